@@ -24,7 +24,7 @@ use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::protocol::client::{Client, Director};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_proto::{Endpoint, Family};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
@@ -164,16 +164,16 @@ impl Bench<'_> {
             let options = ServiceOptions::of(Family::V4);
             let persistent = ServiceOptions { persistence_timeout_seconds: Some(300), ..options.clone() };
             let requests = [
-                Request::Change(Change::AddService { key, options }),
-                Request::Change(Change::AddDestination { service: key, endpoint, options: with(1) }),
-                Request::Change(Change::EditDestination { service: key, endpoint, options: with(2) }),
-                Request::Change(Change::EditService { key, options: persistent }),
-                Request::Change(Change::DeleteDestination { service: key, endpoint }),
-                Request::Change(Change::DeleteService(key)),
-                Request::ListService(service(round % size)),
+                ControlRequest::Change(Change::AddService { key, options }),
+                ControlRequest::Change(Change::AddDestination { service: key, endpoint, options: with(1) }),
+                ControlRequest::Change(Change::EditDestination { service: key, endpoint, options: with(2) }),
+                ControlRequest::Change(Change::EditService { key, options: persistent }),
+                ControlRequest::Change(Change::DeleteDestination { service: key, endpoint }),
+                ControlRequest::Change(Change::DeleteService(key)),
+                ControlRequest::ListService(service(round % size)),
             ];
             for (samples, request) in samples.iter_mut().zip(requests) {
-                samples.push(self.ask(request)?);
+                samples.push(self.ask(request.into())?);
             }
         }
         Ok(samples)

@@ -11,7 +11,7 @@ use xvs::lab_cluster::{CLIENT, CLIENT6, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::protocol::client::Director as _;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 
 fn cluster(method: &str, limit: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
@@ -288,8 +288,8 @@ fn rules_change_the_methods_before_the_limit_that_needs_them() {
         server(1)
     );
     let (rules, _) = read_wanted(&text, &SystemResolver::default()).expect("the rules have no fault");
-    let apply = Request::Apply { rules, confirm_within_seconds: None };
-    cluster.lab().director.call(apply).expect("nothing is refused");
+    let apply = ControlRequest::Apply { rules, confirm_within_seconds: None };
+    cluster.lab().director.call(apply.into()).expect("nothing is refused");
     let saved = cluster.adm("-S -n");
     assert!(saved.contains("-m -w 1") && saved.contains("--above syn-proxy"), "{saved}");
 }

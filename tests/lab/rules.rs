@@ -16,7 +16,7 @@ use xvs_model::config::difference::{commands_of, differences, state_of};
 use xvs_model::config::rules::DesiredRules;
 use xvs_model::protocol::client::{Director as _, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Request, Verdict};
+use xvs_model::protocol::request::{ControlRequest, Request, Verdict};
 
 /// A line of a script: arguments of `ipvsadm`, or `xvs` with its arguments.
 fn line() -> impl Strategy<Value = String> {
@@ -96,7 +96,7 @@ fn call(cluster: &mut LabCluster, request: Request) -> Result<Reply, CommandErro
 
 /// The commands that create the running state.
 fn rules(cluster: &mut LabCluster) -> Vec<Command> {
-    match call(cluster, Request::Rules) {
+    match call(cluster, ControlRequest::Rules.into()) {
         Ok(Reply::Rules { commands, .. }) => commands,
         other => panic!("{other:?}"),
     }
@@ -112,7 +112,7 @@ fn read(text: &str) -> (Vec<Command>, DesiredRules) {
 
 /// Applies rules; returns the number of differences.
 fn apply(cluster: &mut LabCluster, rules: Vec<Command>, confirm_within_seconds: Option<u32>) -> usize {
-    match call(cluster, Request::Apply { rules, confirm_within_seconds }) {
+    match call(cluster, ControlRequest::Apply { rules, confirm_within_seconds }.into()) {
         Ok(Reply::Applied(differences)) => differences.len(),
         other => panic!("{other:?}"),
     }
@@ -154,7 +154,7 @@ proptest! {
         if differing == 0 {
             prop_assert_eq!(apply(&mut cluster, wanted, None), 0);
         } else {
-            let back = call(&mut cluster, Request::Confirm(Verdict::TakeBack));
+            let back = call(&mut cluster, ControlRequest::Confirm(Verdict::TakeBack).into());
             prop_assert!(matches!(back, Ok(Reply::Applied(back)) if !back.is_empty()));
             prop_assert_eq!(cluster.lab().director.publications(), before.1 + 2);
         }
@@ -224,12 +224,17 @@ fn rules_change_nothing_if_one_is_refused() {
     let (before, publications) = (rules(&mut cluster), cluster.lab().director.publications());
     let wrong = format!("{}-a -t {VIP}:80 -r 203.0.113.255:80 -m\n", three("wrr"));
     let rules_of_wrong = read(&wrong).0;
-    let refused =
-        call(&mut cluster, Request::Apply { rules: rules_of_wrong, confirm_within_seconds: Some(60) });
+    let refused = call(
+        &mut cluster,
+        ControlRequest::Apply { rules: rules_of_wrong, confirm_within_seconds: Some(60) }.into(),
+    );
     let why = refused.unwrap_err().to_string();
     assert!(why.contains("203.0.113.255:80 is the broadcast address"), "{why}");
     assert_eq!((rules(&mut cluster), cluster.lab().director.publications()), (before, publications));
-    assert!(call(&mut cluster, Request::Confirm(Verdict::Keep)).is_err(), "nothing waits to be confirmed");
+    assert!(
+        call(&mut cluster, ControlRequest::Confirm(Verdict::Keep).into()).is_err(),
+        "nothing waits to be confirmed"
+    );
 }
 
 #[test]
@@ -262,13 +267,13 @@ fn confirmed_rules_stay_and_unconfirmed_rules_are_reverted_at_their_time() {
     let second = rules(&mut cluster);
     cluster.advance(59.0);
     assert_eq!(rules(&mut cluster), second);
-    assert_eq!(call(&mut cluster, Request::Confirm(Verdict::Keep)), Ok(Reply::Done));
+    assert_eq!(call(&mut cluster, ControlRequest::Confirm(Verdict::Keep).into()), Ok(Reply::Done));
     cluster.advance(60.0);
     assert_eq!(rules(&mut cluster), second);
 
     assert_eq!(apply(&mut cluster, read(&three("rr")).0, Some(60)), 1);
-    let request = Request::Apply { rules: second.clone(), confirm_within_seconds: None };
-    let why = call(&mut cluster, request).unwrap_err().to_string();
+    let request = ControlRequest::Apply { rules: second.clone(), confirm_within_seconds: None };
+    let why = call(&mut cluster, request.into()).unwrap_err().to_string();
     assert!(why.contains("wait to be confirmed, for 60 s more"), "{why}");
     assert_eq!(rules(&mut cluster), first);
     cluster.advance(61.0);
@@ -276,7 +281,7 @@ fn confirmed_rules_stay_and_unconfirmed_rules_are_reverted_at_their_time() {
 
     apply(&mut cluster, first, Some(60));
     assert!(
-        matches!(call(&mut cluster, Request::Confirm(Verdict::TakeBack)), Ok(Reply::Applied(back)) if back.len() == 1)
+        matches!(call(&mut cluster, Request::Control(ControlRequest::Confirm(Verdict::TakeBack))), Ok(Reply::Applied(back)) if back.len() == 1)
     );
     assert_eq!(rules(&mut cluster), second);
 }

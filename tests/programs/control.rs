@@ -18,7 +18,7 @@ use xvs_ipvsadm::Output;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::client::{Client, Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::{ConnectionRow, Ended, Filter, Kind};
 use xvs_proto::Endpoint;
 use xvsd::socket::{Handler, Peer, Server, Settings};
@@ -199,12 +199,12 @@ fn a_load_report_publishes_a_snapshot_only_if_it_moves_a_weight() {
     done(&mut client, &format!("-a -t {VIP}:80 -r {} -g -w 1", server(1)));
     let report = |client: &mut Client, load_percent| {
         let server = server(1).to_string().parse().expect("an address");
-        client.call(Request::ReportLoad { server, load_percent })
+        client.call(ControlRequest::ReportLoad { server, load_percent }.into())
     };
     let before = served.publications();
     assert!(matches!(report(&mut client, 0.0), Err(Failure::Refused(CommandError::NotFollowed { .. }))));
-    let set = Request::Set { key: "feedback.services".to_owned(), value: "all".to_owned() };
-    assert_eq!(client.call(set).ok(), Some(Reply::Done));
+    let set = ControlRequest::Set { key: "feedback.services".to_owned(), value: "all".to_owned() };
+    assert_eq!(client.call(set.into()).ok(), Some(Reply::Done));
     assert!(matches!(report(&mut client, 101.0), Err(Failure::Refused(CommandError::BadSetting { .. }))));
     assert_eq!(served.publications(), before + 1);
     for (load, weight, publications) in [(0.0, "6", 2), (0.0, "10", 3), (0.0, "10", 3), (95.0, "10", 3)] {
@@ -213,7 +213,7 @@ fn a_load_report_publishes_a_snapshot_only_if_it_moves_a_weight() {
         assert_eq!(listing.split_whitespace().rev().nth(2), Some(weight), "{listing}");
         assert_eq!(served.publications(), before + publications);
     }
-    let rows = client.call(Request::Feedback);
+    let rows = client.call(ControlRequest::Feedback.into());
     let Ok(Reply::Feedback(rows)) = rows else { panic!("{rows:?}") };
     assert_eq!((rows[0].weight_in_force.0, rows[0].own_weight.0), (10, 1));
 }

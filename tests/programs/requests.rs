@@ -15,7 +15,7 @@ use xvs_model::config::command::CommandError;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::framing::{RequestMessage, VERSION, decode};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::ConnectionRow;
 
 /// Keeps requests instead of answering them.
@@ -138,8 +138,9 @@ fn seeds() -> std::ops::Range<u64> {
 
 /// The director's rules and settings.
 fn state(director: &mut impl Director) -> Value {
-    let ask = [Request::Rules, Request::Settings, Request::Timeouts, Request::Disabled];
-    ask.map(|request| director.call(request).expect("a director can be asked").clone())
+    let ask =
+        [ControlRequest::Rules, ControlRequest::Settings, ControlRequest::Timeouts, ControlRequest::Disabled];
+    ask.map(|request| director.call(request.into()).expect("a director can be asked").clone())
         .iter()
         .map(|reply| serde_json::to_value(reply).expect("replies are JSON"))
         .collect()

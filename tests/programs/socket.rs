@@ -25,7 +25,7 @@ use xvs_model::protocol::framing::{
     ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::event::{Begin, EventQuery, KEPT, Kind, Then};
@@ -68,8 +68,8 @@ struct Recorder {
 impl Handler for Recorder {
     fn handle(&self, request: Request, _: &Peer) -> Result<Reply, CommandError> {
         let reply = match &request {
-            Request::Timeouts => Ok(Reply::Timeouts(Timeouts::default())),
-            Request::ListServices => Ok(Reply::Services(Vec::new())),
+            Request::Control(ControlRequest::Timeouts) => Ok(Reply::Timeouts(Timeouts::default())),
+            Request::Control(ControlRequest::ListServices) => Ok(Reply::Services(Vec::new())),
             Request::Status => panic!("the handler is broken"),
             _ => Ok(Reply::Done),
         };
@@ -151,9 +151,12 @@ fn a_request_reaches_the_handler_and_its_reply_the_client() {
     let folder = Folder::new("request");
     let (_server, handler) = serve(&folder, Recorder::default(), |_| {});
     let mut client = Client::connect(&folder.socket()).unwrap();
-    assert_eq!(client.call(Request::Change(Command::Flush)).unwrap(), Reply::Done);
-    assert_eq!(client.call(Request::Timeouts).unwrap(), Reply::Timeouts(Timeouts::default()));
-    assert_eq!(*handler.asked.lock().unwrap(), [Request::Change(Command::Flush), Request::Timeouts]);
+    assert_eq!(client.call(ControlRequest::Change(Command::Flush).into()).unwrap(), Reply::Done);
+    assert_eq!(client.call(ControlRequest::Timeouts.into()).unwrap(), Reply::Timeouts(Timeouts::default()));
+    assert_eq!(
+        *handler.asked.lock().unwrap(),
+        [ControlRequest::Change(Command::Flush).into(), ControlRequest::Timeouts.into()]
+    );
 }
 
 #[test]
@@ -272,11 +275,19 @@ fn a_malformed_request_is_refused_and_the_connection_continues() {
         assert!(matches!(raw_reply(&mut stream).answer, Err(CommandError::Malformed { .. })), "{text:?}");
     }
     for theirs in [VERSION - 1, VERSION + 1] {
-        write_message(&mut stream, &RequestMessage { version: theirs, request: Request::Timeouts }).unwrap();
+        write_message(
+            &mut stream,
+            &RequestMessage { version: theirs, request: ControlRequest::Timeouts.into() },
+        )
+        .unwrap();
         let refused = CommandError::WrongVersion { ours: VERSION, theirs };
         assert_eq!(raw_reply(&mut stream).answer, Err(refused));
     }
-    write_message(&mut stream, &RequestMessage { version: VERSION, request: Request::Timeouts }).unwrap();
+    write_message(
+        &mut stream,
+        &RequestMessage { version: VERSION, request: ControlRequest::Timeouts.into() },
+    )
+    .unwrap();
     assert_eq!(raw_reply(&mut stream).answer, Ok(Reply::Timeouts(Timeouts::default())));
 }
 
@@ -290,7 +301,7 @@ fn a_length_above_the_limit_is_refused_before_its_bytes_arrive() {
     let refused = CommandError::TooLong { bytes: 100_000_000, limit: 16 << 20 };
     assert_eq!(raw_reply(&mut stream).answer, Err(refused));
     assert!(closed(&mut stream));
-    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+    Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).unwrap();
 }
 
 #[test]
@@ -300,7 +311,7 @@ fn a_request_above_the_size_limit_is_refused() {
         serve(&folder, Recorder::default(), |settings| settings.request_limit_bytes = 1000);
     let mut client = Client::connect(&folder.socket()).unwrap();
     // More than the socket's buffers hold, so the refusal arrives while the client still writes.
-    let refused = client.call(Request::Restore(vec![Command::Flush; 1 << 20]));
+    let refused = client.call(ControlRequest::Restore(vec![Command::Flush; 1 << 20]).into());
     assert!(
         matches!(refused, Err(Failure::Refused(CommandError::TooLong { limit: 1000, .. }))),
         "{refused:?}"
@@ -325,11 +336,14 @@ fn large_requests_of_all_clients_together_are_limited() {
         Some((first, decode::<ReplyMessage>(&frame).unwrap()))
     });
     assert!(refused.answer.unwrap_err().to_string().contains("try again"));
-    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).expect("small ones go on");
+    Client::connect(&folder.socket())
+        .unwrap()
+        .call(ControlRequest::Timeouts.into())
+        .expect("small ones go on");
     drop(first);
     wait::until("the room is free again", || {
         let mut client = Client::connect(&folder.socket()).unwrap();
-        client.call(Request::Restore(vec![Command::Flush; 1 << 15])).ok()
+        client.call(ControlRequest::Restore(vec![Command::Flush; 1 << 15]).into()).ok()
     });
 }
 
@@ -338,7 +352,7 @@ fn a_request_is_answered_though_many_clients_before_it_have_connected_and_say_no
     let folder = Folder::new("silent");
     let (_server, _) = serve(&folder, Recorder::default(), |settings| settings.clients = 4);
     let silent: Vec<_> = (0..200).map(|_| UnixStream::connect(folder.socket()).unwrap()).collect();
-    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+    Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).unwrap();
     drop(silent);
 }
 
@@ -357,7 +371,7 @@ fn a_stuck_client_delays_no_other() {
     let mut deaf = UnixStream::connect(folder.socket()).unwrap();
     write_message(&mut deaf, &RequestMessage { version: VERSION, request: Request::ListConnections })
         .unwrap();
-    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+    Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).unwrap();
     assert!(closed(&mut silent));
     assert!(closed(&mut half));
     // The server closes the connection although the client has read nothing.
@@ -371,7 +385,7 @@ fn a_handler_that_panics_fails_only_its_client() {
     let broken = Client::connect(&folder.socket()).unwrap().call(Request::Status);
     assert!(matches!(broken, Err(Failure::Transport(_))), "{broken:?}");
     let mut next = Client::connect(&folder.socket()).unwrap();
-    assert_eq!(next.call(Request::Timeouts).unwrap(), Reply::Timeouts(Timeouts::default()));
+    assert_eq!(next.call(ControlRequest::Timeouts.into()).unwrap(), Reply::Timeouts(Timeouts::default()));
 }
 
 #[test]
@@ -398,14 +412,14 @@ fn a_client_gets_the_place_of_the_client_that_was_idle_longest_if_all_are_taken(
     raw_reply(&mut busy).answer.unwrap();
     let mut idle = [(); 2].map(|()| Client::connect(&folder.socket()).unwrap());
     for client in idle.iter_mut().rev() {
-        client.call(Request::Timeouts).unwrap();
+        client.call(ControlRequest::Timeouts.into()).unwrap();
     }
     thread::sleep(Duration::from_secs(1));
     let mut third = Client::connect(&folder.socket()).unwrap();
-    third.call(Request::Timeouts).unwrap();
-    assert!(idle[1].call(Request::Timeouts).is_err(), "its last request is the oldest");
-    idle[0].call(Request::Timeouts).unwrap();
-    third.call(Request::Timeouts).unwrap();
+    third.call(ControlRequest::Timeouts.into()).unwrap();
+    assert!(idle[1].call(ControlRequest::Timeouts.into()).is_err(), "its last request is the oldest");
+    idle[0].call(ControlRequest::Timeouts.into()).unwrap();
+    third.call(ControlRequest::Timeouts.into()).unwrap();
     handler.events.record(Kind::Link, 1, "wan is up".to_owned());
     raw_reply(&mut busy).answer.expect("a listener keeps its place");
 }
@@ -418,10 +432,10 @@ fn one_client_too_many_is_refused_until_another_one_leaves() {
     let request = Request::Capture(all());
     write_message(&mut first, &RequestMessage { version: VERSION, request }).unwrap();
     raw_reply(&mut first).answer.unwrap();
-    let refused = Client::connect(&folder.socket()).unwrap().call(Request::Timeouts);
+    let refused = Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into());
     assert!(matches!(refused, Err(Failure::Refused(CommandError::TooManyClients))), "{refused:?}");
     drop(first);
-    let served = |_| Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).is_ok();
+    let served = |_| Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).is_ok();
     assert!((0..10_000).any(served), "the place is never free again");
 }
 
@@ -434,11 +448,11 @@ fn a_second_server_fails_and_the_first_is_unaffected() {
     assert_eq!((socket.as_path(), by), (server.socket(), Some(process::id())));
     let mode = fs::metadata(folder.0.join("xvsd.sock.lock")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "who can open it could keep every server from starting");
-    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+    Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).unwrap();
     drop(server);
     assert!(!folder.socket().exists());
     let (_third, _) = serve(&folder, Recorder::default(), |_| {});
-    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+    Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).unwrap();
 }
 
 #[test]
@@ -446,7 +460,7 @@ fn a_stale_socket_is_replaced_and_a_file_in_its_place_is_not() {
     let folder = Folder::new("stale");
     drop(UnixListener::bind(folder.socket()).unwrap());
     let (server, _) = serve(&folder, Recorder::default(), |_| {});
-    Client::connect(&folder.socket()).unwrap().call(Request::Timeouts).unwrap();
+    Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).unwrap();
     drop(server);
     fs::write(folder.socket(), "precious").unwrap();
     let refused = Server::start(Settings::of(folder.socket()), Arc::new(Recorder::default()));
@@ -503,10 +517,10 @@ fn others_may_read_and_only_members_of_the_group_may_change() {
     let Some(listed) = as_nobody(&folder, "--clear-groups", &["-L", "-n"]) else { return };
     assert_eq!(listed, (0, String::new()));
     assert_eq!(as_nobody(&folder, "--clear-groups", &["-C"]), Some((255, denied)));
-    assert_eq!(*handler.asked.lock().unwrap(), [Request::ListServices]);
+    assert_eq!(*handler.asked.lock().unwrap(), [ControlRequest::ListServices.into()]);
     let groups = format!("--groups={number}");
     assert_eq!(as_nobody(&folder, &groups, &["-C"]), Some((0, String::new())));
-    assert_eq!(handler.asked.lock().unwrap().last(), Some(&Request::Change(Command::Flush)));
+    assert_eq!(handler.asked.lock().unwrap().last(), Some(&ControlRequest::Change(Command::Flush).into()));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::{env, fs, process};
 use xvs::director::program;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::ConnectionRow;
 use xvsd::socket::{Handler, Peer, Server, Settings};
 
@@ -23,7 +23,7 @@ impl Handler for Refuser {
         let known = vec!["rr".to_owned(), "wlc".to_owned()];
         let refused = CommandError::SchedulerNotFound { name: "nosuch".to_owned(), known };
         match request {
-            Request::Restore(commands) => {
+            Request::Control(ControlRequest::Restore(commands)) => {
                 Ok(Reply::Restored(commands.iter().map(|_| Err(refused.clone())).collect()))
             }
             _ => Err(refused),

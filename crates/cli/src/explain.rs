@@ -327,6 +327,7 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::health::{CheckState, HealthReport, sample};
     use xvs_proto::MacAddr;
     use xvs_proto::network::Network;
@@ -352,7 +353,7 @@ mod tests {
             .unwrap();
         let rules = read_rules(rule, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
-        director.call(Request::Restore(commands)).unwrap();
+        director.call(ControlRequest::Restore(commands).into()).unwrap();
         let question = Question {
             proto: Some(Proto::Tcp),
             from: Some(endpoint("198.51.100.9:4711").unwrap()),

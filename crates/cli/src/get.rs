@@ -7,7 +7,7 @@ use serde_json::Value;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::setting::Setting;
 
 use crate::output::exit::{DONE, Done};
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let mut settings = match director.call(Request::Settings)? {
+    let mut settings = match director.call(ControlRequest::Settings.into())? {
         Reply::Settings(settings) => settings,
         other => return Err(Failure::unexpected(&other).into()),
     };

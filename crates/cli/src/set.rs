@@ -2,7 +2,7 @@
 
 use clap::Args;
 use xvs_model::protocol::client::Director;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 
 use crate::output::exit::{DONE, Done};
 
@@ -18,6 +18,6 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director) -> Done {
     let Arguments { key, value } = arguments;
-    director.call(Request::Set { key: key.clone(), value: value.clone() })?;
+    director.call(ControlRequest::Set { key: key.clone(), value: value.clone() }.into())?;
     Ok(DONE)
 }

@@ -13,7 +13,7 @@ use std::time::Duration;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::difference::{Difference, commands_for};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{FleetRequest, Request, Verdict};
+use xvs_model::protocol::request::{ControlRequest, Verdict};
 use xvs_model::report::event::{Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then};
 
 use xvs_ipvsadm::{command_line, escape_control};
@@ -151,52 +151,31 @@ impl Drop for Listener {
     }
 }
 
-/// The changes of a request: each command as typed, and its refusal, if it was refused. Empty for a request that
-/// changes nothing.
-pub fn changes<'a>(
-    request: &'a Request,
-    answer: &'a Result<Reply, CommandError>,
-) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)> + 'a> {
+/// Changes: each command as typed, and its refusal, if it was refused.
+pub type Changes<'a> = Box<dyn ExactSizeIterator<Item = (String, Option<String>)> + 'a>;
+
+/// The changes of a request. Empty for a request that changes nothing.
+pub fn changes<'a>(request: &'a ControlRequest, answer: &'a Result<Reply, CommandError>) -> Changes<'a> {
     let refusal = |error: &CommandError| error.refusal().map(ToString::to_string);
     let refused = answer.as_ref().err().and_then(refusal);
     match (request, answer) {
-        (Request::Restore(commands), Ok(Reply::Restored(results))) => {
+        (ControlRequest::Restore(commands), Ok(Reply::Restored(results))) => {
             let refused = results.iter().map(move |result| result.as_ref().err().and_then(refusal));
             Box::new(commands.iter().map(command_line).zip(refused))
         }
-        (Request::Restore(commands), _) => {
+        (ControlRequest::Restore(commands), _) => {
             Box::new(commands.iter().map(move |command| (command_line(command), refused.clone())))
         }
-        (Request::Change(command), _) => Box::new(iter::once((command_line(command), refused))),
-        (Request::Set { key, value }, _) => {
+        (ControlRequest::Change(command), _) => Box::new(iter::once((command_line(command), refused))),
+        (ControlRequest::Set { key, value }, _) => {
             Box::new(iter::once((escape_control(&format!("xvs set {key} {value}")), refused)))
         }
-        (Request::Fleet(request), answer) => {
-            let what = match request {
-                FleetRequest::Apply { confirm_within_seconds: None, .. } => "apply".to_owned(),
-                FleetRequest::Apply { confirm_within_seconds: Some(seconds), .. } => {
-                    format!("apply --confirm-within {seconds}s")
-                }
-                FleetRequest::Confirm(Verdict::Keep) => "confirm".to_owned(),
-                FleetRequest::Confirm(Verdict::TakeBack) => "confirm --take-back".to_owned(),
-            };
-            let revision = match answer {
-                Ok(Reply::Fleet(revision)) => format!(": revision {revision} of etcd"),
-                _ => String::new(),
-            };
-            Box::new(iter::once((format!("xvs fleet {what}{revision}"), refused)))
-        }
-        (Request::Reload, _) => Box::new(iter::once(("xvs reload".to_owned(), refused))),
-        (Request::Stop { release }, _) => {
-            let line = if *release { "xvs stop --release" } else { "xvs stop" };
-            Box::new(iter::once((line.to_owned(), refused)))
-        }
-        (Request::Apply { .. }, Ok(Reply::Applied(differences))) => applied("xvs apply", differences),
-        (Request::Apply { .. }, _) => Box::new(iter::once(("xvs apply".to_owned(), refused))),
-        (Request::Confirm(Verdict::TakeBack), Ok(Reply::Applied(differences))) => {
+        (ControlRequest::Apply { .. }, Ok(Reply::Applied(differences))) => applied("xvs apply", differences),
+        (ControlRequest::Apply { .. }, _) => Box::new(iter::once(("xvs apply".to_owned(), refused))),
+        (ControlRequest::Confirm(Verdict::TakeBack), Ok(Reply::Applied(differences))) => {
             applied("xvs confirm --take-back", differences)
         }
-        (Request::Confirm(verdict), _) => {
+        (ControlRequest::Confirm(verdict), _) => {
             let line = match verdict {
                 Verdict::Keep => "xvs confirm",
                 Verdict::TakeBack => "xvs confirm --take-back",
@@ -207,9 +186,9 @@ pub fn changes<'a>(
     }
 }
 
-/// Logs a change, its requester and the result: one line for each command, also of a batch.
-pub fn log_changes(request: &Request, answer: &Result<Reply, CommandError>, requester: &Requester) {
-    for (line, refused) in changes(request, answer) {
+/// Logs changes, their requester and the results: one line for each command, also of a batch.
+pub fn log_changes(changes: impl IntoIterator<Item = (String, Option<String>)>, requester: &Requester) {
+    for (line, refused) in changes {
         match refused {
             None => tracing::info!("{requester}: {line}"),
             Some(error) => tracing::info!("{requester}: {line}: refused: {error}"),
@@ -218,10 +197,7 @@ pub fn log_changes(request: &Request, answer: &Result<Reply, CommandError>, requ
 }
 
 /// The commands that removed these differences, as typed, each prefixed with their cause.
-pub(crate) fn applied(
-    why: &str,
-    differences: &[Difference],
-) -> Box<dyn ExactSizeIterator<Item = (String, Option<String>)>> {
+pub(crate) fn applied(why: &str, differences: &[Difference]) -> Changes<'static> {
     let line = |command: &Command| (format!("{why}: {}", command_line(command)), None);
     Box::new(commands_for(differences).iter().map(line).collect::<Vec<_>>().into_iter())
 }
@@ -337,10 +313,10 @@ mod tests {
         let commands =
             vec![xvs_model::config::command::Command::Flush, xvs_model::config::command::Command::Zero(None)];
         let results = vec![Ok(()), Err(CommandError::PermissionDenied)];
-        let (request, answer) = (Request::Restore(commands), Ok(Reply::Restored(results)));
+        let (request, answer) = (ControlRequest::Restore(commands), Ok(Reply::Restored(results)));
         let lines: Vec<_> = changes(&request, &answer).collect();
         assert_eq!(lines[0], ("xvsadm -C".to_owned(), None));
         assert_eq!((lines[1].0.as_str(), lines[1].1.is_some()), ("xvsadm -Z", true));
-        assert_eq!(changes(&Request::ListServices, &Ok(Reply::Done)).len(), 0);
+        assert_eq!(changes(&ControlRequest::ListServices, &Ok(Reply::Done)).len(), 0);
     }
 }

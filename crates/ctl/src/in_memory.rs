@@ -533,7 +533,18 @@ impl Director for InMemory {
                 let report = local_addresses::report(self.control.state().locals(), &self.reader, exhausted);
                 Ok(Reply::LocalUse(report))
             }
-            _ => self.control.handle(&request, self.now),
+            Request::Control(request) => self.control.handle(&request, self.now),
+            Request::ListConnections
+            | Request::FindConnections(_)
+            | Request::Healthy { .. }
+            | Request::Capture(_)
+            | Request::Examine
+            | Request::Reload
+            | Request::Fleet(_)
+            | Request::TakeOver(_)
+            | Request::Stop { .. } => {
+                Err(CommandError::Failed { why: "a lab does not answer this request; xvsd does".to_owned() })
+            }
         };
         reply.map_err(Failure::Refused)
     }

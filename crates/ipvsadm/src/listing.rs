@@ -13,7 +13,7 @@ use xvs_model::config::service::Netmask;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::client::Failure;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use xvs_proto::{Endpoint, Family, Protocol};
@@ -30,18 +30,18 @@ impl Session<'_> {
     pub(super) fn list(&mut self, list: &List) -> Result<(), LineError> {
         match list.subject {
             Subject::All => {
-                let rows = self.services(Request::ListServices, list.order)?;
+                let rows = self.services(ControlRequest::ListServices.into(), list.order)?;
                 if self.format == Format::Text {
                     writeln!(self.out, "IP Virtual Server version 1.2.1 (size={TABLE_SIZE})")?;
                 }
                 self.table(list, &rows)
             }
             Subject::Service(key) => {
-                let rows = self.services(Request::ListService(key), list.order)?;
+                let rows = self.services(ControlRequest::ListService(key).into(), list.order)?;
                 self.table(list, &rows)
             }
             Subject::Connections(engines) => self.connections(list.names, engines),
-            Subject::Timeouts => match self.ask(Request::Timeouts)? {
+            Subject::Timeouts => match self.ask(ControlRequest::Timeouts.into())? {
                 Reply::Timeouts(t) if self.format == Format::Json => self.json(&t),
                 Reply::Timeouts(t) => {
                     let line = (t.tcp_seconds, t.tcp_fin_seconds, t.udp_seconds);
@@ -49,7 +49,7 @@ impl Session<'_> {
                 }
                 other => Err(LineError::listing(&Failure::unexpected(&other))),
             },
-            Subject::Daemons => match self.ask(Request::Daemons)? {
+            Subject::Daemons => match self.ask(ControlRequest::Daemons.into())? {
                 Reply::Daemons(daemons) if self.format == Format::Json => self.json(&daemons),
                 Reply::Daemons(daemons) => {
                     let text: String = daemons.iter().map(daemon_line).collect();

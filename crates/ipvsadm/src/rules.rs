@@ -22,7 +22,7 @@ use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::protocol::client::Failure;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -45,7 +45,7 @@ impl Session<'_> {
     /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses, disabled
     /// real servers, limits of clients, access lists and QUIC configurations first, mark rules last.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
-        let rows = self.services(Request::ListServices, Order::Sorted)?;
+        let rows = self.services(ControlRequest::ListServices.into(), Order::Sorted)?;
         let names = Naming { names, resolver: self.resolver };
         for local in self.locals()? {
             writeln!(self.out, "{XVS_LINE}laddr add {local}")?;
@@ -77,22 +77,30 @@ impl Session<'_> {
     }
 
     fn locals(&mut self) -> Result<Vec<LocalAddress>, LineError> {
-        match self.director.call(Request::LocalAddresses).map_err(|failure| LineError::listing(&failure))? {
+        match self
+            .director
+            .call(ControlRequest::LocalAddresses.into())
+            .map_err(|failure| LineError::listing(&failure))?
+        {
             Reply::LocalAddresses(locals) => Ok(locals),
             other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
     }
 
     fn disabled(&mut self) -> Result<DisabledServers, LineError> {
-        match self.director.call(Request::Disabled).map_err(|failure| LineError::listing(&failure))? {
+        match self
+            .director
+            .call(ControlRequest::Disabled.into())
+            .map_err(|failure| LineError::listing(&failure))?
+        {
             Reply::Disabled(servers) => Ok(servers),
             other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
     }
 
     fn limits(&mut self) -> Result<Vec<Command>, LineError> {
-        let request = Request::Limits { clients: 0 };
-        match self.director.call(request).map_err(|failure| LineError::listing(&failure))? {
+        let request = ControlRequest::Limits { clients: 0 };
+        match self.director.call(request.into()).map_err(|failure| LineError::listing(&failure))? {
             Reply::Limits(LimitReport { limits, .. }) => {
                 let set = |LimitRow { service, limit, .. }| Command::SetLimit { service, limit };
                 Ok(limits.into_iter().map(set).collect())
@@ -103,7 +111,7 @@ impl Session<'_> {
 
     /// The commands that add the entries and files of access lists, those of xvs.toml excluded.
     fn lists(&mut self, kind: ListKind) -> Result<Vec<String>, LineError> {
-        let rows = match self.director.call(Request::Lists(kind)) {
+        let rows = match self.director.call(ControlRequest::Lists(kind).into()) {
             Ok(Reply::Lists(rows)) => rows,
             Ok(other) => return Err(LineError::listing(&Failure::unexpected(&other))),
             Err(failure) => return Err(LineError::listing(&failure)),
@@ -124,7 +132,11 @@ impl Session<'_> {
 
     /// The commands that add the QUIC configurations and server IDs.
     fn quic(&mut self) -> Result<Vec<Command>, LineError> {
-        match self.director.call(Request::Quic).map_err(|failure| LineError::listing(&failure))? {
+        match self
+            .director
+            .call(ControlRequest::Quic.into())
+            .map_err(|failure| LineError::listing(&failure))?
+        {
             Reply::Quic(rows) => {
                 let commands = |row: QuicRow| Quic::from(&row).commands(row.service).collect::<Vec<_>>();
                 Ok(rows.into_iter().flat_map(commands).collect())
@@ -134,7 +146,11 @@ impl Session<'_> {
     }
 
     fn marks(&mut self) -> Result<Vec<MarkRule>, LineError> {
-        match self.director.call(Request::Marks).map_err(|failure| LineError::listing(&failure))? {
+        match self
+            .director
+            .call(ControlRequest::Marks.into())
+            .map_err(|failure| LineError::listing(&failure))?
+        {
             Reply::Marks(rules) => Ok(rules),
             other => Err(LineError::listing(&Failure::unexpected(&other))),
         }
@@ -240,7 +256,7 @@ impl Session<'_> {
             return Ok(Vec::new());
         }
         let requested = commands.len();
-        match self.director.call(Request::Restore(commands))? {
+        match self.director.call(ControlRequest::Restore(commands).into())? {
             Reply::Restored(results) if results.len() == requested => Ok(results),
             other => Err(Failure::unexpected(&other)),
         }

@@ -9,7 +9,7 @@ use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::{ConnectionRow, EngineData};
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use xvs_proto::{Endpoint, Family, Protocol};
@@ -43,16 +43,18 @@ impl Director for Script {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         self.requests.push(request.clone());
         Ok(match request {
-            Request::Change(_) => self.change().map(|()| Reply::Done)?,
-            Request::Restore(commands) => Reply::Restored(commands.iter().map(|_| self.change()).collect()),
-            Request::ListServices => Reply::Services(self.rows.clone()),
-            Request::Timeouts => Reply::Timeouts(Timeouts::default()),
-            Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
-            Request::Lists(_) => Reply::Lists(Vec::new()),
-            Request::Disabled => Reply::Disabled(Default::default()),
-            Request::Limits { .. } => Reply::Limits(Default::default()),
-            Request::Quic => Reply::Quic(Vec::new()),
-            Request::Marks => Reply::Marks(self.marks.clone()),
+            Request::Control(ControlRequest::Change(_)) => self.change().map(|()| Reply::Done)?,
+            Request::Control(ControlRequest::Restore(commands)) => {
+                Reply::Restored(commands.iter().map(|_| self.change()).collect())
+            }
+            Request::Control(ControlRequest::ListServices) => Reply::Services(self.rows.clone()),
+            Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(Timeouts::default()),
+            Request::Control(ControlRequest::LocalAddresses) => Reply::LocalAddresses(Vec::new()),
+            Request::Control(ControlRequest::Lists(_)) => Reply::Lists(Vec::new()),
+            Request::Control(ControlRequest::Disabled) => Reply::Disabled(Default::default()),
+            Request::Control(ControlRequest::Limits { .. }) => Reply::Limits(Default::default()),
+            Request::Control(ControlRequest::Quic) => Reply::Quic(Vec::new()),
+            Request::Control(ControlRequest::Marks) => Reply::Marks(self.marks.clone()),
             _ => Reply::Done,
         })
     }
@@ -291,7 +293,9 @@ fn consecutive_changes_of_a_restore_are_one_batch_and_errors_are_printed_in_the_
     let output = run(&mut script, "-R", input);
     let message = "Service already exists\n-Q: unknown option\nNo such service\n";
     assert_eq!(output, Output { exit: 0, stdout: String::new(), stderr: message.to_owned() });
-    let [Request::Restore(batch)] = script.requests.as_slice() else { panic!("{:?}", script.requests) };
+    let [Request::Control(ControlRequest::Restore(batch))] = script.requests.as_slice() else {
+        panic!("{:?}", script.requests)
+    };
     assert_eq!(batch.len(), 4);
     assert_eq!((&batch[0], &batch[2]), (&Command::Flush, &Command::DeleteService(key(3))));
 }
@@ -333,7 +337,7 @@ fn called_by_the_names_of_ipvsadms_scripts_it_saves_and_restores_as_they_do() {
     let mut script = Script::default();
     let restored = run_as(&mut script, &["/usr/sbin/ipvsadm-restore", "--whatever"], rules);
     assert_eq!((restored.exit, restored.stderr.as_str()), (0, ""));
-    let [Request::Restore(commands)] = &script.requests[..] else {
+    let [Request::Control(ControlRequest::Restore(commands))] = &script.requests[..] else {
         panic!("one snapshot: {:?}", script.requests)
     };
     assert!(matches!(
@@ -344,10 +348,10 @@ fn called_by_the_names_of_ipvsadms_scripts_it_saves_and_restores_as_they_do() {
     let mut script = Script::default();
     let faulty = run_as(&mut script, &["ipvsadm-restore"], "-A -t nonsense\n-A -t 192.0.2.1:80\n");
     assert_eq!(faulty.exit, 2);
-    assert_eq!(script.requests, [Request::Restore(vec![Command::Flush])]);
+    assert_eq!(script.requests, [ControlRequest::Restore(vec![Command::Flush]).into()]);
     let mut script = Script::default();
     assert_eq!(run_as(&mut script, &["ipvsadm-restore"], "").exit, 0);
-    assert_eq!(script.requests, [Request::Restore(vec![Command::Flush])]);
+    assert_eq!(script.requests, [ControlRequest::Restore(vec![Command::Flush]).into()]);
     // ipvsadm's `-R` refuses comments.
     assert_eq!(run(&mut Script::default(), "-R", rules).exit, 255);
 }
@@ -372,7 +376,9 @@ fn mark_rules_are_saved_last_in_lines_that_ipvsadm_skips_and_restored_even_where
     let mut script = Script { refused: vec![(2, exists)], ..Script::default() };
     let output = run(&mut script, "-R", &format!("-A -f 1\n{xvs_line}\n"));
     assert_eq!((output.exit, output.stderr.as_str()), (0, ""));
-    let [Request::Restore(batch)] = script.requests.as_slice() else { panic!("{:?}", script.requests) };
+    let [Request::Control(ControlRequest::Restore(batch))] = script.requests.as_slice() else {
+        panic!("{:?}", script.requests)
+    };
     assert_eq!(batch[1], Command::AddMark(marks[0].clone()));
     for wrong in ["#xvs mark list", "#xvs mark add"] {
         assert_eq!(run(&mut script, "-R", wrong).exit, 2, "{wrong}");

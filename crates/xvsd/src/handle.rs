@@ -19,7 +19,7 @@ use xvs_model::config::difference::state_of;
 use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Request, TakeOverStep};
+use xvs_model::protocol::request::{ControlRequest, TakeOverStep};
 use xvs_model::report::event::Requester;
 use xvs_sched::ServiceKey;
 
@@ -43,7 +43,7 @@ pub(crate) struct Begun {
 /// Inputs of the control thread.
 pub(crate) enum Input {
     /// A request, and the client that sent it; `None`: xvsd itself.
-    Request(Request, Option<Requester>, Sender<Result<Reply, CommandError>>),
+    Request(ControlRequest, Option<Requester>, Sender<Result<Reply, CommandError>>),
     /// What xvsd begins with beside rules.
     Journal(Begun, Sender<Result<(), CommandError>>),
     /// A new network view is in [`Latest`](xvs_host::network::Latest).
@@ -95,7 +95,7 @@ impl Handle {
     ///
     /// # Errors
     /// The refusal of the control thread; or the daemon is ending.
-    pub fn request(&self, request: Request) -> Result<Reply, CommandError> {
+    pub fn request(&self, request: ControlRequest) -> Result<Reply, CommandError> {
         self.request_by(request, None)
     }
 
@@ -103,7 +103,11 @@ impl Handle {
     ///
     /// # Errors
     /// As [`Self::request`].
-    pub fn request_by(&self, request: Request, requester: Option<Requester>) -> Result<Reply, CommandError> {
+    pub fn request_by(
+        &self,
+        request: ControlRequest,
+        requester: Option<Requester>,
+    ) -> Result<Reply, CommandError> {
         let (access, sent) = (request.access(), Instant::now());
         let answer = self.send(|reply| Input::Request(request, requester, reply));
         self.shared.request_durations.count(access, sent.elapsed());
@@ -210,7 +214,7 @@ impl Handle {
     /// Sends a request to the control thread, and waits for the reply until this time; `None`: it did not come.
     pub(crate) fn request_until(
         &self,
-        request: Request,
+        request: ControlRequest,
         until: Instant,
     ) -> Option<Result<Reply, CommandError>> {
         let (reply, answer) = bounded(1);
@@ -223,7 +227,7 @@ impl Handle {
     /// # Errors
     /// The control thread does not reply in time, or the daemon is ending.
     pub fn rules(&self) -> Result<(State, Vec<ServiceKey>), CommandError> {
-        match self.request_until(Request::Rules, Instant::now() + RULES_TIMEOUT) {
+        match self.request_until(ControlRequest::Rules, Instant::now() + RULES_TIMEOUT) {
             Some(Ok(Reply::Rules { commands, owned })) => Ok((state_of(&commands)?, owned)),
             _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
         }

@@ -21,7 +21,7 @@ use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::event::Kind;
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
@@ -135,14 +135,14 @@ impl Environment for Director {
     }
 
     fn timeouts(&self) -> Result<Timeouts, CommandError> {
-        match self.daemon.request(Request::Timeouts)? {
+        match self.daemon.request(ControlRequest::Timeouts)? {
             Reply::Timeouts(timeouts) => Ok(timeouts),
             other => unreachable!("the reply to a request for timeouts is {other:?}"),
         }
     }
 
     fn execute(&self, command: Command) -> Result<(), CommandError> {
-        self.daemon.request(Request::Change(command)).map(|_| ())
+        self.daemon.request(ControlRequest::Change(command)).map(|_| ())
     }
 
     fn keep(&self, view: &View) {

@@ -273,7 +273,7 @@ mod tests {
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::request::ControlRequest;
     use xvs_proto::network::Network;
 
     use crate::vip_probes::*;
@@ -325,7 +325,7 @@ mod tests {
         for key in [[198, 51, 100, 1], [198, 51, 100, 100]] {
             let key = ServiceKey::tcp(Endpoint::new(key, 80));
             let add = Command::AddService { key, options: ServiceOptions::of(Family::V4) };
-            control.handle(&Request::Change(add), Millis(0)).unwrap();
+            control.handle(&ControlRequest::Change(add), Millis(0)).unwrap();
         }
         assert_eq!(from(&control, vip, None, rs), local("198.51.100.2"));
         let refused = |why: &str| Err(why.to_owned());

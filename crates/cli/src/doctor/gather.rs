@@ -25,7 +25,7 @@ use xvs_host::network::{NetworkFollower, path_mtu};
 use xvs_model::config::desired_state::State;
 use xvs_model::protocol::client::{Director, Failure, default_socket};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_proto::network::{Link, Network};
 use xvs_realserver::Realserver;
 use xvs_xdp::arp::who_has;
@@ -110,11 +110,11 @@ fn ask_the_daemon(facts: &mut Facts) {
 }
 
 fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
-    let rows = match daemon.call(Request::ListServices)? {
+    let rows = match daemon.call(ControlRequest::ListServices.into())? {
         Reply::Services(rows) => rows,
         other => return Err(Failure::unexpected(&other)),
     };
-    let locals = match daemon.call(Request::LocalAddresses)? {
+    let locals = match daemon.call(ControlRequest::LocalAddresses.into())? {
         Reply::LocalAddresses(locals) => locals,
         other => return Err(Failure::unexpected(&other)),
     };

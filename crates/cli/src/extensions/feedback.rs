@@ -7,7 +7,7 @@ use xvs_model::config::load_feedback::FeedbackRow;
 use xvs_model::config::load_report::Server;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::print;
@@ -33,10 +33,10 @@ fn number(text: &str) -> Result<f64, &'static str> {
 
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     if let (Some(server), Some(load_percent)) = (arguments.server, arguments.load) {
-        director.call(Request::ReportLoad { server, load_percent })?;
+        director.call(ControlRequest::ReportLoad { server, load_percent }.into())?;
         return Ok(DONE);
     }
-    let rows = match director.call(Request::Feedback)? {
+    let rows = match director.call(ControlRequest::Feedback.into())? {
         Reply::Feedback(rows) => rows,
         other => return Err(Failure::unexpected(&other).into()),
     };

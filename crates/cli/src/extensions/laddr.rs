@@ -7,7 +7,7 @@ use xvs_ipvsadm::LocalAddressChange;
 use xvs_model::config::local_address::{LocalReport, LocalRow};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::print;
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
             };
             print(&report, *json, screen, out)?;
         }
-        Action::Change(change) => _ = director.call(Request::Change(change.command()))?,
+        Action::Change(change) => _ = director.call(ControlRequest::Change(change.command()).into())?,
     }
     Ok(DONE)
 }

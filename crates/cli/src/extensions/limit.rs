@@ -7,7 +7,7 @@ use xvs_ipvsadm::{LimitChange, SystemResolver};
 use xvs_model::config::client_limit::{ClientRow, LimitReport, LimitRow, SynLimitSummary};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 use xvs_sched::ClientLimit;
 
 use crate::output::exit::{DONE, Done};
@@ -38,14 +38,14 @@ enum Action {
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match &arguments.action {
         Action::List { clients, json } => {
-            let report = match director.call(Request::Limits { clients: *clients })? {
+            let report = match director.call(ControlRequest::Limits { clients: *clients }.into())? {
                 Reply::Limits(report) => report,
                 other => return Err(Failure::unexpected(&other).into()),
             };
             print(&report, *json, screen, out)?;
         }
         Action::Change(change) => {
-            director.call(Request::Change(change.command(&SystemResolver::default())?))?;
+            director.call(ControlRequest::Change(change.command(&SystemResolver::default())?).into())?;
         }
     }
     Ok(DONE)

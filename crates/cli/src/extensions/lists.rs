@@ -11,7 +11,7 @@ use xvs_ipvsadm::{EntryArgument, ListChange, SystemResolver};
 use xvs_model::config::access_list::{ListKind, ListRow, ListSummary};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::{counted, print};
@@ -47,7 +47,7 @@ pub(crate) fn run(
     let resolver = SystemResolver::default();
     let command = match &arguments.action {
         Some(Action::List { json }) => {
-            let rows = match director.call(Request::Lists(kind))? {
+            let rows = match director.call(ControlRequest::Lists(kind).into())? {
                 Reply::Lists(rows) => rows,
                 other => return Err(Failure::unexpected(&other).into()),
             };
@@ -57,7 +57,7 @@ pub(crate) fn run(
         Some(Action::Change(change)) => change.command(kind, &resolver)?,
         None => arguments.entry.command(kind, &resolver)?,
     };
-    director.call(Request::Change(command))?;
+    director.call(ControlRequest::Change(command).into())?;
     Ok(DONE)
 }
 

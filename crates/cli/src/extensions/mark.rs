@@ -8,7 +8,7 @@ use xvs_ipvsadm::MarkChange;
 use xvs_model::config::firewall_mark::{MarkRule, ports_text};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 use xvs_proto::{Prefix, Protocol};
 
 use crate::output::exit::{DONE, Done};
@@ -36,7 +36,7 @@ enum Action {
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match &arguments.action {
         Action::List { json } => {
-            let rules = match director.call(Request::Marks)? {
+            let rules = match director.call(ControlRequest::Marks.into())? {
                 Reply::Marks(rules) => rules,
                 other => return Err(Failure::unexpected(&other).into()),
             };
@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
                 false => out.write_all(table(&rules).as_bytes())?,
             }
         }
-        Action::Change(change) => _ = director.call(Request::Change(change.command()?))?,
+        Action::Change(change) => _ = director.call(ControlRequest::Change(change.command()?).into())?,
     }
     Ok(DONE)
 }

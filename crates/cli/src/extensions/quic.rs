@@ -9,7 +9,7 @@ use xvs_model::config::quic::{QuicConfigRow, QuicRow, ServerIdRow};
 use xvs_model::config::quic_change::QuicConfig;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::print;
@@ -36,14 +36,14 @@ enum Action {
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match &arguments.action {
         Action::List { json } => {
-            let rows = match director.call(Request::Quic)? {
+            let rows = match director.call(ControlRequest::Quic.into())? {
                 Reply::Quic(rows) => rows,
                 other => return Err(Failure::unexpected(&other).into()),
             };
             print(&rows, *json, |rows| screen(rows), out)?;
         }
         Action::Change(change) => {
-            director.call(Request::Change(change.command(&SystemResolver::default())?))?;
+            director.call(ControlRequest::Change(change.command(&SystemResolver::default())?).into())?;
         }
     }
     Ok(DONE)

@@ -21,7 +21,7 @@ use xvs_model::config::settings::Ipvs;
 use xvs_model::hexadecimal;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::explain::Question;
 use xvs_proto::MacAddr;
 use xvs_proto::network::Network;
@@ -213,7 +213,9 @@ impl Lab {
             })
             .map_err(|error| error.to_string())?;
         for (key, value) in set {
-            self.director.call(Request::Set { key, value }).map_err(|failure| failure.to_string())?;
+            self.director
+                .call(ControlRequest::Set { key, value }.into())
+                .map_err(|failure| failure.to_string())?;
         }
         Ok(json!({ "ok": true }))
     }

@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Request, Verdict};
+use xvs_model::protocol::request::{ControlRequest, Verdict};
 
 use crate::output::exit::{DONE, Done};
 use crate::rules::plan::show;
@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let verdict = if arguments.take_back { Verdict::TakeBack } else { Verdict::Keep };
-    match director.call(Request::Confirm(verdict))? {
+    match director.call(ControlRequest::Confirm(verdict).into())? {
         Reply::Done => writeln!(out, "confirmed")?,
         Reply::Applied(differences) => {
             show(&differences, out)?;

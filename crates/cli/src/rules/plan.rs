@@ -10,7 +10,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::difference::{Difference, differences, state_of};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::print_json;
@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let (_, mut wanted) = rules(&arguments.file)?;
-    let (running, owned) = match director.call(Request::Rules)? {
+    let (running, owned) = match director.call(ControlRequest::Rules.into())? {
         Reply::Rules { commands, owned } => (state_of(&commands)?, owned),
         other => return Err(Failure::unexpected(&other).into()),
     };

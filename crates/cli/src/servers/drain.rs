@@ -18,7 +18,7 @@ use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::Disabled;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::{Ended, Filter, Kind};
 use xvs_model::report::health::HealthReport;
 use xvs_model::report::listing::DestinationRow;
@@ -170,7 +170,7 @@ impl Drain<'_> {
     /// The real server's current row of the listing.
     fn row(&mut self) -> Result<DestinationRow, Failure> {
         let (service, endpoint) = (self.service, self.endpoint);
-        let rows = match self.director.call(Request::ListService(service))? {
+        let rows = match self.director.call(ControlRequest::ListService(service).into())? {
             Reply::Services(rows) => rows,
             other => return Err(Failure::unexpected(&other)),
         };
@@ -187,7 +187,8 @@ impl Drain<'_> {
             return if self.is_disabled()? { Ok(DONE) } else { self.warn_of_checks() };
         };
         let options = DestinationOptions { weight: Weight(0), ..former.clone() };
-        self.director.call(Request::Change(Command::EditDestination { service, endpoint, options }))?;
+        self.director
+            .call(ControlRequest::Change(Command::EditDestination { service, endpoint, options }).into())?;
         writeln!(self.out, "{named}: weight {}, now 0", former.weight.0)?;
         self.warn_of_checks()
     }
@@ -252,7 +253,7 @@ impl Drain<'_> {
     }
 
     fn is_disabled(&mut self) -> Result<bool, Failure> {
-        match self.director.call(Request::Disabled)? {
+        match self.director.call(ControlRequest::Disabled.into())? {
             Reply::Disabled(servers) => Ok(servers.includes(self.service, self.endpoint)),
             other => Err(Failure::unexpected(&other)),
         }
@@ -357,7 +358,7 @@ mod tests {
         fn call(&mut self, request: Request) -> Result<Reply, Failure> {
             self.asked.push(request.clone());
             Ok(match request {
-                Request::ListService(key) => {
+                Request::Control(ControlRequest::ListService(key)) => {
                     let (active, inactive) = self.looks.pop_front().unwrap_or((0, 0));
                     let row = DestinationRow {
                         endpoint: server(),
@@ -377,12 +378,12 @@ mod tests {
                         destinations: vec![row],
                     }])
                 }
-                Request::Change(Command::EditDestination { options, .. }) => {
+                Request::Control(ControlRequest::Change(Command::EditDestination { options, .. })) => {
                     self.options = options;
                     Reply::Done
                 }
                 Request::Health => Reply::Health(self.health.clone()),
-                Request::Disabled => Reply::Disabled(match self.disabled {
+                Request::Control(ControlRequest::Disabled) => Reply::Disabled(match self.disabled {
                     true => serde_json::from_str(r#"[{"server":"192.0.2.11:80","service":null}]"#).unwrap(),
                     false => DisabledServers::default(),
                 }),
@@ -446,7 +447,7 @@ mod tests {
         struct Raised(Script);
         impl Director for Raised {
             fn call(&mut self, request: Request) -> Result<Reply, Failure> {
-                if let Request::Change(_) = request {
+                if let Request::Control(ControlRequest::Change(_)) = request {
                     return Ok(Reply::Done);
                 }
                 self.0.call(request)
@@ -500,7 +501,9 @@ mod tests {
         let expected = "real server 192.0.2.11:80 of TCP 192.0.2.1:80 has weight 0 already\n\
                         00:00  1 connection active, 0 inactive\ndrained: no connection is left\n";
         assert_eq!((&*told, drained, script.options.weight), (expected, true, Weight(3)));
-        assert!(!script.asked.iter().any(|asked| matches!(asked, Request::Change(_))));
+        assert!(
+            !script.asked.iter().any(|asked| matches!(asked, Request::Control(ControlRequest::Change(_))))
+        );
     }
 
     #[test]
@@ -511,6 +514,12 @@ mod tests {
         let expected =
             "real server 192.0.2.11:80 of TCP 192.0.2.1:80 has weight 0 already\n1 client is remembered";
         assert!(told.starts_with(expected) && told.ends_with("drained: no connection is left\n"), "{told}");
-        assert!(drained && !script.asked.iter().any(|asked| matches!(asked, Request::Change(_))));
+        assert!(
+            drained
+                && !script
+                    .asked
+                    .iter()
+                    .any(|asked| matches!(asked, Request::Control(ControlRequest::Change(_))))
+        );
     }
 }

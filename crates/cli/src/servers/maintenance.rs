@@ -13,7 +13,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::maintenance::Disabled;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::counted;
@@ -43,7 +43,7 @@ pub(crate) fn run(
         Change::Disable => Command::Disable(servers),
         Change::Enable => Command::Enable(servers),
     };
-    director.call(Request::Change(command))?;
+    director.call(ControlRequest::Change(command).into())?;
     let concerned = report(servers, director, out)?;
     if concerned == 0 {
         let (service, word) = match change {
@@ -57,7 +57,7 @@ pub(crate) fn run(
 
 /// Prints a line for each real server that is concerned, and returns their number.
 fn report(servers: Disabled, director: &mut dyn Director, out: &mut dyn Write) -> Result<usize, Failure> {
-    let services = match director.call(Request::ListServices)? {
+    let services = match director.call(ControlRequest::ListServices.into())? {
         Reply::Services(services) => services,
         other => return Err(Failure::unexpected(&other)),
     };

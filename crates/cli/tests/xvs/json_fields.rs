@@ -24,7 +24,7 @@ use xvs_model::protocol::framing::{
     ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::capture::Missed;
 use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::event::EventBatch;
@@ -251,18 +251,18 @@ fn replies(request: &Request) -> Vec<Reply> {
             let parts = [vec![], vec![sample::captured()]].map(Reply::Captured);
             return parts.into_iter().chain([Reply::CaptureEnded(Missed::new())]).collect();
         }
-        Request::Rules => Reply::Rules { commands: running(), owned: Vec::new() },
-        Request::Apply { .. } => Reply::Applied(sample::differences()),
-        Request::Marks => Reply::Marks(vec![sample::mark_rule()]),
-        Request::Limits { .. } => Reply::Limits(sample::limits()),
+        Request::Control(ControlRequest::Rules) => Reply::Rules { commands: running(), owned: Vec::new() },
+        Request::Control(ControlRequest::Apply { .. }) => Reply::Applied(sample::differences()),
+        Request::Control(ControlRequest::Marks) => Reply::Marks(vec![sample::mark_rule()]),
+        Request::Control(ControlRequest::Limits { .. }) => Reply::Limits(sample::limits()),
         Request::LocalUse => Reply::LocalUse(sample::local_use()),
-        Request::Quic => Reply::Quic(vec![sample::quic()]),
-        Request::Lists(_) => Reply::Lists(vec![sample::list()]),
-        Request::Settings => Reply::Settings(sample::settings()),
-        Request::Feedback => Reply::Feedback(sample::feedback()),
-        Request::ListServices => Reply::Services(sample::services()),
-        Request::Timeouts => Reply::Timeouts(Timeouts::default()),
-        Request::Daemons => Reply::Daemons(sample::sync_daemons()),
+        Request::Control(ControlRequest::Quic) => Reply::Quic(vec![sample::quic()]),
+        Request::Control(ControlRequest::Lists(_)) => Reply::Lists(vec![sample::list()]),
+        Request::Control(ControlRequest::Settings) => Reply::Settings(sample::settings()),
+        Request::Control(ControlRequest::Feedback) => Reply::Feedback(sample::feedback()),
+        Request::Control(ControlRequest::ListServices) => Reply::Services(sample::services()),
+        Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(Timeouts::default()),
+        Request::Control(ControlRequest::Daemons) => Reply::Daemons(sample::sync_daemons()),
         other => panic!("{other:?}"),
     };
     vec![reply]

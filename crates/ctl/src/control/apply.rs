@@ -173,7 +173,7 @@ mod tests {
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
     use xvs_model::config::timeouts::Timeouts;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::request::ControlRequest;
 
     use crate::control::apply::*;
     use crate::in_memory::MemoryDatapath;
@@ -182,17 +182,17 @@ mod tests {
     fn timeouts_that_are_taken_back_are_shown_with_their_former_values_and_sources() {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let timeouts = |tcp_seconds| Command::SetTimeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET });
-        let mut shown = |request: Request| {
+        let mut shown = |request: ControlRequest| {
             control.handle(&request, Millis(0)).unwrap();
             let all = control.settings_in_force().iter();
             let mut tcp = all.filter(|setting| setting.key == "timeouts.tcp_seconds");
             tcp.next().map(|setting| (setting.value.as_u64(), setting.source)).unwrap()
         };
         let typed = (Some(100), Source::XvsadmSet);
-        assert_eq!(shown(Request::Change(timeouts(100))), typed);
+        assert_eq!(shown(ControlRequest::Change(timeouts(100))), typed);
         let rules = vec![timeouts(200)];
-        let applied = shown(Request::Apply { rules, confirm_within_seconds: Some(9) });
+        let applied = shown(ControlRequest::Apply { rules, confirm_within_seconds: Some(9) });
         assert_eq!(applied, (Some(200), Source::RulesFile));
-        assert_eq!(shown(Request::Confirm(Verdict::TakeBack)), typed);
+        assert_eq!(shown(ControlRequest::Confirm(Verdict::TakeBack)), typed);
     }
 }

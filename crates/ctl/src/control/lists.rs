@@ -165,7 +165,7 @@ impl<D: Datapath> Control<D> {
 #[cfg(test)]
 mod tests {
     use xvs_model::config::access_list::ListKey;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::request::ControlRequest;
 
     use super::*;
     use crate::control::tests::control;
@@ -177,7 +177,7 @@ mod tests {
         let mut deny = |network: &str, no_lists| {
             control.datapath().no_lists = no_lists;
             let command = Command::AddListed { list, prefix: network.parse().unwrap(), until: None };
-            control.handle(&Request::Change(command), Millis(0)).unwrap();
+            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
             let of_workers = control.published().load().lists.as_ref().map(|lists| lists.all.deny.size());
             let warns = control.warnings().iter().any(|warning| warning.contains("workers drop what"));
             (of_workers, warns)

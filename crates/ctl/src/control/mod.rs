@@ -42,7 +42,7 @@ use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::settings::Ipvs;
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::setting::{Setting, Source};
 use xvs_proto::HashSecret;
 use xvs_proto::network::{Link, Network};
@@ -242,14 +242,14 @@ impl<D: Datapath> Control<D> {
         &self.state
     }
 
-    /// Carries out a request. Requests for connections and reports are refused: they need no writer.
+    /// Carries out a request.
     ///
     /// # Errors
     /// The reason why the request is refused; then nothing has changed. [`CommandError::Late`]: the change is
     /// published, and a worker does not use it yet.
-    pub fn handle(&mut self, request: &Request, now: Millis) -> Result<Reply, CommandError> {
+    pub fn handle(&mut self, request: &ControlRequest, now: Millis) -> Result<Reply, CommandError> {
         match request {
-            Request::Change(command) => {
+            ControlRequest::Change(command) => {
                 let command = &self.with_end(command, now);
                 self.admit(&self.state, command)?;
                 let contents = self.read_list_files(std::slice::from_ref(command))?;
@@ -259,7 +259,7 @@ impl<D: Datapath> Control<D> {
                 self.note([command], Source::XvsadmSet);
                 self.publish().map(|()| Reply::Done)
             }
-            Request::Restore(commands) => {
+            ControlRequest::Restore(commands) => {
                 self.extend_steering(commands)?;
                 let change = |command| {
                     self.admit(&self.state, command)?;
@@ -279,35 +279,35 @@ impl<D: Datapath> Control<D> {
                 }
                 Ok(Reply::Restored(results))
             }
-            Request::Apply { rules, confirm_within_seconds } => {
+            ControlRequest::Apply { rules, confirm_within_seconds } => {
                 self.apply(rules, *confirm_within_seconds, now)
             }
-            Request::Confirm(verdict) => self.confirm(*verdict, now),
-            Request::Rules => Ok(Reply::Rules {
+            ControlRequest::Confirm(verdict) => self.confirm(*verdict, now),
+            ControlRequest::Rules => Ok(Reply::Rules {
                 commands: commands_of(&self.state),
                 owned: self.owned.services().collect(),
             }),
-            Request::ListServices => Ok(Reply::Services(
+            ControlRequest::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
             )),
-            Request::ListService(key) => {
+            ControlRequest::ListService(key) => {
                 let wanted = self.state.service(key).ok_or(CommandError::NoSuchService(*key))?;
                 Ok(Reply::Services(self.registry.row(*key, wanted).into_iter().collect()))
             }
-            Request::Timeouts => Ok(Reply::Timeouts(self.state.timeouts())),
-            Request::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
-            Request::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
-            Request::Disabled => Ok(Reply::Disabled(self.state.disabled().clone())),
-            Request::Limits { clients } => {
+            ControlRequest::Timeouts => Ok(Reply::Timeouts(self.state.timeouts())),
+            ControlRequest::Daemons => Ok(Reply::Daemons(self.state.daemons().to_vec())),
+            ControlRequest::Marks => Ok(Reply::Marks(self.state.marks().to_vec())),
+            ControlRequest::Disabled => Ok(Reply::Disabled(self.state.disabled().clone())),
+            ControlRequest::Limits { clients } => {
                 let unlimited = self.publication.snapshot.clients.unlimited() as u64;
                 let clients = self.limited_clients(*clients as usize);
                 Ok(Reply::Limits(LimitReport { clients, unlimited, ..self.limits() }))
             }
-            Request::Lists(kind) => Ok(Reply::Lists(self.list_rows(*kind, now))),
-            Request::Quic => Ok(Reply::Quic(self.quic_rows())),
-            Request::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
-            Request::Settings => Ok(Reply::Settings(self.settings_in_force().to_vec())),
-            Request::Set { key, value } => {
+            ControlRequest::Lists(kind) => Ok(Reply::Lists(self.list_rows(*kind, now))),
+            ControlRequest::Quic => Ok(Reply::Quic(self.quic_rows())),
+            ControlRequest::LocalAddresses => Ok(Reply::LocalAddresses(self.state.locals().to_vec())),
+            ControlRequest::Settings => Ok(Reply::Settings(self.settings_in_force().to_vec())),
+            ControlRequest::Set { key, value } => {
                 self.settings.set(key, value)?;
                 self.note_entry(|| Entry::Set { key: key.clone(), value: value.clone() });
                 self.settings.tune(&self.registry.tuning);
@@ -316,31 +316,11 @@ impl<D: Datapath> Control<D> {
                 self.record_weights(&moved);
                 published.map(|()| Reply::Done)
             }
-            Request::ReportLoad { server, load_percent } => self.report_load(*server, *load_percent, now),
-            Request::Feedback => {
-                Ok(Reply::Feedback(self.registry.feedback_rows(&self.settings.feedback, now)))
+            ControlRequest::ReportLoad { server, load_percent } => {
+                self.report_load(*server, *load_percent, now)
             }
-            Request::ListConnections
-            | Request::FindConnections(_)
-            | Request::CountConnections(_)
-            | Request::EndConnections(_)
-            | Request::ResetConnections(_)
-            | Request::Health
-            | Request::Status
-            | Request::Healthy { .. }
-            | Request::Counters
-            | Request::LocalUse
-            | Request::Traffic
-            | Request::Events(_)
-            | Request::Explain(_)
-            | Request::Capture(_)
-            | Request::Examine
-            | Request::Reload
-            | Request::Fleet(_)
-            | Request::TakeOver(_)
-            | Request::Stop { .. } => {
-                let why = "the control thread does not answer this request".to_owned();
-                Err(CommandError::Failed { why })
+            ControlRequest::Feedback => {
+                Ok(Reply::Feedback(self.registry.feedback_rows(&self.settings.feedback, now)))
             }
         }
     }
@@ -742,13 +722,13 @@ mod tests {
                      -A -t 192.0.2.2:80 -s rr\n-a -t 192.0.2.2:80 -r 192.0.2.11 -g\n";
         let rules = xvs_ipvsadm::read_rules(rules, &xvs_ipvsadm::SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
-        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
         let keys = ["TCP 192.0.2.1:80", "TCP 192.0.2.2:80"].map(|key| key.parse::<ServiceKey>().unwrap());
         let mut rebuilt = |service| {
             let server = "192.0.2.11".parse().unwrap();
             let before = control.published().load_full();
             let disable = Command::Disable(Disabled { server, service });
-            control.handle(&Request::Change(disable), Millis(0)).unwrap();
+            control.handle(&ControlRequest::Change(disable), Millis(0)).unwrap();
             let after = control.published().load_full();
             keys.map(|key| {
                 let [before, after] = [&before, &after].map(|all| all.services.find(&key).unwrap());
@@ -763,7 +743,7 @@ mod tests {
     #[test]
     fn refused_commands_of_a_batch_are_not_steered() {
         let mut control = control();
-        let reply = control.handle(&Request::Restore(vec![add([192, 0, 2, 1])]), Millis(0)).unwrap();
+        let reply = control.handle(&ControlRequest::Restore(vec![add([192, 0, 2, 1])]), Millis(0)).unwrap();
         assert_eq!(reply, Reply::Restored(vec![Err(CommandError::ServiceNotDefined(service()))]));
         assert_eq!(control.datapath().steered, SteeringRules::default());
     }
@@ -789,14 +769,14 @@ mod tests {
         let service = "TCP 192.0.2.100:21".parse().unwrap();
         let add = Command::AddDestination { service, endpoint, options: options.clone() };
         let both = vec![Command::AddService { key: service, options: of_service }, add.clone()];
-        control.handle(&Request::Restore(both), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Restore(both), Millis(0)).unwrap();
         control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
         let options = DestinationOptions { weight: Weight(0), ..options };
         let quiesce = Command::EditDestination { service, endpoint, options };
-        assert_eq!(control.handle(&Request::Change(quiesce), Millis(0)), Ok(Reply::Done));
+        assert_eq!(control.handle(&ControlRequest::Change(quiesce), Millis(0)), Ok(Reply::Done));
         let delete = Command::DeleteDestination { service, endpoint };
-        control.handle(&Request::Change(delete), Millis(0)).unwrap();
-        let again = control.handle(&Request::Change(add), Millis(0));
+        control.handle(&ControlRequest::Change(delete), Millis(0)).unwrap();
+        let again = control.handle(&ControlRequest::Change(add), Millis(0));
         assert!(matches!(again, Err(CommandError::NotSupported { .. })), "{again:?}");
     }
 
@@ -804,8 +784,8 @@ mod tests {
     fn the_broadcast_address_of_a_connected_network_is_refused_as_destination() {
         let mut control = control();
         control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
-        control.handle(&Request::Change(add_service()), Millis(0)).unwrap();
-        let mut answer = |last| control.handle(&Request::Change(add([192, 0, 2, last])), Millis(0));
+        control.handle(&ControlRequest::Change(add_service()), Millis(0)).unwrap();
+        let mut answer = |last| control.handle(&ControlRequest::Change(add([192, 0, 2, last])), Millis(0));
         let refused = answer(127);
         assert!(matches!(refused, Err(CommandError::InvalidOperation { .. })), "{refused:?}");
         assert_eq!([answer(126), answer(128), answer(255)], [const { Ok(Reply::Done) }; 3]);
@@ -871,8 +851,8 @@ mod tests {
             control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
             for batch in batches {
                 let request = match &batch[..] {
-                    [one] => Request::Change(one.clone()),
-                    _ => Request::Restore(batch.clone()),
+                    [one] => ControlRequest::Change(one.clone()),
+                    _ => ControlRequest::Restore(batch.clone()),
                 };
                 let _ = control.handle(&request, Millis(0));
                 let made = (control.datapath().steered.clone(), control.datapath().resolved.clone());
@@ -891,7 +871,7 @@ mod tests {
         let published = control.published();
         let mut stay = |key: &str, value: &str, daemon: Option<Command>| {
             daemon.map(|command| control.state.apply(&command)).transpose().unwrap();
-            let set = Request::Set { key: key.to_owned(), value: value.to_owned() };
+            let set = ControlRequest::Set { key: key.to_owned(), value: value.to_owned() };
             control.handle(&set, Millis(0)).unwrap();
             published.load().settings.requests_stay
         };
@@ -924,7 +904,7 @@ mod tests {
         let published = control.published();
         let mut run = |command: Command, no_backup: bool| {
             control.datapath.no_backup = no_backup;
-            let answer = control.handle(&Request::Change(command), Millis(0));
+            let answer = control.handle(&ControlRequest::Change(command), Millis(0));
             let snapshot = published.load();
             let seen = (snapshot.sync_master.is_some(), snapshot.sync_backup.is_some());
             let wanted: Vec<_> = control.state.daemons().iter().map(|daemon| daemon.role).collect();
@@ -945,11 +925,12 @@ mod tests {
         let mut control = control();
         control.devices.insert("wan".to_owned(), 1);
         let start = daemon(SyncRole::Master, 7);
-        control.handle(&Request::Change(start.clone()), Millis(0)).unwrap();
-        let again = control.handle(&Request::Change(start), Millis(0)).unwrap_err();
+        control.handle(&ControlRequest::Change(start.clone()), Millis(0)).unwrap();
+        let again = control.handle(&ControlRequest::Change(start), Millis(0)).unwrap_err();
         assert_eq!(again, CommandError::DaemonRunning(SyncRole::Master));
         control.devices.clear();
-        let again = control.handle(&Request::Change(daemon(SyncRole::Master, 7)), Millis(0)).unwrap_err();
+        let again =
+            control.handle(&ControlRequest::Change(daemon(SyncRole::Master, 7)), Millis(0)).unwrap_err();
         assert_eq!(again, CommandError::NoSuchDevice("wan".to_owned()));
     }
 
@@ -961,10 +942,10 @@ mod tests {
         let Command::StartDaemon(daemon) = daemon(SyncRole::Master, 7) else { panic!("a start") };
         let daemon = Command::StartDaemon(SyncDaemon { interface: "lan".to_owned(), ..daemon });
         for command in [daemon, add_service(), add([203, 0, 113, 11])] {
-            control.handle(&Request::Change(command), Millis(0)).unwrap();
+            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
         }
         assert_eq!(control.daemons_among_servers().count(), 0);
-        control.handle(&Request::Change(add([192, 0, 2, 11])), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Change(add([192, 0, 2, 11])), Millis(0)).unwrap();
         let named: Vec<_> = control.daemons_among_servers().collect();
         assert!(
             named[0].starts_with("the master daemon is on lan, where real servers can forge its messages")
@@ -982,9 +963,9 @@ mod tests {
         let mut control = control();
         control.devices.insert("wan".to_owned(), 1);
         for command in [add_service(), daemon(SyncRole::Backup, 1)] {
-            control.handle(&Request::Change(command), Millis(0)).unwrap();
+            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
         }
-        let reply = control.handle(&Request::Rules, Millis(0)).unwrap();
+        let reply = control.handle(&ControlRequest::Rules, Millis(0)).unwrap();
         let Reply::Rules { commands, .. } = reply else { panic!("{reply:?}") };
         assert_eq!(xvs_model::config::difference::state_of(&commands).unwrap(), control.state);
     }
@@ -993,12 +974,12 @@ mod tests {
     fn rules_with_a_daemon_that_cannot_run_change_nothing_and_the_former_daemons_run() {
         let mut control = control();
         control.devices.insert("wan".to_owned(), 1);
-        control.handle(&Request::Change(daemon(SyncRole::Master, 1)), Millis(0)).unwrap();
-        control.handle(&Request::Change(add_service()), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Change(daemon(SyncRole::Master, 1)), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Change(add_service()), Millis(0)).unwrap();
         let former = control.state.clone();
         control.datapath.no_backup = true;
         let rules = vec![daemon(SyncRole::Master, 2), daemon(SyncRole::Backup, 2)];
-        let apply = Request::Apply { rules, confirm_within_seconds: None };
+        let apply = ControlRequest::Apply { rules, confirm_within_seconds: None };
         assert!(control.handle(&apply, Millis(0)).is_err());
         assert_eq!(control.state, former);
         assert_eq!(control.datapath.daemons, [SyncRole::Master]);
@@ -1030,7 +1011,7 @@ mod tests {
         let mut link = Network::default();
         link.add_link("wan", "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
         control.set_devices(&link.links);
-        control.handle(&Request::Change(daemon(SyncRole::Master, 1)), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Change(daemon(SyncRole::Master, 1)), Millis(0)).unwrap();
         control.set_devices(&link.links);
         assert_eq!(control.datapath.daemons, [SyncRole::Master]);
         link.links[0].ifindex += 1;
@@ -1083,7 +1064,7 @@ mod tests {
         let limit = ClientLimit { syn_rate: 5, ..ClientLimit::default() };
         let add = Command::AddService { key, options: ServiceOptions::of(Family::V4) };
         let mut is_in_force = |command| {
-            control.handle(&Request::Change(command), Millis(0)).unwrap();
+            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
             control.published().load().syn_limits.is_some()
         };
         assert!(!is_in_force(Command::SetLimit { service: key, limit }));
@@ -1106,7 +1087,7 @@ mod tests {
         let options = ServiceOptions { syn_proxy: SynProxy::Auto, ..ServiceOptions::of(Family::V4) };
         let key = ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80));
         let add = Command::AddService { key, options };
-        control.handle(&Request::Change(add), Millis(1000)).unwrap();
+        control.handle(&ControlRequest::Change(add), Millis(1000)).unwrap();
         assert!(is_short(&mut control, 2));
         control.datapath().available_pages = Some(5000);
         assert!(!is_short(&mut control, 3));

@@ -110,7 +110,7 @@ mod tests {
     use xvs_dataplane::clock::Millis;
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::protocol::reply::Reply;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::request::ControlRequest;
 
     use super::*;
     use crate::control::tests::control;
@@ -140,7 +140,7 @@ mod tests {
     }
 
     fn fault<D: Datapath>(control: &mut Control<D>) -> Option<String> {
-        match control.handle(&Request::Quic, Millis(0)) {
+        match control.handle(&ControlRequest::Quic, Millis(0)) {
             Ok(Reply::Quic(rows)) => rows[0].configs[0].fault.clone(),
             other => panic!("{other:?}"),
         }
@@ -152,7 +152,7 @@ mod tests {
         control.keep_lists_without_files();
         let options = ServiceOptions::of(service().family());
         let start = vec![Command::AddService { key: service(), options }, add(&path)];
-        let reply = control.handle(&Request::Restore(start), Millis(0));
+        let reply = control.handle(&ControlRequest::Restore(start), Millis(0));
         assert_eq!(reply, Ok(Reply::Restored(vec![Ok(()), Ok(())])));
         control.lists.starting = false;
         assert!(!is_in_force(&control));
@@ -175,7 +175,8 @@ mod tests {
     #[test]
     fn a_configuration_without_a_key_is_refused_and_a_key_that_none_has_is_forgotten() {
         let (mut control, path) = (control(), path("change"));
-        let mut change = |command: &Command| control.handle(&Request::Change(command.clone()), Millis(0));
+        let mut change =
+            |command: &Command| control.handle(&ControlRequest::Change(command.clone()), Millis(0));
         assert!(change(&add(&path)).is_err());
         write(&path, &"0b".repeat(16));
         assert_eq!(change(&add(&path)), Ok(Reply::Done));

@@ -199,7 +199,7 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::difference::commands_of;
     use xvs_model::protocol::reply::Reply;
-    use xvs_model::protocol::request::{Request, Verdict};
+    use xvs_model::protocol::request::{ControlRequest, Verdict};
     use xvs_model::report::event::{Begin, EventQuery, Then};
     use xvs_proto::Family;
     use xvs_sched::{ForwardingMethod, Weight};
@@ -226,7 +226,8 @@ mod tests {
     fn by_hand(control: &mut Control<Machine>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
-        let Ok(Reply::Restored(results)) = control.handle(&Request::Restore(commands), Millis(0)) else {
+        let Ok(Reply::Restored(results)) = control.handle(&ControlRequest::Restore(commands), Millis(0))
+        else {
             panic!("a restore has a result for each line")
         };
         assert!(results.iter().all(Result::is_ok), "{results:?}");
@@ -445,7 +446,7 @@ mod tests {
             let rules = "-A -t 192.0.2.100:80 -s sh\n-A -t 192.0.2.101:80\n";
             let rules = read_rules(rules, &SystemResolver::default()).unwrap();
             let rules = rules.into_iter().map(|rule| rule.command).collect();
-            let request = Request::Apply { rules, confirm_within_seconds: Some(10) };
+            let request = ControlRequest::Apply { rules, confirm_within_seconds: Some(10) };
             let Ok(Reply::Applied(differences)) = control.handle(&request, Millis(0)) else {
                 panic!("the rules were not applied")
             };
@@ -456,7 +457,7 @@ mod tests {
             let wanted = wanted.map(|(last, servers)| (key(last), with(&servers))).to_vec();
             control.reconcile(wanted, ReconcileScope::Changes, Millis(0)).unwrap();
             match verdict {
-                Some(verdict) => _ = control.handle(&Request::Confirm(verdict), Millis(0)).unwrap(),
+                Some(verdict) => _ = control.handle(&ControlRequest::Confirm(verdict), Millis(0)).unwrap(),
                 None => _ = control.tick(Millis(0) + 11 * SECOND).unwrap(),
             }
             assert_eq!(drift(&mut control), [""; 0]);
@@ -467,7 +468,7 @@ mod tests {
     fn a_disabled_server_has_weight_0_whatever_health_checks_want_until_it_is_enabled() {
         let mut control = control();
         let in_force = |control: &mut Control<Machine>| {
-            let Ok(Reply::Services(rows)) = control.handle(&Request::ListServices, Millis(0)) else {
+            let Ok(Reply::Services(rows)) = control.handle(&ControlRequest::ListServices, Millis(0)) else {
                 panic!("the services were not listed")
             };
             rows[0].destinations.iter().map(|row| row.weight_in_force.0).collect::<Vec<_>>()
@@ -490,7 +491,7 @@ mod tests {
         );
         assert_eq!(drift(&mut control), [""; 0], "disabling is no drift");
         let enable = Command::Enable(Disabled { server: "192.0.2.1".parse().unwrap(), service: None });
-        control.handle(&Request::Change(enable), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Change(enable), Millis(0)).unwrap();
         assert_eq!(in_force(&mut control), [5, 1]);
     }
 
@@ -498,12 +499,13 @@ mod tests {
     fn a_load_report_outlives_an_edit_that_keeps_the_weight() {
         let mut control = control();
         control.reconcile(vec![(key(100), with(&[(1, 100)]))], ReconcileScope::Changes, Millis(0)).unwrap();
-        let set = Request::Set { key: "feedback.services".to_owned(), value: "all".to_owned() };
+        let set = ControlRequest::Set { key: "feedback.services".to_owned(), value: "all".to_owned() };
         control.handle(&set, Millis(0)).unwrap();
-        let report = Request::ReportLoad { server: "192.0.2.1:80".parse().unwrap(), load_percent: 100.0 };
+        let report =
+            ControlRequest::ReportLoad { server: "192.0.2.1:80".parse().unwrap(), load_percent: 100.0 };
         control.handle(&report, Millis(0)).unwrap();
         let in_force = |control: &mut Control<Machine>| {
-            let Ok(Reply::Services(rows)) = control.handle(&Request::ListServices, Millis(0)) else {
+            let Ok(Reply::Services(rows)) = control.handle(&ControlRequest::ListServices, Millis(0)) else {
                 panic!("the services were not listed")
             };
             rows[0].destinations[0].weight_in_force
@@ -526,8 +528,8 @@ mod tests {
         control.datapath().late = Some("worker 1".to_owned());
         let add = Command::AddService { key: key(101), options: ServiceOptions::of(Family::V4) };
         let late = CommandError::Late { who: "worker 1".to_owned() };
-        assert_eq!(control.handle(&Request::Change(add.clone()), Millis(0)), Err(late.clone()));
-        let batch = Request::Restore(vec![Command::DeleteService(key(101)), add.clone(), add]);
+        assert_eq!(control.handle(&ControlRequest::Change(add.clone()), Millis(0)), Err(late.clone()));
+        let batch = ControlRequest::Restore(vec![Command::DeleteService(key(101)), add.clone(), add]);
         let exists = CommandError::ServiceExists(key(101));
         let expected = Reply::Restored(vec![Ok(()), Err(late), Err(exists)]);
         assert_eq!(control.handle(&batch, Millis(0)), Ok(expected));
@@ -559,7 +561,7 @@ mod tests {
             let mut owned: BTreeMap<ServiceKey, OwnedService> = BTreeMap::new();
             let count = steps.len();
             for (step, (wanted, everything, by_hand)) in steps.into_iter().enumerate() {
-                let _ = control.handle(&Request::Restore(by_hand), Millis(0));
+                let _ = control.handle(&ControlRequest::Restore(by_hand), Millis(0));
                 let before = control.state().clone();
                 let were: BTreeSet<_> = owned.keys().copied().collect();
                 let all = wanted.into_iter().map(|(key, destinations)| {
@@ -607,7 +609,7 @@ mod tests {
                 // Steering equals that of a director on which the same state was restored by commands.
                 let mut plain = crate::control::tests::control();
                 plain.set_network(&network([192, 0, 2, 9], 24)).unwrap();
-                plain.handle(&Request::Restore(commands_of(control.state())), Millis(0)).unwrap();
+                plain.handle(&ControlRequest::Restore(commands_of(control.state())), Millis(0)).unwrap();
                 prop_assert_eq!(&control.datapath().steered, &plain.datapath().steered);
             }
         }

@@ -10,7 +10,7 @@ use xvs_model::config::desired_state::State;
 use xvs_model::config::rules::object_of;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::setting::Source;
 use xvs_sched::ServiceKey;
 
@@ -64,7 +64,7 @@ impl<D: Datapath> Control<D> {
             Command::SetTimeouts(_) => self.journal.take(),
             _ => None,
         };
-        let answer = self.handle(&Request::Change(command.clone()), now);
+        let answer = self.handle(&ControlRequest::Change(command.clone()), now);
         self.journal = journal.or(self.journal.take());
         if answer.is_ok() {
             self.settings.note_timeouts(command, Source::KeepalivedConf);
@@ -184,7 +184,7 @@ mod tests {
     /// A step of a director's life.
     #[derive(Debug, Clone)]
     enum Step {
-        Request(Request),
+        Request(ControlRequest),
         Reconcile(ServiceKey, Option<OwnedService>),
         Time,
     }
@@ -213,14 +213,14 @@ mod tests {
         let confirm = prop::option::weighted(0.5, Just(5_u32));
         let owned = prop::option::weighted(0.7, vec((endpoint(), options()), 0..2));
         prop_oneof![
-            8 => command().prop_map(|command| Step::Request(Request::Change(command))),
-            4 => vec(command(), 2..8).prop_map(|commands| Step::Request(Request::Restore(commands))),
+            8 => command().prop_map(|command| Step::Request(ControlRequest::Change(command))),
+            4 => vec(command(), 2..8).prop_map(|commands| Step::Request(ControlRequest::Restore(commands))),
             2 => (vec(command(), 0..6), confirm).prop_map(|(rules, confirm_within_seconds)| {
-                Step::Request(Request::Apply { rules, confirm_within_seconds })
+                Step::Request(ControlRequest::Apply { rules, confirm_within_seconds })
             }),
-            1 => select(vec![Verdict::Keep, Verdict::TakeBack]).prop_map(|verdict| Step::Request(Request::Confirm(verdict))),
+            1 => select(vec![Verdict::Keep, Verdict::TakeBack]).prop_map(|verdict| Step::Request(ControlRequest::Confirm(verdict))),
             1 => select(settings).prop_map(|(key, value)| {
-                Step::Request(Request::Set { key: key.to_owned(), value: value.to_owned() })
+                Step::Request(ControlRequest::Set { key: key.to_owned(), value: value.to_owned() })
             }),
             2 => (any_service(), owned).prop_map(|(key, destinations)| {
                 let options = ServiceOptions::of(key.family());
@@ -282,12 +282,12 @@ mod tests {
         let mut control = directory.control();
         let add = |key: &str| {
             let key: ServiceKey = key.parse().unwrap();
-            Request::Change(Command::AddService { key, options: ServiceOptions::of(key.family()) })
+            ControlRequest::Change(Command::AddService { key, options: ServiceOptions::of(key.family()) })
         };
         for service in ["TCP 192.0.2.100:80", "UDP [2001:db8::1]:53", "FWM 7"] {
             control.handle(&add(service), Millis(0)).unwrap();
         }
-        let set = Request::Set { key: "sloppy_tcp".to_owned(), value: "1".to_owned() };
+        let set = ControlRequest::Set { key: "sloppy_tcp".to_owned(), value: "1".to_owned() };
         control.handle(&set, Millis(0)).unwrap();
         let bytes = fs::read(directory.journal()).unwrap();
         let whole = Contents::parse(&bytes, 0).unwrap();
@@ -314,10 +314,10 @@ mod tests {
         let mut longest = 0;
         for round in 0..200 {
             let command = if round % 2 == 0 { add.clone() } else { Command::DeleteService(key) };
-            control.handle(&Request::Change(command), Millis(0)).unwrap();
+            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
             longest = longest.max(read(&directory.journal()).entries.len());
         }
-        control.handle(&Request::Change(add), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Change(add), Millis(0)).unwrap();
         assert!((10..=100).contains(&longest), "{longest} lines");
         assert_eq!(&Replayed::of(&read(&directory.journal()).entries).state, control.state());
     }
@@ -327,7 +327,7 @@ mod tests {
         let directory = Directory::new("reload");
         let mut control = directory.control();
         for key in ["sloppy_tcp", "sloppy_sctp"] {
-            let set = Request::Set { key: key.to_owned(), value: "1".to_owned() };
+            let set = ControlRequest::Set { key: key.to_owned(), value: "1".to_owned() };
             control.handle(&set, Millis(0)).unwrap();
         }
         let toml = Some(FileRecord::of(Path::new("/etc/xvs/xvs.toml"), b"[ipvs]"));
@@ -348,7 +348,7 @@ mod tests {
             let settings: Vec<_> = Replayed::of(&entries).settings.into_keys().collect();
             assert_eq!((header.toml, settings), (toml.clone(), vec!["sloppy_sctp".to_owned()]), "{round}");
             let command = if round % 2 == 0 { add.clone() } else { Command::DeleteService(key) };
-            control.handle(&Request::Change(command), Millis(0)).unwrap();
+            control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
         }
     }
 
@@ -358,7 +358,7 @@ mod tests {
         let mut control = directory.control();
         let change = |last: u8| {
             let key: ServiceKey = format!("TCP 192.0.2.{last}:80").parse().unwrap();
-            Request::Change(Command::AddService { key, options: ServiceOptions::of(key.family()) })
+            ControlRequest::Change(Command::AddService { key, options: ServiceOptions::of(key.family()) })
         };
         // A device that is always full, in the place of the file.
         control
@@ -386,16 +386,18 @@ mod tests {
         let directory = Directory::new("unconfirmed");
         let mut control = directory.control();
         let timeouts = |tcp_seconds| Command::SetTimeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET });
-        control.handle(&Request::Change(timeouts(100)), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Change(timeouts(100)), Millis(0)).unwrap();
         let before = control.state().clone();
         let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
         let rules =
             vec![Command::AddService { key, options: ServiceOptions::of(key.family()) }, timeouts(200)];
-        control.handle(&Request::Apply { rules, confirm_within_seconds: Some(60) }, Millis(0)).unwrap();
+        control
+            .handle(&ControlRequest::Apply { rules, confirm_within_seconds: Some(60) }, Millis(0))
+            .unwrap();
         let replayed = Replayed::of(&read(&directory.journal()).entries);
         assert_eq!((&replayed.state, replayed.taken_back.len()), (&before, 2));
         assert!(replayed.timeouts.iter().all(|(_, source)| source == Source::XvsadmSet));
-        control.handle(&Request::Confirm(Verdict::Keep), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Confirm(Verdict::Keep), Millis(0)).unwrap();
         let replayed = Replayed::of(&read(&directory.journal()).entries);
         assert_eq!((&replayed.state, replayed.taken_back.len()), (control.state(), 0));
         assert!(replayed.timeouts.iter().all(|(_, source)| source == Source::RulesFile));
@@ -406,7 +408,7 @@ mod tests {
         let directory = Directory::new("keepalived");
         let mut control = directory.control();
         let timeouts = |tcp_seconds| Command::SetTimeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET });
-        control.handle(&Request::Change(timeouts(100)), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Change(timeouts(100)), Millis(0)).unwrap();
         control.change_for_keepalived(&timeouts(200), Millis(0)).unwrap();
         assert_eq!(control.state().timeouts().tcp_seconds, 200);
         assert_eq!(Replayed::of(&read(&directory.journal()).entries).state.timeouts().tcp_seconds, 100);

@@ -6,7 +6,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::ConnectionRow;
 
 /// Accepts every change and keeps the last one.
@@ -19,16 +19,17 @@ pub(crate) struct Listener {
 impl Director for Listener {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         Ok(match request {
-            Request::ListServices | Request::ListService(_) => Reply::Services(Vec::new()),
-            Request::Timeouts => Reply::Timeouts(Timeouts::default()),
-            Request::Daemons => Reply::Daemons(Vec::new()),
-            Request::Marks => Reply::Marks(Vec::new()),
-            Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
-            Request::Lists(_) => Reply::Lists(Vec::new()),
-            Request::Disabled => Reply::Disabled(Default::default()),
-            Request::Limits { .. } => Reply::Limits(Default::default()),
-            Request::Quic => Reply::Quic(Vec::new()),
-            Request::Change(command) => {
+            Request::Control(ControlRequest::ListServices)
+            | Request::Control(ControlRequest::ListService(_)) => Reply::Services(Vec::new()),
+            Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(Timeouts::default()),
+            Request::Control(ControlRequest::Daemons) => Reply::Daemons(Vec::new()),
+            Request::Control(ControlRequest::Marks) => Reply::Marks(Vec::new()),
+            Request::Control(ControlRequest::LocalAddresses) => Reply::LocalAddresses(Vec::new()),
+            Request::Control(ControlRequest::Lists(_)) => Reply::Lists(Vec::new()),
+            Request::Control(ControlRequest::Disabled) => Reply::Disabled(Default::default()),
+            Request::Control(ControlRequest::Limits { .. }) => Reply::Limits(Default::default()),
+            Request::Control(ControlRequest::Quic) => Reply::Quic(Vec::new()),
+            Request::Control(ControlRequest::Change(command)) => {
                 self.requested = Some(command);
                 Reply::Done
             }

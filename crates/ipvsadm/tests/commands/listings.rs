@@ -17,7 +17,7 @@ use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::{ConnectionRow, EngineData};
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use xvs_proto::{Endpoint, Family, Protocol};
@@ -35,19 +35,19 @@ struct Recorded {
 impl Director for Recorded {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         Ok(match request {
-            Request::ListServices => Reply::Services(self.services.clone()),
-            Request::ListService(key) => {
+            Request::Control(ControlRequest::ListServices) => Reply::Services(self.services.clone()),
+            Request::Control(ControlRequest::ListService(key)) => {
                 let found = self.services.iter().find(|row| row.key == key);
                 Reply::Services(vec![found.ok_or(CommandError::NoSuchService(key))?.clone()])
             }
-            Request::Timeouts => Reply::Timeouts(self.timeouts),
-            Request::Daemons => Reply::Daemons(self.daemons.clone()),
-            Request::Marks => Reply::Marks(Vec::new()),
-            Request::LocalAddresses => Reply::LocalAddresses(Vec::new()),
-            Request::Lists(_) => Reply::Lists(Vec::new()),
-            Request::Disabled => Reply::Disabled(Default::default()),
-            Request::Limits { .. } => Reply::Limits(Default::default()),
-            Request::Quic => Reply::Quic(Vec::new()),
+            Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(self.timeouts),
+            Request::Control(ControlRequest::Daemons) => Reply::Daemons(self.daemons.clone()),
+            Request::Control(ControlRequest::Marks) => Reply::Marks(Vec::new()),
+            Request::Control(ControlRequest::LocalAddresses) => Reply::LocalAddresses(Vec::new()),
+            Request::Control(ControlRequest::Lists(_)) => Reply::Lists(Vec::new()),
+            Request::Control(ControlRequest::Disabled) => Reply::Disabled(Default::default()),
+            Request::Control(ControlRequest::Limits { .. }) => Reply::Limits(Default::default()),
+            Request::Control(ControlRequest::Quic) => Reply::Quic(Vec::new()),
             other => panic!("a listing does not send {other:?}"),
         })
     }

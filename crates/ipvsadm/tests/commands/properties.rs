@@ -13,7 +13,7 @@ use xvs_model::config::desired_state::State;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::framing::{RequestMessage, decode, read_frame};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::ConnectionRow;
 
 /// Applies changes to a state and lists nothing.
@@ -35,16 +35,20 @@ impl Director for Changes {
         let text = serde_json::to_string(&request).map_err(|error| Failure::Transport(error.to_string()))?;
         assert_eq!(serde_json::from_str::<Request>(&text).ok().as_ref(), Some(&request));
         Ok(match request {
-            Request::Change(command) => self.change(&command).map(|()| Reply::Done)?,
-            Request::Restore(batch) => {
+            Request::Control(ControlRequest::Change(command)) => {
+                self.change(&command).map(|()| Reply::Done)?
+            }
+            Request::Control(ControlRequest::Restore(batch)) => {
                 Reply::Restored(batch.iter().map(|command| self.change(command)).collect())
             }
-            Request::Timeouts => Reply::Timeouts(self.0.timeouts()),
-            Request::Marks => Reply::Marks(self.0.marks().to_vec()),
-            Request::Lists(_) => Reply::Lists(Vec::new()),
-            Request::Disabled => Reply::Disabled(self.0.disabled().clone()),
-            Request::Limits { .. } => Reply::Limits(LimitReport::of(self.0.limits())),
-            Request::Daemons => Reply::Daemons(self.0.daemons().to_vec()),
+            Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(self.0.timeouts()),
+            Request::Control(ControlRequest::Marks) => Reply::Marks(self.0.marks().to_vec()),
+            Request::Control(ControlRequest::Lists(_)) => Reply::Lists(Vec::new()),
+            Request::Control(ControlRequest::Disabled) => Reply::Disabled(self.0.disabled().clone()),
+            Request::Control(ControlRequest::Limits { .. }) => {
+                Reply::Limits(LimitReport::of(self.0.limits()))
+            }
+            Request::Control(ControlRequest::Daemons) => Reply::Daemons(self.0.daemons().to_vec()),
             _ => Reply::Services(Vec::new()),
         })
     }

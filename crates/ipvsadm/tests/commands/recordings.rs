@@ -21,7 +21,7 @@ use xvs_model::config::destination::Destination;
 use xvs_model::config::service::Service;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use xvs_proto::Protocol;
@@ -76,29 +76,35 @@ fn idle(key: ServiceKey, service: &Service) -> ServiceRow {
 impl Director for Model {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
         Ok(match request {
-            Request::Change(command) => {
+            Request::Control(ControlRequest::Change(command)) => {
                 self.change(&command)?;
                 Reply::Done
             }
-            Request::Restore(commands) => {
+            Request::Control(ControlRequest::Restore(commands)) => {
                 Reply::Restored(commands.iter().map(|command| self.change(command)).collect())
             }
-            Request::ListServices => Reply::Services(self.rows()),
-            Request::ListService(key) => {
+            Request::Control(ControlRequest::ListServices) => Reply::Services(self.rows()),
+            Request::Control(ControlRequest::ListService(key)) => {
                 let rows: Vec<_> = self.rows().into_iter().filter(|row| row.key == key).collect();
                 if rows.is_empty() {
                     return Err(CommandError::NoSuchService(key).into());
                 }
                 Reply::Services(rows)
             }
-            Request::Timeouts => Reply::Timeouts(self.state.timeouts()),
-            Request::Marks => Reply::Marks(self.state.marks().to_vec()),
-            Request::Daemons => Reply::Daemons(self.state.daemons().to_vec()),
-            Request::LocalAddresses => Reply::LocalAddresses(self.state.locals().to_vec()),
-            Request::Lists(_) => Reply::Lists(Vec::new()),
-            Request::Disabled => Reply::Disabled(self.state.disabled().clone()),
-            Request::Limits { .. } => Reply::Limits(LimitReport::of(self.state.limits())),
-            Request::Quic => Reply::Quic(self.state.quic().rows(|_| None, |_, _| true)),
+            Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(self.state.timeouts()),
+            Request::Control(ControlRequest::Marks) => Reply::Marks(self.state.marks().to_vec()),
+            Request::Control(ControlRequest::Daemons) => Reply::Daemons(self.state.daemons().to_vec()),
+            Request::Control(ControlRequest::LocalAddresses) => {
+                Reply::LocalAddresses(self.state.locals().to_vec())
+            }
+            Request::Control(ControlRequest::Lists(_)) => Reply::Lists(Vec::new()),
+            Request::Control(ControlRequest::Disabled) => Reply::Disabled(self.state.disabled().clone()),
+            Request::Control(ControlRequest::Limits { .. }) => {
+                Reply::Limits(LimitReport::of(self.state.limits()))
+            }
+            Request::Control(ControlRequest::Quic) => {
+                Reply::Quic(self.state.quic().rows(|_| None, |_, _| true))
+            }
             other => panic!("ipvsadm's commands do not send {other:?}"),
         })
     }

@@ -13,33 +13,13 @@ use crate::report::event::EventQuery;
 use crate::report::explain::Question;
 
 /// A request of a client.
+///
+/// On the socket the variants of both types stand side by side.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// One change; answered by `Reply::Done`.
-    Change(Command),
-    /// Several changes, published together. A refused one is reported and the others are carried out; answered by
-    /// `Reply::Restored`.
-    Restore(Vec<Command>),
-    /// Changes the running state to what these rules describe, all of it or nothing; answered by `Reply::Applied` with
-    /// the differences.
-    Apply {
-        /// Commands that create the wanted state from an empty one.
-        rules: Vec<Command>,
-        /// Seconds after which the change is reverted unless it is confirmed; `None`: it stays.
-        confirm_within_seconds: Option<u32>,
-    },
-    /// Keeps or takes back applied rules that wait for confirmation; answered by `Reply::Done`, or by `Reply::Applied`
-    /// with the differences that were reverted.
-    Confirm(Verdict),
     /// Changes the rules of the fleet in etcd; answered by `Reply::Fleet`.
     Fleet(FleetRequest),
-    /// Commands that create the running state from an empty one; answered by `Reply::Rules`.
-    Rules,
-    /// Every service; answered by `Reply::Services`.
-    ListServices,
-    /// One service; answered by `Reply::Services` with one row.
-    ListService(ServiceKey),
     /// Every connection and template; answered by `Reply::Connections` in parts.
     ListConnections,
     /// The connections, or templates, that match, each with its detail; answered by `Reply::Connections` in parts.
@@ -50,46 +30,8 @@ pub enum Request {
     EndConnections(Filter),
     /// Marks matching TCP connections for a reset at their next packet and ends the others; answered by `Reply::Ended`.
     ResetConnections(Filter),
-    /// The timeouts in force; answered by `Reply::Timeouts`.
-    Timeouts,
-    /// The running synchronization daemons; answered by `Reply::Daemons`.
-    Daemons,
-    /// The mark rules of `xvs mark`; answered by `Reply::Marks`.
-    Marks,
-    /// The local addresses of FULLNAT; answered by `Reply::LocalAddresses`.
-    LocalAddresses,
-    /// The disabled real servers; answered by `Reply::Disabled`.
-    Disabled,
-    /// The limits of clients, and the clients that they concern most; answered by `Reply::Limits`.
-    Limits {
-        /// The most clients.
-        clients: u32,
-    },
-    /// The access lists of this kind; answered by `Reply::Lists`.
-    Lists(ListKind),
-    /// The QUIC configurations and server IDs; answered by `Reply::Quic`.
-    Quic,
     /// The number of connections of each local address; answered by `Reply::LocalUse`.
     LocalUse,
-    /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`;
-    /// answered by `Reply::Done`.
-    Set {
-        /// The setting's name.
-        key: String,
-        /// Its new value, as text.
-        value: String,
-    },
-    /// The settings in force; answered by `Reply::Settings`.
-    Settings,
-    /// Reports the load of a real server; answered by `Reply::Done`.
-    ReportLoad {
-        /// The real server.
-        server: Server,
-        /// 0 to 100.
-        load_percent: f64,
-    },
-    /// Destinations whose weights follow load reports; answered by `Reply::Feedback`.
-    Feedback,
     /// The health of real servers; answered by `Reply::Health`.
     Health,
     /// The status of the director; answered by `Reply::Status`.
@@ -122,6 +64,81 @@ pub enum Request {
         /// Whether the kernel gets all packets at once, and not after the hold.
         release: bool,
     },
+    /// The control thread answers it.
+    #[serde(untagged)]
+    Control(ControlRequest),
+}
+
+/// A request that changes or reads the desired state, which the control thread owns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlRequest {
+    /// One change; answered by `Reply::Done`.
+    Change(Command),
+    /// Several changes, published together. A refused one is reported and the others are carried out; answered by
+    /// `Reply::Restored`.
+    Restore(Vec<Command>),
+    /// Changes the running state to what these rules describe, all of it or nothing; answered by `Reply::Applied` with
+    /// the differences.
+    Apply {
+        /// Commands that create the wanted state from an empty one.
+        rules: Vec<Command>,
+        /// Seconds after which the change is reverted unless it is confirmed; `None`: it stays.
+        confirm_within_seconds: Option<u32>,
+    },
+    /// Keeps or takes back applied rules that wait for confirmation; answered by `Reply::Done`, or by `Reply::Applied`
+    /// with the differences that were reverted.
+    Confirm(Verdict),
+    /// Commands that create the running state from an empty one; answered by `Reply::Rules`.
+    Rules,
+    /// Every service; answered by `Reply::Services`.
+    ListServices,
+    /// One service; answered by `Reply::Services` with one row.
+    ListService(ServiceKey),
+    /// The timeouts in force; answered by `Reply::Timeouts`.
+    Timeouts,
+    /// The running synchronization daemons; answered by `Reply::Daemons`.
+    Daemons,
+    /// The mark rules of `xvs mark`; answered by `Reply::Marks`.
+    Marks,
+    /// The local addresses of FULLNAT; answered by `Reply::LocalAddresses`.
+    LocalAddresses,
+    /// The disabled real servers; answered by `Reply::Disabled`.
+    Disabled,
+    /// The limits of clients, and the clients that they concern most; answered by `Reply::Limits`.
+    Limits {
+        /// The most clients.
+        clients: u32,
+    },
+    /// The access lists of this kind; answered by `Reply::Lists`.
+    Lists(ListKind),
+    /// The QUIC configurations and server IDs; answered by `Reply::Quic`.
+    Quic,
+    /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`;
+    /// answered by `Reply::Done`.
+    Set {
+        /// The setting's name.
+        key: String,
+        /// Its new value, as text.
+        value: String,
+    },
+    /// The settings in force; answered by `Reply::Settings`.
+    Settings,
+    /// Reports the load of a real server; answered by `Reply::Done`.
+    ReportLoad {
+        /// The real server.
+        server: Server,
+        /// 0 to 100.
+        load_percent: f64,
+    },
+    /// Destinations whose weights follow load reports; answered by `Reply::Feedback`.
+    Feedback,
+}
+
+impl From<ControlRequest> for Request {
+    fn from(request: ControlRequest) -> Self {
+        Self::Control(request)
+    }
 }
 
 /// The steps of a take-over, in this order.
@@ -142,25 +159,43 @@ impl Request {
     /// The access that the request needs.
     pub fn access(&self) -> Access {
         match self {
-            Self::Change(_)
-            | Self::Restore(_)
-            | Self::Apply { .. }
-            | Self::Confirm(_)
-            | Self::Fleet(_)
+            Self::Control(request) => request.access(),
+            Self::Fleet(_)
             | Self::EndConnections(_)
             | Self::ResetConnections(_)
-            | Self::Set { .. }
-            | Self::ReportLoad { .. }
             | Self::Reload
             | Self::TakeOver(_)
             | Self::Stop { .. } => Access::Change,
             // Packets contain the data of clients and servers.
             Self::Capture(_) => Access::Change,
-            Self::ListServices
-            | Self::ListService(_)
-            | Self::ListConnections
+            Self::ListConnections
             | Self::FindConnections(_)
             | Self::CountConnections(_)
+            | Self::LocalUse
+            | Self::Health
+            | Self::Status
+            | Self::Healthy { .. }
+            | Self::Counters
+            | Self::Traffic
+            | Self::Events(_)
+            | Self::Explain(_)
+            | Self::Examine => Access::Read,
+        }
+    }
+}
+
+impl ControlRequest {
+    /// The access that the request needs.
+    pub fn access(&self) -> Access {
+        match self {
+            Self::Change(_)
+            | Self::Restore(_)
+            | Self::Apply { .. }
+            | Self::Confirm(_)
+            | Self::Set { .. }
+            | Self::ReportLoad { .. } => Access::Change,
+            Self::ListServices
+            | Self::ListService(_)
             | Self::Rules
             | Self::Timeouts
             | Self::Daemons
@@ -171,16 +206,7 @@ impl Request {
             | Self::Lists(_)
             | Self::Quic
             | Self::Settings
-            | Self::LocalUse
-            | Self::Feedback
-            | Self::Health
-            | Self::Status
-            | Self::Healthy { .. }
-            | Self::Counters
-            | Self::Traffic
-            | Self::Events(_)
-            | Self::Explain(_)
-            | Self::Examine => Access::Read,
+            | Self::Feedback => Access::Read,
         }
     }
 }
@@ -219,4 +245,30 @@ pub enum Access {
     Read,
     /// Read and change.
     Change,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{from_value, json, to_value};
+
+    use super::*;
+
+    #[test]
+    fn requests_of_both_types_have_one_form_and_an_unknown_one_is_refused() {
+        for (form, request) in [
+            (json!("status"), Request::Status),
+            (json!({"stop": {"release": true}}), Request::Stop { release: true }),
+            (json!("list_services"), ControlRequest::ListServices.into()),
+            (json!({"limits": {"clients": 3}}), ControlRequest::Limits { clients: 3 }.into()),
+            (json!({"change": "flush"}), ControlRequest::Change(Command::Flush).into()),
+            (json!({"restore": ["flush"]}), ControlRequest::Restore(vec![Command::Flush]).into()),
+        ] {
+            assert_eq!(to_value(&request).unwrap(), form);
+            assert_eq!(from_value::<Request>(form).unwrap(), request);
+        }
+        for unknown in [json!("nothing"), json!({"stop": {}}), json!({"restore": "flush"}), json!(["status"])]
+        {
+            assert!(from_value::<Request>(unknown.clone()).is_err(), "{unknown}");
+        }
+    }
 }

@@ -17,7 +17,7 @@ use xvs_ctl::membership::{self, Chosen, bond_of};
 use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::{Latest, View};
-use xvs_model::protocol::request::{Access, Request};
+use xvs_model::protocol::request::{Access, ControlRequest};
 use xvs_model::report::event::Kind;
 use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
 use xvs_proto::LinkId;
@@ -147,7 +147,9 @@ impl ControlThread {
                     let now = self.shared.now();
                     let answer = match (&request, &requester) {
                         // xvsd's own changes are those of the keepalived.conf.
-                        (Request::Change(command), None) => self.control.change_for_keepalived(command, now),
+                        (ControlRequest::Change(command), None) => {
+                            self.control.change_for_keepalived(command, now)
+                        }
                         _ => self.control.handle(&request, now),
                     };
                     let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));

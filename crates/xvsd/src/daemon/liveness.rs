@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, bounded};
 use tokio::runtime::Handle;
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 
 /// Interval of looking at workers that have not ended a turn yet.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -31,7 +31,7 @@ pub(crate) fn check(daemon: &crate::handle::Handle, patience: Duration) -> Resul
     let mut failures = Vec::new();
     // Relaxed: a late view is as good as a check a moment earlier.
     let hands_over = shared.hands_over.load(Ordering::Relaxed);
-    if !hands_over && daemon.request_until(Request::Timeouts, until).is_none() {
+    if !hands_over && daemon.request_until(ControlRequest::Timeouts, until).is_none() {
         failures.push("the control thread does not answer".to_owned());
     }
     if turns.is_some_and(|turned| turned.recv_deadline(until).is_err()) {

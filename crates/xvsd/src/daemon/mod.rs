@@ -35,7 +35,7 @@ use xvs_host::{memory, netfilter};
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::RingSizes;
 
@@ -275,7 +275,7 @@ impl Daemon {
         // read by external programs, so the wait for them is limited.
         let _ = first_view.recv();
         let _ = first_rules.recv_timeout(FIRST_RULES);
-        let _ = daemon.handle().request(Request::Timeouts);
+        let _ = daemon.handle().request(ControlRequest::Timeouts);
         Ok(daemon)
     }
 
@@ -311,7 +311,7 @@ impl Daemon {
         said.iter().for_each(|line| tracing::warn!("{line}"));
         let handle = self.handle();
         let set = |(key, value): &(String, String)| {
-            let request = Request::Set { key: key.clone(), value: value.clone() };
+            let request = ControlRequest::Set { key: key.clone(), value: value.clone() };
             let answer = handle.request(request);
             let refusal = answer.as_ref().err().and_then(CommandError::refusal);
             refusal
@@ -325,7 +325,7 @@ impl Daemon {
         if !commands.is_empty() {
             let all = commands.iter().map(|(_, command)| command.clone()).collect();
             if let Reply::Restored(results) =
-                handle.request(Request::Restore(all)).map_err(DaemonError::Begin)?
+                handle.request(ControlRequest::Restore(all)).map_err(DaemonError::Begin)?
             {
                 log_begun(&commands, &results);
                 let is_lost = |((_, command), result): (&(_, Command), &Result<(), CommandError>)| {

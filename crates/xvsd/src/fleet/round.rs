@@ -13,12 +13,12 @@ use std::time::{Duration, Instant};
 use rustix::process::geteuid;
 use sha2::{Digest, Sha256};
 use xvs_ctl::config::fleet::Fleet;
-use xvs_ctl::events::log_changes;
+use xvs_ctl::events::{changes, log_changes};
 use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::duration;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Request, Verdict};
+use xvs_model::protocol::request::{ControlRequest, Verdict};
 use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::fleet::{FleetDirector, FleetReport, RefusedRules, RunningRules, Silence, Trial};
 
@@ -226,12 +226,12 @@ impl Follower {
     fn apply(&mut self, rules: RunningRules, commands: Vec<Command>, left: Option<Duration>, now: Instant) {
         let left = left.map(|left| left.min(TRIAL_MAX));
         let confirm_within_seconds = left.map(control_seconds);
-        let running = match self.daemon.request(Request::Rules) {
+        let running = match self.daemon.request(ControlRequest::Rules) {
             Ok(Reply::Rules { commands, .. }) => commands,
             other => return tracing::error!("etcd: the rules that run are not known: {other:?}"),
         };
         let wanted = with_local_addresses(&commands, running);
-        let applied = self.request(Request::Apply { rules: wanted, confirm_within_seconds });
+        let applied = self.request(ControlRequest::Apply { rules: wanted, confirm_within_seconds });
         let differences = match &applied {
             Ok(Reply::Applied(differences)) => differences.len(),
             Ok(_) => 0,
@@ -258,14 +258,14 @@ impl Follower {
 
     /// Whether the trial's rules stay from now on.
     fn is_confirmed(&self, trial: &RunningTrial) -> bool {
-        !trial.waits || self.request(Request::Confirm(Verdict::Keep)).is_ok()
+        !trial.waits || self.request(ControlRequest::Confirm(Verdict::Keep)).is_ok()
     }
 
     /// Returns to what ran before the trial.
     fn end_trial(&mut self, why: &str) {
         let Some(trial) = self.followed.trial.take() else { return };
         tracing::warn!("etcd: the trial of revision {} has ended: {why}", trial.rules.revision);
-        let taken_back = !trial.waits || self.request(Request::Confirm(Verdict::TakeBack)).is_ok();
+        let taken_back = !trial.waits || self.request(ControlRequest::Confirm(Verdict::TakeBack)).is_ok();
         if !taken_back {
             // The control thread has taken it back itself, or an operator has confirmed it here.
             self.followed.runs = None;
@@ -274,11 +274,11 @@ impl Follower {
     }
 
     /// A change of the control thread, with its lines in log and events.
-    fn request(&self, request: Request) -> Result<Reply, CommandError> {
+    fn request(&self, request: ControlRequest) -> Result<Reply, CommandError> {
         let pid = process::id().try_into().unwrap_or(0);
         let by = Requester { uid: geteuid().as_raw(), pid, program: "xvs-fleet".to_owned() };
         let answer = self.daemon.request_by(request.clone(), Some(by.clone()));
-        log_changes(&request, &answer, &by);
+        log_changes(changes(&request, &answer), &by);
         answer
     }
 

@@ -116,7 +116,7 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::{Access, Request};
+    use xvs_model::protocol::request::{Access, ControlRequest};
     use xvs_model::report::health::{
         AgentHealth, AgentMode, CheckHealth, CheckState, SorryServerHealth, sample,
     };
@@ -130,7 +130,7 @@ mod tests {
     fn change(control: &mut Control<MemoryDatapath>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
-        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
     }
 
     /// A daemon of one worker in generic mode.

@@ -26,7 +26,7 @@ use xvs_ctl::journal::format::{Entry, FileRecord};
 use xvs_health::engine;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::{Setting, Source};
 
@@ -137,7 +137,7 @@ impl Reloader {
             read_list(list, &path).map_err(unchanged)?;
         }
         // Those of commands; a successor would refuse them later.
-        if let Reply::Rules { commands, .. } = self.daemon.request(Request::Rules)? {
+        if let Reply::Rules { commands, .. } = self.daemon.request(ControlRequest::Rules)? {
             for command in &commands {
                 if let Command::SetListFile { list, path } = command {
                     read_list(*list, path).map_err(unchanged)?;

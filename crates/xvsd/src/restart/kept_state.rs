@@ -341,7 +341,7 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::setting::Source;
     use xvs_proto::{Endpoint, HashSecret, Protocol};
     use xvs_sched::ForwardingMethod;
@@ -376,7 +376,7 @@ mod tests {
         let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:80 -m\n";
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
-        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
         control.set_clients(ClientSettings { clients: 8, ..ClientSettings::default() }, HashSecret([1; 3]));
         let config = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).unwrap();

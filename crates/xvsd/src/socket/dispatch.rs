@@ -21,7 +21,7 @@ use xvs_ipvsadm::{SystemResolver, escape_control, read_wanted};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::difference::differences;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Request, TakeOverStep};
+use xvs_model::protocol::request::{Access, ControlRequest, Request, TakeOverStep};
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::{ConnectionRow, Ended, Filter};
 use xvs_model::report::event::{EventQuery, Kind, Requester};
@@ -32,6 +32,7 @@ use crate::daemon::liveness;
 use crate::date::date_millis;
 use crate::handle::{Handle, Step};
 use crate::socket::capture::ActiveCaptures;
+use crate::socket::request_line::request_line;
 use crate::socket::{Handler, Peer};
 use crate::status;
 use crate::status::daemon_facts::daemon_facts;
@@ -123,7 +124,7 @@ impl Handler for Dispatch {
                 Ok(Reply::Ended(end_connections(daemon, &filter, EndMode::Reset, peer)))
             }
             Request::LocalUse => {
-                let reply = daemon.request(Request::LocalAddresses)?;
+                let reply = daemon.request(ControlRequest::LocalAddresses)?;
                 let Reply::LocalAddresses(known) = reply else { return Ok(reply) };
                 let shared = daemon.shared();
                 let exhausted =
@@ -131,27 +132,25 @@ impl Handler for Dispatch {
                 Ok(Reply::LocalUse(local_addresses::report(&known, shared.reader(), exhausted.sum())))
             }
             Request::Reload => {
-                let (done, requester) = (daemon.reload(), requester(peer));
-                let answer = done.map(Reply::Reloaded);
-                log_changes(&Request::Reload, &answer, &requester);
-                let (shared, changes) = (daemon.shared(), changes(&Request::Reload, &answer));
-                let epoch = shared.published.load().epoch;
-                shared.events.record_all(Kind::Change, epoch, Some(&requester), changes);
+                let answer = daemon.reload().map(Reply::Reloaded);
+                record(daemon, request_line(&Request::Reload), &answer, peer);
                 answer
             }
             Request::Fleet(wanted) => {
-                let shared = daemon.shared();
                 let none = || {
                     let why =
                         "xvs: this director is in no fleet; see [fleet] in docs/configure.md".to_owned();
                     CommandError::Failed { why }
                 };
-                let done = shared.fleet.get().ok_or_else(none)?.request(wanted.clone()).map(Reply::Fleet);
-                let (request, requester) = (Request::Fleet(wanted), requester(peer));
-                log_changes(&request, &done, &requester);
-                let epoch = shared.published.load().epoch;
-                shared.events.record_all(Kind::Change, epoch, Some(&requester), changes(&request, &done));
-                done
+                let fleet = daemon.shared().fleet.get().ok_or_else(none)?;
+                let line = request_line(&Request::Fleet(wanted.clone()));
+                let answer = fleet.request(wanted).map(Reply::Fleet);
+                let revision = match &answer {
+                    Ok(Reply::Fleet(revision)) => format!(": revision {revision} of etcd"),
+                    _ => String::new(),
+                };
+                record(daemon, format!("{line}{revision}"), &answer, peer);
+                answer
             }
             Request::TakeOver(step) => {
                 let process = u32::try_from(peer.pid).unwrap_or(0);
@@ -166,24 +165,24 @@ impl Handler for Dispatch {
                 })
             }
             Request::Stop { release } => {
-                let (request, requester) = (Request::Stop { release }, requester(peer));
-                log_changes(&request, &Ok(Reply::Done), &requester);
+                let requester = requester(peer);
+                log_changes([(request_line(&Request::Stop { release }), None)], &requester);
                 let ending = if release { Ending::Release } else { Ending::Hold };
                 // A full channel: it is ending already.
                 let _ = self.stop.try_send(Stop { why: requester.to_string(), ending });
                 Ok(Reply::Done)
             }
-            Request::Change(_)
-            | Request::Restore(_)
-            | Request::Apply { .. }
-            | Request::Confirm(_)
-            | Request::Set { .. } => {
+            Request::Control(request) if request.access() == Access::Change => {
                 let (logged, requester) = (request.clone(), requester(peer));
                 let answer = daemon.request_by(request, Some(requester.clone()));
-                log_changes(&logged, &answer, &requester);
+                log_changes(changes(&logged, &answer), &requester);
                 answer
             }
-            other => daemon.request(other),
+            Request::Control(request) => daemon.request(request),
+            Request::ListConnections
+            | Request::FindConnections(_)
+            | Request::Events(_)
+            | Request::Capture(_) => unreachable!("the server answers it in parts"),
         }
     }
 
@@ -226,6 +225,15 @@ impl Handler for Dispatch {
         }
         ended
     }
+}
+
+/// Logs and records a change that the control thread did not carry out.
+fn record(daemon: &Handle, line: String, answer: &Result<Reply, CommandError>, peer: &Peer) {
+    let (shared, requester) = (daemon.shared(), requester(peer));
+    let refused = answer.as_ref().err().and_then(CommandError::refusal).map(ToString::to_string);
+    let change = [(line, refused)];
+    log_changes(change.clone(), &requester);
+    shared.events.record_all(Kind::Change, shared.published.load().epoch, Some(&requester), change);
 }
 
 /// Ends connections, and logs the requester.

@@ -17,6 +17,7 @@ pub mod dispatch;
 pub mod peer;
 mod places;
 mod refused_changes;
+mod request_line;
 mod room;
 mod streams;
 
@@ -34,7 +35,7 @@ use std::{fs, io, thread};
 
 use rustix::fs::{Gid, chown};
 use thiserror::Error;
-use xvs_ctl::events::{Listener, changes};
+use xvs_ctl::events::Listener;
 use xvs_host::lock_file;
 use xvs_host::lock_file::{Held, Lock, LockAttempt};
 use xvs_host::process::END;
@@ -53,6 +54,7 @@ use crate::daemon::threads::spawn_stoppable;
 use crate::socket::peer::Rules;
 use crate::socket::places::{Clients, Served, has_sent};
 use crate::socket::refused_changes::RefusedChanges;
+use crate::socket::request_line::request_line;
 use crate::socket::room::LargeRequests;
 
 pub use crate::socket::peer::Peer;
@@ -454,17 +456,7 @@ impl Client {
         if request.access() > peer.access {
             let mut refused_changes =
                 self.shared.refused_changes.lock().unwrap_or_else(PoisonError::into_inner);
-            let denied = Err(CommandError::PermissionDenied);
-            let what = changes(&request, &denied).next().map(|(line, _)| line);
-            let what = what.unwrap_or_else(|| {
-                match &request {
-                    Request::EndConnections(_) | Request::ResetConnections(_) => "xvs drain",
-                    Request::ReportLoad { .. } => "xvs feedback",
-                    _ => "xvs capture",
-                }
-                .to_owned()
-            });
-            if let Some(line) = refused_changes.line(peer, &what, Instant::now()) {
+            if let Some(line) = refused_changes.line(peer, &request_line(&request), Instant::now()) {
                 tracing::warn!("{line}");
             }
             drop(refused_changes);

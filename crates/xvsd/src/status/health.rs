@@ -74,7 +74,7 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::health::sample::{real_server, report, virtual_server};
     use xvs_model::report::health::{CheckState, RealServerHealth};
 
@@ -85,7 +85,7 @@ mod tests {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
-        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
         control.published().load_full()
     }
 

@@ -334,7 +334,7 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::status::{InterfaceStatus, LinkState};
 
     use crate::status::*;
@@ -344,7 +344,7 @@ mod tests {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
-        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
         Shared::of_one_worker(control.published())
     }
 

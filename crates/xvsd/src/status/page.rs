@@ -415,7 +415,7 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::health::sample::{NOW, real_server, report as health_report, virtual_server};
     use xvs_model::report::health::{AgentMode, CheckError, SorryServerHealth};
     use xvs_proto::network::Network;
@@ -432,7 +432,7 @@ mod tests {
         control.set_network(&network).unwrap();
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
-        control.handle(&Request::Restore(commands), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
         Shared { clock: Arc::new(Clock::by_hand()), ..Shared::of_one_worker(control.published()) }
     }
 
