@@ -28,7 +28,6 @@ use xvs_dataplane::conn::Connection;
 use xvs_dataplane::counters::SharedStats;
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::snapshot::clients::{Client, ClientSettings, Clients};
-use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
@@ -57,6 +56,7 @@ use crate::registry::kept::{Found, Kept};
 use crate::steering::{networks, rules_for, takes_any_port};
 
 mod apply;
+mod change;
 pub mod datapath;
 mod due;
 pub mod list_sources;
@@ -346,48 +346,6 @@ impl<D: Datapath> Control<D> {
         self.admit_quic(command)?;
         self.refuse_broadcast(command)?;
         self.refuse_wide_local_nat(state, command)
-    }
-
-    /// Enters an admitted command in the desired state. [`Self::publish`] publishes the snapshot.
-    fn change(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
-        if let Command::StartDaemon(daemon) = command {
-            self.start_daemon(daemon, now)?;
-        }
-        self.steered.note(command, &self.state);
-        self.state.apply(command)?;
-        self.lists.note(command, &self.state);
-        self.note_quic(command);
-        if let Command::StopDaemon(role) = command {
-            self.stop_daemon(*role);
-        }
-        if matches!(command, Command::AddLocal(_) | Command::DeleteLocal(_)) {
-            let [own, standby] = [false, true].map(|standby| {
-                let locals = self.state.locals().iter().filter(move |local| local.standby == standby);
-                locals.map(|local| (local.addr, local.ports()))
-            });
-            self.publication.snapshot.locals = Arc::new(LocalAddresses::new(own, standby));
-        }
-        if matches!(command, Command::SetLimit { limit, .. } if limit.is_of_clients()) {
-            self.publication.snapshot.clients.provide();
-        }
-        self.syn_limits_due |= match command {
-            Command::SetLimit { .. } | Command::DeleteLimit(_) => true,
-            Command::AddService { key, .. } | Command::DeleteService(key) => {
-                self.state.limits().contains_key(key)
-            }
-            Command::Flush => !self.state.limits().is_empty(),
-            _ => false,
-        };
-        self.registry.apply(command, &self.state, &mut self.publication.snapshot, now);
-        self.owned.note(command);
-        if matches!(command, Command::AddMark(_) | Command::DeleteMark(_)) {
-            self.marks.compile(self.state.marks());
-            self.enter_marks();
-        }
-        if let Command::AddDestination { endpoint, .. } = command {
-            self.next_hops.add(endpoint.addr);
-        }
-        Ok(())
     }
 
     /// Replaces the kernel's mark rules.

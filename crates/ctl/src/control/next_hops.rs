@@ -5,6 +5,7 @@ use std::mem;
 use std::net::IpAddr;
 
 use xvs_dataplane::egress::{Egress, RouteTo};
+use xvs_model::config::command::Command;
 use xvs_proto::network::{Network, RouteAction};
 
 use super::due::Due;
@@ -23,9 +24,11 @@ pub(super) struct NextHops {
 }
 
 impl NextHops {
-    /// Notes that a destination was added.
-    pub(super) fn add(&mut self, addr: IpAddr) {
-        self.unresolved.add(addr);
+    /// Notes the destination that a command adds.
+    pub(super) fn note(&mut self, command: &Command) {
+        if let Command::AddDestination { endpoint, .. } = command {
+            self.unresolved.add(endpoint.addr);
+        }
     }
 
     /// Notes that destinations were removed.

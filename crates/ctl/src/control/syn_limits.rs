@@ -1,4 +1,4 @@
-//! Limits of SYNs on their way to the data plane, and what they have dropped.
+//! Limits on their way to the data plane, and the SYNs that they have dropped.
 //!
 //! Not here: what a limit does (`xvs_dataplane::snapshot::syn_limits`).
 
@@ -7,11 +7,27 @@ use std::sync::atomic::Ordering;
 
 use xvs_dataplane::snapshot::syn_limits::{SynLimit, SynLimits};
 use xvs_model::config::client_limit::LimitReport;
+use xvs_model::config::command::Command;
 
 use super::Control;
 use super::datapath::Datapath;
 
 impl<D: Datapath> Control<D> {
+    /// Notes what a command means for limits, which outlive their services.
+    pub(super) fn note_limit(&mut self, command: &Command) {
+        if matches!(command, Command::SetLimit { limit, .. } if limit.is_of_clients()) {
+            self.publication.snapshot.clients.provide();
+        }
+        self.syn_limits_due |= match command {
+            Command::SetLimit { .. } | Command::DeleteLimit(_) => true,
+            Command::AddService { key, .. } | Command::DeleteService(key) => {
+                self.state.limits().contains_key(key)
+            }
+            Command::Flush => !self.state.limits().is_empty(),
+            _ => false,
+        };
+    }
+
     /// Enters the limits of SYNs in the working snapshot and in the XDP program, if they have changed.
     pub(super) fn publish_syn_limits(&mut self) {
         if !std::mem::take(&mut self.syn_limits_due) {

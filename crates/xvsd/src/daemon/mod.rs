@@ -6,60 +6,36 @@
 //! requests end, the XDP program is detached (the kernel has its packets back) unless it is pinned, the workers end
 //! with their last burst, sockets close. A start that fails drops what it has started.
 
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 use std::{io, panic, thread};
 
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
-use xvs_ctl::config::OffloadMode;
+use crossbeam::channel::{Receiver, Sender, bounded};
+use xvs_ctl::config::Keepalived;
 use xvs_ctl::config::fleet::Fleet;
-use xvs_ctl::config::{Config, Keepalived};
-use xvs_ctl::control::Control;
 use xvs_ctl::journal::Journal;
 use xvs_ctl::journal::start::{Beginning, Files};
-use xvs_ctl::membership::choose;
-use xvs_dataplane::clock::Clock;
-use xvs_dataplane::conn::TableConfig;
-use xvs_dataplane::counters::WorkerCounters;
-use xvs_dataplane::egress::Unresolved;
-use xvs_dataplane::offload::Settings;
-use xvs_dataplane::steering::Steering;
 use xvs_health::engine::{self, Engine};
 use xvs_health::prepare::Prepared;
-use xvs_host::network::neighbours::Neighbours;
-use xvs_host::network::{FollowerThread, Latest, Slot, follow, links};
+use xvs_host::netfilter;
+use xvs_host::network::{FollowerThread, Latest, Slot};
 use xvs_host::state_directory::{Others, StateDirectory};
-use xvs_host::{memory, netfilter};
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
-use xvs_model::report::status::InterfaceStatus;
-use xvs_xdp::RingSizes;
 
-use crate::control_thread::ControlThread;
 use crate::daemon::ending::Ending;
 use crate::daemon::error::{DaemonError, system};
 use crate::daemon::system_calls::Kind;
 use crate::daemon::threads::EndNotice;
-use crate::daemon::worker_start::WorkerStart;
 use crate::fleet::Following;
 use crate::handle::{Begun, Handle, Input};
 use crate::health_checks;
 use crate::health_checks::HealthError;
-use crate::log::Losses;
-use crate::offload::Offloading;
 use crate::restart::kept_health::KeptHealth;
-use crate::restart::kept_state::KeptState;
 use crate::restart::take_over::TakeOver;
-use crate::status::history::History;
-use crate::status::shared::{Facts, RequestDurations, Shared};
-use crate::sync::daemons::Daemons;
-use crate::sync::master::TableFacts;
-use crate::sync::peers::SyncPeers;
-use crate::workers::Workers;
+use crate::status::shared::Shared;
 use crate::workers::system::SystemDatapath;
 
 pub mod ending;
@@ -67,16 +43,11 @@ pub mod error;
 pub(crate) mod liveness;
 pub mod permitted;
 pub mod rights;
+mod start;
 pub mod system_calls;
 pub mod threads;
 pub mod watchdog;
 pub(crate) mod worker_start;
-
-/// Inputs that may wait for the control thread.
-const QUEUE: usize = 1024;
-
-/// How long the start waits for the kernel's mark rules.
-const FIRST_RULES: Duration = Duration::from_secs(3);
 
 /// A running daemon.
 pub struct Daemon {
@@ -97,188 +68,7 @@ pub struct Daemon {
     directory: Option<StateDirectory>,
 }
 
-/// The offload of flows, as the configuration wants it.
-fn offloading(
-    config: &Config,
-    steering: &Steering,
-    entries: usize,
-    warnings: &mut Vec<String>,
-) -> Option<Offloading> {
-    if config.offload == OffloadMode::Off {
-        return None;
-    }
-    let settings = Settings { after: config.offload_after, ..Settings::default() };
-    let started =
-        Offloading::start(config.offload, config.offload_excluded.clone(), settings, steering, entries);
-    let why = |error| {
-        let warning = format!(
-            "no connection is offloaded: {error}; correct that and run `systemctl reload xvsd`, or set offload = \"off\""
-        );
-        warnings.push(warning);
-    };
-    started.map_err(why).ok()
-}
-
 impl Daemon {
-    /// Starts everything that a checked configuration names. Returns when packets are received and requests are
-    /// answered.
-    ///
-    /// # Errors
-    /// The part that could not be started; then nothing stays attached.
-    pub fn start(config: &Config, log: Losses, take_over: Option<&TakeOver>) -> Result<Self, DaemonError> {
-        let clock = Arc::new(Clock::Monotonic);
-        let started = clock.now();
-        let steering = Steering::load().map_err(DaemonError::Program)?;
-        let links = links().map_err(system("the kernel's links"))?;
-        if take_over.is_some() && config.hold.duration().is_zero() {
-            return Err(DaemonError::TakeOver(
-                "without a hold (hold = \"0\") no XDP program is pinned".to_owned(),
-            ));
-        }
-        let (pins, no_hold) = match crate::restart::pins::open(config) {
-            Ok(pins) => (pins, None),
-            Err(warning) if take_over.is_some() => return Err(DaemonError::TakeOver(warning)),
-            Err(warning) => (None, Some(warning)),
-        };
-        let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
-        steering.hold().set(length, clock.elapsed());
-        let chosen: Vec<_> =
-            config.interfaces.iter().map(|name| choose(name, &links)).collect::<Result<_, _>>()?;
-        let (names, bonds): (Vec<_>, Vec<_>) = chosen.into_iter().flatten().unzip();
-        let attach =
-            |name: &String| steering.attach(name, pins.as_ref()).map_err(crate::restart::pins::explained);
-        let attached = names.iter().map(attach).collect::<Result<_, _>>()?;
-        let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
-        let mut workers = Workers::new(attached, config.workers, rings, pins)?;
-        if take_over.is_some() {
-            workers.prepare_memory();
-        }
-        let worker_count = workers.count();
-        let table = TableConfig {
-            capacity: config.conn_table_size,
-            workers: worker_count,
-            memory: config.conn_table_memory.into(),
-        };
-        Config::check_table(&table, machine_memory_bytes())?;
-        let mut start_warnings = Vec::from_iter(workers.fewer_than(config.workers));
-        start_warnings.extend(no_hold);
-        // Not if its files are on a tmpfs.
-        let of_reserved_pages =
-            config.state_directory.is_none() && memory::free_huge_page_bytes() >= table.full_bytes() as u64;
-        let limit = memory::cgroup_limit().filter(|_| !of_reserved_pages);
-        let over = limit.and_then(|limit| Config::check_limit(&table, workers.packet_bytes(), &limit).err());
-        let others = if take_over.is_some() { Others::Run } else { Others::Ended };
-        let mut kept = KeptState::open(config, table, over, others)?;
-        start_warnings.append(&mut kept.warnings);
-        let facts =
-            TableFacts { workers: worker_count, entries: kept.table.entries(), secret: kept.table.secret() };
-        let secret = facts.secret;
-        let offload = offloading(config, &steering, facts.entries, &mut start_warnings);
-        start_warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let flows = offload.as_ref().map(|offload| offload.flows().clone());
-        let links = workers.links();
-        let neighbours = Neighbours::open().map_err(system("netlink"))?;
-        let interfaces = bonds.into_iter().enumerate();
-        let interfaces = interfaces
-            .map(|(place, bond)| InterfaceStatus { bond, ..workers.interface_facts(place) })
-            .collect();
-        let rules = config.compared_rules();
-        let status_facts = Facts { interfaces, rules, start_warnings, ..Facts::default() };
-
-        let unresolved = Arc::new(Unresolved::new(64));
-        let hold = steering.hold().clone();
-        let wakers = workers.wakers().to_vec();
-        let peers = Arc::<SyncPeers>::default();
-        let daemons = Daemons::new(facts, config.sync_key_file.clone(), peers.clone());
-        let capacity = config.conn_table_size;
-        let datapath = SystemDatapath::new(workers, steering, neighbours, capacity, daemons, offload);
-        let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
-        control.set_start_settings(config.settings(worker_count));
-        control.set_sip_calls(config.sip_calls);
-        control.keep_lists_without_files();
-        control.set_clients(config.limits.into(), secret);
-        control.set_repair(config.keepalived.repair);
-        control.set_list_files(config.list_files()).map_err(DaemonError::Lists)?;
-        kept.return_to(&mut control, started)?;
-        let KeptState { table, directory, .. } = kept;
-        let (notices, ended) = unbounded();
-        let counters: Vec<Arc<WorkerCounters>> = (0..worker_count).map(|_| Arc::default()).collect();
-        let worker_start = WorkerStart {
-            clock: clock.clone(),
-            hold: hold.clone(),
-            unresolved: unresolved.clone(),
-            published: control.published(),
-            total: control.total(),
-            counters: counters.clone(),
-            notices: notices.clone(),
-            offload: flows.clone(),
-        };
-        let (published, facts) = (control.published(), Mutex::new(status_facts));
-        let (total, request_durations) = (control.total(), RequestDurations::default());
-        let (history, events) = (History::since(started), control.events());
-        let shared = Arc::new(Shared {
-            started,
-            clock,
-            hold: Some(hold),
-            offload: flows,
-            owned: OnceLock::new(),
-            sweeping: Arc::default(),
-            watchdog: OnceLock::new(),
-            hands_over: AtomicBool::new(false),
-            published,
-            counters,
-            wakers,
-            total,
-            request_durations,
-            swept: Arc::default(),
-            history,
-            events,
-            peers,
-            facts,
-            log: Some(log),
-            health: OnceLock::new(),
-            health_thread: OnceLock::new(),
-            fleet: OnceLock::new(),
-            on_disabled: OnceLock::new(),
-            reload: OnceLock::new(),
-            taken_over: Mutex::default(),
-        });
-        let (inputs, queue) = bounded(QUEUE);
-        let (latest, rules) = (Latest::default(), Latest::default());
-        let views = (latest.clone(), rules.clone());
-        let mut thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
-        thread.set_start(worker_start, table);
-        let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(no_thread())?;
-        let (report, first_view) =
-            follower_callback("xvs-network", latest, || Input::Network, &inputs, &notices);
-        let network = follow(report).map_err(system("following the kernel's network"))?;
-        let (report, first_rules) =
-            follower_callback("xvs-netfilter", rules, || Input::Marks, &inputs, &notices);
-        let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
-        let (control, network, netfilter) = (Some(control), Some(network), Some(netfilter));
-        let (health, fleet) = (None, None);
-        let daemon = Self {
-            inputs,
-            control,
-            network,
-            netfilter,
-            health,
-            fleet,
-            is_as_kept: false,
-            shared,
-            notices,
-            ended,
-            directory,
-            begun: None,
-        };
-        // The first network view is sent before this request, so it is in force when `start` returns. Mark rules are
-        // read by external programs, so the wait for them is limited.
-        let _ = first_view.recv();
-        let _ = first_rules.recv_timeout(FIRST_RULES);
-        let _ = daemon.handle().request(ControlRequest::Timeouts);
-        Ok(daemon)
-    }
-
     /// Receives the name of a thread that has ended without being stopped.
     pub fn ended(&self) -> &Receiver<String> {
         &self.ended

@@ -149,7 +149,7 @@ mod tests {
         let (copy_mode, queues, sockets) = ("copy".to_owned(), vec![vec![0]], Arc::default());
         let worker = WorkerFacts { core: Some(1), copy_mode, queues, sockets };
         let facts = Facts { interfaces: vec![interface], workers: vec![worker], ..Facts::default() };
-        Shared { facts: Mutex::new(facts), ..Shared::of_one_worker(control.published()) }
+        Shared { facts: Mutex::new(facts), ..Shared::of_one_worker(control) }
     }
 
     /// A daemon of one worker in generic mode, with a keepalived.conf.

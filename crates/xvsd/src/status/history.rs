@@ -85,12 +85,6 @@ fn differences<'a>(now: &'a [u64], earlier: &'a [u64]) -> impl Iterator<Item = u
 #[derive(Debug)]
 pub struct History(Mutex<VecDeque<Sample>>);
 
-impl Default for History {
-    fn default() -> Self {
-        Self(Mutex::new([Sample::default()].into()))
-    }
-}
-
 impl History {
     /// The history of a daemon that starts at this time.
     pub fn since(at: Millis) -> Self {
@@ -133,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_sample_of_an_age_is_the_newest_that_old_or_else_the_start() {
-        let history = History::default();
+        let history = History::since(Millis(0));
         (1..=40).for_each(|second| noted(&history, second, second));
         assert_eq!(history.before(Millis(41_000), WINDOW).at, Millis(0));
         (41..=600).for_each(|second| noted(&history, second, second));

@@ -345,7 +345,7 @@ mod tests {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
-        Shared::of_one_worker(control.published())
+        Shared::of_one_worker(&control)
     }
 
     pub(super) fn interface(name: &str, state: LinkState, why_not_native: Option<&str>) -> InterfaceStatus {

@@ -433,7 +433,7 @@ mod tests {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
-        Shared { clock: Arc::new(Clock::by_hand()), ..Shared::of_one_worker(control.published()) }
+        Shared { clock: Arc::new(Clock::by_hand()), ..Shared::of_one_worker(&control) }
     }
 
     fn document(viewers: &Viewers, shared: &Shared, query: &str) -> Value {

@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use crossbeam::channel::Sender;
+use xvs_ctl::control::Control;
+use xvs_ctl::control::datapath::Datapath;
 use xvs_ctl::events::Events;
 use xvs_ctl::sweep::SweepCounters;
 use xvs_ctl::unattached::Attachment;
@@ -171,6 +173,38 @@ impl RequestDurations {
 }
 
 impl Shared {
+    /// The state of a daemon that has just been started, before it has interfaces.
+    pub(crate) fn new<D: Datapath>(clock: Arc<Clock>, workers: usize, control: &Control<D>) -> Self {
+        let started = clock.now();
+        Self {
+            started,
+            clock,
+            hold: None,
+            offload: None,
+            owned: OnceLock::new(),
+            watchdog: OnceLock::new(),
+            hands_over: AtomicBool::new(false),
+            sweeping: Arc::default(),
+            published: control.published(),
+            counters: (0..workers).map(|_| Arc::default()).collect(),
+            wakers: Vec::new(),
+            total: control.total(),
+            request_durations: RequestDurations::default(),
+            swept: Arc::default(),
+            history: History::since(started),
+            events: control.events(),
+            peers: Arc::default(),
+            facts: Mutex::default(),
+            log: None,
+            health: OnceLock::new(),
+            health_thread: OnceLock::new(),
+            fleet: OnceLock::new(),
+            on_disabled: OnceLock::new(),
+            reload: OnceLock::new(),
+            taken_over: Mutex::default(),
+        }
+    }
+
     /// The time of the workers' clock.
     pub fn now(&self) -> Millis {
         self.clock.now()
@@ -266,38 +300,12 @@ impl Shared {
 impl Shared {
     /// The state of a daemon with one worker and no interface, for tests.
     #[allow(clippy::unwrap_used, reason = "for tests only")]
-    pub(crate) fn of_one_worker(published: Arc<ArcSwap<Snapshot>>) -> Self {
+    pub(crate) fn of_one_worker<D: Datapath>(control: &Control<D>) -> Self {
         use xvs_dataplane::conn::TableConfig;
         use xvs_dataplane::shm::Memory;
         let table =
             Table::create(TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand }).unwrap();
-        let shared = Self {
-            started: Clock::Monotonic.now(),
-            clock: Arc::new(Clock::Monotonic),
-            hold: None,
-            offload: None,
-            owned: OnceLock::new(),
-            published,
-            counters: vec![Arc::default()],
-            wakers: Vec::new(),
-            total: SharedStats::new(1),
-            request_durations: RequestDurations::default(),
-            swept: Arc::default(),
-            sweeping: Arc::default(),
-            watchdog: OnceLock::new(),
-            hands_over: AtomicBool::new(false),
-            history: History::default(),
-            events: Arc::default(),
-            peers: Arc::default(),
-            facts: Mutex::default(),
-            log: None,
-            health: OnceLock::new(),
-            health_thread: OnceLock::new(),
-            fleet: OnceLock::new(),
-            on_disabled: OnceLock::new(),
-            reload: OnceLock::new(),
-            taken_over: Mutex::default(),
-        };
+        let shared = Self::new(Arc::new(Clock::Monotonic), 1, control);
         shared.own(table);
         shared
     }

@@ -1,0 +1,251 @@
+//! The start of the daemon, step by step, up to the first view of the network.
+//!
+//! Nothing is forwarded yet: [`Daemon::serve`] begins that, when the services are in force. A step that fails drops what
+//! the earlier ones have started.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use crossbeam::channel::{bounded, unbounded};
+use xvs_ctl::config::{Config, OffloadMode};
+use xvs_ctl::control::Control;
+use xvs_ctl::membership::choose;
+use xvs_dataplane::clock::Clock;
+use xvs_dataplane::conn::TableConfig;
+use xvs_dataplane::egress::Unresolved;
+use xvs_dataplane::offload::Settings;
+use xvs_dataplane::steering::Steering;
+use xvs_host::network::neighbours::Neighbours;
+use xvs_host::network::{Latest, follow, links};
+use xvs_host::state_directory::Others;
+use xvs_host::{memory, netfilter};
+use xvs_model::protocol::request::ControlRequest;
+use xvs_model::report::status::{BondMember, InterfaceStatus};
+use xvs_xdp::RingSizes;
+
+use super::{Daemon, follower_callback, machine_memory_bytes, no_thread};
+use crate::control_thread::ControlThread;
+use crate::daemon::error::{DaemonError, system};
+use crate::daemon::threads;
+use crate::daemon::worker_start::WorkerStart;
+use crate::handle::Input;
+use crate::log::Losses;
+use crate::offload::Offloading;
+use crate::restart::kept_state::KeptState;
+use crate::restart::pins;
+use crate::restart::take_over::TakeOver;
+use crate::status::history::History;
+use crate::status::shared::{Facts, Shared};
+use crate::sync::daemons::Daemons;
+use crate::sync::master::TableFacts;
+use crate::workers::Workers;
+use crate::workers::system::SystemDatapath;
+
+/// Inputs that may wait for the control thread.
+const QUEUE: usize = 1024;
+
+/// How long the start waits for the kernel's mark rules.
+const FIRST_RULES: Duration = Duration::from_secs(3);
+
+impl Daemon {
+    /// Starts everything that a checked configuration names. Returns when packets are received and requests are
+    /// answered.
+    ///
+    /// # Errors
+    /// The part that could not be started; then nothing stays attached.
+    pub fn start(config: &Config, log: Losses, take_over: Option<&TakeOver>) -> Result<Self, DaemonError> {
+        let clock = Arc::new(Clock::Monotonic);
+        let started = clock.now();
+        let others = if take_over.is_some() { Others::Run } else { Others::Ended };
+        let mut warnings = Vec::new();
+        let Interfaces { steering, workers, status } = attach(config, &clock, others, &mut warnings)?;
+        let kept = open_table(config, &workers, others, &mut warnings)?;
+        let offload = offloading(config, &steering, kept.table.entries(), &mut warnings);
+        warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+
+        let (links, wakers, worker_count) = (workers.links(), workers.wakers().to_vec(), workers.count());
+        let (hold, flows) =
+            (steering.hold().clone(), offload.as_ref().map(|offload| offload.flows().clone()));
+        let table =
+            TableFacts { workers: worker_count, entries: kept.table.entries(), secret: kept.table.secret() };
+        let secret = table.secret;
+        let peers = Arc::default();
+        let daemons = Daemons::new(table, config.sync_key_file.clone(), Arc::clone(&peers));
+        let neighbours = Neighbours::open().map_err(system("netlink"))?;
+        let capacity = config.conn_table_size;
+        let datapath = SystemDatapath::new(workers, steering, neighbours, capacity, daemons, offload);
+        let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
+        configure(&mut control, config, worker_count)?;
+        control.set_clients(config.limits.into(), secret);
+        kept.return_to(&mut control, started)?;
+        let KeptState { table, directory, .. } = kept;
+
+        let facts = Facts {
+            interfaces: status,
+            rules: config.compared_rules(),
+            start_warnings: warnings,
+            ..Facts::default()
+        };
+        let shared = Arc::new(Shared {
+            started,
+            history: History::since(started),
+            hold: Some(hold.clone()),
+            offload: flows.clone(),
+            wakers,
+            peers,
+            facts: Mutex::new(facts),
+            log: Some(log),
+            ..Shared::new(clock.clone(), worker_count, &control)
+        });
+        let (notices, ended) = unbounded();
+        let unresolved = Arc::new(Unresolved::new(64));
+        let worker_start = WorkerStart {
+            clock,
+            hold,
+            unresolved: unresolved.clone(),
+            published: control.published(),
+            total: control.total(),
+            counters: shared.counters.clone(),
+            notices: notices.clone(),
+            offload: flows,
+        };
+        let (inputs, queue) = bounded(QUEUE);
+        let (network_views, mark_rules) = (Latest::default(), Latest::default());
+        let views = (network_views.clone(), mark_rules.clone());
+        let mut thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
+        thread.set_start(worker_start, table);
+        let control = threads::spawn("xvs-control", &notices, move || thread.run()).map_err(no_thread())?;
+        let (report, first_view) =
+            follower_callback("xvs-network", network_views, || Input::Network, &inputs, &notices);
+        let network = follow(report).map_err(system("following the kernel's network"))?;
+        let (report, first_rules) =
+            follower_callback("xvs-netfilter", mark_rules, || Input::Marks, &inputs, &notices);
+        let netfilter = netfilter::follow(report).map_err(system("following netfilter's mark rules"))?;
+        let daemon = Self {
+            inputs,
+            control: Some(control),
+            network: Some(network),
+            netfilter: Some(netfilter),
+            health: None,
+            fleet: None,
+            is_as_kept: false,
+            shared,
+            notices,
+            ended,
+            directory,
+            begun: None,
+        };
+        // The first network view is sent before this request, so it is in force when `start` returns. Mark rules are
+        // read by external programs, so the wait for them is limited.
+        let _ = first_view.recv();
+        let _ = first_rules.recv_timeout(FIRST_RULES);
+        let _ = daemon.handle().request(ControlRequest::Timeouts);
+        Ok(daemon)
+    }
+}
+
+/// The attached interfaces.
+struct Interfaces {
+    /// The XDP programs, which are not in force yet.
+    steering: Steering,
+    /// The workers, without threads and sockets.
+    workers: Workers,
+    status: Vec<InterfaceStatus>,
+}
+
+/// Loads the XDP program, and attaches it to the configured interfaces.
+fn attach(
+    config: &Config,
+    clock: &Clock,
+    others: Others,
+    warnings: &mut Vec<String>,
+) -> Result<Interfaces, DaemonError> {
+    let takes_over = others == Others::Run;
+    let steering = Steering::load().map_err(DaemonError::Program)?;
+    let links = links().map_err(system("the kernel's links"))?;
+    if takes_over && config.hold.duration().is_zero() {
+        return Err(DaemonError::TakeOver(
+            "without a hold (hold = \"0\") no XDP program is pinned".to_owned(),
+        ));
+    }
+    let (pins, no_hold) = match pins::open(config) {
+        Ok(pins) => (pins, None),
+        Err(warning) if takes_over => return Err(DaemonError::TakeOver(warning)),
+        Err(warning) => (None, Some(warning)),
+    };
+    let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
+    steering.hold().set(length, clock.elapsed());
+    let chosen: Vec<_> =
+        config.interfaces.iter().map(|name| choose(name, &links)).collect::<Result<_, _>>()?;
+    let (names, bonds): (Vec<_>, Vec<Option<BondMember>>) = chosen.into_iter().flatten().unzip();
+    let attach = |name: &String| steering.attach(name, pins.as_ref()).map_err(pins::explained);
+    let attached = names.iter().map(attach).collect::<Result<_, _>>()?;
+    let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
+    let mut workers = Workers::new(attached, config.workers, rings, pins)?;
+    if takes_over {
+        workers.prepare_memory();
+    }
+    warnings.extend(workers.fewer_than(config.workers));
+    warnings.extend(no_hold);
+    let status = |(place, bond)| InterfaceStatus { bond, ..workers.interface_facts(place) };
+    let status = bonds.into_iter().enumerate().map(status).collect();
+    Ok(Interfaces { steering, workers, status })
+}
+
+/// Opens or makes the connection table, if there is memory for it.
+fn open_table(
+    config: &Config,
+    workers: &Workers,
+    others: Others,
+    warnings: &mut Vec<String>,
+) -> Result<KeptState, DaemonError> {
+    let table = TableConfig {
+        capacity: config.conn_table_size,
+        workers: workers.count(),
+        memory: config.conn_table_memory.into(),
+    };
+    Config::check_table(&table, machine_memory_bytes())?;
+    // Not if its files are on a tmpfs.
+    let of_reserved_pages =
+        config.state_directory.is_none() && memory::free_huge_page_bytes() >= table.full_bytes() as u64;
+    let limit = memory::cgroup_limit().filter(|_| !of_reserved_pages);
+    let over = limit.and_then(|limit| Config::check_limit(&table, workers.packet_bytes(), &limit).err());
+    let mut kept = KeptState::open(config, table, over, others)?;
+    warnings.append(&mut kept.warnings);
+    Ok(kept)
+}
+
+/// The offload of flows, as the configuration wants it.
+fn offloading(
+    config: &Config,
+    steering: &Steering,
+    entries: usize,
+    warnings: &mut Vec<String>,
+) -> Option<Offloading> {
+    if config.offload == OffloadMode::Off {
+        return None;
+    }
+    let settings = Settings { after: config.offload_after, ..Settings::default() };
+    let started =
+        Offloading::start(config.offload, config.offload_excluded.clone(), settings, steering, entries);
+    let why = |error| {
+        let warning = format!(
+            "no connection is offloaded: {error}; correct that and run `systemctl reload xvsd`, or set offload = \"off\""
+        );
+        warnings.push(warning);
+    };
+    started.map_err(why).ok()
+}
+
+/// Enters what xvs.toml says of the control plane.
+fn configure(
+    control: &mut Control<SystemDatapath>,
+    config: &Config,
+    workers: usize,
+) -> Result<(), DaemonError> {
+    control.set_start_settings(config.settings(workers));
+    control.set_sip_calls(config.sip_calls);
+    control.keep_lists_without_files();
+    control.set_repair(config.keepalived.repair);
+    control.set_list_files(config.list_files()).map(drop).map_err(DaemonError::Lists)
+}
