@@ -1,8 +1,8 @@
 //! Packets larger than the path MTU, with real sockets: fragmented datagrams with each method, and TCP through tunnels
 //! without ICMP errors.
 //!
-//! The kernels of client and real servers fragment and reassemble. Each test has a cluster of its own. Needs root.
-//! Not here: the bytes of fragments (`conformance/main.rs`), and refused fragments (`crates/dataplane/src/general_path`).
+//! The kernels of client and real servers fragment and reassemble. Each test has a cluster of its own. Needs root. Not
+//! here: the bytes of fragments (`conformance/main.rs`), and refused fragments (`crates/dataplane/src/general_path`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, UdpSocket};
 use std::process::{Child, Stdio};

@@ -1,8 +1,8 @@
-//! A director whose packets take the fast path where they can, beside one whose packets all take the general path, and one
-//! whose packets arrive in parts: the headers, and the rest.
+//! A director whose packets take the fast path where they can, beside one whose packets all take the general path, and
+//! one whose packets arrive in parts: the headers, and the rest.
 //!
 //! All get the same requests. Every answer (verdict, frames, counters, listings, explanations) must be the same, so
-//! whatever a test does with this lab shows that the two ways have one meaning, also for packets in several buffers.
+//! whatever a test does with this lab shows that the two paths have one meaning, also for packets in several buffers.
 
 use serde_json::Value;
 use xvs_cli::lab::Lab;

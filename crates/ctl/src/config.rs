@@ -2,323 +2,31 @@
 //!
 //! Read at the start and at each reload. Not here: services, which come from commands and from the file of `rules`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-use thiserror::Error;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
-use xvs_dataplane::shm::Memory;
 use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
 use xvs_ipvsadm::{SystemResolver, read_rules};
 use xvs_model::config::access_list::{ListKey, ListKind};
-use xvs_model::config::hold::HoldTime;
-use xvs_model::config::load_feedback::Feedback;
-use xvs_model::config::reconcile::Repair;
 use xvs_model::config::rules::RuleLine;
-use xvs_model::config::settings::Ipvs;
-use xvs_model::protocol::client::DEFAULT_SOCKET;
 use xvs_model::report::setting::{Setting, Source, flattened};
-use xvs_xdp::RingSizes;
 
-use crate::config::fleet::Fleet;
 use crate::control::list_sources::ListFiles;
 use crate::journal::format::FileRecord;
 use crate::journal::start::{Files, has_loaded};
-use crate::registry::SIP_CALLS;
 
+mod error;
 pub mod fleet;
+mod keys;
 mod limits;
 
-pub use limits::Limits;
-
-/// The configuration of `xvsd`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Config {
-    /// The interfaces that the director receives packets from, by name. Default: none, so that no interface is attached
-    /// without request.
-    pub interfaces: Vec<String>,
-    /// The number of workers, each pinned to its own core. Default: the number of receive queues of the interface with
-    /// the fewest, but at most one less than the machine has cores, and at least one.
-    pub workers: Option<usize>,
-    /// The number of connections that the table can hold. Default: 1,048,576. Each uses 64 bytes of memory, 128 with
-    /// IPv6.
-    pub conn_table_size: usize,
-    /// The directory on a tmpfs where the state is that outlives xvsd, such as connections; each xvsd has a directory
-    /// in it. `""`: nothing outlives it. Default: `/dev/shm/xvs`; if that cannot be used, xvsd warns and goes on
-    /// without.
-    #[serde(with = "empty_is_none")]
-    pub state_directory: Option<PathBuf>,
-    /// `"on-demand"`, or `"resident"`: in huge pages if the kernel has them, for tables that are expected to fill. Both
-    /// are allocated at the start; without a state directory, the first one as it is used. Default: on demand.
-    pub conn_table_memory: TableMemory,
-    /// The number of concurrent SIP calls of all services with `--pe sip`, shared out among the workers. Default:
-    /// 65,536. Each uses 264 bytes, allocated when the first such service is added.
-    pub sip_calls: usize,
-    /// The number of frames that each queue of a worker offers to the kernel for packets, a power of two. Default:
-    /// 4,096.
-    pub receive_ring: u32,
-    /// The largest number of frames that wait in each queue of a worker to be sent, a power of two. Default: 512. With
-    /// both defaults and two interfaces a worker locks 19 MiB of memory.
-    pub transmit_ring: u32,
-    /// Whether the XDP program forwards packets of established connections itself: `"auto"`, where the kernel would
-    /// copy them to a worker; `"on"`; `"off"`. Default: auto.
-    pub offload: OffloadMode,
-    /// The packets of a client that workers process before its connection is offloaded, from 0 to 1,000. Default: 4.
-    pub offload_after: u32,
-    /// The interfaces by which the XDP program forwards nothing, neither what arrives nor what leaves. Default: none.
-    pub offload_excluded: Vec<String>,
-    /// The user that xvsd runs as, with the capabilities alone that it uses; it needs to start as root. Default: the
-    /// user that it is started as, with all that this one may do.
-    pub user: Option<String>,
-    /// The control socket. Default: `/run/xvs/xvsd.sock`.
-    pub socket: PathBuf,
-    /// The control socket's permissions, as octal text. Default: `"0660"`: the daemon's user and the group `xvs`.
-    pub socket_mode: String,
-    /// The address at which Prometheus can scrape `/metrics`, such as `"127.0.0.1:9112"`. Default: none.
-    pub metrics_address: Option<SocketAddr>,
-    /// The largest number of destinations of a service that have their own metrics. Default: 1,000. The service's
-    /// metrics include all destinations.
-    pub metrics_destinations: usize,
-    /// The file of the certificate for TLS at `metrics_address`, in PEM, with those of its authorities behind it.
-    /// Default: none, so that metrics are served without TLS.
-    pub metrics_certificate: Option<PathBuf>,
-    /// The file of its private key, in PEM, not encrypted; not every user may read it.
-    pub metrics_private_key: Option<PathBuf>,
-    /// The file of the token, one word, that a client sends as `Authorization: Bearer`; not every user may read it.
-    /// Default: none, so that every client may read metrics.
-    pub metrics_token_file: Option<PathBuf>,
-    /// Whether `metrics_address` also serves the status page, at `/`. Default: `false`.
-    pub status_page: bool,
-    /// Names by which browsers may ask for the status page, beside addresses, `localhost` and the host name. Default:
-    /// none.
-    pub status_page_names: Vec<String>,
-    /// A file of initial rules, as printed by `xvsadm -S`. Default: none.
-    pub rules: Option<PathBuf>,
-    /// A file of networks, one a line, whose packets no service gets. Read again at each reload. Default: none.
-    pub deny_file: Option<PathBuf>,
-    /// A file of the only networks whose packets services get. Read again at each reload. Default: none.
-    pub allow_file: Option<PathBuf>,
-    /// The file of the key that directors share, 64 hexadecimal digits: who has it may fetch the connection table of
-    /// another one. Read when a daemon of synchronization starts. Default: none, so that no table is fetched or sent.
-    pub sync_key_file: Option<PathBuf>,
-    /// How long the packets of services are kept from the kernel after xvsd has ended, so that it resets no
-    /// connection: a text such as `"10s"` or `"500ms"`, at most `"1h"`; `"0"`: not at all. Default: `"10s"`.
-    pub hold: HoldTime,
-    /// The logged messages: `error`, `warn`, `info`, `debug`, or a filter such as `info,xvs_host::network=debug`.
-    /// A filter is a list of `TARGET=LEVEL`; a single word must be a level.
-    pub log: String,
-    /// The form of a line of the log: `"text"`, or `"json"`, an object. Default: text.
-    pub log_format: LogFormat,
-    /// The settings that the kernel has as `net.ipv4.vs.*`.
-    pub ipvs: Ipvs,
-    /// Weights that follow load reports.
-    pub feedback: Feedback,
-    /// Limits of clients.
-    pub limits: Limits,
-    /// Rules that several directors follow in etcd.
-    pub fleet: Fleet,
-    /// Services and health checks of a keepalived.conf.
-    pub keepalived: Keepalived,
-    /// The sources of the values that are no defaults, by the settings' keys.
-    #[serde(skip)]
-    pub sources: BTreeMap<String, Source>,
-    /// The file that this was read from.
-    #[serde(skip)]
-    pub toml: Option<FileRecord>,
-}
-
-/// Whether the XDP program forwards packets of established connections itself.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OffloadMode {
-    /// Where the kernel would copy them.
-    Auto,
-    /// Always.
-    On,
-    /// Never.
-    Off,
-}
-
-/// The section `[keepalived]`: the use of a keepalived.conf.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Keepalived {
-    /// The file. Default: none.
-    pub file: Option<PathBuf>,
-    /// The name that selects its lines with `@`. Default: the first label of the host name.
-    pub config_id: Option<String>,
-    /// Whether manual changes to its services are undone within a second: `true` or `false`. Default: `false`; `xvs
-    /// health` shows them.
-    pub repair: Repair,
-}
-
-/// When the connection table's memory is allocated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum TableMemory {
-    /// As it is used.
-    OnDemand,
-    /// At the start.
-    Resident,
-}
-
-/// The form of a line of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum LogFormat {
-    /// Time, level, target, message and fields, for a person.
-    Text,
-    /// An object of JSON with these.
-    Json,
-}
-
-impl From<TableMemory> for Memory {
-    fn from(memory: TableMemory) -> Self {
-        match memory {
-            TableMemory::OnDemand => Self::OnDemand,
-            TableMemory::Resident => Self::Resident,
-        }
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            interfaces: Vec::new(),
-            workers: None,
-            conn_table_size: 1 << 20,
-            state_directory: Some(PathBuf::from("/dev/shm/xvs")),
-            conn_table_memory: TableMemory::OnDemand,
-            sip_calls: SIP_CALLS,
-            receive_ring: RingSizes::default().receive,
-            transmit_ring: RingSizes::default().transmit,
-            offload: OffloadMode::Auto,
-            offload_after: 4,
-            offload_excluded: Vec::new(),
-            user: None,
-            socket: PathBuf::from(DEFAULT_SOCKET),
-            socket_mode: "0660".to_owned(),
-            metrics_address: None,
-            metrics_destinations: 1000,
-            metrics_certificate: None,
-            metrics_private_key: None,
-            metrics_token_file: None,
-            status_page: false,
-            status_page_names: Vec::new(),
-            rules: None,
-            deny_file: None,
-            allow_file: None,
-            sync_key_file: None,
-            hold: HoldTime::default(),
-            log: "info".to_owned(),
-            log_format: LogFormat::Text,
-            ipvs: Ipvs::default(),
-            feedback: Feedback::default(),
-            limits: Limits::default(),
-            fleet: Fleet::default(),
-            keepalived: Keepalived::default(),
-            sources: BTreeMap::new(),
-            toml: None,
-        }
-    }
-}
-
-/// Why a configuration is refused.
-#[derive(Debug, Error)]
-pub enum ConfigError {
-    /// The file cannot be read.
-    #[error("{path}: {error}; name another file with --config, or omit --config", path = path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// The OS error.
-        error: std::io::Error,
-    },
-    /// The file has a syntax error or an unknown key; the text names line and column.
-    #[error("{path}: {text}", path = path.display())]
-    Syntax {
-        /// The file.
-        path: PathBuf,
-        /// The error and its place.
-        text: String,
-    },
-    /// The file of initial rules cannot be used; the text names the line.
-    #[error("rules {path}: {text}; correct the file, or omit `rules` and run `xvsadm -R`", path = path.display())]
-    Rules {
-        /// The file.
-        path: PathBuf,
-        /// The error and its place.
-        text: String,
-    },
-    /// The keepalived.conf cannot be used; the text names each error with its line.
-    #[error("{text}\n{path}: refused; `xvs check --keepalived {path}` shows all faults", path = path.display())]
-    Keepalived {
-        /// The file.
-        path: PathBuf,
-        /// The error and its place.
-        text: String,
-    },
-    /// A file of certificate, key or token of metrics, or of a certificate or key for etcd, cannot be used; the text
-    /// names key and file.
-    #[error("{0}")]
-    Credentials(String),
-    /// A connection table that is larger than the machine's memory.
-    #[error(
-        "conn_table_size = {size}: a full table takes {needed_mib} MiB, and the machine has {memory_mib} MiB; choose a smaller size"
-    )]
-    TableTooLarge {
-        /// The number of connections.
-        size: usize,
-        /// The memory that they take, in MiB.
-        needed_mib: u64,
-        /// The machine's memory, in MiB.
-        memory_mib: u64,
-    },
-    /// A connection table that is larger than the limit of a control group.
-    #[error(
-        "conn_table_size = {size}: the full table takes {needed_mib} MiB, and {file} allows {limit_mib} MiB for all of xvsd, so the \
-         kernel would kill it; raise the limit (MemoryMax= of the unit, --memory of the container) above {enough_mib} MiB, or \
-         choose a smaller size",
-        file = file.display()
-    )]
-    TableOverLimit {
-        /// The number of connections.
-        size: usize,
-        /// The memory that they take, in MiB.
-        needed_mib: u64,
-        /// The limit, in MiB.
-        limit_mib: u64,
-        /// A sufficient limit, in MiB.
-        enough_mib: u64,
-        /// The file that has the limit.
-        file: PathBuf,
-    },
-    /// No interface is given.
-    #[error("no interface to take packets from; name one with --interface, or `interfaces` in xvs.toml")]
-    NoInterface,
-    /// An interface is given twice.
-    #[error("interface {0} is named twice")]
-    InterfaceTwice(String),
-    /// Another interface than those given is excluded from the offload.
-    #[error("offload_excluded: {0} is none of `interfaces`")]
-    ExcludedUnknown(String),
-    /// An invalid value.
-    #[error("{key} = {value}: {why}")]
-    Value {
-        /// The key.
-        key: &'static str,
-        /// Its value.
-        value: String,
-        /// The valid values.
-        why: &'static str,
-    },
-}
+pub use self::error::ConfigError;
+pub use self::keys::{Config, InForce, Keepalived, LogFormat, OffloadMode, TableMemory};
+pub use self::limits::Limits;
 
 impl Config {
     /// Reads a file.
@@ -547,22 +255,6 @@ impl Config {
     }
 }
 
-/// An optional path, of which the empty text is none.
-mod empty_is_none {
-    use std::path::PathBuf;
-
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-    pub(super) fn serialize<S: Serializer>(path: &Option<PathBuf>, to: S) -> Result<S::Ok, S::Error> {
-        path.clone().unwrap_or_default().serialize(to)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
-        let path = PathBuf::deserialize(from)?;
-        Ok(Some(path).filter(|path| !path.as_os_str().is_empty()))
-    }
-}
-
 /// Memory that xvsd has beside its connection table and its packet memory, with few services.
 const REST_BYTES: u64 = 16 << 20;
 
@@ -591,6 +283,9 @@ const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 
 #[cfg(test)]
 mod tests {
+    use xvs_dataplane::shm::Memory;
+    use xvs_model::config::reconcile::Repair;
+
     use super::*;
 
     fn error_of(text: &str) -> String {

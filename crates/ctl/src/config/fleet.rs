@@ -6,7 +6,7 @@ use http::Uri;
 use rustix::system::uname;
 use serde::{Deserialize, Serialize};
 
-use crate::config::ConfigError;
+use crate::config::error::ConfigError;
 
 /// The section `[fleet]`: rules that several directors follow in etcd.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -60,8 +60,8 @@ impl<'a> FastPath<'a> {
         }
     }
 
-    /// Forwards a packet of a connection. Returns the link by which it leaves; `None`, with nothing changed but the link
-    /// padding, if the packet needs the general path.
+    /// Forwards a packet of a connection. Returns the link by which it leaves; `None`, with nothing changed but the
+    /// link padding, if the packet needs the general path.
     #[inline]
     pub(super) fn forward(
         &mut self,

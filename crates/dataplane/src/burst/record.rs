@@ -1,11 +1,11 @@
 //! The frames of a burst, each with the results of the stages so far.
 //!
 //! Each stage is a loop over the burst, so that the memory for the next stage is fetched meanwhile. Most packets are
-//! plain ([`Plain`]), belong to a connection and do not change its state: they take the fast path, for which a few words
-//! in an array suffice (`fast_path.rs`). All others are classified and take the general path, which can do everything
-//! that the fast path does. A packet in several parts takes the fast path by its first part. For the general path its
-//! parts are joined in one buffer, so that every stage sees the whole packet, and the result is written back: that
-//! costs two copies of the packet. Nothing allocates after [`Burst::new`].
+//! plain ([`Plain`]), belong to a connection and do not change its state: they take the fast path, for which a few
+//! words in an array suffice (`fast_path.rs`). All others are classified and take the general path, which can do
+//! everything that the fast path does. A packet in several parts takes the fast path by its first part. For the general
+//! path its parts are joined in one buffer, so that every stage sees the whole packet, and the result is written back:
+//! that costs two copies of the packet. Nothing allocates after [`Burst::new`].
 
 use xvs_proto::plain::AddressesV6;
 use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Packet, Plain, Protocol, tcp};

@@ -1,7 +1,7 @@
 //! Begins the offload of a connection: decides what the XDP program is to do with its packets, as the fast path does.
 //!
-//! Runs for few packets of a connection (`is_due`), after the fast path has forwarded one. What is decided here is
-//! what the functions of the fast path read: route, path, endpoints. Not here: the packets that never take the fast path,
+//! Runs for few packets of a connection (`is_due`), after the fast path has forwarded one. What is decided here is what
+//! the functions of the fast path read: route, path, endpoints. Not here: the packets that never take the fast path,
 //! which the program does not forward either (`bpf/offload.h`).
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};

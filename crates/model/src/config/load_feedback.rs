@@ -9,72 +9,27 @@ use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
 use crate::config::command::CommandError;
+use crate::config::setting_table::{Value, settings, values};
 
-/// The section `[feedback]` of xvs.toml, and the settings of `xvs set feedback.KEY VALUE`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Feedback {
-    /// The services that follow load reports. Default: none.
-    pub services: FollowingServices,
-    /// The load at which a weight stays, in percent: a smaller load raises the weight, a larger one lowers it. Default:
-    /// 95.
-    pub target_percent: Within<1, 100>,
-    /// About the largest change of a weight by one report. Default: 5.
-    pub step: Within<1, 1000>,
-    /// The smallest weight, in percent of the operator's weight; at least 1. Default: 10.
-    pub lowest_percent: Within<1, 100>,
-    /// The largest weight, in percent of the operator's weight. Default: 1,000.
-    pub highest_percent: Within<100, 100_000>,
-    /// Seconds without a report after which the operator's weight is in force again. Default: 60.
-    pub timeout_seconds: Within<1, 86_400>,
-}
+settings! {
+    /// The section `[feedback]` of xvs.toml, and the settings of `xvs set feedback.KEY VALUE`.
+    Feedback with prefix "feedback.";
 
-impl Default for Feedback {
-    fn default() -> Self {
-        Self {
-            services: FollowingServices::Listed(BTreeSet::new()),
-            target_percent: Within(95),
-            step: Within(5),
-            lowest_percent: Within(10),
-            highest_percent: Within(1000),
-            timeout_seconds: Within(60),
-        }
-    }
+    /// The services that follow load reports.
+    services: FollowingServices = FollowingServices::Listed(BTreeSet::new());
+    /// The load at which a weight stays, in percent: a smaller load raises the weight, a larger one lowers it.
+    target_percent: Within<1, 100> = Within(95);
+    /// About the largest change of a weight by one report.
+    step: Within<1, 1000> = Within(5);
+    /// The smallest weight, in percent of the operator's weight; at least 1.
+    lowest_percent: Within<1, 100> = Within(10);
+    /// The largest weight, in percent of the operator's weight.
+    highest_percent: Within<100, 100_000> = Within(1000);
+    /// Seconds without a report after which the operator's weight is in force again.
+    timeout_seconds: Within<1, 86_400> = Within(60);
 }
 
 impl Feedback {
-    /// Sets one setting, by its name without the prefix.
-    ///
-    /// # Errors
-    /// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; nothing has changed.
-    pub fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
-        let bad = |range: String| CommandError::BadSetting {
-            key: format!("{PREFIX}{key}"),
-            value: value.to_owned(),
-            range,
-        };
-        match key {
-            "services" => {
-                self.services = value.parse().map_err(|ServiceListError| bad(SERVICES.to_owned()))?
-            }
-            "target_percent" => self.target_percent = value.parse().map_err(bad)?,
-            "step" => self.step = value.parse().map_err(bad)?,
-            "lowest_percent" => self.lowest_percent = value.parse().map_err(bad)?,
-            "highest_percent" => self.highest_percent = value.parse().map_err(bad)?,
-            "timeout_seconds" => self.timeout_seconds = value.parse().map_err(bad)?,
-            _ => {
-                let key = format!("{PREFIX}{key}");
-                return Err(CommandError::UnknownSetting { key, known: Self::keys().collect() });
-            }
-        }
-        Ok(())
-    }
-
-    /// Every name with the prefix.
-    pub fn keys() -> impl Iterator<Item = String> {
-        KEYS.into_iter().map(|name| format!("{PREFIX}{name}"))
-    }
-
     /// Whether a service follows load reports.
     pub fn follows(&self, service: &ServiceKey) -> bool {
         match &self.services {
@@ -100,17 +55,22 @@ impl<const LOW: u32, const HIGH: u32> TryFrom<u32> for Within<LOW, HIGH> {
     type Error = String;
 
     fn try_from(value: u32) -> Result<Self, String> {
-        if (LOW..=HIGH).contains(&value) { Ok(Self(value)) } else { Err(format!("{LOW} to {HIGH}")) }
+        if (LOW..=HIGH).contains(&value) { Ok(Self(value)) } else { Err(Self::range()) }
     }
 }
 
-/// The error is the range, as text.
-impl<const LOW: u32, const HIGH: u32> FromStr for Within<LOW, HIGH> {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        text.parse().map_err(|_| format!("{LOW} to {HIGH}")).and_then(u32::try_into)
+impl<const LOW: u32, const HIGH: u32> Value for Within<LOW, HIGH> {
+    fn range() -> String {
+        format!("{LOW} to {HIGH}")
     }
+
+    fn parse(text: &str) -> Option<Self> {
+        text.parse::<u32>().ok()?.try_into().ok()
+    }
+}
+
+values! {
+    FollowingServices: String, SERVICES;
 }
 
 /// The services that follow load reports: `all`, or a list of services as printed by `xvsadm -Ln`.
@@ -187,9 +147,6 @@ pub struct FeedbackRow {
 /// The prefix of these settings' names in `xvs set`.
 pub const PREFIX: &str = "feedback.";
 
-const KEYS: [&str; 6] =
-    ["highest_percent", "lowest_percent", "services", "step", "target_percent", "timeout_seconds"];
-
 const SERVICES: &str = "all, or services as listed, such as \"TCP 198.51.100.100:80, FWM 7\"";
 
 #[cfg(test)]
@@ -233,7 +190,11 @@ mod tests {
             assert!(unknown.contains(&key), "{key}: {unknown}");
         }
         assert_eq!(feedback, Feedback::default());
-        for key in KEYS.iter().filter(|key| **key != "services") {
+        for key in Feedback::keys()
+            .iter()
+            .filter_map(|key| key.strip_prefix(PREFIX))
+            .filter(|key| *key != "services")
+        {
             feedback.set(key, "100").unwrap();
         }
     }

@@ -10,6 +10,7 @@ pub mod maintenance;
 pub mod quic;
 pub mod quic_change;
 pub mod service;
+mod setting_table;
 pub mod settings;
 mod syn_proxy;
 pub mod sync_daemon;

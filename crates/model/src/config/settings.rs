@@ -8,81 +8,92 @@ use serde::{Deserialize, Serialize};
 use crate::config::command::CommandError;
 use crate::config::load_feedback;
 use crate::config::load_feedback::Feedback;
+use crate::config::setting_table::{settings, values};
 
-/// The section `[ipvs]` of xvs.toml, and the settings of `xvs set`. Defaults are the kernel's where the kernel has the
-/// key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Ipvs {
-    /// The largest number of ICMP errors that each worker sends per second; 0: no limit. Default: 1,000.
-    pub icmp_msgs_per_sec: u32,
-    /// When a SYN replaces an old connection between the same endpoints: 0 never; 1 if that is in TIME_WAIT or CLOSE; 2
-    /// also if it is in FIN_WAIT and its replies are not seen. Default: 1.
-    pub conn_reuse_mode: u8,
-    /// 1: connections of a removed real server end within half a second. Default: 0.
-    pub expire_nodest_conn: Switch,
-    /// 1: the next connection of a persistent client whose real server is quiescent goes to another one. Default: 0.
-    pub expire_quiescent_template: Switch,
-    /// 1: the next UDP datagram to a removed real server is scheduled to another one. Default: 1. The kernel has no
-    /// such key and drops the datagram.
-    pub udp_nodest_reschedule: Switch,
-    /// 1: any TCP packet except a reset may start a connection. Default: 0.
-    pub sloppy_tcp: Switch,
-    /// 1: any SCTP packet except an abort may start a connection. Default: 0.
-    pub sloppy_sctp: Switch,
-    /// Defence against half-open connections: a handshake counts only when packets of both ends were seen. Default: 0.
-    pub secure_tcp: Defence,
-    /// Defence: drops some of the packets that would start a connection. Default: 0.
-    pub drop_packet: Defence,
+settings! {
+    /// The section `[ipvs]` of xvs.toml, and the settings of `xvs set`. Defaults are the kernel's where the kernel has
+    /// the key.
+    #[derive(Copy)]
+    Ipvs with prefix "";
+
+    /// The largest number of ICMP errors that each worker sends per second; 0: no limit.
+    icmp_msgs_per_sec: u32 = 1000;
+    /// When a SYN replaces an old connection between the same endpoints: 0 never; 1 if that is in TIME_WAIT or CLOSE;
+    /// 2 also if it is in FIN_WAIT and its replies are not seen.
+    conn_reuse_mode: u8 = 1;
+    /// 1: connections of a removed real server end within half a second.
+    expire_nodest_conn: Switch = Switch(false);
+    /// 1: the next connection of a persistent client whose real server is quiescent goes to another one.
+    expire_quiescent_template: Switch = Switch(false);
+    /// 1: the next UDP datagram to a removed real server is scheduled to another one. The kernel has no such key and
+    /// drops the datagram.
+    udp_nodest_reschedule: Switch = Switch(true);
+    /// 1: any TCP packet except a reset may start a connection.
+    sloppy_tcp: Switch = Switch(false);
+    /// 1: any SCTP packet except an abort may start a connection.
+    sloppy_sctp: Switch = Switch(false);
+    /// Defence against half-open connections: a handshake counts only when packets of both ends were seen.
+    secure_tcp: Defence = Defence(0);
+    /// Defence: drops some of the packets that would start a connection.
+    drop_packet: Defence = Defence(0);
     /// Defence: each second examines a random part of the table, and ends half-open and little-used connections.
-    /// Default: 0.
-    pub drop_entry: Defence,
-    /// With `drop_packet` 3, one of this many packets is dropped. Default: 10.
-    pub am_droprate: u32,
-    /// Number of available memory pages below which a defence of 1 or 2 is on. Default: 1,024.
-    pub amemthresh: u32,
-    /// 1: packets of a mark's service without an available real server go to their original destination. Default: 0.
-    pub cache_bypass: Switch,
+    drop_entry: Defence = Defence(0);
+    /// With `drop_packet` 3, one of this many packets is dropped.
+    am_droprate: u32 = 10;
+    /// Number of available memory pages below which a defence of 1 or 2 is on.
+    amemthresh: u32 = 1024;
+    /// 1: packets of a mark's service without an available real server go to their original destination.
+    cache_bypass: Switch = Switch(false);
     /// 1: an ICMP error about an unknown connection is scheduled, so that directors with a hash scheduler send it to
-    /// the same real server. Default: 0.
-    pub schedule_icmp: Switch,
-    /// Seconds after which `lblc` forgets an unused address; checked every half hour. Default: 86,400.
-    pub lblc_expiration: u32,
-    /// The same for `lblcr`, which also removes a real server from a set that has not changed for this time. Default:
-    /// 86,400.
-    pub lblcr_expiration: u32,
-    /// 1: a real server behind NAT that sends unsolicited packets gets an ICMP error. Default: 0.
-    pub nat_icmp_send: Switch,
-    /// 1: the outer packet of a tunnel forbids fragmentation if the inner one does, and the sender of a packet that is
-    /// too large gets an ICMP error. 0: the outer packet never forbids it and is fragmented. Default: 1.
-    pub pmtu_disc: Switch,
+    /// the same real server.
+    schedule_icmp: Switch = Switch(false);
+    /// Seconds after which `lblc` forgets an unused address; checked every half hour.
+    lblc_expiration: u32 = 86_400;
+    /// The same for `lblcr`, which also removes a real server from a set that has not changed for this time.
+    lblcr_expiration: u32 = 86_400;
+    /// 1: a real server behind NAT that sends unsolicited packets gets an ICMP error.
+    nat_icmp_send: Switch = Switch(false);
+    /// 1: the outer packet of a tunnel forbids fragmentation if the inner one does, and the sender of a packet that
+    /// is too large gets an ICMP error. 0: the outer packet never forbids it and is fragmented.
+    pmtu_disc: Switch = Switch(true);
     /// `off`, `tunnels` or `all`: the connections whose maximum segment size is lowered in SYN and SYN+ACK to the MTU
-    /// of their route. Default: `tunnels`. The kernel has no such key; its netfilter rules can do the same.
-    pub mss_clamp: MssClamp,
+    /// of their route. The kernel has no such key; its netfilter rules can do the same.
+    mss_clamp: MssClamp = MssClamp::Tunnels;
     /// 1: while this director is a backup for connection sync, it passes clients' packets to its kernel, so that two
-    /// directors that are each other's real servers do not loop packets. Default: 0.
-    pub backup_only: Switch,
-    /// 1: packets that came out of a tunnel are not scheduled again. Without effect in xvs, which never schedules them:
-    /// they come from an interface without AF_XDP. Default: 0.
-    pub ignore_tunneled: Switch,
+    /// directors that are each other's real servers do not loop packets.
+    backup_only: Switch = Switch(false);
+    /// 1: packets that came out of a tunnel are not scheduled again. Without effect in xvs, which never schedules
+    /// them: they come from an interface without AF_XDP.
+    ignore_tunneled: Switch = Switch(false);
     /// The master daemon announces a connection at the packet of its client with the first number, and then once in
-    /// the second number of packets. Default: "3 50".
-    pub sync_threshold: SyncThreshold,
-    /// Seconds between two announcements of a connection; 0: packets alone are counted. Default: 0.
-    pub sync_refresh_period: u32,
-    /// How often an announcement is repeated before `sync_refresh_period` is over: 0 to 3. Default: 0.
-    pub sync_retries: SyncRetries,
-    /// Messages that wait to be sent, at most. Default: 4,096.
-    pub sync_qlen_max: u32,
-    /// Bytes of the socket buffer of a daemon; 0: the system's default. Read when a daemon starts. Default: 0.
-    pub sync_sock_size: u32,
-    /// UDP ports of a daemon, from its first on: a power of 2, of which at most 64 are used. Read when a daemon starts.
-    /// Default: 1.
-    pub sync_ports: SyncPorts,
-    /// 1: connections with a persistence template are not announced, only the template is. Default: 0.
-    pub sync_persist_mode: Switch,
-    /// The version of messages that the master daemon sends: 0 or 1. Default: 1.
-    pub sync_version: Switch,
+    /// the second number of packets.
+    sync_threshold: SyncThreshold = SyncThreshold { first: 3, period: 50 };
+    /// Seconds between two announcements of a connection; 0: packets alone are counted.
+    sync_refresh_period: u32 = 0;
+    /// How often an announcement is repeated before `sync_refresh_period` is over: 0 to 3.
+    sync_retries: SyncRetries = SyncRetries(0);
+    /// Messages that wait to be sent, at most.
+    sync_qlen_max: u32 = 4096;
+    /// Bytes of the socket buffer of a daemon; 0: the system's default. Read when a daemon starts.
+    sync_sock_size: u32 = 0;
+    /// UDP ports of a daemon, from its first on: a power of 2, of which at most 64 are used. Read when a daemon
+    /// starts.
+    sync_ports: SyncPorts = SyncPorts(1);
+    /// 1: connections with a persistence template are not announced, only the template is.
+    sync_persist_mode: Switch = Switch(false);
+    /// The version of messages that the master daemon sends: 0 or 1.
+    sync_version: Switch = Switch(true);
+}
+
+values! {
+    u32: u32, "0 to 4294967295";
+    u8: u8, "0 to 255";
+    Switch: u8, "0 or 1";
+    Defence: u8, "0 to 3";
+    SyncRetries: u8, "0 to 3";
+    SyncPorts: u32, "a power of 2";
+    SyncThreshold: String, SYNC_THRESHOLD;
+    MssClamp: String, "off, tunnels or all";
 }
 
 /// When the master daemon announces a connection, by the number of a packet: the kernel's `sync_threshold`.
@@ -264,111 +275,10 @@ pub enum Memory {
     },
 }
 
-impl Default for Ipvs {
-    fn default() -> Self {
-        let off = Switch(false);
-        Self {
-            icmp_msgs_per_sec: 1000,
-            conn_reuse_mode: 1,
-            expire_nodest_conn: off,
-            expire_quiescent_template: off,
-            udp_nodest_reschedule: Switch(true),
-            sloppy_tcp: off,
-            sloppy_sctp: off,
-            secure_tcp: Defence(0),
-            drop_packet: Defence(0),
-            drop_entry: Defence(0),
-            am_droprate: 10,
-            amemthresh: 1024,
-            cache_bypass: off,
-            schedule_icmp: off,
-            lblc_expiration: 86_400,
-            lblcr_expiration: 86_400,
-            nat_icmp_send: off,
-            mss_clamp: MssClamp::Tunnels,
-            pmtu_disc: Switch(true),
-            backup_only: off,
-            ignore_tunneled: off,
-            sync_threshold: SyncThreshold { first: 3, period: 50 },
-            sync_refresh_period: 0,
-            sync_retries: SyncRetries(0),
-            sync_qlen_max: 4096,
-            sync_sock_size: 0,
-            sync_ports: SyncPorts(1),
-            sync_persist_mode: off,
-            sync_version: Switch(true),
-        }
-    }
-}
-
 impl Ipvs {
     /// The defaults, without the features that the kernel's IPVS does not have.
     pub fn kernel_defaults() -> Self {
         Self { mss_clamp: MssClamp::Off, udp_nodest_reschedule: Switch(false), ..Self::default() }
-    }
-
-    /// Sets one setting, by name.
-    ///
-    /// # Errors
-    /// [`CommandError::UnknownSetting`] or [`CommandError::BadSetting`]; nothing has changed.
-    pub fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
-        let bad = |range: &str| CommandError::BadSetting {
-            key: key.to_owned(),
-            value: value.to_owned(),
-            range: range.to_owned(),
-        };
-        let number = || value.parse().map_err(|_| bad("0 to 4294967295"));
-        let small = || value.parse::<u8>().ok();
-        let switch = || small().and_then(|value| Switch::try_from(value).ok()).ok_or_else(|| bad("0 or 1"));
-        let defence = || small().and_then(|value| Defence::try_from(value).ok()).ok_or_else(|| bad("0 to 3"));
-        match key {
-            "icmp_msgs_per_sec" => self.icmp_msgs_per_sec = number()?,
-            "conn_reuse_mode" => self.conn_reuse_mode = small().ok_or_else(|| bad("0 to 255"))?,
-            "expire_nodest_conn" => self.expire_nodest_conn = switch()?,
-            "expire_quiescent_template" => self.expire_quiescent_template = switch()?,
-            "udp_nodest_reschedule" => self.udp_nodest_reschedule = switch()?,
-            "sloppy_tcp" => self.sloppy_tcp = switch()?,
-            "sloppy_sctp" => self.sloppy_sctp = switch()?,
-            "secure_tcp" => self.secure_tcp = defence()?,
-            "drop_packet" => self.drop_packet = defence()?,
-            "drop_entry" => self.drop_entry = defence()?,
-            "am_droprate" => self.am_droprate = number()?,
-            "amemthresh" => self.amemthresh = number()?,
-            "cache_bypass" => self.cache_bypass = switch()?,
-            "lblc_expiration" => self.lblc_expiration = number()?,
-            "lblcr_expiration" => self.lblcr_expiration = number()?,
-            "nat_icmp_send" => self.nat_icmp_send = switch()?,
-            "mss_clamp" => {
-                let word = MssClamp::try_from(value.to_owned());
-                self.mss_clamp = word.map_err(|_| bad("off, tunnels or all"))?;
-            }
-            "schedule_icmp" => self.schedule_icmp = switch()?,
-            "pmtu_disc" => self.pmtu_disc = switch()?,
-            "backup_only" => self.backup_only = switch()?,
-            "ignore_tunneled" => self.ignore_tunneled = switch()?,
-            "sync_threshold" => {
-                let threshold = SyncThreshold::try_from(value.to_owned());
-                self.sync_threshold = threshold.map_err(|_| bad(SYNC_THRESHOLD))?;
-            }
-            "sync_refresh_period" => self.sync_refresh_period = number()?,
-            "sync_retries" => {
-                let retries = small().and_then(|value| SyncRetries::try_from(value).ok());
-                self.sync_retries = retries.ok_or_else(|| bad("0 to 3"))?;
-            }
-            "sync_qlen_max" => self.sync_qlen_max = number()?,
-            "sync_sock_size" => self.sync_sock_size = number()?,
-            "sync_ports" => {
-                let ports = value.parse().ok().and_then(|value: u32| SyncPorts::try_from(value).ok());
-                self.sync_ports = ports.ok_or_else(|| bad("a power of 2"))?;
-            }
-            "sync_persist_mode" => self.sync_persist_mode = switch()?,
-            "sync_version" => self.sync_version = switch()?,
-            _ => {
-                let known = KEYS.map(str::to_owned).to_vec();
-                return Err(CommandError::UnknownSetting { key: key.to_owned(), known });
-            }
-        }
-        Ok(())
     }
 
     /// Whether any defence depends on available memory.
@@ -393,39 +303,6 @@ impl Ipvs {
         self.drop_entry.is_on(memory)
     }
 }
-
-/// The names of the settings of [`Ipvs::set`].
-const KEYS: [&str; 29] = [
-    "am_droprate",
-    "amemthresh",
-    "backup_only",
-    "cache_bypass",
-    "conn_reuse_mode",
-    "drop_entry",
-    "drop_packet",
-    "expire_nodest_conn",
-    "expire_quiescent_template",
-    "icmp_msgs_per_sec",
-    "ignore_tunneled",
-    "lblc_expiration",
-    "lblcr_expiration",
-    "mss_clamp",
-    "nat_icmp_send",
-    "pmtu_disc",
-    "schedule_icmp",
-    "secure_tcp",
-    "sloppy_sctp",
-    "sloppy_tcp",
-    "sync_persist_mode",
-    "sync_ports",
-    "sync_qlen_max",
-    "sync_refresh_period",
-    "sync_retries",
-    "sync_sock_size",
-    "sync_threshold",
-    "sync_version",
-    "udp_nodest_reschedule",
-];
 
 #[cfg(test)]
 mod tests {
@@ -476,14 +353,14 @@ mod tests {
     fn the_error_of_an_unknown_setting_lists_all_and_that_of_a_bad_value_names_the_range() {
         let mut ipvs = Ipvs::default();
         let unknown = ipvs.set("nosuch", "x").unwrap_err().to_string();
-        for key in KEYS {
-            assert!(unknown.contains(key), "{key}: {unknown}");
-            let value = match key {
+        for key in Ipvs::keys() {
+            assert!(unknown.contains(&key), "{key}: {unknown}");
+            let value = match key.as_str() {
                 "mss_clamp" => "all",
                 "sync_threshold" => "1 3",
                 _ => "1",
             };
-            ipvs.set(key, value).unwrap();
+            ipvs.set(&key, value).unwrap();
         }
         let bad = ipvs.set("drop_entry", "4").unwrap_err().to_string();
         assert_eq!(bad, "drop_entry cannot be \"4\"; it takes 0 to 3");

@@ -8,20 +8,7 @@ use serde_json::Value;
 use xvs_model::config::load_feedback::PREFIX;
 use xvs_model::report::setting::flattened;
 
-use xvs_ctl::config::Config;
-
-/// How a running director takes a new value over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// The process changes it.
-    InPlace,
-    /// A successor begins with it, and takes over.
-    Successor,
-    /// Only a start begins with it.
-    Restart,
-    /// Its file is loaded by `xvs apply`, or at the next start.
-    Rules,
-}
+use xvs_ctl::config::{Config, InForce};
 
 /// A key with another value.
 #[derive(Debug, PartialEq)]
@@ -30,7 +17,7 @@ pub(super) struct Difference {
     pub(super) key: String,
     old: Value,
     new: Value,
-    pub(super) way: Way,
+    pub(super) in_force: InForce,
 }
 
 impl Difference {
@@ -52,44 +39,22 @@ pub(super) fn differences(old: &Config, new: &Config) -> Vec<Difference> {
     let differing = old.into_iter().filter_map(|(key, old)| {
         let new = new.remove(&key).unwrap_or_default();
         // An unknown key would be a bug; a restart is always right.
-        let way = way(&key, &old, &new).unwrap_or(Way::Restart);
-        (old != new).then_some(Difference { key, old, new, way })
+        let in_force = in_force(&key, &old, &new).unwrap_or(InForce::AtRestart);
+        (old != new).then_some(Difference { key, old, new, in_force })
     });
     differing.collect()
 }
 
-/// How a key changes between these values; `None`: there is no such key.
-fn way(key: &str, old: &Value, new: &Value) -> Option<Way> {
+/// How a key, which may be one of a section, changes between these values; `None`: there is no such key.
+fn in_force(key: &str, old: &Value, new: &Value) -> Option<InForce> {
     let either = |value: &Value| old == value || new == value;
-    let way = match key {
-        "interfaces" | "workers" | "receive_ring" | "transmit_ring" | "sip_calls" | "conn_table_memory"
-        | "sync_key_file" | "user" | "offload" | "offload_after" | "offload_excluded" | "limits.clients"
-        | "limits.ipv4_prefix" | "limits.ipv6_prefix" => Way::Successor,
-        key if key.starts_with("fleet.") => Way::Successor,
-        "conn_table_size" | "socket" | "state_directory" => Way::Restart,
-        "rules" => Way::Rules,
+    match key {
         // The pins are made at the start.
-        "hold" if either(&Value::from("0s")) => Way::Restart,
+        "hold" if either(&Value::from("0s")) => Some(InForce::AtRestart),
         // Health checks begin at the start.
-        "keepalived.file" if either(&Value::Null) => Way::Successor,
-        "metrics_address"
-        | "metrics_destinations"
-        | "metrics_certificate"
-        | "metrics_private_key"
-        | "metrics_token_file"
-        | "status_page"
-        | "status_page_names"
-        | "deny_file"
-        | "allow_file"
-        | "log"
-        | "log_format"
-        | "socket_mode"
-        | "hold" => Way::InPlace,
-        "keepalived.file" | "keepalived.config_id" | "keepalived.repair" => Way::InPlace,
-        key if key.starts_with("ipvs.") || key.starts_with(PREFIX) => Way::InPlace,
-        _ => return None,
-    };
-    Some(way)
+        "keepalived.file" if either(&Value::Null) => Some(InForce::BySuccessor),
+        key => Config::in_force(key.split_once('.').map_or(key, |(section, _)| section)),
+    }
 }
 
 fn values(config: &Config) -> BTreeMap<String, Value> {
@@ -119,27 +84,30 @@ mod tests {
         let all = values(&Config::default());
         assert!(all.len() > 40, "{all:?}");
         for (key, value) in all {
-            assert!(way(&key, &value, &value).is_some(), "{key}: a reload does not know how to change it");
+            assert!(
+                in_force(&key, &value, &value).is_some(),
+                "{key}: a reload does not know how to change it"
+            );
         }
-        assert_eq!(way("no", &Value::Null, &Value::Null), None);
+        assert_eq!(in_force("no", &Value::Null, &Value::Null), None);
     }
 
     #[test]
-    fn what_differs_is_listed_with_both_values_and_its_way() {
+    fn what_differs_is_listed_with_both_values_and_how_it_comes_into_force() {
         let old = config("workers = 1\n[ipvs]\nsloppy_tcp = 1\n");
         let new =
             config("interfaces = [\"wan\"]\nhold = \"2s\"\nstate_directory = \"\"\n[feedback]\nstep = 7\n");
         let found = differences(&old, &new);
-        let lines: Vec<_> = found.iter().map(|one| (one.line(), one.way)).collect();
+        let lines: Vec<_> = found.iter().map(|one| (one.line(), one.in_force)).collect();
         let expected = [
-            ("feedback.step: 5 -> 7", Way::InPlace),
-            ("hold: 10s -> 2s", Way::InPlace),
-            ("interfaces: [] -> [\"wan\"]", Way::Successor),
-            ("ipvs.sloppy_tcp: 1 -> 0", Way::InPlace),
-            ("state_directory: /dev/shm/xvs -> \"\"", Way::Restart),
-            ("workers: 1 -> not set", Way::Successor),
+            ("feedback.step: 5 -> 7", InForce::InPlace),
+            ("hold: 10s -> 2s", InForce::InPlace),
+            ("interfaces: [] -> [\"wan\"]", InForce::BySuccessor),
+            ("ipvs.sloppy_tcp: 1 -> 0", InForce::InPlace),
+            ("state_directory: /dev/shm/xvs -> \"\"", InForce::AtRestart),
+            ("workers: 1 -> not set", InForce::BySuccessor),
         ];
-        assert_eq!(lines, expected.map(|(line, way)| (line.to_owned(), way)));
+        assert_eq!(lines, expected.map(|(line, in_force)| (line.to_owned(), in_force)));
         assert_eq!(
             found.iter().filter_map(Difference::setting).collect::<Vec<_>>(),
             ["feedback.step", "sloppy_tcp"]
@@ -149,12 +117,12 @@ mod tests {
 
     #[test]
     fn a_hold_that_begins_or_ends_needs_a_restart_and_health_checks_that_begin_or_end_a_successor() {
-        let way = |old: &str, new: &str| differences(&config(old), &config(new))[0].way;
+        let in_force = |old: &str, new: &str| differences(&config(old), &config(new))[0].in_force;
         let keepalived = |file: &str| format!("[keepalived]\nfile = \"{file}\"\n");
-        assert_eq!(way("hold = \"0\"", ""), Way::Restart);
-        assert_eq!(way("", "hold = \"0\""), Way::Restart);
-        assert_eq!(way("", &keepalived("/a")), Way::Successor);
-        assert_eq!(way(&keepalived("/a"), ""), Way::Successor);
-        assert_eq!(way(&keepalived("/a"), &keepalived("/b")), Way::InPlace);
+        assert_eq!(in_force("hold = \"0\"", ""), InForce::AtRestart);
+        assert_eq!(in_force("", "hold = \"0\""), InForce::AtRestart);
+        assert_eq!(in_force("", &keepalived("/a")), InForce::BySuccessor);
+        assert_eq!(in_force(&keepalived("/a"), ""), InForce::BySuccessor);
+        assert_eq!(in_force(&keepalived("/a"), &keepalived("/b")), InForce::InPlace);
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossbeam::channel::bounded;
 use xvs_ctl::arguments::Arguments;
-use xvs_ctl::config::Config;
+use xvs_ctl::config::{Config, InForce};
 use xvs_ctl::control::list_sources::read_list;
 use xvs_ctl::control::quic::{key_file, read_key};
 use xvs_ctl::control::reload::Reloaded;
@@ -38,7 +38,7 @@ use crate::log::SetLog;
 use crate::metrics;
 use crate::metrics::admission::Admission;
 use crate::metrics::exporter::{Exporter, ExporterError, Listener, StatusPage};
-use crate::reload::difference::{Difference, Way, differences, shown};
+use crate::reload::difference::{Difference, differences, shown};
 use crate::restart::successor;
 use crate::status::page::Viewers;
 
@@ -124,11 +124,11 @@ impl Reloader {
             }
         };
         let changes = differences(&running.config, &new);
-        let has = |way| changes.iter().any(|change| change.way == way);
-        if has(Way::Restart) {
-            return Err(unchanged(self.needs_restart(&changes, Way::Restart, "this")));
+        let has = |in_force| changes.iter().any(|change| change.in_force == in_force);
+        if has(InForce::AtRestart) {
+            return Err(unchanged(self.needs_restart(&changes, InForce::AtRestart, "this")));
         }
-        if has(Way::Rules) {
+        if has(InForce::ByApply) {
             new.read_files().map_err(unchanged)?;
         }
         let admission = Admission::read(&new).map_err(unchanged)?;
@@ -147,7 +147,7 @@ impl Reloader {
                 }
             }
         }
-        if has(Way::Successor) {
+        if has(InForce::BySuccessor) {
             self.by_successor(&running.config, &new, &changes)
         } else {
             self.in_place(&mut running, (new, admission), &changes)
@@ -223,7 +223,7 @@ impl Reloader {
             if change.setting().is_some_and(|key| undone.iter().any(|undone| undone == key)) {
                 line.push_str(", over the value of `xvs set`");
             }
-            if change.way == Way::Rules {
+            if change.in_force == InForce::ByApply {
                 line.push_str(", not loaded: `xvs apply` or the next start loads it");
             }
             self.note(line);
@@ -248,7 +248,7 @@ impl Reloader {
             None
         };
         if let Some(why) = no_successor {
-            return Err(unchanged(self.needs_restart(changes, Way::Successor, why)));
+            return Err(unchanged(self.needs_restart(changes, InForce::BySuccessor, why)));
         }
         if new.metrics_address != old.metrics_address {
             // The successor listens when it has taken over, which is too late for an error.
@@ -295,8 +295,8 @@ impl Reloader {
         undone.map(|setting| (setting.key.clone(), shown(&setting.value))).collect()
     }
 
-    fn needs_restart(&self, changes: &[Difference], way: Way, why: &str) -> String {
-        let changes = changes.iter().filter(|change| change.way == way);
+    fn needs_restart(&self, changes: &[Difference], in_force: InForce, why: &str) -> String {
+        let changes = changes.iter().filter(|change| change.in_force == in_force);
         let lines: Vec<_> = changes.map(Difference::line).collect();
         let file = self.arguments.file().unwrap_or_else(|| "xvs.toml".as_ref()).display();
         format!(

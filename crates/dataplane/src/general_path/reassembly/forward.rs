@@ -8,29 +8,11 @@
 use xvs_proto::LinkId;
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
 
-use super::{Datagram, Gathered};
+use super::{Datagram, Gathered, Whole};
 use crate::burst::dispatch::Dispatch;
-use crate::burst::framed_packet::FramedPacket;
 use crate::general_path::icmp_originate::IcmpError;
 use crate::port::{Port, Received};
 use crate::verdict::{DropReason, Verdict};
-
-/// A whole datagram, whose verdict is to be decided.
-pub(crate) struct Whole {
-    datagram: Datagram,
-    packet: Packet,
-    hash: u64,
-    /// The bytes of the packet when it was received.
-    length: usize,
-}
-
-impl Whole {
-    /// The packet.
-    pub(crate) fn packet(&mut self) -> FramedPacket<'_> {
-        let Self { datagram: Datagram { frame, link, .. }, packet, hash, .. } = self;
-        FramedPacket { frame, link: *link, packet, hash: *hash, is_reassembled: true }
-    }
-}
 
 impl Dispatch<'_> {
     /// Takes a fragment. Returns the datagram that it completes, which [`Self::datagram`] carries out.

@@ -17,7 +17,7 @@
 
 mod assembly;
 mod coverage;
-pub(crate) mod forward;
+mod forward;
 mod fragment;
 pub mod handoff;
 
@@ -33,6 +33,7 @@ use xvs_xdp::{BURST, Frame, FrameLayout, FramePool, HELD};
 use self::coverage::{Coverage, State};
 use self::fragment::{Held, Key, LARGEST, read};
 use self::handoff::{FRAME_BYTES, Handoff};
+use crate::burst::framed_packet::FramedPacket;
 use crate::clock::Millis;
 use crate::port::{Port, Received};
 use crate::verdict::DropReason;
@@ -81,6 +82,23 @@ pub struct Datagram {
     pub link: LinkId,
     /// The length of the largest fragment's packet, in bytes.
     pub largest: usize,
+}
+
+/// A whole datagram, whose verdict is to be decided.
+pub(crate) struct Whole {
+    datagram: Datagram,
+    packet: Packet,
+    hash: u64,
+    /// The bytes of the packet when it was received.
+    length: usize,
+}
+
+impl Whole {
+    /// The packet.
+    pub(crate) fn packet(&mut self) -> FramedPacket<'_> {
+        let Self { datagram: Datagram { frame, link, .. }, packet, hash, .. } = self;
+        FramedPacket { frame, link: *link, packet, hash: *hash, is_reassembled: true }
+    }
 }
 
 impl Reassembly {
