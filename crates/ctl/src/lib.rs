@@ -14,10 +14,10 @@ pub mod api;
 pub mod control;
 pub mod registry;
 
+pub mod bonds;
 pub mod events;
 pub mod firewall_marks;
 pub mod journal;
-pub mod membership;
 pub mod placement;
 pub mod steering;
 pub mod sweep;

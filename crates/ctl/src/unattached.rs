@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use xvs_proto::network::{Link, LinkKind, Network, RouteAction, RouteKey};
 use xvs_proto::{Family, Prefix};
 
-use crate::membership::{bond_of, check};
+use crate::bonds::{bond_of, check};
 
 /// The machine's interfaces, attached and not.
 #[derive(Default)]

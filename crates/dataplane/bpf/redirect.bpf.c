@@ -4,12 +4,8 @@
  * Runs for each frame, before the kernel processes it. It edits nothing but the marker of reinjected frames. A frame
  * that it cannot parse goes to the kernel. It may steer too many frames, which the pipeline passes back, but never too
  * few. Cost of a frame that is not steered: at most five look-ups. Not here: any decision on a steered frame, except
- * that access lists drop it (lists.h), or the limit of its service's SYNs (syn_limits.h), and that it is forwarded by
- * what a worker has decided on its flow (offload.h).
- *
- * The hold: the link of this program may be pinned, so that the program outlives xvsd. Then it drops the frames of
- * services that find no socket, because the kernel would answer them with resets, until the last beat of a worker is too
- * old; from then on the kernel has them. Without a hold, the kernel has the frames of a queue without a socket.
+ * that access lists drop it (lists.h), or the limit of its service's SYNs (syn_limits.h), or the hold while no xvsd
+ * takes it (hold.h), and that it is forwarded by what a worker has decided on its flow (offload.h).
  */
 #include "maps.h"
 

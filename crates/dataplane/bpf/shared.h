@@ -3,6 +3,7 @@
 #ifndef XVS_SHARED_H
 #define XVS_SHARED_H
 
+#include "hold.h"
 #include "maps.h"
 
 #include <linux/bpf.h>
@@ -32,24 +33,5 @@ struct {
 	__type(key, struct xvs_endpoint);
 	__type(value, __u32);
 } clients SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct xvs_hold);
-} hold SEC(".maps");
-
-/* Whether there is a hold, and it is over: the last beat is too old. The coarse clock is up to a tick behind, and costs a
- * fifth. A beat may be later than it.
- */
-static __always_inline int is_over(const struct xvs_hold *held)
-{
-	if (!held || !held->hold_ns)
-		return 0;
-	__u64 beat = *(volatile __u64 *)&held->beat_ns, now = bpf_ktime_get_coarse_ns();
-	return now > beat && now - beat >= held->hold_ns;
-}
 
 #endif

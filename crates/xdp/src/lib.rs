@@ -28,8 +28,7 @@ mod sockets;
 
 pub mod tap;
 
-pub mod arp;
-pub mod refused_calls;
+pub mod packet_socket;
 mod sys;
 
 pub use attach::{AttachError, Attached, attach, check_port};

@@ -8,6 +8,7 @@
 pub mod daemon;
 mod date;
 pub mod restart;
+pub mod rights;
 
 pub mod control_thread;
 pub mod handle;

@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use xvs_ctl::membership::bond_of;
+use xvs_ctl::bonds::bond_of;
 use xvs_proto::Prefix;
 use xvs_proto::network::{Link, Network, Route, RouteAction, Table};
 use xvs_sched::ForwardingMethod;

@@ -4,8 +4,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 
+use xvs_ctl::bonds::bond_of;
 use xvs_ctl::config::Config;
-use xvs_ctl::membership::bond_of;
 use xvs_ctl::unattached::Attachment;
 use xvs_dataplane::egress::Egress;
 use xvs_host::memory::CgroupLimit;

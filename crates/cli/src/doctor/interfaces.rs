@@ -1,6 +1,6 @@
 //! Checks of each interface of the director: link state, XDP mode, queues, offloads, checksums, other XDP programs.
 
-use xvs_ctl::membership::bond_of;
+use xvs_ctl::bonds::bond_of;
 use xvs_ctl::placement::{PlacementError, shares};
 use xvs_host::instance::socket_of;
 use xvs_model::protocol::client::default_socket;

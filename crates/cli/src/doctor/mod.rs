@@ -7,6 +7,7 @@
 //! [`fetch`] asks.
 
 mod addresses;
+mod arp;
 mod clocks;
 mod facts;
 mod fetch;

@@ -6,6 +6,7 @@ pub(crate) mod service;
 
 pub(crate) mod defence;
 pub(crate) mod limit;
+mod local_port;
 
 pub(crate) mod persistence;
 pub(crate) mod quic;

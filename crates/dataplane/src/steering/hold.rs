@@ -2,7 +2,7 @@
 //!
 //! Workers store a beat into memory that the program reads, without a system call. While the last beat is younger than
 //! the hold, the program drops steered frames that find no socket; then the kernel has them. Cost for a worker: a
-//! comparison for each burst, and a store ten times a second. Not here: the program (`bpf/redirect.bpf.c`).
+//! comparison for each burst, and a store ten times a second. Not here: the program (`bpf/hold.h`).
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -19,9 +19,6 @@ use xvs_helper::{client, process};
 use xvsd::daemon::Daemon;
 use xvsd::daemon::ending::{Ending, Stop};
 use xvsd::daemon::error::DaemonError;
-use xvsd::daemon::permitted::permits;
-use xvsd::daemon::rights;
-use xvsd::daemon::system_calls;
 use xvsd::daemon::threads::{panicked, spawn_stoppable};
 use xvsd::daemon::watchdog::Watchdog;
 use xvsd::fleet::check_files;
@@ -33,6 +30,9 @@ use xvsd::metrics::exporter::Listener;
 use xvsd::reload::Reloader;
 use xvsd::restart::successor;
 use xvsd::restart::take_over::{TakeOver, TakeOverError};
+use xvsd::rights;
+use xvsd::rights::scripts::permits;
+use xvsd::rights::seccomp;
 use xvsd::socket::dispatch::Dispatch;
 use xvsd::socket::{Server, Settings};
 
@@ -75,7 +75,7 @@ fn main() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             // The fault may be a refused call, of which the control thread has told nobody yet.
-            system_calls::warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
+            seccomp::warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             let lasting = match error.downcast_ref() {
                 // A certificate may be being renewed: a supervisor tries again.
                 Some(ConfigError::Credentials(_)) => false,

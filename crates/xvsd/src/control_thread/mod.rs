@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError};
+use xvs_ctl::bonds::{self, Chosen, bond_of};
 use xvs_ctl::control::Control;
 use xvs_ctl::events::changes;
-use xvs_ctl::membership::{self, Chosen, bond_of};
 use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::{Latest, View};
@@ -23,10 +23,10 @@ use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
 use xvs_proto::LinkId;
 use xvs_proto::network::{Link, LinkKind, Network};
 
-use crate::daemon::system_calls;
 use crate::daemon::worker_start::WorkerStart;
 use crate::handle::{Begun, Input};
 use crate::restart::kept_state::PreparedTable;
+use crate::rights::seccomp;
 use crate::status::shared::Shared;
 use crate::status::shared::link_state;
 use crate::sweeping::Sweeping;
@@ -237,7 +237,7 @@ impl ControlThread {
             if !self.control.datapath().daemons().have_key() {
                 warnings.extend(self.control.daemons_among_servers());
             }
-            warnings.extend(system_calls::warnings());
+            warnings.extend(seccomp::warnings());
             let is_current = self.warnings.control == warnings
                 && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines())
                 && Arc::ptr_eq(&self.shared.facts_mut().settings, self.control.settings_in_force());
@@ -315,7 +315,7 @@ impl ControlThread {
         }
         let interfaces = facts.interfaces.clone();
         drop(facts);
-        self.warnings.network = membership::warnings(&interfaces, &view.network.links);
+        self.warnings.network = bonds::warnings(&interfaces, &view.network.links);
         self.warnings.network.extend_from_slice(&view.warnings);
         self.update_warnings();
     }
@@ -433,7 +433,7 @@ impl ControlThread {
             let InterfaceStatus { name, bond, .. } = &facts.interfaces[index];
             (index, (name.clone(), bond.clone()))
         });
-        let joined = membership::joined(&facts.interfaces, &network.links);
+        let joined = bonds::joined(&facts.interfaces, &network.links);
         let mut all: Vec<_> = back.chain(joined.map(|chosen| (self.links.len(), chosen))).collect();
         let failed = all.iter().position(|(_, (name, _))| Some(name) == self.not_attached.as_ref());
         let next = failed.map_or(0, |failed| (failed + 1) % all.len());

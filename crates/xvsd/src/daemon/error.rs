@@ -4,8 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use thiserror::Error;
+use xvs_ctl::bonds::BondError;
 use xvs_ctl::config::ConfigError;
-use xvs_ctl::membership::MembershipError;
 use xvs_ctl::placement::PlacementError;
 use xvs_host::state_directory::StateDirectoryError;
 use xvs_model::config::command::CommandError;
@@ -27,7 +27,7 @@ pub enum DaemonError {
     )]
     Pinned { interface: String, socket: PathBuf },
     #[error(transparent)]
-    Membership(#[from] MembershipError),
+    Membership(#[from] BondError),
     #[error(transparent)]
     Socket(#[from] SocketError),
     #[error(

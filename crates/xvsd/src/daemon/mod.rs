@@ -27,7 +27,6 @@ use xvs_model::protocol::request::ControlRequest;
 
 use crate::daemon::ending::Ending;
 use crate::daemon::error::{DaemonError, system};
-use crate::daemon::system_calls::Kind;
 use crate::daemon::threads::EndNotice;
 use crate::fleet::Following;
 use crate::handle::{Begun, Handle, Input};
@@ -35,16 +34,14 @@ use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::restart::kept_health::KeptHealth;
 use crate::restart::take_over::TakeOver;
+use crate::rights::seccomp::{self, Kind};
 use crate::status::shared::Shared;
 use crate::workers::system::SystemDatapath;
 
 pub mod ending;
 pub mod error;
 pub(crate) mod liveness;
-pub mod permitted;
-pub mod rights;
 mod start;
-pub mod system_calls;
 pub mod threads;
 pub mod watchdog;
 pub(crate) mod worker_start;
@@ -168,7 +165,7 @@ impl Daemon {
         let (others, handle) = (self.others(), self.handle());
         let start = || {
             // Its other threads inherit it.
-            system_calls::limit_thread(Kind::Reader);
+            seccomp::limit_thread(Kind::Reader);
             health_checks::start(keepalived, read, kept, others, &handle, &self.notices)
         };
         let started = thread::scope(|scope| {

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crossbeam::channel::{bounded, unbounded};
+use xvs_ctl::bonds::choose;
 use xvs_ctl::config::{Config, OffloadMode};
 use xvs_ctl::control::Control;
-use xvs_ctl::membership::choose;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::egress::Unresolved;

@@ -14,7 +14,7 @@ use xvs_xdp::Statistics;
 
 use super::process;
 use super::text::{Kind, Text};
-use crate::daemon::system_calls::{Refused, refused};
+use crate::rights::seccomp::{Refused, refused};
 use crate::status;
 use crate::status::shared::{DURATION_BOUNDS, Facts, Shared};
 

@@ -43,9 +43,9 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle as Task;
 use tokio::time::{sleep, timeout};
 
-use crate::daemon::system_calls::{Kind, limit_thread};
 use crate::daemon::threads::spawn_stoppable;
 use crate::metrics::admission::Admission;
+use crate::rights::seccomp::{Kind, limit_thread};
 use crate::status::page::FILE;
 
 /// Why metrics cannot be served.

@@ -21,9 +21,9 @@ use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
 
 use crate::control_thread::ControlThread;
-use crate::daemon::rights;
 use crate::handle::Step;
 use crate::restart::successor;
+use crate::rights;
 use crate::status::shared::Shared;
 
 /// How long a successor may prepare, and how long it may take for each later step.

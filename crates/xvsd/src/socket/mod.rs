@@ -49,8 +49,8 @@ use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::{ConnectionRow, Filter};
 use xvs_model::report::event::EventQuery;
 
-use crate::daemon::system_calls::{Kind, limit_thread};
 use crate::daemon::threads::spawn_stoppable;
+use crate::rights::seccomp::{Kind, limit_thread};
 use crate::socket::peer::Rules;
 use crate::socket::places::{Clients, Served, has_sent};
 use crate::socket::refused_changes::RefusedChanges;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use crate::daemon::system_calls::{Kind, limit_thread};
 use crate::daemon::threads::spawn_stoppable;
+use crate::rights::seccomp::{Kind, limit_thread};
 
 /// A running daemon. Its threads end when this is dropped.
 #[derive(Default)]

@@ -41,8 +41,8 @@ use xvs_xdp::{
 };
 
 use crate::daemon::error::{DaemonError, system};
-use crate::daemon::system_calls::{Kind, limit_thread};
 use crate::daemon::threads;
+use crate::rights::seccomp::{Kind, limit_thread};
 use crate::status::shared::WorkerFacts;
 use crate::workers::cores::cores;
 use crate::workers::settings::Unfit;

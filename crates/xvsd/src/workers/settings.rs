@@ -7,7 +7,7 @@
 //! five requests to the kernel for each interface, and the same for each port of a bridge. Not here: settings at the
 //! start (`xvs_xdp::attach`).
 
-use xvs_ctl::membership::check_ports;
+use xvs_ctl::bonds::check_ports;
 use xvs_dataplane::steering::Steering;
 use xvs_proto::network::Link;
 use xvs_xdp::device::receive_queues_word;

@@ -16,7 +16,8 @@ use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter, sock_filter,
 };
-use xvs_xdp::refused_calls;
+
+use crate::rights::refused_calls;
 
 /// What a thread does, which says what calls it may use. Its number is that of its counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

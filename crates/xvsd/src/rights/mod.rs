@@ -4,6 +4,10 @@
 //! anything is started, so that the error names the missing right and not the system call that fails without it. Not
 //! here: locked memory, of which the packet memory's error tells.
 
+mod refused_calls;
+pub mod scripts;
+pub mod seccomp;
+
 use std::ffi::CString;
 use std::io;
 use std::path::PathBuf;
@@ -35,7 +39,6 @@ use xvs_xdp::pins;
 use xvs_xdp::tap::MakeTap;
 
 use crate::daemon::error::{DaemonError, system};
-use crate::daemon::system_calls;
 use crate::metrics::exporter::CLIENTS as METRICS_CLIENTS;
 use crate::restart::ownership::{Owner, give};
 use crate::socket::CLIENTS as CONTROL_CLIENTS;
@@ -102,7 +105,7 @@ pub fn give_up(config: &Config) -> Result<(), DaemonError> {
     // Filters that this process has already find the handler before anything else is tried.
     let has_filters = std::env::var_os(FILTERS).is_some();
     if has_filters {
-        system_calls::keep_limits().map_err(filters())?;
+        seccomp::keep_limits().map_err(filters())?;
         // It has given up its rights, also if xvs.toml has no user any more.
         client::use_for_tasks();
     }
@@ -125,7 +128,7 @@ pub fn give_up(config: &Config) -> Result<(), DaemonError> {
     }
     set_no_new_privs(true).map_err(|error| system("no_new_privs")(error.into()))?;
     match config.user.is_some() && !has_filters {
-        true => system_calls::limit_process().map_err(filters()),
+        true => seccomp::limit_process().map_err(filters()),
         false => Ok(()),
     }
 }
@@ -191,7 +194,7 @@ pub(crate) fn pass_on(command: &mut Command) -> io::Result<()> {
     if let Some(path) = pins::kept()? {
         command.env(PINS, path);
     }
-    if system_calls::is_limited() {
+    if seccomp::is_limited() {
         command.env(FILTERS, "");
     }
     if !geteuid().is_root() {
@@ -238,7 +241,7 @@ fn has_needed() -> Result<(), DaemonError> {
 
 #[cfg(test)]
 mod tests {
-    use crate::daemon::rights::*;
+    use crate::rights::*;
 
     #[test]
     fn earlier_kernels_leave_xvsd_what_they_demand_for_open_maps_and_for_marks_of_sockets() {

@@ -1,84 +1,42 @@
 //! ARP probes (RFC 5227 §2.1.1): which machines on a link answer for an IPv4 address.
 //!
-//! For `xvs doctor`. A probe has no sender address, so it changes no ARP table. The machine with the address answers,
+//! A probe has no sender address, so it changes no ARP table. The machine with the address answers,
 //! and so does a real server that has the address on another interface, unless it is configured not to. Blocks for the
 //! given time.
 
 use std::io;
-use std::mem::size_of;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 use xvs_proto::MacAddr;
+use xvs_xdp::packet_socket::PacketSocket;
 
 /// Probes each of these addresses on a link three times within `timeout`. Returns each address with the machines that
 /// answered, without duplicates and without this machine. Needs CAP_NET_RAW.
 ///
 /// # Errors
 /// The kernel's error; ENETDOWN if the link is down.
-pub fn who_has(
+pub(super) fn who_has(
     ifindex: u32,
     mac: MacAddr,
     addresses: &[Ipv4Addr],
     timeout: Duration,
 ) -> io::Result<Vec<(Ipv4Addr, MacAddr)>> {
-    let socket = open(ifindex)?;
+    let socket = PacketSocket::open(ifindex, ETHERTYPE)?;
     let mut answers = Vec::new();
     for _ in 0..PROBES {
-        addresses.iter().try_for_each(|addr| broadcast(&socket, ifindex, &probe(mac, *addr)))?;
+        addresses.iter().try_for_each(|addr| socket.broadcast(&probe(mac, *addr)))?;
         let end = Instant::now() + timeout / PROBES;
         while let Some(left) = end.checked_duration_since(Instant::now()) {
-            let mut ready = [PollFd::new(&socket, PollFlags::IN)];
-            let left = Timespec { tv_sec: 0, tv_nsec: left.subsec_nanos().into() };
-            if poll(&mut ready, Some(&left))? == 0 {
-                break;
-            }
             let mut received = [0; PACKET_LEN];
-            let (_, len) = recv(&socket, &mut received, RecvFlags::empty())?;
-            let answer = sender(&received[..len.min(PACKET_LEN)]);
+            let Some(len) = socket.receive(&mut received, left)? else { break };
+            let answer = sender(&received[..len]);
             answers.extend(answer.filter(|(addr, by)| addresses.contains(addr) && *by != mac));
         }
     }
     answers.sort_unstable();
     answers.dedup();
     Ok(answers)
-}
-
-/// A socket for the ARP packets of one link.
-fn open(ifindex: u32) -> io::Result<OwnedFd> {
-    // It has no protocol until it is bound, so that it receives from no other link.
-    let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
-    let addr = link_address(ifindex);
-    let len = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
-    // SAFETY: `addr` is a `sockaddr_ll`, which sockets of this family take, and `len` is its length; the kernel copies
-    // it.
-    let bound = unsafe { libc::bind(socket.as_raw_fd(), (&raw const addr).cast(), len) };
-    if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(socket) }
-}
-
-fn broadcast(socket: impl AsFd, ifindex: u32, packet: &[u8]) -> io::Result<()> {
-    let (socket, to) = (socket.as_fd().as_raw_fd(), link_address(ifindex));
-    let (to, len) = ((&raw const to).cast(), size_of::<libc::sockaddr_ll>() as libc::socklen_t);
-    // SAFETY: `packet` is readable for its length; `to` points to a `sockaddr_ll` that lives until the end of this
-    // function, and `len` is its length. The kernel copies both.
-    let sent = unsafe { libc::sendto(socket, packet.as_ptr().cast(), packet.len(), 0, to, len) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
-}
-
-/// The broadcast address of a link, for ARP.
-fn link_address(ifindex: u32) -> libc::sockaddr_ll {
-    libc::sockaddr_ll {
-        sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ARP as u16).to_be(),
-        sll_ifindex: ifindex as i32,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 6,
-        sll_addr: [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
-    }
 }
 
 /// An ARP probe for an address (RFC 826, RFC 5227).
@@ -98,6 +56,8 @@ fn sender(packet: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
     whole.then(|| (addr.into(), MacAddr(mac)))
 }
 
+/// `ETH_P_ARP`.
+const ETHERTYPE: u16 = 0x0806;
 /// Ethernet, IPv4, the lengths of their addresses, and the request operation.
 const REQUEST: [u8; 8] = [0, 1, 8, 0, 6, 4, 0, 1];
 const PACKET_LEN: usize = 28;

@@ -13,7 +13,7 @@ use xvs_xdp::{AttachError, check_port};
 /// Why an interface cannot be attached because of the links over it or below it.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the message of each variant says what it means and names its fields")]
-pub enum MembershipError {
+pub enum BondError {
     #[error(
         "{member} is a member of the {kind} {master}, which has its addresses, routes and neighbours, so xvs cannot send \
          through it; name {master} instead (`--interface {master}`, `interfaces` in xvs.toml)"
@@ -56,7 +56,7 @@ pub type Chosen = (String, Option<BondMember>);
 ///
 /// # Errors
 /// It cannot be attached. That it does not exist is no error here.
-pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, MembershipError> {
+pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, BondError> {
     check(name, links)?;
     check_ports(name, links)?;
     let Some(bond) = named(name, links).filter(|link| link.kind == LinkKind::Bond) else {
@@ -69,7 +69,7 @@ pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, MembershipError
     let mut members: Vec<_> = members(bond, links).collect();
     members.sort_by_key(|link| link.ifindex);
     match members.is_empty() {
-        true => Err(MembershipError::NoMembers { bond: bond.name.clone() }),
+        true => Err(BondError::NoMembers { bond: bond.name.clone() }),
         false => Ok(members.into_iter().map(member).collect()),
     }
 }
@@ -78,30 +78,30 @@ pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, MembershipError
 ///
 /// # Errors
 /// It cannot.
-pub fn check(name: &str, links: &[Link]) -> Result<(), MembershipError> {
+pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
     let Some(link) = named(name, links) else { return Ok(()) };
     if let Some(master) = master(link, links) {
         let (member, of) = (name.to_owned(), master.name.clone());
         match master.kind {
             // A VRF.
             LinkKind::Single => {}
-            LinkKind::Team => return Err(MembershipError::TeamMember { member, team: of }),
-            LinkKind::Bridge => return Err(MembershipError::Member { member, kind: "bridge", master: of }),
+            LinkKind::Team => return Err(BondError::TeamMember { member, team: of }),
+            LinkKind::Bridge => return Err(BondError::Member { member, kind: "bridge", master: of }),
             LinkKind::Bond | LinkKind::OtherBond(_) => {
-                return Err(MembershipError::Member { member, kind: "bond", master: of });
+                return Err(BondError::Member { member, kind: "bond", master: of });
             }
         }
     }
     match link.kind {
         LinkKind::Single | LinkKind::Bond => Ok(()),
-        LinkKind::OtherBond(mode) => Err(MembershipError::Mode { bond: name.to_owned(), mode }),
-        LinkKind::Team => Err(MembershipError::Team { team: name.to_owned() }),
+        LinkKind::OtherBond(mode) => Err(BondError::Mode { bond: name.to_owned(), mode }),
+        LinkKind::Team => Err(BondError::Team { team: name.to_owned() }),
         LinkKind::Bridge => {
             if let Some(vlan) =
                 links.iter().find(|one| one.vlan.is_some_and(|vlan| vlan.over == link.ifindex))
             {
                 let (vlan, bridge) = (vlan.name.clone(), name.to_owned());
-                return Err(MembershipError::HiddenTags { vlan, bridge });
+                return Err(BondError::HiddenTags { vlan, bridge });
             }
             Ok(())
         }
@@ -113,9 +113,9 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), MembershipError> {
 ///
 /// # Errors
 /// One does; its name and the command are in the text.
-pub fn check_ports(name: &str, links: &[Link]) -> Result<(), MembershipError> {
+pub fn check_ports(name: &str, links: &[Link]) -> Result<(), BondError> {
     let Some(bridge) = named(name, links).filter(|link| link.kind == LinkKind::Bridge) else { return Ok(()) };
-    let refused = |why| MembershipError::Port { bridge: name.to_owned(), why };
+    let refused = |why| BondError::Port { bridge: name.to_owned(), why };
     below(bridge, links).into_iter().try_for_each(|port| check_port(&port.name).map_err(refused))
 }
 
@@ -202,7 +202,7 @@ mod tests {
     use xvs_model::sample;
     use xvs_proto::network::Network;
 
-    use crate::membership::*;
+    use crate::bonds::*;
 
     /// Links without members, by name.
     fn links(names: &[&str]) -> Vec<Link> {

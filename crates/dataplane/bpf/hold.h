@@ -1,0 +1,37 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 */
+/* The hold: whether frames of services are kept from the kernel while no xvsd takes them.
+ *
+ * The link of the steering program may be pinned, so that the program outlives xvsd. Then frames of services that find
+ * no socket are dropped, because the kernel would answer them with resets, until the last beat of a worker is too old;
+ * from then on the kernel has them. Without a hold, the kernel has the frames of a queue without a socket. The workers'
+ * side is steering/hold.rs.
+ */
+#ifndef XVS_HOLD_H
+#define XVS_HOLD_H
+
+#include "maps.h"
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_hold);
+} hold SEC(".maps");
+
+/* Whether there is a hold, and it is over: the last beat is too old. The coarse clock is up to a tick behind, and costs a
+ * fifth. A beat may be later than it.
+ */
+static __always_inline int is_over(const struct xvs_hold *held)
+{
+	if (!held || !held->hold_ns)
+		return 0;
+	__u64 beat = *(volatile __u64 *)&held->beat_ns, now = bpf_ktime_get_coarse_ns();
+	return now > beat && now - beat >= held->hold_ns;
+}
+
+#endif

@@ -1,0 +1,66 @@
+//! The local port of a FULLNAT connection.
+//!
+//! The insertion itself reserves the port: it fails if another connection has the port towards the same destination, so
+//! no two connections share one, whichever workers make them. If all inspected ports are in use, the least valuable
+//! connection is evicted from its port. Cost: an insertion, a second one if the first port was taken, and a look-up for
+//! each further port, at most [`PORTS_TRIED`]. Not here: the addresses and the order of their ports
+//! (`snapshot/local_addresses.rs`).
+
+use xvs_proto::FlowKey;
+
+use super::eviction::Candidate;
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::conn::{Direction, Inserted, NewConnection};
+use crate::verdict::DropReason;
+
+/// Inserts a connection with a local endpoint that no other connection has towards its destination.
+pub(super) fn insert(
+    flows: &mut Flows,
+    new: &mut NewConnection,
+    at: Context<'_>,
+) -> Result<Inserted, DropReason> {
+    let mut lost = 0;
+    let mut least = None;
+    for tried in 0..PORTS_TRIED {
+        if tried >= IN_ORDER {
+            flows.locals.jump(flows.random.next_u64() as u32);
+        }
+        let local = at.snapshot.locals.next(new.dest.family(), &mut flows.locals);
+        let local = local.ok_or(DropReason::NoLocalAddress)?;
+        let replies = FlowKey { protocol: new.protocol, source: new.dest, dest: local };
+        // The first is mostly free: its insertion looks anyway.
+        let holder = |flows: &Flows| flows.table.find(&replies, flows.table.hash(&replies));
+        if tried > 0
+            && let Some((id, Direction::Outbound)) = holder(flows)
+        {
+            let holder = Candidate::of(&flows.table, id, at).map(|candidate| (candidate, local));
+            least = [least, holder].into_iter().flatten().min_by_key(|(candidate, _)| candidate.worth());
+            continue;
+        }
+        new.local = Some(local);
+        match flows.eviction.insert(&mut flows.table, new, &flows.counters, at) {
+            Inserted::LocalTaken if lost == INSERTIONS_LOST => break,
+            Inserted::LocalTaken => lost += 1,
+            inserted => return Ok(inserted),
+        }
+    }
+    let (holder, local) = least.ok_or(DropReason::NoLocalPort)?;
+    new.local = Some(local);
+    if !holder.evict(&mut flows.table, &flows.counters, at) {
+        return Err(DropReason::NoLocalPort);
+    }
+    match flows.eviction.insert(&mut flows.table, new, &flows.counters, at) {
+        Inserted::LocalTaken => Err(DropReason::NoLocalPort),
+        inserted => Ok(inserted),
+    }
+}
+
+/// The number of ports that are tried for one connection. With nine tenths of them taken, one connection in a thousand
+/// finds none; its client retransmits, and other ports are tried.
+const PORTS_TRIED: usize = 64;
+/// The number of ports that are tried in the order of least recent use; the others are random.
+const IN_ORDER: usize = 4;
+/// The number of insertions that may fail, each of which occupies an entry for a burst: the first one, and those where
+/// another worker took the port after the look-up.
+const INSERTIONS_LOST: usize = 4;
