@@ -15,7 +15,9 @@ mod tls_config;
 mod check_ref;
 pub mod engine;
 mod environment;
+mod file_timeouts;
 mod manager;
+mod reload_summary;
 mod results;
 mod runner;
 

@@ -6,9 +6,9 @@
 //! a reload: one pass over all. Not here: what a result means (`virtual_server.rs`), and the probes (`runner.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-use std::{fmt, mem};
 
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
@@ -21,22 +21,21 @@ use xvs_model::config::timeouts::Timeouts;
 use xvs_model::health_checks::check::Check;
 use xvs_model::health_checks::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_model::report::event::millis_since_1970;
-use xvs_model::report::health::CheckState;
-use xvs_sched::{ServiceKey, Weight};
+use xvs_sched::ServiceKey;
 
 use crate::check_ref::CheckRef;
 use crate::check_state::CheckStateMachine;
 use crate::command::RunLock;
 use crate::environment::Environment;
+use crate::file_timeouts::FileTimeouts;
 use crate::notify::Notifier;
 use crate::prepare::{Prepared, PreparedCheck};
 use crate::probes::file::Files;
+use crate::reload_summary::{Count, ReloadSummary};
 use crate::results::{RealServerResults, SharedResults, VirtualServerResults};
 use crate::runner::{CheckRecord, Runner};
 use crate::view::View;
-use crate::virtual_server::{
-    CheckResult, InitialNotices, Notice, Origin, Reloaded, Status, VirtualServerState,
-};
+use crate::virtual_server::{InitialNotices, Notice, Origin, Reloaded, Status, VirtualServerState};
 
 /// A request to the manager.
 pub(super) enum Message {
@@ -176,13 +175,14 @@ impl<E: Environment> Manager<E> {
             next = self.changed.try_recv().ok();
         }
         let (shared, mut notices) = (self.results.clone(), Vec::new());
+        let at_millis = millis_since_1970(SystemTime::now());
         for (index, mut changes) in changes {
             let mut results = shared.lock();
             let Some(virtual_server) = results.virtual_servers.get_mut(index) else { continue };
             // A check that a reload has removed may still be queued.
             let current = virtual_server.state.virtual_server();
             changes.retain(|(check, _)| Arc::ptr_eq(current, &check.virtual_server));
-            if virtual_server.apply(&changes, &mut notices) {
+            if virtual_server.apply(&changes, at_millis, &mut notices) {
                 self.pending.insert(index);
             }
         }
@@ -463,77 +463,6 @@ impl<E: Environment> Manager<E> {
     }
 }
 
-impl VirtualServerResults {
-    /// Applies check results, and adds their notices with the reasons. Returns whether the services may have changed.
-    fn apply(
-        &mut self,
-        changes: &[(CheckRef, CheckResult)],
-        notices: &mut Vec<(Option<String>, Notice)>,
-    ) -> bool {
-        let before: Vec<_> = changes.iter().map(|(check, _)| self.server_state(check.server_index)).collect();
-        let results = changes.iter().map(|(check, result)| (check.server_index, check.check_index, *result));
-        let new = self.state.apply(results);
-        notices.extend(new.into_iter().map(|notice| (self.reason(&notice), notice)));
-        changes
-            .iter()
-            .zip(before)
-            .fold(false, |changed, ((check, _), before)| self.note(check.server_index, before) || changed)
-    }
-
-    /// Whether a real server is up, whether the quorum is met, and the server's weight in the services.
-    fn server_state(&self, server: usize) -> (bool, bool, Option<Weight>) {
-        (self.state.is_up(server), self.state.has_quorum(), self.state.weight(server))
-    }
-
-    /// Records the time of a change of a real server and of the quorum. Returns whether anything differs from `before`.
-    fn note(&mut self, server: usize, before: (bool, bool, Option<Weight>)) -> bool {
-        let now = self.server_state(server);
-        let at_millis = millis_since_1970(SystemTime::now());
-        if now.0 != before.0 {
-            self.servers[server].since_millis = at_millis;
-        }
-        if now.1 != before.1 {
-            self.since_millis = at_millis;
-        }
-        now != before
-    }
-
-    /// Why a real server is down: its first check that is down, and that check's last error.
-    fn reason(&self, notice: &Notice) -> Option<String> {
-        let server = &self.servers[notice.server.filter(|_| notice.status == Status::Down)?];
-        let mut rows = server.checks.iter().map(|running| running.record.row());
-        let failed = rows.find(|row| row.state == CheckState::Down)?;
-        Some(format!("{}: {}", failed.probe, failed.last_error?.what))
-    }
-}
-
-/// The connection timeouts that a file configures (`lvs_timeouts`); a timeout of 0 is not configured.
-#[derive(Clone, Copy)]
-struct FileTimeouts {
-    configured: Timeouts,
-    /// The timeouts that were in force before the file configured them.
-    before: Timeouts,
-}
-
-impl FileTimeouts {
-    /// The timeouts to set for a new file: those that it configures, and the former value of each that the old file
-    /// configured and the new one does not.
-    fn update(&mut self, mut configured: Timeouts, mut in_force: Timeouts) -> Timeouts {
-        let fields: [fn(&mut Timeouts) -> &mut u32; 3] =
-            [|all| &mut all.tcp_seconds, |all| &mut all.tcp_fin_seconds, |all| &mut all.udp_seconds];
-        let mut wanted = configured;
-        for field in fields {
-            match (*field(&mut self.configured), *field(&mut configured)) {
-                (0, 1..) => *field(&mut self.before) = *field(&mut in_force),
-                (1.., 0) => *field(&mut wanted) = *field(&mut self.before),
-                (0, 0) | (1.., 1..) => {}
-            }
-        }
-        self.configured = configured;
-        wanted
-    }
-}
-
 /// The state of a virtual server that is new in the configuration.
 fn start(
     virtual_server: Arc<VirtualServer>,
@@ -550,41 +479,6 @@ fn start(
 /// A request to the control thread has panicked.
 fn internal_error() -> CommandError {
     CommandError::Failed { why: "xvs: internal error of xvsd; see its log".to_owned() }
-}
-
-/// How a configuration differs from the one before.
-#[derive(Default)]
-struct ReloadSummary {
-    virtual_servers: Count,
-    checks: Count,
-}
-
-/// The number of items, how many of them are new, and how many old ones are gone.
-#[derive(Default)]
-struct Count {
-    all: usize,
-    new: usize,
-    gone: usize,
-}
-
-impl Count {
-    /// Counts an item of the new configuration.
-    fn count(&mut self, was_there: bool) {
-        self.all += 1;
-        self.new += usize::from(!was_there);
-    }
-}
-
-impl fmt::Display for Count {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({} new, {} gone)", self.all, self.new, self.gone)
-    }
-}
-
-impl fmt::Display for ReloadSummary {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "virtual servers: {}, checks: {}", self.virtual_servers, self.checks)
-    }
 }
 
 /// The number of faults of a file that are logged.

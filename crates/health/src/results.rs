@@ -8,12 +8,15 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xvs_model::report::health::{
-    HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights,
+    CheckState, HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth, Weights,
 };
 
+use xvs_sched::Weight;
+
+use crate::check_ref::CheckRef;
 use crate::environment::DesiredServices;
 use crate::runner::RunningCheck;
-use crate::virtual_server::VirtualServerState;
+use crate::virtual_server::{CheckResult, Notice, Status, VirtualServerState};
 
 /// The results, behind a lock.
 #[derive(Default)]
@@ -52,6 +55,50 @@ pub(super) struct RealServerResults {
     /// When the status of the real server last changed, in milliseconds since 1970.
     pub(super) since_millis: u64,
     pub(super) checks: Vec<RunningCheck>,
+}
+
+impl VirtualServerResults {
+    /// Applies check results of this date, in milliseconds since 1970, and adds their notices with the reasons. Returns
+    /// whether the services may have changed.
+    pub(super) fn apply(
+        &mut self,
+        changes: &[(CheckRef, CheckResult)],
+        at_millis: u64,
+        notices: &mut Vec<(Option<String>, Notice)>,
+    ) -> bool {
+        let before: Vec<_> = changes.iter().map(|(check, _)| self.server_state(check.server_index)).collect();
+        let results = changes.iter().map(|(check, result)| (check.server_index, check.check_index, *result));
+        let new = self.state.apply(results);
+        notices.extend(new.into_iter().map(|notice| (self.reason(&notice), notice)));
+        changes.iter().zip(before).fold(false, |changed, ((check, _), before)| {
+            self.note(check.server_index, before, at_millis) || changed
+        })
+    }
+
+    /// Whether a real server is up, whether the quorum is met, and the server's weight in the services.
+    fn server_state(&self, server: usize) -> (bool, bool, Option<Weight>) {
+        (self.state.is_up(server), self.state.has_quorum(), self.state.weight(server))
+    }
+
+    /// Records the time of a change of a real server and of the quorum. Returns whether anything differs from `before`.
+    fn note(&mut self, server: usize, before: (bool, bool, Option<Weight>), at_millis: u64) -> bool {
+        let now = self.server_state(server);
+        if now.0 != before.0 {
+            self.servers[server].since_millis = at_millis;
+        }
+        if now.1 != before.1 {
+            self.since_millis = at_millis;
+        }
+        now != before
+    }
+
+    /// Why a real server is down: its first check that is down, and that check's last error.
+    fn reason(&self, notice: &Notice) -> Option<String> {
+        let server = &self.servers[notice.server.filter(|_| notice.status == Status::Down)?];
+        let mut rows = server.checks.iter().map(|running| running.record.row());
+        let failed = rows.find(|row| row.state == CheckState::Down)?;
+        Some(format!("{}: {}", failed.probe, failed.last_error?.what))
+    }
 }
 
 impl SharedResults {

@@ -4,8 +4,7 @@
 //! Keeps a removed one in the trash while connections may refer to it; added again, it has them and its counters back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -14,27 +13,24 @@ use std::time::Duration;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::CallIds;
 use xvs_dataplane::counters::SharedStats;
-use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::path_mtu::PathMtu;
-use xvs_dataplane::snapshot::{
-    self, Destination, DestinationId, DestinationLive, Encapsulation, Member, PersistenceScope, Service,
-    ServiceLive, Snapshot,
-};
+use xvs_dataplane::snapshot::{Destination, DestinationId, PersistenceScope, Snapshot};
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::{Disabled, DisabledServers};
 use xvs_model::report::listing::{DestinationRow, ServiceRow};
 use xvs_proto::Endpoint;
-use xvs_sched::scheduler::{Change, Flags, Memory, Setup, Tuning};
-use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, State as Place, Weight, scheduler};
+use xvs_sched::scheduler::{Change, Tuning};
+use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight, scheduler};
 
+use crate::registry::entries::{
+    DestinationEntry, ServiceEntry, Trashed, build, destination, path, trash_range, tunnel,
+};
 use crate::registry::estimator::Estimator;
 use crate::registry::kept::{Kept, ServiceBefore};
-use crate::registry::load_feedback::Report;
-use crate::registry::tunnels::encapsulation;
 use crate::steering::{Item, of_destination, of_service};
 
+mod entries;
 pub mod estimator;
 pub mod kept;
 pub mod load_feedback;
@@ -42,6 +38,7 @@ mod load_reports;
 mod numbers;
 mod persistence;
 mod quic;
+mod trash;
 pub mod tunnels;
 
 /// How long a removed destination without connections is kept.
@@ -76,86 +73,6 @@ pub struct Registry {
     kept: Option<Kept>,
     /// Services from before the start that are not configured again yet.
     before: BTreeMap<ServiceKey, ServiceBefore>,
-}
-
-struct ServiceEntry {
-    live: Arc<ServiceLive>,
-    estimator: Estimator,
-    scheduler: String,
-    place: Arc<AtomicU64>,
-    /// The scheduler's memory of clients; kept while the scheduler's name stays the same.
-    memory: Option<Arc<Memory>>,
-    destinations: Vec<DestinationEntry>,
-}
-
-struct DestinationEntry {
-    endpoint: Endpoint,
-    method: ForwardingMethod,
-    /// Methods of its connections: existing connections keep their method when an edit changes it.
-    methods: BTreeSet<ForwardingMethod>,
-    /// The operator's weight.
-    weight: Weight,
-    /// Whether an operator keeps it from new connections, whatever its weight.
-    disabled: bool,
-    encapsulation: Encapsulation,
-    path_mtu: Arc<PathMtu>,
-    /// The last weight above 0 since it was added; 0 if there was none.
-    last_weight: Weight,
-    /// The last load report, if it still counts.
-    report: Option<Report>,
-    id: DestinationId,
-    live: Arc<DestinationLive>,
-    estimator: Estimator,
-}
-
-impl DestinationEntry {
-    fn set_options(&mut self, options: &DestinationOptions) {
-        self.method = options.method;
-        self.methods.insert(options.method);
-        if self.weight != options.weight {
-            self.report = None;
-        }
-        self.weight = options.weight;
-        self.encapsulation = encapsulation(options.tunnel);
-        if !options.weight.is_quiescent() {
-            self.last_weight = options.weight;
-        }
-        self.live.set_thresholds(options.upper_threshold, options.lower_threshold);
-    }
-
-    /// The destination as schedulers see it.
-    fn listed(&self) -> xvs_sched::Destination {
-        let weight = self.weight_in_force();
-        let last_weight = if weight.is_quiescent() { self.last_weight } else { weight };
-        xvs_sched::Destination { endpoint: self.endpoint, weight, last_weight }
-    }
-
-    /// The weight that schedulers use.
-    fn weight_in_force(&self) -> Weight {
-        match self.report {
-            _ if self.disabled => Weight(0),
-            Some(report) if !self.weight.is_quiescent() => report.weight(),
-            _ => self.weight,
-        }
-    }
-
-    /// Forgets methods that no connection has. Every worker must already use the last edit.
-    fn forget_unused_methods(&mut self) {
-        if !self.has_connections() {
-            self.methods.retain(|method| *method == self.method);
-        }
-    }
-
-    fn has_connections(&self) -> bool {
-        let load = self.live.load();
-        load.active + load.inactive > 0
-    }
-}
-
-struct Trashed {
-    dest: DestinationEntry,
-    service: Arc<ServiceLive>,
-    since: Millis,
 }
 
 impl Registry {
@@ -319,42 +236,6 @@ impl Registry {
         }
     }
 
-    /// The entry of a destination that is added: from the trash, or new.
-    fn restore_or_create(
-        &mut self,
-        key: ServiceKey,
-        endpoint: Endpoint,
-        service: &Arc<ServiceLive>,
-    ) -> DestinationEntry {
-        if let Some(Trashed { mut dest, service: before, .. }) = self.trash.remove(&(key, endpoint)) {
-            if !Arc::ptr_eq(&before, service) {
-                dest.estimator = Estimator::from(dest.live.stats.sum());
-                service.add(&dest.live);
-            }
-            return dest;
-        }
-        let id = self.free_ids.pop().unwrap_or_else(|| {
-            self.next_id += 1;
-            DestinationId(self.next_id - 1)
-        });
-        let live = Arc::new(DestinationLive::new(self.workers));
-        service.add(&live);
-        DestinationEntry {
-            endpoint,
-            method: ForwardingMethod::DirectRouting,
-            methods: BTreeSet::new(),
-            weight: Weight(0),
-            disabled: false,
-            encapsulation: Encapsulation::Ip,
-            path_mtu: self.path_mtu(endpoint.addr),
-            last_weight: Weight(0),
-            report: None,
-            id,
-            live,
-            estimator: Estimator::default(),
-        }
-    }
-
     /// The path MTU of an address, shared by all destinations there.
     fn path_mtu(&mut self, addr: IpAddr) -> Arc<PathMtu> {
         let kept = self.path_mtus.entry(addr).or_default();
@@ -363,43 +244,6 @@ impl Registry {
             *kept = Arc::downgrade(&new);
             new
         })
-    }
-
-    fn move_to_trash(
-        &mut self,
-        key: ServiceKey,
-        mut dest: DestinationEntry,
-        service: &Arc<ServiceLive>,
-        snapshot: &mut Snapshot,
-        now: Millis,
-    ) {
-        dest.report = None;
-        let gone = Destination { available: false, ..destination(key, &dest, service, snapshot) };
-        snapshot.destinations.set(dest.id, Some(gone));
-        // The setting now decides, not that when the connections end. Source: ipvs-behaviour, section 3.5.
-        snapshot.flushes += u64::from(snapshot.settings.expire_nodest_conn);
-        let trashed = Trashed { dest, service: service.clone(), since: now };
-        self.trash.insert((key, trashed.dest.endpoint), trashed);
-    }
-
-    /// Frees removed destinations that nothing has referred to for two minutes. Returns whether the trash had any.
-    pub fn empty_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
-        self.forget_before(now);
-        let (any, kept) = (!self.trash.is_empty(), &mut self.kept);
-        self.trash.retain(|_, trashed| {
-            if trashed.dest.has_connections() || trashed.dest.live.templates() > 0 {
-                trashed.since = now;
-            }
-            let keep = trashed.since.until(now) < TRASH_TIME;
-            if !keep {
-                snapshot.destinations.set(trashed.dest.id, None);
-                self.free_ids.push(trashed.dest.id);
-                kept.iter_mut().for_each(|kept| kept.clear_destination(trashed.dest.id));
-            }
-            keep
-        });
-        self.path_mtus.retain(|_, path_mtu| path_mtu.strong_count() > 0);
-        any
     }
 
     /// Recomputes every destination's path. Returns whether any changed.
@@ -518,83 +362,4 @@ impl Registry {
             destinations: destinations.collect(),
         })
     }
-}
-
-/// The keys of a service's destinations in the trash.
-fn trash_range(key: ServiceKey) -> RangeInclusive<(ServiceKey, Endpoint)> {
-    let first = Endpoint { addr: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
-    let last = Endpoint { addr: Ipv6Addr::from_bits(u128::MAX).into(), port: u16::MAX };
-    (key, first)..=(key, last)
-}
-
-/// Source address and encapsulation of tunnels to a destination.
-fn tunnel(dest: &DestinationEntry, snapshot: &Snapshot) -> snapshot::Tunnel {
-    snapshot.egress.tunnel_to(dest.endpoint.addr, dest.encapsulation)
-}
-
-fn path(dest: &DestinationEntry, tunnel: snapshot::Tunnel, snapshot: &Snapshot) -> Path {
-    Path::find(&snapshot.egress, tunnel.route_key(dest.endpoint.addr, dest.method), 0)
-}
-
-fn destination(
-    key: ServiceKey,
-    dest: &DestinationEntry,
-    service: &Arc<ServiceLive>,
-    snapshot: &Snapshot,
-) -> Destination {
-    let tunnel = tunnel(dest, snapshot);
-    Destination {
-        available: true,
-        key,
-        endpoint: dest.endpoint,
-        method: dest.method,
-        weight: dest.weight_in_force(),
-        path: path(dest, tunnel, snapshot),
-        path_mtu: dest.path_mtu.clone(),
-        tunnel,
-        live: dest.live.clone(),
-        service: service.clone(),
-    }
-}
-
-/// A service as workers use it; `None` for an unknown scheduler, which the desired state has refused before.
-fn build(
-    key: ServiceKey,
-    wanted: &xvs_model::config::service::Service,
-    entry: &mut ServiceEntry,
-    tuning: &Tuning,
-    client_limit: Option<ClientLimit>,
-) -> Option<Service> {
-    let listed: Vec<_> = entry.destinations.iter().map(DestinationEntry::listed).collect();
-    let setup = Setup {
-        destinations: &listed,
-        family: Some(key.family()),
-        flags: Flags(wanted.options.flags.0),
-        memory: entry.memory.take(),
-        tuning: tuning.clone(),
-    };
-    let scheduler = scheduler::build(&entry.scheduler, &setup)?;
-    entry.memory = scheduler.memory().cloned();
-    let members = entry.destinations.iter().map(|dest| Member {
-        id: dest.id,
-        endpoint: dest.endpoint,
-        method: dest.method,
-        weight: dest.weight_in_force(),
-        own_weight: dest.weight,
-        live: dest.live.clone(),
-    });
-    Some(Service {
-        key,
-        rule: xvs_ipvsadm::service_line(&key, &wanted.options).into(),
-        members: members.collect(),
-        scheduler,
-        one_packet: wanted.options.one_packet,
-        client_address: wanted.options.client_address,
-        client_limit,
-        syn_proxy: wanted.options.syn_proxy,
-        persistence: persistence::of(&wanted.options),
-        quic: None,
-        place: entry.place.clone(),
-        live: entry.live.clone(),
-    })
 }

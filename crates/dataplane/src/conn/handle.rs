@@ -2,18 +2,15 @@
 //!
 //! A [`TableWorker`] finds, inserts, removes and times connections within a burst. A reader (`reader.rs`) walks all
 //! connections at the same time. Each handle owns the entries that it has removed until no thread can still read them.
-//! A worker also owns the timer links that it has made. One link of a connection is valid: the one at the tick in the
-//! entry's `timer`, in the wheel of any worker. A thread that sets `timer` makes this link; every other link is
-//! discarded when it is due. Cost of each operation: a few loads and at most a handful of compare-and-swaps. No
-//! operation waits or allocates. Not here: the index and the reuse of entries (`buckets.rs`, `slab.rs`,
-//! `quiescence.rs`).
+//! A worker also owns the timer links that it has made (`timer_link.rs`). Cost of each operation: a few loads and at
+//! most a handful of compare-and-swaps. No operation waits or allocates. Not here: the index and the reuse of entries
+//! (`buckets.rs`, `slab.rs`, `quiescence.rs`).
 
 use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64 as Statistic;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 
 use xvs_proto::{Endpoint, FlowKey};
 
@@ -28,19 +25,10 @@ use super::keys::Keys;
 use super::lookup::Sought;
 use super::slab::STRANDED_MAX;
 use super::table::{HandleCounts, HandleState, Table};
-use super::wheel::{Link, Wheel, tick_at_or_after};
+use super::timer_link::bring_forward;
+use super::wheel::Link;
 use crate::clock::Millis;
 use crate::shm::atomic::{Ordering, fence};
-use crate::shm::layout::Entry;
-
-/// Whether a worker's timers are up to date.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Timers {
-    /// All timers that were due have been processed.
-    Current,
-    /// More timers are due; the next call processes them.
-    Behind,
-}
 
 /// A worker's handle. It belongs to one thread at a time. A [`ConnId`] that it returns is valid until the next
 /// quiescent point.
@@ -308,50 +296,6 @@ impl TableWorker {
         Some((old.state(), state))
     }
 
-    /// Processes a bounded number of due links, and calls `expired` for each connection whose deadline has passed.
-    /// `expired` removes or refreshes the connection; otherwise it is due again a tick (1/8 s) later. Must be called
-    /// first in a burst: the timers of inserted connections count from the last call.
-    pub fn advance_timers(&mut self, now: Millis, mut expired: impl FnMut(&mut Self, ConnId)) -> Timers {
-        debug_assert!(!self.handle.parked);
-        for _ in 0..TIMERS_A_CALL {
-            let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
-            let Some(link) = wheel.pop(now) else {
-                self.link_adopted(now);
-                return Timers::Current;
-            };
-            if put_back(wheel, table.slab.entry(link.index), link) {
-                expired(self, ConnId(link.index));
-            }
-        }
-        Timers::Behind
-    }
-
-    /// Links some of the connections that the table was taken over with, once in a millisecond: a worker that did
-    /// nothing else would keep its core from receiving.
-    fn link_adopted(&mut self, now: Millis) {
-        let TableHandle { table, state: HandleState { wheel, unlinked, linked_at, .. }, .. } =
-            &mut self.handle;
-        if unlinked.start == unlinked.end || now <= *linked_at {
-            return;
-        }
-        *linked_at = now;
-        for index in unlinked.by_ref().take(LINKS_A_CALL) {
-            let entry = table.slab.entry(index);
-            let life = entry.life();
-            if life.is_current() {
-                // Whichever tick it has: no worker may have linked it yet, and a second link does no harm.
-                link_anew(wheel, entry, index, entry.timer.load(Ordering::Relaxed), life.deadline());
-            }
-        }
-    }
-
-    /// The time when the worker must advance its timers at the latest; `None`: it has no timers.
-    pub fn next_timer(&self) -> Option<Millis> {
-        let HandleState { wheel, unlinked, linked_at, .. } = &self.handle.state;
-        let next_links = (unlinked.start < unlinked.end).then(|| *linked_at + Duration::from_millis(1));
-        wheel.next_due().into_iter().chain(next_links).min()
-    }
-
     /// Ends a burst: the worker keeps no [`ConnId`] that it will use without [`recall`](Self::recall).
     pub fn quiescent(&mut self) {
         self.handle.quiescent(BATCHES_A_BURST);
@@ -393,7 +337,7 @@ pub(crate) struct TableHandle {
     pub(super) table: Arc<Table>,
     number: usize,
     pub(super) state: HandleState,
-    parked: bool,
+    pub(super) parked: bool,
     /// It may move to another thread, but two threads must not use it at once.
     one_thread: PhantomData<std::cell::Cell<()>>,
 }
@@ -541,47 +485,6 @@ impl Drop for TableHandle {
     }
 }
 
-/// Links a due entry again. If its deadline has passed, the link is a tick later and the result is `true`. An invalid
-/// link is discarded.
-///
-/// The entry may hold another connection by now. Its valid link is in some wheel at the tick in `timer`. If this link
-/// has the same tick, it takes over and the other one is discarded. So each connection is always processed in time.
-fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
-    let life = entry.life();
-    if !life.is_current() {
-        return false;
-    }
-    let has_come = tick_at_or_after(life.deadline()) <= due.tick;
-    // A connection that is being inserted cannot be removed yet. A live one stays readable during this burst.
-    link_anew(wheel, entry, due.index, due.tick, life.deadline()) && has_come && life.is_live()
-}
-
-/// Links an entry for its deadline, if its tick still is `old`.
-fn link_anew(wheel: &mut Wheel, entry: &Entry, index: u32, old: u32, deadline: Millis) -> bool {
-    let tick = wheel.tick_for(deadline);
-    // Relaxed, as all accesses of `timer`: the fences here and in `transition` give the necessary order.
-    if entry.timer.compare_exchange(old, tick, Ordering::Relaxed, Ordering::Relaxed).is_err() {
-        return false;
-    }
-    wheel.link(Link { index, tick });
-    // See `transition`. A deadline that was brought forward while the entry was being linked is seen here.
-    fence(Ordering::SeqCst);
-    let life = entry.life();
-    if life.is_current() {
-        bring_forward(wheel, index, entry, life.deadline());
-    }
-    true
-}
-
-/// Links an entry in this wheel if its valid link is due too late.
-fn bring_forward(wheel: &mut Wheel, index: u32, entry: &Entry, deadline: Millis) {
-    let tick = wheel.tick_for(deadline);
-    let earlier = |linked| (linked > tick).then_some(tick);
-    if entry.timer.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier).is_ok() {
-        wheel.link(Link { index, tick });
-    }
-}
-
 /// Adds to a count whose only writer is the caller.
 fn add(count: &Statistic, more: u64) {
     count.store(count.load(Relaxed) + more, Relaxed);
@@ -592,9 +495,5 @@ fn whole_second(time: Millis) -> Millis {
     Millis(time.0.div_ceil(1000).saturating_mul(1000))
 }
 
-/// The number of links that one call of `advance_timers` processes: four times the connections of a burst.
-const TIMERS_A_CALL: usize = 256;
-/// The number of connections of a table taken over that one call of `advance_timers` links.
-const LINKS_A_CALL: usize = 1024;
 /// The number of surplus batches that a quiescent point returns: more than a burst and its timers can remove.
 const BATCHES_A_BURST: u32 = 8;

@@ -18,12 +18,14 @@ mod keys;
 mod lookup;
 mod quiescence;
 mod slab;
+mod timer_link;
 mod wheel;
 
 mod adopt;
 mod candidate;
 mod handle;
 mod reader;
+mod timers;
 
 mod call_ids;
 mod ftp;
@@ -47,7 +49,7 @@ pub use self::direction::{Direction, Seen};
 pub use self::flags::Flags;
 pub(crate) use self::ftp::{Asked, Shift};
 pub(crate) use self::handle::TableHandle;
-pub use self::handle::{TableWorker, Timers};
+pub use self::handle::TableWorker;
 pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};
 pub(crate) use self::lookup::Sought;
@@ -56,4 +58,5 @@ pub(crate) use self::offloaded::{Offloaded, RECORD, RECORDS, word as offloaded_w
 pub use self::reader::TableReader;
 pub use self::table::{Boot, Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use self::template::{ASSURED, detached};
+pub use self::timers::Timers;
 pub use self::wheel::TIMER_TICK;

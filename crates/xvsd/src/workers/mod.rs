@@ -6,9 +6,11 @@
 //! for some tens of milliseconds, packets of services go to the kernel, or are held. Packets in a transmit ring are
 //! counted as abandoned. The same happens when an interface has other queues or a larger MTU (`settings.rs`). On drop
 //! the interfaces are detached first, then the workers end. Not here: detecting that an interface came back
-//! (`control/thread.rs`).
+//! (`control_thread/`).
 
 mod cores;
+mod own_packets;
+mod programs;
 mod settings;
 pub(crate) mod system;
 
@@ -22,22 +24,17 @@ use core_affinity::CoreId;
 use crossbeam::channel::{Receiver, Sender, bounded};
 use xvs_ctl::placement;
 use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
+use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::own::Redirection;
 use xvs_dataplane::steering::reinject::Reinjector;
-use xvs_dataplane::steering::{OwnSender, Steering};
 use xvs_dataplane::worker::Worker;
-use xvs_helper::task::Task;
 use xvs_host::cores::cores_available;
-use xvs_host::loopback::AcceptOwnAddresses;
-use xvs_host::network::clsact::ProvideClsact;
-use xvs_host::state_directory::Others;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::status::LinkState;
 use xvs_xdp::device::{receive_queues, receive_queues_word};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{
-    AttachError, Attached, CopyMode, PacketMemory, Queues, RingSizes, Sockets, precede_receive_threads,
-    umem_bytes,
+    Attached, CopyMode, PacketMemory, Queues, RingSizes, Sockets, precede_receive_threads, umem_bytes,
 };
 
 use crate::daemon::error::{DaemonError, system};
@@ -133,141 +130,6 @@ impl Workers {
             not_pinned,
             copies: false,
         })
-    }
-
-    /// Puts the programs in force on interfaces that have the pinned one of another process. Called when the first
-    /// services are in force; frames that come before a queue has its socket are held.
-    ///
-    /// # Errors
-    /// An interface that cannot be attached. That of a running process is never attached anew: it would lose its link.
-    pub(crate) fn put_in_force(
-        &mut self,
-        steering: &mut Steering,
-        others: Others,
-    ) -> Result<(), DaemonError> {
-        for attached in &mut self.attached {
-            if attached.former_program().is_none() {
-                continue;
-            }
-            let name = attached.interface().to_owned();
-            match steering.put_in_force(attached) {
-                Ok(()) => {
-                    tracing::info!("{name}: this XDP program has replaced the pinned one of an earlier xvsd")
-                }
-                Err(source) if others == Others::Run => {
-                    return Err(AttachError::Kernel { interface: name, source }.into());
-                }
-                Err(error) => {
-                    tracing::warn!(
-                        "{name}: the pinned XDP program cannot be replaced ({error}); it is attached anew"
-                    );
-                    steering
-                        .attach_anew(attached)
-                        .map_err(|source| AttachError::Kernel { interface: name, source })?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Pins all programs, and removes the pins of other interfaces. Called when no other process needs them.
-    pub(crate) fn pin_all(&mut self) {
-        (0..self.attached.len()).for_each(|index| self.pin(index));
-        if let Some(pins) = &self.pins {
-            let names: Vec<_> = self.attached.iter().map(Attached::interface).collect();
-            for gone in pins.keep_only(&names) {
-                tracing::info!(
-                    "{gone}: the pin of an earlier xvsd is removed, because the interface is not attached"
-                );
-            }
-        }
-    }
-
-    /// Redirects what this machine itself sends anew, after a successor has done so and failed.
-    pub(crate) fn redirect_own_anew(&mut self, steering: &Steering) {
-        self.own.fill_with(|| None);
-        self.own_clients = None;
-        self.redirect_own(steering);
-    }
-
-    /// Puts the programs of this process in force again, after a successor has replaced them and failed.
-    pub(crate) fn restore_programs(&mut self, steering: &Steering) {
-        for attached in &mut self.attached {
-            if let Err(error) = steering.restore(attached) {
-                tracing::error!(
-                    "{}: the XDP program cannot be put in force again: {error}",
-                    attached.interface()
-                );
-            }
-        }
-    }
-
-    /// Redirects what this machine itself sends, as long as it has to be, with these maps. Not before the workers run.
-    pub(crate) fn redirect_own(&mut self, steering: &Steering) {
-        // Nobody reads the TAPs yet, and another process may still redirect.
-        if self.threads.is_empty() {
-            return;
-        }
-        let interfaces = self.own.iter_mut().zip(&self.reinjectors).zip(&self.attached);
-        let mut results: Vec<_> = interfaces
-            .map(|((own, tap), attached)| {
-                redirect(own, steering, OwnSender::Server, attached.interface(), || Ok(tap.clone()))
-            })
-            .collect();
-        let loopback = &self.loopback;
-        results.push(redirect(&mut self.own_clients, steering, OwnSender::Client, "lo", || {
-            match loopback.get() {
-                Some(open) => Ok(open.clone()),
-                None => {
-                    AcceptOwnAddresses.run(&[])?;
-                    let open = Arc::new(Reinjector::open_loopback()?);
-                    Ok(loopback.get_or_init(|| open).clone())
-                }
-            }
-        }));
-        let began = results.contains(&Ok(true));
-        self.not_redirected = results.into_iter().filter_map(Result::err).collect();
-        // The worker that reads these TAPs may sleep, and then waits for others alone.
-        if let Some(reader) = self.wakers.first().filter(|_| began) {
-            reader.wake();
-        }
-    }
-
-    /// The warnings about packets of this machine that cannot be redirected.
-    pub(crate) fn not_redirected(&self) -> &[String] {
-        &self.not_redirected
-    }
-
-    /// Pins the program of the interface with this index.
-    fn pin(&mut self, index: usize) {
-        let attached = &mut self.attached[index];
-        let Some(pins) = &self.pins else { return };
-        self.not_pinned.retain(|warning| !warning.starts_with(&format!("{}: ", attached.interface())));
-        if let Err(error) = attached.pin(pins) {
-            self.not_pinned.push(format!(
-                "{}: the XDP program cannot be pinned ({error}), so the kernel resets connections when xvsd ends; see \
-                 whether /sys/fs/bpf is a bpffs, then restart xvsd",
-                attached.interface()
-            ));
-        }
-    }
-
-    /// Whether the program of the interface with this index stays when the process ends.
-    pub(crate) fn is_pinned(&self, index: usize) -> bool {
-        self.attached[index].is_pinned()
-    }
-
-    /// The warnings about programs that could not be pinned.
-    pub(crate) fn not_pinned(&self) -> &[String] {
-        &self.not_pinned
-    }
-
-    /// Removes the pins: the kernel has all packets when this value is dropped.
-    pub(crate) fn release(&mut self) {
-        self.attached.iter_mut().for_each(Attached::release);
-        if let Some(Err(error)) = self.pins.as_ref().map(Pins::release) {
-            tracing::error!("a pin cannot be removed: {error}; `xvs stop --release` tries it again");
-        }
     }
 
     /// The number of workers, including those not started yet.
@@ -531,46 +393,6 @@ fn shares(attached: &[Attached], workers: Option<usize>) -> Result<Shares, Daemo
     let queues: Vec<_> =
         attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
     Ok(placement::shares(&queues, workers, cores_available())?)
-}
-
-/// Begins or ends the redirection of packets of this sender, as it is needed. Returns whether it has begun.
-///
-/// # Errors
-/// A sentence for the operator.
-fn redirect(
-    own: &mut Option<Redirection>,
-    steering: &Steering,
-    sender: OwnSender,
-    interface: &str,
-    reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
-) -> Result<bool, String> {
-    // Whoever deletes the qdisc deletes the program, too.
-    let is_redirected = own.as_ref().is_some_and(Redirection::is_in_force);
-    match (steering.redirects(sender), is_redirected) {
-        (true, false) => {
-            let begun = reinjector().and_then(|tap| {
-                ProvideClsact { interface: tap.interface() }.run(&[])?;
-                Redirection::begin(steering, sender, tap)
-            });
-            *own = Some(begun.map_err(|error| {
-                let unserved = match sender {
-                    OwnSender::Server => "real servers on this machine by NAT",
-                    OwnSender::Client => "clients on this machine",
-                };
-                format!(
-                    "{unserved} are not served, because their packets cannot be redirected on {interface}: {error}; correct that, \
-                     it is tried again every {} s",
-                    RETRY_REFUSED.as_secs()
-                )
-            })?);
-            Ok(true)
-        }
-        (true, true) => Ok(false),
-        (false, _) => {
-            *own = None;
-            Ok(false)
-        }
-    }
 }
 
 fn open_reinjector(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> {

@@ -4,14 +4,15 @@
 //! For `xvs lab` and for tests. The caller adds interfaces, routes and neighbours, injects frames and moves time. All
 //! other code is that of the daemon. The same input gives the same output.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod datapath;
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{io, mem};
 
-use arc_swap::ArcSwap;
 use xvs_dataplane::burst::Context;
 use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::burst::transmit::Transmitter;
@@ -23,24 +24,19 @@ use xvs_dataplane::explain::Live;
 use xvs_dataplane::forward::Identification;
 use xvs_dataplane::general_path::reassembly::Reassembly;
 use xvs_dataplane::general_path::reassembly::handoff::Handoff;
-use xvs_dataplane::offload::{Ends, Offload};
+use xvs_dataplane::offload::Offload;
 use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port;
 use xvs_dataplane::port::memory::{Bytes, FirstPart, MemoryPort};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::clients::ClientSettings;
-use xvs_dataplane::snapshot::lists::Lists;
-use xvs_dataplane::snapshot::syn_limits::SynLimits;
-use xvs_dataplane::snapshot::sync_backup::Inbox;
-use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
-use xvs_dataplane::steering::{SteeringError, SteeringRules};
+use xvs_dataplane::steering::SteeringRules;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::settings::Ipvs;
-use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
@@ -48,20 +44,17 @@ use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::{ConnectionRow, Ended, Filter};
 use xvs_proto::network::{Network, Route, RouteAction};
 use xvs_proto::{HashSecret, LinkId, Prefix, network};
-use xvs_sched::ServiceKey;
 
+pub use self::datapath::{MemoryDatapath, Program};
+use self::datapath::{SECRET, TABLE_SIZE};
 use crate::api::capture::Listener;
 use crate::api::connections::{EndMode, count, end, matching_rows, rows};
 use crate::api::{explain, local_addresses};
 use crate::control::Control;
-use crate::control::datapath::{Datapath, SyncSockets};
 use crate::sweep::Sweeper;
-use crate::sync::messages::{Messages, Sent};
-use crate::sync::receiver::Receiver;
+use crate::sync::messages::Sent;
 use crate::unattached::Attachment;
 
-/// Capacity of the connection table.
-const TABLE_SIZE: usize = 1 << 16;
 /// Step by which [`InMemory::advance`] moves time.
 const STEP: Duration = Duration::from_millis(100);
 
@@ -91,124 +84,6 @@ pub struct SyncMessage {
     /// Its UDP payload.
     pub payload: Vec<u8>,
 }
-
-/// The datapath of a director in memory: it records the steering, and has no workers to wait for.
-#[derive(Default)]
-pub struct MemoryDatapath {
-    rules: SteeringRules,
-    /// How many publications waited for workers.
-    publications: u64,
-    /// The connection table, if there is one.
-    table: Option<Arc<Table>>,
-    /// The master daemon and its messages, while one runs.
-    master: Option<(SyncDaemon, Messages)>,
-    /// The backup daemon, while one runs.
-    backup: Option<Receiver>,
-    /// The program that forwards offloaded flows; `None`: the pipeline has all frames.
-    program: Option<Box<dyn Program>>,
-}
-
-/// An XDP program that forwards offloaded flows, for tests: the director itself needs no rights.
-pub trait Program: Send {
-    /// Forwards a frame. Returns the kernel's index of the interface by which it leaves, and the frame there. `None`:
-    /// it goes to the pipeline.
-    fn forward(&mut self, frame: &[u8]) -> Option<(u32, Vec<u8>)>;
-
-    /// Ends these flows.
-    fn end(&mut self, ends: &Ends);
-}
-
-impl Datapath for MemoryDatapath {
-    fn start_master(
-        &mut self,
-        daemon: &SyncDaemon,
-        sockets: SyncSockets,
-        _: Arc<ArcSwap<Snapshot>>,
-        now: Millis,
-    ) -> Result<Arc<Announcements>, CommandError> {
-        let entries = self.table.as_ref().map_or(0, |table| table.entries());
-        let announcements = Arc::new(Announcements::new(entries, 1));
-        let reader = self.table.as_ref().and_then(Table::reader);
-        self.master = reader.map(|reader| {
-            (daemon.clone(), Messages::new(daemon, sockets.ports, announcements.clone(), reader, now))
-        });
-        Ok(announcements)
-    }
-
-    fn stop_master(&mut self) {
-        self.master = None;
-    }
-
-    fn start_backup(&mut self, daemon: &SyncDaemon, _: SyncSockets) -> Result<Arc<Inbox>, CommandError> {
-        let inbox = Arc::new(Inbox::new(1));
-        self.backup = Some(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: SECRET });
-        Ok(inbox)
-    }
-
-    fn stop_backup(&mut self) {
-        self.backup = None;
-    }
-
-    fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.rules.add(rules);
-        Ok(())
-    }
-
-    fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.rules.subtract(rules);
-        Ok(())
-    }
-
-    fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
-        self.rules.clone_from(rules);
-        Ok(())
-    }
-
-    /// Workers check each packet.
-    fn set_lists(&mut self, _: Option<(Arc<Lists>, Vec<ServiceKey>)>) -> Result<(), SteeringError> {
-        Ok(())
-    }
-
-    /// Workers decide on each SYN.
-    fn set_syn_limits(&mut self, _: &SynLimits) -> Result<(), SteeringError> {
-        Ok(())
-    }
-
-    fn count_drops(&mut self) {}
-
-    /// Its time begins in 1970.
-    fn seconds_since_1970(&self, now: Millis) -> u64 {
-        now.0 / 1000
-    }
-
-    fn await_workers(&mut self, _: Duration) -> Result<(), String> {
-        self.publications += 1;
-        Ok(())
-    }
-
-    fn end_offload(&mut self, ends: &Ends) {
-        if let Some(program) = &mut self.program {
-            program.end(ends);
-        }
-    }
-
-    fn keep_resolved(&mut self, _: &BTreeSet<(u32, IpAddr)>) {}
-
-    fn reserve_ports(&mut self, _: &[(u16, u16)]) {}
-
-    /// Memory is never short.
-    fn available_pages(&mut self) -> Option<u32> {
-        None
-    }
-
-    /// The table is never short of entries.
-    fn free_entries(&self) -> (usize, usize) {
-        (TABLE_SIZE, TABLE_SIZE)
-    }
-}
-
-/// The secret of the table's hash.
-const SECRET: HashSecret = HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]);
 
 impl InMemory {
     /// A director without interfaces, at time 0.

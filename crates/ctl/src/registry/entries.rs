@@ -1,0 +1,183 @@
+//! What the registry has of a service and of a destination, and what workers use of it.
+
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::egress::Path;
+use xvs_dataplane::egress::path_mtu::PathMtu;
+use xvs_dataplane::snapshot::{
+    self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,
+};
+use xvs_model::config::destination::DestinationOptions;
+use xvs_proto::Endpoint;
+use xvs_sched::scheduler::{Flags, Memory, Setup, Tuning};
+use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, Weight, scheduler};
+
+use super::estimator::Estimator;
+use super::load_feedback::Report;
+use super::persistence;
+use super::tunnels::encapsulation;
+
+pub(super) struct ServiceEntry {
+    pub(super) live: Arc<ServiceLive>,
+    pub(super) estimator: Estimator,
+    pub(super) scheduler: String,
+    pub(super) place: Arc<AtomicU64>,
+    /// The scheduler's memory of clients; kept while the scheduler's name stays the same.
+    pub(super) memory: Option<Arc<Memory>>,
+    pub(super) destinations: Vec<DestinationEntry>,
+}
+
+pub(super) struct DestinationEntry {
+    pub(super) endpoint: Endpoint,
+    pub(super) method: ForwardingMethod,
+    /// Methods of its connections: existing connections keep their method when an edit changes it.
+    pub(super) methods: BTreeSet<ForwardingMethod>,
+    /// The operator's weight.
+    pub(super) weight: Weight,
+    /// Whether an operator keeps it from new connections, whatever its weight.
+    pub(super) disabled: bool,
+    pub(super) encapsulation: Encapsulation,
+    pub(super) path_mtu: Arc<PathMtu>,
+    /// The last weight above 0 since it was added; 0 if there was none.
+    pub(super) last_weight: Weight,
+    /// The last load report, if it still counts.
+    pub(super) report: Option<Report>,
+    pub(super) id: DestinationId,
+    pub(super) live: Arc<DestinationLive>,
+    pub(super) estimator: Estimator,
+}
+
+impl DestinationEntry {
+    pub(super) fn set_options(&mut self, options: &DestinationOptions) {
+        self.method = options.method;
+        self.methods.insert(options.method);
+        if self.weight != options.weight {
+            self.report = None;
+        }
+        self.weight = options.weight;
+        self.encapsulation = encapsulation(options.tunnel);
+        if !options.weight.is_quiescent() {
+            self.last_weight = options.weight;
+        }
+        self.live.set_thresholds(options.upper_threshold, options.lower_threshold);
+    }
+
+    /// The destination as schedulers see it.
+    pub(super) fn listed(&self) -> xvs_sched::Destination {
+        let weight = self.weight_in_force();
+        let last_weight = if weight.is_quiescent() { self.last_weight } else { weight };
+        xvs_sched::Destination { endpoint: self.endpoint, weight, last_weight }
+    }
+
+    /// The weight that schedulers use.
+    pub(super) fn weight_in_force(&self) -> Weight {
+        match self.report {
+            _ if self.disabled => Weight(0),
+            Some(report) if !self.weight.is_quiescent() => report.weight(),
+            _ => self.weight,
+        }
+    }
+
+    /// Forgets methods that no connection has. Every worker must already use the last edit.
+    pub(super) fn forget_unused_methods(&mut self) {
+        if !self.has_connections() {
+            self.methods.retain(|method| *method == self.method);
+        }
+    }
+
+    pub(super) fn has_connections(&self) -> bool {
+        let load = self.live.load();
+        load.active + load.inactive > 0
+    }
+}
+
+/// A removed destination.
+pub(super) struct Trashed {
+    pub(super) dest: DestinationEntry,
+    pub(super) service: Arc<ServiceLive>,
+    pub(super) since: Millis,
+}
+
+/// The keys of a service's destinations in the trash.
+pub(super) fn trash_range(key: ServiceKey) -> RangeInclusive<(ServiceKey, Endpoint)> {
+    let first = Endpoint { addr: Ipv4Addr::UNSPECIFIED.into(), port: 0 };
+    let last = Endpoint { addr: Ipv6Addr::from_bits(u128::MAX).into(), port: u16::MAX };
+    (key, first)..=(key, last)
+}
+
+/// Source address and encapsulation of tunnels to a destination.
+pub(super) fn tunnel(dest: &DestinationEntry, snapshot: &Snapshot) -> snapshot::Tunnel {
+    snapshot.egress.tunnel_to(dest.endpoint.addr, dest.encapsulation)
+}
+
+pub(super) fn path(dest: &DestinationEntry, tunnel: snapshot::Tunnel, snapshot: &Snapshot) -> Path {
+    Path::find(&snapshot.egress, tunnel.route_key(dest.endpoint.addr, dest.method), 0)
+}
+
+pub(super) fn destination(
+    key: ServiceKey,
+    dest: &DestinationEntry,
+    service: &Arc<ServiceLive>,
+    snapshot: &Snapshot,
+) -> Destination {
+    let tunnel = tunnel(dest, snapshot);
+    Destination {
+        available: true,
+        key,
+        endpoint: dest.endpoint,
+        method: dest.method,
+        weight: dest.weight_in_force(),
+        path: path(dest, tunnel, snapshot),
+        path_mtu: dest.path_mtu.clone(),
+        tunnel,
+        live: dest.live.clone(),
+        service: service.clone(),
+    }
+}
+
+/// A service as workers use it; `None` for an unknown scheduler, which the desired state has refused before.
+pub(super) fn build(
+    key: ServiceKey,
+    wanted: &xvs_model::config::service::Service,
+    entry: &mut ServiceEntry,
+    tuning: &Tuning,
+    client_limit: Option<ClientLimit>,
+) -> Option<Service> {
+    let listed: Vec<_> = entry.destinations.iter().map(DestinationEntry::listed).collect();
+    let setup = Setup {
+        destinations: &listed,
+        family: Some(key.family()),
+        flags: Flags(wanted.options.flags.0),
+        memory: entry.memory.take(),
+        tuning: tuning.clone(),
+    };
+    let scheduler = scheduler::build(&entry.scheduler, &setup)?;
+    entry.memory = scheduler.memory().cloned();
+    let members = entry.destinations.iter().map(|dest| Member {
+        id: dest.id,
+        endpoint: dest.endpoint,
+        method: dest.method,
+        weight: dest.weight_in_force(),
+        own_weight: dest.weight,
+        live: dest.live.clone(),
+    });
+    Some(Service {
+        key,
+        rule: xvs_ipvsadm::service_line(&key, &wanted.options).into(),
+        members: members.collect(),
+        scheduler,
+        one_packet: wanted.options.one_packet,
+        client_address: wanted.options.client_address,
+        client_limit,
+        syn_proxy: wanted.options.syn_proxy,
+        persistence: persistence::of(&wanted.options),
+        quic: None,
+        place: entry.place.clone(),
+        live: entry.live.clone(),
+    })
+}

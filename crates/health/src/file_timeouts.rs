@@ -1,0 +1,30 @@
+//! The connection timeouts of a keepalived.conf over those that were in force before.
+
+use xvs_model::config::timeouts::Timeouts;
+
+/// The connection timeouts that a file configures (`lvs_timeouts`); a timeout of 0 is not configured.
+#[derive(Clone, Copy)]
+pub(super) struct FileTimeouts {
+    pub(super) configured: Timeouts,
+    /// The timeouts that were in force before the file configured them.
+    pub(super) before: Timeouts,
+}
+
+impl FileTimeouts {
+    /// The timeouts to set for a new file: those that it configures, and the former value of each that the old file
+    /// configured and the new one does not.
+    pub(super) fn update(&mut self, mut configured: Timeouts, mut in_force: Timeouts) -> Timeouts {
+        let fields: [fn(&mut Timeouts) -> &mut u32; 3] =
+            [|all| &mut all.tcp_seconds, |all| &mut all.tcp_fin_seconds, |all| &mut all.udp_seconds];
+        let mut wanted = configured;
+        for field in fields {
+            match (*field(&mut self.configured), *field(&mut configured)) {
+                (0, 1..) => *field(&mut self.before) = *field(&mut in_force),
+                (1.., 0) => *field(&mut wanted) = *field(&mut self.before),
+                (0, 0) | (1.., 1..) => {}
+            }
+        }
+        self.configured = configured;
+        wanted
+    }
+}

@@ -1,0 +1,100 @@
+//! The redirection of packets that this machine itself sends, from real servers and clients on it.
+//!
+//! Not here: what the program does (`bpf/own.bpf.c` of the data plane).
+
+use std::io;
+use std::sync::Arc;
+
+use xvs_dataplane::steering::own::Redirection;
+use xvs_dataplane::steering::reinject::Reinjector;
+use xvs_dataplane::steering::{OwnSender, Steering};
+use xvs_helper::task::Task;
+use xvs_host::loopback::AcceptOwnAddresses;
+use xvs_host::network::clsact::ProvideClsact;
+
+use super::{RETRY_REFUSED, Workers};
+
+impl Workers {
+    /// Redirects what this machine itself sends anew, after a successor has done so and failed.
+    pub(crate) fn redirect_own_anew(&mut self, steering: &Steering) {
+        self.own.fill_with(|| None);
+        self.own_clients = None;
+        self.redirect_own(steering);
+    }
+
+    /// Redirects what this machine itself sends, as long as it has to be, with these maps. Not before the workers run.
+    pub(crate) fn redirect_own(&mut self, steering: &Steering) {
+        // Nobody reads the TAPs yet, and another process may still redirect.
+        if self.threads.is_empty() {
+            return;
+        }
+        let interfaces = self.own.iter_mut().zip(&self.reinjectors).zip(&self.attached);
+        let mut results: Vec<_> = interfaces
+            .map(|((own, tap), attached)| {
+                redirect(own, steering, OwnSender::Server, attached.interface(), || Ok(tap.clone()))
+            })
+            .collect();
+        let loopback = &self.loopback;
+        results.push(redirect(&mut self.own_clients, steering, OwnSender::Client, "lo", || {
+            match loopback.get() {
+                Some(open) => Ok(open.clone()),
+                None => {
+                    AcceptOwnAddresses.run(&[])?;
+                    let open = Arc::new(Reinjector::open_loopback()?);
+                    Ok(loopback.get_or_init(|| open).clone())
+                }
+            }
+        }));
+        let began = results.contains(&Ok(true));
+        self.not_redirected = results.into_iter().filter_map(Result::err).collect();
+        // The worker that reads these TAPs may sleep, and then waits for others alone.
+        if let Some(reader) = self.wakers.first().filter(|_| began) {
+            reader.wake();
+        }
+    }
+
+    /// The warnings about packets of this machine that cannot be redirected.
+    pub(crate) fn not_redirected(&self) -> &[String] {
+        &self.not_redirected
+    }
+}
+
+/// Begins or ends the redirection of packets of this sender, as it is needed. Returns whether it has begun.
+///
+/// # Errors
+/// A sentence for the operator.
+fn redirect(
+    own: &mut Option<Redirection>,
+    steering: &Steering,
+    sender: OwnSender,
+    interface: &str,
+    reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
+) -> Result<bool, String> {
+    // Whoever deletes the qdisc deletes the program, too.
+    let is_redirected = own.as_ref().is_some_and(Redirection::is_in_force);
+    match (steering.redirects(sender), is_redirected) {
+        (true, false) => {
+            let begun = reinjector().and_then(|tap| {
+                ProvideClsact { interface: tap.interface() }.run(&[])?;
+                Redirection::begin(steering, sender, tap)
+            });
+            *own = Some(begun.map_err(|error| {
+                let unserved = match sender {
+                    OwnSender::Server => "real servers on this machine by NAT",
+                    OwnSender::Client => "clients on this machine",
+                };
+                format!(
+                    "{unserved} are not served, because their packets cannot be redirected on {interface}: {error}; correct that, \
+                     it is tried again every {} s",
+                    RETRY_REFUSED.as_secs()
+                )
+            })?);
+            Ok(true)
+        }
+        (true, true) => Ok(false),
+        (false, _) => {
+            *own = None;
+            Ok(false)
+        }
+    }
+}
