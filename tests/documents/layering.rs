@@ -248,3 +248,38 @@ fn no_comment_line_is_longer_than_a_hundred_and_twenty_characters() {
         }
     }
 }
+
+/// A file of the kernel, or a placeholder for a name.
+fn is_of_ours(name: &str) -> bool {
+    !name.contains("NAME")
+        && !["linux/", "net/", "kernel/", "drivers/", "include/"].iter().any(|at| name.starts_with(at))
+}
+
+#[test]
+fn a_comment_names_only_files_that_are_there() {
+    let all = files(".");
+    let there = |name: &str| {
+        let parts: Vec<_> = name.split('/').collect();
+        all.iter().any(|path| {
+            let path = path.to_string_lossy();
+            path.ends_with(name)
+                || path.rsplit('/').next() == parts.last().copied()
+                    && parts.iter().all(|part| path.split('/').any(|at| at == *part))
+        })
+    };
+    let sources = all.iter().filter(|path| path.extension().is_some_and(|end| end == "rs" || end == "md"));
+    for path in sources.filter(|path| !path.ends_with("CHANGELOG.md")) {
+        for (number, line) in read(path).lines().enumerate() {
+            let is_prose =
+                path.extension().is_some_and(|end| end == "md") || line.trim_start().starts_with("//");
+            let quoted = line.split('`').skip(1).step_by(2).filter(|_| is_prose);
+            let named = quoted.filter(|name| {
+                [".rs", ".bpf.c", ".h"].iter().any(|end| name.ends_with(end))
+                    && !name.contains([' ', '*', ':'])
+            });
+            for name in named.filter(|name| is_of_ours(name)) {
+                assert!(there(name), "{}:{}: there is no {name}", path.display(), number + 1);
+            }
+        }
+    }
+}

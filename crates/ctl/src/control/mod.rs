@@ -2,8 +2,8 @@
 //!
 //! Every change (a command, the network, a removed destination that nothing refers to any more) is carried out here,
 //! one at a time: validated, entered in the desired state, built into a snapshot, published. [`Control`] needs no
-//! thread and no socket, so the lab runs the same code as the daemon, where `thread.rs` runs it. Steering of the XDP
-//! program is extended before a snapshot is published, and reduced once every worker has that snapshot.
+//! thread and no socket, so the lab runs the same code as the daemon, where the control thread runs it. Steering of the
+//! XDP program is extended before a snapshot is published, and reduced once every worker has that snapshot.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};

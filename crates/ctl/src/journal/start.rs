@@ -3,7 +3,7 @@
 //! A file that has not changed is not loaded: the journal has later changes. If the rules file has changed, it wins for
 //! what it defines; what it defined before and does not any more is deleted; what only commands made stays. The keys
 //! that a changed xvs.toml sets win over `xvs set`. A journal that cannot be used is kept under another name, and xvsd
-//! begins with its files. Not here: carrying it out (`daemon/mod.rs`).
+//! begins with its files. Not here: carrying it out (`daemon/` of xvsd).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

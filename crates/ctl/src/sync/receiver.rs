@@ -1,7 +1,7 @@
 //! Reading of messages and tables of other directors into the queues of workers.
 //!
 //! What cannot be used is counted, by reason; nothing that a message contains does harm. Not here: sockets
-//! (`backup.rs`, `fetch_table.rs`).
+//! (`sync/` of xvsd).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

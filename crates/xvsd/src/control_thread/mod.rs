@@ -3,7 +3,7 @@
 //! Runs for as long as the daemon does. Requests, owned services, network views and mark rules arrive by one queue.
 //! Between two inputs the thread resolves next hops that packets wait for, confirms those in use, and attaches
 //! interfaces that are back or joined a bond. Each input is carried out completely before the next one. Not here: what
-//! a request does (`control/mod.rs`), permissions (`api/peer.rs`), the start of the thread (`daemon/mod.rs`).
+//! a request does (`control/` of `ctl`), permissions (`socket/peer.rs`), the start of the thread (`daemon/mod.rs`).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

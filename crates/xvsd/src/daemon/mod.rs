@@ -180,7 +180,7 @@ impl Daemon {
         self.directory.as_ref().map_or(Others::Ended, StateDirectory::others)
     }
 
-    /// Begins to forward (`control/thread/serve.rs`). Called when all services of the start are in force: then no frame
+    /// Begins to forward (`restart/serve.rs`). Called when all services of the start are in force: then no frame
     /// of a service reaches the kernel meanwhile. A running xvsd is paused before that, and ended afterwards.
     ///
     /// # Errors

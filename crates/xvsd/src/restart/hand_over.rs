@@ -4,7 +4,7 @@
 //! check is carried out until the successor has it, or until it has failed. First the successor prepares; the workers
 //! forward. Then the workers close their sockets and nothing uses the table. If the successor ends before the last
 //! step, or a step takes too long, the workers forward again. If it has already taken the table, this process begins
-//! anew, as after a kill, and takes the table back. Not here: the successor's side (`daemon/take_over.rs`).
+//! anew, as after a kill, and takes the table back. Not here: the successor's side (`take_over.rs`).
 
 use std::os::unix::process::CommandExt;
 use std::process;

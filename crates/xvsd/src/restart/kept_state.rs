@@ -2,7 +2,7 @@
 //!
 //! Runs once, at the start. If the directory was not configured and cannot be used, xvsd goes on without it, with a
 //! warning; a configured one is refused. Not here: the format of the table (`xvs_dataplane::conn`), the order of the
-//! start (`control/thread/serve.rs`).
+//! start (`restart/serve.rs`).
 //!
 //! The table goes through three types: a [`PreparedTable`] may still be another process's; nobody uses a
 //! [`PausedTable`]; and only [`SurveyedTable::own`] returns a [`Table`], without which there is no handle of it: no

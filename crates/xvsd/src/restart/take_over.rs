@@ -2,7 +2,7 @@
 //! closes its sockets, and this one continues with the same connection table.
 //!
 //! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends
-//! before the last one. Not here: the side of the running xvsd (`control/thread/hand_over.rs`).
+//! before the last one. Not here: the side of the running xvsd (`hand_over.rs`).
 
 use std::path::Path;
 use std::time::{Duration, Instant};
