@@ -88,7 +88,8 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 
 /// What `--count` prints as JSON.
 #[derive(Serialize)]
-struct Count {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Count {
     count: u64,
 }
 

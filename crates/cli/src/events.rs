@@ -100,7 +100,8 @@ fn line(event: &Event) -> String {
 
 /// An event as `--json` prints it.
 #[derive(Serialize)]
-struct Object<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Object<'a> {
     #[serde(flatten)]
     event: &'a Event,
     /// `at_millis` in the format of RFC 3339.
@@ -109,7 +110,8 @@ struct Object<'a> {
 
 /// The object that `--json` prints in place of missing events.
 #[derive(Serialize)]
-struct Missed {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Missed {
     /// Number of missing events.
     missed: u64,
 }

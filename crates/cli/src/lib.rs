@@ -26,6 +26,8 @@ mod extensions;
 mod fleet;
 mod get;
 mod healthy;
+#[cfg(test)]
+mod json_page;
 pub mod lab;
 mod manual;
 mod output;

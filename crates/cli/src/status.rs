@@ -282,6 +282,7 @@ mod tests {
             services   1 virtual service, 2 real servers\n\
             disabled   192.0.2.11; `xvs enable` ends that\n\
             list       deny list of TCP 198.51.100.1:80: 1001 networks, 9 packets dropped\n\
+            list       deny list of FWM 7 IPv6: 1001 networks, 9 packets dropped\n\
             SYN limit  TCP 198.51.100.1:80: 5000 SYNs a second, 8 dropped\n\
             health     12 of 13 real servers up, 2 of 3 virtual servers well\n\
             journal    restored at the start, as of 2023-11-14T22:13:20.000Z\n\

@@ -15,3 +15,5 @@ pub mod hexadecimal;
 
 #[cfg(any(test, feature = "samples"))]
 pub mod sample;
+#[cfg(feature = "schema")]
+mod schema;

@@ -74,7 +74,7 @@ pub fn status() -> StatusReport {
             virtual_servers_well: 2,
         }),
         disabled: vec!["192.0.2.11".to_owned(), "192.0.2.12:80 of TCP 198.51.100.1:80".to_owned()],
-        lists: vec![list().summary],
+        lists: lists().into_iter().map(|row| row.summary).collect(),
         syn_limits: vec![SynLimitSummary {
             service: ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80)),
             rate: 5000,
@@ -369,15 +369,22 @@ pub fn local_use() -> LocalReport {
     LocalReport { addresses: vec![row], exhausted: 7 }
 }
 
-/// An access list with an entry that ends.
-pub fn list() -> ListRow {
-    let list = ListKey { kind: ListKind::Deny, service: Some(address_service()) };
-    let network = Prefix::host(local().addr);
-    ListRow {
-        summary: ListSummary { list, networks: 1001, dropped: 9 },
+/// Access lists of a service of an address and of one of a mark.
+pub fn lists() -> Vec<ListRow> {
+    let row = |service| ListRow {
+        summary: ListSummary {
+            list: ListKey { kind: ListKind::Deny, service: Some(service) },
+            networks: 1001,
+            dropped: 9,
+        },
         file: Some("/etc/xvs/deny".into()),
-        entries: vec![ListEntry { network, until: Some(1_700_000_600), seconds_left: Some(600) }],
-    }
+        entries: vec![ListEntry {
+            network: Prefix::host(local().addr),
+            until: Some(1_700_000_600),
+            seconds_left: Some(600),
+        }],
+    };
+    vec![row(address_service()), row(mark_service())]
 }
 
 /// A destination with a load report.

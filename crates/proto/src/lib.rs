@@ -36,6 +36,9 @@ pub mod plain;
 pub mod mark;
 pub mod network;
 
+#[cfg(feature = "schema")]
+mod schema;
+
 pub use addr::{Endpoint, Family, MacAddr, Prefix, Protocol, is_host};
 pub use flow::{FlowKey, HashSecret};
 pub use malformed::Malformed;

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How the director forwards packets to this machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Method {
     /// Direct routing (ipvsadm's `-g`): only the link address is changed.

@@ -15,6 +15,7 @@ use crate::{decapsulation, sysctl};
 
 /// A virtual address that is up.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Status {
     /// The virtual address.
     pub vip: IpAddr,
@@ -38,6 +39,7 @@ pub struct Status {
 
 /// Packets that the XDP program has processed since it was installed or since `up` or `down` last changed it.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counters {
     /// Decapsulated from IP in IP.
     pub ip: u64,
@@ -62,6 +64,7 @@ impl From<decapsulation::Counters> for Counters {
 
 /// A setting that `up` changed.
 #[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SettingStatus {
     /// Its name for sysctl(8).
     pub name: String,

@@ -24,6 +24,7 @@ pub struct Account {
 
 /// Whether a choice depends on chance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Certainty {
     /// It depends only on known values.
@@ -34,6 +35,7 @@ pub enum Certainty {
 
 /// A value that a scheduler compares.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Figure {
     /// Its name.
     pub name: String,

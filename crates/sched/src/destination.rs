@@ -17,6 +17,7 @@ pub struct Destination {
 /// The number of connections that a destination takes relative to the others. Weight 0 is quiescent: the destination
 /// keeps its connections and takes no new ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Weight(pub u32);
 
 impl Weight {
@@ -31,6 +32,7 @@ impl Weight {
 
 /// How a packet reaches its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardingMethod {
     /// Rewritten to the destination's endpoint; replies come back through the director (`-m`, listed `Masq`).
@@ -48,6 +50,7 @@ pub enum ForwardingMethod {
 
 /// How the director passes the client's address to a TCP destination behind [`ForwardingMethod::FullNat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAddress {
     /// It does not.
@@ -72,6 +75,7 @@ impl ClientAddress {
 
 /// When the director answers the SYNs of a TCP service itself, by cookies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SynProxy {
     /// Never.

@@ -9,6 +9,7 @@ use xvs_proto::{Endpoint, Family, Protocol};
 
 /// The key of a virtual service: what its packets have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceKey {
     /// Packets of a protocol to a virtual endpoint; port 0 means every port.
@@ -49,6 +50,7 @@ impl ServiceKey {
 
 /// What each client may have of a service, or do to it, and how many SYNs all may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClientLimit {
     /// Connections at once; 0: any number.
     pub connections: u32,
@@ -78,6 +80,7 @@ pub struct SynRate {
 
 /// What becomes of a client's SYN above its rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Above {
     /// It is dropped.

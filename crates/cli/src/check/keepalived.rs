@@ -119,7 +119,8 @@ impl Printed<'_> {
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Document<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Document<'a> {
     refused: bool,
     rules: &'a [String],
     virtual_servers: Vec<VirtualServerRow<'a>>,
@@ -128,6 +129,7 @@ struct Document<'a> {
 
 /// A virtual server in it.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct VirtualServerRow<'a> {
     virtual_server: &'a str,
     quorum: u32,
@@ -136,6 +138,7 @@ struct VirtualServerRow<'a> {
 
 /// A real server in it.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct RealServerRow {
     real_server: Endpoint,
     checks: Vec<CheckRow>,
@@ -143,6 +146,7 @@ struct RealServerRow {
 
 /// A check in it.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct CheckRow {
     probe: String,
     interval_seconds: f64,
@@ -157,6 +161,7 @@ struct CheckRow {
 
 /// A fault in it.
 #[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct FaultRow<'a> {
     file: String,
     line: usize,

@@ -4,7 +4,7 @@
 //! are checked by `xvs apply`, which changes nothing if one fails. With `--keepalived` the file is
 //! a keepalived.conf (`keepalived.rs`).
 
-mod keepalived;
+pub(crate) mod keepalived;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 /// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Finding {
     /// How good or bad it is.
     pub level: Level,
@@ -23,6 +24,7 @@ pub(super) struct Finding {
 
 /// The level of a finding, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
     /// In order.
@@ -35,6 +37,7 @@ pub(super) enum Level {
 
 /// A command that corrects a finding.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Mend {
     /// For a shell, as root.
     pub command: String,

@@ -121,7 +121,8 @@ fn examine_machine(arguments: &Arguments) -> Result<Vec<Finding>, String> {
 
 /// What `--json` prints.
 #[derive(Serialize)]
-struct Document<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Document<'a> {
     /// The worst level of the findings.
     level: Level,
     findings: &'a [Finding],

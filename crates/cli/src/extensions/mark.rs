@@ -84,7 +84,8 @@ fn columns(rule: &MarkRule) -> [String; 7] {
 
 /// A rule as `--json` prints it.
 #[derive(Serialize)]
-struct Row<'a> {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(crate) struct Row<'a> {
     dest: Option<Prefix>,
     source: Option<Prefix>,
     protocol: Option<Protocol>,

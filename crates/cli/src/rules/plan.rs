@@ -72,6 +72,7 @@ pub(crate) fn summary(differences: &[Difference]) -> String {
 
 /// A difference as `--json` prints it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Row {
     /// `added`, `edited` or `deleted`.
     change: &'static str,

@@ -257,7 +257,7 @@ fn replies(request: &Request) -> Vec<Reply> {
         Request::Control(ControlRequest::Limits { .. }) => Reply::Limits(sample::limits()),
         Request::LocalUse => Reply::LocalUse(sample::local_use()),
         Request::Control(ControlRequest::Quic) => Reply::Quic(vec![sample::quic()]),
-        Request::Control(ControlRequest::Lists(_)) => Reply::Lists(vec![sample::list()]),
+        Request::Control(ControlRequest::Lists(_)) => Reply::Lists(sample::lists()),
         Request::Control(ControlRequest::Settings) => Reply::Settings(sample::settings()),
         Request::Control(ControlRequest::Feedback) => Reply::Feedback(sample::feedback()),
         Request::Control(ControlRequest::ListServices) => Reply::Services(sample::services()),
@@ -278,7 +278,7 @@ fn running() -> Vec<xvs_model::config::command::Command> {
 fn fields(value: &Value, path: &str) -> Vec<String> {
     match value {
         Value::Object(object) => {
-            let own = (!path.is_empty() && !path.ends_with("[]")).then(|| path.to_owned());
+            let own = (!path.is_empty() && path != "[]").then(|| path.to_owned());
             let below = object.iter().flat_map(|(key, value)| {
                 let dot = if path.is_empty() { "" } else { "." };
                 fields(value, &format!("{path}{dot}{key}"))

@@ -15,6 +15,7 @@ use xvs_sched::ServiceKey;
 
 /// What a list does with the packets of its networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ListKind {
     /// They are dropped.
@@ -35,6 +36,7 @@ impl ListKind {
 
 /// The name of a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ListKey {
     /// What it does.
     pub kind: ListKind,
@@ -53,6 +55,7 @@ impl fmt::Display for ListKey {
 
 /// The end of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Until {
     /// So many seconds after the command. The control plane makes it [`Self::At`] before anything keeps it.
@@ -257,6 +260,7 @@ const NO_NETWORK: &str = "no network such as 192.0.2.0/24 or 2001:db8::/32, with
 
 /// The size and the effect of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ListSummary {
     /// Its name.
     #[serde(flatten)]
@@ -269,6 +273,7 @@ pub struct ListSummary {
 
 /// A list as `xvs deny list` and `xvs allow list` show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ListRow {
     /// Its name, size and effect.
     #[serde(flatten)]
@@ -281,6 +286,7 @@ pub struct ListRow {
 
 /// An entry of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ListEntry {
     /// The network.
     pub network: Prefix,

@@ -11,6 +11,7 @@ use crate::config::syn_proxy::{Proxied, check_proxied};
 
 /// The limits of all services, and the clients that they concern most.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LimitReport {
     /// The limits, in the order of their services.
     pub limits: Vec<LimitRow>,
@@ -35,9 +36,11 @@ impl LimitReport {
 
 /// The limit of a service's clients.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LimitRow {
     /// The service.
     #[serde(with = "as_listed")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ServiceText"))]
     pub service: ServiceKey,
     /// What each of its clients may do, and all together.
     #[serde(flatten)]
@@ -48,9 +51,11 @@ pub struct LimitRow {
 
 /// The limit of a service's SYNs, with its effect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SynLimitSummary {
     /// The service.
     #[serde(with = "as_listed")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ServiceText"))]
     pub service: ServiceKey,
     /// SYNs a second.
     pub rate: u32,
@@ -60,11 +65,13 @@ pub struct SynLimitSummary {
 
 /// A client of a service with a limit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClientRow {
     /// The client: a network of the length that `[limits]` in xvs.toml gives.
     pub client: Prefix,
     /// The service.
     #[serde(with = "as_listed")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ServiceText"))]
     pub service: ServiceKey,
     /// Its connections; 0 if the service does not limit them.
     pub connections: u32,

@@ -15,6 +15,7 @@ pub struct Destination {
 
 /// The options of a destination; an edit replaces all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DestinationOptions {
     /// How packets reach it.
     pub method: ForwardingMethod,
@@ -43,6 +44,7 @@ impl Default for DestinationOptions {
 
 /// The kind of a tunnel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Tunnel {
     /// IP in IP (RFC 2003, RFC 4213, RFC 2473).
@@ -63,6 +65,7 @@ pub enum Tunnel {
 
 /// The checksum in a tunnel's outer header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TunnelChecksum {
     /// None.

@@ -8,6 +8,7 @@ use xvs_proto::{Prefix, Protocol};
 
 /// A mark rule: packets that match all its conditions get the mark.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MarkRule {
     /// Network of the destination address.
     pub dest: Option<Prefix>,

@@ -41,6 +41,7 @@ impl Feedback {
 
 /// A number of a range that includes both its limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "u32")]
 pub struct Within<const LOW: u32, const HIGH: u32>(u32);
 
@@ -75,6 +76,7 @@ values! {
 
 /// The services that follow load reports: `all`, or a list of services as printed by `xvsadm -Ln`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub enum FollowingServices {
     /// All services, also those added later.
@@ -129,6 +131,7 @@ impl TryFrom<String> for FollowingServices {
 
 /// A destination of a service that follows reports, for `xvs feedback`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FeedbackRow {
     /// Its service, as listed.
     pub service: String,

@@ -9,6 +9,7 @@ use xvs_proto::Endpoint;
 
 /// The destinations at an address, or those at one port of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct Server {
     addr: IpAddr,

@@ -9,6 +9,7 @@ use xvs_proto::{Endpoint, Protocol};
 
 /// A source address of FULLNAT with the range of its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LocalAddress {
     /// The address.
     pub addr: IpAddr,
@@ -62,6 +63,7 @@ impl fmt::Display for LocalAddress {
 
 /// The connections of FULLNAT, by local address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LocalReport {
     /// Each address that is configured, in the order of the commands.
     pub addresses: Vec<LocalRow>,
@@ -71,6 +73,7 @@ pub struct LocalReport {
 
 /// The use of one local address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LocalRow {
     /// The address and its ports.
     #[serde(flatten)]
@@ -83,6 +86,7 @@ pub struct LocalRow {
 
 /// A destination towards which ports of a local address are used.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Busiest {
     /// Ports used towards that destination.
     pub ports: u64,

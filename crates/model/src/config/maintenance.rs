@@ -12,6 +12,7 @@ use crate::config::load_report::Server;
 /// The real servers that one `xvs disable` concerns: those of an address, or at one port of it, in all services or in
 /// one. They are disabled whether or not a service has them now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Disabled {
     /// The real servers.
     pub server: Server,
@@ -42,6 +43,7 @@ impl fmt::Display for Disabled {
 
 /// All disabled real servers. None of the elements covers another one.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct DisabledServers(BTreeSet<Disabled>);
 

@@ -27,9 +27,11 @@ pub struct Quic {
 
 /// The QUIC configurations of a service, as `xvs quic list` shows them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QuicRow {
     /// The service.
     #[serde(with = "as_listed")]
+    #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ServiceText"))]
     pub service: ServiceKey,
     /// Its configurations.
     pub configs: Vec<QuicConfigRow>,
@@ -39,6 +41,7 @@ pub struct QuicRow {
 
 /// A configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QuicConfigRow {
     /// Its number.
     pub config: u8,
@@ -51,6 +54,7 @@ pub struct QuicConfigRow {
 
 /// A server ID.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServerIdRow {
     /// The ID.
     pub id: ServerId,

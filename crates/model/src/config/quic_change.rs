@@ -8,6 +8,7 @@ use xvs_proto::quic::ServerId;
 
 /// How a configuration encodes server IDs in connection IDs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QuicConfig {
     /// Length of its server IDs, in bytes.
     pub server_id_length: u8,
@@ -19,6 +20,7 @@ pub struct QuicConfig {
 
 /// A change of the QUIC configurations or server IDs of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum QuicChange {
     /// A new configuration; no error if the service has the same one. Its key is read when the change is carried out,

@@ -37,6 +37,7 @@ pub struct Reconciled {
 
 /// Whether manual changes to owned services are undone. In xvs.toml `true` is `Always`, `false` is `Never`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(from = "bool", into = "bool")]
 pub enum Repair {
     /// They stay until health checks want something else there, or until everything is reconciled.

@@ -26,6 +26,7 @@ pub struct DesiredRules {
 
 /// A fault of a line of a rules file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fault {
     /// The line's number, from 1.
     pub line: usize,

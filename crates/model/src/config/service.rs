@@ -26,6 +26,7 @@ impl Service {
 
 /// The options of a service; an edit replaces all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceOptions {
     /// The scheduler's name; with `none` no connection is scheduled.
     pub scheduler: String,
@@ -71,10 +72,12 @@ impl ServiceOptions {
 
 /// The three flags of a scheduler; bit 0 is flag 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SchedulerFlags(pub u8);
 
 /// The part of a client's address that persistence compares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Netmask {
     /// Bits of an IPv4 address; they need not be contiguous.

@@ -98,6 +98,7 @@ values! {
 
 /// When the master daemon announces a connection, by the number of a packet: the kernel's `sync_threshold`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct SyncThreshold {
     /// The first packet that does.
@@ -128,6 +129,7 @@ const SYNC_THRESHOLD: &str = "two numbers, the first below the second, or the se
 
 /// The number of repetitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "u8", into = "u8")]
 pub struct SyncRetries(pub u8);
 
@@ -147,6 +149,7 @@ impl From<SyncRetries> for u8 {
 
 /// The number of a daemon's ports as it was set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "u32", into = "u32")]
 pub struct SyncPorts(u32);
 
@@ -173,6 +176,7 @@ impl From<SyncPorts> for u32 {
 
 /// The connections whose maximum segment size is lowered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", rename_all = "lowercase")]
 pub enum MssClamp {
     /// None.
@@ -215,6 +219,7 @@ pub fn set(ipvs: &mut Ipvs, feedback: &mut Feedback, key: &str, value: &str) -> 
 
 /// A setting of 0 (off) or 1 (on).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Switch(pub bool);
 
@@ -228,6 +233,7 @@ impl TryFrom<u8> for Switch {
 
 /// The mode of a defence: 0 off, 3 on; 1 and 2 automatic, on while memory is short. The director sets 1 or 2.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "u8", into = "u8")]
 pub struct Defence(u8);
 

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// The role of a daemon in connection synchronization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SyncRole {
     /// It sends its connections to others.
@@ -26,6 +27,7 @@ impl SyncRole {
 
 /// A synchronization daemon of the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SyncDaemon {
     /// Its role.
     pub role: SyncRole,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// The timeouts of connections that `ipvsadm --set` sets; those of other states are fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Timeouts {
     /// Established TCP connections.
     pub tcp_seconds: u32,

@@ -13,6 +13,7 @@ pub const SNAP_BYTES: usize = 4096;
 
 /// The packets to capture: those that match every given field. And how many bytes of each frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CaptureRequest {
     /// An endpoint of the packet or of its connection is in this network.
     pub address: Option<Prefix>,
@@ -40,6 +41,7 @@ impl CaptureRequest {
 
 /// A packet: the received frame and the frames that were sent for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CapturedPacket {
     /// Its verdict: `transmit`, `pass`, `held`, `consumed` or `drop`.
     pub verdict: String,
@@ -51,6 +53,7 @@ pub struct CapturedPacket {
 
 /// A frame.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CapturedFrame {
     /// When its burst was received, in nanoseconds since 1970 (UTC).
     pub nanoseconds: u64,
@@ -63,11 +66,13 @@ pub struct CapturedFrame {
     pub length: u32,
     /// Its captured bytes, from the Ethernet header on.
     #[serde(with = "crate::hexadecimal")]
+    #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub bytes: Vec<u8>,
 }
 
 /// Whether a frame was received or sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// It was received.

@@ -13,6 +13,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 
 /// A filter of connections or templates; the default matches every connection and no template.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Filter {
     /// The kind of entry.
@@ -31,6 +32,7 @@ pub struct Filter {
 
 /// The kind of an entry of the connection table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A connection.
@@ -77,6 +79,7 @@ impl Filter {
 
 /// A range of endpoints, a network with every port or one port: `192.0.2.0/24`, `192.0.2.1:80`, `[2001:db8::/32]:80`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
 pub struct EndpointRange {
     network: Prefix,
@@ -155,6 +158,7 @@ impl From<EndpointRange> for String {
 
 /// A connection or template as listings show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConnectionRow {
     /// Its protocol; [`Protocol::IP`] for the template of a mark.
     pub protocol: Protocol,
@@ -180,6 +184,7 @@ pub struct ConnectionRow {
 
 /// Detail of a connection or template that ipvsadm's listings do not show.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConnectionDetail {
     /// Its service; `None` if that was deleted.
     pub service: Option<ServiceKey>,
@@ -199,6 +204,7 @@ pub struct ConnectionDetail {
 
 /// The data that a persistence engine stores for a client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EngineData {
     /// The engine's name.
     pub name: String,
@@ -208,6 +214,7 @@ pub struct EngineData {
 
 /// Connections that were ended or are to be reset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Ended {
     /// Connections and templates that were ended.
     pub ended: u64,

@@ -9,6 +9,7 @@ use crate::report::status::InterfaceStatus;
 
 /// The daemon's interfaces, workers, table and settings.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DaemonFacts {
     /// Its version.
     pub version: String,

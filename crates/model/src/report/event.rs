@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 /// One change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
     /// Its number, from 1 at the daemon's start.
     pub number: u64,
@@ -26,6 +27,7 @@ pub struct Event {
 
 /// A process that requested a change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Requester {
     /// Its user ID.
     pub uid: u32,
@@ -46,6 +48,7 @@ impl fmt::Display for Requester {
 
 /// What an event concerns.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A command, also a refused one.
@@ -78,6 +81,7 @@ impl Kind {
 
 /// The events that a listener requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EventQuery {
     /// The first event.
     pub from: Begin,
@@ -87,6 +91,7 @@ pub struct EventQuery {
 
 /// The first event that a listener receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Begin {
     /// The next event.
@@ -99,6 +104,7 @@ pub enum Begin {
 
 /// Whether a listener continues after the remembered events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Then {
     /// Every further event.
@@ -109,6 +115,7 @@ pub enum Then {
 
 /// Consecutive events.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EventBatch {
     /// The number of events before these that the listener missed because it was too slow.
     pub missed: u64,

@@ -13,6 +13,7 @@ use crate::report::health::HealthReport;
 
 /// The packet in question: described by `proto`, `from` and `to`, or a whole frame.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Question {
     /// The interface that receives it. Default: that of the route to its source, or for a frame the one that has the
@@ -44,6 +45,7 @@ pub struct Question {
 
 /// The protocol of a described packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Proto {
     /// TCP; a SYN unless `flags` say otherwise.
@@ -61,6 +63,7 @@ impl Proto {
 
 /// What would happen to a packet, and why.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
     /// The interface that receives it.
     pub interface: String,
@@ -128,6 +131,7 @@ pub struct Report {
 
 /// The verdict on a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     /// It is forwarded.
@@ -143,6 +147,7 @@ pub enum Verdict {
 
 /// The direction of a packet in its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// From the client to the real server.
@@ -153,6 +158,7 @@ pub enum Direction {
 
 /// A packet's headers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Summary {
     /// Its protocol.
     pub protocol: Protocol,
@@ -173,6 +179,7 @@ pub struct Summary {
 
 /// Whether a connection or template exists before the packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
     /// It exists already.
@@ -183,6 +190,7 @@ pub enum Origin {
 
 /// A connection or template.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Entry {
     /// Whether it exists already or the packet creates it.
     pub origin: Origin,
@@ -212,6 +220,7 @@ pub struct Entry {
 
 /// A scheduler's choice.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Choice {
     /// The service.
     pub service: String,
@@ -227,6 +236,7 @@ pub struct Choice {
 
 /// Whether a real server is chosen, or why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CandidateState {
     /// It is chosen.
@@ -243,6 +253,7 @@ pub enum CandidateState {
 
 /// A real server that could be chosen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CandidateReport {
     /// Its endpoint.
     pub server: Endpoint,
@@ -265,6 +276,7 @@ pub struct CandidateReport {
 
 /// The next hop to a real server or client.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct NextHop {
     /// The real server or client.
     pub to: IpAddr,
@@ -290,6 +302,7 @@ pub struct NextHop {
 
 /// What is changed of a packet.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rewrite {
     /// The forwarding method, as listings print it.
     pub method: String,
@@ -310,6 +323,7 @@ pub struct Rewrite {
 
 /// The outer packet of a tunnel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tunnel {
     /// `ipip`, `gre` or `gue`.
     pub kind: String,
@@ -321,6 +335,7 @@ pub struct Tunnel {
 
 /// A frame that is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SentFrame {
     /// The outgoing interface.
     pub interface: String,
@@ -333,6 +348,7 @@ pub struct SentFrame {
 
 /// A circumstance that could change the result.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CaveatReport {
     /// Its name.
     pub name: String,

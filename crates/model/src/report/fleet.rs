@@ -10,6 +10,7 @@ use crate::report::listing::Rates;
 
 /// What a director knows of its fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FleetReport {
     /// The name of the fleet.
     pub fleet: String,
@@ -31,6 +32,7 @@ pub struct FleetReport {
 
 /// An etcd that does not answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Silence {
     /// Why, with the URL and the next step.
     pub why: String,
@@ -40,6 +42,7 @@ pub struct Silence {
 
 /// Rules that wait to be confirmed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Trial {
     /// Their revision.
     pub revision: u64,
@@ -49,6 +52,7 @@ pub struct Trial {
 
 /// A director of a fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct FleetDirector {
     /// Its name.
@@ -83,6 +87,7 @@ pub struct FleetDirector {
 
 /// Rules in force.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RunningRules {
     /// Their revision in etcd.
     pub revision: u64,
@@ -92,6 +97,7 @@ pub struct RunningRules {
 
 /// Rules that a director cannot run.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RefusedRules {
     /// Their revision in etcd.
     pub revision: u64,

@@ -16,6 +16,7 @@ use crate::duration;
 /// The health checks leave [`Weights::feedback`] and [`Weights::in_force`] empty; the control plane fills them in for
 /// each request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HealthReport {
     /// The file.
     pub file: String,
@@ -39,6 +40,7 @@ pub struct HealthReport {
 
 /// A virtual server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VirtualServerHealth {
     /// The text after `virtual_server` in the file.
     pub name: String,
@@ -62,6 +64,7 @@ pub struct VirtualServerHealth {
 
 /// A sorry server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SorryServerHealth {
     /// Its endpoint.
     pub endpoint: String,
@@ -71,6 +74,7 @@ pub struct SorryServerHealth {
 
 /// A real server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RealServerHealth {
     /// Its endpoint; port 0: the port of each service.
     pub endpoint: String,
@@ -89,6 +93,7 @@ pub struct RealServerHealth {
 
 /// The weights of a real server in the first of its services, by their source.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Weights {
     /// The weight in keepalived.conf.
     pub operator: u32,
@@ -104,6 +109,7 @@ pub struct Weights {
 
 /// A check.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckHealth {
     /// Kind and target of the check.
     pub probe: String,
@@ -127,6 +133,7 @@ pub struct CheckHealth {
 
 /// What an agent has said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AgentHealth {
     /// Its last answer, in printable characters, shortened.
     pub answer: String,
@@ -147,6 +154,7 @@ impl AgentHealth {
 
 /// The mode of a real server, as its agent says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum AgentMode {
     /// It takes new connections.
@@ -170,6 +178,7 @@ impl fmt::Display for AgentMode {
 
 /// A failure and its time.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckError {
     /// The failure, in words.
     pub what: String,
@@ -179,6 +188,7 @@ pub struct CheckError {
 
 /// The state of a check after its last runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum CheckState {
     /// It counts as up, and has not run yet.
@@ -212,6 +222,7 @@ pub enum CheckState {
 
 /// Numbers of real servers and virtual servers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counts {
     /// Real servers, counted once for each of their virtual servers.
     pub real_servers: usize,

@@ -9,6 +9,7 @@ use crate::config::service::ServiceOptions;
 
 /// A service as listings show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceRow {
     /// Its key.
     pub key: ServiceKey,
@@ -24,6 +25,7 @@ pub struct ServiceRow {
 
 /// A destination as listings show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DestinationRow {
     /// Its endpoint.
     pub endpoint: Endpoint,
@@ -45,6 +47,7 @@ pub struct DestinationRow {
 
 /// Totals of a service or destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stats {
     /// Connections scheduled.
     pub connections: u64,
@@ -60,6 +63,7 @@ pub struct Stats {
 
 /// Rates per second, as computed by IPVS's estimator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rates {
     /// Connections scheduled.
     pub connections: u64,

@@ -14,6 +14,7 @@ use crate::report::status::StatusReport;
 
 /// What the status page shows at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StatusPage<'a> {
     /// The director's status, without a comparison of its rules file and without settings.
     pub status: &'a StatusReport,
@@ -39,6 +40,7 @@ pub struct StatusPage<'a> {
 
 /// A service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PageService {
     /// The service as printed, `TCP 192.0.2.1:80`.
     pub service: String,
@@ -62,6 +64,7 @@ pub struct PageService {
 
 /// A real server of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PageServer {
     /// Its endpoint; without a port if it uses that of each service.
     pub server: String,
@@ -83,6 +86,7 @@ pub struct PageServer {
 
 /// Whether a service works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceState {
     /// It works.
@@ -95,6 +99,7 @@ pub enum ServiceState {
 
 /// The state of a real server in a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ServerState {
     /// Its checks pass.

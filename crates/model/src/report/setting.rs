@@ -5,6 +5,7 @@ use serde_json::Value;
 
 /// A setting in force.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Setting {
     /// Its name: for `xvs set`, or in xvs.toml, with its section in front unless that is `ipvs`.
     pub key: String,
@@ -16,6 +17,7 @@ pub struct Setting {
 
 /// Where the value of a setting comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub enum Source {
     /// Nothing sets it.
     #[default]

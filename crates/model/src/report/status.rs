@@ -19,6 +19,7 @@ use crate::report::setting::Setting;
 
 /// The status of the director.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StatusReport {
     /// Whether there are warnings.
     pub state: Level,
@@ -79,6 +80,7 @@ pub struct StatusReport {
 
 /// Whether the director needs attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// No: there is no warning.
@@ -89,6 +91,7 @@ pub enum Level {
 
 /// An attached interface.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InterfaceStatus {
     /// Its name.
     pub name: String,
@@ -112,6 +115,7 @@ pub struct InterfaceStatus {
 
 /// The offload of connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OffloadStatus {
     /// Connections whose packets the XDP program forwards at present, and some that have just ended.
     pub connections: u64,
@@ -121,6 +125,7 @@ pub struct OffloadStatus {
 
 /// The part of an interface in the offload of connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InterfaceOffload {
     /// Why packets that arrive by it, or were to leave by it, are left to workers; `None`: they are not.
     pub why_not: Option<String>,
@@ -130,6 +135,7 @@ pub struct InterfaceOffload {
 
 /// The part of an interface in the bond that it was attached for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct BondMember {
     /// The bond's name.
     pub name: String,
@@ -139,6 +145,7 @@ pub struct BondMember {
 
 /// Whether an interface can be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum LinkState {
     /// It is up and has a carrier.
@@ -151,6 +158,7 @@ pub enum LinkState {
 
 /// A worker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerStatus {
     /// The core that it is pinned to.
     pub core: Option<usize>,
@@ -167,6 +175,7 @@ pub struct WorkerStatus {
 
 /// A daemon of connection synchronization.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SyncStatus {
     /// Its role.
     pub role: SyncRole,
@@ -188,6 +197,7 @@ pub struct SyncStatus {
 
 /// Another director, as a daemon of connection synchronization knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SyncPeer {
     /// Its address.
     pub address: IpAddr,
@@ -213,6 +223,7 @@ pub struct SyncPeer {
 
 /// How it stands with the connection table of another director, or with one's own there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SyncTable {
     /// It was not sent or received.
@@ -227,6 +238,7 @@ pub enum SyncTable {
 
 /// The connection table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TableStatus {
     /// The number of connections that it can hold.
     pub size: u64,
@@ -240,6 +252,7 @@ pub struct TableStatus {
 
 /// Packets dropped for one reason.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Drops {
     /// The reason, by the name of its counter.
     pub reason: String,
@@ -251,6 +264,7 @@ pub struct Drops {
 
 /// Packets dropped in the last minute, or since the start if that is more recent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RecentDrops {
     /// The length of that time.
     pub seconds: u64,
@@ -260,6 +274,7 @@ pub struct RecentDrops {
 
 /// The comparison of a rules file with the running state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RulesStatus {
     /// The file.
     pub file: String,
@@ -270,6 +285,7 @@ pub struct RulesStatus {
 
 /// The result of the comparison of a rules file with the running state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum RulesFound {
     /// Why the file cannot be compared.

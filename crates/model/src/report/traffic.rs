@@ -10,6 +10,7 @@ use crate::report::status::StatusReport;
 
 /// Totals at one moment.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Traffic {
     /// The moment, in milliseconds since the daemon's start.
     pub at_millis: u64,
@@ -21,6 +22,7 @@ pub struct Traffic {
 
 /// A service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceTraffic {
     /// Its key.
     pub key: ServiceKey,
@@ -35,6 +37,7 @@ pub struct ServiceTraffic {
 
 /// A destination.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DestinationTraffic {
     /// Its endpoint.
     pub endpoint: Endpoint,

@@ -11,6 +11,7 @@ pub const REPORTED: u32 = 3;
 
 /// A real server whose last connections were not answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Unanswered {
     /// The service.
     pub service: ServiceKey,

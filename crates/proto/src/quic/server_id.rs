@@ -34,6 +34,7 @@ const BLOCK: usize = 16;
 
 /// A server ID: 1 to [`SERVER_ID_MAX`] bytes. As text: two hexadecimal digits each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(into = "String", try_from = "String")]
 pub struct ServerId {
     length: u8,
