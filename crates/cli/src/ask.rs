@@ -8,7 +8,11 @@ use xvs_ipvsadm::Output;
 use xvs_model::config::access_list::ListKind;
 use xvs_model::protocol::client::Director;
 
-use crate::extensions::{feedback, laddr, limit, lists, mark, quic};
+use crate::extensions::laddr::LocalAddresses;
+use crate::extensions::limit::Limits;
+use crate::extensions::mark::Marks;
+use crate::extensions::quic::Quic;
+use crate::extensions::{self, feedback, lists};
 use crate::output::exit::{Done, MISUSED, complaint, exit_code};
 use crate::rules::{apply, confirm, plan};
 use crate::servers::maintenance::Change;
@@ -46,19 +50,19 @@ pub(crate) enum Command {
     /// End that: the real server has its configured weight again, if its health checks agree
     Enable(maintenance::Arguments),
     /// Add, delete and list the rules that mark packets for `-f` services
-    Mark(mark::Arguments),
+    Mark(extensions::Arguments<Marks>),
     /// Report a real server's load, or show the weights that follow such reports
     Feedback(feedback::Arguments),
     /// Add, delete and list the local addresses, which `--fullnat` real servers see instead of clients
-    Laddr(laddr::Arguments),
+    Laddr(extensions::Arguments<LocalAddresses>),
     /// Limit the connections of each client of a service, and list the clients that are refused most
-    Limit(limit::Arguments),
+    Limit(extensions::Arguments<Limits>),
     /// Drop packets to services from networks, for a time or until deleted
     Deny(lists::Arguments),
     /// Drop packets to services from all networks but these
     Allow(lists::Arguments),
     /// Let QUIC connections keep their real server when clients change their addresses
-    Quic(quic::Arguments),
+    Quic(extensions::Arguments<Quic>),
 }
 
 impl Command {
@@ -78,11 +82,11 @@ impl Command {
             Self::Set(arguments) => set::run(arguments, director),
             Self::Disable(arguments) => maintenance::run(Change::Disable, arguments, director, out),
             Self::Enable(arguments) => maintenance::run(Change::Enable, arguments, director, out),
-            Self::Mark(arguments) => mark::run(arguments, director, out),
+            Self::Mark(arguments) => extensions::run(arguments, director, out),
             Self::Feedback(arguments) => feedback::run(arguments, director, out),
-            Self::Laddr(arguments) => laddr::run(arguments, director, out),
-            Self::Limit(arguments) => limit::run(arguments, director, out),
-            Self::Quic(arguments) => quic::run(arguments, director, out),
+            Self::Laddr(arguments) => extensions::run(arguments, director, out),
+            Self::Limit(arguments) => extensions::run(arguments, director, out),
+            Self::Quic(arguments) => extensions::run(arguments, director, out),
             Self::Deny(arguments) => lists::run(ListKind::Deny, arguments, director, out),
             Self::Allow(arguments) => lists::run(ListKind::Allow, arguments, director, out),
         }

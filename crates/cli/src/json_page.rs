@@ -51,7 +51,7 @@ fn tables() -> Vec<(&'static str, Vec<Row>)> {
         ("xvs check --keepalived", rows::<keepalived::Document<'_>>()),
         ("xvs plan, xvs apply", rows::<Vec<plan::Row>>()),
         ("xvs fleet", rows::<FleetReport>()),
-        ("xvs mark list", rows::<Vec<extensions::mark::Row<'_>>>()),
+        ("xvs mark list", rows::<Vec<extensions::mark::Row>>()),
         ("xvs laddr list", rows::<LocalReport>()),
         ("xvs limit list", rows::<LimitReport>()),
         ("xvs quic list", rows::<Vec<QuicRow>>()),

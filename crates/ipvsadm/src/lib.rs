@@ -41,7 +41,7 @@ pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
 pub use streams::{Messages, NextStep, Output, Streams};
 pub use xvs_lines::{
-    DisabledArgument, EntryArgument, LimitChange, ListChange, LocalAddressChange, MarkChange, QuicLine,
+    DisabledArgument, EntryArgument, LimitChange, Line, ListChange, LocalAddressChange, MarkChange, QuicLine,
     ServiceArgument,
 };
 

@@ -36,7 +36,7 @@ use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::streams::Messages;
 use crate::xvs_lines::{
-    disable_command, limit_command, list_command, local_address_command, mark_command, quic_command,
+    LimitChange, LocalAddressChange, MarkChange, QuicLine, command, disable_command, list_command,
 };
 use crate::{grammar, resolver};
 
@@ -270,27 +270,27 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
         text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
     Some(match &words[..] {
         [] => return None,
-        [_, "mark", words @ ..] if text.starts_with(XVS_LINE) => {
-            mark_command(words).map(Parsed::Change).map_err(LineError::usage)
+        [_, words @ ..] if text.starts_with(XVS_LINE) => {
+            match words.split_first().and_then(|(word, rest)| xvs_line(word, rest, resolver)) {
+                Some(changed) => changed.map(Parsed::Change).map_err(LineError::usage),
+                None => grammar::parse(words, resolver),
+            }
         }
-        [_, "laddr", words @ ..] if text.starts_with(XVS_LINE) => {
-            local_address_command(words).map(Parsed::Change).map_err(LineError::usage)
-        }
-        [_, "disable", words @ ..] if text.starts_with(XVS_LINE) => {
-            disable_command(words, resolver).map(Parsed::Change).map_err(LineError::usage)
-        }
-        [_, "limit", words @ ..] if text.starts_with(XVS_LINE) => {
-            limit_command(words, resolver).map(Parsed::Change).map_err(LineError::usage)
-        }
-        [_, word @ ("deny" | "allow"), words @ ..] if text.starts_with(XVS_LINE) => {
-            let kind = if *word == "deny" { ListKind::Deny } else { ListKind::Allow };
-            list_command(kind, words, resolver).map(Parsed::Change).map_err(LineError::usage)
-        }
-        [_, "quic", words @ ..] if text.starts_with(XVS_LINE) => {
-            quic_command(words, resolver).map(Parsed::Change).map_err(LineError::usage)
-        }
-        [_, words @ ..] if text.starts_with(XVS_LINE) => grammar::parse(words, resolver),
         words => grammar::parse(words, resolver),
+    })
+}
+
+/// The change of a subcommand of xvs with these words behind it; `None`: rules files have no lines of it.
+fn xvs_line(word: &str, words: &[&str], resolver: &dyn Resolver) -> Option<Result<Command, String>> {
+    Some(match word {
+        "mark" => command::<MarkChange>(words, resolver),
+        "laddr" => command::<LocalAddressChange>(words, resolver),
+        "limit" => command::<LimitChange>(words, resolver),
+        "quic" => command::<QuicLine>(words, resolver),
+        "disable" => disable_command(words, resolver),
+        "deny" => list_command(ListKind::Deny, words, resolver),
+        "allow" => list_command(ListKind::Allow, words, resolver),
+        _ => return None,
     })
 }
 

@@ -23,6 +23,26 @@ use xvs_sched::{Above, ClientLimit, ServiceKey};
 use crate::grammar::{real_server, virtual_service};
 use crate::resolver::Resolver;
 
+/// The changes of one subcommand.
+pub trait Line: Subcommand {
+    /// The subcommand.
+    const WORD: &str;
+
+    /// The command.
+    ///
+    /// # Errors
+    /// A sentence: no service is named, ipvsadm's message about it, or a rule cannot match.
+    fn command(&self, resolver: &dyn Resolver) -> Result<Command, String>;
+}
+
+/// The change that a line requests by its words behind a subcommand.
+///
+/// # Errors
+/// clap's message, or a sentence for the operator.
+pub(crate) fn command<L: Line>(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
+    parse::<L>(L::WORD, words)?.command(resolver)
+}
+
 /// A change of the mark rules.
 #[derive(Debug, Subcommand)]
 pub enum MarkChange {
@@ -80,12 +100,10 @@ impl Rule {
     }
 }
 
-impl MarkChange {
-    /// The command.
-    ///
-    /// # Errors
-    /// The rule cannot match any packet.
-    pub fn command(&self) -> Result<Command, String> {
+impl Line for MarkChange {
+    const WORD: &str = "mark";
+
+    fn command(&self, _: &dyn Resolver) -> Result<Command, String> {
         Ok(match self {
             Self::Add(rule) => Command::AddMark(rule.message()?),
             Self::Delete(rule) => Command::DeleteMark(rule.message()?),
@@ -114,15 +132,16 @@ pub enum LocalAddressChange {
     },
 }
 
-impl LocalAddressChange {
-    /// The command.
-    pub fn command(&self) -> Command {
-        match *self {
+impl Line for LocalAddressChange {
+    const WORD: &str = "laddr";
+
+    fn command(&self, _: &dyn Resolver) -> Result<Command, String> {
+        Ok(match *self {
             Self::Add { address: addr, ports: (first_port, last_port), standby } => {
                 Command::AddLocal(LocalAddress { addr, first_port, last_port, standby })
             }
             Self::Delete { address } => Command::DeleteLocal(address),
-        }
+        })
     }
 }
 
@@ -286,12 +305,10 @@ pub enum ListChange {
     },
 }
 
-impl LimitChange {
-    /// The command.
-    ///
-    /// # Errors
-    /// No service is named, or the first line of ipvsadm's message about it.
-    pub fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
+impl Line for LimitChange {
+    const WORD: &str = "limit";
+
+    fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
         let (Self::Set { service, .. } | Self::Delete { service }) = self;
         let key = service.key(resolver)?;
         let service = key.ok_or("limit: name the service by -t, -u, --sctp-service or -f")?;
@@ -377,12 +394,10 @@ pub enum QuicLine {
     },
 }
 
-impl QuicLine {
-    /// The command.
-    ///
-    /// # Errors
-    /// No service is named, or the first line of ipvsadm's message about it or the real server.
-    pub fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
+impl Line for QuicLine {
+    const WORD: &str = "quic";
+
+    fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
         let (Self::Add { service: named, .. }
         | Self::Delete { service: named, .. }
         | Self::ServerId { service: named, .. }
@@ -403,22 +418,6 @@ impl QuicLine {
         };
         Ok(Command::Quic { service, change })
     }
-}
-
-/// The change that a line requests by its words behind `quic`.
-///
-/// # Errors
-/// clap's message, or a sentence for the operator.
-pub(crate) fn quic_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
-    parse::<QuicLine>("quic", words)?.command(resolver)
-}
-
-/// The change that a line requests by its words behind `limit`.
-///
-/// # Errors
-/// clap's message, or a sentence for the operator.
-pub(crate) fn limit_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
-    parse::<LimitChange>("limit", words)?.command(resolver)
 }
 
 /// The change that a line requests by its words behind `deny` or `allow`.
@@ -448,22 +447,6 @@ pub(crate) fn disable_command(words: &[&str], resolver: &dyn Resolver) -> Result
     let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
     let read = DisabledArgument::from_arg_matches(&matches).map_err(|error| error.to_string())?;
     read.named(resolver).map(Command::Disable)
-}
-
-/// The change that a line requests by its words behind `mark`.
-///
-/// # Errors
-/// clap's message, or a sentence for the operator.
-pub(crate) fn mark_command(words: &[&str]) -> Result<Command, String> {
-    parse::<MarkChange>("mark", words)?.command()
-}
-
-/// The change that a line requests by its words behind `laddr`.
-///
-/// # Errors
-/// clap's message, or a sentence for the operator.
-pub(crate) fn local_address_command(words: &[&str]) -> Result<Command, String> {
-    Ok(parse::<LocalAddressChange>("laddr", words)?.command())
 }
 
 fn parse<A: Subcommand + FromArgMatches>(name: &'static str, words: &[&str]) -> Result<A, String> {
@@ -571,10 +554,10 @@ mod tests {
         for rule in [rule(), ipv6] {
             let text = format!("add {rule}");
             let words: Vec<_> = text.split(' ').collect();
-            assert_eq!(mark_command(&words), Ok(Command::AddMark(rule)));
+            assert_eq!(command::<MarkChange>(&words, &FixedNames::default()), Ok(Command::AddMark(rule)));
         }
         for wrong in [&["add"][..], &["list"], &["add", "--set-mark", "x"], &[]] {
-            assert!(mark_command(wrong).is_err(), "{wrong:?}");
+            assert!(command::<MarkChange>(wrong, &FixedNames::default()).is_err(), "{wrong:?}");
         }
     }
 
@@ -585,13 +568,19 @@ mod tests {
         for local in [local, LocalAddress { standby: true, ..local }] {
             let text = format!("add {local}");
             let words: Vec<_> = text.split(' ').collect();
-            assert_eq!(local_address_command(&words), Ok(Command::AddLocal(local)));
+            assert_eq!(
+                command::<LocalAddressChange>(&words, &FixedNames::default()),
+                Ok(Command::AddLocal(local))
+            );
         }
         let (first_port, last_port) = LocalAddress::PORTS.into_inner();
         let whole = LocalAddress { first_port, last_port, ..local };
-        assert_eq!(local_address_command(&["add", "192.0.2.1"]), Ok(Command::AddLocal(whole)));
+        assert_eq!(
+            command::<LocalAddressChange>(&["add", "192.0.2.1"], &FixedNames::default()),
+            Ok(Command::AddLocal(whole))
+        );
         for wrong in [&["add", "192.0.2.1", "--ports", "80"][..], &["list"], &["add"], &["add", "example"]] {
-            assert!(local_address_command(wrong).is_err(), "{wrong:?}");
+            assert!(command::<LocalAddressChange>(wrong, &FixedNames::default()).is_err(), "{wrong:?}");
         }
     }
 

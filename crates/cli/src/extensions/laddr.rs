@@ -1,85 +1,66 @@
 //! `xvs laddr`: the local addresses, which FULLNAT real servers see instead of clients.
 
-use std::io::Write;
-
-use clap::{Args, Subcommand};
 use xvs_ipvsadm::LocalAddressChange;
 use xvs_model::config::local_address::{LocalReport, LocalRow};
-use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::request::Request;
 
-use crate::output::exit::{DONE, Done};
-use crate::output::text::print;
+use super::{Listed, NoOptions};
 
-/// The arguments of `xvs laddr`.
-#[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    #[command(subcommand)]
-    action: Action,
-}
+/// `xvs laddr`.
+#[derive(Debug)]
+pub(crate) enum LocalAddresses {}
 
-#[derive(Debug, Subcommand)]
-enum Action {
-    #[command(flatten)]
-    Change(LocalAddressChange),
-    /// Show the addresses, and how many of their ports are taken
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
+impl Listed for LocalAddresses {
+    type Change = LocalAddressChange;
+    type Options = NoOptions;
+    type Report = LocalReport;
+    const HELP: &str = "Show the addresses, and how many of their ports are taken";
 
-pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    match &arguments.action {
-        Action::List { json } => {
-            let report = match director.call(Request::LocalUse)? {
-                Reply::LocalUse(report) => report,
-                other => return Err(Failure::unexpected(&other).into()),
-            };
-            print(&report, *json, screen, out)?;
+    fn request(_: &NoOptions) -> Request {
+        Request::LocalUse
+    }
+
+    fn report(reply: Reply) -> Option<LocalReport> {
+        let Reply::LocalUse(report) = reply else { return None };
+        Some(report)
+    }
+
+    fn screen(report: &LocalReport) -> String {
+        if report.addresses.is_empty() {
+            return "no local addresses; FULLNAT needs one: `xvs laddr add --help` says how\n".to_owned();
         }
-        Action::Change(change) => _ = director.call(ControlRequest::Change(change.command()).into())?,
-    }
-    Ok(DONE)
-}
-
-/// The report as text.
-fn screen(report: &LocalReport) -> String {
-    if report.addresses.is_empty() {
-        return "no local addresses; FULLNAT needs one: `xvs laddr add --help` says how\n".to_owned();
-    }
-    let line = |[address, ports, connections, taken, towards]: [&str; 5]| {
-        let text = format!("{address:<27} {ports:<12} {connections:>11} {taken:>6}  {towards}");
-        text.trim_end().to_owned() + "\n"
-    };
-    let mut text = line(["Address", "Ports", "Connections", "Taken", "Most towards"]);
-    for row in &report.addresses {
-        let LocalRow { local, connections, busiest } = row;
-        let (taken, towards) = match busiest {
-            Some(most) => {
-                let share = 100.0 * most.ports as f64 / local.ports().len() as f64;
-                (format!("{share:.1}%"), format!("{} {}", most.protocol, most.dest))
-            }
-            None => ("0.0%".to_owned(), String::new()),
+        let line = |[address, ports, connections, taken, towards]: [&str; 5]| {
+            let text = format!("{address:<27} {ports:<12} {connections:>11} {taken:>6}  {towards}");
+            text.trim_end().to_owned() + "\n"
         };
-        let use_of_it = if local.standby { " standby" } else { "" };
-        text += &line([
-            &format!("{}{use_of_it}", local.addr),
-            &format!("{}-{}", local.first_port, local.last_port),
-            &connections.to_string(),
-            &taken,
-            &towards,
-        ]);
+        let mut text = line(["Address", "Ports", "Connections", "Taken", "Most towards"]);
+        for row in &report.addresses {
+            let LocalRow { local, connections, busiest } = row;
+            let (taken, towards) = match busiest {
+                Some(most) => {
+                    let share = 100.0 * most.ports as f64 / local.ports().len() as f64;
+                    (format!("{share:.1}%"), format!("{} {}", most.protocol, most.dest))
+                }
+                None => ("0.0%".to_owned(), String::new()),
+            };
+            let use_of_it = if local.standby { " standby" } else { "" };
+            text += &line([
+                &format!("{}{use_of_it}", local.addr),
+                &format!("{}-{}", local.first_port, local.last_port),
+                &connections.to_string(),
+                &taken,
+                &towards,
+            ]);
+        }
+        if report.exhausted > 0 {
+            text += &format!(
+                "{} connections found no free port and were refused; add an address, or more ports\n",
+                report.exhausted
+            );
+        }
+        text
     }
-    if report.exhausted > 0 {
-        text += &format!(
-            "{} connections found no free port and were refused; add an address, or more ports\n",
-            report.exhausted
-        );
-    }
-    text
 }
 
 #[cfg(test)]
@@ -110,6 +91,6 @@ Address                     Ports        Connections  Taken  Most towards
 192.0.2.2 standby           5000-5999              0   0.0%
 7 connections found no free port and were refused; add an address, or more ports
 ";
-        assert_eq!(screen(&LocalReport { addresses, exhausted: 7 }), expected);
+        assert_eq!(LocalAddresses::screen(&LocalReport { addresses, exhausted: 7 }), expected);
     }
 }

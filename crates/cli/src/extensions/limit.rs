@@ -1,95 +1,81 @@
 //! `xvs limit`: how many connections each client of a service may have and begin in a second, how many SYNs all send.
 
-use std::io::Write;
-
-use clap::{Args, Subcommand};
-use xvs_ipvsadm::{LimitChange, SystemResolver};
+use clap::Args;
+use xvs_ipvsadm::LimitChange;
 use xvs_model::config::client_limit::{ClientRow, LimitReport, LimitRow, SynLimitSummary};
-use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_sched::ClientLimit;
 
-use crate::output::exit::{DONE, Done};
-use crate::output::text::print;
+use super::Listed;
 
-/// The arguments of `xvs limit`.
+/// The options of `xvs limit list`.
 #[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    #[command(subcommand)]
-    action: Action,
+pub(crate) struct Clients {
+    /// The most clients
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    clients: u32,
 }
 
-#[derive(Debug, Subcommand)]
-enum Action {
-    #[command(flatten)]
-    Change(LimitChange),
-    /// Show the limits, and the clients that they refuse most
-    List {
-        /// The most clients
-        #[arg(long, value_name = "N", default_value_t = 20)]
-        clients: u32,
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
+/// `xvs limit`.
+#[derive(Debug)]
+pub(crate) enum Limits {}
 
-pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    match &arguments.action {
-        Action::List { clients, json } => {
-            let report = match director.call(ControlRequest::Limits { clients: *clients }.into())? {
-                Reply::Limits(report) => report,
-                other => return Err(Failure::unexpected(&other).into()),
-            };
-            print(&report, *json, screen, out)?;
+impl Listed for Limits {
+    type Change = LimitChange;
+    type Options = Clients;
+    type Report = LimitReport;
+    const HELP: &str = "Show the limits, and the clients that they refuse most";
+
+    fn request(options: &Clients) -> Request {
+        ControlRequest::Limits { clients: options.clients }.into()
+    }
+
+    fn report(reply: Reply) -> Option<LimitReport> {
+        let Reply::Limits(report) = reply else { return None };
+        Some(report)
+    }
+
+    fn screen(report: &LimitReport) -> String {
+        if report.limits.is_empty() {
+            return "no limits; `xvs limit set --help` says how to set one\n".to_owned();
         }
-        Action::Change(change) => {
-            director.call(ControlRequest::Change(change.command(&SystemResolver::default())?).into())?;
+        let line = |[first, second, third, fourth, last]: [&str; 5]| {
+            let text = format!("{first:<40} {second:>11} {third:>12} {fourth:>8}  {last}");
+            text.trim_end().to_owned() + "\n"
+        };
+        let number = |number: u32| if number == 0 { "any".to_owned() } else { number.to_string() };
+        let mut text = line(["Service", "Connections", "New a second", "At once", "Above"]);
+        for LimitRow { service, limit, .. } in &report.limits {
+            let ClientLimit { connections, rate, burst, above, .. } = limit;
+            let burst = if *burst == 0 { *rate } else { *burst };
+            let above = if *rate == 0 { "" } else { above.name() };
+            let numbers = [*connections, *rate, burst].map(number);
+            text += &line([&service.to_string(), &numbers[0], &numbers[1], &numbers[2], above]);
         }
+        let mut of_syns = report.limits.iter().filter(|row| row.limit.syn_rate > 0).peekable();
+        if of_syns.peek().is_some() {
+            text +=
+                &format!("\n{:<40} {:>24} {:>8} {:>12}\n", "Service", "SYNs a second", "At once", "Dropped");
+        }
+        for LimitRow { service, limit: ClientLimit { syn_rate, syn_burst, .. }, syns_dropped } in of_syns {
+            let burst = if *syn_burst == 0 { syn_rate } else { syn_burst };
+            text += &format!("{:<40} {syn_rate:>24} {burst:>8} {syns_dropped:>12}\n", service.to_string());
+        }
+        if !report.clients.is_empty() {
+            text += &format!("\n{:<40} {:>11} {:>12}   Service\n", "Client", "Connections", "Refused");
+        }
+        for ClientRow { client, service, connections, refused } in &report.clients {
+            text += &format!("{:<40} {connections:>11} {refused:>12}   {service}\n", client.to_string());
+        }
+        if report.unlimited > 0 {
+            text += &format!(
+                "{} connections were made without a limit, because more clients are connected than `clients` of [limits]\n",
+                report.unlimited
+            );
+        }
+        text
     }
-    Ok(DONE)
-}
-
-/// The report as text.
-fn screen(report: &LimitReport) -> String {
-    if report.limits.is_empty() {
-        return "no limits; `xvs limit set --help` says how to set one\n".to_owned();
-    }
-    let line = |[first, second, third, fourth, last]: [&str; 5]| {
-        let text = format!("{first:<40} {second:>11} {third:>12} {fourth:>8}  {last}");
-        text.trim_end().to_owned() + "\n"
-    };
-    let number = |number: u32| if number == 0 { "any".to_owned() } else { number.to_string() };
-    let mut text = line(["Service", "Connections", "New a second", "At once", "Above"]);
-    for LimitRow { service, limit, .. } in &report.limits {
-        let ClientLimit { connections, rate, burst, above, .. } = limit;
-        let burst = if *burst == 0 { *rate } else { *burst };
-        let above = if *rate == 0 { "" } else { above.name() };
-        let numbers = [*connections, *rate, burst].map(number);
-        text += &line([&service.to_string(), &numbers[0], &numbers[1], &numbers[2], above]);
-    }
-    let mut of_syns = report.limits.iter().filter(|row| row.limit.syn_rate > 0).peekable();
-    if of_syns.peek().is_some() {
-        text += &format!("\n{:<40} {:>24} {:>8} {:>12}\n", "Service", "SYNs a second", "At once", "Dropped");
-    }
-    for LimitRow { service, limit: ClientLimit { syn_rate, syn_burst, .. }, syns_dropped } in of_syns {
-        let burst = if *syn_burst == 0 { syn_rate } else { syn_burst };
-        text += &format!("{:<40} {syn_rate:>24} {burst:>8} {syns_dropped:>12}\n", service.to_string());
-    }
-    if !report.clients.is_empty() {
-        text += &format!("\n{:<40} {:>11} {:>12}   Service\n", "Client", "Connections", "Refused");
-    }
-    for ClientRow { client, service, connections, refused } in &report.clients {
-        text += &format!("{:<40} {connections:>11} {refused:>12}   {service}\n", client.to_string());
-    }
-    if report.unlimited > 0 {
-        text += &format!(
-            "{} connections were made without a limit, because more clients are connected than `clients` of [limits]\n",
-            report.unlimited
-        );
-    }
-    text
 }
 
 /// The limit of a service's SYNs with its effect.
@@ -132,6 +118,6 @@ Client                                   Connections      Refused
 192.0.2.7/32                                      50         1234   TCP 198.51.100.1:80
 3 connections were made without a limit, because more clients are connected than `clients` of [limits]
 ";
-        assert_eq!(screen(&report), expected.replace("Refused\n", "Refused   Service\n"));
+        assert_eq!(Limits::screen(&report), expected.replace("Refused\n", "Refused   Service\n"));
     }
 }

@@ -1,77 +1,59 @@
 //! `xvs quic`: by which connection IDs QUIC connections keep their real server when clients change their addresses.
 
 use std::fmt::Write as _;
-use std::io::Write;
-
-use clap::{Args, Subcommand};
-use xvs_ipvsadm::{QuicLine, SystemResolver};
+use xvs_ipvsadm::QuicLine;
 use xvs_model::config::quic::{QuicConfigRow, QuicRow, ServerIdRow};
 use xvs_model::config::quic_change::QuicConfig;
-use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::request::{ControlRequest, Request};
 
-use crate::output::exit::{DONE, Done};
-use crate::output::text::print;
+use super::{Listed, NoOptions};
 
-/// The arguments of `xvs quic`.
-#[derive(Debug, Args)]
-pub(crate) struct Arguments {
-    #[command(subcommand)]
-    action: Action,
-}
+/// `xvs quic`.
+#[derive(Debug)]
+pub(crate) enum Quic {}
 
-#[derive(Debug, Subcommand)]
-enum Action {
-    #[command(flatten)]
-    Change(QuicLine),
-    /// Show the configurations and server IDs
-    List {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
-}
+impl Listed for Quic {
+    type Change = QuicLine;
+    type Options = NoOptions;
+    type Report = Vec<QuicRow>;
+    const HELP: &str = "Show the configurations and server IDs";
 
-pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    match &arguments.action {
-        Action::List { json } => {
-            let rows = match director.call(ControlRequest::Quic.into())? {
-                Reply::Quic(rows) => rows,
-                other => return Err(Failure::unexpected(&other).into()),
-            };
-            print(&rows, *json, |rows| screen(rows), out)?;
-        }
-        Action::Change(change) => {
-            director.call(ControlRequest::Change(change.command(&SystemResolver::default())?).into())?;
-        }
+    fn request(_: &NoOptions) -> Request {
+        ControlRequest::Quic.into()
     }
-    Ok(DONE)
-}
 
-/// The configurations and server IDs as text.
-fn screen(rows: &[QuicRow]) -> String {
-    let mut text = String::new();
-    if rows.is_empty() {
-        text += "no QUIC configurations; `xvs quic add --help` says how to add one\n";
+    fn report(reply: Reply) -> Option<Vec<QuicRow>> {
+        let Reply::Quic(report) = reply else { return None };
+        Some(report)
     }
-    for QuicRow { service, configs, server_ids } in rows {
-        let _ = writeln!(text, "{service}");
-        for QuicConfigRow { config, options, fault } in configs {
-            let QuicConfig { server_id_length, nonce_length, key_file } = options;
-            let key = key_file.as_ref().map_or("not encrypted".to_owned(), |path| path.display().to_string());
-            let fault = fault.as_ref().map(|fault| format!("; not in force: {fault}")).unwrap_or_default();
-            let _ = writeln!(
-                text,
-                "  configuration {config}: server ID {server_id_length} bytes, nonce {nonce_length}, {key}{fault}"
-            );
+
+    fn screen(rows: &Vec<QuicRow>) -> String {
+        let mut text = String::new();
+        if rows.is_empty() {
+            text += "no QUIC configurations; `xvs quic add --help` says how to add one\n";
         }
-        for ServerIdRow { id, server, fault } in server_ids {
-            let fault = fault.as_ref().map(|fault| format!("; not in force: {fault}")).unwrap_or_default();
-            let _ = writeln!(text, "  {id}  {server}{fault}");
+        for QuicRow { service, configs, server_ids } in rows {
+            let _ = writeln!(text, "{service}");
+            for QuicConfigRow { config, options, fault } in configs {
+                let QuicConfig { server_id_length, nonce_length, key_file } = options;
+                let key =
+                    key_file.as_ref().map_or("not encrypted".to_owned(), |path| path.display().to_string());
+                let fault =
+                    fault.as_ref().map(|fault| format!("; not in force: {fault}")).unwrap_or_default();
+                let _ = writeln!(
+                    text,
+                    "  configuration {config}: server ID {server_id_length} bytes, nonce {nonce_length}, {key}{fault}"
+                );
+            }
+            for ServerIdRow { id, server, fault } in server_ids {
+                let fault =
+                    fault.as_ref().map(|fault| format!("; not in force: {fault}")).unwrap_or_default();
+                let _ = writeln!(text, "  {id}  {server}{fault}");
+            }
         }
+        text
     }
-    text
 }
 
 #[cfg(test)]
@@ -110,7 +92,7 @@ UDP 198.51.100.1:443
   0a0b0c  192.0.2.1:443
   0a0b  192.0.2.1:443; not in force: no configuration has server IDs of 2 bytes
 ";
-        assert_eq!(screen(&[row]), expected);
-        assert!(screen(&[]).contains("`xvs quic add --help`"));
+        assert_eq!(Quic::screen(&vec![row]), expected);
+        assert!(Quic::screen(&Vec::new()).contains("`xvs quic add --help`"));
     }
 }
