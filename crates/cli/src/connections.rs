@@ -90,6 +90,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Count {
+    /// The number of connections, or of templates, that match.
     count: u64,
 }
 

@@ -104,7 +104,7 @@ fn line(event: &Event) -> String {
 pub(crate) struct Object<'a> {
     #[serde(flatten)]
     event: &'a Event,
-    /// `at_millis` in the format of RFC 3339.
+    /// `at_millis` as text (RFC 3339).
     time: String,
 }
 
@@ -112,7 +112,7 @@ pub(crate) struct Object<'a> {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Missed {
-    /// Number of missing events.
+    /// The number of events that are missing here.
     missed: u64,
 }
 

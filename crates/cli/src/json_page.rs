@@ -98,7 +98,13 @@ fn fields(schema: &Value, path: &str, rows: &mut Vec<Row>) {
     }
     let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     if let Some(value) = schema.get("additionalProperties").filter(|value| value.is_object()) {
-        add(value, join("<name>"), Presence::Always, rows);
+        // It has no comment of its own.
+        add(
+            &merged(value, "description", schema["description"].clone()),
+            join("<name>"),
+            Presence::Always,
+            rows,
+        );
     }
     let required: Vec<_> = array(schema, "required").filter_map(Value::as_str).collect();
     for (name, value) in schema["properties"].as_object().into_iter().flatten() {
@@ -140,7 +146,7 @@ fn add(value: &Value, path: String, presence: Presence, rows: &mut Vec<Row>) {
         all.retain(|kind| kind != "null");
         all.push("absent".to_owned());
     }
-    let mut meaning = sentence(value);
+    let mut meaning = Some(sentence(value)).filter(|text| !text.is_empty()).unwrap_or("the value".to_owned());
     for (name, text) in variants(element) {
         let _ = write!(meaning, "; `{name}`: {text}");
     }
@@ -172,7 +178,7 @@ fn kinds(schema: &Value) -> Vec<String> {
         all.push(format!("`{constant}`"));
     } else if let Some(values) = schema["enum"].as_array() {
         all.extend(values.iter().filter_map(Value::as_str).map(|value| format!("`{value}`")));
-    } else if let Some(format) = schema["format"].as_str().filter(|_| schema["type"] == "string") {
+    } else if let Some(format) = schema["format"].as_str().filter(|_| is_text(schema)) {
         all.push(if format.starts_with("ip") { "address" } else { format }.to_owned());
     }
     let types = schema["type"].as_str().into_iter().chain(array(schema, "type").filter_map(Value::as_str));
@@ -190,6 +196,11 @@ fn kinds(schema: &Value) -> Vec<String> {
     }
     all.sort_by_key(|kind| kind == "null");
     all
+}
+
+/// Whether a value may be a string.
+fn is_text(schema: &Value) -> bool {
+    schema["type"] == "string" || array(schema, "type").any(|kind| kind == "string")
 }
 
 /// The names of an enumeration's plain variants, with their meanings.

@@ -19,21 +19,22 @@ use crate::{decapsulation, sysctl};
 pub struct Status {
     /// The virtual address.
     pub vip: IpAddr,
-    /// How the director forwards packets to it.
+    /// How the director's packets arrive.
     pub method: Method,
     /// The interface that receives these packets.
     pub dev: String,
     /// The interface that has the virtual address.
     pub address_on: String,
-    /// For tunnels, what removes the outer headers.
+    /// What removes the outer headers of tunnels; `None`: nothing does.
     pub decapsulation: Option<String>,
-    /// For tunnels, the kinds of outer headers that are removed.
+    /// The kinds of tunnels that it accepts; `None`: the method is `dr`.
     pub takes: Option<String>,
-    /// The counters of the XDP program on the interface, for all virtual addresses there.
+    /// The counters of the XDP program that decapsulates, for all virtual addresses of the interface, since it was
+    /// installed or changed; `None`: there is none.
     pub counters: Option<Counters>,
-    /// The settings that were changed for it.
+    /// The sysctls that were changed for it.
     pub settings: Vec<SettingStatus>,
-    /// Differences from the configuration of `up`; `up` repairs them, or its error says what to do first.
+    /// What is not as it has to be; `xvs realserver up` repairs it, or its error says what to do first.
     pub problems: Vec<String>,
 }
 
@@ -41,17 +42,17 @@ pub struct Status {
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counters {
-    /// Decapsulated from IP in IP.
+    /// Packets decapsulated from IP.
     pub ip: u64,
-    /// Decapsulated from GRE.
+    /// Packets decapsulated from GRE.
     pub gre: u64,
-    /// Decapsulated from GUE.
+    /// Packets decapsulated from GUE.
     pub gue: u64,
-    /// Packets of a tunnel to this machine that are not to a virtual address or cannot be parsed: left to the kernel.
+    /// Packets of tunnels that were left to the kernel: not to a virtual address, or not readable.
     pub left_to_kernel: u64,
-    /// Dropped: the checksum of GRE or UDP was wrong.
+    /// Packets dropped because the checksum of GRE or UDP was wrong.
     pub bad_checksum: u64,
-    /// Dropped: the outer header has a congestion mark that the inner packet cannot carry (RFC 6040 section 4.2).
+    /// Packets dropped because they met congestion and the packet inside cannot say so (RFC 6040 section 4.2).
     pub congested: u64,
 }
 
@@ -66,13 +67,13 @@ impl From<decapsulation::Counters> for Counters {
 #[derive(Debug, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SettingStatus {
-    /// Its name for sysctl(8).
+    /// The name of the sysctl.
     pub name: String,
-    /// Its present value; `None` if its interface has been removed.
+    /// Its value now; `None`: its interface is gone.
     pub value: Option<i32>,
-    /// Its value before `up`, which `down` restores.
+    /// Its value before, which `xvs realserver down` restores.
     pub found: i32,
-    /// Its purpose.
+    /// Why it was changed.
     pub purpose: &'static str,
 }
 

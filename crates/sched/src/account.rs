@@ -27,9 +27,9 @@ pub struct Account {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Certainty {
-    /// It depends only on known values.
+    /// The choice depends on known values alone.
     Determined,
-    /// It depends on random numbers too.
+    /// Random numbers take part.
     Chance,
 }
 
@@ -37,9 +37,9 @@ pub enum Certainty {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Figure {
-    /// Its name.
+    /// The name of the figure.
     pub name: String,
-    /// Its value. A fraction that is compared exactly is rounded here.
+    /// The value of the figure; a fraction that is compared exactly is rounded here.
     pub value: f64,
 }
 
@@ -70,8 +70,8 @@ impl Account {
         self
     }
 
-    /// The explanation of a choice by a table of places. `tried` holds the places that are tried one after the other
-    /// until a destination there is usable, each with the position there.
+    /// The explanation of a choice by a table of slots or buckets. `tried` holds those that are tried, in order, until
+    /// the destination there is usable, each with that destination's position.
     pub(crate) fn of_places(
         scheduler: &'static str,
         rule: &str,
@@ -82,7 +82,7 @@ impl Account {
     ) -> Self {
         let mut account = Self::new(scheduler, rule, candidates.len());
         for (number, position) in tried {
-            // Only the first place of a candidate is shown, if several of its places are tried.
+            // If several places of a candidate are tried, only the first is shown.
             if !account.candidates[position].iter().any(|figure| figure.name == place) {
                 account = account.with(position, Figure::count(place, number));
             }
@@ -95,7 +95,7 @@ impl Account {
         account
     }
 
-    /// Adds the figures that [`least`](crate::ratio::least) compares by this overhead, under this name.
+    /// Adds the figures that [`least`](crate::ratio::least) compares: this overhead, under this name, and the ratio.
     #[must_use]
     pub(crate) fn with_shares(
         self,

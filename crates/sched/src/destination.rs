@@ -35,16 +35,16 @@ impl Weight {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardingMethod {
-    /// Rewritten to the destination's endpoint; replies come back through the director (`-m`, listed `Masq`).
+    /// The destination of packets is rewritten, and replies come back through the director (`-m`, listed `Masq`).
     Nat,
-    /// Delivered to the director itself (listed `Local`).
+    /// The director itself gets them (listed `Local`).
     Local,
-    /// Encapsulated (`-i`, listed `Tunnel`).
+    /// They travel inside other packets (`-i`, listed `Tunnel`).
     Tunnel,
-    /// Sent to the destination's link address (`-g`, listed `Route`).
+    /// Only the link address changes (`-g`, listed `Route`).
     DirectRouting,
-    /// As [`Self::Nat`], but from an endpoint of the director instead of the client's, so that replies come back
-    /// whatever routes the destination has (`--fullnat`, listed `FullNat`; IPVS has no such method).
+    /// NAT that also rewrites the source, to an endpoint of the director, so that replies come back whatever routes the
+    /// real server has (`--fullnat`, listed `FullNat`; not in IPVS).
     FullNat,
 }
 
@@ -53,7 +53,7 @@ pub enum ForwardingMethod {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ClientAddress {
-    /// It does not.
+    /// They do not.
     #[default]
     Hidden,
     /// By a PROXY protocol header, version 2, before the client's first byte.

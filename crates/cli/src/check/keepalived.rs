@@ -121,9 +121,14 @@ impl Printed<'_> {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Document<'a> {
+    /// Whether xvsd would refuse the file (with `--strict` also for warnings); then `rules` and `virtual_servers` are
+    /// empty.
     refused: bool,
+    /// The rules with which a director would start, as lines of `xvsadm -Sn`.
     rules: &'a [String],
+    /// The virtual servers, in the file's order.
     virtual_servers: Vec<VirtualServerRow<'a>>,
+    /// What is wrong with the file.
     faults: Vec<FaultRow<'a>>,
 }
 
@@ -131,8 +136,11 @@ pub(crate) struct Document<'a> {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct VirtualServerRow<'a> {
+    /// What follows `virtual_server` in the file.
     virtual_server: &'a str,
+    /// The weight that it needs.
     quorum: u32,
+    /// Its real servers, in the file's order.
     real_servers: Vec<RealServerRow>,
 }
 
@@ -140,7 +148,9 @@ struct VirtualServerRow<'a> {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct RealServerRow {
+    /// The endpoint of the real server; port 0: the port of each service.
     real_server: Endpoint,
+    /// Its checks, in the file's order.
     checks: Vec<CheckRow>,
 }
 
@@ -148,14 +158,21 @@ struct RealServerRow {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct CheckRow {
+    /// The kind and the target of the check, such as `TCP 192.0.2.11:80`.
     probe: String,
+    /// Time between two runs.
     interval_seconds: f64,
+    /// Time between two runs after a failure that has not taken it down yet.
     retry_interval_seconds: f64,
+    /// The longest duration of a run.
     timeout_seconds: f64,
+    /// The longest delay of the first run.
     warmup_seconds: f64,
+    /// Failures in a row that take it down.
     fall: u32,
+    /// Successes in a row that bring it up.
     rise: u32,
-    /// `up` or `down`.
+    /// What it counts as before its first run: `up` or `down`.
     begins: &'static str,
 }
 
@@ -163,10 +180,13 @@ struct CheckRow {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 struct FaultRow<'a> {
+    /// The file that has the fault.
     file: String,
+    /// The number of its line, from 1.
     line: usize,
-    /// `error` or `warning`.
+    /// Whether the file can be used: `warning` (it can) or `error` (xvsd would refuse it).
     severity: &'static str,
+    /// What is wrong, and what is done about it.
     why: &'a str,
 }
 

@@ -10,15 +10,15 @@ use serde::Serialize;
 pub(super) struct Finding {
     /// How good or bad it is.
     pub level: Level,
-    /// The name of the check.
+    /// What was checked, such as `kernel` or `interface`.
     pub check: &'static str,
-    /// The checked object, such as an interface or an address; empty for the machine.
+    /// The checked interface, address, service or director; empty: the machine, or the fleet.
     pub object: String,
     /// What was found.
     pub found: String,
-    /// The source of the information.
+    /// Where it was read; may be empty.
     pub seen: String,
-    /// The command that corrects it, if there is one.
+    /// The command that fixes it; `None`: there is none.
     pub mend: Option<Mend>,
 }
 
@@ -27,9 +27,9 @@ pub(super) struct Finding {
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Level {
-    /// In order.
+    /// All is as it should be.
     Ok,
-    /// It works, at least in part; the operator should check it.
+    /// It works, at least in part, and the operator should check it.
     Warn,
     /// Packets are lost, or will be.
     Fail,
@@ -39,9 +39,9 @@ pub(super) enum Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Mend {
-    /// For a shell, as root.
+    /// The command for a shell, as root.
     pub command: String,
-    /// The other machine that it is for; `None`: this machine.
+    /// The other machine to run it on; `None`: this one.
     pub on: Option<String>,
 }
 

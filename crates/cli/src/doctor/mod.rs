@@ -125,6 +125,7 @@ fn examine_machine(arguments: &Arguments) -> Result<Vec<Finding>, String> {
 pub(crate) struct Document<'a> {
     /// The worst level of the findings.
     level: Level,
+    /// The findings, in the order of a packet's path; with `--fleet` those of each director and service.
     findings: &'a [Finding],
 }
 

@@ -66,13 +66,19 @@ fn columns(rule: &Row) -> [String; 7] {
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Row {
+    /// The network of the destination address; `None`: any.
     dest: Option<Prefix>,
+    /// The network of the source address; `None`: any.
     source: Option<Prefix>,
+    /// The transport protocol; `None`: any.
     protocol: Option<Protocol>,
-    /// A port, or `FIRST:LAST`.
+    /// The destination ports, each a port or `FIRST:LAST`; empty: any port.
     dports: Vec<String>,
+    /// The incoming interface; a name that ends in `+` is a prefix; `None`: any.
     interface: Option<String>,
+    /// The firewall mark that packets get.
     mark: u32,
+    /// The bits of the mark that the rule changes.
     mask: u32,
 }
 

@@ -74,11 +74,11 @@ pub(crate) fn summary(differences: &[Difference]) -> String {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(crate) struct Row {
-    /// `added`, `edited` or `deleted`.
+    /// The kind of the difference: `added`, `edited` or `deleted`.
     change: &'static str,
-    /// The lines of a rules file that create the running state; none if the object does not exist.
+    /// The lines of a rules file that make the former state; empty: the object did not exist.
     before: Vec<String>,
-    /// The lines that create the wanted state; none if the object is deleted.
+    /// The lines of a rules file that make the wanted state; empty: the object is deleted.
     after: Vec<String>,
 }
 

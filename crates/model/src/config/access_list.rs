@@ -38,9 +38,9 @@ impl ListKind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ListKey {
-    /// What it does.
+    /// What the list does with packets from its networks.
     pub kind: ListKind,
-    /// Its service; `None`: all services.
+    /// The service that it concerns; `None`: all services.
     pub service: Option<ServiceKey>,
 }
 
@@ -58,7 +58,7 @@ impl fmt::Display for ListKey {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Until {
-    /// So many seconds after the command. The control plane makes it [`Self::At`] before anything keeps it.
+    /// This many seconds after the command. The control plane makes it [`Self::At`] before anything keeps it.
     In(u32),
     /// At this time, in seconds since 1970.
     At(u64),
@@ -267,7 +267,7 @@ pub struct ListSummary {
     pub list: ListKey,
     /// The number of its networks, those of its file included.
     pub networks: u64,
-    /// Packets that it has dropped since it is there, or since xvsd started.
+    /// Packets that it has dropped since it exists, or since xvsd started.
     pub dropped: u64,
 }
 
@@ -278,9 +278,9 @@ pub struct ListRow {
     /// Its name, size and effect.
     #[serde(flatten)]
     pub summary: ListSummary,
-    /// Its file.
+    /// The path of its file; `None`: it has none.
     pub file: Option<PathBuf>,
-    /// The entries of commands.
+    /// The entries that commands have added, without those of the file.
     pub entries: Vec<ListEntry>,
 }
 
@@ -288,11 +288,11 @@ pub struct ListRow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ListEntry {
-    /// The network.
+    /// The network of the entry.
     pub network: Prefix,
-    /// Its end, in seconds since 1970; `None`: it has none.
+    /// When the entry ends, in seconds since 1970; `None`: it has no end.
     pub until: Option<u64>,
-    /// The time that is left, in seconds.
+    /// Seconds until it ends; `None`: it has no end.
     pub seconds_left: Option<u64>,
 }
 

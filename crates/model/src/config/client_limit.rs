@@ -15,7 +15,8 @@ use crate::config::syn_proxy::{Proxied, check_proxied};
 pub struct LimitReport {
     /// The limits, in the order of their services.
     pub limits: Vec<LimitRow>,
-    /// The clients with the most refused connections, then with the most connections, the largest first.
+    /// The clients that the limits concern most: those with the most refused connections first, then those with the
+    /// most connections.
     pub clients: Vec<ClientRow>,
     /// Connections that were made without a limit, because the table of clients had no place.
     pub unlimited: u64,
@@ -38,14 +39,14 @@ impl LimitReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LimitRow {
-    /// The service.
+    /// The service that has the limit.
     #[serde(with = "as_listed")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ServiceText"))]
     pub service: ServiceKey,
     /// What each of its clients may do, and all together.
     #[serde(flatten)]
     pub limit: ClientLimit,
-    /// SYNs of all clients that were dropped.
+    /// SYNs that were dropped because of `syn_rate` since it was set, or since xvsd started.
     pub syns_dropped: u64,
 }
 
@@ -53,13 +54,13 @@ pub struct LimitRow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SynLimitSummary {
-    /// The service.
+    /// The service that has the limit.
     #[serde(with = "as_listed")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ServiceText"))]
     pub service: ServiceKey,
-    /// SYNs a second.
+    /// SYNs a second that the service gets of all clients together.
     pub rate: u32,
-    /// SYNs that were dropped since the limit was set, or since xvsd started.
+    /// SYNs that were dropped because of the limit since it was set, or since xvsd started.
     pub dropped: u64,
 }
 
@@ -69,13 +70,14 @@ pub struct SynLimitSummary {
 pub struct ClientRow {
     /// The client: a network of the length that `[limits]` in xvs.toml gives.
     pub client: Prefix,
-    /// The service.
+    /// The service that the client uses.
     #[serde(with = "as_listed")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ServiceText"))]
     pub service: ServiceKey,
-    /// Its connections; 0 if the service does not limit them.
+    /// Connections that the client has; 0 if the service does not limit them.
     pub connections: u32,
-    /// Its connections that were refused since it is known.
+    /// Connections that were refused since the client is known, or whose SYN was answered by a cookie because of
+    /// `rate`.
     pub refused: u64,
 }
 

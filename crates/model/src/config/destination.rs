@@ -17,15 +17,15 @@ pub struct Destination {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DestinationOptions {
-    /// How packets reach it.
+    /// How packets reach the real server.
     pub method: ForwardingMethod,
-    /// Its share of new connections.
+    /// The weight that the operator set: its share of new connections.
     pub weight: Weight,
-    /// Number of connections from which on it takes no new ones; 0: no limit.
+    /// The number of connections at which it gets no new ones; 0: no limit.
     pub upper_threshold: u32,
-    /// Number of connections below which it takes new ones again; 0: three quarters of the upper threshold.
+    /// The number of connections below which it gets new ones again; 0: three quarters of the upper threshold.
     pub lower_threshold: u32,
-    /// The outer headers of [`ForwardingMethod::Tunnel`]; without meaning for other methods.
+    /// The outer headers of the method `tunnel`; without meaning for other methods.
     pub tunnel: Tunnel,
 }
 
@@ -49,16 +49,16 @@ impl Default for DestinationOptions {
 pub enum Tunnel {
     /// IP in IP (RFC 2003, RFC 4213, RFC 2473).
     Ipip,
-    /// Generic UDP Encapsulation.
+    /// The tunnel is GUE, Generic UDP Encapsulation.
     Gue {
         /// The destination port of the UDP header; never 0.
         port: u16,
-        /// The checksum in the outer header.
+        /// The checksum in the outer headers.
         checksum: TunnelChecksum,
     },
-    /// Generic Routing Encapsulation (RFC 2784).
+    /// The tunnel is GRE, Generic Routing Encapsulation (RFC 2784).
     Gre {
-        /// The checksum in the outer header.
+        /// The checksum in the GRE header.
         checksum: TunnelChecksum,
     },
 }
@@ -68,10 +68,10 @@ pub enum Tunnel {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum TunnelChecksum {
-    /// None.
+    /// There is none.
     Without,
-    /// Over the header and the packet inside.
+    /// It covers the header and the packet inside.
     Full,
-    /// GUE's remote checksum offload.
+    /// Remote checksum offload, which GUE alone has.
     Remote,
 }

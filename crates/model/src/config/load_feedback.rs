@@ -133,17 +133,17 @@ impl TryFrom<String> for FollowingServices {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FeedbackRow {
-    /// Its service, as listed.
+    /// The service as listings print it, such as `TCP 198.51.100.100:80`.
     pub service: String,
-    /// Its endpoint.
+    /// The real server.
     pub server: Endpoint,
-    /// The operator's weight.
+    /// The weight that the operator set.
     pub own_weight: Weight,
     /// The weight that schedulers use.
     pub weight_in_force: Weight,
-    /// The last reported load, 0 to 100; `None`: there is none, or it is too old.
+    /// The last reported load, from 0 to 100; `None`: there is none, or it is too old.
     pub load_percent: Option<f64>,
-    /// The age of that report.
+    /// Time since the last load report; `None`: there is none, or it is too old.
     pub age_seconds: Option<u64>,
 }
 

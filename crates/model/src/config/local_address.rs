@@ -11,11 +11,11 @@ use xvs_proto::{Endpoint, Protocol};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LocalAddress {
-    /// The address.
+    /// The local address: a source address of FULLNAT.
     pub addr: IpAddr,
-    /// The first port.
+    /// The first port that connections may use.
     pub first_port: u16,
-    /// The last port.
+    /// The last port that connections may use.
     pub last_port: u16,
     /// Whether it is that of another director: connections synchronized from there go on, and new ones do not use it.
     #[serde(default)]
@@ -65,9 +65,9 @@ impl fmt::Display for LocalAddress {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LocalReport {
-    /// Each address that is configured, in the order of the commands.
+    /// The local addresses, in the order of the commands.
     pub addresses: Vec<LocalRow>,
-    /// Connections refused since the daemon started because no free port was found.
+    /// Connections that were refused since xvsd started because no port was free.
     pub exhausted: u64,
 }
 
@@ -80,7 +80,8 @@ pub struct LocalRow {
     pub local: LocalAddress,
     /// Connections that use one of its ports.
     pub connections: u64,
-    /// The destination towards which most of its ports are used; each port can be used once for each destination.
+    /// The destination towards which most of its ports are used (a port serves once for each destination); `None`: none
+    /// is used.
     pub busiest: Option<Busiest>,
 }
 
@@ -88,9 +89,9 @@ pub struct LocalRow {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Busiest {
-    /// Ports used towards that destination.
+    /// Ports that are used towards that destination.
     pub ports: u64,
-    /// The real server.
+    /// The endpoint of the real server.
     pub dest: Endpoint,
     /// The transport protocol.
     pub protocol: Protocol,

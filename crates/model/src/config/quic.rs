@@ -29,13 +29,13 @@ pub struct Quic {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QuicRow {
-    /// The service.
+    /// A service with QUIC configurations or server IDs.
     #[serde(with = "as_listed")]
     #[cfg_attr(feature = "schema", schemars(with = "crate::schema::ServiceText"))]
     pub service: ServiceKey,
-    /// Its configurations.
+    /// The configurations of the service.
     pub configs: Vec<QuicConfigRow>,
-    /// Its server IDs.
+    /// The server IDs of the service.
     pub server_ids: Vec<ServerIdRow>,
 }
 
@@ -43,12 +43,12 @@ pub struct QuicRow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QuicConfigRow {
-    /// Its number.
+    /// The number of the configuration.
     pub config: u8,
     /// What it is.
     #[serde(flatten)]
     pub options: QuicConfig,
-    /// Why its file gives no key, so that it names no real server; `None`: it is in force.
+    /// Why the file has given no key, so that the configuration is not in force; `None`: it is in force.
     pub fault: Option<String>,
 }
 
@@ -56,11 +56,11 @@ pub struct QuicConfigRow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServerIdRow {
-    /// The ID.
+    /// The server ID, in hexadecimal digits.
     pub id: ServerId,
-    /// Its real server.
+    /// The real server that the ID names.
     pub server: Endpoint,
-    /// Why it chooses no real server now; `None`: it does.
+    /// Why the ID chooses no real server now; `None`: it does.
     pub fault: Option<String>,
 }
 

@@ -10,11 +10,11 @@ use xvs_proto::quic::ServerId;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct QuicConfig {
-    /// Length of its server IDs, in bytes.
+    /// The length of its server IDs, in bytes.
     pub server_id_length: u8,
-    /// Length of the nonce behind them, in bytes.
+    /// The length of the nonce behind a server ID, in bytes.
     pub nonce_length: u8,
-    /// The file with the key of the encryption; `None`: nothing is encrypted.
+    /// The file of the key; `None`: nothing is encrypted.
     pub key_file: Option<PathBuf>,
 }
 

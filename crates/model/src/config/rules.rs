@@ -28,7 +28,7 @@ pub struct DesiredRules {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Fault {
-    /// The line's number, from 1.
+    /// The number of the faulty line, from 1.
     pub line: usize,
     /// What is wrong with it.
     pub why: String,

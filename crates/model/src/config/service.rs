@@ -28,19 +28,19 @@ impl Service {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceOptions {
-    /// The scheduler's name; with `none` no connection is scheduled.
+    /// The name of the scheduler; with `none` no connection is scheduled.
     pub scheduler: String,
-    /// Bits whose meaning the scheduler defines.
+    /// The flags of the scheduler, as bits; bit 0 is `flag-1`.
     pub flags: SchedulerFlags,
-    /// How long a client stays with its destination; `None`: the service is not persistent.
+    /// How long a client stays with its real server; `None`: the service is not persistent.
     pub persistence_timeout_seconds: Option<u32>,
     /// The part of a client's address that persistence compares.
     pub netmask: Netmask,
-    /// The persistence engine's name.
+    /// The name of the persistence engine; `None`: there is none.
     pub persistence_engine: Option<String>,
-    /// One-packet scheduling: whether each UDP packet is scheduled on its own.
+    /// Whether each UDP packet is scheduled on its own.
     pub one_packet: bool,
-    /// How real servers behind FULLNAT learn the addresses of their clients.
+    /// How real servers behind FULLNAT learn the client's address.
     #[serde(default)]
     pub client_address: ClientAddress,
     /// When the director answers SYNs itself, by cookies.
@@ -80,9 +80,9 @@ pub struct SchedulerFlags(pub u8);
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Netmask {
-    /// Bits of an IPv4 address; they need not be contiguous.
+    /// The mask of IPv4 addresses; its bits need not be contiguous.
     V4(Ipv4Addr),
-    /// Leading bits of an IPv6 address, 1 to 128.
+    /// The number of leading bits of IPv6 addresses, 1 to 128.
     V6(u8),
 }
 

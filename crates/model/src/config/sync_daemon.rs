@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum SyncRole {
-    /// It sends its connections to others.
+    /// It sends its connections to other directors.
     Master,
-    /// It receives and stores connections of others.
+    /// It receives and stores connections of other directors.
     Backup,
 }
 
@@ -29,11 +29,11 @@ impl SyncRole {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SyncDaemon {
-    /// Its role.
+    /// The daemon's role.
     pub role: SyncRole,
     /// The interface that it multicasts on.
     pub interface: String,
-    /// Its sync ID: a backup accepts messages with this ID alone; 0: with any ID.
+    /// Its sync ID; 0 of a backup: it accepts every one.
     pub sync_id: u8,
     /// The longest message, in bytes of UDP payload.
     pub max_len_bytes: u16,
@@ -41,7 +41,7 @@ pub struct SyncDaemon {
     pub group: IpAddr,
     /// The UDP port.
     pub port: u16,
-    /// The time to live of its packets.
+    /// The time to live of its packets, in hops.
     pub ttl: u8,
 }
 

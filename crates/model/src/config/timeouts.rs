@@ -6,11 +6,11 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Timeouts {
-    /// Established TCP connections.
+    /// The timeout of established TCP connections.
     pub tcp_seconds: u32,
-    /// TCP connections after a FIN.
+    /// The timeout of TCP connections after a FIN.
     pub tcp_fin_seconds: u32,
-    /// UDP connections.
+    /// The timeout of UDP connections.
     pub udp_seconds: u32,
 }
 

@@ -43,11 +43,11 @@ impl CaptureRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CapturedPacket {
-    /// Its verdict: `transmit`, `pass`, `held`, `consumed` or `drop`.
+    /// What became of the packet: `transmit`, `pass` (to the kernel), `held` (it waited), `consumed` or `drop`.
     pub verdict: String,
-    /// Why it was dropped.
+    /// The name of the reason why it was dropped, such as `no_route`; `None`: it was not dropped.
     pub reason: Option<String>,
-    /// Its frames in order. The first is the received one, unless there was no slot for it.
+    /// Its frames in order: the received one, unless there was no slot for it, and those that were sent.
     pub frames: Vec<CapturedFrame>,
 }
 
@@ -55,16 +55,16 @@ pub struct CapturedPacket {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CapturedFrame {
-    /// When its burst was received, in nanoseconds since 1970 (UTC).
+    /// When the frame's burst was received, in nanoseconds since 1970.
     pub nanoseconds: u64,
-    /// The kernel's name of the interface.
+    /// The interface of the frame.
     pub interface: String,
     /// Whether it was received or sent.
     #[serde(rename = "way")]
     pub direction: Direction,
-    /// Its length in bytes.
+    /// The length of the frame, in bytes.
     pub length: u32,
-    /// Its captured bytes, from the Ethernet header on.
+    /// The captured part of the frame, from the Ethernet header on, as hexadecimal digits.
     #[serde(with = "crate::hexadecimal")]
     #[cfg_attr(feature = "schema", schemars(with = "String"))]
     pub bytes: Vec<u8>,

@@ -160,24 +160,24 @@ impl From<EndpointRange> for String {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConnectionRow {
-    /// Its protocol; [`Protocol::IP`] for the template of a mark.
+    /// The transport protocol; `IP` in the template of a firewall mark.
     pub protocol: Protocol,
-    /// Seconds until it expires, if no packet refreshes it.
+    /// Time until it expires, if no packet refreshes it.
     pub expires_seconds: u32,
-    /// The state's name as IPVS prints it.
+    /// The state, as `ipvsadm -Lc` prints it.
     pub state: String,
     /// The client's end; port 0 in a template.
     pub client: Endpoint,
-    /// The virtual end; in a mark's template the mark, written as an address.
+    /// The virtual end; in the template of a firewall mark the mark, written as an address.
     pub virtual_endpoint: Endpoint,
-    /// The destination's end.
+    /// The real server's end.
     pub dest: Endpoint,
-    /// The director's end towards the destination, under FULLNAT.
+    /// The director's endpoint towards the real server; `None`: the method is not FULLNAT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<Endpoint>,
-    /// The persistence engine and its data, for its templates.
+    /// What a persistence engine keeps, in a template; `None`: there is nothing.
     pub engine: Option<EngineData>,
-    /// Detail that ipvsadm's listings do not show, if it was requested.
+    /// What `ipvsadm` does not list, if it was requested, as `xvs connections` does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<ConnectionDetail>,
 }
@@ -186,19 +186,22 @@ pub struct ConnectionRow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ConnectionDetail {
-    /// Its service; `None` if that was deleted.
+    /// The service of the connection; `None`: it was deleted.
     pub service: Option<ServiceKey>,
-    /// The destination's endpoint in the service; `None` if it was deleted.
+    /// The endpoint of the real server, as its service has it; `None`: it was deleted.
     pub server: Option<Endpoint>,
-    /// How packets reach its destination.
+    /// How packets reach the real server.
     pub method: ForwardingMethod,
-    /// Packets from its client.
+    /// Packets from the client.
     pub packets: u32,
-    /// Of a template: the connections that it controls.
+    /// The number of connections that a template controls.
     pub controls: u32,
-    /// Whether it is a template.
+    /// Whether it is a persistence template.
     pub template: bool,
-    /// Its properties, a word each.
+    /// Its properties: `received` (from another director), `no-replies` (none passes the director), `one-packet` (it is
+    /// for one packet alone), `proxy` and `toa` (how the real server learns the client's address), `told` (the real
+    /// server has acknowledged the PROXY header), `detached` (a template that is not used any more), `reset` (both ends
+    /// are reset at its next packet).
     pub flags: Vec<String>,
 }
 
@@ -206,9 +209,9 @@ pub struct ConnectionDetail {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct EngineData {
-    /// The engine's name.
+    /// The engine's name, `sip`.
     pub name: String,
-    /// Its data, such as a Call-ID.
+    /// The engine's data, such as a Call-ID.
     pub data: String,
 }
 

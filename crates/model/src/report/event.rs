@@ -9,19 +9,19 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Event {
-    /// Its number, from 1 at the daemon's start.
+    /// The number of the event, from 1 at the start of xvsd.
     pub number: u64,
-    /// Its time, in milliseconds since 1970 (UTC).
+    /// When it happened, in milliseconds since 1970.
     pub at_millis: u64,
-    /// The epoch of the snapshot that was in force then.
+    /// The number of the configuration that was in force then, its epoch.
     pub epoch: u64,
-    /// The process that requested it; `None`: xvsd itself.
+    /// The process that requested the change; `None`: xvsd itself.
     pub by: Option<Requester>,
     /// What it concerns.
     pub kind: Kind,
-    /// A command as one would type it, or a sentence.
+    /// The command as one would type it, or a sentence.
     pub what: String,
-    /// Why it was refused, if so.
+    /// Why the change was refused; `None`: it was made.
     pub refused: Option<String>,
 }
 
@@ -29,11 +29,11 @@ pub struct Event {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Requester {
-    /// Its user ID.
+    /// The user ID of the process.
     pub uid: u32,
-    /// Its process ID; 0: it is in another PID namespace.
+    /// The process ID; 0: it is in another PID namespace.
     pub pid: i32,
-    /// Its name in the kernel, which the process itself can set; empty if the process had ended.
+    /// Its name in the kernel, which the process itself can set; empty if it had ended.
     pub program: String,
 }
 
@@ -59,9 +59,9 @@ pub enum Kind {
     Weight,
     /// A real server that came up or went down, or a virtual server that gained or lost its quorum.
     Health,
-    /// A warning of `xvs status`.
+    /// A warning of `xvs status` that has begun.
     Warning,
-    /// A warning that has ended.
+    /// A warning of `xvs status` that has ended.
     Over,
 }
 

@@ -65,67 +65,69 @@ impl Proto {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Report {
-    /// The interface that receives it.
+    /// The interface that receives the packet.
     pub interface: String,
-    /// Its headers; `None` if they cannot be parsed.
+    /// The packet's headers; `None`: they cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet: Option<Summary>,
     /// The headers of the packet that an ICMP error quotes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub about: Option<Summary>,
-    /// Its firewall mark; 0: none.
+    /// The firewall mark of the packet; 0: none.
     pub mark: u32,
-    /// The rule that marked it, in words.
+    /// The rule that set the mark, in words.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub marked_by: Option<String>,
-    /// The service that it belongs to.
+    /// The service of the packet, as listings print it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub service: Option<String>,
-    /// The connection that it matches, before the packet.
+    /// The connection that the packet matches, as it was before the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub met: Option<Entry>,
-    /// Its direction in that connection.
+    /// The direction of the packet in that connection.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
-    /// The template of its connection, after the packet.
+    /// The persistence template of the connection, after the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub template: Option<Entry>,
-    /// The scheduler's choice; `None` if no scheduler runs.
+    /// The scheduler's choice; `None`: no scheduler runs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub choice: Option<Choice>,
-    /// What its QUIC connection ID chooses, and why, in words; `None` without QUIC configurations.
+    /// What its QUIC connection ID chooses, and why; `None`: its service has no QUIC configurations, its connection
+    /// exists, or the question has no frame.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quic: Option<String>,
-    /// A sentence for each real server of the service that is down; without a choice only for the one that the packet
-    /// is forwarded to.
+    /// The real servers of the service that are down by their checks, a sentence each with the reason; without a choice
+    /// only the one that the packet goes to.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub health: Vec<String>,
-    /// Its connection, after the packet.
+    /// The connection, after the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub connection: Option<Entry>,
-    /// Whether the connection that it matches is offloaded, and why not, in words.
+    /// Whether the connection that the packet matches is offloaded, and why not; `None`: it matches none, or offload is
+    /// off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub offload: Option<String>,
-    /// The next hop that it is sent to.
+    /// The next hop that the packet is sent to.
     #[serde(rename = "way", skip_serializing_if = "Option::is_none")]
     pub next_hop: Option<NextHop>,
-    /// The changes to the packet.
+    /// What changes in the packet.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rewrite: Option<Rewrite>,
-    /// Its verdict.
+    /// What becomes of the packet.
     pub verdict: Verdict,
-    /// The reason of a drop, or of waiting for the next hop, by the name of its counter.
+    /// The name of the reason why it is dropped, such as `no_route`, or waits, `no_neighbour`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// Why it is dropped or passed, in words.
+    /// Why it is dropped, passed, consumed or answered, in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// The next step after a drop, if the reason's sentence names none.
+    /// The next step after a drop, if `why` has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
     /// The frames that are sent: the packet or its fragments, or a reply to its sender.
     pub sent: Vec<SentFrame>,
-    /// Circumstances that could change the result.
+    /// What could make the result different.
     pub caveats: Vec<CaveatReport>,
 }
 
@@ -136,12 +138,12 @@ pub struct Report {
 pub enum Verdict {
     /// It is forwarded.
     Transmit,
-    /// It is passed to the kernel.
+    /// The kernel gets it.
     Pass,
     /// It is dropped.
     Drop,
-    /// It is consumed: an ICMP error that had its effect, a fragment that waits for the others, or the reply to a
-    /// health check.
+    /// It ends here, as an ICMP error that has its effect or the reply to a health check, or it waits, which `xvs
+    /// capture` calls `held`.
     Consumed,
 }
 
@@ -160,18 +162,18 @@ pub enum Direction {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Summary {
-    /// Its protocol.
+    /// The transport protocol.
     pub protocol: Protocol,
-    /// Its source.
+    /// The source.
     pub from: Endpoint,
-    /// Its destination.
+    /// The destination.
     pub to: Endpoint,
-    /// TCP flags.
+    /// TCP flags, with commas between them; `None`: it is not TCP.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub flags: Option<String>,
     /// Time to live, or hop limit.
     pub ttl: u8,
-    /// Length in bytes, from the network header on.
+    /// The length in bytes, from the network header on.
     pub bytes: usize,
     /// Whether it is a fragment.
     pub fragment: bool,
@@ -192,28 +194,28 @@ pub enum Origin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Entry {
-    /// Whether it exists already or the packet creates it.
+    /// Where it comes from.
     pub origin: Origin,
-    /// Its protocol; `IP` for the template of a mark.
+    /// The transport protocol; `IP` in the template of a firewall mark.
     pub protocol: Protocol,
     /// The client's end; port 0 in a template.
     pub client: Endpoint,
-    /// The virtual end; in a mark's template the mark, written as an address.
+    /// The virtual end; in the template of a firewall mark the mark, written as an address.
     pub virtual_endpoint: Endpoint,
     /// The real server's end.
     pub dest: Endpoint,
-    /// The director's end towards the real server, under FULLNAT.
+    /// The director's endpoint towards the real server; `None`: the method is not FULLNAT.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub local: Option<Endpoint>,
-    /// How packets reach it, as listings print it.
+    /// How packets reach the real server: `Masq`, `Local`, `Tunnel`, `Route` or `FullNat`.
     pub method: String,
-    /// Its state as listings print it.
+    /// The state, as `ipvsadm -Lc` prints it.
     pub state: String,
-    /// When it expires, in milliseconds from now.
+    /// Time until it expires.
     pub expires_millis: u64,
     /// Packets from the client so far.
     pub packets: u32,
-    /// The Call-ID of a template of the `sip` persistence engine.
+    /// The Call-ID of a template, under the persistence engine `sip`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub call_id: Option<String>,
 }
@@ -222,15 +224,15 @@ pub struct Entry {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Choice {
-    /// The service.
+    /// The service whose real servers are candidates, as listings print it.
     pub service: String,
-    /// The scheduler's name.
+    /// The name of the scheduler.
     pub scheduler: String,
-    /// The scheduler's rule, in words.
+    /// How it chooses, in words.
     pub rule: String,
-    /// Whether the choice is certain or random.
+    /// Whether the choice is certain.
     pub certainty: Certainty,
-    /// The real servers in the scheduler's order.
+    /// The real servers, in the scheduler's order.
     pub candidates: Vec<CandidateReport>,
 }
 
@@ -255,19 +257,19 @@ pub enum CandidateState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CandidateReport {
-    /// Its endpoint.
+    /// The endpoint of the real server.
     pub server: Endpoint,
-    /// How packets reach it, as listings print it.
+    /// How packets reach it: `Masq`, `Local`, `Tunnel`, `Route` or `FullNat`.
     pub method: String,
     /// Its weight in force.
     pub weight: u32,
-    /// Connections in an active state.
+    /// Its active connections.
     pub active: u32,
     /// Its other connections.
     pub inactive: u32,
     /// Whether it is chosen, or why not.
     pub standing: CandidateState,
-    /// Its upper threshold, if it has one.
+    /// Its upper threshold, in connections; `None`: it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upper_threshold: Option<u32>,
     /// The figures that the scheduler compares.
@@ -280,22 +282,22 @@ pub struct CandidateReport {
 pub struct NextHop {
     /// The real server or client.
     pub to: IpAddr,
-    /// The next hop: a gateway, or the real server or client itself.
+    /// The address of the gateway, or of the real server or client itself; `None`: no route leads there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub via: Option<IpAddr>,
-    /// The outgoing interface.
+    /// The outgoing interface; `None`: no route leads there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub interface: Option<String>,
-    /// The next hop's link address.
+    /// The link address of the next hop; `None`: it is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
-    /// The largest packet on this route, in bytes.
+    /// The largest packet on this route, in bytes; `None`: the next hop cannot be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mtu: Option<u32>,
-    /// The policy rule that chose the route, as `ip rule` prints it, if there are others than the default rules.
+    /// The policy rule that chose the route, as `ip rule` prints it; `None`: there are the default rules alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Why it cannot be used.
+    /// Why the packet cannot be sent there; `None`: it can be.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub problem: Option<String>,
 }
@@ -304,20 +306,20 @@ pub struct NextHop {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rewrite {
-    /// The forwarding method, as listings print it.
+    /// The forwarding method: `Masq`, `Local`, `Tunnel`, `Route` or `FullNat`.
     pub method: String,
-    /// Its new source, if it has one.
+    /// The endpoint that becomes the source; `None`: the source stays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub from: Option<Endpoint>,
-    /// Its new destination, if it has one.
+    /// The endpoint that becomes the destination; `None`: the destination stays.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub to: Option<Endpoint>,
-    /// The outer packet, if it is sent through a tunnel.
+    /// The outer packet; `None`: the packet is not sent through a tunnel.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<Tunnel>,
-    /// Its time to live, or hop limit, when it leaves.
+    /// The time to live, or hop limit, of the packet that is sent.
     pub ttl: u8,
-    /// The number of fragments in which it leaves.
+    /// The number of fragments that are sent; 1: it is not fragmented.
     pub pieces: usize,
 }
 
@@ -325,11 +327,11 @@ pub struct Rewrite {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Tunnel {
-    /// `ipip`, `gre` or `gue`.
+    /// The kind of the tunnel: `ipip`, `gre` or `gue`.
     pub kind: String,
-    /// Its source, an address of the director.
+    /// The outer source, an address of the director.
     pub from: IpAddr,
-    /// Its destination, the real server's address.
+    /// The outer destination, the address of the real server.
     pub to: IpAddr,
 }
 
@@ -339,7 +341,7 @@ pub struct Tunnel {
 pub struct SentFrame {
     /// The outgoing interface.
     pub interface: String,
-    /// The packet in it; for a tunnel the outer one.
+    /// The headers of the packet in it, of a tunnel the outer ones; `None`: they cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub packet: Option<Summary>,
     /// The frame as hexadecimal digits.
@@ -350,9 +352,9 @@ pub struct SentFrame {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CaveatReport {
-    /// Its name.
+    /// The name of the caveat: `drop_packet`, `drawn`, `local_port`, `table_full`, `fragment` or `rate_limit`.
     pub name: String,
-    /// It, in a sentence.
+    /// The caveat, in a sentence.
     pub what: String,
 }
 

@@ -18,13 +18,13 @@ pub struct FleetReport {
     pub director: String,
     /// The URL that etcd answered at last; `None`: it has not answered.
     pub etcd: Option<String>,
-    /// Why etcd does not answer; `None`: it does. What follows is of its last answer.
+    /// Why etcd does not answer; `None`: it does. The other fields are of its last answer.
     pub silent: Option<Silence>,
     /// The revision of the rules in etcd; `None`: it has none.
     pub rules: Option<u64>,
-    /// Rules that wait for `xvs fleet confirm`, and are run meanwhile.
+    /// The rules that wait for `xvs fleet confirm` and run meanwhile; `None`: none wait.
     pub trial: Option<Trial>,
-    /// What else is wrong with the rules in etcd or this director's record, a sentence each; also what `silent` says.
+    /// What is wrong with the rules in etcd or the record of this director, a sentence each; also what `silent` says.
     pub warnings: Vec<String>,
     /// The directors with a record in etcd, by name.
     pub directors: Vec<FleetDirector>,
@@ -34,9 +34,9 @@ pub struct FleetReport {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Silence {
-    /// Why, with the URL and the next step.
+    /// The reason, with the URL and the next step.
     pub why: String,
-    /// Seconds since its last answer.
+    /// Time since its last answer, in seconds.
     pub seconds: u64,
 }
 
@@ -55,33 +55,34 @@ pub struct Trial {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct FleetDirector {
-    /// Its name.
+    /// The name of the director; `@` and digits behind it: another one had the name first.
     pub name: String,
-    /// Random digits: directors with the same name differ in them.
+    /// Random digits that tell directors of one name apart.
     pub instance: String,
-    /// The name of its machine.
+    /// The host name of its machine.
     pub host: String,
     /// The version of its xvsd.
     pub version: String,
-    /// The rules that it runs; `None`: none of etcd.
+    /// The rules of etcd that it runs; `None`: none.
     pub runs: Option<RunningRules>,
-    /// The rules that it has refused; `None`: it runs the newest.
+    /// The rules in etcd that it has refused; `None`: none.
     pub refused: Option<RefusedRules>,
-    /// The first warnings of its `xvs status`.
+    /// The first five warnings of its `xvs status`, without those about etcd.
     pub warnings: Vec<String>,
-    /// The number of all its warnings.
+    /// The number of all its warnings, without those about etcd.
     pub warning_count: u64,
     /// The number of its virtual services.
     pub services: u64,
-    /// The number of destinations of all of them.
+    /// The number of destinations of all its services.
     pub destinations: u64,
-    /// Objects in which it differs from the rules that it runs, without services of a keepalived.conf; `None`: unknown.
+    /// The number of objects in which it differs from the rules that it runs, without services of a keepalived.conf;
+    /// `None`: unknown.
     pub differences: Option<u64>,
-    /// A digest of all its services and destinations with their weights and order; equal digests: equal services.
+    /// A digest of all its services and destinations with weights and order; equal digests: equal services.
     pub digest: String,
-    /// The connections in its table.
+    /// The number of connections and templates in its table.
     pub connections: u64,
-    /// The rates of all its services.
+    /// The rates of all its services, over some seconds.
     pub rates: Rates,
 }
 
@@ -89,7 +90,7 @@ pub struct FleetDirector {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RunningRules {
-    /// Their revision in etcd.
+    /// Their revision.
     pub revision: u64,
     /// The SHA-256 of their text, in hexadecimal digits.
     pub sha256: String,
@@ -99,9 +100,9 @@ pub struct RunningRules {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RefusedRules {
-    /// Their revision in etcd.
+    /// Their revision.
     pub revision: u64,
-    /// Why.
+    /// Why they were refused.
     pub why: String,
 }
 

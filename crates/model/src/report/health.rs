@@ -18,23 +18,23 @@ use crate::duration;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct HealthReport {
-    /// The file.
+    /// The path of the keepalived.conf.
     pub file: String,
-    /// When it was last read and accepted.
+    /// When the file was last read and accepted, in milliseconds since 1970.
     pub read_at_millis: u64,
-    /// Why the last reading was refused; `None`: it was accepted.
+    /// Why the last reading was refused, a line for each fault; `None`: it was accepted.
     pub refused: Option<String>,
-    /// How often it was read and accepted since the start.
+    /// How often the file was read and accepted since xvsd started.
     pub reads: u64,
-    /// How often it was read and refused.
+    /// How often the file was read and refused since xvsd started.
     pub refusals: u64,
-    /// The number of its statements that are ignored or replaced by a default.
+    /// The number of statements of the file that are left out, or replaced by a default.
     pub faults: usize,
-    /// The first of these faults, each with its line.
+    /// The first of these faults, each with file and line.
     pub first_faults: Vec<String>,
-    /// Commands, as typed, that undo manual changes to services of the file.
+    /// Commands that undo changes by hand to services of the file.
     pub drift: Vec<String>,
-    /// Its virtual servers, in its order.
+    /// The virtual servers, in the file's order.
     pub virtual_servers: Vec<VirtualServerHealth>,
 }
 
@@ -42,21 +42,21 @@ pub struct HealthReport {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct VirtualServerHealth {
-    /// The text after `virtual_server` in the file.
+    /// What follows `virtual_server` in the file.
     pub name: String,
-    /// Its services as printed, `TCP 192.0.2.1:80`; at least one.
+    /// Its services as listings print them, such as `TCP 192.0.2.1:80`; at least one.
     pub services: Vec<String>,
     /// Whether it has its quorum.
     pub is_well: bool,
-    /// Time of the last change of `is_well`.
+    /// Since when `is_well` has this value, in milliseconds since 1970.
     pub since_millis: u64,
-    /// Total weight of its real servers that are up and not disabled.
+    /// The sum of the weights of its real servers that are up and not disabled.
     pub live_weight: u64,
-    /// Total weight that it needs.
+    /// The live weight that it needs.
     pub quorum: u32,
     /// How much more weight it needs to regain the quorum, and how much less to lose it.
     pub hysteresis: u32,
-    /// The sorry server, which serves while there is no quorum.
+    /// The sorry server, which serves while there is no quorum; `None`: it has none.
     pub sorry_server: Option<SorryServerHealth>,
     /// Its real servers, in the file's order.
     pub real_servers: Vec<RealServerHealth>,
@@ -66,7 +66,7 @@ pub struct VirtualServerHealth {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SorryServerHealth {
-    /// Its endpoint.
+    /// Its endpoint; port 0: the port of each service.
     pub endpoint: String,
     /// Whether it serves now.
     pub serves: bool,
@@ -80,12 +80,12 @@ pub struct RealServerHealth {
     pub endpoint: String,
     /// Whether all its checks pass.
     pub is_up: bool,
-    /// Time of the last change of `is_up`.
+    /// Since when `is_up` has this value, in milliseconds since 1970.
     pub since_millis: u64,
-    /// Its weights.
+    /// Its weights in the first of the services.
     pub weights: Weights,
-    /// TCP connections whose clients repeated their SYN, since the last one that was established, in the first of its
-    /// services.
+    /// TCP connections in the first of the services whose clients repeated their SYN, since the last one that was
+    /// established.
     pub unanswered: u32,
     /// Its checks, in the file's order.
     pub checks: Vec<CheckHealth>,
@@ -95,15 +95,15 @@ pub struct RealServerHealth {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Weights {
-    /// The weight in keepalived.conf.
+    /// The weight in the keepalived.conf.
     pub operator: u32,
     /// The weight after health checks; `None`: it is removed from the service.
     pub health: Option<u32>,
-    /// The weight after load reports; `None`: they do not change it, or there are none.
+    /// The weight after load reports; `None`: they do not change it.
     pub feedback: Option<u32>,
     /// The weight that schedulers use; `None`: it is not in the service.
     pub in_force: Option<u32>,
-    /// Whether an operator has disabled it; then its weight in force is 0.
+    /// Whether an operator has disabled it (`xvs disable`), so that its weight in force is 0.
     pub disabled: bool,
 }
 
@@ -111,23 +111,23 @@ pub struct Weights {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct CheckHealth {
-    /// Kind and target of the check.
+    /// The kind and the target of the check, such as `TCP 192.0.2.11:80`.
     pub probe: String,
     /// Its state after the last runs.
     pub state: CheckState,
-    /// Time at which it came up or went down.
+    /// When it came up or went down, in milliseconds since 1970.
     pub since_millis: u64,
-    /// What its agent has said; `None`: it asks no agent, or the agent has not answered yet.
+    /// What its agent has said; `None`: it asks none, or there was no answer since xvsd started.
     pub agent: Option<AgentHealth>,
     /// The last failure; `None`: none yet.
     pub last_error: Option<CheckError>,
-    /// When it runs next; `None`: it runs now, or it watches a file.
+    /// When it runs next, in milliseconds since 1970; `None`: it runs now, or it watches a file.
     pub next_millis: Option<u64>,
-    /// How often it ran.
+    /// Runs since the check exists.
     pub asked: u64,
-    /// How often it failed.
+    /// Runs that failed.
     pub failed: u64,
-    /// Duration of the last run, in microseconds.
+    /// The duration of the last run; `None`: it has not run yet.
     pub took_micros: Option<u64>,
 }
 
@@ -135,13 +135,14 @@ pub struct CheckHealth {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct AgentHealth {
-    /// Its last answer, in printable characters, shortened.
+    /// The agent's last line, in printable characters, at most 80 bytes of it.
     pub answer: String,
-    /// The time of that answer.
+    /// When that line came, in milliseconds since 1970.
     pub at_millis: u64,
-    /// The share of its weight that it grants, in percent; of this and the mode the last word counts.
+    /// The share of the real server's weight that the agent grants; more than 100 is possible. A line without a share
+    /// leaves it as it was.
     pub weight_percent: u32,
-    /// Its mode.
+    /// The mode of the real server. A line without a mode leaves it as it was.
     pub mode: AgentMode,
 }
 
@@ -162,7 +163,7 @@ pub enum AgentMode {
     Ready,
     /// It takes none: its weight is 0.
     Drain,
-    /// As [`Self::Drain`], for maintenance.
+    /// It takes none, for maintenance: its weight is 0.
     Maint,
 }
 
@@ -182,7 +183,7 @@ impl fmt::Display for AgentMode {
 pub struct CheckError {
     /// The failure, in words.
     pub what: String,
-    /// Its time.
+    /// When it happened, in milliseconds since 1970.
     pub at_millis: u64,
 }
 
@@ -195,27 +196,27 @@ pub enum CheckState {
     AssumedUp,
     /// It counts as down, and has not run yet.
     AssumedDown,
-    /// It passes.
+    /// It is up, and its last run passed.
     Up,
     /// It is up, and its last runs failed.
     Failing {
         /// Failures in a row.
         failures: u32,
-        /// Failures that take it down.
+        /// Failures in a row that take it down.
         fall: u32,
     },
-    /// It fails.
+    /// It is down, and its last run failed.
     Down,
     /// It is down, and its last runs passed.
     Rising {
         /// Successes in a row.
         successes: u32,
-        /// Successes that bring it up.
+        /// Successes in a row that bring it up.
         rise: u32,
     },
-    /// It does not run while the virtual server's address is not on this machine; it keeps its result.
+    /// It is not run while the virtual address is on another machine.
     Suspended {
-        /// Whether it counts as up.
+        /// Whether it counts as up meanwhile.
         is_up: bool,
     },
 }
@@ -224,13 +225,13 @@ pub enum CheckState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counts {
-    /// Real servers, counted once for each of their virtual servers.
+    /// The number of real servers of the keepalived.conf; one in two virtual servers counts twice.
     pub real_servers: usize,
-    /// Those that are up.
+    /// The number of those real servers that are up.
     pub real_servers_up: usize,
-    /// Virtual servers.
+    /// The number of virtual servers of the keepalived.conf.
     pub virtual_servers: usize,
-    /// Those that have their quorum.
+    /// The number of those virtual servers that have their quorum.
     pub virtual_servers_well: usize,
 }
 

@@ -11,15 +11,15 @@ use crate::config::service::ServiceOptions;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ServiceRow {
-    /// Its key.
+    /// The service: an endpoint or a firewall mark.
     pub key: ServiceKey,
-    /// Its options.
+    /// The options of the service.
     pub options: ServiceOptions,
-    /// Totals since its counters were zeroed.
+    /// Totals since the counters were zeroed.
     pub stats: Stats,
-    /// Current rates.
+    /// Current rates, as averages of some seconds.
     pub rates: Rates,
-    /// Its destinations in IPVS's order.
+    /// The destinations of the service, in IPVS's order.
     pub destinations: Vec<DestinationRow>,
 }
 
@@ -27,21 +27,21 @@ pub struct ServiceRow {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct DestinationRow {
-    /// Its endpoint.
+    /// The endpoint of the real server.
     pub endpoint: Endpoint,
-    /// Its options.
+    /// The options of the destination.
     pub options: DestinationOptions,
     /// The weight that schedulers use: that of `options`, unless load reports have changed it; 0 if it is disabled.
     pub weight_in_force: Weight,
-    /// Connections in an active state.
+    /// Active connections.
     pub active: u32,
-    /// Its other connections.
+    /// Other connections.
     pub inactive: u32,
-    /// Its persistence templates.
+    /// Persistence templates.
     pub persistent: u32,
-    /// Totals since its counters were zeroed.
+    /// Totals since the counters were zeroed.
     pub stats: Stats,
-    /// Current rates.
+    /// Current rates, as averages of some seconds.
     pub rates: Rates,
 }
 
@@ -49,30 +49,30 @@ pub struct DestinationRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Stats {
-    /// Connections scheduled.
+    /// Scheduled connections.
     pub connections: u64,
-    /// Packets towards destinations.
+    /// Packets towards real servers.
     pub in_packets: u64,
     /// Packets towards clients.
     pub out_packets: u64,
-    /// Bytes (IP total length) towards destinations.
+    /// Bytes of IP packets towards real servers.
     pub in_bytes: u64,
-    /// Bytes (IP total length) towards clients.
+    /// Bytes of IP packets towards clients.
     pub out_bytes: u64,
 }
 
-/// Rates per second, as computed by IPVS's estimator.
+/// Rates per second. In listings IPVS's estimator computes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Rates {
-    /// Connections scheduled.
+    /// Scheduled connections a second.
     pub connections: u64,
-    /// Packets towards destinations.
+    /// Packets towards real servers, a second.
     pub in_packets: u64,
-    /// Packets towards clients.
+    /// Packets towards clients, a second.
     pub out_packets: u64,
-    /// Bytes towards destinations.
+    /// Bytes of IP packets towards real servers, a second.
     pub in_bytes: u64,
-    /// Bytes towards clients.
+    /// Bytes of IP packets towards clients, a second.
     pub out_bytes: u64,
 }

@@ -16,13 +16,14 @@ use crate::report::status::StatusReport;
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct StatusPage<'a> {
-    /// The director's status, without a comparison of its rules file and without settings.
+    /// The document of `xvs status --json`, with `rules` null and `settings` empty.
     pub status: &'a StatusReport,
-    /// The rates of all services; `None`: there is no earlier look to compare with.
+    /// The rates of all services since the last look at the director, at least a second before; `None`: there was none
+    /// in the last 30 seconds.
     pub rates: Option<Rates>,
-    /// The services with a problem, whatever the search.
+    /// The number of services whose `state` is not `ok`, whatever the query.
     pub with_problem: usize,
-    /// The services that match the search.
+    /// The number of services that match the query.
     pub matching: usize,
     /// The number of this page, from 1.
     pub page: usize,
@@ -30,7 +31,7 @@ pub struct StatusPage<'a> {
     pub pages: usize,
     /// Whether any TCP packet but a reset may begin a connection.
     pub sloppy_tcp: bool,
-    /// The local addresses that new connections of FULLNAT use.
+    /// The local addresses of FULLNAT that new connections use.
     pub local_addresses: Vec<IpAddr>,
     /// The local addresses of other directors, whose connections go on here.
     pub standby_addresses: Vec<IpAddr>,
@@ -42,23 +43,24 @@ pub struct StatusPage<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PageService {
-    /// The service as printed, `TCP 192.0.2.1:80`.
+    /// The service as listings print it, such as `TCP 192.0.2.1:80`.
     pub service: String,
-    /// It and its options as in a rules file, `-t 192.0.2.1:80 -s mh -p 300`.
+    /// The service and its options as in a rules file, such as `-t 192.0.2.1:80 -s mh -p 300`.
     pub rule: String,
     /// Whether it works.
     pub state: ServiceState,
-    /// Why it does not work; `None`: it does.
+    /// Why it is down; `None`: it is not.
     pub why: Option<String>,
     /// The number of its real servers that can get a connection.
     pub usable: usize,
-    /// Connections in an active state.
+    /// Active connections of its real servers.
     pub active: u64,
-    /// Its other connections.
+    /// Other connections of its real servers.
     pub inactive: u64,
-    /// Its rates since the last look; `None`: there was none.
+    /// Its rates since the last look at the director; `None`: there was none in the last 30 seconds, or the service is
+    /// newer.
     pub rates: Option<Rates>,
-    /// Its real servers, in IPVS's order; behind them those that are not in the service.
+    /// Its real servers in IPVS's order; behind them those that checks have taken out, and the sorry server.
     pub servers: Vec<PageServer>,
 }
 
@@ -66,21 +68,22 @@ pub struct PageService {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct PageServer {
-    /// Its endpoint; without a port if it uses that of each service.
+    /// The real server's endpoint; without a port if it uses that of each service.
     pub server: String,
     /// Its state.
     pub state: ServerState,
-    /// More about the state: since when, and the results of the last checks. May be empty.
+    /// Since when it has this state, results of the last checks, and what to do; may be empty.
     pub words: String,
-    /// How packets reach it, as listed; `None`: it is not in the service.
+    /// How packets reach it: `Masq`, `Local`, `Tunnel`, `Route` or `FullNat`; `None`: it is not in the service.
     pub method: Option<&'static str>,
     /// The weight that schedulers use; `None`: it is not in the service.
     pub weight: Option<u32>,
-    /// Connections in an active state; `None`: it is not in the service, and its connections wait.
+    /// Its active connections; `None`: it is not in the service.
     pub active: Option<u32>,
-    /// Its other connections.
+    /// Its other connections; `None`: it is not in the service.
     pub inactive: Option<u32>,
-    /// Its rates since the last look; `None`: there was none.
+    /// Its rates since the last look at the director; `None`: there was none in the last 30 seconds, or it was not in
+    /// the service then.
     pub rates: Option<Rates>,
 }
 
@@ -112,15 +115,15 @@ pub enum ServerState {
     Unanswered,
     /// Its upper threshold keeps new connections away.
     Overloaded,
-    /// It has weight 0: it keeps its connections and gets no new ones.
+    /// Its weight is 0: it keeps its connections and gets no new ones.
     Quiescent,
-    /// An operator has disabled it.
+    /// An operator has disabled it (`xvs disable`).
     Disabled,
     /// There is no route to it, or its next hop does not answer.
     Unreachable,
     /// Its checks say that it is down.
     Down,
-    /// It is the sorry server, which serves while there is no quorum.
+    /// It is the sorry server, which serves while there is no quorum, or stands by.
     Sorry,
 }
 

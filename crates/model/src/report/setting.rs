@@ -7,9 +7,10 @@ use serde_json::Value;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Setting {
-    /// Its name: for `xvs set`, or in xvs.toml, with its section in front unless that is `ipvs`.
+    /// The name of the setting, as for `xvs set`; of others the key of xvs.toml, with its section in front, such as
+    /// `limits.clients`.
     pub key: String,
-    /// Its value as in xvs.toml; null: it is not set, and has no default.
+    /// The value in force, as in xvs.toml; null: it is not set, and has no default.
     pub value: Value,
     /// Where the value comes from.
     pub source: Source,
@@ -23,22 +24,22 @@ pub enum Source {
     #[default]
     #[serde(rename = "default")]
     Default,
-    /// The file xvs.toml.
+    /// The configuration file.
     #[serde(rename = "xvs.toml")]
     Toml,
-    /// xvsd's command line.
+    /// The options of xvsd.
     #[serde(rename = "command line")]
     CommandLine,
-    /// A rules file, at the start, by `xvs apply` or by `xvsadm -R`.
+    /// Rules, at the start, by `xvs apply` or by `xvsadm -R`.
     #[serde(rename = "rules file")]
     RulesFile,
-    /// The keepalived.conf.
+    /// The file of health checks.
     #[serde(rename = "keepalived.conf")]
     KeepalivedConf,
-    /// `xvs set`.
+    /// An operator, by this command.
     #[serde(rename = "xvs set")]
     XvsSet,
-    /// `xvsadm --set`.
+    /// An operator, by this command, which sets timeouts.
     #[serde(rename = "xvsadm --set")]
     XvsadmSet,
 }

@@ -23,23 +23,24 @@ use crate::report::setting::Setting;
 pub struct StatusReport {
     /// Whether there are warnings.
     pub state: Level,
-    /// What needs the operator's attention, a sentence each.
+    /// The warnings, a sentence each: the object, what is wrong, the next step.
     pub warnings: Vec<String>,
-    /// The daemon's version.
+    /// The version of xvsd.
     pub version: String,
-    /// Time since the daemon started.
+    /// Time since xvsd started.
     pub uptime_seconds: u64,
-    /// The epoch of the snapshot in force; each published change increments it.
+    /// The number of the configuration in force, its epoch; each published change adds one.
     pub epoch: u64,
     /// The number of virtual services.
     pub services: u64,
-    /// The number of virtual services without a destination that can get a connection.
+    /// The number of virtual services without a real server that can take a connection.
     pub services_without_destination: u64,
-    /// The number of destinations of all services.
+    /// The number of destinations: a real server counts once for each of its services.
     pub destinations: u64,
-    /// The numbers of real and virtual servers, and of those up or with a quorum; `None` without a keepalived.conf.
+    /// What health checks found, in numbers; `None`: there is no keepalived.conf.
     pub health: Option<Counts>,
-    /// The disabled real servers, as arguments of `xvs enable`.
+    /// The disabled real servers, each as the arguments of `xvs enable`: its address or endpoint, and the option of a
+    /// service if it is disabled in that one alone.
     pub disabled: Vec<String>,
     /// The access lists in force.
     pub lists: Vec<ListSummary>,
@@ -47,32 +48,34 @@ pub struct StatusReport {
     pub syn_limits: Vec<SynLimitSummary>,
     /// The attached interfaces.
     pub interfaces: Vec<InterfaceStatus>,
-    /// The workers, by number.
+    /// The workers, in the order of their numbers.
     pub workers: Vec<WorkerStatus>,
     /// The connection table.
     pub table: TableStatus,
-    /// The connections whose packets the XDP program forwards; `None`: it forwards none.
+    /// The connections whose packets the XDP program forwards; `None`: `offload` is off.
     pub offload: Option<OffloadStatus>,
-    /// Packets dropped since the daemon started, by reason.
+    /// Packets dropped since xvsd started, by reason.
     pub drops: Vec<Drops>,
-    /// How long packets of services are kept from the kernel after the daemon has ended; 0: not at all.
+    /// How long packets of services are kept from the kernel after xvsd has ended; 0: not at all.
     pub hold_seconds: f64,
-    /// Packets of services dropped because no daemon served them, before this one started or while it opened sockets.
+    /// Packets of services that were dropped because no xvsd served them, before this one started or while it opened
+    /// its sockets.
     pub held_packets: u64,
     /// The running daemons of connection synchronization, the master first.
     pub sync: Vec<SyncStatus>,
     /// Lines of xvsd's log that could not be written since it started.
     pub log_lines_lost: u64,
-    /// Time until applied rules are reverted; `None`: none wait for `xvs confirm`.
+    /// Time until the rules of `xvs apply --confirm-within` are reverted; `None`: nothing waits for `xvs confirm`.
     pub unconfirmed_seconds: Option<u64>,
-    /// When the journal that the daemon began with was last written, in milliseconds since 1970; `None`: it began with
-    /// its files.
+    /// When the journal that xvsd began with was last written, in milliseconds since 1970; `None`: it began without
+    /// one, with its files.
     pub journal_saved_at_millis: Option<u64>,
-    /// Packets dropped recently.
+    /// Packets dropped in the last minute.
     pub recent_drops: RecentDrops,
-    /// The comparison of the rules file of xvs.toml with the running state; `None` without a rules file.
+    /// The rules file of xvs.toml compared with what runs, with one of `error`, `faults` and `differences`; `None`:
+    /// xvs.toml names no rules file.
     pub rules: Option<RulesStatus>,
-    /// The fleet of this director; `None`: it follows no rules in etcd.
+    /// The fleet of the director; `None`: it follows no rules in etcd.
     pub fleet: Option<FleetReport>,
     /// The settings in force, in the order of their keys.
     pub settings: Vec<Setting>,
@@ -83,9 +86,9 @@ pub struct StatusReport {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
-    /// No: there is no warning.
+    /// There is no warning.
     Ok,
-    /// Yes: there are warnings.
+    /// There are warnings.
     Warning,
 }
 
@@ -93,23 +96,23 @@ pub enum Level {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InterfaceStatus {
-    /// Its name.
+    /// The interface's name.
     pub name: String,
-    /// The mode of XDP: `native` or `generic`.
+    /// The mode of XDP: `native` (in the driver) or `generic` (in the kernel's receive path).
     pub mode: String,
-    /// Why the mode is not native.
+    /// Why the mode is not native; `None`: it is.
     pub why_not_native: Option<String>,
-    /// The number of receive queues.
+    /// The number of its receive queues.
     pub queues: u32,
     /// Whether it can be used now.
     pub state: LinkState,
     /// How often it disappeared, came back and was attached again.
     pub attached_again: u32,
-    /// Whether its XDP program stays when the daemon ends.
+    /// Whether its XDP program stays when xvsd ends.
     pub pinned: bool,
-    /// The bond that it was attached for; `None`: it was named itself.
+    /// The bond that it was attached for; `None`: it was attached by its own name.
     pub bond: Option<BondMember>,
-    /// Whether packets that arrive by it are offloaded; `None`: offload is off.
+    /// Its part in the offload of connections; `None`: `offload` is off.
     pub offload: Option<InterfaceOffload>,
 }
 
@@ -117,9 +120,9 @@ pub struct InterfaceStatus {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct OffloadStatus {
-    /// Connections whose packets the XDP program forwards at present, and some that have just ended.
+    /// Connections whose packets the XDP program forwards, as seen within the last second.
     pub connections: u64,
-    /// Packets that it has forwarded since the daemon started, as far as they are counted at connections.
+    /// Packets that the XDP program has forwarded since xvsd started, up to a second late.
     pub packets: u64,
 }
 
@@ -127,9 +130,9 @@ pub struct OffloadStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct InterfaceOffload {
-    /// Why packets that arrive by it, or were to leave by it, are left to workers; `None`: they are not.
+    /// Why packets that arrive or leave there are left to workers; `None`: they are not.
     pub why_not: Option<String>,
-    /// Packets that the XDP program has forwarded to it, and that it has refused.
+    /// Packets that the XDP program has forwarded to the interface, and that the interface has refused.
     pub refused_packets: u64,
 }
 
@@ -139,7 +142,7 @@ pub struct InterfaceOffload {
 pub struct BondMember {
     /// The bond's name.
     pub name: String,
-    /// Whether it is a member by which the bond sends and receives now.
+    /// Whether the bond sends and receives through this interface now.
     pub active: bool,
 }
 
@@ -152,7 +155,7 @@ pub enum LinkState {
     Up,
     /// It is down or has no carrier.
     Down,
-    /// It does not exist any more. A new interface of the same name will be attached in its place.
+    /// It does not exist any more, and is attached again when it is back and up.
     Gone,
 }
 
@@ -160,16 +163,15 @@ pub enum LinkState {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct WorkerStatus {
-    /// The core that it is pinned to.
+    /// The core that the worker is pinned to; `None`: it is not pinned.
     pub core: Option<usize>,
-    /// Its receive queues, by interface.
+    /// The numbers of its receive queues, by interface.
     pub queues: BTreeMap<String, Vec<u32>>,
-    /// Whether the kernel copies its frames, and because of which interface.
+    /// Whether the kernel copies its frames: `zero-copy`, or `copy (because of INTERFACE)`.
     pub copy_mode: String,
-    /// The share of the last five to ten seconds in which it was busy, in percent with one decimal; `None` at the
-    /// start.
+    /// The share of the last five to ten seconds in which it was busy, with one decimal; `None`: xvsd has just started.
     pub busy_percent: Option<f64>,
-    /// Its counters by name, without those that are 0.
+    /// Its counters by name, without those that are 0; they count packets, unless the name says otherwise.
     pub counters: BTreeMap<String, u64>,
 }
 
@@ -177,21 +179,22 @@ pub struct WorkerStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SyncStatus {
-    /// Its role.
+    /// The daemon's role.
     pub role: SyncRole,
     /// The interface that it multicasts on.
     pub interface: String,
-    /// Its sync id; 0 of a backup: it accepts every one.
+    /// Its sync ID; 0 of a backup: it accepts every one.
     pub sync_id: u8,
-    /// Messages sent or read since it was started.
+    /// Messages that it has sent or read since it was started.
     pub messages: u64,
     /// Messages that the kernel did not take or has discarded, or that were refused as a whole.
     pub failed_messages: u64,
-    /// Received connections that were entered or refreshed; of a master 0.
+    /// Connections of other directors that were entered or refreshed; 0 of a master.
     pub connections: u64,
     /// Connections that are in no message, or could not be used.
     pub lost_connections: u64,
-    /// Of a backup the directors that it hears; of a master those that have asked for its connection table.
+    /// The other directors: of a backup those that it hears, of a master those that have asked for its connection
+    /// table.
     pub peers: Vec<SyncPeer>,
 }
 
@@ -199,25 +202,25 @@ pub struct SyncStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct SyncPeer {
-    /// Its address.
+    /// The other director's address.
     pub address: IpAddr,
-    /// Seconds since its last message; `None` of a master.
+    /// Time since its last message; `None`: the daemon here is a master.
     pub silent_seconds: Option<u64>,
-    /// Its messages that were read; 0 of a master.
+    /// Its messages that were read; 0 if the daemon here is a master.
     #[serde(default)]
     pub messages: u64,
-    /// Its messages that were refused as a whole.
+    /// Its messages that were refused as a whole; 0 if the daemon here is a master.
     #[serde(default)]
     pub refused_messages: u64,
-    /// Why the last of them was.
+    /// Why the last of the refused messages was refused; `None`: none was.
     pub refused: Option<String>,
-    /// How it stands with the whole table, which a backup fetches and a master sends.
+    /// Whether the whole connection table was sent or received: a backup fetches it, a master sends it.
     pub table: SyncTable,
-    /// The table's connections that were sent or received.
+    /// Connections of the table that were sent or received.
     pub connections: u64,
-    /// The connections that the table had when it was asked for.
+    /// Connections that the table had at the beginning.
     pub of: u64,
-    /// Why the table is not there, or is not up to date.
+    /// Why the table is not there, or is stale; `None`: it is whole or moving.
     pub why: Option<String>,
 }
 
@@ -230,9 +233,9 @@ pub enum SyncTable {
     None,
     /// It is being sent or received.
     Moving,
-    /// It was sent or received, and a backup has noticed no loss since then.
+    /// It was sent or received, and no loss was noticed since then.
     Whole,
-    /// It was received, and then messages were lost here, or the director is not heard.
+    /// It was received, but then messages were lost here, or the director is not heard.
     Stale,
 }
 
@@ -240,13 +243,13 @@ pub enum SyncTable {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct TableStatus {
-    /// The number of connections that it can hold.
+    /// The number of connections and templates that it can hold.
     pub size: u64,
-    /// The number of connections that it holds.
+    /// The number of connections and templates that it holds.
     pub connections: u64,
-    /// `connections` in percent of `size`, with one decimal.
+    /// How full it is: `connections` in percent of `size`, with one decimal.
     pub percent: f64,
-    /// The pages of its memory, such as `small pages`.
+    /// The kind of its memory pages: `reserved huge pages`, `huge pages` or `small pages`.
     pub pages: String,
 }
 
@@ -254,9 +257,9 @@ pub struct TableStatus {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Drops {
-    /// The reason, by the name of its counter.
+    /// The name of the reason, such as `no_route`; its counter is `drop_no_route`.
     pub reason: String,
-    /// The number of packets.
+    /// Packets dropped for this reason.
     pub packets: u64,
     /// The reason, in a sentence.
     pub what: String,
@@ -266,9 +269,9 @@ pub struct Drops {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RecentDrops {
-    /// The length of that time.
+    /// The length of that minute; less at the start.
     pub seconds: u64,
-    /// The packets, by reason.
+    /// The dropped packets, by reason.
     pub reasons: Vec<Drops>,
 }
 
@@ -276,7 +279,7 @@ pub struct RecentDrops {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct RulesStatus {
-    /// The file.
+    /// The file's path.
     pub file: String,
     /// Its result.
     #[serde(flatten)]
@@ -290,9 +293,9 @@ pub struct RulesStatus {
 pub enum RulesFound {
     /// Why the file cannot be compared.
     Error(String),
-    /// The number of the file's faults; it is not compared.
+    /// The number of faulty lines of the file, which is not compared; see `xvs check`.
     Faults(u64),
-    /// The number of differences between the file and the running state.
+    /// The number of differences from what runs; see `xvs plan`.
     Differences(u64),
 }
 
