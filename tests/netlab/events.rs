@@ -13,7 +13,7 @@ use std::thread;
 use serde_json::Value;
 use xvs::cluster::{VIP, real_server, succeed};
 use xvs::director::{Protocol, program};
-use xvs::wait::DEADLINE;
+use xvs::wait::{self, DEADLINE};
 use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
 use xvs_model::protocol::framing::{
     ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
@@ -99,7 +99,9 @@ fn every_change_is_reported_with_its_origin_and_command_line_and_logged_with_its
     director.xvs("set sloppy_tcp 1");
     assert_eq!(listener.until_event("change", "xvs set sloppy_tcp 1")["by"]["program"], "xvs");
 
-    let log = director.log();
+    let log = wait::until("the log of the last change", || {
+        Some(director.log()).filter(|log| log.contains("xvs set sloppy_tcp 1"))
+    });
     let logged = |end: &str| {
         let line = log.lines().find(|line| line.ends_with(end));
         assert!(line.is_some_and(|line| line.contains("uid 0, xvs")), "{end}:\n{log}");

@@ -98,6 +98,8 @@ impl Default for Layout {
 pub struct Cluster {
     name: String,
     state: PathBuf,
+    /// Arguments of unshare(1) for a command.
+    unshare: String,
 }
 
 impl Cluster {
@@ -115,8 +117,9 @@ impl Cluster {
         if matches!(layout.wan, Wan::Macvlan) {
             command.arg("--generic");
         }
-        let state = succeed(&mut command);
-        Self { name, state: PathBuf::from(state.trim_end()) }
+        let state = PathBuf::from(succeed(&mut command).trim_end());
+        let unshare = fs::read_to_string(state.join("unshare")).expect("netlab wrote the file");
+        Self { name, state, unshare }
     }
 
     /// Adds a second director.
@@ -164,8 +167,15 @@ impl Cluster {
 
     /// A program for one of the hosts; the cluster ends it if it still runs then.
     pub fn command(&self, host: Host, program: impl AsRef<Path>) -> Command {
-        let mut command = netlab("exec", &self.name);
-        command.arg(host.name()).arg(program.as_ref());
+        // As `netlab exec` does, without its shell: a test runs hundreds of commands.
+        let mut command = Command::new("nsenter");
+        command.env_remove("XVS_SOCKET").arg(format!("--net=/run/netns/{}", self.namespace(host)));
+        command.arg("unshare").args(self.unshare.split_whitespace());
+        command
+            .arg("sh")
+            .arg(self.state.join("enter"))
+            .arg(self.state.join(host.name()))
+            .arg(program.as_ref());
         command
     }
 
