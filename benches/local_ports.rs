@@ -1,9 +1,9 @@
 //! Cost of finding a local port for a FULLNAT connection, by the share of ports in use.
 //!
 //! `cargo bench --bench local_ports`. One address with the ports of the default range, eight real servers. Random
-//! connections are removed until a share of the ports is free; then first packets take a hundredth of the range. Prints
-//! medians of this thread's CPU time for one first packet, pipeline included. Not here: a table with many connections
-//! (`benches/pipeline.rs`, «FULLNAT, first packet»).
+//! connections are removed until a share of the ports is free; then first packets of connections take a hundredth of
+//! the range. Prints medians of this thread's CPU time for one first packet, pipeline included. Not here: a table with
+//! many connections (`benches/pipeline.rs`, «FULLNAT, first packet»).
 
 // Shared by the benches and the allocation test; neither uses all of it.
 #[allow(dead_code)]

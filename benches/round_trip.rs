@@ -4,9 +4,9 @@
 //! round_trip 198.51.100.100:9 1000 5
 //! ```
 //!
-//! The destination, whose answers `far_end` of `wire.bpf.c` makes; the number of requests; the pause before each, in
-//! milliseconds. Prints the median of the nanoseconds from a request to its answer, without the first tenth of the
-//! requests. All are of one flow. A lost request or answer is an error.
+//! Arguments: the destination, for which `far_end` of `wire.bpf.c` answers; the number of requests; the pause before
+//! each, in milliseconds. Prints the median of the nanoseconds from a request to its answer, without the first tenth of
+//! the requests. All are of one flow. A lost request or answer is an error.
 
 use std::error::Error;
 use std::net::{SocketAddrV4, UdpSocket};

@@ -4,12 +4,12 @@
 //! udp_source wire.bpf.o wan 02:00:00:00:00:d0 198.51.100.10:1024 198.51.100.100:9 64 drop 1000000 360000
 //! ```
 //!
-//! The object file of `wire.bpf.c`; the interface, and the link address behind it; the source of the first flow, and
-//! the destination; the number of flows, 50,000 of each address, or as many as `64:1` says; what the far end does with
-//! the packets, `drop` or `answer`; the number of packets; packets a second, without which there is no pause. Prints
-//! the nanoseconds that it took. The interface may have no room for some of the packets, which are lost. Each is a
-//! frame of 64 bytes on the wire; the flows take turns. The interface must be able to send frames of XDP, as a veth is
-//! while the other end has an XDP program or GRO. Needs root. Not here: what becomes of answers.
+//! Arguments: the object file of `wire.bpf.c`; the interface; the link address behind it; the source of the first flow;
+//! the destination; the number of flows, 50,000 for each source address (`64:1`: one for each); what the far end does
+//! with the packets, `drop` or `answer`; the number of packets; packets a second (default: without pauses). Prints the
+//! nanoseconds that sending took. Packets for which the interface has no room are lost. Each is a frame of 64 bytes on
+//! the wire; the flows take turns. The interface must be able to send frames of XDP, as a veth can while its other end
+//! has an XDP program or GRO. Needs root. Not here: what becomes of answers.
 
 use std::error::Error;
 use std::fs;

@@ -6,9 +6,9 @@
 //!
 //! Four directors behind a router that spreads flows by BGP and ECMP, as `docs/examples/anycast` has it, with lasting
 //! connections to each of four services (100) and 50 new ones a second. One director leaves in order and comes back,
-//! one dies and comes back. That is done twice: with `mh` and synchronization, and with `wlc` and without. Prints a row
-//! for each phase. Fails if with `mh` and synchronization a lasting connection is lost while a director leaves or comes
-//! back, or 1 % of them when one dies. Needs root and `cargo build --workspace --bins` of the same profile.
+//! one dies and comes back; first with `mh` and synchronization, then with `wlc` and no synchronization. Prints a row
+//! for each phase. Fails if in the first run a lasting connection is lost while a director leaves or comes back, or 1 %
+//! of them when one dies. Needs root and `cargo build --workspace --bins` of the same profile.
 
 #[path = "../restart/connections.rs"]
 mod connections;

@@ -1,4 +1,4 @@
-//! The forged packets of the suite, as many a second as wanted. Not here: how they are made (`forge.bpf.c`).
+//! Sends the forged packets of the suite at a given rate. Not here: how they are made (`forge.bpf.c`).
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddrV4};

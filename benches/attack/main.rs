@@ -4,12 +4,12 @@
 //! attack_soak FORGE.O [CONNECTIONS [SECONDS]]
 //! ```
 //!
-//! `forge.bpf.c`, compiled; lasting connections by each forwarding method (250); how long each flood lasts (10). The
-//! table has 65,536 entries and one worker serves. Each attack comes three times: for as many packets as the worker
-//! takes, which is measured, at 0.8 × of that, and at 3 ×, or at most what the source can send. Servers drop forged
-//! packets that reach them with their source. Prints a row for each flood, and fails if a lasting connection is lost,
-//! if at 0.8 × fewer than 99 % of the new connections have their handshake within 3 s, or if five seconds after the
-//! flood one has not. Needs root, two cores and `cargo build --workspace --bins` of the same profile.
+//! Arguments: `forge.bpf.c`, compiled; lasting connections by each forwarding method (250); seconds of each flood (10).
+//! The table has 65,536 entries and one worker serves. Each attack runs three times: at full speed, which measures what
+//! the worker takes, then at 0.8 × and 3 × that rate, if the source can send so much. Servers drop forged packets that
+//! arrive with their forged source. Prints a row for each flood. Fails if a lasting connection is lost, if at 0.8 ×
+//! fewer than 99 % of the new connections have their handshake within 3 s, or if five seconds after a flood any new
+//! connection has not. Needs root, two cores and `cargo build --workspace --bins` of the same profile.
 
 #[path = "../restart/connections.rs"]
 mod connections;

@@ -4,12 +4,12 @@
 //! failover_soak [CONNECTIONS [TABLE]]
 //! ```
 //!
-//! Lasting connections by each forwarding method (1,000) go on while real keepalived moves the addresses between two
-//! directors with synchronization daemons and the same key: a cable is pulled, a director dies, one is stopped in
-//! order; each comes back. Then daemons come and go, and a flood of messages is sent to them. Before that, the first
-//! director has connections in its table (1,000,000) when the second one joins. Prints a row for each phase, and fails
-//! if 1 % of the connections are lost or the table is not fetched. Times are printed only: they depend on the machine.
-//! Needs root and `cargo build --workspace --bins` of the same profile.
+//! The first director has connections in its table (1,000,000) when the second one joins. Lasting connections by each
+//! forwarding method (1,000) go on while real keepalived moves the addresses between the two, which have
+//! synchronization daemons and the same key: a cable is pulled, a director dies, one is stopped in order; each comes
+//! back. Then daemons come and go, and a flood of messages is sent to them. Prints a row for each phase. Fails if 1 %
+//! of the connections are lost or the table is not fetched. Times are printed only: they depend on the machine. Needs
+//! root and `cargo build --workspace --bins` of the same profile.
 
 #[path = "../restart/connections.rs"]
 mod connections;

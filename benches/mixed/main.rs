@@ -4,13 +4,13 @@
 //! mixed_soak FORGE.O [SECONDS [CONNECTIONS]]
 //! ```
 //!
-//! `forge.bpf.c` of the suite `attack`, compiled; how long (3,600); lasting connections by each forwarding method,
-//! whose every byte is compared (250). Two directors with keepalived and synchronization have tables of 262,144
-//! entries, 10,000 services and `drop_entry = 3`. Floods of forged packets of all kinds follow each other, ten commands
-//! a second change services, real servers, lists and limits of both directors, and meanwhile xvsd is taken over, killed
-//! and started, and the addresses move. A successor has an `nft` that takes longer than the hold. Prints a row for each
-//! fault, and fails if 1 % of the connections are lost, one does not recover, a frame is unaccounted for, or a director
-//! grows. Needs root and `cargo build --workspace --bins` of the same profile.
+//! Arguments: `forge.bpf.c` of the suite `attack`, compiled; seconds (3,600); lasting connections by each forwarding
+//! method, all of whose bytes are compared (250). Two directors with keepalived and synchronization have tables of
+//! 262,144 entries, 10,000 services and `drop_entry = 3`. Floods of forged packets of all kinds follow each other, ten
+//! commands a second change services, real servers, lists and limits of both directors, and meanwhile xvsd is taken
+//! over, killed and started, and the addresses move. The `nft` of a successor takes longer than the hold. Prints a row
+//! for each fault, and fails if 1 % of the connections are lost, one does not recover, a frame is unaccounted for, or a
+//! director grows. Needs root and `cargo build --workspace --bins` of the same profile.
 
 #[path = "../restart/connections.rs"]
 mod connections;

@@ -1,11 +1,11 @@
 //! TCP connections of the suites `restart`, `failover`, `anycast` and `attack`: a client that keeps thousands of them
 //! busy, and their real servers.
 //!
-//! A thread each for the client and for every real server, with epoll. A request is eight bytes, a seed and a length;
-//! the answer is that many bytes, continued from request to request, which the client compares with what the seed
-//! defines. So bytes that are lost, repeated, or of another connection are found. One connection in ten downloads,
-//! the others send short requests. A connection is lost when it is reset or closed, has wrong bytes, or makes no
-//! progress for 30 seconds. Not here: the phases (`main.rs`).
+//! The client and each real server have a thread each, with epoll. A request is eight bytes: a seed and a length. The
+//! answer has this length; its bytes follow from the seed and continue from request to request, and the client checks
+//! them. So it finds bytes that are lost, repeated, or of another connection. One connection in ten downloads, the
+//! others send short requests. A connection is lost when it is reset or closed, has wrong bytes, or makes no progress
+//! for 30 seconds. Not here: the phases (`main.rs`).
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read, Write};

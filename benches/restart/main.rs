@@ -4,10 +4,10 @@
 //! restart_soak [CONNECTIONS [REPEATS [TABLE]]]
 //! ```
 //!
-//! Lasting connections by each forwarding method (1,000), kills and take-overs in a row (20), connections in the table
-//! for the last two phases (1,000,000; 0: none of them). Prints a row for each phase, and fails if a connection is
-//! lost, refused or has wrong bytes, or if something grows. Times and the loss of the stream are printed only: they
-//! depend on the machine. Needs root and `cargo build --workspace --bins` of the same profile.
+//! Arguments: lasting connections by each forwarding method (1,000); kills and take-overs in a row (20); connections in
+//! the table for the last two phases (1,000,000; 0 skips these phases). Prints a row for each phase, and fails if a
+//! connection is lost, refused or has wrong bytes, or if something grows. Times and the loss of the stream are printed
+//! only: they depend on the machine. Needs root and `cargo build --workspace --bins` of the same profile.
 
 mod connections;
 mod fill;

@@ -1,4 +1,4 @@
-//! What an xvsd occupies, for the suites `restart` and `mixed`: it must not grow.
+//! An xvsd's memory, descriptors, pins and files, which must not grow; for the suites `restart` and `mixed`.
 
 use std::fs;
 use std::os::unix::net::UnixStream;

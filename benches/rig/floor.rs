@@ -1,9 +1,9 @@
 //! The least that forwarding by a table of connections can cost: read addresses and ports, hash, find, compare, write
-//! link addresses. The measure of `benches/pipeline.rs` for the pipeline, which also checks headers, follows states and
+//! link addresses. `benches/pipeline.rs` compares the pipeline with it, which also checks headers, follows states and
 //! deadlines, and counts.
 //!
-//! A line of eight tags with entry numbers, then an entry of a line: two lines of memory a packet, as in the table of
-//! the data plane. IPv4 and UDP or TCP without options only.
+//! A packet reads two cache lines, as in the table of the data plane: one with eight tags and entry numbers, then the
+//! entry. IPv4 and UDP or TCP without options only.
 
 use xvs_dataplane::port::Port;
 use xvs_proto::{MacAddr, ethernet};

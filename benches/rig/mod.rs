@@ -1,10 +1,9 @@
 //! Workers without a kernel: UDP or TCP services, real servers, any number of clients, with every method and family.
 //!
-//! For the benches and for `tests/worker/allocation.rs`. The worker is that of the data plane; only its port is defined
-//! here, because `MemoryPort` keeps a copy of every frame. [`Loop`] writes each packet into a frame of its pool and
-//! takes the frame back when it is sent, so the measurement is that of the pipeline. Promise: all packets of a flow are
-//! equal; nothing here allocates after [`worker`]. Cost: that of the port, which the benches measure alone to subtract
-//! it.
+//! For the benches and for `tests/worker/allocation.rs`. The worker is the data plane's; only its port is defined here,
+//! because `MemoryPort` keeps a copy of every frame. [`Loop`] writes each packet into a frame of its pool and takes the
+//! sent frame back, so the pipeline alone is measured. Promise: all packets of a flow are equal; nothing here allocates
+//! after [`worker`]. Cost: the port, which the benches measure alone to subtract it.
 
 pub(crate) mod floor;
 

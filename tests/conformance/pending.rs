@@ -1,4 +1,4 @@
-//! The list of recordings that do not play the same yet: `pending.txt`.
+//! The list of recordings that do not pass yet: `pending.txt`.
 //!
 //! Read before the recordings are played. Not here: playing them and finding the step.
 

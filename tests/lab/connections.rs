@@ -1,7 +1,7 @@
 //! Life of a connection with a clock moved by hand: states, timeouts, counts, expiry to the second.
 //!
 //! The state tables are those of the kernel's IPVS, written here independently of the data plane, and are walked at
-//! random with every set of directions that the director sees. Not here: frames' bytes (`golden.rs`), removed
+//! random with every set of directions that the director sees. Not here: the bytes of frames (`golden.rs`), removed
 //! destinations (`golden/gone.rs`).
 
 use proptest::prelude::*;

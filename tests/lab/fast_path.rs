@@ -1,6 +1,6 @@
 //! Which packets take the fast path: those of connections whose state stays as it is.
 //!
-//! Not here: that both ways have the same results, which every test with a lab shows (`support/both_paths.rs`).
+//! Not here: that both paths have the same results, which every test with a lab shows (`support/both_paths.rs`).
 
 use std::net::SocketAddr;
 

@@ -1,8 +1,8 @@
 //! FTP's helper through the lab: what both ends of a control connection see, and which data connections follow.
 //!
-//! The director's addresses are those of the lab's cluster; the virtual address has another length as text than the
-//! server's, so numbers are shifted. Not here: clients and servers with kernels of their own (`netlab/persistence.rs`);
-//! the recording of the kernel (`ftp-nat` in `conformance/main.rs`).
+//! The director's addresses are those of the lab's cluster. As text the virtual address is longer or shorter than the
+//! server's, so sequence numbers are shifted. Not here: clients and servers with kernels of their own
+//! (`netlab/persistence.rs`); the recording of the kernel (`ftp-nat` in `conformance/main.rs`).
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 

@@ -1,9 +1,9 @@
 //! Tests of the limits in `docs/limits.md` and `docs/limits-all.md` that have no other test.
 //!
-//! Frames and commands are those of the recordings, replayed step by step in the lab, so each test can name the step at
-//! which the kernel behaved differently. When a difference is removed, its test and its row are removed too.
-//! The tests and recordings that the pages name must exist.
-//! Not here: equal behaviour (`conformance/main.rs`), and limits that a crate's own tests show.
+//! Frames and commands come from the recordings, replayed step by step in the lab, so each test can name the step at
+//! which the kernel behaved differently. When a difference is removed, its test and its row are removed too. The tests
+//! and recordings that the pages name must exist. Not here: equal behaviour (`conformance/main.rs`), and limits that a
+//! crate's own tests show.
 
 use std::fs;
 use std::path::Path;

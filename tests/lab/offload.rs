@@ -1,4 +1,4 @@
-//! Flow offload: the very XDP program, run by the kernel, beside a lab without it, which must give the same answers.
+//! Flow offload: the kernel runs the real XDP program beside a lab without it, and both must give the same answers.
 //!
 //! Each test has a network, a clock and a program of its own. Needs root. Not here: the recordings of the kernel, which
 //! `scripts/test` plays beside the program too, and real interfaces (`netlab/offload.rs`).

@@ -1,7 +1,7 @@
-//! Packets by policy rules in the lab: with which source and mark each kind of packet is routed.
+//! Policy routing in the lab: the source and mark by which each kind of packet is routed.
 //!
-//! Every packet takes the fast path where it can, and the general path in a double (`support/both_paths.rs`). Not here:
-//! real sockets (`netlab/policy.rs`), and every form of rule (`netlab/policy_rules.rs`).
+//! Every packet takes the fast path where it can, and the general path in a second director (`support/both_paths.rs`).
+//! Not here: real sockets (`netlab/policy.rs`), and every form of rule (`netlab/policy_rules.rs`).
 
 use std::net::{IpAddr, SocketAddr};
 

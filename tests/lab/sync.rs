@@ -1,5 +1,5 @@
-//! Connection synchronization through the lab: what a master announces goes on at a backup, when it announces, and what
-//! a backup makes of any message.
+//! Connection synchronization through the lab: which connections a master announces, and when, how they continue at a
+//! backup, and what a backup makes of any message.
 //!
 //! Not here: the kernel's messages (`conformance/main.rs`), sockets and VRRP (`netlab/sync.rs`).
 

@@ -1,4 +1,4 @@
-//! The agent of a real server, as HAProxy's agent-check asks it, with real connections.
+//! The agent of a real server, queried as by HAProxy's agent-check, with real connections.
 //!
 //! Needs root. Not here: the words (`crates/health/src/agent.rs`), other checks (`tests/netlab/health.rs`).
 

@@ -1,5 +1,4 @@
-//! The machine's date jumps while the daemon runs: connections, persistence and health checks are timed by another
-//! clock.
+//! The machine's date jumps while the daemon runs: connections, persistence and health checks use another clock.
 //!
 //! A library that is loaded before libc's moves `CLOCK_REALTIME` of the daemon alone, at each reading: thirty years
 //! ahead, before 1970, and back. Needs root. Not here: times that are moved by hand (`lab/protocol.rs`).

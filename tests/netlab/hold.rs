@@ -1,7 +1,7 @@
 //! The hold: while no xvsd runs, its pinned XDP programs keep the packets of services from the kernel, for some time.
 //!
 //! The director has the VIP, so a packet that reaches its kernel draws a reset. Each test has a cluster of its own,
-//! with a bpffs of its own. Needs root. Not here: the decision of the program on a frame (`lab/steering.rs` of
+//! with a bpffs of its own. Needs root. Not here: the decision of the program on a frame (`kernel/steering_hold.rs` of
 //! `dataplane`).
 
 use std::fs;

@@ -1,8 +1,8 @@
 //! ICMP errors with real kernels at both ends: path MTU discovery through a director without MSS clamping, errors to
 //! clients about unserved ports and from routers on the path, and errors to real servers.
 //!
-//! A router with a route of 1300 bytes is in the path: the client host towards a client behind it, or the second real
-//! server towards the first. TCP sends 1500 bytes there, so a transfer arrives whole only if the sender received the
+//! A router in the path has a route with an MTU of 1300 bytes: the client host before a client, or the second real
+//! server before the first. TCP sends 1500 bytes there, so a transfer arrives whole only if the sender received the
 //! error. Each test has a cluster of its own. Needs root. Not here: the bytes of errors (`lab/golden/icmp.rs`).
 
 use std::io::ErrorKind;

@@ -1,5 +1,4 @@
-//! What outlives xvsd of the configuration: what commands made, what files say that changed meanwhile, and the view of
-//! the health checks.
+//! The configuration that outlives xvsd: what commands made, files that changed meanwhile, the view of health checks.
 //!
 //! Each test has a cluster of its own. Needs root. Not here: connections (`restart.rs`), every kind of change
 //! (`control/saving.rs` of `ctl`).

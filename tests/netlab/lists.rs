@@ -1,4 +1,4 @@
-//! Access lists on the wire: dropped by the XDP program, files of xvs.toml, reload and restart.
+//! Access lists on the wire: packets that the XDP program drops, files of xvs.toml, reload and restart.
 //!
 //! Each test has a cluster of its own. Needs root. Not here: what a list refuses (`lab/lists.rs`), the program alone
 //! (`crates/dataplane/tests/kernel/steering_lists.rs`).

@@ -1,4 +1,4 @@
-//! Real servers on the director itself, by NAT to another port, and clients there, with real sockets.
+//! Real servers on the director itself, by NAT to another port, and clients on it, with real sockets.
 //!
 //! Each test has a cluster of its own. Needs root. Not here: delivery without rewriting (`lab/links.rs`).
 

@@ -1,4 +1,4 @@
-//! The follower with a real kernel: after `ip` changes a namespace, the next view shows the change.
+//! The follower of the network with a real kernel: after `ip` changes a namespace, the next view shows the change.
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -1,9 +1,9 @@
 //! Persistence configured as in tutorials of the Linux Virtual Server, with real clients and servers.
 //!
-//! A shop's two ports as one service by firewall mark, and the templates by client: for all ports of an address, for
-//! each port, for each network of clients, for FTP with its passive ports. nginx with TLS, curl that checks the
-//! certificate, rules by the real iptables and nft. Each test has a cluster of its own. Needs root. Not here: the life
-//! of templates (`lab/persistence.rs`), rules of every form (`marks.rs`).
+//! A shop's two ports as one service by firewall mark; templates of a client for all ports of an address, for each
+//! port, for its network, and for FTP with its passive ports. nginx with TLS, curl that checks the certificate, rules
+//! by the real iptables and nft. Each test has a cluster of its own. Needs root. Not here: the life of templates
+//! (`lab/persistence.rs`), rules of every form (`marks.rs`).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::process::Command;

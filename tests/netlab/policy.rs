@@ -1,7 +1,7 @@
-//! Policy routing with real sockets: a director with two uplinks, and two ways to a real server.
+//! Policy routing with real sockets: a director with two uplinks, and two routes to a real server.
 //!
-//! The client is reached by `wan` as table main says, and by `wan2` as table 100 says. Each test has a cluster of its
-//! own. Needs root. Not here: every form of rule (`policy_rules.rs` compares look-ups with the kernel's).
+//! Table main reaches the client through `wan`, table 100 through `wan2`. Each test has a cluster of its own. Needs
+//! root. Not here: every form of rule (`policy_rules.rs` compares look-ups with the kernel's).
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};

@@ -1,8 +1,8 @@
 //! Rights: what the processes of a running xvsd hold, and which of them executes programs.
 //!
-//! Each test has a cluster of its own. Needs root. Not here: what the helper does for an xvsd of a user
-//! (`user.rs`), rights that are missing at the start (`start.rs`), the requests of the helper
-//! (`crates/helper`), users and groups of scripts (`crates/health`).
+//! Each test has a cluster of its own. Needs root. Not here: what the helper does for an xvsd with `user` (`user.rs`),
+//! rights that are missing at the start (`start.rs`), the requests of the helper (`crates/helper`), users and groups of
+//! scripts (`crates/health`).
 
 use std::fs;
 use std::io::{Read, Write};

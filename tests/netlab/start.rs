@@ -1,4 +1,4 @@
-//! Starts of the daemon that fail, or succeed with less than configured: the message names the cause and the step.
+//! Starts of the daemon that fail, or succeed with less than configured: the message names the cause and the next step.
 //!
 //! Needs root. Each start ends by itself, in one cluster. Not here: a second daemon on one socket and other XDP
 //! programs (`daemon.rs`).

@@ -1,4 +1,4 @@
-//! What an xvsd of a user does by its helper, because its own rights do not suffice, and what it does without.
+//! What an xvsd with `user` does through its helper, because it lacks the rights, and what goes on without the helper.
 //!
 //! Each test has a cluster of its own. Needs root. Not here: the rights of its processes (`rights.rs`).
 

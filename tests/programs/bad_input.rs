@@ -1,7 +1,7 @@
-//! Bad input from the command line, from files and from the other end of the socket: what the programs say and how they
-//! exit, with nothing changed.
+//! Bad input from the command line, from files and from the other end of the socket: what the programs print and how
+//! they exit, with nothing changed.
 //!
-//! Lines that reach a director go to the lab; daemons of other releases are sockets of the test's own.
+//! Lines that reach a director go to the lab; sockets of the test stand for daemons of other releases.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;

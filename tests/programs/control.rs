@@ -1,7 +1,7 @@
 //! From a command over the socket to the next packet: the control socket's server with a director in the lab.
 //!
-//! A change is in force for the first frame after its reply; a batch of any length is one snapshot, a single command
-//! one each, a refused one none. Not here: the socket's limits and hostile clients (`socket.rs`), the daemon
+//! A change is in force for the first frame after its reply. A batch of any length makes one snapshot, a single command
+//! one, a refused command none. Not here: the socket's limits and hostile clients (`socket.rs`), the daemon
 //! (`netlab/daemon.rs`).
 
 use std::fmt::Write;

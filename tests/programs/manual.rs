@@ -1,4 +1,4 @@
-//! Manual pages and completion, as the programs that people read and complete by take them: man, groff and bash.
+//! Manual pages and completion, checked with the programs that use them: man, groff and bash.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,9 +1,9 @@
-//! Damaged requests: whatever a client writes to the socket, the director answers, and what it refuses has changed
+//! Damaged requests: whatever a client writes to the socket, the director answers, and a refused request has changed
 //! nothing.
 //!
-//! True requests, as `ipvsadm` and `xvs` send them, are changed at random: bytes of the message, or values of its JSON,
-//! also by those of other requests. `scripts/fuzz requests` repeats it with many cases. Not here: the framing, clients
-//! that stop within a message (`socket.rs`).
+//! Valid requests, as `ipvsadm` and `xvs` send them, are changed at random: bytes of the message, or values of its
+//! JSON, which may come from other requests. `scripts/fuzz requests` repeats it with many cases. Not here: the framing,
+//! clients that stop within a message (`socket.rs`).
 
 use std::io;
 

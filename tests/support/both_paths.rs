@@ -1,8 +1,8 @@
-//! A director whose packets take the fast path where they can, beside one whose packets all take the general path, and
-//! one whose packets arrive in parts: the headers, and the rest.
+//! Three directors side by side: packets take the fast path where they can in the first, always the general path in the
+//! second, and arrive in two parts, the headers and the rest, in the third.
 //!
-//! All get the same requests. Every answer (verdict, frames, counters, listings, explanations) must be the same, so
-//! whatever a test does with this lab shows that the two paths have one meaning, also for packets in several buffers.
+//! All get the same requests. Every answer (verdict, frames, counters, listings, explanations) must be the same, so any
+//! test with this lab shows that the two paths have one meaning, also for packets in several buffers.
 
 use serde_json::Value;
 use xvs_cli::lab::Lab;

@@ -1,7 +1,7 @@
 //! The daemon under test: its start in the director's namespace, commands to it, and its end.
 //!
-//! [`Director::start`] returns when the daemon has logged that it is ready. The log goes to a file, which a
-//! failing test prints. Costs the start of a process. Not here: the texts of its log (`log_texts.rs`).
+//! [`Director::start`] returns when the daemon has logged that it is ready. The log goes to a file, which a failing
+//! test prints. Cost: the start of a process. Not here: the texts of its log (`log_texts.rs`).
 
 use std::fs::{self, File, Permissions};
 use std::io::Write;

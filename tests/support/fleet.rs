@@ -1,8 +1,7 @@
-//! A fleet: directors behind a router that chooses one for each flow (ECMP), with BIRD on all, as
-//! `docs/examples/anycast` has it.
+//! A fleet as in `docs/examples/anycast`: directors behind a router that chooses one per flow (ECMP), with BIRD on all.
 //!
-//! The files run as they stand, but for what differs between directors, and a director's rules may be others. Not here:
-//! clients and real servers.
+//! The example's files run as they stand, but for what differs between directors; a director's rules may be others. Not
+//! here: clients and real servers.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,5 @@
-//! Support of the black-box tests: a cluster in namespaces, with the daemon, real servers and clients, for
-//! `tests/netlab/`; a cluster in the lab, with frames written by the test, for the others.
+//! Support of the black-box tests. `tests/netlab/` uses a cluster in namespaces, with the daemon, real servers and
+//! clients; the others a cluster in the lab, with frames that the test writes.
 //!
 //! A [`LabCluster`] costs milliseconds and needs nothing. A namespace test makes a [`Cluster`] of its own with
 //! `scripts/netlab`, so tests run in parallel; dropping the cluster removes everything in it, also after a panic.

@@ -1,7 +1,7 @@
 //! Texts of xvs's programs that the support code expects in logs and messages.
 //!
-//! Constants, used whenever the daemon or a command is started. Not here: the output of `ipvsadm`, which the
-//! recordings define.
+//! Constants, used at each start of the daemon or of a command. Not here: `ipvsadm`'s output, which the recordings
+//! define.
 
 /// Word of the log line that `xvsd` writes when it serves.
 pub const READY: &str = "ready";

@@ -1,8 +1,8 @@
 //! Work inside a network namespace, on threads that have entered it.
 //!
-//! A socket belongs to the namespace of the thread that makes it, so clients and servers of a test are
-//! threads of the test's own process: no helper program, and a panic fails the test.
-//! Costs a thread and a system call each. Not here: programs, which `Cluster::command` starts.
+//! A socket belongs to the namespace of the thread that makes it, so clients and servers of a test are threads of the
+//! test's own process: no helper program, and a panic fails the test. Cost: a thread and a system call each. Not here:
+//! programs, which `Cluster::command` starts.
 
 use std::fs::File;
 use std::io;

@@ -1,4 +1,5 @@
-//! `xvs realserver` in a namespace linked to that of a director: commands, state, packets; for `tests/realserver*.rs`.
+//! `xvs realserver` in a namespace linked to that of a director: commands, state, packets; for
+//! `tests/netlab/realserver*.rs`.
 
 use std::fs;
 use std::io::Write;

@@ -1,7 +1,7 @@
 //! Traffic that every forwarding method must carry, so all methods pass the same checks.
 //!
-//! One function per claim, called by `tests/netlab_*.rs` for each method and number of workers; each makes
-//! a cluster of its own. Not here: behaviour of single methods.
+//! One function per claim, called by `tests/netlab/` for each method and number of workers; each makes a cluster of its
+//! own. Not here: behaviour of single methods.
 
 use std::net::SocketAddrV4;
 

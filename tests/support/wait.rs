@@ -1,8 +1,7 @@
 //! Waiting for a condition that another process or the kernel brings about.
 //!
-//! Used where no call blocks until then. Returns within one pause of the moment at which the condition holds, or
-//! fails the test with the condition's name at the deadline. No test asserts how long anything took.
-//! Not here: waits that a socket's own timeout ends.
+//! Used where no call blocks until then. Returns at most one pause after the condition holds, or fails the test with
+//! the condition's name at the deadline. No test asserts a duration. Not here: waits that a socket's own timeout ends.
 
 use std::thread;
 use std::time::{Duration, Instant};

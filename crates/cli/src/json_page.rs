@@ -1,7 +1,7 @@
 //! The tables of docs/json.md, made from the types that `--json` prints.
 //!
-//! A row has the path of a field, its type, and the field's doc comment. With `XVS_WRITE_PAGES=1` in the environment the
-//! test writes the tables; else it compares them. Titles and the text between tables are written by hand.
+//! A row has the path of a field, its type, and the field's doc comment. With `XVS_WRITE_PAGES=1` in the environment
+//! the test writes the tables; else it compares them. Titles and the text between tables are written by hand.
 
 use std::fmt::Write;
 use std::{env, fs};

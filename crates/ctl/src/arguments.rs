@@ -69,7 +69,7 @@ impl Arguments {
         self.config.as_deref()
     }
 
-    /// The configuration: that of the file, if one is given, overridden by the other options.
+    /// The configuration: the file's, if one is given, overridden by the other options.
     ///
     /// # Errors
     /// Those of [`Config::read`] and [`Config::check`].

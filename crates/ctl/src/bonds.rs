@@ -1,9 +1,9 @@
 //! Bonds, bridges and teams: the interfaces to attach for a configured name, and those that cannot be attached.
 //!
-//! Of a bond its members are attached: a socket receives only what its own device has received, and what it sends does
-//! not pass the bond. Of a bridge the bridge itself is attached, in generic mode: only it knows which packets are for
-//! this machine and by which port others leave. Its members have no addresses, routes and neighbours, so workers would
-//! find no next hop on them. Checked at the start, and as warnings at each change of the network.
+//! For a bond, xvsd attaches the members: a socket receives only what its own device received, and what it sends does
+//! not pass the bond. For a bridge, it attaches the bridge itself, in generic mode: only the bridge knows which packets
+//! are for this machine, and the port for all others. A bridge's ports have no addresses, routes or neighbours, so
+//! workers would find no next hop on them. Checked at the start; each change of the network renews the warnings.
 
 use thiserror::Error;
 use xvs_model::report::status::{BondMember, InterfaceStatus};
@@ -55,7 +55,7 @@ pub type Chosen = (String, Option<BondMember>);
 /// The interfaces to attach for this name: the members of a bond, or the interface itself.
 ///
 /// # Errors
-/// It cannot be attached. That it does not exist is no error here.
+/// It cannot be attached. A missing interface is no error here.
 pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, BondError> {
     check(name, links)?;
     check_ports(name, links)?;
@@ -74,10 +74,10 @@ pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, BondError> {
     }
 }
 
-/// Checks that an interface that was named can be attached, as far as other links count.
+/// Checks that a named interface can be attached, as far as other links matter.
 ///
 /// # Errors
-/// It cannot.
+/// It cannot be attached.
 pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
     let Some(link) = named(name, links) else { return Ok(()) };
     if let Some(master) = master(link, links) {
@@ -108,11 +108,11 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
     }
 }
 
-/// Checks that no port of a bridge merges packets, and no interface below a port. Cost: five requests to the kernel for
-/// each of them; none if this is no bridge.
+/// Checks that neither a bridge's ports nor the interfaces below them merge packets. Cost: five requests to the kernel
+/// for each; none if this is no bridge.
 ///
 /// # Errors
-/// One does; its name and the command are in the text.
+/// One merges packets; the text names it and the command.
 pub fn check_ports(name: &str, links: &[Link]) -> Result<(), BondError> {
     let Some(bridge) = named(name, links).filter(|link| link.kind == LinkKind::Bridge) else { return Ok(()) };
     let refused = |why| BondError::Port { bridge: name.to_owned(), why };
@@ -137,8 +137,8 @@ pub fn joined(interfaces: &[InterfaceStatus], links: &[Link]) -> impl Iterator<I
     links.iter().filter_map(move |link| Some((link.name.clone(), Some(of(link)?))))
 }
 
-/// The warnings about attached interfaces: those that became members or left their bond, bridges that cannot be used
-/// any more, and bonds without an active member.
+/// Warnings about attached interfaces: those that became members or left their bond, bridges that can no longer be
+/// used, bonds without an active member.
 pub fn warnings(interfaces: &[InterfaceStatus], links: &[Link]) -> Vec<String> {
     let mut warnings = Vec::new();
     let mut bonds = Vec::new();
@@ -148,7 +148,7 @@ pub fn warnings(interfaces: &[InterfaceStatus], links: &[Link]) -> Vec<String> {
             continue;
         };
         let is_member = |link: &Link| bond_of(link, links).is_some_and(|of| of.name == *bond);
-        // One that is gone has a warning already.
+        // An interface that is gone has a warning already.
         if named(name, links).is_some_and(|link| !is_member(link)) {
             warnings.push(format!(
                 "{name} was attached as a member of {bond} and is none any more, so packets of services that it receives are \

@@ -1,6 +1,6 @@
 //! The configuration file `xvs.toml`: its keys, their defaults and units. An empty file is valid.
 //!
-//! Read at the start and at each reload. Not here: services, which come from commands and from the file of `rules`.
+//! Read at the start and at each reload. Not here: services, which come from commands and from the rules file.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -147,8 +147,8 @@ impl Config {
         parse_rules(path, &read_bytes(path)?)
     }
 
-    /// Reads the files that the desired state is loaded from. The rules may be unusable if the journal was loaded from
-    /// the same content: they are not needed then, and a name in them may not be resolvable now.
+    /// Reads the files that the desired state is loaded from. An unusable rules file is accepted if the journal was
+    /// loaded from the same content: then its lines are not needed, and its names may no longer resolve.
     ///
     /// # Errors
     /// [`ConfigError::Rules`].
@@ -216,8 +216,7 @@ impl Config {
         }
     }
 
-    /// Checks that a table fits, beside the workers' packet memory and the rest of xvsd, into what a control group
-    /// allows once all of it is used.
+    /// Checks that a full table, the workers' packet memory and the rest of xvsd fit into the limit of a control group.
     ///
     /// # Errors
     /// [`ConfigError::TableOverLimit`].

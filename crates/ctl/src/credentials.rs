@@ -1,4 +1,4 @@
-//! The files with the credentials of the endpoint of metrics: the certificate that it shows, and the token that it
+//! The credentials of the metrics endpoint: the files of the certificate that it shows and of the token that it
 //! expects.
 //!
 //! Read at the start and at each reload, and by `xvs doctor`. Not here: what is done with them (`metrics/` of xvsd).
@@ -15,7 +15,7 @@ use crate::secret_file::{self, read_file};
 /// Certificate and token, as far as they are configured.
 #[derive(Default)]
 pub struct Credentials {
-    /// Of the server of metrics; `None`: it speaks plain HTTP.
+    /// The certificate of the metrics server; `None`: it speaks plain HTTP.
     pub certificate: Option<Certificate>,
     /// The token; `None`: every client may read.
     pub token: Option<String>,

@@ -1,9 +1,9 @@
 //! The events of `xvs events`: changes, with their time and origin.
 //!
 //! The control thread records an event as it carries out the change, so events are in the order in which changes came
-//! into force. The last [`KEPT`] are remembered; they are the queue of every listener, which reads them at its own
-//! pace. A listener that falls behind by more misses the oldest and gets their number. Recording never waits for a
-//! listener. Not here: the log (`socket/` of xvsd), the printed form (`events.rs` of `cli`).
+//! into force. The last [`KEPT`] events are kept and serve all listeners as one queue, which each reads at its own
+//! pace. A listener that falls further behind misses the oldest events, and gets their number. Recording never waits
+//! for a listener. Not here: the log (`socket/` of xvsd), the printed form (`events.rs` of `cli`).
 
 use std::collections::VecDeque;
 use std::iter;
@@ -54,8 +54,8 @@ impl Events {
         self.record_all(kind, epoch, None, [(what, None)]);
     }
 
-    /// Records the changes of one request, each with its refusal, if it was refused. Of more than [`AT_ONCE`] the first
-    /// are recorded, and one event with the number of the others.
+    /// Records the changes of one request, each with its refusal, if it was refused. After the first [`AT_ONCE`]
+    /// changes, one event has the number of the others.
     pub fn record_all(
         &self,
         kind: Kind,
@@ -219,7 +219,7 @@ mod tests {
         events.listen(EventQuery { from, then: Then::Follow }).unwrap()
     }
 
-    /// The number of events that it has missed, and the numbers of those that it receives now.
+    /// The number of events that the listener has missed, and the numbers of those that it receives now.
     fn received(listener: &mut Listener) -> (u64, Vec<u64>) {
         let (mut missed, mut numbers) = (0, Vec::new());
         loop {

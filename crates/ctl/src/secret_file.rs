@@ -1,7 +1,7 @@
-//! Files that xvsd reads because a key of xvs.toml, a command or a rule names them, those with a secret above all.
+//! Reads the files that a key of xvs.toml, a command or a rule names, above all those with a secret.
 //!
-//! Who names a file need not be able to read it, and xvsd can. So nothing waits for it, it is a file and no device, its
-//! size is limited, and no error has any of its text.
+//! The user who names a file may not be allowed to read it, but xvsd is. So reading never waits, only regular files are
+//! read, their size is limited, and no error has any of their text.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -27,7 +27,7 @@ pub fn read(key: &str, path: &Path, how: &str) -> Result<String, String> {
 /// Reads a file of text. Returns its mode too.
 pub fn read_file(path: &Path) -> io::Result<(u32, String)> {
     let (mode, bytes) = read_bytes(path, LONGEST)?;
-    // The library's own error has none of the text either, but its length.
+    // The library's own error contains none of the text either, but its length.
     let text =
         String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "not text"))?;
     Ok((mode, text))

@@ -1,8 +1,8 @@
 //! Steered items: the endpoints, networks and addresses whose packets the XDP program steers, by the service that needs
 //! them.
 //!
-//! Kept by the control thread, which writes the resulting rules to the XDP program. An item of several services is
-//! steered until the last of them does not need it any more. Cost of a change: proportional to its items. Pure.
+//! Kept by the control thread, which writes the resulting rules to the XDP program. An item that several services need
+//! is steered until none needs it any more. Cost of a change: proportional to its items. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -128,7 +128,7 @@ pub(crate) fn of_destination(
     let port = move |port| if any { 0 } else { port };
     let replies = replies_from(service, destination, method)
         .map(move |(protocol, from)| Item::From(protocol, Endpoint { port: port(from.port), ..from }));
-    // One of any port would take all that the machine sends to itself.
+    // An item for every port would take all that the machine sends to itself.
     let clients = match service {
         ServiceKey::Address { protocol, endpoint } if method.masquerades() && !any => {
             Some(Item::Clients(protocol, endpoint))

@@ -177,7 +177,7 @@ impl Sweeper {
     }
 }
 
-/// Ends a connection if `test` of its state and expiry holds, and then its template if that was never assured and
+/// Ends a connection if `test` holds for its state and expiry; then also its template, if that was never assured and
 /// controls no other connection.
 fn end_if(
     reader: &mut TableReader,
@@ -228,7 +228,7 @@ impl Countdowns {
             return false;
         }
         if connection.is_template() {
-            // A template of one-packet scheduling would be judged by its packets, and has none: it is spared.
+            // A template of one-packet scheduling is spared: it would be judged by its packets, and has none.
             return state & ASSURED == 0 && !connection.flags().contains(Flags::ONE_PACKET);
         }
         let timeout = match (connection.protocol(), state) {
@@ -254,7 +254,7 @@ impl Countdowns {
 const WORTHLESS_INTERVAL: Duration = Duration::from_secs(1);
 /// `drop_entry` examines one of this many places each second.
 const WORTHLESS_SHARE: u32 = 32;
-/// From one look for connections of removed real servers to the next, until there are none.
+/// Interval of looking for connections of removed real servers, until there are none.
 const ORPHANS_INTERVAL: Duration = Duration::from_millis(250);
 /// Entries examined in one walk; meanwhile workers cannot reuse removed entries.
 const SLICE: u32 = 1024;

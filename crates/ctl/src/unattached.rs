@@ -20,7 +20,7 @@ pub struct Attachment<'a> {
     attached: BTreeSet<u32>,
     /// Addresses and networks of the attached links.
     reached: Addresses<()>,
-    /// The same of all other links from which packets can come.
+    /// The same for all other links from which packets can come.
     missed: Addresses<&'a Link>,
 }
 
@@ -47,7 +47,7 @@ impl<L: Copy> Addresses<L> {
         }
     }
 
-    /// The link that has an address, or else one in whose network it is.
+    /// The link that has an address, or else one whose network contains it.
     fn find(&self, addr: IpAddr) -> Option<L> {
         let around =
             || self.networks.iter().find(|(network, _)| network.contains(addr)).map(|(_, link)| *link);
@@ -56,8 +56,8 @@ impl<L: Copy> Addresses<L> {
 }
 
 impl<'a> Attachment<'a> {
-    /// The interfaces of a machine, of which these are attached. If one of these is gone or down, or if there is none,
-    /// nothing is missing: the kernel's routes may be others when it is up.
+    /// The interfaces of a machine; those in `names` are attached. If one of these is gone or down, or if there are
+    /// none, nothing is reported: the kernel's routes may differ once it is up.
     pub fn new<'n>(network: &'a Network, names: impl IntoIterator<Item = &'n str>) -> Self {
         let link = |name| {
             let link = network.link_named(name)?;
@@ -84,13 +84,13 @@ impl<'a> Attachment<'a> {
             || self.attached.contains(&link.ifindex)
     }
 
-    /// The link by which clients' packets for a virtual address arrive, if xvsd is not attached to it.
+    /// The link on which clients' packets for a virtual address arrive, if xvsd is not attached to it.
     pub fn towards_clients(&self, vip: IpAddr) -> Option<&'a Link> {
-        // An address of a link that is not attached, such as loopback, is served by the link in whose network it is.
+        // Packets to an address of an unattached link, such as loopback, arrive on the link whose network contains it.
         self.reached.find(vip).is_none().then(|| self.missed.find(vip))?
     }
 
-    /// The link by which packets leave, if xvsd is not attached to it.
+    /// The link on which packets leave, if xvsd is not attached to it.
     pub fn towards(&self, key: impl Into<RouteKey>) -> Option<&'a Link> {
         let network = self.network?;
         let RouteAction::Unicast(hops) = &network.route_to(key)?.action else { return None };
@@ -102,8 +102,7 @@ impl<'a> Attachment<'a> {
         links.into_iter().find(|link| link.resolves)
     }
 
-    /// The warning about default routes of these families by links that xvsd is not attached to, for when packets had
-    /// no route.
+    /// The warning, after packets had no route, that default routes of these families use links that are not attached.
     pub fn default_route_warning(&self, families: &BTreeSet<Family>) -> Option<String> {
         let anywhere = |family: &Family| match family {
             Family::V4 => IpAddr::from([0; 4]),

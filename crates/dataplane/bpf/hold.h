@@ -2,9 +2,9 @@
 /* The hold: whether frames of services are kept from the kernel while no xvsd takes them.
  *
  * The link of the steering program may be pinned, so that the program outlives xvsd. Then frames of services that find
- * no socket are dropped, because the kernel would answer them with resets, until the last beat of a worker is too old;
- * from then on the kernel has them. Without a hold, the kernel has the frames of a queue without a socket. The workers'
- * side is steering/hold.rs.
+ * no socket are dropped, because the kernel would answer them with resets. When the last beat of a worker is too old,
+ * the kernel gets them. Without a hold, the kernel gets the frames of a queue without a socket. The workers' side is
+ * steering/hold.rs.
  */
 #ifndef XVS_HOLD_H
 #define XVS_HOLD_H
@@ -23,8 +23,8 @@ struct {
 	__type(value, struct xvs_hold);
 } hold SEC(".maps");
 
-/* Whether there is a hold, and it is over: the last beat is too old. The coarse clock is up to a tick behind, and costs a
- * fifth. A beat may be later than it.
+/* Whether there is a hold, and it is over: the last beat is too old. The coarse clock costs a fifth of the exact one,
+ * but is up to a tick behind, so a beat may be later.
  */
 static __always_inline int is_over(const struct xvs_hold *held)
 {

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Access lists in the steering program, which includes this behind the functions that it needs.
+/* Access lists in the steering program, which includes this file behind the functions that the file needs.
  *
  * Checks whole packets to services by their source, and drops what a list refuses before anything is copied. Workers
- * check all packets too, and alone those that are not certain to be of one service here: fragments, data of FTP,
- * packets to networks that mark rules name, and packets to local ports of FULLNAT, which may be replies. Comes before
- * the other look-ups, so that a denied packet costs few. Cost without lists: one load; for the source of no list, two;
- * for others that of the service and a look-up for each prefix length in use; for refused ones, that of local ports.
- * Not here: which list refuses, in what order (src/snapshot/lists.rs).
+ * check all packets, too. They alone check packets whose service is not certain here: fragments, data of FTP, packets
+ * to networks that mark rules name, and packets to local ports of FULLNAT, which may be replies. Runs before the other
+ * look-ups, so that a denied packet costs few of them. Cost: without lists one load; for a source in no list two; for
+ * others the look-up of the service, and one for each prefix length in use; for refused packets also that of local
+ * ports. Not here: which list refuses, in what order (src/snapshot/lists.rs).
  */
 #ifndef XVS_LISTS_H
 #define XVS_LISTS_H
@@ -27,7 +27,7 @@ struct {
 	__type(value, struct xvs_list_drops);
 } list_drops SEC(".maps");
 
-/* By service: its scope plus 1. A service of an exact endpoint that is not there has that of all services. */
+/* By service: its scope plus 1. A service of an exact endpoint that is not in the map has the scope of all services. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
@@ -85,7 +85,7 @@ struct query {
 	__u32 place;
 };
 
-/* Whether an address is in the list at a place; 2: there is none. The verifier walks a function that is not static
+/* Whether an address is in the list at a place; 2: there is no list. The verifier checks a non-static function only
  * once.
  */
 __noinline int in_list(const struct query *query)
@@ -101,7 +101,7 @@ __noinline int in_list(const struct query *query)
 		return 2;
 	int v4 = query->family == XVS_V4;
 	__u32 at = v4 ? 0 : XVS_V6_LENGTHS, end = at + (v4 ? lengths->v4 : lengths->v6);
-	/* Linux 6.1 takes no loop whose body follows another instruction than a jump, which is why this is not in it. */
+	/* Not in the loop, because Linux 6.1 takes no loop whose body follows another instruction than a jump. */
 	__u32 family = query->family << 8;
 	struct xvs_network key;
 	for (; at < XVS_LENGTHS; at++) {

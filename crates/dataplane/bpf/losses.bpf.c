@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT OR Apache-2.0
-/* Counts packets that the steering program has forwarded and that did not leave: the interface where they were to leave
- * has refused them afterwards, so that only the kernel's tracepoints see it.
+/* Counts packets that the steering program has forwarded, but that did not leave: the outgoing interface has refused
+ * them afterwards, which only the kernel's tracepoints see.
  *
  * Cost: a call for each batch of redirected frames. The kernel's types are found by its BTF when the program is loaded.
  */
@@ -68,8 +68,8 @@ int refused(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* The device, the program, the target, the error, the type of the map, its id, the index. Frames for sockets, which have
- * a map, are counted by the sockets.
+/* The device, the program, the target, the error, the type of the map, its id, the index. The sockets count frames for
+ * sockets, which have a map.
  */
 SEC("raw_tp/xdp_redirect_err")
 int not_redirected(struct bpf_raw_tracepoint_args *ctx)
@@ -81,7 +81,9 @@ int not_redirected(struct bpf_raw_tracepoint_args *ctx)
 	return 0;
 }
 
-/* The device, the program, its result. In generic mode the kernel reports so a frame for which the device has no room. */
+/* The device, the program, its result. This is how the kernel reports, in generic mode, a frame for which the device
+ * has no room.
+ */
 SEC("raw_tp/xdp_exception")
 int exception(struct bpf_raw_tracepoint_args *ctx)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Layouts that the steering program shares with src/steering/maps.rs; a test there compares both.
+/* Layouts that the steering program shares with src/steering/maps.rs; a test there compares the two.
  *
  * Addresses are in network order. An IPv4 address is in the first 4 of its 16 bytes, and the rest is zero. The family
  * is part of every key, so an IPv6 packet with a v4-mapped address never matches an IPv4 rule.
@@ -12,8 +12,8 @@
 /* Families, by the number of the IP version. */
 enum { XVS_V4 = 4, XVS_V6 = 6 };
 
-/* The roles of a key. The values of the first three maps are sets of these; XVS_CLIENTS is of endpoints alone. The upper
- * half of an endpoint's value is the number of the limit of its SYNs; 0: none.
+/* The roles of a key. The values of the first three maps are sets of these; XVS_CLIENTS is only for endpoints. The
+ * upper half of an endpoint's value is the number of the limit of its SYNs; 0: none.
  */
 enum {
 	XVS_SERVICE = 1 << 0,     /* packets to it are steered */
@@ -53,8 +53,8 @@ struct xvs_prefix {
 #define XVS_FIRST_PORT(ports) ((ports) >> 16)
 #define XVS_LAST_PORT(ports) ((ports) & 0xffff)
 
-/* Access lists. Those of a scope (all services, or one) have four places: deny, of commands and of a file; allow, the
- * same two. The scope of all services is 0.
+/* Access lists. A scope (all services, or one) has four places: deny, by commands and by a file; allow, by the same
+ * two. The scope of all services is 0.
  */
 #define XVS_SCOPES 256
 #define XVS_LIST_PLACES (4 * XVS_SCOPES)
@@ -67,7 +67,7 @@ struct xvs_network {
 	__u32 family_and_len; /* the family in bits 8 to 15 */
 };
 
-/* The prefix lengths that a list has: those of IPv4, at most 33, and from place 33 on those of IPv6. */
+/* The prefix lengths in a list: at most 33 of IPv4, and from place 33 on those of IPv6. */
 #define XVS_V6_LENGTHS 33
 #define XVS_LENGTHS (XVS_V6_LENGTHS + 129)
 struct xvs_lengths {
@@ -111,8 +111,8 @@ struct xvs_syn_limits {
 	struct xvs_syn_limit of[XVS_SYN_LIMITS];
 };
 
-/* The value of the map `hold`, which has one entry, and which xvsd maps into its memory. While `hold_ns` is not 0, frames
- * that are steered and find no socket are dropped, until the last beat is `hold_ns` old.
+/* The value of the map `hold`, which has one entry, and which xvsd maps into its memory. While `hold_ns` is not 0,
+ * steered frames that find no socket are dropped until the last beat is `hold_ns` old.
  */
 struct xvs_hold {
 	__u64 beat_ns; /* CLOCK_MONOTONIC; written by the workers */
@@ -123,9 +123,9 @@ struct xvs_hold {
 /* Flows that the program forwards itself. A record of a connection has a part for each direction: requests, replies. */
 #define XVS_FLOWS (1 << 17)
 
-/* Where the program finds the record of a packet, by a hash of the endpoints and protocol as it is received: the bucket by
- * the lower half of the hash, in an entry whose upper half, the tag, is that of the hash. The lower half of an entry has the
- * number of the record, the part, and the use of the record. 0: the entry is free.
+/* Where the program finds the record of a packet, by a hash of the endpoints and protocol as received. The lower half
+ * of the hash gives the bucket. The upper half is the tag, which is also the upper half of the entry. The lower half of
+ * the entry has the number of the record, the part, and the use of the record. 0: the entry is free.
  */
 #define XVS_BUCKETS (1 << 17)
 #define XVS_BUCKET 8
@@ -134,12 +134,12 @@ struct xvs_hold {
 #define XVS_FLOW_PART(value) ((value) >> 17 & 1)
 #define XVS_FLOW_USE(value) ((value) >> 18)
 
-/* What becomes of the packets of one direction. */
+/* What the program does with the packets of one direction. */
 struct xvs_flow_part {
-	__u32 in_ifindex;  /* the only interface where they are forwarded */
-	__u32 out_ifindex; /* where they leave */
+	__u32 in_ifindex;  /* the only interface by which they are received */
+	__u32 out_ifindex; /* by which they leave */
 	__u8 link[12];     /* the link addresses with which they leave: of the next hop, then of the interface */
-	__u8 to[6];        /* the link address to which they come */
+	__u8 to[6];        /* the link address to which they are sent */
 	__u16 mtu;         /* in bytes, without link header */
 	__be32 source_v4;  /* the endpoints with which they leave; IPv6 addresses are in the record */
 	__be32 dest_v4;
@@ -149,7 +149,7 @@ struct xvs_flow_part {
 			    * the sum of the constant fields of an outer IPv4 header */
 	__u16 transport_sum;
 	__u32 flags; /* a set of the following */
-	__be32 old_source_v4; /* the endpoints with which they come */
+	__be32 old_source_v4; /* the endpoints as received */
 	__be32 old_dest_v4;
 	__be16 old_source_port;
 	__be16 old_dest_port;
@@ -182,12 +182,12 @@ struct xvs_flow {
 		__u64 packets; /* counted by the program since xvsd has taken the last ones */
 		__u64 bytes;
 	} count[2];
-	__u64 connection; /* xvsd: which one it is of */
+	__u64 connection; /* for xvsd: the connection of the record */
 	struct xvs_flow_part part[2];
 	struct xvs_addresses_v6 old_v6[2];
 	union {
 		struct xvs_addresses_v6 v6[2];
-		/* The outer headers of requests; what differs from packet to packet is 0. */
+		/* The outer headers of requests; fields that differ from packet to packet are 0. */
 		__u8 outer[64];
 	};
 };
@@ -198,14 +198,14 @@ struct xvs_offload {
 	__u32 is_on;
 	__u32 epoch;
 	__u64 seed[2]; /* of the hash */
-	__u64 layout;  /* xvsd: the number of the layout of struct xvs_flow */
+	__u64 layout;  /* for xvsd: the version of the layout of struct xvs_flow */
 	__u64 unused[4];
 	__u32 slots[XVS_SLOTS];
 	__u64 keys[XVS_BUCKETS][XVS_BUCKET];
 };
 
-/* The value of the map `losses`, which has one entry: packets by the interface where they were to leave. Interfaces whose
- * indices differ by the number of words share one.
+/* The value of the map `losses`, which has one entry: packets by their outgoing interface. Interfaces whose indices
+ * differ by the number of words share one.
  */
 #define XVS_LOSSES 4096
 struct xvs_losses {
@@ -226,7 +226,7 @@ struct xvs_losses {
 #define XVS_MAX_ADDRESSES (1 << 16)
 #define XVS_MAX_PREFIXES (1 << 14)
 #define XVS_MAX_TRANSLATED (1 << 11)
-/* The most endpoints of clients on this machine; then those that were not used for longest are forgotten. */
+/* The most endpoints of clients on this machine; beyond it, the least recently used ones are forgotten. */
 #define XVS_MAX_CLIENTS (1 << 14)
 /* The most receive queues of one interface. */
 #define XVS_MAX_QUEUES 256

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Flow offload in the steering program, which includes this behind the functions that it needs.
+/* Flow offload in the steering program, which includes this file behind the functions that the file needs.
  *
  * Forwards packets of connections for which workers have made a record, as a worker would, without a copy to user
  * space. Only plain packets that change nothing of their connection but its counts: a segment that begins, ends or
- * resets one ends the record and goes to the worker, and so does every packet that is not plain. Cost: for packets of
- * no record, a hash and a cache line; if it is off, one load. Not here: which connections have records (src/offload/).
+ * resets a connection ends the record and goes to the worker. Packets that are not plain go there, too. Cost: for
+ * packets without a record, a hash and a cache line; if offload is off, one load. Not here: which connections have
+ * records (src/offload/).
  */
 #ifndef XVS_OFFLOAD_H
 #define XVS_OFFLOAD_H
@@ -35,11 +36,11 @@ struct {
 /* A decremented time to live, in the sum of an IPv4 header (RFC 1624 3). */
 #define TTL_SUM bpf_htons(0xffff - 0x100)
 enum { TCP_FIN = 0x01 };
-/* Bytes of a datagram whose checksum is computed: in one step, and altogether. */
+/* The bytes of a datagram that are summed for its checksum: in one step, and at most in all. */
 #define SUMMED 64
 #define SUMMED_MAX 2048
 
-/* A ones' complement sum in one word, in whichever order its words are. */
+/* A ones' complement sum in one word, whatever the byte order of its words. */
 static __always_inline __u16 folded(__u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);
@@ -48,7 +49,7 @@ static __always_inline __u16 folded(__u64 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-/* Whether a record is still the worker's decision: nothing has changed since, and the hold is not over. */
+/* Whether a record still holds: nothing has changed since the worker's decision, and the hold is not over. */
 static __always_inline int is_in_force(const struct xvs_offload *state, const struct xvs_flow *flow)
 {
 	__u32 first = 0;
@@ -68,7 +69,7 @@ static __always_inline int is_steady(struct xvs_flow *flow, __u64 state, __u8 fl
 	return flags & TCP_ACK;
 }
 
-/* Puts what an update adds into a checksum (RFC 1624 3, equation 3). */
+/* Applies an update to a checksum (RFC 1624 3, equation 3). */
 static __always_inline __u16 updated(__u16 field, __u64 sum)
 {
 	return ~folded((__u16)~field + sum);
@@ -90,7 +91,7 @@ static __always_inline int is_to(const struct ethhdr *eth, const struct xvs_flow
 	return dest[0] == to[0] && dest[1] == to[1] && dest[2] == to[2];
 }
 
-/* Whether a packet, of a family which is a constant, is of a part: two keys may have the same tag. */
+/* Whether a packet belongs to a part: two keys may have the same tag. The family is a constant. */
 static __always_inline int is_of(const struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part,
 				 const struct ethhdr *eth, __u32 protocol, const int v4)
 {
@@ -109,8 +110,8 @@ static __always_inline int is_of(const struct xvs_flow *flow, __u32 number, cons
 	return !differs;
 }
 
-/* The sum of a datagram, of at most SUMMED_MAX bytes that are all there. The verifier walks a function that is not static
- * once.
+/* The sum of a datagram, of at most SUMMED_MAX bytes, all of which are there. The verifier checks a non-static function
+ * only once.
  */
 __noinline __u32 datagram_sum(struct xdp_md *ctx, __u32 offset, __u32 len)
 {
@@ -134,8 +135,8 @@ __noinline __u32 datagram_sum(struct xdp_md *ctx, __u32 offset, __u32 len)
 	return folded(sum + last);
 }
 
-/* Removes link padding. Other pointers to the packet are invalid then. Longer frames have none, and may have more buffers,
- * which are the worker's.
+/* Removes link padding. Other pointers to the packet are invalid then. Longer frames have no padding and may have
+ * several buffers: they go to the worker.
  */
 static __always_inline int fit(struct xdp_md *ctx, __u32 len)
 {
@@ -157,7 +158,7 @@ static __always_inline void decrement_ttl(void *packet, const int v4, __u64 sum)
 }
 
 /* Puts the outer headers of a record, of this constant length, before a whole packet of `total` bytes, which may not be
- * fragmented if both headers are IPv4. Writes the fields that differ from packet to packet, as src/forward/tunnel/ does.
+ * fragmented if both headers are IPv4. Writes the fields that differ from packet to packet as src/forward/tunnel/ does.
  * Returns 0 if there is no room.
  */
 static __always_inline int encapsulate_in(struct xdp_md *ctx, const struct xvs_flow *flow, __u32 total, const int v4,
@@ -242,7 +243,7 @@ static __always_inline int may_be_partial(const void *addresses, int v4, __u16 c
 	return checksum == folded(sum);
 }
 
-/* Forwards a packet of a family, which is a constant, by a part of a record. Returns 0 if it goes to the worker. */
+/* Forwards a packet by a part of a record. Returns 0 if it goes to the worker. The family is a constant. */
 static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offload *state, struct xvs_flow *flow,
 				      __u64 use, __u32 number, const int v4)
 {
@@ -317,8 +318,8 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	return send(flow, number, part, total);
 }
 
-/* Forwards a packet by the record of the key with this hash. Returns 0 if it goes to the worker. The verifier walks a
- * function that is not static once.
+/* Forwards a packet by the record of the key with this hash. Returns 0 if it goes to the worker. The verifier checks a
+ * non-static function only once.
  */
 __noinline int forward(struct xdp_md *ctx, __u64 hash, __u32 family)
 {

@@ -35,8 +35,8 @@ struct packet {
 #define IP4_OFFSET_AND_MORE 0x3fff
 #define IP6_OFFSET_AND_MORE 0xfff9
 
-/* Reads the IP packet at this offset; 0 if it has no ends that a service may have. An extension header other than that
- * of a fragment is none that this machine sends. Returns the offset of the transport header.
+/* Reads the IP packet at this offset; 0 if it has no ends that a service may have. This machine sends no extension
+ * header but the fragment header. Returns the offset of the transport header.
  */
 static __noinline __u32 read(struct __sk_buff *skb, struct packet *packet, __u32 offset)
 {
@@ -100,8 +100,8 @@ static __always_inline __u32 address_roles(const struct xvs_endpoint *at)
 	return roles ? *roles : 0;
 }
 
-/* Whether this is a real server behind NAT on this machine; of a fragment its address alone is compared. A virtual
- * endpoint is none: its clients know it.
+/* Whether this is a real server behind NAT on this machine; for a fragment only the address is compared. A virtual
+ * endpoint does not count: its clients know it.
  */
 static __always_inline int is_server(const struct xvs_endpoint *at, __u8 fragment)
 {
@@ -143,7 +143,7 @@ int from_server(struct __sk_buff *skb)
 	if (!offset)
 		return TC_ACT_UNSPEC;
 	if (packet.source.protocol == IPPROTO_ICMP || packet.source.protocol == IPPROTO_ICMPV6) {
-		/* An error quotes a packet behind its 8 bytes; another message quotes none that has ports. */
+		/* An error quotes a packet behind its 8 bytes; other messages quote no packet with ports. */
 		if (!(address_roles(&packet.source) & XVS_LOCAL) || !read(skb, &quoted, offset + 8))
 			return TC_ACT_UNSPEC;
 		return is_server(&quoted.dest, quoted.fragment) ? to_director(skb) : TC_ACT_UNSPEC;

@@ -3,9 +3,9 @@
  *
  * Runs for each frame, before the kernel processes it. It edits nothing but the marker of reinjected frames. A frame
  * that it cannot parse goes to the kernel. It may steer too many frames, which the pipeline passes back, but never too
- * few. Cost of a frame that is not steered: at most five look-ups. Not here: any decision on a steered frame, except
- * that access lists drop it (lists.h), or the limit of its service's SYNs (syn_limits.h), or the hold while no xvsd
- * takes it (hold.h), and that it is forwarded by what a worker has decided on its flow (offload.h).
+ * few. Cost of a frame that is not steered: at most five look-ups. Not here: decisions on steered frames, with these
+ * exceptions. Access lists (lists.h), the limit of a service's SYNs (syn_limits.h), and the hold while no xvsd takes
+ * frames (hold.h) may drop a frame. A record in which a worker has decided on the flow may forward it (offload.h).
  */
 #include "maps.h"
 
@@ -27,7 +27,7 @@
 #define MAX_TAGS 2
 /* The most extension headers that are skipped before the transport or fragment header, as in proto/src/ipv6.rs. */
 #define MAX_EXTENSIONS 6
-/* All offsets behind two IP headers, each with so many extensions of at most 2 KiB. The verifier needs a limit. */
+/* All offsets behind two IP headers, each with the most extensions of at most 2 KiB. The verifier needs a limit. */
 #define OFFSETS 0x7fff
 
 struct {
@@ -82,7 +82,7 @@ struct extension {
 #define IP4_DONT_FRAGMENT 0x4000
 #define IP6_OFFSET_AND_MORE 0xfff9
 
-/* So many bytes of the frame at this offset; NULL if it ends before. */
+/* `len` bytes of the frame at this offset; NULL if the frame ends before. */
 static __always_inline void *bytes_at(struct xdp_md *ctx, __u32 offset, __u32 len)
 {
 	void *at = (void *)(long)ctx->data + (offset & OFFSETS);
@@ -111,7 +111,7 @@ static __always_inline __u32 link_payload(struct xdp_md *ctx)
 	return offset << 16 | type;
 }
 
-/* The verifier walks a function that is not static once, and takes its result for any number. So the paths through this
+/* The verifier checks a non-static function only once, and assumes nothing about its result. So the paths through this
  * one and `is_icmp_error` do not multiply with those of their callers.
  *
  * The payload of the IPv6 packet at this offset behind its extension headers: its offset, whether the packet is a
@@ -328,7 +328,7 @@ static __always_inline int quotes_steered(const struct packet *packet, struct xd
 	return matches(&quoted);
 }
 
-/* What becomes of a frame. */
+/* The decision on a frame. */
 enum { TO_KERNEL, TO_DIRECTOR, REFUSED, FORWARDED };
 
 /* Decides on a frame, and forwards it if it is of an offloaded flow, unless flows are left to the director. */
@@ -383,8 +383,8 @@ static __always_inline int is_reinjected(struct xdp_md *ctx)
 	return bpf_xdp_adjust_head(ctx, XVS_MARKER_SIZE) == 0;
 }
 
-/* Gives a steered frame to the socket of its queue. Without one, the hold decides. A refused one is dropped as long as
- * the director has others.
+/* Gives a steered frame to the socket of its queue. Without a socket, the hold decides. A refused frame is dropped,
+ * unless the hold is over.
  */
 static __always_inline int steer(struct xdp_md *ctx, int refused)
 {

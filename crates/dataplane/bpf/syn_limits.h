@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Limits of SYNs in the steering program, which includes this behind the functions that it needs.
+/* Limits of SYNs in the steering program, which includes this file behind the functions that the file needs.
  *
  * Drops the SYNs of a service above its rate before anything is copied, by the generic cell rate algorithm (ITU-T
  * I.371). Cost for packets of other services: none, because the number of a service's limit is in the value of its
@@ -48,7 +48,7 @@ static __noinline int is_above_limit(__u32 number)
 			return 0;
 		due = before;
 	}
-	/* Each time it was within the limit, and others took their turns. */
+	/* Each try was within the limit, but others took their turns. */
 	if (due <= now + limit->early_ns)
 		return 0;
 	__sync_fetch_and_add(&limit->dropped[bpf_get_smp_processor_id() & (XVS_STRIPES - 1)][0], 1);

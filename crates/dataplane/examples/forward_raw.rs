@@ -1,14 +1,14 @@
-//! The least that a forwarder over AF_XDP can be: what comes in by one of two interfaces leaves by the other, with the
-//! Ethernet addresses rewritten and nothing looked at.
+//! A minimal forwarder over AF_XDP: a frame that arrives by one of two interfaces leaves by the other, with rewritten
+//! Ethernet addresses. It reads nothing else.
 //!
 //! ```text
 //! forward_raw d0=02:00:00:00:00:d0,02:00:00:00:00:c0 d1=02:00:00:00:00:d1,02:00:00:00:00:50
 //! ```
 //!
-//! Behind each interface stand its own link address and that of the host behind it.
+//! Each argument names an interface, its own link address, and that of the host behind it.
 //!
-//! The base that the director is measured against: same port, same kernel, no pipeline. It takes all TCP and UDP, to
-//! this machine too, so do not run it on an interface that you log in by. It prints `ready` and runs until it is
+//! The director is measured against it: same port, same kernel, no pipeline. It takes all TCP and UDP packets, also
+//! those to this machine, so do not run it on the interface by which you log in. It prints `ready` and runs until it is
 //! killed; the kernel then has its interfaces back. Needs root.
 
 use std::error::Error;

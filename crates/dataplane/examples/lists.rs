@@ -2,8 +2,8 @@
 //! --example lists`.
 //!
 //! Runs the steering program on a frame to a service (BPF_PROG_TEST_RUN, a million runs each time), without lists and
-//! with a deny list of a million networks, without and with a limit of SYNs, in turns. Prints the least of each,
-//! because other programs only add to it. Needs root.
+//! with a deny list of a million networks, without and with a limit of SYNs, in turns. Prints the least time of each
+//! case, because other programs only add to it. Needs root.
 
 // A benchmark may unwrap as tests do.
 #![allow(clippy::unwrap_used)]

@@ -3,9 +3,9 @@
 //! The machine's clock is `CLOCK_MONOTONIC`: setting the date does not change it, and it never goes back. It is the
 //! same for all processes, so deadlines in memory that outlives a process stay right. While the machine is suspended it
 //! stands still, and all timeouts with it. Each worker reads it once for each burst, never for a packet. A reading
-//! costs one `clock_gettime`, which is no system call on Linux. If time jumps nevertheless (a virtual machine was
-//! restored), a connection ends early or late by no more than that (`conn/wheel.rs`). Tests and the lab use a clock
-//! that is moved by hand, so they never wait.
+//! costs one `clock_gettime`, which is no system call on Linux. If time still jumps (a virtual machine was restored), a
+//! connection ends early or late by no more than that (`conn/wheel.rs`). Tests and the lab use a clock that is moved by
+//! hand, so they never wait.
 
 use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -113,8 +113,8 @@ pub struct WorkerCounters {
     pub evicted: Counter,
     /// Segments of a client without room for the TCP option that carries its address.
     pub toa_no_room: Counter,
-    /// FTP's commands and replies whose data connection the director does not expect: they name an address that is not
-    /// their sender's, a port that is not possible, or the reply cannot be changed.
+    /// FTP commands and replies that were not followed: they name another address than their sender's, or an impossible
+    /// port, or the reply cannot be changed.
     pub ftp_not_followed: Counter,
     /// SYNs that were answered by a cookie.
     pub syn_cookies_sent: Counter,
@@ -126,8 +126,8 @@ pub struct WorkerCounters {
     pub quic_unroutable: Counter,
     /// Received packets whose checksum was partial and was computed here.
     pub checksums_completed: Counter,
-    /// Packets that the XDP program has forwarded by records of this worker, as far as they are counted at their
-    /// connections. The worker never had them, so they are not part of the balance.
+    /// Packets that the XDP program has forwarded by records of this worker and that their connections have counted.
+    /// The worker never had them, so they are not part of the balance.
     pub offloaded: Counter,
     /// Nanoseconds spent on iterations of the loop that had frames or timers. The rest of a second is sleep, falling
     /// asleep and waking up.
@@ -286,7 +286,7 @@ impl SharedStats {
         Self((0..workers).map(|_| CachePadded::default()).collect())
     }
 
-    /// Adds what was counted before. Only while no worker counts, and once.
+    /// Adds the counts of an earlier process. Called once, while no worker counts.
     pub fn resume(&self, counted: StatsValues) {
         if let Some(stats) = self.0.first() {
             stats.add(&counted);

@@ -1,5 +1,5 @@
-//! The pipeline: every stage that a packet may pass, in order. No other file knows this order; a new connection has
-//! stages of its own (`new_connection/connect.rs`).
+//! The pipeline: every stage that a packet may pass, in order. No other file knows this order; a new connection has its
+//! own stages (`new_connection/connect.rs`).
 //!
 //! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in one place. The
 //! functions of `general_path` return at once for packets that they do not concern. `Dispatch` has more general paths:

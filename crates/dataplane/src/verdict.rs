@@ -1,4 +1,4 @@
-//! The verdict on a packet: the only ends of the pipeline, and the reasons of a drop.
+//! Verdicts: the only outcomes of the pipeline for a packet, and the reasons for drops.
 //!
 //! Each reason has a counter, a name that programs read and a sentence that operators read: a line of one table.
 

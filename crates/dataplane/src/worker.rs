@@ -3,9 +3,9 @@
 //! A worker loads the snapshot and reads the clock once for each burst, and waits for no other thread. Before it sleeps
 //! it parks, so that changes and the reuse of entries do not wait for it; when it wakes it loads the snapshot again. It
 //! sleeps until a frame arrives, its next timer is due, or it is woken. About once a second while packets arrive, it
-//! copies the kernel's drop counters into its own and checks the balance of its frames. Measuring its load costs two
-//! additions for each burst: an iteration with work ends when the next begins, which reads the clock anyway. With a
-//! hold, it beats, and sleeps for half a second at most.
+//! copies the kernel's drop counters and checks the balance of its frames. Measuring its load costs two additions for
+//! each burst: an iteration ends when the next begins, which reads the clock anyway. With a hold, it beats, and sleeps
+//! for half a second at most.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -39,8 +39,8 @@ pub struct Worker<P> {
 }
 
 impl<P: Port> Worker<P> {
-    /// Runs until it is stopped and has sent on what it had received. It is parked afterwards, and may run again, also
-    /// on another port.
+    /// Runs until it is stopped and has processed what it had received. It is parked afterwards, and may run again,
+    /// also on another port.
     pub fn run(&mut self) {
         self.pipeline.flows.table().unpark();
         self.work();

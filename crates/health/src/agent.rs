@@ -1,7 +1,7 @@
-//! The words of an agent of HAProxy's agent-check, and the share of its weight that it grants.
+//! The words of an agent (HAProxy's agent-check), and the share of its weight that a real server gets.
 //!
-//! An answer is a line of words in any order and case, separated by blanks and commas; of words of one kind the last
-//! counts. What an answer does not say stays as the agent has said it before. Pure. Source: HAProxy 2.6, configuration
+//! An answer is a line of words in any order and case, separated by blanks and commas; of several words of one kind the
+//! last counts. What an answer leaves out stays as the agent said it before. Pure. Source: HAProxy 2.6, configuration
 //! manual, `agent-check`. Not here: the connection (`probes/agent.rs`).
 
 use serde::{Deserialize, Serialize};
@@ -85,7 +85,7 @@ impl AgentWeight {
         self.mode = answer.mode.unwrap_or(self.mode);
     }
 
-    /// That share of a weight: rounded, and 0 only if the weight, the share or the mode says so.
+    /// This share of a weight, rounded. It is 0 only if the weight, the share or the mode demands it.
     pub(crate) fn of(self, weight: Weight) -> Weight {
         let percent = if self.mode == AgentMode::Ready { u64::from(self.percent) } else { 0 };
         let hundredfold = u64::from(weight.0) * percent;

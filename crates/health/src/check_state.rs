@@ -3,7 +3,7 @@
 //! Input: the result of each probe. Pure, without a clock. The first failure of a check that has never run counts at
 //! once. Later, `fall` failures in a row take the check down and `rise` passes in a row bring it up. Source:
 //! keepalived-behaviour, sections 4.2, 4.3 and 4.6. Not here: probes, and the status of the real server
-//! (`virtual_server.rs`).
+//! (`virtual_server/mod.rs`).
 
 use std::time::Duration;
 
@@ -45,8 +45,8 @@ struct Urls {
 /// What one probe result has changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
-    /// Whether the [virtual server](crate::virtual_server::VirtualServerState) needs the result: it differs from the
-    /// last one, or the check has failed for the first time.
+    /// Whether the [virtual server](crate::virtual_server::VirtualServerState) needs the result: the result differs
+    /// from the last one, or the check has failed for the first time.
     pub must_report: bool,
     /// The result of the check now.
     pub result: CheckResult,

@@ -2,13 +2,12 @@
 //!
 //! A program is executed without a shell; any other command runs under `sh -c`. It has a process group of its own; its
 //! standard input, output and error are /dev/null, its environment is `LANG` and `PATH`, and it has no capabilities but
-//! those of its user. When its time is over or the caller drops the future, it gets
-//! SIGTERM, two seconds later its whole group gets SIGKILL, and it is reaped; until then no command with the same
-//! [`RunLock`] starts. Processes that a command leaves in the background when it ends by itself live on, because that
-//! may be intended.
+//! those of its user. When its time is over or the caller drops the future, it gets SIGTERM; two seconds later its
+//! whole group gets SIGKILL, and it is reaped. Until then no command with the same [`RunLock`] starts. Background
+//! processes of a command that ends by itself live on, because that may be intended.
 //!
-//! The helper process runs them (crate `helper`), which looks up users and files. Cost: a process and a few messages.
-//! Not here: the meaning of exit codes (`script.rs`), and the order of several commands (`notify.rs`).
+//! The helper process runs them (crate `helper`), and looks up users and files. Cost: a process and a few messages. Not
+//! here: the meaning of exit codes (`script.rs`), and the order of several commands (`notify.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -43,7 +43,7 @@ pub struct Handle {
 impl Engine {
     /// Starts the engine without a configuration. `file` is the file name in reports; `former` is the view of an
     /// earlier process, with which the first configuration begins; `spawn` starts the thread. Until [`Handle::begin`]
-    /// no check runs, no notice is sent and no view is kept: the earlier process may still do that.
+    /// no check runs, no notice is sent and no view is kept: the earlier process may still do so.
     ///
     /// # Errors
     /// The system cannot create a runtime or a thread.

@@ -35,8 +35,8 @@ pub trait Environment: Send + Sync + 'static {
         crate::probes::run(begin, check, url, deadline)
     }
 
-    /// Begins a TCP connection to this virtual endpoint that is forwarded to this real server as a client's packets
-    /// are, from this address of the director if one is configured. It is reset when the server has accepted it.
+    /// Begins a TCP connection to this virtual endpoint, from this address of the director if one is configured. It is
+    /// forwarded to this real server as a client's packets are, and reset when the server has accepted it.
     ///
     /// # Errors
     /// Why this machine cannot do that now.

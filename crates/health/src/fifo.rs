@@ -3,7 +3,7 @@
 //! A line is written whole and without waiting. When the FIFO is full (64 KiB) because no program reads it, lines are
 //! lost, counted and logged. xvs creates the FIFO if it does not exist, and at the end removes one that it has created.
 //! The reader program is ended when the FIFO is closed; it is not restarted when it ends by itself. Cost: one system
-//! call for each line. Not here: the format of lines (`virtual_server.rs`).
+//! call for each line. Not here: the format of lines (`virtual_server/notice.rs`).
 
 use std::fs::{File, Permissions};
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! The connection timeouts of a keepalived.conf over those that were in force before.
+//! The connection timeouts that a keepalived.conf sets, and the former values that return afterwards.
 
 use xvs_model::config::timeouts::Timeouts;
 

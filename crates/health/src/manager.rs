@@ -1,9 +1,9 @@
 //! The manager of all checks: it applies their results, changes the services, and reloads the configuration.
 //!
-//! One task for all checks. Results that are queued are applied together, and the services that they change go to the
-//! control thread in one request, one request at a time. Notices are sent after that. A request that the control thread
-//! could not execute is repeated until it succeeds. Cost of a result: a pass over the servers of its virtual server; of
-//! a reload: one pass over all. Not here: what a result means (`virtual_server.rs`), and the probes (`runner.rs`).
+//! One task for all checks. Queued results are applied together, and the services that they change go to the control
+//! thread in one request, one request at a time. Notices are sent after that. A request that the control thread could
+//! not carry out is repeated until it succeeds. Cost of a result: a pass over the servers of its virtual server; of a
+//! reload: one pass over all. Not here: what a result means (`virtual_server/mod.rs`), and the probes (`runner.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem;
@@ -361,7 +361,8 @@ impl<E: Environment> Manager<E> {
         (summary, notices)
     }
 
-    /// Makes a virtual server of the new configuration. `old` is the one of equal identity, whose state it continues.
+    /// Makes a virtual server of the new configuration. It continues the state of `old`, the former one of equal
+    /// identity.
     fn virtual_server(
         &mut self,
         (virtual_server_index, virtual_server, prepared, globals): (
@@ -448,7 +449,7 @@ impl<E: Environment> Manager<E> {
         }
         let mut view = self.view();
         for one in self.results.lock().virtual_servers.iter().map(|one| one.state.virtual_server()) {
-            // Its notices of the stop say that all of it is down, so it begins anew.
+            // The notices of the stop say that all of the virtual server is down, so its state is not kept.
             if one.omega {
                 view.virtual_servers.remove(&one.identity());
             }

@@ -1,10 +1,10 @@
 //! The task that runs one check: it waits, probes, and records the result.
 //!
 //! One task for each check, on the health runtime. The number of concurrent probes is limited; further ones wait for a
-//! permit, and their timeout starts when they get it. A change is sent to the manager once, until the manager has read
-//! it. A check may get a new configuration while it runs: it keeps its state and its phase. A probe that panics counts
-//! as not run. Cost: a timer and a few hundred bytes for each waiting check. Not here: rise and fall (`check_state.rs`)
-//! and the status of the real server (`virtual_server.rs`).
+//! permit, and their timeout starts when they get it. A changed check is sent to the manager once, until the manager
+//! has read it. A check may get a new configuration while it runs: it keeps its state and its phase. A probe that
+//! panics counts as not run. Cost: a timer and a few hundred bytes for each waiting check. Not here: rise and fall
+//! (`check_state.rs`) and the status of the real server (`virtual_server/mod.rs`).
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -292,5 +292,5 @@ fn millis_at(due: Instant) -> u64 {
 
 /// Delay after a deadline above which xvsd, not the server, counts as late.
 const LATE: Duration = Duration::from_secs(1);
-/// From one look at the addresses of a suspended virtual server to the next.
+/// Interval of looking for the addresses of a suspended virtual server.
 const SUSPENDED_INTERVAL: Duration = Duration::from_secs(1);

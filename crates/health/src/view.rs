@@ -1,7 +1,7 @@
-//! The view of the checks, which outlives the process: what each check, real server and virtual server was last.
+//! The view of the checks, which outlives the process: the last state of each check, real server and virtual server.
 //!
-//! A virtual server that a new process reads begins with it, as with its own state after a reload. Plain data. Not
-//! here: the file that it is in (`ctl`).
+//! In a new process a virtual server begins with it, as with its own state after a reload. Plain data. Not here: the
+//! file (`restart/kept_health.rs` of xvsd).
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};

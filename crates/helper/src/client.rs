@@ -1,6 +1,6 @@
 //! The requesting side: xvsd's threads, and any other program that runs scripts.
 //!
-//! Never waits for the helper but where it says so. Costs a message and a socket for each program.
+//! Waits for the helper only where a function says so. Cost: a message and a socket for each program.
 
 use std::io;
 use std::os::fd::{AsRawFd, RawFd};
@@ -25,7 +25,7 @@ static HELPER: OnceLock<Helper> = OnceLock::new();
 /// The most time for a task: the control thread waits for it, and must not seem to hang.
 const TASK_TIME: Duration = Duration::from_secs(3);
 
-/// A task without an answer in that time. Until it has one, the helper hangs, and no other task waits for it.
+/// A task that got no answer in time. Until its answer comes, no other task waits for the helper, which hangs.
 static UNANSWERED: Mutex<Option<Run>> = Mutex::new(None);
 
 /// Whether it carries out tasks.
@@ -217,7 +217,7 @@ pub(crate) fn socket() -> Option<io::Result<OwnedFd>> {
     HELPER.get().map(|helper| helper.socket.try_clone())
 }
 
-/// Logs the ends of the helper process from now on, and has [`warning`] tell them.
+/// From now on logs each end of the helper process, and makes [`warning`] report it.
 ///
 /// # Errors
 /// The system has no room for another thread.

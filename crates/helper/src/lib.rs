@@ -2,9 +2,9 @@
 //! `user`.
 //!
 //! xvsd starts it before anything else (`process.rs`), so it keeps the rights that xvsd was started with when xvsd
-//! gives up its own. It takes the requests of `request.rs` and no others, over a socket that xvsd alone has. The
-//! processes are three: xvsd; the keeper, which does nothing but start the helper again when that ends; the helper. A
-//! program that is no xvsd, such as `xvs check` or a test, carries out the same requests on a thread of its own, with
+//! gives up its own. It takes the requests of `request.rs` and no others, over a socket that xvsd alone has. There are
+//! three processes: xvsd; the keeper, which only starts the helper again when the helper ends; and the helper. A
+//! program other than xvsd, such as `xvs check` or a test, carries out the same requests on a thread of its own, with
 //! its own rights.
 //!
 //! Cost: two processes that sleep; a thread of the helper while a program runs. A program starts without a copy of

@@ -1,7 +1,7 @@
 //! Messages over the helper's sockets: a value as JSON, and descriptors beside it.
 //!
-//! The sockets keep the bounds of messages (`SOCK_SEQPACKET`), so one is received whole or not at all. Each message is
-//! sent without waiting for room.
+//! The sockets preserve message boundaries (`SOCK_SEQPACKET`), so each is received whole or not at all. Sending never
+//! waits for room.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -55,8 +55,8 @@ pub(crate) fn send(
 /// Receives a value with descriptors; `None`: the other side is closed.
 ///
 /// # Errors
-/// `InvalidData`: the message is none of these. EMFILE: there is no room for its descriptors. `WouldBlock`: there is
-/// none yet, and `flags` say not to wait.
+/// `InvalidData`: the message is not of this type. EMFILE: there is no room for its descriptors. `WouldBlock`: no
+/// message has come, and `flags` say not to wait.
 pub(crate) fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
     flags: RecvFlags,

@@ -20,10 +20,10 @@ use crate::server::{Powers, serve};
 
 pub use crate::server::{Known, Rules};
 
-/// The variable of the environment with the part of a process in this.
+/// The environment variable with the part that a process plays.
 const VARIABLE: &str = "XVSD_HELPER";
 const KEEPER: &str = "keeper";
-/// xvsd, executed once more by the process whose helper is behind standard input.
+/// xvsd, executed anew in place of a process that has left its helper's socket as standard input.
 const BEHIND: &str = "behind";
 /// With the number of helpers before it, and why the last one ended.
 const HELPER: &str = "helper";
@@ -61,13 +61,13 @@ pub fn start(this: Command) -> io::Result<()> {
     Ok(())
 }
 
-/// The command of xvsd as that of another part.
+/// The command of xvsd, for another part.
 fn again(mut this: Command, part: &str) -> Command {
     this.arg0("xvs-helper").env(VARIABLE, part).stdout(Stdio::null());
     this
 }
 
-/// Lets xvsd, which this process is about to execute by this command, use the helper of this process.
+/// Lets the xvsd that this command is about to execute in place of this process use the process's helper.
 ///
 /// # Errors
 /// The system has no room for another descriptor.

@@ -1,8 +1,8 @@
 //! What xvsd may ask of its helper, and what the helper reports.
 //!
-//! A request is one message with a socket of its own, by which its events come and the program can be ended, and with
-//! the files for the program's output. When the last holder of the other end is gone, the socket is closed: so the end
-//! of the helper is the end of each request.
+//! A request is one message, with the files for the program's output and a socket of its own. Through that socket the
+//! events arrive, and the program can be ended. The socket closes when the last holder of its other end is gone, so the
+//! end of the helper ends each request.
 
 use std::{fs, io};
 

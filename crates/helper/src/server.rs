@@ -159,8 +159,8 @@ fn run(mut command: Command, powers: Powers, control: &OwnedFd) -> Result<Event,
     let mut child = command.spawn().map_err(|error| not_started(&command, &error))?;
     let group = Pid::from_child(&child);
     if let Powers::Fixed(_, files) = powers {
-        // Not before its execution, which would be unsafe code. An error: it has ended, or it runs as another user and
-        // this process lacks CAP_SYS_RESOURCE; then it may open as many as this process.
+        // Set after the start, because before it that would need unsafe code. An error: the program has ended, or it
+        // runs as another user and this process lacks CAP_SYS_RESOURCE; then it has this process's limit.
         let _ = prlimit(Some(group), Resource::Nofile, files);
     }
     // An error: the requester has ended.
@@ -228,9 +228,9 @@ fn not_started(command: &Command, error: &io::Error) -> Event {
     }
 }
 
-/// Keeps capabilities from the program that this thread starts. Without inheritable capabilities a
-/// thread has no ambient ones, and a program has those that its user and its file give it, as always with root. The
-/// thread's own stay as they are. Source: capabilities(7), «Transformation of capabilities during execve()».
+/// Keeps capabilities from the program that this thread starts. Without inheritable capabilities a thread has no
+/// ambient ones, and a program has only those that its user and its file give it, as always with root. The thread's own
+/// capabilities stay. Source: capabilities(7), «Transformation of capabilities during execve()».
 fn keep_capabilities() -> io::Result<()> {
     let sets = capabilities(None)?;
     if !sets.inheritable.is_empty() {

@@ -1,8 +1,8 @@
 //! Tasks: what needs more rights than xvsd has with `user`.
 //!
 //! The crate that knows what a task means has the function that carries it out: in this process, as without `user`, or
-//! in the helper process. A task's value and its descriptors are all that the helper gets, and it trusts neither. Cost
-//! with a helper: two messages and a thread. Not here: which tasks a helper knows (its `Rules`).
+//! in the helper process. The helper gets only a task's value and its descriptors, and trusts neither. Cost with a
+//! helper: two messages and a thread. Not here: which tasks a helper knows (its `Rules`).
 
 use std::io;
 
@@ -22,13 +22,13 @@ pub trait Task: Serialize + DeserializeOwned {
     /// The answer, beside descriptors.
     type Done: Serialize + DeserializeOwned;
 
-    /// Carries it out with the rights of this process.
+    /// Carries the task out with the rights of this process.
     ///
     /// # Errors
     /// The kernel's, or the descriptors are not those that it needs.
     fn carry_out(&self, given: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>>;
 
-    /// Has it carried out: by the helper process after [`client::use_for_tasks`], for which it waits, else here.
+    /// Has the task carried out: after [`client::use_for_tasks`] by the helper process, for which it waits, else here.
     ///
     /// # Errors
     /// As for [`Self::carry_out`], or there is no helper process any more.
@@ -44,7 +44,7 @@ pub trait Task: Serialize + DeserializeOwned {
 /// A descriptor that a task was given, by its place.
 ///
 /// # Errors
-/// There are fewer.
+/// There are fewer descriptors.
 pub fn given<'a>(all: &[BorrowedFd<'a>], place: usize) -> io::Result<BorrowedFd<'a>> {
     all.get(place).copied().ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }

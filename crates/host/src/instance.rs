@@ -1,9 +1,8 @@
-//! The name of a director on this machine, which its socket determines: several directors keep their state and their
-//! pins apart by it.
+//! The name of a director on this machine, from its socket's path: it keeps state and pins of several directors apart.
 
 use std::path::{Path, PathBuf};
 
-/// The name for a socket: its path, in which `-` stands for each `/`, and `--` for each `-`. Two sockets never have one
+/// The name for a socket: its path, in which `-` stands for each `/`, and `--` for each `-`. No two sockets have one
 /// name.
 pub fn name_of(socket: &Path) -> String {
     let path = socket.to_string_lossy();

@@ -58,8 +58,8 @@ pub fn lock(path: &Path) -> io::Result<LockAttempt> {
     }
 }
 
-/// The same, and waits for at most this time if another process has the lock: one that was killed has it, and all else
-/// that it had open, until the kernel has closed everything.
+/// As [`lock`], but waits for at most this time if another process has the lock: a killed process has it until the
+/// kernel has closed all its files.
 ///
 /// # Errors
 /// As for [`lock`].

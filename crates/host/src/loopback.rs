@@ -1,8 +1,8 @@
-//! The setting of `lo` by which the kernel takes packets from its own addresses there.
+//! The setting `accept_local` of `lo`: the kernel takes packets from its own addresses there.
 //!
-//! The kernel refuses packets from its own addresses, except those that it has sent by `lo` and that still have their
-//! route. A frame that xvsd gives back to `lo` has none. Only the machine itself sends by `lo`, so the setting admits
-//! nothing else, and it stays on.
+//! The kernel refuses packets from its own addresses, except those that it sent through `lo` and that still have their
+//! route. A frame that xvsd returns through `lo` has no route. Only the machine itself sends through `lo`, so the
+//! setting admits nothing else, and it stays on.
 
 use std::{fs, io};
 

@@ -1,7 +1,7 @@
 //! Memory: how much is available, and how much the control groups of this process allow.
 //!
-//! Available memory is read once a second while a defence is automatic; that costs the reading of one small file. The
-//! number is `MemAvailable`, the kernel's estimate of what processes can get without swapping. Not here: the defences
+//! Available memory is read once a second while a defence is automatic. Cost: the reading of one small file. The number
+//! is `MemAvailable`, the kernel's estimate of what processes can get without swapping. Not here: the defences
 //! (`control/settings.rs` of `ctl`), the size of the connection table (`config.rs` of `ctl`).
 
 use std::path::{Path, PathBuf};
@@ -12,17 +12,16 @@ use std::{fs, io};
 pub struct CgroupLimit {
     /// The limit.
     pub bytes: u64,
-    /// The file that has it.
+    /// The file with this limit.
     pub file: PathBuf,
 }
 
-/// The smallest limit on memory of this process's control group and of those above it; `None`: there is none.
+/// The smallest memory limit of this process's control group and the groups above it; `None`: there is none.
 pub fn cgroup_limit() -> Option<CgroupLimit> {
     let text = |path| fs::read_to_string(path).ok();
     let (mounts, own) = (text("/proc/self/mountinfo")?, text("/proc/self/cgroup")?);
     let limits = limit_files(&mounts, &own).into_iter().filter_map(|file| {
-        // `max`, or a file that does not exist, is no limit; nor is a number that no machine has, as version 1 writes
-        // it.
+        // `max` or a missing file means no limit; so does version 1's number, which is larger than any memory.
         let bytes = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
         (bytes < 1 << 60).then_some(CgroupLimit { bytes, file })
     });

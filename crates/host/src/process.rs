@@ -1,4 +1,4 @@
-//! Other processes, by descriptors: no later process with the same number is taken for one of them (pidfd_open(2)).
+//! Other processes, by descriptors (pidfd_open(2)): no later process with the same number is taken for one of them.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,7 @@ impl Process {
     /// The process with this number.
     ///
     /// # Errors
-    /// There is none, or the kernel refuses.
+    /// There is no such process, or the kernel refuses.
     pub fn open(number: u32) -> io::Result<Self> {
         let number = i32::try_from(number).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self(pidfd_open(number, PidfdFlags::empty())?))

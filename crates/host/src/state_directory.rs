@@ -1,4 +1,4 @@
-//! The directory of a director's state: on a tmpfs, of xvsd's user alone, used by one process at a time.
+//! The directory of a director's state: on a tmpfs, for xvsd's user alone, used by one process at a time.
 //!
 //! On a tmpfs the state outlives the process and not the machine, and no write waits for a disk. The files contain
 //! secrets of the director, so no other user may read them or put others in their place. Not here: the contents.
@@ -58,9 +58,9 @@ pub enum StateDirectoryError {
 /// Whether another xvsd uses the directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Others {
-    /// Those that used it have ended.
+    /// All that used it have ended.
     Ended,
-    /// One runs, from which this process takes over.
+    /// A running one uses it, and this process takes over from it.
     Run,
 }
 
@@ -110,8 +110,8 @@ impl StateDirectory {
         if self.lock.is_some() { Others::Ended } else { Others::Run }
     }
 
-    /// A sentence about the state of directors that do not run, in the same folder: it takes memory until the operator
-    /// removes it. It is not removed here, because a director that is being upgraded does not run either.
+    /// A sentence about the state left in the same folder by directors that do not run: it takes memory until the
+    /// operator removes it. It is not removed here, because a director that is being upgraded does not run either.
     pub fn left_by_others(&self) -> Option<String> {
         let parent = self.path.parent()?;
         let mut left: Vec<_> = fs::read_dir(parent)

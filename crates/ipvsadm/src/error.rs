@@ -122,7 +122,7 @@ pub(crate) fn refusal(error: &CommandError) -> String {
     text.to_owned()
 }
 
-/// Advice for a refusal whose text is `ipvsadm`'s and has none.
+/// Advice for a refusal with `ipvsadm`'s text, which has none.
 pub(crate) fn next_step(error: &CommandError) -> Option<String> {
     match error {
         CommandError::SchedulerNotFound { known, .. } if !known.is_empty() => {

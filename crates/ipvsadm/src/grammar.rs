@@ -561,8 +561,8 @@ fn required<T>(value: Option<T>) -> T {
     value.expect("the option matrix requires it, and check_command has passed")
 }
 
-/// Longest names, in characters: longer ones are cut as ipvsadm cuts them. The kernel's fields for schedulers and
-/// interfaces hold 15 and a zero byte; ipvsadm's for engines holds one more.
+/// The longest names, in characters; ipvsadm cuts longer ones, too. The kernel's fields for schedulers and interfaces
+/// hold 15 and a zero byte; ipvsadm's field for engines holds one more.
 const NAME_LEN: usize = 15;
 const ENGINE_LEN: usize = NAME_LEN + 1;
 

@@ -1,7 +1,7 @@
 //! `ipvsadm`'s command line, output and exit codes, to the byte.
 //!
 //! One call of [`run`] is one run of the program. `popt.rs` splits a line into the options of the table in
-//! `options.rs`. `values.rs` parses their arguments. `grammar.rs` checks the line and makes a request of it.
+//! `options.rs`. `values.rs` parses their arguments. `grammar.rs` checks the line and turns it into a request.
 //! `listing.rs` prints tables, `rules.rs` saves and restores. The [`Director`] and the [`Resolver`] are traits, so that
 //! the same code serves the daemon's socket and the lab.
 //!

@@ -120,8 +120,8 @@ pub(super) fn requirement(command: CommandName, column: Column) -> Requirement {
     }
 }
 
-/// Checks the columns in their order and returns the first error; `name` is the command or tunnel type of the rules,
-/// `kind` says which of the two.
+/// Checks the columns in their order and returns the first error. `name` is the command or tunnel type of the rules;
+/// `kind` says which of the two it is.
 fn check(
     seen: Seen,
     rules: &str,

@@ -280,7 +280,7 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
     })
 }
 
-/// The change of a subcommand of xvs with these words behind it; `None`: rules files have no lines of it.
+/// The change of a subcommand of xvs followed by these words; `None`: rules files have no lines of this subcommand.
 fn xvs_line(word: &str, words: &[&str], resolver: &dyn Resolver) -> Option<Result<Command, String>> {
     Some(match word {
         "mark" => command::<MarkChange>(words, resolver),

@@ -36,7 +36,7 @@ impl<'a> Messages<'a> {
     }
 
     /// Prints a message. A stream that cannot be written changes nothing: a restore goes on as ipvsadm's does, and the
-    /// exit code is left.
+    /// exit code stays.
     pub(crate) fn print(&mut self, error: &LineError) {
         let _ = self.to.write_all(error.text.as_bytes());
         if let (Some(next_step), NextStep::Printed) = (&error.next_step, self.next_step) {

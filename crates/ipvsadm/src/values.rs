@@ -81,8 +81,8 @@ pub(super) fn ipv4(text: &str, resolver: &dyn Resolver) -> Option<Ipv4Addr> {
     inet_aton(text).or_else(|| resolver.address(text))
 }
 
-/// An IPv4 address as inet_aton(3) parses it: one to four numbers, decimal, octal or hexadecimal, of which the last
-/// has the remaining bytes.
+/// An IPv4 address as inet_aton(3) parses it: one to four numbers, decimal, octal or hexadecimal; the last one fills
+/// the remaining bytes.
 fn inet_aton(text: &str) -> Option<Ipv4Addr> {
     let address = text.split(|c: char| c.is_ascii_whitespace()).next()?;
     let parts: Vec<u32> = address.split('.').map(c_number).collect::<Option<_>>()?;

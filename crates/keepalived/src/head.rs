@@ -35,8 +35,8 @@ pub(crate) fn endpoint(block: &Block, faults: &mut Faults) -> Option<Endpoint> {
     Some(Endpoint::new(addr, port.ok()?))
 }
 
-/// The endpoint of a server in the services. In a group, whose services may differ in port, it keeps the written port.
-/// Warns about a port that the method cannot use.
+/// The endpoint of a server in the services. In a group, whose services may differ in port, the server keeps the
+/// written port. Warns about a port that the method cannot use.
 pub(crate) fn in_services(
     written: Endpoint,
     method: ForwardingMethod,

@@ -1,8 +1,8 @@
 //! `real_server` blocks.
 //!
-//! A block is read at its position, because the method of the statements before it applies to it. It is finished when
-//! the whole virtual server was read. Pure. Source: keepalived-behaviour, sections 2.3 and 3. Not here: its checkers
-//! (`checkers.rs`).
+//! A block is read at its position, because the method that statements before it set applies to it. It is completed
+//! when the whole virtual server has been read. Pure. Source: keepalived-behaviour, sections 2.3 and 3. Not here: its
+//! checkers (`checkers.rs`).
 
 use std::net::SocketAddr;
 
@@ -28,7 +28,7 @@ pub(super) struct Draft<'a> {
     block: &'a Block,
     /// The endpoint as it is written.
     pub(super) endpoint: Endpoint,
-    /// Its own method, or that of the statements before the block.
+    /// Its own method, or the method that statements before the block set.
     pub(super) method: Option<Method>,
     timing: TimingOptions,
     weight: Option<u32>,
@@ -106,7 +106,7 @@ impl<'a> Draft<'a> {
     ) -> RealServer {
         let (method, tunnel) = self.method.or(settings.method).unwrap_or(NAT);
         let endpoint = in_services(self.endpoint, method, head, self.block, faults);
-        // In a firewall-mark service the port is that of the packets; the checks use the written one.
+        // In a firewall-mark service packets keep their port; the checks use the written one.
         let probed = if endpoint.port == 0 { self.endpoint } else { endpoint };
         let virtual_endpoints = head.entries.iter().filter_map(|entry| match *entry {
             Entry::Address(addr, port) => Some(Endpoint { addr, port }),

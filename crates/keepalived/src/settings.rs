@@ -29,7 +29,7 @@ pub(super) struct Settings {
     persistence_seconds: Option<u32>,
     granularity: Option<Netmask>,
     engine: Option<String>,
-    /// The family of the services, if known: that of the addresses, else from `ip_family`, an IPv6 granularity, or the
+    /// The family of the services, if known: from the addresses, else from `ip_family`, an IPv6 granularity, or the
     /// first server whose method is not TUN.
     pub(super) family: Option<Family>,
     pub(super) timing: TimingOptions,

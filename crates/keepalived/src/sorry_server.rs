@@ -12,13 +12,13 @@ use crate::values::{Faults, Method};
 pub(crate) struct SorryDraft {
     block: Block,
     endpoint: Endpoint,
-    /// Its own method, or that of the statements before it.
+    /// Its own method, or the method that statements before it set.
     pub(crate) method: Option<Method>,
     pub(crate) inhibit: bool,
 }
 
 impl SorryDraft {
-    /// Reads a `sorry_server`; `method` is that of the statements before it.
+    /// Reads a `sorry_server`; statements before it have set `method`.
     pub(crate) fn read(block: &Block, method: Option<Method>, faults: &mut Faults) -> Option<Self> {
         let endpoint = endpoint(block, faults)?;
         Some(Self { block: block.clone(), endpoint, method, inhibit: false })
@@ -39,7 +39,7 @@ impl SorryDraft {
     ) -> SorryServer {
         let (method, tunnel) = self.method.or(default_method).unwrap_or(NAT);
         let endpoint = in_services(self.endpoint, method, head, &self.block, faults);
-        // A sorry server that is a real server too has that one's `inhibit_on_failure`.
+        // A sorry server that is also a real server has the real server's `inhibit_on_failure`.
         let same = servers.iter().find(|server| server.endpoint == endpoint);
         if same.is_some_and(|server| server.inhibit_on_failure != self.inhibit) {
             let why = "it is a real server too, and is inhibited if that one is";

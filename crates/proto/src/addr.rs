@@ -1,7 +1,7 @@
 //! Addresses, protocols, endpoints and networks.
 //!
-//! All are plain values. Addresses are `std::net` types, so that every crate prints and parses them alike. In messages
-//! (serde) protocols, endpoints and networks have their printed form.
+//! All are plain values. Addresses are `std::net` types, so that every crate prints and parses them alike. Serde writes
+//! protocols, endpoints and networks in their printed form.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -185,7 +185,7 @@ impl<'de> Deserialize<'de> for Endpoint {
     }
 }
 
-/// A network: an address and the number of its leading bits that count.
+/// A network: an address and a prefix length.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Prefix {
     addr: IpAddr,
@@ -221,7 +221,7 @@ impl Prefix {
         self.addr
     }
 
-    /// The number of leading bits that count.
+    /// The prefix length, in bits.
     #[allow(
         clippy::len_without_is_empty,
         reason = "a prefix of no bits is the whole family, not an empty one"

@@ -62,7 +62,7 @@ impl Sum {
     }
 }
 
-/// A sum in one word, with its carries added. Without branches, because carries cannot be predicted.
+/// A sum in one word, with its carries added. Without branches, because the processor cannot predict carries.
 #[inline]
 pub(crate) fn folded(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
@@ -97,7 +97,7 @@ impl Delta {
         Self(self.0.addr(complement).addr(new))
     }
 
-    /// What it adds to a sum, in one word.
+    /// The change of the sum, in one word.
     pub fn folded(self) -> u16 {
         self.0.folded()
     }
@@ -124,7 +124,7 @@ pub enum Coverage {
 
 /// The checksum of a transport segment with the pseudo-header of its addresses' family. The checksum field inside
 /// `segment` is summed as it is: set it to 0 to compute a checksum, and leave the received value to verify one (the
-/// result is then 0).
+/// result is 0 if it is right).
 ///
 /// One sum serves both families, because their pseudo-headers hold the same values at different places.
 ///

@@ -10,7 +10,7 @@ pub mod field {
     pub const DEST: Range<usize> = 0..6;
     /// Source address.
     pub const SOURCE: Range<usize> = 6..12;
-    /// Type of what follows, or of the first tag.
+    /// EtherType of the payload, or of the first tag.
     pub const ETHERTYPE: Range<usize> = 12..14;
 }
 
@@ -21,22 +21,22 @@ pub const TAG_LEN: usize = 4;
 /// The most tags that are skipped: one, or two when the outer one is 802.1ad.
 pub const MAX_TAGS: usize = 2;
 
-/// Type of IPv4.
+/// EtherType of IPv4.
 pub const TYPE_IPV4: u16 = 0x0800;
-/// Type of IPv6.
+/// EtherType of IPv6.
 pub const TYPE_IPV6: u16 = 0x86dd;
-/// Type of an 802.1Q tag.
+/// EtherType of an 802.1Q tag.
 pub const TYPE_VLAN: u16 = 0x8100;
-/// Type of an 802.1ad tag.
+/// EtherType of an 802.1ad tag.
 pub const TYPE_QINQ: u16 = 0x88a8;
 
-/// The bits of a tag that hold the VLAN's number.
+/// The bits of a tag that hold the VLAN id.
 const VLAN_MASK: u16 = 0x0fff;
 
 /// The link layer of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ethernet {
-    /// Type of the payload behind the tags.
+    /// EtherType of the payload behind the tags.
     pub ethertype: u16,
     /// Where the payload begins.
     pub payload: usize,

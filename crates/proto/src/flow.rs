@@ -27,8 +27,8 @@ impl FlowKey {
 
     /// A keyed hash that is the same for a flow and its reverse, so that one table slot serves both directions.
     ///
-    /// The hash multiplies and folds, like rapidhash and wyhash. Unlike a CRC it is not linear, so the secret does
-    /// protect it.
+    /// The hash multiplies and folds, like rapidhash and wyhash. Unlike a CRC it is not linear, so the secret protects
+    /// it.
     #[inline]
     pub fn hash(&self, secret: &HashSecret) -> u64 {
         secret.mix(secret.word(self.source), secret.word(self.dest), self.protocol)

@@ -1,8 +1,8 @@
 //! Commands and replies of an FTP control connection that name the endpoint of a data connection.
 //!
-//! Runs for each segment with data of such a connection. A line counts only if it begins at the start of the segment
-//! or behind another line of it; what is divided among segments is not read. Promise: it reads no bytes beyond those
-//! given, whatever they are. Cost: one pass over the segment.
+//! Runs for each segment with data of such a connection. A line counts only if it begins at the start of the segment or
+//! behind another line in it. A line split across segments is not read. Promise: no input makes it read beyond the
+//! given bytes. Cost: one pass over the segment.
 //!
 //! Source: RFC 959 §4.1.2 and §5.3 (`PORT`, `PASV`), RFC 1123 §4.1.2.6 (the numbers of reply 227), RFC 2428 (`EPRT`,
 //! `EPSV`).
@@ -23,7 +23,7 @@ pub const FIRST_UNPRIVILEGED: u16 = 1024;
 /// A client's command about data connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// `PORT` or `EPRT`: the server connects to this endpoint. `None`: the argument is none.
+    /// `PORT` or `EPRT`: the server connects to this endpoint. `None`: the argument is not an endpoint.
     Active(Option<Endpoint>),
     /// `PASV`: the server names an IPv4 endpoint, in reply 227.
     Passive,
@@ -34,7 +34,7 @@ pub enum Command {
 /// A server's reply to a command for a passive data connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// 227: the endpoint, and the place of its address in the segment, as four numbers with commas between.
+    /// 227: the endpoint, and the position of its address in the segment: four numbers separated by commas.
     Passive(Endpoint, Range<usize>),
     /// 229: the port, at the address of the control connection.
     ExtendedPassive(u16),
@@ -55,8 +55,8 @@ pub fn commands(data: &[u8]) -> impl Iterator<Item = Command> {
     })
 }
 
-/// The first reply in a segment that names the endpoint of a passive data connection. It need not be a whole line, if
-/// the endpoint is whole.
+/// The first reply in a segment that names the endpoint of a passive data connection. The line may be cut off behind
+/// the endpoint.
 pub fn passive_reply(data: &[u8]) -> Option<Reply> {
     let mut end = 0;
     data.split_inclusive(|byte| *byte == b'\n').find_map(|line| {
@@ -103,7 +103,7 @@ pub fn write_address(addr: Ipv4Addr, text: &mut [u8; ADDRESS_MAX]) -> usize {
 /// The length of the longest address in that form, in bytes.
 pub const ADDRESS_MAX: usize = "255,255,255,255".len();
 
-/// The places of the whole lines in a segment, without their ends.
+/// The positions of the whole lines in a segment, without their line ends.
 fn lines(data: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
@@ -131,8 +131,8 @@ fn eprt(argument: &[u8]) -> Option<Endpoint> {
     (is_whole && is_family).then_some(Endpoint { addr, port })
 }
 
-/// The endpoint at the start of a text: four numbers of an IPv4 address and two of a port, with commas between. Returns
-/// also the length of the address, and what follows.
+/// The endpoint at the start of a text: four numbers of an IPv4 address and two of a port, separated by commas. Also
+/// returns the length of the address, and the rest of the text.
 fn six_numbers(text: &[u8]) -> Option<(Endpoint, usize, &[u8])> {
     let mut numbers = [0; 6];
     let (mut rest, mut address_len) = (text, 0);

@@ -8,7 +8,7 @@ pub mod field {
     use std::ops::Range;
     /// Flags and version; the flags say which optional fields follow.
     pub const FLAGS: Range<usize> = 0..2;
-    /// The Ethernet type of the packet inside.
+    /// The EtherType of the inner packet.
     pub const PROTOCOL: Range<usize> = 2..4;
     /// Checksum over header and packet, if the flags say so.
     pub const CHECKSUM: Range<usize> = 4..6;
@@ -26,7 +26,7 @@ pub const fn header_len(coverage: Coverage) -> usize {
     }
 }
 
-/// Writes the header to the front of `bytes`. The rest of `bytes` is the packet inside, of this Ethernet type.
+/// Writes the header to the front of `bytes`. The rest of `bytes` is the inner packet, of this EtherType.
 ///
 /// # Panics
 /// If `bytes` is shorter than the header.
@@ -40,8 +40,8 @@ pub fn emit(bytes: &mut [u8], ethertype: u16, coverage: Coverage) {
     }
 }
 
-/// The Ethernet type of the packet behind a header at the front of `bytes`, and where that packet begins. `None` if the
-/// director does not write such headers.
+/// The EtherType of the inner packet behind a header at the front of `bytes`, and where that packet begins. `None` if
+/// the director does not write such headers.
 pub fn read(bytes: &[u8]) -> Option<(u16, usize)> {
     let &[flags, version, high, low] = bytes.first_chunk()?;
     let len = match u16::from_be_bytes([flags, version]) {

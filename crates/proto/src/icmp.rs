@@ -66,9 +66,8 @@ impl Error {
     }
 
     /// Writes the error about `offending`, an IPv4 packet, from `source` to that packet's source: the whole IPv4
-    /// packet, [`Self::length`] bytes.
-    /// The type of service is set as by Linux: that of the offending packet, with precedence 6 (internetwork control).
-    /// Type of service as Linux sets it: the offending packet's, precedence 6 (internetwork control).
+    /// packet, [`Self::length`] bytes. Type of service as Linux sets it: the offending packet's, with precedence 6
+    /// (internetwork control).
     ///
     /// # Panics
     /// If `bytes` is shorter than [`Self::length`], or `offending` shorter than an IPv4 header.
@@ -110,8 +109,8 @@ pub fn write_checksum(message: &mut [u8]) {
     message[CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// Whether an ICMP type reports an error about another packet whose connection is looked up: destination unreachable,
-/// source quench, time exceeded.
+/// Whether the director looks up the connection of the packet that an error of this ICMP type quotes: destination
+/// unreachable, source quench, time exceeded.
 pub fn is_followed(icmp_type: u8) -> bool {
     matches!(icmp_type, 3 | 4 | 11)
 }

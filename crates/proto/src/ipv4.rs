@@ -1,6 +1,6 @@
 //! IPv4 headers (RFC 791): a view that edits in place, and the header of packets that the director originates.
 //!
-//! Setters keep the header checksum by incremental update, as routers do (RFC 1624).
+//! Setters update the header checksum incrementally, as routers do (RFC 1624).
 
 use std::net::Ipv4Addr;
 
@@ -196,7 +196,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         self.update(Delta::default().word(old, new));
     }
 
-    /// Makes the packet another fragment of its datagram, or the whole datagram: its length with the header, and its
+    /// Makes the packet another fragment of its datagram, or the whole datagram: sets its length (header included),
     /// flags and offset.
     pub fn set_part(&mut self, total_len: u16, flags_and_offset: u16) {
         for (field, new) in [(field::TOTAL_LEN, total_len), (field::FLAGS_OFFSET, flags_and_offset)] {
@@ -302,7 +302,7 @@ impl Header {
         bytes[field::PROTOCOL] = self.protocol.0;
         bytes[field::SOURCE].copy_from_slice(&self.source.octets());
         bytes[field::DEST].copy_from_slice(&self.dest.octets());
-        // Not of the bytes: to read in words what was just written in bytes stalls the processor.
+        // Summed from the values: reading words that were just written byte by byte stalls the processor.
         let sum = Sum::default()
             .word(u16::from_be_bytes([0x45, self.tos]))
             .word(total_len)

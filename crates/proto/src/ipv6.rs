@@ -196,7 +196,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv6<B> {
     }
 
     /// Prepares the removal of the fragment header at `at`, which [`Self::chain`] found: the header before it then
-    /// names the header behind it, and the payload length becomes that much less. The bytes stay where they are.
+    /// names the header behind it, and the payload length shrinks by the header's length. The bytes stay where they
+    /// are.
     pub fn unlink_fragment_header(&mut self, at: usize) {
         let payload_len = self.payload_len() - FRAGMENT_HEADER_LEN as u16;
         let bytes = self.bytes.as_mut();
@@ -213,8 +214,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv6<B> {
 /// What follows the fixed header of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chain {
-    /// The transport protocol, at which the chain ends. Behind the fragment header of a later fragment, the protocol
-    /// that this header names.
+    /// The transport protocol, at which the chain ends. In a later fragment: the protocol that the fragment header
+    /// names.
     pub protocol: Protocol,
     /// Where the transport begins, in bytes from the start of the packet.
     pub transport: usize,

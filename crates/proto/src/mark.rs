@@ -130,12 +130,12 @@ impl Test {
     }
 }
 
-/// The fewest networks that are the same addresses, in order.
+/// The shortest sorted list of networks with the same addresses.
 pub fn merged(mut networks: Vec<Prefix>) -> Vec<Prefix> {
     networks.sort_unstable();
     let mut merged: Vec<Prefix> = Vec::new();
     for network in networks {
-        // Of one address the largest network comes first.
+        // Of networks that begin at the same address, the largest comes first.
         if merged.last().is_some_and(|last| last.contains(network.addr())) {
             continue;
         }
@@ -156,7 +156,7 @@ fn joined(first: Prefix, second: Prefix) -> Option<Prefix> {
     (first.len() == second.len() && both.contains(second.addr())).then_some(both)
 }
 
-/// The fewest ranges that are the same ports, in order.
+/// The shortest sorted list of ranges with the same ports.
 fn merged_ports(mut ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
     ranges.retain(|range| !range.is_empty());
     ranges.sort_unstable_by_key(|range| *range.start());
@@ -172,20 +172,20 @@ fn merged_ports(mut ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>
     merged
 }
 
-/// Whether one of networks that were merged holds an address.
+/// Whether a merged list of networks contains an address.
 fn within(networks: &[Prefix], addr: IpAddr) -> bool {
     let behind = networks.partition_point(|network| network.addr() <= addr);
     networks[..behind].last().is_some_and(|network| network.contains(addr))
 }
 
-/// Whether one of ranges that were merged holds a port.
+/// Whether a merged list of ranges contains a port.
 fn among(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
     let behind = ranges.partition_point(|range| *range.start() <= port);
     ranges[..behind].last().is_some_and(|range| range.contains(&port))
 }
 
 impl Condition {
-    /// Whether it holds for a packet that came in by a link and has this mark; the test was [`Test::sorted`].
+    /// Whether it holds for a packet that has this mark and arrived by `link`. The test must be [`Test::sorted`].
     pub fn holds(&self, link: LinkId, packet: &Packet, mark: u32) -> bool {
         let flow = &packet.flow;
         let fits = match &self.test {
@@ -202,7 +202,7 @@ impl Condition {
         fits == (self.expected == Expected::Yes)
     }
 
-    /// Whether it may hold for a packet of which the destination alone is known.
+    /// Whether it may hold for a packet of which only the destination is known.
     pub fn may_hold_to(&self, dest: IpAddr) -> bool {
         match (&self.test, self.expected) {
             (Test::Dest(networks), Expected::Yes) => within(networks, dest),

@@ -1,7 +1,7 @@
 //! The director's network: links, addresses, routes, policy rules, neighbours.
 //!
 //! The control plane copies these values from the kernel; the lab and tests build them by [`Network::add_link`] and
-//! similar methods. `xvs_dataplane::egress::Egress` makes the look-up tables of a snapshot of them. Not read on the
+//! similar methods. `xvs_dataplane::egress::Egress` builds a snapshot's look-up tables from them. Not read on the
 //! packet path.
 
 use std::cmp::Reverse;
@@ -17,14 +17,14 @@ use thiserror::Error;
 pub struct Network {
     /// The interfaces, each with a different id.
     pub links: Vec<Link>,
-    /// The policy rules that xvs follows, those of a family in the order in which the kernel tries them.
+    /// The policy rules that xvs follows. Those of one family are in the order in which the kernel tries them.
     pub rules: Vec<Rule>,
     /// The routes of the tables that these rules look up.
     pub routes: Vec<Route>,
     /// The resolved neighbours.
     pub neighbours: Vec<Neighbour>,
-    /// Marks in policy rules, followed or not: the kernel looks packets with them up in other tables than local and
-    /// main.
+    /// Marks in policy rules, followed or not: the kernel looks up packets with these marks in tables other than local
+    /// and main.
     pub policy_rule_marks: Vec<PolicyRuleMark>,
 }
 
@@ -33,7 +33,7 @@ pub struct Network {
 pub struct Rule {
     /// The family of its packets.
     pub family: Family,
-    /// Its priority; rules with a lower one are tried before.
+    /// Its priority; rules with a lower number are tried first.
     pub priority: u32,
     /// The sources of its packets; `None`: any.
     pub from: Option<Prefix>,
@@ -48,14 +48,14 @@ pub struct Rule {
 /// What happens to the packets of a policy rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyAction {
-    /// They take the route that this table has for them; the next rule is tried if it has none.
+    /// They take their route from this table. If it has none, the next rule is tried.
     Lookup(Table),
     /// They are refused (actions blackhole, unreachable and prohibit).
     Refuse,
 }
 
-/// What a route is looked up for. IPVS, and xvs as well, routes packets as if this machine had made them: their input
-/// interface is none but `lo`.
+/// The key of a route look-up. Like IPVS, xvs routes packets as if this machine had sent them: their input interface is
+/// `lo`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteKey {
     /// The destination.
@@ -99,9 +99,9 @@ pub struct Link {
     pub resolves: bool,
     /// The kernel's index of the bridge, bond, team or VRF that it is a member of.
     pub master: Option<u32>,
-    /// Whether it consists of others, its members.
+    /// Whether it consists of member links.
     pub kind: LinkKind,
-    /// Whether the bond that it is a member of sends and receives by it; true for a link that is a member of no bond.
+    /// Whether its bond sends and receives by it; true for a link that is not a member of a bond.
     pub active: bool,
     /// Whether packets may arrive by it with [partial checksums](crate::partial_checksum).
     pub partial_checksums: bool,
@@ -113,14 +113,14 @@ pub struct Link {
     pub takes_redirected: bool,
 }
 
-/// Whether a link consists of others, its members.
+/// Whether a link consists of member links, and how it uses them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LinkKind {
     /// It has no members.
     Single,
-    /// A bond, each of whose packets arrives and leaves by one active member.
+    /// A bond that receives and sends each packet by one active member.
     Bond,
-    /// A bond in the mode of this name, to which that does not apply.
+    /// A bond in another mode, with the mode's name.
     OtherBond(&'static str),
     /// A bridge.
     Bridge,
@@ -189,7 +189,7 @@ pub enum RouteAction {
     Unicast(Vec<NextHop>),
     /// They are refused (types unreachable, prohibit and blackhole).
     Unreachable,
-    /// The table has no route for them, whatever its shorter prefixes say (type throw).
+    /// The look-up in this table finds no route, even if a shorter prefix matches (type throw).
     Throw,
 }
 
@@ -215,7 +215,7 @@ pub struct Neighbour {
     pub mac: MacAddr,
 }
 
-/// An error of adding something to a [`Network`].
+/// Why something could not be added to a [`Network`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NetworkError {
     /// No link has this name.
@@ -395,8 +395,8 @@ impl Default for Network {
 }
 
 impl Rule {
-    /// Whether it concerns packets. An IPv6 packet whose source is not chosen yet has none that a prefix contains
-    /// (kernel `net/ipv6/fib6_rules.c`, `fib6_rule_match`); that of an IPv4 packet is 0.0.0.0.
+    /// Whether the rule matches packets of this key. A source that is not chosen yet is 0.0.0.0 in IPv4; in IPv6 no
+    /// prefix contains it (kernel `net/ipv6/fib6_rules.c`, `fib6_rule_match`).
     pub fn matches(&self, key: &RouteKey) -> bool {
         let has_source = !matches!(key.source, IpAddr::V6(source) if source.is_unspecified());
         Family::of(key.dest) == self.family
@@ -405,7 +405,7 @@ impl Rule {
             && self.mark.is_none_or(|PolicyRuleMark { mark, mask }| key.mark & mask == mark & mask)
     }
 
-    /// Whether it concerns all packets of its family.
+    /// Whether the rule matches all packets of its family.
     pub fn is_unconditional(&self) -> bool {
         self.from.is_none() && self.to.is_none() && self.mark.is_none()
     }
@@ -435,7 +435,7 @@ impl fmt::Display for Rule {
 }
 
 impl From<IpAddr> for RouteKey {
-    /// Packets to an address that have no source yet and no mark.
+    /// The key of packets to this address that have no source yet and no mark.
     fn from(dest: IpAddr) -> Self {
         let source = match dest {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -482,8 +482,8 @@ impl LinkId {
     /// The machine's own end of its loopback interface, which has no other.
     pub const LOOPBACK: Self = Self(u16::MAX);
 
-    /// The machine's own end of this link: what is received from it the machine itself sends by the link, and what is
-    /// sent to it the machine receives as if by the link.
+    /// The machine's own end of this link. A frame received from it was sent by this machine over the link. A frame
+    /// sent to it reaches this machine as if by the link.
     pub fn own(self) -> Self {
         Self(self.0 | Self::OWN)
     }

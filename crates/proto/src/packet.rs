@@ -13,7 +13,7 @@ use crate::ipv6::{self, Ipv6};
 use crate::malformed::Malformed;
 use crate::{ethernet, icmp, icmpv6, sctp, tcp, udp};
 
-/// The headers of a packet: their positions in the frame, and the fields that later stages decide by.
+/// The headers of a packet: their positions in the frame, and the fields on which later stages decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Packet {
     /// Where the network header begins.
@@ -26,9 +26,9 @@ pub struct Packet {
     pub flow: FlowKey,
     /// Whether it is a fragment.
     pub fragment: Fragment,
-    /// Where the IPv6 fragment header begins. That of a whole packet is an atomic fragment's (RFC 6946).
+    /// Where the IPv6 fragment header begins. A whole packet that has one is an atomic fragment (RFC 6946).
     pub fragment_header: Option<usize>,
-    /// Control bits of a TCP segment, else none set.
+    /// Control bits of a TCP segment; none is set for other protocols.
     pub tcp_flags: tcp::Flags,
     /// The event of an SCTP packet's first chunk. `None` in other protocols, and in a packet without a chunk.
     pub sctp_event: Option<sctp::Event>,
@@ -71,8 +71,8 @@ impl Packet {
         self.icmp_type.is_some_and(is_followed)
     }
 
-    /// The flow by which its connection is looked up. This is its own flow, except for AH and ESP: they go with the UDP
-    /// flow between ports 500, by which their keys were negotiated (RFC 7296 §2).
+    /// The flow by which its connection is looked up. This is its own flow, except for AH and ESP: they belong to the
+    /// UDP flow between ports 500 that negotiated their keys (RFC 7296 §2).
     pub fn connection_key(&self) -> FlowKey {
         let FlowKey { protocol, source, dest } = self.flow;
         match protocol {
@@ -168,7 +168,7 @@ pub fn quoted(frame: &[u8], quote: Range<usize>, family: Family) -> Option<Packe
     Some(packet)
 }
 
-/// The packet of an untagged frame that is cut short, as [`quoted`] reads one. `None`: another frame, or malformed.
+/// The packet of an untagged frame that is cut short, read as by [`quoted`]. `None`: not IP, or malformed.
 pub fn parse_cut(frame: &[u8]) -> Option<Packet> {
     let link = ethernet::parse(frame).ok()?;
     let family = match link.ethertype {

@@ -1,9 +1,9 @@
-//! Partial checksums: those that a sender left to its network device, and that the device did not compute.
+//! Partial checksums: checksums that a sender left to its network device and that the device did not compute.
 //!
-//! The kernel leaves the checksum of a packet to a device that can compute it (`CHECKSUM_PARTIAL`): the field of TCP
-//! and UDP then has the sum of the pseudo-header, that of SCTP is 0. A virtual device passes the packet on as it is.
-//! Runs once for each whole packet from such a device. A checksum that is wrong in another way stays wrong. Cost: the
-//! sum of the pseudo-header, and one pass over a packet whose checksum is partial. Not here: which devices those are.
+//! The kernel leaves the checksum of a packet to a device that can compute it (`CHECKSUM_PARTIAL`): the field then
+//! contains the sum of the pseudo-header (TCP, UDP) or 0 (SCTP). A virtual device passes the packet on as it is. Runs
+//! once for each whole packet from such a device. A checksum that is wrong in another way stays wrong. Cost: the sum of
+//! the pseudo-header, and one pass over a packet whose checksum is partial. Not here: which devices those are.
 //!
 //! Source: kernel `Documentation/networking/checksum-offloads.rst`; `net/sctp/output.c`, `sctp_packet_pack`.
 
@@ -37,7 +37,7 @@ pub fn complete(frame: &mut [u8], packet: &Packet) -> bool {
     if !is_partial || pseudo_header.bytes(segment).checksum() == 0 {
         return false;
     }
-    // The field has the sum of the pseudo-header, so the sum of the segment includes it.
+    // The field contains the sum of the pseudo-header, so the sum of the segment includes it.
     let checksum = Sum::default().bytes(segment).checksum();
     let checksum = if checksum == 0 && protocol == Protocol::UDP { 0xffff } else { checksum };
     segment[field].copy_from_slice(&checksum.to_be_bytes());

@@ -57,8 +57,8 @@ impl Default for Plain {
 }
 
 impl Plain {
-    /// Reads a frame to this link address whose time to live allows another hop. It has `len` bytes, of which `frame`
-    /// may be the first ones. Returns whether it is plain; if not, `self` is undefined.
+    /// Reads a frame of `len` bytes, of which `frame` may hold only the first. Returns whether it is plain, is sent to
+    /// this link address, and has a time to live that allows another hop. If not, `self` is undefined.
     #[inline(always)]
     pub fn read(&mut self, frame: &[u8], len: usize, to: MacAddr) -> bool {
         match frame.get(ethernet::HEADER_LEN) {
@@ -146,8 +146,8 @@ impl Plain {
         }
     }
 
-    /// Whether the checksum field has the sum of the pseudo-header, as that of a partial checksum
-    /// ([`partial_checksum`](crate::partial_checksum)).
+    /// Whether the checksum field contains the sum of the pseudo-header, as a [partial
+    /// checksum](crate::partial_checksum) does.
     ///
     /// # Panics
     /// If `self` was not read from the frame.
@@ -211,8 +211,8 @@ impl Plain {
         self.decrement_ttl(frame);
     }
 
-    /// The same for an IPv4 packet, with other endpoints than its own, as words, and updated checksums. Returns
-    /// `false`, and changes nothing, if the packet is a UDP datagram without a checksum.
+    /// As [`Self::readdress`] for an IPv4 packet, and replaces its endpoints by these words and updates the checksums.
+    /// Returns `false`, and changes nothing, if the packet is a UDP datagram without a checksum.
     ///
     /// # Panics
     /// If `self` was not read from the frame.

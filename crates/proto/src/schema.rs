@@ -1,6 +1,6 @@
-//! Schemas of the texts that stand for addresses in JSON, for the page of the documents of `--json`.
+//! JSON schemas of the strings that represent addresses, for the page about `--json`.
 //!
-//! Each is a string with a format, whose name the page explains.
+//! Each is a string with a format; the page explains the format's name.
 
 use std::borrow::Cow;
 

@@ -1,8 +1,8 @@
 //! SCTP headers (RFC 9260): the event of the first chunk, and the checksum after a rewrite.
 //!
 //! The first chunk is read for every SCTP packet; the checksum is computed where a port was rewritten. Promise: no
-//! length in the packet is believed. A chunk that reaches beyond the packet's end has none behind it. Cost: a few bytes
-//! read, or one pass over the packet for the checksum. Not here: what the director does about an event.
+//! length in the packet is trusted. Nothing is read behind a chunk that reaches beyond the packet's end. Cost: a few
+//! bytes read, or one pass over the packet for the checksum. Not here: what the director does about an event.
 
 /// Positions in the common header (§3.1); the ports stand where TCP has them.
 pub mod field {

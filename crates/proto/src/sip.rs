@@ -1,7 +1,7 @@
 //! The Call-ID of a SIP message.
 //!
-//! Runs for each datagram that begins a connection of a service with `--pe sip`. Promise: it reads no bytes beyond
-//! those given, whatever they are. Cost: one pass over the message's lines up to the header. Not here: the rest of SIP.
+//! Runs for each datagram that begins a connection of a service with `--pe sip`. Promise: no input makes it read beyond
+//! the given bytes. Cost: one pass over the message's lines up to the header. Not here: the rest of SIP.
 //!
 //! Source: RFC 3261 §7.3.1 (header fields, their case and compact forms), §20.8, §25.1 (`callid`).
 

@@ -30,7 +30,7 @@ pub mod field {
 
 /// Length of a header without options, in bytes.
 pub const HEADER_LEN: usize = 20;
-/// Length of a header with as many options as possible, in bytes.
+/// Length of the longest header, in bytes.
 pub const HEADER_LEN_MAX: usize = 60;
 
 /// The control bits (RFC 9293 §3.1).
@@ -104,7 +104,7 @@ pub struct Header {
     pub acknowledgement: u32,
     /// The control bits.
     pub flags: Flags,
-    /// The field of the window.
+    /// The window field.
     pub window: u16,
     /// The options.
     pub options: Options,
@@ -147,7 +147,7 @@ impl From<ResetNumbers> for Header {
     }
 }
 
-/// The options by which the ends of a connection agree on what they use (RFC 9293 §3.2, RFC 2018 §2, RFC 7323). All but
+/// The options with which the ends of a connection negotiate features (RFC 9293 §3.2, RFC 2018 §2, RFC 7323). All but
 /// the timestamps are in SYNs alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
@@ -162,7 +162,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Those of a segment.
+    /// The options of a segment.
     pub fn of(segment: &[u8]) -> Self {
         let mut found = Self::default();
         for (kind, value) in options(segment) {
@@ -191,7 +191,7 @@ impl Options {
         lengths.into_iter().filter(|(is_there, _)| *is_there).map(|(_, length)| length).sum()
     }
 
-    /// Writes them to the end of `bytes`, behind padding that says nothing.
+    /// Writes them to the end of `bytes`, behind no-operation options as padding.
     fn emit(&self, bytes: &mut [u8]) {
         let (padding, mut rest) = bytes.split_at_mut(bytes.len() - self.length());
         padding.fill(kind::NOTHING);

@@ -1,7 +1,7 @@
 //! Addresses that may be virtual ones and that another program has set up: a script, keepalived, systemd-networkd.
 //!
-//! They are not in the record, so `xvs realserver` knows neither their method nor their interface. It reads only what
-//! ARP does with them.
+//! They are not in the record, so `xvs realserver` knows neither their method nor their interface, only their ARP
+//! state.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -15,15 +15,15 @@ use crate::sysctl;
 pub struct Foreign {
     /// The address.
     pub addr: IpAddr,
-    /// The interface that has it.
+    /// The interface that has the address.
     pub on: String,
     /// The ARP settings that are too low for a virtual address, as «name is value, not minimum».
     pub low: Vec<String>,
 }
 
 impl Foreign {
-    /// The addresses with a host prefix, except loopback addresses and those of the record. Those of a link that
-    /// resolves neighbours are left out: there the host's own address may have a host prefix, by DHCPv6 or in a cloud.
+    /// The addresses with a host prefix, except loopback addresses and those of the record. Links that resolve
+    /// neighbours are left out: there the host's own address may have a host prefix, by DHCPv6 or in a cloud.
     pub(crate) fn all(interfaces: &Interfaces, record: &Record) -> Vec<Self> {
         let reachable: Vec<_> = interfaces.reachable().collect();
         let is_foreign = |addr: IpAddr, len: u8| {

@@ -63,8 +63,8 @@ impl Realserver {
     }
 
     /// Makes this machine a real server of `vip`, for packets that arrive on `dev`. By default, method, `dev` and the
-    /// UDP port of GUE packets are those that `vip` is up with; at first direct routing, the interface of the default
-    /// route, and 6080. Returns the method too.
+    /// UDP port of GUE packets stay as they are for a `vip` that is up; a new one has direct routing, the interface of
+    /// the default route, and 6080. Returns the method too.
     ///
     /// If `vip` is up in another form, it is changed in place: what it needs is added before anything is removed, so
     /// the address is never missing and never answers ARP. An error undoes the changes of this call.
@@ -167,7 +167,7 @@ impl Realserver {
         let holder = if decapsulation == Some(Decapsulation::Tunl0) { TUNL0 } else { LOOPBACK };
         let record = &self.locked.record;
         let before = record.virtuals.get(&vip);
-        // An address that `up` added elsewhere moves; one that was found there stays, and would be a second one.
+        // An address that `up` added elsewhere moves; one that another program added stays, and would be a second one.
         let former = record.former.iter().filter(|(other, _)| *other == vip).map(|(_, former)| former);
         let added = before.into_iter().chain(former).filter(|served| served.address == Origin::Added);
         let holders: Vec<_> = added.map(|served| &*served.holder).chain([holder]).collect();
@@ -279,8 +279,8 @@ impl Realserver {
         self.save()
     }
 
-    /// How packets to `vip` on `dev` are decapsulated: as they are now; else by the XDP program, or by the kernel's
-    /// tunl0 if the interface has another XDP program.
+    /// How packets to `vip` on `dev` are decapsulated: as now, if `vip` is up; else by the XDP program, or by the
+    /// kernel's tunl0 if the interface has another XDP program.
     fn decapsulation(
         &self,
         vip: IpAddr,

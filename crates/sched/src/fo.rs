@@ -23,7 +23,7 @@ impl Scheduler for Fo {
     }
 }
 
-/// The one of some positions with the highest weight; the first wins a tie.
+/// Of these positions, the one with the highest weight; the first wins a tie.
 pub(crate) fn heaviest(
     positions: impl DoubleEndedIterator<Item = usize>,
     candidates: &dyn Candidates,

@@ -1,10 +1,10 @@
 //! Locality-based least-connection scheduling (`lblc`).
 //!
-//! Runs once for each new connection. Remembers the destination of each destination address of packets. That
-//! destination is chosen again as long as it has a weight above 0 and is not busy while another one idles. Otherwise
-//! the choice of `wlc` is made and remembered. The upper threshold of a remembered destination does not count, as under
-//! IPVS. It keeps no state, but a [`Memory`]. Cost: a look-up there; one pass over the service's destinations if the
-//! address is new or its destination busy.
+//! Runs once for each new connection. Remembers a real server for each destination address of packets. That server is
+//! chosen again as long as its weight is above 0 and it is not busy while another one idles. Otherwise the choice of
+//! `wlc` is made and remembered. As under IPVS, a remembered server is chosen even above its upper threshold. It keeps
+//! no state, but a [`Memory`]. Cost: a look-up there; one pass over the service's destinations if the address is new or
+//! its real server busy.
 //!
 //! Source: ipvs-behaviour, section 5.2.
 
@@ -96,7 +96,7 @@ impl Account {
     }
 }
 
-/// The positions of destinations by identity: positions change with the list, and a [`Memory`] has identities.
+/// The positions of destinations by identity. A [`Memory`] stores identities, because positions change with the list.
 pub(crate) struct Positions {
     identities: Box<[u64]>,
     /// Identity and position, ordered by identity.

@@ -1,10 +1,10 @@
-//! The memory of `lblc` and `lblcr`: the destinations that serve each destination address of packets.
+//! The memory of `lblc` and `lblcr`: the real servers that serve each destination address of packets.
 //!
 //! The control thread makes the table when a service is given its scheduler, passes it to the next scheduler when
-//! destinations change, and removes old entries. Workers read and write it when they choose. It names a destination by
-//! its endpoint, so a destination that is removed and added again is recognised. It is bounded: 1,024 buckets of 32
-//! entries. In a full bucket the least recently used entry is replaced. Unlike IPVS it hashes by a secret: clients
-//! choose the addresses, and could evict those of others by addresses of one bucket. No thread waits: each entry has a
+//! destinations change, and removes old entries. Workers read and write it when they choose. It names a real server by
+//! its endpoint, so one that is removed and added again is recognised. It is bounded: 1,024 buckets of 32 entries. In a
+//! full bucket the least recently used entry is replaced. Unlike IPVS it hashes with a secret: clients choose the
+//! addresses, and with addresses of one bucket they could evict those of others. No thread waits: each entry has a
 //! version that is odd while a writer changes it. A reader that meets an odd version treats the entry as absent; a
 //! writer that meets one leaves the entry to the other writer.
 //!
@@ -119,7 +119,7 @@ impl Memory {
         })
     }
 
-    /// Enters an entry for an address, unless another thread writes in the same place at this moment.
+    /// Enters an entry for an address, unless another thread is writing in the same place.
     pub(crate) fn enter(&self, addr: IpAddr, entry: &Entry) {
         let key = self.key_of(addr);
         let vacant = || self.places(key).find(|place| self.key(*place) == 0);
@@ -254,7 +254,7 @@ const BUCKET_ENTRIES: usize = 32;
 /// Above this number, some entries are removed early.
 const ENTRIES: usize = 16_384;
 const ROUND_MILLIS: u64 = 60_000;
-/// One round in this number of rounds goes through all entries.
+/// Of this number of rounds, one goes through all entries.
 const FULL_ROUND: u64 = 30;
 const STALE_MILLIS: u64 = 360_000;
 const DAY_SECONDS: u32 = 86_400;

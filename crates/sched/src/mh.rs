@@ -1,10 +1,11 @@
 //! Maglev hashing (`mh`).
 //!
-//! Runs once for each new connection. When it is built, a table of 4,093 slots is filled: each destination has its own
-//! order of slots, from hashes of its endpoint, and takes turns with the others, as many slots at a time as its weight
-//! says. So few clients of the others move when a destination goes. The packet's source address, with `mh-port` also
-//! its source port, selects the slot. If the destination there is not usable, none is chosen; with `mh-fallback` other
-//! slots are tried. Shares follow the last weight above 0, so that a quiescent destination gets its clients back.
+//! Runs once for each new connection. When the scheduler is built, a table of 4,093 slots is filled. Each destination
+//! has its own order of slots, from hashes of its endpoint. The destinations take turns, and each takes slots in
+//! proportion to its weight. So when a destination is removed, few clients of the others move. The packet's source
+//! address, with `mh-port` also its source port, selects the slot. If the destination there is not usable, none is
+//! chosen; with `mh-fallback` other slots are tried. A destination's last weight above 0 counts, so that a quiescent
+//! one gets its clients back.
 //!
 //! It keeps no state. Cost: one SipHash; with `mh-fallback` up to 4,093 more while destinations are unusable. Building
 //! takes about 4,093 × ln 4,093 steps in all, whatever the number of destinations.
@@ -36,7 +37,7 @@ impl Mh {
         Self { flags: setup.flags, slots: fill(setup) }
     }
 
-    /// The slots that are tried for a packet, one after the other, with the position in each.
+    /// The slots that are tried for a packet, in order, with the position in each.
     fn tried(&self, request: &Request) -> impl Iterator<Item = (usize, usize)> {
         let port = if self.flags.contains(Flags::PORT) { request.source.port } else { 0 };
         let place = move |offset| slot(hash(PLACE_KEY, request.source.addr, port, offset as u32));

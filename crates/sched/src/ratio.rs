@@ -5,7 +5,7 @@ use crate::scheduler::candidates::{Candidates, Load};
 /// The name of [`Load::overhead`] in explanations.
 pub(crate) const OVERHEAD: &str = "overhead";
 
-/// The usable one of some positions with the lowest overhead-to-weight ratio; the first wins a tie.
+/// Of these positions, the usable one with the lowest overhead-to-weight ratio; the first wins a tie.
 pub(crate) fn least(
     positions: impl Iterator<Item = usize>,
     candidates: &dyn Candidates,

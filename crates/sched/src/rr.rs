@@ -1,9 +1,9 @@
 //! Round-robin scheduling (`rr`).
 //!
-//! Runs once for each new connection. Takes the usable destinations in turn, beginning behind the one that was chosen
-//! last. A weight matters only if it is 0. The state is the position of the last choice plus one, and 0 before the
-//! first choice. Cost: a binary search, and one step for each overloaded destination that is passed over; quiescent
-//! ones are left out when the scheduler is built.
+//! Runs once for each new connection. Takes the usable destinations in turn, beginning behind the last choice. A weight
+//! matters only if it is 0. The state is the position of the last choice plus one, and 0 before the first choice. Cost:
+//! a binary search, and one step for each overloaded destination that is passed over; quiescent ones are left out when
+//! the scheduler is built.
 
 use crate::account::{Account, Figure};
 use crate::destination::Weight;

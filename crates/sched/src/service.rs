@@ -12,18 +12,18 @@ use xvs_proto::{Endpoint, Family, Protocol};
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceKey {
-    /// Packets of a protocol to a virtual endpoint; port 0 means every port.
+    /// The service of an endpoint: packets of a protocol to it.
     Address {
-        /// TCP, UDP or SCTP.
+        /// The protocol: `TCP`, `UDP` or `SCTP`.
         protocol: Protocol,
-        /// The virtual endpoint.
+        /// The virtual endpoint; port 0: every port.
         endpoint: Endpoint,
     },
-    /// Packets of a family that carry a firewall mark.
+    /// The service of a firewall mark: packets of a family with the mark.
     Mark {
-        /// The mark; never 0.
+        /// The firewall mark; never 0.
         mark: u32,
-        /// The family. One mark can name one service of each family.
+        /// The address family; one mark can have a service of each.
         family: Family,
     },
 }
@@ -52,13 +52,13 @@ impl ServiceKey {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClientLimit {
-    /// Connections at once; 0: any number.
+    /// Connections that each client may have at once; 0: any number.
     pub connections: u32,
-    /// New connections a second; 0: any number.
+    /// Connections a second that each client may begin; 0: any number.
     pub rate: u32,
-    /// New connections that a client which has made none for a while may make at once; 0: as many as `rate`.
+    /// Connections that each client may begin at once after a pause; 0: as many as `rate`.
     pub burst: u32,
-    /// What becomes of a client's SYN above the rate.
+    /// What becomes of a client's SYN above `rate`.
     #[serde(default)]
     pub above: Above,
     /// SYNs a second of all clients together; 0: any number.
@@ -69,7 +69,7 @@ pub struct ClientLimit {
     pub syn_burst: u32,
 }
 
-/// The SYNs that a service gets of all clients together.
+/// The limit of the SYNs that a service gets from all clients together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SynRate {
     /// SYNs a second; never 0.
@@ -86,7 +86,7 @@ pub enum Above {
     /// It is dropped.
     #[default]
     Drop,
-    /// The director answers it by a cookie. A client that proves the cookie connects without the rate.
+    /// The director answers it by a cookie, and a client that proves the cookie connects without the rate.
     SynProxy,
 }
 

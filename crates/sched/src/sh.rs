@@ -1,9 +1,10 @@
 //! Source hashing (`sh`).
 //!
-//! Runs once for each new connection. When it is built, 256 buckets are filled: each destination in turn takes as many
-//! as its weight says, but at least one. The packet's source address, with `sh-port` also its source port, selects the
-//! bucket. If the destination there is not usable, none is chosen; with `sh-fallback` other buckets are tried. It keeps
-//! no state. Cost: one hash; with `sh-fallback` up to 256 look-ups while destinations are unusable.
+//! Runs once for each new connection. When the scheduler is built, 256 buckets are filled: each destination in turn
+//! takes a number of buckets equal to its weight, but at least one. The packet's source address, with `sh-port` also
+//! its source port, selects the bucket. If the destination there is not usable, none is chosen; with `sh-fallback`
+//! other buckets are tried. It keeps no state. Cost: one hash; with `sh-fallback` up to 256 look-ups while destinations
+//! are unusable.
 //!
 //! Source: ipvs-behaviour, section 5.3.
 
@@ -30,7 +31,7 @@ impl Sh {
         Self { flags: setup.flags, buckets: round.iter().copied().cycle().take(BUCKETS).collect() }
     }
 
-    /// The buckets that are tried for a packet, one after the other, with the position in each.
+    /// The buckets that are tried for a packet, in order, with the position in each.
     fn tried(&self, request: &Request) -> impl Iterator<Item = (usize, usize)> {
         let port = if self.flags.contains(Flags::PORT) { u32::from(request.source.port) } else { 0 };
         let own = bucket(folded(request.source.addr).wrapping_add(port), BUCKETS.ilog2());

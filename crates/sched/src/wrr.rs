@@ -1,11 +1,11 @@
 //! Weighted round-robin scheduling (`wrr`).
 //!
-//! Runs once for each new connection. Goes through the list in rounds. Each round has a threshold, which is lowered
-//! after the round by the greatest common divisor of the weights. A destination is taken in the rounds whose threshold
-//! its weight reaches. The state holds the position of the last choice plus one (low half; 0 before the first) and the
-//! threshold (high half; 0 means the highest). Cost: one step for each destination in a row that does not reach the
-//! threshold; once in a round two passes over the destinations, at most four whatever their weights, because rounds
-//! whose threshold no usable destination reaches are skipped.
+//! Runs once for each new connection. Goes through the list in rounds. Each round has a threshold; the next round's is
+//! lower by the greatest common divisor of the weights. A round takes the destinations whose weight reaches its
+//! threshold. The state holds the position of the last choice plus one (low half; 0 before the first) and the threshold
+//! (high half; 0 means the highest). Cost: one step for each destination that is passed over; once in a round two
+//! passes over the destinations, at most four whatever their weights, because rounds whose threshold no usable
+//! destination reaches are skipped.
 
 use crate::account::{Account, Figure};
 use crate::destination::Weight;

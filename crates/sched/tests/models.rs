@@ -13,7 +13,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{self, Change, Flags, Setup, Tuning};
 use xvs_sched::{Candidates, Destination, Load, Request, Scheduler, State, Weight};
 
-/// One step of a history. Places are taken modulo their number.
+/// One step of a history. Indices are taken modulo the number of items.
 #[derive(Debug, Clone)]
 enum Step {
     Connect {

@@ -1,8 +1,8 @@
 //! An interface with an XDP program: in native mode, or in generic mode if the driver refuses native mode.
 //!
 //! Runs on the control thread. Unless it is pinned, the program is detached when the [`Attached`] is dropped, and by
-//! the kernel when the process dies. A pinned program stays; a later process takes its link over, and its own program
-//! replaces the old one there without a gap. Not here: what the program does.
+//! the kernel when the process dies. A pinned program stays. A later process takes over its link and replaces the
+//! program there without a gap. Not here: what the program does.
 
 use std::ffi::CStr;
 use std::io;
@@ -46,12 +46,13 @@ impl Attached {
         self.index
     }
 
-    /// The settings that sockets are opened for: those when it was attached, or of [`Self::set_settings`].
+    /// The settings for which sockets are opened: those at the time of attaching, or of the last
+    /// [`Self::set_settings`].
     pub fn settings(&self) -> Settings {
         self.settings
     }
 
-    /// The settings that it has now.
+    /// The interface's settings now.
     ///
     /// # Errors
     /// It is gone, or the settings would corrupt packets.
@@ -88,8 +89,8 @@ impl Attached {
         self.leaves_checksums
     }
 
-    /// Whether it takes frames that a program in native mode redirects to it. Kernels before 6.3 do not say it; then
-    /// the drivers that have native mode count as such, but veth, of which only some do, has to be tried: `None`.
+    /// Whether it takes frames that a program in native mode redirects to it. Kernels before 6.3 do not say. Then a
+    /// driver in native mode counts as one that does, except veth, which has to be tried: `None`.
     pub fn takes_redirected(&self) -> Option<bool> {
         match query_xdp(self.index) {
             Ok(state) if state.features != 0 => Some(state.features & TAKES_REDIRECTED != 0),
@@ -122,7 +123,7 @@ impl Attached {
     }
 
     /// Replaces the program by another instance, without a gap. `load` and `program` as for [`attach()`]. Sockets have
-    /// to be opened anew, because the new instance has a map of its own for them.
+    /// to be opened anew, because the new instance has its own map for them.
     ///
     /// # Errors
     /// The kernel refuses; nothing has changed.
@@ -298,8 +299,8 @@ pub fn attach(
     Ok(attached(object, link, native_refused, None))
 }
 
-/// Checks that a port of a bridge, or an interface below a port, does not merge packets before an attached bridge has
-/// them. One that is gone does not.
+/// Checks that a port of an attached bridge, or an interface below a port, does not merge packets. An interface that is
+/// gone merges none.
 ///
 /// # Errors
 /// The setting, with the command that changes it.

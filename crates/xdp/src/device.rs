@@ -1,7 +1,7 @@
-//! An interface's properties and its XDP program, read and not changed.
+//! An interface's properties and its XDP program, read but not changed.
 //!
-//! For `xvs doctor`, with or without a running director. Cost: some requests to the kernel. What the driver or the
-//! rights of the process withhold is left empty. Not here: whether any of it is a problem.
+//! For `xvs doctor`, with or without a running director. Cost: some requests to the kernel. Fields that the driver does
+//! not report, or the process may not read, are left empty. Not here: whether any of it is a problem.
 
 use std::collections::BTreeSet;
 use std::{fmt, fs, io};
@@ -28,8 +28,8 @@ pub struct Device {
     pub most_receive_queues: u32,
     /// The word of `ethtool -L` that sets the number of receive queues.
     pub queues_word: &'static str,
-    /// The features that are on, by the names of `ethtool -k`; features that have one name there are listed by their
-    /// own names.
+    /// The features that are on, by the names of `ethtool -k`. Features that share a name there have their own names
+    /// here.
     pub features: BTreeSet<String>,
     /// Whether the driver runs XDP programs and executes their redirects. Kernels before 6.3 do not say, which reads as
     /// `false`.
@@ -61,8 +61,8 @@ pub struct Program {
     pub mode: Option<Mode>,
     /// Its owner. `None` if this process may not read it.
     pub owner: Option<Owner>,
-    /// The process that holds it by a BPF link, which `ip link` cannot remove. `None`: none does, or this process may
-    /// not read which.
+    /// The process that keeps it attached by a BPF link, which `ip link` cannot remove. `None`: none does, or this
+    /// process may not read which.
     pub process: Option<u32>,
     /// The name of the director that has pinned it. `None`: none has, or this process may not read that.
     pub pinned_by: Option<String>,
@@ -131,7 +131,7 @@ impl Program {
     pub fn detach_command(&self, interface: &str) -> Option<String> {
         let kind = if self.mode == Some(Mode::Generic) { "xdpgeneric" } else { "xdp" };
         match (self.process, &self.owner) {
-            // A link of BPF ends with its process.
+            // A BPF link ends with its process.
             (Some(_), _) | (None, Some(Owner::Director)) => None,
             (None, Some(Owner::RealServer)) => Some("xvs realserver down --vip ADDRESS".to_owned()),
             (None, _) => Some(format!("ip link set dev {interface} {kind} off")),
@@ -159,7 +159,8 @@ impl Program {
     }
 }
 
-/// The process with a BPF link of this program to this interface. Cost: a look at each descriptor of each process.
+/// The process that holds the BPF link between this program and this interface. Cost: a look at each descriptor of each
+/// process.
 fn holder(ifindex: u32, program: u32) -> Option<u32> {
     let wanted = [format!("prog_id:\t{program}"), format!("ifindex:\t{ifindex}")];
     let holds = |pid: &u32| {

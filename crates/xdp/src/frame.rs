@@ -1,14 +1,13 @@
 //! Frames: the slots of a fixed memory area, each with room for a packet or a part of one, and their pool.
 //!
-//! A packet larger than a slot is a chain: the frame of its first part, and behind it those of the other parts, which
-//! the chain owns. [`Frame::bytes`] returns the first part alone. The next frame of a chain is stored at the beginning
-//! of the slot, in headroom that outer headers then do not have. A frame without another one behind it costs one
-//! comparison more than it would without chains.
+//! A packet larger than a slot is a chain of frames: the first frame owns those of the other parts. [`Frame::bytes`]
+//! returns the first part alone. The next frame of a chain is stored at the beginning of the slot, in headroom that
+//! outer headers then cannot use. For a single frame, chains cost one comparison.
 //!
 //! A frame is at any time in exactly one place: in the pool, in the pipeline (as an owned [`Frame`]), lent to the
-//! kernel for a packet that it receives, or lent to it to be sent. [`FramePool`] records the place in release builds
-//! too. So a descriptor that the kernel returns twice, by the wrong ring, or that was never lent, is refused instead of
-//! believed. Taking a frame and putting it back costs a few instructions; nothing allocates after the pool was made.
+//! kernel for receiving (fill ring), or lent to it for sending (TX ring). [`FramePool`] records the place in release
+//! builds too. So a descriptor is refused if the kernel returns it twice or by the wrong ring, or if it was never lent.
+//! Taking a frame and putting it back costs a few instructions; nothing allocates after the pool was made.
 
 use std::any::Any;
 use std::mem::size_of;
@@ -18,7 +17,7 @@ use std::{iter, slice};
 /// The layout of an area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameLayout {
-    /// Bytes of one frame, headroom included: a power of two, so that its number follows from an address by a shift.
+    /// Bytes of one frame, headroom included: a power of two, so that a shift of an address gives the frame's number.
     pub frame_size_bytes: u32,
     /// Where the packet of a fresh frame begins. Outer headers are written into the room before it.
     pub headroom_bytes: u32,
@@ -26,8 +25,8 @@ pub struct FrameLayout {
     pub frames: u32,
 }
 
-/// An owned slot, and those behind it if it begins a chain. No other code reads or writes their bytes while the value
-/// exists.
+/// An owned slot, with the other slots of the chain if it begins one. No other code reads or writes their bytes while
+/// the value exists.
 #[derive(Debug)]
 pub struct Frame {
     slot: NonNull<u8>,
@@ -35,7 +34,7 @@ pub struct Frame {
     /// Bytes of the packet in this slot.
     len: u32,
     index: u32,
-    /// Bytes of the packet in the slots behind this one; 0 in frames that others are before.
+    /// Bytes of the packet in the slots behind this one; set only in the first frame of a chain.
     tail: u16,
     size_log2: u8,
     /// Whether the slot begins with the next frame of the chain.
@@ -224,7 +223,7 @@ impl Frame {
         Ok(())
     }
 
-    /// Separates the slots that hold nothing of the packet.
+    /// Separates the slots behind the end of the packet.
     pub fn split_surplus(&mut self) -> Option<Self> {
         let (mut left, mut last) = (self.len(), self);
         loop {
@@ -276,7 +275,7 @@ enum Place {
     Sent,
 }
 
-/// A packet's position in the area, as descriptors of the kernel have it.
+/// A packet's position in the area, as in a descriptor of a ring.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
     /// Byte offset of the packet from the start of the area.
@@ -399,8 +398,8 @@ impl FramePool {
         self.take().map(|frame| self.lend_as(frame, Place::Filled))
     }
 
-    /// Takes back a frame of [`Self::lend_empty`] with a packet of the kernel. `None` if the span does not lie inside
-    /// one such frame: the descriptor is wrong then, and nothing has changed.
+    /// Takes back a frame of [`Self::lend_empty`], with a received packet. `None` if the span does not lie inside one
+    /// such frame: the descriptor is wrong then, and nothing has changed.
     #[inline]
     pub fn reclaim(&mut self, span: Span) -> Option<Frame> {
         let (index, start) = self.slot_in(Place::Filled, span.offset)?;
@@ -409,7 +408,7 @@ impl FramePool {
     }
 
     /// Puts a frame of [`Self::lend`] back into the pool, after its transmission. Returns `false` if it was not lent
-    /// so.
+    /// for sending.
     #[inline]
     #[must_use]
     pub fn restore(&mut self, offset: usize) -> bool {

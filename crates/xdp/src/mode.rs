@@ -1,4 +1,5 @@
-//! The mode in which an interface's frames are steered and shared, and the settings that this mode forbids.
+//! How an interface's frames reach the sockets (native or generic XDP, zero-copy or copy), and the settings that this
+//! forbids.
 //!
 //! Checked once, when an interface is attached. A setting that would corrupt traffic is refused, with the command that
 //! changes it. Source: the kernel's Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
@@ -80,13 +81,13 @@ pub struct Refusal {
     pub mend: String,
 }
 
-/// Whether a driver may deliver packets with the checksum that the sender left to its device: those of virtual devices,
-/// which pass packets on as they are, and bridges, which may have them as ports.
+/// Whether a driver may deliver packets with partial checksums, which the sender left to its device: virtual devices,
+/// which pass packets on as they are, and bridges, whose ports may be virtual devices.
 pub fn leaves_checksums(driver: &str) -> bool {
     matches!(driver, "veth" | "netkit" | "macvlan" | "tun" | "virtio_net" | "vif" | BRIDGE)
 }
 
-/// The settings of an interface that its sockets depend on.
+/// The settings of an interface on which its sockets depend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
     /// The largest packet that it sends, in bytes, without link header.
@@ -112,8 +113,8 @@ impl Settings {
         Ok(Self { mtu, receive_queues, flags, gro, mtu_limit })
     }
 
-    /// Whether sockets that were opened for `former` do not receive all packets of these settings: there are queues
-    /// without a socket, or packets larger than a frame.
+    /// Whether sockets that were opened for `former` miss packets under these settings: queues have no socket, or
+    /// packets exceed a frame.
     pub fn needs_new_sockets(self, former: Self) -> bool {
         self.receive_queues != former.receive_queues
             || frame_size_bytes(self.mtu) > frame_size_bytes(former.mtu)

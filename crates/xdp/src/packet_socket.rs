@@ -1,4 +1,4 @@
-//! Packet sockets (AF_PACKET): the packets of one protocol on one link, beside the kernel's own use of them.
+//! Packet sockets (AF_PACKET): the packets of one protocol on one link, which the kernel also receives itself.
 //!
 //! For probes of a link, not for services: a packet costs a copy and a system call.
 //!
@@ -35,7 +35,7 @@ impl PacketSocket {
             sll_halen: 6,
             sll_addr: [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         };
-        // It has no protocol until it is bound, so that it receives from no other link.
+        // The socket has no protocol until it is bound, so that it receives from no other link.
         let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         // SAFETY: `broadcast` is a `sockaddr_ll`, which sockets of this family take, and `ADDRESS_LEN` is its length;
         // the kernel copies it.

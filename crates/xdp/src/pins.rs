@@ -1,8 +1,9 @@
-//! Pins: links of the director's XDP programs in a bpffs, by which the programs stay attached when the process ends.
+//! Pins: names in a bpffs for the links of the director's XDP programs. They keep the programs attached when the
+//! process ends.
 //!
-//! Used at the start, when an interface is attached again, and for a release. The pins of a director are in
-//! `BPFFS/xvs/DIRECTOR/INTERFACE`, in which `:` stands for each `.`, because a bpffs refuses that. Not here: what the
-//! programs do without a director (`bpf/redirect.bpf.c` of `dataplane`), names of directors (`instance.rs` of `host`).
+//! Used at the start, when an interface is attached again, and for a release. A pin's path is
+//! `BPFFS/xvs/DIRECTOR/INTERFACE`, with `:` for each `.`, because a bpffs refuses dots. Not here: what the programs do
+//! without a director (`bpf/redirect.bpf.c` of `dataplane`), names of directors (`instance.rs` of `host`).
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -24,14 +25,14 @@ use super::mode::Mode;
 
 /// Where administrators and systemd mount a bpffs.
 const MOUNT_POINT: &str = "/sys/fs/bpf";
-/// The same of the host, for a process with a `/sys` of its own, as `ip netns exec` gives it.
+/// The host's mount point, for a process that has its own `/sys`, as under `ip netns exec`.
 const MOUNT_POINT_OF_HOST: &str = "/proc/1/root/sys/fs/bpf";
 /// The folder of all directors.
 const FOLDER: &str = "xvs";
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const MAGIC: u64 = 0xcafe_4a11;
 
-/// The folder of all directors, as a path that this process can still search when it has given up its rights.
+/// The folder of all directors, as a path that this process can still search after giving up its rights.
 static KEPT: OnceLock<Kept> = OnceLock::new();
 
 #[derive(Debug)]
@@ -44,16 +45,16 @@ struct Kept {
 /// Uses this open folder of all directors from now on: only its own permissions matter, not those of the bpffs above.
 pub fn keep(folder: OwnedFd) {
     let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
-    // A process has one.
+    // A process has only one.
     let _ = KEPT.set(Kept { path, descriptor: Some(folder) });
 }
 
-/// The same by the path of [`kept`], in the program that this process executed then.
+/// As [`keep`], by the path of [`kept`], in the program that the process then executed.
 pub fn keep_path(path: PathBuf) {
     let _ = KEPT.set(Kept { path, descriptor: None });
 }
 
-/// The path of the folder of [`keep`], which stays open in a program that this process executes from now on.
+/// The path of the folder of [`keep`]. The folder now stays open in a program that this process executes.
 ///
 /// # Errors
 /// The kernel's.
@@ -70,10 +71,10 @@ pub fn folder() -> Option<PathBuf> {
     KEPT.get().map(|kept| kept.path.clone()).or_else(|| Some(mounted()?.join(FOLDER)))
 }
 
-/// The same on a bpffs that is mounted if there is none.
+/// As [`folder`]; mounts a bpffs if there is none.
 ///
 /// # Errors
-/// It cannot be mounted, or only where it would end with this process.
+/// No bpffs can be mounted, or only in a mount namespace that would end with this process.
 pub fn folder_or_mount() -> io::Result<PathBuf> {
     if let Some(found) = folder() {
         return Ok(found);
@@ -106,7 +107,7 @@ fn mount_bpffs() -> io::Result<()> {
     Ok(mount("bpf", MOUNT_POINT, "bpf", flags, Some(c"mode=0700"))?)
 }
 
-/// Mounts it from the host's mount namespace, on a thread of its own that then ends.
+/// Mounts it from the host's mount namespace, on a separate thread that then ends.
 fn mount_on_host() -> io::Result<()> {
     let [host, root] = ["/proc/1/ns/mnt", "/proc/1/root"].map(fs::File::open);
     let (host, root) = (host?, root?);
@@ -114,7 +115,7 @@ fn mount_on_host() -> io::Result<()> {
         // SAFETY: descriptors stay shared; only the root and working directory become the thread's own.
         unsafe { unshare_unsafe(UnshareFlags::FS) }?;
         move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount))?;
-        // The namespace has a root of its own, which need not be that of process 1.
+        // The namespace has its own root, which need not be that of process 1.
         fchdir(&root)?;
         chroot(".")?;
         mount_bpffs()
@@ -148,7 +149,7 @@ pub(super) struct Pinned {
 }
 
 impl Pins {
-    /// Those of the director of this name, which has no `/`, in the folder of all directors.
+    /// The pins of the director of this name, which has no `/`, in the folder of all directors.
     pub fn of(folder: &Path, director: &str) -> Self {
         Self { folder: folder.join(director.replace('.', ":")) }
     }
@@ -157,12 +158,12 @@ impl Pins {
     pub(super) fn find(&self, interface: u32) -> Option<Pinned> {
         let (program, mode) = query_xdp(interface).ok()?.program?;
         let mut links = self.links().into_iter();
-        // In another network namespace the index may be that of another interface, with another program.
+        // In another network namespace the same index may name another interface, with another program.
         let (_, link, _) = links.find(|(.., info)| *info == LinkInfo { program, interface })?;
         Some(Pinned { link, program, mode: mode? })
     }
 
-    /// Pins a link for an interface, in the place of any other one.
+    /// Pins a link for an interface. Replaces any other pin of it.
     pub(super) fn pin(&self, interface: &str, link: BorrowedFd<'_>) -> io::Result<()> {
         let path = self.path(interface);
         fs::create_dir_all(&self.folder)?;
@@ -218,7 +219,7 @@ impl Pins {
     }
 }
 
-/// The names in a folder, as they were before a bpffs took them.
+/// The names in a folder, with `.` again where the bpffs has `:`.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name());
     let names = fs::read_dir(folder)?.map(name).collect::<io::Result<Vec<OsString>>>()?;

@@ -14,7 +14,7 @@ use crate::frame::Span;
 
 /// A ring that this process writes, with entries of type `E`: frames for the kernel.
 ///
-/// It stands at its own address on the heap, because libxdp keeps the pointer.
+/// It has a fixed address on the heap, because libxdp keeps the pointer.
 #[derive(Debug)]
 pub(super) struct Producer<E>(NonNull<sys::xsk_ring_prod>, PhantomData<E>);
 
@@ -26,7 +26,7 @@ pub(super) struct Consumer<E>(NonNull<sys::xsk_ring_cons>, PhantomData<E>);
 pub(super) type TransmitRing = Producer<sys::xdp_desc>;
 /// Packets that were received.
 pub(super) type ReceiveRing = Consumer<sys::xdp_desc>;
-/// Addresses of frames that packets may be received into.
+/// Addresses of frames into which the kernel may receive packets.
 pub(super) type FillRing = Producer<u64>;
 /// Addresses of packets that were sent.
 pub(super) type CompletionRing = Consumer<u64>;
@@ -79,7 +79,7 @@ impl<E> Producer<E> {
         slots.saturating_sub(free)
     }
 
-    /// Whether the kernel wants a system call to continue with this ring.
+    /// Whether the kernel needs a system call to continue with this ring.
     pub(super) fn needs_wakeup(&self) -> bool {
         // SAFETY: as for `reserve`; the flags are only read.
         unsafe { sys::xsk_ring_prod__needs_wakeup(self.as_ptr()) != 0 }
@@ -110,8 +110,8 @@ impl TransmitRing {
 }
 
 impl FillRing {
-    /// Passes `count` frames for received packets to the kernel, whose addresses `lend` returns: all or none. Returns
-    /// `false`, without calling `lend`, if there is no room for them.
+    /// Passes `count` frames for received packets to the kernel: all or none. `lend` returns the address of each.
+    /// Returns `false`, without calling `lend`, if there is no room for them.
     pub(super) fn lend(&mut self, count: u32, mut lend: impl FnMut() -> usize) -> bool {
         let Some(first) = self.reserve(count) else { return false };
         for number in 0..count {

@@ -1,8 +1,8 @@
 //! One AF_XDP socket: the four rings of one queue of one interface.
 //!
-//! The worker uses it for each burst. An entry of a ring is believed only if the pool confirms it; all others are
-//! counted and ignored. A socket never has more frames in flight than its TX ring has slots, nor more lent for
-//! receiving than its fill ring has slots, so no ring overflows.
+//! The worker uses it for each burst. A ring entry is accepted only if the pool confirms it; all others are counted and
+//! ignored. A socket never has more frames in flight than its TX ring has slots, nor more lent for receiving than its
+//! fill ring has slots, so no ring overflows.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -63,7 +63,7 @@ pub(super) struct Socket {
     arriving: Arriving,
 }
 
-/// The packet whose last part was not received yet.
+/// A packet whose last part was not received yet.
 enum Arriving {
     /// There is none.
     Nothing,
@@ -94,7 +94,7 @@ impl Socket {
         let failed = |source| SocketError::of(attached, queue, source);
         let rings = Rings::open(umem, attached.interface(), queue, config).map_err(failed)?;
         let sizes = RingSizes { receive: config.rx_size, transmit: config.tx_size };
-        // libxdp opens the socket so that child processes would inherit it and keep the queue.
+        // libxdp opens the socket without CLOEXEC: child processes would inherit it and keep the queue.
         fcntl_setfd(rings.fd(), FdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
         Ok(Self {
             link,
@@ -291,7 +291,8 @@ impl Statistics {
         Self {
             receive_ring_full: kernel.rx_ring_full,
             fill_ring_empty: kernel.rx_fill_ring_empty_descs,
-            // The kernel may count the one between the reads of the two, so the difference may be negative by a few.
+            // The kernel may increase one counter between our reads of the two, so the difference may be negative by a
+            // few.
             receive_dropped: kernel.rx_dropped.saturating_sub(counted_twice),
             fill_invalid: kernel.rx_invalid_descs,
             transmit_invalid: kernel.tx_invalid_descs,

@@ -1,11 +1,9 @@
 //! One worker's AF_XDP sockets: one for each of its queues of every attached interface, over one UMEM.
 //!
-//! The control thread opens them, the worker uses them for each burst. The pool knows the place of every frame: lent to
-//! a fill ring or a TX ring, or in the pipeline. A descriptor that contradicts the pool is counted and ignored. A
-//! socket never has more frames in flight than its TX ring has slots, so the rings of a socket cannot overflow; a frame
-//! beyond that is returned to the caller. Nothing allocates after set-up.
-//!
-//! Cost for each burst: one `sendto` for each 32 frames and interface in copy mode, none in zero-copy mode under load.
+//! The control thread opens them, the worker uses them for each burst. A frame that finds no room in a TX ring is
+//! returned to the caller. Nothing allocates after set-up. Cost for each burst: one `sendto` for each 32 frames and
+//! interface in copy mode, none in zero-copy mode under load. Not here: the checks of descriptors, and the bounds that
+//! keep rings from overflowing (`socket.rs`).
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -44,7 +42,7 @@ impl PacketMemory {
     /// Memory for the sockets of these queues.
     ///
     /// # Errors
-    /// There is not as much memory, or this process may not lock it.
+    /// There is not enough memory, or this process may not lock it.
     pub fn create(links: &[Queues<'_>], sizes: RingSizes) -> Result<Self, SocketError> {
         let layout = layout_for(links, sizes);
         let (umem, pool) = Umem::create(layout, sizes)?;
@@ -70,7 +68,7 @@ pub struct Sockets {
 }
 
 impl Drop for Sockets {
-    /// The kernel waits for a grace period at the end of each socket: one for all of them, if they end at once.
+    /// The kernel waits for a grace period when a socket is closed. Sockets that are closed at once share one.
     fn drop(&mut self) {
         for socket in &mut self.sockets {
             socket.abandon(&mut self.pool);
@@ -88,9 +86,9 @@ impl Drop for Sockets {
 
 impl Sockets {
     /// Opens one socket for each queue, over one UMEM, and lets the programs of the interfaces steer to them. The
-    /// position of an interface in `links` is its [`LinkId`]. An interface that is gone has no sockets, and the others
-    /// have theirs. Blocks for up to a second if a queue is occupied, because
-    /// the kernel frees the queue of a closed socket only some time afterwards.
+    /// position of an interface in `links` is its [`LinkId`]. An interface that is gone gets no sockets; the others get
+    /// theirs. Blocks for up to a second if a queue is occupied, because the kernel frees the queue of a closed socket
+    /// only some time afterwards.
     ///
     /// # Errors
     /// See [`SocketError`].
@@ -98,7 +96,7 @@ impl Sockets {
         Self::open_over(links, sizes, None)
     }
 
-    /// The same over memory that was made before, so that it takes less time.
+    /// As [`Self::open`], over memory that was made before, which saves time.
     ///
     /// # Errors
     /// As for [`Self::open`].
@@ -215,8 +213,8 @@ impl Sockets {
         self.sockets.iter().map(|socket| (socket.link, socket.queue, socket.statistics(&self.copy)))
     }
 
-    /// Takes packets with up to `room` parts ([`BURST`] at most) from the sockets in turn, each time beginning with
-    /// another one.
+    /// Takes packets with up to `room` parts in all ([`BURST`] at most) from the sockets in turn. Each call begins with
+    /// another socket.
     pub fn receive(&mut self, room: usize, mut take: impl FnMut(LinkId, Frame)) {
         let mut room = room.min(BURST);
         let count = self.sockets.len();
@@ -255,7 +253,7 @@ impl Sockets {
     }
 }
 
-/// Makes a socket once its queue is free. The UMEM and the sockets of other queues stay, because to make them again
+/// Makes a socket once its queue is free. The UMEM and the sockets of other queues stay, because making them again
 /// takes far longer, and the kernel would have to free those queues, too.
 fn when_free(open: impl Fn() -> Result<Socket, SocketError>) -> Result<Socket, SocketError> {
     let until = Instant::now() + OCCUPIED;
@@ -267,7 +265,7 @@ fn when_free(open: impl Fn() -> Result<Socket, SocketError>) -> Result<Socket, S
     }
 }
 
-/// How long the kernel may take to free the queue of a closed socket, and the interval of looking.
+/// How long the kernel may take to free the queue of a closed socket, and the interval between tries.
 const OCCUPIED: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 

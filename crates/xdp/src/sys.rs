@@ -253,9 +253,9 @@ pub(super) fn xdp_statistics(socket: BorrowedFd<'_>) -> io::Result<libxdp_sys::x
     Ok(counts)
 }
 
-/// Makes this thread run before all threads of its core without a realtime class, whenever it has work. The kernel's
-/// receive threads (NAPI threads, ksoftirqd) are such threads: under overload they take in no more than this thread
-/// forwards, and the interface drops the rest at no cost. Source: sched(7), `SCHED_RR`.
+/// Gives this thread a realtime priority: when it has work, it runs before all threads of its core without a realtime
+/// class. The kernel's receive threads (NAPI threads, ksoftirqd) have none. So under overload they receive no more than
+/// this thread forwards, and the interface drops the rest at no cost. Source: sched(7), `SCHED_RR`.
 ///
 /// # Errors
 /// The kernel's error, EPERM without CAP_SYS_NICE; nothing has changed.
@@ -317,7 +317,7 @@ pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 /// The flag of a socket whose packets may have several descriptors (linux/if_xdp.h: `XDP_USE_SG`, since 6.6).
 pub(super) const SEVERAL_BUFFERS: u16 = 1 << 4;
 
-/// Whether the kernel knows [`SEVERAL_BUFFERS`]. A socket is bound to no interface with this flag: a kernel that does
+/// Whether the kernel knows [`SEVERAL_BUFFERS`]. This binds a socket with the flag to no interface: a kernel that does
 /// not know the flag refuses it before it looks for the interface (net/xdp/xsk.c, `xsk_bind`).
 pub(super) fn passes_several_buffers() -> io::Result<bool> {
     let socket = socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)?;

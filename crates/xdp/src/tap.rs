@@ -1,8 +1,8 @@
 //! A TAP interface with traffic control programs on both sides.
 //!
-//! A frame that is written to it reaches the kernel as if the TAP had received it, through the program on its ingress
-//! side. A frame that the program on its egress side lets through can be read. The kernel removes the TAP when its
-//! [`Tap`] is dropped. Cost: one system call for each frame.
+//! A frame that is written to the TAP reaches the kernel as if the TAP had received it, through the program on its
+//! ingress side. A frame that the program on its egress side lets through can be read. The kernel removes the TAP when
+//! its [`Tap`] is dropped. Cost: one system call for each frame.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -19,7 +19,7 @@ use super::sys::{Request, index_of, make_tap};
 /// The names of the director's TAPs; `%d` stands for the first free number.
 const NAMES: &str = "xvs%d";
 
-/// Whether this is the name of a TAP of a director, and the interface's driver that of TAPs.
+/// Whether an interface with this name and driver is a TAP of a director.
 pub fn is_director_tap(name: &str, driver: &str) -> bool {
     let digits = name.strip_prefix(NAMES.trim_end_matches("%d"));
     driver == "tun" && digits.is_some_and(|digits| digits.parse::<u32>().is_ok())

@@ -28,9 +28,9 @@ pub struct RingSizes {
 }
 
 impl Default for RingSizes {
-    /// As many frames as the windows of some TCP connections have packets; with fewer, TCP loses packets whenever the
-    /// worker has to wait for its core (docs/performance.md). With two interfaces of 1500 bytes MTU, the UMEM of one
-    /// worker has 19 MiB.
+    /// Enough frames for the windows of several TCP connections. With fewer, TCP loses packets whenever the worker has
+    /// to wait for its core (docs/performance.md). With two interfaces of 1500 bytes MTU, the UMEM of one worker has 19
+    /// MiB.
     fn default() -> Self {
         Self { receive: 4096, transmit: 512 }
     }
@@ -75,7 +75,7 @@ pub(super) enum UmemError {
     Kernel(io::Error),
 }
 
-/// Packet memory that is registered with the kernel. Its sockets and the pool of its frames keep it.
+/// Packet memory that is registered with the kernel. Its sockets and the pool of its frames keep it alive.
 #[derive(Debug)]
 pub(super) struct Umem {
     /// The state that libxdp reads and writes whenever a socket is made or deleted.
@@ -266,8 +266,8 @@ const LINK_HEADER_BYTES: u32 = 22;
 /// The smallest frame that the kernel accepts (net/xdp/xdp_umem.c, XDP_UMEM_MIN_CHUNK_SIZE), and a page.
 const SMALL_FRAME_BYTES: u32 = 2048;
 const LARGE_FRAME_BYTES: u32 = 4096;
-/// Frames for the pipeline: the burst that it processes, and frames that the director originates. While it uses at most
-/// three bursts of them, every fill ring can be refilled, whatever the TX rings hold.
+/// Frames for the pipeline: the burst that it processes, and frames that the director originates. While the pipeline
+/// uses at most three bursts of frames, every fill ring can be refilled, whatever the TX rings hold.
 const PIPELINE: u32 = 4 * BURST as u32;
 /// The most packets that the pipeline holds back.
 const KEPT: u32 = (HELD + WAITING) as u32;

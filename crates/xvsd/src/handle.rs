@@ -114,11 +114,11 @@ impl Handle {
         answer
     }
 
-    /// Carries out a step of a process that takes over. `successor` is the one that has begun last, and where its steps
-    /// go; an earlier one was given up.
+    /// Carries out a step of a successor. `successor` holds the latest one that has begun, and the channel for its
+    /// steps; earlier ones were given up.
     ///
     /// # Errors
-    /// The step does not fit, or none is taking over.
+    /// The step is out of order, or this process is not taking over.
     pub(crate) fn take_over(
         &self,
         successor: &mut Option<(u32, Sender<Step>)>,
@@ -148,7 +148,7 @@ impl Handle {
         self.send(|reply| Input::Journal(begun, reply))
     }
 
-    /// Puts the settings of an xvs.toml in force that was read again. Returns the settings of `xvs set` that it undoes.
+    /// Puts the settings of a re-read xvs.toml in force. Returns the settings of `xvs set` that the file undoes.
     ///
     /// # Errors
     /// The daemon is ending.

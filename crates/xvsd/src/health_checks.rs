@@ -78,7 +78,7 @@ pub(crate) fn start(
     Ok(engine)
 }
 
-/// Reads a file to replace what runs, and records a refusal of the file that runs.
+/// Reads a file to replace the running one. If it is the same path, a refusal is in the checks' report.
 ///
 /// # Errors
 /// The errors in the file, a line each; or it has no virtual servers while some run.

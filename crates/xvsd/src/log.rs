@@ -1,7 +1,7 @@
-//! The log on stderr. It delays nothing and ends nothing.
+//! The log on stderr, which never delays or ends xvsd.
 //!
-//! One thread writes all lines. While stderr takes none (a full disk, a pipe whose reader is closed or stands still),
-//! lines wait in a bounded queue. Lines that find the queue full, or that cannot be written, are lost and counted.
+//! One thread writes all lines. While stderr takes none (a full disk, a pipe whose reader is gone or hangs), lines wait
+//! in a bounded queue. Lines that find the queue full, or that cannot be written, are lost and counted.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
@@ -79,8 +79,8 @@ impl Log {
         self.set.clone()
     }
 
-    /// Logs why xvsd ends, whatever the filter, and ends. Returns `false` for a log of text, in which the error is the
-    /// caller's last line.
+    /// Logs why xvsd ends, whatever the filter, and ends the log. Returns `false` for a log of text: the caller prints
+    /// the error.
     pub fn end(self, error: &dyn Error) -> bool {
         let is_json = self.format == LogFormat::Json;
         if is_json && (self.set)(EnvFilter::new("error"), self.format).is_ok() {
@@ -97,7 +97,7 @@ impl Log {
 
 impl Drop for Log {
     fn drop(&mut self) {
-        // Waiting for a reader that stands still would delay the end.
+        // Waiting for a reader that hangs would delay the end.
         if self.losses.is_stalled() {
             std::mem::forget(self.writer.take());
         }

@@ -33,13 +33,13 @@ pub(crate) struct Offloading {
 
 /// How an interface takes part.
 pub(crate) struct Part {
-    /// Whether the program forwards what arrives or leaves by it.
+    /// Whether the program forwards what arrives or leaves on it.
     pub(crate) offloads: bool,
     /// Whether the program runs in generic mode, where any interface takes what it forwards.
     pub(crate) generic: bool,
     /// Whether it takes what the program forwards in native mode.
     pub(crate) takes_redirected: bool,
-    /// Why it takes no part, or what leaves by it does not; `None`: it does.
+    /// Why it takes no part, or only in what arrives; `None`: it takes part.
     pub(crate) why_not: Option<String>,
 }
 
@@ -47,10 +47,10 @@ const REFUSES: &str = "it has refused many packets that the XDP program had forw
                        is tried again";
 const TAKES_NONE: &str = "it takes no packets that an XDP program forwards; veth does after `ethtool -K PEER gro on` at its \
                           other end";
-/// From one question to the kernel to the next, which costs several system calls for each interface.
+/// Interval of asking the kernel, which costs several system calls for each interface.
 const ASK_INTERVAL: Duration = Duration::from_secs(10);
-/// So many refused packets in the last seconds, and more than have left, are too many. A link that is too slow for its
-/// packets refuses less.
+/// An interface refuses too many packets if it refused this many in the last seconds, and more than it sent. A link
+/// that is just too slow refuses fewer.
 const REFUSED_MIN: f64 = 4.0;
 /// What a second counts less than the next one.
 const DECAY: f64 = 7.0 / 8.0;
@@ -120,7 +120,7 @@ impl Offloading {
         self.flows.set_on(self.is_on);
     }
 
-    /// Whether the kernel should be asked again which interfaces take what the program forwards: it tells no changes.
+    /// Whether to ask the kernel again which interfaces take what the program forwards: it does not announce changes.
     pub(crate) fn is_ask_due(&self) -> bool {
         self.asked.elapsed() >= ASK_INTERVAL
     }
@@ -131,7 +131,7 @@ impl Offloading {
         let takes = |attached: &&Attached| {
             let index = attached.index();
             attached.takes_redirected().unwrap_or_else(|| {
-                // One that has taken a frame counts as one that does, until it refuses too many.
+                // An interface that has taken one frame counts as taking them, until it refuses too many.
                 let is_wanted = *is_on && !excluded.iter().any(|excluded| excluded == attached.interface());
                 let try_it = |address| losses.is_taken(index, address);
                 takers.contains(&index) || is_wanted && attached.link_address().is_ok_and(try_it)
@@ -162,7 +162,7 @@ impl Offloading {
         Part { offloads, generic, takes_redirected, why_not }
     }
 
-    /// The packets that were to leave by an interface and did not.
+    /// The packets that were to leave on an interface and did not.
     pub(crate) fn lost(&self, ifindex: u32) -> u64 {
         let Leaving { refused, full, .. } = self.losses.of(ifindex);
         refused + full

@@ -1,10 +1,10 @@
 //! Probes of real servers through their virtual address: from a health check to the workers and back.
 //!
-//! Used by the health checks alone. While the configuration has checks of this kind, a TCP port is reserved, and
-//! replies to it are steered. A probe is put into the object that the workers share through the snapshot, and one
-//! worker is woken to send it; its stage is read whenever the check asks. Cost of a probe: two look-ups of a route, and
-//! after a change of the services one pass over them. Not here: the packets (`general_path/vip_probe.rs` of the data
-//! plane), and what a result means (`probes/through_vip.rs` of the health checks).
+//! Used only by the health checks. While the configuration has checks of this kind, a TCP port is reserved, and replies
+//! to it are steered. A probe is put into the object that the workers share through the snapshot, and one worker is
+//! woken to send it; its stage is read whenever the check asks. Cost of a probe: two look-ups of a route, and after a
+//! change of the services one pass over them. Not here: the packets (`general_path/vip_probe.rs` of the data plane),
+//! and what a result means (`probes/through_vip.rs` of the health checks).
 
 use std::collections::HashSet;
 use std::io;
@@ -232,7 +232,7 @@ impl VipProbe for Begun {
                 }
                 VipAnswer::Sent
             }
-            // The end of the probe would be the end of its reset too.
+            // If the probe ended now, its reset would not be sent.
             VipStage::Accepted if !std::mem::replace(&mut self.is_reset_due, true) => {
                 self.wake();
                 VipAnswer::Sent
@@ -243,7 +243,7 @@ impl VipProbe for Begun {
     }
 }
 
-/// A TCP port that the kernel gives to nobody else, at any address, until the socket is closed. The socket does not
+/// A TCP port that the kernel gives to no other socket, at any address, until this socket is closed. It does not
 /// listen.
 fn reserve_port() -> io::Result<(OwnedFd, u16)> {
     let bound = |family, any: IpAddr| -> io::Result<OwnedFd> {

@@ -1,10 +1,10 @@
-//! When what xvs did counts as what the kernel did.
+//! The rules by which a result of xvs counts as equal to the kernel's.
 //!
 //! Frames are compared as a multiset of link and bytes, with what cannot be predicted masked: the identification of
 //! headers that the director writes (and the sum over it) and of IPv6 fragments, and the source port of GUE. Reports of
-//! multicast groups are left out. Listings are exact below a service; the order of services, which is that of a hash
-//! table in the kernel, and the table's size are free. Saved rules of marks are left out: the kernel's are netfilter's.
-//! Times left may differ by what the kernel's timers are late.
+//! multicast groups are left out. Below a service listings must be equal; the order of services, in the kernel that of
+//! a hash table, and the table's size may differ. Saved mark rules are left out: the kernel's are netfilter's.
+//! Remaining times may differ by the delay of the kernel's timers.
 
 pub(crate) mod sync;
 

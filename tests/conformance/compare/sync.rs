@@ -1,5 +1,5 @@
-//! When the messages of the master daemon count as the kernel's: the same ones, in the same order and within the same
-//! second, which is how often the kernel's thread looks for incomplete ones, at a phase of its own.
+//! The rules by which messages of the master daemon count as equal to the kernel's: the same messages, in the same
+//! order, within the same second. The kernel's thread looks for incomplete messages once a second, at its own phase.
 
 use std::collections::VecDeque;
 

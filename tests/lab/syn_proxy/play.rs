@@ -1,4 +1,4 @@
-//! A client, a director whose service is behind the SYN proxy, and a server, as their segments show them.
+//! A client, a director with a service behind the SYN proxy, and a server, as their segments show them.
 
 use std::net::IpAddr;
 

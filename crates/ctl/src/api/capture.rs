@@ -1,7 +1,7 @@
-//! A capture of `xvs capture`: its slots, and the packets that workers have copied, in words of the report.
+//! One capture of `xvs capture`: its slots, and the packets in them as the report shows them.
 //!
-//! Not here: which captures are on (`socket/capture.rs` of `xvsd`), what is copied (`capture/` of the data plane),
-//! output of the client (`capture/` of `xvs`).
+//! Not here: which captures are on (`socket/capture.rs` of `xvsd`), what is copied (`capture/` of the data plane), the
+//! client's output (`capture/` of `xvs`).
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ pub struct Listener {
 }
 
 impl Listener {
-    /// A capture with this many workers and slots for each; it is not on yet.
+    /// A capture with slots for each of these workers; it is not on yet.
     ///
     /// # Errors
     /// The reason why the request is refused.

@@ -1,4 +1,4 @@
-//! Connections of the live table as listings show them, and their end by an operator.
+//! Lists the connections of the live table, and ends those that an operator names.
 //!
 //! The table is walked in bounded slices, so neither its size nor a slow client delays a worker.
 
@@ -51,8 +51,8 @@ pub enum EndMode {
 }
 
 /// Ends the connections and templates that match `filter` and are counted at a destination of `snapshot`; a template
-/// only if it controls no connection. Connections removed are added to `counter`, which is written only with the
-/// reader locked. A later walk frees their entries.
+/// only if it controls no connection. Adds the removed connections to `counter`, which is written only with the reader
+/// locked. A later walk frees their entries.
 pub fn end(
     reader: &Mutex<TableReader>,
     snapshot: &Snapshot,

@@ -1,7 +1,7 @@
-//! Local addresses of FULLNAT, which real servers see in place of clients: the ports in use.
+//! The ports in use at FULLNAT's local addresses, which real servers see in place of clients.
 //!
-//! Set by `xvs laddr`, kept in the desired state, published with the snapshot. Use is counted on request, by a walk
-//! over the connections in bounded slices, so it costs no packet anything. Not here: the choice of a port for a
+//! `xvs laddr` sets the addresses; the desired state keeps them, the snapshot publishes them. A request counts the
+//! ports by a walk over the connections in bounded slices, at no cost for packets. Not here: the choice of a port for a
 //! connection (`xvs_dataplane::new_connection`), reservation of the ports in the kernel (`xvs_host::reserved_ports`).
 
 use std::collections::HashMap;

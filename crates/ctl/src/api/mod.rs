@@ -1,4 +1,4 @@
-//! Answers to requests about connections, captured packets and a packet's way, for the daemon and for the lab.
+//! Answers to requests about connections, captured packets and a packet's path, for the daemon and for the lab.
 
 pub mod capture;
 pub mod connections;

@@ -39,8 +39,8 @@ pub enum ConfigError {
         /// The error and its place.
         text: String,
     },
-    /// A file of certificate, key or token of metrics, or of a certificate or key for etcd, cannot be used; the text
-    /// names key and file.
+    /// A certificate, key or token file for metrics, or a certificate or key file for etcd, cannot be used; the text
+    /// names it and its key of xvs.toml.
     #[error("{0}")]
     Credentials(String),
     /// A connection table that is larger than the machine's memory.

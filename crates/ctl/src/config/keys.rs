@@ -1,4 +1,4 @@
-//! The keys of xvs.toml, a table: of each the meaning, the name, the type, the default, and how a new value comes into
+//! The table of the keys of xvs.toml: for each key its meaning, name, type and default, and how a new value comes into
 //! force.
 //!
 //! Not here: the keys of the sections `[ipvs]` and `[feedback]` (`xvs_model`), `[fleet]` and `[limits]` (files beside

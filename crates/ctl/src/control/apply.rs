@@ -1,10 +1,10 @@
 //! `xvs apply`: rules applied as a whole, and reverted if they are not confirmed in time.
 //!
-//! All differences are published in one snapshot. If nothing differs, or any command is refused, nothing is
-//! published. Until the rules are confirmed, the former state is kept here, even if the client is gone. When the time
-//! is over, each object that the rules changed becomes what it was. An object that was changed again meanwhile stays
-//! as it is, so that changes of health checks are never undone. Services owned by health checks are left alone,
-//! whatever the rules say of them. Not here: the comparison of two states (`xvs_model::config::difference`).
+//! All differences are published in one snapshot. If nothing differs, or any command is refused, nothing is published.
+//! Until the rules are confirmed, the former state is kept here, even if the client is gone. When the time is over,
+//! each object that the rules changed is restored. An object that was changed again meanwhile stays as it is, so
+//! changes made by health checks are never undone. Services owned by health checks are left alone, whatever the rules
+//! say of them. Not here: the comparison of two states (`xvs_model::config::difference`).
 
 use std::time::Duration;
 
@@ -83,7 +83,7 @@ impl<D: Datapath> Control<D> {
         self.publish().map(|()| Reply::Applied(differences))
     }
 
-    /// Keeps the applied rules, or takes them back at once; then the reply has the differences.
+    /// Keeps the applied rules, or reverts them at once; then the reply has the differences.
     ///
     /// # Errors
     /// No rules wait to be confirmed. Or as for [`Self::apply`].

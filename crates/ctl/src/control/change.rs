@@ -1,7 +1,7 @@
 //! What an admitted command changes: the desired state, and what each feature keeps beside it.
 //!
-//! One step for each feature, in an order that matters where one reads what another has written. Not here: the check of
-//! a command, and the publication of what has changed.
+//! One step for each feature. The order matters where one step reads what another has written. Not here: the check of a
+//! command, and the publication of what has changed.
 
 use std::sync::Arc;
 

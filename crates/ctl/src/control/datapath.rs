@@ -47,7 +47,7 @@ pub trait Datapath {
     /// As for [`Self::add_steering`].
     fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError>;
 
-    /// Replaces the access lists of the XDP program; `None`: there are none. With them come the services of every port.
+    /// Replaces the access lists of the XDP program, with the services of every port; `None`: there are no lists.
     ///
     /// # Errors
     /// The kernel refuses; then the program has no lists.
@@ -71,7 +71,7 @@ pub trait Datapath {
     }
 
     /// Starts the master daemon of connection synchronization, which sends what is announced from now on. It reads
-    /// settings and Call-IDs in what is published there.
+    /// settings and Call-IDs from the `published` snapshot.
     ///
     /// # Errors
     /// Its sockets cannot be opened.
@@ -99,7 +99,7 @@ pub trait Datapath {
     /// Waits until every worker uses what was published before the call.
     ///
     /// # Errors
-    /// A thread that does not after `patience`, such as `worker 3`.
+    /// The name of a thread that is late after `patience`, such as `worker 3`.
     fn await_workers(&mut self, patience: Duration) -> Result<(), String>;
 
     /// Ends these offloaded flows: workers decide on their next packets.

@@ -60,8 +60,8 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// The next sample of the counters that is due. Missed samples are returned one by one, unless there are so many
-    /// that no rate is left of what was counted before.
+    /// The time of the next due sample of the counters. Missed samples are returned one by one, or skipped after a gap
+    /// in which all rates would have decayed.
     pub(super) fn estimate(&mut self, now: Millis) -> Option<Millis> {
         let due = if self.estimate.until(now) > MISSED_MAX { now } else { self.estimate };
         (due <= now).then(|| {

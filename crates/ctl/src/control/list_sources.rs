@@ -1,7 +1,6 @@
-//! Access lists: their files, and what the data plane gets of the lists.
+//! Access lists: their files, and the lists as the data plane gets them.
 //!
-//! A file is read when its list gets it, when xvsd starts and at each reload. Not here: when the data plane gets it
-//! (`lists.rs`).
+//! A file is read when a list gets it, when xvsd starts and at each reload. Not here: their publication (`lists.rs`).
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -71,8 +70,8 @@ impl ListSources {
         self.contents.extend(contents);
     }
 
-    /// The networks of a list whose file has a fault while xvsd starts: a deny list has none, an allow list one that
-    /// no client is in, so that it does not let everybody in.
+    /// The networks of a list whose file has a fault while xvsd starts. A deny list is empty; an allow list has a
+    /// network without clients, so that it does not let everybody in.
     pub(super) fn without_file(&mut self, key: ListKey, fault: String) -> Arc<Networks> {
         tracing::error!("{key}: {fault}");
         self.faulty.insert(key, fault);
@@ -128,7 +127,7 @@ impl ListSources {
     }
 }
 
-/// The services of every port whose packets belong to no other service. Data connections of FTP do.
+/// The services of every port whose packets belong to no other service. Data connections belong to the FTP service.
 fn wide(state: &State) -> Vec<ServiceKey> {
     let is_wide = |key: &ServiceKey| match *key {
         ServiceKey::Address { protocol, endpoint } if endpoint.port == 0 => {

@@ -1,7 +1,7 @@
-//! Access lists on their way to the data plane, and the ends of their entries.
+//! Publishes access lists to the data plane, and deletes expired entries.
 //!
-//! Files are read here, on the control thread, before anything changes: a million networks take it about a second.
-//! Not here: the entries of commands (`xvs_model::config::access_list`), the files (`list_sources.rs`), the check of
+//! Files are read here, on the control thread, before anything changes: a million networks take about a second. Not
+//! here: the entries of commands (`xvs_model::config::access_list`), the files (`list_sources.rs`), the check of
 //! packets (`xvs_dataplane::snapshot::lists`).
 
 use std::sync::Arc;
@@ -20,12 +20,12 @@ use crate::control::datapath::Datapath;
 use crate::control::list_sources::{Contents, ListFiles, read_all, read_list};
 
 impl<D: Datapath> Control<D> {
-    /// Begins a start, in which lists are kept though their files have faults. It ends with the journal.
+    /// Begins a start, during which lists are kept although their files have faults. The start ends with the journal.
     pub fn keep_lists_without_files(&mut self) {
         self.lists.starting = true;
     }
 
-    /// Reads the files that commands give to lists, when they are carried out one by one.
+    /// Reads the file that one command gives to a list. During a start its faults are no error.
     ///
     /// # Errors
     /// The first file with a fault.
@@ -76,10 +76,10 @@ impl<D: Datapath> Control<D> {
         Ok(lines)
     }
 
-    /// Refuses to go on with a list or a key whose file had a fault at the start.
+    /// Refuses files of lists and QUIC keys that had a fault at the start.
     ///
     /// # Errors
-    /// The first one.
+    /// The first fault.
     pub fn require_list_files(&self) -> Result<(), CommandError> {
         let fault = self.lists.faulty.first_key_value();
         let fault = fault.map(|(list, fault)| format!("{list}: {fault}"));
@@ -87,7 +87,7 @@ impl<D: Datapath> Control<D> {
         fault.map_or(Ok(()), |why| Err(CommandError::Failed { why }))
     }
 
-    /// A command whose end of an entry is a time.
+    /// The command, with an entry's end as a point in time.
     pub(super) fn with_end(&self, command: &Command, now: Millis) -> Command {
         let mut command = command.clone();
         if let Command::AddListed { until: Some(until), .. } = &mut command
@@ -117,7 +117,7 @@ impl<D: Datapath> Control<D> {
         self.lists.fault.clone().into_iter().chain(self.lists.fault_warnings())
     }
 
-    /// Deletes the entries whose end has come. Returns when that is due next.
+    /// Deletes expired entries. Returns when the next entry expires.
     pub(super) fn expire_listed(&mut self, now: Millis) -> Option<Millis> {
         self.datapath.count_drops();
         let seconds = self.datapath.seconds_since_1970(now);

@@ -147,12 +147,12 @@ impl<D: Datapath> Control<D> {
         self.registry.sip_calls = calls;
     }
 
-    /// Sets how many clients of services with limits are known, and what a client is. Comes before any worker.
+    /// Sets how many clients of services with limits are known, and what is one client. Comes before any worker.
     pub fn set_clients(&mut self, settings: ClientSettings, secret: HashSecret) {
         self.publication.snapshot.clients = Arc::new(Clients::new(settings, secret));
     }
 
-    /// Counts a connection that exists already for the limit of its client. Returns whether it is counted. Follows
+    /// Counts an existing connection towards the limit of its client. Returns whether it is counted. Called after
     /// [`Self::resume`].
     pub fn resume_client(&self, connection: &Connection<'_>) -> bool {
         let snapshot = &self.publication.snapshot;
@@ -160,8 +160,8 @@ impl<D: Datapath> Control<D> {
         destination.is_some_and(|dest| snapshot.clients.resume(dest.key, connection.client().addr))
     }
 
-    /// Returns to the names and numbers of services and destinations in these files. Comes before any change and any
-    /// worker. See [`Registry::return_to`].
+    /// Restores the names and numbers of services and destinations from these files, before any change and any worker.
+    /// See [`Registry::return_to`].
     pub fn return_to(&mut self, found: &Found, now: Millis) {
         self.registry.return_to(found, &mut self.publication.snapshot, now);
         self.steered.set_all_due();
@@ -169,7 +169,7 @@ impl<D: Datapath> Control<D> {
         self.publication.publish();
     }
 
-    /// Continues with what these files have counted, and keeps them from now on. Comes before any worker. See
+    /// Continues from the counts in these files, before any worker, and keeps the files up to date from now on. See
     /// [`Registry::resume`].
     pub fn resume(&mut self, kept: Kept, found: Found, counts: &[Counts]) {
         self.registry.resume(kept, found, counts);
@@ -325,7 +325,7 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// So many of the clients that limits concern most.
+    /// The clients that limits affect most, at most this many.
     fn limited_clients(&self, most: usize) -> Vec<ClientRow> {
         let clients = &self.publication.snapshot.clients;
         let services: HashMap<_, _> =
@@ -455,8 +455,8 @@ impl<D: Datapath> Control<D> {
         })
     }
 
-    /// Replaces the machine's interfaces. The daemons of one that is gone, or was made anew, wait for it. The next
-    /// publication tells the workers.
+    /// Replaces the machine's interfaces. Synchronization daemons on an interface that is gone, or was created anew,
+    /// wait for it. The next publication tells the workers.
     pub fn set_devices<'a>(&mut self, links: impl IntoIterator<Item = &'a Link>) {
         let devices = links.into_iter().map(|link| (link.name.clone(), link.ifindex)).collect();
         let former = mem::replace(&mut self.devices, devices);

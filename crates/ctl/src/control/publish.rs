@@ -1,9 +1,9 @@
 //! Publication of a snapshot, in an order in which no packet of a service is missed.
 //!
-//! Steering is extended before anything changes; then the snapshot is published; when every worker has it, steering
-//! is reduced. The cost of each step depends on the size of the change, not of the configuration. Changes of the
-//! network, mark rules, local addresses, and of the first or last service of a family need a pass over everything.
-//! Not here: what a change is (`mod.rs`), which packets a service needs (`steered.rs`).
+//! Steering is extended before anything changes; then the snapshot is published; when every worker has it, steering is
+//! reduced. The cost of each step depends on the size of the change, not of the configuration; but changes of the
+//! network, mark rules, local addresses, and a family's first or last service need a pass over everything. Not here:
+//! what a change is (`mod.rs`), which packets a service needs (`steered.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,7 +107,7 @@ impl<D: Datapath> Control<D> {
     /// Waits for the workers, then reduces steering.
     pub(super) fn settle(&mut self, patience: Duration) -> Result<(), String> {
         let awaited = self.datapath.await_workers(patience);
-        // Also if a worker is late: once more when it is not.
+        // Also if a worker is late; then again when it has caught up.
         self.datapath.end_offload(self.publication.ends());
         awaited?;
         self.publication.all_current();

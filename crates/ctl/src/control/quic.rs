@@ -1,7 +1,7 @@
 //! Keys of QUIC configurations: read from their files when a configuration is added, when xvsd starts and at each
 //! reload.
 //!
-//! A file without a key refuses the command or the reload, but not a start: then its configurations choose no real
+//! A file without a key makes a command or a reload fail, but not a start: then its configurations choose no real
 //! server, with a warning, until a reload finds the file correct.
 
 use std::path::Path;
@@ -26,8 +26,8 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Reads the key of a configuration that a command adds, unless the file has become wrong since it was admitted,
-    /// and forgets those that no configuration has any more.
+    /// Reads the key of a configuration that a command adds. If the file has become wrong since the command was
+    /// admitted, the former key stays. Forgets keys that no configuration uses any more.
     pub(super) fn note_quic(&mut self, command: &Command) {
         let Command::Quic { change: QuicChange::Add { .. } | QuicChange::Delete { .. }, .. } = command else {
             return;
@@ -84,7 +84,7 @@ pub fn key_file(command: &Command) -> Option<&Path> {
     }
 }
 
-/// Reads a key: 32 hexadecimal digits, in a file that others than its owner and group have no access to.
+/// Reads a key: 32 hexadecimal digits, in a file that only its owner and group may access.
 ///
 /// # Errors
 /// A sentence that names the file, what is wrong and the next step.

@@ -1,10 +1,10 @@
 //! Reconciliation of services owned by health checks: the desired state follows what the checks want.
 //!
-//! The wanted state of each owned service is kept here. A change of it becomes commands, which are admitted like
-//! those of operators and published in one snapshot. Refused commands are tried again each second. Changes by hand to
-//! owned services are drift: they stay and are shown, or are undone ([`Repair`]). Other services are never touched.
-//! Cost: a comparison of the services that are named or were changed, independent of all others. Not here: what is
-//! wanted (`xvs_health`), the comparison of two states (`xvs_model::config::difference`).
+//! The wanted state of each owned service is kept here. A change of it becomes commands, which are admitted like those
+//! of operators and published in one snapshot. Refused commands are tried again each second. Changes by hand to owned
+//! services are drift: they stay and are shown, or are undone ([`Repair`]). Other services are never touched. Cost: a
+//! comparison of the named or changed services, whatever the number of others. Not here: what is wanted (`xvs_health`),
+//! the comparison of two states (`xvs_model::config::difference`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -127,8 +127,8 @@ impl<D: Datapath> Control<D> {
         self.owned.drift_lines = drift.values().flatten().map(command_line).collect();
     }
 
-    /// The commands that make these services as wanted; with `objects` only commands about those. A service that is
-    /// added again gets all its destinations. A service that was deleted and is not added again gets none.
+    /// The commands that bring these services to their wanted state; with `objects`, only commands about these objects.
+    /// A service that is added again gets all its destinations; one that stays deleted gets none.
     fn restoring_commands(
         &self,
         services: &BTreeSet<ServiceKey>,

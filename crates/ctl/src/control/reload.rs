@@ -1,4 +1,4 @@
-//! Settings of an xvs.toml that was read again, put in force while packets flow.
+//! Puts the settings of a re-read xvs.toml in force while packets flow.
 //!
 //! A setting that `xvs set` has set stays unless its value in the file has changed. Not here: what cannot change in a
 //! running process, and the files (`xvsd::reload`).

@@ -1,7 +1,7 @@
 //! What the journal keeps of each change.
 //!
 //! A change is noted once it is carried out, and written before it is published and answered. Services owned by health
-//! checks, and the timeouts of a keepalived.conf, are not noted: the file gives them again. A service that becomes
+//! checks, and the timeouts of a keepalived.conf, are not noted: they come from that file again. A service that becomes
 //! owned leaves the journal. Not here: the file (`journal/`).
 
 use xvs_dataplane::clock::Millis;
@@ -22,8 +22,8 @@ use crate::journal::format::Entry;
 use crate::journal::replay::{TimeoutsBySource, commands_without_timeouts};
 
 impl<D: Datapath> Control<D> {
-    /// Takes the timeouts of an earlier daemon over, and begins a journal with the present state. `settings` are those
-    /// of `xvs set` that were carried out; `refused` are daemons that could not be started, which are tried again.
+    /// Takes over the timeouts of an earlier daemon, and begins a journal with the present state. `settings` were
+    /// carried out by `xvs set`; `refused` are synchronization daemons that could not start, which are tried again.
     ///
     /// # Errors
     /// As for [`Self::handle`]. A journal that cannot be written becomes a warning.

@@ -28,7 +28,7 @@ pub(super) struct ActiveSettings {
     memory: Memory,
     /// All settings of xvs.toml as they were at the start.
     start: Vec<Setting>,
-    /// The sources of those that were set since, by their keys.
+    /// The sources of the settings that were set since, by their keys.
     changed: BTreeMap<String, Source>,
     /// The settings in force, for reports; `None`: one has changed since.
     list: Option<Arc<[Setting]>>,
@@ -122,8 +122,8 @@ impl ActiveSettings {
         self.ipvs.is_automatic()
     }
 
-    /// Notes how many pages of memory are available (`None`: unknown), and how many entries of the connection table are
-    /// free, of how many. A table with less than an eighth of it free is short too: full, it counts as half of
+    /// Notes the available pages of memory (`None`: unknown), and the free entries and the size of the connection
+    /// table. A table with less than an eighth free counts as a lack of memory, too. A full table counts as half of
     /// `amemthresh`, so that `drop_packet` still lets every second packet through.
     pub(super) fn observe(&mut self, pages: Option<u32>, (free, size): (usize, usize)) {
         let half = (self.ipvs.amemthresh / 2) as usize;

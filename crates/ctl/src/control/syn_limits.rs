@@ -1,4 +1,4 @@
-//! Limits on their way to the data plane, and the SYNs that they have dropped.
+//! Publishes limits of SYNs to the data plane, and reports the SYNs that they have dropped.
 //!
 //! Not here: what a limit does (`xvs_dataplane::snapshot::syn_limits`).
 

@@ -1,7 +1,7 @@
 //! The daemons of connection synchronization, as the desired state wants them.
 //!
-//! The datapath runs them; workers learn of a master by the snapshot. Not here: what is announced, and the messages
-//! (`xvs_dataplane::sync`).
+//! The datapath runs them; workers learn of a master daemon from the snapshot. Not here: what is announced, and the
+//! messages (`xvs_dataplane::sync`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ impl<D: Datapath> Control<D> {
     pub(super) fn start_daemon(&mut self, daemon: &SyncDaemon, now: Millis) -> Result<(), CommandError> {
         let daemon = &daemon.admitted();
         let Ipvs { sync_ports, sync_sock_size, .. } = self.settings.ipvs;
-        // Both have as many as the one that was started first.
+        // Both daemons have as many ports as the daemon that started first.
         let ports = match (&self.announcements, &self.inbox) {
             (None, None) => sync_ports.used(),
             _ => self.sync_ports,
@@ -44,7 +44,7 @@ impl<D: Datapath> Control<D> {
         Ok(())
     }
 
-    /// A check of a command, or that the interface of a daemon is not there, which comes before a daemon that runs.
+    /// The result of a command's check. A daemon's missing interface is reported before a daemon that already runs.
     pub(super) fn with_device(
         &self,
         command: &Command,
@@ -59,7 +59,7 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Carries out the commands about daemons among these, or none of them.
+    /// Carries out all of these commands that are about daemons, or none of them.
     ///
     /// # Errors
     /// Sockets cannot be opened; then the former daemons run again.
@@ -99,8 +99,8 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Stops the daemons whose interface has another index than before, to which their sockets are bound. They are
-    /// tried again each second.
+    /// Stops daemons whose interface has a new index: their sockets are bound to the old one. Tries them again each
+    /// second.
     pub(super) fn stop_daemons_of_changed(&mut self, former: &BTreeMap<String, u32>) {
         for SyncDaemon { role, interface, .. } in self.state.daemons().to_vec() {
             let [before, after] = [former, &self.devices].map(|devices| devices.get(&interface));
@@ -160,8 +160,8 @@ impl<D: Datapath> Control<D> {
         })
     }
 
-    /// Stops the daemon of this role. What workers announce until the publication is lost, and connections that wait
-    /// for workers are, too.
+    /// Stops the daemon of this role. Connections that workers announce before the next publication are lost, as are
+    /// received ones that wait for a worker.
     pub(super) fn stop_daemon(&mut self, role: SyncRole) {
         self.waiting.remove(&role);
         match role {

@@ -77,7 +77,7 @@ pub struct InMemory {
 /// A message of the master daemon.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SyncMessage {
-    /// The interface by which it leaves.
+    /// The outgoing interface.
     pub link: String,
     /// The UDP port to which it is sent.
     pub port: u16,
@@ -134,8 +134,8 @@ impl InMemory {
         self.pipeline.set_fast_path(allowed);
     }
 
-    /// Offloads flows to a program, which is made for the director's table. Frames that come alone are tried there
-    /// first; what it has forwarded is counted at once. The results are the same.
+    /// Offloads flows to a program that is made for the director's table. A frame injected alone goes to the program
+    /// first; what the program forwards is counted at once. The results are the same.
     ///
     /// # Errors
     /// The program cannot be made.
@@ -151,7 +151,7 @@ impl InMemory {
         Ok(())
     }
 
-    /// Forwards the only frame of a burst by the program, if there is one and it does.
+    /// Lets the program forward the only frame of a burst, if there is a program. Returns whether it did.
     fn forward_offloaded(&mut self, frame: &[u8]) -> bool {
         let forwarded = self.control.datapath().program.as_mut().and_then(|program| program.forward(frame));
         let Some((ifindex, frame)) = forwarded else { return false };

@@ -1,4 +1,4 @@
-//! Files of the state's directory: read only if they are xvsd's own, and replaced as a whole.
+//! Files of the state directory: read only if they are xvsd's own, and replaced as a whole.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -10,7 +10,7 @@ use rustix::fs::OFlags;
 /// The content of a file, and when it was last written, in milliseconds since 1970; `None`: there is none.
 ///
 /// # Errors
-/// The file system's, or the file was not written by the user of xvsd.
+/// The file system's error, or the file does not belong to the user of xvsd.
 pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, String> {
     let mut options = File::options();
     // A FIFO must not stop xvsd.
@@ -36,11 +36,11 @@ pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, String> {
     Ok(Some((bytes, millis.try_into().unwrap_or(0))))
 }
 
-/// Replaces a file by one with this content, which only its owner may read. A process that is killed meanwhile leaves
-/// the old one. Returns the new one, for more content.
+/// Replaces a file by one with this content, which only its owner may read. If the process is killed meanwhile, the old
+/// file stays. Returns the new file, for more content.
 ///
 /// # Errors
-/// The file system's; the old file stays.
+/// The file system's error; the old file stays.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = path.with_extension("new");
     let write = || {

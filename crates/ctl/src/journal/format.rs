@@ -1,8 +1,7 @@
 //! The lines of a journal: a header, then one line of JSON for each change; and how they are read.
 //!
-//! Reading is pure but for the file. A last line without its line feed was being written when xvsd was killed; it is
-//! left out. Any other line that cannot be read refuses the journal as a whole. Not here: what the lines mean
-//! (`replay.rs`).
+//! Pure, apart from reading the file. A last line without its line feed was being written when xvsd was killed; it is
+//! left out. Any other unreadable line makes the whole journal unusable. Not here: what the lines mean (`replay.rs`).
 
 use std::path::{Path, PathBuf};
 

@@ -2,10 +2,10 @@
 //!
 //! The control thread appends each accepted change with one `write` before the change is answered, so it outlives a
 //! kill; on tmpfs no `fsync` is needed. When half of the lines are out of date, the state is written anew to a
-//! temporary file, which takes the journal's place. A write that fails refuses no change: it becomes a warning, and the
-//! next change writes the whole journal anew. Cost: what the change is, as JSON. Services of a keepalived.conf are not
-//! in it. Not here: what is a change (`control/saving.rs`), how a journal is read (`format.rs`, `replay.rs`), and what
-//! xvsd begins with (`start.rs`).
+//! temporary file, which replaces the journal. A failed write does not refuse the change: it becomes a warning, and the
+//! next change writes the whole journal anew. Cost: the change as JSON. Services of a keepalived.conf are not in it.
+//! Not here: which changes are written (`control/saving.rs`), how a journal is read (`format.rs`, `replay.rs`), and
+//! what xvsd begins with (`start.rs`).
 
 pub mod file;
 pub mod format;
@@ -46,7 +46,7 @@ pub struct Journal {
     /// The lines that are not written yet.
     unwritten: Vec<u8>,
     lines: usize,
-    /// From this number of lines on it is compared with the state.
+    /// From this number of lines on the journal is compared with the state.
     lines_max: usize,
     /// Why the last write failed.
     failure: Option<io::Error>,
@@ -90,7 +90,7 @@ impl Journal {
         self.unwritten.extend(line_of(entry));
     }
 
-    /// Writes what was noted. `present` has the changes that give the present state from an empty one, without settings
+    /// Writes the noted changes. `present` returns the changes from an empty state to the present one, without settings
     /// and timeouts; `None`: the journal cannot be written anew now.
     pub fn save(&mut self, present: impl Fn() -> Option<Vec<Entry>>) {
         if self.unwritten.is_empty() {

@@ -1,7 +1,7 @@
-//! The desired state that the lines of a journal give.
+//! Builds the desired state from the lines of a journal.
 //!
-//! Pure. Rules that still waited to be confirmed are taken back, as they are when the time is over. A line that this
-//! release of xvs refuses is left out and reported. Not here: the files that xvsd begins with (`start.rs`).
+//! Pure. Rules that still waited to be confirmed are reverted, as when their time is over. A line that this release of
+//! xvs refuses is left out and reported. Not here: the files that xvsd begins with (`start.rs`).
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
-//! What xvsd begins with: the journal of the xvsd before it, the files that have changed since, or the files alone.
+//! What xvsd begins with: the journal of the previous xvsd, the files that have changed since, or the files alone.
 //!
-//! A file that has not changed is not loaded: the journal has later changes. If the rules file has changed, it wins for
-//! what it defines; what it defined before and does not any more is deleted; what only commands made stays. The keys
-//! that a changed xvs.toml sets win over `xvs set`. A journal that cannot be used is kept under another name, and xvsd
-//! begins with its files. Not here: carrying it out (`daemon/` of xvsd).
+//! A file that has not changed is not loaded: the journal has later changes. A changed rules file wins for what it
+//! defines; what it no longer defines is deleted; what only commands made stays. The keys that a changed xvs.toml sets
+//! win over `xvs set`. A journal that cannot be used is kept under another name, and xvsd begins with its files. Not
+//! here: carrying it out (`daemon/` of xvsd).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -63,7 +63,7 @@ impl Beginning {
     /// With the journal in this directory, if there is one. A journal that cannot be used gets another name.
     ///
     /// # Errors
-    /// The journal cannot be used, and another xvsd continues it.
+    /// The journal cannot be used, and another xvsd still writes to it.
     pub fn of_directory(directory: &Path, files: Files, others: Others) -> Result<Self, String> {
         let path = directory.join(NAME);
         let (header, begin) = match Contents::read(&path) {
@@ -148,14 +148,14 @@ impl Beginning {
     }
 }
 
-/// Whether the journal in this directory was loaded from this rules file, or is what counts with a fleet, so that the
-/// file's lines are not needed.
+/// Whether the file's lines are not needed: the journal in this directory was loaded from this rules file, or, with a
+/// fleet, the journal counts alone.
 pub fn has_loaded(directory: &Path, rules: &FileRecord, has_fleet: bool) -> bool {
     let contents = Contents::read(&directory.join(NAME)).ok().flatten();
     contents.is_some_and(|contents| has_fleet || contents.header.rules.as_ref() == Some(rules))
 }
 
-/// The header of a journal that begins with these files. The rules of etcd are no file's.
+/// The header of a journal that begins with these files. Rules from etcd come from no file.
 fn header_of(files: &Files) -> Header {
     if files.has_fleet {
         return Header::new(files.toml.clone(), None, Vec::new());

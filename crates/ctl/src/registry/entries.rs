@@ -1,4 +1,4 @@
-//! What the registry has of a service and of a destination, and what workers use of it.
+//! The registry's entries for a service and for a destination, and the parts of them that workers use.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};

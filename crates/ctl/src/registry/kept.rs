@@ -1,8 +1,8 @@
-//! What the registry knows in files that outlive the process, and its return after a start.
+//! The registry's files that outlive the process, and how a start restores the registry from them.
 //!
 //! At the start every recorded destination is in the trash, with its number, totals and connections. A destination that
-//! is then configured again is taken out of it, as any other that was removed and is added again. A service that is
-//! configured again within two minutes has its totals back, and its scheduler's position if it has the same scheduler.
+//! is configured again leaves the trash, like any removed destination that is added again. A service that is configured
+//! again within two minutes gets its totals back, and with the same scheduler the scheduler's position.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -89,7 +89,7 @@ impl Kept {
         let next = self.places.len() as u32;
         let Self { places, free_places, services, .. } = self;
         match places.get_mut(&key) {
-            // Of tens of thousands at a take-over: a name costs more than its numbers.
+            // A take-over writes tens of thousands, and a name costs more than its numbers.
             Some((place, recorded)) if recorded == scheduler => services.set_numbers(*place, numbers),
             known => {
                 let place = known.map(|(place, _)| *place).or_else(|| free_places.pop()).unwrap_or(next);
@@ -146,8 +146,7 @@ impl ServiceEntry {
 }
 
 impl Registry {
-    /// Returns to the names and numbers that these files have, without what was counted. For an empty registry, before
-    /// there are workers.
+    /// Restores the names and numbers in these files, without the counts. For an empty registry, before any worker.
     pub fn return_to(&mut self, found: &Found, snapshot: &mut Snapshot, now: Millis) {
         for Record { name: (key, scheduler), .. } in &found.services {
             let Some(key) = key else { continue };
@@ -180,14 +179,14 @@ impl Registry {
             };
             let gone = Destination { available: false, ..destination(*key, &dest, &service, snapshot) };
             snapshot.destinations.set(dest.id, Some(gone));
-            // Of two with one name, the later one: the other has been in the trash.
+            // Of two with the same name, the later one stays: the other was in the trash.
             self.trash.insert((*key, *endpoint), Trashed { dest, service, since: now });
         }
         self.free_ids.extend(unused.into_iter().rev().map(DestinationId));
     }
 
-    /// Continues with what the files have counted, and keeps them from now on. `counts` are the connections of each
-    /// destination, by number. Follows [`Self::return_to`], before there are workers.
+    /// Continues from the counts in the files, and keeps the files up to date from now on. `counts` are the connections
+    /// of each destination, by number. Called after [`Self::return_to`], before there are workers.
     pub fn resume(&mut self, kept: Kept, found: Found, counts: &[Counts]) {
         let numbers: BTreeMap<_, _> =
             found.destinations.into_iter().map(|(number, record)| (number, record.numbers)).collect();
@@ -221,7 +220,7 @@ impl Registry {
         for (key, entry) in &self.services {
             kept.set_service(Some(*key), &entry.scheduler, entry.numbers());
             for dest in &entry.destinations {
-                // A number that the files have goes with the name that they have.
+                // If the files have the destination's number, they have its name, too.
                 match numbers.contains_key(&dest.id.0) {
                     true => kept.destinations.set_numbers(dest.id.0, dest.numbers()),
                     false => kept.set_destination(*key, dest),

@@ -1,7 +1,8 @@
 //! The live objects behind the desired state: counters, numbers and schedulers of services and destinations.
 //!
-//! Owned by the control thread. Builds the services that workers use. Gives each destination its number in connections.
-//! Keeps a removed one in the trash while connections may refer to it; added again, it has them and its counters back.
+//! Owned by the control thread. Builds the services that workers use. Gives each destination the number by which
+//! connections refer to it. Keeps a removed destination in the trash while connections may refer to it; added again, it
+//! gets them and its counters back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
@@ -267,8 +268,8 @@ impl Registry {
         live.chain(self.trash.values().map(|trashed| &trashed.dest))
     }
 
-    /// What is steered for a service as it is configured, and for connections of its earlier configuration, apart
-    /// from its mark. Every worker must already use the last change.
+    /// What is steered for a service as configured, and for connections of its earlier configuration. Excludes networks
+    /// steered for its mark. Every worker must already use the last change.
     pub(crate) fn steered(&mut self, key: ServiceKey) -> BTreeSet<Item> {
         let entry = self.services.get_mut(&key);
         let configured = entry.is_some();

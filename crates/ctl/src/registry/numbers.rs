@@ -1,5 +1,5 @@
-//! The numbers of services and destinations in files that outlive the process: which destination has which number in
-//! connections, totals, and the positions of schedulers.
+//! The numbers of services and destinations in files that outlive the process: the number by which connections refer to
+//! a destination, totals, and the positions of schedulers.
 //!
 //! A record has a fixed size: numbers, and the text of a name. A destination is recorded before workers can use its
 //! number; totals are recorded each time that the counters are sampled, and in full when the daemon stops. Only the
@@ -71,7 +71,7 @@ impl Records {
         for (word, number) in bytes.chunks_exact_mut(8).zip(record.numbers) {
             word.copy_from_slice(&number.to_le_bytes());
         }
-        // Names are a service's key and an endpoint at the most; one that did not fit would not be kept.
+        // A name is at most a service's key and an endpoint; a longer name would not be kept.
         if let Ok(text) = serde_json::to_vec(&record.name)
             && text.len() <= RECORD - TEXT - 2
         {

@@ -21,8 +21,8 @@ impl Registry {
         }
     }
 
-    /// The configurations of a service whose keys are known, with those of its destinations that have IDs. `None`:
-    /// there is no such configuration.
+    /// The service's configurations whose keys are known, with its destinations that have server IDs. `None`: none is
+    /// known.
     pub(super) fn quic(&self, state: &State, service: &Service) -> Option<Arc<Quic>> {
         let quic = state.quic().get(&service.key)?;
         let decoder = |(number, config): (&u8, &QuicConfig)| {

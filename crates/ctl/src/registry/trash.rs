@@ -1,4 +1,4 @@
-//! The trash: removed destinations, while connections may refer to them. One that is added again is taken from it.
+//! The trash: removed destinations, while connections may refer to them. A destination that is added again leaves it.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

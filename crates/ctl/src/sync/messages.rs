@@ -40,8 +40,8 @@ impl Messages {
         Self { announcements, reader, outboxes: (0..ports.max(1)).map(outbox).collect() }
     }
 
-    /// Collects what was announced, and passes each message that is due to `send`, with the number of its port. One for
-    /// which `send` returns [`Sent::Later`] is passed to it again the next time.
+    /// Collects announcements, and passes each due message to `send`, with the number of its port. If `send` returns
+    /// [`Sent::Later`], the next call passes the message again.
     pub fn run(&mut self, snapshot: &Snapshot, now: Millis, mut send: impl FnMut(u16, &[u8]) -> Sent) {
         self.collect(snapshot, now);
         for (port, outbox) in (0..).zip(&mut self.outboxes) {

@@ -1,7 +1,6 @@
-//! Reading of messages and tables of other directors into the queues of workers.
+//! Reads messages and tables of other directors into the queues of workers.
 //!
-//! What cannot be used is counted, by reason; nothing that a message contains does harm. Not here: sockets
-//! (`sync/` of xvsd).
+//! What cannot be used is counted by reason; no content of a message does harm. Not here: sockets (`sync/` of xvsd).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,13 +47,13 @@ pub enum Refused {
     /// Received before.
     #[error("it is a copy of an earlier one")]
     Copy,
-    /// Of a table alone.
+    /// Only for tables.
     #[error("one of its connections is cut or contradicts itself")]
     Malformed,
 }
 
 impl Receiver {
-    /// Passes the connections of a message to the workers, if `verify` takes it, and the number of each such worker to
+    /// Passes the connections of a message that `verify` accepts to the workers, and the number of each of these to
     /// `wake`.
     ///
     /// # Errors

@@ -1,9 +1,9 @@
 //! Classification: the class of a frame by its bytes and its link, before any look-up.
 //!
-//! Runs once for each frame, right after it was parsed. Frames that the XDP program steered without need go back to the
-//! kernel here. Two things are edited: the header of an atomic fragment (IPv6) is removed, at the cost of moving the
-//! bytes before it; and partial checksums are completed, on links whose driver leaves them so. The kernel completes
-//! those of fragments itself, before it fragments a packet. Not here: whether a connection or a service takes the
+//! Runs once for each frame, right after it was parsed. Frames that the XDP program steered needlessly go back to the
+//! kernel here. Two things are edited. The fragment header of an atomic fragment (IPv6) is removed, at the cost of
+//! moving the bytes before it. Partial checksums are completed on links whose driver leaves them. Fragments have none:
+//! the kernel completes a checksum before it fragments a packet. Not here: whether a connection or a service takes the
 //! packet.
 
 use xvs_proto::LinkId;
@@ -34,7 +34,7 @@ pub enum Class {
 pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: &WorkerCounters) -> Class {
     let is_own = link.is_own();
     let link = snapshot.egress.link(link);
-    // The kernel drops these, too. It may use the member already, and would reset connections that it does not know.
+    // As the kernel does. It may use the member already, and would reset connections that it does not know.
     if link.is_some_and(|link| !link.active) {
         return Class::Decided(Verdict::Drop(DropReason::InactiveMember));
     }
@@ -51,7 +51,7 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: 
     // As under IPVS: a frame with another machine's link address is ignored, unless this machine sends it, and a family
     // without services goes to the kernel untouched.
     let is_addressed = is_own || link.is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
-    // Also of packets that go back to the kernel, which takes a frame of the TAP to be complete.
+    // Also for packets that go back to the kernel, which expects complete checksums in frames of the TAP.
     if link.is_some_and(|link| link.partial_checksums)
         && packet.fragment == Fragment::Whole
         && partial_checksum::complete(frame.bytes_mut(), &packet)
@@ -117,7 +117,7 @@ fn without_fragment_header(frame: &mut Frame, packet: Packet) -> Packet {
     let Some(at) = packet.fragment_header else { return packet };
     let bytes = frame.bytes_mut();
     Ipv6::edit(&mut bytes[packet.network..]).unlink_fragment_header(at - packet.network);
-    // The bytes before it move up.
+    // The bytes before the fragment header move up.
     bytes.copy_within(..at, FRAGMENT_HEADER_LEN);
     frame.shrink_front(FRAGMENT_HEADER_LEN);
     Packet {

@@ -34,7 +34,7 @@ pub(crate) struct Dispatch<'a> {
 }
 
 impl Dispatch<'_> {
-    /// Carries out what was decided of a frame. Returns the datagram that it completes, if it is a fragment.
+    /// Carries out the decision on a frame. If the frame is a fragment that completes a datagram, returns the datagram.
     #[inline]
     pub(crate) fn frame(
         &mut self,
@@ -102,7 +102,7 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Sends what the director itself has to tell ends of connections.
+    /// Sends the director's own packets to ends of connections.
     pub(crate) fn answer(&mut self, port: &mut impl Port) {
         for answer in self.flows.answers.drain(..) {
             self.transmitter.answer(&answer, self.at.snapshot, port);
@@ -125,7 +125,7 @@ impl Dispatch<'_> {
         None
     }
 
-    /// Sends the packets of probes that are due, which may be those that replies of this burst have made due.
+    /// Sends the packets of probes that are due, including those that became due by replies in this burst.
     pub(crate) fn probe(&mut self, port: &mut impl Port) {
         if let Some(probes) = &self.at.snapshot.vip_probes {
             vip_probe::send(probes, self.flows, self.transmitter, self.at, port);

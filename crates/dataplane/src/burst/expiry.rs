@@ -40,9 +40,9 @@ fn lasts_offloaded(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, now
     has_news
 }
 
-/// Ends a connection whose deadline has passed. A controller of connections continues for a minute instead.
-/// Connections that began with the template may be due in the same tick, in any order and on any worker, so the
-/// template continues for one more tick first.
+/// Ends a connection whose deadline has passed. A controller (template, FTP control connection) continues for a minute
+/// instead. Connections that began with the template may be due in the same tick, in any order and on any worker, so
+/// the template continues for one more tick first.
 fn expire(
     table: &mut TableWorker,
     id: ConnId,
@@ -51,7 +51,7 @@ fn expire(
     announcer: Option<&Announcer<'_>>,
     now: Millis,
 ) {
-    // A packet on another worker may have refreshed it since its timer was read: then it stays.
+    // A packet on another worker may have refreshed the connection since its timer was read: then it stays.
     match table.remove_if(id, |_, expires| expires <= now) {
         Removal::Done(state) => {
             count_out(&table.connection(id), state, snapshot);
@@ -70,7 +70,7 @@ fn expire(
     }
 }
 
-/// How much longer a controller lives while it controls connections, each time that its deadline passes.
+/// How much longer a controller lives each time its deadline passes while it controls connections.
 const CONTROLLING_SECONDS: u32 = 60;
 
 #[cfg(test)]

@@ -1,11 +1,10 @@
 //! The fast path: plain packets of connections whose state stays as it is.
 //!
-//! Runs for most packets. A connection is steady if the packet changes nothing of it but its deadline and its counts:
-//! an established TCP connection and a segment that only acknowledges, or any UDP datagram. Every condition that is not
-//! met leaves the packet to the general path (`pipeline.rs`), which decides everything anew, so nothing is changed here
-//! before all conditions are met. Cost: the lines of the entry, the route and the destination's counters, all
-//! prefetched, and with tunnels those of the prepared headers. The counters over all services are added up and written
-//! once a burst.
+//! Runs for most packets. A connection is steady if the packet changes only its deadline and its counts: a segment with
+//! ACK, but without SYN, FIN and RST, on an established TCP connection, or any UDP datagram. A packet that misses a
+//! condition takes the general path (`pipeline.rs`), which decides everything anew. So nothing is changed here before
+//! all conditions are met. Cost: the lines of the entry, the route and the destination's counters, all prefetched, and
+//! with tunnels those of the prepared headers. The counters over all services are added up and written once a burst.
 //!
 //! Not here: what begins or ends a connection.
 
@@ -27,13 +26,13 @@ use crate::offload::begin::begin as begin_offload;
 use crate::snapshot::{DestinationId, Route};
 use crate::sync::announce::Announcer;
 
-/// The control bits that a segment of a steady connection may have, beside others that mean nothing here.
+/// The control bits that matter here: a segment of a steady connection has only ACK of these.
 const DECISIVE: u8 = tcp::Flags::SYN.0 | tcp::Flags::FIN.0 | tcp::Flags::RST.0 | tcp::Flags::ACK.0;
 /// A plain packet in its frame, and the hash of its connection's key.
 pub(super) struct PlainPacket<'a> {
     pub(super) plain: &'a Plain,
     pub(super) frame: &'a mut Frame,
-    /// The link that it came by.
+    /// The link by which it was received.
     pub(super) link: LinkId,
     pub(super) hash: u64,
 }
@@ -85,7 +84,7 @@ impl<'a> FastPath<'a> {
             Direction::Inbound => match self.request(&mut flows.ids, p, &connection, route) {
                 Some(link) => link,
                 None => {
-                    // A datagram without a checksum, which the program forwards nevertheless.
+                    // A datagram without a checksum, which the XDP program forwards nevertheless.
                     let packets = connection.in_packets().wrapping_add(1);
                     if !plain.is_tcp() && flows.offloader.as_ref().is_some_and(|one| one.is_due(packets)) {
                         let _ = begin_offload(flows, id, from, self.at);
@@ -193,7 +192,7 @@ impl<'a> FastPath<'a> {
         is_done.then_some(hop.link)
     }
 
-    /// Writes what was added up.
+    /// Writes the counts that were added up.
     pub(super) fn end(self, flows: &Flows) {
         flows.count_total(&self.total);
     }

@@ -34,7 +34,8 @@ pub struct Flows {
     pub(crate) random: Random,
     pub(crate) locals: LocalCursor,
     pub(crate) replaced: Replaced,
-    /// What the director itself tells ends of connections after this burst: resets, and the ends of handshakes.
+    /// The director's own packets to ends of connections, sent after this burst: resets, and the last segments of
+    /// handshakes.
     pub(crate) answers: Vec<Answer>,
     /// Connections whose destination gets another SYN after this burst.
     pub(crate) unanswered_syns: Vec<ConnId>,
@@ -70,7 +71,7 @@ impl Flows {
         }
     }
 
-    /// Has the worker offload connections.
+    /// Lets the worker offload connections.
     pub fn set_offload(&mut self, shared: Arc<Offload>) {
         self.offloader = Some(Offloader::new(shared));
     }

@@ -1,8 +1,8 @@
 //! Look-up of a packet's connection, and whether that connection continues.
 //!
-//! Runs once for each packet of a flow. A client's packet may belong to a connection that is over, or whose destination
-//! was removed. Then the packet may begin a new connection in its place. Cost: one line of the index and one of the
-//! connection, both prefetched.
+//! Runs once for each packet of a flow. If a client's packet belongs to a connection that is over, or whose destination
+//! was removed, it may begin a new one in its place. Cost: one line of the index and one of the connection, both
+//! prefetched.
 //!
 //! Source: ipvs-behaviour, sections 2.2 and 3.6.
 

@@ -1,18 +1,18 @@
 //! Whether a TCP client has proven that it receives what is sent to its address.
 //!
 //! Runs for each packet of a connection whose replies pass the director (NAT, FULLNAT). The client's handshake proves
-//! it: its ACK has the number of the destination's SYN, which a sender with a forged source address cannot know. A full
-//! table keeps such a connection (`new_connection/eviction.rs`). Under direct routing and tunnels nothing can be
-//! proven. A connection with the client's address in its stream keeps another number in the same word, and stays
-//! unproven. Cost: a look at the flags; until the proof, at the packet's numbers.
+//! it: its ACK acknowledges the destination's SYN, whose number a sender with a forged source address cannot know. A
+//! full table keeps such a connection (`new_connection/eviction.rs`). Under direct routing and tunnels nothing can be
+//! proven. A connection that passes the client's address to its destination keeps another number in the same word, and
+//! stays unproven. Cost: a look at the flags; until the proof, also at the packet's numbers.
 
 use xvs_proto::{Packet, Protocol, tcp};
 
 use super::framed_packet::FramedPacket;
 use crate::conn::{Connection, Flags};
 
-/// Acknowledged bytes behind the destination's SYN that still prove it: the ACK of the handshake may be lost, and the
-/// next one acknowledge data too. A guess hits one in 65,536.
+/// An ACK of up to this many bytes behind the destination's SYN is a proof, too: the ACK of the handshake may be lost,
+/// and the next one also acknowledges data. A guess hits one in 65,536.
 const WINDOW: u32 = 1 << 16;
 
 /// Takes note of the number of a SYN+ACK.
@@ -37,7 +37,7 @@ pub(crate) fn request(p: &FramedPacket<'_>, connection: &Connection<'_>) {
     }
 }
 
-/// Whether the proof is possible and missing.
+/// Whether the proof is possible but missing.
 fn is_open(packet: &Packet, connection: &Connection<'_>) -> bool {
     packet.flow.protocol == Protocol::TCP
         && connection.method().masquerades()

@@ -27,7 +27,7 @@ pub struct Burst {
     frames: Vec<Received>,
     /// One for each frame.
     records: Box<[Record; BURST]>,
-    /// Those of the general path, in the order in which they were classified.
+    /// The steps of the frames on the general path, in the order in which these were classified.
     steps: Vec<Step>,
     /// Whether packets may take the fast path. Tests turn it off and expect the same results.
     pub(crate) fast_path: bool,
@@ -49,7 +49,7 @@ impl Record {
     }
 }
 
-/// How far the stages are with a frame.
+/// The progress of a frame through the stages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Progress {
     /// A plain packet that may belong to this connection.
@@ -91,7 +91,7 @@ pub struct Step {
 pub(crate) struct Undecided<'b> {
     received: &'b mut Received,
     step: &'b mut Step,
-    /// All parts of a packet in several.
+    /// All parts of a packet in several buffers, joined.
     joined: Option<Received>,
 }
 
@@ -104,7 +104,7 @@ pub(crate) struct Forwarding<'a> {
     next: usize,
 }
 
-/// What is to be done with a frame.
+/// The decision on a frame.
 pub(crate) enum Decided<'a> {
     /// It is sent by this link.
     Forwarded(LinkId),
@@ -208,7 +208,7 @@ impl Burst {
         }
     }
 
-    /// Compares plain packets with their candidates, and prefetches the routes of those that match.
+    /// Compares plain packets with their candidates, and prefetches the routes of matching packets.
     pub(crate) fn compare(&mut self, flows: &Flows, snapshot: &Snapshot) {
         for (received, record) in self.frames.iter().zip(&mut *self.records) {
             let Progress::Candidate(id) = record.progress else { continue };
@@ -223,7 +223,7 @@ impl Burst {
         }
     }
 
-    /// Prefetches the counters of those that match.
+    /// Prefetches the counters of matching packets.
     pub(crate) fn prefetch_counters(&self, flows: &Flows, snapshot: &Snapshot) {
         for record in &self.records[..self.frames.len()] {
             if let Progress::Of(id, _) = record.progress {
@@ -343,7 +343,7 @@ impl Step {
     }
 }
 
-/// The verdict on a packet whose parts have no room for what was added.
+/// The verdict on a packet whose parts have no room for the bytes that were added.
 const NO_ROOM: Verdict = Verdict::Drop(DropReason::NoHeadroom);
 
 impl Undecided<'_> {
@@ -366,7 +366,7 @@ impl Undecided<'_> {
 }
 
 impl<'a> Forwarding<'a> {
-    /// Before the first frame of a burst.
+    /// The state before the first frame of a burst.
     pub(crate) fn begin(flows: &Flows, at: Context<'a>) -> Self {
         Self { fast_path: FastPath::begin(flows, at), insertions: flows.table.insertions(), next: 0 }
     }
@@ -375,7 +375,7 @@ impl<'a> Forwarding<'a> {
     #[inline(always)]
     fn forward(&mut self, flows: &mut Flows, received: &mut Received, record: &Record) -> Option<LinkId> {
         let Progress::Of(id, direction) = record.progress else { return None };
-        // A connection that an earlier packet of the burst has begun takes over the replies of an older one.
+        // A connection that an earlier packet of this burst began may have taken over the replies of an older one.
         if direction == Direction::Outbound && flows.table.insertions() != self.insertions {
             return None;
         }

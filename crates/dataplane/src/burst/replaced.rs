@@ -1,8 +1,8 @@
 //! Connections that were replaced by new ones and are still counted at their destinations.
 //!
 //! IPVS lets a replaced connection expire by its timer, so its destination counts it until the kernel's next tick, and
-//! schedulers see this count. The same holds here. Bounded: before more than [`ROOM`] are kept, all are counted out at
-//! once.
+//! schedulers see this count. The same holds here. Bounded: if there is no room ([`ROOM`]), all are removed from the
+//! counts at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(crate) struct Replaced {
 }
 
 impl Replaced {
-    /// No connection.
+    /// Without connections.
     pub(crate) fn new() -> Self {
         Self { counted: Vec::with_capacity(ROOM), until: Millis(0) }
     }
@@ -34,14 +34,14 @@ impl Replaced {
         self.counted.push((Arc::clone(live), activity));
     }
 
-    /// Counts connections out whose tick has come.
+    /// Removes connections whose tick has come from the counts.
     pub(crate) fn expire(&mut self, now: Millis) {
         if now >= self.until {
             self.count_out();
         }
     }
 
-    /// When connections have to be counted out. `None`: not before another one is kept.
+    /// When connections have to be removed from the counts. `None`: not before another one is kept.
     pub(crate) fn next_due(&self) -> Option<Millis> {
         (!self.counted.is_empty()).then_some(self.until)
     }

@@ -32,8 +32,8 @@ impl From<&Plain> for Event {
 }
 
 /// Advances the state and deadline of a connection on a packet, and moves the connection between active and inactive in
-/// its destination's counts. The state alone determines which of the two it is, so the worker that made the transition
-/// moves it.
+/// its destination's counts. The state alone determines which of the two the connection is, so the worker that made the
+/// transition moves it.
 #[inline]
 pub(crate) fn advance(
     flows: &mut Flows,
@@ -90,7 +90,8 @@ pub(crate) fn advance(
     }
 }
 
-/// Counts a reply at its destination, and advances its connection. That of a removed destination stays as it is.
+/// Counts a reply at its destination, and advances its connection. A connection of a removed destination stays as it
+/// is.
 pub(crate) fn advance_on_reply(
     flows: &mut Flows,
     id: ConnId,
@@ -107,7 +108,7 @@ pub(crate) fn advance_on_reply(
     advance(flows, id, packet, Direction::Outbound, live, at);
 }
 
-/// The direction of a packet, as far as the director sees both. A reply shows that it does.
+/// The direction of a packet, and whether the director sees both directions. A reply shows that it does.
 #[inline]
 fn seen(connection: &Connection<'_>, direction: Direction) -> Seen {
     let unseen = connection.flags().contains(Flags::NO_OUTPUT);

@@ -143,7 +143,7 @@ impl Transmitter {
     /// Carries out the verdict on a frame that the director has made.
     pub(crate) fn carry_out_made(&mut self, frame: Frame, verdict: Verdict, port: &mut impl Port) {
         self.counters.originated.add(1);
-        // No link has received it; one that could not be sent is dropped.
+        // No link has received the frame; one that could not be sent is dropped.
         self.settle(Received { link: LinkId(0), frame }, verdict, port);
     }
 

@@ -1,10 +1,10 @@
 //! TCP connections whose client repeats its SYN, because nothing has answered the first one.
 //!
 //! Runs for each packet of a client. A real server without a route back through the director (NAT), or without the
-//! virtual address (direct routing, tunnels), receives every SYN and answers none that a client gets. Each such
-//! connection counts once at its destination, when its second packet repeats the first one's sequence number; a flood
-//! of random packets does not repeat it. The first established connection sets the count back (`burst/state.rs`). Cost:
-//! a look at the flags.
+//! virtual address (direct routing, tunnels), receives every SYN, but the client gets no answer. Each such connection
+//! counts once at its destination, when its second packet repeats the first one's sequence number; a flood of random
+//! packets does not repeat it. The first established connection resets the count (`burst/state.rs`). Cost: a look at
+//! the flags.
 
 use xvs_proto::{Protocol, tcp};
 
@@ -41,7 +41,7 @@ fn repeats(p: &FramedPacket<'_>, connection: &Connection<'_>) -> bool {
             }
             false
         }
-        // A masqueraded connection without the client's number has 0 until the destination's SYN+ACK.
+        // A masqueraded connection does not store the client's number. Its word is 0 until the destination's SYN+ACK.
         2 => {
             let noted = connection.first_sequence();
             TcpState::of(connection.state()) == TcpState::SynRecv

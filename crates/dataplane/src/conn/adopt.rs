@@ -1,13 +1,13 @@
-//! Tables in files that outlive the process, and the taking over of one whose process has ended.
+//! Connection tables in files that outlive the process, and how the next process takes such a table over.
 //!
-//! The process may have been killed between any two stores. So only entries count, and of these only what identifies a
-//! connection and what it needs later: a table is taken over by checking each entry, and by building index, free list,
-//! counts and timers anew. An entry that is incomplete, impossible or of an unknown destination is discarded. A table
-//! of another version, size or start of the machine is refused as a whole. Runs once, before there are workers. Cost:
-//! three passes over the entries. Not here: which files these are, and who may open them.
+//! The process may have been killed between any two stores. So only the entries are used, and of these only the fields
+//! that identify a connection or that it needs later. Each entry is checked; index, free list, counts and timers are
+//! built anew. An entry that is incomplete, impossible or of an unknown destination is discarded. A table of another
+//! version or size, or from before the machine's last start, is refused as a whole. Runs once, before there are
+//! workers. Cost: three passes over the entries. Not here: which files these are, and who may open them.
 //!
-//! Until then it is a [`FormerTable`], which has no handles: nobody in this process can insert into it, remove from it
-//! or walk it while another process may still use it, or before its free list is built anew.
+//! Before the take-over it is a [`FormerTable`], which has no handles: nothing in this process can insert into it,
+//! remove from it or walk it while another process may still use it, or before its free list is built anew.
 
 use std::fs::File;
 use std::ops::Range;
@@ -43,25 +43,25 @@ pub struct TableFiles {
     pub extensions: File,
 }
 
-/// The table of another process, which may still use it. [`Self::take_over`] makes it this one's.
+/// The table of another process, which may still use it. [`Self::take_over`] makes it this process's table.
 #[derive(Debug)]
 pub struct FormerTable(Table);
 
-/// What a table has.
+/// The result of [`FormerTable::survey`].
 #[derive(Debug)]
 pub struct Survey {
     /// The number of connections and templates.
     pub live: usize,
     expected: u32,
     extent: u32,
-    /// The entries below `extent` without one.
+    /// The free entries below `extent`.
     free: Vec<u32>,
 }
 
 /// Why a table is not taken over.
 #[derive(Debug, thiserror::Error)]
 pub enum AdoptError {
-    /// It is no table that this program can continue with.
+    /// This program cannot continue with the table.
     #[error("{0}")]
     Refused(String),
     /// The kernel refused.
@@ -96,7 +96,7 @@ impl Table {
         Ok(Arc::new(Self::fresh(config, &parts, mapping, &extensions, secret, boot)))
     }
 
-    /// A connection that was [surveyed](FormerTable::survey). Before any handle of a worker is taken.
+    /// A connection that was [surveyed](FormerTable::survey). Only for use before any handle of a worker is taken.
     pub fn surveyed(&self, id: ConnId) -> Connection<'_> {
         Connection { id, record: self.slab.record(id.0) }
     }
@@ -128,13 +128,13 @@ impl FormerTable {
         self.0.entries()
     }
 
-    /// Enters all pages in this process's page tables, which would otherwise cost the time of [`Self::survey`].
+    /// Enters all pages in this process's page tables, so that [`Self::survey`] takes less time.
     pub fn touch(&self) {
         self.0.mapping.touch();
     }
 
     /// Walks a table that nobody changes meanwhile, and that was left in order or [repaired](Self::repair). Changes
-    /// nothing. `each` sees each connection and template; `progress` is called again and again.
+    /// nothing. `each` sees each connection and template; `progress` is called repeatedly.
     pub fn survey(&self, mut each: impl FnMut(&Connection<'_>), progress: impl Fn()) -> Survey {
         let extent = self.extent_of_files();
         let mut survey = Survey { extent, live: 0, expected: 0, free: Vec::new() };
@@ -155,7 +155,7 @@ impl FormerTable {
         survey
     }
 
-    /// Takes over what a process has left that does not use the table any more.
+    /// Takes over the table of a process that does not use it any more.
     pub fn take_over(self, survey: &Survey) -> Arc<Table> {
         let Table { slab, free_handles, config, counts, expected, .. } = &self.0;
         let (header, extent) = (&slab.header[0], survey.extent);
@@ -163,7 +163,7 @@ impl FormerTable {
         header.extent.store(extent, Ordering::Relaxed);
         header.free.store(0, Ordering::Relaxed);
         expected.store(survey.expected, Relaxed);
-        // No handle has a stock of its own: what one would give away is in the free list that is built here.
+        // No handle keeps a stock: all free entries are in the list that is built here.
         for state in free_handles {
             if let Some(state) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner) {
                 state.stock = Stock::default();
@@ -175,7 +175,7 @@ impl FormerTable {
         for (worker, state) in free_handles.iter().take(config.workers).enumerate() {
             if let Some(state) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner) {
                 state.unlinked = first_of(worker)..first_of(worker + 1);
-                // All to the first one, which gives the surplus to the others.
+                // The first handle gets all of them, and gives the surplus to the others.
                 state.stock = mem::take(&mut stock);
             }
         }
@@ -189,8 +189,8 @@ impl FormerTable {
     }
 
     /// Repairs a table whose process was killed at any moment: checks each entry, and builds the index and the counts
-    /// of templates anew, on all cores. `is_known` tells whether there is a destination with a number; `progress` is
-    /// called again and again. Returns the number of entries that had to be discarded.
+    /// of templates anew, on all cores. `is_known` returns whether there is a destination with this number; `progress`
+    /// is called repeatedly. Returns the number of discarded entries.
     pub fn repair(
         &mut self,
         now: Millis,
@@ -216,12 +216,13 @@ impl FormerTable {
             entry.life.store(Life::removed(0).0, Ordering::Relaxed);
             discarded.fetch_add(1, Relaxed);
         };
-        // Those that were about to be removed: one between the same ends may have taken the place since.
+        // Entries that were about to be removed: a new connection between the same ends may have taken their place
+        // since.
         let closed = Mutex::new(Vec::new());
         // Relaxed, here and below: no other thread uses the table yet.
         buckets.clear();
         for_each_window(extent, &progress, |window| {
-            // All of a window before the first one is entered: their buckets are fetched together.
+            // All keys of a window before the first one is entered, so that their buckets are fetched together.
             let keys: [Option<Keys>; WINDOW] = array::from_fn(|at| {
                 let index = window.start + at as u32;
                 let keys = (index < window.end && is_possible(index)).then(|| keys_of(slab, secret, index));
@@ -264,7 +265,7 @@ impl FormerTable {
 fn for_each_window(extent: u32, progress: impl Fn() + Sync, each: impl Fn(Range<u32>) + Sync) {
     let next = AtomicU32::new(0);
     let run = || {
-        // Relaxed: it orders nothing; the end of the scope does.
+        // Relaxed: this orders nothing; the end of the scope does.
         while let start = next.fetch_add(SHARE, Relaxed)
             && start < extent
         {
@@ -276,7 +277,7 @@ fn for_each_window(extent: u32, progress: impl Fn() + Sync, each: impl Fn(Range<
     thread::scope(|scope| {
         for _ in 1..thread::available_parallelism().map_or(1, usize::from).min((extent / SHARE) as usize + 1)
         {
-            // Without a thread the others do its part.
+            // If a thread cannot be started, the others do its part.
             let _ = thread::Builder::new().spawn_scoped(scope, run);
         }
         run();
@@ -353,7 +354,7 @@ fn enter(slab: &Slab, buckets: &Buckets, keys: &Keys, index: u32) -> bool {
 }
 
 /// Whether the process was killed while it ended the handshake of a connection behind the SYN proxy: some of its
-/// numbers may be those of before, so its segments can be translated for neither end.
+/// numbers may be those from before, so its segments cannot be translated for either end.
 fn is_half_completed(entry: &Entry) -> bool {
     let flags = Flags(entry.flags.load(Ordering::Relaxed));
     flags.contains(Flags::SYN_PROXY) && flags.contains(Flags::HANDSHAKE)
@@ -400,7 +401,7 @@ mod tests {
         let table = Table::create(CONFIG).unwrap();
         let (mut worker, new) = (table.handle(0).unwrap(), NewConnection::example());
         let old = inserted(&mut worker, &new);
-        // As far as a removal comes before another worker can insert.
+        // The part of a removal that comes before another worker can insert.
         table.entry(old).close().unwrap();
         table.buckets.unlink(table.slab.record(old.0).request_flow().hash(&table.secret), old.0);
         if let Some(reply) = table.slab.record(old.0).reply_flow() {

@@ -67,7 +67,7 @@ pub(crate) enum Candidate<T> {
     Found(T),
     /// It is not in this bucket.
     Elsewhere,
-    /// Only a look-up can say it.
+    /// Only a look-up can tell.
     Unsure,
 }
 
@@ -175,8 +175,8 @@ impl Buckets {
         Candidate::Unsure
     }
 
-    /// The result of `test` for the first entry with this hash for which it gives one. An entry that is shadowed by a
-    /// newer one (see [`enter_beside`](Self::enter_beside)) is used only if no other passes the test.
+    /// The result of `test` for the first entry with this hash for which `test` returns one. An entry that is shadowed
+    /// by a newer one (see [`enter_beside`](Self::enter_beside)) is used only if no other passes the test.
     #[inline]
     pub(super) fn find<T>(&self, hash: u64, mut test: impl FnMut(u32) -> Option<T>) -> Option<T> {
         let (tag, primary) = (tag(hash), self.primary(hash));

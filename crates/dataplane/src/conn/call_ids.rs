@@ -1,14 +1,13 @@
 //! The Call-IDs of templates of services with `--pe sip`. They are stored beside the connection table, whose entries
 //! have no room for them.
 //!
-//! A worker writes a slot when it makes a template, before any look-up can find the template. Look-ups that find the
-//! template by its endpoints, which several templates may share, read the slot. Each worker takes slots from its own
-//! range in turn. A slot is free when the template that it was written for has been removed. If all inspected slots are
-//! in use, a template is evicted and its slot is taken. So slots need not be released, no worker waits, and nothing is
-//! allocated after the start. A worker that still uses a removed or detached template may read another template's
-//! Call-ID here; it then also sees that the template is no longer valid. Cost: at most five cache lines for a
-//! comparison; at most 64 inspected slots for a new template. Not here: the parser of SIP messages (`xvs-proto`,
-//! `sip.rs`), the choice of the evicted template (`eviction.rs`).
+//! A worker that makes a template writes a slot before any look-up can find the template. Look-ups by endpoints, which
+//! several templates may share, read the slot. Each worker takes slots from its own range in turn. A slot is free when
+//! its template has been removed. If all inspected slots are in use, a template is evicted. So slots need not be
+//! released, no worker waits, and nothing is allocated after the start. A worker that still uses a removed or detached
+//! template may read another template's Call-ID here; it then also sees that the template is no longer valid. Cost: at
+//! most five cache lines for a comparison; at most 64 inspected slots for a new template. Not here: the parser of SIP
+//! messages (`xvs-proto`, `sip.rs`), the choice of the evicted template (`eviction.rs`).
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -85,8 +84,8 @@ impl CallIds {
             });
         next.store(number.map_or(first + LOOKED_AT, |number| number + 1) % each, Relaxed);
         let slot = &self.slots[number?];
-        // Release: a thread that reads any of the words sees that the template before was detached, if it was. That a
-        // thread which finds the new template sees all words is ensured by the template's insertion.
+        // Release: a thread that reads any of the words sees that the template before was detached, if it was. The
+        // template's insertion ensures that a thread which finds the new template sees all words.
         slot.words.iter().zip(packed(call_id)).for_each(|(word, value)| word.store(value, Release));
         slot.owner.store(0, Relaxed);
         number.map(|number| number as u32 + 1)

@@ -52,7 +52,7 @@ impl TableWorker {
 }
 
 impl Connection<'_> {
-    /// The direction of a plain packet of this connection. `None`: it is not found to belong to it.
+    /// The direction of a plain packet of this connection. `None`: only a look-up can tell whether it belongs to it.
     #[inline]
     pub(crate) fn direction_of(&self, plain: &Plain, frame: &[u8]) -> Option<Direction> {
         match plain.family {

@@ -93,8 +93,8 @@ impl Connection<'_> {
         self.record.entry.timeout_seconds.store(seconds, Ordering::Relaxed);
     }
 
-    /// The sequence number of the client's first data byte, of a connection whose destination receives the client's
-    /// address, or whose replies do not pass the director; 0: unknown.
+    /// The sequence number of the client's first data byte; 0: unknown. Only for connections whose destination receives
+    /// the client's address, or whose replies do not pass the director.
     pub fn first_sequence(&self) -> u32 {
         // Such a connection is no template, so the word is free.
         self.record.entry.timeout_seconds.load(Ordering::Relaxed)
@@ -106,7 +106,7 @@ impl Connection<'_> {
     }
 
     /// The acknowledgement number that proves that the client received the destination's SYN+ACK; 0: none has passed.
-    /// Not of a connection with a [`Self::first_sequence`].
+    /// Not for a connection with a [`Self::first_sequence`].
     pub fn destination_sequence(&self) -> u32 {
         // The field of `first_sequence`, which such a connection does not need.
         self.record.entry.timeout_seconds.load(Ordering::Relaxed)
@@ -129,8 +129,8 @@ impl Connection<'_> {
         self.record.entry.mark.load(Ordering::Relaxed)
     }
 
-    /// The template that controls it; of FTP's data connection the control connection. It lives at least as long as
-    /// this connection, which it counts.
+    /// The template that controls it, or the control connection of an FTP data connection. The controller counts this
+    /// connection and lives at least as long.
     pub fn controller(&self) -> Option<ConnId> {
         self.record.entry.controller.load(Ordering::Relaxed).checked_sub(1).map(ConnId)
     }
@@ -158,7 +158,7 @@ impl Connection<'_> {
     #[must_use]
     pub fn set_flags(&self, flags: Flags) -> bool {
         debug_assert!(!flags.contains(Flags::TEMPLATE));
-        // Relaxed: the counts that follow are atomics of their own, and no thread infers one from the other.
+        // Relaxed: the counts that follow are separate atomics, and no thread infers one from the other.
         let before = self.record.entry.flags.fetch_or(flags.0, Ordering::Relaxed);
         before & flags.0 != flags.0
     }
@@ -171,8 +171,8 @@ impl Connection<'_> {
         self.record.entry.flags.fetch_and(!flags.0, Ordering::Relaxed) & flags.0 != 0
     }
 
-    /// Has a received connection count as active or inactive. Returns `true` to the one caller that has changed it;
-    /// `false` also if it is counted no more.
+    /// Makes a connection that another director announced count as active or inactive. Returns `true` to the one caller
+    /// that has changed it; `false` also if it is no longer counted.
     #[must_use]
     pub fn count_as(&self, inactive: bool) -> bool {
         let changed = |flags: u16| {
@@ -184,7 +184,7 @@ impl Connection<'_> {
         self.record.entry.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed).is_ok()
     }
 
-    /// Ends the counting of a received connection. Returns whether it counted as inactive.
+    /// Removes such a connection from the counts. Returns whether it counted as inactive.
     #[must_use]
     pub fn count_out(&self) -> bool {
         // Relaxed: as in `set_flags`.
@@ -206,8 +206,8 @@ impl Connection<'_> {
     /// packets that two workers count at the same moment, one may be lost.
     #[inline]
     pub fn count_in_packet(&self) -> u32 {
-        // No exchange: it would cost more than anything else that a packet does to the entry, and the packets of a
-        // flow arrive by one queue.
+        // No atomic exchange: it would cost more than anything else that a packet does to the entry, and the packets of
+        // a flow arrive by one queue.
         let count = self.in_packets().wrapping_add(1);
         self.record.entry.in_packets.store(count, Ordering::Relaxed);
         count

@@ -28,7 +28,7 @@ pub struct Copied {
     pub call_id: Option<Vec<u8>>,
     /// How the replies of FTP's control connection are shifted, and what the client has asked for.
     pub(crate) ftp: Option<(Shift, Asked)>,
-    /// The numbers of one behind the SYN proxy.
+    /// The numbers of a connection behind the SYN proxy.
     pub(crate) numbers: Option<[u32; 4]>,
     /// The template or connection that controls it.
     pub controller: Option<Box<Copied>>,

@@ -96,8 +96,8 @@ impl Life {
         if self.is_current() { Millis(self.0 & DEADLINE_MAX) } else { Millis(0) }
     }
 
-    /// Whether the deadline stays for a packet after which the connection would expire at this time: stored deadlines
-    /// are up to a second later (see `TableWorker::transition`).
+    /// Whether a packet that requests this deadline leaves the stored one as it is: stored deadlines are up to a second
+    /// later (see `TableWorker::transition`).
     #[inline]
     pub(crate) fn keeps(self, expires: Millis) -> bool {
         let deadline = self.deadline();
@@ -115,7 +115,7 @@ impl Life {
     }
 }
 
-/// An entry, its extension, which is read only if the entry has the bit for it, and its numbers, only with a flag.
+/// An entry, with its extension (read only if the entry has the bit for it) and its numbers (only with a flag).
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Record<'a> {
     pub(super) entry: &'a Entry,
@@ -287,8 +287,8 @@ impl Record<'_> {
         self.entry.virtual_word() & EXTENDED != 0
     }
 
-    /// Whether both have reply keys of their own that are equal, and different virtual endpoints. With equal ones they
-    /// may be one identity: then one of them loses the insertion and must not shadow the other.
+    /// Whether both have equal reply keys and different virtual endpoints. With equal ones they may be one identity:
+    /// then one of them loses the insertion and must not shadow the other.
     pub(super) fn shares_reply_key(self, other: Self) -> bool {
         self.virtual_endpoint() != other.virtual_endpoint()
             && self.reply_flow().is_some_and(|flow| other.reply_flow() == Some(flow))
@@ -299,8 +299,8 @@ impl Record<'_> {
         FlowKey { protocol: self.protocol(), source: self.client(), dest: self.virtual_endpoint() }
     }
 
-    /// The flow of replies, if they have a key of their own. Templates have none, and neither have connections whose
-    /// replies go from the virtual endpoint to the client.
+    /// The flow of replies, if they have their own key. Templates have none, and neither have connections whose replies
+    /// go from the virtual endpoint to the client.
     pub(super) fn reply_flow(self) -> Option<FlowKey> {
         let replies = self.replies();
         let found_by_request = replies.source == self.virtual_endpoint() && replies.dest == self.client();
@@ -335,7 +335,7 @@ impl Record<'_> {
 
     pub(super) fn local(self) -> Option<Endpoint> {
         let word = self.entry.virtual_word();
-        // Of the destination's family: the destination sends its replies to it.
+        // The local endpoint is of the destination's family: the destination sends its replies to it.
         (word & LOCAL != 0).then(|| {
             let port = self.entry.dest_addr.load(Ordering::Relaxed);
             endpoint(&self.extension.local, word & DEST_IPV6, port.into())

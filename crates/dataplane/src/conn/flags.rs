@@ -19,11 +19,11 @@ impl Flags {
     /// The director has answered its SYN, and its numbers differ between its ends (`numbers.rs`). Not in
     /// sync messages.
     pub const SYN_PROXY: Self = Self(0x0002);
-    /// As that one, and the destination has not answered the director's SYN yet. Not in sync messages.
+    /// As [`Self::SYN_PROXY`], while the destination has not answered the director's SYN. Not in sync messages.
     pub const HANDSHAKE: Self = Self(0x0004);
     /// Received by state synchronisation.
     pub const SYNC: Self = Self(0x0020);
-    /// Of a connection with [`Self::SYNC`]: it is in no count of its destination any more. Not in sync messages.
+    /// Of a connection with [`Self::SYNC`]: its destination no longer counts it. Not in sync messages.
     pub const COUNTED_OUT: Self = Self(0x0040);
     /// Of a connection without [`Self::SYNC`]: it is counted among its client's connections
     /// ([`Clients`](crate::snapshot::clients::Clients)). Not in sync messages.
@@ -42,7 +42,7 @@ impl Flags {
     pub const FTP: Self = Self(0x0200);
     /// Its destination receives the client's address in a PROXY header, so the client's sequence numbers are shifted.
     pub const PROXY: Self = Self(0x0400);
-    /// A connection that is expected, whose client's port is not known yet: FTP's passive data.
+    /// An expected connection whose client port is not known yet: passive FTP data.
     pub const NO_CLIENT_PORT: Self = Self(0x0800);
     /// A persistence template. Fixed when the entry is made, because it is part of the identity.
     pub const TEMPLATE: Self = Self(0x1000);
@@ -54,7 +54,7 @@ impl Flags {
     /// in sync messages.
     pub const DETACHED: Self = Self(0x8000);
 
-    /// Those of connections whose packets always take the general path.
+    /// The flags of connections whose packets always take the general path.
     pub(crate) const UNUSUAL: Self = Self(
         Self::RESET.0
             | Self::PROXY.0

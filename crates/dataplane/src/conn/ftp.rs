@@ -1,9 +1,9 @@
-//! What the control connection of FTP needs beside its endpoints: how its replies are shifted, and what the client has
-//! asked for last.
+//! What an FTP control connection stores beside its endpoints: how its replies are shifted, and the client's last
+//! request for a data connection.
 //!
 //! A reply that names an address is rewritten, and its length changes. From there on the client counts the server's
-//! bytes differently. A server waits for the next command after such a reply, so it suffices to know the last place
-//! where the length has changed, and the sum of all changes before it.
+//! bytes differently. A server waits for the next command after such a reply. So it suffices to store the last place
+//! where the length changed, and the sum of all changes before it.
 
 use xvs_proto::sync::ReplyShift;
 
@@ -28,8 +28,8 @@ impl Shift {
         (self.0 as i64 >> 40) as i32
     }
 
-    /// The shift with another change of the length, in bytes, at this sequence number of the server, unless that was
-    /// known. `None`: the sum has too many bits.
+    /// The shift with another change of the length, in bytes, at this sequence number of the server, unless this change
+    /// is already in it. `None`: the sum has too many bits.
     pub(crate) fn with(self, place: u32, change: i8) -> Option<Self> {
         if change == 0 || self != Self::default() && place.wrapping_sub(self.place()) as i32 <= 0 {
             return Some(self);
@@ -48,13 +48,13 @@ impl Shift {
         self != Self::default() && self.place() == place
     }
 
-    /// That of a connection of another director; `None`: it is not one of FTP.
+    /// The shift that another director has announced; `None`: the connection is not one of FTP.
     pub(crate) fn received(of: ReplyShift) -> Option<Self> {
         let change = i8::try_from(of.after.wrapping_sub(of.before)).ok()?;
         Self::of(of.place, of.before, change)
     }
 
-    /// What another director is told; `None`: nothing is shifted.
+    /// The shift for announcements to other directors; `None`: nothing is shifted.
     pub(crate) fn announced(self) -> Option<ReplyShift> {
         let (place, before) = (self.place(), self.before());
         (self != Self::default()).then(|| ReplyShift { place, after: before + self.change(), before })
@@ -94,7 +94,7 @@ pub(crate) enum Asked {
     ExtendedPassive = 2,
 }
 
-/// Of a control connection of FTP ([`Flags::FTP`](super::Flags::FTP)).
+/// For control connections of FTP ([`Flags::FTP`](super::Flags::FTP)).
 impl Connection<'_> {
     pub(crate) fn shift(&self) -> Shift {
         Shift(self.ftp_word(0).load(Ordering::Relaxed))

@@ -49,7 +49,7 @@ impl TableWorker {
         &self.handle.table
     }
 
-    /// What look-ups that are no packet's go by: those of [`Self`] may be noted.
+    /// The handle for look-ups that no packet makes: those by [`Self`] may be recorded.
     pub(crate) fn handle(&self) -> &TableHandle {
         &self.handle
     }
@@ -87,7 +87,7 @@ impl TableWorker {
 
     /// The connection that is expected ([`Flags::NO_CLIENT_PORT`]) for a packet of this flow.
     pub(crate) fn find_expected(&self, flow: &FlowKey) -> Option<ConnId> {
-        // A dry run's table has those that it has asked for.
+        // A dry run's table has only the connections that it has asked for.
         if self.handle.table.expected.load(Relaxed) == 0 && self.missed.is_none() {
             return None;
         }
@@ -119,7 +119,8 @@ impl TableWorker {
         self.missed.as_ref().map(|missed| missed.borrow().clone()).unwrap_or_default()
     }
 
-    /// The workers of a director record nothing: one comparison for each packet without a connection.
+    /// Records, in a dry run, a look-up that found nothing. Costs workers a comparison for each packet without a
+    /// connection.
     #[inline]
     fn miss(&self, sought: fn(FlowKey) -> Sought, flow: &FlowKey) {
         if let Some(missed) = &self.missed {
@@ -146,7 +147,7 @@ impl TableWorker {
             add(&handle.counts().full, 1);
             return Inserted::Full;
         };
-        // The program must not forward its replies as those of an older connection.
+        // The XDP program must not forward its replies as those of an older connection.
         let older = reply.filter(|_| table.has_offloaded());
         let older = older.and_then(|reply| handle.find(&reply, reply.hash(&table.secret)));
         let record = table.slab.record(index);
@@ -168,7 +169,7 @@ impl TableWorker {
         handle.discard(index);
         match refused {
             Entered::Existing(index) => {
-                // The owner of the reply key may be this very connection. One that is not live yet may still be
+                // The owner of the reply key may be this very connection. An entry that is not live yet may still be
                 // discarded.
                 let other = self.handle.table.slab.record(index);
                 let is_it = || keys.are_of(other) && other.entry.life().is_live();
@@ -207,10 +208,10 @@ impl TableWorker {
     ///
     /// A removed entry is free only after every worker's quiescent point, so entries that are evicted in one burst are
     /// used in a later one. The reserve covers this delay. If all workers make progress, the entries evicted in a burst
-    /// are free three bursts later at the latest: the epoch is closed at the end of the second at the worst, because
-    /// one closing is under way at a time, and all have seen it at the end of the third. So entries for three bursts
-    /// suffice. The slab exceeds the capacity of the table by this reserve for each handle, so it costs no
-    /// capacity. If a worker makes no progress, the reserve runs out and insertions are refused until it does.
+    /// are free three bursts later at the latest: in the worst case the epoch is closed at the end of the second,
+    /// because only one is closed at a time, and all have seen it at the end of the third. The slab exceeds the table's
+    /// capacity by this reserve for each handle, so it costs no capacity. If a worker makes no progress, the reserve
+    /// runs out and insertions are refused until it does.
     pub fn is_short(&self) -> bool {
         self.handle.table.slab.is_exhausted() && self.handle.state.stock.spare() < STRANDED_MAX
     }
@@ -399,7 +400,7 @@ impl TableHandle {
         let entry = self.table.entry(id);
         let passes = |life: Life| life.is_live() && test(life.state(), life.deadline());
         let mut life = entry.life();
-        // Tested before the election too, which writes the entry's line.
+        // Tested before the election, too, because the election writes the entry's cache line.
         if !passes(life) {
             return Removal::Kept;
         }

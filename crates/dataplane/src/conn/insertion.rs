@@ -38,7 +38,7 @@ pub struct NewConnection {
     /// Firewall mark of the service; 0: none. A template has the mark in its virtual endpoint; it stores here a number
     /// that distinguishes it from other templates between the same endpoints.
     pub mark: u32,
-    /// The template that controls it; of FTP's data connection its control connection. The caller has counted the
+    /// The template that controls it, or the control connection of an FTP data connection. The caller has counted the
     /// connection there ([`Connection::add_controlled`](crate::conn::connection::Connection::add_controlled)), and
     /// reverts that if the insertion makes no new connection.
     pub controller: Option<ConnId>,
@@ -50,8 +50,8 @@ impl NewConnection {
         FlowKey { protocol: self.protocol, source: self.client, dest: self.virtual_endpoint }
     }
 
-    /// The flow of replies, if they have a key of their own. Templates have none, and neither have connections whose
-    /// replies go from the virtual endpoint to the client.
+    /// The flow of replies, if they have their own key. Templates have none, and neither have connections whose replies
+    /// go from the virtual endpoint to the client.
     pub(super) fn reply_flow(&self) -> Option<FlowKey> {
         let masqueraded = self.local.is_some() || self.method == ForwardingMethod::Nat;
         let source = if masqueraded { self.dest } else { self.virtual_endpoint };
@@ -103,9 +103,9 @@ pub enum Removal {
     Done(u8),
     /// It controls other connections and was not removed.
     Controls,
-    /// Another caller has removed it, or another worker is inserting it at this moment.
+    /// Another caller has removed it, or another worker is inserting it.
     NotLive,
-    /// It does not, or no longer, fulfil the condition
+    /// It does not meet, or no longer meets, the condition
     /// ([`TableWorker::remove_if`](crate::conn::handle::TableWorker::remove_if)).
     Kept,
 }

@@ -1,5 +1,4 @@
-//! The keys of an entry, and their entering in the index: by a worker that inserts a connection, and when a table is
-//! repaired.
+//! The keys of an entry. They enter the index when a worker inserts a connection, and when a table is repaired.
 
 use xvs_proto::{FlowKey, HashSecret};
 
@@ -13,7 +12,7 @@ pub(super) struct Keys {
     request: FlowKey,
     kind: Kind,
     request_hash: u64,
-    /// The flow of replies with its hash, if they have a key of their own.
+    /// The flow of replies with its hash, if they have their own key.
     reply: Option<(FlowKey, u64)>,
     /// Whether no other connection may have the same flow of replies, because they go to an endpoint of the director.
     alone: bool,
@@ -54,7 +53,7 @@ impl Keys {
     /// client's key may send a packet to the destination, and the reply must find the connection.
     ///
     /// # Errors
-    /// The key that cannot be entered, and why; then none is.
+    /// The key that cannot be entered, and why; then no key is entered.
     #[inline]
     pub(super) fn enter(&self, buckets: &Buckets, slab: &Slab, claim: Claim) -> Result<(), (Key, Entered)> {
         if let Some((flow, hash)) = self.reply {

@@ -1,9 +1,9 @@
-//! The numbers of a connection behind the SYN proxy: what the director has told each end, and so how the segments of
-//! one end are translated for the other.
+//! The TCP numbers of a connection behind the SYN proxy. The director has told each end other numbers, so it translates
+//! the segments of one end for the other.
 //!
-//! While the destination has not answered ([`Flags::HANDSHAKE`](super::Flags::HANDSHAKE)) they are those of
-//! [`Awaited`], then those of [`Numbers`] ([`Flags::SYN_PROXY`](super::Flags::SYN_PROXY) alone). They are 16 bytes, so
-//! that a restart and other directors have them too.
+//! While the destination has not answered ([`Flags::HANDSHAKE`](super::Flags::HANDSHAKE)) they are an [`Awaited`], then
+//! [`Numbers`] ([`Flags::SYN_PROXY`](super::Flags::SYN_PROXY) alone). They take 16 bytes, which a restart keeps and
+//! other directors receive.
 
 use super::connection::Connection;
 use super::flags::Flags;
@@ -18,7 +18,7 @@ pub(crate) struct Awaited {
     pub(crate) timestamps: Option<[u32; 2]>,
     /// The client's window, in the unit that its SYN has announced.
     pub(crate) window: u16,
-    /// The number of SYNs that the destination has got.
+    /// The number of SYNs that were sent to the destination.
     pub(crate) tries: u8,
 }
 
@@ -49,7 +49,7 @@ impl Numbers {
         [self.sequence, self.timestamp, u32::from(self.to_client as u8) << 8 | u32::from(self.to_server)]
     }
 
-    /// Those of these words.
+    /// The numbers of these words.
     pub(crate) fn of([sequence, timestamp, shifts]: [u32; 3]) -> Self {
         let within = |shift: u32| (shift as u8).min(SHIFT_MAX);
         let to_client = ((shifts >> 8) as i8).clamp(-(SHIFT_MAX as i8), SHIFT_MAX as i8);
@@ -60,7 +60,7 @@ impl Numbers {
 /// The greatest scale of windows (RFC 7323 §2.3).
 const SHIFT_MAX: u8 = 14;
 
-/// Of a connection with one of the flags.
+/// For connections with one of the flags.
 impl Connection<'_> {
     /// What its client was told, while its destination has not answered.
     pub(crate) fn awaited(&self) -> Option<Awaited> {
@@ -78,7 +78,7 @@ impl Connection<'_> {
         self.set_number_words([awaited.cookie, own, client, awaited.rest()]);
     }
 
-    /// Counts another SYN to its destination. Changes the last word alone, because another worker may just end the
+    /// Counts another SYN to its destination. Changes only the last word, because another worker may be ending the
     /// handshake.
     pub(crate) fn count_try(&self, awaited: Awaited) {
         let rest = Awaited { tries: awaited.tries + 1, ..awaited }.rest();
@@ -99,21 +99,22 @@ impl Connection<'_> {
         }
     }
 
-    /// Ends the handshake: from now on its numbers are translated so. Returns `true` to the one caller that has.
+    /// Ends the handshake: from now on `numbers` say how its segments are translated. Returns `true` to the one caller
+    /// that ended it.
     pub(crate) fn complete(&self, numbers: Numbers) -> bool {
-        // The one who sets the first flag writes; the others go on waiting until it has cleared the second.
+        // The worker that sets the first flag writes; for others the handshake lasts until it has cleared the second.
         let is_first = self.set_flags(Flags::SYN_PROXY);
         if is_first {
             let [sequence, timestamp, shifts] = numbers.words();
             self.set_number_words([sequence, timestamp, shifts, 0]);
-            // Whoever finds the flag cleared finds the numbers.
+            // A thread that sees the flag cleared sees the numbers.
             fence(Ordering::Release);
             let _ = self.clear_flags(Flags::HANDSHAKE);
         }
         is_first
     }
 
-    /// Translates its numbers as another director does. `None`: that one does not.
+    /// Takes over the translation of another director. `None`: that director translates nothing.
     pub(crate) fn receive_numbers(&self, received: Option<Numbers>) {
         match received {
             Some(numbers) if self.numbers() != received => {

@@ -1,4 +1,4 @@
-//! Which connections have their packets forwarded by the XDP program, by records in memory that both share.
+//! The connections that the XDP program forwards, by records in memory that it shares with workers.
 //!
 //! One bit of a record's state says whether it is in force; clearing it is one store, from any thread, also from the
 //! program. The table does so when it removes a connection. Cost for connections without a record: one load at their
@@ -18,7 +18,7 @@ pub(crate) const RECORD: usize = 40;
 
 /// The places of the words of a record.
 pub(crate) mod word {
-    /// The number of the record's use, and in bit 0 whether it is in force.
+    /// The count of the record's uses, and in bit 0 whether it is in force.
     pub(crate) const STATE: usize = 0;
     /// The epoch, and the slot in the upper half.
     pub(crate) const EPOCH_AND_SLOT: usize = 1;
@@ -28,13 +28,13 @@ pub(crate) mod word {
     pub(crate) const COUNTS: usize = 3;
     /// The number of the connection and, in the upper half, its generation. The program has no use for it.
     pub(crate) const CONNECTION: usize = 7;
-    /// What becomes of requests, then of replies.
+    /// What the program does with requests, then with replies.
     pub(crate) const PARTS: usize = 8;
     /// The words of a part.
     pub(crate) const PART: usize = 8;
-    /// The IPv6 addresses with which requests come, then replies.
+    /// The IPv6 addresses of requests, then of replies, as received.
     pub(crate) const OLD_ADDRESSES: usize = 24;
-    /// Those with which they leave.
+    /// The same as sent.
     pub(crate) const ADDRESSES: usize = 32;
 }
 
@@ -58,7 +58,7 @@ impl Offloaded {
 
     /// The record of a connection.
     pub(crate) fn of(&self, id: ConnId) -> Option<u32> {
-        // Relaxed, here and below: the words of a record are atomics of their own, and its memory is never freed.
+        // Relaxed, here and below: the words of a record are separate atomics, and its memory is never freed.
         self.of[id.0 as usize].load(Ordering::Relaxed).checked_sub(1)
     }
 
@@ -74,7 +74,7 @@ impl Offloaded {
         let _ = of.compare_exchange(record + 1, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Has workers process the packets of a connection from now on.
+    /// Makes workers process the packets of a connection from now on.
     pub(crate) fn end(&self, id: ConnId) {
         // The caller has changed the connection; see `offload/begin.rs`.
         fence(Ordering::SeqCst);
@@ -86,7 +86,7 @@ impl Offloaded {
         }
     }
 
-    /// Whether the program has forwarded packets of a connection that are not counted at it yet.
+    /// Whether the program has forwarded packets of a connection that the connection does not count yet.
     pub(crate) fn has_news(&self, id: ConnId) -> bool {
         self.of(id).is_some_and(|record| {
             let counts = &self.record(record)[word::COUNTS..word::CONNECTION];

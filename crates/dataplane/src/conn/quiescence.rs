@@ -11,9 +11,9 @@
 //!
 //! - at a value ≥ t: the thread read the epoch after C (Acquire on the add of C), so its later look-ups see U; its
 //!   earlier ones were over when it stored the value (Release), which S has read (Acquire), so reuse comes after.
-//! - parked: look-ups before the parking are over, likewise. A later one comes after an `unpark`, whose store S did
-//!   not see. `unpark` has a SeqCst fence between that store and the look-up, and S one between U and its load. Of
-//!   two such fences one is first: were it `unpark`'s, S would have seen the store. So it is S's, and L sees U.
+//! - parked: look-ups before the parking are over, likewise. A later one comes after an `unpark`, whose store S did not
+//!   see. `unpark` has a SeqCst fence between that store and the look-up, and S one between U and its load. One of
+//!   these two fences is first. If it were `unpark`'s, S would have seen the store. So it is S's, and L sees U.
 
 use crossbeam::utils::CachePadded;
 

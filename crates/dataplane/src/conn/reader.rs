@@ -129,7 +129,7 @@ impl TableReader {
 }
 
 impl Table {
-    /// A parked handle for a thread that is no worker; `None` if all are taken. There are four: for listings, for
+    /// A parked handle for a thread that is not a worker; `None` if all are taken. There are four: for listings, for
     /// sweeps, for announcements, and for tables that are sent.
     pub fn reader(self: &Arc<Self>) -> Option<TableReader> {
         let mut handles = self.config.workers..self.free_handles.len();

@@ -48,7 +48,7 @@ impl Slab {
 
     /// The first index that was never taken.
     pub(super) fn extent(&self) -> u32 {
-        // Relaxed: a walk may miss an entry that is being inserted at this moment.
+        // Relaxed: a walk may miss an entry that is being inserted.
         self.header[0].extent.load(Ordering::Relaxed)
     }
 

@@ -114,7 +114,7 @@ pub(super) struct HandleState {
     pub(super) wheel: Wheel,
     /// The entries, by index, that the worker has yet to link in its wheel because it has taken the table over.
     pub(super) unlinked: Range<u32>,
-    /// When it last did so.
+    /// When it last linked some of them.
     pub(super) linked_at: Millis,
 }
 
@@ -139,7 +139,7 @@ impl Table {
         self.offloaded.get().is_some()
     }
 
-    /// Has workers process the packets of a connection from now on, if the XDP program forwards them.
+    /// Makes workers process the packets of a connection from now on, if the XDP program forwards them.
     #[inline]
     pub fn end_offload(&self, id: ConnId) {
         if let Some(offloaded) = self.offloaded.get() {
@@ -147,7 +147,7 @@ impl Table {
         }
     }
 
-    /// Whether the XDP program has forwarded packets of a connection that are not counted at it yet.
+    /// Whether the XDP program has forwarded packets of a connection that the connection does not count yet.
     pub(crate) fn has_offloaded_news(&self, id: ConnId) -> bool {
         self.offloaded.get().is_some_and(|offloaded| offloaded.has_news(id))
     }
@@ -159,8 +159,7 @@ impl Table {
     pub fn keyed(config: TableConfig, secret: HashSecret) -> io::Result<Arc<Self>> {
         let parts = Parts::of(&config)?;
         let mapping = Mapping::create(parts.table_bytes(), config.memory)?;
-        // A mapping of its own, so that a table with IPv4 alone needs no memory for extensions, nor reserved huge
-        // pages.
+        // A separate mapping, so that a table with only IPv4 needs no memory for extensions, nor reserved huge pages.
         let extensions = Mapping::create(parts.extension_bytes(), Memory::OnDemand)?;
         Ok(Arc::new(Self::fresh(config, &parts, mapping, &extensions, secret, Boot::default())))
     }
@@ -179,7 +178,7 @@ impl Table {
         table
     }
 
-    /// The table over this memory, whose contents are those of such a table.
+    /// The table over memory that contains one already.
     pub(super) fn over(
         config: TableConfig,
         parts: &Parts,
@@ -217,7 +216,7 @@ impl Table {
         &self.secret
     }
 
-    /// The number of connections. It may or may not include those that are being inserted or removed at this moment.
+    /// The number of connections. It may or may not include those that are being inserted or removed.
     pub fn live(&self) -> usize {
         let TableCounts { inserted, removed, .. } = self.counts();
         inserted.saturating_sub(removed) as usize

@@ -1,4 +1,4 @@
-//! Operations on controllers: sharing; on templates alone: detaching and assuring.
+//! Operations on controllers (sharing), and on templates alone (detaching, assuring).
 //!
 //! Runs for new connections of persistent services, and once for each connection when it is established. A detached
 //! template stays in the table while it controls connections: counted, timed and listed. But look-ups do not find it,
@@ -18,9 +18,9 @@ use super::id::ConnId;
 use crate::shm::atomic::Ordering;
 
 impl TableWorker {
-    /// Lets a controller count one more connection; `false` if it has ended. A thread that is about to remove it closes
-    /// it for a moment and may reopen it. So this tries again while the controller is live; the attempts are limited,
-    /// because that thread may not be running.
+    /// Lets a controller count one more connection; `false` if it has ended. A thread that may remove it closes it for
+    /// a moment and may reopen it. So this tries again while the controller is live, a limited number of times, because
+    /// that thread may not be running.
     pub(crate) fn share(&self, id: ConnId) -> bool {
         for _ in 0..SHARE_ATTEMPTS {
             if self.connection(id).add_controlled() {
@@ -45,8 +45,8 @@ impl TableWorker {
         table.buckets.unlink(table.slab.record(id.0).request_flow().hash(&table.secret), id.index());
     }
 
-    /// Marks a template as assured: its client is known to exist ([`ASSURED`]). Its deadline stays. Another controller
-    /// has no such mark.
+    /// Marks a template as assured: its client is known to exist ([`ASSURED`]). Its deadline stays. Other controllers
+    /// have no such mark.
     pub fn assure(&self, id: ConnId) {
         if !self.connection(id).is_template() {
             return;
@@ -71,8 +71,7 @@ impl Connection<'_> {
     }
 }
 
-/// An endpoint of a detached template, as listings and messages of synchronization have it: with a port that no client
-/// asks for.
+/// An endpoint of a detached template, as listings and sync messages show it: with a port that no client uses.
 ///
 /// Source: ipvs-behaviour, section 3.3.
 pub fn detached(endpoint: Endpoint) -> Endpoint {

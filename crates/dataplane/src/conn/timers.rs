@@ -40,8 +40,8 @@ impl TableWorker {
         Timers::Behind
     }
 
-    /// Links some of the connections that the table was taken over with, once in a millisecond: a worker that did
-    /// nothing else would keep its core from receiving.
+    /// Links some of the connections of a table that was taken over, once in a millisecond: a worker that did nothing
+    /// else would keep its core from receiving.
     fn link_adopted(&mut self, now: Millis) {
         let TableHandle { table, state: HandleState { wheel, unlinked, linked_at, .. }, .. } =
             &mut self.handle;
@@ -53,7 +53,7 @@ impl TableWorker {
             let entry = table.slab.entry(index);
             let life = entry.life();
             if life.is_current() {
-                // Whichever tick it has: no worker may have linked it yet, and a second link does no harm.
+                // Whatever tick it has: perhaps no worker has linked it yet, and a second link does no harm.
                 link_anew(wheel, entry, index, entry.timer.load(Ordering::Relaxed), life.deadline());
             }
         }

@@ -1,12 +1,12 @@
 //! The timer links of one worker: the connections to process, and the tick of each.
 //!
-//! A hashed wheel with ticks of an eighth of a second and 64 seconds for a turn. A link whose deadline is farther away
-//! is due within 64 seconds nevertheless and is then linked again. So each connection is processed once in that time,
-//! and an invalid link lasts no longer. There is one node for each entry, doubly linked by indices: nothing is
-//! allocated after the start, nothing overflows, and linking an entry again removes its old link. The links of a list
-//! all have the same tick, so a node does not store it. Nodes are touched when first used. Linking and removing cost a
-//! few instructions; an empty tick costs one. If time goes back, existing links keep their tick, and links made
-//! meanwhile are due at the latest when time has caught up. Not here: whether a link is still valid (`handle.rs`).
+//! A hashed timer wheel: a tick is an eighth of a second, a turn 64 seconds. A link with a later deadline is due within
+//! 64 seconds, too, and is then linked again. So each connection is processed once in that time, and an invalid link
+//! lasts no longer. There is one node for each entry, doubly linked by indices: nothing is allocated after the start,
+//! nothing overflows, and linking an entry again removes its old link. The links of a list all have the same tick, so a
+//! node does not store it. Nodes are touched when first used. Linking and removing cost a few instructions; an empty
+//! tick costs one. If time goes back, existing links keep their tick, and links made meanwhile are due at the latest
+//! when time has caught up. Not here: whether a link is still valid (`handle.rs`).
 
 use std::time::Duration;
 

@@ -2,8 +2,8 @@
 //!
 //! [`Egress`] is built from a [`Network`] whenever that changes, and is part of a snapshot. It is consulted for each
 //! packet without a known next hop. It follows the kernel's policy rules in their order, by default table local before
-//! table main; in a table the longest prefix, then the lowest metric; among several next hops the flow's hash chooses.
-//! Cost: with the default rules a route is one to four loads (IPv6: at most sixteen), a neighbour one hash probe;
+//! table main. In a table the longest prefix wins, then the lowest metric. The flow's hash chooses among several next
+//! hops. Cost: with the default rules a route is one to four loads (IPv6: at most sixteen), a neighbour one hash probe;
 //! nothing is allocated. Not here: following the kernel's changes, and resolving neighbours.
 
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ pub struct Egress {
     routes: Routes,
     neighbours: HashMap<NeighbourKey, Known>,
     rules: Vec<Rule>,
-    /// Whether one of them has a mark.
+    /// Whether any of the rules has a mark.
     by_mark: bool,
     policy_rule_marks: Vec<PolicyRuleMark>,
 }
@@ -65,7 +65,7 @@ pub struct LinkInfo {
     pub mtu: u32,
     /// Whether it is administratively up and has a carrier.
     pub up: bool,
-    /// Whether the bond that it is a member of uses it; true for a link that is a member of no bond.
+    /// Whether its bond uses it; true for a link that is not a member of a bond.
     pub active: bool,
     /// Whether packets may arrive by it with partial checksums.
     pub partial_checksums: bool,
@@ -189,7 +189,7 @@ impl Egress {
         }
     }
 
-    /// The policy rule that has chosen the route of a packet, or refuses it. `None`: no rule distinguishes packets to
+    /// The policy rule that chooses a packet's route or refuses the packet. `None`: no rule distinguishes packets to
     /// the same address, or no table has a route.
     pub fn rule_of(&self, key: RouteKey) -> Option<&Rule> {
         let found = self.target(key).filter(|_| self.routes.has_steps(Family::of(key.dest)))?;
@@ -210,8 +210,8 @@ impl Egress {
         self.policy_rule_marks.iter().any(|rule| mark & rule.mask == rule.mark)
     }
 
-    /// Whether packets that had a path before have the same one now: nothing but neighbours on links was added or
-    /// removed. Costs a pass over all routes and neighbours.
+    /// Whether packets that had a path before have the same one now: only neighbours on links were added or removed.
+    /// Costs a pass over all routes and neighbours.
     pub(crate) fn keeps_paths_of(&self, before: &Self) -> bool {
         let is_another = |(key, known): (&NeighbourKey, &Known)| {
             let now = self.neighbours.get(key);
@@ -239,7 +239,7 @@ impl Egress {
         self.links.get(usize::from(id.0))?.as_ref()
     }
 
-    /// The name of a link, or of that of an own end; a number if it was removed.
+    /// The name of a link, also for its own end; a number if it was removed.
     pub fn name_of(&self, link: LinkId) -> String {
         match self.link(link.wire()) {
             Some(info) => info.name.clone(),

@@ -58,7 +58,7 @@ impl Used {
 
     /// Whether it was marked; from now on it is not.
     pub(super) fn take(&self) -> bool {
-        // Relaxed: a worker that sets it at this moment sets it again with its next packet.
+        // Relaxed: a worker that sets it now sets it again with its next packet.
         self.0.swap(false, Ordering::Relaxed)
     }
 }

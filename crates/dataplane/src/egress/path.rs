@@ -34,8 +34,8 @@ impl Path {
         Self::find_by(egress, key.dest, flow_hash, || Some(key)).unwrap_or(Self::NoRoute)
     }
 
-    /// The path to `dest`. `key` says what else the policy rules examine; it is called only if one examines more.
-    /// `None`: so did `key` return.
+    /// The path to `dest`. `key`, called only if a policy rule examines more than the address, returns all that rules
+    /// may examine. `None`: so did `key`.
     #[inline]
     pub(crate) fn find_by(
         egress: &Egress,

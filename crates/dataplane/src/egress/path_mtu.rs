@@ -30,8 +30,8 @@ impl PathMtu {
         Self { word: AtomicU64::new(self.word.load(Ordering::Relaxed)) }
     }
 
-    /// Records the path MTU to `dest` that a router has reported. A value is not accepted if it is greater than the
-    /// known one, and is raised to the least MTU that a path may have. Returns whether the path MTU is another one now.
+    /// Records the path MTU to `dest` that a router has reported. A value above the known path MTU is not accepted. A
+    /// value below the least MTU of a path is raised to it. Returns whether the path MTU has changed.
     pub fn learn(&self, mtu: u32, dest: IpAddr, now: Millis) -> bool {
         let least = match dest {
             IpAddr::V4(_) => LEAST_V4,

@@ -1,13 +1,12 @@
 //! Routes by longest prefix: a trie with eight bits of an address in each step, for the tables that policy rules look
 //! up.
 //!
-//! Built with the snapshot, read for each packet. Tables that rules look up one after another for all packets are one
-//! trie: their precedence is resolved when it is built. Routes are written over the addresses that they match, from the
-//! least to the most preferred, so the last one written remains. The kernel's default rules are one trie for each
-//! family. Cost: two loads for each step, and as many steps as there are places on the way where the longer prefixes
-//! differ from each other (one for most addresses where only a default route matches; at most four or sixteen); no
-//! allocation. With other rules, a comparison for each rule and the trie of each one that matches. Memory: a node of
-//! 1 KiB for each beginning of an address that longer prefixes continue.
+//! Built with the snapshot, read for each packet. Consecutive rules for all packets share one trie, built in the
+//! precedence of their tables: routes are written over the addresses that they match, from the least to the most
+//! preferred. The kernel's default rules need one trie for each family. Cost: two loads for each step, at most four
+//! steps (IPv6: sixteen), no allocation. Steps that do not distinguish longer prefixes are skipped, so most addresses
+//! that only a default route matches take one. With other rules, a comparison for each rule, and the trie of each rule
+//! that matches. Memory: a node of 1 KiB for each beginning of an address that longer prefixes continue.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -32,13 +31,13 @@ pub(super) struct Routes {
 /// The look-ups of a family, in the order of its rules.
 #[derive(Debug, Default, PartialEq)]
 struct Lookups {
-    /// Those before the last one; none with the kernel's default rules.
+    /// The look-ups before the last one; none with the kernel's default rules.
     steps: Vec<Step>,
     /// The tables that the last rules look up for all packets.
     last: Trie,
 }
 
-/// What a rule looks up, and rules after it for all packets.
+/// A rule, and the routes that it looks up; if it is for all packets, also those of the next rules for all packets.
 #[derive(Debug, PartialEq)]
 struct Step {
     rule: Rule,
@@ -105,8 +104,8 @@ impl Routes {
         }
     }
 
-    /// The route of packets to `dest`. `key` says what else the rules examine; it is called only if one examines more.
-    /// `None`: so did `key` return.
+    /// The route of packets to `dest`. `key`, called only if a rule examines more than the address, returns all that
+    /// rules may examine. `None`: so did `key`.
     #[inline]
     pub(super) fn find(
         &self,
@@ -138,8 +137,8 @@ impl Lookups {
         by_ifindex: &HashMap<u32, LinkId>,
         targets: &mut Vec<Target>,
     ) -> Self {
-        // Rules for all packets that follow each other are one look-up of several tables. A throw route leads to the
-        // next rule, so its table is the last one of a look-up.
+        // Consecutive rules for all packets are one look-up of several tables. A throw route leads to the next rule, so
+        // its table is the last one of a look-up.
         let throws =
             |table| network.routes.iter().any(|of| of.table == table && of.action == RouteAction::Throw);
         let mut lookups: Vec<(&Rule, Vec<Table>)> = Vec::new();
@@ -167,7 +166,7 @@ impl Lookups {
         Self { steps: steps.collect(), last }
     }
 
-    /// The entry of packets, as a trie has it.
+    /// The entry for packets, with the meaning of a trie's entry.
     #[inline(never)]
     fn by_rules(&self, bits: u128, key: &RouteKey) -> u32 {
         let matching = self.steps.iter().filter(|step| step.rule.matches(key));
@@ -180,7 +179,7 @@ impl Lookups {
 struct Trie {
     /// Parents come before their children; the first one is the root.
     nodes: Vec<Node>,
-    /// An entry as those of a node.
+    /// An entry with the meaning of a node's.
     root: u32,
 }
 
@@ -191,7 +190,7 @@ struct Node {
     prefix: u128,
     /// Its length in bits.
     depth: u8,
-    /// Its bits that the way to this node has not compared, because it leaves out nodes: see [`Trie::shorten`].
+    /// The bits of the beginning that no step before this node has compared: see [`Trie::shorten`].
     unread: u128,
     /// The entry of addresses that differ in one of these.
     other: u32,
@@ -207,8 +206,8 @@ impl Default for Trie {
 }
 
 impl Trie {
-    /// The routes of these tables, whose targets are appended. Precedence: the first table, the longest prefix, the
-    /// lowest metric, the first. No table refuses all packets.
+    /// The routes of these tables; appends their targets. Precedence: the first table, the longest prefix, the lowest
+    /// metric, the first route. An empty list of tables refuses all packets.
     fn of_tables(
         network: &Network,
         family: Family,
@@ -286,7 +285,7 @@ impl Trie {
         entries[first..first + (256 >> (len - *depth))].fill(leaf);
     }
 
-    /// Leads past nodes in which all addresses but those of one child have the same entry.
+    /// Skips nodes in which all addresses but those of one child have the same entry.
     fn shorten(&mut self) {
         let only_children: Vec<_> = self.nodes.iter().map(Node::only_child).collect();
         self.root = self.past(self.root, &only_children);
@@ -299,7 +298,7 @@ impl Trie {
         }
     }
 
-    /// The entry that replaces one with a child; `only_children` by node.
+    /// The entry that replaces `entry` when nodes are skipped; `only_children` by node.
     fn past(&mut self, entry: u32, only_children: &[Option<(u32, u32)>]) -> u32 {
         let (mut to, mut other) = (entry, None);
         while to & CHILD != 0

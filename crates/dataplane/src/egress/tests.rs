@@ -166,7 +166,7 @@ fn rule(priority: u32, table: Table) -> Rule {
     Rule { family: Family::V4, priority, from: None, to: None, mark: None, action }
 }
 
-/// The director with a route for everything by lan in table 100, and this rule before that for table main.
+/// The director with a default route by lan in table 100, and this rule before the rule for table main.
 fn with_rule(rule: Rule) -> Network {
     let mut network = director();
     network.add_route(prefix("0.0.0.0/0"), Some(ip("10.1.0.9")), "lan").unwrap();

@@ -16,8 +16,8 @@ pub struct Tunnel {
 }
 
 impl Tunnel {
-    /// What the route of packets to a destination is looked up for. As under IPVS, they have no source yet and no
-    /// mark, whatever the client's packets have; the outer packet of an IPv4 tunnel is routed with its source.
+    /// The key of the route look-up for packets to a destination. As under IPVS, they have no source yet, and no mark
+    /// even if the client's packets have one. Only the outer packet of an IPv4 tunnel is routed with its source.
     pub fn route_key(self, dest: IpAddr, method: ForwardingMethod) -> RouteKey {
         let key = RouteKey::from(dest);
         match self.source {

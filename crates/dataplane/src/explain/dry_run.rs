@@ -1,4 +1,4 @@
-//! A dry run: one packet passes through a pipeline of its own, whose state can then be inspected.
+//! A dry run: one packet passes through its own pipeline, whose state can then be inspected.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,10 +1,10 @@
 //! Explains what the director would do with a packet, and why, without any effect.
 //!
 //! Runs when an operator asks for it, on the thread of the request, never on a worker. The packet passes through the
-//! same stages as every packet, with a port in memory, a copy of the configuration (`snapshot/copy.rs`) and a table of
-//! its own with the same secret. Look-ups that find nothing there are repeated in the live table, as a listing would;
-//! their results are copied, and the stages run again, until no look-up misses a connection that exists. So the stages
-//! themselves determine what a packet depends on. The explanation is then read from their state.
+//! same stages as every packet, with a port in memory, a copy of the configuration (`snapshot/copy.rs`) and a small
+//! table with the same secret. Look-ups that find nothing there are repeated in the live table; their results are
+//! copied, and the stages run again, until no look-up misses a connection that exists. So the stages themselves
+//! determine what a packet depends on. The explanation is then read from their state.
 //!
 //! Promise: nothing that workers, listings or counters see is changed. [`Caveat`]s name what cannot be known: random
 //! choices of a worker, and state that only the worker has. Cost: a copy of the configuration and a table in memory for
@@ -92,7 +92,7 @@ pub struct Explanation {
     pub why_passed: Option<&'static str>,
     /// What the SYN proxy does with it, if it does anything.
     pub syn_proxy: Option<&'static str>,
-    /// Whether its connection is reset by it. The reset for its sender is the last frame in `sent`.
+    /// Whether it makes the director reset its connection. The reset for its sender is the last frame in `sent`.
     pub resets: bool,
     /// The frames that are sent: the packet, perhaps in fragments, or an ICMP error to its sender; or the rewritten
     /// packet that the kernel gets.
@@ -113,7 +113,7 @@ pub enum Origin {
 /// The route to a destination or client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// What it is looked up for: the address of the destination or client, and what policy rules examine.
+    /// The key of the look-up: the address of the destination or client, and what policy rules examine.
     pub key: RouteKey,
     /// The result of the route look-up.
     pub result: RouteTo,

@@ -1,5 +1,5 @@
-//! Checks that precede the rewriting, equal for all methods: time to live and size; and the removal of the old link
-//! header.
+//! The steps before the rewriting that all methods share: checks of time to live and size, and the removal of the old
+//! link header.
 
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::Ipv6;

@@ -39,8 +39,8 @@ impl Ends {
         FlowKey { protocol, source: self.dest, dest: self.local.unwrap_or(self.client) }
     }
 
-    /// What the route of a packet with this mark to the client is looked up for. As under IPVS, it comes from the
-    /// virtual address.
+    /// The key of the route look-up for packets with this mark to the client. As under IPVS, its source is the virtual
+    /// address.
     #[inline]
     pub fn key_to_client(&self, mark: u32) -> RouteKey {
         RouteKey { dest: self.client.addr, source: self.virtual_endpoint.addr, mark }

@@ -1,4 +1,4 @@
-//! The director itself as the destination: the kernel gets the packet, rewritten by NAT alone.
+//! The director itself as the destination: the kernel gets the packet, which only NAT rewrites.
 //!
 //! Each packet is checked for an address of the director, as IPVS does. So a destination may become local, or cease to
 //! be local, while it has connections. Time to live and size are not checked, because the packet is not forwarded. The
@@ -15,9 +15,9 @@ use super::{fullnat, nat};
 use crate::egress::Egress;
 use crate::verdict::{DropReason, Verdict};
 
-/// Delivers a packet as if `link` had received it for the destination. A packet for a loopback address is dropped, as
-/// under IPVS; so is one of FULLNAT, whose reply would not leave this machine, and one to an address that this machine
-/// does not have, because the kernel would send it back.
+/// Delivers a packet as if `link` had received it for the destination. Drops a packet to a loopback address, as IPVS
+/// does; a FULLNAT packet, whose reply would not leave this machine; and a packet to an address that this machine does
+/// not have, because the kernel would send it back.
 pub(super) fn deliver(
     frame: &mut Frame,
     link: LinkId,
@@ -30,7 +30,7 @@ pub(super) fn deliver(
         ForwardingMethod::Nat | ForwardingMethod::FullNat if ends.dest == dest => Verdict::PassToKernel,
         ForwardingMethod::Nat if !ends.dest.addr.is_loopback() => {
             rewrite(frame, packet, [(End::Dest, ends.dest)]);
-            // A packet that the SYN proxy has made has no receiver on a link yet.
+            // A packet that the SYN proxy has made has no destination link address yet.
             if frame.bytes().starts_with(&MacAddr::default().0)
                 && let Some(received) = egress.link(link.wire())
             {
@@ -53,7 +53,7 @@ pub(super) fn deliver_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) -> 
     by_loopback(frame)
 }
 
-/// Delivers a packet as one that the director sends to itself: the virtual address may be its own. `lo` has the link
+/// Delivers a packet as if the director had sent it to itself: the virtual address may be its own. `lo` has the link
 /// address 0.
 pub(super) fn by_loopback(frame: &mut Frame) -> Verdict {
     ethernet::set_addresses(frame.bytes_mut(), MacAddr::default(), MacAddr::default());

@@ -71,8 +71,8 @@ pub(crate) fn made(frame: &mut Frame, path: Path) -> Verdict {
 }
 
 /// Sends a reply, which was received by `link`, to the connection's client: from the virtual endpoint if the method is
-/// masquerading, otherwise unchanged, because it comes from there already. The machine's own replies have passed no
-/// router here.
+/// masquerading, otherwise unchanged, because its source is that endpoint already. The time to live of this machine's
+/// own replies stays.
 pub fn reply(frame: &mut Frame, link: LinkId, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
     if path == Path::Local && ends.method.masquerades() {
         return local::deliver_reply(frame, packet, ends);

@@ -46,7 +46,7 @@ pub(super) fn rewrite_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) {
 pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: [(End, Endpoint); N]) {
     let bytes = &mut frame.bytes_mut()[packet.network..packet.end];
     let transport = packet.transport - packet.network;
-    // They have no ports, and their integrity checks cannot be updated without the keys.
+    // AH and ESP have no ports, and their integrity checks cannot be updated without the keys.
     let portless = matches!(packet.flow.protocol, Protocol::AH | Protocol::ESP);
     let (mut source, mut dest, mut delta) = (packet.flow.source, packet.flow.dest, Delta::default());
     for (end, to) in ends {
@@ -67,7 +67,7 @@ pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: 
     let segment = &mut bytes[transport..];
     match packet.flow.protocol {
         Protocol::UDP => udp::update_checksum(segment, delta, source.addr, dest.addr),
-        // Its checksum does not cover the addresses.
+        // The checksum of SCTP does not cover the addresses.
         Protocol::SCTP if packet.flow.source.port == source.port && packet.flow.dest.port == dest.port => {}
         Protocol::SCTP => sctp::write_checksum(segment),
         _ => tcp::update_checksum(segment, delta),

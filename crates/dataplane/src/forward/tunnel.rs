@@ -1,5 +1,5 @@
-//! Tunnelling: the whole packet is encapsulated in another one to the destination, directly (IP in IP), behind a GRE
-//! header, or behind UDP and GUE headers.
+//! Tunnelling: the whole packet travels in another one to the destination, directly (IP in IP), or behind a GRE header,
+//! or UDP and GUE headers.
 //!
 //! The outer header takes type of service, time to live and don't-fragment bit from the inner one, as under IPVS. Its
 //! identification is 0 where fragmentation is forbidden (RFC 6864). If the packet must not be fragmented, an error

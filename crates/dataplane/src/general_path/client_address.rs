@@ -4,14 +4,14 @@
 //! Runs for each packet of a TCP connection whose service is configured for it; other packets cost one check of the
 //! flags.
 //!
-//! **PROXY.** The header precedes the client's first byte in the stream. So towards the destination all bytes of the
-//! client have higher numbers: sequence numbers are raised by the length of the header; acknowledgements and SACK
-//! blocks of the destination are lowered by it. Until the destination acknowledges the header, every segment that
-//! begins at the first byte carries it, also the one that completes the handshake. So a retransmission by the client
-//! replaces a lost header with the same bytes. The MSS in the SYN+ACK is reduced by the length of the header, so the
-//! first segment has room for it. If there is no room nevertheless, or a router has reported a smaller path MTU, the
-//! header is sent without the data, and the client retransmits them. The length of the header follows from the family.
-//! The connection stores only the number of the first byte, and whether the header was acknowledged.
+//! **PROXY.** The header precedes the client's first byte in the stream. So the client's sequence numbers are raised by
+//! the length of the header, and the destination's acknowledgements and SACK blocks are lowered by that length. Until
+//! the destination acknowledges the header, every segment that begins at the first byte carries it, also the end of the
+//! handshake. So a retransmission by the client replaces a lost header with the same bytes. The MSS in the SYN+ACK is
+//! reduced by the length of the header, so the first segment has room for it. If there is still no room, or a router
+//! has reported a smaller path MTU, the header is sent without the data, and the client retransmits them. The length of
+//! the header follows from the family. The connection stores only the number of the first byte, and whether the header
+//! was acknowledged.
 //!
 //! **TOA.** Every segment that begins at the first byte carries the option (kind 254: port, address). If there is no
 //! room the option is omitted and counted.
@@ -111,7 +111,7 @@ pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
     connection.flags().0 & (Flags::PROXY | Flags::TOA).0 != 0
 }
 
-/// Removes the length of the PROXY header from the numbers of a reply that is not rewritten yet.
+/// Subtracts the length of the PROXY header from the numbers of a reply that is not rewritten yet.
 #[inline]
 pub(crate) fn remove(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     if connection.flags().contains(Flags::PROXY) {

@@ -1,18 +1,19 @@
-//! FTP's helper: connections for data, which the commands and replies of a control connection announce (NAT).
+//! FTP's helper: data connections, which the commands and replies of a control connection announce (NAT).
 //!
-//! Runs for each segment of a control connection: one to port 21 that is masqueraded. `PORT` and `EPRT` name the
+//! Runs for each segment of a control connection: a masqueraded connection to port 21. `PORT` and `EPRT` name the
 //! client's endpoint: a connection to it is entered into the table, from the port below the server's. The replies to
-//! `PASV` and `EPSV` name a port of the server: a connection to it is expected, whose client's port its first packet
-//! brings. The reply to `PASV` also has the server's address. It becomes the virtual one, which may be longer or
+//! `PASV` and `EPSV` name a port of the server: a connection to it is expected, and its first packet shows the client's
+//! port. The reply to `PASV` also names the server's address. The virtual address replaces it and may be longer or
 //! shorter, so later sequence numbers are shifted (`conn/ftp.rs`). Data connections wait for two minutes (LISTEN); the
 //! control connection lives at least as long.
 //!
-//! An endpoint is followed only if its address is the sender's own: the client's, or the server's or the virtual one;
-//! a server's port must not be below 1024 (RFC 2577 §3). So neither end can open a way to a third machine. What is not
-//! followed passes as it is, and is counted. Cost: the line of the connection's extension; for segments with data a
-//! pass over them; for a new connection a look-up while any is expected.
+//! An endpoint is followed only if its address is the sender's own: from a client its address, from a server its own or
+//! the virtual address. A server's port must not be below 1024 (RFC 2577 §3). So neither end can get a connection to a
+//! third machine. A command or reply that is not followed passes unchanged and is counted. Cost: the cache line of the
+//! connection's extension; for segments with data a pass over them; for a new connection a look-up while any is
+//! expected.
 //!
-//! Not here: persistence, which works without this for passive data, also by other methods.
+//! Not here: persistence, which serves passive data connections without this helper, also with other methods.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -56,7 +57,7 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
         tcp::map_acknowledged(segment, |number| shift.to_server(number, written));
     }
     let Some(header_len) = tcp::header_len(segment).filter(|len| *len < segment.len()) else { return };
-    // A client that nothing proves to exist asks for nothing.
+    // Commands count only if the client has proven that it exists.
     if !control.flags().contains(Flags::PROVEN) || is_damaged(packet, segment) {
         return;
     }
@@ -73,7 +74,7 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
         }
     }
     control.set_asked(asked);
-    // Of several the last one holds.
+    // Of several commands the last one counts.
     if let Some(client) = active {
         follow(flows, &Ends { client, ..ends }, id, at);
     }
@@ -142,7 +143,7 @@ fn follow_reply(
     let segment = &frame.bytes()[packet.transport..packet.end];
     let data = tcp::number(segment, tcp::field::SEQUENCE.start);
     let (port, place) = match (passive_reply(&segment[header_len..])?, asked) {
-        // What was changed is changed again, also if it is sent again after the next command.
+        // A reply that was changed is changed again, also if it is retransmitted after the next command.
         (Reply::Passive(_, place), asked)
             if asked != Asked::Passive
                 && shift.is_at(data.wrapping_add(place.start as u32))
@@ -167,7 +168,7 @@ fn follow_reply(
     let virtual_endpoint = Endpoint { port, ..ends.virtual_endpoint };
     let own = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: virtual_endpoint };
     let is_possible = port >= ftp::FIRST_UNPRIVILEGED
-        // The port of another service stays with that.
+        // A port that another service has stays with that service.
         && at.snapshot.services.find(&own).is_none()
         && !is_damaged(packet, segment)
         && packet.length().saturating_add_signed(change.into()) <= room
@@ -240,7 +241,7 @@ fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> b
             found if found.dest() == new.dest && !found.flags().contains(Flags::RESET) => {
                 wait_again(flows, id, &new, at)
             }
-            // Of another server. Whose the next packet is cannot be told; the later one more likely.
+            // A connection to another server. The next packet may belong to either, more likely to the later one.
             _ if end(&mut flows.table, id, at.snapshot) => enter(flows, &new, at),
             _ => None,
         },
@@ -274,8 +275,8 @@ fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, at: Context<'_
     Some(Inserted::New(id))
 }
 
-/// Inserts a data connection, counted at its destination and its control connection. `None`: that one is ending, or the
-/// destination is not available.
+/// Inserts a data connection, counted at its destination and its control connection. `None`: the control connection is
+/// ending, or the destination is not available.
 fn enter(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Option<Inserted> {
     let destination =
         at.snapshot.destinations.find(DestinationId(new.dest_ref)).filter(|known| known.available)?;
@@ -296,7 +297,7 @@ fn enter(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Option<Inse
     Some(inserted)
 }
 
-/// The connection that is expected for a client's packet, with the packet's port from now on.
+/// The expected connection for a client's packet. It gets the packet's port.
 pub(crate) fn expected(flows: &mut Flows, packet: &Packet, at: Context<'_>) -> Option<ConnId> {
     if packet.flow.protocol != Protocol::TCP || !is_first(packet) || is_reset(packet) {
         return None;
@@ -321,8 +322,8 @@ pub(crate) fn expected(flows: &mut Flows, packet: &Packet, at: Context<'_>) -> O
     }
 }
 
-/// Replaces a part of a segment, which begins and ends at these places of it, and computes its checksum anew. `None`:
-/// the frame has no room, and nothing has changed.
+/// Replaces the bytes of a segment at `place`, and computes its checksum anew. `None`: the frame has no room, and
+/// nothing has changed.
 fn replace(frame: &mut Frame, packet: &Packet, place: Range<usize>, text: &[u8]) -> Option<Packet> {
     let changed = Packet { end: packet.end - place.len() + text.len(), ..*packet };
     if frame.len() < changed.end && !frame.resize(changed.end) {
@@ -340,7 +341,7 @@ fn replace(frame: &mut Frame, packet: &Packet, place: Range<usize>, text: &[u8])
     Some(changed)
 }
 
-/// Whether a segment, which is not rewritten yet, has a wrong checksum: it says nothing, and stays damaged.
+/// Whether a segment, which is not rewritten yet, has a wrong checksum: then it is not read, and stays damaged.
 fn is_damaged(packet: &Packet, segment: &[u8]) -> bool {
     checksum(packet, segment) != 0
 }
@@ -350,5 +351,5 @@ fn checksum(packet: &Packet, segment: &[u8]) -> u16 {
     checksum::transport(source, dest, packet.flow.protocol.0, segment)
 }
 
-/// The most data connections of a control connection, those included that are over and not expired yet.
+/// The most data connections of a control connection, including those that are over and have not expired yet.
 const MOST_DATA: u32 = 4096;

@@ -4,8 +4,8 @@
 //! the error quotes identifies the connection. An error about a reply goes to the destination that sent the reply, by
 //! the connection's method. An error about a masqueraded request goes to the client. An error about a tunnel's own
 //! packet is replaced by one about the inner packet for its client, and may lower the path MTU to the destination. No
-//! state changes and no timeout is extended. An error about no connection goes to the kernel. Cost: one look-up; two if
-//! the quoted packet may be a tunnel's. Not here: how an error is rewritten (`forward/icmp.rs`).
+//! state changes and no timeout is extended. An error that concerns no connection goes to the kernel. Cost: one
+//! look-up; two if the quoted packet may be a tunnel's. Not here: how an error is rewritten (`forward/icmp.rs`).
 //!
 //! Source: ipvs-behaviour, section 2.5; for tunnels of and in IPv6, which IPVS does not recognise, RFC 2473 §8.
 
@@ -243,7 +243,7 @@ fn about_tunnel(
             let room = forward::room(&ends, tunnel, link_mtu, path_mtu, about.family());
             icmp::Error::FragmentationNeeded { mtu: u16::try_from(room).unwrap_or(u16::MAX) }
         }
-        // A parameter problem of the director's own header cannot be solved by the client.
+        // The client cannot solve a parameter problem of the director's own header.
         Report::Other { type_and_code: [4, _], .. } if packet.family() == Family::V6 => return None,
         Report::Other { type_and_code, rest } if packet.family() == about.family() => {
             icmp::Error::Reported { type_and_code, rest }

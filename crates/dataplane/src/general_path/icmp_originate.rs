@@ -1,9 +1,10 @@
 //! ICMP errors that the director sends about dropped packets.
 //!
-//! Runs after a packet was dropped for a reason that has an ICMP error. A rate for each worker limits them, as the
-//! kernel limits its own. Errors that report an MTU are not limited: a sender that misses one would send too large
+//! Runs after a packet was dropped for a reason that has an ICMP error. Each worker limits the rate of its errors, as
+//! the kernel limits its own. Errors that report an MTU are not limited: a sender that misses one would send too large
 //! packets for ever. They are shorter than the packet that they are about if the path MTU is at least 576 bytes (IPv6:
-//! 1280). An error about an error, or to an address that is no host's, is never sent (RFC 1122 §3.2.2, RFC 4443 §2.4).
+//! 1280). An error about an error, or to an address that is not one host's, is never sent (RFC 1122 §3.2.2, RFC 4443
+//! §2.4).
 
 use std::net::IpAddr;
 
@@ -128,8 +129,8 @@ impl<'a> IcmpError<'a> {
         }
     }
 
-    /// Whether the packet was multicast or broadcast by its IP address. Those of the link layer were passed to the
-    /// kernel before.
+    /// Whether the packet was multicast or broadcast by its IP address. Multicasts and broadcasts of the link layer
+    /// were passed to the kernel before.
     fn is_multicast_or_broadcast(&self, snapshot: &Snapshot) -> bool {
         let dest = self.packet.flow.dest.addr;
         !is_host(dest) || snapshot.egress.is_broadcast(dest)

@@ -2,10 +2,10 @@
 //!
 //! Runs for SYN and SYN+ACK of connections that pass through the director, as `mss_clamp` configures. Neither end can
 //! know the smaller path MTU of a tunnel, and the ICMP error that reports it is often filtered. The option is lowered,
-//! never raised, and the checksum is updated incrementally. Both packets get the smaller of the values for the
-//! connection's two paths, as far as the director forwards both directions: replies bypass it for all methods but NAT
-//! and FULLNAT. A SYN without the option stays without it: its receiver then assumes 536 bytes. Not here: segments that
-//! are too large nevertheless (`forward`).
+//! never raised, and the checksum is updated incrementally. If the director forwards both directions (NAT, FULLNAT),
+//! both packets get the smaller of the values for the connection's two paths. With other methods replies bypass it. A
+//! SYN without the option stays without it: its receiver then assumes 536 bytes. Not here: segments that are still too
+//! large (`forward`).
 
 use xvs_proto::{Family, LinkId, Packet, ipv4, ipv6, tcp};
 use xvs_xdp::Frame;

@@ -3,8 +3,8 @@
 //! Used for a packet whose next hop is not resolved, and once a burst while packets wait. A waiting packet is complete
 //! but for that address, in the frame in which it was received, and leaves in the order of arrival. Promise: no packet
 //! waits for longer than [`AT_MOST`]. Bounded: [`WAITING`] packets, of which [`PER_NEXT_HOP`] for one next hop; further
-//! ones are refused, so the first packet of a connection is sent and not a repetition. Cost: a look-up for each waiting
-//! packet after a publication, else a comparison. Not here: resolving the next hop, which is the kernel's
+//! ones are refused, so that the first packet of a connection is sent rather than a repetition. Cost: a look-up for
+//! each waiting packet after a publication, else a comparison. Not here: resolving the next hop, which is the kernel's
 //! (`egress/unresolved.rs`).
 
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! Packets of connections without a destination: it was removed, or there never was one here (`cache_bypass`, and
-//! connections of another director).
+//! Packets of connections without a destination: it was removed, or never existed here (`cache_bypass`, and connections
+//! of another director).
 //!
 //! Not here: the packets that begin a connection without a destination (`new_connection/bypass.rs`).
 

@@ -1,7 +1,7 @@
 //! TCP packets that the director itself makes: resets, probes, and those of the SYN proxy.
 //!
 //! They have no data. A packet is written into a new frame, or into that of a packet which it replaces. Not here: when
-//! there is one.
+//! such a packet is sent.
 
 use std::net::IpAddr;
 
@@ -20,10 +20,10 @@ use crate::snapshot::Snapshot;
 /// A packet for one end of a connection, which is sent after the burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Answer {
-    /// From and to.
+    /// Source and destination.
     pub(crate) ends: (Endpoint, Endpoint),
     pub(crate) header: tcp::Header,
-    /// What its route is looked up for.
+    /// The key of its route look-up.
     pub(crate) key: RouteKey,
 }
 
@@ -99,8 +99,8 @@ pub(crate) fn write(frame: &mut Frame, ends: (Endpoint, Endpoint), header: &tcp:
     }
 }
 
-/// Gives a packet of this file a link header, so that it is forwarded by the code for received ones. `None`: the frame
-/// has no room.
+/// Gives a packet of this file a link header, so that the code for received packets forwards it. `None`: the frame has
+/// no room.
 pub(crate) fn as_received(frame: &mut Frame, family: Family) -> Option<Packet> {
     let ethertype = match family {
         Family::V4 => ethernet::TYPE_IPV4,

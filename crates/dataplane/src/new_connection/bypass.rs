@@ -1,9 +1,8 @@
 //! Forwarding of marked packets without a destination to their original address (`cache_bypass`).
 //!
 //! If the kernel would deliver the packet locally by a policy rule for the mark, it gets a connection without a
-//! destination, as under IPVS: listed as 0.0.0.0:0, with states of its own, and in no destination's counts. If the
-//! kernel would forward the packet, it goes to the kernel: IPVS never processes it. Source: ipvs-behaviour, section
-//! 2.3.
+//! destination, as under IPVS: listed as 0.0.0.0:0, with its own states, and in no destination's counts. If the kernel
+//! would forward the packet, it goes to the kernel: IPVS never processes it. Source: ipvs-behaviour, section 2.3.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

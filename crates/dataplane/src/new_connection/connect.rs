@@ -14,7 +14,7 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::verdict::Verdict;
 
-/// Makes a new connection of a service, as far as this limit of its client allows. In a full table its insertion evicts
+/// Makes a new connection of a service, if this limit of its client allows one. In a full table its insertion evicts
 /// another one.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ pub(crate) struct Defence {
 }
 
 impl Defence {
-    /// Drops the first packet and then each one that the settings' rate says; a rate of 0 drops none.
+    /// Drops the first packet, and then every n-th, where n is the setting's rate; 0 drops none.
     ///
     /// # Errors
     /// The verdict on a packet that is dropped.

@@ -12,20 +12,20 @@
 //!    Under direct routing and in tunnels nothing does;
 //! 4. templates that were assured, because a client with a forged address can assure one, too;
 //! 5. embryonic, then unproven ones that were used within the last second, which is the time for the proof;
-//! 6. those of another director of which it has told that they are proven, and of which no four packets came here.
+//! 6. connections that another director has announced as proven, and of which fewer than four packets came here.
 //!
-//! Messages of other directors fill at most seven eighths of the table: who can send such messages shuts out nobody.
+//! Announced connections fill at most seven eighths of the table, so a sender of sync messages cannot shut out clients.
 //!
-//! Neighbours in the slab are of about the same age, so one look shows only a part of what there is. Therefore each
-//! round of the slab counts its entries by level (embryonic, then by packets, then templates and what is told), and
-//! the next round evicts up to the lowest level that has enough of them: connections with a few packets survive a flood
-//! of SYNs, and those with many packets a flood of connections with a few. Proven connections are never evicted; if
-//! only such are found, the new connection is refused. A UDP client whose reply passes through the director loses at
+//! Neighbours in the slab are of about the same age, so the inspected entries are no fair sample. Therefore each round
+//! through the slab counts the entries by level (embryonic, then by packets, then templates and announced connections).
+//! The next round evicts up to the lowest level that has enough of them. So connections with a few packets survive a
+//! flood of SYNs, and those with many packets a flood of connections with a few. Proven connections are never evicted;
+//! if only such are found, the new connection is refused. A UDP client whose reply passes through the director loses at
 //! most that reply.
 //!
-//! When both buckets of a new key are full though the table is not, the other connections in these buckets are judged
-//! by the same rules; when the local ports towards a destination are in use, their connections are. When Call-IDs have
-//! no room, the template of a call that was never assured is evicted.
+//! When both buckets of a new key are full though the table is not, the connections in these buckets are judged by the
+//! same rules. When all inspected local ports towards a destination are in use, the connections that have them are
+//! judged. When Call-IDs have no room, the template of a call that was never assured is evicted.
 //!
 //! Not here: how an entry becomes free (`conn/slab.rs`); `drop_entry`, which sweeps before the table is full (`ctl`,
 //! `sweep.rs`).
@@ -92,8 +92,8 @@ impl Eviction {
         !is_over(table)
     }
 
-    /// Before an insertion: if the table is nearly full, evicts connections. Two, if it finds them, so that a reserve
-    /// that was used up recovers.
+    /// Before an insertion: if the table is nearly full, evicts up to two connections, so that a reserve that was used
+    /// up recovers.
     fn make_room(
         &mut self,
         table: &mut TableWorker,
@@ -182,7 +182,7 @@ pub(crate) enum Worth {
 }
 
 impl Worth {
-    /// 0: nothing says that the client exists; else one more than the binary logarithm of its packets. Templates last.
+    /// 0: nothing shows that the client exists; else one more than the binary logarithm of its packets. Templates last.
     fn level(self) -> usize {
         match self {
             Self::Unproven { packets, .. } | Self::FreshUnproven { packets } => packets as usize + 1,
@@ -226,7 +226,7 @@ impl Candidate {
             at.snapshot.settings.timeout(protocol, state)
         };
         let last_used = deadline.0.saturating_sub(lasts.as_millis() as u64);
-        // A client of the SYN proxy has shown a cookie.
+        // A client of the SYN proxy has acknowledged a cookie.
         let is_fresh = last_used + PROOF_MILLIS > at.now.0 || connection.flags().contains(Flags::HANDSHAKE);
         let is_proven = connection.flags().contains(Flags::PROVEN)
             || packets >= PROVEN_PACKETS && connection.method().masquerades();
@@ -255,8 +255,8 @@ impl Candidate {
         Some(Self { id, state, worth })
     }
 
-    /// Removes it, and its template too if no other connection needs that. Returns `false` if its state has changed
-    /// meanwhile, so that it stays.
+    /// Removes the connection, and its template, too, if no other connection needs the template. Returns `false` if its
+    /// state has changed meanwhile, so that it stays.
     pub(crate) fn evict(self, table: &mut TableWorker, counters: &WorkerCounters, at: Context<'_>) -> bool {
         let controller = table.connection(self.id).controller();
         let Removal::Done(state) =
@@ -317,8 +317,8 @@ pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
 }
 
 /// Whether a snapshot contains the destination that counts the connection, if there is one. A slightly old snapshot may
-/// lack the destination of a connection that another worker has just made. A connection must only be removed by a
-/// caller that can count it out.
+/// lack the destination of a connection that another worker has just made. Only a caller that can remove a connection
+/// from the counts may remove it from the table.
 pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
     connection.is_bypass()
         || connection.is_unbound()
@@ -343,7 +343,7 @@ pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
     limit::count_out(connection, snapshot);
 }
 
-/// How a connection was counted that has been removed from the table in this state.
+/// How a connection was counted that was removed from the table in this state.
 pub(crate) fn ended(connection: &Connection<'_>, state: u8) -> Activity {
     match connection.flags() {
         flags if flags.contains(Flags::TEMPLATE) => Activity::Template,
@@ -362,10 +362,10 @@ const TRIES: usize = 3;
 const EVICTED_MAX: usize = 2;
 /// The levels: 0, one for each binary logarithm of a number of packets, and that of templates.
 const LEVELS: usize = 2 + u32::BITS as usize;
-/// The level of connections with two or three packets. In full buckets it is always evicted: of so few entries, a round
-/// says nothing.
+/// The level of connections with two or three packets. In full buckets it is always evicted: a round tells nothing
+/// about so few entries.
 const FEW_PACKETS: usize = 2;
-/// Entries are enough if they are one in 16: then one of 64 entries is such a one with a probability of 98 %.
+/// A level has enough entries if it has one in 16: then 64 inspected entries include one with a probability of 98 %.
 const FEW: u32 = 16;
 /// The packets that prove a client whose replies pass through the director: a handshake and a request take four.
 const PROVEN_PACKETS: u32 = 4;

@@ -26,8 +26,8 @@ pub(crate) enum Begun {
     OnePacket(Ends, DestinationId),
 }
 
-/// Inserts the connection that a packet begins; one of a single packet is only counted. `limited` is the flag of a
-/// connection that its client was admitted with.
+/// Inserts the connection that a packet begins; a one-packet connection is only counted. `limited` is the flag with
+/// which the client's limit admitted it.
 pub(crate) fn enter(
     flows: &mut Flows,
     packet: &Packet,

@@ -1,15 +1,14 @@
-//! Limits of a client: how many connections of a service it may have, and how many it may begin in a time. And of all
-//! clients: how many SYNs they may send in a time.
+//! Limits of each client of a service: its connections at once, and its new connections a second. And of all clients
+//! together: their SYNs a second.
 //!
 //! Runs for each new connection of a service with a limit, before its scheduler. A refused packet is dropped and
 //! counted; the client repeats it. With [`Above::SynProxy`] a SYN above the rate is answered by a cookie instead
 //! (`general_path/syn_proxy`), and the client that proves it connects without the rate. Established connections are not
-//! concerned. A connection that a scheduler or the table then refuses has cost its client one of the connections that
-//! it may begin.
+//! affected. A connection that the scheduler or the table then refuses still counts against its client's rate.
 //!
-//! The limit of SYNs is looked at before the look-up of a connection. Cost: a look at the flags of a packet that takes
+//! The limit of SYNs is checked before the look-up of a connection. Cost: a look at the flags of a packet that takes
 //! the general path; for a SYN, while there are such limits, two look-ups. Not here: the clients and their numbers
-//! (`snapshot/clients.rs`), the SYNs that the XDP program decides on (`snapshot/syn_limits.rs`).
+//! (`snapshot/clients.rs`), the SYNs on which the XDP program decides (`snapshot/syn_limits.rs`).
 
 use std::sync::Arc;
 
@@ -25,10 +24,11 @@ use crate::snapshot::clients::Refusal;
 use crate::snapshot::syn_limits::{SynLimit, SynLimits};
 use crate::verdict::{DropReason, Verdict};
 
-/// Why a SYN is refused that is above the limit of its service, and on which the worker decides; counted there.
+/// The drop reason of a SYN that is above its service's limit, if the worker decides on it rather than the XDP program.
+/// Counts the SYN.
 #[inline]
 pub(crate) fn refuses_syn(p: &FramedPacket<'_>, at: Context<'_>) -> Option<DropReason> {
-    // As the XDP program has it.
+    // The same mask as in the XDP program.
     const MASK: u8 = tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::RST.0;
     let is_syn = p.packet.tcp_flags.0 & MASK == tcp::Flags::SYN.0;
     let limits = at.snapshot.syn_limits.as_deref().filter(|_| is_syn)?;
@@ -45,8 +45,8 @@ fn is_above(limits: &SynLimits, p: &FramedPacket<'_>, at: Context<'_>) -> bool {
     limit.filter(is_left).is_some_and(|limit| !limit.take(at.now))
 }
 
-/// Whether a client's SYN is answered by a cookie, because the client may begin no connection now by its rate. It then
-/// counts as refused.
+/// Whether a client's SYN is answered with a cookie, because the client is above its rate. The SYN then counts as
+/// refused.
 pub(crate) fn is_proxied(packet: &Packet, marked: Marked<'_>, at: Context<'_>) -> bool {
     let limit = marked.service.client_limit.filter(|limit| limit.above == Above::SynProxy);
     let client = packet.flow.source.addr;
@@ -72,14 +72,14 @@ pub(crate) fn admit(
     }
 }
 
-/// Counts a connection out that was admitted with these flags and not made.
+/// Takes a connection that was admitted with these flags, but not made, out of its client's count.
 pub(crate) fn withdraw(flags: Flags, packet: &Packet, marked: Marked<'_>, at: Context<'_>) {
     if flags.contains(Flags::LIMITED) {
         at.snapshot.clients.release(marked.service.key, packet.flow.source.addr);
     }
 }
 
-/// Counts a connection out that has been removed from the table.
+/// Takes a connection that has left the table out of its client's count.
 pub(crate) fn count_out(connection: &Connection<'_>, snapshot: &Snapshot) {
     if connection.flags().is_limited()
         && let Some(destination) = snapshot.destinations.of(connection)

@@ -29,7 +29,7 @@ pub(super) fn insert(
         let local = at.snapshot.locals.next(new.dest.family(), &mut flows.locals);
         let local = local.ok_or(DropReason::NoLocalAddress)?;
         let replies = FlowKey { protocol: new.protocol, source: new.dest, dest: local };
-        // The first is mostly free: its insertion looks anyway.
+        // The first port is mostly free, and its insertion checks that anyway.
         let holder = |flows: &Flows| flows.table.find(&replies, flows.table.hash(&replies));
         if tried > 0
             && let Some((id, Direction::Outbound)) = holder(flows)

@@ -7,8 +7,7 @@
 //! time, one of them finds the template of the other: the table admits one of each identity.
 //!
 //! Cost: one more look-up for a connection (32 for a new SIP call); for the first connection of a client also an entry.
-//! Not here: what the table does with templates (`conn/template.rs`), and their end, which is that of connections
-//! (`burst/expiry.rs`).
+//! Not here: what the table does with templates (`conn/template.rs`), and how they expire (`burst/expiry.rs`).
 //!
 //! Source: ipvs-behaviour, sections 3.1 and 6.
 
@@ -83,8 +82,8 @@ pub(crate) fn without_template<'s>(packet: &Packet, service: &Service, member: &
     Chosen { id: member.id, dest, method: member.method, live: &member.live, template: None }
 }
 
-/// The template of this identity or, with a Call-ID, that of the client's call; without one, the identity for a new
-/// one.
+/// The template of this identity or, with a Call-ID, that of the client's call. If there is none, the identity for a
+/// new template.
 pub(crate) fn find_template(
     flows: &mut Flows,
     client: FlowKey,
@@ -102,8 +101,8 @@ struct Templates<'a, 's> {
 
 impl<'s> Templates<'_, 's> {
     /// The template of this identity or, for a call, the one with this Call-ID among the templates of the client's
-    /// calls; without one, the identity for a new template. The templates of a client's calls differ in the client's
-    /// port, which is 0 in other templates.
+    /// calls. If there is none, the identity for a new template. The templates of a client's calls differ in the
+    /// client's port, which is 0 in other templates.
     fn find(&self, client: FlowKey, call_id: Option<&[u8]>) -> Result<(FlowKey, Option<ConnId>), Verdict> {
         let (table, call_ids) = (&self.flows.table, &self.at.snapshot.call_ids);
         let find = |key: &FlowKey| table.find_template(key, table.hash(key));

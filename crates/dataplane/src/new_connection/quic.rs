@@ -1,9 +1,9 @@
 //! The destination that a QUIC connection ID names: a client that has changed its address keeps its destination.
 //!
-//! Runs for each UDP packet that begins a connection of a service with QUIC configurations, behind the limit of its
-//! client and before the scheduler, whose state it leaves alone. Neither makes nor uses templates. Promise: an ID that
-//! names no destination of the service changes nothing. Cost: a comparison for other services; for these that of
-//! [`Quic::find`]. Not here: packets of connections that exist, which need no ID.
+//! Runs for each UDP packet that begins a connection of a service with QUIC configurations, after the client's limit
+//! and before the scheduler, whose state it does not change. It neither makes nor uses templates. Promise: an ID that
+//! names no destination of the service changes nothing. Cost: [`Quic::find`]; for services without QUIC configurations
+//! a comparison. Not here: packets of connections that exist, which need no ID.
 //!
 //! A packet with a short header continues a QUIC connection, so its destination may be quiescent or overloaded. A long
 //! header may begin one, with an ID that the client has chosen at random, or at will: its ID names only destinations
@@ -39,7 +39,7 @@ pub(crate) fn choose<'s>(
 }
 
 /// The destination that the connection ID of a packet names. `None`: the service has no QUIC configurations, or the
-/// packet is none of UDP.
+/// packet is not UDP.
 pub(crate) fn look<'s>(
     frame: &[u8],
     packet: &Packet,

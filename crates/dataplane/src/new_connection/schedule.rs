@@ -30,8 +30,8 @@ pub(crate) fn request(packet: &Packet, now: Millis, random: u64) -> Request {
     Request { source: packet.flow.source, dest: packet.flow.dest, now_millis: now.0, random }
 }
 
-/// Chooses a destination, and the endpoint there, for a new connection of a service without persistence: the named one,
-/// if the packet names one. Such a service takes packets to its own port only.
+/// Chooses a destination, and the endpoint there, for a new connection of a service without persistence. A destination
+/// that the packet names is chosen. Such a service takes packets to its own port only.
 ///
 /// # Errors
 /// The verdict on a packet that no destination takes.

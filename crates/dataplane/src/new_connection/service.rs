@@ -67,7 +67,8 @@ pub(crate) fn behind_proxy<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snap
     is_behind.then_some(Marked { service, mark })
 }
 
-/// The service of a packet that this machine itself sends: one at its own endpoint, by `lo`. The packet has no mark.
+/// The service of a packet that this machine itself sends by `lo` to a service at its own endpoint. The packet has no
+/// mark.
 fn for_own<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Option<Marked<'s>> {
     let (protocol, dest) = (packet.flow.protocol, packet.flow.dest);
     let service = snapshot.services.for_packet(0, protocol, dest)?;

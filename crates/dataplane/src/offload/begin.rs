@@ -1,8 +1,8 @@
-//! Begins the offload of a connection: decides what the XDP program is to do with its packets, as the fast path does.
+//! Begins the offload of a connection: decides, as the fast path does, what the XDP program is to do with its packets.
 //!
-//! Runs for few packets of a connection (`is_due`), after the fast path has forwarded one. What is decided here is what
-//! the functions of the fast path read: route, path, endpoints. Not here: the packets that never take the fast path,
-//! which the program does not forward either (`bpf/offload.h`).
+//! Runs for few packets of a connection (`is_due`), after the fast path has forwarded one. The decision reads the same
+//! data as the fast path: route, path, endpoints. Not here: the packets that never take the fast path, which the
+//! program does not forward either (`bpf/offload.h`).
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
@@ -23,8 +23,8 @@ use crate::egress::{LinkInfo, Path};
 use crate::forward::Ends;
 use crate::snapshot::{DestinationId, Route, Snapshot};
 
-/// Offloads the connection of a client's packet that came by `link`, if it can be and there is room. Returns whether
-/// room is all that it wants.
+/// Offloads the connection of a client's packet that was received by `link`, if it can be offloaded and there is room.
+/// Returns `true` if only room is missing.
 // Not inlined: few packets come here.
 #[inline(never)]
 pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>) -> bool {
@@ -34,10 +34,10 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     let destination = DestinationId(connection.dest_ref());
     if let Some(record) = shared.flows.of(id) {
         let is_set = shared.flows.record(record)[word::STATE].load(Relaxed) & 1 != 0;
-        // One that was ended stays the connection's until its worker has counted it: one of which a key found no room,
-        // for a second at least.
+        // A record that was ended stays the connection's until its worker has counted it. If a key found no room, this
+        // takes a second at least.
         if is_set && !shared.is_in_force(record, destination) {
-            // The next packet that is tried begins anew.
+            // The next try begins anew.
             shared.flows.end(id);
         }
         return false;
@@ -45,14 +45,14 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     if offloader.is_full() {
         return true;
     }
-    // Before the path MTU is read, after whose change a worker ends all records.
+    // Read before the path MTU: a worker that changes the path MTU then ends all records.
     let epochs = shared.epochs(destination);
     let Ok(parts) = plan(&connection, table.handle(), link, at) else { return false };
     let Some(record) = shared.free.pop() else { return true };
     let state = shared.fill(record, (id, connection.generation()), destination, epochs, &parts);
     let generation = connection.generation();
     let is_bound = shared.flows.bind(id, record);
-    // A thread that removes or changes the connection, or enters another one with its replies, does that before it
+    // A thread that removes or changes the connection, or enters another one with the same replies, does that before it
     // looks for a record (`Offloaded::end`), so one of the two sees the other.
     fence(SeqCst);
     let is_live = table.recall(id, generation).is_some_and(|connection| is_steady(&connection));
@@ -86,7 +86,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
 }
 
 impl Offload {
-    /// Writes a record that nobody else uses, and puts it in force. Returns its state.
+    /// Writes an unused record, and puts it in force. Returns its state.
     fn fill(
         &self,
         record: u32,
@@ -123,7 +123,7 @@ fn put(words: &[AtomicU64], values: &[u64]) {
     words.iter().zip(values).for_each(|(word, value)| word.store(*value, Relaxed));
 }
 
-/// What is to be done with requests and replies of a connection. Requests come by `link`.
+/// What the program is to do with requests and replies of a connection. Requests arrive by `link`.
 pub(super) fn plan(
     connection: &Connection<'_>,
     table: &TableHandle,
@@ -180,7 +180,7 @@ pub(super) fn plan(
         before,
         after,
         unfragmented: match &outer {
-            // The identification of outer headers is the workers', as that of FULLNAT.
+            // Only workers give identifications, to outer headers as to packets of FULLNAT.
             Some(outer) => outer.family == Family::V4,
             None => ends.method == ForwardingMethod::FullNat,
         },
@@ -188,7 +188,7 @@ pub(super) fn plan(
     };
     let reply = match ends.method.masquerades() {
         true => match reply(connection, &ends, table, (route, after), snapshot) {
-            // Perhaps there are no replies.
+            // Perhaps the destination sends no replies.
             Err(NotOffloaded::NoReply) if connection.in_packets() >= WITHOUT_REPLIES => None,
             reply => reply?,
         },
@@ -197,18 +197,18 @@ pub(super) fn plan(
     Ok([Some(request), reply])
 }
 
-/// Whether a connection is in a state in which packets change nothing of it.
+/// Whether a connection is in a state that ordinary packets do not change.
 pub(super) fn is_steady(connection: &Connection<'_>) -> bool {
     let is_established =
         connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
     is_established && !connection.flags().intersects(Flags::UNUSUAL)
 }
 
-/// So many packets of the client without what replies need, and requests are offloaded alone.
+/// If the data for replies is still missing after this number of client packets, requests are offloaded alone.
 const WITHOUT_REPLIES: u32 = 128;
 
-/// What is to be done with replies of a masqueraded connection whose requests leave by this route as `sent`. `None`:
-/// workers forward them.
+/// What the program is to do with replies of a masqueraded connection whose requests leave by this route as `sent`.
+/// `None`: workers forward the replies.
 fn reply(
     connection: &Connection<'_>,
     ends: &Ends,
@@ -218,7 +218,7 @@ fn reply(
 ) -> Result<Option<Part>, NotOffloaded> {
     let before = ends.replies(sent.protocol);
     let after = FlowKey { source: ends.virtual_endpoint, dest: ends.client, ..sent };
-    // A reply of UDP is noted at the template.
+    // A UDP reply is noted at the template.
     let is_noted = before.protocol == Protocol::TCP || connection.controller().is_none();
     if !is_noted || !is_found(connection, &before, table) {
         return Ok(None);
@@ -246,7 +246,8 @@ fn reply(
     }))
 }
 
-/// Whether these replies are of this connection: several may have the same ones, and the last one has them.
+/// Whether these replies belong to this connection. Several connections may have the same reply flow; it belongs to the
+/// last one.
 fn is_found(connection: &Connection<'_>, replies: &FlowKey, table: &TableHandle) -> bool {
     table.find(replies, table.hash(replies)) == Some((connection.id(), Direction::Outbound))
 }
@@ -265,7 +266,7 @@ fn is_certain(connection: &Connection<'_>, ends: &Ends, snapshot: &Snapshot) -> 
 /// The interfaces by which packets come and leave, if the program can forward them.
 fn links(from: LinkId, to: LinkId, snapshot: &Snapshot) -> Option<[&LinkInfo; 2]> {
     let from = plain(from, snapshot).filter(|info| info.offloads)?;
-    // In generic mode the kernel redirects as it sends any packet.
+    // In generic mode the kernel sends a redirected frame as any other.
     let takes = |info: &&LinkInfo| info.offloads && (info.takes_redirected || from.generic);
     let to = plain(to, snapshot).filter(takes)?;
     Some([from, to])

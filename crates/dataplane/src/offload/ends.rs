@@ -1,4 +1,4 @@
-//! Which records a change of the configuration ends: those from whose decision something has changed.
+//! Which records a change of the configuration ends: those whose decision has read something that has changed.
 //!
 //! Runs on the control thread, once for each publication. Costs a comparison for each page of destinations that has
 //! changed.
@@ -19,7 +19,7 @@ pub struct Ends {
 }
 
 impl Ends {
-    /// Adds those that end when one snapshot follows another.
+    /// Adds the records that end when `after` replaces `before`.
     pub fn add(&mut self, before: &Snapshot, after: &Snapshot) {
         let has_paths =
             Arc::ptr_eq(&before.egress, &after.egress) || after.egress.keeps_paths_of(&before.egress);

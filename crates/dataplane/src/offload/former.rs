@@ -1,5 +1,5 @@
-//! What the program of an earlier xvsd has forwarded since that xvsd counted last: after a kill, all packets of the
-//! hold.
+//! Packets that the program of an earlier xvsd has forwarded since that xvsd counted last: after a kill, all packets of
+//! the hold.
 //!
 //! Counted once, before the first timer of the next xvsd runs, so that a connection with traffic does not expire.
 
@@ -26,12 +26,12 @@ pub struct Uncounted {
     counts: [[u64; 2]; 2],
 }
 
-/// Whether the records beside this state are as this program reads them.
+/// Whether the records beside this state have the layout that this program reads.
 pub(crate) fn has_known_layout(state: &KernelMap) -> bool {
     state.map_words::<STATE_WORDS>().is_ok_and(|state| state[LAYOUT].load(Relaxed) == LAYOUT_KNOWN)
 }
 
-/// Takes what the records have counted. Cost: a load for each of their counts.
+/// Takes the counts of the records. Cost: a load for each of their counts.
 pub(crate) fn take(records: &FormerRecords) -> Vec<Uncounted> {
     let uncounted = records.as_chunks::<RECORD>().0.iter().filter_map(|words| {
         let counts = [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
@@ -43,8 +43,8 @@ pub(crate) fn take(records: &FormerRecords) -> Vec<Uncounted> {
 }
 
 impl Flows {
-    /// Counts these packets as if this worker had forwarded them now. Those of connections that the table does not have
-    /// count for the totals alone. Called before there are workers.
+    /// Counts these packets as if this worker had forwarded them now. Packets of connections that the table does not
+    /// have count only for the totals. Called before there are workers.
     pub fn count_former(&mut self, uncounted: Vec<Uncounted>, at: Context<'_>) {
         self.table.unpark();
         for Uncounted { id, generation, counts } in uncounted {

@@ -1,8 +1,8 @@
 //! Where the XDP program finds the record of a packet: a hash table in memory that it shares with workers.
 //!
-//! A key is the endpoints and the protocol of packets as they are received. Its hash names a bucket, which is one cache
-//! line, and a tag; the bucket's entry with this tag names the record, where the key stands as a whole. Workers enter
-//! and remove keys without a lock. A full bucket refuses a key: with all records in use, one key of 7,000.
+//! A key consists of the endpoints and the protocol of packets as they are received. Its hash gives a bucket, which is
+//! one cache line, and a tag. The bucket's entry with this tag names the record, which contains the whole key. Workers
+//! enter and remove keys without a lock. A full bucket refuses a key: with all records in use, one key in 7,000.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -13,10 +13,10 @@ use super::own::Own;
 use super::shared::{BUCKET, BUCKETS, KEYS, Offload, SEED};
 use crate::conn::{RECORDS, offloaded_word as word};
 
-/// The uses of a record until they are numbered anew: entries have no more bits for them.
+/// The number of uses of a record after which their numbers repeat: entries have no more bits for them.
 const USES: u64 = 1 << (u32::BITS - 1 - RECORDS.ilog2());
 
-/// What an entry says of a record's part (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
+/// What an entry says about a record's part (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
 pub(crate) fn value(number: u32, part: u32, record: u32) -> u32 {
     number << (RECORDS.ilog2() + 1) | part << RECORDS.ilog2() | record
 }
@@ -58,7 +58,7 @@ impl Offload {
         let tag = hash >> 32 | 1;
         let first = KEYS + hash as usize % BUCKETS * BUCKET;
         let bucket = &self.state[first..first + BUCKET];
-        // An equal tag is of an earlier record of this key, as good as always.
+        // An equal tag is almost always that of an earlier record of this key.
         let place = |wanted: u64| bucket.iter().position(|entry| entry.load(Relaxed) >> 32 == wanted);
         let at = place(tag).or_else(|| place(0))?;
         let former = bucket[at].load(Relaxed);
@@ -73,7 +73,7 @@ impl Offload {
         let state = &self.flows.record(own.record)[word::STATE];
         let number = state.load(Relaxed) >> 1;
         for (part, place) in (0..).zip(own.places) {
-            // One that stays names a use that has ended.
+            // An entry that stays names a use of the record that has ended.
             place.into_iter().for_each(|place| self.remove(place, value(number as u32, part, own.record)));
         }
         state.store(((number + 1) % USES) << 1, Relaxed);

@@ -1,12 +1,12 @@
-//! Flow offload: the XDP program forwards packets of established connections itself, where the kernel would copy each
-//! of them to a worker.
+//! Flow offload: the XDP program itself forwards packets of established connections, which the kernel would otherwise
+//! copy to a worker one by one.
 //!
-//! Workers alone decide. One that forwards a packet of a steady connection (`begin.rs`) may write into shared memory
-//! what the program is to do with later packets of both directions: a record, and the keys by which the program finds
-//! it (`keys.rs`). Each second the worker takes what the program has counted (`sweep.rs`), refreshes deadlines, and
-//! adds to all counts; the next xvsd does so once, with what was left (`former.rs`). A record ends by one store: when
-//! the connection ends or changes its state, or the program meets a segment that may change it. Its epochs end many at
-//! once, when what was decided from has changed. Not here: the program (`bpf/offload.h`).
+//! Only workers decide. A worker that forwards a packet of a steady connection (`begin.rs`) may write a record into
+//! shared memory: what the program is to do with later packets of both directions, and the keys by which it finds the
+//! record (`keys.rs`). Each second the worker takes the program's counts (`sweep.rs`), refreshes deadlines, and adds to
+//! all counts; the next xvsd does so once with the counts that were left (`former.rs`). One store ends a record: when
+//! the connection ends or changes its state, or when the program meets a segment that may change it. Epochs end many
+//! records at once, when data that their decisions have read changes. Not here: the program (`bpf/offload.h`).
 
 pub(crate) mod begin;
 mod ends;

@@ -15,25 +15,25 @@ use crate::snapshot::DestinationId;
 /// The records of one worker.
 pub(crate) struct Offloader {
     pub(super) shared: Arc<Offload>,
-    /// The packets of a client that workers process first.
+    /// The number of a client's packets that workers process before offload.
     pub(super) after: u32,
     pub(super) own: Vec<Own>,
-    /// The next one to read.
+    /// The next record in `own` to read.
     pub(super) next: usize,
     /// When the next pass begins, or has begun.
     pub(super) due: Millis,
-    /// While records are short, connections with at most this number of packets in a pass give theirs up.
+    /// While free records are short, connections with at most this number of packets in a pass give up theirs.
     pub(super) cold: u64,
-    /// How many more do so in this pass, so that no more become free than are short.
+    /// How many more give up theirs in this pass: no more than are short.
     pub(super) to_give: usize,
-    /// How many records of `own` this worker has ended, which are not free yet.
+    /// The number of records in `own` that this worker has ended and that are not free yet.
     pub(super) given_up: usize,
     /// Whether the next record to read is the first one of a pass.
     pub(super) begins: bool,
     /// Connections whose record a change has ended, to be offloaded again: their generations, and the links by which
-    /// requests come.
+    /// requests arrive.
     pub(super) ended: Vec<(ConnId, u32, LinkId)>,
-    /// When that is tried.
+    /// When these are tried.
     pub(super) again_due: Millis,
     /// Records that a program may still be reading, and until when.
     pub(super) resting: VecDeque<(u32, Millis)>,
@@ -43,7 +43,7 @@ pub(crate) struct Offloader {
 pub(super) struct Own {
     pub(super) record: u32,
     pub(super) id: ConnId,
-    /// The link by which requests come.
+    /// The link by which requests arrive.
     pub(super) link: LinkId,
     pub(super) generation: u32,
     pub(super) destination: DestinationId,
@@ -53,7 +53,7 @@ pub(super) struct Own {
     pub(super) idle: u8,
     /// Whether no pass has read it yet.
     pub(super) is_new: bool,
-    /// Whether this worker has ended it, and does not begin it anew.
+    /// Whether this worker has ended it and will not begin it anew.
     pub(super) is_given_up: bool,
     /// Whether it counts as one in force.
     pub(super) is_counted: bool,
@@ -70,22 +70,23 @@ impl Own {
     }
 }
 
-/// A connection is tried at this packet, and then at every multiple of the second number.
+/// Offload is tried at this number of packets behind `after`, then at every multiple of `OFTEN`.
 const TRIES: u32 = 8;
 const OFTEN: u32 = 64;
-/// Records that are read between two bursts.
+/// The number of records that are read between two bursts.
 pub(super) const SLICE: usize = 64;
-/// The most packets in a second of connections that give their records up when those are short.
+/// The most packets a second of a connection that gives up its record when records are short.
 const COLDEST: u64 = 64;
 /// How long a worker waits for free records.
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
-/// How long a record without keys is not used again. A program runs for microseconds, but its core may be virtual.
+/// How long a record without keys rests before it is used again. A program runs for microseconds, but its core may be
+/// virtual.
 pub(super) const REST: Duration = Duration::from_millis(100);
-/// From pass to pass.
+/// The time between two passes.
 pub(super) const PASS: Duration = Duration::from_secs(1);
 
 impl Offloader {
-    /// Whether the packet of this number of a connection is one at which its offload is tried.
+    /// Whether offload is tried at a connection's packet of this number.
     #[inline]
     pub(crate) fn is_due(&self, packets: u32) -> bool {
         let more = packets.saturating_sub(self.after);
@@ -129,7 +130,7 @@ impl Offloader {
         self.resting.front().is_some_and(|(_, until)| *until <= now)
     }
 
-    /// Lets records be used again that no program reads any more.
+    /// Frees records that no program reads any more.
     pub(super) fn end_rest(&mut self, now: Millis) {
         while self.is_rest_over(now) {
             if let Some((record, _)) = self.resting.pop_front() {
@@ -152,7 +153,7 @@ impl Offloader {
         self.shared.end_all();
     }
 
-    /// When a worker that sleeps has to read the next ones.
+    /// When a sleeping worker has to continue with its records.
     pub(crate) fn next_due(&self) -> Option<Millis> {
         let pass = (!self.own.is_empty()).then_some(self.due);
         let again = (!self.ended.is_empty()).then_some(self.again_due);

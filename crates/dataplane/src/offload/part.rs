@@ -10,21 +10,21 @@ use xvs_proto::{FlowKey, MacAddr};
 
 use crate::forward::FlowHeaders;
 
-/// How packets of one direction come and leave, and what they become.
+/// How packets of one direction arrive and leave, and how they are rewritten.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
-    /// The kernel's index of the interface where they come, and its link address.
+    /// The kernel's index of the interface by which they arrive, and its link address.
     pub(super) from: (u32, MacAddr),
     /// Whether that interface may deliver partial checksums.
     pub(super) partial_checksums: bool,
-    /// The index of the interface where they leave, and the link addresses there.
+    /// The index of the interface by which they leave, and the link addresses there.
     pub(super) to: (u32, LinkAddresses),
     /// The largest packet, in bytes without link header.
     pub(super) mtu: u32,
-    /// The endpoints with which they come, and with which they leave.
+    /// Their endpoints as received, and as sent.
     pub(super) before: FlowKey,
     pub(super) after: FlowKey,
-    /// Whether workers process those that a router may fragment.
+    /// Whether workers process packets that a router may fragment.
     pub(super) unfragmented: bool,
     /// The headers of a tunnel.
     pub(super) outer: Option<FlowHeaders>,
@@ -43,7 +43,7 @@ pub(super) const WORDS: usize = 8;
 pub(super) const ADDRESS_WORDS: usize = 4;
 
 impl Part {
-    /// As the program reads it: the part, and the IPv6 addresses with which packets come, and leave.
+    /// The words that the program reads: the part, and the IPv6 addresses as received and as sent.
     pub(super) fn words(&self) -> ([u64; WORDS], [[u64; ADDRESS_WORDS]; 2]) {
         let Self { before, after, outer, .. } = self;
         let outer = outer.as_ref();
@@ -82,14 +82,14 @@ impl Part {
     }
 }
 
-/// Whether packets leave as these words of a part say: by the interface of this index, with these link addresses.
+/// Whether, by these words of a part, packets leave by the interface of this index with these link addresses.
 pub(super) fn leaves_by(part: &[AtomicU64], ifindex: u32, addresses: &LinkAddresses) -> bool {
     let word = |place: usize| part[place].load(Relaxed).to_ne_bytes();
     word(0)[4..] == ifindex.to_ne_bytes() && word(1) == addresses[..8] && word(2)[..4] == addresses[8..]
 }
 
 impl FlowHeaders {
-    /// As the program reads them.
+    /// The words that the program reads.
     pub(super) fn words(&self) -> [u64; 2 * ADDRESS_WORDS] {
         let mut bytes = [0; 16 * ADDRESS_WORDS];
         bytes[..self.len].copy_from_slice(&self.bytes[..self.len]);

@@ -17,20 +17,20 @@ pub(crate) const STATE_WORDS: usize = KEYS + BUCKETS * BUCKET;
 /// The places of its words. Switch, epoch and slots are halves of words; the seed has two.
 pub(crate) const SEED: usize = 1;
 pub(crate) const LAYOUT: usize = 3;
-/// The number of the layout of records (`struct xvs_flow`), which is raised when that changes: the next xvsd counts
-/// what those of an earlier one have, if they have the layout that it knows.
+/// The version of the layout of records (`struct xvs_flow`), raised with each change: the next xvsd takes the counts of
+/// an earlier one's records only if it knows their layout.
 pub(crate) const LAYOUT_KNOWN: u64 = 0;
 const SLOT_WORDS: usize = 8;
 pub(crate) const KEYS: usize = SLOT_WORDS + SLOTS / 2;
 /// The number of buckets of keys, and of the entries of one.
 pub(crate) const BUCKETS: usize = 1 << 17;
 pub(crate) const BUCKET: usize = 8;
-/// The number of slots: destinations whose numbers differ by it share one.
+/// The number of slots: destinations whose numbers differ by this number share one.
 const SLOTS: usize = 1 << 16;
-/// Records are short when fewer than this part of them is free.
+/// Records are short when fewer than one in this number is free.
 const SHORT_PART: usize = 8;
 
-/// The maps of the program by which it forwards.
+/// The maps by which the program forwards.
 pub(crate) mod map {
     use std::ffi::CStr;
 
@@ -54,12 +54,12 @@ pub struct Offload {
 /// How flows are offloaded.
 #[derive(Debug, Clone, Copy)]
 pub struct Settings {
-    /// The packets of a client that workers process first.
+    /// The number of a client's packets that workers process before offload.
     pub after: u32,
     /// The most connections that are offloaded at once, at most 131,072.
     pub records: u32,
-    /// The only interface, by its index, whose packets are forwarded, for test runs: the kernel gives them all to one.
-    /// `None`: that of the connection.
+    /// For test runs, in which the kernel lets all packets arrive by one interface: the index of that interface.
+    /// `None`: the connection's own.
     pub ingress: Option<u32>,
 }
 
@@ -70,7 +70,7 @@ impl Default for Settings {
 }
 
 impl Offload {
-    /// No connection of a table with this number of entries is offloaded yet.
+    /// An offload without records, for a table with this number of entries.
     ///
     /// # Errors
     /// The kernel cannot map the maps.
@@ -95,7 +95,7 @@ impl Offload {
         table.set_offloaded(self.flows.clone());
     }
 
-    /// Of each record and direction: the interface where packets leave, by its index, and how many have. For tests.
+    /// For each record and direction the index of the interface by which packets leave, and their number. For tests.
     pub fn sent(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         (0..self.settings.records).flat_map(move |record| {
             let words = self.flows.record(record);
@@ -127,7 +127,7 @@ impl Offload {
         self.in_force.load(Relaxed)
     }
 
-    /// Has the program forward, or not. Only the control thread calls this.
+    /// Switches forwarding by the program on or off. Only the control thread calls this.
     pub fn set_on(&self, is_on: bool) {
         self.set_half(0, |_| is_on.into());
     }
@@ -149,7 +149,7 @@ impl Offload {
         state & 1 != 0 && (epoch as u32, slot_epoch as u32) == self.epochs(destination)
     }
 
-    /// The epoch of all records and that of a destination. What is decided from what is read afterwards is at least as
+    /// The epoch of all records and that of a destination. A decision from data that is read afterwards is at least as
     /// new.
     pub(super) fn epochs(&self, destination: DestinationId) -> (u32, u32) {
         (self.half(1), self.half(half_of(destination)))
@@ -165,7 +165,7 @@ impl Offload {
             let after = u64::from(change((word >> shift) as u32)) << shift;
             Some(word & !(0xffff_ffff << shift) | after)
         };
-        // Release: whoever reads it sees what has changed before. It is never refused.
+        // Release: a thread that reads it sees all earlier changes. The update never fails.
         let _ = self.state[place / 2].fetch_update(Release, Relaxed, changed);
     }
 }

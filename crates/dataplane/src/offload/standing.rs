@@ -11,7 +11,8 @@ use crate::egress::Path;
 use crate::snapshot::DestinationId;
 
 impl Offload {
-    /// Whether the XDP program forwards the connection of this packet, which comes by `link`. `None`: it has none.
+    /// Whether the XDP program forwards the connection of this packet, which arrives by `link`. `None`: the packet has
+    /// no connection.
     pub fn standing(
         &self,
         reader: &mut TableReader,
@@ -26,7 +27,7 @@ impl Offload {
             }
             let link = match direction {
                 Direction::Inbound => link,
-                // Requests come from where replies go.
+                // Requests arrive by the link by which replies leave.
                 Direction::Outbound => {
                     let path = Path::find(&at.snapshot.egress, connection.client().addr, 0);
                     path.hop().map_or(link, |hop| hop.link)

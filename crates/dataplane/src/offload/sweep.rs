@@ -1,9 +1,9 @@
-//! Reads what the XDP program has counted, once a second for each record.
+//! Reads the counts of the XDP program, once a second for each record.
 //!
-//! Each worker has those that it has made, and reads some of them between two bursts. Packets since the last time count
+//! Each worker reads the records that it has made, some of them between two bursts. Packets since the last time count
 //! as if the worker had forwarded them now: a connection with traffic does not expire. A record that is not in force
 //! any more is counted for the last time, and freed. Cost: three cache lines for each record. If records are short,
-//! those of connections without traffic are ended.
+//! those of connections with little traffic are ended.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -36,7 +36,7 @@ impl Flows {
         offloader.resting.iter_mut().for_each(|(_, until)| *until = Millis(0));
     }
 
-    /// Reads some records, if that is due, and offloads connections again whose record a change has ended. Returns
+    /// Reads some records if they are due, and offloads connections again whose record a change has ended. Returns
     /// whether more is due.
     pub fn sweep_offloaded(&mut self, at: Context<'_>) -> bool {
         let is_due = |offloader: &Offloader| {
@@ -103,8 +103,8 @@ impl Flows {
         }
     }
 
-    /// Counts what a record has counted. Returns whether it is kept. While records are short, connections with few
-    /// packets in this pass give theirs up.
+    /// Takes the counts of a record. Returns whether the record is kept. While records are short, connections with few
+    /// packets in this pass give up theirs.
     fn sweep(
         &mut self,
         shared: &Offload,
@@ -113,7 +113,7 @@ impl Flows {
         at: Context<'_>,
     ) -> bool {
         let words = shared.flows.record(own.record);
-        // Before the counts, so that the last ones are not missed.
+        // Read before the counts, so that the last packets are not missed.
         let is_in_force = shared.is_in_force(own.record, own.destination);
         let is_its = shared.flows.of(own.id) == Some(own.record);
         let (mut moved, mut has_path) = (0, true);
@@ -134,12 +134,12 @@ impl Flows {
         let is_new = std::mem::take(&mut own.is_new);
         let is_cold = moved <= cold && *to_give > 0 && !is_new;
         if is_in_force && (is_cold || !is_steady || !has_path || own.idle > LONGEST_IDLE) {
-            // One whose path has changed goes on by the new one.
+            // A connection whose path has changed is offloaded again.
             own.is_given_up = has_path || is_cold;
             own.count(shared, false);
             *to_give -= usize::from(is_cold);
             words[word::STATE].fetch_and(!1, Relaxed);
-            // Once more, for packets that the program has forwarded meanwhile.
+            // Read once more, for packets that the program has forwarded meanwhile.
             return true;
         }
         own.count(shared, is_in_force);
@@ -198,7 +198,7 @@ impl Flows {
         is_steady
     }
 
-    /// Whether replies of a connection still go where this part of its record says. Their neighbour is in use.
+    /// Whether replies of a connection still leave as this part of its record says. Marks their neighbour as used.
     fn has_path(&self, id: ConnId, part: &[AtomicU64], at: Context<'_>) -> bool {
         let connection = self.table.connection(id);
         let ends = Ends::of(&connection);

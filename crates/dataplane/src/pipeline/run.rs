@@ -29,7 +29,7 @@ impl Pipeline {
         Self { flows, transmitter, reassembly, burst: Burst::new() }
     }
 
-    /// Whether packets of steady connections take the fast path, as they do at first. The results are the same.
+    /// Whether packets of steady connections take the fast path; by default they do. The results are the same.
     pub fn set_fast_path(&mut self, allowed: bool) {
         self.burst.fast_path = allowed;
     }

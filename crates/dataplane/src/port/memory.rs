@@ -20,7 +20,7 @@ pub struct Bytes {
 /// How many bytes of a frame its first part has.
 pub type FirstPart = fn(&[u8]) -> usize;
 
-/// An in-memory [`Port`] over a frame pool of its own.
+/// An in-memory [`Port`] over its own frame pool.
 pub struct MemoryPort {
     pool: FramePool,
     incoming: VecDeque<Received>,

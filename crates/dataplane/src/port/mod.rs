@@ -24,8 +24,8 @@ pub struct Received {
     pub frame: Frame,
 }
 
-/// The packet of an untagged frame; `None`: another one, or malformed. Of a frame in several parts the first one is
-/// read, as an ICMP error's quote is, which may end early, too.
+/// The packet of an untagged frame. `None`: another frame, or malformed. Of a frame in several parts only the first is
+/// read, like the quote of an ICMP error, which may end early, too.
 pub(crate) fn packet_of(frame: &Frame) -> Option<Packet> {
     let bytes = frame.bytes();
     match parse(bytes) {
@@ -62,18 +62,19 @@ pub trait Port {
     /// Appends received frames to `burst`, until it holds [`BURST`](xvs_xdp::BURST) or there are no more.
     fn receive(&mut self, burst: &mut Vec<Received>);
 
-    /// Sends a frame by a link. One to the machine's own end of a link is given to the kernel, as if the link had
+    /// Sends a frame by a link. A frame to the machine's own end of a link is given to the kernel, as if the link had
     /// received it. Returns the frame if the link is gone or down, or if its ring is full.
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
 
-    /// Gives a frame to the kernel as if `link` had received it and there were no XDP program. One that this machine
-    /// has sent by `link` leaves by it, or reaches this machine again by `lo`. Returns the frame if that fails.
+    /// Gives a frame to the kernel as if `link` had received it and there were no XDP program. A frame that this
+    /// machine itself has sent by `link` leaves by it, or reaches this machine again by `lo`. Returns the frame if that
+    /// fails.
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
 
     /// An empty frame for a packet that the director originates; `None` if all are in use.
     fn allocate(&mut self) -> Option<Frame>;
 
-    /// Frames for a packet of this length, which is a chain if it does not fit one; its content is undefined.
+    /// A frame for a packet of this length, or a chain if the packet does not fit into one; the content is undefined.
     fn allocate_packet(&mut self, len: usize) -> Option<Frame> {
         let mut packet = self.allocate()?;
         while !packet.spread(len) {

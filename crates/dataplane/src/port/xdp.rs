@@ -5,8 +5,9 @@
 //! frames by [`Port::flush`]. While it has not taken all of them, [`Port::wait`] returns after a millisecond, so that
 //! the worker flushes again. Nothing is allocated after [`XdpPort::open`].
 //!
-//! One worker also reads what this machine itself sends, while that is redirected to the TAPs: a system call for each
-//! frame, and one for each TAP that is empty, when a wait has found a frame in one, and else at every 32nd burst.
+//! One worker also reads the frames that this machine itself sends, while they are redirected to the TAPs: when a wait
+//! has found a frame in one, otherwise at every 32nd burst. Cost: a system call for each frame, and one for each empty
+//! TAP.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, OnceLock};
@@ -33,7 +34,7 @@ const OWN_EVERY: u32 = 32;
 /// Whether a port reads what this machine itself sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnPackets {
-    /// It does; one port of all.
+    /// It does. Only one port may.
     Read,
     /// Another port does.
     Leave,
@@ -62,7 +63,7 @@ pub struct XdpPort {
 
 impl XdpPort {
     /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker`
-    /// ends its waits. One port of all with these reinjectors reads what this machine sends. `loopback` is filled when
+    /// ends its waits. Only one port with these reinjectors may read what this machine sends. `loopback` is filled when
     /// a client on this machine may have a service.
     ///
     /// # Errors
@@ -228,8 +229,8 @@ impl Port for XdpPort {
 }
 
 impl XdpPort {
-    /// Appends frames that this machine itself has sent, in as many slots as a burst has at most: long ones must not
-    /// take those for what others send.
+    /// Appends frames that this machine itself has sent, in at most the slots of one burst: long frames must not take
+    /// the slots for received ones.
     fn receive_own(&mut self, burst: &mut Vec<Received>) {
         self.own_due = OWN_EVERY;
         self.own_slots = BURST;
@@ -339,7 +340,7 @@ impl SocketCounters {
 pub struct Waker(Arc<OwnedFd>);
 
 impl Waker {
-    /// A waker for one port after the other.
+    /// A waker for consecutive ports.
     ///
     /// # Errors
     /// The kernel has no more descriptors.

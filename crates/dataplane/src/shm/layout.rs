@@ -92,8 +92,8 @@ pub(crate) struct Entry {
 }
 
 /// The second half of a connection that does not fit its entry: with any IPv6 address, with a local endpoint, or a
-/// control connection of FTP. It has the entry's index, in a mapping of its own. Written and kept as the endpoints in
-/// the entry are. The second word of an IPv4 address is 0.
+/// control connection of FTP. It has the entry's index, in a separate mapping. Written and kept as the endpoints in the
+/// entry are. The second word of an IPv4 address is 0.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C, align(64)))]
 pub(crate) struct Extension {

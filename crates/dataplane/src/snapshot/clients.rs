@@ -1,14 +1,15 @@
 //! The clients of services with limits: the connections that each has, and when it may begin the next one.
 //!
 //! A client is a network of a configured length (`[limits]` in xvs.toml), by default an IPv4 address and an IPv6 /64,
-//! at one service. All workers share one table of fixed size, in sets of eight; a keyed hash chooses the set, so
-//! nobody can fill the set of another client on purpose. A client without connections makes room for a new one: the one
-//! that may connect again for longest. If all of a set have connections, a new client is not limited; that is counted.
+//! at one service. All workers share one table of fixed size, in sets of eight; a keyed hash chooses the set, so nobody
+//! can fill the set of another client on purpose. A new client replaces one without connections: the one that has been
+//! free to connect again for the longest time. If all clients of the set have connections, the new one is not limited;
+//! that is counted.
 //!
 //! Two words a client, each changed by compare-and-swap, so that no worker waits: its tag with the number of its
-//! connections, and the earliest time of its next connection (the generic cell rate algorithm, ITU-T I.371). A client
-//! that is replaced while another worker asks for it is looked for again. Cost for a new
-//! connection of a service with a limit: two cache lines; for others: nothing. Not here: which packets are asked about
+//! connections, and the earliest time of its next connection (the generic cell rate algorithm, ITU-T I.371). If a
+//! client is replaced while another worker looks it up, that worker looks it up again. Cost for a new connection of a
+//! service with a limit: two cache lines; for others: nothing. Not here: which packets are checked
 //! (`new_connection/limit.rs`).
 
 use std::net::{IpAddr, Ipv6Addr};
@@ -66,7 +67,7 @@ struct Slot {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Counted {
     Yes,
-    /// There are as many as there may be.
+    /// The count is at its limit.
     Full,
     /// The slot is that of another client by now.
     Replaced,
@@ -75,7 +76,7 @@ enum Counted {
 /// Why a client may not connect now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// It has as many connections as it may have.
+    /// It has the most connections that it may have.
     Connections,
     /// It has made too many in too short a time.
     Rate,
@@ -176,10 +177,10 @@ impl Clients {
         is_counted
     }
 
-    /// Counts a connection out that [`Self::admit`] has counted.
+    /// Takes a connection that [`Self::admit`] has counted out of the count.
     pub(crate) fn release(&self, key: ServiceKey, client: IpAddr) {
         let Some((set, tag)) = self.set(self.hash(key, client)) else { return };
-        // Two workers that met a client at once may have given it two places; each has its own connections.
+        // Two workers that met a client at once may have given it two places; each counts its own connections.
         let _ = set.0.iter().any(|slot| slot.decrement(tag));
     }
 
@@ -235,7 +236,7 @@ impl Clients {
         Some((&sets[hash as usize & (sets.len() - 1)], (hash >> CONNECTIONS_BITS).max(1)))
     }
 
-    /// The client's slot, which may be one that another client leaves, with its tag.
+    /// The client's slot, perhaps just taken from another client, with its tag.
     fn slot(&self, key: ServiceKey, client: IpAddr, now: Millis) -> Option<(&Slot, u64)> {
         let (set, tag) = self.set(self.hash(key, client))?;
         for _ in 0..WAYS {
@@ -288,7 +289,7 @@ impl Slot {
         done.map_or(refused, |_| Counted::Yes)
     }
 
-    /// Counts a connection out, if the slot is that of this tag and has one.
+    /// Takes a connection out of the count, if the slot is that of this tag and counts one.
     fn decrement(&self, tag: u64) -> bool {
         let less = |owner: u64| {
             let has_one = owner >> CONNECTIONS_BITS == tag && owner & u64::from(CONNECTIONS_MAX) > 0;
@@ -297,14 +298,14 @@ impl Slot {
         self.owner.fetch_update(Relaxed, Relaxed, less).is_ok()
     }
 
-    /// Takes the right to a new connection, if there is one now.
+    /// Takes the permission for a new connection, if the rate gives one now.
     fn take(&self, limit: ClientLimit, now: Millis) -> bool {
         self.due.fetch_update(Relaxed, Relaxed, |due| next_due(limit.rate, limit.burst, due, now)).is_ok()
     }
 }
 
-/// When the one after the next one is due by a rate a second and a burst (0: as many), if the next one, due at `due`,
-/// may come now. Times in nanoseconds of the clock.
+/// The generic cell rate algorithm, for a rate a second and a burst (0: the rate). If the next event, which is due at
+/// `due`, may come now, returns when the one after it is due. Times in nanoseconds of the clock.
 pub(super) fn next_due(rate: u32, burst: u32, due: u64, now: Millis) -> Option<u64> {
     let now = nanoseconds(now);
     let (interval, early) = interval_and_early(rate, burst);
@@ -313,7 +314,8 @@ pub(super) fn next_due(rate: u32, burst: u32, due: u64, now: Millis) -> Option<u
     (due <= now + early).then(|| due.max(now) + interval)
 }
 
-/// The time between two by a rate a second, and how much earlier one may come by a burst (0: as many), in nanoseconds.
+/// The time between two events of a rate a second, and how much earlier a burst (0: the rate) lets one come, in
+/// nanoseconds.
 pub(crate) fn interval_and_early(rate: u32, burst: u32) -> (u64, u64) {
     let interval = SECOND / u64::from(rate);
     (interval, interval * u64::from(if burst == 0 { rate } else { burst } - 1))

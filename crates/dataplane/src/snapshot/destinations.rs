@@ -124,8 +124,8 @@ impl Destinations {
         self.pages.iter().flat_map(|page| &page.destinations).flatten()
     }
 
-    /// Those whose route or tunnel is another one than there. Costs a comparison for each page, and each route of
-    /// changed ones.
+    /// The destinations whose route or tunnel differs from that in `before`. Costs a comparison for each page, and for
+    /// each route of a changed page.
     pub(crate) fn rerouted_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = DestinationId> + 'a {
         let pages = self.pages.iter().zip(&before.pages).enumerate();
         let changed = pages.filter(|(_, (after, before))| !Arc::ptr_eq(after, before));

@@ -1,11 +1,12 @@
-//! Access lists: networks whose packets services do not get (deny), or the only ones that they get (allow).
+//! Access lists: networks whose packets services do not get (deny), or the only networks whose packets they get
+//! (allow).
 //!
-//! A packet to a service is checked by its source, whether or not it has a connection: those of a denied client are
-//! cut. A deny list wins over an allow list, and a client has to pass every list. Replies, ICMP errors and packets that
-//! belong to no service are never checked. The workers check every packet to a service while there are lists; the XDP
-//! program drops most of the refused ones before (`steering/lists.rs`). Cost: a bit for each packet whose client is in
-//! no list; with allow lists, and for others, the look-up of the service and one look-up for each prefix length in use.
-//! A change of a list builds the bits anew: a pass over all networks.
+//! A packet to a service is checked by its source, whether or not it has a connection, so the connections of a denied
+//! client are cut. A deny list wins over an allow list, and a client has to pass every list. Replies, ICMP errors and
+//! packets that belong to no service are never checked. While there are lists, workers check every packet to a service;
+//! the XDP program drops most refused ones before (`steering/lists.rs`). Cost: a look at one bit for a packet whose
+//! client is in no list. For others, and with allow lists for all: a look-up of the service, and one for each prefix
+//! length in use. A change of a list builds the bits anew: a pass over all networks.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -22,9 +23,9 @@ use crate::verdict::DropReason;
 /// All lists.
 #[derive(Debug, Clone, Default)]
 pub struct Lists {
-    /// Those of all services.
+    /// The lists of all services.
     pub all: Scope,
-    /// Those of single services.
+    /// The lists of single services.
     pub services: HashMap<ServiceKey, Scope>,
     filter: Filter,
     /// Whether there is an allow list.
@@ -43,7 +44,7 @@ pub struct Scope {
 /// A list.
 #[derive(Debug, Clone, Default)]
 pub struct List {
-    /// Its networks: those of commands, and those of its file.
+    /// Its networks: from commands, and from its file.
     pub parts: [Option<Arc<Networks>>; 2],
     /// Packets that workers have dropped by it.
     pub dropped: Arc<AtomicU64>,
@@ -78,7 +79,7 @@ impl Lists {
         self.allows
     }
 
-    /// Whether a packet may be refused. Few packets of other clients are.
+    /// Whether a packet from this source may be refused. True also for few other sources.
     pub(crate) fn concern(&self, source: IpAddr) -> bool {
         self.allows || self.filter.may_have(source)
     }
@@ -109,8 +110,8 @@ impl Snapshot {
         self.refusal(link, packet, is_reply).is_some()
     }
 
-    /// Why a list refuses a packet, which is counted at the list; `None`: it may pass. A reply of a connection, which
-    /// may go to a local address with a service, always does.
+    /// Why a list refuses a packet, which is counted at the list; `None`: it may pass. A reply of a connection always
+    /// may, even if it goes to a local address with a service.
     #[inline]
     pub fn refuses(
         &self,
@@ -119,7 +120,7 @@ impl Snapshot {
         is_reply: impl FnOnce() -> bool,
     ) -> Option<DropReason> {
         let (list, reason) = self.refusal(link, packet, is_reply)?;
-        // Several workers count, and nothing is ordered by it.
+        // Relaxed: the count orders nothing.
         list.dropped.fetch_add(1, Ordering::Relaxed);
         Some(reason)
     }
@@ -145,7 +146,7 @@ impl List {
         self.networks().any(|networks| !networks.is_empty())
     }
 
-    /// The number of its networks. One of both parts counts twice.
+    /// The number of its networks. A network in both parts counts twice.
     pub fn size(&self) -> usize {
         self.networks().map(Networks::len).sum()
     }

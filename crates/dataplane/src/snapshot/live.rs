@@ -11,8 +11,7 @@ use crate::clock::Millis;
 use crate::conn::Connection;
 use crate::counters::{SharedStats, StatsValues};
 
-/// Numbers of a service that outlive snapshots: the sums of what its destinations count, so that a packet is counted
-/// once.
+/// Numbers of a service that outlive snapshots: the sums of its destinations' counts, so that a packet is counted once.
 #[derive(Default)]
 pub struct ServiceLive {
     counted: Mutex<Counted>,
@@ -20,21 +19,21 @@ pub struct ServiceLive {
 
 #[derive(Default)]
 struct Counted {
-    /// The destinations, each with what it had counted before it came to this service.
+    /// The destinations, each with its counts from before it came to this service.
     destinations: Vec<(Arc<DestinationLive>, StatsValues)>,
-    /// What destinations counted that exist no more.
+    /// The counts of destinations that no longer exist.
     past: StatsValues,
 }
 
 impl ServiceLive {
-    /// Continues with these sums: what the destinations have counted is part of them.
+    /// Continues with these sums, which include the destinations' counts so far.
     pub fn resume(&self, counted: StatsValues) {
         let mut sums = self.counted();
         sums.past = counted;
         sums.destinations.iter_mut().for_each(|(destination, before)| *before = destination.stats.sum());
     }
 
-    /// Sums what this destination counts from now on, as long as it exists.
+    /// Adds this destination's counts to the sums from now on, as long as it exists.
     pub fn add(&self, destination: &Arc<DestinationLive>) {
         let destinations = &mut self.counted().destinations;
         if !destinations.iter().any(|(known, _)| Arc::ptr_eq(known, destination)) {
@@ -63,7 +62,7 @@ impl ServiceLive {
     }
 }
 
-/// The time after which unanswered connections say nothing any more.
+/// The time after which unanswered connections no longer mean anything.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// The connections of a destination.

@@ -130,8 +130,8 @@ impl LiveLoad {
     /// The numbers of active and of inactive connections.
     pub(crate) fn counts(&self) -> (u32, u32) {
         let Count { total, active, .. } = Count::unpack(self.word.load(Ordering::Relaxed));
-        // If two workers move a connection one after the other, the later move may be seen first. Then a count is
-        // negative for a moment.
+        // If two workers move a connection in turn, the later move may be seen first. Then a count is negative for a
+        // moment.
         let count = |count: i64| u32::try_from(count).unwrap_or(0);
         (count(active), count(total - active.max(0)))
     }

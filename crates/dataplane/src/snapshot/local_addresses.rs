@@ -17,7 +17,7 @@ use xvs_proto::{Endpoint, Family};
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct LocalAddresses {
     pools: [Pool; 2],
-    /// Those of other directors, whose connections go on here.
+    /// The addresses of other directors, whose connections continue here.
     standby: Vec<(IpAddr, RangeInclusive<u16>)>,
 }
 
@@ -39,7 +39,7 @@ impl LocalAddresses {
         locals
     }
 
-    /// Whether this is one of them. Costs a look at each address of the family.
+    /// Whether this is one of these endpoints. Costs a look at each address of the family.
     pub fn has(&self, endpoint: Endpoint) -> bool {
         let mut before = 0;
         let is_own = self.pools[endpoint.family() as usize].ends.iter().any(|(end, last)| {

@@ -133,7 +133,7 @@ impl Snapshot {
         if self.egress.routes_by_mark() { self.marks.of(link, packet) } else { 0 }
     }
 
-    /// What the route of a reply is looked up for. `None`: its mark may matter.
+    /// The key of the route look-up for a reply. `None`: its mark may matter.
     pub(crate) fn unmarked_key_to_client(&self, ends: &Ends) -> Option<RouteKey> {
         let dest = ends.local.unwrap_or(ends.client).addr;
         let is_open = self.egress.routes_by_mark() && self.marks.may_mark(dest);

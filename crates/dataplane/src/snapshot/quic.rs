@@ -17,7 +17,7 @@ pub struct Quic {
 }
 
 impl Quic {
-    /// Of these configurations, by their numbers, and these positions among the service's members.
+    /// With these configurations, by their numbers, and these positions among the service's members.
     pub fn new(
         configs: impl IntoIterator<Item = (u8, Decoder)>,
         members: impl IntoIterator<Item = (ServerId, usize)>,

@@ -49,9 +49,9 @@ pub struct Settings {
     pub pmtu_disc: bool,
     /// Whether marked packets without a destination are forwarded to their original address.
     pub cache_bypass: bool,
-    /// Whether an ICMP error about a packet of no connection begins one, as the client's packet would.
+    /// Whether an ICMP error about a packet without a connection begins one, as the client's packet would.
     pub schedule_icmp: bool,
-    /// Whether clients' packets go to the kernel (`backup_only`). Replies are translated nevertheless.
+    /// Whether clients' packets go to the kernel (`backup_only`). Replies are still translated.
     pub requests_stay: bool,
 }
 

@@ -1,10 +1,11 @@
-//! Limits of SYNs: how many a service gets in a second, of all clients together.
+//! Limits of SYNs: how many a service gets a second, from all clients together.
 //!
 //! A limit is one word: the time at which the next SYN is due (the generic cell rate algorithm, ITU-T I.371), changed
-//! by compare-and-swap. The XDP program decides on the SYNs of most services, before anything is copied, and its word
-//! is then the limit's (`steering/syn_limits.rs`). Workers decide on what the program leaves to them: fragments,
-//! packets of this machine itself, and the SYNs of services that the program does not know for certain. So one of both
-//! decides on a SYN, and never both. Not here: which packets a worker decides on (`new_connection/limit.rs`).
+//! by compare-and-swap. The XDP program decides on the SYNs of most services, before anything is copied; the limit's
+//! word is then in the program's map (`steering/syn_limits.rs`). Workers decide on what the program leaves to them:
+//! fragments, packets of this machine itself, and the SYNs of services that the program does not know for certain. So
+//! one of both decides on a SYN, and never both. Not here: which packets a worker decides on
+//! (`new_connection/limit.rs`).
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -25,11 +26,11 @@ pub type SynLimits = HashMap<ServiceKey, Arc<SynLimit>>;
 pub struct SynLimit {
     /// The SYNs that it lets pass.
     pub rate: SynRate,
-    /// SYNs that it has dropped, in the program too.
+    /// SYNs that it has dropped, also in the program.
     pub dropped: Arc<AtomicU64>,
     /// When the next SYN would be due without a burst, in nanoseconds of the clock.
     due: AtomicU64,
-    /// The words of the program, and the place of its time in them.
+    /// The words of the program, and the index of this limit's time in them.
     of_program: OnceLock<(Arc<ProgramWords>, usize)>,
     /// Whether the program decides on whole packets. The control thread alone writes it.
     is_in_program: AtomicBool,
@@ -48,7 +49,7 @@ pub(crate) mod layout {
     pub(crate) const STRIPE: usize = 8;
     pub(crate) const STRIPES: usize = 8;
     pub(crate) const SIZE: usize = DROPPED + STRIPE * STRIPES;
-    /// The number of limits. That of the number 0 is never used.
+    /// The number of limits. Number 0 is never used.
     pub(crate) const LIMITS: usize = 2048;
     pub(crate) const COUNT: usize = SIZE * LIMITS;
 }
@@ -65,7 +66,7 @@ impl SynLimit {
         }
     }
 
-    /// The same limit, which changes independently, counts nowhere and is in no program.
+    /// A copy that changes independently, counts nowhere and is in no program.
     pub(crate) fn separate_copy(&self) -> Self {
         Self { due: AtomicU64::new(self.due().load(Relaxed)), ..Self::new(self.rate, Arc::default()) }
     }
@@ -89,7 +90,7 @@ impl SynLimit {
         }
     }
 
-    /// Takes the right of a SYN to pass, if there is one now; if not, counts it as dropped.
+    /// Takes the permission for a SYN, if the rate gives one now. If not, counts the SYN as dropped.
     pub(crate) fn take(&self, now: Millis) -> bool {
         let SynRate { rate, burst } = self.rate;
         // Relaxed: the word orders no other memory.

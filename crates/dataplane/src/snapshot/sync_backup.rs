@@ -1,5 +1,5 @@
-//! What workers need to store connections of another director: a queue for each, and the number of packets that such a
-//! connection begins with.
+//! The backup daemon of connection synchronization, as workers see it: a queue for each worker, and the number of
+//! packets with which a received connection begins.
 //!
 //! The snapshot has it while a backup daemon runs. The daemon's thread reads messages and appends to the queues; each
 //! worker enters a few connections between two bursts. Not here: how they are entered (`sync/apply.rs`).
@@ -50,7 +50,7 @@ pub struct BackupCounters {
     pub messages: AtomicU64,
     /// Messages that were refused as a whole.
     pub refused: AtomicU64,
-    /// Entries of the others that are malformed, or that only another sender could use.
+    /// Entries of other messages that are malformed, or have an option or engine that is not known here.
     pub skipped: AtomicU64,
     /// Connections that were entered or refreshed.
     pub entered: AtomicU64,
@@ -69,8 +69,8 @@ impl Inbox {
         Self { queues, counters: BackupCounters::default() }
     }
 
-    /// Appends a connection to the queue of a worker, the same for each hash. Returns that worker, which may have to be
-    /// woken; `None`: its queue is full, and the connection is lost.
+    /// Appends a connection to the queue of the hash's worker. Returns that worker, which may have to be woken; `None`:
+    /// its queue is full, and the connection is lost.
     pub fn put(&self, received: Received, hash: u64) -> Option<usize> {
         let worker = self.worker(hash);
         let queue = self.queues.get(worker)?;
@@ -81,7 +81,7 @@ impl Inbox {
         Some(worker)
     }
 
-    /// Whether the worker of this hash has many connections to take, so that those of a table should be put in later.
+    /// Whether the hash's worker has many connections to take, so that those of a whole table should wait.
     pub fn is_busy(&self, hash: u64) -> bool {
         self.queues.get(self.worker(hash)).is_some_and(|queue| queue.len() >= QUEUE / 2)
     }

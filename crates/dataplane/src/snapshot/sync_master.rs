@@ -1,8 +1,8 @@
-//! What workers need to announce connections to backup directors: the rules, what was announced, and the queues.
+//! The master daemon of connection synchronization, as workers see it: the rules, what was announced, and the queues.
 //!
-//! The snapshot has it while a master daemon runs. Workers only append to a queue of their own; the daemon's thread
-//! takes from all. Cost for a packet: a multiplication; for an announced one also an entry of the queue, and one word
-//! of memory. Not here: which packets are announced (`sync/announce.rs`).
+//! The snapshot has it while a master daemon runs. Workers only append to their own queues; the daemon's thread takes
+//! from all. Cost for a packet: a multiplication; for an announced one also an entry of the queue, and one word of
+//! memory. Not here: which packets are announced (`sync/announce.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,13 +19,13 @@ use crate::conn::ConnId;
 pub struct SyncRules {
     /// A connection is announced at this packet of its client, and again each [`Self::period`] packets.
     pub threshold: u32,
-    /// 0: at the packet `threshold` alone.
+    /// 0: only at the packet `threshold`.
     pub period: u32,
     /// The time between two announcements of a connection; zero: packets are counted instead.
     pub refresh: Duration,
     /// How often an announcement is repeated before [`Self::refresh`] is over.
     pub retries: u8,
-    /// Of connections with a template, the template alone is announced.
+    /// Whether of connections with a template only the template is announced.
     pub templates_alone: bool,
     /// The version of messages.
     pub version: Version,
@@ -40,7 +40,7 @@ pub struct SyncMaster {
     pub rules: SyncRules,
     /// What has been announced, and the queues. Kept while the rules change.
     pub shared: Arc<Announcements>,
-    /// A number by which a remainder of a division by `period` is computed; 0 without a period.
+    /// The reciprocal of `period`, by which remainders are computed; 0 without a period.
     reciprocal: u64,
 }
 
@@ -52,7 +52,7 @@ impl SyncMaster {
         Self { rules, shared, reciprocal }
     }
 
-    /// Whether this packet of a connection that stays as it is can announce it: most cannot.
+    /// Whether this packet can announce its connection although the state stays as it is: most cannot.
     #[inline]
     pub(crate) fn may_announce(&self, packets: u32) -> bool {
         !self.rules.refresh.is_zero() || self.is_counted(packets)
@@ -129,7 +129,7 @@ impl Announcements {
     /// Takes what workers have announced so far, in their order.
     pub fn take(&self, mut each: impl FnMut(Announced)) {
         for queue in &self.queues {
-            // Not without an end, if workers are faster.
+            // Bounded, because workers may append faster.
             for _ in 0..QUEUE {
                 let Some(announced) = queue.pop() else { break };
                 each(announced);
@@ -138,7 +138,7 @@ impl Announcements {
     }
 
     pub(crate) fn last(&self, id: ConnId, generation: u32) -> Last {
-        // Relaxed: one word, which orders nothing; the packets of a connection come by one worker.
+        // Relaxed: one word, which orders nothing; the packets of a connection arrive by one worker.
         let word = self.last.get(id.index() as usize).map_or(0, |word| word.load(Ordering::Relaxed));
         match word >> GENERATION_AT == u64::from(generation as u16) && word != 0 {
             true => Last {
@@ -157,7 +157,7 @@ impl Announcements {
             | u64::from(retries & RETRIES_MAX) << RETRIES_AT
             | end.0.min(END_MAX);
         if self.queues.get(worker).is_none_or(|queue| queue.push(announced).is_err()) {
-            // The next packet tries again, if the state is news.
+            // The next packet tries again, if its state was not announced.
             self.counters.lost.fetch_add(1, Ordering::Relaxed);
         } else if let Some(last) = self.last.get(id.index() as usize) {
             last.store(word, Ordering::Relaxed);
@@ -165,8 +165,7 @@ impl Announcements {
     }
 }
 
-/// The announcements that may wait for the daemon's thread, of each worker: those of 10 ms if each of its packets is
-/// one.
+/// The announcements of each worker that may wait for the daemon's thread: those of 10 ms if each packet makes one.
 const QUEUE: usize = 1 << 14;
 /// The greatest end, which is in the lowest bits of the word: 34 years after the machine's start.
 const END_MAX: u64 = (1 << RETRIES_AT) - 1;

@@ -1,11 +1,11 @@
 //! Probes of real servers through their virtual address: the probes in flight, and what has come back.
 //!
 //! A probe is a SYN to the virtual endpoint that is forwarded to one real server, and the reply to it. The health
-//! checks begin and end probes; workers send their packets and recognise the replies. Both share this object, as
-//! snapshots do. All probes have one local port, so its packets are told apart from connections; the sequence number
-//! identifies the probe. It is the same for each attempt with one server and endpoint: a server that still waits for
-//! the end of an earlier attempt takes the SYN for a repeated one and replies again. Cost of a reply: one load for each
-//! place of its endpoint. Workers only load and try: the lock is for the other side.
+//! checks begin and end probes; workers send their packets and recognise the replies. Both share this object, and so do
+//! consecutive snapshots. All probes have one local port, which distinguishes their packets from those of connections.
+//! The sequence number identifies the probe. It is the same for each attempt with one server and endpoint: a server
+//! that still waits for the end of an earlier attempt takes the SYN for a repeated one and replies again. Cost of a
+//! reply: one load for each slot that its probe may have. Workers take no lock; only the health checks do.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -208,7 +208,7 @@ impl InFlight {
         self.probe.stage()
     }
 
-    /// Has the SYN sent, or sent again.
+    /// Lets a worker send the SYN, or send it again.
     pub fn send(&self) {
         // If too many have a packet to send, the caller tries again, because the stage stays the same.
         let _ = self.probes.set_due(self.slot);

@@ -1,8 +1,8 @@
-//! The hold: for how long the XDP program keeps the frames of services from the kernel while nobody serves them.
+//! The hold: for how long the XDP program keeps frames of services from the kernel while no worker serves them.
 //!
 //! Workers store a beat into memory that the program reads, without a system call. While the last beat is younger than
-//! the hold, the program drops steered frames that find no socket; then the kernel has them. Cost for a worker: a
-//! comparison for each burst, and a store ten times a second. Not here: the program (`bpf/hold.h`).
+//! the hold, the program drops steered frames that find no socket; afterwards the kernel gets them. Cost for a worker:
+//! a comparison for each burst, and a store ten times a second. Not here: the program (`bpf/hold.h`).
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -76,10 +76,10 @@ pub(crate) struct Beats {
 }
 
 impl Beats {
-    /// Those without a hold.
+    /// The beats without a hold.
     pub(crate) const NONE: Self = Self { interval: Duration::from_secs(1), sleep: None };
 
-    /// Those for this hold: so often that one that is late does not end it.
+    /// The beats for this hold, so frequent that a late one does not end the hold.
     pub(crate) fn of(hold: Duration) -> Self {
         let [interval, sleep] =
             [(100, 8), (500, 4)].map(|(at_most, share)| Duration::from_millis(at_most).min(hold / share));

@@ -1,6 +1,6 @@
 //! Access lists in the maps of the steering program.
 //!
-//! Runs on the control thread. Each part of a list is a set of its own, which is filled before the program sees it and
+//! Runs on the control thread. Each part of a list is a separate set, which is filled before the program sees it and
 //! then replaced as a whole. While lists change, for some milliseconds, the program refuses nothing, and workers do. If
 //! the kernel refuses a set, the program has no lists. Cost: a system call for each 4,096 networks of a set that has
 //! changed, and a comparison of the first stage's bits. Not here: what a list refuses (`snapshot/lists.rs`).
@@ -32,11 +32,11 @@ pub(super) struct ListMaps {
     lists: Option<Arc<Lists>>,
     /// Whether networks are steered for marks.
     is_marked: bool,
-    /// The scope of each service with lists of its own, from 1 on.
+    /// The scope of each service with its own lists, from 1 on.
     scopes: BTreeMap<ServiceKey, u32>,
     installed: Roles<{ size_of::<EndpointKey>() }>,
     places: BTreeMap<u32, Arc<Networks>>,
-    /// What each place has dropped, as far as it is counted at its list.
+    /// The drops of each place that its list has counted already.
     counted: BTreeMap<u32, u64>,
 }
 
@@ -84,7 +84,7 @@ impl ListMaps {
         })
     }
 
-    /// Replaces the lists. `wide` are the services of every port, whose packets are of no other service.
+    /// Replaces the lists. `wide` are the services of every port whose packets belong to no other service.
     pub(super) fn set(
         &mut self,
         object: &Object,
@@ -94,7 +94,7 @@ impl ListMaps {
         let (lists, wide) = lists.map_or((None, Vec::new()), |(lists, wide)| (Some(lists), wide));
         let done = self.replace(object, lists.as_deref(), &wide);
         if done.is_err() {
-            // Nor the former lists: what they refuse may be allowed now.
+            // The former lists are not used either: what they refuse may be allowed now.
             self.filter[filter::STATE].store(0, Ordering::Relaxed);
         }
         self.lists = lists.filter(|_| done.is_ok());
@@ -161,7 +161,7 @@ impl ListMaps {
         Ok(())
     }
 
-    /// Notes whether networks are steered for marks: before the first one is, and after the last one was.
+    /// Notes whether networks are steered for marks. Called before the first one is, and after the last one was.
     pub(super) fn set_marked(&mut self, is_marked: bool) {
         self.is_marked = is_marked;
         let state = &self.filter[filter::STATE];
@@ -173,7 +173,7 @@ impl ListMaps {
         }
     }
 
-    /// Gives each service with lists of its own a number that no other one has.
+    /// Gives each service with its own lists a unique number.
     fn number(&mut self, lists: Option<&Lists>) {
         let is_there = |key: &ServiceKey| lists.is_some_and(|lists| lists.services.contains_key(key));
         self.scopes.retain(|key, _| is_there(key));

@@ -1,7 +1,8 @@
 //! Forwarded packets that did not leave: after the XDP program has redirected a frame, the interface may refuse it.
 //!
-//! Only the kernel's tracepoints see that; programs count there (`bpf/losses.bpf.c`). The counts also show what became
-//! of a frame that was sent to find out whether an interface takes any. Not here: what is done about it.
+//! Only the kernel's tracepoints see that; programs count there (`bpf/losses.bpf.c`). The counts also show the result
+//! of a trial: a frame that is sent to find out whether an interface takes redirected frames. Not here: what is done
+//! about it.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -40,7 +41,7 @@ pub struct Leaving {
 pub struct Losses {
     packets: Words<COUNT>,
     object: Object,
-    /// What is counted of trials, by the index of the interface.
+    /// The counts of trials, by the index of the interface.
     trials: BTreeMap<u32, Leaving>,
     _tracepoints: [OwnedFd; 3],
 }
@@ -59,15 +60,15 @@ impl Losses {
         Ok(Self { packets: object.words(c"losses")?, object, trials: BTreeMap::new(), _tracepoints })
     }
 
-    /// Those of the interface of this index, without trials.
+    /// The counts of the interface of this index, without trials.
     pub fn of(&self, ifindex: u32) -> Leaving {
         let all = self.counted(ifindex);
         let trials = self.trials.get(&ifindex).copied().unwrap_or_default();
         Leaving { sent: all.sent - trials.sent, refused: all.refused - trials.refused, ..all }
     }
 
-    /// Whether an interface, which has this link address, takes a frame that an XDP program in native mode redirects to
-    /// it: tries it with one, which no bridge forwards. False also if that cannot be tried. Needs Linux 5.18.
+    /// Whether an interface with this link address takes frames that an XDP program in native mode redirects to it.
+    /// Tries it with a frame that no bridge forwards. False also if that cannot be tried. Needs Linux 5.18.
     pub fn is_taken(&mut self, ifindex: u32, address: [u8; 6]) -> bool {
         let mut frame = [0; TRIAL_LEN];
         frame[..6].copy_from_slice(&TO_NO_ONE);

@@ -98,7 +98,7 @@ impl Steering {
         Self::of(Load::Maps)
     }
 
-    /// The same, and loads the program for [`Self::test_run`] and [`Self::test_run_without_sockets`].
+    /// As [`Self::load`], and loads the program for [`Self::test_run`] and [`Self::test_run_without_sockets`].
     ///
     /// # Errors
     /// As for [`Self::load`].
@@ -106,7 +106,7 @@ impl Steering {
         Self::of(Load::ForTestRuns)
     }
 
-    /// The same for [`Self::test_run_offloaded`].
+    /// As [`Self::load`], for [`Self::test_run_offloaded`].
     ///
     /// # Errors
     /// As for [`Self::load`].
@@ -181,8 +181,8 @@ impl Steering {
         Ok(())
     }
 
-    /// Takes what programs of earlier processes have forwarded since these counted last. Called once, when none of them
-    /// is in force any more.
+    /// Takes the packets that programs of earlier processes have forwarded since those processes counted last. Called
+    /// once, when none of them is in force any more.
     pub fn take_uncounted(&mut self) -> Vec<Uncounted> {
         self.former.drain(..).flat_map(|records| former::take(&records)).collect()
     }
@@ -205,8 +205,8 @@ impl Steering {
         attached.attach_anew(PROGRAM)
     }
 
-    /// The hold begins when a program comes into force: until the first worker beats, what lasts longer than the hold
-    /// would give the frames of services to the kernel, which resets them.
+    /// Begins the hold when a program comes into force. If the first worker beat later than the hold, the kernel would
+    /// get the frames of services and reset their connections.
     fn beat(&self) {
         self.hold.beat(Clock::Monotonic.elapsed());
     }
@@ -247,7 +247,7 @@ impl Steering {
         self.write(&self.installed.towards(Image::of(wanted)))
     }
 
-    /// Adds and then removes, where no worker has to be waited for.
+    /// Adds and then removes, for callers that need not wait for workers.
     ///
     /// # Errors
     /// As for [`Self::add`].
@@ -256,8 +256,8 @@ impl Steering {
         self.set(wanted)
     }
 
-    /// Replaces the access lists; `None`: there are none. With them come the services of every port, as far as their
-    /// packets are of no other service.
+    /// Replaces the access lists; `None`: there are none. With them come the services of every port whose packets
+    /// belong to no other service.
     ///
     /// # Errors
     /// As for [`Self::add`]; then the program has no lists until the next call.
@@ -281,7 +281,7 @@ impl Steering {
     }
 
     /// Whether packets of this sender have to be redirected: an endpoint of this machine is a real server behind NAT,
-    /// or that of a service which masquerades.
+    /// or that of a service that masquerades.
     pub fn redirects(&self, sender: OwnSender) -> bool {
         !self.own[sender as usize].is_empty()
     }
@@ -304,7 +304,7 @@ impl Steering {
         })
     }
 
-    /// The mean time of a run on a frame, of several, in nanoseconds.
+    /// The mean time of several runs on a frame, in nanoseconds.
     ///
     /// # Errors
     /// As for [`Self::test_run`].

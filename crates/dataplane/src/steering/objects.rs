@@ -1,4 +1,4 @@
-//! The object files of the steering program and of those that go with it, as they are loaded.
+//! The object files of the steering program and of its companion programs, and how each is loaded.
 //!
 //! Loading needs more rights than xvsd has with `user`: then the helper process loads, and passes the descriptors of
 //! maps and programs. So a request names one of these forms; the image is the executable's own. Not here: what the
@@ -40,7 +40,7 @@ const STEERING: [&CStr; 14] = [
     offload::STATE,
     offload::RECORDS,
 ];
-/// Those of them that the program for this machine's own packets has, too.
+/// The maps that the program for this machine's own packets shares, too.
 const OWN: [&CStr; 4] = [c"endpoints", c"addresses", CLIENTS, hold::MAP];
 
 /// An object file of the director, as it is loaded.

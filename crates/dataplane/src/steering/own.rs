@@ -1,10 +1,10 @@
-//! Packets that this machine itself sends: those of connections of services are redirected to workers.
+//! Packets that this machine itself sends: if they belong to connections of services, they are redirected to workers.
 //!
-//! A program on the egress of an interface (`bpf/own.bpf.c`) redirects them to the interface's TAP, from which a
-//! worker reads them ([`Reinjector::read`]). It is attached to interfaces while an endpoint of this machine is a real
-//! server behind NAT, and to `lo` while an address of this machine has a service whose real servers are masqueraded.
-//! When the TAP is gone, because the process has ended, or while it hangs for longer than the hold, the packets leave
-//! as if there were no program; the next process replaces it. Runs on the control thread.
+//! A program on the egress of an interface (`bpf/own.bpf.c`) redirects them to the interface's TAP, from which a worker
+//! reads them ([`Reinjector::read`]). It is attached to interfaces while an endpoint of this machine is a real server
+//! behind NAT, and to `lo` while an address of this machine has a service whose real servers are masqueraded. When the
+//! TAP is gone, because the process has ended, or while the process hangs for longer than the hold, the packets leave
+//! as if there were no program; the next process replaces the program. Runs on the control thread.
 
 use std::io;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Redirection {
             OwnSender::Server => c"from_server",
             OwnSender::Client => c"from_client",
         };
-        // What was sent after the last redirection ended is too old by now.
+        // Frames that were sent after the last redirection ended are too old by now.
         reinjector.drain();
         let attach = AttachTc { interface, direction: Direction::Egress };
         let (program, _) = attach.run(&[object.program(program)?])?;

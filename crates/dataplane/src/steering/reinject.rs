@@ -1,4 +1,4 @@
-//! Reinjection: passes frames back to the kernel that were steered to the director without need.
+//! Reinjection: passes needlessly steered frames back to the kernel.
 //!
 //! Each attached interface has one [`Reinjector`], which all workers share. The kernel receives a reinjected frame as
 //! if the interface had received it and there were no XDP program, so routing, `rp_filter` and `-i` rules see the
@@ -9,8 +9,8 @@
 //! Reinjected frames are not steered again. In native mode the XDP program runs before the point of the redirection. In
 //! generic mode the kernel runs it again, so the frame carries a marker, which the program recognises and removes.
 //!
-//! One worker reads from the TAP what this machine itself has sent by the interface, while that is redirected
-//! (`own.rs`).
+//! One worker reads from the TAP the frames that this machine itself has sent by the interface, while these are
+//! redirected (`own.rs`).
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -43,7 +43,7 @@ impl Reinjector {
         Self::of(attached.index(), marker(attached).to_vec())
     }
 
-    /// The same for the loopback interface, which has to accept packets from the machine's own addresses.
+    /// As [`Self::open`] for the loopback interface, which has to accept packets from the machine's own addresses.
     ///
     /// # Errors
     /// As for [`Self::open`].

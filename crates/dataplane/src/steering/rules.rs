@@ -18,8 +18,8 @@ pub struct SteeringRules {
     /// addresses. They are masqueraded destinations, and virtual endpoints whose replies may pass through the director.
     /// Port 0 stands for every port.
     pub nat_destinations: BTreeSet<(Protocol, Endpoint)>,
-    /// Networks with packets that may be marked: every TCP, UDP, SCTP, AH and ESP packet to these is steered, and so is
-    /// every fragment and ICMP error. In IPv6 packets from these are steered too, unless they go to a local address.
+    /// Networks with packets that may be marked: every TCP, UDP, SCTP, AH and ESP packet, fragment and ICMP error to
+    /// these is steered. IPv6 packets from these are steered, too, unless they go to a local address.
     pub wide: BTreeSet<Prefix>,
     /// The first and last local port of FULLNAT for each address: replies to these ports are steered, and so are
     /// fragments to the addresses.

@@ -1,8 +1,8 @@
 //! Limits of SYNs in the maps of the steering program.
 //!
-//! Runs on the control thread. Each limit has a number, which the value of its service's endpoint has in the upper half
-//! while the program decides: not for services of every port, of a mark, or at an address that mark rules name. Cost of
-//! a change: a comparison for each limit. Not here: what a limit does (`snapshot/syn_limits.rs`).
+//! Runs on the control thread. Each limit has a number, which is in the upper half of the value of its service's
+//! endpoint while the program decides. It does not for services of every port, of a mark, or at an address that mark
+//! rules name. Cost of a change: a comparison for each limit. Not here: what a limit does (`snapshot/syn_limits.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
@@ -29,7 +29,7 @@ pub(super) struct SynMaps {
     words: Arc<ProgramWords>,
     /// The limits by endpoint, with their numbers, from 1 on.
     limits: BTreeMap<EndpointKey, (usize, Arc<SynLimit>)>,
-    /// What each number has dropped, as far as it is counted at its limit.
+    /// The drops of each number that its limit has counted already.
     counted: BTreeMap<usize, u64>,
 }
 

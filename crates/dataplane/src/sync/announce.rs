@@ -45,7 +45,7 @@ impl<'s> Announcer<'s> {
         Some(Self { master, settings: &snapshot.settings, worker, now })
     }
 
-    /// Whether a packet, which was counted, can announce its connection, whose state stays as it is.
+    /// Whether a counted packet can announce its connection although the state stays as it is.
     #[inline]
     pub(crate) fn concerns(&self, connection: &Connection<'_>) -> bool {
         self.master.may_announce(connection.in_packets()) || connection.controller().is_some()
@@ -65,16 +65,16 @@ impl<'s> Announcer<'s> {
         }
     }
 
-    /// A packet without a connection has passed (`--ops`), for which there is this template.
+    /// A packet without a connection (`--ops`) has passed, for which there is this template.
     pub(crate) fn one_packet(&self, table: &TableWorker, id: ConnId) {
-        // Its connection would not be announced.
+        // Version 0 announces a template with its connection only, and there is none.
         if self.master.rules.version == Version::V1 {
             self.template(table, id);
         }
     }
 
-    /// So many packets of a client have passed elsewhere: counts them, and announces what one of them would have
-    /// announced. Of more packets than a period has, only the last ones count for the template.
+    /// The XDP program has forwarded this number of a client's packets: counts them, and announces what one of them
+    /// would have announced. Of more packets than a period has, only the last ones count for the template.
     pub(crate) fn packets(&self, table: &TableWorker, id: ConnId, packets: u64) {
         let connection = table.connection(id);
         let after = connection.in_packets().wrapping_add(packets as u32);
@@ -121,7 +121,7 @@ impl<'s> Announcer<'s> {
         true
     }
 
-    /// Whether a connection is announced whose state is no news, and which repetition that is.
+    /// Whether a connection is announced although its state is no news, and which repetition this is.
     fn is_time(&self, is_template: bool, packets: u32, timeout: Duration, last: Last) -> Option<u8> {
         let rules = &self.master.rules;
         let end = self.now + timeout;
@@ -153,14 +153,14 @@ fn is_persistent(table: &TableWorker, connection: &Connection<'_>) -> bool {
     })
 }
 
-/// What the state of a connection is to a backup.
+/// What a connection's state means to a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum News {
     /// Connections in this state are not announced.
     Unfit,
-    /// The connection comes to its end, which has not been announced: it is, at once.
+    /// The connection is ending, which was not announced yet: it is announced at once.
     Ends,
-    /// No reason of its own.
+    /// The state is no reason to announce.
     Same,
 }
 
@@ -187,7 +187,7 @@ fn news(protocol: Protocol, state: u8, announced: u8) -> News {
     }
 }
 
-/// Whether a backup is told of a connection in this state: a TCP or SCTP connection is established, or was.
+/// Whether a connection in this state is announced: a TCP or SCTP connection must be, or have been, established.
 pub(super) fn is_told(connection: &Connection<'_>, state: u8) -> bool {
     connection.is_template() || news(connection.protocol(), state, state) != News::Unfit
 }
@@ -202,5 +202,5 @@ pub(super) fn timeout(connection: &Connection<'_>, state: u8, settings: &Setting
 
 /// The least part of a timeout that makes an announcement a new one.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A repetition comes this part of the refresh period after the announcement, at the earliest.
+/// A repetition follows the announcement after this part of the refresh period at the earliest.
 const RETRY_PART: u32 = 8;

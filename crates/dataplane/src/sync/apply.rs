@@ -1,13 +1,13 @@
-//! Enters connections that another director has sent, or refreshes those that are known.
+//! Enters connections that another director has sent, or refreshes the known ones.
 //!
 //! A worker does so between two bursts, a bounded number at a time. It follows the kernel's backup daemon: the
-//! connection belongs to the real server that is configured here; without one it is kept, and forwarded by the method
-//! of the message. It has the state of the message, and its whole timeout. Templates and connections arrive
-//! independently, so a connection has no template here. What a kernel cannot send is entered as it was there: FULLNAT's
-//! local endpoint, how the destination receives the client's address, how the SYN proxy translates numbers, and, from a
-//! table, the remaining time. What is known here of a connection of a table may be newer: it stays, unless the sender
-//! has seen a packet later by more than messages take. Cost: a look-up, and for a new connection the cost of any new
-//! one.
+//! connection belongs to its real server if that is configured here; otherwise it is kept, and forwarded by the method
+//! in the message. It gets the state in the message, and the whole timeout. Templates and connections arrive
+//! independently, so a connection has no template here. Data that a kernel cannot send are taken over unchanged:
+//! FULLNAT's local endpoint, how the destination receives the client's address, how the SYN proxy translates numbers,
+//! and, from a whole table, the remaining time. A known connection may be newer than its copy from a whole table: it
+//! stays as it is, unless the sender has seen a packet later by more than the time that messages take. Cost: a look-up;
+//! for a new connection an insertion.
 //!
 //! Source: ipvs-behaviour, section 12.5.
 
@@ -94,7 +94,7 @@ struct Wanted<'a> {
     idle: Option<Duration>,
 }
 
-/// What a connection of the same identity is.
+/// What a known connection of the same identity is.
 enum Found {
     /// The same connection.
     Same,
@@ -139,7 +139,8 @@ impl Wanted<'_> {
         }
     }
 
-    /// Whether it tells more than what is known: of a later packet, or of a real server that is configured meanwhile.
+    /// Whether it is newer than the known connection: by a later packet, or because its real server is configured by
+    /// now.
     fn is_later(&self, flows: &Flows, id: ConnId, at: Context<'_>) -> bool {
         let Some(received) = self.idle else { return true };
         let connection = flows.table.connection(id);
@@ -154,7 +155,7 @@ impl Wanted<'_> {
         match is_towards {
             false if self.is_template => Found::Same,
             false if self.is_inactive() => Found::Ended,
-            // A real server that is configured meanwhile takes it.
+            // A real server that is configured by now takes it.
             true if connection.is_unbound() && self.destination(at).is_some() => Found::Other,
             true => Found::Same,
             false => Found::Other,
@@ -183,7 +184,7 @@ impl Wanted<'_> {
         let to = if self.is_inactive() { Activity::Inactive } else { Activity::Active };
         let (has_moved, to) = match is_received {
             true => (connection.count_as(to == Activity::Inactive), to),
-            // One that began here is counted by its state.
+            // A connection that began here is counted by its state.
             false => {
                 let [from, to] = [before, after].map(|state| Activity::of(self.entry.protocol, state));
                 (from != to, to)
@@ -235,7 +236,7 @@ impl Wanted<'_> {
             None => self.entry.flags & flag::NO_OUTPUT != 0,
         };
         let set = |flag: Flags, is_set: bool| if is_set { flag } else { Flags::NONE };
-        // Its handshake was seen elsewhere.
+        // Another director has seen its handshake.
         let is_proven = method.masquerades()
             && key.protocol == Protocol::TCP
             && self.state == TcpState::Established as u8;
@@ -324,7 +325,7 @@ fn state(entry: &Entry<'_>, is_template: bool) -> Option<u8> {
     (entry.state < states).then_some(entry.state)
 }
 
-/// The timeout of the message, or what it is here: version 0 carries none.
+/// The timeout in the message. Version 0 carries none: then the timeout that applies here.
 fn timeout(entry: &Entry<'_>, state: u8, is_template: bool, at: Context<'_>) -> Duration {
     match entry.timeout_seconds {
         0 if is_template => TEMPLATE_TIMEOUT,
@@ -350,11 +351,11 @@ fn flags_of(address: ClientAddress) -> Flags {
     }
 }
 
-/// The time that a message takes at most: a copy made by one seems to be of a packet that came so much later.
+/// The longest time that a message takes: the last packet of a copied connection seems later by up to this.
 const DELAY: Duration = Duration::from_secs(4);
 /// The connections that a worker enters between two bursts.
 const AT_A_TIME: usize = 64;
 /// The timeout of a template whose message has none.
 const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(180);
-/// No timeout of a message is longer.
+/// A longer timeout in a message is reduced to this.
 const LONGEST: Duration = Duration::from_secs(31 * 86_400);

@@ -1,7 +1,8 @@
-//! Reads announced connections, or all, from the table.
+//! Reads announced connections, or all connections, from the table.
 //!
-//! Runs in the threads of the master daemon. A connection that ended after its announcement is left out. All but the
-//! state is read now; that does not change, or only in what a backup does not depend on. Cost: a look at each entry.
+//! Runs in the threads of the master daemon. A connection that ended after its announcement is left out. Everything but
+//! the state is read now: it does not change, except for data on which a backup does not depend. Cost: a look at each
+//! entry.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -34,8 +35,8 @@ pub fn collect(
     });
 }
 
-/// Passes each connection and template whose index in the table is in `range` to `each`, with its remaining time, but
-/// those that expire now or begin, which are not announced either.
+/// Passes each connection and template whose index in the table is in `range` to `each`, with its remaining time. Those
+/// that are beginning or expiring are left out, as they are not announced either.
 pub fn collect_all(
     range: Range<u32>,
     reader: &mut TableReader,
@@ -64,7 +65,7 @@ fn with_call_id(
     then: impl FnOnce(&Entry<'_>),
 ) {
     match connection.is_template().then(|| snapshot.call_ids.read(connection)).flatten() {
-        // The port distinguishes the templates of a client's calls here, and nowhere else.
+        // The port distinguishes the templates of a client's calls only in this table.
         Some(call_id) => {
             let client = Endpoint { port: 0, ..entry.client };
             then(&Entry { client, mark: 0, call_id: Some(&call_id), ..entry });
@@ -73,7 +74,7 @@ fn with_call_id(
     }
 }
 
-/// What a message says of a connection in this state.
+/// The entry of a message for a connection in this state.
 fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'static> {
     let protocol = connection.protocol();
     let is_template = connection.is_template();

@@ -1,4 +1,4 @@
-//! Connection synchronization: what a master daemon tells backup directors, and what a backup daemon makes of it.
+//! Connection synchronization: what a master daemon sends to backup directors, and what a backup daemon does with it.
 //!
 //! Workers decide which packets announce their connection (`announce`). The daemon's thread reads the announced
 //! connections ([`collect`]), and puts them into messages ([`outbox`]). Workers enter the connections that a backup

@@ -1,9 +1,9 @@
 //! The messages of a master daemon: which entries share one, and when it is sent.
 //!
-//! An entry goes into the present message. A message is complete when the next entry does not fit or is of the other
+//! An entry goes into the current message. A message is complete when the next entry does not fit or is of the other
 //! version; complete messages are sent after a short time, or at once if there are many. An incomplete one is sent when
-//! it is two seconds old, which is checked once a second. So a backup that reads slowly is not flooded, and few
-//! entries make few packets. The caller has the clock.
+//! it is two seconds old, which is checked once a second. So a backup that reads slowly is not flooded, and few entries
+//! make few packets. The caller passes the time.
 //!
 //! Source: ipvs-behaviour, section 12.4.
 
@@ -21,7 +21,7 @@ pub struct Outbox {
     max_len: usize,
     current: Option<Message>,
     complete: VecDeque<Vec<u8>>,
-    /// When the complete ones are sent, unless the check comes first.
+    /// When complete messages are sent, unless the check comes first.
     due: Option<Millis>,
     next_check: Millis,
 }
@@ -36,14 +36,14 @@ struct Message {
 }
 
 impl Outbox {
-    /// For messages of at most this many bytes of UDP payload.
+    /// An outbox for messages of at most this many bytes of UDP payload.
     pub fn new(sync_id: u8, max_len: usize, now: Millis) -> Self {
         let (current, complete, due) = (None, VecDeque::new(), None);
         Self { sync_id, max_len, current, complete, due, next_check: now + CHECK }
     }
 
-    /// Adds an entry. Up to `queue_max` complete messages wait; a further one is discarded. What the version cannot
-    /// carry is discarded, too. Returns the number of entries that were discarded.
+    /// Adds an entry. Up to `queue_max` complete messages wait; a further one is discarded. An entry that the version
+    /// cannot carry is discarded, too. Returns the number of entries that were discarded.
     pub fn add(&mut self, entry: &Entry<'_>, version: Version, queue_max: usize, now: Millis) -> u64 {
         let Some(encoded) = entry.encode(version) else { return 1 };
         let bytes = encoded.bytes();
@@ -77,7 +77,7 @@ impl Outbox {
         0
     }
 
-    /// Takes the messages that were to be sent until now. A caller that comes late gets those of each moment.
+    /// Takes the messages that were due until now. A caller that comes late gets those of each missed moment.
     pub fn take_due(&mut self, now: Millis) -> VecDeque<Vec<u8>> {
         let mut taken = VecDeque::new();
         while let at = self.due.map_or(self.next_check, |due| due.min(self.next_check))
@@ -130,7 +130,7 @@ const CHECK: Duration = Duration::from_secs(1);
 const AGE: Duration = Duration::from_secs(2);
 /// How long complete messages wait for more of them. Source: a kernel with ticks of 4 ms sends them 24 to 28 ms later.
 const DELAY: Duration = Duration::from_millis(25);
-/// So many complete messages do not wait.
+/// This number of complete messages is sent at once.
 const MANY: usize = 8;
 
 #[cfg(all(test, not(loom)))]

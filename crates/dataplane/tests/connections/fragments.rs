@@ -480,7 +480,7 @@ fn fragments_without_a_service_go_to_the_kernel_unchanged_when_all_have_arrived(
     }
 }
 
-/// So many datagrams collide in some slots of the handoff, whatever its secret.
+/// This many datagrams collide in some slots of the handoff, whatever its secret.
 #[test]
 fn two_hundred_concurrent_datagrams_over_three_workers_all_arrive() {
     const DATAGRAMS: u16 = 200;

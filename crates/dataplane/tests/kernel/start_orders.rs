@@ -1,5 +1,5 @@
 //! Every order of the steps of a take-over and of a start after a kill, with each fault at each step: the table is
-//! always one process's and whole, and no frame of a service reaches the kernel.
+//! always whole and belongs to one process, and no frame of a service reaches the kernel.
 //!
 //! The processes are values of this test, which share table files, an interface and its pin as xvsd's processes do;
 //! table and XDP programs are real. Before a program comes into force, its process always prepares longer than the
@@ -32,7 +32,7 @@ const CONFIG: TableConfig = TableConfig { capacity: 256, workers: 1, memory: Mem
 const BOOT: Boot = Boot([1, 2]);
 const HOLD: Duration = Duration::from_secs(3600);
 
-/// A process that starts goes through these. The programs come into force while the table is read.
+/// The steps of a process that starts. The programs come into force while the table is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Step {
     Prepare,

@@ -21,7 +21,7 @@ const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
-/// So many SYNs at once, and then one a second.
+/// This many SYNs at once, and then one a second.
 const BURST: u32 = 5;
 
 fn endpoint(addr: &str, port: u16) -> Endpoint {

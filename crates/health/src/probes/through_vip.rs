@@ -2,9 +2,9 @@
 //!
 //! Runs once for each probe, for real servers with direct routing or tunnels. Passes when the server accepts a
 //! connection to every virtual endpoint. So it finds what a connection to the server's own address cannot: a server
-//! without the virtual address, or one that does not decapsulate. The packets are the director's: this module asks what
-//! they have shown, at intervals that grow to [`LONGEST_PAUSE`]. Not here: the packets (`general_path/vip_probe.rs` of
-//! the data plane).
+//! without the virtual address, or one that does not decapsulate. The director's workers send the packets; this module
+//! asks for their result, at intervals that grow to [`LONGEST_PAUSE`]. Not here: the packets
+//! (`general_path/vip_probe.rs` of the data plane).
 
 use std::time::Duration;
 

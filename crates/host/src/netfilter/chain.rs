@@ -63,7 +63,7 @@ pub enum Match {
     Packet(Test),
     /// The packet was received on one of these interfaces; a name that ends in `*` is a prefix.
     Interface(Vec<String>),
-    /// Packets of new connections to an address of this machine match all, or none of them does: by the kernel's state
+    /// A match that either all packets of new connections to this machine's addresses meet, or none: the kernel's state
     /// of the connection, or the type of the destination.
     OfNew {
         /// Whether they match.
@@ -121,5 +121,5 @@ pub fn pattern(name: &str) -> String {
     name.strip_suffix('+').map_or_else(|| name.to_owned(), |beginning| format!("{beginning}*"))
 }
 
-/// The most entries that the lists of all rules have together; a list is counted again in each rule that has it.
+/// The most entries in the lists of all rules together; a list counts once for each rule that uses it.
 pub const ENTRIES_MAX: usize = 1 << 18;

@@ -4,10 +4,10 @@
 //! iptables-legacy, whose changes are not announced, is read while it has tables; nftables is read again after a
 //! program failed, and while marks depend on a set whose elements are added by packets or expire.
 //!
-//! The rules are the output of `nft`, `iptables-nft-save`, `iptables-legacy-save` and the programs of this kind for
-//! IPv6; a program that is not installed has no rules. Runs on its own thread, in the network namespace of the thread
-//! that started it. Cost: a few processes for a change, which run at most a fifth of the time, and the reading of a
-//! small file once a second. Not here: evaluation of the rules (`xvs_ctl::firewall_marks`).
+//! The rules are the output of `nft`, `iptables-nft-save`, `iptables-legacy-save` and their counterparts for IPv6; a
+//! program that is not installed has no rules. Runs on its own thread, in the network namespace of the thread that
+//! started it. Cost: a few processes for a change, which run at most a fifth of the time, and one small file read each
+//! second. Not here: evaluation of the rules (`xvs_ctl::firewall_marks`).
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -277,8 +277,8 @@ impl RuleReader<'_> {
         self.push(action, &[]);
     }
 
-    /// Sets an obstacle if the criteria so far, or `more`, test the mark and the rule has changed it: they were met by
-    /// the earlier mark.
+    /// Sets an obstacle if the criteria so far, or `more`, test the mark and the rule has changed it: the criteria were
+    /// met by the earlier mark.
     fn check_mark_order(&mut self, more: &[Criterion]) {
         let changed = self.rules.iter().any(|rule| matches!(rule.action, Action::Set(_)));
         if changed && self.criteria.iter().chain(more).any(tests_mark) {
@@ -323,8 +323,8 @@ impl RuleReader<'_> {
         }
     }
 
-    /// Adds a rule for each element of a map. A packet without an element, or with a verdict, leaves the rule at the
-    /// map; so the statements behind the map are for the keys of the other elements.
+    /// Adds a rule for each element of a map. A packet without an element, or whose element is a verdict, leaves the
+    /// rule at the map. So the statements after the map apply to the keys of the other elements.
     fn elements(&mut self, map: &Value, action: impl Fn(&Value) -> Option<Action>) {
         let pairs = self.items(&map["data"]).unwrap_or_default();
         let equals = |keys: Value| json!({ "op": "==", "left": map["key"], "right": { "set": keys } });
@@ -558,8 +558,8 @@ fn list(value: &Value) -> &[Value] {
 
 const UNKNOWN_MATCH: &str = "xvs does not know one of its matches";
 
-/// How a rule that iptables has added to a table other than `mangle`, or without iptables-nft-save on this machine, can
-/// be followed.
+/// How xvs can follow a rule that iptables has added to a table other than `mangle`, or on a machine without
+/// iptables-nft-save.
 const INSTEAD: &str =
     "add it to the table mangle (`iptables -t mangle`), with iptables-nft-save installed, or by nft";
 

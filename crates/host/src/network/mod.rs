@@ -3,9 +3,9 @@
 //! A [`NetworkFollower`] reads all tables once and then listens for events. The first neighbour event after a pause is
 //! applied at once, so that a client's first reply finds the neighbour resolved. Other changes, and neighbour events
 //! soon after the first, are collected for 10 ms and become one change. A new [`View`] is returned only if it differs
-//! from the last one: a neighbour that goes stale and is confirmed with the same link address causes none. The daemon
-//! runs a follower on its own thread by [`follow`] and passes views on by [`Latest`]. A follower belongs to the network
-//! namespace of the thread that opened it.
+//! from the last one: a neighbour that goes stale and is confirmed with the same link address causes none. In the
+//! daemon [`follow`] runs a follower on a thread of its own, and [`Latest`] passes its views on. A follower belongs to
+//! the network namespace of the thread that opened it.
 //!
 //! Cost: a neighbour event changes one entry. A change of links, addresses, rules or routes reads these tables again,
 //! because the kernel does not announce routes that are removed with their link. Reading takes at most a fifth of the
@@ -133,8 +133,8 @@ impl NetworkFollower {
     /// A system call failed; the next call tries again.
     pub fn next(&mut self, timeout: Duration) -> io::Result<Event> {
         let give_up = Instant::now() + timeout;
-        // The kernel announces a link before it changes the link's routes, and does not announce these. So tables are
-        // never read at once.
+        // The kernel announces a link before it changes its routes, and does not announce these. So tables are never
+        // read at once.
         let mut tables_due = None;
         loop {
             let now = Instant::now();

@@ -82,8 +82,8 @@ impl Neighbours {
         Ok(Self { netlink: Netlink::open()?, added: BTreeSet::new(), known: BTreeMap::new() })
     }
 
-    /// Treats the entries on these interfaces, given by index, that another director has left as added by this process.
-    /// Cost: one dump of the neighbours.
+    /// Treats entries that another director left on these interfaces (by index) as added by this process. Cost: one
+    /// dump.
     ///
     /// # Errors
     /// The dump failed.
@@ -98,9 +98,9 @@ impl Neighbours {
     /// Adds and removes entries so that exactly these neighbours, by interface index and address, are managed for xvs.
     ///
     /// To be called when the set changes, and when the network changes: the kernel removes the neighbours of a link
-    /// that goes down, and begins to doubt one with another link address only when it is used, or up to five seconds
-    /// later (`interval_probe_time_ms`). Refused neighbours are returned, and tried again at the next call. Cost: one
-    /// dump of the neighbours, and one request for each missing neighbour.
+    /// that goes down, and notices a neighbour's new link address only when it is used, or up to five seconds later
+    /// (`interval_probe_time_ms`). Refused neighbours are returned, and tried again at the next call. Cost: one dump of
+    /// the neighbours, and one request for each missing neighbour.
     ///
     /// # Errors
     /// The dump failed, or there is no helper process that may add them.
@@ -122,7 +122,7 @@ impl Neighbours {
         let present: BTreeMap<_, _> = present.into_iter().map(key).collect();
         let is_missing = |key: &&Key| match present.get(key).map(|entry| (entry.upkeep, entry.mac)) {
             None | Some((Upkeep::OnDemand, _)) => true,
-            // To add it again uses it.
+            // Adding an entry again makes the kernel use it.
             Some((Upkeep::Managed, Some(mac))) => {
                 upkeep == Upkeep::Managed && self.known.get(key).is_some_and(|known| *known != mac)
             }
@@ -138,7 +138,7 @@ impl Neighbours {
             let is_managed = upkeep == Upkeep::Managed;
             let change = ChangeNeighbours { add: batch.to_vec(), is_managed, remove: Vec::new() };
             let done = change.run(&[]);
-            // Without an answer all of them may be there.
+            // Without an answer all of them may have been added.
             let refusals = done.as_ref().map(|(refusals, _)| &refusals[..]).unwrap_or_default();
             let is_refused = |at: &usize| refusals.iter().any(|(place, _)| place == at);
             let entered = batch.iter().enumerate().filter(|(at, _)| is_managed && !is_refused(at));

@@ -266,8 +266,8 @@ fn only_active_member(message: &LinkMessage) -> Option<u32> {
     })
 }
 
-/// Whether a bond uses this member (kernel `include/net/bonding.h`, `bond_slave_can_tx`), which is up or not: a bond
-/// may detect the loss of a carrier later than the kernel. True for other links.
+/// Whether a bond uses this member (kernel `include/net/bonding.h`, `bond_slave_can_tx`). `up` is the member's own
+/// state: a bond may detect the loss of a carrier later than the kernel. True for other links.
 fn is_active(infos: &[LinkInfo], up: bool) -> bool {
     let port = infos.iter().find_map(|info| match info {
         LinkInfo::PortData(InfoPortData::BondPort(port)) => Some(port),

@@ -1,4 +1,4 @@
-//! Compares which options can be combined, and the messages for others, with the recorded output of ipvsadm.
+//! Compares which options can be combined, and the messages for wrong combinations, with ipvsadm's recorded output.
 //!
 //! `kernel/options.txt` has exit code and standard error of every command with every pair of options; its comments
 //! describe its lines. `scripts/record-ipvsadm` recorded it on a kernel that accepts everything, as the director here.

@@ -1,4 +1,4 @@
-//! Plays the command lines of the conformance recordings on a director that has the desired state alone.
+//! Plays the command lines of the conformance recordings on a director that has only the desired state.
 //!
 //! Exit code, standard output and standard error must be those of ipvsadm. There is no data plane: frames and waits
 //! are skipped, and so are listings after the first frame, which have live numbers. [`DIFFERENT`] lists the intended

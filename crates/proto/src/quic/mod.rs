@@ -1,7 +1,7 @@
-//! The connection ID that a QUIC packet is sent to, and the server ID in it.
+//! The destination connection ID of a QUIC packet, and the server ID in it.
 //!
-//! Runs for each UDP datagram that belongs to no connection, of a service with QUIC configurations. It reads what is
-//! the same in every version of QUIC, and no byte beyond the datagram. Not here: the rest of QUIC.
+//! Runs for each UDP datagram without a connection to a service with QUIC configurations. It reads only the fields that
+//! all versions of QUIC share, and no byte beyond the datagram. Not here: the rest of QUIC.
 //!
 //! Source: RFC 8999 §5.
 
@@ -15,13 +15,13 @@ pub enum Header<'d> {
     /// A long header has the connection ID's length. The packet may begin a QUIC connection: then the client has chosen
     /// the ID at random. Or it continues one.
     Long(&'d [u8]),
-    /// Behind a short header the ID begins here, and only its server knows where it ends. The packet continues a QUIC
-    /// connection, so the server has chosen the ID.
+    /// A short header does not give the length: the ID begins here, and only its server knows its end. The packet
+    /// continues a QUIC connection, so the server has chosen the ID.
     Short(&'d [u8]),
 }
 
 impl<'d> Header<'d> {
-    /// Reads it from the data of a UDP datagram. `None`: the header is cut off.
+    /// Reads the header from the data of a UDP datagram. `None`: the header is cut off.
     pub fn of(datagram: &'d [u8]) -> Option<Self> {
         let (&first, rest) = datagram.split_first()?;
         if first & LONG == 0 {
@@ -67,7 +67,7 @@ mod tests {
                     for key in [None, Some([7; 16])] {
                         let decoder = Decoder::new(server_id, nonce, key);
                         let found = decoder.and_then(|decoder| decoder.server_id(id));
-                        prop_assert!(found.is_none_or(|found| found.as_bytes().len() == server_id.into()));
+                        prop_assert!(found.is_none_or(|found| found.as_bytes().len() == usize::from(server_id)));
                     }
                 }
             }

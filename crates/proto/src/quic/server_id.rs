@@ -1,4 +1,4 @@
-//! The server ID that a server has encoded in a connection ID of its own, plainly or encrypted (QUIC-LB).
+//! The server ID that a server has encoded in its own connection ID, plainly or encrypted (QUIC-LB).
 //!
 //! ```text
 //! connection ID = first octet (configuration: 3 bits, length or random: 5 bits), server ID, nonce, bytes of the server
@@ -104,8 +104,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// Of these lengths in bytes and this key; without one nothing is encrypted. `None`: the server ID is empty, the
-    /// nonce is shorter than 4 bytes, or both together are longer than 19.
+    /// A configuration with these lengths in bytes and this key; without a key nothing is encrypted. `None`: the server
+    /// ID is empty, the nonce is shorter than 4 bytes, or both together are longer than 19.
     pub fn new(server_id_len: u8, nonce_len: u8, key: Option<[u8; BLOCK]>) -> Option<Self> {
         let plaintext_len = usize::from(server_id_len) + usize::from(nonce_len);
         let is_valid = server_id_len > 0 && nonce_len >= NONCE_MIN && plaintext_len <= PLAINTEXT_MAX;
@@ -136,8 +136,8 @@ impl Decoder {
         }
     }
 
-    /// Undoes the rounds of encryption from the last one. The first one concerns the right half alone, so it stays if
-    /// the server ID is in the left one.
+    /// Undoes the rounds of encryption, the last one first. The first round changes only the right half, so it need not
+    /// be undone if the server ID is in the left half.
     fn four_pass(&self, cipher: &Aes128, text: &[u8]) -> Option<ServerId> {
         let half = text.len().div_ceil(2);
         // The halves of an odd length share the byte in the middle: 4 bits each.
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(ServerId::new(&[0; 16]), None);
     }
 
-    /// The halves as numbers of four-bit digits, so that no half shares a byte. Another way than the decoder's.
+    /// The halves as numbers of four-bit digits, so that no half shares a byte. A different method from the decoder's.
     fn encode(key: [u8; 16], plaintext: &[u8]) -> Vec<u8> {
         let cipher = Aes128::new(&key.into());
         if plaintext.len() == 16 {

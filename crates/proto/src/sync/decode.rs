@@ -1,4 +1,4 @@
-//! Reading of messages. They come from the network, unauthenticated.
+//! Reading of sync messages. They come from the network, unauthenticated.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -53,7 +53,7 @@ impl<'a> Message<'a> {
         Ok(Self { version, sync_id, count, bytes })
     }
 
-    /// Its entries. If it has fewer than its header says, those that it has.
+    /// The entries that the message contains, even if its header says that there are more.
     pub fn entries(self) -> Entries<'a> {
         Entries { version: self.version, left: self.count, at: self.version.header_len(), bytes: self.bytes }
     }
@@ -84,7 +84,7 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// What both versions contain; the rest is as in version 0, which has no more.
+/// An entry with the fields that both versions contain; the others have the values that version 0 implies.
 fn entry(protocol: Protocol, flags: u32, state: u16, endpoints: [Endpoint; 3]) -> Entry<'static> {
     let [client, virtual_endpoint, dest] = endpoints;
     Entry {
@@ -314,7 +314,7 @@ mod tests {
         let good = Ok("192.0.2.10:1000 1".to_owned());
         let skipped = |reason| vec![Err(reason), good.clone()];
         for (option, expected) in [
-            // An optional one that is not known.
+            // An optional option that is not known.
             (with("0028", "48020000"), vec![good.clone(), good.clone()]),
             (with("0028", "08020000"), skipped(Skipped::UnknownOption)),
             // Data without a name, and the name of another engine.

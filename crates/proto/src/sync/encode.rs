@@ -1,4 +1,4 @@
-//! Writing of entries.
+//! Writing of the entries of sync messages.
 
 use std::net::IpAddr;
 

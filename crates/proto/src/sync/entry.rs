@@ -1,4 +1,4 @@
-//! What a message says of a connection.
+//! An entry of a sync message: a connection or a template.
 
 use crate::addr::{Endpoint, Protocol};
 
@@ -42,7 +42,7 @@ impl Version {
 pub mod flag {
     /// The forwarding method, as [`super::method`] numbers it.
     pub const METHOD: u32 = 0x0007;
-    /// The sender has it from another director.
+    /// The sender received the connection from another director.
     pub const SYNC: u32 = 0x0020;
     /// No reply has been seen, and none is expected.
     pub const NO_OUTPUT: u32 = 0x0080;
@@ -50,7 +50,7 @@ pub mod flag {
     pub const INACTIVE: u32 = 0x0100;
     /// The server's sequence numbers are shifted by a helper; the entry says how.
     pub const REPLY_SEQUENCES: u32 = 0x0200;
-    /// As that one, or the client's are.
+    /// As that one, or the client's sequence numbers are shifted.
     pub const SEQUENCES: u32 = 0x0600;
     /// A persistence template.
     pub const TEMPLATE: u32 = 0x1000;
@@ -81,12 +81,12 @@ pub(super) mod option {
     pub(in crate::sync) const ENGINE_DATA: u8 = 2;
     /// The name of that engine.
     pub(in crate::sync) const ENGINE: u8 = 3;
-    /// The local endpoint of FULLNAT: port and address. As NAT the connection would be wrong.
+    /// The local endpoint of FULLNAT: port and address. Without it a receiver would take the method for NAT.
     pub(in crate::sync) const LOCAL: u8 = 4;
     /// How the destination receives the client's address: kind, whether it has acknowledged it, and the sequence number
     /// of the client's first byte.
     pub(in crate::sync) const CLIENT_ADDRESS: u8 = 5;
-    /// The time until a connection ends, in milliseconds. It may be ignored: the timeout is longer.
+    /// The time until a connection ends, in milliseconds. Optional: without it the whole timeout applies.
     pub(in crate::sync) const REMAINING: u8 = 6;
     /// How the segments of a connection behind the SYN proxy are translated: three words. Without them the ends would
     /// not understand each other.
@@ -115,7 +115,7 @@ pub struct Entry<'a> {
     pub mark: u32,
     /// The timeout of its state, in seconds.
     pub timeout_seconds: u32,
-    /// The time until it ends without a packet, in milliseconds; `None`: its whole timeout. In tables alone.
+    /// The time until it ends without a packet, in milliseconds; `None`: its whole timeout. Only in whole tables.
     pub remaining_millis: Option<u32>,
     /// The Call-ID of a SIP template, at most 255 bytes.
     pub call_id: Option<&'a [u8]>,
@@ -132,11 +132,11 @@ pub struct Entry<'a> {
 /// How a helper shifts the sequence numbers of one end for the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplyShift {
-    /// The number where the shift has changed last.
+    /// The sequence number at which the shift last changed.
     pub place: u32,
-    /// The shift of numbers behind it, in bytes.
+    /// The shift of later numbers, in bytes.
     pub after: i32,
-    /// The shift of all others, in bytes.
+    /// The shift of earlier numbers, in bytes.
     pub before: i32,
 }
 

@@ -1,8 +1,8 @@
 //! The interface of a scheduler: the trait, its arguments and results.
 //!
 //! The control thread builds a scheduler whenever the destinations of its service change. Workers call it once for each
-//! new connection. Two things outlive a change: a [`State`] of one word, which the caller keeps and updates by
-//! compare-and-swap, and a [`Memory`] of schedulers that remember addresses, which one scheduler passes to the next.
+//! new connection. Two things outlive a change of the destinations. The caller keeps a [`State`] of one word, which it
+//! updates by compare-and-swap. A scheduler that remembers addresses passes its [`Memory`] to the next one.
 
 use std::sync::Arc;
 
@@ -56,7 +56,7 @@ pub trait Scheduler: Send + Sync {
     /// Chooses a destination. Pure: the same arguments give the same result, and nothing else changes.
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice;
 
-    /// As [`pick`](Self::pick), for a connection that is really made. A scheduler with a [`Memory`] also enters the
+    /// As [`pick`](Self::pick), for a connection that is then created. A scheduler with a [`Memory`] also enters the
     /// choice there.
     fn choose(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
         self.pick(state, request, candidates)

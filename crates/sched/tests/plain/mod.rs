@@ -1,4 +1,4 @@
-//! A plain model of every scheduler, as its description reads (ipvs-behaviour, section 5): lists that are walked,
+//! A plain model of every scheduler, written after its description (ipvs-behaviour, section 5): lists that are walked,
 //! pointers that are moved, tables that are filled from scratch. It shares nothing with the crate's own code.
 
 use std::collections::HashMap;
@@ -436,7 +436,7 @@ impl Model for Lblcr {
         if let Some((set, modified)) = self.sets.get_mut(&packet.dest) {
             own = ratio(set.iter().filter_map(|name| find(list, *name)), Dest::overhead);
             if set.len() > 1 && now > *modified + self.expiration {
-                // A removed destination is lost first. The kernel differs: it still knows the load of one.
+                // A removed destination is lost first. The kernel differs: it still knows its load.
                 let gone = set.iter().copied().find(|name| find(list, *name).is_none());
                 let mut most: Option<&Dest> = None;
                 for dest in set.iter().filter_map(|name| find(list, *name)).filter(|dest| dest.weight > 0) {

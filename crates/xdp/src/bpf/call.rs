@@ -22,7 +22,7 @@ pub(super) fn check(result: c_int) -> io::Result<c_int> {
 const TRIES: usize = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Repeats a call that the kernel refuses for the moment (`EAGAIN`): its verifier stops for a signal to the thread.
+/// Repeats a call that the kernel refuses for the moment (`EAGAIN`): a signal to the thread stops the verifier.
 ///
 /// # Errors
 /// The last error.

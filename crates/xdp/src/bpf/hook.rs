@@ -1,4 +1,4 @@
-//! BPF programs on interfaces: XDP by link or by netlink, and traffic control.
+//! Attaching BPF programs to interfaces: XDP by BPF link or by netlink, and traffic control (tc).
 
 use std::ffi::CStr;
 use std::ffi::c_int;
@@ -88,8 +88,8 @@ pub fn prepare_tc(interface: u32) -> io::Result<()> {
     check(unsafe { sys::bpf_tc_hook_create(&mut hook) }).map(drop)
 }
 
-/// Attaches a traffic control program to one side of an interface, until the interface is removed or
-/// [`DetachTc`] is called. Replaces one of this function. Returns the program's id.
+/// Attaches a traffic control program to one side of an interface, until the interface is removed or [`DetachTc`] is
+/// called. Replaces a program that this function attached before. Returns the program's id.
 pub fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) -> io::Result<u32> {
     let mut options = tc_filter();
     (options.prog_fd, options.flags) = (program.as_raw_fd(), sys::bpf_tc_flags_BPF_TC_F_REPLACE);
@@ -154,7 +154,7 @@ impl Task for DetachTc {
     }
 }
 
-/// The place of our programs among those of others: unlikely to be theirs, and before those without a priority.
+/// Handle and priority of our tc programs: unlikely to be another's, and before programs without a priority.
 fn tc_filter() -> sys::bpf_tc_opts {
     sys::bpf_tc_opts {
         sz: size_to!(sys::bpf_tc_opts, priority),

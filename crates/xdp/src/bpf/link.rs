@@ -1,6 +1,6 @@
 //! Links of XDP programs: their pins in a bpffs, and the kernel's information about them.
 //!
-//! A link attaches its program until nothing holds it any more: no descriptor and no pin.
+//! A link keeps its program attached as long as a descriptor or a pin holds the link.
 
 use std::ffi::CString;
 use std::io;

@@ -1,8 +1,7 @@
 //! Object files, and their programs and maps in the kernel.
 //!
-//! An [`ObjectFile`] is opened and loaded. What is loaded is an [`Object`]: descriptors of programs and maps, which
-//! another process may have loaded. What the kernel still uses (an attached program, its maps) stays when they are
-//! closed.
+//! An [`ObjectFile`] is opened and loaded. The result is an [`Object`]: descriptors of programs and maps. Another
+//! process may have loaded them. An attached program and its maps stay in the kernel when the descriptors are closed.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
@@ -59,7 +58,7 @@ impl ObjectFile {
         Object::of(programs, descriptors)
     }
 
-    /// The same for [`Object::of`] in another process: the number of programs, and all descriptors.
+    /// As [`Self::load`], for [`Object::of`] in another process: the number of programs, and all descriptors.
     pub fn load_descriptors(self) -> io::Result<(usize, Vec<OwnedFd>)> {
         // SAFETY: the object is open, and this is the only call, because it takes `self`.
         check(unsafe { sys::bpf_object__load(self.0.as_ptr()) })?;
@@ -73,7 +72,7 @@ impl ObjectFile {
             }
             // SAFETY: `program` belongs to this object.
             let fd = unsafe { sys::bpf_program__fd(program) };
-            // One that was left out has none.
+            // A program that was left out has none.
             if fd >= 0 {
                 // SAFETY: the descriptor stays open until the object is closed, which drops `self`.
                 descriptors.push(unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?);
@@ -115,10 +114,10 @@ pub struct Object {
 }
 
 impl Object {
-    /// The object of descriptors, of which the first ones are programs.
+    /// The object with these descriptors; the first `programs` of them are programs.
     ///
     /// # Errors
-    /// One is no program or map, or the kernel's error.
+    /// A descriptor is not that of a program or map, or the kernel's error.
     pub fn of(programs: usize, mut descriptors: Vec<OwnedFd>) -> io::Result<Self> {
         let maps = descriptors.split_off(programs.min(descriptors.len()));
         let named = |program: OwnedFd| Ok((ProgramInfo::of(program.as_fd())?.name, program));
@@ -149,7 +148,7 @@ impl Object {
     /// An array of sets whose keys are `K` bytes long.
     ///
     /// # Errors
-    /// There is no such map. One of another kind refuses every set.
+    /// There is no such map. A map of another kind refuses every set.
     pub fn sets<const K: usize>(&self, name: &CStr) -> io::Result<Sets<'_, K>> {
         let map = self.find_map(name)?;
         map.check_layout(size_of::<u32>(), size_of::<u32>())?;
@@ -265,9 +264,9 @@ fn run(program: BorrowedFd<'_>, frame: &[u8], times: u32) -> io::Result<(u32, Ve
     Ok((options.retval, after, options.duration))
 }
 
-/// Runs an XDP program on copies of a frame, as if a driver had received them: a copy that the program
-/// redirects leaves by that interface. The program finds the changes of earlier runs in a copy. Other threads of the
-/// core run only after each `batch` copies, of which there can be 256. Needs kernel 5.18.
+/// Runs an XDP program on copies of a frame, as if a driver had received them: a copy that the program redirects leaves
+/// by that interface. A copy may contain the changes of earlier runs. Other threads of the core run only after each
+/// `batch` copies; a batch has at most 256. Needs kernel 5.18.
 pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], copies: u32, batch: u32) -> io::Result<()> {
     // SAFETY: as in `test_run`.
     let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
@@ -281,5 +280,5 @@ pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], copies: u32, batch: u32) 
     check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) }).map(drop)
 }
 
-/// A page: the kernel runs a program with no more.
+/// A page: the longest frame on which the kernel runs a program.
 const TEST_FRAME_BYTES: usize = 4096;

@@ -1,7 +1,8 @@
-//! Sets of keys that programs read by an array of maps: filled before a program sees them, and replaced as a whole.
+//! Sets of keys that BPF programs read through an array of maps. A set is filled before a program sees it, and replaced
+//! as a whole.
 //!
-//! For set-up and control. A replaced set is freed by the kernel once no program reads it. Its memory is allocated at
-//! once, so this is one step, whatever its size.
+//! For set-up and control. The kernel frees a replaced set once no program reads it. A set's memory is one allocation,
+//! so this is one step, whatever its size.
 
 use std::ffi::c_void;
 use std::io;
@@ -18,7 +19,7 @@ use super::call::check;
 #[derive(Debug)]
 pub struct KeySet<const K: usize>(OwnedFd);
 
-/// The bytes of a key, and the keys of a set, at most: more than any access list has.
+/// The most bytes of a key, and the most keys of a set: more than any access list has.
 const KEY_MAX: u32 = 64;
 const ROOM_MAX: u32 = 1 << 22;
 /// The keys of one call.
@@ -82,7 +83,7 @@ impl Task for MakeKeySet {
 pub struct Sets<'object, const K: usize>(pub(super) BorrowedFd<'object>);
 
 impl<const K: usize> Sets<'_, K> {
-    /// Puts a set at a place of the array, or nothing. Programs that have read the former one have ended then.
+    /// Puts a set, or none, at a place of the array. On return no program still reads the former set.
     ///
     /// # Errors
     /// There is no such place, or the array is for other maps.

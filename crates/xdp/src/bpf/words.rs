@@ -9,7 +9,7 @@ use std::sync::atomic::AtomicU64;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::param::page_size;
 
-/// So many words of a map, which stays in the kernel as long as they are mapped.
+/// The first `N` words of a map. The map stays in the kernel as long as they are mapped.
 #[derive(Debug)]
 pub struct Words<const N: usize>(NonNull<[AtomicU64; N]>);
 
@@ -19,7 +19,7 @@ unsafe impl<const N: usize> Send for Words<N> {}
 unsafe impl<const N: usize> Sync for Words<N> {}
 
 impl<const N: usize> Words<N> {
-    /// Maps the beginning of an array that allows it (`BPF_F_MMAPABLE`), and whose values are this long.
+    /// Maps the beginning of an array with `BPF_F_MMAPABLE`, whose values are this long together.
     pub(super) fn map(array: BorrowedFd<'_>) -> io::Result<Self> {
         let (access, length) = (ProtFlags::READ | ProtFlags::WRITE, Self::length());
         // SAFETY: a new mapping at an address that the kernel chooses. The kernel refuses more than the array has.
@@ -27,7 +27,7 @@ impl<const N: usize> Words<N> {
         NonNull::new(base.cast()).map(Self).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 
-    /// Whole pages, as the kernel has the array.
+    /// Whole pages, as the kernel allocates the array.
     fn length() -> usize {
         size_of::<[AtomicU64; N]>().next_multiple_of(page_size())
     }

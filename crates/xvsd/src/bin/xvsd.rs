@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     match run(arguments, &config, take_over, &log) {
         Ok(code) => code,
         Err(error) => {
-            // The fault may be a refused call, of which the control thread has told nobody yet.
+            // The fault may be a refused call that the control thread has not reported yet.
             seccomp::warnings().iter().for_each(|warning| tracing::warn!("{warning}"));
             let lasting = match error.downcast_ref() {
                 // A certificate may be being renewed: a supervisor tries again.

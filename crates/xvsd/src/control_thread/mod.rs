@@ -361,7 +361,7 @@ impl ControlThread {
     }
 
     /// Attaches an interface that was removed and is back, or that joined a bond, and opens sockets for paused workers.
-    /// The workers' network has the interface before they receive by it.
+    /// The workers' network has the interface before they receive from it.
     fn attach(&mut self) {
         let now = Instant::now();
         if now < self.attach_after {
@@ -419,8 +419,8 @@ impl ControlThread {
         }
     }
 
-    /// The place of an interface to attach, and what it is attached for: one that was removed and is back, or one that
-    /// joined a bond. After one that could not be attached it is the next one.
+    /// The place of the next interface to attach, and why: it was removed and is back, or it joined a bond. After a
+    /// failure it is the next one.
     fn next_to_attach(&self) -> Option<(usize, Chosen)> {
         let (network, facts) = (&self.view.network, self.shared.facts_mut());
         let back = |index: &usize| {
@@ -519,7 +519,7 @@ impl ControlThread {
 }
 
 /// The network that workers use: the attached interfaces in the order of their ports, then the bonds of which they are
-/// members, and the VLANs over either. An interface that was attached for a bond is inactive when it has left it.
+/// members, and the VLANs over either. An interface that was attached for a bond is inactive once it has left the bond.
 fn attached_only(network: &Network, links: &[u32], bonds: &[Option<BondMember>]) -> Network {
     let mut seen = network.clone();
     let index = |ifindex| links.iter().position(|attached| *attached == ifindex);

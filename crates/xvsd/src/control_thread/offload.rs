@@ -1,4 +1,4 @@
-//! The offload of connections, by interface: what the network, the settings and the losses allow.
+//! The interfaces with offload: those that the network, the settings and the losses allow.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use crate::workers::system::SystemDatapath;
 const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ControlThread {
-    /// Ends the offload to interfaces that refuse what the program forwards, and begins it by those that take it now.
+    /// Ends the offload to interfaces that refuse what the program forwards, and begins it on those that take it now.
     pub(super) fn follow_losses(&mut self) {
         let now = Instant::now();
         if now.duration_since(self.losses_at) < LOSSES_INTERVAL {
@@ -40,7 +40,7 @@ impl ControlThread {
     }
 }
 
-/// Enters by which links packets may be forwarded.
+/// Enters the links on which the program may forward packets.
 pub(super) fn enter(datapath: &mut SystemDatapath, network: &mut Network) {
     datapath.follow_offload();
     datapath.ask_takers();

@@ -1,10 +1,10 @@
 //! Threads whose end is reported.
 //!
-//! A worker or the control thread ends only when it is stopped. After a panic of one, the director would take packets
-//! and forward none. So each thread reports its end, also that by a panic. Other threads may end while xvsd goes on,
-//! such as those of synchronization; they report a panic alone. xvsd ends at either report: its supervisor starts it
-//! again, the pinned program holds the frames until then, and the connections are kept. The thread of a client
-//! reports nothing, because its client alone is lost.
+//! A worker or the control thread ends only when it is stopped. If one panicked unnoticed, the director would take
+//! packets and forward none. So these threads report their end, also by a panic. Other threads, such as those of
+//! synchronization, may end while xvsd goes on; they report only a panic. Any report ends xvsd: its supervisor starts
+//! it again, the pinned program holds the frames until then, and the connections are kept. A client's thread reports
+//! nothing, because only that client is lost.
 
 use std::sync::LazyLock;
 use std::thread::JoinHandle;
@@ -48,8 +48,8 @@ pub(crate) fn spawn<T: Send + 'static>(
     })
 }
 
-/// The names of threads that have panicked. Of the process, because threads of many parts report here, also before
-/// there is a daemon.
+/// The names of threads that have panicked. Static, because all parts' threads report here, also before there is a
+/// daemon.
 static PANICKED: LazyLock<(Sender<String>, Receiver<String>)> = LazyLock::new(unbounded);
 
 /// Receives the names of threads of [`spawn_stoppable`] that have panicked.

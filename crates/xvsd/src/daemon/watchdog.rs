@@ -20,7 +20,7 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts the thread if systemd has set `WATCHDOG_USEC`, or the process before this one had this time.
+    /// Starts the thread if systemd has set `WATCHDOG_USEC`, or with the time inherited from the previous process.
     ///
     /// # Errors
     /// The system has no room for another thread.

@@ -39,7 +39,7 @@ pub(crate) struct WorkerStart {
 }
 
 impl WorkerStart {
-    /// Starts a worker for each port. The first one counts what earlier processes have not.
+    /// Starts a worker for each port. The first worker also counts what earlier processes left uncounted.
     ///
     /// # Errors
     /// The kernel has no thread or no random numbers.
@@ -51,7 +51,7 @@ impl WorkerStart {
         workers: &mut Workers,
     ) -> Result<(), DaemonError> {
         let mut uncounted = Some(uncounted);
-        // Other hosts see Identifications, so their secret is not that of the table.
+        // Other hosts see Identifications, so these do not use the table's secret.
         let secret = random_secret().map_err(system("random numbers"))?;
         let handoff = Arc::new(Handoff::new(ports.len()));
         for (number, (port, counters)) in ports.into_iter().zip(self.counters).enumerate() {

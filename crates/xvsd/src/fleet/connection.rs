@@ -1,7 +1,7 @@
 //! A connection to a member of etcd: HTTP/1.1, over TLS if its URL says so, kept for further requests.
 //!
-//! The files of certificates are read for each connection, so renewed ones need no reload. Errors are for the operator:
-//! they name the URL or the file. Not here: requests and answers (`etcd.rs`).
+//! Certificate files are read for each connection, so renewed ones need no reload. Errors are for the operator: they
+//! name the URL or the file. Not here: requests and answers (`etcd.rs`).
 
 use std::error::Error;
 use std::sync::Arc;
@@ -34,10 +34,10 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// Connects. On the runtime of the caller a task drives the connection until this is dropped.
+    /// Connects. A task on the caller's runtime drives the connection until this is dropped.
     ///
     /// # Errors
-    /// Why not, without the URL.
+    /// Why it cannot connect, without the URL.
     pub(super) async fn open(url: &Url, fleet: &Fleet) -> Result<Self, String> {
         let stream =
             TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| error.to_string())?;
@@ -58,7 +58,7 @@ impl Connection {
     /// Sends a request and reads its answer.
     ///
     /// # Errors
-    /// Why not; the connection cannot be used any more.
+    /// Why it failed; the connection cannot be used any more.
     pub(super) async fn post(&mut self, path: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes), String> {
         let request = Request::post(path).header(HOST, &self.host).header(CONTENT_TYPE, "application/json");
         let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;

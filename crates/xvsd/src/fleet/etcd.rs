@@ -1,9 +1,9 @@
 //! Requests to etcd, by the JSON form of its API (`/v3/`): the state of a fleet's keys, transactions and leases.
 //!
-//! One member is used until it fails; a connection that cannot be made is tried with the next one at once, and so is a
-//! read that fails. A change that fails on its way is not repeated, because it may have been carried out. Each request
-//! has a time limit. Keys and values are in base64, numbers are texts, and fields of zero are absent. Source: etcd 3.4,
-//! `rpc.proto`. Not here: the connection (`connection.rs`).
+//! One member is used until it fails. If it cannot be reached or a read fails, the next is tried at once. A failed
+//! change is not repeated, because etcd may have carried it out. Each request has a time limit. Keys and values are in
+//! base64, numbers are strings, and fields of value zero are absent. Source: etcd 3.4, `rpc.proto`. Not here: the
+//! connection (`connection.rs`).
 
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ pub(super) struct Entry {
 pub(super) struct Committed {
     /// Whether its comparisons held; else nothing has changed.
     pub(super) done: bool,
-    /// The revision of the store behind it, and so of the keys that it has written.
+    /// The revision of the store after it, and so of the keys that it has written.
     pub(super) revision: u64,
 }
 
@@ -273,7 +273,7 @@ fn keys_of(answer: &Value, directors: &str) -> Keys {
     let header = &answer["header"];
     let (cluster, store) = (number(&header["cluster_id"]), number(&header["revision"]));
     let trial_lease = number(&of(2)[0]["lease"]);
-    // One without a lease would never end.
+    // A trial without a lease would never end.
     let trial = revision(2).filter(|_| trial_lease != 0);
     Keys {
         seen: Seen { cluster, revision: store, rules: revision(1), trial },

@@ -1,8 +1,8 @@
-//! The decision: what was seen of etcd, and which rules are to run.
+//! Decides which rules are to run, from what was seen in etcd.
 //!
-//! Pure, but for the time that it is given. A version of the rules is told by its revision (`mod_revision`), a text by
-//! its SHA-256: the revision decides whether the text is read, the digest whether it is applied. Not here: reading and
-//! applying (`round.rs`).
+//! Pure, but for the time that it is given. A version of the rules is identified by its revision (`mod_revision`), a
+//! text by its SHA-256: the revision decides whether the text is read, the digest whether it is applied. Not here:
+//! reading and applying (`round.rs`).
 
 use std::time::{Duration, Instant};
 
@@ -65,7 +65,7 @@ pub(super) struct Followed {
     pub(super) trial: Option<RunningTrial>,
     /// The rules and the trial in etcd that were refused, and when they are tried again.
     refused: Vec<(RefusedRules, Instant)>,
-    /// The trial whose time was over here before it was in etcd.
+    /// The trial that timed out on this director before it timed out in etcd.
     pub(super) ended_trial: Option<u64>,
     /// The revisions of etcd before and after it was restored; `None`: it was not since the last new rules.
     pub(super) rolled_back: Option<(u64, u64)>,
@@ -94,7 +94,7 @@ impl Followed {
         let has_new_rules = seen.rules.is_some_and(|rules| Some(rules) != runs && !is_refused(rules));
         let has_new_trial = seen.trial.is_some_and(|trial| Some(trial) != running && !is_refused(trial));
         if has_new_rules && (running.is_none() || running != seen.trial) {
-            // Before another trial, and before the running one ends: these may be its rules, confirmed.
+            // Before another trial, and before the running trial ends: these may be its rules, confirmed.
             return Step::Take(Key::Rules);
         }
         if self.trial_is_over(now) {

@@ -1,6 +1,6 @@
-//! The file `fleet` of the state's directory: what the next xvsd has to know of the rules in etcd.
+//! The file `fleet` of the state directory: what the next xvsd must know about the rules in etcd.
 //!
-//! A file that cannot be used is left out; the rules of etcd are applied once more then.
+//! An unusable file is ignored; then the rules from etcd are applied once more.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -61,9 +61,9 @@ pub(crate) struct Following {
 }
 
 impl Following {
-    /// Starts to follow a fleet. Returns when the rules of etcd are in force, or after a short time. `kept`: the
-    /// state's directory, and whether the rules that it has are in force. In a take-over nothing is written there
-    /// before [`Self::begin_journal`].
+    /// Starts to follow a fleet. Returns when the rules of etcd are in force, or after a short time. `kept`: the state
+    /// directory, and whether the rules in it are in force. In a take-over nothing is written there before
+    /// [`Self::begin_journal`].
     ///
     /// # Errors
     /// The system has no room for a thread.

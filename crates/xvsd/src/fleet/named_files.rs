@@ -1,7 +1,7 @@
-//! The files that rules in etcd name: xvsd reads them with its own rights, so they lie in the folder that the operator
-//! of this director has chosen.
+//! The files that rules in etcd name. xvsd reads them with its own rights, so they must be in the folder that the
+//! operator of this director has chosen.
 //!
-//! Checked when rules are about to be put in force. Who may change links in that folder decides what is read there.
+//! Checked before rules come into force. Anyone who may change links in that folder decides what is read there.
 
 use std::path::Path;
 
@@ -10,7 +10,7 @@ use xvs_model::config::command::Command;
 
 use xvs_ctl::control::quic::key_file;
 
-/// Refuses rules of which one names a file outside of the folder, also by a symbolic link.
+/// Refuses rules if one of them names a file outside the folder, also through a symbolic link.
 ///
 /// # Errors
 /// The first such line, and the next step.

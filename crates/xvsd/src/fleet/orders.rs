@@ -10,7 +10,7 @@ use crate::fleet::etcd::Etcd;
 /// Carries out a request. Returns the revision that it has written.
 ///
 /// # Errors
-/// Nothing is written; or, if etcd does not answer, perhaps nothing.
+/// Nothing is written; or, if etcd does not answer, perhaps all.
 pub(super) async fn carry_out(etcd: &mut Etcd, request: &FleetRequest) -> Result<u64, CommandError> {
     let done = match request {
         FleetRequest::Apply { text, former, confirm_within_seconds } => {

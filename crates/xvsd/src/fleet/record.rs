@@ -1,8 +1,8 @@
-//! The record of this director in etcd: what it runs and how it is, under a lease, so that it goes with the director.
+//! The record of this director in etcd: what it runs and how it is, under a lease that ends when the director is gone.
 //!
-//! Written when it changes, its figures at most every five seconds; between that the lease alone is prolonged, which
-//! adds nothing to etcd's history. The record's key has the director's name. If another director has that key, which
-//! its random digits show, this one writes a key with its own digits behind the name, so that both are seen.
+//! Written when it changes, its figures at most every five seconds. In between only the lease is renewed, which adds
+//! nothing to etcd's history. The record's key contains the director's name. If the record's random digits show that
+//! another director has the key, this one appends its own digits to the name, so that both are seen.
 
 use std::time::{Duration, Instant};
 
@@ -72,15 +72,15 @@ impl Record {
         }
     }
 
-    /// Looks at the director if that is due, or if its rules have just changed. `rules` are the commands of those in
-    /// force, if they are known.
+    /// Looks at the director if that is due, or if its rules have just changed. `rules` are the commands in force, if
+    /// known.
     pub(super) fn look(&mut self, daemon: &Handle, rules: Option<&[Command]>, changed: bool) {
         if !changed && self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
             return;
         }
         let shared = daemon.shared();
         let mut warnings = status::warnings(shared, shared.health().as_ref());
-        // Those of the rules in etcd follow from the rest of the record.
+        // Without warnings about the rules in etcd, which follow from the rest of the record.
         let own = shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default();
         warnings.retain(|warning| !own.contains(warning));
         let (services, destinations) = shared.published.load().configured();
@@ -95,7 +95,7 @@ impl Record {
         }
         let epoch = shared.published.load().epoch;
         let (mut differing, mut digested) = (self.figures.differences, self.figures.digest.clone());
-        // Without an answer of the control thread the former ones stay.
+        // Without an answer of the control thread the former differences stay.
         if (changed || self.compared != Some(epoch))
             && let Ok((running, owned)) = daemon.rules()
         {
@@ -131,10 +131,10 @@ impl Record {
         FleetDirector { name: name.clone(), ..self.figures.clone() }
     }
 
-    /// Writes a record if it has changed, and prolongs its lease if that is due.
+    /// Writes a record if it has changed, and renews its lease if that is due.
     ///
     /// # Errors
-    /// Why the directors of the fleet do not see it.
+    /// Why the directors of the fleet do not see the record.
     pub(super) async fn write(
         &mut self,
         etcd: &mut Etcd,
@@ -199,7 +199,7 @@ impl Record {
     pub(super) async fn end(&mut self, etcd: &mut Etcd) {
         self.written = None;
         if let Some(lease) = self.lease.take() {
-            // Without an answer it ends by itself.
+            // Without an answer the lease ends by itself.
             let _ = etcd.revoke(lease).await;
         }
     }
@@ -243,7 +243,7 @@ impl Record {
     }
 }
 
-/// The record of an entry. One that cannot be read has its name alone, and says so.
+/// The record of an entry. An unreadable record has only its name, and says so.
 pub(super) fn director_of(entry: &Entry) -> FleetDirector {
     let name = entry.name.clone();
     match serde_json::from_slice::<FleetDirector>(&entry.value) {

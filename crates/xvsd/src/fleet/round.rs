@@ -1,9 +1,9 @@
-//! A look at etcd and what follows from it: rules are read and put in force, the record is written, warnings begin and
+//! One look at etcd and its consequences: rules are read and put in force, the record is written, warnings begin and
 //! end.
 //!
-//! Runs once a second on the thread `xvs-fleet`. Rules go to the control thread as those of `xvs apply`: all of them or
-//! nothing. A trial is applied there with a time of its own, so that it ends also if this thread or etcd does not
-//! answer. Not here: the decision (`follow.rs`), the record (`record.rs`), the requests of operators (`orders.rs`).
+//! Runs once a second on the thread `xvs-fleet`. Rules go to the control thread like those of `xvs apply`: all or
+//! nothing. A trial has its own time limit there, so it ends even if this thread or etcd does not answer. Not here: the
+//! decision (`follow.rs`), the record (`record.rs`), the requests of operators (`orders.rs`).
 
 use std::path::PathBuf;
 use std::process;
@@ -407,7 +407,7 @@ impl Follower {
     }
 }
 
-/// When the control thread ends a trial that has so much time left, in seconds.
+/// After how many seconds the control thread ends a trial that has this time left.
 fn control_seconds(left: Duration) -> u32 {
     u32::try_from(left.as_secs()).unwrap_or(u32::MAX).saturating_add(CONTROL_GRACE_SECONDS)
 }

@@ -22,7 +22,7 @@ pub(crate) struct Order {
 /// The longest wait for the reply: that of several requests to an etcd that does not answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// After this time without a look at etcd the thread must have ended.
+/// If the thread has not looked at etcd for this time, it must have ended.
 const ENDED: Duration = Duration::from_secs(120);
 
 /// Why a thread that has ended changes nothing.
@@ -64,7 +64,7 @@ impl FleetView {
         self.report().warnings
     }
 
-    /// Has the rules in etcd changed. Returns their revision.
+    /// Asks for a change of the rules in etcd. Returns their revision.
     ///
     /// # Errors
     /// Why they are not changed, or that etcd has not answered.

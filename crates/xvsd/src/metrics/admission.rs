@@ -1,7 +1,7 @@
-//! Admission to the pages of the director: TLS, the token, and the names of the director.
+//! Admission of clients to the director's pages: TLS, the token, and the names of the director.
 //!
-//! A reload takes over a renewed certificate. A connection keeps what it began with. Without a certificate there is no
-//! TLS, and without a token every client may read. Not here: the handshake and the response (`exporter.rs`), the files
+//! A reload takes over a renewed certificate; open connections keep the old one. Without a certificate there is no TLS,
+//! and without a token every client may read. Not here: the handshake and the response (`exporter.rs`), the files
 //! (`credentials.rs` of `xvs-ctl`).
 
 use std::net::{IpAddr, SocketAddr};
@@ -59,9 +59,9 @@ impl Admission {
         })
     }
 
-    /// Whether a browser may show the director's pages to the site that sent the request. A site whose name its owner
-    /// turns to the director's address (DNS rebinding) has that name in `Host`. A token is not sent to such a site,
-    /// and a certificate is not for its name. Programs without a name are no browsers.
+    /// Whether `Host` is a name of the director. A foreign site can point its own name to the director's address (DNS
+    /// rebinding); then the browser sends that name in `Host`. Not checked with a token or certificate: the browser
+    /// sends such a site no token, and the certificate is not for its name. Browsers always send `Host`.
     pub fn knows_host(&self, headers: &HeaderMap) -> bool {
         let Some(host) = headers.get(HOST).filter(|_| self.token.is_none() && self.tls.is_none()) else {
             return true;
@@ -78,8 +78,8 @@ impl Admission {
         name == "localhost" || self.names.iter().any(|known| known == name)
     }
 
-    /// Whether a request has the token, or needs none (RFC 6750, section 2.1). The time of the comparison tells
-    /// nothing of the token but its length.
+    /// Whether a request has the token, or needs none (RFC 6750, section 2.1). The comparison's duration reveals only
+    /// the length.
     pub fn admit(&self, headers: &HeaderMap) -> bool {
         let Some(Token { bearer, basic }) = &self.token else { return true };
         let sent = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));

@@ -2,11 +2,11 @@
 //!
 //! One thread serves all clients; a waiting client does not delay others. The number of clients, the time for a
 //! request's headers and the time for a whole request are limited; a client has one request. With too many clients the
-//! oldest is closed: a scrape is short, so the oldest is most likely a slow one. The thread builds the page for each
-//! request, piece by piece as the client reads it, so a client costs one piece of memory. A TLS handshake has the time
-//! limit of headers. The thread's niceness gives workers on the same core precedence. Neither the control thread nor a
-//! worker is involved; if the thread panics, forwarding continues. Not here: certificate and token (`admission.rs`),
-//! the content of the pages ([`crate::metrics`], [`crate::status::page`]).
+//! oldest one is disconnected: a scrape is short, so the oldest client is most likely a slow one. The thread builds the
+//! page for each request, piece by piece as the client reads it, so a client costs one piece of memory. A TLS handshake
+//! has the time limit of headers. The thread's niceness lets workers on the same core run first. Neither the control
+//! thread nor a worker is involved; if the thread panics, forwarding continues. Not here: certificate and token
+//! (`admission.rs`), the content of the pages ([`crate::metrics`], [`crate::status::page`]).
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -105,7 +105,7 @@ impl Listener {
     }
 
     /// Starts serving the pieces of `metrics`, and the status page, on its own thread, to clients that the current
-    /// admission admit.
+    /// admission admits.
     ///
     /// # Errors
     /// The OS error if the thread cannot be created.
@@ -122,7 +122,7 @@ impl Listener {
             let _ = nice(NICENESS);
             limit_thread(Kind::Reader);
             let accepting = accept(listener, Arc::new(Pages { metrics, status }), admission);
-            // Ends when the sender is dropped; the clients end with the runtime. Not a task of its own, of which a
+            // Ends when the sender is dropped; the clients end with the runtime. Not a task of its own, because its
             // panic would be lost.
             runtime.block_on(async {
                 select! {

@@ -1,4 +1,4 @@
-//! Metrics of the process `process_*`, with the names and meanings of Prometheus' client libraries.
+//! The process's metrics (`process_*`), with the names and meanings of Prometheus' client libraries.
 //!
 //! Read from /proc/self for each page; what cannot be read is left out. After a take-over they are those of the
 //! successor. Cost: three small files.

@@ -1,8 +1,8 @@
 //! Metrics of services and their destinations, with names of xvs and with those of node_exporter's collector `ipvs`,
 //! which dashboards for the kernel's IPVS use.
 //!
-//! Source of the latter's names and labels: node_exporter, `collector/ipvs_linux.go`, which reads `/proc/net/ip_vs`
-//! (kernel, `net/netfilter/ipvs/ip_vs_ctl.c`).
+//! Source of node_exporter's names and labels: its `collector/ipvs_linux.go`, which reads `/proc/net/ip_vs` (kernel,
+//! `net/netfilter/ipvs/ip_vs_ctl.c`).
 
 use std::fmt::{self, Display};
 

@@ -1,9 +1,9 @@
-//! `xvs reload`: takes every key of xvs.toml over that has changed, and the keepalived.conf, or nothing.
+//! `xvs reload`: takes over every changed key of xvs.toml and the keepalived.conf, or nothing.
 //!
 //! A key changes in the running process, or by a successor that takes over without losing a connection; then the
-//! successor takes all keys. What needs a restart refuses the reload. Everything that can fail comes before the first
-//! change. One reload at a time, on the thread of its client or of SIGHUP. Not here: which key changes how
-//! (`difference.rs`).
+//! successor begins with all keys. A key that needs a restart makes the reload fail. Everything that can fail comes
+//! before the first change. One reload at a time, on the thread of its client or of SIGHUP. Not here: which key changes
+//! how (`difference.rs`).
 
 mod difference;
 
@@ -42,7 +42,7 @@ use crate::reload::difference::{Difference, differences, shown};
 use crate::restart::successor;
 use crate::status::page::Viewers;
 
-/// How long a successor may take. The running xvsd gives one up sooner that stops at a step.
+/// How long a successor may take. The running xvsd gives up earlier on a successor that hangs at a step.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Carries out reloads of a running daemon.
@@ -136,7 +136,7 @@ impl Reloader {
         for (list, path) in new.list_files() {
             read_list(list, &path).map_err(unchanged)?;
         }
-        // Those of commands; a successor would refuse them later.
+        // Also those that commands name: a successor would refuse them only later.
         if let Reply::Rules { commands, .. } = self.daemon.request(ControlRequest::Rules)? {
             for command in &commands {
                 if let Command::SetListFile { list, path } = command {
@@ -320,7 +320,7 @@ fn said(lines: &[String]) -> String {
     if lines.is_empty() { "no key of xvs.toml has changed".to_owned() } else { lines.join("\n") }
 }
 
-/// The line about files whose content may have changed although no key has.
+/// The line about files whose content may have changed without a changed key.
 fn read_again_for_metrics(config: &Config) -> Option<String> {
     let keys = [
         ("metrics_certificate", &config.metrics_certificate),

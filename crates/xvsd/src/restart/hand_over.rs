@@ -1,10 +1,10 @@
 //! The hand-over to a successor (`xvsd --take-over`), as the running xvsd sees it.
 //!
-//! Runs on the control thread, which does nothing else meanwhile: no change of the configuration, no result of a health
-//! check is carried out until the successor has it, or until it has failed. First the successor prepares; the workers
-//! forward. Then the workers close their sockets and nothing uses the table. If the successor ends before the last
-//! step, or a step takes too long, the workers forward again. If it has already taken the table, this process begins
-//! anew, as after a kill, and takes the table back. Not here: the successor's side (`take_over.rs`).
+//! Runs on the control thread, which does nothing else meanwhile: changes of the configuration and results of health
+//! checks wait until the take-over has succeeded or failed. First the successor prepares, while the workers forward.
+//! Then the workers close their sockets, and nothing uses the table. If the successor ends before the last step, or a
+//! step takes too long, the workers forward again. If the successor has already taken the table, this process executes
+//! xvsd anew, as after a kill, and takes the table back. Not here: the successor's side (`take_over.rs`).
 
 use std::os::unix::process::CommandExt;
 use std::process;
@@ -101,8 +101,8 @@ impl ControlThread {
             }
         };
         tracing::warn!("process {successor} does not take over: {why}; this process continues");
-        // It must not take anything from now on. One that prepares still has nothing, and its next step is refused; and
-        // only a later step shows that its number was not another's when the process was opened.
+        // The successor must take nothing from now on. One that prepares has taken nothing, and its next step is
+        // refused. Only a later step proves that the opened process is the successor, not another one with its number.
         if let Ok(process) = process
             && stage != Stage::Preparing
         {
@@ -110,7 +110,8 @@ impl ControlThread {
         }
         if stage == Stage::Taken {
             tracing::warn!("it had the connection table already, so this process begins anew");
-            // Its hold began when they came into force; that of this process's begins now, for the new start.
+            // The successor's programs began a hold when they came into force; this process's begin one now, for the
+            // new start.
             let (workers, steering) = self.control.datapath().workers();
             workers.restore_programs(steering);
             begin_anew();

@@ -1,7 +1,7 @@
-//! The file `health` of the state's directory: the view of the health checks, for the next xvsd.
+//! The file `health` of the state directory: the view of the health checks, for the next xvsd.
 //!
-//! Written at most half a second after a change, on a thread of the checks that may wait. A file that cannot be used is
-//! left out: the checks begin as their file says.
+//! Written at most half a second after a change, on a thread of the checks that may block. An unusable file is ignored:
+//! the checks begin as the keepalived.conf says.
 
 use std::path::{Path, PathBuf};
 

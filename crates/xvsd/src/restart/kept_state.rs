@@ -1,12 +1,12 @@
 //! The state that outlives xvsd: its directory, the connection table in it, and the numbers of destinations.
 //!
-//! Runs once, at the start. If the directory was not configured and cannot be used, xvsd goes on without it, with a
-//! warning; a configured one is refused. Not here: the format of the table (`xvs_dataplane::conn`), the order of the
-//! start (`restart/serve.rs`).
+//! Runs once, at the start. If the default directory cannot be used, xvsd goes on without it, with a warning; if a
+//! configured one cannot be used, the start fails. Not here: the format of the table (`xvs_dataplane::conn`), the order
+//! of the start (`restart/serve.rs`).
 //!
-//! The table goes through three types: a [`PreparedTable`] may still be another process's; nobody uses a
-//! [`PausedTable`]; and only [`SurveyedTable::own`] returns a [`Table`], without which there is no handle of it: no
-//! worker, no sweeper, no listing, no sender of synchronization.
+//! The table goes through three types. A [`PreparedTable`] may still be in use by another process; no process uses a
+//! [`PausedTable`]; [`SurveyedTable::own`] returns the [`Table`] itself. Workers, sweeper, listings and the sender of
+//! synchronization need a [`Table`], so none of them runs earlier.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
@@ -45,7 +45,7 @@ pub(crate) struct KeptState {
 
 impl KeptState {
     /// Opens the directory, and maps the table that an earlier process has left there, or makes one. `over` is the
-    /// limit of a control group that the full table exceeds.
+    /// control group's limit that the full table exceeds.
     ///
     /// # Errors
     /// The configured directory, or that of the running process, cannot be used. Or there is no memory for the table.
@@ -186,7 +186,7 @@ pub(crate) struct PreparedTable {
 /// A table that no process uses.
 pub(crate) struct PausedTable(PreparedTable);
 
-/// The same, read.
+/// A table that no process uses, after it was read.
 pub(crate) struct SurveyedTable {
     source: Origin,
     /// `None`: it is new.
@@ -219,10 +219,10 @@ impl PreparedTable {
         }
     }
 
-    /// Lets a running xvsd close its sockets. One that has ended has left the lock of the directory to this process.
+    /// Lets a running xvsd close its sockets. If it has ended, this process already has the directory's lock.
     ///
     /// # Errors
-    /// It does not answer, has given up, or none is there to hand the table over.
+    /// It does not answer, has given up, or does not hand the table over.
     pub(crate) fn pause(self, from: Option<&mut TakeOver>) -> Result<PausedTable, DaemonError> {
         match (&self.source, from) {
             (_, Some(from)) => from.pause()?,
@@ -236,7 +236,7 @@ impl PreparedTable {
 }
 
 impl PausedTable {
-    /// Reads what is there, and repairs what a process has left that has ended. `progress` is called again and again.
+    /// Reads the table, and repairs what a dead process has left in it. `progress` is called repeatedly.
     ///
     /// # Errors
     /// The numbers cannot be read.
@@ -274,8 +274,8 @@ impl PausedTable {
 }
 
 impl SurveyedTable {
-    /// Makes the table this process's, and lets the control plane continue with the numbers of destinations. From then
-    /// on a running xvsd cannot simply continue.
+    /// Takes the table, and lets the control plane continue with the numbers of destinations. From then on the former
+    /// xvsd cannot simply continue.
     ///
     /// # Errors
     /// It does not answer, or has given up; then it continues.

@@ -1,6 +1,6 @@
 //! What outlives a process, and how the next one gets it. Read in this order:
 //!
-//! 1. `pins.rs`: where XDP programs stay pinned, so that packets go on while no xvsd runs.
+//! 1. `pins.rs`: where XDP programs stay pinned, so that they hold packets of services while no xvsd runs.
 //! 2. `ownership.rs`: the folders and files of one director, which one process owns at a time.
 //! 3. `kept_state.rs`: the connection table in memory that outlives the process, and who takes it over.
 //! 4. `kept_health.rs`: the results of health checks, in a file.

@@ -1,9 +1,8 @@
 //! Folders and files of an xvsd that runs as a user: made, or given to the user, before xvsd gives up its rights.
 //!
-//! Runs once, as root. What xvsd of root has made becomes the user's, so that an xvsd of a user continues where one of
-//! root has ended, or takes over from it; what belongs to another user stays, and is refused later where it is used.
-//! The user can write to these folders, so no symbolic link in them is followed, and no file with a second name
-//! changes.
+//! Runs once, as root. What an xvsd of root has made becomes the user's, so an xvsd of the user can continue after it,
+//! or take over from it. What belongs to another user stays, and is refused where it is used. The user can write to
+//! these folders, so no symbolic link in them is followed, and no file with a second hard link is changed.
 
 use std::ffi::{CStr, OsStr};
 use std::io;
@@ -67,9 +66,9 @@ fn give_socket(socket: &Path, owner: Owner) -> io::Result<()> {
     files(&parent, owner, |one| one == name.as_encoded_bytes() || one == lock.as_bytes())
 }
 
-/// The folder of state directories. One that is there becomes the user's only if it is as xvsd makes it: root alone may
-/// use it, and it has nothing but folders with xvsd's lock. Any other one stays, such as /run or /dev/shm, and the
-/// start is refused when it is opened.
+/// The folder of state directories. An existing folder becomes the user's only if it is as xvsd makes it: root alone
+/// may use it, and it contains only folders with xvsd's lock. Any other folder, such as /run or /dev/shm, stays as it
+/// is, and the start fails when it is opened.
 fn state_folder(path: &Path, owner: Owner) -> io::Result<Option<OwnedFd>> {
     match mkdirat(CWD, path, Mode::RWXU) {
         Ok(()) => return existing(CWD, path, owner),
@@ -107,7 +106,7 @@ fn folder(at: impl AsFd, path: &Path, owner: Owner, mode: Mode) -> io::Result<Op
     }
 }
 
-/// The same for one that need not exist.
+/// The same for a file or folder that need not exist.
 fn existing(at: impl AsFd, path: &Path, owner: Owner) -> io::Result<Option<OwnedFd>> {
     let Some(folder) = open(at, path)? else { return Ok(None) };
     match Uid::from_raw(fstat(&folder)?.st_uid) {

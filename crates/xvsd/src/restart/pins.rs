@@ -10,7 +10,7 @@ use xvs_xdp::pins::{Pins, folder, folder_or_mount};
 
 use crate::daemon::error::DaemonError;
 
-/// The pins of this director; `None` without a hold, for which pins of an earlier process are removed.
+/// The pins of this director. Without a hold: `None`, and pins of an earlier process are removed.
 ///
 /// # Errors
 /// The warning that no hold is possible.

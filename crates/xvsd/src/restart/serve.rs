@@ -1,15 +1,15 @@
 //! The start of forwarding: the order of a start, and of a take-over from a running xvsd.
 //!
 //! 1. *Prepared.* The programs are loaded and the services entered; another process may still forward and use the
-//!    connection table. A take-over ends this by letting that one close its sockets, which it can open again.
-//! 2. *Paused.* No process forwards or uses the table; the XDP program holds the frames of services. The table is
-//!    read, the sockets are opened, and the programs of this process come into force, which begins the hold anew: the
-//!    time that the preparation took does not count. Reading a table beats as it goes on, so that it may take longer
-//!    than the hold; a process that hangs does not beat.
+//!    connection table. A take-over ends this by letting the running xvsd close its sockets, which it can open again.
+//! 2. *Paused.* No process forwards or uses the table; the XDP program holds the frames of services. The table is read,
+//!    the sockets are opened, and the programs of this process come into force, which begins the hold anew: the time
+//!    that the preparation took does not count. Beats go on while the table is read, so reading may take longer than
+//!    the hold; a process that hangs does not beat.
 //! 3. *Owning.* The table is this process's. Only now is there a handle of it, for the workers, the sweeper, listings
-//!    and the sender of synchronization. A running xvsd from which it was taken cannot simply continue any more.
+//!    and the sender of synchronization. The former xvsd cannot simply continue any more.
 //!
-//! A failure in the first two lets the running xvsd continue, with its own programs. Not here: that one's side
+//! After a failure in the first two stages the running xvsd continues, with its own programs. Not here: its side
 //! (`hand_over.rs`), the table's types (`kept_state.rs`).
 
 use std::{io, panic, thread};
@@ -46,7 +46,7 @@ impl ControlThread {
                 let table = survey.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?;
                 Ok::<_, DaemonError>((ports, table))
             })?,
-            // Sockets first: one that fails at each start must not prolong the hold.
+            // Sockets first: a socket that fails at each start must not prolong the hold.
             None => {
                 let ports = workers.open_ports()?;
                 workers.put_in_force(steering, Others::Ended)?;

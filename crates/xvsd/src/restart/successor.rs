@@ -1,8 +1,8 @@
-//! The process that takes over: started in the background by `xvsd --take-over`, which returns when it forwards.
+//! The successor: started in the background by `xvsd --take-over`, which returns when the successor forwards.
 //!
-//! So systemd's ExecReload ends when the take-over has succeeded or failed, and an operator sees the error. A process
-//! between the two ends at once. So the successor is a child of process 1 when it tells systemd that it is the main
-//! process: systemd does not wait for the end of a process that is not its child, but kills it.
+//! So systemd's ExecReload ends when the take-over has succeeded or failed, and an operator sees the error. An
+//! intermediate process ends at once, so the successor is a child of process 1 when it tells systemd that it is the
+//! main process: systemd kills a main process that is not its child, instead of waiting for its end.
 
 use std::error::Error;
 use std::io::{self, PipeReader, Read, Write};
@@ -33,7 +33,7 @@ const TAKE_OVER: &str = "--take-over";
 /// Enough for every error.
 const SAID_MAX: u64 = 64 << 10;
 
-/// Gives this process its name, by which `pidof`, `killall` and keepalived find it: one that was executed by the link
+/// Gives this process its name, by which `pidof`, `killall` and keepalived find it: a process executed through
 /// /proc/self/exe is called `exe`. Called on the main thread.
 pub fn take_name() {
     // An error: the name stays, and all else works.
@@ -54,8 +54,7 @@ pub fn command() -> Command {
     command
 }
 
-/// The command that starts a successor with this process's command line. It prints the successor's number, and then
-/// what that prints.
+/// The command that starts a successor with this process's command line. It prints the successor's number and output.
 pub fn starter() -> Command {
     let mut command = command();
     // systemd's watchdog is that of the service, not of this process.
@@ -70,8 +69,8 @@ fn number(mut out: &PipeReader) -> io::Result<u32> {
     Ok(u32::from_ne_bytes(number))
 }
 
-/// Carries out `xvsd --take-over` in a process that is not the successor itself: starts that one, and waits until it
-/// forwards or has failed.
+/// Carries out `xvsd --take-over` in a process that is not the successor itself: starts the successor, and waits until
+/// it forwards or has failed.
 pub fn start() -> ExitCode {
     let started = match env::var(VARIABLE).is_ok_and(|part| part == STARTS) {
         true => start_and_end(),

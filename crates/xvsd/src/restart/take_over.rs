@@ -1,5 +1,5 @@
-//! `xvsd --take-over`: the successor's side. It prepares everything while the running xvsd forwards; then that one
-//! closes its sockets, and this one continues with the same connection table.
+//! `xvsd --take-over`: the successor's side. It prepares everything while the running xvsd forwards; then the running
+//! xvsd closes its sockets, and the successor continues with the same connection table.
 //!
 //! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends
 //! before the last one. Not here: the side of the running xvsd (`hand_over.rs`).
@@ -37,10 +37,10 @@ pub struct TakeOverError {
 }
 
 impl TakeOver {
-    /// Connects to the running xvsd, which knows this process from now on by the user that it has at this moment.
+    /// Connects to the running xvsd, which from now on knows this process by its present user.
     ///
     /// # Errors
-    /// None runs.
+    /// No xvsd runs.
     pub fn connect(socket: &Path) -> Result<Self, TakeOverError> {
         let failed = |why| TakeOverError { socket: socket.to_owned(), why };
         let client = Client::connect(socket).map_err(failed)?;

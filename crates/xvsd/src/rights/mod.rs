@@ -1,8 +1,8 @@
-//! The rights of xvsd: what it gives up at its start, and what it needs, capabilities and enough open files.
+//! The rights of xvsd: what it gives up at its start, and what it needs (capabilities and open files).
 //!
-//! Given up before there are threads, but after the helper has been started, which keeps all rights. Checked before
-//! anything is started, so that the error names the missing right and not the system call that fails without it. Not
-//! here: locked memory, of which the packet memory's error tells.
+//! Given up before there are threads, but after the start of the helper, which keeps all rights. Checked before
+//! anything else is started, so the error names the missing right and not the system call that fails without it. Not
+//! here: locked memory, which the packet memory's error names.
 
 mod refused_calls;
 pub mod scripts;
@@ -43,21 +43,21 @@ use crate::metrics::exporter::CLIENTS as METRICS_CLIENTS;
 use crate::restart::ownership::{Owner, give};
 use crate::socket::CLIENTS as CONTROL_CLIENTS;
 
-/// The variable of the environment with the open folder of pins, for a process that begins anew.
+/// The environment variable with the open folder of pins, for a process that executes itself anew.
 const PINS: &str = "XVSD_PINS";
-/// The variable that tells such a process that it has its filters of system calls already.
+/// The environment variable for such a process that already has its filters of system calls.
 const FILTERS: &str = "XVSD_FILTERS";
 
-/// What xvsd uses while it runs as a user of its own: AF_XDP and raw sockets; packet memory; the priority of workers;
-/// ports below 1024 of metrics and of health checks.
+/// The capabilities of an xvsd with `user`: for AF_XDP and raw sockets; packet memory; the priority of workers; ports
+/// below 1024 of metrics and of health checks.
 const KEPT: CapabilitySet = CapabilitySet::NET_RAW
     .union(CapabilitySet::IPC_LOCK)
     .union(CapabilitySet::SYS_NICE)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// What earlier kernels demand besides, each with the first one that does not: CAP_BPF to use maps that are open while
-/// `kernel.unprivileged_bpf_disabled` is not 0 (kernel/bpf/syscall.c, `__sys_bpf`), CAP_NET_ADMIN for the mark of a
-/// socket, which a health check may have (net/core/sock.c, `SO_MARK`).
+/// What earlier kernels demand besides, each with the first kernel that does not: CAP_BPF to use maps that are open
+/// while `kernel.unprivileged_bpf_disabled` is not 0 (kernel/bpf/syscall.c, `__sys_bpf`), CAP_NET_ADMIN for the mark of
+/// a socket, which a health check may have (net/core/sock.c, `SO_MARK`).
 const KEPT_BEFORE: [((u32, u32), CapabilitySet); 2] =
     [((5, 19), CapabilitySet::BPF), ((5, 17), CapabilitySet::NET_ADMIN)];
 
@@ -76,9 +76,9 @@ pub const TASKS: &[Known] = &[
     known::<FollowNftables>(),
 ];
 
-/// The fewest open files: 112 for the start with two interfaces and few health checks at once, and those of as many
-/// clients as there may be. So no client takes the last one, without which xvsd could answer nobody, root and `xvs
-/// healthy` included.
+/// The fewest open files: 112 for the start with two interfaces and few health checks at once, and those of all
+/// permitted clients. So clients never take the last one; else xvsd could answer nobody, not even root or
+/// `xvs healthy`.
 const FILES_MIN: u64 = 112 + client_files();
 
 /// The files of all clients: two for one of the control socket, one for one of metrics.
@@ -94,8 +94,8 @@ const NEEDED: [(&str, CapabilitySet); 4] = [
     ("CAP_PERFMON", CapabilitySet::PERFMON.union(CapabilitySet::SYS_ADMIN)),
 ];
 
-/// Gives up what this process does not use. No program that it executes can have more rights than it has itself. With
-/// `user` it becomes that user, with `KEPT` alone, and with the system calls that xvsd uses; the helper carries out
+/// Gives up what this process does not use. No program that it executes can have more rights than the process itself.
+/// With `user` it becomes that user, with only `KEPT` and the system calls that xvsd uses; the helper carries out
 /// tasks.
 ///
 /// # Errors
@@ -112,8 +112,8 @@ pub fn give_up(config: &Config) -> Result<(), DaemonError> {
     if let Some(path) = std::env::var_os(PINS) {
         pins::keep_path(PathBuf::from(path));
     }
-    // rustix reads once what the kernel tells each program; before Linux 6.4 from /proc/self/auxv, which is root's as
-    // soon as this process has another user.
+    // rustix reads the auxiliary vector once; before Linux 6.4 from /proc/self/auxv, which belongs to root as soon as
+    // this process has another user.
     let _ = rustix::param::page_size();
     if let Some(name) = &config.user {
         let owner = owner(name)?;
@@ -186,7 +186,7 @@ fn kept(release: &str) -> CapabilitySet {
     more.fold(KEPT, |kept, (_, one)| kept.union(*one))
 }
 
-/// Lets xvsd, which this process is about to execute by this command, have the rights of this process.
+/// Passes the rights of this process on to the xvsd that this command is about to execute in its place.
 ///
 /// # Errors
 /// The kernel's.
@@ -207,8 +207,7 @@ pub(crate) fn pass_on(command: &mut Command) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks the capabilities of the process, unless the helper has those that it has given up, and its limit of open
-/// files.
+/// Checks the process's limit of open files, and its capabilities unless the helper has those that it gave up.
 ///
 /// # Errors
 /// [`DaemonError::Rights`] or [`DaemonError::Files`].

@@ -1,9 +1,8 @@
 //! System calls that a filter (seccomp) refuses: a handler that lets them fail and counts them.
 //!
 //! A filter that returns SECCOMP_RET_TRAP for a call makes the kernel send SIGSYS to its thread instead of executing
-//! it. The handler runs on that thread. It does two things, of which each is allowed in a signal handler: it adds to
-//! a counter, and writes EPERM where the thread finds the result of the call. Not here: the filters
-//! (`seccomp.rs`).
+//! it. The handler runs on that thread. It does two things, both allowed in a signal handler: it adds to a counter, and
+//! writes EPERM where the thread finds the result of the call. Not here: the filters (`seccomp.rs`).
 //!
 //! Source: seccomp(2), «SECCOMP_RET_TRAP»; syscall(2) for the registers.
 

@@ -1,8 +1,8 @@
-//! The scripts that the helper may run: those of the keepalived.conf of xvsd's command line and xvs.toml.
+//! The scripts that the helper may run: those in the keepalived.conf that xvsd's command line or xvs.toml names.
 //!
-//! Runs in the helper, which reads the files itself, so that who controls xvsd cannot have it run anything else. What
-//! was in the file once stays permitted, because xvsd runs by it until a reload. A script that is not known costs a
-//! reading of the files; the others cost a look-up.
+//! Runs in the helper, which reads the files itself, so an attacker who controls xvsd cannot run anything else. A
+//! script that was once in the file stays permitted, because xvsd uses the old file until a reload. An unknown script
+//! costs a reading of the files, a known one a look-up.
 
 use std::collections::HashSet;
 use std::sync::{LazyLock, Mutex, PoisonError};

@@ -1,10 +1,10 @@
 //! The system calls that xvsd uses, by the kind of its threads, and the filters (seccomp) that refuse all others.
 //!
-//! With `user` the process gets the filters of `Kind::Control` before it has threads. Each thread inherits those of
-//! the thread that starts it, and some add the narrower one of their kind. A refused call fails with EPERM and is
-//! counted; `xvs status`, the log and the metrics show it. Costs a look at one bit for a call: the kernel knows for
-//! each number whether it is always allowed (kernel/seccomp.c, `seccomp_cache_check_allow`). Keeper, helper and what
-//! they execute have no filter.
+//! With `user` the process gets the filters of `Kind::Control` before it has threads. Each thread inherits the filters
+//! of the thread that starts it, and some add the narrower filter of their kind. A refused call fails with EPERM and is
+//! counted; `xvs status`, the log and the metrics show it. Cost: one bit test for each call, because the kernel knows
+//! for each number whether it is always allowed (kernel/seccomp.c, `seccomp_cache_check_allow`). Keeper, helper and
+//! what they execute have no filter.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
@@ -19,7 +19,7 @@ use seccompiler::{
 
 use crate::rights::refused_calls;
 
-/// What a thread does, which says what calls it may use. Its number is that of its counters.
+/// What a thread does, which decides the calls that it may use. Its number is also that of its counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Main, the control thread, and all that are of no other kind.
@@ -55,8 +55,8 @@ macro_rules! calls {
 const EACH: &[Kind] = &[Control, Reader, Worker];
 const OTHERS: &[Kind] = &[Control, Reader];
 
-/// The calls by purpose, each with the kinds that may use them. Of calls that do the same all are here, because
-/// versions of the C library differ in what they use.
+/// The calls by purpose, each with the kinds that may use them. Calls that do the same are all listed, because versions
+/// of the C library differ.
 const CALLS: &[(&[Kind], &[Call])] = &[
     // Memory: the allocator, stacks, files. A worker allocates when it begins, and with new sockets.
     (EACH, calls![SYS_brk SYS_madvise SYS_membarrier SYS_mmap SYS_mprotect SYS_mremap SYS_mseal SYS_munmap]),
@@ -137,7 +137,7 @@ const CALLS: &[(&[Kind], &[Call])] = &[
             SYS_sched_get_priority_max SYS_sched_get_priority_min SYS_sched_setaffinity SYS_sched_setscheduler
         ],
     ),
-    // xvsd begins anew by executing itself, with its capabilities, after a take-over that failed too late.
+    // xvsd executes itself anew, with its capabilities, after a take-over that failed too late.
     (&[Control], calls![SYS_capset SYS_execve]),
 ];
 
@@ -212,9 +212,9 @@ fn only_calls_of(kind: Kind) -> Result<BpfProgram, BackendError> {
     Ok(program)
 }
 
-/// The filters that let no process begin. The C library calls these with all signals blocked, so a trap would end
-/// xvsd; they fail without being counted. The flags of clone3 are behind a pointer, and the C library uses clone
-/// if there is no clone3.
+/// The filters that refuse every new process. The C library makes these calls with all signals blocked, and a trap
+/// would end xvsd, so they fail uncounted. The flags of clone3 are behind a pointer, and the C library uses clone if
+/// there is no clone3.
 fn no_processes() -> Result<[BpfProgram; 2], BackendError> {
     let is_process = rule(0, SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64), 0)?;
     let mut begin = Rules::from([(libc::SYS_clone, vec![is_process])]);
@@ -231,7 +231,7 @@ static IS_LIMITED: AtomicBool = AtomicBool::new(false);
 /// Limits this thread, and all that it starts, to the calls of [`Kind::Control`]. Called before there are others.
 ///
 /// # Errors
-/// The kernel refuses it, or this architecture is none of those known.
+/// The kernel refuses it, or this architecture is unknown.
 pub(super) fn limit_process() -> io::Result<()> {
     keep_limits()?;
     for filter in no_processes().map_err(io::Error::other)? {
@@ -240,7 +240,7 @@ pub(super) fn limit_process() -> io::Result<()> {
     add(Control)
 }
 
-/// The same for a process that begins anew, which still has its filters.
+/// The same for a process that has executed itself anew and still has its filters.
 ///
 /// # Errors
 /// The kernel's.

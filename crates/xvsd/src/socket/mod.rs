@@ -1,16 +1,14 @@
 //! The server of the control socket.
 //!
-//! One thread accepts connections, and one thread serves each client. The meaning of requests is up to the
-//! [`Handler`]. Bounded: the number of clients, fewer of them without permission to change; the size of a request;
-//! the time for a message to arrive and for a reply to be taken. A client that exceeds a bound is disconnected, with
-//! the reason where that is possible; other clients are not affected. If all places are taken, a client that may change
-//! gets that of the client that has sent no request for the longest time, a second at least, so forgotten connections
-//! delay no command. One whose request has arrived gets that of a client that has never sent any, too, and waits for no
-//! silent one before it.
+//! One thread accepts connections, and one thread serves each client. The meaning of requests is up to the [`Handler`].
+//! Bounded: the number of clients, fewer of them without permission to change; the size of a request; the time for a
+//! message to arrive and for a reply to be taken. A client that exceeds a bound is disconnected, with the reason where
+//! that is possible; other clients are not affected. If all places are taken, a client that may make changes gets that
+//! of the longest idle client, a second at least, so forgotten connections delay no command. A client whose request has
+//! arrived also gets the place of one that has never sent a request, and does not wait behind silent ones.
 //!
-//! A lock file beside the socket decides which server serves. It is held for as long as the server lives, and the
-//! kernel releases it if the process dies. So a second server refuses to start, and a stale socket is recognised and
-//! replaced.
+//! A lock file beside the socket decides which server serves. The server holds it while it lives; the kernel releases
+//! it if the process dies. So a second server refuses to start, and a stale socket is replaced.
 
 pub(crate) mod capture;
 pub mod dispatch;
@@ -115,7 +113,7 @@ pub struct Settings {
     pub socket: PathBuf,
     /// File mode of the socket: the users that may connect.
     pub mode: u32,
-    /// The group of the socket, whose members may change; without effect if the system does not have it.
+    /// The group of the socket, whose members may make changes; without effect if the system has no such group.
     pub group: String,
     /// Clients at one time.
     pub clients: usize,
@@ -192,8 +190,7 @@ fn step(error: &io::Error) -> &'static str {
 /// A running server; dropping it stops it and closes every client's connection.
 #[derive(Debug)]
 pub struct Server {
-    // Dropped in this order: the socket is removed before the lock is released, or it could be the next server's
-    // socket.
+    // Dropped in this order: the socket is removed before the lock is released, else it could be the next server's.
     listener: Arc<UnixListener>,
     accepting: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
@@ -346,8 +343,8 @@ struct Client {
 }
 
 impl Client {
-    /// Registers a client, or refuses it because all places are taken. `silent` is the number of those before it that
-    /// had sent no request when they were refused.
+    /// Registers a client, or refuses it because all places are taken. `silent` is the number of refused clients before
+    /// it that had sent no request.
     fn register(stream: UnixStream, peer: Peer, shared: &Arc<Shared>, silent: &mut u32) -> Option<Self> {
         let second = stream.try_clone().ok()?;
         let until = Instant::now() + PLACE_WAIT;
@@ -359,13 +356,13 @@ impl Client {
         let mut has_one = has_place(&mut clients, false);
         if !has_one {
             drop(clients);
-            // One that has waited behind silent ones has had the time to send its request.
+            // A client that has waited behind silent ones has had time to send its request.
             let has_request = has_sent(&stream, FIRST_REQUEST / 2_u32.pow(*silent));
             *silent = if has_request { 0 } else { (*silent + 1).min(8) };
             clients = shared.clients();
         }
-        // Most requests take some milliseconds, so a place becomes free soon. Other clients wait in the queue of the
-        // socket meanwhile, where there is no place for them either.
+        // Most requests take some milliseconds, so a place becomes free soon. Other clients wait in the socket's queue
+        // meanwhile; there is no place for them either.
         while !has_one
             && *silent == 0
             && !clients.stopping
@@ -504,8 +501,8 @@ fn send(
     write_message(&mut Outgoing { stream, until: Instant::now() + within }, &message)
 }
 
-/// Reads one message: waits `first` for its begin, and from then on `rest` for all of it. From its begin the client
-/// keeps its place; if another client has it already, the message is not read.
+/// Reads one message: waits `first` for its first byte, then `rest` for the whole message. From the first byte on the
+/// client keeps its place; if another client already has the place, the message is not read.
 struct Incoming<'a> {
     client: &'a Client,
     first: Duration,

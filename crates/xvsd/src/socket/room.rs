@@ -1,4 +1,4 @@
-//! The memory that large requests of all clients of the control socket have together.
+//! The memory that large requests of all clients of the control socket share.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -15,7 +15,7 @@ impl LargeRequests {
     /// Room for a request of this length. All large requests share the room of the largest one that is permitted.
     ///
     /// # Errors
-    /// It is longer than `limit`, or others have the room.
+    /// The request is longer than `limit`, or others have the room.
     pub(super) fn take(&self, bytes: u32, limit: u32) -> Result<Option<Room<'_>>, FrameError> {
         if bytes > limit {
             return Err(FrameError::TooLong { bytes, limit });

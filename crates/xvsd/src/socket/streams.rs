@@ -45,9 +45,8 @@ impl Client {
         self.send(ended.map(Reply::CaptureEnded), Part::Last)
     }
 
-    /// Sends events until the client disconnects; if it does not follow events, until all were sent. Waits for a
-    /// client that reads slowly, as long as for the next request of an idle one; events that it misses meanwhile are
-    /// lost for it alone.
+    /// Sends events until the client disconnects; if it does not follow events, until all were sent. Waits for a slow
+    /// reader as long as for an idle client's next request; events that it misses meanwhile are lost for it alone.
     pub(super) fn stream_events(&self, mut listener: Listener) -> io::Result<()> {
         let (mut until, mut has_begun) = (None, false);
         loop {

@@ -56,7 +56,7 @@ impl Sample {
     }
 }
 
-/// The reasons for drops by the workers and, before these, by the kernel: the counter's name and a sentence for
+/// The reasons for drops by workers, and by the kernel before packets reach them: the counter's name and a sentence for
 /// operators.
 pub fn drop_reasons() -> impl Iterator<Item = (&'static str, &'static str)> {
     DropReason::all().map(|reason| (reason.name(), reason.sentence())).chain(KERNEL)

@@ -1,10 +1,10 @@
 //! The status page: a file for a browser, and the document that the file fetches every two seconds.
 //!
 //! The thread of metrics reads services, counters and health at most once a second, for all viewers together, and
-//! without the control thread or a worker. A viewer gets one page of the services that match its search, whole
-//! services, so its document does not grow with their number; a new search reads the texts of all. Memory: some 500
-//! bytes for each real server, from the first request on. Not here: the HTTP server (`metrics/exporter.rs`), the
-//! fields (`report/page.rs` of `model`).
+//! without the control thread or a worker. A viewer gets one page of whole services that match its search, so its
+//! document does not grow with their number; a new search reads the texts of all services. Memory: some 500 bytes for
+//! each real server, from the first request on. Not here: the HTTP server (`metrics/exporter.rs`), the fields
+//! (`report/page.rs` of `model`).
 
 use std::collections::HashMap;
 use std::iter;
@@ -394,7 +394,7 @@ fn absent_server(server: &str, state: ServerState, words: String) -> PageServer 
     PageServer { server, state, words, method, weight, active, inactive, rates }
 }
 
-/// A line for the service, and for each of its real servers one that has the service's name too.
+/// A line for the service, and a line for each of its real servers that also has the service's name.
 fn searched(service: &PageService) -> String {
     let PageService { service: name, state, why, servers, .. } = service;
     // As the page shows it.

@@ -230,8 +230,8 @@ impl Shared {
         self.owned.get().expect("nothing is served before the table is owned")
     }
 
-    /// The connections in the table and its size; nothing while it is not this process's yet, as at the first
-    /// look of a follower of etcd.
+    /// The number of connections in the table, and its size. Zeros before this process owns it, as at the fleet's first
+    /// look.
     pub(crate) fn fill(&self) -> (usize, usize) {
         self.owned.get().map_or((0, 0), |(table, _)| (table.live(), table.config().capacity))
     }

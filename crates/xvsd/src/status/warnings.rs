@@ -1,7 +1,7 @@
 //! The warnings of a status report.
 //!
-//! Each names its object, the problem and the next step. Of many of one kind the first are named and the others
-//! counted. Not here: interfaces that are not attached (`unattached.rs`), warnings that the control thread has noted.
+//! Each names its object, the problem and the next step. If there are many of one kind, the first are named and the
+//! others counted. Not here: interfaces that are not attached (`unattached.rs`), the control thread's own warnings.
 
 use std::collections::HashSet;
 
@@ -179,7 +179,7 @@ const WARNED_DROPS: [(&str, u64); 17] = [
     ("kernel_dropped", 1),
 ];
 
-/// The largest number of services without a destination that have their own warning; the same of virtual servers
+/// The largest number of services without a destination that have their own warning; the same for virtual servers
 /// without quorum.
 const NAMED: usize = 8;
 const TABLE_PERCENT: f64 = 80.0;

@@ -1,7 +1,7 @@
 //! Connections to the sender of tables that have not begun their handshake.
 //!
-//! Any machine on the network may connect and send nothing. So the sender takes up a connection when its first message
-//! has arrived, and not before: until then it costs a place, for a short time. Not here: the handshake (`channel.rs`).
+//! Any machine on the network may connect and send nothing. So the sender serves a connection only once its first
+//! message has arrived; until then it takes a place, for a short time. Not here: the handshake (`channel.rs`).
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -23,7 +23,7 @@ struct Candidate {
 }
 
 impl Candidates {
-    /// Waits for one whose first message has arrived, for a short time. Closes those that are late.
+    /// Waits for a short time for a connection whose first message has arrived. Closes late ones.
     pub(super) fn next(&mut self, listener: &TcpListener) -> Option<(TcpStream, SocketAddr)> {
         let streams = self.0.iter().map(|one| one.stream.as_fd());
         let mut all: Vec<_> =
@@ -39,7 +39,7 @@ impl Candidates {
         Some((stream, SocketAddr::new(from, 0)))
     }
 
-    /// Adds one; without a place for it, the oldest one of its address goes, or of all.
+    /// Adds a connection. Without a free place it displaces the oldest one from its address, or the oldest of all.
     fn add(&mut self, stream: TcpStream, from: IpAddr, since: Instant) {
         // What is not set now shows at the first call.
         let _ = stream.set_nonblocking(true);

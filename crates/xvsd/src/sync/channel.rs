@@ -1,9 +1,9 @@
 //! An encrypted TCP connection between two directors that have the same key.
 //!
-//! Noise (noiseprotocol.org) with the pattern NNpsk0, and an empty message of the side that has connected, because its
-//! first one could be a copy: so each side proves that it has the key before the other sends anything else. A message
-//! on the wire is its length in two bytes, and the ciphertext. It may take a few seconds, and no longer than until the
-//! daemon is to stop.
+//! The handshake is Noise (noiseprotocol.org) with the pattern NNpsk0. The connecting side then sends an empty message,
+//! because its first one could be a copy. So each side proves that it has the key before the other sends anything else.
+//! On the wire a message is its length in two bytes, then the ciphertext. A message may take a few seconds, and fails
+//! when the daemon is to stop.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -68,7 +68,7 @@ impl Daemons {
         self.may_send.store(may_send, Ordering::Relaxed);
     }
 
-    /// Starts the master daemon. Without a key, or without the port, it sends messages alone.
+    /// Starts the master daemon. Without a key, or without the port, it sends only messages.
     ///
     /// # Errors
     /// A sentence that names what the kernel refuses, or what is wrong with the key.
@@ -107,7 +107,7 @@ impl Daemons {
         Ok((sender, sockets::for_table(daemon)?))
     }
 
-    /// Starts the backup daemon. With a key it reads signed messages alone, without one it fetches no tables.
+    /// Starts the backup daemon. With a key it reads only signed messages, without one it fetches no tables.
     ///
     /// # Errors
     /// A sentence that names what the kernel refuses, or what is wrong with the key.

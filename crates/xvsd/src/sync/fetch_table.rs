@@ -1,7 +1,7 @@
 //! The thread of a backup daemon that fetches the connection tables of other directors.
 //!
-//! It does so when a director is heard first, and when its messages may have been missed. The workers enter the
-//! connections as those of messages; the thread waits while they are busy. Not here: the side of the master
+//! It fetches a director's table when it first hears the director, and when it may have missed messages. Workers enter
+//! the connections like those of messages; the thread waits while they are busy. Not here: the side of the master
 //! (`send_table.rs`), which describes what is sent.
 
 use std::io::{self, ErrorKind};

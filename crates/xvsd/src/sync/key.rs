@@ -1,4 +1,4 @@
-//! The key that directors share. Who has it may fetch the connection table of another one.
+//! The key that directors share. Whoever has it may fetch a director's connection table.
 
 use std::path::Path;
 
@@ -11,7 +11,7 @@ use xvs_ctl::secret_file;
 pub(crate) struct SyncKey(pub(super) [u8; 32]);
 
 impl SyncKey {
-    /// Reads a key: 64 hexadecimal digits, in a file that others than its owner and group have no access to.
+    /// Reads a key: 64 hexadecimal digits, in a file that only its owner and group may access.
     ///
     /// # Errors
     /// A sentence that names the file, what is wrong and the next step.

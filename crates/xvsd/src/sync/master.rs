@@ -1,8 +1,8 @@
 //! The thread of a master daemon: it sends what workers announce, by UDP multicast.
 //!
-//! It looks for announcements a hundred times a second while the daemon runs; nothing waits for it. A message for
-//! which the socket has no room waits; one that the kernel refuses is counted and lost, as one on the wire would be.
-//! At its end the thread sends what is left. Not here: the messages (`messages.rs`).
+//! It looks for announcements a hundred times a second while the daemon runs; nothing waits for it. A message for which
+//! the socket has no room waits; one that the kernel refuses is counted and lost, like one lost on the wire. At its end
+//! the thread sends what is left. Not here: the messages (`messages.rs`).
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};

@@ -1,7 +1,7 @@
-//! The other directors as a daemon knows them: what was heard of each, and how it stands with its connection table.
+//! The other directors that a daemon knows: what was heard of each, and how far its connection table was transferred.
 //!
-//! Written by the daemon's threads, read for `xvs status`. A backup daemon wants the table of a director when it hears
-//! it first, and again after it may have missed messages.
+//! Written by the daemon's threads, read for `xvs status`. A backup daemon wants a director's table when it first hears
+//! the director, and again after it may have missed messages.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -101,7 +101,7 @@ impl Peers {
         Some(*address)
     }
 
-    /// So many connections of a table were sent or received. The peer has the key.
+    /// This many connections of a table were sent or received. The peer has the key.
     pub(super) fn moves(&self, peer: SocketAddr, connections: u64, of: u64) {
         let mut all = self.all();
         if !all.contains_key(&peer) && make_room(&mut all, true, Instant::now()) {
@@ -123,7 +123,7 @@ impl Peers {
         }
     }
 
-    /// A table was not sent or received. Says whether that is news. One without a key that asks is no peer.
+    /// A table was not sent or received. Returns whether that is news. A machine that asks without the key is no peer.
     pub(super) fn has_none(&self, address: SocketAddr, why: &str, now: Instant) -> bool {
         let mut all = self.all();
         let Some(peer) = all.get_mut(&address) else { return false };
@@ -188,8 +188,8 @@ impl Peer {
     }
 }
 
-/// Makes room for a peer: one that was not heard for long is forgotten, or, for one that has the key, one that has not
-/// shown it. Returns whether there is some.
+/// Makes room for a peer by forgetting one that was not heard for long, or, for a peer with the key, one that has not
+/// shown it. Returns whether there is room.
 fn make_room(all: &mut BTreeMap<SocketAddr, Peer>, has_key: bool, now: Instant) -> bool {
     if all.len() >= MOST {
         let is_old = |peer: &Peer| {
@@ -206,9 +206,9 @@ const HEARD: &str = "it was heard just now";
 const KEYLESS: &str = "this director has no sync_key_file";
 /// More peers are not followed.
 const MOST: usize = 16;
-/// A peer that was not heard for so long may be forgotten.
+/// A peer that was not heard for this time may be forgotten.
 const OLD: Duration = Duration::from_secs(60);
-/// Messages may have been missed after so long without one.
+/// After this time without a message, messages may have been missed.
 const GAP: Duration = Duration::from_secs(3);
 /// The least time between two tables of a peer.
 const AFTER_ALL: Duration = Duration::from_secs(30);

@@ -1,9 +1,9 @@
 //! The thread of a master daemon that sends the whole connection table to directors that join.
 //!
-//! It listens on the TCP port with the number of the daemon's UDP port, and serves one director at a time, of those
-//! whose first message has arrived. It reads the table in slices, so that it delays no worker. On the encrypted
-//! connection follow: the number of connections, 8 bytes; messages of version 1 with their entries; an empty message,
-//! after which the table is complete.
+//! It listens on the TCP port with the number of the daemon's UDP port, and serves one director at a time, once the
+//! director's first message has arrived. It reads the table in slices, so that it delays no worker. The encrypted
+//! connection then carries the number of connections (8 bytes), messages of version 1 with the entries, and an empty
+//! message that marks the end of the table.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

@@ -6,14 +6,14 @@
 //! | bytes | |
 //! |---|---|
 //! | 4 | [`MARK`] |
-//! | 8 | the sender's session: random, and another one when its clock was set back |
-//! | 8 | the time of sending in nanoseconds since 1970; later in each message of a session |
-//! | 32 | HMAC-SHA-256 by a key that is derived from that of the directors |
+//! | 8 | the sender's session: random, and a new one after its clock was set back |
+//! | 8 | the time of sending in nanoseconds since 1970; it increases within a session |
+//! | 32 | HMAC-SHA-256 with a key that is derived from the directors' key |
 //!
 //! The code is over the sender's address (16 bytes, IPv4 as in RFC 4291 §2.5.5.2), the destination's port (2 bytes) and
-//! the message up to the code. A copy of a message is refused: by its time once it is [`OLDEST`] old, and until then
-//! because each session's times are remembered. So the clocks of two directors must agree within that. A message that
-//! another one has overtaken is taken. Not here: the content of messages (`xvs_proto::sync`).
+//! the message up to the code. A copy of a message is refused: after [`OLDEST`] because of its age, before that because
+//! each session's times are remembered. So the clocks of two directors must agree within [`OLDEST`]. A message that
+//! arrives out of order is accepted. Not here: the content of messages (`xvs_proto::sync`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -79,7 +79,7 @@ impl Verifier {
     /// Checks a message from this address that has come to this port at this date, in nanoseconds since 1970.
     ///
     /// # Errors
-    /// It is not signed, or not with this key, or not now, or it has come before.
+    /// It is not signed, or not with this key; it is too old or from the future; or it is a copy.
     pub(super) fn verify(
         &mut self,
         message: &[u8],
@@ -142,7 +142,7 @@ const MARK: &[u8; 4] = b"xvs1";
 const TAG_LEN: usize = 32;
 /// The bytes of a trailer.
 pub(super) const TRAILER_LEN: usize = 52;
-/// The most by which the clocks of two directors may differ, and so the greatest age of a message.
+/// The largest difference between the clocks of two directors, and so the greatest age of a message.
 const OLDEST: Duration = Duration::from_secs(300);
 /// A sender whose clock was set back by less goes on with its session.
 const BACK: Duration = Duration::from_secs(1);

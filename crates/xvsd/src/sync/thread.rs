@@ -1,4 +1,4 @@
-//! The threads of a daemon: they run until it is dropped, and whoever holds it sees a fault.
+//! The threads of a daemon. They run until the daemon is dropped; its owner can see whether one has failed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

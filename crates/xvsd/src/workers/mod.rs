@@ -1,11 +1,11 @@
 //! The workers' threads and the attached interfaces.
 //!
-//! Started with the daemon; used by the control thread. An interface that was removed and came back under its name is
-//! attached again, and one that joined a bond is attached: every worker closes its sockets, whose packet memory all
-//! interfaces share, and continues with new ones. The connection table, the timers and the counters stay. Meanwhile,
-//! for some tens of milliseconds, packets of services go to the kernel, or are held. Packets in a transmit ring are
-//! counted as abandoned. The same happens when an interface has other queues or a larger MTU (`settings.rs`). On drop
-//! the interfaces are detached first, then the workers end. Not here: detecting that an interface came back
+//! Started with the daemon; used by the control thread. An interface that was removed and came back under its name, or
+//! that joined a bond, is attached while they run: every worker closes its sockets, whose packet memory all interfaces
+//! share, and continues with new ones. The connection table, the timers and the counters stay. Meanwhile, for some tens
+//! of milliseconds, packets of services go to the kernel, or are held. Packets in a transmit ring are counted as
+//! abandoned. The same happens when an interface has other queues or a larger MTU (`settings.rs`). On drop the
+//! interfaces are detached first, then the workers end. Not here: noticing that an interface is back
 //! (`control_thread/`).
 
 mod cores;
@@ -92,8 +92,8 @@ struct WorkerThread {
 }
 
 impl Workers {
-    /// These interfaces, without workers yet. There are fewer workers than given if an interface has fewer queues: a
-    /// director with fewer is better than none, and the operator may add queues later.
+    /// These interfaces, without workers yet. If an interface has fewer queues than `workers`, there are fewer workers:
+    /// better than no director, and the operator may add queues later.
     ///
     /// # Errors
     /// The queues cannot be shared out, or a TAP to the kernel cannot be opened.
@@ -260,8 +260,8 @@ impl Workers {
         name: &str,
         steering: &Steering,
     ) -> Result<(), DaemonError> {
-        // Before it is attached, because some drivers take the link down for a moment at that. If the queues cannot be
-        // read, attaching says why.
+        // Before attaching: some drivers then take the link down for a moment. If the queues cannot be read, attaching
+        // says why.
         let queues = receive_queues(name).unwrap_or(1);
         let mut wanted: Vec<_> =
             self.attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
@@ -380,8 +380,7 @@ fn prefer(number: usize) {
     }
 }
 
-/// The warning about fewer workers than wanted; the interface is that with the fewest queues, and `word` is that of
-/// `ethtool -L`.
+/// The warning about fewer workers than wanted. `fewest` has the fewest queues, `word` is `ethtool -L`'s.
 fn fewer_warning((wanted, count): (usize, usize), fewest: &str, word: &str) -> String {
     format!(
         "xvsd has {count} of {wanted} workers, because {fewest} has no more receive queues; set workers = {count}, or add \

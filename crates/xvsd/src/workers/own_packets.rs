@@ -15,7 +15,7 @@ use xvs_host::network::clsact::ProvideClsact;
 use super::{RETRY_REFUSED, Workers};
 
 impl Workers {
-    /// Redirects what this machine itself sends anew, after a successor has done so and failed.
+    /// Redirects again what this machine itself sends, after a successor has redirected it and failed.
     pub(crate) fn redirect_own_anew(&mut self, steering: &Steering) {
         self.own.fill_with(|| None);
         self.own_clients = None;

@@ -9,11 +9,12 @@ use super::Workers;
 use crate::daemon::error::DaemonError;
 
 impl Workers {
-    /// Puts the programs in force on interfaces that have the pinned one of another process. Called when the first
-    /// services are in force; frames that come before a queue has its socket are held.
+    /// Puts the programs in force on interfaces where another process's program is pinned. Called when the first
+    /// services are in force; frames that arrive before a queue has its socket are held.
     ///
     /// # Errors
-    /// An interface that cannot be attached. That of a running process is never attached anew: it would lose its link.
+    /// An interface that cannot be attached. In a take-over none is attached anew: the running xvsd would lose its
+    /// link.
     pub(crate) fn put_in_force(
         &mut self,
         steering: &mut Steering,

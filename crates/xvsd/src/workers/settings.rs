@@ -1,11 +1,11 @@
 //! Changes of an attached interface's settings while the workers run: more receive queues, a larger MTU.
 //!
 //! The kernel does not announce a changed number of queues, so the control thread compares the settings once a second,
-//! and when a link changes. If the workers' sockets do not fit them, all sockets are opened again, and the queues are
-//! shared out anew among the same workers. If that is not possible, the workers continue with sockets for the former
-//! settings, and a warning names the next step; it is tried again when the settings change again. Cost of a comparison:
-//! five requests to the kernel for each interface, and the same for each port of a bridge. Not here: settings at the
-//! start (`xvs_xdp::attach`).
+//! and when a link changes. If the workers' sockets do not fit the settings, all sockets are opened again, and the
+//! queues are shared out anew among the same workers. If that is not possible, the workers continue with sockets for
+//! the former settings, and a warning names the next step; it is tried again when the settings change again. Cost of a
+//! comparison: five requests to the kernel for each interface, and the same for each port of a bridge. Not here:
+//! settings at the start (`xvs_xdp::attach`).
 
 use xvs_ctl::bonds::check_ports;
 use xvs_dataplane::steering::Steering;
@@ -106,8 +106,7 @@ impl Workers {
     }
 }
 
-/// The warning about an interface whose settings changed from the first to the second ones; `word` is that of
-/// `ethtool -L`.
+/// The warning about an interface whose settings changed from the first to the second ones; `word` is `ethtool -L`'s.
 fn unfit_warning(
     name: &str,
     (served, present): (Settings, Settings),

@@ -1,4 +1,4 @@
-//! Errors about a tunnel's own packets: the client gets one about its packet, and the path MTU is learned.
+//! Errors about a tunnel's own packets: the client gets an error about its own packet, and the path MTU is learned.
 
 use std::net::IpAddr;
 

@@ -1,6 +1,6 @@
-//! The packet of a question, described or given as a frame, and the interface it comes in by.
+//! The packet that a question is about, described or given as a frame, and the interface that receives it.
 //!
-//! A described packet has no options, correct checksums, and the neighbour towards its source as sender.
+//! A described packet has no options and correct checksums. Its link-layer sender is the next hop towards its source.
 
 use std::net::IpAddr;
 
@@ -18,8 +18,7 @@ fn back(from: Endpoint, to: Endpoint) -> RouteKey {
     RouteKey { dest: from.addr, source: to.addr, mark: 0 }
 }
 
-/// The interface by which a source is reached, and the link address of frames from there. What this machine sends to
-/// itself goes by `lo`.
+/// The interface towards a source, and its link address. Packets from this machine to itself arrive on `lo`.
 fn by_source(back: RouteKey, egress: &Egress) -> Result<(LinkId, MacAddr), CommandError> {
     let source = back.dest;
     let link = match egress.route(back, 0) {

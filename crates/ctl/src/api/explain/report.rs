@@ -261,8 +261,7 @@ fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
         from: out.flow.source.addr,
         to: out.flow.dest.addr,
     });
-    // Of a packet in a tunnel only the time to live changes; the endpoints of an ICMP error are those of its outer
-    // header.
+    // Inside a tunnel only the packet's time to live changes; an ICMP error has the endpoints of its outer header.
     let changed = |new: Endpoint, old: Endpoint| Some(new).filter(|new| tunnel.is_none() && *new != old);
     Some(Rewrite {
         method: method.listed().to_owned(),

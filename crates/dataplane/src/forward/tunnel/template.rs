@@ -1,8 +1,8 @@
-//! Prepared outer headers, for plain packets that fit a tunnel whole.
+//! Prepared outer headers, for plain packets that fit into a tunnel whole.
 //!
 //! Made with the snapshot, by the function that writes the headers of any packet. A packet then costs one copy, and the
-//! few fields that differ from packet to packet. Not here: checksums over the packet, which no prepared header can
-//! have; packets that are too large.
+//! few fields that differ from packet to packet. Not here: checksums over the packet, which cannot be prepared; packets
+//! that are too large.
 
 use std::sync::Arc;
 
@@ -37,7 +37,7 @@ pub(crate) struct Template {
 /// What the outer headers of all packets of a flow have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct FlowHeaders {
-    /// They, without a link header. Fields that differ from packet to packet are 0.
+    /// The headers, without a link header. Fields that differ from packet to packet are 0.
     pub(crate) bytes: [u8; MOST - ethernet::HEADER_LEN],
     pub(crate) len: usize,
     /// The family of the outer header.
@@ -51,7 +51,7 @@ pub(crate) struct FlowHeaders {
 
 impl Template {
     /// The templates for packets of IPv4 and of IPv6. `None`: there is no valid source, the headers have a checksum
-    /// over the packet, or the link takes too small packets.
+    /// over the packet, or the link's MTU is too small.
     pub(crate) fn pair(
         tunnel: Tunnel,
         dest: Endpoint,
@@ -180,7 +180,7 @@ impl Template {
         (!is_identified).then_some(headers)
     }
 
-    /// Copies the headers. Of a constant length, so that it is no call.
+    /// Copies the headers. The length is constant, so that this is no call.
     #[inline]
     fn copy(&self, bytes: &mut [u8]) {
         const V4: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;

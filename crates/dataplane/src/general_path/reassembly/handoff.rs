@@ -1,12 +1,11 @@
 //! Handoff of fragments: the worker that reassembles a datagram, and the queues that carry fragments to it.
 //!
-//! Fragments of one datagram may be received by different workers, and only one worker can decide that the datagram is
-//! whole: the first one that received any of them. A hash assigns each datagram a slot in a table, and the slot
-//! contains that worker. Claiming a slot costs one compare-and-swap. While a worker reassembles any datagram of a slot,
-//! it reassembles all datagrams of the slot, so a collision costs only copies. A fragment that another worker has
-//! received is copied through a bounded queue, because frames belong to their worker. Most NICs deliver all fragments
-//! of a datagram to one queue, so copies are rare. Nothing is allocated after [`Handoff::new`]. Not here: the fragments
-//! themselves (`fragment.rs`).
+//! Several workers may receive fragments of one datagram, but only one can decide that it is whole: the first that
+//! received any. A hash assigns each datagram a slot in a table, which contains that worker. Claiming a slot costs one
+//! compare-and-swap. While a worker reassembles any datagram of a slot, it reassembles all datagrams of the slot, so a
+//! collision costs only copies. A fragment that another worker has received is copied through a bounded queue, because
+//! frames belong to their worker. Most NICs deliver all fragments of a datagram to one queue, so copies are rare.
+//! Nothing is allocated after [`Handoff::new`]. Not here: the fragments themselves (`fragment.rs`).
 
 use crossbeam::queue::ArrayQueue;
 use xvs_proto::LinkId;

@@ -12,8 +12,8 @@
 //! protocol is then wrong.
 //!
 //! Cost: one comparison with each waiting fragment, at most [`HELD`]; one copy of a whole datagram. Bounded: when there
-//! is no room, the oldest datagram to the address with the most fragments is dropped, so a flood of one service's does
-//! not end those of others. Not here: the forwarding of the datagram (`forward.rs`).
+//! is no room, the oldest datagram to the address with the most fragments is dropped, so a flood of fragments to one
+//! service does not end the datagrams of others. Not here: the forwarding of the datagram (`forward.rs`).
 
 mod assembly;
 mod coverage;
@@ -102,7 +102,8 @@ impl Whole {
 }
 
 impl Reassembly {
-    /// No fragments. `secret` keys the hash that assigns datagrams to slots; it is the same for all workers.
+    /// A reassembly without fragments. `secret` keys the hash that assigns datagrams to slots; it is the same for all
+    /// workers.
     ///
     /// # Panics
     /// If `handoff` was made for fewer workers.
@@ -227,13 +228,13 @@ impl Reassembly {
         self.held.len()
     }
 
-    /// Copies a packet of several parts into one frame, which must be returned by [`Self::put_back`]. `None`: it is in
-    /// use.
+    /// Copies a packet of several parts into one frame, which must be returned by [`Self::put_back`]. `None`: that
+    /// frame is in use.
     pub fn join(&mut self, packet: &Frame) -> Option<Frame> {
         join(&mut self.room, packet)
     }
 
-    /// The same for the packet of [`Self::released`] with this number.
+    /// As [`Self::join`], for the packet of [`Self::released`] with this number.
     pub fn join_released(&mut self, number: usize) -> Option<Received> {
         let Received { link, frame } = self.released.get(number)?;
         join(&mut self.room, frame).map(|frame| Received { link: *link, frame })
@@ -300,7 +301,7 @@ fn join(room: &mut FramePool, packet: &Frame) -> Option<Frame> {
 /// The counts of fragments by address.
 const COUNTS: usize = 64;
 
-/// The count of an address: virtual addresses are few, and an attacker does not choose them.
+/// The index of an address's count. Virtual addresses are few, and an attacker does not choose them.
 fn place(addr: IpAddr) -> usize {
     let bits = match addr {
         IpAddr::V4(addr) => addr.to_bits(),

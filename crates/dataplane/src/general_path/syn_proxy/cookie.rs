@@ -1,10 +1,10 @@
 //! SYN cookies: sequence numbers by which a client proves that it receives what is sent to its address.
 //!
 //! A cookie has 24 bits that depend on the client, the virtual endpoint, the client's own number, the time and a
-//! secret, and 8 bits for what the client's SYN has offered. It holds for the slot of 64 seconds in which it was made,
-//! and for the next one; its lowest bit says which. The secret is that of the connection table, so a restart that keeps
-//! the table keeps cookies valid. One in 2^23 forged packets is taken for a right one, because each is checked with two
-//! numbers. Cost: SipHash over eight words, for each of them.
+//! secret, and 8 bits for the options of the client's SYN. It is valid in the slot of 64 seconds in which it was made,
+//! and in the next one; its lowest bit says in which it was made. The secret is that of the connection table, so a
+//! restart that keeps the table keeps cookies valid. One in 2^23 forged packets passes, because each is checked with
+//! two sequence numbers. Cost: SipHash over eight words for each number.
 //!
 //! Source: RFC 4987 §3.6; the layout is that of FreeBSD, `sys/netinet/tcp_syncache.c`.
 
@@ -14,7 +14,8 @@ use xvs_proto::{FlowKey, HashSecret, tcp};
 
 use crate::clock::Millis;
 
-/// What a client's SYN offers, as far as a cookie keeps it: the largest value of its table that is not above.
+/// The options of a client's SYN as a cookie keeps them: of each the largest value in its table that is not above the
+/// client's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Offered {
     /// Its largest segment, in bytes of data.
@@ -31,7 +32,7 @@ const SEGMENTS: [u16; 8] = [216, 536, 1200, 1360, 1400, 1440, 1452, 1460];
 const SCALES: [u8; 8] = [0, 0, 1, 2, 4, 6, 7, 8];
 
 impl Offered {
-    /// That of a SYN with these options.
+    /// What a cookie keeps of a SYN with these options.
     pub(crate) fn by(options: &tcp::Options) -> Self {
         let mss = options.mss.unwrap_or(536);
         let scale = |scale| SCALES[last(&SCALES[1..], scale) + 1];
@@ -42,7 +43,7 @@ impl Offered {
         }
     }
 
-    /// That of the SYN for which this cookie was made.
+    /// The options of the SYN for which this cookie was made.
     pub(crate) fn in_cookie(cookie: u32) -> Self {
         let scale = (cookie >> 2) as usize & 7;
         Self {
@@ -59,7 +60,7 @@ impl Offered {
     }
 }
 
-/// The place of the largest value that is not above this one, in a table in ascending order; 0 if all are.
+/// The index, in an ascending table, of the largest value that is not above this one; 0 if all are above it.
 fn last<T: PartialOrd>(table: &[T], value: T) -> usize {
     table.partition_point(|known| *known <= value).saturating_sub(1)
 }
@@ -102,7 +103,7 @@ fn code(secret: &HashSecret, flow: &FlowKey, sequence: u32, slot: u64, low: u32)
     siphash([key, more], &message, 8 * message.len() as u64) as u32 & !0xff
 }
 
-/// SipHash-2-4 (Aumasson and Bernstein 2012) of a message of `len` bytes, whose last, incomplete word is 0 behind them.
+/// SipHash-2-4 (Aumasson and Bernstein 2012) of a message of `len` bytes, whose last word is padded with zeros.
 fn siphash(key: [u64; 2], message: &[u64], len: u64) -> u64 {
     let mut state = [
         key[0] ^ 0x736f_6d65_7073_6575,
@@ -137,7 +138,7 @@ fn round([a, b, c, d]: &mut [u64; 4]) {
 
 /// The bit for selective acknowledgements. The lowest bit is that of the slot's number.
 const SACK: u32 = 2;
-/// The time in which cookies are made with one number.
+/// The length of a slot.
 const SLOT_MILLIS: u64 = 64_000;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! The handshake of the SYN proxy with a destination.
 //!
 //! Runs when a client has acknowledged a cookie, when the destination answers, and when it does not. The packets to the
-//! destination are written here as if the client had sent them; the pipeline then takes them through the stages of its
-//! packets: so the balance, the counters and a PROXY header are those of any connection.
+//! destination are written here as if the client had sent them; the pipeline then passes them through the stages of a
+//! client's packets. So the balance, the counters and a PROXY header are as for any connection.
 
 use xvs_proto::{LinkId, Packet, Protocol};
 use xvs_sched::ClientLimit;
@@ -19,7 +19,7 @@ use crate::new_connection::insert::Begun;
 use crate::new_connection::service::Marked;
 use crate::verdict::Verdict;
 
-/// What becomes of a packet that the handshake has taken.
+/// The result for a packet that the handshake has taken.
 pub(crate) enum Step {
     /// It gets this verdict.
     Decided(Verdict),
@@ -63,7 +63,7 @@ fn begin<'s>(
     let limit = marked.service.client_limit.map(ClientLimit::of_proven);
     let id = match connect(flows, p.frame, p.packet, marked, limit, at) {
         Ok(Begun::Connection(id)) => id,
-        // One packet is a UDP datagram.
+        // A one-packet connection is UDP.
         Ok(Begun::OnePacket(..)) => return Step::Decided(Verdict::Consumed),
         Err(verdict) => {
             refuse(flows, p.packet, &proof);

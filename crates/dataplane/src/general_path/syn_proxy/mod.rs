@@ -1,5 +1,5 @@
-//! The SYN proxy (`syn_proxy`, or of clients above their rate; NAT and FULLNAT): the director answers a client's SYN by
-//! a cookie, and begins a connection only when the client's acknowledgement of the cookie is right.
+//! The SYN proxy (services with `syn_proxy`, and clients above their rate; NAT and FULLNAT): the director answers a
+//! client's SYN with a cookie, and begins a connection only when the client has acknowledged the cookie.
 //!
 //! Runs for packets without a connection to a service behind the proxy, for those of a connection whose destination has
 //! not answered, and for each segment of such a connection afterwards; others cost a look at their flags, or at one
@@ -7,18 +7,19 @@
 //!
 //! 1. The SYN becomes a SYN+ACK with the cookie as its number and a window of 0, so the client sends no data. Nothing
 //!    is stored, and nothing is scheduled.
-//! 2. The client's ACK becomes a SYN to the destination that is chosen now, with the client's own number and what the
-//!    cookie says of its options. The connection is stored ([`Flags::HANDSHAKE`]). Packets of the client end here until
-//!    the destination answers.
+//! 2. The client's ACK becomes a SYN to the destination that is chosen now, with the client's own sequence number and
+//!    the options that the cookie keeps. The connection is stored ([`Flags::HANDSHAKE`]). Packets of the client end
+//!    here until the destination answers.
 //! 3. The destination's SYN+ACK becomes the ACK that completes its handshake, and passes the stages of a client's
-//!    packet, so a PROXY header is in it. The client gets an ACK that opens its window. A destination's reset becomes
-//!    one for the client. A silent one gets the SYN again after 1 and 3 seconds, and after 7 the client is reset.
+//!    packet, so a PROXY header is in it. The client gets an ACK that opens its window. A destination's reset is passed
+//!    on to the client. A silent destination gets the SYN again after 1 and 3 seconds; after 7 seconds the client is
+//!    reset.
 //! 4. From then on ([`Flags::SYN_PROXY`]) the destination's sequence numbers and timestamps are shifted to those that
-//!    the client knows, and back. The director had to announce a scale of windows before it knew the destination's, so
-//!    windows are shifted too. The client's own numbers stay.
+//!    the client knows, and back. The director had to announce a window scale before it knew the destination's, so
+//!    windows are shifted, too. The client's own numbers stay.
 //!
-//! If the client's ACK is lost, its probes of the window serve as well. There is no ECN and no Fast Open through the
-//! proxy. Not here: cookies (`cookie.rs`), and where the numbers are (`conn/numbers.rs`).
+//! If the client's ACK is lost, its window probes serve as well. There is no ECN and no Fast Open through the proxy.
+//! Not here: cookies (`cookie.rs`), and where the numbers are (`conn/numbers.rs`).
 //!
 //! Source: RFC 4987 §3.6, RFC 7323 (scales, timestamps), RFC 9293 §3.8.6.1 (probes of a window).
 
@@ -55,7 +56,7 @@ enum Taken<'s> {
     Proven(Marked<'s>, Proof),
 }
 
-/// What a client's acknowledgement of a cookie says.
+/// The content of a client's acknowledgement of a cookie.
 #[derive(Debug, Clone, Copy)]
 struct Proof {
     /// The number of the client's SYN.
@@ -109,7 +110,7 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>
     }
 }
 
-/// Makes a SYN the director's answer to it.
+/// Turns a client's SYN into the director's answer.
 fn answer(
     p: &mut FramedPacket<'_>,
     service: &Service,
@@ -149,7 +150,7 @@ fn answer(
     forward::made(p.frame, path)
 }
 
-/// What a segment proves. A probe of the window has the number before that of the first byte of data.
+/// The proof in a segment. A window probe has the sequence number before that of the first byte of data.
 fn proof(secret: &xvs_proto::HashSecret, segment: &[u8], packet: &Packet, now: Millis) -> Option<Proof> {
     if !packet.tcp_flags.has(tcp::Flags::ACK) || packet.tcp_flags.has(tcp::Flags::SYN) {
         return None;
@@ -163,7 +164,7 @@ fn proof(secret: &xvs_proto::HashSecret, segment: &[u8], packet: &Packet, now: M
     Some(Proof { sequence, awaited: Awaited { cookie, timestamps, window, tries: 1 } })
 }
 
-/// Begins to wait for the destination's answer. Returns `false` if another worker has.
+/// Begins to wait for the destination's answer. Returns `false` if another worker has begun.
 fn begin(connection: &Connection<'_>, proof: &Proof) -> bool {
     debug_assert!(connection.method().masquerades(), "other methods are refused with the proxy");
     let is_new = connection.in_packets() == 0 && connection.set_flags(Flags::HANDSHAKE | Flags::PROVEN);
@@ -182,8 +183,8 @@ fn refuse(flows: &mut Flows, packet: &Packet, proof: &Proof) {
     tell(&mut flows.answers, Answer { ends: (service_end, client), header, key });
 }
 
-/// Makes the frame the client's SYN of a connection, as it would have been received. `None`: it has no room, or the
-/// destination has answered.
+/// Writes into the frame the client's SYN of a connection, as if it had been received. `None`: the frame has no room,
+/// or the destination has answered.
 pub(crate) fn write_syn(frame: &mut Frame, connection: &Connection<'_>) -> Option<Packet> {
     let awaited = connection.awaited()?;
     let offered = Offered::in_cookie(awaited.cookie);
@@ -205,7 +206,7 @@ pub(crate) fn write_syn(frame: &mut Frame, connection: &Connection<'_>) -> Optio
     as_received(frame, ends.client.family())
 }
 
-/// Sets the deadline of a connection whose destination has got a SYN.
+/// Sets the deadline of a connection after a SYN to its destination.
 pub(crate) fn wait(table: &mut TableWorker, id: ConnId, now: Millis) {
     if let Some(awaited) = table.connection(id).awaited() {
         let wait = FIRST_WAIT * (1 << awaited.tries.clamp(1, TRIES).saturating_sub(1));
@@ -213,8 +214,8 @@ pub(crate) fn wait(table: &mut TableWorker, id: ConnId, now: Millis) {
     }
 }
 
-/// Whether a connection whose deadline has passed continues, because its destination gets another SYN. If it has had
-/// all, the client is reset.
+/// Whether a connection whose deadline has passed continues, because its destination gets another SYN. After the last
+/// SYN the client is reset instead.
 pub(crate) fn outlasts(
     table: &mut TableWorker,
     id: ConnId,
@@ -242,7 +243,7 @@ pub(crate) fn outlasts(
         connection.count_try(awaited);
         again.push(id);
     }
-    // If there are too many, it is the turn of this one in the next burst.
+    // If too many are due, this one is sent after a later burst.
     extend(table, id, now + crate::conn::TIMER_TICK, now);
     true
 }
@@ -262,7 +263,7 @@ pub(crate) enum Answered {
     Accepted(Packet),
     /// It refuses: the packet goes on, with numbers that the client knows.
     Refused,
-    /// None.
+    /// Neither.
     Otherwise,
 }
 
@@ -376,7 +377,7 @@ fn translate_reply(segment: &mut [u8], flags: tcp::Flags, numbers: Numbers) {
     }
 }
 
-/// Gives a destination's segment that was translated and is not sent its own number again: an ICMP error quotes it.
+/// Restores the destination's own number in a translated segment that is not sent: an ICMP error quotes it.
 pub(crate) fn restore(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     if let Some(numbers) = connection.numbers() {
         let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
@@ -408,7 +409,7 @@ fn shifted(window: u16, by: i8) -> u16 {
     }
 }
 
-/// Sends a packet after the burst. If there are too many, it is as good as lost on the wire.
+/// Sends a packet after the burst. If there are too many, it is dropped, as if lost on the wire.
 fn tell(answers: &mut Vec<Answer>, answer: Answer) {
     if answers.len() < answers.capacity() {
         answers.push(answer);
@@ -422,5 +423,5 @@ const SCALE: u8 = 7;
 const TRIES: u8 = 3;
 /// The deadline of a connection that another worker has completed at the same time.
 const COMPLETED: Duration = Duration::from_secs(60);
-/// The time between the first two; then it doubles.
+/// The time between the first two SYNs; then it doubles.
 const FIRST_WAIT: Duration = Duration::from_secs(1);

@@ -327,7 +327,7 @@ impl Workers {
         reader
     }
 
-    /// Has another director tell the first worker of these flows to the TCP service by NAT, as established.
+    /// Lets another director announce these flows, to the TCP service by NAT, to the first worker as established.
     pub(crate) fn tell(&mut self, flows: impl Iterator<Item = Flow>) {
         let inbox = Arc::new(Inbox::new(1));
         let backup = SyncBackup { packets: 3, inbox: inbox.clone() };
@@ -382,7 +382,7 @@ impl Workers {
         self.workers.iter_mut().for_each(|worker| worker.snapshot = snapshot.clone());
     }
 
-    /// Has the TCP service by NAT answer each SYN by a cookie.
+    /// Lets the TCP service by NAT answer each SYN with a cookie.
     pub(crate) fn set_syn_proxy(&mut self) {
         let mut snapshot = Snapshot::clone(&self.snapshot);
         let key = service_key(VIP.into(), SERVICES[1].0);
