@@ -55,9 +55,24 @@ fn forward_burst(port: &mut XdpPort) {
 
 /// Sends `count` datagrams of `len` bytes from the client to the server and back, through the port, some at a time.
 fn echo_through(testbed: &Testbed, port: &mut XdpPort, count: u32, len: usize) {
+    // A process that another test starts has a copy of the former round's socket until it executes its program.
+    let server = testbed.inside(Host::Server, || {
+        let bound = (0..1_000).find_map(|_| {
+            let bound = UdpSocket::bind((Ipv4Addr::from(VIP), 53));
+            bound.inspect_err(|_| thread::sleep(Duration::from_millis(10))).ok()
+        });
+        bound.expect("port 53 is free")
+    });
+    let client = testbed.inside(Host::Client, || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect((Ipv4Addr::from(VIP), 53)).unwrap();
+        socket
+    });
+    for socket in [&server, &client] {
+        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    }
     let done = AtomicBool::new(false);
     let waker = port.waker();
-    let ready = std::sync::Barrier::new(2);
     thread::scope(|scope| {
         let ends = scope.spawn(|| {
             // The forwarding ends even if an assertion below fails.
@@ -71,35 +86,24 @@ fn echo_through(testbed: &Testbed, port: &mut XdpPort, count: u32, len: usize) {
             let _end = End(&done, waker);
             thread::scope(|scope| {
                 scope.spawn(|| {
-                    testbed.inside(Host::Server, || {
-                        let socket = UdpSocket::bind((Ipv4Addr::from(VIP), 53)).unwrap();
-                        socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                        ready.wait();
-                        let mut buffer = [0; 9000];
-                        for _ in 0..count {
-                            let (len, from) = socket.recv_from(&mut buffer).expect("the request arrives");
-                            socket.send_to(&buffer[..len], from).unwrap();
-                        }
-                    });
-                });
-                testbed.inside(Host::Client, || {
-                    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                    socket.connect((Ipv4Addr::from(VIP), 53)).unwrap();
-                    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                    ready.wait();
-                    let numbers: Vec<u32> = (0..count).collect();
-                    // The buffers of the sockets hold no more large datagrams.
-                    for window in numbers.chunks(if len > 4096 { 4 } else { 32 }) {
-                        for number in window {
-                            socket.send(&datagram(*number, len)).unwrap();
-                        }
-                        for number in window {
-                            let mut buffer = [0; 9000];
-                            let received = socket.recv(&mut buffer).expect("the echo arrives");
-                            assert!(buffer[..received] == datagram(*number, len), "datagram {number}");
-                        }
+                    let mut buffer = [0; 9000];
+                    for _ in 0..count {
+                        let (len, from) = server.recv_from(&mut buffer).expect("the request arrives");
+                        server.send_to(&buffer[..len], from).unwrap();
                     }
                 });
+                let numbers: Vec<u32> = (0..count).collect();
+                // The buffers of the sockets hold no more large datagrams.
+                for window in numbers.chunks(if len > 4096 { 4 } else { 32 }) {
+                    for number in window {
+                        client.send(&datagram(*number, len)).unwrap();
+                    }
+                    for number in window {
+                        let mut buffer = [0; 9000];
+                        let received = client.recv(&mut buffer).expect("the echo arrives");
+                        assert!(buffer[..received] == datagram(*number, len), "datagram {number}");
+                    }
+                }
             });
         });
         while !done.load(Ordering::Acquire) {
