@@ -1,6 +1,6 @@
 //! Local delivery, VLANs, and packets with invalid addresses, played through the lab.
 //!
-//! Not here: interfaces that come and go (`netlab/links.rs`), and tags alone (`port/tagged.rs`).
+//! Not here: interfaces that come and go (`netlab/links.rs`), and tags alone (`port/vlan_and_bond.rs`).
 
 use std::net::Ipv4Addr;
 

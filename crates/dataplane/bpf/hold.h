@@ -3,8 +3,8 @@
  *
  * The link of the steering program may be pinned, so that the program outlives xvsd. Then frames of services that find
  * no socket are dropped, because the kernel would answer them with resets. When the last beat of a worker is too old,
- * the kernel gets them. Without a hold, the kernel gets the frames of a queue without a socket. The workers' side is
- * steering/hold.rs.
+ * the kernel gets them. Without a hold, the kernel gets the frames of a queue without a socket. The drop is `steer` of
+ * redirect.bpf.c, the workers' side steering/hold.rs.
  */
 #ifndef XVS_HOLD_H
 #define XVS_HOLD_H

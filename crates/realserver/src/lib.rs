@@ -32,6 +32,7 @@ mod error;
 mod foreign;
 mod interfaces;
 mod method;
+mod mss;
 mod record;
 pub mod status;
 mod sysctl;
@@ -102,16 +103,6 @@ impl Realserver {
             return Err(error);
         }
         Ok((method, change))
-    }
-
-    /// The maximum segment size, in bytes, that this machine should announce to clients of `vip`, so that no tunnel
-    /// fragments their packets: the program does not decapsulate fragments. `None` if `vip` is not up with
-    /// [`Method::Tunnel`].
-    pub fn tunnel_mss(&self, vip: IpAddr) -> Option<u32> {
-        let served =
-            self.locked.record.virtuals.get(&vip).filter(|served| served.method == Method::Tunnel)?;
-        let headers = TUNNEL_HEADERS + if vip.is_ipv4() { 20 } else { 40 } + 20;
-        self.interfaces.link(&served.dev)?.mtu.checked_sub(headers)
     }
 
     /// Undoes [`up`](Self::up). If method and interface are given, they must be those of `up`.
@@ -429,9 +420,6 @@ fn record_in(folder: &Path) -> String {
 }
 
 const LOOPBACK: &str = "lo";
-
-/// The longest outer headers of a director, in bytes: IPv6, UDP and GUE.
-const TUNNEL_HEADERS: u32 = 40 + 8 + 4;
 
 /// The default UDP port of GUE (IANA: `gue`).
 const GUE_PORT: u16 = 6080;

@@ -1,5 +1,5 @@
-//! Checks of virtual addresses: which link has them, which machines answer ARP for them, and the kernel's settings for
-//! them.
+//! Checks of virtual addresses: which link has them, whether this machine answers ARP for them, and the kernel's
+//! settings for them. Not here: other machines that answer (`arp.rs`).
 
 use std::net::IpAddr;
 
@@ -8,6 +8,7 @@ use xvs_proto::Prefix;
 use xvs_proto::network::{Link, Network, Route, RouteAction, Table};
 use xvs_sched::ForwardingMethod;
 
+use crate::doctor::arp::ARP;
 use crate::doctor::facts::{Answer, Facts, conf};
 use crate::doctor::finding::Finding;
 
@@ -110,55 +111,6 @@ pub(super) fn answered_by_the_director(facts: &Facts) -> Vec<Finding> {
     facts.virtual_addresses().iter().filter_map(of).collect()
 }
 
-/// Whether other machines answer ARP for virtual addresses, such as real servers without ARP suppression.
-pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
-    // A stranger that answers for an address that is not here is named by `present`.
-    let answered = facts.answers.iter().filter_map(|answer| wrong_answer(facts, answer));
-    let quiet = |vip: &IpAddr| {
-        let IpAddr::V4(v4) = vip else { return None };
-        let unanswered = !facts.probed.is_empty() && facts.answers.iter().all(|answer| answer.addr != *v4);
-        unanswered.then(|| {
-            let found = "no other machine answers for it";
-            Finding::ok(ARP, vip, found).seen(format!("ARP probes on {}", facts.probed.join(", ")))
-        })
-    };
-    answered.chain(facts.virtual_addresses().iter().filter_map(quiet)).collect()
-}
-
-fn wrong_answer(facts: &Facts, answer: &Answer) -> Option<Finding> {
-    let Answer { addr, link, mac } = answer;
-    let neighbours = facts.network.neighbours.iter().filter(|known| known.mac == *mac);
-    let addresses: Vec<_> = neighbours.map(|known| known.addr).collect();
-    let server = facts.servers().find(|(_, server)| addresses.contains(&server.endpoint.addr));
-    let finding = match server {
-        Some((_, server)) => {
-            let host = server.endpoint.addr;
-            let found = format!(
-                "the real server {host} answers ARP for it on {link} ({mac}): clients bypass the director"
-            );
-            let finding = Finding::fail(ARP, addr, found);
-            match server.method {
-                ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => {
-                    let tunnel = server.method == ForwardingMethod::Tunnel;
-                    let method = if tunnel { " --method tunnel" } else { "" };
-                    finding.mend_on(host, format!("xvs realserver up --vip {addr}{method}"))
-                }
-                // A NAT real server does not use the virtual address.
-                _ => finding.mend_on(host, format!("ip address del {addr}/32 dev lo")),
-            }
-        }
-        None if facts.holder((*addr).into()).is_none() => return None,
-        None => {
-            let host = addresses.first().map_or_else(|| mac.to_string(), |addr| format!("{addr} ({mac})"));
-            let found = format!(
-                "{host} answers ARP for it on {link}: clients bypass the director; it is not a known real server"
-            );
-            Finding::fail(ARP, addr, found).mend_on(host, format!("xvs realserver up --vip {addr}"))
-        }
-    };
-    Some(finding.seen(format!("ARP probes on {link}")))
-}
-
 /// Whether the kernel forwards packets that NAT real servers send on their own connections.
 pub(super) fn forwarding(facts: &Facts) -> Vec<Finding> {
     [(true, "net/ipv4/ip_forward"), (false, "net/ipv6/conf/all/forwarding")]
@@ -249,7 +201,6 @@ fn sysctl(name: &str) -> String {
 }
 
 const ADDRESS: &str = "address";
-const ARP: &str = "arp";
 pub(super) const IGNORE: &str = "arp_ignore";
 pub(super) const REDIRECTS: &str = "send_redirects";
 pub(super) const SOURCE: &str = "rp_filter";
@@ -258,7 +209,8 @@ const STRICT: u32 = 1;
 #[cfg(test)]
 mod tests {
     use crate::doctor::addresses::*;
-    use crate::doctor::facts::tests::{SERVER_MAC, facts, only, serve, web};
+    use crate::doctor::arp::answered_by_others;
+    use crate::doctor::facts::tests::{facts, only, serve, web};
     use crate::doctor::finding::Level;
 
     fn command(finding: &Finding) -> &str {
@@ -310,29 +262,6 @@ mod tests {
         facts.settings.insert(conf("all", IGNORE), "1\n".to_owned());
         let found = only(answered_by_the_director(&facts));
         assert_eq!((found.level, command(&found)), (Level::Fail, "ip address add 198.51.100.100/32 dev wan"));
-    }
-
-    #[test]
-    fn another_machine_that_answers_arp_for_the_address_is_named_with_the_command_that_suppresses_it() {
-        let of = |method, mac| {
-            let mut facts = serve(facts(), web(), method);
-            facts.probed = vec!["lan".to_owned()];
-            assert_eq!(only(answered_by_others(&facts)).level, Level::Ok);
-            let addr = "198.51.100.100".parse().unwrap();
-            facts.answers.push(Answer { addr, link: "lan".to_owned(), mac });
-            let found = only(answered_by_others(&facts));
-            assert_eq!(found.level, Level::Fail);
-            let mend = found.mend.unwrap();
-            (mend.on.unwrap(), mend.command)
-        };
-        let host = "192.0.2.11".to_owned();
-        let up = "xvs realserver up --vip 198.51.100.100";
-        assert_eq!(of(ForwardingMethod::DirectRouting, SERVER_MAC), (host.clone(), up.to_owned()));
-        assert_eq!(of(ForwardingMethod::Tunnel, SERVER_MAC), (host.clone(), format!("{up} --method tunnel")));
-        let del = "ip address del 198.51.100.100/32 dev lo".to_owned();
-        assert_eq!(of(ForwardingMethod::Nat, SERVER_MAC), (host, del));
-        let stranger = xvs_proto::MacAddr([2, 0, 0, 0, 0, 0x99]);
-        assert_eq!(of(ForwardingMethod::Nat, stranger), ("02:00:00:00:00:99".to_owned(), up.to_owned()));
     }
 
     #[test]

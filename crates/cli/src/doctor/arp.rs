@@ -1,15 +1,19 @@
-//! ARP probes (RFC 5227 §2.1.1): which machines on a link answer for an IPv4 address.
+//! ARP probes (RFC 5227 §2.1.1): which machines on a link answer for an IPv4 address, and which of them should not.
 //!
 //! A probe has no sender address, so it changes no ARP table. The machine with the address answers,
 //! and so does a real server that has the address on another interface, unless it is configured not to. Blocks for the
 //! given time.
 
 use std::io;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use xvs_proto::MacAddr;
+use xvs_sched::ForwardingMethod;
 use xvs_xdp::packet_socket::PacketSocket;
+
+use crate::doctor::facts::{Answer, Facts};
+use crate::doctor::finding::Finding;
 
 /// Probes each of these addresses on a link three times within `timeout`. Returns each address with the machines that
 /// answered, without duplicates and without this machine. Needs CAP_NET_RAW.
@@ -56,6 +60,57 @@ fn sender(packet: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
     whole.then(|| (addr.into(), MacAddr(mac)))
 }
 
+/// Whether other machines answer ARP for virtual addresses, such as real servers without ARP suppression.
+pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
+    // A stranger that answers for an address that is not here is named by `present`.
+    let answered = facts.answers.iter().filter_map(|answer| wrong_answer(facts, answer));
+    let quiet = |vip: &IpAddr| {
+        let IpAddr::V4(v4) = vip else { return None };
+        let unanswered = !facts.probed.is_empty() && facts.answers.iter().all(|answer| answer.addr != *v4);
+        unanswered.then(|| {
+            let found = "no other machine answers for it";
+            Finding::ok(ARP, vip, found).seen(format!("ARP probes on {}", facts.probed.join(", ")))
+        })
+    };
+    answered.chain(facts.virtual_addresses().iter().filter_map(quiet)).collect()
+}
+
+fn wrong_answer(facts: &Facts, answer: &Answer) -> Option<Finding> {
+    let Answer { addr, link, mac } = answer;
+    let neighbours = facts.network.neighbours.iter().filter(|known| known.mac == *mac);
+    let addresses: Vec<_> = neighbours.map(|known| known.addr).collect();
+    let server = facts.servers().find(|(_, server)| addresses.contains(&server.endpoint.addr));
+    let finding = match server {
+        Some((_, server)) => {
+            let host = server.endpoint.addr;
+            let found = format!(
+                "the real server {host} answers ARP for it on {link} ({mac}): clients bypass the director"
+            );
+            let finding = Finding::fail(ARP, addr, found);
+            match server.method {
+                ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => {
+                    let tunnel = server.method == ForwardingMethod::Tunnel;
+                    let method = if tunnel { " --method tunnel" } else { "" };
+                    finding.mend_on(host, format!("xvs realserver up --vip {addr}{method}"))
+                }
+                // A NAT real server does not use the virtual address.
+                _ => finding.mend_on(host, format!("ip address del {addr}/32 dev lo")),
+            }
+        }
+        None if facts.holder((*addr).into()).is_none() => return None,
+        None => {
+            let host = addresses.first().map_or_else(|| mac.to_string(), |addr| format!("{addr} ({mac})"));
+            let found = format!(
+                "{host} answers ARP for it on {link}: clients bypass the director; it is not a known real server"
+            );
+            Finding::fail(ARP, addr, found).mend_on(host, format!("xvs realserver up --vip {addr}"))
+        }
+    };
+    Some(finding.seen(format!("ARP probes on {link}")))
+}
+
+/// The name of the check.
+pub(super) const ARP: &str = "arp";
 /// `ETH_P_ARP`.
 const ETHERTYPE: u16 = 0x0806;
 /// Ethernet, IPv4, the lengths of their addresses, and the request operation.
@@ -67,6 +122,8 @@ const PROBES: u32 = 3;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::doctor::facts::tests::{SERVER_MAC, facts, only, serve, web};
+    use crate::doctor::finding::Level;
 
     const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 
@@ -85,5 +142,28 @@ mod tests {
         for broken in [&answer[..27], &[0; 28], &[]] {
             assert_eq!(sender(broken), None);
         }
+    }
+
+    #[test]
+    fn another_machine_that_answers_arp_for_the_address_is_named_with_the_command_that_suppresses_it() {
+        let of = |method, mac| {
+            let mut facts = serve(facts(), web(), method);
+            facts.probed = vec!["lan".to_owned()];
+            assert_eq!(only(answered_by_others(&facts)).level, Level::Ok);
+            let addr = "198.51.100.100".parse().unwrap();
+            facts.answers.push(Answer { addr, link: "lan".to_owned(), mac });
+            let found = only(answered_by_others(&facts));
+            assert_eq!(found.level, Level::Fail);
+            let mend = found.mend.unwrap();
+            (mend.on.unwrap(), mend.command)
+        };
+        let host = "192.0.2.11".to_owned();
+        let up = "xvs realserver up --vip 198.51.100.100";
+        assert_eq!(of(ForwardingMethod::DirectRouting, SERVER_MAC), (host.clone(), up.to_owned()));
+        assert_eq!(of(ForwardingMethod::Tunnel, SERVER_MAC), (host.clone(), format!("{up} --method tunnel")));
+        let del = "ip address del 198.51.100.100/32 dev lo".to_owned();
+        assert_eq!(of(ForwardingMethod::Nat, SERVER_MAC), (host, del));
+        let stranger = MacAddr([2, 0, 0, 0, 0, 0x99]);
+        assert_eq!(of(ForwardingMethod::Nat, stranger), ("02:00:00:00:00:99".to_owned(), up.to_owned()));
     }
 }

@@ -78,7 +78,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         interfaces::all,
         addresses::present,
         addresses::answered_by_the_director,
-        addresses::answered_by_others,
+        arp::answered_by_others,
         addresses::forwarding,
         addresses::redirects,
         addresses::source_check,

@@ -15,7 +15,7 @@ use super::filter::Judged;
 use super::judge::Subject;
 use super::lane::{Capture, FrameDirection, Lane, MOST, Seen};
 use crate::burst::flows::Flows;
-use crate::port::tagged::Tagged;
+use crate::port::vlan_and_bond::Tagged;
 use crate::port::{Port, Received, Woken};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};

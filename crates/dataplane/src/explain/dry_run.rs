@@ -18,7 +18,7 @@ use crate::general_path::reassembly::Reassembly;
 use crate::general_path::reassembly::handoff::Handoff;
 use crate::pipeline::Pipeline;
 use crate::port::memory::MemoryPort;
-use crate::port::tagged::Tagged;
+use crate::port::vlan_and_bond::Tagged;
 use crate::port::{Port, Received};
 use crate::shm::Memory;
 use crate::snapshot::copy::Decision;

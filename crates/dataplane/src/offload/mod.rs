@@ -11,6 +11,7 @@
 pub(crate) mod begin;
 mod ends;
 pub mod former;
+mod give_up;
 mod keys;
 mod not_offloaded;
 mod own;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use xvs_proto::LinkId;
 
+use super::give_up::GiveUp;
 use super::shared::Offload;
 use crate::clock::Millis;
 use crate::conn::{ConnId, RECORDS};
@@ -22,10 +23,8 @@ pub(crate) struct Offloader {
     pub(super) next: usize,
     /// When the next pass begins, or has begun.
     pub(super) due: Millis,
-    /// While free records are short, connections with at most this number of packets in a pass give up theirs.
-    pub(super) cold: u64,
-    /// How many more give up theirs in this pass: no more than are short.
-    pub(super) to_give: usize,
+    /// Which of them are given up in this pass.
+    pub(super) give_up: GiveUp,
     /// The number of records in `own` that this worker has ended and that are not free yet.
     pub(super) given_up: usize,
     /// Whether the next record to read is the first one of a pass.
@@ -75,8 +74,6 @@ const TRIES: u32 = 8;
 const OFTEN: u32 = 64;
 /// The number of records that are read between two bursts.
 pub(super) const SLICE: usize = 64;
-/// The most packets a second of a connection that gives up its record when records are short.
-const COLDEST: u64 = 64;
 /// How long a worker waits for free records.
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
 /// How long a record without keys rests before it is used again. A program runs for microseconds, but its core may be
@@ -96,10 +93,10 @@ impl Offloader {
     pub(crate) fn new(shared: Arc<Offload>) -> Self {
         let after = shared.settings.after;
         let (own, ended) = (Vec::with_capacity(RECORDS), Vec::with_capacity(RECORDS));
-        let (next, cold, to_give, given_up, begins) = (0, 0, 0, 0, true);
+        let (next, give_up, given_up, begins) = (0, GiveUp::default(), 0, true);
         let (due, again_due) = (Millis(0), Millis(0));
         let resting = VecDeque::with_capacity(RECORDS);
-        Self { shared, after, own, next, due, cold, to_give, given_up, begins, ended, again_due, resting }
+        Self { shared, after, own, next, due, give_up, given_up, begins, ended, again_due, resting }
     }
 
     /// Whether there is no room for another record of this worker.
@@ -137,15 +134,6 @@ impl Offloader {
                 let _ = self.shared.free.push(record);
             }
         }
-    }
-
-    /// Decides how many connections give their records up in the pass that begins.
-    pub(super) fn begin_pass(&mut self) {
-        self.begins = false;
-        // The share of this worker.
-        let (short, used) = (self.shared.short_of(), self.shared.used().max(1));
-        self.to_give = (short * self.own.len()).div_ceil(used).saturating_sub(self.given_up);
-        self.cold = if short == 0 { 0 } else { (2 * self.cold).clamp(1, COLDEST) };
     }
 
     /// Ends all records, of other workers as well.

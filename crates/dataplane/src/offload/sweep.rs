@@ -2,8 +2,8 @@
 //!
 //! Each worker reads the records that it has made, some of them between two bursts. Packets since the last time count
 //! as if the worker had forwarded them now: a connection with traffic does not expire. A record that is not in force
-//! any more is counted for the last time, and freed. Cost: three cache lines for each record. If records are short,
-//! those of connections with little traffic are ended.
+//! any more is counted for the last time, and freed. Cost: three cache lines for each record. If few
+//! records are free, those of connections with few packets are ended (`give_up.rs`).
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -11,6 +11,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use xvs_proto::{LinkId, Plain, tcp};
 
 use super::begin::{begin, is_steady};
+use super::give_up::GiveUp;
 use super::own::{Offloader, Own, PASS, PAUSE, REST, SLICE};
 use super::part::leaves_by;
 use super::shared::Offload;
@@ -78,12 +79,13 @@ impl Flows {
     /// Reads the next records of a pass.
     fn continue_pass(&mut self, offloader: &mut Offloader, at: Context<'_>) {
         if offloader.begins {
-            offloader.begin_pass();
+            offloader.begins = false;
+            offloader.give_up.begin_pass(&offloader.shared, offloader.own.len(), offloader.given_up);
         }
         for _ in 0..SLICE {
             let Some(own) = offloader.own.get_mut(offloader.next) else { break };
             let was_given_up = own.is_given_up;
-            let is_kept = self.sweep(&offloader.shared, own, (offloader.cold, &mut offloader.to_give), at);
+            let is_kept = self.sweep(&offloader.shared, own, &mut offloader.give_up, at);
             offloader.given_up += usize::from(own.is_given_up && !was_given_up);
             if is_kept {
                 offloader.next += 1;
@@ -103,15 +105,8 @@ impl Flows {
         }
     }
 
-    /// Takes the counts of a record. Returns whether the record is kept. While records are short, connections with few
-    /// packets in this pass give up theirs.
-    fn sweep(
-        &mut self,
-        shared: &Offload,
-        own: &mut Own,
-        (cold, to_give): (u64, &mut usize),
-        at: Context<'_>,
-    ) -> bool {
+    /// Takes the counts of a record. Returns whether the record is kept.
+    fn sweep(&mut self, shared: &Offload, own: &mut Own, give_up: &mut GiveUp, at: Context<'_>) -> bool {
         let words = shared.flows.record(own.record);
         // Read before the counts, so that the last packets are not missed.
         let is_in_force = shared.is_in_force(own.record, own.destination);
@@ -132,12 +127,14 @@ impl Flows {
         let is_steady =
             self.table.recall(own.id, own.generation).is_some_and(|connection| is_steady(&connection));
         let is_new = std::mem::take(&mut own.is_new);
-        let is_cold = moved <= cold && *to_give > 0 && !is_new;
+        let is_cold = give_up.chooses(moved) && !is_new;
         if is_in_force && (is_cold || !is_steady || !has_path || own.idle > LONGEST_IDLE) {
             // A connection whose path has changed is offloaded again.
             own.is_given_up = has_path || is_cold;
             own.count(shared, false);
-            *to_give -= usize::from(is_cold);
+            if is_cold {
+                give_up.count();
+            }
             words[word::STATE].fetch_and(!1, Relaxed);
             // Read once more, for packets that the program has forwarded meanwhile.
             return true;

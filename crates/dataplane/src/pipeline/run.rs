@@ -9,7 +9,7 @@ use crate::capture::watched::Watched;
 use crate::clock::Millis;
 use crate::general_path::reassembly::Reassembly;
 use crate::port::Port;
-use crate::port::tagged::Tagged;
+use crate::port::vlan_and_bond::Tagged;
 use crate::snapshot::Snapshot;
 
 /// A worker's stages, with their state between bursts.

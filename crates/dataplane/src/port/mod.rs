@@ -1,8 +1,8 @@
 //! The port: where a worker's frames come from and go to.
 //!
 //! [`Port`] is the pipeline's only interface to the outside. [`xdp`] implements it with the queues of all attached
-//! interfaces. [`memory`] implements it without a kernel, for tests, benches and the lab. [`tagged`] wraps either and
-//! handles VLAN tags and bonds.
+//! interfaces. [`memory`] implements it without a kernel, for tests, benches and the lab. [`vlan_and_bond`] wraps
+//! either and handles VLAN tags and bonds.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use xvs_xdp::{Census, Frame};
 use crate::verdict::{DropReason, Verdict};
 
 pub mod memory;
-pub mod tagged;
+pub mod vlan_and_bond;
 pub mod xdp;
 
 /// A frame with the link by which it was received.

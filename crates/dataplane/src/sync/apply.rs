@@ -7,7 +7,8 @@
 //! FULLNAT's local endpoint, how the destination receives the client's address, how the SYN proxy translates numbers,
 //! and, from a whole table, the remaining time. A known connection may be newer than its copy from a whole table: it
 //! stays as it is, unless the sender has seen a packet later by more than the time that messages take. Cost: a look-up;
-//! for a new connection an insertion.
+//! for a new connection an insertion. Not here: how much of the table received connections may fill
+//! (`new_connection/eviction.rs`).
 //!
 //! Source: ipvs-behaviour, section 12.5.
 

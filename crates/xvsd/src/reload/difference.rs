@@ -1,6 +1,6 @@
-//! What differs between the configuration in force and an xvs.toml that was read again, and how each key changes.
+//! What differs between the configuration in force and an xvs.toml that was read again.
 //!
-//! Pure. Not here: carrying it out (`mod.rs`).
+//! Pure. Not here: how each key comes into force (`config/keys.rs` of ctl), and carrying it out (`mod.rs`).
 
 use std::collections::BTreeMap;
 
