@@ -273,7 +273,7 @@ fn errors_about_a_connection_match_its_filter_and_the_error_sent_instead_follows
 #[test]
 fn fullnat_replies_are_found_by_their_client() {
     let mut cluster = LabCluster::new();
-    cluster.ask(json!({ "xvs": ["laddr", "add", "203.0.113.1"] }));
+    cluster.xvs("laddr add 203.0.113.1");
     let dest = at(server(1), 80);
     cluster.configure(&[&format!("-A -t {VIP}:80"), &format!("-a -t {VIP}:80 -r {dest} --fullnat")]);
     let sent = cluster.from_client(&request(80, SYN)).sent.remove(0).1;

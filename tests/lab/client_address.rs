@@ -47,8 +47,7 @@ struct Play {
 impl Play {
     fn new(ends: Ends, form: &str) -> Self {
         let mut cluster = LabCluster::new();
-        let (local, ports) = (ends.local.to_string(), format!("{LOCAL_PORT}-{LOCAL_PORT}"));
-        cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", ports] }));
+        cluster.xvs(&format!("laddr add {} --ports {LOCAL_PORT}-{LOCAL_PORT}", ends.local));
         let at = |addr| std::net::SocketAddr::new(addr, 80);
         cluster.adm(&format!("-A -t {} -s rr --client-address {form}", at(ends.vip)));
         cluster.adm(&format!("-a -t {} -r {} --fullnat", at(ends.vip), at(ends.server)));

@@ -19,15 +19,8 @@ fn cluster(method: &str, limit: &str) -> LabCluster {
         &format!("-A -t {VIP}:80 -s rr"),
         &format!("-a -t {VIP}:80 -r {}:80 {method}", server(1)),
     ]);
-    xvs(&mut cluster, &format!("limit set -t {VIP}:80 {limit}"));
+    cluster.xvs(&format!("limit set -t {VIP}:80 {limit}"));
     cluster
-}
-
-/// Runs a command of `xvs` that must succeed. Returns its output.
-fn xvs(cluster: &mut LabCluster, line: &str) -> String {
-    let reply = cluster.ask(json!({ "xvs": line.split(' ').collect::<Vec<_>>() }));
-    assert_eq!(reply["exit"], 0, "{line}: {reply}");
-    reply["stdout"].as_str().expect("output is text").to_owned()
 }
 
 fn segment(cluster: &mut LabCluster, client: impl Into<IpAddr>, port: u16, flags: u8) -> String {
@@ -112,7 +105,7 @@ fn a_client_of_ipv6_is_its_network_of_64_bits() {
         &format!("-A -t [{VIP6}]:80 -s rr"),
         &format!("-a -t [{VIP6}]:80 -r [{}]:80 -g", server6(1)),
     ]);
-    xvs(&mut cluster, &format!("limit set -t [{VIP6}]:80 -c 2"));
+    cluster.xvs(&format!("limit set -t [{VIP6}]:80 -c 2"));
     let mut syn = |host: u128| {
         let client = std::net::Ipv6Addr::from(u128::from(CLIENT6) & !0xffff | host);
         cluster.from_client(&Datagram::new(Transport::Tcp(SYN), at(client, 1000), at(VIP6, 80))).verdict
@@ -125,11 +118,11 @@ fn a_client_of_ipv6_is_its_network_of_64_bits() {
 fn a_limit_that_is_deleted_or_changed_holds_from_then_on() {
     let mut cluster = cluster("-g", "--connections 2");
     assert_eq!(admitted(&mut cluster, CLIENT, 1000..1004), 2);
-    xvs(&mut cluster, &format!("limit set -t {VIP}:80 --connections 3"));
+    cluster.xvs(&format!("limit set -t {VIP}:80 --connections 3"));
     assert_eq!(admitted(&mut cluster, CLIENT, 1100..1104), 1);
-    xvs(&mut cluster, &format!("limit delete -t {VIP}:80"));
+    cluster.xvs(&format!("limit delete -t {VIP}:80"));
     assert_eq!(admitted(&mut cluster, CLIENT, 1200..1204), 4);
-    xvs(&mut cluster, &format!("limit set -t {VIP}:80 --connections 4"));
+    cluster.xvs(&format!("limit set -t {VIP}:80 --connections 4"));
     assert_eq!(admitted(&mut cluster, CLIENT, 1300..1304), 1, "those made without a limit do not count");
 }
 
@@ -142,7 +135,7 @@ fn a_limit_stays_when_its_service_is_deleted_and_added_again_and_is_in_saved_rul
     assert!(cluster.adm("-S -n").contains(&line));
     cluster.configure(&[&format!("-A -t {VIP}:80 -s rr"), &format!("-a -t {VIP}:80 -r {}:80 -g", server(1))]);
     assert_eq!(admitted(&mut cluster, CLIENT, 1000..1004), 2);
-    let listing = xvs(&mut cluster, "limit list");
+    let listing = cluster.xvs("limit list");
     assert!(
         listing.contains("TCP 198.51.100.1:80                                2            9        3"),
         "{listing}"
@@ -157,24 +150,22 @@ fn a_limit_stays_when_its_service_is_deleted_and_added_again_and_is_in_saved_rul
 fn the_syn_proxy_above_the_rate_needs_servers_whose_replies_pass_the_director() {
     let proxied = "--rate 5 --above syn-proxy";
     let set = format!("limit set -t {VIP}:80 {proxied}");
-    let refused = |reply: serde_json::Value| {
-        assert_ne!(reply["exit"], 0, "{reply}");
-        reply["stderr"].as_str().expect("output is text").to_owned()
-    };
     let mut direct = cluster("-g", "--rate 5");
-    let why = refused(direct.ask(json!({ "xvs": set.split(' ').collect::<Vec<_>>() })));
-    assert!(why.contains("give them -m or --fullnat, or the limit --above drop"), "{why}");
+    let (exit, why) = direct.xvs_reading(&set);
+    assert!(exit != 0 && why.contains("give them -m or --fullnat, or the limit --above drop"), "{why}");
     let mut nat = cluster("-m", proxied);
     assert!(nat.adm("-S -n").contains(&format!("#xvs {set}\n")));
     for line in
         [format!("-a -t {VIP}:80 -r {}:80 -g", server(2)), format!("-e -t {VIP}:80 -r {}:80 -i", server(1))]
     {
-        let why = refused(nat.ask(json!({ "adm": line.split(' ').collect::<Vec<_>>() })));
+        let reply = nat.ask(json!({ "adm": line.split(' ').collect::<Vec<_>>() }));
+        assert_ne!(reply["exit"], 0, "{reply}");
+        let why = reply["stderr"].as_str().expect("output is text");
         assert!(why.contains("--above syn-proxy with real servers"), "{why}");
     }
     let udp = set.replace("-t", "-u");
-    let why = refused(nat.ask(json!({ "xvs": udp.split(' ').collect::<Vec<_>>() })));
-    assert!(why.contains("for another protocol than TCP"), "{why}");
+    let (exit, why) = nat.xvs_reading(&udp);
+    assert!(exit != 0 && why.contains("for another protocol than TCP"), "{why}");
 }
 
 #[test]
@@ -182,10 +173,10 @@ fn explaining_a_packet_names_the_limit_and_charges_the_client_nothing() {
     let mut cluster = cluster("-g", "--rate 1 --burst 1");
     let question = format!("explain --in wan --proto tcp --from {CLIENT}:1000 --to {VIP}:80");
     for _ in 0..3 {
-        assert!(xvs(&mut cluster, &question).contains("verdict     sent"));
+        assert!(cluster.xvs(&question).contains("verdict     sent"));
     }
     assert_eq!(admitted(&mut cluster, CLIENT, 1000..1002), 1);
-    let text = xvs(&mut cluster, &question.replace(":1000 ", ":1001 "));
+    let text = cluster.xvs(&question.replace(":1000 ", ":1001 "));
     assert!(text.contains("client_rate"), "{text}");
 }
 
@@ -211,9 +202,8 @@ fn a_wrong_limit_is_refused_with_its_reason_and_changes_nothing() {
         ("limit set -t 198.51.100.1:80 --connections 1000001", "at most 1000000"),
         ("limit delete -t 198.51.100.1:81", "service TCP 198.51.100.1:81 has no limit"),
     ] {
-        let reply = cluster.ask(json!({ "xvs": line.split(' ').collect::<Vec<_>>() }));
-        assert_ne!(reply["exit"], 0, "{line}: {reply}");
-        assert!(reply["stderr"].as_str().unwrap().contains(why), "{line}: {reply}");
+        let (exit, text) = cluster.xvs_reading(line);
+        assert!(exit != 0 && text.contains(why), "{line}: {text}");
     }
     assert_eq!(admitted(&mut cluster, CLIENT, 1000..1004), 2);
 }
@@ -237,7 +227,7 @@ fn the_syns_of_all_clients_follow_the_rate_and_other_packets_are_not_concerned()
     cluster.advance(60.0);
     assert_eq!(from_all(&mut cluster, 1002), 4, "a pause saves no more than the burst");
     assert_eq!(cluster.counters()["drop_syn_rate"], 6 + 1 + 9 + 6);
-    let listing = xvs(&mut cluster, "limit list");
+    let listing = cluster.xvs("limit list");
     let row = "TCP 198.51.100.1:80                                            10        4           22";
     assert!(listing.contains(row), "{listing}");
 }
@@ -252,13 +242,13 @@ fn a_limit_of_syns_is_saved_changed_and_deleted_with_that_of_clients() {
     assert_eq!(segment(&mut cluster, CLIENT, 3, SYN), "drop client_connections");
     assert_eq!(segment(&mut cluster, CLIENT, 4, SYN), "drop syn_rate");
     // A change of the other numbers leaves this one as it is.
-    xvs(&mut cluster, &format!("limit set -t {VIP}:80 --connections 9 --syn-rate 5 --syn-burst 3"));
+    cluster.xvs(&format!("limit set -t {VIP}:80 --connections 9 --syn-rate 5 --syn-burst 3"));
     assert_eq!(segment(&mut cluster, CLIENT, 5, SYN), "drop syn_rate");
-    xvs(&mut cluster, &format!("limit set -t {VIP}:80 --connections 9"));
+    cluster.xvs(&format!("limit set -t {VIP}:80 --connections 9"));
     assert_eq!(admitted(&mut cluster, CLIENT, 10..19), 7);
-    xvs(&mut cluster, &format!("limit set -t {VIP}:80 --syn-rate 1 --syn-burst 1"));
+    cluster.xvs(&format!("limit set -t {VIP}:80 --syn-rate 1 --syn-burst 1"));
     assert_eq!(admitted(&mut cluster, CLIENT, 40..49), 1);
-    xvs(&mut cluster, &format!("limit delete -t {VIP}:80"));
+    cluster.xvs(&format!("limit delete -t {VIP}:80"));
     assert_eq!(admitted(&mut cluster, CLIENT, 50..59), 9);
 }
 
@@ -267,7 +257,7 @@ fn data_connections_of_ftp_do_not_count_as_syns_of_its_service() {
     let mut cluster = LabCluster::new();
     let server = server(1);
     cluster.configure(&[&format!("-A -t {VIP}:21 -s rr"), &format!("-a -t {VIP}:21 -r {server}:21 -m")]);
-    xvs(&mut cluster, &format!("limit set -t {VIP}:21 --syn-rate 1 --syn-burst 2"));
+    cluster.xvs(&format!("limit set -t {VIP}:21 --syn-rate 1 --syn-burst 2"));
     let mut verdict = |port: u16, to: u16| {
         let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT, port), at(VIP, to));
         cluster.from_client(&syn).verdict
@@ -299,10 +289,10 @@ fn explaining_a_syn_names_the_limit_of_its_service_and_charges_it_nothing() {
     let mut cluster = cluster("-g", "--syn-rate 1 --syn-burst 1");
     let question = format!("explain --in wan --proto tcp --from {CLIENT}:1000 --to {VIP}:80");
     for _ in 0..3 {
-        assert!(xvs(&mut cluster, &question).contains("verdict     sent"));
+        assert!(cluster.xvs(&question).contains("verdict     sent"));
     }
     assert_eq!(segment(&mut cluster, CLIENT, 1000, SYN), "transmit");
-    let text = xvs(&mut cluster, &question.replace(":1000 ", ":1001 "));
+    let text = cluster.xvs(&question.replace(":1000 ", ":1001 "));
     assert!(text.contains("syn_rate"), "{text}");
-    assert!(xvs(&mut cluster, "limit list").contains("           0\n"), "explaining counts no drop");
+    assert!(cluster.xvs("limit list").contains("           0\n"), "explaining counts no drop");
 }

@@ -256,7 +256,7 @@ fn each_method_shows_its_changes_and_the_interface_the_packet_leaves_by() {
     ];
     for (words, listed, expected) in methods {
         let mut cluster = LabCluster::new();
-        cluster.ask(json!({ "xvs": ["laddr", "add", INSIDE, "--ports", "5000-5000"] }));
+        cluster.xvs(&format!("laddr add {INSIDE} --ports 5000-5000"));
         cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
         cluster.adm(&format!("-a -t {VIP}:80 -r {}:8080 {words}", server(1)));
         let report = syn(&mut cluster, 80);
@@ -336,8 +336,7 @@ fn explain_names_the_persistence_template_that_decides_or_is_made() {
 fn a_mark_is_shown_with_the_rule_that_set_it() {
     let mut cluster = LabCluster::new();
     for port in ["80", "443"] {
-        let rule = ["mark", "add", "-d", &VIP.to_string(), "-p", "tcp", "--dport", port, "--set-mark", "7"];
-        cluster.ask(json!({ "xvs": rule }));
+        cluster.xvs(&format!("mark add -d {VIP} -p tcp --dport {port} --set-mark 7"));
     }
     cluster.configure(&["-A -f 7 -s rr", &format!("-a -f 7 -r {}:0 -m", server(1))]);
     let report = syn(&mut cluster, 443);

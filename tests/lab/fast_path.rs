@@ -5,7 +5,6 @@
 use std::net::SocketAddr;
 
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
-use serde_json::json;
 use xvs::frames::{ACK, FIN, RST, SYN};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
@@ -37,9 +36,7 @@ impl Play {
         };
         let server = if DIRECT.contains(&method) { SocketAddr::new(server.ip(), vip.port()) } else { server };
         let mut cluster = LabCluster::new();
-        let local = inside.ip().to_string();
-        let added = cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", "5000-5999"] }));
-        assert_eq!(added["exit"], 0, "{added}");
+        cluster.xvs(&format!("laddr add {} --ports 5000-5999", inside.ip()));
         for protocol in ["-t", "-u"] {
             cluster.adm(&format!("-A {protocol} {vip} -s rr"));
             cluster.adm(&format!("-a {protocol} {vip} -r {server} {method}"));

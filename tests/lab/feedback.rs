@@ -3,6 +3,8 @@
 //! Not here: the formula and its bounds (`crates/ctl/src/registry/load_feedback.rs`); the same over the socket
 //! (`programs/control.rs`).
 
+use std::fmt::Display;
+
 use serde_json::{Value, json};
 use xvs::frames::SYN;
 use xvs::lab_cluster::{CLIENT, VIP, at, server};
@@ -29,16 +31,9 @@ fn follow(cluster: &mut LabCluster, services: &str) {
     cluster.ok(json!({ "set": { "feedback.services": services } }));
 }
 
-/// Exit code and text on both streams.
-fn xvs(cluster: &mut LabCluster, words: &[&str]) -> (u64, String) {
-    let answer = cluster.ask(json!({ "xvs": words }));
-    let text = |name: &str| answer[name].as_str().expect("a text").to_owned();
-    (answer["exit"].as_u64().expect("a code"), text("stdout") + &text("stderr"))
-}
-
 #[track_caller]
-fn report(cluster: &mut LabCluster, server: impl ToString, load: &str) {
-    assert_eq!(xvs(cluster, &["feedback", &server.to_string(), load]), (0, String::new()));
+fn report(cluster: &mut LabCluster, server: impl Display, load: &str) {
+    assert_eq!(cluster.xvs(&format!("feedback {server} {load}")), "");
 }
 
 /// The weights that `-Ln` shows, the first server's first.
@@ -81,14 +76,14 @@ fn the_operators_weight_is_what_is_saved_and_both_are_shown() {
     assert_eq!(weights(&mut cluster), ["15", "8"]);
     let saved = cluster.adm("-S -n");
     assert_eq!(saved.matches("-w 10").count(), 2, "{saved}");
-    let (exit, shown) = xvs(&mut cluster, &["feedback"]);
+    let (exit, shown) = cluster.xvs_reading("feedback");
     let shown: Vec<_> =
         shown.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
     assert_eq!((exit, shown.len()), (0, 3));
     assert_eq!(shown[0], "Service Real server Own In force Load Age");
     assert!(shown.contains(&format!("TCP {VIP}:80 {}:80 10 15 12.5 3 s", server(1))), "{shown:?}");
     assert!(shown.contains(&format!("TCP {VIP}:80 {}:80 10 8 100 0 s", server(2))), "{shown:?}");
-    let (_, shown) = xvs(&mut cluster, &["feedback", "--json"]);
+    let shown = cluster.xvs("feedback --json");
     let rows: Value = serde_json::from_str(&shown).expect("JSON");
     assert_eq!((&rows[0]["own_weight"], rows.as_array().map(Vec::len)), (&json!(10), Some(2)));
 }
@@ -160,7 +155,7 @@ fn a_report_reaches_the_services_that_follow_and_ports_only_where_one_is_named()
 fn a_wrong_report_is_refused_with_object_reason_and_next_step_and_changes_nothing() {
     let mut cluster = cluster("wrr", [3, 3]);
     let (rs1, unknown) = (server(1).to_string(), server(9).to_string());
-    let (exit, output) = xvs(&mut cluster, &["feedback", &rs1, "10"]);
+    let (exit, output) = cluster.xvs_reading(&format!("feedback {rs1} 10"));
     assert_eq!(exit, 3, "off unless a service is named");
     assert_eq!(
         output,
@@ -169,26 +164,26 @@ fn a_wrong_report_is_refused_with_object_reason_and_next_step_and_changes_nothin
              `xvs set feedback.services \"TCP {VIP}:80\"` makes that service follow them\n"
         )
     );
-    assert!(xvs(&mut cluster, &["feedback"]).1.contains("feedback.services"));
+    assert!(cluster.xvs("feedback").contains("feedback.services"));
     follow(&mut cluster, "all");
-    let (exit, output) = xvs(&mut cluster, &["feedback", &unknown, "10"]);
+    let (exit, output) = cluster.xvs_reading(&format!("feedback {unknown} 10"));
     let lists = "`xvsadm -Ln` lists the configured ones";
     assert_eq!((exit, output), (3, format!("xvs: no virtual service has real server {unknown}; {lists}\n")));
     let unknown = format!("{rs1}:81");
-    assert_eq!(xvs(&mut cluster, &["feedback", &unknown, "10"]).0, 3);
+    assert_eq!(cluster.xvs_reading(&format!("feedback {unknown} 10")).0, 3);
     for load in ["-1", "100.5", "1e9"] {
-        let (exit, output) = xvs(&mut cluster, &["feedback", &rs1, load]);
+        let (exit, output) = cluster.xvs_reading(&format!("feedback {rs1} {load}"));
         assert!(exit == 3 && output.contains(&rs1) && output.contains("0 (idle) to 100"), "{output}");
     }
-    for words in [&["feedback", &rs1][..], &["feedback", "web1", "5"], &["feedback", &rs1, "nan"]] {
-        assert_eq!(xvs(&mut cluster, words).0, 2, "{words:?}");
+    for words in [&*rs1, "web1 5", &format!("{rs1} nan")] {
+        assert_eq!(cluster.xvs_reading(&format!("feedback {words}")).0, 2, "{words}");
     }
-    let (exit, output) = xvs(&mut cluster, &["set", "feedback.lowest_percent", "101"]);
+    let (exit, output) = cluster.xvs_reading("set feedback.lowest_percent 101");
     assert_eq!(
         (exit, output.as_str()),
         (3, "xvs: feedback.lowest_percent cannot be \"101\"; it takes 1 to 100\n")
     );
     assert_eq!(weights(&mut cluster), ["3", "3"]);
-    let (_, shown) = xvs(&mut cluster, &["feedback"]);
+    let shown = cluster.xvs("feedback");
     assert_eq!(shown.matches(" - ").count(), 2, "no report was taken in:\n{shown}");
 }

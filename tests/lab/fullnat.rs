@@ -11,15 +11,9 @@ use xvs::frames::{ACK, RST, SYN};
 use xvs::lab_cluster::{CLIENT, INSIDE, INSIDE6, VIP, VIP6, assert_balance, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 
-fn xvs(cluster: &mut LabCluster, line: &str) -> Value {
-    cluster.ask(json!({ "xvs": line.split_whitespace().collect::<Vec<_>>() }))
-}
-
 #[track_caller]
 fn laddr(cluster: &mut LabCluster, line: &str) -> String {
-    let answer = xvs(cluster, &format!("laddr {line}"));
-    assert_eq!((&answer["exit"], &answer["stderr"]), (&json!(0), &json!("")), "{line}");
-    answer["stdout"].as_str().unwrap_or_default().to_owned()
+    cluster.xvs(&format!("laddr {line}"))
 }
 
 /// A TCP and a UDP service with this number of servers. The local address has these ports.
@@ -211,9 +205,9 @@ fn an_address_that_cannot_be_a_local_address_is_refused_with_a_reason() {
         (format!("add {} --ports 80", server(1)), 2, "LOW-HIGH"),
         (format!("delete {}", server(1)), 3, "laddr list"),
     ] {
-        let answer = xvs(&mut cluster, &format!("laddr {line}"));
-        assert_eq!(answer["exit"], exit, "{line}: {answer}");
-        assert!(answer["stderr"].as_str().unwrap().contains(reason), "{line}: {answer}");
+        let (code, why) = cluster.xvs_reading(&format!("laddr {line}"));
+        assert_eq!(code, exit, "{line}: {why}");
+        assert!(why.contains(reason), "{line}: {why}");
     }
     let answer = cluster.ask(json!({ "adm": ["-R"], "stdin": "#xvs laddr list\n" }));
     assert_eq!(answer["exit"], 2, "{answer}");

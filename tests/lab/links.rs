@@ -126,7 +126,7 @@ fn nat_to_the_director_is_refused_for_services_of_any_port() {
 fn a_client_on_the_director_has_nat_and_fullnat_and_its_own_kernel_for_other_methods() {
     for method in ["-m", "--fullnat", "-g", "-i"] {
         let mut cluster = with_local_vip();
-        cluster.ask(json!({ "xvs": ["laddr", "add", INSIDE.to_string()] }));
+        cluster.xvs(&format!("laddr add {INSIDE}"));
         cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
         cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 {method}", server(1)));
         let syn = Datagram::new(Transport::Tcp(SYN), at(VIP, 1000), at(VIP, 80));
@@ -210,8 +210,7 @@ fn ah_and_esp_follow_the_connection_of_udp_port_500_and_are_counted_there() {
 fn ah_and_esp_under_fullnat_are_refused_unless_their_replies_would_find_the_connection() {
     for (port, finds) in [(5000, false), (500, true)] {
         let mut cluster = LabCluster::new();
-        let local = ["laddr", "add", &INSIDE.to_string(), "--ports", &format!("{port}-{port}")];
-        assert_eq!(cluster.ask(json!({ "xvs": local }))["exit"], 0);
+        cluster.xvs(&format!("laddr add {INSIDE} --ports {port}-{port}"));
         cluster.adm(&format!("-A -u {VIP}:500 -s rr"));
         cluster.adm(&format!("-a -u {VIP}:500 -r {}:500 --fullnat", server(1)));
         let negotiated = Datagram::new(Transport::Udp, at(CLIENT, 500), at(VIP, 500));

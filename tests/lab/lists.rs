@@ -22,20 +22,6 @@ fn cluster() -> LabCluster {
     cluster
 }
 
-/// Exit code and text on both streams.
-fn xvs(cluster: &mut LabCluster, words: &str) -> (u64, String) {
-    let answer = cluster.ask(json!({ "xvs": words.split(' ').collect::<Vec<_>>() }));
-    let text = |name: &str| answer[name].as_str().expect("a text").to_owned();
-    (answer["exit"].as_u64().expect("a code"), text("stdout") + &text("stderr"))
-}
-
-#[track_caller]
-fn done(cluster: &mut LabCluster, words: &str) -> String {
-    let (exit, text) = xvs(cluster, words);
-    assert_eq!(exit, 0, "{words}: {text}");
-    text
-}
-
 fn packet(flags: u8, port: u16) -> Datagram {
     Datagram::new(Transport::Tcp(flags), at(CLIENT, 4000), at(VIP, port))
 }
@@ -53,7 +39,7 @@ fn a_denied_client_gets_nothing_its_connections_are_cut_and_a_deleted_entry_ends
     for flags in [SYN, ACK, ACK] {
         assert_eq!(verdict(&mut cluster, &packet(flags, 80)), "transmit");
     }
-    done(&mut cluster, &format!("deny {CLIENT}"));
+    cluster.xvs(&format!("deny {CLIENT}"));
     for (flags, port) in [(ACK, 80), (SYN, 80), (SYN, 81)] {
         assert_eq!(verdict(&mut cluster, &packet(flags, port)), "drop denied");
     }
@@ -61,11 +47,11 @@ fn a_denied_client_gets_nothing_its_connections_are_cut_and_a_deleted_entry_ends
     assert_eq!(verdict(&mut cluster, &other), "pass");
     let echo = Datagram::new(Transport::Udp, at(CLIENT, 4000), at(VIP, 53));
     assert_eq!(verdict(&mut cluster, &echo), "pass");
-    let listing = done(&mut cluster, "deny list");
+    let listing = cluster.xvs("deny list");
     assert_eq!(listing, format!("deny list of all services: 1 network, 3 packets dropped\n  {CLIENT}/32\n"));
-    done(&mut cluster, &format!("deny delete {CLIENT}"));
+    cluster.xvs(&format!("deny delete {CLIENT}"));
     assert_eq!(verdict(&mut cluster, &packet(ACK, 80)), "transmit");
-    let (exit, why) = xvs(&mut cluster, &format!("deny delete {CLIENT}"));
+    let (exit, why) = cluster.xvs_reading(&format!("deny delete {CLIENT}"));
     assert_eq!(exit, 3);
     assert!(why.contains(&format!("{CLIENT}/32 is no entry of the deny list of all services")), "{why}");
 }
@@ -73,12 +59,12 @@ fn a_denied_client_gets_nothing_its_connections_are_cut_and_a_deleted_entry_ends
 #[test]
 fn a_service_with_an_allow_list_accepts_nobody_else_and_deny_wins() {
     let mut cluster = cluster();
-    done(&mut cluster, &format!("allow -t {VIP}:80 203.0.113.0/24"));
+    cluster.xvs(&format!("allow -t {VIP}:80 203.0.113.0/24"));
     assert_eq!(verdict(&mut cluster, &packet(SYN, 80)), "drop not_allowed");
     assert_eq!(verdict(&mut cluster, &packet(SYN, 81)), "transmit");
-    done(&mut cluster, &format!("allow -t {VIP}:80 {CLIENT}"));
+    cluster.xvs(&format!("allow -t {VIP}:80 {CLIENT}"));
     assert_eq!(verdict(&mut cluster, &packet(SYN, 80)), "transmit");
-    done(&mut cluster, &format!("deny -t {VIP}:80 {CLIENT}"));
+    cluster.xvs(&format!("deny -t {VIP}:80 {CLIENT}"));
     assert_eq!(verdict(&mut cluster, &packet(SYN, 80)), "drop denied");
     assert_eq!(verdict(&mut cluster, &packet(ACK, 81)), "transmit");
 }
@@ -86,35 +72,35 @@ fn a_service_with_an_allow_list_accepts_nobody_else_and_deny_wins() {
 #[test]
 fn an_entry_ends_after_its_time_and_the_listing_shows_what_is_left() {
     let mut cluster = cluster();
-    done(&mut cluster, &format!("deny {CLIENT} for 10m"));
+    cluster.xvs(&format!("deny {CLIENT} for 10m"));
     cluster.advance(300.0);
     assert_eq!(verdict(&mut cluster, &packet(SYN, 80)), "drop denied");
-    let listing = done(&mut cluster, "deny list");
+    let listing = cluster.xvs("deny list");
     assert!(listing.contains(&format!("{CLIENT}/32  for 5m more")), "{listing}");
     cluster.advance(301.0);
     assert_eq!(verdict(&mut cluster, &packet(SYN, 80)), "transmit");
-    assert!(done(&mut cluster, "deny list").starts_with("no deny list"));
+    assert!(cluster.xvs("deny list").starts_with("no deny list"));
 }
 
 #[test]
 fn explain_names_the_reason_and_counts_nothing_at_the_list() {
     let mut cluster = cluster();
-    done(&mut cluster, &format!("deny {CLIENT}"));
+    cluster.xvs(&format!("deny {CLIENT}"));
     let frame = hex(&packet(SYN, 80).frame(GATEWAY_MAC, WAN_MAC));
     let answer = cluster.ask(json!({ "explain": "wan", "frame": frame }));
     assert!(answer.to_string().contains("its source is in a deny list; `xvs deny list`"), "{answer}");
-    assert!(done(&mut cluster, "deny list").contains(" 0 packets dropped"));
+    assert!(cluster.xvs("deny list").contains(" 0 packets dropped"));
 }
 
 #[test]
 fn replies_to_a_local_address_of_fullnat_that_is_a_service_too_meet_no_list() {
     let mut cluster = LabCluster::new();
-    done(&mut cluster, &format!("laddr add {INSIDE} --ports 5000-5000"));
+    cluster.xvs(&format!("laddr add {INSIDE} --ports 5000-5000"));
     for (service, method) in [(at(VIP, 80), "--fullnat"), (at(INSIDE, 0), "-m")] {
         cluster.adm(&format!("-A -t {service} -s rr{}", if service.port() == 0 { " -p 60" } else { "" }));
         cluster.adm(&format!("-a -t {service} -r {} {method}", at(server(1), service.port())));
     }
-    done(&mut cluster, &format!("allow {CLIENT}"));
+    cluster.xvs(&format!("allow {CLIENT}"));
     let reply = |flags, from| Datagram::new(Transport::Tcp(flags), at(server(1), from), at(INSIDE, 5000));
     assert_eq!(cluster.from_server(&reply(SYN, 80)).verdict, "drop not_allowed");
     for (sent, answered) in [(SYN, SYN | ACK), (ACK, ACK), (ACK, ACK)] {
@@ -123,7 +109,7 @@ fn replies_to_a_local_address_of_fullnat_that_is_a_service_too_meet_no_list() {
     }
     assert_eq!(cluster.general_path(), 0, "a reply takes the fast path");
     assert_eq!(cluster.from_server(&reply(SYN, 81)).verdict, "drop not_allowed");
-    assert!(done(&mut cluster, "allow list").contains(" 2 packets dropped"));
+    assert!(cluster.xvs("allow list").contains(" 2 packets dropped"));
     let explain = |cluster: &mut LabCluster, from| {
         let frame = hex(&reply(ACK, from).frame(server_mac(1), LAN_MAC));
         cluster.ask(json!({ "explain": "lan", "frame": frame })).to_string()
@@ -135,20 +121,20 @@ fn replies_to_a_local_address_of_fullnat_that_is_a_service_too_meet_no_list() {
 #[test]
 fn a_mark_service_and_a_datagram_in_fragments_are_checked_too() {
     let mut cluster = cluster();
-    done(&mut cluster, &format!("mark add -d {VIP} -p udp --set-mark 7"));
+    cluster.xvs(&format!("mark add -d {VIP} -p udp --set-mark 7"));
     cluster.adm("-A -f 7 -s rr");
     cluster.adm(&format!("-a -f 7 -r {} -g", server(1)));
     let whole = Datagram::new(Transport::Udp, at(CLIENT, 4000), at(VIP, 53)).carrying(1000);
     assert_eq!(verdict(&mut cluster, &whole), "transmit");
-    done(&mut cluster, &format!("deny -f 7 {CLIENT}"));
+    cluster.xvs(&format!("deny -f 7 {CLIENT}"));
     assert_eq!(verdict(&mut cluster, &whole), "drop denied");
     assert_eq!(verdict(&mut cluster, &packet(SYN, 80)), "transmit");
-    assert!(done(&mut cluster, "deny list").starts_with("deny list of FWM 7: 1 network, 1 packet dropped"));
+    assert!(cluster.xvs("deny list").starts_with("deny list of FWM 7: 1 network, 1 packet dropped"));
     let [first, last] = fragments(&whole.frame(GATEWAY_MAC, WAN_MAC), 504);
     for fragment in [&first, &last] {
         cluster.inject("wan", fragment);
     }
-    assert!(done(&mut cluster, "deny list").contains(" 2 packets dropped"), "the datagram is one packet");
+    assert!(cluster.xvs("deny list").contains(" 2 packets dropped"), "the datagram is one packet");
     assert_balance(&cluster.counters());
 }
 
@@ -162,12 +148,12 @@ fn a_wrong_network_is_refused_with_what_is_wrong() {
         ("deny 192.0.2.1 for ever", "1h30m"),
         ("deny", "needs a network"),
     ] {
-        let (exit, why) = xvs(&mut cluster, words);
+        let (exit, why) = cluster.xvs_reading(words);
         assert!(exit != 0 && why.contains(what), "{words}: {exit} {why}");
     }
-    let (exit, why) = xvs(&mut cluster, &format!("deny -t {VIP}:80 2001:db8::/32"));
+    let (exit, why) = cluster.xvs_reading(&format!("deny -t {VIP}:80 2001:db8::/32"));
     assert!(exit == 3 && why.contains("another family"), "{why}");
-    let (exit, why) = xvs(&mut cluster, "deny file /etc/hosts");
+    let (exit, why) = cluster.xvs_reading("deny file /etc/hosts");
     assert!(exit == 3 && why.contains("deny_file"), "{why}");
 }
 
@@ -180,9 +166,9 @@ fn a_full_list_is_refused_with_its_limit() {
     }
     let answer = cluster.ask(json!({ "adm": ["-R"], "stdin": lines }));
     assert_eq!(answer["exit"], 0, "{}", answer["stderr"]);
-    let (exit, why) = xvs(&mut cluster, &format!("deny {CLIENT}"));
+    let (exit, why) = cluster.xvs_reading(&format!("deny {CLIENT}"));
     assert!(exit == 3 && why.contains("10000 entries"), "{why}");
-    done(&mut cluster, "deny 10.0.0.0/24 for 1h");
+    cluster.xvs("deny 10.0.0.0/24 for 1h");
 }
 
 #[test]
@@ -195,9 +181,9 @@ fn a_rules_file_has_lists_plan_shows_them_and_apply_changes_them() {
     };
     let [networks, with, without] = ["networks", "with", "without"].map(path);
     fs::write(&networks, "192.0.2.0/24\n").expect("a new file");
-    done(&mut cluster, &format!("deny file -t {VIP}:80 {networks}"));
-    done(&mut cluster, &format!("allow {CLIENT}"));
-    done(&mut cluster, "deny 192.0.2.77 for 1h");
+    cluster.xvs(&format!("deny file -t {VIP}:80 {networks}"));
+    cluster.xvs(&format!("allow {CLIENT}"));
+    cluster.xvs("deny 192.0.2.77 for 1h");
     let saved = cluster.adm("-S -n");
     let file = format!("#xvs deny file -t {VIP}:80 {networks}\n");
     for line in [&file, &format!("#xvs allow {CLIENT}/32\n"), "#xvs deny 192.0.2.77/32 until 3600\n"] {
@@ -205,19 +191,19 @@ fn a_rules_file_has_lists_plan_shows_them_and_apply_changes_them() {
     }
     fs::write(&with, &saved).expect("a file of rules");
     fs::write(&without, &plain).expect("a file of rules");
-    done(&mut cluster, &format!("plan {with}"));
-    let (exit, planned) = xvs(&mut cluster, &format!("plan {without}"));
+    cluster.xvs(&format!("plan {with}"));
+    let (exit, planned) = cluster.xvs_reading(&format!("plan {without}"));
     assert_eq!((exit, planned.contains(&format!("- {file}"))), (1, true), "{planned}");
     assert!(!planned.contains("192.0.2.77"), "it ends by itself: {planned}");
-    done(&mut cluster, &format!("apply {without}"));
+    cluster.xvs(&format!("apply {without}"));
     assert_eq!(verdict(&mut cluster, &packet(SYN, 80)), "transmit");
-    assert!(done(&mut cluster, "allow list").starts_with("no allow list"));
+    assert!(cluster.xvs("allow list").starts_with("no allow list"));
     fs::write(&networks, format!("192.0.2.0/24\n\n{CLIENT}/33\n")).expect("the file");
-    let (exit, why) = xvs(&mut cluster, &format!("apply {with}"));
+    let (exit, why) = cluster.xvs_reading(&format!("apply {with}"));
     assert!(exit == 3 && why.contains(&format!("{networks}: line 3: ")), "{why}");
     assert_eq!(verdict(&mut cluster, &packet(ACK, 80)), "transmit");
     fs::write(&networks, format!("{CLIENT}\n")).expect("the file");
-    done(&mut cluster, &format!("apply {with}"));
+    cluster.xvs(&format!("apply {with}"));
     assert_eq!(verdict(&mut cluster, &packet(ACK, 80)), "drop denied");
     for path in [networks, with, without] {
         fs::remove_file(path).expect("the file is there");

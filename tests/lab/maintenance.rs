@@ -20,20 +20,6 @@ fn cluster() -> LabCluster {
     cluster
 }
 
-/// Exit code and text on both streams.
-fn xvs(cluster: &mut LabCluster, words: &str) -> (u64, String) {
-    let answer = cluster.ask(json!({ "xvs": words.split(' ').collect::<Vec<_>>() }));
-    let text = |name: &str| answer[name].as_str().expect("a text").to_owned();
-    (answer["exit"].as_u64().expect("a code"), text("stdout") + &text("stderr"))
-}
-
-#[track_caller]
-fn done(cluster: &mut LabCluster, words: &str) -> String {
-    let (exit, text) = xvs(cluster, words);
-    assert_eq!(exit, 0, "{words}: {text}");
-    text
-}
-
 /// The weights that `-Ln` shows, by the servers' order of addition.
 fn weights(cluster: &mut LabCluster) -> Vec<String> {
     let listing = cluster.adm("-L -n");
@@ -54,17 +40,17 @@ fn after_four_more(cluster: &mut LabCluster, first_port: u16) -> [u64; 2] {
 fn a_disabled_server_keeps_its_connections_gets_no_new_ones_and_is_back_when_enabled() {
     let mut cluster = cluster();
     assert_eq!(after_four_more(&mut cluster, 1000), [2, 2]);
-    let told = done(&mut cluster, &format!("disable {}", server(1)));
+    let told = cluster.xvs(&format!("disable {}", server(1)));
     let expected =
         format!("real server {}:80 of TCP {VIP}:80: weight 3, 0 in force; 2 active connections\n", server(1));
     assert_eq!(told, expected);
     assert_eq!(weights(&mut cluster), ["0", "3"]);
     assert_eq!(after_four_more(&mut cluster, 2000), [2, 6]);
-    done(&mut cluster, &format!("disable {}", server(1)));
-    done(&mut cluster, &format!("enable {}", server(1)));
+    cluster.xvs(&format!("disable {}", server(1)));
+    cluster.xvs(&format!("enable {}", server(1)));
     assert_eq!(weights(&mut cluster), ["3", "3"]);
     assert_eq!(after_four_more(&mut cluster, 3000), [4, 8]);
-    let (exit, why) = xvs(&mut cluster, &format!("enable {}", server(1)));
+    let (exit, why) = cluster.xvs_reading(&format!("enable {}", server(1)));
     assert_eq!(exit, 3);
     assert!(why.contains(&format!("real server {} is not disabled", server(1))), "{why}");
 }
@@ -73,33 +59,33 @@ fn a_disabled_server_keeps_its_connections_gets_no_new_ones_and_is_back_when_ena
 fn a_disabled_server_stays_at_weight_0_over_edits_load_reports_and_being_added_again() {
     let mut cluster = cluster();
     cluster.ok(json!({ "set": { "feedback.services": "all" } }));
-    done(&mut cluster, &format!("disable {}:80 -t {VIP}:80", server(1)));
+    cluster.xvs(&format!("disable {}:80 -t {VIP}:80", server(1)));
     let server_1 = format!("-t {VIP}:80 -r {}:80", server(1));
     for line in [format!("-e {server_1} -g -w 7"), format!("-d {server_1}"), format!("-a {server_1} -g -w 7")]
     {
         cluster.adm(&line);
     }
-    done(&mut cluster, &format!("feedback {} 0", server(1)));
+    cluster.xvs(&format!("feedback {} 0", server(1)));
     assert_eq!(weights(&mut cluster)[0], "0");
     let saved = cluster.adm("-S -n");
     assert!(saved.contains(&format!("-a {server_1} -g -w 7\n")), "its own weight is saved: {saved}");
     cluster.adm("-C");
     cluster.configure(&[&format!("-A -t {VIP}:80 -s wrr"), &format!("-a {server_1} -g -w 7")]);
     assert_eq!(weights(&mut cluster), ["0"]);
-    let (exit, why) = xvs(&mut cluster, &format!("enable {}:80 -u {VIP}:80", server(1)));
+    let (exit, why) = cluster.xvs_reading(&format!("enable {}:80 -u {VIP}:80", server(1)));
     assert_eq!(exit, 3, "{why}");
-    done(&mut cluster, &format!("enable {}", server(1)));
+    cluster.xvs(&format!("enable {}", server(1)));
     assert_eq!(weights(&mut cluster), ["7"]);
 }
 
 #[test]
 fn a_server_that_no_service_has_can_be_disabled_and_part_of_a_disabled_one_cannot_be_enabled() {
     let mut cluster = cluster();
-    let told = done(&mut cluster, &format!("disable {}", server(3)));
+    let told = cluster.xvs(&format!("disable {}", server(3)));
     assert!(told.contains("no virtual service has it now"), "{told}");
     cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -g -w 3", server(3)));
     assert_eq!(weights(&mut cluster).iter().filter(|weight| *weight == "0").count(), 1);
-    let (exit, why) = xvs(&mut cluster, &format!("enable {}:80", server(3)));
+    let (exit, why) = cluster.xvs_reading(&format!("enable {}:80", server(3)));
     assert_eq!(exit, 3);
     assert!(why.contains(&format!("is disabled as part of {}", server(3))), "{why}");
 }
@@ -107,9 +93,9 @@ fn a_server_that_no_service_has_can_be_disabled_and_part_of_a_disabled_one_canno
 #[test]
 fn explain_says_that_a_server_is_disabled() {
     let mut cluster = cluster();
-    done(&mut cluster, &format!("disable {}", server(1)));
+    cluster.xvs(&format!("disable {}", server(1)));
     let packet = format!("--proto tcp --from {CLIENT}:5000 --to {VIP}:80");
-    let told = done(&mut cluster, &format!("explain {packet}"));
+    let told = cluster.xvs(&format!("explain {packet}"));
     let line = told.lines().find(|line| line.contains(&format!(" {}:80 ", server(1)))).expect("its line");
     assert!(line.ends_with("0      0     0  disabled; `xvs enable` ends that"), "{told}");
 }
@@ -118,7 +104,7 @@ fn explain_says_that_a_server_is_disabled() {
 fn a_rules_file_has_disabled_servers_plan_shows_them_and_apply_disables_and_enables() {
     let mut cluster = cluster();
     let plain = cluster.adm("-S -n");
-    done(&mut cluster, &format!("disable {} -t {VIP}:80", server(1)));
+    cluster.xvs(&format!("disable {} -t {VIP}:80", server(1)));
     let saved = cluster.adm("-S -n");
     let line = format!("#xvs disable {} -t {VIP}:80\n", server(1));
     assert!(saved.contains(&line), "{saved}");
@@ -128,12 +114,12 @@ fn a_rules_file_has_disabled_servers_plan_shows_them_and_apply_disables_and_enab
         fs::write(&path, rules).expect("a file of rules");
         path.display().to_string()
     });
-    done(&mut cluster, &format!("plan {with}"));
-    let (exit, planned) = xvs(&mut cluster, &format!("plan {without}"));
+    cluster.xvs(&format!("plan {with}"));
+    let (exit, planned) = cluster.xvs_reading(&format!("plan {without}"));
     assert_eq!((exit, planned.contains(&format!("- {line}"))), (1, true), "{planned}");
-    done(&mut cluster, &format!("apply {without}"));
+    cluster.xvs(&format!("apply {without}"));
     assert_eq!(weights(&mut cluster), ["3", "3"]);
-    done(&mut cluster, &format!("apply {with}"));
+    cluster.xvs(&format!("apply {with}"));
     assert_eq!(weights(&mut cluster), ["0", "3"]);
     for path in [with, without] {
         fs::remove_file(path).expect("the file is there");

@@ -13,13 +13,8 @@ use xvs::{Datagram, LabCluster, Transport};
 /// A second virtual address, without a service of its own.
 const OTHER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 7);
 
-fn xvs(cluster: &mut LabCluster, line: &str) -> Value {
-    cluster.ask(json!({ "xvs": line.split_whitespace().collect::<Vec<_>>() }))
-}
-
 fn mark(cluster: &mut LabCluster, rule: &str) {
-    let answer = xvs(cluster, &format!("mark add {rule}"));
-    assert_eq!((&answer["exit"], &answer["stderr"]), (&json!(0), &json!("")), "{rule}");
+    assert_eq!(cluster.xvs(&format!("mark add {rule}")), "");
 }
 
 /// The row of a new connection from this port of the client, without its time; none if the packet passed to the kernel.
@@ -140,31 +135,28 @@ fn a_multicast_packet_causes_no_icmp_error() {
 #[test]
 fn mark_rules_are_listed_and_deleted_as_they_were_added_and_refusals_say_what_to_do() {
     let mut cluster = LabCluster::new();
-    assert_eq!(
-        xvs(&mut cluster, "mark list")["stdout"],
-        "no mark rules; `xvs mark add --help` says how to add one\n"
-    );
+    assert_eq!(cluster.xvs("mark list"), "no mark rules; `xvs mark add --help` says how to add one\n");
     let rule = "-d 198.51.100.0/24 -s 203.0.113.0/24 -p tcp --dports 80,8000:8010 -i wan --set-mark 1/0xff";
     mark(&mut cluster, rule);
     mark(&mut cluster, "-p udp --dport 53 --set-mark 2");
-    let listed = xvs(&mut cluster, "mark list")["stdout"].as_str().expect("text").to_owned();
+    let listed = cluster.xvs("mark list");
     assert_eq!(
         listed,
         "mark  mask        protocol  source          destination      ports         interface\n\
          1     0xff        TCP       203.0.113.0/24  198.51.100.0/24  80,8000:8010  wan\n\
          2     0xffffffff  UDP       -               -                53            -\n"
     );
-    let json = xvs(&mut cluster, "mark list --json")["stdout"].as_str().expect("text").to_owned();
+    let json = cluster.xvs("mark list --json");
     let rules: Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(rules[0]["dports"], json!(["80", "8000:8010"]));
-    let again = xvs(&mut cluster, &format!("mark add {rule}"));
+    let again = cluster.xvs_reading(&format!("mark add {rule}"));
     let message = format!("xvs: mark rule {rule} exists already; `xvs mark list` shows the existing ones\n");
-    assert_eq!((&again["exit"], &again["stderr"]), (&json!(3), &json!(message)));
-    assert_eq!(xvs(&mut cluster, &format!("mark delete {rule}"))["exit"], 0);
-    let gone = xvs(&mut cluster, &format!("mark delete {rule}"));
+    assert_eq!(again, (3, message));
+    assert_eq!(cluster.xvs(&format!("mark delete {rule}")), "");
+    let gone = cluster.xvs_reading(&format!("mark delete {rule}"));
     let message = format!("xvs: no mark rule {rule}; `xvs mark list` shows those that can be deleted\n");
-    assert_eq!((&gone["exit"], &gone["stderr"]), (&json!(3), &json!(message)));
+    assert_eq!(gone, (3, message));
     for wrong in ["mark add --dport 80 --set-mark 1", "mark add -d 192.0.2.1", "mark add --set-mark x"] {
-        assert_eq!(xvs(&mut cluster, wrong)["exit"], 2, "{wrong}");
+        assert_eq!(cluster.xvs_reading(wrong).0, 2, "{wrong}");
     }
 }

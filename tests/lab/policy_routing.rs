@@ -67,8 +67,7 @@ impl Play {
             let rule = Rule { family, priority: 100, from, to, mark, action };
             network.rules.insert(main.expect("a default rule"), rule);
         });
-        let added = cluster.ask(json!({ "xvs": ["laddr", "add", inside, "--ports", "5000-5999"] }));
-        assert_eq!(added["exit"], 0, "{added}");
+        cluster.xvs(&format!("laddr add {inside} --ports 5000-5999"));
         for protocol in ["-t", "-u"] {
             cluster.adm(&format!("-A {protocol} {vip} -s rr"));
             cluster.adm(&format!("-a {protocol} {vip} -r {server} {method}"));
@@ -96,9 +95,7 @@ impl Play {
     }
 
     fn mark(&mut self, rule: &str) {
-        let words: Vec<_> = ["mark", "add"].into_iter().chain(rule.split(' ')).collect();
-        let added = self.cluster.ask(json!({ "xvs": words }));
-        assert_eq!(added["exit"], 0, "{added}");
+        self.cluster.xvs(&format!("mark add {rule}"));
     }
 }
 
@@ -211,9 +208,7 @@ fn explain_names_the_rule_and_the_table_and_a_client_comes_in_by_the_uplink_of_t
     let (_, to, from) = play.request(Transport::Udp);
     let mut explain = |from: SocketAddr, to: SocketAddr| {
         let words = format!("explain --proto udp --from {from} --to {to}");
-        let answer = play.cluster.ask(json!({ "xvs": words.split(' ').collect::<Vec<_>>() }));
-        let text = answer["stdout"].as_str().expect("a text").to_owned();
-        text.split_whitespace().collect::<Vec<_>>().join(" ")
+        play.cluster.xvs_reading(&words).1.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     let reply = explain(from, to);
     let hop = "next hop 192.0.2.200 via 10.77.0.2 on wan2, link address 02:00:00:00:03:fe, MTU 1500, \

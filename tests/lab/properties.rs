@@ -469,7 +469,7 @@ proptest! {
         cluster.adm(&format!("-A -t {VIP}:80 -s rr"));
         cluster.adm(&format!("-a -t {VIP}:80 -r {}:8080 -m", server(1)));
         for local in [IpAddr::from(INSIDE), INSIDE6.into()] {
-            cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", "4001-4004"] }));
+            cluster.xvs(&format!("laddr add {local} --ports 4001-4004"));
         }
         cluster.adm(&format!("-A -t [{VIP6}]:80 -s rr"));
         cluster.adm(&format!("-a -t [{VIP6}]:80 -r [{}]:8080 -m", server6(1)));

@@ -28,20 +28,6 @@ const BLOCK: &str = "504dd2d05a7b0de9b2b9907afb5ecf8cc3";
 const BLOCK_ID: &str = "ed793a51d49b8f5f";
 const KEY: &str = "8f95f09245765f80256934e50c66207f";
 
-/// Runs a command of `xvs`. Returns its exit code and output.
-fn ask(cluster: &mut LabCluster, line: &str) -> (u64, String) {
-    let reply = cluster.ask(json!({ "xvs": line.split(' ').collect::<Vec<_>>() }));
-    let text = |name: &str| reply[name].as_str().unwrap_or_default().to_owned();
-    (reply["exit"].as_u64().expect("a code"), text("stdout") + &text("stderr"))
-}
-
-/// Runs a command of `xvs` that must succeed. Returns its output.
-fn xvs(cluster: &mut LabCluster, line: &str) -> String {
-    let (exit, text) = ask(cluster, line);
-    assert_eq!(exit, 0, "{line}: {text}");
-    text
-}
-
 /// A service with three real servers in turns, of which the third has an ID of configuration 0.
 fn plain(method: &str) -> LabCluster {
     let mut cluster = LabCluster::new();
@@ -54,8 +40,8 @@ fn plain(method: &str) -> LabCluster {
 }
 
 fn with_plain_id(cluster: &mut LabCluster, service: &str, real_server: &str) {
-    xvs(cluster, &format!("quic add {service} --config 0 --server-id-length 3 --nonce-length 4"));
-    xvs(cluster, &format!("quic server-id {service} -r {real_server} {PLAIN_ID}"));
+    cluster.xvs(&format!("quic add {service} --config 0 --server-id-length 3 --nonce-length 4"));
+    cluster.xvs(&format!("quic server-id {service} -r {real_server} {PLAIN_ID}"));
 }
 
 /// A file with a key; removed when dropped.
@@ -112,7 +98,7 @@ fn counters(cluster: &mut LabCluster) -> [u64; 2] {
 fn a_client_that_has_moved_keeps_its_server_by_every_method_and_the_scheduler_is_left_alone() {
     for method in ["-m", "-g", "-i", "--fullnat"] {
         let mut cluster = plain(method);
-        xvs(&mut cluster, &format!("laddr add {INSIDE}"));
+        cluster.xvs(&format!("laddr add {INSIDE}"));
         // The one added last comes first.
         let ports = [(1000, short(PLAIN), 3), (1001, vec![], 3), (1002, short(PLAIN), 3), (1003, vec![], 2)];
         for (port, data, expected) in ports {
@@ -133,7 +119,7 @@ fn it_does_over_ipv6_too() {
         for number in 1..=3 {
             cluster.adm(&format!("-a -u {vip} -r [{}]:443 {method}", server6(number)));
         }
-        xvs(&mut cluster, &format!("laddr add {INSIDE6}"));
+        cluster.xvs(&format!("laddr add {INSIDE6}"));
         with_plain_id(&mut cluster, &format!("-u {vip}"), &format!("[{}]:443", server6(1)));
         for port in 1000..1004 {
             let datagram = Datagram::new(Transport::Udp, at(CLIENT6, port), at(VIP6, 443));
@@ -187,12 +173,12 @@ fn a_server_without_new_connections_keeps_moved_ones_and_gets_none_by_a_long_hea
         assert_ne!(server_of(&mut cluster, first + 1, &long(PLAIN)), 3, "{quiescent}");
     }
     cluster.adm(&format!("-e -u {VIP}:443 -r {}:443 -m", server(3)));
-    xvs(&mut cluster, &format!("disable {}", server(3)));
+    cluster.xvs(&format!("disable {}", server(3)));
     assert_eq!(server_of(&mut cluster, 1300, &short(PLAIN)), 3, "disabled");
     cluster.adm(&format!("-d -u {VIP}:443 -r {}:443", server(3)));
     assert_ne!(server_of(&mut cluster, 1400, &short(PLAIN)), 3, "removed");
     assert_eq!(counters(&mut cluster), [5, 1]);
-    xvs(&mut cluster, &format!("enable {}", server(3)));
+    cluster.xvs(&format!("enable {}", server(3)));
     cluster.adm(&format!("-a -u {VIP}:443 -r {}:443 -m", server(3)));
     assert_eq!(server_of(&mut cluster, 1500, &short(PLAIN)), 3, "its ID has outlived it");
 }
@@ -223,11 +209,11 @@ fn single_datagrams_and_services_of_marks_are_routed_too_and_limits_of_clients_h
     for number in 1..=2 {
         cluster.adm(&format!("-a -f 7 -r {}:443 -m", server(number)));
     }
-    xvs(&mut cluster, &format!("mark add -d {VIP} -p udp --dport 443 --set-mark 7"));
+    cluster.xvs(&format!("mark add -d {VIP} -p udp --dport 443 --set-mark 7"));
     with_plain_id(&mut cluster, "-f 7", &format!("{}:443", server(1)));
     assert_eq!([1000, 1001, 1002].map(|port| server_of(&mut cluster, port, &short(PLAIN))), [1; 3]);
 
-    xvs(&mut cluster, "limit set -f 7 --connections 1");
+    cluster.xvs("limit set -f 7 --connections 1");
     let port = 2000;
     assert_eq!(server_of(&mut cluster, port, &short(PLAIN)), 1);
     assert_eq!(send(&mut cluster, port + 1, &short(PLAIN)).verdict, "drop client_connections");
@@ -254,19 +240,19 @@ fn encrypted_ids_of_several_configurations_are_read_while_keys_are_rotated() {
     let key = key.0.display();
     let lengths =
         |id: u8, nonce: u8| format!("--server-id-length {id} --nonce-length {nonce} --key-file {key}");
-    xvs(&mut cluster, &format!("quic add {vip} --config 2 {}", lengths(8, 8)));
-    xvs(&mut cluster, &format!("quic server-id {vip} -r {}:443 {BLOCK_ID}", server(1)));
+    cluster.xvs(&format!("quic add {vip} --config 2 {}", lengths(8, 8)));
+    cluster.xvs(&format!("quic server-id {vip} -r {}:443 {BLOCK_ID}", server(1)));
     assert_eq!(server_of(&mut cluster, 1000, &short(BLOCK)), 1);
     assert_eq!(server_of(&mut cluster, 1001, &short(PLAIN)), 3);
     // The number of a configuration that no connection uses any more gets a new meaning.
-    xvs(&mut cluster, &format!("quic delete {vip} --config 0"));
+    cluster.xvs(&format!("quic delete {vip} --config 0"));
     assert_eq!(server_of(&mut cluster, 1002, &short(PLAIN)), 3, "the first turn");
-    xvs(&mut cluster, &format!("quic add {vip} --config 0 {}", lengths(3, 4)));
-    xvs(&mut cluster, &format!("quic server-id {vip} -r {}:443 {SECRET_ID}", server(2)));
+    cluster.xvs(&format!("quic add {vip} --config 0 {}", lengths(3, 4)));
+    cluster.xvs(&format!("quic server-id {vip} -r {}:443 {SECRET_ID}", server(2)));
     assert_eq!(server_of(&mut cluster, 1003, &short(SECRET)), 2);
     assert_eq!(server_of(&mut cluster, 1004, &short(BLOCK)), 1);
     assert_eq!(counters(&mut cluster), [4, 1]);
-    xvs(&mut cluster, &format!("quic delete-server-id {vip} {SECRET_ID}"));
+    cluster.xvs(&format!("quic delete-server-id {vip} {SECRET_ID}"));
     server_of(&mut cluster, 1005, &short(SECRET));
     assert_eq!(counters(&mut cluster), [4, 2]);
 }
@@ -277,10 +263,10 @@ fn saved_rules_give_the_same_again_and_no_listing_has_the_key() {
     let key = KeyFile::new("saved", KEY, 0o640);
     let vip = format!("-u {VIP}:443");
     let add = format!("--server-id-length 8 --nonce-length 8 --key-file {}", key.0.display());
-    xvs(&mut cluster, &format!("quic add {vip} --config 2 {add}"));
-    xvs(&mut cluster, &format!("quic server-id {vip} -r {}:443 {BLOCK_ID}", server(1)));
+    cluster.xvs(&format!("quic add {vip} --config 2 {add}"));
+    cluster.xvs(&format!("quic server-id {vip} -r {}:443 {BLOCK_ID}", server(1)));
     // An ID of a length that no configuration has any more.
-    xvs(&mut cluster, &format!("quic delete {vip} --config 0"));
+    cluster.xvs(&format!("quic delete {vip} --config 0"));
     let saved = cluster.adm("-Sn");
     for line in [
         format!("#xvs quic add {vip} --config 2 {add}"),
@@ -289,10 +275,10 @@ fn saved_rules_give_the_same_again_and_no_listing_has_the_key() {
     ] {
         assert!(saved.lines().any(|saved| saved == line), "{line} is not in {saved}");
     }
-    let json: Value = serde_json::from_str(&xvs(&mut cluster, "quic list --json")).expect("JSON");
+    let json: Value = serde_json::from_str(&cluster.xvs("quic list --json")).expect("JSON");
     assert_eq!(json[0]["configs"][0]["config"], 2, "{json}");
     assert_eq!(json[0]["server_ids"].as_array().map(Vec::len), Some(2), "{json}");
-    assert!(![saved.clone(), json.to_string(), xvs(&mut cluster, "quic list")].concat().contains(KEY));
+    assert!(![saved.clone(), json.to_string(), cluster.xvs("quic list")].concat().contains(KEY));
 
     let mut other = LabCluster::new();
     let rules = other.ask(json!({ "adm": ["-R"], "stdin": saved }));
@@ -316,15 +302,15 @@ fn a_key_file_that_is_missing_wrong_or_open_to_every_user_is_refused_with_the_ne
         (&open.0, "every user may read or change it; `chmod o= /"),
     ] {
         let add = format!("quic add {vip} --config 1 --server-id-length 3 --nonce-length 4");
-        let (exit, text) = ask(&mut cluster, &format!("{add} --key-file {}", file.display()));
+        let (exit, text) = cluster.xvs_reading(&format!("{add} --key-file {}", file.display()));
         assert_eq!(exit, 3, "{text}");
         assert!(text.contains(&format!("QUIC key {}: {expected}", file.display())), "{text}");
     }
     let tcp = format!("quic add -t {VIP}:443 --config 1 --server-id-length 3 --nonce-length 4");
-    let (exit, text) = ask(&mut cluster, &tcp);
+    let (exit, text) = cluster.xvs_reading(&tcp);
     assert_eq!(exit, 3, "{text}");
     assert!(text.contains("QUIC over another protocol than UDP"), "{text}");
-    let (exit, text) = ask(&mut cluster, &format!("quic server-id -u {VIP}:443 -r {}:443 xyz", server(1)));
+    let (exit, text) = cluster.xvs_reading(&format!("quic server-id -u {VIP}:443 -r {}:443 xyz", server(1)));
     assert_eq!(exit, 2, "{text}");
     assert!(text.contains("two hexadecimal digits each"), "{text}");
 }

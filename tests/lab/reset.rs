@@ -110,8 +110,7 @@ impl Play {
             true => (CLIENT6.into(), VIP6.into(), server6(1).into(), INSIDE6.into()),
         };
         let mut cluster = LabCluster::new();
-        let ports = format!("{LOCAL_PORT}-{LOCAL_PORT}");
-        cluster.ask(json!({ "xvs": ["laddr", "add", local.to_string(), "--ports", ports] }));
+        cluster.xvs(&format!("laddr add {local} --ports {LOCAL_PORT}-{LOCAL_PORT}"));
         let (client, vip, server) = (at(client, 40_000), at(vip, 80), at(server, 80));
         let local = at(local, LOCAL_PORT);
         cluster.adm(&format!("-A -t {vip} -s rr"));

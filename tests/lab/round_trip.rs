@@ -109,7 +109,7 @@ fn state(cluster: &mut LabCluster) -> Value {
             dest["options"]["lower_threshold"] = json!(0);
         }
     }
-    let ours = ["mark", "laddr"].map(|kind| cluster.ask(json!({ "xvs": [kind, "list"] })));
+    let ours = ["mark", "laddr"].map(|kind| cluster.xvs(&format!("{kind} list")));
     json!([rows, ours])
 }
 
@@ -127,7 +127,7 @@ proptest! {
             run(&mut cluster, command, "");
         }
         for extra in extras {
-            cluster.ask(json!({ "xvs": extra.split(' ').collect::<Vec<_>>() }));
+            cluster.xvs_reading(extra);
         }
         for form in ["-Sn", "-S"] {
             let (exit, saved) = run(&mut cluster, form, "");

@@ -300,7 +300,7 @@ fn a_revert_keeps_changes_that_others_made_in_between() {
     // Changes by a health check, and by another operator.
     cluster.adm(&format!("-e {}", dest(1, 0)));
     cluster.adm(&format!("-a -t {VIP}:81 -r {}:81 -m", server(4)));
-    assert_eq!(cluster.ask(json!({ "xvs": ["laddr", "add", INSIDE] }))["exit"], 0);
+    cluster.xvs(&format!("laddr add {INSIDE}"));
     cluster.advance(61.0);
     let saved = cluster.adm("-S -n");
     let expected = format!(

@@ -191,8 +191,7 @@ fn ipv6_replies_of_a_marks_service_are_steered_from_its_servers_and_from_marked_
     for (method, from) in [("-m", at(server6(1), 8443)), ("-g", at(VIP6, 443))] {
         let mut cluster = LabCluster::new();
         cluster.configure(&["-A -f 7 -6 -s rr", &format!("-a -f 7 -6 -r [{}]:8443 {method}", server6(1))]);
-        let words = ["mark", "add", "-d", "2001:db8:51::/64", "--set-mark", "7"];
-        assert_eq!(cluster.ask(json!({ "xvs": words }))["exit"], 0);
+        cluster.xvs("mark add -d 2001:db8:51::/64 --set-mark 7");
         let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT6, 4000), at(VIP6, 443));
         let answer = inject(&mut steered, cluster.lab(), "wan", &syn.frame(GATEWAY_MAC, WAN_MAC));
         assert_eq!(answer.map(|answer| answer["verdict"].clone()), Ok(json!("transmit")));
@@ -207,8 +206,7 @@ fn a_batch_that_adds_a_mark_rule_and_its_service_steers_the_marked_packets() {
     let mut steered = Steered::new();
     for rule in ["-d 198.51.100.0/24", "-p tcp", "-s 203.0.113.0/24 -p tcp --dport 80"] {
         let mut cluster = LabCluster::new();
-        let words: Vec<_> = format!("mark add {rule} --set-mark 7").split(' ').map(str::to_owned).collect();
-        assert_eq!(cluster.ask(json!({ "xvs": words }))["exit"], 0, "{rule}");
+        cluster.xvs(&format!("mark add {rule} --set-mark 7"));
         assert_eq!(
             steered.verdict(cluster.lab(), &request()),
             Verdict::Kernel,

@@ -148,8 +148,7 @@ fn windows_are_counted_in_the_units_that_each_end_knows() {
 fn a_client_above_its_rate_is_answered_by_cookies_and_connects_by_one_within_its_other_limit() {
     for mut play in [false, true].map(|v6| Play::new(v6, "-m", "")) {
         let vip = std::net::SocketAddr::from(play.vip);
-        let limit = format!("limit set -t {vip} -c 2 -r 1 -b 1 --above syn-proxy");
-        assert_eq!(play.cluster.ask(json!({ "xvs": limit.split(' ').collect::<Vec<_>>() }))["exit"], 0);
+        play.cluster.xvs(&format!("limit set -t {vip} -c 2 -r 1 -b 1 --above syn-proxy"));
         let from = |play: &mut Play, port, segment: &Segment| {
             play.client.1 = port;
             play.request(segment)

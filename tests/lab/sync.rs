@@ -15,7 +15,7 @@ use xvs_proto::{Endpoint, Protocol};
 
 fn with_daemon(role: &str, services: &[String]) -> LabCluster {
     let mut cluster = LabCluster::new();
-    cluster.ask(json!({ "xvs": ["laddr", "add", INSIDE.to_string()] }));
+    cluster.xvs(&format!("laddr add {INSIDE}"));
     for line in services {
         cluster.adm(line);
     }
@@ -52,8 +52,8 @@ fn a_connection_of_each_method_is_forwarded_at_the_backup_as_at_the_master() {
         ];
         let [mut master, mut backup] = ["master", "backup"].map(|role| with_daemon(role, &services));
         if is_standby {
-            backup.ask(json!({ "xvs": ["laddr", "delete", INSIDE.to_string()] }));
-            backup.ask(json!({ "xvs": ["laddr", "add", INSIDE.to_string(), "--standby"] }));
+            backup.xvs(&format!("laddr delete {INSIDE}"));
+            backup.xvs(&format!("laddr add {INSIDE} --standby"));
             let refused = backup.from_client(&tcp(SYN, at(CLIENT, 2000), service));
             assert_eq!(refused.verdict, "drop no_local_address");
         }

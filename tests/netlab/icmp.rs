@@ -181,69 +181,30 @@ fn an_upload_arrives(vip: IpAddr, method: Method) {
     assert_ne!(refused(&cluster, OTHER, vip), 0, "the router is narrow");
 }
 
-#[test]
-fn a_download_by_nat_arrives_through_a_narrow_router() {
-    a_download_arrives(VIP.into(), Method::Nat);
+/// One test for each row: its name, the transfer, the address and the method.
+macro_rules! transfers {
+    ($(fn $name:ident() = $transfer:ident($vip:ident, $method:ident);)*) => { $(
+        #[test]
+        fn $name() {
+            $transfer($vip.into(), Method::$method);
+        }
+    )* };
 }
 
-#[test]
-fn a_download_over_ipv6_by_nat_arrives_through_a_narrow_router() {
-    a_download_arrives(VIP6.into(), Method::Nat);
-}
-
-#[test]
-fn a_download_by_fullnat_arrives_through_a_narrow_router() {
-    a_download_arrives(VIP.into(), Method::FullNat);
-}
-
-#[test]
-fn a_download_over_ipv6_by_fullnat_arrives_through_a_narrow_router() {
-    a_download_arrives(VIP6.into(), Method::FullNat);
-}
-
-#[test]
-fn a_download_by_direct_routing_arrives_through_a_narrow_router() {
-    a_download_arrives(VIP.into(), Method::DirectRouting);
-}
-
-#[test]
-fn a_download_by_tunnel_arrives_through_a_narrow_router() {
-    a_download_arrives(VIP.into(), Method::Tunnel);
-}
-
-#[test]
-fn an_upload_by_nat_arrives_through_a_narrow_router() {
-    an_upload_arrives(VIP.into(), Method::Nat);
-}
-
-#[test]
-fn an_upload_over_ipv6_by_nat_arrives_through_a_narrow_router() {
-    an_upload_arrives(VIP6.into(), Method::Nat);
-}
-
-#[test]
-fn an_upload_by_fullnat_arrives_through_a_narrow_router() {
-    an_upload_arrives(VIP.into(), Method::FullNat);
-}
-
-#[test]
-fn an_upload_over_ipv6_by_fullnat_arrives_through_a_narrow_router() {
-    an_upload_arrives(VIP6.into(), Method::FullNat);
-}
-
-#[test]
-fn an_upload_by_tunnel_arrives_through_a_narrow_router() {
-    an_upload_arrives(VIP.into(), Method::Tunnel);
-}
-
-#[test]
-fn an_upload_by_gre_arrives_through_a_narrow_router() {
-    an_upload_arrives(VIP.into(), Method::GreSummed);
-}
-
-#[test]
-fn an_upload_by_gue_arrives_through_a_narrow_router() {
-    an_upload_arrives(VIP.into(), Method::GueSummed);
+transfers! {
+    fn a_download_by_nat_arrives_through_a_narrow_router() = a_download_arrives(VIP, Nat);
+    fn a_download_over_ipv6_by_nat_arrives_through_a_narrow_router() = a_download_arrives(VIP6, Nat);
+    fn a_download_by_fullnat_arrives_through_a_narrow_router() = a_download_arrives(VIP, FullNat);
+    fn a_download_over_ipv6_by_fullnat_arrives_through_a_narrow_router() = a_download_arrives(VIP6, FullNat);
+    fn a_download_by_direct_routing_arrives_through_a_narrow_router() = a_download_arrives(VIP, DirectRouting);
+    fn a_download_by_tunnel_arrives_through_a_narrow_router() = a_download_arrives(VIP, Tunnel);
+    fn an_upload_by_nat_arrives_through_a_narrow_router() = an_upload_arrives(VIP, Nat);
+    fn an_upload_over_ipv6_by_nat_arrives_through_a_narrow_router() = an_upload_arrives(VIP6, Nat);
+    fn an_upload_by_fullnat_arrives_through_a_narrow_router() = an_upload_arrives(VIP, FullNat);
+    fn an_upload_over_ipv6_by_fullnat_arrives_through_a_narrow_router() = an_upload_arrives(VIP6, FullNat);
+    fn an_upload_by_tunnel_arrives_through_a_narrow_router() = an_upload_arrives(VIP, Tunnel);
+    fn an_upload_by_gre_arrives_through_a_narrow_router() = an_upload_arrives(VIP, GreSummed);
+    fn an_upload_by_gue_arrives_through_a_narrow_router() = an_upload_arrives(VIP, GueSummed);
 }
 
 /// A director that forwards every UDP port to the first real server, because tracepath increments the port; no port has

@@ -191,6 +191,28 @@ impl LabCluster {
         answer["stdout"].as_str().unwrap_or_default().to_owned()
     }
 
+    /// Runs `xvs` with the arguments in `line` and returns its output.
+    ///
+    /// # Panics
+    /// If it failed.
+    #[track_caller]
+    pub fn xvs(&mut self, line: &str) -> String {
+        let (exit, text) = self.xvs_reading(line);
+        assert_eq!(exit, 0, "xvs {line}: {text}");
+        text
+    }
+
+    /// Runs `xvs` with the arguments in `line` and returns its exit code, and the text on both streams.
+    ///
+    /// # Panics
+    /// If the answer is not one of a program.
+    #[track_caller]
+    pub fn xvs_reading(&mut self, line: &str) -> (u64, String) {
+        let answer = self.ask(json!({ "xvs": line.split_whitespace().collect::<Vec<_>>() }));
+        let text = |name: &str| answer[name].as_str().expect("a text").to_owned();
+        (answer["exit"].as_u64().expect("a code"), text("stdout") + &text("stderr"))
+    }
+
     /// Runs several `ipvsadm` lines that print nothing.
     ///
     /// # Panics
