@@ -79,8 +79,10 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdi
 
 /// Processes a packet without a connection, which may begin one for the service of its mark or destination.
 fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
-    if let Some(step) = handshake::take(flows, &mut p, at) {
-        return shake_hands(flows, p, step, at);
+    if handshake::may_take(p.packet, at)
+        && let Some(verdict) = begin_proxied(flows, &mut p, at)
+    {
+        return verdict;
     }
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
         let admitted = flows.defence.admit(&at.snapshot.settings);
@@ -97,8 +99,25 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict
     }
 }
 
-/// Processes a packet that the SYN proxy has taken.
-fn shake_hands(flows: &mut Flows, p: FramedPacket<'_>, step: Step, at: Context<'_>) -> Verdict {
+/// Processes a client's segment to a service behind the SYN proxy.
+// Not inlined, here and below, so that other packets need little stack.
+#[inline(never)]
+fn begin_proxied(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'_>) -> Option<Verdict> {
+    handshake::take(flows, p, at).map(|step| shake_hands(flows, p, step, at))
+}
+
+/// Processes the answer of a destination that the SYN proxy shakes hands with.
+#[inline(never)]
+fn reply_proxied(
+    flows: &mut Flows,
+    p: &mut FramedPacket<'_>,
+    id: ConnId,
+    at: Context<'_>,
+) -> Option<Verdict> {
+    handshake::reply(flows, p, id, at).map(|step| shake_hands(flows, p, step, at))
+}
+
+fn shake_hands(flows: &mut Flows, p: &mut FramedPacket<'_>, step: Step, at: Context<'_>) -> Verdict {
     match step {
         Step::Decided(verdict) => verdict,
         Step::Written(id, written) => send_written(flows, written.packet(p.frame, p.link), id, at),
@@ -141,8 +160,10 @@ fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<
 
 /// Processes a packet of a connection towards the client.
 fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
-    if let Some(step) = handshake::reply(flows, &mut p, id, at) {
-        return shake_hands(flows, p, step, at);
+    if handshake::is_awaited(flows, id)
+        && let Some(verdict) = reply_proxied(flows, &mut p, id, at)
+    {
+        return verdict;
     }
     let connection = flows.table.connection(id);
     let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));

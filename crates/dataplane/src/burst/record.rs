@@ -237,7 +237,8 @@ impl Burst {
 
     /// Forwards packets of steady connections by the fast path, up to the next packet that needs the general path.
     /// `None`: there is none.
-    #[inline]
+    // Always inlined: it is called for every packet of the general path.
+    #[inline(always)]
     pub(crate) fn next_undecided<'b>(
         &'b mut self,
         forwarding: &mut Forwarding<'_>,

@@ -15,6 +15,8 @@ use crate::conn::{Direction, Inserted, NewConnection};
 use crate::verdict::DropReason;
 
 /// Inserts a connection with a local endpoint that no other connection has towards its destination.
+// Not inlined, so that the path of other methods is short.
+#[inline(never)]
 pub(super) fn insert(
     flows: &mut Flows,
     new: &mut NewConnection,

@@ -40,12 +40,14 @@ impl Written {
     }
 }
 
-/// Takes a packet without a connection to a service behind the proxy. `None`: it goes on as any other.
+/// Whether a packet without a connection may be for a service behind the proxy.
 #[inline]
+pub(crate) fn may_take(packet: &Packet, at: Context<'_>) -> bool {
+    at.snapshot.services.any_proxied() && packet.flow.protocol == Protocol::TCP
+}
+
+/// Takes a packet of [`may_take`] if its service is behind the proxy. `None`: it goes on as any other.
 pub(crate) fn take(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'_>) -> Option<Step> {
-    if !at.snapshot.services.any_proxied() || p.packet.flow.protocol != Protocol::TCP {
-        return None;
-    }
     Some(match take_segment(flows, p, at)? {
         Taken::Decided(verdict) => Step::Decided(verdict),
         Taken::Proven(marked, proof) => begin(flows, p, marked, proof, at),
@@ -91,18 +93,13 @@ pub(crate) fn is_awaited(flows: &Flows, id: ConnId) -> bool {
     flows.table.connection(id).flags().contains(Flags::HANDSHAKE)
 }
 
-/// Reads a destination's packet of a connection that waits for it. `None`: the packet goes on to the client, as do
-/// those of all other connections.
-#[inline]
+/// Reads a destination's packet of a connection that waits for it. `None`: the packet goes on to the client.
 pub(crate) fn reply(
     flows: &mut Flows,
     p: &mut FramedPacket<'_>,
     id: ConnId,
     at: Context<'_>,
 ) -> Option<Step> {
-    if !is_awaited(flows, id) {
-        return None;
-    }
     let packet = match answered(flows, p, id) {
         Answered::Refused => return None,
         Answered::Otherwise => return Some(Step::Decided(Verdict::Consumed)),
