@@ -48,14 +48,15 @@ fn echoes(cluster: &Cluster, method: Method) -> [Echo; 2] {
     })
 }
 
-/// Asks with datagrams of these sizes, each on a flow of its own; both real servers answer in turn.
+/// Asks with datagrams of these sizes, each on a flow of its own; both real servers answer. Not in turn: under load a
+/// question is repeated, and two workers may each choose a destination for one new flow.
 fn ask(cluster: &Cluster, sizes: &[usize]) {
     let ask = |size: &usize| {
         let question: Vec<u8> = (0..*size).map(|at| (at / 3) as u8).collect();
         Asker::new(cluster, virtual_endpoint(ECHO)).ask(&question)
     };
     let names: Vec<_> = sizes.iter().map(ask).collect();
-    assert!(clients::take_turns(&names), "flows were answered by {names:?}");
+    assert!(["rs1", "rs2"].iter().all(|rs| names.iter().any(|name| name == rs)), "answered by {names:?}");
 }
 
 fn everything_arrives_whole(method: Method, workers: Workers) {

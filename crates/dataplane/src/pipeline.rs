@@ -68,7 +68,13 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdi
     if let Some(reason) = refused.or_else(|| limit::refuses_syn(&p, at)) {
         return Verdict::Drop(reason);
     }
-    match lookup::find(flows, &p, at) {
+    let found = lookup::find(flows, &p, at);
+    if handshake::may_take(flows, p.packet, found, at)
+        && let Some(verdict) = shake_hands(flows, &mut p, found, at)
+    {
+        return verdict;
+    }
+    match found {
         Found::Request(id) => request(flows, p, id, at),
         Found::Reply(id) => reply(flows, p, id, at),
         Found::Nothing => begin(flows, p, at),
@@ -78,12 +84,7 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdi
 }
 
 /// Processes a packet without a connection, which may begin one for the service of its mark or destination.
-fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
-    if handshake::may_take(p.packet, at)
-        && let Some(verdict) = begin_proxied(flows, &mut p, at)
-    {
-        return verdict;
-    }
+fn begin(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
         let admitted = flows.defence.admit(&at.snapshot.settings);
         let connected = admitted
@@ -99,29 +100,19 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict
     }
 }
 
-/// Processes a client's segment to a service behind the SYN proxy.
-// Not inlined, here and below, so that other packets need little stack.
+/// Processes a packet that the SYN proxy may take. `None`: it goes on as any other.
+// Not inlined, so that other packets need little stack.
 #[inline(never)]
-fn begin_proxied(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'_>) -> Option<Verdict> {
-    handshake::take(flows, p, at).map(|step| shake_hands(flows, p, step, at))
-}
-
-/// Processes the answer of a destination that the SYN proxy shakes hands with.
-#[inline(never)]
-fn reply_proxied(
+fn shake_hands(
     flows: &mut Flows,
     p: &mut FramedPacket<'_>,
-    id: ConnId,
+    found: Found,
     at: Context<'_>,
 ) -> Option<Verdict> {
-    handshake::reply(flows, p, id, at).map(|step| shake_hands(flows, p, step, at))
-}
-
-fn shake_hands(flows: &mut Flows, p: &mut FramedPacket<'_>, step: Step, at: Context<'_>) -> Verdict {
-    match step {
+    Some(match handshake::take(flows, p, found, at)? {
         Step::Decided(verdict) => verdict,
         Step::Written(id, written) => send_written(flows, written.packet(p.frame, p.link), id, at),
-    }
+    })
 }
 
 /// Sends a destination a packet that the SYN proxy has written.
@@ -159,12 +150,7 @@ fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<
 }
 
 /// Processes a packet of a connection towards the client.
-fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
-    if handshake::is_awaited(flows, id)
-        && let Some(verdict) = reply_proxied(flows, &mut p, id, at)
-    {
-        return verdict;
-    }
+fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));
     proof::reply(&p, &connection);

@@ -2,7 +2,8 @@
 //! forbids.
 //!
 //! Checked once, when an interface is attached. A setting that would corrupt traffic is refused, with the command that
-//! changes it. Source: the kernel's Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
+//! changes it. Not here: which mode is tried first (`attach.rs`). Source: the kernel's
+//! Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
 
 use std::{fmt, io};
 

@@ -2,7 +2,7 @@
 //!
 //! IPVS lets a replaced connection expire by its timer, so its destination counts it until the kernel's next tick, and
 //! schedulers see this count. The same holds here. Bounded: if there is no room ([`ROOM`]), all are removed from the
-//! counts at once.
+//! counts at once. Not here: which connections are replaced (`lookup.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Begins the offload of a connection: decides, as the fast path does, what the XDP program is to do with its packets.
 //!
 //! Runs for few packets of a connection (`is_due`), after the fast path has forwarded one. The decision reads the same
-//! data as the fast path: route, path, endpoints. Not here: the packets that never take the fast path, which the
-//! program does not forward either (`bpf/offload.h`).
+//! data as the fast path: route, path, endpoints. Not here: its end (`conn/offloaded.rs`, `sweep.rs`, `give_up.rs`),
+//! and the packets that never take the fast path, which the program does not forward either (`bpf/offload.h`).
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};

@@ -1,4 +1,4 @@
-//! Writing of the entries of sync messages.
+//! Writing of the entries of sync messages. Not here: their fields (`entry.rs`), reading (`decode.rs`).
 
 use std::net::IpAddr;
 

@@ -1,7 +1,8 @@
 //! A writer of Prometheus' text format 0.0.4, line by line.
 //!
 //! Used for each scrape. `metrics-exporter-prometheus` formats help lines and labels; its registry, which would keep
-//! all metrics in memory, is not used. The caller must write all lines of a family together.
+//! all metrics in memory, is not used. The caller must write all lines of a family together. Not here: names and help
+//! texts (`director.rs`, `health.rs`, `services.rs`).
 //!
 //! Source: «Exposition formats» in Prometheus' documentation.
 

@@ -3,7 +3,7 @@
 //! A key changes in the running process, or by a successor that takes over without losing a connection; then the
 //! successor begins with all keys. A key that needs a restart makes the reload fail. Everything that can fail comes
 //! before the first change. One reload at a time, on the thread of its client or of SIGHUP. Not here: which key changes
-//! how (`difference.rs`).
+//! how (`difference.rs`), the comparison of keepalived.conf with what runs (`health/src/manager.rs`).
 
 mod difference;
 

@@ -12,6 +12,7 @@ use super::{Answered, Proof, Taken, answered, refuse, take_segment, write_syn};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::framed_packet::FramedPacket;
+use crate::burst::lookup::Found;
 use crate::burst::state;
 use crate::conn::{ConnId, Flags};
 use crate::new_connection::connect::connect;
@@ -40,14 +41,26 @@ impl Written {
     }
 }
 
-/// Whether a packet without a connection may be for a service behind the proxy.
+/// Whether a packet may be for the proxy: a segment without a connection, or a packet of a destination that answers.
 #[inline]
-pub(crate) fn may_take(packet: &Packet, at: Context<'_>) -> bool {
-    at.snapshot.services.any_proxied() && packet.flow.protocol == Protocol::TCP
+pub(crate) fn may_take(flows: &Flows, packet: &Packet, found: Found, at: Context<'_>) -> bool {
+    match found {
+        Found::Nothing => at.snapshot.services.any_proxied() && packet.flow.protocol == Protocol::TCP,
+        Found::Reply(id) => is_awaited(flows, id),
+        _ => false,
+    }
 }
 
-/// Takes a packet of [`may_take`] if its service is behind the proxy. `None`: it goes on as any other.
-pub(crate) fn take(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'_>) -> Option<Step> {
+/// Takes a packet of [`may_take`] that is for the proxy. `None`: it goes on as any other.
+pub(crate) fn take(
+    flows: &mut Flows,
+    p: &mut FramedPacket<'_>,
+    found: Found,
+    at: Context<'_>,
+) -> Option<Step> {
+    if let Found::Reply(id) = found {
+        return reply(flows, p, id, at);
+    }
     Some(match take_segment(flows, p, at)? {
         Taken::Decided(verdict) => Step::Decided(verdict),
         Taken::Proven(marked, proof) => begin(flows, p, marked, proof, at),
@@ -94,12 +107,7 @@ pub(crate) fn is_awaited(flows: &Flows, id: ConnId) -> bool {
 }
 
 /// Reads a destination's packet of a connection that waits for it. `None`: the packet goes on to the client.
-pub(crate) fn reply(
-    flows: &mut Flows,
-    p: &mut FramedPacket<'_>,
-    id: ConnId,
-    at: Context<'_>,
-) -> Option<Step> {
+fn reply(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Option<Step> {
     let packet = match answered(flows, p, id) {
         Answered::Refused => return None,
         Answered::Otherwise => return Some(Step::Decided(Verdict::Consumed)),
