@@ -68,13 +68,7 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdi
     if let Some(reason) = refused.or_else(|| limit::refuses_syn(&p, at)) {
         return Verdict::Drop(reason);
     }
-    let found = lookup::find(flows, &p, at);
-    if handshake::may_take(flows, p.packet, found, at)
-        && let Some(verdict) = shake_hands(flows, &mut p, found, at)
-    {
-        return verdict;
-    }
-    match found {
+    match lookup::find(flows, &p, at) {
         Found::Request(id) => request(flows, p, id, at),
         Found::Reply(id) => reply(flows, p, id, at),
         Found::Nothing => begin(flows, p, at),
@@ -84,7 +78,12 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdi
 }
 
 /// Processes a packet without a connection, which may begin one for the service of its mark or destination.
-fn begin(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
+fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
+    if handshake::may_take(p.packet, at)
+        && let Some(verdict) = shake_hands(flows, &mut p, None, at)
+    {
+        return verdict;
+    }
     let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
         let admitted = flows.defence.admit(&at.snapshot.settings);
         let connected = admitted
@@ -100,16 +99,16 @@ fn begin(flows: &mut Flows, p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
     }
 }
 
-/// Processes a packet that the SYN proxy may take. `None`: it goes on as any other.
+/// Processes a packet that the SYN proxy may take: a client's, or the answer for connection `id`.
 // Not inlined, so that other packets need little stack.
 #[inline(never)]
 fn shake_hands(
     flows: &mut Flows,
     p: &mut FramedPacket<'_>,
-    found: Found,
+    id: Option<ConnId>,
     at: Context<'_>,
 ) -> Option<Verdict> {
-    Some(match handshake::take(flows, p, found, at)? {
+    Some(match handshake::take(flows, p, id, at)? {
         Step::Decided(verdict) => verdict,
         Step::Written(id, written) => send_written(flows, written.packet(p.frame, p.link), id, at),
     })
@@ -150,7 +149,12 @@ fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<
 }
 
 /// Processes a packet of a connection towards the client.
-fn reply(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+    if handshake::is_awaited(flows, id)
+        && let Some(verdict) = shake_hands(flows, &mut p, Some(id), at)
+    {
+        return verdict;
+    }
     let connection = flows.table.connection(id);
     let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));
     proof::reply(&p, &connection);

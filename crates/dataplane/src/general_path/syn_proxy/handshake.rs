@@ -12,7 +12,6 @@ use super::{Answered, Proof, Taken, answered, refuse, take_segment, write_syn};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::framed_packet::FramedPacket;
-use crate::burst::lookup::Found;
 use crate::burst::state;
 use crate::conn::{ConnId, Flags};
 use crate::new_connection::connect::connect;
@@ -41,24 +40,21 @@ impl Written {
     }
 }
 
-/// Whether a packet may be for the proxy: a segment without a connection, or a packet of a destination that answers.
+/// Whether a packet without a connection may be for a service behind the proxy.
 #[inline]
-pub(crate) fn may_take(flows: &Flows, packet: &Packet, found: Found, at: Context<'_>) -> bool {
-    match found {
-        Found::Nothing => at.snapshot.services.any_proxied() && packet.flow.protocol == Protocol::TCP,
-        Found::Reply(id) => is_awaited(flows, id),
-        _ => false,
-    }
+pub(crate) fn may_take(packet: &Packet, at: Context<'_>) -> bool {
+    at.snapshot.services.any_proxied() && packet.flow.protocol == Protocol::TCP
 }
 
-/// Takes a packet of [`may_take`] that is for the proxy. `None`: it goes on as any other.
+/// Takes a packet for which [`may_take`] is true, or a destination's packet of connection `id`, which is awaited.
+/// `None`: the packet is not for the proxy.
 pub(crate) fn take(
     flows: &mut Flows,
     p: &mut FramedPacket<'_>,
-    found: Found,
+    id: Option<ConnId>,
     at: Context<'_>,
 ) -> Option<Step> {
-    if let Found::Reply(id) = found {
+    if let Some(id) = id {
         return reply(flows, p, id, at);
     }
     Some(match take_segment(flows, p, at)? {
