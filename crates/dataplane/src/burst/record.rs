@@ -246,10 +246,9 @@ impl Burst {
         reassembly: &mut Reassembly,
         at: Context<'_>,
     ) -> Option<Undecided<'b>> {
-        while forwarding.next < self.frames.len() {
-            let at_frame = forwarding.next;
-            forwarding.next += 1;
-            let (received, record) = (&mut self.frames[at_frame], &mut self.records[at_frame]);
+        let (begin, end) = (forwarding.next, self.frames.len());
+        let (frames, records) = (&mut self.frames[begin..], &mut self.records[begin..]);
+        for (at_frame, (received, record)) in (begin..).zip(frames.iter_mut().zip(records)) {
             if let Some(link) = forwarding.forward(flows, received, record) {
                 record.progress = Progress::Forwarded(link);
                 continue;
@@ -268,13 +267,14 @@ impl Burst {
                 _ => None,
             };
             if matches!(step.class, Class::Flow(_)) {
-                let (received, step) = (&mut self.frames[at_frame], &mut self.steps[usize::from(number)]);
-                return Some(Undecided { received, step, joined });
+                forwarding.next = at_frame + 1;
+                return Some(Undecided { received, step: &mut self.steps[usize::from(number)], joined });
             }
             if let Some(whole) = joined {
                 step.divide(whole, received, reassembly);
             }
         }
+        forwarding.next = end;
         None
     }
 
