@@ -196,9 +196,16 @@ fn the_mtu_may_be_raised_and_lowered_while_xvsd_runs() {
     let _echoes = echoes(&cluster, Method::Nat);
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Udp, ECHO, Method::Nat);
-    for (outside, inside) in
-        [(1500, 1500), (9000, 9000), (9000, 1500), (1500, 1500), (9000, 9000), (3000, 3000)]
-    {
+    ask(&cluster, &[LARGE, LARGE, 1000, 1000]);
+    set_mtu(&cluster, 9000, 9000);
+    // Packets that are too large for the former sockets are lost, with a warning.
+    wait::until("both interfaces have sockets for larger packets", || {
+        let events = director.xvs("events --last 1024 --no-follow");
+        let renewed =
+            |name| events.contains(&format!("{name} has an MTU of 9000 now, not 1500; workers: 1\n"));
+        ["wan", "lan"].into_iter().all(renewed).then_some(())
+    });
+    for (outside, inside) in [(9000, 9000), (9000, 1500), (1500, 1500), (9000, 9000), (3000, 3000)] {
         set_mtu(&cluster, outside, inside);
         ask(&cluster, &[LARGE, LARGE, 1000, 1000]);
         assert!(!director.status().contains("warning"), "{}", director.status());

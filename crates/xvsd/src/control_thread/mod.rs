@@ -450,7 +450,7 @@ impl ControlThread {
         let epoch = self.control.epoch();
         let (workers, steering) = self.control.datapath().workers();
         for index in 0..self.links.len() {
-            let had = workers.receive_queues(index);
+            let had = workers.settings(index);
             let Some(worker_facts) = workers.follow_settings(index, steering, &self.view.network.links)
             else {
                 continue;
@@ -458,10 +458,14 @@ impl ControlThread {
             let mut facts = self.shared.facts_mut();
             facts.workers = worker_facts;
             let interface = &mut facts.interfaces[index];
-            interface.queues = workers.receive_queues(index);
-            if interface.queues != had {
-                let (name, queues, threads) = (&interface.name, interface.queues, workers.count());
-                let event = format!("{name} has {queues} receive queues now, not {had}; workers: {threads}");
+            let now = workers.settings(index);
+            interface.queues = now.receive_queues;
+            let (name, threads) = (&interface.name, workers.count());
+            let queues = (now.receive_queues != had.receive_queues)
+                .then(|| format!("{} receive queues now, not {}", now.receive_queues, had.receive_queues));
+            let mtu = (now.mtu != had.mtu).then(|| format!("an MTU of {} now, not {}", now.mtu, had.mtu));
+            for change in queues.into_iter().chain(mtu) {
+                let event = format!("{name} has {change}; workers: {threads}");
                 tracing::info!("{event}");
                 self.shared.events.record(Kind::Link, epoch, event);
             }

@@ -74,9 +74,9 @@ impl Workers {
         self.unfit.iter().flatten().map(|unfit| &unfit.warning)
     }
 
-    /// The number of receive queues of the interface with this index that the workers share.
-    pub(crate) fn receive_queues(&self, index: usize) -> u32 {
-        self.attached[index].receive_queues()
+    /// The settings of the interface with this index that the workers have sockets for.
+    pub(crate) fn settings(&self, index: usize) -> Settings {
+        self.attached[index].settings()
     }
 
     /// Gives every worker new sockets for these settings.
