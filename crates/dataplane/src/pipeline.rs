@@ -17,11 +17,13 @@ use crate::burst::{Context, Forwarding, FramedPacket, forward, proof, state, una
 use crate::capture::watched::Watch;
 use crate::conn::{ConnId, Direction};
 use crate::forward::{Ends, is_refused};
+use crate::general_path::reassembly::Datagram;
 use crate::general_path::syn_proxy::handshake::{self, Step};
 use crate::general_path::{client_address, ftp, mss, no_destination, reset, syn_proxy, vip_probe};
 use crate::new_connection::connect::connect;
 use crate::new_connection::insert::Begun;
 use crate::new_connection::{bypass, limit, one_packet, service};
+use crate::port::Port;
 use crate::verdict::Verdict;
 
 fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
@@ -37,17 +39,18 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     burst.compare(flows, at.snapshot);
     burst.prefetch_counters(flows, at.snapshot);
     let mut forwarding = Forwarding::begin(flows, at);
-    while let Some(mut undecided) = burst.next_undecided(&mut forwarding, flows, reassembly, at) {
-        let verdict = process(flows, undecided.packet(), at);
-        undecided.decide(verdict, reassembly);
+    while let Some(frame) = burst.forward_steady(&mut forwarding, flows) {
+        if let Some(mut undecided) = burst.undecided(frame, flows, reassembly, at) {
+            let verdict = process(flows, undecided.packet(), at);
+            undecided.decide(verdict, reassembly);
+        }
     }
     forwarding.end(flows);
     let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
     dispatch.drop_overdue(port);
     for (received, decided) in burst.drain() {
-        if let Some(mut datagram) = dispatch.frame(received, decided, port) {
-            let verdict = process(dispatch.flows, datagram.packet(), at);
-            dispatch.datagram(datagram, verdict, port);
+        if let Some(datagram) = dispatch.frame(received, decided, port) {
+            process_datagram(&mut dispatch, datagram, port);
         }
     }
     while let Some((id, mut frame, syn)) = dispatch.next_unanswered_syn(port) {
@@ -75,6 +78,23 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdi
         Found::NoDestination(id) => no_destination::refuse(flows, p, id),
         Found::Kernel => vip_probe::take_reply(&p, at).unwrap_or(Verdict::PassToKernel),
     }
+}
+
+/// Processes a datagram whose fragments have arrived.
+// Not inlined, so that other packets need little stack.
+#[inline(never)]
+fn process_datagram(dispatch: &mut Dispatch<'_>, mut datagram: Datagram, port: &mut impl Port) {
+    let verdict = match datagram.read() {
+        Ok(packet) => {
+            let hash = dispatch.flows.hash(&packet.connection_key());
+            let (frame, link) = (&mut datagram.frame, datagram.link);
+            let whole = FramedPacket { frame, link, packet: &packet, hash, is_reassembled: true };
+            let verdict = process(dispatch.flows, whole, dispatch.at);
+            dispatch.datagram(&datagram, &packet, hash, verdict, port)
+        }
+        Err(verdict) => verdict,
+    };
+    dispatch.end_datagram(datagram, verdict, port);
 }
 
 /// Processes a packet without a connection, which may begin one for the service of its mark or destination.

@@ -15,7 +15,7 @@ use super::transmit::Transmitter;
 use crate::conn::ConnId;
 use crate::general_path::icmp_error::{self, ErrorAction};
 use crate::general_path::icmp_originate::IcmpError;
-use crate::general_path::reassembly::{Reassembly, Whole};
+use crate::general_path::reassembly::{Datagram, Reassembly};
 use crate::general_path::syn_proxy::handshake::{self, Written};
 use crate::general_path::{no_destination, vip_probe};
 use crate::port::{Port, Received, write_back};
@@ -41,7 +41,7 @@ impl Dispatch<'_> {
         received: Received,
         decided: Decided<'_>,
         port: &mut impl Port,
-    ) -> Option<Whole> {
+    ) -> Option<Datagram> {
         let Step { class, hash, verdict } = match decided {
             Decided::Forwarded(link) => {
                 self.transmitter.forward(received, link, port);

@@ -95,7 +95,7 @@ pub(crate) struct Undecided<'b> {
     joined: Option<Received>,
 }
 
-/// The state of [`Burst::next_undecided`].
+/// The state of [`Burst::forward_steady`].
 pub(crate) struct Forwarding<'a> {
     fast_path: FastPath<'a>,
     /// The table's number of insertions before the burst.
@@ -236,45 +236,58 @@ impl Burst {
     }
 
     /// Forwards packets of steady connections by the fast path, up to the next packet that needs the general path.
-    /// `None`: there is none.
-    // Always inlined: it is called for every packet of the general path.
-    #[inline(always)]
-    pub(crate) fn next_undecided<'b>(
-        &'b mut self,
+    /// Returns the number of its frame. `None`: there is none.
+    // Not inlined, so that the loop over these packets has all registers.
+    #[inline(never)]
+    pub(crate) fn forward_steady(
+        &mut self,
         forwarding: &mut Forwarding<'_>,
+        flows: &mut Flows,
+    ) -> Option<usize> {
+        let begin = forwarding.next;
+        let (frames, records) = (&mut self.frames[begin..], &mut self.records[begin..]);
+        for (number, (received, record)) in (begin..).zip(frames.iter_mut().zip(records)) {
+            match forwarding.forward(flows, received, record) {
+                Some(link) => record.progress = Progress::Forwarded(link),
+                None => {
+                    forwarding.next = number + 1;
+                    return Some(number);
+                }
+            }
+        }
+        forwarding.next = self.frames.len();
+        None
+    }
+
+    /// The packet of a frame on the general path, if its verdict is to be decided now.
+    #[inline(always)]
+    pub(crate) fn undecided<'b>(
+        &'b mut self,
+        frame: usize,
         flows: &mut Flows,
         reassembly: &mut Reassembly,
         at: Context<'_>,
     ) -> Option<Undecided<'b>> {
-        let (begin, end) = (forwarding.next, self.frames.len());
-        let (frames, records) = (&mut self.frames[begin..], &mut self.records[begin..]);
-        for (at_frame, (received, record)) in (begin..).zip(frames.iter_mut().zip(records)) {
-            if let Some(link) = forwarding.forward(flows, received, record) {
-                record.progress = Progress::Forwarded(link);
-                continue;
+        let (received, record) = (&mut self.frames[frame], &mut self.records[frame]);
+        let number = match record.progress {
+            Progress::General(number) => number,
+            _ => {
+                self.steps.push(Step::of(received, Some(record.hash), flows, at.snapshot));
+                (self.steps.len() - 1) as u8
             }
-            let number = match record.progress {
-                Progress::General(number) => number,
-                _ => {
-                    self.steps.push(Step::of(received, Some(record.hash), flows, at.snapshot));
-                    (self.steps.len() - 1) as u8
-                }
-            };
-            record.progress = Progress::General(number);
-            let step = &mut self.steps[usize::from(number)];
-            let joined = match step.class {
-                Class::Chain => step.join(received, reassembly, flows, at.snapshot),
-                _ => None,
-            };
-            if matches!(step.class, Class::Flow(_)) {
-                forwarding.next = at_frame + 1;
-                return Some(Undecided { received, step: &mut self.steps[usize::from(number)], joined });
-            }
-            if let Some(whole) = joined {
-                step.divide(whole, received, reassembly);
-            }
+        };
+        record.progress = Progress::General(number);
+        let step = &mut self.steps[usize::from(number)];
+        let joined = match step.class {
+            Class::Chain => step.join(received, reassembly, flows, at.snapshot),
+            _ => None,
+        };
+        if matches!(step.class, Class::Flow(_)) {
+            return Some(Undecided { received, step, joined });
         }
-        forwarding.next = end;
+        if let Some(whole) = joined {
+            step.divide(whole, received, reassembly);
+        }
         None
     }
 

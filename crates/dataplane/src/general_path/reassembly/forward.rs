@@ -8,51 +8,72 @@
 use xvs_proto::LinkId;
 use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
 
-use super::{Datagram, Gathered, Whole};
+use super::{Datagram, Gathered};
 use crate::burst::dispatch::Dispatch;
 use crate::general_path::icmp_originate::IcmpError;
 use crate::port::{Port, Received};
 use crate::verdict::{DropReason, Verdict};
 
+impl Datagram {
+    /// Reads its packet. If there is none, the error is the datagram's verdict.
+    pub(crate) fn read(&self) -> Result<Packet, Verdict> {
+        match parse(self.frame.bytes()) {
+            Ok(Parsed::Ip(packet)) => {
+                let longest_fragment = (packet.family() == Family::V6).then_some(self.largest);
+                Ok(Packet { longest_fragment, ..packet })
+            }
+            Ok(Parsed::Other) => Err(Verdict::PassToKernel),
+            Err(malformed) => Err(Verdict::Drop(DropReason::Malformed(malformed))),
+        }
+    }
+}
+
 impl Dispatch<'_> {
-    /// Takes a fragment. Returns the datagram that it completes, which [`Self::datagram`] carries out.
+    /// Takes a fragment. Returns the datagram that it completes, if any.
     pub(crate) fn fragment(
         &mut self,
         received: Received,
         packet: &Packet,
         port: &mut impl Port,
-    ) -> Option<Whole> {
+    ) -> Option<Datagram> {
         self.drop_overdue(port);
         let verdict = match self.reassembly.take(received, packet, self.at.now) {
             Gathered::Waits => Verdict::Held,
             Gathered::HandedOver => Verdict::Consumed,
             Gathered::Refused(reason) => Verdict::Drop(reason),
-            Gathered::Whole(datagram) => match self.parse(datagram) {
-                Ok(whole) => return Some(whole),
-                Err(verdict) => verdict,
-            },
+            Gathered::Whole(datagram) => return Some(datagram),
         };
         self.settle(verdict, port);
         None
     }
 
-    /// Carries out the verdict on a whole datagram. The recorded verdict on its last fragment is the same.
-    pub(crate) fn datagram(&mut self, whole: Whole, verdict: Verdict, port: &mut impl Port) {
-        let Whole { datagram, packet, hash, length } = whole;
+    /// Sends a datagram if that is the verdict on it. Returns the final verdict.
+    pub(crate) fn datagram(
+        &mut self,
+        datagram: &Datagram,
+        packet: &Packet,
+        hash: u64,
+        verdict: Verdict,
+        port: &mut impl Port,
+    ) -> Verdict {
         // If it is dropped, its sender gets an ICMP error.
-        if let Some(error) = IcmpError::of(&packet, &datagram.frame, datagram.link, verdict) {
+        if let Some(error) = IcmpError::of(packet, &datagram.frame, datagram.link, verdict) {
             self.reply(error, hash, port);
         }
-        let verdict = match verdict {
-            Verdict::Transmit(link) => self.send(&datagram, length, link, usize::MAX, port),
-            Verdict::Fragment { link, mtu } => self.send(&datagram, length, link, mtu as usize, port),
+        match verdict {
+            Verdict::Transmit(link) => self.send(datagram, packet.length(), link, usize::MAX, port),
+            Verdict::Fragment { link, mtu } => self.send(datagram, packet.length(), link, mtu as usize, port),
             Verdict::Waiting(next_hop) => {
                 // There is one frame for datagrams, and the next one needs it.
                 self.transmitter.resolve(next_hop);
                 Verdict::Drop(DropReason::NoNeighbour)
             }
             verdict => verdict,
-        };
+        }
+    }
+
+    /// Ends a datagram with its verdict, which is also the recorded one on its last fragment.
+    pub(crate) fn end_datagram(&mut self, datagram: Datagram, verdict: Verdict, port: &mut impl Port) {
         self.reassembly.put_back(datagram.frame);
         self.settle(verdict, port);
     }
@@ -97,21 +118,6 @@ impl Dispatch<'_> {
     fn dispose(&mut self, verdict: Verdict, port: &mut impl Port) -> Option<Verdict> {
         let released = self.reassembly.released().drain(..);
         released.map(|received| self.transmitter.settle(received, verdict, port)).last()
-    }
-
-    /// Reads a whole datagram. If it cannot be, the error is its verdict.
-    fn parse(&mut self, datagram: Datagram) -> Result<Whole, Verdict> {
-        let verdict = match parse(datagram.frame.bytes()) {
-            Ok(Parsed::Ip(packet)) => {
-                let longest_fragment = (packet.family() == Family::V6).then_some(datagram.largest);
-                let (length, hash) = (packet.length(), self.flows.hash(&packet.connection_key()));
-                return Ok(Whole { datagram, packet: Packet { longest_fragment, ..packet }, hash, length });
-            }
-            Ok(Parsed::Other) => Verdict::PassToKernel,
-            Err(malformed) => Verdict::Drop(DropReason::Malformed(malformed)),
-        };
-        self.reassembly.put_back(datagram.frame);
-        Err(verdict)
     }
 
     /// Sends a datagram, which had `length` bytes when it was received, in fragments as large as the largest received

@@ -33,7 +33,6 @@ use xvs_xdp::{BURST, Frame, FrameLayout, FramePool, HELD};
 use self::coverage::{Coverage, State};
 use self::fragment::{Held, Key, LARGEST, read};
 use self::handoff::{FRAME_BYTES, Handoff};
-use crate::burst::framed_packet::FramedPacket;
 use crate::clock::Millis;
 use crate::port::{Port, Received};
 use crate::verdict::DropReason;
@@ -82,23 +81,6 @@ pub struct Datagram {
     pub link: LinkId,
     /// The length of the largest fragment's packet, in bytes.
     pub largest: usize,
-}
-
-/// A whole datagram, whose verdict is to be decided.
-pub(crate) struct Whole {
-    datagram: Datagram,
-    packet: Packet,
-    hash: u64,
-    /// The bytes of the packet when it was received.
-    length: usize,
-}
-
-impl Whole {
-    /// The packet.
-    pub(crate) fn packet(&mut self) -> FramedPacket<'_> {
-        let Self { datagram: Datagram { frame, link, .. }, packet, hash, .. } = self;
-        FramedPacket { frame, link: *link, packet, hash: *hash, is_reassembled: true }
-    }
 }
 
 impl Reassembly {
