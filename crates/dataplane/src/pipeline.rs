@@ -1,68 +1,23 @@
-//! The pipeline: every stage that a packet may pass, in order. No other file knows this order; a new connection has its
-//! own stages (`new_connection/connect.rs`).
+//! The pipeline: every stage that a packet may pass until its verdict, in order. No other file knows this order; a new
+//! connection has its own stages (`new_connection/connect.rs`).
 //!
-//! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in one place. The
-//! functions of `general_path` return at once for packets that they do not concern. `Dispatch` has more general paths:
-//! fragments, ICMP errors, packets above the path MTU, probes of health checks, and SYNs that the SYN proxy repeats.
+//! It allocates nothing and waits for nothing. The functions of `general_path` return at once for packets that they do
+//! not concern. Not here: the stages of a whole burst, which come before and after a packet's own (`pipeline/run.rs`).
 
 mod run;
 
-use xvs_proto::LinkId;
-
 pub use self::run::Pipeline;
-use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
-use crate::burst::{Context, Forwarding, FramedPacket, forward, proof, state, unanswered};
-use crate::capture::watched::Watch;
+use crate::burst::{Context, FramedPacket, forward, proof, state, unanswered};
 use crate::conn::{ConnId, Direction};
 use crate::forward::{Ends, is_refused};
-use crate::general_path::reassembly::Datagram;
 use crate::general_path::syn_proxy::handshake::{self, Step};
 use crate::general_path::{client_address, ftp, mss, no_destination, reset, syn_proxy, vip_probe};
 use crate::new_connection::connect::connect;
 use crate::new_connection::insert::Begun;
 use crate::new_connection::{bypass, limit, one_packet, service};
-use crate::port::Port;
 use crate::verdict::Verdict;
-
-fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
-    let Pipeline { flows, transmitter, reassembly, burst } = pipeline;
-    transmitter.begin(at, port);
-    let copies = burst.receive(reassembly, port);
-    port.arrived(burst.frames(), copies, flows);
-    let frames = burst.frames().len();
-    transmitter.count_received(frames - copies, copies);
-    burst.read(flows, at.snapshot);
-    burst.screen(flows, at.snapshot);
-    burst.seek(flows);
-    burst.compare(flows, at.snapshot);
-    burst.prefetch_counters(flows, at.snapshot);
-    let mut forwarding = Forwarding::begin(flows, at);
-    while let Some(frame) = burst.forward_steady(&mut forwarding, flows) {
-        if let Some(mut undecided) = burst.undecided(frame, flows, reassembly, at) {
-            let verdict = process(flows, undecided.packet(), at);
-            undecided.decide(verdict, reassembly);
-        }
-    }
-    forwarding.end(flows);
-    let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
-    dispatch.drop_overdue(port);
-    for (received, decided) in burst.drain() {
-        if let Some(datagram) = dispatch.frame(received, decided, port) {
-            process_datagram(&mut dispatch, datagram, port);
-        }
-    }
-    while let Some((id, mut frame, syn)) = dispatch.next_unanswered_syn(port) {
-        let verdict = send_written(dispatch.flows, syn.packet(&mut frame, LinkId(0)), id, at);
-        dispatch.transmitter.carry_out_made(frame, verdict, port);
-    }
-    dispatch.answer(port);
-    dispatch.probe(port);
-    port.flush();
-    port.ended(flows);
-    frames
-}
 
 /// Processes a whole packet: unless a list or a limit of SYNs refuses it, its connection is looked up, or made.
 fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
@@ -78,23 +33,6 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdi
         Found::NoDestination(id) => no_destination::refuse(flows, p, id),
         Found::Kernel => vip_probe::take_reply(&p, at).unwrap_or(Verdict::PassToKernel),
     }
-}
-
-/// Processes a datagram whose fragments have arrived.
-// Not inlined, so that other packets need little stack.
-#[inline(never)]
-fn process_datagram(dispatch: &mut Dispatch<'_>, mut datagram: Datagram, port: &mut impl Port) {
-    let verdict = match datagram.read() {
-        Ok(packet) => {
-            let hash = dispatch.flows.hash(&packet.connection_key());
-            let (frame, link) = (&mut datagram.frame, datagram.link);
-            let whole = FramedPacket { frame, link, packet: &packet, hash, is_reassembled: true };
-            let verdict = process(dispatch.flows, whole, dispatch.at);
-            dispatch.datagram(&datagram, &packet, hash, verdict, port)
-        }
-        Err(verdict) => verdict,
-    };
-    dispatch.end_datagram(datagram, verdict, port);
 }
 
 /// Processes a packet without a connection, which may begin one for the service of its mark or destination.

@@ -1,13 +1,19 @@
-//! A worker's pipeline: the state of its stages between bursts, and the port that a burst passes through.
+//! A worker's pipeline: its state between bursts, and every stage that a burst passes, in order.
 //!
-//! Not here: the stages and their order (`pipeline.rs`).
+//! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in one place.
+//! `Dispatch` has more general paths: fragments, ICMP errors, packets above the path MTU, probes of health checks, and
+//! SYNs that the SYN proxy repeats. Not here: the stages of a packet until its verdict (`pipeline.rs`).
 
+use xvs_proto::LinkId;
+
+use super::{process, send_written};
+use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
 use crate::burst::transmit::Transmitter;
-use crate::burst::{Burst, Context};
-use crate::capture::watched::Watched;
+use crate::burst::{Burst, Context, Forwarding, FramedPacket};
+use crate::capture::watched::{Watch, Watched};
 use crate::clock::Millis;
-use crate::general_path::reassembly::Reassembly;
+use crate::general_path::reassembly::{Datagram, Reassembly};
 use crate::port::Port;
 use crate::port::vlan_and_bond::Tagged;
 use crate::snapshot::Snapshot;
@@ -20,7 +26,7 @@ pub struct Pipeline {
     pub transmitter: Transmitter,
     /// Fragments of incomplete datagrams.
     pub reassembly: Reassembly,
-    pub(super) burst: Burst,
+    burst: Burst,
 }
 
 impl Pipeline {
@@ -44,9 +50,64 @@ impl Pipeline {
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
         let (at, mut port) = (Context { snapshot, now }, Tagged::new(port, &snapshot.egress));
         if snapshot.captures.is_empty() {
-            return super::stages(self, at, &mut port);
+            return stages(self, at, &mut port);
         }
         let worker = self.flows.worker();
-        super::stages(self, at, &mut Watched::new(&mut port, snapshot, worker))
+        stages(self, at, &mut Watched::new(&mut port, snapshot, worker))
     }
+}
+
+fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
+    let Pipeline { flows, transmitter, reassembly, burst } = pipeline;
+    transmitter.begin(at, port);
+    let copies = burst.receive(reassembly, port);
+    port.arrived(burst.frames(), copies, flows);
+    let frames = burst.frames().len();
+    transmitter.count_received(frames - copies, copies);
+    burst.read(flows, at.snapshot);
+    burst.screen(flows, at.snapshot);
+    burst.seek(flows);
+    burst.compare(flows, at.snapshot);
+    burst.prefetch_counters(flows, at.snapshot);
+    let mut forwarding = Forwarding::begin(flows, at);
+    while let Some(frame) = burst.forward_steady(&mut forwarding, flows) {
+        if let Some(mut undecided) = burst.undecided(frame, flows, reassembly, at) {
+            let verdict = process(flows, undecided.packet(), at);
+            undecided.decide(verdict, reassembly);
+        }
+    }
+    forwarding.end(flows);
+    let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
+    dispatch.drop_overdue(port);
+    for (received, decided) in burst.drain() {
+        if let Some(datagram) = dispatch.frame(received, decided, port) {
+            process_datagram(&mut dispatch, datagram, port);
+        }
+    }
+    while let Some((id, mut frame, syn)) = dispatch.next_unanswered_syn(port) {
+        let verdict = send_written(dispatch.flows, syn.packet(&mut frame, LinkId(0)), id, at);
+        dispatch.transmitter.carry_out_made(frame, verdict, port);
+    }
+    dispatch.answer(port);
+    dispatch.probe(port);
+    port.flush();
+    port.ended(flows);
+    frames
+}
+
+/// Processes a datagram whose fragments have arrived.
+// Not inlined, so that other packets need little stack.
+#[inline(never)]
+fn process_datagram(dispatch: &mut Dispatch<'_>, mut datagram: Datagram, port: &mut impl Port) {
+    let verdict = match datagram.read() {
+        Ok(packet) => {
+            let hash = dispatch.flows.hash(&packet.connection_key());
+            let (frame, link) = (&mut datagram.frame, datagram.link);
+            let whole = FramedPacket { frame, link, packet: &packet, hash, is_reassembled: true };
+            let verdict = process(dispatch.flows, whole, dispatch.at);
+            dispatch.datagram(&datagram, &packet, hash, verdict, port)
+        }
+        Err(verdict) => verdict,
+    };
+    dispatch.end_datagram(datagram, verdict, port);
 }
