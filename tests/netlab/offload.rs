@@ -249,14 +249,15 @@ fn counted(director: &Director) -> [u64; 4] {
 
 #[test]
 fn packets_forwarded_while_no_xvsd_runs_are_counted_and_keep_their_connection_by_the_next_one() {
-    const TIMEOUT: Duration = Duration::from_secs(4);
+    // Some times what a start takes under load.
+    const TIMEOUT: Duration = Duration::from_secs(9);
     const QUESTIONS: u64 = 8;
     let cluster = cluster(Method::Nat);
     let (mut director, _echoes, asker, server) = offloaded_flow(&cluster);
     director.adm(&format!("--set 0 0 {}", TIMEOUT.as_secs()));
     assert_eq!(asker.ask(b"with this timeout"), server);
     // So that all is counted, and totals outlive a kill.
-    thread::sleep(TIMEOUT * 3 / 4);
+    thread::sleep(TIMEOUT / 3);
     let before = counted(&director);
     director.kill();
     for _ in 0..QUESTIONS {
@@ -264,10 +265,15 @@ fn packets_forwarded_while_no_xvsd_runs_are_counted_and_keep_their_connection_by
         thread::sleep(TIMEOUT / 6);
     }
     let next = start(&cluster);
-    let after = wait::until("they are counted", || Some(counted(&next)).filter(|after| after[0] > before[0]));
     let bytes = 28 + b"a question".len() as u64;
-    let more = [0, 1, 2].map(|place| after[place] - before[place]);
-    assert_eq!(more, [QUESTIONS, QUESTIONS, QUESTIONS * bytes], "requests, replies, bytes of requests");
+    // Requests, replies, and bytes of requests, which a listing may see one after the other.
+    let expected = [QUESTIONS, QUESTIONS, QUESTIONS * bytes];
+    let more = wait::until("they are counted", || {
+        let after = counted(&next);
+        let more = [0, 1, 2].map(|place| after[place] - before[place]);
+        more.iter().zip(expected).all(|(more, expected)| *more >= expected).then_some(more)
+    });
+    assert_eq!(more, expected);
     assert_eq!(asker.ask(b"by the same connection"), server);
 }
 
