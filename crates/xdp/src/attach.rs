@@ -10,7 +10,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::bpf::{Object, attach_xdp, detach, query_xdp, replace_xdp};
 use super::device::Program;
-use super::mode::{Mode, Refusal, Settings, leaves_checksums};
+use super::drivers::leaves_checksums;
+use super::mode::{Mode, Refusal, Settings};
 use super::pins::{Pinned, Pins};
 use super::sys::{Request, index_of};
 use super::tap::is_director_tap;
@@ -77,6 +78,11 @@ impl Attached {
     /// The largest packet that its sockets receive, in bytes.
     pub fn mtu(&self) -> u32 {
         self.settings.mtu
+    }
+
+    /// The bytes of a frame for its packets, or their parts.
+    pub fn frame_bytes(&self) -> u32 {
+        self.settings.frame_bytes
     }
 
     /// The number of receive queues that sockets are opened for. Packets of a queue without a socket go to the kernel.

@@ -12,6 +12,7 @@
 
 pub mod bpf;
 pub mod device;
+mod drivers;
 mod mode;
 
 mod attach;
@@ -34,9 +35,10 @@ mod sys;
 
 pub use attach::{AttachError, Attached, attach, check_port};
 pub use burst::{BURST, HELD, WAITING};
+pub use drivers::{frame_bytes, leaves_checksums};
 pub use error::SocketError;
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
-pub use mode::{CopyMode, Mode, ONE_BUFFER_MTU, Refusal, Settings, leaves_checksums, mtu_limit};
+pub use mode::{CopyMode, Mode, ONE_BUFFER_MTU, Refusal, Settings, mtu_limit};
 pub use socket::Statistics;
 pub use sockets::{PacketMemory, Queues, Sockets, Unsent};
 pub use sys::{index_of, network_cookie, peer_groups, precede_receive_threads};

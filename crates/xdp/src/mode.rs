@@ -7,8 +7,8 @@
 
 use std::{fmt, io};
 
+use super::drivers::{BRIDGE, frame_bytes};
 use super::sys::{Ethtool, FLAG_LRO, FLAG_RX_VLAN, Request, passes_several_buffers};
-use super::umem::frame_size_bytes;
 
 /// The largest MTU in bytes at which drivers pass a packet to XDP in one buffer: a page of 4096 bytes, less 256 before
 /// the packet, 320 that the kernel keeps behind it, and the Ethernet header with two tags.
@@ -82,12 +82,6 @@ pub struct Refusal {
     pub mend: String,
 }
 
-/// Whether a driver may deliver packets with partial checksums, which the sender left to its device: virtual devices,
-/// which pass packets on as they are, and bridges, whose ports may be virtual devices.
-pub fn leaves_checksums(driver: &str) -> bool {
-    matches!(driver, "veth" | "netkit" | "macvlan" | "tun" | "virtio_net" | "vif" | BRIDGE)
-}
-
 /// The settings of an interface on which its sockets depend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -95,6 +89,8 @@ pub struct Settings {
     pub mtu: u32,
     /// The number of its receive queues.
     pub receive_queues: u32,
+    /// The bytes of a frame for its packets, or their parts.
+    pub(super) frame_bytes: u32,
     flags: u32,
     gro: u32,
     /// The largest MTU that the kernel allows.
@@ -106,19 +102,20 @@ impl Settings {
         let mut request = Request::new(interface)?;
         let (mtu, receive_queues) = (request.mtu()?, request.receive_queues()?);
         let mtu_limit = if mtu > ONE_BUFFER_MTU { mtu_limit()? } else { None };
+        let driver = request.driver()?;
         // A bridge receives nothing itself: the offloads of its ports count (`refusal_of_port`).
-        if request.driver()? == BRIDGE {
-            return Ok(Self { mtu, receive_queues, flags: 0, gro: 0, mtu_limit });
-        }
-        let (flags, gro) = (request.ethtool(Ethtool::Flags)?, request.ethtool(Ethtool::Gro)?);
-        Ok(Self { mtu, receive_queues, flags, gro, mtu_limit })
+        let (flags, gro) = match driver == BRIDGE {
+            true => (0, 0),
+            false => (request.ethtool(Ethtool::Flags)?, request.ethtool(Ethtool::Gro)?),
+        };
+        Ok(Self { mtu, receive_queues, frame_bytes: frame_bytes(&driver, mtu), flags, gro, mtu_limit })
     }
 
     /// Whether sockets that were opened for `former` miss packets under these settings: queues have no socket, or
     /// packets exceed a frame.
     pub fn needs_new_sockets(self, former: Self) -> bool {
         self.receive_queues != former.receive_queues
-            || frame_size_bytes(self.mtu) > frame_size_bytes(former.mtu)
+            || self.frame_bytes > former.frame_bytes
             || self.needs_chains() && !former.needs_chains()
     }
 
@@ -156,24 +153,22 @@ impl Settings {
     }
 }
 
-/// The name of the driver of bridges.
-const BRIDGE: &str = "bridge";
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const PLAIN: Settings = Settings { mtu: 1500, receive_queues: 1, flags: 0, gro: 0, mtu_limit: None };
+    const PLAIN: Settings =
+        Settings { mtu: 1500, receive_queues: 1, frame_bytes: 2048, flags: 0, gro: 0, mtu_limit: None };
 
     #[test]
     fn other_queues_and_packets_larger_than_a_frame_need_new_sockets() {
-        let needs = |mtu, receive_queues| Settings { mtu, receive_queues, ..PLAIN }.needs_new_sockets(PLAIN);
+        let of = |mtu| Settings { mtu, frame_bytes: frame_bytes("veth", mtu), ..PLAIN };
+        let needs = |mtu, receive_queues| Settings { receive_queues, ..of(mtu) }.needs_new_sockets(PLAIN);
         assert!(needs(1500, 2) && needs(3000, 1) && needs(9000, 1));
-        let large = Settings { mtu: 3498, ..PLAIN };
-        assert!(Settings { mtu: 3499, ..PLAIN }.needs_new_sockets(large), "sockets for several buffers");
-        assert!(!Settings { mtu: 9000, ..PLAIN }.needs_new_sockets(Settings { mtu: 3499, ..PLAIN }));
+        assert!(of(3499).needs_new_sockets(of(3498)), "sockets for several buffers");
+        assert!(!of(9000).needs_new_sockets(of(3499)));
         assert!(!needs(1500, 1) && !needs(1280, 1) && !needs(1600, 1));
-        assert!(!PLAIN.needs_new_sockets(Settings { mtu: 3000, ..PLAIN }), "small packets fit large frames");
+        assert!(!PLAIN.needs_new_sockets(of(3000)), "small packets fit large frames");
     }
 
     #[test]

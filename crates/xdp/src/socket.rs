@@ -25,8 +25,7 @@ use xvs_proto::network::LinkId;
 pub struct Statistics {
     /// Received, but dropped by the kernel because the RX ring was full.
     pub receive_ring_full: u64,
-    /// In copy mode: received, but dropped by the kernel because the fill ring was empty. In zero-copy mode: how often
-    /// the driver found it empty.
+    /// Received, but dropped by the kernel because the fill ring was empty. 0 in zero-copy mode: the card drops.
     pub fill_ring_empty: u64,
     /// Received, but dropped by the kernel for another reason, such as a packet larger than a frame.
     pub receive_dropped: u64,
@@ -282,18 +281,20 @@ impl Arriving {
 
 impl Statistics {
     /// The kernel's counters. In copy mode the kernel counts a packet that finds the fill ring empty twice, in
-    /// `rx_fill_ring_empty_descs` and in `rx_dropped` (net/xdp/xsk.c, `__xsk_rcv`; xsk_buff_pool.c, `__xp_alloc`).
+    /// `rx_fill_ring_empty_descs` and in `rx_dropped` (net/xdp/xsk.c, `__xsk_rcv`; xsk_buff_pool.c, `__xp_alloc`). In
+    /// zero-copy mode the first counts how often a driver that filled its own ring found no frame, also at the start; a
+    /// packet is lost only when that ring is empty, too, and then the card counts it.
     fn of(kernel: &xdp_statistics, copy: &CopyMode) -> Self {
-        let counted_twice = match copy {
+        let fill_ring_empty = match copy {
             CopyMode::Copy { .. } => kernel.rx_fill_ring_empty_descs,
             CopyMode::ZeroCopy => 0,
         };
         Self {
             receive_ring_full: kernel.rx_ring_full,
-            fill_ring_empty: kernel.rx_fill_ring_empty_descs,
+            fill_ring_empty,
             // The kernel may increase one counter between our reads of the two, so the difference may be negative by a
             // few.
-            receive_dropped: kernel.rx_dropped.saturating_sub(counted_twice),
+            receive_dropped: kernel.rx_dropped.saturating_sub(fill_ring_empty),
             fill_invalid: kernel.rx_invalid_descs,
             transmit_invalid: kernel.tx_invalid_descs,
             transmit_ring_empty: kernel.tx_ring_empty_descs,
@@ -352,7 +353,7 @@ mod tests {
         assert_eq!(of(&kernel, &copy), (7, 1000, 5));
         assert_eq!(
             of(&kernel, &CopyMode::ZeroCopy),
-            (7, 1000, 1005),
+            (7, 0, 1005),
             "the driver counts empty rings, not packets"
         );
         kernel.rx_dropped = 999;

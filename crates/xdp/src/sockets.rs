@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use libxdp_sys as xdp;
 
 use super::attach::Attached;
+use super::drivers::SMALL_FRAME_BYTES;
 use super::error::SocketError;
 use super::mode::{CopyMode, Mode};
 use super::socket::{Socket, Statistics};
@@ -52,8 +53,9 @@ impl PacketMemory {
 
 fn layout_for(links: &[Queues<'_>], sizes: RingSizes) -> FrameLayout {
     let mtu = links.iter().map(|link| link.attached.mtu()).max().unwrap_or(0);
+    let frame_bytes = links.iter().map(|link| link.attached.frame_bytes()).max();
     let queues = links.iter().map(|link| link.queues.len()).sum();
-    layout(mtu, queues, sizes)
+    layout(mtu, frame_bytes.unwrap_or(SMALL_FRAME_BYTES), queues, sizes)
 }
 
 /// A worker's sockets and their frames.

@@ -16,6 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::rings::{CompletionRing, FillRing, ReceiveRing, TransmitRing};
 use crate::burst::{BURST, HELD, WAITING};
+use crate::drivers::LINK_HEADER_BYTES;
 use crate::frame::{FrameLayout, FramePool};
 
 /// The most frames that each socket of a worker may lend to the kernel. Both are powers of two, at least 64.
@@ -29,41 +30,28 @@ pub struct RingSizes {
 
 impl Default for RingSizes {
     /// Enough frames for the windows of several TCP connections. With fewer, TCP loses packets whenever the worker has
-    /// to wait for its core (docs/performance.md). With two interfaces of 1500 bytes MTU, the UMEM of one worker has 19
-    /// MiB.
+    /// to wait for its core (docs/performance.md). With two interfaces and frames of 2048 bytes, the UMEM of one worker
+    /// has 19 MiB.
     fn default() -> Self {
         Self { receive: 4096, transmit: 512 }
     }
 }
 
-/// Frames for packets of up to `mtu` bytes, and enough of them to fill all rings of the queues.
-pub(super) fn layout(mtu: u32, queues: usize, sizes: RingSizes) -> FrameLayout {
-    FrameLayout {
-        frame_size_bytes: frame_size_bytes(mtu),
-        headroom_bytes: HEADROOM_BYTES,
-        frames: frames(mtu, queues, sizes),
-    }
+/// Frames of this size for packets of up to `mtu` bytes, and enough of them to fill all rings of the queues.
+pub(super) fn layout(mtu: u32, frame_bytes: u32, queues: usize, sizes: RingSizes) -> FrameLayout {
+    let parts = (mtu + LINK_HEADER_BYTES).div_ceil(frame_bytes - HEADROOM_BYTES);
+    let frames = queues as u32 * (sizes.receive + sizes.transmit) + PIPELINE + KEPT * parts;
+    FrameLayout { frame_size_bytes: frame_bytes, headroom_bytes: HEADROOM_BYTES, frames }
 }
 
-/// The bytes of locked memory for a worker with `queues` queues over all its interfaces, whose largest MTU is `mtu`.
-pub fn umem_bytes(mtu: u32, queues: usize, sizes: RingSizes) -> u64 {
-    bytes(layout(mtu, queues, sizes))
+/// The bytes of locked memory for a worker with `queues` queues over all its interfaces. `mtu` is their largest MTU,
+/// `frame_bytes` their largest [`crate::frame_bytes`].
+pub fn umem_bytes(mtu: u32, frame_bytes: u32, queues: usize, sizes: RingSizes) -> u64 {
+    bytes(layout(mtu, frame_bytes, queues, sizes))
 }
 
 fn bytes(layout: FrameLayout) -> u64 {
     u64::from(layout.frames) * u64::from(layout.frame_size_bytes)
-}
-
-/// The size of a frame for packets of up to `mtu` bytes, or for their parts. A frame is no larger than a page; with
-/// whole pages a packet of 9000 bytes has three parts, with halves it would have six.
-pub(super) fn frame_size_bytes(mtu: u32) -> u32 {
-    let small = mtu + LINK_HEADER_BYTES + HEADROOM_BYTES <= SMALL_FRAME_BYTES;
-    if small { SMALL_FRAME_BYTES } else { LARGE_FRAME_BYTES }
-}
-
-fn frames(mtu: u32, queues: usize, sizes: RingSizes) -> u32 {
-    let parts = (mtu + LINK_HEADER_BYTES).div_ceil(frame_size_bytes(mtu) - HEADROOM_BYTES);
-    queues as u32 * (sizes.receive + sizes.transmit) + PIPELINE + KEPT * parts
 }
 
 /// Why packet memory could not be made.
@@ -260,12 +248,7 @@ fn lift_memory_limit() -> io::Result<()> {
 }
 
 /// The headroom of a received packet. Outer headers are written into it (linux/bpf.h, XDP_PACKET_HEADROOM).
-const HEADROOM_BYTES: u32 = 256;
-/// An Ethernet header with two tags.
-const LINK_HEADER_BYTES: u32 = 22;
-/// The smallest frame that the kernel accepts (net/xdp/xdp_umem.c, XDP_UMEM_MIN_CHUNK_SIZE), and a page.
-const SMALL_FRAME_BYTES: u32 = 2048;
-const LARGE_FRAME_BYTES: u32 = 4096;
+pub(super) const HEADROOM_BYTES: u32 = 256;
 /// Frames for the pipeline: the burst that it processes, and frames that the director originates. While the pipeline
 /// uses at most three bursts of frames, every fill ring can be refilled, whatever the TX rings hold.
 const PIPELINE: u32 = 4 * BURST as u32;
@@ -280,8 +263,8 @@ mod tests {
     fn packet_memory_grows_with_the_parts_of_the_packets_that_are_held_back() {
         let sizes = RingSizes::default();
         let kept = (4096 + 512) * 2 + 4 * 64;
-        assert_eq!(umem_bytes(1500, 2, sizes), (kept + 320) * 2048);
-        assert_eq!(umem_bytes(3498, 2, sizes), (kept + 320) * 4096);
-        assert_eq!(umem_bytes(9000, 2, sizes), (kept + 3 * 320) * 4096);
+        assert_eq!(umem_bytes(1500, 2048, 2, sizes), (kept + 320) * 2048);
+        assert_eq!(umem_bytes(3498, 4096, 2, sizes), (kept + 320) * 4096);
+        assert_eq!(umem_bytes(9000, 4096, 2, sizes), (kept + 3 * 320) * 4096);
     }
 }

@@ -3,7 +3,7 @@
 use xvs_ctl::config::{Config, TableMemory};
 use xvs_ctl::placement::shares;
 use xvs_dataplane::conn::TableConfig;
-use xvs_xdp::{RingSizes, umem_bytes};
+use xvs_xdp::{RingSizes, frame_bytes, umem_bytes};
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Finding, Level};
@@ -80,10 +80,11 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
 /// The packet memory of all workers that xvsd would start; `None`: it would not start, as the check of queues says.
 fn packet_bytes(facts: &Facts) -> Option<u64> {
     let queues: Vec<_> = facts.devices().map(|(name, device)| (name, device.receive_queues)).collect();
-    let mtu = facts.devices().map(|(_, device)| device.mtu).max().unwrap_or(1500);
+    let mtu = facts.devices().map(|(_, device)| device.mtu).max()?;
     let sizes = RingSizes { receive: facts.config.receive_ring, transmit: facts.config.transmit_ring };
     let shares = shares(&queues, facts.config.workers, facts.cores).ok()?;
-    let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, share.iter().map(Vec::len).sum(), sizes);
+    let frame = facts.devices().map(|(_, device)| frame_bytes(&device.driver, device.mtu)).max()?;
+    let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, frame, share.iter().map(Vec::len).sum(), sizes);
     Some(shares.iter().map(of_worker).sum())
 }
 

@@ -34,6 +34,7 @@ use crate::network::netlink::Netlink;
 use crate::network::tables::NeighbourEntry;
 pub use crate::network::tables::path_mtu;
 
+pub mod card;
 pub mod clsact;
 mod latest;
 pub mod neighbours;

@@ -16,6 +16,7 @@ use xvs_ctl::control::Control;
 use xvs_ctl::events::changes;
 use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
+use xvs_host::network::card::CardWatch;
 use xvs_host::network::{Latest, View};
 use xvs_model::protocol::request::{Access, ControlRequest};
 use xvs_model::report::event::Kind;
@@ -74,6 +75,8 @@ pub(crate) struct ControlThread {
     not_attached: Option<String>,
     /// Earliest time of the next comparison of the interfaces' settings.
     settings_after: Instant,
+    /// What the cards of the interfaces lose; `None`: the kernel does not say.
+    cards: Option<CardWatch>,
     /// When what interfaces refuse was compared last.
     losses_at: Instant,
     pub(super) shared: Arc<Shared>,
@@ -125,6 +128,7 @@ impl ControlThread {
             used: BTreeSet::new(),
             confirm_after: now,
             warn_after,
+            cards: CardWatch::open().ok(),
             losses_at: now,
             links,
             view,
@@ -440,13 +444,16 @@ impl ControlThread {
         if all.is_empty() { None } else { Some(all.swap_remove(next)) }
     }
 
-    /// Opens the workers' sockets again if they do not fit changed settings of an interface, such as added queues.
+    /// Opens the workers' sockets again if they do not fit changed settings of an interface, such as added queues. Reads
+    /// what its card has lost.
     fn follow_settings(&mut self) {
         let now = Instant::now();
         if now < self.settings_after {
             return;
         }
         self.settings_after = now + SETTINGS_INTERVAL;
+        let cards = self.cards.as_mut().map(|cards| cards.look(&self.links));
+        self.shared.facts_mut().card_losses = cards.unwrap_or_default();
         let epoch = self.control.epoch();
         let (workers, steering) = self.control.datapath().workers();
         for index in 0..self.links.len() {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::verdict::DropReason;
+use xvs_host::network::card::CardLosses;
 
 /// The time between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(5);
@@ -25,11 +26,13 @@ pub struct Sample {
     pub drops: Vec<u64>,
     /// The busy time of each worker, in nanoseconds.
     pub busy_ns: Vec<u64>,
+    /// What each interface's card has lost.
+    pub cards: Vec<CardLosses>,
 }
 
 impl Sample {
     /// The current values.
-    pub fn take(workers: &[Arc<WorkerCounters>], at: Millis) -> Self {
+    pub fn take(workers: &[Arc<WorkerCounters>], cards: &[CardLosses], at: Millis) -> Self {
         let ours = DropReason::all()
             .map(|reason| workers.iter().map(|worker| worker.dropped(reason).value()).sum::<u64>());
         let counters: [fn(&WorkerCounters) -> &Counter; 3] = [
@@ -39,12 +42,18 @@ impl Sample {
         ];
         let kernel = counters.map(|counter| workers.iter().map(|worker| counter(worker).value()).sum());
         let busy_ns = workers.iter().map(|worker| worker.busy_ns.value()).collect();
-        Self { at, drops: ours.chain(kernel).collect(), busy_ns }
+        Self { at, drops: ours.chain(kernel).collect(), busy_ns, cards: cards.to_vec() }
     }
 
     /// Packets dropped since an earlier sample, in the same order.
     pub fn drops_since(&self, earlier: &Self) -> Vec<u64> {
         differences(&self.drops, &earlier.drops).collect()
+    }
+
+    /// What each interface's card has lost since an earlier sample.
+    pub fn card_losses_since(&self, earlier: &Self) -> Vec<CardLosses> {
+        let earlier = earlier.cards.iter().copied().chain(std::iter::repeat(CardLosses::default()));
+        self.cards.iter().zip(earlier).map(|(now, earlier)| now.since(earlier)).collect()
     }
 
     /// The share of the time since an earlier sample in which each worker was busy, in percent; `None` if no time has
@@ -122,7 +131,12 @@ mod tests {
 
     fn noted(history: &History, seconds: u64, drops: u64) {
         let at = Millis(seconds * 1000);
-        history.record(at, || Sample { at, drops: vec![drops], busy_ns: vec![seconds * 250_000_000] });
+        history.record(at, || Sample {
+            at,
+            drops: vec![drops],
+            busy_ns: vec![seconds * 250_000_000],
+            cards: Vec::new(),
+        });
     }
 
     #[test]
@@ -142,6 +156,7 @@ mod tests {
             at: Millis(at),
             drops: drops.into(),
             busy_ns: busy_ns.into(),
+            cards: Vec::new(),
         };
         let now = sample(12_000, &[7, 5], &[4_500_000_000, 9]);
         let earlier = sample(2_000, &[3, 6], &[2_000_000_000]);
@@ -156,13 +171,13 @@ mod tests {
         workers[0].dropped(DropReason::TransmitRefused).add(2);
         workers[1].dropped(DropReason::TransmitRefused).add(3);
         workers[1].kernel_ring_full.add(7);
-        let drops = Sample::take(&workers, Millis(0)).drops;
+        let drops = Sample::take(&workers, &[], Millis(0)).drops;
         let counted: Vec<_> = drop_reasons()
             .zip(drops)
             .filter(|(_, packets)| *packets > 0)
             .map(|((name, _), packets)| (name, packets))
             .collect();
         assert_eq!(counted, [(DropReason::TransmitRefused.name(), 5), ("kernel_ring_full", 7)]);
-        assert_eq!(drop_reasons().count(), Sample::take(&workers, Millis(0)).drops.len());
+        assert_eq!(drop_reasons().count(), Sample::take(&workers, &[], Millis(0)).drops.len());
     }
 }

@@ -21,6 +21,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
+use xvs_host::network::card::CardLosses;
 use xvs_ipvsadm::disabled_arguments;
 use xvs_model::config::access_list::{ListKey, ListKind, ListSummary};
 use xvs_model::config::client_limit::SynLimitSummary;
@@ -48,6 +49,8 @@ struct Readings<'a> {
     busy_percent: Vec<Option<f64>>,
     /// Packets dropped since `minute`, by reason.
     recent: Vec<u64>,
+    /// What each interface's card has lost since `minute`.
+    recent_cards: Vec<CardLosses>,
     /// Services without a usable destination, each with the reason.
     unusable: Vec<(String, &'static str)>,
     /// The warnings about interfaces that are not attached.
@@ -64,10 +67,11 @@ struct Readings<'a> {
 impl<'a> Readings<'a> {
     fn take(shared: &Shared, health: Option<&'a HealthReport>) -> Self {
         let (facts, now, snapshot) = (shared.facts(), shared.now(), shared.published.load_full());
-        let sample = Sample::take(shared.workers(), now);
+        let sample = Sample::take(shared.workers(), &facts.card_losses, now);
         let minute = shared.history.before(now, WINDOW);
         let busy_percent = sample.busy_percent_since(&shared.history.before(now, INTERVAL));
         let recent = sample.drops_since(&minute);
+        let recent_cards = sample.card_losses_since(&minute);
         let attachment = facts.attachment();
         let mut unusable: Vec<_> = snapshot
             .services
@@ -90,6 +94,7 @@ impl<'a> Readings<'a> {
             minute,
             busy_percent,
             recent,
+            recent_cards,
             unusable,
             unattached,
             health,

@@ -24,6 +24,7 @@ use xvs_dataplane::offload::Offload;
 use xvs_dataplane::port::xdp::{SocketCounters, Waker};
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::steering::hold::Hold;
+use xvs_host::network::card::CardLosses;
 use xvs_model::config::command::CommandError;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::sync_daemon::SyncDaemon;
@@ -97,6 +98,8 @@ pub struct Shared {
 pub struct Facts {
     /// The interfaces.
     pub interfaces: Vec<InterfaceStatus>,
+    /// What each interface's card has lost since it was attached.
+    pub card_losses: Vec<CardLosses>,
     /// The machine's network, with the interfaces that are not attached.
     pub network: Arc<Network>,
     /// The workers.
@@ -239,7 +242,8 @@ impl Shared {
     /// Records a sample of the counters if one is due.
     pub(crate) fn sample_history(&self) {
         let now = self.now();
-        self.history.record(now, || Sample::take(&self.counters, now));
+        let cards = self.facts_mut().card_losses.clone();
+        self.history.record(now, || Sample::take(&self.counters, &cards, now));
     }
 
     /// Waits until the entries that the reader has ended are free for new connections, a second at most; a later walk

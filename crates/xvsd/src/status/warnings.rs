@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::{Encapsulation, Member, Service, Snapshot};
+use xvs_host::network::card::CardLosses;
 use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::unanswered::{REPORTED, Unanswered};
@@ -28,6 +29,7 @@ impl Readings<'_> {
         warnings.extend(table_warning(self.live, self.size));
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
         warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
+        warnings.extend(self.facts.interfaces.iter().zip(&self.recent_cards).flat_map(card_warnings));
         warnings.extend(self.facts.start_warnings.iter().cloned());
         warnings.extend(xvs_helper::client::warning());
         warnings.extend(self.facts.warnings.iter().cloned());
@@ -157,6 +159,25 @@ fn drop_warning(((reason, what), packets): ((&'static str, &'static str), &u64))
         .then(|| format!("{packets} packets were dropped as {reason} in the last minute: {what}"))
 }
 
+/// The warnings about packets that an interface's card has lost within a minute.
+fn card_warnings((interface, lost): (&InterfaceStatus, &CardLosses)) -> impl Iterator<Item = String> {
+    let CardLosses { missed, length } = lost;
+    let name = &interface.name;
+    let missed = (*missed > 0).then(|| {
+        format!(
+            "the card of {name} lost {missed} packets in the last minute, because no frame was free or the machine was too \
+             slow (rx_missed_errors, rx_fifo_errors): raise receive_ring, or use more queues and workers"
+        )
+    });
+    let length = (*length >= WARNED_LENGTHS).then(|| {
+        format!(
+            "the card of {name} lost {length} packets in the last minute, because of their length (rx_length_errors, \
+             rx_over_errors): compare the MTU of {name} with that of its senders"
+        )
+    });
+    missed.into_iter().chain(length)
+}
+
 /// The reasons for which the director or its network drops valid packets, each with the number of packets in a minute
 /// from which on there is a warning. A few of `no_neighbour` mean that a client is gone.
 const WARNED_DROPS: [(&str, u64); 17] = [
@@ -182,6 +203,8 @@ const WARNED_DROPS: [(&str, u64); 17] = [
 /// The largest number of services without a destination that have their own warning; the same for virtual servers
 /// without quorum.
 const NAMED: usize = 8;
+/// The packets of a wrong length from which on there is a warning: any host may send some.
+const WARNED_LENGTHS: u64 = 10;
 const TABLE_PERCENT: f64 = 80.0;
 const BUSY_PERCENT: f64 = 90.0;
 
@@ -361,5 +384,21 @@ mod tests {
         assert_eq!(report.recent_drops.reasons.len(), 3);
         let known: Vec<_> = drop_reasons().map(|(name, _)| name).collect();
         assert!(WARNED_DROPS.iter().all(|(name, _)| known.contains(name)), "a reason is misspelt");
+    }
+
+    #[test]
+    fn a_card_that_loses_packets_has_a_warning_with_its_name_and_counters() {
+        let shared = daemon("");
+        let up = |name| interface(name, LinkState::Up, None);
+        shared.facts_mut().interfaces = ["wan", "lan"].map(up).into();
+        shared.facts_mut().card_losses = vec![CardLosses { missed: 0, length: 9 }; 2];
+        assert!(warnings(&shared).is_empty(), "any host may send a few of a wrong length");
+        shared.facts_mut().card_losses = vec![CardLosses::default(), CardLosses { missed: 7, length: 10 }];
+        let lines = warnings(&shared);
+        assert_eq!(lines.len(), 2, "{lines:?}");
+        assert!(lines[0].starts_with("the card of lan lost 7 packets") && lines[0].contains("receive_ring"));
+        assert!(
+            lines[1].starts_with("the card of lan lost 10 packets") && lines[1].contains("rx_length_errors")
+        );
     }
 }

@@ -148,7 +148,9 @@ impl Workers {
     /// The packet memory of all workers.
     pub(crate) fn packet_bytes(&self) -> u64 {
         let mtu = self.attached.iter().map(Attached::mtu).max().unwrap_or(0);
-        let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, share.iter().map(Vec::len).sum(), self.rings);
+        let Some(frame) = self.attached.iter().map(Attached::frame_bytes).max() else { return 0 };
+        let of_worker =
+            |share: &Vec<Vec<u32>>| umem_bytes(mtu, frame, share.iter().map(Vec::len).sum(), self.rings);
         self.shares.iter().map(of_worker).sum()
     }
 

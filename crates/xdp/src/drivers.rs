@@ -1,0 +1,60 @@
+//! What follows from the name of an interface's driver: the size of its frames, and whether packets may have partial
+//! checksums.
+//!
+//! Looked up when an interface is attached. Sources: the kernel's drivers, at the functions named here; docs/bare-metal.md
+//! says which of them were seen. Not here: what the kernel says itself (`device.rs`).
+
+use super::umem::HEADROOM_BYTES;
+
+/// The bytes of a frame for packets of up to `mtu` bytes, or for their parts, of this driver: half a page if the driver
+/// is known to receive such packets in it, otherwise a page. With whole pages a packet of 9000 bytes has three parts,
+/// with halves it would have six.
+pub fn frame_bytes(driver: &str, mtu: u32) -> u32 {
+    let takes_halves = COPIED.contains(&driver) || FINE_BUFFERS.contains(&driver);
+    let small = takes_halves && mtu + LINK_HEADER_BYTES + HEADROOM_BYTES <= SMALL_FRAME_BYTES;
+    if small { SMALL_FRAME_BYTES } else { LARGE_FRAME_BYTES }
+}
+
+/// Whether a driver may deliver packets with partial checksums, which the sender left to its device: virtual devices,
+/// which pass packets on as they are, and bridges, whose ports may be virtual devices.
+pub fn leaves_checksums(driver: &str) -> bool {
+    matches!(driver, "veth" | "netkit" | "macvlan" | "tun" | "virtio_net" | "vif" | BRIDGE)
+}
+
+/// The name of the driver of bridges.
+pub(super) const BRIDGE: &str = "bridge";
+
+/// Virtual devices without zero-copy: the kernel copies a packet into any frame that has room for it.
+const COPIED: [&str; 6] = ["veth", "netkit", "macvlan", "tun", "vif", BRIDGE];
+
+/// Drivers that in zero-copy mode give the card all of a frame behind its headroom, in steps of at most 256 bytes:
+/// `i40e_configure_rx_ring`, `ice_setup_rx_ctx` (128 bytes), `mlx5e_rx_get_linear_sz_xsk` (1 byte).
+///
+/// Others take less, and cut or lose what is larger. `igb_setup_srrctl`, `igc_configure_rx_ring` and, for the 82599,
+/// `ixgbe_configure_srrctl` set buffers in steps of 1 KiB: of half a page, 1024 bytes; of a page, 3072. virtio_net keeps
+/// 320 bytes behind the packet (`virtnet_add_recvbuf_xsk`): of half a page, 1472 bytes.
+const FINE_BUFFERS: [&str; 3] = ["i40e", "ice", "mlx5_core"];
+
+/// An Ethernet header with two tags.
+pub(super) const LINK_HEADER_BYTES: u32 = 22;
+/// The smallest frame that the kernel accepts (net/xdp/xdp_umem.c, XDP_UMEM_MIN_CHUNK_SIZE), and a page.
+pub(super) const SMALL_FRAME_BYTES: u32 = 2048;
+const LARGE_FRAME_BYTES: u32 = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_half_a_page_only_for_drivers_that_are_known_to_receive_whole_packets_in_it() {
+        for driver in ["veth", "i40e", "ice", "mlx5_core"] {
+            assert_eq!(frame_bytes(driver, 1500), 2048, "{driver}");
+            assert_eq!(frame_bytes(driver, 1770), 2048, "{driver}: with two tags it fits exactly");
+            assert_eq!(frame_bytes(driver, 1771), 4096, "{driver}");
+        }
+        for driver in ["igb", "igc", "ixgbe", "virtio_net", "another"] {
+            assert_eq!(frame_bytes(driver, 1500), 4096, "{driver}");
+            assert_eq!(frame_bytes(driver, 9000), 4096, "{driver}");
+        }
+    }
+}

@@ -1,0 +1,119 @@
+#!/usr/bin/env bash
+# The main job on the code of real network drivers: files by NAT, direct routing, FULLNAT and a tunnel come back whole;
+# packets of every size to the director itself are answered beside it; status is content.
+#
+# cl 198.51.100.10, dr 198.51.100.1 with 192.0.2.1 and the VIP 198.51.100.100, rs1 192.0.2.11. Two cables: cl's to dr's
+# `wan`, rs1's to dr's `lan`. The first card of a cable is dr's. Prints what was seen of the driver.
+#
+# cards igb/virtio-net-pci igb/virtio-net-pci
+# cards virtio-net-pci/virtio-net-pci virtio-net-pci/virtio-net-pci
+# cards virtio-net-pci,iommu_platform=on,disable-legacy=on/virtio-net-pci virtio-net-pci,iommu_platform=on,disable-legacy=on/virtio-net-pci
+# cards vmxnet3/virtio-net-pci vmxnet3/virtio-net-pci
+# cards e1000e/virtio-net-pci e1000e/virtio-net-pci
+# kernel newest
+# kernel backports
+set -euo pipefail
+
+test=metal
+vip=198.51.100.100
+
+show_state() {
+    cat /tmp/xvsd.log
+    at dr xvs status
+    at dr xvs counters
+    at dr xvsadm -Ln --stats
+    at dr ip -s -s link
+    cat /tmp/client
+}
+# shellcheck source=tests/vm/common.bash
+source /vm-bin/common.bash
+
+# Moves the card with this number to a host, with a name.
+give() {
+    local number=$1 host=$2 name=$3 path
+    for path in /sys/class/net/*; do
+        if [[ $(cat "$path/address") == 02:00:00:00:00:0$number ]]; then
+            ip link set "${path##*/}" name "$name" netns "$host"
+            at "$host" ip link set "$name" up
+            return
+        fi
+    done
+    fail "no card $number"
+}
+
+# A file of this many bytes comes back whole from a port. `$2`: the address that the real server sees.
+comes_back() {
+    head -c 3000000 /dev/urandom >/tmp/file
+    timeout 100 ip netns exec cl python3 /vm-bin/peer.py send /tmp/file "$1" "$2" >/tmp/client 2>&1 || true
+    [[ $(cat /tmp/client) == "$3 whole" ]] || fail "a file did not come back whole from $1, port $2"
+}
+
+modprobe -a igb vmxnet3 e1000e virtio_net tun ipip
+for host in cl dr rs1; do
+    ip netns add $host
+    at $host ip link set lo up
+    at $host sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
+done
+give 1 dr wan
+give 2 cl wan
+give 3 dr lan
+give 4 rs1 lan
+at cl ip address add 198.51.100.10/24 dev wan
+at dr ip address add 198.51.100.1/24 dev wan
+at dr ip address add 192.0.2.1/24 dev lan
+at dr sysctl -qw net.ipv4.ip_forward=1
+at rs1 ip address add 192.0.2.11/24 dev lan
+at rs1 ip route add default via 192.0.2.1
+# The replies of direct routing pass dr's kernel as those of any host, so the address is none of its own.
+at cl ip neighbour replace $vip lladdr 02:00:00:00:00:01 nud permanent dev wan
+at rs1 ip address add $vip/32 dev lo
+at rs1 sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=2
+at rs1 ip link set tunl0 up
+for port in 80 81 82 83; do at rs1 python3 /vm-bin/peer.py mirror $port & done
+at dr python3 /vm-bin/peer.py mirror 22 &
+# A link that has just come up may take seconds.
+until_shown " 0% packet loss" at cl ping -q -c 1 -W 1 198.51.100.1
+until_shown " 0% packet loss" at rs1 ping -q -c 1 -W 1 192.0.2.1
+
+cat >/tmp/xvs.toml <<TOML
+interfaces = ["wan", "lan"]
+workers = 1
+conn_table_size = 4096
+state_directory = ""
+TOML
+driver=$(at dr ethtool -i wan | awk '$1 == "driver:" { print $2 }')
+if [[ $driver == e1000e ]]; then
+    # Without native XDP.
+    at dr xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 && fail "it starts though GRO merges packets"
+    grep -q "ethtool -K wan gro off" /tmp/xvsd.log || fail "the refusal names no command"
+    for name in wan lan; do at dr ethtool -K $name gro off rxvlan off; done
+fi
+at dr xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
+until_shown "up .* configuration" at dr xvs status
+at dr xvs laddr add 192.0.2.1 >/dev/null
+ports=([80]=-m [81]=-g [82]=--fullnat [83]=-i)
+for port in "${!ports[@]}"; do
+    at dr xvsadm -A -t "$vip:$port" -s rr
+    at dr xvsadm -a -t "$vip:$port" -r "192.0.2.11:$port" "${ports[port]}"
+done
+until_shown " 0% packet loss" at cl ping -q -c 1 -W 1 198.51.100.1
+for size in $(seq 0 64 1472) 1000 1001 1471 1472; do
+    at cl ping -q -c 1 -W 2 -M do -s "$size" 198.51.100.1 >/tmp/client || fail "a ping of $size bytes is lost"
+done
+say "$(uname -r), $driver: packets of all sizes to the director are answered"
+for port in "${!ports[@]}"; do
+    client=198.51.100.10
+    if [[ ${ports[port]} == --fullnat ]]; then client=192.0.2.1; fi
+    comes_back $vip "$port" $client
+    say "${ports[port]}: a file comes back whole"
+done
+comes_back 198.51.100.1 22 198.51.100.10
+say "the director itself: a file comes back whole"
+sleep 2
+at dr xvs status >/tmp/client
+at dr xvs counters | grep -v " 0$" || true
+cat /tmp/client
+grep -q "^ok " /tmp/client || [[ $driver == e1000e ]] || fail "status is not content"
+at dr xvs stop --release >/dev/null
+wait %% 2>/dev/null || true
+say "all"
