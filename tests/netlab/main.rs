@@ -35,6 +35,7 @@ mod local;
 mod log;
 mod marks;
 mod metrics;
+mod modes;
 mod mtu;
 mod nat;
 mod network;

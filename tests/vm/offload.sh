@@ -7,7 +7,7 @@
 # interfaces, as those of a virtual machine. Core 1 has xvsd and the interrupts of dr. Core 0 has the kernel's pktgen,
 # which sends, and rs1, which drops. The figure is the CPU time of the thread that emulates core 1 over the packets that
 # arrived. Prints medians and ratios; fails if the program has not forwarded the packets.
-# cables
+# cards virtio-net-pci/virtio-net-pci virtio-net-pci/virtio-net-pci
 # release
 set -euo pipefail
 

@@ -90,7 +90,7 @@ impl Arguments {
         let given = given.into_iter().filter(|(_, is_given)| *is_given);
         config.sources.extend(given.map(|(key, _)| (key.to_owned(), Source::CommandLine)));
         if !self.interfaces.is_empty() {
-            config.interfaces = self.interfaces;
+            config.interfaces = config.interfaces.chosen(self.interfaces);
         }
         config.workers = self.workers.or(config.workers);
         config.socket = self.socket.unwrap_or(config.socket);

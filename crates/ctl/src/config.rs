@@ -21,10 +21,12 @@ use crate::journal::start::{Files, has_loaded};
 
 mod error;
 pub mod fleet;
+mod interfaces;
 mod keys;
 mod limits;
 
 pub use self::error::ConfigError;
+pub use self::interfaces::{InterfaceSettings, Interfaces};
 pub use self::keys::{Config, InForce, Keepalived, LogFormat, OffloadMode, TableMemory};
 pub use self::limits::Limits;
 
@@ -123,10 +125,10 @@ impl Config {
         self.mode()?;
         self.log_filter()?;
         let mut seen = BTreeSet::new();
-        match self.interfaces.iter().find(|name| !seen.insert(*name)) {
+        match self.interfaces.names().find(|name| !seen.insert(*name)) {
             _ if self.interfaces.is_empty() => Err(ConfigError::NoInterface),
-            Some(twice) => Err(ConfigError::InterfaceTwice(twice.clone())),
-            None => match self.offload_excluded.iter().find(|name| !seen.contains(name)) {
+            Some(twice) => Err(ConfigError::InterfaceTwice(twice.to_owned())),
+            None => match self.offload_excluded.iter().find(|name| !seen.contains(name.as_str())) {
                 Some(unknown) => Err(ConfigError::ExcludedUnknown(unknown.clone())),
                 None => Ok(()),
             },
@@ -299,7 +301,7 @@ mod tests {
         let mut config: Config = toml::from_str("").unwrap();
         assert_eq!(config, Config::default());
         assert!(matches!(config.check(), Err(ConfigError::NoInterface)));
-        config.interfaces.push("wan".to_owned());
+        config.interfaces = config.interfaces.chosen(vec!["wan".to_owned()]);
         assert!(config.check().is_ok());
     }
 

@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use super::bpf::{Object, attach_xdp, detach, query_xdp, replace_xdp};
 use super::device::Program;
 use super::drivers::leaves_checksums;
-use super::mode::{Mode, Refusal, Settings};
+use super::mode::{Mode, Refusal, Settings, WantedMode};
 use super::pins::{Pinned, Pins};
 use super::sys::{Request, index_of};
 use super::tap::is_director_tap;
@@ -28,6 +28,8 @@ pub struct Attached {
     settings: Settings,
     leaves_checksums: bool,
     is_veth: bool,
+    wanted: WantedMode,
+    mode: Mode,
     native_refused: Option<io::Error>,
     constants: Vec<u8>,
     /// Whether the link stays when this value is dropped.
@@ -115,10 +117,15 @@ impl Attached {
 
     /// Where the program runs.
     pub fn mode(&self) -> Mode {
-        if self.native_refused.is_some() { Mode::Generic } else { Mode::Native }
+        self.mode
     }
 
-    /// The reason for generic mode.
+    /// The mode that the operator wants.
+    pub fn wanted(&self) -> WantedMode {
+        self.wanted
+    }
+
+    /// The reason for generic mode that the operator does not want.
     pub fn native_refused(&self) -> Option<&io::Error> {
         self.native_refused.as_ref()
     }
@@ -231,14 +238,16 @@ impl std::fmt::Debug for Attached {
 }
 
 /// Attaches a program to an interface of this thread's network namespace: in native mode, or in generic mode if the
-/// driver refuses native mode. `load` loads an object into the kernel with these constants; the object has the program
+/// driver refuses native mode or `wanted` says so. `load` loads an object into the kernel with these constants; the object has the program
 /// of this name. If an earlier process has pinned a program of the interface in `pins`, its link is taken over: the
-/// earlier program is in force until [`Attached::put_in_force`].
+/// earlier program is in force until [`Attached::put_in_force`]. If the earlier program runs in another mode than is
+/// wanted, it is detached: a gap of the time in which the program is loaded.
 ///
 /// # Errors
 /// See [`AttachError`]; nothing that was not attached before stays attached.
 pub fn attach(
     interface: &str,
+    wanted: WantedMode,
     program: &CStr,
     constants: &[u8],
     pins: Option<&Pins>,
@@ -264,7 +273,7 @@ pub fn attach(
     };
     refuse(Mode::Native)?;
 
-    let attached = |object, link, native_refused, former_program: Option<u32>| Attached {
+    let attached = |object, link, mode, native_refused, former_program: Option<u32>| Attached {
         link,
         object,
         interface: interface.to_owned(),
@@ -272,6 +281,8 @@ pub fn attach(
         settings,
         leaves_checksums,
         is_veth,
+        wanted,
+        mode,
         native_refused,
         constants: constants.to_vec(),
         is_pinned: former_program.is_some(),
@@ -279,9 +290,18 @@ pub fn attach(
     };
     let object = load(constants).map_err(failed)?;
     if let Some(Pinned { link, program, mode }) = pins.and_then(|pins| pins.find(index)) {
-        refuse(mode)?;
-        let refused = || io::Error::other("the program that was taken over is generic");
-        return Ok(attached(object, link, (mode == Mode::Generic).then(refused), Some(program)));
+        let suits = match wanted {
+            WantedMode::Auto => true,
+            WantedMode::Generic => mode == Mode::Generic,
+            WantedMode::ZeroCopy | WantedMode::Copy => mode == Mode::Native,
+        };
+        if suits {
+            refuse(mode)?;
+            let refused = || io::Error::other("the program that was taken over is generic");
+            let native_refused = (mode == Mode::Generic && wanted != WantedMode::Generic).then(refused);
+            return Ok(attached(object, link, mode, native_refused, Some(program)));
+        }
+        detach(link.as_fd());
     }
     let program = object.program(program).map_err(failed)?;
     let occupied = |error: io::Error| match error.raw_os_error() {
@@ -292,17 +312,24 @@ pub fn attach(
         },
         _ => failed(error),
     };
-    let (link, native_refused) = match attach_xdp(program, index, Mode::Native) {
-        Ok(link) => (link, None),
+    let generic = || {
+        refuse(Mode::Generic)?;
+        attach_xdp(program, index, Mode::Generic).map_err(occupied)
+    };
+    if wanted == WantedMode::Generic {
+        let link = generic()?;
+        return Ok(attached(object, link, Mode::Generic, None, None));
+    }
+    match attach_xdp(program, index, Mode::Native) {
+        Ok(link) => Ok(attached(object, link, Mode::Native, None, None)),
         Err(error) => match occupied(error) {
             AttachError::Kernel { source, .. } => {
-                refuse(Mode::Generic)?;
-                (attach_xdp(program, index, Mode::Generic).map_err(occupied)?, Some(source))
+                let link = generic()?;
+                Ok(attached(object, link, Mode::Generic, Some(source), None))
             }
-            other => return Err(other),
+            other => Err(other),
         },
-    };
-    Ok(attached(object, link, native_refused, None))
+    }
 }
 
 /// Checks that a port of an attached bridge, or an interface below a port, does not merge packets. An interface that is

@@ -1,10 +1,8 @@
 //! What follows from the name of an interface's driver: the size of its frames, and whether packets may have partial
 //! checksums.
 //!
-//! Looked up when an interface is attached. Sources: the kernel's drivers, at the functions named here; docs/bare-metal.md
-//! says which of them were seen. Not here: what the kernel says itself (`device.rs`).
-
-use super::umem::HEADROOM_BYTES;
+//! Looked up when an interface is attached. Sources: the kernel's drivers, at the functions named here;
+//! docs/bare-metal.md says which of them were seen. Not here: what the kernel says itself (`device.rs`).
 
 /// The bytes of a frame for packets of up to `mtu` bytes, or for their parts, of this driver: half a page if the driver
 /// is known to receive such packets in it, otherwise a page. With whole pages a packet of 9000 bytes has three parts,
@@ -31,10 +29,12 @@ const COPIED: [&str; 6] = ["veth", "netkit", "macvlan", "tun", "vif", BRIDGE];
 /// `i40e_configure_rx_ring`, `ice_setup_rx_ctx` (128 bytes), `mlx5e_rx_get_linear_sz_xsk` (1 byte).
 ///
 /// Others take less, and cut or lose what is larger. `igb_setup_srrctl`, `igc_configure_rx_ring` and, for the 82599,
-/// `ixgbe_configure_srrctl` set buffers in steps of 1 KiB: of half a page, 1024 bytes; of a page, 3072. virtio_net keeps
-/// 320 bytes behind the packet (`virtnet_add_recvbuf_xsk`): of half a page, 1472 bytes.
+/// `ixgbe_configure_srrctl` set buffers in steps of 1 KiB: of half a page, 1024 bytes; of a page, 3072. virtio_net
+/// keeps 320 bytes behind the packet (`virtnet_add_recvbuf_xsk`): of half a page, 1472 bytes.
 const FINE_BUFFERS: [&str; 3] = ["i40e", "ice", "mlx5_core"];
 
+/// The headroom of a received packet. Outer headers are written into it (linux/bpf.h, XDP_PACKET_HEADROOM).
+pub(super) const HEADROOM_BYTES: u32 = 256;
 /// An Ethernet header with two tags.
 pub(super) const LINK_HEADER_BYTES: u32 = 22;
 /// The smallest frame that the kernel accepts (net/xdp/xdp_umem.c, XDP_UMEM_MIN_CHUNK_SIZE), and a page.

@@ -38,7 +38,7 @@ pub use burst::{BURST, HELD, WAITING};
 pub use drivers::{frame_bytes, leaves_checksums};
 pub use error::SocketError;
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
-pub use mode::{CopyMode, Mode, ONE_BUFFER_MTU, Refusal, Settings, mtu_limit};
+pub use mode::{CopyMode, Mode, ONE_BUFFER_MTU, Refusal, Settings, WantedMode, mtu_limit};
 pub use socket::Statistics;
 pub use sockets::{PacketMemory, Queues, Sockets, Unsent};
 pub use sys::{index_of, network_cookie, peer_groups, precede_receive_threads};

@@ -7,6 +7,8 @@
 
 use std::{fmt, io};
 
+use serde::{Deserialize, Serialize};
+
 use super::drivers::{BRIDGE, frame_bytes};
 use super::sys::{Ethtool, FLAG_LRO, FLAG_RX_VLAN, Request, passes_several_buffers};
 
@@ -51,12 +53,27 @@ impl fmt::Display for Mode {
     }
 }
 
+/// How an operator wants an interface's frames to reach the sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WantedMode {
+    /// The fastest that works: native before generic, zero-copy before copy.
+    #[default]
+    Auto,
+    /// As `Auto`; another mode is not what the operator expects.
+    ZeroCopy,
+    /// Native if the driver has it, and the kernel copies.
+    Copy,
+    /// Generic, although the driver may have native mode.
+    Generic,
+}
+
 /// Whether the kernel copies frames between its memory and the UMEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopyMode {
     /// It does not: drivers use the frames of the UMEM.
     ZeroCopy,
-    /// It does, because this interface has no other mode.
+    /// It does, because this interface has no other mode, or is not to have one.
     Copy {
         /// The interface.
         because_of: String,

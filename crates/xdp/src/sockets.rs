@@ -15,7 +15,7 @@ use libxdp_sys as xdp;
 use super::attach::Attached;
 use super::drivers::SMALL_FRAME_BYTES;
 use super::error::SocketError;
-use super::mode::{CopyMode, Mode};
+use super::mode::{CopyMode, Mode, WantedMode};
 use super::socket::{Socket, Statistics};
 use super::sys;
 use super::umem::{RingSizes, Umem, layout};
@@ -107,8 +107,10 @@ impl Sockets {
         sizes: RingSizes,
         memory: Option<PacketMemory>,
     ) -> Result<Self, SocketError> {
-        let generic = links.iter().find(|link| link.attached.mode() == Mode::Generic);
-        if let Some(link) = generic {
+        let is_copied = |link: &&Queues<'_>| {
+            link.attached.mode() == Mode::Generic || link.attached.wanted() == WantedMode::Copy
+        };
+        if let Some(link) = links.iter().find(is_copied) {
             return Self::bind(links, sizes, xdp::XDP_COPY, Some(link.attached), memory);
         }
         match Self::bind(links, sizes, 0, None, memory) {

@@ -16,7 +16,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::rings::{CompletionRing, FillRing, ReceiveRing, TransmitRing};
 use crate::burst::{BURST, HELD, WAITING};
-use crate::drivers::LINK_HEADER_BYTES;
+use crate::drivers::{HEADROOM_BYTES, LINK_HEADER_BYTES};
 use crate::frame::{FrameLayout, FramePool};
 
 /// The most frames that each socket of a worker may lend to the kernel. Both are powers of two, at least 64.
@@ -247,8 +247,6 @@ fn lift_memory_limit() -> io::Result<()> {
     Ok(())
 }
 
-/// The headroom of a received packet. Outer headers are written into it (linux/bpf.h, XDP_PACKET_HEADROOM).
-pub(super) const HEADROOM_BYTES: u32 = 256;
 /// Frames for the pipeline: the burst that it processes, and frames that the director originates. While the pipeline
 /// uses at most three bursts of frames, every fill ring can be refilled, whatever the TX rings hold.
 const PIPELINE: u32 = 4 * BURST as u32;

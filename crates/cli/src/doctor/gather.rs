@@ -188,7 +188,8 @@ fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {
     let attached =
         facts.daemon.iter().flat_map(|daemon| daemon.interfaces.iter().map(|one| one.name.clone()));
     let attached: Vec<_> = attached.collect();
-    let known = [named, &attached, &facts.config.interfaces];
+    let configured: Vec<_> = facts.config.interfaces.names().map(str::to_owned).collect();
+    let known = [named, &attached, &configured];
     let names = known.into_iter().find(|names| !names.is_empty()).map(<[_]>::to_vec).unwrap_or_default();
     if names.is_empty() {
         let candidates: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();

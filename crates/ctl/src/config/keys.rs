@@ -19,6 +19,7 @@ use xvs_model::report::setting::Source;
 use xvs_xdp::RingSizes;
 
 use crate::config::fleet::Fleet;
+use crate::config::interfaces::Interfaces;
 use crate::config::limits::Limits;
 use crate::journal::format::FileRecord;
 use crate::registry::SIP_CALLS;
@@ -70,9 +71,9 @@ macro_rules! keys {
 }
 
 keys! {
-    /// The interfaces that the director receives packets from, by name. Default: none, so that no interface is attached
-    /// without request.
-    interfaces: Vec<String> = Vec::new(), BySuccessor;
+    /// The interfaces that the director receives packets from: their names, or a section for each. Default: none, so
+    /// that no interface is attached without request.
+    interfaces: Interfaces = Interfaces::default(), BySuccessor;
     /// The number of workers, each pinned to its own core. Default: the number of receive queues of the interface with
     /// the fewest, but at most one less than the machine has cores, and at least one.
     workers: Option<usize> = None, BySuccessor;

@@ -14,7 +14,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use xvs_sched::ServiceKey;
 use xvs_xdp::bpf::{KernelMap, Map, Object, test_run, test_run_repeated};
 use xvs_xdp::pins::Pins;
-use xvs_xdp::{AttachError, Attached, Mode, attach};
+use xvs_xdp::{AttachError, Attached, Mode, WantedMode, attach};
 
 use self::hold::Hold;
 use self::lists::ListMaps;
@@ -136,16 +136,21 @@ impl Steering {
     }
 
     /// Attaches the program to an interface of this thread's network namespace: in native mode, or in generic mode if
-    /// the driver refuses that. If an earlier process has pinned its program of the interface in `pins`, that one stays
-    /// in force until [`Self::put_in_force`].
+    /// the driver refuses that or `wanted` says so. If an earlier process has pinned its program of the interface in
+    /// `pins`, that one stays in force until [`Self::put_in_force`].
     ///
     /// # Errors
     /// See [`AttachError`]; the program then stays detached.
-    pub fn attach(&self, interface: &str, pins: Option<&Pins>) -> Result<Attached, AttachError> {
+    pub fn attach(
+        &self,
+        interface: &str,
+        wanted: WantedMode,
+        pins: Option<&Pins>,
+    ) -> Result<Attached, AttachError> {
         let mut marker = Marker::default();
         getrandom(&mut marker, GetRandomFlags::empty())
             .map_err(|error| AttachError::Kernel { interface: interface.to_owned(), source: error.into() })?;
-        attach(interface, PROGRAM, &marker, pins, |marker| self.object_for_an_interface(marker))
+        attach(interface, wanted, PROGRAM, &marker, pins, |marker| self.object_for_an_interface(marker))
     }
 
     /// Replaces the pinned program of an earlier process, if there is one, by this one, without a gap. Called when the

@@ -17,7 +17,9 @@ use xvs_dataplane::port::{Port, Woken};
 use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Protocol, ethernet};
-use xvs_xdp::{Attached, BURST, CopyMode, Mode, ONE_BUFFER_MTU, Queues, RingSizes, SocketError, Sockets};
+use xvs_xdp::{
+    Attached, BURST, CopyMode, Mode, ONE_BUFFER_MTU, Queues, RingSizes, SocketError, Sockets, WantedMode,
+};
 
 /// Steers UDP to and from port 53 of the virtual address.
 fn steering() -> Steering {
@@ -202,12 +204,12 @@ fn frames_arrive_byte_for_byte_with_their_tags() {
     let testbed = Testbed::new();
     // The client is a port too: it sends the frames of the wire.
     let (client_end, mut client) = testbed.inside(Host::Client, || {
-        let attached = Steering::load().unwrap().attach("c0", None).unwrap();
+        let attached = Steering::load().unwrap().attach("c0", WantedMode::Auto, None).unwrap();
         let port = open_port(&[&attached]);
         (attached, port)
     });
     let (director_end, mut director) = testbed.inside(Host::Director, || {
-        let attached = steering().attach("d0", None).unwrap();
+        let attached = steering().attach("d0", WantedMode::Auto, None).unwrap();
         let port = open_port(&[&attached]);
         (attached, port)
     });
@@ -403,7 +405,7 @@ fn a_second_socket_on_a_queue_is_refused() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let steering = steering();
-        let attached = steering.attach("d0", None).unwrap();
+        let attached = steering.attach("d0", WantedMode::Auto, None).unwrap();
         let queues = [Queues { attached: &attached, queues: &[0] }];
         let first = Sockets::open(&queues, RingSizes::default()).unwrap();
         let Err(error) = Sockets::open(&queues, RingSizes::default()) else { panic!("both opened") };
@@ -421,7 +423,7 @@ fn a_started_program_does_not_inherit_the_socket_of_a_queue() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let steering = steering();
-        let attached = steering.attach("d0", None).unwrap();
+        let attached = steering.attach("d0", WantedMode::Auto, None).unwrap();
         let queues = [Queues { attached: &attached, queues: &[0] }];
         let _sockets = Sockets::open(&queues, RingSizes::default()).unwrap();
         let has_sockets = || {

@@ -172,7 +172,11 @@ fn run(
     dispatch.open(daemon.handle());
     let handle = daemon.handle();
     spawn_stoppable("xvs-reload", move || reload_on_signal(&reload_signal, &handle))?;
-    tracing::info!("ready: {} on {}", config.interfaces.join(", "), config.socket.display());
+    tracing::info!(
+        "ready: {} on {}",
+        config.interfaces.names().collect::<Vec<_>>().join(", "),
+        config.socket.display()
+    );
     if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::Ready]) {
         tracing::warn!("systemd could not be notified: {error}");
     }

@@ -341,7 +341,9 @@ impl ControlThread {
             [settings, network, netfilter, attaching, control, self.control.unfollowed()].concat();
         warnings.extend(self.control.datapath().not_reserved().cloned());
         warnings.extend_from_slice(self.control.datapath().not_redirected());
-        warnings.extend_from_slice(self.control.datapath().workers().0.not_pinned());
+        let (workers, _) = self.control.datapath().workers();
+        warnings.extend_from_slice(workers.not_pinned());
+        warnings.extend(workers.not_zero_copy());
         let mut facts = self.shared.facts_mut();
         let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
         new.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -372,9 +374,13 @@ impl ControlThread {
             return;
         }
         let next = self.next_to_attach();
+        let like = next.as_ref().map_or(0, |next| self.alike(next));
         let (workers, steering) = self.control.datapath().workers();
         let attached = match &next {
-            Some((index, (name, _))) => workers.attach(*index, name, steering),
+            Some((index, (name, _))) => {
+                let mode = workers.wanted_mode(like);
+                workers.attach(*index, (name, mode), steering)
+            }
             None if !workers.is_paused() && self.warnings.attaching.is_empty() => return,
             None => Ok(()),
         };
@@ -401,6 +407,16 @@ impl ControlThread {
             self.attach_after = now + RETRY_ATTACHING;
         }
         self.update_warnings();
+    }
+
+    /// The place of an interface with the settings of this one: itself, or another member of the bond that it joined.
+    fn alike(&self, (index, (_, bond)): &(usize, Chosen)) -> usize {
+        let is_of_bond = |interface: &InterfaceStatus| {
+            let name = |bond: &Option<BondMember>| bond.as_ref().map(|bond| bond.name.clone());
+            bond.is_some() && name(&interface.bond) == name(bond)
+        };
+        let other = || self.shared.facts_mut().interfaces.iter().position(is_of_bond);
+        if *index < self.links.len() { *index } else { other().unwrap_or(0) }
     }
 
     /// Enters an interface that was attached, for a bond or not, in the status and the events.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{bounded, unbounded};
 use xvs_ctl::bonds::choose;
-use xvs_ctl::config::{Config, OffloadMode};
+use xvs_ctl::config::{Config, InterfaceSettings, OffloadMode};
 use xvs_ctl::control::Control;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::TableConfig;
@@ -20,7 +20,7 @@ use xvs_host::network::{Latest, follow, links};
 use xvs_host::state_directory::Others;
 use xvs_host::{memory, netfilter};
 use xvs_model::protocol::request::ControlRequest;
-use xvs_model::report::status::{BondMember, InterfaceStatus};
+use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::RingSizes;
 
 use super::{Daemon, follower_callback, machine_memory_bytes, no_thread};
@@ -175,11 +175,13 @@ fn attach(
     };
     let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
     steering.hold().set(length, clock.elapsed());
-    let chosen: Vec<_> =
-        config.interfaces.iter().map(|name| choose(name, &links)).collect::<Result<_, _>>()?;
-    let (names, bonds): (Vec<_>, Vec<Option<BondMember>>) = chosen.into_iter().flatten().unzip();
-    let attach = |name: &String| steering.attach(name, pins.as_ref()).map_err(pins::explained);
-    let attached = names.iter().map(attach).collect::<Result<_, _>>()?;
+    let (mut attached, mut bonds) = (Vec::new(), Vec::new());
+    for (name, InterfaceSettings { mode }) in config.interfaces.iter() {
+        for (name, bond) in choose(name, &links)? {
+            attached.push(steering.attach(&name, mode, pins.as_ref()).map_err(pins::explained)?);
+            bonds.push(bond);
+        }
+    }
     let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
     let mut workers = Workers::new(attached, config.workers, rings, pins)?;
     if takes_over {

@@ -172,7 +172,8 @@ fn card_warnings((interface, lost): (&InterfaceStatus, &CardLosses)) -> impl Ite
     let length = (*length >= WARNED_LENGTHS).then(|| {
         format!(
             "the card of {name} lost {length} packets in the last minute, because of their length (rx_length_errors, \
-             rx_over_errors): compare the MTU of {name} with that of its senders"
+             rx_over_errors): compare the MTU of {name} with that of its senders; if they agree, set mode = \"copy\" in \
+             [interfaces.{name}] of xvs.toml and reload"
         )
     });
     missed.into_iter().chain(length)

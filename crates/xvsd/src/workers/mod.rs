@@ -34,7 +34,8 @@ use xvs_model::report::status::LinkState;
 use xvs_xdp::device::{receive_queues, receive_queues_word};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{
-    Attached, CopyMode, PacketMemory, Queues, RingSizes, Sockets, precede_receive_threads, umem_bytes,
+    Attached, CopyMode, PacketMemory, Queues, RingSizes, Sockets, WantedMode, precede_receive_threads,
+    umem_bytes,
 };
 
 use crate::daemon::error::{DaemonError, system};
@@ -77,8 +78,8 @@ pub(crate) struct Workers {
     pins: Option<Pins>,
     /// Why an XDP program could not be pinned.
     not_pinned: Vec<String>,
-    /// Whether the kernel copies frames to and from the sockets that were opened last.
-    copies: bool,
+    /// The interface because of which the kernel copies frames to and from the sockets that were opened last.
+    copied_for: Option<String>,
 }
 
 /// The thread of a worker, and the means to interrupt it.
@@ -128,7 +129,7 @@ impl Workers {
             unfit,
             pins,
             not_pinned,
-            copies: false,
+            copied_for: None,
         })
     }
 
@@ -172,7 +173,19 @@ impl Workers {
 
     /// Whether the kernel copies frames to and from the workers.
     pub(crate) fn copies(&self) -> bool {
-        self.copies
+        self.copied_for.is_some()
+    }
+
+    /// The warnings about interfaces whose packets are copied although the operator wants zero-copy.
+    pub(crate) fn not_zero_copy(&self) -> impl Iterator<Item = String> {
+        let unlike = self.attached.iter().filter(|attached| attached.wanted() == WantedMode::ZeroCopy);
+        unlike.zip(std::iter::repeat(self.copied_for.as_ref())).filter_map(|(attached, cause)| {
+            let (name, cause) = (attached.interface(), cause?);
+            Some(format!(
+                "{name} has mode = \"zero-copy\" in xvs.toml, and its packets are copied because of {cause}, whose driver has \
+                 no zero-copy, or whose mode forbids it; see `xvs doctor`, or set mode = \"auto\" and reload"
+            ))
+        })
     }
 
     /// The attached interfaces.
@@ -207,7 +220,10 @@ impl Workers {
             let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
             let sockets = Sockets::open_over(&links, self.rings, memory.next())?;
             let copy_mode = sockets.copy_mode().to_string();
-            self.copies = *sockets.copy_mode() != CopyMode::ZeroCopy;
+            self.copied_for = match sockets.copy_mode() {
+                CopyMode::ZeroCopy => None,
+                CopyMode::Copy { because_of } => Some(because_of.clone()),
+            };
             let waker = self.wakers[ports.len()].clone();
             let own = if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave };
             let (reinjectors, loopback) = (self.reinjectors.clone(), self.loopback.clone());
@@ -251,7 +267,12 @@ impl Workers {
         interface_facts(&self.attached[index])
     }
 
-    /// Attaches the interface of this name, again at its index or as one more, and makes every worker close its
+    /// The mode that the operator wants of the interface with this index.
+    pub(crate) fn wanted_mode(&self, index: usize) -> WantedMode {
+        self.attached[index].wanted()
+    }
+
+    /// Attaches the interface of this name, again at its index or as one more, in this mode, and makes every worker close its
     /// sockets. [`Self::resume`] opens new ones, when the workers' network has the interface.
     ///
     /// # Errors
@@ -259,7 +280,7 @@ impl Workers {
     pub(crate) fn attach(
         &mut self,
         index: usize,
-        name: &str,
+        (name, mode): (&str, WantedMode),
         steering: &Steering,
     ) -> Result<(), DaemonError> {
         // Before attaching: some drivers then take the link down for a moment. If the queues cannot be read, attaching
@@ -272,7 +293,7 @@ impl Workers {
             None => wanted.push((name, queues)),
         }
         let shares = placement::shares(&wanted, Some(self.threads.len()), cores_available())?;
-        let attached = steering.attach(name, None)?;
+        let attached = steering.attach(name, mode, None)?;
         let reinjector = open_reinjector(&attached)?;
         // The queues may have changed meanwhile; then `follow_settings` opens the sockets again.
         self.shares = shares;
@@ -415,7 +436,7 @@ fn interface_facts(attached: &Attached) -> InterfaceStatus {
     };
     match &facts.why_not_native {
         Some(why) => tracing::warn!("{}: generic XDP, because native was refused: {why}", facts.name),
-        None => tracing::info!("{}: native XDP", facts.name),
+        None => tracing::info!("{}: {} XDP", facts.name, facts.mode),
     }
     facts
 }
