@@ -150,8 +150,8 @@ fn what_others_tell_shuts_out_no_client_and_displaces_none_that_is_proven() {
     workers.tell((0..10_000).map(|number| Flow::nat(2, number)));
     let live = workers.table().live();
     assert!((3500..=3584).contains(&live), "{live}: seven eighths");
-    // Three times as many as there is room for. With 3,000, one run in twenty has a client whose buckets hold proven ones
-    // alone: the reserves of so small a table fill its buckets beyond their design.
+    // Three times as many as there is room for. With 3,000, one run in twenty has a client whose buckets hold proven
+    // ones alone: the reserves of so small a table fill its buckets beyond their design.
     assert!((0..1500).all(|number| is_sent(prove(&mut workers, &Flow::nat(3, number)))), "all connect");
     assert!((0..500).all(|number| workers.state(&Flow::nat(1, number)) == established));
     assert!((0..1500).all(|number| workers.state(&Flow::nat(3, number)) == established));
