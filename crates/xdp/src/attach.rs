@@ -238,10 +238,10 @@ impl std::fmt::Debug for Attached {
 }
 
 /// Attaches a program to an interface of this thread's network namespace: in native mode, or in generic mode if the
-/// driver refuses native mode or `wanted` says so. `load` loads an object into the kernel with these constants; the object has the program
-/// of this name. If an earlier process has pinned a program of the interface in `pins`, its link is taken over: the
-/// earlier program is in force until [`Attached::put_in_force`]. If the earlier program runs in another mode than is
-/// wanted, it is detached: a gap of the time in which the program is loaded.
+/// driver refuses native mode or `wanted` says so. `load` loads an object into the kernel with these constants; the
+/// object has the program of this name. If an earlier process has pinned a program of the interface in `pins`, its link
+/// is taken over: the earlier program is in force until [`Attached::put_in_force`]. If the earlier program runs in
+/// another mode than is wanted, it is detached: a gap of the time in which the program is loaded.
 ///
 /// # Errors
 /// See [`AttachError`]; nothing that was not attached before stays attached.
