@@ -5,6 +5,7 @@
 # cl 198.51.100.10, dr 198.51.100.1 with the VIP 198.51.100.100 and 192.0.2.1, rs1 192.0.2.11. Core 1 has xvsd and the
 # interrupts of dr. Core 0 has the kernel's pktgen, which sends, and rs1, which drops. The cost is the CPU time of the
 # thread that emulates core 1, less that of an idle machine, over the packets that arrived. Prints medians and ratios.
+# Takes half an hour: VM_SECONDS=3600 scripts/vm rates.
 #
 # cards igb/virtio-net-pci igb/virtio-net-pci
 # kernel newest
@@ -15,19 +16,13 @@ test=rates
 vip=198.51.100.100
 # The ports of the services, by the option of their method.
 declare -A ports=([g]=9 [m]=10)
-read -ra rates <<<"${RATES:-3000 10000 30000}"
-read -ra methods <<<"${METHODS:-m g}"
-# Each is a program and the lines of its xvs.toml, by its name.
-declare -A lines=(
-    [zero-copy]='offload = "off"'
-    [zero-copy-offload]='offload = "on"'
-    [copy-offload]='offload = "on"'
-    [copy]='offload = "off"'
-)
-read -ra variants <<<"${VARIANTS:-zero-copy zero-copy-offload copy-offload copy}"
+rates=(3000 10000 30000)
+# The setting of offload, by variant; the first word of a variant is the mode.
+declare -A offload=([zero-copy]=off [zero-copy,offload]=on [copy]=off [copy,offload]=on)
+variants=(zero-copy zero-copy,offload copy copy,offload)
 seconds=3
 flows=64
-rounds=${ROUNDS:-3}
+rounds=3
 
 show_state() {
     cat /tmp/xvsd.log
@@ -88,7 +83,7 @@ add_services() {
 
 measure_all() {
     local method rate
-    for method in "${methods[@]}"; do
+    for method in m g; do
         for rate in "${rates[@]}"; do measure "$1" "$method" "$rate"; done
     done
 }
@@ -148,19 +143,18 @@ for ((round = 0; round < rounds; round++)); do
     say "round $((round + 1)) of $rounds"
     measure_all ipvs
     for variant in "${variants[@]}"; do
-        mode=auto
-        if [[ $variant == copy* ]]; then mode=copy; fi
+        mode=${variant%,*}
         cat >/tmp/xvs.toml <<TOML
 workers = 1
 conn_table_size = 4096
 state_directory = ""
-${lines[$variant]}
+offload = "${offload[$variant]}"
 [interfaces.wan]
 mode = "$mode"
 [interfaces.lan]
 mode = "$mode"
 TOML
-        at dr taskset -c 1 "${PROGRAM:-xvsd}" --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
+        at dr taskset -c 1 xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
         until_shown "up .* configuration" at dr xvs status
         for name in wan lan; do until_shown "interface  $name: up, native XDP" at dr xvs status; done
         add_services xvsadm
@@ -172,7 +166,7 @@ TOML
     done
 done
 echo "   µs of the core for a packet; ratio to IPVS; interrupts for a packet; percent that arrived"
-for method in "${methods[@]}"; do
+for method in m g; do
     for rate in "${rates[@]}"; do
         for variant in ipvs "${variants[@]}"; do
             file=$variant-$method-$rate

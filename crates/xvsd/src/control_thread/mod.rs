@@ -460,8 +460,8 @@ impl ControlThread {
         if all.is_empty() { None } else { Some(all.swap_remove(next)) }
     }
 
-    /// Opens the workers' sockets again if they do not fit changed settings of an interface, such as added queues. Reads
-    /// what its card has lost.
+    /// Opens the workers' sockets again if they do not fit changed settings of an interface, such as added queues.
+    /// Reads what its card has lost.
     fn follow_settings(&mut self) {
         let now = Instant::now();
         if now < self.settings_after {

@@ -272,8 +272,8 @@ impl Workers {
         self.attached[index].wanted()
     }
 
-    /// Attaches the interface of this name, again at its index or as one more, in this mode, and makes every worker close its
-    /// sockets. [`Self::resume`] opens new ones, when the workers' network has the interface.
+    /// Attaches the interface of this name in this mode, again at its index or as one more, and makes every worker
+    /// close its sockets. [`Self::resume`] opens new ones, when the workers' network has the interface.
     ///
     /// # Errors
     /// The interface cannot be attached; nothing has changed.
