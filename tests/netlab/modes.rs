@@ -6,10 +6,10 @@ use std::fs;
 use std::path::PathBuf;
 
 use xvs::clients::HalfUpload;
-use xvs::cluster::{REAL_SERVERS, complete, succeed};
+use xvs::cluster::{REAL_SERVERS, Wan, complete, succeed};
 use xvs::director::{Protocol, program};
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Method, Workers, traffic, wait};
+use xvs::{Cluster, Director, Host, Layout, Method, Workers, traffic, wait};
 
 const UPLOAD: u16 = 9000;
 
@@ -60,6 +60,15 @@ fn a_mode_is_chosen_at_the_start_and_changed_by_a_reload_while_a_connection_goes
     shows(&cluster, "wan: up, generic XDP");
     director.is_taken_over();
     half.finish();
+}
+
+#[test]
+fn a_driver_that_refuses_the_native_mode_of_a_reload_goes_on_in_generic_mode() {
+    let cluster = Cluster::up(Layout { wan: Wan::Macvlan, ..Default::default() });
+    let mut director = start(&cluster, "generic");
+    reload(&cluster, "copy");
+    shows(&cluster, "wan: up, generic XDP (native refused: ");
+    director.is_taken_over();
 }
 
 #[test]

@@ -35,7 +35,14 @@ pub struct Attached {
     /// Whether the link stays when this value is dropped.
     is_pinned: bool,
     /// The program of an earlier process on the link, until [`Self::put_in_force`].
-    former_program: Option<u32>,
+    former: Option<Former>,
+}
+
+/// The program of an earlier process.
+#[derive(Clone, Copy)]
+struct Former {
+    program: u32,
+    mode: Mode,
 }
 
 impl Attached {
@@ -146,7 +153,7 @@ impl Attached {
         load: impl FnOnce(&[u8]) -> io::Result<Object>,
     ) -> Result<(), AttachError> {
         let replaced = load(&self.constants).and_then(|object| {
-            if self.former_program.is_none() {
+            if self.former.is_none() {
                 replace_xdp(self.link.as_fd(), object.program(program)?)?;
             }
             Ok(object)
@@ -158,7 +165,7 @@ impl Attached {
 
     /// The program of an earlier process that is still in force on the interface.
     pub fn former_program(&self) -> Option<u32> {
-        self.former_program
+        self.former.map(|former| former.program)
     }
 
     /// Whether the program stays when the process ends.
@@ -166,14 +173,17 @@ impl Attached {
         self.is_pinned
     }
 
-    /// Replaces the program of an earlier process by this one, without a gap, if there is one.
+    /// Replaces the program of an earlier process by this one, if there is one: without a gap, unless it runs in
+    /// another mode, because the kernel does not exchange programs of two modes.
     ///
     /// # Errors
-    /// The kernel refuses; the earlier program stays in force.
+    /// The kernel refuses; the earlier program stays in force, but for one of another mode.
     pub fn put_in_force(&mut self, program: &CStr) -> io::Result<()> {
-        if self.former_program.is_some() {
+        if self.former.is_some_and(|former| former.mode != self.mode) {
+            self.attach_anew(program)?;
+        } else if self.former.is_some() {
             replace_xdp(self.link.as_fd(), self.object.program(program)?)?;
-            self.former_program = None;
+            self.former = None;
         }
         Ok(())
     }
@@ -186,15 +196,24 @@ impl Attached {
         replace_xdp(self.link.as_fd(), self.object.program(program)?)
     }
 
-    /// Detaches the program of an earlier process and attaches this one.
+    /// Detaches the program of an earlier process and attaches this one, in generic mode if the driver refuses native
+    /// mode.
     ///
     /// # Errors
     /// The kernel refuses; no program is attached.
     pub fn attach_anew(&mut self, program: &CStr) -> io::Result<()> {
         detach(self.link.as_fd());
-        self.is_pinned = false;
-        self.link = attach_xdp(self.object.program(program)?, self.index, self.mode())?;
-        self.former_program = None;
+        (self.is_pinned, self.former) = (false, None);
+        let program = self.object.program(program)?;
+        let suits_generic = self.settings.refusal(&self.interface, Mode::Generic).is_none();
+        self.link = match attach_xdp(program, self.index, self.mode) {
+            Err(error) if self.mode == Mode::Native && suits_generic => {
+                let link = attach_xdp(program, self.index, Mode::Generic)?;
+                (self.mode, self.native_refused) = (Mode::Generic, Some(error));
+                link
+            }
+            result => result?,
+        };
         Ok(())
     }
 
@@ -240,8 +259,7 @@ impl std::fmt::Debug for Attached {
 /// Attaches a program to an interface of this thread's network namespace: in native mode, or in generic mode if the
 /// driver refuses native mode or `wanted` says so. `load` loads an object into the kernel with these constants; the
 /// object has the program of this name. If an earlier process has pinned a program of the interface in `pins`, its link
-/// is taken over: the earlier program is in force until [`Attached::put_in_force`]. If the earlier program runs in
-/// another mode than is wanted, it is detached: a gap of the time in which the program is loaded.
+/// is taken over: the earlier program is in force until [`Attached::put_in_force`].
 ///
 /// # Errors
 /// See [`AttachError`]; nothing that was not attached before stays attached.
@@ -273,7 +291,7 @@ pub fn attach(
     };
     refuse(Mode::Native)?;
 
-    let attached = |object, link, mode, native_refused, former_program: Option<u32>| Attached {
+    let attached = |object, link, mode, native_refused, former: Option<Former>| Attached {
         link,
         object,
         interface: interface.to_owned(),
@@ -285,11 +303,12 @@ pub fn attach(
         mode,
         native_refused,
         constants: constants.to_vec(),
-        is_pinned: former_program.is_some(),
-        former_program,
+        is_pinned: former.is_some(),
+        former,
     };
     let object = load(constants).map_err(failed)?;
     if let Some(Pinned { link, program, mode }) = pins.and_then(|pins| pins.find(index)) {
+        let former = Some(Former { program, mode });
         let suits = match wanted {
             WantedMode::Auto => true,
             WantedMode::Generic => mode == Mode::Generic,
@@ -299,9 +318,11 @@ pub fn attach(
             refuse(mode)?;
             let refused = || io::Error::other("the program that was taken over is generic");
             let native_refused = (mode == Mode::Generic && wanted != WantedMode::Generic).then(refused);
-            return Ok(attached(object, link, mode, native_refused, Some(program)));
+            return Ok(attached(object, link, mode, native_refused, former));
         }
-        detach(link.as_fd());
+        let wanted_mode = if wanted == WantedMode::Generic { Mode::Generic } else { Mode::Native };
+        refuse(wanted_mode)?;
+        return Ok(attached(object, link, wanted_mode, None, former));
     }
     let program = object.program(program).map_err(failed)?;
     let occupied = |error: io::Error| match error.raw_os_error() {

@@ -378,7 +378,7 @@ impl ControlThread {
         let (workers, steering) = self.control.datapath().workers();
         let attached = match &next {
             Some((index, (name, _))) => {
-                let mode = workers.wanted_mode(like);
+                let mode = workers.attached_at(like).wanted();
                 workers.attach(*index, (name, mode), steering)
             }
             None if !workers.is_paused() && self.warnings.attaching.is_empty() => return,
@@ -473,7 +473,7 @@ impl ControlThread {
         let epoch = self.control.epoch();
         let (workers, steering) = self.control.datapath().workers();
         for index in 0..self.links.len() {
-            let had = workers.settings(index);
+            let had = workers.attached_at(index).settings();
             let Some(worker_facts) = workers.follow_settings(index, steering, &self.view.network.links)
             else {
                 continue;
@@ -481,7 +481,7 @@ impl ControlThread {
             let mut facts = self.shared.facts_mut();
             facts.workers = worker_facts;
             let interface = &mut facts.interfaces[index];
-            let now = workers.settings(index);
+            let now = workers.attached_at(index).settings();
             interface.queues = now.receive_queues;
             let (name, threads) = (&interface.name, workers.count());
             let queues = (now.receive_queues != had.receive_queues)

@@ -74,7 +74,11 @@ impl ControlThread {
         let mut facts = self.shared.facts_mut();
         facts.workers = worker_facts;
         for (index, interface) in facts.interfaces.iter_mut().enumerate() {
-            interface.pinned = workers.is_pinned(index);
+            let attached = workers.attached_at(index);
+            interface.pinned = attached.is_pinned();
+            // Another than it was to be, if a driver has refused a changed one.
+            interface.mode = attached.mode().to_string();
+            interface.why_not_native = attached.native_refused().map(ToString::to_string);
         }
         drop(facts);
         let links: Vec<_> = self.control.egress().links().map(|(_, link)| link.ifindex).collect();

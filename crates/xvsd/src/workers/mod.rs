@@ -267,9 +267,9 @@ impl Workers {
         interface_facts(&self.attached[index])
     }
 
-    /// The mode that the operator wants of the interface with this index.
-    pub(crate) fn wanted_mode(&self, index: usize) -> WantedMode {
-        self.attached[index].wanted()
+    /// The interface with this index.
+    pub(crate) fn attached_at(&self, index: usize) -> &Attached {
+        &self.attached[index]
     }
 
     /// Attaches the interface of this name in this mode, again at its index or as one more, and makes every worker

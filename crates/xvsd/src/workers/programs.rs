@@ -13,8 +13,8 @@ impl Workers {
     /// services are in force; frames that arrive before a queue has its socket are held.
     ///
     /// # Errors
-    /// An interface that cannot be attached. In a take-over none is attached anew: the running xvsd would lose its
-    /// link.
+    /// An interface that cannot be attached. In a take-over none is attached anew, unless its mode changes: the
+    /// running xvsd would lose its link.
     pub(crate) fn put_in_force(
         &mut self,
         steering: &mut Steering,
@@ -61,7 +61,8 @@ impl Workers {
     /// Puts the programs of this process in force again, after a successor has replaced them and failed.
     pub(crate) fn restore_programs(&mut self, steering: &Steering) {
         for attached in &mut self.attached {
-            if let Err(error) = steering.restore(attached) {
+            // A successor that has changed the mode has detached the program.
+            if let Err(error) = steering.restore(attached).or_else(|_| steering.attach_anew(attached)) {
                 tracing::error!(
                     "{}: the XDP program cannot be put in force again: {error}",
                     attached.interface()
@@ -82,11 +83,6 @@ impl Workers {
                 attached.interface()
             ));
         }
-    }
-
-    /// Whether the program of the interface with this index stays when the process ends.
-    pub(crate) fn is_pinned(&self, index: usize) -> bool {
-        self.attached[index].is_pinned()
     }
 
     /// The warnings about programs that could not be pinned.

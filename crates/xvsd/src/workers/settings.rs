@@ -74,11 +74,6 @@ impl Workers {
         self.unfit.iter().flatten().map(|unfit| &unfit.warning)
     }
 
-    /// The settings of the interface with this index that the workers have sockets for.
-    pub(crate) fn settings(&self, index: usize) -> Settings {
-        self.attached[index].settings()
-    }
-
     /// Gives every worker new sockets for these settings.
     fn reopen(
         &mut self,
