@@ -13,6 +13,7 @@ use crate::verdict::{DropReason, Verdict};
 
 pub mod memory;
 pub mod vlan_and_bond;
+mod waiting;
 pub mod xdp;
 
 /// A frame with the link by which it was received.
@@ -108,7 +109,8 @@ pub trait Port {
     /// Ends a burst: notifies the kernel of transmitted frames and refills the receive queues.
     fn flush(&mut self);
 
-    /// Sleeps until a frame arrives, another thread wakes the worker, or the time is over; `None` waits without limit.
+    /// Sleeps until a frame arrives, another thread wakes the worker, or the time is over; `None` waits without limit. A
+    /// frame that was there before, at the last call of [`Self::receive`], may not end it.
     fn wait(&mut self, at_most: Option<Duration>) -> Woken;
 
     /// The number of frames in each place.

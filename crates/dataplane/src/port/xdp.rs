@@ -9,15 +9,16 @@
 //! has found a frame in one, otherwise at every 32nd burst. Cost: a system call for each frame, and one for each empty
 //! TAP.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use std::{array, io};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use xvs_proto::{LinkId, ethernet};
 use xvs_xdp::{BURST, Census, Frame, Sockets, Statistics, Unsent};
 
+pub use super::waiting::Waker;
+use super::waiting::{Arrived, Waiting};
 use super::{KernelDrops, Port, Received, Woken};
 use crate::counters::Counter;
 use crate::steering::reinject::Reinjector;
@@ -45,12 +46,15 @@ pub struct XdpPort {
     sockets: Sockets,
     /// Indexed by link.
     to_kernel: Vec<Arc<Reinjector>>,
+    waiting: Waiting,
     waker: Waker,
     unsent: Unsent,
     counters: Arc<[SocketCounters]>,
     own: OwnPackets,
     /// The TAP of the loopback interface, once it is needed.
     loopback: Arc<OnceLock<Arc<Reinjector>>>,
+    /// Whether a wait ends for the TAP of the loopback interface.
+    waits_for_loopback: bool,
     /// The number of bursts until it looks at the TAPs.
     own_due: u32,
     /// Room for any frame that this machine sends.
@@ -67,7 +71,8 @@ impl XdpPort {
     /// a client on this machine may have a service.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets.
+    /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets; the
+    /// kernel's error if it has no more descriptors.
     pub fn open(
         sockets: Sockets,
         to_kernel: Vec<Arc<Reinjector>>,
@@ -81,16 +86,22 @@ impl XdpPort {
         }
         let counters =
             sockets.statistics().map(|(link, queue, _)| SocketCounters::new(link, queue)).collect();
+        let waiting = Waiting::open(sockets.fds(), &waker)?;
+        if own == OwnPackets::Read {
+            to_kernel.iter().try_for_each(|tap| waiting.add_tap(tap.as_fd()))?;
+        }
         let (unsent, own_due) = (Unsent::Nothing, 0);
         let own_frame = vec![0; if own == OwnPackets::Read { OWN_MAX_BYTES } else { 0 }].into();
         Ok(Self {
             sockets,
             to_kernel,
+            waiting,
             waker,
             unsent,
             counters,
             own,
             loopback,
+            waits_for_loopback: false,
             own_due,
             own_frame,
             own_read: None,
@@ -174,38 +185,18 @@ impl Port for XdpPort {
             Unsent::Some => Some(at_most.map_or(retry, |limit| limit.min(retry))),
             Unsent::Nothing => at_most,
         };
-        // A limit too long for the kernel is treated as none.
-        let timeout = at_most.and_then(|limit| Timespec::try_from(limit).ok());
-        // An interface has a socket and a TAP, `lo` has a TAP.
-        let mut fds = [const { None }; 2 * MAX_SOCKETS + 2];
-        let waker = self.waker.0.as_fd();
-        let own = self.own == OwnPackets::Read;
-        let taps = self.to_kernel.iter().chain(self.loopback.get());
-        let taps = taps.filter(|tap| own && tap.is_read()).map(|tap| tap.as_fd());
-        let tap_count = taps.clone().count();
-        let mut count = 0;
-        let sockets = self.sockets.fds();
-        for (slot, fd) in fds.iter_mut().zip(std::iter::once(waker).chain(taps).chain(sockets)) {
-            *slot = Some(fd);
-            count += 1;
+        if self.own == OwnPackets::Read && !self.waits_for_loopback {
+            // If the kernel has no memory for it, the next wait tries again.
+            self.waits_for_loopback =
+                self.loopback.get().is_some_and(|tap| self.waiting.add_tap(tap.as_fd()).is_ok());
         }
-        let mut polled = fds.map(|fd| PollFd::from_borrowed_fd(fd.unwrap_or(waker), PollFlags::IN));
-        let found = poll(&mut polled[..count], timeout.as_ref());
-        let is_ready = |polled: &PollFd<'_>| !polled.revents().is_empty();
-        let is_woken = is_ready(&polled[0]);
-        if polled[1..=tap_count].iter().any(is_ready) {
-            self.own_due = 0;
-        }
-        match found {
-            Ok(0) => Woken::TimedOut,
-            Ok(_) => {
-                if is_woken {
-                    self.waker.clear();
-                }
+        match self.waiting.wait(at_most) {
+            Arrived::Nothing => Woken::TimedOut,
+            Arrived::Something => Woken::Ready,
+            Arrived::Own => {
+                self.own_due = 0;
                 Woken::Ready
             }
-            // A signal: the worker checks for work and waits again.
-            Err(_) => Woken::Ready,
         }
     }
 
@@ -332,32 +323,6 @@ impl SocketCounters {
             lent_to_receive,
             lent_to_transmit,
         }
-    }
-}
-
-/// Wakes a worker from [`Port::wait`], from any thread. A call before the wait ends that wait at once.
-#[derive(Debug, Clone)]
-pub struct Waker(Arc<OwnedFd>);
-
-impl Waker {
-    /// A waker for consecutive ports.
-    ///
-    /// # Errors
-    /// The kernel has no more descriptors.
-    pub fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?)))
-    }
-
-    /// Ends the current wait, or the next one.
-    pub fn wake(&self) {
-        // It fails only when the counter is at its limit: then the wait ends anyway.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
-
-    fn clear(&self) {
-        let mut count = [0; 8];
-        // Without a call in the meantime there is nothing to read; that is no error.
-        let _ = rustix::io::read(&self.0, &mut count);
     }
 }
 

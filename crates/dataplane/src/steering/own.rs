@@ -39,8 +39,10 @@ impl Redirection {
         // Frames that were sent after the last redirection ended are too old by now.
         reinjector.drain();
         let attach = AttachTc { interface, direction: Direction::Egress };
-        let (program, _) = attach.run(&[object.program(program)?])?;
+        // Before the first frame: a worker is told of it once.
         reinjector.set_read(true);
+        let attached = object.program(program).and_then(|program| attach.run(&[program]));
+        let (program, _) = attached.inspect_err(|_| reinjector.set_read(false))?;
         Ok(Self { interface, program, reinjector })
     }
 
