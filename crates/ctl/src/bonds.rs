@@ -9,7 +9,7 @@
 use thiserror::Error;
 use xvs_model::report::status::{BondMember, InterfaceStatus};
 use xvs_proto::network::{Link, LinkKind};
-use xvs_xdp::{AttachError, check_port};
+use xvs_xdp::{AttachError, check_port, check_tags};
 
 /// Why an interface cannot be attached because of the links over it or below it.
 #[derive(Debug, Error)]
@@ -48,6 +48,8 @@ pub enum BondError {
     HiddenTags { vlan: String, bridge: String },
     #[error("{bridge} is a bridge, and so its ports count: {why}")]
     Port { bridge: String, why: AttachError },
+    #[error(transparent)]
+    Tags(AttachError),
 }
 
 /// An interface to attach, and the bond that is the reason.
@@ -59,8 +61,8 @@ pub type Chosen = (String, Option<BondMember>);
 /// It cannot be attached. A missing interface is no error here.
 pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, BondError> {
     check(name, links)?;
-    check_ports(name, links)?;
     let Some(bond) = named(name, links).filter(|link| link.kind == LinkKind::Bond) else {
+        check_offloads(name, links)?;
         return Ok(vec![(name.to_owned(), None)]);
     };
     let member = |link: &Link| {
@@ -69,6 +71,7 @@ pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, BondError> {
     };
     let mut members: Vec<_> = members(bond, links).collect();
     members.sort_by_key(|link| link.ifindex);
+    members.iter().try_for_each(|member| check_offloads(&member.name, links))?;
     match members.is_empty() {
         true => Err(BondError::NoMembers { bond: bond.name.clone() }),
         false => Ok(members.into_iter().map(member).collect()),
@@ -109,15 +112,28 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
     }
 }
 
-/// Checks that neither a bridge's ports nor the interfaces below them merge packets. Cost: five requests to the kernel
-/// for each; none if this is no bridge.
+/// Checks that neither a bridge's ports nor the interfaces below them merge packets, and that an interface with VLANs
+/// over it, or over its bond, leaves the tags. Cost: five requests to the kernel for each; none if it is neither.
 ///
 /// # Errors
-/// One merges packets; the text names it and the command.
-pub fn check_ports(name: &str, links: &[Link]) -> Result<(), BondError> {
-    let Some(bridge) = named(name, links).filter(|link| link.kind == LinkKind::Bridge) else { return Ok(()) };
-    let refused = |why| BondError::Port { bridge: name.to_owned(), why };
-    below(bridge, links).into_iter().try_for_each(|port| check_port(&port.name).map_err(refused))
+/// The text names the interface and the command that corrects it.
+pub fn check_offloads(name: &str, links: &[Link]) -> Result<(), BondError> {
+    let Some(link) = named(name, links) else { return Ok(()) };
+    if link.kind == LinkKind::Bridge {
+        let refused = |why| BondError::Port { bridge: name.to_owned(), why };
+        return below(link, links).into_iter().try_for_each(|port| check_port(&port.name).map_err(refused));
+    }
+    match has_vlans(link, links) {
+        true => check_tags(name).map_err(BondError::Tags),
+        false => Ok(()),
+    }
+}
+
+/// Whether there are VLANs over a link, or over its bond.
+fn has_vlans(link: &Link, links: &[Link]) -> bool {
+    let bond = bond_of(link, links).map(|bond| bond.ifindex);
+    let vlans = links.iter().filter_map(|one| one.vlan);
+    vlans.into_iter().any(|vlan| vlan.over == link.ifindex || Some(vlan.over) == bond)
 }
 
 /// The bond that a link is a member of.
@@ -276,6 +292,17 @@ mod tests {
         let mut names: Vec<_> = below(&links[0], &links).iter().map(|link| link.name.as_str()).collect();
         names.sort_unstable();
         assert_eq!(names, ["bond0", "eth0", "eth0.5", "eth1"]);
+    }
+
+    #[test]
+    fn vlans_over_an_interface_or_over_its_bond_need_tags_from_it() {
+        let mut links = links(&["eth0", "eth0.5", "bond0", "bond0.7", "eth1", "eth2"]);
+        make(&mut links, "bond0", LinkKind::Bond, &["eth1"]);
+        links[1].vlan = Some(xvs_proto::network::Vlan { id: 5, over: links[0].ifindex });
+        links[3].vlan = Some(xvs_proto::network::Vlan { id: 7, over: links[2].ifindex });
+        let with: Vec<_> =
+            links.iter().filter(|link| has_vlans(link, &links)).map(|link| &*link.name).collect();
+        assert_eq!(with, ["eth0", "bond0", "eth1"]);
     }
 
     #[test]

@@ -18,6 +18,8 @@ use super::tap::is_director_tap;
 
 /// `NETDEV_XDP_ACT_NDO_XMIT` (linux/netdev.h).
 const TAKES_REDIRECTED: u64 = 1 << 2;
+/// `NETDEV_XDP_ACT_XSK_ZEROCOPY`.
+const ZERO_COPY: u64 = 1 << 3;
 
 /// An interface with an XDP program. The program is detached on drop, unless it is pinned.
 pub struct Attached {
@@ -111,6 +113,14 @@ impl Attached {
             Ok(state) if state.features != 0 => Some(state.features & TAKES_REDIRECTED != 0),
             _ if self.mode() == Mode::Generic => Some(false),
             _ => (!self.is_veth).then_some(true),
+        }
+    }
+
+    /// Whether the driver may have zero-copy. Kernels before 6.3 do not say; then all but veth may.
+    pub fn may_have_zero_copy(&self) -> bool {
+        match query_xdp(self.index) {
+            Ok(state) if state.features != 0 => state.features & ZERO_COPY != 0,
+            _ => !self.is_veth,
         }
     }
 
@@ -362,6 +372,20 @@ pub fn check_port(port: &str) -> Result<(), AttachError> {
     match Settings::of(port).ok().and_then(|settings| settings.refusal_of_port(port)) {
         Some(why) => Err(AttachError::Refused { interface: port.to_owned(), why }),
         None => Ok(()),
+    }
+}
+
+/// Checks that an interface with VLANs over it leaves their tags in the packets: cards strip them before the program runs,
+/// in native mode, too. veth puts them back.
+///
+/// # Errors
+/// The setting, with the command that changes it.
+pub fn check_tags(interface: &str) -> Result<(), AttachError> {
+    let is_veth =
+        Request::new(interface).and_then(|mut request| request.driver()).is_ok_and(|driver| driver == "veth");
+    match Settings::of(interface).ok().and_then(|settings| settings.refusal_of_tags(interface)) {
+        Some(why) if !is_veth => Err(AttachError::Refused { interface: interface.to_owned(), why }),
+        _ => Ok(()),
     }
 }
 

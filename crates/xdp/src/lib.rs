@@ -33,12 +33,12 @@ pub mod tap;
 pub mod packet_socket;
 mod sys;
 
-pub use attach::{AttachError, Attached, attach, check_port};
+pub use attach::{AttachError, Attached, attach, check_port, check_tags};
 pub use burst::{BURST, HELD, WAITING};
 pub use drivers::{frame_bytes, leaves_checksums};
 pub use error::SocketError;
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
-pub use mode::{CopyMode, Mode, ONE_BUFFER_MTU, Refusal, Settings, WantedMode, mtu_limit};
+pub use mode::{CopyMode, Mode, OFFLOAD, ONE_BUFFER_MTU, Refusal, Settings, WantedMode, mtu_limit};
 pub use socket::Statistics;
 pub use sockets::{PacketMemory, Queues, Sockets, Unsent};
 pub use sys::{index_of, network_cookie, peer_groups, precede_receive_threads};

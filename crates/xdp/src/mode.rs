@@ -57,10 +57,10 @@ impl fmt::Display for Mode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WantedMode {
-    /// The fastest that works: native before generic, zero-copy before copy.
+    /// Native before generic. Zero-copy before copy, unless the program forwards packets itself.
     #[default]
     Auto,
-    /// As `Auto`; another mode is not what the operator expects.
+    /// Native before generic, and zero-copy; another mode is not what the operator expects.
     ZeroCopy,
     /// Native if the driver has it, and the kernel copies.
     Copy,
@@ -73,12 +73,16 @@ pub enum WantedMode {
 pub enum CopyMode {
     /// It does not: drivers use the frames of the UMEM.
     ZeroCopy,
-    /// It does, because this interface has no other mode, or is not to have one.
+    /// It does, because this interface has no other mode, or is not to have one, or because of [`OFFLOAD`].
     Copy {
-        /// The interface.
+        /// The interface, or the other reason.
         because_of: String,
     },
 }
+
+/// The reason to copy where zero-copy can be had: the program forwards most packets itself, and could forward a frame of
+/// the UMEM only after copying it.
+pub const OFFLOAD: &str = "offload";
 
 impl fmt::Display for CopyMode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -147,6 +151,14 @@ impl Settings {
         Self { mtu: 0, flags: self.flags & !FLAG_RX_VLAN, ..self }.refusal(port, Mode::Generic)
     }
 
+    /// The setting that forbids attaching an interface with VLANs over it, in any mode.
+    pub(super) fn refusal_of_tags(self, interface: &str) -> Option<Refusal> {
+        (self.flags & FLAG_RX_VLAN != 0).then(|| Refusal {
+            reason: "its card would hide the tags of its VLANs from the director",
+            mend: format!("ethtool -K {interface} rxvlan off"),
+        })
+    }
+
     /// The first setting that forbids attaching in `mode`.
     pub(super) fn refusal(self, interface: &str, mode: Mode) -> Option<Refusal> {
         let ethtool = |what: &str| format!("ethtool -K {interface} {what} off");
@@ -206,7 +218,13 @@ mod tests {
             (Settings { flags: FLAG_RX_VLAN, ..PLAIN }, "ethtool -K eth0 rxvlan off"),
         ] {
             assert_eq!(mend(settings, Mode::Generic).as_deref(), Some(what));
-            assert_eq!(mend(settings, Mode::Native), None, "drivers that run XDP do these themselves");
+            assert_eq!(
+                mend(settings, Mode::Native),
+                None,
+                "drivers that run XDP do not merge, and it may have no VLANs"
+            );
+            let of_tags = settings.refusal_of_tags("eth0").map(|refusal| refusal.mend);
+            assert_eq!(of_tags.as_deref(), Some(what).filter(|_| settings.flags & FLAG_RX_VLAN != 0));
             let of_port = settings.refusal_of_port("eth0").map(|refusal| refusal.mend);
             assert_eq!(of_port.as_deref(), Some(what).filter(|_| settings.flags != FLAG_RX_VLAN));
         }

@@ -95,10 +95,11 @@ impl Sockets {
     /// # Errors
     /// See [`SocketError`].
     pub fn open(links: &[Queues<'_>], sizes: RingSizes) -> Result<Self, SocketError> {
-        Self::open_over(links, sizes, None)
+        Self::open_over(links, sizes, None, None)
     }
 
-    /// As [`Self::open`], over memory that was made before, which saves time.
+    /// As [`Self::open`], over memory that was made before, which saves time, and without zero-copy if there is a reason
+    /// to copy.
     ///
     /// # Errors
     /// As for [`Self::open`].
@@ -106,20 +107,21 @@ impl Sockets {
         links: &[Queues<'_>],
         sizes: RingSizes,
         memory: Option<PacketMemory>,
+        to_copy: Option<&str>,
     ) -> Result<Self, SocketError> {
         let is_copied = |link: &&Queues<'_>| {
             link.attached.mode() == Mode::Generic || link.attached.wanted() == WantedMode::Copy
         };
-        if let Some(link) = links.iter().find(is_copied) {
-            return Self::bind(links, sizes, xdp::XDP_COPY, Some(link.attached), memory);
+        let copied = links.iter().find(is_copied).map(|link| link.attached.interface());
+        if let Some(cause) = copied.or(to_copy) {
+            return Self::bind(links, sizes, xdp::XDP_COPY, Some(cause), memory);
         }
         match Self::bind(links, sizes, 0, None, memory) {
             // The first socket got zero-copy mode, and this one cannot have it: all of them must copy.
             Err(SocketError::Kernel { interface, source, .. })
                 if matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
             {
-                let cause = links.iter().map(|link| link.attached).find(|link| link.interface() == interface);
-                Self::bind(links, sizes, xdp::XDP_COPY, cause, None)
+                Self::bind(links, sizes, xdp::XDP_COPY, Some(&interface), None)
             }
             result => result,
         }
@@ -129,7 +131,7 @@ impl Sockets {
         links: &[Queues<'_>],
         sizes: RingSizes,
         flags: u32,
-        cause: Option<&Attached>,
+        cause: Option<&str>,
         memory: Option<PacketMemory>,
     ) -> Result<Self, SocketError> {
         for slots in [sizes.receive, sizes.transmit] {
@@ -172,9 +174,9 @@ impl Sockets {
             }
         }
         let copied = sockets.iter().find(|socket| !sys::is_zero_copy(socket.fd()).unwrap_or(false));
-        let copied = copied.map(|socket| links[usize::from(socket.link.0)].attached);
+        let copied = copied.map(|socket| links[usize::from(socket.link.0)].attached.interface());
         let copy = match cause.or(copied) {
-            Some(attached) => CopyMode::Copy { because_of: attached.interface().to_owned() },
+            Some(cause) => CopyMode::Copy { because_of: cause.to_owned() },
             None => CopyMode::ZeroCopy,
         };
         for socket in &mut sockets {

@@ -58,10 +58,15 @@ impl Daemon {
         let started = clock.now();
         let others = if take_over.is_some() { Others::Run } else { Others::Ended };
         let mut warnings = Vec::new();
-        let Interfaces { steering, workers, status } = attach(config, &clock, others, &mut warnings)?;
+        let Interfaces { steering, mut workers, status } = attach(config, &clock, others, &mut warnings)?;
         let kept = open_table(config, &workers, others, &mut warnings)?;
         let offload = offloading(config, &steering, kept.table.entries(), &mut warnings);
         warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+        // Members of bonds are not offloaded.
+        let no_bonds = status.iter().all(|interface| interface.bond.is_none());
+        if offload.is_some() && config.offload_excluded.is_empty() && no_bonds {
+            workers.set_may_offload();
+        }
 
         let (links, wakers, worker_count) = (workers.links(), workers.wakers().to_vec(), workers.count());
         let (hold, flows) =

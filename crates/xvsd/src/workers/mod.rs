@@ -34,8 +34,8 @@ use xvs_model::report::status::LinkState;
 use xvs_xdp::device::{receive_queues, receive_queues_word};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{
-    Attached, CopyMode, PacketMemory, Queues, RingSizes, Sockets, WantedMode, precede_receive_threads,
-    umem_bytes,
+    Attached, CopyMode, Mode, OFFLOAD, PacketMemory, Queues, RingSizes, Sockets, WantedMode,
+    precede_receive_threads, umem_bytes,
 };
 
 use crate::daemon::error::{DaemonError, system};
@@ -78,7 +78,9 @@ pub(crate) struct Workers {
     pins: Option<Pins>,
     /// Why an XDP program could not be pinned.
     not_pinned: Vec<String>,
-    /// The interface because of which the kernel copies frames to and from the sockets that were opened last.
+    /// Whether established connections may be offloaded on all interfaces.
+    may_offload: bool,
+    /// The interface, or the other reason, because of which the kernel copies frames to and from the sockets that were opened last.
     copied_for: Option<String>,
 }
 
@@ -129,6 +131,7 @@ impl Workers {
             unfit,
             pins,
             not_pinned,
+            may_offload: false,
             copied_for: None,
         })
     }
@@ -169,6 +172,23 @@ impl Workers {
     pub(crate) fn partial_checksums(&self) -> Vec<u32> {
         let leaving = self.attached.iter().filter(|attached| attached.leaves_checksums());
         leaving.map(Attached::index).collect()
+    }
+
+    /// Tells that established connections may be offloaded on all interfaces.
+    pub(crate) fn set_may_offload(&mut self) {
+        self.may_offload = true;
+    }
+
+    /// The reason for sockets that copy, though all interfaces may have zero-copy and none is to have it: the programs
+    /// can forward established connections between all of them, which costs less (docs/bare-metal.md).
+    fn to_copy(&self) -> Option<&'static str> {
+        let prefers_copies = |attached: &Attached| {
+            attached.mode() == Mode::Native
+                && attached.wanted() != WantedMode::ZeroCopy
+                && attached.may_have_zero_copy()
+                && attached.takes_redirected() == Some(true)
+        };
+        (self.may_offload && self.attached.iter().all(prefers_copies)).then_some(OFFLOAD)
     }
 
     /// Whether the kernel copies frames to and from the workers.
@@ -214,11 +234,12 @@ impl Workers {
     /// The kernel refuses a socket or a descriptor; none stays open.
     pub(crate) fn open_ports(&mut self) -> Result<Vec<(XdpPort, WorkerFacts)>, DaemonError> {
         let mut memory = std::mem::take(&mut self.memory).into_iter();
+        let to_copy = self.to_copy();
         let mut ports = Vec::new();
         for (share, core) in self.shares.iter().zip(cores(self.shares.len())) {
             let links = self.attached.iter().zip(share);
             let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
-            let sockets = Sockets::open_over(&links, self.rings, memory.next())?;
+            let sockets = Sockets::open_over(&links, self.rings, memory.next(), to_copy)?;
             let copy_mode = sockets.copy_mode().to_string();
             self.copied_for = match sockets.copy_mode() {
                 CopyMode::ZeroCopy => None,

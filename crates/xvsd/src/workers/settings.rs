@@ -7,7 +7,7 @@
 //! comparison: five requests to the kernel for each interface, and the same for each port of a bridge. Not here:
 //! settings at the start (`xvs_xdp::attach`).
 
-use xvs_ctl::bonds::check_ports;
+use xvs_ctl::bonds::check_offloads;
 use xvs_dataplane::steering::Steering;
 use xvs_proto::network::Link;
 use xvs_xdp::device::receive_queues_word;
@@ -34,7 +34,7 @@ impl Workers {
         links: &[Link],
     ) -> Option<Vec<WorkerFacts>> {
         let attached = &self.attached[index];
-        let ports = check_ports(attached.interface(), links).err();
+        let ports = check_offloads(attached.interface(), links).err();
         let ports = ports.map(|refused| Unfit { settings: None, warning: refused.to_string() });
         let settings = match attached.present_settings() {
             Ok(settings) => settings,
