@@ -1,4 +1,4 @@
-//! The placement of workers: which queues each one has. Not here: cores (`workers/` of xvsd).
+//! The placement of workers: which queues and which core each one has. Not here: pinning (`workers/` of xvsd).
 //!
 //! Computed at the start, and again when an interface is attached again. Every queue belongs to one worker, and every
 //! worker has a queue of each interface, so that it can send on all of them.
@@ -65,6 +65,13 @@ pub fn shares(
     Ok(shares)
 }
 
+/// The core of each worker, of the available ones in ascending order: from the last one down, so that the first is free
+/// for the rest of the machine. Workers share cores if there are fewer; `None`: no core is known.
+pub fn cores<C: Copy>(workers: usize, available: &[C]) -> Vec<Option<C>> {
+    let downwards = |worker| available.iter().rev().nth(worker % available.len().max(1)).copied();
+    (0..workers).map(downwards).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use crate::placement::*;
@@ -79,6 +86,13 @@ mod tests {
     fn without_a_number_one_core_is_left_free_and_there_is_at_least_one_worker() {
         let workers = |queues, cores| shares(&[("wan", queues)], None, cores).unwrap().len();
         assert_eq!((workers(8, 4), workers(2, 8), workers(8, 1)), (3, 2, 1));
+    }
+
+    #[test]
+    fn workers_have_cores_from_the_last_one_down_and_share_them_if_there_are_fewer() {
+        assert_eq!(cores(2, &[0, 1, 5]), [Some(5), Some(1)]);
+        assert_eq!(cores(3, &[0, 1]), [Some(1), Some(0), Some(1)]);
+        assert_eq!(cores::<usize>(1, &[]), [None]);
     }
 
     #[test]
