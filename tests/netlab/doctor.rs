@@ -304,6 +304,19 @@ fn the_clock_of_another_director_is_compared_and_one_without_answer_is_a_warning
 }
 
 #[test]
+fn interfaces_without_a_device_have_nothing_to_tune_and_apply_needs_tune() {
+    let cluster = Cluster::up(Layout::default());
+    let diagnosis = Diagnosis::of(&cluster, &["--tune", "--interface", "wan", "--interface", "lan"]);
+    diagnosis.assert_well();
+    let found: Vec<_> = diagnosis.findings.iter().map(|finding| finding["found"].as_str()).collect();
+    assert_eq!(found, [Some("no device is behind wan, lan, so there is nothing to tune")]);
+    let refused = complete(&mut shell(&cluster, DR, "xvs doctor --apply --interface wan"));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    assert!(said.contains("--tune"), "{said}");
+}
+
+#[test]
 fn the_text_has_one_line_for_each_passed_check_and_a_command_below_each_fault() {
     let cluster = Cluster::up(Layout::default());
     let output = complete(&mut shell(&cluster, DR, "xvs doctor --interface wan --vip 203.0.113.9"));

@@ -11,6 +11,7 @@
 #![allow(unsafe_code)]
 
 pub mod bpf;
+pub mod card;
 pub mod device;
 mod drivers;
 mod mode;

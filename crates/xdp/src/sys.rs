@@ -78,6 +78,78 @@ struct EthtoolDriver {
     rest: [u8; 160],
 }
 
+/// `ethtool -g`.
+const GET_RINGS: u32 = 0x10;
+
+/// `struct ethtool_ringparam`; sizes in descriptors.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct EthtoolRings {
+    command: u32,
+    pub rx_max: u32,
+    rx_mini_max: u32,
+    rx_jumbo_max: u32,
+    pub tx_max: u32,
+    pub rx: u32,
+    rx_mini: u32,
+    rx_jumbo: u32,
+    pub tx: u32,
+}
+
+/// `ethtool -a`.
+const GET_PAUSE: u32 = 0x12;
+
+/// `struct ethtool_pauseparam`; each 0 or 1.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct EthtoolPause {
+    command: u32,
+    autoneg: u32,
+    pub rx: u32,
+    pub tx: u32,
+}
+
+/// `ethtool -c`.
+const GET_COALESCING: u32 = 0x0e;
+
+/// `struct ethtool_coalesce`.
+#[repr(C)]
+#[derive(Debug, Default)]
+pub(super) struct EthtoolCoalescing {
+    command: u32,
+    pub rx_micros: u32,
+    pub rx_frames: u32,
+    /// Values of transmission, and for times when an interrupt is being handled.
+    others: [u32; 7],
+    pub rx_adaptive: u32,
+    /// Values of transmission, and those that adaptive coalescing chooses from.
+    rest: [u32; 12],
+}
+
+/// `ethtool -n eth0 rx-flow-hash`.
+const GET_HASH: u32 = 0x29;
+
+/// Kinds of packets whose hash can be asked for (linux/ethtool.h).
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Flow {
+    Udp4 = 0x02,
+    Udp6 = 0x06,
+}
+
+/// What the hash covers: addresses (`RXH_IP_SRC`, `RXH_IP_DST`), ports (`RXH_L4_B_0_1`, `RXH_L4_B_2_3`).
+pub(super) const HASH_ADDRESSES: u64 = 0b11 << 4;
+pub(super) const HASH_PORTS: u64 = 0b11 << 6;
+
+/// `struct ethtool_rxnfc`.
+#[repr(C)]
+struct EthtoolHash {
+    command: u32,
+    flow: u32,
+    data: u64,
+    /// A filter, which this request does not have.
+    rest: [u64; 22],
+}
+
 /// A request about the interface of this name.
 pub(super) struct Request {
     socket: OwnedFd,
@@ -156,6 +228,35 @@ impl Request {
         self.body.ifr_ifru.ifru_data = (&raw mut channels).cast();
         or_unsupported(self.call(libc::SIOCETHTOOL))?;
         Ok(channels)
+    }
+
+    /// The sizes of its rings; `None` if the driver does not report them.
+    pub(super) fn rings(&mut self) -> Option<EthtoolRings> {
+        let mut rings = EthtoolRings { command: GET_RINGS, ..Default::default() };
+        self.body.ifr_ifru.ifru_data = (&raw mut rings).cast();
+        self.call(libc::SIOCETHTOOL).ok().map(|()| rings)
+    }
+
+    /// Whether it sends and obeys pause frames; `None` if the driver does not report it.
+    pub(super) fn pause(&mut self) -> Option<EthtoolPause> {
+        let mut pause = EthtoolPause { command: GET_PAUSE, ..Default::default() };
+        self.body.ifr_ifru.ifru_data = (&raw mut pause).cast();
+        self.call(libc::SIOCETHTOOL).ok().map(|()| pause)
+    }
+
+    /// The coalescing of its interrupts; `None` if the driver does not report it.
+    pub(super) fn coalescing(&mut self) -> Option<EthtoolCoalescing> {
+        let mut coalescing = EthtoolCoalescing { command: GET_COALESCING, ..Default::default() };
+        self.body.ifr_ifru.ifru_data = (&raw mut coalescing).cast();
+        self.call(libc::SIOCETHTOOL).ok().map(|()| coalescing)
+    }
+
+    /// What the hash that chooses a packet's receive queue covers (`HASH_…`); `None` if the driver does not report
+    /// it.
+    pub(super) fn hash(&mut self, flow: Flow) -> Option<u64> {
+        let mut hash = EthtoolHash { command: GET_HASH, flow: flow as u32, data: 0, rest: [0; 22] };
+        self.body.ifr_ifru.ifru_data = (&raw mut hash).cast();
+        self.call(libc::SIOCETHTOOL).ok().map(|()| hash.data)
     }
 
     /// The features that are on, by the kernel's names (`netdev_features_strings`).

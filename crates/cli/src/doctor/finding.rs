@@ -31,7 +31,7 @@ pub(super) enum Level {
     Ok,
     /// It works, at least in part, and the operator should check it.
     Warn,
-    /// Packets are lost, or will be.
+    /// Packets are lost, or will be; or a command of `--apply` failed.
     Fail,
 }
 

@@ -72,10 +72,7 @@ pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
         let found = "without root, no ARP request is sent and other namespaces are not read";
         facts.faults.push(Finding::warn("rights", "", found).mend("sudo xvs doctor"));
     }
-    ask_the_daemon(&mut facts);
-    read_the_config(&mut facts, asked.config.as_deref());
-    facts.network = read_network()?;
-    facts.interfaces = interfaces(&mut facts, &asked.interfaces);
+    read_interfaces(&mut facts, asked)?;
     facts.settings = settings(&facts);
     match Realserver::status(&asked.records, None) {
         Ok(status) => facts.real_server = status,
@@ -88,6 +85,24 @@ pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
     // By now, the neighbours requested above have answered or will not.
     facts.network = read_network()?;
     Ok(facts)
+}
+
+/// Reads the facts of `--tune` alone: the daemon, the file, links and interfaces. Sends no packet.
+///
+/// # Errors
+/// The kernel's network cannot be read at all.
+pub(super) fn gather_interfaces(asked: &Asked) -> io::Result<Facts> {
+    let mut facts = Facts { cores: cores_available(), ..Facts::default() };
+    read_interfaces(&mut facts, asked)?;
+    Ok(facts)
+}
+
+fn read_interfaces(facts: &mut Facts, asked: &Asked) -> io::Result<()> {
+    ask_the_daemon(facts);
+    read_the_config(facts, asked.config.as_deref());
+    facts.network = read_network()?;
+    facts.interfaces = interfaces(facts, &asked.interfaces);
+    Ok(())
 }
 
 fn read_network() -> io::Result<Network> {

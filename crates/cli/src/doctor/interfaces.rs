@@ -34,7 +34,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
-fn absent(facts: &Facts, name: &str, error: &str) -> Finding {
+pub(super) fn absent(facts: &Facts, name: &str, error: &str) -> Finding {
     let present: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();
     Finding::fail("interface", name, format!("{error}; there are {}", present.join(", "))).seen("ip link")
 }

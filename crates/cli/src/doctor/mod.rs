@@ -4,7 +4,8 @@
 //! pure function per check, so each is tested with facts alone. Nothing is changed, with three visible effects: the
 //! kernel resolves next hops, ARP requests for the virtual addresses are sent, and ICMP timestamp requests are sent to
 //! the other directors. Runs with or without a daemon. With `--fleet` it compares directors instead ([`fleet`]), which
-//! [`fetch`] asks.
+//! [`fetch`] asks. With `--tune` it looks at settings of network cards instead ([`tune`]), and with `--apply` sets
+//! them.
 
 mod addresses;
 mod arp;
@@ -18,6 +19,8 @@ mod gather;
 mod interfaces;
 mod machine;
 mod servers;
+mod tunables;
+mod tune;
 
 use std::io::Write;
 use std::net::IpAddr;
@@ -30,6 +33,7 @@ use finding::{Finding, Level, worst};
 use serde::Serialize;
 
 use crate::doctor::gather::Asked;
+use crate::doctor::tune::Apply;
 use crate::output::exit::Done;
 use crate::output::text::print_json;
 use crate::servers::realserver::RECORDS;
@@ -52,6 +56,12 @@ pub(super) struct Arguments {
     config: Option<PathBuf>,
     #[command(flatten)]
     fleet: Fleet,
+    /// Instead of these checks, print what each network card and the workers' cores should have set, and the commands
+    #[arg(long, conflicts_with_all = ["fleet", "addresses", "directors"])]
+    tune: bool,
+    /// Run the commands of --tune that are of a network card
+    #[arg(long, requires = "tune")]
+    apply: bool,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -93,6 +103,9 @@ fn examine(facts: &Facts) -> Vec<Finding> {
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let findings = match arguments.fleet.fleet.is_empty() {
+        true if arguments.tune => {
+            tune::run(&asked(arguments), if arguments.apply { Apply::Yes } else { Apply::No })?
+        }
         true => examine_machine(arguments)?,
         false => fleet::examine(&arguments.fleet.fetch()?),
     };
@@ -106,17 +119,20 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
 }
 
 fn examine_machine(arguments: &Arguments) -> Result<Vec<Finding>, String> {
+    let facts = gather::gather(&asked(arguments))
+        .map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
+    Ok(examine(&facts))
+}
+
+fn asked(arguments: &Arguments) -> Asked {
     let Arguments { interfaces, addresses, directors, config, .. } = arguments;
-    let asked = Asked {
+    Asked {
         interfaces: interfaces.clone(),
         addresses: addresses.clone(),
         directors: directors.clone(),
         config: config.clone(),
         records: RECORDS.into(),
-    };
-    let facts =
-        gather::gather(&asked).map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
-    Ok(examine(&facts))
+    }
 }
 
 /// What `--json` prints.
@@ -125,7 +141,8 @@ fn examine_machine(arguments: &Arguments) -> Result<Vec<Finding>, String> {
 pub(crate) struct Document<'a> {
     /// The worst level of the findings.
     level: Level,
-    /// The findings, in the order of a packet's path; with `--fleet` those of each director and service.
+    /// The findings, in the order of a packet's path; with `--fleet` those of each director and service; with
+    /// `--tune` those of each interface, then of the machine.
     findings: &'a [Finding],
 }
 

@@ -1,0 +1,750 @@
+//! `xvs doctor --tune`: what each network card and the workers' cores should have set, and the command that sets it.
+//!
+//! Each item is evaluated by one small pure function of the facts that [`Tunables`] has. `--apply` runs the commands of
+//! cards and goes on after a failure; what is of the whole machine is advice, which it never runs. Settings last until
+//! the machine boots.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::{fmt, fs};
+
+use xvs_host::cores::parse_cores;
+use xvs_xdp::card::CardSettings;
+
+use crate::doctor::facts::Facts;
+use crate::doctor::finding::{Finding, Level};
+use crate::doctor::gather::{Asked, gather_interfaces};
+use crate::doctor::interfaces::absent;
+use crate::doctor::tunables::{Card, Tunables, affinity_path, most_queues};
+
+/// Whether the commands are run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Apply {
+    Yes,
+    No,
+}
+
+/// A finding with the command that `--apply` runs; `None`: nothing differs, or the rest is the operator's decision.
+#[derive(Debug)]
+struct Item {
+    finding: Finding,
+    action: Option<Action>,
+}
+
+/// A command that `--apply` runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Action {
+    /// The program ethtool with these words.
+    Ethtool(String),
+    /// Sends an interrupt to a core.
+    Interrupt { irq: u32, core: usize },
+}
+
+/// The findings of this machine. With [`Apply::Yes`], those about an item whose command was run say what came of it.
+///
+/// # Errors
+/// The kernel's network cannot be read; nothing was changed.
+pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, String> {
+    let items = look(asked)?;
+    if apply == Apply::No {
+        return Ok(items.into_iter().map(|item| item.finding).collect());
+    }
+    // Drivers set interrupts up anew when queues or rings change, so interrupts are read and placed afterwards.
+    let is_of_ethtool = |item: &Item| matches!(item.action, Some(Action::Ethtool(_)));
+    let mut findings: Vec<_> =
+        items.into_iter().filter(is_of_ethtool).map(|item| item.apply(Action::run)).collect();
+    match look(asked) {
+        Err(error) => findings.push(Finding::fail("interrupts", "", error)),
+        Ok(items) => {
+            let handled: BTreeSet<_> = findings.iter().map(|one| (one.check, one.object.clone())).collect();
+            let is_new = |item: &Item| !handled.contains(&(item.finding.check, item.finding.object.clone()));
+            findings.extend(items.into_iter().filter(is_new).map(|item| item.apply(Action::run)));
+        }
+    }
+    Ok(findings)
+}
+
+fn look(asked: &Asked) -> Result<Vec<Item>, String> {
+    let facts =
+        gather_interfaces(asked).map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
+    Ok(examine(&facts, &Tunables::read(&facts)))
+}
+
+/// Evaluates the facts: each card, then the machine.
+fn examine(facts: &Facts, tunables: &Tunables) -> Vec<Item> {
+    let lost = facts.interfaces.iter().filter_map(|interface| {
+        interface.device.as_ref().err().map(|error| absent(facts, &interface.name, error))
+    });
+    let mut items: Vec<_> = facts.faults.iter().cloned().chain(lost).map(Item::from).collect();
+    if tunables.cards.is_empty() {
+        let names: Vec<_> = facts.devices().map(|(name, _)| name).collect();
+        let found = format!("no device is behind {}, so there is nothing to tune", names.join(", "));
+        let finding = (!names.is_empty()).then(|| Finding::ok("interface", "", found).seen(CLASS));
+        items.extend(finding.map(Item::from));
+        return items;
+    }
+    // The commands run in this order. A change of queues or rings resets the link of some cards: igb then negotiates
+    // pause frames anew unless they were off before, and what follows here could be undone.
+    let of_card: [fn(&Tunables, &Card) -> Vec<Item>; 8] =
+        [pause, lro, queues, rings, hash, coalescing, interrupts, numa];
+    for card in &tunables.cards {
+        items.extend(of_card.iter().flat_map(|check| check(tunables, card)));
+    }
+    let of_machine =
+        [uneven(facts), irqbalance(tunables), governor(tunables), idle(tunables), isolation(tunables)];
+    items.extend(of_machine.into_iter().flatten().map(Item::from));
+    items
+}
+
+/// No pause frames.
+fn pause(_: &Tunables, card: &Card) -> Vec<Item> {
+    let Some(pause) = card.settings.pause else { return Vec::new() };
+    let word = |on| if on { "on" } else { "off" };
+    let now = format!("receive {}, send {}", word(pause.receive), word(pause.transmit));
+    let item = if pause.receive || pause.transmit {
+        let found = format!(
+            "{now}; wanted off: otherwise a director that is slow for a moment stops its switch port for all"
+        );
+        let autoneg = if LINK_AUTONEG.contains(&card.device.driver.as_str()) { "" } else { " autoneg off" };
+        let words = format!("-A {}{autoneg} rx off tx off", card.name);
+        Item::set("pause frames", &card.name, found, Action::Ethtool(words))
+    } else {
+        Finding::ok("pause frames", &card.name, now).into()
+    };
+    vec![item.seen("ethtool -a")]
+}
+
+/// No large receive offload.
+fn lro(_: &Tunables, card: &Card) -> Vec<Item> {
+    let item = if card.device.features.contains("rx-lro") {
+        let found = "on; wanted off: it merges packets, and drivers refuse native XDP with it";
+        Item::set("lro", &card.name, found, Action::Ethtool(format!("-K {} lro off", card.name)))
+    } else {
+        Finding::ok("lro", &card.name, "off").into()
+    };
+    vec![item.seen("ethtool -k")]
+}
+
+/// As many queues as workers.
+fn queues(tunables: &Tunables, card: &Card) -> Vec<Item> {
+    let (name, now, most) = (&card.name, card.device.receive_queues, most_queues(&card.device));
+    let (target, wanted) = (tunables.worker_cores.len() as u32, tunables.wanted_workers);
+    let found = format!("receive queues {now}, workers {target}");
+    let why = "each worker then serves one queue of each interface";
+    let item = match now == target {
+        true if (most as usize) < wanted => {
+            let found = format!(
+                "receive queues {now}, at most {most}, and workers {wanted}: xvsd starts only {target}; set `workers = \
+                 {target}` in xvs.toml"
+            );
+            Finding::warn("queues", name, found).into()
+        }
+        true => Finding::ok("queues", name, found).into(),
+        false if card.attached => {
+            let found = format!(
+                "{found}; wanted {target}: {why}. The kernel changes them only without sockets of xvsd: set `queues = \
+                 {target}` under `[interfaces.{name}]` of xvs.toml, then `xvs reload`"
+            );
+            Finding::warn("queues", name, found).into()
+        }
+        false => {
+            let words = format!("-L {name} {} {target}", card.device.queues_word);
+            Item::set("queues", name, format!("{found}; wanted {target}: {why}"), Action::Ethtool(words))
+        }
+    };
+    vec![item.seen("ethtool -l")]
+}
+
+/// Rings that hold what comes while a worker is busy, and no more.
+fn rings(_: &Tunables, card: &Card) -> Vec<Item> {
+    let Some(rings) = card.settings.rings else { return Vec::new() };
+    let of_each = [("rx", rings.receive, rings.receive_max), ("tx", rings.transmit, rings.transmit_max)];
+    let wanted = of_each
+        .into_iter()
+        .filter(|(.., most)| *most > 0)
+        .map(|(word, now, most)| (word, now, now.clamp(RING_LEAST.min(most), RING_MOST)));
+    let changed: Vec<_> = wanted
+        .filter(|(_, now, wanted)| now != wanted)
+        .map(|(word, _, wanted)| format!("{word} {wanted}"))
+        .collect();
+    let now = format!("{} receive and {} transmit descriptors", rings.receive, rings.transmit);
+    let changed = changed.join(" ");
+    let found = format!(
+        "{now}; wanted {changed}: fewer than {RING_LEAST} lose packets of a burst, more than {RING_MOST} delay them. \
+         The change may reset the link"
+    );
+    let item = if changed.is_empty() {
+        Finding::ok("rings", &card.name, now).into()
+    } else {
+        Item::set("rings", &card.name, found, Action::Ethtool(format!("-G {} {changed}", card.name)))
+    };
+    vec![item.seen("ethtool -g")]
+}
+
+/// Flows of UDP between the same two addresses on several queues.
+fn hash(tunables: &Tunables, card: &Card) -> Vec<Item> {
+    let queues =
+        if card.attached { card.device.receive_queues as usize } else { tunables.worker_cores.len() };
+    let of = |(check, flow, by_ports): (_, _, Option<bool>)| {
+        let item = match by_ports.filter(|_| queues > 1)? {
+            true => Finding::ok(check, &card.name, "addresses and ports").into(),
+            false => {
+                let found = "addresses alone; wanted ports too: otherwise all flows between two addresses reach one \
+                             worker. Fragments still go by addresses alone";
+                let words = format!("-N {} rx-flow-hash {flow} sdfn", card.name);
+                Item::set(check, &card.name, found, Action::Ethtool(words))
+            }
+        };
+        Some(item.seen(format!("ethtool -n {} rx-flow-hash {flow}", card.name)))
+    };
+    let CardSettings { udp4_by_ports, udp6_by_ports, .. } = card.settings;
+    [("hash of udp4", "udp4", udp4_by_ports), ("hash of udp6", "udp6", udp6_by_ports)]
+        .into_iter()
+        .filter_map(of)
+        .collect()
+}
+
+/// Interrupts that are coalesced, and not for long. Values between are left.
+fn coalescing(_: &Tunables, card: &Card) -> Vec<Item> {
+    let Some(now) = card.settings.coalescing else { return Vec::new() };
+    let none = now.micros == 0 && now.frames <= 1;
+    // Without VIRTIO_NET_F_NOTF_COAL it reports one frame, and refuses all else (`virtnet_coal_params_supported`).
+    if none && now.frames == 1 && card.device.driver == "virtio_net" {
+        return Vec::new();
+    }
+    let found = format!("after {} µs or {} packets", now.micros, now.frames);
+    let why = match now.adaptive {
+        true => None,
+        false if none => Some("each packet costs an interrupt"),
+        false if now.micros > COALESCING_MOST_MICROS => Some("each packet waits that long"),
+        false => None,
+    };
+    let item = match why {
+        Some(why) => {
+            let found = format!("{found}; wanted {COALESCING_MICROS} µs: {why}");
+            let words = format!("-C {} rx-usecs {COALESCING_MICROS}", card.name);
+            Item::set("coalescing", &card.name, found, Action::Ethtool(words))
+        }
+        None if now.adaptive => Finding::ok("coalescing", &card.name, "adaptive").into(),
+        None => Finding::ok("coalescing", &card.name, found).into(),
+    };
+    vec![item.seen("ethtool -c")]
+}
+
+/// The interrupts of a queue on the core of the worker that serves it.
+fn interrupts(tunables: &Tunables, card: &Card) -> Vec<Item> {
+    let (name, workers) = (&card.name, tunables.worker_cores.len().max(1));
+    let queues = if card.attached { card.device.receive_queues } else { workers as u32 };
+    let mut placed = 0;
+    let mut items = Vec::new();
+    for interrupt in card.interrupts.iter().filter(|interrupt| interrupt.queue < queues) {
+        // As `xvs_ctl::placement::shares` gives queues to workers.
+        let worker = interrupt.queue as usize % workers;
+        let Some(core) = tunables.worker_cores.get(worker).copied().flatten() else { continue };
+        if interrupt.cores == core.to_string() {
+            placed += 1;
+            continue;
+        }
+        let (irq, queue) = (interrupt.irq, interrupt.queue);
+        let found = format!(
+            "IRQ {irq} ({}) of queue {queue} on cores {}; wanted core {core}, that of worker {worker}: under overload \
+             the kernel then receives no more there than the worker forwards",
+            interrupt.name, interrupt.cores
+        );
+        let item = Item::set("interrupts", name, found, Action::Interrupt { irq, core });
+        items.push(item.seen(affinity_path(irq)));
+    }
+    if items.is_empty() {
+        let finding = match placed {
+            0 if !card.up => {
+                let found = "it is down, so its driver may have set up no interrupts yet";
+                Finding::warn("interrupts", name, found).mend(format!("ip link set dev {name} up"))
+            }
+            0 => {
+                Finding::ok("interrupts", name, "none has the number of a queue in its name, so all are left")
+            }
+            count => Finding::ok("interrupts", name, format!("{count}, each on the core of its worker")),
+        };
+        items.push(Item::from(finding).seen("/proc/interrupts"));
+    }
+    items
+}
+
+/// Workers on cores of the card's NUMA node.
+fn numa(tunables: &Tunables, card: &Card) -> Vec<Item> {
+    let Some((node, near)) = card.node.and_then(|node| Some((node, tunables.nodes.get(&node)?))) else {
+        return Vec::new();
+    };
+    if tunables.nodes.len() < 2 {
+        return Vec::new();
+    }
+    let far: Vec<_> = pinned(tunables).difference(&parse_cores(near)).copied().collect();
+    let finding = if far.is_empty() {
+        Finding::ok("numa", &card.name, format!("node {node}, that of the workers' cores"))
+    } else {
+        let found = format!(
+            "node {node} with cores {near}, and workers run on {}: each packet crosses between nodes. Give xvsd cores \
+             of node {node}: `CPUAffinity={near}` in its unit",
+            joined(far)
+        );
+        Finding::warn("numa", &card.name, found)
+    };
+    vec![Item::from(finding).seen(format!("{CLASS}/{}/device/numa_node", card.name))]
+}
+
+/// Interfaces with different numbers of queues.
+fn uneven(facts: &Facts) -> Option<Finding> {
+    let counts: BTreeSet<_> = facts.devices().map(|(_, device)| device.receive_queues).collect();
+    let of_each: Vec<_> =
+        facts.devices().map(|(name, device)| format!("{name} {}", device.receive_queues)).collect();
+    let found = format!(
+        "interfaces have different numbers: {}; there are at most as many workers as the fewest",
+        of_each.join(", ")
+    );
+    (counts.len() > 1).then(|| Finding::warn("queues", "", found).seen("ethtool -l"))
+}
+
+fn irqbalance(tunables: &Tunables) -> Option<Finding> {
+    let found = "it runs, and moves the interrupts of queues to other cores again";
+    let finding = Finding::warn("irqbalance", "", found).mend("systemctl disable --now irqbalance");
+    tunables.irqbalance.then(|| finding.seen("/proc/*/comm"))
+}
+
+fn governor(tunables: &Tunables) -> Option<Finding> {
+    let slow: Vec<_> = tunables.governors.iter().filter(|(_, governor)| *governor != "performance").collect();
+    let (_, governor) = slow.first()?;
+    let cores = joined(slow.iter().map(|(core, _)| **core));
+    let found = format!(
+        "{governor} on cores of workers ({cores}); wanted performance: a worker that wakes up is slow until the \
+         frequency rises"
+    );
+    let finding = Finding::warn("governor", "", found).seen(format!("{CORE}/cpufreq/scaling_governor"));
+    Some(finding.mend(format!("cpupower -c {cores} frequency-set -g performance")))
+}
+
+fn idle(tunables: &Tunables) -> Option<Finding> {
+    let deep: Vec<_> =
+        tunables.idle_exit_micros.iter().filter(|(_, micros)| **micros > IDLE_MOST_MICROS).collect();
+    let most = deep.iter().map(|(_, micros)| **micros).max()?;
+    let cores = joined(deep.iter().map(|(core, _)| **core));
+    let found = format!(
+        "cores of workers ({cores}) need up to {most} µs to wake up; wanted {IDLE_MOST_MICROS} at most: the first \
+         packet waits that long"
+    );
+    let finding = Finding::warn("idle states", "", found).seen(format!("{CORE}/cpuidle"));
+    Some(finding.mend(format!("cpupower -c {cores} idle-set -D {}", IDLE_MOST_MICROS + 1)))
+}
+
+fn isolation(tunables: &Tunables) -> Option<Finding> {
+    let shared: Vec<_> = pinned(tunables).difference(&tunables.isolated).copied().collect();
+    if tunables.cores.len() <= 2 || shared.is_empty() {
+        return None;
+    }
+    // Without CPUAffinity, programs do not get isolated cores (kernel sched/core.c, `sched_init_smp`).
+    let found = format!(
+        "other programs may run on cores of workers ({}): the kernel argument `isolcpus={}` keeps them off, with \
+         `CPUAffinity=0-{}` in the unit of xvsd, which may not use these cores otherwise",
+        joined(shared),
+        joined(pinned(tunables)),
+        tunables.cores.last()?
+    );
+    Some(Finding::warn("isolation", "", found).seen("/sys/devices/system/cpu/isolated"))
+}
+
+/// The cores that workers are pinned to.
+fn pinned(tunables: &Tunables) -> BTreeSet<usize> {
+    tunables.worker_cores.iter().flatten().copied().collect()
+}
+
+fn joined(cores: impl IntoIterator<Item = usize>) -> String {
+    cores.into_iter().map(|core| core.to_string()).collect::<Vec<_>>().join(",")
+}
+
+impl Item {
+    /// A setting that differs.
+    fn set(check: &'static str, object: &str, found: impl ToString, action: Action) -> Self {
+        Self { finding: Finding::warn(check, object, found).mend(&action), action: Some(action) }
+    }
+
+    fn seen(self, seen: impl ToString) -> Self {
+        Self { finding: self.finding.seen(seen), ..self }
+    }
+
+    /// Runs its command, if it has one, and says what came of it.
+    fn apply(self, run: impl Fn(&Action) -> Result<(), String>) -> Finding {
+        let Self { finding, action: Some(action) } = self else { return self.finding };
+        let (level, result, mend) = match run(&action) {
+            Ok(()) => (Level::Ok, "done".to_owned(), None),
+            Err(error) => (Level::Fail, error, finding.mend),
+        };
+        Finding { level, found: format!("{}; `{action}`: {result}", finding.found), mend, ..finding }
+    }
+}
+
+impl From<Finding> for Item {
+    fn from(finding: Finding) -> Self {
+        Self { finding, action: None }
+    }
+}
+
+impl Action {
+    fn run(&self) -> Result<(), String> {
+        match self {
+            // What the printed command does, without a shell.
+            Self::Interrupt { irq, core } => {
+                fs::write(affinity_path(*irq), core.to_string()).map_err(|error| error.to_string())
+            }
+            Self::Ethtool(words) => {
+                let output = Command::new("ethtool").args(words.split(' ')).output();
+                let output =
+                    output.map_err(|error| format!("the program ethtool cannot be started: {error}"))?;
+                let said =
+                    String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+                if output.status.success() { Ok(()) } else { Err(format!("{said} ({})", output.status)) }
+            }
+        }
+    }
+}
+
+/// The command for a shell.
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ethtool(words) => write!(f, "ethtool {words}"),
+            Self::Interrupt { irq, core } => write!(f, "sh -c 'echo {core} >{}'", affinity_path(*irq)),
+        }
+    }
+}
+
+const CLASS: &str = "/sys/class/net";
+const CORE: &str = "/sys/devices/system/cpu/cpu*";
+/// Descriptors of a ring.
+const RING_LEAST: u32 = 1024;
+const RING_MOST: u32 = 4096;
+const COALESCING_MICROS: u32 = 20;
+const COALESCING_MOST_MICROS: u32 = 100;
+const IDLE_MOST_MICROS: u32 = 50;
+/// Drivers that report the link's autonegotiation as that of pause frames, and refuse another value
+/// (`i40e_set_pauseparam`, `ice_set_pauseparam`, `hclge_set_pauseparam`).
+const LINK_AUTONEG: [&str; 3] = ["i40e", "ice", "hns3"];
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use xvs_xdp::card::{Coalescing, Pause, Rings};
+
+    use crate::doctor::facts::tests::{device, facts};
+    use crate::doctor::finding::worst;
+    use crate::doctor::tunables::Interrupt;
+    use crate::doctor::tune::*;
+
+    /// Two workers on cores 3 and 2 of four, all isolated, and `wan`, a card with two queues, all of it as wanted.
+    fn tuned() -> Tunables {
+        let facts = facts();
+        let mut device = device(&facts, "wan");
+        device.driver = "igb".to_owned();
+        (device.receive_queues, device.most_receive_queues) = (2, 8);
+        let interrupt = |irq, queue, cores: &str| Interrupt {
+            irq,
+            name: format!("wan-TxRx-{queue}"),
+            queue,
+            cores: cores.to_owned(),
+        };
+        let settings = CardSettings {
+            rings: Some(Rings { receive: 1024, receive_max: 4096, transmit: 1024, transmit_max: 4096 }),
+            pause: Some(Pause { receive: false, transmit: false }),
+            coalescing: Some(Coalescing { micros: 3, frames: 0, adaptive: false }),
+            udp4_by_ports: Some(true),
+            udp6_by_ports: Some(true),
+        };
+        let card = Card {
+            name: "wan".to_owned(),
+            device,
+            settings,
+            up: true,
+            attached: false,
+            node: Some(0),
+            interrupts: vec![interrupt(40, 0, "3"), interrupt(41, 1, "2")],
+        };
+        Tunables {
+            cards: vec![card],
+            wanted_workers: 2,
+            worker_cores: vec![Some(3), Some(2)],
+            cores: (0..4).collect(),
+            isolated: BTreeSet::from([2, 3]),
+            governors: [(2, "performance".to_owned()), (3, "performance".to_owned())].into(),
+            idle_exit_micros: [(2, 10), (3, 50)].into(),
+            nodes: [(0, "0-3".to_owned())].into(),
+            irqbalance: false,
+        }
+    }
+
+    /// What differs after `change`, as «check object: command»; in brackets is what `--apply` does not run.
+    fn wanted(change: impl Fn(&mut Tunables)) -> Vec<String> {
+        let mut tunables = tuned();
+        change(&mut tunables);
+        let items = examine(&facts(), &tunables).into_iter().filter(|item| item.finding.level > Level::Ok);
+        let shown = items.map(|Item { finding, action }| {
+            let command = finding.mend.as_ref().map_or("", |mend| &mend.command);
+            let command = if action.is_some() { command.to_owned() } else { format!("[{command}]") };
+            format!("{} {}: {command}", finding.check, finding.object)
+        });
+        shown.collect()
+    }
+
+    /// The same after a change of the card.
+    fn wanted_of(change: impl Fn(&mut Card)) -> Vec<String> {
+        wanted(|tunables| change(&mut tunables.cards[0]))
+    }
+
+    /// The text about this check after `change`.
+    fn text(check: &str, change: impl Fn(&mut Tunables)) -> String {
+        let mut tunables = tuned();
+        change(&mut tunables);
+        let mut items = examine(&facts(), &tunables).into_iter();
+        items.find(|item| item.finding.check == check).map(|item| item.finding.found).unwrap_or_default()
+    }
+
+    #[test]
+    fn nothing_differs_on_a_card_and_a_machine_that_are_as_wanted_and_each_value_is_shown() {
+        assert_eq!(wanted(|_| {}), [""; 0]);
+        let shown: Vec<_> = examine(&facts(), &tuned()).into_iter().map(|item| item.finding.found).collect();
+        let values = [
+            "receive off, send off",
+            "off",
+            "receive queues 2, workers 2",
+            "1024 receive and 1024 transmit descriptors",
+            "addresses and ports",
+            "addresses and ports",
+            "after 3 µs or 0 packets",
+            "2, each on the core of its worker",
+        ];
+        assert_eq!(shown, values);
+    }
+
+    #[test]
+    fn without_a_device_behind_an_interface_there_is_nothing_to_tune_and_all_is_well() {
+        let items = examine(&facts(), &Tunables { irqbalance: true, ..Tunables::default() });
+        assert_eq!(items.len(), 1);
+        assert_eq!(items[0].finding.level, Level::Ok);
+        assert_eq!(items[0].finding.found, "no device is behind wan, lan, so there is nothing to tune");
+    }
+
+    #[test]
+    fn an_absent_interface_fails() {
+        let mut facts = facts();
+        facts.interfaces[0].device = Err("No such device".to_owned());
+        let findings: Vec<_> = examine(&facts, &tuned()).into_iter().map(|item| item.finding).collect();
+        assert_eq!(worst(&findings), Level::Fail);
+    }
+
+    #[test]
+    fn a_card_has_as_many_receive_queues_as_there_are_workers() {
+        let queues = |now| wanted_of(move |card| card.device.receive_queues = now);
+        assert_eq!(queues(1), ["queues wan: ethtool -L wan combined 2"]);
+        assert_eq!(queues(8), ["queues wan: ethtool -L wan combined 2"]);
+    }
+
+    #[test]
+    fn the_queues_of_a_card_with_sockets_of_xvsd_are_advice_to_change_xvs_toml() {
+        let attached = |tunables: &mut Tunables| {
+            (tunables.cards[0].attached, tunables.cards[0].device.receive_queues) = (true, 1);
+        };
+        assert_eq!(wanted(attached), ["queues wan: []"]);
+        let found = text("queues", attached);
+        let advice = "set `queues = 2` under `[interfaces.wan]` of xvs.toml, then `xvs reload`";
+        assert!(found.ends_with(advice), "{found}");
+    }
+
+    #[test]
+    fn a_card_that_cannot_have_as_many_queues_as_workers_are_wanted_is_advice_to_want_fewer() {
+        let few = |tunables: &mut Tunables| {
+            (tunables.wanted_workers, tunables.cards[0].device.most_receive_queues) = (4, 2);
+        };
+        assert_eq!(wanted(few), ["queues wan: []"]);
+        assert!(text("queues", few).ends_with("set `workers = 2` in xvs.toml"));
+    }
+
+    #[test]
+    fn interfaces_with_different_numbers_of_queues_are_named() {
+        let mut facts = facts();
+        facts.interfaces[1].device.as_mut().unwrap().receive_queues = 4;
+        let items = examine(&facts, &tuned());
+        let last = &items.last().unwrap().finding;
+        assert!(last.found.starts_with("interfaces have different numbers: wan 1, lan 4"), "{last}");
+    }
+
+    #[test]
+    fn an_interrupt_goes_to_the_core_of_the_worker_that_serves_its_queue() {
+        let moved = wanted_of(|card| {
+            for interrupt in &mut card.interrupts {
+                interrupt.cores = "0-3".to_owned();
+            }
+        });
+        let commands = [
+            "interrupts wan: sh -c 'echo 3 >/proc/irq/40/smp_affinity_list'",
+            "interrupts wan: sh -c 'echo 2 >/proc/irq/41/smp_affinity_list'",
+        ];
+        assert_eq!(moved, commands);
+    }
+
+    #[test]
+    fn queues_beyond_the_number_of_workers_have_the_cores_of_the_workers_in_turn() {
+        let moved = wanted_of(|card| {
+            (card.attached, card.device.receive_queues) = (true, 3);
+            card.interrupts[1].queue = 2;
+        });
+        let place = "interrupts wan: sh -c 'echo 3 >/proc/irq/41/smp_affinity_list'";
+        assert_eq!(moved, ["queues wan: []", place]);
+    }
+
+    #[test]
+    fn interrupts_of_queues_without_a_worker_and_of_workers_without_a_core_are_left() {
+        let unused =
+            |card: &mut Card| (card.interrupts[1].queue, card.interrupts[1].cores) = (2, "0".to_owned());
+        assert_eq!(wanted_of(unused), [""; 0]);
+        let unpinned = wanted(|tunables| {
+            tunables.worker_cores = vec![None, None];
+            tunables.cards[0].interrupts[0].cores = "0".to_owned();
+        });
+        assert_eq!(unpinned, [""; 0]);
+    }
+
+    #[test]
+    fn a_card_that_is_down_has_to_be_up_before_its_interrupts_are_known() {
+        let down = wanted_of(|card| (card.up, card.interrupts) = (false, Vec::new()));
+        assert_eq!(down, ["interrupts wan: [ip link set dev wan up]"]);
+        assert_eq!(wanted_of(|card| card.interrupts.clear()), [""; 0]);
+    }
+
+    #[test]
+    fn rings_have_from_1024_to_4096_descriptors_if_the_card_can() {
+        let rings = |receive, receive_max, transmit, transmit_max| {
+            let rings = Rings { receive, receive_max, transmit, transmit_max };
+            wanted_of(move |card| card.settings.rings = Some(rings))
+        };
+        assert_eq!(rings(256, 4096, 256, 4096), ["rings wan: ethtool -G wan rx 1024 tx 1024"]);
+        assert_eq!(rings(256, 512, 1024, 4096), ["rings wan: ethtool -G wan rx 512"]);
+        assert_eq!(rings(8192, 8192, 2048, 8192), ["rings wan: ethtool -G wan rx 4096"]);
+        assert_eq!(rings(256, 256, 256, 256), [""; 0]);
+        assert_eq!(rings(256, 0, 256, 0), [""; 0], "the driver has rings that cannot be set");
+    }
+
+    #[test]
+    fn pause_frames_are_switched_off_and_the_links_autonegotiation_is_left() {
+        let paused = |driver: &'static str| {
+            wanted_of(move |card| {
+                card.device.driver = driver.to_owned();
+                card.settings.pause = Some(Pause { receive: true, transmit: false });
+            })
+        };
+        assert_eq!(paused("igb"), ["pause frames wan: ethtool -A wan autoneg off rx off tx off"]);
+        assert_eq!(paused("ice"), ["pause frames wan: ethtool -A wan rx off tx off"]);
+    }
+
+    #[test]
+    fn the_hash_of_udp_covers_ports_if_there_are_several_queues() {
+        let by_addresses = |card: &mut Card| card.settings.udp4_by_ports = Some(false);
+        assert_eq!(wanted_of(by_addresses), ["hash of udp4 wan: ethtool -N wan rx-flow-hash udp4 sdfn"]);
+        assert!(text("hash of udp4", |tunables| by_addresses(&mut tunables.cards[0])).contains("Fragments"));
+        let one = wanted(|tunables| {
+            tunables.worker_cores.pop();
+            tunables.wanted_workers = 1;
+            tunables.cards[0].device.receive_queues = 1;
+            by_addresses(&mut tunables.cards[0]);
+        });
+        assert_eq!(one, [""; 0]);
+    }
+
+    #[test]
+    fn coalescing_is_named_only_if_each_packet_interrupts_or_waits_for_more_than_100_microseconds() {
+        let of = |driver: &'static str, micros, frames, adaptive| {
+            wanted_of(move |card| {
+                card.device.driver = driver.to_owned();
+                card.settings.coalescing = Some(Coalescing { micros, frames, adaptive });
+            })
+        };
+        let set = ["coalescing wan: ethtool -C wan rx-usecs 20"];
+        assert_eq!(of("ice", 0, 1, false), set);
+        assert_eq!(of("ice", 101, 0, false), set);
+        for (micros, frames, adaptive) in [(0, 1, true), (200, 0, true), (0, 8, false), (100, 0, false)] {
+            assert_eq!(of("ice", micros, frames, adaptive), [""; 0]);
+        }
+        assert_eq!(of("virtio_net", 0, 1, false), [""; 0], "it would refuse another value");
+    }
+
+    #[test]
+    fn large_receive_offload_is_switched_off() {
+        let on = wanted_of(|card| _ = card.device.features.insert("rx-lro".to_owned()));
+        assert_eq!(on, ["lro wan: ethtool -K wan lro off"]);
+    }
+
+    #[test]
+    fn what_the_driver_does_not_report_has_no_item() {
+        let items = {
+            let mut tunables = tuned();
+            tunables.cards[0].settings = CardSettings::default();
+            examine(&facts(), &tunables)
+        };
+        let checks: Vec<_> = items.iter().map(|item| item.finding.check).collect();
+        assert_eq!(checks, ["lro", "queues", "interrupts"]);
+    }
+
+    #[test]
+    fn workers_on_another_numa_node_than_the_card_are_advice_that_names_cores_of_its_node() {
+        let far = |tunables: &mut Tunables| {
+            tunables.nodes = [(0, "0-1".to_owned()), (1, "2-3".to_owned())].into();
+        };
+        assert_eq!(wanted(far), ["numa wan: []"]);
+        assert!(text("numa", far).ends_with("`CPUAffinity=0-1` in its unit"));
+        let near = |tunables: &mut Tunables| {
+            far(tunables);
+            tunables.cards[0].node = Some(1);
+        };
+        assert_eq!(wanted(near), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_of_the_whole_machine_is_advice_that_apply_does_not_run() {
+        let advice = wanted(|tunables| {
+            tunables.irqbalance = true;
+            tunables.governors.insert(3, "powersave".to_owned());
+            tunables.idle_exit_micros.insert(2, 51);
+            tunables.isolated.remove(&3);
+        });
+        let expected = [
+            "irqbalance : [systemctl disable --now irqbalance]",
+            "governor : [cpupower -c 3 frequency-set -g performance]",
+            "idle states : [cpupower -c 2 idle-set -D 51]",
+            "isolation : []",
+        ];
+        assert_eq!(advice, expected);
+        let found = text("isolation", |tunables| tunables.isolated.clear());
+        assert!(found.contains("`isolcpus=2,3`") && found.contains("`CPUAffinity=0-3`"), "{found}");
+        let two =
+            wanted(|tunables| (tunables.cores, tunables.isolated) = ((2..4).collect(), BTreeSet::new()));
+        assert_eq!(two, [""; 0], "with two cores, other programs need both");
+    }
+
+    #[test]
+    fn apply_runs_the_printed_command_and_a_failure_keeps_it_and_is_a_failure() {
+        let ran = RefCell::new(Vec::new());
+        let item = || {
+            let action = Action::Ethtool("-K wan lro off".to_owned());
+            Item::set("lro", "wan", "on; wanted off", action)
+        };
+        let done = item().apply(|action| {
+            ran.borrow_mut().push(action.to_string());
+            Ok(())
+        });
+        assert_eq!(*ran.borrow(), ["ethtool -K wan lro off"]);
+        assert_eq!((done.level, done.mend), (Level::Ok, None));
+        assert_eq!(done.found, "on; wanted off; `ethtool -K wan lro off`: done");
+        let failed = item().apply(|_| Err("Operation not supported".to_owned()));
+        assert_eq!(failed.level, Level::Fail);
+        assert_eq!(failed.mend.unwrap().command, "ethtool -K wan lro off");
+        let advice = Item::from(Finding::warn("isolation", "", "advice"));
+        assert_eq!(advice.apply(|_| panic!("it has no command")).level, Level::Warn);
+    }
+}
