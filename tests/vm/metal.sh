@@ -27,19 +27,8 @@ show_state() {
 }
 # shellcheck source=tests/vm/common.bash
 source /vm-bin/common.bash
-
-# Moves the card with this number to a host, with a name.
-give() {
-    local number=$1 host=$2 name=$3 path
-    for path in /sys/class/net/*; do
-        if [[ $(cat "$path/address") == 02:00:00:00:00:0$number ]]; then
-            ip link set "${path##*/}" name "$name" netns "$host"
-            at "$host" ip link set "$name" up
-            return
-        fi
-    done
-    fail "no card $number"
-}
+# shellcheck source=tests/vm/cards.bash
+source /vm-bin/cards.bash
 
 # A file of this many bytes comes back whole from a port. `$2`: the address that the real server sees.
 comes_back() {
@@ -48,22 +37,7 @@ comes_back() {
     [[ $(cat /tmp/client) == "$3 whole" ]] || fail "a file did not come back whole from $1, port $2"
 }
 
-modprobe -a igb vmxnet3 e1000e virtio_net tun ipip
-for host in cl dr rs1; do
-    ip netns add $host
-    at $host ip link set lo up
-    at $host sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0
-done
-give 0 dr wan
-give 1 cl wan
-give 2 dr lan
-give 3 rs1 lan
-at cl ip address add 198.51.100.10/24 dev wan
-at dr ip address add 198.51.100.1/24 dev wan
-at dr ip address add 192.0.2.1/24 dev lan
-at dr sysctl -qw net.ipv4.ip_forward=1
-at rs1 ip address add 192.0.2.11/24 dev lan
-at rs1 ip route add default via 192.0.2.1
+make_hosts
 # The replies of direct routing pass dr's kernel as those of any host, so the address is none of its own.
 at cl ip neighbour replace $vip lladdr 02:00:00:00:00:00 nud permanent dev wan
 at rs1 ip address add $vip/32 dev lo
@@ -71,9 +45,7 @@ at rs1 sysctl -qw net.ipv4.conf.all.arp_ignore=1 net.ipv4.conf.all.arp_announce=
 at rs1 ip link set tunl0 up
 for port in 80 81 82 83; do at rs1 python3 /vm-bin/peer.py mirror $port & done
 at dr python3 /vm-bin/peer.py mirror 22 &
-# A link that has just come up may take seconds.
-until_shown " 0% packet loss" at cl ping -q -c 1 -W 1 198.51.100.1
-until_shown " 0% packet loss" at rs1 ping -q -c 1 -W 1 192.0.2.1
+until_linked
 
 cat >/tmp/xvs.toml <<TOML
 interfaces = ["wan", "lan"]
@@ -81,7 +53,7 @@ workers = 1
 conn_table_size = 4096
 state_directory = ""
 TOML
-driver=$(at dr ethtool -i wan | awk '$1 == "driver:" { print $2 }')
+driver=$(driver)
 if [[ $driver == e1000e ]]; then
     # Without native XDP.
     at dr xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 && fail "it starts though GRO merges packets"

@@ -5,12 +5,19 @@ peer.py client FIFO HOST PORT...  opens a connection to each port and prints its
                                over every one and prints the answers, or the error
 peer.py mirror PORT [proxy]    takes what a client sends to its end; returns the client's address, as it is in the
                                connection or in the header of the PROXY protocol, and what was sent
+peer.py echo PORT              returns what each connection and each datagram of UDP brings
+peer.py steady HOST PORT COUNT END  sends a byte over each of COUNT connections every second, and a datagram every 10 ms,
+                               until the file END exists; prints the connections that were lost, the datagrams that did
+                               not come back, and the longest time without one
 peer.py send FILE HOST PORT    sends a file to a mirror; prints the address and whether the file has come back whole
 """
 
+import os
+import selectors
 import socket
 import sys
 import threading
+import time
 
 
 def open_socket(port):
@@ -105,6 +112,87 @@ def send(path, host, port):
     print(address, "whole" if back == content else f"{len(back)} bytes, which differ")
 
 
+def echo(port):
+    """Returns what comes."""
+    chosen = selectors.DefaultSelector()
+    listener, datagrams = socket.create_server(("", port), backlog=1000), socket.socket(type=socket.SOCK_DGRAM)
+    datagrams.bind(("", port))
+    chosen.register(listener, selectors.EVENT_READ)
+    chosen.register(datagrams, selectors.EVENT_READ)
+    while True:
+        for key, _ in chosen.select():
+            if key.fileobj is listener:
+                chosen.register(listener.accept()[0], selectors.EVENT_READ)
+            elif key.fileobj is datagrams:
+                content, peer = datagrams.recvfrom(100)
+                datagrams.sendto(content, peer)
+            else:
+                try:
+                    content = key.fileobj.recv(100)
+                    key.fileobj.sendall(content)
+                except OSError:
+                    content = b""
+                if not content:
+                    chosen.unregister(key.fileobj)
+                    key.fileobj.close()
+
+
+def steady(host, port, count, end):
+    """Keeps connections and a stream of datagrams busy."""
+    chosen, waiting, lost = selectors.DefaultSelector(), {}, 0
+    for _ in range(count):
+        connection = socket.create_connection((host, port), timeout=60)
+        connection.setblocking(False)
+        chosen.register(connection, selectors.EVENT_READ)
+        waiting[connection] = 0
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    datagrams.connect((host, port))
+    datagrams.setblocking(False)
+    chosen.register(datagrams, selectors.EVENT_READ)
+    print("begun", flush=True)
+    connections, turn, sent, back, ended = list(waiting), 0.0, 0, 0, None
+    next_datagram = latest = time.monotonic()
+    longest = 0.0
+    # What was sent last may still come, also after TCP's second retransmission.
+    while ended is None or time.monotonic() < ended + 8 and any(waiting.values()):
+        now = time.monotonic()
+        if ended is None and os.path.exists(end):
+            ended = now
+        while ended is None and now >= next_datagram:
+            for place in range(int(turn), int(turn + count / 100)):
+                connection = connections[place % count]
+                if connection in waiting:
+                    try:
+                        connection.send(b"x")
+                        waiting[connection] += 1
+                    except OSError:
+                        pass
+            turn += count / 100
+            try:
+                datagrams.send(b"x")
+                sent += 1
+            except OSError:
+                pass
+            next_datagram += 0.01
+        for key, _ in chosen.select(max(0, next_datagram - now) if ended is None else 0.1):
+            try:
+                content = key.fileobj.recv(100)
+            except OSError:
+                content = b""
+            if key.fileobj is datagrams:
+                if content:
+                    back += 1
+                    longest, latest = max(longest, time.monotonic() - latest), time.monotonic()
+            elif content:
+                waiting[key.fileobj] -= len(content)
+            else:
+                chosen.unregister(key.fileobj)
+                del waiting[key.fileobj]
+                lost += 1
+    lost += sum(1 for missing in waiting.values() if missing)
+    print(f"{lost} of {count} connections lost, {sent - back} of {sent} datagrams, pause {longest * 1000:.0f} ms", flush=True)
+
+
 _, command, *words = sys.argv
 if command == "serve":
     serve(words)
@@ -112,5 +200,9 @@ elif command == "client":
     client(words[0], words[1], words[2:])
 elif command == "mirror":
     mirror(words[0], words[1:] == ["proxy"])
+elif command == "echo":
+    echo(int(words[0]))
+elif command == "steady":
+    steady(words[0], int(words[1]), int(words[2]), words[3])
 else:
     send(*words)

@@ -103,8 +103,12 @@ fn interface(interface: &InterfaceStatus) -> String {
 fn worker((number, worker): (usize, &WorkerStatus)) -> String {
     let core = worker.core.map_or("not pinned".to_owned(), |core| format!("core {core}"));
     let busy = worker.busy_percent.map(|busy| format!(", {busy:.1} % busy")).unwrap_or_default();
+    let polling = match worker.poll.as_str() {
+        "" | "sleep" => String::new(),
+        poll => format!(", {poll} polling"),
+    };
     let text = format!(
-        "{core}{busy}, {}, {}; received {}, sent {}, passed to the kernel {}",
+        "{core}{busy}, {}, {}{polling}; received {}, sent {}, passed to the kernel {}",
         queues(worker),
         worker.copy_mode,
         worker.received(),

@@ -20,6 +20,7 @@ use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::steering::{Steering, SteeringRules};
 use xvs_proto::{MacAddr, ethernet};
+use xvs_xdp::polling::Poll;
 use xvs_xdp::{BURST, Queues, RingSizes, Sockets, WantedMode, precede_receive_threads};
 
 const USAGE: &str = "usage: forward_raw INTERFACE=OWN_MAC,NEXT_MAC INTERFACE=OWN_MAC,NEXT_MAC";
@@ -43,7 +44,14 @@ fn main() -> Result<(), Box<dyn Error>> {
     let modes = links.each_ref().map(|link| link.mode());
     println!("{} {}, {} {}, {}", first, modes[0], second, modes[1], sockets.copy_mode());
     let reinjectors = [Arc::new(Reinjector::open(&links[0])?), Arc::new(Reinjector::open(&links[1])?)];
-    let port = XdpPort::open(sockets, reinjectors.into(), Waker::new()?, OwnPackets::Leave, Arc::default())?;
+    let port = XdpPort::open(
+        sockets,
+        reinjectors.into(),
+        Waker::new()?,
+        OwnPackets::Leave,
+        Arc::default(),
+        Poll::Sleep,
+    )?;
     precede_receive_threads()?;
     println!("ready");
     std::io::stdout().flush()?;

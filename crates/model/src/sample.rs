@@ -169,6 +169,7 @@ pub fn worker() -> WorkerStatus {
         core: Some(1),
         queues: [("wan".to_owned(), vec![0, 1])].into(),
         copy_mode: "zero-copy".to_owned(),
+        poll: "sleep".to_owned(),
         busy_percent: Some(12.5),
         counters: [("rx_packets".to_owned(), 9)].into(),
     }

@@ -6,14 +6,19 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::thread;
+use std::time::Instant;
+
+use xvs_helper::task::Task as _;
 
 use super::bpf::{Object, attach_xdp, detach, query_xdp, replace_xdp};
-use super::device::Program;
+use super::device::{Program, SetReceiveQueues, receive_queues};
 use super::drivers::leaves_checksums;
 use super::mode::{Mode, Refusal, Settings, WantedMode};
 use super::pins::{Pinned, Pins};
-use super::sys::{Request, index_of};
+use super::sys::{LOOK_INTERVAL, OCCUPIED, Request, index_of};
 use super::tap::is_director_tap;
 
 /// `NETDEV_XDP_ACT_NDO_XMIT` (linux/netdev.h).
@@ -31,6 +36,7 @@ pub struct Attached {
     leaves_checksums: bool,
     is_veth: bool,
     wanted: WantedMode,
+    wanted_queues: Option<NonZeroU32>,
     mode: Mode,
     native_refused: Option<io::Error>,
     constants: Vec<u8>,
@@ -81,9 +87,63 @@ impl Attached {
         }
     }
 
-    /// Sets the settings for sockets that are opened from now on.
+    /// Sets the settings for sockets that are opened from now on. Wanted queues stay wanted.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
+        if let Some(wanted) = self.wanted_queues {
+            self.settings.receive_queues = wanted.get();
+        }
+    }
+
+    /// Sets the number of receive queues that the operator wants; [`Self::set_queues`] makes them.
+    ///
+    /// # Errors
+    /// The card has fewer.
+    pub fn want_queues(&mut self, wanted: Option<NonZeroU32>) -> Result<(), AttachError> {
+        let Self { interface, settings, .. } = &*self;
+        let request = Request::new(interface).and_then(|mut request| request.most_receive_queues());
+        if let (Some(wanted), Ok((_, most @ 1..))) = (wanted, request)
+            && wanted.get() > most
+        {
+            return Err(AttachError::FewerQueues { interface: interface.clone(), wanted, most });
+        }
+        let settings = *settings;
+        self.wanted_queues = wanted;
+        self.set_settings(settings);
+        Ok(())
+    }
+
+    /// The number of receive queues that the operator wants.
+    pub fn wanted_queues(&self) -> Option<NonZeroU32> {
+        self.wanted_queues
+    }
+
+    /// Gives the card the wanted number of receive queues, if it has another. No socket may be open on it. Blocks for up
+    /// to a second if the queue of a closed socket is occupied. Many drivers reset the link.
+    ///
+    /// # Errors
+    /// The driver refuses.
+    pub fn set_queues(&self) -> Result<(), AttachError> {
+        let (interface, index) = (self.interface.clone(), self.index);
+        let Some(queues) = self.wanted_queues.map(NonZeroU32::get) else { return Ok(()) };
+        if receive_queues(&interface).is_ok_and(|present| present == queues) {
+            return Ok(());
+        }
+        let task = SetReceiveQueues { interface: interface.clone(), index, queues };
+        let until = Instant::now() + OCCUPIED;
+        loop {
+            match task.run(&[]) {
+                Ok(_) => return Ok(()),
+                // The kernel frees the queue of a closed socket only some time afterwards.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBUSY))
+                        && Instant::now() < until =>
+                {
+                    thread::sleep(LOOK_INTERVAL);
+                }
+                Err(source) => return Err(AttachError::Queues { interface, queues, source }),
+            }
+        }
     }
 
     /// The largest packet that its sockets receive, in bytes.
@@ -310,6 +370,7 @@ pub fn attach(
         leaves_checksums,
         is_veth,
         wanted,
+        wanted_queues: None,
         mode,
         native_refused,
         constants: constants.to_vec(),
@@ -397,6 +458,32 @@ pub enum AttachError {
     NoSuchInterface {
         /// Its name.
         interface: String,
+    },
+    /// Its card cannot have so many receive queues.
+    #[error(
+        "{interface} can have {most} receive queues, and xvs.toml wants {wanted}; set `queues` of `[interfaces.{interface}]` \
+         to {most} at most"
+    )]
+    FewerQueues {
+        /// The interface.
+        interface: String,
+        /// As wanted.
+        wanted: NonZeroU32,
+        /// As possible.
+        most: u32,
+    },
+    /// Its driver refuses a number of receive queues.
+    #[error(
+        "{interface} does not take {queues} receive queues: {source}; `ethtool -l {interface}` shows those that it has, and \
+         `dmesg` may say why; set `queues` of `[interfaces.{interface}]` accordingly, or remove the key"
+    )]
+    Queues {
+        /// The interface.
+        interface: String,
+        /// As wanted.
+        queues: u32,
+        /// The driver's error.
+        source: io::Error,
     },
     /// It already has an XDP program.
     #[error("{interface} has an XDP program, {program}; {}", program.remedy(interface))]

@@ -4,7 +4,11 @@
 //! not report, or the process may not read, are left empty. Not here: whether any of it is a problem.
 
 use std::collections::BTreeSet;
+use std::os::fd::BorrowedFd;
 use std::{fmt, fs, io};
+
+use serde::{Deserialize, Serialize};
+use xvs_helper::task::{Answer, Task};
 
 use super::bpf::{XdpState, program_info, query_xdp};
 use super::mode::Mode;
@@ -50,6 +54,30 @@ pub fn receive_queues_word(interface: &str) -> &'static str {
     let word = Request::new(interface).and_then(|mut request| request.most_receive_queues());
     // The interface is gone.
     word.map_or("combined", |(word, _)| word)
+}
+
+/// Gives an interface this number of receive queues. The kernel refuses to take away one that has a socket.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SetReceiveQueues {
+    /// The interface's name.
+    pub interface: String,
+    /// The kernel's index of it.
+    pub index: u32,
+    /// The number.
+    pub queues: u32,
+}
+
+impl Task for SetReceiveQueues {
+    const NAME: &'static str = "set-receive-queues";
+    type Done = ();
+
+    fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
+        if index_of(&self.interface)? != self.index {
+            return Err(io::Error::from_raw_os_error(libc::ENODEV));
+        }
+        Request::new(&self.interface)?.set_receive_queues(self.queues)?;
+        Ok(((), Vec::new()))
+    }
 }
 
 /// An XDP program on an interface.

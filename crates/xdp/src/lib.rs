@@ -15,6 +15,7 @@ pub mod card;
 pub mod device;
 mod drivers;
 mod mode;
+pub mod polling;
 
 mod attach;
 pub mod pins;

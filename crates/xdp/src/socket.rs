@@ -177,8 +177,11 @@ impl Socket {
         }
     }
 
-    /// Makes the kernel send. In copy mode one call sends 32 frames, so it is repeated as often as needed.
-    pub(super) fn kick(&mut self, copy: &CopyMode) {
+    /// Makes the kernel send. In copy mode one call sends 32 frames, so it is repeated as often as needed. `polls`:
+    /// [`super::polling`] is in force; then `sendto` runs the loop of the receive queue and wakes nothing
+    /// (net/xdp/xsk.c, `xsk_no_wakeup`), and a driver may have another loop for sending, as igb with one queue. `poll`
+    /// wakes it.
+    pub(super) fn kick(&mut self, copy: &CopyMode, polls: bool) {
         if self.state == LinkState::Down && self.pending.is_empty() {
             return;
         }
@@ -198,6 +201,9 @@ impl Socket {
                 }
                 Kick::Sent | Kick::Again => self.state = LinkState::Up,
             }
+        }
+        if polls && *copy == CopyMode::ZeroCopy && self.wants_another_kick() {
+            sys::wake(self.fd());
         }
     }
 

@@ -7,8 +7,8 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
+use std::{io, thread};
 
 use libxdp_sys as xdp;
 
@@ -16,11 +16,13 @@ use super::attach::Attached;
 use super::drivers::SMALL_FRAME_BYTES;
 use super::error::SocketError;
 use super::mode::{CopyMode, Mode, WantedMode};
+use super::polling::PreferBusyPolling;
 use super::socket::{Socket, Statistics};
-use super::sys;
+use super::sys::{self, LOOK_INTERVAL, OCCUPIED};
 use super::umem::{RingSizes, Umem, layout};
 use crate::burst::BURST;
 use crate::frame::{Census, Frame, FrameLayout, FramePool};
+use xvs_helper::task::Task as _;
 use xvs_proto::network::LinkId;
 
 /// The queues of one interface that a worker owns.
@@ -65,6 +67,8 @@ pub struct Sockets {
     senders: Vec<Option<usize>>,
     pool: FramePool,
     copy: CopyMode,
+    /// Whether [`Self::prefer_busy_polling`] is in force.
+    polls: bool,
     /// The socket that comes first in the next burst.
     turn: usize,
 }
@@ -186,7 +190,23 @@ impl Sockets {
                 .enter_socket(socket.queue, socket.fd())
                 .map_err(|source| SocketError::of(attached, socket.queue, source))?;
         }
-        Ok(Self { sockets, senders, pool, copy, turn: 0 })
+        Ok(Self { sockets, senders, pool, copy, polls: false, turn: 0 })
+    }
+
+    /// Lets [`Self::drive`] run the drivers' receive loops.
+    ///
+    /// # Errors
+    /// The kernel has no preferred busy polling, or the process may not use it.
+    pub fn prefer_busy_polling(&mut self) -> io::Result<()> {
+        // Also if only some of them have it.
+        self.polls = true;
+        self.fds().try_for_each(|socket| PreferBusyPolling.run(&[socket]).map(drop))
+    }
+
+    /// Runs the receive loop of each queue's driver once, after [`Self::prefer_busy_polling`]. Cost: a system call for
+    /// each queue.
+    pub fn drive(&self) {
+        self.fds().for_each(sys::kick_receive);
     }
 
     /// The pool, for packets that do not come from the rings or go to them.
@@ -248,7 +268,7 @@ impl Sockets {
         let mut unsent = Unsent::Nothing;
         for socket in &mut self.sockets {
             socket.submit();
-            socket.kick(&self.copy);
+            socket.kick(&self.copy, self.polls);
             socket.reap(&mut self.pool);
             socket.refill(&mut self.pool);
             if socket.wants_another_kick() {
@@ -265,15 +285,11 @@ fn when_free(open: impl Fn() -> Result<Socket, SocketError>) -> Result<Socket, S
     let until = Instant::now() + OCCUPIED;
     loop {
         match open() {
-            Err(SocketError::Occupied { .. }) if Instant::now() < until => thread::sleep(POLL_INTERVAL),
+            Err(SocketError::Occupied { .. }) if Instant::now() < until => thread::sleep(LOOK_INTERVAL),
             result => return result,
         }
     }
 }
-
-/// How long the kernel may take to free the queue of a closed socket, and the interval between tries.
-const OCCUPIED: Duration = Duration::from_secs(1);
-const POLL_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Whether frames wait for the kernel to send them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

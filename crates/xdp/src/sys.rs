@@ -5,8 +5,10 @@ use std::collections::BTreeSet;
 use std::ffi::{c_int, c_ulong, c_void};
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 use std::{array, io, ptr};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
@@ -24,6 +26,8 @@ pub(super) const FLAG_LRO: u32 = 1 << 15;
 
 /// `ethtool -l`.
 const GET_CHANNELS: u32 = 0x3c;
+/// `ethtool -L`.
+const SET_CHANNELS: u32 = 0x3d;
 
 /// `struct ethtool_value`.
 #[repr(C)]
@@ -223,6 +227,18 @@ impl Request {
         Ok(if combined > 0 { ("combined", combined) } else { ("rx", rx) })
     }
 
+    /// Sets the number of receive queues.
+    pub(super) fn set_receive_queues(&mut self, queues: u32) -> io::Result<()> {
+        let mut channels = self.channels()?;
+        channels.command = SET_CHANNELS;
+        // As `most_receive_queues`: those that only receive count, too.
+        let [.., most_combined] = channels.max;
+        (channels.rx, channels.combined) =
+            if most_combined > 0 { (0, queues) } else { (queues, channels.combined) };
+        self.body.ifr_ifru.ifru_data = (&raw mut channels).cast();
+        self.call(libc::SIOCETHTOOL)
+    }
+
     fn channels(&mut self) -> io::Result<EthtoolChannels> {
         let mut channels = EthtoolChannels { command: GET_CHANNELS, ..Default::default() };
         self.body.ifr_ifru.ifru_data = (&raw mut channels).cast();
@@ -332,6 +348,26 @@ pub(super) fn kick_receive(socket: BorrowedFd<'_>) {
     // again at the next refill.
     let _ = unsafe { libc::recvfrom(fd, none, 0, libc::MSG_DONTWAIT, ptr::null_mut(), ptr::null_mut()) };
 }
+
+/// Wakes a socket's driver if one of its flags says that it needs it.
+pub(super) fn wake(socket: BorrowedFd<'_>) {
+    // The result does not matter: the frames are looked for anyway.
+    let _ = poll(&mut [PollFd::from_borrowed_fd(socket, PollFlags::IN)], Some(&Timespec::default()));
+}
+
+/// Sets an option of `SOL_SOCKET` that is a number.
+pub(super) fn set_option(socket: BorrowedFd<'_>, name: c_int, value: c_int) -> io::Result<()> {
+    let size = size_of::<c_int>() as libc::socklen_t;
+    // SAFETY: the kernel reads `value`, whose length is `size`.
+    check(unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, name, (&raw const value).cast(), size)
+    })?;
+    Ok(())
+}
+
+/// How long the kernel may take to free the queue of a closed socket, and the interval between tries.
+pub(super) const OCCUPIED: Duration = Duration::from_secs(1);
+pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Whether a bound socket shares its frames with the driver without copying.
 pub(super) fn is_zero_copy(socket: impl AsFd) -> io::Result<bool> {

@@ -1,6 +1,7 @@
 //! The key `interfaces` of xvs.toml: names, or a section for each interface.
 
 use std::fmt;
+use std::num::NonZeroU32;
 
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
@@ -17,6 +18,8 @@ pub struct Interfaces(Vec<(String, InterfaceSettings)>);
 pub struct InterfaceSettings {
     /// `"auto"`, `"zero-copy"`, `"copy"` or `"generic"`.
     pub mode: WantedMode,
+    /// The number of receive queues that xvsd gives the interface before it opens its sockets. Default: as they are.
+    pub queues: Option<NonZeroU32>,
 }
 
 impl Interfaces {
@@ -99,7 +102,7 @@ mod tests {
     }
 
     fn with_mode(name: &str, mode: WantedMode) -> (String, InterfaceSettings) {
-        (name.to_owned(), InterfaceSettings { mode })
+        (name.to_owned(), InterfaceSettings { mode, queues: None })
     }
 
     #[test]
@@ -121,7 +124,7 @@ mod tests {
             assert!(error.contains(&format!("`{mode}`")), "{error}");
         }
         let error = read("[interfaces.wan]\nspeed = 1\n").unwrap_err();
-        assert!(error.contains("unknown field `speed`, expected `mode`"), "{error}");
+        assert!(error.contains("unknown field `speed`, expected `mode` or `queues`"), "{error}");
         let error = read("interfaces = 1\n").unwrap_err();
         assert!(error.contains("[interfaces.eth0]"), "{error}");
     }

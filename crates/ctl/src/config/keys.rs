@@ -17,6 +17,7 @@ use xvs_model::config::settings::Ipvs;
 use xvs_model::protocol::client::DEFAULT_SOCKET;
 use xvs_model::report::setting::Source;
 use xvs_xdp::RingSizes;
+use xvs_xdp::polling::Poll;
 
 use crate::config::fleet::Fleet;
 use crate::config::interfaces::Interfaces;
@@ -94,6 +95,9 @@ keys! {
     receive_ring: u32 = RingSizes::default().receive, BySuccessor;
     /// The largest number of frames that wait in each queue of a worker to be sent, a power of two.
     transmit_ring: u32 = RingSizes::default().transmit, BySuccessor;
+    /// How workers wait for packets: `"sleep"`; `"adaptive"`, which drives the drivers under load; `"busy"`, which always
+    /// does and never sleeps.
+    poll: Poll = Poll::Sleep, BySuccessor;
     /// Whether the XDP program forwards packets of established connections itself: `"auto"`, where the kernel would
     /// copy them to a worker; `"on"`; `"off"`.
     offload: OffloadMode = OffloadMode::Auto, BySuccessor;

@@ -109,8 +109,8 @@ pub trait Port {
     /// Ends a burst: notifies the kernel of transmitted frames and refills the receive queues.
     fn flush(&mut self);
 
-    /// Sleeps until a frame arrives, another thread wakes the worker, or the time is over; `None` waits without limit. A
-    /// frame that was there before, at the last call of [`Self::receive`], may not end it.
+    /// Sleeps until a frame arrives, another thread wakes the worker, or the time is over; `None` waits without limit.
+    /// Returns at once if the last [`Self::receive`] had frames.
     fn wait(&mut self, at_most: Option<Duration>) -> Woken;
 
     /// The number of frames in each place.

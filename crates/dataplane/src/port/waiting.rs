@@ -4,7 +4,7 @@
 //! question to an AF_XDP socket (`xsk_poll`, net/xdp/xsk.c) wakes the driver as long as one of its need-wakeup flags is
 //! set, and drivers set that of their TX ring whenever they have nothing to send: in zero-copy mode an interrupt of the
 //! card. `poll` asks every socket before a sleep and after it; this asks only those that have got frames, once. So the
-//! caller takes all frames of a socket before it waits again. Used for each sleep; nothing is allocated.
+//! caller waits only once it has found no frame. Used for each sleep; nothing is allocated.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -11,10 +11,11 @@
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{array, io};
 
 use xvs_proto::{LinkId, ethernet};
+use xvs_xdp::polling::Poll;
 use xvs_xdp::{BURST, Census, Frame, Sockets, Statistics, Unsent};
 
 pub use super::waiting::Waker;
@@ -31,6 +32,9 @@ pub(crate) const OWN_MAX_BYTES: usize = ethernet::HEADER_LEN + ethernet::TAG_LEN
 
 /// The number of bursts between two looks at the TAPs of a worker that does not wait.
 const OWN_EVERY: u32 = 32;
+
+/// How long a worker with [`Poll::Adaptive`] looks for frames before it sleeps: some times what a wake-up takes.
+const LOOKS_FOR: Duration = Duration::from_micros(100);
 
 /// Whether a port reads what this machine itself sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +53,11 @@ pub struct XdpPort {
     waiting: Waiting,
     waker: Waker,
     unsent: Unsent,
+    poll: Poll,
+    /// Whether there were frames at the last look.
+    had_frames: bool,
+    /// When it began to look for frames in vain.
+    idle_since: Option<Instant>,
     counters: Arc<[SocketCounters]>,
     own: OwnPackets,
     /// The TAP of the loopback interface, once it is needed.
@@ -67,7 +76,7 @@ pub struct XdpPort {
 
 impl XdpPort {
     /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker`
-    /// ends its waits. Only one port with these reinjectors may read what this machine sends. `loopback` is filled when
+    /// ends its waits, or, if it does not sleep, has no effect. Only one port with these reinjectors may read what this machine sends. `loopback` is filled when
     /// a client on this machine may have a service.
     ///
     /// # Errors
@@ -79,6 +88,7 @@ impl XdpPort {
         waker: Waker,
         own: OwnPackets,
         loopback: Arc<OnceLock<Arc<Reinjector>>>,
+        poll: Poll,
     ) -> io::Result<Self> {
         let fits = to_kernel.len() == sockets.links() && sockets.fds().count() <= MAX_SOCKETS;
         if !fits {
@@ -98,6 +108,9 @@ impl XdpPort {
             waiting,
             waker,
             unsent,
+            poll,
+            had_frames: false,
+            idle_since: None,
             counters,
             own,
             loopback,
@@ -132,7 +145,10 @@ impl XdpPort {
 
 impl Port for XdpPort {
     fn receive(&mut self, burst: &mut Vec<Received>) {
-        let room = BURST.saturating_sub(burst.len());
+        let (room, before) = (BURST.saturating_sub(burst.len()), burst.len());
+        if self.poll != Poll::Sleep {
+            self.sockets.drive();
+        }
         self.sockets.receive(room, |link, frame| burst.push(Received { link, frame }));
         if self.own == OwnPackets::Read {
             match self.own_due {
@@ -140,6 +156,7 @@ impl Port for XdpPort {
                 due => self.own_due = due - 1,
             }
         }
+        self.had_frames = burst.len() > before;
     }
 
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
@@ -180,6 +197,18 @@ impl Port for XdpPort {
     }
 
     fn wait(&mut self, at_most: Option<Duration>) -> Woken {
+        // There may be more of them, which the kernel does not announce again.
+        if self.had_frames {
+            self.idle_since = None;
+            return Woken::Ready;
+        }
+        match self.poll {
+            Poll::Busy => return Woken::Ready,
+            Poll::Adaptive if self.idle_since.get_or_insert_with(Instant::now).elapsed() < LOOKS_FOR => {
+                return Woken::Ready;
+            }
+            Poll::Adaptive | Poll::Sleep => {}
+        }
         let retry = Duration::from_millis(1);
         let at_most = match self.unsent {
             Unsent::Some => Some(at_most.map_or(retry, |limit| limit.min(retry))),

@@ -24,6 +24,7 @@ use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
 use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_proto::LinkId;
+use xvs_xdp::polling::Poll;
 use xvs_xdp::{Attached, Queues, RingSizes, Sockets, WantedMode};
 
 pub(crate) const CLIENT: [u8; 4] = [203, 0, 113, 7];
@@ -164,7 +165,8 @@ pub(crate) fn open_port(links: &[&Attached]) -> XdpPort {
         links.iter().zip(&all).map(|(attached, queues)| Queues { attached, queues }).collect();
     let sockets = Sockets::open(&queues, RingSizes::default()).unwrap();
     let reinjectors = links.iter().map(|attached| Arc::new(Reinjector::open(attached).unwrap())).collect();
-    XdpPort::open(sockets, reinjectors, Waker::new().unwrap(), OwnPackets::Leave, Arc::default()).unwrap()
+    XdpPort::open(sockets, reinjectors, Waker::new().unwrap(), OwnPackets::Leave, Arc::default(), Poll::Sleep)
+        .unwrap()
 }
 
 /// Attaches the director's two interfaces.

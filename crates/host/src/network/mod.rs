@@ -36,6 +36,7 @@ pub use crate::network::tables::path_mtu;
 
 pub mod card;
 pub mod clsact;
+pub mod deferral;
 mod latest;
 pub mod neighbours;
 pub mod netlink;

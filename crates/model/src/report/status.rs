@@ -167,8 +167,11 @@ pub struct WorkerStatus {
     pub core: Option<usize>,
     /// The numbers of its receive queues, by interface.
     pub queues: BTreeMap<String, Vec<u32>>,
-    /// Whether the kernel copies its frames: `zero-copy`, or `copy (because of INTERFACE)`.
+    /// Whether the kernel copies its frames: `zero-copy`, or `copy (because of INTERFACE)`, or `of offload`.
     pub copy_mode: String,
+    /// How it waits for packets: `sleep`, `adaptive` or `busy`.
+    #[serde(default)]
+    pub poll: String,
     /// The share of the last five to ten seconds in which it was busy, with one decimal; `None`: xvsd has just started.
     pub busy_percent: Option<f64>,
     /// Its counters by name, without those that are 0; they count packets, unless the name says otherwise.

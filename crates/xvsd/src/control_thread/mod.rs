@@ -344,6 +344,7 @@ impl ControlThread {
         let (workers, _) = self.control.datapath().workers();
         warnings.extend_from_slice(workers.not_pinned());
         warnings.extend(workers.not_zero_copy());
+        warnings.extend_from_slice(workers.not_driven());
         let mut facts = self.shared.facts_mut();
         let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
         new.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -378,8 +379,9 @@ impl ControlThread {
         let (workers, steering) = self.control.datapath().workers();
         let attached = match &next {
             Some((index, (name, _))) => {
-                let mode = workers.attached_at(like).wanted();
-                workers.attach(*index, (name, mode), steering)
+                let like = workers.attached_at(like);
+                let (mode, queues) = (like.wanted(), like.wanted_queues());
+                workers.attach(*index, (name, mode, queues), steering)
             }
             None if !workers.is_paused() && self.warnings.attaching.is_empty() => return,
             None => Ok(()),

@@ -181,14 +181,16 @@ fn attach(
     let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
     steering.hold().set(length, clock.elapsed());
     let (mut attached, mut bonds) = (Vec::new(), Vec::new());
-    for (name, InterfaceSettings { mode }) in config.interfaces.iter() {
+    for (name, InterfaceSettings { mode, queues }) in config.interfaces.iter() {
         for (name, bond) in choose(name, &links)? {
-            attached.push(steering.attach(&name, mode, pins.as_ref()).map_err(pins::explained)?);
+            let mut one = steering.attach(&name, mode, pins.as_ref()).map_err(pins::explained)?;
+            one.want_queues(queues)?;
+            attached.push(one);
             bonds.push(bond);
         }
     }
     let rings = RingSizes { receive: config.receive_ring, transmit: config.transmit_ring };
-    let mut workers = Workers::new(attached, config.workers, rings, pins)?;
+    let mut workers = Workers::new(attached, config.workers, rings, config.poll, pins)?;
     if takes_over {
         workers.prepare_memory();
     }

@@ -123,6 +123,7 @@ mod tests {
     use xvs_model::report::status::{InterfaceStatus, LinkState};
     use xvs_proto::MacAddr;
     use xvs_proto::network::Network;
+    use xvs_xdp::polling::Poll;
 
     use crate::metrics::*;
     use crate::status::shared::{Facts, WorkerFacts};
@@ -147,7 +148,7 @@ mod tests {
             offload: None,
         };
         let (copy_mode, queues, sockets) = ("copy".to_owned(), vec![vec![0]], Arc::default());
-        let worker = WorkerFacts { core: Some(1), copy_mode, queues, sockets };
+        let worker = WorkerFacts { core: Some(1), copy_mode, poll: Poll::Sleep, queues, sockets };
         let facts = Facts { interfaces: vec![interface], workers: vec![worker], ..Facts::default() };
         Shared { facts: Mutex::new(facts), ..Shared::of_one_worker(control) }
     }

@@ -32,10 +32,13 @@ use xvs_helper::task::known;
 use xvs_host::loopback::AcceptOwnAddresses;
 use xvs_host::netfilter::FollowNftables;
 use xvs_host::network::clsact::ProvideClsact;
+use xvs_host::network::deferral::DeferInterrupts;
 use xvs_host::network::neighbours::ChangeNeighbours;
 use xvs_host::reserved_ports::ReservePorts;
 use xvs_xdp::bpf::{AttachTc, DetachTc, MakeKeySet};
+use xvs_xdp::device::SetReceiveQueues;
 use xvs_xdp::pins;
+use xvs_xdp::polling::PREFER_BUSY_POLLING;
 use xvs_xdp::tap::MakeTap;
 
 use crate::daemon::error::{DaemonError, system};
@@ -73,6 +76,9 @@ pub const TASKS: &[Known] = &[
     known::<AcceptOwnAddresses>(),
     known::<ChangeNeighbours>(),
     known::<ReservePorts>(),
+    known::<DeferInterrupts>(),
+    known::<SetReceiveQueues>(),
+    PREFER_BUSY_POLLING,
     known::<FollowNftables>(),
 ];
 

@@ -81,8 +81,8 @@ const CALLS: &[(&[Kind], &[Call])] = &[
     (
         EACH,
         calls![
-            SYS_close SYS_fcntl SYS_getsockopt SYS_ppoll SYS_read SYS_readv SYS_recvfrom SYS_recvmsg SYS_sendmsg SYS_sendto
-            SYS_write SYS_writev
+            SYS_close SYS_epoll_ctl SYS_epoll_pwait SYS_fcntl SYS_getsockopt SYS_ppoll SYS_read SYS_readv SYS_recvfrom
+            SYS_recvmsg SYS_sendmsg SYS_sendto SYS_write SYS_writev
         ],
     ),
     // Random numbers of hash tables.
@@ -91,8 +91,8 @@ const CALLS: &[(&[Kind], &[Call])] = &[
     (
         OTHERS,
         calls![
-            SYS_epoll_create1 SYS_epoll_ctl SYS_epoll_pwait SYS_epoll_pwait2 SYS_eventfd2 SYS_pselect6 SYS_timerfd_create
-            SYS_timerfd_gettime SYS_timerfd_settime
+            SYS_epoll_create1 SYS_epoll_pwait2 SYS_eventfd2 SYS_pselect6 SYS_timerfd_create SYS_timerfd_gettime
+            SYS_timerfd_settime
         ],
     ),
     // Sockets, of the families below.

@@ -227,6 +227,7 @@ fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<
             core: worker.core,
             queues: names.zip(worker.queues.iter().cloned()).collect(),
             copy_mode: worker.copy_mode.clone(),
+            poll: worker.poll.to_string(),
             busy_percent: busy.map(|busy| (busy * 10.0).round() / 10.0),
             counters: counters.all().filter(|(_, value)| *value != 0).collect(),
         }
@@ -341,6 +342,7 @@ mod tests {
     use xvs_model::config::settings::Ipvs;
     use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::status::{InterfaceStatus, LinkState};
+    use xvs_xdp::polling::Poll;
 
     use crate::status::*;
 
@@ -371,8 +373,13 @@ mod tests {
     fn a_worker_has_its_queues_by_interface_and_its_counters_of_packets() {
         let shared = daemon("");
         let queues = vec![vec![0, 1], vec![1]];
-        let worker =
-            WorkerFacts { core: Some(3), copy_mode: "copy".to_owned(), queues, sockets: Arc::default() };
+        let worker = WorkerFacts {
+            core: Some(3),
+            copy_mode: "copy".to_owned(),
+            poll: Poll::Sleep,
+            queues,
+            sockets: Arc::default(),
+        };
         *shared.facts_mut() = Facts {
             interfaces: ["wan", "lan"].map(|name| interface(name, LinkState::Up, None)).into(),
             workers: vec![worker],

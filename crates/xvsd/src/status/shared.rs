@@ -33,6 +33,7 @@ use xvs_model::report::health::HealthReport;
 use xvs_model::report::setting::Setting;
 use xvs_model::report::status::{InterfaceStatus, LinkState};
 use xvs_proto::network::Network;
+use xvs_xdp::polling::Poll;
 
 use crate::fleet::view::FleetView;
 use crate::log::Losses;
@@ -139,6 +140,8 @@ pub struct WorkerFacts {
     pub core: Option<usize>,
     /// Whether the kernel copies its frames, and because of which interface.
     pub copy_mode: String,
+    /// How it waits for packets.
+    pub poll: Poll,
     /// Its share of each interface's queues, in the interfaces' order.
     pub queues: Vec<Vec<u32>>,
     /// The counters of its sockets.

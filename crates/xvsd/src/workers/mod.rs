@@ -15,6 +15,7 @@ mod settings;
 pub(crate) mod system;
 
 use std::io;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
@@ -28,11 +29,14 @@ use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::own::Redirection;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::worker::Worker;
+use xvs_helper::task::Task as _;
 use xvs_host::cores::cores_available;
+use xvs_host::network::deferral::DeferInterrupts;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::status::LinkState;
 use xvs_xdp::device::{receive_queues, receive_queues_word};
 use xvs_xdp::pins::Pins;
+use xvs_xdp::polling::Poll;
 use xvs_xdp::{
     Attached, CopyMode, Mode, OFFLOAD, PacketMemory, Queues, RingSizes, Sockets, WantedMode,
     precede_receive_threads, umem_bytes,
@@ -78,6 +82,10 @@ pub(crate) struct Workers {
     pins: Option<Pins>,
     /// Why an XDP program could not be pinned.
     not_pinned: Vec<String>,
+    /// How the workers wait.
+    poll: Poll,
+    /// Why they do not wait as configured, or only with interrupts.
+    not_driven: Vec<String>,
     /// Whether established connections may be offloaded on all interfaces.
     may_offload: bool,
     /// The interface, or the other reason, because of which the kernel copies frames to and from the sockets that were opened last.
@@ -104,6 +112,7 @@ impl Workers {
         attached: Vec<Attached>,
         workers: Option<usize>,
         rings: RingSizes,
+        poll: Poll,
         pins: Option<Pins>,
     ) -> Result<Self, DaemonError> {
         let queues = attached.iter().map(|attached| attached.receive_queues() as usize);
@@ -131,6 +140,8 @@ impl Workers {
             unfit,
             pins,
             not_pinned,
+            poll,
+            not_driven: Vec::new(),
             may_offload: false,
             copied_for: None,
         })
@@ -235,11 +246,23 @@ impl Workers {
     pub(crate) fn open_ports(&mut self) -> Result<Vec<(XdpPort, WorkerFacts)>, DaemonError> {
         let mut memory = std::mem::take(&mut self.memory).into_iter();
         let to_copy = self.to_copy();
+        self.attached.iter().try_for_each(Attached::set_queues)?;
+        self.not_driven.clear();
+        self.defer_interrupts(self.poll != Poll::Sleep);
         let mut ports = Vec::new();
         for (share, core) in self.shares.iter().zip(cores(self.shares.len())) {
             let links = self.attached.iter().zip(share);
             let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
-            let sockets = Sockets::open_over(&links, self.rings, memory.next(), to_copy)?;
+            let mut sockets = Sockets::open_over(&links, self.rings, memory.next(), to_copy)?;
+            if self.poll != Poll::Sleep
+                && let Err(error) = sockets.prefer_busy_polling()
+                && ports.is_empty()
+            {
+                self.not_driven.push(format!(
+                    "workers cannot drive network drivers themselves ({error}), so interrupts do; that needs Linux 5.11; \
+                     set poll = \"sleep\" and reload if latency and CPU are no better so"
+                ));
+            }
             let copy_mode = sockets.copy_mode().to_string();
             self.copied_for = match sockets.copy_mode() {
                 CopyMode::ZeroCopy => None,
@@ -248,13 +271,35 @@ impl Workers {
             let waker = self.wakers[ports.len()].clone();
             let own = if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave };
             let (reinjectors, loopback) = (self.reinjectors.clone(), self.loopback.clone());
-            let port = XdpPort::open(sockets, reinjectors, waker, own, loopback);
+            let port = XdpPort::open(sockets, reinjectors, waker, own, loopback, self.poll);
             let port = port.map_err(system("a worker's port"))?;
             let (core, sockets) = (core.map(|core| core.id), port.socket_counters());
-            let facts = WorkerFacts { core, copy_mode, queues: share.clone(), sockets };
+            let facts = WorkerFacts { core, copy_mode, poll: self.poll, queues: share.clone(), sockets };
             ports.push((port, facts));
         }
         Ok(ports)
+    }
+
+    /// Defers the interrupts of all interfaces, or ends that.
+    fn defer_interrupts(&mut self, defer: bool) {
+        for attached in &self.attached {
+            let (interface, index) = (attached.interface().to_owned(), attached.index());
+            if let Err(error) = (DeferInterrupts { interface, index, defer }).run(&[])
+                && defer
+            {
+                self.not_driven.push(format!(
+                    "the interrupts of {} cannot be deferred ({error}), so it interrupts workers that poll; set {} by hand, or \
+                     poll = \"sleep\"",
+                    attached.interface(),
+                    "napi_defer_hard_irqs and gro_flush_timeout"
+                ));
+            }
+        }
+    }
+
+    /// Why workers do not wait as configured, or only with interrupts.
+    pub(crate) fn not_driven(&self) -> &[String] {
+        &self.not_driven
     }
 
     /// Starts the next worker's thread.
@@ -268,12 +313,15 @@ impl Workers {
     ) -> Result<(), DaemonError> {
         let number = self.threads.len();
         let core = cores(self.shares.len()).get(number).copied().flatten();
-        let stop = worker.stop.clone();
+        let (stop, poll) = (worker.stop.clone(), self.poll);
         let (closed_tx, closed) = bounded(1);
         let (ports, next) = bounded(1);
         let run = move || {
             pin(number, core);
-            prefer(number);
+            // A worker that never sleeps would starve what else its core has to do.
+            if poll == Poll::Sleep {
+                prefer(number);
+            }
             limit_thread(Kind::Worker);
             run_worker(worker, &closed_tx, &next);
         };
@@ -301,20 +349,22 @@ impl Workers {
     pub(crate) fn attach(
         &mut self,
         index: usize,
-        (name, mode): (&str, WantedMode),
+        (name, mode, queues): (&str, WantedMode, Option<NonZeroU32>),
         steering: &Steering,
     ) -> Result<(), DaemonError> {
         // Before attaching: some drivers then take the link down for a moment. If the queues cannot be read, attaching
         // says why.
-        let queues = receive_queues(name).unwrap_or(1);
+        let present = receive_queues(name).unwrap_or(1);
+        let planned = queues.map_or(present, NonZeroU32::get);
         let mut wanted: Vec<_> =
             self.attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
         match wanted.get_mut(index) {
-            Some(former) => *former = (name, queues),
-            None => wanted.push((name, queues)),
+            Some(former) => *former = (name, planned),
+            None => wanted.push((name, planned)),
         }
         let shares = placement::shares(&wanted, Some(self.threads.len()), cores_available())?;
-        let attached = steering.attach(name, mode, None)?;
+        let mut attached = steering.attach(name, mode, None)?;
+        attached.want_queues(queues)?;
         let reinjector = open_reinjector(&attached)?;
         // The queues may have changed meanwhile; then `follow_settings` opens the sockets again.
         self.shares = shares;
@@ -381,6 +431,9 @@ impl Workers {
 
 impl Drop for Workers {
     fn drop(&mut self) {
+        if self.poll != Poll::Sleep {
+            self.defer_interrupts(false);
+        }
         self.own.clear();
         self.own_clients = None;
         self.attached.clear();

@@ -50,7 +50,9 @@ impl Workers {
             self.unfit[index] = ports;
             return None;
         }
-        if self.paused || self.unfit[index].as_ref().is_some_and(|unfit| unfit.settings == Some(settings)) {
+        // Before there are threads, a former xvsd may still have its sockets.
+        let has_sockets = !self.paused && !self.threads.is_empty();
+        if !has_sockets || self.unfit[index].as_ref().is_some_and(|unfit| unfit.settings == Some(settings)) {
             return None;
         }
         let error = match self.reopen(index, settings, steering) {

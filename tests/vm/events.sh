@@ -1,0 +1,101 @@
+#!/usr/bin/env bash
+# What is lost when xvsd starts, takes over, is killed, reloads, and when links go down, on the driver of a real card, in the
+# mode of `auto` and in zero-copy mode: 200 connections by NAT, none of which may be lost, and a stream of 100 datagrams a
+# second, whose losses and longest pause are printed.
+#
+# Hosts as in cards.bash; the VIP is 198.51.100.100.
+#
+# cards igb/virtio-net-pci igb/virtio-net-pci
+# cards virtio-net-pci,iommu_platform=on,disable-legacy=on/virtio-net-pci virtio-net-pci,iommu_platform=on,disable-legacy=on/virtio-net-pci
+# kernel newest
+set -euo pipefail
+
+test=events
+vip=198.51.100.100
+file=/tmp/xvs.toml
+
+show_state() {
+    cat /tmp/xvsd.log
+    at dr xvs status
+    at dr xvs counters
+    at dr ip -s link
+    cat /tmp/client
+}
+# shellcheck source=tests/vm/common.bash
+source /vm-bin/common.bash
+# shellcheck source=tests/vm/cards.bash
+source /vm-bin/cards.bash
+
+# Writes an xvs.toml with this mode, number of queues and ring.
+configure() {
+    cat >$file <<TOML
+workers = 1
+conn_table_size = 4096
+hold = "1min"
+receive_ring = $3
+[interfaces.wan]
+mode = "$1"
+queues = $2
+[interfaces.lan]
+mode = "$1"
+queues = $2
+TOML
+}
+
+start() {
+    at dr xvsd --config $file >>/tmp/xvsd.log 2>&1 &
+    until_shown "up .* configuration" at dr xvs status
+}
+
+# The events. Each ends when xvsd forwards.
+take_over() { at dr xvsd --take-over --config $file >>/tmp/xvsd.log 2>&1; }
+kill_and_start() {
+    at dr pkill -KILL -x xvsd
+    start
+}
+other_rings() {
+    configure "$mode" 1 1024
+    at dr xvs reload >/dev/null
+}
+other_queues() {
+    configure "$mode" 2 1024
+    at dr xvs reload >/dev/null
+}
+link_down() {
+    at dr ip link set wan down
+    sleep 1
+    at dr ip link set wan up
+}
+
+# Runs an event while clients are served, and prints what was lost.
+measure() {
+    rm -f /tmp/end
+    timeout 200 ip netns exec cl python3 /vm-bin/peer.py steady $vip 80 200 /tmp/end >/tmp/client 2>&1 &
+    until_shown begun cat /tmp/client
+    sleep 2
+    "$1"
+    sleep 5
+    touch /tmp/end
+    until_shown "connections lost" cat /tmp/client
+    say "$mode: $1: $(sed -n 2p /tmp/client)"
+    grep -q "^0 of 200 connections" /tmp/client || fail "$1 loses connections"
+}
+
+make_hosts
+at dr ip address add $vip/32 dev wan
+until_linked
+at rs1 python3 /vm-bin/peer.py echo 80 &
+for mode in auto zero-copy; do
+    configure $mode 1 4096
+    start
+    for protocol in t u; do
+        at dr xvsadm -A "-$protocol" $vip:80 -s rr
+        at dr xvsadm -a "-$protocol" $vip:80 -r 192.0.2.11:80 -m
+    done
+    until_linked
+    say "$(uname -r), $(driver): $(at dr xvs status | grep '^worker')"
+    for event in take_over kill_and_start other_rings link_down other_queues; do measure $event; done
+    at dr xvs stop --release >/dev/null
+    sleep 2
+done
+say "all"
