@@ -118,8 +118,8 @@ impl Attached {
         self.wanted_queues
     }
 
-    /// Gives the card the wanted number of receive queues, if it has another. No socket may be open on it. Blocks for up
-    /// to a second if the queue of a closed socket is occupied. Many drivers reset the link.
+    /// Gives the card the wanted number of receive queues, if it has another. No socket may be open on it. Blocks for
+    /// up to a second if the queue of a closed socket is occupied. Many drivers reset the link.
     ///
     /// # Errors
     /// The driver refuses.
@@ -436,8 +436,8 @@ pub fn check_port(port: &str) -> Result<(), AttachError> {
     }
 }
 
-/// Checks that an interface with VLANs over it leaves their tags in the packets: cards strip them before the program runs,
-/// in native mode, too. veth puts them back.
+/// Checks that an interface with VLANs over it leaves their tags in the packets: cards strip them before the program
+/// runs, in native mode, too. veth puts them back.
 ///
 /// # Errors
 /// The setting, with the command that changes it.

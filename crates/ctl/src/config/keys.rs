@@ -95,8 +95,8 @@ keys! {
     receive_ring: u32 = RingSizes::default().receive, BySuccessor;
     /// The largest number of frames that wait in each queue of a worker to be sent, a power of two.
     transmit_ring: u32 = RingSizes::default().transmit, BySuccessor;
-    /// How workers wait for packets: `"sleep"`; `"adaptive"`, which drives the drivers under load; `"busy"`, which always
-    /// does and never sleeps.
+    /// How workers wait for packets: `"sleep"`; `"adaptive"`, which drives the drivers under load; `"busy"`, which does
+    /// always and never sleeps.
     poll: Poll = Poll::Sleep, BySuccessor;
     /// Whether the XDP program forwards packets of established connections itself: `"auto"`, where the kernel would
     /// copy them to a worker; `"on"`; `"off"`.

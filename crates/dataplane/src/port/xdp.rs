@@ -76,8 +76,8 @@ pub struct XdpPort {
 
 impl XdpPort {
     /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker`
-    /// ends its waits, or, if it does not sleep, has no effect. Only one port with these reinjectors may read what this machine sends. `loopback` is filled when
-    /// a client on this machine may have a service.
+    /// ends its waits. Only one port with these reinjectors may read what this machine sends. `loopback` is filled when
+    /// a client on this machine may have a service. If it polls, the sockets must prefer busy polling.
     ///
     /// # Errors
     /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets; the

@@ -88,7 +88,8 @@ pub(crate) struct Workers {
     not_driven: Vec<String>,
     /// Whether established connections may be offloaded on all interfaces.
     may_offload: bool,
-    /// The interface, or the other reason, because of which the kernel copies frames to and from the sockets that were opened last.
+    /// The interface, or the other reason, because of which the kernel copies frames to and from the sockets that were
+    /// opened last.
     copied_for: Option<String>,
 }
 
