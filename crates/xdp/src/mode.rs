@@ -80,8 +80,8 @@ pub enum CopyMode {
     },
 }
 
-/// The reason to copy where zero-copy can be had: the program forwards most packets itself, and could forward a frame of
-/// the UMEM only after copying it.
+/// The reason to copy where zero-copy can be had: the program forwards most packets itself, and could forward a frame
+/// of the UMEM only after copying it.
 pub const OFFLOAD: &str = "offload";
 
 impl fmt::Display for CopyMode {
