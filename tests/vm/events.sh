@@ -57,14 +57,36 @@ other_rings() {
     configure "$mode" 1 1024
     at dr xvs reload >/dev/null
 }
+# More than the card can have changes nothing.
 other_queues() {
     configure "$mode" 2 1024
-    at dr xvs reload >/dev/null
+    if at dr ethtool -l wan | grep -q "^Combined:.*[2-9]"; then
+        at dr xvs reload >/dev/null
+    else
+        at dr xvs reload >/tmp/refused 2>&1 && fail "more queues than the card can have are accepted"
+        grep -q "can have at most 1 of the 2 receive queues" /tmp/refused || fail "the refusal does not say why"
+        configure "$mode" 1 1024
+    fi
 }
 link_down() {
     at dr ip link set wan down
     sleep 1
     at dr ip link set wan up
+}
+# The card itself, as one that is pulled out and put in again. The VIP waits until xvsd has the card: until then the
+# kernel would answer its packets.
+card_leaves() {
+    local device
+    device=$(readlink -f "$(at dr sh -c 'mount -t sysfs sys /mnt; readlink -f /mnt/class/net/wan/device' | sed 's,^/mnt,/sys,')")
+    while [[ ! -e $device/remove ]]; do device=${device%/*}; done
+    echo 1 >"$device/remove"
+    until_shown "wan: gone" at dr xvs status
+    echo 1 >/sys/bus/pci/rescan
+    sleep 2
+    give 0 dr wan
+    at dr ip address add 198.51.100.1/24 dev wan
+    until_shown "wan: up.*attached again" at dr xvs status
+    at dr ip address add $vip/32 dev wan
 }
 
 # Runs an event while clients are served, and prints what was lost.
@@ -94,7 +116,7 @@ for mode in auto zero-copy; do
     done
     until_linked
     say "$(uname -r), $(driver): $(at dr xvs status | grep '^worker')"
-    for event in take_over kill_and_start other_rings link_down other_queues; do measure $event; done
+    for event in take_over kill_and_start other_rings link_down other_queues card_leaves; do measure $event; done
     at dr xvs stop --release >/dev/null
     sleep 2
 done

@@ -184,6 +184,12 @@ impl Attached {
         }
     }
 
+    /// The descriptors of the card's receive ring; 0 if the driver does not say.
+    pub fn card_ring(&self) -> u32 {
+        let rings = Request::new(&self.interface).ok().and_then(|mut request| request.rings());
+        rings.map_or(0, |rings| rings.rx)
+    }
+
     /// Its link address now.
     ///
     /// # Errors
@@ -461,8 +467,8 @@ pub enum AttachError {
     },
     /// Its card cannot have so many receive queues.
     #[error(
-        "{interface} can have {most} receive queues, and xvs.toml wants {wanted}; set `queues` of `[interfaces.{interface}]` \
-         to {most} at most"
+        "{interface} can have at most {most} of the {wanted} receive queues that xvs.toml wants; set `queues` of \
+         `[interfaces.{interface}]` to {most} or less"
     )]
     FewerQueues {
         /// The interface.
@@ -474,7 +480,7 @@ pub enum AttachError {
     },
     /// Its driver refuses a number of receive queues.
     #[error(
-        "{interface} does not take {queues} receive queues: {source}; `ethtool -l {interface}` shows those that it has, and \
+        "{interface} does not take {queues} as its number of receive queues: {source}; `ethtool -l {interface}` shows those that it has, and \
          `dmesg` may say why; set `queues` of `[interfaces.{interface}]` accordingly, or remove the key"
     )]
     Queues {

@@ -40,8 +40,10 @@ pub use burst::{BURST, HELD, WAITING};
 pub use drivers::{frame_bytes, leaves_checksums};
 pub use error::SocketError;
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
-pub use mode::{CopyMode, Mode, OFFLOAD, ONE_BUFFER_MTU, Refusal, Settings, WantedMode, mtu_limit};
+pub use mode::{
+    CopyMode, Mode, OFFLOAD, ONE_BUFFER_MTU, RECEIVE_RING, Refusal, Settings, WantedMode, mtu_limit,
+};
 pub use socket::Statistics;
-pub use sockets::{PacketMemory, Queues, Sockets, Unsent};
+pub use sockets::{PacketMemory, Queues, Sockets};
 pub use sys::{index_of, network_cookie, peer_groups, precede_receive_threads};
 pub use umem::{RingSizes, umem_bytes};

@@ -7,7 +7,7 @@
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use libxdp_sys as xdp;
@@ -262,22 +262,32 @@ impl Sockets {
         self.sockets[sender].queue(&mut self.pool, frame)
     }
 
-    /// Submits queued frames, takes back sent ones, and refills. Returns whether the kernel has left frames unsent that
-    /// another flush may send.
-    pub fn flush(&mut self) -> Unsent {
-        let mut unsent = Unsent::Nothing;
+    /// Submits queued frames, takes back sent ones, and refills. Returns the longest time until another flush is needed
+    /// though no frame arrives, if one is.
+    pub fn flush(&mut self) -> Option<Duration> {
+        let mut again = None;
         for socket in &mut self.sockets {
             socket.submit();
             socket.kick(&self.copy, self.polls);
             socket.reap(&mut self.pool);
             socket.refill(&mut self.pool);
-            if socket.wants_another_kick() {
-                unsent = Unsent::Some;
-            }
+            let due = if socket.wants_another_kick() {
+                Some(SEND_AGAIN)
+            } else if self.copy == CopyMode::ZeroCopy && socket.is_starved() {
+                Some(LOOK_AGAIN)
+            } else {
+                None
+            };
+            again = [again, due].into_iter().flatten().min();
         }
-        unsent
+        again
     }
 }
+
+/// The time until frames that the kernel has left unsent are tried again.
+const SEND_AGAIN: Duration = Duration::from_millis(1);
+/// The time until the flag of a driver without frames is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// Makes a socket once its queue is free. The UMEM and the sockets of other queues stay, because making them again
 /// takes far longer, and the kernel would have to free those queues, too.
@@ -289,13 +299,4 @@ fn when_free(open: impl Fn() -> Result<Socket, SocketError>) -> Result<Socket, S
             result => return result,
         }
     }
-}
-
-/// Whether frames wait for the kernel to send them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsent {
-    /// All frames that were submitted to links that are up have been sent.
-    Nothing,
-    /// Some are still in a TX ring.
-    Some,
 }

@@ -53,8 +53,11 @@ struct EthtoolChannels {
 const GET_SET_INFO: u32 = 0x37;
 const GET_STRINGS: u32 = 0x1b;
 const GET_FEATURES: u32 = 0x3a;
-/// `ETH_SS_FEATURES`.
+/// `ETH_SS_STATS`, `ETH_SS_FEATURES`.
+const STATISTICS: u32 = 1;
 const FEATURES: u32 = 4;
+/// `ethtool -S`.
+const GET_STATISTICS: u32 = 0x1d;
 /// `ETH_GSTRING_LEN`.
 const NAME_BYTES: usize = 32;
 /// `struct ethtool_get_features_block`: available, requested, active, never changed.
@@ -277,25 +280,47 @@ impl Request {
 
     /// The features that are on, by the kernel's names (`netdev_features_strings`).
     pub(super) fn features(&mut self) -> io::Result<BTreeSet<String>> {
-        let mut set = EthtoolSetInfo { command: GET_SET_INFO, reserved: 0, mask: 1 << FEATURES, count: 0 };
-        self.body.ifr_ifru.ifru_data = (&raw mut set).cast();
-        self.call(libc::SIOCETHTOOL)?;
-        // Both replies have an entry for each feature of the kernel; `set` has their number.
-        let count = set.count as usize;
-        let mut names = vec![0_u32; 3 + count * NAME_BYTES / size_of::<u32>()];
-        names[..3].copy_from_slice(&[GET_STRINGS, FEATURES, set.count]);
-        self.body.ifr_ifru.ifru_data = names.as_mut_ptr().cast();
-        self.call(libc::SIOCETHTOOL)?;
-        let blocks = count.div_ceil(32);
+        let names = self.strings(FEATURES)?;
+        let blocks = names.len().div_ceil(32);
         let mut words = vec![0_u32; 2 + blocks * FEATURE_WORDS];
         words[..2].copy_from_slice(&[GET_FEATURES, blocks as u32]);
         self.body.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
         self.call(libc::SIOCETHTOOL)?;
         let active =
             |number: usize| words[2 + number / 32 * FEATURE_WORDS + ACTIVE] >> (number % 32) & 1 == 1;
+        Ok(names
+            .into_iter()
+            .enumerate()
+            .filter(|(number, _)| active(*number))
+            .map(|(_, name)| name)
+            .collect())
+    }
+
+    /// A counter of the driver by its name in `ethtool -S`; `None`: it has none of this name.
+    pub(super) fn statistic(&mut self, name: &str) -> io::Result<Option<u64>> {
+        let names = self.strings(STATISTICS)?;
+        let Some(place) = names.iter().position(|one| one == name) else { return Ok(None) };
+        // The reply has two words before the counters, whose number may have grown meanwhile.
+        let mut counters = vec![0_u64; 1 + 2 * names.len()];
+        let head = [GET_STATISTICS, names.len() as u32].map(u32::to_ne_bytes);
+        counters[0] = u64::from_ne_bytes(head.concat().try_into().expect("two words are eight bytes"));
+        self.body.ifr_ifru.ifru_data = counters.as_mut_ptr().cast();
+        self.call(libc::SIOCETHTOOL)?;
+        Ok(Some(counters[1 + place]))
+    }
+
+    /// The names of a set.
+    fn strings(&mut self, of: u32) -> io::Result<Vec<String>> {
+        let mut set = EthtoolSetInfo { command: GET_SET_INFO, reserved: 0, mask: 1 << of, count: 0 };
+        self.body.ifr_ifru.ifru_data = (&raw mut set).cast();
+        self.call(libc::SIOCETHTOOL)?;
+        // The reply has an entry for each; `set` has their number.
+        let mut names = vec![0_u32; 3 + set.count as usize * NAME_BYTES / size_of::<u32>()];
+        names[..3].copy_from_slice(&[GET_STRINGS, of, set.count]);
+        self.body.ifr_ifru.ifru_data = names.as_mut_ptr().cast();
+        self.call(libc::SIOCETHTOOL)?;
         let names: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        let on = names.chunks_exact(NAME_BYTES).enumerate().filter(|(number, _)| active(*number));
-        Ok(on.map(|(_, name)| text(name)).collect())
+        Ok(names.chunks_exact(NAME_BYTES).map(text).collect())
     }
 
     fn call(&mut self, request: c_ulong) -> io::Result<()> {

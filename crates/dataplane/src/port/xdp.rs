@@ -3,7 +3,7 @@
 //! Made by the control thread and moved to the worker's thread. Frames are received from the queues of all interfaces
 //! in turn, and leave by the first queue of their interface that the worker owns. The kernel is notified of transmitted
 //! frames by [`Port::flush`]. While it has not taken all of them, [`Port::wait`] returns after a millisecond, so that
-//! the worker flushes again. Nothing is allocated after [`XdpPort::open`].
+//! the worker flushes again; while a driver has no frame to receive into, after ten. Nothing is allocated after [`XdpPort::open`].
 //!
 //! One worker also reads the frames that this machine itself sends, while they are redirected to the TAPs: when a wait
 //! has found a frame in one, otherwise at every 32nd burst. Cost: a system call for each frame, and one for each empty
@@ -16,7 +16,7 @@ use std::{array, io};
 
 use xvs_proto::{LinkId, ethernet};
 use xvs_xdp::polling::Poll;
-use xvs_xdp::{BURST, Census, Frame, Sockets, Statistics, Unsent};
+use xvs_xdp::{BURST, Census, Frame, Sockets, Statistics};
 
 pub use super::waiting::Waker;
 use super::waiting::{Arrived, Waiting};
@@ -52,7 +52,8 @@ pub struct XdpPort {
     to_kernel: Vec<Arc<Reinjector>>,
     waiting: Waiting,
     waker: Waker,
-    unsent: Unsent,
+    /// The longest time until the next flush.
+    flush_within: Option<Duration>,
     poll: Poll,
     /// Whether there were frames at the last look.
     had_frames: bool,
@@ -100,14 +101,14 @@ impl XdpPort {
         if own == OwnPackets::Read {
             to_kernel.iter().try_for_each(|tap| waiting.add_tap(tap.as_fd()))?;
         }
-        let (unsent, own_due) = (Unsent::Nothing, 0);
+        let own_due = 0;
         let own_frame = vec![0; if own == OwnPackets::Read { OWN_MAX_BYTES } else { 0 }].into();
         Ok(Self {
             sockets,
             to_kernel,
             waiting,
             waker,
-            unsent,
+            flush_within: None,
             poll,
             had_frames: false,
             idle_since: None,
@@ -193,7 +194,7 @@ impl Port for XdpPort {
     }
 
     fn flush(&mut self) {
-        self.unsent = self.sockets.flush();
+        self.flush_within = self.sockets.flush();
     }
 
     fn wait(&mut self, at_most: Option<Duration>) -> Woken {
@@ -209,11 +210,7 @@ impl Port for XdpPort {
             }
             Poll::Adaptive | Poll::Sleep => {}
         }
-        let retry = Duration::from_millis(1);
-        let at_most = match self.unsent {
-            Unsent::Some => Some(at_most.map_or(retry, |limit| limit.min(retry))),
-            Unsent::Nothing => at_most,
-        };
+        let at_most = [at_most, self.flush_within].into_iter().flatten().min();
         if self.own == OwnPackets::Read && !self.waits_for_loopback {
             // If the kernel has no memory for it, the next wait tries again.
             self.waits_for_loopback =

@@ -16,8 +16,8 @@ use super::netlink::Netlink;
 pub struct CardLosses {
     /// The card had no free frame, or no room of its own (`rx_missed_errors`, `rx_fifo_errors`).
     pub missed: u64,
-    /// The card does not take packets of their length, which is more than its buffers have or less than Ethernet allows
-    /// (`rx_length_errors`, `rx_over_errors`).
+    /// The card does not take packets of their length, which is more than its buffers have (`rx_length_errors`,
+    /// `rx_over_errors`).
     pub length: u64,
 }
 
@@ -55,11 +55,15 @@ impl CardWatch {
         Ok(Self { netlink: Netlink::open()?, known: BTreeMap::new() })
     }
 
-    /// The losses of the interfaces with these indices, in their order. One that is gone keeps what it had.
-    pub fn look(&mut self, links: &[u32]) -> Vec<CardLosses> {
+    /// The losses of the interfaces with these indices, in their order. One that is gone keeps what it had. `short` says
+    /// how many packets of an interface were too short, which `rx_length_errors` has, too.
+    pub fn look(&mut self, links: &[u32], short: impl Fn(u32) -> u64) -> Vec<CardLosses> {
         let mut losses = Vec::new();
         for &ifindex in links {
-            let now = self.read(ifindex).ok().flatten();
+            let mut now = self.read(ifindex).ok().flatten();
+            if let Some(now) = now.as_mut().filter(|now| now.length > 0) {
+                now.length = now.length.saturating_sub(short(ifindex));
+            }
             let (before, sum) =
                 self.known.entry(ifindex).or_insert((now.unwrap_or_default(), Default::default()));
             if let Some(now) = now {
@@ -101,6 +105,6 @@ mod tests {
     #[test]
     fn what_was_lost_before_the_first_look_and_by_an_interface_that_is_gone_is_nobodys() {
         let mut watch = CardWatch::open().unwrap();
-        assert_eq!(watch.look(&[1, u32::MAX]), [CardLosses::default(); 2]);
+        assert_eq!(watch.look(&[1, u32::MAX], |_| 0), [CardLosses::default(); 2]);
     }
 }

@@ -23,6 +23,7 @@ use xvs_model::report::event::Kind;
 use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
 use xvs_proto::LinkId;
 use xvs_proto::network::{Link, LinkKind, Network};
+use xvs_xdp::card::short_packets;
 
 use crate::daemon::worker_start::WorkerStart;
 use crate::handle::{Begun, Input};
@@ -470,7 +471,10 @@ impl ControlThread {
             return;
         }
         self.settings_after = now + SETTINGS_INTERVAL;
-        let cards = self.cards.as_mut().map(|cards| cards.look(&self.links));
+        let (workers, _) = self.control.datapath().workers();
+        let short =
+            |ifindex| workers.attached(ifindex).map_or(0, |attached| short_packets(attached.interface()));
+        let cards = self.cards.as_mut().map(|cards| cards.look(&self.links, short));
         self.shared.facts_mut().card_losses = cards.unwrap_or_default();
         let epoch = self.control.epoch();
         let (workers, steering) = self.control.datapath().workers();

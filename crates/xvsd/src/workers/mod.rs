@@ -38,7 +38,7 @@ use xvs_xdp::device::{receive_queues, receive_queues_word};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::polling::Poll;
 use xvs_xdp::{
-    Attached, CopyMode, Mode, OFFLOAD, PacketMemory, Queues, RingSizes, Sockets, WantedMode,
+    Attached, CopyMode, Mode, OFFLOAD, PacketMemory, Queues, RECEIVE_RING, RingSizes, Sockets, WantedMode,
     precede_receive_threads, umem_bytes,
 };
 
@@ -191,8 +191,9 @@ impl Workers {
         self.may_offload = true;
     }
 
-    /// The reason for sockets that copy, though all interfaces may have zero-copy and none is to have it: the programs
-    /// can forward established connections between all of them, which costs less (docs/bare-metal.md).
+    /// The reason for sockets that copy, though interfaces may have zero-copy: a card's ring is larger than the number of
+    /// frames, or no interface is to have zero-copy and the programs can forward established connections between all of
+    /// them, which costs less (docs/bare-metal.md).
     fn to_copy(&self) -> Option<&'static str> {
         let prefers_copies = |attached: &Attached| {
             attached.mode() == Mode::Native
@@ -200,7 +201,13 @@ impl Workers {
                 && attached.may_have_zero_copy()
                 && attached.takes_redirected() == Some(true)
         };
-        (self.may_offload && self.attached.iter().all(prefers_copies)).then_some(OFFLOAD)
+        let has_few_frames =
+            |attached: &Attached| attached.may_have_zero_copy() && attached.card_ring() > self.rings.receive;
+        if self.attached.iter().any(has_few_frames) {
+            Some(RECEIVE_RING)
+        } else {
+            (self.may_offload && self.attached.iter().all(prefers_copies)).then_some(OFFLOAD)
+        }
     }
 
     /// Whether the kernel copies frames to and from the workers.
@@ -213,9 +220,18 @@ impl Workers {
         let unlike = self.attached.iter().filter(|attached| attached.wanted() == WantedMode::ZeroCopy);
         unlike.zip(std::iter::repeat(self.copied_for.as_ref())).filter_map(|(attached, cause)| {
             let (name, cause) = (attached.interface(), cause?);
+            let why = match cause.as_str() {
+                RECEIVE_RING => format!(
+                    "receive_ring is {}, and a card's ring has more descriptors (`ethtool -g {name}`), which loses packets; \
+                     raise receive_ring to as many",
+                    self.rings.receive
+                ),
+                cause => format!(
+                    "the driver of {cause} has no zero-copy, or its mode forbids it; see `xvs doctor`, or set mode = \"auto\""
+                ),
+            };
             Some(format!(
-                "{name} has mode = \"zero-copy\" in xvs.toml, and its packets are copied because of {cause}, whose driver has \
-                 no zero-copy, or whose mode forbids it; see `xvs doctor`, or set mode = \"auto\" and reload"
+                "{name} has mode = \"zero-copy\" in xvs.toml, and its packets are copied because {why} and reload"
             ))
         })
     }
