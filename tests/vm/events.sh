@@ -73,8 +73,8 @@ link_down() {
     sleep 1
     at dr ip link set wan up
 }
-# The card itself, as one that is pulled out and put in again. The VIP waits until xvsd has the card: until then the
-# kernel would answer its packets.
+# The card itself, as one that is pulled out and put in again. The VIP waits until xvsd has the card, because the
+# director's kernel would answer its packets until then.
 card_leaves() {
     local device
     device=$(readlink -f "$(at dr sh -c 'mount -t sysfs sys /mnt; readlink -f /mnt/class/net/wan/device' | sed 's,^/mnt,/sys,')")
