@@ -22,8 +22,8 @@ pub struct CardSettings {
     pub udp6_by_ports: Option<bool>,
 }
 
-/// The packets that an interface has counted as shorter than Ethernet allows; 0 if its driver does not count them apart.
-/// Emulated cards deliver them all the same. Cost: three requests to the kernel.
+/// The packets that an interface has counted as shorter than Ethernet allows; 0 if its driver does not count them
+/// apart. Emulated cards deliver them all the same. Cost: three requests to the kernel.
 pub fn short_packets(interface: &str) -> u64 {
     let count = Request::new(interface).and_then(|mut request| request.statistic("rx_short_length_errors"));
     count.ok().flatten().unwrap_or(0)

@@ -212,8 +212,8 @@ impl Socket {
         self.state == LinkState::Up && self.unsent() > 0
     }
 
-    /// Whether a driver in zero-copy mode has no frame to receive into: all that were lent are in the fill ring. It takes
-    /// them once it is woken, and may set its flag for that only after the last look at it.
+    /// Whether a driver in zero-copy mode has no frame to receive into: all that were lent are in the fill ring. It
+    /// takes them once it is woken, and may set its flag for that only after the last look at it.
     pub(super) fn is_starved(&mut self) -> bool {
         self.filled > 0 && self.rings.fill.waiting(self.sizes.receive) >= self.filled
     }

@@ -67,7 +67,7 @@ pub struct Sockets {
     senders: Vec<Option<usize>>,
     pool: FramePool,
     copy: CopyMode,
-    /// Whether [`Self::prefer_busy_polling`] is in force.
+    /// Whether [`Self::prefer_busy_polling`] was called.
     polls: bool,
     /// The socket that comes first in the next burst.
     turn: usize,
@@ -102,8 +102,8 @@ impl Sockets {
         Self::open_over(links, sizes, None, None)
     }
 
-    /// As [`Self::open`], over memory that was made before, which saves time, and without zero-copy if there is a reason
-    /// to copy.
+    /// As [`Self::open`], over memory that was made before, which saves time, and without zero-copy if there is a
+    /// reason to copy.
     ///
     /// # Errors
     /// As for [`Self::open`].

@@ -55,8 +55,8 @@ impl CardWatch {
         Ok(Self { netlink: Netlink::open()?, known: BTreeMap::new() })
     }
 
-    /// The losses of the interfaces with these indices, in their order. One that is gone keeps what it had. `short` says
-    /// how many packets of an interface were too short, which `rx_length_errors` has, too.
+    /// The losses of the interfaces with these indices, in their order. One that is gone keeps what it had. `short`
+    /// says how many packets of an interface were too short, which `rx_length_errors` has, too.
     pub fn look(&mut self, links: &[u32], short: impl Fn(u32) -> u64) -> Vec<CardLosses> {
         let mut losses = Vec::new();
         for &ifindex in links {

@@ -191,9 +191,9 @@ impl Workers {
         self.may_offload = true;
     }
 
-    /// The reason for sockets that copy, though interfaces may have zero-copy: a card's ring is larger than the number of
-    /// frames, or no interface is to have zero-copy and the programs can forward established connections between all of
-    /// them, which costs less (docs/bare-metal.md).
+    /// The reason for sockets that copy, though interfaces may have zero-copy: a card's ring is larger than the number
+    /// of frames, or no interface is to have zero-copy and the programs can forward established connections between all
+    /// of them, which costs less (docs/bare-metal.md).
     fn to_copy(&self) -> Option<&'static str> {
         let prefers_copies = |attached: &Attached| {
             attached.mode() == Mode::Native
