@@ -317,6 +317,60 @@ fn interfaces_without_a_device_have_nothing_to_tune_and_apply_needs_tune() {
 }
 
 #[test]
+fn a_report_has_what_each_mode_of_a_card_does_with_frames_from_another_one_and_leaves_nothing_attached() {
+    let cluster = Cluster::up(Layout::default());
+    let file = cluster.state().join("report.json");
+    let report = |words: &[&str]| {
+        let file = file.to_str().expect("a plain path");
+        Diagnosis::of(&cluster, &[&["--report", file], words].concat())
+    };
+    succeed(&mut shell(&cluster, DR, "ip link add nic0 type veth peer name nic1"));
+    let refused = |words: &str| {
+        let command = format!("xvs doctor --report /dev/null {words}");
+        let output = complete(&mut shell(&cluster, DR, &command));
+        assert_eq!(output.status.code(), Some(1));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    assert!(refused("--interface nic0").contains("`ip link set dev nic0 up`"), "it is down");
+    succeed(&mut shell(&cluster, DR, "ip link set nic0 up && ip link set nic1 up"));
+    succeed(&mut shell(&cluster, DR, "for nic in nic0 nic1; do ethtool -K $nic rxvlan off gro off; done"));
+    assert!(refused("--interface nic0 --interface nic1").contains("about one interface"));
+    assert!(refused("--interface nic0 --source nic9").contains("nic9"));
+
+    let diagnosis = report(&["--interface", "nic0", "--source", "nic1"]);
+    assert_eq!(diagnosis.complaints().len(), 2, "zero-copy twice: {:?}", diagnosis.complaints());
+    let text = fs::read_to_string(&file).expect("it was written");
+    let written: Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(written["cards"][0]["driver"], "veth");
+    let modes = written["modes"].as_array().expect("modes");
+    for (at, name) in ["generic", "copy"].into_iter().enumerate() {
+        assert_eq!(modes[at]["mode"], name);
+        for (direction, to) in ["nic0", "nic1"].into_iter().enumerate() {
+            let seen = &modes[at]["directions"][direction];
+            assert_eq!((&seen["to"], &seen["lost_sizes"]), (&to.into(), &Value::Array(vec![])), "{text}");
+            for (rate, size) in [60, 1514].into_iter().enumerate() {
+                let seen = &seen["rates"][rate];
+                assert_eq!(seen["frame_bytes"], size);
+                assert!(seen["received_per_second"].as_u64().is_some_and(|rate| rate > 0), "{text}");
+            }
+        }
+    }
+    for mode in &modes[2..] {
+        assert_eq!(mode["failed"], "the driver of nic0 has no zero-copy");
+    }
+    let links = succeed(&mut shell(&cluster, DR, "ip link show nic0; ip link show nic1"));
+    assert!(!links.contains("xdp"), "{links}");
+    let address = links.split_whitespace().find(|word| word.matches(':').count() == 5).expect("an address");
+    assert!(!text.contains(address), "it is for others");
+
+    // Without another card it still says which modes a driver takes; one that a director serves is left alone.
+    let alone = report(&["--interface", "nic0"]);
+    assert_eq!(alone.complaints().len(), 2, "{:?}", alone.complaints());
+    let _director = Director::start(&cluster, Workers::One);
+    assert!(refused("--interface wan").contains("wan has an XDP program, that of another xvsd"));
+}
+
+#[test]
 fn the_text_has_one_line_for_each_passed_check_and_a_command_below_each_fault() {
     let cluster = Cluster::up(Layout::default());
     let output = complete(&mut shell(&cluster, DR, "xvs doctor --interface wan --vip 203.0.113.9"));

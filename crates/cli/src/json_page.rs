@@ -59,6 +59,7 @@ fn tables() -> Vec<(&'static str, Vec<Row>)> {
         ("xvs get", rows::<Vec<Setting>>()),
         ("xvs feedback", rows::<Vec<FeedbackRow>>()),
         ("xvs doctor", rows::<doctor::Document<'_>>()),
+        ("xvs doctor --report", rows::<doctor::report::Document>()),
         ("xvs realserver status", rows::<Vec<xvs_realserver::status::Status>>()),
         ("xvsadm -L", rows::<Vec<ServiceRow>>()),
         ("xvsadm -L -c", without(rows::<Vec<ConnectionRow>>(), "[].detail")),

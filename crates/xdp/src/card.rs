@@ -1,8 +1,9 @@
 //! Settings of a network card that `ethtool` changes, read but not changed.
 //!
-//! For `xvs doctor --tune`. Cost: some requests to the kernel. A field that the driver does not report is `None`. Not
+//! For `xvs doctor`. Cost: some requests to the kernel. A field that the driver does not report is `None`. Not
 //! here: queues and offloads (`device.rs`), interrupts, and which values are good.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use super::sys::{Flow, HASH_ADDRESSES, HASH_PORTS, Request};
@@ -25,8 +26,24 @@ pub struct CardSettings {
 /// The packets that an interface has counted as shorter than Ethernet allows; 0 if its driver does not count them
 /// apart. Emulated cards deliver them all the same. Cost: three requests to the kernel.
 pub fn short_packets(interface: &str) -> u64 {
-    let count = Request::new(interface).and_then(|mut request| request.statistic("rx_short_length_errors"));
-    count.ok().flatten().unwrap_or(0)
+    let counters = statistics(interface).unwrap_or_default();
+    counters.get("rx_short_length_errors").copied().unwrap_or(0)
+}
+
+/// The counters of an interface, by the names of `ethtool -S`. Cost: three requests to the kernel.
+///
+/// # Errors
+/// The interface is gone, or its driver has none.
+pub fn statistics(interface: &str) -> io::Result<BTreeMap<String, u64>> {
+    Request::new(interface)?.statistics()
+}
+
+/// The version of a card's firmware, in the words of its driver; empty: it does not say.
+///
+/// # Errors
+/// The interface is gone.
+pub fn firmware(interface: &str) -> io::Result<String> {
+    Request::new(interface)?.firmware()
 }
 
 /// The sizes of a card's rings, in descriptors.

@@ -1,7 +1,7 @@
 //! System calls without a safe form in `rustix` and libxdp: requests about an interface, the two wake-ups of an AF_XDP
 //! socket, and options of sockets.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_int, c_ulong, c_void};
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -81,8 +81,10 @@ const GET_DRIVER: u32 = 0x03;
 struct EthtoolDriver {
     command: u32,
     driver: [u8; 32],
-    /// Versions, the bus, and the sizes of other replies.
-    rest: [u8; 160],
+    version: [u8; 32],
+    firmware: [u8; 32],
+    /// The bus, and the sizes of other replies.
+    rest: [u8; 96],
 }
 
 /// `ethtool -g`.
@@ -212,10 +214,26 @@ impl Request {
 
     /// The name of the interface's driver; empty if unknown.
     pub(super) fn driver(&mut self) -> io::Result<String> {
-        let mut info = EthtoolDriver { command: GET_DRIVER, driver: [0; 32], rest: [0; 160] };
+        self.driver_info().map(|info| text(&info.driver))
+    }
+
+    /// The version of its firmware; empty if unknown.
+    pub(super) fn firmware(&mut self) -> io::Result<String> {
+        self.driver_info().map(|info| text(&info.firmware))
+    }
+
+    fn driver_info(&mut self) -> io::Result<EthtoolDriver> {
+        let zeros = [0; 32];
+        let mut info = EthtoolDriver {
+            command: GET_DRIVER,
+            driver: zeros,
+            version: zeros,
+            firmware: zeros,
+            rest: [0; 96],
+        };
         self.body.ifr_ifru.ifru_data = (&raw mut info).cast();
         or_unsupported(self.call(libc::SIOCETHTOOL))?;
-        Ok(text(&info.driver))
+        Ok(info)
     }
 
     /// The number of the interface's receive queues; 1 if the driver does not say.
@@ -296,17 +314,16 @@ impl Request {
             .collect())
     }
 
-    /// A counter of the driver by its name in `ethtool -S`; `None`: it has none of this name.
-    pub(super) fn statistic(&mut self, name: &str) -> io::Result<Option<u64>> {
+    /// Its counters, by the names of `ethtool -S`.
+    pub(super) fn statistics(&mut self) -> io::Result<BTreeMap<String, u64>> {
         let names = self.strings(STATISTICS)?;
-        let Some(place) = names.iter().position(|one| one == name) else { return Ok(None) };
         // The reply has two words before the counters, whose number may have grown meanwhile.
         let mut counters = vec![0_u64; 1 + 2 * names.len()];
         let head = [GET_STATISTICS, names.len() as u32].map(u32::to_ne_bytes);
         counters[0] = u64::from_ne_bytes(head.concat().try_into().expect("two words are eight bytes"));
         self.body.ifr_ifru.ifru_data = counters.as_mut_ptr().cast();
         self.call(libc::SIOCETHTOOL)?;
-        Ok(Some(counters[1 + place]))
+        Ok(names.into_iter().zip(counters.into_iter().skip(1)).collect())
     }
 
     /// The names of a set.

@@ -40,7 +40,7 @@ use crate::doctor::servers::{OWN, RESERVED, next_hops};
 use crate::output::late_reply;
 
 /// The request of the command line.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Asked {
     /// Interfaces; empty: those of the daemon, else those of the file.
     pub interfaces: Vec<String>,

@@ -5,7 +5,7 @@
 //! kernel resolves next hops, ARP requests for the virtual addresses are sent, and ICMP timestamp requests are sent to
 //! the other directors. Runs with or without a daemon. With `--fleet` it compares directors instead ([`fleet`]), which
 //! [`fetch`] asks. With `--tune` it looks at settings of network cards instead ([`tune`]), and with `--apply` sets
-//! them.
+//! them. With `--report` it tries the modes of one card and writes a file about it ([`report`]).
 
 mod addresses;
 mod arp;
@@ -18,7 +18,9 @@ mod fleet;
 mod gather;
 mod interfaces;
 mod machine;
+pub(crate) mod report;
 mod servers;
+mod trial;
 mod tunables;
 mod tune;
 
@@ -62,6 +64,8 @@ pub(super) struct Arguments {
     /// Run the commands of --tune that are of a network card
     #[arg(long, requires = "tune")]
     apply: bool,
+    #[command(flatten)]
+    wanted: report::Wanted,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -102,12 +106,14 @@ fn examine(facts: &Facts) -> Vec<Finding> {
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
-    let findings = match arguments.fleet.fleet.is_empty() {
-        true if arguments.tune => {
-            tune::run(&asked(arguments), if arguments.apply { Apply::Yes } else { Apply::No })?
-        }
-        true => examine_machine(arguments)?,
-        false => fleet::examine(&arguments.fleet.fetch()?),
+    let findings = if !arguments.fleet.fleet.is_empty() {
+        fleet::examine(&arguments.fleet.fetch()?)
+    } else if let Some(file) = &arguments.wanted.report {
+        report::run(&asked(arguments), &arguments.wanted, file)?
+    } else if arguments.tune {
+        tune::run(&asked(arguments), if arguments.apply { Apply::Yes } else { Apply::No })?
+    } else {
+        examine_machine(arguments)?
     };
     if arguments.json {
         print_json(&Document { level: worst(&findings), findings: &findings }, out)?;
@@ -142,7 +148,7 @@ pub(crate) struct Document<'a> {
     /// The worst level of the findings.
     level: Level,
     /// The findings, in the order of a packet's path; with `--fleet` those of each director and service; with
-    /// `--tune` those of each interface, then of the machine.
+    /// `--tune` those of each interface, then of the machine; with `--report` those of each mode.
     findings: &'a [Finding],
 }
 
