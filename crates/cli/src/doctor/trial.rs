@@ -1,7 +1,7 @@
 //! One trial of `xvs doctor --report`: frames of our own between an interface in some mode and another one.
 //!
-//! The frames are UDP to an address of benchmarks (RFC 2544, 198.18.0.0/15), and only these are taken: all other packets
-//! go to the kernel as ever. Frames of each size show which ones a mode loses; frames of the least and of the
+//! The frames are UDP to an address of benchmarks (RFC 2544, 198.18.0.0/15), and only these are taken: all other
+//! packets go to the kernel as ever. Frames of each size show which ones a mode loses; frames of the least and of the
 //! greatest size, as fast as one core can send, show what it can. Nothing stays attached. Not here: which modes are
 //! tried (`report.rs`).
 
