@@ -73,6 +73,14 @@ link_down() {
     sleep 1
     at dr ip link set wan up
 }
+# The cable of the client's side, for a second.
+cable_pulled() {
+    echo "set_link nic0 off" >/dev/vport1p1
+    until_shown "wan: down" at dr xvs status
+    sleep 1
+    echo "set_link nic0 on" >/dev/vport1p1
+    until_shown "wan: up" at dr xvs status
+}
 # The card itself, as one that is pulled out and put in again. The VIP waits until xvsd has the card, because the
 # director's kernel would answer its packets until then.
 card_leaves() {
@@ -103,6 +111,7 @@ measure() {
     grep -q "^0 of 200 connections" /tmp/client || fail "$1 loses connections"
 }
 
+modprobe virtio_console
 make_hosts
 at dr ip address add $vip/32 dev wan
 until_linked
@@ -116,7 +125,7 @@ for mode in auto zero-copy; do
     done
     until_linked
     say "$(uname -r), $(driver): $(at dr xvs status | grep '^worker')"
-    for event in take_over kill_and_start other_rings link_down other_queues card_leaves; do measure $event; done
+    for event in take_over kill_and_start other_rings link_down cable_pulled other_queues card_leaves; do measure $event; done
     at dr xvs stop --release >/dev/null
     sleep 2
 done

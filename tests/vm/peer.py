@@ -9,6 +9,8 @@ peer.py echo PORT              returns what each connection and each datagram of
 peer.py steady HOST PORT COUNT END  sends a byte over each of COUNT connections every second, and a datagram every 10 ms,
                                until the file END exists; prints the connections that were lost, the datagrams that did
                                not come back, and the longest time without one
+peer.py latency HOST PORT COUNT  sends COUNT datagrams of UDP to an echo, each 2 ms after the last one has come back;
+                               prints the median and the 99th percentile of their round trips, in microseconds
 peer.py send FILE HOST PORT    sends a file to a mirror; prints the address and whether the file has come back whole
 """
 
@@ -193,6 +195,22 @@ def steady(host, port, count, end):
     print(f"{lost} of {count} connections lost, {sent - back} of {sent} datagrams, pause {longest * 1000:.0f} ms", flush=True)
 
 
+def latency(host, port, count):
+    """Times round trips."""
+    datagrams = socket.socket(type=socket.SOCK_DGRAM)
+    datagrams.settimeout(5)
+    datagrams.connect((host, port))
+    times = []
+    for _ in range(count):
+        begun = time.monotonic()
+        datagrams.send(b"x")
+        datagrams.recv(100)
+        times.append(time.monotonic() - begun)
+        time.sleep(0.002)
+    times.sort()
+    print(*(round(times[count * part // 100] * 1e6) for part in (50, 99)))
+
+
 _, command, *words = sys.argv
 if command == "serve":
     serve(words)
@@ -204,5 +222,7 @@ elif command == "echo":
     echo(int(words[0]))
 elif command == "steady":
     steady(words[0], int(words[1]), int(words[2]), words[3])
+elif command == "latency":
+    latency(words[0], int(words[1]), int(words[2]))
 else:
     send(*words)

@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # What a packet costs the director's core, and how many interrupts it takes, at rates from low to high, on the driver of a
-# real card: xvsd in each mode, beside the kernel's IPVS by the same method.
+# real card: xvsd in each mode, beside the kernel's IPVS by the same method, and beside a forwarder in zero-copy mode that
+# changes nothing but the link addresses (crates/dataplane/examples/forward_raw.rs). Then the latency: round trips by NAT of
+# one datagram at a time.
 #
 # cl 198.51.100.10, dr 198.51.100.1 with the VIP 198.51.100.100 and 192.0.2.1, rs1 192.0.2.11. Core 1 has xvsd and the
 # interrupts of dr. Core 0 has the kernel's pktgen, which sends, and rs1, which drops. The cost is the CPU time of the
@@ -16,11 +18,12 @@ test=rates
 vip=198.51.100.100
 # The ports of the services, by the option of their method.
 declare -A ports=([g]=9 [m]=10)
+echo=11
 # The last is more than core 0 can send.
 rates=(3000 10000 30000 100000)
-# The setting of offload, by variant; the first word of a variant is the mode.
-declare -A offload=([zero-copy]=off [zero-copy,offload]=on [copy]=off [copy,offload]=on)
-variants=(zero-copy zero-copy,offload copy copy,offload)
+# The mode, the offload and the way to wait of each variant of xvsd.
+declare -A settings=([auto]="auto auto sleep" [zero-copy]="zero-copy off sleep" [busy]="zero-copy off busy")
+variants=(ipvs forwarder auto zero-copy busy)
 seconds=3
 flows=64
 rounds=3
@@ -57,18 +60,33 @@ interrupts() {
 }
 
 # Adds to file /tmp/$1-$2-$3 the nanoseconds of core 1 and the interrupts, times 100, for each packet of method $2 at
-# rate $3.
+# rate $3, and how many packets a second arrived.
 measure() {
-    local time packets taken idle
+    local time packets taken idle begun
     send "${ports[$2]}" "$3" 1
     idle=$(core_time)
     sleep $seconds
     idle=$(($(core_time) - idle))
-    packets=$(arrived) taken=$(interrupts) time=$(core_time)
+    packets=$(arrived) taken=$(interrupts) time=$(core_time) begun=$(date +%s%3N)
     send "${ports[$2]}" "$3" $seconds
+    begun=$(($(date +%s%3N) - begun))
     time=$(($(core_time) - time)) packets=$(($(arrived) - packets)) taken=$(($(interrupts) - taken))
     ((packets > 0)) || fail "$1 forwards no packets"
-    echo "$(((time - idle) / packets)) $((taken * 100 / packets)) $((packets * 100 / ($3 * seconds)))" >>"/tmp/$1-$2-$3"
+    echo "$(((time - idle) / packets)) $((taken * 100 / packets)) $((packets * 1000 / begun))" >>"/tmp/$1-$2-$3"
+}
+
+# Adds to file /tmp/$1-latency the median and the 99th percentile of round trips, in microseconds. Only meanwhile do the
+# hosts have addresses.
+measure_latency() {
+    at cl ip address add 198.51.100.10/24 dev wan
+    at rs1 ip address add 192.0.2.11/24 dev lan
+    at rs1 ip route add default via 192.0.2.1
+    at rs1 python3 /vm-bin/peer.py echo $echo >/dev/null 2>&1 &
+    sleep 2
+    at cl python3 /vm-bin/peer.py latency $vip $echo 500 >>"/tmp/$1-latency" || fail "$1 does not forward"
+    kill $!
+    at rs1 ip address flush dev lan
+    at cl ip address flush dev wan
 }
 
 # The median of column $2 of a file.
@@ -80,6 +98,8 @@ add_services() {
         at dr "$1" -A -u "$vip:${ports[$method]}" -s rr
         at dr "$1" -a -u "$vip:${ports[$method]}" -r "192.0.2.11:${ports[$method]}" "-$method"
     done
+    at dr "$1" -A -u "$vip:$echo" -s rr
+    at dr "$1" -a -u "$vip:$echo" -r "192.0.2.11:$echo" -m
 }
 
 measure_all() {
@@ -143,13 +163,23 @@ add_services ipvsadm
 for ((round = 0; round < rounds; round++)); do
     say "round $((round + 1)) of $rounds"
     measure_all ipvs
-    for variant in "${variants[@]}"; do
-        mode=${variant%,*}
+    measure_latency ipvs
+    at dr taskset -c 1 forward_raw "wan=$(mac_of dr wan),$(mac_of cl wan)" \
+        "lan=$(mac_of dr lan),$(mac_of rs1 lan)" >/tmp/forwarder &
+    until_shown ready cat /tmp/forwarder
+    sleep 4
+    measure_all forwarder
+    kill %%
+    wait
+    sleep 4
+    for variant in "${variants[@]:2}"; do
+        read -r mode offload poll <<<"${settings[$variant]}"
         cat >/tmp/xvs.toml <<TOML
 workers = 1
 conn_table_size = 4096
 state_directory = ""
-offload = "${offload[$variant]}"
+offload = "$offload"
+poll = "$poll"
 [interfaces.wan]
 mode = "$mode"
 [interfaces.lan]
@@ -161,19 +191,24 @@ TOML
         add_services xvsadm
         sleep 4
         measure_all "$variant"
+        measure_latency "$variant"
         at dr xvs stop --release >/dev/null
         wait
         sleep 2
     done
 done
-echo "   µs of the core for a packet; ratio to IPVS; interrupts for a packet; percent that arrived"
+echo "   µs of round trips: median; 99th percentile"
+for variant in ipvs "${variants[@]:2}"; do
+    echo "   $variant $(median "$variant-latency" 1) $(median "$variant-latency" 2)"
+done
+echo "   µs of the core for a packet; ratio to IPVS; interrupts for a packet; packets that arrived a second"
 for method in m g; do
     for rate in "${rates[@]}"; do
-        for variant in ipvs "${variants[@]}"; do
+        for variant in "${variants[@]}"; do
             file=$variant-$method-$rate
             awk -v method="$method" -v rate="$rate" -v variant="$variant" -v ipvs="$(median "ipvs-$method-$rate" 1)" \
                 -v time="$(median "$file" 1)" -v taken="$(median "$file" 2)" -v got="$(median "$file" 3)" 'BEGIN {
-                printf "   %-3s %6d/s  %-18s %6.1f  %5.2f  %5.2f  %3d %%\n",
+                printf "   %-3s %6d/s  %-9s %6.1f  %5.2f  %5.2f  %6d\n",
                     method == "g" ? "DR" : "NAT", rate, variant, time / 1e3, time / ipvs, taken / 100, got }'
         done
     done

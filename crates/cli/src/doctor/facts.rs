@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 
 use xvs_ctl::bonds::bond_of;
 use xvs_ctl::config::Config;
@@ -142,6 +143,14 @@ impl Facts {
         self.interfaces
             .iter()
             .filter_map(|interface| Some((interface.name.as_str(), interface.device.as_ref().ok()?)))
+    }
+
+    /// The receive queues that each of them has under xvsd: those of `queues` in xvs.toml, else those that it has now.
+    pub(super) fn queues(&self) -> Vec<(&str, u32)> {
+        let wanted = |name: &str| self.config.interfaces.iter().find(|(one, _)| *one == name)?.1.queues;
+        self.devices()
+            .map(|(name, device)| (name, wanted(name).map_or(device.receive_queues, NonZeroU32::get)))
+            .collect()
     }
 
     /// Whether the kernel reports the XDP features of drivers (since 6.3).

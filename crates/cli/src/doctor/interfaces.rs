@@ -106,7 +106,7 @@ const SAYS: &str = "netdev xdp-features";
 
 /// Whether there are queues for as many workers as there are cores to spare, and workers for all queues.
 fn queues(facts: &Facts) -> Vec<Finding> {
-    let counted: Vec<_> = facts.devices().map(|(name, device)| (name, device.receive_queues)).collect();
+    let counted = facts.queues();
     if counted.is_empty() {
         return Vec::new();
     }

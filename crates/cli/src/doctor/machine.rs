@@ -79,10 +79,9 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
 
 /// The packet memory of all workers that xvsd would start; `None`: it would not start, as the check of queues says.
 fn packet_bytes(facts: &Facts) -> Option<u64> {
-    let queues: Vec<_> = facts.devices().map(|(name, device)| (name, device.receive_queues)).collect();
     let mtu = facts.devices().map(|(_, device)| device.mtu).max()?;
     let sizes = RingSizes { receive: facts.config.receive_ring, transmit: facts.config.transmit_ring };
-    let shares = shares(&queues, facts.config.workers, facts.cores).ok()?;
+    let shares = shares(&facts.queues(), facts.config.workers, facts.cores).ok()?;
     let frame = facts.devices().map(|(_, device)| frame_bytes(&device.driver, device.mtu)).max()?;
     let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, frame, share.iter().map(Vec::len).sum(), sizes);
     Some(shares.iter().map(of_worker).sum())
@@ -216,6 +215,20 @@ mod tests {
         assert_eq!(only(memory_lock(&facts)).level, Level::Ok);
         facts.memory.lock_limit_bytes = None;
         assert_eq!(only(memory_lock(&facts)).level, Level::Ok);
+    }
+
+    #[test]
+    fn the_memory_to_lock_is_that_of_the_queues_that_xvsd_gives_a_card() {
+        let mut facts = facts();
+        facts.memory.may_lock = false;
+        for interface in &mut facts.interfaces {
+            interface.device.as_mut().unwrap().receive_queues = 4;
+        }
+        facts.config.workers = Some(1);
+        assert_eq!(only(memory_lock(&facts)).found, "no limit; the workers lock 74880 KiB");
+        facts.config.interfaces =
+            serde_json::from_str(r#"{"wan": {"queues": 1}, "lan": {"queues": 1}}"#).unwrap();
+        assert_eq!(only(memory_lock(&facts)).found, "no limit; the workers lock 19584 KiB");
     }
 
     #[test]

@@ -8,7 +8,8 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use xvs_xdp::WantedMode;
 
-/// The interfaces of a director, in their order, each with its settings. As a list of names all have the defaults.
+/// The interfaces of a director, each with its settings. A list of names keeps its order, and all have the defaults;
+/// sections are in the order of their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Interfaces(Vec<(String, InterfaceSettings)>);
 
