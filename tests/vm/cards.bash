@@ -41,3 +41,6 @@ until_linked() {
 }
 
 driver() { at dr ethtool -i wan | awk '$1 == "driver:" { print $2 }'; }
+
+# A command of qemu's monitor.
+monitor() { echo "$*" >"$(echo /dev/vport*p1)"; }

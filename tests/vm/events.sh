@@ -75,10 +75,10 @@ link_down() {
 }
 # The cable of the client's side, for a second.
 cable_pulled() {
-    echo "set_link nic0 off" >/dev/vport1p1
+    monitor set_link nic0 off
     until_shown "wan: down" at dr xvs status
     sleep 1
-    echo "set_link nic0 on" >/dev/vport1p1
+    monitor set_link nic0 on
     until_shown "wan: up" at dr xvs status
 }
 # The card itself, as one that is pulled out and put in again. The VIP waits until xvsd has the card, because the
@@ -111,7 +111,6 @@ measure() {
     grep -q "^0 of 200 connections" /tmp/client || fail "$1 loses connections"
 }
 
-modprobe virtio_console
 make_hosts
 at dr ip address add $vip/32 dev wan
 until_linked
