@@ -61,8 +61,8 @@ pub(super) struct Rate {
     pub counted: BTreeMap<String, u64>,
 }
 
-/// Tries a mode of an interface, or busy polling in it. `source`: the other interface, on the same wire or switch, in the
-/// best mode that it has.
+/// Tries a mode of an interface, or busy polling in it. `source`: the other interface, on the same wire or switch, in
+/// the best mode that it has.
 ///
 /// # Errors
 /// The mode cannot be had, or no frame arrives; as a clause.
