@@ -331,10 +331,11 @@ fn a_report_has_what_each_mode_of_a_card_does_with_frames_from_another_one_and_l
         assert_eq!(output.status.code(), Some(1));
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
-    assert!(refused("--interface nic0").contains("`ip link set dev nic0 up`"), "it is down");
+    assert!(refused("--interface nic0").contains("`ip link set dev nic0 up` fixes it"), "it is down");
     succeed(&mut shell(&cluster, DR, "ip link set nic0 up && ip link set nic1 up"));
     succeed(&mut shell(&cluster, DR, "for nic in nic0 nic1; do ethtool -K $nic rxvlan off gro off; done"));
     assert!(refused("--interface nic0 --interface nic1").contains("about one interface"));
+    assert!(refused("--interface nic0 --source nic0").contains("nic0 cannot send to itself"));
     assert!(refused("--interface nic0 --source nic9").contains("nic9"));
 
     let diagnosis = report(&["--interface", "nic0", "--source", "nic1"]);
@@ -342,12 +343,17 @@ fn a_report_has_what_each_mode_of_a_card_does_with_frames_from_another_one_and_l
     let text = fs::read_to_string(&file).expect("it was written");
     let written: Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(written["cards"][0]["driver"], "veth");
-    let modes = written["modes"].as_array().expect("modes");
+    let (modes, none) = (written["modes"].as_array().expect("modes"), Value::Array(Vec::new()));
     for (at, name) in ["generic", "copy"].into_iter().enumerate() {
         assert_eq!(modes[at]["mode"], name);
+        assert!(modes[at]["pause_ms"].is_u64());
         for (direction, to) in ["nic0", "nic1"].into_iter().enumerate() {
             let seen = &modes[at]["directions"][direction];
-            assert_eq!((&seen["to"], &seen["lost_sizes"]), (&to.into(), &Value::Array(vec![])), "{text}");
+            assert_eq!(
+                (&seen["to"], &seen["lost_sizes"], &seen["unsent_sizes"]),
+                (&to.into(), &none, &none),
+                "{text}"
+            );
             for (rate, size) in [60, 1514].into_iter().enumerate() {
                 let seen = &seen["rates"][rate];
                 assert_eq!(seen["frame_bytes"], size);
@@ -356,7 +362,7 @@ fn a_report_has_what_each_mode_of_a_card_does_with_frames_from_another_one_and_l
         }
     }
     for mode in &modes[2..] {
-        assert_eq!(mode["failed"], "the driver of nic0 has no zero-copy");
+        assert_eq!(mode["failed"], "zero-copy is refused by nic0 at an MTU of 1500");
     }
     let links = succeed(&mut shell(&cluster, DR, "ip link show nic0; ip link show nic1"));
     assert!(!links.contains("xdp"), "{links}");
@@ -367,7 +373,7 @@ fn a_report_has_what_each_mode_of_a_card_does_with_frames_from_another_one_and_l
     let alone = report(&["--interface", "nic0"]);
     assert_eq!(alone.complaints().len(), 2, "{:?}", alone.complaints());
     let _director = Director::start(&cluster, Workers::One);
-    assert!(refused("--interface wan").contains("wan has an XDP program, that of another xvsd"));
+    assert!(refused("--interface wan").contains("wan has the program of an xvsd; `xvs stop --release`"));
 }
 
 #[test]

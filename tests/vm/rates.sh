@@ -84,7 +84,7 @@ measure_latency() {
     at rs1 python3 /vm-bin/peer.py echo $echo >/dev/null 2>&1 &
     sleep 2
     at cl python3 /vm-bin/peer.py latency $vip $echo 500 >>"/tmp/$1-latency" || fail "$1 does not forward"
-    kill $!
+    pkill -f "peer.py echo"
     at rs1 ip address flush dev lan
     at cl ip address flush dev wan
 }
@@ -169,7 +169,7 @@ for ((round = 0; round < rounds; round++)); do
     until_shown ready cat /tmp/forwarder
     sleep 4
     measure_all forwarder
-    kill %%
+    pkill -x forward_raw
     wait
     sleep 4
     for variant in "${variants[@]:2}"; do

@@ -44,6 +44,14 @@ pub struct Device {
     pub program: Option<Program>,
 }
 
+/// Whether an interface is up and has a carrier.
+///
+/// # Errors
+/// The kernel's error, ENODEV if there is none of this name.
+pub fn has_carrier(interface: &str) -> io::Result<bool> {
+    Request::new(interface)?.has_carrier()
+}
+
 /// The number of receive queues of an interface.
 pub fn receive_queues(interface: &str) -> io::Result<u32> {
     Request::new(interface)?.receive_queues()

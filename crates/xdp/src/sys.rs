@@ -191,6 +191,11 @@ impl Request {
         Ok(self.flags()? & libc::IFF_LOOPBACK as i16 != 0)
     }
 
+    /// Whether it is up and has a carrier.
+    pub(super) fn has_carrier(&mut self) -> io::Result<bool> {
+        self.flags().map(|flags| c_int::from(flags) & libc::IFF_RUNNING != 0)
+    }
+
     /// The interface's flags (`IFF_…`).
     fn flags(&mut self) -> io::Result<i16> {
         self.call(libc::SIOCGIFFLAGS)?;

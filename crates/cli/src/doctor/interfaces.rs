@@ -34,6 +34,11 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
     findings
 }
 
+/// Whether each interface can be attached and has a carrier, and whether another XDP program has it.
+pub(super) fn reachable(facts: &Facts) -> Vec<Finding> {
+    all(facts).into_iter().filter(|finding| ["interface", "xdp"].contains(&finding.check)).collect()
+}
+
 pub(super) fn absent(facts: &Facts, name: &str, error: &str) -> Finding {
     let present: Vec<_> = facts.network.links.iter().map(|link| link.name.as_str()).collect();
     Finding::fail("interface", name, format!("{error}; there are {}", present.join(", "))).seen("ip link")

@@ -2,28 +2,35 @@
 //! does with frames of our own (`trial.rs`).
 //!
 //! For cards of real machines, which the authors of docs/bare-metal.md do not have. The file has no addresses and no
-//! host name. A card may negotiate its link anew for each mode. Needs root, and an interface without an XDP program.
+//! host name. A card may negotiate its link anew before and after each mode. Needs root, and interfaces without an XDP
+//! program.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::{self, OpenOptions};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use clap::Args;
 use serde::Serialize;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+use xvs_ctl::bonds::bond_of;
 use xvs_xdp::WantedMode;
 use xvs_xdp::card::{self, CardSettings};
-use xvs_xdp::device::Device;
+use xvs_xdp::device::{Owner, Program};
 
 use crate::doctor::facts::Facts;
-use crate::doctor::finding::Finding;
+use crate::doctor::finding::{Finding, Level};
 use crate::doctor::gather::{Asked, gather_interfaces};
-use crate::doctor::trial::{self, Direction, Trial};
+use crate::doctor::interfaces;
+use crate::doctor::trial::{self, Direction, End, Trial};
 use crate::doctor::tune::{self, Apply};
 
 /// The arguments of the report.
 #[derive(Debug, Args)]
 pub(super) struct Wanted {
-    /// Instead of these checks, try each mode of one interface and write this file for others; its link may go down
+    /// Instead of these checks, try each mode of one interface and write this file for others; links may go down
     #[arg(
         long,
         value_name = "FILE",
@@ -52,6 +59,9 @@ pub(crate) struct Document {
     cards: Vec<Card>,
     /// What `--tune` finds of them and of the machine.
     tune: Vec<Finding>,
+    /// How the frames of the interface that sends reach its sockets; absent: there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
     /// The modes that were tried.
     modes: Vec<Tried>,
 }
@@ -90,9 +100,9 @@ struct Card {
 struct Tried {
     /// Of `mode` in xvs.toml.
     mode: &'static str,
-    /// Whether the receiver drove the driver (busy polling); else its interrupts did.
+    /// Whether busy polling was asked for. The interrupts tell whether the driver goes along.
     busy: bool,
-    /// Why nothing was seen; absent: the trial is there.
+    /// Why it cannot be had; absent: it can, and the trial is there.
     #[serde(skip_serializing_if = "Option::is_none")]
     failed: Option<String>,
     /// What was seen.
@@ -103,52 +113,86 @@ struct Tried {
 /// Tries each mode and writes the file. The findings say what was seen.
 ///
 /// # Errors
-/// More than one interface was named, one is absent, down or has a program, or the file cannot be written; as a clause.
+/// An interface cannot be tried, the file cannot be written, or the operator has ended it; as a clause. An earlier file
+/// is as it was.
 pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Finding>, String> {
+    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
     let [interface] = &asked.interfaces[..] else {
         return Err("--report is about one interface; name it with --interface, and no other".to_owned());
     };
-    let names: Vec<&str> = [interface.as_str()].into_iter().chain(wanted.source.as_deref()).collect();
-    let of_both = Asked { interfaces: names.iter().map(|&name| name.to_owned()).collect(), ..asked.clone() };
+    if wanted.source.as_ref() == Some(interface) {
+        return Err(format!("{interface} cannot send to itself; name another interface with --source"));
+    }
+    let names: Vec<String> = [interface.clone()].into_iter().chain(wanted.source.clone()).collect();
+    let of_both = Asked { interfaces: names.clone(), ..asked.clone() };
     let facts = gather_interfaces(&of_both)
         .map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
     let cards = names.iter().map(|name| look(&facts, name)).collect::<Result<_, _>>()?;
-    // Nothing is attached for a file that cannot be written.
-    let mut written = File::create(file).map_err(|error| format!("{}: {error}", file.display()))?;
-    let modes = MODES.map(|(mode, name, busy)| {
-        let tried = trial::run(interface, wanted.source.as_deref(), mode, busy);
+    let tune = tune::run(&of_both, Apply::No)?;
+    // No link goes down for a file that cannot be written.
+    OpenOptions::new().append(true).create(true).open(file).map_err(failed)?;
+    let ended = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        flag::register(signal, ended.clone()).map_err(|error| error.to_string())?;
+    }
+    let steering = trial::steering()?;
+    let open = |name: &String| End::open(&steering, name, WantedMode::Auto);
+    let mut source = wanted.source.as_ref().map(open).transpose()?;
+    let mut modes = Vec::new();
+    for (mode, name, busy) in MODES {
+        let tried = trial::run(&steering, interface, source.as_mut(), (mode, busy), &ended);
+        trial::go_on(&ended)?;
         let (trial, failed) = match tried {
             Ok(trial) => (Some(trial), None),
             Err(why) => (None, Some(why)),
         };
-        Tried { mode: name, busy, failed, trial }
-    });
-    let mut findings: Vec<_> = modes.iter().map(|tried| tried.finding(interface)).collect();
+        modes.push(Tried { mode: name, busy, failed, trial });
+    }
+    let mut findings: Vec<_> =
+        modes.iter().map(|tried| tried.finding(interface, wanted.source.as_deref())).collect();
     let document = Document {
         xvs: env!("CARGO_PKG_VERSION"),
         kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
         processor: processor(),
         cores: facts.cores,
         cards,
-        tune: tune::run(&of_both, Apply::No)?,
-        modes: modes.into(),
+        tune,
+        source: source.map(|source| source.sockets()),
+        modes,
     };
-    serde_json::to_writer_pretty(&mut written, &document)
-        .map_err(|error| format!("{}: {error}", file.display()))?;
+    let text = serde_json::to_string_pretty(&document).map_err(|error| error.to_string())?;
+    fs::write(file, text + "\n").map_err(failed)?;
     let found = format!("written to {}; it has no addresses and no host name", file.display());
     findings.push(Finding::ok("report", "", found));
     Ok(findings)
 }
 
 /// The facts of a card that can be tried.
+///
+/// # Errors
+/// Why it cannot be, and what to do, as a clause.
 fn look(facts: &Facts, name: &str) -> Result<Card, String> {
-    let device =
-        Device::look(name).map_err(|error| format!("{name}: {error}; `ip link` shows interfaces"))?;
-    if let Some(program) = &device.program {
-        return Err(format!("{name} has an XDP program, {program}; {}", program.remedy(name)));
+    let is_wrong = |finding: &Finding| finding.object == name && finding.level == Level::Fail;
+    let wrong = interfaces::reachable(facts).into_iter().find(is_wrong);
+    if let Some(Finding { found, mend, .. }) = wrong {
+        let mend = mend.map(|mend| format!("; `{}` fixes it", mend.command)).unwrap_or_default();
+        return Err(format!("{name}: {found}{mend}"));
     }
-    if !facts.network.links.iter().any(|link| link.name == name && link.up) {
-        return Err(format!("{name} is down; `ip link set dev {name} up` sets it up"));
+    if let Some(bond) = facts.network.link_named(name).and_then(|link| bond_of(link, &facts.network.links)) {
+        return Err(format!(
+            "{name} is a member of {}; `ip link set dev {name} nomaster` takes it out",
+            bond.name
+        ));
+    }
+    let Some((_, device)) = facts.devices().find(|(one, _)| *one == name) else {
+        return Err(format!("{name} is a bond; name one of its former members"));
+    };
+    match &device.program {
+        Some(Program { owner: Some(Owner::Director), .. }) => {
+            return Err(format!("{name} has the program of an xvsd; `xvs stop --release` takes it away"));
+        }
+        Some(program) => return Err(format!("{name} has an XDP program, {program}")),
+        None => {}
     }
     let folder = Path::new("/sys/class/net").join(name).join("device");
     let number = |file: &str| {
@@ -158,7 +202,7 @@ fn look(facts: &Facts, name: &str) -> Result<Card, String> {
     let settings = CardSettings::read(name).unwrap_or_default();
     Ok(Card {
         interface: name.to_owned(),
-        driver: device.driver,
+        driver: device.driver.clone(),
         firmware: card::firmware(name).unwrap_or_default(),
         pci: pci.unwrap_or_default(),
         mtu: device.mtu,
@@ -167,7 +211,7 @@ fn look(facts: &Facts, name: &str) -> Result<Card, String> {
         receive_ring: settings.rings.map_or(0, |rings| rings.receive),
         native: device.native,
         zero_copy: device.zero_copy,
-        features: device.features,
+        features: device.features.clone(),
     })
 }
 
@@ -180,32 +224,46 @@ fn processor() -> String {
 }
 
 impl Tried {
-    fn finding(&self, interface: &str) -> Finding {
+    fn finding(&self, interface: &str, source: Option<&str>) -> Finding {
         let check = "mode";
         let object =
             format!("{}{} of {interface}", self.mode, if self.busy { " with busy polling" } else { "" });
         let Some(trial) = &self.trial else {
-            let why = self.failed.as_deref().unwrap_or_default();
-            return Finding::warn(check, object, why);
+            return Finding::warn(check, object, self.failed.as_deref().unwrap_or_default());
         };
-        let lost: Vec<_> = trial.directions.iter().filter_map(Direction::losses).collect();
-        if !lost.is_empty() {
-            return Finding::fail(check, object, lost.join("; "));
+        let taken = &trial.sockets;
+        match (source, trial.pause_ms) {
+            (None, _) => Finding::ok(check, object, format!("{taken}; without --source no frames were sent")),
+            (Some(source), None) => {
+                let found = format!(
+                    "{taken}, but no frame of {source} arrives; if none does in any mode, check that both are on one \
+                     wire or switch"
+                );
+                Finding::fail(check, object, found)
+            }
+            (Some(_), Some(pause_ms)) => {
+                let lost: Vec<_> = trial.directions.iter().filter_map(Direction::losses).collect();
+                if !lost.is_empty() {
+                    return Finding::fail(check, object, lost.join("; "));
+                }
+                let rates: Vec<_> = trial.directions.iter().map(Direction::told).collect();
+                let found = format!("{taken}; the first frame after {pause_ms} ms; {}", rates.join("; "));
+                Finding::ok(check, object, found)
+            }
         }
-        let Some(pause_ms) = trial.pause_ms else {
-            return Finding::ok(check, object, "the driver takes it; no frames were sent without --source");
-        };
-        let rates: Vec<_> = trial.directions.iter().map(Direction::told).collect();
-        let found = format!("the first frame after {pause_ms} ms; {}", rates.join("; "));
-        Finding::ok(check, object, found)
     }
 }
 
 impl Direction {
-    /// The sizes that were lost, as a clause; `None`: none were.
+    /// The sizes of frames that did not come through, as a clause; `None`: all did.
     fn losses(&self) -> Option<String> {
-        let (least, most) = (self.lost_sizes.first()?, self.lost_sizes.last()?);
-        Some(format!("from {} to {} frames of {least} to {most} bytes are lost", self.from, self.to))
+        let told = |sizes: &[usize], what: &str| {
+            let sizes: Vec<_> = sizes.iter().map(usize::to_string).collect();
+            (!sizes.is_empty()).then(|| format!("{what}: frames of {} bytes", sizes.join(", ")))
+        };
+        let (lost, unsent) = (told(&self.lost_sizes, "lost"), told(&self.unsent_sizes, "not sent"));
+        let all: Vec<_> = [lost, unsent].into_iter().flatten().collect();
+        (!all.is_empty()).then(|| format!("from {} to {} {}", self.from, self.to, all.join("; ")))
     }
 
     /// Its rates, as a clause.
@@ -230,35 +288,41 @@ const MODES: [(WantedMode, &str, bool); 4] = [
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::doctor::finding::Level;
     use crate::doctor::trial::Rate;
 
-    fn tried(lost_sizes: Vec<usize>) -> Tried {
+    fn tried(lost_sizes: Vec<usize>, unsent_sizes: Vec<usize>) -> Tried {
         let rate = |frame_bytes| Rate {
             frame_bytes,
             sent_per_second: 1000,
             received_per_second: 900,
+            interrupts: 7,
             counted: Default::default(),
         };
         let rates = vec![rate(60), rate(1514)];
-        let direction = Direction { from: "eth1".into(), to: "eth0".into(), lost_sizes, rates };
-        let trial = Some(Trial { pause_ms: Some(2100), directions: vec![direction] });
+        let direction = Direction { from: "eth1".into(), to: "eth0".into(), lost_sizes, unsent_sizes, rates };
+        let (sockets, pause_ms) = ("native, zero-copy".to_owned(), Some(2100));
+        let trial = Some(Trial { sockets, pause_ms, directions: vec![direction] });
         Tried { mode: "zero-copy", busy: false, failed: None, trial }
     }
 
     #[test]
-    fn a_mode_that_loses_frames_of_some_sizes_fails_and_one_that_cannot_be_had_is_a_warning() {
-        let well = tried(vec![]).finding("eth0");
-        assert_eq!(well.level, Level::Ok);
-        assert_eq!(
-            well.found,
-            "the first frame after 2100 ms; eth0 receives 900 of 1000 frames of 60 bytes a second, 900 of 1000 frames \
-             of 1514 bytes a second"
-        );
-        let lossy = tried(vec![1084, 1148, 1514]).finding("eth0");
-        assert_eq!(lossy.level, Level::Fail);
-        assert_eq!(lossy.found, "from eth1 to eth0 frames of 1084 to 1514 bytes are lost");
-        let refused = Tried { failed: Some("no zero-copy".into()), trial: None, ..tried(vec![]) };
-        assert_eq!(refused.finding("eth0"), Finding::warn("mode", "zero-copy of eth0", "no zero-copy"));
+    fn a_mode_that_loses_frames_fails_and_one_that_cannot_be_had_is_a_warning() {
+        let found = |tried: &Tried| {
+            let finding = tried.finding("eth0", Some("eth1"));
+            (finding.level, finding.found)
+        };
+        let mut well = tried(vec![], vec![]);
+        let text = "native, zero-copy; the first frame after 2100 ms; eth0 receives 900 of 1000 frames of 60 bytes a \
+                    second, 900 of 1000 frames of 1514 bytes a second";
+        assert_eq!(found(&well), (Level::Ok, text.to_owned()));
+        let text = "from eth1 to eth0 lost: frames of 60, 1514 bytes; not sent: frames of 124 bytes";
+        assert_eq!(found(&tried(vec![60, 1514], vec![124])), (Level::Fail, text.to_owned()));
+        let trial = well.trial.as_mut().unwrap();
+        (trial.pause_ms, trial.directions) = (None, Vec::new());
+        let (level, text) = found(&well);
+        assert!(level == Level::Fail && text.starts_with("native, zero-copy, but no frame of eth1 arrives"));
+        assert_eq!(well.finding("eth0", None).level, Level::Ok, "it was to send none");
+        let refused = Tried { failed: Some("no zero-copy".into()), trial: None, ..well };
+        assert_eq!(found(&refused), (Level::Warn, "no zero-copy".to_owned()));
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! The frames are UDP to an address of benchmarks (RFC 2544, 198.18.0.0/15), and only these are taken: all other
 //! packets go to the kernel as ever. Frames of each size show which ones a mode loses; frames of the least and of the
-//! greatest size, as fast as one core can send, show what it can. Nothing stays attached. Not here: which modes are
-//! tried (`report.rs`).
+//! greatest size, as fast as one core can send, show what it can. Only frames whose content is as it was sent count.
+//! Nothing stays attached. Not here: which modes are tried (`report.rs`).
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -18,18 +18,24 @@ use xvs_host::network::deferral::DeferInterrupts;
 use xvs_proto::addr::Protocol;
 use xvs_proto::network::LinkId;
 use xvs_proto::{MacAddr, ethernet, ipv4, udp};
+use xvs_xdp::device::has_carrier;
 use xvs_xdp::{
     Attached, BURST, CopyMode, Frame, Mode, ONE_BUFFER_MTU, Queues, RingSizes, Sockets, WantedMode, card,
 };
 
-/// What came of a mode.
+use crate::doctor::tunables::interrupts_handled;
+
+/// What came of a mode that the driver takes.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 pub(super) struct Trial {
-    /// From the attachment to the first frame that arrived, in milliseconds. Absent: without a second interface.
+    /// How the interface's frames reach its sockets, such as `native, zero-copy`.
+    pub sockets: String,
+    /// From the attachment to the first frame that arrived, in milliseconds. Absent: none arrived, or there is no
+    /// second interface.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause_ms: Option<u64>,
-    /// Frames in each direction, the examined interface as the receiver first.
+    /// Frames in each direction, the examined interface as the receiver first; empty without `pause_ms`.
     pub directions: Vec<Direction>,
 }
 
@@ -41,8 +47,10 @@ pub(super) struct Direction {
     pub from: String,
     /// The receiver.
     pub to: String,
-    /// The sizes of frames of which none arrived, in bytes.
+    /// The sizes of frames that were sent and of which none arrived whole, in bytes.
     pub lost_sizes: Vec<usize>,
+    /// The sizes of frames that the sender did not take, in bytes.
+    pub unsent_sizes: Vec<usize>,
     /// As fast as one core can send.
     pub rates: Vec<Rate>,
 }
@@ -57,40 +65,58 @@ pub(super) struct Rate {
     pub sent_per_second: u64,
     /// Frames received for a second.
     pub received_per_second: u64,
+    /// The interrupts of the receiving card meanwhile.
+    pub interrupts: u64,
     /// What the receiving card has counted meanwhile, by the names of `ethtool -S`.
     pub counted: BTreeMap<String, u64>,
 }
 
-/// Tries a mode of an interface, or busy polling in it. `source`: the other interface, on the same wire or switch, in
-/// the best mode that it has.
+/// The program that takes frames of trials.
 ///
 /// # Errors
-/// The mode cannot be had, or no frame arrives; as a clause.
-pub(super) fn run(
-    interface: &str,
-    source: Option<&str>,
-    mode: WantedMode,
-    busy: bool,
-) -> Result<Trial, String> {
+/// The kernel refuses it; as a clause.
+pub(super) fn steering() -> Result<Steering, String> {
     let mut steering =
         Steering::load().map_err(|error| format!("the XDP program cannot be loaded: {error}"))?;
     let wide = [BENCHMARKS.parse().expect("a prefix")].into();
     steering.update(&SteeringRules { wide, ..Default::default() }).map_err(|error| error.to_string())?;
+    Ok(steering)
+}
+
+/// Tries a mode of an interface, or busy polling in it, until the operator ends it. `source`: the other interface, on
+/// the same wire or switch.
+///
+/// # Errors
+/// The mode cannot be had, or the operator has ended it; as a clause.
+pub(super) fn run(
+    steering: &Steering,
+    interface: &str,
+    source: Option<&mut End>,
+    (mode, busy): (WantedMode, bool),
+    ended: &AtomicBool,
+) -> Result<Trial, String> {
+    // An earlier trial may have let the card negotiate its link anew.
+    for name in [Some(interface), source.as_ref().map(|source| source.name())].into_iter().flatten() {
+        await_carrier(name, ended)?;
+    }
     let begun = Instant::now();
-    let mut end = End::open(&steering, interface, mode)?;
+    let mut end = End::open(steering, interface, mode)?;
     if busy {
         end.poll_busily().map_err(|error| format!("no preferred busy polling: {error}"))?;
     }
-    let Some(source) = source else { return Ok(Trial { pause_ms: None, directions: Vec::new() }) };
-    let mut source = End::open(&steering, source, WantedMode::Auto)?;
-    await_a_frame(&mut source, &mut end)?;
-    let pause_ms = Some(begun.elapsed().as_millis() as u64);
-    let directions = vec![direction(&mut source, &mut end), direction(&mut end, &mut source)];
-    Ok(Trial { pause_ms, directions })
+    let sockets = end.sockets();
+    let Some(source) = source else { return Ok(Trial { sockets, pause_ms: None, directions: Vec::new() }) };
+    let (mut pause_ms, mut directions) = (None, Vec::new());
+    if await_a_frame(source, &mut end, ended)? {
+        pause_ms = Some(begun.elapsed().as_millis() as u64);
+        directions.push(direction(source, &mut end, ended)?);
+        directions.push(direction(&mut end, source, ended)?);
+    }
+    Ok(Trial { sockets, pause_ms, directions })
 }
 
 /// An interface with its sockets.
-struct End {
+pub(super) struct End {
     sockets: Sockets,
     attached: Attached,
     mac: MacAddr,
@@ -103,23 +129,35 @@ struct End {
 }
 
 impl End {
-    fn open(steering: &Steering, name: &str, wanted: WantedMode) -> Result<Self, String> {
+    /// Attaches the program in this mode, or the best one, and opens a socket for each queue.
+    ///
+    /// # Errors
+    /// The mode cannot be had; as a clause.
+    pub(super) fn open(steering: &Steering, name: &str, wanted: WantedMode) -> Result<Self, String> {
         let attached = steering.attach(name, wanted, None).map_err(|error| error.to_string())?;
+        let mtu = attached.mtu();
         if attached.mode() == Mode::Generic && matches!(wanted, WantedMode::Copy | WantedMode::ZeroCopy) {
             let why = attached.native_refused().map(|error| format!(": {error}")).unwrap_or_default();
-            return Err(format!("the driver of {name} has no native mode{why}"));
+            return Err(format!("native mode is refused by {name} at an MTU of {mtu}{why}"));
         }
         let queues: Vec<u32> = (0..attached.receive_queues()).collect();
-        let sizes = RingSizes::default();
-        let receive = sizes.receive.max(attached.card_ring().next_power_of_two());
+        let sizes = RingSizes {
+            receive: attached.card_ring().next_power_of_two().max(LEAST_RING),
+            ..Default::default()
+        };
         let owned = [Queues { attached: &attached, queues: &queues }];
-        let sockets =
-            Sockets::open(&owned, RingSizes { receive, ..sizes }).map_err(|error| error.to_string())?;
+        let sockets = Sockets::open(&owned, sizes).map_err(|error| error.to_string())?;
         if wanted == WantedMode::ZeroCopy && sockets.copy_mode() != &CopyMode::ZeroCopy {
-            return Err(format!("the driver of {name} has no zero-copy"));
+            return Err(format!("zero-copy is refused by {name} at an MTU of {mtu}"));
         }
         let mac = attached.link_address().map_err(|error| format!("the address of {name}: {error}"))?;
         Ok(Self { sockets, mac: MacAddr(mac), attached, busy: false, burst: Vec::new(), next: 0 })
+    }
+
+    /// How its frames reach its sockets.
+    pub(super) fn sockets(&self) -> String {
+        let copy = if self.sockets.copy_mode() == &CopyMode::ZeroCopy { "zero-copy" } else { "copy" };
+        format!("{}, {copy}", self.attached.mode())
     }
 
     /// From now on it drives the driver itself.
@@ -161,15 +199,17 @@ impl End {
         }
     }
 
-    /// Counts the frames of benchmarks that have arrived, by their size.
-    fn receive(&mut self, mut count: impl FnMut(usize)) {
+    /// Sends what is queued, and calls `count` with the size of each frame of `from` that has arrived whole.
+    fn exchange(&mut self, from: MacAddr, mut count: impl FnMut(usize)) {
         if self.busy {
             self.sockets.drive();
         }
         let burst = &mut self.burst;
         self.sockets.receive(BURST, |_, frame| burst.push(frame));
         for frame in burst.drain(..) {
-            count(frame.len());
+            if !frame.is_chain() && is_whole(frame.bytes(), from) {
+                count(frame.len());
+            }
             self.sockets.pool().put(frame);
         }
         self.sockets.flush();
@@ -185,56 +225,81 @@ impl Drop for End {
     }
 }
 
-/// Sends frames until one arrives: a card may negotiate its link anew when a program is attached.
-fn await_a_frame(from: &mut End, to: &mut End) -> Result<(), String> {
+fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), String> {
+    let until = Instant::now() + PATIENCE;
+    while !has_carrier(name).map_err(|error| format!("{name}: {error}"))? {
+        go_on(ended)?;
+        if Instant::now() > until {
+            return Err(format!("{name} has no carrier for {} s", PATIENCE.as_secs()));
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Sends frames until one arrives; `false`: none does.
+fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<bool, String> {
     let (until, mut arrived) = (Instant::now() + PATIENCE, false);
-    while Instant::now() < until {
+    while !arrived && Instant::now() < until {
+        go_on(ended)?;
         from.queue(to.mac, LEAST);
-        from.receive(|_| ());
+        from.exchange(to.mac, |_| ());
         thread::sleep(Duration::from_millis(5));
-        to.receive(|_| arrived = true);
-        if arrived {
-            return Ok(());
+        to.exchange(from.mac, |_| arrived = true);
+    }
+    Ok(arrived)
+}
+
+/// # Errors
+/// The operator has ended it.
+pub(super) fn go_on(ended: &AtomicBool) -> Result<(), String> {
+    if ended.load(Ordering::Relaxed) { Err("interrupted".to_owned()) } else { Ok(()) }
+}
+
+fn direction(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<Direction, String> {
+    let largest = from.largest().min(to.largest());
+    let (mut lost_sizes, mut unsent_sizes) = (Vec::new(), Vec::new());
+    for size in (LEAST..largest).step_by(STEP).chain([largest]) {
+        go_on(ended)?;
+        match send_some(from, to, size) {
+            (0, _) => unsent_sizes.push(size),
+            (_, false) => lost_sizes.push(size),
+            (_, true) => {}
         }
     }
-    let (from, to) = (from.name(), to.name());
-    Err(format!(
-        "no frame of {from} arrives at {to} within {} s; check that both are up and on one wire or switch",
-        PATIENCE.as_secs()
-    ))
-}
-
-fn direction(from: &mut End, to: &mut End) -> Direction {
-    let largest = from.largest().min(to.largest());
-    let sizes = (LEAST..largest).step_by(STEP).chain([largest]);
-    let lost_sizes = sizes.filter(|&size| !arrives(from, to, size)).collect();
-    let rates = [LEAST, largest].map(|size| rate(from, to, size)).into();
-    Direction { from: from.name().to_owned(), to: to.name().to_owned(), lost_sizes, rates }
-}
-
-/// Whether any of some frames of this size arrives whole.
-fn arrives(from: &mut End, to: &mut End, frame_bytes: usize) -> bool {
-    for _ in 0..TRIES {
-        from.queue(to.mac, frame_bytes);
+    let mut rates = Vec::new();
+    for size in [LEAST, largest] {
+        go_on(ended)?;
+        rates.push(rate(from, to, size));
     }
-    let (until, mut arrived) = (Instant::now() + WIRE, false);
+    Ok(Direction { from: from.name().to_owned(), to: to.name().to_owned(), lost_sizes, unsent_sizes, rates })
+}
+
+/// How many frames of a size were sent until one arrived whole, and whether one did.
+fn send_some(from: &mut End, to: &mut End, frame_bytes: usize) -> (usize, bool) {
+    let (until, mut sent, mut arrived) = (Instant::now() + WIRE, 0, false);
     while !arrived && Instant::now() < until {
-        from.receive(|_| ());
-        to.receive(|size| arrived |= size == frame_bytes);
+        if sent < TRIES && from.queue(to.mac, frame_bytes) {
+            sent += 1;
+        }
+        from.exchange(to.mac, |_| ());
+        to.exchange(from.mac, |size| arrived |= size == frame_bytes);
     }
-    arrived
+    (sent, arrived)
 }
 
 fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
-    let counters = |end: &End| card::statistics(end.name()).unwrap_or_default();
-    let (before, mac, ended) = (counters(to), to.mac, AtomicBool::new(false));
+    let (receiver, counters) =
+        (to.name().to_owned(), |name: &str| card::statistics(name).unwrap_or_default());
+    let (before, interrupts) = (counters(&receiver), interrupts_handled(&receiver));
+    let (from_mac, to_mac, ended) = (from.mac, to.mac, AtomicBool::new(false));
     let begun = Instant::now();
-    let (sent, received, last) = thread::scope(|scope| {
+    let (sent, (received, last)) = thread::scope(|scope| {
         let receiver = scope.spawn(|| {
             let (mut received, mut last) = (0_u64, begun);
             while !ended.load(Ordering::Relaxed) {
                 let before = received;
-                to.receive(|size| received += u64::from(size == frame_bytes));
+                to.exchange(from_mac, |size| received += u64::from(size == frame_bytes));
                 if received != before {
                     last = Instant::now();
                 }
@@ -243,17 +308,15 @@ fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
         });
         let mut sent = 0_u64;
         while begun.elapsed() < PERIOD {
-            let queued = (0..BURST).take_while(|_| from.queue(mac, frame_bytes)).count() as u64;
-            from.receive(|_| ());
-            sent += queued;
+            sent += (0..BURST).take_while(|_| from.queue(to_mac, frame_bytes)).count() as u64;
+            from.exchange(to_mac, |_| ());
         }
         thread::sleep(WIRE);
         ended.store(true, Ordering::Relaxed);
-        let (received, last) = receiver.join().expect("the receiver does not panic");
-        (sent, received, last)
+        (sent, receiver.join().expect("the receiver does not panic"))
     });
     let per_second = |frames: u64, time: Duration| (frames as f64 / time.as_secs_f64()) as u64;
-    let counted = counters(to).into_iter().filter_map(|(name, now)| {
+    let counted = counters(&receiver).into_iter().filter_map(|(name, now)| {
         let more = now.wrapping_sub(before.get(&name).copied().unwrap_or(0));
         (more != 0).then_some((name, more))
     });
@@ -261,15 +324,19 @@ fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
         frame_bytes,
         sent_per_second: per_second(sent, PERIOD),
         received_per_second: per_second(received, (last - begun).max(PERIOD)),
+        interrupts: interrupts_handled(&receiver).saturating_sub(interrupts),
         counted: counted.collect(),
     }
 }
 
-/// A UDP datagram of one of 64 flows, so that a card spreads them over its queues. The rest of the frame is as it was.
+/// A UDP datagram of one of 64 flows, so that a card spreads them over its queues. Each byte of its data is the last
+/// one of `number`.
 fn write_frame(bytes: &mut [u8], from: MacAddr, to: MacAddr, number: u16) {
     ethernet::emit(bytes, from, to, ethernet::TYPE_IPV4);
     let (header, datagram) = bytes[ethernet::HEADER_LEN..].split_at_mut(ipv4::HEADER_LEN);
-    udp::emit(datagram, FIRST_PORT + number % FLOWS, DISCARD);
+    let flow = number % FLOWS;
+    datagram.fill(number as u8);
+    udp::emit(datagram, FIRST_PORT + flow, DISCARD);
     let header_of = ipv4::Header {
         tos: 0,
         payload_len: datagram.len() as u16,
@@ -277,15 +344,22 @@ fn write_frame(bytes: &mut [u8], from: MacAddr, to: MacAddr, number: u16) {
         dont_fragment: true,
         ttl: 2,
         protocol: Protocol::UDP,
-        source: SOURCE,
+        source: Ipv4Addr::from(u32::from(FIRST_SOURCE) + u32::from(flow)),
         dest: DEST,
     };
     header_of.emit(header);
 }
 
+/// Whether it is a frame of this sender as [`write_frame`] wrote it.
+fn is_whole(bytes: &[u8], from: MacAddr) -> bool {
+    let Some((headers, data)) = bytes.split_at_checked(DATA) else { return false };
+    let last_of_number = headers[ethernet::HEADER_LEN + ipv4::field::ID.end - 1];
+    ethernet::source(headers) == from && data.iter().all(|&byte| byte == last_of_number)
+}
+
 /// RFC 2544, C.2.2.
 const BENCHMARKS: &str = "198.18.0.0/15";
-const SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const FIRST_SOURCE: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const DEST: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 1);
 /// RFC 863.
 const DISCARD: u16 = 9;
@@ -293,11 +367,34 @@ const FIRST_PORT: u16 = 1024;
 const FLOWS: u16 = 64;
 /// The least frame of Ethernet, without its checksum.
 const LEAST: usize = 60;
+/// The position of a datagram's data.
+const DATA: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN + udp::HEADER_LEN;
 /// Between two sizes that are tried.
 const STEP: usize = 64;
 const TRIES: usize = 8;
+/// Frames of a receive ring: a card may have dozens of queues, each with its memory.
+const LEAST_RING: u32 = 1024;
 /// Long enough for what is in rings and on the wire.
 const WIRE: Duration = Duration::from_millis(200);
 const PERIOD: Duration = Duration::from_secs(1);
-/// The longest negotiation of a link, and more.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// A switch with spanning tree forwards half a minute after a link has come up (IEEE 802.1D).
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_counts_only_if_it_is_of_the_sender_and_each_byte_has_arrived() {
+        let (from, to) = (MacAddr([2, 0, 0, 0, 0, 1]), MacAddr([2, 0, 0, 0, 0, 2]));
+        for (number, len) in [(0x1234, LEAST), (0xff00, 1514)] {
+            let mut frame = vec![0xaa; len];
+            write_frame(&mut frame, from, to, number);
+            assert!(is_whole(&frame, from));
+            assert!(!is_whole(&frame, to));
+            assert!(!is_whole(&frame[..DATA - 1], from));
+            *frame.last_mut().unwrap() ^= 1;
+            assert!(!is_whole(&frame, from), "the last byte was not received");
+        }
+    }
+}

@@ -168,6 +168,22 @@ fn interrupts(listing: &str, irqs: &BTreeSet<u32>) -> Vec<Interrupt> {
     listing.lines().filter_map(read).collect()
 }
 
+/// The interrupts of the device behind an interface since the machine booted; 0 without a device.
+pub(super) fn interrupts_handled(name: &str) -> u64 {
+    let irqs = vectors(&Path::new(NETWORK).join(name).join("device"));
+    handled(&text("/proc/interrupts").unwrap_or_default(), &irqs)
+}
+
+/// The sum of these interrupts over all cores, of a listing like `/proc/interrupts`.
+fn handled(listing: &str, irqs: &BTreeSet<u32>) -> u64 {
+    let of_line = |line: &str| {
+        let (irq, counts) = line.split_once(':')?;
+        let counts = counts.split_whitespace().map_while(|count| count.parse::<u64>().ok());
+        irqs.contains(&irq.trim().parse().ok()?).then(|| counts.sum::<u64>())
+    };
+    listing.lines().filter_map(of_line).sum()
+}
+
 /// The queue of an interrupt of this name; `None`: it is of something else, such as link events or filters.
 ///
 /// Names are the drivers' own: `eth0-TxRx-0` (igb, ixgbe, igc), `ice-eth0-TxRx-0`, `eth0-rx-0` (e1000e),
@@ -281,5 +297,6 @@ NMI:          0          0   Non-maskable interrupts
         let found = interrupts(listing, &BTreeSet::from([4027, 4028]));
         let name = "eth0-TxRx-0".to_owned();
         assert_eq!(found, [Interrupt { irq: 4027, name, queue: 0, cores: String::new() }]);
+        assert_eq!(handled(listing, &BTreeSet::from([4027, 4028])), 18, "on all cores");
     }
 }
