@@ -101,6 +101,8 @@ fn with_a_daemon_each_fault_of_the_director_is_found_and_corrected_by_the_printe
     let director = Director::start(&cluster, Workers::One);
     director.add_service(Protocol::Tcp, 80, Method::Nat);
     director.xvs("laddr add 192.0.2.1 --ports 30000-40000");
+    // The kernel may not have resolved the next hops yet.
+    wait::until("all is well", || Diagnosis::of(&cluster, &[]).complaints().is_empty().then_some(()));
     Diagnosis::of(&cluster, &[]).assert_well();
 
     let vip = VIP.to_string();
