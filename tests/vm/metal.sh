@@ -103,7 +103,7 @@ if [[ $driver == e1000e ]]; then
     # Without native XDP.
     configure auto sleep
     at dr xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 && fail "it starts though GRO merges packets"
-    grep -q "ethtool -K wan gro off" /tmp/xvsd.log || fail "the refusal names no command"
+    grep -q "ethtool -K lan gro off" /tmp/xvsd.log || fail "the refusal names no command"
     for name in wan lan; do at dr ethtool -K $name gro off rxvlan off; done
 fi
 serve auto sleep
