@@ -100,9 +100,8 @@ pub(crate) fn rules_for(items: impl IntoIterator<Item = Item>, locals: &[LocalAd
     rules
 }
 
-/// The items of an address service; none for a mark service. With IPv6 they include packets from its endpoint: where
-/// the director is the servers' router, the kernel routes replies of direct routing, and IPVS sees them. With IPv4 the
-/// kernel refuses these packets.
+/// The items of an address service; none for a mark service. They include packets from its endpoint: replies of direct
+/// routing and tunnels where the director is the servers' router.
 pub(crate) fn of_service(key: ServiceKey) -> impl Iterator<Item = Item> {
     let endpoint = match key {
         ServiceKey::Address { protocol, endpoint } => {
@@ -111,10 +110,7 @@ pub(crate) fn of_service(key: ServiceKey) -> impl Iterator<Item = Item> {
         }
         ServiceKey::Mark { .. } => None,
     };
-    endpoint.into_iter().flat_map(|(protocol, at)| {
-        let from = (at.family() == Family::V6).then_some(Item::From(protocol, at));
-        std::iter::once(Item::To(protocol, at)).chain(from)
-    })
+    endpoint.into_iter().flat_map(|(protocol, at)| [Item::To(protocol, at), Item::From(protocol, at)])
 }
 
 /// The items of a destination with this forwarding method.

@@ -414,6 +414,26 @@ fn a_server_of_direct_routing_or_a_tunnel_has_no_replies_from_its_own_address() 
 }
 
 #[test]
+fn an_ipv4_reply_of_direct_routing_or_a_tunnel_is_forwarded_with_forward_shared_only() {
+    for method in ["-g", "-i"] {
+        let mut cluster = cluster(method, 1500);
+        cluster.from_client(&request(Transport::Tcp(SYN)));
+        let answer = Datagram::new(Transport::Tcp(SYN | ACK), at(VIP, 80), at(CLIENT, 4000));
+        assert_passed(&cluster.from_server(&answer));
+        cluster.set("forward_shared", 1);
+        let want = to_client(&Datagram { ttl: 63, ..answer.clone() });
+        assert_judged(&cluster.from_server(&answer), "transmit", &[want], FORWARDED);
+        cluster.from_client(&request(Transport::Tcp(ACK)));
+        cluster.from_client(&request(Transport::Tcp(FIN | ACK)));
+        assert_eq!(cluster.only_connection().1, "CLOSE_WAIT", "not FIN_WAIT, where replies are not seen");
+        cluster.set("forward_shared", 0);
+        assert_passed(&cluster.from_server(&answer));
+        let other = Datagram { dest: at(CLIENT, 4001), ..answer };
+        assert_passed(&cluster.from_server(&other));
+    }
+}
+
+#[test]
 fn packets_from_the_ftp_data_port_begin_no_connection() {
     let mut cluster = cluster("-m", 1500);
     for transport in BOTH {

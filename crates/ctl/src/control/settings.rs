@@ -190,6 +190,7 @@ fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
         drops_entries: ipvs.drops_entries(memory),
         drop_packet_rate: if ipvs.drop_packet.is_on(memory) { rate } else { 0 },
         nat_icmp_send: ipvs.nat_icmp_send.0,
+        forward_shared: ipvs.forward_shared.0,
         mss_clamp: match ipvs.mss_clamp {
             settings::MssClamp::Off => MssClamp::Off,
             settings::MssClamp::Tunnels => MssClamp::Tunnels,

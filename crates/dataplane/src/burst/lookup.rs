@@ -51,7 +51,7 @@ enum Standing {
 pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, at: Context<'_>) -> Found {
     let packet = p.packet;
     match flows.table.find(&packet.connection_key(), p.hash) {
-        Some((id, Direction::Outbound)) => reply(flows.table.connection(id), id, packet),
+        Some((id, Direction::Outbound)) => reply(&flows.table.connection(id), id, packet, at),
         _ if at.snapshot.settings.requests_stay => Found::Kernel,
         Some((id, Direction::Inbound)) => match standing(&flows.table.connection(id), packet, at.snapshot) {
             Standing::Keep => Found::Request(id),
@@ -66,9 +66,15 @@ pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, at: Context<'_>) -> 
 /// A reply. If its connection does not masquerade, its source is the virtual address: the kernel drops such an IPv4
 /// packet from the wire, and routes IPv6.
 #[inline]
-fn reply(connection: Connection<'_>, id: ConnId, packet: &Packet) -> Found {
-    let from_virtual_address = !connection.method().masquerades();
-    if from_virtual_address && packet.family() == Family::V4 { Found::Kernel } else { Found::Reply(id) }
+fn reply(connection: &Connection<'_>, id: ConnId, packet: &Packet, at: Context<'_>) -> Found {
+    let is_routed = connection.method().masquerades() || packet.family() == Family::V6;
+    if is_routed || at.snapshot.settings.forward_shared {
+        return Found::Reply(id);
+    }
+    if let Some(destination) = at.snapshot.destinations.of(connection) {
+        destination.live.note_returned(at.now);
+    }
+    Found::Kernel
 }
 
 #[inline]

@@ -24,7 +24,7 @@ pub(super) fn why(run: &DryRun, met: Option<Direction>, snapshot: &Snapshot) -> 
         },
         Class::Flow(packet) => match met {
             Some(Direction::Outbound) => {
-                "it is an IPv4 reply from the virtual address itself, which the director does not forward"
+                "it is an IPv4 reply from the virtual address itself, which only `forward_shared` 1 forwards"
             }
             _ if snapshot.settings.requests_stay => BACKUP_ONLY,
             Some(Direction::Inbound) => "the kernel routes it",

@@ -91,6 +91,8 @@ pub struct DestinationLive {
     templates: AtomicI32,
     unanswered: AtomicU32,
     last_unanswered: AtomicU64,
+    /// When the last reply came by this director and was left to the kernel; 0: none did.
+    last_returned: AtomicU64,
     /// Its counters.
     pub stats: SharedStats,
 }
@@ -98,8 +100,9 @@ pub struct DestinationLive {
 impl DestinationLive {
     /// Zeros for this many workers.
     pub fn new(workers: usize) -> Self {
-        let (load, templates, unanswered, last_unanswered) = Default::default();
-        Self { load, templates, unanswered, last_unanswered, stats: SharedStats::new(workers) }
+        let (load, templates, unanswered, last_unanswered, last_returned) = Default::default();
+        let stats = SharedStats::new(workers);
+        Self { load, templates, unanswered, last_unanswered, last_returned, stats }
     }
 
     /// Continues with these numbers. Only while no worker counts.
@@ -116,6 +119,7 @@ impl DestinationLive {
             templates: AtomicI32::new(self.templates.load(Ordering::Relaxed)),
             unanswered: AtomicU32::default(),
             last_unanswered: AtomicU64::default(),
+            last_returned: AtomicU64::default(),
             stats: SharedStats::new(1),
         }
     }
@@ -157,6 +161,17 @@ impl DestinationLive {
     pub fn recently_unanswered(&self, now: Millis) -> u32 {
         let last = Millis(self.last_unanswered.load(Ordering::Relaxed));
         if last.until(now) < FORGOTTEN { self.unanswered() } else { 0 }
+    }
+
+    /// Takes note of a reply that came by this director and was left to the kernel.
+    pub(crate) fn note_returned(&self, now: Millis) {
+        self.last_returned.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Whether a reply came by this director in the last ten minutes and was left to the kernel.
+    pub fn has_recently_returned(&self, now: Millis) -> bool {
+        let last = Millis(self.last_returned.load(Ordering::Relaxed));
+        last.0 != 0 && last.until(now) < FORGOTTEN
     }
 
     /// Counts a connection or template. Called before other threads can find it.

@@ -43,6 +43,8 @@ pub struct Settings {
     pub drops_entries: bool,
     /// Whether a destination that sends packets without a client's request gets an ICMP error.
     pub nat_icmp_send: bool,
+    /// Whether IPv4 replies whose source is the virtual address itself are forwarded.
+    pub forward_shared: bool,
     /// The connections whose maximum segment size is lowered to what their path can carry.
     pub mss_clamp: MssClamp,
     /// Whether tunnels copy the don't-fragment bit of the inner packet, and refuse packets that are too big for them.
@@ -100,6 +102,7 @@ impl Default for Settings {
             memory_short: false,
             drops_entries: false,
             nat_icmp_send: false,
+            forward_shared: false,
             mss_clamp: MssClamp::Tunnels,
             pmtu_disc: true,
             cache_bypass: false,

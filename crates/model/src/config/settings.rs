@@ -53,6 +53,9 @@ settings! {
     lblcr_expiration: u32 = 86_400;
     /// 1: a real server behind NAT that sends unsolicited packets gets an ICMP error.
     nat_icmp_send: Switch = Switch(false);
+    /// 1: IPv4 replies of direct routing and tunnels that pass this director are forwarded. 0: they go to the kernel,
+    /// which drops them if it has the virtual address. The kernel has no such key; a patch of others gives it one.
+    forward_shared: Switch = Switch(false);
     /// 1: the outer packet of a tunnel forbids fragmentation if the inner one does, and the sender of a packet that
     /// is too large gets an ICMP error. 0: the outer packet never forbids it and is fragmented.
     pmtu_disc: Switch = Switch(true);

@@ -23,18 +23,25 @@ pub struct Unanswered {
     pub gue_port: Option<u16>,
     /// TCP connections whose clients repeated their SYN, since the last one that was established.
     pub connections: u32,
+    /// Whether it does answer, by this director, whose kernel drops such a reply.
+    pub returned: bool,
 }
 
 impl Unanswered {
     /// The warning: what is wrong, the likely cause, and the next step.
     pub fn warning(&self) -> String {
-        let Self { service, endpoint, method, gue_port, connections } = self;
+        let Self { service, endpoint, method, gue_port, connections, returned } = self;
         let server = endpoint.addr;
         let vip = match service {
             ServiceKey::Address { endpoint, .. } => endpoint.addr.to_string(),
             ServiceKey::Mark { .. } => "VIP".to_owned(),
         };
-        let cause = likely_cause(server, *method, *gue_port, &vip);
+        let cause = match returned {
+            true => format!(
+                "its replies come by this director, whose kernel drops them because {vip} is its own address; `xvs set forward_shared 1` forwards them, or give {server} another gateway"
+            ),
+            false => likely_cause(server, *method, *gue_port, &vip),
+        };
         format!("{service}: {endpoint}: {connections} connections, none answered; {cause}")
     }
 }
@@ -66,14 +73,17 @@ mod tests {
     use crate::report::unanswered::*;
 
     #[test]
-    fn the_step_for_a_gue_tunnel_names_its_port() {
-        let step = |gue_port| {
+    fn the_step_for_a_gue_tunnel_names_its_port_and_that_for_replies_that_come_by_the_director_its_setting() {
+        let step = |gue_port, returned| {
             let (service, endpoint) =
                 ("TCP 198.51.100.1:80".parse().unwrap(), Endpoint::new([192, 0, 2, 11], 80));
             let method = ForwardingMethod::Tunnel;
-            Unanswered { service, endpoint, method, gue_port, connections: 3 }.warning()
+            Unanswered { service, endpoint, method, gue_port, connections: 3, returned }.warning()
         };
-        assert!(step(None).ends_with("`xvs realserver up --vip 198.51.100.1 --method tunnel`"));
-        assert!(step(Some(5555)).ends_with("--method tunnel --gue-port 5555`"));
+        assert!(step(None, false).ends_with("`xvs realserver up --vip 198.51.100.1 --method tunnel`"));
+        assert!(step(Some(5555), false).ends_with("--method tunnel --gue-port 5555`"));
+        assert!(
+            step(None, true).contains("`xvs set forward_shared 1` forwards them, or give 192.0.2.11 another")
+        );
     }
 }
