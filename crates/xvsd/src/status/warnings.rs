@@ -3,14 +3,18 @@
 //! Each names its object, the problem and the next step. If there are many of one kind, the first are named and the
 //! others counted. Not here: interfaces that are not attached (`unattached.rs`), the control thread's own warnings.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
 
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Encapsulation, Member, Service, Snapshot};
 use xvs_host::network::card::CardLosses;
 use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::unanswered::{REPORTED, Unanswered};
+use xvs_proto::Family;
+use xvs_proto::network::{Network, Route, RouteAction};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::status::history::drop_reasons;
@@ -26,8 +30,10 @@ impl Readings<'_> {
         warnings.extend(service_warnings(&self.unusable, self.health));
         warnings.extend(unanswered_warnings(&self.snapshot, self.now));
         warnings.extend(one_packet_warnings(&self.snapshot));
+        warnings.extend(local_address_warnings(&self.snapshot, &self.facts.network));
         warnings.extend(table_warning(self.live, self.size));
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
+        let drop_warning = |dropped| drop_warning(dropped, &self.snapshot);
         warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
         warnings.extend(self.facts.interfaces.iter().zip(&self.recent_cards).flat_map(card_warnings));
         warnings.extend(self.facts.start_warnings.iter().cloned());
@@ -103,6 +109,7 @@ fn unanswered_warnings(snapshot: &Snapshot, now: Millis) -> Vec<String> {
             method: member.method,
             gue_port: gue_port(member),
             connections: member.live.recently_unanswered(now),
+            returned: member.live.has_recently_returned(now),
         };
         service.members.iter().map(unanswered).collect::<Vec<_>>()
     };
@@ -131,6 +138,58 @@ fn one_packet_warnings(snapshot: &Snapshot) -> Vec<String> {
     first_of(keys.iter().map(warning), more)
 }
 
+/// The warnings about FULLNAT without a local address, and about local addresses that this machine has not although it
+/// has the virtual address. Those of a backup move to it with the virtual address.
+fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String> {
+    let [own, _] = snapshot.locals.addresses();
+    let mut lacking: Vec<_> = snapshot
+        .services
+        .iter()
+        .filter_map(|service| {
+            let lacks = |member: &&Member| {
+                let family = member.endpoint.family();
+                member.method == ForwardingMethod::FullNat
+                    && !own.iter().any(|addr| Family::of(*addr) == family)
+            };
+            let member = service.members.iter().find(lacks)?;
+            Some((service.key, member.endpoint.family()))
+        })
+        .collect();
+    lacking.sort();
+    let lacking = lacking.iter().map(|(key, family)| {
+        let version = if *family == Family::V4 { "IPv4" } else { "IPv6" };
+        format!(
+            "{key} has FULLNAT real servers, and there is no local {version} address: clients get no answer; `xvs \
+             laddr add ADDRESS` adds one of this machine"
+        )
+    });
+    let is_here = |addr: IpAddr| {
+        let route = |route: &Route| route.action == RouteAction::Local && route.dest.contains(addr);
+        network.links.iter().any(|link| link.addresses.iter().any(|(one, _)| *one == addr))
+            || network.routes.iter().any(route)
+    };
+    let serves = |service: &Service| {
+        let uses = |member: &Member| member.method == ForwardingMethod::FullNat;
+        matches!(service.key, ServiceKey::Address { endpoint, .. } if is_here(endpoint.addr))
+            && service.members.iter().any(uses)
+    };
+    let absent = match snapshot.services.iter().any(serves) {
+        true => own.into_iter().filter(|addr| !is_here(*addr)).collect(),
+        false => Vec::new(),
+    };
+    let absent = absent.iter().map(|addr| {
+        format!(
+            "no interface has {addr}, a local address of FULLNAT, so replies of real servers do not reach this machine; \
+             `ip address add {addr} dev …`, or `xvs laddr delete {addr}`; if routers send it here, `ip route add local \
+             {addr} dev lo`"
+        )
+    });
+    let mut warnings =
+        first_of(lacking, "services have FULLNAT real servers and no local address; see `xvsadm -Ln`");
+    warnings.extend(first_of(absent, "local addresses are on no interface; see `xvs laddr list`"));
+    warnings
+}
+
 /// The first of these warnings, and one with the number of the others.
 fn first_of(all: impl ExactSizeIterator<Item = String>, what: &str) -> Vec<String> {
     let more = all.len().saturating_sub(NAMED);
@@ -152,11 +211,34 @@ fn busy_warning((worker, busy_percent): (usize, &Option<f64>)) -> Option<String>
     ))
 }
 
-/// The warning about recent drops of packets that should have been forwarded.
-fn drop_warning(((reason, what), packets): ((&'static str, &'static str), &u64)) -> Option<String> {
+/// The warning about recent drops of packets that should have been forwarded. Without a neighbour, real servers are
+/// named.
+fn drop_warning(
+    ((reason, what), packets): ((&'static str, &'static str), &u64),
+    snapshot: &Snapshot,
+) -> Option<String> {
     let (_, at_least) = WARNED_DROPS.iter().find(|(name, _)| *name == reason)?;
-    (packets >= at_least)
-        .then(|| format!("{packets} packets were dropped as {reason} in the last minute: {what}"))
+    if packets < at_least {
+        return None;
+    }
+    let silent = if reason == NO_NEIGHBOUR { without_neighbour(snapshot) } else { String::new() };
+    Some(format!("{packets} packets were dropped as {reason} in the last minute: {what}{silent}"))
+}
+
+/// The real servers whose next hop does not answer, as a clause; empty: there are none.
+fn without_neighbour(snapshot: &Snapshot) -> String {
+    let members = snapshot.services.iter().flat_map(|service| &service.members);
+    let is_silent = |member: &&Member| {
+        let destination = snapshot.destinations.find(member.id);
+        destination.is_some_and(|destination| matches!(destination.path, Path::NoNeighbour { .. }))
+    };
+    let silent: BTreeSet<_> = members.filter(is_silent).map(|member| member.endpoint.addr).collect();
+    let named: Vec<_> = silent.iter().take(NAMED).map(IpAddr::to_string).collect();
+    let more = match silent.len().saturating_sub(NAMED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    if named.is_empty() { more } else { format!("; real servers without one: {}{more}", named.join(", ")) }
 }
 
 /// The warnings about packets that an interface's card has lost within a minute.
@@ -185,7 +267,7 @@ const WARNED_DROPS: [(&str, u64); 17] = [
     ("no_destination", 1),
     ("destination_local", 1),
     ("no_route", 1),
-    ("no_neighbour", 10),
+    (NO_NEIGHBOUR, 10),
     ("needs_fragmenting", 1),
     ("path_too_narrow", 1),
     ("no_headroom", 1),
@@ -201,6 +283,7 @@ const WARNED_DROPS: [(&str, u64); 17] = [
     ("kernel_dropped", 1),
 ];
 
+const NO_NEIGHBOUR: &str = "no_neighbour";
 /// The largest number of services without a destination that have their own warning; the same for virtual servers
 /// without quorum.
 const NAMED: usize = 8;
@@ -216,7 +299,6 @@ mod tests {
     use xvs_dataplane::verdict::DropReason;
     use xvs_model::report::health::{CheckState, Counts, sample};
     use xvs_model::report::status::{Level, LinkState, StatusReport};
-    use xvs_proto::network::Network;
 
     use crate::status::report;
     use crate::status::shared::{Facts, Shared};
@@ -313,6 +395,28 @@ mod tests {
             let lines = of(options, method);
             assert!(!lines.iter().any(|line| warned(&line)), "{options} {method}: {lines:?}");
         }
+    }
+
+    #[test]
+    fn fullnat_without_a_local_address_or_with_one_that_is_on_no_interface_is_a_warning_with_the_step() {
+        let rules = "-A -t 198.51.100.100:80 -s rr\n-a -t 198.51.100.100:80 -r 192.0.2.11 --fullnat\n";
+        let of = |local: &str, vip: &str| {
+            let shared = daemon(&format!("{local}{rules}"));
+            let mut network = Network::default();
+            let addresses = [vip, "192.0.2.1"].map(|addr| (addr.parse().unwrap(), 24));
+            network.add_link("wan", "02:00:00:00:00:01".parse().unwrap(), &addresses, 1500).unwrap();
+            shared.facts_mut().network = Arc::new(network);
+            let told = |line: &String| line.contains("FULLNAT");
+            warnings(&shared).into_iter().filter(told).collect::<Vec<_>>()
+        };
+        let [lacking] = &of("", "198.51.100.100")[..] else { panic!("a warning") };
+        assert!(
+            lacking.starts_with("TCP 198.51.100.100:80 has FULLNAT real servers, and there is no local IPv4")
+        );
+        let [absent] = &of("#xvs laddr add 203.0.113.9\n", "198.51.100.100")[..] else { panic!("a warning") };
+        assert!(absent.starts_with("no interface has 203.0.113.9") && absent.contains("`xvs laddr delete"));
+        assert!(of("#xvs laddr add 192.0.2.1\n", "198.51.100.100").is_empty());
+        assert!(of("#xvs laddr add 203.0.113.9\n", "198.51.100.2").is_empty(), "a backup has not the VIP");
     }
 
     #[test]
