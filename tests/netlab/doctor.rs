@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
-use xvs::cluster::{VIP, complete, succeed, virtual_endpoint};
+use xvs::cluster::{REAL_SERVERS, VIP, complete, succeed, virtual_endpoint};
 use xvs::director::{Protocol, program};
 use xvs::wait::{self, DEADLINE};
 use xvs::{Cluster, Director, Host, Layout, Method, Workers, clients, traffic};
@@ -400,6 +400,40 @@ fn connect(cluster: &Cluster, ports: &[u16], limit: Duration) -> usize {
             tries.into_iter().map(|one| usize::from(one.join().expect("no panic"))).sum()
         })
     })
+}
+
+#[test]
+fn replies_of_direct_routing_that_come_by_the_director_are_named_and_forward_shared_forwards_them() {
+    let cluster = traffic::prepared(Method::DirectRouting, Workers::One);
+    // The director is their gateway for these replies, too.
+    for server in REAL_SERVERS {
+        cluster.ip(server, "rule del from 198.51.100.0/24 lookup 100");
+    }
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::DirectRouting);
+    assert_eq!(connect(&cluster, &[80; 8], Duration::from_millis(1500)), 0);
+    let warning = "TCP 198.51.100.100:80: 192.0.2.11:80: 4 connections, none answered; its replies come by this \
+                   director, whose kernel drops them because 198.51.100.100 is its own address; `xvs set \
+                   forward_shared 1` forwards them, or give 192.0.2.11 another gateway";
+    let said = director.status();
+    assert!(said.contains(warning), "{said}");
+    let exit_code = || complete(&mut shell(&cluster, DR, "xvs status --exit-code")).status.code();
+    assert_eq!(exit_code(), Some(1));
+
+    director.xvs("set forward_shared 1");
+    assert_eq!(connect(&cluster, &[80; 4], DEADLINE), 4);
+    let body = clients::fetch(&cluster, &format!("http://{VIP}/blob")).expect("a download");
+    assert!(body == cluster.blob(), "a download of {} bytes differs from the file", body.len());
+    wait::until("the warnings end", || (!director.status().contains("none answered")).then_some(()));
+    wait::until("the replies are counted, and connections established", || {
+        let listing = director.adm("-Ln --stats --exact");
+        let row = listing.lines().find(|line| line.starts_with("TCP")).expect("the service's row");
+        let sent: u64 = row.split_whitespace().last().and_then(|word| word.parse().ok()).expect("OutBytes");
+        (sent > 20_000_000).then_some(())
+    });
+    assert_eq!(exit_code(), Some(0));
+    drop(director);
+    assert_eq!(exit_code(), Some(2), "no xvsd answers");
 }
 
 #[test]

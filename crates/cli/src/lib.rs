@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use xvs_model::protocol::client::{Client, default_socket};
 
-use crate::output::exit::{DONE, complaint, exit_code};
+use crate::output::exit::{CRITICAL, DONE, NO_DAEMON, complaint, exit_code};
 use crate::output::late_reply;
 use crate::servers::{drain, realserver};
 
@@ -96,6 +96,8 @@ Exit codes:
 /// Runs the command line. A failure is one line on stderr; the exit codes are those of `--help`.
 pub fn run(cli: Cli) -> ExitCode {
     let mut out = io::stdout().lock();
+    let is_monitored =
+        matches!(&cli.command, Command::Asking(ask::Command::Status(status)) if status.exit_code);
     let done = match cli.command {
         Command::Realserver(arguments) => realserver::run(&arguments, &mut out),
         Command::Healthy(arguments) => healthy::run(&arguments),
@@ -115,7 +117,10 @@ pub fn run(cli: Cli) -> ExitCode {
     };
     let done = done.and_then(|code| Ok(out.flush().map(|()| code)?));
     ExitCode::from(done.unwrap_or_else(|error| {
-        let code = exit_code(&*error);
+        let code = match exit_code(&*error) {
+            NO_DAEMON if is_monitored => CRITICAL,
+            code => code,
+        };
         let printing = if error.is::<io::Error>() { "standard output: " } else { "" };
         if code != DONE {
             let _ = write!(io::stderr(), "{}", complaint(&format!("{printing}{error}")));

@@ -11,14 +11,14 @@ use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::status::{
-    BondMember, InterfaceOffload, InterfaceStatus, OffloadStatus, RecentDrops, RulesFound, RulesStatus,
-    StatusReport, SyncPeer, SyncStatus, SyncTable, TableStatus, WorkerStatus,
+    BondMember, InterfaceOffload, InterfaceStatus, Level, OffloadStatus, RecentDrops, RulesFound,
+    RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable, TableStatus, WorkerStatus,
 };
 
 use crate::events::rfc_3339;
 use crate::extensions::{limit, lists};
 use crate::fleet;
-use crate::output::exit::{DONE, Done};
+use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::{counted, line, print};
 use crate::servers::health;
 
@@ -28,6 +28,9 @@ pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Exit with 1 if there are warnings, and with 2 if no xvsd answers, as plug-ins of Nagios do
+    #[arg(long)]
+    pub(super) exit_code: bool,
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
@@ -36,7 +39,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         other => return Err(Failure::unexpected(&other).into()),
     };
     print(&report, arguments.json, |report| screen(report), out)?;
-    Ok(DONE)
+    Ok(if arguments.exit_code && report.state == Level::Warning { FAILED } else { DONE })
 }
 
 /// The report as text. The first word is `ok` or `warning`; the warnings come next.
@@ -142,10 +145,12 @@ fn sync(daemon: &SyncStatus) -> String {
     let SyncStatus {
         role, interface, sync_id, messages, failed_messages, connections, lost_connections, ..
     } = daemon;
+    let handled = counted(*messages, "message", "messages");
     let (handled, failed) = match role {
-        SyncRole::Master => (format!("{messages} messages sent"), "not sent"),
+        SyncRole::Master => (format!("{handled} sent"), "not sent"),
         SyncRole::Backup => {
-            (format!("{connections} connections from {messages} messages"), "refused or discarded")
+            let connections = counted(*connections, "connection", "connections");
+            (format!("{connections} from {handled}"), "refused or discarded")
         }
     };
     let lost = counted(*lost_connections, "connection", "connections");

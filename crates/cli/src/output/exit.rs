@@ -16,6 +16,9 @@ pub(crate) const FAILED: u8 = 1;
 /// The exit code of clap for a wrong command line.
 pub(crate) const MISUSED: u8 = 2;
 
+/// The exit code of a plug-in of Nagios for what does not work.
+pub(crate) const CRITICAL: u8 = 2;
+
 pub(crate) const REFUSED: u8 = 3;
 
 pub(crate) const NO_DAEMON: u8 = 4;

@@ -60,8 +60,10 @@ impl<D: Datapath> Control<D> {
         let of_toml = toml.iter().map(|(key, path)| (*key, path.as_path()));
         let contents = read_all(of_state.chain(of_toml))?;
         let keys = self.read_quic_keys()?;
-        let lines =
-            contents.iter().map(|(key, networks)| format!("{key}: read again, {} networks", networks.len()));
+        let lines = contents.iter().map(|(key, networks)| match networks.len() {
+            1 => format!("{key}: read again, 1 network"),
+            many => format!("{key}: read again, {many} networks"),
+        });
         let of_keys = keys.keys().map(|path| format!("QUIC key {}: read again", path.display()));
         let lines = lines.chain(of_keys).collect();
         let has_new_keys = keys != self.registry.quic_keys;
