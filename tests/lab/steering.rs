@@ -13,7 +13,8 @@ use etherparse::EtherType;
 use serde_json::{Value, json};
 use xvs::frames::{ACK, Complaint, Complaint6, SYN, ethernet, hex, unhex};
 use xvs::lab_cluster::{
-    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac, server6,
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
+    server6,
 };
 use xvs::setup::{self, Action};
 use xvs::steered::{Steered, unreadable};
@@ -242,31 +243,31 @@ fn replies_of_a_destination_that_changes_to_direct_routing_are_still_steered() {
 }
 
 #[test]
-fn packets_from_a_virtual_endpoint_are_steered_only_in_ipv6_and_while_its_connections_live() {
+fn packets_from_a_virtual_endpoint_are_steered_while_its_connections_live_unless_they_go_to_the_director() {
     let mut steered = Steered::new();
-    let mut cluster = LabCluster::new();
     let mut verdict_of = |cluster: &mut LabCluster, from: IpAddr, to: IpAddr| {
         let reply = Datagram::new(Transport::Tcp(ACK), at(from, 80), at(to, 4000));
         steered.verdict(cluster.lab(), &reply.frame(server_mac(1), LAN_MAC))
     };
-    for (vip, server, client) in [
-        (at(VIP, 80), at(server(1), 80), at(CLIENT, 4000)),
-        (at(VIP6, 80), at(server6(1), 80), at(CLIENT6, 4000)),
-    ] {
-        cluster.configure(&[&format!("-A -t {vip} -s rr"), &format!("-a -t {vip} -r {server} -g")]);
-        cluster.from_client(&Datagram::new(Transport::Tcp(SYN), client, vip));
+    let families: [[IpAddr; 4]; 2] = [
+        [VIP.into(), server(1).into(), CLIENT.into(), INSIDE.into()],
+        [VIP6.into(), server6(1).into(), CLIENT6.into(), INSIDE6.into()],
+    ];
+    for [vip, server, client, inside] in families {
+        let mut cluster = LabCluster::new();
+        let service = at(vip, 80);
+        cluster.configure(&[
+            &format!("-A -t {service} -s rr"),
+            &format!("-a -t {service} -r {} -g", at(server, 80)),
+        ]);
+        cluster.from_client(&Datagram::new(Transport::Tcp(SYN), at(client, 4000), service));
+        assert_eq!(verdict_of(&mut cluster, vip, client), Verdict::Steered);
+        assert_eq!(verdict_of(&mut cluster, vip, inside), Verdict::Kernel, "to the director itself");
+        cluster.configure(&[&format!("-A -u {}", at(vip, 53)), &format!("-D -t {service}")]);
+        assert_eq!(verdict_of(&mut cluster, vip, client), Verdict::Steered);
+        cluster.advance(60.0 + 120.0 + 61.0);
+        assert_eq!(verdict_of(&mut cluster, vip, client), Verdict::Kernel);
     }
-    assert_eq!(verdict_of(&mut cluster, VIP.into(), CLIENT.into()), Verdict::Kernel);
-    assert_eq!(verdict_of(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Steered);
-    assert_eq!(
-        verdict_of(&mut cluster, VIP6.into(), INSIDE6.into()),
-        Verdict::Kernel,
-        "to the director itself"
-    );
-    cluster.configure(&[&format!("-A -u [{VIP6}]:53"), &format!("-D -t [{VIP6}]:80")]);
-    assert_eq!(verdict_of(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Steered);
-    cluster.advance(60.0 + 120.0 + 61.0);
-    assert_eq!(verdict_of(&mut cluster, VIP6.into(), CLIENT6.into()), Verdict::Kernel);
 }
 
 #[test]
