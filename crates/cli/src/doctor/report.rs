@@ -15,7 +15,7 @@ use clap::Args;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use xvs_ctl::bonds::bond_of;
+use xvs_proto::network::{Link, LinkKind, Network};
 use xvs_xdp::WantedMode;
 use xvs_xdp::card::{self, CardSettings};
 use xvs_xdp::device::{Owner, Program};
@@ -130,14 +130,44 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
     let cards = names.iter().map(|name| look(&facts, name)).collect::<Result<_, _>>()?;
     let tune = tune::run(&of_both, Apply::No)?;
     // No link goes down for a file that cannot be written.
+    let is_new = !file.exists();
     OpenOptions::new().append(true).create(true).open(file).map_err(failed)?;
+    let tried = try_modes(interface, wanted.source.as_ref());
+    if tried.is_err() && is_new {
+        let _ = fs::remove_file(file);
+    }
+    let (source, modes) = tried?;
+    let mut findings: Vec<_> =
+        modes.iter().map(|tried| tried.finding(interface, wanted.source.as_deref())).collect();
+    let document = Document {
+        xvs: env!("CARGO_PKG_VERSION"),
+        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        processor: processor(),
+        cores: facts.cores,
+        cards,
+        tune,
+        source,
+        modes,
+    };
+    let text = serde_json::to_string_pretty(&document).map_err(|error| error.to_string())?;
+    fs::write(file, text + "\n").map_err(failed)?;
+    let found = format!("written to {}; it has no addresses and no host name", file.display());
+    findings.push(Finding::ok("report", "", found));
+    Ok(findings)
+}
+
+/// Tries each mode; returns how the frames of the source reach its sockets, and what was seen of each mode.
+///
+/// # Errors
+/// The source cannot be used, or the operator has ended it; as a clause.
+fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>, Vec<Tried>), String> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
         flag::register(signal, ended.clone()).map_err(|error| error.to_string())?;
     }
     let steering = trial::steering()?;
     let open = |name: &String| End::open(&steering, name, WantedMode::Auto);
-    let mut source = wanted.source.as_ref().map(open).transpose()?;
+    let mut source = source.map(open).transpose()?;
     let mut modes = Vec::new();
     for (mode, name, busy) in MODES {
         let tried = trial::run(&steering, interface, source.as_mut(), (mode, busy), &ended);
@@ -148,23 +178,7 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
         };
         modes.push(Tried { mode: name, busy, failed, trial });
     }
-    let mut findings: Vec<_> =
-        modes.iter().map(|tried| tried.finding(interface, wanted.source.as_deref())).collect();
-    let document = Document {
-        xvs: env!("CARGO_PKG_VERSION"),
-        kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-        processor: processor(),
-        cores: facts.cores,
-        cards,
-        tune,
-        source: source.map(|source| source.sockets()),
-        modes,
-    };
-    let text = serde_json::to_string_pretty(&document).map_err(|error| error.to_string())?;
-    fs::write(file, text + "\n").map_err(failed)?;
-    let found = format!("written to {}; it has no addresses and no host name", file.display());
-    findings.push(Finding::ok("report", "", found));
-    Ok(findings)
+    Ok((source.map(|source| source.sockets()), modes))
 }
 
 /// The facts of a card that can be tried.
@@ -172,20 +186,15 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
 /// # Errors
 /// Why it cannot be, and what to do, as a clause.
 fn look(facts: &Facts, name: &str) -> Result<Card, String> {
+    refuse_bonds(&facts.network, name)?;
     let is_wrong = |finding: &Finding| finding.object == name && finding.level == Level::Fail;
     let wrong = interfaces::reachable(facts).into_iter().find(is_wrong);
     if let Some(Finding { found, mend, .. }) = wrong {
         let mend = mend.map(|mend| format!("; `{}` fixes it", mend.command)).unwrap_or_default();
         return Err(format!("{name}: {found}{mend}"));
     }
-    if let Some(bond) = facts.network.link_named(name).and_then(|link| bond_of(link, &facts.network.links)) {
-        return Err(format!(
-            "{name} is a member of {}; `ip link set dev {name} nomaster` takes it out",
-            bond.name
-        ));
-    }
     let Some((_, device)) = facts.devices().find(|(one, _)| *one == name) else {
-        return Err(format!("{name} is a bond; name one of its former members"));
+        return Err(format!("{name} is gone"));
     };
     match &device.program {
         Some(Program { owner: Some(Owner::Director), .. }) => {
@@ -213,6 +222,27 @@ fn look(facts: &Facts, name: &str) -> Result<Card, String> {
         zero_copy: device.zero_copy,
         features: device.features.clone(),
     })
+}
+
+/// Refuses bonds and their members.
+fn refuse_bonds(network: &Network, name: &str) -> Result<(), String> {
+    let Some(link) = network.link_named(name) else { return Ok(()) };
+    let is_bond = |link: &Link| matches!(link.kind, LinkKind::Bond | LinkKind::OtherBond(_));
+    let has_member = |bond: &Link| is_bond(bond) && link.master == Some(bond.ifindex);
+    if let Some(bond) = network.links.iter().find(|bond| has_member(bond)) {
+        let name_of_bond = &bond.name;
+        return Err(format!(
+            "{name} is a member of {name_of_bond}; `ip link set dev {name} nomaster` takes it out"
+        ));
+    }
+    if is_bond(link) {
+        let member = network.links.iter().find(|member| member.master == Some(link.ifindex));
+        let member = member.map_or("…", |member| &member.name);
+        return Err(format!(
+            "{name} is a bond, and a report is about a card; take one out (`ip link set dev {member} nomaster`) and name it"
+        ));
+    }
+    Ok(())
 }
 
 /// The model of the first processor; empty: the kernel does not say.
@@ -303,6 +333,21 @@ mod tests {
         let (sockets, pause_ms) = ("native, zero-copy".to_owned(), Some(2100));
         let trial = Some(Trial { sockets, pause_ms, directions: vec![direction] });
         Tried { mode: "zero-copy", busy: false, failed: None, trial }
+    }
+
+    #[test]
+    fn a_bond_and_its_members_are_refused_with_the_command_that_takes_a_member_out() {
+        let mut network = Network::default();
+        for name in ["bond0", "eth1", "eth2"] {
+            network.add_link(name, "02:00:00:00:00:01".parse().unwrap(), &[], 1500).unwrap();
+        }
+        network.links[0].kind = LinkKind::Bond;
+        network.links[1].master = Some(network.links[0].ifindex);
+        let taken_out = "`ip link set dev eth1 nomaster`";
+        let refused = |name| refuse_bonds(&network, name).unwrap_err();
+        assert_eq!(refused("eth1"), format!("eth1 is a member of bond0; {taken_out} takes it out"));
+        assert!(refused("bond0").starts_with("bond0 is a bond") && refused("bond0").contains(taken_out));
+        assert_eq!(refuse_bonds(&network, "eth2"), Ok(()));
     }
 
     #[test]
