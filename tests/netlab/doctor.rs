@@ -371,6 +371,15 @@ fn a_report_has_what_each_mode_of_a_card_does_with_frames_from_another_one_and_l
     let address = links.split_whitespace().find(|word| word.matches(':').count() == 5).expect("an address");
     assert!(!text.contains(address), "it is for others");
 
+    // An interrupt leaves no file where there was none.
+    let ended = cluster.state().join("ended.json");
+    let command = format!(
+        "timeout --signal INT 1 xvs doctor --report {} --interface nic0 --source nic1",
+        ended.display()
+    );
+    complete(&mut shell(&cluster, DR, &command));
+    assert!(!ended.exists());
+
     // Without another card it still says which modes a driver takes; one that a director serves is left alone.
     let alone = report(&["--interface", "nic0"]);
     assert_eq!(alone.complaints().len(), 2, "{:?}", alone.complaints());
@@ -443,6 +452,14 @@ fn a_real_server_that_answers_no_client_is_named_with_its_likely_cause_until_it_
     // Neither real server has the virtual address, and one has no route to clients.
     director.add_service(Protocol::Tcp, 80, Method::DirectRouting);
     director.add_service(Protocol::Tcp, 8080, Method::Nat);
+    // Nothing listens there.
+    director.add_service(Protocol::Tcp, 81, Method::Nat);
+    assert_eq!(connect(&cluster, &[81; 6], DEADLINE), 0);
+    let refused = "TCP 198.51.100.100:81: 192.0.2.11:81: 3 connections, none answered; it refuses them (RST): nothing \
+                   listens on 192.0.2.11:81, or its firewall refuses them; on 192.0.2.11 see `ss -ltn`";
+    let said = director.status();
+    assert!(said.contains(refused), "{said}");
+    director.adm("-D -t 198.51.100.100:81");
     succeed(&mut shell(&cluster, Host::RealServer(1), "ip route del default"));
     // Only the other one answers by NAT. A client repeats its SYN after a second.
     let ports = [80, 80, 80, 80, 80, 80, 8080, 8080, 8080, 8080, 8080, 8080];

@@ -87,7 +87,16 @@ pub(crate) fn advance(
         if proven && protocol == Protocol::TCP {
             live.answered();
         }
+        if protocol == Protocol::TCP && direction == Direction::Outbound && is_refused(before, after) {
+            live.count_refused(at.now);
+        }
     }
+}
+
+/// Whether the destination has answered the client's SYN with a reset.
+#[inline]
+fn is_refused(before: u8, after: u8) -> bool {
+    TcpState::of(before) == TcpState::SynRecv && TcpState::of(after) == TcpState::Close
 }
 
 /// Counts a reply at its destination, and advances its connection. A connection of a removed destination stays as it

@@ -91,6 +91,8 @@ pub struct DestinationLive {
     templates: AtomicI32,
     unanswered: AtomicU32,
     last_unanswered: AtomicU64,
+    /// When the destination last refused a connection; 0: it never has, or it has accepted one since.
+    last_refused: AtomicU64,
     /// When the last reply came by this director and was left to the kernel; 0: none did.
     last_returned: AtomicU64,
     /// Its counters.
@@ -100,9 +102,10 @@ pub struct DestinationLive {
 impl DestinationLive {
     /// Zeros for this many workers.
     pub fn new(workers: usize) -> Self {
-        let (load, templates, unanswered, last_unanswered, last_returned) = Default::default();
+        let (load, templates, unanswered) = Default::default();
+        let (last_unanswered, last_refused, last_returned) = Default::default();
         let stats = SharedStats::new(workers);
-        Self { load, templates, unanswered, last_unanswered, last_returned, stats }
+        Self { load, templates, unanswered, last_unanswered, last_refused, last_returned, stats }
     }
 
     /// Continues with these numbers. Only while no worker counts.
@@ -119,6 +122,7 @@ impl DestinationLive {
             templates: AtomicI32::new(self.templates.load(Ordering::Relaxed)),
             unanswered: AtomicU32::default(),
             last_unanswered: AtomicU64::default(),
+            last_refused: AtomicU64::default(),
             last_returned: AtomicU64::default(),
             stats: SharedStats::new(1),
         }
@@ -143,15 +147,23 @@ impl DestinationLive {
         self.last_unanswered.store(now.0, Ordering::Relaxed);
     }
 
+    /// Counts a TCP connection that the destination has answered with a reset.
+    pub(crate) fn count_refused(&self, now: Millis) {
+        self.last_refused.store(now.0, Ordering::Relaxed);
+        self.count_unanswered(now);
+    }
+
     /// Takes note of an established TCP connection.
     pub(crate) fn answered(&self) {
         // Nearly always 0 already; then no other worker's copy of the line is invalidated.
         if self.unanswered.load(Ordering::Relaxed) != 0 {
             self.unanswered.store(0, Ordering::Relaxed);
+            self.last_refused.store(0, Ordering::Relaxed);
         }
     }
 
-    /// The TCP connections whose clients have repeated their SYN since the last one was established.
+    /// The TCP connections whose clients have repeated their SYN, or that were refused, since the last one was
+    /// established.
     pub fn unanswered(&self) -> u32 {
         self.unanswered.load(Ordering::Relaxed)
     }
@@ -170,8 +182,12 @@ impl DestinationLive {
 
     /// Whether a reply came by this director in the last ten minutes and was left to the kernel.
     pub fn has_recently_returned(&self, now: Millis) -> bool {
-        let last = Millis(self.last_returned.load(Ordering::Relaxed));
-        last.0 != 0 && last.until(now) < FORGOTTEN
+        is_recent(&self.last_returned, now)
+    }
+
+    /// Whether the destination has refused a connection in the last ten minutes, and has accepted none since.
+    pub fn has_recently_refused(&self, now: Millis) -> bool {
+        is_recent(&self.last_refused, now)
     }
 
     /// Counts a connection or template. Called before other threads can find it.
@@ -225,6 +241,11 @@ impl DestinationLive {
     pub fn is_overloaded(&self) -> bool {
         self.load.is_overloaded()
     }
+}
+
+fn is_recent(last: &AtomicU64, now: Millis) -> bool {
+    let last = Millis(last.load(Ordering::Relaxed));
+    last.0 != 0 && last.until(now) < FORGOTTEN
 }
 
 #[cfg(test)]

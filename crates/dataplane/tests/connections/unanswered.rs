@@ -1,8 +1,9 @@
 //! Connections whose clients repeat their SYN, counted at the destination: a whole worker, in memory.
 
-// Shared with tests that need more of it.
-#[allow(dead_code)]
-use crate::workers::{ACK, Flow, SYN, Workers, random};
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::snapshot::Destination;
+
+use crate::workers::{ACK, Flow, RST, SYN, Workers, random};
 
 const SYN_ACK: u8 = SYN | ACK;
 
@@ -48,6 +49,30 @@ fn a_repeated_syn_counts_for_nothing_once_the_server_has_answered() {
         workers.worker(0).packet(flow.request(SYN));
     }
     assert_eq!(unanswered(&workers), 2);
+}
+
+#[test]
+fn a_connection_that_the_server_refuses_counts_and_is_known_as_refused_until_one_is_established() {
+    let mut workers = Workers::new(4096, 1);
+    workers.set_clock(1);
+    // Three servers take turns, and the replies are the first one's.
+    let refused = |workers: &Workers| {
+        let of = |destination: &Destination| destination.live.has_recently_refused(Millis(1));
+        workers.destinations().filter(|destination| of(destination)).count()
+    };
+    for (number, reply) in [(0, SYN_ACK), (3, RST | ACK)] {
+        assert_eq!((unanswered(&workers), refused(&workers)), (0, 0));
+        for number in number..number + 3 {
+            workers.worker(0).packet(Flow::nat(1, number).request(SYN));
+        }
+        workers.worker(0).packet(Flow::nat(1, number).reply(reply));
+    }
+    assert_eq!((unanswered(&workers), refused(&workers)), (1, 1));
+    for number in 6..9 {
+        workers.worker(0).packet(Flow::nat(1, number).request(SYN));
+        workers.worker(0).packet(Flow::nat(1, number).request(ACK));
+    }
+    assert_eq!((unanswered(&workers), refused(&workers)), (0, 0));
 }
 
 #[test]

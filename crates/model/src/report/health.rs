@@ -84,8 +84,8 @@ pub struct RealServerHealth {
     pub since_millis: u64,
     /// Its weights in the first of the services.
     pub weights: Weights,
-    /// TCP connections in the first of the services whose clients repeated their SYN, since the last one that was
-    /// established.
+    /// TCP connections in the first of the services whose clients repeated their SYN, or that were refused, since the
+    /// last one that was established.
     pub unanswered: u32,
     /// Its checks, in the file's order.
     pub checks: Vec<CheckHealth>,

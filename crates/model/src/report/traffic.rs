@@ -51,7 +51,7 @@ pub struct DestinationTraffic {
     pub active: u32,
     /// Its other connections.
     pub inactive: u32,
-    /// TCP connections whose clients repeated their SYN, since the last one that was established.
+    /// TCP connections whose clients repeated their SYN, or that were refused, since the last one that was established.
     pub unanswered: u32,
     /// The state of the failing check; `None`: no check fails, or it has none.
     pub trouble: Option<CheckState>,

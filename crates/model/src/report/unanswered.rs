@@ -21,26 +21,41 @@ pub struct Unanswered {
     pub method: ForwardingMethod,
     /// The UDP port of its tunnel, if that is GUE.
     pub gue_port: Option<u16>,
-    /// TCP connections whose clients repeated their SYN, since the last one that was established.
+    /// TCP connections whose clients repeated their SYN, or that it refused, since the last one that was established.
     pub connections: u32,
-    /// Whether it does answer, by this director, whose kernel drops such a reply.
-    pub returned: bool,
+    /// What this director has seen of its answers.
+    pub seen: Seen,
+}
+
+/// What a director has seen of a real server's answers to connections that were not established.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub enum Seen {
+    /// Nothing.
+    Nothing,
+    /// Resets.
+    Refusals,
+    /// Replies by this director, which has their source, so that its kernel drops them.
+    OwnSource,
 }
 
 impl Unanswered {
     /// The warning: what is wrong, the likely cause, and the next step.
     pub fn warning(&self) -> String {
-        let Self { service, endpoint, method, gue_port, connections, returned } = self;
+        let Self { service, endpoint, method, gue_port, connections, seen } = self;
         let server = endpoint.addr;
         let vip = match service {
             ServiceKey::Address { endpoint, .. } => endpoint.addr.to_string(),
             ServiceKey::Mark { .. } => "VIP".to_owned(),
         };
-        let cause = match returned {
-            true => format!(
+        let cause = match seen {
+            Seen::Refusals => format!(
+                "it refuses them (RST): nothing listens on {endpoint}, or its firewall refuses them; on {server} see `ss -ltn`"
+            ),
+            Seen::OwnSource => format!(
                 "its replies come by this director, whose kernel drops them because {vip} is its own address; `xvs set forward_shared 1` forwards them, or give {server} another gateway"
             ),
-            false => likely_cause(server, *method, *gue_port, &vip),
+            Seen::Nothing => likely_cause(server, *method, *gue_port, &vip),
         };
         format!("{service}: {endpoint}: {connections} connections, none answered; {cause}")
     }
@@ -73,17 +88,21 @@ mod tests {
     use crate::report::unanswered::*;
 
     #[test]
-    fn the_step_for_a_gue_tunnel_names_its_port_and_that_for_replies_that_come_by_the_director_its_setting() {
-        let step = |gue_port, returned| {
+    fn the_step_depends_on_the_tunnel_and_on_what_the_director_has_seen_of_the_answers() {
+        let step = |gue_port, seen| {
             let (service, endpoint) =
                 ("TCP 198.51.100.1:80".parse().unwrap(), Endpoint::new([192, 0, 2, 11], 80));
             let method = ForwardingMethod::Tunnel;
-            Unanswered { service, endpoint, method, gue_port, connections: 3, returned }.warning()
+            Unanswered { service, endpoint, method, gue_port, connections: 3, seen }.warning()
         };
-        assert!(step(None, false).ends_with("`xvs realserver up --vip 198.51.100.1 --method tunnel`"));
-        assert!(step(Some(5555), false).ends_with("--method tunnel --gue-port 5555`"));
         assert!(
-            step(None, true).contains("`xvs set forward_shared 1` forwards them, or give 192.0.2.11 another")
+            step(None, Seen::Nothing).ends_with("`xvs realserver up --vip 198.51.100.1 --method tunnel`")
         );
+        assert!(step(Some(5555), Seen::Nothing).ends_with("--method tunnel --gue-port 5555`"));
+        assert!(
+            step(None, Seen::OwnSource)
+                .contains("`xvs set forward_shared 1` forwards them, or give 192.0.2.11 another")
+        );
+        assert!(step(None, Seen::Refusals).contains("nothing listens on 192.0.2.11:80"));
     }
 }

@@ -215,7 +215,7 @@ pub(super) static FAMILIES: [Family<Items>; 22] = [
     ),
     Family::gauge(
         "xvs_destination_unanswered_connections",
-        "TCP connections whose clients repeated their SYN, since the last one of the destination was established.",
+        "TCP connections whose clients repeated their SYN, or that the destination refused, since the last one was established.",
         Items::Destination(|member| member.live.unanswered().into()),
     ),
     Family::gauge(

@@ -3,12 +3,15 @@
 //! The control thread, which wakes ten times a second anyway, records a sample every [`INTERVAL`], without the workers.
 //! Memory: the samples of the last [`WINDOW`] and one older, some fourteen of a few hundred numbers each.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::{Counter, WorkerCounters};
+use xvs_dataplane::egress::Path;
+use xvs_dataplane::snapshot::{Member, Snapshot};
 use xvs_dataplane::verdict::DropReason;
 use xvs_host::network::card::CardLosses;
 
@@ -28,11 +31,18 @@ pub struct Sample {
     pub busy_ns: Vec<u64>,
     /// What each interface's card has lost.
     pub cards: Vec<CardLosses>,
+    /// The real servers whose next hop does not answer.
+    pub silent: BTreeSet<IpAddr>,
 }
 
 impl Sample {
     /// The current values.
-    pub fn take(workers: &[Arc<WorkerCounters>], cards: &[CardLosses], at: Millis) -> Self {
+    pub fn take(
+        workers: &[Arc<WorkerCounters>],
+        cards: &[CardLosses],
+        snapshot: &Snapshot,
+        at: Millis,
+    ) -> Self {
         let ours = DropReason::all()
             .map(|reason| workers.iter().map(|worker| worker.dropped(reason).value()).sum::<u64>());
         let counters: [fn(&WorkerCounters) -> &Counter; 3] = [
@@ -42,7 +52,8 @@ impl Sample {
         ];
         let kernel = counters.map(|counter| workers.iter().map(|worker| counter(worker).value()).sum());
         let busy_ns = workers.iter().map(|worker| worker.busy_ns.value()).collect();
-        Self { at, drops: ours.chain(kernel).collect(), busy_ns, cards: cards.to_vec() }
+        let drops = ours.chain(kernel).collect();
+        Self { at, drops, busy_ns, cards: cards.to_vec(), silent: silent_servers(snapshot) }
     }
 
     /// Packets dropped since an earlier sample, in the same order.
@@ -63,6 +74,16 @@ impl Sample {
         let share = |busy: u64| (passed_ns > 0.0).then(|| (busy as f64 / passed_ns * 100.0).min(100.0));
         differences(&self.busy_ns, &earlier.busy_ns).map(share).collect()
     }
+}
+
+/// The real servers whose next hop does not answer.
+pub fn silent_servers(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
+    let members = snapshot.services.iter().flat_map(|service| &service.members);
+    let is_silent = |member: &&Member| {
+        let destination = snapshot.destinations.find(member.id);
+        destination.is_some_and(|destination| matches!(destination.path, Path::NoNeighbour { .. }))
+    };
+    members.filter(is_silent).map(|member| member.endpoint.addr).collect()
 }
 
 /// The reasons for drops by workers, and by the kernel before packets reach them: the counter's name and a sentence for
@@ -135,7 +156,7 @@ mod tests {
             at,
             drops: vec![drops],
             busy_ns: vec![seconds * 250_000_000],
-            cards: Vec::new(),
+            ..Sample::default()
         });
     }
 
@@ -156,7 +177,7 @@ mod tests {
             at: Millis(at),
             drops: drops.into(),
             busy_ns: busy_ns.into(),
-            cards: Vec::new(),
+            ..Sample::default()
         };
         let now = sample(12_000, &[7, 5], &[4_500_000_000, 9]);
         let earlier = sample(2_000, &[3, 6], &[2_000_000_000]);
@@ -171,13 +192,13 @@ mod tests {
         workers[0].dropped(DropReason::TransmitRefused).add(2);
         workers[1].dropped(DropReason::TransmitRefused).add(3);
         workers[1].kernel_ring_full.add(7);
-        let drops = Sample::take(&workers, &[], Millis(0)).drops;
+        let drops = Sample::take(&workers, &[], &Snapshot::empty(), Millis(0)).drops;
+        assert_eq!(drop_reasons().count(), drops.len());
         let counted: Vec<_> = drop_reasons()
             .zip(drops)
             .filter(|(_, packets)| *packets > 0)
             .map(|((name, _), packets)| (name, packets))
             .collect();
         assert_eq!(counted, [(DropReason::TransmitRefused.name(), 5), ("kernel_ring_full", 7)]);
-        assert_eq!(drop_reasons().count(), Sample::take(&workers, &[], Millis(0)).drops.len());
     }
 }

@@ -12,6 +12,7 @@ pub mod shared;
 pub mod traffic;
 mod warnings;
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -51,6 +52,8 @@ struct Readings<'a> {
     recent: Vec<u64>,
     /// What each interface's card has lost since `minute`.
     recent_cards: Vec<CardLosses>,
+    /// The real servers whose next hop has not answered for some seconds.
+    silent: BTreeSet<IpAddr>,
     /// Services without a usable destination, each with the reason.
     unusable: Vec<(String, &'static str)>,
     /// The warnings about interfaces that are not attached.
@@ -67,17 +70,20 @@ struct Readings<'a> {
 impl<'a> Readings<'a> {
     fn take(shared: &Shared, health: Option<&'a HealthReport>) -> Self {
         let (facts, now, snapshot) = (shared.facts(), shared.now(), shared.published.load_full());
-        let sample = Sample::take(shared.workers(), &facts.card_losses, now);
+        let sample = Sample::take(shared.workers(), &facts.card_losses, &snapshot, now);
         let minute = shared.history.before(now, WINDOW);
-        let busy_percent = sample.busy_percent_since(&shared.history.before(now, INTERVAL));
+        let earlier = shared.history.before(now, INTERVAL);
+        let busy_percent = sample.busy_percent_since(&earlier);
+        // A real server that has just been added is not resolved yet.
+        let silent = &sample.silent & &earlier.silent;
         let recent = sample.drops_since(&minute);
         let recent_cards = sample.card_losses_since(&minute);
         let attachment = facts.attachment();
-        let mut unusable: Vec<_> = snapshot
-            .services
-            .iter()
-            .filter_map(|service| why_unusable(service, &snapshot, &facts.disabled))
-            .collect();
+        let obstacle = |member: &Member| lasting_obstacle(member, &snapshot, &silent);
+        let why = |service: &Service| {
+            Some((service.key.to_string(), why_unusable(service, obstacle, &facts.disabled)?))
+        };
+        let mut unusable: Vec<_> = snapshot.services.iter().filter_map(why).collect();
         unusable.sort();
         let mut unattached = attachment.warnings(virtual_addresses(&snapshot), without_route(&snapshot));
         if drop_reasons().zip(&recent).any(|((reason, _), packets)| reason == "no_route" && *packets > 0) {
@@ -95,6 +101,7 @@ impl<'a> Readings<'a> {
             busy_percent,
             recent,
             recent_cards,
+            silent,
             unusable,
             unattached,
             health,
@@ -266,13 +273,13 @@ fn without_route(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
     members.filter(move |member| path(member) == Some(Path::NoRoute)).map(|member| member.endpoint.addr)
 }
 
-/// The service's name and the reason, if none of its destinations can get a connection.
+/// The reason, if none of a service's destinations can get a connection, because of these obstacles.
 fn why_unusable(
     service: &Service,
-    snapshot: &Snapshot,
+    obstacle: impl Fn(&Member) -> Option<Obstacle>,
     disabled: &DisabledServers,
-) -> Option<(String, &'static str)> {
-    let of = |member: &Member| match obstacle(member, snapshot) {
+) -> Option<&'static str> {
+    let of = |member: &Member| match obstacle(member) {
         Some(Obstacle::Quiescent) if disabled.includes(service.key, member.endpoint) => {
             Some(Obstacle::Disabled)
         }
@@ -281,7 +288,7 @@ fn why_unusable(
     let obstacles: Vec<_> = service.members.iter().map(of).collect();
     let mut obstacles = obstacles.into_iter().collect::<Option<Vec<_>>>()?;
     obstacles.sort_unstable();
-    let why = match (obstacles.first(), obstacles.last()) {
+    Some(match (obstacles.first(), obstacles.last()) {
         (None, _) => "has no real server; `xvsadm -a` adds one",
         (first, last) if first != last => {
             "has no real server that can take a connection: each is disabled, at weight 0, overloaded or not reachable; see `xvsadm -Ln --thresholds`, `ip neigh`"
@@ -299,8 +306,7 @@ fn why_unusable(
         (Some(Obstacle::NoNeighbour), _) => {
             "has only real servers whose next hop does not answer; see `ip neigh`, and whether they run"
         }
-    };
-    Some((service.key.to_string(), why))
+    })
 }
 
 /// Why a destination gets no new connections, or is not reachable.
@@ -311,6 +317,12 @@ enum Obstacle {
     Overloaded,
     NoRoute,
     NoNeighbour,
+}
+
+/// As [`obstacle`], but a next hop has to be silent for some seconds.
+fn lasting_obstacle(member: &Member, snapshot: &Snapshot, silent: &BTreeSet<IpAddr>) -> Option<Obstacle> {
+    obstacle(member, snapshot)
+        .filter(|obstacle| *obstacle != Obstacle::NoNeighbour || silent.contains(&member.endpoint.addr))
 }
 
 /// Whether a destination can get new connections and is reachable.
@@ -342,13 +354,20 @@ mod tests {
     use xvs_model::config::settings::Ipvs;
     use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::status::{InterfaceStatus, LinkState};
+    use xvs_proto::network::Network;
     use xvs_xdp::polling::Poll;
 
     use crate::status::*;
 
     /// A daemon with these rules and no interface, so that there is no route.
     pub(super) fn daemon(rules: &str) -> Shared {
+        daemon_in(&Network::default(), rules)
+    }
+
+    /// A daemon with these rules in this network.
+    pub(super) fn daemon_in(network: &Network, rules: &str) -> Shared {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
+        control.set_network(network).unwrap();
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();

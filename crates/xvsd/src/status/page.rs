@@ -264,8 +264,9 @@ impl Reading<'_> {
             absent_server(server.name(), state, words.join("; "))
         }));
         let lost = health.filter(|health| !health.is_well).map(no_quorum);
-        let why = lost
-            .or_else(|| why_unusable(service, self.snapshot, self.disabled).map(|(_, why)| why.to_owned()));
+        let why = lost.or_else(|| {
+            why_unusable(service, |one| obstacle(one, self.snapshot), self.disabled).map(str::to_owned)
+        });
         let state = match why {
             Some(_) => ServiceState::Down,
             None if rows.iter().any(|row| row.state.is_problem()) => ServiceState::Warning,

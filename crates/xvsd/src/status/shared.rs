@@ -246,7 +246,7 @@ impl Shared {
     pub(crate) fn sample_history(&self) {
         let now = self.now();
         let cards = self.facts_mut().card_losses.clone();
-        self.history.record(now, || Sample::take(&self.counters, &cards, now));
+        self.history.record(now, || Sample::take(&self.counters, &cards, &self.published.load(), now));
     }
 
     /// Waits until the entries that the reader has ended are free for new connections, a second at most; a later walk

@@ -3,22 +3,21 @@
 //! Each names its object, the problem and the next step. If there are many of one kind, the first are named and the
 //! others counted. Not here: interfaces that are not attached (`unattached.rs`), the control thread's own warnings.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Encapsulation, Member, Service, Snapshot};
 use xvs_host::network::card::CardLosses;
-use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
+use xvs_model::report::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::status::InterfaceStatus;
-use xvs_model::report::unanswered::{REPORTED, Unanswered};
-use xvs_proto::Family;
-use xvs_proto::network::{Network, Route, RouteAction};
+use xvs_model::report::unanswered::{REPORTED, Seen, Unanswered};
+use xvs_proto::network::{Link, Network, Route, RouteAction};
+use xvs_proto::{Endpoint, Family};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::status::history::drop_reasons;
-use crate::status::{Readings, percent};
+use crate::status::history::{drop_reasons, silent_servers};
+use crate::status::{Obstacle, Readings, lasting_obstacle, percent};
 
 impl Readings<'_> {
     /// All warnings, in the order of their importance.
@@ -28,7 +27,10 @@ impl Readings<'_> {
         warnings.extend(self.health.and_then(refused_warning));
         warnings.extend(quorum_warnings(self.health));
         warnings.extend(service_warnings(&self.unusable, self.health));
-        warnings.extend(unanswered_warnings(&self.snapshot, self.now));
+        warnings.extend(self.unreachable_warnings());
+        warnings.extend(down_warnings(self.health));
+        warnings.extend(fault_warning(self.health));
+        warnings.extend(unanswered_warnings(&self.snapshot, &self.facts.network, self.now));
         warnings.extend(one_packet_warnings(&self.snapshot));
         warnings.extend(local_address_warnings(&self.snapshot, &self.facts.network));
         warnings.extend(table_warning(self.live, self.size));
@@ -42,6 +44,32 @@ impl Readings<'_> {
         warnings.extend(self.fleet.iter().cloned());
         warnings.extend(self.log.clone());
         warnings
+    }
+
+    /// The warnings about real servers that cannot be reached, of services that have others.
+    fn unreachable_warnings(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        for service in self.snapshot.services.iter() {
+            let title = service.key.to_string();
+            if self.unusable.iter().any(|(unusable, _)| *unusable == title) {
+                continue;
+            }
+            for member in &service.members {
+                let why = match lasting_obstacle(member, &self.snapshot, &self.silent) {
+                    Some(Obstacle::NoRoute) => "has no route by an attached interface; see `ip route`",
+                    Some(Obstacle::NoNeighbour) => {
+                        "has a next hop that does not answer; see `ip neigh`, and whether it runs"
+                    }
+                    _ => continue,
+                };
+                all.push((service.key, member.endpoint, why));
+            }
+        }
+        all.sort();
+        let warning = |(service, endpoint, why): &(ServiceKey, Endpoint, &str)| {
+            format!("{service}: {endpoint} gets clients, who get no answer: it {why}")
+        };
+        first_of(all.iter().map(warning), "real servers cannot be reached; see `ip route`, `ip neigh`")
     }
 }
 
@@ -87,6 +115,33 @@ fn without_quorum(health: Option<&HealthReport>) -> impl Iterator<Item = &Virtua
     health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| !server.is_well)
 }
 
+/// The warnings about real servers whose checks fail, and that no operator has disabled. Those of a virtual server
+/// without quorum are left out: it has a warning.
+fn down_warnings(health: Option<&HealthReport>) -> Vec<String> {
+    let well = health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| server.is_well);
+    let of = |server: &VirtualServerHealth| {
+        let is_down = |real: &&RealServerHealth| !real.is_up && !real.weights.disabled;
+        let down = server.real_servers.iter().filter(is_down);
+        let warning = |real: &RealServerHealth| {
+            format!("{}: {} is down; see `xvs health --down`", server.title(), real.endpoint)
+        };
+        down.map(warning).collect::<Vec<_>>()
+    };
+    let all: Vec<_> = well.flat_map(of).collect();
+    first_of(all.into_iter(), "real servers are down; see `xvs health --down`")
+}
+
+/// The warning about statements of a keepalived.conf that are not in force.
+fn fault_warning(health: Option<&HealthReport>) -> Option<String> {
+    let HealthReport { file, faults, first_faults, .. } = health?;
+    let first = first_faults.first()?;
+    let statements = if *faults == 1 { "statement is" } else { "statements are" };
+    Some(format!(
+        "{faults} {statements} left out of {file}, or replaced by a default: {first}; `xvs check --keepalived {file}` \
+         names all"
+    ))
+}
+
 /// The warnings about services without a usable destination. A service of a virtual server without quorum is left
 /// out: the virtual server has a warning.
 fn service_warnings(unusable: &[(String, &'static str)], health: Option<&HealthReport>) -> Vec<String> {
@@ -97,8 +152,15 @@ fn service_warnings(unusable: &[(String, &'static str)], health: Option<&HealthR
 }
 
 /// The warnings about destinations that answer no client.
-fn unanswered_warnings(snapshot: &Snapshot, now: Millis) -> Vec<String> {
+fn unanswered_warnings(snapshot: &Snapshot, network: &Network, now: Millis) -> Vec<String> {
     let of_service = |service: &Service| {
+        let has_vip =
+            matches!(service.key, ServiceKey::Address { endpoint, .. } if is_here(network, endpoint.addr));
+        let seen = |member: &Member| match member.live.has_recently_refused(now) {
+            true => Seen::Refusals,
+            false if has_vip && member.live.has_recently_returned(now) => Seen::OwnSource,
+            false => Seen::Nothing,
+        };
         let gue_port = |member: &Member| match snapshot.destinations.find(member.id)?.tunnel.encapsulation {
             Encapsulation::Gue { port, .. } if member.method == ForwardingMethod::Tunnel => Some(port),
             _ => None,
@@ -109,7 +171,7 @@ fn unanswered_warnings(snapshot: &Snapshot, now: Millis) -> Vec<String> {
             method: member.method,
             gue_port: gue_port(member),
             connections: member.live.recently_unanswered(now),
-            returned: member.live.has_recently_returned(now),
+            seen: seen(member),
         };
         service.members.iter().map(unanswered).collect::<Vec<_>>()
     };
@@ -163,18 +225,13 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String>
              laddr add ADDRESS` adds one of this machine"
         )
     });
-    let is_here = |addr: IpAddr| {
-        let route = |route: &Route| route.action == RouteAction::Local && route.dest.contains(addr);
-        network.links.iter().any(|link| link.addresses.iter().any(|(one, _)| *one == addr))
-            || network.routes.iter().any(route)
-    };
     let serves = |service: &Service| {
         let uses = |member: &Member| member.method == ForwardingMethod::FullNat;
-        matches!(service.key, ServiceKey::Address { endpoint, .. } if is_here(endpoint.addr))
+        matches!(service.key, ServiceKey::Address { endpoint, .. } if is_here(network, endpoint.addr))
             && service.members.iter().any(uses)
     };
     let absent = match snapshot.services.iter().any(serves) {
-        true => own.into_iter().filter(|addr| !is_here(*addr)).collect(),
+        true => own.into_iter().filter(|addr| !is_here(network, *addr)).collect(),
         false => Vec::new(),
     };
     let absent = absent.iter().map(|addr| {
@@ -188,6 +245,13 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String>
         first_of(lacking, "services have FULLNAT real servers and no local address; see `xvsadm -Ln`");
     warnings.extend(first_of(absent, "local addresses are on no interface; see `xvs laddr list`"));
     warnings
+}
+
+/// Whether this machine has the address, by an interface or a local route.
+fn is_here(network: &Network, addr: IpAddr) -> bool {
+    let route = |route: &Route| route.action == RouteAction::Local && route.dest.contains(addr);
+    let has = |link: &Link| link.addresses.iter().any(|(one, _)| *one == addr);
+    network.links.iter().any(has) || network.routes.iter().any(route)
 }
 
 /// The first of these warnings, and one with the number of the others.
@@ -227,12 +291,7 @@ fn drop_warning(
 
 /// The real servers whose next hop does not answer, as a clause; empty: there are none.
 fn without_neighbour(snapshot: &Snapshot) -> String {
-    let members = snapshot.services.iter().flat_map(|service| &service.members);
-    let is_silent = |member: &&Member| {
-        let destination = snapshot.destinations.find(member.id);
-        destination.is_some_and(|destination| matches!(destination.path, Path::NoNeighbour { .. }))
-    };
-    let silent: BTreeSet<_> = members.filter(is_silent).map(|member| member.endpoint.addr).collect();
+    let silent = silent_servers(snapshot);
     let named: Vec<_> = silent.iter().take(NAMED).map(IpAddr::to_string).collect();
     let more = match silent.len().saturating_sub(NAMED) {
         0 => String::new(),
@@ -296,13 +355,15 @@ const BUSY_PERCENT: f64 = 90.0;
 mod tests {
     use std::sync::Arc;
 
+    use xvs_dataplane::clock::Clock;
     use xvs_dataplane::verdict::DropReason;
     use xvs_model::report::health::{CheckState, Counts, sample};
     use xvs_model::report::status::{Level, LinkState, StatusReport};
 
+    use crate::status::history::{History, INTERVAL};
     use crate::status::report;
     use crate::status::shared::{Facts, Shared};
-    use crate::status::tests::{daemon, interface};
+    use crate::status::tests::{daemon, daemon_in, interface};
     use crate::status::warnings::*;
 
     fn warnings(shared: &Shared) -> Vec<String> {
@@ -420,6 +481,36 @@ mod tests {
     }
 
     #[test]
+    fn a_real_server_that_cannot_be_reached_for_some_seconds_is_named_also_if_its_service_has_others() {
+        let (service, mac) = ("-t 198.51.100.100:80", "02:00:00:00:00:01".parse().unwrap());
+        let servers = ["192.0.2.11 -m", "192.0.2.12 -m", "192.0.2.13 -m -w 0", "203.0.113.1 -m"];
+        let of = |server| format!("-a {service} -r {server}\n");
+        let mut network = Network::default();
+        network.add_link("lan", mac, &[([192, 0, 2, 254].into(), 24)], 1500).unwrap();
+        network.add_neighbour([192, 0, 2, 11].into(), mac, "lan").unwrap();
+        let rules = format!("-A {service} -s rr\n{}", servers.map(of).concat());
+        let history = History::since(Millis(0));
+        let shared = Shared { clock: Arc::new(Clock::by_hand()), history, ..daemon_in(&network, &rules) };
+        let told = |shared: &Shared| {
+            let is_of_one = |line: &String| line.contains("gets clients");
+            warnings(shared).into_iter().filter(is_of_one).collect::<Vec<_>>()
+        };
+        let without_route = "TCP 198.51.100.100:80: 203.0.113.1:80 gets clients, who get no answer: it has no route by an \
+                             attached interface; see `ip route`";
+        assert_eq!(told(&shared), [without_route], "the others have just been added");
+        for _ in 0..2 {
+            shared.clock.advance(INTERVAL);
+            shared.sample_history();
+        }
+        let silent = "TCP 198.51.100.100:80: 192.0.2.12:80 gets clients, who get no answer: it has a next hop that does not \
+                      answer; see `ip neigh`, and whether it runs";
+        assert_eq!(told(&shared), [silent, without_route]);
+        shared.workers()[0].dropped(DropReason::NoNeighbour).add(10);
+        let dropped = warnings(&shared).into_iter().find(|line| line.contains("no_neighbour")).unwrap();
+        assert!(dropped.ends_with("; real servers without one: 192.0.2.12, 192.0.2.13"), "{dropped}");
+    }
+
+    #[test]
     fn of_many_services_without_a_real_server_the_first_are_named_and_the_others_counted() {
         let rules: String = (1..=20).map(|port| format!("-A -u 192.0.2.1:{port} -s rr\n")).collect();
         let lines = warnings(&daemon(&rules));
@@ -457,9 +548,26 @@ mod tests {
             Counts { real_servers: 3, real_servers_up: 1, virtual_servers: 3, virtual_servers_well: 1 };
         assert_eq!(counted, Some(expected));
         assert_eq!(crate::status::report(&shared, None).health, None);
+        let two = [("192.0.2.11", CheckState::Up), ("192.0.2.12", CheckState::Down)];
+        let servers = two.map(|(address, state)| sample::real_server(address, state)).to_vec();
+        let mut one_down = sample::report(vec![sample::virtual_server("192.0.2.5", servers)]);
+        let is_down = "TCP 192.0.2.5:80: 192.0.2.12:80 is down; see `xvs health --down`";
+        assert_eq!(down_warnings(Some(&one_down)), [is_down]);
+        one_down.virtual_servers[0].real_servers[1].weights.disabled = true;
+        assert!(down_warnings(Some(&one_down)).is_empty(), "an operator has disabled it");
         all.resize(NAMED + 5, server("192.0.2.4", CheckState::Down));
         let lines = quorum_warnings(Some(&sample::report(all)));
         assert_eq!(lines.last().unwrap(), "4 more virtual servers have no quorum; see `xvs health --down`");
+    }
+
+    #[test]
+    fn faults_of_a_keepalived_conf_are_a_warning_with_their_number_and_the_first_one() {
+        let mut report = sample::report(Vec::new());
+        assert_eq!(fault_warning(Some(&report)), None);
+        (report.faults, report.first_faults) = (6, vec!["k.conf:7: unknown word `fall_back`".to_owned()]);
+        let expected = "6 statements are left out of /etc/keepalived/keepalived.conf, or replaced by a default: k.conf:7: \
+                        unknown word `fall_back`; `xvs check --keepalived /etc/keepalived/keepalived.conf` names all";
+        assert_eq!(fault_warning(Some(&report)).unwrap(), expected);
     }
 
     #[test]
