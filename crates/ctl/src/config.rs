@@ -13,6 +13,7 @@ use xvs_host::memory::CgroupLimit;
 use xvs_ipvsadm::{SystemResolver, read_rules};
 use xvs_model::config::access_list::{ListKey, ListKind};
 use xvs_model::config::rules::RuleLine;
+use xvs_model::config::unknown_name;
 use xvs_model::report::setting::{Setting, Source, flattened};
 
 use crate::control::list_sources::ListFiles;
@@ -39,7 +40,7 @@ impl Config {
         let text = fs::read_to_string(path)
             .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
         let syntax =
-            |error: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), text: error.to_string() };
+            |error: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), text: described(&error) };
         let config: Self = toml::from_str(&text).map_err(syntax)?;
         let document: serde_json::Value = toml::from_str(&text).map_err(syntax)?;
         let given = keyed(document).into_iter().map(|(key, _)| (key, Source::Toml));
@@ -269,6 +270,17 @@ fn parse_rules(path: &Path, bytes: &[u8]) -> Result<Vec<RuleLine>, ConfigError> 
         .map_err(|text| ConfigError::Rules { path: path.to_owned(), text })
 }
 
+/// The error with its place, and with advice if a key is not known.
+fn described(error: &toml::de::Error) -> String {
+    let text = error.to_string();
+    let mut quoted = error.message().split('`').skip(1).step_by(2);
+    let unknown = error.message().starts_with("unknown field").then(|| quoted.next()).flatten();
+    match unknown.and_then(|name| unknown_name::advice(name, quoted)) {
+        Some(advice) => format!("{}; {advice}", text.trim_end()),
+        None => text,
+    }
+}
+
 /// The settings of a document of xvs.toml by their keys, as `xvs get` names them.
 fn keyed(document: serde_json::Value) -> Vec<(String, serde_json::Value)> {
     let mut all = flattened("", document);
@@ -291,7 +303,7 @@ mod tests {
 
     fn error_of(text: &str) -> String {
         match toml::from_str::<Config>(text) {
-            Err(error) => error.to_string(),
+            Err(error) => described(&error),
             Ok(config) => config.check().unwrap_err().to_string(),
         }
     }
@@ -379,6 +391,7 @@ file = "/etc/keepalived/keepalived.conf"
     fn an_unknown_key_or_a_wrong_unit_names_its_line() {
         let error = error_of("workers = 2\n\nconn_tabel_size = 5\n");
         assert!(error.contains("line 3") && error.contains("conn_tabel_size"), "{error}");
+        assert!(error.ends_with("; did you mean conn_table_size?"), "{error}");
         let error = error_of("workers = 2\nconn_table_size = \"1 million\"\n");
         assert!(error.contains("line 2"), "{error}");
         let error = error_of("conn_table_memory = \"huge\"\n");
@@ -387,6 +400,8 @@ file = "/etc/keepalived/keepalived.conf"
         assert!(error.contains("line 2"), "{error}");
         let error = error_of("[ipvs]\nconn_reuse_mod = 1\n");
         assert!(error.contains("line 2") && error.contains("conn_reuse_mod"), "{error}");
+        let error = error_of("[ipvs]\nconntrack = 1\n");
+        assert!(error.contains("line 2") && error.contains("; it is always 0 in xvs"), "{error}");
         let error = error_of("[feedback]\nstep = 0\n");
         assert!(error.contains("line 2") && error.contains("1 to 1000"), "{error}");
         let error = error_of("[feedback]\nservices = \"TCP 80\"\n");

@@ -19,6 +19,7 @@ use crate::config::quic_change::QuicChange;
 use crate::config::service::ServiceOptions;
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
 use crate::config::timeouts::Timeouts;
+use crate::config::unknown_name;
 
 /// One change of the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,7 +200,7 @@ pub enum CommandError {
     Late { who: String },
     #[error("xvs: {object}: {what} not supported yet; {next}")]
     NotSupported { object: String, what: String, next: String },
-    #[error("no setting {key:?}; known: {}", known.join(", "))]
+    #[error("no setting {key:?}; {}", advised(key, known))]
     UnknownSetting { key: String, known: Vec<String> },
     #[error("{key} cannot be {value:?}; it takes {range}")]
     BadSetting { key: String, value: String, range: String },
@@ -222,6 +223,12 @@ pub enum CommandError {
     TooManyClients,
     #[error("{why}")]
     Failed { why: String },
+}
+
+/// What is meant by an unknown setting, or all there are.
+fn advised(key: &str, known: &[String]) -> String {
+    unknown_name::advice(key, known.iter().map(String::as_str))
+        .unwrap_or_else(|| format!("known: {}", known.join(", ")))
 }
 
 impl CommandError {

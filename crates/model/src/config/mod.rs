@@ -23,3 +23,4 @@ pub mod desired_state;
 pub mod difference;
 pub mod reconcile;
 pub mod rules;
+pub mod unknown_name;

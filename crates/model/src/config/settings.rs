@@ -361,6 +361,10 @@ mod tests {
     #[test]
     fn the_error_of_an_unknown_setting_lists_all_and_that_of_a_bad_value_names_the_range() {
         let mut ipvs = Ipvs::default();
+        let similar = ipvs.set("conn_reuse_mod", "1").unwrap_err().to_string();
+        assert_eq!(similar, "no setting \"conn_reuse_mod\"; did you mean conn_reuse_mode?");
+        let refused = ipvs.set("snat_reroute", "0").unwrap_err().to_string();
+        assert!(refused.starts_with("no setting \"snat_reroute\"; it is always 1 in xvs"), "{refused}");
         let unknown = ipvs.set("nosuch", "x").unwrap_err().to_string();
         for key in Ipvs::keys() {
             assert!(unknown.contains(&key), "{key}: {unknown}");
