@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::request::{ControlRequest, Request};
 
 use crate::output::exit::{DONE, Done};
 
@@ -15,7 +15,13 @@ pub(super) struct Arguments {}
 
 pub(super) fn run(director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match director.call(Request::Reload)? {
-        Reply::Reloaded(changes) => writeln!(out, "{changes}")?,
+        Reply::Reloaded(changes) => {
+            writeln!(out, "{changes}")?;
+            // The next command finds the successor. Its answer does not matter.
+            if changes.contains("by a successor") {
+                let _ = director.call(ControlRequest::Timeouts.into());
+            }
+        }
         other => return Err(Failure::unexpected(&other).into()),
     }
     Ok(DONE)

@@ -7,8 +7,12 @@ use std::io;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::socket::{getsockopt, sockopt};
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 use thiserror::Error;
 
 use crate::config::command::CommandError;
@@ -225,6 +229,17 @@ impl Client {
         self.stream.try_clone().map(Stopper)
     }
 
+    /// A connection to the xvsd that takes the place of this one, whose socket may not be back yet.
+    fn successor(&self) -> Result<Self, Failure> {
+        let until = Instant::now() + SUCCESSION;
+        loop {
+            match Self::connect(&self.socket) {
+                Err(_) if Instant::now() < until => thread::sleep(PAUSE),
+                connected => return connected,
+            }
+        }
+    }
+
     fn broken(&self, what: &dyn std::fmt::Display) -> Failure {
         Failure::Transport(format!("{}: {what}; see xvsd's log", self.socket.display()))
     }
@@ -243,7 +258,15 @@ impl Stopper {
 
 impl Director for Client {
     fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+        let repeatable = request.is_repeatable().then(|| request.clone());
         self.ask(request)?;
+        if let Some(request) = repeatable
+            && has_ended(&self.stream)
+        {
+            // An xvsd that has handed over closes its connections; its successor answers.
+            *self = Self { wait: self.wait, ..self.successor()? };
+            self.ask(request)?;
+        }
         match self.receive()? {
             (reply, false) => Ok(reply),
             (reply, true) => Err(Failure::unexpected(&reply)),
@@ -263,6 +286,18 @@ impl Director for Client {
     }
 }
 
+/// Waits for the reply, and returns whether the other end has closed the connection instead.
+fn has_ended(stream: &UnixStream) -> bool {
+    match recv(stream, &mut [0], RecvFlags::PEEK) {
+        Ok((_, length)) => length == 0,
+        Err(error) => error == Errno::CONNRESET,
+    }
+}
+
+/// How long the socket of a successor is waited for, and the time between two attempts.
+const SUCCESSION: Duration = Duration::from_secs(2);
+const PAUSE: Duration = Duration::from_millis(20);
+
 /// The daemon's socket unless another one is configured.
 pub const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";
 
@@ -274,3 +309,42 @@ pub fn default_socket() -> PathBuf {
 
 /// The longest accepted reply: all services of a large director in one message.
 const REPLY_LIMIT_BYTES: u32 = 1 << 30;
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+    use std::{env, fs, process, thread};
+
+    use crate::protocol::client::*;
+    use crate::protocol::request::ControlRequest;
+
+    #[test]
+    fn a_reload_or_question_that_an_ending_xvsd_leaves_open_is_answered_by_its_successor_and_a_change_is_not_repeated()
+     {
+        let socket = env::temp_dir().join(format!("xvs-client-{}.sock", process::id()));
+        let _ = fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let server = thread::spawn(move || {
+            let next = || {
+                let mut stream = listener.accept().unwrap().0;
+                read_frame(&mut stream, REPLY_LIMIT_BYTES).unwrap().unwrap();
+                stream
+            };
+            for _ in 0..2 {
+                drop(next());
+                let answer = Ok(Reply::Reloaded("done".to_owned()));
+                write_message(&mut next(), &ReplyMessage { version: VERSION, answer, more: false }).unwrap();
+            }
+            drop(next());
+        });
+        for request in [Request::Reload, Request::Status] {
+            let reply = Client::connect(&socket).unwrap().call(request).unwrap();
+            assert_eq!(reply, Reply::Reloaded("done".to_owned()));
+        }
+        let set = ControlRequest::Set { key: "sloppy_tcp".to_owned(), value: "1".to_owned() };
+        let error = Client::connect(&socket).unwrap().call(set.into()).unwrap_err();
+        assert!(error.to_string().contains("xvsd closed the connection"), "{error}");
+        server.join().unwrap();
+        fs::remove_file(&socket).unwrap();
+    }
+}

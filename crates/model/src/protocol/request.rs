@@ -182,6 +182,11 @@ impl Request {
             | Self::Examine => Access::Read,
         }
     }
+
+    /// Whether it may be sent twice, because the second does nothing more.
+    pub(crate) fn is_repeatable(&self) -> bool {
+        self.access() == Access::Read || matches!(self, Self::Reload)
+    }
 }
 
 impl ControlRequest {

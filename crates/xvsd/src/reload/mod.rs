@@ -23,6 +23,7 @@ use xvs_ctl::control::list_sources::read_list;
 use xvs_ctl::control::quic::{key_file, read_key};
 use xvs_ctl::control::reload::Reloaded;
 use xvs_ctl::journal::format::{Entry, FileRecord};
+use xvs_ctl::unattached::Attachment;
 use xvs_health::engine;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::protocol::reply::Reply;
@@ -41,6 +42,7 @@ use crate::metrics::exporter::{Exporter, ExporterError, Listener, StatusPage};
 use crate::reload::difference::{Difference, differences, shown};
 use crate::restart::successor;
 use crate::status::page::Viewers;
+use crate::status::virtual_addresses;
 
 /// How long a successor may take. The running xvsd gives up earlier on a successor that hangs at a step.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -254,9 +256,10 @@ impl Reloader {
             // The successor listens when it has taken over, which is too late for an error.
             listener(old, new)?;
         }
-        let lines =
+        let mut lines =
             changes.iter().map(|change| format!("{}, by a successor", change.line())).collect::<Vec<_>>();
         lines.iter().for_each(|line| self.note(line));
+        lines.extend(self.unattached(old, new).iter().map(|warning| format!("warning: {warning}")));
         // The settings of `xvs set` that the file does not change go on. The successor begins with this journal.
         let undone = self.overridden(changes);
         let keys = undone.iter().map(|(key, _)| key.clone()).collect();
@@ -268,6 +271,22 @@ impl Reloader {
             unchanged(format!("no successor has taken over:\n{why}"))
         })?;
         Ok(lines.join("\n"))
+    }
+
+    /// The warnings about interfaces that packets of services pass and that are not attached any more.
+    fn unattached(&self, old: &Config, new: &Config) -> Vec<String> {
+        let shared = self.daemon.shared();
+        let (network, snapshot) = (shared.facts().network, shared.published.load());
+        let servers = || {
+            let members = snapshot.services.iter().flat_map(|service| &service.members);
+            members.map(|member| member.endpoint.addr)
+        };
+        let of = |config: &Config| {
+            let names = config.interfaces.iter().map(|(name, _)| name);
+            Attachment::new(&network, names).warnings(virtual_addresses(&snapshot), servers())
+        };
+        let before = of(old);
+        of(new).into_iter().filter(|warning| !before.contains(warning)).collect()
     }
 
     /// Starts a successor. Returns when it has taken over.

@@ -259,7 +259,7 @@ fn percent(part: usize, whole: usize) -> f64 {
 }
 
 /// The virtual addresses of services.
-fn virtual_addresses(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
+pub(crate) fn virtual_addresses(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
     snapshot.services.iter().filter_map(|service| match service.key {
         ServiceKey::Address { endpoint, .. } => Some(endpoint.addr),
         ServiceKey::Mark { .. } => None,
