@@ -49,6 +49,9 @@ pub struct Arguments {
     /// How long packets of services are kept from the kernel after xvsd has ended, such as 10s; 0: not at all
     #[arg(long, value_name = "TIME")]
     hold: Option<HoldTime>,
+    /// Directory on a tmpfs for the state that outlives xvsd, such as the connection table; "": none
+    #[arg(long, value_name = "DIR")]
+    state_directory: Option<String>,
     /// Take over from the running xvsd of this socket without losing a connection, and return once the new one
     /// forwards; it runs on in the background
     #[arg(long)]
@@ -85,6 +88,7 @@ impl Arguments {
             ("keepalived.config_id", self.config_id.is_some()),
             ("metrics_address", self.metrics.is_some()),
             ("hold", self.hold.is_some()),
+            ("state_directory", self.state_directory.is_some()),
             ("log", self.log.is_some()),
         ];
         let given = given.into_iter().filter(|(_, is_given)| *is_given);
@@ -100,6 +104,9 @@ impl Arguments {
         config.keepalived.config_id = self.config_id.or(config.keepalived.config_id);
         config.metrics_address = self.metrics.or(config.metrics_address);
         config.hold = self.hold.unwrap_or(config.hold);
+        if let Some(directory) = self.state_directory {
+            config.state_directory = (!directory.is_empty()).then(|| directory.into());
+        }
         config.log = self.log.unwrap_or(config.log);
         config.check()?;
         Ok(config)
@@ -119,4 +126,19 @@ pub fn parsed<P: Parser>() -> Result<P, ExitCode> {
         // 0 or 2.
         _ => ExitCode::from(error.exit_code() as u8),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_directory_of_the_command_line_takes_the_place_of_the_default_and_an_empty_one_is_none() {
+        for (given, expected) in [("/dev/shm/of-mine", Some("/dev/shm/of-mine")), ("", None)] {
+            let words = ["xvsd", "--interface", "eth0", "--state-directory", given];
+            let config = Arguments::parse_from(words).config().unwrap();
+            assert_eq!(config.state_directory.as_deref(), expected.map(Path::new));
+            assert!(config.is_given("state_directory"));
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! Read at the start and at each reload, and by `xvs doctor`. Not here: what is done with them (`metrics/` of xvsd).
 
 use std::fmt::Display;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
@@ -25,8 +25,8 @@ pub struct Credentials {
 pub struct Certificate {
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
-    /// What is wrong if the key is for another certificate; the reason follows.
-    mismatch: String,
+    /// Their files.
+    files: [PathBuf; 2],
 }
 
 impl Credentials {
@@ -47,6 +47,7 @@ impl Credentials {
 impl Certificate {
     fn read(certificate: &Path, key: &Path) -> Result<Self, String> {
         let (certificate_file, key_file) = (certificate.display(), key.display());
+        let files = [certificate, key].map(Path::to_owned);
         let how = "name a file with the certificate, and those of its authorities behind it, in PEM";
         let wrong = |why: String| format!("metrics_certificate {certificate_file}: {why}; {how}");
         let text = read_file(certificate).map_err(|error| wrong(error.to_string()))?.1;
@@ -59,8 +60,7 @@ impl Certificate {
         let text = secret_file::read("metrics_private_key", key, KEY_FILE)?;
         let key = PrivateKeyDer::from_pem_slice(text.as_bytes())
             .map_err(|_| format!("metrics_private_key {key_file}: {NOT_PEM}; {KEY_FILE}"))?;
-        let mismatch = format!("metrics_private_key {key_file}: not for {certificate_file}");
-        Ok(Self { chain, key, mismatch })
+        Ok(Self { chain, key, files })
     }
 
     /// Gives certificate and key to a TLS library, which checks that they belong together.
@@ -71,10 +71,26 @@ impl Certificate {
         self,
         accept: impl FnOnce(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>) -> Result<T, E>,
     ) -> Result<T, ConfigError> {
-        let Self { chain, key, mismatch } = self;
-        let refused = |error| ConfigError::Credentials(format!("{mismatch}: {error}; {KEY_FILE}"));
-        accept(chain, key).map_err(refused)
+        let Self { chain, key, files: [certificate, key_file] } = self;
+        let names = [("metrics_certificate", &*certificate), ("metrics_private_key", &key_file)];
+        accept(chain, key).map_err(|error| ConfigError::Credentials(refused(&error, names)))
     }
+}
+
+/// Which file is wrong if a TLS library refuses a certificate with its key, why, and the next step. The files have
+/// their keys of xvs.toml.
+pub fn refused(error: &dyn Display, [certificate, key]: [(&str, &Path); 2]) -> String {
+    let text = error.to_string();
+    let ([name, key_name], [file, key_file]) =
+        ([certificate.0, key.0], [certificate.1, key.1].map(Path::display));
+    // The library has no error of its own for this in its interface.
+    if text.contains("UnsupportedCertVersion") {
+        return format!(
+            "{name} {file}: it is of X.509 version 1, and TLS needs version 3; sign it again with extensions (`openssl x509 \
+             -req … -extfile FILE`)"
+        );
+    }
+    format!("{key_name} {key_file}: not for {file}: {text}; {KEY_FILE}")
 }
 
 const KEY_FILE: &str = "name a file with the certificate's private key in PEM, not encrypted";
@@ -97,3 +113,18 @@ fn token(path: &Path) -> Result<String, String> {
 
 /// The longest token. Half of the longest request that the endpoint reads.
 pub const TOKEN_MAX_BYTES: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_of_version_1_is_the_wrong_file_and_any_other_error_is_about_the_key() {
+        let names =
+            [("metrics_certificate", Path::new("c.pem")), ("metrics_private_key", Path::new("k.pem"))];
+        let version = "invalid peer certificate: Other(OtherError(UnsupportedCertVersion))";
+        assert!(refused(&version, names).starts_with("metrics_certificate c.pem: it is of X.509 version 1"));
+        let other = refused(&"keys may not be consistent: KeyMismatch", names);
+        assert!(other.starts_with("metrics_private_key k.pem: not for c.pem: keys may not"), "{other}");
+    }
+}

@@ -7,7 +7,7 @@
 use std::path::Path;
 
 use xvs_model::config::command::{Command, CommandError};
-use xvs_model::config::quic::QuicRow;
+use xvs_model::config::quic::{QuicRow, ServerIdRow};
 use xvs_model::config::quic_change::{QuicChange, QuicConfig};
 use xvs_model::hexadecimal;
 use xvs_sched::ServiceKey;
@@ -66,11 +66,24 @@ impl<D: Datapath> Control<D> {
         self.registry.quic_keys.values().filter_map(|key| key.as_ref().err())
     }
 
-    /// A sentence for each of them.
+    /// A sentence for each of them, and for each server ID that chooses no real server though its service has that
+    /// address.
     pub(super) fn quic_warnings(&self) -> impl Iterator<Item = String> {
-        self.quic_faults().map(|fault| {
+        let of_keys = self.quic_faults().map(|fault| {
             format!("{fault}; its QUIC configurations choose no real server until `xvs reload` finds the file correct")
-        })
+        });
+        let of_ids = self.quic_rows().into_iter().flat_map(|QuicRow { service, server_ids, .. }| {
+            let state = self.state.service(&service);
+            let has_address = move |addr| {
+                state.is_some_and(|state| state.destinations.iter().any(|known| known.endpoint.addr == addr))
+            };
+            let faulty = server_ids.into_iter().filter(move |row| has_address(row.server.addr));
+            faulty.filter_map(move |ServerIdRow { id, server, fault }| {
+                let why = fault?;
+                Some(format!("{service}: QUIC server ID {id} of {server} chooses no real server: {why}; see `xvs quic list`"))
+            })
+        });
+        of_keys.chain(of_ids)
     }
 }
 
@@ -111,6 +124,7 @@ mod tests {
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::protocol::reply::Reply;
     use xvs_model::protocol::request::ControlRequest;
+    use xvs_proto::Endpoint;
 
     use super::*;
     use crate::control::tests::control;
@@ -170,6 +184,41 @@ mod tests {
         assert!(reload(&mut control).is_err(), "nothing has changed");
         assert!(is_in_force(&control) && control.warnings().is_empty());
         fs::remove_file(&path).unwrap();
+    }
+
+    #[test]
+    fn a_server_id_of_another_length_or_port_is_a_warning_and_one_of_a_removed_server_is_none() {
+        let mut control = control();
+        let server = |host, port| Endpoint::new([192, 0, 2, host], port);
+        let id = |server, id: &str| Command::Quic {
+            service: service(),
+            change: QuicChange::AddId { server, id: id.parse().unwrap() },
+        };
+        let plain = QuicConfig { server_id_length: 3, nonce_length: 4, key_file: None };
+        let commands = vec![
+            Command::AddService { key: service(), options: ServiceOptions::of(service().family()) },
+            Command::AddDestination {
+                service: service(),
+                endpoint: server(11, 443),
+                options: Default::default(),
+            },
+            Command::Quic { service: service(), change: QuicChange::Add { config: 0, options: plain } },
+            id(server(11, 443), "0a0b01"),
+            id(server(11, 443), "0a0b"),
+            id(server(11, 444), "0a0b02"),
+            id(server(12, 443), "0a0b03"),
+        ];
+        control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
+        let of = |id, server, why| {
+            format!(
+                "UDP 198.51.100.1:443: QUIC server ID {id} of {server} chooses no real server: {why}; see `xvs quic list`"
+            )
+        };
+        let expected = [
+            of("0a0b", "192.0.2.11:443", "no configuration has server IDs of 2 bytes"),
+            of("0a0b02", "192.0.2.11:444", "the service does not have this real server now"),
+        ];
+        assert_eq!(control.warnings(), expected);
     }
 
     #[test]

@@ -173,7 +173,7 @@ fn attach(
             "without a hold (hold = \"0\") no XDP program is pinned".to_owned(),
         ));
     }
-    let (pins, no_hold) = match pins::open(config) {
+    let (pins, no_hold) = match pins::open(config, others) {
         Ok(pins) => (pins, None),
         Err(warning) if takes_over => return Err(DaemonError::TakeOver(warning)),
         Err(warning) => (None, Some(warning)),

@@ -22,6 +22,7 @@ use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use xvs_ctl::config::ConfigError;
 use xvs_ctl::config::fleet::{Fleet, Url};
+use xvs_ctl::credentials::refused;
 use xvs_ctl::secret_file::{self, read_file};
 
 /// The longest answer, in bytes. etcd itself takes no request beyond 1.5 MiB unless it is configured to.
@@ -120,8 +121,8 @@ fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, String> {
             let wrong = |why: &str| format!("fleet.private_key_file {}: {why}; {how}", key.display());
             // The parser's own text may have parts of the key.
             let secret = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| wrong("not PEM"))?;
-            let not_its = |error| wrong(&format!("not for {}: {error}", certificate.display()));
-            builder.with_client_auth_cert(chain, secret).map_err(not_its)?
+            let names = [("fleet.certificate_file", &**certificate), ("fleet.private_key_file", key)];
+            builder.with_client_auth_cert(chain, secret).map_err(|error| refused(&error, names))?
         }
         _ => builder.with_no_client_auth(),
     };

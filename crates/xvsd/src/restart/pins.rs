@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use xvs_ctl::config::Config;
 use xvs_host::instance::{name_of, socket_of};
+use xvs_host::state_directory::Others;
 use xvs_xdp::AttachError;
 use xvs_xdp::device::Program;
 use xvs_xdp::pins::{Pins, folder, folder_or_mount};
@@ -14,7 +15,7 @@ use crate::daemon::error::DaemonError;
 ///
 /// # Errors
 /// The warning that no hold is possible.
-pub(crate) fn open(config: &Config) -> Result<Option<Pins>, String> {
+pub(crate) fn open(config: &Config, others: Others) -> Result<Option<Pins>, String> {
     let director = name_of(&config.socket);
     let hold = config.hold.duration();
     if hold == Duration::ZERO {
@@ -30,11 +31,15 @@ pub(crate) fn open(config: &Config) -> Result<Option<Pins>, String> {
         return Ok(None);
     }
     let pins = folder_or_mount().map(|folder| Some(Pins::of(&folder, &director)));
-    pins.map_err(|error| {
-        format!(
+    pins.map_err(|error| match others {
+        Others::Ended => format!(
             "there is no hold, so the kernel resets connections when xvsd ends: no bpffs is mounted ({error}); run `mount \
              -t bpf bpf /sys/fs/bpf` on the host and restart xvsd, or set hold = \"0\""
-        )
+        ),
+        Others::Run => format!(
+            "its XDP programs are pinned in a bpffs, and this mount namespace has none ({error}); if it has one of its own, \
+             `nsenter --mount --target PID` enters that"
+        ),
     })
 }
 
