@@ -34,8 +34,15 @@ use crate::output::text::{counted, duration};
 pub(crate) struct Arguments {
     #[command(flatten)]
     service: ServiceArgument,
-    /// The real server: ADDRESS:PORT; by default the port of the service
-    server: String,
+    /// The real server, as -r: by default with the port of the service
+    #[arg(value_name = "ADDRESS[:PORT]", required_unless_present = "real_server")]
+    server: Option<String>,
+    /// The real server, as for xvsadm
+    #[arg(short, long, value_name = "ADDRESS[:PORT]", conflicts_with = "server")]
+    real_server: Option<String>,
+    /// Wait for active connections only; closed ones stay in the table for two minutes (TIME_WAIT)
+    #[arg(long)]
+    active: bool,
     /// Wait no longer than this, such as 90s or 5m [default: until no connection is left]
     #[arg(long = "for", value_name = "TIME", value_parser = duration)]
     at_most: Option<Duration>,
@@ -57,7 +64,8 @@ impl Arguments {
     /// The service and the real server, parsed as ipvsadm parses them.
     fn named(&self) -> Result<(ServiceKey, Endpoint), String> {
         let mut words = self.service.words();
-        words.extend(["-r", &self.server]);
+        let server = self.server.iter().chain(&self.real_server).next().map_or("", String::as_str);
+        words.extend(["-r", server]);
         xvs_ipvsadm::real_server(&words, &SystemResolver::default())
     }
 }
@@ -90,7 +98,8 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     };
     let (at_most, then) = (arguments.at_most, arguments.then);
     let terminal = io::stdout().is_terminal();
-    Drain { director, out, service, endpoint, terminal }.run(at_most, then, pause)
+    let waits_for = if arguments.active { WaitsFor::Active } else { WaitsFor::All };
+    Drain { director, out, service, endpoint, terminal, waits_for }.run(at_most, then, pause)
 }
 
 /// A channel that receives a message at SIGINT and at SIGTERM.
@@ -106,6 +115,13 @@ fn signals() -> io::Result<Receiver<()>> {
     Ok(interrupted)
 }
 
+/// Which connections are waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WaitsFor {
+    Active,
+    All,
+}
+
 /// The drain of a real server.
 struct Drain<'a> {
     director: &'a mut dyn Director,
@@ -114,6 +130,7 @@ struct Drain<'a> {
     endpoint: Endpoint,
     /// Whether a line can be written over the last one.
     terminal: bool,
+    waits_for: WaitsFor,
 }
 
 impl Drain<'_> {
@@ -132,11 +149,26 @@ impl Drain<'_> {
             writeln!(self.out, "{clients} remembered by persistence, {still}")?;
         }
         let mut waited = Duration::ZERO;
+        let mut is_told = self.waits_for == WaitsFor::Active;
         let (ended, left) = loop {
             row = self.row()?;
-            let left = row.active + row.inactive;
-            if left == 0 {
+            if row.active + row.inactive == 0 {
                 break ("drained: no connection is left".to_owned(), Left::Nothing);
+            }
+            if row.active == 0 && self.waits_for == WaitsFor::Active {
+                let end = format!(
+                    "drained: no connection is active; {} inactive expire by themselves",
+                    row.inactive
+                );
+                break (end, Left::Nothing);
+            }
+            if row.active == 0 && !is_told {
+                is_told = true;
+                self.clear()?;
+                writeln!(
+                    self.out,
+                    "waiting for inactive connections (closed ones stay for two minutes, UDP for its timeout); --active does not"
+                )?;
             }
             if row.weight_in_force != Weight(0) {
                 let weight = row.weight_in_force.0;
@@ -315,6 +347,7 @@ mod tests {
         disabled: bool,
         health: Option<HealthReport>,
         asked: Vec<Request>,
+        waits_for: WaitsFor,
     }
 
     impl Script {
@@ -328,6 +361,7 @@ mod tests {
                 disabled: false,
                 health: None,
                 asked: Vec::new(),
+                waits_for: WaitsFor::All,
             }
         }
 
@@ -340,7 +374,9 @@ mod tests {
         ) -> (String, bool) {
             let mut out = Vec::new();
             let (service, endpoint) = (service(), server());
-            let drain = Drain { director: self, out: &mut out, service, endpoint, terminal: false };
+            let waits_for = self.waits_for;
+            let drain =
+                Drain { director: self, out: &mut out, service, endpoint, terminal: false, waits_for };
             let code = drain.run(at_most.map(Duration::from_secs), then, pause).unwrap();
             (String::from_utf8(out).unwrap(), code == DONE)
         }
@@ -417,6 +453,22 @@ mod tests {
     }
 
     #[test]
+    fn inactive_connections_are_waited_for_with_the_reason_and_with_active_they_are_not() {
+        let looks = [(1, 1), (1, 1), (0, 2), (0, 2)];
+        let (told, drained) = Script::new(&looks).drain(None, None, |_| Paused::Out);
+        let reason = "\nwaiting for inactive connections (closed ones stay for two minutes, UDP for its timeout); --active does not\n";
+        assert!(
+            drained && told.matches(reason).count() == 1 && told.contains("no connection is left"),
+            "{told}"
+        );
+        let mut script = Script { waits_for: WaitsFor::Active, ..Script::new(&looks) };
+        let (told, drained) = script.drain(None, None, |_| Paused::Out);
+        assert!(drained && !told.contains(reason), "{told}");
+        assert!(told.contains("drained: no connection is active; 2 inactive expire by themselves"), "{told}");
+        assert_eq!(script.looks.len(), 1, "it has ended with the last active one");
+    }
+
+    #[test]
     fn after_the_time_limit_remaining_connections_are_counted_and_dropped_or_reset_as_requested() {
         let (told, drained) = Script::new(&[(1, 0); 9]).drain(Some(3), None, |_| Paused::Out);
         assert!(told.contains("the time is over: 1 connection active, 0 inactive\nits weight"), "{told}");
@@ -462,7 +514,8 @@ mod tests {
         }
         let (mut raised, mut out) = (Raised(Script::new(&[(4, 0); 9])), Vec::new());
         let (service, endpoint) = (service(), server());
-        let drain = Drain { director: &mut raised, out: &mut out, service, endpoint, terminal: false };
+        let (director, waits_for) = (&mut raised, WaitsFor::All);
+        let drain = Drain { director, out: &mut out, service, endpoint, terminal: false, waits_for };
         assert_eq!(drain.run(None, None, |_| Paused::Out).unwrap(), FAILED);
         let told = String::from_utf8(out).unwrap();
         assert!(told.contains("its weight was changed to 3; not waiting any more"), "{told}");
