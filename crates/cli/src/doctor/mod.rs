@@ -100,6 +100,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         servers::routes,
         servers::tunnels,
         servers::ports,
+        servers::local_addresses,
         clocks::clocks,
     ];
     checks.iter().flat_map(|check| check(facts)).collect()

@@ -7,8 +7,9 @@ use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::forward::Ends;
 use xvs_dataplane::{forward, snapshot};
 use xvs_host::reserved_ports;
-use xvs_proto::Protocol;
+use xvs_model::config::local_address::LocalAddress;
 use xvs_proto::network::Link;
+use xvs_proto::{Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::doctor::addresses;
@@ -174,7 +175,7 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
     let at = |place: &str| facts.settings.get(place).map_or("", String::as_str);
     let Some(own) = reserved_ports::pair(at(OWN), char::is_whitespace) else { return Vec::new() };
     let reserved = reserved_ports::ranges(at(RESERVED));
-    let of = |local: &xvs_model::config::local_address::LocalAddress| {
+    let of = |local: &LocalAddress| {
         facts.holder(local.addr)?;
         let shared = |port: &u16| (own.0..=own.1).contains(port);
         let free = |port: &u16| !reserved.iter().any(|(first, last)| (first..=last).contains(&port));
@@ -201,6 +202,41 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
     facts.locals.iter().filter_map(of).collect()
 }
 
+/// Whether FULLNAT has local addresses, and the kernel has them. For configuration files: an xvsd warns itself.
+pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
+    if facts.daemon.is_some() {
+        return Vec::new();
+    }
+    let egress = Egress::build(&facts.network);
+    let own: Vec<_> = facts.locals.iter().filter(|local| !local.standby).collect();
+    let lacks = |(service, server): (&Service, &Server)| {
+        let family = server.endpoint.family();
+        let has_one = own.iter().any(|local| Family::of(local.addr) == family);
+        if server.method != ForwardingMethod::FullNat || has_one {
+            return None;
+        }
+        let is_vip = |key, addr| matches!(key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr);
+        let is_virtual = |addr| facts.services.iter().any(|service| is_vip(service.key, addr));
+        let usable = egress.source_of_family(server.endpoint.addr, family, is_virtual);
+        let usable = usable.map_or_else(|| "ADDRESS".to_owned(), |addr| addr.to_string());
+        let found = format!(
+            "its real servers by FULLNAT need a local address, and there is none: clients get no answer; give the rules \
+             the line `#xvs laddr add {usable}`"
+        );
+        Some(Finding::fail(LOCAL, service.key, found))
+    };
+    let mut findings: Vec<_> = facts.servers().filter_map(lacks).collect();
+    findings.dedup_by(|one, other| one.object == other.object);
+    let is_absent = |local: &&&LocalAddress| facts.holder(local.addr).is_none();
+    let absent = |local: &&LocalAddress| {
+        let found = "no interface has it, so replies of real servers by FULLNAT do not reach this machine unless it is \
+                     routed here";
+        Finding::warn(LOCAL, local.addr, found).seen("ip address")
+    };
+    findings.extend(own.iter().filter(is_absent).map(absent));
+    findings
+}
+
 /// The next hops of all real servers, each with the index of its link.
 pub(super) fn next_hops(facts: &Facts) -> Vec<(u32, IpAddr)> {
     let egress = Egress::build(&facts.network);
@@ -214,16 +250,31 @@ pub(super) fn next_hops(facts: &Facts) -> Vec<(u32, IpAddr)> {
 const ROUTE: &str = "route";
 const ROUTES: &str = "ip route";
 const MTU: &str = "mtu";
+const LOCAL: &str = "local address";
 pub(super) const RESERVED: &str = "net/ipv4/ip_local_reserved_ports";
 pub(super) const OWN: &str = "net/ipv4/ip_local_port_range";
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::config::local_address::LocalAddress;
-
     use crate::doctor::facts::tests::{facts, only, serve, web, with_daemon};
     use crate::doctor::finding::Level;
     use crate::doctor::servers::*;
+
+    #[test]
+    fn fullnat_without_a_local_address_fails_with_the_line_to_add_and_one_that_no_interface_has_is_a_warning()
+    {
+        let mut facts = serve(facts(), web(), ForwardingMethod::FullNat);
+        let lacking = only(local_addresses(&facts));
+        assert_eq!((lacking.level, &*lacking.object), (Level::Fail, "TCP 198.51.100.100:80"));
+        assert!(lacking.found.ends_with("`#xvs laddr add 192.0.2.1`"), "{}", lacking.found);
+        for (addr, findings) in [("192.0.2.1", 0), ("8.8.8.8", 1)] {
+            let (addr, first_port, last_port) = (addr.parse().unwrap(), 1024, 2047);
+            facts.locals = vec![LocalAddress { addr, first_port, last_port, standby: false }];
+            let found = local_addresses(&facts);
+            assert_eq!(found.len(), findings, "{found:?}");
+            assert!(found.iter().all(|finding| finding.level == Level::Warn && finding.object == "8.8.8.8"));
+        }
+    }
 
     fn level_check_mend(finding: &Finding) -> (Level, &'static str, &str) {
         (finding.level, finding.check, finding.mend.as_ref().map_or("", |mend| &mend.command))
