@@ -8,7 +8,7 @@ use std::fs;
 use std::io::ErrorKind;
 use std::net::TcpStream;
 use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -265,11 +265,7 @@ fn a_bpffs_is_mounted_on_the_host_if_there_is_none() {
 #[test]
 fn without_a_bpffs_xvsd_serves_without_hold_and_says_how_to_have_one() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
-    let mut command = cluster.command(Host::Director, "sh");
-    // The cluster's bpffs, and the machine's under it. Without CAP_SYS_ADMIN nothing can be mounted.
-    let hidden = "while umount -l /sys/fs/bpf 2>/dev/null; do :; done; exec setpriv --bounding-set -sys_admin,-sys_ptrace \"$@\"";
-    command.args(["-c", hidden, "sh"]).arg(program("xvsd"));
-    command.args(["--interface", "wan", "--interface", "lan", LONG[0], LONG[1]]);
+    let mut command = without_bpffs(&cluster);
     let process = Ended(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("sh starts"));
     let xvs = |arguments: &[&str]| complete(cluster.command(Host::Director, program("xvs")).args(arguments));
     wait::until("xvsd serves", || xvs(&["healthy"]).status.success().then_some(()));
@@ -277,6 +273,28 @@ fn without_a_bpffs_xvsd_serves_without_hold_and_says_how_to_have_one() {
     assert!(status.contains("warning    there is no hold, so the kernel resets"), "{status}");
     assert!(status.contains("`mount -t bpf bpf /sys/fs/bpf`") && !status.contains("pinned"), "{status}");
     drop(process);
+}
+
+#[test]
+fn a_take_over_without_the_bpffs_of_the_running_xvsd_says_how_to_enter_its_mount_namespace() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let director = Director::start_with(&cluster, Workers::One, &LONG);
+    let output = complete(without_bpffs(&cluster).arg("--take-over"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    let step = "`nsenter --mount --target PID` enters that";
+    assert!(!output.status.success() && said.contains("this mount namespace has none"), "{said}");
+    assert!(said.contains(step) && !said.contains("there is no hold"), "{said}");
+    drop(director);
+}
+
+/// An xvsd that sees no bpffs and cannot mount one.
+fn without_bpffs(cluster: &Cluster) -> Command {
+    let mut command = cluster.command(Host::Director, "sh");
+    // The cluster's bpffs, and the machine's under it. Without CAP_SYS_ADMIN nothing can be mounted.
+    let hidden = "while umount -l /sys/fs/bpf 2>/dev/null; do :; done; exec setpriv --bounding-set -sys_admin,-sys_ptrace \"$@\"";
+    command.args(["-c", hidden, "sh"]).arg(program("xvsd"));
+    command.args(["--interface", "wan", "--interface", "lan", LONG[0], LONG[1]]);
+    command
 }
 
 /// A process that is killed when dropped.
