@@ -63,13 +63,14 @@ fn answers(script: &[String]) -> Vec<String> {
     script.iter().map(|line| lab.answer(line)).collect()
 }
 
-/// Standard output and the exit code of `xvs lab` with these words.
-fn run(words: &[&str], input: &str) -> (String, Option<i32>) {
+/// Standard output, standard error and the exit code of `xvs lab` with these words.
+fn run(words: &[&str], input: &str) -> (String, String, Option<i32>) {
     let mut child = Command::new(xvs::director::program("xvs"))
         .arg("lab")
         .args(words)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .expect("xvs starts");
     let mut stdin = child.stdin.take().expect("it was piped");
@@ -80,7 +81,8 @@ fn run(words: &[&str], input: &str) -> (String, Option<i32>) {
     });
     let output = child.wait_with_output().expect("xvs ends");
     writing.join().expect("the writer ends");
-    (String::from_utf8(output.stdout).expect("text"), output.status.code())
+    let text = |bytes| String::from_utf8(bytes).expect("text");
+    (text(output.stdout), text(output.stderr), output.status.code())
 }
 
 #[test]
@@ -261,8 +263,8 @@ fn the_same_script_gives_the_same_bytes_twice_and_from_the_program() {
     let once = answers(&script);
     assert!(once.iter().filter(|answer| answer.contains("\"transmit\"")).count() > 100);
     assert_eq!(answers(&script), once);
-    let (printed, code) = run(&[], &(script.join("\n") + "\n"));
-    assert_eq!(code, Some(0));
+    let (printed, _, code) = run(&[], &(script.join("\n") + "\n"));
+    assert_eq!(code, Some(1), "some lines name a link that there is not");
     for (number, (printed, here)) in printed.lines().zip(&once).enumerate() {
         assert_eq!(printed, here, "line {number}: {}", script[number]);
     }
@@ -285,22 +287,39 @@ fn the_program_takes_its_settings_from_the_section_of_a_file_and_names_what_it_d
     ];
     let input = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
     std::fs::write(&file, "[ipvs]\nicmp_msgs_per_sec = 1\n").expect("the file is written");
-    let (printed, code) = run(&["--config", path], &input);
+    let (printed, _, code) = run(&["--config", path], &input);
     let counters: Value = serde_json::from_str(printed.lines().last().expect("answers")).expect("JSON");
     assert_eq!(
         (code, &counters["originated"], &counters["answers_withheld"]),
         (Some(0), &json!(1), &json!(1))
     );
     std::fs::write(&file, "[ipvs]\nno_such_key = 1\n").expect("the file is written");
-    assert_eq!(run(&["--config", path], &input), (String::new(), Some(1)));
+    let (printed, _, code) = run(&["--config", path], &input);
+    assert_eq!((printed, code), (String::new(), Some(1)));
     std::fs::remove_dir_all(&folder).expect("the folder goes");
 }
 
 #[test]
 fn an_empty_line_is_skipped_and_a_last_line_without_end_is_answered() {
-    let (printed, code) = run(&[], "\n\n{\"counters\":true}\n\nnonsense\n{\"advance\":1}");
+    let (printed, said, code) = run(&[], "\n\n{\"counters\":true}\n\nnonsense\n{\"advance\":1}");
     let answers: Vec<_> = printed.lines().collect();
-    assert_eq!((code, answers.len()), (Some(0), 3), "{printed}");
+    assert_eq!((code, answers.len()), (Some(1), 3), "{printed}");
+    assert_eq!((said.lines().count(), said.starts_with("xvs: line 5 is refused: ")), (1, true), "{said}");
     assert_eq!((answers[0], answers[2]), ("{}", r#"{"ok":true,"tx":[]}"#));
     assert!(answers[1].starts_with(r#"{"error":"#), "{printed}");
+}
+
+#[test]
+fn a_refused_line_or_command_makes_the_exit_code_1_and_is_named_on_standard_error() {
+    let add = r#"{"adm":["-A","-t","198.51.100.1:80"]}"#;
+    assert_eq!(run(&[], &format!("{add}\n")).1.as_str(), "");
+    for (line, why) in [
+        (add, "Service already exists"),
+        (r#"{"xvs":["set","no_such_setting","1"]}"#, "no_such_setting"),
+        (r#"{"inject":"nowhere","frame":""}"#, "nowhere"),
+    ] {
+        let (printed, said, code) = run(&[], &format!("{add}\n{line}\n{{\"counters\":true}}\n"));
+        assert_eq!((printed.lines().count(), code), (3, Some(1)), "{line}: {printed}");
+        assert!(said.starts_with("xvs: line 2 is refused: ") && said.contains(why), "{line}: {said}");
+    }
 }

@@ -86,6 +86,7 @@ Exit codes:
        `plan`: there are differences
        `health`: a server is down, there is no quorum, or nothing is checked
        `drain`: connections are left
+       `lab`: a line was refused
        `fleet`: a director does not run the newest rules or has a warning, or the rules in etcd have one
        a change: it is published, and a worker has not applied it within a second
        `healthy`: xvsd makes no progress, or none runs

@@ -130,11 +130,16 @@ impl Lab {
 
     /// Answers one line.
     pub fn answer(&mut self, line: &str) -> String {
+        self.reply(line).to_string()
+    }
+
+    /// As [`Self::answer`].
+    pub(super) fn reply(&mut self, line: &str) -> Value {
         let answer = match serde_json::from_str(line) {
             Ok(line) => self.carry_out(line),
             Err(error) => Err(error.to_string()),
         };
-        answer.unwrap_or_else(|error| json!({ "error": error })).to_string()
+        answer.unwrap_or_else(|error| json!({ "error": error }))
     }
 
     /// Adds a host name, as a line of `/etc/hosts` does; for tests.
