@@ -177,7 +177,7 @@ fn a_file_of_rules_is_refused_by_its_line_before_anything_is_touched() {
     for (content, told) in [
         (&b"-A -t 192.0.2.1:80\n\xff\xfe\n"[..], "line 2: it does not begin with a command"),
         (b"\xef\xbb\xbf-A -t 192.0.2.1:80\n", "line 1: it does not begin with a command"),
-        (b"\n#xvs nonsense\n", "line 2: it does not begin with a command"),
+        (b"\n#xvs nonsense\n", "line 2: behind `#xvs` stands mark"),
         (b"-A -t 192.0.2.1:80\0\n", "line 1: illegal virtual server address"),
         (b"-A -t 192.0.2.1:65536\n", "line 1: illegal virtual server address"),
         (b"-A -t [::1]:80\n-A -t ::1:80\n", "line 2: Zero port"),

@@ -321,6 +321,10 @@ fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) 
             Some(Err(error)) => {
                 let why = match error.text.as_str() {
                     // The advice to try `-h` does not help in a file.
+                    TRY_HELP if line.starts_with(XVS_LINE) => {
+                        "behind `#xvs` stands mark, laddr, disable, limit, deny, allow, quic, or a command of \
+                         xvsadm such as -E"
+                    }
                     TRY_HELP => "it does not begin with a command of ipvsadm, such as -A or -a",
                     text => text.lines().next().unwrap_or_default(),
                 };

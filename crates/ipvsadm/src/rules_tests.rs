@@ -56,6 +56,38 @@ add a service
 }
 
 #[test]
+fn a_wrong_line_of_xvs_is_one_line_with_what_is_wrong_and_the_next_step() {
+    for (line, want) in [
+        ("laddr add", "laddr add: it needs <ADDRESS>; `xvs laddr add --help` shows its form"),
+        (
+            "laddr add 192.0.2.1 --ports 80",
+            "laddr add: invalid value '80' for '--ports <LOW-HIGH>': ports are two numbers up to 65535: LOW-HIGH; \
+             `xvs laddr add --help` shows its form",
+        ),
+        ("laddr ad 192.0.2.1", "laddr: unrecognized subcommand 'ad'; `xvs laddr --help` shows its form"),
+        (
+            "laddr",
+            "laddr: 'laddr' requires a subcommand but one was not provided [subcommands: add, delete, help]; \
+             `xvs laddr --help` shows its form",
+        ),
+        (
+            "limit set -t 192.0.2.1:80",
+            "limit set: it needs <--connections <N>|--rate <N>|--syn-rate <N>>; \
+             `xvs limit set --help` shows its form",
+        ),
+        ("disable", "disable: it needs <SERVER>; `xvs disable --help` shows its form"),
+        ("deny 192.0.2.1 for", "deny: it needs <TIME>; `xvs deny --help` shows its form"),
+        ("mark list", "mark list changes nothing; remove the line"),
+        (
+            "status",
+            "behind `#xvs` stands mark, laddr, disable, limit, deny, allow, quic, or a command of xvsadm such as -E",
+        ),
+    ] {
+        assert_eq!(faults(&format!("# a comment\n#xvs {line}\n")), [format!("line 2: {want}")]);
+    }
+}
+
+#[test]
 fn later_lines_of_a_file_override_earlier_ones() {
     let text = "-A -t 192.0.2.1:81\n-C\n-A -t 192.0.2.1:80 -s rr\n-E -t 192.0.2.1:80 -s wrr\n--set 0 0 5\n";
     let other = "--set 0 0 5\n-A -t 192.0.2.1:80 -s wrr\n";

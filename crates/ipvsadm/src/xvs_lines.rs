@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, FromArgMatches, Subcommand};
 use xvs_model::config::access_list::{ListKey, ListKind, Until, read_prefix};
 use xvs_model::config::command::Command;
@@ -38,7 +39,7 @@ pub trait Line: Subcommand {
 /// The change that a line requests by its words behind a subcommand.
 ///
 /// # Errors
-/// clap's message, or a sentence for the operator.
+/// A sentence for the operator.
 pub(crate) fn command<L: Line>(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
     parse::<L>(L::WORD, words)?.command(resolver)
 }
@@ -423,7 +424,7 @@ impl Line for QuicLine {
 /// The change that a line requests by its words behind `deny` or `allow`.
 ///
 /// # Errors
-/// clap's message, or a sentence for the operator.
+/// A sentence for the operator.
 pub(crate) fn list_command(
     kind: ListKind,
     words: &[&str],
@@ -432,30 +433,53 @@ pub(crate) fn list_command(
     if words.first().is_some_and(|word| ["delete", "file", "no-file", "list"].contains(word)) {
         return parse::<ListChange>(kind.name(), words)?.command(kind, resolver);
     }
-    let parser = EntryArgument::augment_args(clap::Command::new(kind.name()).no_binary_name(true));
-    let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
-    let read = EntryArgument::from_arg_matches(&matches).map_err(|error| error.to_string())?;
-    read.command(kind, resolver)
+    arguments::<EntryArgument>(kind.name(), words)?.command(kind, resolver)
 }
 
 /// The change that a line requests by its words behind `disable`.
 ///
 /// # Errors
-/// clap's message, or the first line of ipvsadm's message about the service.
+/// A sentence for the operator, or the first line of ipvsadm's message about the service.
 pub(crate) fn disable_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
-    let parser = DisabledArgument::augment_args(clap::Command::new("disable").no_binary_name(true));
-    let matches = parser.try_get_matches_from(words).map_err(|error| error.to_string())?;
-    let read = DisabledArgument::from_arg_matches(&matches).map_err(|error| error.to_string())?;
-    read.named(resolver).map(Command::Disable)
+    arguments::<DisabledArgument>("disable", words)?.named(resolver).map(Command::Disable)
 }
 
 fn parse<A: Subcommand + FromArgMatches>(name: &'static str, words: &[&str]) -> Result<A, String> {
     if words.first() == Some(&"list") {
-        return Err(format!("{name} list changes nothing"));
+        return Err(format!("{name} list changes nothing; remove the line"));
     }
-    let parser = clap::Command::new(name).no_binary_name(true).subcommand_required(true);
-    let matches = A::augment_subcommands(parser).try_get_matches_from(words);
-    A::from_arg_matches(&matches.map_err(|error| error.to_string())?).map_err(|error| error.to_string())
+    read(A::augment_subcommands(clap::Command::new(name)).subcommand_required(true), words)
+}
+
+fn arguments<A: Args + FromArgMatches>(name: &'static str, words: &[&str]) -> Result<A, String> {
+    read(A::augment_args(clap::Command::new(name)), words)
+}
+
+/// Reads the words behind a subcommand; an error is one line, which names the subcommand and where its form is shown.
+fn read<A: FromArgMatches>(parser: clap::Command, words: &[&str]) -> Result<A, String> {
+    let mut name = parser.get_name().to_owned();
+    if let Some(known) = words.first().and_then(|word| parser.find_subcommand(word)) {
+        name += &format!(" {}", known.get_name());
+    }
+    let matches = parser.no_binary_name(true).try_get_matches_from(words);
+    let read = matches.and_then(|matches| A::from_arg_matches(&matches));
+    read.map_err(|error| format!("{name}: {}; `xvs {name} --help` shows its form", what_is_wrong(&error)))
+}
+
+/// clap's message without its heading, its usage and its advice, as one line.
+fn what_is_wrong(error: &clap::Error) -> String {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        return "help changes nothing".to_owned();
+    }
+    if let (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(missing))) =
+        (error.kind(), error.get(ContextKind::InvalidArg))
+    {
+        return format!("it needs {}", missing.join(" and "));
+    }
+    let message = error.to_string();
+    let message = message.split("\n\n").next().unwrap_or_default();
+    let words: Vec<_> = message.trim_start_matches("error: ").split_whitespace().collect();
+    words.join(" ")
 }
 
 fn protocol(text: &str) -> Result<Protocol, String> {
