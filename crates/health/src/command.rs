@@ -155,7 +155,7 @@ fn not_in_time() -> Outcome {
     )
 }
 
-/// The commands of a configuration that cannot be run now. Looks up users and files, which may block.
+/// The commands of a configuration that cannot be run now, as faults. Looks up users and files, which may block.
 pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
     let mut faults = Vec::new();
     for script in scripts(configuration) {

@@ -18,10 +18,9 @@ use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::HealthReport;
 
 use crate::blocking;
-use crate::command::faults;
 use crate::environment::Environment;
 use crate::manager::{Manager, Message};
-use crate::prepare::Prepared;
+use crate::prepare::{Prepared, examine_scripts};
 use crate::results::SharedResults;
 use crate::runner::Runner;
 use crate::view::View;
@@ -92,8 +91,7 @@ impl Handle {
     /// # Errors
     /// The control thread refused the services, or the daemon is stopping.
     pub fn replace(&self, mut prepared: Prepared) -> Result<String, CommandError> {
-        let more = faults(&prepared.configuration);
-        prepared.configuration.faults.extend(more);
+        examine_scripts(&mut prepared.configuration);
         let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
         let (reply, replied) = oneshot::channel();
         self.manager.send(Message::Load(Box::new(prepared), reply)).map_err(|_| ending())?;

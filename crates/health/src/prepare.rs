@@ -13,6 +13,7 @@ use xvs_model::health_checks::check::{Check, Http, Probe, Target, Url};
 use xvs_model::health_checks::fault::{Fault, Place, Severity};
 use xvs_model::health_checks::virtual_server::Configuration;
 
+use crate::command;
 use crate::command::{Program, RunLock, scripts};
 use crate::fifo::reader;
 use crate::initial_state::initial_state;
@@ -36,6 +37,14 @@ impl Prepared {
         let all = scripts(&self.configuration).cloned().chain(readers);
         all.map(|script| Program::new(&script, globals, RunLock::default()).requested()).collect()
     }
+}
+
+/// Adds the faults of scripts that cannot run on this machine now. Looks up users and files, which may block. For a
+/// file that comes into force, and for `xvs check`.
+pub fn examine_scripts(configuration: &mut Configuration) {
+    let found = command::faults(configuration);
+    configuration.faults.extend(found);
+    configuration.faults.sort_by(|a, b| a.place.cmp(&b.place));
 }
 
 /// What a check needs beside its configuration; `None`: nothing.

@@ -99,12 +99,31 @@ fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(PATH).map(|folder| folder.join(name)).find(|path| is_program(path))
 }
 
+/// Why the file of a script's first word cannot be executed, which its shell would find when it runs; `None`: it can, or
+/// the word is no absolute path.
+pub(crate) fn missing(script: &Script) -> Option<String> {
+    let name = script.argv.first()?;
+    let is_plain = |char: char| char.is_alphanumeric() || "/._-+".contains(char);
+    if !name.starts_with('/') || !name.chars().all(is_plain) {
+        return None;
+    }
+    match Path::new(name).metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!("there is no file {name}")),
+        Ok(metadata) if !is_executable(&metadata) => Some(format!("{name} is not executable; `chmod +x` it")),
+        _ => None,
+    }
+}
+
+/// Whether it is a file that a user may execute.
+fn is_executable(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::PermissionsExt;
+    metadata.is_file() && metadata.permissions().mode() & 0o111 != 0
+}
+
 /// Whether a file is executable, and starts with `#!` or as ELF.
 fn is_program(path: &Path) -> bool {
     use std::io::Read;
-    use std::os::unix::fs::PermissionsExt;
-    let may = |metadata: std::fs::Metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0;
-    if !path.metadata().is_ok_and(may) {
+    if !path.metadata().is_ok_and(|metadata| is_executable(&metadata)) {
         return false;
     }
     let mut begin = [0; 4];

@@ -87,7 +87,9 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
     }
     let event = match (command(request, powers), request) {
         (Err(event), _) => Err(event),
-        (Ok(_), Request::Examine(_)) => Ok(Event::Runnable),
+        (Ok(_), Request::Examine(script)) => {
+            script::missing(script).map_or(Ok(Event::Runnable), |why| Err(Event::Refused(why)))
+        }
         (Ok(mut command), request) => {
             // A successor needs what xvsd was started with.
             if *request != Request::Successor

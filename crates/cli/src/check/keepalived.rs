@@ -1,8 +1,8 @@
 //! `xvs check --keepalived`: the services, checks and faults of a keepalived.conf, without a daemon.
 //!
 //! Prints the services with which a director would start, as `xvsadm -Sn` would; the checks of the file; and its
-//! faults. Reads the file and those that it includes, and changes nothing. Not here: running checks, so `up` and `down`
-//! are the states before the first run.
+//! faults, the same as xvsd's. Reads the file and those that it includes, looks up its scripts and their users on this
+//! machine, and changes nothing. Not here: running checks, so `up` and `down` are the states before the first run.
 
 use std::io;
 use std::io::Write;
@@ -12,7 +12,7 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use xvs_health::initial_state::initial_state;
-use xvs_health::prepare::Prepared;
+use xvs_health::prepare::{Prepared, examine_scripts};
 use xvs_ipvsadm::{rule_lines, saved_rules};
 use xvs_keepalived::{host, read};
 use xvs_model::health_checks::check::{Check, Probe, Timing};
@@ -47,13 +47,14 @@ pub(crate) enum Form {
 
 pub(crate) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Write) -> Done {
     let config_id = options.config_id.clone().unwrap_or_else(host);
-    let configuration = match read(file, &config_id).map(Prepared::of) {
+    let mut configuration = match read(file, &config_id).map(Prepared::of) {
         Ok(prepared) => prepared.map_or_else(|refused| *refused, |prepared| prepared.configuration),
         Err(error) => {
             let _ = writeln!(io::stderr(), "xvs: {}: {error}", file.display());
             return Ok(MISUSED);
         }
     };
+    examine_scripts(&mut configuration);
     let (state, _) = initial_state(&configuration);
     let faults = &configuration.faults;
     let worst = if options.strict { Severity::Warning } else { Severity::Error };
@@ -346,6 +347,37 @@ k.conf: no fault
         let (told, code) = check("}", false, Form::Text);
         let error = "k.conf:1: error: a `}` without a `{` before it\nk.conf: refused: 1 error, 0 warnings\n";
         assert_eq!((told.as_str(), code), (error, MISUSED));
+    }
+
+    #[test]
+    fn scripts_that_cannot_run_on_this_machine_are_faults_as_in_xvsd() {
+        let scripts = "\
+quorum_up /nosuch/up.sh
+quorum_down \"/etc/passwd a\"
+real_server 192.0.2.11 8080 {
+notify_up /bin/true nosuchuser
+notify_down /bin/true root nosuchgroup
+MISC_CHECK {
+misc_path \"/nosuch/check.sh 1\"
+}
+";
+        let text = CLEAN.replace("real_server 192.0.2.11 8080 { weight 3\n", scripts);
+        let (told, code) = check(&text, false, Form::Text);
+        let want = "\
+k.conf:7: warning: `/nosuch/up.sh` cannot be run: there is no file /nosuch/up.sh
+k.conf:8: warning: `/etc/passwd a` cannot be run: /etc/passwd is not executable; `chmod +x` it
+k.conf:10: warning: `/bin/true` cannot be run: there is no user `nosuchuser`
+k.conf:11: warning: `/bin/true` cannot be run: there is no group `nosuchgroup`
+k.conf:13: warning: `/nosuch/check.sh 1` cannot be run: there is no file /nosuch/check.sh
+k.conf: 0 errors, 5 warnings
+";
+        assert!(told.ends_with(want), "{told}");
+        assert_eq!(code, FAILED);
+        let (told, _) =
+            check(&format!("global_defs {{ enable_script_security }}\n{text}"), false, Form::Text);
+        assert!(told.contains("k.conf:8: warning: `/nosuch/up.sh` cannot be run: "), "{told}");
+        let (told, _) = check(&format!("{text}}}\n"), false, Form::Text);
+        assert!(told.contains("refused: 1 error, 5 warnings"), "also in a refused file: {told}");
     }
 
     #[test]
