@@ -99,8 +99,8 @@ fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(PATH).map(|folder| folder.join(name)).find(|path| is_program(path))
 }
 
-/// Why the file of a script's first word cannot be executed, which its shell would find when it runs; `None`: it can, or
-/// the word is no absolute path.
+/// Why the file of a script's first word cannot be executed, which its shell would find only when it runs; `None`: it
+/// can, or the word is no absolute path.
 pub(crate) fn missing(script: &Script) -> Option<String> {
     let name = script.argv.first()?;
     let is_plain = |char: char| char.is_alphanumeric() || "/._-+".contains(char);

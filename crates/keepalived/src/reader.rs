@@ -322,12 +322,15 @@ impl Reader<'_> {
     /// Includes the files of a pattern, in the order of their names. The pattern is relative to the including file.
     fn include(&mut self, rules: IncludeRules, pattern: &str) {
         let base = self.place.file.parent().unwrap_or(Path::new("")).to_owned();
-        let mut matched = false;
         let is_wild = |pattern: &str| pattern.contains(['*', '?', '[']);
+        let (mut matched, mut is_refused) = (false, false);
+        let nothing =
+            |pattern: &str| format!("include: nothing matches {pattern}; create the file or remove the line");
         for pattern in alternatives(pattern) {
             let found = files(&base.join(&pattern));
             if found.is_empty() && (rules.every || rules.wild && is_wild(&pattern)) {
-                self.fault(Severity::Error, format!("include: nothing matches {pattern}"));
+                self.fault(Severity::Error, nothing(&pattern));
+                is_refused = true;
             }
             for path in found {
                 matched = true;
@@ -342,9 +345,8 @@ impl Reader<'_> {
                 }
             }
         }
-        // A pattern may match nothing; a file without wildcards must exist.
-        if !matched && (rules.matching == Severity::Error || !is_wild(pattern)) {
-            self.fault(rules.matching, format!("include: nothing matches {pattern}"));
+        if !matched && !is_refused {
+            self.fault(rules.matching, nothing(pattern));
         }
     }
 }
@@ -542,13 +544,15 @@ mod tests {
         folder.write("conf.d/c.txt", "c");
         let path = folder.write(
             "k.conf",
-            "$V=1\ninclude conf.d/*.conf\ninclude conf.d/*.none\ninclude \"conf.d/{c.txt,b.*}\"\nend { include conf.d/*.none\n",
+            "$V=1\ninclude conf.d/*.conf\ninclude \"conf.d/{c.txt,b.*}\"\nend { include conf.d/*.none\n",
         );
         let (read, faults) = statements(&path);
         assert_eq!(read, "a ; x 1 ; b ; c ; b ; end ; { ; include conf.d/*.none");
         assert!(faults.is_empty(), "include is a keyword only at the start of a line: {faults:?}");
         for (line, severity) in [
             ("include none", "warning"),
+            ("include conf.d/*.none", "warning"),
+            ("include {none,conf.d/*.none}", "warning"),
             ("includer none", "warning"),
             ("includem none*", "error"),
             ("includew none*", "error"),
@@ -556,6 +560,7 @@ mod tests {
             ("includea none", "error"),
         ] {
             let (_, faults) = statements(&folder.write("k.conf", line));
+            assert_eq!(faults.len(), 1, "{faults:?}");
             assert!(faults[0].contains(&format!(":1: {severity}: include: nothing matches")), "{faults:?}");
         }
     }

@@ -115,7 +115,7 @@ fn old_files_keep_their_meaning_and_each_line_without_effect_causes_a_warning() 
 }
 
 #[test]
-fn conditional_lines_select_this_machine_and_an_include_may_match_nothing() {
+fn conditional_lines_select_this_machine_and_an_include_of_nothing_is_a_warning() {
     assert_case("conditions");
 }
 
