@@ -46,12 +46,10 @@ impl Block {
 /// The depth of nested blocks; keeps recursion over the tree within the stack.
 const DEPTH_MAX: usize = 64;
 
-/// Builds the tree. Unbalanced braces are added to the faults.
+/// Builds the tree. Unbalanced braces are added to the faults. Where a block is not closed, its end is guessed, so that
+/// the faults behind it are found too.
 pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
-    let mut open: Vec<Block> = Vec::new();
-    let mut current: Vec<Block> = Vec::new();
-    // The statements before each open block, outermost first.
-    let mut enclosing: Vec<Vec<Block>> = Vec::new();
+    let mut tree = Tree { guesses: is_unclosed(&tokens), ..Tree::default() };
     let mut error = |place: Place, text: String| {
         faults.push(Fault { place, severity: Severity::Error, text });
     };
@@ -60,35 +58,100 @@ pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
         let follows_a_statement = std::mem::take(&mut may_open_block);
         match kind {
             TokenKind::Statement(text) => {
-                current.push(Block { place, words: words(&text), text, body: None });
+                tree.current.push(Block { place, words: words(&text), text, body: None });
                 may_open_block = true;
             }
             TokenKind::Open => {
-                let head = if follows_a_statement { current.pop() } else { None };
+                let head = if follows_a_statement { tree.current.pop() } else { None };
                 let head = head.unwrap_or_else(|| {
                     error(place.clone(), "a `{` without a keyword before it".to_owned());
                     Block { place, words: Vec::new(), text: String::new(), body: None }
                 });
-                if open.len() == DEPTH_MAX {
+                for unclosed in tree.close_before(&head) {
+                    let before = format!("before `{}` at {}; add a `}}`", head.text, head.place);
+                    error(unclosed.0, format!("the `{{` of `{}` is not closed {before}", unclosed.1));
+                }
+                if tree.open.len() == DEPTH_MAX {
                     error(head.place, format!("more than {DEPTH_MAX} nested blocks; the rest is left out"));
-                    return enclosing.into_iter().next().unwrap_or_default();
+                    return tree.finish();
                 }
-                open.push(head);
-                enclosing.push(std::mem::take(&mut current));
+                tree.open.push((head, std::mem::take(&mut tree.current)));
             }
-            TokenKind::Close => match open.pop().zip(enclosing.pop()) {
-                Some((head, outside)) => {
-                    let body = std::mem::replace(&mut current, outside);
-                    current.push(Block { body: Some(body), ..head });
-                }
-                None => error(place, "a `}` without a `{` before it".to_owned()),
-            },
+            TokenKind::Close if tree.close() => {}
+            TokenKind::Close => error(place, "a `}` without a `{` before it".to_owned()),
         }
     }
-    for head in &open {
-        error(head.place.clone(), format!("the `{{` of `{}` is not closed", head.text));
+    for (head, _) in &tree.open {
+        error(head.place.clone(), format!("the `{{` of `{}` is not closed; add a `}}`", head.text));
     }
-    enclosing.into_iter().next().unwrap_or(current)
+    tree.finish()
+}
+
+/// A tree that is being built.
+#[derive(Default)]
+struct Tree {
+    /// The open blocks, outermost first, each with the statements before it.
+    open: Vec<(Block, Vec<Block>)>,
+    /// The statements of the innermost open block.
+    current: Vec<Block>,
+    /// Whether a block is closed where a keyword shows that its `}` is missing.
+    guesses: bool,
+}
+
+impl Tree {
+    /// Closes the innermost open block; `false`: there is none.
+    fn close(&mut self) -> bool {
+        let Some((head, outside)) = self.open.pop() else { return false };
+        let body = std::mem::replace(&mut self.current, outside);
+        self.current.push(Block { body: Some(body), ..head });
+        true
+    }
+
+    /// Closes the open blocks in which `head` cannot stand. Returns their places and texts.
+    fn close_before(&mut self, head: &Block) -> Vec<(Place, String)> {
+        let Some(outside) = surrounding(head.keyword()).filter(|_| self.guesses) else { return Vec::new() };
+        let is_outside = |(block, _): &(Block, _)| outside.contains(&block.keyword());
+        let kept = match outside {
+            [] => 0,
+            // Without such a block, where it stands cannot be guessed.
+            _ => self.open.iter().rposition(is_outside).map_or(self.open.len(), |at| at + 1),
+        };
+        let unclosed = self.open[kept..].iter().map(|(block, _)| (block.place.clone(), block.text.clone()));
+        let unclosed = unclosed.collect();
+        while self.open.len() > kept {
+            self.close();
+        }
+        unclosed
+    }
+
+    /// The whole tree, in which what is open still is closed.
+    fn finish(mut self) -> Vec<Block> {
+        while self.close() {}
+        self.current
+    }
+}
+
+/// Whether a block is open at the end.
+fn is_unclosed(tokens: &[Token]) -> bool {
+    let depth = tokens.iter().fold(0usize, |depth, token| match token.kind {
+        TokenKind::Open => depth + 1,
+        TokenKind::Close => depth.saturating_sub(1),
+        TokenKind::Statement(_) => depth,
+    });
+    depth > 0
+}
+
+/// The blocks in which a block of this keyword stands, none for the outermost; `None`: it may stand anywhere.
+fn surrounding(keyword: &str) -> Option<&'static [&'static str]> {
+    Some(match keyword {
+        "global_defs" | "virtual_server" | "virtual_server_group" => &[],
+        "vrrp_instance" | "vrrp_script" | "vrrp_sync_group" => &[],
+        "real_server" => &["virtual_server"],
+        "url" => &["HTTP_GET", "SSL_GET"],
+        "HTTP_GET" | "SSL_GET" => &["real_server"],
+        checker if checker.ends_with("_CHECK") => &["real_server"],
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
@@ -131,9 +194,46 @@ mod tests {
     }
 
     #[test]
+    fn a_block_that_is_not_closed_is_named_and_ends_before_a_keyword_that_cannot_stand_in_it() {
+        let server = |name: &'static str| [name, "TCP_CHECK {", "}", "}"];
+        let begin = [&["virtual_server a {"][..], &server("real_server b {")].concat();
+        let unclosed =
+            |of: &str, before: &str| format!("the `{{` of `{of}` is not closed before `{before}; add a `}}`");
+        for (lines, want, fault) in [
+            (
+                [&begin[..4], &server("real_server c {"), &["}", "virtual_server d {", "}"]].concat(),
+                "virtual_server_a(real_server_b(TCP_CHECK()) real_server_c(TCP_CHECK())) virtual_server_d()",
+                format!("k:2: error: {}", unclosed("real_server b", "real_server c` at k:5")),
+            ),
+            (
+                [&begin[..], &["global_defs {", "}"]].concat(),
+                "virtual_server_a(real_server_b(TCP_CHECK())) global_defs()",
+                format!("k:1: error: {}", unclosed("virtual_server a", "global_defs` at k:6")),
+            ),
+            (
+                [&begin[..3], &["HTTP_GET {", "}", "}", "}"]].concat(),
+                "virtual_server_a(real_server_b(TCP_CHECK() HTTP_GET()))",
+                format!("k:3: error: {}", unclosed("TCP_CHECK", "HTTP_GET` at k:4")),
+            ),
+            (
+                begin.clone(),
+                "virtual_server_a(real_server_b(TCP_CHECK()))",
+                "k:1: error: the `{` of `virtual_server a` is not closed; add a `}`".to_owned(),
+            ),
+        ] {
+            assert_eq!(read(&lines), (want.to_owned(), vec![fault]), "{lines:?}");
+        }
+        let (tree, faults) = read(&["mystery {", "virtual_server a {", "}", "}"]);
+        assert_eq!((tree.as_str(), faults.len()), ("mystery(virtual_server_a())", 0), "nothing is guessed");
+    }
+
+    #[test]
     fn unbalanced_braces_are_errors_with_their_line() {
         assert_eq!(read(&["a {", "b", "} }"]).1, ["k:3: error: a `}` without a `{` before it"]);
-        assert_eq!(read(&["a", "b {", "c {", "}"]).1, ["k:2: error: the `{` of `b` is not closed"]);
+        assert_eq!(
+            read(&["a", "b {", "c {", "}"]).1,
+            ["k:2: error: the `{` of `b` is not closed; add a `}`"]
+        );
         let deep = vec!["a {"; 100];
         assert!(read(&deep).1[0].contains("k:65: error: more than 64 nested blocks"));
         let (tree, faults) = read(&["{ a }", "b"]);

@@ -390,6 +390,11 @@ fn a_command_is_one_word_and_incomplete_checkers_are_left_out() {
 }
 
 #[test]
+fn a_block_that_is_not_closed_hides_no_other_fault_of_the_file() {
+    assert_case("unclosed");
+}
+
+#[test]
 fn of_duplicate_definitions_the_first_is_used() {
     assert_case("twice");
 }
