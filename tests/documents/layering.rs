@@ -52,7 +52,8 @@ const MAY_USE: [(&str, &[&str]); 14] = [
     ("model", &["proto", "sched"]),
     ("helper", &[]),
     ("host", &["proto", "helper"]),
-    ("keepalived", &["model"]),
+    // Both have lines that begin with `#xvs `.
+    ("keepalived", &["model", "ipvsadm"]),
     ("health", &["model", "helper"]),
     ("ipvsadm", &["model"]),
     ("realserver", &["proto", "xdp", "host"]),

@@ -90,6 +90,46 @@ fn a_real_server_without_answer_is_removed_and_one_that_answers_again_returns() 
 }
 
 #[test]
+fn lines_of_xvs_in_a_virtual_server_come_and_go_with_a_reload_of_the_file() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));
+    let file =
+        write(&cluster, 1, "#xvs syn-proxy on\n#xvs client-address proxy\n#xvs limit set --connections 70");
+    let director = watched(&cluster, &file);
+    await_servers(&director, &[(1, 1), (2, 1)]);
+    // What begins with `#xvs`; the limits of other services are the operator's.
+    director.xvs(&format!("limit set -t {VIP}:8080 --rate 3"));
+    let own = || -> Vec<String> {
+        let saved = director.adm("-S -n");
+        saved.lines().filter(|line| line.starts_with("#xvs ")).map(str::to_owned).collect()
+    };
+    let other = format!("#xvs limit set -t {VIP}:8080 --rate 3");
+    let limit = |connections| format!("#xvs limit set -t {VIP}:80 --connections {connections}");
+    let options = |all| format!("#xvs -E -t {VIP}:80 -s wrr {all}");
+    assert_eq!(own(), [limit(70), other.clone(), options("--client-address proxy --syn-proxy on")]);
+
+    write(&cluster, 1, "#xvs syn-proxy on\n#xvs limit set --connections 50");
+    director.xvs("reload");
+    assert_eq!(own(), [limit(50), other.clone(), options("--syn-proxy on")]);
+    let accepted = || {
+        let counters = director.xvs("counters");
+        counters.lines().any(|line| line.trim_start().starts_with("syn_cookies_accepted"))
+    };
+    assert!(!accepted() && clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 2)));
+    assert!(accepted(), "{}", director.xvs("counters"));
+
+    write(&cluster, 1, "#xvs syn-proxy sometimes");
+    let refused = run(&cluster, "reload");
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(3) && why.contains("keepalived.conf:10: error: "), "{why}");
+    assert_eq!(own(), [limit(50), other.clone(), options("--syn-proxy on")]);
+
+    write(&cluster, 1, "");
+    director.xvs("reload");
+    assert_eq!(own(), [other]);
+}
+
+#[test]
 fn a_file_is_reloaded_and_one_with_errors_changes_nothing_and_names_its_lines() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));

@@ -44,6 +44,9 @@ pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
             for ServiceDestination { place, endpoint, options } in server_state.destinations(*key) {
                 make(place, Command::AddDestination { service: *key, endpoint, options });
             }
+            if let Some(limit) = virtual_server.limit {
+                make(&virtual_server.place, Command::SetLimit { service: *key, limit });
+            }
         }
     }
     (state, refused)

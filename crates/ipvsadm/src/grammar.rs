@@ -142,6 +142,17 @@ pub(super) fn virtual_service(words: &[&str], resolver: &dyn Resolver) -> Result
     }
 }
 
+/// The value of `--client-address`.
+pub(super) fn client_address(text: &str) -> Result<ClientAddress, &'static str> {
+    let all = [ClientAddress::Hidden, ClientAddress::Proxy, ClientAddress::Toa];
+    all.into_iter().find(|known| known.name() == text).ok_or("client-address takes hidden, proxy or toa")
+}
+
+/// The value of `--syn-proxy`.
+pub(super) fn syn_proxy(text: &str) -> Result<SynProxy, &'static str> {
+    SynProxy::ALL.into_iter().find(|known| known.name() == text).ok_or("syn-proxy takes off, auto or on")
+}
+
 /// A line of which some options have been read.
 struct Draft {
     command: CommandName,
@@ -327,9 +338,7 @@ impl Draft {
         if !matches!(self.command, CommandName::AddService | CommandName::EditService) {
             return Err(LineError::usage("--client-address is for -A and -E"));
         }
-        let all = [ClientAddress::Hidden, ClientAddress::Proxy, ClientAddress::Toa];
-        let found = all.into_iter().find(|known| known.name() == text);
-        found.ok_or_else(|| LineError::usage("--client-address takes hidden, proxy or toa"))
+        client_address(text).map_err(|why| LineError::usage(format!("--{why}")))
     }
 
     /// As the one before.
@@ -337,8 +346,7 @@ impl Draft {
         if !matches!(self.command, CommandName::AddService | CommandName::EditService) {
             return Err(LineError::usage("--syn-proxy is for -A and -E"));
         }
-        let found = SynProxy::ALL.into_iter().find(|known| known.name() == text);
-        found.ok_or_else(|| LineError::usage("--syn-proxy takes off, auto or on"))
+        syn_proxy(text).map_err(|why| LineError::usage(format!("--{why}")))
     }
 
     fn netmask(&self, text: &str, resolver: &dyn Resolver) -> Result<Netmask, LineError> {

@@ -352,7 +352,7 @@ pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>,
     }
 }
 
-/// The services of a state, as lines of `-S -n`.
+/// The limits and services of a state, as lines of `-S -n`.
 pub fn saved_rules(state: &State) -> Vec<String> {
     let resolver = resolver::FixedNames::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
@@ -362,7 +362,8 @@ pub fn saved_rules(state: &State) -> Vec<String> {
         let sorted = merge_sort(all, &|a, b| compare_endpoints(a.0, b.0));
         service_lines(key, &service.options, sorted.into_iter(), &names)
     });
-    lines.collect()
+    let limits = state.limits().iter().map(|(key, limit)| Command::SetLimit { service: *key, limit: *limit });
+    limits.flat_map(|limit| rule_lines(&limit)).chain(lines).collect()
 }
 
 /// The lines of a service and its destinations, in the given order.

@@ -19,9 +19,9 @@ use xvs_model::config::maintenance::Disabled;
 use xvs_model::config::quic_change::{QuicChange, QuicConfig};
 use xvs_proto::quic::ServerId;
 use xvs_proto::{Family, Prefix, Protocol};
-use xvs_sched::{Above, ClientLimit, ServiceKey};
+use xvs_sched::{Above, ClientAddress, ClientLimit, ServiceKey, SynProxy};
 
-use crate::grammar::{real_server, virtual_service};
+use crate::grammar::{client_address, real_server, syn_proxy, virtual_service};
 use crate::resolver::Resolver;
 
 /// The changes of one subcommand.
@@ -306,23 +306,70 @@ pub enum ListChange {
     },
 }
 
+impl LimitChange {
+    fn service(&self) -> &ServiceArgument {
+        let (Self::Set { service, .. } | Self::Delete { service }) = self;
+        service
+    }
+
+    /// The limit to set; `None`: it is ended.
+    fn limit(&self) -> Option<ClientLimit> {
+        let Self::Set { connections, rate, burst, above, syn_rate, syn_burst, .. } = self else {
+            return None;
+        };
+        let [connections, rate, burst, syn_rate, syn_burst] =
+            [connections, rate, burst, syn_rate, syn_burst].map(|number| number.unwrap_or(0));
+        let above = above.unwrap_or_default();
+        Some(ClientLimit { connections, rate, burst, above, syn_rate, syn_burst })
+    }
+}
+
 impl Line for LimitChange {
     const WORD: &str = "limit";
 
     fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
-        let (Self::Set { service, .. } | Self::Delete { service }) = self;
-        let key = service.key(resolver)?;
+        let key = self.service().key(resolver)?;
         let service = key.ok_or("limit: name the service by -t, -u, --sctp-service or -f")?;
-        Ok(match self {
-            Self::Delete { .. } => Command::DeleteLimit(service),
-            Self::Set { connections, rate, burst, above, syn_rate, syn_burst, .. } => {
-                let [connections, rate, burst, syn_rate, syn_burst] =
-                    [connections, rate, burst, syn_rate, syn_burst].map(|number| number.unwrap_or(0));
-                let above = above.unwrap_or_default();
-                let limit = ClientLimit { connections, rate, burst, above, syn_rate, syn_burst };
-                Command::SetLimit { service, limit }
-            }
+        Ok(match self.limit() {
+            None => Command::DeleteLimit(service),
+            Some(limit) => Command::SetLimit { service, limit },
         })
+    }
+}
+
+/// What a `#xvs` line in a `virtual_server` of a keepalived.conf says of its services.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServiceLine {
+    /// `syn-proxy auto`
+    SynProxy(SynProxy),
+    /// `client-address proxy`
+    ClientAddress(ClientAddress),
+    /// `limit set --rate 50`
+    Limit(ClientLimit),
+}
+
+impl ServiceLine {
+    /// Reads the words behind `#xvs`: those of a rules file, without the service.
+    ///
+    /// # Errors
+    /// A sentence for the operator.
+    pub fn read(words: &[&str]) -> Result<Self, String> {
+        match *words {
+            ["syn-proxy", value] => Ok(Self::SynProxy(syn_proxy(value)?)),
+            ["client-address", value] => Ok(Self::ClientAddress(client_address(value)?)),
+            ["limit", ref words @ ..] => {
+                let change = parse::<LimitChange>(LimitChange::WORD, words)?;
+                if !change.service().words().is_empty() {
+                    return Err("limit set: the block names the service; leave out its option".to_owned());
+                }
+                let ended = "limit delete: a reload without the line `#xvs limit set` ends the limit; remove the line";
+                change.limit().map(Self::Limit).ok_or(ended.to_owned())
+            }
+            _ => {
+                Err("behind `#xvs` stands `syn-proxy`, `client-address` or `limit set`, with a value"
+                    .to_owned())
+            }
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Parser of keepalived.conf: the syntax of keepalived 2.2.7, with `rise`, `tls_verify`, `through_vip`,
-//! `agent_check` and FULLNAT in addition.
+//! `agent_check`, FULLNAT and lines `#xvs …` in addition.
 //!
 //! Lines ([`lexer`]) become statements ([`reader`], [`loops`]), and statements a tree of blocks ([`blocks`]). From the
-//! tree this crate reads `virtual_server` ([`services`], `settings`, [`servers`]), `virtual_server_group` ([`groups`]),
+//! tree this crate reads `virtual_server` ([`services`], `settings`, [`servers`], `own_lines`), `virtual_server_group` ([`groups`]),
 //! the checkers (`checkers`, `http`, `ssl`, [`files`], [`timing`]) and the parts of `global_defs` that concern xvs
 //! ([`globals`]). [`values`] parses the arguments of keywords. VRRP and BFD blocks are skipped: keepalived itself runs
 //! them. Pure, apart from reading files. Not here: running the checks (`xvs_health`).
@@ -37,6 +37,7 @@ pub mod values;
 
 // Virtual servers.
 mod head;
+mod own_lines;
 pub mod servers;
 pub mod services;
 mod settings;
@@ -57,8 +58,10 @@ mod tests;
 /// The file itself cannot be read. A file that it includes and that cannot be read is a fault.
 pub fn read(path: &Path, config_id: &str) -> io::Result<Configuration> {
     let (tokens, mut faults) = reader::read(path, config_id)?;
-    let tree = blocks::tree(tokens, &mut faults);
-    Ok(interpret(&tree, Faults(faults)))
+    let mut tree = blocks::tree(tokens, &mut faults);
+    let mut faults = Faults(faults);
+    own_lines::remove_misplaced(&mut tree, "", &mut faults);
+    Ok(interpret(&tree, faults))
 }
 
 /// The first label of the host name.

@@ -145,6 +145,9 @@ impl Reader<'_> {
 
     /// Reads a line of a file.
     fn read_line(&mut self, line: &str) {
+        if let Some(line) = own_line(line) {
+            return self.conditional_line(line);
+        }
         let (line, ended) = uncommented(line);
         if ended.is_err() {
             self.warn("a quoted string does not end");
@@ -194,6 +197,11 @@ impl Reader<'_> {
         }
         if self.is_stopped {
             return;
+        }
+        if line.starts_with(OWN_LINE) {
+            // For xvs as it stands, without parameters and blocks.
+            let kind = TokenKind::Statement(format!("#{}", uncommented(&line[1..]).0));
+            return self.tokens.push(Token { place: self.place.clone(), kind });
         }
         if let Some((name, value)) = definition(line) {
             return self.define(name.to_owned(), Vec::new(), value);
@@ -349,6 +357,19 @@ impl Reader<'_> {
             self.fault(rules.matching, nothing(pattern));
         }
     }
+}
+
+/// The beginning of a line that is a comment for keepalived and a statement for xvs.
+const OWN_LINE: &str = "#xvs ";
+
+/// A line of xvs alone, which may have a condition before it.
+fn own_line(line: &str) -> Option<&str> {
+    let line = line.trim_matches(BLANKS);
+    let rest = match line.strip_prefix('@') {
+        Some(condition) => condition.split_once(BLANKS)?.1.trim_start_matches(BLANKS),
+        None => line,
+    };
+    rest.starts_with(OWN_LINE).then_some(line)
 }
 
 /// The result of replacing parameters.

@@ -16,6 +16,7 @@ use crate::blocks::Block;
 use crate::files::Files;
 use crate::groups::{Entry, Groups};
 use crate::head::Head;
+use crate::own_lines;
 use crate::servers::Draft;
 use crate::settings::Settings;
 use crate::ssl::Ssl;
@@ -49,6 +50,7 @@ fn read_whole(
     let mut drafts = Vec::new();
     for statement in block.statements() {
         match statement.keyword() {
+            own_lines::KEYWORD => {}
             "real_server" => drafts.extend(Draft::read(statement, &mut settings, faults)),
             _ => settings.apply(statement, faults),
         }
@@ -58,7 +60,7 @@ fn read_whole(
         faults.warn(&block.place, format!("`{}` names no method: NAT", block.text));
     }
     let mark_family = settings.family.unwrap_or_else(|| family_of_tunnels(&drafts));
-    let services = settings.services(&head, mark_family);
+    let mut services = settings.services(&head, mark_family);
     let families: HashSet<_> = services.iter().map(|(key, _)| key.family()).collect();
     let fits = |endpoint: Endpoint, method, place: &Place, faults: &mut Faults| {
         let fits = method == ForwardingMethod::Tunnel || families.iter().all(|one| *one == endpoint.family());
@@ -89,6 +91,7 @@ fn read_whole(
     if real_servers.is_empty() {
         return Err("it has no real server".to_owned());
     }
+    let limit = own_lines::apply(block, &mut services, &real_servers, faults);
     let (quorum, hysteresis) = settings.quorum(&real_servers, block, faults);
     let sorry = settings.sorry.take();
     let sorry = sorry.map(|sorry| sorry.finish(settings.method, &head, &real_servers, faults));
@@ -97,6 +100,7 @@ fn read_whole(
         name: block.arguments().join(" "),
         ordinal: 0,
         services,
+        limit,
         quorum,
         hysteresis,
         sorry_server: sorry.filter(|one| fits(one.endpoint, one.options.method, &one.place, faults)),

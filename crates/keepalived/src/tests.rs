@@ -395,6 +395,16 @@ fn a_block_that_is_not_closed_hides_no_other_fault_of_the_file() {
 }
 
 #[test]
+fn a_line_of_xvs_gives_the_services_of_its_virtual_server_a_syn_proxy_a_limit_and_the_proxy_protocol() {
+    assert_case("own-lines");
+}
+
+#[test]
+fn a_wrong_or_misplaced_line_of_xvs_is_an_error_at_its_line() {
+    assert!(!assert_case("own-lines-wrong").is_usable());
+}
+
+#[test]
 fn of_duplicate_definitions_the_first_is_used() {
     assert_case("twice");
 }

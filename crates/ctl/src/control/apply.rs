@@ -54,6 +54,7 @@ impl<D: Datapath> Control<D> {
             why: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
         })?;
         wanted.keep_running(&self.state, self.owned.services());
+        wanted.keep_limits(&self.state, self.owned.wanted.limits().keys());
         let differences = differences(&self.state, &wanted);
         let commands = commands_for(&differences);
         let mut applied = self.state.clone();
@@ -130,6 +131,9 @@ impl<D: Datapath> Control<D> {
     ) -> Result<Vec<Difference>, CommandError> {
         for key in self.owned.services() {
             unconfirmed.former.set_service(key, unconfirmed.applied.service(&key).cloned());
+        }
+        for key in self.owned.wanted.limits().keys() {
+            unconfirmed.former.set_limit(*key, unconfirmed.applied.limits().get(key).copied());
         }
         let (mut differences, left) = reversal(&self.state, &unconfirmed.applied, &unconfirmed.former);
         if let Err(error) = self.extend_steering(&commands_for(&differences)) {

@@ -284,7 +284,7 @@ impl<D: Datapath> Control<D> {
             }
             ControlRequest::Confirm(verdict) => self.confirm(*verdict, now),
             ControlRequest::Rules => Ok(Reply::Rules {
-                commands: commands_of(&self.state),
+                commands: commands_of(&self.owned.without_limits(&self.state)),
                 owned: self.owned.services().collect(),
             }),
             ControlRequest::ListServices => Ok(Reply::Services(

@@ -1,4 +1,4 @@
-//! Services owned by health checks: the wanted state, refused commands, and drift.
+//! Services owned by health checks: the wanted state with its limits, refused commands, and drift.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,7 +28,7 @@ pub(super) struct OwnedServices {
 impl OwnedServices {
     /// Notes a command that was carried out.
     pub(super) fn note(&mut self, command: &Command) {
-        match object_of(command).service() {
+        match object_of(command).service_or_limited() {
             Some(key) if self.owns(&key) => _ = self.dirty.insert(key),
             None if *command == Command::Flush => {
                 self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
@@ -45,6 +45,21 @@ impl OwnedServices {
     /// Whether health checks own this service.
     pub(super) fn owns(&self, key: &ServiceKey) -> bool {
         self.wanted.service(key).is_some()
+    }
+
+    /// Whether health checks own what a command configures.
+    pub(super) fn owns_object_of(&self, command: &Command) -> bool {
+        match object_of(command) {
+            Object::Limit(key) => self.wanted.limits().contains_key(&key),
+            object => object.service().is_some_and(|key| self.owns(&key)),
+        }
+    }
+
+    /// A state without the limits that health checks own.
+    pub(super) fn without_limits(&self, state: &State) -> State {
+        let mut state = state.clone();
+        self.wanted.limits().keys().for_each(|key| state.set_limit(*key, None));
+        state
     }
 
     /// Sentences for the operator: refused commands, and drift.

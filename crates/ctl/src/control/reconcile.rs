@@ -36,11 +36,16 @@ impl<D: Datapath> Control<D> {
         scope: ReconcileScope,
         now: Millis,
     ) -> Result<Reconciled, CommandError> {
-        wanted.iter().filter(|(_, service)| service.is_some()).for_each(|(key, _)| self.note_owned(*key));
+        for (key, service) in &wanted {
+            if let Some(service) = service {
+                self.note_owned(*key, service.limit);
+            }
+        }
         let owned = &mut self.owned;
         let mut named: BTreeSet<_> = wanted.iter().map(|(key, _)| *key).collect();
         let before = owned.wanted.restricted_to(&named);
         for (key, service) in wanted {
+            owned.wanted.set_limit(key, service.as_ref().and_then(|service| service.limit));
             owned.wanted.set_service(key, service.map(|service| Arc::new(service.into())));
         }
         // A service that is not owned is never deleted.
@@ -60,7 +65,10 @@ impl<D: Datapath> Control<D> {
             }
         };
         owned.dirty.extend(&named);
-        let commands = self.restoring_commands(&named, objects.as_ref());
+        let ended = before.limits().keys().filter(|key| !owned.wanted.limits().contains_key(key));
+        let ended = ended.filter(|key| self.state.limits().contains_key(key));
+        let mut commands: Vec<_> = ended.copied().map(Command::DeleteLimit).collect();
+        commands.extend(self.restoring_commands(&named, objects.as_ref()));
         let reconciled = self.carry_out(ORIGIN, commands, now);
         // Services may be owned from now on without a change of them.
         self.save();
@@ -88,7 +96,7 @@ impl<D: Datapath> Control<D> {
     pub(super) fn maintain_owned(&mut self, now: Millis) {
         let refused: BTreeSet<_> = mem::take(&mut self.owned.refused).into_keys().collect();
         if !refused.is_empty() {
-            let of: BTreeSet<_> = refused.iter().filter_map(|object| object.service()).collect();
+            let of: BTreeSet<_> = refused.iter().filter_map(|object| object.service_or_limited()).collect();
             // A command that is no longer refused may be drift.
             self.owned.dirty.extend(&of);
             let commands = self.restoring_commands(&of, Some(&refused));
@@ -120,7 +128,7 @@ impl<D: Datapath> Control<D> {
         });
         drift.retain(|key, _| !dirty.contains(key));
         for command in commands {
-            if let Some(key) = object_of(&command).service() {
+            if let Some(key) = object_of(&command).service_or_limited() {
                 drift.entry(key).or_default().push(command);
             }
         }
@@ -139,6 +147,8 @@ impl<D: Datapath> Control<D> {
         let is_meant = |object: &Object| objects.is_none_or(|objects| objects.contains(object));
         let mut differences = differences(&running, &DesiredRules::from(wanted.clone()));
         differences.retain(|difference| match difference.object() {
+            // Not wanted before, or ended by `reconcile`.
+            Object::Limit(key) if !wanted.limits().contains_key(&key) => false,
             // A destination is deleted with its service.
             Object::Destination(key, _) if wanted.service(&key).is_none() => false,
             Object::Destination(key, _) if running.service(&key).is_none() => is_meant(&Object::Service(key)),
@@ -149,7 +159,8 @@ impl<D: Datapath> Control<D> {
 
     /// Carries out the commands that are admitted, in one snapshot. Events and the log name them with their origin.
     fn carry_out(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
-        let of: BTreeSet<_> = commands.iter().filter_map(|command| object_of(command).service()).collect();
+        let of = commands.iter().filter_map(|command| object_of(command).service_or_limited());
+        let of: BTreeSet<_> = of.collect();
         // Tried on a copy first, so that refused commands are not steered.
         let mut trial = self.state.restricted_to(&of);
         let (mut admitted, mut refused) = (Vec::new(), Vec::new());
@@ -202,7 +213,7 @@ mod tests {
     use xvs_model::protocol::request::{ControlRequest, Verdict};
     use xvs_model::report::event::{Begin, EventQuery, Then};
     use xvs_proto::Family;
-    use xvs_sched::{ForwardingMethod, Weight};
+    use xvs_sched::{ClientLimit, ForwardingMethod, Weight};
 
     use crate::control::reconcile::*;
     use crate::control::tests::{Machine, any_change, any_service, control, endpoint, network, options};
@@ -220,7 +231,7 @@ mod tests {
             (Endpoint::new([192, 0, 2, *last], 80), options)
         };
         let destinations = servers.iter().map(server).collect();
-        Some(OwnedService { options: ServiceOptions::of(Family::V4), destinations })
+        Some(OwnedService { options: ServiceOptions::of(Family::V4), destinations, limit: None })
     }
 
     fn by_hand(control: &mut Control<Machine>, rules: &str) {
@@ -323,6 +334,38 @@ mod tests {
         by_hand(&mut control, "-E -t 192.0.2.100:80 -s sh\n-e -t 192.0.2.100:80 -r 192.0.2.1 -w 3\n");
         assert_eq!(want(&mut control, &[(1, 5)], ReconcileScope::Everything), 2);
         assert_eq!(drift(&mut control), [""; 0]);
+    }
+
+    #[test]
+    fn a_wanted_limit_is_set_changed_and_ended_and_one_that_was_never_wanted_stays() {
+        let mut control = control();
+        let limited = |rate: Option<u32>| {
+            let limit = rate.map(|rate| ClientLimit { rate, ..ClientLimit::default() });
+            vec![(key(100), with(&[(1, 1)]).map(|service| OwnedService { limit, ..service }))]
+        };
+        let rate =
+            |control: &Control<Machine>| control.state().limits().get(&key(100)).map(|limit| limit.rate);
+        by_hand(&mut control, "#xvs limit set -t 192.0.2.100:80 --rate 3\n");
+        control.reconcile(limited(None), ReconcileScope::Everything, Millis(0)).unwrap();
+        assert_eq!(rate(&control), Some(3), "it is the operator's");
+        for (wanted, scope) in [
+            (Some(5), ReconcileScope::Everything),
+            (Some(7), ReconcileScope::Changes),
+            (Some(7), ReconcileScope::Everything),
+        ] {
+            control.reconcile(limited(wanted), scope, Millis(0)).unwrap();
+            assert_eq!((rate(&control), drift(&mut control)), (wanted, vec![]));
+        }
+        by_hand(&mut control, "#xvs limit set -t 192.0.2.100:80 --rate 9\n");
+        assert_eq!(drift(&mut control), ["xvs limit set -t 192.0.2.100:80 --rate 7"]);
+        let rules = ControlRequest::Apply { rules: Vec::new(), confirm_within_seconds: None };
+        control.handle(&rules, Millis(0)).unwrap();
+        assert_eq!(rate(&control), Some(9), "rules do not apply to it");
+        assert_eq!(changed(control.reconcile(limited(None), ReconcileScope::Everything, Millis(0))), 1);
+        assert_eq!((rate(&control), drift(&mut control)), (None, vec![]));
+        control.reconcile(limited(Some(5)), ReconcileScope::Changes, Millis(0)).unwrap();
+        control.reconcile(vec![(key(100), None)], ReconcileScope::Changes, Millis(0)).unwrap();
+        assert_eq!((rate(&control), servers(&control, 100)), (None, None), "it ends with its service");
     }
 
     #[test]
@@ -566,7 +609,7 @@ mod tests {
                 let were: BTreeSet<_> = owned.keys().copied().collect();
                 let all = wanted.into_iter().map(|(key, destinations)| {
                     let options = ServiceOptions::of(key.family());
-                    (key, destinations.map(|destinations| OwnedService { options, destinations }))
+                    (key, destinations.map(|destinations| OwnedService { options, destinations, limit: None }))
                 });
                 let all: Vec<_> = all.collect();
                 for (key, service) in &all {

@@ -7,12 +7,11 @@
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
-use xvs_model::config::rules::object_of;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::setting::Source;
-use xvs_sched::ServiceKey;
+use xvs_sched::{ClientLimit, ServiceKey};
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
@@ -80,7 +79,7 @@ impl<D: Datapath> Control<D> {
             match command {
                 Command::Zero(_) => {}
                 Command::SetTimeouts(timeouts) => journal.note(&Entry::Timeouts(*timeouts, source)),
-                _ if object_of(command).service().is_some_and(|key| self.owned.owns(&key)) => {}
+                _ if self.owned.owns_object_of(command) => {}
                 _ => journal.note(&Entry::Change(command.clone())),
             }
         }
@@ -99,8 +98,12 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Notes that a service is owned by health checks from now on.
-    pub(super) fn note_owned(&mut self, key: ServiceKey) {
+    /// Notes that a service, perhaps with its limit, is owned by health checks from now on.
+    pub(super) fn note_owned(&mut self, key: ServiceKey, limit: Option<ClientLimit>) {
+        let is_new = limit.is_some() && !self.owned.wanted.limits().contains_key(&key);
+        if is_new && self.state.limits().contains_key(&key) {
+            self.note_entry(|| Entry::Change(Command::DeleteLimit(key)));
+        }
         if !self.owned.owns(&key) && self.state.service(&key).is_some() {
             self.note_entry(|| Entry::Change(Command::DeleteService(key)));
         }
@@ -123,7 +126,7 @@ impl<D: Datapath> Control<D> {
 
 /// The changes that give a state from an empty one, without owned services.
 fn entries(state: &State, owned: &OwnedServices) -> Vec<Entry> {
-    let mut state = state.clone();
+    let mut state = owned.without_limits(state);
     owned.services().for_each(|key| state.set_service(key, None));
     commands_without_timeouts(&state).map(Entry::Change).collect()
 }
@@ -224,7 +227,7 @@ mod tests {
             }),
             2 => (any_service(), owned).prop_map(|(key, destinations)| {
                 let options = ServiceOptions::of(key.family());
-                Step::Reconcile(key, destinations.map(|destinations| OwnedService { options, destinations }))
+                Step::Reconcile(key, destinations.map(|destinations| OwnedService { options, destinations, limit: None }))
             }),
             1 => Just(Step::Time),
         ]

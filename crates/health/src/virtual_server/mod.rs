@@ -290,7 +290,8 @@ impl VirtualServerState {
             let mut seen = HashSet::new();
             let all = self.destinations(*key).into_iter().map(|one| (one.endpoint, one.options));
             let destinations = all.filter(|(endpoint, _)| seen.insert(*endpoint)).collect();
-            (*key, OwnedService { options: options.clone(), destinations })
+            let limit = self.virtual_server.limit;
+            (*key, OwnedService { options: options.clone(), destinations, limit })
         });
         desired.collect()
     }

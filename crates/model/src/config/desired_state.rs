@@ -295,16 +295,26 @@ impl State {
         self.services.get(key)
     }
 
-    /// A state with these services alone, and with the daemons, which commands about services depend on.
+    /// A state with these services and their limits alone, and with the daemons, which commands about services depend on.
     pub fn restricted_to<'a>(&self, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Self {
-        let found = keys.into_iter().filter_map(|key| Some((*key, self.services.get(key)?.clone())));
-        Self { services: found.collect(), daemons: self.daemons.clone(), ..Self::default() }
+        let mut restricted = Self { daemons: self.daemons.clone(), ..Self::default() };
+        for key in keys {
+            restricted.set_service(*key, self.services.get(key).cloned());
+            restricted.set_limit(*key, self.limits.get(key).copied());
+        }
+        restricted
     }
 
     /// Sets or, with `None`, removes a service, without validation.
     pub fn set_service(&mut self, key: ServiceKey, service: Option<Arc<Service>>) {
         self.services.remove(&key);
         self.services.extend(service.map(|service| (key, service)));
+    }
+
+    /// Sets or, with `None`, removes the limit of a service, without validation.
+    pub fn set_limit(&mut self, key: ServiceKey, limit: Option<ClientLimit>) {
+        self.limits.remove(&key);
+        self.limits.extend(limit.map(|limit| (key, limit)));
     }
 
     /// The timeouts in force.

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
+use xvs_sched::ClientLimit;
 
 use crate::config::command::{Command, CommandError};
 use crate::config::destination::{Destination, DestinationOptions};
@@ -14,6 +15,8 @@ pub struct OwnedService {
     pub options: ServiceOptions,
     /// Its destinations, in the order in which they are added; no endpoint twice.
     pub destinations: Vec<(Endpoint, DestinationOptions)>,
+    /// The limit of its clients; `None`: health checks leave the limit alone, or end the one that they wanted before.
+    pub limit: Option<ClientLimit>,
 }
 
 /// Which owned services and destinations are reconciled.

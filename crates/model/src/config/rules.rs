@@ -85,6 +85,13 @@ impl DesiredRules {
         }
     }
 
+    /// The same for the limits of these services.
+    pub fn keep_limits<'a>(&mut self, running: &State, services: impl IntoIterator<Item = &'a ServiceKey>) {
+        for key in services {
+            self.state.set_limit(*key, running.limits().get(key).copied());
+        }
+    }
+
     fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
         if matches!(command, Command::Zero(_)) {
             let why = "rules do not zero counters; `xvsadm -Z` does".to_owned();
@@ -174,6 +181,14 @@ impl Object {
         match self {
             Self::Service(key) | Self::Destination(key, _) => Some(key),
             _ => None,
+        }
+    }
+
+    /// The same, or the service of a limit.
+    pub fn service_or_limited(self) -> Option<ServiceKey> {
+        match self {
+            Self::Limit(key) => Some(key),
+            other => other.service(),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! changes.
 
 use xvs_proto::{Endpoint, Protocol};
-use xvs_sched::ServiceKey;
+use xvs_sched::{ClientLimit, ServiceKey};
 
 use crate::config::command::Command;
 use crate::config::destination::DestinationOptions;
@@ -61,6 +61,8 @@ pub struct VirtualServer {
     pub ordinal: usize,
     /// Its services, in the order in which they are added, each once.
     pub services: Vec<(ServiceKey, ServiceOptions)>,
+    /// The limit of the clients of each service; `None`: the file says nothing about it.
+    pub limit: Option<ClientLimit>,
     /// The total weight of up real servers that it needs.
     pub quorum: u32,
     /// How much more weight it needs to regain the quorum, and how much less to lose it.

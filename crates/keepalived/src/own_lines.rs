@@ -1,0 +1,107 @@
+//! Lines `#xvs …`, which are comments for keepalived: what keepalived has no keyword for.
+//!
+//! They stand directly in a `virtual_server` and apply to all of its services. A wrong line is an error: a service
+//! without its SYN proxy, limit or PROXY header is not what the file wants. Pure. Not here: their grammar (`xvs_ipvsadm`).
+
+use std::collections::HashSet;
+use std::mem::discriminant;
+
+use xvs_ipvsadm::ServiceLine;
+use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::desired_state::State;
+use xvs_model::config::service::ServiceOptions;
+use xvs_model::health_checks::virtual_server::RealServer;
+use xvs_proto::Endpoint;
+use xvs_sched::{ClientLimit, ServiceKey};
+
+use crate::blocks::Block;
+use crate::values::Faults;
+
+/// Their keyword.
+pub(super) const KEYWORD: &str = "#xvs";
+
+/// Removes the lines that stand elsewhere; `around` is the keyword of the block that has these statements.
+pub(super) fn remove_misplaced(blocks: &mut Vec<Block>, around: &str, faults: &mut Faults) {
+    blocks.retain_mut(|block| {
+        if let Some(body) = &mut block.body {
+            // Of a virtual server in another block nothing is used.
+            let inner = if around.is_empty() { block.words.first().map_or("?", String::as_str) } else { "?" };
+            remove_misplaced(body, inner, faults);
+        }
+        let is_misplaced = block.keyword() == KEYWORD && around != "virtual_server";
+        if is_misplaced {
+            let next = "move it into the `virtual_server` that it is for, outside its inner blocks";
+            faults.error(&block.place, format!("`{}` stands in no `virtual_server`; {next}", block.text));
+        }
+        !is_misplaced
+    });
+}
+
+/// Applies the lines of a virtual server to its services. Returns the limit of their clients.
+pub(super) fn apply(
+    block: &Block,
+    services: &mut [(ServiceKey, ServiceOptions)],
+    servers: &[RealServer],
+    faults: &mut Faults,
+) -> Option<ClientLimit> {
+    let mut state = state(services, servers);
+    let (mut limit, mut known) = (None, HashSet::new());
+    for line in block.statements().iter().filter(|statement| statement.keyword() == KEYWORD) {
+        faults.line(line, true);
+        let words: Vec<_> = line.arguments().iter().map(String::as_str).collect();
+        let read = ServiceLine::read(&words).and_then(|read| match known.insert(discriminant(&read)) {
+            true => Ok(read),
+            false => Err("there is such a line before it; remove one".to_owned()),
+        });
+        let applied = read.and_then(|read| {
+            let mut changed = services.to_vec();
+            for (key, options) in &mut changed {
+                let command = match read {
+                    ServiceLine::Limit(limit) => Command::SetLimit { service: *key, limit },
+                    ServiceLine::SynProxy(when) => edited(*key, options, |options| options.syn_proxy = when),
+                    ServiceLine::ClientAddress(how) => {
+                        edited(*key, options, |options| options.client_address = how)
+                    }
+                };
+                let refused = |error: CommandError| error.to_string().trim_start_matches("xvs: ").to_owned();
+                state.apply(&command).map_err(refused)?;
+            }
+            services.clone_from_slice(&changed);
+            if let ServiceLine::Limit(new) = read {
+                limit = Some(new);
+            }
+            Ok(())
+        });
+        if let Err(why) = applied {
+            faults.error(&line.place, format!("`{}`: {why}", line.text));
+        }
+    }
+    limit
+}
+
+/// Changes the options of a service.
+fn edited(
+    key: ServiceKey,
+    options: &mut ServiceOptions,
+    change: impl FnOnce(&mut ServiceOptions),
+) -> Command {
+    change(options);
+    Command::EditService { key, options: options.clone() }
+}
+
+/// The services without these lines, to find what the director refuses. Other refusals are found later.
+fn state(services: &[(ServiceKey, ServiceOptions)], servers: &[RealServer]) -> State {
+    let mut state = State::default();
+    for (key, options) in services {
+        let _ = state.apply(&Command::AddService { key: *key, options: options.clone() });
+        for RealServer { endpoint, options, .. } in servers {
+            let port = match key {
+                ServiceKey::Address { endpoint: of_service, .. } if endpoint.port == 0 => of_service.port,
+                _ => endpoint.port,
+            };
+            let (endpoint, options) = (Endpoint { port, ..*endpoint }, options.clone());
+            let _ = state.apply(&Command::AddDestination { service: *key, endpoint, options });
+        }
+    }
+    state
+}
