@@ -215,7 +215,14 @@ mod tests {
             vec![("sloppy_tcp", "1"), ("sloppy_tcp", "0"), ("feedback.services", "all"), ("no", "1")];
         let confirm = prop::option::weighted(0.5, Just(5_u32));
         let owned = prop::option::weighted(0.7, vec((endpoint(), options()), 0..2));
+        let rate = |rate| ClientLimit { rate, ..ClientLimit::default() };
+        let limit = prop::option::weighted(0.5, select(vec![rate(5), rate(7)]));
+        let by_hand = (any_service(), limit.clone()).prop_map(|(service, limit)| match limit {
+            Some(limit) => Command::SetLimit { service, limit },
+            None => Command::DeleteLimit(service),
+        });
         prop_oneof![
+            2 => by_hand.prop_map(|command| Step::Request(ControlRequest::Change(command))),
             8 => command().prop_map(|command| Step::Request(ControlRequest::Change(command))),
             4 => vec(command(), 2..8).prop_map(|commands| Step::Request(ControlRequest::Restore(commands))),
             2 => (vec(command(), 0..6), confirm).prop_map(|(rules, confirm_within_seconds)| {
@@ -225,9 +232,9 @@ mod tests {
             1 => select(settings).prop_map(|(key, value)| {
                 Step::Request(ControlRequest::Set { key: key.to_owned(), value: value.to_owned() })
             }),
-            2 => (any_service(), owned).prop_map(|(key, destinations)| {
+            2 => (any_service(), owned, limit.clone()).prop_map(|(key, destinations, limit)| {
                 let options = ServiceOptions::of(key.family());
-                Step::Reconcile(key, destinations.map(|destinations| OwnedService { options, destinations, limit: None }))
+                Step::Reconcile(key, destinations.map(|destinations| OwnedService { options, destinations, limit }))
             }),
             1 => Just(Step::Time),
         ]
