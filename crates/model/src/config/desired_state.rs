@@ -295,7 +295,7 @@ impl State {
         self.services.get(key)
     }
 
-    /// A state with these services and their limits alone, and with the daemons, which commands about services depend on.
+    /// A state with these services and limits alone, and with the daemons, which commands about services depend on.
     pub fn restricted_to<'a>(&self, keys: impl IntoIterator<Item = &'a ServiceKey>) -> Self {
         let mut restricted = Self { daemons: self.daemons.clone(), ..Self::default() };
         for key in keys {
