@@ -116,8 +116,7 @@ fn capture_equals_the_wire(method: Method, workers: Workers) {
         Capturing::tcpdump(&cluster, Host::Client, "wan", &outside, "tcp port 80"),
         Capturing::tcpdump(&cluster, Host::Switch, "dr", &inside, "tcp port 80"),
     ];
-    let xvs =
-        Capturing::xvs(&cluster, &["-w", ours.to_str().unwrap(), "--service", &format!("TCP {VIP}:80")]);
+    let xvs = Capturing::xvs(&cluster, &["-w", ours.to_str().unwrap(), "-t", &format!("{VIP}:80")]);
     let pages = clients::pages(&cluster, &format!("http://{VIP}/"), 4);
     assert!(clients::take_turns(&pages), "{pages:?}");
     // The last segments of connections may still be in transit.

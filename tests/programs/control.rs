@@ -357,7 +357,7 @@ fn connections_are_found_by_their_properties_and_counted_without_being_listed() 
     let every_port = format!("TCP {VIP}:0");
     for (words, count) in [
         (&["--service", &every_port][..], 2),
-        (&["--service", &format!("TCP {VIP}:80")], 1),
+        (&["-t", &format!("{VIP}:80")], 1),
         (&["--service", &every_port, "--client", "192.0.2.0/24:1001"], 1),
         (&["--dest", &format!("{}:82", server(2))], 1),
         (&["--dest", "203.0.113.0/24", "--state", "syn_recv,close"], 3),
@@ -377,7 +377,7 @@ fn connections_are_found_by_their_properties_and_counted_without_being_listed() 
     assert_eq!(xvs(&mut client, &["connections", "--state", "CLOSE"]), "no connection matches\n");
     // After the removal of its real server, a connection still belongs to its service.
     done(&mut client, &format!("-d -t {VIP}:0 -r {}:0", server(2)));
-    assert_eq!(xvs(&mut client, &["connections", "--service", &every_port, "--count"]), "2\n");
+    assert_eq!(xvs(&mut client, &["connections", "-t", &format!("{VIP}:0"), "--count"]), "2\n");
 }
 
 #[test]

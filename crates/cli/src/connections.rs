@@ -11,6 +11,7 @@ use serde::Serialize;
 use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::udp;
+use xvs_ipvsadm::{ServiceArgument, SystemResolver};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
@@ -25,9 +26,8 @@ pub(super) struct Arguments {
     /// Connections of these clients only; an IPv6 port needs brackets, as in `[2001:db8::1]:80`
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
     client: Option<EndpointRange>,
-    /// Connections of this service only, as listings name it: "TCP 198.51.100.100:80", "FWM 7"
-    #[arg(long, value_name = "SERVICE")]
-    service: Option<ServiceKey>,
+    #[command(flatten)]
+    service: ServiceFilter,
     /// Connections to these real servers only
     #[arg(long, value_name = "ADDRESS[/LEN][:PORT]")]
     dest: Option<EndpointRange>,
@@ -45,13 +45,31 @@ pub(super) struct Arguments {
     count: bool,
 }
 
+/// A service whose connections or packets are selected.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub(super) struct ServiceFilter {
+    #[command(flatten)]
+    service: ServiceArgument,
+    /// The service as listings name it: "TCP 198.51.100.100:80", "FWM 7"
+    #[arg(long = "service", value_name = "SERVICE", group = "service", hide = true)]
+    listed: Option<ServiceKey>,
+}
+
+impl ServiceFilter {
+    /// The service; `None`: all.
+    pub(super) fn key(&self) -> Result<Option<ServiceKey>, String> {
+        Ok(self.service.key(&SystemResolver::default())?.or(self.listed))
+    }
+}
+
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let mut out = BufWriter::new(out);
     let filter = Filter {
         kind: if arguments.templates { Kind::Templates } else { Kind::Connections },
         client: arguments.client,
         dest: arguments.dest,
-        service: arguments.service,
+        service: arguments.service.key()?,
         server: None,
         states: arguments.state.clone(),
     };

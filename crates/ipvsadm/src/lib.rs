@@ -42,7 +42,7 @@ pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
 pub use streams::{Messages, NextStep, Output, Streams};
 pub use xvs_lines::{
     DisabledArgument, EntryArgument, LimitChange, Line, ListChange, LocalAddressChange, MarkChange, QuicLine,
-    ServiceArgument, ServiceLine,
+    RealServerArgument, ServiceArgument, ServiceLine,
 };
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.

@@ -75,7 +75,7 @@ fn a_wrong_line_of_xvs_is_one_line_with_what_is_wrong_and_the_next_step() {
             "limit set: it needs <--connections <N>|--rate <N>|--syn-rate <N>>; \
              `xvs limit set --help` shows its form",
         ),
-        ("disable", "disable: it needs <SERVER>; `xvs disable --help` shows its form"),
+        ("disable", "disable: it needs <ADDRESS[:PORT]>; `xvs disable --help` shows its form"),
         ("deny 192.0.2.1 for", "deny: it needs <TIME>; `xvs deny --help` shows its form"),
         ("mark list", "mark list changes nothing; remove the line"),
         (

@@ -13,7 +13,6 @@ use clap::{Args, FromArgMatches, Subcommand};
 use xvs_model::config::access_list::{ListKey, ListKind, Until, read_prefix};
 use xvs_model::config::command::Command;
 use xvs_model::config::firewall_mark::MarkRule;
-use xvs_model::config::load_report::Server;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::maintenance::Disabled;
 use xvs_model::config::quic_change::{QuicChange, QuicConfig};
@@ -181,17 +180,40 @@ impl ServiceArgument {
     }
 
     /// The service; `None`: no option is given.
-    fn key(&self, resolver: &dyn Resolver) -> Result<Option<ServiceKey>, String> {
+    ///
+    /// # Errors
+    /// The first line of ipvsadm's message.
+    pub fn key(&self, resolver: &dyn Resolver) -> Result<Option<ServiceKey>, String> {
         let words = self.words();
         if words.is_empty() { Ok(None) } else { virtual_service(&words, resolver).map(Some) }
     }
 }
 
-/// The real servers that `xvs disable` or `xvs enable` names.
+/// A real server, by ipvsadm's option or as a word of its own.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct RealServerArgument {
+    /// The real server
+    #[arg(value_name = "ADDRESS[:PORT]", required_unless_present = "real_server")]
+    server: Option<String>,
+    /// The real server, as for xvsadm
+    #[arg(short, long, value_name = "ADDRESS[:PORT]", conflicts_with = "server")]
+    real_server: Option<String>,
+}
+
+impl RealServerArgument {
+    /// What was typed.
+    pub fn word(&self) -> &str {
+        self.real_server.as_ref().or(self.server.as_ref()).map_or("", String::as_str)
+    }
+}
+
+/// The real servers that `xvs disable` or `xvs enable` names: without a port on every port, without a service in every
+/// service.
 #[derive(Debug, Args)]
 pub struct DisabledArgument {
-    /// ADDRESS for every port, or ADDRESS:PORT
-    server: Server,
+    #[command(flatten)]
+    server: RealServerArgument,
     #[command(flatten)]
     service: ServiceArgument,
 }
@@ -200,10 +222,11 @@ impl DisabledArgument {
     /// The real servers.
     ///
     /// # Errors
-    /// The first line of ipvsadm's message about the service.
+    /// The first line of ipvsadm's message about the service, or what is wrong with the real server.
     pub fn named(&self, resolver: &dyn Resolver) -> Result<Disabled, String> {
-        let service = self.service.key(resolver)?;
-        Ok(Disabled { server: self.server, service })
+        let (service, word) = (self.service.key(resolver)?, self.server.word());
+        let server = word.parse().map_err(|error| format!("real server {word:?}: {error}"))?;
+        Ok(Disabled { server, service })
     }
 }
 

@@ -20,10 +20,10 @@ use xvs_dataplane::verdict::DropReason;
 use xvs_model::protocol::client::{Failure, Stopper, default_socket};
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed, SNAP_BYTES};
 use xvs_proto::Prefix;
-use xvs_sched::ServiceKey;
 
 use crate::capture::lines::Lines;
 use crate::capture::pcapng::Blocks;
+use crate::connections::ServiceFilter;
 use crate::output::exit::{DONE, Done};
 use crate::output::late_reply;
 
@@ -45,9 +45,8 @@ pub(super) struct Arguments {
     /// Packets from or to this port
     #[arg(long)]
     port: Option<u16>,
-    /// Packets of this service, such as "TCP 192.0.2.1:80" or "FWM 7"
-    #[arg(long)]
-    service: Option<ServiceKey>,
+    #[command(flatten)]
+    service: ServiceFilter,
     /// Packets received on this interface
     #[arg(long, value_name = "NAME")]
     interface: Option<String>,
@@ -78,20 +77,21 @@ fn reason(text: &str) -> Result<String, String> {
 }
 
 impl Arguments {
-    fn request(&self) -> CaptureRequest {
-        CaptureRequest {
+    fn request(&self) -> Result<CaptureRequest, String> {
+        Ok(CaptureRequest {
             address: self.address,
             port: self.port,
-            service: self.service,
+            service: self.service.key()?,
             interface: self.interface.clone(),
             drops: self.drops,
             reason: self.reason.clone(),
             snap_bytes: self.snaplen as usize,
-        }
+        })
     }
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
+    let request = arguments.request()?;
     // Before the request: if the file cannot be created, the director copies no packet.
     let mut sink = Sink::open(arguments, out)?;
     let mut client = late_reply::connect(&default_socket())?;
@@ -106,7 +106,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     }
     let most = arguments.count.unwrap_or(u64::MAX);
     let (mut packets, mut begun) = (0, false);
-    let ended = client.capture(arguments.request(), &mut |part| {
+    let ended = client.capture(request, &mut |part| {
         if !begun {
             begun = true;
             sink.begin()?;

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use xvs_ipvsadm::{ServiceArgument, SystemResolver};
+use xvs_ipvsadm::{RealServerArgument, ServiceArgument, SystemResolver};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::Disabled;
@@ -34,12 +34,8 @@ use crate::output::text::{counted, duration};
 pub(crate) struct Arguments {
     #[command(flatten)]
     service: ServiceArgument,
-    /// The real server, as -r: by default with the port of the service
-    #[arg(value_name = "ADDRESS[:PORT]", required_unless_present = "real_server")]
-    server: Option<String>,
-    /// The real server, as for xvsadm
-    #[arg(short, long, value_name = "ADDRESS[:PORT]", conflicts_with = "server")]
-    real_server: Option<String>,
+    #[command(flatten)]
+    server: RealServerArgument,
     /// Wait for active connections only; closed ones stay in the table for two minutes (TIME_WAIT)
     #[arg(long)]
     active: bool,
@@ -64,8 +60,7 @@ impl Arguments {
     /// The service and the real server, parsed as ipvsadm parses them.
     fn named(&self) -> Result<(ServiceKey, Endpoint), String> {
         let mut words = self.service.words();
-        let server = self.server.iter().chain(&self.real_server).next().map_or("", String::as_str);
-        words.extend(["-r", server]);
+        words.extend(["-r", self.server.word()]);
         xvs_ipvsadm::real_server(&words, &SystemResolver::default())
     }
 }
