@@ -61,6 +61,7 @@ pub fn status() -> StatusReport {
     StatusReport {
         state: Level::Warning,
         warnings: vec!["wan is gone; it is attached again when it is back and up".to_owned()],
+        host: "lb1".to_owned(),
         version: "1.2.3".to_owned(),
         uptime_seconds: 59,
         epoch: 4,
@@ -545,6 +546,8 @@ pub fn page() -> Value {
         active: 1,
         inactive: 2,
         rates: Some(rates()),
+        totals: stats(),
+        limit: Some(ClientLimit { connections: 50, ..ClientLimit::default() }),
         servers: vec![PageServer {
             server: "192.0.2.11:80".to_owned(),
             state: ServerState::Quiescent,
@@ -554,11 +557,17 @@ pub fn page() -> Value {
             active: Some(1),
             inactive: Some(2),
             rates: Some(rates()),
+            totals: Some(stats()),
+            upper_threshold: Some(100),
+            lower_threshold: Some(75),
         }],
     };
     serde_json::json!(StatusPage {
         status: &status(),
         rates: Some(rates()),
+        totals: stats(),
+        active: 1,
+        inactive: 2,
         with_problem: 1,
         matching: 1,
         page: 1,

@@ -148,7 +148,7 @@ impl Scheduler for RecordingScheduler {
             weight: candidates.weight(position),
             load: candidates.load(position),
             overloaded: candidates.overloaded(position),
-            upper_threshold: member.live.upper_threshold(),
+            upper_threshold: member.live.thresholds().0,
         };
         let decision = Decision {
             service: self.service.key,

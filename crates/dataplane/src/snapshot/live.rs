@@ -231,9 +231,9 @@ impl DestinationLive {
         self.load.set_bounds(upper, lower);
     }
 
-    /// The upper threshold, in connections; 0: none.
-    pub(super) fn upper_threshold(&self) -> u32 {
-        self.load.upper()
+    /// The upper threshold, 0: none; and the number of connections below which it takes new ones again.
+    pub fn thresholds(&self) -> (u32, u32) {
+        self.load.bounds()
     }
 
     /// Whether it takes no new connections: it has reached its upper threshold and has not been below its lower one

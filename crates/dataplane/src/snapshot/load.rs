@@ -82,9 +82,10 @@ impl LiveLoad {
         self.check_limit();
     }
 
-    /// The upper threshold; 0: none.
-    pub(crate) fn upper(&self) -> u32 {
-        Bounds::unpack(self.bounds.load(Ordering::Relaxed)).upper
+    /// The upper threshold, 0: none; and the low mark.
+    pub(crate) fn bounds(&self) -> (u32, u32) {
+        let Bounds { upper, low } = Bounds::unpack(self.bounds.load(Ordering::Relaxed));
+        (upper, low)
     }
 
     /// Counts a connection. The limit is checked by [`Self::check_limit`] when its insertion has succeeded.

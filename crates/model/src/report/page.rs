@@ -8,8 +8,9 @@ use std::fmt;
 use std::net::IpAddr;
 
 use serde::Serialize;
+use xvs_sched::ClientLimit;
 
-use crate::report::listing::Rates;
+use crate::report::listing::{Rates, Stats};
 use crate::report::status::StatusReport;
 
 /// What the status page shows at one moment.
@@ -21,6 +22,12 @@ pub struct StatusPage<'a> {
     /// The rates of all services since the last look at the director, at least a second before; `None`: there was none
     /// in the last 30 seconds.
     pub rates: Option<Rates>,
+    /// The totals of all services, deleted ones included. `xvsadm -Z` zeroes no totals of this document.
+    pub totals: Stats,
+    /// Active connections of all services.
+    pub active: u64,
+    /// Other connections of all services.
+    pub inactive: u64,
     /// The number of services whose `state` is not `ok`, whatever the query.
     pub with_problem: usize,
     /// The number of services that match the query.
@@ -60,6 +67,10 @@ pub struct PageService {
     /// Its rates since the last look at the director; `None`: there was none in the last 30 seconds, or the service is
     /// newer.
     pub rates: Option<Rates>,
+    /// Its totals since it was added.
+    pub totals: Stats,
+    /// What each of its clients may do, and all together; `None`: anything.
+    pub limit: Option<ClientLimit>,
     /// Its real servers in IPVS's order; behind them those that checks have taken out, and the sorry server.
     pub servers: Vec<PageServer>,
 }
@@ -85,6 +96,12 @@ pub struct PageServer {
     /// Its rates since the last look at the director; `None`: there was none in the last 30 seconds, or it was not in
     /// the service then.
     pub rates: Option<Rates>,
+    /// Its totals since it was added; `None`: it is not in the service.
+    pub totals: Option<Stats>,
+    /// The number of connections from which it gets no new ones; `None`: there is none.
+    pub upper_threshold: Option<u32>,
+    /// The number of connections below which it gets new ones again; `None`: it has no upper threshold.
+    pub lower_threshold: Option<u32>,
 }
 
 /// Whether a service works.

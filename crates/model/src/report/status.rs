@@ -25,6 +25,9 @@ pub struct StatusReport {
     pub state: Level,
     /// The warnings, a sentence each: the object, what is wrong, the next step.
     pub warnings: Vec<String>,
+    /// The host name of the director's machine.
+    #[serde(default)]
+    pub host: String,
     /// The version of xvsd.
     pub version: String,
     /// Time since xvsd started.

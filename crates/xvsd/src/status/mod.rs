@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use xvs_ctl::config::fleet::host_name;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Path;
@@ -154,6 +155,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
     StatusReport {
         state: if warnings.is_empty() { Level::Ok } else { Level::Warning },
         warnings,
+        host: host_name(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         uptime_seconds: shared.started.until(now).as_secs(),
         epoch: snapshot.epoch,

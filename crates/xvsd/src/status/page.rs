@@ -25,10 +25,11 @@ use xvs_model::report::page::{PageServer, PageService, ServerState, ServiceState
 use xvs_model::report::status::StatusReport;
 use xvs_model::report::unanswered::REPORTED;
 use xvs_proto::Endpoint;
-use xvs_sched::ServiceKey;
+use xvs_sched::{ClientLimit, ServiceKey};
 
 use crate::status::health::{by_service, is_at, real_server_indices};
 use crate::status::shared::Shared;
+use crate::status::traffic::stats;
 use crate::status::warnings::no_quorum;
 use crate::status::{Obstacle, obstacle, report, why_unusable};
 
@@ -196,9 +197,14 @@ impl Look {
         }
         let (page, count) = (query.page.clamp(1, pages.len()), pages.len());
         let [local_addresses, standby_addresses] = self.locals.addresses();
+        let sum =
+            |count: fn(&PageService) -> u64| self.services.iter().map(|looked| count(&looked.shown)).sum();
         StatusPage {
             status: &self.status,
             rates: self.rates,
+            totals: stats(self.total),
+            active: sum(|service| service.active),
+            inactive: sum(|service| service.inactive),
             with_problem: self.services.iter().filter(has_problem).count(),
             matching,
             page,
@@ -233,16 +239,16 @@ impl Reading<'_> {
         let (mut rows, mut totals, mut usable) = (Vec::new(), Vec::new(), 0);
         for (place, member) in service.members.iter().enumerate() {
             let health = indices.get(place).copied().flatten().and_then(|index| absent[index].take());
-            let stats = member.live.stats.sum();
+            let counted = member.live.stats.sum();
             // Its place is the same, unless real servers were added or deleted.
             let is_it = |(endpoint, _): &&(Endpoint, _)| *endpoint == member.endpoint;
             let former = before.and_then(|before| {
                 before.servers.get(place).filter(is_it).or_else(|| before.servers.iter().find(is_it))
             });
-            let rates = former.map(|(_, former)| self.rates(*former, stats));
+            let rates = former.map(|(_, former)| self.rates(*former, counted));
             usable += usize::from(obstacle(member, self.snapshot).is_none());
-            rows.push(self.member(service.key, member, health, rates));
-            totals.push((member.endpoint, stats));
+            rows.push(self.member(service.key, member, health, counted, rates));
+            totals.push((member.endpoint, counted));
         }
         if let Some(sorry) = health.and_then(|health| health.sorry_server.as_ref()) {
             let words = if sorry.serves { "serves, because there is no quorum" } else { "stands by" };
@@ -272,7 +278,7 @@ impl Reading<'_> {
             None if rows.iter().any(|row| row.state.is_problem()) => ServiceState::Warning,
             None => ServiceState::Ok,
         };
-        let stats = service.live.stats();
+        let counted = service.live.stats();
         let shown = PageService {
             service: service.key.to_string(),
             rule: service.rule.to_string(),
@@ -281,10 +287,12 @@ impl Reading<'_> {
             usable,
             active: rows.iter().filter_map(|row| row.active).map(u64::from).sum(),
             inactive: rows.iter().filter_map(|row| row.inactive).map(u64::from).sum(),
-            rates: before.map(|before| self.rates(before.stats, stats)),
+            rates: before.map(|before| self.rates(before.stats, counted)),
+            totals: stats(counted),
+            limit: service.client_limit.or_else(|| self.syn_limit(service.key)),
             servers: rows,
         };
-        Looked { key: service.key, stats, servers: totals, text: searched(&shown), shown }
+        Looked { key: service.key, stats: counted, servers: totals, text: searched(&shown), shown }
     }
 
     /// A real server that is in the service.
@@ -293,6 +301,7 @@ impl Reading<'_> {
         service: ServiceKey,
         member: &Member,
         health: Option<&RealServerHealth>,
+        counted: StatsValues,
         rates: Option<Rates>,
     ) -> PageServer {
         let (checked, mut words) =
@@ -322,8 +331,14 @@ impl Reading<'_> {
             }
             None => (checked, ""),
         };
+        // The time is that of the checks.
+        if let Some(since) = words.first_mut().filter(|_| ![state, ServerState::Unchecked].contains(&checked))
+        {
+            *since = format!("{checked} {since}");
+        }
         words.extend((!more.is_empty()).then(|| more.to_owned()));
         let load = member.live.load();
+        let (upper, lower) = member.live.thresholds();
         PageServer {
             server: member.endpoint.to_string(),
             state,
@@ -333,7 +348,16 @@ impl Reading<'_> {
             active: Some(load.active),
             inactive: Some(load.inactive),
             rates,
+            totals: Some(stats(counted)),
+            upper_threshold: (upper > 0).then_some(upper),
+            lower_threshold: (upper > 0).then_some(lower),
         }
+    }
+
+    /// The limit of a service that limits only the SYNs of all clients together.
+    fn syn_limit(&self, service: ServiceKey) -> Option<ClientLimit> {
+        let rate = self.snapshot.syn_limits.as_ref()?.get(&service)?.rate;
+        Some(ClientLimit { syn_rate: rate.rate, syn_burst: rate.burst, ..ClientLimit::default() })
     }
 
     /// What the checks of a real server say.
@@ -391,8 +415,19 @@ fn agent_words(agent: &AgentHealth) -> String {
 
 /// A real server that is not in the service.
 fn absent_server(server: &str, state: ServerState, words: String) -> PageServer {
-    let (server, method, weight, active, inactive, rates) = (server.to_owned(), None, None, None, None, None);
-    PageServer { server, state, words, method, weight, active, inactive, rates }
+    PageServer {
+        server: server.to_owned(),
+        state,
+        words,
+        method: None,
+        weight: None,
+        active: None,
+        inactive: None,
+        rates: None,
+        totals: None,
+        upper_threshold: None,
+        lower_threshold: None,
+    }
 }
 
 /// A line for the service, and a line for each of its real servers that also has the service's name.
@@ -410,6 +445,7 @@ fn searched(service: &PageService) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
+    use xvs_ctl::config::fleet::host_name;
     use xvs_ctl::control::Control;
     use xvs_ctl::in_memory::MemoryDatapath;
     use xvs_dataplane::clock::Clock;
@@ -525,6 +561,44 @@ mod tests {
             (&service["servers"][7]["method"], &service["servers"][7]["weight"]),
             (&Value::Null, &Value::Null)
         );
+    }
+
+    #[test]
+    fn totals_and_limits_stand_beside_the_counts_and_the_host_beside_the_version() {
+        let rules = "-A -t 198.51.100.1:80 -s rr\n-a -t 198.51.100.1:80 -r 192.0.2.1 -g -x 100\n\
+                     -a -t 198.51.100.1:80 -r 192.0.2.2 -g\n-A -t 198.51.100.1:81 -s rr\n\
+                     #xvs limit set -t 198.51.100.1:80 --connections 50\n\
+                     #xvs limit set -t 198.51.100.1:81 --syn-rate 5000\n";
+        let shared = still(rules);
+        let snapshot = shared.published.load();
+        let live = &snapshot.services.iter().find(|service| service.port() == 80).unwrap().members[1].live;
+        [live.stats.of_worker(0), shared.total.of_worker(0)].iter().for_each(|stats| stats.count_in(60));
+        let page = document(&Viewers::default(), &shared, "");
+        let (service, servers) = (&page["services"][0], &page["services"][0]["servers"]);
+        for totals in [&page["totals"], &service["totals"], &servers[1]["totals"]] {
+            assert_eq!((&totals["in_packets"], &totals["in_bytes"]), (&1.into(), &60.into()));
+        }
+        assert_eq!((&page["active"], &page["inactive"]), (&0.into(), &0.into()));
+        let thresholds =
+            |server: &Value| ["upper_threshold", "lower_threshold"].map(|key| server[key].clone());
+        assert_eq!(thresholds(&servers[0]), [Value::Null, Value::Null]);
+        assert_eq!(thresholds(&servers[1]), [Value::from(100), Value::from(75)]);
+        let limits =
+            [(0, "connections"), (1, "syn_rate")].map(|(place, key)| &page["services"][place]["limit"][key]);
+        assert_eq!(limits, [&Value::from(50), &Value::from(5000)]);
+        assert_eq!(page["status"]["host"], host_name());
+    }
+
+    #[test]
+    fn the_time_that_checks_count_is_not_given_for_another_state() {
+        let shared = still("-A -t 198.51.100.1:80 -s rr\n-a -t 198.51.100.1:80 -r 192.0.2.1 -g -w 0\n");
+        let one = virtual_server("198.51.100.1", vec![real_server("192.0.2.1", CheckState::Up)]);
+        let report = health_report(vec![one]);
+        let _ = shared.health.set(Arc::new(move || report.clone()));
+        let document = document(&Viewers::default(), &shared, "");
+        let server = &document["services"][0]["servers"][0];
+        assert_eq!(server["state"], "quiescent");
+        assert_eq!(server["words"], "up for 1 h 0 min; passed in 1.5 ms; weight 0: no new connections");
     }
 
     #[test]

@@ -58,7 +58,8 @@ fn destination(
     }
 }
 
-fn stats(counted: StatsValues) -> Stats {
+/// The totals of a service or destination.
+pub(super) fn stats(counted: StatsValues) -> Stats {
     let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = counted;
     Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
 }
