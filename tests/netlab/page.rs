@@ -1,4 +1,5 @@
-//! The status page in a real browser: a real server that dies, ten thousand services, a thousand viewers.
+//! The status page in a real browser: sizes and colours, a real server that dies, ten thousand services, a thousand
+//! viewers.
 //!
 //! Debian's Chromium runs without a window on the director's host. Needs root. Not here: answers of the HTTP server
 //! (`crates/xvsd/src/metrics`), the content of the document (`crates/xvsd/src/status`).
@@ -8,7 +9,8 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
+use rustix::system::uname;
+use serde_json::{Value, json};
 use xvs::browser::Browser;
 use xvs::cluster::{VIP, real_server, succeed};
 use xvs::exposition::ADDRESS;
@@ -56,6 +58,105 @@ fn colour(browser: &mut Browser, number: u8) -> [i64; 3] {
         format!("getComputedStyle({}.querySelector('.state')).color.match(/\\d+/g).map(Number)", row(number));
     let value = browser.value(&state);
     [0, 1, 2].map(|place| value[place].as_i64().expect("rgb(…)"))
+}
+
+/// JavaScript that shows the director's document with long names and sentences, and returns what is wrong with the
+/// page: it scrolls sideways, a word is broken that is no address, a row is taller than the limit, a text has too
+/// little contrast (WCAG 2, 4.5).
+const FAULTS: &str = r#"(async limit => {
+  const page = await (await fetch('status.json')).json(), ipv6 = page.services[1];
+  const sentence = 'for 12 s; TCP [2001:db8:2:1111:2222:3333:4444:5555]:8080: no connection within 5 s; see `xvs status`';
+  const states = ['up', 'down', 'failing', 'unanswered', 'unreachable', 'overloaded', 'disabled', 'quiescent', 'sorry'];
+  const server = ipv6.servers[0], endpoint = place => `[2001:db8:2:1111:2222:3333:4444:${5550 + place}]:8080`;
+  Object.assign(server, { active: 123456, inactive: 987654 });
+  ipv6.servers = states.map((state, place) => ({ ...server, state, server: endpoint(place), words: sentence }));
+  Object.assign(ipv6, { state: 'down', why: `has no quorum: live weight 0, quorum 1; its sorry server ${endpoint(0)} serves` });
+  const host = 'director-with-a-long-name-1.rack17.example.com', rates = page.totals;
+  const director = { name: host, instance: '1', runs: null, refused: { revision: 7, why: sentence }, warnings: [], connections: 7, rates };
+  Object.assign(page.status, { host, warnings: [`${ipv6.service}: ${sentence}`] });
+  page.status.fleet = { fleet: 'frankfurt', director: 'lb1', rules: 7, directors: [director] };
+  page.status.drops.push({ reason: 'kernel_fill_ring_empty', packets: 1234567, what: sentence });
+  show(page);
+
+  const faults = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  if (document.documentElement.scrollWidth > innerWidth) faults.push(`${document.documentElement.scrollWidth} pixels wide`);
+  for (const row of document.querySelectorAll('tr')) {
+    const { height } = row.getBoundingClientRect();
+    if (height >= limit) faults.push(`${row.cells[0].textContent} is ${height} pixels high`);
+  }
+  const rgba = text => (([r, g, b, a = 1]) => [r, g, b, a])(text.match(/[\d.]+/g).map(Number));
+  const light = colour => rgba(colour).slice(0, 3).map(part => part / 255)
+    .map(part => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4).reduce((sum, part, place) => sum + part * [.2126, .7152, .0722][place], 0);
+  while (texts.nextNode()) {
+    const text = texts.currentNode, parent = text.parentElement;
+    if (!parent.checkVisibility() || parent.closest('script, noscript, caption')) continue;
+    for (const { 0: word, index } of text.data.matchAll(/[^\s/-]+/g)) {
+      const range = document.createRange();
+      range.setStart(text, index);
+      range.setEnd(text, index + word.length);
+      const lines = new Set([...range.getClientRects()].map(rect => Math.round(rect.top)));
+      if (lines.size > 1 && !/^[\[\]0-9a-f:.,;]+$/.test(word)) faults.push(`${word} is broken`);
+    }
+    if (!text.data.trim() || parent.closest(':disabled')) continue;
+    let back = parent;
+    while (rgba(getComputedStyle(back).backgroundColor)[3] === 0) back = back.parentElement;
+    const [dark, bright] = [getComputedStyle(parent).color, getComputedStyle(back).backgroundColor].map(light).sort((one, other) => one - other);
+    const contrast = (bright + .05) / (dark + .05);
+    if (contrast < 4.5) faults.push(`${text.data} has a contrast of ${contrast}`);
+  }
+  return faults;
+})"#;
+
+#[test]
+fn the_page_names_its_director_and_fits_phones_and_desktops_in_light_and_dark() {
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
+    let (ipv6, long) =
+        ("[2001:db8:1:1111:2222:3333:4444:5555]:8080", "[2001:db8:2:1111:2222:3333:4444:5555]:8080");
+    let rules = format!(
+        "-A -t {VIP}:80 -s rr\n-a -t {VIP}:80 -r {}:80 -m\n\
+         #xvs limit set -t {VIP}:80 --connections 50 --rate 1000 --syn-rate 5000\n\
+         -A -t {ipv6} -s rr\n-a -t {ipv6} -r {long} -m -x 100000 -y 75000\n",
+        real_server(1)
+    );
+    let file = cluster.state().join("rules");
+    fs::write(&file, rules).expect("the cluster's folder takes a new file");
+    let _director = director(&cluster, &["--rules", &file.display().to_string()]);
+    let mut browser = opened(&cluster, "");
+    let host = uname().nodename().to_string_lossy().into_owned();
+    browser.until("document.getElementById('host')?.textContent", host.as_str());
+    browser.until(&format!("document.title.includes(' – {host} – ')"), true);
+
+    clients::pages(&cluster, &format!("http://{VIP}/"), 10);
+    let shown = |row: &str, column: &str| {
+        format!("[...{row}.cells].find(cell => cell.dataset.name === '{column}')?.firstChild.textContent")
+    };
+    let all = "document.querySelector('#services thead').rows[1]";
+    browser.value("document.getElementById('totals').click()");
+    for row in [all, "document.querySelector('#services tbody').rows[0]", &row(1)] {
+        browser.until(&shown(row, "Conns"), "10");
+    }
+    let title = "document.querySelector('#services thead th:nth-child(7)').textContent";
+    browser.until(title, "Conns");
+    browser.until("location.search", "?totals=");
+    browser.value("document.getElementById('totals').click()");
+    browser.until(title, "New\u{a0}/\u{2060}s");
+    let limits = "[...document.querySelectorAll('.active small')].map(small => small.textContent).join('')";
+    browser.until(limits, "upper\u{a0}100,000, lower\u{a0}75,000");
+    browser.until(
+        "document.querySelector('#services tbody .words').textContent",
+        "limit of a client: 50 connections, 1,000 new\u{a0}/\u{2060}s; limit of all: 5,000 SYNs\u{a0}/\u{2060}s",
+    );
+
+    for (width, is_phone, highest_row) in [(400, true, 120), (800, false, 110), (1400, false, 100)] {
+        let size = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": is_phone });
+        browser.call("Emulation.setDeviceMetricsOverride", size);
+        for scheme in ["light", "dark"] {
+            let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+            browser.call("Emulation.setEmulatedMedia", media);
+            let faults = browser.value(&format!("{FAULTS}({highest_row})"));
+            assert_eq!(faults, json!([]), "{width} pixels, {scheme}");
+        }
+    }
 }
 
 #[test]
