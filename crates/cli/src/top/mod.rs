@@ -11,7 +11,7 @@ use clap::Args;
 use clients::Clients;
 use screen::Screen;
 use terminal::{View, await_silently, shown, watch};
-use view::{Rows, Sort, header, titles};
+use view::{Columns, Rows, Sort, header};
 use xvs_model::protocol::client::{Client, Director, Failure, default_socket};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
@@ -48,9 +48,11 @@ pub(super) struct Arguments {
 
 const KEYS: &str = "\
 Keys:
-  c p b a i n   sort by connections, packets, bytes, active, inactive, name
-  /             filter: type a text, Enter to keep it, Esc to clear it
+  c p b         sort by connections, packets, bytes
+  a i n         sort by active, inactive, name
+  /             filter: Enter keeps the text, Esc clears it
   arrows, PgUp, PgDn, Home, End   scroll
+  ?             these keys
   q, Esc        quit";
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
@@ -89,11 +91,12 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
 
 /// One frame as text.
 fn once(arguments: &Arguments, before: &Traffic, now: &Traffic, out: &mut dyn Write) -> io::Result<()> {
-    let Rows { total, rows } = Rows::new(Some(before), now, arguments.sort, &arguments.filter);
-    for line in header(Some(before), now, PLAIN_WIDTH).iter().chain([&titles(arguments.sort, PLAIN_WIDTH)]) {
+    let all = Rows::new(Some(before), now, arguments.sort, &arguments.filter);
+    let columns = Columns::all(PLAIN_WIDTH, &all, arguments.sort);
+    for line in header(Some(before), now, PLAIN_WIDTH).iter().chain([&columns.titles()]) {
         writeln!(out, "{line}")?;
     }
-    [total].iter().chain(&rows).try_for_each(|row| writeln!(out, "{}", row.line(PLAIN_WIDTH)))
+    [&all.total].into_iter().chain(&all.rows).try_for_each(|row| writeln!(out, "{}", row.line(&columns)))
 }
 
 fn look(client: &mut Client) -> Result<Traffic, Failure> {
@@ -103,5 +106,5 @@ fn look(client: &mut Client) -> Result<Traffic, Failure> {
     }
 }
 
-/// Columns of a frame printed by `--once`.
+/// Columns of a frame printed by `--once`, unless names are longer.
 const PLAIN_WIDTH: usize = 80;

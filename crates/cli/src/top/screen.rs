@@ -10,8 +10,9 @@ use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
 use xvs_model::report::traffic::Traffic;
 
+use crate::top::KEYS;
 use crate::top::terminal::{After, View};
-use crate::top::view::{Level, Rows, SORT_KEYS, Sort, cut, header, titles};
+use crate::top::view::{Columns, Level, Rows, SORT_KEYS, Sort, cut, header};
 
 /// The state of the screen.
 pub(super) struct Screen {
@@ -34,6 +35,8 @@ pub(super) struct Screen {
 enum Typing {
     Commands,
     Filter,
+    /// Any key closes the help.
+    Help,
 }
 
 impl Screen {
@@ -77,6 +80,7 @@ impl Screen {
         match code {
             KeyCode::Char('q') | KeyCode::Esc => return After::Quit,
             KeyCode::Char('/') => self.typing = Typing::Filter,
+            KeyCode::Char('?') => self.typing = Typing::Help,
             KeyCode::Char(char) => {
                 if let Some((_, sort)) = SORT_KEYS.iter().find(|(key, _)| *key == char) {
                     self.sort = *sort;
@@ -96,14 +100,19 @@ impl Screen {
     }
 
     fn foot(&self) -> String {
-        if self.typing == Typing::Filter {
-            return format!("filter: {}_   Enter keeps it, Esc clears it", self.filter);
+        match self.typing {
+            Typing::Commands => {}
+            Typing::Filter => return format!("filter: {}_   Enter keeps it, Esc clears it", self.filter),
+            Typing::Help => return "any key closes the help".to_owned(),
         }
         let filter =
             if self.filter.is_empty() { "/ filter".to_owned() } else { format!("/ filter: {}", self.filter) };
         let all = self.rows.rows.len();
         let last = (self.first + self.height).min(all);
-        format!("{}-{last} of {all}   sort: c p b a i n   {filter}   q quit", (self.first + 1).min(all))
+        format!(
+            "{}-{last} of {all}   ? help   sort: c p b a i n   {filter}   q quit",
+            (self.first + 1).min(all)
+        )
     }
 }
 
@@ -134,6 +143,10 @@ impl View for Screen {
                 After::GoOn
             }
             Typing::Commands => self.command(*code),
+            Typing::Help => {
+                self.typing = Typing::Commands;
+                After::GoOn
+            }
         }
     }
 
@@ -145,16 +158,20 @@ impl View for Screen {
         if let Some(trouble) = &self.trouble {
             lines[0] = Line::styled(cut(trouble, width), Modifier::BOLD);
         }
-        lines.push(Line::styled(titles(self.sort, width), Modifier::REVERSED));
-        lines.push(Line::from(self.rows.total.line(width)));
+        let columns = Columns::within(width, &self.rows, self.sort);
+        lines.push(Line::styled(columns.titles(), Modifier::REVERSED));
+        lines.push(Line::from(self.rows.total.line(&columns)));
         // One line is for the foot.
         self.height = height.saturating_sub(lines.len() + 1);
         self.first = self.first.min(self.rows.rows.len().saturating_sub(self.height));
         let shown = self.rows.rows.iter().skip(self.first).take(self.height);
         lines.extend(shown.map(|row| {
             let style = if row.level == Level::Service { Modifier::BOLD } else { Modifier::empty() };
-            Line::styled(row.line(width), Style::from(style))
+            Line::styled(row.line(&columns), Style::from(style))
         }));
+        if self.typing == Typing::Help {
+            lines = KEYS.lines().map(|line| Line::from(cut(line, width))).collect();
+        }
         lines.resize(height.saturating_sub(1), Line::default());
         lines.push(Line::styled(cut(&self.foot(), width), Modifier::DIM));
         frame.render_widget(Paragraph::new(lines), area);
@@ -215,7 +232,7 @@ mod tests {
         assert!(
             lines[5].starts_with("TCP 198.51.100.1:40 ") && lines[22].starts_with("TCP 198.51.100.1:23 ")
         );
-        assert!(lines[23].starts_with("1-18 of 40   sort: "), "{lines:#?}");
+        assert!(lines[23].starts_with("1-18 of 40   ? help   sort: "), "{lines:#?}");
         for (code, first) in
             [(KeyCode::PageDown, 22), (KeyCode::End, 18), (KeyCode::Up, 19), (KeyCode::Home, 40)]
         {
@@ -250,6 +267,49 @@ mod tests {
         assert_eq!(press(&mut screen, "\u{1b}"), After::Quit);
         let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
         assert_eq!(screen.heed(&Event::Key(control_c)), After::Quit);
+    }
+
+    #[test]
+    fn sixty_columns_show_a_long_service_whole_beside_its_rate() {
+        let key = "TCP [2001:db8:1:0:1111:2222:3333:4444]:8080";
+        let look = |at_millis| {
+            let mut look = look(at_millis, 1);
+            look.services[0].key = key.parse().unwrap();
+            look
+        };
+        let mut screen = Screen::new(look(1000), Sort::Connections, String::new());
+        screen.take(Ok(look(2000)));
+        let lines = drawn(&mut screen, 60, 24);
+        assert!(lines[3].ends_with("   >CPS Active"), "{lines:#?}");
+        assert!(lines[5].starts_with(key) && lines[5].ends_with("    1.0      0"), "{lines:#?}");
+    }
+
+    #[test]
+    fn a_question_mark_lists_the_keys_and_any_key_returns_to_the_rows() {
+        let mut screen = screen();
+        let before = drawn(&mut screen, 60, 24);
+        assert!(
+            before[23].starts_with("1-18 of 40   ? help   sort: c p b a i n   / filter   q quit"),
+            "{before:#?}"
+        );
+        for key in ["q", "n", "?", "\u{1b}", "\n"] {
+            assert_eq!(press(&mut screen, "?"), After::GoOn);
+            let lines = drawn(&mut screen, 60, 24);
+            for (line, shown) in KEYS.lines().zip(&lines) {
+                assert_eq!(shown.trim_end(), line);
+            }
+            assert!(lines[23].starts_with("any key closes the help"), "{lines:#?}");
+            assert_eq!(press(&mut screen, key), After::GoOn);
+            assert_eq!(drawn(&mut screen, 60, 24), before, "{key}");
+        }
+        press(&mut screen, "?");
+        drawn(&mut screen, 20, 3);
+        let control_c = KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL);
+        assert_eq!(screen.heed(&Event::Key(control_c)), After::Quit);
+        // In a filter it is a character.
+        screen.typing = Typing::Commands;
+        press(&mut screen, "/?");
+        assert!(drawn(&mut screen, 60, 24)[23].starts_with("filter: ?_"));
     }
 
     #[test]

@@ -43,7 +43,12 @@ pub(super) const SORT_KEYS: [(char, Sort); 6] = [
 /// A line of the table.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Row {
-    pub(super) label: String,
+    /// The service or the endpoint of the real server, with the mark of its checks.
+    name: String,
+    /// The method and the weight of a real server.
+    method: String,
+    /// What is wrong.
+    notes: String,
     pub(super) level: Level,
     rates: Rates,
     active: u64,
@@ -102,9 +107,11 @@ impl Row {
             service.destinations.iter().map(count).map(u64::from).sum()
         };
         Self {
-            label: match service.down {
-                0 => service.key.to_string(),
-                down => format!("{} {down} down", service.key),
+            name: service.key.to_string(),
+            method: String::new(),
+            notes: match service.down {
+                0 => String::new(),
+                down => format!(" {down} down"),
             },
             level: Level::Service,
             rates: Rates::between(before.map(|before| &before.stats), &service.stats, seconds),
@@ -123,7 +130,9 @@ impl Row {
         let (endpoint, method) = (dest.endpoint, dest.method.listed());
         let disabled = if dest.disabled { " disabled" } else { "" };
         Self {
-            label: format!("{mark} {endpoint} {method} {}{failing}{disabled}", dest.weight.0),
+            name: format!("{mark} {endpoint}"),
+            method: format!(" {method} {}", dest.weight.0),
+            notes: failing + disabled,
             level: Level::Destination,
             rates: Rates::between(before.map(|before| &before.stats), &dest.stats, seconds),
             active: dest.active.into(),
@@ -132,7 +141,7 @@ impl Row {
     }
 
     fn is_like(&self, filter: &str) -> bool {
-        self.label.to_lowercase().contains(filter)
+        self.label().to_lowercase().contains(filter)
     }
 
     /// The order of two rows.
@@ -145,18 +154,33 @@ impl Row {
             Sort::Inactive => row.inactive as f64,
             Sort::Name => 0.0,
         };
-        number(other).total_cmp(&number(self)).then_with(|| self.label.cmp(&other.label))
+        number(other).total_cmp(&number(self)).then_with(|| self.name.cmp(&other.name))
     }
 
-    /// The row as a line of `width` columns.
-    pub(super) fn line(&self, width: usize) -> String {
+    fn label(&self) -> String {
+        format!("{}{}{}", self.name, self.method, self.notes)
+    }
+
+    /// The label in this many characters: without method and weight where they have no room.
+    fn label_within(&self, most: usize) -> String {
+        let label = self.label();
+        if label.chars().count() <= most {
+            label
+        } else {
+            shortened(&format!("{}{}", self.name, self.notes), most)
+        }
+    }
+
+    /// The row as a line.
+    pub(super) fn line(&self, columns: &Columns) -> String {
         let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = self.rates;
         let numbers = [connections, in_packets, out_packets, in_bytes, out_bytes].map(short);
         let counts = [self.active, self.inactive].map(|count| match count {
             0..1000 => count.to_string(),
             many => short(many as f64),
         });
-        columns(&self.label, &[&numbers[..], &counts[..]].concat(), width)
+        let numbers = [&numbers[..], &counts[..]].concat();
+        columns.line(&self.label_within(columns.room()), &numbers)
     }
 }
 
@@ -165,6 +189,8 @@ impl Row {
 pub(super) struct Rows {
     /// The sum of all services, whatever the filter.
     pub(super) total: Row,
+    /// The length of the longest name with its notes.
+    longest: usize,
     pub(super) rows: Vec<Row>,
 }
 
@@ -178,7 +204,9 @@ impl Rows {
             before.iter().flat_map(|before| &before.services).map(|service| (service.key, service)).collect();
         let filter = filter.to_lowercase();
         let mut total = Row {
-            label: "all services".to_owned(),
+            name: "all services".to_owned(),
+            method: String::new(),
+            notes: String::new(),
             level: Level::Total,
             rates: Rates::default(),
             active: 0,
@@ -211,7 +239,10 @@ impl Rows {
         }
         groups.sort_by(|(one, _), (other, _)| one.compare(other, sort));
         let rows = groups.into_iter().flat_map(|(service, members)| std::iter::once(service).chain(members));
-        Self { total, rows: rows.collect() }
+        let rows: Vec<_> = rows.collect();
+        let length = |row: &Row| row.name.chars().count() + row.notes.chars().count();
+        let longest = rows.iter().chain([&total]).map(length).max().unwrap_or(0);
+        Self { total, longest, rows }
     }
 }
 
@@ -241,35 +272,75 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
     lines.into_iter().map(|line| cut(&line, width)).collect()
 }
 
-/// The column names of `xvsadm -L --rate`; that of the sort key is marked.
-pub(super) fn titles(sort: Sort, width: usize) -> String {
-    let names = [
-        ("CPS", Sort::Connections),
-        ("InPPS", Sort::Packets),
-        ("OutPPS", Sort::Packets),
-        ("InBPS", Sort::Bytes),
-        ("OutBPS", Sort::Bytes),
-        ("Active", Sort::Active),
-        ("InAct", Sort::Inactive),
-    ];
-    let titles = names.map(|(name, by)| if by == sort { format!(">{name}") } else { name.to_owned() });
-    let first = if sort == Sort::Name { ">Service, real servers" } else { "Service, real servers" };
-    columns(first, &titles, width)
+/// The names of the columns, which are those of `xvsadm -L --rate`, and the sort keys that they stand for.
+const COLUMNS: [(&str, Sort); 7] = [
+    ("CPS", Sort::Connections),
+    ("InPPS", Sort::Packets),
+    ("OutPPS", Sort::Packets),
+    ("InBPS", Sort::Bytes),
+    ("OutBPS", Sort::Bytes),
+    ("Active", Sort::Active),
+    ("InAct", Sort::Inactive),
+];
+
+/// The columns in the order of their importance, as positions.
+const IMPORTANCE: [usize; 7] = [0, 5, 1, 3, 6, 2, 4];
+
+/// The columns that a screen has room for.
+pub(super) struct Columns {
+    shown: Vec<usize>,
+    sort: Sort,
+    /// Columns of the screen.
+    width: usize,
 }
 
-/// A label and seven right-aligned columns. A label that is too long loses its middle: its end has the port.
-fn columns(label: &str, numbers: &[String], width: usize) -> String {
-    let room = width.saturating_sub(COLUMN * numbers.len());
-    let numbers: String = numbers.iter().map(|number| format!("{number:>COLUMN$}")).collect();
-    let (length, most) = (label.chars().count(), room.saturating_sub(1));
-    let label = if length <= most {
-        label.to_owned()
-    } else {
-        let tail = most / 2;
-        let end: String = label.chars().skip(length - tail).collect();
-        cut(label, most - tail) + &end
-    };
-    format!("{label:<room$}{numbers}")
+impl Columns {
+    /// As many columns as leave room for the longest name, the most important ones. The one that rows are sorted by is
+    /// always there.
+    pub(super) fn within(width: usize, rows: &Rows, sort: Sort) -> Self {
+        let fitting = (width.saturating_sub(rows.longest + 1) / COLUMN).max(1);
+        let by = (0..COLUMNS.len()).find(|place| COLUMNS[*place].1 == sort);
+        let others = IMPORTANCE.into_iter().filter(|place| Some(*place) != by);
+        let mut shown: Vec<_> = by.into_iter().chain(others).take(fitting).collect();
+        shown.sort_unstable();
+        Self { shown, sort, width }
+    }
+
+    /// All columns, and room for the longest name; not less than `width`.
+    pub(super) fn all(width: usize, rows: &Rows, sort: Sort) -> Self {
+        let width = width.max(rows.longest + 1 + COLUMN * COLUMNS.len());
+        Self { shown: (0..COLUMNS.len()).collect(), sort, width }
+    }
+
+    /// The characters that a label may have.
+    fn room(&self) -> usize {
+        self.width.saturating_sub(COLUMN * self.shown.len() + 1)
+    }
+
+    /// The column names; that of the sort key is marked.
+    pub(super) fn titles(&self) -> String {
+        let titles =
+            COLUMNS.map(|(name, by)| if by == self.sort { format!(">{name}") } else { name.to_owned() });
+        let first = if self.sort == Sort::Name { ">Service, real servers" } else { "Service, real servers" };
+        self.line(&shortened(first, self.room()), &titles)
+    }
+
+    /// A label and the right-aligned columns.
+    fn line(&self, label: &str, cells: &[String]) -> String {
+        let cells: String = self.shown.iter().map(|place| format!("{:>COLUMN$}", cells[*place])).collect();
+        format!("{label:<0$} {cells}", self.room())
+    }
+}
+
+/// A text that is too long loses its middle: the end of a label has the port.
+fn shortened(text: &str, most: usize) -> String {
+    let length = text.chars().count();
+    if length <= most {
+        return text.to_owned();
+    }
+    let tail = most / 2;
+    let end: String = text.chars().skip(length - tail).collect();
+    cut(text, most - tail) + &end
 }
 
 /// Utilization and packet rates of each worker, the busiest first.
@@ -453,7 +524,12 @@ mod tests {
         let rows = Rows::new(Some(&before), &now, sort, filter).rows;
         rows.into_iter()
             .map(|row| {
-                row.label.trim().split(' ').nth(usize::from(row.level == Level::Service)).unwrap().to_owned()
+                row.label()
+                    .trim()
+                    .split(' ')
+                    .nth(usize::from(row.level == Level::Service))
+                    .unwrap()
+                    .to_owned()
             })
             .collect()
     }
@@ -481,14 +557,16 @@ mod tests {
     #[test]
     fn rates_are_differences_per_second_and_the_total_counts_all_services_despite_a_filter() {
         let (before, now) = looks();
-        let Rows { total, rows } = Rows::new(Some(&before), &now, Sort::Name, "2.12");
+        let all = Rows::new(Some(&before), &now, Sort::Name, "2.12");
+        let columns = Columns::within(80, &all, Sort::Name);
+        let Rows { total, rows, .. } = all;
         assert_eq!(
-            rows[0].line(80),
+            rows[0].line(&columns),
             "TCP 198.51.100.1:80                2.0    2.0      0   4.0k      0     10      4"
         );
-        assert_eq!(rows[1].line(80).split_whitespace().collect::<Vec<_>>()[3..6], ["1.5", "1.5", "0"]);
+        assert_eq!(rows[1].line(&columns).split_whitespace().collect::<Vec<_>>()[3..6], ["1.5", "1.5", "0"]);
         assert_eq!((total.rates.in_packets, total.active), (202.0, 13));
-        assert!(rows.iter().all(|row| row.line(80).chars().count() == 80));
+        assert!(rows.iter().all(|row| row.line(&columns).chars().count() == 80));
     }
 
     #[test]
@@ -555,15 +633,62 @@ mod tests {
         assert!(header(Some(&before), &now, 40).iter().all(|line| line.chars().count() <= 40));
     }
 
+    /// The totals of [`looks`], with a real server of a long address.
+    fn long() -> Traffic {
+        let (_, mut now) = looks();
+        let addr = "2001:db8:2:0:1111:2222:3333:4444".parse().unwrap();
+        now.services[0].destinations[1].endpoint = Endpoint { addr, port: 8080 };
+        now.services[0].down = 1;
+        now
+    }
+
     #[test]
-    fn a_label_that_is_too_long_keeps_its_beginning_and_its_port() {
-        let numbers = vec!["0".to_owned(); 7];
-        let line = columns("  [2001:db8:2:0:11:11:11:11]:8080 Masq 1000", &numbers, 80);
-        assert!(line.starts_with("  [2001:db8:2:…:8080 Masq 1000 "), "{line}");
-        for width in 0..100 {
-            let line = columns("TCP 198.51.100.1:80", &numbers, width);
-            assert_eq!(line.chars().count(), width.max(7 * COLUMN), "{line}");
+    fn a_narrow_screen_leaves_out_columns_that_matter_least_before_it_cuts_a_name() {
+        let (_, now) = looks();
+        for (now, width, sort, titles, method) in [
+            (&now, 80, Sort::Connections, ">CPS InPPS OutPPS InBPS OutBPS Active InAct", true),
+            (&now, 60, Sort::Connections, ">CPS InPPS InBPS Active InAct", true),
+            (&now, 60, Sort::Bytes, "CPS InPPS >InBPS Active InAct", true),
+            (&now, 40, Sort::Inactive, "CPS >InAct", true),
+            (&long(), 80, Sort::Connections, ">CPS InPPS InBPS Active InAct", false),
+            (&long(), 60, Sort::Packets, "CPS >InPPS", false),
+            (&long(), 50, Sort::Name, "CPS", false),
+        ] {
+            let all = Rows::new(None, now, sort, "");
+            let columns = Columns::within(width, &all, sort);
+            let shown = columns.titles();
+            assert!(
+                shown.ends_with(&titles.split(' ').map(|title| format!("{title:>7}")).collect::<String>()),
+                "{shown}"
+            );
+            for row in &all.rows {
+                let line = row.line(&columns);
+                assert!(line.starts_with(&row.name) && line.contains(&row.notes), "{line}");
+                assert!(row.level == Level::Service || !method || line.contains(" Masq 1 "), "{line}");
+                assert_eq!(line.chars().count(), width, "{line}");
+            }
         }
+    }
+
+    #[test]
+    fn a_name_that_does_not_fit_beside_one_column_keeps_its_beginning_and_its_port() {
+        let all = Rows::new(None, &long(), Sort::Name, "");
+        let row = all.rows.iter().find(|row| row.name.contains("2001")).unwrap();
+        let line = row.line(&Columns::within(40, &all, Sort::Name));
+        assert_eq!(line, "  [2001:db8:2:0…:3333:4444]:8080       0");
+        for width in 0..100 {
+            let columns = Columns::within(width, &all, Sort::Connections);
+            assert_eq!(columns.titles().chars().count(), width.max(COLUMN + 1));
+            assert_eq!(row.line(&columns).chars().count(), width.max(COLUMN + 1));
+        }
+    }
+
+    #[test]
+    fn a_plain_frame_has_all_columns_and_whole_names() {
+        let all = Rows::new(None, &long(), Sort::Name, "");
+        let columns = Columns::all(80, &all, Sort::Name);
+        assert!(columns.titles().ends_with("  CPS  InPPS OutPPS  InBPS OutBPS Active  InAct"));
+        assert!(all.rows.iter().all(|row| row.line(&columns).starts_with(&row.name)));
     }
 
     #[test]
@@ -573,18 +698,22 @@ mod tests {
         web.down = 2;
         web.destinations[0].trouble = Some(CheckState::Failing { failures: 1, fall: 3 });
         web.destinations[1].trouble = Some(CheckState::Down);
-        let rows = Rows::new(None, &now, Sort::Name, "198.51.100.1:80").rows;
+        let all = Rows::new(None, &now, Sort::Name, "198.51.100.1:80");
+        let columns = Columns::within(80, &all, Sort::Name);
         let told = ["TCP 198.51.100.1:80 2 down ", "! 192.0.2.11:80 Masq 1 1/3 ", "x 192.0.2.12:80 Masq 1 "];
-        for (row, told) in rows.iter().zip(told) {
-            assert!(row.line(80).starts_with(told) && row.line(80).chars().count() == 80, "{}", row.line(80));
+        for (row, told) in all.rows.iter().zip(told) {
+            let line = row.line(&columns);
+            assert!(line.starts_with(told) && line.chars().count() == 80, "{line}");
         }
         assert!(header(None, &now, 80)[0].contains("12 of 13 real servers up, table"));
     }
 
     #[test]
     fn the_column_that_rows_are_sorted_by_is_marked() {
+        let (_, now) = looks();
         for (_, sort) in SORT_KEYS {
-            assert!(titles(sort, 80).contains('>') && titles(sort, 80).chars().count() == 80);
+            let titles = Columns::within(80, &Rows::new(None, &now, sort, ""), sort).titles();
+            assert!(titles.contains('>') && titles.chars().count() == 80, "{titles}");
         }
     }
 }
