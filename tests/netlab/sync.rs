@@ -13,7 +13,7 @@ use std::thread;
 use std::time::Duration;
 
 use xvs::clients::HalfUpload;
-use xvs::cluster::{REAL_SERVERS, real_server};
+use xvs::cluster::{REAL_SERVERS, real_server, succeed};
 use xvs::director::Protocol;
 use xvs::keepalived::{self, DIRECTORS, Keepalived};
 use xvs::servers::Sink;
@@ -67,6 +67,11 @@ fn started(cluster: &Cluster, host: Host) -> Director<'_> {
 
 /// Starts xvsd with all services and both daemons, and writes the keepalived.conf.
 fn configured(cluster: &Cluster, host: Host) -> Director<'_> {
+    configured_with(cluster, host, "")
+}
+
+/// The same with more options for the daemons.
+fn configured_with<'a>(cluster: &'a Cluster, host: Host, options: &str) -> Director<'a> {
     let director = started(cluster, host);
     director.xvs(&format!("laddr add {LOCAL}"));
     for (port, method, options) in SERVICES {
@@ -76,7 +81,7 @@ fn configured(cluster: &Cluster, host: Host) -> Director<'_> {
         }
     }
     for role in ["master", "backup"] {
-        director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7"));
+        director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7 {options}"));
     }
     let conf = keepalived::vrrp_instance(host, &ADDRESSES, "");
     fs::write(keepalived::conf(cluster, host), conf).expect("the cluster's folder takes a new file");
@@ -162,6 +167,105 @@ fn connections_of_every_method_go_on_when_keepalived_moves_the_addresses_and_bac
     }
     let status = first.status();
     assert!(status.contains("sync       backup on lan, sync id 7; "), "{status}");
+}
+
+/// The network takes no UDP multicast, as in a cloud.
+fn refuse_multicast(cluster: &Cluster) {
+    for host in DIRECTORS {
+        let rules = "add table ip cloud; add chain ip cloud out { type filter hook output priority 0; }; \
+                     add rule ip cloud out ip daddr 224.0.0.0/4 meta l4proto udp counter drop";
+        succeed(cluster.command(host, "nft").arg(rules));
+    }
+}
+
+#[test]
+fn connections_of_every_method_go_on_at_a_peer_without_any_multicast() {
+    let cluster = Cluster::with_backup(VIP);
+    let _sinks = REAL_SERVERS.map(|host| Sink::start(&cluster, host, SINK));
+    gateway_of_replies(&cluster);
+    refuse_multicast(&cluster);
+    // One of the peers is not there.
+    let peers = [(Host::Director, "192.0.2.2,192.0.2.77"), (Host::Backup, "192.0.2.1,192.0.2.77")];
+    let [(mut first, keepalived), (second, _kept)] = peers.map(|(host, peers)| {
+        let director = configured_with(&cluster, host, &format!("--sync-peers {peers}"));
+        (director, Keepalived::start(&cluster, host))
+    });
+    await_addresses(&cluster, Host::Director);
+    let mut uploads = begun(&cluster);
+    await_connections(&second, SERVICES.len());
+    shows(&second, "backup on lan with 192.0.2.1, 192.0.2.77, sync id 7; 4 connections from");
+    shows(&second, "without the table of 192.0.2.77: nothing was heard from it; 0 messages");
+
+    keepalived.stop();
+    first.kill();
+    await_addresses(&cluster, Host::Backup);
+    for stream in &mut uploads {
+        stream.write_all(b"meanwhile, ").expect("upload");
+    }
+    for (number, stream) in uploads.into_iter().enumerate() {
+        let receipt = clients::upload(stream, b"after").expect("the connection is still there");
+        assert_eq!(receipt, clients::receipt(&receipt.host, b"before, meanwhile, after"), "upload {number}");
+    }
+    // The next process has the peers, too.
+    let first = started(&cluster, Host::Director);
+    let daemons = first.adm("-L --daemon");
+    assert_eq!(daemons.matches("peers=192.0.2.2,192.0.2.77, port=8848").count(), 2, "{daemons}");
+    for host in DIRECTORS {
+        let listed = succeed(cluster.command(host, "nft").args(["list", "table", "ip", "cloud"]));
+        assert!(listed.contains("counter packets 0 bytes 0 drop"), "{listed}");
+    }
+}
+
+#[test]
+fn a_backup_with_peers_reads_no_message_of_a_stranger_and_fetches_the_table_of_a_peer_by_ipv6() {
+    let cluster = Cluster::with_backup(VIP);
+    let with = started(&cluster, Host::Backup);
+    with.adm(&format!("-A -t {VIP}:{SINK} -s rr"));
+    with.adm("--start-daemon backup --mcast-interface lan --syncid 7 --sync-peers 192.0.2.1");
+    let message = [&[0, 7, 0, 44, 1, 1, 0, 0][..], &CONNECTION].concat();
+    let send = |host, from: Ipv4Addr| {
+        cluster.run(host, || {
+            let socket = UdpSocket::bind((from, 0)).expect("a socket");
+            socket.send_to(&message, (Ipv4Addr::new(192, 0, 2, 2), 8848)).expect("sent");
+        });
+    };
+    send(Host::Client, CLIENT);
+    shows(
+        &with,
+        "a message from 192.0.2.254 was refused in the last minute: its sender is none of the daemon's --sync-peers",
+    );
+    shows(&with, "0 connections from 0 messages, 1 refused or discarded");
+    assert!(!with.adm("-L -n -c").contains("ESTABLISHED"));
+    send(Host::Director, Ipv4Addr::new(192, 0, 2, 1));
+    await_connections(&with, 1);
+    let start = "--start-daemon master --mcast-interface lan --sync-peers";
+    for (peer, fault) in [
+        ("192.0.2.2", "peer 192.0.2.2 is an address of this director; name those of the others"),
+        ("224.0.0.81", "peer 224.0.0.81 is a multicast address; name the other director's own address"),
+    ] {
+        let refused = with.adm_reading(&format!("{start} {peer}"), "");
+        let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(why.contains(fault), "{why}");
+    }
+    with.adm("--stop-daemon backup");
+    drop(with);
+
+    cluster.ip(Host::Backup, "address add 2001:db8:2::2/64 dev lan nodad");
+    give_keys(&cluster);
+    let config = config_of(&cluster, Host::Backup).to_string_lossy().into_owned();
+    let held = ["--interface", "lan", "--workers", "1", "--hold", "10s", "--config", &config];
+    let (first, second) =
+        (started(&cluster, Host::Director), Director::start_on(&cluster, Host::Backup, &held));
+    for (director, peer) in [(&first, "2001:db8:2::2"), (&second, "2001:db8:2::1")] {
+        for role in ["master", "backup"] {
+            director.adm(&format!("--start-daemon {role} --mcast-interface lan --sync-peers {peer}"));
+        }
+    }
+    shows(&first, "in sync with 2001:db8:2::2");
+    shows(&second, "in sync with 2001:db8:2::1");
+    // Messages reach the sockets of a successor.
+    let next = Director::take_over_on(&cluster, Host::Backup, &held).unwrap_or_else(|log| panic!("{log}"));
+    shows(&next, "in sync with 2001:db8:2::1");
 }
 
 #[test]

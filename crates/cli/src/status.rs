@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::iter;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use clap::Args;
@@ -145,6 +146,8 @@ fn sync(daemon: &SyncStatus) -> String {
     let SyncStatus {
         role, interface, sync_id, messages, failed_messages, connections, lost_connections, ..
     } = daemon;
+    let peers: Vec<_> = daemon.sync_peers.iter().map(IpAddr::to_string).collect();
+    let peers = if peers.is_empty() { String::new() } else { format!(" with {}", peers.join(", ")) };
     let handled = counted(*messages, "message", "messages");
     let (handled, failed) = match role {
         SyncRole::Master => (format!("{handled} sent"), "not sent"),
@@ -155,7 +158,7 @@ fn sync(daemon: &SyncStatus) -> String {
     };
     let lost = counted(*lost_connections, "connection", "connections");
     let text = format!(
-        "{} on {interface}, sync id {sync_id}; {handled}, {failed_messages} {failed}, {lost} lost",
+        "{} on {interface}{peers}, sync id {sync_id}; {handled}, {failed_messages} {failed}, {lost} lost",
         role.name()
     );
     line("sync", &text)
@@ -297,7 +300,8 @@ mod tests {
             journal    restored at the start, as of 2023-11-14T22:13:20.000Z\n\
             fleet      lb1 of prod: rules of revision 12 of etcd, no other director\n\
             table      3 of 1024 connections (0.3 %), small pages\n\
-            sync       master on eth1, sync id 5; 1200 messages sent, 3 not sent, 9\n           connections lost\n\
+            sync       master on eth1 with 192.0.2.2, sync id 5; 1200 messages sent, 3 not\n           \
+            sent, 9 connections lost\n\
             sync       sending the table to 192.0.2.2, 350000 of 1000000 connections; silent\n           for 12 s\n\
             offload    12 connections; 45000 packets forwarded by the XDP program\n\
             offload    not by wan: it is a bond\n\

@@ -12,7 +12,7 @@ use xvs_proto::{Family, Protocol};
 use xvs_sched::{Above, ClientAddress, ClientLimit, ForwardingMethod, ServiceKey, SynProxy};
 
 use crate::grammar::Names;
-use crate::listing::{Naming, netmask};
+use crate::listing::{Naming, joined, netmask};
 use crate::resolver::SystemResolver;
 use crate::values::flag_names;
 
@@ -152,10 +152,15 @@ pub(crate) fn xvs_options(options: &ServiceOptions) -> String {
 }
 
 fn start_daemon(daemon: &SyncDaemon) -> String {
-    let SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl } = daemon;
+    let SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl, peers } = daemon;
+    let to = if peers.is_empty() {
+        format!("--mcast-group {group}")
+    } else {
+        format!("--sync-peers {}", joined(peers))
+    };
     format!(
         "--start-daemon {} --mcast-interface {interface} --syncid {sync_id} --sync-maxlen {max_len_bytes} \
-         --mcast-group {group} --mcast-port {port} --mcast-ttl {ttl}",
+         {to} --mcast-port {port} --mcast-ttl {ttl}",
         role.name()
     )
 }
@@ -272,6 +277,8 @@ mod tests {
             "-Z -u 198.51.100.1:53",
             "--set 900 120 300",
             "--start-daemon backup --mcast-interface eth0 --syncid 5 --mcast-group ff02::81 --mcast-ttl 3",
+            "--start-daemon master --mcast-interface eth1 --syncid 5 --sync-peers 192.0.2.2,198.51.100.2",
+            "--start-daemon backup --sync-peers 2001:db8::2 --mcast-ttl 1 --sync-maxlen 1200",
             "--stop-daemon master",
         ] {
             let command = parsed(line);
@@ -280,6 +287,34 @@ mod tests {
         }
         let text = "-a -t 198.51.100.1:80 -r 192.0.2.1:8080 -m -w 5 -x 100 -y 80";
         assert_eq!(command_line(&parsed(text)), format!("xvsadm {text}"));
+    }
+
+    #[test]
+    fn peers_stand_in_place_of_a_group_and_only_where_a_daemon_starts() {
+        let refused = |line: &str| {
+            let words: Vec<_> = line.split(' ').collect();
+            parse(&words, &FixedNames::default()).err().map(|error| error.text).unwrap_or_default()
+        };
+        let start = "--start-daemon master --sync-peers";
+        for (line, why) in [
+            (
+                format!("{start} 192.0.2.2,peer"),
+                "--sync-peers takes addresses, separated by commas, not `peer'\n",
+            ),
+            (
+                format!("{start} 192.0.2.2 --mcast-group 224.0.0.82"),
+                "--mcast-group and --sync-peers exclude each other; leave one out\n",
+            ),
+            (
+                "--stop-daemon master --sync-peers 192.0.2.2".to_owned(),
+                "--sync-peers is for --start-daemon\n",
+            ),
+        ] {
+            assert_eq!(refused(&line), why, "{line}");
+        }
+        // Routers may lie between peers; IPv6 has a longer header.
+        let Command::StartDaemon(daemon) = parsed(&format!("{start} 2001:db8::2")) else { panic!("a start") };
+        assert_eq!((daemon.ttl, daemon.max_len_bytes), (64, 1452));
     }
 
     #[test]

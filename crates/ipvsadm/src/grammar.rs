@@ -196,6 +196,7 @@ impl Draft {
                 group: IpAddr::from([224, 0, 0, 81]),
                 port: 8848,
                 ttl: 1,
+                peers: Vec::new(),
             },
         }
     }
@@ -262,6 +263,7 @@ impl Draft {
             | OptionName::Group
             | OptionName::Port
             | OptionName::Ttl => self.daemon_option(option, text),
+            OptionName::Peers => self.peers(text),
             // `list` reads the columns; `parse` has taken the others.
             OptionName::Listing | OptionName::Command(_) | OptionName::Help | OptionName::Version => Ok(()),
         }
@@ -396,6 +398,18 @@ impl Draft {
         Ok(())
     }
 
+    /// An option of xvs alone, as `client_address`.
+    fn peers(&mut self, text: &str) -> Result<(), LineError> {
+        if self.command != CommandName::StartDaemon {
+            return Err(LineError::usage("--sync-peers is for --start-daemon"));
+        }
+        for peer in text.split(',') {
+            let wrong = || format!("--sync-peers takes addresses, separated by commas, not `{peer}'");
+            self.daemon.peers.push(peer.parse().map_err(|_| LineError::usage(wrong()))?);
+        }
+        Ok(())
+    }
+
     /// Checks the line as a whole. The order of the checks decides which of several errors is reported.
     fn finish(mut self, extra: &[&str]) -> Result<Parsed, LineError> {
         let (timeouts, extra) =
@@ -419,7 +433,7 @@ impl Draft {
             }
             CommandName::Zero => Command::Zero(key),
             CommandName::Set => Command::SetTimeouts(timeouts),
-            CommandName::StartDaemon => Command::StartDaemon(self.started_daemon()),
+            CommandName::StartDaemon => Command::StartDaemon(self.started_daemon()?),
             CommandName::StopDaemon => Command::StopDaemon(self.daemon.role),
             CommandName::AddService => Command::AddService { key: required(key), options: self.service },
             CommandName::EditService => Command::EditService { key: required(key), options: self.service },
@@ -491,13 +505,21 @@ impl Draft {
         (endpoint, DestinationOptions { tunnel, ..self.destination.clone() })
     }
 
-    fn started_daemon(&self) -> SyncDaemon {
+    fn started_daemon(&self) -> Result<SyncDaemon, LineError> {
         let mut daemon = self.daemon.clone();
+        if !daemon.peers.is_empty() {
+            if self.seen.has(Column::Group) {
+                return Err(LineError::usage(
+                    "--mcast-group and --sync-peers exclude each other; leave one out",
+                ));
+            }
+            daemon.ttl = if self.seen.has(Column::Ttl) { daemon.ttl } else { UNICAST_TTL };
+        }
         if daemon.max_len_bytes == 0 {
             // The MTU of Ethernet, 1500 bytes, without the headers of IP and UDP.
-            daemon.max_len_bytes = if daemon.group.is_ipv4() { 1472 } else { 1452 };
+            daemon.max_len_bytes = if daemon.is_ipv4() { 1472 } else { 1452 };
         }
-        daemon
+        Ok(daemon)
     }
 
     fn names(&self) -> Names {
@@ -573,6 +595,9 @@ fn required<T>(value: Option<T>) -> T {
 /// hold 15 and a zero byte; ipvsadm's field for engines holds one more.
 const NAME_LEN: usize = 15;
 const ENGINE_LEN: usize = NAME_LEN + 1;
+
+/// The default of `--mcast-ttl` with peers: routers may lie between directors.
+const UNICAST_TTL: u8 = 64;
 
 const DEFAULT_PERSISTENCE_SECONDS: u32 = 360;
 

@@ -366,12 +366,18 @@ fn connection_line(row: &ConnectionRow, engines: Engines, names: &Naming<'_>) ->
 }
 
 fn daemon_line(daemon: &SyncDaemon) -> String {
-    let SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl } = daemon;
+    let SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl, peers } = daemon;
     let role = role.name();
+    let to = if peers.is_empty() { format!("group={group}") } else { format!("peers={}", joined(peers)) };
     format!(
-        "{role} sync daemon (mcast={interface}, syncid={sync_id}, maxlen={max_len_bytes}, group={group}, \
-         port={port}, ttl={ttl})\n"
+        "{role} sync daemon (mcast={interface}, syncid={sync_id}, maxlen={max_len_bytes}, {to}, port={port}, \
+         ttl={ttl})\n"
     )
+}
+
+/// The argument of `--sync-peers`.
+pub(crate) fn joined(peers: &[IpAddr]) -> String {
+    peers.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",")
 }
 
 /// The order of two services: negative if `a` comes first, positive if `b` does.

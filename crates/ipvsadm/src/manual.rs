@@ -86,6 +86,7 @@ fn usage(command: CommandName, entry: &OptionEntry) -> String {
     let mut line = format!("xvsadm {}", spelled(entry));
     let mut seen: Vec<Column> = Vec::new();
     let edits = matches!(command, CommandName::AddService | CommandName::EditService);
+    let starts = command == CommandName::StartDaemon;
     for entry in options::all() {
         let requirement = match entry.column {
             Some(column) if !seen.contains(&column) => {
@@ -95,6 +96,7 @@ fn usage(command: CommandName, entry: &OptionEntry) -> String {
             None if edits && matches!(entry.option, OptionName::ClientAddress | OptionName::SynProxy) => {
                 Requirement::Allowed
             }
+            None if starts && entry.option == OptionName::Peers => Requirement::Allowed,
             _ => Requirement::Illegal,
         };
         let text = match entry.column {
@@ -204,7 +206,7 @@ mod tests {
                 let message = grammar::parse(&line, &SystemResolver::default()).err().map(|error| error.text);
                 let refused = message
                     .as_ref()
-                    .is_some_and(|text| text.starts_with("Illegal '") || text.contains("is for -A"));
+                    .is_some_and(|text| text.starts_with("Illegal '") || text.contains(" is for -"));
                 let spelled = spelled(other);
                 let shown = match other.column {
                     Some(Column::Service) => usage.contains("SERVICE"),

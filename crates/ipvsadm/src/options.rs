@@ -65,6 +65,7 @@ pub(super) enum OptionName {
     Group,
     Port,
     Ttl,
+    Peers,
 }
 
 /// Every option, in the order of the manual page.
@@ -225,7 +226,10 @@ const DAEMON: &[OptionEntry] = {
             "Multicast group; default 224.0.0.81"),
         entry("", "mcast-port", Required("PORT"), O::Port, Some(Column::Port), "UDP port; default 8848"),
         entry("", "mcast-ttl", Required("TTL"), O::Ttl, Some(Column::Ttl),
-            "Time to live of messages; default 1"),
+            "Time to live of messages; default 1, with peers 64"),
+        entry("", "sync-peers", Required("ADDRESS,..."), O::Peers, None,
+            "The other directors, instead of a multicast group: messages go to these addresses by unicast, and a backup \
+             reads only what comes from them; xvs only"),
     ]
 };
 

@@ -96,6 +96,7 @@ pub fn status() -> StatusReport {
             failed_messages: 3,
             connections: 70_000,
             lost_connections: 9,
+            sync_peers: vec![IpAddr::from([192, 0, 2, 2])],
             peers: vec![SyncPeer {
                 address: IpAddr::from([192, 0, 2, 2]),
                 silent_seconds: Some(12),
@@ -293,6 +294,7 @@ pub fn sync_daemons() -> Vec<SyncDaemon> {
         group: IpAddr::from([224, 0, 0, 81]),
         port: 8848,
         ttl: 1,
+        peers: vec![IpAddr::from([192, 0, 2, 2])],
     }]
 }
 

@@ -345,6 +345,7 @@ impl<D: Datapath> Control<D> {
         self.with_device(command, state.check(command))?;
         self.admit_quic(command)?;
         self.refuse_broadcast(command)?;
+        self.refuse_own_peer(command)?;
         self.refuse_wide_local_nat(state, command)
     }
 
@@ -844,6 +845,7 @@ mod tests {
                 group,
                 port: 8848,
                 ttl: 1,
+                peers: Vec::new(),
             })
         };
         assert!(!stay("backup_only", "1", None));
@@ -893,6 +895,24 @@ mod tests {
     }
 
     #[test]
+    fn a_daemon_whose_peer_is_this_director_is_refused() {
+        let mut control = control();
+        control.devices.insert("wan".to_owned(), 1);
+        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
+        let Command::StartDaemon(daemon) = daemon(SyncRole::Master, 7) else { panic!("a start") };
+        let mut start = |peers: &[[u8; 4]]| {
+            let peers = peers.iter().copied().map(IpAddr::from).collect();
+            let command = Command::StartDaemon(SyncDaemon { peers, ..daemon.clone() });
+            control.handle(&ControlRequest::Change(command), Millis(0)).map_err(|error| error.to_string())
+        };
+        let refused = start(&[[192, 0, 2, 2], [192, 0, 2, 1]]).unwrap_err();
+        let why =
+            "xvs: master daemon: peer 192.0.2.1 is an address of this director; name those of the others";
+        assert_eq!(refused, why);
+        assert!(start(&[[192, 0, 2, 2]]).is_ok());
+    }
+
+    #[test]
     fn a_daemon_on_an_interface_of_real_servers_is_named() {
         let mut control = control();
         control.devices.insert("lan".to_owned(), 1);
@@ -912,8 +932,8 @@ mod tests {
 
     fn daemon(role: SyncRole, sync_id: u8) -> Command {
         let (interface, group) = ("wan".to_owned(), "224.0.0.81".parse().unwrap());
-        let (max_len_bytes, port, ttl) = (1472, 8848, 1);
-        Command::StartDaemon(SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl })
+        let (max_len_bytes, port, ttl, peers) = (1472, 8848, 1, Vec::new());
+        Command::StartDaemon(SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl, peers })
     }
 
     #[test]

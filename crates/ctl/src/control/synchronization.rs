@@ -4,6 +4,7 @@
 //! messages (`xvs_dataplane::sync`).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,6 +58,22 @@ impl<D: Datapath> Control<D> {
             ) if !self.devices.contains_key(interface) => Err(CommandError::NoSuchDevice(interface.clone())),
             (_, checked) => checked,
         }
+    }
+
+    /// Refuses a daemon of which a peer is this director.
+    pub(super) fn refuse_own_peer(&self, command: &Command) -> Result<(), CommandError> {
+        let Command::StartDaemon(SyncDaemon { role, peers, .. }) = command else { return Ok(()) };
+        let own = |peer: &&IpAddr| {
+            let mut addresses = self.marks.links().iter().flat_map(|link| &link.addresses);
+            addresses.any(|(addr, _)| addr == *peer)
+        };
+        let role = role.name();
+        peers.iter().find(own).map_or(Ok(()), |peer| {
+            let why = format!(
+                "xvs: {role} daemon: peer {peer} is an address of this director; name those of the others"
+            );
+            Err(CommandError::Failed { why })
+        })
     }
 
     /// Carries out all of these commands that are about daemons, or none of them.

@@ -2,6 +2,7 @@
 //!
 //! What cannot be used is counted by reason; no content of a message does harm. Not here: sockets (`sync/` of xvsd).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -23,6 +24,9 @@ pub struct Receiver {
 /// Why a message is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
+    /// Not of a peer, though the daemon has peers.
+    #[error("its sender is none of the daemon's --sync-peers; if it is a director, start the daemon with it")]
+    NotOfPeer,
     /// Shorter than a header.
     #[error("it is shorter than a header")]
     TooShort,
@@ -53,6 +57,19 @@ pub enum Refused {
 }
 
 impl Receiver {
+    /// Whether the daemon reads what comes from this address.
+    ///
+    /// # Errors
+    /// It has peers, and this is none of them; the message counts as refused.
+    pub fn admit(&self, from: IpAddr) -> Result<(), Refused> {
+        let peers = &self.daemon.peers;
+        if peers.is_empty() || peers.contains(&from) {
+            return Ok(());
+        }
+        self.inbox.counters.refused.fetch_add(1, Ordering::Relaxed);
+        Err(Refused::NotOfPeer)
+    }
+
     /// Passes the connections of a message that `verify` accepts to the workers, and the number of each of these to
     /// `wake`.
     ///

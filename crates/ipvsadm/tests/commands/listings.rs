@@ -168,7 +168,7 @@ impl<'a> Fields<'a> {
         let role = if self.text() == "1" { SyncRole::Master } else { SyncRole::Backup };
         let (interface, sync_id, max_len_bytes) = (self.text().to_owned(), self.number(), self.number());
         let (group, port, ttl) = (self.number(), self.number(), self.number());
-        SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl }
+        SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl, peers: Vec::new() }
     }
 }
 
@@ -212,6 +212,17 @@ fn every_listing_in_every_form_is_what_ipvsadm_prints_to_the_byte() {
         compared += 1;
     }
     assert!(compared > 140, "{compared} listings");
+}
+
+#[test]
+fn a_daemon_with_peers_is_listed_with_them_in_place_of_the_group() {
+    let mut state = state();
+    state.daemons.truncate(1);
+    state.daemons[0].peers = vec![[192, 0, 2, 2].into(), [198, 51, 100, 2].into()];
+    let printed = run("-L --daemon", &mut state).stdout;
+    let (_, peers) = printed.split_once("maxlen=").unwrap();
+    assert!(peers.contains(", peers=192.0.2.2,198.51.100.2, port="), "{printed}");
+    assert!(!printed.contains("group="), "{printed}");
 }
 
 #[test]

@@ -467,7 +467,8 @@ impl State {
         if self.daemons.iter().any(|running| running.role == daemon.role) {
             return Err(CommandError::DaemonRunning(daemon.role));
         }
-        Ok(())
+        let named = |why| CommandError::Failed { why: format!("xvs: {} daemon: {why}", daemon.role.name()) };
+        daemon.check_peers().map_err(named)
     }
 }
 
@@ -723,6 +724,7 @@ mod tests {
             group: IpAddr::from([224, 0, 0, 81]),
             port: 8848,
             ttl: 1,
+            peers: Vec::new(),
         }
     }
 
@@ -743,6 +745,17 @@ mod tests {
         state.apply(&Command::StopDaemon(SyncRole::Backup)).unwrap();
         state.apply(&add(ForwardingMethod::Tunnel)).unwrap();
         assert!(invalid(state.apply(&daemon)));
+    }
+
+    #[test]
+    fn a_daemon_with_a_peer_that_cannot_be_one_is_refused() {
+        let peers = vec![IpAddr::from([224, 0, 0, 81])];
+        let refused = with_service().check(&Command::StartDaemon(SyncDaemon { peers, ..backup_daemon() }));
+        let refused = refused.unwrap_err().to_string();
+        assert!(
+            refused.starts_with("xvs: backup daemon: peer 224.0.0.81 is a multicast address"),
+            "{refused}"
+        );
     }
 
     #[test]

@@ -187,8 +187,11 @@ pub struct WorkerStatus {
 pub struct SyncStatus {
     /// The daemon's role.
     pub role: SyncRole,
-    /// The interface that it multicasts on.
+    /// The interface of its messages.
     pub interface: String,
+    /// The addresses of `--sync-peers`, the other directors; empty: it uses a multicast group.
+    #[serde(default)]
+    pub sync_peers: Vec<IpAddr>,
     /// Its sync ID; 0 of a backup: it accepts every one.
     pub sync_id: u8,
     /// Messages that it has sent or read since it was started.
@@ -199,8 +202,8 @@ pub struct SyncStatus {
     pub connections: u64,
     /// Connections that are in no message, or could not be used.
     pub lost_connections: u64,
-    /// The other directors: of a backup those that it hears, of a master those that have asked for its connection
-    /// table.
+    /// The other directors: of a backup its `sync_peers` and those that it hears, of a master those that have asked for
+    /// its connection table.
     pub peers: Vec<SyncPeer>,
 }
 
@@ -210,7 +213,7 @@ pub struct SyncStatus {
 pub struct SyncPeer {
     /// The other director's address.
     pub address: IpAddr,
-    /// Time since its last message; `None`: the daemon here is a master.
+    /// Time since its last message; `None`: nothing was heard, or the daemon here is a master.
     pub silent_seconds: Option<u64>,
     /// Its messages that were read; 0 if the daemon here is a master.
     #[serde(default)]

@@ -200,7 +200,7 @@ pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<String> {
 /// The daemons of connection synchronization.
 pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot, peers: &SyncPeers) -> Vec<SyncStatus> {
     let count = |counters: &[&AtomicU64]| counters.iter().map(|one| one.load(Ordering::Relaxed)).sum();
-    let status = |SyncDaemon { role, interface, sync_id, .. }: &SyncDaemon| {
+    let status = |SyncDaemon { role, interface, sync_id, peers: sync_peers, .. }: &SyncDaemon| {
         let [messages, failed_messages, connections, lost_connections] = match role {
             SyncRole::Master => {
                 let counters = &snapshot.sync_master.as_ref()?.shared.counters;
@@ -218,6 +218,7 @@ pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot, peers: &SyncPeer
         Some(SyncStatus {
             role,
             interface,
+            sync_peers: sync_peers.clone(),
             sync_id,
             messages,
             failed_messages,

@@ -38,7 +38,8 @@ pub(crate) fn start(
     key: Option<SyncKey>,
     peers: &Arc<Peers>,
 ) -> Result<(Daemon, Arc<Inbox>), String> {
-    let sockets = sockets::of_group(daemon, wanted)?;
+    let sockets = sockets::receiving(daemon, wanted)?;
+    peers.expect(&daemon.peers, daemon.port, Instant::now());
     let inbox = Arc::new(Inbox::new(workers));
     let receiver = Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret });
     let mut threads = Daemon::default();
@@ -81,7 +82,9 @@ impl MessageReader {
                         Some(verifier) => verifier.verify(message, from.ip(), port, date_nanos()),
                         None => Ok(()),
                     };
-                    let received = receiver.receive(&bytes[..len], verify, |worker| woken[worker] = true);
+                    let received = receiver.admit(from.ip()).and_then(|()| {
+                        receiver.receive(&bytes[..len], verify, |worker| woken[worker] = true)
+                    });
                     // The port of its table. A link-local address keeps its interface.
                     from.set_port(receiver.daemon.port);
                     peers.heard(from, key.is_some(), received, Instant::now());

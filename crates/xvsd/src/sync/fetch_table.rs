@@ -174,6 +174,7 @@ mod tests {
             group: Ipv4Addr::new(224, 0, 0, 81).into(),
             port: 8848,
             ttl: 1,
+            peers: Vec::new(),
         };
         let (inbox, secret) = (Arc::new(Inbox::new(1)), HashSecret([1, 2, 3]));
         let receiver = Arc::new(Receiver { daemon, inbox, secret });

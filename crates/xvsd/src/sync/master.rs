@@ -1,8 +1,8 @@
-//! The thread of a master daemon: it sends what workers announce, by UDP multicast.
+//! The thread of a master daemon: it sends what workers announce, by UDP to a group or to peers.
 //!
 //! It looks for announcements a hundred times a second while the daemon runs; nothing waits for it. A message for which
-//! the socket has no room waits; one that the kernel refuses is counted and lost, like one lost on the wire. At its end
-//! the thread sends what is left. Not here: the messages (`messages.rs`).
+//! no socket has room waits; one that the kernel refuses is counted and lost, like one lost on the wire. At its end the
+//! thread sends what is left. Not here: the messages (`messages.rs`).
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -40,7 +40,8 @@ pub(crate) struct TableFacts {
 pub(super) struct Prepared {
     daemon: SyncDaemon,
     wanted: SyncSockets,
-    sockets: Vec<UdpSocket>,
+    /// For each port that to the group, or those to the peers.
+    sockets: Vec<Vec<UdpSocket>>,
     signer: Option<Signer>,
     pub(super) announcements: Arc<Announcements>,
     published: Arc<ArcSwap<Snapshot>>,
@@ -59,8 +60,8 @@ pub(super) fn prepare(
     key: Option<&SyncKey>,
     sender: Option<(TableSender, TcpListener)>,
 ) -> Result<Prepared, String> {
-    let sockets = sockets::to_group(daemon, wanted)?;
-    let signer = |key| Signer::new(key, sockets[0].local_addr()?.ip());
+    let sockets = sockets::sending(daemon, wanted)?;
+    let signer = |key| Signer::new(key, sockets[0][0].local_addr()?.ip());
     let signer =
         key.map(signer).transpose().map_err(|error| format!("messages cannot be signed: {error}"))?;
     let announcements = Arc::new(Announcements::new(facts.entries, facts.workers));
@@ -84,7 +85,6 @@ impl Prepared {
         let sends_table = sender.is_some();
         let run = move |stop: &AtomicBool| {
             let mut heard = Instant::now();
-            let MasterCounters { messages: sent, failed, .. } = &announcements.counters;
             let mut signed = Vec::new();
             let mut send = |port: u16, message: &[u8]| {
                 signed.clear();
@@ -92,13 +92,7 @@ impl Prepared {
                 if let Some(signer) = &mut signer {
                     signer.sign(&mut signed, daemon.port.saturating_add(port), date_nanos());
                 }
-                let counter = match sockets[usize::from(port)].send(&signed) {
-                    Ok(_) => sent,
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Sent::Later,
-                    Err(_) => failed,
-                };
-                counter.fetch_add(1, Ordering::Relaxed);
-                Sent::Done
+                send_to_all(&sockets[usize::from(port)], &signed, &announcements.counters)
             };
             while !stop.load(Ordering::Relaxed) {
                 thread::sleep(INTERVAL);
@@ -119,6 +113,30 @@ impl Prepared {
         }
         Ok(threads)
     }
+}
+
+/// Sends a message through each of these sockets. A peer that is down may fill its socket, and the others do not wait:
+/// the message waits only if no socket has room.
+fn send_to_all(sockets: &[UdpSocket], message: &[u8], counters: &MasterCounters) -> Sent {
+    let (mut sent, mut refused, mut full) = (0, 0, 0);
+    for socket in sockets {
+        let result = match socket.send(message) {
+            // The peer had no socket for an earlier message. This one was not sent yet.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => socket.send(message),
+            result => result,
+        };
+        match result {
+            Ok(_) => sent += 1,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => full += 1,
+            Err(_) => refused += 1,
+        }
+    }
+    if full == sockets.len() as u64 {
+        return Sent::Later;
+    }
+    counters.messages.fetch_add(sent, Ordering::Relaxed);
+    counters.failed.fetch_add(refused + full, Ordering::Relaxed);
+    Sent::Done
 }
 
 /// Why there is no reader for the table.

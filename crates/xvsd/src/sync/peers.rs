@@ -4,7 +4,7 @@
 //! the director, and again after it may have missed messages.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,6 +36,8 @@ struct Peer {
     refusal: Option<(Instant, Refused)>,
     /// Whether it has shown that it has the key.
     has_key: bool,
+    /// Whether `--sync-peers` names it.
+    is_named: bool,
     /// Why its table is wanted, and when it may be asked for it.
     wanted: Option<&'static str>,
     not_before: Instant,
@@ -48,6 +50,14 @@ struct Peer {
 }
 
 impl Peers {
+    /// `--sync-peers` names these.
+    pub(super) fn expect(&self, named: &[IpAddr], port: u16, now: Instant) {
+        self.all().extend(named.iter().map(|address| {
+            let peer = Peer { is_named: true, why: Some(UNHEARD.to_owned()), ..Peer::new(now) };
+            (SocketAddr::new(*address, port), peer)
+        }));
+    }
+
     /// A message of a peer has come, and was read or refused. Without a key here its table is not fetched.
     pub(super) fn heard(&self, from: SocketAddr, has_key: bool, read: Result<(), Refused>, now: Instant) {
         // Other clusters may share the group.
@@ -60,13 +70,18 @@ impl Peers {
             if !make_room(&mut all, is_signed, now) {
                 return;
             }
-            let why = Some(if has_key { HEARD } else { KEYLESS }.to_owned());
-            all.insert(from, Peer { heard: Some(now), wanted: Some(HEARD), why, ..Peer::new(now) });
+            all.insert(from, Peer::new(now));
         }
         let Some(peer) = all.get_mut(&from) else { return };
-        // A director is heard each second.
-        if peer.heard.is_none_or(|heard| now.duration_since(heard) >= GAP) {
-            peer.miss("it was silent for some seconds");
+        match peer.heard {
+            None if read == Err(Refused::NotOfPeer) => peer.why = Some(STRANGER.to_owned()),
+            None => {
+                peer.wanted = Some(HEARD);
+                peer.why = Some(if has_key { HEARD } else { KEYLESS }.to_owned());
+            }
+            // A director is heard each second.
+            Some(heard) if now.duration_since(heard) >= GAP => peer.miss("it was silent for some seconds"),
+            Some(_) => {}
         }
         (peer.heard, peer.has_key) = (Some(now), peer.has_key || is_signed);
         match read {
@@ -89,13 +104,17 @@ impl Peers {
 
     /// Messages were lost here: their tables are wanted again.
     pub(super) fn lost(&self) {
-        self.all().values_mut().for_each(|peer| peer.miss("messages were lost here"));
+        let mut all = self.all();
+        let heard = all.values_mut().filter(|peer| peer.heard.is_some());
+        heard.for_each(|peer| peer.miss("messages were lost here"));
     }
 
     /// Takes the peer whose table is wanted now: first those that have the key, then the one that waits longest.
     pub(super) fn take_wanted(&self, now: Instant) -> Option<SocketAddr> {
         let mut all = self.all();
-        let wanted = all.iter_mut().filter(|(_, peer)| peer.wanted.is_some() && peer.not_before <= now);
+        let wanted = all
+            .iter_mut()
+            .filter(|(_, peer)| peer.wanted.is_some() && peer.not_before <= now && !peer.is_stranger());
         let (address, peer) = wanted.min_by_key(|(_, peer)| (!peer.has_key, peer.not_before))?;
         (peer.wanted, peer.table, peer.connections, peer.of) = (None, SyncTable::Moving, 0, 0);
         Some(*address)
@@ -171,6 +190,7 @@ impl Peer {
             refused_messages: 0,
             refusal: None,
             has_key: false,
+            is_named: false,
             wanted: None,
             not_before: now,
             table: SyncTable::None,
@@ -178,6 +198,11 @@ impl Peer {
             of: 0,
             why: None,
         }
+    }
+
+    /// Whether it is none of those that `--sync-peers` names.
+    fn is_stranger(&self) -> bool {
+        matches!(self.refusal, Some((_, Refused::NotOfPeer)))
     }
 
     fn miss(&mut self, why: &'static str) {
@@ -189,11 +214,12 @@ impl Peer {
 }
 
 /// Makes room for a peer by forgetting one that was not heard for long, or, for a peer with the key, one that has not
-/// shown it. Returns whether there is room.
+/// shown it; none that is named. Returns whether there is room.
 fn make_room(all: &mut BTreeMap<SocketAddr, Peer>, has_key: bool, now: Instant) -> bool {
     if all.len() >= MOST {
         let is_old = |peer: &Peer| {
-            peer.heard.is_none_or(|heard| now.duration_since(heard) >= OLD) || has_key && !peer.has_key
+            let is_silent = peer.heard.is_none_or(|heard| now.duration_since(heard) >= OLD);
+            !peer.is_named && (is_silent || has_key && !peer.has_key)
         };
         let old = all.iter().find(|(_, peer)| is_old(peer)).map(|(address, _)| *address);
         old.map(|address| all.remove(&address));
@@ -204,6 +230,8 @@ fn make_room(all: &mut BTreeMap<SocketAddr, Peer>, has_key: bool, now: Instant) 
 /// Why a table is wanted, or is not fetched.
 const HEARD: &str = "it was heard just now";
 const KEYLESS: &str = "this director has no sync_key_file";
+const UNHEARD: &str = "nothing was heard from it";
+const STRANGER: &str = "it is none of the daemon's --sync-peers";
 /// More peers are not followed.
 const MOST: usize = 16;
 /// A peer that was not heard for this time may be forgotten.
@@ -266,6 +294,23 @@ mod tests {
         assert!(!peers.has_none(peer(2), "it has no key", at(105)));
         assert_eq!(peers.report(at(105))[0].why.as_deref(), Some("it is a kernel"));
         assert_eq!((peers.take_wanted(at(106)), peers.take_wanted(at(115))), (None, Some(peer(1))));
+    }
+
+    #[test]
+    fn a_named_peer_is_there_before_it_is_heard_and_strangers_neither_displace_it_nor_are_asked_for_tables() {
+        let (peers, begun) = (Peers::default(), Instant::now());
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let why = |now| peers.report(now)[0].why.clone().unwrap_or_default();
+        peers.expect(&[peer(1).ip()], 8848, at(0));
+        assert_eq!((why(at(0)).as_str(), peers.take_wanted(at(0))), (UNHEARD, None));
+        for second in 0..200 {
+            peers.heard(peer(2 + second as u8), true, Err(Refused::NotOfPeer), at(second));
+        }
+        peers.lost();
+        assert_eq!((why(at(200)).as_str(), peers.take_wanted(at(200))), (UNHEARD, None));
+        assert_eq!(peers.report(at(200))[1].why.as_deref(), Some(STRANGER));
+        peers.heard(peer(1), true, Ok(()), at(200));
+        assert_eq!((why(at(200)).as_str(), peers.take_wanted(at(200))), (HEARD, Some(peer(1))));
     }
 
     #[test]

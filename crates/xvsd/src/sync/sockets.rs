@@ -1,4 +1,4 @@
-//! The sockets of the daemons: multicast for messages, TCP for tables.
+//! The sockets of the daemons: UDP for messages, to a group or to peers, and TCP for tables.
 //!
 //! Source: ipvs-behaviour, section 12.1.
 
@@ -15,27 +15,57 @@ use xvs_model::config::sync_daemon::SyncDaemon;
 
 use xvs_ctl::control::datapath::SyncSockets;
 
-/// One socket for each port, connected to the daemon's group, with the address of its interface as source.
+/// For each port sockets that are connected to the daemon's group or each to a peer, with the address of its interface
+/// as source.
 ///
 /// # Errors
 /// A sentence that names what the kernel refuses.
-pub(super) fn to_group(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<UdpSocket>, String> {
-    let SyncDaemon { interface, group, .. } = daemon;
-    let source = source(interface, *group)
+pub(super) fn sending(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<Vec<UdpSocket>>, String> {
+    let interface = &daemon.interface;
+    let source = source(daemon)
         .map_err(|error| format!("the addresses of {interface} cannot be read: {error}"))?
         .ok_or_else(|| {
-            let family = if group.is_ipv4() { "IPv4" } else { "IPv6" };
+            let family = if daemon.is_ipv4() { "IPv4" } else { "IPv6" };
             format!(
                 "{interface} has no {family} address; add one (`ip address add`), or choose another interface"
             )
         })?;
-    let open = |number| socket(daemon, sockets, source, number);
-    let refused = |error| format!("{interface}: the socket to {group} cannot be opened: {error}");
-    (0..sockets.ports).map(open).collect::<io::Result<_>>().map_err(refused)
+    let open = |number, to| {
+        let socket = if daemon.peers.is_empty() { to_group } else { to_peer };
+        let socket = socket(daemon, to, source, number)?;
+        if sockets.buffer_bytes != 0 {
+            sockopt::set_socket_send_buffer_size(&socket, sockets.buffer_bytes as usize)?;
+        }
+        // The thread keeps a message for which there is no room, and tries again.
+        socket.set_nonblocking(true)?;
+        Ok(socket)
+    };
+    let refused = |to, error: io::Error| format!("{interface}: the socket to {to} cannot be opened: {error}");
+    let to_each = |number| {
+        let all =
+            daemon.destinations().iter().map(|to| open(number, *to).map_err(|error| refused(to, error)));
+        all.collect()
+    };
+    (0..sockets.ports).map(to_each).collect()
 }
 
-fn socket(daemon: &SyncDaemon, sockets: SyncSockets, source: Source, number: u16) -> io::Result<UdpSocket> {
-    let SyncDaemon { group, port, ttl, .. } = daemon;
+fn to_peer(daemon: &SyncDaemon, peer: IpAddr, source: Source, number: u16) -> io::Result<UdpSocket> {
+    let SyncDaemon { interface, port, ttl, .. } = daemon;
+    let socket = UdpSocket::bind((source.address, 0))?;
+    SockRef::from(&socket).bind_device(Some(interface.as_bytes()))?;
+    if peer.is_ipv4() {
+        sockopt::set_ip_ttl(&socket, (*ttl).into())?;
+        sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DONT)?;
+    } else {
+        sockopt::set_ipv6_unicast_hops(&socket, Some(*ttl))?;
+        sockopt::set_ipv6_mtu_discover(&socket, sockopt::Ipv6PathMtuDiscovery::DONT)?;
+    }
+    socket.connect((peer, port.saturating_add(number)))?;
+    Ok(socket)
+}
+
+fn to_group(daemon: &SyncDaemon, group: IpAddr, source: Source, number: u16) -> io::Result<UdpSocket> {
+    let SyncDaemon { port, ttl, .. } = daemon;
     let port = port.saturating_add(number);
     let Source { address, index } = source;
     let socket = UdpSocket::bind(match address {
@@ -44,49 +74,51 @@ fn socket(daemon: &SyncDaemon, sockets: SyncSockets, source: Source, number: u16
     })?;
     match group {
         IpAddr::V4(group) => {
-            sockopt::set_ip_multicast_if_with_ifindex(&socket, group, &Ipv4Addr::UNSPECIFIED, index)?;
+            sockopt::set_ip_multicast_if_with_ifindex(&socket, &group, &Ipv4Addr::UNSPECIFIED, index)?;
             sockopt::set_ip_multicast_ttl(&socket, (*ttl).into())?;
             sockopt::set_ip_multicast_loop(&socket, false)?;
             sockopt::set_ip_mtu_discover(&socket, sockopt::Ipv4PathMtuDiscovery::DONT)?;
-            socket.connect((*group, port))?;
+            socket.connect((group, port))?;
         }
         IpAddr::V6(group) => {
             sockopt::set_ipv6_multicast_if(&socket, index)?;
             sockopt::set_ipv6_multicast_hops(&socket, (*ttl).into())?;
             sockopt::set_ipv6_multicast_loop(&socket, false)?;
             sockopt::set_ipv6_mtu_discover(&socket, sockopt::Ipv6PathMtuDiscovery::DONT)?;
-            socket.connect(SocketAddrV6::new(*group, port, 0, index))?;
+            socket.connect(SocketAddrV6::new(group, port, 0, index))?;
         }
     }
-    if sockets.buffer_bytes != 0 {
-        sockopt::set_socket_send_buffer_size(&socket, sockets.buffer_bytes as usize)?;
-    }
-    // The thread keeps a message for which there is no room, and tries again.
-    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
-/// One socket for each port that receives what is sent to the daemon's group on its interface, and nothing else.
+/// One socket for each port that receives, on the daemon's interface, what is sent to its group, or with peers to an
+/// address of this machine.
 ///
 /// # Errors
 /// A sentence that names what the kernel refuses.
-pub(super) fn of_group(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<UdpSocket>, String> {
-    let SyncDaemon { interface, group, .. } = daemon;
-    let open = |number| receiving(daemon, sockets, number);
-    let refused = |error| format!("{interface}: the socket of {group} cannot be opened: {error}");
+pub(super) fn receiving(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<UdpSocket>, String> {
+    let SyncDaemon { interface, port, .. } = daemon;
+    let open = |number| of_port(daemon, sockets, number);
+    let refused = |error| format!("{interface}: the socket of UDP port {port} cannot be opened: {error}");
     (0..sockets.ports).map(open).collect::<io::Result<_>>().map_err(refused)
 }
 
-fn receiving(daemon: &SyncDaemon, sockets: SyncSockets, number: u16) -> io::Result<UdpSocket> {
+fn of_port(daemon: &SyncDaemon, sockets: SyncSockets, number: u16) -> io::Result<UdpSocket> {
     let SyncDaemon { interface, group, port, .. } = daemon;
     let port = port.saturating_add(number);
-    let family = if group.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let family = if daemon.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let socket = UdpSocket::from(socket_with(family, SocketType::DGRAM, flags, None)?);
     sockopt::set_socket_reuseaddr(&socket, true)?;
     SockRef::from(&socket).bind_device(Some(interface.as_bytes()))?;
     let index = name_to_index(&socket, interface)?;
     match group {
+        _ if !daemon.peers.is_empty() => {
+            if !daemon.is_ipv4() {
+                sockopt::set_ipv6_v6only(&socket, true)?;
+            }
+            bind(&socket, &SocketAddr::new(any(daemon), port))?;
+        }
         IpAddr::V4(group) => {
             bind(&socket, &SocketAddr::from((*group, port)))?;
             sockopt::set_ip_add_membership_with_ifindex(&socket, group, &Ipv4Addr::UNSPECIFIED, index)?;
@@ -107,10 +139,9 @@ fn receiving(daemon: &SyncDaemon, sockets: SyncSockets, number: u16) -> io::Resu
 /// # Errors
 /// A sentence that names what the kernel refuses.
 pub(super) fn for_table(daemon: &SyncDaemon) -> Result<TcpListener, String> {
-    let SyncDaemon { interface, group, port, .. } = daemon;
+    let SyncDaemon { interface, port, .. } = daemon;
     let open = || -> io::Result<TcpListener> {
-        let any =
-            if group.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { Ipv6Addr::UNSPECIFIED.into() };
+        let any = any(daemon);
         let socket = tcp(any, interface)?;
         socket.set_reuse_address(true)?;
         // While xvsd takes over, its predecessor has the port, too.
@@ -139,6 +170,11 @@ fn tcp(family: IpAddr, interface: &str) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Each address of the daemon's family.
+fn any(daemon: &SyncDaemon) -> IpAddr {
+    if daemon.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() }
+}
+
 /// The messages for this socket that the kernel has discarded, because they came faster than they were read.
 pub(super) fn discarded(socket: &UdpSocket) -> io::Result<u64> {
     let inode = fstat(socket)?.st_ino.to_string();
@@ -164,8 +200,10 @@ struct Source {
     index: u32,
 }
 
-/// The first address of an interface that fits a group: the kernel lists link-local ones of IPv6 last.
-fn source(interface: &str, group: IpAddr) -> io::Result<Option<Source>> {
+/// The first address of a daemon's interface that fits its messages: the kernel lists link-local ones of IPv6 last, and
+/// peers are not sent to from these.
+fn source(daemon: &SyncDaemon) -> io::Result<Option<Source>> {
+    let interface = daemon.interface.as_str();
     let any = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     let index = name_to_index(any, interface)?;
     let all = getifaddrs()?.filter(|one| one.interface_name == interface);
@@ -174,7 +212,10 @@ fn source(interface: &str, group: IpAddr) -> io::Result<Option<Source>> {
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
     });
-    let mut fitting = addresses.filter(|address| address.is_ipv4() == group.is_ipv4());
+    let is_link_local = |address| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
+    let mut fitting = addresses.filter(|address| {
+        address.is_ipv4() == daemon.is_ipv4() && (daemon.peers.is_empty() || !is_link_local(*address))
+    });
     Ok(fitting.next().map(|address| Source { address, index }))
 }
 
