@@ -5,8 +5,9 @@
 
 use std::process::Command;
 
+use rustix::thread::{CpuSet, sched_setaffinity};
 use xvs::director::program;
-use xvs::{Cluster, Director, Host, Layout};
+use xvs::{Cluster, Director, Host, Layout, Workers};
 
 /// Starts xvsd on `wan` by a shell of the director in which `before` has run. Returns its exit code and its last line.
 fn start(cluster: &Cluster, before: &str, arguments: &str) -> (Option<i32>, String) {
@@ -75,4 +76,16 @@ fn more_workers_than_queues_start_as_many_as_there_are_queues_and_status_says_so
     assert!(director.log().contains(warning), "{}", director.log());
     let status = director.status();
     assert!(status.contains(warning), "{status}");
+}
+
+#[test]
+fn workers_that_share_a_core_are_warned_of_once() {
+    let cluster = Cluster::up(Layout { queues: 2, ..Layout::default() });
+    // For this thread and the processes that it starts.
+    let mut one = CpuSet::new();
+    one.set(0);
+    sched_setaffinity(None, &one).expect("the machine has a first core");
+    let director = Director::start_with(&cluster, Workers::Two, &[]);
+    let log = director.log();
+    assert_eq!(log.matches("2 workers share 1 core; set workers = 1").count(), 1, "{log}");
 }

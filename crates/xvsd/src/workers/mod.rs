@@ -46,7 +46,7 @@ use crate::daemon::error::{DaemonError, system};
 use crate::daemon::threads;
 use crate::rights::seccomp::{Kind, limit_thread};
 use crate::status::shared::WorkerFacts;
-use crate::workers::cores::cores;
+use crate::workers::cores::{SharedCores, cores};
 use crate::workers::settings::Unfit;
 
 /// The time after a refusal until it is tried again.
@@ -86,6 +86,7 @@ pub(crate) struct Workers {
     poll: Poll,
     /// Why they do not wait as configured, or only with interrupts.
     not_driven: Vec<String>,
+    shared_cores: SharedCores,
     /// Whether established connections may be offloaded on all interfaces.
     may_offload: bool,
     /// The interface, or the other reason, because of which the kernel copies frames to and from the sockets that were
@@ -143,6 +144,7 @@ impl Workers {
             not_pinned,
             poll,
             not_driven: Vec::new(),
+            shared_cores: SharedCores::default(),
             may_offload: false,
             copied_for: None,
         })
@@ -266,6 +268,7 @@ impl Workers {
         self.attached.iter().try_for_each(Attached::set_queues)?;
         self.not_driven.clear();
         self.defer_interrupts(self.poll != Poll::Sleep);
+        self.shared_cores.warn(self.shares.len());
         let mut ports = Vec::new();
         for (share, core) in self.shares.iter().zip(cores(self.shares.len())) {
             let links = self.attached.iter().zip(share);
