@@ -152,7 +152,8 @@ fn two_directors_run_or_refuse_the_rules_of_etcd_and_go_on_without_it() {
     fleet.etcd.kill();
     fleet.is_warned(Host::Director, "etcd has not answered for");
     let (code, text) = fleet.apply(&rules(83), &[]);
-    assert!(code == 3 && text.contains("https://192.0.2.12:2379: "), "{code} {text}");
+    assert!(code == 3 && text.contains("etcd does not answer: https://192.0.2.12:2"), "{code} {text}");
+    assert!(text.contains("https://192.0.2.12:2379: "), "{text}");
     second.stop();
     let second = fleet.director(Host::Backup, "lb2");
     assert_eq!((ports(&first), ports(&second)), (vec![82], vec![82]));
@@ -260,6 +261,16 @@ fn an_etcd_that_is_restored_full_or_slow_and_two_directors_of_one_name_are_told_
     fleet.etcd.signal(Signal::STOP);
     fleet.is_warned(Host::Director, " within 2 s");
     assert_eq!(fleet.xvs(Host::Director, "healthy").0, 0);
+    let (code, text) = fleet.apply(&rules(83), &[]);
+    assert!(code == 3 && !text.contains("hangs"), "{code} {text}");
+    for part in [
+        "etcd does not answer: https://192.0.2.12:2",
+        ":2379: no connection within 2 s",
+        "; start it there",
+        "it waits for etcd",
+    ] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
     fleet.etcd.signal(Signal::CONT);
     fleet.is_over(Host::Director, "etcd has not answered");
 

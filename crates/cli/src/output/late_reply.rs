@@ -6,7 +6,7 @@ use std::path::Path;
 
 use xvs_model::protocol::client::{Client, Failure};
 use xvs_model::protocol::late_reply;
-use xvs_model::protocol::request::Access;
+use xvs_model::protocol::request::Request;
 
 use crate::output::exit::complaint;
 
@@ -15,8 +15,8 @@ pub(crate) fn connect(socket: &Path) -> Result<Client, Failure> {
     Ok(Client::connect(socket)?.waiting_by(await_reply))
 }
 
-fn await_reply(stream: &UnixStream, access: Access) -> Result<(), Failure> {
-    late_reply::wait(stream, access, &mut |notice| {
+fn await_reply(stream: &UnixStream, request: &Request) -> Result<(), Failure> {
+    late_reply::wait(stream, request, &mut |notice| {
         // Whoever cannot read the notice still gets the reply.
         let _ = io::stderr().write_all(complaint(notice).as_bytes());
     })

@@ -17,7 +17,7 @@ use ratatui::{DefaultTerminal, Frame};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use xvs_model::protocol::client::{Client, Failure};
-use xvs_model::protocol::request::Access;
+use xvs_model::protocol::request::Request;
 
 use crate::output::exit::{DONE, Done};
 
@@ -122,8 +122,8 @@ fn again<L>(
 }
 
 /// A notice would be written over the screen, which has the error of a reply that never begins.
-pub(super) fn await_silently(stream: &UnixStream, access: Access) -> Result<(), Failure> {
-    xvs_model::protocol::late_reply::wait(stream, access, &mut |_| {})
+pub(super) fn await_silently(stream: &UnixStream, request: &Request) -> Result<(), Failure> {
+    xvs_model::protocol::late_reply::wait(stream, request, &mut |_| {})
 }
 
 /// Longest delay before a key, a signal or a reply is handled.

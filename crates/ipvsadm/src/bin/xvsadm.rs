@@ -12,7 +12,7 @@ use xvs_ipvsadm::{Messages, NextStep, Streams, SystemResolver};
 use xvs_model::protocol::client::{Client, Director, Failure, default_socket};
 use xvs_model::protocol::late_reply;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Access, Request};
+use xvs_model::protocol::request::Request;
 use xvs_model::report::connection::ConnectionRow;
 
 fn main() -> ExitCode {
@@ -50,8 +50,8 @@ impl Daemon {
 }
 
 /// Waits for a reply, with a notice on stderr if it is late.
-fn await_reply(stream: &UnixStream, access: Access) -> Result<(), Failure> {
-    late_reply::wait(stream, access, &mut |notice| {
+fn await_reply(stream: &UnixStream, request: &Request) -> Result<(), Failure> {
+    late_reply::wait(stream, request, &mut |notice| {
         // Whoever cannot read the notice still gets the reply.
         let _ = writeln!(io::stderr(), "{notice}");
     })

@@ -20,7 +20,7 @@ use crate::protocol::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
 use crate::protocol::reply::Reply;
-use crate::protocol::request::{Access, Request};
+use crate::protocol::request::Request;
 use crate::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use crate::report::connection::{ConnectionRow, Filter};
 use crate::report::event::{EventBatch, EventQuery};
@@ -83,8 +83,8 @@ pub struct Client {
     wait: Option<Wait>,
 }
 
-/// Waits until the reply to a request begins, or fails. Called between a request that needs this access and its reply.
-pub type Wait = fn(&UnixStream, Access) -> Result<(), Failure>;
+/// Waits until the reply to a request begins, or fails. Called between a request and its reply.
+pub type Wait = fn(&UnixStream, &Request) -> Result<(), Failure>;
 
 impl Client {
     /// Connects to the daemon that serves this socket.
@@ -141,10 +141,9 @@ impl Client {
         }
     }
 
-    fn send(&mut self, request: Request) -> Result<(), Failure> {
+    fn send(&mut self, message: &RequestMessage) -> Result<(), Failure> {
         use io::ErrorKind::{BrokenPipe, ConnectionReset};
-        let message = RequestMessage { version: VERSION, request };
-        match write_message(&mut self.stream, &message) {
+        match write_message(&mut self.stream, message) {
             // The server may have refused the request and closed while we wrote; then its error can still be read.
             Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => Ok(()),
             other => other.map_err(|error| self.broken(&error)),
@@ -153,13 +152,9 @@ impl Client {
 
     /// Sends a request, and waits until its reply begins.
     fn ask(&mut self, request: Request) -> Result<(), Failure> {
-        let access = match request {
-            // Without its client, a capture ends.
-            Request::Capture(_) => Access::Read,
-            _ => request.access(),
-        };
-        self.send(request)?;
-        self.wait.map_or(Ok(()), |wait| wait(&self.stream, access))
+        let message = RequestMessage { version: VERSION, request };
+        self.send(&message)?;
+        self.wait.map_or(Ok(()), |wait| wait(&self.stream, &message.request))
     }
 
     /// One part of a reply, and whether another follows.

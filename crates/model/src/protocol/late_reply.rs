@@ -1,7 +1,8 @@
 //! Replies that are late: a notice after a second, and the end of the wait.
 //!
 //! A stopped xvsd accepts requests, because the kernel does, and answers none. A request that reads ends after ten
-//! seconds with an error. One that changes something waits on: xvsd may still carry it out.
+//! seconds with an error. One that changes something waits on: xvsd may still carry it out. One that changes the rules
+//! in etcd waits for etcd, and xvsd answers it in any case.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -12,25 +13,25 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::protocol::client::Failure;
-use crate::protocol::request::Access;
+use crate::protocol::request::{Access, Request};
 
 /// Time until the notice.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
 /// Time after the notice until a request that reads ends.
 const THEN_AT_MOST: Duration = Duration::from_secs(9);
 
-/// Waits until the reply to a request that needs this access begins. `notify` gets the notice, a sentence for the
+/// Waits until the reply to a request begins. `notify` gets the notice, a sentence for the
 /// operator.
 ///
 /// # Errors
 /// [`Failure::Transport`]: a request that reads is not answered.
-pub fn wait(stream: &UnixStream, access: Access, notify: &mut dyn FnMut(&str)) -> Result<(), Failure> {
-    wait_for(stream, access, [NOTICE_AFTER, THEN_AT_MOST], notify)
+pub fn wait(stream: &UnixStream, request: &Request, notify: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    wait_for(stream, request, [NOTICE_AFTER, THEN_AT_MOST], notify)
 }
 
 fn wait_for(
     stream: &UnixStream,
-    access: Access,
+    request: &Request,
     [first, then]: [Duration; 2],
     notify: &mut dyn FnMut(&str),
 ) -> Result<(), Failure> {
@@ -41,10 +42,16 @@ fn wait_for(
     let daemon = getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
     let daemon = daemon.filter(|pid| *pid != 0);
     let name = daemon.map_or("xvsd".to_owned(), |pid| format!("xvsd (process {pid})"));
-    let why = daemon.map_or(RUNS.to_owned(), |pid| match is_stopped(pid) {
+    let runs = if matches!(request, Request::Fleet(_)) { WAITS_FOR_ETCD } else { RUNS };
+    let why = daemon.map_or(runs.to_owned(), |pid| match is_stopped(pid) {
         true => format!("it is stopped; `kill -CONT {pid}` lets it go on"),
-        false => RUNS.to_owned(),
+        false => runs.to_owned(),
     });
+    let access = match request {
+        // Without its client, a capture ends.
+        Request::Capture(_) => Access::Read,
+        _ => request.access(),
+    };
     let end = match access {
         Access::Read => format!("waiting for {} more", humantime::format_duration(then)),
         Access::Change => "waiting; it may still carry out the change".to_owned(),
@@ -59,6 +66,9 @@ fn wait_for(
 
 /// What can be known of an xvsd that is not stopped, and the next step.
 const RUNS: &str = "it is busy or hangs; `xvs healthy` names what makes no progress";
+
+/// The same of an xvsd that is to change the rules in etcd.
+const WAITS_FOR_ETCD: &str = "it waits for etcd; `xvs status` shows whether that answers";
 
 /// Whether a reply, or the end of the connection, arrives within this time.
 fn is_readable(stream: &UnixStream, within: Duration) -> bool {
@@ -89,13 +99,15 @@ fn has_stopped_state(stat: &str) -> bool {
 mod tests {
     use std::io::Write;
 
+    use crate::protocol::request::{FleetRequest, Verdict};
+
     use crate::protocol::late_reply::*;
 
     /// The notices and the result of a wait of some milliseconds.
-    fn waited(stream: &UnixStream, access: Access) -> (Vec<String>, Result<(), String>) {
+    fn waited(stream: &UnixStream, request: &Request) -> (Vec<String>, Result<(), String>) {
         let mut notices = Vec::new();
         let times = [Duration::from_millis(1); 2];
-        let result = wait_for(stream, access, times, &mut |notice| notices.push(notice.to_owned()));
+        let result = wait_for(stream, request, times, &mut |notice| notices.push(notice.to_owned()));
         (notices, result.map_err(|failure| failure.to_string()))
     }
 
@@ -110,12 +122,17 @@ mod tests {
     fn a_read_that_is_not_answered_ends_with_the_next_step_and_a_change_waits_on() {
         let (mut daemon, client) = UnixStream::pair().unwrap();
         let name = format!("xvsd (process {})", std::process::id());
-        let (notices, result) = waited(&client, Access::Read);
+        let (notices, result) = waited(&client, &Request::Status);
         assert_eq!(notices, [format!("{name} does not answer yet: {RUNS}; waiting for 1ms more")]);
         assert_eq!(result, Err(format!("{name} has not answered for 2ms: {RUNS}")));
-        let (notices, result) = waited(&client, Access::Change);
+        let (notices, result) = waited(&client, &Request::Reload);
         assert!(result.is_ok() && notices[0].ends_with("it may still carry out the change"), "{notices:?}");
+        let (notices, result) = waited(&client, &Request::Fleet(FleetRequest::Confirm(Verdict::Keep)));
+        let expected = format!(
+            "{name} does not answer yet: {WAITS_FOR_ETCD}; waiting; it may still carry out the change"
+        );
+        assert_eq!((notices, result), (vec![expected], Ok(())));
         daemon.write_all(b"x").unwrap();
-        assert_eq!(waited(&client, Access::Read), (Vec::new(), Ok(())));
+        assert_eq!(waited(&client, &Request::Status), (Vec::new(), Ok(())));
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Etcd {
     connection: Option<Connection>,
     /// The time limit of each connection and request.
     pub(super) patience: Duration,
+    /// Whether a member answered the last request.
+    pub(super) answers: bool,
     /// What all keys of the fleet begin with.
     prefix: String,
 }
@@ -64,7 +66,8 @@ pub(super) struct Committed {
 impl Etcd {
     pub(super) fn new(fleet: &Fleet) -> Self {
         let prefix = format!("/xvs/{}/", fleet.name.as_deref().unwrap_or_default());
-        Self { fleet: fleet.clone(), urls: fleet.urls(), at: 0, connection: None, patience: PATIENCE, prefix }
+        let (urls, patience) = (fleet.urls(), PATIENCE);
+        Self { fleet: fleet.clone(), urls, at: 0, connection: None, patience, answers: false, prefix }
     }
 
     /// The member that is used.
@@ -181,11 +184,13 @@ impl Etcd {
     /// Sends a request. If the member fails, the next one goes to the next member.
     async fn call(&mut self, method: &str, body: &Value) -> Result<Value, String> {
         let body = body.to_string().into_bytes();
+        self.answers = false;
         if self.connection.is_none() {
             self.connect().await?;
         }
         let connection = self.connection.as_mut().expect("it was connected above");
         let sent = timeout(self.patience, connection.post(&format!("/v3/{method}"), body)).await;
+        self.answers = matches!(sent, Ok(Ok(_)));
         let why = match sent {
             Ok(Ok((status, body))) => match answer_of(status, &body) {
                 Ok(answer) => return Ok(answer),

@@ -18,8 +18,16 @@ pub(super) async fn carry_out(etcd: &mut Etcd, request: &FleetRequest) -> Result
         }
         FleetRequest::Confirm(verdict) => confirm(etcd, *verdict).await,
     };
-    done.map_err(|why| CommandError::Failed { why: format!("xvs: {why}") })
+    done.map_err(|why| CommandError::Failed {
+        why: match etcd.answers {
+            true => format!("xvs: {why}"),
+            false => format!("xvs: etcd does not answer: {why}; {STEP}"),
+        },
+    })
 }
+
+/// What to do about an etcd that does not answer. It may have carried out a request whose answer is late.
+const STEP: &str = "start it there, or correct `etcd` in [fleet] of xvs.toml; then `xvs fleet` shows whether it has the change";
 
 async fn apply(
     etcd: &mut Etcd,

@@ -78,7 +78,11 @@ impl FleetView {
         })?;
         answer.recv_timeout(PATIENCE).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
-                failed("etcd has not answered; `xvs fleet` shows whether it has the rules")
+                let silent = self.state().report.silent.as_ref().map(|silent| format!(": {}", silent.why));
+                failed(&format!(
+                    "etcd does not answer{}; `xvs fleet` shows whether it has the change",
+                    silent.unwrap_or_default()
+                ))
             }
             RecvTimeoutError::Disconnected => failed(ENDING),
         })?
