@@ -222,6 +222,20 @@ fn changes_by_hand_are_shown_on_the_other_director_and_a_trial_ends_with_its_lea
     };
     browser.until(&format!("{}?.cells[2].textContent.trim()", row("lb1")), "ok");
 
+    // A director that has not reported yet does not differ.
+    second.signal(Signal::STOP);
+    fleet.etcd.ctl(&["put", "--", "/xvs/prod/rules", &rules(85)]);
+    wait::until("one has reported, and the other has not", || {
+        let report = fleet.report(Host::Director);
+        let [one, other] = ["lb1", "lb2"].map(|name| record(&report, name)["runs"]["revision"].as_u64());
+        (one != other && one == report["rules"].as_u64()).then_some(())
+    });
+    let (code, text) = fleet.xvs(Host::Director, "fleet");
+    assert!(code == 0 && text.contains("\nlb2 "), "{code} {text}");
+    second.signal(Signal::CONT);
+    await_ports(&second, &[85]);
+    assert_eq!(fleet.apply(&rules(82), &[]).0, 0);
+
     // By hand on one.
     second.adm(&format!("-e -t {VIP}:82 -r {}:82 -m -w 7", real_server(1)));
     wait::until("the difference is seen on the other", || {

@@ -131,6 +131,7 @@ pub fn fleet() -> FleetReport {
         warnings: vec![
             "etcd has not answered for 12 s, and the last rules stay in force: no answer".to_owned(),
         ],
+        settling: vec!["lb2".to_owned()],
         directors: vec![FleetDirector {
             name: "lb1".to_owned(),
             instance: "0a1b2c3d".to_owned(),

@@ -67,7 +67,8 @@ fn is_well(report: &FleetReport) -> bool {
 }
 
 fn screen(report: &FleetReport) -> String {
-    let FleetReport { fleet, director, etcd, silent: _, rules, trial, warnings, directors } = report;
+    let FleetReport { fleet, director, etcd, silent: _, rules, trial, warnings, directors, settling: _ } =
+        report;
     let rules =
         rules.map_or("no rules in etcd".to_owned(), |revision| format!("rules of revision {revision}"));
     let etcd = etcd.as_ref().map(|url| format!(" in {url}")).unwrap_or_default();

@@ -28,6 +28,9 @@ pub struct FleetReport {
     pub warnings: Vec<String>,
     /// The directors with a record in etcd, by name.
     pub directors: Vec<FleetDirector>,
+    /// The names of directors whose rules or services have differed for less than ten seconds: they may only not have
+    /// reported yet.
+    pub settling: Vec<String>,
 }
 
 /// An etcd that does not answer.
@@ -115,16 +118,17 @@ impl FleetReport {
     /// What is wrong with a director, a sentence each.
     pub fn faults(&self, director: &FleetDirector) -> Vec<String> {
         let mut faults = Vec::new();
+        let settles = self.settling.contains(&director.name);
         let running = director.runs.as_ref().map(|runs| runs.revision);
         if let Some(RefusedRules { revision, why }) = &director.refused {
             faults.push(format!("has refused revision {revision}: {why}"));
-        } else if running != self.wanted() {
+        } else if running != self.wanted() && !settles {
             faults.push(match running {
                 Some(revision) => format!("runs revision {revision}"),
                 None => "runs no rules of etcd".to_owned(),
             });
         }
-        if let Some(differences) = director.differences.filter(|differences| *differences > 0) {
+        if let Some(differences) = director.differences.filter(|differences| *differences > 0 && !settles) {
             let noun = if differences == 1 { "object differs" } else { "objects differ" };
             faults.push(format!(
                 "{differences} {noun} from its rules; `xvs events` on {} shows who changed them",
@@ -140,8 +144,20 @@ impl FleetReport {
         faults
     }
 
+    /// The directors that run other rules than they are to, or other services than their rules or most others have.
+    pub fn unlike(&self) -> impl Iterator<Item = &FleetDirector> {
+        let (wanted, differing) = (self.wanted(), self.differing());
+        let is_unlike = move |(place, director): &(usize, &FleetDirector)| {
+            let running = director.runs.as_ref().map(|runs| runs.revision);
+            running != wanted
+                || director.differences.is_some_and(|count| count > 0)
+                || differing.contains(place)
+        };
+        self.directors.iter().enumerate().filter(is_unlike).map(|(_, director)| director)
+    }
+
     /// The directors whose services differ from those of most, as positions: by digest, among those that run the same
-    /// rules.
+    /// rules. Without those that settle.
     pub fn differing(&self) -> Vec<usize> {
         let others = |one: &FleetDirector| {
             let sha256 = one.runs.as_ref().map(|runs| runs.sha256.clone());
@@ -155,7 +171,8 @@ impl FleetReport {
             others(one).any(|other| other.digest != one.digest && count(other) >= count(one))
         };
         let numbered = self.directors.iter().enumerate();
-        numbered.filter(|(_, director)| differs(director)).map(|(place, _)| place).collect()
+        let is_shown = |one: &FleetDirector| differs(one) && !self.settling.contains(&one.name);
+        numbered.filter(|(_, director)| is_shown(director)).map(|(place, _)| place).collect()
     }
 }
 
@@ -182,6 +199,20 @@ mod tests {
         assert_eq!(differing(&[a.clone(), b.clone(), c.clone()]), [2]);
         assert_eq!(differing(&[a.clone(), c.clone()]), [0, 1]);
         assert_eq!(differing(&[a, b, director("c", 2, "y")]), [0; 0]);
+    }
+
+    #[test]
+    fn a_director_that_settles_has_no_fault_but_refused_rules_and_warnings() {
+        let changed = FleetDirector { differences: Some(1), ..director("a", 1, "x") };
+        let directors = vec![changed, director("b", 1, "y")];
+        let mut report = FleetReport { rules: Some(2), directors, ..FleetReport::default() };
+        let of_first = |report: &FleetReport| report.faults(&report.directors[0]).len();
+        assert_eq!((of_first(&report), report.differing().len(), report.unlike().count()), (2, 2, 2));
+        report.settling = ["a", "b"].map(str::to_owned).to_vec();
+        assert_eq!((of_first(&report), report.differing().len()), (0, 0));
+        report.directors[0].refused = Some(RefusedRules { revision: 2, why: "line 3: no".to_owned() });
+        report.directors[0].warnings.push("wan is down".to_owned());
+        assert_eq!(of_first(&report), 2);
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod named_files;
 mod orders;
 mod record;
 mod round;
+mod settling;
 pub(crate) mod view;
 
 use std::io;

@@ -27,6 +27,7 @@ use crate::fleet::follow::{Followed, Key, RunningTrial, Step};
 use crate::fleet::kept::{Kept, KeptFile};
 use crate::fleet::named_files;
 use crate::fleet::record::{Record, cut, director_of, with_local_addresses};
+use crate::fleet::settling::Settling;
 use crate::fleet::view::FleetView;
 use crate::handle::Handle;
 
@@ -66,6 +67,7 @@ pub(super) struct Follower {
     is_held_up: bool,
     /// The present warnings, each with what it is about.
     warnings: Vec<(String, String)>,
+    settling: Settling,
 }
 
 impl Follower {
@@ -105,6 +107,7 @@ impl Follower {
             unwritten: None,
             is_held_up: false,
             warnings: Vec::new(),
+            settling: Settling::default(),
         }
     }
 
@@ -325,8 +328,7 @@ impl Follower {
         let seconds_left = self.followed.trial.as_ref().map(left);
         let trial = self.keys.seen.trial.map(|revision| Trial { revision, seconds_left });
         let has_answered = self.keys.seen.revision > 0;
-        let mut state = self.view.state();
-        state.report = FleetReport {
+        let mut report = FleetReport {
             fleet: self.fleet.clone(),
             director,
             etcd: has_answered.then(|| self.etcd.url().to_owned()),
@@ -335,8 +337,11 @@ impl Follower {
             trial,
             warnings: self.warnings.iter().map(|(_, warning)| warning.clone()).collect(),
             directors,
+            settling: Vec::new(),
         };
-        state.looked = Instant::now();
+        report.settling = self.settling.look(&report, Instant::now());
+        let mut state = self.view.state();
+        (state.report, state.looked) = (report, Instant::now());
     }
 
     /// The present warnings, each with what it is about: while that is the same, it is the same warning.
