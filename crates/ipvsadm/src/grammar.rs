@@ -20,7 +20,7 @@ use crate::options::{OptionEntry, OptionName};
 use crate::popt::Words;
 use crate::resolver::Resolver;
 use crate::values;
-use crate::values::{Given, number};
+use crate::values::{Given, invalid, number, ranged, timeouts};
 
 /// A valid line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -561,29 +561,6 @@ impl Draft {
             order: if seen.has(Column::NoSort) { Order::AsKept } else { Order::Sorted },
         }))
     }
-}
-
-/// The three timeouts of `--set`, and the words behind them.
-fn timeouts<'a, 'b>(extra: &'b [&'a str]) -> Result<(Timeouts, &'b [&'a str]), LineError> {
-    let Some(([tcp, tcp_fin, udp], rest)) = extra.split_first_chunk() else {
-        return Err(LineError::usage("--set option requires 3 timeout values"));
-    };
-    let seconds =
-        |text| number(text, 0..=Timeouts::MAX_SECONDS).ok_or_else(|| invalid("timeout value", text));
-    let timeouts = Timeouts {
-        tcp_seconds: seconds(tcp)?,
-        tcp_fin_seconds: seconds(tcp_fin)?,
-        udp_seconds: seconds(udp)?,
-    };
-    Ok((timeouts, rest))
-}
-
-fn ranged(text: &str, range: std::ops::RangeInclusive<u32>, name: &str) -> Result<u32, LineError> {
-    number(text, range).ok_or_else(|| LineError::usage(format!("illegal {name} specified")))
-}
-
-fn invalid(what: &str, text: &str) -> LineError {
-    LineError::usage(format!("invalid {what} `{text}' specified"))
 }
 
 /// The value of an option that the option matrix requires.

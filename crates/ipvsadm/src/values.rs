@@ -1,4 +1,4 @@
-//! Arguments of options: numbers, addresses with ports, masks, scheduler flags.
+//! Arguments of options: numbers, addresses with ports, masks, scheduler flags, timeouts.
 //!
 //! They are parsed as the C library's `strtol`, `inet_aton` and `inet_pton` parse them, because scripts rely on it:
 //! `-M 24` is 0.0.0.24, and 10.1.100 is 10.1.0.100.
@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::RangeInclusive;
 
 use xvs_model::config::service::SchedulerFlags;
+use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::Protocol;
 
 use crate::error::LineError;
@@ -148,6 +149,29 @@ const FLAGS: [(Option<&str>, &str, u8); 7] = [
     (None, "flag-2", 2),
     (None, "flag-3", 4),
 ];
+
+/// The three timeouts of `--set`, and the words behind them.
+pub(super) fn timeouts<'a, 'b>(extra: &'b [&'a str]) -> Result<(Timeouts, &'b [&'a str]), LineError> {
+    let Some(([tcp, tcp_fin, udp], rest)) = extra.split_first_chunk() else {
+        return Err(LineError::usage("--set option requires 3 timeout values"));
+    };
+    let seconds =
+        |text| number(text, 0..=Timeouts::MAX_SECONDS).ok_or_else(|| invalid("timeout value", text));
+    let timeouts = Timeouts {
+        tcp_seconds: seconds(tcp)?,
+        tcp_fin_seconds: seconds(tcp_fin)?,
+        udp_seconds: seconds(udp)?,
+    };
+    Ok((timeouts, rest))
+}
+
+pub(super) fn ranged(text: &str, range: RangeInclusive<u32>, name: &str) -> Result<u32, LineError> {
+    number(text, range).ok_or_else(|| LineError::usage(format!("illegal {name} specified")))
+}
+
+pub(super) fn invalid(what: &str, text: &str) -> LineError {
+    LineError::usage(format!("invalid {what} `{text}' specified"))
+}
 
 #[cfg(test)]
 mod tests {
