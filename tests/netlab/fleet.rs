@@ -217,10 +217,10 @@ fn changes_by_hand_are_shown_on_the_other_director_and_a_trial_ends_with_its_lea
     browser.until("document.getElementById('of_fleet')?.textContent", "Fleet prod");
     let row = |name: &str| {
         format!(
-            "[...document.getElementById('directors').rows].find(tr => tr.cells[0].textContent === '{name}')"
+            "[...document.getElementById('directors').rows].find(tr => tr.cells[0].textContent.startsWith('{name}'))"
         )
     };
-    browser.until(&format!("{}?.cells[2].textContent.trim()", row("lb1")), "ok");
+    browser.until(&format!("{}?.querySelector('.state').textContent", row("lb1")), "ok");
 
     // A director that has not reported yet does not differ.
     second.signal(Signal::STOP);

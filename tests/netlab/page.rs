@@ -74,7 +74,7 @@ const FAULTS: &str = r#"(async limit => {
   const host = 'director-with-a-long-name-1.rack17.example.com', rates = page.totals;
   const director = { name: host, instance: '1', runs: null, refused: { revision: 7, why: sentence }, warnings: [], connections: 7, rates };
   Object.assign(page.status, { host, warnings: [`${ipv6.service}: ${sentence}`] });
-  page.status.fleet = { fleet: 'frankfurt', director: 'lb1', rules: 7, directors: [director] };
+  page.status.fleet = { fleet: 'frankfurt', director: 'lb1', rules: 7, directors: [director], settling: [] };
   page.status.drops.push({ reason: 'kernel_fill_ring_empty', packets: 1234567, what: sentence });
   show(page);
 

@@ -242,7 +242,7 @@ pub enum LimitChange {
     Set {
         #[command(flatten)]
         service: ServiceArgument,
-        /// The most connections at once
+        /// The most connections at once; closed ones count until they expire
         #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         connections: Option<u32>,
         /// The most new connections a second

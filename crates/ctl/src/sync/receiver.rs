@@ -37,7 +37,7 @@ pub enum Refused {
     #[error("it is longer than the daemon's --sync-maxlen")]
     TooLong,
     /// Of another sync id, as of another cluster of the group.
-    #[error("it is of sync id {0}")]
+    #[error("it is of sync id {0}; both directors need the same --syncid")]
     SyncId(u8),
     /// Without a signature, although this director has a key.
     #[error("it is not signed; its director needs the same sync_key_file")]

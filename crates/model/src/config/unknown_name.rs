@@ -7,7 +7,9 @@ pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Optio
     }
     let distance = |known: &str| strsim::damerau_levenshtein(name, known);
     let nearest = known.into_iter().min_by_key(|known| distance(known))?;
-    (distance(nearest) <= name.len().div_ceil(4)).then(|| format!("did you mean {nearest}?"))
+    // Behind a prefix, as in `feedback.step`, the word itself must be similar.
+    let word = name.rsplit('.').next().unwrap_or_default();
+    (distance(nearest) <= word.len().div_ceil(4)).then(|| format!("did you mean {nearest}?"))
 }
 
 /// The settings of the kernel's IPVS that xvs has not, each with the reason and the next step.
@@ -29,12 +31,14 @@ mod tests {
 
     #[test]
     fn a_name_with_a_few_wrong_letters_is_recognised_and_any_other_is_not() {
-        let known = ["interfaces", "conn_table_size", "conn_reuse_mode"];
+        let known = ["interfaces", "conn_table_size", "conn_reuse_mode", "feedback.step"];
         for (name, meant) in [
             ("intrefaces", Some("did you mean interfaces?")),
             ("conn_tabel_size", Some("did you mean conn_table_size?")),
             ("conn_reuse", None),
             ("x", None),
+            ("feedback.speed", None),
+            ("feedback.stepp", Some("did you mean feedback.step?")),
         ] {
             assert_eq!(advice(name, known).as_deref(), meant, "{name}");
         }

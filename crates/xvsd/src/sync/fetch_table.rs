@@ -260,7 +260,10 @@ mod tests {
     #[test]
     fn a_table_of_another_sync_id_is_refused() {
         let (outcome, ..) = fetched(sender(&table(10), 1), &fetcher(1, 8));
-        assert_eq!(outcome.unwrap_err(), "a message was refused: it is of sync id 7");
+        assert_eq!(
+            outcome.unwrap_err(),
+            "a message was refused: it is of sync id 7; both directors need the same --syncid"
+        );
     }
 
     #[test]

@@ -60,12 +60,15 @@ impl Peers {
 
     /// A message of a peer has come, and was read or refused. Without a key here its table is not fetched.
     pub(super) fn heard(&self, from: SocketAddr, has_key: bool, read: Result<(), Refused>, now: Instant) {
-        // Other clusters may share the group.
-        if matches!(read, Err(Refused::SyncId(_))) {
-            return;
-        }
         let is_signed = has_key && read.is_ok();
         let mut all = self.all();
+        if let Err(why @ Refused::SyncId(_)) = read {
+            // Other clusters may share the group. A named peer is of this one.
+            if let Some(peer) = all.get_mut(&from).filter(|peer| peer.is_named) {
+                peer.refuse(why, now);
+            }
+            return;
+        }
         if !all.contains_key(&from) {
             if !make_room(&mut all, is_signed, now) {
                 return;
@@ -86,9 +89,7 @@ impl Peers {
         (peer.heard, peer.has_key) = (Some(now), peer.has_key || is_signed);
         match read {
             Ok(()) => peer.messages += 1,
-            Err(why) => {
-                (peer.refused_messages, peer.refusal) = (peer.refused_messages + 1, Some((now, why)));
-            }
+            Err(why) => peer.refuse(why, now),
         }
     }
 
@@ -205,6 +206,10 @@ impl Peer {
         matches!(self.refusal, Some((_, Refused::NotOfPeer)))
     }
 
+    fn refuse(&mut self, why: Refused, now: Instant) {
+        (self.refused_messages, self.refusal) = (self.refused_messages + 1, Some((now, why)));
+    }
+
     fn miss(&mut self, why: &'static str) {
         self.wanted = Some(why);
         if self.table == SyncTable::Whole {
@@ -309,6 +314,14 @@ mod tests {
         peers.lost();
         assert_eq!((why(at(200)).as_str(), peers.take_wanted(at(200))), (UNHEARD, None));
         assert_eq!(peers.report(at(200))[1].why.as_deref(), Some(STRANGER));
+        for from in [peer(1), peer(250)] {
+            peers.heard(from, true, Err(Refused::SyncId(7)), at(200));
+        }
+        let of_other_id: Vec<_> =
+            peers.refusals(at(200)).into_iter().filter(|said| said.contains("sync id 7")).collect();
+        let needed = format!("{} was refused in the last minute: it is of sync id 7; both", peer(1).ip());
+        assert!(of_other_id.len() == 1 && of_other_id[0].contains(&needed), "{of_other_id:?}");
+        assert_eq!((why(at(200)).as_str(), peers.take_wanted(at(200))), (UNHEARD, None));
         peers.heard(peer(1), true, Ok(()), at(200));
         assert_eq!((why(at(200)).as_str(), peers.take_wanted(at(200))), (HEARD, Some(peer(1))));
     }
