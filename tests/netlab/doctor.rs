@@ -459,7 +459,18 @@ fn a_real_server_that_answers_no_client_is_named_with_its_likely_cause_until_it_
                    listens on 192.0.2.11:81, or its firewall refuses them; on 192.0.2.11 see `ss -ltn`";
     let said = director.status();
     assert!(said.contains(refused), "{said}");
+    // A firewall rejects it.
+    director.add_service(Protocol::Tcp, 82, Method::Nat);
+    let reject = "nft 'add table inet f; add chain inet f in { type filter hook input priority 0; }; \
+                  add rule inet f in tcp dport 82 reject with icmpx port-unreachable'";
+    succeed(&mut shell(&cluster, Host::RealServer(1), reject));
+    assert_eq!(connect(&cluster, &[82; 6], DEADLINE), 0);
+    let rejected = "TCP 198.51.100.100:82: 192.0.2.11:82: 3 connections, none answered; an ICMP error answers them: its \
+                    firewall, or a router's, rejects them; on 192.0.2.11 see `nft list ruleset`, `iptables -S`";
+    let said = director.status();
+    assert!(said.contains(rejected), "{said}");
     director.adm("-D -t 198.51.100.100:81");
+    director.adm("-D -t 198.51.100.100:82");
     succeed(&mut shell(&cluster, Host::RealServer(1), "ip route del default"));
     // Only the other one answers by NAT. A client repeats its SYN after a second.
     let ports = [80, 80, 80, 80, 80, 80, 8080, 8080, 8080, 8080, 8080, 8080];

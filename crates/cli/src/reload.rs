@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::Args;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::request::Request;
 
 use crate::output::exit::{DONE, Done};
 
@@ -17,9 +17,8 @@ pub(super) fn run(director: &mut dyn Director, out: &mut dyn Write) -> Done {
     match director.call(Request::Reload)? {
         Reply::Reloaded(changes) => {
             writeln!(out, "{changes}")?;
-            // The next command finds the successor. Its answer does not matter.
             if changes.contains("by a successor") {
-                let _ = director.call(ControlRequest::Timeouts.into());
+                director.await_successor()?;
             }
         }
         other => return Err(Failure::unexpected(&other).into()),

@@ -125,8 +125,11 @@ impl<'a> Attachment<'a> {
         let name = &link.name;
         let mut ports = links.iter().filter(|one| one.master == Some(target.ifindex)).peekable();
         let is_of_guest = |port: &Link| OF_GUESTS.iter().any(|prefix| port.name.starts_with(prefix));
-        let attach =
-            |name: &str| format!("restart xvsd with `--interface {name}` as well (`interfaces` in xvs.toml)");
+        let attach = |name: &str| {
+            format!(
+                "add {name} to `interfaces` in xvs.toml and `xvs reload`, or restart xvsd with `--interface {name}` beside the others"
+            )
+        };
         match (target.kind, below) {
             (LinkKind::Bridge, _) if ports.peek().is_some() && ports.all(is_of_guest) => format!(
                 "xvs does not serve behind {}, a bridge of containers or virtual machines; connect them to a network \
@@ -261,10 +264,11 @@ mod tests {
                 .warnings([addr("198.51.100.100"), addr("198.51.100.101")], servers)
         };
         let of_servers = "the route to 203.0.113.11 and 2 more real servers is by dmz, to which xvsd is not attached, so it \
-                          cannot send there; restart xvsd with `--interface dmz` as well (`interfaces` in xvs.toml)";
+                          cannot send there; add dmz to `interfaces` in xvs.toml and `xvs reload`, or restart xvsd with \
+                          `--interface dmz` beside the others";
         let of_clients = "clients of 198.51.100.100 and 1 more virtual address come in by wan, to which xvsd is not \
-                          attached, so their packets go to the kernel; restart xvsd with `--interface wan` as well \
-                          (`interfaces` in xvs.toml)";
+                          attached, so their packets go to the kernel; add wan to `interfaces` in xvs.toml and `xvs \
+                          reload`, or restart xvsd with `--interface wan` beside the others";
         assert_eq!(warnings(&network), [of_clients, of_servers]);
 
         // Over a VLAN the link below is attached, also if that is a bond.
@@ -277,9 +281,7 @@ mod tests {
         network.links[4].master = Some(network.links[0].ifindex);
         network.links[0].kind = LinkKind::Bond;
         for warning in warnings(&network) {
-            assert!(
-                warning.ends_with("restart xvsd with `--interface wan` as well (`interfaces` in xvs.toml)")
-            );
+            assert!(warning.ends_with("or restart xvsd with `--interface wan` beside the others"));
         }
 
         network.links[0].kind = LinkKind::Bridge;

@@ -46,8 +46,9 @@ fn program_of(script: &Script, is_root: bool) -> Result<Command, String> {
     let is_checked = script.is_checked && is_root;
     let Some(program) = program(name) else {
         if is_checked {
-            let why = "is no program; with `enable_script_security` root runs only programs";
-            return Err(format!("`{name}` {why}"));
+            let why =
+                "is no program; with `enable_script_security` root runs only programs, no lines for a shell";
+            return Err(missing(script).unwrap_or_else(|| format!("`{name}` {why}")));
         }
         let mut shell = Command::new("/bin/sh");
         shell.arg("-c").arg(&script.text);
@@ -149,8 +150,11 @@ fn require_root_only(path: &Path, links: u32) -> Result<(), String> {
         }
         let mode = metadata.mode();
         if metadata.uid() != 0 || mode & 0o002 != 0 || mode & 0o020 != 0 && metadata.gid() != 0 {
-            let why = "others than root may change it; with `enable_script_security` it is not run as root";
-            return Err(format!("{}: {why}", part.display()));
+            let why = "others than root may change it, so with `enable_script_security` root does not run what is in it";
+            return Err(format!(
+                "{}: {why}; `chown root` and `chmod go-w` it, or move the script",
+                part.display()
+            ));
         }
     }
     Ok(())

@@ -31,8 +31,9 @@ pub(super) fn remove_misplaced(blocks: &mut Vec<Block>, around: &str, faults: &m
         }
         let is_misplaced = block.keyword() == KEYWORD && around != "virtual_server";
         if is_misplaced {
-            let next = "move it into the `virtual_server` that it is for, outside its inner blocks";
-            faults.error(&block.place, format!("`{}` stands in no `virtual_server`; {next}", block.text));
+            let next = "it can stand directly in a `virtual_server` alone, and say syn-proxy, client-address or limit \
+                        set; other words belong into a rules file";
+            faults.error(&block.place, format!("`{}` is in the wrong place: {next}", block.text));
         }
         !is_misplaced
     });

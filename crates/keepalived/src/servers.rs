@@ -44,9 +44,11 @@ impl<'a> Draft<'a> {
     /// Reads a `real_server`; `None`: it has no valid address and is left out.
     pub(super) fn read(block: &'a Block, settings: &mut Settings, faults: &mut Faults) -> Option<Self> {
         faults.block(block);
+        let found = endpoint(block, faults);
         let mut draft = Self {
             block,
-            endpoint: endpoint(block, faults)?,
+            // Of one that is left out the other faults are found, too.
+            endpoint: found.unwrap_or(Endpoint::new([0; 4], 0)),
             method: None,
             timing: TimingOptions::default(),
             weight: None,
@@ -65,6 +67,7 @@ impl<'a> Draft<'a> {
                 faults.line(statement, known);
             }
         }
+        found?;
         draft.method = draft.method.or(settings.method);
         settings.family = settings.family.or(family(draft.endpoint, draft.method));
         Some(draft)

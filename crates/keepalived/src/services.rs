@@ -57,7 +57,7 @@ fn read_whole(
     }
     settings.check(&head, block, faults);
     if settings.method.is_none() && drafts.iter().any(|draft| draft.method.is_none()) {
-        faults.warn(&block.place, format!("`{}` names no method: NAT", block.text));
+        faults.warn(&block.place, format!("`{}` names no method; NAT is used", block.text));
     }
     let mark_family = settings.family.unwrap_or_else(|| family_of_tunnels(&drafts));
     let mut services = settings.services(&head, mark_family);

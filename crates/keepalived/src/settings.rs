@@ -217,7 +217,7 @@ impl Settings {
             self.ha_suspend = false;
         }
         match self.protocol {
-            None if has_addresses => warn(" names no protocol: UDP"),
+            None if has_addresses => warn(" names no protocol; UDP is used"),
             Some(_) if !has_addresses => warn(": a mark has no protocol; it is left out"),
             _ => {}
         }
@@ -231,7 +231,7 @@ impl Settings {
             self.persistence_seconds = Some(PERSISTENCE_SECONDS);
         }
         if self.scheduler.is_none() {
-            warn(&format!(" names no scheduler: {DEFAULT_SCHEDULER}"));
+            warn(&format!(" names no scheduler; {DEFAULT_SCHEDULER} is used"));
         }
     }
 

@@ -336,7 +336,7 @@ k.conf: no fault
 ";
         assert_eq!(check(CLEAN, false, Form::Text), (want.to_owned(), DONE));
         let (told, code) = check(&CLEAN.replace("lb_algo wrr\n", ""), false, Form::Text);
-        let warning = "k.conf:2: warning: `virtual_server 192.0.2.1 80` names no scheduler: wlc\n";
+        let warning = "k.conf:2: warning: `virtual_server 192.0.2.1 80` names no scheduler; wlc is used\n";
         assert!(
             told.starts_with("--set 600")
                 && told.ends_with(&format!("{warning}k.conf: 0 errors, 1 warning\n"))

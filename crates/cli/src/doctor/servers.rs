@@ -128,7 +128,10 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> O
     let clamp = facts.daemon.as_ref().map_or("tunnels", |daemon| &daemon.mss_clamp);
     let tcp = matches!(service.key, ServiceKey::Address { protocol: Protocol::TCP, .. });
     let finding = if tcp && clamp != "off" {
-        let found = format!("{fits}; mss_clamp {clamp} lowers the MSS of TCP");
+        let found = format!(
+            "{fits}; mss_clamp {clamp} lowers the MSS of SYNs; where the SYN+ACK does not pass the director, clients learn \
+             it by ICMP errors, or from the `advmss` that `xvs realserver up` prints"
+        );
         Finding::ok(MTU, object, found)
     } else if tcp {
         let found = format!(

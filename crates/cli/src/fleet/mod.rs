@@ -53,6 +53,9 @@ pub(crate) fn summary(report: &FleetReport) -> String {
     let runs = own.and_then(|own| own.runs.as_ref());
     let runs = runs.map_or("no rules".to_owned(), |runs| format!("rules of revision {}", runs.revision));
     let others = match report.directors.len().saturating_sub(1) {
+        _ if report.etcd.is_none() => {
+            return format!("{} of {}: etcd has not answered yet", report.director, report.fleet);
+        }
         0 => "no other director".to_owned(),
         1 => "1 other director".to_owned(),
         others => format!("{others} other directors"),
@@ -69,10 +72,12 @@ fn is_well(report: &FleetReport) -> bool {
 fn screen(report: &FleetReport) -> String {
     let FleetReport { fleet, director, etcd, silent: _, rules, trial, warnings, directors, settling: _ } =
         report;
-    let rules =
-        rules.map_or("no rules in etcd".to_owned(), |revision| format!("rules of revision {revision}"));
-    let etcd = etcd.as_ref().map(|url| format!(" in {url}")).unwrap_or_default();
-    let mut lines = vec![line("fleet", &format!("{fleet}, seen by {director}: {rules}{etcd}"))];
+    let rules = match (rules, etcd) {
+        (_, None) => "etcd has not answered yet".to_owned(),
+        (None, Some(url)) => format!("no rules in etcd in {url}"),
+        (Some(revision), Some(url)) => format!("rules of revision {revision} in {url}"),
+    };
+    let mut lines = vec![line("fleet", &format!("{fleet}, seen by {director}: {rules}"))];
     lines.extend(trial.as_ref().map(|trial| line("trial", &waits(trial))));
     lines.extend(warnings.iter().map(|warning| line("warning", warning)));
     lines.push(format!(

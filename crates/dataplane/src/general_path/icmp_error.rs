@@ -20,7 +20,8 @@ use super::{client_address, no_destination, syn_proxy};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::forward as send;
-use crate::conn::{ConnId, Direction, Numbers};
+use crate::conn::tcp::TcpState;
+use crate::conn::{ConnId, Connection, Direction, Numbers};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::new_connection::connect::connect;
@@ -177,11 +178,12 @@ fn about_request(
     if !forward::icmp::is_summed(frame, packet) {
         return Verdict::Drop(DropReason::IcmpChecksum);
     }
-    if let Report::TooBig { mtu } = Report::read(frame.bytes(), packet)
-        && client_address::lengthens(&connection)
-        && let Some(destination) = destination
-    {
-        learn(flows, destination, mtu, &ends, at);
+    match (Report::read(frame.bytes(), packet), destination) {
+        (Report::TooBig { mtu }, Some(destination)) if client_address::lengthens(&connection) => {
+            learn(flows, destination, mtu, &ends, at);
+        }
+        (Report::Other { .. }, Some(destination)) => count_rejected(&connection, destination, at),
+        _ => {}
     }
     client_address::quoted(frame, quote, &connection);
     let key = ends.key_to_client(at.snapshot.routing_mark(link, packet));
@@ -193,6 +195,16 @@ fn about_request(
         flows.count_reply(destination, packet);
     }
     verdict
+}
+
+/// Counts a TCP connection whose first packet was answered with an error, unless that is about its length.
+fn count_rejected(connection: &Connection<'_>, destination: &Destination, at: Context<'_>) {
+    let is_new = connection.protocol() == Protocol::TCP
+        && TcpState::of(connection.state()) == TcpState::SynRecv
+        && connection.in_packets() == 1;
+    if is_new {
+        destination.live.count_rejected(at.now);
+    }
 }
 
 /// Records a path MTU. The headers of offloaded tunnels were decided from the former one.
@@ -231,7 +243,11 @@ fn about_tunnel(
     if !forward::icmp::is_summed(frame, packet) {
         return Some(ErrorAction::Verdict(Verdict::Drop(DropReason::IcmpChecksum)));
     }
-    let error = match Report::read(frame.bytes(), packet) {
+    let report = Report::read(frame.bytes(), packet);
+    if matches!(report, Report::Other { .. }) {
+        count_rejected(&connection, destination, at);
+    }
+    let error = match report {
         Report::TooBig { mtu } => {
             learn(flows, destination, mtu, &ends, at);
             if about.family() == Family::V4 && !about.dont_fragment {

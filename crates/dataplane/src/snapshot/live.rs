@@ -65,6 +65,9 @@ impl ServiceLive {
 /// The time after which unanswered connections no longer mean anything.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
+/// The time within which a client has repeated its SYN. Linux does so after one second.
+const REPEATED: Duration = Duration::from_secs(5);
+
 /// The connections of a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Counts {
@@ -93,7 +96,9 @@ pub struct DestinationLive {
     last_unanswered: AtomicU64,
     /// When the destination last refused a connection; 0: it never has, or it has accepted one since.
     last_refused: AtomicU64,
-    /// When the last reply came by this director and was left to the kernel; 0: none did.
+    /// When a first packet was last answered with an ICMP error, and when the last reply came by this director and was
+    /// left to the kernel; 0 as for `last_refused`.
+    last_rejected: AtomicU64,
     last_returned: AtomicU64,
     /// Its counters.
     pub stats: SharedStats,
@@ -103,9 +108,18 @@ impl DestinationLive {
     /// Zeros for this many workers.
     pub fn new(workers: usize) -> Self {
         let (load, templates, unanswered) = Default::default();
-        let (last_unanswered, last_refused, last_returned) = Default::default();
+        let (last_unanswered, last_refused, last_rejected, last_returned) = Default::default();
         let stats = SharedStats::new(workers);
-        Self { load, templates, unanswered, last_unanswered, last_refused, last_returned, stats }
+        Self {
+            load,
+            templates,
+            unanswered,
+            last_unanswered,
+            last_refused,
+            last_rejected,
+            last_returned,
+            stats,
+        }
     }
 
     /// Continues with these numbers. Only while no worker counts.
@@ -123,6 +137,7 @@ impl DestinationLive {
             unanswered: AtomicU32::default(),
             last_unanswered: AtomicU64::default(),
             last_refused: AtomicU64::default(),
+            last_rejected: AtomicU64::default(),
             last_returned: AtomicU64::default(),
             stats: SharedStats::new(1),
         }
@@ -153,12 +168,20 @@ impl DestinationLive {
         self.count_unanswered(now);
     }
 
+    /// Counts a TCP connection whose first packet was answered with an ICMP error.
+    pub(crate) fn count_rejected(&self, now: Millis) {
+        self.last_rejected.store(now.0, Ordering::Relaxed);
+        self.count_unanswered(now);
+    }
+
     /// Takes note of an established TCP connection.
     pub(crate) fn answered(&self) {
         // Nearly always 0 already; then no other worker's copy of the line is invalidated.
         if self.unanswered.load(Ordering::Relaxed) != 0 {
             self.unanswered.store(0, Ordering::Relaxed);
-            self.last_refused.store(0, Ordering::Relaxed);
+            for last in [&self.last_refused, &self.last_rejected, &self.last_returned] {
+                last.store(0, Ordering::Relaxed);
+            }
         }
     }
 
@@ -180,14 +203,25 @@ impl DestinationLive {
         self.last_returned.store(now.0, Ordering::Relaxed);
     }
 
-    /// Whether a reply came by this director in the last ten minutes and was left to the kernel.
-    pub fn has_recently_returned(&self, now: Millis) -> bool {
-        is_recent(&self.last_returned, now)
+    /// Whether the last unanswered connection was refused by the destination.
+    pub fn refuses(&self) -> bool {
+        self.is_of_the_last(&self.last_refused)
     }
 
-    /// Whether the destination has refused a connection in the last ten minutes, and has accepted none since.
-    pub fn has_recently_refused(&self, now: Millis) -> bool {
-        is_recent(&self.last_refused, now)
+    /// Whether the last unanswered connection was answered with an ICMP error.
+    pub fn rejects(&self) -> bool {
+        self.is_of_the_last(&self.last_rejected)
+    }
+
+    /// Whether the reply to the last unanswered connection came by this director and was left to the kernel.
+    pub fn returns(&self) -> bool {
+        self.is_of_the_last(&self.last_returned)
+    }
+
+    /// Whether this was seen with the last unanswered connection: not long before the client repeated its SYN.
+    fn is_of_the_last(&self, seen: &AtomicU64) -> bool {
+        let [seen, last] = [seen, &self.last_unanswered].map(|at| Millis(at.load(Ordering::Relaxed)));
+        seen.0 != 0 && seen.until(last) < REPEATED
     }
 
     /// Counts a connection or template. Called before other threads can find it.
@@ -241,11 +275,6 @@ impl DestinationLive {
     pub fn is_overloaded(&self) -> bool {
         self.load.is_overloaded()
     }
-}
-
-fn is_recent(last: &AtomicU64, now: Millis) -> bool {
-    let last = Millis(last.load(Ordering::Relaxed));
-    last.0 != 0 && last.until(now) < FORGOTTEN
 }
 
 #[cfg(test)]

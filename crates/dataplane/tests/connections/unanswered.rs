@@ -1,6 +1,5 @@
 //! Connections whose clients repeat their SYN, counted at the destination: a whole worker, in memory.
 
-use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::Destination;
 
 use crate::workers::{ACK, Flow, RST, SYN, Workers, random};
@@ -57,7 +56,7 @@ fn a_connection_that_the_server_refuses_counts_and_is_known_as_refused_until_one
     workers.set_clock(1);
     // Three servers take turns, and the replies are the first one's.
     let refused = |workers: &Workers| {
-        let of = |destination: &Destination| destination.live.has_recently_refused(Millis(1));
+        let of = |destination: &Destination| destination.live.refuses();
         workers.destinations().filter(|destination| of(destination)).count()
     };
     for (number, reply) in [(0, SYN_ACK), (3, RST | ACK)] {

@@ -5,6 +5,8 @@ pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Optio
     if let Some((_, why)) = OF_THE_KERNEL.iter().find(|(setting, _)| *setting == name) {
         return Some((*why).to_owned());
     }
+    // As sysctl names those of the kernel.
+    let name = name.strip_prefix("net.ipv4.vs.").unwrap_or(name);
     let distance = |known: &str| strsim::damerau_levenshtein(name, known);
     let nearest = known.into_iter().min_by_key(|known| distance(known))?;
     // Behind a prefix, as in `feedback.step`, the word itself must be similar.
@@ -38,6 +40,7 @@ mod tests {
             ("conn_reuse", None),
             ("x", None),
             ("feedback.speed", None),
+            ("net.ipv4.vs.conn_reuse_mode", Some("did you mean conn_reuse_mode?")),
             ("feedback.stepp", Some("did you mean feedback.step?")),
         ] {
             assert_eq!(advice(name, known).as_deref(), meant, "{name}");

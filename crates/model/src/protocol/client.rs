@@ -20,7 +20,7 @@ use crate::protocol::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
 use crate::protocol::reply::Reply;
-use crate::protocol::request::Request;
+use crate::protocol::request::{ControlRequest, Request};
 use crate::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use crate::report::connection::{ConnectionRow, Filter};
 use crate::report::event::{EventBatch, EventQuery};
@@ -32,6 +32,14 @@ pub trait Director {
     /// # Errors
     /// [`Failure::Refused`] if the director refuses it, else [`Failure::Transport`].
     fn call(&mut self, request: Request) -> Result<Reply, Failure>;
+
+    /// Waits for the end of a director that has handed over, and until its successor can be called.
+    ///
+    /// # Errors
+    /// [`Failure::Transport`]: no successor answers.
+    fn await_successor(&mut self) -> Result<(), Failure> {
+        Ok(())
+    }
 
     /// Passes every connection to `each`, one by one, until `each` fails.
     ///
@@ -92,7 +100,7 @@ impl Client {
     /// # Errors
     /// [`Failure::Transport`] that names the socket and the next step.
     pub fn connect(socket: &Path) -> Result<Self, Failure> {
-        let stream = UnixStream::connect(socket).map_err(|error| {
+        let stream = connected(socket).map_err(|error| {
             let path = socket.display();
             Failure::Transport(match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
@@ -224,17 +232,6 @@ impl Client {
         self.stream.try_clone().map(Stopper)
     }
 
-    /// A connection to the xvsd that takes the place of this one, whose socket may not be back yet.
-    fn successor(&self) -> Result<Self, Failure> {
-        let until = Instant::now() + SUCCESSION;
-        loop {
-            match Self::connect(&self.socket) {
-                Err(_) if Instant::now() < until => thread::sleep(PAUSE),
-                connected => return connected,
-            }
-        }
-    }
-
     fn broken(&self, what: &dyn std::fmt::Display) -> Failure {
         Failure::Transport(format!("{}: {what}; see xvsd's log", self.socket.display()))
     }
@@ -259,13 +256,21 @@ impl Director for Client {
             && has_ended(&self.stream)
         {
             // An xvsd that has handed over closes its connections; its successor answers.
-            *self = Self { wait: self.wait, ..self.successor()? };
+            *self = Self { wait: self.wait, ..Self::connect(&self.socket)? };
             self.ask(request)?;
         }
         match self.receive()? {
             (reply, false) => Ok(reply),
             (reply, true) => Err(Failure::unexpected(&reply)),
         }
+    }
+
+    fn await_successor(&mut self) -> Result<(), Failure> {
+        // With its process its connections end. If that takes longer, it has answered all the same.
+        let _ = self.stream.set_read_timeout(Some(ENDING));
+        has_ended(&self.stream);
+        *self = Self { wait: self.wait, ..Self::connect(&self.socket)? };
+        self.call(ControlRequest::Timeouts.into()).map(drop)
     }
 
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
@@ -289,9 +294,24 @@ fn has_ended(stream: &UnixStream) -> bool {
     }
 }
 
-/// How long the socket of a successor is waited for, and the time between two attempts.
-const SUCCESSION: Duration = Duration::from_secs(2);
-const PAUSE: Duration = Duration::from_millis(20);
+/// Connects to a socket. While an xvsd takes over, nothing listens there for a moment.
+fn connected(socket: &Path) -> io::Result<UnixStream> {
+    let until = Instant::now() + SUCCESSION;
+    loop {
+        match UnixStream::connect(socket) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
+                thread::sleep(PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// How long a socket on which nothing listens is tried, and the time between two attempts.
+const SUCCESSION: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(10);
+/// How long the end of an xvsd that has handed over may take.
+const ENDING: Duration = Duration::from_secs(5);
 
 /// The daemon's socket unless another one is configured.
 pub const DEFAULT_SOCKET: &str = "/run/xvs/xvsd.sock";

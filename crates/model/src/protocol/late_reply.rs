@@ -42,7 +42,11 @@ fn wait_for(
     let daemon = getsockopt(stream, sockopt::PeerCredentials).ok().map(|peer| peer.pid());
     let daemon = daemon.filter(|pid| *pid != 0);
     let name = daemon.map_or("xvsd".to_owned(), |pid| format!("xvsd (process {pid})"));
-    let runs = if matches!(request, Request::Fleet(_)) { WAITS_FOR_ETCD } else { RUNS };
+    let runs = match request {
+        Request::Fleet(_) => WAITS_FOR_ETCD,
+        Request::Reload => RELOADS,
+        _ => RUNS,
+    };
     let why = daemon.map_or(runs.to_owned(), |pid| match is_stopped(pid) {
         true => format!("it is stopped; `kill -CONT {pid}` lets it go on"),
         false => runs.to_owned(),
@@ -66,6 +70,10 @@ fn wait_for(
 
 /// What can be known of an xvsd that is not stopped, and the next step.
 const RUNS: &str = "it is busy or hangs; `xvs healthy` names what makes no progress";
+
+/// The same of an xvsd that is to reload.
+const RELOADS: &str =
+    "it reloads, which takes some seconds by a successor, and longer if etcd does not answer";
 
 /// The same of an xvsd that is to change the rules in etcd.
 const WAITS_FOR_ETCD: &str = "it waits for etcd; `xvs status` shows whether that answers";

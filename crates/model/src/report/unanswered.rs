@@ -35,6 +35,8 @@ pub enum Seen {
     Nothing,
     /// Resets.
     Refusals,
+    /// ICMP errors, of itself or of a router.
+    Errors,
     /// Replies by this director, which has their source, so that its kernel drops them.
     OwnSource,
 }
@@ -52,6 +54,12 @@ impl Unanswered {
             Seen::Refusals => format!(
                 "it refuses them (RST): nothing listens on {endpoint}, or its firewall refuses them; on {server} see `ss -ltn`"
             ),
+            Seen::Errors if *method == ForwardingMethod::Tunnel => {
+                format!("an ICMP error answers them: {}", likely_cause(server, *method, *gue_port, &vip))
+            }
+            Seen::Errors => format!(
+                "an ICMP error answers them: its firewall, or a router's, rejects them; on {server} see `nft list ruleset`, `iptables -S`"
+            ),
             Seen::OwnSource => format!(
                 "its replies come by this director, whose kernel drops them because {vip} is its own address; `xvs set forward_shared 1` forwards them, or give {server} another gateway"
             ),
@@ -66,10 +74,10 @@ fn likely_cause(server: IpAddr, method: ForwardingMethod, gue_port: Option<u16>,
     let port = gue_port.map(|port| format!(" --gue-port {port}")).unwrap_or_default();
     match method {
         ForwardingMethod::Nat => format!(
-            "its replies probably do not pass this director; on {server} see `ip route get CLIENT`, and make the director its gateway, or use FULLNAT"
+            "its replies probably do not pass this director; on {server} see `ip route get CLIENT`, and make the director its gateway, or use FULLNAT; or it does not run, or its firewall drops them"
         ),
         ForwardingMethod::FullNat => format!(
-            "its firewall, or its route to the addresses of `xvs laddr list`, probably stops it; see both on {server}"
+            "its firewall, or its route to the addresses of `xvs laddr list`, probably stops it; see both on {server}, and whether it runs"
         ),
         ForwardingMethod::DirectRouting => {
             format!("it probably has not the virtual address; on {server}: `xvs realserver up --vip {vip}`")
@@ -102,6 +110,9 @@ mod tests {
         assert!(
             step(None, Seen::OwnSource)
                 .contains("`xvs set forward_shared 1` forwards them, or give 192.0.2.11 another")
+        );
+        assert!(
+            step(None, Seen::Errors).contains("an ICMP error answers them: it probably has not the virtual")
         );
         assert!(step(None, Seen::Refusals).contains("nothing listens on 192.0.2.11:80"));
     }

@@ -86,7 +86,8 @@ impl Record {
         let (services, destinations) = shared.published.load().configured();
         let total = shared.total.sum();
         let seconds = self.looked.map_or(0.0, |looked| looked.elapsed().as_secs_f64());
-        let rates = match seconds > 0.5 {
+        // The totals of a former process come some moments after the start.
+        let rates = match seconds > 0.5 && self.total != StatsValues::default() {
             true => rates(&self.total, &total, seconds),
             false => self.figures.rates,
         };

@@ -351,10 +351,15 @@ impl Follower {
         let Self { fleet, director, .. } = self;
         let seen = self.keys.seen;
         let (services, _) = self.daemon.shared().published.load().configured();
-        let stays = if services > 0 { "the last rules stay in force" } else { "no rules are in force" };
+        let stays = match self.followed.in_force() {
+            _ if services == 0 => "no rules are in force",
+            Some(_) => "the last rules stay in force",
+            None => "the rules that xvsd began with stay in force",
+        };
         if let Some(Silence { why, seconds }) = &self.silent {
             let time = duration::in_words(*seconds);
-            warn("silent", format!("etcd has not answered for {time}, and {stays}: {why}"));
+            let step = "start it there, or correct `etcd` in [fleet] of xvs.toml";
+            warn("silent", format!("etcd has not answered for {time}, and {stays}: {why}; {step}"));
         } else if seen.rules.is_none() && seen.trial.is_none() {
             let step = "`xvs fleet apply FILE` writes them";
             warn("none", format!("etcd has no rules for fleet {fleet}, and {stays}; {step}"));

@@ -9,7 +9,8 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 use xvs_ctl::api::connections::{EndMode, count, end, matching_rows, rows};
@@ -68,10 +69,29 @@ impl Dispatch {
     }
 
     fn daemon(&self) -> Result<&Handle, CommandError> {
-        let starting = || CommandError::Failed { why: "xvs: the daemon is starting; try again".to_owned() };
-        self.daemon.get().ok_or_else(starting)
+        once_started(|| self.daemon.get())
     }
 }
+
+/// A part of the daemon. A successor has its socket some moments before its parts; clients wait for them.
+fn once_started<T>(part: impl Fn() -> Option<T>) -> Result<T, CommandError> {
+    let until = Instant::now() + STARTING;
+    loop {
+        match part() {
+            Some(part) => return Ok(part),
+            None if Instant::now() < until => thread::sleep(PAUSE),
+            None => {
+                return Err(CommandError::Failed {
+                    why: "xvs: the daemon is starting; try again".to_owned(),
+                });
+            }
+        }
+    }
+}
+
+/// How long a client waits for a daemon that is starting, and the time between two looks.
+const STARTING: Duration = Duration::from_millis(700);
+const PAUSE: Duration = Duration::from_millis(10);
 
 impl Handler for Dispatch {
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
@@ -132,6 +152,7 @@ impl Handler for Dispatch {
                 Ok(Reply::LocalUse(local_addresses::report(&known, shared.reader(), exhausted.sum())))
             }
             Request::Reload => {
+                once_started(|| daemon.shared().reload.get())?;
                 let answer = daemon.reload().map(Reply::Reloaded);
                 record(daemon, request_line(&Request::Reload), &answer, peer);
                 answer

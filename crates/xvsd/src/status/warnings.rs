@@ -6,15 +6,14 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
-use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::{Encapsulation, Member, Service, Snapshot};
 use xvs_host::network::card::CardLosses;
 use xvs_model::report::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::unanswered::{REPORTED, Seen, Unanswered};
 use xvs_proto::network::{Link, Network, Route, RouteAction};
-use xvs_proto::{Endpoint, Family};
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use crate::status::history::{drop_reasons, silent_servers};
 use crate::status::{Obstacle, Readings, lasting_obstacle, percent};
@@ -30,9 +29,10 @@ impl Readings<'_> {
         warnings.extend(self.unreachable_warnings());
         warnings.extend(down_warnings(self.health));
         warnings.extend(fault_warning(self.health));
-        warnings.extend(unanswered_warnings(&self.snapshot, &self.facts.network, self.now));
-        warnings.extend(one_packet_warnings(&self.snapshot));
         warnings.extend(local_address_warnings(&self.snapshot, &self.facts.network));
+        warnings.extend(self.unanswered_warnings());
+        warnings.extend(one_packet_warnings(&self.snapshot));
+        warnings.extend(client_address_warnings(&self.snapshot));
         warnings.extend(table_warning(self.live, self.size));
         warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
         let drop_warning = |dropped| drop_warning(dropped, &self.snapshot);
@@ -70,6 +70,45 @@ impl Readings<'_> {
             format!("{service}: {endpoint} gets clients, who get no answer: it {why}")
         };
         first_of(all.iter().map(warning), "real servers cannot be reached; see `ip route`, `ip neigh`")
+    }
+
+    /// The warnings about destinations that answer no client, and that can be reached as far as is known.
+    fn unanswered_warnings(&self) -> Vec<String> {
+        let Self { snapshot, now, silent, .. } = self;
+        let network = &self.facts.network;
+        let of_service = |service: &Service| {
+            let has_vip = matches!(service.key, ServiceKey::Address { endpoint, .. } if is_here(network, endpoint.addr));
+            let seen = |member: &Member| match &member.live {
+                live if live.refuses() => Seen::Refusals,
+                live if live.rejects() => Seen::Errors,
+                live if has_vip && live.returns() => Seen::OwnSource,
+                _ => Seen::Nothing,
+            };
+            let gue_port = |member: &Member| match snapshot.destinations.find(member.id)?.tunnel.encapsulation
+            {
+                Encapsulation::Gue { port, .. } if member.method == ForwardingMethod::Tunnel => Some(port),
+                _ => None,
+            };
+            let unanswered = |member: &Member| Unanswered {
+                service: service.key,
+                endpoint: member.endpoint,
+                method: member.method,
+                gue_port: gue_port(member),
+                connections: member.live.recently_unanswered(*now),
+                seen: seen(member),
+            };
+            service
+                .members
+                .iter()
+                .filter(|member| lasting_obstacle(member, snapshot, silent).is_none())
+                .map(unanswered)
+                .collect::<Vec<_>>()
+        };
+        let mut all: Vec<_> = snapshot.services.iter().flat_map(of_service).collect();
+        all.retain(|one| one.connections >= REPORTED);
+        all.sort_by_key(|one| (one.service, one.endpoint));
+        let more = "real servers answer no client; see `xvs top`";
+        first_of(all.iter().map(Unanswered::warning), more)
     }
 }
 
@@ -151,37 +190,6 @@ fn service_warnings(unusable: &[(String, &'static str)], health: Option<&HealthR
     first_of(others.iter().map(|(service, why)| format!("{service} {why}")), more)
 }
 
-/// The warnings about destinations that answer no client.
-fn unanswered_warnings(snapshot: &Snapshot, network: &Network, now: Millis) -> Vec<String> {
-    let of_service = |service: &Service| {
-        let has_vip =
-            matches!(service.key, ServiceKey::Address { endpoint, .. } if is_here(network, endpoint.addr));
-        let seen = |member: &Member| match member.live.has_recently_refused(now) {
-            true => Seen::Refusals,
-            false if has_vip && member.live.has_recently_returned(now) => Seen::OwnSource,
-            false => Seen::Nothing,
-        };
-        let gue_port = |member: &Member| match snapshot.destinations.find(member.id)?.tunnel.encapsulation {
-            Encapsulation::Gue { port, .. } if member.method == ForwardingMethod::Tunnel => Some(port),
-            _ => None,
-        };
-        let unanswered = |member: &Member| Unanswered {
-            service: service.key,
-            endpoint: member.endpoint,
-            method: member.method,
-            gue_port: gue_port(member),
-            connections: member.live.recently_unanswered(now),
-            seen: seen(member),
-        };
-        service.members.iter().map(unanswered).collect::<Vec<_>>()
-    };
-    let mut all: Vec<_> = snapshot.services.iter().flat_map(of_service).collect();
-    all.retain(|one| one.connections >= REPORTED);
-    all.sort_by_key(|one| (one.service, one.endpoint));
-    let more = "real servers answer no client; see `xvs top`";
-    first_of(all.iter().map(Unanswered::warning), more)
-}
-
 /// The warnings about services with one-packet scheduling and masqueraded destinations: replies find no connection.
 fn one_packet_warnings(snapshot: &Snapshot) -> Vec<String> {
     let translates = |service: &&Service| {
@@ -198,6 +206,32 @@ fn one_packet_warnings(snapshot: &Snapshot) -> Vec<String> {
     };
     let more = "services have -o with masqueraded real servers; see `xvsadm -Ln`";
     first_of(keys.iter().map(warning), more)
+}
+
+/// The warnings about services whose real servers are to be told the client's address, and are not.
+fn client_address_warnings(snapshot: &Snapshot) -> Vec<String> {
+    let is_wanted = |service: &&Service| service.client_address != ClientAddress::Hidden;
+    let mut all = Vec::new();
+    for Service { key, client_address, members, .. } in snapshot.services.iter().filter(is_wanted) {
+        let other = members.iter().find(|member| member.method != ForwardingMethod::FullNat);
+        let why = match (key, other) {
+            (ServiceKey::Address { protocol, .. }, _) if *protocol != Protocol::TCP => {
+                format!("{protocol} has no place for it")
+            }
+            (_, Some(member)) => format!(
+                "{} is reached by another method (see `xvsadm -Ln`): make it `--fullnat`, or `xvsadm -E … --client-address \
+                 hidden`",
+                member.endpoint
+            ),
+            _ => continue,
+        };
+        all.push(format!(
+            "{key} has --client-address {}, which FULLNAT for TCP alone tells real servers: {why}",
+            client_address.name()
+        ));
+    }
+    all.sort();
+    first_of(all.into_iter(), "services have --client-address without FULLNAT; see `xvsadm -Ln`")
 }
 
 /// The warnings about FULLNAT without a local address, and about local addresses that this machine has not although it
@@ -237,8 +271,8 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String>
     let absent = absent.iter().map(|addr| {
         format!(
             "no interface has {addr}, a local address of FULLNAT, so replies of real servers do not reach this machine; \
-             `ip address add {addr} dev …`, or `xvs laddr delete {addr}`; if routers send it here, `ip route add local \
-             {addr} dev lo`"
+             `xvs laddr delete {addr}`, and add one of this machine; or `ip address add {addr} dev …`; if routers send it \
+             here, `ip route add local {addr} dev lo`"
         )
     });
     let mut warnings =
@@ -286,7 +320,8 @@ fn drop_warning(
         return None;
     }
     let silent = if reason == NO_NEIGHBOUR { without_neighbour(snapshot) } else { String::new() };
-    Some(format!("{packets} packets were dropped as {reason} in the last minute: {what}{silent}"))
+    let packets = if *packets == 1 { "1 packet was".to_owned() } else { format!("{packets} packets were") };
+    Some(format!("{packets} dropped as {reason} in the last minute: {what}{silent}"))
 }
 
 /// The real servers whose next hop does not answer, as a clause; empty: there are none.
@@ -355,7 +390,7 @@ const BUSY_PERCENT: f64 = 90.0;
 mod tests {
     use std::sync::Arc;
 
-    use xvs_dataplane::clock::Clock;
+    use xvs_dataplane::clock::{Clock, Millis};
     use xvs_dataplane::verdict::DropReason;
     use xvs_model::report::health::{CheckState, Counts, sample};
     use xvs_model::report::status::{Level, LinkState, StatusReport};
@@ -456,6 +491,24 @@ mod tests {
             let lines = of(options, method);
             assert!(!lines.iter().any(|line| warned(&line)), "{options} {method}: {lines:?}");
         }
+    }
+
+    #[test]
+    fn a_clients_address_that_no_real_server_is_told_is_a_warning_and_by_fullnat_for_tcp_it_is_none() {
+        let of = |service: &str, method: &str| {
+            let rules =
+                format!("-A {service} -s rr --client-address proxy\n-a {service} -r 192.0.2.11 {method}\n");
+            let told = |line: &String| line.contains("--client-address");
+            warnings(&daemon(&rules)).into_iter().filter(told).collect::<Vec<_>>()
+        };
+        let [other] = &of("-t 198.51.100.100:80", "-m")[..] else { panic!("a warning") };
+        assert!(
+            other.starts_with("TCP 198.51.100.100:80 has --client-address proxy, which FULLNAT for TCP"),
+            "{other}"
+        );
+        assert!(other.contains("192.0.2.11:80 is reached by another method") && other.contains("--fullnat"));
+        assert!(of("-u 198.51.100.100:53", "--fullnat")[0].ends_with("UDP has no place for it"));
+        assert!(of("-t 198.51.100.100:80", "--fullnat").is_empty());
     }
 
     #[test]
