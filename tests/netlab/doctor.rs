@@ -469,8 +469,12 @@ fn a_real_server_that_answers_no_client_is_named_with_its_likely_cause_until_it_
                     firewall, or a router's, rejects them; on 192.0.2.11 see `nft list ruleset`, `iptables -S`";
     let said = director.status();
     assert!(said.contains(rejected), "{said}");
+    for port in [81, 82] {
+        director.adm(&format!("-D -t 198.51.100.100:{port}"));
+    }
+    director.add_service(Protocol::Tcp, 81, Method::Nat);
+    assert!(!director.status().contains("none answered"), "a service that is added again has no past");
     director.adm("-D -t 198.51.100.100:81");
-    director.adm("-D -t 198.51.100.100:82");
     succeed(&mut shell(&cluster, Host::RealServer(1), "ip route del default"));
     // Only the other one answers by NAT. A client repeats its SYN after a second.
     let ports = [80, 80, 80, 80, 80, 80, 8080, 8080, 8080, 8080, 8080, 8080];

@@ -60,6 +60,7 @@ impl Registry {
         now: Millis,
     ) {
         dest.report = None;
+        dest.live.answered();
         let gone = Destination { available: false, ..destination(key, &dest, service, snapshot) };
         snapshot.destinations.set(dest.id, Some(gone));
         // The setting now decides, not that when the connections end. Source: ipvs-behaviour, section 3.5.

@@ -174,8 +174,8 @@ impl DestinationLive {
         self.count_unanswered(now);
     }
 
-    /// Takes note of an established TCP connection.
-    pub(crate) fn answered(&self) {
+    /// Takes note of an established TCP connection, or of the end of what was known: no connection is unanswered.
+    pub fn answered(&self) {
         // Nearly always 0 already; then no other worker's copy of the line is invalidated.
         if self.unanswered.load(Ordering::Relaxed) != 0 {
             self.unanswered.store(0, Ordering::Relaxed);
