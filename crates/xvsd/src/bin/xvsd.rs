@@ -44,6 +44,7 @@ fn main() -> ExitCode {
         return code;
     }
     successor::take_name();
+    successor::tell_number();
     let arguments: Arguments = match parsed() {
         Ok(arguments) => arguments,
         Err(code) => return code,

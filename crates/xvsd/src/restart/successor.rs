@@ -9,7 +9,7 @@ use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode, Stdio};
-use std::{env, fs};
+use std::{env, fs, process};
 
 use crossbeam::channel::Sender;
 use rustix::thread::set_name;
@@ -54,7 +54,7 @@ pub fn command() -> Command {
     command
 }
 
-/// The command that starts a successor with this process's command line. It prints the successor's number and output.
+/// The command that starts a successor with this process's command line. The successor prints its number, then its output.
 pub fn starter() -> Command {
     let mut command = command();
     // systemd's watchdog is that of the service, not of this process.
@@ -62,7 +62,7 @@ pub fn starter() -> Command {
     command
 }
 
-/// The number of the successor, which [`starter`] prints first.
+/// The number of the successor, which it prints first.
 fn number(mut out: &PipeReader) -> io::Result<u32> {
     let mut number = [0; size_of::<u32>()];
     out.read_exact(&mut number)?;
@@ -82,13 +82,19 @@ pub fn start() -> ExitCode {
     })
 }
 
-/// The process between the two: prints the number of the successor.
+/// The process between the two.
 fn start_and_end() -> io::Result<ExitCode> {
-    let successor = command().arg(TAKE_OVER).env(VARIABLE, TAKES_OVER).spawn()?;
-    let mut out = io::stdout();
-    out.write_all(&successor.id().to_ne_bytes())?;
-    out.flush()?;
+    command().arg(TAKE_OVER).env(VARIABLE, TAKES_OVER).spawn()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints the number of this process, if it is a successor, before anything else that it prints.
+pub fn tell_number() {
+    if is_one() {
+        let mut out = io::stdout();
+        // Nobody may wait any more.
+        let _ = out.write_all(&process::id().to_ne_bytes()).and_then(|()| out.flush());
+    }
 }
 
 fn start_and_wait() -> io::Result<ExitCode> {
