@@ -54,7 +54,8 @@ pub fn command() -> Command {
     command
 }
 
-/// The command that starts a successor with this process's command line. The successor prints its number, then its output.
+/// The command that starts a successor with this process's command line. The successor prints its number, then what it
+/// says.
 pub fn starter() -> Command {
     let mut command = command();
     // systemd's watchdog is that of the service, not of this process.
