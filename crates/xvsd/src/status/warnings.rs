@@ -48,10 +48,10 @@ impl Readings<'_> {
 
     /// The warnings about real servers that cannot be reached, of services that have others.
     fn unreachable_warnings(&self) -> Vec<String> {
+        let unusable: HashSet<_> = self.unusable.iter().map(|(service, _)| service.as_str()).collect();
         let mut all = Vec::new();
         for service in self.snapshot.services.iter() {
-            let title = service.key.to_string();
-            if self.unusable.iter().any(|(unusable, _)| *unusable == title) {
+            if unusable.contains(service.key.to_string().as_str()) {
                 continue;
             }
             for member in &service.members {
