@@ -229,7 +229,7 @@ fn an_interface_that_was_forgotten_is_named_by_status_doctor_and_explain() {
     ] {
         let director = Director::start_on(&cluster, Host::Director, &["--interface", attached]);
         director.add_service(Protocol::Tcp, 80, Method::Nat);
-        let step = format!("restart xvsd with `--interface {forgotten}` as well");
+        let step = format!("or restart xvsd with `--interface {forgotten}` beside the others");
         let status = director.status();
         assert!(status.contains(&format!("warning    {warning}")) && status.contains(&step), "{status}");
         let doctor = complete(cluster.command(Host::Director, program("xvs")).args(["doctor", "--json"]));

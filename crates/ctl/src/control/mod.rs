@@ -419,16 +419,20 @@ impl<D: Datapath> Control<D> {
     /// address is not refused.
     fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
         let Command::AddDestination { endpoint, .. } = command else { return Ok(()) };
+        let why = format!("destination {endpoint} is the broadcast address of a network of the director's");
+        if self.is_broadcast(endpoint.addr) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
+    }
+
+    /// Whether it is the broadcast address of a network that the director is in.
+    fn is_broadcast(&self, addr: IpAddr) -> bool {
         let mut own = self.marks.links().iter().flat_map(|link| &link.addresses);
-        let is_its_broadcast = |(addr, len): &(IpAddr, u8)| match (*addr, endpoint.addr) {
+        own.any(|(own, len)| match (*own, addr) {
             // Networks of one or two addresses have none (RFC 3021).
-            (IpAddr::V4(own), IpAddr::V4(dest)) if *len < 31 => {
-                u32::from(own) | (u32::MAX >> len) == u32::from(dest)
+            (IpAddr::V4(own), IpAddr::V4(addr)) if *len < 31 => {
+                u32::from(own) | (u32::MAX >> len) == u32::from(addr)
             }
             _ => false,
-        };
-        let why = format!("destination {endpoint} is the broadcast address of a network of the director's");
-        if own.any(is_its_broadcast) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
+        })
     }
 
     /// Refuses NAT to any port of the director itself. Replies would be all that it sends from an address.
@@ -909,6 +913,8 @@ mod tests {
         let why =
             "xvs: master daemon: peer 192.0.2.1 is an address of this director; name those of the others";
         assert_eq!(refused, why);
+        let refused = start(&[[192, 0, 2, 255]]).unwrap_err();
+        assert!(refused.contains("peer 192.0.2.255 is a broadcast address; name the other"), "{refused}");
         assert!(start(&[[192, 0, 2, 2]]).is_ok());
     }
 

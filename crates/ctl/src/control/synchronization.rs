@@ -60,19 +60,23 @@ impl<D: Datapath> Control<D> {
         }
     }
 
-    /// Refuses a daemon of which a peer is this director.
+    /// Refuses a daemon of which a peer is this director, or a broadcast address.
     pub(super) fn refuse_own_peer(&self, command: &Command) -> Result<(), CommandError> {
         let Command::StartDaemon(SyncDaemon { role, peers, .. }) = command else { return Ok(()) };
         let own = |peer: &&IpAddr| {
             let mut addresses = self.marks.links().iter().flat_map(|link| &link.addresses);
             addresses.any(|(addr, _)| addr == *peer)
         };
+        let fault = |peer: &IpAddr| match peer {
+            peer if own(&peer) => Some("an address of this director; name those of the others"),
+            peer if self.is_broadcast(*peer) => {
+                Some("a broadcast address; name the other director's own address")
+            }
+            _ => None,
+        };
         let role = role.name();
-        peers.iter().find(own).map_or(Ok(()), |peer| {
-            let why = format!(
-                "xvs: {role} daemon: peer {peer} is an address of this director; name those of the others"
-            );
-            Err(CommandError::Failed { why })
+        peers.iter().find_map(|peer| Some((peer, fault(peer)?))).map_or(Ok(()), |(peer, fault)| {
+            Err(CommandError::Failed { why: format!("xvs: {role} daemon: peer {peer} is {fault}") })
         })
     }
 
