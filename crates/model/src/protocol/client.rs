@@ -100,7 +100,12 @@ impl Client {
     /// # Errors
     /// [`Failure::Transport`] that names the socket and the next step.
     pub fn connect(socket: &Path) -> Result<Self, Failure> {
-        let stream = connected(socket).map_err(|error| {
+        Self::connect_within(SUCCESSION, socket)
+    }
+
+    /// As [`connect`](Self::connect), for as long as `wait`.
+    fn connect_within(wait: Duration, socket: &Path) -> Result<Self, Failure> {
+        let stream = connected(socket, wait).map_err(|error| {
             let path = socket.display();
             Failure::Transport(match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
@@ -269,7 +274,7 @@ impl Director for Client {
         // With its process its connections end. If that takes longer, it has answered all the same.
         let _ = self.stream.set_read_timeout(Some(ENDING));
         has_ended(&self.stream);
-        *self = Self { wait: self.wait, ..Self::connect(&self.socket)? };
+        *self = Self { wait: self.wait, ..Self::connect_within(ENDING, &self.socket)? };
         self.call(ControlRequest::Timeouts.into()).map(drop)
     }
 
@@ -294,12 +299,15 @@ fn has_ended(stream: &UnixStream) -> bool {
     }
 }
 
-/// Connects to a socket. While an xvsd takes over, nothing listens there for a moment.
-fn connected(socket: &Path) -> io::Result<UnixStream> {
-    let until = Instant::now() + SUCCESSION;
+/// Connects to a socket. While an xvsd takes over, nothing listens there for a moment, or there is no socket.
+fn connected(socket: &Path, wait: Duration) -> io::Result<UnixStream> {
+    let until = Instant::now() + wait;
     loop {
         match UnixStream::connect(socket) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
+                    && Instant::now() < until =>
+            {
                 thread::sleep(PAUSE);
             }
             result => return result,
@@ -307,10 +315,10 @@ fn connected(socket: &Path) -> io::Result<UnixStream> {
     }
 }
 
-/// How long a socket on which nothing listens is tried, and the time between two attempts.
+/// How long a socket that is missing, or on which nothing listens, is tried, and the time between two attempts.
 const SUCCESSION: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long the end of an xvsd that has handed over may take.
+/// How long the end of an xvsd that has handed over may take, and then the socket of its successor.
 const ENDING: Duration = Duration::from_secs(5);
 
 /// The daemon's socket unless another one is configured.
@@ -359,6 +367,31 @@ mod tests {
         let set = ControlRequest::Set { key: "sloppy_tcp".to_owned(), value: "1".to_owned() };
         let error = Client::connect(&socket).unwrap().call(set.into()).unwrap_err();
         assert!(error.to_string().contains("xvsd closed the connection"), "{error}");
+        server.join().unwrap();
+        fs::remove_file(&socket).unwrap();
+    }
+
+    #[test]
+    fn the_socket_of_a_successor_may_be_missing_or_refuse_for_a_moment() {
+        let socket = env::temp_dir().join(format!("xvs-client-successor-{}.sock", process::id()));
+        let _ = fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut client = Client::connect(&socket).unwrap();
+        // As a successor does it: the socket refuses, then it is missing, then the successor has its own.
+        drop(listener);
+        let server = thread::spawn({
+            let socket = socket.clone();
+            move || {
+                thread::sleep(4 * PAUSE);
+                fs::remove_file(&socket).unwrap();
+                thread::sleep(SUCCESSION + 4 * PAUSE);
+                let mut stream = UnixListener::bind(&socket).unwrap().accept().unwrap().0;
+                read_frame(&mut stream, REPLY_LIMIT_BYTES).unwrap().unwrap();
+                let answer = Ok(Reply::Reloaded("done".to_owned()));
+                write_message(&mut stream, &ReplyMessage { version: VERSION, answer, more: false }).unwrap();
+            }
+        });
+        client.await_successor().unwrap();
         server.join().unwrap();
         fs::remove_file(&socket).unwrap();
     }
