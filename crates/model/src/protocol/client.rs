@@ -100,12 +100,12 @@ impl Client {
     /// # Errors
     /// [`Failure::Transport`] that names the socket and the next step.
     pub fn connect(socket: &Path) -> Result<Self, Failure> {
-        Self::connect_within(SUCCESSION, socket)
+        Self::connect_to(socket, &[io::ErrorKind::ConnectionRefused], SUCCESSION)
     }
 
-    /// As [`connect`](Self::connect), for as long as `wait`.
-    fn connect_within(wait: Duration, socket: &Path) -> Result<Self, Failure> {
-        let stream = connected(socket, wait).map_err(|error| {
+    /// As [`connect`](Self::connect), again on these errors, for as long as `wait`.
+    fn connect_to(socket: &Path, passing: &[io::ErrorKind], wait: Duration) -> Result<Self, Failure> {
+        let stream = connected(socket, passing, wait).map_err(|error| {
             let path = socket.display();
             Failure::Transport(match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
@@ -274,7 +274,9 @@ impl Director for Client {
         // With its process its connections end. If that takes longer, it has answered all the same.
         let _ = self.stream.set_read_timeout(Some(ENDING));
         has_ended(&self.stream);
-        *self = Self { wait: self.wait, ..Self::connect_within(ENDING, &self.socket)? };
+        // Before it has its socket, there is none for a moment.
+        let passing = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
+        *self = Self { wait: self.wait, ..Self::connect_to(&self.socket, &passing, ENDING)? };
         self.call(ControlRequest::Timeouts.into()).map(drop)
     }
 
@@ -299,23 +301,18 @@ fn has_ended(stream: &UnixStream) -> bool {
     }
 }
 
-/// Connects to a socket. While an xvsd takes over, nothing listens there for a moment, or there is no socket.
-fn connected(socket: &Path, wait: Duration) -> io::Result<UnixStream> {
+/// Connects to a socket, again on these errors: while an xvsd takes over, nothing listens there for a moment.
+fn connected(socket: &Path, passing: &[io::ErrorKind], wait: Duration) -> io::Result<UnixStream> {
     let until = Instant::now() + wait;
     loop {
         match UnixStream::connect(socket) {
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound)
-                    && Instant::now() < until =>
-            {
-                thread::sleep(PAUSE);
-            }
+            Err(error) if passing.contains(&error.kind()) && Instant::now() < until => thread::sleep(PAUSE),
             result => return result,
         }
     }
 }
 
-/// How long a socket that is missing, or on which nothing listens, is tried, and the time between two attempts.
+/// How long a socket on which nothing listens is tried, and the time between two attempts.
 const SUCCESSION: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(10);
 /// How long the end of an xvsd that has handed over may take, and then the socket of its successor.
