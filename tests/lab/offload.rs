@@ -48,19 +48,82 @@ fn established(cluster: &mut LabCluster, port: u16) {
     assert!(segment(cluster, port, ACK).0 && reply(cluster, port, ACK).0);
 }
 
+/// The states of the connections in the listing, by their clients' ports.
+fn states(cluster: &mut LabCluster) -> Vec<(u16, String)> {
+    let listing = cluster.adm("-Lnc");
+    let rows = listing.lines().skip(2).map(|row| row.split_whitespace().collect::<Vec<_>>());
+    let port = |end: &str| end.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
+    rows.map(|row| (port(row[3]), row[2].to_owned())).collect()
+}
+
 #[test]
-fn a_fin_or_a_reset_of_either_end_ends_the_offload_and_a_syn_goes_to_the_worker() {
+fn the_program_has_all_packets_of_a_connection_but_the_first_and_moves_its_state() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80"), &format!("-t [{VIP6}]:80")]);
+    for round in 0..2 {
+        assert!(!segment(&mut cluster, 1000, SYN).0, "round {round}");
+        let answered = reply(&mut cluster, 1000, SYN | ACK).0;
+        assert_eq!(states(&mut cluster), [(1000, "SYN_RECV".to_owned())]);
+        assert!(answered && segment(&mut cluster, 1000, ACK).0 && reply(&mut cluster, 1000, ACK).0);
+        assert_eq!(states(&mut cluster), [(1000, "ESTABLISHED".to_owned())]);
+        assert!(reply(&mut cluster, 1000, FIN | ACK).0);
+        assert_eq!(states(&mut cluster), [(1000, "FIN_WAIT".to_owned())]);
+        assert!(segment(&mut cluster, 1000, FIN | ACK).0 && reply(&mut cluster, 1000, ACK).0);
+        assert_eq!(states(&mut cluster), [(1000, "TIME_WAIT".to_owned())]);
+        assert!(!segment(&mut cluster, 1000, RST).0 && !segment(&mut cluster, 1000, ACK).0);
+    }
+}
+
+#[test]
+fn a_connection_that_its_client_closes_first_ends_in_time_wait_and_may_begin_anew() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
-    for (port, flags) in (1000..).zip([FIN | ACK, RST, RST | ACK]) {
+    for round in 0..3 {
+        assert!(!segment(&mut cluster, 1100, SYN).0);
+        let (answer, proof) = (reply(&mut cluster, 1100, SYN | ACK).0, segment(&mut cluster, 1100, ACK).0);
+        let ends = segment(&mut cluster, 1100, FIN | ACK).0 && reply(&mut cluster, 1100, FIN | ACK).0;
+        assert!(answer && proof && ends && segment(&mut cluster, 1100, ACK).0, "round {round}");
+        assert_eq!(states(&mut cluster), [(1100, "TIME_WAIT".to_owned())]);
+    }
+}
+
+#[test]
+fn without_replies_the_states_are_those_of_the_clients_packets_alone() {
+    let mut cluster = LabCluster::beside(BothPaths::offloading());
+    cluster
+        .configure(&[&format!("-A -t {VIP}:80 -s wlc"), &format!("-a -t {VIP}:80 -r {}:80 -g", server(1))]);
+    assert!(!segment(&mut cluster, 1200, SYN).0);
+    for (flags, state) in
+        [(ACK, "ESTABLISHED"), (ACK, "ESTABLISHED"), (FIN | ACK, "FIN_WAIT"), (ACK, "FIN_WAIT")]
+    {
+        assert!(segment(&mut cluster, 1200, flags).0);
+        assert_eq!(states(&mut cluster), [(1200, state.to_owned())]);
+    }
+}
+
+#[test]
+fn a_reset_of_either_end_a_repeated_syn_and_a_segment_without_ack_are_the_workers() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    for (port, flags) in (1300..).zip([RST, RST | ACK, SYN, 0, FIN]) {
         established(&mut cluster, port);
         assert!(!segment(&mut cluster, port, flags).0);
-        assert!(!segment(&mut cluster, port, ACK).0 && !reply(&mut cluster, port, ACK).0);
+        reply(&mut cluster, port, FIN | ACK);
         established(&mut cluster, port + 100);
         assert!(!reply(&mut cluster, port + 100, flags).0);
-        assert!(!segment(&mut cluster, port + 100, ACK).0 && !reply(&mut cluster, port + 100, ACK).0);
+        segment(&mut cluster, port + 100, FIN | ACK);
     }
-    established(&mut cluster, 1200);
-    assert!(!segment(&mut cluster, 1200, SYN).0);
+}
+
+#[test]
+fn while_a_master_announces_a_fin_is_the_workers() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    cluster.adm("--start-daemon master --mcast-interface lan");
+    assert!(!segment(&mut cluster, 1499, SYN).0 && !reply(&mut cluster, 1499, SYN | ACK).0);
+    established(&mut cluster, 1500);
+    assert!(!segment(&mut cluster, 1500, FIN | ACK).0 && !reply(&mut cluster, 1500, ACK).0);
+    // What has begun before ends with the start of the daemon.
+    cluster.adm("--stop-daemon master");
+    established(&mut cluster, 1501);
+    cluster.adm("--start-daemon master --mcast-interface lan");
+    assert!(!segment(&mut cluster, 1501, ACK).0);
 }
 
 #[test]
@@ -132,7 +195,7 @@ fn a_newer_connection_with_the_same_replies_has_them_although_the_older_one_was_
     let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 3100), at(VIP, 81));
     assert_eq!(cluster.from_client(&syn).verdict, "transmit");
     // The labs agree on where it goes.
-    assert!(!reply(&mut cluster, 3100, ACK).0);
+    reply(&mut cluster, 3100, ACK);
     (0..20).for_each(|_| drop((segment(&mut cluster, 3100, ACK), reply(&mut cluster, 3100, ACK))));
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use xvs_cli::lab::Lab;
 use xvs_ctl::in_memory::Program;
+use xvs_dataplane::clock::Millis;
 use xvs_dataplane::offload::{Ends, Offload, Settings};
 use xvs_dataplane::steering::Steering;
 
@@ -66,11 +67,12 @@ struct Kernel {
 }
 
 impl Program for Kernel {
-    fn forward(&mut self, frame: &[u8]) -> Option<(u32, Vec<u8>)> {
+    fn forward(&mut self, frame: &[u8], now: Millis) -> Option<(u32, Vec<u8>)> {
         // The kernel runs no frames that are shorter or longer.
         if !(14..=3500).contains(&frame.len()) {
             return None;
         }
+        self.offload.set_clock(now);
         let before: Vec<_> = self.offload.sent().collect();
         let after = self.steering.test_run_offloaded(frame).expect("the program runs")?;
         let mut counted = self.offload.sent().zip(before).filter(|(now, before)| now.1 != before.1);

@@ -23,15 +23,21 @@ struct {
 	__type(value, struct xvs_hold);
 } hold SEC(".maps");
 
-/* Whether there is a hold, and it is over: the last beat is too old. The coarse clock costs a fifth of the exact one,
- * but is up to a tick behind, so a beat may be later.
+/* Whether there is a hold, and it is over at this time of the coarse clock: the last beat is too old. That clock costs a
+ * fifth of the exact one, but is up to a tick behind, so a beat may be later.
  */
-static __always_inline int is_over(const struct xvs_hold *held)
+static __always_inline int is_over_at(const struct xvs_hold *held, __u64 now)
 {
+	__u64 beat;
 	if (!held || !held->hold_ns)
 		return 0;
-	__u64 beat = *(volatile __u64 *)&held->beat_ns, now = bpf_ktime_get_coarse_ns();
+	beat = *(volatile __u64 *)&held->beat_ns;
 	return now > beat && now - beat >= held->hold_ns;
+}
+
+static __always_inline int is_over(const struct xvs_hold *held)
+{
+	return held && held->hold_ns && is_over_at(held, bpf_ktime_get_coarse_ns());
 }
 
 #endif

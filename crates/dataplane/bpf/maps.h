@@ -134,6 +134,39 @@ struct xvs_hold {
 #define XVS_FLOW_PART(value) ((value) >> 17 & 1)
 #define XVS_FLOW_USE(value) ((value) >> 18)
 
+/* The state of a record, in one word. The program and workers change it by compare-and-swap or by clearing a bit only.
+ * Bits 8 to 11 are the state of TCP, bits 12 to 25 the number of the use, and the upper half is the acknowledgement
+ * that proves the client (0: none is awaited).
+ */
+enum {
+	XVS_FLOW_IN_FORCE = 1 << 0, /* packets are forwarded */
+	XVS_FLOW_FOLLOWS = 1 << 1,  /* the state of TCP is that of the connection; else a segment that may change it goes
+				     * to the worker */
+	XVS_FLOW_NO_OUTPUT = 1 << 2, /* replies do not pass */
+	XVS_FLOW_PROVEN = 1 << 3,    /* the client has acknowledged the destination's SYN */
+	XVS_FLOW_WAS_ESTABLISHED = 1 << 4,
+	XVS_FLOW_SECURE = 1 << 5, /* the second table of states */
+	XVS_FLOW_AWAITS = 1 << 6, /* the client is to acknowledge the destination's SYN */
+};
+#define XVS_FLOW_STATE_SHIFT 8
+#define XVS_FLOW_STATE(word) ((word) >> XVS_FLOW_STATE_SHIFT & 15)
+#define XVS_FLOW_WITH_STATE(word, state) (((word) & ~(15ULL << XVS_FLOW_STATE_SHIFT)) | (__u64)(state) << XVS_FLOW_STATE_SHIFT)
+#define XVS_FLOW_USE_SHIFT 12
+#define XVS_FLOW_USES (1 << 14)
+#define XVS_FLOW_USE_OF(word) ((word) >> XVS_FLOW_USE_SHIFT & (XVS_FLOW_USES - 1))
+#define XVS_FLOW_DUE(word) ((word) >> 32)
+
+/* The states of TCP: two tables, by what is seen (from the client; a reply; from the client, replies not seen) and by
+ * segment (SYN, FIN, ACK, RST). A row has the next state in the four bits of each state. xvsd writes them.
+ */
+enum { XVS_INPUT, XVS_OUTPUT, XVS_INPUT_ONLY };
+enum { XVS_SYN_ROW, XVS_FIN_ROW, XVS_ACK_ROW, XVS_RST_ROW };
+enum { XVS_ESTABLISHED = 1, XVS_SYN_RECV = 3, XVS_SYN_ACK = 10 };
+struct xvs_tcp_states {
+	__u64 row[2][3][4];
+	__u64 active; /* a set of states that count as active */
+};
+
 /* What the program does with the packets of one direction. */
 struct xvs_flow_part {
 	__u32 in_ifindex;  /* the only interface by which they are received */
@@ -173,11 +206,10 @@ struct xvs_addresses_v6 {
 
 /* A value of the array `records`. */
 struct xvs_flow {
-	__u64 state;      /* the number of the use, and in the lowest bit whether packets are forwarded */
+	__u64 state;      /* see XVS_FLOW_IN_FORCE and others */
 	__u32 epoch;      /* that of `offload`, and of the slot there: if one has changed, packets are not forwarded */
-	__u32 slot;
 	__u32 slot_epoch;
-	__u32 unused;
+	__u64 used; /* CLOCK_MONOTONIC of the last packet in units of 1,024 ns and, in the lowest 16 bits, the slot */
 	struct {
 		__u64 packets; /* counted by the program since xvsd has taken the last ones */
 		__u64 bytes;
@@ -191,6 +223,8 @@ struct xvs_flow {
 		__u8 outer[64];
 	};
 };
+#define XVS_FLOW_SLOT(used) ((used) & (XVS_SLOTS - 1))
+#define XVS_FLOW_USED(slot, ns) ((slot) | (ns) >> 10 << 16)
 
 /* The value of the map `offload`, which has one entry, and which xvsd maps into its memory. */
 #define XVS_SLOTS (1 << 16)
@@ -199,9 +233,19 @@ struct xvs_offload {
 	__u32 epoch;
 	__u64 seed[2]; /* of the hash */
 	__u64 layout;  /* for xvsd: the version of the layout of struct xvs_flow */
-	__u64 unused[4];
+	__u64 clock_ns; /* for tests: the time; 0: CLOCK_MONOTONIC */
+	__u64 unused[3];
+	struct xvs_tcp_states tcp;
+	__u64 unused_tcp[7];
 	__u32 slots[XVS_SLOTS];
 	__u64 keys[XVS_BUCKETS][XVS_BUCKET];
+};
+
+/* The value of the map `moves`, which has one entry, and which xvsd maps into its memory. */
+struct xvs_moves {
+	__u64 half_open; /* the records of connections in SYN_RECV and SYNACK whose state the program follows */
+	__u64 unused[7];
+	__u64 inactive[XVS_SLOTS]; /* by slot: connections that have become inactive, of which no worker knows so far */
 };
 
 /* The value of the map `losses`, which has one entry: packets by their outgoing interface. Interfaces whose indices

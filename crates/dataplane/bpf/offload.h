@@ -2,10 +2,10 @@
 /* Flow offload in the steering program, which includes this file behind the functions that the file needs.
  *
  * Forwards packets of connections for which workers have made a record, as a worker would, without a copy to user
- * space. Only plain packets that change nothing of their connection but its counts: a segment that begins, ends or
- * resets a connection ends the record and goes to the worker. Packets that are not plain go there, too. Cost: for
+ * space: plain packets, and segments that move the connection from one state of TCP to another, if the program follows
+ * its state. What begins or resets a connection goes to the worker, and so do all packets that are not plain. Cost: for
  * packets without a record, a hash and a cache line; if offload is off, one load. Not here: which connections have
- * records (src/offload/).
+ * records (src/offload/), and the table of states (src/conn/tcp.rs).
  */
 #ifndef XVS_OFFLOAD_H
 #define XVS_OFFLOAD_H
@@ -26,9 +26,19 @@ struct {
 	__type(value, struct xvs_flow);
 } records SEC(".maps");
 
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_moves);
+} moves SEC(".maps");
+
 #define TCP_LEN 20
 #define UDP_LEN 8
 /* From the beginning of the transport header. */
+#define TCP_SEQUENCE 4
+#define TCP_ACKNOWLEDGEMENT 8
 #define TCP_CHECKSUM 16
 #define UDP_CHECKSUM 6
 #define UDP_LENGTH 4
@@ -39,6 +49,8 @@ enum { TCP_FIN = 0x01 };
 /* The bytes of a datagram that are summed for its checksum: in one step, and at most in all. */
 #define SUMMED 64
 #define SUMMED_MAX 2048
+/* As in src/burst/proof.rs. */
+#define PROOF_WINDOW (1 << 16)
 
 /* A ones' complement sum in one word, whatever the byte order of its words. */
 static __always_inline __u16 folded(__u64 sum)
@@ -50,23 +62,67 @@ static __always_inline __u16 folded(__u64 sum)
 }
 
 /* Whether a record still holds: nothing has changed since the worker's decision, and the hold is not over. */
-static __always_inline int is_in_force(const struct xvs_offload *state, const struct xvs_flow *flow)
+static __always_inline int is_in_force(const struct xvs_offload *state, const struct xvs_flow *flow, __u64 now)
 {
 	__u32 first = 0;
 	if (*(volatile __u32 *)&state->epoch != flow->epoch ||
-	    *(volatile __u32 *)&state->slots[flow->slot & (XVS_SLOTS - 1)] != flow->slot_epoch)
+	    *(volatile __u32 *)&state->slots[XVS_FLOW_SLOT(*(volatile __u64 *)&flow->used)] != flow->slot_epoch)
 		return 0;
-	return !is_over(bpf_map_lookup_elem(&hold, &first));
+	return !is_over_at(bpf_map_lookup_elem(&hold, &first), now);
 }
 
-/* Whether a segment changes nothing of its connection; one that may do more than that ends the record. */
-static __always_inline int is_steady(struct xvs_flow *flow, __u64 state, __u8 flags)
+static __always_inline int is_half_open(__u64 word)
 {
-	if (flags & (TCP_SYN | TCP_FIN | TCP_RST)) {
-		*(volatile __u64 *)&flow->state = state & ~1ULL;
+	__u32 state = XVS_FLOW_STATE(word);
+	return word & XVS_FLOW_FOLLOWS && (state == XVS_SYN_RECV || state == XVS_SYN_ACK);
+}
+
+/* Changes the state of a record, unless another thread has changed it. Returns whether it has done so. */
+static __always_inline int change(const struct xvs_offload *state, struct xvs_flow *flow, __u64 word, __u64 after)
+{
+	__u32 first = 0;
+	if (__sync_val_compare_and_swap(&flow->state, word, after) != word)
 		return 0;
+	struct xvs_moves *counts = bpf_map_lookup_elem(&moves, &first);
+	if (!counts)
+		return 1;
+	if (is_half_open(word) && !(is_half_open(after) && after & XVS_FLOW_IN_FORCE))
+		__sync_fetch_and_add(&counts->half_open, -1);
+	__u64 active = state->tcp.active;
+	if (active >> XVS_FLOW_STATE(word) & 1 && !(active >> XVS_FLOW_STATE(after) & 1))
+		__sync_fetch_and_add(&counts->inactive[XVS_FLOW_SLOT(flow->used)], 1);
+	return 1;
+}
+
+/* The state of a record after a segment of a part; 0: the segment goes to the worker. If the program does not follow
+ * the connection's state, these are all that may change it; else what begins or resets a connection, and a segment
+ * without ACK.
+ */
+static __always_inline __u64 after_segment(const struct xvs_offload *state, __u64 word, __u32 number,
+					   const __u8 *segment)
+{
+	__u8 flags = segment[TCP_FLAGS];
+	__u32 row = flags & TCP_SYN ? XVS_SYN_ROW : flags & TCP_FIN ? XVS_FIN_ROW : XVS_ACK_ROW;
+	if (!(flags & TCP_ACK) || flags & TCP_RST)
+		return 0;
+	if (!(word & XVS_FLOW_FOLLOWS))
+		return row == XVS_ACK_ROW ? word : 0;
+	if (row == XVS_SYN_ROW && !(number && is_half_open(word)))
+		return 0;
+	__u32 seen = number ? XVS_OUTPUT : word & XVS_FLOW_NO_OUTPUT ? XVS_INPUT_ONLY : XVS_INPUT;
+	__u64 next = state->tcp.row[word & XVS_FLOW_SECURE ? 1 : 0][seen][row] >> 4 * XVS_FLOW_STATE(word) & 15;
+	__u64 after = XVS_FLOW_WITH_STATE(word, next);
+	if (next == XVS_ESTABLISHED)
+		after |= XVS_FLOW_WAS_ESTABLISHED;
+	if (row == XVS_SYN_ROW && !(word & XVS_FLOW_PROVEN)) {
+		__u32 due = bpf_ntohl(*(__be32 *)(segment + TCP_SEQUENCE)) + 1;
+		after = (after & 0xffffffff) | XVS_FLOW_AWAITS | (__u64)due << 32;
+	} else if (!number && word & XVS_FLOW_AWAITS) {
+		__u32 due = XVS_FLOW_DUE(word);
+		if (bpf_ntohl(*(__be32 *)(segment + TCP_ACKNOWLEDGEMENT)) - due < PROOF_WINDOW)
+			after = (after | XVS_FLOW_PROVEN) & ~(__u64)XVS_FLOW_AWAITS;
 	}
-	return flags & TCP_ACK;
+	return after;
 }
 
 /* Applies an update to a checksum (RFC 1624 3, equation 3). */
@@ -226,8 +282,12 @@ static __always_inline int encapsulate(struct xdp_md *ctx, const struct xvs_flow
 	return 0;
 }
 
-static __always_inline int send(struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part, __u32 bytes)
+static __always_inline int send(struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part, __u32 bytes,
+				__u64 now)
 {
+	__u64 before = *(volatile __u64 *)&flow->used, used = XVS_FLOW_USED(XVS_FLOW_SLOT(before), now);
+	if (used != before)
+		*(volatile __u64 *)&flow->used = used;
 	__sync_fetch_and_add(&flow->count[number].packets, 1);
 	__sync_fetch_and_add(&flow->count[number].bytes, bytes);
 	return bpf_redirect(part->out_ifindex, 0);
@@ -245,7 +305,7 @@ static __always_inline int may_be_partial(const void *addresses, int v4, __u16 c
 
 /* Forwards a packet by a part of a record. Returns 0 if it goes to the worker. The family is a constant. */
 static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offload *state, struct xvs_flow *flow,
-				      __u64 use, __u32 number, const int v4)
+				      __u64 word, __u32 number, const int v4)
 {
 	const struct xvs_flow_part *part = number ? &flow->part[1] : &flow->part[0];
 	const __u32 network_len = v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
@@ -260,13 +320,21 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 		return 0;
 	int is_tcp = protocol == IPPROTO_TCP;
 	__u32 at = transport + (is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM);
+	__u64 after = word;
 	if (is_tcp) {
 		__u8 *segment = bytes_at(ctx, transport, TCP_LEN);
-		if (!segment || !is_steady(flow, use, segment[TCP_FLAGS]))
+		if (!segment)
 			return 0;
+		after = after_segment(state, word, number, segment);
+		if (!after) {
+			/* Nothing overtakes it. */
+			change(state, flow, word, word & ~(__u64)XVS_FLOW_IN_FORCE);
+			return 0;
+		}
 	}
 	__u16 *checksum = bytes_at(ctx, at, 2);
-	if (!checksum || !is_in_force(state, flow) || ctx->ingress_ifindex != part->in_ifindex || !is_to(eth, part))
+	__u64 now = state->clock_ns ? state->clock_ns : bpf_ktime_get_coarse_ns();
+	if (!checksum || !is_in_force(state, flow, now) || ctx->ingress_ifindex != part->in_ifindex || !is_to(eth, part))
 		return 0;
 	__u32 total = v4 ? bpf_ntohs(ip4->tot_len) : network_len + bpf_ntohs(ip6->payload_len);
 	if ((v4 ? ip4->ttl : ip6->hop_limit) <= 1 || total > part->mtu ||
@@ -284,11 +352,13 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	    (part->flags & XVS_FLOW_PARTIAL && is_summed &&
 	     may_be_partial(v4 ? (void *)&ip4->saddr : (void *)&ip6->saddr, v4, *checksum, protocol, length)))
 		return 0;
+	if (after != word && !change(state, flow, word, after))
+		return 0;
 	if (!fit(ctx, sizeof(struct ethhdr) + total))
 		return 0;
 	__u32 outer = XVS_FLOW_OUTER(part->flags);
 	if (outer)
-		return encapsulate(ctx, flow, outer, total, v4) && send(flow, number, part, total);
+		return encapsulate(ctx, flow, outer, total, v4) && send(flow, number, part, total, now);
 	eth = bytes_at(ctx, 0, transport + UDP_LEN);
 	checksum = bytes_at(ctx, at, 2);
 	if (!eth || !checksum)
@@ -315,7 +385,7 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 		}
 	}
 	decrement_ttl(v4 ? (void *)ip4 : (void *)ip6, v4, sum);
-	return send(flow, number, part, total);
+	return send(flow, number, part, total, now);
 }
 
 /* Forwards a packet by the record of the key with this hash. Returns 0 if it goes to the worker. The verifier checks a
@@ -335,11 +405,13 @@ __noinline int forward(struct xdp_md *ctx, __u64 hash, __u32 family)
 	}
 	__u32 index = XVS_FLOW_RECORD(value), number = XVS_FLOW_PART(value);
 	struct xvs_flow *flow = bpf_map_lookup_elem(&records, &index);
-	__u64 use = (__u64)XVS_FLOW_USE(value) << 1 | 1;
-	if (!flow || *(volatile __u64 *)&flow->state != use)
+	if (!flow)
 		return 0;
-	return family == XVS_V4 ? forward_by(ctx, state, flow, use, number, 1) :
-				  forward_by(ctx, state, flow, use, number, 0);
+	__u64 word = *(volatile __u64 *)&flow->state;
+	if (!(word & XVS_FLOW_IN_FORCE) || XVS_FLOW_USE_OF(word) != XVS_FLOW_USE(value))
+		return 0;
+	return family == XVS_V4 ? forward_by(ctx, state, flow, word, number, 1) :
+				  forward_by(ctx, state, flow, word, number, 0);
 }
 
 /* The product of two words in 128 bits, folded: each bit of one reaches all bits, if the other one is secret. */

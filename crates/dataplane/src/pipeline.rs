@@ -17,6 +17,7 @@ use crate::general_path::{client_address, ftp, mss, no_destination, reset, syn_p
 use crate::new_connection::connect::connect;
 use crate::new_connection::insert::Begun;
 use crate::new_connection::{bypass, limit, one_packet, service};
+use crate::offload;
 use crate::verdict::Verdict;
 
 /// Processes a whole packet: unless a list or a limit of SYNs refuses it, its connection is looked up, or made.
@@ -49,7 +50,12 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict
         connected.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, at))
     });
     match begun {
-        Ok(Begun::Connection(id)) => request(flows, p, id, at),
+        Ok(Begun::Connection(id)) => {
+            let (link, packet) = (p.link, p.packet);
+            let verdict = request(flows, p, id, at);
+            offload::begin::begin_first(flows, id, link, packet, at);
+            verdict
+        }
         Ok(Begun::OnePacket(ends, id)) => one_packet::send(flows, p, &ends, id, at),
         Err(verdict) => {
             vip_probe::take_reply(&p, at).unwrap_or_else(|| service::refuse(p.frame, p.packet, verdict))

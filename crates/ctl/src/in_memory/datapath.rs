@@ -45,9 +45,9 @@ pub struct MemoryDatapath {
 
 /// An XDP program that forwards offloaded flows, for tests: the director itself needs no rights.
 pub trait Program: Send {
-    /// Forwards a frame. Returns the kernel's index of the outgoing interface, and the frame as it leaves. `None`: the
-    /// frame goes to the pipeline.
-    fn forward(&mut self, frame: &[u8]) -> Option<(u32, Vec<u8>)>;
+    /// Forwards a frame at this time. Returns the kernel's index of the outgoing interface, and the frame as it leaves.
+    /// `None`: the frame goes to the pipeline.
+    fn forward(&mut self, frame: &[u8], now: Millis) -> Option<(u32, Vec<u8>)>;
 
     /// Ends these flows.
     fn end(&mut self, ends: &Ends);

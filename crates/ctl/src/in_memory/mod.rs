@@ -153,7 +153,8 @@ impl InMemory {
 
     /// Lets the program forward the only frame of a burst, if there is a program. Returns whether it did.
     fn forward_offloaded(&mut self, frame: &[u8]) -> bool {
-        let forwarded = self.control.datapath().program.as_mut().and_then(|program| program.forward(frame));
+        let (program, now) = (&mut self.control.datapath().program, self.now);
+        let forwarded = program.as_mut().and_then(|program| program.forward(frame, now));
         let Some((ifindex, frame)) = forwarded else { return false };
         let link = self.network.links.iter().find(|link| link.ifindex == ifindex).map(|link| link.id);
         self.offloaded = link.map(|link| (Verdict::Transmit(link), Some(Bytes { link, frame })));

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::flows::Flows;
+use super::state;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Removal, TIMER_TICK, TableWorker, Timers};
 use crate::counters::WorkerCounters;
@@ -30,14 +31,14 @@ impl Flows {
     }
 }
 
-/// Refreshes a connection if the XDP program has forwarded packets of it since its deadline was set.
+/// Whether packets that the XDP program has forwarded prolong a connection whose deadline has passed, by its entry.
 fn lasts_offloaded(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, now: Millis) -> bool {
-    let has_news = table.table().has_offloaded_news(id);
-    if has_news {
-        let protocol = table.connection(id).protocol();
-        table.transition(id, |state| (state, now + snapshot.settings.timeout(protocol, state)));
+    let connection = table.connection(id);
+    let lasts = connection.life().is_offloaded() && connection.expires() > now;
+    if lasts {
+        state::settle(table, id, true, false, snapshot);
     }
-    has_news
+    lasts
 }
 
 /// Ends a connection whose deadline has passed. A controller (template, FTP control connection) continues for a minute

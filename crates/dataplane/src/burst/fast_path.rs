@@ -18,7 +18,7 @@ use super::flows::Flows;
 use super::state;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
-use crate::conn::{ConnId, Connection, Direction, Flags};
+use crate::conn::{ConnId, Connection, Direction, Flags, Life};
 use crate::counters::StatsValues;
 use crate::egress::Path;
 use crate::forward::{Ends, Identification};
@@ -76,7 +76,7 @@ impl<'a> FastPath<'a> {
             && !connection.flags().intersects(Flags::UNUSUAL)
             && (!plain.is_tcp()
                 || plain.flags.0 & DECISIVE == tcp::Flags::ACK.0
-                    && life.state() == TcpState::Established as u8);
+                    && told_state(&connection, life) == TcpState::Established as u8);
         if !is_steady {
             return None;
         }
@@ -196,6 +196,12 @@ impl<'a> FastPath<'a> {
     pub(super) fn end(self, flows: &Flows) {
         flows.count_total(&self.total);
     }
+}
+
+/// The state of a connection, whose record may know more than its entry.
+#[inline]
+fn told_state(connection: &Connection<'_>, life: Life) -> u8 {
+    if life.is_offloaded() { connection.state() } else { life.state() }
 }
 
 /// Whether a packet of the client may be the proof that `burst/proof.rs` waits for.

@@ -11,6 +11,7 @@ use xvs_proto::{Family, Packet, Protocol};
 use super::context::Context;
 use super::flows::Flows;
 use super::framed_packet::FramedPacket;
+use super::state;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Removal};
@@ -50,7 +51,11 @@ enum Standing {
 #[inline]
 pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, at: Context<'_>) -> Found {
     let packet = p.packet;
-    match flows.table.find(&packet.connection_key(), p.hash) {
+    let found = flows.table.find(&packet.connection_key(), p.hash);
+    if let Some((id, direction)) = found {
+        state::take_back(&mut flows.table, id, packet, direction, at.snapshot);
+    }
+    match found {
         Some((id, Direction::Outbound)) => reply(&flows.table.connection(id), id, packet, at),
         _ if at.snapshot.settings.requests_stay => Found::Kernel,
         Some((id, Direction::Inbound)) => match standing(&flows.table.connection(id), packet, at.snapshot) {

@@ -1,7 +1,8 @@
 //! The next state and deadline of a connection, and its destination's count of active connections.
 //!
 //! Runs once for each packet of a connection. The state changes by compare-and-swap, so exactly one worker makes each
-//! change of the counts. Not here: the states themselves (`conn/tcp.rs`, `conn/sctp.rs`).
+//! change of the counts. A connection that the XDP program forwards is taken back before its state changes here
+//! (`conn/offloaded.rs`). Not here: the states themselves (`conn/tcp.rs`, `conn/sctp.rs`).
 
 use xvs_proto::{Packet, Plain, Protocol, sctp, tcp::Flags as Control};
 
@@ -9,8 +10,9 @@ use super::context::Context;
 use super::flows::Flows;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::{self, Judgement, TcpState};
-use crate::conn::{ConnId, Connection, Direction, Flags, Seen};
-use crate::snapshot::{Activity, Destination, DestinationLive};
+use crate::conn::{ConnId, Connection, Direction, Flags, RecordState, Seen, Settled, TableWorker};
+use crate::new_connection::eviction::is_half_open;
+use crate::snapshot::{Activity, Destination, DestinationLive, Snapshot};
 
 /// What a packet says about the state of its connection.
 #[derive(Debug, Clone, Copy)]
@@ -72,13 +74,34 @@ pub(crate) fn advance(
         Protocol::SCTP => before != after && SctpState::of(after) == SctpState::Established,
         _ => before != after && TcpState::of(after) == TcpState::Established,
     };
-    if proven && let Some(template) = table.connection(id).controller() {
+    note(table, id, (before, after), proven, live);
+    if let Some(live) = live
+        && protocol == Protocol::TCP
+        && direction == Direction::Outbound
+        && is_refused(before, after)
+    {
+        live.count_refused(at.now);
+    }
+}
+
+/// Takes note of a change of a connection's state. `proven`: its client is known to receive replies.
+#[inline]
+fn note(
+    table: &TableWorker,
+    id: ConnId,
+    (before, after): (u8, u8),
+    proven: bool,
+    live: Option<&DestinationLive>,
+) {
+    let connection = table.connection(id);
+    let protocol = connection.protocol();
+    if proven && let Some(template) = connection.controller() {
         table.assure(template);
     }
     let (from, to) = (Activity::of(protocol, before), Activity::of(protocol, after));
-    let has_moved = match table.connection(id).flags().contains(Flags::SYNC) {
+    let has_moved = match connection.flags().contains(Flags::SYNC) {
         false => from != to,
-        true => before != after && table.connection(id).count_as(to == Activity::Inactive),
+        true => before != after && connection.count_as(to == Activity::Inactive),
     };
     if let Some(live) = live {
         if has_moved {
@@ -87,10 +110,60 @@ pub(crate) fn advance(
         if proven && protocol == Protocol::TCP {
             live.answered();
         }
-        if protocol == Protocol::TCP && direction == Direction::Outbound && is_refused(before, after) {
-            live.count_refused(at.now);
-        }
     }
+}
+
+/// Takes a connection back from the XDP program if a packet may change more than its deadline, or the program forwards
+/// nothing of it any more. Then its entry alone says what its state is.
+#[inline]
+pub(crate) fn take_back(
+    table: &mut TableWorker,
+    id: ConnId,
+    packet: &Packet,
+    direction: Direction,
+    snapshot: &Snapshot,
+) {
+    let connection = table.connection(id);
+    if connection.life().is_offloaded() && !keeps(&connection, packet.tcp_flags, direction) {
+        settle(table, id, false, true, snapshot);
+    }
+}
+
+/// Whether a packet changes nothing of an offloaded connection but its deadline.
+fn keeps(connection: &Connection<'_>, flags: Control, direction: Direction) -> bool {
+    let is_steady = connection.protocol() != Protocol::TCP
+        || flags.0 & (Control::SYN.0 | Control::FIN.0 | Control::RST.0 | Control::ACK.0) == Control::ACK.0
+            && connection.state() == TcpState::Established as u8;
+    let is_noted = direction == Direction::Inbound || !connection.flags().contains(Flags::NO_OUTPUT);
+    is_steady && is_noted && connection.is_forwarded()
+}
+
+/// Gives a connection what its record says; see [`TableWorker::settle`].
+// Not inlined: most packets have no record.
+#[inline(never)]
+pub(crate) fn settle(table: &mut TableWorker, id: ConnId, is_used: bool, is_last: bool, snapshot: &Snapshot) {
+    if let Some(settled) = table.settle(id, is_used, is_last) {
+        note_settled(table, id, settled, snapshot);
+    }
+}
+
+/// Takes note of what a record has said.
+pub(crate) fn note_settled(table: &TableWorker, id: ConnId, settled: Settled, snapshot: &Snapshot) {
+    let Settled { before, after, record } = settled;
+    if record.tcp().is_none() {
+        return;
+    }
+    let connection = table.connection(id);
+    if record.has(RecordState::PROVEN) {
+        let _ = connection.set_flags(Flags::PROVEN);
+    }
+    if let Some(number) = record.awaited() {
+        connection.set_destination_sequence(number);
+    }
+    let destination = snapshot.destinations.of(&connection);
+    let proven =
+        record.has(RecordState::WAS_ESTABLISHED) && is_half_open(Protocol::TCP, before) && before != after;
+    note(table, id, (before, after), proven, destination.map(|destination| &*destination.live));
 }
 
 /// Whether the destination has answered the client's SYN with a reset.

@@ -98,7 +98,7 @@ impl Table {
 
     /// A connection that was [surveyed](FormerTable::survey). Only for use before any handle of a worker is taken.
     pub fn surveyed(&self, id: ConnId) -> Connection<'_> {
-        Connection { id, record: self.slab.record(id.0) }
+        Connection { id, record: self.slab.record(id.0), offloaded: &self.offloaded }
     }
 }
 
@@ -144,7 +144,7 @@ impl FormerTable {
             }
             let record = self.0.slab.record(index);
             if record.entry.life().is_live() {
-                let connection = Connection { id: ConnId(index), record };
+                let connection = Connection { id: ConnId(index), record, offloaded: &self.0.offloaded };
                 survey.live += 1;
                 survey.expected += u32::from(connection.flags().contains(Flags::NO_CLIENT_PORT));
                 each(&connection);

@@ -4,12 +4,15 @@
 //! in which it was made, because the entry may be reused afterwards. Endpoints and references never change while the
 //! connection lives. State, deadline, flags and counts do, and any worker may change them.
 
+use std::sync::{Arc, OnceLock};
+
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ForwardingMethod;
 
-use super::entry::{REMOVED, Record};
+use super::entry::{Life, REMOVED, Record};
 use super::flags::Flags;
 use super::id::ConnId;
+use super::offloaded::{Offloaded, State};
 use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
 
@@ -21,6 +24,8 @@ pub(crate) const NO_DESTINATION: u32 = u32::MAX;
 pub struct Connection<'a> {
     pub(super) id: ConnId,
     pub(super) record: Record<'a>,
+    /// The records of the XDP program.
+    pub(super) offloaded: &'a OnceLock<Arc<Offloaded>>,
 }
 
 impl Connection<'_> {
@@ -137,12 +142,44 @@ impl Connection<'_> {
 
     /// The protocol's state; 0 if the connection has been removed meanwhile.
     pub fn state(&self) -> u8 {
-        self.record.entry.life().state()
+        self.told().state()
     }
 
     /// When it expires; time 0 if it has been removed meanwhile.
     pub fn expires(&self) -> Millis {
-        self.record.entry.life().deadline()
+        self.told().deadline()
+    }
+
+    /// State and deadline as the XDP program knows them, if it forwards the connection.
+    fn told(&self) -> Life {
+        let life = self.record.entry.life();
+        self.of_record(life, |offloaded| Some(offloaded.told_of(self.id, life))).unwrap_or(life)
+    }
+
+    /// What its record says, if it may have one.
+    #[inline]
+    fn of_record<T>(&self, life: Life, of: impl FnOnce(&Offloaded) -> Option<T>) -> Option<T> {
+        if life.is_offloaded() { of(self.offloaded.get()?) } else { None }
+    }
+
+    /// Marks it as one whose record may know more than its entry, unless it was removed. Returns its state then.
+    pub(crate) fn mark_offloaded(&self) -> Option<u8> {
+        self.record.entry.mark_offloaded().map(Life::state)
+    }
+
+    /// Whether the XDP program forwards packets by its record, if it has one.
+    pub(crate) fn is_forwarded(&self) -> bool {
+        let is_in_force =
+            |offloaded: &Offloaded| Some(offloaded.state(offloaded.of(self.id)?).has(State::IN_FORCE));
+        self.offloaded.get().and_then(|offloaded| is_in_force(offloaded)).unwrap_or(false)
+    }
+
+    /// Whether its client has acknowledged the number of the destination's SYN.
+    pub fn is_proven(&self) -> bool {
+        let by_record =
+            |offloaded: &Offloaded| Some(offloaded.state(offloaded.of(self.id)?).has(State::PROVEN));
+        self.flags().contains(Flags::PROVEN)
+            || self.of_record(self.record.entry.life(), by_record).unwrap_or(false)
     }
 
     /// The current flags.

@@ -62,7 +62,8 @@ pub(super) enum Phase {
     Live = 3,
 }
 
-/// The word `life`: phase in bits 62 and 63, state in 48 to 55, deadline in milliseconds in 0 to 47.
+/// The word `life`: phase in bits 62 and 63; in bit 56 whether the connection may have a record of the XDP program, which
+/// then knows its state (`offloaded.rs`); state in 48 to 55, deadline in milliseconds in 0 to 47.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Life(pub(super) u64);
 
@@ -111,7 +112,38 @@ impl Life {
 
     /// The same phase with another state and deadline.
     pub(super) fn with(self, state: u8, deadline: Millis) -> Self {
-        Self(self.0 & !(u64::MAX >> 2) | u64::from(state) << 48 | deadline.0.min(DEADLINE_MAX))
+        Self(self.0 & (PHASE | OFFLOADED) | u64::from(state) << 48 | deadline.0.min(DEADLINE_MAX))
+    }
+
+    /// The same after a packet that requests this state and deadline; `None`: it stays as it is. See
+    /// `TableWorker::transition` for how a deadline is stored.
+    pub(super) fn refreshed(self, state: u8, expires: Millis) -> Option<Self> {
+        let deadline = match self.deadline() {
+            _ if self.state() != state => expires,
+            _ if self.keeps(expires) => return None,
+            now if now < expires && expires < now + SECOND => whole_second(expires),
+            _ => expires,
+        };
+        Some(self.with(state, deadline))
+    }
+
+    /// As [`Self::refreshed`], but the deadline of a state that stays is not brought forward.
+    pub(super) fn later(self, state: u8, expires: Millis) -> Self {
+        if self.state() == state && expires <= self.deadline() {
+            return self;
+        }
+        self.refreshed(state, expires).unwrap_or(self)
+    }
+
+    /// Whether a record may know more.
+    #[inline]
+    pub(crate) fn is_offloaded(self) -> bool {
+        self.0 & OFFLOADED != 0
+    }
+
+    /// The same without the mark of a record.
+    pub(super) fn taken_back(self) -> Self {
+        Self(self.0 & !OFFLOADED)
     }
 }
 
@@ -401,6 +433,13 @@ impl Entry {
         self.life.fetch_or(bit << 62, Ordering::Release);
     }
 
+    /// Marks the connection as one whose record may know more, unless it has been removed. Returns its word before.
+    pub(super) fn mark_offloaded(&self) -> Option<Life> {
+        let marked = |life: u64| Life(life).is_live().then_some(life | OFFLOADED);
+        // Relaxed: the fence of the caller orders it.
+        self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, marked).ok().map(Life)
+    }
+
     /// Phase, state and deadline.
     pub(super) fn life(&self) -> Life {
         // Acquire: pairs with `publish`, for walks, which reach the entry without a bucket.
@@ -508,6 +547,12 @@ const DEST_IPV6: u64 = 1 << 9;
 const LOCAL: u64 = 1 << 10;
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 const DEADLINE_MAX: u64 = (1 << 48) - 1;
+const OFFLOADED: u64 = 1 << 56;
+const PHASE: u64 = 0b11 << 62;
+
+fn whole_second(time: Millis) -> Millis {
+    Millis(time.0.div_ceil(1000).saturating_mul(1000))
+}
 
 #[cfg(test)]
 #[cfg(not(loom))]

@@ -17,16 +17,17 @@ use xvs_proto::{Endpoint, FlowKey};
 use super::buckets::{Claim, Entered, Key};
 use super::connection::Connection;
 use super::direction::Direction;
-use super::entry::{self, Life, Packed, SECOND};
+use super::entry::{self, Life, Packed};
 use super::flags::Flags;
 use super::id::ConnId;
 use super::insertion::{Inserted, Kind, NewConnection, Removal};
 use super::keys::Keys;
 use super::lookup::Sought;
+use super::offloaded::{State, has_become_inactive};
 use super::slab::STRANDED_MAX;
 use super::table::{HandleCounts, HandleState, Table};
 use super::timer_link::bring_forward;
-use super::wheel::Link;
+use super::wheel::{Link, Wheel};
 use crate::clock::Millis;
 use crate::shm::atomic::{Ordering, fence};
 
@@ -265,36 +266,41 @@ impl TableWorker {
     /// changes and the result is `None`: such a connection may still be discarded.
     pub fn transition(&mut self, id: ConnId, next: impl Fn(u8) -> (u8, Millis)) -> Option<(u8, u8)> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
-        let entry = table.entry(id);
-        let mut old = entry.life();
-        let (deadline, state) = loop {
-            if !old.is_live() {
-                return None;
-            }
+        let (old, new) = change(table, wheel, id, |old| {
             let (state, expires) = next(old.state());
-            let deadline = match old.deadline() {
-                _ if old.state() != state => expires,
-                _ if old.keeps(expires) => return Some((state, state)),
-                now if now < expires && expires < now + SECOND => whole_second(expires),
-                _ => expires,
-            };
-            let new = old.with(state, deadline);
-            // Relaxed: state and deadline order no other memory. The fence below orders what an earlier deadline needs.
-            match entry.life.compare_exchange_weak(old.0, new.0, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => break (deadline, state),
-                Err(now) => old = Life(now),
-            }
-        };
-        if state != old.state() {
+            old.refreshed(state, expires)
+        })?;
+        if new.state() != old.state() {
             table.end_offload(id);
         }
-        if deadline < old.deadline() {
-            // Orders the write of the deadline above before the read of the tick below. `put_back` writes the tick and
-            // then reads the deadline, so at least one of the two sees what the other has written.
-            fence(Ordering::SeqCst);
-            bring_forward(wheel, id.0, entry, deadline);
+        Some((old.state(), new.state()))
+    }
+
+    /// Gives a connection the state and deadline that its record says. If this `is_last`, the record ends before: the
+    /// connection is the workers' again. `is_used`: packets have passed since the last time. `None`: there is no record,
+    /// or the connection was removed.
+    pub(crate) fn settle(&mut self, id: ConnId, is_used: bool, is_last: bool) -> Option<Settled> {
+        let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
+        let offloaded = table.offloaded.get()?;
+        let Some(record) = offloaded.of(id) else {
+            // The record of a former process, or none after all.
+            change(table, wheel, id, |old| old.is_offloaded().then(|| old.taken_back()));
+            return None;
+        };
+        if is_last {
+            offloaded.seal(record);
         }
-        Some((old.state(), state))
+        let (old, new) = change(table, wheel, id, |old| {
+            // Read in each turn: of two threads, the one that comes second finds the mark gone.
+            let told = old.is_offloaded().then(|| offloaded.told(record, old, is_used))?;
+            let new = if is_last { told.taken_back() } else { told };
+            (new != old).then_some(new)
+        })?;
+        let (before, after) = (old.state(), new.state());
+        if has_become_inactive(before, after) {
+            offloaded.take_move(record);
+        }
+        Some(Settled { before, after, record: offloaded.state(record) })
     }
 
     /// Ends a burst: the worker keeps no [`ConnId`] that it will use without [`recall`](Self::recall).
@@ -318,6 +324,67 @@ impl TableWorker {
     pub fn in_limbo(&self) -> u32 {
         self.handle.state.stock.in_limbo()
     }
+}
+
+/// Replaces the word `life` of a live connection by what `next` returns for it, again if another thread has changed it
+/// meanwhile; `None`: it stays. Returns the word before and after; `None`: the connection was removed.
+fn change(
+    table: &Table,
+    wheel: &mut Wheel,
+    id: ConnId,
+    next: impl Fn(Life) -> Option<Life>,
+) -> Option<(Life, Life)> {
+    let entry = table.entry(id);
+    let mut old = entry.life();
+    let new = loop {
+        if !old.is_live() {
+            return None;
+        }
+        let Some(new) = next(old) else { return Some((old, old)) };
+        // Relaxed: state and deadline order no other memory. The fence below orders what an earlier deadline needs.
+        match entry.life.compare_exchange_weak(old.0, new.0, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => break new,
+            Err(now) => old = Life(now),
+        }
+    };
+    if new.deadline() < old.deadline() {
+        // Orders the write of the deadline above before the read of the tick below. `put_back` writes the tick and then
+        // reads the deadline, so at least one of the two sees what the other has written.
+        fence(Ordering::SeqCst);
+        bring_forward(wheel, id.0, entry, new.deadline());
+    }
+    Some((old, new))
+}
+
+impl TableWorker {
+    /// As [`Self::settle`] by the record of a former process, which has followed the connection's state. `expires` is its
+    /// deadline by state.
+    pub(crate) fn settle_former(
+        &mut self,
+        id: ConnId,
+        record: State,
+        is_used: bool,
+        expires: impl Fn(u8) -> Millis,
+    ) -> Option<Settled> {
+        let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
+        let (old, new) = change(table, wheel, id, |old| {
+            let state = record.tcp().filter(|_| old.is_offloaded())?;
+            let is_same = state == old.state() && !is_used;
+            let new = if is_same { old } else { old.later(state, expires(state)) };
+            Some(new.taken_back())
+        })?;
+        Some(Settled { before: old.state(), after: new.state(), record })
+    }
+}
+
+/// What a record has said about its connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settled {
+    /// The protocol's states in the entry.
+    pub(crate) before: u8,
+    pub(crate) after: u8,
+    /// The record's state.
+    pub(crate) record: State,
 }
 
 impl Table {
@@ -357,7 +424,7 @@ impl TableHandle {
 
     #[inline]
     pub(super) fn connection(&self, id: ConnId) -> Connection<'_> {
-        Connection { id, record: self.table.slab.record(id.0) }
+        Connection { id, record: self.table.slab.record(id.0), offloaded: &self.table.offloaded }
     }
 
     #[inline]
@@ -392,13 +459,16 @@ impl TableHandle {
             Err(entry::REMOVED) => return Removal::NotLive,
             Err(_) => return Removal::Controls,
         }
-        Removal::Done(self.withdraw(id))
+        Removal::Done(self.withdraw(id, None))
     }
 
     pub(super) fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
         debug_assert!(!self.parked);
         let entry = self.table.entry(id);
-        let passes = |life: Life| life.is_live() && test(life.state(), life.deadline());
+        let passes = |life: Life| {
+            let told = if life.is_offloaded() { self.table.told(id, life) } else { life };
+            life.is_live() && test(told.state(), told.deadline())
+        };
         let mut life = entry.life();
         // Tested before the election, too, because the election writes the entry's cache line.
         if !passes(life) {
@@ -409,14 +479,14 @@ impl TableHandle {
             Err(entry::REMOVED) => return Removal::NotLive,
             Err(_) => return Removal::Controls,
         }
+        if life.is_offloaded() {
+            self.table.end_offload(id);
+        }
         while passes(life) {
             // Relaxed: only this word is decided here; `withdraw` publishes what other threads need to see.
             let removed = Life::removed(0).0;
             match entry.life.compare_exchange_weak(life.0, removed, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => {
-                    self.withdraw(id);
-                    return Removal::Done(life.state());
-                }
+                Ok(_) => return Removal::Done(self.withdraw(id, Some(life))),
                 Err(now) => life = Life(now),
             }
         }
@@ -425,8 +495,9 @@ impl TableHandle {
     }
 
     /// Unlinks the keys of a closed entry from the index, retires the entry ([`discard`](Self::discard)), and
-    /// decrements the count of its controller.
-    fn withdraw(&mut self, id: ConnId) -> u8 {
+    /// decrements the count of its controller. `last` is its last word, if another one has replaced it already. Returns
+    /// the last state.
+    fn withdraw(&mut self, id: ConnId, last: Option<Life>) -> u8 {
         let table = &*self.table;
         let record = table.slab.record(id.0);
         table.buckets.unlink(record.request_flow().hash(&table.secret), id.0);
@@ -437,16 +508,17 @@ impl TableHandle {
             table.expected.fetch_sub(1, Relaxed);
         }
         add(&self.counts().removed, 1);
-        let state = self.discard(id.0);
-        self.table.end_offload(id);
+        let discarded = self.discard(id.0);
+        let last = last.unwrap_or(discarded);
+        self.table.forget_offload(id, last);
         if let Some(controller) = self.connection(id).controller() {
             self.connection(controller).drop_controlled();
         }
-        state
+        last.state()
     }
 
-    /// Retires an entry whose keys are not in the index. Returns its last state: no transition follows.
-    fn discard(&mut self, index: u32) -> u8 {
+    /// Retires an entry whose keys are not in the index. Returns its last word: no transition follows.
+    fn discard(&mut self, index: u32) -> Life {
         let table = &*self.table;
         let entry = table.slab.entry(index);
         // A swap, not a store: a concurrent exchange by a worker that refreshes the entry either fails or comes before.
@@ -455,7 +527,7 @@ impl TableHandle {
         let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
         entry.generation.store(generation, Ordering::Release);
         self.state.stock.retire(&table.slab, index);
-        last.state()
+        last
     }
 
     pub(super) fn quiescent(&mut self, batches: u32) {
@@ -489,11 +561,6 @@ impl Drop for TableHandle {
 /// Adds to a count whose only writer is the caller.
 fn add(count: &Statistic, more: u64) {
     count.store(count.load(Relaxed) + more, Relaxed);
-}
-
-/// The whole second at or after a time.
-fn whole_second(time: Millis) -> Millis {
-    Millis(time.0.div_ceil(1000).saturating_mul(1000))
 }
 
 /// The number of surplus batches that a quiescent point returns: more than a burst and its timers can remove.

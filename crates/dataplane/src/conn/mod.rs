@@ -46,15 +46,21 @@ pub use self::connection::Connection;
 pub(crate) use self::connection::NO_DESTINATION;
 pub use self::copy::Copied;
 pub use self::direction::{Direction, Seen};
+pub(crate) use self::entry::Life;
 pub use self::flags::Flags;
 pub(crate) use self::ftp::{Asked, Shift};
+pub(crate) use self::handle::Settled;
 pub(crate) use self::handle::TableHandle;
 pub use self::handle::TableWorker;
 pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};
 pub(crate) use self::lookup::Sought;
 pub(crate) use self::numbers::{Awaited, Numbers};
-pub(crate) use self::offloaded::{Offloaded, RECORD, RECORDS, word as offloaded_word};
+#[cfg(test)]
+pub(crate) use self::offloaded::MOVES;
+pub(crate) use self::offloaded::{
+    NO_CONNECTION, Offloaded, RECORD, RECORDS, SLOTS, State as RecordState, Used, word as offloaded_word,
+};
 pub use self::reader::TableReader;
 pub use self::table::{Boot, Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use self::template::{ASSURED, detached};

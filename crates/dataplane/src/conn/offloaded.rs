@@ -1,29 +1,53 @@
 //! The connections that the XDP program forwards, by records in memory that it shares with workers.
 //!
-//! One bit of a record's state says whether it is in force; clearing it is one store, from any thread, also from the
-//! program. The table does so when it removes a connection. Cost for connections without a record: one load at their
-//! end. Not here: what is in a record, and when there is one (`offload/`).
+//! A record's state is one word ([`State`]), which the program and workers change by compare-and-swap or by clearing a
+//! bit. While it is in force, the program may move the connection from one state of TCP to another; then the word says
+//! the connection's state, and its entry may be behind. An entry with such a record has a bit in its word `life`. So
+//! there are two rules: **who reads the state or the deadline of a connection asks its record ([`Offloaded::told`]); who
+//! changes them takes the connection back before ([`TableWorker::settle`])**: that seals the record, and gives the
+//! entry what the record says, in the exchange that clears the entry's bit. A segment that the program has in its hands
+//! meanwhile finds the record sealed, and goes to the worker.
+//!
+//! A connection that is removed is counted as its entry says; what the program has counted differently is corrected
+//! then ([`Offloaded::forget`]).
+//!
+//! Cost for connections without a record: a look at a bit of a word that is read anyway, and one load at their end. Not
+//! here: what else is in a record, and when there is one (`offload/`).
+//!
+//! [`TableWorker::settle`]: super::handle::TableWorker::settle
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
+use xvs_proto::Protocol;
 use xvs_xdp::bpf::Words;
 
+use super::entry::Life;
 use super::id::ConnId;
+use super::tcp::TcpState;
+use crate::clock::Millis;
 
 /// The number of records.
 pub(crate) const RECORDS: usize = 1 << 17;
 /// The words of a record (`struct xvs_flow` in `bpf/maps.h`).
 pub(crate) const RECORD: usize = 40;
+/// The word of the connection of a record that has none.
+pub(crate) const NO_CONNECTION: u64 = u64::MAX;
+/// The number of slots: destinations whose numbers differ by this number share one.
+pub(crate) const SLOTS: usize = 1 << 16;
+/// The words of `struct xvs_moves`.
+pub(crate) const MOVES: usize = INACTIVE + SLOTS;
+const HALF_OPEN: usize = 0;
+const INACTIVE: usize = 8;
 
 /// The places of the words of a record.
 pub(crate) mod word {
-    /// The count of the record's uses, and in bit 0 whether it is in force.
+    /// See [`State`](super::State).
     pub(crate) const STATE: usize = 0;
-    /// The epoch, and the slot in the upper half.
-    pub(crate) const EPOCH_AND_SLOT: usize = 1;
-    /// The epoch of the slot.
-    pub(crate) const SLOT_EPOCH: usize = 2;
+    /// The epoch, and that of the slot in the upper half.
+    pub(crate) const EPOCHS: usize = 1;
+    /// See [`Used`](super::Used).
+    pub(crate) const USED: usize = 2;
     /// Packets and bytes of requests, then of replies, that no worker has taken yet.
     pub(crate) const COUNTS: usize = 3;
     /// The number of the connection and, in the upper half, its generation. The program has no use for it.
@@ -38,17 +62,105 @@ pub(crate) mod word {
     pub(crate) const ADDRESSES: usize = 32;
 }
 
+/// The state of a record (`XVS_FLOW_IN_FORCE` and others in `bpf/maps.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct State(pub(crate) u64);
+
+impl State {
+    pub(crate) const IN_FORCE: u64 = 1 << 0;
+    pub(crate) const FOLLOWS: u64 = 1 << 1;
+    pub(crate) const NO_OUTPUT: u64 = 1 << 2;
+    pub(crate) const PROVEN: u64 = 1 << 3;
+    pub(crate) const WAS_ESTABLISHED: u64 = 1 << 4;
+    pub(crate) const SECURE: u64 = 1 << 5;
+    pub(crate) const AWAITS: u64 = 1 << 6;
+    const TCP_SHIFT: u32 = 8;
+    const USE_SHIFT: u32 = 12;
+    /// The number of uses of a record after which their numbers repeat: keys have no more bits for them.
+    pub(crate) const USES: u64 = 1 << (u32::BITS - 1 - RECORDS.ilog2());
+
+    /// The state of a record that is not in force, of this use.
+    pub(crate) fn unused(number: u32) -> Self {
+        Self((u64::from(number) % Self::USES) << Self::USE_SHIFT)
+    }
+
+    /// The number of the use.
+    pub(crate) fn number(self) -> u32 {
+        (self.0 >> Self::USE_SHIFT & (Self::USES - 1)) as u32
+    }
+
+    pub(crate) fn has(self, bit: u64) -> bool {
+        self.0 & bit != 0
+    }
+
+    /// The same use in force, with these bits. `awaited` is the acknowledgement that proves the client.
+    pub(crate) fn begun(self, bits: u64, tcp: u8, awaited: Option<u32>) -> Self {
+        let awaits = awaited.map_or(0, |number| Self::AWAITS | u64::from(number) << 32);
+        Self(
+            Self::unused(self.number()).0
+                | Self::IN_FORCE
+                | bits
+                | u64::from(tcp) << Self::TCP_SHIFT
+                | awaits,
+        )
+    }
+
+    /// The state of TCP, if the program follows it.
+    pub(crate) fn tcp(self) -> Option<u8> {
+        self.has(Self::FOLLOWS).then_some((self.0 >> Self::TCP_SHIFT & 15) as u8)
+    }
+
+    /// The acknowledgement that proves the client, if it is awaited.
+    pub(crate) fn awaited(self) -> Option<u32> {
+        self.has(Self::AWAITS).then_some((self.0 >> 32) as u32)
+    }
+
+    /// Whether it is one of the records that are few: in force, of a handshake that is not complete.
+    pub(crate) fn is_half_open(self) -> bool {
+        let is_begun = |state| matches!(TcpState::of(state), TcpState::SynRecv | TcpState::SynAck);
+        self.has(Self::IN_FORCE) && self.tcp().is_some_and(is_begun)
+    }
+}
+
+/// The time of a record's last packet, and its slot.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Used(pub(crate) u64);
+
+impl Used {
+    const SLOT_BITS: u32 = SLOTS.ilog2();
+    /// Nanoseconds in a unit of time.
+    const UNIT: u64 = 1 << 10;
+
+    pub(crate) fn new(slot: u32, at: Millis) -> Self {
+        Self(u64::from(slot) | (at.0 * 1_000_000 / Self::UNIT) << Self::SLOT_BITS)
+    }
+
+    /// The time, rounded up to a unit.
+    pub(crate) fn at(self) -> Millis {
+        Millis(((self.0 >> Self::SLOT_BITS) * Self::UNIT + Self::UNIT - 1) / 1_000_000)
+    }
+
+    pub(crate) fn slot(self) -> u32 {
+        (self.0 as usize % SLOTS) as u32
+    }
+}
+
 /// The records, and which connection each is of.
 pub(crate) struct Offloaded {
     records: Words<{ RECORDS * RECORD }>,
+    moves: Words<MOVES>,
     /// By connection: its record plus one; 0: it has none.
     of: Box<[AtomicU32]>,
+    /// How long a connection lasts after a packet, in milliseconds, by state of TCP; at 0, which no offloaded connection
+    /// of TCP has, that of UDP.
+    timeouts: [AtomicU64; TcpState::ALL.len()],
 }
 
 impl Offloaded {
     /// For tables with this number of entries.
-    pub(crate) fn new(records: Words<{ RECORDS * RECORD }>, entries: usize) -> Self {
-        Self { records, of: (0..entries).map(|_| AtomicU32::new(0)).collect() }
+    pub(crate) fn new(records: Words<{ RECORDS * RECORD }>, moves: Words<MOVES>, entries: usize) -> Self {
+        let of = (0..entries).map(|_| AtomicU32::new(0)).collect();
+        Self { records, moves, of, timeouts: Default::default() }
     }
 
     /// The words of a record.
@@ -56,9 +168,19 @@ impl Offloaded {
         &self.records[number as usize * RECORD..][..RECORD]
     }
 
+    /// The state of a record.
+    pub(crate) fn state(&self, record: u32) -> State {
+        // Relaxed, here and below: the words of a record are separate atomics, and its memory is never freed.
+        State(self.record(record)[word::STATE].load(Ordering::Relaxed))
+    }
+
+    /// When the last packet of a record passed.
+    pub(crate) fn used(&self, record: u32) -> Used {
+        Used(self.record(record)[word::USED].load(Ordering::Relaxed))
+    }
+
     /// The record of a connection.
     pub(crate) fn of(&self, id: ConnId) -> Option<u32> {
-        // Relaxed, here and below: the words of a record are separate atomics, and its memory is never freed.
         self.of[id.0 as usize].load(Ordering::Relaxed).checked_sub(1)
     }
 
@@ -74,25 +196,97 @@ impl Offloaded {
         let _ = of.compare_exchange(record + 1, 0, Ordering::Relaxed, Ordering::Relaxed);
     }
 
+    /// Sets how long connections last after a packet.
+    pub(crate) fn set_timeouts(&self, of: impl Fn(Protocol, u8) -> std::time::Duration) {
+        for (state, timeout) in (0..).zip(&self.timeouts) {
+            let protocol = if state == 0 { Protocol::UDP } else { Protocol::TCP };
+            timeout.store(of(protocol, state).as_millis() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins a use of a record.
+    pub(crate) fn begin(&self, record: u32, state: State) {
+        if state.is_half_open() {
+            self.moves[HALF_OPEN].fetch_add(1, Ordering::Relaxed);
+        }
+        self.record(record)[word::STATE].store(state.0, Ordering::Relaxed);
+    }
+
+    /// The records in force whose handshake is not complete.
+    pub(crate) fn half_open(&self) -> u64 {
+        // Negative for a moment if a record ends while it begins.
+        (self.moves[HALF_OPEN].load(Ordering::Relaxed) as i64).max(0) as u64
+    }
+
+    /// Seals a record: the program forwards nothing by it any more. Returns its state, which is its last.
+    pub(crate) fn seal(&self, record: u32) -> State {
+        let before = State(self.record(record)[word::STATE].fetch_and(!State::IN_FORCE, Ordering::Relaxed));
+        if before.is_half_open() {
+            self.moves[HALF_OPEN].fetch_sub(1, Ordering::Relaxed);
+        }
+        State(before.0 & !State::IN_FORCE)
+    }
+
     /// Makes workers process the packets of a connection from now on.
     pub(crate) fn end(&self, id: ConnId) {
         // The caller has changed the connection; see `offload/begin.rs`.
+        fence(Ordering::SeqCst);
+        if let Some(record) = self.of(id) {
+            self.seal(record);
+        }
+    }
+
+    /// Ends the record of a connection that was removed; `last` is the word of its entry until then. The connection was
+    /// counted at its destination as that word says.
+    pub(crate) fn forget(&self, id: ConnId, last: Life) {
+        // As in `end`.
         fence(Ordering::SeqCst);
         let of = &self.of[id.0 as usize];
         if of.load(Ordering::Relaxed) != 0
             && let Some(record) = of.swap(0, Ordering::Relaxed).checked_sub(1)
         {
-            self.record(record)[word::STATE].fetch_and(!1, Ordering::Relaxed);
+            let state = self.seal(record);
+            if last.is_offloaded() && state.tcp().is_some_and(|tcp| has_become_inactive(last.state(), tcp)) {
+                self.take_move(record);
+            }
         }
     }
 
-    /// Whether the program has forwarded packets of a connection that the connection does not count yet.
-    pub(crate) fn has_news(&self, id: ConnId) -> bool {
-        self.of(id).is_some_and(|record| {
-            let counts = &self.record(record)[word::COUNTS..word::CONNECTION];
-            counts.iter().any(|count| count.load(Ordering::Relaxed) != 0)
-        })
+    /// Takes back that the program has counted a move from active to inactive.
+    pub(crate) fn take_move(&self, record: u32) {
+        let slot = self.used(record).slot();
+        self.moves[INACTIVE + slot as usize].fetch_sub(1, Ordering::Relaxed);
     }
+
+    /// The connections of the destinations of a slot that have become inactive and are counted as active.
+    pub(crate) fn moved(&self, slot: u32) -> i64 {
+        self.moves[INACTIVE + slot as usize].load(Ordering::Relaxed) as i64
+    }
+
+    /// What the entry of a connection would say if it knew its record.
+    pub(crate) fn told_of(&self, id: ConnId, life: Life) -> Life {
+        let Some(record) = self.of(id) else { return life };
+        let counts = &self.record(record)[word::COUNTS..word::CONNECTION];
+        self.told(record, life, counts.iter().any(|count| count.load(Ordering::Relaxed) != 0))
+    }
+
+    /// The same for a record, whether or not packets have passed since its entry was told last.
+    pub(crate) fn told(&self, record: u32, life: Life, is_used: bool) -> Life {
+        let state = self.state(record).tcp().unwrap_or(life.state());
+        if state == life.state() && !is_used { life } else { life.later(state, self.expires(record, state)) }
+    }
+
+    /// When a connection in this state expires, by the time of the record's last packet.
+    fn expires(&self, record: u32, state: u8) -> Millis {
+        let timeout =
+            self.timeouts.get(usize::from(state)).map_or(0, |timeout| timeout.load(Ordering::Relaxed));
+        Millis(self.used(record).at().0 + timeout)
+    }
+}
+
+/// Whether the program has counted a move from active to inactive between these states of TCP.
+pub(crate) fn has_become_inactive(before: u8, after: u8) -> bool {
+    TcpState::of(before).is_active() && !TcpState::of(after).is_active()
 }
 
 impl fmt::Debug for Offloaded {

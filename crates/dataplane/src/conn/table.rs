@@ -24,7 +24,7 @@ use crossbeam::utils::CachePadded;
 use xvs_proto::HashSecret;
 
 use super::buckets::Buckets;
-use super::entry::Record;
+use super::entry::{Life, Record};
 #[cfg(doc)]
 use super::flags::Flags;
 use super::id::ConnId;
@@ -147,9 +147,19 @@ impl Table {
         }
     }
 
-    /// Whether the XDP program has forwarded packets of a connection that the connection does not count yet.
-    pub(crate) fn has_offloaded_news(&self, id: ConnId) -> bool {
-        self.offloaded.get().is_some_and(|offloaded| offloaded.has_news(id))
+    /// Ends the record of a connection that was removed; see [`Offloaded::forget`].
+    #[inline]
+    pub(super) fn forget_offload(&self, id: ConnId, last: Life) {
+        if let Some(offloaded) = self.offloaded.get() {
+            offloaded.forget(id, last);
+        }
+    }
+
+    /// What the entry of a connection would say if it knew its record.
+    // Not inlined: few connections come here.
+    #[inline(never)]
+    pub(super) fn told(&self, id: ConnId, life: Life) -> Life {
+        self.offloaded.get().map_or(life, |offloaded| offloaded.told_of(id, life))
     }
 
     /// As [`Self::create`], with this secret, so that hashes equal those of another table.

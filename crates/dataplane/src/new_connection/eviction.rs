@@ -228,8 +228,8 @@ impl Candidate {
         let last_used = deadline.0.saturating_sub(lasts.as_millis() as u64);
         // A client of the SYN proxy has acknowledged a cookie.
         let is_fresh = last_used + PROOF_MILLIS > at.now.0 || connection.flags().contains(Flags::HANDSHAKE);
-        let is_proven = connection.flags().contains(Flags::PROVEN)
-            || packets >= PROVEN_PACKETS && connection.method().masquerades();
+        let is_proven =
+            connection.is_proven() || packets >= PROVEN_PACKETS && connection.method().masquerades();
         let worth = if deadline <= at.now {
             Worth::Expired
         } else if connection.is_template() {

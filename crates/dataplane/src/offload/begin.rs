@@ -1,13 +1,13 @@
 //! Begins the offload of a connection: decides, as the fast path does, what the XDP program is to do with its packets.
 //!
-//! Runs for few packets of a connection (`is_due`), after the fast path has forwarded one. The decision reads the same
-//! data as the fast path: route, path, endpoints. Not here: its end (`conn/offloaded.rs`, `sweep.rs`, `give_up.rs`),
+//! Runs after the first packet of a connection of TCP, and for few others (`is_due`) after the fast path has forwarded
+//! one. The decision reads the same data as the fast path: route, path, endpoints. Not here: its end (`conn/offloaded.rs`, `sweep.rs`, `give_up.rs`),
 //! and the packets that never take the fast path, which the program does not forward either (`bpf/offload.h`).
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
 
-use xvs_proto::{Family, FlowKey, LinkId, Protocol};
+use xvs_proto::{Family, FlowKey, LinkId, Packet, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::keys;
@@ -17,10 +17,14 @@ use super::part::Part;
 use super::shared::{Offload, slot};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
+use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
-use crate::conn::{ConnId, Connection, Direction, Flags, TableHandle, offloaded_word as word};
+use crate::conn::{
+    ConnId, Connection, Direction, Flags, RecordState, TableHandle, Used, offloaded_word as word,
+};
 use crate::egress::{LinkInfo, Path};
 use crate::forward::Ends;
+use crate::new_connection::eviction::is_half_open;
 use crate::snapshot::{DestinationId, Route, Snapshot};
 
 /// Offloads the connection of a client's packet that was received by `link`, if it can be offloaded and there is room.
@@ -33,7 +37,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     let connection = table.connection(id);
     let destination = DestinationId(connection.dest_ref());
     if let Some(record) = shared.flows.of(id) {
-        let is_set = shared.flows.record(record)[word::STATE].load(Relaxed) & 1 != 0;
+        let is_set = shared.flows.state(record).has(RecordState::IN_FORCE);
         // A record that was ended stays the connection's until its worker has counted it. If a key found no room, this
         // takes a second at least.
         if is_set && !shared.is_in_force(record, destination) {
@@ -48,45 +52,62 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     // Read before the path MTU: a worker that changes the path MTU then ends all records.
     let epochs = shared.epochs(destination);
     let Ok(parts) = plan(&connection, table.handle(), link, at) else { return false };
+    let bits = bits(&connection, at.snapshot);
+    let tcp = connection.state();
+    // One that follows no handshake is made when the handshake is complete.
+    let is_half_open = is_half_open(connection.protocol(), tcp);
+    if is_half_open && !(shared.admits_half_open() && has_all(&connection, &parts, at.snapshot)) {
+        return false;
+    }
     let Some(record) = shared.free.pop() else { return true };
-    let state = shared.fill(record, (id, connection.generation()), destination, epochs, &parts);
     let generation = connection.generation();
+    let awaited = || Some(connection.destination_sequence()).filter(|number| *number != 0);
+    let awaited = if bits & RecordState::PROVEN == 0 && parts[1].is_some() { awaited() } else { None };
+    let state = shared.flows.state(record).begun(bits, tcp, awaited);
+    shared.fill(record, (id, generation), destination, epochs, &parts, at.now);
+    shared.flows.begin(record, state);
+    if offloader.own.is_empty() {
+        shared.flows.set_timeouts(|protocol, state| at.snapshot.settings.timeout(protocol, state));
+    }
     let is_bound = shared.flows.bind(id, record);
+    let is_marked = is_bound && connection.mark_offloaded() == Some(tcp);
     // A thread that removes or changes the connection, or enters another one with the same replies, does that before it
     // looks for a record (`Offloaded::end`), so one of the two sees the other.
     fence(SeqCst);
-    let is_live = table.recall(id, generation).is_some_and(|connection| is_steady(&connection));
+    let is_live = table.recall(id, generation).is_some();
     let has_replies =
         || parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table.handle()));
-    if !(is_bound && is_live && has_replies()) {
-        shared.flows.record(record)[word::STATE].store(state & !1, Relaxed);
+    if !(is_marked && is_live && has_replies()) {
+        shared.flows.seal(record);
         if is_bound {
             shared.flows.unbind(id, record);
         }
         let _ = shared.free.push(record);
         return false;
     }
+    if let Some(known) = at.snapshot.destinations.find(destination) {
+        known.live.count_moves(&shared.flows, slot(destination));
+    }
     let mut is_given_up = false;
     let places = [0, 1].map(|number| {
         let part = parts[number as usize].as_ref()?;
-        let place = shared.enter(&part.before, keys::value((state >> 1) as u32, number, record));
+        let place = shared.enter(&part.before, keys::value(state.number(), number, record));
         is_given_up |= place.is_none();
         place
     });
     if is_given_up {
-        shared.flows.record(record)[word::STATE].fetch_and(!1, Relaxed);
+        shared.flows.seal(record);
         shared.refused.fetch_add(1, Relaxed);
     }
-    let (idle, is_new, is_counted) = (0, true, false);
-    let mut own =
-        Own { record, id, link, generation, destination, places, idle, is_new, is_given_up, is_counted };
+    let (is_new, is_counted) = (true, false);
+    let mut own = Own { record, id, link, generation, destination, places, is_new, is_given_up, is_counted };
     own.count(shared, !is_given_up);
     offloader.add(own, at.now);
     false
 }
 
 impl Offload {
-    /// Writes an unused record, and puts it in force. Returns its state.
+    /// Writes all of an unused record but its state.
     fn fill(
         &self,
         record: u32,
@@ -94,11 +115,12 @@ impl Offload {
         destination: DestinationId,
         (epoch, slot_epoch): (u32, u32),
         parts: &[Option<Part>; 2],
-    ) -> u64 {
+        now: Millis,
+    ) {
         let words = self.flows.record(record);
         // Relaxed: the program finds the record by a key that is entered afterwards, with Release.
-        words[word::EPOCH_AND_SLOT].store(u64::from(slot(destination)) << 32 | u64::from(epoch), Relaxed);
-        words[word::SLOT_EPOCH].store(slot_epoch.into(), Relaxed);
+        words[word::EPOCHS].store(u64::from(slot_epoch) << 32 | u64::from(epoch), Relaxed);
+        words[word::USED].store(Used::new(slot(destination), now).0, Relaxed);
         words[word::COUNTS..word::CONNECTION].iter().for_each(|word| word.store(0, Relaxed));
         words[word::CONNECTION].store(u64::from(generation) << 32 | u64::from(id.0), Relaxed);
         for (place, part) in parts.iter().enumerate() {
@@ -113,9 +135,6 @@ impl Offload {
         if let Some(outer) = parts[0].as_ref().and_then(|request| request.outer.as_ref()) {
             put(&words[word::ADDRESSES..], &outer.words());
         }
-        let state = words[word::STATE].load(Relaxed) | 1;
-        words[word::STATE].store(state, Relaxed);
-        state
     }
 }
 
@@ -134,7 +153,7 @@ pub(super) fn plan(
     if connection.flags().intersects(Flags::UNUSUAL) {
         return Err(NotOffloaded::Unusual);
     }
-    if !is_steady(connection) {
+    if !is_open(connection, snapshot) {
         return Err(NotOffloaded::NotEstablished);
     }
     if !snapshot.captures.is_empty() {
@@ -197,11 +216,48 @@ pub(super) fn plan(
     Ok([Some(request), reply])
 }
 
-/// Whether a connection is in a state that ordinary packets do not change.
-pub(super) fn is_steady(connection: &Connection<'_>) -> bool {
-    let is_established =
-        connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
-    is_established && !connection.flags().intersects(Flags::UNUSUAL)
+/// Offloads the connection that this packet has begun, if records begin with the first packet of a client: only those of
+/// TCP, of which more packets follow.
+#[inline]
+pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &Packet, at: Context<'_>) {
+    let is_due = flows.offloader.as_ref().is_some_and(|offloader| offloader.after <= 1);
+    if is_due && packet.flow.protocol == Protocol::TCP {
+        // Without room, a later packet tries it again.
+        let _ = begin(flows, id, link, at);
+    }
+}
+
+/// Whether the program knows what the packets of a connection in this state do to it: in an established one ordinary
+/// packets do nothing, and if it follows the state, a handshake may be incomplete.
+fn is_open(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
+    let state = connection.state();
+    connection.protocol() != Protocol::TCP
+        || state == TcpState::Established as u8
+        || is_half_open(Protocol::TCP, state) && follows(connection, snapshot)
+}
+
+/// Whether the program follows the state of a connection: each transition that is announced to other directors is a
+/// worker's.
+fn follows(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
+    connection.protocol() == Protocol::TCP
+        && snapshot.sync_master.is_none()
+        && !connection.flags().contains(Flags::SYNC)
+}
+
+/// Whether all packets of a handshake may be the program's.
+fn has_all(connection: &Connection<'_>, parts: &[Option<Part>; 2], snapshot: &Snapshot) -> bool {
+    let method = connection.method();
+    parts[1].is_some() == method.masquerades() && !snapshot.settings.mss_clamp.covers(method)
+}
+
+/// What a record's state says of a connection, besides its state of TCP.
+fn bits(connection: &Connection<'_>, snapshot: &Snapshot) -> u64 {
+    let flags = connection.flags();
+    let bit = |is_set: bool, bit| if is_set { bit } else { 0 };
+    bit(follows(connection, snapshot), RecordState::FOLLOWS)
+        | bit(flags.contains(Flags::NO_OUTPUT), RecordState::NO_OUTPUT)
+        | bit(flags.contains(Flags::PROVEN), RecordState::PROVEN)
+        | bit(snapshot.settings.secure_tcp, RecordState::SECURE)
 }
 
 /// If the data for replies is still missing after this number of client packets, requests are offloaded alone.

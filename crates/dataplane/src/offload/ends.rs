@@ -26,6 +26,7 @@ impl Ends {
         let is_same = has_paths
             && Arc::ptr_eq(&before.marks, &after.marks)
             && Arc::ptr_eq(&before.captures, &after.captures)
+            && before.sync_master.is_some() == after.sync_master.is_some()
             && before.settings == after.settings
             && before.lists.as_ref().map(Arc::as_ptr) == after.lists.as_ref().map(Arc::as_ptr);
         self.all |= !is_same;

@@ -1,21 +1,28 @@
-//! Packets that the program of an earlier xvsd has forwarded since that xvsd counted last: after a kill, all packets of
-//! the hold.
+//! What the program of an earlier xvsd has done since that xvsd read its records last: after a kill, in all of the hold.
 //!
-//! Counted once, before the first timer of the next xvsd runs, so that a connection with traffic does not expire.
+//! Packets are counted and connections get their states once, before the first timer of the next xvsd runs, so that a
+//! connection with traffic does not expire. Whether a connection knows its record already is a bit of its entry
+//! (`conn/offloaded.rs`).
 
 use std::sync::atomic::Ordering::Relaxed;
 
 use xvs_xdp::bpf::{KernelMap, Words};
 
-use super::shared::{LAYOUT, LAYOUT_KNOWN, STATE_WORDS};
+use super::shared::{LAYOUT, LAYOUT_KNOWN};
 use super::sweep::taken;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::conn::{ConnId, Direction, RECORD, RECORDS, offloaded_word as word};
+use crate::burst::state;
+use crate::conn::{
+    ConnId, Direction, NO_CONNECTION, RECORD, RECORDS, RecordState, Used, offloaded_word as word,
+};
 use crate::snapshot::DestinationId;
 
 /// The records of an earlier xvsd.
-pub(crate) type FormerRecords = Words<{ RECORDS * RECORD }>;
+pub(crate) struct FormerRecords {
+    records: Words<{ RECORDS * RECORD }>,
+    layout: u64,
+}
 
 /// Packets of a connection that no xvsd has counted.
 #[derive(Debug)]
@@ -24,30 +31,42 @@ pub struct Uncounted {
     generation: u32,
     /// Packets and bytes of requests, then of replies.
     counts: [[u64; 2]; 2],
+    /// The state of the record, and the time of its last packet; `None`: its layout does not have them.
+    last: Option<(RecordState, Used)>,
 }
 
-/// Whether the records beside this state have the layout that this program reads.
-pub(crate) fn has_known_layout(state: &KernelMap) -> bool {
-    state.map_words::<STATE_WORDS>().is_ok_and(|state| state[LAYOUT].load(Relaxed) == LAYOUT_KNOWN)
+impl FormerRecords {
+    /// Maps the records beside this state. `None`: this program does not know their layout.
+    pub(crate) fn map(state: &KernelMap, records: &KernelMap) -> Option<Self> {
+        let layout = state.map_words::<LAYOUT_WORDS>().ok()?[LAYOUT].load(Relaxed);
+        let records = records.map_words().ok()?;
+        (layout <= LAYOUT_KNOWN).then_some(Self { records, layout })
+    }
+
+    /// Takes what the records have. Cost: a load for each of their counts.
+    pub(crate) fn take(&self) -> Vec<Uncounted> {
+        let uncounted = self.records.as_chunks::<RECORD>().0.iter().filter_map(|words| {
+            let counts = [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
+            let of = |place: usize| words[place].load(Relaxed);
+            let (connection, state) = (of(word::CONNECTION), RecordState(of(word::STATE)));
+            let last = (self.layout == LAYOUT_KNOWN).then(|| (state, Used(of(word::USED))));
+            let is_bound = connection != NO_CONNECTION && last.is_some() && state.tcp().is_some();
+            let (id, generation) = (ConnId(connection as u32), (connection >> 32) as u32);
+            (is_bound || counts != [[0; 2]; 2]).then_some(Uncounted { id, generation, counts, last })
+        });
+        uncounted.collect()
+    }
 }
 
-/// Takes the counts of the records. Cost: a load for each of their counts.
-pub(crate) fn take(records: &FormerRecords) -> Vec<Uncounted> {
-    let uncounted = records.as_chunks::<RECORD>().0.iter().filter_map(|words| {
-        let counts = [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
-        let connection = words[word::CONNECTION].load(Relaxed);
-        let (id, generation) = (ConnId(connection as u32), (connection >> 32) as u32);
-        (counts != [[0; 2]; 2]).then_some(Uncounted { id, generation, counts })
-    });
-    uncounted.collect()
-}
+/// The words of the state up to the version of the layout.
+const LAYOUT_WORDS: usize = LAYOUT + 1;
 
 impl Flows {
     /// Counts these packets as if this worker had forwarded them now. Packets of connections that the table does not
     /// have count only for the totals. Called before there are workers.
     pub fn count_former(&mut self, uncounted: Vec<Uncounted>, at: Context<'_>) {
         self.table.unpark();
-        for Uncounted { id, generation, counts } in uncounted {
+        for Uncounted { id, generation, counts, last } in uncounted {
             let is_known = (id.0 as usize) < self.table.table().entries();
             let connection = is_known.then(|| self.table.recall(id, generation)).flatten();
             let destination = connection.map(|connection| DestinationId(connection.dest_ref()));
@@ -60,10 +79,35 @@ impl Flows {
                 let of = destination.unwrap_or(DestinationId::NONE);
                 self.count_offloaded(of, direction, packets, bytes, at);
                 if destination.is_some() {
-                    self.refresh_offloaded(id, (direction, packets), at);
+                    self.add_packets(id, (direction, packets), at);
                 }
+            }
+            if destination.is_some() {
+                self.settle_former(id, last, counts != [[0; 2]; 2], at);
             }
         }
         self.table.park();
+    }
+
+    /// Gives a connection the state and deadline that a former record says. `is_used`: packets have passed.
+    fn settle_former(
+        &mut self,
+        id: ConnId,
+        last: Option<(RecordState, Used)>,
+        is_used: bool,
+        at: Context<'_>,
+    ) {
+        let protocol = self.table.connection(id).protocol();
+        let used = last.map_or(at.now, |(_, used)| used.at());
+        let expires = |state| used + at.snapshot.settings.timeout(protocol, state);
+        match last.filter(|(state, _)| state.tcp().is_some()) {
+            Some((state, _)) => {
+                if let Some(settled) = self.table.settle_former(id, state, is_used, expires) {
+                    state::note_settled(&self.table, id, settled, at.snapshot);
+                }
+            }
+            None if is_used => _ = self.table.transition(id, |state| (state, expires(state))),
+            None => {}
+        }
     }
 }

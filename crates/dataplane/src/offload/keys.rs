@@ -11,10 +11,7 @@ use xvs_proto::FlowKey;
 
 use super::own::Own;
 use super::shared::{BUCKET, BUCKETS, KEYS, Offload, SEED};
-use crate::conn::{RECORDS, offloaded_word as word};
-
-/// The number of uses of a record after which their numbers repeat: entries have no more bits for them.
-const USES: u64 = 1 << (u32::BITS - 1 - RECORDS.ilog2());
+use crate::conn::{NO_CONNECTION, RECORDS, RecordState, offloaded_word as word};
 
 /// What an entry says about a record's part (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
 pub(crate) fn value(number: u32, part: u32, record: u32) -> u32 {
@@ -70,13 +67,14 @@ impl Offload {
 
     /// Removes the keys of a record that has ended, and numbers its next use.
     pub(super) fn release(&self, own: &Own) {
-        let state = &self.flows.record(own.record)[word::STATE];
-        let number = state.load(Relaxed) >> 1;
+        let words = self.flows.record(own.record);
+        let number = self.flows.state(own.record).number();
         for (part, place) in (0..).zip(own.places) {
             // An entry that stays names a use of the record that has ended.
-            place.into_iter().for_each(|place| self.remove(place, value(number as u32, part, own.record)));
+            place.into_iter().for_each(|place| self.remove(place, value(number, part, own.record)));
         }
-        state.store(((number + 1) % USES) << 1, Relaxed);
+        words[word::CONNECTION].store(NO_CONNECTION, Relaxed);
+        words[word::STATE].store(RecordState::unused(number + 1).0, Relaxed);
     }
 
     /// Removes the key at a place, unless another one is there by now.

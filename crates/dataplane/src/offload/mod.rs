@@ -28,5 +28,7 @@ pub use self::shared::{Offload, Settings};
 #[cfg(test)]
 pub(crate) mod layout {
     pub(crate) use super::keys::value as key_value;
-    pub(crate) use super::shared::{BUCKET, BUCKETS, KEYS, SEED, STATE_WORDS};
+    pub(crate) use super::shared::{
+        ACTIVE, BUCKET, BUCKETS, CLOCK, KEYS, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP,
+    };
 }

@@ -48,8 +48,6 @@ pub(super) struct Own {
     pub(super) destination: DestinationId,
     /// The places of the keys of requests and of replies.
     pub(super) places: [Option<usize>; 2],
-    /// Passes since the last packet while it was in force.
-    pub(super) idle: u8,
     /// Whether no pass has read it yet.
     pub(super) is_new: bool,
     /// Whether this worker has ended it and will not begin it anew.

@@ -9,7 +9,10 @@ use crossbeam::queue::ArrayQueue;
 use xvs_proto::HashSecret;
 use xvs_xdp::bpf::{Object, Words};
 
-use crate::conn::{Offloaded, RECORDS, Table, offloaded_word as word, random_secret};
+use crate::clock::Millis;
+use crate::conn::{
+    Offloaded, RECORDS, RecordState, SLOTS, Table, offloaded_word as word, random_secret, tcp,
+};
 use crate::snapshot::DestinationId;
 
 /// The words of `struct xvs_offload`.
@@ -17,18 +20,21 @@ pub(crate) const STATE_WORDS: usize = KEYS + BUCKETS * BUCKET;
 /// The places of its words. Switch, epoch and slots are halves of words; the seed has two.
 pub(crate) const SEED: usize = 1;
 pub(crate) const LAYOUT: usize = 3;
-/// The version of the layout of records (`struct xvs_flow`), raised with each change: the next xvsd takes the counts of
-/// an earlier one's records only if it knows their layout.
-pub(crate) const LAYOUT_KNOWN: u64 = 0;
-const SLOT_WORDS: usize = 8;
+pub(crate) const CLOCK: usize = 4;
+pub(crate) const TCP: usize = 8;
+pub(crate) const ACTIVE: usize = TCP + 24;
+/// The version of the layout of records (`struct xvs_flow`), raised with each change: the next xvsd reads an earlier
+/// one's records only if it knows their layout. Records of layout 0 have their counts in the same place.
+pub(crate) const LAYOUT_KNOWN: u64 = 1;
+pub(crate) const SLOT_WORDS: usize = 40;
 pub(crate) const KEYS: usize = SLOT_WORDS + SLOTS / 2;
 /// The number of buckets of keys, and of the entries of one.
 pub(crate) const BUCKETS: usize = 1 << 17;
 pub(crate) const BUCKET: usize = 8;
-/// The number of slots: destinations whose numbers differ by this number share one.
-const SLOTS: usize = 1 << 16;
 /// Records are short when fewer than one in this number is free.
 const SHORT_PART: usize = 8;
+/// At most one record in this number is of a handshake that is not complete, so that forged SYNs leave room for others.
+const HALF_OPEN_PART: usize = 8;
 
 /// The maps by which the program forwards.
 pub(crate) mod map {
@@ -36,6 +42,7 @@ pub(crate) mod map {
 
     pub(crate) const STATE: &CStr = c"offload";
     pub(crate) const RECORDS: &CStr = c"records";
+    pub(crate) const MOVES: &CStr = c"moves";
 }
 
 /// What workers, the control thread and the XDP program share.
@@ -65,7 +72,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { after: 4, records: RECORDS as u32, ingress: None }
+        Self { after: 1, records: RECORDS as u32, ingress: None }
     }
 }
 
@@ -75,7 +82,8 @@ impl Offload {
     /// # Errors
     /// The kernel cannot map the maps.
     pub(crate) fn of(object: &Object, entries: usize, settings: Settings) -> io::Result<Self> {
-        let flows = Arc::new(Offloaded::new(object.words(map::RECORDS)?, entries));
+        let flows = Offloaded::new(object.words(map::RECORDS)?, object.words(map::MOVES)?, entries);
+        let flows = Arc::new(flows);
         let free = ArrayQueue::new(RECORDS);
         for record in 0..settings.records.min(RECORDS as u32) {
             let _ = free.push(record);
@@ -86,6 +94,9 @@ impl Offload {
             state[SEED + word].store(seed[word], Relaxed);
         }
         state[LAYOUT].store(LAYOUT_KNOWN, Relaxed);
+        let (rows, active) = tcp::rows();
+        rows.iter().zip(&state[TCP..ACTIVE]).for_each(|(row, word)| word.store(*row, Relaxed));
+        state[ACTIVE].store(active, Relaxed);
         let (refused, in_force) = (AtomicU64::new(0), AtomicUsize::new(0));
         Ok(Self { state, flows, free, settings, refused, in_force })
     }
@@ -109,6 +120,16 @@ impl Offload {
     /// The keys that found no room, so that workers forward their connections.
     pub fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
+    }
+
+    /// Sets the time that the program reads in test runs, whose clock is moved by hand.
+    pub fn set_clock(&self, now: Millis) {
+        self.state[CLOCK].store((now.0 * 1_000_000).max(1), Relaxed);
+    }
+
+    /// Whether there is room for one more record of a handshake.
+    pub(super) fn admits_half_open(&self) -> bool {
+        self.flows.half_open() < (self.settings.records as usize / HALF_OPEN_PART) as u64
     }
 
     /// How many more records should be free.
@@ -143,10 +164,9 @@ impl Offload {
 
     /// Whether packets are forwarded by a record of this destination.
     pub(super) fn is_in_force(&self, record: u32, destination: DestinationId) -> bool {
-        let words = self.flows.record(record);
-        let [state, epoch, slot_epoch] =
-            [word::STATE, word::EPOCH_AND_SLOT, word::SLOT_EPOCH].map(|place| words[place].load(Relaxed));
-        state & 1 != 0 && (epoch as u32, slot_epoch as u32) == self.epochs(destination)
+        let epochs = self.flows.record(record)[word::EPOCHS].load(Relaxed);
+        self.flows.state(record).has(RecordState::IN_FORCE)
+            && (epochs as u32, (epochs >> 32) as u32) == self.epochs(destination)
     }
 
     /// The epoch of all records and that of a destination. A decision from data that is read afterwards is at least as

@@ -1,16 +1,17 @@
 //! Reads the counts of the XDP program, once a second for each record.
 //!
 //! Each worker reads the records that it has made, some of them between two bursts. Packets since the last time count
-//! as if the worker had forwarded them now: a connection with traffic does not expire. A record that is not in force
-//! any more is counted for the last time, and freed. Cost: three cache lines for each record. If few
-//! records are free, those of connections with few packets are ended (`give_up.rs`).
+//! as if the worker had forwarded them now; state and deadline of the connection are what they were at its last packet.
+//! A record that is not in force any more is counted for the last time, and freed. Cost: three cache lines for each
+//! record. If few records are free, those of connections with few packets are ended (`give_up.rs`).
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use xvs_proto::{LinkId, Plain, tcp};
+use xvs_proto::{LinkId, Protocol};
 
-use super::begin::{begin, is_steady};
+use super::begin::begin;
 use super::give_up::GiveUp;
 use super::own::{Offloader, Own, PASS, PAUSE, REST, SLICE};
 use super::part::leaves_by;
@@ -19,15 +20,35 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::state;
 use crate::clock::Millis;
-use crate::conn::{ConnId, Direction, offloaded_word as word};
+use crate::conn::tcp::TcpState;
+use crate::conn::{ConnId, Connection, Direction, Flags, offloaded_word as word};
 use crate::counters::StatsValues;
 use crate::egress::Path;
 use crate::forward::Ends;
 use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
 
-/// Passes without a packet after which a record is ended: the connection is idle.
-const LONGEST_IDLE: u8 = 30;
+/// How long a record lasts after the last packet: of a connection that is open, one whose handshake is not complete, and
+/// one that is closed or reset. Few packets follow the last FIN, and none a forged SYN.
+fn longest_idle(connection: &Connection<'_>) -> Duration {
+    let state = connection.state();
+    let is_tcp = connection.protocol() == Protocol::TCP;
+    let seconds = match TcpState::of(state) {
+        _ if connection.flags().intersects(Flags::UNUSUAL) => return Duration::ZERO,
+        state if !is_tcp || state == TcpState::Established => 30,
+        state if state.is_active() => 2,
+        TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck => 5,
+        _ => 1,
+    };
+    Duration::from_secs(seconds)
+}
+
+/// Whether ordinary packets change nothing of a connection.
+fn is_steady(connection: &Connection<'_>) -> bool {
+    let is_established =
+        connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
+    is_established && !connection.flags().intersects(Flags::UNUSUAL)
+}
 
 impl Flows {
     /// Lets [`Self::sweep_offloaded`] read all records now, for tests.
@@ -80,6 +101,10 @@ impl Flows {
     fn continue_pass(&mut self, offloader: &mut Offloader, at: Context<'_>) {
         if offloader.begins {
             offloader.begins = false;
+            offloader
+                .shared
+                .flows
+                .set_timeouts(|protocol, state| at.snapshot.settings.timeout(protocol, state));
             offloader.give_up.begin_pass(&offloader.shared, offloader.own.len(), offloader.given_up);
         }
         for _ in 0..SLICE {
@@ -105,7 +130,7 @@ impl Flows {
         }
     }
 
-    /// Takes the counts of a record. Returns whether the record is kept.
+    /// Takes the counts of a record, and what it says of its connection. Returns whether the record is kept.
     fn sweep(&mut self, shared: &Offload, own: &mut Own, give_up: &mut GiveUp, at: Context<'_>) -> bool {
         let words = shared.flows.record(own.record);
         // Read before the counts, so that the last packets are not missed.
@@ -117,25 +142,30 @@ impl Flows {
             if packets != 0 || bytes != 0 {
                 moved += packets.max(1);
                 self.count_offloaded(own.destination, direction, packets, bytes, at);
-                if is_its && self.refresh_offloaded(own.id, (direction, packets), at) {
+                if is_its {
+                    self.add_packets(own.id, (direction, packets), at);
                     let part = &words[word::PARTS + place * word::PART..];
                     has_path &= direction == Direction::Inbound || self.has_path(own.id, part, at);
                 }
             }
         }
-        own.idle = if moved != 0 { 0 } else { own.idle.saturating_add(is_in_force.into()) };
-        let is_steady =
-            self.table.recall(own.id, own.generation).is_some_and(|connection| is_steady(&connection));
+        if is_its {
+            // What the program does not forward any more is the workers' again.
+            state::settle(&mut self.table, own.id, moved != 0, !is_in_force, at.snapshot);
+        }
+        let idle = shared.flows.used(own.record).at().until(at.now);
+        let connection = self.table.recall(own.id, own.generation);
+        let lasts = connection.is_some_and(|connection| idle <= longest_idle(&connection));
         let is_new = std::mem::take(&mut own.is_new);
         let is_cold = give_up.chooses(moved) && !is_new;
-        if is_in_force && (is_cold || !is_steady || !has_path || own.idle > LONGEST_IDLE) {
+        if is_in_force && (is_cold || !lasts || !has_path) {
             // A connection whose path has changed is offloaded again.
             own.is_given_up = has_path || is_cold;
             own.count(shared, false);
             if is_cold {
                 give_up.count();
             }
-            words[word::STATE].fetch_and(!1, Relaxed);
+            shared.flows.seal(own.record);
             // Read once more, for packets that the program has forwarded meanwhile.
             return true;
         }
@@ -144,7 +174,7 @@ impl Flows {
         if is_in_force || moved != 0 || own.is_given_up && is_new {
             return true;
         }
-        words[word::STATE].fetch_and(!1, Relaxed);
+        shared.flows.seal(own.record);
         shared.flows.unbind(own.id, own.record);
         false
     }
@@ -170,29 +200,15 @@ impl Flows {
         self.counters.offloaded.add(packets);
     }
 
-    /// Refreshes the deadline of a connection that had packets, and announces it. Returns whether it is steady.
-    pub(super) fn refresh_offloaded(
-        &mut self,
-        id: ConnId,
-        (direction, packets): (Direction, u64),
-        at: Context<'_>,
-    ) -> bool {
-        let connection = self.table.connection(id);
-        let protocol = connection.protocol();
-        let is_steady = is_steady(&connection);
+    /// Adds packets to those of a connection, and announces them.
+    pub(super) fn add_packets(&self, id: ConnId, (direction, packets): (Direction, u64), at: Context<'_>) {
         if direction == Direction::Inbound {
-            match Announcer::of(at.snapshot, self.worker, at.now).filter(|_| is_steady) {
+            let connection = self.table.connection(id);
+            match Announcer::of(at.snapshot, self.worker, at.now).filter(|_| is_steady(&connection)) {
                 Some(announcer) => announcer.packets(&self.table, id, packets),
                 None => connection.set_in_packets(connection.in_packets().wrapping_add(packets as u32)),
             }
         }
-        if is_steady {
-            let destination = at.snapshot.destinations.of(&self.table.connection(id));
-            let live = destination.map(|destination| &*destination.live);
-            let segment = Plain { protocol: protocol.0, flags: tcp::Flags::ACK, ..Plain::default() };
-            state::advance(self, id, &segment, direction, live, at);
-        }
-        is_steady
     }
 
     /// Whether replies of a connection still leave as this part of its record says. Marks their neighbour as used.

@@ -1,14 +1,14 @@
 //! Numbers of services and destinations that outlive snapshots.
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use xvs_sched::Load;
 
 use super::load::{Activity, LiveLoad};
 use crate::clock::Millis;
-use crate::conn::Connection;
+use crate::conn::{Connection, Offloaded};
 use crate::counters::{SharedStats, StatsValues};
 
 /// Numbers of a service that outlive snapshots: the sums of its destinations' counts, so that a packet is counted once.
@@ -100,6 +100,8 @@ pub struct DestinationLive {
     /// left to the kernel; 0 as for `last_refused`.
     last_rejected: AtomicU64,
     last_returned: AtomicU64,
+    /// Where the XDP program counts connections that have become inactive; unset: it forwards none.
+    moves: OnceLock<(Arc<Offloaded>, u32)>,
     /// Its counters.
     pub stats: SharedStats,
 }
@@ -118,6 +120,7 @@ impl DestinationLive {
             last_refused,
             last_rejected,
             last_returned,
+            moves: OnceLock::new(),
             stats,
         }
     }
@@ -139,6 +142,7 @@ impl DestinationLive {
             last_refused: AtomicU64::default(),
             last_rejected: AtomicU64::default(),
             last_returned: AtomicU64::default(),
+            moves: OnceLock::new(),
             stats: SharedStats::new(1),
         }
     }
@@ -146,7 +150,15 @@ impl DestinationLive {
     /// Its connections.
     pub fn load(&self) -> Load {
         let (active, inactive) = self.load.counts();
-        Load { active, inactive }
+        let moved = self.moves.get().map_or(0, |(offloaded, slot)| offloaded.moved(*slot));
+        // A move is taken back before or after its connection is counted as inactive, so it may be negative for a moment.
+        let moved = u32::try_from(moved).unwrap_or(0).min(active);
+        Load { active: active - moved, inactive: inactive + moved }
+    }
+
+    /// Adds the moves to inactive connections that the XDP program counts in this slot.
+    pub(crate) fn count_moves(&self, offloaded: &Arc<Offloaded>, slot: u32) {
+        self.moves.get_or_init(|| (Arc::clone(offloaded), slot));
     }
 
     /// Its templates.

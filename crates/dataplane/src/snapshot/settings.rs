@@ -126,11 +126,15 @@ pub enum MssClamp {
 impl MssClamp {
     /// Whether the option of this packet is lowered. `method` is that of its connection.
     pub fn concerns(self, packet: &Packet, method: ForwardingMethod) -> bool {
-        let covered = match self {
+        self.covers(method) && packet.tcp_flags.has(tcp::Flags::SYN)
+    }
+
+    /// Whether the option is lowered for connections of this method.
+    pub fn covers(self, method: ForwardingMethod) -> bool {
+        match self {
             Self::Off => false,
             Self::Tunnels => method == ForwardingMethod::Tunnel,
             Self::All => true,
-        };
-        covered && packet.tcp_flags.has(tcp::Flags::SYN)
+        }
     }
 }

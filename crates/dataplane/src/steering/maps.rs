@@ -277,8 +277,11 @@ mod tests {
     use std::process::{Command, Stdio};
 
     use super::*;
-    use crate::conn::{RECORD, RECORDS, offloaded_word as flow};
-    use crate::offload::layout::{BUCKET, BUCKETS, KEYS, SEED, STATE_WORDS, key_value};
+    use crate::clock::Millis;
+    use crate::conn::{MOVES, RECORD, RECORDS, RecordState as State, SLOTS, Used, offloaded_word as flow};
+    use crate::offload::layout::{
+        ACTIVE, BUCKET, BUCKETS, CLOCK, KEYS, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP, key_value,
+    };
     use crate::snapshot::syn_limits::layout as syn;
     use crate::steering::hold::word as hold;
     use crate::steering::lists::{SCOPES_MAX, drops, filter, lengths};
@@ -301,6 +304,7 @@ mod tests {
             ("flow_part", 8 * flow::PART),
             ("flow", 8 * RECORD),
             ("offload", 8 * STATE_WORDS),
+            ("moves", 8 * MOVES),
             ("losses", 8 * losses::COUNT),
         ] {
             claim(format!("sizeof(struct xvs_{name}) == {size}"));
@@ -325,8 +329,8 @@ mod tests {
         }
         for (field, word) in [
             ("state", flow::STATE),
-            ("epoch", flow::EPOCH_AND_SLOT),
-            ("slot_epoch", flow::SLOT_EPOCH),
+            ("epoch", flow::EPOCHS),
+            ("used", flow::USED),
             ("count", flow::COUNTS),
             ("part", flow::PARTS),
             ("part[1]", flow::PARTS + flow::PART),
@@ -362,10 +366,39 @@ mod tests {
         claim(format!("XVS_FLOWS == {RECORDS} && XVS_FLOW_USE({value}u) == 5"));
         claim(format!("XVS_FLOW_PART({value}u) == 1 && XVS_FLOW_RECORD({value}u) == 7"));
         claim(format!("offsetof(struct xvs_flow, outer) == {}", 8 * flow::ADDRESSES));
-        for (field, word) in [("seed", SEED), ("keys", KEYS)] {
+        let of_state = [
+            ("seed", SEED),
+            ("layout", LAYOUT),
+            ("clock_ns", CLOCK),
+            ("tcp.row", TCP),
+            ("tcp.active", ACTIVE),
+            ("slots", SLOT_WORDS),
+            ("keys", KEYS),
+        ];
+        for (field, word) in of_state {
             claim(format!("offsetof(struct xvs_offload, {field}) == {}", 8 * word));
         }
-        claim(format!("XVS_BUCKETS == {BUCKETS} && XVS_BUCKET == {BUCKET}"));
+        claim(format!("XVS_BUCKETS == {BUCKETS} && XVS_BUCKET == {BUCKET} && XVS_SLOTS == {SLOTS}"));
+        claim(format!("offsetof(struct xvs_moves, inactive) == {}", 8 * (MOVES - SLOTS)));
+        for (name, bit) in [
+            ("IN_FORCE", State::IN_FORCE),
+            ("FOLLOWS", State::FOLLOWS),
+            ("NO_OUTPUT", State::NO_OUTPUT),
+            ("PROVEN", State::PROVEN),
+            ("WAS_ESTABLISHED", State::WAS_ESTABLISHED),
+            ("SECURE", State::SECURE),
+            ("AWAITS", State::AWAITS),
+            ("USES", State::USES),
+        ] {
+            claim(format!("XVS_FLOW_{name} == {bit}"));
+        }
+        let state = State::unused(5).begun(State::FOLLOWS, 10, Some(0x1234_5678));
+        claim(format!("XVS_FLOW_STATE({0}u) == 10 && XVS_FLOW_USE_OF({0}u) == 5", state.0));
+        claim(format!("XVS_FLOW_DUE({}u) == 0x12345678", state.0));
+        claim(format!("XVS_FLOW_WITH_STATE({0}u, 1) == {1}u", state.0, state.0 & !(15 << 8) | 1 << 8));
+        let used = Used::new(7, Millis(4_000_000_000));
+        claim(format!("XVS_FLOW_USED(7, 4000000000000000ull) == {0}u && XVS_FLOW_SLOT({0}u) == 7", used.0));
+        assert_eq!((used.slot(), used.at()), (7, Millis(4_000_000_000)));
         claim(format!("sizeof(struct xvs_hold) == {}", 8 * hold::COUNT));
         for (field, word) in [("beat_ns", hold::BEAT), ("hold_ns", hold::LENGTH), ("dropped", hold::DROPPED)]
         {

@@ -34,7 +34,7 @@ mod syn_limits;
 
 pub use self::rules::{OwnSender, SteeringRules};
 use crate::clock::Clock;
-use crate::offload::former::{self, FormerRecords, Uncounted};
+use crate::offload::former::{FormerRecords, Uncounted};
 use crate::offload::{Offload, Settings, map};
 use crate::snapshot::lists::Lists;
 use crate::snapshot::syn_limits::SynLimits;
@@ -179,9 +179,8 @@ impl Steering {
         // One of another version may have other records.
         if let (Some(state), Some(map)) = (state, records)
             && self.counted.insert(map.id)
-            && former::has_known_layout(state)
         {
-            self.former.extend(map.map_words());
+            self.former.extend(FormerRecords::map(state, map));
         }
         Ok(())
     }
@@ -189,7 +188,7 @@ impl Steering {
     /// Takes the packets that programs of earlier processes have forwarded since those processes counted last. Called
     /// once, when none of them is in force any more.
     pub fn take_uncounted(&mut self) -> Vec<Uncounted> {
-        self.former.drain(..).flat_map(|records| former::take(&records)).collect()
+        self.former.drain(..).flat_map(|records| records.take()).collect()
     }
 
     /// Puts this program in force again, after another process has replaced it.
