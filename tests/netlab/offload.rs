@@ -1,4 +1,4 @@
-//! Flow offload over real interfaces: the XDP program forwards packets of established connections.
+//! Flow offload over real interfaces: the XDP program forwards packets of connections.
 //!
 //! veth takes packets that an XDP program forwards if GRO is on at its other end. Each test has a cluster of its own.
 //! Needs root. Not here: what the program makes of each packet (`XVS_OFFLOAD=1`, see `scripts/test`).
@@ -293,4 +293,42 @@ fn flows_go_back_to_workers_if_an_interface_refuses_what_the_program_forwards() 
     half.finish();
     let status = director.status();
     assert!(status.contains("offload    not by lan: it "), "{status}");
+}
+
+#[test]
+fn short_connections_are_the_programs_from_their_second_packet_on_and_inactive_at_once() {
+    const EACH: usize = 50;
+    let cluster = cluster(Method::Nat);
+    let director = start(&cluster);
+    director.adm(&format!("-A -t {VIP}:{HTTP} -s wlc"));
+    for number in [1, 2] {
+        director.adm(&format!("-a -t {VIP}:{HTTP} -r {}:{HTTP} -m", real_server(number)));
+    }
+    let page = format!("http://{VIP}/");
+    let fetch = || clients::fetch(&cluster, &page).expect("the page");
+    wait::until("packets are offloaded", || {
+        fetch();
+        (offloaded(&cluster) > 0.0).then_some(())
+    });
+    let inactive = |director: &Director<'_>| {
+        let listing = director.adm("-Ln");
+        let rows = listing.lines().filter(|row| row.contains("Masq"));
+        let counts =
+            rows.map(|row| row.split_whitespace().skip(4).map(|count| count.parse().expect("a count")));
+        let sums = counts.fold([0_usize; 2], |[active, inactive], mut row| {
+            [active + row.next().unwrap_or(0), inactive + row.next().unwrap_or(0)]
+        });
+        assert_eq!(sums[0], 0, "each is closed before the next one begins: {listing}");
+        sums[1]
+    };
+    let page = || Page::of(&cluster, Host::Director);
+    let received = || page().sum("xvs_worker_received_packets_total", &[]).expect("a counter");
+    let (before, received_before) = (inactive(&director), received());
+    for number in 1..=EACH {
+        fetch();
+        assert_eq!(inactive(&director), before + number);
+    }
+    // Nothing but SYNs, and perhaps a segment that was sent again.
+    let by_workers = received() - received_before;
+    assert!((EACH as f64..1.5 * EACH as f64).contains(&by_workers), "{by_workers} packets by workers");
 }

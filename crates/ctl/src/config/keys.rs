@@ -102,7 +102,7 @@ keys! {
     /// copy them to a worker; `"on"`; `"off"`.
     offload: OffloadMode = OffloadMode::Auto, BySuccessor;
     /// The packets of a client that workers process before its connection is offloaded, from 0 to 1,000.
-    offload_after: u32 = 4, BySuccessor;
+    offload_after: u32 = 1, BySuccessor;
     /// The interfaces by which the XDP program forwards nothing, neither what arrives nor what leaves.
     offload_excluded: Vec<String> = Vec::new(), BySuccessor;
     /// The user that xvsd runs as, with the capabilities alone that it uses; it needs to start as root. Default: the

@@ -24,7 +24,7 @@ pub(super) const VERDICT: &CStr = c"verdict";
 pub(super) const CLIENTS: &CStr = c"clients";
 
 /// The maps that the programs of all interfaces share.
-const STEERING: [&CStr; 14] = [
+const STEERING: [&CStr; 15] = [
     c"endpoints",
     c"addresses",
     c"prefixes",
@@ -39,6 +39,7 @@ const STEERING: [&CStr; 14] = [
     syn_limits::MAP,
     offload::STATE,
     offload::RECORDS,
+    offload::MOVES,
 ];
 /// The maps that the program for this machine's own packets shares, too.
 const OWN: [&CStr; 4] = [c"endpoints", c"addresses", CLIENTS, hold::MAP];
