@@ -7,7 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use xvs::frames::{ACK, Complaint, FIN, RST, SYN, ethernet};
 use xvs::lab_cluster::{
-    CLIENT, CLIENT6, INSIDE, Judged, LAN_MAC, VIP, VIP6, at, server, server_mac, server6,
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, Judged, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
+    server6,
 };
 use xvs::{BothPaths, Datagram, LabCluster, Transport, offload};
 
@@ -97,6 +98,61 @@ fn without_replies_the_states_are_those_of_the_clients_packets_alone() {
         assert!(segment(&mut cluster, 1200, flags).0);
         assert_eq!(states(&mut cluster), [(1200, state.to_owned())]);
     }
+}
+
+/// Random segments of both ends and pauses, at a director whose workers learn only with time what the program has done.
+/// Verdicts, frames, states, times left, active and inactive connections are those of workers, at every moment.
+#[test]
+fn at_every_moment_states_and_loads_are_those_of_workers_though_these_learn_of_them_later() {
+    const RARE: [u8; 8] = [SYN, SYN, SYN, SYN | ACK, RST, RST | ACK, FIN, 0];
+    const FREQUENT: [u8; 6] = [SYN | ACK, ACK, ACK, ACK, ACK, FIN | ACK];
+    let mut labs = [LabCluster::new(), LabCluster::beside(BothPaths::offloading_alone())];
+    for lab in &mut labs {
+        for (port, method, options) in [(80, "-m", ""), (81, "-g", ""), (82, "-m", " -p 60")] {
+            lab.configure(&[
+                &format!("-A -t {VIP}:{port} -s wlc{options}"),
+                &format!("-a -t {VIP}:{port} -r {}:{port} {method}", server(1)),
+            ]);
+        }
+    }
+    let (mut seed, before) = (0x9e37_79b9_7f4a_7c15_u64, offload::forwarded());
+    let mut below = |limit: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % limit
+    };
+    let mut history = Vec::new();
+    for _ in 0..3000 {
+        let (service, client) = (80 + below(3) as u16, 1000 + below(2) as u16);
+        let is_reply = service != 81 && below(3) == 0;
+        let flags = if below(6) == 0 { RARE[below(8) as usize] } else { FREQUENT[below(6) as usize] };
+        let pause = if below(8) == 0 { [1.0, 3.0, 20.0, 70.0][below(4) as usize] } else { 0.0 };
+        history.push((service, client, is_reply, flags, pause));
+        let [workers, program] = labs.each_mut().map(|lab| {
+            let client = at(CLIENT, client);
+            let (link, frame) = match is_reply {
+                false => {
+                    let request = Datagram::new(Transport::Tcp(flags), client, at(VIP, service));
+                    ("wan", request.frame(GATEWAY_MAC, WAN_MAC))
+                }
+                true => {
+                    let reply = Datagram::new(Transport::Tcp(flags), at(server(1), service), client);
+                    ("lan", reply.frame(server_mac(1), LAN_MAC))
+                }
+            };
+            let director = &mut lab.lab().director;
+            director.burst(link, [&frame[..]]).expect("the frame fits");
+            let sent = (director.verdicts().to_vec(), director.transmitted());
+            if pause > 0.0 {
+                lab.ask(serde_json::json!({ "advance": pause }));
+            }
+            (sent, lab.connections(), lab.loads())
+        });
+        assert_eq!(workers, program, "{:?}", &history[history.len().saturating_sub(30)..]);
+    }
+    let forwarded = offload::forwarded() - before;
+    assert!(forwarded > 300, "{forwarded} of 3,000 segments by the program");
 }
 
 #[test]

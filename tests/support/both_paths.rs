@@ -50,6 +50,13 @@ impl BothPaths {
         Self { lab: Lab::new(), doubles: vec![(offload::offloading(0), "offloaded")] }
     }
 
+    /// A lab alone, whose flows are offloaded, and whose workers read records only when time advances.
+    pub fn offloading_alone() -> Self {
+        let mut lab = offload::offloading(0);
+        lab.director.sweep_late();
+        Self { lab, doubles: Vec::new() }
+    }
+
     /// The answer of all.
     ///
     /// # Panics

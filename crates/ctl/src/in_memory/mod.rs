@@ -70,6 +70,8 @@ pub struct InMemory {
     pipeline: Pipeline,
     /// The messages of the master daemon that nobody has taken yet.
     sync_messages: Vec<SyncMessage>,
+    /// Whether packets that the program forwards are counted when time advances, as in a daemon, and not at once.
+    sweeps_late: bool,
     /// The verdict on the frame of the last burst, if the program has forwarded it, and the frame until it is taken.
     offloaded: Option<(Verdict, Option<Bytes>)>,
 }
@@ -125,6 +127,7 @@ impl InMemory {
             port,
             pipeline,
             sync_messages,
+            sweeps_late: false,
             offloaded: None,
         }
     }
@@ -149,6 +152,11 @@ impl InMemory {
         datapath.program = Some(program);
         self.pipeline.flows.set_offload(offload);
         Ok(())
+    }
+
+    /// Lets packets that the program forwards be counted when time advances, and not at once.
+    pub fn sweep_late(&mut self) {
+        self.sweeps_late = true;
     }
 
     /// Lets the program forward the only frame of a burst, if there is a program. Returns whether it did.
@@ -268,7 +276,9 @@ impl InMemory {
         self.pipeline.run(&snapshot, &mut self.port, self.now);
         self.pipeline.flows.quiescent();
         self.port.take_passed();
-        self.sweep(&snapshot);
+        if !self.sweeps_late {
+            self.sweep(&snapshot);
+        }
         self.synchronize(&snapshot);
         Ok(())
     }
@@ -348,6 +358,9 @@ impl InMemory {
             self.control.tick(self.now)?;
             self.sweeper.run(self.now);
             let snapshot = self.control.published().load_full();
+            if self.sweeps_late {
+                self.sweep(&snapshot);
+            }
             while self.pipeline.flows.expire(&snapshot, self.now) == Timers::Behind {}
             // Without a frame, the pipeline still expires fragments that wait for reassembly.
             self.pipeline.run(&snapshot, &mut self.port, self.now);

@@ -20,7 +20,7 @@ use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{
-    ConnId, Connection, Direction, Flags, RecordState, TableHandle, Used, offloaded_word as word,
+    ASSURED, ConnId, Connection, Direction, Flags, RecordState, TableHandle, Used, offloaded_word as word,
 };
 use crate::egress::{LinkInfo, Path};
 use crate::forward::Ends;
@@ -56,8 +56,13 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     let tcp = connection.state();
     // One that follows no handshake is made when the handshake is complete.
     let is_half_open = is_half_open(connection.protocol(), tcp);
-    if is_half_open && !(shared.admits_half_open() && has_all(&connection, &parts, at.snapshot)) {
-        return false;
+    if is_half_open {
+        // A worker assures the client's template with the end of the first handshake.
+        let is_assured = |template| table.connection(template).state() & ASSURED != 0;
+        let is_awaited = !connection.controller().is_none_or(is_assured);
+        if is_awaited || !has_all(&connection, &parts, at.snapshot) || !shared.admits_half_open() {
+            return false;
+        }
     }
     let Some(record) = shared.free.pop() else { return true };
     let generation = connection.generation();
