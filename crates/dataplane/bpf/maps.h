@@ -134,9 +134,9 @@ struct xvs_hold {
 #define XVS_FLOW_PART(value) ((value) >> 17 & 1)
 #define XVS_FLOW_USE(value) ((value) >> 18)
 
-/* The state of a record, in one word. The program and workers change it by compare-and-swap or by clearing a bit only.
- * Bits 8 to 11 are the state of TCP, bits 12 to 25 the number of the use, and the upper half is the acknowledgement
- * that proves the client (0: none is awaited).
+/* The state of a record, in one word. While it is in force, the program and workers change it by compare-and-swap or by
+ * clearing a bit. Bits 8 to 11 are the state of TCP, bits 12 to 25 the number of the use, and the upper half is the
+ * acknowledgement that proves the client, if it is awaited.
  */
 enum {
 	XVS_FLOW_IN_FORCE = 1 << 0, /* packets are forwarded */

@@ -327,7 +327,7 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 			return 0;
 		after = after_segment(state, word, number, segment);
 		if (!after) {
-			/* Nothing overtakes it. */
+			/* So that nothing overtakes it. */
 			change(state, flow, word, word & ~(__u64)XVS_FLOW_IN_FORCE);
 			return 0;
 		}

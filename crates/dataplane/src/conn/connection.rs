@@ -162,9 +162,9 @@ impl Connection<'_> {
         if life.is_offloaded() { of(self.offloaded.get()?) } else { None }
     }
 
-    /// Marks it as one whose record may know more than its entry, unless it was removed. Returns its state then.
-    pub(crate) fn mark_offloaded(&self) -> Option<u8> {
-        self.record.entry.mark_offloaded().map(Life::state)
+    /// Marks it as one whose record may know more than its entry, if that is live and in this state.
+    pub(crate) fn mark_offloaded(&self, state: u8) -> bool {
+        self.record.entry.mark_offloaded(state)
     }
 
     /// Whether the XDP program forwards packets by its record, if it has one.

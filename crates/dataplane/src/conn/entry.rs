@@ -433,11 +433,12 @@ impl Entry {
         self.life.fetch_or(bit << 62, Ordering::Release);
     }
 
-    /// Marks the connection as one whose record may know more, unless it has been removed. Returns its word before.
-    pub(super) fn mark_offloaded(&self) -> Option<Life> {
-        let marked = |life: u64| Life(life).is_live().then_some(life | OFFLOADED);
+    /// Marks the connection as one whose record may know more, if it is live and in this state.
+    pub(super) fn mark_offloaded(&self, state: u8) -> bool {
+        let is_it = |life: Life| life.is_live() && life.state() == state;
+        let marked = |life: u64| is_it(Life(life)).then_some(life | OFFLOADED);
         // Relaxed: the fence of the caller orders it.
-        self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, marked).ok().map(Life)
+        self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, marked).is_ok()
     }
 
     /// Phase, state and deadline.

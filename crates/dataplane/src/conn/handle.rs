@@ -6,7 +6,7 @@
 //! most a handful of compare-and-swaps. No operation waits or allocates. Not here: the index and the reuse of entries
 //! (`buckets.rs`, `slab.rs`, `quiescence.rs`).
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
 use std::sync::atomic::AtomicU64 as Statistic;
 use std::sync::atomic::Ordering::Relaxed;
@@ -262,37 +262,51 @@ impl TableWorker {
     /// The deadline is stored exactly if the state changes or if it moves by a second or more: on the first packet of a
     /// connection, or on one after a pause. Otherwise it moves at most once a second, to a whole second: later than
     /// requested by less than a second, never earlier. A later deadline needs no change in the wheel; an earlier one is
-    /// linked in this worker's wheel. If the connection has been removed, or is not completely inserted yet, nothing
+    /// linked in this worker's wheel. The state before is the entry's, by which the connection is counted; `next` gets
+    /// that of its record, which ends if the state changes. If the connection has been removed, or is not completely inserted yet, nothing
     /// changes and the result is `None`: such a connection may still be discarded.
     pub fn transition(&mut self, id: ConnId, next: impl Fn(u8) -> (u8, Millis)) -> Option<(u8, u8)> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
+        let by_record = Cell::new(0);
         let (old, new) = change(table, wheel, id, |old| {
-            let (state, expires) = next(old.state());
-            old.refreshed(state, expires)
+            let mut told = table.told(id, old);
+            let (mut state, mut expires) = next(told.state());
+            if old.is_offloaded() && state != told.state() {
+                // The program changes nothing any more; what it has changed until now comes first.
+                table.end_offload(id);
+                told = table.told(id, old).taken_back();
+                (state, expires) = next(told.state());
+            }
+            by_record.set(told.state());
+            let new = told.refreshed(state, expires).unwrap_or(told);
+            (new != old).then_some(new)
         })?;
-        if new.state() != old.state() {
-            table.end_offload(id);
+        if old.is_offloaded() && has_become_inactive(old.state(), by_record.get()) {
+            table.take_move(id);
         }
         Some((old.state(), new.state()))
     }
 
     /// Gives a connection the state and deadline that its record says. If this `is_last`, the record ends before: the
-    /// connection is the workers' again. `is_used`: packets have passed since the last time. `None`: there is no record,
-    /// or the connection was removed.
+    /// connection is the workers' again. `is_used`: packets have passed that the record's counts do not have any more.
+    /// `None`: there is no record, or the connection was removed.
     pub(crate) fn settle(&mut self, id: ConnId, is_used: bool, is_last: bool) -> Option<Settled> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let offloaded = table.offloaded.get()?;
         let Some(record) = offloaded.of(id) else {
             // The record of a former process, or none after all.
-            change(table, wheel, id, |old| old.is_offloaded().then(|| old.taken_back()));
+            let is_stale = |old: Life| old.is_offloaded() && offloaded.of(id).is_none();
+            change(table, wheel, id, |old| is_stale(old).then(|| old.taken_back()));
             return None;
         };
         if is_last {
             offloaded.seal(record);
         }
         let (old, new) = change(table, wheel, id, |old| {
-            // Read in each turn: of two threads, the one that comes second finds the mark gone.
-            let told = old.is_offloaded().then(|| offloaded.told(record, old, is_used))?;
+            // Read in each turn: of two threads, the one that comes second finds the mark gone, or another record.
+            let is_its = old.is_offloaded() && offloaded.of(id) == Some(record);
+            let is_used = is_used || offloaded.has_packets(record);
+            let told = is_its.then(|| offloaded.told(record, old, is_used))?;
             let new = if is_last { told.taken_back() } else { told };
             (new != old).then_some(new)
         })?;
@@ -357,8 +371,7 @@ fn change(
 }
 
 impl TableWorker {
-    /// As [`Self::settle`] by the record of a former process, which has followed the connection's state. `expires` is its
-    /// deadline by state.
+    /// As [`Self::settle`] by the record of a former process. `expires` is the deadline by state.
     pub(crate) fn settle_former(
         &mut self,
         id: ConnId,
@@ -368,7 +381,7 @@ impl TableWorker {
     ) -> Option<Settled> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let (old, new) = change(table, wheel, id, |old| {
-            let state = record.tcp().filter(|_| old.is_offloaded())?;
+            let state = old.is_offloaded().then(|| record.tcp().unwrap_or(old.state()))?;
             let is_same = state == old.state() && !is_used;
             let new = if is_same { old } else { old.later(state, expires(state)) };
             Some(new.taken_back())
@@ -466,7 +479,7 @@ impl TableHandle {
         debug_assert!(!self.parked);
         let entry = self.table.entry(id);
         let passes = |life: Life| {
-            let told = if life.is_offloaded() { self.table.told(id, life) } else { life };
+            let told = self.table.told(id, life);
             life.is_live() && test(told.state(), told.deadline())
         };
         let mut life = entry.life();

@@ -1,11 +1,11 @@
 //! The connections that the XDP program forwards, by records in memory that it shares with workers.
 //!
-//! A record's state is one word ([`State`]), which the program and workers change by compare-and-swap or by clearing a
-//! bit. While it is in force, the program may move the connection from one state of TCP to another; then the word says
-//! the connection's state, and its entry may be behind. An entry with such a record has a bit in its word `life`. So
-//! there are two rules: **who reads the state or the deadline of a connection asks its record ([`Offloaded::told`]); who
-//! changes them takes the connection back before ([`TableWorker::settle`])**: that seals the record, and gives the
-//! entry what the record says, in the exchange that clears the entry's bit. A segment that the program has in its hands
+//! A record's state is one word ([`State`]). While it is in force, the program and workers change it by compare-and-swap
+//! or by clearing a bit, and the program may move the connection from one state of TCP to another; then the word says
+//! the connection's state, and its entry may be behind. An entry with a record has a mark in its word `life`; a mark
+//! without a record means nothing. So there are two rules: **who reads the state or the deadline of a connection asks its record ([`Offloaded::told`]); who
+//! changes the state takes the connection back before ([`TableWorker::settle`], [`TableWorker::transition`])**: that
+//! seals the record, and gives the entry what the record says, in the exchange that clears the entry's mark. A segment that the program has in its hands
 //! meanwhile finds the record sealed, and goes to the worker.
 //!
 //! A connection that is removed is counted as its entry says; what the program has counted differently is corrected
@@ -15,6 +15,7 @@
 //! here: what else is in a record, and when there is one (`offload/`).
 //!
 //! [`TableWorker::settle`]: super::handle::TableWorker::settle
+//! [`TableWorker::transition`]: super::handle::TableWorker::transition
 
 use std::fmt;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
@@ -265,9 +266,13 @@ impl Offloaded {
 
     /// What the entry of a connection would say if it knew its record.
     pub(crate) fn told_of(&self, id: ConnId, life: Life) -> Life {
-        let Some(record) = self.of(id) else { return life };
+        self.of(id).map_or(life, |record| self.told(record, life, self.has_packets(record)))
+    }
+
+    /// Whether a record has packets that no worker has taken.
+    pub(crate) fn has_packets(&self, record: u32) -> bool {
         let counts = &self.record(record)[word::COUNTS..word::CONNECTION];
-        self.told(record, life, counts.iter().any(|count| count.load(Ordering::Relaxed) != 0))
+        counts.iter().any(|count| count.load(Ordering::Relaxed) != 0)
     }
 
     /// The same for a record, whether or not packets have passed since its entry was told last.

@@ -156,10 +156,21 @@ impl Table {
     }
 
     /// What the entry of a connection would say if it knew its record.
-    // Not inlined: few connections come here.
-    #[inline(never)]
+    #[inline]
     pub(super) fn told(&self, id: ConnId, life: Life) -> Life {
-        self.offloaded.get().map_or(life, |offloaded| offloaded.told_of(id, life))
+        match self.offloaded.get().filter(|_| life.is_offloaded()) {
+            Some(offloaded) => offloaded.told_of(id, life),
+            None => life,
+        }
+    }
+
+    /// Takes back that the program has counted the move of a connection.
+    pub(super) fn take_move(&self, id: ConnId) {
+        if let Some(offloaded) = self.offloaded.get()
+            && let Some(record) = offloaded.of(id)
+        {
+            offloaded.take_move(record);
+        }
     }
 
     /// As [`Self::create`], with this secret, so that hashes equal those of another table.

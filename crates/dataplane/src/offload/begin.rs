@@ -12,7 +12,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use super::keys;
 use super::not_offloaded::NotOffloaded;
-use super::own::Own;
+use super::own::{Own, REST};
 use super::part::Part;
 use super::shared::{Offload, slot};
 use crate::burst::context::Context;
@@ -49,18 +49,20 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     if offloader.is_full() {
         return true;
     }
+    let (tcp, is_half_open) = (connection.state(), is_half_open(connection.protocol(), connection.state()));
+    // One that follows no handshake is made when the handshake is complete.
+    if is_half_open && !shared.admits_half_open() {
+        return false;
+    }
     // Read before the path MTU: a worker that changes the path MTU then ends all records.
     let epochs = shared.epochs(destination);
     let Ok(parts) = plan(&connection, table.handle(), link, at) else { return false };
     let bits = bits(&connection, at.snapshot);
-    let tcp = connection.state();
-    // One that follows no handshake is made when the handshake is complete.
-    let is_half_open = is_half_open(connection.protocol(), tcp);
     if is_half_open {
         // A worker assures the client's template with the end of the first handshake.
         let is_assured = |template| table.connection(template).state() & ASSURED != 0;
         let is_awaited = !connection.controller().is_none_or(is_assured);
-        if is_awaited || !has_all(&connection, &parts, at.snapshot) || !shared.admits_half_open() {
+        if is_awaited || !has_all(&connection, &parts, at.snapshot) {
             return false;
         }
     }
@@ -75,7 +77,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
         shared.flows.set_timeouts(|protocol, state| at.snapshot.settings.timeout(protocol, state));
     }
     let is_bound = shared.flows.bind(id, record);
-    let is_marked = is_bound && connection.mark_offloaded() == Some(tcp);
+    let is_marked = is_bound && connection.mark_offloaded(tcp);
     // A thread that removes or changes the connection, or enters another one with the same replies, does that before it
     // looks for a record (`Offloaded::end`), so one of the two sees the other.
     fence(SeqCst);
@@ -87,7 +89,9 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
         if is_bound {
             shared.flows.unbind(id, record);
         }
-        let _ = shared.free.push(record);
+        // Another thread may have found it meanwhile.
+        shared.reset(record);
+        offloader.resting.push_back((record, at.now + REST));
         return false;
     }
     if let Some(known) = at.snapshot.destinations.find(destination) {

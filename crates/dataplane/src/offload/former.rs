@@ -50,7 +50,7 @@ impl FormerRecords {
             let of = |place: usize| words[place].load(Relaxed);
             let (connection, state) = (of(word::CONNECTION), RecordState(of(word::STATE)));
             let last = (self.layout == LAYOUT_KNOWN).then(|| (state, Used(of(word::USED))));
-            let is_bound = connection != NO_CONNECTION && last.is_some() && state.tcp().is_some();
+            let is_bound = connection != NO_CONNECTION && last.is_some();
             let (id, generation) = (ConnId(connection as u32), (connection >> 32) as u32);
             (is_bound || counts != [[0; 2]; 2]).then_some(Uncounted { id, generation, counts, last })
         });
@@ -98,15 +98,15 @@ impl Flows {
         at: Context<'_>,
     ) {
         let protocol = self.table.connection(id).protocol();
-        let used = last.map_or(at.now, |(_, used)| used.at());
-        let expires = |state| used + at.snapshot.settings.timeout(protocol, state);
-        match last.filter(|(state, _)| state.tcp().is_some()) {
-            Some((state, _)) => {
-                if let Some(settled) = self.table.settle_former(id, state, is_used, expires) {
+        let timeout = |state| at.snapshot.settings.timeout(protocol, state);
+        match last {
+            Some((record, used)) => {
+                let expires = |state| used.at() + timeout(state);
+                if let Some(settled) = self.table.settle_former(id, record, is_used, expires) {
                     state::note_settled(&self.table, id, settled, at.snapshot);
                 }
             }
-            None if is_used => _ = self.table.transition(id, |state| (state, expires(state))),
+            None if is_used => _ = self.table.transition(id, |state| (state, at.now + timeout(state))),
             None => {}
         }
     }

@@ -67,14 +67,19 @@ impl Offload {
 
     /// Removes the keys of a record that has ended, and numbers its next use.
     pub(super) fn release(&self, own: &Own) {
-        let words = self.flows.record(own.record);
         let number = self.flows.state(own.record).number();
         for (part, place) in (0..).zip(own.places) {
             // An entry that stays names a use of the record that has ended.
             place.into_iter().for_each(|place| self.remove(place, value(number, part, own.record)));
         }
+        self.reset(own.record);
+    }
+
+    /// Numbers the next use of a record that has ended.
+    pub(super) fn reset(&self, record: u32) {
+        let words = self.flows.record(record);
         words[word::CONNECTION].store(NO_CONNECTION, Relaxed);
-        words[word::STATE].store(RecordState::unused(number + 1).0, Relaxed);
+        words[word::STATE].store(RecordState::unused(self.flows.state(record).number() + 1).0, Relaxed);
     }
 
     /// Removes the key at a place, unless another one is there by now.

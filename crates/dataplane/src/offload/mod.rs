@@ -1,12 +1,13 @@
-//! Flow offload: the XDP program itself forwards packets of established connections, which the kernel would otherwise
-//! copy to a worker one by one.
+//! Flow offload: the XDP program itself forwards packets of connections, which the kernel would otherwise copy to a
+//! worker one by one.
 //!
-//! Only workers decide. A worker that forwards a packet of a steady connection (`begin.rs`) may write a record into
-//! shared memory: what the program is to do with later packets of both directions, and the keys by which it finds the
-//! record (`keys.rs`). Each second the worker takes the program's counts (`sweep.rs`), refreshes deadlines, and adds to
-//! all counts; the next xvsd does so once with the counts that were left (`former.rs`). One store ends a record: when
-//! the connection ends or changes its state, or when the program meets a segment that may change it. Epochs end many
-//! records at once, when data that their decisions have read changes. Not here: the program (`bpf/offload.h`).
+//! Only workers decide. A worker that forwards the first packet of a connection, or a later one (`begin.rs`), may write
+//! a record into shared memory: what the program is to do with later packets of both directions, and the keys by which
+//! it finds the record (`keys.rs`). The program moves the connection from state to state of TCP
+//! (`conn/offloaded.rs`). Each second the worker takes the program's counts and what it says of the connection
+//! (`sweep.rs`); the next xvsd does so once with what was left (`former.rs`). One exchange ends a record: when the
+//! connection ends, or a segment begins or resets it. Epochs end many records at once, when data that their decisions
+//! have read changes. Not here: the program (`bpf/offload.h`).
 
 pub(crate) mod begin;
 mod ends;

@@ -8,6 +8,7 @@ use super::shared::Offload;
 use crate::burst::context::Context;
 use crate::conn::{Direction, TableReader};
 use crate::egress::Path;
+use crate::new_connection::eviction::is_half_open;
 use crate::snapshot::DestinationId;
 
 impl Offload {
@@ -34,6 +35,9 @@ impl Offload {
                 }
             };
             plan(&connection, table, link, at)?;
+            if is_half_open(connection.protocol(), connection.state()) {
+                return Err(NotOffloaded::NotEstablished);
+            }
             Err(if self.free.is_empty() { NotOffloaded::Full } else { NotOffloaded::Few })
         })
     }

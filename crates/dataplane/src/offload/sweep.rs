@@ -136,6 +136,10 @@ impl Flows {
         // Read before the counts, so that the last packets are not missed.
         let is_in_force = shared.is_in_force(own.record, own.destination);
         let is_its = shared.flows.of(own.id) == Some(own.record);
+        if is_its {
+            // Before the counts are taken, so that others always know of the last packet.
+            state::settle(&mut self.table, own.id, false, false, at.snapshot);
+        }
         let (mut moved, mut has_path) = (0, true);
         for (place, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
             let [packets, bytes] = [0, 1].map(|word| taken(&words[word::COUNTS + 2 * place + word]));
@@ -155,7 +159,9 @@ impl Flows {
         }
         let idle = shared.flows.used(own.record).at().until(at.now);
         let connection = self.table.recall(own.id, own.generation);
-        let lasts = connection.is_some_and(|connection| idle <= longest_idle(&connection));
+        // A mark that another thread has taken for a stale one is missing.
+        let lasts = connection
+            .is_some_and(|connection| connection.life().is_offloaded() && idle <= longest_idle(&connection));
         let is_new = std::mem::take(&mut own.is_new);
         let is_cold = give_up.chooses(moved) && !is_new;
         if is_in_force && (is_cold || !lasts || !has_path) {

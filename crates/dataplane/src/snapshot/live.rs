@@ -142,7 +142,7 @@ impl DestinationLive {
             last_refused: AtomicU64::default(),
             last_rejected: AtomicU64::default(),
             last_returned: AtomicU64::default(),
-            moves: OnceLock::new(),
+            moves: self.moves.clone(),
             stats: SharedStats::new(1),
         }
     }
