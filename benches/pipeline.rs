@@ -153,7 +153,7 @@ fn parts() -> Vec<(String, Variant, Memory, Part)> {
     ] {
         parts.push((name.to_owned(), direct, Memory::OnDemand, part));
     }
-    for (memory, suffix) in [(Memory::OnDemand, ""), (Memory::Resident, ", memory resident")] {
+    for (memory, suffix) in [(Memory::OnDemand, ""), (Memory::SmallPages, ", small pages")] {
         parts.push((format!("table alone{suffix}"), direct, memory, Part::Table));
         parts.push((format!("DR{suffix}"), direct, memory, requests));
     }

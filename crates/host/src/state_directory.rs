@@ -155,14 +155,23 @@ impl StateDirectory {
         Ok(file)
     }
 
-    /// Makes a file anew, with this length, all of it zero and allocated: no write to it can fail.
+    /// Makes a file anew, with this length, all of it zero and allocated: no write to it can fail. `prefer` may choose
+    /// the kind of its memory: it gets the file before anything is allocated, and may allocate any part of it.
     ///
     /// # Errors
     /// [`StateDirectoryError::Full`], or as for [`Self::file`].
-    pub fn new_file(&self, name: &str, bytes: u64) -> Result<File, StateDirectoryError> {
+    pub fn new_file(
+        &self,
+        name: &str,
+        bytes: u64,
+        prefer: impl FnOnce(&File),
+    ) -> Result<File, StateDirectoryError> {
         let path = self.path.join(name);
         self.remove(name)?;
         let file = self.file(name)?;
+        if file.set_len(bytes).is_ok() {
+            prefer(&file);
+        }
         match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(file),
             Err(error) => {
@@ -278,7 +287,8 @@ mod tests {
     fn a_directory_and_its_files_are_made_for_one_user_and_one_process() {
         let parent = Parent::new("made");
         let directory = StateDirectory::open(&parent.0.join("below"), "a", Others::Ended).unwrap();
-        let file = directory.new_file("one", 5000).unwrap();
+        let file =
+            directory.new_file("one", 5000, |file| assert_eq!(file.metadata().unwrap().blocks(), 0)).unwrap();
         let mode = |about: io::Result<Metadata>| about.unwrap().mode() & 0o777;
         assert_eq!((mode(fs::metadata(directory.path())), mode(file.metadata())), (0o700, 0o600));
         assert_eq!(file.metadata().unwrap().len(), 5000);
@@ -305,7 +315,7 @@ mod tests {
         let (own, running) = (open("run-own.sock"), open("run-other.sock"));
         fs::create_dir(parent.0.join("no-state")).unwrap();
         assert_eq!(own.left_by_others(), None);
-        running.new_file("connections", 3 << 20).unwrap();
+        running.new_file("connections", 3 << 20, |_| ()).unwrap();
         assert_eq!(own.left_by_others(), None);
         drop(running);
         let said = own.left_by_others().unwrap();
@@ -341,7 +351,7 @@ mod tests {
     fn a_file_that_does_not_fit_is_refused_with_both_sizes_and_leaves_nothing() {
         let parent = Parent::new("full");
         let directory = StateDirectory::open(&parent.0, "a", Others::Ended).unwrap();
-        let error = directory.new_file("one", 1 << 50).unwrap_err().to_string();
+        let error = directory.new_file("one", 1 << 50, |_| ()).unwrap_err().to_string();
         assert!(error.contains("needs 1073741824 MiB") && error.contains("conn_table_size"), "{error}");
         assert!(!directory.path().join("one").exists());
     }

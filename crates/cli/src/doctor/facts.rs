@@ -69,6 +69,9 @@ pub(super) struct Facts {
     pub clocks: Vec<Clock>,
 }
 
+/// Where the kernel says which memory gets huge pages without a reservation.
+pub(super) const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
+
 /// Limits on locked memory, and huge pages.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
@@ -82,6 +85,8 @@ pub(super) struct Memory {
     pub free_huge_pages: u64,
     /// The size of a huge page.
     pub huge_page_bytes: u64,
+    /// For which memory the kernel makes huge pages without a reservation: the text of [`TRANSPARENT`].
+    pub transparent: String,
     /// The limit of a control group of this process.
     pub cgroup_limit: Option<CgroupLimit>,
 }

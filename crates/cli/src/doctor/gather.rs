@@ -33,7 +33,7 @@ use xvs_xdp::device::Device;
 use crate::doctor::addresses::{IGNORE, REDIRECTS, SOURCE};
 use crate::doctor::arp::who_has;
 use crate::doctor::clocks;
-use crate::doctor::facts::{Answer, Facts, Interface, Memory, Server, Service, conf};
+use crate::doctor::facts::{Answer, Facts, Interface, Memory, Server, Service, TRANSPARENT, conf};
 use crate::doctor::finding::Finding;
 use crate::doctor::firewall;
 use crate::doctor::servers::{OWN, RESERVED, next_hops};
@@ -337,6 +337,7 @@ fn memory() -> Memory {
         huge_pages: of("HugePages_Total"),
         free_huge_pages: xvs_host::memory::free_huge_page_bytes() / huge_page_bytes.max(1),
         huge_page_bytes,
+        transparent: text(TRANSPARENT),
         cgroup_limit: xvs_host::memory::cgroup_limit(),
     }
 }

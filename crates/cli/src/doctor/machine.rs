@@ -5,7 +5,7 @@ use xvs_ctl::placement::shares;
 use xvs_dataplane::conn::TableConfig;
 use xvs_xdp::{RingSizes, frame_bytes, umem_bytes};
 
-use crate::doctor::facts::Facts;
+use crate::doctor::facts::{Facts, TRANSPARENT};
 use crate::doctor::finding::{Finding, Level};
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
@@ -87,10 +87,22 @@ fn packet_bytes(facts: &Facts) -> Option<u64> {
     Some(shares.iter().map(of_worker).sum())
 }
 
-/// Whether there are enough huge pages for a resident connection table.
+/// Whether there are enough huge pages for a resident connection table, and whether the kernel makes any for one that
+/// is neither resident nor in files.
 pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
-    if facts.daemon.is_some() || facts.config.conn_table_memory == TableMemory::OnDemand {
+    if facts.daemon.is_some() {
         return Vec::new();
+    }
+    match facts.config.conn_table_memory {
+        TableMemory::Resident => {}
+        TableMemory::OnDemand
+            if facts.config.state_directory.is_none() && facts.memory.transparent.contains("[never]") =>
+        {
+            let found = "the kernel makes none, so a look-up in a large connection table costs more";
+            let mend = format!("echo madvise > {TRANSPARENT}");
+            return vec![Finding::warn("huge pages", "", found).seen(TRANSPARENT).mend(mend)];
+        }
+        TableMemory::OnDemand | TableMemory::SmallPages => return Vec::new(),
     }
     let table = table(facts);
     let size = facts.memory.huge_page_bytes.max(1);
@@ -136,7 +148,7 @@ pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
         Err(over) => {
             let when = match facts.config.conn_table_memory {
                 TableMemory::Resident => "",
-                TableMemory::OnDemand => ", once the table is full",
+                TableMemory::OnDemand | TableMemory::SmallPages => ", once the table is full",
             };
             let found = format!(
                 "if xvsd is started from this shell{when}: {over}. A service has its own limit: `systemctl show -p \
@@ -244,6 +256,19 @@ mod tests {
         assert_eq!(found.mend.unwrap().command, "sysctl -w vm.nr_hugepages=95");
         facts.memory.free_huge_pages = 100;
         assert_eq!(only(huge_pages(&facts)).level, Level::Ok);
+    }
+
+    #[test]
+    fn a_kernel_without_huge_pages_on_demand_is_a_warning_for_a_table_that_is_in_no_file() {
+        let mut facts = facts();
+        facts.memory.transparent = "always madvise [never]\n".to_owned();
+        assert_eq!(huge_pages(&facts), [], "files need no permission");
+        facts.config.state_directory = None;
+        let found = only(huge_pages(&facts));
+        let command = "echo madvise > /sys/kernel/mm/transparent_hugepage/enabled";
+        assert_eq!((found.level, found.mend.unwrap().command.as_str()), (Level::Warn, command));
+        facts.memory.transparent = "always [madvise] never\n".to_owned();
+        assert_eq!(huge_pages(&facts), []);
     }
 
     #[test]

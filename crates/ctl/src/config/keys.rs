@@ -85,8 +85,8 @@ keys! {
     /// without.
     #[serde(with = "empty_is_none")]
     state_directory: Option<PathBuf> = Some(PathBuf::from("/dev/shm/xvs")), AtRestart;
-    /// `"on-demand"`, or `"resident"`: in huge pages if the kernel has them, for tables that are expected to fill. Both
-    /// are allocated at the start; without a state directory, the first one as it is used.
+    /// `"on-demand"`: in huge pages if the kernel has any; allocated at the start, without a state directory as it is
+    /// used. `"small-pages"`: the same in small pages. `"resident"`: all in huge pages at the start.
     conn_table_memory: TableMemory = TableMemory::OnDemand, BySuccessor;
     /// The number of concurrent SIP calls of all services with `--pe sip`, shared out among the workers. Each uses 264
     /// bytes, allocated when the first such service is added.
@@ -187,8 +187,10 @@ pub struct Keepalived {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum TableMemory {
-    /// As it is used.
+    /// As it is used, in huge pages if the kernel has any.
     OnDemand,
+    /// As it is used, in small pages.
+    SmallPages,
     /// At the start.
     Resident,
 }
@@ -207,6 +209,7 @@ impl From<TableMemory> for Memory {
     fn from(memory: TableMemory) -> Self {
         match memory {
             TableMemory::OnDemand => Self::OnDemand,
+            TableMemory::SmallPages => Self::SmallPages,
             TableMemory::Resident => Self::Resident,
         }
     }

@@ -93,7 +93,7 @@ impl InMemory {
     /// # Panics
     /// If the machine has no memory for the table.
     pub fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
-        let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::OnDemand };
+        let config = TableConfig { capacity: TABLE_SIZE, workers: 1, memory: Memory::SmallPages };
         // Fixed, so that the same script gives the same bytes.
         let table = Table::keyed(config, SECRET).expect("the machine has memory for a small table");
         let counters = Arc::new(WorkerCounters::default());

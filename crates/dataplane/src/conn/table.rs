@@ -181,8 +181,12 @@ impl Table {
         let parts = Parts::of(&config)?;
         let mapping = Mapping::create(parts.table_bytes(), config.memory)?;
         // A separate mapping, so that a table with only IPv4 needs no memory for extensions, nor reserved huge pages.
-        let extensions = Mapping::create(parts.extension_bytes(), Memory::OnDemand)?;
-        Ok(Arc::new(Self::fresh(config, &parts, mapping, &extensions, secret, Boot::default())))
+        let on_demand = if config.memory == Memory::Resident { Memory::OnDemand } else { config.memory };
+        let extensions = Mapping::create(parts.extension_bytes(), on_demand)?;
+        let table = Self::fresh(config, &parts, mapping, &extensions, secret, Boot::default());
+        // The header, at the beginning, has been written.
+        table.note_huge_pages(config.memory == Memory::OnDemand && table.mapping.begins_huge());
+        Ok(Arc::new(table))
     }
 
     /// An empty table over zeroed memory.
@@ -197,6 +201,12 @@ impl Table {
         let table = Self::over(config, parts, mapping, extensions, secret);
         write_header(&table.slab.header[0], parts, &secret, boot);
         table
+    }
+
+    /// Notes, before there are handles, whether the kernel has put a new table into huge pages.
+    pub fn note_huge_pages(&self, are_huge: bool) {
+        // Relaxed: the table is passed to other threads afterwards.
+        self.slab.header[0].huge_pages.store(are_huge.into(), Ordering::Relaxed);
     }
 
     /// The table over memory that contains one already.
@@ -272,7 +282,10 @@ impl Table {
 
     /// The kind of pages of its memory.
     pub fn pages(&self) -> Pages {
-        self.mapping.pages()
+        match self.mapping.pages() {
+            Pages::Small if self.slab.header[0].huge_pages.load(Ordering::Relaxed) != 0 => Pages::Transparent,
+            pages => pages,
+        }
     }
 
     /// One more than the greatest index that a connection ever had: the end of a walk.

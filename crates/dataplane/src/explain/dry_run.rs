@@ -26,7 +26,7 @@ use crate::snapshot::{Settings, Snapshot};
 use crate::verdict::Verdict;
 
 /// More entries than one packet finds or makes.
-const TABLE: TableConfig = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
+const TABLE: TableConfig = TableConfig { capacity: 1024, workers: 1, memory: Memory::SmallPages };
 
 /// The state of the pipeline after a packet.
 pub(super) struct DryRun {

@@ -34,8 +34,9 @@ pub(crate) struct Header {
     pub(crate) secret: [AtomicU64; 3],
     /// The number of entries that were ever taken: the first index that was not.
     pub(crate) extent: AtomicU32,
-    /// Separates the free list's line from the constants above, which every worker reads.
-    pub(crate) unused: AtomicU32,
+    /// 1 if the kernel has put the table into huge pages; 0 in tables made by an xvsd that had no such field. Constant,
+    /// and separates the free list's line from the constants above, which every worker reads.
+    pub(crate) huge_pages: AtomicU32,
     /// The first batch of free entries (`conn/slab.rs`).
     pub(crate) free: AtomicU64,
     /// The number of connections that the table was made for; constant, like the next one.

@@ -1,10 +1,10 @@
-//! One memory file, mapped once, and typed views of its parts.
+//! Memory of the process or of one file, mapped once, and typed views of its parts.
 //!
-//! Made when a table is made. The file is anonymous, or one that outlives the process. Only [`prefetch`] and the
+//! Made when a table is made. The memory is anonymous, or a file that outlives the process. Only [`prefetch`] and the
 //! indexing of [`Cells`], which is that of a slice, run for packets. Promise: anonymous memory reads as zero until it
-//! is written, occupies memory only where it was touched (except with [`Memory::Resident`]), and all memory stays
-//! mapped as long as any [`Cells`] of it exists. Not here: the meaning of the cells (`layout.rs`). In a loom model the
-//! same types are plain boxed slices.
+//! is written, occupies memory only where it was touched (except with [`Memory::Resident`]), in units of a page, and
+//! all memory stays mapped as long as any [`Cells`] of it exists. Not here: the meaning of the cells (`layout.rs`). In
+//! a loom model the same types are plain boxed slices.
 
 #[cfg(not(loom))]
 use std::{
@@ -29,12 +29,15 @@ use super::layout::{Bucket, Entry, Extension, Header, Numbers};
 /// When a table's memory is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Memory {
-    /// Pages are allocated when they are first used. Huge pages only if the machine has reserved some
-    /// (`vm.nr_hugepages`). With small pages a look-up in a large table also waits for page tables.
+    /// Anonymous pages are allocated when they are first used, files when they are made; in huge pages if the kernel
+    /// has any, reserved (`vm.nr_hugepages`) or not.
     #[default]
     OnDemand,
-    /// Everything is allocated at once, in huge pages if the kernel finds any, reserved or not. For tables that are
-    /// expected to become full.
+    /// The same in small pages. A table with few connections takes less memory; a look-up in a large one also waits for
+    /// page tables.
+    SmallPages,
+    /// Everything is allocated at once, in huge pages as with [`Self::OnDemand`]. For tables that are expected to
+    /// become full.
     Resident,
 }
 
@@ -42,7 +45,7 @@ impl std::fmt::Display for Pages {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Reserved => "reserved huge pages",
-            Self::Collapsed => "huge pages",
+            Self::Transparent => "huge pages",
             Self::Small => "small pages",
         })
     }
@@ -53,8 +56,8 @@ impl std::fmt::Display for Pages {
 pub enum Pages {
     /// Reserved huge pages (hugetlbfs).
     Reserved,
-    /// Ordinary memory that the kernel has put into huge pages.
-    Collapsed,
+    /// Ordinary memory that the kernel has put into huge pages, at least while it had any.
+    Transparent,
     /// Small pages.
     Small,
 }
@@ -102,19 +105,25 @@ impl Mapping {
     /// Maps at least `size_bytes` of zeros.
     ///
     /// # Errors
-    /// The error of `memfd_create`, `ftruncate` or `mmap` for small pages. A lack of huge pages is no error.
+    /// The error of `mmap` for small pages. A lack of huge pages is no error.
     pub(crate) fn create(size_bytes: usize, memory: Memory) -> io::Result<Arc<Self>> {
         let size_bytes = file_bytes(size_bytes);
-        let anonymous = |flags: MemfdFlags| -> io::Result<_> {
-            let file = memfd_create("xvs-connections", flags | MemfdFlags::CLOEXEC)?;
-            ftruncate(&file, size_bytes as u64)?;
-            Ok(file)
-        };
-        let huge = anonymous(MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB);
-        if let Ok(mapping) = huge.and_then(|file| Self::of_huge_pages(&file, size_bytes)) {
+        if memory != Memory::SmallPages
+            && let Ok(mapping) = Self::of_reserved_pages(size_bytes)
+        {
             return Ok(Arc::new(mapping));
         }
-        Self::of_small_pages(anonymous(MemfdFlags::empty())?, size_bytes, memory)
+        let mut mapping = Self::anonymous(size_bytes)?;
+        // The kernel may refuse any of this advice. A child that executes another program needs no copy of page tables.
+        let _ = mapping.advise(libc::MADV_DONTFORK);
+        let _ = mapping.advise(match memory {
+            Memory::SmallPages => libc::MADV_NOHUGEPAGE,
+            Memory::OnDemand | Memory::Resident => libc::MADV_HUGEPAGE,
+        });
+        if memory == Memory::Resident && mapping.collapse() {
+            mapping.pages = Pages::Transparent;
+        }
+        Ok(Arc::new(mapping))
     }
 
     /// Maps a file of [`file_bytes`] on a tmpfs, all of which is allocated. It must not become shorter while it is
@@ -128,20 +137,28 @@ impl Mapping {
         if length != size_bytes as u64 {
             return Err(io::Error::other(format!("the file has {length} bytes, not {size_bytes}")));
         }
-        Self::of_small_pages(file, size_bytes, memory)
-    }
-
-    fn of_small_pages(file: impl AsFd, size_bytes: usize, memory: Memory) -> io::Result<Arc<Self>> {
         let mut mapping = Self::map(file, size_bytes)?;
         if memory == Memory::Resident && mapping.collapse() {
-            mapping.pages = Pages::Collapsed;
+            mapping.pages = Pages::Transparent;
         }
         Ok(Arc::new(mapping))
     }
 
-    /// The kind of its pages.
+    /// The kind of its pages as far as it is known without [`Self::begins_huge`].
     pub(crate) fn pages(&self) -> Pages {
         self.pages
+    }
+
+    /// Whether the kernel has put the first bytes of anonymous memory, which must have been written, into a huge page.
+    pub(crate) fn begins_huge(&self) -> bool {
+        // Only if they share a page are all others in memory, too.
+        let mut in_memory = [0; HUGE_PAGE_BYTES / SMALL_PAGE_BYTES];
+        // SAFETY: a mapping is at least one huge page long, and the call writes a byte for each page of it, of which
+        // none is smaller than `SMALL_PAGE_BYTES`.
+        let result =
+            unsafe { libc::mincore(self.base.as_ptr().cast(), HUGE_PAGE_BYTES, in_memory.as_mut_ptr()) };
+        let pages = HUGE_PAGE_BYTES / rustix::param::page_size();
+        result == 0 && in_memory[..pages].iter().all(|page| page & 1 == 1)
     }
 
     /// A view of `len` cells from byte `offset` on.
@@ -158,11 +175,14 @@ impl Mapping {
         Cells { first, len, _mapping: Arc::clone(self) }
     }
 
-    fn of_huge_pages(file: impl AsFd, size_bytes: usize) -> io::Result<Self> {
+    fn of_reserved_pages(size_bytes: usize) -> io::Result<Self> {
+        let flags = MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB | MemfdFlags::CLOEXEC;
+        let file = memfd_create("xvs-connections", flags)?;
+        ftruncate(&file, size_bytes as u64)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // The kernel places files of huge pages at multiples of their size by itself. A fixed address would not do:
         // without huge pages the call fails, and the kernel may already have unmapped the old range by then.
-        // SAFETY: the address is the kernel's choice, so no other mapping is replaced. Only the caller has the file,
+        // SAFETY: the address is the kernel's choice, so no other mapping is replaced. Only this function has the file,
         // and it is never truncated again.
         let start = unsafe { mmap(null_mut(), size_bytes, access, MapFlags::SHARED, file, 0) }?;
         let base = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
@@ -170,23 +190,20 @@ impl Mapping {
         Ok(Self { base, size_bytes, pages: Pages::Reserved, _reservation })
     }
 
+    /// Private memory: a huge page of it needs no permission for shared memory (`shmem_enabled`), which is rare.
+    fn anonymous(size_bytes: usize) -> io::Result<Self> {
+        let (reservation, base) = Reservation::aligned(size_bytes, ProtFlags::READ | ProtFlags::WRITE)?;
+        Ok(Self { base, size_bytes, pages: Pages::Small, _reservation: reservation })
+    }
+
     fn map(file: impl AsFd, size_bytes: usize) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        // A huge page of a file must also be at a multiple of its size in the address space, but the kernel places
-        // ordinary files at any page. So a range that is larger by one huge page is reserved, and the file is mapped
-        // into it.
-        let reserved_bytes = size_bytes + HUGE_PAGE_BYTES;
-        // SAFETY: the address is the kernel's choice, so no other mapping is replaced.
-        let start =
-            unsafe { mmap_anonymous(null_mut(), reserved_bytes, ProtFlags::empty(), MapFlags::PRIVATE) }?;
-        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let reservation = Reservation { start, size_bytes: reserved_bytes };
-        let aligned = start.as_ptr().wrapping_add(start.as_ptr().align_offset(HUGE_PAGE_BYTES));
-        // SAFETY: `aligned` is less than one huge page after `start`, so the range lies in the reservation. No other
-        // code knows the reservation, and only that is replaced. The file is at least as long and is never truncated
-        // again, so no page of it can vanish under the mapping.
+        let (reservation, base) = Reservation::aligned(size_bytes, ProtFlags::empty())?;
+        let aligned = base.as_ptr().cast();
+        // SAFETY: the range lies in the reservation. No other code knows that, and only that is replaced. The file is
+        // at least as long and is never truncated again, so no page of it can vanish under the mapping.
         let mapped =
-            unsafe { mmap(aligned.cast(), size_bytes, access, MapFlags::SHARED | MapFlags::FIXED, file, 0) };
+            unsafe { mmap(aligned, size_bytes, access, MapFlags::SHARED | MapFlags::FIXED, file, 0) };
         let base = match mapped {
             Ok(base) => NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
             Err(error) => {
@@ -201,11 +218,7 @@ impl Mapping {
 
     /// Enters all pages in this process's page tables, so that later accesses do not wait for the kernel.
     pub(crate) fn touch(&self) {
-        self.touch_each(SMALL_PAGE_BYTES);
-    }
-
-    fn touch_each(&self, bytes: usize) {
-        for offset in (0..self.size_bytes).step_by(bytes) {
+        for offset in (0..self.size_bytes).step_by(SMALL_PAGE_BYTES) {
             // SAFETY: `offset` is below the size of the mapping that `base` points to.
             let byte = unsafe { self.base.add(offset) }.cast::<AtomicU8>();
             // SAFETY: the byte is mapped, and all that have the memory access it by atomics.
@@ -215,12 +228,40 @@ impl Mapping {
 
     /// Requests huge pages now. Returns whether the whole mapping has them.
     fn collapse(&self) -> bool {
-        // The kernel (6.18) refuses a range of which no page was ever touched, with EINVAL.
-        self.touch_each(HUGE_PAGE_BYTES);
-        let start = self.base.as_ptr().cast::<c_void>();
-        // SAFETY: the range is exactly this mapping. Collapsing changes the pages that hold it and no byte.
-        unsafe { libc::madvise(start, self.size_bytes, libc::MADV_COLLAPSE) == 0 }
+        // The kernel (6.18) refuses a range of which no page was ever written, with EINVAL. On a full tmpfs this advice
+        // fails, where a write would kill the process.
+        let write = |offset| self.advise_part(offset, SMALL_PAGE_BYTES, libc::MADV_POPULATE_WRITE);
+        (0..self.size_bytes).step_by(HUGE_PAGE_BYTES).all(write) && self.advise(libc::MADV_COLLAPSE)
     }
+
+    fn advise(&self, advice: i32) -> bool {
+        self.advise_part(0, self.size_bytes, advice)
+    }
+
+    /// Gives the kernel this advice, of those that change no byte of the mapping. Returns whether it was accepted.
+    fn advise_part(&self, offset: usize, size_bytes: usize, advice: i32) -> bool {
+        assert!(offset + size_bytes <= self.size_bytes, "a part of the mapping");
+        let start = self.base.as_ptr().wrapping_add(offset).cast::<c_void>();
+        // SAFETY: the range lies in this mapping, and its bytes stay as they are.
+        unsafe { libc::madvise(start, size_bytes, advice) == 0 }
+    }
+}
+
+/// Allocates a file of zeros, whose length is that of [`file_bytes`] and of which nothing is allocated yet, in huge
+/// pages as far as the kernel finds any. The rest stays unallocated. Returns whether all of it has huge pages.
+///
+/// In this order the kernel fills huge pages with zeros; in a file that is already allocated it would copy small pages
+/// into them, which takes many times as long. It needs no permission for huge pages on this tmpfs (`huge=`).
+#[cfg(not(loom))]
+pub fn allocate_huge(file: &File) -> bool {
+    let Ok(about) = file.metadata() else { return false };
+    Mapping::map(file, about.len() as usize).is_ok_and(|mapping| mapping.collapse())
+}
+
+/// A model has no files.
+#[cfg(loom)]
+pub fn allocate_huge(_file: &std::fs::File) -> bool {
+    false
 }
 
 /// A range of addresses that belongs to a mapping.
@@ -229,6 +270,21 @@ impl Mapping {
 struct Reservation {
     start: NonNull<u8>,
     size_bytes: usize,
+}
+
+#[cfg(not(loom))]
+impl Reservation {
+    /// Private memory with at least `size_bytes` from the returned address on, a multiple of a huge page: a huge page
+    /// must be at a multiple of its size in the address space, but the kernel places mappings at any page.
+    fn aligned(size_bytes: usize, access: ProtFlags) -> io::Result<(Self, NonNull<u8>)> {
+        let (size_bytes, flags) = (size_bytes + HUGE_PAGE_BYTES, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        // SAFETY: the address is the kernel's choice, so no other mapping is replaced.
+        let start = unsafe { mmap_anonymous(null_mut(), size_bytes, access, flags) }?;
+        let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
+        let offset = start.as_ptr().align_offset(HUGE_PAGE_BYTES);
+        // SAFETY: `offset` is less than a huge page, by which the range is longer than `size_bytes`.
+        Ok((Self { start, size_bytes }, unsafe { start.add(offset) }))
+    }
 }
 
 #[cfg(not(loom))]
@@ -324,6 +380,10 @@ mod model {
             Pages::Small
         }
 
+        pub(crate) fn begins_huge(&self) -> bool {
+            false
+        }
+
         pub(crate) fn cells<C: Cell>(self: &Arc<Self>, _offset: usize, len: usize) -> Cells<C> {
             Cells((0..len).map(|_| C::default()).collect())
         }
@@ -344,12 +404,14 @@ mod model {
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use crate::shm::atomic::Ordering;
 
     #[test]
     fn fresh_cells_are_zero_and_outlive_the_handle_of_their_mapping() {
-        for memory in [Memory::OnDemand, Memory::Resident] {
+        for memory in [Memory::OnDemand, Memory::SmallPages, Memory::Resident] {
             let mapping = Mapping::create(1000, memory).unwrap();
             let entries: Cells<Entry> = mapping.cells(64, 4);
             drop(mapping);
@@ -358,6 +420,36 @@ mod tests {
             prefetch(&entries[3]);
             assert_eq!(entries[3].mark.load(Ordering::Relaxed), 7);
         }
+    }
+
+    #[test]
+    fn huge_pages_are_requested_unless_small_ones_are_wanted() {
+        for (memory, flag) in [(Memory::OnDemand, " hg "), (Memory::SmallPages, " nh ")] {
+            let mapping = Mapping::create(1000, memory).unwrap();
+            let entries: Cells<Entry> = mapping.cells(0, 1);
+            entries[0].mark.store(7, Ordering::Relaxed);
+            assert!(memory == Memory::OnDemand || !mapping.begins_huge());
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let from = format!("{:x}-", mapping.base.as_ptr() as usize);
+            let flags = smaps.lines().skip_while(|line| !line.starts_with(&from));
+            let flags = flags.into_iter().find(|line| line.starts_with("VmFlags:")).unwrap();
+            // Reserved huge pages are no mapping of this kind.
+            assert!(flags.contains(flag) || mapping.pages() == Pages::Reserved, "{memory:?}: {flags}");
+        }
+    }
+
+    #[test]
+    fn a_file_in_huge_pages_is_as_long_as_before_and_all_zeros() {
+        let file = File::from(memfd_create("test", MemfdFlags::CLOEXEC).unwrap());
+        assert!(!allocate_huge(&File::from(memfd_create("empty", MemfdFlags::CLOEXEC).unwrap())));
+        ftruncate(&file, 2 * HUGE_PAGE_BYTES as u64).unwrap();
+        let is_huge = allocate_huge(&file);
+        let about = file.metadata().unwrap();
+        assert_eq!(about.len(), 2 * HUGE_PAGE_BYTES as u64);
+        assert!(!is_huge || about.blocks() * 512 == about.len());
+        let mapping = Mapping::of_file(&file, 2 * HUGE_PAGE_BYTES, Memory::OnDemand).unwrap();
+        let entries: Cells<Entry> = mapping.cells(0, 2 * HUGE_PAGE_BYTES / size_of::<Entry>());
+        assert!(entries.iter().all(|entry| entry.life.load(Ordering::Relaxed) == 0));
     }
 
     #[test]

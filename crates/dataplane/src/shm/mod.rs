@@ -12,5 +12,5 @@ mod mapping;
 mod tags;
 
 pub(crate) use mapping::{Cells, Mapping, file_bytes, prefetch};
-pub use mapping::{Memory, Pages};
+pub use mapping::{Memory, Pages, allocate_huge};
 pub(crate) use tags::matching;

@@ -24,7 +24,7 @@ use xvs_dataplane::conn::{
     AdoptError, Boot, ConnId, Connection, Flags, FormerTable, Survey, Table, TableConfig, TableFiles,
     random_secret,
 };
-use xvs_dataplane::shm::Memory;
+use xvs_dataplane::shm::{Memory, allocate_huge};
 use xvs_dataplane::snapshot::{Counts, DestinationId};
 use xvs_host::state_directory::{Others, StateDirectory, StateDirectoryError};
 use xvs_host::{boot, instance};
@@ -65,11 +65,11 @@ impl KeptState {
                 return Err(DaemonError::TakeOver("state_directory is \"\"".to_owned()));
             }
             (None, None) => return in_memory(Vec::new()),
-            (None, Some(over)) if table.memory == Memory::OnDemand => {
+            (None, Some(over)) if table.memory != Memory::Resident => {
                 return in_memory(vec![format!("once the table is full: {over}")]);
             }
             // In files all of it is allocated at once.
-            (Some(_), Some(over)) if table.memory == Memory::OnDemand && may_do_without => {
+            (Some(_), Some(over)) if table.memory != Memory::Resident && may_do_without => {
                 return in_memory(vec![without(&over)]);
             }
             (_, Some(over)) => return Err(over.into()),
@@ -134,14 +134,20 @@ impl KeptState {
             Some(source) => source,
             None => {
                 let [connections, extensions] = config.file_bytes().map_err(failed)?;
-                let connections = directory.new_file(CONNECTIONS, connections)?;
+                let allocate = |file: &_| config.memory != Memory::SmallPages && allocate_huge(file);
+                let mut are_huge = false;
+                let prefer = |file: &_| are_huge = allocate(file);
+                let connections = directory.new_file(CONNECTIONS, connections, prefer)?;
+                let prefer = |file: &_| _ = allocate(file);
                 // Half of a table would take room for nothing.
-                let extensions = directory.new_file(EXTENSIONS, extensions).inspect_err(|_| {
+                let extensions = directory.new_file(EXTENSIONS, extensions, prefer).inspect_err(|_| {
                     let _ = directory.remove(CONNECTIONS);
                 });
                 let files = TableFiles { connections, extensions: extensions? };
                 let secret = random_secret().map_err(failed)?;
-                Origin::New(Table::create_in(&files, config, secret, boot).map_err(failed)?)
+                let table = Table::create_in(&files, config, secret, boot).map_err(failed)?;
+                table.note_huge_pages(are_huge);
+                Origin::New(table)
             }
         };
         Ok((source, warnings))

@@ -114,8 +114,8 @@ const CALLS: &[(&[Kind], &[Call])] = &[
             SYS_renameat2 SYS_statfs SYS_statx SYS_umask SYS_unlinkat
         ],
     ),
-    // Memory as files: the table of `xvs explain`, what the helper prints.
-    (OTHERS, calls![SYS_memfd_create]),
+    // Memory as files, and whether the connection table has huge pages.
+    (OTHERS, calls![SYS_memfd_create SYS_mincore]),
     // The process itself: its user, limits and use of resources; other processes by their descriptors.
     (
         OTHERS,
