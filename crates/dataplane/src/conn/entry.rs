@@ -62,8 +62,8 @@ pub(super) enum Phase {
     Live = 3,
 }
 
-/// The word `life`: phase in bits 62 and 63; in bit 56 whether the connection may have a record of the XDP program, which
-/// then knows its state (`offloaded.rs`); state in 48 to 55, deadline in milliseconds in 0 to 47.
+/// The word `life`: phase in bits 62 and 63; in bit 56 whether the connection may have a record of the XDP program,
+/// which then knows its state (`offloaded.rs`); state in 48 to 55, deadline in milliseconds in 0 to 47.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Life(pub(super) u64);
 

@@ -263,8 +263,8 @@ impl TableWorker {
     /// connection, or on one after a pause. Otherwise it moves at most once a second, to a whole second: later than
     /// requested by less than a second, never earlier. A later deadline needs no change in the wheel; an earlier one is
     /// linked in this worker's wheel. The state before is the entry's, by which the connection is counted; `next` gets
-    /// that of its record, which ends if the state changes. If the connection has been removed, or is not completely inserted yet, nothing
-    /// changes and the result is `None`: such a connection may still be discarded.
+    /// that of its record, which ends if the state changes. If the connection has been removed, or is not completely
+    /// inserted yet, nothing changes and the result is `None`: such a connection may still be discarded.
     pub fn transition(&mut self, id: ConnId, next: impl Fn(u8) -> (u8, Millis)) -> Option<(u8, u8)> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let by_record = Cell::new(0);

@@ -1,12 +1,13 @@
 //! The connections that the XDP program forwards, by records in memory that it shares with workers.
 //!
-//! A record's state is one word ([`State`]). While it is in force, the program and workers change it by compare-and-swap
-//! or by clearing a bit, and the program may move the connection from one state of TCP to another; then the word says
-//! the connection's state, and its entry may be behind. An entry with a record has a mark in its word `life`; a mark
-//! without a record means nothing. So there are two rules: **who reads the state or the deadline of a connection asks its record ([`Offloaded::told`]); who
-//! changes the state takes the connection back before ([`TableWorker::settle`], [`TableWorker::transition`])**: that
-//! seals the record, and gives the entry what the record says, in the exchange that clears the entry's mark. A segment that the program has in its hands
-//! meanwhile finds the record sealed, and goes to the worker.
+//! A record's state is one word ([`State`]). While it is in force, the program and workers change it by
+//! compare-and-swap or by clearing a bit, and the program may move the connection from one state of TCP to another;
+//! then the word says the connection's state, and its entry may be behind. An entry with a record has a mark in its
+//! word `life`; a mark without a record means nothing. So there are two rules: **who reads the state or the deadline of
+//! a connection asks its record ([`Offloaded::told`]); who changes the state takes the connection back before
+//! ([`TableWorker::settle`], [`TableWorker::transition`])**: that seals the record, and gives the entry what the record
+//! says, in the exchange that clears the entry's mark. A segment that the program has in its hands meanwhile finds the
+//! record sealed, and goes to the worker.
 //!
 //! A connection that is removed is counted as its entry says; what the program has counted differently is corrected
 //! then ([`Offloaded::forget`]).
@@ -152,8 +153,8 @@ pub(crate) struct Offloaded {
     moves: Words<MOVES>,
     /// By connection: its record plus one; 0: it has none.
     of: Box<[AtomicU32]>,
-    /// How long a connection lasts after a packet, in milliseconds, by state of TCP; at 0, which no offloaded connection
-    /// of TCP has, that of UDP.
+    /// How long a connection lasts after a packet, in milliseconds, by state of TCP; at 0, which no offloaded
+    /// connection of TCP has, that of UDP.
     timeouts: [AtomicU64; TcpState::ALL.len()],
 }
 

@@ -1,8 +1,9 @@
 //! Begins the offload of a connection: decides, as the fast path does, what the XDP program is to do with its packets.
 //!
 //! Runs after the first packet of a connection of TCP, and for few others (`is_due`) after the fast path has forwarded
-//! one. The decision reads the same data as the fast path: route, path, endpoints. Not here: its end (`conn/offloaded.rs`, `sweep.rs`, `give_up.rs`),
-//! and the packets that never take the fast path, which the program does not forward either (`bpf/offload.h`).
+//! one. The decision reads the same data as the fast path: route, path, endpoints. Not here: its end
+//! (`conn/offloaded.rs`, `sweep.rs`, `give_up.rs`), and the packets that never take the fast path, which the program
+//! does not forward either (`bpf/offload.h`).
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, fence};
@@ -225,8 +226,8 @@ pub(super) fn plan(
     Ok([Some(request), reply])
 }
 
-/// Offloads the connection that this packet has begun, if records begin with the first packet of a client: only those of
-/// TCP, of which more packets follow.
+/// Offloads the connection that this packet has begun, if records begin with the first packet of a client: only those
+/// of TCP, of which more packets follow.
 #[inline]
 pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &Packet, at: Context<'_>) {
     let is_due = flows.offloader.as_ref().is_some_and(|offloader| offloader.after <= 1);

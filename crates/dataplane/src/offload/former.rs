@@ -1,14 +1,16 @@
-//! What the program of an earlier xvsd has done since that xvsd read its records last: after a kill, in all of the hold.
+//! What the program of an earlier xvsd has done since that xvsd read its records last: after a kill, in all of the
+//! hold.
 //!
 //! Packets are counted and connections get their states once, before the first timer of the next xvsd runs, so that a
 //! connection with traffic does not expire. Whether a connection knows its record already is a bit of its entry
 //! (`conn/offloaded.rs`).
 
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
 use xvs_xdp::bpf::{KernelMap, Words};
 
-use super::shared::{LAYOUT, LAYOUT_KNOWN};
+use super::shared::{LAYOUT, LAYOUT_KNOWN, SLOT_WORDS, STATE_WORDS, TCP};
 use super::sweep::taken;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
@@ -38,7 +40,9 @@ pub struct Uncounted {
 impl FormerRecords {
     /// Maps the records beside this state. `None`: this program does not know their layout.
     pub(crate) fn map(state: &KernelMap, records: &KernelMap) -> Option<Self> {
-        let layout = state.map_words::<LAYOUT_WORDS>().ok()?[LAYOUT].load(Relaxed);
+        let of = |words: &[AtomicU64]| words[LAYOUT].load(Relaxed);
+        let layout = state.map_words::<STATE_WORDS>().map(|words| of(&*words));
+        let layout = layout.or_else(|_| state.map_words::<STATE_WORDS_0>().map(|words| of(&*words))).ok()?;
         let records = records.map_words().ok()?;
         (layout <= LAYOUT_KNOWN).then_some(Self { records, layout })
     }
@@ -58,8 +62,8 @@ impl FormerRecords {
     }
 }
 
-/// The words of the state up to the version of the layout.
-const LAYOUT_WORDS: usize = LAYOUT + 1;
+/// The words of the state beside records of layout 0, which has no table of states.
+const STATE_WORDS_0: usize = STATE_WORDS - (SLOT_WORDS - TCP);
 
 impl Flows {
     /// Counts these packets as if this worker had forwarded them now. Packets of connections that the table does not

@@ -28,8 +28,8 @@ use crate::forward::Ends;
 use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
 
-/// How long a record lasts after the last packet: of a connection that is open, one whose handshake is not complete, and
-/// one that is closed or reset. Few packets follow the last FIN, and none a forged SYN.
+/// How long a record lasts after the last packet: of a connection that is open, one whose handshake is not complete,
+/// and one that is closed or reset. Few packets follow the last FIN, and none a forged SYN.
 fn longest_idle(connection: &Connection<'_>) -> Duration {
     let state = connection.state();
     let is_tcp = connection.protocol() == Protocol::TCP;

@@ -151,7 +151,8 @@ impl DestinationLive {
     pub fn load(&self) -> Load {
         let (active, inactive) = self.load.counts();
         let moved = self.moves.get().map_or(0, |(offloaded, slot)| offloaded.moved(*slot));
-        // A move is taken back before or after its connection is counted as inactive, so it may be negative for a moment.
+        // A move is taken back before or after its connection is counted as inactive, so it may be negative for a
+        // moment.
         let moved = u32::try_from(moved).unwrap_or(0).min(active);
         Load { active: active - moved, inactive: inactive + moved }
     }
