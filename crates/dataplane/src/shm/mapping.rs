@@ -247,8 +247,8 @@ impl Mapping {
     }
 }
 
-/// Allocates a file of zeros in huge pages as far as the kernel finds any. Its length is a multiple of theirs, and nothing
-/// of it is allocated yet. The rest stays unallocated. Returns whether all of it has huge pages.
+/// Allocates a file of zeros in huge pages as far as the kernel finds any. Its length is a multiple of theirs, and
+/// nothing of it is allocated yet. The rest stays unallocated. Returns whether all of it has huge pages.
 ///
 /// In this order the kernel fills huge pages with zeros; in a file that is already allocated it would copy small pages
 /// into them, which takes many times as long. It needs no permission for huge pages on this tmpfs (`huge=`).
