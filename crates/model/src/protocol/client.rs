@@ -100,12 +100,12 @@ impl Client {
     /// # Errors
     /// [`Failure::Transport`] that names the socket and the next step.
     pub fn connect(socket: &Path) -> Result<Self, Failure> {
-        Self::connect_to(socket, &[io::ErrorKind::ConnectionRefused], SUCCESSION)
+        Self::connect_within(socket, SUCCESSION)
     }
 
-    /// As [`connect`](Self::connect), again on these errors, for as long as `wait`.
-    fn connect_to(socket: &Path, passing: &[io::ErrorKind], wait: Duration) -> Result<Self, Failure> {
-        let stream = connected(socket, passing, wait).map_err(|error| {
+    /// As [`connect`](Self::connect), again for as long as `wait` while nothing listens.
+    fn connect_within(socket: &Path, wait: Duration) -> Result<Self, Failure> {
+        let stream = connected(socket, wait).map_err(|error| {
             let path = socket.display();
             Failure::Transport(match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
@@ -261,7 +261,7 @@ impl Director for Client {
             && has_ended(&self.stream)
         {
             // An xvsd that has handed over closes its connections; its successor answers.
-            *self = Self { wait: self.wait, ..Self::connect(&self.socket)? };
+            *self = Self { wait: self.wait, ..Self::connect_within(&self.socket, ENDING)? };
             self.ask(request)?;
         }
         match self.receive()? {
@@ -274,9 +274,7 @@ impl Director for Client {
         // With its process its connections end. If that takes longer, it has answered all the same.
         let _ = self.stream.set_read_timeout(Some(ENDING));
         has_ended(&self.stream);
-        // Before it has its socket, there is none for a moment.
-        let passing = [io::ErrorKind::ConnectionRefused, io::ErrorKind::NotFound];
-        *self = Self { wait: self.wait, ..Self::connect_to(&self.socket, &passing, ENDING)? };
+        *self = Self { wait: self.wait, ..Self::connect_within(&self.socket, ENDING)? };
         self.call(ControlRequest::Timeouts.into()).map(drop)
     }
 
@@ -301,12 +299,14 @@ fn has_ended(stream: &UnixStream) -> bool {
     }
 }
 
-/// Connects to a socket, again on these errors: while an xvsd takes over, nothing listens there for a moment.
-fn connected(socket: &Path, passing: &[io::ErrorKind], wait: Duration) -> io::Result<UnixStream> {
+/// Connects to a socket, again if nothing listens there: while an xvsd takes over, that is so for a moment.
+fn connected(socket: &Path, wait: Duration) -> io::Result<UnixStream> {
     let until = Instant::now() + wait;
     loop {
         match UnixStream::connect(socket) {
-            Err(error) if passing.contains(&error.kind()) && Instant::now() < until => thread::sleep(PAUSE),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused && Instant::now() < until => {
+                thread::sleep(PAUSE);
+            }
             result => return result,
         }
     }
@@ -369,20 +369,21 @@ mod tests {
     }
 
     #[test]
-    fn the_socket_of_a_successor_may_be_missing_or_refuse_for_a_moment() {
-        let socket = env::temp_dir().join(format!("xvs-client-successor-{}.sock", process::id()));
+    fn a_client_that_awaits_a_successor_connects_as_soon_as_that_has_replaced_the_socket() {
+        let [socket, new] =
+            ["", ".new"].map(|end| env::temp_dir().join(format!("xvs-client-{}{end}", process::id())));
         let _ = fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).unwrap();
         let mut client = Client::connect(&socket).unwrap();
-        // As a successor does it: the socket refuses, then it is missing, then the successor has its own.
+        // From now on the socket refuses, for longer than at a first connection.
         drop(listener);
         let server = thread::spawn({
             let socket = socket.clone();
             move || {
-                thread::sleep(4 * PAUSE);
-                fs::remove_file(&socket).unwrap();
                 thread::sleep(SUCCESSION + 4 * PAUSE);
-                let mut stream = UnixListener::bind(&socket).unwrap().accept().unwrap().0;
+                let listener = UnixListener::bind(&new).unwrap();
+                fs::rename(&new, &socket).unwrap();
+                let mut stream = listener.accept().unwrap().0;
                 read_frame(&mut stream, REPLY_LIMIT_BYTES).unwrap().unwrap();
                 let answer = Ok(Reply::Reloaded("done".to_owned()));
                 write_message(&mut stream, &ReplyMessage { version: VERSION, answer, more: false }).unwrap();

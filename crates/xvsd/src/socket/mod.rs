@@ -232,17 +232,27 @@ impl Server {
         let lock = take_lock(&path)?;
         match fs::symlink_metadata(&path) {
             Ok(found) if !found.file_type().is_socket() => return Err(StartError::NotASocket(path)),
-            Ok(_) => fs::remove_file(&path).map_err(failed("unlink", &path))?,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => return Err(failed("stat", &path)(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("stat", &path)(error));
+            }
+            _ => {}
         }
         let rules = Rules::of_group(&settings.group);
-        let listener = Arc::new(UnixListener::bind(&path).map_err(failed("bind", &path))?);
+        // Under another name until its rights are set; then it replaces a stale one, so that no client finds none while
+        // this process takes over.
+        let new = beside(&path, ".new");
+        if let Err(error) = fs::remove_file(&new)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            return Err(failed("unlink", &new)(error));
+        }
+        let listener = Arc::new(UnixListener::bind(&new).map_err(failed("bind", &new))?);
         if let Some(group) = rules.group() {
             let group = Some(Gid::from_raw(group));
-            chown(&path, None, group).map_err(|error| failed("chown", &path)(error.into()))?;
+            chown(&new, None, group).map_err(|error| failed("chown", &new)(error.into()))?;
         }
-        fs::set_permissions(&path, Permissions::from_mode(settings.mode)).map_err(failed("chmod", &path))?;
+        fs::set_permissions(&new, Permissions::from_mode(settings.mode)).map_err(failed("chmod", &new))?;
+        fs::rename(&new, &path).map_err(failed("rename", &new))?;
         let shared = Arc::new(Shared {
             settings,
             rules,
@@ -289,11 +299,16 @@ impl Drop for Server {
     }
 }
 
+/// The path with this ending.
+fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(ending);
+    path.into()
+}
+
 /// Takes the lock file beside the socket. Waits for the end of a holder that accepts no connections any more.
 fn take_lock(socket: &Path) -> Result<Lock, StartError> {
-    let mut path = socket.as_os_str().to_owned();
-    path.push(".lock");
-    let path = PathBuf::from(path);
+    let path = beside(socket, ".lock");
     // A killed process may accept connections for some milliseconds more.
     let accepts = UnixStream::connect(socket).is_ok();
     match lock_file::lock_within(&path, if accepts { END / 10 } else { END }) {
