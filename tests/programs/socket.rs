@@ -9,6 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{env, fs, io, process, thread};
@@ -455,6 +456,26 @@ fn a_second_server_fails_and_the_first_is_unaffected() {
     assert!(!folder.socket().exists());
     let (_third, _) = serve(&folder, Recorder::default(), |_| {});
     Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).unwrap();
+}
+
+#[test]
+fn while_a_server_replaces_a_stale_socket_there_is_one_at_each_moment() {
+    let folder = Folder::new("replaced");
+    let socket = folder.socket();
+    for _ in 0..50 {
+        drop(UnixListener::bind(&socket).unwrap());
+        let started = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !started.load(Ordering::Relaxed) {
+                    fs::symlink_metadata(&socket).expect("a socket");
+                }
+            });
+            let server = serve(&folder, Recorder::default(), |_| {});
+            started.store(true, Ordering::Relaxed);
+            server
+        });
+    }
 }
 
 #[test]

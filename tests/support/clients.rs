@@ -3,6 +3,7 @@
 //! Each call blocks until the response is there or a time limit ends the test. Downloads are made by curl from
 //! nginx, uploads and datagrams by sockets of the test. Not here: expected responses.
 
+use std::cell::Cell;
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
@@ -139,6 +140,7 @@ pub fn parallel_uploads(
 #[derive(Debug)]
 pub struct Asker {
     socket: UdpSocket,
+    sent: Cell<u64>,
 }
 
 impl Asker {
@@ -160,7 +162,12 @@ impl Asker {
             socket
         });
         socket.set_read_timeout(Some(Duration::from_millis(500))).expect("the time limit is not zero");
-        Self { socket }
+        Self { socket, sent: Cell::new(0) }
+    }
+
+    /// The number of datagrams that it has sent.
+    pub fn sent(&self) -> u64 {
+        self.sent.get()
     }
 
     /// Its own address and port.
@@ -183,6 +190,7 @@ impl Asker {
         wait::until("a reply to a datagram", || {
             // Either call may return an ICMP error to an earlier request; the next try is independent of it.
             self.socket.send(question).ok()?;
+            self.sent.set(self.sent.get() + 1);
             let mut reply = vec![0; 65536];
             while let Ok(count) = self.socket.recv(&mut reply) {
                 let mut parts = reply[..count].splitn(2, |&byte| byte == b' ');
