@@ -459,32 +459,23 @@ fn a_second_server_fails_and_the_first_is_unaffected() {
 }
 
 #[test]
-fn while_a_server_replaces_a_stale_socket_there_is_one_at_each_moment() {
-    let folder = Folder::new("replaced");
-    let socket = folder.socket();
+fn a_stale_socket_is_replaced_without_a_moment_with_none_and_a_file_in_its_place_is_not() {
+    let folder = Folder::new("stale");
     for _ in 0..50 {
-        drop(UnixListener::bind(&socket).unwrap());
+        drop(UnixListener::bind(folder.socket()).unwrap());
         let started = AtomicBool::new(false);
-        thread::scope(|scope| {
+        let (_server, _) = thread::scope(|scope| {
             scope.spawn(|| {
                 while !started.load(Ordering::Relaxed) {
-                    fs::symlink_metadata(&socket).expect("a socket");
+                    fs::symlink_metadata(folder.socket()).expect("a socket");
                 }
             });
             let server = serve(&folder, Recorder::default(), |_| {});
             started.store(true, Ordering::Relaxed);
             server
         });
+        Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).unwrap();
     }
-}
-
-#[test]
-fn a_stale_socket_is_replaced_and_a_file_in_its_place_is_not() {
-    let folder = Folder::new("stale");
-    drop(UnixListener::bind(folder.socket()).unwrap());
-    let (server, _) = serve(&folder, Recorder::default(), |_| {});
-    Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).unwrap();
-    drop(server);
     fs::write(folder.socket(), "precious").unwrap();
     let refused = Server::start(Settings::of(folder.socket()), Arc::new(Recorder::default()));
     assert!(matches!(refused, Err(StartError::NotASocket(_))), "{refused:?}");
