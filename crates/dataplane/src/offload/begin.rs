@@ -231,7 +231,7 @@ pub(super) fn plan(
 #[inline]
 pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &Packet, at: Context<'_>) {
     let is_due = flows.offloader.as_ref().is_some_and(|offloader| offloader.after <= 1);
-    if is_due && packet.flow.protocol == Protocol::TCP {
+    if is_due && packet.flow.protocol == Protocol::TCP && may_come_by(link, at.snapshot) {
         // Without room, a later packet tries it again.
         let _ = begin(flows, id, link, at);
     }
@@ -336,6 +336,11 @@ fn links(from: LinkId, to: LinkId, snapshot: &Snapshot) -> Option<[&LinkInfo; 2]
     let takes = |info: &&LinkInfo| info.offloads && (info.takes_redirected || from.generic);
     let to = plain(to, snapshot).filter(takes)?;
     Some([from, to])
+}
+
+/// Whether the program forwards packets that arrive by this interface.
+fn may_come_by(link: LinkId, snapshot: &Snapshot) -> bool {
+    snapshot.egress.link(link).is_some_and(|info| info.offloads)
 }
 
 /// An interface that is no VLAN, no bond, and no member of a bond.
