@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotOffloaded {
     /// Its state may change.
-    #[error("it is not established")]
+    #[error("it is not established: workers complete its handshake, or it is closing")]
     NotEstablished,
     /// Its packets are not plain.
     #[error(
