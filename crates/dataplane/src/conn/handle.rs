@@ -267,8 +267,10 @@ impl TableWorker {
     /// inserted yet, nothing changes and the result is `None`: such a connection may still be discarded.
     pub fn transition(&mut self, id: ConnId, next: impl Fn(u8) -> (u8, Millis)) -> Option<(u8, u8)> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
-        let by_record = Cell::new(0);
+        let by_record = Cell::new((None, 0));
         let (old, new) = change(table, wheel, id, |old| {
+            // Noted before the exchange, after which its owner may free it.
+            let record = if old.is_offloaded() { table.record_of(id) } else { None };
             let mut told = table.told(id, old);
             let (mut state, mut expires) = next(told.state());
             if old.is_offloaded() && state != told.state() {
@@ -277,12 +279,14 @@ impl TableWorker {
                 told = table.told(id, old).taken_back();
                 (state, expires) = next(told.state());
             }
-            by_record.set(told.state());
+            by_record.set((record, told.state()));
             let new = told.refreshed(state, expires).unwrap_or(told);
             (new != old).then_some(new)
         })?;
-        if old.is_offloaded() && has_become_inactive(old.state(), by_record.get()) {
-            table.take_move(id);
+        if let (Some(record), state) = by_record.get()
+            && has_become_inactive(old.state(), state)
+        {
+            table.take_move(record);
         }
         Some((old.state(), new.state()))
     }

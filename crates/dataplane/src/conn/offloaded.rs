@@ -183,7 +183,8 @@ impl Offloaded {
 
     /// The record of a connection.
     pub(crate) fn of(&self, id: ConnId) -> Option<u32> {
-        self.of[id.0 as usize].load(Ordering::Relaxed).checked_sub(1)
+        // Acquire: pairs with `unbind`. Who finds that a connection has given its record up may free the record.
+        self.of[id.0 as usize].load(Ordering::Acquire).checked_sub(1)
     }
 
     /// Gives a connection a record. Returns whether it had none.
@@ -195,7 +196,8 @@ impl Offloaded {
     /// Takes this record from a connection, unless it has another one by now.
     pub(crate) fn unbind(&self, id: ConnId, record: u32) {
         let of = &self.of[id.0 as usize];
-        let _ = of.compare_exchange(record + 1, 0, Ordering::Relaxed, Ordering::Relaxed);
+        // Release: what the caller has done with the record comes before.
+        let _ = of.compare_exchange(record + 1, 0, Ordering::Release, Ordering::Relaxed);
     }
 
     /// Sets how long connections last after a packet.
@@ -243,14 +245,13 @@ impl Offloaded {
     pub(crate) fn forget(&self, id: ConnId, last: Life) {
         // As in `end`.
         fence(Ordering::SeqCst);
-        let of = &self.of[id.0 as usize];
-        if of.load(Ordering::Relaxed) != 0
-            && let Some(record) = of.swap(0, Ordering::Relaxed).checked_sub(1)
-        {
+        if let Some(record) = self.of(id) {
             let state = self.seal(record);
             if last.is_offloaded() && state.tcp().is_some_and(|tcp| has_become_inactive(last.state(), tcp)) {
                 self.take_move(record);
             }
+            // Last: its owner frees the record then.
+            self.unbind(id, record);
         }
     }
 

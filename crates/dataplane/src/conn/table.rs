@@ -164,11 +164,14 @@ impl Table {
         }
     }
 
-    /// Takes back that the program has counted the move of a connection.
-    pub(super) fn take_move(&self, id: ConnId) {
-        if let Some(offloaded) = self.offloaded.get()
-            && let Some(record) = offloaded.of(id)
-        {
+    /// The record of a connection.
+    pub(super) fn record_of(&self, id: ConnId) -> Option<u32> {
+        self.offloaded.get().and_then(|offloaded| offloaded.of(id))
+    }
+
+    /// See [`Offloaded::take_move`].
+    pub(super) fn take_move(&self, record: u32) {
+        if let Some(offloaded) = self.offloaded.get() {
             offloaded.take_move(record);
         }
     }

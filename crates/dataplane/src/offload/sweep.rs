@@ -160,6 +160,8 @@ impl Flows {
         let idle = shared.flows.used(own.record).at().until(at.now);
         let connection = self.table.recall(own.id, own.generation);
         // A mark that another thread has taken for a stale one is missing.
+        // The thread that removes a connection takes back its move, by the record.
+        let is_to_be_forgotten = is_its && connection.is_none();
         let lasts = connection
             .is_some_and(|connection| connection.life().is_offloaded() && idle <= longest_idle(&connection));
         let is_new = std::mem::take(&mut own.is_new);
@@ -177,7 +179,7 @@ impl Flows {
         }
         own.count(shared, is_in_force);
         // A connection whose keys found no room is not tried again within a second.
-        if is_in_force || moved != 0 || own.is_given_up && is_new {
+        if is_in_force || moved != 0 || own.is_given_up && is_new || is_to_be_forgotten {
             return true;
         }
         shared.flows.seal(own.record);
