@@ -19,24 +19,25 @@
 //! [`TableWorker::transition`]: super::handle::TableWorker::transition
 
 use std::fmt;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::AtomicU64 as Setting;
 
 use xvs_proto::Protocol;
-use xvs_xdp::bpf::Words;
 
 use super::entry::Life;
 use super::id::ConnId;
 use super::tcp::TcpState;
 use crate::clock::Millis;
+use crate::shm::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::shm::words::Words;
 
 /// The number of records.
-pub(crate) const RECORDS: usize = 1 << 17;
+pub(crate) const RECORDS: usize = if cfg!(loom) { 2 } else { 1 << 17 };
 /// The words of a record (`struct xvs_flow` in `bpf/maps.h`).
 pub(crate) const RECORD: usize = 40;
 /// The word of the connection of a record that has none.
 pub(crate) const NO_CONNECTION: u64 = u64::MAX;
 /// The number of slots: destinations whose numbers differ by this number share one.
-pub(crate) const SLOTS: usize = 1 << 16;
+pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { 1 << 16 };
 /// The words of `struct xvs_moves`.
 pub(crate) const MOVES: usize = INACTIVE + SLOTS;
 const HALF_OPEN: usize = 0;
@@ -155,7 +156,7 @@ pub(crate) struct Offloaded {
     of: Box<[AtomicU32]>,
     /// How long a connection lasts after a packet, in milliseconds, by state of TCP; at 0, which no offloaded
     /// connection of TCP has, that of UDP.
-    timeouts: [AtomicU64; TcpState::ALL.len()],
+    timeouts: [Setting; TcpState::ALL.len()],
 }
 
 impl Offloaded {
@@ -163,6 +164,12 @@ impl Offloaded {
     pub(crate) fn new(records: Words<{ RECORDS * RECORD }>, moves: Words<MOVES>, entries: usize) -> Self {
         let of = (0..entries).map(|_| AtomicU32::new(0)).collect();
         Self { records, moves, of, timeouts: Default::default() }
+    }
+
+    /// All words, for models.
+    #[cfg(loom)]
+    pub(crate) fn words(&self) -> (&Words<{ RECORDS * RECORD }>, &Words<MOVES>) {
+        (&self.records, &self.moves)
     }
 
     /// The words of a record.

@@ -5,9 +5,6 @@
 //! (`conn/offloaded.rs`, `sweep.rs`, `give_up.rs`), and the packets that never take the fast path, which the program
 //! does not forward either (`bpf/offload.h`).
 
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::{AtomicU64, fence};
-
 use xvs_proto::{Family, FlowKey, LinkId, Packet, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -26,6 +23,8 @@ use crate::conn::{
 use crate::egress::{LinkInfo, Path};
 use crate::forward::Ends;
 use crate::new_connection::eviction::is_half_open;
+use crate::shm::atomic::Ordering::{Relaxed, SeqCst};
+use crate::shm::atomic::{AtomicU64, fence};
 use crate::snapshot::{DestinationId, Route, Snapshot};
 
 /// Offloads the connection of a client's packet that was received by `link`, if it can be offloaded and there is room.

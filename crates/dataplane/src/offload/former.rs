@@ -5,10 +5,7 @@
 //! connection with traffic does not expire. Whether a connection knows its record already is a bit of its entry
 //! (`conn/offloaded.rs`).
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
-
-use xvs_xdp::bpf::{KernelMap, Words};
+use xvs_xdp::bpf::KernelMap;
 
 use super::shared::{LAYOUT, LAYOUT_KNOWN, SLOT_WORDS, STATE_WORDS, TCP};
 use super::sweep::taken;
@@ -18,6 +15,9 @@ use crate::burst::state;
 use crate::conn::{
     ConnId, Direction, NO_CONNECTION, RECORD, RECORDS, RecordState, Used, offloaded_word as word,
 };
+use crate::shm::atomic::AtomicU64;
+use crate::shm::atomic::Ordering::Relaxed;
+use crate::shm::words::{self, Words};
 use crate::snapshot::DestinationId;
 
 /// The records of an earlier xvsd.
@@ -41,10 +41,17 @@ impl FormerRecords {
     /// Maps the records beside this state. `None`: this program does not know their layout.
     pub(crate) fn map(state: &KernelMap, records: &KernelMap) -> Option<Self> {
         let of = |words: &[AtomicU64]| words[LAYOUT].load(Relaxed);
-        let layout = state.map_words::<STATE_WORDS>().map(|words| of(&*words));
-        let layout = layout.or_else(|_| state.map_words::<STATE_WORDS_0>().map(|words| of(&*words))).ok()?;
-        let records = records.map_words().ok()?;
+        let layout = words::of_map::<STATE_WORDS>(state).map(|words| of(&*words));
+        let layout =
+            layout.or_else(|_| words::of_map::<STATE_WORDS_0>(state).map(|words| of(&*words))).ok()?;
+        let records = words::of_map(records).ok()?;
         (layout <= LAYOUT_KNOWN).then_some(Self { records, layout })
+    }
+
+    /// These records.
+    #[cfg(loom)]
+    pub(super) fn of_model(records: Words<{ RECORDS * RECORD }>, layout: u64) -> Self {
+        Self { records, layout }
     }
 
     /// Takes what the records have. Cost: a load for each of their counts.

@@ -14,6 +14,8 @@ mod ends;
 pub mod former;
 mod give_up;
 mod keys;
+#[cfg(loom)]
+pub mod model;
 mod not_offloaded;
 mod own;
 mod part;

@@ -1,14 +1,14 @@
 //! What the XDP program does with the packets of one direction, in words of a record.
 
 use std::net::IpAddr;
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 
 use xvs_proto::checksum::Delta;
 use xvs_proto::plain::LinkAddresses;
 use xvs_proto::{FlowKey, MacAddr};
 
 use crate::forward::FlowHeaders;
+use crate::shm::atomic::AtomicU64;
+use crate::shm::atomic::Ordering::Relaxed;
 
 /// How packets of one direction arrive and leave, and how they are rewritten.
 #[derive(Debug, Clone)]

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crossbeam::queue::ArrayQueue;
 use xvs_proto::HashSecret;
-use xvs_xdp::bpf::{Object, Words};
+use xvs_xdp::bpf::Object;
 
 use crate::clock::Millis;
 use crate::conn::{
     Offloaded, RECORDS, RecordState, SLOTS, Table, offloaded_word as word, random_secret, tcp,
 };
+use crate::shm::words::{self, Words};
 use crate::snapshot::DestinationId;
 
 /// The words of `struct xvs_offload`.
@@ -29,7 +30,7 @@ pub(crate) const LAYOUT_KNOWN: u64 = 1;
 pub(crate) const SLOT_WORDS: usize = 40;
 pub(crate) const KEYS: usize = SLOT_WORDS + SLOTS / 2;
 /// The number of buckets of keys, and of the entries of one.
-pub(crate) const BUCKETS: usize = 1 << 17;
+pub(crate) const BUCKETS: usize = if cfg!(loom) { 1 } else { 1 << 17 };
 pub(crate) const BUCKET: usize = 8;
 /// Records are short when fewer than one in this number is free.
 const SHORT_PART: usize = 8;
@@ -82,13 +83,18 @@ impl Offload {
     /// # Errors
     /// The kernel cannot map the maps.
     pub(crate) fn of(object: &Object, entries: usize, settings: Settings) -> io::Result<Self> {
-        let flows = Offloaded::new(object.words(map::RECORDS)?, object.words(map::MOVES)?, entries);
+        let (records, moves) =
+            (words::of_object(object, map::RECORDS)?, words::of_object(object, map::MOVES)?);
+        Self::over(words::of_object(object, map::STATE)?, Offloaded::new(records, moves, entries), settings)
+    }
+
+    /// An offload over maps of zeros.
+    pub(super) fn over(state: Words<STATE_WORDS>, flows: Offloaded, settings: Settings) -> io::Result<Self> {
         let flows = Arc::new(flows);
         let free = ArrayQueue::new(RECORDS);
         for record in 0..settings.records.min(RECORDS as u32) {
             let _ = free.push(record);
         }
-        let state: Words<STATE_WORDS> = object.words(map::STATE)?;
         let HashSecret(seed) = random_secret()?;
         for word in 0..2 {
             state[SEED + word].store(seed[word], Relaxed);

@@ -5,8 +5,6 @@
 //! A record that is not in force any more is counted for the last time, and freed. Cost: three cache lines for each
 //! record. If few records are free, those of connections with few packets are ended (`give_up.rs`).
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use xvs_proto::{LinkId, Protocol};
@@ -25,6 +23,8 @@ use crate::conn::{ConnId, Connection, Direction, Flags, offloaded_word as word};
 use crate::counters::StatsValues;
 use crate::egress::Path;
 use crate::forward::Ends;
+use crate::shm::atomic::AtomicU64;
+use crate::shm::atomic::Ordering::Relaxed;
 use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
 

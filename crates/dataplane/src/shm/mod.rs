@@ -10,6 +10,7 @@ pub(crate) mod atomic;
 pub(crate) mod layout;
 mod mapping;
 mod tags;
+pub(crate) mod words;
 
 pub(crate) use mapping::{Cells, Mapping, file_bytes, prefetch};
 pub use mapping::{Memory, Pages, allocate_huge};

@@ -1,0 +1,80 @@
+//! What the models of `tests/loom_offload.rs` need: the words that the XDP program has, and single steps of a worker.
+
+use loom::sync::atomic::AtomicU64;
+use xvs_proto::{LinkId, Packet};
+
+use super::begin::begin;
+use super::former::{FormerRecords, Uncounted};
+use super::shared::{LAYOUT_KNOWN, Offload, Settings};
+use crate::burst::context::Context;
+use crate::burst::flows::Flows;
+use crate::burst::state;
+use crate::conn::{ConnId, Direction, Offloaded, Table};
+use crate::shm::words::Words;
+
+impl Offload {
+    /// An offload with this number of records, at most two, for a table.
+    pub fn of_model(records: u32, table: &Table) -> Self {
+        let flows = Offloaded::new(Words::default(), Words::default(), table.entries());
+        let settings = Settings { records, ..Settings::default() };
+        Self::over(Words::default(), flows, settings).expect("a model's random numbers are fixed")
+    }
+
+    /// The words of a record.
+    pub fn record(&self, number: u32) -> &[AtomicU64] {
+        self.flows.record(number)
+    }
+
+    /// The words of `struct xvs_moves`.
+    pub fn moves(&self) -> &[AtomicU64] {
+        &**self.flows.words().1
+    }
+
+    /// The record of a connection.
+    pub fn record_of(&self, id: ConnId) -> Option<u32> {
+        self.flows.of(id)
+    }
+
+    /// Writes nothing. Loom tries this thread between two accesses of another one only if it writes what the later of
+    /// them reads, and has not read it before.
+    pub fn touch(&self, id: ConnId) {
+        self.flows.unbind(id, u32::MAX - 1);
+    }
+
+    /// Seals a record: the first step of a worker that takes a connection back.
+    pub fn seal(&self, record: u32) {
+        self.flows.seal(record);
+    }
+
+    /// Leaves a connection what its entry says: the next xvsd's table has no records.
+    pub fn leave(&self, id: ConnId) {
+        if let Some(record) = self.flows.of(id) {
+            self.flows.unbind(id, record);
+        }
+    }
+
+    /// What the next xvsd takes from the records.
+    pub fn uncounted(&self) -> Vec<Uncounted> {
+        FormerRecords::of_model(self.flows.words().0.clone(), LAYOUT_KNOWN).take()
+    }
+}
+
+impl Flows {
+    /// Offloads a connection whose requests arrive by this link. Returns `false` if no record is free.
+    pub fn begin_offload(&mut self, id: ConnId, link: LinkId, at: Context<'_>) -> bool {
+        !begin(self, id, link, at)
+    }
+
+    /// Processes a segment of a connection as far as its state is concerned: as a look-up and the stage `state` do.
+    pub fn process(&mut self, id: ConnId, packet: &Packet, direction: Direction, at: Context<'_>) {
+        state::take_back(&mut self.table, id, packet, direction, at.snapshot);
+        self.advance(id, packet, direction, at);
+    }
+
+    /// As [`Self::process`], of a worker that has looked the connection up before it was offloaded.
+    pub fn advance(&mut self, id: ConnId, packet: &Packet, direction: Direction, at: Context<'_>) {
+        let destination = at.snapshot.destinations.of(&self.table.connection(id));
+        let live = destination.map(|destination| &*destination.live);
+        state::advance(self, id, packet, direction, live, at);
+    }
+}
