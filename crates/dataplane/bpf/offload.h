@@ -282,12 +282,8 @@ static __always_inline int encapsulate(struct xdp_md *ctx, const struct xvs_flow
 	return 0;
 }
 
-static __always_inline int send(struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part, __u32 bytes,
-				__u64 now)
+static __always_inline int send(struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part, __u32 bytes)
 {
-	__u64 before = *(volatile __u64 *)&flow->used, used = XVS_FLOW_USED(XVS_FLOW_SLOT(before), now);
-	if (used != before)
-		*(volatile __u64 *)&flow->used = used;
 	__sync_fetch_and_add(&flow->count[number].packets, 1);
 	__sync_fetch_and_add(&flow->count[number].bytes, bytes);
 	return bpf_redirect(part->out_ifindex, 0);
@@ -352,13 +348,17 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	    (part->flags & XVS_FLOW_PARTIAL && is_summed &&
 	     may_be_partial(v4 ? (void *)&ip4->saddr : (void *)&ip6->saddr, v4, *checksum, protocol, length)))
 		return 0;
+	/* Before the state: who reads that and takes the connection back knows the time of this packet. */
+	__u64 before = *(volatile __u64 *)&flow->used, used = XVS_FLOW_USED(XVS_FLOW_SLOT(before), now);
+	if (used != before)
+		*(volatile __u64 *)&flow->used = used;
 	if (after != word && !change(state, flow, word, after))
 		return 0;
 	if (!fit(ctx, sizeof(struct ethhdr) + total))
 		return 0;
 	__u32 outer = XVS_FLOW_OUTER(part->flags);
 	if (outer)
-		return encapsulate(ctx, flow, outer, total, v4) && send(flow, number, part, total, now);
+		return encapsulate(ctx, flow, outer, total, v4) && send(flow, number, part, total);
 	eth = bytes_at(ctx, 0, transport + UDP_LEN);
 	checksum = bytes_at(ctx, at, 2);
 	if (!eth || !checksum)
@@ -385,7 +385,7 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 		}
 	}
 	decrement_ttl(v4 ? (void *)ip4 : (void *)ip6, v4, sum);
-	return send(flow, number, part, total, now);
+	return send(flow, number, part, total);
 }
 
 /* Forwards a packet by the record of the key with this hash. Returns 0 if it goes to the worker. The verifier checks a

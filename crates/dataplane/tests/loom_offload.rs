@@ -57,18 +57,19 @@ impl Program {
 
     /// A segment with ACK. Returns whether it is forwarded; if not, it goes to a worker.
     fn segment(&self, flags: Control, direction: Direction, now: Millis) -> bool {
-        let is_forwarded = self.moves(flags, direction);
+        let is_forwarded = self.moves(flags, direction, now);
         if is_forwarded {
-            self.send(direction, now);
+            self.count(direction);
         }
         is_forwarded
     }
 
-    /// The first part of a segment: moves the connection. Returns whether the segment is forwarded.
+    /// The first part of a segment: notes its time, and moves the connection. Returns whether the segment is forwarded.
     ///
     /// Relaxed: the program's plain accesses. Its read-modify-writes order no less than AcqRel.
-    fn moves(&self, flags: Control, direction: Direction) -> bool {
-        let word = self.offload.record(self.record)[STATE].load(Relaxed);
+    fn moves(&self, flags: Control, direction: Direction, now: Millis) -> bool {
+        let flow = self.offload.record(self.record);
+        let word = flow[STATE].load(Relaxed);
         if word & IN_FORCE == 0 || use_of(word) != self.number {
             return false;
         }
@@ -76,14 +77,14 @@ impl Program {
         let next = state_of(word).after(flags, seen, Judgement::Ordinary);
         let was_established = u64::from(next == TcpState::Established) << 4;
         let after = word & !(15 << 8) | (next as u64) << 8 | was_established;
+        let used = flow[USED].load(Relaxed);
+        flow[USED].store(used & (SLOTS - 1) | (now.0 * 1_000_000 >> 10) << SLOTS.ilog2(), Relaxed);
         after == word || self.change(word, after)
     }
 
-    /// The second part: notes the time, and counts a packet.
-    fn send(&self, direction: Direction, now: Millis) {
+    /// The second part: counts a packet.
+    fn count(&self, direction: Direction) {
         let flow = self.offload.record(self.record);
-        let used = flow[USED].load(Relaxed);
-        flow[USED].store(used & (SLOTS - 1) | (now.0 * 1_000_000 >> 10) << SLOTS.ilog2(), Relaxed);
         let count = COUNTS + if direction == Direction::Inbound { 0 } else { 2 };
         flow[count].fetch_add(1, AcqRel);
         flow[count + 1].fetch_add(40, AcqRel);
@@ -484,7 +485,7 @@ fn removed(remove: fn(&mut Worker, ConnId)) {
         let (world, owner, id) = World::with_connection();
         let program = Program::of(&world, id);
         // Delayed before it counts the packet: a record without one is freed as soon as it has ended.
-        assert!(program.moves(FIN, Direction::Inbound));
+        assert!(program.moves(FIN, Direction::Inbound, START));
         let mut other = world.worker(1);
         let thread = thread::spawn(move || owner.sweep_between(id));
         remove(&mut other, id);
@@ -511,7 +512,7 @@ fn settled_twice(process: fn(&mut Worker, ConnId, Control, Direction)) {
     explore(move || {
         let (world, owner, id) = World::with_connection();
         // As above.
-        assert!(Program::of(&world, id).moves(FIN, Direction::Inbound));
+        assert!(Program::of(&world, id).moves(FIN, Direction::Inbound, START));
         let mut other = world.worker(1);
         let thread = thread::spawn(move || owner.sweep_between(id));
         process(&mut other, id, FIN, Direction::Outbound);

@@ -231,7 +231,8 @@ impl Offloaded {
 
     /// Seals a record: the program forwards nothing by it any more. Returns its state, which is its last.
     pub(crate) fn seal(&self, record: u32) -> State {
-        let before = State(self.record(record)[word::STATE].fetch_and(!State::IN_FORCE, Ordering::Relaxed));
+        // Acquire: the program stores the time of a segment before it changes the state.
+        let before = State(self.record(record)[word::STATE].fetch_and(!State::IN_FORCE, Ordering::Acquire));
         if before.is_half_open() {
             self.moves[HALF_OPEN].fetch_sub(1, Ordering::Relaxed);
         }
