@@ -87,6 +87,8 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     if !(is_marked && is_live && has_replies()) {
         shared.flows.seal(record);
         if is_bound {
+            // Takes the mark away, too, which the next record's would be taken for.
+            table.settle(id, false, true);
             shared.flows.unbind(id, record);
         }
         // Another thread may have found it meanwhile.
