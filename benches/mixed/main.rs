@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use xvs::cluster::{REAL_SERVERS, VIP, real_server, succeed};
-use xvs::director::program;
+use xvs::director::{process, program};
 use xvs::exposition::Page;
 use xvs::keepalived::{self, DIRECTORS, Keepalived};
 use xvs::{Cluster, Director, Host, Method};
@@ -39,7 +39,7 @@ use xvs::{Cluster, Director, Host, Method};
 use connections::{Client, METHODS, Servers};
 use forge::{Forge, Kind, SOURCES, mac};
 use pair::{ADDRESSES, CLIENT, PATIENCE, await_table, config, plug_in, prepared, started};
-use size::{Size, process};
+use size::Size;
 
 /// Packets a second of a flood, how long one lasts, and how long none follows.
 const RATE: u64 = 20_000;

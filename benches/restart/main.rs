@@ -20,11 +20,11 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
 use xvs::cluster::{REAL_SERVERS, complete, virtual_endpoint};
-use xvs::director::{Protocol, program};
+use xvs::director::{Protocol, process, program};
 use xvs::{Cluster, Director, Host, Layout, Method, Workers};
 
 use connections::{Client, METHODS, Servers};
-use size::{Size, process};
+use size::Size;
 use stream::Stream;
 
 /// How long the stream is watched in a phase with one take-over.

@@ -1,24 +1,15 @@
 //! An xvsd's memory, descriptors, pins and files, which must not grow; for the suites `restart` and `mixed`.
 
 use std::fs;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use rustix::net::sockopt::socket_peercred;
-use rustix::process::Pid;
+use xvs::director::process;
 use xvs::{Cluster, Host};
 
 /// Memory may grow by so much: the allocator's slack.
 const SLACK_KB: u64 = 8 << 10;
-
-/// The process that listens on the socket of a director.
-pub(crate) fn process(cluster: &Cluster, host: Host) -> Pid {
-    let socket = cluster.state().join(host.name()).join("run/xvsd.sock");
-    let stream = UnixStream::connect(socket).expect("xvsd listens");
-    socket_peercred(stream).expect("a Unix socket has credentials").pid
-}
 
 /// What an xvsd occupies.
 pub(crate) struct Size {

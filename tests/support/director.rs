@@ -6,11 +6,13 @@
 use std::fs::{self, File, Permissions};
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::Duration;
 use std::{env, thread};
 
+use rustix::net::sockopt::socket_peercred;
 use rustix::process::{Pid, Signal, kill_process};
 use xvs_host::process::Process;
 
@@ -380,6 +382,17 @@ impl Protocol {
             Self::Udp => "-u",
         }
     }
+}
+
+/// The process that listens on the socket of a host's director, also if another one has started it.
+///
+/// # Panics
+///
+/// If none does.
+pub fn process(cluster: &Cluster, host: Host) -> Pid {
+    let socket = cluster.state().join(host.name()).join("run/xvsd.sock");
+    let stream = UnixStream::connect(socket).expect("xvsd listens");
+    socket_peercred(stream).expect("a Unix socket has credentials").pid
 }
 
 /// Path of one of the workspace's programs, in the build folder of the running test.
