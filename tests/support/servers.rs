@@ -321,14 +321,18 @@ impl Agent {
 
 /// A server's thread, which ends when it is dropped.
 #[derive(Debug)]
-struct Listener {
+pub struct Listener {
     running: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Listener {
     /// Serves each connection to a port of all addresses on a thread of its own; `serve` receives the host's name.
-    fn tcp(
+    ///
+    /// # Panics
+    ///
+    /// If the port is not free.
+    pub fn tcp(
         cluster: &Cluster,
         host: Host,
         port: u16,
