@@ -159,9 +159,9 @@ impl Flows {
         }
         let idle = shared.flows.used(own.record).at().until(at.now);
         let connection = self.table.recall(own.id, own.generation);
-        // A mark that another thread has taken for a stale one is missing.
         // The thread that removes a connection takes back its move, by the record.
         let is_to_be_forgotten = is_its && connection.is_none();
+        // A mark that another thread has taken for a stale one is missing.
         let lasts = connection
             .is_some_and(|connection| connection.life().is_offloaded() && idle <= longest_idle(&connection));
         let is_new = std::mem::take(&mut own.is_new);
