@@ -121,21 +121,23 @@ struct xvs_hold {
 };
 
 /* Flows that the program forwards itself. A record of a connection has a part for each direction: requests, replies. */
-#define XVS_FLOWS (1 << 17)
+#define XVS_MAX_FLOWS (1 << 20)
 
 /* Where the program finds the record of a packet, by a hash of the endpoints and protocol as received. The lower half
  * of the hash gives the bucket. The upper half is the tag, which is also the upper half of the entry. The lower half of
  * the entry has the number of the record, the part, and the use of the record. 0: the entry is free.
  */
-#define XVS_BUCKETS (1 << 17)
 #define XVS_BUCKET 8
+struct xvs_bucket {
+	__u64 entry[XVS_BUCKET];
+};
 #define XVS_FLOW_TAG(hash) ((hash) >> 32 | 1)
-#define XVS_FLOW_RECORD(value) ((value) & (XVS_FLOWS - 1))
-#define XVS_FLOW_PART(value) ((value) >> 17 & 1)
-#define XVS_FLOW_USE(value) ((value) >> 18)
+#define XVS_FLOW_RECORD(value) ((value) & (XVS_MAX_FLOWS - 1))
+#define XVS_FLOW_PART(value) ((value) >> 20 & 1)
+#define XVS_FLOW_USE(value) ((value) >> 21)
 
 /* The state of a record, in one word. While it is in force, the program and workers change it by compare-and-swap or by
- * clearing a bit. Bits 8 to 11 are the state of TCP, bits 12 to 25 the number of the use, and the upper half is the
+ * clearing a bit. Bits 8 to 11 are the state of TCP, bits 12 to 22 the number of the use, and the upper half is the
  * acknowledgement that proves the client, if it is awaited.
  */
 enum {
@@ -152,7 +154,7 @@ enum {
 #define XVS_FLOW_STATE(word) ((word) >> XVS_FLOW_STATE_SHIFT & 15)
 #define XVS_FLOW_WITH_STATE(word, state) (((word) & ~(15ULL << XVS_FLOW_STATE_SHIFT)) | (__u64)(state) << XVS_FLOW_STATE_SHIFT)
 #define XVS_FLOW_USE_SHIFT 12
-#define XVS_FLOW_USES (1 << 14)
+#define XVS_FLOW_USES (1 << 11)
 #define XVS_FLOW_USE_OF(word) ((word) >> XVS_FLOW_USE_SHIFT & (XVS_FLOW_USES - 1))
 #define XVS_FLOW_DUE(word) ((word) >> 32)
 
@@ -234,11 +236,11 @@ struct xvs_offload {
 	__u64 seed[2]; /* of the hash */
 	__u64 layout;  /* for xvsd: the version of the layout of struct xvs_flow */
 	__u64 clock_ns; /* for tests: the time; 0: CLOCK_MONOTONIC */
-	__u64 unused[3];
+	__u64 buckets; /* the number of buckets, a power of two, less one */
+	__u64 unused[2];
 	struct xvs_tcp_states tcp;
 	__u64 unused_tcp[7];
 	__u32 slots[XVS_SLOTS];
-	__u64 keys[XVS_BUCKETS][XVS_BUCKET];
 };
 
 /* The value of the map `moves`, which has one entry, and which xvsd maps into its memory. */

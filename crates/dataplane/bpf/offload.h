@@ -21,10 +21,18 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, XVS_FLOWS);
+	__uint(max_entries, XVS_MAX_FLOWS); /* xvsd sets the number of records, and as many buckets of keys */
 	__type(key, __u32);
 	__type(value, struct xvs_flow);
 } records SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, XVS_MAX_FLOWS);
+	__type(key, __u32);
+	__type(value, struct xvs_bucket);
+} keys SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -397,9 +405,12 @@ __noinline int forward(struct xdp_md *ctx, __u64 hash, __u32 family)
 	struct xvs_offload *state = bpf_map_lookup_elem(&offload, &first);
 	if (!state)
 		return 0;
-	const volatile __u64 *bucket = state->keys[hash & (XVS_BUCKETS - 1)];
+	__u32 place = hash & state->buckets;
+	const volatile struct xvs_bucket *bucket = bpf_map_lookup_elem(&keys, &place);
+	if (!bucket)
+		return 0;
 	for (int at = 0; at < XVS_BUCKET; at++) {
-		__u64 entry = bucket[at];
+		__u64 entry = bucket->entry[at];
 		if (XVS_FLOW_TAG(entry) == XVS_FLOW_TAG(hash))
 			value = entry;
 	}

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use serde::Serialize;
-use xvs_dataplane::steering::{Steering, SteeringRules};
+use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringRules};
 use xvs_helper::task::Task as _;
 use xvs_host::network::deferral::DeferInterrupts;
 use xvs_proto::addr::Protocol;
@@ -77,7 +77,7 @@ pub(super) struct Rate {
 /// The kernel refuses it; as a clause.
 pub(super) fn steering() -> Result<Steering, String> {
     let mut steering =
-        Steering::load().map_err(|error| format!("the XDP program cannot be loaded: {error}"))?;
+        Steering::load(FEW_RECORDS).map_err(|error| format!("the XDP program cannot be loaded: {error}"))?;
     let wide = [BENCHMARKS.parse().expect("a prefix")].into();
     steering.update(&SteeringRules { wide, ..Default::default() }).map_err(|error| error.to_string())?;
     Ok(steering)

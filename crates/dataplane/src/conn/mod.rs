@@ -59,7 +59,7 @@ pub(crate) use self::numbers::{Awaited, Numbers};
 #[cfg(test)]
 pub(crate) use self::offloaded::MOVES;
 pub(crate) use self::offloaded::{
-    NO_CONNECTION, Offloaded, RECORD, RECORDS, SLOTS, State as RecordState, Used, word as offloaded_word,
+    MAX_RECORDS, NO_CONNECTION, Offloaded, RECORD, SLOTS, State as RecordState, Used, word as offloaded_word,
 };
 pub use self::reader::TableReader;
 pub use self::table::{Boot, Epoch, Table, TableConfig, TableCounts, random_secret};

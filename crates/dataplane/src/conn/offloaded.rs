@@ -28,10 +28,10 @@ use super::id::ConnId;
 use super::tcp::TcpState;
 use crate::clock::Millis;
 use crate::shm::atomic::{AtomicU32, AtomicU64, Ordering, fence};
-use crate::shm::words::Words;
+use crate::shm::words::{Rows, Words};
 
-/// The number of records.
-pub(crate) const RECORDS: usize = if cfg!(loom) { 2 } else { 1 << 17 };
+/// The most records: keys have no more bits for their numbers.
+pub(crate) const MAX_RECORDS: usize = 1 << 20;
 /// The words of a record (`struct xvs_flow` in `bpf/maps.h`).
 pub(crate) const RECORD: usize = 40;
 /// The word of the connection of a record that has none.
@@ -80,7 +80,7 @@ impl State {
     const TCP_SHIFT: u32 = 8;
     const USE_SHIFT: u32 = 12;
     /// The number of uses of a record after which their numbers repeat: keys have no more bits for them.
-    pub(crate) const USES: u64 = 1 << (u32::BITS - 1 - RECORDS.ilog2());
+    pub(crate) const USES: u64 = 1 << (u32::BITS - 1 - MAX_RECORDS.ilog2());
 
     /// The state of a record that is not in force, of this use.
     pub(crate) fn unused(number: u32) -> Self {
@@ -150,7 +150,7 @@ impl Used {
 
 /// The records, and which connection each is of.
 pub(crate) struct Offloaded {
-    records: Words<{ RECORDS * RECORD }>,
+    records: Rows<RECORD>,
     moves: Words<MOVES>,
     /// By connection: its record plus one; 0: it has none.
     of: Box<[AtomicU32]>,
@@ -161,20 +161,25 @@ pub(crate) struct Offloaded {
 
 impl Offloaded {
     /// For tables with this number of entries.
-    pub(crate) fn new(records: Words<{ RECORDS * RECORD }>, moves: Words<MOVES>, entries: usize) -> Self {
+    pub(crate) fn new(records: Rows<RECORD>, moves: Words<MOVES>, entries: usize) -> Self {
         let of = (0..entries).map(|_| AtomicU32::new(0)).collect();
         Self { records, moves, of, timeouts: Default::default() }
     }
 
     /// All words, for models.
     #[cfg(loom)]
-    pub(crate) fn words(&self) -> (&Words<{ RECORDS * RECORD }>, &Words<MOVES>) {
+    pub(crate) fn words(&self) -> (&Rows<RECORD>, &Words<MOVES>) {
         (&self.records, &self.moves)
     }
 
+    /// The number of records.
+    pub(crate) fn records(&self) -> usize {
+        self.records.len()
+    }
+
     /// The words of a record.
-    pub(crate) fn record(&self, number: u32) -> &[AtomicU64] {
-        &self.records[number as usize * RECORD..][..RECORD]
+    pub(crate) fn record(&self, number: u32) -> &[AtomicU64; RECORD] {
+        &self.records[number as usize]
     }
 
     /// The state of a record.

@@ -7,22 +7,20 @@
 
 use xvs_xdp::bpf::KernelMap;
 
-use super::shared::{LAYOUT, LAYOUT_KNOWN, SLOT_WORDS, STATE_WORDS, TCP};
+use super::shared::{BUCKET, LAYOUT, LAYOUT_KNOWN, SLOT_WORDS, STATE_WORDS, TCP};
 use super::sweep::taken;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::state;
-use crate::conn::{
-    ConnId, Direction, NO_CONNECTION, RECORD, RECORDS, RecordState, Used, offloaded_word as word,
-};
+use crate::conn::{ConnId, Direction, NO_CONNECTION, RECORD, RecordState, Used, offloaded_word as word};
 use crate::shm::atomic::AtomicU64;
 use crate::shm::atomic::Ordering::Relaxed;
-use crate::shm::words::{self, Words};
+use crate::shm::words::{self, Rows};
 use crate::snapshot::DestinationId;
 
 /// The records of an earlier xvsd.
 pub(crate) struct FormerRecords {
-    records: Words<{ RECORDS * RECORD }>,
+    records: Rows<RECORD>,
     layout: u64,
 }
 
@@ -42,21 +40,22 @@ impl FormerRecords {
     pub(crate) fn map(state: &KernelMap, records: &KernelMap) -> Option<Self> {
         let of = |words: &[AtomicU64]| words[LAYOUT].load(Relaxed);
         let layout = words::of_map::<STATE_WORDS>(state).map(|words| of(&*words));
+        let layout = layout.or_else(|_| words::of_map::<WITH_KEYS>(state).map(|words| of(&*words)));
         let layout =
-            layout.or_else(|_| words::of_map::<STATE_WORDS_0>(state).map(|words| of(&*words))).ok()?;
-        let records = words::of_map(records).ok()?;
+            layout.or_else(|_| words::of_map::<WITHOUT_STATES>(state).map(|words| of(&*words))).ok()?;
+        let records = words::rows_of_map(records).ok()?;
         (layout <= LAYOUT_KNOWN).then_some(Self { records, layout })
     }
 
     /// These records.
     #[cfg(loom)]
-    pub(super) fn of_model(records: Words<{ RECORDS * RECORD }>, layout: u64) -> Self {
+    pub(super) fn of_model(records: Rows<RECORD>, layout: u64) -> Self {
         Self { records, layout }
     }
 
     /// Takes what the records have. Cost: a load for each of their counts.
     pub(crate) fn take(&self) -> Vec<Uncounted> {
-        let uncounted = self.records.as_chunks::<RECORD>().0.iter().filter_map(|words| {
+        let uncounted = self.records.iter().filter_map(|words| {
             let counts = [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
             let of = |place: usize| words[place].load(Relaxed);
             let (connection, state) = (of(word::CONNECTION), RecordState(of(word::STATE)));
@@ -69,8 +68,10 @@ impl FormerRecords {
     }
 }
 
-/// The words of the state beside records of layout 0, which has no table of states.
-const STATE_WORDS_0: usize = STATE_WORDS - (SLOT_WORDS - TCP);
+/// The words of the state when it had the keys of 131,072 records.
+const WITH_KEYS: usize = STATE_WORDS + (1 << 17) * BUCKET;
+/// The same beside records of layout 0, when it had no table of states.
+const WITHOUT_STATES: usize = WITH_KEYS - (SLOT_WORDS - TCP);
 
 impl Flows {
     /// Counts these packets as if this worker had forwarded them now. Packets of connections that the table does not

@@ -10,12 +10,12 @@ use std::sync::atomic::Ordering::{Relaxed, Release};
 use xvs_proto::FlowKey;
 
 use super::own::Own;
-use super::shared::{BUCKET, BUCKETS, KEYS, Offload, SEED};
-use crate::conn::{NO_CONNECTION, RECORDS, RecordState, offloaded_word as word};
+use super::shared::{BUCKET, Offload, SEED};
+use crate::conn::{MAX_RECORDS, NO_CONNECTION, RecordState, offloaded_word as word};
 
 /// What an entry says about a record's part (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
 pub(crate) fn value(number: u32, part: u32, record: u32) -> u32 {
-    number << (RECORDS.ilog2() + 1) | part << RECORDS.ilog2() | record
+    number << (MAX_RECORDS.ilog2() + 1) | part << MAX_RECORDS.ilog2() | record
 }
 
 /// The hash of a key, which the program computes in the same way. A secret seed keeps clients from choosing the bucket.
@@ -53,8 +53,8 @@ impl Offload {
     pub(super) fn enter(&self, key: &FlowKey, value: u32) -> Option<usize> {
         let hash = hash([0, 1].map(|word| self.state[SEED + word].load(Relaxed)), key);
         let tag = hash >> 32 | 1;
-        let first = KEYS + hash as usize % BUCKETS * BUCKET;
-        let bucket = &self.state[first..first + BUCKET];
+        let number = hash as usize % self.keys.len();
+        let bucket = &self.keys[number];
         // An equal tag is almost always that of an earlier record of this key.
         let place = |wanted: u64| bucket.iter().position(|entry| entry.load(Relaxed) >> 32 == wanted);
         let at = place(tag).or_else(|| place(0))?;
@@ -62,7 +62,7 @@ impl Offload {
         let is_free = former == 0 || former >> 32 == tag;
         // Release: a program that finds the entry finds the record as it was written before.
         let entered = || bucket[at].compare_exchange(former, tag << 32 | u64::from(value), Release, Relaxed);
-        (is_free && entered().is_ok()).then_some(first + at)
+        (is_free && entered().is_ok()).then_some(number * BUCKET + at)
     }
 
     /// Removes the keys of a record that has ended, and numbers its next use.
@@ -84,9 +84,10 @@ impl Offload {
 
     /// Removes the key at a place, unless another one is there by now.
     fn remove(&self, place: usize, value: u32) {
-        let entry = self.state[place].load(Relaxed);
+        let place = &self.keys[place / BUCKET][place % BUCKET];
+        let entry = place.load(Relaxed);
         if entry as u32 == value {
-            let _ = self.state[place].compare_exchange(entry, 0, Relaxed, Relaxed);
+            let _ = place.compare_exchange(entry, 0, Relaxed, Relaxed);
         }
     }
 }
@@ -137,12 +138,19 @@ mod tests {
         for (at, flows) in all.iter().flatten().enumerate() {
             for seed in seeds {
                 let hashes: Vec<_> = flows.iter().map(|key| hash(seed, key)).collect();
-                let buckets: BTreeSet<_> = hashes.iter().map(|hash| hash % BUCKETS as u64).collect();
+                let buckets: BTreeSet<_> = hashes.iter().map(|hash| hash % (1 << 17)).collect();
                 let tags: BTreeSet<_> = hashes.iter().map(|hash| hash >> 32 | 1).collect();
                 assert!(buckets.len() > 3950, "flows {at}: {} buckets", buckets.len());
                 assert!(tags.len() > 4090, "flows {at}: {} tags", tags.len());
             }
         }
+    }
+
+    #[test]
+    fn an_entry_has_room_for_the_last_record_and_numbers_of_uses_begin_anew() {
+        let last = RecordState::unused(RecordState::USES as u32 - 1);
+        assert_eq!(value(last.number(), 1, MAX_RECORDS as u32 - 1), u32::MAX);
+        assert_eq!(RecordState::unused(last.number() + 1).number(), 0);
     }
 
     #[test]

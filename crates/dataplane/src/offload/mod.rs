@@ -32,6 +32,6 @@ pub use self::shared::{Offload, Settings};
 pub(crate) mod layout {
     pub(crate) use super::keys::value as key_value;
     pub(crate) use super::shared::{
-        ACTIVE, BUCKET, BUCKETS, CLOCK, KEYS, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP,
+        ACTIVE, BUCKET, CLOCK, LAST_BUCKET, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP,
     };
 }

@@ -10,14 +10,15 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::state;
 use crate::conn::{ConnId, Direction, Offloaded, Table};
-use crate::shm::words::Words;
+use crate::shm::words::{Rows, Words};
 
 impl Offload {
     /// An offload with this number of records, at most two, for a table.
     pub fn of_model(records: u32, table: &Table) -> Self {
-        let flows = Offloaded::new(Words::default(), Words::default(), table.entries());
+        let flows = Offloaded::new(Rows::of(2), Words::default(), table.entries());
         let settings = Settings { records, ..Settings::default() };
-        Self::over(Words::default(), flows, settings).expect("a model's random numbers are fixed")
+        Self::over(Words::default(), Rows::of(1), flows, settings)
+            .expect("a model's random numbers are fixed")
     }
 
     /// The words of a record.

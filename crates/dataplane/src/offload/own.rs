@@ -10,7 +10,7 @@ use xvs_proto::LinkId;
 use super::give_up::GiveUp;
 use super::shared::Offload;
 use crate::clock::Millis;
-use crate::conn::{ConnId, RECORDS};
+use crate::conn::ConnId;
 use crate::snapshot::DestinationId;
 
 /// The records of one worker.
@@ -90,10 +90,11 @@ impl Offloader {
 
     pub(crate) fn new(shared: Arc<Offload>) -> Self {
         let after = shared.settings.after;
-        let (own, ended) = (Vec::with_capacity(RECORDS), Vec::with_capacity(RECORDS));
+        let records = shared.flows.records();
+        let (own, ended) = (Vec::with_capacity(records), Vec::with_capacity(records));
         let (next, give_up, given_up, begins) = (0, GiveUp::default(), 0, true);
         let (due, again_due) = (Millis(0), Millis(0));
-        let resting = VecDeque::with_capacity(RECORDS);
+        let resting = VecDeque::with_capacity(records);
         Self { shared, after, own, next, due, give_up, given_up, begins, ended, again_due, resting }
     }
 

@@ -11,26 +11,25 @@ use xvs_xdp::bpf::Object;
 
 use crate::clock::Millis;
 use crate::conn::{
-    Offloaded, RECORDS, RecordState, SLOTS, Table, offloaded_word as word, random_secret, tcp,
+    MAX_RECORDS, Offloaded, RecordState, SLOTS, Table, offloaded_word as word, random_secret, tcp,
 };
-use crate::shm::words::{self, Words};
+use crate::shm::words::{self, Rows, Words};
 use crate::snapshot::DestinationId;
 
 /// The words of `struct xvs_offload`.
-pub(crate) const STATE_WORDS: usize = KEYS + BUCKETS * BUCKET;
+pub(crate) const STATE_WORDS: usize = SLOT_WORDS + SLOTS / 2;
 /// The places of its words. Switch, epoch and slots are halves of words; the seed has two.
 pub(crate) const SEED: usize = 1;
 pub(crate) const LAYOUT: usize = 3;
 pub(crate) const CLOCK: usize = 4;
+pub(crate) const LAST_BUCKET: usize = 5;
 pub(crate) const TCP: usize = 8;
 pub(crate) const ACTIVE: usize = TCP + 24;
 /// The version of the layout of records (`struct xvs_flow`), raised with each change: the next xvsd reads an earlier
 /// one's records only if it knows their layout. Records of layout 0 have their counts in the same place.
 pub(crate) const LAYOUT_KNOWN: u64 = 1;
 pub(crate) const SLOT_WORDS: usize = 40;
-pub(crate) const KEYS: usize = SLOT_WORDS + SLOTS / 2;
-/// The number of buckets of keys, and of the entries of one.
-pub(crate) const BUCKETS: usize = if cfg!(loom) { 1 } else { 1 << 17 };
+/// The entries of a bucket of keys.
 pub(crate) const BUCKET: usize = 8;
 /// Records are short when fewer than one in this number is free.
 const SHORT_PART: usize = 8;
@@ -43,6 +42,7 @@ pub(crate) mod map {
 
     pub(crate) const STATE: &CStr = c"offload";
     pub(crate) const RECORDS: &CStr = c"records";
+    pub(crate) const KEYS: &CStr = c"keys";
     pub(crate) const MOVES: &CStr = c"moves";
 }
 
@@ -50,6 +50,8 @@ pub(crate) mod map {
 #[derive(Debug)]
 pub struct Offload {
     pub(super) state: Words<STATE_WORDS>,
+    /// Buckets, as many as records.
+    pub(super) keys: Rows<BUCKET>,
     pub(crate) flows: Arc<Offloaded>,
     pub(super) free: ArrayQueue<u32>,
     pub(super) settings: Settings,
@@ -64,16 +66,24 @@ pub struct Offload {
 pub struct Settings {
     /// The number of a client's packets that workers process before offload.
     pub after: u32,
-    /// The most connections that are offloaded at once, at most 131,072.
+    /// The most connections that are offloaded at once, at most as many as the maps have records.
     pub records: u32,
     /// For test runs, in which the kernel lets all packets arrive by one interface: the index of that interface.
     /// `None`: the connection's own.
     pub ingress: Option<u32>,
 }
 
+impl Settings {
+    /// The number of records beside a table of this size: an eighth, as a power of two, from 16,384 to 1,048,576. Each
+    /// takes 384 bytes, which the kernel allocates at once.
+    pub fn records_beside(connections: usize) -> u32 {
+        (connections / 8).clamp(1 << 14, MAX_RECORDS).next_power_of_two() as u32
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
-        Self { after: 1, records: RECORDS as u32, ingress: None }
+        Self { after: 1, records: MAX_RECORDS as u32, ingress: None }
     }
 }
 
@@ -84,17 +94,27 @@ impl Offload {
     /// The kernel cannot map the maps.
     pub(crate) fn of(object: &Object, entries: usize, settings: Settings) -> io::Result<Self> {
         let (records, moves) =
-            (words::of_object(object, map::RECORDS)?, words::of_object(object, map::MOVES)?);
-        Self::over(words::of_object(object, map::STATE)?, Offloaded::new(records, moves, entries), settings)
+            (words::rows_of_object(object, map::RECORDS)?, words::of_object(object, map::MOVES)?);
+        let (state, keys) =
+            (words::of_object(object, map::STATE)?, words::rows_of_object(object, map::KEYS)?);
+        Self::over(state, keys, Offloaded::new(records, moves, entries), settings)
     }
 
     /// An offload over maps of zeros.
-    pub(super) fn over(state: Words<STATE_WORDS>, flows: Offloaded, settings: Settings) -> io::Result<Self> {
+    pub(super) fn over(
+        state: Words<STATE_WORDS>,
+        keys: Rows<BUCKET>,
+        flows: Offloaded,
+        settings: Settings,
+    ) -> io::Result<Self> {
         let flows = Arc::new(flows);
-        let free = ArrayQueue::new(RECORDS);
-        for record in 0..settings.records.min(RECORDS as u32) {
+        let records = settings.records.min(flows.records() as u32);
+        let settings = Settings { records, ..settings };
+        let free = ArrayQueue::new(records as usize);
+        for record in 0..records {
             let _ = free.push(record);
         }
+        state[LAST_BUCKET].store(keys.len() as u64 - 1, Relaxed);
         let HashSecret(seed) = random_secret()?;
         for word in 0..2 {
             state[SEED + word].store(seed[word], Relaxed);
@@ -104,7 +124,7 @@ impl Offload {
         rows.iter().zip(&state[TCP..ACTIVE]).for_each(|(row, word)| word.store(*row, Relaxed));
         state[ACTIVE].store(active, Relaxed);
         let (refused, in_force) = (AtomicU64::new(0), AtomicUsize::new(0));
-        Ok(Self { state, flows, free, settings, refused, in_force })
+        Ok(Self { state, keys, flows, free, settings, refused, in_force })
     }
 
     /// Makes this the offload of a table, before it has workers.

@@ -278,9 +278,11 @@ mod tests {
 
     use super::*;
     use crate::clock::Millis;
-    use crate::conn::{MOVES, RECORD, RECORDS, RecordState as State, SLOTS, Used, offloaded_word as flow};
+    use crate::conn::{
+        MAX_RECORDS, MOVES, RECORD, RecordState as State, SLOTS, Used, offloaded_word as flow,
+    };
     use crate::offload::layout::{
-        ACTIVE, BUCKET, BUCKETS, CLOCK, KEYS, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP, key_value,
+        ACTIVE, BUCKET, CLOCK, LAST_BUCKET, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP, key_value,
     };
     use crate::snapshot::syn_limits::layout as syn;
     use crate::steering::hold::word as hold;
@@ -363,7 +365,7 @@ mod tests {
             claim(format!("offsetof(struct xvs_flow_part, {field}) == {at}"));
         }
         let value = key_value(5, 1, 7);
-        claim(format!("XVS_FLOWS == {RECORDS} && XVS_FLOW_USE({value}u) == 5"));
+        claim(format!("XVS_MAX_FLOWS == {MAX_RECORDS} && XVS_FLOW_USE({value}u) == 5"));
         claim(format!("XVS_FLOW_PART({value}u) == 1 && XVS_FLOW_RECORD({value}u) == 7"));
         claim(format!("offsetof(struct xvs_flow, outer) == {}", 8 * flow::ADDRESSES));
         let of_state = [
@@ -372,13 +374,13 @@ mod tests {
             ("clock_ns", CLOCK),
             ("tcp.row", TCP),
             ("tcp.active", ACTIVE),
+            ("buckets", LAST_BUCKET),
             ("slots", SLOT_WORDS),
-            ("keys", KEYS),
         ];
         for (field, word) in of_state {
             claim(format!("offsetof(struct xvs_offload, {field}) == {}", 8 * word));
         }
-        claim(format!("XVS_BUCKETS == {BUCKETS} && XVS_BUCKET == {BUCKET} && XVS_SLOTS == {SLOTS}"));
+        claim(format!("sizeof(struct xvs_bucket) == {} && XVS_SLOTS == {SLOTS}", 8 * BUCKET));
         claim(format!("offsetof(struct xvs_moves, inactive) == {}", 8 * (MOVES - SLOTS)));
         for (name, bit) in [
             ("IN_FORCE", State::IN_FORCE),

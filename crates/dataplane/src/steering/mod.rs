@@ -32,6 +32,7 @@ pub mod reinject;
 mod rules;
 mod syn_limits;
 
+pub use self::objects::FEW_RECORDS;
 pub use self::rules::{OwnSender, SteeringRules};
 use crate::clock::Clock;
 use crate::offload::former::{FormerRecords, Uncounted};
@@ -89,13 +90,14 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// Makes the maps; nothing is steered yet. The kernel verifies the program for each interface.
+    /// Makes the maps, with this number of records of offloaded connections, a power of two up to 1,048,576; nothing is
+    /// steered yet. The kernel verifies the program for each interface.
     ///
     /// # Errors
     /// The kernel's error: usually CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is missing. The verifier's reasons are on
     /// stderr.
-    pub fn load() -> io::Result<Self> {
-        Self::of(Load::Maps)
+    pub fn load(records: u32) -> io::Result<Self> {
+        Self::of(Load::Maps(records))
     }
 
     /// As [`Self::load`], and loads the program for [`Self::test_run`] and [`Self::test_run_without_sockets`].

@@ -14,6 +14,7 @@ use xvs_xdp::bpf::{KernelMap, Object, ObjectFile, program_info, repeated};
 
 use super::maps::Marker;
 use super::{hold, syn_limits};
+use crate::conn::MAX_RECORDS;
 use crate::offload::map as offload;
 
 /// The program for interfaces.
@@ -24,7 +25,7 @@ pub(super) const VERDICT: &CStr = c"verdict";
 pub(super) const CLIENTS: &CStr = c"clients";
 
 /// The maps that the programs of all interfaces share.
-const STEERING: [&CStr; 15] = [
+const STEERING: [&CStr; 16] = [
     c"endpoints",
     c"addresses",
     c"prefixes",
@@ -39,6 +40,7 @@ const STEERING: [&CStr; 15] = [
     syn_limits::MAP,
     offload::STATE,
     offload::RECORDS,
+    offload::KEYS,
     offload::MOVES,
 ];
 /// The maps that the program for this machine's own packets shares, too.
@@ -47,9 +49,9 @@ const OWN: [&CStr; 4] = [c"endpoints", c"addresses", CLIENTS, hold::MAP];
 /// An object file of the director, as it is loaded.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum Load {
-    /// The maps of steering, without a program.
-    Maps,
-    /// The same with the programs, for test runs.
+    /// The maps of steering, with this number of records of offloaded connections, without a program.
+    Maps(u32),
+    /// The same with a few records and the programs, for test runs.
     ForTestRuns,
     /// The same with the program for interfaces alone, for test runs.
     ForOffloadedRuns,
@@ -75,13 +77,13 @@ impl Load {
 
     fn load(&self, maps: &[BorrowedFd<'_>]) -> io::Result<Answer<usize>> {
         let mut file = ObjectFile::open(match self {
-            Self::Maps | Self::ForTestRuns | Self::ForOffloadedRuns | Self::Steering(_) => REDIRECT,
+            Self::Maps(_) | Self::ForTestRuns | Self::ForOffloadedRuns | Self::Steering(_) => REDIRECT,
             Self::Own(_) => OWN_PACKETS,
             Self::Reinject(_) => REINJECT,
             Self::Losses(_) => LOSSES,
         })?;
         match self {
-            Self::Maps => {
+            Self::Maps(_) => {
                 file.leave_out(PROGRAM)?;
                 file.leave_out(VERDICT)?;
             }
@@ -95,6 +97,17 @@ impl Load {
                 file.set_constants(&number.to_ne_bytes())?
             }
         }
+        let records = match self {
+            Self::Maps(records) => Some(*records),
+            Self::ForTestRuns | Self::ForOffloadedRuns => Some(FEW_RECORDS),
+            _ => None,
+        };
+        if let Some(records) = records {
+            let is_fit = records.is_power_of_two() && records <= MAX_RECORDS as u32;
+            let count = if is_fit { records } else { return Err(io::ErrorKind::InvalidInput.into()) };
+            file.set_entries(offload::RECORDS, count)?;
+            file.set_entries(offload::KEYS, count)?;
+        }
         let shared = self.shared();
         if shared.len() != maps.len() {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -105,9 +118,11 @@ impl Load {
 
     fn shared(self) -> &'static [&'static CStr] {
         match self {
-            Self::Maps | Self::ForTestRuns | Self::ForOffloadedRuns | Self::Reinject(_) | Self::Losses(_) => {
-                &[]
-            }
+            Self::Maps(_)
+            | Self::ForTestRuns
+            | Self::ForOffloadedRuns
+            | Self::Reinject(_)
+            | Self::Losses(_) => &[],
             Self::Steering(_) => &STEERING,
             Self::Own(_) => &OWN,
         }
@@ -163,6 +178,9 @@ impl Task for OpenFormerMaps {
 pub(super) fn is_named(map: &KernelMap, name: &CStr) -> bool {
     map.name.as_bytes() == name.to_bytes()
 }
+
+/// A number of records for programs that offload nothing, and for test runs.
+pub const FEW_RECORDS: u32 = 1 << 10;
 
 const REDIRECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 const OWN_PACKETS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/own.bpf.o"));

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use libxdp_sys as sys;
 
 use super::call::{check, size_to};
-use super::words::Words;
+use super::words::{Rows, Words};
 use crate::mode::Mode;
 
 /// The XDP program of an interface, and the XDP features of its driver.
@@ -168,6 +168,15 @@ impl KernelMap {
             return Err(io::Error::other(format!("map {} has {} entries", self.name, self.limit)));
         }
         Words::map(self.as_fd())
+    }
+
+    /// Maps an array with `BPF_F_MMAPABLE`, whose values are `N` words each, into this process's memory.
+    ///
+    /// # Errors
+    /// Another layout, or the kernel refuses.
+    pub fn map_rows<const N: usize>(&self) -> io::Result<Rows<N>> {
+        self.check_layout(size_of::<u32>(), N * size_of::<u64>())?;
+        Rows::map(self.as_fd(), self.limit as usize)
     }
 
     /// The keys of a map whose keys have `K` bytes. While other threads change it, some may be missing.

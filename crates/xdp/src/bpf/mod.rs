@@ -19,4 +19,4 @@ pub use self::info::{KernelMap, ProgramInfo, XdpState, program_info, query_xdp};
 pub use self::link::{LinkInfo, open_link, pin_link};
 pub use self::object::{Map, Object, ObjectFile, run_live, test_run, test_run_repeated};
 pub use self::sets::{KeySet, MakeKeySet, Sets};
-pub use self::words::Words;
+pub use self::words::{Rows, Words};

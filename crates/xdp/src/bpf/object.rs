@@ -14,7 +14,7 @@ use libxdp_sys as sys;
 use super::call::{check, size_to};
 use super::info::{KernelMap, ProgramInfo};
 use super::sets::Sets;
-use super::words::Words;
+use super::words::{Rows, Words};
 
 /// An open object file, which is not loaded yet.
 pub struct ObjectFile(NonNull<sys::bpf_object>);
@@ -42,6 +42,13 @@ impl ObjectFile {
         // SAFETY: `own` belongs to this object, which is not loaded yet; the kernel checks the descriptor, and libbpf
         // duplicates it.
         check(unsafe { sys::bpf_map__reuse_fd(own.as_ptr(), map.as_raw_fd()) }).map(drop)
+    }
+
+    /// Makes an array with this number of entries.
+    pub fn set_entries(&mut self, name: &CStr, count: u32) -> io::Result<()> {
+        let map = self.find_map(name)?;
+        // SAFETY: `map` belongs to this object, which is not loaded yet.
+        check(unsafe { sys::bpf_map__set_max_entries(map.as_ptr(), count) }).map(drop)
     }
 
     /// Sets all constants of the object.
@@ -173,6 +180,14 @@ impl Object {
     /// There is no such map, its layout is another one, or the kernel refuses.
     pub fn words<const N: usize>(&self, name: &CStr) -> io::Result<Words<N>> {
         self.find_map(name)?.map_words()
+    }
+
+    /// Maps an array with `BPF_F_MMAPABLE`, whose values are `N` words each, into this process's memory.
+    ///
+    /// # Errors
+    /// As for [`Self::words`].
+    pub fn rows<const N: usize>(&self, name: &CStr) -> io::Result<Rows<N>> {
+        self.find_map(name)?.map_rows()
     }
 
     fn find_map(&self, name: &CStr) -> io::Result<&KernelMap> {

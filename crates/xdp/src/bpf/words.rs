@@ -1,4 +1,4 @@
-//! The value of a BPF array in this process's memory: words that programs and threads share without system calls.
+//! The values of a BPF array in this process's memory: words that programs and threads share without system calls.
 
 use std::io;
 use std::ops::Deref;
@@ -9,32 +9,44 @@ use std::sync::atomic::AtomicU64;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::param::page_size;
 
-/// The first `N` words of a map. The map stays in the kernel as long as they are mapped.
+/// All words of a map whose values are `N` words together. The map stays in the kernel as long as they are mapped.
 #[derive(Debug)]
-pub struct Words<const N: usize>(NonNull<[AtomicU64; N]>);
+pub struct Words<const N: usize>(Rows<N>);
+
+/// The values of a map, each of `N` words. The map stays in the kernel as long as they are mapped.
+#[derive(Debug)]
+pub struct Rows<const N: usize>(NonNull<[[AtomicU64; N]]>);
 
 // SAFETY: the mapping is memory of the whole process, and every byte of it that is read belongs to an atomic.
-unsafe impl<const N: usize> Send for Words<N> {}
+unsafe impl<const N: usize> Send for Rows<N> {}
 // SAFETY: as for `Send`.
-unsafe impl<const N: usize> Sync for Words<N> {}
+unsafe impl<const N: usize> Sync for Rows<N> {}
+
+impl<const N: usize> Rows<N> {
+    /// Maps the beginning of an array with `BPF_F_MMAPABLE`: this number of rows.
+    pub(super) fn map(array: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new mapping at an address that the kernel chooses. The kernel refuses more than the array has.
+        let base = unsafe { mmap(null_mut(), length::<N>(count), access, MapFlags::SHARED, array, 0) }?;
+        let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self(NonNull::slice_from_raw_parts(base, count)))
+    }
+}
 
 impl<const N: usize> Words<N> {
     /// Maps the beginning of an array with `BPF_F_MMAPABLE`, whose values are this long together.
     pub(super) fn map(array: BorrowedFd<'_>) -> io::Result<Self> {
-        let (access, length) = (ProtFlags::READ | ProtFlags::WRITE, Self::length());
-        // SAFETY: a new mapping at an address that the kernel chooses. The kernel refuses more than the array has.
-        let base = unsafe { mmap(null_mut(), length, access, MapFlags::SHARED, array, 0) }?;
-        NonNull::new(base.cast()).map(Self).ok_or_else(|| io::ErrorKind::InvalidData.into())
-    }
-
-    /// Whole pages, as the kernel allocates the array.
-    fn length() -> usize {
-        size_of::<[AtomicU64; N]>().next_multiple_of(page_size())
+        Rows::map(array, 1).map(Self)
     }
 }
 
-impl<const N: usize> Deref for Words<N> {
-    type Target = [AtomicU64; N];
+/// Whole pages, as the kernel allocates the array.
+fn length<const N: usize>(count: usize) -> usize {
+    (count * size_of::<[AtomicU64; N]>()).next_multiple_of(page_size())
+}
+
+impl<const N: usize> Deref for Rows<N> {
+    type Target = [[AtomicU64; N]];
 
     fn deref(&self) -> &Self::Target {
         // SAFETY: the mapping is at least this long, page-aligned, and stays until `self` is dropped. Programs and
@@ -43,9 +55,17 @@ impl<const N: usize> Deref for Words<N> {
     }
 }
 
-impl<const N: usize> Drop for Words<N> {
+impl<const N: usize> Deref for Words<N> {
+    type Target = [AtomicU64; N];
+
+    fn deref(&self) -> &Self::Target {
+        &self.0[0]
+    }
+}
+
+impl<const N: usize> Drop for Rows<N> {
     fn drop(&mut self) {
         // SAFETY: this is the mapping of `map`, and no reference to it outlives `self`.
-        let _ = unsafe { munmap(self.0.as_ptr().cast(), Self::length()) };
+        let _ = unsafe { munmap(self.0.as_ptr().cast(), length::<N>(self.0.len())) };
     }
 }

@@ -166,7 +166,8 @@ fn attach(
     warnings: &mut Vec<String>,
 ) -> Result<Interfaces, DaemonError> {
     let takes_over = others == Others::Run;
-    let steering = Steering::load().map_err(DaemonError::Program)?;
+    let records = Settings::records_beside(config.conn_table_size);
+    let steering = Steering::load(records).map_err(DaemonError::Program)?;
     let links = links().map_err(system("the kernel's links"))?;
     if takes_over && config.hold.duration().is_zero() {
         return Err(DaemonError::TakeOver(
