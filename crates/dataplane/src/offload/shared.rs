@@ -74,8 +74,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The number of records beside a table of this size: an eighth, as a power of two, from 16,384 to 1,048,576. Each
-    /// takes 384 bytes, which the kernel allocates at once.
+    /// The number of records beside a table of this size: an eighth, rounded up to a power of two, from 16,384 to
+    /// 1,048,576. Each takes 384 bytes, which the kernel allocates at once.
     pub fn records_beside(connections: usize) -> u32 {
         (connections / 8).clamp(1 << 14, MAX_RECORDS).next_power_of_two() as u32
     }

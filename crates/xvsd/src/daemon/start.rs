@@ -14,7 +14,7 @@ use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::offload::Settings;
-use xvs_dataplane::steering::Steering;
+use xvs_dataplane::steering::{FEW_RECORDS, Steering};
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{Latest, follow, links};
 use xvs_host::state_directory::Others;
@@ -166,7 +166,11 @@ fn attach(
     warnings: &mut Vec<String>,
 ) -> Result<Interfaces, DaemonError> {
     let takes_over = others == Others::Run;
-    let records = Settings::records_beside(config.conn_table_size);
+    // Another mode comes by a successor, with maps of its own.
+    let records = match config.offload {
+        OffloadMode::Off => FEW_RECORDS,
+        _ => Settings::records_beside(config.conn_table_size),
+    };
     let steering = Steering::load(records).map_err(DaemonError::Program)?;
     let links = links().map_err(system("the kernel's links"))?;
     if takes_over && config.hold.duration().is_zero() {
