@@ -292,8 +292,7 @@ fn flows_go_back_to_workers_if_an_interface_refuses_what_the_program_forwards() 
     let receipts = clients::parallel_uploads(&cluster, virtual_endpoint(UPLOAD), 2, &blob);
     receipts.iter().for_each(|receipt| assert_eq!(*receipt, clients::receipt(&receipt.host, &blob)));
     half.finish();
-    let status = director.status();
-    assert!(status.contains("offload    not by lan: it "), "{status}");
+    wait::until("status says so", || director.status().contains("offload    not by lan: it ").then_some(()));
 }
 
 #[test]
