@@ -476,10 +476,13 @@ fn a_stale_socket_is_replaced_without_a_moment_with_none_and_a_file_in_its_place
         });
         Client::connect(&folder.socket()).unwrap().call(ControlRequest::Timeouts.into()).unwrap();
     }
-    fs::write(folder.socket(), "precious").unwrap();
-    let refused = Server::start(Settings::of(folder.socket()), Arc::new(Recorder::default()));
-    assert!(matches!(refused, Err(StartError::NotASocket(_))), "{refused:?}");
-    assert_eq!(fs::read_to_string(folder.socket()).unwrap(), "precious");
+    for path in [folder.socket(), folder.socket().with_added_extension("new")] {
+        fs::write(&path, "precious").unwrap();
+        let refused = Server::start(Settings::of(folder.socket()), Arc::new(Recorder::default()));
+        assert!(matches!(&refused, Err(StartError::NotASocket(file)) if *file == path), "{refused:?}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "precious");
+        fs::remove_file(&path).unwrap();
+    }
 }
 
 /// Runs `xvsadm` as user 65534 with these groups; `None` without root.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
+use xvs_dataplane::offload::Settings;
 use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
 use xvs_ipvsadm::{SystemResolver, read_rules};
@@ -95,6 +96,9 @@ impl Config {
         }
         if !(1024..=1 << 24).contains(&self.sip_calls) {
             return wrong("sip_calls", self.sip_calls.to_string(), "from 1024 to 16777216 calls");
+        }
+        if self.socket.as_os_str().len() > SOCKET_MAX {
+            return wrong("socket", format!("{:?}", self.socket), "a path of at most 103 bytes");
         }
         if self.offload_after > 1000 {
             return wrong("offload_after", self.offload_after.to_string(), "from 0 to 1000 packets");
@@ -219,17 +223,25 @@ impl Config {
         }
     }
 
-    /// Checks that a full table, the workers' packet memory and the rest of xvsd fit into the limit of a control group.
+    /// The number of connections that can be offloaded at once; `None`: offload is off.
+    pub fn records(&self) -> Option<u32> {
+        (self.offload != OffloadMode::Off).then(|| Settings::records_beside(self.conn_table_size))
+    }
+
+    /// Checks that a full table, the workers' packet memory, the records of offload and the rest of xvsd fit into the
+    /// limit of a control group.
     ///
     /// # Errors
     /// [`ConfigError::TableOverLimit`].
     pub fn check_limit(
+        &self,
         table: &TableConfig,
         packet_bytes: u64,
         limit: &CgroupLimit,
     ) -> Result<(), ConfigError> {
         let needed = table.full_bytes() as u64;
-        let enough = needed + packet_bytes + REST_BYTES;
+        let of_records = self.records().map_or(0, |records| u64::from(records) * Settings::RECORD_BYTES);
+        let enough = needed + packet_bytes + of_records + REST_BYTES;
         match enough <= limit.bytes {
             true => Ok(()),
             false => Err(ConfigError::TableOverLimit {
@@ -257,7 +269,10 @@ impl Config {
     }
 }
 
-/// Memory that xvsd has beside its connection table and its packet memory, with few services.
+/// The longest path of a control socket: what the system allows, less the ending `.new` with which it is made.
+const SOCKET_MAX: usize = 103;
+
+/// Memory that xvsd has beside that of connections and packets, with few services.
 const REST_BYTES: u64 = 16 << 20;
 
 fn read_bytes(rules: &Path) -> Result<Vec<u8>, ConfigError> {
@@ -442,6 +457,19 @@ file = "/etc/keepalived/keepalived.conf"
     }
 
     #[test]
+    fn a_socket_whose_path_is_too_long_for_the_system_is_refused() {
+        let with =
+            |length: usize| format!("interfaces = [\"wan\"]\nsocket = \"/{}\"\n", "s".repeat(length - 1));
+        let config: Config = toml::from_str(&with(103)).unwrap();
+        assert!(config.check().is_ok());
+        let error = error_of(&with(104));
+        assert!(
+            error.starts_with("socket = \"/s") && error.ends_with(": a path of at most 103 bytes"),
+            "{error}"
+        );
+    }
+
+    #[test]
     fn a_status_page_without_an_address_is_refused() {
         let text = "interfaces = [\"wan\"]\nstatus_page = true\n";
         let expected = "status_page = true: without an address; name one with metrics_address";
@@ -467,14 +495,18 @@ file = "/etc/keepalived/keepalived.conf"
     #[test]
     fn a_table_beyond_the_limit_of_a_control_group_is_refused_with_the_limit_that_is_enough() {
         let table = TableConfig { capacity: 1 << 20, workers: 2, memory: Memory::Resident };
+        let config = Config { conn_table_size: table.capacity, ..Config::default() };
         let limit = |mib: u64| CgroupLimit { bytes: mib << 20, file: "/sys/fs/cgroup/memory.max".into() };
         let packet_bytes = 2 * (19 << 20);
-        let error = Config::check_limit(&table, packet_bytes, &limit(100)).unwrap_err().to_string();
+        let error = config.check_limit(&table, packet_bytes, &limit(100)).unwrap_err().to_string();
         let expected = "conn_table_size = 1048576: the full table takes 185 MiB, and /sys/fs/cgroup/memory.max allows 100 MiB for all of \
                         xvsd, so the kernel would kill it; raise the limit (MemoryMax= of the unit, --memory of the \
-                        container) above 239 MiB, or choose a smaller size";
+                        container) above 287 MiB, or choose a smaller size";
         assert_eq!(error, expected);
-        assert!(Config::check_limit(&table, packet_bytes, &limit(240)).is_ok());
-        assert!(Config::check_limit(&table, 4 * packet_bytes, &limit(240)).is_err(), "with more workers");
+        assert!(config.check_limit(&table, packet_bytes, &limit(288)).is_ok());
+        assert!(config.check_limit(&table, 4 * packet_bytes, &limit(288)).is_err(), "with more workers");
+        // 131,072 records of 384 bytes.
+        let without_offload = Config { offload: OffloadMode::Off, ..config };
+        assert!(without_offload.check_limit(&table, packet_bytes, &limit(240)).is_ok());
     }
 }

@@ -1,6 +1,6 @@
 //! Checks of the machine as a whole: kernel, daemon, memory, the kernel's own IPVS, the role of a real server.
 
-use xvs_ctl::config::{Config, TableMemory};
+use xvs_ctl::config::TableMemory;
 use xvs_ctl::placement::shares;
 use xvs_dataplane::conn::TableConfig;
 use xvs_xdp::{RingSizes, frame_bytes, umem_bytes};
@@ -139,7 +139,7 @@ pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
     if of_reserved_pages >= table.full_bytes() as u64 {
         return Vec::new();
     }
-    let finding = match Config::check_limit(&table, packet_bytes(facts).unwrap_or(0), limit) {
+    let finding = match facts.config.check_limit(&table, packet_bytes(facts).unwrap_or(0), limit) {
         Ok(()) => {
             let found =
                 format!("{} MiB if xvsd is started from this shell, the table fits", limit.bytes >> 20);

@@ -11,7 +11,7 @@ use xvs_xdp::bpf::Object;
 
 use crate::clock::Millis;
 use crate::conn::{
-    MAX_RECORDS, Offloaded, RecordState, SLOTS, Table, offloaded_word as word, random_secret, tcp,
+    MAX_RECORDS, Offloaded, RECORD, RecordState, SLOTS, Table, offloaded_word as word, random_secret, tcp,
 };
 use crate::shm::words::{self, Rows, Words};
 use crate::snapshot::DestinationId;
@@ -74,8 +74,11 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The memory of a record and of its bucket of keys.
+    pub const RECORD_BYTES: u64 = 8 * (RECORD + BUCKET) as u64;
+
     /// The number of records beside a table of this size: an eighth, rounded up to a power of two, from 16,384 to
-    /// 1,048,576. Each takes 384 bytes, which the kernel allocates at once.
+    /// 1,048,576. Each takes [`Self::RECORD_BYTES`], which the kernel allocates at once.
     pub fn records_beside(connections: usize) -> u32 {
         (connections / 8).clamp(1 << 14, MAX_RECORDS).next_power_of_two() as u32
     }

@@ -167,11 +167,7 @@ fn attach(
 ) -> Result<Interfaces, DaemonError> {
     let takes_over = others == Others::Run;
     // Another mode comes by a successor, with maps of its own.
-    let records = match config.offload {
-        OffloadMode::Off => FEW_RECORDS,
-        _ => Settings::records_beside(config.conn_table_size),
-    };
-    let steering = Steering::load(records).map_err(DaemonError::Program)?;
+    let steering = Steering::load(config.records().unwrap_or(FEW_RECORDS)).map_err(DaemonError::Program)?;
     let links = links().map_err(system("the kernel's links"))?;
     if takes_over && config.hold.duration().is_zero() {
         return Err(DaemonError::TakeOver(
@@ -223,7 +219,7 @@ fn open_table(
     let of_reserved_pages =
         config.state_directory.is_none() && memory::free_huge_page_bytes() >= table.full_bytes() as u64;
     let limit = memory::cgroup_limit().filter(|_| !of_reserved_pages);
-    let over = limit.and_then(|limit| Config::check_limit(&table, workers.packet_bytes(), &limit).err());
+    let over = limit.and_then(|limit| config.check_limit(&table, workers.packet_bytes(), &limit).err());
     let mut kept = KeptState::open(config, table, over, others)?;
     warnings.append(&mut kept.warnings);
     Ok(kept)

@@ -230,29 +230,25 @@ impl Server {
             fs::create_dir_all(folder).map_err(failed("mkdir", folder))?;
         }
         let lock = take_lock(&path)?;
-        match fs::symlink_metadata(&path) {
-            Ok(found) if !found.file_type().is_socket() => return Err(StartError::NotASocket(path)),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("stat", &path)(error));
-            }
-            _ => {}
-        }
-        let rules = Rules::of_group(&settings.group);
         // Under another name until its rights are set; then it replaces a stale one, so that no client finds none while
         // this process takes over.
         let new = beside(&path, ".new");
-        if let Err(error) = fs::remove_file(&new)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(failed("unlink", &new)(error));
+        if is_there(&new)? {
+            fs::remove_file(&new).map_err(failed("unlink", &new))?;
         }
+        is_there(&path)?;
+        let rules = Rules::of_group(&settings.group);
         let listener = Arc::new(UnixListener::bind(&new).map_err(failed("bind", &new))?);
-        if let Some(group) = rules.group() {
-            let group = Some(Gid::from_raw(group));
-            chown(&new, None, group).map_err(|error| failed("chown", &new)(error.into()))?;
-        }
-        fs::set_permissions(&new, Permissions::from_mode(settings.mode)).map_err(failed("chmod", &new))?;
-        fs::rename(&new, &path).map_err(failed("rename", &new))?;
+        let named = || {
+            if let Some(group) = rules.group() {
+                let group = Some(Gid::from_raw(group));
+                chown(&new, None, group).map_err(|error| failed("chown", &new)(error.into()))?;
+            }
+            fs::set_permissions(&new, Permissions::from_mode(settings.mode))
+                .map_err(failed("chmod", &new))?;
+            fs::rename(&new, &path).map_err(failed("rename", &new))
+        };
+        named().inspect_err(|_| _ = fs::remove_file(&new))?;
         let shared = Arc::new(Shared {
             settings,
             rules,
@@ -296,6 +292,16 @@ impl Drop for Server {
         }
         // A socket that remains is stale, and the next server replaces it.
         let _ = fs::remove_file(self.socket());
+    }
+}
+
+/// Whether there is a socket of this name. Another kind of file is an error.
+fn is_there(path: &Path) -> Result<bool, StartError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.file_type().is_socket() => Ok(true),
+        Ok(_) => Err(StartError::NotASocket(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(StartError::System { call: "stat", path: path.to_owned(), error }),
     }
 }
 
