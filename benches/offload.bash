@@ -9,8 +9,9 @@
 # ports: as replies, with a client of 1,000 ports and with 1,000 clients of one port each, as those of DNS and SIP.
 #
 # requests: wrk fetches a small page from nginx, both on the other core, over 64 lasting connections, and with a
-# connection for each request. The figure is the CPU time of the director's NAPI threads and of all threads of xvsd over
-# the requests. Connections are offloaded from their SYN on, or when they are established.
+# connection for each request. The figure is the CPU time of the director's NAPI threads and of all threads of xvsd or
+# HAProxy over the requests; beside it how often these threads gave up the core. Connections are offloaded from their SYN
+# on, or when they are established.
 #
 # latency: a request at a time, 200 a second, which the far end sends back by XDP (benches/round_trip.rs). The figure is
 # the round trip's time by the clock. The client has realtime priority, as NAPI threads and xvsd's worker have.
@@ -37,6 +38,21 @@ start_offload_1() {
 
 start_offload_4() {
     start_xvsd -m auto 4
+}
+
+# HAProxy in TCP mode, with one thread on the director's core, which has no priority over NAPI.
+start_haproxy() {
+    dest=$vip
+    printf '%s\n' 'global' '  nbthread 1' 'defaults' '  mode tcp' '  timeout connect 5s' '  timeout client 60s' \
+        '  timeout server 60s' 'listen page' "  bind $vip:80" "  server one $server:80" >"$state/haproxy.cfg"
+    # shellcheck disable=SC2016 # sh on the director expands it
+    start haproxy haproxy taskset -c "$core" sh -c 'echo ready; exec haproxy -db -f "$0"' "$state/haproxy.cfg"
+    "${as_root[@]}" chrt -o -p 0 "$thread"
+    for _ in {1..100}; do
+        if on dr ss -Htln "sport = :80" | grep -q .; then return; fi
+        sleep 0.05
+    done
+    fail "haproxy does not listen"
 }
 
 offload() {
@@ -80,25 +96,33 @@ fetch() {
         awk '$2 == "requests" && $3 == "in" { print $1 } /Socket errors|Non-2xx/ { exit 1 }'
 }
 
+# How often the director's NAPI threads and all threads of the process gave up the core.
+switches() {
+    local tasks=("${napi[@]/#//proc/}")
+    if [[ $pid ]]; then tasks+=("/proc/$pid/task"/*); fi
+    awk '/ctxt_switches/ { sum += $2 } END { print sum }' "${tasks[@]/%//status}"
+}
+
 # Measures requests to forwarder $1, $2 being `lasting` or `short`; adds to file $1-$2: nanoseconds per request,
-# requests a second, and of an `offload_*` the percentage of the XDP program.
+# requests a second, switches per request, and of an `offload_*` the percentage of the XDP program.
 measure_requests() {
-    local cpu requests before seconds=2 short=() by_program
+    local cpu requests before switched seconds=2 short=() by_program
     if [[ $2 == short ]]; then short=(--header 'Connection: close'); fi
-    before=$(counted) cpu=$(($(cpu_of "${napi[@]}") + $(cpu_of_all)))
+    before=$(counted) cpu=$(($(cpu_of "${napi[@]}") + $(cpu_of_all))) switched=$(switches)
     requests=$(fetch "$seconds" "${short[@]}") || fail "$1 answers not all requests"
-    cpu=$(($(cpu_of "${napi[@]}") + $(cpu_of_all) - cpu))
+    cpu=$(($(cpu_of "${napi[@]}") + $(cpu_of_all) - cpu)) switched=$(($(switches) - switched))
+    switched=$(awk -v all="$switched" -v requests="$requests" 'BEGIN { printf "%.1f", all / requests }')
     # shellcheck disable=SC2086
     read -r _ by_program < <(sent_since "$1" $before)
-    echo "$((cpu / requests)) $((requests / seconds)) $by_program" >>"$results/$1-$2"
+    echo "$((cpu / requests)) $((requests / seconds)) $switched $by_program" >>"$results/$1-$2"
 }
 
 requests() {
-    local round kind forwarder base median least most rate by_program rounds=3
-    local all=(routing dnat nat offload_1 offload_4)
+    local round kind forwarder base median least most rate switched by_program rounds=3
+    local all=(routing dnat haproxy nat offload_1 offload_4)
     local -A kinds=([lasting]='lasting connections' [short]='a connection for each request')
     local -A titles=([nat]='xvsd, NAT' [offload_1]='xvsd, NAT, from the SYN on' [offload_4]='xvsd, NAT, established'
-        [routing]='kernel, routing' [dnat]='kernel, nftables DNAT')
+        [routing]='kernel, routing' [dnat]='kernel, nftables DNAT' [haproxy]='HAProxy, TCP mode')
     wire_up
     for ((round = 0; round < rounds; round++)); do
         for forwarder in "${all[@]}"; do
@@ -111,16 +135,18 @@ requests() {
     echo "requests: a page of four bytes from nginx by 64 connections, $rounds rounds of two seconds each"
     for kind in lasting short; do
         echo "  ${kinds[$kind]}"
-        echo "                             CPU µs/request   × DNAT   least to most   requests a second"
+        echo "                             CPU µs/request   × DNAT   least to most   a second  switches"
         read -r base _ < <(summary "dnat-$kind" 1)
         for forwarder in "${all[@]}"; do
             read -r median least most < <(summary "$forwarder-$kind" 1)
             read -r rate _ < <(summary "$forwarder-$kind" 2)
-            read -r by_program _ < <(summary "$forwarder-$kind" 3)
+            read -r switched _ < <(summary "$forwarder-$kind" 3)
+            read -r by_program _ < <(summary "$forwarder-$kind" 4)
             awk -v name="${titles[$forwarder]}" -v median="$median" -v base="$base" -v least="$least" -v most="$most" \
-                -v rate="$rate" -v by_program="${by_program:+  $by_program % by the XDP program}" 'BEGIN {
-                    printf "  %-26s %9.2f  %7.2f   %6.2f to %6.2f  %8d%s\n",
-                        name, median / 1e3, median / base, least / 1e3, most / 1e3, rate, by_program }'
+                -v rate="$rate" -v switched="$switched" \
+                -v by_program="${by_program:+  $by_program % by the XDP program}" 'BEGIN {
+                    printf "  %-26s %9.2f  %7.2f   %6.2f to %6.2f  %8d  %7.1f%s\n", name,
+                        median / 1e3, median / base, least / 1e3, most / 1e3, rate, switched, by_program }'
         done
     done
     echo
