@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(memory_limit(&facts), [], "reserved huge pages do not count for a control group");
         facts.memory.free_huge_pages = 0;
         facts.memory.cgroup_limit =
-            Some(CgroupLimit { bytes: 256 << 20, file: "/sys/fs/cgroup/memory.max".into() });
+            Some(CgroupLimit { bytes: 320 << 20, file: "/sys/fs/cgroup/memory.max".into() });
         assert_eq!(only(memory_limit(&facts)).level, Level::Ok);
     }
 
