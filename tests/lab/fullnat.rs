@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use xvs::frames::{ACK, RST, SYN};
-use xvs::lab_cluster::{CLIENT, INSIDE, INSIDE6, VIP, VIP6, assert_balance, at, server, server6};
+use xvs::lab_cluster::{CLIENT, CLIENT6, INSIDE, INSIDE6, VIP, VIP6, assert_balance, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 
 #[track_caller]
@@ -232,4 +232,38 @@ proptest! {
             prop_assert_eq!(replies.len(), rows.len());
         }
     }
+}
+
+#[test]
+fn only_full_nat_and_tunnels_take_real_servers_of_the_other_family() {
+    let mut cluster = LabCluster::new();
+    let adm = |cluster: &mut LabCluster, line: &str| {
+        let answer = cluster.ask(json!({ "adm": line.split(' ').collect::<Vec<_>>() }));
+        (answer["exit"].as_u64().unwrap(), answer["stderr"].as_str().unwrap_or_default().to_owned())
+    };
+    cluster.adm(&format!("-A -t [{VIP6}]:80 -s rr"));
+    let add = format!("-a -t [{VIP6}]:80 -r {}:80", server(1));
+    for method in ["-m", "-g"] {
+        let (exit, text) = adm(&mut cluster, &format!("{add} {method}"));
+        let wanted = "Different address family is allowed only for tunneling servers";
+        assert!(exit == 2 && text.contains(wanted), "{exit} {text}");
+    }
+    assert_eq!(adm(&mut cluster, &format!("{add} --fullnat -w 3")), (0, String::new()));
+    let saved = cluster.adm("-S -n");
+    assert!(saved.contains(&format!("-a -t [{VIP6}]:80 -r {}:80 --fullnat -w 3", server(1))), "{saved}");
+    // Without a local address of its family.
+    let first = Datagram::new(Transport::Tcp(SYN), at(CLIENT6, 1), at(VIP6, 80));
+    laddr(&mut cluster, &format!("add {INSIDE6}"));
+    assert_eq!(cluster.from_client(&first).verdict, "drop no_local_address");
+    laddr(&mut cluster, &format!("add {INSIDE}"));
+    assert_eq!(cluster.from_client(&first).verdict, "transmit");
+    let rows = connections(&mut cluster);
+    assert_eq!(
+        rows[0]["local"].as_str().map(|local| local.contains(&INSIDE.to_string())),
+        Some(true),
+        "{rows:?}"
+    );
+    cluster.adm(&format!("-d -t [{VIP6}]:80 -r {}:80", server(1)));
+    let reply = Datagram::new(Transport::Tcp(SYN | ACK), at(server(1), 80), at(INSIDE, 1024));
+    assert_eq!(cluster.from_server(&reply).verdict, "pass", "no service concerns IPv4 any more");
 }

@@ -8,6 +8,7 @@ use xvs::frames::Datagram;
 use xvs::lab_cluster::{GATEWAY_MAC, LAN_MAC, WAN_MAC, server_mac};
 use xvs::{Judged, Transport};
 
+mod between_families;
 mod fragments;
 mod fullnat;
 mod gone;

@@ -84,18 +84,28 @@ fn carries_everything(workers: Workers) {
             ("-t", (VIP6, 80).into(), (FAR_ADDR6, 80).into()),
             ("-t", at(VIP, UPLOAD), at(FAR_ADDR, UPLOAD)),
             ("-u", at(VIP, ECHO), at(FAR_ADDR, ECHO)),
+            // Clients and server of different families.
+            ("-t", (VIP6, 8080).into(), at(FAR_ADDR, 80)),
+            ("-t", at(VIP, 8081), (FAR_ADDR6, 80).into()),
+            ("-t", (VIP6, UPLOAD).into(), at(FAR_ADDR, UPLOAD)),
+            ("-u", (VIP6, ECHO).into(), at(FAR_ADDR, ECHO)),
         ],
     );
-    for url in [format!("http://{VIP}:8080/blob"), format!("http://[{VIP6}]/blob")] {
+    let urls = [format!("{VIP}:8080"), format!("[{VIP6}]"), format!("[{VIP6}]:8080"), format!("{VIP}:8081")];
+    for url in urls.map(|host| format!("http://{host}/blob")) {
         let body = fetch(&cluster, &url).unwrap_or_else(|error| panic!("{url}: {error}"));
         // assert_eq would print 20 MB.
         assert!(body == cluster.blob(), "{url}: {} bytes differ from the file", body.len());
     }
     let bytes = &cluster.blob()[..100_000];
-    let receipts = clients::parallel_uploads(&cluster, at(VIP, UPLOAD), 100, bytes);
-    assert!(receipts.iter().all(|receipt| *receipt == clients::receipt("rs2", bytes)), "{receipts:?}");
+    for service in [at(VIP, UPLOAD), (VIP6, UPLOAD).into()] {
+        let receipts = clients::parallel_uploads(&cluster, service, 100, bytes);
+        assert!(receipts.iter().all(|receipt| *receipt == clients::receipt("rs2", bytes)), "{receipts:?}");
+    }
     for size in [10, 1400, 4000] {
-        assert_eq!(clients::Asker::new(&cluster, at(VIP, ECHO)).ask(&vec![0xa5; size]), "rs2");
+        for service in [at(VIP, ECHO), (VIP6, ECHO).into()] {
+            assert_eq!(clients::Asker::new(&cluster, service).ask(&vec![0xa5; size]), "rs2", "{service}");
+        }
     }
 }
 
@@ -167,15 +177,20 @@ fn nginx_reads_the_clients_address(workers: Workers) {
     let director = Director::start(&cluster, workers);
     director.xvs(&format!("laddr add {LOCAL}"));
     director.xvs(&format!("laddr add {LOCAL6}"));
+    // Port 81: clients and server of different families.
     for (service, server) in [
         (SocketAddr::from((VIP, 80)), SocketAddr::from((FAR_ADDR, 8081))),
         ((VIP6, 80).into(), (FAR_ADDR6, 8081).into()),
+        ((VIP, 81).into(), (FAR_ADDR6, 8081).into()),
+        ((VIP6, 81).into(), (FAR_ADDR, 8081).into()),
     ] {
         director.adm(&format!("-A -t {service} -s rr --client-address proxy"));
         director.adm(&format!("-a -t {service} -r {server} --fullnat"));
     }
     let upload = cluster.state().join("blob").display().to_string();
-    for vip in [VIP.to_string(), format!("[{VIP6}]")] {
+    let services = [(VIP, 80), (VIP, 81)].map(SocketAddr::from);
+    let services = services.into_iter().chain([(VIP6, 80), (VIP6, 81)].map(SocketAddr::from));
+    for vip in services.clone() {
         let url = format!("http://{vip}/blob");
         let body = fetch(&cluster, &url).unwrap_or_else(|error| panic!("{url}: {error}"));
         assert!(body == cluster.blob(), "{url}: {} bytes differ from the file", body.len());
@@ -185,11 +200,11 @@ fn nginx_reads_the_clients_address(workers: Workers) {
                 .arg(format!("http://{vip}/upload")),
         );
     }
-    for vip in [IpAddr::from(VIP), VIP6.into()] {
+    for vip in services.clone() {
         // The first segment has the full size.
         let request = format!("HEAD /blob HTTP/1.0\r\nX-Long: {}\r\n\r\n", "x".repeat(3000));
         let answer = cluster.run(Host::Client, || {
-            let mut stream = clients::connect(SocketAddr::new(vip, 80))?;
+            let mut stream = clients::connect(vip)?;
             stream.write_all(request.as_bytes())?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer).map(|_| answer)
@@ -200,8 +215,13 @@ fn nginx_reads_the_clients_address(workers: Workers) {
         fs::read_to_string(log).expect("nginx has answered").lines().map(str::to_owned).collect();
     let logged: Vec<_> =
         lines.iter().filter_map(|line| line.rsplit_once(' ')).map(|(addr, _)| addr).collect();
-    let (four, six) = (format!("198.51.100.10 {VIP} 80"), format!("2001:db8:1::10 {VIP6} 80"));
-    assert_eq!(logged, [&four[..], &four, &six, &six, &four, &six], "{lines:?}");
+    let of = |vip: SocketAddr| match vip.ip() {
+        IpAddr::V4(addr) => format!("198.51.100.10 {addr} {}", vip.port()),
+        IpAddr::V6(addr) => format!("2001:db8:1::10 {addr} {}", vip.port()),
+    };
+    let wanted: Vec<_> =
+        services.clone().flat_map(|vip| [of(vip), of(vip)]).chain(services.map(of)).collect();
+    assert_eq!(logged, wanted, "{lines:?}");
 }
 
 #[test]

@@ -127,6 +127,8 @@ const METHODS: [&[&str]; 8] = [
     &["-i", "--tun-type", "gue", "--tun-port", "6080", "--tun-nocsum"],
     &["-i", "--tun-type", "gue", "--tun-port", "6080", "--tun-csum"],
 ];
+/// The number of the real servers whose family is not their services'.
+const TRANSLATED: u64 = 11 + METHODS.len() as u64;
 /// Options of services: client address by PROXY or TOA, persistence, one-packet scheduling, SYN proxy.
 const OPTIONS: [&[&str]; 6] = [
     &[],
@@ -141,13 +143,21 @@ const LOCALS: [&str; 2] = ["10.2.0.200", "fd00:2::c8"];
 const LOCAL_PORTS: std::ops::Range<u16> = 1024..1032;
 const SCHEDULERS: [&str; 6] = ["rr", "wrr", "wlc", "sh", "mh", "sed"];
 
+/// The address of a real server.
+fn real_server(is_v6: bool, number: u64) -> String {
+    if is_v6 { format!("[fd00:2::{number}]") } else { format!("10.2.0.{number}") }
+}
+
 /// Adds, changes or removes something; the command may be refused.
 fn command(lab: &mut BothPaths, random: &mut Random) {
     let (protocol, addr) = (*random.of(&PROTOCOLS), *random.of(&VIRTUAL));
     let service = format!("{addr}:{}", random.of(&PORTS));
-    let number = 11 + random.below(METHODS.len() as u64);
-    let dest = if addr.starts_with('[') { format!("[fd00:2::{number}]") } else { format!("10.2.0.{number}") };
-    let (method, weight) = (*random.of(&METHODS), random.below(3).to_string());
+    let number = 11 + random.below(METHODS.len() as u64 + 1);
+    let (mut dest, mut method) = (real_server(addr.starts_with('['), number), *random.of(&METHODS));
+    if number == TRANSLATED {
+        (dest, method) = (real_server(!addr.starts_with('['), number), &["--fullnat"]);
+    }
+    let weight = random.below(3).to_string();
     let options = *random.of(&OPTIONS);
     let scheduler = *random.of(&SCHEDULERS);
     let line = match random.below(6) {
@@ -174,7 +184,7 @@ fn lab(topology: &Value) -> BothPaths {
         assert_eq!(added["exit"], 0, "{added}");
     }
     // The recordings have two real servers.
-    for number in 11..11 + METHODS.len() {
+    for number in 11..=TRANSLATED {
         for server in [format!("10.2.0.{number}"), format!("fd00:2::{number}")] {
             ask(&mut lab, json!({ "neighbor": server, "mac": "02:00:00:00:02:13", "link": LINKS[1] }));
         }
@@ -192,12 +202,10 @@ fn lab(topology: &Value) -> BothPaths {
             };
             let add = [vec!["-A", protocol, &service, "-s", "rr"], single].concat();
             ask(&mut lab, json!({ "adm": add }));
-            for (number, method) in (11..).zip(METHODS) {
-                let dest = if addr.starts_with('[') {
-                    format!("[fd00:2::{number}]:{port}")
-                } else {
-                    format!("10.2.0.{number}:{port}")
-                };
+            let translated = (TRANSLATED, &["--fullnat"][..]);
+            for (number, method) in (11..).zip(METHODS).chain([translated]) {
+                let is_v6 = addr.starts_with('[') != (number == TRANSLATED);
+                let dest = format!("{}:{port}", real_server(is_v6, number));
                 let add = [&["-a", protocol, &service, "-r", &dest][..], method].concat();
                 let added = ask(&mut lab, json!({ "adm": add }));
                 let fits = (protocol, port) != ("-t", PROXIED) || ["-m", "--fullnat"].contains(&method[0]);
@@ -220,9 +228,8 @@ fn with_connection_ids(lab: &mut BothPaths, service: &str, port: u16) {
         let line = format!("quic add -u {service} --config {config} --server-id-length 1 --nonce-length 4");
         ask(lab, json!({ "xvs": line.split(' ').collect::<Vec<_>>() }));
     }
-    for (id, number) in (0..).step_by(32).zip(11..11 + METHODS.len()) {
-        let addr =
-            if service.starts_with('[') { format!("[fd00:2::{number}]") } else { format!("10.2.0.{number}") };
+    for (id, number) in (0..).step_by(32).zip(11..TRANSLATED) {
+        let addr = real_server(service.starts_with('['), number);
         let line = format!("quic server-id -u {service} -r {addr}:{port} {id:02x}");
         let added = ask(lab, json!({ "xvs": line.split(' ').collect::<Vec<_>>() }));
         assert_eq!(added["exit"], 0, "{added}");

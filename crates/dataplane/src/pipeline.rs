@@ -131,7 +131,7 @@ fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, at: Context<'_>
     let packet = changed.as_ref().unwrap_or(packet);
     let connection = flows.table.connection(id);
     syn_proxy::to_client(p.frame, packet, &connection);
-    let verdict = crate::forward::reply(p.frame, p.link, packet, &ends, path);
+    let verdict = crate::forward::reply(p.frame, p.link, packet, &ends, path, &mut flows.ids);
     match is_refused(verdict) {
         true => syn_proxy::restore(p.frame, packet, &connection),
         false => state::advance_on_reply(flows, id, packet, destination, at),

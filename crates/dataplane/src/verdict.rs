@@ -161,6 +161,10 @@ drop_reasons! {
         "all local ports that were tried are taken towards the real server; add an address by `xvs laddr add`";
     FullNatPortless "fullnat_portless"
         "AH and ESP have no ports, so FULLNAT could not assign their replies; use NAT, or UDP 4500 (RFC 3948)";
+    Untranslatable "untranslatable"
+        "the other family of IP has no form for it: IPv6 extension headers, or an ICMP error (FULLNAT between families)";
+    SourceRoute "source_route"
+        "it has a source route, which IPv6 has not (FULLNAT between families); its sender got an ICMP error";
     InactiveMember "inactive_member"
         "it came in by a member that its bond does not use now, or that has left the bond";
     ClientConnections "client_connections"
@@ -191,6 +195,7 @@ impl DropReason {
             Self::NoRoute => Some(icmp::Error::HostUnreachable),
             Self::TtlExpired => Some(icmp::Error::TimeExceeded),
             Self::FragmentTimeout => Some(icmp::Error::ReassemblyTimeExceeded),
+            Self::SourceRoute => Some(icmp::Error::Reported { type_and_code: [3, 5], rest: [0; 4] }),
             Self::TooBig { mtu } => Some(icmp::Error::FragmentationNeeded { mtu }),
             _ => None,
         }

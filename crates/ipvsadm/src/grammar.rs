@@ -471,7 +471,8 @@ impl Draft {
             return Ok(());
         }
         let tunnel = self.destination.method == ForwardingMethod::Tunnel;
-        if !tunnel && self.server.is_some_and(|server| server.family() != self.family) {
+        let translates = self.destination.method == ForwardingMethod::FullNat;
+        if !tunnel && !translates && self.server.is_some_and(|server| server.family() != self.family) {
             return Err(LineError::usage("Different address family is allowed only for tunneling servers"));
         }
         if !tunnel && self.seen.any(TUNNEL_OPTIONS) {

@@ -29,7 +29,7 @@ fn request6(bytes: usize) -> Datagram {
 }
 
 /// The frames of a UDP datagram's fragments, each with the given number of bytes; the last has the rest.
-fn fragments(packet: &Datagram, each: usize) -> Vec<Vec<u8>> {
+pub(super) fn fragments(packet: &Datagram, each: usize) -> Vec<Vec<u8>> {
     let whole = packet.frame(GATEWAY_MAC, WAN_MAC);
     let headers = if packet.dest.is_ipv4() { 34 } else { 54 };
     let parts = whole[headers..].chunks(each);

@@ -79,7 +79,7 @@ impl Net {
 }
 
 /// An ICMP error.
-fn error(what: (u8, u8, [u8; 4]), from: IpAddr, to: IpAddr, ttl: u8, quote: &[u8]) -> Vec<u8> {
+pub(super) fn error(what: (u8, u8, [u8; 4]), from: IpAddr, to: IpAddr, ttl: u8, quote: &[u8]) -> Vec<u8> {
     let (type_u8, code_u8, bytes5to8) = what;
     match (from, to) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
@@ -103,7 +103,7 @@ fn framed(packet: &[u8], from: Mac, to: Mac) -> Vec<u8> {
     ethernet(from, to, kind, packet)
 }
 
-fn from_router(cluster: &mut LabCluster, link: &str, packet: &[u8]) -> Judged {
+pub(super) fn from_router(cluster: &mut LabCluster, link: &str, packet: &[u8]) -> Judged {
     let to = if link == "wan" { WAN_MAC } else { LAN_MAC };
     cluster.inject(link, &framed(packet, GATEWAY_MAC, to))
 }

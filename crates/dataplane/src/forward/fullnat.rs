@@ -14,6 +14,7 @@ use super::admission::{admit_request, strip};
 use super::ends::Ends;
 use super::identification::Identification;
 use super::nat::{End, rewrite};
+use super::translate;
 use crate::egress::Hop;
 use crate::verdict::DropReason;
 
@@ -24,7 +25,10 @@ pub(super) fn send_request(
     local: Endpoint,
     hop: Hop,
     ids: &mut Identification,
-) -> Result<(), DropReason> {
+) -> Result<Hop, DropReason> {
+    if packet.family() != ends.dest.family() {
+        return translate::send(frame, packet, local, ends.dest, hop, ids);
+    }
     if !packet.has_ports() && local.port != packet.connection_key().source.port {
         return Err(DropReason::FullNatPortless);
     }
@@ -34,10 +38,10 @@ pub(super) fn send_request(
         Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).set_id(ids.take());
     }
     strip(frame, packet);
-    Ok(())
+    Ok(hop)
 }
 
-/// Rewrites a reply to come from the virtual endpoint and to go to the client.
+/// Rewrites a reply to come from the virtual endpoint and to go to the client, who is of its family.
 pub(super) fn rewrite_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) {
     rewrite(frame, packet, [(End::Source, ends.virtual_endpoint), (End::Dest, ends.client)]);
 }

@@ -14,9 +14,10 @@ use xvs_xdp::Frame;
 
 use super::admission::{admit_reply, admit_request, strip};
 use super::ends::Ends;
-use super::local;
+use super::identification::Identification;
 use super::nat::{End, set_address};
 use super::next_hop::{finish, hop};
+use super::{local, translate};
 use crate::egress::Path;
 use crate::verdict::{DropReason, Verdict};
 
@@ -38,6 +39,7 @@ pub fn request(
     quote: &Packet,
     ends: &Ends,
     path: Path,
+    ids: &mut Identification,
 ) -> Verdict {
     let outside = (packet.flow.source.addr, ends.dest.addr);
     let quoted = (ends.dest, ends.local.unwrap_or(ends.client));
@@ -52,6 +54,11 @@ pub fn request(
         };
     }
     let sent = hop(path).and_then(|hop| {
+        if packet.family() != ends.dest.family() {
+            // The sender has no address of the other family.
+            let outside = (quoted.1.addr, ends.dest.addr);
+            return translate::icmp::send(frame, packet, quote, outside, quoted, hop.mtu, ids).map(|()| hop);
+        }
         admit_request(frame, packet, hop.mtu, 0)?;
         rewrite(frame, packet, quote, outside, quoted);
         strip(frame, packet);
@@ -62,15 +69,32 @@ pub fn request(
 
 /// Sends an error about a request to the client, from the virtual address. `quote` is the request as the destination
 /// received it.
-pub fn reply(frame: &mut Frame, packet: &Packet, quote: &Packet, ends: &Ends, path: Path) -> Verdict {
+pub fn reply(
+    frame: &mut Frame,
+    packet: &Packet,
+    quote: &Packet,
+    ends: &Ends,
+    path: Path,
+    ids: &mut Identification,
+) -> Verdict {
     let outside = (ends.virtual_endpoint.addr, ends.client.addr);
+    let quoted = (ends.client, ends.virtual_endpoint);
+    let crosses = packet.family() != ends.client.family();
     if path == Path::Local {
-        rewrite(frame, packet, quote, outside, (ends.client, ends.virtual_endpoint));
+        if crosses {
+            let hop = local::LOOPBACK;
+            let sent = translate::icmp::send(frame, packet, quote, outside, quoted, hop.mtu, ids);
+            return finish(frame, Path::To(hop), sent.map(|()| hop));
+        }
+        rewrite(frame, packet, quote, outside, quoted);
         return local::by_loopback(frame);
     }
     let sent = hop(path).and_then(|hop| {
+        if crosses {
+            return translate::icmp::send(frame, packet, quote, outside, quoted, hop.mtu, ids).map(|()| hop);
+        }
         admit_reply(frame, packet, hop.mtu)?;
-        rewrite(frame, packet, quote, outside, (ends.client, ends.virtual_endpoint));
+        rewrite(frame, packet, quote, outside, quoted);
         strip(frame, packet);
         Ok(hop)
     });

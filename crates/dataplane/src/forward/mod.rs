@@ -13,6 +13,7 @@ mod dr;
 mod fullnat;
 mod local;
 mod nat;
+mod translate;
 mod tunnel;
 
 pub mod icmp;
@@ -52,7 +53,7 @@ pub fn request(
         ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer),
         ForwardingMethod::FullNat => {
             let local = ends.local.ok_or(DropReason::NoLocalAddress)?;
-            fullnat::send_request(frame, packet, ends, local, hop, outer.ids).map(|()| hop)
+            fullnat::send_request(frame, packet, ends, local, hop, outer.ids)
         }
         ForwardingMethod::Local => Err(DropReason::DestinationLocal),
     });
@@ -73,11 +74,22 @@ pub(crate) fn made(frame: &mut Frame, path: Path) -> Verdict {
 /// Sends a reply, which was received by `link`, to the connection's client: from the virtual endpoint if the method is
 /// masquerading, otherwise unchanged, because its source is that endpoint already. The time to live of this machine's
 /// own replies stays.
-pub fn reply(frame: &mut Frame, link: LinkId, packet: &Packet, ends: &Ends, path: Path) -> Verdict {
+pub fn reply(
+    frame: &mut Frame,
+    link: LinkId,
+    packet: &Packet,
+    ends: &Ends,
+    path: Path,
+    ids: &mut Identification,
+) -> Verdict {
+    let crosses = packet.family() != ends.client.family();
     if path == Path::Local && ends.method.masquerades() {
-        return local::deliver_reply(frame, packet, ends);
+        return local::deliver_reply(frame, packet, ends, ids);
     }
     let sent = hop(path).and_then(|hop| {
+        if crosses {
+            return translate::send(frame, packet, ends.virtual_endpoint, ends.client, hop, ids);
+        }
         match link.is_own() {
             true => check_size(packet, hop.mtu, 0)?,
             false => admit_reply(frame, packet, hop.mtu)?,

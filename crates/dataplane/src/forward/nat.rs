@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use xvs_proto::checksum::Delta;
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::Ipv6;
-use xvs_proto::{Endpoint, Packet, Protocol, sctp, tcp, udp};
+use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sctp, tcp, udp};
 use xvs_xdp::Frame;
 
 use super::admission::{admit_request, strip};
@@ -61,14 +61,24 @@ pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: 
             delta = delta.addr(from.addr, to.addr).word(from.port, to.port);
         }
     }
-    if portless {
-        return;
+    if !portless {
+        update_checksum(&mut bytes[transport..], &packet.flow, delta, source, dest);
     }
-    let segment = &mut bytes[transport..];
-    match packet.flow.protocol {
+}
+
+/// Updates the checksum of a segment of this flow whose ends are now these.
+#[inline]
+pub(super) fn update_checksum(
+    segment: &mut [u8],
+    flow: &FlowKey,
+    delta: Delta,
+    source: Endpoint,
+    dest: Endpoint,
+) {
+    match flow.protocol {
         Protocol::UDP => udp::update_checksum(segment, delta, source.addr, dest.addr),
         // The checksum of SCTP does not cover the addresses.
-        Protocol::SCTP if packet.flow.source.port == source.port && packet.flow.dest.port == dest.port => {}
+        Protocol::SCTP if flow.source.port == source.port && flow.dest.port == dest.port => {}
         Protocol::SCTP => sctp::write_checksum(segment),
         _ => tcp::update_checksum(segment, delta),
     }

@@ -78,7 +78,7 @@ fn add_client_address(
         return flags.contains(Flags::PROXY).then(|| without_data(frame, packet, header_len, &[]));
     }
     let at_first = sequence == connection.first_sequence();
-    let by = proxy::header_len(packet.family()) as u32;
+    let by = proxy_len(connection);
     match at_first && !flags.contains(Flags::PROXY_ACKNOWLEDGED) {
         false if flags.contains(Flags::PROXY) => {
             tcp::set_number(segment, tcp::field::SEQUENCE.start, sequence.wrapping_add(by));
@@ -106,6 +106,11 @@ fn add_client_address(
     with.or_else(|| Some(without_data(frame, packet, header_len, header)))
 }
 
+/// The length of the PROXY header of a connection, in bytes.
+fn proxy_len(connection: &Connection<'_>) -> u32 {
+    proxy::header_len(connection.client().family()) as u32
+}
+
 /// Whether this step may lengthen packets of a connection.
 pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
     connection.flags().0 & (Flags::PROXY | Flags::TOA).0 != 0
@@ -122,7 +127,7 @@ pub(crate) fn remove(frame: &mut Frame, packet: &Packet, connection: &Connection
 #[inline(never)]
 fn lower_numbers(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
-    let by = proxy::header_len(packet.family()) as u32;
+    let by = proxy_len(connection);
     if packet.tcp_flags.has(tcp::Flags::SYN) {
         mss::reduce(segment, by as u16);
     }
@@ -146,7 +151,7 @@ pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<
     let segment = &mut frame.bytes_mut()[quote.transport..quote.end];
     let Some(sequence) = segment.get_mut(tcp::field::SEQUENCE) else { return };
     let number = sequence.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
-    let by = proxy::header_len(quote.family()) as u32;
+    let by = proxy_len(connection);
     sequence.copy_from_slice(&lowered(number, connection, by).to_be_bytes());
 }
 

@@ -143,7 +143,7 @@ fn to_destination(
     match ends.method {
         ForwardingMethod::Nat | ForwardingMethod::FullNat => {
             let path = destination.path;
-            forward::icmp::request(frame, link, &fragmentable(packet), quote, ends, path)
+            forward::icmp::request(frame, link, &fragmentable(packet), quote, ends, path, &mut flows.ids)
         }
         // A tunnel copies the don't-fragment bit of the packet into its outer header.
         ForwardingMethod::Tunnel => send::request(flows, frame, link, packet, ends, destination, at),
@@ -188,7 +188,7 @@ fn about_request(
     client_address::quoted(frame, quote, &connection);
     let key = ends.key_to_client(at.snapshot.routing_mark(link, packet));
     let path = Path::find(&at.snapshot.egress, key, flows.table.hash(&quote.flow));
-    let verdict = forward::icmp::reply(frame, packet, quote, &ends, path);
+    let verdict = forward::icmp::reply(frame, packet, quote, &ends, path, &mut flows.ids);
     if !forward::is_refused(verdict)
         && let Some(destination) = destination
     {

@@ -187,6 +187,9 @@ pub(super) fn plan(
     let after = match ends.method {
         ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => before,
         ForwardingMethod::Nat => FlowKey { dest: ends.dest, ..before },
+        ForwardingMethod::FullNat if ends.client.family() != ends.dest.family() => {
+            return Err(NotOffloaded::Translated);
+        }
         ForwardingMethod::FullNat => {
             FlowKey { source: ends.local.ok_or(NotOffloaded::NoWay)?, dest: ends.dest, ..before }
         }

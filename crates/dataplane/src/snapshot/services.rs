@@ -21,7 +21,8 @@ const SHARDS: usize = 64;
 #[derive(Clone)]
 pub struct Services {
     shards: [Arc<HashMap<ServiceKey, Arc<Service>>>; SHARDS],
-    /// The number of services of each family, so that a packet need not check every shard.
+    /// The number of services of each family, and of those that have destinations of it by FULLNAT, so that a packet
+    /// need not check every shard.
     counts: [usize; 2],
     /// The number of services of which some SYNs may be answered by cookies.
     proxied: usize,
@@ -72,8 +73,8 @@ impl Services {
     pub fn insert(&mut self, service: Arc<Service>) {
         let (shard, key) = (self.shard(&service.key), service.key);
         self.proxied += usize::from(service.may_proxy());
+        self.count(&service, 1);
         let replaced = Arc::make_mut(&mut self.shards[shard]).insert(key, service);
-        self.counts[key.family() as usize] += usize::from(replaced.is_none());
         self.count_out(replaced.as_deref());
     }
 
@@ -81,11 +82,21 @@ impl Services {
     pub fn remove(&mut self, key: &ServiceKey) {
         let shard = self.shard(key);
         let removed = Arc::make_mut(&mut self.shards[shard]).remove(key);
-        self.counts[key.family() as usize] -= usize::from(removed.is_some());
         self.count_out(removed.as_deref());
     }
 
+    fn count(&mut self, service: &Service, by: isize) {
+        for (family, count) in [Family::V4, Family::V6].into_iter().zip(&mut self.counts) {
+            if service.concerns(family) {
+                *count = count.saturating_add_signed(by);
+            }
+        }
+    }
+
     fn count_out(&mut self, former: Option<&Service>) {
+        if let Some(former) = former {
+            self.count(former, -1);
+        }
         self.proxied -= usize::from(former.is_some_and(Service::may_proxy));
     }
 
@@ -105,7 +116,8 @@ impl Services {
         self.proxied > 0
     }
 
-    /// Whether there is a service of this family. If not, no packet of the family is changed.
+    /// Whether there is a service of this family, or one of the other family with a destination of this one behind
+    /// FULLNAT. If not, no packet of the family is changed.
     pub fn any_of(&self, family: Family) -> bool {
         self.counts[family as usize] > 0
     }
@@ -163,6 +175,14 @@ impl Service {
             ServiceKey::Address { endpoint, .. } => endpoint.port,
             ServiceKey::Mark { .. } => 0,
         }
+    }
+
+    /// Whether packets of this family may be of its connections.
+    fn concerns(&self, family: Family) -> bool {
+        let translates = |member: &Member| {
+            member.method == ForwardingMethod::FullNat && member.endpoint.family() == family
+        };
+        self.key.family() == family || self.members.iter().any(translates)
     }
 
     /// Whether the director may answer a SYN itself.

@@ -435,8 +435,8 @@ impl State {
                 let why = "the synchronization protocol cannot carry a destination of another family";
                 return Err(CommandError::InvalidOperation { why: why.to_owned() });
             }
-            if options.method != ForwardingMethod::Tunnel {
-                let why = "only a tunnel reaches a destination of another family";
+            if !matches!(options.method, ForwardingMethod::Tunnel | ForwardingMethod::FullNat) {
+                let why = "only a tunnel or FULLNAT reaches a destination of another family";
                 return Err(CommandError::InvalidOperation { why: why.to_owned() });
             }
         }

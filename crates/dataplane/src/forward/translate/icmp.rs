@@ -1,0 +1,234 @@
+//! ICMP errors between the families: type, code, path MTU and the packet that the error quotes (RFC 7915 §4.2, §4.3,
+//! §5.2, §5.3).
+//!
+//! The quoted packet gets a header of the other family with the addresses and ports that the receiver of the error
+//! knows. Its transport's checksum stays, because the quote may be incomplete. Extensions behind the quote (RFC 4884)
+//! are left out.
+
+use std::net::IpAddr;
+
+use xvs_proto::{Endpoint, Family, Packet, Protocol, icmp, icmpv6, ipv4, ipv6, tcp};
+use xvs_xdp::Frame;
+
+use super::{Addresses, DIFFERENCE, Fields};
+use crate::forward::admission::check_ttl;
+use crate::forward::identification::Identification;
+use crate::verdict::DropReason;
+
+/// The path MTUs of links that are in use (RFC 1191 §7.1): the next lower one is assumed if a router names none.
+const PLATEAUS: [u32; 11] = [65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68];
+
+/// Translates an error between addresses of the other family. `quoted`: the endpoints of the packet that it quotes.
+/// `mtu` is that of the path by which the error leaves, in bytes. The frame then contains the error alone.
+///
+/// # Errors
+/// The other family has no such error; the frame is unchanged.
+pub(in crate::forward) fn send(
+    frame: &mut Frame,
+    packet: &Packet,
+    quote: &Packet,
+    outside: (IpAddr, IpAddr),
+    quoted: (Endpoint, Endpoint),
+    mtu: u32,
+    ids: &mut Identification,
+) -> Result<(), DropReason> {
+    let outer = Addresses::of(outside.0, outside.1).ok_or(DropReason::NoLocalAddress)?;
+    let inner = Addresses::of(quoted.0.addr, quoted.1.addr).ok_or(DropReason::NoLocalAddress)?;
+    check_ttl(packet)?;
+    let message = &frame.bytes()[packet.transport..packet.end];
+    let original = original_payload_len(frame.bytes(), quote);
+    let whole = u32::from(original) + (quote.transport - quote.network) as u32;
+    let header = header(message, packet.family(), whole, mtu).ok_or(DropReason::Untranslatable)?;
+    let headers = 2 * outer.header_len() + icmp::HEADER_LEN;
+    let most = match outer {
+        Addresses::V4(..) => icmp::MAX_LEN,
+        Addresses::V6(..) => icmpv6::MAX_LEN,
+    };
+    let quoted_end = packet.transport + icmp::HEADER_LEN + quoted_len(message, packet.family());
+    let carried = quote.end.min(quoted_end).saturating_sub(quote.transport).min(most - headers);
+    frame.shrink_front(quote.transport);
+    if !frame.resize(carried) || !frame.grow_front(headers) {
+        return Err(DropReason::NoHeadroom);
+    }
+    let bytes = frame.bytes_mut();
+    let (head, message) = bytes.split_at_mut(outer.header_len());
+    let (protocol, id) = match outer {
+        Addresses::V4(..) => (Protocol::ICMP, Some(ids.take())),
+        Addresses::V6(..) => (Protocol::ICMPV6, None),
+    };
+    let payload_len = message.len() as u16;
+    Fields { tos: packet.tos, ttl: packet.ttl - 1, protocol, payload_len, id }.emit(outer, head);
+    let (start, rest) = message.split_at_mut(icmp::HEADER_LEN);
+    start.copy_from_slice(&header);
+    let (head, segment) = rest.split_at_mut(inner.header_len());
+    let protocol = quote.flow.protocol;
+    Fields { tos: quote.tos, ttl: quote.ttl, protocol, payload_len: original, id: None }.emit(inner, head);
+    if quote.has_ports() && segment.len() >= tcp::field::DEST.end {
+        segment[tcp::field::SOURCE].copy_from_slice(&quoted.0.port.to_be_bytes());
+        segment[tcp::field::DEST].copy_from_slice(&quoted.1.port.to_be_bytes());
+    }
+    match outer {
+        Addresses::V4(..) => icmp::write_checksum(message),
+        Addresses::V6(source, dest) => icmpv6::write_checksum(message, source, dest),
+    }
+    Ok(())
+}
+
+/// The length of the packet's payload, before it was cut to be quoted.
+fn original_payload_len(frame: &[u8], quote: &Packet) -> u16 {
+    let header = &frame[quote.network..];
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let headers = (quote.transport - quote.network) as u16;
+    match quote.family() {
+        Family::V4 => word(ipv4::field::TOTAL_LEN.start).saturating_sub(headers),
+        Family::V6 => word(ipv6::field::PAYLOAD_LEN.start).saturating_sub(headers - ipv6::HEADER_LEN as u16),
+    }
+}
+
+/// The bytes of the packet that a message quotes: fewer than follow its header if there are extensions (RFC 4884 §4).
+fn quoted_len(message: &[u8], family: Family) -> usize {
+    let words = match family {
+        // Destination unreachable, time exceeded, parameter problem.
+        Family::V4 if matches!(message[0], 3 | 11 | 12) => usize::from(message[5]) * 4,
+        Family::V6 if matches!(message[0], 1 | 3) => usize::from(message[4]) * 8,
+        _ => 0,
+    };
+    if words == 0 { message.len() - icmp::HEADER_LEN } else { words }
+}
+
+/// The header of the error in the other family, without its checksum; `None`: the error has no form there.
+/// `quoted_len`: the length of the packet that it quotes; `mtu`: that of the path by which the error leaves; in bytes.
+fn header(message: &[u8], family: Family, quoted_len: u32, mtu: u32) -> Option<[u8; icmp::HEADER_LEN]> {
+    let type_and_code = [message[0], message[1]];
+    let rest = u32::from_be_bytes([message[4], message[5], message[6], message[7]]);
+    let ([kind, code], rest) = match family {
+        Family::V4 => to_v6(type_and_code, rest, quoted_len, mtu)?,
+        Family::V6 => to_v4(type_and_code, rest, mtu)?,
+    };
+    let mut header = [kind, code, 0, 0, 0, 0, 0, 0];
+    header[4..].copy_from_slice(&rest.to_be_bytes());
+    Some(header)
+}
+
+/// RFC 7915 §4.2.
+fn to_v6(type_and_code: [u8; 2], rest: u32, quoted_len: u32, mtu: u32) -> Option<([u8; 2], u32)> {
+    Some(match type_and_code {
+        [3, 0 | 1 | 5..=8 | 11 | 12] => ([1, 0], 0),
+        // The protocol is refused: the place of the next header.
+        [3, 2] => ([4, 1], ipv6::field::NEXT_HEADER as u32),
+        [3, 3] => ([1, 4], 0),
+        [3, 4] => {
+            let told = match rest & 0xffff {
+                0 => PLATEAUS.into_iter().find(|plateau| *plateau < quoted_len).unwrap_or(0),
+                told => told,
+            };
+            ([2, 0], (told + DIFFERENCE).min(mtu).max(ipv6::MIN_MTU))
+        }
+        [3, 9 | 10 | 13 | 15] => ([1, 1], 0),
+        [11, code] => ([3, code], 0),
+        [12, 0 | 2] => {
+            let pointer = match rest >> 24 {
+                same @ 0..=1 => same,
+                2 | 3 => ipv6::field::PAYLOAD_LEN.start as u32,
+                8 => ipv6::field::HOP_LIMIT as u32,
+                9 => ipv6::field::NEXT_HEADER as u32,
+                12..=15 => ipv6::field::SOURCE.start as u32,
+                16..=19 => ipv6::field::DEST.start as u32,
+                _ => return None,
+            };
+            ([4, 0], pointer)
+        }
+        _ => return None,
+    })
+}
+
+/// RFC 7915 §5.2.
+fn to_v4(type_and_code: [u8; 2], rest: u32, mtu: u32) -> Option<([u8; 2], u32)> {
+    Some(match type_and_code {
+        [1, 0 | 2 | 3] => ([3, 1], 0),
+        [1, 1] => ([3, 10], 0),
+        [1, 4] => ([3, 3], 0),
+        [2, _] => ([3, 4], rest.saturating_sub(DIFFERENCE).min(mtu).min(u32::from(u16::MAX))),
+        [3, code] => ([11, code], 0),
+        [4, 0] => {
+            let pointer = match rest {
+                same @ 0..=1 => same,
+                4 | 5 => ipv4::field::TOTAL_LEN.start as u32,
+                6 => ipv4::field::PROTOCOL as u32,
+                7 => ipv4::field::TTL as u32,
+                8..=23 => ipv4::field::SOURCE.start as u32,
+                24..=39 => ipv4::field::DEST.start as u32,
+                _ => return None,
+            };
+            ([12, 0], pointer << 24)
+        }
+        [4, 1] => ([3, 2], 0),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 7915, section 4.2.
+    #[test]
+    fn errors_of_ipv4_become_those_that_the_rfc_names() {
+        let to = |kind, code, rest| to_v6([kind, code], rest, 1500, 1500);
+        for code in [0, 1, 5, 6, 7, 8, 11, 12] {
+            assert_eq!(to(3, code, 0), Some(([1, 0], 0)), "code {code}");
+        }
+        for code in [9, 10, 13, 15] {
+            assert_eq!(to(3, code, 0), Some(([1, 1], 0)), "code {code}");
+        }
+        assert_eq!((to(3, 2, 0), to(3, 3, 0)), (Some(([4, 1], 6)), Some(([1, 4], 0))));
+        assert_eq!((to(11, 0, 0), to(11, 1, 0)), (Some(([3, 0], 0)), Some(([3, 1], 0))));
+        // Precedence cutoff, source quench, redirect, a missing option, other types.
+        for (kind, code) in [(3, 14), (3, 16), (4, 0), (5, 0), (12, 1), (12, 3), (6, 0), (0, 0)] {
+            assert_eq!(to(kind, code, 0), None, "{kind}, {code}");
+        }
+        let pointers = [(0, 0), (1, 1), (2, 4), (3, 4), (8, 7), (9, 6), (12, 8), (15, 8), (16, 24), (19, 24)];
+        for (from, pointer) in pointers {
+            assert_eq!(to(12, 0, from << 24), Some(([4, 0], pointer)), "{from}");
+        }
+        for from in [4, 5, 6, 7, 10, 11, 20] {
+            assert_eq!(to(12, 0, from << 24), None, "{from}");
+        }
+    }
+
+    /// RFC 7915, section 5.2.
+    #[test]
+    fn errors_of_ipv6_become_those_that_the_rfc_names() {
+        let to = |kind, code, rest| to_v4([kind, code], rest, 1500);
+        for (code, expected) in [(0, 1), (1, 10), (2, 1), (3, 1), (4, 3)] {
+            assert_eq!(to(1, code, 0), Some(([3, expected], 0)), "code {code}");
+        }
+        assert_eq!((to(3, 0, 0), to(3, 1, 0)), (Some(([11, 0], 0)), Some(([11, 1], 0))));
+        assert_eq!(to(4, 1, 6), Some(([3, 2], 0)));
+        for (kind, code) in [(1, 5), (4, 2), (100, 0), (127, 0), (128, 0), (135, 0)] {
+            assert_eq!(to(kind, code, 0), None, "{kind}, {code}");
+        }
+        let pointers =
+            [(0, 0), (1, 1), (4, 2), (5, 2), (6, 9), (7, 8), (8, 12), (23, 12), (24, 16), (39, 16)];
+        for (from, pointer) in pointers {
+            assert_eq!(to(4, 0, from), Some(([12, 0], pointer << 24)), "{from}");
+        }
+        assert_eq!((to(4, 0, 2), to(4, 0, 3), to(4, 0, 40)), (None, None, None));
+    }
+
+    #[test]
+    fn a_path_mtu_is_told_in_the_family_of_the_receiver_and_never_below_its_minimum() {
+        let to6 = |told, quoted_len, mtu| to_v6([3, 4], told, quoted_len, mtu);
+        assert_eq!(to6(1400, 1500, 1500), Some(([2, 0], 1420)));
+        assert_eq!(to6(1400, 1500, 1410), Some(([2, 0], 1410)));
+        assert_eq!(to6(576, 1500, 1500), Some(([2, 0], 1280)));
+        // A router that names none (RFC 1191 §5): the next plateau below the packet.
+        assert_eq!(to6(0, 1500, 1500), Some(([2, 0], 1500)));
+        assert_eq!(to6(0, 1492, 1500), Some(([2, 0], 1280)));
+        assert_eq!(to6(0, 9000, 9000), Some(([2, 0], 8186)));
+        let to4 = |told, mtu| to_v4([2, 0], told, mtu);
+        assert_eq!(to4(1400, 1500), Some(([3, 4], 1380)));
+        assert_eq!(to4(1280, 1200), Some(([3, 4], 1200)));
+        assert_eq!(to4(u32::MAX, 1 << 20), Some(([3, 4], 65535)));
+    }
+}

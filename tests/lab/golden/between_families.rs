@@ -1,0 +1,371 @@
+//! FULLNAT between IPv6 and IPv4, to the byte. Source of the rules: RFC 7915, sections 4 and 5.
+
+use std::net::IpAddr;
+
+use serde_json::json;
+use xvs::frames::{ACK, SYN, id, resum};
+use xvs::lab_cluster::{CLIENT, CLIENT6, INSIDE, INSIDE6, VIP, VIP6, at, server, server6};
+use xvs::{Datagram, Judged, LabCluster, Transport};
+
+use super::fragments::fragments;
+use super::icmp::{error, from_router};
+use super::{BEGUN, FORWARDED, assert_judged, to_client, to_server};
+
+/// The only local port, so that it is known which one is used.
+const PORT: u16 = 5000;
+
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    client: IpAddr,
+    vip: IpAddr,
+    local: IpAddr,
+    server: IpAddr,
+}
+
+/// A client of IPv6 with a server of IPv4, and the reverse.
+fn both() -> [Ends; 2] {
+    [
+        Ends { client: CLIENT6.into(), vip: VIP6.into(), local: INSIDE.into(), server: server(1).into() },
+        Ends { client: CLIENT.into(), vip: VIP.into(), local: INSIDE6.into(), server: server6(1).into() },
+    ]
+}
+
+/// A cluster with a service of each protocol at port 80, whose only server is at port 8080.
+fn cluster(ends: Ends, mtu: u32) -> LabCluster {
+    let mut cluster = LabCluster::with_mtu(mtu);
+    let (local, ports) = (ends.local.to_string(), format!("{PORT}-{PORT}"));
+    let answer = cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", ports] }));
+    assert_eq!(answer["exit"], 0, "{answer}");
+    for protocol in ["-t", "-u", "--sctp-service"] {
+        cluster.adm(&format!("-A {protocol} {} -s rr", at(ends.vip, 80)));
+        let server = at(ends.server, 8080);
+        cluster.adm(&format!("-a {protocol} {} -r {server} --fullnat", at(ends.vip, 80)));
+    }
+    cluster
+}
+
+fn request(ends: Ends, transport: Transport, bytes: usize) -> Datagram {
+    super::carrying(Datagram::new(transport, at(ends.client, 4000), at(ends.vip, 80)), bytes)
+}
+
+fn reply(ends: Ends, transport: Transport, bytes: usize) -> Datagram {
+    super::carrying(Datagram::new(transport, at(ends.server, 8080), at(ends.local, PORT)), bytes)
+}
+
+/// The request as the server gets it, and the reply as the client gets it.
+fn at_server(ends: Ends, request: &Datagram, judged: &Judged) -> Datagram {
+    translated(request, (ends.local, PORT), (ends.server, 8080), judged)
+}
+
+fn at_client(ends: Ends, reply: &Datagram, judged: &Judged) -> Datagram {
+    translated(reply, (ends.vip, 80), (ends.client, 4000), judged)
+}
+
+/// A packet with these ends. One of IPv4 may be fragmented if it has at most 1,260 bytes; then it has an identification,
+/// otherwise 0 (RFC 7915, section 5.1).
+fn translated(packet: &Datagram, from: (IpAddr, u16), to: (IpAddr, u16), judged: &Judged) -> Datagram {
+    let (source, dest) = (at(from.0, from.1), at(to.0, to.1));
+    let packet = Datagram { ttl: packet.ttl - 1, source, dest, ..packet.clone() };
+    let dont_fragment = packet.packet().len() > 1260;
+    let given = judged.sent.first().map_or(0, |(_, frame)| id(frame));
+    Datagram { dont_fragment, id: if dont_fragment { 0 } else { given }, ..packet }
+}
+
+#[test]
+fn both_ends_and_the_header_are_replaced_in_both_directions() {
+    for ends in both() {
+        for transport in [Transport::Tcp(SYN), Transport::Udp, Transport::Sctp] {
+            for bytes in [0, 1, 1100, 1213, 1400] {
+                let mut cluster = cluster(ends, 1500);
+                // Of IPv4 what is longer than 1,280 bytes in IPv6 would be fragmented.
+                let request =
+                    Datagram { tos: 0x28, dont_fragment: bytes > 1200, ..request(ends, transport, bytes) };
+                let first = cluster.from_client(&request);
+                let want = to_server(1, &at_server(ends, &request, &first));
+                assert_judged(&first, "transmit", &[want], BEGUN);
+                let answering = match transport {
+                    Transport::Tcp(_) => Transport::Tcp(SYN | ACK),
+                    other => other,
+                };
+                let reply =
+                    Datagram { tos: 0xb8, dont_fragment: bytes > 1200, ..reply(ends, answering, bytes) };
+                let judged = cluster.from_server(&reply);
+                let want = to_client(&at_client(ends, &reply, &judged));
+                assert_judged(&judged, "transmit", &[want], FORWARDED);
+            }
+        }
+    }
+}
+
+#[test]
+fn packets_of_ipv4_that_may_be_fragmented_have_different_identifications() {
+    let [ends, _] = both();
+    let mut cluster = cluster(ends, 1500);
+    let ids = [0; 3].map(|_| id(&cluster.from_client(&request(ends, Transport::Udp, 100)).sent[0].1));
+    assert!(ids[0] != ids[1] && ids[1] != ids[2] && !ids.contains(&0), "{ids:?}");
+}
+
+#[test]
+fn a_datagram_without_checksum_gets_one_because_ipv6_demands_it() {
+    let [_, ends] = both();
+    let mut cluster = cluster(ends, 1500);
+    let judged = cluster.from_client(&request(ends, Transport::UdpUnsummed, 33));
+    let want = at_server(ends, &request(ends, Transport::Udp, 33), &judged);
+    assert_judged(&judged, "transmit", &[to_server(1, &want)], BEGUN);
+}
+
+/// The path MTU in an ICMP error of the family.
+fn told(judged: &Judged) -> (&str, u32) {
+    let (link, frame) = &judged.sent[0];
+    let word = |at: usize| u32::from(u16::from_be_bytes([frame[at], frame[at + 1]]));
+    match frame[14] >> 4 {
+        4 => (link, word(14 + 20 + 6)),
+        _ => (link, word(14 + 40 + 6)),
+    }
+}
+
+#[test]
+fn senders_learn_the_path_mtu_of_the_other_family_in_their_own() {
+    // Bytes of data in UDP. The path to servers carries 1,400 bytes, that to clients 1,500.
+    let [six, four] = both();
+    let mut of = cluster(six, 1400);
+    assert_eq!(of.from_client(&request(six, Transport::Udp, 1372)).verdict, "transmit");
+    let judged = of.from_client(&request(six, Transport::Udp, 1373));
+    assert_eq!((judged.verdict.as_str(), told(&judged)), ("drop too_big", ("wan", 1420)));
+    let reply = |ends, bytes| Datagram { dont_fragment: true, ..reply(ends, Transport::Udp, bytes) };
+    assert_eq!(of.from_server(&reply(six, 1452)).verdict, "transmit");
+    let judged = of.from_server(&reply(six, 1453));
+    assert_eq!((judged.verdict.as_str(), told(&judged)), ("drop too_big", ("lan", 1480)));
+
+    let mut of = cluster(four, 1400);
+    let request = |bytes| Datagram { dont_fragment: true, ..request(four, Transport::Udp, bytes) };
+    assert_eq!(of.from_client(&request(1352)).verdict, "transmit");
+    let judged = of.from_client(&request(1353));
+    assert_eq!((judged.verdict.as_str(), told(&judged)), ("drop too_big", ("wan", 1380)));
+    assert_eq!(of.from_server(&reply(four, 1472)).verdict, "transmit");
+    let judged = of.from_server(&reply(four, 1473));
+    assert_eq!((judged.verdict.as_str(), told(&judged)), ("drop too_big", ("lan", 1520)));
+}
+
+#[test]
+fn a_sender_of_ipv6_is_never_told_less_than_1280_and_a_narrower_path_gets_fragments() {
+    let [ends, _] = both();
+    let mut cluster = cluster(ends, 1000);
+    let judged = cluster.from_client(&request(ends, Transport::Udp, 1233));
+    assert_eq!((judged.verdict.as_str(), told(&judged)), ("drop too_big", ("wan", 1280)));
+    let whole = request(ends, Transport::Udp, 1232);
+    let judged = cluster.from_client(&whole);
+    assert_eq!(judged.verdict, "transmit");
+    let want = at_server(ends, &whole, &judged);
+    assert_eq!(joined(&judged), want.packet()[20..]);
+    assert!(judged.sent.iter().all(|(_, frame)| frame.len() - 14 <= 1000 && id(frame) == want.id));
+}
+
+/// The content of fragments of either family, joined.
+fn joined(judged: &Judged) -> Vec<u8> {
+    let mut all = Vec::new();
+    for (_, frame) in &judged.sent {
+        let (at, offset) = match frame[14] >> 4 {
+            4 => (34, usize::from(u16::from_be_bytes([frame[20], frame[21]]) & 0x1fff) * 8),
+            _ => (62, usize::from(u16::from_be_bytes([frame[56], frame[57]]) & 0xfff8)),
+        };
+        assert_eq!(offset, all.len(), "{:x?}", judged.sent);
+        all.extend(&frame[at..]);
+    }
+    all
+}
+
+#[test]
+fn a_packet_of_ipv4_that_may_be_fragmented_leaves_in_fragments_that_every_path_of_ipv6_carries() {
+    let [_, ends] = both();
+    let mut cluster = cluster(ends, 1500);
+    let whole = request(ends, Transport::Udp, 1300);
+    let judged = cluster.from_client(&whole);
+    assert_eq!((judged.verdict.as_str(), judged.sent.len()), ("transmit", 2));
+    assert!(judged.sent.iter().all(|(_, frame)| frame.len() - 14 <= 1280 && frame[20] == 44));
+    assert_eq!(joined(&judged), at_server(ends, &whole, &judged).packet()[40..]);
+    // What fits is not fragmented, and has no fragment header.
+    let judged = cluster.from_client(&request(ends, Transport::Udp, 1232));
+    assert_eq!((judged.sent.len(), judged.sent[0].1[20]), (1, 17));
+}
+
+#[test]
+fn a_datagram_that_arrives_in_fragments_leaves_in_fragments() {
+    for ends in both() {
+        let mut cluster = cluster(ends, 1500);
+        let whole = request(ends, Transport::Udp, 8000);
+        let parts = fragments(&whole, 1208);
+        let judged = parts.iter().map(|frame| cluster.inject("wan", frame)).last().expect("a fragment");
+        assert_eq!(judged.verdict, "transmit");
+        let want = at_server(ends, &Datagram { dont_fragment: false, ..whole }, &judged).packet();
+        let header = if ends.server.is_ipv4() { 20 } else { 40 };
+        assert_eq!(joined(&judged), want[header..]);
+        for (link, frame) in &judged.sent {
+            assert_eq!(link, "lan");
+            // The don't-fragment bit is cleared (RFC 7915, section 5.1.1).
+            assert!(ends.server.is_ipv6() || frame[20] & 0x40 == 0, "{frame:x?}");
+        }
+    }
+}
+
+#[test]
+fn packets_whose_hops_are_used_up_are_refused_with_an_error_of_the_senders_family() {
+    for ends in both() {
+        let mut cluster = cluster(ends, 1500);
+        let first = request(ends, Transport::Udp, 10);
+        cluster.from_client(&first);
+        for (judged, link) in [
+            (cluster.from_client(&Datagram { ttl: 1, ..first.clone() }), "wan"),
+            (cluster.from_server(&Datagram { ttl: 1, ..reply(ends, Transport::Udp, 10) }), "lan"),
+        ] {
+            assert_eq!((judged.verdict.as_str(), judged.sent[0].0.as_str()), ("drop ttl_expired", link));
+        }
+    }
+}
+
+#[test]
+fn extension_headers_and_source_routes_are_refused_and_other_options_are_left_out() {
+    let [six, four] = both();
+    let mut of = cluster(six, 1500);
+    let mut frame = framed(&request(six, Transport::Udp, 10));
+    frame[20] = 0;
+    frame.splice(54..54, [17, 0, 1, 4, 0, 0, 0, 0]);
+    frame[18..20].copy_from_slice(&26u16.to_be_bytes());
+    let judged = of.inject("wan", &frame);
+    assert_eq!((judged.verdict.as_str(), judged.sent.len()), ("drop untranslatable", 0));
+
+    let mut of = cluster(four, 1500);
+    let with_options = |options: [u8; 8]| {
+        let mut frame = framed(&request(four, Transport::Udp, 10));
+        frame.splice(34..34, options);
+        frame[14] = 0x47;
+        frame[16..18].copy_from_slice(&46u16.to_be_bytes());
+        frame[24..26].fill(0);
+        let sum = etherparse::checksum::Sum16BitWords::new().add_slice(&frame[14..42]).ones_complement();
+        frame[24..26].copy_from_slice(&sum.to_ne_bytes());
+        frame
+    };
+    for kind in [131, 137] {
+        let judged = of.inject("wan", &with_options([1, kind, 7, 4, 192, 0, 2, 1]));
+        assert_eq!(judged.verdict, "drop source_route");
+        // Destination unreachable, source route failed.
+        assert_eq!(judged.sent[0].1[34..36], [3, 5], "{kind}");
+    }
+    // A timestamp; a source route that is at its end.
+    for options in [[68, 8, 9, 0, 0, 0, 0, 0], [1, 131, 7, 8, 192, 0, 2, 1]] {
+        let judged = of.inject("wan", &with_options(options));
+        let want = at_server(four, &request(four, Transport::Udp, 10), &judged);
+        assert_eq!(
+            (judged.verdict.as_str(), &judged.sent[..]),
+            ("transmit", &owned(to_server(1, &want))[..])
+        );
+    }
+}
+
+fn owned((link, frame): (&str, Vec<u8>)) -> Vec<(String, Vec<u8>)> {
+    vec![(link.to_owned(), frame)]
+}
+
+/// The frame of a client's packet.
+fn framed(packet: &Datagram) -> Vec<u8> {
+    packet.frame(xvs::lab_cluster::GATEWAY_MAC, xvs::lab_cluster::WAN_MAC)
+}
+
+#[test]
+fn errors_of_servers_and_routers_reach_the_client_in_its_family_with_its_own_packet() {
+    // Errors of IPv4 and of IPv6; the first has no form in the other family.
+    let v4 = [(3, 14, [0; 4]), (3, 3, [0; 4]), (3, 4, [0, 0, 5, 0xdc]), (11, 0, [0; 4]), (3, 10, [0; 4])];
+    let v6 = [(100, 7, [9; 4]), (1, 4, [0; 4]), (2, 0, [0, 0, 5, 0xdc]), (3, 0, [0; 4]), (1, 1, [0; 4])];
+    let mtus = [0, 0, 1500, 0, 0];
+    for (ends, [there, here]) in both().into_iter().zip([[v4, v6], [v6, v4]]) {
+        let mut cluster = cluster(ends, 1500);
+        let first = cluster.from_client(&request(ends, Transport::Udp, 600));
+        let sent = at_server(ends, &request(ends, Transport::Udp, 600), &first).packet();
+        let router: IpAddr = match ends.server {
+            IpAddr::V4(_) => [10, 9, 8, 7].into(),
+            IpAddr::V6(_) => "2001:db8:99::7".parse().unwrap(),
+        };
+        for number in 0..there.len() {
+            let received = error(there[number], router, ends.local, 64, &sent);
+            let judged = from_router(&mut cluster, "lan", &received);
+            if number == 0 {
+                assert_eq!((judged.verdict.as_str(), judged.sent.len()), ("drop untranslatable", 0));
+                continue;
+            }
+            // Its own packet with the time to live that it had, as far as an error may quote it.
+            let quote =
+                Datagram { ttl: 63, dont_fragment: true, id: 0, ..request(ends, Transport::Udp, 600) };
+            let most = if ends.client.is_ipv4() { 576 - 28 } else { 1280 - 48 };
+            let mut quote = quote.packet();
+            quote.truncate(most);
+            // The checksum of the quoted datagram stays as the server got it.
+            let (from, to) =
+                (if ends.server.is_ipv4() { 20 } else { 40 }, if ends.client.is_ipv4() { 20 } else { 40 });
+            quote[to + 6..to + 8].copy_from_slice(&sent[from + 6..from + 8]);
+            let mut what = here[number];
+            if mtus[number] != 0 {
+                // 20 more or fewer, and at most what the link carries.
+                let mtu: u16 = if ends.client.is_ipv6() { 1500 } else { 1480 };
+                what.2[2..].copy_from_slice(&mtu.to_be_bytes());
+            }
+            let (_, frame) = judged.sent.first().expect("an error");
+            let want = error(what, ends.vip, ends.client, 63, &quote);
+            assert_eq!(judged.verdict, "transmit");
+            assert_eq!(plain(&frame[14..]), plain(&want), "{ends:?} {number}");
+        }
+    }
+}
+
+/// A packet without what the director chooses (identification, don't-fragment bit, header checksum), and without the
+/// type of service, which is not that of the tests' errors of the family.
+fn plain(packet: &[u8]) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    if packet[0] >> 4 == 6 {
+        packet[..2].copy_from_slice(&[0x60, 0]);
+    } else {
+        (packet[1], packet[6]) = (0, 0);
+        packet[4..6].fill(0);
+        packet[10..12].fill(0);
+    }
+    packet
+}
+
+#[test]
+fn errors_of_clients_reach_the_server_in_its_family_from_the_local_address() {
+    for ends in both() {
+        let mut cluster = cluster(ends, 1500);
+        cluster.from_client(&request(ends, Transport::Udp, 10));
+        let judged = cluster.from_server(&reply(ends, Transport::Udp, 10));
+        let seen = at_client(ends, &reply(ends, Transport::Udp, 10), &judged).packet();
+        let (received, wanted) = match ends.client {
+            IpAddr::V4(_) => ((3, 3, [0; 4]), (1, 4, [0; 4])),
+            IpAddr::V6(_) => ((1, 4, [0; 4]), (3, 3, [0; 4])),
+        };
+        let judged = from_router(&mut cluster, "wan", &error(received, ends.client, ends.vip, 64, &seen));
+        assert_eq!(judged.verdict, "transmit");
+        let quote = Datagram { ttl: 63, dont_fragment: true, id: 0, ..reply(ends, Transport::Udp, 10) };
+        let mut quote = quote.packet();
+        let (from, to) =
+            (if ends.client.is_ipv4() { 20 } else { 40 }, if ends.server.is_ipv4() { 20 } else { 40 });
+        quote[to + 6..to + 8].copy_from_slice(&seen[from + 6..from + 8]);
+        let want = error(wanted, ends.local, ends.server, 63, &quote);
+        assert_eq!(judged.sent[0].0, "lan");
+        assert_eq!(plain(&judged.sent[0].1[14..]), plain(&want), "{ends:?}");
+    }
+}
+
+#[test]
+fn packets_of_a_connection_with_other_addresses_belong_to_no_connection() {
+    for ends in both() {
+        let mut cluster = cluster(ends, 1500);
+        cluster.from_client(&request(ends, Transport::Tcp(SYN), 0));
+        let other = Datagram { dest: at(ends.local, PORT + 1), ..reply(ends, Transport::Tcp(SYN | ACK), 0) };
+        super::assert_passed(&cluster.from_server(&other));
+        let mut frame = framed(&request(ends, Transport::Tcp(SYN), 0));
+        frame[14] = 0x55;
+        if ends.client.is_ipv4() {
+            resum(&mut frame);
+        }
+        assert!(cluster.inject("wan", &frame).verdict.starts_with("drop "), "another version");
+    }
+}
