@@ -3,12 +3,12 @@
 //!
 //! Not here: the kernel's messages (`conformance/main.rs`), sockets and VRRP (`netlab/sync.rs`).
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use xvs::frames::{ACK, FIN, SYN, hex};
-use xvs::lab_cluster::{CLIENT, INSIDE, VIP, at, server};
+use xvs::lab_cluster::{CLIENT, CLIENT6, INSIDE, INSIDE6, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_proto::sync::{Entry, Version};
 use xvs_proto::{Endpoint, Protocol};
@@ -105,6 +105,52 @@ fn a_connection_of_each_method_is_forwarded_at_the_backup_as_at_the_master() {
             backup.ok(json!({ "sync": message, "link": "lan" }));
         }
         assert_eq!(backup.total_load(), (0, 1), "{method}");
+    }
+}
+
+#[test]
+fn connections_and_templates_between_families_are_forwarded_at_the_backup_as_at_the_master() {
+    for (client, vip, dest, local) in [
+        (IpAddr::from(CLIENT6), IpAddr::from(VIP6), IpAddr::from(server(1)), IpAddr::from(INSIDE)),
+        (CLIENT.into(), VIP.into(), server6(1).into(), INSIDE6.into()),
+    ] {
+        let (service, dest) = (at(vip, 80), at(dest, 80));
+        let services =
+            [format!("-A -t {service} -s rr -p 300"), format!("-a -t {service} -r {dest} --fullnat")];
+        let [mut master, mut backup] = ["master", "backup"].map(|role| with_daemon(role, &services));
+        for cluster in [&mut master, &mut backup] {
+            cluster.ask(json!({ "xvs": ["laddr", "add", INSIDE6.to_string()] }));
+        }
+        let client = at(client, 1000);
+        let begun = master.from_client(&tcp(SYN, client, service)).sent.remove(0).1;
+        let port = if dest.is_ipv4() { &begun[34..36] } else { &begun[54..56] };
+        let local = at(local, u16::from_be_bytes([port[0], port[1]]));
+        let reply = |flags| tcp(flags, dest, local);
+        master.from_server(&reply(SYN | ACK));
+        for _ in 0..2 {
+            master.from_client(&tcp(ACK, client, service));
+        }
+        let told = messages(&mut master, 4.0);
+        assert!(entries(&told) >= 2, "a template and a connection: {told:?}");
+        for message in told {
+            backup.ok(json!({ "sync": message, "link": "lan" }));
+        }
+        let ends = |cluster: &mut LabCluster| {
+            let ends = |row: &String| row.split_whitespace().skip(2).map(str::to_owned).collect::<Vec<_>>();
+            let mut rows: Vec<_> = cluster.connections().iter().map(ends).collect();
+            rows.sort();
+            rows
+        };
+        assert_eq!(ends(&mut backup), ends(&mut master));
+        // Over IPv4 without an identification, which each director chooses.
+        let data = tcp(ACK, client, service).carrying(1300);
+        let [here, there] = [&mut master, &mut backup].map(|cluster| cluster.from_client(&data));
+        assert_eq!((&there.verdict, &there.sent), (&here.verdict, &here.sent));
+        assert_eq!(there.verdict, "transmit");
+        let reply = reply(ACK).carrying(1300);
+        let [here, there] = [&mut master, &mut backup].map(|cluster| cluster.from_server(&reply));
+        assert_eq!((&there.verdict, &there.sent), (&here.verdict, &here.sent));
+        assert_eq!(there.verdict, "transmit");
     }
 }
 

@@ -61,8 +61,8 @@ fn at_client(ends: Ends, reply: &Datagram, judged: &Judged) -> Datagram {
     translated(reply, (ends.vip, 80), (ends.client, 4000), judged)
 }
 
-/// A packet with these ends. One of IPv4 may be fragmented if it has at most 1,260 bytes; then it has an identification,
-/// otherwise 0 (RFC 7915, section 5.1).
+/// A packet with these ends. One of IPv4 may be fragmented if it has at most 1,260 bytes; then it has an
+/// identification, otherwise 0 (RFC 7915, section 5.1).
 fn translated(packet: &Datagram, from: (IpAddr, u16), to: (IpAddr, u16), judged: &Judged) -> Datagram {
     let (source, dest) = (at(from.0, from.1), at(to.0, to.1));
     let packet = Datagram { ttl: packet.ttl - 1, source, dest, ..packet.clone() };

@@ -431,7 +431,7 @@ impl State {
         options: &DestinationOptions,
     ) -> Result<(), CommandError> {
         if endpoint.family() != service.family() {
-            if !self.daemons.is_empty() {
+            if !self.daemons.is_empty() && options.method != ForwardingMethod::FullNat {
                 let why = "the synchronization protocol cannot carry a destination of another family";
                 return Err(CommandError::InvalidOperation { why: why.to_owned() });
             }
@@ -458,10 +458,12 @@ impl State {
 
     fn check_daemon(&self, daemon: &SyncDaemon) -> Result<(), CommandError> {
         let mixed = self.services.iter().any(|(key, service)| {
-            service.destinations.iter().any(|dest| dest.endpoint.family() != key.family())
+            service.destinations.iter().any(|dest| {
+                dest.endpoint.family() != key.family() && dest.options.method != ForwardingMethod::FullNat
+            })
         });
         if mixed {
-            let why = "a destination of another family than its service cannot be synchronized";
+            let why = "a tunnel to a destination of another family than its service cannot be synchronized";
             return Err(CommandError::InvalidOperation { why: why.to_owned() });
         }
         if self.daemons.iter().any(|running| running.role == daemon.role) {

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::entry::{ClientAddress, Entry, ReplyShift, SIP, Version, flag, option};
+use super::entry::{ClientAddress, Entry, ReplyShift, SIP, Version, flag, method, option};
 use crate::addr::{Endpoint, Protocol};
 
 /// A message whose header is right.
@@ -137,10 +137,12 @@ impl<'a> Entries<'a> {
         let mut entry = Entry { mark, timeout_seconds, ..entry(protocol, flags, state, endpoints) };
         fields.options(&mut entry)?;
         // The local endpoint sends to the destination, and only FULLNAT of TCP passes the client's address.
-        let is_other = |local: Endpoint| local.addr.is_ipv6() != is_ipv6;
+        let is_other = |local: Endpoint| local.addr.is_ipv6() != entry.dest.addr.is_ipv6();
+        let is_translated = entry.dest.addr.is_ipv6() != is_ipv6;
         let passes = entry.protocol == Protocol::TCP && entry.local.is_some();
         let is_numbered = entry.numbers.is_some();
         if entry.local.is_some_and(is_other)
+            || is_translated && flags & flag::METHOD != method::MASQUERADING
             || entry.client_address.is_some() && !passes
             || is_numbered && entry.protocol != Protocol::TCP
         {
@@ -233,7 +235,10 @@ impl<'a> Fields<'a> {
                     let mut data = Fields(data);
                     entry.numbers = Some([data.word()?, data.word()?, data.word()?]);
                 }
-                (option::SEQUENCES | option::ENGINE..=option::NUMBERS, _) => {
+                (option::DEST, data) if data.len() == if entry.client.addr.is_ipv6() { 4 } else { 16 } => {
+                    entry.dest.addr = Fields(data).addr(data.len() == 16)?;
+                }
+                (option::SEQUENCES | option::ENGINE..=option::DEST, _) => {
                     return Err(Skipped::Malformed);
                 }
                 _ if kind & option::OPTIONAL != 0 => {}
@@ -315,23 +320,26 @@ mod tests {
         let skipped = |reason| vec![Err(reason), good.clone()];
         for (option, expected) in [
             // An optional option that is not known.
-            (with("0028", "48020000"), vec![good.clone(), good.clone()]),
-            (with("0028", "08020000"), skipped(Skipped::UnknownOption)),
+            (with("0028", "49020000"), vec![good.clone(), good.clone()]),
+            (with("0028", "09020000"), skipped(Skipped::UnknownOption)),
             // Data without a name, and the name of another engine.
             (with("0028", "02026162"), skipped(Skipped::UnknownEngine)),
             (with("002c", "0202616203026162"), skipped(Skipped::UnknownEngine)),
             // Without data, beyond the entry, twice, of a wrong length; another version of the entry.
-            (with("0028", "48004801"), vec![Err(Skipped::Malformed)]),
-            (with("0028", "48030000"), vec![Err(Skipped::Malformed)]),
-            (with("002c", "4802000048020000"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "49004901"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "49030000"), vec![Err(Skipped::Malformed)]),
+            (with("002c", "4902000049020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "01020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "04020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "46020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "07020000"), vec![Err(Skipped::Malformed)]),
+            // A real server of the client's own family, and one of the other family by direct routing.
+            (with("002a", "08040a02000b0000"), vec![Err(Skipped::Malformed)]),
+            (with("0036", &format!("0810{}0000", "20".repeat(16))), vec![Err(Skipped::Malformed)]),
             // A local endpoint of the other family, and a client's address without one.
             (with("0038", &format!("04121000{}", "00".repeat(16))), vec![Err(Skipped::Malformed)]),
             (with("002c", "0506010000000001"), vec![Err(Skipped::Malformed)]),
-            (with("1028", "48020000"), vec![Err(Skipped::Malformed)]),
+            (with("1028", "49020000"), vec![Err(Skipped::Malformed)]),
         ] {
             assert_eq!(entries(&message(&[&option, CONNECTION])), expected, "{option}");
         }
@@ -349,9 +357,9 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read(
-            (client, virtual_endpoint, dest, local) in any::<bool>().prop_flat_map(|is_ipv6| {
-                let one = || endpoint(is_ipv6);
-                (one(), one(), one(), proptest::option::of(one()))
+            (client, virtual_endpoint, dest, local) in any::<[bool; 2]>().prop_flat_map(|[outside, inside]| {
+                let [outside, inside] = [outside, inside].map(|is_ipv6| move || endpoint(is_ipv6));
+                (outside(), outside(), inside(), proptest::option::of(inside()))
             }),
             numbers in any::<(u8, u32, u8, u32, u32, Option<u32>)>(),
             call_id in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..=255)),
@@ -363,6 +371,8 @@ mod tests {
             let is_tcp = client_address.is_some() && local.is_some() || translated.is_some();
             let protocol = if is_tcp { 6 } else { protocol };
             let client_address = client_address.filter(|_| local.is_some());
+            let is_mixed = client.family() != dest.family();
+            let flags = if is_mixed { flags & !flag::METHOD | method::MASQUERADING } else { flags };
             let entry = Entry {
                 protocol: Protocol(protocol),
                 flags: flags & !SEQUENCES | if reply_shift.is_some() { flag::REPLY_SEQUENCES } else { 0 },

@@ -1,8 +1,8 @@
 //! Writing of the entries of sync messages. Not here: their fields (`entry.rs`), reading (`decode.rs`).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::entry::{ClientAddress, Entry, ReplyShift, SIP, Version, flag, option};
+use super::entry::{ClientAddress, Entry, ReplyShift, SIP, Version, flag, method, option};
 use crate::addr::Endpoint;
 
 impl Entry<'_> {
@@ -38,7 +38,12 @@ impl Entry<'_> {
 
     fn write_v1(&self, out: &mut Encoded) -> Option<()> {
         let is_ipv6 = self.client.addr.is_ipv6();
-        if self.endpoints().iter().any(|endpoint| endpoint.addr.is_ipv6() != is_ipv6) {
+        if self.virtual_endpoint.addr.is_ipv6() != is_ipv6 {
+            return None;
+        }
+        let is_translated = self.dest.addr.is_ipv6() != is_ipv6;
+        // A tunnel's destination of the other family is not announced, as under IPVS.
+        if is_translated && self.flags & flag::METHOD != method::MASQUERADING {
             return None;
         }
         // The length of the entry follows at the end.
@@ -48,7 +53,16 @@ impl Entry<'_> {
         self.endpoints().iter().for_each(|endpoint| out.put(&endpoint.port.to_be_bytes()));
         out.put(&self.mark.to_be_bytes());
         out.put(&self.timeout_seconds.to_be_bytes());
-        self.endpoints().iter().for_each(|endpoint| out.put_addr(endpoint.addr));
+        let dest = match is_translated {
+            true if is_ipv6 => Ipv6Addr::UNSPECIFIED.into(),
+            true => Ipv4Addr::UNSPECIFIED.into(),
+            false => self.dest.addr,
+        };
+        [self.client.addr, self.virtual_endpoint.addr, dest].iter().for_each(|addr| out.put_addr(*addr));
+        if is_translated {
+            out.put(&[option::DEST, if is_ipv6 { 4 } else { 16 }]);
+            out.put_addr(self.dest.addr);
+        }
         if let Some(ReplyShift { place, after, before }) = self.reply_shift {
             out.put(&[option::SEQUENCES, 24]);
             out.put(&[0; 12]);
@@ -189,7 +203,17 @@ mod tests {
         assert_eq!(encoded(&ipv6, Version::V1), expected);
         assert!(ipv6.encode(Version::V0).is_none());
         let mixed = Entry { dest: entry().dest, ..ipv6 };
-        assert!(mixed.encode(Version::V1).is_none());
+        let bytes = encoded(&mixed, Version::V1);
+        // The real server's own address is 0, and follows as an option.
+        assert_eq!(
+            (&bytes[..8], &bytes[112..]),
+            ("0106004e", &format!("{}08040a02000c", "00".repeat(16))[..])
+        );
+        let mixed = Entry { dest: ipv6.dest, flags: method::MASQUERADING, ..entry() };
+        let bytes = encoded(&mixed, Version::V1);
+        assert_eq!(&bytes[64..], "00000000 0810fd000002000000000000000000000011".replace(' ', ""));
+        let tunnel = Entry { flags: method::TUNNEL, ..mixed };
+        assert!(tunnel.encode(Version::V1).is_none() && mixed.encode(Version::V0).is_none());
     }
 
     #[test]

@@ -91,12 +91,15 @@ pub(super) mod option {
     /// How the segments of a connection behind the SYN proxy are translated: three words. Without them the ends would
     /// not understand each other.
     pub(in crate::sync) const NUMBERS: u8 = 7;
+    /// The address of a real server of another family than the client (FULLNAT). The entry's own field is 0 then.
+    pub(in crate::sync) const DEST: u8 = 8;
 }
 
 /// The persistence engine of SIP, the only one.
 pub(super) const SIP: &[u8] = b"sip";
 
-/// A connection or template in a message. All its addresses are of one family.
+/// A connection or template in a message. Its real server and local endpoint are of one family, its client and virtual
+/// endpoint, too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
     /// The transport protocol; [`Protocol::IP`] in the template of a mark.
