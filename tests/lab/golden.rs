@@ -17,6 +17,7 @@ mod ipv6;
 mod methods;
 mod refusals;
 mod shapes;
+mod tayga;
 mod tunnels;
 
 /// A packet of a connection was forwarded.

@@ -32,6 +32,13 @@ impl Default for BothPaths {
     }
 }
 
+/// The lines of a listing, sorted.
+fn sorted(answer: &str) -> Vec<&str> {
+    let mut lines: Vec<_> = answer.split("\\n").collect();
+    lines.sort_unstable();
+    lines
+}
+
 impl BothPaths {
     /// Labs without interfaces, at time 0. With `XVS_OFFLOAD` in the environment there is one double, whose flows are
     /// offloaded as soon as they can be to the XDP program, which the kernel runs: that needs root.
@@ -64,7 +71,11 @@ impl BothPaths {
     pub fn answer(&mut self, line: &str) -> String {
         let answer = self.lab.answer(line);
         for (double, name) in &mut self.doubles {
-            assert_eq!(answer, double.answer(line), "fast path, {name}: {line}");
+            let other = double.answer(line);
+            // Connections are listed by their place in the table, which depends on when a former one gave it up.
+            if answer != other && !(line.contains(r#""-c""#) && sorted(&answer) == sorted(&other)) {
+                assert_eq!(answer, other, "fast path, {name}: {line}");
+            }
         }
         answer
     }

@@ -168,8 +168,7 @@ fn is_source_routed(mut options: &[u8]) -> bool {
 
 /// Writes these endpoints' ports into a segment of this flow, and updates its checksum for their addresses.
 fn rewrite_ends(segment: &mut [u8], flow: &FlowKey, source: Endpoint, dest: Endpoint) {
-    segment[tcp::field::SOURCE].copy_from_slice(&source.port.to_be_bytes());
-    segment[tcp::field::DEST].copy_from_slice(&dest.port.to_be_bytes());
+    write_ports(segment, source, dest);
     // Words of 0 add nothing to a sum, so addresses of different lengths can replace each other.
     let delta = Delta::default()
         .addr(flow.source.addr, source.addr)
@@ -177,4 +176,9 @@ fn rewrite_ends(segment: &mut [u8], flow: &FlowKey, source: Endpoint, dest: Endp
         .word(flow.source.port, source.port)
         .word(flow.dest.port, dest.port);
     update_checksum(segment, flow, delta, source, dest);
+}
+
+fn write_ports(segment: &mut [u8], source: Endpoint, dest: Endpoint) {
+    segment[tcp::field::SOURCE].copy_from_slice(&source.port.to_be_bytes());
+    segment[tcp::field::DEST].copy_from_slice(&dest.port.to_be_bytes());
 }

@@ -2,15 +2,14 @@
 //! §5.2, §5.3).
 //!
 //! The quoted packet gets a header of the other family with the addresses and ports that the receiver of the error
-//! knows. Its transport's checksum stays, because the quote may be incomplete. Extensions behind the quote (RFC 4884)
-//! are left out.
+//! knows, and the checksum that it had. Extensions behind the quote (RFC 4884) are left out.
 
 use std::net::IpAddr;
 
-use xvs_proto::{Endpoint, Family, Packet, Protocol, icmp, icmpv6, ipv4, ipv6, tcp};
+use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 use xvs_xdp::Frame;
 
-use super::{Addresses, DIFFERENCE, Fields};
+use super::{Addresses, DIFFERENCE, Fields, rewrite_ends, write_ports};
 use crate::forward::admission::check_ttl;
 use crate::forward::identification::Identification;
 use crate::verdict::DropReason;
@@ -63,15 +62,30 @@ pub(in crate::forward) fn send(
     let (head, segment) = rest.split_at_mut(inner.header_len());
     let protocol = quote.flow.protocol;
     Fields { tos: quote.tos, ttl: quote.ttl, protocol, payload_len: original, id: None }.emit(inner, head);
-    if quote.has_ports() && segment.len() >= tcp::field::DEST.end {
-        segment[tcp::field::SOURCE].copy_from_slice(&quoted.0.port.to_be_bytes());
-        segment[tcp::field::DEST].copy_from_slice(&quoted.1.port.to_be_bytes());
+    if quote.has_ports() {
+        restore_ends(segment, &quote.flow, quoted);
     }
     match outer {
         Addresses::V4(..) => icmp::write_checksum(message),
         Addresses::V6(source, dest) => icmpv6::write_checksum(message, source, dest),
     }
     Ok(())
+}
+
+/// Writes the ports of these endpoints into a quoted segment, whose ports are there, and updates the checksum as far as
+/// it is quoted, so that its sender recognizes it. That of SCTP covers what the quote lacks.
+fn restore_ends(segment: &mut [u8], flow: &FlowKey, (source, dest): (Endpoint, Endpoint)) {
+    let checksum = match flow.protocol {
+        Protocol::UDP => udp::field::CHECKSUM,
+        Protocol::TCP => tcp::field::CHECKSUM,
+        _ => 0..0,
+    };
+    let field = segment.get(checksum).and_then(|field| field.first_chunk().copied()).map(u16::from_be_bytes);
+    // In UDP: none.
+    match field.filter(|sum| *sum != 0) {
+        Some(_) => rewrite_ends(segment, flow, source, dest),
+        None => write_ports(segment, source, dest),
+    }
 }
 
 /// The length of the packet's payload, before it was cut to be quoted.
