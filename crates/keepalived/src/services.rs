@@ -63,10 +63,10 @@ fn read_whole(
     let mut services = settings.services(&head, mark_family);
     let families: HashSet<_> = services.iter().map(|(key, _)| key.family()).collect();
     let fits = |endpoint: Endpoint, method, place: &Place, faults: &mut Faults| {
-        let fits = method == ForwardingMethod::Tunnel || families.iter().all(|one| *one == endpoint.family());
+        let crosses = matches!(method, ForwardingMethod::Tunnel | ForwardingMethod::FullNat);
+        let fits = crosses || families.iter().all(|one| *one == endpoint.family());
         if !fits {
-            let why =
-                "is of another family than its virtual server, and its method is not TUN; it is left out";
+            let why = "is of another family than its virtual server, and its method is neither TUN nor FNAT; it is left out";
             faults.warn(place, format!("{} {why}", endpoint.addr));
         }
         fits

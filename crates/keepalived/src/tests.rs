@@ -185,7 +185,7 @@ fn protocols_may_share_a_group_and_its_invalid_lines_are_left_out() {
 }
 
 #[test]
-fn servers_of_another_family_are_left_out_unless_their_method_is_tun() {
+fn servers_of_another_family_are_left_out_unless_their_method_is_tun_or_fnat() {
     assert_case("families");
 }
 

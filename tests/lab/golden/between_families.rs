@@ -147,6 +147,48 @@ fn senders_learn_the_path_mtu_of_the_other_family_in_their_own() {
     assert_eq!((judged.verdict.as_str(), told(&judged)), ("drop too_big", ("lan", 1520)));
 }
 
+/// The value of the MSS option, the first of a segment.
+fn mss(judged: &Judged) -> u16 {
+    let frame = &judged.sent[0].1;
+    let option = if frame[14] >> 4 == 4 { 14 + 40 } else { 14 + 60 };
+    assert_eq!(frame[option..option + 2], [2, 4], "{frame:x?}");
+    u16::from_be_bytes([frame[option + 2], frame[option + 3]])
+}
+
+#[test]
+fn the_mss_is_lowered_to_what_both_paths_carry_with_their_own_headers() {
+    for (ends, to_server, to_client) in
+        both().into_iter().flat_map(|ends| [(ends, 1500_u16, 1500), (ends, 1400, 1500)])
+    {
+        let headers = |addr: IpAddr| if addr.is_ipv4() { 40 } else { 60 };
+        let most = (to_server - headers(ends.server)).min(to_client - headers(ends.client));
+        let mut cluster = cluster(ends, u32::from(to_server));
+        let with_mss = |packet: Datagram, mss: u16| {
+            let mut frame = framed(&packet);
+            let segment = if frame[14] >> 4 == 4 { 34 } else { 54 };
+            frame.extend([2, 4]);
+            frame.extend(mss.to_be_bytes());
+            frame[segment + 12] = 6 << 4;
+            // Its checksum is not looked at.
+            let length = (frame.len() - segment) as u16;
+            if frame[14] >> 4 == 4 {
+                frame[16..18].copy_from_slice(&(20 + length).to_be_bytes());
+                resum(&mut frame);
+            } else {
+                frame[18..20].copy_from_slice(&length.to_be_bytes());
+            }
+            frame
+        };
+        let syn = with_mss(request(ends, Transport::Tcp(SYN), 0), 1460);
+        assert_eq!(mss(&cluster.inject("wan", &syn)), most, "{ends:?}");
+        let mut answer = with_mss(reply(ends, Transport::Tcp(SYN | ACK), 0), 1460);
+        answer[..6].copy_from_slice(&xvs::lab_cluster::LAN_MAC);
+        assert_eq!(mss(&cluster.inject("lan", &answer)), most, "{ends:?}");
+        let syn = with_mss(request(ends, Transport::Tcp(SYN), 0), 536);
+        assert_eq!(mss(&cluster.inject("wan", &syn)), 536, "never raised");
+    }
+}
+
 #[test]
 fn a_sender_of_ipv6_is_never_told_less_than_1280_and_a_narrower_path_gets_fragments() {
     let [ends, _] = both();

@@ -1,5 +1,6 @@
-//! FULLNAT between the families beside tayga, another implementation of RFC 7915: the same packets, to the byte, but for
-//! identification, don't-fragment bit (tayga sets it in all) and header checksum of IPv4. Client and local endpoint have equal ports, which tayga does not change.
+//! FULLNAT between the families beside tayga, another implementation of RFC 7915: the same packets, to the byte, but
+//! for identification, don't-fragment bit (tayga sets it in all) and header checksum of IPv4. Client and local endpoint
+//! have equal ports, which tayga does not change.
 //!
 //! `tayga/record` makes the recording.
 

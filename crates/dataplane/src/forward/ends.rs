@@ -34,6 +34,12 @@ impl Ends {
         }
     }
 
+    /// Whether client and destination are of different families and packets are translated between them.
+    #[inline]
+    pub fn is_translated(&self) -> bool {
+        self.method == ForwardingMethod::FullNat && self.client.family() != self.dest.family()
+    }
+
     /// The endpoints of replies, of a masqueraded connection of this protocol.
     pub(crate) fn replies(&self, protocol: Protocol) -> FlowKey {
         FlowKey { protocol, source: self.dest, dest: self.local.unwrap_or(self.client) }

@@ -25,11 +25,7 @@ const MSS_LEN: usize = 2;
 #[inline]
 pub(crate) fn clamp_own(p: &mut FramedPacket<'_>) {
     if p.link == LinkId::LOOPBACK && p.packet.tcp_flags.has(tcp::Flags::SYN) {
-        let network = match p.packet.family() {
-            Family::V4 => ipv4::HEADER_LEN,
-            Family::V6 => ipv6::HEADER_LEN,
-        };
-        let most = 1500 - (network + tcp::HEADER_LEN) as u16;
+        let most = 1500 - headers_len(p.packet.family()) as u16;
         lower(&mut p.frame.bytes_mut()[p.packet.transport..p.packet.end], most);
     }
 }
@@ -43,7 +39,7 @@ pub(crate) fn clamp_request(
     destination: &Destination,
     at: Context<'_>,
 ) {
-    if at.snapshot.settings.mss_clamp.concerns(packet, ends.method) {
+    if concerns(packet, ends, at) {
         let back = Path::find(&at.snapshot.egress, ends.key_to_client(0), 0);
         clamp(frame, packet, ends, destination, back);
     }
@@ -59,24 +55,45 @@ pub(crate) fn clamp_reply(
     path: Path,
     at: Context<'_>,
 ) {
-    if at.snapshot.settings.mss_clamp.concerns(packet, ends.method)
+    if concerns(packet, ends, at)
         && let Some(destination) = destination.filter(|destination| destination.available)
     {
         clamp(frame, packet, ends, destination, path);
     }
 }
 
+/// Whether the option of this packet is lowered: as `mss_clamp` says, and always between the families, whose headers
+/// have different lengths.
+#[inline]
+fn concerns(packet: &Packet, ends: &Ends, at: Context<'_>) -> bool {
+    at.snapshot.settings.mss_clamp.concerns(packet, ends.method)
+        || packet.tcp_flags.has(tcp::Flags::SYN) && ends.is_translated()
+}
+
 /// Lowers the option of a SYN to what the paths to the connection's destination and client can carry.
 fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
-    let mtu = |path: Path| path.hop().map_or(u32::MAX, |hop| hop.mtu);
-    let there = mtu(destination.path).saturating_sub(forward::overhead(ends, destination.tunnel));
-    let back = if ends.method.masquerades() { mtu(client) } else { u32::MAX };
-    let network = match packet.family() {
-        Family::V4 => ipv4::HEADER_LEN,
-        Family::V6 => ipv6::HEADER_LEN,
+    let room = |path: Path, headers: usize| {
+        path.hop().map_or(u32::MAX, |hop| hop.mtu.saturating_sub(headers as u32))
     };
-    let room = there.min(back).min(u32::from(u16::MAX)).saturating_sub((network + tcp::HEADER_LEN) as u32);
+    // A tunnel carries the packet with the client's header.
+    let inside = if ends.is_translated() { ends.dest } else { ends.client };
+    let there = room(destination.path, headers_len(inside.family()));
+    let there = there.saturating_sub(forward::overhead(ends, destination.tunnel));
+    let back = match ends.method.masquerades() {
+        true => room(client, headers_len(ends.client.family())),
+        false => u32::MAX,
+    };
+    let room = there.min(back).min(u32::from(u16::MAX));
     lower(&mut frame.bytes_mut()[packet.transport..packet.end], room as u16);
+}
+
+/// The headers before the options of a segment, in bytes.
+fn headers_len(family: Family) -> usize {
+    tcp::HEADER_LEN
+        + match family {
+            Family::V4 => ipv4::HEADER_LEN,
+            Family::V6 => ipv6::HEADER_LEN,
+        }
 }
 
 /// Lowers a segment's option by this number of bytes.

@@ -187,7 +187,7 @@ pub(super) fn plan(
     let after = match ends.method {
         ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => before,
         ForwardingMethod::Nat => FlowKey { dest: ends.dest, ..before },
-        ForwardingMethod::FullNat if ends.client.family() != ends.dest.family() => {
+        ForwardingMethod::FullNat if ends.is_translated() => {
             return Err(NotOffloaded::Translated);
         }
         ForwardingMethod::FullNat => {
