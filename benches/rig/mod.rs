@@ -65,6 +65,8 @@ pub(crate) struct Variant {
     pub(crate) encapsulation: Encapsulation,
     /// The family of all addresses.
     pub(crate) family: Family,
+    /// Whether real servers and local addresses are of the other family (FULLNAT).
+    pub(crate) translated: bool,
     /// UDP or TCP.
     pub(crate) protocol: Protocol,
     /// The services, at one address; flow n belongs to number n modulo this.
@@ -81,7 +83,18 @@ impl Variant {
         let tunnels = tunnels.map(|encapsulation| Self { encapsulation, ..Self::from(Tunnel) });
         let of = |family| move |variant| Self { family, ..variant };
         let ways = plain.into_iter().chain(tunnels);
-        ways.clone().map(of(Family::V4)).chain(ways.map(of(Family::V6)))
+        let translated =
+            [Family::V4, Family::V6].map(|family| Self { family, translated: true, ..FullNat.into() });
+        ways.clone().map(of(Family::V4)).chain(ways.map(of(Family::V6))).chain(translated)
+    }
+
+    /// The same with the family of real servers.
+    fn inside(self) -> Self {
+        match (self.translated, self.family) {
+            (false, _) => self,
+            (true, Family::V4) => Self { family: Family::V6, ..self },
+            (true, Family::V6) => Self { family: Family::V4, ..self },
+        }
     }
 
     /// One of the benches' addresses, which are alike in both families.
@@ -98,7 +111,7 @@ impl Variant {
     }
 
     fn server(self, number: u8, service: u16) -> Endpoint {
-        Endpoint::new(self.addr(Ipv4Addr::new(192, 0, 2, 11 + number)), VIRTUAL.1 + service)
+        Endpoint::new(self.inside().addr(Ipv4Addr::new(192, 0, 2, 11 + number)), VIRTUAL.1 + service)
     }
 
     /// The number of real servers of each service.
@@ -127,7 +140,7 @@ impl Variant {
 impl From<ForwardingMethod> for Variant {
     fn from(method: ForwardingMethod) -> Self {
         let (family, protocol) = (Family::V4, Protocol::UDP);
-        Self { method, encapsulation: Encapsulation::Ip, family, protocol, services: 1 }
+        Self { method, encapsulation: Encapsulation::Ip, family, translated: false, protocol, services: 1 }
     }
 }
 
@@ -143,6 +156,11 @@ impl fmt::Display for Variant {
             (ForwardingMethod::Tunnel, Encapsulation::Gue { .. }) => "GUE",
         })?;
         f.write_str(if self.family == Family::V6 { " IPv6" } else { "" })?;
+        f.write_str(match (self.translated, self.family) {
+            (false, _) => "",
+            (true, Family::V4) => " to IPv6",
+            (true, Family::V6) => " to IPv4",
+        })?;
         f.write_str(if self.protocol == Protocol::TCP { " TCP" } else { "" })?;
         if self.services > 1 { write!(f, ", {} services", self.services) } else { Ok(()) }
     }
@@ -233,7 +251,8 @@ fn snapshot(variant: Variant, workers: usize) -> Snapshot {
     let mut snapshot = Snapshot::empty();
     snapshot.egress = Arc::new(Egress::build(&network(variant)));
     // More ports than any bench has connections.
-    let locals = (1..=8).map(|last| (variant.addr(Ipv4Addr::new(192, 0, 2, 100 + last)), 1024..=u16::MAX));
+    let inside = variant.inside();
+    let locals = (1..=8).map(|last| (inside.addr(Ipv4Addr::new(192, 0, 2, 100 + last)), 1024..=u16::MAX));
     snapshot.locals = Arc::new(LocalAddresses::new(locals, []));
     for number in 0..variant.services {
         add_service(&mut snapshot, variant, number, workers);
@@ -298,7 +317,9 @@ fn network(variant: Variant) -> Network {
     let addr = |v4: [u8; 4], len| (variant.addr(v4.into()), variant.prefix_len(len));
     let wan = [addr([198, 51, 100, 1], 24), addr(VIRTUAL.0.octets(), 32)];
     network.add_link("wan", WAN_MAC, &wan, 1500).expect("a new name");
-    network.add_link("lan", LAN_MAC, &[addr([192, 0, 2, 1], 24)], 1500).expect("a new name");
+    let inside = variant.inside();
+    let lan = (inside.addr([192, 0, 2, 1].into()), inside.prefix_len(24));
+    network.add_link("lan", LAN_MAC, &[lan], 1500).expect("a new name");
     let (router, everywhere) =
         (variant.addr(ROUTER.0), if variant.family == Family::V4 { "0.0.0.0/0" } else { "::/0" });
     network.add_route(everywhere.parse().expect("a prefix"), Some(router), "wan").expect("wan is there");

@@ -2,8 +2,10 @@
 //!
 //! Each test has a cluster of its own. Needs root. Not here: UDP (`udp.rs`).
 
-use xvs::cluster::{VIP, real_server};
-use xvs::{Director, Method, Workers, clients, traffic};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+
+use xvs::cluster::{VIP, real_server, succeed};
+use xvs::{Director, Host, Method, Workers, clients, traffic};
 
 #[test]
 fn downloads_and_uploads_arrive_whole_with_one_worker() {
@@ -49,4 +51,33 @@ fn weights_of_three_to_one_share_connections_three_to_one() {
 #[test]
 fn ends_that_leave_checksums_to_their_veth_are_served() {
     traffic::checksums_are_completed(Method::Nat);
+}
+
+/// The commands of docs/gateway.md.
+#[test]
+fn the_kernel_masquerades_what_real_servers_send_on_their_own_and_tracks_nothing_else() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let shell = |host, line: &str| succeed(cluster.command(host, "sh").args(["-e", "-c", line]));
+    shell(
+        Host::Director,
+        "sysctl -qw net.ipv4.ip_forward=1
+         nft add table ip gateway
+         nft 'add chain ip gateway postrouting { type nat hook postrouting priority srcnat; }'
+         nft add rule ip gateway postrouting ip saddr 192.0.2.0/24 oifname wan masquerade",
+    );
+    let tracked = || shell(Host::Director, "sysctl -n net.netfilter.nf_conntrack_count").trim().to_owned();
+    let director = Director::start(&cluster, Workers::One);
+    director.adm(&format!("-A -t {VIP}:80 -s rr"));
+    director.adm(&format!("-a -t {VIP}:80 -r {}:80 -m", real_server(1)));
+    let before = tracked();
+    assert_eq!(clients::pages(&cluster, &format!("http://{VIP}/"), 4), ["rs1"; 4]);
+    assert_eq!(tracked(), before, "no connection of a service");
+    let listener = cluster.run(Host::Client, || TcpListener::bind("0.0.0.0:8000")).expect("a free port");
+    let at_client: SocketAddr = "198.51.100.10:8000".parse().expect("an address");
+    let own =
+        cluster.run(Host::RealServer(1), || TcpStream::connect(at_client)).expect("the kernel forwards");
+    let (_, from) = listener.accept().expect("it has connected");
+    assert_ne!(from.ip(), own.local_addr().expect("connected").ip(), "masqueraded");
+    assert_ne!(tracked(), before);
+    assert_eq!(clients::pages(&cluster, &format!("http://{VIP}/"), 2), ["rs1"; 2]);
 }
