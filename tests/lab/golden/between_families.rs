@@ -266,15 +266,30 @@ fn packets_whose_hops_are_used_up_are_refused_with_an_error_of_the_senders_famil
 }
 
 #[test]
-fn extension_headers_and_source_routes_are_refused_and_other_options_are_left_out() {
+fn routing_headers_and_source_routes_are_refused_and_other_options_are_left_out() {
     let [six, four] = both();
     let mut of = cluster(six, 1500);
-    let mut frame = framed(&request(six, Transport::Udp, 10));
-    frame[20] = 0;
-    frame.splice(54..54, [17, 0, 1, 4, 0, 0, 0, 0]);
-    frame[18..20].copy_from_slice(&26u16.to_be_bytes());
-    let judged = of.inject("wan", &frame);
+    let plain = request(six, Transport::Udp, 10);
+    let with_header = |kind: u8, header: [u8; 8]| {
+        let mut frame = framed(&plain);
+        frame[20] = kind;
+        frame.splice(54..54, header);
+        frame[18..20].copy_from_slice(&26u16.to_be_bytes());
+        frame
+    };
+    // A routing header with a host to be visited; one at its end, options for hops and for the receiver.
+    let judged = of.inject("wan", &with_header(43, [17, 0, 253, 1, 0, 0, 0, 0]));
     assert_eq!((judged.verdict.as_str(), judged.sent.len()), ("drop untranslatable", 0));
+    for (kind, header) in
+        [(43, [17, 0, 253, 0, 0, 0, 0, 0]), (0, [17, 0, 1, 4, 0, 0, 0, 0]), (60, [17, 0, 1, 4, 0, 0, 0, 0])]
+    {
+        let judged = of.inject("wan", &with_header(kind, header));
+        let want = at_server(six, &plain, &judged);
+        assert_eq!(
+            (judged.verdict.as_str(), &judged.sent[..]),
+            ("transmit", &owned(to_server(1, &want))[..])
+        );
+    }
 
     let mut of = cluster(four, 1500);
     let with_options = |options: [u8; 8]| {
@@ -402,5 +417,70 @@ fn packets_of_a_connection_with_other_addresses_belong_to_no_connection() {
             resum(&mut frame);
         }
         assert!(cluster.inject("wan", &frame).verdict.starts_with("drop "), "another version");
+    }
+}
+
+#[test]
+fn an_error_with_a_false_or_true_length_of_its_quote_is_forwarded_with_the_quote_as_far_as_it_is() {
+    for ends in both() {
+        let mut cluster = cluster(ends, 1500);
+        let first = cluster.from_client(&request(ends, Transport::Udp, 300));
+        let sent = at_server(ends, &request(ends, Transport::Udp, 300), &first).packet();
+        let (kind, unit) = if ends.server.is_ipv4() { (3, 4) } else { (1, 8) };
+        for words in 0..=255_u8 {
+            let rest = if ends.server.is_ipv4() { [0, words, 0, 0] } else { [words, 0, 0, 0] };
+            let received = error((kind, 1, rest), ends.server, ends.local, 64, &sent);
+            let judged = from_router(&mut cluster, "lan", &received);
+            assert_eq!(judged.verdict, "transmit", "{words}");
+            let quoted = match usize::from(words) * unit {
+                // RFC 4884, section 4: less than 128 is no length.
+                0..128 => sent.len(),
+                claimed => claimed.min(sent.len()),
+            };
+            let headers = |addr: IpAddr| if addr.is_ipv4() { 20 } else { 40 };
+            let want = 2 * headers(ends.client) + 8 + quoted - headers(ends.server);
+            assert_eq!(judged.sent[0].1.len() - 14, want, "{ends:?} {words}");
+        }
+        for cut in 0..60 {
+            let received = error((kind, 1, [0; 4]), ends.server, ends.local, 64, &sent[..cut]);
+            let judged = from_router(&mut cluster, "lan", &received);
+            let has_ports = cut >= if ends.server.is_ipv4() { 24 } else { 44 };
+            assert_eq!(judged.verdict, if has_ports { "transmit" } else { "pass" }, "{cut}");
+        }
+    }
+}
+
+#[test]
+fn the_client_s_address_has_room_as_far_as_the_packet_that_leaves_has() {
+    // What fits 1,500 bytes after the translation, though not before, or the reverse.
+    for (form, option) in [("proxy", 0), ("toa", 1)] {
+        for ends in both() {
+            let mut cluster = cluster(ends, 1500);
+            cluster.adm(&format!("-E -t {} -s rr --client-address {form}", at(ends.vip, 80)));
+            let syn = Datagram { dont_fragment: true, ..request(ends, Transport::Tcp(SYN), 0) };
+            assert_eq!(cluster.from_client(&syn).verdict, "transmit");
+            let header = if ends.client.is_ipv4() { 20 } else { 40 };
+            let more: usize = if ends.client.is_ipv4() { [28, 8][option] } else { [52, 20][option] };
+            let inside = if ends.server.is_ipv4() { 20 } else { 40 };
+            // The longest first segment with room for the address, and one byte more.
+            let fits = 1500 - inside - 20 - more;
+            for (bytes, has_it) in [(fits, true), (fits + 1, false)] {
+                let mut frame =
+                    framed(&Datagram { dont_fragment: true, ..request(ends, Transport::Tcp(ACK), bytes) });
+                // The number after that of the SYN.
+                let sequence = 14 + header + 4;
+                let number = u32::from_be_bytes(frame[sequence..sequence + 4].try_into().unwrap()) + 1;
+                frame[sequence..sequence + 4].copy_from_slice(&number.to_be_bytes());
+                let judged = cluster.inject("wan", &frame);
+                assert_eq!(judged.verdict, "transmit", "{form} {ends:?} {bytes}");
+                let len = judged.sent[0].1.len() - 14;
+                match (has_it, form) {
+                    (true, _) => assert_eq!(len, 1500, "{form} {ends:?}"),
+                    // The header goes alone; without the option the segment goes as it is.
+                    (false, "proxy") => assert_eq!(len, inside + 20 + more, "{ends:?}"),
+                    (false, _) => assert_eq!(len, inside + 20 + bytes, "{ends:?}"),
+                }
+            }
+        }
     }
 }

@@ -80,12 +80,8 @@ pub fn reply(
     let outside = (ends.virtual_endpoint.addr, ends.client.addr);
     let quoted = (ends.client, ends.virtual_endpoint);
     let crosses = packet.family() != ends.client.family();
+    let path = if crosses { local::by_lo(path) } else { path };
     if path == Path::Local {
-        if crosses {
-            let hop = local::LOOPBACK;
-            let sent = translate::icmp::send(frame, packet, quote, outside, quoted, hop.mtu, ids);
-            return finish(frame, Path::To(hop), sent.map(|()| hop));
-        }
         rewrite(frame, packet, quote, outside, quoted);
         return local::by_loopback(frame);
     }

@@ -10,16 +10,10 @@ use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
 use super::ends::Ends;
-use super::identification::Identification;
 use super::nat::{End, rewrite};
-use super::next_hop::finish;
-use super::{fullnat, nat, translate};
+use super::{fullnat, nat};
 use crate::egress::{Egress, Hop, Path};
 use crate::verdict::{DropReason, Verdict};
-
-/// The way of packets that the director sends to itself. `lo` has the link address 0.
-pub(super) const LOOPBACK: Hop =
-    Hop { link: LinkId::LOOPBACK, source_mac: MacAddr([0; 6]), dest_mac: MacAddr([0; 6]), mtu: 65535 };
 
 /// Delivers a packet as if `link` had received it for the destination. Drops a packet to a loopback address, as IPVS
 /// does; a FULLNAT packet, whose reply would not leave this machine; and a packet to an address that this machine does
@@ -51,16 +45,7 @@ pub(super) fn deliver(
 }
 
 /// Delivers a reply to a client on the director.
-pub(super) fn deliver_reply(
-    frame: &mut Frame,
-    packet: &Packet,
-    ends: &Ends,
-    ids: &mut Identification,
-) -> Verdict {
-    if packet.family() != ends.client.family() {
-        let sent = translate::send(frame, packet, ends.virtual_endpoint, ends.client, LOOPBACK, ids);
-        return finish(frame, Path::To(LOOPBACK), sent);
-    }
+pub(super) fn deliver_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) -> Verdict {
     match ends.method {
         ForwardingMethod::FullNat => fullnat::rewrite_reply(frame, packet, ends),
         _ => nat::rewrite_reply(frame, packet, ends),
@@ -73,4 +58,15 @@ pub(super) fn deliver_reply(
 pub(super) fn by_loopback(frame: &mut Frame) -> Verdict {
     ethernet::set_addresses(frame.bytes_mut(), MacAddr::default(), MacAddr::default());
     Verdict::Transmit(LinkId::LOOPBACK)
+}
+
+/// The path of a translated packet: by `lo` if it is to the director itself.
+pub(super) fn by_lo(path: Path) -> Path {
+    let mac = MacAddr::default();
+    match path {
+        Path::Local => {
+            Path::To(Hop { link: LinkId::LOOPBACK, source_mac: mac, dest_mac: mac, mtu: u16::MAX.into() })
+        }
+        other => other,
+    }
 }

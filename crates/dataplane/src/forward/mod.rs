@@ -31,6 +31,7 @@ pub use self::admission::decrement_ttl;
 pub use self::ends::Ends;
 pub use self::identification::Identification;
 pub use self::next_hop::{leave, link_header};
+pub(crate) use self::translate::length_towards;
 pub(crate) use self::tunnel::{FlowHeaders, Template};
 pub use self::tunnel::{Outer, overhead, room};
 
@@ -83,9 +84,10 @@ pub fn reply(
     ids: &mut Identification,
 ) -> Verdict {
     let crosses = packet.family() != ends.client.family();
-    if path == Path::Local && ends.method.masquerades() {
-        return local::deliver_reply(frame, packet, ends, ids);
+    if path == Path::Local && ends.method.masquerades() && !crosses {
+        return local::deliver_reply(frame, packet, ends);
     }
+    let path = if crosses { local::by_lo(path) } else { path };
     let sent = hop(path).and_then(|hop| {
         if crosses {
             return translate::send(frame, packet, ends.virtual_endpoint, ends.client, hop, ids);

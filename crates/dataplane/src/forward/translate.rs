@@ -12,6 +12,7 @@ pub(super) mod icmp;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use xvs_proto::checksum::Delta;
+use xvs_proto::ipv6::extension;
 use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, ipv4, ipv6, tcp};
 use xvs_xdp::Frame;
 
@@ -43,6 +44,14 @@ impl Addresses {
             (IpAddr::V4(source), IpAddr::V4(dest)) => Some(Self::V4(source, dest)),
             (IpAddr::V6(source), IpAddr::V6(dest)) => Some(Self::V6(source, dest)),
             _ => None,
+        }
+    }
+
+    /// The most bytes that can follow the header.
+    fn longest_payload(self) -> u16 {
+        match self {
+            Self::V4(..) => u16::MAX - ipv4::HEADER_LEN as u16,
+            Self::V6(..) => u16::MAX,
         }
     }
 
@@ -112,19 +121,27 @@ pub(super) fn send(
     if !is_fragmentable && len > widest as usize {
         return Err(DropReason::TooBig { mtu: told(packet.family(), widest) });
     }
-    let payload_len = u16::try_from(payload).ok().filter(|_| matches!(addresses, Addresses::V6(..)));
-    let payload_len = payload_len.or_else(|| u16::try_from(len).ok().map(|_| payload as u16));
+    let payload_len = u16::try_from(payload).ok().filter(|len| *len <= addresses.longest_payload());
     let payload_len = payload_len.ok_or(DropReason::NoHeadroom)?;
     frame.shrink_front(packet.transport);
     if !frame.resize(payload) || !frame.grow_front(addresses.header_len()) {
         return Err(DropReason::NoHeadroom);
     }
     let (header, segment) = frame.bytes_mut().split_at_mut(addresses.header_len());
-    let id = is_fragmentable.then(|| if header.len() == ipv4::HEADER_LEN { ids.take() } else { 0 });
+    let id = (is_fragmentable && matches!(addresses, Addresses::V4(..))).then(|| ids.take());
     let protocol = packet.flow.protocol;
     Fields { tos: packet.tos, ttl: packet.ttl - 1, protocol, payload_len, id }.emit(addresses, header);
     rewrite_ends(segment, &packet.flow, source, dest);
     Ok(Hop { mtu: widest, ..hop })
+}
+
+/// The length of a packet when it leaves by FULLNAT to an address of this family, in bytes.
+pub(crate) fn length_towards(packet: &Packet, dest: Family) -> usize {
+    match (packet.family() == dest, dest) {
+        (true, _) => packet.length(),
+        (false, Family::V4) => packet.end - packet.transport + ipv4::HEADER_LEN,
+        (false, Family::V6) => packet.end - packet.transport + ipv6::HEADER_LEN,
+    }
 }
 
 /// The path MTU that the sender of a packet of this family is told, where the other family has `mtu`.
@@ -136,17 +153,30 @@ fn told(family: Family, mtu: u32) -> u16 {
     u16::try_from(told).unwrap_or(u16::MAX)
 }
 
-/// Refuses a header that has no form in the other family. Options of IPv4 are left out, but no source route that is not
-/// at its end.
+/// Refuses a header that has no form in the other family: a source route, or an IPv6 routing header, that is not at its
+/// end. Other options and extension headers are left out.
 fn check_header(frame: &[u8], packet: &Packet) -> Result<(), DropReason> {
-    let len = packet.transport - packet.network;
+    let header = &frame[packet.network..packet.transport];
     match packet.family() {
-        Family::V6 if len != ipv6::HEADER_LEN => Err(DropReason::Untranslatable),
-        Family::V4 if is_source_routed(&frame[packet.network..][ipv4::HEADER_LEN..len]) => {
-            Err(DropReason::SourceRoute)
-        }
+        Family::V4 if is_source_routed(&header[ipv4::HEADER_LEN..]) => Err(DropReason::SourceRoute),
+        Family::V6 if is_routed(header) => Err(DropReason::Untranslatable),
         _ => Ok(()),
     }
+}
+
+/// Whether an IPv6 header and its extension headers, which have been parsed, have a routing header with hosts that are
+/// still to be visited (RFC 8200 §4.4).
+fn is_routed(header: &[u8]) -> bool {
+    let mut kind = header[ipv6::field::NEXT_HEADER];
+    let mut rest = &header[ipv6::HEADER_LEN..];
+    while let &[next, len, _, left, ..] = rest {
+        if kind == extension::ROUTING && left > 0 {
+            return true;
+        }
+        kind = next;
+        rest = rest.get(extension::UNIT * (1 + usize::from(len))..).unwrap_or_default();
+    }
+    false
 }
 
 /// Whether options of IPv4 have a source route with an address that is still to be visited (RFC 791 §3.1).

@@ -28,6 +28,7 @@ use super::mss;
 use crate::clock::Millis;
 use crate::conn::{Connection, Flags};
 use crate::counters::WorkerCounters;
+use crate::forward;
 use crate::snapshot::Destination;
 
 /// The option kind that the kernel module `toa` reads.
@@ -66,8 +67,9 @@ fn add_client_address(
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let header_len = tcp::header_len(segment)?;
     let most = (hop.mtu as usize).min(usize::from(u16::MAX));
-    let room = most.min(destination.path_mtu.at(now) as usize).saturating_sub(packet.length());
-    if packet.ttl <= 1 || packet.dont_fragment && packet.length() > most {
+    let len = forward::length_towards(packet, destination.endpoint.family());
+    let room = most.min(destination.path_mtu.at(now) as usize).saturating_sub(len);
+    if packet.ttl <= 1 || packet.dont_fragment && len > most {
         return None;
     }
     let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);

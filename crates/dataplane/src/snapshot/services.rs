@@ -178,7 +178,7 @@ impl Service {
     }
 
     /// Whether packets of this family may be of its connections.
-    fn concerns(&self, family: Family) -> bool {
+    pub(crate) fn concerns(&self, family: Family) -> bool {
         let translates = |member: &Member| {
             member.method == ForwardingMethod::FullNat && member.endpoint.family() == family
         };

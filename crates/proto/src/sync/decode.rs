@@ -139,10 +139,12 @@ impl<'a> Entries<'a> {
         // The local endpoint sends to the destination, and only FULLNAT of TCP passes the client's address.
         let is_other = |local: Endpoint| local.addr.is_ipv6() != entry.dest.addr.is_ipv6();
         let is_translated = entry.dest.addr.is_ipv6() != is_ipv6;
+        let translates = flags & flag::METHOD == method::MASQUERADING
+            && (entry.local.is_some() || flags & flag::TEMPLATE != 0);
         let passes = entry.protocol == Protocol::TCP && entry.local.is_some();
         let is_numbered = entry.numbers.is_some();
         if entry.local.is_some_and(is_other)
-            || is_translated && flags & flag::METHOD != method::MASQUERADING
+            || is_translated && !translates
             || entry.client_address.is_some() && !passes
             || is_numbered && entry.protocol != Protocol::TCP
         {
@@ -316,6 +318,7 @@ mod tests {
     #[test]
     fn an_unknown_mandatory_option_skips_its_entry_alone_and_a_malformed_one_the_rest_of_the_message() {
         let with = |len: &str, options: &str| CONNECTION.replacen("0024", len, 1) + options;
+        let by_nat = CONNECTION.replacen("0024", "0036", 1).replacen("00000083", "00000080", 1);
         let good = Ok("192.0.2.10:1000 1".to_owned());
         let skipped = |reason| vec![Err(reason), good.clone()];
         for (option, expected) in [
@@ -336,6 +339,8 @@ mod tests {
             // A real server of the client's own family, and one of the other family by direct routing.
             (with("002a", "08040a02000b0000"), vec![Err(Skipped::Malformed)]),
             (with("0036", &format!("0810{}0000", "20".repeat(16))), vec![Err(Skipped::Malformed)]),
+            // One by NAT, which has no local endpoint.
+            (by_nat.clone() + "0810" + &"20".repeat(16) + "0000", vec![Err(Skipped::Malformed)]),
             // A local endpoint of the other family, and a client's address without one.
             (with("0038", &format!("04121000{}", "00".repeat(16))), vec![Err(Skipped::Malformed)]),
             (with("002c", "0506010000000001"), vec![Err(Skipped::Malformed)]),
@@ -372,7 +377,9 @@ mod tests {
             let protocol = if is_tcp { 6 } else { protocol };
             let client_address = client_address.filter(|_| local.is_some());
             let is_mixed = client.family() != dest.family();
-            let flags = if is_mixed { flags & !flag::METHOD | method::MASQUERADING } else { flags };
+            let is_template = if local.is_none() { flag::TEMPLATE } else { 0 };
+            let flags =
+                if is_mixed { flags & !flag::METHOD | method::MASQUERADING | is_template } else { flags };
             let entry = Entry {
                 protocol: Protocol(protocol),
                 flags: flags & !SEQUENCES | if reply_shift.is_some() { flag::REPLY_SEQUENCES } else { 0 },

@@ -17,6 +17,11 @@ use crate::verdict::DropReason;
 /// The path MTUs of links that are in use (RFC 1191 §7.1): the next lower one is assumed if a router names none.
 const PLATEAUS: [u32; 11] = [65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68];
 
+/// The bytes of ports in a quoted segment.
+const PORTS_LEN: usize = tcp::field::DEST.end;
+/// The least length of a quote that extensions follow, in bytes (RFC 4884 §4).
+const EXTENDED_LEN: usize = 128;
+
 /// Translates an error between addresses of the other family. `quoted`: the endpoints of the packet that it quotes.
 /// `mtu` is that of the path by which the error leaves, in bytes. The frame then contains the error alone.
 ///
@@ -44,7 +49,9 @@ pub(in crate::forward) fn send(
         Addresses::V6(..) => icmpv6::MAX_LEN,
     };
     let quoted_end = packet.transport + icmp::HEADER_LEN + quoted_len(message, packet.family());
-    let carried = quote.end.min(quoted_end).saturating_sub(quote.transport).min(most - headers);
+    // Whatever length the message claims, `quoted` has seen the ports.
+    let carried = (quote.end - quote.transport).min(most - headers);
+    let carried = carried.min(quoted_end.saturating_sub(quote.transport).max(PORTS_LEN));
     frame.shrink_front(quote.transport);
     if !frame.resize(carried) || !frame.grow_front(headers) {
         return Err(DropReason::NoHeadroom);
@@ -61,7 +68,8 @@ pub(in crate::forward) fn send(
     start.copy_from_slice(&header);
     let (head, segment) = rest.split_at_mut(inner.header_len());
     let protocol = quote.flow.protocol;
-    Fields { tos: quote.tos, ttl: quote.ttl, protocol, payload_len: original, id: None }.emit(inner, head);
+    let payload_len = original.min(inner.longest_payload());
+    Fields { tos: quote.tos, ttl: quote.ttl, protocol, payload_len, id: None }.emit(inner, head);
     if quote.has_ports() {
         restore_ends(segment, &quote.flow, quoted);
     }
@@ -81,8 +89,8 @@ fn restore_ends(segment: &mut [u8], flow: &FlowKey, (source, dest): (Endpoint, E
         _ => 0..0,
     };
     let field = segment.get(checksum).and_then(|field| field.first_chunk().copied()).map(u16::from_be_bytes);
-    // In UDP: none.
-    match field.filter(|sum| *sum != 0) {
+    let has_none = |sum: &u16| *sum == 0 && flow.protocol == Protocol::UDP;
+    match field.filter(|sum| !has_none(sum)) {
         Some(_) => rewrite_ends(segment, flow, source, dest),
         None => write_ports(segment, source, dest),
     }
@@ -101,13 +109,13 @@ fn original_payload_len(frame: &[u8], quote: &Packet) -> u16 {
 
 /// The bytes of the packet that a message quotes: fewer than follow its header if there are extensions (RFC 4884 §4).
 fn quoted_len(message: &[u8], family: Family) -> usize {
-    let words = match family {
-        // Destination unreachable, time exceeded, parameter problem.
-        Family::V4 if matches!(message[0], 3 | 11 | 12) => usize::from(message[5]) * 4,
+    let claimed = match family {
+        // Destination unreachable, time exceeded.
+        Family::V4 if matches!(message[0], 3 | 11) => usize::from(message[5]) * 4,
         Family::V6 if matches!(message[0], 1 | 3) => usize::from(message[4]) * 8,
         _ => 0,
     };
-    if words == 0 { message.len() - icmp::HEADER_LEN } else { words }
+    if claimed < EXTENDED_LEN { message.len() - icmp::HEADER_LEN } else { claimed }
 }
 
 /// The header of the error in the other family, without its checksum; `None`: the error has no form there.
@@ -124,7 +132,7 @@ fn header(message: &[u8], family: Family, quoted_len: u32, mtu: u32) -> Option<[
     Some(header)
 }
 
-/// RFC 7915 §4.2.
+/// RFC 7915 §4.2. Not here: parameter problems, which are about no connection (`icmp::is_followed`).
 fn to_v6(type_and_code: [u8; 2], rest: u32, quoted_len: u32, mtu: u32) -> Option<([u8; 2], u32)> {
     Some(match type_and_code {
         [3, 0 | 1 | 5..=8 | 11 | 12] => ([1, 0], 0),
@@ -140,18 +148,6 @@ fn to_v6(type_and_code: [u8; 2], rest: u32, quoted_len: u32, mtu: u32) -> Option
         }
         [3, 9 | 10 | 13 | 15] => ([1, 1], 0),
         [11, code] => ([3, code], 0),
-        [12, 0 | 2] => {
-            let pointer = match rest >> 24 {
-                same @ 0..=1 => same,
-                2 | 3 => ipv6::field::PAYLOAD_LEN.start as u32,
-                8 => ipv6::field::HOP_LIMIT as u32,
-                9 => ipv6::field::NEXT_HEADER as u32,
-                12..=15 => ipv6::field::SOURCE.start as u32,
-                16..=19 => ipv6::field::DEST.start as u32,
-                _ => return None,
-            };
-            ([4, 0], pointer)
-        }
         _ => return None,
     })
 }
@@ -162,7 +158,8 @@ fn to_v4(type_and_code: [u8; 2], rest: u32, mtu: u32) -> Option<([u8; 2], u32)> 
         [1, 0 | 2 | 3] => ([3, 1], 0),
         [1, 1] => ([3, 10], 0),
         [1, 4] => ([3, 3], 0),
-        [2, _] => ([3, 4], rest.saturating_sub(DIFFERENCE).min(mtu).min(u32::from(u16::MAX))),
+        // A host of IPv6 ignores less than the minimum (RFC 8201 §4), and one of IPv4 does not know it.
+        [2, _] => ([3, 4], (rest.max(ipv6::MIN_MTU) - DIFFERENCE).min(mtu).min(u32::from(u16::MAX))),
         [3, code] => ([11, code], 0),
         [4, 0] => {
             let pointer = match rest {
@@ -197,16 +194,9 @@ mod tests {
         }
         assert_eq!((to(3, 2, 0), to(3, 3, 0)), (Some(([4, 1], 6)), Some(([1, 4], 0))));
         assert_eq!((to(11, 0, 0), to(11, 1, 0)), (Some(([3, 0], 0)), Some(([3, 1], 0))));
-        // Precedence cutoff, source quench, redirect, a missing option, other types.
-        for (kind, code) in [(3, 14), (3, 16), (4, 0), (5, 0), (12, 1), (12, 3), (6, 0), (0, 0)] {
+        // Precedence cutoff, source quench, redirect, other types.
+        for (kind, code) in [(3, 14), (3, 16), (4, 0), (5, 0), (6, 0), (0, 0)] {
             assert_eq!(to(kind, code, 0), None, "{kind}, {code}");
-        }
-        let pointers = [(0, 0), (1, 1), (2, 4), (3, 4), (8, 7), (9, 6), (12, 8), (15, 8), (16, 24), (19, 24)];
-        for (from, pointer) in pointers {
-            assert_eq!(to(12, 0, from << 24), Some(([4, 0], pointer)), "{from}");
-        }
-        for from in [4, 5, 6, 7, 10, 11, 20] {
-            assert_eq!(to(12, 0, from << 24), None, "{from}");
         }
     }
 
@@ -244,5 +234,6 @@ mod tests {
         assert_eq!(to4(1400, 1500), Some(([3, 4], 1380)));
         assert_eq!(to4(1280, 1200), Some(([3, 4], 1200)));
         assert_eq!(to4(u32::MAX, 1 << 20), Some(([3, 4], 65535)));
+        assert_eq!((to4(0, 1500), to4(1000, 1500)), (Some(([3, 4], 1260)), Some(([3, 4], 1260))));
     }
 }

@@ -29,7 +29,7 @@ pub(crate) mod handshake;
 use std::time::Duration;
 
 use xvs_proto::network::RouteKey;
-use xvs_proto::{Packet, Protocol, checksum, tcp};
+use xvs_proto::{Family, Packet, Protocol, checksum, tcp};
 use xvs_sched::{ClientAddress, SynProxy};
 use xvs_xdp::Frame;
 
@@ -128,6 +128,8 @@ fn answer(
         _ => 0,
     };
     let offered = Offered::in_cookie(cookie);
+    // The longest header that the connection may have at its destination, which is not chosen yet.
+    let family = if service.concerns(Family::V6) { Family::V6 } else { client.family() };
     let segment = &p.frame.bytes()[p.packet.transport..p.packet.end];
     let timestamps = tcp::Options::of(segment).timestamps.map(|[theirs, _]| [at.now.0 as u32, theirs]);
     let header = tcp::Header {
@@ -136,7 +138,7 @@ fn answer(
         flags: SYN_ACK,
         window: 0,
         options: tcp::Options {
-            mss: Some(largest_segment(client.family(), mtu).saturating_sub(header)),
+            mss: Some(largest_segment(family, mtu).saturating_sub(header)),
             window_scale: offered.window_scale.map(|_| SCALE),
             sack: offered.sack,
             timestamps,
