@@ -7,8 +7,9 @@
 
 use std::net::IpAddr;
 
-use crate::addr::{Family, MacAddr, Protocol};
+use crate::addr::{Endpoint, Family, MacAddr, Protocol};
 use crate::checksum::folded;
+use crate::flow::FlowKey;
 use crate::{ethernet, ipv4, ipv6, tcp, udp};
 
 /// Bytes up to the end of the network header.
@@ -143,6 +144,28 @@ impl Plain {
         match self.family {
             Family::V4 => IpAddr::from(((self.source >> 32) as u32).to_be_bytes()),
             Family::V6 => IpAddr::from(Self::addresses_v6(frame).source.to_be_bytes()),
+        }
+    }
+
+    /// Its protocol and ends.
+    ///
+    /// # Panics
+    /// If `self` was not read from the frame.
+    #[inline]
+    pub fn flow(&self, frame: &[u8]) -> FlowKey {
+        let v4 = |word: u64| IpAddr::from(((word >> 32) as u32).to_be_bytes());
+        let [source, dest] = match self.family {
+            Family::V4 => [v4(self.source), v4(self.dest)],
+            Family::V6 => {
+                let AddressesV6 { source, dest } = Self::addresses_v6(frame);
+                [source, dest].map(|addr| IpAddr::from(addr.to_be_bytes()))
+            }
+        };
+        let at = |addr, word: u64| Endpoint { addr, port: (word >> 16) as u16 };
+        FlowKey {
+            protocol: Protocol(self.protocol),
+            source: at(source, self.source),
+            dest: at(dest, self.dest),
         }
     }
 

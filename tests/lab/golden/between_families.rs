@@ -484,3 +484,36 @@ fn the_client_s_address_has_room_as_far_as_the_packet_that_leaves_has() {
         }
     }
 }
+
+#[test]
+fn plain_packets_of_a_steady_connection_take_the_fast_path_in_both_directions_unless_their_size_matters() {
+    for ends in both() {
+        let mut cluster = cluster(ends, 1500);
+        let most = 1500 - 48;
+        cluster.from_client(&request(ends, Transport::Udp, 10));
+        cluster.from_server(&reply(ends, Transport::Udp, 10));
+        for (bytes, dont_fragment) in [
+            (0, false),
+            (1, true),
+            (1212, false),
+            (1213, true),
+            (1232, false),
+            (1233, true),
+            (most, true),
+        ] {
+            // Of IPv4 what is longer than 1,280 bytes in IPv6 is fragmented.
+            let request = Datagram { dont_fragment, ..request(ends, Transport::Udp, bytes) };
+            let judged = cluster.from_client(&request);
+            let want = to_server(1, &at_server(ends, &request, &judged));
+            assert_judged(&judged, "transmit", &[want], FORWARDED);
+            assert_eq!(cluster.general_path(), 0, "{ends:?} {bytes}");
+            let reply = Datagram { dont_fragment, ..reply(ends, Transport::Udp, bytes) };
+            let judged = cluster.from_server(&reply);
+            let want = to_client(&at_client(ends, &reply, &judged));
+            assert_judged(&judged, "transmit", &[want], FORWARDED);
+            assert_eq!(cluster.general_path(), 0, "{ends:?} {bytes}");
+        }
+        cluster.from_client(&Datagram { dont_fragment: true, ..request(ends, Transport::Udp, most + 1) });
+        assert_eq!(cluster.general_path(), 1);
+    }
+}

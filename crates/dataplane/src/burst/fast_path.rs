@@ -21,7 +21,7 @@ use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Life};
 use crate::counters::StatsValues;
 use crate::egress::Path;
-use crate::forward::{Ends, Identification};
+use crate::forward::{Ends, Identification, send_plain};
 use crate::offload::begin::begin as begin_offload;
 use crate::snapshot::{DestinationId, Route};
 use crate::sync::announce::Announcer;
@@ -92,7 +92,7 @@ impl<'a> FastPath<'a> {
                     return None;
                 }
             },
-            Direction::Outbound => self.reply(p, &connection)?,
+            Direction::Outbound => self.reply(&mut flows.ids, p, &connection)?,
         };
         let stats = route.stats.of_worker(flows.worker);
         let bytes = u64::from(plain.len);
@@ -155,6 +155,10 @@ impl<'a> FastPath<'a> {
             }
             ForwardingMethod::Local => false,
             _ if plain.is_tcp() && may_be_proven(connection) => false,
+            ForwardingMethod::FullNat if connection.is_translated() => {
+                let ends = (connection.local()?, connection.dest());
+                send_plain(frame, plain, ends, (&route.addresses, route.mtu), ids)
+            }
             method => {
                 fit(frame, plain);
                 let is_done =
@@ -171,7 +175,12 @@ impl<'a> FastPath<'a> {
 
     /// Rewrites a reply.
     #[inline]
-    fn reply(&self, p: PlainPacket<'_>, connection: &Connection<'_>) -> Option<LinkId> {
+    fn reply(
+        &self,
+        ids: &mut Identification,
+        p: PlainPacket<'_>,
+        connection: &Connection<'_>,
+    ) -> Option<LinkId> {
         let PlainPacket { plain, frame, hash, .. } = p;
         // The first reply is noted in the flag, and a UDP reply at the template.
         let is_noted = !connection.flags().contains(Flags::NO_OUTPUT)
@@ -187,8 +196,16 @@ impl<'a> FastPath<'a> {
         if u32::from(plain.len) > hop.mtu {
             return None;
         }
-        fit(frame, plain);
-        let is_done = connection.masquerade(plain, frame.bytes_mut(), Direction::Outbound, &hop.addresses());
+        let is_done = match connection.is_translated() {
+            true => {
+                let ends = (connection.virtual_endpoint(), connection.client());
+                send_plain(frame, plain, ends, (&hop.addresses(), hop.mtu), ids)
+            }
+            false => {
+                fit(frame, plain);
+                connection.masquerade(plain, frame.bytes_mut(), Direction::Outbound, &hop.addresses())
+            }
+        };
         is_done.then_some(hop.link)
     }
 

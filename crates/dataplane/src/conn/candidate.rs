@@ -91,6 +91,12 @@ impl Connection<'_> {
         }
     }
 
+    /// Whether its client and its destination are of different families, and packets are translated between them.
+    #[inline]
+    pub(crate) fn is_translated(&self) -> bool {
+        self.record.is_translated()
+    }
+
     /// Phase, state and deadline at one moment.
     #[inline]
     pub(crate) fn life(&self) -> Life {

@@ -218,7 +218,8 @@ impl Record<'_> {
     pub(super) fn direction_v4(self, source: u64, dest: u64, protocol: u8) -> Option<Direction> {
         let (client, service) = (self.entry.client_word(), self.entry.virtual_word());
         if client & !ENDPOINT != u64::from(protocol) << 8 | Kind::Connection as u64 {
-            return None;
+            let is_its = |local, replier| word(local) == dest && word(replier) == source;
+            return self.translated(u64::from(protocol) << 8 | IPV6, is_its);
         }
         if client & ENDPOINT == source && service & ENDPOINT == dest {
             return Some(Direction::Inbound);
@@ -262,7 +263,13 @@ impl Record<'_> {
     pub(super) fn direction_v6(self, plain: &Plain, addresses: AddressesV6) -> Option<Direction> {
         let client = self.entry.client_word();
         if client & !ENDPOINT != u64::from(plain.protocol) << 8 | IPV6 | Kind::Connection as u64 {
-            return None;
+            let is_its = |local: Endpoint, replier: Endpoint| {
+                let is = |end: Endpoint, addr: u128, port: u64| {
+                    end.addr == IpAddr::from(Ipv6Addr::from_bits(addr)) && u64::from(end.port) << 16 == port
+                };
+                is(local, addresses.dest, plain.dest) && is(replier, addresses.source, plain.source)
+            };
+            return self.translated(u64::from(plain.protocol) << 8, is_its);
         }
         let (source, dest) = ((addresses.source, plain.source), (addresses.dest, plain.dest));
         let ((to_client, client), (virtual_addr, service)) = self.towards_client_v6();
@@ -270,6 +277,24 @@ impl Record<'_> {
             return Some(Direction::Inbound);
         }
         (self.towards_dest_v6()? == (dest, source)).then_some(Direction::Outbound)
+    }
+
+    /// The direction of a packet that is of another family than the client, if these are the local endpoint and the
+    /// destination of its connection. `about`: the protocol and the client's family.
+    // Not inlined, so that the path within a family is short.
+    #[inline(never)]
+    fn translated(self, about: u64, is_its: impl Fn(Endpoint, Endpoint) -> bool) -> Option<Direction> {
+        let is_its = self.entry.client_word() & !ENDPOINT == about | Kind::Connection as u64
+            && self.is_translated()
+            && self.local().is_some_and(|local| is_its(local, self.dest()));
+        is_its.then_some(Direction::Outbound)
+    }
+
+    /// Whether its client and its destination are of different families, by FULLNAT.
+    #[inline]
+    pub(super) fn is_translated(self) -> bool {
+        let service = self.entry.virtual_word();
+        service & LOCAL != 0 && (service & DEST_IPV6 == 0) != (self.entry.client_word() & IPV6 == 0)
     }
 
     /// As [`Self::towards_dest_v4`], if the connection's addresses are all of IPv6: address, and the port in a word.

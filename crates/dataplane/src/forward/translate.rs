@@ -13,7 +13,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use xvs_proto::checksum::Delta;
 use xvs_proto::ipv6::extension;
-use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, ipv4, ipv6, tcp};
+use xvs_proto::plain::LinkAddresses;
+use xvs_proto::{Endpoint, Family, FlowKey, Packet, Plain, Protocol, ethernet, ipv4, ipv6, tcp};
 use xvs_xdp::Frame;
 
 use super::admission::check_ttl;
@@ -44,6 +45,29 @@ impl Addresses {
             (IpAddr::V4(source), IpAddr::V4(dest)) => Some(Self::V4(source, dest)),
             (IpAddr::V6(source), IpAddr::V6(dest)) => Some(Self::V6(source, dest)),
             _ => None,
+        }
+    }
+
+    /// Whether a packet of this length may be fragmented after its translation, and the length above which it leaves in
+    /// fragments or, if it may not be, does not leave. `mtu` is that of its path; in bytes.
+    fn widest(self, len: usize, dont_fragment: bool, mtu: u32) -> (bool, u32) {
+        match self {
+            // Packets of IPv6 must not be fragmented, but those that had been already.
+            Self::V4(..) => (!dont_fragment || len <= FRAGMENTABLE_LEN, mtu),
+            Self::V6(..) if dont_fragment => (false, mtu),
+            Self::V6(..) => (true, mtu.min(ipv6::MIN_MTU)),
+        }
+    }
+
+    /// The identification of a packet of IPv4 that may be fragmented.
+    fn identification(self, is_fragmentable: bool, ids: &mut Identification) -> Option<u16> {
+        (is_fragmentable && matches!(self, Self::V4(..))).then(|| ids.take())
+    }
+
+    fn ethertype(self) -> u16 {
+        match self {
+            Self::V4(..) => ethernet::TYPE_IPV4,
+            Self::V6(..) => ethernet::TYPE_IPV6,
         }
     }
 
@@ -113,26 +137,70 @@ pub(super) fn send(
     check_ttl(packet)?;
     let payload = packet.end - packet.transport;
     let len = addresses.header_len() + payload;
-    let (is_fragmentable, widest) = match addresses {
-        Addresses::V4(..) => (packet.longest_fragment.is_some() || len <= FRAGMENTABLE_LEN, hop.mtu),
-        Addresses::V6(..) if packet.dont_fragment => (false, hop.mtu),
-        Addresses::V6(..) => (true, hop.mtu.min(ipv6::MIN_MTU)),
-    };
+    let is_joined = packet.longest_fragment.is_some();
+    let (is_fragmentable, widest) = addresses.widest(len, packet.dont_fragment && !is_joined, hop.mtu);
     if !is_fragmentable && len > widest as usize {
         return Err(DropReason::TooBig { mtu: told(packet.family(), widest) });
     }
     let payload_len = u16::try_from(payload).ok().filter(|len| *len <= addresses.longest_payload());
     let payload_len = payload_len.ok_or(DropReason::NoHeadroom)?;
-    frame.shrink_front(packet.transport);
-    if !frame.resize(payload) || !frame.grow_front(addresses.header_len()) {
-        return Err(DropReason::NoHeadroom);
+    let id = addresses.identification(is_fragmentable, ids);
+    let fields =
+        Fields { tos: packet.tos, ttl: packet.ttl - 1, protocol: packet.flow.protocol, payload_len, id };
+    match replace(frame, packet.transport, fields, addresses) {
+        Some(segment) => rewrite_ends(segment, &packet.flow, source, dest),
+        None => return Err(DropReason::NoHeadroom),
+    }
+    Ok(Hop { mtu: widest, ..hop })
+}
+
+/// Translates a plain packet, as [`send`] does, for a way with these link addresses and MTU, in bytes. Returns `false`,
+/// and changes nothing but `ids`, if it needs another path: because of its size, or for want of headroom.
+pub(crate) fn send_plain(
+    frame: &mut Frame,
+    plain: &Plain,
+    (source, dest): (Endpoint, Endpoint),
+    (link, mtu): (&LinkAddresses, u32),
+    ids: &mut Identification,
+) -> bool {
+    let Some(addresses) = Addresses::of(source.addr, dest.addr) else { return false };
+    let flow = plain.flow(frame.bytes());
+    let former_len = match plain.family {
+        Family::V4 => ipv4::HEADER_LEN,
+        Family::V6 => ipv6::HEADER_LEN,
+    };
+    let payload_len = plain.len - former_len as u16;
+    let len = addresses.header_len() + usize::from(payload_len);
+    let (is_fragmentable, widest) = addresses.widest(len, plain.dont_fragment, mtu);
+    let room = frame.headroom() + former_len;
+    if len > widest as usize || room < addresses.header_len() || frame.is_chain() {
+        return false;
+    }
+    let (tos, ttl) = plain.tos_and_ttl(frame.bytes());
+    let id = addresses.identification(is_fragmentable, ids);
+    let fields = Fields { tos, ttl: ttl - 1, protocol: flow.protocol, payload_len, id };
+    match replace(frame, ethernet::HEADER_LEN + former_len, fields, addresses) {
+        Some(segment) => rewrite_ends(segment, &flow, source, dest),
+        None => return false,
+    }
+    let has_room = frame.grow_front(ethernet::HEADER_LEN);
+    debug_assert!(has_room, "that of the former link header");
+    let bytes = frame.bytes_mut();
+    bytes[..link.len()].copy_from_slice(link);
+    bytes[ethernet::field::ETHERTYPE].copy_from_slice(&addresses.ethertype().to_be_bytes());
+    true
+}
+
+/// Replaces everything before the transport by a network header, and removes what follows the packet. Returns the
+/// segment; `None`: the frame has no room.
+fn replace(frame: &mut Frame, transport: usize, fields: Fields, addresses: Addresses) -> Option<&mut [u8]> {
+    frame.shrink_front(transport);
+    if !frame.resize(fields.payload_len.into()) || !frame.grow_front(addresses.header_len()) {
+        return None;
     }
     let (header, segment) = frame.bytes_mut().split_at_mut(addresses.header_len());
-    let id = (is_fragmentable && matches!(addresses, Addresses::V4(..))).then(|| ids.take());
-    let protocol = packet.flow.protocol;
-    Fields { tos: packet.tos, ttl: packet.ttl - 1, protocol, payload_len, id }.emit(addresses, header);
-    rewrite_ends(segment, &packet.flow, source, dest);
-    Ok(Hop { mtu: widest, ..hop })
+    fields.emit(addresses, header);
+    Some(segment)
 }
 
 /// The length of a packet when it leaves by FULLNAT to an address of this family, in bytes.
