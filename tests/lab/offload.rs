@@ -169,6 +169,21 @@ fn a_reset_of_either_end_a_repeated_syn_and_a_segment_without_ack_are_the_worker
 }
 
 #[test]
+fn a_segment_that_is_cut_short_moves_no_state_and_does_not_count_as_use() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    established(&mut cluster, 4000);
+    cluster.advance(100.0);
+    let fin = Datagram::new(Transport::Tcp(FIN | ACK), at(CLIENT, 4000), at(VIP, 80)).carrying(100);
+    let frame = fin.frame(GATEWAY_MAC, WAN_MAC);
+    for length in [frame.len() - 1, 72, 54] {
+        assert!(cluster.inject("wan", &frame[..length]).verdict.starts_with("drop "), "{length}");
+        assert_eq!(states(&mut cluster), [(4000, "ESTABLISHED".to_owned())]);
+    }
+    let listing = cluster.adm("-Lnc");
+    assert!(listing.contains("13:20"), "900 seconds from the last packet: {listing}");
+}
+
+#[test]
 fn while_a_master_announces_a_fin_is_the_workers() {
     let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
     cluster.adm("--start-daemon master --mcast-interface lan");

@@ -91,10 +91,7 @@ fn one_burst(
             ask(lab, json!({ "counters": true }));
         }
         14..24 => {
-            let tenths = random.below(700);
-            // Workers round deadlines of several packets in a second up to a second, and the program tells the last.
-            let tenths = if offload::is_wanted() { tenths / 10 * 10 } else { tenths };
-            ask(lab, json!({ "advance": tenths as f64 / 10.0 }));
+            ask(lab, json!({ "advance": random.below(700) as f64 / 10.0 }));
         }
         _ => {}
     }

@@ -199,13 +199,20 @@ __noinline __u32 datagram_sum(struct xdp_md *ctx, __u32 offset, __u32 len)
 	return folded(sum + last);
 }
 
-/* Removes link padding. Other pointers to the packet are invalid then. Longer frames have no padding and may have
- * several buffers: they go to the worker.
+/* Whether the frame has this length, or link padding behind it. Longer frames have no padding and may have several
+ * buffers: they go to the worker, as a packet does that is cut short.
  */
+static __always_inline int is_whole(const struct xdp_md *ctx, __u32 len)
+{
+	__u32 has = ctx->data_end - ctx->data;
+	return has == len || (has > len && len < ETH_ZLEN);
+}
+
+/* Removes link padding from a whole frame. Other pointers to the packet are invalid then. */
 static __always_inline int fit(struct xdp_md *ctx, __u32 len)
 {
 	__u32 has = ctx->data_end - ctx->data;
-	return has == len || (has > len && len < ETH_ZLEN && bpf_xdp_adjust_tail(ctx, (int)(len - has)) == 0);
+	return has == len || bpf_xdp_adjust_tail(ctx, (int)(len - has)) == 0;
 }
 
 /* One hop less. `sum` is what else changes in the sum of an IPv4 header. */
@@ -342,7 +349,7 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 		return 0;
 	__u32 total = v4 ? bpf_ntohs(ip4->tot_len) : network_len + bpf_ntohs(ip6->payload_len);
 	if ((v4 ? ip4->ttl : ip6->hop_limit) <= 1 || total > part->mtu ||
-	    total < network_len + (is_tcp ? TCP_LEN : UDP_LEN))
+	    total < network_len + (is_tcp ? TCP_LEN : UDP_LEN) || !is_whole(ctx, sizeof(struct ethhdr) + total))
 		return 0;
 	const __u32 *words = (const void *)ip4;
 	if (v4 && folded((__u64)words[0] + words[1] + words[2] + words[3] + words[4]) != 0xffff)

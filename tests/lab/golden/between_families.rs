@@ -492,15 +492,9 @@ fn plain_packets_of_a_steady_connection_take_the_fast_path_in_both_directions_un
         let most = 1500 - 48;
         cluster.from_client(&request(ends, Transport::Udp, 10));
         cluster.from_server(&reply(ends, Transport::Udp, 10));
-        for (bytes, dont_fragment) in [
-            (0, false),
-            (1, true),
-            (1212, false),
-            (1213, true),
-            (1232, false),
-            (1233, true),
-            (most, true),
-        ] {
+        for (bytes, dont_fragment) in
+            [(0, false), (1, true), (1212, false), (1213, true), (1232, false), (1233, true), (most, true)]
+        {
             // Of IPv4 what is longer than 1,280 bytes in IPv6 is fragmented.
             let request = Datagram { dont_fragment, ..request(ends, Transport::Udp, bytes) };
             let judged = cluster.from_client(&request);
