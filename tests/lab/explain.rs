@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 use xvs::frames::{ACK, Complaint, SYN, ethernet, hex};
 use xvs::lab_cluster::{
-    CLIENT, GATEWAY_MAC, INSIDE, NOWHERE, SILENT, VIP, VIP6, WAN_MAC, at, server, server_mac,
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, NOWHERE, SILENT, VIP, VIP6, WAN_MAC, at, server, server_mac,
 };
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_model::report::capture::CaptureRequest;
@@ -563,4 +563,23 @@ fn a_packet_of_a_vlan_is_explained_as_of_its_interface() {
     let question = json!({ "proto": "tcp", "from": "203.0.114.11:9", "to": at(VIP, 80) });
     let report = explain(&mut cluster, question);
     assert_eq!(json!([report["interface"], report["service"]]), json!(["lan.5", "TCP 198.51.100.1:80"]));
+}
+
+#[test]
+fn a_packet_to_a_server_of_the_other_family_is_explained_and_then_gets_that_result() {
+    let mut cluster = LabCluster::new();
+    cluster.xvs(&format!("laddr add {INSIDE} --ports 5000-5000"));
+    cluster.adm(&format!("-A -t [{VIP6}]:80 -s rr"));
+    cluster.adm(&format!("-a -t [{VIP6}]:80 -r {}:80 --fullnat", server(1)));
+    let question = json!({ "proto": "tcp", "from": at(CLIENT6, 4001), "to": at(VIP6, 80) });
+    let report = explain(&mut cluster, question);
+    assert_eq!(report["rewrite"]["from"], json!(at(INSIDE, 5000)));
+    assert_eq!((&report["way"]["to"], &report["way"]["interface"]), (&json!(server(1)), &json!("lan")));
+    assert_eq!(report["sent"][0]["packet"]["to"], json!(at(server(1), 80)));
+    let first = Datagram::new(Transport::Tcp(SYN), at(CLIENT6, 4001), at(VIP6, 80));
+    let judged = cluster.from_client(&first);
+    assert_eq!((judged.verdict.as_str(), judged.sent[0].0.as_str()), ("transmit", "lan"));
+    let line = format!("--proto tcp --from [{CLIENT6}]:4001 --to [{VIP6}]:80");
+    let (exit, text, _) = printed(&mut cluster, &line);
+    assert!(exit == 0 && text.contains(&at(INSIDE, 5000).to_string()), "{text}");
 }
