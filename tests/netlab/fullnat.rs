@@ -8,10 +8,11 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, TcpStream};
 use std::path::PathBuf;
 use std::process::Child;
+use std::thread;
 
 use rustix::process::{Pid, Signal};
 use xvs::clients::{self, fetch};
-use xvs::cluster::{VIP, VIP6, succeed};
+use xvs::cluster::{VIP, VIP6, complete, succeed};
 use xvs::servers::{Echo, Sink};
 use xvs::wait;
 use xvs::{Cluster, Director, Host, Layout, Workers};
@@ -232,6 +233,33 @@ fn a_distant_nginx_logs_the_clients_address_from_the_proxy_header_with_one_worke
 #[test]
 fn a_distant_nginx_logs_the_clients_address_from_the_proxy_header_with_two_workers() {
     nginx_reads_the_clients_address(Workers::Two);
+}
+
+#[test]
+fn downloads_between_families_go_on_over_a_take_over() {
+    let cluster = far_away(Workers::Two);
+    let mut director = Director::start_with(&cluster, Workers::Two, &["--hold", "1h"]);
+    let (six, four) = ((VIP6, 80).into(), SocketAddr::from((VIP, 80)));
+    serve(&director, &[("-t", six, (FAR_ADDR, 80).into()), ("-t", four, (FAR_ADDR6, 80).into())]);
+    let download = |service: SocketAddr| {
+        let mut curl = clients::curl(&cluster);
+        // 20 MB in two and a half seconds.
+        complete(curl.args(["--limit-rate", "8M"]).arg(format!("http://{service}/blob"))).stdout
+    };
+    thread::scope(|scope| {
+        let downloads = [six, four].map(|service| (service, scope.spawn(move || download(service))));
+        wait::until("both have begun", || {
+            (director.adm("-Ln").matches(" 1          0").count() == 2).then_some(())
+        });
+        let successor = Director::take_over(&cluster, Workers::Two, &["--hold", "1h"]);
+        let _successor = successor.unwrap_or_else(|log| panic!("{log}"));
+        director.is_taken_over();
+        for (service, download) in downloads {
+            let body = download.join().expect("no panic");
+            // assert_eq would print 20 MB.
+            assert!(body == cluster.blob(), "{service}: {} bytes differ from the file", body.len());
+        }
+    });
 }
 
 #[test]
