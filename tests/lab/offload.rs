@@ -7,8 +7,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use xvs::frames::{ACK, Complaint, FIN, RST, SYN, ethernet};
 use xvs::lab_cluster::{
-    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, Judged, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
-    server6,
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, Judged, LAN_MAC, VIP, VIP6, WAN_MAC, at, server,
+    server_mac, server6,
 };
 use xvs::{BothPaths, Datagram, LabCluster, Transport, offload};
 
@@ -419,4 +419,80 @@ fn a_smaller_path_mtu_of_a_tunnel_is_in_force_with_the_next_packet() {
     let small = Datagram { dont_fragment: true, ..Datagram::new(Transport::Udp, client, vip) };
     (0..2).for_each(|_| drop(cluster.from_client(&small)));
     assert!(is_offloaded(|| cluster.from_client(&small)).0, "smaller packets are offloaded again");
+}
+
+/// What differs is what becomes a packet of IPv4 of at most 1,260 bytes, a packet of IPv4 that may be fragmented, and a
+/// datagram without a checksum: workers translate those.
+#[test]
+fn packets_between_families_have_the_bytes_of_workers_unless_a_router_may_fragment_them() {
+    let ends: [[IpAddr; 4]; 2] = [
+        [CLIENT6.into(), VIP6.into(), INSIDE.into(), server(1).into()],
+        [CLIENT.into(), VIP.into(), INSIDE6.into(), server6(1).into()],
+    ];
+    for [client, vip, local, server] in ends {
+        for (option, transport) in [("-t", Transport::Tcp(ACK)), ("-u", Transport::Udp)] {
+            let mut cluster = LabCluster::beside(BothPaths::offloading());
+            cluster.xvs(&format!("laddr add {local} --ports 5000-5000"));
+            let (service, at_server) = (at(vip, 80), at(server, 8080));
+            cluster.adm(&format!("-A {option} {service} -s rr"));
+            cluster.adm(&format!("-a {option} {service} -r {at_server} --fullnat"));
+            let request = Datagram::new(transport, at(client, 4000), service);
+            let reply = Datagram::new(transport, at_server, at(local, 5000));
+            if option == "-t" {
+                cluster.from_client(&Datagram { transport: Transport::Tcp(SYN), ..request.clone() });
+                let answer = Datagram { dont_fragment: true, ..reply.clone() };
+                assert!(!is_offloaded(|| cluster.from_server(&answer)).0, "workers alone lower the MSS");
+            }
+            for _ in 0..3 {
+                cluster.from_client(&request);
+                cluster.from_server(&reply);
+            }
+            for (length, tos, ttl) in [
+                (0, 0, 64),
+                (1, 0xb8, 2),
+                (1212, 1, 64),
+                (1213, 0x28, 9),
+                (1220, 3, 255),
+                (1221, 0, 64),
+                (1400, 2, 64),
+            ] {
+                for dont_fragment in [true, false] {
+                    let with =
+                        |way: &Datagram| Datagram { tos, ttl, dont_fragment, ..way.clone().carrying(length) };
+                    for (is_request, way) in [(true, with(&request)), (false, with(&reply))] {
+                        // The double asserts that both labs send the same bytes.
+                        let (offloaded, judged) = is_offloaded(|| match is_request {
+                            true => cluster.from_client(&way),
+                            false => cluster.from_server(&way),
+                        });
+                        let is_ipv4 = way.source.is_ipv4();
+                        let wanted = if is_ipv4 { dont_fragment } else { way.packet().len() > 1280 };
+                        assert_eq!(offloaded, wanted, "{way:?}: {judged:?}");
+                        assert_eq!(judged.verdict, "transmit", "{way:?}");
+                    }
+                }
+            }
+            for way in [&request, &reply].map(|way| Datagram { dont_fragment: true, ..way.clone() }) {
+                let is_ipv4 = way.source.is_ipv4();
+                let from = |cluster: &mut LabCluster, way: &Datagram| match way.dest == service {
+                    true => cluster.from_client(way).verdict,
+                    false => cluster.from_server(way).verdict,
+                };
+                let length = if is_ipv4 { 1480 } else { 1500 } - way.packet().len();
+                let largest = way.clone().carrying(length);
+                assert!(is_offloaded(|| from(&mut cluster, &largest)).0, "{largest:?}");
+                if is_ipv4 {
+                    let larger = way.clone().carrying(length + 1);
+                    let (offloaded, verdict) = is_offloaded(|| from(&mut cluster, &larger));
+                    assert!(!offloaded && verdict == "drop too_big", "{verdict}");
+                    if option == "-u" {
+                        let unsummed = Datagram { transport: Transport::UdpUnsummed, ..way.clone() };
+                        assert!(!is_offloaded(|| from(&mut cluster, &unsummed)).0);
+                    }
+                }
+                let last = Datagram { ttl: 1, ..largest.clone() };
+                assert!(!is_offloaded(|| from(&mut cluster, &last)).0);
+            }
+        }
+    }
 }

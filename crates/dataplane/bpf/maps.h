@@ -175,7 +175,7 @@ struct xvs_flow_part {
 	__u32 out_ifindex; /* by which they leave */
 	__u8 link[12];     /* the link addresses with which they leave: of the next hop, then of the interface */
 	__u8 to[6];        /* the link address to which they are sent */
-	__u16 mtu;         /* in bytes, without link header */
+	__u16 mtu;         /* the longest packet as received, in bytes without link header */
 	__be32 source_v4;  /* the endpoints with which they leave; IPv6 addresses are in the record */
 	__be32 dest_v4;
 	__be16 source_port;
@@ -189,7 +189,7 @@ struct xvs_flow_part {
 	__be16 old_source_port;
 	__be16 old_dest_port;
 	__u8 protocol;
-	__u8 family;
+	__u8 family; /* as received */
 	__u16 unused;
 };
 enum {
@@ -197,6 +197,7 @@ enum {
 	XVS_FLOW_UNFRAGMENTED = 1 << 1, /* only packets that no router may fragment */
 	XVS_FLOW_PARTIAL = 1 << 2, /* the interface may deliver partial checksums */
 	XVS_FLOW_UDP = 1 << 3, /* the outer headers have a UDP header behind that of the network */
+	XVS_FLOW_TRANSLATED = 1 << 4, /* packets leave in the other family */
 };
 /* The bytes of the outer headers; 0: packets leave without any. */
 #define XVS_FLOW_OUTER(flags) ((flags) >> 8)

@@ -54,6 +54,10 @@ struct {
 /* A decremented time to live, in the sum of an IPv4 header (RFC 1624 3). */
 #define TTL_SUM bpf_htons(0xffff - 0x100)
 enum { TCP_FIN = 0x01 };
+/* The length up to which a packet of IPv6 becomes one of IPv4 that may be fragmented, with a worker's identification
+ * (RFC 7915 5.1).
+ */
+#define IDENTIFIED_MAX 1280
 /* The bytes of a datagram that are summed for its checksum: in one step, and at most in all. */
 #define SUMMED 64
 #define SUMMED_MAX 2048
@@ -297,6 +301,57 @@ static __always_inline int encapsulate(struct xdp_md *ctx, const struct xvs_flow
 	return 0;
 }
 
+/* Replaces the network header of a whole packet of `total` bytes by one of the other family, as src/forward/translate.rs
+ * does. `at` is the place of the checksum in the transport header. Returns 0 if there is no room.
+ */
+static __always_inline int translate(struct xdp_md *ctx, const struct xvs_flow *flow, __u32 number, __u32 protocol,
+				     __u32 at, __u32 total, const int v4)
+{
+	const struct xvs_flow_part *part = number ? &flow->part[1] : &flow->part[0];
+	const __u32 former_len = v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
+	const __u32 network_len = v4 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
+	__u8 *former = bytes_at(ctx, sizeof(struct ethhdr), former_len);
+	if (!former)
+		return 0;
+	__u8 tos = v4 ? ((struct iphdr *)former)->tos : former[0] << 4 | former[1] >> 4;
+	__u8 ttl = (v4 ? ((struct iphdr *)former)->ttl : ((struct ipv6hdr *)former)->hop_limit) - 1;
+	if (bpf_xdp_adjust_head(ctx, (int)former_len - (int)network_len))
+		return 0;
+	struct ethhdr *eth = bytes_at(ctx, 0, sizeof(*eth) + network_len + UDP_LEN);
+	__u16 *checksum = bytes_at(ctx, sizeof(*eth) + network_len + at, 2);
+	if (!eth || !checksum) {
+		bpf_xdp_adjust_head(ctx, (int)network_len - (int)former_len);
+		return 0;
+	}
+	__builtin_memcpy(eth, part->link, sizeof(part->link));
+	eth->h_proto = v4 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
+	if (v4) {
+		struct ipv6hdr *ip = (void *)(eth + 1);
+		*(__be32 *)ip = bpf_htonl(6 << 28 | (__u32)tos << 20);
+		ip->payload_len = bpf_htons(total - former_len);
+		ip->nexthdr = protocol;
+		ip->hop_limit = ttl;
+		__builtin_memcpy(&ip->saddr, number ? &flow->v6[1] : &flow->v6[0], sizeof(flow->v6[0]));
+	} else {
+		struct iphdr *ip = (void *)(eth + 1);
+		const __u32 *words = (const void *)ip;
+		ip->version = 4;
+		ip->ihl = sizeof(*ip) / 4;
+		ip->tos = tos;
+		ip->tot_len = bpf_htons(total - former_len + network_len);
+		ip->id = 0;
+		ip->frag_off = bpf_htons(IP4_DONT_FRAGMENT);
+		ip->ttl = ttl;
+		ip->protocol = protocol;
+		ip->check = 0;
+		ip->saddr = part->source_v4;
+		ip->daddr = part->dest_v4;
+		ip->check = ~folded((__u64)words[0] + words[1] + words[2] + words[3] + words[4]);
+	}
+	readdress_transport(part, (void *)eth + sizeof(*eth) + network_len, checksum, protocol == IPPROTO_TCP);
+	return 1;
+}
+
 static __always_inline int send(struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part, __u32 bytes)
 {
 	__sync_fetch_and_add(&flow->count[number].packets, 1);
@@ -330,7 +385,7 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	if (!is_of(flow, number, part, eth, protocol, v4))
 		return 0;
 	int is_tcp = protocol == IPPROTO_TCP;
-	__u32 at = transport + (is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM);
+	__u32 at = is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM;
 	__u64 after = word;
 	if (is_tcp) {
 		__u8 *segment = bytes_at(ctx, transport, TCP_LEN);
@@ -343,7 +398,7 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 			return 0;
 		}
 	}
-	__u16 *checksum = bytes_at(ctx, at, 2);
+	__u16 *checksum = bytes_at(ctx, transport + at, 2);
 	__u64 now = state->clock_ns ? state->clock_ns : bpf_ktime_get_coarse_ns();
 	if (!checksum || !is_in_force(state, flow, now) || ctx->ingress_ifindex != part->in_ifindex || !is_to(eth, part))
 		return 0;
@@ -363,6 +418,8 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	    (part->flags & XVS_FLOW_PARTIAL && is_summed &&
 	     may_be_partial(v4 ? (void *)&ip4->saddr : (void *)&ip6->saddr, v4, *checksum, protocol, length)))
 		return 0;
+	if (part->flags & XVS_FLOW_TRANSLATED && (!is_summed || (!v4 && total <= IDENTIFIED_MAX)))
+		return 0;
 	/* Before the state: who reads that and takes the connection back knows the time of this packet. */
 	__u64 before = *(volatile __u64 *)&flow->used, used = XVS_FLOW_USED(XVS_FLOW_SLOT(before), now);
 	if (used != before)
@@ -374,8 +431,10 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	__u32 outer = XVS_FLOW_OUTER(part->flags);
 	if (outer)
 		return encapsulate(ctx, flow, outer, total, v4) && send(flow, number, part, total);
+	if (part->flags & XVS_FLOW_TRANSLATED)
+		return translate(ctx, flow, number, protocol, at, total, v4) && send(flow, number, part, total);
 	eth = bytes_at(ctx, 0, transport + UDP_LEN);
-	checksum = bytes_at(ctx, at, 2);
+	checksum = bytes_at(ctx, transport + at, 2);
 	if (!eth || !checksum)
 		return 0;
 	ip4 = (void *)(eth + 1);

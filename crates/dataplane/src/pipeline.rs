@@ -109,7 +109,13 @@ fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<
     let connection = flows.table.connection(id);
     let changed = client_address::add(p.frame, packet, &connection, destination, at.now, &flows.counters);
     flows.announce(id, at);
-    forward::request(flows, p.frame, p.link, changed.as_ref().unwrap_or(packet), &ends, destination, at)
+    match changed {
+        Ok(changed) => {
+            let packet = changed.as_ref().unwrap_or(packet);
+            forward::request(flows, p.frame, p.link, packet, &ends, destination, at)
+        }
+        Err(reason) => Verdict::Drop(reason),
+    }
 }
 
 /// Processes a packet of a connection towards the client.

@@ -11,6 +11,8 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::{ipv4, ipv6};
+
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct MacAddr(pub [u8; 6]);
@@ -63,6 +65,14 @@ impl Family {
     /// The family of an address.
     pub fn of(addr: IpAddr) -> Self {
         if addr.is_ipv4() { Self::V4 } else { Self::V6 }
+    }
+
+    /// The length of a network header without options or extension headers, in bytes.
+    pub fn header_len(self) -> usize {
+        match self {
+            Self::V4 => ipv4::HEADER_LEN,
+            Self::V6 => ipv6::HEADER_LEN,
+        }
     }
 }
 

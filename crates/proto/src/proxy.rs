@@ -1,15 +1,19 @@
-//! The header of the PROXY protocol, version 2: the first bytes of a TCP connection, which name its client.
+//! The header of the PROXY protocol, version 2: the first bytes of a TCP connection, or of a datagram, which name its
+//! client.
 //!
 //! Source: «The PROXY protocol, versions 1 & 2», HAProxy, section 2.2.
 
 use std::net::IpAddr;
 
-use crate::addr::{Endpoint, Family};
+use crate::addr::{Endpoint, Family, Protocol};
 
 /// Twelve bytes that no other protocol begins with.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY.
 const PROXIED: u8 = 0x21;
+/// The transport of what follows, beside the family.
+const STREAM: u8 = 1;
+const DATAGRAM: u8 = 2;
 /// Length of the part before the addresses, in bytes.
 const FIXED_LEN: usize = 16;
 
@@ -24,19 +28,20 @@ pub const fn header_len(family: Family) -> usize {
     }
 }
 
-/// Writes the header of a TCP connection between two endpoints of one family to the front of `bytes`. Returns its
-/// length.
+/// Writes the header of a connection of TCP or UDP between two endpoints of one family to the front of `bytes`. Returns
+/// its length.
 ///
 /// # Panics
 /// If `bytes` is shorter than that.
-pub fn emit(bytes: &mut [u8], client: Endpoint, virtual_endpoint: Endpoint) -> usize {
+pub fn emit(bytes: &mut [u8], protocol: Protocol, client: Endpoint, virtual_endpoint: Endpoint) -> usize {
     let len = header_len(client.family());
     let family = match client.family() {
-        Family::V4 => 0x11,
-        Family::V6 => 0x21,
+        Family::V4 => 0x10,
+        Family::V6 => 0x20,
     };
+    let transport = if protocol == Protocol::UDP { DATAGRAM } else { STREAM };
     bytes[..12].copy_from_slice(&SIGNATURE);
-    bytes[12..14].copy_from_slice(&[PROXIED, family]);
+    bytes[12..14].copy_from_slice(&[PROXIED, family | transport]);
     bytes[14..16].copy_from_slice(&((len - FIXED_LEN) as u16).to_be_bytes());
     let mut at = FIXED_LEN;
     let mut put = |part: &[u8]| {
@@ -62,14 +67,17 @@ mod tests {
     fn a_header_is_written_byte_for_byte_as_the_specification_lays_it_out() {
         let mut bytes = [0xa5; MAX_LEN];
         let client = Endpoint::new([192, 0, 2, 200], 40000);
-        let length = emit(&mut bytes, client, Endpoint::new([198, 51, 100, 1], 443));
+        let length = emit(&mut bytes, Protocol::TCP, client, Endpoint::new([198, 51, 100, 1], 443));
         let want = [
             0x0d, 0x0a, 0x0d, 0x0a, 0x00, 0x0d, 0x0a, 0x51, 0x55, 0x49, 0x54, 0x0a, 0x21, 0x11, 0, 12, 192,
             0, 2, 200, 198, 51, 100, 1, 0x9c, 0x40, 0x01, 0xbb,
         ];
         assert_eq!(bytes[..length], want);
         let v6 = |last| Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, last], 80);
-        let length = emit(&mut bytes, v6(1), v6(2));
-        assert_eq!((length, &bytes[12..16], bytes[31], bytes[47]), (52, &[0x21, 0x21, 0, 36][..], 1, 2));
+        for (protocol, transport) in [(Protocol::TCP, 0x21), (Protocol::UDP, 0x22)] {
+            let length = emit(&mut bytes, protocol, v6(1), v6(2));
+            let beginning = [0x21, transport, 0, 36];
+            assert_eq!((length, &bytes[12..16], bytes[31], bytes[47]), (52, &beginning[..], 1, 2));
+        }
     }
 }

@@ -56,7 +56,7 @@ pub enum ClientAddress {
     /// They do not.
     #[default]
     Hidden,
-    /// By a PROXY protocol header, version 2, before the client's first byte.
+    /// By a PROXY protocol header, version 2, before the client's first byte, or before each datagram.
     Proxy,
     /// By a TCP option in the client's first segments, as the kernel module `toa` reads it.
     Toa,

@@ -31,7 +31,7 @@ pub use self::admission::decrement_ttl;
 pub use self::ends::Ends;
 pub use self::identification::Identification;
 pub use self::next_hop::{leave, link_header};
-pub(crate) use self::translate::{length_towards, send_plain};
+pub(crate) use self::translate::{length_towards, send_plain, sender_mtu};
 pub(crate) use self::tunnel::{FlowHeaders, Template};
 pub use self::tunnel::{Outer, overhead, room};
 

@@ -79,11 +79,15 @@ impl Addresses {
         }
     }
 
-    fn header_len(self) -> usize {
+    fn family(self) -> Family {
         match self {
-            Self::V4(..) => ipv4::HEADER_LEN,
-            Self::V6(..) => ipv6::HEADER_LEN,
+            Self::V4(..) => Family::V4,
+            Self::V6(..) => Family::V6,
         }
+    }
+
+    fn header_len(self) -> usize {
+        self.family().header_len()
     }
 }
 
@@ -140,7 +144,8 @@ pub(super) fn send(
     let is_joined = packet.longest_fragment.is_some();
     let (is_fragmentable, widest) = addresses.widest(len, packet.dont_fragment && !is_joined, hop.mtu);
     if !is_fragmentable && len > widest as usize {
-        return Err(DropReason::TooBig { mtu: told(packet.family(), widest) });
+        let told = sender_mtu(packet.family(), widest);
+        return Err(DropReason::TooBig { mtu: u16::try_from(told).unwrap_or(u16::MAX) });
     }
     let payload_len = u16::try_from(payload).ok().filter(|len| *len <= addresses.longest_payload());
     let payload_len = payload_len.ok_or(DropReason::NoHeadroom)?;
@@ -165,10 +170,7 @@ pub(crate) fn send_plain(
 ) -> bool {
     let Some(addresses) = Addresses::of(source.addr, dest.addr) else { return false };
     let flow = plain.flow(frame.bytes());
-    let former_len = match plain.family {
-        Family::V4 => ipv4::HEADER_LEN,
-        Family::V6 => ipv6::HEADER_LEN,
-    };
+    let former_len = plain.family.header_len();
     let payload_len = plain.len - former_len as u16;
     let len = addresses.header_len() + usize::from(payload_len);
     let (is_fragmentable, widest) = addresses.widest(len, plain.dont_fragment, mtu);
@@ -205,20 +207,18 @@ fn replace(frame: &mut Frame, transport: usize, fields: Fields, addresses: Addre
 
 /// The length of a packet when it leaves by FULLNAT to an address of this family, in bytes.
 pub(crate) fn length_towards(packet: &Packet, dest: Family) -> usize {
-    match (packet.family() == dest, dest) {
-        (true, _) => packet.length(),
-        (false, Family::V4) => packet.end - packet.transport + ipv4::HEADER_LEN,
-        (false, Family::V6) => packet.end - packet.transport + ipv6::HEADER_LEN,
+    match packet.family() == dest {
+        true => packet.length(),
+        false => packet.end - packet.transport + dest.header_len(),
     }
 }
 
-/// The path MTU that the sender of a packet of this family is told, where the other family has `mtu`.
-fn told(family: Family, mtu: u32) -> u16 {
-    let told = match family {
+/// The path MTU of a sender of this family, where the other family has `mtu`, in bytes.
+pub(crate) fn sender_mtu(family: Family, mtu: u32) -> u32 {
+    match family {
         Family::V4 => mtu.saturating_sub(DIFFERENCE),
         Family::V6 => (mtu + DIFFERENCE).max(ipv6::MIN_MTU),
-    };
-    u16::try_from(told).unwrap_or(u16::MAX)
+    }
 }
 
 /// Refuses a header that has no form in the other family: a source route, or an IPv6 routing header, that is not at its

@@ -161,8 +161,7 @@ fn widest(family: Family, link_mtu: u32, path_mtu: u32, overhead: u32) -> u32 {
 
 /// The number of bytes that a tunnel to this destination puts before a packet.
 fn header_len(dest: Endpoint, encapsulation: Encapsulation) -> usize {
-    let network_len = if dest.addr.is_ipv4() { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
-    network_len + encapsulation.header_len()
+    dest.family().header_len() + encapsulation.header_len()
 }
 
 /// Writes the outer network header for a packet, before this number of payload bytes.

@@ -1,8 +1,7 @@
-//! Passes the client's address to a destination behind FULLNAT: in a PROXY header before the client's first byte, or in
-//! a TCP option.
+//! Passes the client's address to a destination behind FULLNAT: in a PROXY header before the client's first byte, or
+//! before each datagram, or in a TCP option.
 //!
-//! Runs for each packet of a TCP connection whose service is configured for it; other packets cost one check of the
-//! flags.
+//! Runs for each packet of a connection whose service is configured for it; other packets cost one check of the flags.
 //!
 //! **PROXY.** The header precedes the client's first byte in the stream. So the client's sequence numbers are raised by
 //! the length of the header, and the destination's acknowledgements and SACK blocks are lowered by that length. Until
@@ -11,7 +10,8 @@
 //! reduced by the length of the header, so the first segment has room for it. If there is still no room, or a router
 //! has reported a smaller path MTU, the header is sent without the data, and the client retransmits them. The length of
 //! the header follows from the family. The connection stores only the number of the first byte, and whether the header
-//! was acknowledged.
+//! was acknowledged. With UDP each datagram carries the header: servers read datagrams one by one, and one that is lost
+//! takes its header with it. The client learns a path MTU that leaves room for it.
 //!
 //! **TOA.** Every segment that begins at the first byte carries the option (kind 254: port, address). If there is no
 //! room the option is omitted and counted.
@@ -21,7 +21,7 @@
 use xvs_proto::checksum::{self, Delta};
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::{self, Ipv6};
-use xvs_proto::{Endpoint, Family, Packet, proxy, tcp};
+use xvs_proto::{Endpoint, Family, Packet, Protocol, proxy, tcp, udp};
 use xvs_xdp::Frame;
 
 use super::mss;
@@ -30,12 +30,16 @@ use crate::conn::{Connection, Flags};
 use crate::counters::WorkerCounters;
 use crate::forward;
 use crate::snapshot::Destination;
+use crate::verdict::DropReason;
 
 /// The option kind that the kernel module `toa` reads.
 const TOA: u8 = 254;
 
 /// Adds the client's address to a client's packet that is not rewritten yet. Returns the changed packet, whose headers
 /// are at the same positions in the frame; `None` if `packet` still describes the frame.
+///
+/// # Errors
+/// A datagram has no room for the header, and is as it was received.
 #[inline]
 pub(crate) fn add(
     frame: &mut Frame,
@@ -44,16 +48,47 @@ pub(crate) fn add(
     destination: &Destination,
     now: Millis,
     counters: &WorkerCounters,
-) -> Option<Packet> {
+) -> Result<Option<Packet>, DropReason> {
     match lengthens(connection) {
-        true => add_client_address(frame, packet, connection, destination, now, counters),
-        false => None,
+        true if packet.flow.protocol == Protocol::UDP => {
+            before_datagram(frame, packet, connection, destination, now)
+        }
+        true => Ok(before_stream(frame, packet, connection, destination, now, counters)),
+        false => Ok(None),
     }
+}
+
+/// Puts the header before the data of a datagram.
+#[inline(never)]
+fn before_datagram(
+    frame: &mut Frame,
+    packet: &Packet,
+    connection: &Connection<'_>,
+    destination: &Destination,
+    now: Millis,
+) -> Result<Option<Packet>, DropReason> {
+    let Some(hop) = destination.path.hop().filter(|_| packet.ttl > 1) else { return Ok(None) };
+    let mut header = [0; proxy::MAX_LEN];
+    let len =
+        proxy::emit(&mut header, packet.flow.protocol, connection.client(), connection.virtual_endpoint());
+    let family = destination.endpoint.family();
+    let needed = forward::length_towards(packet, family) + len;
+    let mtu = hop.mtu.min(destination.path_mtu.at(now));
+    if packet.dont_fragment && packet.longest_fragment.is_none() && needed > mtu as usize {
+        let sender = if family == packet.family() { mtu } else { forward::sender_mtu(packet.family(), mtu) };
+        let told = sender.saturating_sub(len as u32);
+        return Err(DropReason::TooBig { mtu: u16::try_from(told).unwrap_or(u16::MAX) });
+    }
+    if packet.length().max(needed) + len > usize::from(u16::MAX) {
+        return Err(DropReason::NoHeadroom);
+    }
+    let changed = insert(frame, packet, packet.transport + udp::HEADER_LEN, &header[..len]);
+    changed.map(Some).ok_or(DropReason::NoHeadroom)
 }
 
 // Not inlined, so that the path of other packets is short.
 #[inline(never)]
-fn add_client_address(
+fn before_stream(
     frame: &mut Frame,
     packet: &Packet,
     connection: &Connection<'_>,
@@ -101,7 +136,8 @@ fn add_client_address(
         true => {}
     }
     let mut header = [0; proxy::MAX_LEN];
-    let len = proxy::emit(&mut header, connection.client(), connection.virtual_endpoint());
+    let (client, virtual_endpoint) = (connection.client(), connection.virtual_endpoint());
+    let len = proxy::emit(&mut header, packet.flow.protocol, client, virtual_endpoint);
     let header = &header[..len];
     // No byte may be sent before the header.
     let with = if room >= len { insert(frame, packet, packet.transport + header_len, header) } else { None };
@@ -118,10 +154,15 @@ pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
     connection.flags().0 & (Flags::PROXY | Flags::TOA).0 != 0
 }
 
+/// Whether a header shifts the sequence numbers of a connection.
+fn shifts(connection: &Connection<'_>) -> bool {
+    connection.flags().contains(Flags::PROXY) && connection.protocol() == Protocol::TCP
+}
+
 /// Subtracts the length of the PROXY header from the numbers of a reply that is not rewritten yet.
 #[inline]
 pub(crate) fn remove(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
-    if connection.flags().contains(Flags::PROXY) {
+    if shifts(connection) {
         lower_numbers(frame, packet, connection);
     }
 }
@@ -147,7 +188,7 @@ fn lower_numbers(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>
 
 /// Replaces the sequence number that an error about a request quotes by the client's own number.
 pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<'_>) {
-    if !connection.flags().contains(Flags::PROXY) {
+    if !shifts(connection) {
         return;
     }
     let segment = &mut frame.bytes_mut()[quote.transport..quote.end];
@@ -214,7 +255,15 @@ fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<
     let lengths = [packet, &changed].map(|packet| (packet.end - packet.transport) as u16);
     let words = more.chunks_exact(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
     let delta = words.fold(Delta::default(), |delta, word| delta.word(0, word)).word(lengths[0], lengths[1]);
-    tcp::update_checksum(&mut frame.bytes_mut()[changed.transport..changed.end], delta);
+    let (flow, segment) = (&packet.flow, &mut frame.bytes_mut()[changed.transport..changed.end]);
+    if flow.protocol == Protocol::UDP {
+        let former = tcp::word(segment, udp::field::LENGTH.start);
+        let length = former.wrapping_add(len as u16);
+        segment[udp::field::LENGTH].copy_from_slice(&length.to_be_bytes());
+        udp::update_checksum(segment, delta.word(former, length), flow.source.addr, flow.dest.addr);
+    } else {
+        tcp::update_checksum(segment, delta);
+    }
     Some(changed)
 }
 

@@ -7,7 +7,7 @@
 //! SYN without the option stays without it: its receiver then assumes 536 bytes. Not here: segments that are still too
 //! large (`forward`).
 
-use xvs_proto::{Family, LinkId, Packet, ipv4, ipv6, tcp};
+use xvs_proto::{Family, LinkId, Packet, tcp};
 use xvs_xdp::Frame;
 
 use crate::burst::context::Context;
@@ -89,11 +89,7 @@ fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destinat
 
 /// The headers before the options of a segment, in bytes.
 fn headers_len(family: Family) -> usize {
-    tcp::HEADER_LEN
-        + match family {
-            Family::V4 => ipv4::HEADER_LEN,
-            Family::V6 => ipv6::HEADER_LEN,
-        }
+    family.header_len() + tcp::HEADER_LEN
 }
 
 /// Lowers a segment's option by this number of bytes.

@@ -67,7 +67,7 @@ pub(crate) fn tcp_frame(
 /// Makes the frame contain this packet alone, without a link header.
 pub(crate) fn write(frame: &mut Frame, ends: (Endpoint, Endpoint), header: &tcp::Header) {
     let (source, dest) = ends;
-    let network_len = network_len(dest.family());
+    let network_len = dest.family().header_len();
     let segment_len = header.length();
     let fits = frame.resize(network_len + segment_len);
     debug_assert!(fits, "two headers fit every frame");
@@ -121,14 +121,7 @@ pub(crate) fn as_received(frame: &mut Frame, family: Family) -> Option<Packet> {
 
 /// The largest segment, in bytes of data, in a packet of this size.
 pub(crate) fn largest_segment(family: Family, mtu: u16) -> u16 {
-    mtu.saturating_sub((network_len(family) + tcp::HEADER_LEN) as u16)
-}
-
-fn network_len(family: Family) -> usize {
-    match family {
-        Family::V4 => ipv4::HEADER_LEN,
-        Family::V6 => ipv6::HEADER_LEN,
-    }
+    mtu.saturating_sub((family.header_len() + tcp::HEADER_LEN) as u16)
 }
 
 /// The MTU of Ethernet, in bytes.

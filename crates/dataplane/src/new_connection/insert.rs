@@ -95,13 +95,13 @@ pub(crate) fn insert(flows: &mut Flows, new: &NewConnection, at: Context<'_>) ->
     flows.eviction.insert(&mut flows.table, new, &flows.counters, at)
 }
 
-/// How the connection's destination receives the client's address. Only TCP has options and a first data byte.
+/// How the connection's destination receives the client's address. Only TCP has options.
 fn client_address_flags(packet: &Packet, method: ForwardingMethod, service: &Service) -> Flags {
     match service.client_address {
-        _ if method != ForwardingMethod::FullNat || packet.flow.protocol != Protocol::TCP => Flags::NONE,
-        ClientAddress::Hidden => Flags::NONE,
-        ClientAddress::Proxy => Flags::PROXY,
-        ClientAddress::Toa => Flags::TOA,
+        _ if method != ForwardingMethod::FullNat => Flags::NONE,
+        ClientAddress::Proxy if matches!(packet.flow.protocol, Protocol::TCP | Protocol::UDP) => Flags::PROXY,
+        ClientAddress::Toa if packet.flow.protocol == Protocol::TCP => Flags::TOA,
+        _ => Flags::NONE,
     }
 }
 

@@ -187,9 +187,6 @@ pub(super) fn plan(
     let after = match ends.method {
         ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => before,
         ForwardingMethod::Nat => FlowKey { dest: ends.dest, ..before },
-        ForwardingMethod::FullNat if ends.is_translated() => {
-            return Err(NotOffloaded::Translated);
-        }
         ForwardingMethod::FullNat => {
             FlowKey { source: ends.local.ok_or(NotOffloaded::NoWay)?, dest: ends.dest, ..before }
         }
@@ -258,10 +255,11 @@ fn follows(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
         && !connection.flags().contains(Flags::SYNC)
 }
 
-/// Whether all packets of a handshake may be the program's.
+/// Whether all packets of a handshake may be the program's. Workers alone change segment sizes.
 fn has_all(connection: &Connection<'_>, parts: &[Option<Part>; 2], snapshot: &Snapshot) -> bool {
     let method = connection.method();
-    parts[1].is_some() == method.masquerades() && !snapshot.settings.mss_clamp.covers(method)
+    let is_clamped = snapshot.settings.mss_clamp.covers(method) || Ends::of(connection).is_translated();
+    parts[1].is_some() == method.masquerades() && !is_clamped
 }
 
 /// What a record's state says of a connection, besides its state of TCP.
@@ -311,7 +309,8 @@ fn reply(
         mtu: hop.mtu,
         before,
         after,
-        unfragmented: false,
+        // They leave in fragments of the other family.
+        unfragmented: ends.is_translated(),
         outer: None,
     }))
 }

@@ -25,9 +25,6 @@ pub enum NotOffloaded {
     /// The director is a backup.
     #[error("a backup daemon runs, so requests stay with this machine (`backup_only`)")]
     Stays,
-    /// Its client and its real server are of different families.
-    #[error("its client and its real server are of IPv6 and IPv4: workers translate its packets")]
-    Translated,
     /// The director is the real server.
     #[error("its real server is on the director")]
     Local,

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use xvs_proto::checksum::Delta;
 use xvs_proto::plain::LinkAddresses;
-use xvs_proto::{FlowKey, MacAddr};
+use xvs_proto::{Family, FlowKey, MacAddr};
 
-use crate::forward::FlowHeaders;
+use crate::forward::{FlowHeaders, sender_mtu};
 use crate::shm::atomic::AtomicU64;
 use crate::shm::atomic::Ordering::Relaxed;
 
@@ -19,7 +19,7 @@ pub(super) struct Part {
     pub(super) partial_checksums: bool,
     /// The index of the interface by which they leave, and the link addresses there.
     pub(super) to: (u32, LinkAddresses),
-    /// The largest packet, in bytes without link header.
+    /// The longest packet that leaves, in bytes without link header.
     pub(super) mtu: u32,
     /// Their endpoints as received, and as sent.
     pub(super) before: FlowKey,
@@ -35,6 +35,7 @@ const READDRESSED: u32 = 1 << 0;
 const UNFRAGMENTED: u32 = 1 << 1;
 const PARTIAL: u32 = 1 << 2;
 const UDP: u32 = 1 << 3;
+const TRANSLATED: u32 = 1 << 4;
 const OUTER_SHIFT: u32 = 8;
 
 /// The words of a part.
@@ -51,10 +52,14 @@ impl Part {
         let network = network.addr(before.dest.addr, after.dest.addr);
         let transport = network.word(before.source.port, after.source.port);
         let transport = transport.word(before.dest.port, after.dest.port);
+        let (family, sent) = (before.source.family(), after.source.family());
+        let is_translated = family != sent;
+        let mtu = if is_translated { sender_mtu(family, self.mtu) } else { self.mtu };
         let flag = |is_set, flag| if is_set { flag } else { 0 };
         let flags = flag(before != after, READDRESSED)
             | flag(self.unfragmented, UNFRAGMENTED)
             | flag(self.partial_checksums, PARTIAL)
+            | flag(is_translated, TRANSLATED)
             | outer.map_or(0, |outer| (outer.len as u32) << OUTER_SHIFT | flag(outer.has_udp, UDP));
         let mut bytes = [0; 8 * WORDS];
         let mut wides = [[0; 8 * ADDRESS_WORDS]; 2];
@@ -63,7 +68,7 @@ impl Part {
         put(4, &self.to.0.to_ne_bytes());
         put(8, &self.to.1);
         put(20, &self.from.1.0);
-        put(26, &u16::try_from(self.mtu).unwrap_or(u16::MAX).to_ne_bytes());
+        put(26, &u16::try_from(mtu).unwrap_or(u16::MAX).to_ne_bytes());
         for (flow, at, wide) in [(before, 48, 0), (after, 28, 1)] {
             for (end, endpoint) in [flow.source, flow.dest].into_iter().enumerate() {
                 match endpoint.addr {
@@ -73,7 +78,7 @@ impl Part {
                 put(at + 8 + 2 * end, &endpoint.port.to_be_bytes());
             }
         }
-        put(60, &[before.protocol.0, if before.source.addr.is_ipv4() { 4 } else { 6 }]);
+        put(60, &[before.protocol.0, if family == Family::V4 { 4 } else { 6 }]);
         let network = outer.map_or(network.folded(), |outer| outer.sum);
         put(40, &network.to_be_bytes());
         put(42, &transport.folded().to_be_bytes());

@@ -136,16 +136,20 @@ impl<'a> Entries<'a> {
         let endpoints = fields.endpoints(ports, is_ipv6)?;
         let mut entry = Entry { mark, timeout_seconds, ..entry(protocol, flags, state, endpoints) };
         fields.options(&mut entry)?;
-        // The local endpoint sends to the destination, and only FULLNAT of TCP passes the client's address.
+        // The local endpoint sends to the destination, and only FULLNAT passes the client's address.
         let is_other = |local: Endpoint| local.addr.is_ipv6() != entry.dest.addr.is_ipv6();
         let is_translated = entry.dest.addr.is_ipv6() != is_ipv6;
         let translates = flags & flag::METHOD == method::MASQUERADING
             && (entry.local.is_some() || flags & flag::TEMPLATE != 0);
-        let passes = entry.protocol == Protocol::TCP && entry.local.is_some();
+        let is_passed = |address: ClientAddress| match entry.protocol {
+            Protocol::TCP => entry.local.is_some(),
+            Protocol::UDP => entry.local.is_some() && address.in_header,
+            _ => false,
+        };
         let is_numbered = entry.numbers.is_some();
         if entry.local.is_some_and(is_other)
             || is_translated && !translates
-            || entry.client_address.is_some() && !passes
+            || !entry.client_address.is_none_or(is_passed)
             || is_numbered && entry.protocol != Protocol::TCP
         {
             return Err(Skipped::Malformed);

@@ -215,7 +215,10 @@ fn client_address_warnings(snapshot: &Snapshot) -> Vec<String> {
     for Service { key, client_address, members, .. } in snapshot.services.iter().filter(is_wanted) {
         let other = members.iter().find(|member| member.method != ForwardingMethod::FullNat);
         let why = match (key, other) {
-            (ServiceKey::Address { protocol, .. }, _) if *protocol != Protocol::TCP => {
+            (ServiceKey::Address { protocol, .. }, _)
+                if *protocol != Protocol::TCP
+                    && (*protocol, *client_address) != (Protocol::UDP, ClientAddress::Proxy) =>
+            {
                 format!("{protocol} has no place for it")
             }
             (_, Some(member)) => format!(
@@ -226,7 +229,7 @@ fn client_address_warnings(snapshot: &Snapshot) -> Vec<String> {
             _ => continue,
         };
         all.push(format!(
-            "{key} has --client-address {}, which FULLNAT for TCP alone tells real servers: {why}",
+            "{key} has --client-address {}, which real servers are not told: {why}",
             client_address.name()
         ));
     }
