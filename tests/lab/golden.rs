@@ -15,6 +15,7 @@ mod gone;
 mod icmp;
 mod ipv6;
 mod methods;
+mod proxied_datagrams;
 mod refusals;
 mod shapes;
 mod tayga;

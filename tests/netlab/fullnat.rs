@@ -235,6 +235,79 @@ fn a_distant_nginx_logs_the_clients_address_from_the_proxy_header_with_two_worke
     nginx_reads_the_clients_address(Workers::Two);
 }
 
+/// Starts a DNS server on the distant server that reads a PROXY header in each datagram, and logs its client's address.
+fn start_unbound(cluster: &Cluster) -> (PathBuf, Started) {
+    let folder = cluster.state().join("unbound");
+    fs::create_dir_all(&folder).expect("the cluster's folder takes a new one");
+    let (config, log) = (folder.join("unbound.conf"), folder.join("log"));
+    let text = format!(
+        "server:
+           interface: {FAR_ADDR}@5353
+           interface-action: {FAR_ADDR}@5353 allow
+           interface: {FAR_ADDR6}@5353
+           interface-action: {FAR_ADDR6}@5353 allow
+           ip-freebind: yes
+           proxy-protocol-port: 5353
+           local-data: 'who.example. TXT known'
+           log-queries: yes
+           logfile: {log}
+           use-syslog: no
+           do-daemonize: no
+           username: \"\"
+           chroot: \"\"
+           pidfile: \"\"
+         remote-control:
+           control-enable: no
+        ",
+        log = log.display()
+    );
+    fs::write(&config, text).expect("the folder was made above");
+    let mut command = cluster.command(FAR, "unbound");
+    command.args(["-d", "-c", &config.display().to_string()]);
+    (log, Started(command.spawn().expect("unbound is installed")))
+}
+
+#[test]
+fn a_dns_server_knows_the_client_of_each_datagram_by_the_proxy_header() {
+    const QUESTIONS: usize = 5;
+    let cluster = far_away(Workers::Two);
+    let (log, _unbound) = start_unbound(&cluster);
+    let director = Director::start(&cluster, Workers::Two);
+    director.xvs(&format!("laddr add {LOCAL}"));
+    director.xvs(&format!("laddr add {LOCAL6}"));
+    let services = [
+        (SocketAddr::from((VIP, 53)), SocketAddr::from((FAR_ADDR, 5353))),
+        ((VIP6, 53).into(), (FAR_ADDR6, 5353).into()),
+        ((VIP, 54).into(), (FAR_ADDR6, 5353).into()),
+        ((VIP6, 54).into(), (FAR_ADDR, 5353).into()),
+    ];
+    for (service, server) in services {
+        director.adm(&format!("-A -u {service} -s rr --client-address proxy"));
+        director.adm(&format!("-a -u {service} -r {server} --fullnat"));
+    }
+    wait::until("unbound listens", || {
+        fs::read_to_string(&log).is_ok_and(|log| !log.is_empty()).then_some(())
+    });
+    for (service, _) in services {
+        // All from one port: one connection.
+        let from = if service.is_ipv4() { "198.51.100.10#5301" } else { "2001:db8:1::10#5301" };
+        for _ in 0..QUESTIONS {
+            let mut dig = cluster.command(Host::Client, "dig");
+            dig.args(["+short", "-b", from, "-p", &service.port().to_string()]);
+            let answer = complete(dig.arg(format!("@{}", service.ip())).args(["who.example", "TXT"]));
+            assert_eq!(String::from_utf8_lossy(&answer.stdout), "\"known\"\n", "{service}: {answer:?}");
+        }
+    }
+    let log = fs::read_to_string(log).expect("unbound has answered");
+    for client in [" 198.51.100.10 ", " 2001:db8:1::10 "] {
+        let questions =
+            log.lines().filter(|line| line.contains(client) && line.contains("who.example")).count();
+        assert_eq!(questions, 2 * QUESTIONS, "{client}: {log}");
+    }
+    let rows = director.adm("-Lnc").lines().skip(2).count();
+    assert_eq!(rows, services.len());
+}
+
 #[test]
 fn downloads_between_families_go_on_over_a_take_over() {
     let cluster = far_away(Workers::Two);

@@ -11,8 +11,6 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{ipv4, ipv6};
-
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct MacAddr(pub [u8; 6]);
@@ -67,11 +65,11 @@ impl Family {
         if addr.is_ipv4() { Self::V4 } else { Self::V6 }
     }
 
-    /// The length of a network header without options or extension headers, in bytes.
-    pub fn header_len(self) -> usize {
+    /// The length of a network header without options or extension headers, in bytes (RFC 791 §3.1, RFC 8200 §3).
+    pub const fn header_len(self) -> usize {
         match self {
-            Self::V4 => ipv4::HEADER_LEN,
-            Self::V6 => ipv6::HEADER_LEN,
+            Self::V4 => 20,
+            Self::V6 => 40,
         }
     }
 }

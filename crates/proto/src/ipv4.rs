@@ -4,7 +4,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::addr::Protocol;
+use crate::addr::{Family, Protocol};
 use crate::checksum::{Delta, Sum};
 use crate::malformed::Malformed;
 
@@ -34,7 +34,7 @@ pub mod field {
 }
 
 /// Length of a header without options, in bytes.
-pub const HEADER_LEN: usize = field::DEST.end;
+pub const HEADER_LEN: usize = Family::V4.header_len();
 /// The flag that forbids fragmentation, in the word of flags and offset.
 pub const DONT_FRAGMENT: u16 = 0x4000;
 /// The flag of every fragment but the last.

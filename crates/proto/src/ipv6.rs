@@ -7,7 +7,7 @@
 
 use std::net::Ipv6Addr;
 
-use crate::addr::Protocol;
+use crate::addr::{Family, Protocol};
 use crate::malformed::Malformed;
 
 /// Positions in the header.
@@ -28,7 +28,7 @@ pub mod field {
 }
 
 /// Length of the header without extensions, in bytes.
-pub const HEADER_LEN: usize = field::DEST.end;
+pub const HEADER_LEN: usize = Family::V6.header_len();
 /// The least MTU of a link, in bytes (§5).
 pub const MIN_MTU: u32 = 1280;
 /// Length of a fragment header, in bytes (§4.5).

@@ -40,7 +40,7 @@ impl Flags {
     /// A control connection of FTP, whose segments are read. Not in sync messages: there the bit says that the
     /// destination's sequence numbers are shifted.
     pub const FTP: Self = Self(0x0200);
-    /// Its destination receives the client's address in a PROXY header, so the client's sequence numbers are shifted; of
+    /// Its destination receives the client's address in a PROXY header, which shifts the client's sequence numbers; of
     /// UDP, in each datagram.
     pub const PROXY: Self = Self(0x0400);
     /// An expected connection whose client port is not known yet: passive FTP data.
