@@ -170,9 +170,8 @@ fn ipv6_uploads_through_tunnels_arrive_whole_by_clamping_alone_if_replies_pass_t
 }
 
 /// iperf3 sends datagrams of 4,000 bytes to the first real server through the director, and receives some from it.
-fn iperf_sends_large_datagrams(method: Method, vip: IpAddr) {
+fn iperf_sends_large_datagrams_to(method: Method, vip: IpAddr, server: IpAddr) {
     let cluster = traffic::prepared(method, Workers::Two);
-    let server = if vip.is_ipv4() { IpAddr::V4(real_server(1)) } else { real_server6(1).into() };
     if !method.masquerades() && vip.is_ipv6() {
         let mut up = cluster.command(Host::RealServer(1), program("xvs"));
         succeed(up.args(["realserver", "up", "--vip", &vip.to_string(), "--method", "dr", "--dev", "lan"]));
@@ -184,7 +183,7 @@ fn iperf_sends_large_datagrams(method: Method, vip: IpAddr) {
     let _serving = Killed(serving.spawn().expect("iperf3 is installed"));
     let director = Director::start(&cluster, Workers::Two);
     if method == Method::FullNat {
-        director.xvs(if vip.is_ipv4() { "laddr add 192.0.2.1" } else { "laddr add 2001:db8:2::1" });
+        director.xvs(if server.is_ipv4() { "laddr add 192.0.2.1" } else { "laddr add 2001:db8:2::1" });
     }
     for protocol in ["-t", "-u"] {
         let service = SocketAddr::new(vip, IPERF);
@@ -208,6 +207,21 @@ fn iperf_sends_large_datagrams(method: Method, vip: IpAddr) {
             "{method:?} {way:?} {report:#}"
         );
     }
+}
+
+fn iperf_sends_large_datagrams(method: Method, vip: IpAddr) {
+    let server = if vip.is_ipv4() { IpAddr::V4(real_server(1)) } else { real_server6(1).into() };
+    iperf_sends_large_datagrams_to(method, vip, server);
+}
+
+#[test]
+fn iperf_sends_large_datagrams_over_ipv6_to_a_server_of_ipv4() {
+    iperf_sends_large_datagrams_to(Method::FullNat, VIP6.into(), real_server(1).into());
+}
+
+#[test]
+fn iperf_sends_large_datagrams_over_ipv4_to_a_server_of_ipv6() {
+    iperf_sends_large_datagrams_to(Method::FullNat, VIP.into(), real_server6(1).into());
 }
 
 #[test]

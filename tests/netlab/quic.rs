@@ -3,7 +3,7 @@
 //! Each test has a cluster of its own. Needs root. Not here: which packets are scheduled (`lab/quic.rs`).
 
 use std::fs::{self, Permissions};
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -20,15 +20,23 @@ use quinn::{
 };
 use rcgen::{CertifiedKey, generate_simple_self_signed};
 use tokio::runtime;
-use xvs::cluster::{REAL_SERVERS, VIP, real_server, virtual_endpoint};
-use xvs::director::Protocol;
+use xvs::cluster::{REAL_SERVERS, VIP, VIP6, real_server};
 use xvs::{Cluster, Director, Host, Method, Workers, namespace, traffic};
 
 const PORT: u16 = 443;
 const NAME: &str = "xvs.test";
-/// The client's addresses, before and after it has moved.
-const FIRST: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 10);
-const SECOND: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 11);
+/// The client's addresses, before and after it has moved, and the virtual address.
+const IPV4: [IpAddr; 3] = [
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 10)),
+    IpAddr::V4(Ipv4Addr::new(198, 51, 100, 11)),
+    IpAddr::V4(VIP),
+];
+const IPV6: [IpAddr; 3] = [client6(0x10), client6(0x11), IpAddr::V6(VIP6)];
+
+const fn client6(number: u16) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 1, 0, 0, 0, 0, number))
+}
+
 /// What a client downloads: more than all windows and buffers hold.
 const BYTES: usize = 4 << 20;
 const KEY: [u8; 16] = [0x5e; 16];
@@ -143,19 +151,24 @@ fn configs() -> (ServerConfig, ClientConfig) {
 ///
 /// # Errors
 /// The connection is lost.
-fn download(cluster: &Cluster, mut config: ClientConfig, idle: Duration) -> Result<Vec<u8>, String> {
+fn download(
+    cluster: &Cluster,
+    mut config: ClientConfig,
+    idle: Duration,
+    [first, second, vip]: [IpAddr; 3],
+) -> Result<Vec<u8>, String> {
     let mut transport = TransportConfig::default();
     transport.max_idle_timeout(Some(idle.try_into().expect("short enough")));
     config.transport_config(Arc::new(transport));
-    let to = SocketAddr::from(virtual_endpoint(PORT));
+    let to = SocketAddr::new(vip, PORT);
     let receive = async {
-        let endpoint = Endpoint::client((FIRST, 0).into()).map_err(|error| error.to_string())?;
+        let endpoint = Endpoint::client((first, 0).into()).map_err(|error| error.to_string())?;
         let connecting = endpoint.connect_with(config, to, NAME).map_err(|error| error.to_string())?;
         let connection = connecting.await.map_err(|error| error.to_string())?;
         let mut stream = connection.accept_uni().await.map_err(|error| error.to_string())?;
         let mut received = vec![0; 1 << 20];
         stream.read_exact(&mut received).await.map_err(|error| error.to_string())?;
-        let socket = UdpSocket::bind((SECOND, 0)).map_err(|error| error.to_string())?;
+        let socket = UdpSocket::bind((second, 0)).map_err(|error| error.to_string())?;
         endpoint.rebind(socket).map_err(|error| error.to_string())?;
         received.extend(stream.read_to_end(BYTES).await.map_err(|error| error.to_string())?);
         connection.close(0u8.into(), b"");
@@ -166,17 +179,28 @@ fn download(cluster: &Cluster, mut config: ClientConfig, idle: Duration) -> Resu
 }
 
 /// A client that moves, with these servers. Returns its download, and the real servers of its two addresses.
-fn moved(method: Method, key: Option<[u8; 16]>, ids: bool) -> (Result<Vec<u8>, String>, Vec<String>) {
+fn moved(
+    method: Method,
+    addresses: [IpAddr; 3],
+    key: Option<[u8; 16]>,
+    ids: bool,
+) -> (Result<Vec<u8>, String>, Vec<String>) {
     let cluster = traffic::prepared(method, Workers::Two);
-    cluster.ip(Host::Client, &format!("address add {SECOND}/24 dev wan"));
+    let [first, second, vip] = addresses;
+    let prefix = if vip.is_ipv4() { 24 } else { 64 };
+    cluster.ip(Host::Client, &format!("address add {second}/{prefix} dev wan nodad"));
     let (server_config, client_config) = configs();
     let numbers = 1..=REAL_SERVERS.len() as u8;
     let server = |number| Server::start(&cluster, number, method, key, server_config.clone());
     let _servers: Vec<_> = numbers.clone().map(server).collect();
     let held = ["--hold", "10s"];
     let mut director = Director::start_with(&cluster, Workers::Two, &held);
-    director.add_service(Protocol::Udp, PORT, method);
-    let service = format!("-u {}", virtual_endpoint(PORT));
+    let service = format!("-u {}", SocketAddr::new(vip, PORT));
+    director.xvs("laddr add 192.0.2.1");
+    director.adm(&format!("-A {service} -s rr"));
+    for number in numbers.clone() {
+        director.adm(&format!("-a {service} -r {}:{PORT} {}", real_server(number), method.option()));
+    }
     if ids {
         let file = cluster.state().join("quic.key");
         fs::write(&file, KEY.map(|byte| format!("{byte:02x}")).concat()).expect("a new file");
@@ -197,17 +221,19 @@ fn moved(method: Method, key: Option<[u8; 16]>, ids: bool) -> (Result<Vec<u8>, S
     }
     // A connection of the lost client ends sooner than one that has moved may take.
     let idle = Duration::from_secs(if ids { 30 } else { 2 });
-    let downloaded = download(&cluster, client_config, idle);
+    let downloaded = download(&cluster, client_config, idle, addresses);
     let listed = director.adm("-Lnc");
-    let server_of = |client: Ipv4Addr| {
-        let mut words = listed.lines().find(|line| line.contains(&format!(" {client}:")))?.split_whitespace();
+    let server_of = |client: IpAddr| {
+        let end = SocketAddr::new(client, 0).to_string();
+        let end = end.strip_suffix('0').expect("the port");
+        let mut words = listed.lines().find(|line| line.contains(&format!(" {end}")))?.split_whitespace();
         words.next_back().map(str::to_owned)
     };
-    (downloaded, [FIRST, SECOND].into_iter().filter_map(server_of).collect())
+    (downloaded, [first, second].into_iter().filter_map(server_of).collect())
 }
 
-fn keeps_its_server(method: Method, key: Option<[u8; 16]>) {
-    let (downloaded, servers) = moved(method, key, true);
+fn keeps_its_server(method: Method, addresses: [IpAddr; 3], key: Option<[u8; 16]>) {
+    let (downloaded, servers) = moved(method, addresses, key, true);
     assert!(
         downloaded.as_ref().is_ok_and(|bytes| *bytes == content()),
         "{:?}",
@@ -219,17 +245,22 @@ fn keeps_its_server(method: Method, key: Option<[u8; 16]>) {
 
 #[test]
 fn a_download_goes_on_from_another_address_by_nat_with_plain_connection_ids() {
-    keeps_its_server(Method::Nat, None);
+    keeps_its_server(Method::Nat, IPV4, None);
+}
+
+#[test]
+fn a_download_by_ipv6_goes_on_from_another_address_with_servers_of_ipv4() {
+    keeps_its_server(Method::FullNat, IPV6, None);
 }
 
 #[test]
 fn a_download_goes_on_from_another_address_by_direct_routing_with_encrypted_ids_through_a_successor() {
-    keeps_its_server(Method::DirectRouting, Some(KEY));
+    keeps_its_server(Method::DirectRouting, IPV4, Some(KEY));
 }
 
 #[test]
 fn without_a_configuration_the_moved_client_gets_another_server_and_its_download_ends() {
-    let (downloaded, servers) = moved(Method::Nat, None, false);
+    let (downloaded, servers) = moved(Method::Nat, IPV4, None, false);
     let lost = downloaded.expect_err("the other server knows nothing of the connection");
     assert!(lost.contains("connection lost"), "{lost}");
     assert_eq!(servers.len(), 2, "{servers:?}");
