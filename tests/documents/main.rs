@@ -1,4 +1,6 @@
-//! Checks of the pages and of the tree: links, complete tables, permitted dependencies, lengths of files.
+//! Checks of the pages, of the tree and of libraries: links, complete tables, permitted dependencies, lengths of files,
+//! licences.
 
+mod dependencies;
 mod layering;
 mod pages;
