@@ -30,6 +30,7 @@ pub struct FleetReport {
     pub directors: Vec<FleetDirector>,
     /// The names of directors whose rules or services have differed for less than ten seconds: they may only not have
     /// reported yet.
+    #[serde(default)]
     pub settling: Vec<String>,
 }
 
@@ -245,5 +246,14 @@ mod tests {
         let record: FleetDirector =
             serde_json::from_str("{\"name\":\"a\",\"of_a_later_version\":1}").unwrap();
         assert_eq!(record, FleetDirector { name: "a".to_owned(), ..FleetDirector::default() });
+    }
+
+    #[test]
+    fn a_report_of_an_earlier_xvsd_which_knows_no_settling_is_read() {
+        let now =
+            FleetReport { rules: Some(2), directors: vec![director("a", 1, "x")], ..FleetReport::default() };
+        let mut earlier = serde_json::to_value(&now).unwrap();
+        earlier.as_object_mut().unwrap().remove("settling").unwrap();
+        assert_eq!(serde_json::from_value::<FleetReport>(earlier).unwrap(), now);
     }
 }
