@@ -116,6 +116,22 @@ impl<D: Datapath> Control<D> {
         }
     }
 
+    /// Writes what could not be written before, if there is room again. For a successor, which begins with the journal.
+    ///
+    /// # Errors
+    /// The journal lacks changes that are in force.
+    pub fn complete_journal(&mut self) -> Result<(), CommandError> {
+        let Self { journal: Some(journal), state, owned, unconfirmed, .. } = self else { return Ok(()) };
+        if journal.warning().is_some() && unconfirmed.is_none() {
+            journal.write_anew(&entries(state, owned));
+        }
+        journal.warning().map_or(Ok(()), |why| {
+            Err(CommandError::Failed {
+                why: format!("xvs: it would lose changes of the configuration: {why}"),
+            })
+        })
+    }
+
     /// Writes what was noted.
     pub(super) fn save(&mut self) {
         let Self { journal: Some(journal), state, owned, unconfirmed, .. } = self else { return };
@@ -388,6 +404,24 @@ mod tests {
         fs::remove_dir(directory.0.join("journal.new")).unwrap();
         control.handle(&change(102), Millis(0)).unwrap();
         assert_eq!(control.warnings(), [""; 0]);
+        assert_eq!(&Replayed::of(&read(&directory.journal()).entries).state, control.state());
+    }
+
+    #[test]
+    fn a_successor_gets_no_journal_that_lacks_changes_and_gets_a_complete_one_once_there_is_room() {
+        let directory = Directory::new("incomplete");
+        let mut control = directory.control();
+        assert_eq!(control.complete_journal(), Ok(()));
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        control.journal.as_mut().unwrap().append_to(full);
+        fs::create_dir(directory.0.join("journal.new")).unwrap();
+        let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
+        let change = Command::AddService { key, options: ServiceOptions::of(key.family()) };
+        control.handle(&ControlRequest::Change(change), Millis(0)).unwrap();
+        let refused = control.complete_journal().unwrap_err().to_string();
+        assert!(refused.contains("would lose changes") && refused.contains("make room"), "{refused}");
+        fs::remove_dir(directory.0.join("journal.new")).unwrap();
+        assert_eq!((control.complete_journal(), control.warnings()), (Ok(()), vec![]));
         assert_eq!(&Replayed::of(&read(&directory.journal()).entries).state, control.state());
     }
 

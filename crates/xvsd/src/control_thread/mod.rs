@@ -218,8 +218,11 @@ impl ControlThread {
                     let _ = reply.send(self.serve(take_over));
                 }
                 Ok(Input::HandOver(successor, steps, reply)) => {
-                    let _ = reply.send(Ok(()));
-                    self.hand_over(successor, &steps);
+                    let complete = self.control.complete_journal();
+                    let _ = reply.send(complete.clone());
+                    if complete.is_ok() {
+                        self.hand_over(successor, &steps);
+                    }
                 }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     drop(self.sweeping.take());
