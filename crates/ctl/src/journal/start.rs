@@ -254,6 +254,19 @@ mod tests {
     const C: &str = "-A -t 192.0.2.102:80 -s rr\n";
 
     #[test]
+    fn the_journal_of_0_2_0_gives_the_rules_and_settings_that_it_was_made_of() {
+        let kept = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/kept/0.2.0"));
+        let contents = Contents::parse(&fs::read(kept.join("journal")).unwrap(), 0).unwrap();
+        let rules = fs::read_to_string(kept.join("rules")).unwrap();
+        let (_, begin) = Beginning::of_journal(contents, files("r", "", ""));
+        assert_eq!(begin.said, [""; 0]);
+        let lines = begin.commands.iter().map(|(_, command)| command_line(command)).collect::<Vec<_>>();
+        assert_eq!(lines.join("\n"), saved(&rules));
+        let set = ("expire_nodest_conn".to_owned(), "1".to_owned());
+        assert_eq!(begin.settings.into_iter().collect::<Vec<_>>(), [set]);
+    }
+
+    #[test]
     fn files_that_have_not_changed_are_not_loaded() {
         let old = [A, B].concat();
         let changes = ["-D -t 192.0.2.101:80\n-e -t 192.0.2.100:80 -r 192.0.2.1 -m -w 7\n", C].concat();
