@@ -16,6 +16,7 @@ use xvs_helper::task::Task as _;
 use super::bpf::{Object, attach_xdp, detach, query_xdp, replace_xdp};
 use super::device::{Program, SetReceiveQueues, receive_queues};
 use super::drivers::leaves_checksums;
+use super::kernel::present_lack;
 use super::mode::{Mode, Refusal, Settings, WantedMode};
 use super::pins::{Pinned, Pins};
 use super::sys::{LOOK_INTERVAL, OCCUPIED, Request, index_of};
@@ -383,7 +384,10 @@ pub fn attach(
         is_pinned: former.is_some(),
         former,
     };
-    let object = load(constants).map_err(failed)?;
+    let object = load(constants).map_err(|error| match present_lack() {
+        Some(lack) => AttachError::OldKernel { interface: interface.to_owned(), lack },
+        None => failed(error),
+    })?;
     if let Some(Pinned { link, program, mode }) = pins.and_then(|pins| pins.find(index)) {
         let former = Some(Former { program, mode });
         let suits = match wanted {
@@ -524,6 +528,14 @@ pub enum AttachError {
         interface: String,
         /// The reason.
         why: Refusal,
+    },
+    /// The kernel has refused the program, and is too old for it.
+    #[error("{interface}: the XDP program could not be attached: {lack}")]
+    OldKernel {
+        /// The interface.
+        interface: String,
+        /// What it lacks, and the next step.
+        lack: String,
     },
     /// The kernel refused.
     #[error("{interface}: the XDP program could not be attached: {source}")]

@@ -14,6 +14,7 @@ pub mod bpf;
 pub mod card;
 pub mod device;
 mod drivers;
+pub mod kernel;
 mod mode;
 pub mod polling;
 

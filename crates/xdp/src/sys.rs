@@ -486,7 +486,7 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
 /// (since 5.14).
 ///
 /// # Errors
-/// The kernel's error.
+/// The kernel's error; of an older kernel with the next step.
 pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie: u64 = 0;
     let mut size = size_of::<u64>() as libc::socklen_t;
@@ -494,6 +494,12 @@ pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     // SAFETY: the kernel writes one 64-bit word into `cookie`, and `size` is its length.
     check(unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, buffer, &mut size)
+    })
+    .map_err(|error| match error.raw_os_error() {
+        Some(libc::ENOPROTOOPT) => {
+            io::Error::other("the kernel gives network namespaces no number; boot Linux 5.14 or later")
+        }
+        _ => error,
     })?;
     Ok(cookie)
 }

@@ -3,6 +3,7 @@
 use xvs_ctl::config::TableMemory;
 use xvs_ctl::placement::shares;
 use xvs_dataplane::conn::TableConfig;
+use xvs_xdp::kernel::{lack, version};
 use xvs_xdp::{RingSizes, frame_bytes, umem_bytes};
 
 use crate::doctor::facts::{Facts, TRANSPARENT};
@@ -10,34 +11,22 @@ use crate::doctor::finding::{Finding, Level};
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
     let release = &facts.kernel;
-    let finding = match version(release) {
-        None => Finding::warn("kernel", "", format!("{release:?} is not a known kernel version")),
-        Some(version) if version < ATOMICS => {
-            let found = format!(
-                "Linux {release} lacks what the XDP program of xvsd needs (compare-and-swap of BPF); boot 5.12 or later"
-            );
-            Finding::fail("kernel", "", found)
-        }
-        Some(version) if version < MANAGED => {
+    let finding = match (lack(release), version(release)) {
+        (Some(lack), _) => Finding::fail("kernel", "", lack),
+        (None, None) => Finding::warn("kernel", "", format!("{release:?} is not a known kernel version")),
+        (None, Some(version)) if version < MANAGED => {
             let found = format!(
                 "Linux {release} has no managed neighbours, so the first packets to a real server may be lost; boot 5.16 or \
                  later"
             );
             Finding::warn("kernel", "", found)
         }
-        Some(_) => Finding::ok("kernel", "", format!("Linux {release}")),
+        (None, Some(_)) => Finding::ok("kernel", "", format!("Linux {release}")),
     };
     vec![finding.seen("/proc/sys/kernel/osrelease")]
 }
 
-/// Major and minor number.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-/// The first kernels with atomic operations of BPF that return a value, and with `NTF_EXT_MANAGED`.
-const ATOMICS: (u32, u32) = (5, 12);
+/// The first kernel with `NTF_EXT_MANAGED`.
 const MANAGED: (u32, u32) = (5, 16);
 
 pub(super) fn daemon(facts: &Facts) -> Vec<Finding> {

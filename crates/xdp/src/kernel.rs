@@ -1,0 +1,46 @@
+//! The kernel's version, for sentences about what an older one lacks.
+//!
+//! Not what decides whether something works: a vendor's kernel may have what its number does not show.
+
+use std::fs;
+
+/// A file with the kernel's release, such as `6.1.0-50-amd64`.
+pub const RELEASE: &str = "/proc/sys/kernel/osrelease";
+
+/// The first kernel with the operations of BPF that the programs use: atomic ones that return a value.
+pub const ATOMICS: (u32, u32) = (5, 12);
+
+/// Major and minor number of a release.
+pub fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+/// What the programs need and this kernel lacks, with the next step; `None`: nothing that its number shows.
+pub fn lack(release: &str) -> Option<String> {
+    let (major, minor) = ATOMICS;
+    version(release).filter(|version| *version < ATOMICS).map(|_| {
+        format!(
+            "Linux {release} lacks what the XDP program of xvsd needs (compare-and-swap of BPF); boot {major}.{minor} or later"
+        )
+    })
+}
+
+/// The same of the running kernel.
+pub(crate) fn present_lack() -> Option<String> {
+    lack(fs::read_to_string(RELEASE).ok()?.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_before_5_12_lacks_something_and_others_and_unknown_releases_do_not() {
+        for old in ["5.10.0-32-amd64", "5.11.22", "4.19.0"] {
+            let said = lack(old).unwrap();
+            assert!(said.contains(old) && said.ends_with("boot 5.12 or later"), "{said}");
+        }
+        assert_eq!(["5.12.0", "6.1.0-50-amd64", "7.3-rc1", "next"].map(lack), [const { None }; 4]);
+    }
+}
