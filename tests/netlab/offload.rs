@@ -149,7 +149,7 @@ fn a_gigabyte_of_each_family_arrives_whole_from_servers_of_the_other_with_and_wi
         let text = format!("{keys}\nhold = \"1min\"\noffload = \"{offload}\"\n");
         fs::write(&file, text).expect("the cluster's folder takes files");
         let options = ["--config", file.to_str().expect("a plain path"), "--metrics", ADDRESS];
-        let mut director = Director::start_on(&cluster, Host::Director, &options);
+        let director = Director::start_on(&cluster, Host::Director, &options);
         director.xvs("laddr add 192.0.2.1");
         director.xvs("laddr add 2001:db8:2::1");
         let services = [(VIP6.into(), V4(1)), (IpAddr::from(VIP), V6(1))];
@@ -158,6 +158,8 @@ fn a_gigabyte_of_each_family_arrives_whole_from_servers_of_the_other_with_and_wi
             director.adm(&format!("-A -t {service} -s rr"));
             director.adm(&format!("-a -t {service} -r {server} --fullnat"));
         }
+        // Each ends the one that serves.
+        let mut successors = Vec::new();
         thread::scope(|scope| {
             let downloads = services.map(|[service, _]| {
                 let url = format!("http://{service}/blob?[1-{FILES}]");
@@ -168,7 +170,7 @@ fn a_gigabyte_of_each_family_arrives_whole_from_servers_of_the_other_with_and_wi
             for _ in 0..3 {
                 thread::sleep(Duration::from_secs(4));
                 let successor = Director::take_over_on(&cluster, Host::Director, &options);
-                director = successor.unwrap_or_else(|log| panic!("{log}"));
+                successors.push(successor.unwrap_or_else(|log| panic!("{log}")));
             }
             for (service, download) in downloads {
                 let body = download.join().expect("no panic");

@@ -6,7 +6,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::Write;
-use std::net::{Ipv4Addr, SocketAddrV4, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -24,6 +24,8 @@ const VIP: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const LOCAL: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 50);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 60);
 const ADDRESSES: [Ipv4Addr; 3] = [VIP, LOCAL, GATEWAY];
+/// A VIP of IPv6, which moves with them, for the same real servers.
+const VIP6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 2, 0, 0, 0, 0, 0x100);
 
 /// The client's address on the segment.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
@@ -31,12 +33,13 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 /// The port of the sinks.
 const SINK: u16 = 9000;
 
-/// The services: port, forwarding method, and options of the service.
-const SERVICES: [(u16, &str, &str); 4] = [
-    (SINK, "-g", ""),
-    (9001, "-m", ""),
-    (9002, "--fullnat", ""),
-    (9003, "--fullnat", "--client-address toa"),
+/// The services: virtual endpoint, forwarding method, and options of the service.
+const SERVICES: [((IpAddr, u16), &str, &str); 5] = [
+    ((IpAddr::V4(VIP), SINK), "-g", ""),
+    ((IpAddr::V4(VIP), 9001), "-m", ""),
+    ((IpAddr::V4(VIP), 9002), "--fullnat", ""),
+    ((IpAddr::V4(VIP), 9003), "--fullnat", "--client-address toa"),
+    ((IpAddr::V6(VIP6), 9004), "--fullnat", ""),
 ];
 
 /// More segments than lie between two announcements of a connection.
@@ -74,16 +77,18 @@ fn configured(cluster: &Cluster, host: Host) -> Director<'_> {
 fn configured_with<'a>(cluster: &'a Cluster, host: Host, options: &str) -> Director<'a> {
     let director = started(cluster, host);
     director.xvs(&format!("laddr add {LOCAL}"));
-    for (port, method, options) in SERVICES {
-        director.adm(&format!("-A -t {VIP}:{port} -s rr {options}"));
+    for (service, method, options) in SERVICES {
+        let service = SocketAddr::from(service);
+        director.adm(&format!("-A -t {service} -s rr {options}"));
         for server in [1, 2] {
-            director.adm(&format!("-a -t {VIP}:{port} -r {}:{SINK} {method}", real_server(server)));
+            director.adm(&format!("-a -t {service} -r {}:{SINK} {method}", real_server(server)));
         }
     }
     for role in ["master", "backup"] {
         director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7 {options}"));
     }
-    let conf = keepalived::vrrp_instance(host, &ADDRESSES, "");
+    let other = format!("virtual_ipaddress_excluded {{\n {VIP6}/128 dev lan\n }}");
+    let conf = keepalived::vrrp_instance(host, &ADDRESSES, &other);
     fs::write(keepalived::conf(cluster, host), conf).expect("the cluster's folder takes a new file");
     director
 }
@@ -105,8 +110,8 @@ fn await_addresses(cluster: &Cluster, host: Host) {
 
 /// Uploads through each service, some bytes of which are sent.
 fn begun(cluster: &Cluster) -> Vec<TcpStream> {
-    let begin = |(port, ..): (u16, &str, &str)| {
-        let target = SocketAddrV4::new(VIP, port);
+    let begin = |(service, ..): ((IpAddr, u16), &str, &str)| {
+        let target = SocketAddr::from(service);
         let connected = cluster.run(Host::Client, || clients::connect(target));
         let mut stream = connected.unwrap_or_else(|error| panic!("{target}: {error}"));
         stream.write_all(b"before, ").expect("upload");
