@@ -20,7 +20,8 @@ const RECORD: usize = 512;
 pub(super) const NUMBERS: usize = 12;
 /// Where the text begins: its length, then the text.
 const TEXT: usize = 8 * NUMBERS;
-/// The first record: what the file is. A change of the records needs another version.
+/// The first record: what the file is. A change of the records needs another version, here and of the connection table,
+/// whose entries refer to destinations by these numbers.
 const HEAD: &[u8] = b"xvs numbers, version 1\n";
 
 /// A file of records.
