@@ -11,6 +11,9 @@ peer.py steady HOST PORT COUNT END  sends a byte over each of COUNT connections 
                                not come back, and the longest time without one
 peer.py latency HOST PORT COUNT  sends COUNT datagrams of UDP to an echo, each 2 ms after the last one has come back;
                                prints the median and the 99th percentile of their round trips, in microseconds
+peer.py numbers PORT           sends each connection a stream of numbers, 400 KB a second
+peer.py download HOST PORT END receives that stream until the file END exists; prints the bytes, whether all are right,
+                               and the longest time without any
 peer.py send FILE HOST PORT    sends a file to a mirror; prints the address and whether the file has come back whole
 """
 
@@ -195,6 +198,43 @@ def steady(host, port, count, end):
     print(f"{lost} of {count} connections lost, {sent - back} of {sent} datagrams, pause {longest * 1000:.0f} ms", flush=True)
 
 
+def numbers(port):
+    """Sends consecutive numbers of eight bytes."""
+
+    def answer(connection, _):
+        first = 0
+        with connection:
+            try:
+                while True:
+                    connection.sendall(b"".join(number.to_bytes(8, "big") for number in range(first, first + 1000)))
+                    first += 1000
+                    time.sleep(0.02)
+            except OSError:
+                pass
+
+    listen(port, answer)
+
+
+def download(host, port, end):
+    """Checks a stream of numbers."""
+    count, rest, wrong, longest = 0, b"", 0, 0.0
+    with connect(host, port) as connection:
+        print("begun", flush=True)
+        latest = time.monotonic()
+        while not os.path.exists(end):
+            content = connection.recv(65536)
+            longest, latest = max(longest, time.monotonic() - latest), time.monotonic()
+            if not content:
+                print("closed", flush=True)
+                break
+            content = rest + content
+            whole = len(content) // 8
+            for at in range(whole):
+                wrong += content[8 * at : 8 * at + 8] != (count + at).to_bytes(8, "big")
+            count, rest = count + whole, content[8 * whole :]
+    print(f"{8 * count} bytes, {wrong} wrong, pause {longest * 1000:.0f} ms", flush=True)
+
+
 def latency(host, port, count):
     """Times round trips."""
     datagrams = socket.socket(type=socket.SOCK_DGRAM)
@@ -222,6 +262,10 @@ elif command == "echo":
     echo(int(words[0]))
 elif command == "steady":
     steady(words[0], int(words[1]), int(words[2]), words[3])
+elif command == "numbers":
+    numbers(words[0])
+elif command == "download":
+    download(*words)
 elif command == "latency":
     latency(words[0], int(words[1]), int(words[2]))
 else:
