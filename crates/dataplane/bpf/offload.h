@@ -301,8 +301,8 @@ static __always_inline int encapsulate(struct xdp_md *ctx, const struct xvs_flow
 	return 0;
 }
 
-/* Replaces the network header of a whole packet of `total` bytes by one of the other family, as src/forward/translate.rs
- * does. `at` is the place of the checksum in the transport header. Returns 0 if there is no room.
+/* Replaces the network header of a whole packet of `total` bytes by one of the other family (src/forward/translate.rs).
+ * `at` is the place of the checksum in the transport header. Returns 0 if there is no room.
  */
 static __always_inline int translate(struct xdp_md *ctx, const struct xvs_flow *flow, __u32 number, __u32 protocol,
 				     __u32 at, __u32 total, const int v4)
