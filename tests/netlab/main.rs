@@ -15,6 +15,7 @@ mod events;
 mod examples;
 mod explain;
 mod failover;
+mod first_hour;
 mod fleet;
 mod ftp;
 mod fullnat;
