@@ -35,12 +35,12 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn read(name: &str) -> String {
+pub(super) fn read(name: &str) -> String {
     fs::read_to_string(root().join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 /// All documents, by their paths from the root.
-fn documents() -> Vec<String> {
+pub(super) fn documents() -> Vec<String> {
     let pages = fs::read_dir(root().join("docs")).expect("docs/");
     let pages = pages.map(|entry| entry.expect("an entry").file_name().into_string().expect("UTF-8"));
     let pages = pages.filter(|name| name.ends_with(".md")).map(|name| format!("docs/{name}"));
