@@ -197,7 +197,7 @@ enum {
 	XVS_FLOW_UNFRAGMENTED = 1 << 1, /* only packets that no router may fragment */
 	XVS_FLOW_PARTIAL = 1 << 2, /* the interface may deliver partial checksums */
 	XVS_FLOW_UDP = 1 << 3, /* the outer headers have a UDP header behind that of the network */
-	XVS_FLOW_TRANSLATED = 1 << 4, /* packets leave in the other family */
+	XVS_FLOW_TRANSLATED = 1 << 4, /* packets of IPv4 leave as packets of IPv6 */
 };
 /* The bytes of the outer headers; 0: packets leave without any. */
 #define XVS_FLOW_OUTER(flags) ((flags) >> 8)

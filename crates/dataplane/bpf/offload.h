@@ -54,10 +54,6 @@ struct {
 /* A decremented time to live, in the sum of an IPv4 header (RFC 1624 3). */
 #define TTL_SUM bpf_htons(0xffff - 0x100)
 enum { TCP_FIN = 0x01 };
-/* The length up to which a packet of IPv6 becomes one of IPv4 that may be fragmented, with a worker's identification
- * (RFC 7915 5.1).
- */
-#define IDENTIFIED_MAX 1280
 /* The bytes of a datagram that are summed for its checksum: in one step, and at most in all. */
 #define SUMMED 64
 #define SUMMED_MAX 2048
@@ -301,54 +297,35 @@ static __always_inline int encapsulate(struct xdp_md *ctx, const struct xvs_flow
 	return 0;
 }
 
-/* Replaces the network header of a whole packet of `total` bytes by one of the other family (src/forward/translate.rs).
- * `at` is the place of the checksum in the transport header. Returns 0 if there is no room.
+/* Replaces the header of a whole IPv4 packet of `total` bytes by one of IPv6, as src/forward/translate.rs does. `at` is
+ * the place of the checksum in the transport header. Returns 0 if there is no room.
  */
 static __always_inline int translate(struct xdp_md *ctx, const struct xvs_flow *flow, __u32 number, __u32 protocol,
-				     __u32 at, __u32 total, const int v4)
+				     __u32 at, __u32 total)
 {
 	const struct xvs_flow_part *part = number ? &flow->part[1] : &flow->part[0];
-	const __u32 former_len = v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr);
-	const __u32 network_len = v4 ? sizeof(struct ipv6hdr) : sizeof(struct iphdr);
-	__u8 *former = bytes_at(ctx, sizeof(struct ethhdr), former_len);
+	const __u32 longer = sizeof(struct ipv6hdr) - sizeof(struct iphdr);
+	struct iphdr *former = bytes_at(ctx, sizeof(struct ethhdr), sizeof(*former));
 	if (!former)
 		return 0;
-	__u8 tos = v4 ? ((struct iphdr *)former)->tos : former[0] << 4 | former[1] >> 4;
-	__u8 ttl = (v4 ? ((struct iphdr *)former)->ttl : ((struct ipv6hdr *)former)->hop_limit) - 1;
-	if (bpf_xdp_adjust_head(ctx, (int)former_len - (int)network_len))
+	__u8 tos = former->tos, ttl = former->ttl - 1;
+	if (bpf_xdp_adjust_head(ctx, -(int)longer))
 		return 0;
-	struct ethhdr *eth = bytes_at(ctx, 0, sizeof(*eth) + network_len + UDP_LEN);
-	__u16 *checksum = bytes_at(ctx, sizeof(*eth) + network_len + at, 2);
+	struct ethhdr *eth = bytes_at(ctx, 0, sizeof(*eth) + sizeof(struct ipv6hdr) + UDP_LEN);
+	__u16 *checksum = bytes_at(ctx, sizeof(*eth) + sizeof(struct ipv6hdr) + at, 2);
 	if (!eth || !checksum) {
-		bpf_xdp_adjust_head(ctx, (int)network_len - (int)former_len);
+		bpf_xdp_adjust_head(ctx, longer);
 		return 0;
 	}
+	struct ipv6hdr *ip = (void *)(eth + 1);
 	__builtin_memcpy(eth, part->link, sizeof(part->link));
-	eth->h_proto = v4 ? bpf_htons(ETH_P_IPV6) : bpf_htons(ETH_P_IP);
-	if (v4) {
-		struct ipv6hdr *ip = (void *)(eth + 1);
-		*(__be32 *)ip = bpf_htonl(6 << 28 | (__u32)tos << 20);
-		ip->payload_len = bpf_htons(total - former_len);
-		ip->nexthdr = protocol;
-		ip->hop_limit = ttl;
-		__builtin_memcpy(&ip->saddr, number ? &flow->v6[1] : &flow->v6[0], sizeof(flow->v6[0]));
-	} else {
-		struct iphdr *ip = (void *)(eth + 1);
-		const __u32 *words = (const void *)ip;
-		ip->version = 4;
-		ip->ihl = sizeof(*ip) / 4;
-		ip->tos = tos;
-		ip->tot_len = bpf_htons(total - former_len + network_len);
-		ip->id = 0;
-		ip->frag_off = bpf_htons(IP4_DONT_FRAGMENT);
-		ip->ttl = ttl;
-		ip->protocol = protocol;
-		ip->check = 0;
-		ip->saddr = part->source_v4;
-		ip->daddr = part->dest_v4;
-		ip->check = ~folded((__u64)words[0] + words[1] + words[2] + words[3] + words[4]);
-	}
-	readdress_transport(part, (void *)eth + sizeof(*eth) + network_len, checksum, protocol == IPPROTO_TCP);
+	eth->h_proto = bpf_htons(ETH_P_IPV6);
+	*(__be32 *)ip = bpf_htonl(6 << 28 | (__u32)tos << 20);
+	ip->payload_len = bpf_htons(total - sizeof(struct iphdr));
+	ip->nexthdr = protocol;
+	ip->hop_limit = ttl;
+	__builtin_memcpy(&ip->saddr, number ? &flow->v6[1] : &flow->v6[0], sizeof(flow->v6[0]));
+	readdress_transport(part, (void *)(ip + 1), checksum, protocol == IPPROTO_TCP);
 	return 1;
 }
 
@@ -418,7 +395,7 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	    (part->flags & XVS_FLOW_PARTIAL && is_summed &&
 	     may_be_partial(v4 ? (void *)&ip4->saddr : (void *)&ip6->saddr, v4, *checksum, protocol, length)))
 		return 0;
-	if (part->flags & XVS_FLOW_TRANSLATED && (!is_summed || (!v4 && total <= IDENTIFIED_MAX)))
+	if (part->flags & XVS_FLOW_TRANSLATED && (!v4 || !is_summed))
 		return 0;
 	/* Before the state: who reads that and takes the connection back knows the time of this packet. */
 	__u64 before = *(volatile __u64 *)&flow->used, used = XVS_FLOW_USED(XVS_FLOW_SLOT(before), now);
@@ -431,8 +408,8 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	__u32 outer = XVS_FLOW_OUTER(part->flags);
 	if (outer)
 		return encapsulate(ctx, flow, outer, total, v4) && send(flow, number, part, total);
-	if (part->flags & XVS_FLOW_TRANSLATED)
-		return translate(ctx, flow, number, protocol, at, total, v4) && send(flow, number, part, total);
+	if (v4 && part->flags & XVS_FLOW_TRANSLATED)
+		return translate(ctx, flow, number, protocol, at, total) && send(flow, number, part, total);
 	eth = bytes_at(ctx, 0, transport + UDP_LEN);
 	checksum = bytes_at(ctx, transport + at, 2);
 	if (!eth || !checksum)

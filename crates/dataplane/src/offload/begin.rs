@@ -153,7 +153,8 @@ fn put(words: &[AtomicU64], values: &[u64]) {
     words.iter().zip(values).for_each(|(word, value)| word.store(*value, Relaxed));
 }
 
-/// What the program is to do with requests and replies of a connection. Requests arrive by `link`.
+/// What the program is to do with requests and replies of a connection. Requests arrive by `link`. `None`: workers
+/// forward them.
 pub(super) fn plan(
     connection: &Connection<'_>,
     table: &TableHandle,
@@ -202,7 +203,7 @@ pub(super) fn plan(
         _ => None,
     };
     let [from, to] = links(link, route.link, snapshot).ok_or(NotOffloaded::Interface)?;
-    let request = Part {
+    let request = || Part {
         from: (from.ifindex, from.mac),
         partial_checksums: from.partial_checksums,
         to: (to.ifindex, route.addresses),
@@ -216,6 +217,8 @@ pub(super) fn plan(
         },
         outer,
     };
+    // Workers give packets from IPv6 to IPv4 their identifications, if they are short; these stay in order with others.
+    let request = (!ends.is_translated() || before.source.addr.is_ipv4()).then(request);
     let reply = match ends.method.masquerades() {
         true => match reply(connection, &ends, table, (route, after), snapshot) {
             // Perhaps the destination sends no replies.
@@ -224,7 +227,10 @@ pub(super) fn plan(
         },
         false => None,
     };
-    Ok([Some(request), reply])
+    if request.is_none() && reply.is_none() {
+        return Err(NotOffloaded::NoReply);
+    }
+    Ok([request, reply])
 }
 
 /// Offloads the connection that this packet has begun, if records begin with the first packet of a client: only those
@@ -288,7 +294,8 @@ fn reply(
     let after = FlowKey { source: ends.virtual_endpoint, dest: ends.client, ..sent };
     // A UDP reply is noted at the template.
     let is_noted = before.protocol == Protocol::TCP || connection.controller().is_none();
-    if !is_noted || !is_found(connection, &before, table) {
+    let is_identified = ends.is_translated() && before.source.addr.is_ipv6();
+    if is_identified || !is_noted || !is_found(connection, &before, table) {
         return Ok(None);
     }
     if connection.flags().contains(Flags::NO_OUTPUT) {
