@@ -154,6 +154,29 @@ fn connections_and_templates_between_families_are_forwarded_at_the_backup_as_at_
     }
 }
 
+#[test]
+fn datagrams_get_their_proxy_header_at_the_backup_as_at_the_master() {
+    let (service, dest, client) = (at(VIP, 53), at(server(1), 53), at(CLIENT, 1000));
+    let services = [
+        format!("-A -u {service} -s rr --client-address proxy"),
+        format!("-a -u {service} -r {dest} --fullnat"),
+    ];
+    let [mut master, mut backup] = ["master", "backup"].map(|role| with_daemon(role, &services));
+    let request = Datagram { dont_fragment: true, ..Datagram::new(Transport::Udp, client, service) };
+    for _ in 0..3 {
+        master.from_client(&request.clone().carrying(30));
+    }
+    let told = messages(&mut master, 4.0);
+    assert!(entries(&told) > 0, "{told:?}");
+    for message in told {
+        backup.ok(json!({ "sync": message, "link": "lan" }));
+    }
+    let data = request.carrying(40);
+    let [here, there] = [&mut master, &mut backup].map(|cluster| cluster.from_client(&data));
+    assert_eq!((&there.verdict, &there.sent), (&here.verdict, &here.sent));
+    assert_eq!((there.verdict.as_str(), there.sent[0].1.len()), ("transmit", 14 + 28 + 28 + 40));
+}
+
 /// A master with an established connection, and a client that sends a packet each second.
 fn announced_in(seconds: usize, settings: &[(&str, Value)]) -> Vec<usize> {
     let service = at(VIP, 80);

@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use xvs::frames::{Complaint, ethernet, id, resum};
 use xvs::lab_cluster::{
-    CLIENT, CLIENT6, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, at, server, server_mac, server6,
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
+    server6,
 };
 use xvs::{Datagram, Judged, LabCluster, Transport};
 
@@ -144,6 +145,37 @@ fn a_client_learns_a_path_mtu_that_leaves_room_for_the_header_in_its_own_family(
 }
 
 #[test]
+fn a_datagram_of_ipv6_that_every_path_carries_leaves_in_fragments_if_the_header_makes_it_too_long() {
+    for (ends, mtu) in [(all()[1], 1280), (all()[2], 576)] {
+        let mut cluster = cluster(ends, mtu);
+        let longest = request(ends, 1280 - 48);
+        let judged = cluster.from_client(&longest);
+        assert_eq!((judged.verdict.as_str(), judged.sent.len() > 1), ("transmit", true), "{ends:?}");
+        let headers = if ends.server.is_ipv4() { 14 + 20 } else { 14 + 40 + 8 };
+        let payload: Vec<u8> = judged.sent.iter().flat_map(|(_, frame)| &frame[headers..]).copied().collect();
+        assert_eq!(payload[8..], [&header(ends)[..], &longest.data].concat(), "{ends:?}");
+        assert!(judged.sent.iter().all(|(_, frame)| frame.len() <= 14 + mtu as usize), "{ends:?}");
+        let judged = cluster.from_client(&request(ends, 1280 - 48 + 1));
+        assert_eq!((judged.verdict.as_str(), told(&judged)), ("drop too_big", 1280), "{ends:?}");
+    }
+}
+
+#[test]
+fn a_datagram_whose_length_field_is_wrong_leaves_as_it_is() {
+    let ends = all()[0];
+    let mut cluster = cluster(ends, 1500);
+    cluster.from_client(&request(ends, 4));
+    for length in [0_u16, 7, 8 + 33 + 1, u16::MAX] {
+        let mut frame = request(ends, 33).frame(GATEWAY_MAC, WAN_MAC);
+        frame[38..40].copy_from_slice(&length.to_be_bytes());
+        let judged = cluster.inject("wan", &frame);
+        for (_, sent) in &judged.sent {
+            assert_eq!((sent.len(), &sent[38..40]), (frame.len(), &frame[38..40]), "{length}");
+        }
+    }
+}
+
+#[test]
 fn a_datagram_in_fragments_carries_one_header() {
     let ends = all()[0];
     let mut cluster = cluster(ends, 1500);
@@ -192,9 +224,10 @@ fn a_datagram_whose_hops_are_used_up_and_one_that_would_be_too_long_do_not_leave
     }
     let ends = all()[0];
     let mut cluster = cluster(ends, 1500);
-    let mut last = None;
-    for frame in fragments(&request(ends, 65_535 - 28 - 10), 1400) {
-        last = Some(cluster.inject("wan", &frame));
+    let longest = 65_535 - 28 - header(ends).len();
+    for (bytes, verdict) in [(longest, "transmit"), (longest + 1, "drop no_headroom")] {
+        let sent =
+            fragments(&request(ends, bytes), 1400).iter().map(|frame| cluster.inject("wan", frame)).last();
+        assert_eq!(sent.expect("there are fragments").verdict, verdict, "{bytes}");
     }
-    assert_eq!(last.expect("there are fragments").verdict, "drop no_headroom");
 }

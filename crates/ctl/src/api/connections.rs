@@ -208,7 +208,11 @@ impl<'a> Services<'a> {
             self.snapshot.services.for_packet(mark, connection.protocol(), connection.virtual_endpoint())
         };
         let flags = connection.flags();
+        let is_udp = connection.protocol() == Protocol::UDP;
+        // One bit has two meanings.
+        let word = |flag, word| if is_udp && flag == Flags::PROXY_DATAGRAMS { "proxy" } else { word };
         let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));
+        let set = set.map(|(flag, text)| word(*flag, *text).to_owned());
         ConnectionDetail {
             service: known.map(|(service, _)| *service).or_else(|| now().map(|service| service.key)),
             server: known.map(|(_, server)| *server),
@@ -216,7 +220,7 @@ impl<'a> Services<'a> {
             packets: connection.in_packets(),
             controls: connection.controlled(),
             template: connection.is_template(),
-            flags: set.map(|(_, word)| (*word).to_owned()).collect(),
+            flags: set.collect(),
         }
     }
 }

@@ -40,8 +40,7 @@ impl Flags {
     /// A control connection of FTP, whose segments are read. Not in sync messages: there the bit says that the
     /// destination's sequence numbers are shifted.
     pub const FTP: Self = Self(0x0200);
-    /// Its destination receives the client's address in a PROXY header, which shifts the client's sequence numbers; of
-    /// UDP, in each datagram.
+    /// Its destination receives the client's address in a PROXY header, so the client's sequence numbers are shifted.
     pub const PROXY: Self = Self(0x0400);
     /// An expected connection whose client port is not known yet: passive FTP data.
     pub const NO_CLIENT_PORT: Self = Self(0x0800);
@@ -49,8 +48,11 @@ impl Flags {
     pub const TEMPLATE: Self = Self(0x1000);
     /// The connection lives for one packet only. For a template: the connections that it controls do.
     pub const ONE_PACKET: Self = Self(0x2000);
-    /// The destination has acknowledged the PROXY header. Not in sync messages.
+    /// Of TCP: the destination has acknowledged the PROXY header. Not in sync messages.
     pub const PROXY_ACKNOWLEDGED: Self = Self(0x4000);
+    /// Of UDP: each datagram of the client gets a PROXY header. Not in sync messages. xvs 0.2.0, to which this bit
+    /// without [`Self::PROXY`] means nothing, sends datagrams without it.
+    pub const PROXY_DATAGRAMS: Self = Self(0x4000);
     /// A template that look-ups no longer find ([`TableWorker::detach`](crate::conn::handle::TableWorker::detach)). Not
     /// in sync messages.
     pub const DETACHED: Self = Self(0x8000);
@@ -59,6 +61,7 @@ impl Flags {
     pub(crate) const UNUSUAL: Self = Self(
         Self::RESET.0
             | Self::PROXY.0
+            | Self::PROXY_DATAGRAMS.0
             | Self::TOA.0
             | Self::FTP.0
             | Self::ONE_PACKET.0

@@ -7,7 +7,7 @@
 //! the director: the clients' own could collide (RFC 6864 §5.3).
 
 use xvs_proto::ipv4::Ipv4;
-use xvs_proto::{Endpoint, Family, Packet};
+use xvs_proto::{Endpoint, Family, Packet, ipv6};
 use xvs_xdp::Frame;
 
 use super::admission::{admit_request, strip};
@@ -38,7 +38,9 @@ pub(super) fn send_request(
         Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).set_id(ids.take());
     }
     strip(frame, packet);
-    Ok(hop)
+    // Longer than its path carries, by a PROXY header: every path of IPv6 carries such fragments.
+    let divides = packet.family() == Family::V6 && !packet.dont_fragment && packet.longest_fragment.is_none();
+    Ok(if divides { Hop { mtu: hop.mtu.min(ipv6::MIN_MTU), ..hop } } else { hop })
 }
 
 /// Rewrites a reply to come from the virtual endpoint and to go to the client, who is of its family.

@@ -49,12 +49,12 @@ pub(crate) fn add(
     now: Millis,
     counters: &WorkerCounters,
 ) -> Result<Option<Packet>, DropReason> {
-    match lengthens(connection) {
-        true if packet.flow.protocol == Protocol::UDP => {
-            before_datagram(frame, packet, connection, destination, now)
-        }
-        true => Ok(before_stream(frame, packet, connection, destination, now, counters)),
-        false => Ok(None),
+    match packet.flow.protocol {
+        _ if !lengthens(connection) => Ok(None),
+        Protocol::TCP => Ok(before_stream(frame, packet, connection, destination, now, counters)),
+        Protocol::UDP => before_datagram(frame, packet, connection, destination, now),
+        // ESP and AH of a connection of UDP.
+        _ => Ok(None),
     }
 }
 
@@ -68,22 +68,33 @@ fn before_datagram(
     now: Millis,
 ) -> Result<Option<Packet>, DropReason> {
     let Some(hop) = destination.path.hop().filter(|_| packet.ttl > 1) else { return Ok(None) };
+    let segment = &frame.bytes()[packet.transport..packet.end];
+    let length = tcp::word(segment, udp::field::LENGTH.start);
+    if !(udp::HEADER_LEN..=segment.len()).contains(&usize::from(length)) {
+        // The server discards it.
+        return Ok(None);
+    }
     let mut header = [0; proxy::MAX_LEN];
-    let len =
-        proxy::emit(&mut header, packet.flow.protocol, connection.client(), connection.virtual_endpoint());
+    let (client, virtual_endpoint) = (connection.client(), connection.virtual_endpoint());
+    let len = proxy::emit(&mut header, Protocol::UDP, client, virtual_endpoint);
     let family = destination.endpoint.family();
     let needed = forward::length_towards(packet, family) + len;
-    let mtu = hop.mtu.min(destination.path_mtu.at(now));
-    if packet.dont_fragment && packet.longest_fragment.is_none() && needed > mtu as usize {
-        let sender = if family == packet.family() { mtu } else { forward::sender_mtu(packet.family(), mtu) };
-        let told = sender.saturating_sub(len as u32);
-        return Err(DropReason::TooBig { mtu: u16::try_from(told).unwrap_or(u16::MAX) });
-    }
-    if packet.length().max(needed) + len > usize::from(u16::MAX) {
+    if needed.max(packet.length() + len) > usize::from(u16::MAX) {
         return Err(DropReason::NoHeadroom);
     }
+    let mtu = hop.mtu.min(destination.path_mtu.at(now));
+    let is_too_big = packet.dont_fragment && packet.longest_fragment.is_none() && needed > mtu as usize;
+    // A sender of IPv6 need not know of less than 1,280 bytes (RFC 8201 §4).
+    let least = if packet.family() == Family::V6 { ipv6::MIN_MTU } else { 0 };
+    if is_too_big && packet.length() > least as usize {
+        let sender = if family == packet.family() { mtu } else { forward::sender_mtu(packet.family(), mtu) };
+        let told = sender.saturating_sub(len as u32).max(least);
+        return Err(DropReason::TooBig { mtu: u16::try_from(told).unwrap_or(u16::MAX) });
+    }
     let changed = insert(frame, packet, packet.transport + udp::HEADER_LEN, &header[..len]);
-    changed.map(Some).ok_or(DropReason::NoHeadroom)
+    let changed = changed.ok_or(DropReason::NoHeadroom)?;
+    // Then the director fragments it.
+    Ok(Some(Packet { dont_fragment: packet.dont_fragment && !is_too_big, ..changed }))
 }
 
 // Not inlined, so that the path of other packets is short.
@@ -151,18 +162,13 @@ fn proxy_len(connection: &Connection<'_>) -> u32 {
 
 /// Whether this step may lengthen packets of a connection.
 pub(crate) fn lengthens(connection: &Connection<'_>) -> bool {
-    connection.flags().0 & (Flags::PROXY | Flags::TOA).0 != 0
-}
-
-/// Whether a header shifts the sequence numbers of a connection.
-fn shifts(connection: &Connection<'_>) -> bool {
-    connection.flags().contains(Flags::PROXY) && connection.protocol() == Protocol::TCP
+    connection.flags().intersects(Flags::PROXY | Flags::PROXY_DATAGRAMS | Flags::TOA)
 }
 
 /// Subtracts the length of the PROXY header from the numbers of a reply that is not rewritten yet.
 #[inline]
 pub(crate) fn remove(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
-    if shifts(connection) {
+    if connection.flags().contains(Flags::PROXY) {
         lower_numbers(frame, packet, connection);
     }
 }
@@ -188,7 +194,7 @@ fn lower_numbers(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>
 
 /// Replaces the sequence number that an error about a request quotes by the client's own number.
 pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<'_>) {
-    if !shifts(connection) {
+    if !connection.flags().contains(Flags::PROXY) {
         return;
     }
     let segment = &mut frame.bytes_mut()[quote.transport..quote.end];

@@ -99,9 +99,11 @@ pub(crate) fn insert(flows: &mut Flows, new: &NewConnection, at: Context<'_>) ->
 fn client_address_flags(packet: &Packet, method: ForwardingMethod, service: &Service) -> Flags {
     match service.client_address {
         _ if method != ForwardingMethod::FullNat => Flags::NONE,
-        ClientAddress::Proxy if matches!(packet.flow.protocol, Protocol::TCP | Protocol::UDP) => Flags::PROXY,
-        ClientAddress::Toa if packet.flow.protocol == Protocol::TCP => Flags::TOA,
-        _ => Flags::NONE,
+        ClientAddress::Hidden => Flags::NONE,
+        ClientAddress::Proxy if packet.flow.protocol == Protocol::UDP => Flags::PROXY_DATAGRAMS,
+        _ if packet.flow.protocol != Protocol::TCP => Flags::NONE,
+        ClientAddress::Proxy => Flags::PROXY,
+        ClientAddress::Toa => Flags::TOA,
     }
 }
 

@@ -168,10 +168,10 @@ impl Wanted<'_> {
         if self.is_template {
             connection.set_timeout_seconds(timeout.as_secs() as u32);
         } else if let Some(address) = self.entry.client_address
-            && connection.flags().intersects(flags_of(address))
+            && connection.flags().intersects(flags_of(self.entry.protocol, address))
         {
             connection.set_first_sequence(address.first_sequence);
-            let _ = connection.set_flags(flags_of(address));
+            let _ = connection.set_flags(flags_of(self.entry.protocol, address));
         }
         self.shift(&connection);
         self.translate(&connection);
@@ -256,7 +256,7 @@ impl Wanted<'_> {
                 // Until its numbers are stored.
                 | set(Flags::HANDSHAKE, self.entry.numbers.is_some())
                 | if self.is_template { Flags::NONE } else { Flags::of_ftp(key.protocol, key.dest, method) }
-                | client_address.map_or(Flags::NONE, flags_of),
+                | client_address.map_or(Flags::NONE, |address| flags_of(key.protocol, address)),
             state: self.state,
             expires: self.expires,
             timeout_seconds: if self.is_template { timeout.as_secs() as u32 } else { first_sequence },
@@ -344,8 +344,9 @@ fn method_of(flags: u32) -> ForwardingMethod {
     }
 }
 
-fn flags_of(address: ClientAddress) -> Flags {
+fn flags_of(protocol: Protocol, address: ClientAddress) -> Flags {
     match (address.in_header, address.is_acknowledged) {
+        _ if protocol == Protocol::UDP => Flags::PROXY_DATAGRAMS,
         (true, true) => Flags::PROXY | Flags::PROXY_ACKNOWLEDGED,
         (true, false) => Flags::PROXY,
         (false, _) => Flags::TOA,

@@ -120,8 +120,8 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
 
 fn client_address(connection: &Connection<'_>) -> Option<ClientAddress> {
     let flags = connection.flags();
-    flags.intersects(Flags::TOA | Flags::PROXY).then(|| ClientAddress {
-        in_header: flags.contains(Flags::PROXY),
+    flags.intersects(Flags::TOA | Flags::PROXY | Flags::PROXY_DATAGRAMS).then(|| ClientAddress {
+        in_header: !flags.contains(Flags::TOA),
         is_acknowledged: flags.contains(Flags::PROXY_ACKNOWLEDGED),
         first_sequence: connection.first_sequence(),
     })

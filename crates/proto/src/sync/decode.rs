@@ -141,15 +141,10 @@ impl<'a> Entries<'a> {
         let is_translated = entry.dest.addr.is_ipv6() != is_ipv6;
         let translates = flags & flag::METHOD == method::MASQUERADING
             && (entry.local.is_some() || flags & flag::TEMPLATE != 0);
-        let is_passed = |address: ClientAddress| match entry.protocol {
-            Protocol::TCP => entry.local.is_some(),
-            Protocol::UDP => entry.local.is_some() && address.in_header,
-            _ => false,
-        };
         let is_numbered = entry.numbers.is_some();
         if entry.local.is_some_and(is_other)
             || is_translated && !translates
-            || !entry.client_address.is_none_or(is_passed)
+            || entry.client_address.is_some() && entry.local.is_none()
             || is_numbered && entry.protocol != Protocol::TCP
         {
             return Err(Skipped::Malformed);
@@ -227,12 +222,18 @@ impl<'a> Fields<'a> {
                     let port = data.half()?;
                     entry.local = Some(Endpoint { port, addr: data.addr(data.0.len() == 16)? });
                 }
-                (option::CLIENT_ADDRESS, &[kind @ (0 | 1), acknowledged, a, b, c, d]) => {
+                (option::CLIENT_ADDRESS, &[kind @ (0 | 1), acknowledged, a, b, c, d])
+                    if entry.protocol == Protocol::TCP =>
+                {
                     entry.client_address = Some(ClientAddress {
                         in_header: kind == 1,
                         is_acknowledged: acknowledged != 0,
                         first_sequence: u32::from_be_bytes([a, b, c, d]),
                     });
+                }
+                (option::DATAGRAMS, [1]) if entry.protocol == Protocol::UDP => {
+                    entry.client_address =
+                        Some(ClientAddress { in_header: true, is_acknowledged: false, first_sequence: 0 });
                 }
                 (option::REMAINING, &[a, b, c, d]) => {
                     entry.remaining_millis = Some(u32::from_be_bytes([a, b, c, d]));
@@ -244,7 +245,7 @@ impl<'a> Fields<'a> {
                 (option::DEST, data) if data.len() == if entry.client.addr.is_ipv6() { 4 } else { 16 } => {
                     entry.dest.addr = Fields(data).addr(data.len() == 16)?;
                 }
-                (option::SEQUENCES | option::ENGINE..=option::DEST, _) => {
+                (option::SEQUENCES | option::ENGINE..=option::DATAGRAMS, _) => {
                     return Err(Skipped::Malformed);
                 }
                 _ if kind & option::OPTIONAL != 0 => {}
@@ -327,15 +328,15 @@ mod tests {
         let skipped = |reason| vec![Err(reason), good.clone()];
         for (option, expected) in [
             // An optional option that is not known.
-            (with("0028", "49020000"), vec![good.clone(), good.clone()]),
-            (with("0028", "09020000"), skipped(Skipped::UnknownOption)),
+            (with("0028", "4a020000"), vec![good.clone(), good.clone()]),
+            (with("0028", "0a020000"), skipped(Skipped::UnknownOption)),
             // Data without a name, and the name of another engine.
             (with("0028", "02026162"), skipped(Skipped::UnknownEngine)),
             (with("002c", "0202616203026162"), skipped(Skipped::UnknownEngine)),
             // Without data, beyond the entry, twice, of a wrong length; another version of the entry.
-            (with("0028", "49004901"), vec![Err(Skipped::Malformed)]),
-            (with("0028", "49030000"), vec![Err(Skipped::Malformed)]),
-            (with("002c", "4902000049020000"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "4a004a01"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "4a030000"), vec![Err(Skipped::Malformed)]),
+            (with("002c", "4a0200004a020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "01020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "04020000"), vec![Err(Skipped::Malformed)]),
             (with("0028", "46020000"), vec![Err(Skipped::Malformed)]),
@@ -348,7 +349,9 @@ mod tests {
             // A local endpoint of the other family, and a client's address without one.
             (with("0038", &format!("04121000{}", "00".repeat(16))), vec![Err(Skipped::Malformed)]),
             (with("002c", "0506010000000001"), vec![Err(Skipped::Malformed)]),
-            (with("1028", "49020000"), vec![Err(Skipped::Malformed)]),
+            (with("1028", "4a020000"), vec![Err(Skipped::Malformed)]),
+            // A header in each datagram of TCP.
+            (with("0027", "090101"), vec![Err(Skipped::Malformed)]),
         ] {
             assert_eq!(entries(&message(&[&option, CONNECTION])), expected, "{option}");
         }

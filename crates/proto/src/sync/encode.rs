@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::entry::{ClientAddress, Entry, ReplyShift, SIP, Version, flag, method, option};
-use crate::addr::Endpoint;
+use crate::addr::{Endpoint, Protocol};
 
 impl Entry<'_> {
     /// Its bytes in a message of this version; `None`: the version cannot carry it.
@@ -79,7 +79,10 @@ impl Entry<'_> {
             out.put(&port.to_be_bytes());
             out.put_addr(addr);
         }
-        if let Some(ClientAddress { in_header, is_acknowledged, first_sequence }) = self.client_address {
+        if self.protocol == Protocol::UDP && self.client_address.is_some() {
+            out.put(&[option::DATAGRAMS, 1, 1]);
+        } else if let Some(ClientAddress { in_header, is_acknowledged, first_sequence }) = self.client_address
+        {
             out.put(&[option::CLIENT_ADDRESS, 6, in_header.into(), is_acknowledged.into()]);
             out.put(&first_sequence.to_be_bytes());
         }
@@ -130,7 +133,6 @@ mod tests {
     use std::net::{Ipv4Addr, Ipv6Addr};
 
     use super::*;
-    use crate::addr::Protocol;
     use crate::sync::method;
 
     fn entry() -> Entry<'static> {
@@ -232,6 +234,8 @@ mod tests {
         let all = Entry { client, virtual_endpoint, dest, local, client_address, ..entry() };
         let bytes = encoded(&Entry { local: None, ..all }, Version::V1);
         assert_eq!(&bytes[144..], "0506010001020304");
+        let datagrams = Entry { protocol: Protocol::UDP, local: None, ..all };
+        assert_eq!(&encoded(&datagrams, Version::V1)[144..], "090101");
         let bytes = encoded(&Entry { remaining_millis: Some(0x0102), ..entry() }, Version::V1);
         assert_eq!((&bytes[4..8], &bytes[72..]), ("002a", "460400000102"));
         let reply_shift = Some(ReplyShift { place: 0x0102_0304, after: 2, before: -1 });

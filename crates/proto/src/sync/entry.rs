@@ -93,6 +93,8 @@ pub(super) mod option {
     pub(in crate::sync) const NUMBERS: u8 = 7;
     /// The address of a real server of another family than the client (FULLNAT). The entry's own field is 0 then.
     pub(in crate::sync) const DEST: u8 = 8;
+    /// The destination receives the client's address in each datagram: 1.
+    pub(in crate::sync) const DATAGRAMS: u8 = 9;
 }
 
 /// The persistence engine of SIP, the only one.
