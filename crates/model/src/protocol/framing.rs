@@ -15,8 +15,9 @@ use crate::config::command::CommandError;
 use crate::protocol::reply::Reply;
 use crate::protocol::request::Request;
 
-/// The version of requests and replies; both ends must have the same, also a successor and the xvsd that it replaces. So a new version costs the connections of an upgrade: a new field has a default (`#[serde(default)]`) instead,
-/// a new request is refused by an earlier xvsd, and only another change of a type increments it.
+/// The version of requests and replies; both ends must have the same, also a successor and the xvsd that it replaces.
+/// So a new version costs the connections of an upgrade: a new field has a default (`#[serde(default)]`) instead, a new
+/// request is refused by an earlier xvsd, and only another change of a type increments it.
 pub const VERSION: u32 = 3;
 
 /// A request on the socket.
