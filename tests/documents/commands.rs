@@ -1,8 +1,8 @@
 //! Command lines, rules and configurations in the blocks of code of README.md and docs/: xvs understands each.
 //!
-//! A line of commands begins with `xvs`, `xvsd` or `xvsadm`, also behind the prompt `# `; after ` #` is a comment. Lines
-//! that begin with `-` and a letter, or with `#xvs`, are rules, a file for each run of them. A block that begins with a
-//! table or a key is an xvs.toml. Not here: what a command does; commands within a paragraph.
+//! A line of commands begins with `xvs`, `xvsd` or `xvsadm`, also after the prompt `# `; behind ` #` is a comment.
+//! Lines that begin with `-` and a letter, or with `#xvs`, are rules, a file for each run of them. A block that begins
+//! with a table or a key is an xvs.toml. Not here: what a command does; commands within a paragraph.
 
 use std::fs;
 use std::io;
