@@ -3,7 +3,7 @@
 //! The lab forwards segments, some of which are lost, as two ends of a connection would send them. Not here: a real
 //! server that reads the header (`netlab/fullnat.rs`).
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{EtherType, SlicedPacket, TcpOptionElement, TransportSlice};
 use proptest::prelude::*;
@@ -48,7 +48,7 @@ impl Play {
     fn new(ends: Ends, form: &str) -> Self {
         let mut cluster = LabCluster::new();
         cluster.xvs(&format!("laddr add {} --ports {LOCAL_PORT}-{LOCAL_PORT}", ends.local));
-        let at = |addr| std::net::SocketAddr::new(addr, 80);
+        let at = |addr| SocketAddr::new(addr, 80);
         cluster.adm(&format!("-A -t {} -s rr --client-address {form}", at(ends.vip)));
         cluster.adm(&format!("-a -t {} -r {} --fullnat", at(ends.vip), at(ends.server)));
         Self { cluster, ends }
@@ -91,22 +91,29 @@ impl Play {
 }
 
 fn header(ends: Ends) -> Vec<u8> {
+    let [client, vip] = [(ends.client, CLIENT_PORT), (ends.vip, 80)].map(SocketAddr::from);
+    proxy_header(client, vip, 1)
+}
+
+/// The header of a client of a virtual endpoint. The transport is 1 of a stream, 2 of datagrams. Source: «The PROXY
+/// protocol», section 2.2.
+pub(crate) fn proxy_header(client: SocketAddr, vip: SocketAddr, transport: u8) -> Vec<u8> {
     let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21".to_vec();
-    match (ends.client, ends.vip) {
+    match (client.ip(), vip.ip()) {
         (IpAddr::V4(client), IpAddr::V4(vip)) => {
-            header.extend([0x11, 0, 12]);
+            header.extend([0x10 | transport, 0, 12]);
             header.extend(client.octets());
             header.extend(vip.octets());
         }
         (IpAddr::V6(client), IpAddr::V6(vip)) => {
-            header.extend([0x21, 0, 36]);
+            header.extend([0x20 | transport, 0, 36]);
             header.extend(client.octets());
             header.extend(vip.octets());
         }
         _ => panic!("one family"),
     }
-    header.extend(CLIENT_PORT.to_be_bytes());
-    header.extend(80u16.to_be_bytes());
+    header.extend(client.port().to_be_bytes());
+    header.extend(vip.port().to_be_bytes());
     header
 }
 

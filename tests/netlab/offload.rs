@@ -137,13 +137,12 @@ fn offloaded_connections_of_ipv4_with_servers_of_ipv6_arrive_whole_and_are_count
     arrive_whole_and_are_counted(&cluster(Method::FullNat), Method::FullNat, VIP.into(), V6);
 }
 
-/// On one connection each, while xvsd is replaced.
+/// On one connection each, while xvsd is replaced: once for every five files of 20 MB, of which there are `XVS_FILES`.
 #[test]
-#[ignore = "it takes a minute: scripts/soak families"]
-fn a_gigabyte_of_each_family_arrives_whole_from_servers_of_the_other_with_and_without_offload() {
-    const FILES: usize = 50;
+fn files_arrive_whole_from_servers_of_the_other_family_with_and_without_offload() {
+    let files = std::env::var("XVS_FILES").map_or(5, |files| files.parse().expect("a number"));
     let cluster = cluster(Method::FullNat);
-    let wanted = cluster.blob().repeat(FILES);
+    let wanted = cluster.blob().repeat(files);
     for offload in ["auto", "off"] {
         let (file, keys) = (cluster.state().join("xvs.toml"), "interfaces = [\"wan\", \"lan\"]\nworkers = 2");
         let text = format!("{keys}\nhold = \"1min\"\noffload = \"{offload}\"\n");
@@ -162,23 +161,23 @@ fn a_gigabyte_of_each_family_arrives_whole_from_servers_of_the_other_with_and_wi
         let mut successors = Vec::new();
         thread::scope(|scope| {
             let downloads = services.map(|[service, _]| {
-                let url = format!("http://{service}/blob?[1-{FILES}]");
+                let url = format!("http://{service}/blob?[1-{files}]");
                 let mut curl = clients::curl(&cluster);
                 curl.args(["--max-time", "300", "--limit-rate", "50M"]).arg(url);
                 (service, scope.spawn(move || complete(&mut curl).stdout))
             });
-            for _ in 0..3 {
-                thread::sleep(Duration::from_secs(4));
+            for _ in 0..files / 5 {
+                thread::sleep(Duration::from_secs(1));
                 let successor = Director::take_over_on(&cluster, Host::Director, &options);
                 successors.push(successor.unwrap_or_else(|log| panic!("{log}")));
             }
             for (service, download) in downloads {
                 let body = download.join().expect("no panic");
-                // assert_eq would print a gigabyte.
+                // assert_eq would print all of them.
                 assert!(body == wanted, "{service}: {} bytes differ from the file", body.len());
             }
         });
-        assert_eq!(offloaded(&cluster) > 100_000.0, offload == "auto", "{}", director.status());
+        assert_eq!(offloaded(&cluster) > 10_000.0, offload == "auto", "{}", director.status());
     }
 }
 

@@ -14,12 +14,13 @@ use super::{BEGUN, FORWARDED, assert_judged, to_client, to_server};
 /// The only local port, so that it is known which one is used.
 const PORT: u16 = 5000;
 
+/// The addresses of a connection.
 #[derive(Debug, Clone, Copy)]
-struct Ends {
-    client: IpAddr,
-    vip: IpAddr,
-    local: IpAddr,
-    server: IpAddr,
+pub(super) struct Ends {
+    pub(super) client: IpAddr,
+    pub(super) vip: IpAddr,
+    pub(super) local: IpAddr,
+    pub(super) server: IpAddr,
 }
 
 /// A client of IPv6 with a server of IPv4, and the reverse.

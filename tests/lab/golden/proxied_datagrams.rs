@@ -10,18 +10,12 @@ use xvs::lab_cluster::{
 };
 use xvs::{Datagram, Judged, LabCluster, Transport};
 
+use super::between_families::Ends;
 use super::fragments::fragments;
 use super::{to_client, to_server};
+use crate::client_address::proxy_header;
 
 const PORT: u16 = 5000;
-
-#[derive(Debug, Clone, Copy)]
-struct Ends {
-    client: IpAddr,
-    vip: IpAddr,
-    local: IpAddr,
-    server: IpAddr,
-}
 
 /// Clients and servers of each family.
 fn all() -> [Ends; 4] {
@@ -46,23 +40,7 @@ fn request(ends: Ends, bytes: usize) -> Datagram {
 }
 
 fn header(ends: Ends) -> Vec<u8> {
-    let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21".to_vec();
-    match (ends.client, ends.vip) {
-        (IpAddr::V4(client), IpAddr::V4(vip)) => {
-            header.extend([0x12, 0, 12]);
-            header.extend(client.octets());
-            header.extend(vip.octets());
-        }
-        (IpAddr::V6(client), IpAddr::V6(vip)) => {
-            header.extend([0x22, 0, 36]);
-            header.extend(client.octets());
-            header.extend(vip.octets());
-        }
-        _ => panic!("one family"),
-    }
-    header.extend(4000_u16.to_be_bytes());
-    header.extend(53_u16.to_be_bytes());
-    header
+    proxy_header(at(ends.client, 4000), at(ends.vip, 53), 2)
 }
 
 /// The datagram as the server gets it. Between the families it has an identification if it may be fragmented.
