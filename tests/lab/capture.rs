@@ -14,7 +14,8 @@ use serde_json::json;
 use xvs::cluster::succeed;
 use xvs::frames::{Complaint, ethernet, fragments, hex};
 use xvs::lab_cluster::{
-    CLIENT, GATEWAY_MAC, LAN_MAC, SILENT, VIP, WAN_MAC, assert_balance, at, server, server_mac,
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, LAN_MAC, SILENT, VIP, VIP6, WAN_MAC, assert_balance, at, server,
+    server_mac,
 };
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_cli::capture::lines::Lines;
@@ -94,12 +95,13 @@ fn mixture(cluster: &mut LabCluster) -> Vec<Recorded> {
         ("wan", outside(&request(81, SYN))),
         ("wan", outside(&request(82, SYN))),
     ];
-    let pass = |(link, frame): (&str, Vec<u8>)| {
-        let judged = cluster.inject(link, &frame);
-        let left = judged.sent.into_iter().map(|(link, frame)| (Direction::Out, link, frame));
-        (judged.verdict, std::iter::once(came(link, &frame)).chain(left).collect())
-    };
-    frames.into_iter().map(pass).collect()
+    frames.into_iter().map(|(link, frame)| pass(cluster, link, &frame)).collect()
+}
+
+fn pass(cluster: &mut LabCluster, link: &str, frame: &[u8]) -> Recorded {
+    let judged = cluster.inject(link, frame);
+    let left = judged.sent.into_iter().map(|(link, frame)| (Direction::Out, link, frame));
+    (judged.verdict, std::iter::once(came(link, frame)).chain(left).collect())
 }
 
 #[test]
@@ -112,6 +114,21 @@ fn every_packet_is_captured_as_received_and_as_sent_with_its_verdict() {
         assert_eq!(passed[2].0, "drop no_destination");
         assert_eq!((passed[0].1.len(), passed[2].1.len(), passed[3].1.len()), (2, 2, 1));
     }
+}
+
+#[test]
+fn packets_between_families_are_found_by_the_client_and_captured_in_both() {
+    let mut cluster = LabCluster::new();
+    cluster.xvs(&format!("laddr add {INSIDE} --ports 5000-5000"));
+    let (client, service, dest) = (at(CLIENT6, 4000), at(VIP6, 80), at(server(1), 8080));
+    cluster.configure(&[&format!("-A -u {service}"), &format!("-a -u {service} -r {dest} --fullnat")]);
+    let wanted = CaptureRequest { address: CLIENT6.to_string().parse().ok(), ..all() };
+    let mut listener = listen(&mut cluster, &wanted);
+    let request = Datagram::new(Transport::Udp, client, service).frame(GATEWAY_MAC, WAN_MAC);
+    let reply = Datagram::new(Transport::Udp, dest, at(INSIDE, 5000)).frame(server_mac(1), LAN_MAC);
+    let passed = [pass(&mut cluster, "wan", &request), pass(&mut cluster, "lan", &reply)];
+    assert!(passed.iter().all(|(verdict, frames)| verdict == "transmit" && frames.len() == 2), "{passed:?}");
+    assert_eq!(recorded(&captured(&mut cluster, &mut listener)), passed);
 }
 
 #[test]

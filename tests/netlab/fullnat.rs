@@ -103,7 +103,7 @@ fn carries_everything(workers: Workers) {
         let receipts = clients::parallel_uploads(&cluster, service, 100, bytes);
         assert!(receipts.iter().all(|receipt| *receipt == clients::receipt("rs2", bytes)), "{receipts:?}");
     }
-    for size in [10, 1400, 4000] {
+    for size in [10, 1400, 8192] {
         for service in [at(VIP, ECHO), (VIP6, ECHO).into()] {
             assert_eq!(clients::Asker::new(&cluster, service).ask(&vec![0xa5; size]), "rs2", "{service}");
         }

@@ -2,10 +2,14 @@
 
 use std::net::IpAddr;
 
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use serde_json::json;
 use xvs::frames::{ACK, SYN, id, resum};
 use xvs::lab_cluster::{CLIENT, CLIENT6, INSIDE, INSIDE6, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, Judged, LabCluster, Transport};
+use xvs_model::protocol::client::Director as _;
+use xvs_model::protocol::request::Request;
+use xvs_model::report::connection::Filter;
 
 use super::fragments::fragments;
 use super::icmp::{error, from_router};
@@ -95,6 +99,60 @@ fn both_ends_and_the_header_are_replaced_in_both_directions() {
                 assert_judged(&judged, "transmit", &[want], FORWARDED);
             }
         }
+    }
+}
+
+#[test]
+fn a_connection_that_is_drained_is_reset_at_both_ends_in_their_own_families() {
+    for ends in both() {
+        let mut cluster = cluster(ends, 1500);
+        cluster.from_client(&request(ends, Transport::Tcp(SYN), 0));
+        cluster.from_server(&reply(ends, Transport::Tcp(SYN | ACK), 0));
+        cluster.from_client(&request(ends, Transport::Tcp(ACK), 0));
+        let wanted = Request::ResetConnections(Filter::default());
+        cluster.lab().director.call(wanted).expect("there is a connection");
+        let judged = cluster.from_client(&request(ends, Transport::Tcp(ACK), 100));
+        let reset = |frame: &[u8]| {
+            let packet = SlicedPacket::from_ethernet(frame).expect("a packet");
+            let Some(TransportSlice::Tcp(segment)) = packet.transport else { panic!("TCP") };
+            let (source, dest, sum): (IpAddr, IpAddr, _) = match packet.net {
+                Some(NetSlice::Ipv4(ip)) => {
+                    let [from, to] = [ip.header().source(), ip.header().destination()];
+                    (from.into(), to.into(), segment.calc_checksum_ipv4(from, to))
+                }
+                Some(NetSlice::Ipv6(ip)) => {
+                    let [from, to] = [ip.header().source(), ip.header().destination()];
+                    (from.into(), to.into(), segment.calc_checksum_ipv6(from, to))
+                }
+                _ => panic!("IP"),
+            };
+            assert!(segment.rst() && segment.payload().is_empty(), "{ends:?}");
+            assert_eq!(sum, Ok(segment.checksum()), "{ends:?}");
+            (at(source, segment.source_port()), at(dest, segment.destination_port()))
+        };
+        let resets: Vec<_> = judged.sent.iter().map(|(link, frame)| (link.as_str(), reset(frame))).collect();
+        let to_server = (at(ends.local, PORT), at(ends.server, 8080));
+        let to_client = (at(ends.vip, 80), at(ends.client, 4000));
+        assert_eq!(resets, [("lan", to_server), ("wan", to_client)]);
+    }
+}
+
+#[test]
+fn addresses_that_belong_to_no_host_on_a_network_are_not_translated() {
+    let [six, four] = both();
+    let sources: [(Ends, &[&str]); 2] = [
+        (six, &["::", "::1", "ff02::1", "::ffff:192.0.2.9"]),
+        (four, &["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"]),
+    ];
+    for (ends, sources) in sources {
+        let mut cluster = cluster(ends, 1500);
+        for source in sources {
+            let source = at(source.parse::<IpAddr>().expect("an address"), 4000);
+            let judged = cluster.from_client(&Datagram { source, ..request(ends, Transport::Udp, 10) });
+            assert_ne!(judged.verdict, "transmit", "{source}");
+            assert!(judged.sent.is_empty(), "{source}: {judged:?}");
+        }
+        assert!(cluster.connections().is_empty());
     }
 }
 
