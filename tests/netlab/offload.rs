@@ -137,7 +137,7 @@ fn offloaded_connections_of_ipv4_with_servers_of_ipv6_arrive_whole_and_are_count
     arrive_whole_and_are_counted(&cluster(Method::FullNat), Method::FullNat, VIP.into(), V6);
 }
 
-/// On one connection each, while xvsd is replaced: once for every five files of 20 MB, of which there are `XVS_FILES`.
+/// On one connection each, while xvsd is replaced: once for every ten files of 20 MB, of which there are `XVS_FILES`.
 #[test]
 fn files_arrive_whole_from_servers_of_the_other_family_with_and_without_offload() {
     let files = std::env::var("XVS_FILES").map_or(5, |files| files.parse().expect("a number"));
@@ -166,7 +166,10 @@ fn files_arrive_whole_from_servers_of_the_other_family_with_and_without_offload(
                 curl.args(["--max-time", "300", "--limit-rate", "50M"]).arg(url);
                 (service, scope.spawn(move || complete(&mut curl).stdout))
             });
-            for _ in 0..files / 5 {
+            if offload == "auto" {
+                wait::until("downloads are offloaded", || (offloaded(&cluster) > 1000.0).then_some(()));
+            }
+            for _ in 0..(files / 10).max(1) {
                 thread::sleep(Duration::from_secs(1));
                 let successor = Director::take_over_on(&cluster, Host::Director, &options);
                 successors.push(successor.unwrap_or_else(|log| panic!("{log}")));
@@ -177,7 +180,7 @@ fn files_arrive_whole_from_servers_of_the_other_family_with_and_without_offload(
                 assert!(body == wanted, "{service}: {} bytes differ from the file", body.len());
             }
         });
-        assert_eq!(offloaded(&cluster) > 10_000.0, offload == "auto", "{}", director.status());
+        assert!(offload == "auto" || offloaded(&cluster) == 0.0, "{}", director.status());
     }
 }
 

@@ -497,21 +497,24 @@ mod tests {
     }
 
     #[test]
-    fn a_clients_address_that_no_real_server_is_told_is_a_warning_and_by_fullnat_for_tcp_it_is_none() {
-        let of = |service: &str, method: &str| {
+    fn a_clients_address_that_no_real_server_is_told_is_a_warning_and_by_fullnat_it_is_none() {
+        let of = |service: &str, form: &str, method: &str| {
             let rules =
-                format!("-A {service} -s rr --client-address proxy\n-a {service} -r 192.0.2.11 {method}\n");
+                format!("-A {service} -s rr --client-address {form}\n-a {service} -r 192.0.2.11 {method}\n");
             let told = |line: &String| line.contains("--client-address");
             warnings(&daemon(&rules)).into_iter().filter(told).collect::<Vec<_>>()
         };
-        let [other] = &of("-t 198.51.100.100:80", "-m")[..] else { panic!("a warning") };
-        assert!(
-            other.starts_with("TCP 198.51.100.100:80 has --client-address proxy, which FULLNAT for TCP"),
-            "{other}"
-        );
+        let [other] = &of("-t 198.51.100.100:80", "proxy", "-m")[..] else { panic!("a warning") };
+        let first = "TCP 198.51.100.100:80 has --client-address proxy, which real servers are not told: ";
+        assert!(other.starts_with(first), "{other}");
         assert!(other.contains("192.0.2.11:80 is reached by another method") && other.contains("--fullnat"));
-        assert!(of("-u 198.51.100.100:53", "--fullnat")[0].ends_with("UDP has no place for it"));
-        assert!(of("-t 198.51.100.100:80", "--fullnat").is_empty());
+        assert!(of("-u 198.51.100.100:53", "toa", "--fullnat")[0].ends_with("UDP has no place for it"));
+        for (service, form) in [("-t", "proxy"), ("-t", "toa"), ("-u", "proxy")] {
+            assert!(
+                of(&format!("{service} 198.51.100.100:80"), form, "--fullnat").is_empty(),
+                "{service} {form}"
+            );
+        }
     }
 
     #[test]
