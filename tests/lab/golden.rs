@@ -18,7 +18,7 @@ mod methods;
 mod proxied_datagrams;
 mod refusals;
 mod shapes;
-mod tayga;
+mod translators;
 mod tunnels;
 
 /// A packet of a connection was forwarded.

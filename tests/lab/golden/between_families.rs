@@ -410,7 +410,7 @@ fn errors_of_servers_and_routers_reach_the_client_in_its_family_with_its_own_pac
             }
             // Its own packet with the time to live that it had, as far as an error may quote it.
             let quote =
-                Datagram { ttl: 63, dont_fragment: true, id: 0, ..request(ends, Transport::Udp, 600) };
+                Datagram { ttl: 63, dont_fragment: false, id: 0, ..request(ends, Transport::Udp, 600) };
             let most = if ends.client.is_ipv4() { 576 - 28 } else { 1280 - 48 };
             let mut quote = quote.packet();
             quote.truncate(most);
@@ -455,7 +455,7 @@ fn errors_of_clients_reach_the_server_in_its_family_from_the_local_address() {
         };
         let judged = from_router(&mut cluster, "wan", &error(received, ends.client, ends.vip, 64, &seen));
         assert_eq!(judged.verdict, "transmit");
-        let quote = Datagram { ttl: 63, dont_fragment: true, id: 0, ..reply(ends, Transport::Udp, 10) };
+        let quote = Datagram { ttl: 63, dont_fragment: false, id: 0, ..reply(ends, Transport::Udp, 10) };
         let quote = quote.packet();
         let want = error(wanted, ends.local, ends.server, 63, &quote);
         assert_eq!(judged.sent[0].0, "lan");

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 use xvs_xdp::Frame;
 
-use super::{Addresses, DIFFERENCE, Fields, rewrite_ends, write_ports};
+use super::{Addresses, DIFFERENCE, FRAGMENTABLE_LEN, Fields, rewrite_ends, write_ports};
 use crate::forward::admission::check_ttl;
 use crate::forward::identification::Identification;
 use crate::verdict::DropReason;
@@ -69,7 +69,9 @@ pub(in crate::forward) fn send(
     let (head, segment) = rest.split_at_mut(inner.header_len());
     let protocol = quote.flow.protocol;
     let payload_len = original.min(inner.longest_payload());
-    Fields { tos: quote.tos, ttl: quote.ttl, protocol, payload_len, id: None }.emit(inner, head);
+    // Its true identification is not known; RFC 7915 §5.1 for the length.
+    let id = (inner.header_len() + usize::from(payload_len) <= FRAGMENTABLE_LEN).then_some(0);
+    Fields { tos: quote.tos, ttl: quote.ttl, protocol, payload_len, id }.emit(inner, head);
     if quote.has_ports() {
         restore_ends(segment, &quote.flow, quoted);
     }
