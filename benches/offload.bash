@@ -3,6 +3,8 @@
 # offload: as the part wire, but with 1,000 and with 100,000 flows, and also by an IPIP tunnel. Each flow has packets
 # before, until the XDP program forwards all that it can; the last column is its share of the measured ones.
 #
+# families: as offload with 1,000 flows, from IPv4 by FULLNAT to a server of IPv4 and to one of IPv6.
+#
 # replies: NAT in both directions. The far end of `lan` sends each packet back by XDP, and the client drops it by XDP.
 # The figure is for one packet of either direction.
 #
@@ -30,6 +32,29 @@ start_offload_nat() {
 
 start_offload_tun() {
     start_xvsd -i auto
+}
+
+# FULLNAT to real server $1 with local address $2; $3 is whether the XDP program forwards.
+start_with_local() {
+    local server=$1
+    start_xvsd --fullnat "${@:3}"
+    on dr "$bin/xvs" laddr add "$2" --ports 20000-29999 >/dev/null
+}
+
+start_fullnat() {
+    start_with_local "$server" 192.0.2.1 "$@"
+}
+
+start_families() {
+    start_with_local '[2001:db8:2::11]' 2001:db8:2::1 "$@"
+}
+
+start_offload_fullnat() {
+    start_fullnat auto
+}
+
+start_offload_families() {
+    start_families auto
 }
 
 start_offload_1() {
@@ -62,6 +87,18 @@ offload() {
     poll_by cl wan sink
     echo "offload: 64-byte UDP, $rounds rounds of about a second each"
     compare routing dnat dr nat tun offload_dr offload_nat offload_tun
+    echo
+    cluster_down
+}
+
+families() {
+    local rounds=3 flow_counts=1000 rates='360000 most'
+    wire_up
+    on dr ip neighbour replace 2001:db8:2::11 lladdr "$(mac_of rs1 lan)" nud permanent dev lan
+    poll_by rs1 lan far_end
+    poll_by cl wan sink
+    echo "families: 64-byte UDP of IPv4, $rounds rounds of about a second each"
+    compare dnat fullnat families offload_fullnat offload_families
     echo
     cluster_down
 }

@@ -36,6 +36,8 @@ fn a_start_without_a_right_or_device_names_it_with_the_step_and_the_exit_code_pr
     let no_tun = "mount --make-rprivate /dev && mount -t tmpfs none /dev/net && exec";
     let forbidden_tun = "mount --make-rprivate /dev && mount -t tmpfs -o nodev none /dev/net && \
                          mknod /dev/net/tun c 10 200 && exec";
+    let fixed = "mount --make-rprivate /proc && mount --bind /proc/sys /proc/sys && \
+                 mount -o remount,bind,ro /proc/sys && exec";
     let on_wan = "--interface wan";
     for (before, arguments, code, parts) in [
         (
@@ -56,6 +58,12 @@ fn a_start_without_a_right_or_device_names_it_with_the_step_and_the_exit_code_pr
         (few_files, on_wan, 2, &["may open 32 files only, and needs 368", "ulimit -n", "LimitNOFILE="]),
         (no_tun, on_wan, 1, &["/dev/net/tun: No such file", "`modprobe tun`", "--device /dev/net/tun"]),
         (forbidden_tun, on_wan, 1, &["/dev/net/tun: Permission denied", "DeviceAllow=/dev/net/tun rw"]),
+        (
+            fixed,
+            on_wan,
+            1,
+            &["/disable_ipv6: Read-only file system", "net.ipv6.conf.default.disable_ipv6=1 if nothing here"],
+        ),
         ("exec", "--interface lo", 2, &["lo is a loopback interface", "`ip route`"]),
     ] {
         let (ended, line) = start(&cluster, before, arguments);

@@ -114,10 +114,15 @@ fn no_tun(error: Errno) -> io::Error {
 
 /// Keeps the kernel from giving an interface an address and from sending router solicitations through it.
 fn no_ipv6(interface: &str) -> io::Result<()> {
-    match fs::write(format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"), "1") {
+    let setting = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    match fs::read_to_string(&setting) {
         // A kernel without IPv6 has no such file.
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(value) if value.trim() == "1" => Ok(()),
+        _ => fs::write(&setting, "1").map_err(|error| {
+            let step = "make /proc/sys writable, or set net.ipv6.conf.default.disable_ipv6=1 if nothing here uses IPv6";
+            io::Error::new(error.kind(), format!("{setting}: {error}; {step}"))
+        }),
     }
 }
 

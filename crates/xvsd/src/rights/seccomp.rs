@@ -217,9 +217,13 @@ fn only_calls_of(kind: Kind) -> Result<BpfProgram, BackendError> {
 /// there is no clone3.
 fn no_processes() -> Result<[BpfProgram; 2], BackendError> {
     let is_process = rule(0, SeccompCmpOp::MaskedEq(libc::CLONE_THREAD as u64), 0)?;
-    let mut begin = Rules::from([(libc::SYS_clone, vec![is_process])]);
-    #[cfg(target_arch = "x86_64")]
-    begin.extend([(libc::SYS_fork, Vec::new()), (libc::SYS_vfork, Vec::new())]);
+    let begin = Rules::from([
+        (libc::SYS_clone, vec![is_process]),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_fork, Vec::new()),
+        #[cfg(target_arch = "x86_64")]
+        (libc::SYS_vfork, Vec::new()),
+    ]);
     let clone3 = Rules::from([(libc::SYS_clone3, Vec::new())]);
     let refused = |rules, error| program(rules, SeccompAction::Allow, SeccompAction::Errno(error as u32));
     Ok([refused(begin, libc::EPERM)?, refused(clone3, libc::ENOSYS)?])
