@@ -94,6 +94,7 @@ offload() {
 families() {
     local rounds=3 flow_counts=1000 rates='360000 most'
     wire_up
+    on dr ip address add 2001:db8:2::1/64 dev lan nodad
     on dr ip neighbour replace 2001:db8:2::11 lladdr "$(mac_of rs1 lan)" nud permanent dev lan
     poll_by rs1 lan far_end
     poll_by cl wan sink

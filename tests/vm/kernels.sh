@@ -7,6 +7,7 @@
 # The cluster of cluster.bash; cl is also on VLAN 20, 192.0.2.254, for replies by direct routing.
 # kernel bullseye
 # kernel own
+# kernel arm64
 # kernel backports
 # kernel newest
 set -euo pipefail
