@@ -334,7 +334,13 @@ pub(crate) fn prefetch<T>(cell: &T) {
         // SAFETY: SSE is part of every x86_64, and a prefetch of any address neither faults nor writes.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(cell).cast()) };
     }
-    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    #[cfg(all(target_arch = "aarch64", not(loom)))]
+    // SAFETY: a prefetch of any address neither faults nor writes.
+    unsafe {
+        let at = std::ptr::from_ref(cell);
+        std::arch::asm!("prfm pldl1keep, [{}]", in(reg) at, options(readonly, nostack, preserves_flags));
+    }
+    #[cfg(any(loom, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
     let _ = cell;
 }
 
