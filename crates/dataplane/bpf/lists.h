@@ -85,9 +85,28 @@ struct query {
 	__u32 place;
 };
 
-/* Whether an address is in the list at a place; 2: there is no list. The verifier checks a non-static function only
- * once.
+/* Whether an address is in a network of this length in the list at its place. The verifier checks a non-static function
+ * only once, and not once for each length.
  */
+__noinline int in_network(const struct query *query, __s32 len)
+{
+	if (!query)
+		return 0;
+	__u32 place = query->place;
+	void *list = bpf_map_lookup_elem(&lists, &place);
+	if (!list)
+		return 0;
+	struct xvs_network key = { .family_and_len = query->family << 8 | len };
+	for (int word = 0; word < 4; word++) {
+		/* The bits of this word that count. */
+		__s32 bits = len - 32 * word;
+		bits = bits < 0 ? 0 : bits > 32 ? 32 : bits;
+		key.addr[word] = query->addr[word] & bpf_htonl((__u32)(0xffffffff00000000 >> bits));
+	}
+	return bpf_map_lookup_elem(list, &key) != NULL;
+}
+
+/* Whether an address is in the list at a place; 2: there is no list. */
 __noinline int in_list(const struct query *query)
 {
 	if (!query)
@@ -96,26 +115,14 @@ __noinline int in_list(const struct query *query)
 	struct xvs_lengths *lengths = bpf_map_lookup_elem(&list_lengths, &place);
 	if (!lengths || !(lengths->v4 + lengths->v6))
 		return 2;
-	void *list = bpf_map_lookup_elem(&lists, &place);
-	if (!list)
+	if (!bpf_map_lookup_elem(&lists, &place))
 		return 2;
 	int v4 = query->family == XVS_V4;
 	__u32 at = v4 ? 0 : XVS_V6_LENGTHS, end = at + (v4 ? lengths->v4 : lengths->v6);
-	/* Not in the loop, because Linux 6.1 takes no loop whose body follows another instruction than a jump. */
-	__u32 family = query->family << 8;
-	struct xvs_network key;
 	for (; at < XVS_LENGTHS; at++) {
 		if (at >= end)
 			break;
-		__s32 len = lengths->len[at];
-		key.family_and_len = family | len;
-		for (int word = 0; word < 4; word++) {
-			/* The bits of this word that count. */
-			__s32 bits = len - 32 * word;
-			bits = bits < 0 ? 0 : bits > 32 ? 32 : bits;
-			key.addr[word] = query->addr[word] & bpf_htonl((__u32)(0xffffffff00000000 >> bits));
-		}
-		if (bpf_map_lookup_elem(list, &key))
+		if (in_network(query, lengths->len[at]))
 			return 1;
 	}
 	return 0;
