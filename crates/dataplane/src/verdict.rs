@@ -162,7 +162,8 @@ drop_reasons! {
     FullNatPortless "fullnat_portless"
         "AH and ESP have no ports, so FULLNAT could not assign their replies; use NAT, or UDP 4500 (RFC 3948)";
     Untranslatable "untranslatable"
-        "the other family of IP has no form for it: a routing header of IPv6, or an ICMP error (FULLNAT between families)";
+        "the other family of IP has no form for it: a link-local client, a routing header of IPv6, or an ICMP error (FULLNAT \
+         between families)";
     SourceRoute "source_route"
         "it has a source route, which IPv6 has not (FULLNAT between families); its sender got an ICMP error";
     InactiveMember "inactive_member"

@@ -5,6 +5,10 @@ use std::io;
 use super::attach::Attached;
 use super::umem::UmemError;
 
+/// What is said where the kernel, or a unit's filter of system calls, has no AF_XDP.
+pub(crate) const NO_SOCKETS: &str = "there are no AF_XDP sockets, by which xvsd receives packets; boot a kernel with \
+    CONFIG_XDP_SOCKETS, or add AF_XDP to the unit's RestrictAddressFamilies=";
+
 /// Why a worker's sockets could not be opened. None of them stays open.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
@@ -33,6 +37,9 @@ pub enum SocketError {
         /// The queue.
         queue: u32,
     },
+    /// There are no such sockets.
+    #[error("{NO_SOCKETS}")]
+    NoSockets,
     /// The kernel refused.
     #[error("AF_XDP socket on queue {queue} of {interface}: {source}")]
     Kernel {
@@ -51,6 +58,7 @@ impl SocketError {
         let interface = attached.interface().to_owned();
         match source.raw_os_error() {
             Some(libc::EBUSY) => Self::Occupied { interface, queue },
+            Some(libc::EAFNOSUPPORT) => Self::NoSockets,
             _ => Self::Kernel { interface, queue, source },
         }
     }
@@ -60,7 +68,21 @@ impl From<UmemError> for SocketError {
     fn from(error: UmemError) -> Self {
         match error {
             UmemError::MemoryLimit(needed_bytes) => Self::MemoryLimit { needed_bytes },
+            // Its packet memory belongs to a socket.
+            UmemError::Kernel(source) if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => Self::NoSockets,
             UmemError::Kernel(source) => Self::Memory(source),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_af_xdp_the_step_is_named() {
+        let source = io::Error::from_raw_os_error(libc::EAFNOSUPPORT);
+        let said = SocketError::from(UmemError::Kernel(source)).to_string();
+        assert!(said.contains("CONFIG_XDP_SOCKETS") && said.contains("RestrictAddressFamilies="), "{said}");
     }
 }

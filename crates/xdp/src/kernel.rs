@@ -4,6 +4,11 @@
 
 use std::fs;
 
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketType, socket};
+
+use crate::error::NO_SOCKETS;
+
 /// A file with the kernel's release, such as `6.1.0-50-amd64`.
 pub const RELEASE: &str = "/proc/sys/kernel/osrelease";
 
@@ -26,9 +31,14 @@ pub fn lack(release: &str) -> Option<String> {
     })
 }
 
-/// The same of the running kernel.
+/// The same of the running kernel, which may also be one without AF_XDP.
 pub(crate) fn present_lack() -> Option<String> {
-    lack(fs::read_to_string(RELEASE).ok()?.trim())
+    let release = fs::read_to_string(RELEASE).unwrap_or_default();
+    let has_sockets = || match socket(AddressFamily::XDP, SocketType::RAW, None) {
+        Err(error) => error != Errno::AFNOSUPPORT,
+        Ok(_) => true,
+    };
+    lack(release.trim()).or_else(|| (!has_sockets()).then(|| NO_SOCKETS.to_owned()))
 }
 
 #[cfg(test)]

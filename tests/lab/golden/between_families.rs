@@ -141,8 +141,8 @@ fn a_connection_that_is_drained_is_reset_at_both_ends_in_their_own_families() {
 fn addresses_that_belong_to_no_host_on_a_network_are_not_translated() {
     let [six, four] = both();
     let sources: [(Ends, &[&str]); 2] = [
-        (six, &["::", "::1", "ff02::1", "::ffff:192.0.2.9"]),
-        (four, &["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255"]),
+        (six, &["::", "::1", "ff02::1", "::ffff:192.0.2.9", "fe80::9"]),
+        (four, &["0.0.0.0", "127.0.0.1", "224.0.0.1", "255.255.255.255", "169.254.0.9"]),
     ];
     for (ends, sources) in sources {
         let mut cluster = cluster(ends, 1500);

@@ -6,6 +6,8 @@
 //! each further port, at most [`PORTS_TRIED`]. Not here: the addresses and the order of their ports
 //! (`snapshot/local_addresses.rs`).
 
+use std::net::IpAddr;
+
 use xvs_proto::FlowKey;
 
 use super::eviction::Candidate;
@@ -13,6 +15,14 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::conn::{Direction, Inserted, NewConnection};
 use crate::verdict::DropReason;
+
+/// Whether an address belongs to a host on one link alone (RFC 3927, RFC 4291 §2.5.6), which the other family cannot name.
+fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.is_link_local(),
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
+    }
+}
 
 /// Inserts a connection with a local endpoint that no other connection has towards its destination.
 // Not inlined, so that the path of other methods is short.
@@ -22,6 +32,9 @@ pub(super) fn insert(
     new: &mut NewConnection,
     at: Context<'_>,
 ) -> Result<Inserted, DropReason> {
+    if new.client.family() != new.dest.family() && is_link_local(new.client.addr) {
+        return Err(DropReason::Untranslatable);
+    }
     let mut lost = 0;
     let mut least = None;
     for tried in 0..PORTS_TRIED {
