@@ -104,7 +104,7 @@ fn datagrams_take_the_fast_path_from_the_second_one_on_by_every_method_and_famil
 
 /// Puts the sum of the pseudo-header into the checksum field of a datagram, whose checksum is right: the sum of the
 /// datagram is its complement (RFC 1071).
-fn make_partial(frame: &mut [u8], transport: usize) {
+pub(crate) fn make_partial(frame: &mut [u8], transport: usize) {
     let sum: u32 = frame[transport..]
         .chunks(2)
         .map(|word| u32::from(word[0]) << 8 | word.get(1).map_or(0, |low| u32::from(*low)))

@@ -132,25 +132,25 @@ fn any(vip: IpAddr) -> SocketAddr {
 
 /// A director without MSS clamping, with a service of the first real server at each of these ports.
 fn directed<'c>(cluster: &'c Cluster, vip: IpAddr, ports: &[u16], method: Method) -> Director<'c> {
-    directed_by(Workers::One, Protocol::Tcp, cluster, vip, ports, method)
+    directed_by(Workers::One, Protocol::Tcp, cluster, (vip, vip), ports, method)
 }
 
-/// The same with a number of workers, and services of this protocol.
+/// The same with a number of workers, services of this protocol, and a real server of the second address's family.
 fn directed_by<'c>(
     workers: Workers,
     protocol: Protocol,
     cluster: &'c Cluster,
-    vip: IpAddr,
+    (vip, inside): (IpAddr, IpAddr),
     ports: &[u16],
     method: Method,
 ) -> Director<'c> {
     let director = Director::start(cluster, workers);
     succeed(cluster.command(Host::Director, program("xvs")).args(["set", "mss_clamp", "off"]));
     if method == Method::FullNat {
-        director.xvs(&format!("laddr add {}", local(vip)));
+        director.xvs(&format!("laddr add {}", local(inside)));
     }
     for port in ports {
-        let (service, server) = (SocketAddr::new(vip, *port), SocketAddr::new(server(vip), *port));
+        let (service, server) = (SocketAddr::new(vip, *port), SocketAddr::new(server(inside), *port));
         director.adm(&format!("-A {} {service} -s rr", protocol.option()));
         director.adm(&format!("-a {} {service} -r {server} {}", protocol.option(), method.option()));
     }
@@ -159,8 +159,13 @@ fn directed_by<'c>(
 
 /// The client behind the router downloads the file; its router reports the path MTU to the virtual address.
 fn a_download_arrives(vip: IpAddr, method: Method) {
+    a_download_arrives_from(vip, vip, method);
+}
+
+/// The same from a real server of the second address's family.
+fn a_download_arrives_from(vip: IpAddr, inside: IpAddr, method: Method) {
     let cluster = with_a_router_to_clients(method);
-    let _director = directed(&cluster, vip, &[80], method);
+    let _director = directed_by(Workers::One, Protocol::Tcp, &cluster, (vip, inside), &[80], method);
     let url = format!("http://{}/blob", SocketAddr::new(vip, 80));
     let mut curl = cluster.command(OTHER, "curl");
     let output = complete(curl.args(["--silent", "--show-error", "--max-time", "20", &url]));
@@ -172,13 +177,26 @@ fn a_download_arrives(vip: IpAddr, method: Method) {
 
 /// A client uploads the file; the router before the real server reports the path MTU to the director, or to the client.
 fn an_upload_arrives(vip: IpAddr, method: Method) {
+    an_upload_arrives_at(vip, vip, method);
+}
+
+/// The same at a real server of the second address's family.
+fn an_upload_arrives_at(vip: IpAddr, inside: IpAddr, method: Method) {
     let cluster = with_a_router_to_servers(method);
     let _sink = Sink::start(&cluster, SERVER, UPLOAD);
-    let _director = directed(&cluster, vip, &[UPLOAD], method);
+    let _director = directed_by(Workers::One, Protocol::Tcp, &cluster, (vip, inside), &[UPLOAD], method);
     let blob = &cluster.blob()[..5_000_000];
     let receipts = clients::parallel_uploads(&cluster, SocketAddr::new(vip, UPLOAD), 1, blob);
     assert_eq!(receipts, [clients::receipt(&SERVER.name(), blob)]);
-    assert_ne!(refused(&cluster, OTHER, vip), 0, "the router is narrow");
+    assert_ne!(refused(&cluster, OTHER, inside), 0, "the router is narrow");
+}
+
+#[test]
+fn files_between_the_families_arrive_through_narrow_routers() {
+    for (vip, inside) in [(VIP.into(), VIP6.into()), (VIP6.into(), VIP.into())] {
+        a_download_arrives_from(vip, inside, Method::FullNat);
+        an_upload_arrives_at(vip, inside, Method::FullNat);
+    }
 }
 
 /// One test for each row: its name, the transfer, the address and the method.
@@ -267,7 +285,7 @@ fn quoted(message: &[u8], family: IpAddr) -> Option<[SocketAddr; 2]> {
 fn a_real_server_receives_time_exceeded_errors_that_quote_its_own_packet() {
     for (vip, method) in MASQUERADED {
         let cluster = with_a_router_to_clients(method);
-        let _director = directed_by(Workers::One, Protocol::Udp, &cluster, vip, &[5300], method);
+        let _director = directed_by(Workers::One, Protocol::Udp, &cluster, (vip, vip), &[5300], method);
         let serving = SocketAddr::new(server(vip), 5300);
         let (replies, errors) = cluster.run(SERVER, || {
             let replies = UdpSocket::bind(serving).expect("the port is free");
@@ -315,7 +333,7 @@ fn a_real_server_receives_time_exceeded_errors_that_quote_its_own_packet() {
 fn a_client_receives_the_port_unreachable_error_of_its_real_server() {
     for (vip, method) in MASQUERADED {
         let cluster = traffic::prepared(method, Workers::Two);
-        let director = directed_by(Workers::Two, Protocol::Udp, &cluster, vip, &[5300], method);
+        let director = directed_by(Workers::Two, Protocol::Udp, &cluster, (vip, vip), &[5300], method);
         cluster.run(Host::Client, || {
             let socket = UdpSocket::bind(any(vip)).expect("a port is free");
             socket.connect((vip, 5300)).expect("a route");

@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use serde_json::json;
 use xvs::frames::{ACK, SYN, id, resum};
-use xvs::lab_cluster::{CLIENT, CLIENT6, INSIDE, INSIDE6, VIP, VIP6, at, server, server6};
+use xvs::lab_cluster::{
+    CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, INSIDE6, LAN_MAC, VIP, VIP6, WAN_MAC, at, server, server_mac,
+    server6,
+};
 use xvs::{Datagram, Judged, LabCluster, Transport};
 use xvs_model::protocol::client::Director as _;
 use xvs_model::protocol::request::Request;
@@ -14,6 +17,7 @@ use xvs_model::report::connection::Filter;
 use super::fragments::fragments;
 use super::icmp::{error, from_router};
 use super::{BEGUN, FORWARDED, assert_judged, to_client, to_server};
+use crate::fast_path::make_partial;
 
 /// The only local port, so that it is known which one is used.
 const PORT: u16 = 5000;
@@ -310,6 +314,50 @@ fn a_datagram_that_arrives_in_fragments_leaves_in_fragments() {
 }
 
 #[test]
+fn a_datagram_whose_length_has_no_form_in_ipv4_is_refused() {
+    let [ends, _] = both();
+    let mut cluster = cluster(ends, 1500);
+    // The length of IPv4 has that of its header in it (RFC 791 §3.1), that of IPv6 has not (RFC 8200 §3).
+    let longest = 65_535 - 20 - 8;
+    for (bytes, verdict) in
+        [(longest, "transmit"), (longest + 1, "drop no_headroom"), (65_527, "drop no_headroom")]
+    {
+        let whole = request(ends, Transport::Udp, bytes);
+        let parts = fragments(&whole, 1208);
+        let judged = parts.iter().map(|frame| cluster.inject("wan", frame)).last().expect("a fragment");
+        assert_eq!(judged.verdict, verdict, "{bytes}");
+        if verdict == "transmit" {
+            assert_eq!(joined(&judged).len(), 8 + bytes);
+        } else {
+            assert!(judged.sent.is_empty(), "{bytes}");
+        }
+    }
+}
+
+#[test]
+fn checksums_that_are_left_to_a_device_are_completed() {
+    for ends in both() {
+        let mut cluster = cluster(ends, 1500);
+        cluster.leave_checksums();
+        cluster.from_client(&request(ends, Transport::Udp, 10));
+        let ways = [
+            ("wan", request(ends, Transport::Udp, 33).frame(GATEWAY_MAC, WAN_MAC)),
+            ("lan", reply(ends, Transport::Udp, 33).frame(server_mac(1), LAN_MAC)),
+        ];
+        for (link, whole) in ways {
+            let expected = cluster.inject(link, &whole);
+            let mut partial = whole;
+            let header = if partial[14] >> 4 == 4 { 20 } else { 40 };
+            make_partial(&mut partial, 14 + header);
+            let judged = cluster.inject(link, &partial);
+            assert_eq!(judged.moved.get("checksums_completed"), Some(&1), "{ends:?} {link}: {judged:?}");
+            assert_eq!(judged.verdict, "transmit");
+            assert_eq!(plain(&judged.sent[0].1[14..]), plain(&expected.sent[0].1[14..]), "{ends:?} {link}");
+        }
+    }
+}
+
+#[test]
 fn packets_whose_hops_are_used_up_are_refused_with_an_error_of_the_senders_family() {
     for ends in both() {
         let mut cluster = cluster(ends, 1500);
@@ -534,6 +582,16 @@ fn the_client_s_address_has_room_as_far_as_the_packet_that_leaves_has() {
                 assert_eq!(judged.verdict, "transmit", "{form} {ends:?} {bytes}");
                 let len = judged.sent[0].1.len() - 14;
                 match (has_it, form) {
+                    (true, "toa") => {
+                        // Kind 254, length, port, address, as DPVS writes it.
+                        let address = match ends.client {
+                            IpAddr::V4(addr) => addr.octets().to_vec(),
+                            IpAddr::V6(addr) => addr.octets().to_vec(),
+                        };
+                        let option = [&[254, more as u8], &4000u16.to_be_bytes()[..], &address].concat();
+                        assert_eq!(judged.sent[0].1[14 + inside + 20..][..more], option, "{ends:?}");
+                        assert_eq!(len, 1500, "{ends:?}");
+                    }
                     (true, _) => assert_eq!(len, 1500, "{form} {ends:?}"),
                     // The header goes alone; without the option the segment goes as it is.
                     (false, "proxy") => assert_eq!(len, inside + 20 + more, "{ends:?}"),
