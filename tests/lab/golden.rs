@@ -9,6 +9,7 @@ use xvs::lab_cluster::{GATEWAY_MAC, LAN_MAC, WAN_MAC, server_mac};
 use xvs::{Judged, Transport};
 
 mod between_families;
+mod errors_between_families;
 mod fragments;
 mod fullnat;
 mod gone;

@@ -62,7 +62,7 @@ fn destination() -> impl Strategy<Value = String> {
     (1u8..4, any::<bool>(), port, select(methods), more).prop_map(|(number, other, port, method, more)| {
         let (v4, v6) = (server(number).to_string(), server6(number).to_string());
         let v6 = if port.is_empty() { v6 } else { format!("[{v6}]{port}") };
-        // Servers of both families are tried for each service; the other family is valid only for tunnels.
+        // Servers of both families are tried for each service; the other family is valid only for tunnels and FULLNAT.
         let addr = if other { v6 } else { format!("{v4}{port}") };
         format!("-r {addr} {method} {more}")
     })

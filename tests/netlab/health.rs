@@ -4,14 +4,16 @@
 
 use std::fs::{self, File};
 use std::io::Read;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::thread;
 
 use rustix::process::Signal;
 use serde_json::Value;
-use xvs::cluster::{VIP, complete, real_server, succeed};
+use xvs::cluster::{VIP, VIP6, complete, real_server, succeed};
 use xvs::director::program;
+use xvs::exposition::{ADDRESS, Page};
 use xvs::servers::Sink;
 use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic, wait};
 
@@ -385,4 +387,55 @@ fn with_few_file_descriptors_fewer_checks_run_at_once_and_each_runs() {
     let servers = report["virtual_servers"][0]["real_servers"].as_array().expect("it was one above");
     let lacks: Vec<_> = servers.iter().filter(|one| !one["checks"][0]["last_error"].is_null()).collect();
     assert!(servers.len() == 200 && lacks.is_empty(), "{lacks:#?}");
+}
+
+#[test]
+fn real_servers_of_the_other_family_are_checked_limited_and_shown_like_others() {
+    let cluster = traffic::prepared(Method::FullNat, Workers::One);
+    let mut sinks = [1, 2].map(|number| Some(Sink::start(&cluster, Host::RealServer(number), LIFE)));
+    let server = |number, more: &str| {
+        format!(
+            "real_server {} 80 {{\n{more}TCP_CHECK {{\nconnect_port {LIFE}\n}}\n}}\n",
+            real_server(number)
+        )
+    };
+    let text = format!(
+        "virtual_server {VIP6} 80 {{\nlb_algo rr\nlb_kind FNAT\nprotocol TCP\ndelay_loop 0.2\nconnect_timeout 1\n\
+         retry 1\ndelay_before_retry 0.1\npersistence_timeout 0\n{}{}}}\n",
+        server(1, "uthreshold 1\n"),
+        server(2, "weight 3\n"),
+    );
+    let file = cluster.state().join("keepalived.conf");
+    fs::write(&file, text).expect("the cluster's folder takes a new file");
+    let file = file.display().to_string();
+    let director =
+        Director::start_with(&cluster, Workers::One, &["--metrics", ADDRESS, "--keepalived", &file]);
+    director.xvs("laddr add 192.0.2.1");
+    let [first, second] = [1, 2].map(|number| format!("{}:80", real_server(number)));
+    let listed = |server: &str| director.adm("-L -n").lines().any(|line| line.contains(server));
+    wait::until("both are in", || (listed(&first) && listed(&second)).then_some(()));
+
+    // The threshold: the first one has one connection, and all others are the second one's.
+    let target = SocketAddr::new(VIP6.into(), 80);
+    let open = || cluster.run(Host::Client, || clients::connect(target)).expect("a connection");
+    let held: Vec<_> = (0..6).map(|_| open()).collect();
+    let page = Page::of(&cluster, Host::Director);
+    let of = |name: &str, server: &str| {
+        page.sum(name, &[("service", &format!("TCP {target}")), ("destination", server)])
+    };
+    assert_eq!(of("xvs_destination_active_connections", &first), Some(1.0));
+    assert_eq!(of("xvs_destination_active_connections", &second), Some(5.0));
+    assert_eq!(of("xvs_destination_weight", &second), Some(3.0));
+    let json: Value = serde_json::from_str(&director.adm("-L -n --json")).expect("JSON");
+    assert!(json.to_string().contains(&first) && json.to_string().contains(&target.to_string()), "{json}");
+    drop(held);
+
+    // A check fails, and succeeds again.
+    sinks[0] = None;
+    wait::until("the first one is out", || (!listed(&first)).then_some(()));
+    let pages = clients::pages(&cluster, &format!("http://[{VIP6}]/"), 3);
+    assert_eq!(pages, ["rs2"; 3]);
+    sinks[0] = Some(Sink::start(&cluster, Host::RealServer(1), LIFE));
+    wait::until("it is in again", || listed(&first).then_some(()));
+    drop(sinks);
 }

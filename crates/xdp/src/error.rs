@@ -3,11 +3,8 @@
 use std::io;
 
 use super::attach::Attached;
+use super::kernel::NO_SOCKETS;
 use super::umem::UmemError;
-
-/// What is said where the kernel, or a unit's filter of system calls, has no AF_XDP.
-pub(crate) const NO_SOCKETS: &str = "there are no AF_XDP sockets, by which xvsd receives packets; boot a kernel with \
-    CONFIG_XDP_SOCKETS, or add AF_XDP to the unit's RestrictAddressFamilies=";
 
 /// Why a worker's sockets could not be opened. None of them stays open.
 #[derive(Debug, thiserror::Error)]

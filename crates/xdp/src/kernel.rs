@@ -7,13 +7,15 @@ use std::fs;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 
-use crate::error::NO_SOCKETS;
-
 /// A file with the kernel's release, such as `6.1.0-50-amd64`.
 pub const RELEASE: &str = "/proc/sys/kernel/osrelease";
 
 /// The first kernel with the operations of BPF that the programs use: atomic ones that return a value.
 pub const ATOMICS: (u32, u32) = (5, 12);
+
+/// What is said where the kernel, or a unit's filter of system calls, has no AF_XDP.
+pub(crate) const NO_SOCKETS: &str = "there are no AF_XDP sockets, by which xvsd receives packets; boot a kernel with \
+    CONFIG_XDP_SOCKETS, or add AF_XDP to the unit's RestrictAddressFamilies=";
 
 /// Major and minor number of a release.
 pub fn version(release: &str) -> Option<(u32, u32)> {

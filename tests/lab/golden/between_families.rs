@@ -15,7 +15,6 @@ use xvs_model::protocol::request::Request;
 use xvs_model::report::connection::Filter;
 
 use super::fragments::fragments;
-use super::icmp::{error, from_router};
 use super::{BEGUN, FORWARDED, assert_judged, to_client, to_server};
 use crate::fast_path::make_partial;
 
@@ -32,7 +31,7 @@ pub(super) struct Ends {
 }
 
 /// A client of IPv6 with a server of IPv4, and the reverse.
-fn both() -> [Ends; 2] {
+pub(super) fn both() -> [Ends; 2] {
     [
         Ends { client: CLIENT6.into(), vip: VIP6.into(), local: INSIDE.into(), server: server(1).into() },
         Ends { client: CLIENT.into(), vip: VIP.into(), local: INSIDE6.into(), server: server6(1).into() },
@@ -40,7 +39,7 @@ fn both() -> [Ends; 2] {
 }
 
 /// A cluster with a service of each protocol at port 80, whose only server is at port 8080.
-fn cluster(ends: Ends, mtu: u32) -> LabCluster {
+pub(super) fn cluster(ends: Ends, mtu: u32) -> LabCluster {
     let mut cluster = LabCluster::with_mtu(mtu);
     let (local, ports) = (ends.local.to_string(), format!("{PORT}-{PORT}"));
     let answer = cluster.ask(json!({ "xvs": ["laddr", "add", local, "--ports", ports] }));
@@ -53,20 +52,20 @@ fn cluster(ends: Ends, mtu: u32) -> LabCluster {
     cluster
 }
 
-fn request(ends: Ends, transport: Transport, bytes: usize) -> Datagram {
+pub(super) fn request(ends: Ends, transport: Transport, bytes: usize) -> Datagram {
     super::carrying(Datagram::new(transport, at(ends.client, 4000), at(ends.vip, 80)), bytes)
 }
 
-fn reply(ends: Ends, transport: Transport, bytes: usize) -> Datagram {
+pub(super) fn reply(ends: Ends, transport: Transport, bytes: usize) -> Datagram {
     super::carrying(Datagram::new(transport, at(ends.server, 8080), at(ends.local, PORT)), bytes)
 }
 
 /// The request as the server gets it, and the reply as the client gets it.
-fn at_server(ends: Ends, request: &Datagram, judged: &Judged) -> Datagram {
+pub(super) fn at_server(ends: Ends, request: &Datagram, judged: &Judged) -> Datagram {
     translated(request, (ends.local, PORT), (ends.server, 8080), judged)
 }
 
-fn at_client(ends: Ends, reply: &Datagram, judged: &Judged) -> Datagram {
+pub(super) fn at_client(ends: Ends, reply: &Datagram, judged: &Judged) -> Datagram {
     translated(reply, (ends.vip, 80), (ends.client, 4000), judged)
 }
 
@@ -435,50 +434,9 @@ fn framed(packet: &Datagram) -> Vec<u8> {
     packet.frame(xvs::lab_cluster::GATEWAY_MAC, xvs::lab_cluster::WAN_MAC)
 }
 
-#[test]
-fn errors_of_servers_and_routers_reach_the_client_in_its_family_with_its_own_packet() {
-    // Errors of IPv4 and of IPv6; the first has no form in the other family.
-    let v4 = [(3, 14, [0; 4]), (3, 3, [0; 4]), (3, 4, [0, 0, 5, 0xdc]), (11, 0, [0; 4]), (3, 10, [0; 4])];
-    let v6 = [(100, 7, [9; 4]), (1, 4, [0; 4]), (2, 0, [0, 0, 5, 0xdc]), (3, 0, [0; 4]), (1, 1, [0; 4])];
-    let mtus = [0, 0, 1500, 0, 0];
-    for (ends, [there, here]) in both().into_iter().zip([[v4, v6], [v6, v4]]) {
-        let mut cluster = cluster(ends, 1500);
-        let first = cluster.from_client(&request(ends, Transport::Udp, 600));
-        let sent = at_server(ends, &request(ends, Transport::Udp, 600), &first).packet();
-        let router: IpAddr = match ends.server {
-            IpAddr::V4(_) => [10, 9, 8, 7].into(),
-            IpAddr::V6(_) => "2001:db8:99::7".parse().unwrap(),
-        };
-        for number in 0..there.len() {
-            let received = error(there[number], router, ends.local, 64, &sent);
-            let judged = from_router(&mut cluster, "lan", &received);
-            if number == 0 {
-                assert_eq!((judged.verdict.as_str(), judged.sent.len()), ("drop untranslatable", 0));
-                continue;
-            }
-            // Its own packet with the time to live that it had, as far as an error may quote it.
-            let quote =
-                Datagram { ttl: 63, dont_fragment: false, id: 0, ..request(ends, Transport::Udp, 600) };
-            let most = if ends.client.is_ipv4() { 576 - 28 } else { 1280 - 48 };
-            let mut quote = quote.packet();
-            quote.truncate(most);
-            let mut what = here[number];
-            if mtus[number] != 0 {
-                // 20 more or fewer, and at most what the link carries.
-                let mtu: u16 = if ends.client.is_ipv6() { 1500 } else { 1480 };
-                what.2[2..].copy_from_slice(&mtu.to_be_bytes());
-            }
-            let (_, frame) = judged.sent.first().expect("an error");
-            let want = error(what, ends.vip, ends.client, 63, &quote);
-            assert_eq!(judged.verdict, "transmit");
-            assert_eq!(plain(&frame[14..]), plain(&want), "{ends:?} {number}");
-        }
-    }
-}
-
 /// A packet without what the director chooses (identification, don't-fragment bit, header checksum), and without the
 /// type of service, which is not that of the tests' errors of the family.
-fn plain(packet: &[u8]) -> Vec<u8> {
+pub(super) fn plain(packet: &[u8]) -> Vec<u8> {
     let mut packet = packet.to_vec();
     if packet[0] >> 4 == 6 {
         packet[..2].copy_from_slice(&[0x60, 0]);
@@ -488,27 +446,6 @@ fn plain(packet: &[u8]) -> Vec<u8> {
         packet[10..12].fill(0);
     }
     packet
-}
-
-#[test]
-fn errors_of_clients_reach_the_server_in_its_family_from_the_local_address() {
-    for ends in both() {
-        let mut cluster = cluster(ends, 1500);
-        cluster.from_client(&request(ends, Transport::Udp, 10));
-        let judged = cluster.from_server(&reply(ends, Transport::Udp, 10));
-        let seen = at_client(ends, &reply(ends, Transport::Udp, 10), &judged).packet();
-        let (received, wanted) = match ends.client {
-            IpAddr::V4(_) => ((3, 3, [0; 4]), (1, 4, [0; 4])),
-            IpAddr::V6(_) => ((1, 4, [0; 4]), (3, 3, [0; 4])),
-        };
-        let judged = from_router(&mut cluster, "wan", &error(received, ends.client, ends.vip, 64, &seen));
-        assert_eq!(judged.verdict, "transmit");
-        let quote = Datagram { ttl: 63, dont_fragment: false, id: 0, ..reply(ends, Transport::Udp, 10) };
-        let quote = quote.packet();
-        let want = error(wanted, ends.local, ends.server, 63, &quote);
-        assert_eq!(judged.sent[0].0, "lan");
-        assert_eq!(plain(&judged.sent[0].1[14..]), plain(&want), "{ends:?}");
-    }
 }
 
 #[test]
@@ -524,36 +461,6 @@ fn packets_of_a_connection_with_other_addresses_belong_to_no_connection() {
             resum(&mut frame);
         }
         assert!(cluster.inject("wan", &frame).verdict.starts_with("drop "), "another version");
-    }
-}
-
-#[test]
-fn an_error_with_a_false_or_true_length_of_its_quote_is_forwarded_with_the_quote_as_far_as_it_is() {
-    for ends in both() {
-        let mut cluster = cluster(ends, 1500);
-        let first = cluster.from_client(&request(ends, Transport::Udp, 300));
-        let sent = at_server(ends, &request(ends, Transport::Udp, 300), &first).packet();
-        let (kind, unit) = if ends.server.is_ipv4() { (3, 4) } else { (1, 8) };
-        for words in 0..=255_u8 {
-            let rest = if ends.server.is_ipv4() { [0, words, 0, 0] } else { [words, 0, 0, 0] };
-            let received = error((kind, 1, rest), ends.server, ends.local, 64, &sent);
-            let judged = from_router(&mut cluster, "lan", &received);
-            assert_eq!(judged.verdict, "transmit", "{words}");
-            let quoted = match usize::from(words) * unit {
-                // RFC 4884, section 4: less than 128 is no length.
-                0..128 => sent.len(),
-                claimed => claimed.min(sent.len()),
-            };
-            let headers = |addr: IpAddr| if addr.is_ipv4() { 20 } else { 40 };
-            let want = 2 * headers(ends.client) + 8 + quoted - headers(ends.server);
-            assert_eq!(judged.sent[0].1.len() - 14, want, "{ends:?} {words}");
-        }
-        for cut in 0..60 {
-            let received = error((kind, 1, [0; 4]), ends.server, ends.local, 64, &sent[..cut]);
-            let judged = from_router(&mut cluster, "lan", &received);
-            let has_ports = cut >= if ends.server.is_ipv4() { 24 } else { 44 };
-            assert_eq!(judged.verdict, if has_ports { "transmit" } else { "pass" }, "{cut}");
-        }
     }
 }
 

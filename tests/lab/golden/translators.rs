@@ -54,8 +54,8 @@ fn plain(packet: &[u8], differs: fn(&mut [u8])) -> String {
     hex(&packet)
 }
 
-/// Gives the lab the packets of a recording, of which the other translator does not translate `left_out`, and blanks what
-/// `differs` in a header of IPv4.
+/// Gives the lab the packets of a recording, of which the other translator does not translate `left_out`, and blanks
+/// what `differs` in a header of IPv4.
 fn each_is_equal(recording: &str, left_out: usize, differs: fn(&mut [u8])) {
     let cases: Vec<Value> = serde_json::from_str(recording).expect("a recording");
     assert!(cases.len() > 80);

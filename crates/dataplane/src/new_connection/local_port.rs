@@ -16,7 +16,8 @@ use crate::burst::flows::Flows;
 use crate::conn::{Direction, Inserted, NewConnection};
 use crate::verdict::DropReason;
 
-/// Whether an address belongs to a host on one link alone (RFC 3927, RFC 4291 §2.5.6), which the other family cannot name.
+/// Whether an address belongs to a host on one link alone (RFC 3927, RFC 4291 §2.5.6), which the other family cannot
+/// name.
 fn is_link_local(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => addr.is_link_local(),

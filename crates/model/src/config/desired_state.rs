@@ -731,7 +731,7 @@ mod tests {
     }
 
     #[test]
-    fn only_tunnels_cross_families_and_none_while_a_daemon_runs() {
+    fn nat_crosses_no_families_and_tunnels_do_not_while_a_daemon_runs() {
         let mut state = with_service();
         let add = |method| Command::AddDestination {
             service: service(),
