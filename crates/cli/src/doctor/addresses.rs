@@ -15,24 +15,26 @@ use crate::doctor::finding::Finding;
 /// Whether the director has each virtual address, and is attached where its clients come in.
 pub(super) fn present(facts: &Facts) -> Vec<Finding> {
     let attachment = facts.attachment();
-    let of = |vip: &IpAddr| match facts.holder(*vip) {
-        _ if let Some(link) = attachment.towards_clients(*vip) => {
+    let answer = |vip: &IpAddr| facts.answers.iter().find(|answer| answer.addr == *vip);
+    let of = |vip: &IpAddr| match (attachment.towards_clients(*vip), facts.holder(*vip), answer(vip)) {
+        (Some(link), ..) => {
             let (name, step) = (&link.name, attachment.step(link));
             let found = format!(
                 "its clients come in by {name}, to which xvsd is not attached, so their packets go to the kernel; {step}"
             );
             Finding::fail(ADDRESS, vip, found).seen("ip address")
         }
-        Some(link) => Finding::ok(ADDRESS, vip, format!("{} has it", link.name)).seen("ip address"),
-        None if let Some(answer) = facts.answers.iter().find(|answer| answer.addr == *vip) => {
-            let Answer { link, mac, .. } = answer;
+        (None, Some(link), _) => {
+            Finding::ok(ADDRESS, vip, format!("{} has it", link.name)).seen("ip address")
+        }
+        (None, None, Some(Answer { link, mac, .. })) => {
             let found = format!(
                 "no interface has it, and {mac} answers ARP for it on {link}; correct only if that is the other director of \
                  a pair, which has it at the moment"
             );
             Finding::warn(ADDRESS, vip, found).seen(format!("ip address; ARP probes on {link}"))
         }
-        None => {
+        (None, None, None) => {
             let bits = if vip.is_ipv4() { "32" } else { "128" };
             // During duplicate address detection, the kernel does not answer for an IPv6 address.
             let nodad = if vip.is_ipv4() { "" } else { " nodad" };

@@ -132,7 +132,7 @@ impl ListMaps {
             object.set_value(LENGTHS, place, &lengths_of(&networks))?;
             self.places.insert(place, networks);
         }
-        let mut scopes: Roles<_> = self.installed.keys().map(|key| (*key, 0)).collect();
+        let mut scopes: BTreeMap<_, u32> = self.installed.keys().map(|key| (*key, 0)).collect();
         let all =
             wide.iter().map(|key| (*key, 0)).chain(self.scopes.iter().map(|(key, scope)| (*key, *scope)));
         // The value 0 removes a key, so scopes are counted from 1 there.

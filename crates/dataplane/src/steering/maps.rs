@@ -86,7 +86,7 @@ impl Image {
     /// address keeps the role of services, destinations or probes while it has an endpoint with this role.
     pub(super) fn without(&self, rules: &SteeringRules) -> Self {
         let Self { endpoints, addresses, prefixes, translated } = Self::steered_by(rules);
-        let endpoints: Roles<_> = endpoints
+        let endpoints: BTreeMap<_, u32> = endpoints
             .into_iter()
             .map(|(key, roles)| (key, roles_of(&self.endpoints, &key) & !roles))
             .collect();
