@@ -401,7 +401,7 @@ fn real_servers_of_the_other_family_are_checked_limited_and_shown_like_others() 
     };
     let text = format!(
         "virtual_server {VIP6} 80 {{\nlb_algo rr\nlb_kind FNAT\nprotocol TCP\ndelay_loop 0.2\nconnect_timeout 1\n\
-         retry 1\ndelay_before_retry 0.1\npersistence_timeout 0\n{}{}}}\n",
+         retry 1\ndelay_before_retry 0.1\n{}{}}}\n",
         server(1, "uthreshold 1\n"),
         server(2, "weight 3\n"),
     );

@@ -22,6 +22,9 @@ printf '%s\n' 'interfaces = ["wan"]' 'user = "xvs"' >/tmp/xvs.toml
 until_shown "interface  wan: up" xvs status
 xvsadm -A -t 198.51.100.100:80 -s wlc
 xvsadm -a -t 198.51.100.100:80 -r 198.51.100.11:80 -m
+xvs capture --count 1 >/dev/null &
+sleep 3
+xvs reload
 for command in "xvs status" "xvs connections" "xvs counters" "xvs health" "xvsadm -Ln --stats"; do
     $command >/tmp/shown || [[ $command == "xvs health" ]] || fail "$command fails"
 done
