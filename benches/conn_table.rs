@@ -25,7 +25,7 @@ use xvs_dataplane::conn::{
     TableWorker, Timers,
 };
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::snapshot::{Activity, Counts, DestinationLive};
+use xvs_dataplane::snapshot::{Activity, Change, Counts, DestinationLive};
 use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
 use xvs_sched::ForwardingMethod::{self, DirectRouting, Nat};
 
@@ -185,8 +185,8 @@ fn lookups(connections: u32) {
     }
 }
 
-/// Inserts `BATCH` connections as a worker does: prefetch, look-up, insertion, timer, counters.
-fn make(worker: &mut TableWorker, first: u32, method: ForwardingMethod, live: &DestinationLive) {
+/// Inserts `BATCH` connections as the worker with the number `own` does: prefetch, look-up, insertion, timer, counters.
+fn make(own: usize, worker: &mut TableWorker, first: u32, method: ForwardingMethod, live: &DestinationLive) {
     for start in (first..first + BATCH as u32).step_by(BURST) {
         let numbers = start..start + BURST as u32;
         let hashes = || numbers.clone().map(|number| worker.hash(&flow(number)));
@@ -195,14 +195,14 @@ fn make(worker: &mut TableWorker, first: u32, method: ForwardingMethod, live: &D
         for number in numbers {
             let key = flow(number);
             assert!(worker.find(&key, worker.hash(&key)).is_none());
-            live.increment(Activity::Inactive);
+            live.defer(own, Change::Begin(Activity::Inactive));
             let new = connection(number, method, Millis(900_000));
             let Inserted::New(id) = worker.insert(&new) else { panic!("there is room") };
             worker.connection(id).count_in_packet();
-            live.increment(Activity::Active);
-            live.decrement(Activity::Inactive);
+            live.defer(own, Change::MoveTo(Activity::Active));
             worker.refresh(id, 3, Millis(60_000));
         }
+        live.add_deferred(own);
         worker.quiescent();
     }
 }
@@ -234,7 +234,7 @@ fn new_connections() {
             for round in 0..ROUNDS as u32 {
                 let first = filled + round * BATCH as u32;
                 let start = cpu();
-                make(&mut worker, first, method, &live);
+                make(0, &mut worker, first, method, &live);
                 best = best.min(nanoseconds(cpu() - start, BATCH));
                 unmake(&mut worker, first);
             }
@@ -256,14 +256,14 @@ fn two_workers() {
         (0..LOOKUPS).map(|_| flow((dice() % u64::from(CAPACITY / 2)) as u32)).collect()
     };
     let live = DestinationLive::new(2);
-    let work = |number: u32, worker: &mut TableWorker| {
+    let work = |number: usize, worker: &mut TableWorker| {
         let start = cpu();
         assert_eq!(find_all(worker, black_box(&keys)), LOOKUPS);
         worker.quiescent();
         let found = nanoseconds(cpu() - start, LOOKUPS);
-        let first = CAPACITY / 2 + number * BATCH as u32;
+        let first = CAPACITY / 2 + (number * BATCH) as u32;
         let start = cpu();
-        make(worker, first, DirectRouting, &live);
+        make(number, worker, first, DirectRouting, &live);
         let made = nanoseconds(cpu() - start, BATCH);
         unmake(worker, first);
         (found, made)

@@ -66,6 +66,8 @@ enum Part {
     Announced,
     /// First packets, each of which creates a connection.
     First,
+    /// [`First`](Self::First) by two workers at once, each of its half of the flows; the slower one's time.
+    FirstBeside,
     /// The expiry of these connections.
     Expiry,
 }
@@ -115,11 +117,13 @@ fn main() {
         }
         println!("{connections} connections: {}", benches[base].pages());
         let rows = parts().into_iter().filter(|(name, variant, _, part)| {
-            let fits = connections <= MANY || few(*variant, *part);
+            // With fewer, two workers would seldom work at the same time.
+            let is_short = *part == Part::FirstBeside && connections < 100_000;
+            let fits = (connections <= MANY || few(*variant, *part)) && !is_short;
             fits && (*part == Part::Bare || name.contains(&wanted))
         });
         let rows = rows.map(|(name, variant, memory, part)| {
-            let workers = if part == Part::Beside { 2 } else { 1 };
+            let workers = if matches!(part, Part::Beside | Part::FirstBeside) { 2 } else { 1 };
             let bench = bench(&mut benches, variant, memory, connections, workers);
             Row { name, bench, part, samples: Vec::new() }
         });
@@ -176,6 +180,12 @@ fn parts() -> Vec<(String, Variant, Memory, Part)> {
         // First packets with tunnels cost the same as with DR.
         if variant.method != Tunnel {
             add(", first packet", Part::First);
+        }
+    }
+    for servers in [1, rig::SERVERS] {
+        let variant = Variant { servers, protocol: Protocol::TCP, ..direct };
+        for (suffix, part) in [("", Part::First), (", two workers at once", Part::FirstBeside)] {
+            parts.push((format!("{variant}, first packet{suffix}"), variant, Memory::OnDemand, part));
         }
     }
     for (name, watcher) in [
@@ -252,6 +262,7 @@ impl Bench {
             Part::Captured(watcher) => (PACKETS, self.captured(watcher)),
             Part::Announced => (PACKETS, self.announced()),
             Part::First => self.repeated(Part::First),
+            Part::FirstBeside => self.first_beside(),
             Part::Expiry => self.repeated(Part::Expiry),
         };
         let sent = self.worker.port.sent() - sent;
@@ -404,18 +415,53 @@ impl Bench {
         (times * u64::from(self.connections), nanoseconds)
     }
 
+    /// [`Part::First`] by two workers, each on its own thread, until each has made that many.
+    fn first_beside(&mut self) -> (u64, f64) {
+        let half = self.connections / 2;
+        let times = PACKETS.div_ceil(half.into());
+        let second = self.second.as_mut().expect("there are two workers");
+        second.pipeline.flows.table().unpark();
+        let together = Barrier::new(2);
+        let run = |worker: &mut Worker<Loop>, first| {
+            let mut nanoseconds = 0.0;
+            worker.port.first = first;
+            for _ in 0..times {
+                if together.wait().is_leader() {
+                    worker.clock.advance(AGES);
+                }
+                together.wait();
+                expire(worker);
+                worker.port.offer(Side::First, Order::Turns, half, half.into());
+                together.wait();
+                nanoseconds += timed(|| rig::forward(worker));
+            }
+            nanoseconds
+        };
+        let nanoseconds = thread::scope(|scope| {
+            let other = scope.spawn(|| run(&mut *second, half));
+            run(&mut self.worker, 0).max(other.join().expect("no panic"))
+        });
+        second.pipeline.flows.table().park();
+        (times * u64::from(half), nanoseconds)
+    }
+
     fn expire(&mut self) {
-        let Worker { pipeline, snapshot, clock, .. } = &mut self.worker;
-        let snapshot = snapshot.load();
-        while pipeline.flows.expire(&snapshot, clock.now()) == Timers::Behind {
-            pipeline.flows.quiescent();
-        }
-        let live = pipeline.flows.table().table().live();
-        assert_eq!(live, 0, "every connection has expired");
-        // The slots of the last ones are reused after two more quiescent points.
-        pipeline.flows.quiescent();
+        expire(&mut self.worker);
+        let table = self.worker.pipeline.flows.table();
+        assert_eq!(table.table().live(), 0, "every connection has expired");
+    }
+}
+
+/// Ends a worker's connections.
+fn expire(worker: &mut Worker<Loop>) {
+    let Worker { pipeline, snapshot, clock, .. } = worker;
+    let snapshot = snapshot.load();
+    while pipeline.flows.expire(&snapshot, clock.now()) == Timers::Behind {
         pipeline.flows.quiescent();
     }
+    // The slots of the last ones are reused after two more quiescent points.
+    pipeline.flows.quiescent();
+    pipeline.flows.quiescent();
 }
 
 fn parsed(frame: &[u8]) {

@@ -63,7 +63,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
         method: ForwardingMethod::DirectRouting,
         weight: Weight(*weight),
         own_weight: Weight(*weight),
-        live: Arc::new(DestinationLive::new(1)),
+        live: Arc::new(DestinationLive::new(2)),
     });
     // The client's port counts, so connections are shared, not clients.
     let setup = Setup { destinations: &destinations, flags: Flags::PORT, ..Setup::default() };
@@ -108,7 +108,7 @@ fn cost(service: &Service, workers: usize) -> f64 {
         let mut choices = 0;
         while cpu_nanos() - begun < MEASURED_NANOS {
             for _ in 0..BATCH {
-                black_box(service.choose(&request(&mut random_bits)));
+                black_box(service.choose(worker, &request(&mut random_bits)));
             }
             choices += BATCH;
         }
@@ -140,7 +140,7 @@ fn choices() {
                 let service = service(name, &weights);
                 let mut random_bits = Random::new(0);
                 for number in 0..ADDRESSES {
-                    service.choose(&Request { dest: address(number), ..request(&mut random_bits) });
+                    service.choose(0, &Request { dest: address(number), ..request(&mut random_bits) });
                 }
                 let best = (0..ROUNDS).map(|_| cost(&service, workers)).fold(f64::INFINITY, f64::min);
                 print!(" {best:>9.1} ({:>7.3})", 1000.0 / best);
@@ -163,7 +163,7 @@ fn shares() {
         let mut standing: Vec<Arc<DestinationLive>> = Vec::with_capacity(STANDING);
         let mut taken = vec![0u32; weights.len()];
         for number in 0..CLIENTS {
-            let member = service.choose(&request(&mut random_bits)).expect("all are usable");
+            let member = service.choose(0, &request(&mut random_bits)).expect("all are usable");
             member.live.increment(Activity::Active);
             taken[member.id.0 as usize] += 1;
             if number < STANDING {
@@ -204,12 +204,12 @@ fn maglev() {
     let (mut taken, mut moved, mut others) = ([0u32; 100], 0, 0);
     for _ in 0..CLIENTS {
         let request = request(&mut random_bits);
-        let before = all.choose(&request).expect("all are usable").id;
+        let before = all.choose(0, &request).expect("all are usable").id;
         taken[before.0 as usize] += 1;
         // The destination with the highest number is the missing one.
         if before.0 < 99 {
             others += 1;
-            moved += u32::from(fewer.choose(&request).expect("all are usable").id != before);
+            moved += u32::from(fewer.choose(0, &request).expect("all are usable").id != before);
         }
     }
     let mean = CLIENTS as f64 / 100.0;

@@ -71,6 +71,8 @@ pub(crate) struct Variant {
     pub(crate) protocol: Protocol,
     /// The services, at one address; flow n belongs to number n modulo this.
     pub(crate) services: u16,
+    /// The real servers of an only service.
+    pub(crate) servers: u8,
 }
 
 impl Variant {
@@ -116,7 +118,7 @@ impl Variant {
 
     /// The number of real servers of each service.
     fn servers(self) -> u8 {
-        if self.services == 1 { SERVERS } else { 5 }
+        if self.services == 1 { self.servers } else { 5 }
     }
 
     /// The virtual port of a flow's service.
@@ -140,7 +142,15 @@ impl Variant {
 impl From<ForwardingMethod> for Variant {
     fn from(method: ForwardingMethod) -> Self {
         let (family, protocol) = (Family::V4, Protocol::UDP);
-        Self { method, encapsulation: Encapsulation::Ip, family, translated: false, protocol, services: 1 }
+        Self {
+            method,
+            encapsulation: Encapsulation::Ip,
+            family,
+            translated: false,
+            protocol,
+            services: 1,
+            servers: SERVERS,
+        }
     }
 }
 
@@ -162,6 +172,7 @@ impl fmt::Display for Variant {
             (true, Family::V6) => " to IPv4",
         })?;
         f.write_str(if self.protocol == Protocol::TCP { " TCP" } else { "" })?;
+        f.write_str(if self.servers == 1 { ", one real server" } else { "" })?;
         if self.services > 1 { write!(f, ", {} services", self.services) } else { Ok(()) }
     }
 }

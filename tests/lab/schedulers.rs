@@ -5,7 +5,7 @@
 //! settings apply at once.
 
 use xvs::frames::{ACK, SYN};
-use xvs::lab_cluster::{CLIENT, VIP, at, server, server_mac};
+use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, VIP, WAN_MAC, at, server, server_mac};
 use xvs::{Datagram, LabCluster, Transport};
 
 /// A service with this scheduler and three servers of weight 1; the third is the first in order.
@@ -53,6 +53,19 @@ fn rr_keeps_its_position_after_an_edit_and_restarts_after_another_scheduler() {
     assert_eq!(connect(&mut cluster, 1001), Some(2));
     cluster.configure(&[&format!("-E -t {VIP}:80 -s wlc"), &format!("-E -t {VIP}:80 -s rr")]);
     assert_eq!(connect(&mut cluster, 1002), Some(3));
+}
+
+#[test]
+fn connections_of_a_burst_count_for_its_next_choices_and_are_listed_after_it() {
+    for scheduler in ["lc", "wlc", "sed", "nq"] {
+        let mut cluster = cluster(scheduler);
+        let syn = |port| Datagram::new(Transport::Tcp(SYN), at(CLIENT, port), at(VIP, 80));
+        let frames: Vec<_> = (1000..1009).map(|port| syn(port).frame(GATEWAY_MAC, WAN_MAC)).collect();
+        cluster.burst("wan", &frames.iter().map(Vec::as_slice).collect::<Vec<_>>());
+        let loads = cluster.loads();
+        let loads: Vec<_> = loads.iter().map(|(_, active, inactive)| (*active, *inactive)).collect();
+        assert_eq!(loads, [(3, 0); 3], "{scheduler}");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 //! Not here: the rules at every count (`crates/dataplane/src/snapshot/load.rs`).
 
 use xvs::frames::{ACK, FIN, SYN};
-use xvs::lab_cluster::{CLIENT, VIP, at, server};
+use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, VIP, WAN_MAC, at, server};
 use xvs::{Datagram, LabCluster, Transport};
 
 /// A service of this protocol and scheduler with one server.
@@ -41,6 +41,15 @@ fn finish(cluster: &mut LabCluster, ports: std::ops::Range<u16>) {
 
 fn edit(cluster: &mut LabCluster, options: &str) {
     cluster.adm(&format!("-e -t {VIP}:80 -r {}:80 -g {options}", server(1)));
+}
+
+#[test]
+fn within_one_burst_a_server_accepts_no_more_than_its_upper_threshold() {
+    let mut cluster = cluster(&format!("-t {VIP}:80 -s rr"), "-x 3");
+    let syn = |port| Datagram::new(Transport::Tcp(SYN), at(CLIENT, port), at(VIP, 80));
+    let frames: Vec<_> = (1000..1010).map(|port| syn(port).frame(GATEWAY_MAC, WAN_MAC)).collect();
+    cluster.burst("wan", &frames.iter().map(Vec::as_slice).collect::<Vec<_>>());
+    assert_eq!((cluster.total_load(), cluster.counters()["drop_no_destination"]), ((3, 0), 7));
 }
 
 #[test]

@@ -232,6 +232,18 @@ pub struct Stats {
     pub in_bytes: Counter,
     /// Bytes to clients.
     pub out_bytes: Counter,
+    /// What the worker's burst has changed in the destination's numbers of connections so far. Here because the worker
+    /// has this cache line anyway.
+    pub(crate) pending: Pending,
+}
+
+/// Changes of a destination's numbers of connections that its worker still has to add to them; 0 between two bursts.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    /// To those of active and inactive ones, as `snapshot/load.rs` packs them.
+    pub(crate) load: Counter,
+    /// To that of templates, wrapping.
+    pub(crate) templates: Counter,
 }
 
 /// The [`Stats`] of every worker, each on its own cache line. A clone is another handle to the same counters.

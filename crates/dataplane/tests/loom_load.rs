@@ -10,7 +10,8 @@ use std::sync::Arc;
 
 use loom::thread;
 use xvs_dataplane::snapshot::Activity::Inactive;
-use xvs_dataplane::snapshot::DestinationLive;
+use xvs_dataplane::snapshot::Change::{Begin, End};
+use xvs_dataplane::snapshot::{Change, DestinationLive};
 
 const PREEMPTIONS: usize = 3;
 
@@ -27,6 +28,18 @@ fn destination(connections: usize, upper: u32, lower: u32) -> Arc<DestinationLiv
 fn bind(live: &DestinationLive) {
     live.increment(Inactive);
     live.check_limit();
+}
+
+/// A burst of this worker with these changes.
+fn burst(live: &DestinationLive, worker: usize, changes: &[Change]) {
+    let mut is_due = false;
+    for change in changes {
+        is_due |= live.defer(worker, *change);
+        live.check_limit();
+    }
+    if is_due {
+        live.add_deferred(worker);
+    }
 }
 
 /// Runs both at the same time. Returns whether the destination is overloaded afterwards.
@@ -77,5 +90,43 @@ fn a_concurrent_removal_and_addition_both_count() {
         assert!(overloaded_after(&live, bind, |live| live.set_thresholds(2, 1)));
         third.join().expect("no panic");
         assert_eq!(live.load().inactive, 2);
+    });
+}
+
+#[test]
+fn thresholds_that_are_set_during_a_burst_are_applied_to_its_connections() {
+    explore(|| {
+        let live = destination(1, 0, 0);
+        let worker = |live: &DestinationLive| burst(live, 0, &[Begin(Inactive), Begin(Inactive)]);
+        assert!(overloaded_after(&live, worker, |live| live.set_thresholds(3, 0)));
+    });
+    explore(|| {
+        let live = destination(4, 0, 0);
+        let worker = |live: &DestinationLive| burst(live, 0, &[End(Inactive), End(Inactive)]);
+        assert!(!overloaded_after(&live, worker, |live| live.set_thresholds(4, 3)));
+    });
+}
+
+#[test]
+fn thresholds_that_are_removed_during_a_burst_leave_no_overload() {
+    explore(|| {
+        let live = destination(1, 2, 2);
+        let worker = |live: &DestinationLive| burst(live, 0, &[Begin(Inactive), Begin(Inactive)]);
+        assert!(!overloaded_after(&live, worker, |live| live.set_thresholds(0, 0)));
+        assert_eq!(live.load().inactive, 3);
+    });
+}
+
+#[test]
+fn bursts_of_two_workers_both_count_for_thresholds_that_are_set_meanwhile() {
+    explore(|| {
+        let live = destination(1, 0, 0);
+        let other = live.clone();
+        let third = thread::spawn(move || burst(&other, 1, &[Begin(Inactive)]));
+        let worker = |live: &DestinationLive| burst(live, 0, &[Begin(Inactive)]);
+        overloaded_after(&live, worker, |live| live.set_thresholds(3, 3));
+        third.join().expect("no panic");
+        assert!(live.is_overloaded());
+        assert_eq!(live.load().inactive, 3);
     });
 }

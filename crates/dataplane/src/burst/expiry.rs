@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
+use super::deferred::Deferred;
 use super::flows::Flows;
 use super::state;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Removal, TIMER_TICK, TableWorker, Timers};
 use crate::counters::WorkerCounters;
 use crate::general_path::syn_proxy;
-use crate::new_connection::eviction::count_out;
 use crate::snapshot::Snapshot;
 use crate::sync::announce::Announcer;
 
@@ -18,25 +18,33 @@ impl Flows {
     /// Ends the connections whose deadline has passed.
     pub fn expire(&mut self, snapshot: &Snapshot, now: Millis) -> Timers {
         self.replaced.expire(now);
-        let Self { table, counters, answers, unanswered_syns, .. } = self;
+        let Self { table, counters, answers, unanswered_syns, deferred, .. } = self;
         let announcer = Announcer::of(snapshot, self.worker, now);
-        table.advance_timers(now, |table, id| {
-            if lasts_offloaded(table, id, snapshot, now) {
+        let timers = table.advance_timers(now, |table, id| {
+            if lasts_offloaded(table, deferred, id, snapshot, now) {
                 return;
             }
             if !syn_proxy::outlasts(table, id, unanswered_syns, answers, now) {
-                expire(table, id, snapshot, counters, announcer.as_ref(), now);
+                expire(table, id, snapshot, counters, deferred, announcer.as_ref(), now);
             }
-        })
+        });
+        deferred.end(&snapshot.destinations);
+        timers
     }
 }
 
 /// Whether packets that the XDP program has forwarded prolong a connection whose deadline has passed, by its entry.
-fn lasts_offloaded(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot, now: Millis) -> bool {
+fn lasts_offloaded(
+    table: &mut TableWorker,
+    deferred: &mut Deferred,
+    id: ConnId,
+    snapshot: &Snapshot,
+    now: Millis,
+) -> bool {
     let connection = table.connection(id);
     let lasts = connection.life().is_offloaded() && connection.expires() > now;
     if lasts {
-        state::settle(table, id, true, false, snapshot);
+        state::settle(table, deferred, id, true, false, snapshot);
     }
     lasts
 }
@@ -49,13 +57,14 @@ fn expire(
     id: ConnId,
     snapshot: &Snapshot,
     counters: &WorkerCounters,
+    deferred: &mut Deferred,
     announcer: Option<&Announcer<'_>>,
     now: Millis,
 ) {
     // A packet on another worker may have refreshed the connection since its timer was read: then it stays.
     match table.remove_if(id, |_, expires| expires <= now) {
         Removal::Done(state) => {
-            count_out(&table.connection(id), state, snapshot);
+            deferred.count_out(&table.connection(id), state, snapshot);
             counters.expired.add(1);
         }
         // Unless a new connection has extended the deadline already.
@@ -89,14 +98,15 @@ mod tests {
         let inserted = one.insert(&NewConnection::example());
         let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
         let (snapshot, counters) = (Snapshot::empty(), WorkerCounters::default());
+        let mut deferred = Deferred::new(0);
         one.advance_timers(Millis(60_000), |one, due| {
             assert_eq!(due, id);
             other.refresh(id, 0, Millis(120_000));
-            expire(one, id, &snapshot, &counters, None, Millis(60_000));
+            expire(one, id, &snapshot, &counters, &mut deferred, None, Millis(60_000));
         });
         assert_eq!((table.live(), counters.expired.value()), (1, 0));
         one.advance_timers(Millis(120_000), |one, id| {
-            expire(one, id, &snapshot, &counters, None, Millis(120_000))
+            expire(one, id, &snapshot, &counters, &mut deferred, None, Millis(120_000))
         });
         assert_eq!((table.live(), counters.expired.value()), (0, 1));
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use xvs_proto::{FlowKey, Packet, Protocol};
 use xvs_xdp::BURST;
 
+use super::deferred::Deferred;
 use super::replaced::Replaced;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Direction, TableWorker};
@@ -34,6 +35,7 @@ pub struct Flows {
     pub(crate) random: Random,
     pub(crate) locals: LocalCursor,
     pub(crate) replaced: Replaced,
+    pub(crate) deferred: Deferred,
     /// The director's own packets to ends of connections, sent after this burst: resets, and the last segments of
     /// handshakes.
     pub(crate) answers: Vec<Answer>,
@@ -65,6 +67,7 @@ impl Flows {
             ids,
             defence: Defence::default(),
             replaced: Replaced::new(),
+            deferred: Deferred::new(worker),
             answers: Vec::with_capacity(BURST),
             unanswered_syns: Vec::with_capacity(BURST),
             offloader: None,

@@ -53,7 +53,7 @@ pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, at: Context<'_>) -> 
     let packet = p.packet;
     let found = flows.table.find(&packet.connection_key(), p.hash);
     if let Some((id, direction)) = found {
-        state::take_back(&mut flows.table, id, packet, direction, at.snapshot);
+        state::take_back(flows, id, packet, direction, at.snapshot);
     }
     match found {
         Some((id, Direction::Outbound)) => reply(&flows.table.connection(id), id, packet, at),

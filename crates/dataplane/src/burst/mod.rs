@@ -1,6 +1,7 @@
 //! The stages of every packet: classification, look-up, state, forwarding, dispatch.
 
 pub(crate) mod context;
+pub(crate) mod deferred;
 mod fast_path;
 mod record;
 

@@ -7,12 +7,13 @@
 use xvs_proto::{Packet, Plain, Protocol, sctp, tcp::Flags as Control};
 
 use super::context::Context;
+use super::deferred::Deferred;
 use super::flows::Flows;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::{self, Judgement, TcpState};
 use crate::conn::{ConnId, Connection, Direction, Flags, RecordState, Seen, Settled, TableWorker};
 use crate::new_connection::eviction::is_half_open;
-use crate::snapshot::{Activity, Destination, DestinationLive, Snapshot};
+use crate::snapshot::{Activity, Change, Destination, DestinationId, DestinationLive, Snapshot};
 
 /// What a packet says about the state of its connection.
 #[derive(Debug, Clone, Copy)]
@@ -74,7 +75,7 @@ pub(crate) fn advance(
         Protocol::SCTP => before != after && SctpState::of(after) == SctpState::Established,
         _ => before != after && TcpState::of(after) == TcpState::Established,
     };
-    note(table, id, (before, after), proven, live);
+    note(table, &mut flows.deferred, id, (before, after), proven, live.map(|live| (live, at.snapshot)));
     if let Some(live) = live
         && protocol == Protocol::TCP
         && direction == Direction::Outbound
@@ -84,14 +85,16 @@ pub(crate) fn advance(
     }
 }
 
-/// Takes note of a change of a connection's state. `proven`: its client is known to receive replies.
+/// Takes note of a change of a connection's state, also at its destination of this snapshot. `proven`: its client is
+/// known to receive replies.
 #[inline]
 fn note(
     table: &TableWorker,
+    deferred: &mut Deferred,
     id: ConnId,
     (before, after): (u8, u8),
     proven: bool,
-    live: Option<&DestinationLive>,
+    destination: Option<(&DestinationLive, &Snapshot)>,
 ) {
     let connection = table.connection(id);
     let protocol = connection.protocol();
@@ -103,9 +106,9 @@ fn note(
         false => from != to,
         true => before != after && connection.count_as(to == Activity::Inactive),
     };
-    if let Some(live) = live {
+    if let Some((live, snapshot)) = destination {
         if has_moved {
-            live.move_to(to);
+            deferred.change(DestinationId(connection.dest_ref()), live, Change::MoveTo(to), snapshot);
         }
         if proven && protocol == Protocol::TCP {
             live.answered();
@@ -117,15 +120,15 @@ fn note(
 /// nothing of it any more. Then its entry alone says what its state is.
 #[inline]
 pub(crate) fn take_back(
-    table: &mut TableWorker,
+    flows: &mut Flows,
     id: ConnId,
     packet: &Packet,
     direction: Direction,
     snapshot: &Snapshot,
 ) {
-    let connection = table.connection(id);
+    let connection = flows.table.connection(id);
     if connection.life().is_offloaded() && !keeps(&connection, packet.tcp_flags, direction) {
-        settle(table, id, false, true, snapshot);
+        settle(&mut flows.table, &mut flows.deferred, id, false, true, snapshot);
     }
 }
 
@@ -141,14 +144,27 @@ fn keeps(connection: &Connection<'_>, flags: Control, direction: Direction) -> b
 /// Gives a connection what its record says; see [`TableWorker::settle`].
 // Not inlined: most packets have no record.
 #[inline(never)]
-pub(crate) fn settle(table: &mut TableWorker, id: ConnId, is_used: bool, is_last: bool, snapshot: &Snapshot) {
+pub(crate) fn settle(
+    table: &mut TableWorker,
+    deferred: &mut Deferred,
+    id: ConnId,
+    is_used: bool,
+    is_last: bool,
+    snapshot: &Snapshot,
+) {
     if let Some(settled) = table.settle(id, is_used, is_last) {
-        note_settled(table, id, settled, snapshot);
+        note_settled(table, deferred, id, settled, snapshot);
     }
 }
 
 /// Takes note of what a record has said.
-pub(crate) fn note_settled(table: &TableWorker, id: ConnId, settled: Settled, snapshot: &Snapshot) {
+pub(crate) fn note_settled(
+    table: &TableWorker,
+    deferred: &mut Deferred,
+    id: ConnId,
+    settled: Settled,
+    snapshot: &Snapshot,
+) {
     let Settled { before, after, record } = settled;
     if record.tcp().is_none() {
         return;
@@ -163,7 +179,7 @@ pub(crate) fn note_settled(table: &TableWorker, id: ConnId, settled: Settled, sn
     let destination = snapshot.destinations.of(&connection);
     let proven =
         record.has(RecordState::WAS_ESTABLISHED) && is_half_open(Protocol::TCP, before) && before != after;
-    note(table, id, (before, after), proven, destination.map(|destination| &*destination.live));
+    note(table, deferred, id, (before, after), proven, destination.map(|known| (&*known.live, snapshot)));
 }
 
 /// Whether the destination has answered the client's SYN with a reset.

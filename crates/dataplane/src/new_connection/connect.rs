@@ -32,7 +32,7 @@ pub(crate) fn connect<'s>(
     let request = schedule::request(packet, at.now, flows.random.next_u64());
     let named = quic::choose(flows, frame, packet, marked.service);
     let chosen = match (&marked.service.persistence, named) {
-        (None, named) => schedule::choose(packet, marked.service, named, &request),
+        (None, named) => schedule::choose(flows.worker, packet, marked.service, named, &request),
         (Some(_), Some(member)) => Ok(persistence::without_template(packet, marked.service, member)),
         (Some(kept), None) => persistence::choose(flows, frame, packet, marked.service, kept, &request, at),
     };

@@ -15,7 +15,7 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::conn::{ConnId, Flags, Inserted, NewConnection};
 use crate::forward::Ends;
-use crate::snapshot::{Activity, DestinationId, Service};
+use crate::snapshot::{Activity, Change, DestinationId, Service};
 use crate::verdict::{DropReason, Verdict};
 
 /// The result of a packet that begins a connection.
@@ -64,8 +64,8 @@ pub(crate) fn enter(
         mark: marked.mark,
         controller: template,
     };
-    // Counted before other workers can find it, so that none moves it between counts that do not include it.
-    live.increment(Activity::Inactive);
+    // Counted before other workers can find it, so that no limit is exceeded meanwhile.
+    flows.deferred.change(id, live, Change::Begin(Activity::Inactive), at.snapshot);
     let inserted = match method {
         ForwardingMethod::FullNat => local_port::insert(flows, &mut new, at),
         _ => Ok(insert(flows, &new, at)),
@@ -73,7 +73,7 @@ pub(crate) fn enter(
     match inserted {
         Ok(Inserted::New(_)) => live.check_limit(),
         _ => {
-            live.decrement(Activity::Inactive);
+            flows.deferred.change(id, live, Change::End(Activity::Inactive), at.snapshot);
             flows.release_template(template);
             limit::withdraw(limited, packet, marked, at);
         }

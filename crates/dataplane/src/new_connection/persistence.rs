@@ -25,7 +25,9 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::{ConnId, Flags, Inserted, NewConnection};
-use crate::snapshot::{Activity, Destination, DestinationId, Member, Persistence, PersistenceScope, Service};
+use crate::snapshot::{
+    Activity, Change, Destination, DestinationId, Member, Persistence, PersistenceScope, Service,
+};
 use crate::verdict::{DropReason, Verdict};
 
 /// Chooses the destination of a packet's connection: by the client's template, or by the scheduler together with a new
@@ -59,7 +61,7 @@ pub(crate) fn choose<'s>(
                 }
             },
             None => {
-                let id = member(packet, service, request)?.id;
+                let id = member(templates.flows.worker, packet, service, request)?.id;
                 let unavailable = Verdict::Drop(DropReason::DestinationUnavailable);
                 let destination = at.snapshot.destinations.find(id).ok_or(unavailable)?;
                 let new = template(&key, packet, service, persistence, destination, id, at.now);
@@ -157,11 +159,11 @@ impl<'s> Templates<'_, 's> {
             let evict = |table: &mut _, id| evict_call(table, id, at.snapshot, counters);
             new.mark = call_ids.write(*worker, call_id, table, evict).ok_or(full)?;
         }
-        // Counted before other workers can find it, so that none decrements a count that does not include it.
-        destination.live.increment(Activity::Template);
+        let (dest, live) = (DestinationId(new.dest_ref), &destination.live);
+        flows.deferred.change(dest, live, Change::Begin(Activity::Template), at.snapshot);
         let inserted = insert(flows, &new, *at);
         let Inserted::New(id) = inserted else {
-            destination.live.decrement(Activity::Template);
+            flows.deferred.change(dest, live, Change::End(Activity::Template), at.snapshot);
             return match inserted {
                 Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
                 Inserted::New(_) | Inserted::Existing(_) => Ok(None),

@@ -36,6 +36,7 @@ pub(crate) fn request(packet: &Packet, now: Millis, random: u64) -> Request {
 /// # Errors
 /// The verdict on a packet that no destination takes.
 pub(crate) fn choose<'s>(
+    worker: usize,
     packet: &Packet,
     service: &'s Service,
     named: Option<&'s Member>,
@@ -45,7 +46,7 @@ pub(crate) fn choose<'s>(
     if matches!(service.key, ServiceKey::Address { endpoint, .. } if endpoint.port != port) {
         return Err(no_destination(packet, service));
     }
-    let chosen = named.map_or_else(|| member(packet, service, request), Ok)?;
+    let chosen = named.map_or_else(|| member(worker, packet, service, request), Ok)?;
     let Member { id, endpoint, method, live, .. } = chosen;
     let port = if endpoint.port == 0 { port } else { endpoint.port };
     let dest = Endpoint { port, ..*endpoint };
@@ -57,11 +58,12 @@ pub(crate) fn choose<'s>(
 /// # Errors
 /// As [`choose`].
 pub(crate) fn member<'s>(
+    worker: usize,
     packet: &Packet,
     service: &'s Service,
     request: &Request,
 ) -> Result<&'s Member, Verdict> {
-    service.choose(request).ok_or_else(|| no_destination(packet, service))
+    service.choose(worker, request).ok_or_else(|| no_destination(packet, service))
 }
 
 /// The verdict on a packet that no destination takes. A packet to another port than FTP's may be for the kernel.

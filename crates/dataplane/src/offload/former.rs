@@ -98,6 +98,7 @@ impl Flows {
                 self.settle_former(id, last, counts != [[0; 2]; 2], at);
             }
         }
+        self.deferred.end(&at.snapshot.destinations);
         self.table.park();
     }
 
@@ -115,7 +116,7 @@ impl Flows {
             Some((record, used)) => {
                 let expires = |state| used.at() + timeout(state);
                 if let Some(settled) = self.table.settle_former(id, record, is_used, expires) {
-                    state::note_settled(&self.table, id, settled, at.snapshot);
+                    state::note_settled(&self.table, &mut self.deferred, id, settled, at.snapshot);
                 }
             }
             None if is_used => _ = self.table.transition(id, |state| (state, at.now + timeout(state))),

@@ -68,7 +68,7 @@ impl Flows {
 
     /// Processes a segment of a connection as far as its state is concerned: as a look-up and the stage `state` do.
     pub fn process(&mut self, id: ConnId, packet: &Packet, direction: Direction, at: Context<'_>) {
-        state::take_back(&mut self.table, id, packet, direction, at.snapshot);
+        state::take_back(self, id, packet, direction, at.snapshot);
         self.advance(id, packet, direction, at);
     }
 

@@ -82,6 +82,7 @@ impl Flows {
         }
         let is_more_due = is_due(&offloader);
         self.offloader = Some(offloader);
+        self.deferred.end(&at.snapshot.destinations);
         is_more_due
     }
 
@@ -138,7 +139,7 @@ impl Flows {
         let is_its = shared.flows.of(own.id) == Some(own.record);
         if is_its {
             // Before the counts are taken, so that others always know of the last packet.
-            state::settle(&mut self.table, own.id, false, false, at.snapshot);
+            state::settle(&mut self.table, &mut self.deferred, own.id, false, false, at.snapshot);
         }
         let (mut moved, mut has_path) = (0, true);
         for (place, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
@@ -155,7 +156,7 @@ impl Flows {
         }
         if is_its {
             // What the program does not forward any more is the workers' again.
-            state::settle(&mut self.table, own.id, moved != 0, !is_in_force, at.snapshot);
+            state::settle(&mut self.table, &mut self.deferred, own.id, moved != 0, !is_in_force, at.snapshot);
         }
         let idle = shared.flows.used(own.record).at().until(at.now);
         let connection = self.table.recall(own.id, own.generation);

@@ -90,6 +90,7 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
     }
     dispatch.answer(port);
     dispatch.probe(port);
+    dispatch.flows.deferred.end(&at.snapshot.destinations);
     port.flush();
     port.ended(flows);
     frames

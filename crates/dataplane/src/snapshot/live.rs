@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use xvs_sched::Load;
 
-use super::load::{Activity, LiveLoad};
+use super::load::{Activity, Change, LiveLoad};
 use crate::clock::Millis;
 use crate::conn::{Connection, Offloaded};
-use crate::counters::{SharedStats, StatsValues};
+use crate::counters::{Pending, SharedStats, StatsValues};
 
 /// Numbers of a service that outlive snapshots: the sums of its destinations' counts, so that a packet is counted once.
 #[derive(Default)]
@@ -147,9 +147,20 @@ impl DestinationLive {
         }
     }
 
-    /// Its connections.
+    /// Its connections, as workers have counted them until their last bursts.
     pub fn load(&self) -> Load {
-        let (active, inactive) = self.load.counts();
+        self.load_with(0)
+    }
+
+    /// Its connections as this worker sees them, with those of its present burst.
+    #[inline]
+    pub(crate) fn load_for(&self, worker: usize) -> Load {
+        self.load_with(self.stats.of_worker(worker).pending.load.value())
+    }
+
+    #[inline]
+    fn load_with(&self, pending: u64) -> Load {
+        let (active, inactive) = self.load.counts(pending);
         let moved = self.moves.get().map_or(0, |(offloaded, slot)| offloaded.moved(*slot));
         // A move is taken back before or after its connection is counted as inactive, so it may be negative for a
         // moment.
@@ -239,10 +250,7 @@ impl DestinationLive {
 
     /// Counts a connection or template. Called before other threads can find it.
     pub fn increment(&self, activity: Activity) {
-        match activity {
-            Activity::Template => _ = self.templates.fetch_add(1, Ordering::Relaxed),
-            _ => self.load.increment(activity),
-        }
+        self.change(Change::Begin(activity));
     }
 
     /// Checks the upper threshold after a connection that was counted has been inserted.
@@ -252,15 +260,53 @@ impl DestinationLive {
 
     /// Stops counting a connection or template, also one whose insertion failed.
     pub fn decrement(&self, activity: Activity) {
-        match activity {
-            Activity::Template => _ = self.templates.fetch_sub(1, Ordering::Relaxed),
-            _ => self.load.decrement(activity),
-        }
+        self.change(Change::End(activity));
     }
 
     /// Moves a counted connection to the active or inactive ones, to which it did not belong before.
     pub fn move_to(&self, to: Activity) {
-        self.load.move_to(to);
+        self.change(Change::MoveTo(to));
+    }
+
+    fn change(&self, change: Change) {
+        let (load, templates) = change.addends();
+        self.add(load, templates);
+        if let Change::End(_) = change {
+            self.check_limit();
+        }
+    }
+
+    fn add(&self, load: u64, templates: u64) {
+        if load != 0 {
+            self.load.add(load);
+        }
+        if templates != 0 {
+            self.templates.fetch_add(templates as i32, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts a change for this worker alone until it calls [`Self::add_deferred`], which the worker has to do if the
+    /// result is `true`. If there are thresholds, other threads see the change at once.
+    pub fn defer(&self, worker: usize, change: Change) -> bool {
+        if self.load.is_bounded() {
+            self.change(change);
+            return false;
+        }
+        let Pending { load, templates } = &self.stats.of_worker(worker).pending;
+        let is_first = (load.value(), templates.value()) == (0, 0);
+        let (of_load, of_templates) = change.addends();
+        load.add(of_load);
+        templates.add(of_templates);
+        is_first
+    }
+
+    /// Counts what this worker has deferred. Thresholds that were set meanwhile are checked.
+    pub fn add_deferred(&self, worker: usize) {
+        let Pending { load, templates } = &self.stats.of_worker(worker).pending;
+        self.add(load.value(), templates.value());
+        self.check_limit();
+        load.set(0);
+        templates.set(0);
     }
 
     /// Counts a connection of one packet, which ends at once. It may leave the destination overloaded.

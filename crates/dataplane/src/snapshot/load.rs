@@ -5,7 +5,9 @@
 //! the end of the one that brings it below the low mark, and a change of thresholds is applied at once. Cost: one
 //! atomic addition for each change; one more atomic operation only when the overload flag changes.
 //!
-//! Both counts and the overload flag are in one word, so they are consistent with each other at every moment.
+//! Both counts and the overload flag are in one word, so they are consistent with each other at every moment. All
+//! workers share its cache line. Therefore a worker adds its changes of a destination without thresholds only when its
+//! burst ends, all in one addition (`burst/deferred.rs`).
 
 use xvs_proto::Protocol;
 use xvs_sched::Load;
@@ -52,6 +54,32 @@ impl Activity {
     }
 }
 
+/// A change of a destination's numbers of connections and templates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// One begins.
+    Begin(Activity),
+    /// One ends.
+    End(Activity),
+    /// A connection moves to the active or inactive ones, to which it did not belong before.
+    MoveTo(Activity),
+}
+
+impl Change {
+    /// What it adds to the word of [`LiveLoad`] and to the number of templates.
+    pub(crate) fn addends(self) -> (u64, u64) {
+        match self {
+            Self::Begin(Activity::Template) => (0, 1),
+            Self::End(Activity::Template) => (0, u64::MAX),
+            Self::Begin(activity) => (CONNECTION + active(activity), 0),
+            Self::End(activity) => ((CONNECTION + active(activity)).wrapping_neg(), 0),
+            Self::MoveTo(Activity::Active) => (1, 0),
+            // Templates do not move.
+            Self::MoveTo(Activity::Inactive | Activity::Template) => (u64::MAX, 0),
+        }
+    }
+}
+
 /// A destination's connections and thresholds.
 ///
 /// Why the overload flag does not stay wrong: every change of counts or thresholds adds to the word and then checks the
@@ -88,26 +116,10 @@ impl LiveLoad {
         (upper, low)
     }
 
-    /// Counts a connection. The limit is checked by [`Self::check_limit`] when its insertion has succeeded.
-    pub(crate) fn increment(&self, activity: Activity) {
-        self.word.fetch_add(CONNECTION.wrapping_add(active(activity)), Ordering::AcqRel);
-    }
-
-    /// Stops counting a connection.
-    pub(crate) fn decrement(&self, activity: Activity) {
-        self.word.fetch_sub(CONNECTION.wrapping_add(active(activity)), Ordering::AcqRel);
-        self.check_limit();
-    }
-
-    /// Moves a counted connection to the active or inactive ones, to which it did not belong before.
-    pub(crate) fn move_to(&self, to: Activity) {
-        let by = match to {
-            Activity::Active => 1,
-            // Templates are counted elsewhere.
-            Activity::Inactive | Activity::Template => u64::MAX,
-        };
-        // Relaxed: thresholds apply to the sum, which stays.
-        self.word.fetch_add(by, Ordering::Relaxed);
+    /// Adds the sum of changes to the counts. [`Self::check_limit`] is due, after a connection's beginning when its
+    /// insertion has succeeded.
+    pub(crate) fn add(&self, changes: u64) {
+        self.word.fetch_add(changes, Ordering::AcqRel);
     }
 
     /// Whether there is an upper threshold.
@@ -128,11 +140,12 @@ impl LiveLoad {
         Count::unpack(self.word.load(Ordering::Relaxed)).overloaded
     }
 
-    /// The numbers of active and of inactive connections.
-    pub(crate) fn counts(&self) -> (u32, u32) {
-        let Count { total, active, .. } = Count::unpack(self.word.load(Ordering::Relaxed));
-        // If two workers move a connection in turn, the later move may be seen first. Then a count is negative for a
-        // moment.
+    /// The numbers of active and of inactive connections, with changes that are still to be added.
+    pub(crate) fn counts(&self, pending: u64) -> (u32, u32) {
+        let word = self.word.load(Ordering::Relaxed).wrapping_add(pending);
+        let Count { total, active, .. } = Count::unpack(word);
+        // If two workers count a connection in turn, the later change may be seen first. Then a count is negative for
+        // a moment.
         let count = |count: i64| u32::try_from(count).unwrap_or(0);
         (count(active), count(total - active.max(0)))
     }
@@ -223,47 +236,53 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::snapshot::DestinationLive;
 
     /// The rules of IPVS, applied where IPVS applies them: when a connection begins, when it ends, when thresholds
-    /// change.
+    /// change; and when a worker adds what it has deferred.
     #[derive(Default)]
     struct Model {
         connections: Vec<Activity>,
+        /// Their number without those that are deferred.
+        seen: i64,
         upper: u32,
         lower: u32,
         overloaded: bool,
     }
 
     impl Model {
-        fn low(&self) -> u32 {
-            if self.lower == 0 { self.upper - self.upper / 4 } else { self.lower }
+        fn low(&self) -> i64 {
+            i64::from(if self.lower == 0 { self.upper - self.upper / 4 } else { self.lower })
         }
 
-        fn total(&self) -> u32 {
-            self.connections.len() as u32
+        fn bind(&mut self) {
+            self.seen += 1;
+            self.overloaded |= self.upper != 0 && self.seen == i64::from(self.upper);
         }
 
-        fn bind(&mut self, activity: Activity) {
-            self.connections.push(activity);
-            self.overloaded |= self.upper != 0 && self.total() == self.upper;
-        }
-
-        fn end(&mut self) -> Option<Activity> {
-            let ended = self.connections.pop();
-            if ended.is_some() && self.total() + 1 == self.low() {
+        fn end(&mut self) {
+            self.seen -= 1;
+            if self.seen + 1 == self.low() {
                 self.overloaded = false;
             }
-            ended
         }
 
         fn edit(&mut self, upper: u32, lower: u32) {
-            if (upper, lower) == (self.upper, self.lower) {
-                return;
+            if (upper, lower) != (self.upper, self.lower) {
+                (self.upper, self.lower) = (upper, lower);
+                self.judge();
             }
-            (self.upper, self.lower) = (upper, lower);
-            if upper == 0 || self.total() < self.low() {
+        }
+
+        fn end_burst(&mut self) {
+            self.seen = self.connections.len() as i64;
+            self.judge();
+        }
+
+        fn judge(&mut self) {
+            if self.upper == 0 || self.seen < self.low() {
                 self.overloaded = false;
-            } else if self.total() >= upper {
+            } else if self.seen >= i64::from(self.upper) {
                 self.overloaded = true;
             }
         }
@@ -275,22 +294,32 @@ mod tests {
         Fail,
         End,
         Turn,
+        EndBurst,
         Edit(u32, u32),
+    }
+
+    /// Whether other threads see a change at once, if the destination has no thresholds.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Seen {
+        AtOnce,
+        AfterTheBurst,
     }
 
     fn bounds() -> impl Strategy<Value = (u32, u32)> {
         (0_u32..9).prop_flat_map(|upper| (Just(upper), 0..=upper))
     }
 
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
+    fn steps() -> impl Strategy<Value = Vec<(Step, Seen)>> {
         let step = prop_oneof![
             4 => prop_oneof![Just(Activity::Active), Just(Activity::Inactive)].prop_map(Step::Bind),
             1 => Just(Step::Fail),
             3 => Just(Step::End),
             2 => Just(Step::Turn),
+            1 => Just(Step::EndBurst),
             1 => bounds().prop_map(|(upper, lower)| Step::Edit(upper, lower)),
         ];
-        prop::collection::vec(step, 0..200)
+        let seen = prop_oneof![Just(Seen::AtOnce), Just(Seen::AfterTheBurst)];
+        prop::collection::vec((step, seen), 0..200)
     }
 
     fn other(activity: Activity) -> Activity {
@@ -300,38 +329,81 @@ mod tests {
         }
     }
 
+    /// A worker with connections to one destination.
+    struct Worker<'d> {
+        number: usize,
+        live: &'d DestinationLive,
+        connections: Vec<Activity>,
+    }
+
+    impl<'d> Worker<'d> {
+        fn new(number: usize, live: &'d DestinationLive) -> Self {
+            Self { number, live, connections: Vec::new() }
+        }
+
+        fn change(&self, change: Change, seen: Seen) {
+            match (seen, change) {
+                (Seen::AfterTheBurst, _) => _ = self.live.defer(self.number, change),
+                (Seen::AtOnce, Change::Begin(activity)) => self.live.increment(activity),
+                (Seen::AtOnce, Change::End(activity)) => self.live.decrement(activity),
+                (Seen::AtOnce, Change::MoveTo(activity)) => self.live.move_to(activity),
+            }
+        }
+
+        fn take(&mut self, step: Step, seen: Seen) {
+            match step {
+                Step::Bind(activity) => {
+                    self.change(Change::Begin(activity), seen);
+                    self.live.check_limit();
+                    self.connections.push(activity);
+                }
+                Step::Fail => {
+                    self.change(Change::Begin(Activity::Inactive), seen);
+                    self.change(Change::End(Activity::Inactive), seen);
+                }
+                Step::End => {
+                    let ended = self.connections.pop();
+                    ended.inspect(|activity| self.change(Change::End(*activity), seen));
+                }
+                Step::Turn => {
+                    if let Some(last) = self.connections.last_mut() {
+                        *last = other(*last);
+                        let to = *last;
+                        self.change(Change::MoveTo(to), seen);
+                    }
+                }
+                Step::EndBurst => self.live.add_deferred(self.number),
+                Step::Edit(upper, lower) => self.live.set_thresholds(upper, lower),
+            }
+        }
+    }
+
+    fn load(connections: &[Activity]) -> Load {
+        let active = connections.iter().filter(|one| **one == Activity::Active).count() as u32;
+        Load { active, inactive: connections.len() as u32 - active }
+    }
+
     proptest! {
         #[test]
         fn a_sequence_of_changes_gives_the_overload_flag_of_ipvs(steps in steps()) {
-            let (load, mut model) = (LiveLoad::default(), Model::default());
-            for step in steps {
+            let (live, mut model) = (DestinationLive::new(1), Model::default());
+            let mut worker = Worker::new(0, &live);
+            for (step, seen) in steps {
+                let (had, is_at_once) = (worker.connections.len(), seen == Seen::AtOnce || model.upper != 0);
+                worker.take(step, seen);
+                model.connections.clone_from(&worker.connections);
                 match step {
-                    Step::Bind(activity) => {
-                        load.increment(activity);
-                        load.check_limit();
-                        model.bind(activity);
-                    }
-                    Step::Fail => {
-                        load.increment(Activity::Inactive);
-                        load.decrement(Activity::Inactive);
-                    }
-                    Step::End => {
-                        model.end().inspect(|activity| load.decrement(*activity));
-                    }
-                    Step::Turn => {
-                        if let Some(last) = model.connections.last_mut() {
-                            *last = other(*last);
-                            load.move_to(*last);
-                        }
-                    }
-                    Step::Edit(upper, lower) => {
-                        load.set_bounds(upper, lower);
-                        model.edit(upper, lower);
-                    }
+                    Step::Bind(_) if is_at_once => model.bind(),
+                    Step::End if is_at_once && had > 0 => model.end(),
+                    Step::EndBurst => model.end_burst(),
+                    Step::Edit(upper, lower) => model.edit(upper, lower),
+                    _ => {}
                 }
-                let active = model.connections.iter().filter(|one| **one == Activity::Active).count() as u32;
-                prop_assert_eq!(load.counts(), (active, model.total() - active));
-                prop_assert_eq!(load.is_overloaded(), model.overloaded, "after {:?}", step);
+                prop_assert_eq!(live.load_for(0), load(&worker.connections));
+                prop_assert_eq!(live.is_overloaded(), model.overloaded, "after {:?}", step);
+                if let Step::EndBurst = step {
+                    prop_assert_eq!(live.load(), load(&worker.connections));
+                }
             }
         }
 
@@ -341,72 +413,71 @@ mod tests {
             two in steps(),
             edits in prop::collection::vec(bounds(), 1..50),
         ) {
-            let load = LiveLoad::default();
-            let work = |steps: Vec<Step>| {
-                let mut mine = Vec::new();
-                for step in steps {
-                    match step {
-                        Step::Bind(activity) => {
-                            load.increment(activity);
-                            load.check_limit();
-                            mine.push(activity);
-                        }
-                        Step::End => {
-                            mine.pop().inspect(|activity| load.decrement(*activity));
-                        }
-                        Step::Turn => {
-                            if let Some(last) = mine.last_mut() {
-                                *last = other(*last);
-                                load.move_to(*last);
-                            }
-                        }
-                        Step::Fail | Step::Edit(..) => {}
-                    }
-                }
-                mine
+            let live = DestinationLive::new(2);
+            let work = |(number, steps): (usize, Vec<(Step, Seen)>)| {
+                let mut worker = Worker::new(number, &live);
+                let of_worker = steps.into_iter().filter(|(step, _)| !matches!(step, Step::Edit(..)));
+                of_worker.for_each(|(step, seen)| worker.take(step, seen));
+                live.add_deferred(number);
+                worker.connections
             };
             let left = thread::scope(|scope| {
-                let workers = [one, two].map(|steps| scope.spawn(|| work(steps)));
-                edits.iter().for_each(|(upper, lower)| load.set_bounds(*upper, *lower));
+                let workers = [(0, one), (1, two)].map(|of_worker| scope.spawn(|| work(of_worker)));
+                edits.iter().for_each(|(upper, lower)| live.set_thresholds(*upper, *lower));
                 workers.map(|worker| worker.join().unwrap()).concat()
             });
-            let active = left.iter().filter(|one| **one == Activity::Active).count() as u32;
-            prop_assert_eq!(load.counts(), (active, left.len() as u32 - active));
+            prop_assert_eq!(live.load(), load(&left));
             let (upper, lower) = *edits.last().unwrap();
             if let Some(overloaded) = Bounds::of(upper, lower).verdict(left.len() as i64) {
-                prop_assert_eq!(load.is_overloaded(), overloaded);
+                prop_assert_eq!(live.is_overloaded(), overloaded);
             }
         }
     }
 
     #[test]
     fn an_upper_threshold_of_100_overloads_until_74_connections_are_left() {
-        let load = LiveLoad::default();
-        load.set_bounds(100, 0);
+        let live = DestinationLive::new(1);
+        live.set_thresholds(100, 0);
         for _ in 0..100 {
-            assert!(!load.is_overloaded());
-            load.increment(Activity::Inactive);
-            load.check_limit();
+            assert!(!live.is_overloaded());
+            live.increment(Activity::Inactive);
+            live.check_limit();
         }
         for _ in 74..100 {
-            assert!(load.is_overloaded());
-            load.decrement(Activity::Inactive);
+            assert!(live.is_overloaded());
+            live.decrement(Activity::Inactive);
         }
-        assert!(!load.is_overloaded());
+        assert!(!live.is_overloaded());
     }
 
     #[test]
     fn a_count_that_is_negative_for_a_moment_does_not_disturb_the_others() {
-        let load = LiveLoad::default();
-        load.set_bounds(1, 0);
-        load.increment(Activity::Inactive);
-        load.check_limit();
-        load.move_to(Activity::Inactive);
-        assert_eq!(load.counts(), (0, 1));
-        assert!(load.is_overloaded());
-        load.move_to(Activity::Active);
-        load.decrement(Activity::Inactive);
-        assert_eq!(load.counts(), (0, 0));
-        assert!(!load.is_overloaded());
+        let live = DestinationLive::new(1);
+        live.set_thresholds(1, 0);
+        live.increment(Activity::Inactive);
+        live.check_limit();
+        live.move_to(Activity::Inactive);
+        assert_eq!(live.load(), Load { active: 0, inactive: 1 });
+        assert!(live.is_overloaded());
+        live.move_to(Activity::Active);
+        live.decrement(Activity::Inactive);
+        assert_eq!(live.load(), Load { active: 0, inactive: 0 });
+        assert!(!live.is_overloaded());
+    }
+
+    #[test]
+    fn a_connection_that_another_worker_ends_before_the_burst_of_its_beginning_is_counted_out() {
+        let live = DestinationLive::new(2);
+        for activity in [Activity::Active, Activity::Template] {
+            live.increment(activity);
+        }
+        for activity in [Activity::Active, Activity::Template] {
+            live.defer(0, Change::Begin(activity));
+            live.defer(1, Change::End(activity));
+        }
+        live.add_deferred(1);
+        assert_eq!((live.load(), live.templates()), (Load { active: 0, inactive: 0 }, 0));
+        live.add_deferred(0);
+        assert_eq!((live.load(), live.templates()), (Load { active: 1, inactive: 0 }, 1));
     }
 }

@@ -50,7 +50,7 @@ use crate::forward::Ends;
 
 pub use self::destinations::{Destination, DestinationId, Destinations};
 pub use self::live::{Counts, DestinationLive, ServiceLive};
-pub use self::load::Activity;
+pub use self::load::{Activity, Change};
 pub use self::persistence::{ClientMask, Persistence, PersistenceScope};
 pub(crate) use self::route::Route;
 pub use self::services::{Member, Service, Services};

@@ -196,12 +196,14 @@ impl Service {
         self.members.iter().any(|member| !member.weight.is_quiescent() && !member.live.is_overloaded())
     }
 
-    /// Chooses a destination and commits the scheduler's next state; `None` if no destination may be chosen.
-    pub fn choose(&self, request: &Request) -> Option<&Member> {
+    /// Chooses a destination for a worker and commits the scheduler's next state; `None` if no destination may be
+    /// chosen.
+    pub fn choose(&self, worker: usize, request: &Request) -> Option<&Member> {
+        let seen = Seen { members: &self.members, worker };
         loop {
             // Relaxed: the state is all that is shared here.
             let before = self.place.load(Ordering::Relaxed);
-            let Choice { position, state } = self.scheduler.choose(State(before), request, self);
+            let Choice { position, state } = self.scheduler.choose(State(before), request, &seen);
             let unchanged = state.0 == before;
             let committed = unchanged
                 || self.place.compare_exchange(before, state.0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
@@ -212,7 +214,13 @@ impl Service {
     }
 }
 
-impl Candidates for Service {
+/// The destinations with the loads that a worker sees.
+struct Seen<'s> {
+    members: &'s [Member],
+    worker: usize,
+}
+
+impl Candidates for Seen<'_> {
     fn len(&self) -> usize {
         self.members.len()
     }
@@ -222,7 +230,7 @@ impl Candidates for Service {
     }
 
     fn load(&self, position: usize) -> Load {
-        self.members[position].live.load()
+        self.members[position].live.load_for(self.worker)
     }
 
     fn overloaded(&self, position: usize) -> bool {
@@ -302,10 +310,11 @@ mod tests {
         let request = Request { source: endpoint(200), dest: endpoint(100), now_millis: 0, random: 0 };
         let turns = [1, 2, 3].map(|_| std::sync::atomic::AtomicU32::new(0));
         std::thread::scope(|scope| {
-            for _ in 0..2 {
-                scope.spawn(|| {
+            for worker in 0..2 {
+                let (service, turns) = (&service, &turns);
+                scope.spawn(move || {
                     for _ in 0..9_999 {
-                        let chosen = service.choose(&request).unwrap();
+                        let chosen = service.choose(worker, &request).unwrap();
                         turns[chosen.id.0 as usize - 1].fetch_add(1, Ordering::Relaxed);
                     }
                 });
