@@ -431,6 +431,11 @@ impl Bench {
                 }
                 together.wait();
                 expire(worker);
+                // Removed entries can be reused when both workers have passed quiescent points.
+                for _ in 0..3 {
+                    together.wait();
+                    worker.pipeline.flows.quiescent();
+                }
                 worker.port.offer(Side::First, Order::Turns, half, half.into());
                 together.wait();
                 nanoseconds += timed(|| rig::forward(worker));

@@ -1,9 +1,9 @@
 //! Changes of destinations' numbers of connections that a worker keeps for itself until its burst ends.
 //!
 //! All workers share a destination's numbers. If each connection changed them at once, workers that begin connections
-//! to one real server would wait for the cache line of its numbers with each. So a worker notes the changes on a line of
-//! its own and adds them up for the whole burst. Its schedulers see its own changes at once, and those of other workers
-//! after their bursts. Destinations with thresholds are not deferred: their limits hold exactly.
+//! to one real server would wait for the cache line of its numbers with each. So a worker notes the changes on a line
+//! of its own and adds them up for the whole burst. Its schedulers see its own changes at once, and those of other
+//! workers after their bursts. Destinations with thresholds are not deferred: their limits hold exactly.
 //!
 //! Cost: a plain addition for a change, and one atomic addition for each destination of a burst. Bounded: when [`ROOM`]
 //! destinations have changes, these are added. Not here: the numbers (`snapshot/load.rs`); what changes them at once
