@@ -3,6 +3,9 @@
 # offload: as the part wire, but with 1,000 and with 100,000 flows, and also by an IPIP tunnel. Each flow has packets
 # before, until the XDP program forwards all that it can; the last column is its share of the measured ones.
 #
+# million: as offload with 900,000 flows, all of which a table of eight million entries can offload. Without nftables: its
+# connection tracking has room for 262,144 by default.
+#
 # families: as offload with 1,000 flows, from IPv4 by FULLNAT to a server of IPv4 and to one of IPv6.
 #
 # replies: NAT in both directions. The far end of `lan` sends each packet back by XDP, and the client drops it by XDP.
@@ -87,6 +90,18 @@ offload() {
     poll_by cl wan sink
     echo "offload: 64-byte UDP, $rounds rounds of about a second each"
     compare routing dnat dr nat tun offload_dr offload_nat offload_tun
+    echo
+    cluster_down
+}
+
+million() {
+    local rounds=1 flow_counts=900000:1000 rates='360000 most' table_size=8388608 client=198.51.104.1 base=routing
+    wire_up
+    on dr ip route add 198.51.104.0/21 via 198.51.100.10
+    poll_by rs1 lan far_end
+    poll_by cl wan sink
+    echo "million: 64-byte UDP, flows:of each client, $rounds round of about a second"
+    compare routing dr offload_dr offload_nat
     echo
     cluster_down
 }
