@@ -3,11 +3,12 @@
 //! All workers share a destination's numbers. If each connection changed them at once, workers that begin connections
 //! to one real server would wait for the cache line of its numbers with each. So a worker notes the changes on a line
 //! of its own and adds them up for the whole burst. Its schedulers see its own changes at once, and those of other
-//! workers after their bursts. Destinations with thresholds are not deferred: their limits hold exactly.
+//! workers after their bursts. With thresholds nothing is deferred, so that they hold exactly.
 //!
 //! Cost: a plain addition for a change, and one atomic addition for each destination of a burst. Bounded: when [`ROOM`]
-//! destinations have changes, these are added. Not here: the numbers (`snapshot/load.rs`); what changes them at once
-//! because it is rare: evictions, replaced connections, FTP's data connections, received synchronization.
+//! destinations have changes, these are added. Not here: the numbers (`snapshot/load.rs`); what changes them at once:
+//! evictions (of which there are none while the table has room), replaced connections, FTP's data connections, received
+//! synchronization. Between the end of such a connection and the burst that began it a number may be one too low.
 
 use crate::conn::Connection;
 use crate::new_connection::eviction::ended;

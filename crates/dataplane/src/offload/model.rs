@@ -66,7 +66,8 @@ impl Flows {
         !begin(self, id, link, at)
     }
 
-    /// Processes a segment of a connection as far as its state is concerned: as a look-up and the stage `state` do.
+    /// Processes a segment of a connection as far as its state is concerned: as a look-up, the stage `state` and the
+    /// end of the burst do.
     pub fn process(&mut self, id: ConnId, packet: &Packet, direction: Direction, at: Context<'_>) {
         state::take_back(self, id, packet, direction, at.snapshot);
         self.advance(id, packet, direction, at);
@@ -77,5 +78,6 @@ impl Flows {
         let destination = at.snapshot.destinations.of(&self.table.connection(id));
         let live = destination.map(|destination| &*destination.live);
         state::advance(self, id, packet, direction, live, at);
+        self.deferred.end(&at.snapshot.destinations);
     }
 }

@@ -147,7 +147,7 @@ impl DestinationLive {
         }
     }
 
-    /// Its connections, as workers have counted them until their last bursts.
+    /// Its connections. Those of bursts that have not ended may be missing.
     pub fn load(&self) -> Load {
         self.load_with(0)
     }
@@ -162,8 +162,8 @@ impl DestinationLive {
     fn load_with(&self, pending: u64) -> Load {
         let (active, inactive) = self.load.counts(pending);
         let moved = self.moves.get().map_or(0, |(offloaded, slot)| offloaded.moved(*slot));
-        // A move is taken back before or after its connection is counted as inactive, so it may be negative for a
-        // moment.
+        // A move is taken back before or after its connection is counted as inactive, so for a moment, or until a
+        // burst ends, it may be negative or missing.
         let moved = u32::try_from(moved).unwrap_or(0).min(active);
         Load { active: active - moved, inactive: inactive + moved }
     }

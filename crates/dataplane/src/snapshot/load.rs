@@ -2,8 +2,8 @@
 //!
 //! Changed when a connection begins, when it ends, and when it becomes active or inactive; read by schedulers. It
 //! follows the rules of IPVS: a destination is overloaded from the connection that reaches the upper threshold until
-//! the end of the one that brings it below the low mark, and a change of thresholds is applied at once. Cost: one
-//! atomic addition for each change; one more atomic operation only when the overload flag changes.
+//! the end of the one that brings it below the low mark, and a change of thresholds is applied at once. Cost: an atomic
+//! addition, and one more atomic operation when the overload flag changes.
 //!
 //! Both counts and the overload flag are in one word, so they are consistent with each other at every moment. All
 //! workers share its cache line. Therefore a worker adds its changes of a destination without thresholds only when its
@@ -82,11 +82,11 @@ impl Change {
 
 /// A destination's connections and thresholds.
 ///
-/// Why the overload flag does not stay wrong: every change of counts or thresholds adds to the word and then checks the
-/// limit. Of two concurrent changes, the later addition reads the earlier one (AcqRel), so its thread checks the limit
-/// with the thresholds and counts of both. A thread may write a flag that is based on thresholds which have changed
-/// meanwhile. It then checks again: it has written the flag after the addition of that change, so it reads the new
-/// thresholds. `tests/loom_load.rs` models this.
+/// Why the overload flag does not stay wrong: every change of the sum or of thresholds adds to the word, and its thread
+/// then checks the limit. Of two concurrent changes, the later addition reads the earlier one (AcqRel), so its thread
+/// checks the limit with the thresholds and counts of both. A thread may write a flag that is based on thresholds which
+/// have changed meanwhile. It then checks again: it has written the flag after the addition of that change, so it reads
+/// the new thresholds. `tests/loom_load.rs` models this.
 #[derive(Debug, Default)]
 pub(crate) struct LiveLoad {
     word: AtomicU64,

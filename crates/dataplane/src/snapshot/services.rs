@@ -241,6 +241,7 @@ impl Candidates for Seen<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::{Activity, Change};
 
     fn service(port: u16) -> Arc<Service> {
         Arc::new(Service {
@@ -274,10 +275,9 @@ mod tests {
         assert!(!services.any_of(Family::V4));
     }
 
-    #[test]
-    fn concurrent_choices_of_workers_use_each_turn_once() {
+    /// A service with this scheduler and three destinations.
+    fn of_three(scheduler: &str) -> Service {
         let endpoint = |last| Endpoint::new(std::net::Ipv4Addr::new(192, 0, 2, last), 80);
-        let live = Arc::new(DestinationLive::new(2));
         let (method, weight) = (ForwardingMethod::Nat, Weight(1));
         let member = |last| Member {
             id: DestinationId(last),
@@ -285,7 +285,7 @@ mod tests {
             method,
             weight,
             own_weight: weight,
-            live: live.clone(),
+            live: Arc::new(DestinationLive::new(2)),
         };
         let destinations = [1, 2, 3].map(|last| xvs_sched::Destination {
             endpoint: endpoint(last),
@@ -293,11 +293,11 @@ mod tests {
             last_weight: weight,
         });
         let setup = xvs_sched::scheduler::Setup { destinations: &destinations, ..Default::default() };
-        let service = Service {
+        Service {
             key: ServiceKey::tcp(endpoint(100)),
             rule: "".into(),
             members: [1, 2, 3].map(member).into(),
-            scheduler: xvs_sched::scheduler::build("rr", &setup).unwrap(),
+            scheduler: xvs_sched::scheduler::build(scheduler, &setup).unwrap(),
             one_packet: false,
             client_address: ClientAddress::Hidden,
             client_limit: None,
@@ -306,20 +306,47 @@ mod tests {
             quic: None,
             place: Arc::default(),
             live: Arc::default(),
-        };
-        let request = Request { source: endpoint(200), dest: endpoint(100), now_millis: 0, random: 0 };
+        }
+    }
+
+    fn request() -> Request {
+        let endpoint = |last| Endpoint::new(std::net::Ipv4Addr::new(192, 0, 2, last), 80);
+        Request { source: endpoint(200), dest: endpoint(100), now_millis: 0, random: 0 }
+    }
+
+    #[test]
+    fn concurrent_choices_of_workers_use_each_turn_once() {
+        let service = of_three("rr");
         let turns = [1, 2, 3].map(|_| std::sync::atomic::AtomicU32::new(0));
         std::thread::scope(|scope| {
             for worker in 0..2 {
                 let (service, turns) = (&service, &turns);
                 scope.spawn(move || {
                     for _ in 0..9_999 {
-                        let chosen = service.choose(worker, &request).unwrap();
+                        let chosen = service.choose(worker, &request()).unwrap();
                         turns[chosen.id.0 as usize - 1].fetch_add(1, Ordering::Relaxed);
                     }
                 });
             }
         });
         assert_eq!(turns.map(|count| count.into_inner()), [6666; 3]);
+    }
+
+    #[test]
+    fn a_worker_sees_its_own_connections_at_once_and_those_of_others_after_their_burst_or_with_thresholds_at_once()
+     {
+        let service = of_three("lc");
+        let begin = Change::Begin(Activity::Inactive);
+        let choose = |worker| service.choose(worker, &request()).unwrap();
+        let first = choose(0);
+        assert!(first.live.defer(0, begin));
+        assert_ne!(choose(0).id, first.id);
+        assert_eq!(choose(1).id, first.id);
+        first.live.add_deferred(0);
+        let second = choose(1);
+        assert_ne!(second.id, first.id);
+        second.live.set_thresholds(9, 0);
+        assert!(!second.live.defer(0, begin));
+        assert_ne!(choose(1).id, second.id);
     }
 }
