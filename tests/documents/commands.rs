@@ -196,6 +196,35 @@ fn every_configuration_of_the_documents_is_one_of_xvsd() {
 }
 
 #[test]
+fn every_sample_output_of_the_documents_is_compared_with_the_real_one() {
+    let folder = fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/netlab")).expect("the tests");
+    let tests: String =
+        folder.map(|file| fs::read_to_string(file.expect("a file").path()).expect("text")).collect();
+    let tests = tests.split_whitespace().collect::<Vec<_>>().join(" ");
+    let mut count = 0;
+    for (name, text) in texts() {
+        let page = name.rsplit('/').next().expect("a file");
+        for block in blocks(&text) {
+            let outputs = block
+                .lines
+                .iter()
+                .zip(block.lines.iter().skip(1))
+                .filter(|(_, next)| !next.starts_with("# "));
+            for command in outputs.filter_map(|(line, _)| line.strip_prefix("# xvs ")) {
+                count += 1;
+                let command = format!("xvs {command}");
+                let is_compared = tests.split(&format!("\"{page}\", \"")).skip(1).any(|rest| {
+                    let start = rest.split('"').next().expect("a part");
+                    command.starts_with(start)
+                });
+                assert!(is_compared, "{name}:{}: no test compares the output of `{command}`", block.number);
+            }
+        }
+    }
+    assert!(count > 8, "the documents' form has changed: {count} samples");
+}
+
+#[test]
 fn a_wrong_command_of_each_program_is_found() {
     for line in
         ["xvs statsu", "xvs drain --for 5x", "xvsd --no-such", "xvsadm -A -t here", "xvsadm --no-such"]

@@ -11,9 +11,10 @@ use std::process::Command;
 
 use serde_json::Value;
 use xvs::clients::connect;
-use xvs::cluster::{real_server, succeed, virtual_endpoint};
+use xvs::cluster::{VIP, real_server, succeed, virtual_endpoint};
 use xvs::director::program;
 use xvs::fleet::{FLEET, Fleet, Member, example};
+use xvs::sample::assert_sample;
 use xvs::{Cluster, Director, Host, Layout, Method, MetricsAccess, Workers, wait};
 
 /// The services: direct routing, tunnel, FULLNAT.
@@ -73,6 +74,10 @@ fn connections_go_on_when_a_director_leaves_in_order_comes_back_or_dies() {
     let (mut first, second) = (fleet.member(1, &rules), fleet.member(2, &rules));
     fleet.await_next_hops(&[1, 2]);
     compared(&cluster, &["192.0.2.1:9112", "192.0.2.2:9112"], 0);
+    second.director.adm(&format!("-E -t {VIP}:80 -s mh"));
+    let differences = compared(&cluster, &["192.0.2.1", "192.0.2.2"], 2);
+    assert_sample("fleet.md", "xvs doctor --fleet", &differences);
+    second.director.adm(&format!("-E -t {VIP}:80 -s mh -b mh-fallback,mh-port"));
 
     let mut connections: Vec<Lasting> =
         (0..EACH).flat_map(|_| PORTS).map(|port| open(&cluster, port)).collect();
@@ -175,14 +180,14 @@ fn scheduled(member: &Member<'_>) -> usize {
     rows.map(|row| row.split_whitespace().nth(2).expect("a column").parse::<usize>().expect("a count")).sum()
 }
 
-/// Runs `xvs doctor --fleet` on the first director, until it ends with this code.
-fn compared(cluster: &Cluster, directors: &[&str], code: i32) {
+/// Runs `xvs doctor --fleet` on the first director, until it ends with this code; returns what it prints.
+fn compared(cluster: &Cluster, directors: &[&str], code: i32) -> String {
     let mut doctor = cluster.command(FLEET[0], program("xvs"));
     doctor.args(["doctor", "--fleet"]).args(directors);
     wait::until(&format!("`xvs doctor --fleet` ends with {code}"), || {
         let output = doctor.output().expect("scripts/netlab can be started");
-        (output.status.code() == Some(code)).then_some(())
-    });
+        (output.status.code() == Some(code)).then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    })
 }
 
 #[test]

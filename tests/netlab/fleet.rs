@@ -8,12 +8,14 @@ use std::path::PathBuf;
 use std::process::Output;
 
 use rustix::process::Signal;
+use rustix::system::uname;
 use serde_json::Value;
 use xvs::browser::Browser;
 use xvs::cluster::{VIP, complete, real_server};
 use xvs::director::program;
 use xvs::etcd::Etcd;
 use xvs::exposition::{ADDRESS, Page};
+use xvs::sample::assert_sample;
 use xvs::{Cluster, Director, Host, Layout, wait};
 
 const DIRECTORS: [(Host, &str); 2] = [(Host::Director, "lb1"), (Host::Backup, "lb2")];
@@ -181,11 +183,13 @@ fn a_trial_ends_by_itself_also_without_etcd_and_stays_when_it_is_confirmed() {
 
     let (code, text) = fleet.apply(&rules(81), &["--confirm-within", "60s"]);
     assert_eq!((code, ports(&first), ports(&second)), (0, vec![81], vec![81]), "{text}");
-    assert!(text.contains("all return to the former rules in "), "{text}");
+    let shown = text.replace(&format!("{}/", cluster.state().display()), "");
+    assert_sample("etcd.md", "xvs fleet apply", &shown);
     let (code, text) = fleet.apply(&rules(82), &[]);
     assert!(code == 3 && text.contains("wait to be confirmed"), "{code} {text}");
     let (code, text) = fleet.xvs(Host::Backup, "fleet confirm");
-    assert!(code == 0 && text.contains("lb1 runs it"), "{code} {text}");
+    assert_eq!(code, 0, "{text}");
+    assert_sample("etcd.md", "xvs fleet confirm", &text);
     assert_eq!(fleet.xvs(Host::Backup, "fleet confirm").0, 3);
     assert_eq!(fleet.etcd.ctl(&["get", "--print-value-only", "/xvs/prod/rules"]).trim(), rules(81).trim());
 
@@ -238,10 +242,13 @@ fn changes_by_hand_are_shown_on_the_other_director_and_a_trial_ends_with_its_lea
 
     // By hand on one.
     second.adm(&format!("-e -t {VIP}:82 -r {}:82 -m -w 7", real_server(1)));
-    wait::until("the difference is seen on the other", || {
+    let text = wait::until("the difference is seen on the other", || {
         let text = fleet.xvs(Host::Director, "fleet").1;
-        (text.contains("1 object differs") && text.contains("its services differ")).then_some(())
+        (text.contains("1 object differs") && text.contains("its services differ")).then_some(text)
     });
+    // Both directors have the name of this machine.
+    let here = format!("on {} shows", uname().nodename().to_string_lossy());
+    assert_sample("etcd.md", "xvs fleet", &text.replace(&here, "on lb2.example.com shows"));
     browser.until(&format!("{}.className", row("lb2")), "warn");
     drop(browser);
 

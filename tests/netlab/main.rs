@@ -53,6 +53,7 @@ mod reload;
 mod restart;
 mod rights;
 mod rules;
+mod samples;
 mod start;
 mod streams;
 mod syn_proxy;

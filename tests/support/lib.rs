@@ -31,6 +31,7 @@ pub mod own_process;
 pub mod realserver;
 pub mod recording;
 pub mod request_stream;
+pub mod sample;
 pub mod segment;
 pub mod servers;
 pub mod setup;
