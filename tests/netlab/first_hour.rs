@@ -3,11 +3,19 @@
 //! The tables of a section are its machines. The paragraph before a block of code says on which of them (`HOSTS`, or a
 //! host name behind "on"), or it is for those of the block before. A block is a file if the paragraph has a path in a
 //! code span, else command lines for sh. Each must succeed; one with a `# → ` is repeated until it prints what stands
-//! there. Some lines are carried out otherwise: `INSTEAD`. Each section has machines of its own. Needs root.
+//! there. Each section has machines of its own. `scripts/test` makes them of this machine's files, and carries some lines
+//! out otherwise: `INSTEAD`. `scripts/soak first-hour` boots a bare Debian for each, where every line runs as it stands,
+//! and goes on with the directors of the second section: their package is replaced in the middle of failovers.
+//! Needs root.
 
 use std::collections::BTreeMap;
+use std::env;
 use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::net::TcpStream;
 use std::path::Path;
+use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -31,7 +39,7 @@ const HOSTS: [(&str, &str); 4] = [
 /// What is done instead of a line, with its arguments.
 type Act = fn(&mut Machine, &str);
 
-/// How lines begin that no shell of a namespace can run, and what is done instead.
+/// How lines begin that no shell of a machine without systemd can run, and what is done instead.
 const INSTEAD: [(&str, Act); 3] = [
     // The machines have what is installed here. Debian starts nginx then, but keepalived only if it has its file.
     ("apt install nginx", |machine, _| succeeds(machine, "nginx")),
@@ -53,15 +61,15 @@ struct Machines {
 
 impl Machines {
     /// Those of its tables: a row each, with its addresses below the names of its interfaces. Addresses with the same
-    /// first 24 bits are in one network.
-    fn of(section: &str) -> Self {
+    /// first 24 bits are in one network. `make` makes a machine with a name.
+    fn of(section: &str, make: impl Fn(&str) -> Machine) -> Self {
         let switch = Netns::new("switch");
         let mut bridges = Vec::new();
         let rows = section.lines().filter(|line| line.starts_with('|') && !line.starts_with("|--"));
         let mut rows = rows.map(|row| row.split('|').map(str::trim).skip(1).collect::<Vec<_>>());
         let devices = rows.next().expect("a table of machines");
         let machine = |row: Vec<&str>| {
-            let machine = Machine::new(row[0]);
+            let machine = make(row[0]);
             let cells = devices.iter().zip(&row).skip(1).filter(|(_, address)| address.ends_with("/24"));
             for (device, address) in cells {
                 let network = address.rsplit_once('.').expect("an address").0.to_owned();
@@ -123,7 +131,8 @@ impl Machines {
         }
         for line in &block.lines {
             let started = Instant::now();
-            match INSTEAD.iter().find(|(start, _)| line.starts_with(start)) {
+            let instead = INSTEAD.iter().find(|(start, _)| line.starts_with(start) && !machine.is_booted());
+            match instead {
                 Some((start, act)) => {
                     let arguments = line[start.len()..].split(" #").next().unwrap_or_default();
                     act(machine, arguments.trim());
@@ -169,23 +178,172 @@ fn has(text: &str, parts: &str) -> bool {
     })
 }
 
-/// Plays one of the sections.
-fn play(heading: &str) {
+/// A machine that is booted from the root directory of `scripts/soak first-hour`.
+fn boot(name: &str) -> Machine {
+    Machine::boot(name, Path::new(&env::var("XVS_ROOT").expect("run this by scripts/soak first-hour")))
+}
+
+/// Plays one of the sections on machines that `make` makes.
+fn play(heading: &str, make: impl Fn(&str) -> Machine) -> Machines {
     let page = page();
     let sections: Vec<_> = page.split("\n## ").skip(1).filter_map(|text| text.split_once('\n')).collect();
     assert_eq!(sections.iter().map(|(heading, _)| *heading).collect::<Vec<_>>(), SECTIONS);
     let (_, section) = sections.iter().find(|(found, _)| *found == heading).expect("it is one of them");
-    Machines::of(section).play(section);
+    let mut machines = Machines::of(section, make);
+    machines.play(section);
+    machines
 }
 
 #[test]
 fn the_cluster_of_the_first_hour_by_direct_routing_serves_by_the_commands_as_they_are_printed() {
-    play(SECTIONS[0]);
+    play(SECTIONS[0], Machine::new);
 }
 
 #[test]
 fn the_two_directors_of_the_first_hour_serve_and_fail_over_by_the_commands_as_they_are_printed() {
-    play(SECTIONS[1]);
+    play(SECTIONS[1], Machine::new);
+}
+
+#[test]
+#[ignore = "scripts/soak first-hour"]
+fn the_cluster_of_the_first_hour_by_direct_routing_serves_on_bare_machines() {
+    play(SECTIONS[0], boot);
+}
+
+#[test]
+#[ignore = "scripts/soak first-hour"]
+fn no_connection_is_lost_when_packages_are_replaced_in_the_middle_of_failovers() {
+    let machines = play(SECTIONS[1], boot);
+    let directors = [&machines.by_name["director1"], &machines.by_name["director2"]];
+    let connections = Connections::begin(&machines.by_name["client"]);
+    let (ended, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        // Also when this thread panics, else the scope would not end.
+        let ending = Ending(&ended);
+        let client = scope.spawn(|| connections.ask_until(&ended, &asked));
+        // The page ends with the addresses on the second one.
+        let mut master = 1;
+        for round in 0..8 {
+            // Twice each: to the former package and back; that of the director which gets the addresses, or loses them.
+            let replaced = round / 2 % 2;
+            let (old, new, changed) = (directors[master], directors[1 - master], directors[replaced]);
+            let package = ["/former.deb", "/new.deb"][round % 2];
+            wait::until("the connections are known to the other director", || {
+                let listed = new.shell("xvsadm -Lnc | grep -c ESTABLISHED").stdout;
+                (String::from_utf8_lossy(&listed).trim().parse::<usize>().ok()? >= COUNT).then_some(())
+            });
+            let mut dpkg = changed.command("dpkg");
+            dpkg.args(["--install", package]).env("DEBIAN_FRONTEND", "noninteractive");
+            let dpkg =
+                dpkg.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("nsenter can be started");
+            thread::sleep(Duration::from_millis(100) * u32::try_from(round).expect("it is small"));
+            let began = Instant::now();
+            succeeds(old, "systemctl stop --no-block keepalived");
+            wait::until("the other director has the address", || {
+                has(&String::from_utf8_lossy(&new.shell("ip -br address").stdout), VIP).then_some(())
+            });
+            let moved = began.elapsed();
+            let dpkg = dpkg.wait_with_output().expect("it is a child of this process");
+            assert!(dpkg.status.success(), "{package} on director{}: {dpkg:?}", replaced + 1);
+            println!(
+                "round {round}: {package} on director{}, {}; addresses moved in {moved:?}, dpkg ended {:?} later",
+                replaced + 1,
+                if changed.netns.name == new.netns.name {
+                    "which gets the addresses"
+                } else {
+                    "which loses them"
+                },
+                began.elapsed() - moved
+            );
+            succeeds(
+                changed,
+                &format!(
+                    "dpkg-deb --field {package} Version | grep -qFx $(dpkg-query -Wf '${{Version}}' xvs)"
+                ),
+            );
+            wait::until("xvsd serves", || changed.shell("xvs healthy").status.success().then_some(()));
+            let before = asked.load(Ordering::Relaxed);
+            wait::until("each connection has had a page since", || {
+                (asked.load(Ordering::Relaxed) >= before + 2 * COUNT || client.is_finished()).then_some(())
+            });
+            succeeds(old, "systemctl start keepalived");
+            master = 1 - master;
+        }
+        drop(ending);
+        let longest = client.join().expect("it has not panicked");
+        println!(
+            "{} pages by {COUNT} connections, the slowest in {longest:?}",
+            asked.load(Ordering::Relaxed)
+        );
+    });
+}
+
+/// The virtual address of both sections.
+const VIP: &str = "198.51.100.100";
+
+/// Connections of the client in that test.
+const COUNT: usize = 20;
+
+/// Connections to the VIP's web servers, which serve one page after the other.
+struct Connections(Vec<TcpStream>);
+
+impl Connections {
+    fn begin(client: &Machine) -> Self {
+        let connect = || TcpStream::connect((VIP, 80)).expect("the VIP is served");
+        Self(client.netns.run(|| (0..COUNT).map(|_| connect()).collect()))
+    }
+
+    /// Asks for a page by each connection in turn. Returns the longest time until one came.
+    ///
+    /// # Panics
+    ///
+    /// If none comes within the time limit, or one of another server than the connection's first.
+    fn ask_until(&self, ended: &AtomicBool, asked: &AtomicUsize) -> Duration {
+        let mut servers = vec![String::new(); self.0.len()];
+        let mut longest = Duration::ZERO;
+        while !ended.load(Ordering::Relaxed) {
+            for (stream, server) in self.0.iter().zip(&mut servers) {
+                let began = Instant::now();
+                let page = ask(stream).unwrap_or_else(|error| panic!("{stream:?}: {error}"));
+                longest = longest.max(began.elapsed());
+                if server.is_empty() {
+                    server.clone_from(&page);
+                }
+                assert_eq!(*server, page, "{stream:?}");
+                asked.fetch_add(1, Ordering::Relaxed);
+            }
+            // nginx ends a connection after 1,000 pages.
+            thread::sleep(Duration::from_millis(200));
+        }
+        longest
+    }
+}
+
+/// The page of a server, which is a line, by a connection that stays.
+fn ask(mut stream: &TcpStream) -> io::Result<String> {
+    stream.set_read_timeout(Some(wait::DEADLINE))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: web\r\n\r\n")?;
+    let mut answer = Vec::new();
+    loop {
+        let mut part = [0; 2048];
+        match stream.read(&mut part)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => answer.extend_from_slice(&part[..count]),
+        }
+        let text = String::from_utf8_lossy(&answer);
+        if let Some(page) = text.split_once("\r\n\r\n").and_then(|(_, page)| page.strip_suffix('\n')) {
+            return Ok(page.to_owned());
+        }
+    }
+}
+
+/// Sets a flag when it is dropped.
+struct Ending<'a>(&'a AtomicBool);
+
+impl Drop for Ending<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 #[test]
