@@ -3,9 +3,9 @@
 //! The tables of a section are its machines. The paragraph before a block of code says on which of them (`HOSTS`, or a
 //! host name behind "on"), or it is for those of the block before. A block is a file if the paragraph has a path in a
 //! code span, else command lines for sh. Each must succeed; one with a `# → ` is repeated until it prints what stands
-//! there. Each section has machines of its own. `scripts/test` makes them of this machine's files, and carries some lines
-//! out otherwise: `INSTEAD`. `scripts/soak first-hour` boots a bare Debian for each, where every line runs as it stands,
-//! and goes on with the directors of the second section: their package is replaced in the middle of failovers.
+//! there. Each section has machines of its own. `scripts/test` makes them of this machine's files, and carries some
+//! lines out otherwise: `INSTEAD`. `scripts/soak first-hour` boots a bare Debian for each, where every line runs as it
+//! stands, and goes on with the directors of the second section: their package is replaced in the middle of failovers.
 //! Needs root.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,7 @@
 //! A machine with Debian and the package of xvs: its own network, host name, and files below /etc, /usr, /var and /run.
 //!
-//! One kind is made in a tenth of a second from this machine's files; its services are in `systemd.rs`. The other is a bare
-//! Debian that its own systemd boots, in some seconds. Nothing that is written in a machine reaches what it is made from.
+//! One kind is made in a tenth of a second from this machine's files; its services are in `systemd.rs`. The other is a
+//! bare Debian that its own systemd boots, in some seconds. Nothing that is written in a machine reaches its source.
 //! Dropping it ends all its processes, and all is gone. Needs root, and the kernel's overlayfs.
 
 use std::collections::BTreeMap;
@@ -81,8 +81,8 @@ impl Machine {
         machine
     }
 
-    /// A machine with this host name, and without a network, booted from the root directory that `tests/first_hour/debian`
-    /// has made. It has a systemd, and packages to install.
+    /// A machine with this host name, and without a network, booted from the root directory that
+    /// `tests/first_hour/debian` has made. It has a systemd, and packages to install.
     ///
     /// # Panics
     ///

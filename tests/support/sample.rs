@@ -9,8 +9,8 @@ use std::path::Path;
 
 use crate::document::blocks;
 
-/// What a page shows as the output of the command `start`, or of the first that begins with these words; or, if it has no
-/// such command, the line that begins with `start`, and the rest of its block.
+/// What a page shows as the output of the command `start`, or of the first that begins with these words; or, if it has
+/// no such command, the line that begins with `start`, and the rest of its block.
 ///
 /// # Panics
 ///
