@@ -1,11 +1,12 @@
 //! The suite `scripts/soak restart`: connections and a stream while xvsd is killed, replaced and stopped.
 //!
 //! ```text
-//! restart_soak [CONNECTIONS [REPEATS [TABLE]]]
+//! restart_soak [CONNECTIONS [REPEATS [TABLE [SERVICES]]]]
 //! ```
 //!
 //! Arguments: lasting connections by each forwarding method (1,000); kills and take-overs in a row (20); connections in
-//! the table for the last two phases (1,000,000; 0 skips these phases). Prints a row for each phase, and fails if a
+//! the table for the last phases (1,000,000; 0 skips these phases); services of two real servers that are added for
+//! them (10,000). Prints a row for each phase, and fails if a
 //! connection is lost, refused or has wrong bytes, or if something grows. Times and the loss of the stream are printed
 //! only: they depend on the machine. Needs root and `cargo build --workspace --bins` of the same profile.
 
@@ -19,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, kill_process};
-use xvs::cluster::{REAL_SERVERS, complete, virtual_endpoint};
+use xvs::cluster::{REAL_SERVERS, complete, real_server, virtual_endpoint};
 use xvs::director::{Protocol, process, program};
 use xvs::{Cluster, Director, Host, Layout, Method, Workers};
 
@@ -40,19 +41,19 @@ const ARGUMENTS: [&str; 4] = ["--hold", "10s", "--conn-table-size", "2097152"];
 
 fn main() -> ExitCode {
     let numbers: Option<Vec<usize>> = std::env::args().skip(1).map(|word| word.parse().ok()).collect();
-    let Some(numbers) = numbers.filter(|numbers| numbers.len() <= 3) else {
-        eprintln!("usage: restart_soak [CONNECTIONS [REPEATS [TABLE]]], all of them numbers");
+    let Some(numbers) = numbers.filter(|numbers| numbers.len() <= 4) else {
+        eprintln!("usage: restart_soak [CONNECTIONS [REPEATS [TABLE [SERVICES]]]], all of them numbers");
         return ExitCode::from(2);
     };
     let number = |at: usize, default| numbers.get(at).copied().unwrap_or(default);
-    if run(number(0, 1000), number(1, 20), number(2, 1_000_000)) {
+    if run(number(0, 1000), number(1, 20), number(2, 1_000_000), number(3, 10_000)) {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
 }
 
-fn run(count: usize, repeats: usize, table: usize) -> bool {
+fn run(count: usize, repeats: usize, table: usize, services: usize) -> bool {
     let cluster = Cluster::up(Layout { queues: 2, ..Layout::default() });
     // It has the VIP and suppresses ARP for it, so direct routing needs no more.
     Method::Tunnel.prepare(&cluster);
@@ -90,8 +91,9 @@ fn run(count: usize, repeats: usize, table: usize) -> bool {
     soak.phase(&format!("{repeats} take-overs"), |soak| soak.repeat(repeats, Soak::take_over));
     let last = Size::of(&cluster, Host::Director);
     if table > 0 {
-        soak.phase("table is filled", |soak| soak.fill(table));
+        soak.phase("table is filled", |soak| soak.fill(table, services));
         soak.phase("take-over, full", Soak::watched_take_over);
+        soak.phase("5 take-overs, full", |soak| soak.repeat(5, Soak::take_over));
         soak.phase("kill, full", Soak::kill_and_start);
     }
     soak.phase("quiet", |_| {
@@ -216,9 +218,17 @@ impl<'a> Soak<'a> {
         }
     }
 
-    /// Gives the director `table` more connections.
-    fn fill(&mut self, table: usize) -> String {
+    /// Gives the director `table` more connections, and more services.
+    fn fill(&mut self, table: usize, services: usize) -> String {
         let director = self.directors.last().expect("one runs");
+        let rules: String = (1..=services)
+            .map(|port| {
+                let service = format!("-t 203.0.113.1:{port}");
+                let [first, second] = [1, 2].map(real_server);
+                format!("-A {service} -s rr\n-a {service} -r {first}:80 -m\n-a {service} -r {second}:80 -m\n")
+            })
+            .collect();
+        assert!(director.adm_reading("-R", &rules).status.success(), "the services are added");
         fill::add_fill_service(director);
         fill::fill(self.cluster, table);
         let status = director.status();

@@ -13,7 +13,7 @@ use std::env;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
@@ -48,9 +48,17 @@ const INSTEAD: [(&str, Act); 3] = [
     ("systemctl ", |machine, arguments| machine.systemctl(arguments)),
 ];
 
-fn page() -> String {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/first-hour.md");
+fn page(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(name);
     fs::read_to_string(path).expect("the page is in the sources")
+}
+
+/// A section of the first hour.
+fn section(heading: &str) -> String {
+    let page = page("first-hour.md");
+    let sections: Vec<_> = page.split("\n## ").skip(1).filter_map(|text| text.split_once('\n')).collect();
+    assert_eq!(sections.iter().map(|(heading, _)| *heading).collect::<Vec<_>>(), SECTIONS);
+    sections.iter().find(|(found, _)| *found == heading).expect("it is one of them").1.to_owned()
 }
 
 /// The machines of a section, in networks of their own.
@@ -107,7 +115,8 @@ impl Machines {
         found.into_iter().map(|(_, name)| name).collect()
     }
 
-    fn play(&mut self, section: &str) {
+    /// Plays the blocks of a section on those of its hosts for which `plays` is true.
+    fn play(&mut self, section: &str, plays: impl Fn(&str) -> bool) {
         let mut hosts = Vec::new();
         for block in blocks(section) {
             let named = self.named(&block.before);
@@ -115,7 +124,7 @@ impl Machines {
                 hosts = named;
             }
             assert!(!hosts.is_empty(), "on which machines? {block:?}");
-            for host in &hosts {
+            for host in hosts.iter().filter(|host| plays(host)) {
                 self.play_block(host, &block);
             }
         }
@@ -180,17 +189,19 @@ fn has(text: &str, parts: &str) -> bool {
 
 /// A machine that is booted from the root directory of `scripts/soak first-hour`.
 fn boot(name: &str) -> Machine {
-    Machine::boot(name, Path::new(&env::var("XVS_ROOT").expect("run this by scripts/soak first-hour")))
+    Machine::boot(name, &root(""), "")
+}
+
+/// That directory, or one with more in its name.
+fn root(more: &str) -> PathBuf {
+    PathBuf::from(env::var("XVS_ROOT").expect("run this by scripts/soak first-hour") + more)
 }
 
 /// Plays one of the sections on machines that `make` makes.
 fn play(heading: &str, make: impl Fn(&str) -> Machine) -> Machines {
-    let page = page();
-    let sections: Vec<_> = page.split("\n## ").skip(1).filter_map(|text| text.split_once('\n')).collect();
-    assert_eq!(sections.iter().map(|(heading, _)| *heading).collect::<Vec<_>>(), SECTIONS);
-    let (_, section) = sections.iter().find(|(found, _)| *found == heading).expect("it is one of them");
-    let mut machines = Machines::of(section, make);
-    machines.play(section);
+    let section = section(heading);
+    let mut machines = Machines::of(&section, make);
+    machines.play(&section, |_| true);
     machines
 }
 
@@ -276,6 +287,51 @@ fn no_connection_is_lost_when_packages_are_replaced_in_the_middle_of_failovers()
             asked.load(Ordering::Relaxed)
         );
     });
+}
+
+#[test]
+#[ignore = "scripts/soak first-hour"]
+fn a_pair_of_directors_starts_from_the_user_data_of_the_page() {
+    let page = page("unattended.md");
+    let yaml = blocks(&page).into_iter().find(|block| block.language == "yaml").expect("user-data");
+    let url = "https://packages.example/xvs_0.2.0_amd64.deb";
+    let user_data = yaml.lines.join("\n");
+    assert!(user_data.contains(url));
+    // The machines have no network beside their own, and addresses already.
+    let user_data = user_data.replace(url, "file:///new.deb");
+    let make = |name: &str| {
+        if !name.starts_with("director") {
+            return boot(name);
+        }
+        let preparation = format!(
+            "echo 'datasource_list: [NoCloud]' >/etc/cloud/cloud.cfg.d/90_source.cfg
+            echo 'network: {{config: disabled}}' >/etc/cloud/cloud.cfg.d/90_network.cfg
+            echo 'locale: false' >/etc/cloud/cloud.cfg.d/90_locale.cfg
+            mkdir -p /var/lib/cloud/seed/nocloud
+            cd /var/lib/cloud/seed/nocloud
+            printf 'instance-id: {name}\nlocal-hostname: {name}\n' >meta-data
+            cat >user-data <<'END'\n{user_data}\nEND\n"
+        );
+        Machine::boot(name, &root("-cloud"), &preparation)
+    };
+    let section = section(SECTIONS[1]);
+    let mut machines = Machines::of(&section, make);
+    machines.play(&section, |host| host.starts_with("web"));
+    for name in ["director1", "director2"] {
+        let director = &machines.by_name[name];
+        run(director, "cloud-init status --long                # → done");
+        run(director, "xvs health                              # → 2 of 2 real servers up");
+        run(director, "xvsadm -L --daemon                      # → master sync ... backup sync");
+    }
+    let get =
+        "for i in 1 2 3 4; do curl -sS --max-time 1 http://198.51.100.100/; done      # → web1 ... web2";
+    run(&machines.by_name["client"], get);
+    let has_it =
+        |machine: &Machine| has(&String::from_utf8_lossy(&machine.shell("ip -br address").stdout), VIP);
+    let master = machines.by_name.values().find(|machine| has_it(machine)).expect("one has the VIP");
+    succeeds(master, "systemctl stop keepalived");
+    run(&machines.by_name["client"], get);
+    assert!(!has_it(master));
 }
 
 /// The virtual address of both sections.

@@ -82,26 +82,27 @@ impl Machine {
     }
 
     /// A machine with this host name, and without a network, booted from the root directory that
-    /// `tests/first_hour/debian` has made. It has a systemd, and packages to install.
+    /// `tests/first_hour/debian` has made. A script of sh, which may be empty, runs in it before. It has a systemd, and
+    /// packages to install.
     ///
     /// # Panics
     ///
-    /// If it cannot be made, or has not booted within the time limit.
-    pub fn boot(name: &str, root: &Path) -> Self {
+    /// If it cannot be made, or does not boot within the time limit.
+    pub fn boot(name: &str, root: &Path, preparation: &str) -> Self {
         let netns = Netns::new(name);
         let folder = env::temp_dir().join(&netns.name);
         fs::create_dir(&folder).expect("a new folder");
         let boot = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/first_hour/boot");
         let mut command = Command::new("unshare");
-        command.arg("--mount").arg(boot).arg(&folder).arg(root).arg(&netns.name).arg(name);
+        command.arg("--mount").arg(boot).arg(&folder).arg(root).arg(&netns.name).arg(name).arg(preparation);
         let log = File::create(folder.with_extension("log")).expect("a new file");
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a file")).stderr(log);
         let process = command.spawn().expect("unshare can be started");
         let mut machine = Self { netns, services: BTreeMap::new(), process, pid: 0, is_booted: true, folder };
-        wait::until("the machine has booted", || {
+        wait::until("the machine boots", || {
             machine.pid = machine.pids().next().map_or(0, |pid| pid.as_raw_nonzero().get().unsigned_abs());
-            let is_running = || machine.shell("systemctl is-system-running").stdout == b"running\n";
-            (machine.pid != 0 && is_running()).then_some(())
+            let is_booting = || machine.shell("systemctl is-active multi-user.target").stdout == b"active\n";
+            (machine.pid != 0 && is_booting()).then_some(())
         });
         machine
     }
@@ -161,6 +162,8 @@ impl Drop for Machine {
                 eprintln!("---- {} of {}\n{log}", unit, self.netns.name);
             }
             if self.is_booted {
+                let log = fs::read_to_string(self.folder.with_extension("log")).unwrap_or_default();
+                eprintln!("---- console of {}\n{log}", self.netns.name);
                 let log = self.shell("journalctl --no-pager --lines=60 --unit=xvsd --unit=keepalived");
                 eprintln!("---- {}\n{}", self.netns.name, String::from_utf8_lossy(&log.stdout));
             }

@@ -1,12 +1,14 @@
 #!/usr/bin/env bash
 # Flow offload on a kernel before 6.3: the XDP program forwards established connections by direct routing and NAT; a
 # veth, which does not say yet that it takes what an XDP program forwards, is tried; and what a packet costs the
-# director's core at a low rate, beside the kernel's IPVS by the same method.
+# director's core at a low rate, beside the kernel's IPVS by the same method. Then what a short TCP connection costs it by
+# NAT, beside IPVS and, without either, routing.
 #
 # cl 198.51.100.10, dr 198.51.100.1 with the VIP 198.51.100.100 and 192.0.2.1, rs1 192.0.2.11, joined by virtio_net
 # interfaces, as those of a virtual machine. Core 1 has xvsd and the interrupts of dr. Core 0 has the kernel's pktgen,
-# which sends, and rs1, which drops. The figure is the CPU time of the thread that emulates core 1 over the packets that
-# arrived. Prints medians and ratios; fails if the program has not forwarded the packets.
+# which sends, and rs1, which drops; then a client and a server of pages. The figure is the CPU time of the thread that
+# emulates core 1 over the packets that arrived, or the connections. Prints medians and ratios; fails if the program has
+# not forwarded the packets.
 # cards virtio-net-pci/virtio-net-pci virtio-net-pci/virtio-net-pci
 # release
 set -euo pipefail
@@ -18,6 +20,7 @@ declare -A ports=([g]=9 [m]=10)
 rate=12000
 seconds=5
 flows=64
+connections=500
 rounds=3
 
 show_state() {
@@ -65,6 +68,17 @@ measure() {
     time=$(($(core_time) - time)) packets=$(($(arrived) - packets))
     ((packets > 0)) || fail "$1 forwards no packets"
     echo $((time / packets)) >>"/tmp/$1-$2"
+}
+
+# Adds to file /tmp/$1-short the nanoseconds of core 1 for each connection to port 80 of address $2.
+measure_short() {
+    local time whole
+    at cl python3 /vm-bin/peer.py short "$2" 80 50 >/dev/null
+    time=$(core_time)
+    whole=$(at cl python3 /vm-bin/peer.py short "$2" 80 "$connections")
+    time=$(($(core_time) - time))
+    ((whole == connections)) || fail "$1 brings $whole of $connections pages"
+    echo $((time / connections)) >>"/tmp/$1-short"
 }
 
 median() { sort -n "/tmp/$1" | sed -n "$(((rounds + 1) / 2))p"; }
@@ -148,4 +162,36 @@ for method in g m; do
         printf "   %-14s  %5.1f  %5.1f  %5.2f\n",
             method == "g" ? "direct routing" : "NAT", ipvs / 1e3, xvsd / 1e3, xvsd / ipvs }'
 done
+
+say "short connections by NAT"
+at cl ip address add 198.51.100.10/24 dev wan
+at cl ip route add 192.0.2.0/24 via 198.51.100.1
+at rs1 ip address add 192.0.2.11/24 dev lan
+at rs1 ip route add default via 192.0.2.1
+at rs1 python3 /vm-bin/peer.py page 80 &
+page=$!
+add_web() {
+    at dr "$1" -A -t $vip:80 -s rr
+    at dr "$1" -a -t $vip:80 -r 192.0.2.11:80 -m
+}
+add_web ipvsadm
+until_shown "^1$" at cl python3 /vm-bin/peer.py short $vip 80 1
+for ((round = 0; round < rounds; round++)); do
+    measure_short routing 192.0.2.11
+    measure_short ipvs $vip
+    at dr taskset -c 1 xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
+    xvsd=$!
+    for name in wan lan; do until_shown "interface  $name: up, native XDP" at dr xvs status; done
+    add_web xvsadm
+    before=$(offloaded)
+    measure_short xvsd $vip
+    sleep 2
+    (($(offloaded) - before > connections * 4)) || fail "the packets of short connections were not offloaded"
+    at dr xvs stop --release >/dev/null
+    wait $xvsd
+done
+kill $page
+echo "   µs of the core for each short connection: routing; IPVS by NAT; xvsd by NAT, offloaded; xvsd ÷ IPVS, ÷ routing"
+awk -v routing="$(median routing-short)" -v ipvs="$(median ipvs-short)" -v xvsd="$(median xvsd-short)" 'BEGIN {
+    printf "   %7.1f  %7.1f  %7.1f  %5.2f  %5.2f\n", routing / 1e3, ipvs / 1e3, xvsd / 1e3, xvsd / ipvs, xvsd / routing }'
 say "all"
