@@ -6,9 +6,9 @@
 #
 # cl 198.51.100.10, dr 198.51.100.1 with the VIP 198.51.100.100 and 192.0.2.1, rs1 192.0.2.11, joined by virtio_net
 # interfaces, as those of a virtual machine. Core 1 has xvsd and the interrupts of dr. Core 0 has the kernel's pktgen,
-# which sends, and rs1, which drops; then a client and a server of pages. The figure is the CPU time of the thread that
-# emulates core 1 over the packets that arrived, or the connections. Prints medians and ratios; fails if the program has
-# not forwarded the packets.
+# which sends, and rs1, which drops; then wrk and nginx. The figure is the CPU time of the thread that emulates core 1 over
+# the packets that arrived, or the connections. Prints medians and ratios; fails if the program has not forwarded the
+# packets.
 # cards virtio-net-pci/virtio-net-pci virtio-net-pci/virtio-net-pci
 # release
 set -euo pipefail
@@ -20,7 +20,6 @@ declare -A ports=([g]=9 [m]=10)
 rate=12000
 seconds=5
 flows=64
-connections=500
 rounds=3
 
 show_state() {
@@ -70,15 +69,16 @@ measure() {
     echo $((time / packets)) >>"/tmp/$1-$2"
 }
 
-# Adds to file /tmp/$1-short the nanoseconds of core 1 for each connection to port 80 of address $2.
+# Adds to file /tmp/$1-short the nanoseconds of core 1 for each request of wrk to $2, by a connection of its own.
 measure_short() {
-    local time whole
-    at cl python3 /vm-bin/peer.py short "$2" 80 50 >/dev/null
+    local time requests
+    at cl wrk -t1 -c8 -d2s -H 'Connection: close' "http://$2/" >/dev/null
     time=$(core_time)
-    whole=$(at cl python3 /vm-bin/peer.py short "$2" 80 "$connections")
-    time=$(($(core_time) - time))
-    ((whole == connections)) || fail "$1 brings $whole of $connections pages"
-    echo $((time / connections)) >>"/tmp/$1-short"
+    at cl wrk -t1 -c8 -d"${seconds}s" -H 'Connection: close' "http://$2/" >/tmp/wrk
+    time=$(($(core_time) - time)) requests=$(awk '/ requests in / { print $1 }' /tmp/wrk)
+    ! grep -E "Socket errors|Non-2xx" /tmp/wrk || fail "wrk has not seen all answers by $1"
+    echo $((time / requests)) >>"/tmp/$1-short"
+    echo "   $1: $requests connections, $((time / requests / 1000)) µs each"
 }
 
 median() { sort -n "/tmp/$1" | sed -n "$(((rounds + 1) / 2))p"; }
@@ -168,16 +168,22 @@ at cl ip address add 198.51.100.10/24 dev wan
 at cl ip route add 192.0.2.0/24 via 198.51.100.1
 at rs1 ip address add 192.0.2.11/24 dev lan
 at rs1 ip route add default via 192.0.2.1
-at rs1 python3 /vm-bin/peer.py page 80 &
-page=$!
+cat >/tmp/nginx.conf <<NGINX
+worker_processes 1;
+pid /tmp/nginx.pid;
+events {}
+http { access_log off; server { listen 80; listen 81; location / { return 200 "$(printf '%1024s')"; } } }
+NGINX
+at rs1 nginx -c /tmp/nginx.conf
 add_web() {
     at dr "$1" -A -t $vip:80 -s rr
     at dr "$1" -a -t $vip:80 -r 192.0.2.11:80 -m
 }
 add_web ipvsadm
-until_shown "^1$" at cl python3 /vm-bin/peer.py short $vip 80 1
+rounds=5
 for ((round = 0; round < rounds; round++)); do
-    measure_short routing 192.0.2.11
+    # By another port: IPVS would take replies of that of its connections for theirs.
+    measure_short routing 192.0.2.11:81
     measure_short ipvs $vip
     at dr taskset -c 1 xvsd --config /tmp/xvs.toml >/tmp/xvsd.log 2>&1 &
     xvsd=$!
@@ -186,11 +192,11 @@ for ((round = 0; round < rounds; round++)); do
     before=$(offloaded)
     measure_short xvsd $vip
     sleep 2
-    (($(offloaded) - before > connections * 4)) || fail "the packets of short connections were not offloaded"
+    (($(offloaded) - before > 4 * $(awk '/ requests in / { print $1 }' /tmp/wrk))) || fail "the packets of short connections were not offloaded"
     at dr xvs stop --release >/dev/null
     wait $xvsd
 done
-kill $page
+kill "$(cat /tmp/nginx.pid)"
 echo "   µs of the core for each short connection: routing; IPVS by NAT; xvsd by NAT, offloaded; xvsd ÷ IPVS, ÷ routing"
 awk -v routing="$(median routing-short)" -v ipvs="$(median ipvs-short)" -v xvsd="$(median xvsd-short)" 'BEGIN {
     printf "   %7.1f  %7.1f  %7.1f  %5.2f  %5.2f\n", routing / 1e3, ipvs / 1e3, xvsd / 1e3, xvsd / ipvs, xvsd / routing }'

@@ -11,8 +11,6 @@ peer.py steady HOST PORT COUNT END  sends a byte over each of COUNT connections 
                                not come back, and the longest time without one
 peer.py latency HOST PORT COUNT  sends COUNT datagrams of UDP to an echo, each 2 ms after the last one has come back;
                                prints the median and the 99th percentile of their round trips, in microseconds
-peer.py page PORT              answers the first bytes of each connection with a kilobyte, and ends it
-peer.py short HOST PORT COUNT  opens COUNT connections to that, one after the other; prints how many brought a page
 peer.py numbers PORT           sends each connection a stream of numbers, 400 KB a second
 peer.py download HOST PORT END receives that stream until the file END exists; prints the bytes, whether all are right,
                                and the longest time without any
@@ -237,30 +235,6 @@ def download(host, port, end):
     print(f"{8 * count} bytes, {wrong} wrong, pause {longest * 1000:.0f} ms", flush=True)
 
 
-def page(port):
-    """Answers the first bytes of each connection with a kilobyte, and ends it."""
-
-    def answer(connection, _):
-        with connection:
-            if connection.recv(1024):
-                connection.sendall(bytes(1024))
-
-    listen(port, answer)
-
-
-def short(host, port, count):
-    """Opens connections one after the other, each for a page."""
-    whole = 0
-    for _ in range(int(count)):
-        with connect(host, port) as connection:
-            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
-            received = 0
-            while data := connection.recv(4096):
-                received += len(data)
-            whole += received == 1024
-    print(whole)
-
-
 def latency(host, port, count):
     """Times round trips."""
     datagrams = socket.socket(type=socket.SOCK_DGRAM)
@@ -292,10 +266,6 @@ elif command == "numbers":
     numbers(words[0])
 elif command == "download":
     download(*words)
-elif command == "page":
-    page(words[0])
-elif command == "short":
-    short(words[0], words[1], words[2])
 elif command == "latency":
     latency(words[0], int(words[1]), int(words[2]))
 else:
