@@ -172,6 +172,8 @@ impl Drop for Machine {
             // It may have ended meanwhile. Other failures cannot be handled here, nor those below.
             let _ = kill_process(pid, Signal::KILL);
         }
+        // One that has not booted has no process in its network yet.
+        let _ = self.process.kill();
         let _ = self.process.wait();
         self.services.clear();
         let _ = fs::remove_dir_all(&self.folder);
