@@ -15,6 +15,7 @@ pub mod director;
 pub mod document;
 pub mod etcd;
 pub mod exposition;
+pub mod first_hour;
 pub mod fleet;
 pub mod frames;
 pub mod fuzz;
