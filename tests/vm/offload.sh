@@ -172,7 +172,7 @@ cat >/tmp/nginx.conf <<NGINX
 worker_processes 1;
 pid /tmp/nginx.pid;
 events {}
-http { access_log off; server { listen 80; listen 81; location / { return 200 "$(printf '%1024s')"; } } }
+http { access_log off; server { listen 80; listen 81; location / { return 200 "$(printf '%1024s' "")"; } } }
 NGINX
 at rs1 nginx -c /tmp/nginx.conf
 add_web() {
