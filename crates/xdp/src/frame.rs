@@ -468,14 +468,21 @@ impl FramePool {
         self.places[frame.index as usize] = to;
         self.out -= 1;
     }
+
+    /// Ends the pool: it gives no more frames, and the area ends with it.
+    pub(crate) fn close(&mut self) {
+        self.free.clear();
+        let area = self.area.take();
+        // A frame that outlives its pool still points into the area, so the area must stay.
+        if self.out > 0 {
+            std::mem::forget(area);
+        }
+    }
 }
 
 impl Drop for FramePool {
     fn drop(&mut self) {
-        // A frame that outlives its pool still points into the area, so the area must stay.
-        if self.out > 0 {
-            std::mem::forget(self.area.take());
-        }
+        self.close();
     }
 }
 

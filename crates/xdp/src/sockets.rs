@@ -79,13 +79,15 @@ impl Drop for Sockets {
         for socket in &mut self.sockets {
             socket.abandon(&mut self.pool);
         }
-        let last: Vec<_> = self.fds().flat_map(|fd| fd.try_clone_to_owned()).collect();
+        let last: Vec<_> = self.fds().skip(1).flat_map(|fd| fd.try_clone_to_owned()).collect();
         self.sockets.clear();
         thread::scope(|scope| {
             for fd in last {
                 // Without a thread the descriptor is closed here.
                 let _ = thread::Builder::new().spawn_scoped(scope, || drop(fd));
             }
+            // The UMEM has the descriptor of the first socket, and closes it.
+            self.pool.close();
         });
     }
 }
