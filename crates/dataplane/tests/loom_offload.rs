@@ -441,6 +441,7 @@ fn the_next_process_gives_each_connection_what_its_record_says_once() {
         explore_with(PREEMPTIONS - 1, move || {
             let (world, mut owner, id) = World::with_connection();
             let earlier = world.offload.uncounted();
+            assert_eq!(earlier.len(), 1, "the other record was never used");
             let program = Program::of(&world, id);
             let record = program.record;
             let thread = thread::spawn(move || program.segment(FIN, Direction::Inbound, START));

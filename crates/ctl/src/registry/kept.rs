@@ -43,7 +43,7 @@ pub struct Kept {
 #[derive(Debug, Default)]
 pub struct Found {
     destinations: Placed<DestinationName>,
-    services: Vec<Record<ServiceName>>,
+    services: Placed<ServiceName>,
 }
 
 /// A service that is not configured again yet.
@@ -71,8 +71,16 @@ impl Kept {
         let end = found_services.last().map_or(0, |(place, _)| place + 1);
         let used = kept.places.values().map(|(place, _)| *place).collect::<BTreeSet<_>>();
         kept.free_places = (0..end).rev().filter(|place| !used.contains(place)).collect();
-        let services = found_services.into_iter().map(|(_, record)| record).collect();
-        Ok((kept, Found { destinations: found_destinations, services }))
+        Ok((kept, Found { destinations: found_destinations, services: found_services }))
+    }
+
+    /// Reads the numbers again, which the process that hands over has changed since [`Self::open`], but no name.
+    ///
+    /// # Errors
+    /// The files cannot be read.
+    pub fn read_numbers(&mut self, found: &mut Found) -> io::Result<()> {
+        self.destinations.read_numbers(&mut found.destinations)?;
+        self.services.read_numbers(&mut found.services)
     }
 
     /// Why the files are not current; `None`: they are.
@@ -97,6 +105,10 @@ impl Kept {
                 services.set(place, &Record { name: (key, scheduler.to_owned()), numbers });
             }
         }
+    }
+
+    fn has_service(&self, key: ServiceKey, scheduler: &str) -> bool {
+        self.places.get(&Some(key)).is_some_and(|(_, recorded)| recorded == scheduler)
     }
 
     /// Forgets the record of a destination whose number may serve another one.
@@ -133,9 +145,12 @@ impl Found {
 impl DestinationEntry {
     fn numbers(&self) -> [u64; NUMBERS] {
         let counted = self.estimator.since_zero(self.live.stats.sum());
-        let methods = self.methods.iter().fold(0, |bits, method| bits | 1 << *method as u64);
-        let rest = [u64::from(self.last_weight.0), methods, u64::from(self.live.is_overloaded())];
-        numbers(counted, &rest)
+        let overloaded = u64::from(self.live.is_overloaded());
+        numbers(counted, &[u64::from(self.last_weight.0), self.method_bits(), overloaded])
+    }
+
+    fn method_bits(&self) -> u64 {
+        self.methods.iter().fold(0, |bits, method| bits | 1 << *method as u64)
     }
 }
 
@@ -148,7 +163,7 @@ impl ServiceEntry {
 impl Registry {
     /// Restores the names and numbers in these files, without the counts. For an empty registry, before any worker.
     pub fn return_to(&mut self, found: &Found, snapshot: &mut Snapshot, now: Millis) {
-        for Record { name: (key, scheduler), .. } in &found.services {
+        for (_, Record { name: (key, scheduler), .. }) in &found.services {
             let Some(key) = key else { continue };
             let (live, estimator) = (Arc::default(), Estimator::default());
             let before =
@@ -187,18 +202,25 @@ impl Registry {
 
     /// Continues from the counts in the files, and keeps the files up to date from now on. `counts` are the connections
     /// of each destination, by number. Called after [`Self::return_to`], before there are workers.
-    pub fn resume(&mut self, kept: Kept, found: Found, counts: &[Counts]) {
-        let numbers: BTreeMap<_, _> =
-            found.destinations.into_iter().map(|(number, record)| (number, record.numbers)).collect();
+    pub fn resume(&mut self, mut kept: Kept, found: Found, counts: &[Counts]) {
+        let mut numbers = vec![None; found.numbers().last().map_or(0, |last| last as usize + 1)];
+        found
+            .destinations
+            .iter()
+            .for_each(|(number, record)| numbers[*number as usize] = Some(record.numbers));
+        let numbers = |DestinationId(number)| numbers.get(number as usize).copied().flatten();
         let live = self.services.values_mut().flat_map(|entry| &mut entry.destinations);
         for dest in live.chain(self.trash.values_mut().map(|trashed| &mut trashed.dest)) {
-            let Some(numbers) = numbers.get(&dest.id.0) else { continue };
+            let Some(numbers) = numbers(dest.id) else { continue };
             let (counts, counted) =
-                (counts.get(dest.id.0 as usize).copied().unwrap_or_default(), counted(*numbers));
+                (counts.get(dest.id.0 as usize).copied().unwrap_or_default(), counted(numbers));
             dest.live.resume(counts, numbers[OVERLOADED_AT] != 0, counted);
             dest.estimator = Estimator::resumed(counted);
+            if dest.method_bits() != numbers[METHODS_AT] {
+                kept.destinations.set_numbers(dest.id.0, dest.numbers());
+            }
         }
-        for Record { name: (key, scheduler), numbers } in found.services {
+        for (_, Record { name: (key, scheduler), numbers }) in found.services {
             let (counted, place) = (counted(numbers), numbers[PLACE_AT]);
             let Some(key) = key else {
                 self.total.resume(counted);
@@ -216,16 +238,14 @@ impl Registry {
                 }
             }
         }
+        // All numbers are recorded with the next sample; now only names that the files do not have.
         let kept = self.kept.insert(kept);
         for (key, entry) in &self.services {
-            kept.set_service(Some(*key), &entry.scheduler, entry.numbers());
-            for dest in &entry.destinations {
-                // If the files have the destination's number, they have its name, too.
-                match numbers.contains_key(&dest.id.0) {
-                    true => kept.destinations.set_numbers(dest.id.0, dest.numbers()),
-                    false => kept.set_destination(*key, dest),
-                }
+            if !kept.has_service(*key, &entry.scheduler) {
+                kept.set_service(Some(*key), &entry.scheduler, entry.numbers());
             }
+            let unknown = entry.destinations.iter().filter(|dest| numbers(dest.id).is_none());
+            unknown.for_each(|dest| kept.set_destination(*key, dest));
         }
         kept.write();
     }

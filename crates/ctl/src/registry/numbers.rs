@@ -62,8 +62,23 @@ impl Records {
         }
         let records = (0..).zip(image[RECORD..].chunks_exact(RECORD));
         let records = records.filter_map(|(place, bytes)| Some((place, read(bytes)?))).collect();
-        let (changed, is_new) = (0..image.len(), image.len() == RECORD);
+        let is_new = image.len() == RECORD;
+        let changed = if is_new { 0..RECORD } else { 0..0 };
         Ok((Self { file, image, changed, is_new }, records))
+    }
+
+    /// Reads the numbers of these records again, which another process has changed meanwhile, but no name.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(super) fn read_numbers<N>(&mut self, records: &mut Placed<N>) -> io::Result<()> {
+        if !self.is_new {
+            self.file.read_exact_at(&mut self.image, 0)?;
+        }
+        for (place, record) in records {
+            record.numbers = numbers(&self.image[(*place as usize + 1) * RECORD..]);
+        }
+        Ok(())
     }
 
     /// Enters a record, also in the place of another.
@@ -132,10 +147,14 @@ impl Records {
 
 /// A record; `None` if there is none, or another program wrote it.
 fn read<N: DeserializeOwned>(bytes: &[u8]) -> Option<Record<N>> {
-    let word = |at: usize| u64::from_le_bytes(std::array::from_fn(|byte| bytes[8 * at + byte]));
     let length = usize::from(u16::from_le_bytes([bytes[TEXT], bytes[TEXT + 1]]));
     let text = bytes[TEXT + 2..].get(..length).filter(|text| !text.is_empty())?;
-    Some(Record { name: serde_json::from_slice(text).ok()?, numbers: std::array::from_fn(word) })
+    Some(Record { name: serde_json::from_slice(text).ok()?, numbers: numbers(bytes) })
+}
+
+/// The numbers of a record, at its beginning.
+fn numbers(bytes: &[u8]) -> [u64; NUMBERS] {
+    std::array::from_fn(|at| u64::from_le_bytes(std::array::from_fn(|byte| bytes[8 * at + byte])))
 }
 
 #[cfg(test)]
@@ -169,6 +188,23 @@ mod tests {
         records.write().unwrap();
         let (_, after) = Records::read::<String>(file).unwrap();
         assert_eq!(after, [(1, record("one", 1)), (3, record("three", u64::MAX))]);
+    }
+
+    #[test]
+    fn numbers_that_another_process_has_changed_meanwhile_are_read_again() {
+        let file = file("again");
+        let reopened = || Records::read::<String>(file.try_clone().unwrap()).unwrap();
+        let (mut former, _) = reopened();
+        (0..3).for_each(|place| former.set(place, &record("x", 1)));
+        former.write().unwrap();
+        let (mut records, mut found) = reopened();
+        former.set_numbers(1, [2; NUMBERS]);
+        former.write().unwrap();
+        records.read_numbers(&mut found).unwrap();
+        assert_eq!(found, [(0, record("x", 1)), (1, record("x", 2)), (2, record("x", 1))]);
+        records.set_numbers(1, [1; NUMBERS]);
+        records.write().unwrap();
+        assert_eq!(reopened().1[1], (1, record("x", 1)), "what was read is not taken for what is written");
     }
 
     #[test]

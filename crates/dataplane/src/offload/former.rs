@@ -19,9 +19,15 @@ use crate::shm::words::{self, Rows};
 use crate::snapshot::DestinationId;
 
 /// The records of an earlier xvsd.
-pub(crate) struct FormerRecords {
+pub struct FormerRecords {
     records: Rows<RECORD>,
     layout: u64,
+}
+
+/// Those of them that may have something, by number.
+pub struct UsedRecords {
+    of: FormerRecords,
+    used: Vec<usize>,
 }
 
 /// Packets of a connection that no xvsd has counted.
@@ -53,13 +59,32 @@ impl FormerRecords {
         Self { records, layout }
     }
 
-    /// Takes what the records have. Cost: a load for each of their counts.
-    pub(crate) fn take(&self) -> Vec<Uncounted> {
-        let uncounted = self.records.iter().filter_map(|words| {
+    /// Finds those that may have something, when the workers that begin records have stopped: a program begins none.
+    /// Cost: a line of memory for each record, most of them unused.
+    pub fn find_used(self) -> UsedRecords {
+        let is_used = |words: &[AtomicU64; RECORD]| {
+            let of = |place: usize| words[place].load(Relaxed);
+            // One that was never used has zeros alone.
+            of(word::CONNECTION) != NO_CONNECTION
+                && words[..word::PARTS].iter().any(|word| word.load(Relaxed) != 0)
+                || (0..4).any(|count| of(word::COUNTS + count) != 0)
+        };
+        let used = (0..self.records.len()).filter(|number| is_used(&self.records[*number])).collect();
+        UsedRecords { of: self, used }
+    }
+}
+
+impl UsedRecords {
+    /// Takes what the records have, when no program of the earlier xvsd runs any more.
+    pub fn take(&self) -> Vec<Uncounted> {
+        let FormerRecords { records, layout } = &self.of;
+        let uncounted = self.used.iter().filter_map(|number| {
+            let words = &records[*number];
             let counts = [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
             let of = |place: usize| words[place].load(Relaxed);
-            let (connection, state) = (of(word::CONNECTION), RecordState(of(word::STATE)));
-            let last = (self.layout == LAYOUT_KNOWN).then(|| (state, Used(of(word::USED))));
+            let connection = of(word::CONNECTION);
+            let last =
+                (*layout == LAYOUT_KNOWN).then(|| (RecordState(of(word::STATE)), Used(of(word::USED))));
             let is_bound = connection != NO_CONNECTION && last.is_some();
             let (id, generation) = (ConnId(connection as u32), (connection >> 32) as u32);
             (is_bound || counts != [[0; 2]; 2]).then_some(Uncounted { id, generation, counts, last })

@@ -56,7 +56,7 @@ impl Offload {
 
     /// What the next xvsd takes from the records.
     pub fn uncounted(&self) -> Vec<Uncounted> {
-        FormerRecords::of_model(self.flows.words().0.clone(), LAYOUT_KNOWN).take()
+        FormerRecords::of_model(self.flows.words().0.clone(), LAYOUT_KNOWN).find_used().take()
     }
 }
 

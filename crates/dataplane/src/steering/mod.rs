@@ -35,7 +35,7 @@ mod syn_limits;
 pub use self::objects::FEW_RECORDS;
 pub use self::rules::{OwnSender, SteeringRules};
 use crate::clock::Clock;
-use crate::offload::former::{FormerRecords, Uncounted};
+use crate::offload::former::FormerRecords;
 use crate::offload::{Offload, Settings, map};
 use crate::snapshot::lists::Lists;
 use crate::snapshot::syn_limits::SynLimits;
@@ -187,10 +187,9 @@ impl Steering {
         Ok(())
     }
 
-    /// Takes the packets that programs of earlier processes have forwarded since those processes counted last. Called
-    /// once, when none of them is in force any more.
-    pub fn take_uncounted(&mut self) -> Vec<Uncounted> {
-        self.former.drain(..).flat_map(|records| records.take()).collect()
+    /// The records of programs of earlier processes, none of which is in force any more.
+    pub fn take_former(&mut self) -> Vec<FormerRecords> {
+        std::mem::take(&mut self.former)
     }
 
     /// Puts this program in force again, after another process has replaced it.

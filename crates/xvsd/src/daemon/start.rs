@@ -82,7 +82,7 @@ impl Daemon {
         let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
         configure(&mut control, config, worker_count)?;
         control.set_clients(config.limits.into(), secret);
-        kept.return_to(&mut control, started)?;
+        kept.return_to(&mut control, started);
         let KeptState { table, directory, .. } = kept;
 
         let facts = Facts {

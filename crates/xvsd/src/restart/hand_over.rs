@@ -68,9 +68,10 @@ impl ControlThread {
                     // The successor has the whole hold until its own programs are in force.
                     self.beat();
                     self.control.datapath().daemons().may_send(false);
-                    self.control.save_numbers();
                     (stage, until) = (Stage::Paused, Instant::now() + STEP);
                     let _ = reply.send(Ok(()));
+                    // Read after the next step, while the successor waits for the kernel.
+                    self.control.save_numbers();
                 }
                 Ok((TakeOverStep::TakeTable, reply)) if stage == Stage::Paused => {
                     (stage, until) = (Stage::Taken, Instant::now() + STEP);

@@ -10,7 +10,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -154,18 +153,10 @@ impl KeptState {
     }
 
     /// Lets the control plane return to the names and numbers of destinations.
-    ///
-    /// # Errors
-    /// Their files cannot be read.
-    pub(crate) fn return_to<D: Datapath>(
-        &self,
-        control: &mut Control<D>,
-        now: Millis,
-    ) -> Result<(), DaemonError> {
-        let Some(directory) = &self.directory else { return Ok(()) };
-        let (_, found) = open_numbers(numbers(directory)?)?;
-        control.return_to(&found, now);
-        Ok(())
+    pub(crate) fn return_to<D: Datapath>(&self, control: &mut Control<D>, now: Millis) {
+        if let Some(Numbers { found, .. }) = &self.table.numbers {
+            control.return_to(found, now);
+        }
     }
 }
 
@@ -179,14 +170,19 @@ enum Origin {
     HandedOver(FormerTable),
 }
 
-/// The files of numbers of destinations and of services, and their directory.
-type NumberFiles = ((File, File), PathBuf);
+/// The numbers of destinations and of services in their files.
+struct Numbers {
+    kept: Kept,
+    found: Found,
+    /// The directory of the files.
+    path: PathBuf,
+}
 
 /// A table that another process may still use.
 pub(crate) struct PreparedTable {
     source: Origin,
     /// `None`: they do not outlive this process.
-    numbers: Option<NumberFiles>,
+    numbers: Option<Numbers>,
 }
 
 /// A table that no process uses.
@@ -197,7 +193,7 @@ pub(crate) struct SurveyedTable {
     source: Origin,
     /// `None`: it is new.
     survey: Option<Survey>,
-    kept: Option<(Kept, Found)>,
+    numbers: Option<Numbers>,
     /// The connections of each destination, by number.
     counts: Vec<Counts>,
     /// The connections that the limits of their clients count.
@@ -243,17 +239,9 @@ impl PreparedTable {
 
 impl PausedTable {
     /// Reads the table, and repairs what a dead process has left in it. `progress` is called repeatedly.
-    ///
-    /// # Errors
-    /// The numbers cannot be read.
-    pub(crate) fn survey(
-        self,
-        now: Millis,
-        progress: impl Fn() + Sync,
-    ) -> Result<SurveyedTable, DaemonError> {
+    pub(crate) fn survey(self, now: Millis, progress: impl Fn() + Sync) -> SurveyedTable {
         let Self(PreparedTable { mut source, numbers }) = self;
-        let kept = numbers.map(open_numbers).transpose()?;
-        let known: BTreeSet<u32> = kept.iter().flat_map(|(_, found)| found.numbers()).collect();
+        let known: BTreeSet<u32> = numbers.iter().flat_map(|numbers| numbers.found.numbers()).collect();
         if let Origin::Killed(table) = &mut source {
             let is_known = |number| known.contains(&number) || DestinationId(number) == DestinationId::NONE;
             let discarded = table.repair(now, is_known, &progress);
@@ -275,7 +263,7 @@ impl PausedTable {
             Origin::New(_) => None,
             Origin::Killed(table) | Origin::HandedOver(table) => Some(table.survey(count, progress)),
         };
-        Ok(SurveyedTable { source, survey, kept, counts, limited })
+        SurveyedTable { source, survey, numbers, counts, limited }
     }
 }
 
@@ -290,8 +278,9 @@ impl SurveyedTable {
         from: Option<&mut TakeOver>,
         control: &mut Control<D>,
     ) -> Result<Arc<Table>, DaemonError> {
-        let Self { source, survey, kept, counts, limited } = self;
+        let Self { source, survey, numbers, counts, limited } = self;
         from.map(TakeOver::take_table).transpose()?;
+        let is_handed_over = matches!(source, Origin::HandedOver(_));
         let table = match (source, survey) {
             (Origin::New(table), _) => table,
             (Origin::Killed(table) | Origin::HandedOver(table), survey) => {
@@ -300,7 +289,11 @@ impl SurveyedTable {
                 table.take_over(&survey)
             }
         };
-        if let Some((kept, found)) = kept {
+        if let Some(Numbers { mut kept, mut found, path }) = numbers {
+            if is_handed_over {
+                let read = kept.read_numbers(&mut found);
+                read.map_err(|error| StateDirectoryError::System { path, error })?;
+            }
             control.resume(kept, found, &counts);
         }
         for connection in limited.into_iter().map(|id| table.surveyed(id)) {
@@ -318,12 +311,10 @@ fn without(error: &dyn Display) -> String {
     format!("a restart of xvsd will lose all connections: state_directory: {error}")
 }
 
-fn numbers(directory: &StateDirectory) -> Result<NumberFiles, StateDirectoryError> {
-    Ok(((directory.file(DESTINATIONS)?, directory.file(SERVICES)?), directory.path().to_owned()))
-}
-
-fn open_numbers(((destinations, services), path): NumberFiles) -> Result<(Kept, Found), StateDirectoryError> {
-    Kept::open(destinations, services).map_err(|error| StateDirectoryError::System { path, error })
+fn numbers(directory: &StateDirectory) -> Result<Numbers, StateDirectoryError> {
+    let kept = Kept::open(directory.file(DESTINATIONS)?, directory.file(SERVICES)?);
+    let (kept, found) = kept.map_err(|error| failed(directory, error))?;
+    Ok(Numbers { kept, found, path: directory.path().to_owned() })
 }
 
 fn failed(directory: &StateDirectory, error: io::Error) -> StateDirectoryError {
@@ -338,6 +329,7 @@ const SERVICES: &str = "services";
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::path::Path;
 
     use rustix::fs::{MemfdFlags, memfd_create};
@@ -411,8 +403,9 @@ mod tests {
         drop(worker);
         let file = || File::from(memfd_create("numbers", MemfdFlags::CLOEXEC).unwrap());
         let source = Origin::HandedOver(FormerTable::left(table).unwrap());
-        let paused = PausedTable(PreparedTable { source, numbers: Some(((file(), file()), PathBuf::new())) });
-        let surveyed = paused.survey(Millis(0), || {}).unwrap();
+        let (kept, found) = Kept::open(file(), file()).unwrap();
+        let numbers = Some(Numbers { kept, found, path: PathBuf::new() });
+        let surveyed = PausedTable(PreparedTable { source, numbers }).survey(Millis(0), || {});
         let table = surveyed.own(None, &mut control).unwrap();
         let mut limited = Vec::new();
         let each = |connection: Connection<'_>| limited.push(connection.flags().is_limited());

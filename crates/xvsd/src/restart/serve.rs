@@ -12,9 +12,11 @@
 //! After a failure in the first two stages the running xvsd continues, with its own programs. Not here: its side
 //! (`hand_over.rs`), the table's types (`kept_state.rs`).
 
-use std::{io, panic, thread};
+use std::thread::{self, ScopedJoinHandle};
+use std::{io, panic};
 
 use xvs_ctl::sweep::Sweeper;
+use xvs_dataplane::offload::former::{FormerRecords, UsedRecords};
 use xvs_host::state_directory::Others;
 
 use crate::control_thread::ControlThread;
@@ -35,22 +37,25 @@ impl ControlThread {
         let (hold, clock) = (start.hold.clone(), start.clock.clone());
         let beat = || hold.beat(clock.elapsed());
         let survey = || table.survey(clock.now(), beat);
+        let used = |former: Vec<_>| former.into_iter().map(FormerRecords::find_used).collect::<Vec<_>>();
         let (workers, steering) = self.control.datapath().workers();
-        let (ports, table) = match &take_over {
+        let (ports, table, former) = match &take_over {
             // All this at the time in which the kernel frees the queues.
             Some(_) => thread::scope(|scope| {
-                let survey =
-                    thread::Builder::new().spawn_scoped(scope, survey).map_err(system("a thread"))?;
+                let survey = thread::Builder::new().spawn_scoped(scope, survey);
+                let survey = survey.map_err(system("a thread"))?;
                 workers.put_in_force(steering, Others::Run)?;
+                let former = steering.take_former();
+                let former = thread::Builder::new().spawn_scoped(scope, move || used(former));
+                let former = former.map_err(system("a thread"))?;
                 let ports = workers.open_ports()?;
-                let table = survey.join().unwrap_or_else(|panic| panic::resume_unwind(panic))?;
-                Ok::<_, DaemonError>((ports, table))
+                Ok::<_, DaemonError>((ports, result(survey), result(former)))
             })?,
             // Sockets first: a socket that fails at each start must not prolong the hold.
             None => {
                 let ports = workers.open_ports()?;
                 workers.put_in_force(steering, Others::Ended)?;
-                (ports, survey()?)
+                (ports, survey(), used(steering.take_former()))
             }
         };
         let (ports, worker_facts) = ports.into_iter().unzip();
@@ -63,12 +68,14 @@ impl ControlThread {
             .sharing(self.shared.swept.clone(), self.shared.sweeping.clone());
         let synchronization = self.control.datapath().own(&table).map_err(io::Error::other);
         synchronization.map_err(system("the master daemon"))?;
-        let (workers, steering) = self.control.datapath().workers();
+        let (workers, _) = self.control.datapath().workers();
         let notices = start.notices.clone();
-        start.start(&table, ports, steering.take_uncounted(), workers)?;
+        let uncounted = former.iter().flat_map(UsedRecords::take).collect();
+        start.start(&table, ports, uncounted, workers)?;
         take_over.iter_mut().for_each(TakeOver::forwards);
         self.sweeping = Some(Sweeping::start(sweeper, clock, &notices).map_err(system("a thread"))?);
 
+        let (workers, steering) = self.control.datapath().workers();
         workers.pin_all();
         workers.redirect_own(steering);
         let mut facts = self.shared.facts_mut();
@@ -87,4 +94,9 @@ impl ControlThread {
         self.update_network();
         Ok(take_over)
     }
+}
+
+/// What a thread returns.
+fn result<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread.join().unwrap_or_else(|panic| panic::resume_unwind(panic))
 }
