@@ -78,7 +78,9 @@ impl Plain {
         let total = short(at(ipv4::field::TOTAL_LEN.start));
         let protocol = head[at(ipv4::field::PROTOCOL)];
         let part = short(at(ipv4::field::FLAGS_OFFSET.start));
-        let sum: u64 = [0, 4, 8, 12, 16].into_iter().map(|word| u64::from(long(at(word)))).sum();
+        // In the machine's byte order, as RFC 1071 §2B allows: a right sum is all ones in either.
+        let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let sum: u64 = [0, 4, 8, 12, 16].into_iter().map(|field| u64::from(word(at(field)))).sum();
         // Not `&&`: a branch for each condition costs more than all conditions.
         let is_plain = (head[ethernet::field::DEST] == to.0)
             & (short(ethernet::field::ETHERTYPE.start) == ethernet::TYPE_IPV4)
