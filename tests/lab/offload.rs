@@ -40,6 +40,18 @@ fn reply(cluster: &mut LabCluster, port: u16, flags: u8) -> (bool, Judged) {
     is_offloaded(|| cluster.from_server(&datagram))
 }
 
+/// A segment of a client to a service's port, or its server's reply, and the link by which it comes.
+fn frame(client: u16, service: u16, flags: u8, is_reply: bool) -> (&'static str, Vec<u8>) {
+    let client = at(CLIENT, client);
+    if is_reply {
+        let reply = Datagram::new(Transport::Tcp(flags), at(server(1), service), client);
+        ("lan", reply.frame(server_mac(1), LAN_MAC))
+    } else {
+        let request = Datagram::new(Transport::Tcp(flags), client, at(VIP, service));
+        ("wan", request.frame(GATEWAY_MAC, WAN_MAC))
+    }
+}
+
 /// An established connection whose packets the program forwards.
 fn established(cluster: &mut LabCluster, port: u16) {
     segment(cluster, port, SYN);
@@ -130,17 +142,7 @@ fn at_every_moment_states_and_loads_are_those_of_workers_though_these_learn_of_t
         let pause = if below(8) == 0 { [1.0, 3.0, 20.0, 70.0][below(4) as usize] } else { 0.0 };
         history.push((service, client, is_reply, flags, pause));
         let [workers, program] = labs.each_mut().map(|lab| {
-            let client = at(CLIENT, client);
-            let (link, frame) = match is_reply {
-                false => {
-                    let request = Datagram::new(Transport::Tcp(flags), client, at(VIP, service));
-                    ("wan", request.frame(GATEWAY_MAC, WAN_MAC))
-                }
-                true => {
-                    let reply = Datagram::new(Transport::Tcp(flags), at(server(1), service), client);
-                    ("lan", reply.frame(server_mac(1), LAN_MAC))
-                }
-            };
+            let (link, frame) = frame(client, service, flags, is_reply);
             let director = &mut lab.lab().director;
             director.burst(link, [&frame[..]]).expect("the frame fits");
             let sent = (director.verdicts().to_vec(), director.transmitted());
@@ -282,6 +284,46 @@ fn more_connections_than_records_are_forwarded_by_workers_and_idle_ones_make_roo
     let offloaded: Vec<_> = (4000..4200).map(|port| ask(port, port % 2 == 0)).collect();
     assert!(offloaded[..40].iter().all(|packets| *packets > 0), "{offloaded:?}");
     assert!(offloaded.iter().all(|packets| *packets > 0), "idle connections make room: {offloaded:?}");
+}
+
+/// Eight records, each of which rests for 0.1 s when it is free again, could follow 80 handshakes a second, if each
+/// ended at once. There are 2,000.
+#[test]
+fn forged_syns_at_any_rate_take_an_eighth_of_the_records_and_clients_are_offloaded_once_established() {
+    let mut cluster = LabCluster::beside(BothPaths::offloading_alone());
+    cluster.configure(&[&format!("-A -t {VIP}:80 -s rr"), &format!("-a -t {VIP}:80 -r {}:80 -m", server(1))]);
+    let send = |cluster: &mut LabCluster, port, flags, is_reply| {
+        let (link, frame) = frame(port, 80, flags, is_reply);
+        let director = &mut cluster.lab().director;
+        let (by_program, ()) = is_offloaded(|| director.burst(link, [&frame[..]]).expect("the frame fits"));
+        director.transmitted();
+        by_program
+    };
+    let mut clients = Vec::new();
+    for round in 0..100 {
+        for forged in 0..20 {
+            assert!(!send(&mut cluster, 10_000 + 20 * round + forged, SYN, false));
+        }
+        if round % 20 == 0 {
+            let port = 7000 + round;
+            send(&mut cluster, port, SYN, false);
+            // Without a number of its own, which the client would have to acknowledge.
+            assert!(!send(&mut cluster, port, ACK, true), "no record is left for its handshake");
+            for _ in 0..2 {
+                send(&mut cluster, port, ACK, false);
+            }
+            clients.push(port);
+        }
+        for client in &clients {
+            assert!(send(&mut cluster, *client, ACK, false) && send(&mut cluster, *client, ACK, true));
+        }
+        cluster.advance(0.01);
+        let in_force = offload::last().in_force();
+        assert!(in_force <= offload::RECORDS as usize / 8 + clients.len(), "{in_force} in round {round}");
+    }
+    cluster.advance(5.0);
+    send(&mut cluster, 9000, SYN, false);
+    assert!(send(&mut cluster, 9000, SYN | ACK, true), "the share is free again");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use xvs_dataplane::steering::Steering;
 /// The interface on which the kernel runs programs for tests: loopback.
 const LOOPBACK: u32 = 1;
 /// The most connections at once.
-const RECORDS: u32 = 64;
+pub const RECORDS: u32 = 64;
 
 /// With this variable in the environment, tests of labs have a double whose flows are offloaded ([`crate::BothPaths`]).
 const VARIABLE: &str = "XVS_OFFLOAD";
