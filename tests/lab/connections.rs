@@ -330,20 +330,52 @@ fn weight_0_and_its_restoration_do_not_change_connections_and_counts() {
     assert_eq!(cluster.stats()[1], format!("-> {}:80 1 4 2 160 80", server(1)));
 }
 
+/// The trash is scanned every 60 s from its first server on. A server leaves it with the first scan that is 120 s after
+/// the one that found it without connections. Source: ipvs-behaviour, section 3.5.
 #[test]
 fn a_removed_destination_without_connections_for_minutes_is_new_when_added_again() {
+    let remove = format!("-d -u {VIP}:80 -r {}:80", server(1));
+    let add = format!("-a -u {VIP}:80 -r {}:80 -g", server(1));
+    let is_new_after = |cluster: &mut LabCluster, seconds| {
+        cluster.adm(&remove);
+        cluster.advance(seconds);
+        cluster.adm(&add);
+        let rows = cluster.stats();
+        let [.., service, dest] = &rows[..] else { panic!("{rows:?}") };
+        assert_eq!(*service, format!("UDP {VIP}:80 1 1 0 28 0"));
+        match dest.strip_prefix(&format!("-> {}:80 ", server(1))) {
+            Some("1 1 0 28 0") => false,
+            Some("0 0 0 0 0") => true,
+            _ => panic!("{dest}"),
+        }
+    };
     let mut cluster = cluster("-g");
     send(&mut cluster, Sender::Client, Transport::Udp);
-    cluster.adm(&format!("-d -u {VIP}:80 -r {}:80", server(1)));
-    // Its connection ends after 300 s. The destination is kept for 120 s more, and checked once a minute.
-    cluster.advance(301.0);
-    cluster.adm(&format!("-a -u {VIP}:80 -r {}:80 -g", server(1)));
-    assert_eq!(cluster.stats()[3], format!("-> {}:80 1 1 0 28 0", server(1)));
-    cluster.adm(&format!("-d -u {VIP}:80 -r {}:80", server(1)));
-    cluster.advance(181.0);
-    cluster.adm(&format!("-a -u {VIP}:80 -r {}:80 -g", server(1)));
-    assert_eq!(cluster.stats()[3], format!("-> {}:80 0 0 0 0 0", server(1)));
-    assert_eq!(cluster.stats()[2], format!("UDP {VIP}:80 1 1 0 28 0"));
+    // Its connection ends after 300 s, at the fifth scan.
+    assert!(!is_new_after(&mut cluster, 301.0));
+    // Scans at 60, 120 and 180 s.
+    assert!(!is_new_after(&mut cluster, 160.0));
+    assert!(!is_new_after(&mut cluster, 179.0));
+    // Later ones follow the first server, also of another service.
+    cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(1)));
+    cluster.advance(50.0);
+    assert!(!is_new_after(&mut cluster, 129.0));
+    assert!(is_new_after(&mut cluster, 181.0));
+}
+
+/// Counters are sampled every two seconds. Source: recording `churn-323`.
+#[test]
+fn a_server_that_is_added_again_to_a_new_service_counts_from_the_last_sample_on() {
+    let mut cluster = cluster("-g");
+    send(&mut cluster, Sender::Client, Transport::Udp);
+    cluster.advance(2.0);
+    send(&mut cluster, Sender::Client, Transport::Udp);
+    cluster.configure(&[
+        &format!("-D -u {VIP}:80"),
+        &format!("-A -u {VIP}:80"),
+        &format!("-a -u {VIP}:80 -r {}:80 -g", server(1)),
+    ]);
+    assert_eq!(cluster.stats().pop(), Some(format!("-> {}:80 0 1 0 28 0", server(1))));
 }
 
 #[test]

@@ -145,26 +145,6 @@ fn a_removed_destinations_connections_are_dropped_until_it_is_added_again() {
 }
 
 #[test]
-fn a_server_that_is_added_again_to_a_new_service_counts_from_zero() {
-    let recording = Recording::read("fwd-dr");
-    let mut director = Director::usual();
-    director.play(&recording, 0..=7);
-    let packets = |director: &mut Director| {
-        // Until the next estimate.
-        director.ask(json!({ "advance": 2 }));
-        let listed = director.adm("-L -n --stats --exact");
-        let row = |line: &&str| line.starts_with("  -> 10.2.0.12:80 ");
-        let line = listed["stdout"].as_str().expect("text").lines().find(row).expect("the server").to_owned();
-        line.split_whitespace().nth(3).expect("packets").to_owned()
-    };
-    assert_eq!(packets(&mut director), "1");
-    for line in ["-D -t 10.1.0.100:80", "-A -t 10.1.0.100:80", "-a -t 10.1.0.100:80 -r 10.2.0.12:80 -g"] {
-        assert_eq!(director.adm(line)["exit"], 0);
-    }
-    assert_eq!(packets(&mut director), "0");
-}
-
-#[test]
 fn connections_end_at_their_timeout_and_not_later() {
     let recording = Recording::read("timeout-default");
     let mut director = Director::usual();

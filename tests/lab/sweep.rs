@@ -4,7 +4,11 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use etherparse::EtherType;
 use serde_json::{Value, json};
+use xvs::frames::{Complaint, ethernet};
+use xvs::lab_cluster::{CLIENT, GATEWAY_MAC, LAN_MAC, WAN_MAC, at, server};
+use xvs::{Datagram, LabCluster, Transport};
 use xvs_cli::lab::Lab;
 use xvs_ctl::sweep::Sweeper;
 use xvs_dataplane::clock::Millis;
@@ -180,7 +184,7 @@ fn drop_entry_ends_half_open_connections_without_a_destination_too() {
 }
 
 #[test]
-fn connections_of_a_removed_server_end_within_half_a_second_if_set_and_no_others() {
+fn connections_of_a_removed_server_end_soon_if_set_and_no_others() {
     let mut director = Director::new();
     (0..50).for_each(|client| director.connect(client));
     (0..50).for_each(|client| director.send(UDP, client, 0));
@@ -201,14 +205,16 @@ fn connections_of_a_removed_server_end_within_half_a_second_if_set_and_no_others
 }
 
 #[test]
-fn the_setting_at_the_removal_decides_and_connections_end_at_once() {
+fn the_setting_at_the_removal_decides_and_connections_end_20_ms_later() {
     let mut director = Director::new();
     (0..50).for_each(|client| director.connect(client));
     director.set("expire_nodest_conn", 1);
     director.adm("-d -t 198.51.100.80:80 -r 192.0.2.11:80");
     director.set("expire_nodest_conn", 0);
-    director.advance(0.01);
-    assert_eq!(director.counter("swept_orphaned"), 50, "a tick later, though it is off again");
+    director.advance(0.019);
+    assert_eq!(director.counter("swept_orphaned"), 0);
+    director.advance(0.001);
+    assert_eq!(director.counter("swept_orphaned"), 50, "though it is off again");
     director.advance(0.5);
     director.adm("-a -t 198.51.100.80:80 -r 192.0.2.11:80 -g");
     (50..100).for_each(|client| director.connect(client));
@@ -218,7 +224,7 @@ fn the_setting_at_the_removal_decides_and_connections_end_at_once() {
     assert_eq!(director.listed("ESTABLISHED"), 50, "it was off at the removal");
     // Another removal ends those of all removed servers, as under IPVS.
     director.adm("-D -u 198.51.100.80:53");
-    director.advance(0.01);
+    director.advance(0.02);
     assert_eq!(director.counter("swept_orphaned"), 100);
 }
 
@@ -230,4 +236,73 @@ fn connections_of_a_removed_service_end_too() {
     director.adm("-D -u 198.51.100.80:53");
     director.advance(0.5);
     assert_eq!((director.listed("UDP"), director.counter("swept_orphaned")), (0, 50));
+}
+
+/// A cluster with `expire_nodest_conn` and an established connection to its only server, by NAT.
+fn with_one_connection() -> LabCluster {
+    let mut cluster = LabCluster::new();
+    cluster.set("expire_nodest_conn", 1);
+    cluster.adm(&format!("-A -t {VIP}:80 -s rr -p 600"));
+    cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -m", server(1)));
+    for flags in [SYN, ACK] {
+        assert_eq!(cluster.from_client(&to_vip(flags)).verdict, "transmit");
+    }
+    cluster
+}
+
+fn to_vip(flags: u8) -> Datagram {
+    Datagram::new(Transport::Tcp(flags), at(CLIENT, 1000), at(VIP, 80))
+}
+
+/// Source: recordings `churn-323`, `fuzz-67`.
+#[test]
+fn a_server_that_is_added_again_within_20_ms_keeps_its_connections() {
+    let (server, service) = (format!("{}:80", server(1)), format!("-t {VIP}:80"));
+    let add = format!("-a {service} -r {server} -m");
+    let ways: [(&str, &[&str]); 3] = [
+        (&format!("-d {service} -r {server}"), &[&add]),
+        (&format!("-D {service}"), &[&format!("-A {service} -s rr -p 600"), &add]),
+        ("-C", &[&format!("-A {service} -s rr -p 600"), &add]),
+    ];
+    for (remove, restore) in ways {
+        for (away, kept) in [(0.001, 2), (0.019, 2), (0.020, 0), (0.1, 0)] {
+            let mut cluster = with_one_connection();
+            cluster.adm(remove);
+            cluster.advance(away);
+            cluster.configure(restore);
+            cluster.advance(1.0);
+            assert_eq!(cluster.connections().len(), kept, "{remove}, {away} s");
+            if kept > 0 {
+                let judged = cluster.from_client(&to_vip(ACK));
+                assert_eq!(judged.verdict, "transmit", "{remove}, {away} s");
+                assert_eq!(cluster.load(at(xvs::lab_cluster::server(1), 80)), (1, 0));
+            }
+        }
+    }
+}
+
+#[test]
+fn icmp_errors_follow_a_connection_until_the_flush_that_a_removal_queues() {
+    let mut cluster = with_one_connection();
+    let reply = Datagram::new(Transport::Tcp(ACK), at(VIP, 80), at(CLIENT, 1000)).frame(LAN_MAC, WAN_MAC);
+    let router = Ipv4Addr::new(192, 0, 2, 254);
+    let error = Complaint::HOST_UNREACHABLE.about(&reply[14..], router, 7);
+    let error = ethernet(GATEWAY_MAC, WAN_MAC, EtherType::IPV4, &error);
+    cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(1)));
+    cluster.advance(0.019);
+    assert_eq!(cluster.inject("wan", &error).verdict, "transmit");
+    cluster.advance(0.001);
+    assert_eq!(cluster.inject("wan", &error).verdict, "pass");
+}
+
+/// A removal that finds a flush queued does not put it off.
+#[test]
+fn removals_one_after_the_other_share_the_flush_of_the_first() {
+    let mut cluster = with_one_connection();
+    cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(1)));
+    cluster.advance(0.015);
+    cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -m", server(2)));
+    cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(2)));
+    cluster.advance(0.005);
+    assert_eq!(cluster.connections(), [] as [String; 0]);
 }

@@ -2,13 +2,14 @@
 //! server is removed, `expire_nodest_conn`.
 //!
 //! Runs on its own thread in the daemon (`Sweeping`), and when the clock is moved in the lab; never on a worker. Each
-//! second `drop_entry` examines 1/32 of the table at random places. After a removal with `expire_nodest_conn` it walks
-//! the table at once, and again four times a second until removed destinations have no connection left. Both work in
-//! slices of 1,024 entries, so that no worker waits for an entry longer than a slice takes.
+//! second `drop_entry` examines 1/32 of the table at random places. A removal with `expire_nodest_conn` queues one flush
+//! after [`FLUSH_DELAY`], as in the kernel: it ends the connections of those real servers that are still removed then.
+//! Both work in slices of 1,024 entries, so that no worker waits for an entry longer than a slice takes.
 //!
 //! Not here: when the defences are on (`control/settings.rs`), eviction from a full table (`new_connection/eviction.rs`
 //! of `dataplane`).
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -52,12 +53,9 @@ pub struct Sweeper {
     random: Random,
     countdowns: Countdowns,
     next_worthless: Millis,
-    next_orphans: Millis,
-    /// The removals after which it has walked the table, and whether connections may be left.
-    flushes: u64,
-    is_flushing: bool,
-    /// Connections of removed real servers that the last walk could not end because they control others.
-    stuck: u64,
+    /// The removals that have queued a flush; `None`: the next run queues one.
+    removals: Option<u64>,
+    flush_due: Option<Millis>,
     turn: Arc<Mutex<()>>,
 }
 
@@ -65,22 +63,18 @@ impl Sweeper {
     /// A sweeper with its own reader of the table, for the published settings and destinations. Equal seeds examine
     /// equal places.
     pub fn new(reader: TableReader, published: Arc<ArcSwap<Snapshot>>, seed: u64) -> Self {
-        // An earlier process may have been killed before it had ended them.
-        let (flushes, is_flushing) = {
-            let snapshot = published.load();
-            (snapshot.flushes, snapshot.settings.expire_nodest_conn)
-        };
+        let snapshot = published.load_full();
+        // With the setting the start counts as a removal: an earlier process may have been killed before its flush.
+        let removals = (!snapshot.settings.expire_nodest_conn).then_some(snapshot.removals);
         Self {
             reader,
             published,
-            flushes,
-            is_flushing,
+            removals,
+            flush_due: None,
             counters: Arc::default(),
             random: Random::new(seed),
             countdowns: Countdowns::default(),
             next_worthless: Millis(0) + WORTHLESS_INTERVAL,
-            next_orphans: Millis(0),
-            stuck: 0,
             turn: Arc::default(),
         }
     }
@@ -99,9 +93,9 @@ impl Sweeper {
     pub fn run(&mut self, now: Millis) -> Millis {
         let turn = self.turn.clone();
         let _turn = turn.lock();
-        let (settings, flushes) = {
+        let (settings, removals) = {
             let snapshot = self.published.load();
-            (snapshot.settings, snapshot.flushes)
+            (snapshot.settings, snapshot.removals)
         };
         if self.next_worthless <= now {
             self.next_worthless = now + WORTHLESS_INTERVAL;
@@ -109,18 +103,18 @@ impl Sweeper {
                 self.end_worthless(now);
             }
         }
-        if self.flushes != flushes {
-            (self.flushes, self.is_flushing, self.next_orphans) = (flushes, true, now);
+        if self.removals.replace(removals) != Some(removals) {
+            self.flush_due.get_or_insert(now + FLUSH_DELAY);
         }
-        if self.is_flushing && self.next_orphans <= now {
-            self.next_orphans = now + ORPHANS_INTERVAL;
+        if self.flush_due.is_some_and(|due| due <= now) {
+            self.flush_due = None;
             self.end_orphans();
         }
         if self.reader.in_limbo() > 0 {
             // An empty walk frees the entries that earlier ones removed.
             self.reader.visit(0..0, |_, _| {});
         }
-        if self.is_flushing { self.next_worthless.min(self.next_orphans) } else { self.next_worthless }
+        self.flush_due.map_or(self.next_worthless, |due| due.min(self.next_worthless))
     }
 
     /// `drop_entry`. Source: ipvs-behaviour, section 3.7.
@@ -148,32 +142,33 @@ impl Sweeper {
         }
     }
 
-    /// `expire_nodest_conn`: ends the connections of removed destinations. Source: ipvs-behaviour, section 3.5.
+    /// `expire_nodest_conn`: ends the connections of destinations that are removed now. Source: ipvs-behaviour,
+    /// section 3.5.
+    ///
+    /// A connection that controls others ends after them, so the table is walked again while a walk ends any.
     fn end_orphans(&mut self) {
-        let orphans = orphans(&self.published.load());
-        self.stuck = self.stuck.min(orphans);
-        if orphans == self.stuck {
-            self.is_flushing = false;
-            return;
+        while orphans(&self.published.load()) > 0 {
+            let before = self.counters.orphaned.value();
+            let mut next = 0;
+            while next < self.reader.table().extent() {
+                self.end_orphans_among(next..next.saturating_add(SLICE));
+                next = next.saturating_add(SLICE);
+            }
+            if self.counters.orphaned.value() == before {
+                return;
+            }
         }
-        let before = self.counters.orphaned.value();
-        let mut next = 0;
-        while next < self.reader.table().extent() {
-            let snapshot = self.published.load_full();
-            let counters = &self.counters;
-            self.reader.visit(next..next.saturating_add(SLICE), |reader, id| {
-                let connection = reader.connection(id);
-                let number = DestinationId(connection.dest_ref());
-                let removed = snapshot.destinations.find(number).is_some_and(|known| !known.available);
-                if removed {
-                    end_if(reader, id, |_, _| true, &snapshot, &counters.orphaned);
-                }
-            });
-            next = next.saturating_add(SLICE);
-        }
-        if self.counters.orphaned.value() == before {
-            self.stuck = orphans;
-        }
+    }
+
+    fn end_orphans_among(&mut self, places: Range<u32>) {
+        let snapshot = self.published.load_full();
+        let counters = &self.counters;
+        self.reader.visit(places, |reader, id| {
+            let number = DestinationId(reader.connection(id).dest_ref());
+            if snapshot.destinations.find(number).is_some_and(|known| !known.available) {
+                end_if(reader, id, |_, _| true, &snapshot, &counters.orphaned);
+            }
+        });
     }
 }
 
@@ -254,8 +249,9 @@ impl Countdowns {
 const WORTHLESS_INTERVAL: Duration = Duration::from_secs(1);
 /// `drop_entry` examines one of this many places each second.
 const WORTHLESS_SHARE: u32 = 32;
-/// Interval of looking for connections of removed real servers, until there are none.
-const ORPHANS_INTERVAL: Duration = Duration::from_millis(250);
+/// From a removal to the flush that it queues: two ticks of a kernel with 100 a second, the first of which has begun.
+/// Source: recordings `churn-323` and `dest-delete-nodest1`.
+const FLUSH_DELAY: Duration = Duration::from_millis(20);
 /// Entries examined in one walk; meanwhile workers cannot reuse removed entries.
 const SLICE: u32 = 1024;
 /// The time without a packet after which `drop_entry` may end an established connection.

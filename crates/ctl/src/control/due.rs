@@ -34,15 +34,15 @@ impl<T: Ord> Due<T> {
 /// Due times of the periodic tasks.
 pub(super) struct Schedule {
     estimate: Millis,
-    trash: Millis,
+    unused: Millis,
     memory: Millis,
     review: Millis,
 }
 
 /// How late a sample of the counters is still taken.
 const MISSED_MAX: Duration = Duration::from_secs(600);
-/// Interval of emptying the trash.
-const TRASH_INTERVAL: Duration = Duration::from_secs(60);
+/// Interval of forgetting what no connection uses.
+const UNUSED_INTERVAL: Duration = Duration::from_secs(60);
 /// Interval of checking the memory left, for automatic defences.
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of expiring load reports and of maintaining owned services.
@@ -52,7 +52,7 @@ impl Default for Schedule {
     fn default() -> Self {
         Self {
             estimate: Millis(0) + estimator::INTERVAL,
-            trash: Millis(0) + TRASH_INTERVAL,
+            unused: Millis(0) + UNUSED_INTERVAL,
             memory: Millis(0) + MEMORY_INTERVAL,
             review: Millis(0) + REVIEW_INTERVAL,
         }
@@ -70,9 +70,9 @@ impl Schedule {
         })
     }
 
-    /// Whether the trash is to be emptied.
-    pub(super) fn trash(&mut self, now: Millis) -> bool {
-        is_due(&mut self.trash, now, TRASH_INTERVAL)
+    /// Whether what no connection uses is to be forgotten.
+    pub(super) fn unused(&mut self, now: Millis) -> bool {
+        is_due(&mut self.unused, now, UNUSED_INTERVAL)
     }
 
     /// Whether the memory left is to be checked.
@@ -87,7 +87,7 @@ impl Schedule {
 
     /// The earliest due time.
     pub(super) fn next(&self) -> Millis {
-        self.estimate.min(self.trash).min(self.memory).min(self.review)
+        self.estimate.min(self.unused).min(self.memory).min(self.review)
     }
 }
 

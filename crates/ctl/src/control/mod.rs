@@ -483,7 +483,7 @@ impl<D: Datapath> Control<D> {
         self.publish()
     }
 
-    /// Does what is due: samples the counters, empties the trash, checks the memory left, expires entries of lists and
+    /// Does what is due: samples the counters, scans the trash, checks the memory left, expires entries of lists and
     /// load reports, maintains owned services, takes back unconfirmed rules. Returns when it is due next.
     ///
     /// # Errors
@@ -492,16 +492,19 @@ impl<D: Datapath> Control<D> {
         while let Some(due) = self.schedule.estimate(now) {
             self.registry.sample_counters(due);
         }
-        if self.schedule.trash(now) {
+        let is_trash_due = self.registry.trash_scan().is_some_and(|due| due <= now);
+        if self.schedule.unused(now) || is_trash_due {
             // Steering that only serves existing connections ends with them.
             let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
             if marks || self.steered.has_deleted_locals() || self.registry.has_leftover_steering() {
                 self.steered.set_all_due();
             }
-            if self.registry.empty_trash(&mut self.publication.snapshot, now) {
-                self.next_hops.forget();
-                let _ = self.publish();
-            }
+            self.registry.forget_unused(now);
+        }
+        if is_trash_due {
+            self.registry.scan_trash(&mut self.publication.snapshot, now);
+            self.next_hops.forget();
+            let _ = self.publish();
         }
         if self.schedule.memory(now) {
             self.update_defences();
@@ -517,8 +520,8 @@ impl<D: Datapath> Control<D> {
         if self.publication.is_held() || self.steered.is_due() {
             let _ = self.settle(SHORT_WAIT);
         }
-        let next = self.schedule.next();
-        Ok(unconfirmed.into_iter().chain(listed).fold(next, Millis::min))
+        let due = [unconfirmed, listed, self.registry.trash_scan()];
+        Ok(due.into_iter().flatten().fold(self.schedule.next(), Millis::min))
     }
 
     /// Turns automatic defences on or off by the memory and the connection table's entries left.

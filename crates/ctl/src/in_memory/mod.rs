@@ -354,7 +354,9 @@ impl InMemory {
     pub fn advance(&mut self, time: Duration) -> Result<(), CommandError> {
         let target = self.now + time;
         while self.now < target {
-            self.now = (self.now + STEP).min(target);
+            // A removal since the last step queues its flush now.
+            let next_sweep = self.sweeper.run(self.now);
+            self.now = (self.now + STEP).min(next_sweep).min(target);
             self.control.tick(self.now)?;
             self.sweeper.run(self.now);
             let snapshot = self.control.published().load_full();

@@ -100,7 +100,8 @@ impl DestinationEntry {
 pub(super) struct Trashed {
     pub(super) dest: DestinationEntry,
     pub(super) service: Arc<ServiceLive>,
-    pub(super) since: Millis,
+    /// The first scan of the trash that found it without connections.
+    pub(super) idle_since: Option<Millis>,
 }
 
 /// The keys of a service's destinations in the trash.

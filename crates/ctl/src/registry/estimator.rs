@@ -21,11 +21,6 @@ pub struct Estimator {
 }
 
 impl Estimator {
-    /// An estimator that shows zeroes from `now` on: for a destination that is added again to a new service.
-    pub fn from(now: StatsValues) -> Self {
-        Self { seen: now, base: now, average: [0; 5] }
-    }
-
     /// An estimator of counters that had this value before, which it shows at once.
     pub fn resumed(now: StatsValues) -> Self {
         Self { seen: now, ..Self::default() }
@@ -111,6 +106,5 @@ mod tests {
         assert_eq!((estimator.stats().connections, estimator.rates().connections), (0, 0));
         estimator.tick(connections(207));
         assert_eq!(estimator.stats().connections, 7);
-        assert_eq!(Estimator::from(connections(207)).stats().connections, 0);
     }
 }

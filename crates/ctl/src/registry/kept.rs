@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::StatsValues;
@@ -19,7 +20,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use super::numbers::{NUMBERS, Placed, Record, Records};
-use super::{DestinationEntry, Registry, ServiceEntry, TRASH_TIME, Trashed, destination};
+use super::{DestinationEntry, Registry, ServiceEntry, destination};
 use crate::registry::estimator::Estimator;
 
 /// The name of a destination's record.
@@ -195,7 +196,7 @@ impl Registry {
             let gone = Destination { available: false, ..destination(*key, &dest, &service, snapshot) };
             snapshot.destinations.set(dest.id, Some(gone));
             // Of two with the same name, the later one stays: the other was in the trash.
-            self.trash.insert((*key, *endpoint), Trashed { dest, service, since: now });
+            self.discard(*key, dest, service, now);
         }
         self.free_ids.extend(unused.into_iter().rev().map(DestinationId));
     }
@@ -302,9 +303,10 @@ impl Registry {
         self.kept.iter_mut().for_each(|kept| kept.clear_service(key));
     }
 
-    /// Forgets the services from before the start that nobody has configured again.
-    pub(super) fn forget_before(&mut self, now: Millis) {
-        self.before.retain(|_, before| before.since.until(now) < TRASH_TIME);
+    /// Forgets the services from before the start that nobody has configured again, and path MTUs without a destination.
+    pub fn forget_unused(&mut self, now: Millis) {
+        self.path_mtus.retain(|_, path_mtu| path_mtu.strong_count() > 0);
+        self.before.retain(|_, before| before.since.until(now) < BEFORE_TIME);
     }
 
     /// Why the files of [`Self::resume`] are not current; `None`: they are.
@@ -313,6 +315,8 @@ impl Registry {
     }
 }
 
+/// How long the totals of a service from before the start wait for its configuration.
+const BEFORE_TIME: Duration = Duration::from_secs(120);
 /// The places of numbers behind what was counted, of a destination.
 const WEIGHT_AT: usize = 5;
 const METHODS_AT: usize = 6;

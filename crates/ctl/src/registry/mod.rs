@@ -9,7 +9,6 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::CallIds;
@@ -42,8 +41,6 @@ mod quic;
 mod trash;
 pub mod tunnels;
 
-/// How long a removed destination without connections is kept.
-const TRASH_TIME: Duration = Duration::from_secs(120);
 /// Default number of SIP calls that are kept apart.
 pub const SIP_CALLS: usize = 65_536;
 
@@ -57,6 +54,7 @@ pub struct Registry {
     pub sip_calls: usize,
     services: BTreeMap<ServiceKey, ServiceEntry>,
     trash: BTreeMap<(ServiceKey, Endpoint), Trashed>,
+    trash_scan: Option<Millis>,
     free_ids: Vec<DestinationId>,
     /// Services that have changed since the last [`Self::build`].
     unbuilt: BTreeSet<ServiceKey>,
@@ -84,6 +82,7 @@ impl Registry {
             sip_calls: SIP_CALLS,
             services: BTreeMap::new(),
             trash: BTreeMap::new(),
+            trash_scan: None,
             free_ids: Vec::new(),
             unbuilt: BTreeSet::new(),
             next_id: 0,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::{
@@ -12,7 +13,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use super::entries::{DestinationEntry, Trashed, destination};
 use super::estimator::Estimator;
-use super::{Registry, TRASH_TIME};
+use super::Registry;
 
 impl Registry {
     /// The entry of a destination that is added: from the trash, or new.
@@ -24,7 +25,8 @@ impl Registry {
     ) -> DestinationEntry {
         if let Some(Trashed { mut dest, service: before, .. }) = self.trash.remove(&(key, endpoint)) {
             if !Arc::ptr_eq(&before, service) {
-                dest.estimator = Estimator::from(dest.live.stats.sum());
+                // From the last sample before the removal, as under IPVS.
+                dest.estimator.zero();
                 service.add(&dest.live);
             }
             return dest;
@@ -64,28 +66,48 @@ impl Registry {
         let gone = Destination { available: false, ..destination(key, &dest, service, snapshot) };
         snapshot.destinations.set(dest.id, Some(gone));
         // The setting now decides, not that when the connections end. Source: ipvs-behaviour, section 3.5.
-        snapshot.flushes += u64::from(snapshot.settings.expire_nodest_conn);
-        let trashed = Trashed { dest, service: service.clone(), since: now };
-        self.trash.insert((key, trashed.dest.endpoint), trashed);
+        snapshot.removals += u64::from(snapshot.settings.expire_nodest_conn);
+        self.discard(key, dest, service.clone(), now);
     }
 
-    /// Frees removed destinations that nothing has referred to for two minutes. Returns whether the trash had any.
-    pub fn empty_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
-        self.forget_before(now);
-        let (any, kept) = (!self.trash.is_empty(), &mut self.kept);
-        self.trash.retain(|_, trashed| {
-            if trashed.dest.has_connections() || trashed.dest.live.templates() > 0 {
-                trashed.since = now;
+    /// Puts a destination into the trash. The first one there begins the scans.
+    pub(super) fn discard(
+        &mut self,
+        key: ServiceKey,
+        dest: DestinationEntry,
+        service: Arc<ServiceLive>,
+        now: Millis,
+    ) {
+        if self.trash.is_empty() {
+            self.trash_scan = Some(now + SCAN_INTERVAL);
+        }
+        self.trash.insert((key, dest.endpoint), Trashed { dest, service, idle_since: None });
+    }
+
+    /// The time of the next scan of the trash; `None`: it was empty at the last one.
+    pub fn trash_scan(&self) -> Option<Millis> {
+        self.trash_scan
+    }
+
+    /// Scans the trash: frees destinations for which an earlier scan, at least [`IDLE_TIME`] ago, found no connection.
+    /// Source: ipvs-behaviour, section 3.5.
+    pub fn scan_trash(&mut self, snapshot: &mut Snapshot, now: Millis) {
+        let kept = &mut self.kept;
+        self.trash.retain(|_, Trashed { dest, idle_since, .. }| {
+            let is_idle = !dest.has_connections() && dest.live.templates() == 0;
+            let is_kept = !is_idle || idle_since.get_or_insert(now).until(now) < IDLE_TIME;
+            if !is_kept {
+                snapshot.destinations.set(dest.id, None);
+                self.free_ids.push(dest.id);
+                kept.iter_mut().for_each(|kept| kept.clear_destination(dest.id));
             }
-            let keep = trashed.since.until(now) < TRASH_TIME;
-            if !keep {
-                snapshot.destinations.set(trashed.dest.id, None);
-                self.free_ids.push(trashed.dest.id);
-                kept.iter_mut().for_each(|kept| kept.clear_destination(trashed.dest.id));
-            }
-            keep
+            is_kept
         });
-        self.path_mtus.retain(|_, path_mtu| path_mtu.strong_count() > 0);
-        any
+        self.trash_scan = (!self.trash.is_empty()).then_some(now + SCAN_INTERVAL);
     }
 }
+
+/// Interval of the scans of the trash.
+const SCAN_INTERVAL: Duration = Duration::from_secs(60);
+/// How long a destination without connections stays in the trash.
+const IDLE_TIME: Duration = Duration::from_secs(120);

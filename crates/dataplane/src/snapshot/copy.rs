@@ -73,7 +73,7 @@ impl Snapshot {
             }),
             vip_probes: self.vip_probes.as_ref().map(|probes| Arc::new(probes.separate_copy())),
             settings: self.settings,
-            flushes: self.flushes,
+            removals: self.removals,
         };
         (copy, decisions)
     }

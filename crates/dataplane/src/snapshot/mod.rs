@@ -91,9 +91,9 @@ pub struct Snapshot {
     pub vip_probes: Option<Arc<VipProbes>>,
     /// Timeouts and settings.
     pub settings: Settings,
-    /// The number of destinations that were removed while `expire_nodest_conn` was set: after each, connections of
-    /// removed destinations end.
-    pub flushes: u64,
+    /// The number of destinations that were removed while `expire_nodest_conn` was set. Each queues a flush of the
+    /// connections of removed destinations.
+    pub removals: u64,
 }
 
 impl Snapshot {
@@ -116,7 +116,7 @@ impl Snapshot {
             sync_backup: None,
             vip_probes: None,
             settings: Settings::default(),
-            flushes: 0,
+            removals: 0,
         }
     }
 

@@ -21,7 +21,7 @@ settings! {
     /// When a SYN replaces an old connection between the same endpoints: 0 never; 1 if that is in TIME_WAIT or CLOSE;
     /// 2 also if it is in FIN_WAIT and its replies are not seen.
     conn_reuse_mode: u8 = 1;
-    /// 1: connections of a removed real server end within half a second.
+    /// 1: connections of a removed real server end after 20 ms, unless it is back by then.
     expire_nodest_conn: Switch = Switch(false);
     /// 1: the next connection of a persistent client whose real server is quiescent goes to another one.
     expire_quiescent_template: Switch = Switch(false);

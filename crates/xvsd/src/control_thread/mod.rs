@@ -86,8 +86,8 @@ pub(crate) struct ControlThread {
     pub(crate) start: Option<(WorkerStart, PreparedTable)>,
     /// Ended before the workers.
     pub(crate) sweeping: Option<Sweeping>,
-    /// The flushes of connections that the sweeper knows.
-    flushes: u64,
+    /// The removals of which the sweeper has been told.
+    removals: u64,
 }
 
 /// Sentences for the operator, by source.
@@ -140,7 +140,7 @@ impl ControlThread {
             warnings,
             start: None,
             sweeping: None,
-            flushes: 0,
+            removals: 0,
         }
     }
 
@@ -230,8 +230,8 @@ impl ControlThread {
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let flushes = self.shared.published.load().flushes;
-            if std::mem::replace(&mut self.flushes, flushes) != flushes {
+            let removals = self.shared.published.load().removals;
+            if std::mem::replace(&mut self.removals, removals) != removals {
                 self.sweeping.iter().for_each(Sweeping::wake);
             }
             let unconfirmed = self.control.unconfirmed_until();
