@@ -4,6 +4,8 @@
 //! The network is made before a recording is replayed. Not here: scripts of setup steps (`setup`), and other frames and
 //! commands, which each test passes to the lab itself.
 
+use std::net::{IpAddr, SocketAddr};
+
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use serde_json::{Value, json};
 
@@ -69,22 +71,23 @@ pub fn setting(name: &str, value: &Value) -> Result<Value, String> {
     Ok(json!({ "set": { key: value } }))
 }
 
-/// The request for a frame that holds a synchronization message of another director, which is UDP from the `peer` to a
-/// multicast group. `None` for any other frame.
-pub fn sync_message(step: &Value) -> Option<Value> {
+/// The group and port of a frame that holds a synchronization message of another director, which is UDP from the `peer`
+/// to a multicast group, and the request for it. `None` for any other frame.
+pub fn sync_message(step: &Value) -> Option<(SocketAddr, Value)> {
     if step["from"] != "peer" {
         return None;
     }
     let frame = unhex(step["in"].as_str()?);
     let packet = SlicedPacket::from_ethernet(&frame).ok()?;
-    let is_multicast = match packet.net? {
-        NetSlice::Ipv4(ip) => ip.header().destination_addr().is_multicast(),
-        NetSlice::Ipv6(ip) => ip.header().destination_addr().is_multicast(),
-        NetSlice::Arp(_) => false,
+    let group: IpAddr = match packet.net? {
+        NetSlice::Ipv4(ip) => ip.header().destination_addr().into(),
+        NetSlice::Ipv6(ip) => ip.header().destination_addr().into(),
+        NetSlice::Arp(_) => return None,
     };
     match packet.transport? {
-        TransportSlice::Udp(udp) if is_multicast => {
-            Some(json!({ "sync": hex(udp.payload()), "link": step["port"] }))
+        TransportSlice::Udp(udp) if group.is_multicast() => {
+            let request = json!({ "sync": hex(udp.payload()), "link": step["port"] });
+            Some((SocketAddr::new(group, udp.destination_port()), request))
         }
         _ => None,
     }
@@ -115,8 +118,9 @@ mod tests {
             packet.udp(40_000, 8848).write(&mut frame, &[0xab, 0xcd]).expect("in memory");
             json!({ "from": from, "port": "sy0", "in": hex(&frame) })
         };
+        let group = SocketAddr::from(([224, 0, 0, 81], 8848));
         let message = json!({ "sync": "abcd", "link": "sy0" });
-        assert_eq!(sync_message(&udp("peer", [224, 0, 0, 81])), Some(message));
+        assert_eq!(sync_message(&udp("peer", [224, 0, 0, 81])), Some((group, message)));
         assert_eq!(sync_message(&udp("peer", [10, 3, 0, 1])), None);
         assert_eq!(sync_message(&udp("client", [224, 0, 0, 81])), None);
     }

@@ -11,9 +11,9 @@ use xvs_dataplane::snapshot::{
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
+use super::Registry;
 use super::entries::{DestinationEntry, Trashed, destination};
 use super::estimator::Estimator;
-use super::Registry;
 
 impl Registry {
     /// The entry of a destination that is added: from the trash, or new.

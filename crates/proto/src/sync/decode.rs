@@ -28,11 +28,11 @@ pub enum MessageError {
 /// Why an entry is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skipped {
-    /// The message ends inside it, or it contradicts itself: the rest of the message is left out, too.
+    /// The message ends inside it, or inside an option: the rest of the message is left out, too.
     Malformed,
-    /// It has a mandatory option that is not known.
+    /// It has a mandatory option that is not known, or options of xvs that do not belong together.
     UnknownOption,
-    /// It has data of a persistence engine without its name, or the name of another engine than SIP.
+    /// It has data of a persistence engine without its name, or with the name of another engine than SIP.
     UnknownEngine,
 }
 
@@ -135,21 +135,12 @@ impl<'a> Entries<'a> {
         let (mark, timeout_seconds) = (fields.word()?, fields.word()?);
         let endpoints = fields.endpoints(ports, is_ipv6)?;
         let mut entry = Entry { mark, timeout_seconds, ..entry(protocol, flags, state, endpoints) };
-        fields.options(&mut entry)?;
-        // The local endpoint sends to the destination, and only FULLNAT passes the client's address.
-        let is_other = |local: Endpoint| local.addr.is_ipv6() != entry.dest.addr.is_ipv6();
-        let is_translated = entry.dest.addr.is_ipv6() != is_ipv6;
-        let translates = flags & flag::METHOD == method::MASQUERADING
-            && (entry.local.is_some() || flags & flag::TEMPLATE != 0);
-        let is_numbered = entry.numbers.is_some();
-        if entry.local.is_some_and(is_other)
-            || is_translated && !translates
-            || entry.client_address.is_some() && entry.local.is_none()
-            || is_numbered && entry.protocol != Protocol::TCP
-        {
-            return Err(Skipped::Malformed);
+        match fields.options(&mut entry) {
+            // A kernel reads no further than a mandatory option that it does not know.
+            Err(Skipped::Malformed) if entry.has_own_options() => Err(Skipped::UnknownOption),
+            Ok(()) if !entry.is_consistent() => Err(Skipped::UnknownOption),
+            read => read.map(|()| entry),
         }
-        Ok(entry)
     }
 }
 
@@ -195,74 +186,115 @@ impl<'a> Fields<'a> {
         Ok([next(client)?, next(service)?, next(dest)?])
     }
 
-    /// Reads the options into an entry. The order is free, each may be there once.
+    /// Reads the options into an entry, in any order.
+    ///
+    /// The kernel knows three types; each may be there once. Any other option is unknown, unless it has the form in which
+    /// xvs writes it: an optional one is left out then, and a mandatory one skips its entry. Source: ipvs-behaviour,
+    /// section 12.2.
     fn options(&mut self, entry: &mut Entry<'a>) -> Result<(), Skipped> {
-        let (mut seen, mut engine, mut skipped) = (0_u64, None, None);
+        let (mut has_sequences, mut engine) = (false, None);
         while !self.0.is_empty() {
             let [kind, len] = self.array()?;
             let data = self.take(len.into())?;
-            let number = kind & !option::OPTIONAL;
-            let is_again = number < 64 && seen >> number & 1 != 0;
-            if data.is_empty() || is_again {
-                return Err(Skipped::Malformed);
-            }
-            seen |= if number < 64 { 1 << number } else { 0 };
-            match (number, data) {
-                (option::SEQUENCES, data) if data.len() == SEQUENCES_LEN => {
-                    // The client's numbers come first.
-                    let mut data = Fields(&data[SEQUENCES_LEN / 2..]);
-                    let [place, after, before] = [data.word()?, data.word()?, data.word()?];
-                    let shift = ReplyShift { place, after: after as i32, before: before as i32 };
-                    entry.reply_shift = Some(shift).filter(|_| entry.flags & flag::REPLY_SEQUENCES != 0);
+            match kind & !option::OPTIONAL {
+                _ if data.is_empty() => return Err(Skipped::Malformed),
+                option::SEQUENCES if data.len() == SEQUENCES_LEN && !has_sequences => {
+                    has_sequences = true;
+                    entry.reply_shift = reply_shift(data, entry.flags)?;
                 }
-                (option::ENGINE_DATA, data) => entry.call_id = Some(data),
-                (option::ENGINE, data) if data.len() <= ENGINE_MAX => engine = Some(data),
-                (option::LOCAL, data) if matches!(data.len(), 6 | 18) => {
-                    let mut data = Fields(data);
-                    let port = data.half()?;
-                    entry.local = Some(Endpoint { port, addr: data.addr(data.0.len() == 16)? });
-                }
-                (option::CLIENT_ADDRESS, &[kind @ (0 | 1), acknowledged, a, b, c, d])
-                    if entry.protocol == Protocol::TCP =>
-                {
-                    entry.client_address = Some(ClientAddress {
-                        in_header: kind == 1,
-                        is_acknowledged: acknowledged != 0,
-                        first_sequence: u32::from_be_bytes([a, b, c, d]),
-                    });
-                }
-                (option::DATAGRAMS, [1]) if entry.protocol == Protocol::UDP => {
-                    entry.client_address =
-                        Some(ClientAddress { in_header: true, is_acknowledged: false, first_sequence: 0 });
-                }
-                (option::REMAINING, &[a, b, c, d]) => {
-                    entry.remaining_millis = Some(u32::from_be_bytes([a, b, c, d]));
-                }
-                (option::NUMBERS, data) if data.len() == 12 => {
-                    let mut data = Fields(data);
-                    entry.numbers = Some([data.word()?, data.word()?, data.word()?]);
-                }
-                (option::DEST, data) if data.len() == if entry.client.addr.is_ipv6() { 4 } else { 16 } => {
-                    entry.dest.addr = Fields(data).addr(data.len() == 16)?;
-                }
-                (option::SEQUENCES | option::ENGINE..=option::DATAGRAMS, _) => {
-                    return Err(Skipped::Malformed);
-                }
+                option::ENGINE_DATA if entry.call_id.is_none() => entry.call_id = Some(data),
+                option::ENGINE if data.len() <= ENGINE_MAX && engine.is_none() => engine = Some(data),
+                option::SEQUENCES | option::ENGINE_DATA | option::ENGINE => return Err(Skipped::Malformed),
+                _ if entry.set_own_option(kind, data) => {}
                 _ if kind & option::OPTIONAL != 0 => {}
-                _ => skipped = Some(Skipped::UnknownOption),
+                _ => return Err(Skipped::UnknownOption),
             }
         }
-        let is_known = match (entry.call_id, engine) {
-            (None, None) => true,
-            (Some(_), Some(engine)) => engine == SIP,
-            _ => false,
-        };
-        match skipped {
-            Some(skipped) => Err(skipped),
-            None if !is_known => Err(Skipped::UnknownEngine),
-            None => Ok(()),
+        match entry.call_id {
+            Some(_) if engine != Some(SIP) => Err(Skipped::UnknownEngine),
+            _ => Ok(()),
         }
     }
+}
+
+/// The shift of the server's numbers, which come after the client's; `None`: the flags say that there is none.
+fn reply_shift(data: &[u8], flags: u32) -> Result<Option<ReplyShift>, Skipped> {
+    let mut data = Fields(&data[SEQUENCES_LEN / 2..]);
+    let [place, after, before] = [data.word()?, data.word()?, data.word()?];
+    let shift = ReplyShift { place, after: after as i32, before: before as i32 };
+    Ok((flags & flag::REPLY_SEQUENCES != 0).then_some(shift))
+}
+
+impl Entry<'_> {
+    /// Takes an option that only xvs writes. Returns whether it has the form of one, for the first time.
+    fn set_own_option(&mut self, kind: u8, data: &[u8]) -> bool {
+        match (kind, data) {
+            (option::LOCAL, &[a, b, ref addr @ ..]) if self.local.is_none() => {
+                let port = u16::from_be_bytes([a, b]);
+                self.local = addr_of(addr).map(|addr| Endpoint { addr, port });
+                self.local.is_some()
+            }
+            (option::CLIENT_ADDRESS, &[kind @ (0 | 1), acknowledged, a, b, c, d])
+                if self.protocol == Protocol::TCP && self.client_address.is_none() =>
+            {
+                self.client_address = Some(ClientAddress {
+                    in_header: kind == 1,
+                    is_acknowledged: acknowledged != 0,
+                    first_sequence: u32::from_be_bytes([a, b, c, d]),
+                });
+                true
+            }
+            (option::DATAGRAMS, [1]) if self.protocol == Protocol::UDP && self.client_address.is_none() => {
+                self.client_address =
+                    Some(ClientAddress { in_header: true, is_acknowledged: false, first_sequence: 0 });
+                true
+            }
+            (option::REMAINING, &[a, b, c, d]) if self.remaining_millis.is_none() => {
+                self.remaining_millis = Some(u32::from_be_bytes([a, b, c, d]));
+                true
+            }
+            (option::NUMBERS, &[a, b, c, d, e, f, g, h, i, j, k, l])
+                if self.protocol == Protocol::TCP && self.numbers.is_none() =>
+            {
+                self.numbers = Some([[a, b, c, d], [e, f, g, h], [i, j, k, l]].map(u32::from_be_bytes));
+                true
+            }
+            (option::DEST, addr) if self.dest.addr.is_unspecified() => {
+                let other = addr_of(addr).filter(|addr| addr.is_ipv6() != self.client.addr.is_ipv6());
+                other.into_iter().for_each(|addr| self.dest.addr = addr);
+                other.is_some()
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it has a mandatory option that only xvs writes.
+    fn has_own_options(&self) -> bool {
+        self.local.is_some()
+            || self.client_address.is_some()
+            || self.numbers.is_some()
+            || self.is_translated()
+    }
+
+    fn is_translated(&self) -> bool {
+        self.dest.addr.is_ipv6() != self.client.addr.is_ipv6()
+    }
+
+    /// Whether its options belong together: the local endpoint sends to the destination, only FULLNAT passes the client's
+    /// address, and only NAT and FULLNAT have a destination of another family.
+    fn is_consistent(&self) -> bool {
+        let translates = self.flags & flag::METHOD == method::MASQUERADING
+            && (self.local.is_some() || self.flags & flag::TEMPLATE != 0);
+        self.local.is_none_or(|local| local.addr.is_ipv6() == self.dest.addr.is_ipv6())
+            && (self.client_address.is_none() || self.local.is_some())
+            && (!self.is_translated() || translates)
+    }
+}
+
+/// The address that these bytes are, of either family.
+fn addr_of(bytes: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
 }
 
 /// Bits of flags: sequence numbers follow.
@@ -325,36 +357,65 @@ mod tests {
         let with = |len: &str, options: &str| CONNECTION.replacen("0024", len, 1) + options;
         let by_nat = CONNECTION.replacen("0024", "0036", 1).replacen("00000083", "00000080", 1);
         let good = Ok("192.0.2.10:1000 1".to_owned());
-        let skipped = |reason| vec![Err(reason), good.clone()];
+        let (taken, skipped) = (vec![good.clone(), good.clone()], |reason| vec![Err(reason), good.clone()]);
+        let ended = vec![Err(Skipped::Malformed)];
+        let sequences = format!("0118{}", "00".repeat(24));
         for (option, expected) in [
-            // An optional option that is not known.
-            (with("0028", "4a020000"), vec![good.clone(), good.clone()]),
+            // Optional options that are not known, also the same one twice, and a mandatory one.
+            (with("0028", "4a020000"), taken.clone()),
+            (with("002c", "4a0200004a020000"), taken.clone()),
             (with("0028", "0a020000"), skipped(Skipped::UnknownOption)),
-            // Data without a name, and the name of another engine.
+            // What follows a mandatory option that is not known does not matter.
+            (with("0028", "0a01004a"), skipped(Skipped::UnknownOption)),
+            // The kernel's types, with and without the bit of optional ones.
+            (with("003e", &format!("{sequences}0000")), taken.clone()),
+            (with("003e", &format!("{}0000", sequences.replacen("01", "41", 1))), taken.clone()),
+            // Data without a name, and the name of another engine; a name without data.
             (with("0028", "02026162"), skipped(Skipped::UnknownEngine)),
             (with("002c", "0202616203026162"), skipped(Skipped::UnknownEngine)),
-            // Without data, beyond the entry, twice, of a wrong length; another version of the entry.
-            (with("0028", "4a004a01"), vec![Err(Skipped::Malformed)]),
-            (with("0028", "4a030000"), vec![Err(Skipped::Malformed)]),
-            (with("002c", "4a0200004a020000"), vec![Err(Skipped::Malformed)]),
-            (with("0028", "01020000"), vec![Err(Skipped::Malformed)]),
-            (with("0028", "04020000"), vec![Err(Skipped::Malformed)]),
-            (with("0028", "46020000"), vec![Err(Skipped::Malformed)]),
-            (with("0028", "07020000"), vec![Err(Skipped::Malformed)]),
-            // A real server of the client's own family, and one of the other family by direct routing.
-            (with("002a", "08040a02000b0000"), vec![Err(Skipped::Malformed)]),
-            (with("0036", &format!("0810{}0000", "20".repeat(16))), vec![Err(Skipped::Malformed)]),
-            // One by NAT, which has no local endpoint.
-            (by_nat.clone() + "0810" + &"20".repeat(16) + "0000", vec![Err(Skipped::Malformed)]),
-            // A local endpoint of the other family, and a client's address without one.
-            (with("0038", &format!("04121000{}", "00".repeat(16))), vec![Err(Skipped::Malformed)]),
-            (with("002c", "0506010000000001"), vec![Err(Skipped::Malformed)]),
-            (with("1028", "4a020000"), vec![Err(Skipped::Malformed)]),
+            (with("0028", "03026162"), taken.clone()),
+            // Without data, beyond the entry, a type without a length; another version of the entry.
+            (with("0028", "4a004a01"), ended.clone()),
+            (with("0028", "4a030000"), ended.clone()),
+            (with("0025", "4a000000"), ended.clone()),
+            (with("1028", "4a020000"), ended.clone()),
+            // The kernel's types twice, of a wrong length.
+            (with("0058", &sequences.repeat(2)), ended.clone()),
+            (with("002a", "0201610201620000"), ended.clone()),
+            (with("002a", "0301610301620000"), ended.clone()),
+            (with("0028", "01020000"), ended.clone()),
+            (with("0028", "41020000"), ended.clone()),
+            (with("0037", &format!("0311{}00", "61".repeat(17))), ended),
+            // Types of xvs in a form that it does not write.
+            (with("0028", "04020000"), skipped(Skipped::UnknownOption)),
+            (with("002c", "4406000000000000"), taken.clone()),
+            (with("0028", "46020000"), taken.clone()),
+            (with("0028", "06020000"), skipped(Skipped::UnknownOption)),
+            (with("0030", &"460400000001".repeat(2)), taken.clone()),
+            (with("0028", "07020000"), skipped(Skipped::UnknownOption)),
+            (with("002a", "4804787878780000"), taken.clone()),
+            (with("002a", "4904787878780000"), taken),
+            (with("002a", "0904787878780000"), skipped(Skipped::UnknownOption)),
             // A header in each datagram of TCP.
-            (with("0027", "090101"), vec![Err(Skipped::Malformed)]),
+            (with("0027", "09010100"), skipped(Skipped::UnknownOption)),
+            // A real server of the client's own family, and one of the other family by direct routing.
+            (with("002a", "08040a02000b0000"), skipped(Skipped::UnknownOption)),
+            (with("0036", &format!("0810{}0000", "20".repeat(16))), skipped(Skipped::UnknownOption)),
+            // One by NAT, which has no local endpoint.
+            (by_nat.clone() + "0810" + &"20".repeat(16) + "0000", skipped(Skipped::UnknownOption)),
+            // A local endpoint of the other family, and a client's address without one.
+            (with("0038", &format!("04121000{}", "00".repeat(16))), skipped(Skipped::UnknownOption)),
+            (with("002c", "0506010000000001"), skipped(Skipped::UnknownOption)),
         ] {
             assert_eq!(entries(&message(&[&option, CONNECTION])), expected, "{option}");
         }
+    }
+
+    /// A message from the trial: an optional option that no kernel and no xvs knows.
+    #[test]
+    fn a_connection_with_an_unknown_optional_option_is_taken() {
+        let message = "00070034010100000006002a0000000000010459005000500000000000000384c000020a0a0100640a02000b4904787878780000";
+        assert_eq!(entries(message), [Ok("192.0.2.10:1113 1".to_owned())]);
     }
 
     fn endpoint(is_ipv6: bool) -> impl Strategy<Value = Endpoint> {

@@ -87,7 +87,7 @@ impl Entry<'_> {
             out.put(&first_sequence.to_be_bytes());
         }
         if let Some(millis) = self.remaining_millis {
-            out.put(&[option::OPTIONAL | option::REMAINING, 4]);
+            out.put(&[option::REMAINING, 4]);
             out.put(&millis.to_be_bytes());
         }
         if let Some(words) = self.numbers {

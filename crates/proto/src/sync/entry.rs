@@ -71,7 +71,7 @@ pub mod method {
 }
 
 /// Types of an entry's options. Without [`OPTIONAL`](option::OPTIONAL) an option is mandatory: a receiver that does not
-/// know it skips the entry.
+/// know it skips the entry. The kernel knows the first three, and reads them with and without that bit.
 pub(super) mod option {
     /// The bit of options that a receiver may ignore.
     pub(in crate::sync) const OPTIONAL: u8 = 0x40;
@@ -87,7 +87,7 @@ pub(super) mod option {
     /// of the client's first byte.
     pub(in crate::sync) const CLIENT_ADDRESS: u8 = 5;
     /// The time until a connection ends, in milliseconds. Optional: without it the whole timeout applies.
-    pub(in crate::sync) const REMAINING: u8 = 6;
+    pub(in crate::sync) const REMAINING: u8 = OPTIONAL | 6;
     /// How the segments of a connection behind the SYN proxy are translated: three words. Without them the ends would
     /// not understand each other.
     pub(in crate::sync) const NUMBERS: u8 = 7;
