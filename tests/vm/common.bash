@@ -12,7 +12,8 @@ until_shown() {
     local text=$1 try
     shift
     for ((try = 0; try < 60; try++)); do
-        if "$@" 2>/dev/null | grep -q "$text"; then return; fi
+        # Not by a pipe: grep ends at the first match, and a long output would then end with SIGPIPE.
+        if grep -q "$text" <<<"$("$@" 2>/dev/null)"; then return; fi
         sleep 0.5
     done
     "$@" >&2 || true

@@ -14,12 +14,16 @@ peer.py latency HOST PORT COUNT  sends COUNT datagrams of UDP to an echo, each 2
 peer.py numbers PORT           sends each connection a stream of numbers, 400 KB a second
 peer.py download HOST PORT END receives that stream until the file END exists; prints the bytes, whether all are right,
                                and the longest time without any
+peer.py announce FROM GROUP COUNT SEED  sends COUNT messages of synchronization, many of them damaged, to port 8848 of a
+                               multicast group, as the director with the address FROM; equal seeds send the same
 peer.py send FILE HOST PORT    sends a file to a mirror; prints the address and whether the file has come back whole
 """
 
 import os
+import random
 import selectors
 import socket
+import struct
 import sys
 import threading
 import time
@@ -251,6 +255,44 @@ def latency(host, port, count):
     print(*(round(times[count * part // 100] * 1e6) for part in (50, 99)))
 
 
+def option(draw):
+    """A parameter of a connection: of the kernel, of none, or damaged."""
+    kind = draw.choice([1, 2, 3, 3, 10, 63, 128 + draw.randrange(64), 0x41, 0x42] + 4 * [0x40 + draw.randrange(4, 64)])
+    data = bytes(draw.choice([1, 4, 6, 12, 16, 17, 18, 24, 24]))
+    if kind & 0xBF == 3 and draw.random() < 0.5:
+        data = draw.choice([b"sip", b"nosuch"])
+    claimed = len(data) if draw.random() < 0.9 else draw.randrange(30)
+    return bytes([kind, claimed]) + data
+
+
+def entry(draw, port):
+    """A connection of this client port in a message of version 1."""
+    options = b"".join(option(draw) for _ in range(draw.choice([0, 0, 0, 1, 1, 2, 3])))
+    length = 36 + len(options) if draw.random() < 0.95 else draw.randrange(64)
+    version = length if draw.random() < 0.98 else length | 0x1000
+    state = draw.randrange(1, 11) if draw.random() < 0.95 else draw.randrange(256)
+    head = struct.pack("!BBHIHHHHII", 0, 6, version, 0x100, state, port, 81, 80, 0, 600)
+    return head + bytes([10, 1, 0, 10, 10, 1, 0, 100, 10, 1, 0, 20]) + options
+
+
+def announce(source, group, count, seed):
+    """Sends messages, each connection with a client port of its own."""
+    sender = socket.socket(type=socket.SOCK_DGRAM)
+    sender.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton(source))
+    sender.bind((source, 0))
+    draw, port = random.Random(seed), 1000
+    for _ in range(count):
+        body, entries = b"", draw.randrange(1, 4)
+        for _ in range(entries):
+            body += bytes(-len(body) % 4) + entry(draw, port)
+            port += 1
+        if draw.random() < 0.1:
+            body = body[: draw.randrange(len(body))]
+        entries += draw.choice([0, 0, 0, 0, 1, -1])
+        sender.sendto(struct.pack("!BBHBBH", 0, 7, 8 + len(body), entries, 1, 0) + body, (group, 8848))
+        time.sleep(0.02)
+
+
 _, command, *words = sys.argv
 if command == "serve":
     serve(words)
@@ -268,5 +310,7 @@ elif command == "download":
     download(*words)
 elif command == "latency":
     latency(words[0], int(words[1]), int(words[2]))
+elif command == "announce":
+    announce(words[0], words[1], int(words[2]), int(words[3]))
 else:
     send(*words)
