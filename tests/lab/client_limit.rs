@@ -278,7 +278,7 @@ fn rules_change_the_methods_before_the_limit_that_needs_them() {
         server(1)
     );
     let (rules, _) = read_wanted(&text, &SystemResolver::default()).expect("the rules have no fault");
-    let apply = ControlRequest::Apply { rules, confirm_within_seconds: None };
+    let apply = ControlRequest::Apply { rules, confirm_within_seconds: None, keeps_locals: false };
     cluster.lab().director.call(apply.into()).expect("nothing is refused");
     let saved = cluster.adm("-S -n");
     assert!(saved.contains("-m -w 1") && saved.contains("--above syn-proxy"), "{saved}");

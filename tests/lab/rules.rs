@@ -4,6 +4,8 @@
 //! States are made by random lines of `ipvsadm` and `xvs` on directors in the lab. Not here: the socket and a client
 //! that dies (`netlab/rules.rs`), the output of differences and faults (`crates/cli/src/rules/plan.rs`).
 
+use std::io;
+
 use proptest::prelude::*;
 use serde_json::json;
 use xvs::frames::{ACK, SYN};
@@ -14,9 +16,10 @@ use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{commands_of, differences, state_of};
 use xvs_model::config::rules::DesiredRules;
-use xvs_model::protocol::client::{Director as _, Failure};
+use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request, Verdict};
+use xvs_model::report::connection::ConnectionRow;
 
 /// A line of a script: arguments of `ipvsadm`, or `xvs` with its arguments.
 fn line() -> impl Strategy<Value = String> {
@@ -112,7 +115,7 @@ fn read(text: &str) -> (Vec<Command>, DesiredRules) {
 
 /// Applies rules; returns the number of differences.
 fn apply(cluster: &mut LabCluster, rules: Vec<Command>, confirm_within_seconds: Option<u32>) -> usize {
-    match call(cluster, ControlRequest::Apply { rules, confirm_within_seconds }.into()) {
+    match call(cluster, ControlRequest::Apply { rules, confirm_within_seconds, keeps_locals: false }.into()) {
         Ok(Reply::Applied(differences)) => differences.len(),
         other => panic!("{other:?}"),
     }
@@ -226,7 +229,12 @@ fn rules_change_nothing_if_one_is_refused() {
     let rules_of_wrong = read(&wrong).0;
     let refused = call(
         &mut cluster,
-        ControlRequest::Apply { rules: rules_of_wrong, confirm_within_seconds: Some(60) }.into(),
+        ControlRequest::Apply {
+            rules: rules_of_wrong,
+            confirm_within_seconds: Some(60),
+            keeps_locals: false,
+        }
+        .into(),
     );
     let why = refused.unwrap_err().to_string();
     assert!(why.contains("203.0.113.255:80 is the broadcast address"), "{why}");
@@ -258,6 +266,62 @@ fn daemons_that_a_file_starts_are_started_changed_or_taken_back_and_others_stay(
     assert_eq!(ids(&mut cluster), ["3"]);
 }
 
+/// A director on which somebody applies other rules after each request of a client.
+struct Busy<'a> {
+    cluster: &'a mut LabCluster,
+    others: Vec<Command>,
+}
+
+impl Director for Busy<'_> {
+    fn call(&mut self, request: Request) -> Result<Reply, Failure> {
+        let reply = self.cluster.lab().director.call(request);
+        apply(self.cluster, self.others.clone(), None);
+        reply
+    }
+
+    fn connections(&mut self, _: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
+        unreachable!("rules have no connections")
+    }
+}
+
+#[test]
+fn a_save_is_one_configuration_whatever_is_applied_meanwhile() {
+    let file = |number: u8| {
+        format!(
+            "#xvs laddr add 203.0.113.{number} --ports 5000-6000\n#xvs disable {server}\n\
+             #xvs limit set -t {VIP}:80 --connections {number}\n#xvs deny 192.0.2.{number}\n\
+             #xvs allow 192.0.2.{number} -t {VIP}:80\n-A -t {VIP}:80 -s rr\n\
+             -a -t {VIP}:80 -r {server}:80 -m -w 1\n-A -t {VIP}:{number} -s wlc\n\
+             #xvs mark add -d {VIP} -p tcp --dports {number} --set-mark {number}\n",
+            server = server(number)
+        )
+    };
+    let [first, second] = [file(1), file(2)].map(|text| read(&text).0);
+    let mut cluster = director(&[]);
+    apply(&mut cluster, first, None);
+    let expected = cluster.adm("-S -n");
+    assert_eq!(expected.lines().count(), 9, "{expected}");
+    let argv = ["ipvsadm", "-S", "-n"].map(str::to_owned);
+    let mut busy = Busy { cluster: &mut cluster, others: second };
+    let saved = xvs_ipvsadm::output(&argv, "", &mut busy, &SystemResolver::default());
+    assert_eq!(saved.stdout, expected);
+    assert_ne!(cluster.adm("-S -n"), expected, "the other rules were applied");
+}
+
+#[test]
+fn rules_of_a_fleet_replace_local_addresses_only_by_their_own() {
+    let mut cluster = director(&[format!("xvs laddr add {INSIDE}")]);
+    let locals = |cluster: &mut LabCluster, file: &str| {
+        let rules = read(file).0;
+        let request = ControlRequest::Apply { rules, confirm_within_seconds: None, keeps_locals: true };
+        assert!(call(cluster, request.into()).is_ok());
+        cluster.adm("-S -n").lines().filter(|line| line.contains("laddr")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let [own, other] = [INSIDE, OUTSIDE].map(|addr| format!("#xvs laddr add {addr} --ports 1024-32767"));
+    assert_eq!(locals(&mut cluster, &three("rr")), [own]);
+    assert_eq!(locals(&mut cluster, &format!("{}{other}\n", three("rr"))), [other]);
+}
+
 #[test]
 fn confirmed_rules_stay_and_unconfirmed_rules_are_reverted_at_their_time() {
     let mut cluster = director(&[]);
@@ -272,7 +336,8 @@ fn confirmed_rules_stay_and_unconfirmed_rules_are_reverted_at_their_time() {
     assert_eq!(rules(&mut cluster), second);
 
     assert_eq!(apply(&mut cluster, read(&three("rr")).0, Some(60)), 1);
-    let request = ControlRequest::Apply { rules: second.clone(), confirm_within_seconds: None };
+    let request =
+        ControlRequest::Apply { rules: second.clone(), confirm_within_seconds: None, keeps_locals: false };
     let why = call(&mut cluster, request.into()).unwrap_err().to_string();
     assert!(why.contains("wait to be confirmed, for 60 s more"), "{why}");
     assert_eq!(rules(&mut cluster), first);

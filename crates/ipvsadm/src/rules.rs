@@ -4,18 +4,15 @@
 //! are those of ipvsadm, which runs each line by itself: after a line that the director or popt refuses, it continues
 //! with the next; any other wrong line ends the restore.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 
-use xvs_model::config::access_list::{ListKind, Until};
-use xvs_model::config::client_limit::{LimitReport, LimitRow};
+use xvs_model::config::access_list::ListKind;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::DestinationOptions;
-use xvs_model::config::firewall_mark::MarkRule;
-use xvs_model::config::local_address::LocalAddress;
-use xvs_model::config::maintenance::DisabledServers;
-use xvs_model::config::quic::{Quic, QuicRow};
+use xvs_model::config::difference::commands_of;
 use xvs_model::config::quic_change::QuicChange;
 use xvs_model::config::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::config::service::ServiceOptions;
@@ -30,7 +27,7 @@ use crate::command_line::{
     command_line, destination, destination_rule, service_option, service_rule, xvs_options,
 };
 use crate::error::{LineError, OnRestore, TRY_HELP};
-use crate::grammar::{Names, Order, Parsed};
+use crate::grammar::{Names, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
 use crate::resolver::Resolver;
 use crate::session::Session;
@@ -41,119 +38,19 @@ use crate::xvs_lines::{
 use crate::{grammar, resolver};
 
 impl Session<'_> {
-    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. Settings that ipvsadm
-    /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips: local addresses, disabled
-    /// real servers, limits of clients, access lists and QUIC configurations first, mark rules last.
+    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. What ipvsadm does not have
+    /// is in lines that begin with `#xvs `, which `ipvsadm-restore` skips. All of it is from one request, so a change that
+    /// is made meanwhile is in it whole or not at all.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
-        let rows = self.services(ControlRequest::ListServices.into(), Order::Sorted)?;
-        let names = Naming { names, resolver: self.resolver };
-        for local in self.locals()? {
-            writeln!(self.out, "{XVS_LINE}laddr add {local}")?;
-        }
-        for server in self.disabled()?.iter() {
-            writeln!(self.out, "#{}", command_line(&Command::Disable(server)))?;
-        }
-        for limit in self.limits()? {
-            writeln!(self.out, "#{}", command_line(&limit))?;
-        }
-        for kind in [ListKind::Deny, ListKind::Allow] {
-            for line in self.lists(kind)? {
-                writeln!(self.out, "#{line}")?;
-            }
-        }
-        for command in self.quic()? {
-            writeln!(self.out, "#{}", command_line(&command))?;
-        }
-        for row in &rows {
-            let destinations = row.destinations.iter().map(|dest| (dest.endpoint, &dest.options));
-            for line in service_lines(&row.key, &row.options, destinations, &names) {
-                writeln!(self.out, "{line}")?;
-            }
-        }
-        for rule in self.marks()? {
-            writeln!(self.out, "{XVS_LINE}mark add {rule}")?;
-        }
-        Ok(())
-    }
-
-    fn locals(&mut self) -> Result<Vec<LocalAddress>, LineError> {
-        match self
-            .director
-            .call(ControlRequest::LocalAddresses.into())
-            .map_err(|failure| LineError::listing(&failure))?
-        {
-            Reply::LocalAddresses(locals) => Ok(locals),
-            other => Err(LineError::listing(&Failure::unexpected(&other))),
-        }
-    }
-
-    fn disabled(&mut self) -> Result<DisabledServers, LineError> {
-        match self
-            .director
-            .call(ControlRequest::Disabled.into())
-            .map_err(|failure| LineError::listing(&failure))?
-        {
-            Reply::Disabled(servers) => Ok(servers),
-            other => Err(LineError::listing(&Failure::unexpected(&other))),
-        }
-    }
-
-    fn limits(&mut self) -> Result<Vec<Command>, LineError> {
-        let request = ControlRequest::Limits { clients: 0 };
-        match self.director.call(request.into()).map_err(|failure| LineError::listing(&failure))? {
-            Reply::Limits(LimitReport { limits, .. }) => {
-                let set = |LimitRow { service, limit, .. }| Command::SetLimit { service, limit };
-                Ok(limits.into_iter().map(set).collect())
-            }
-            other => Err(LineError::listing(&Failure::unexpected(&other))),
-        }
-    }
-
-    /// The commands that add the entries and files of access lists, those of xvs.toml excluded.
-    fn lists(&mut self, kind: ListKind) -> Result<Vec<String>, LineError> {
-        let rows = match self.director.call(ControlRequest::Lists(kind).into()) {
-            Ok(Reply::Lists(rows)) => rows,
+        let rules = match self.director.call(ControlRequest::Rules.into()) {
+            Ok(Reply::Rules { commands, owned_limits, .. }) => [commands, owned_limits].concat(),
             Ok(other) => return Err(LineError::listing(&Failure::unexpected(&other))),
             Err(failure) => return Err(LineError::listing(&failure)),
         };
-        let lines = rows.into_iter().flat_map(|row| {
-            let list = row.summary.list;
-            let file = row.file.filter(|_| list.service.is_some());
-            let file = file.map(|path| Command::SetListFile { list, path });
-            let entries = row.entries.into_iter().map(move |entry| Command::AddListed {
-                list,
-                prefix: entry.network,
-                until: entry.until.map(Until::At),
-            });
-            entries.chain(file).map(|command| command_line(&command)).collect::<Vec<_>>()
-        });
-        Ok(lines.collect())
-    }
-
-    /// The commands that add the QUIC configurations and server IDs.
-    fn quic(&mut self) -> Result<Vec<Command>, LineError> {
-        match self
-            .director
-            .call(ControlRequest::Quic.into())
-            .map_err(|failure| LineError::listing(&failure))?
-        {
-            Reply::Quic(rows) => {
-                let commands = |row: QuicRow| Quic::from(&row).commands(row.service).collect::<Vec<_>>();
-                Ok(rows.into_iter().flat_map(commands).collect())
-            }
-            other => Err(LineError::listing(&Failure::unexpected(&other))),
+        for line in saved_lines(&rules, &Naming { names, resolver: self.resolver }) {
+            writeln!(self.out, "{line}")?;
         }
-    }
-
-    fn marks(&mut self) -> Result<Vec<MarkRule>, LineError> {
-        match self
-            .director
-            .call(ControlRequest::Marks.into())
-            .map_err(|failure| LineError::listing(&failure))?
-        {
-            Reply::Marks(rules) => Ok(rules),
-            other => Err(LineError::listing(&Failure::unexpected(&other))),
-        }
+        Ok(())
     }
 
     /// Runs the lines of standard input; returns the exit code of the last line that was run.
@@ -352,18 +249,42 @@ pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>,
     }
 }
 
-/// The limits and services of a state, as lines of `-S -n`.
+/// A state as lines of `-S -n`.
 pub fn saved_rules(state: &State) -> Vec<String> {
     let resolver = resolver::FixedNames::default();
-    let names = Naming { names: Names::Numeric, resolver: &resolver };
-    let services = merge_sort(state.services().collect(), &|a, b| compare_services(a.0, b.0));
-    let lines = services.into_iter().flat_map(|(key, service)| {
-        let all: Vec<_> = service.destinations.iter().map(|dest| (dest.endpoint, &dest.options)).collect();
-        let sorted = merge_sort(all, &|a, b| compare_endpoints(a.0, b.0));
-        service_lines(key, &service.options, sorted.into_iter(), &names)
-    });
-    let limits = state.limits().iter().map(|(key, limit)| Command::SetLimit { service: *key, limit: *limit });
-    limits.flat_map(|limit| rule_lines(&limit)).chain(lines).collect()
+    saved_lines(&commands_of(state), &Naming { names: Names::Numeric, resolver: &resolver })
+}
+
+/// The lines of `-S` for commands that create a state: local addresses, disabled real servers, limits of clients, access
+/// lists and QUIC configurations, then services with their destinations, and mark rules.
+fn saved_lines(commands: &[Command], names: &Naming<'_>) -> Vec<String> {
+    let lines_of = |is_of: fn(&&Command) -> bool| commands.iter().filter(is_of).flat_map(rule_lines);
+    let (mut services, mut destinations, mut limits) =
+        (Vec::new(), BTreeMap::<_, Vec<_>>::new(), BTreeMap::new());
+    for command in commands {
+        match command {
+            Command::AddService { key, options } => services.push((key, options)),
+            Command::AddDestination { service, endpoint, options } => {
+                destinations.entry(service).or_default().push((*endpoint, options));
+            }
+            Command::SetLimit { service, .. } => _ = limits.insert(service, rule_lines(command)),
+            _ => {}
+        }
+    }
+    let mut lines = Vec::new();
+    lines.extend(lines_of(|command| matches!(command, Command::AddLocal(_) | Command::Disable(_))));
+    lines.extend(limits.into_values().flatten());
+    lines.extend(lines_of(|command| {
+        matches!(command, Command::AddListed { .. } | Command::SetListFile { .. } | Command::Quic { .. })
+    }));
+    for (key, options) in merge_sort(services, &|a, b| compare_services(a.0, b.0)) {
+        // IPVS's order: the one added last comes first.
+        let listed = destinations.remove(key).unwrap_or_default().into_iter().rev();
+        let sorted = merge_sort(listed.collect(), &|a, b| compare_endpoints(a.0, b.0));
+        lines.extend(service_lines(key, options, sorted.into_iter(), names));
+    }
+    lines.extend(lines_of(|command| matches!(command, Command::AddMark(_))));
+    lines
 }
 
 /// The lines of a service and its destinations, in the given order.

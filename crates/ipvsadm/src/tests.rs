@@ -12,6 +12,7 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::{ConnectionRow, EngineData};
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
+use xvs_model::sample;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
@@ -49,12 +50,9 @@ impl Director for Script {
             }
             Request::Control(ControlRequest::ListServices) => Reply::Services(self.rows.clone()),
             Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(Timeouts::default()),
-            Request::Control(ControlRequest::LocalAddresses) => Reply::LocalAddresses(Vec::new()),
-            Request::Control(ControlRequest::Lists(_)) => Reply::Lists(Vec::new()),
-            Request::Control(ControlRequest::Disabled) => Reply::Disabled(Default::default()),
-            Request::Control(ControlRequest::Limits { .. }) => Reply::Limits(Default::default()),
-            Request::Control(ControlRequest::Quic) => Reply::Quic(Vec::new()),
-            Request::Control(ControlRequest::Marks) => Reply::Marks(self.marks.clone()),
+            Request::Control(ControlRequest::Rules) => {
+                sample::rules_of(&self.rows, self.marks.iter().cloned().map(Command::AddMark))
+            }
             _ => Reply::Done,
         })
     }

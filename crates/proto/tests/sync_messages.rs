@@ -43,7 +43,7 @@ fn kernel_v0(message: &[u8], at: &mut usize) -> Option<Kernel> {
 }
 
 fn kernel_v1(message: &[u8], at: &mut usize) -> Option<Kernel> {
-    let start = (*at + 3) / 4 * 4;
+    let start = at.next_multiple_of(4);
     let about = half(message.get(start..start + 4)?, 2);
     let len = usize::from(about % 0x1000);
     let entry = message.get(start..start + len)?;

@@ -23,6 +23,8 @@ use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::netlink::Netlink;
 use xvs_host::network::{NetworkFollower, path_mtu};
 use xvs_model::config::desired_state::State;
+use xvs_model::config::destination::Destination;
+use xvs_model::config::difference::state_of;
 use xvs_model::protocol::client::{Director, Failure, default_socket};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};
@@ -125,30 +127,29 @@ fn ask_the_daemon(facts: &mut Facts) {
 }
 
 fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
-    let rows = match daemon.call(ControlRequest::ListServices.into())? {
-        Reply::Services(rows) => rows,
+    // Services and local addresses by one request: those of one moment.
+    match daemon.call(ControlRequest::Rules.into())? {
+        Reply::Rules { commands, .. } => note_rules(facts, &state_of(&commands)?),
         other => return Err(Failure::unexpected(&other)),
-    };
-    let locals = match daemon.call(ControlRequest::LocalAddresses.into())? {
-        Reply::LocalAddresses(locals) => locals,
-        other => return Err(Failure::unexpected(&other)),
-    };
+    }
     facts.daemon = match daemon.call(Request::Examine)? {
         Reply::Examined(report) => Some(report),
         other => return Err(Failure::unexpected(&other)),
     };
-    facts.locals = locals;
-    facts.services = rows
-        .into_iter()
-        .map(|row| {
-            let server = |dest: &xvs_model::report::listing::DestinationRow| {
-                let (method, tunnel) = (dest.options.method, dest.options.tunnel);
-                Server { endpoint: dest.endpoint, method, tunnel }
-            };
-            Service { key: row.key, servers: row.destinations.iter().map(server).collect() }
-        })
-        .collect();
     Ok(())
+}
+
+/// Notes the services and local addresses of a state.
+fn note_rules(facts: &mut Facts, state: &State) {
+    let of = |dest: &Destination| {
+        let (method, tunnel) = (dest.options.method, dest.options.tunnel);
+        Server { endpoint: dest.endpoint, method, tunnel }
+    };
+    let services = state
+        .services()
+        .map(|(key, service)| Service { key: *key, servers: service.destinations.iter().map(of).collect() });
+    facts.services = services.collect();
+    facts.locals = state.locals().to_vec();
 }
 
 /// The file, and the services of its rules unless a daemon has reported its own.
@@ -188,15 +189,7 @@ fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
             facts.faults.push(Finding::fail("rules", object, error));
         }
     }
-    facts.locals = state.locals().to_vec();
-    let of = |dest: &xvs_model::config::destination::Destination| {
-        let (method, tunnel) = (dest.options.method, dest.options.tunnel);
-        Server { endpoint: dest.endpoint, method, tunnel }
-    };
-    let services = state
-        .services()
-        .map(|(key, service)| Service { key: *key, servers: service.destinations.iter().map(of).collect() });
-    facts.services = services.collect();
+    note_rules(facts, &state);
 }
 
 fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {

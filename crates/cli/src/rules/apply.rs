@@ -41,11 +41,12 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     }
     // Whole seconds, as `duration` reads them.
     let seconds = arguments.confirm_within.and_then(|time| u32::try_from(time.as_secs()).ok());
-    let differences =
-        match director.call(ControlRequest::Apply { rules, confirm_within_seconds: seconds }.into())? {
-            Reply::Applied(differences) => differences,
-            other => return Err(Failure::unexpected(&other).into()),
-        };
+    let differences = match director
+        .call(ControlRequest::Apply { rules, confirm_within_seconds: seconds, keeps_locals: false }.into())?
+    {
+        Reply::Applied(differences) => differences,
+        other => return Err(Failure::unexpected(&other).into()),
+    };
     if arguments.json {
         print_json(&rows(&differences), out)?;
         return Ok(DONE);

@@ -29,7 +29,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let (_, mut wanted) = rules(&arguments.file)?;
     let (running, owned) = match director.call(ControlRequest::Rules.into())? {
-        Reply::Rules { commands, owned } => (state_of(&commands)?, owned),
+        Reply::Rules { commands, owned, .. } => (state_of(&commands)?, owned),
         other => return Err(Failure::unexpected(&other).into()),
     };
     let left = owned.len();

@@ -251,7 +251,9 @@ fn replies(request: &Request) -> Vec<Reply> {
             let parts = [vec![], vec![sample::captured()]].map(Reply::Captured);
             return parts.into_iter().chain([Reply::CaptureEnded(Missed::new())]).collect();
         }
-        Request::Control(ControlRequest::Rules) => Reply::Rules { commands: running(), owned: Vec::new() },
+        Request::Control(ControlRequest::Rules) => {
+            Reply::Rules { commands: running(), owned: Vec::new(), owned_limits: Vec::new() }
+        }
         Request::Control(ControlRequest::Apply { .. }) => Reply::Applied(sample::differences()),
         Request::Control(ControlRequest::Marks) => Reply::Marks(vec![sample::mark_rule()]),
         Request::Control(ControlRequest::Limits { .. }) => Reply::Limits(sample::limits()),

@@ -29,14 +29,33 @@ use crate::journal::format::Entry;
 const RETRY: Duration = Duration::from_secs(1);
 
 impl<D: Datapath> Control<D> {
-    /// Makes the desired state equal to these rules; the reply has the differences.
+    /// The state that rules want, with what they do not concern as it runs: what health checks own, and with
+    /// `keeps_locals` the local addresses if the rules have none.
+    ///
+    /// # Errors
+    /// The faults of the rules.
+    pub(super) fn wanted(&self, rules: &[Command], keeps_locals: bool) -> Result<DesiredRules, CommandError> {
+        let lines: Vec<_> =
+            (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command }).collect();
+        let mut wanted = DesiredRules::of(&lines).map_err(|faults| CommandError::InvalidOperation {
+            why: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        })?;
+        wanted.keep_running(&self.state, self.owned.services());
+        wanted.keep_limits(&self.state, self.owned.wanted.limits().keys());
+        if keeps_locals {
+            wanted.keep_locals(&self.state);
+        }
+        Ok(wanted)
+    }
+
+    /// Makes the desired state equal to this one; the reply has the differences.
     ///
     /// # Errors
     /// The first command that is refused, or earlier rules wait to be confirmed; then nothing has changed.
     /// [`CommandError::Late`]: the change is published, and a worker does not use it yet.
     pub(super) fn apply(
         &mut self,
-        rules: &[Command],
+        wanted: &DesiredRules,
         confirm_within_seconds: Option<u32>,
         now: Millis,
     ) -> Result<Reply, CommandError> {
@@ -48,14 +67,7 @@ impl<D: Datapath> Control<D> {
             );
             return Err(CommandError::Failed { why });
         }
-        let lines: Vec<_> =
-            (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command }).collect();
-        let mut wanted = DesiredRules::of(&lines).map_err(|faults| CommandError::InvalidOperation {
-            why: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
-        })?;
-        wanted.keep_running(&self.state, self.owned.services());
-        wanted.keep_limits(&self.state, self.owned.wanted.limits().keys());
-        let differences = differences(&self.state, &wanted);
+        let differences = differences(&self.state, wanted);
         let commands = commands_for(&differences);
         let mut applied = self.state.clone();
         for command in &commands {
@@ -195,7 +207,8 @@ mod tests {
         let typed = (Some(100), Source::XvsadmSet);
         assert_eq!(shown(ControlRequest::Change(timeouts(100))), typed);
         let rules = vec![timeouts(200)];
-        let applied = shown(ControlRequest::Apply { rules, confirm_within_seconds: Some(9) });
+        let applied =
+            shown(ControlRequest::Apply { rules, confirm_within_seconds: Some(9), keeps_locals: false });
         assert_eq!(applied, (Some(200), Source::RulesFile));
         assert_eq!(shown(ControlRequest::Confirm(Verdict::TakeBack)), typed);
     }

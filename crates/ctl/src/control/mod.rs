@@ -279,13 +279,15 @@ impl<D: Datapath> Control<D> {
                 }
                 Ok(Reply::Restored(results))
             }
-            ControlRequest::Apply { rules, confirm_within_seconds } => {
-                self.apply(rules, *confirm_within_seconds, now)
+            ControlRequest::Apply { rules, confirm_within_seconds, keeps_locals } => {
+                let wanted = self.wanted(rules, *keeps_locals)?;
+                self.apply(&wanted, *confirm_within_seconds, now)
             }
             ControlRequest::Confirm(verdict) => self.confirm(*verdict, now),
             ControlRequest::Rules => Ok(Reply::Rules {
                 commands: commands_of(&self.owned.without_limits(&self.state)),
                 owned: self.owned.services().collect(),
+                owned_limits: self.owned.limits(&self.state).collect(),
             }),
             ControlRequest::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
@@ -966,7 +968,7 @@ mod tests {
         let former = control.state.clone();
         control.datapath.no_backup = true;
         let rules = vec![daemon(SyncRole::Master, 2), daemon(SyncRole::Backup, 2)];
-        let apply = ControlRequest::Apply { rules, confirm_within_seconds: None };
+        let apply = ControlRequest::Apply { rules, confirm_within_seconds: None, keeps_locals: false };
         assert!(control.handle(&apply, Millis(0)).is_err());
         assert_eq!(control.state, former);
         assert_eq!(control.datapath.daemons, [SyncRole::Master]);

@@ -62,6 +62,13 @@ impl OwnedServices {
         state
     }
 
+    /// The commands that set those limits, as they are in a state.
+    pub(super) fn limits<'a>(&'a self, state: &'a State) -> impl Iterator<Item = Command> {
+        let present = |key: &ServiceKey| state.limits().get(key).map(|limit| (*key, *limit));
+        let owned = self.wanted.limits().keys().filter_map(present);
+        owned.map(|(service, limit)| Command::SetLimit { service, limit })
+    }
+
     /// Sentences for the operator: refused commands, and drift.
     pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
         let refused = self.refused.values().take(NAMED_REFUSALS).map(|(command, error)| {

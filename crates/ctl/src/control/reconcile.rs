@@ -358,7 +358,8 @@ mod tests {
         }
         by_hand(&mut control, "#xvs limit set -t 192.0.2.100:80 --rate 9\n");
         assert_eq!(drift(&mut control), ["xvs limit set -t 192.0.2.100:80 --rate 7"]);
-        let rules = ControlRequest::Apply { rules: Vec::new(), confirm_within_seconds: None };
+        let rules =
+            ControlRequest::Apply { rules: Vec::new(), confirm_within_seconds: None, keeps_locals: false };
         control.handle(&rules, Millis(0)).unwrap();
         assert_eq!(rate(&control), Some(9), "rules do not apply to it");
         assert_eq!(changed(control.reconcile(limited(None), ReconcileScope::Everything, Millis(0))), 1);
@@ -489,7 +490,8 @@ mod tests {
             let rules = "-A -t 192.0.2.100:80 -s sh\n-A -t 192.0.2.101:80\n";
             let rules = read_rules(rules, &SystemResolver::default()).unwrap();
             let rules = rules.into_iter().map(|rule| rule.command).collect();
-            let request = ControlRequest::Apply { rules, confirm_within_seconds: Some(10) };
+            let request =
+                ControlRequest::Apply { rules, confirm_within_seconds: Some(10), keeps_locals: false };
             let Ok(Reply::Applied(differences)) = control.handle(&request, Millis(0)) else {
                 panic!("the rules were not applied")
             };

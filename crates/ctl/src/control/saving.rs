@@ -242,7 +242,7 @@ mod tests {
             8 => command().prop_map(|command| Step::Request(ControlRequest::Change(command))),
             4 => vec(command(), 2..8).prop_map(|commands| Step::Request(ControlRequest::Restore(commands))),
             2 => (vec(command(), 0..6), confirm).prop_map(|(rules, confirm_within_seconds)| {
-                Step::Request(ControlRequest::Apply { rules, confirm_within_seconds })
+                Step::Request(ControlRequest::Apply { rules, confirm_within_seconds, keeps_locals: false })
             }),
             1 => select(vec![Verdict::Keep, Verdict::TakeBack]).prop_map(|verdict| Step::Request(ControlRequest::Confirm(verdict))),
             1 => select(settings).prop_map(|(key, value)| {
@@ -436,7 +436,10 @@ mod tests {
         let rules =
             vec![Command::AddService { key, options: ServiceOptions::of(key.family()) }, timeouts(200)];
         control
-            .handle(&ControlRequest::Apply { rules, confirm_within_seconds: Some(60) }, Millis(0))
+            .handle(
+                &ControlRequest::Apply { rules, confirm_within_seconds: Some(60), keeps_locals: false },
+                Millis(0),
+            )
             .unwrap();
         let replayed = Replayed::of(&read(&directory.journal()).entries);
         assert_eq!((&replayed.state, replayed.taken_back.len()), (&before, 2));

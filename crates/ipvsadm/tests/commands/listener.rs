@@ -8,6 +8,7 @@ use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::ConnectionRow;
+use xvs_model::sample;
 
 /// Accepts every change and keeps the last one.
 #[derive(Default)]
@@ -22,13 +23,8 @@ impl Director for Listener {
             Request::Control(ControlRequest::ListServices)
             | Request::Control(ControlRequest::ListService(_)) => Reply::Services(Vec::new()),
             Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(Timeouts::default()),
+            Request::Control(ControlRequest::Rules) => sample::rules_of(&[], []),
             Request::Control(ControlRequest::Daemons) => Reply::Daemons(Vec::new()),
-            Request::Control(ControlRequest::Marks) => Reply::Marks(Vec::new()),
-            Request::Control(ControlRequest::LocalAddresses) => Reply::LocalAddresses(Vec::new()),
-            Request::Control(ControlRequest::Lists(_)) => Reply::Lists(Vec::new()),
-            Request::Control(ControlRequest::Disabled) => Reply::Disabled(Default::default()),
-            Request::Control(ControlRequest::Limits { .. }) => Reply::Limits(Default::default()),
-            Request::Control(ControlRequest::Quic) => Reply::Quic(Vec::new()),
             Request::Control(ControlRequest::Change(command)) => {
                 self.requested = Some(command);
                 Reply::Done

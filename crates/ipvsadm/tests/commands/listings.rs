@@ -20,6 +20,7 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::{ConnectionRow, EngineData};
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
+use xvs_model::sample;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy, Weight};
 
@@ -41,13 +42,8 @@ impl Director for Recorded {
                 Reply::Services(vec![found.ok_or(CommandError::NoSuchService(key))?.clone()])
             }
             Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(self.timeouts),
+            Request::Control(ControlRequest::Rules) => sample::rules_of(&self.services, []),
             Request::Control(ControlRequest::Daemons) => Reply::Daemons(self.daemons.clone()),
-            Request::Control(ControlRequest::Marks) => Reply::Marks(Vec::new()),
-            Request::Control(ControlRequest::LocalAddresses) => Reply::LocalAddresses(Vec::new()),
-            Request::Control(ControlRequest::Lists(_)) => Reply::Lists(Vec::new()),
-            Request::Control(ControlRequest::Disabled) => Reply::Disabled(Default::default()),
-            Request::Control(ControlRequest::Limits { .. }) => Reply::Limits(Default::default()),
-            Request::Control(ControlRequest::Quic) => Reply::Quic(Vec::new()),
             other => panic!("a listing does not send {other:?}"),
         })
     }

@@ -14,10 +14,10 @@ use serde_json::Value;
 use xvs_ipvsadm::Output;
 use xvs_ipvsadm::output;
 use xvs_ipvsadm::resolver::FixedNames;
-use xvs_model::config::client_limit::LimitReport;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::Destination;
+use xvs_model::config::difference::commands_of;
 use xvs_model::config::service::Service;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
@@ -92,19 +92,12 @@ impl Director for Model {
                 Reply::Services(rows)
             }
             Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(self.state.timeouts()),
-            Request::Control(ControlRequest::Marks) => Reply::Marks(self.state.marks().to_vec()),
+            Request::Control(ControlRequest::Rules) => Reply::Rules {
+                commands: commands_of(&self.state),
+                owned: Vec::new(),
+                owned_limits: Vec::new(),
+            },
             Request::Control(ControlRequest::Daemons) => Reply::Daemons(self.state.daemons().to_vec()),
-            Request::Control(ControlRequest::LocalAddresses) => {
-                Reply::LocalAddresses(self.state.locals().to_vec())
-            }
-            Request::Control(ControlRequest::Lists(_)) => Reply::Lists(Vec::new()),
-            Request::Control(ControlRequest::Disabled) => Reply::Disabled(self.state.disabled().clone()),
-            Request::Control(ControlRequest::Limits { .. }) => {
-                Reply::Limits(LimitReport::of(self.state.limits()))
-            }
-            Request::Control(ControlRequest::Quic) => {
-                Reply::Quic(self.state.quic().rows(|_| None, |_, _| true))
-            }
             other => panic!("ipvsadm's commands do not send {other:?}"),
         })
     }

@@ -317,6 +317,11 @@ impl State {
         self.limits.extend(limit.map(|limit| (key, limit)));
     }
 
+    /// Replaces the local addresses, without validation.
+    pub(crate) fn set_locals(&mut self, locals: &[LocalAddress]) {
+        self.locals = locals.to_vec();
+    }
+
     /// The timeouts in force.
     pub fn timeouts(&self) -> Timeouts {
         self.timeouts

@@ -92,6 +92,13 @@ impl DesiredRules {
         }
     }
 
+    /// Wants the local addresses that run, if the rules have none.
+    pub fn keep_locals(&mut self, running: &State) {
+        if self.state.locals().is_empty() {
+            self.state.set_locals(running.locals());
+        }
+    }
+
     fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
         if matches!(command, Command::Zero(_)) {
             let why = "rules do not zero counters; `xvsadm -Z` does".to_owned();

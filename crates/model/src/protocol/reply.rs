@@ -51,6 +51,9 @@ pub enum Reply {
         /// Services owned by health checks, which are not compared with rules.
         #[serde(rename = "governed")]
         owned: Vec<ServiceKey>,
+        /// Commands that set the limits of clients that health checks own, which are not compared with rules either.
+        #[serde(default)]
+        owned_limits: Vec<Command>,
     },
     /// Services in no particular order, each with its destinations in IPVS's order.
     Services(Vec<ServiceRow>),

@@ -85,6 +85,10 @@ pub enum ControlRequest {
         rules: Vec<Command>,
         /// Seconds after which the change is reverted unless it is confirmed; `None`: it stays.
         confirm_within_seconds: Option<u32>,
+        /// Whether the running local addresses stay if the rules have none, as with rules of a fleet: each director has
+        /// its own.
+        #[serde(default)]
+        keeps_locals: bool,
     },
     /// Keeps or takes back applied rules that wait for confirmation; answered by `Reply::Done`, or by `Reply::Applied`
     /// with the differences that were reverted.

@@ -83,7 +83,6 @@ impl Record {
         // Without warnings about the rules in etcd, which follow from the rest of the record.
         let own = shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default();
         warnings.retain(|warning| !own.contains(warning));
-        let (services, destinations) = shared.published.load().configured();
         let total = shared.total.sum();
         let seconds = self.looked.map_or(0.0, |looked| looked.elapsed().as_secs_f64());
         // The totals of a former process come some moments after the start.
@@ -95,17 +94,20 @@ impl Record {
             (self.looked, self.total) = (Some(Instant::now()), total);
         }
         let epoch = shared.published.load().epoch;
-        let (mut differing, mut digested) = (self.figures.differences, self.figures.digest.clone());
-        // Without an answer of the control thread the former differences stay.
+        let mut figures = std::mem::take(&mut self.figures);
+        // All that is counted of the rules is of one state. Without an answer of the control thread it stays as it was.
         if (changed || self.compared != Some(epoch))
             && let Ok((running, owned)) = daemon.rules()
         {
             let wanted = rules.and_then(|rules| wanted(rules, &running));
-            differing = wanted.map(|mut wanted| {
+            figures.differences = wanted.map(|mut wanted| {
                 wanted.keep_running(&running, owned);
                 differences(&running, &wanted).len() as u64
             });
-            digested = digest(&running);
+            figures.digest = digest(&running);
+            figures.services = running.services().count() as u64;
+            figures.destinations =
+                running.services().map(|(_, service)| service.destinations.len() as u64).sum();
             self.compared = Some(epoch);
         }
         self.figures = FleetDirector {
@@ -115,14 +117,9 @@ impl Record {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             warning_count: warnings.len() as u64,
             warnings: warnings.into_iter().take(WARNINGS).map(cut).collect(),
-            services: services as u64,
-            destinations: destinations as u64,
-            differences: differing,
-            digest: digested,
             connections: shared.fill().0 as u64,
             rates,
-            runs: None,
-            refused: None,
+            ..figures
         };
     }
 
@@ -258,19 +255,12 @@ pub(super) fn director_of(entry: &Entry) -> FleetDirector {
     }
 }
 
-/// What rules want of this director. If they have no local address, its own stay: they are another director's too.
+/// The state that rules want of this director.
 fn wanted(rules: &[Command], running: &State) -> Option<DesiredRules> {
-    let commands = with_local_addresses(rules, commands_of(running));
-    let lines = (1..).zip(commands).map(|(number, command)| RuleLine { number, command });
-    DesiredRules::of(&lines.collect::<Vec<_>>()).ok()
-}
-
-/// Rules without a local address keep those that run.
-pub(super) fn with_local_addresses(rules: &[Command], running: Vec<Command>) -> Vec<Command> {
-    let is_local = |command: &Command| matches!(command, Command::AddLocal(_));
-    let keeps = !rules.iter().any(is_local);
-    let kept = running.into_iter().filter(|command| keeps && is_local(command));
-    kept.chain(rules.iter().cloned()).collect()
+    let lines = (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command });
+    let mut wanted = DesiredRules::of(&lines.collect::<Vec<_>>()).ok()?;
+    wanted.keep_locals(running);
+    Some(wanted)
 }
 
 /// A digest of services and destinations, with their order.

@@ -26,7 +26,7 @@ use crate::fleet::etcd::{Etcd, Keys};
 use crate::fleet::follow::{Followed, Key, RunningTrial, Step};
 use crate::fleet::kept::{Kept, KeptFile};
 use crate::fleet::named_files;
-use crate::fleet::record::{Record, cut, director_of, with_local_addresses};
+use crate::fleet::record::{Record, cut, director_of};
 use crate::fleet::settling::Settling;
 use crate::fleet::view::FleetView;
 use crate::handle::Handle;
@@ -229,12 +229,11 @@ impl Follower {
     fn apply(&mut self, rules: RunningRules, commands: Vec<Command>, left: Option<Duration>, now: Instant) {
         let left = left.map(|left| left.min(TRIAL_MAX));
         let confirm_within_seconds = left.map(control_seconds);
-        let running = match self.daemon.request(ControlRequest::Rules) {
-            Ok(Reply::Rules { commands, .. }) => commands,
-            other => return tracing::error!("etcd: the rules that run are not known: {other:?}"),
-        };
-        let wanted = with_local_addresses(&commands, running);
-        let applied = self.request(ControlRequest::Apply { rules: wanted, confirm_within_seconds });
+        let applied = self.request(ControlRequest::Apply {
+            rules: commands.clone(),
+            confirm_within_seconds,
+            keeps_locals: true,
+        });
         let differences = match &applied {
             Ok(Reply::Applied(differences)) => differences.len(),
             Ok(_) => 0,
