@@ -315,7 +315,12 @@ fn rules_of_a_fleet_replace_local_addresses_only_by_their_own() {
         let rules = read(file).0;
         let request = ControlRequest::Apply { rules, confirm_within_seconds: None, keeps_locals: true };
         assert!(call(cluster, request.into()).is_ok());
-        cluster.adm("-S -n").lines().filter(|line| line.contains("laddr")).map(str::to_owned).collect::<Vec<_>>()
+        cluster
+            .adm("-S -n")
+            .lines()
+            .filter(|line| line.contains("laddr"))
+            .map(str::to_owned)
+            .collect::<Vec<_>>()
     };
     let [own, other] = [INSIDE, OUTSIDE].map(|addr| format!("#xvs laddr add {addr} --ports 1024-32767"));
     assert_eq!(locals(&mut cluster, &three("rr")), [own]);

@@ -5,6 +5,7 @@
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
 use xvs::cluster::{VIP, real_server, succeed};
+use xvs::director::Protocol;
 use xvs::{Director, Host, Method, Workers, clients, traffic};
 
 #[test]
@@ -80,4 +81,35 @@ fn the_kernel_masquerades_what_real_servers_send_on_their_own_and_tracks_nothing
     assert_ne!(from.ip(), own.local_addr().expect("connected").ip(), "masqueraded");
     assert_ne!(tracked(), before);
     assert_eq!(clients::pages(&cluster, &format!("http://{VIP}/"), 2), ["rs1"; 2]);
+}
+
+#[test]
+fn a_real_server_that_is_a_client_of_its_own_service_is_named_with_the_cause_and_served_by_fullnat() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let director = Director::start(&cluster, Workers::One);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    // Linux repeats a SYN after a second.
+    let connects = format!("for number in 1 2 3 4 5 6; do curl -s -m 2 http://{VIP}/ & done; wait");
+    succeed(cluster.command(Host::RealServer(1), "sh").args(["-c", &connects]));
+    assert_eq!(clients::pages(&cluster, &format!("http://{VIP}/"), 4).len(), 4, "other clients are served");
+    let cause = "3 connections, none answered; 192.0.2.11 is a client in the network of the real servers, whose \
+                 replies go to it directly; use FULLNAT for it";
+    for server in [1, 2] {
+        let warning = format!("TCP {VIP}:80: {}:80: {cause}", real_server(server));
+        assert!(director.status().contains(&warning), "{}", director.status());
+    }
+    let explained =
+        director.xvs(&format!("explain --proto tcp --from 192.0.2.11:4711 --to {VIP}:80 --in lan"));
+    assert!(
+        explained.contains("to do       192.0.2.11 is a client in the network of the real"),
+        "{explained}"
+    );
+
+    director.xvs("laddr add 192.0.2.1 --ports 5000-6000");
+    for server in [1, 2] {
+        director.adm(&format!("-e -t {VIP}:80 -r {}:80 --fullnat", real_server(server)));
+    }
+    let page = succeed(cluster.command(Host::RealServer(1), "curl").args(["-s", &format!("http://{VIP}/")]));
+    assert!(page.starts_with("rs"), "{page}");
+    assert!(!director.status().contains("none answered"), "{}", director.status());
 }

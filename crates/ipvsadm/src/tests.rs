@@ -12,7 +12,6 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::{ConnectionRow, EngineData};
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
-use xvs_model::sample;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
@@ -51,7 +50,7 @@ impl Director for Script {
             Request::Control(ControlRequest::ListServices) => Reply::Services(self.rows.clone()),
             Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(Timeouts::default()),
             Request::Control(ControlRequest::Rules) => {
-                sample::rules_of(&self.rows, self.marks.iter().cloned().map(Command::AddMark))
+                Reply::rules_of(&self.rows, self.marks.iter().cloned().map(Command::AddMark))
             }
             _ => Reply::Done,
         })

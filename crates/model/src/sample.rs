@@ -26,7 +26,6 @@ use crate::config::quic::{QuicConfigRow, QuicRow, ServerIdRow};
 use crate::config::quic_change::QuicConfig;
 use crate::config::service::{Netmask, SchedulerFlags, ServiceOptions};
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
-use crate::protocol::reply::Reply;
 use crate::report::capture::{CapturedFrame, CapturedPacket, Direction};
 use crate::report::connection::{ConnectionDetail, ConnectionRow, EngineData};
 use crate::report::event::{Event, Kind, Requester};
@@ -589,20 +588,4 @@ fn stats() -> Stats {
 
 fn rates() -> Rates {
     Rates { connections: 1, in_packets: 2, out_packets: 3, in_bytes: 4, out_bytes: 5 }
-}
-
-/// The reply to `ControlRequest::Rules` of a director with these services, and with what these commands add.
-pub fn rules_of(services: &[ServiceRow], more: impl IntoIterator<Item = Command>) -> Reply {
-    let mut commands = Vec::new();
-    for row in services {
-        commands.push(Command::AddService { key: row.key, options: row.options.clone() });
-        // The one added last comes first.
-        commands.extend(row.destinations.iter().rev().map(|dest| Command::AddDestination {
-            service: row.key,
-            endpoint: dest.endpoint,
-            options: dest.options.clone(),
-        }));
-    }
-    commands.extend(more);
-    Reply::Rules { commands, owned: Vec::new(), owned_limits: Vec::new() }
 }

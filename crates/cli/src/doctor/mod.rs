@@ -101,6 +101,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         servers::tunnels,
         servers::ports,
         servers::local_addresses,
+        servers::neighbours,
         clocks::clocks,
     ];
     checks.iter().flat_map(|check| check(facts)).collect()

@@ -1,5 +1,6 @@
 //! Checks of the paths to real servers: routes, neighbours, MTUs of tunnels; and of FULLNAT's local ports.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use xvs_ctl::registry::tunnels::encapsulation;
@@ -9,7 +10,7 @@ use xvs_dataplane::{forward, snapshot};
 use xvs_host::reserved_ports;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_proto::network::Link;
-use xvs_proto::{Family, Protocol};
+use xvs_proto::{Family, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::doctor::addresses;
@@ -250,6 +251,20 @@ pub(super) fn next_hops(facts: &Facts) -> Vec<(u32, IpAddr)> {
     facts.servers().filter_map(hop).collect()
 }
 
+/// The networks of real servers by NAT, whose hosts they answer directly: also each other.
+pub(super) fn neighbours(facts: &Facts) -> Vec<Finding> {
+    let by_nat = facts.servers().filter(|(_, server)| server.method == ForwardingMethod::Nat);
+    let network = |(_, server): (&Service, &Server)| {
+        let link = addresses::beside(facts, server.endpoint.addr)?;
+        let networks = link.addresses.iter().filter_map(|&(addr, len)| Prefix::new(addr, len));
+        networks.into_iter().find(|network| network.contains(server.endpoint.addr))
+    };
+    let networks: BTreeSet<_> = by_nat.filter_map(network).collect();
+    let found = "no host of it, not even a real server, can be a client of a service with real servers of it by NAT, \
+                 because their replies go to it directly; FULLNAT serves it";
+    networks.into_iter().map(|network| Finding::ok("clients", network, found)).collect()
+}
+
 const ROUTE: &str = "route";
 const ROUTES: &str = "ip route";
 const MTU: &str = "mtu";
@@ -276,6 +291,22 @@ mod tests {
             let found = local_addresses(&facts);
             assert_eq!(found.len(), findings, "{found:?}");
             assert!(found.iter().all(|finding| finding.level == Level::Warn && finding.object == "8.8.8.8"));
+        }
+    }
+
+    #[test]
+    fn networks_of_real_servers_by_nat_are_named_because_their_hosts_cannot_be_clients() {
+        for (method, networks) in
+            [(ForwardingMethod::Nat, &["192.0.2.0/24"][..]), (ForwardingMethod::FullNat, &[])]
+        {
+            let mut facts = serve(facts(), web(), method);
+            let another = facts.services[0].servers[0].clone();
+            facts.services[0].servers.push(another);
+            let found = neighbours(&facts);
+            assert_eq!(found.iter().map(|finding| &*finding.object).collect::<Vec<_>>(), networks);
+            assert!(
+                found.iter().all(|finding| finding.level == Level::Ok && finding.found.contains("FULLNAT"))
+            );
         }
     }
 

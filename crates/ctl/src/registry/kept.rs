@@ -303,7 +303,7 @@ impl Registry {
         self.kept.iter_mut().for_each(|kept| kept.clear_service(key));
     }
 
-    /// Forgets the services from before the start that nobody has configured again, and path MTUs without a destination.
+    /// Forgets services from before the start that nobody has configured again, and path MTUs without a destination.
     pub fn forget_unused(&mut self, now: Millis) {
         self.path_mtus.retain(|_, path_mtu| path_mtu.strong_count() > 0);
         self.before.retain(|_, before| before.since.until(now) < BEFORE_TIME);

@@ -63,6 +63,7 @@ impl Registry {
     ) {
         dest.report = None;
         dest.live.answered();
+        dest.live.neighbour_answered();
         let gone = Destination { available: false, ..destination(key, &dest, service, snapshot) };
         snapshot.destinations.set(dest.id, Some(gone));
         // The setting now decides, not that when the connections end. Source: ipvs-behaviour, section 3.5.

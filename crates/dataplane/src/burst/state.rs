@@ -9,6 +9,7 @@ use xvs_proto::{Packet, Plain, Protocol, sctp, tcp::Flags as Control};
 use super::context::Context;
 use super::deferred::Deferred;
 use super::flows::Flows;
+use super::unanswered::is_beside_its_destination;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::{self, Judgement, TcpState};
 use crate::conn::{ConnId, Connection, Direction, Flags, RecordState, Seen, Settled, TableWorker};
@@ -112,6 +113,9 @@ fn note(
         }
         if proven && protocol == Protocol::TCP {
             live.answered();
+            if live.has_neighbours() && is_beside_its_destination(&connection, snapshot) {
+                live.neighbour_answered();
+            }
         }
     }
 }

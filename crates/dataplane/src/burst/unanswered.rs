@@ -5,14 +5,19 @@
 //! counts once at its destination, when its second packet repeats the first one's sequence number; a flood of random
 //! packets does not repeat it. The first established connection resets the count (`burst/state.rs`). Cost: a look at
 //! the flags.
+//!
+//! By NAT a real server answers a client in its own network directly, so that such a client never connects, whatever
+//! becomes of others. Its connections count once more, apart; the first of such a client that is established resets
+//! that count.
 
 use xvs_proto::{Protocol, tcp};
+use xvs_sched::ForwardingMethod;
 
 use super::context::Context;
 use super::framed_packet::FramedPacket;
 use crate::conn::Connection;
 use crate::conn::tcp::TcpState;
-use crate::snapshot::Destination;
+use crate::snapshot::{Destination, Snapshot};
 
 /// Counts the connection if this packet is the first that repeats its SYN.
 #[inline]
@@ -25,7 +30,16 @@ pub(crate) fn count(
     let flags = p.packet.tcp_flags;
     if flags.has(tcp::Flags::SYN) && !flags.has(tcp::Flags::ACK) && repeats(p, connection) {
         destination.live.count_unanswered(at.now);
+        if is_beside_its_destination(connection, at.snapshot) {
+            destination.live.count_neighbour(connection.client().addr, at.now);
+        }
     }
+}
+
+/// Whether a connection's destination answers the client directly, and not through this director.
+pub(crate) fn is_beside_its_destination(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
+    let (client, dest) = (connection.client().addr, connection.dest().addr);
+    connection.method() == ForwardingMethod::Nat && snapshot.egress.are_neighbours(client, dest)
 }
 
 fn repeats(p: &FramedPacket<'_>, connection: &Connection<'_>) -> bool {

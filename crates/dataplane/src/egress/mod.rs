@@ -311,6 +311,17 @@ impl Egress {
             .is_some_and(|target| matches!(target.action, Action::Local | Action::Broadcast))
     }
 
+    /// Whether two hosts are in one network of a link, so that their packets to each other need no router.
+    pub fn are_neighbours(&self, one: IpAddr, other: IpAddr) -> bool {
+        let link_to = |host: IpAddr| match self.route(host, 0) {
+            RouteTo::Via { link, next_hop } if next_hop == host => Some(link),
+            _ => None,
+        };
+        let Some(link) = link_to(one).filter(|link| link_to(other) == Some(*link)) else { return false };
+        let mut networks = self.link(link).into_iter().flat_map(|info| &info.addresses);
+        networks.any(|&(addr, len)| common(addr, one) >= len && common(addr, other) >= len)
+    }
+
     /// Whether `addr` is a broadcast address of a link of this machine.
     pub fn is_broadcast(&self, addr: IpAddr) -> bool {
         self.target(addr.into()).is_some_and(|target| matches!(target.action, Action::Broadcast))

@@ -1,5 +1,6 @@
 //! Numbers of services and destinations that outlive snapshots.
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -100,6 +101,10 @@ pub struct DestinationLive {
     /// left to the kernel; 0 as for `last_refused`.
     last_rejected: AtomicU64,
     last_returned: AtomicU64,
+    /// TCP connections by NAT of clients in the destination's own network that were not answered, since the last one
+    /// that was; and the last such client, with the time.
+    neighbours: AtomicU32,
+    last_neighbour: Mutex<Option<(IpAddr, Millis)>>,
     /// Where the XDP program counts connections that have become inactive; unset: it forwards none.
     moves: OnceLock<(Arc<Offloaded>, u32)>,
     /// Its counters.
@@ -110,6 +115,7 @@ impl DestinationLive {
     /// Zeros for this many workers.
     pub fn new(workers: usize) -> Self {
         let (load, templates, unanswered) = Default::default();
+        let (neighbours, last_neighbour) = Default::default();
         let (last_unanswered, last_refused, last_rejected, last_returned) = Default::default();
         let stats = SharedStats::new(workers);
         Self {
@@ -120,6 +126,8 @@ impl DestinationLive {
             last_refused,
             last_rejected,
             last_returned,
+            neighbours,
+            last_neighbour,
             moves: OnceLock::new(),
             stats,
         }
@@ -142,6 +150,8 @@ impl DestinationLive {
             last_refused: AtomicU64::default(),
             last_rejected: AtomicU64::default(),
             last_returned: AtomicU64::default(),
+            neighbours: AtomicU32::default(),
+            last_neighbour: Mutex::default(),
             moves: self.moves.clone(),
             stats: SharedStats::new(1),
         }
@@ -220,6 +230,34 @@ impl DestinationLive {
     pub fn recently_unanswered(&self, now: Millis) -> u32 {
         let last = Millis(self.last_unanswered.load(Ordering::Relaxed));
         if last.until(now) < FORGOTTEN { self.unanswered() } else { 0 }
+    }
+
+    /// Counts a TCP connection by NAT of a client in the destination's own network, which has repeated its SYN.
+    pub(crate) fn count_neighbour(&self, client: IpAddr, now: Millis) {
+        self.neighbours.fetch_add(1, Ordering::Relaxed);
+        // Another worker that holds it writes such a client, too.
+        if let Ok(mut last) = self.last_neighbour.try_lock() {
+            *last = Some((client, now));
+        }
+    }
+
+    /// Whether [`Self::count_neighbour`] has counted any.
+    #[inline]
+    pub(crate) fn has_neighbours(&self) -> bool {
+        self.neighbours.load(Ordering::Relaxed) != 0
+    }
+
+    /// Takes note of an established TCP connection of such a client, or of the end of what was known.
+    pub fn neighbour_answered(&self) {
+        self.neighbours.store(0, Ordering::Relaxed);
+    }
+
+    /// The number of connections of clients in the destination's own network that were not answered, and one of the
+    /// clients. `None`: there are none, or none was counted for ten minutes.
+    pub fn unanswered_neighbours(&self, now: Millis) -> Option<(u32, IpAddr)> {
+        let last = *self.last_neighbour.lock().unwrap_or_else(PoisonError::into_inner);
+        let (client, last) = last.filter(|_| self.has_neighbours())?;
+        (last.until(now) < FORGOTTEN).then(|| (self.neighbours.load(Ordering::Relaxed), client))
     }
 
     /// Takes note of a reply that came by this director and was left to the kernel.

@@ -8,7 +8,6 @@ use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::ConnectionRow;
-use xvs_model::sample;
 
 /// Accepts every change and keeps the last one.
 #[derive(Default)]
@@ -23,7 +22,7 @@ impl Director for Listener {
             Request::Control(ControlRequest::ListServices)
             | Request::Control(ControlRequest::ListService(_)) => Reply::Services(Vec::new()),
             Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(Timeouts::default()),
-            Request::Control(ControlRequest::Rules) => sample::rules_of(&[], []),
+            Request::Control(ControlRequest::Rules) => Reply::rules_of(&[], []),
             Request::Control(ControlRequest::Daemons) => Reply::Daemons(Vec::new()),
             Request::Control(ControlRequest::Change(command)) => {
                 self.requested = Some(command);

@@ -20,7 +20,6 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::{ConnectionRow, EngineData};
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
-use xvs_model::sample;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy, Weight};
 
@@ -42,7 +41,7 @@ impl Director for Recorded {
                 Reply::Services(vec![found.ok_or(CommandError::NoSuchService(key))?.clone()])
             }
             Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(self.timeouts),
-            Request::Control(ControlRequest::Rules) => sample::rules_of(&self.services, []),
+            Request::Control(ControlRequest::Rules) => Reply::rules_of(&self.services, []),
             Request::Control(ControlRequest::Daemons) => Reply::Daemons(self.daemons.clone()),
             other => panic!("a listing does not send {other:?}"),
         })

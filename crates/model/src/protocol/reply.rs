@@ -106,3 +106,22 @@ pub enum Reply {
     /// xvs.toml and the keepalived.conf were read and accepted: the changes, a line each.
     Reloaded(String),
 }
+
+#[cfg(any(test, feature = "samples"))]
+impl Reply {
+    /// The rules of a director with these services, and with what these commands add. For tests alone.
+    pub fn rules_of(services: &[ServiceRow], more: impl IntoIterator<Item = Command>) -> Self {
+        let mut commands = Vec::new();
+        for row in services {
+            commands.push(Command::AddService { key: row.key, options: row.options.clone() });
+            // The one added last comes first.
+            commands.extend(row.destinations.iter().rev().map(|dest| Command::AddDestination {
+                service: row.key,
+                endpoint: dest.endpoint,
+                options: dest.options.clone(),
+            }));
+        }
+        commands.extend(more);
+        Self::Rules { commands, owned: Vec::new(), owned_limits: Vec::new() }
+    }
+}

@@ -122,7 +122,7 @@ pub struct Report {
     /// Why it is dropped, passed, consumed or answered, in a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub why: Option<String>,
-    /// The next step after a drop, if `why` has none.
+    /// The next step after a drop, if `why` has none; or why the client gets no reply, and the next step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advice: Option<String>,
     /// The frames that are sent: the packet or its fragments, or a reply to its sender.

@@ -39,6 +39,8 @@ pub enum Seen {
     Errors,
     /// Replies by this director, which has their source, so that its kernel drops them.
     OwnSource,
+    /// That its clients, such as this one, are in its own network (NAT).
+    Neighbour(IpAddr),
 }
 
 impl Unanswered {
@@ -63,10 +65,18 @@ impl Unanswered {
             Seen::OwnSource => format!(
                 "its replies come by this director, whose kernel drops them because {vip} is its own address; `xvs set forward_shared 1` forwards them, or give {server} another gateway"
             ),
+            Seen::Neighbour(client) => neighbour_cause(*client),
             Seen::Nothing => likely_cause(server, *method, *gue_port, &vip),
         };
         format!("{service}: {endpoint}: {connections} connections, none answered; {cause}")
     }
+}
+
+/// Why a client in a real server's own network does not connect by NAT, and the next step.
+pub fn neighbour_cause(client: IpAddr) -> String {
+    format!(
+        "{client} is a client in the network of the real servers, whose replies go to it directly; use FULLNAT for it"
+    )
 }
 
 /// Why a real server with this method probably answers no connection to a virtual address, and the next step.

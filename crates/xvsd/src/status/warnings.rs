@@ -89,13 +89,25 @@ impl Readings<'_> {
                 Encapsulation::Gue { port, .. } if member.method == ForwardingMethod::Tunnel => Some(port),
                 _ => None,
             };
-            let unanswered = |member: &Member| Unanswered {
-                service: service.key,
-                endpoint: member.endpoint,
-                method: member.method,
-                gue_port: gue_port(member),
-                connections: member.live.recently_unanswered(*now),
-                seen: seen(member),
+            let unanswered = |member: &Member| {
+                let all = member.live.recently_unanswered(*now);
+                let (connections, seen) = match member.live.unanswered_neighbours(*now) {
+                    // Those of other clients are answered, or there are none.
+                    Some((neighbours, client))
+                        if neighbours >= all && member.method == ForwardingMethod::Nat =>
+                    {
+                        (neighbours, Seen::Neighbour(client))
+                    }
+                    _ => (all, seen(member)),
+                };
+                Unanswered {
+                    service: service.key,
+                    endpoint: member.endpoint,
+                    method: member.method,
+                    gue_port: gue_port(member),
+                    connections,
+                    seen,
+                }
             };
             service
                 .members

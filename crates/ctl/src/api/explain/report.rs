@@ -4,7 +4,7 @@
 
 use xvs_dataplane::burst::classify::Class;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{Copied, Direction, detached};
+use xvs_dataplane::conn::{Copied, Direction, NewConnection, detached};
 use xvs_dataplane::egress::{Egress, Path, RouteTo};
 use xvs_dataplane::explain::{Candidate, Caveat, Decision, Explanation, Live, Origin, Route};
 use xvs_dataplane::verdict::{DropReason, Verdict};
@@ -13,6 +13,7 @@ use xvs_model::report::explain::{
     CandidateReport, CandidateState, CaveatReport, Choice, Entry, NextHop, Report, Rewrite, SentFrame,
     Summary, Tunnel,
 };
+use xvs_model::report::unanswered::neighbour_cause;
 use xvs_proto::{Endpoint, LinkId, Packet, Parsed, Protocol, ethernet, parse};
 use xvs_sched::ForwardingMethod;
 
@@ -130,11 +131,18 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         why: why.map(str::to_owned),
         advice: match verdict {
             Verdict::Drop(reason) => advice(*reason).map(str::to_owned),
-            _ => None,
+            _ => explanation.connection.as_ref().and_then(|(_, copied)| neighbour(copied, egress)),
         },
         sent: sent_frames.map(|bytes| sent(bytes.link, &bytes.frame, egress)).collect(),
         caveats: explanation.caveats.iter().map(caveat_report).collect(),
     }
+}
+
+/// Why the real server of this connection answers its client directly, if it does.
+fn neighbour(copied: &Copied, egress: &Egress) -> Option<String> {
+    let NewConnection { method, client, dest, .. } = &copied.connection;
+    let is_direct = *method == ForwardingMethod::Nat && egress.are_neighbours(client.addr, dest.addr);
+    is_direct.then(|| neighbour_cause(client.addr))
 }
 
 fn summary(packet: &Packet) -> Summary {
