@@ -8,8 +8,8 @@ use xvs_model::health_checks::virtual_server::{Fifo, Globals};
 use crate::blocks::Block;
 use crate::values::Faults;
 
-/// Applies a statement; ignores statements about other things.
-pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) {
+/// Applies a statement. Returns whether it is one of these.
+pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) -> bool {
     let word = |at: usize| block.arguments().get(at).cloned();
     let switch = |faults: &mut Faults| faults.switch(block).unwrap_or(false);
     match block.keyword() {
@@ -21,19 +21,21 @@ pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) {
         "rs_init_notifies" => globals.rs_init_notifies = switch(faults),
         "lvs_flush" => globals.lvs_flush = switch(faults),
         keyword @ ("notify_fifo" | "lvs_notify_fifo") => {
-            let Some(path) = faults.argument(block).map(str::to_owned) else { return };
+            let Some(path) = faults.argument(block).map(str::to_owned) else { return true };
             let fifo = fifo(globals, keyword);
-            if !fifo.path.is_empty() {
-                return faults.refuse(block, "already defined");
+            if fifo.path.is_empty() {
+                (fifo.path, fifo.user, fifo.group) = (path, word(1), word(2));
+            } else {
+                faults.refuse(block, "already defined");
             }
-            (fifo.path, fifo.user, fifo.group) = (path, word(1), word(2));
         }
         keyword @ ("notify_fifo_script" | "lvs_notify_fifo_script") => {
             let fifo = fifo(globals, keyword.trim_end_matches("_script"));
             faults.script_once(block, &mut fifo.script);
         }
-        _ => {}
+        _ => return false,
     }
+    true
 }
 
 /// The FIFO that a keyword configures.
@@ -85,20 +87,14 @@ mod tests {
     /// The settings of these lines, and the number of faults.
     fn globals(lines: &[&str]) -> (Globals, usize) {
         let (mut globals, mut faults) = (Globals::default(), Faults::default());
-        lines.iter().for_each(|line| apply(&mut globals, &statement(line), &mut faults));
+        lines.iter().for_each(|line| _ = apply(&mut globals, &statement(line), &mut faults));
         check(&mut globals, &statement("global_defs"), &mut faults);
         (globals, faults.0.len())
     }
 
     #[test]
-    fn users_security_and_switches_are_read_and_vrrp_statements_ignored() {
-        let lines = [
-            "router_id lb1",
-            "script_user nobody nogroup",
-            "enable_script_security",
-            "rs_init_notifies",
-            "lvs_flush",
-        ];
+    fn users_security_and_switches_are_read() {
+        let lines = ["script_user nobody nogroup", "enable_script_security", "rs_init_notifies", "lvs_flush"];
         let want = Globals {
             script_user: Some(("nobody".to_owned(), Some("nogroup".to_owned()))),
             enable_script_security: true,

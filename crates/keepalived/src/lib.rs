@@ -4,8 +4,8 @@
 //! Lines ([`lexer`]) become statements ([`reader`], [`loops`]), and statements a tree of blocks ([`blocks`]). From the
 //! tree this crate reads `virtual_server` ([`services`], `settings`, [`servers`], `own_lines`), `virtual_server_group`
 //! ([`groups`]), the checkers (`checkers`, `http`, `ssl`, [`files`], [`timing`]) and the parts of `global_defs` that
-//! concern xvs ([`globals`]). [`values`] parses the arguments of keywords. VRRP and BFD blocks are skipped: keepalived
-//! itself runs them. Pure, apart from reading files. Not here: running the checks (`xvs_health`).
+//! concern xvs ([`globals`]); `unused` has the other statements. [`values`] parses the arguments of keywords. VRRP and BFD
+//! blocks are skipped: keepalived itself runs them. Pure, apart from reading files. Not here: running the checks (`xvs_health`).
 
 use std::collections::HashMap;
 use std::io;
@@ -33,6 +33,7 @@ pub mod files;
 pub mod globals;
 pub mod groups;
 mod ssl;
+mod unused;
 pub mod values;
 
 // Virtual servers.
@@ -79,6 +80,7 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
     let is_file = |block: &&Block| matches!(block.keyword(), "track_file" | "vrrp_track_file");
     tree.iter().filter(is_file).for_each(|block| files.read(block, &mut faults));
     let ssl = Ssl::of(tree, &mut faults);
+    let runs_vrrp = tree.iter().any(|block| block.keyword() == "vrrp_instance");
     let mut globals = Globals::default();
     let mut timeouts = Timeouts::UNSET;
     let mut virtual_servers: Vec<VirtualServer> = Vec::new();
@@ -100,15 +102,14 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
                     virtual_servers.push(read);
                 }
             }
-            "global_defs" => global_defs(block, &mut timeouts, &mut globals, &mut faults),
+            "global_defs" => global_defs(block, runs_vrrp, &mut timeouts, &mut globals, &mut faults),
             "vrrp_instance" => {
                 for vmac in block.statements().iter().filter(|statement| statement.keyword() == "use_vmac") {
                     let why = "packets to a virtual MAC address do not reach xvs; remove it";
                     faults.warn(&vmac.place, format!("`use_vmac`: {why}"));
                 }
             }
-            keyword if IGNORED.contains(&keyword) => {}
-            _ => faults.unknown(block),
+            _ => unused::outside(block, &mut faults),
         }
     }
     // A loop reports a fault of its line in each round.
@@ -137,52 +138,19 @@ fn remove_duplicates(read: &mut VirtualServer, known: &mut HashMap<ServiceKey, P
     known.extend(read.services.iter().map(|(key, _)| (*key, read.place.clone())));
 }
 
-/// Top-level keywords without a warning: those that keepalived itself handles, and `track_file`, which was read before.
-const IGNORED: [&str; 26] = [
-    "vrrp_sync_group",
-    "vrrp_script",
-    "vrrp_track_process",
-    "vrrp_track_file",
-    "track_file",
-    "track_group",
-    "static_ipaddress",
-    "static_routes",
-    "static_rules",
-    "garp_group",
-    "linkbeat_interfaces",
-    "linkbeat_use_polling",
-    "interface_up_down_delays",
-    "bfd_instance",
-    "net_namespace",
-    "net_namespace_ipvs",
-    "namespace_with_ipsets",
-    "use_pid_dir",
-    "instance",
-    "child_wait_time",
-    "process_names",
-    "parent_process_name",
-    "checker_process_name",
-    "vrrp_process_name",
-    "bfd_process_name",
-    "static_track_group",
-];
-
 /// Reads the parts of `global_defs` that concern xvs.
-fn global_defs(block: &Block, timeouts: &mut Timeouts, globals: &mut Globals, faults: &mut Faults) {
+fn global_defs(
+    block: &Block,
+    runs_vrrp: bool,
+    timeouts: &mut Timeouts,
+    globals: &mut Globals,
+    faults: &mut Faults,
+) {
     for statement in block.statements() {
-        match statement.keyword() {
-            "lvs_timeouts" => lvs_timeouts(statement, timeouts, faults),
-            "lvs_sync_daemon" => {
-                let own = ["id", "maxlen", "port", "ttl", "group"];
-                let with_instance =
-                    statement.arguments().get(1).is_some_and(|word| !own.contains(&word.as_str()));
-                let why = match with_instance {
-                    true => "with a VRRP instance keepalived exits if the kernel has no IPVS; remove it",
-                    false => "start the daemons of xvs by `xvsadm --start-daemon`",
-                };
-                faults.warn(&statement.place, format!("`lvs_sync_daemon`: {why}"));
-            }
-            _ => globals::apply(globals, statement, faults),
+        if statement.keyword() == "lvs_timeouts" {
+            lvs_timeouts(statement, timeouts, faults);
+        } else if !globals::apply(globals, statement, faults) {
+            unused::in_global_defs(statement, runs_vrrp, faults);
         }
     }
     globals::check(globals, block, faults);

@@ -84,6 +84,12 @@ fn a_mark_with_a_tunnel_has_no_port_and_the_default_persistence_is_six_minutes()
     assert_case("mark-tunnel");
 }
 
+/// A file of the shape that OpenStack's LVS driver writes.
+#[test]
+fn a_file_for_another_network_namespace_causes_a_warning_with_the_step() {
+    assert_case("openstack");
+}
+
 #[test]
 fn a_group_is_a_service_for_each_of_its_addresses_and_marks() {
     assert_case("group");
