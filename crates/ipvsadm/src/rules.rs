@@ -38,9 +38,9 @@ use crate::xvs_lines::{
 use crate::{grammar, resolver};
 
 impl Session<'_> {
-    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. What ipvsadm does not have
-    /// is in lines that begin with `#xvs `, which `ipvsadm-restore` skips. All of it is from one request, so a change that
-    /// is made meanwhile is in it whole or not at all.
+    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. What ipvsadm does not
+    /// have is in lines that begin with `#xvs `, which `ipvsadm-restore` skips. All of it is from one request, so a
+    /// change that is made meanwhile is in it whole or not at all.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let rules = match self.director.call(ControlRequest::Rules.into()) {
             Ok(Reply::Rules { commands, owned_limits, .. }) => [commands, owned_limits].concat(),
@@ -255,8 +255,8 @@ pub fn saved_rules(state: &State) -> Vec<String> {
     saved_lines(&commands_of(state), &Naming { names: Names::Numeric, resolver: &resolver })
 }
 
-/// The lines of `-S` for commands that create a state: local addresses, disabled real servers, limits of clients, access
-/// lists and QUIC configurations, then services with their destinations, and mark rules.
+/// The lines of `-S` for commands that create a state: local addresses, disabled real servers, limits of clients,
+/// access lists and QUIC configurations, then services with their destinations, and mark rules.
 fn saved_lines(commands: &[Command], names: &Naming<'_>) -> Vec<String> {
     let lines_of = |is_of: fn(&&Command) -> bool| commands.iter().filter(is_of).flat_map(rule_lines);
     let (mut services, mut destinations, mut limits) =

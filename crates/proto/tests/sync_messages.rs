@@ -1,8 +1,8 @@
 //! Messages of synchronization, true and damaged, beside a plain model of what the kernel's backup does with them.
 //!
 //! The model is written from ipvs-behaviour, sections 12.2, 12.3 and 12.5, and `scripts/vm sync` compares the kernel
-//! itself with xvs. `scripts/fuzz sync` runs the same with ten million messages. Not here: what becomes of an entry that
-//! was read (`tests/lab/sync.rs`).
+//! itself with xvs. `scripts/fuzz sync` runs the same with ten million messages. Not here: what becomes of an entry
+//! that was read (`tests/lab/sync.rs`).
 
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -188,9 +188,9 @@ impl<'a> Fields<'a> {
 
     /// Reads the options into an entry, in any order.
     ///
-    /// The kernel knows three types; each may be there once. Any other option is unknown, unless it has the form in which
-    /// xvs writes it: an optional one is left out then, and a mandatory one skips its entry. Source: ipvs-behaviour,
-    /// section 12.2.
+    /// The kernel knows three types; each may be there once. Any other option is unknown, unless it has the form in
+    /// which xvs writes it: an optional one is left out then, and a mandatory one skips its entry. Source:
+    /// ipvs-behaviour, section 12.2.
     fn options(&mut self, entry: &mut Entry<'a>) -> Result<(), Skipped> {
         let (mut has_sequences, mut engine) = (false, None);
         while !self.0.is_empty() {
@@ -280,8 +280,8 @@ impl Entry<'_> {
         self.dest.addr.is_ipv6() != self.client.addr.is_ipv6()
     }
 
-    /// Whether its options belong together: the local endpoint sends to the destination, only FULLNAT passes the client's
-    /// address, and only NAT and FULLNAT have a destination of another family.
+    /// Whether its options belong together: the local endpoint sends to the destination, only FULLNAT passes the
+    /// client's address, and only NAT and FULLNAT have a destination of another family.
     fn is_consistent(&self) -> bool {
         let translates = self.flags & flag::METHOD == method::MASQUERADING
             && (self.local.is_some() || self.flags & flag::TEMPLATE != 0);
