@@ -537,3 +537,19 @@ fn packets_from_ipv4_to_ipv6_have_the_bytes_of_workers_and_the_other_direction_i
         }
     }
 }
+
+/// Source: ipvs-behaviour, section 2.2. The kernel translates such replies and counts them nowhere.
+#[test]
+fn replies_of_a_removed_server_are_translated_and_not_counted_at_it() {
+    let mut cluster = cluster(&[&format!("-t {VIP}:80")]);
+    established(&mut cluster, 1500);
+    let before = cluster.stats();
+    cluster.adm(&format!("-d -t {VIP}:80 -r {}:80", server(1)));
+    for _ in 0..20 {
+        let (is_offloaded, judged) = reply(&mut cluster, 1500, ACK);
+        assert_eq!((is_offloaded, &*judged.verdict), (false, "transmit"));
+        cluster.advance(0.3);
+    }
+    cluster.adm(&format!("-a -t {VIP}:80 -r {}:80 -m", server(1)));
+    assert_eq!(cluster.stats(), before);
+}

@@ -440,7 +440,8 @@ fn the_next_process_gives_each_connection_what_its_record_says_once() {
     for steps in 0..=3 {
         explore_with(PREEMPTIONS - 1, move || {
             let (world, mut owner, id) = World::with_connection();
-            let earlier = world.offload.uncounted();
+            // Of a table and records that are the same.
+            let earlier = World::with_connection().0.offload.uncounted();
             assert_eq!(earlier.len(), 1, "the other record was never used");
             let program = Program::of(&world, id);
             let record = program.record;
@@ -469,6 +470,28 @@ fn the_next_process_gives_each_connection_what_its_record_says_once() {
             assert_eq!(live.load(), Load { active: 1 - inactive, inactive });
         });
     }
+    assert_all(&RUNS);
+}
+
+#[test]
+fn a_segment_that_meets_the_next_process_has_moved_its_connection_before_or_goes_to_a_worker() {
+    static RUNS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+    explore(|| {
+        let (world, mut owner, id) = World::with_connection();
+        let program = Program::of(&world, id);
+        let thread = thread::spawn(move || program.segment(FIN, Direction::Inbound, START));
+        let taken = world.offload.uncounted();
+        let is_forwarded = thread.join().expect("no panic");
+        count(&RUNS, usize::from(is_forwarded));
+        world.offload.leave(id);
+        let at = Context { snapshot: &world.snapshot, now: START };
+        let mut next = world.worker(1).flows;
+        next.table().park();
+        next.count_former(taken, at);
+        next.table().unpark();
+        let expected = if is_forwarded { TcpState::CloseWait } else { TcpState::Established };
+        assert_eq!(owner.state(id), expected);
+    });
     assert_all(&RUNS);
 }
 

@@ -300,7 +300,7 @@ mod tests {
             [(ForwardingMethod::Nat, &["192.0.2.0/24"][..]), (ForwardingMethod::FullNat, &[])]
         {
             let mut facts = serve(facts(), web(), method);
-            let another = facts.services[0].servers[0].clone();
+            let another = facts.services[0].servers[0];
             facts.services[0].servers.push(another);
             let found = neighbours(&facts);
             assert_eq!(found.iter().map(|finding| &*finding.object).collect::<Vec<_>>(), networks);

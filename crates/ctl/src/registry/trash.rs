@@ -90,7 +90,7 @@ impl Registry {
         self.trash_scan
     }
 
-    /// Scans the trash: frees destinations for which an earlier scan, at least [`IDLE_TIME`] ago, found no connection.
+    /// Scans the trash: frees destinations for which an earlier scan, two minutes ago or more, found no connection.
     /// Source: ipvs-behaviour, section 3.5.
     pub fn scan_trash(&mut self, snapshot: &mut Snapshot, now: Millis) {
         let kept = &mut self.kept;

@@ -269,8 +269,8 @@ impl TableWorker {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let by_record = Cell::new((None, 0));
         let (old, new) = change(table, wheel, id, |old| {
-            // Noted before the exchange, after which its owner may free it.
-            let record = if old.is_offloaded() { table.record_of(id) } else { None };
+            // Noted before the exchange, after which the owner of the record may use it again.
+            let slot = if old.is_offloaded() { table.slot_of(id) } else { None };
             let mut told = table.told(id, old);
             let (mut state, mut expires) = next(told.state());
             if old.is_offloaded() && state != told.state() {
@@ -279,14 +279,14 @@ impl TableWorker {
                 told = table.told(id, old).taken_back();
                 (state, expires) = next(told.state());
             }
-            by_record.set((record, told.state()));
+            by_record.set((slot, told.state()));
             let new = told.refreshed(state, expires).unwrap_or(told);
             (new != old).then_some(new)
         })?;
-        if let (Some(record), state) = by_record.get()
+        if let (Some(slot), state) = by_record.get()
             && has_become_inactive(old.state(), state)
         {
-            table.take_move(record);
+            table.take_move(slot);
         }
         Some((old.state(), new.state()))
     }
@@ -306,19 +306,24 @@ impl TableWorker {
         if is_last {
             offloaded.seal(record);
         }
+        let seen = Cell::new((0, State(0)));
         let (old, new) = change(table, wheel, id, |old| {
+            let slot = offloaded.slot(record);
             // Read in each turn: of two threads, the one that comes second finds the mark gone, or another record.
             let is_its = old.is_offloaded() && offloaded.of(id) == Some(record);
             let is_used = is_used || offloaded.has_packets(record);
             let told = is_its.then(|| offloaded.told(record, old, is_used))?;
+            // As in `transition`; and what is told is not newer than the state.
+            seen.set((slot, offloaded.state(record)));
             let new = if is_last { told.taken_back() } else { told };
             (new != old).then_some(new)
         })?;
         let (before, after) = (old.state(), new.state());
+        let (slot, record) = seen.get();
         if has_become_inactive(before, after) {
-            offloaded.take_move(record);
+            offloaded.take_move(slot);
         }
-        Some(Settled { before, after, record: offloaded.state(record) })
+        Some(Settled { before, after, record })
     }
 
     /// Ends a burst: the worker keeps no [`ConnId`] that it will use without [`recall`](Self::recall).

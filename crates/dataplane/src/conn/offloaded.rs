@@ -259,18 +259,26 @@ impl Offloaded {
         // As in `end`.
         fence(Ordering::SeqCst);
         if let Some(record) = self.of(id) {
+            let slot = self.slot(record);
             let state = self.seal(record);
-            if last.is_offloaded() && state.tcp().is_some_and(|tcp| has_become_inactive(last.state(), tcp)) {
-                self.take_move(record);
+            let has_moved = state.tcp().is_some_and(|tcp| has_become_inactive(last.state(), tcp));
+            // A record that its owner has freed before it was sealed is of another connection by now.
+            if last.is_offloaded() && has_moved && self.of(id) == Some(record) {
+                self.take_move(slot);
             }
             // Last: its owner frees the record then.
             self.unbind(id, record);
         }
     }
 
-    /// Takes back that the program has counted a move from active to inactive.
-    pub(crate) fn take_move(&self, record: u32) {
-        let slot = self.used(record).slot();
+    /// The slot of a record, by which the program counts its moves.
+    pub(crate) fn slot(&self, record: u32) -> u32 {
+        self.used(record).slot()
+    }
+
+    /// Takes back that the program has counted a move from active to inactive by this slot. The caller has read it while
+    /// the record was the connection's: afterwards its owner may use the record again.
+    pub(crate) fn take_move(&self, slot: u32) {
         self.moves[INACTIVE + slot as usize].fetch_sub(1, Ordering::Relaxed);
     }
 

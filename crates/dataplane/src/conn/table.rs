@@ -164,15 +164,16 @@ impl Table {
         }
     }
 
-    /// The record of a connection.
-    pub(super) fn record_of(&self, id: ConnId) -> Option<u32> {
-        self.offloaded.get().and_then(|offloaded| offloaded.of(id))
+    /// The slot of the record of a connection.
+    pub(super) fn slot_of(&self, id: ConnId) -> Option<u32> {
+        let offloaded = self.offloaded.get()?;
+        offloaded.of(id).map(|record| offloaded.slot(record))
     }
 
     /// See [`Offloaded::take_move`].
-    pub(super) fn take_move(&self, record: u32) {
+    pub(super) fn take_move(&self, slot: u32) {
         if let Some(offloaded) = self.offloaded.get() {
-            offloaded.take_move(record);
+            offloaded.take_move(slot);
         }
     }
 

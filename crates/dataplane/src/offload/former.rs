@@ -14,7 +14,7 @@ use crate::burst::flows::Flows;
 use crate::burst::state;
 use crate::conn::{ConnId, Direction, NO_CONNECTION, RECORD, RecordState, Used, offloaded_word as word};
 use crate::shm::atomic::AtomicU64;
-use crate::shm::atomic::Ordering::Relaxed;
+use crate::shm::atomic::Ordering::{Acquire, Relaxed};
 use crate::shm::words::{self, Rows};
 use crate::snapshot::DestinationId;
 
@@ -75,16 +75,19 @@ impl FormerRecords {
 }
 
 impl UsedRecords {
-    /// Takes what the records have, when no program of the earlier xvsd runs any more.
+    /// Takes what the records have, when another program has taken the place of the earlier xvsd's. Seals them: a
+    /// segment that a core has still in its hands moves no connection any more, but goes to a worker.
     pub fn take(&self) -> Vec<Uncounted> {
         let FormerRecords { records, layout } = &self.of;
         let uncounted = self.used.iter().filter_map(|number| {
             let words = &records[*number];
+            // Acquire: the program stores the time of a segment before it changes the state.
+            let seal = || RecordState(words[word::STATE].fetch_and(!RecordState::IN_FORCE, Acquire));
+            let state = (*layout == LAYOUT_KNOWN).then(seal);
             let counts = [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
             let of = |place: usize| words[place].load(Relaxed);
             let connection = of(word::CONNECTION);
-            let last =
-                (*layout == LAYOUT_KNOWN).then(|| (RecordState(of(word::STATE)), Used(of(word::USED))));
+            let last = state.map(|state| (state, Used(of(word::USED))));
             let is_bound = connection != NO_CONNECTION && last.is_some();
             let (id, generation) = (ConnId(connection as u32), (connection >> 32) as u32);
             (is_bound || counts != [[0; 2]; 2]).then_some(Uncounted { id, generation, counts, last })

@@ -1,6 +1,5 @@
 //! The records that one worker has made.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -34,8 +33,8 @@ pub(crate) struct Offloader {
     pub(super) ended: Vec<(ConnId, u32, LinkId)>,
     /// When these are tried.
     pub(super) again_due: Millis,
-    /// Records that a program may still be reading, and until when.
-    pub(super) resting: VecDeque<(u32, Millis)>,
+    /// How long a record without keys rests before it is used again.
+    pub(super) rest: Duration,
 }
 
 /// A record of this worker.
@@ -74,9 +73,8 @@ const OFTEN: u32 = 64;
 pub(super) const SLICE: usize = 64;
 /// How long a worker waits for free records.
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
-/// How long a record without keys rests before it is used again. A program runs for microseconds, but its core may be
-/// virtual.
-pub(super) const REST: Duration = Duration::from_millis(100);
+/// How long a record without keys rests: a program runs for microseconds, but its core may be virtual.
+const REST: Duration = Duration::from_millis(100);
 /// The time between two passes.
 pub(super) const PASS: Duration = Duration::from_secs(1);
 
@@ -94,8 +92,8 @@ impl Offloader {
         let (own, ended) = (Vec::with_capacity(records), Vec::with_capacity(records));
         let (next, give_up, given_up, begins) = (0, GiveUp::default(), 0, true);
         let (due, again_due) = (Millis(0), Millis(0));
-        let resting = VecDeque::with_capacity(records);
-        Self { shared, after, own, next, due, give_up, given_up, begins, ended, again_due, resting }
+        let rest = REST;
+        Self { shared, after, own, next, due, give_up, given_up, begins, ended, again_due, rest }
     }
 
     /// Whether there is no room for another record of this worker.
@@ -121,20 +119,6 @@ impl Offloader {
         !self.ended.is_empty() && self.again_due <= now
     }
 
-    /// Whether a record may be used again.
-    pub(super) fn is_rest_over(&self, now: Millis) -> bool {
-        self.resting.front().is_some_and(|(_, until)| *until <= now)
-    }
-
-    /// Frees records that no program reads any more.
-    pub(super) fn end_rest(&mut self, now: Millis) {
-        while self.is_rest_over(now) {
-            if let Some((record, _)) = self.resting.pop_front() {
-                let _ = self.shared.free.push(record);
-            }
-        }
-    }
-
     /// Ends all records, of other workers as well.
     pub(crate) fn end_all(&self) {
         self.shared.end_all();
@@ -144,7 +128,6 @@ impl Offloader {
     pub(crate) fn next_due(&self) -> Option<Millis> {
         let pass = (!self.own.is_empty()).then_some(self.due);
         let again = (!self.ended.is_empty()).then_some(self.again_due);
-        let rest = self.resting.front().map(|(_, until)| *until);
-        pass.into_iter().chain(again).chain(rest).min()
+        pass.into_iter().chain(again).min()
     }
 }

@@ -53,7 +53,9 @@ pub struct Offload {
     /// Buckets, as many as records.
     pub(super) keys: Rows<BUCKET>,
     pub(crate) flows: Arc<Offloaded>,
-    pub(super) free: ArrayQueue<u32>,
+    /// The unused records, each with the time from which on it may be used: no program reads it any more. Nearly in the
+    /// order of these times.
+    pub(super) unused: ArrayQueue<(u32, Millis)>,
     pub(super) settings: Settings,
     /// Keys that found no room.
     pub(super) refused: AtomicU64,
@@ -113,9 +115,9 @@ impl Offload {
         let flows = Arc::new(flows);
         let records = settings.records.min(flows.records() as u32);
         let settings = Settings { records, ..settings };
-        let free = ArrayQueue::new(records as usize);
+        let unused = ArrayQueue::new(records as usize);
         for record in 0..records {
-            let _ = free.push(record);
+            let _ = unused.push((record, Millis(0)));
         }
         state[LAST_BUCKET].store(keys.len() as u64 - 1, Relaxed);
         let HashSecret(seed) = random_secret()?;
@@ -127,7 +129,7 @@ impl Offload {
         rows.iter().zip(&state[TCP..ACTIVE]).for_each(|(row, word)| word.store(*row, Relaxed));
         state[ACTIVE].store(active, Relaxed);
         let (refused, in_force) = (AtomicU64::new(0), AtomicUsize::new(0));
-        Ok(Self { state, keys, flows, free, settings, refused, in_force })
+        Ok(Self { state, keys, flows, unused, settings, refused, in_force })
     }
 
     /// Makes this the offload of a table, before it has workers.
@@ -156,6 +158,22 @@ impl Offload {
         self.state[CLOCK].store((now.0 * 1_000_000).max(1), Relaxed);
     }
 
+    /// A record that may be used.
+    pub(super) fn take_unused(&self, now: Millis) -> Option<u32> {
+        let (record, rests_until) = self.unused.pop()?;
+        if rests_until > now {
+            self.put_unused(record, rests_until);
+            return None;
+        }
+        Some(record)
+    }
+
+    /// Gives back a record, which may be used from this time on.
+    pub(super) fn put_unused(&self, record: u32, rests_until: Millis) {
+        // There is room for all records.
+        let _ = self.unused.push((record, rests_until));
+    }
+
     /// Whether there is room for one more record of a handshake.
     pub(super) fn admits_half_open(&self) -> bool {
         self.flows.half_open() < (self.settings.records as usize / HALF_OPEN_PART) as u64
@@ -163,12 +181,12 @@ impl Offload {
 
     /// How many more records should be free.
     pub(super) fn short_of(&self) -> usize {
-        (self.settings.records as usize / SHORT_PART).saturating_sub(self.free.len())
+        (self.settings.records as usize / SHORT_PART).saturating_sub(self.unused.len())
     }
 
     /// The records in use.
     pub(super) fn used(&self) -> usize {
-        self.settings.records as usize - self.free.len()
+        self.settings.records as usize - self.unused.len()
     }
 
     /// The connections whose packets the program forwards, as workers have seen within the last second.

@@ -11,7 +11,7 @@ use xvs_proto::{LinkId, Protocol};
 
 use super::begin::begin;
 use super::give_up::GiveUp;
-use super::own::{Offloader, Own, PASS, PAUSE, REST, SLICE};
+use super::own::{Offloader, Own, PASS, PAUSE, SLICE};
 use super::part::leaves_by;
 use super::shared::Offload;
 use crate::burst::context::Context;
@@ -54,18 +54,14 @@ impl Flows {
     /// Lets [`Self::sweep_offloaded`] read all records now, for tests.
     pub fn hasten_sweep(&mut self) {
         let Some(offloader) = &mut self.offloader else { return };
-        offloader.due = Millis(0);
-        offloader.resting.iter_mut().for_each(|(_, until)| *until = Millis(0));
+        (offloader.due, offloader.rest) = (Millis(0), Duration::ZERO);
     }
 
     /// Reads some records if they are due, and offloads connections again whose record a change has ended. Returns
     /// whether more is due.
     pub fn sweep_offloaded(&mut self, at: Context<'_>) -> bool {
-        let is_due = |offloader: &Offloader| {
-            offloader.is_pass_due(at.now) || offloader.is_again_due(at.now) || offloader.is_rest_over(at.now)
-        };
+        let is_due = |offloader: &Offloader| offloader.is_pass_due(at.now) || offloader.is_again_due(at.now);
         let Some(mut offloader) = self.offloader.take_if(|offloader| is_due(offloader)) else { return false };
-        offloader.end_rest(at.now);
         if offloader.is_again_due(at.now) {
             let mut ended = std::mem::take(&mut offloader.ended);
             self.offloader = Some(offloader);
@@ -119,7 +115,7 @@ impl Flows {
             }
             let own = offloader.own.swap_remove(offloader.next);
             offloader.shared.release(&own);
-            offloader.resting.push_back((own.record, at.now + REST));
+            offloader.shared.put_unused(own.record, at.now + offloader.rest);
             if own.is_given_up {
                 offloader.given_up -= 1;
             } else if offloader.ended.len() < offloader.ended.capacity() {
