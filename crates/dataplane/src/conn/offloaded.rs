@@ -276,8 +276,8 @@ impl Offloaded {
         self.used(record).slot()
     }
 
-    /// Takes back that the program has counted a move from active to inactive by this slot. The caller has read it while
-    /// the record was the connection's: afterwards its owner may use the record again.
+    /// Takes back that the program has counted a move from active to inactive by this slot. The caller has read it
+    /// while the record was the connection's: afterwards its owner may use the record again.
     pub(crate) fn take_move(&self, slot: u32) {
         self.moves[INACTIVE + slot as usize].fetch_sub(1, Ordering::Relaxed);
     }

@@ -19,7 +19,7 @@ use xvs_xdp::{AttachError, Attached, Mode, WantedMode, attach};
 use self::hold::Hold;
 use self::lists::ListMaps;
 use self::maps::{EndpointKey, Image, Marker, Roles};
-use self::objects::{CLIENTS, Load, OpenFormerMaps, PROGRAM, VERDICT, is_named};
+use self::objects::{CLIENTS, Load, OpenFormerMaps, PROGRAM, VERDICT, named};
 use self::syn_limits::SynMaps;
 
 pub mod hold;
@@ -85,8 +85,6 @@ pub struct Steering {
     syn_limits: SynMaps,
     /// The maps of earlier processes whose counts are known here.
     counted: BTreeSet<u32>,
-    /// The records of earlier processes.
-    former: Vec<FormerRecords>,
 }
 
 impl Steering {
@@ -120,8 +118,8 @@ impl Steering {
         let object = load.object(None)?;
         let (hold, lists) = (Arc::new(Hold::of(&object)?), ListMaps::of(&object)?);
         let syn_limits = SynMaps::of(&object)?;
-        let (installed, own, counted, former) = Default::default();
-        Ok(Self { object, installed, own, hold, lists, syn_limits, counted, former })
+        let (installed, own, counted) = Default::default();
+        Ok(Self { object, installed, own, hold, lists, syn_limits, counted })
     }
 
     /// The hold, for workers and reports. No frames are held until it is set.
@@ -163,8 +161,7 @@ impl Steering {
     /// The kernel refuses; the earlier program stays in force.
     pub fn put_in_force(&mut self, attached: &mut Attached) -> io::Result<()> {
         let former = attached.former_program().map(OpenFormerMaps::maps).unwrap_or_default();
-        let [held, clients, state, records] = [hold::MAP, CLIENTS, map::STATE, map::RECORDS]
-            .map(|name| former.iter().find(|map| is_named(map, name)));
+        let [held, clients] = [hold::MAP, CLIENTS].map(|name| named(&former, name));
         // A program of another version may have other keys.
         if let Some(Ok(clients)) = clients.map(KernelMap::keys) {
             let known = self.object.map(CLIENTS)?;
@@ -178,18 +175,21 @@ impl Steering {
             let words = map.words::<{ hold::word::COUNT }>(0).unwrap_or_default();
             self.hold.add_dropped(words[hold::word::DROPPED]);
         }
-        // One of another version may have other records.
-        if let (Some(state), Some(map)) = (state, records)
-            && self.counted.insert(map.id)
-        {
-            self.former.extend(FormerRecords::map(state, map));
-        }
         Ok(())
     }
 
-    /// The records of programs of earlier processes, none of which is in force any more.
-    pub fn take_former(&mut self) -> Vec<FormerRecords> {
-        std::mem::take(&mut self.former)
+    /// The records of the programs that earlier processes have pinned on these interfaces. Called before
+    /// [`Self::put_in_force`].
+    pub fn former_records(interfaces: &[Attached]) -> Vec<FormerRecords> {
+        let mut known = BTreeSet::new();
+        let of = |attached: &Attached| {
+            let maps = OpenFormerMaps::maps(attached.former_program()?);
+            let [state, records] = [map::STATE, map::RECORDS].map(|name| named(&maps, name));
+            let records = records.filter(|map| known.insert(map.id))?;
+            // One of another version may have other records.
+            FormerRecords::map(state?, records)
+        };
+        interfaces.iter().filter_map(of).collect()
     }
 
     /// Puts this program in force again, after another process has replaced it.

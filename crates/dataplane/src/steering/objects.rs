@@ -174,8 +174,13 @@ impl Task for OpenFormerMaps {
     }
 }
 
+/// The map of this name.
+pub(super) fn named<'a>(maps: &'a [KernelMap], name: &CStr) -> Option<&'a KernelMap> {
+    maps.iter().find(|map| is_named(map, name))
+}
+
 /// Whether a map has this name.
-pub(super) fn is_named(map: &KernelMap, name: &CStr) -> bool {
+fn is_named(map: &KernelMap, name: &CStr) -> bool {
     map.name.as_bytes() == name.to_bytes()
 }
 

@@ -32,22 +32,23 @@ impl ControlThread {
             // The running xvsd has the networks that it has read.
             self.control.require_list_files().map_err(DaemonError::Lists)?;
         }
+        let (workers, _) = self.control.datapath().workers();
+        let former = workers.former_records();
         let table = table.pause(take_over.as_mut())?;
 
         let (hold, clock) = (start.hold.clone(), start.clock.clone());
         let beat = || hold.beat(clock.elapsed());
         let survey = || table.survey(clock.now(), beat);
-        let used = |former: Vec<_>| former.into_iter().map(FormerRecords::find_used).collect::<Vec<_>>();
+        let used = || former.into_iter().map(FormerRecords::find_used).collect::<Vec<_>>();
         let (workers, steering) = self.control.datapath().workers();
         let (ports, table, former) = match &take_over {
             // All this at the time in which the kernel frees the queues.
             Some(_) => thread::scope(|scope| {
                 let survey = thread::Builder::new().spawn_scoped(scope, survey);
                 let survey = survey.map_err(system("a thread"))?;
-                workers.put_in_force(steering, Others::Run)?;
-                let former = steering.take_former();
-                let former = thread::Builder::new().spawn_scoped(scope, move || used(former));
+                let former = thread::Builder::new().spawn_scoped(scope, used);
                 let former = former.map_err(system("a thread"))?;
+                workers.put_in_force(steering, Others::Run)?;
                 let ports = workers.open_ports()?;
                 Ok::<_, DaemonError>((ports, result(survey), result(former)))
             })?,
@@ -55,7 +56,7 @@ impl ControlThread {
             None => {
                 let ports = workers.open_ports()?;
                 workers.put_in_force(steering, Others::Ended)?;
-                (ports, survey(), used(steering.take_former()))
+                (ports, survey(), used())
             }
         };
         let (ports, worker_facts) = ports.into_iter().unzip();

@@ -1,5 +1,6 @@
 //! The XDP programs of the attached interfaces: in force, and pinned so that they outlive the process.
 
+use xvs_dataplane::offload::former::FormerRecords;
 use xvs_dataplane::steering::Steering;
 use xvs_host::state_directory::Others;
 use xvs_xdp::pins::Pins;
@@ -9,6 +10,11 @@ use super::Workers;
 use crate::daemon::error::DaemonError;
 
 impl Workers {
+    /// The records of the pinned programs of an earlier xvsd. Called before [`Self::put_in_force`].
+    pub(crate) fn former_records(&self) -> Vec<FormerRecords> {
+        Steering::former_records(&self.attached)
+    }
+
     /// Puts the programs in force on interfaces where another process's program is pinned. Called when the first
     /// services are in force; frames that arrive before a queue has its socket are held.
     ///
