@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::offload::Settings;
+use xvs_dataplane::shm::Memory;
 use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
 use xvs_ipvsadm::{SystemResolver, read_rules};
@@ -229,7 +230,8 @@ impl Config {
     }
 
     /// Checks that a full table, the workers' packet memory, the records of offload and the rest of xvsd fit into the
-    /// limit of a control group.
+    /// limit of a control group. Reserved huge pages, of which `free_huge_bytes` are free, do not count for it; files on
+    /// a tmpfs cannot be in them.
     ///
     /// # Errors
     /// [`ConfigError::TableOverLimit`].
@@ -237,18 +239,20 @@ impl Config {
         &self,
         table: &TableConfig,
         packet_bytes: u64,
+        free_huge_bytes: u64,
         limit: &CgroupLimit,
     ) -> Result<(), ConfigError> {
-        let needed = table.full_bytes() as u64;
+        let of_table = table.full_bytes() as u64;
+        let may_be_reserved = self.state_directory.is_none() && table.memory != Memory::SmallPages;
+        let of_table = if may_be_reserved && of_table <= free_huge_bytes { 0 } else { of_table };
         let of_records = self.records().map_or(0, |records| u64::from(records) * Settings::RECORD_BYTES);
-        let enough = needed + packet_bytes + of_records + REST_BYTES;
-        match enough <= limit.bytes {
+        let needed = of_table + packet_bytes + of_records + REST_BYTES;
+        match needed <= limit.bytes {
             true => Ok(()),
             false => Err(ConfigError::TableOverLimit {
                 size: table.capacity,
                 needed_mib: needed >> 20,
                 limit_mib: limit.bytes >> 20,
-                enough_mib: enough >> 20,
                 file: limit.file.clone(),
             }),
         }
@@ -315,7 +319,6 @@ const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 
 #[cfg(test)]
 mod tests {
-    use xvs_dataplane::shm::Memory;
     use xvs_model::config::reconcile::Repair;
 
     use super::*;
@@ -498,15 +501,33 @@ file = "/etc/keepalived/keepalived.conf"
         let config = Config { conn_table_size: table.capacity, ..Config::default() };
         let limit = |mib: u64| CgroupLimit { bytes: mib << 20, file: "/sys/fs/cgroup/memory.max".into() };
         let packet_bytes = 2 * (19 << 20);
-        let error = config.check_limit(&table, packet_bytes, &limit(100)).unwrap_err().to_string();
-        let expected = "conn_table_size = 1048576: the full table takes 185 MiB, and /sys/fs/cgroup/memory.max allows 100 MiB for all of \
-                        xvsd, so the kernel would kill it; raise the limit (MemoryMax= of the unit, --memory of the \
-                        container) above 287 MiB, or choose a smaller size";
+        let error = config.check_limit(&table, packet_bytes, 0, &limit(100)).unwrap_err().to_string();
+        let expected = "conn_table_size = 1048576: with a full table xvsd takes 287 MiB, and /sys/fs/cgroup/memory.max allows 100 MiB, \
+                        so the kernel would kill it; raise the limit (MemoryMax= of the unit, --memory of the container) \
+                        above that, or choose a smaller size";
         assert_eq!(error, expected);
-        assert!(config.check_limit(&table, packet_bytes, &limit(288)).is_ok());
-        assert!(config.check_limit(&table, 4 * packet_bytes, &limit(288)).is_err(), "with more workers");
+        assert!(config.check_limit(&table, packet_bytes, 0, &limit(288)).is_ok());
+        assert!(config.check_limit(&table, 4 * packet_bytes, 0, &limit(288)).is_err(), "with more workers");
         // 131,072 records of 384 bytes.
         let without_offload = Config { offload: OffloadMode::Off, ..config };
-        assert!(without_offload.check_limit(&table, packet_bytes, &limit(240)).is_ok());
+        assert!(without_offload.check_limit(&table, packet_bytes, 0, &limit(240)).is_ok());
+    }
+
+    #[test]
+    fn reserved_huge_pages_hold_a_table_beside_the_limit_of_a_control_group_and_nothing_else() {
+        let table = TableConfig { capacity: 1 << 20, workers: 2, memory: Memory::OnDemand };
+        let config = Config { conn_table_size: table.capacity, state_directory: None, ..Config::default() };
+        let fits = |config: &Config, table: &TableConfig, free_huge_mib: u64, limit_mib: u64| {
+            let limit = CgroupLimit { bytes: limit_mib << 20, file: "/sys/fs/cgroup/memory.max".into() };
+            config.check_limit(table, 2 * (19 << 20), free_huge_mib << 20, &limit).is_ok()
+        };
+        assert!(fits(&config, &table, 186, 103));
+        assert!(!fits(&config, &table, 186, 101), "the records and the packet memory do not fit");
+        assert!(!fits(&config, &table, 184, 103), "too few are free");
+        assert!(!fits(&config, &TableConfig { memory: Memory::SmallPages, ..table }, 186, 103));
+        assert!(
+            !fits(&Config { conn_table_size: table.capacity, ..Config::default() }, &table, 186, 103),
+            "files"
+        );
     }
 }

@@ -77,16 +77,14 @@ fn packet_bytes(facts: &Facts) -> Option<u64> {
 }
 
 /// Whether there are enough huge pages for a resident connection table, and whether the kernel makes any for one that
-/// is neither resident nor in files.
+/// is not resident. Files on a tmpfs need none of them.
 pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
-    if facts.daemon.is_some() {
+    if facts.daemon.is_some() || facts.config.state_directory.is_some() {
         return Vec::new();
     }
     match facts.config.conn_table_memory {
         TableMemory::Resident => {}
-        TableMemory::OnDemand
-            if facts.config.state_directory.is_none() && facts.memory.transparent.contains("[never]") =>
-        {
+        TableMemory::OnDemand if facts.memory.transparent.contains("[never]") => {
             let found = "the kernel makes none, so a look-up in a large connection table costs more";
             let mend = format!("echo madvise > {TRANSPARENT}");
             return vec![Finding::warn("huge pages", "", found).seen(TRANSPARENT).mend(mend)];
@@ -123,15 +121,11 @@ pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
     let Some(limit) = facts.memory.cgroup_limit.as_ref().filter(|_| facts.daemon.is_none()) else {
         return Vec::new();
     };
-    let table = table(facts);
-    let of_reserved_pages = facts.memory.free_huge_pages * facts.memory.huge_page_bytes;
-    if of_reserved_pages >= table.full_bytes() as u64 {
-        return Vec::new();
-    }
-    let finding = match facts.config.check_limit(&table, packet_bytes(facts).unwrap_or(0), limit) {
+    let packet_bytes = packet_bytes(facts).unwrap_or(0);
+    let free_huge_bytes = facts.memory.free_huge_pages * facts.memory.huge_page_bytes;
+    let finding = match facts.config.check_limit(&table(facts), packet_bytes, free_huge_bytes, limit) {
         Ok(()) => {
-            let found =
-                format!("{} MiB if xvsd is started from this shell, the table fits", limit.bytes >> 20);
+            let found = format!("{} MiB if xvsd is started from this shell, it fits", limit.bytes >> 20);
             Finding::ok("memory limit", "", found)
         }
         Err(over) => {
@@ -235,8 +229,9 @@ mod tests {
     #[test]
     fn missing_huge_pages_for_a_resident_table_are_reported_with_the_command_that_reserves_them() {
         let mut facts = facts();
-        assert_eq!(huge_pages(&facts), []);
         facts.config.conn_table_memory = TableMemory::Resident;
+        assert_eq!(huge_pages(&facts), [], "the table is in files");
+        facts.config.state_directory = None;
         facts.memory.huge_page_bytes = 2 << 20;
         (facts.memory.huge_pages, facts.memory.free_huge_pages) = (10, 4);
         let found = only(huge_pages(&facts));
@@ -270,10 +265,15 @@ mod tests {
         facts.config.conn_table_memory = TableMemory::Resident;
         let found = only(memory_limit(&facts));
         assert_eq!(found.level, Level::Warn);
-        let wanted = "the full table takes 177 MiB, and /sys/fs/cgroup/memory.max allows 128 MiB";
+        let wanted = "xvsd takes 260 MiB, and /sys/fs/cgroup/memory.max allows 128 MiB";
         assert!(found.found.contains(wanted), "{found}");
         (facts.memory.huge_page_bytes, facts.memory.free_huge_pages) = (2 << 20, 89);
-        assert_eq!(memory_limit(&facts), [], "reserved huge pages do not count for a control group");
+        facts.config.state_directory = None;
+        assert_eq!(
+            only(memory_limit(&facts)).level,
+            Level::Ok,
+            "reserved huge pages do not count for a control group"
+        );
         facts.memory.free_huge_pages = 0;
         facts.memory.cgroup_limit =
             Some(CgroupLimit { bytes: 320 << 20, file: "/sys/fs/cgroup/memory.max".into() });

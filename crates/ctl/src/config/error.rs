@@ -57,20 +57,17 @@ pub enum ConfigError {
     },
     /// A connection table that is larger than the limit of a control group.
     #[error(
-        "conn_table_size = {size}: the full table takes {needed_mib} MiB, and {file} allows {limit_mib} MiB for all of xvsd, so the \
-         kernel would kill it; raise the limit (MemoryMax= of the unit, --memory of the container) above {enough_mib} MiB, or \
-         choose a smaller size",
+        "conn_table_size = {size}: with a full table xvsd takes {needed_mib} MiB, and {file} allows {limit_mib} MiB, so the kernel \
+         would kill it; raise the limit (MemoryMax= of the unit, --memory of the container) above that, or choose a smaller size",
         file = file.display()
     )]
     TableOverLimit {
         /// The number of connections.
         size: usize,
-        /// The memory that they take, in MiB.
+        /// The memory that xvsd takes with so many of them, reserved huge pages excepted, in MiB.
         needed_mib: u64,
         /// The limit, in MiB.
         limit_mib: u64,
-        /// A sufficient limit, in MiB.
-        enough_mib: u64,
         /// The file that has the limit.
         file: PathBuf,
     },

@@ -215,11 +215,9 @@ fn open_table(
         memory: config.conn_table_memory.into(),
     };
     Config::check_table(&table, machine_memory_bytes())?;
-    // Not if its files are on a tmpfs.
-    let of_reserved_pages =
-        config.state_directory.is_none() && memory::free_huge_page_bytes() >= table.full_bytes() as u64;
-    let limit = memory::cgroup_limit().filter(|_| !of_reserved_pages);
-    let over = limit.and_then(|limit| config.check_limit(&table, workers.packet_bytes(), &limit).err());
+    let (packet_bytes, free_huge_bytes) = (workers.packet_bytes(), memory::free_huge_page_bytes());
+    let check = |limit| config.check_limit(&table, packet_bytes, free_huge_bytes, &limit);
+    let over = memory::cgroup_limit().and_then(|limit| check(limit).err());
     let mut kept = KeptState::open(config, table, over, others)?;
     warnings.append(&mut kept.warnings);
     Ok(kept)
