@@ -18,16 +18,18 @@ pub(super) fn outside(block: &Block, faults: &mut Faults) {
     let name = block.arguments().first().map_or("", String::as_str);
     match block.keyword() {
         "net_namespace" if !name.is_empty() && is_own(&Path::new("/run/netns").join(name)) => {}
-        keyword @ ("net_namespace" | "net_namespace_ipvs") => {
+        "net_namespace" => {
             let name = if name.is_empty() { "NAME" } else { name };
-            warn(
-                block,
-                &format!(
-                    "`{keyword}`: xvsd checks and serves in the network namespace in which it was started; start \
-                     it by `ip netns exec {name} xvsd …`, or remove the line"
-                ),
-                faults,
+            let why = format!(
+                "`net_namespace`: xvsd stays in the network namespace in which it is started, and `xvs check` looks at \
+                 its own; start both by `ip netns exec {name} …`, or remove the line"
             );
+            warn(block, &why, faults);
+        }
+        "net_namespace_ipvs" => {
+            let why = "`net_namespace_ipvs`: xvsd serves and checks in one network namespace; start it in one with \
+                       routes to clients and to real servers, and remove the line";
+            warn(block, why, faults);
         }
         "instance" => {
             let why = "`instance`: xvsd reads one file; if several keepalived run here, name the files of all in \
@@ -56,13 +58,17 @@ pub(super) fn in_global_defs(block: &Block, runs_vrrp: bool, faults: &mut Faults
             "xvsd does not run it; run it by ExecStartPre= and ExecStopPost= of xvsd's unit"
         }
         "reload_time_file" | "reload_repeat" => {
-            "xvsd reloads when told; run `xvs reload` by a timer of systemd"
+            "xvsd does not reload by itself; let a timer of systemd run `xvs reload`, and remove the line"
         }
-        "reload_file" => "xvsd does not write it; `xvs reload` returns when the file was read",
+        "reload_file" => {
+            "xvsd does not write it; instead of it wait for the end of `xvs reload`, and remove the line"
+        }
         "set_supplementary_groups" => {
-            "scripts run without other groups of their user; name a group behind the user that suffices"
+            "scripts run with one group: write `script_user USER GROUP` with one that suffices, and remove the line"
         }
-        "random_seed" => "`${_RANDOM}` has other values whenever the file is read",
+        "random_seed" => {
+            "`${_RANDOM}` has another value at each reading; write the values themselves, and remove the line"
+        }
         _ if IN_GLOBAL_DEFS.contains(&keyword) || OUTSIDE.contains(&keyword) => return,
         _ if ["vrrp_", "bfd_"].iter().any(|prefix| keyword.starts_with(prefix)) => return,
         _ => return faults.unknown(block),
@@ -216,8 +222,10 @@ mod tests {
     #[test]
     fn what_moves_keepalived_elsewhere_causes_a_warning_with_the_step() {
         let [namespace] = &about("net_namespace director-ns")[..] else { panic!() };
-        assert!(namespace.contains("start it by `ip netns exec director-ns xvsd …`"), "{namespace}");
-        assert!(about("net_namespace_ipvs")[0].contains("`ip netns exec NAME xvsd …`"));
+        assert!(namespace.ends_with("start both by `ip netns exec director-ns …`, or remove the line"));
+        assert!(
+            about("net_namespace_ipvs")[0].contains("start it in one with routes to clients and to real")
+        );
         assert!(about("instance two")[0].contains("by `include`"));
         assert!(is_own(Path::new("/proc/thread-self/ns/net")) && !is_own(Path::new("/proc/self/ns/mnt")));
     }
@@ -244,8 +252,14 @@ mod tests {
         let script = "startup_script /etc/keepalived/marks.sh";
         assert!(about_global(script, false)[0].contains("ExecStartPre="));
         assert_eq!(about_global(script, true), [""; 0]);
-        for line in ["reload_time_file /run/at", "reload_file", "set_supplementary_groups", "random_seed 7"] {
-            assert_eq!(about_global(line, true).len(), 1, "{line}");
+        for (line, step) in [
+            ("reload_time_file /run/at", "let a timer of systemd run `xvs reload`"),
+            ("reload_file", "wait for the end of `xvs reload`"),
+            ("set_supplementary_groups", "write `script_user USER GROUP`"),
+            ("random_seed 7", "write the values themselves"),
+        ] {
+            let [warning] = &about_global(line, true)[..] else { panic!("{line}") };
+            assert!(warning.contains(step) && warning.ends_with("remove the line"), "{warning}");
         }
     }
 }

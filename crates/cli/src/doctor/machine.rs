@@ -93,7 +93,7 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
     }
     let table = table(facts);
     let size = facts.memory.huge_page_bytes.max(1);
-    let needed = (table.full_bytes() as u64).div_ceil(size);
+    let needed = (table.mapped_bytes() as u64).div_ceil(size);
     let free = facts.memory.free_huge_pages;
     let finding = if free >= needed {
         Finding::ok("huge pages", "", format!("{free} are free, the table takes {needed}"))
@@ -236,8 +236,8 @@ mod tests {
         (facts.memory.huge_pages, facts.memory.free_huge_pages) = (10, 4);
         let found = only(huge_pages(&facts));
         assert_eq!(found.level, Level::Warn);
-        // A little more than 177 MiB are 89 pages. 4 are free, and 6 others are in use.
-        assert_eq!(found.mend.unwrap().command, "sysctl -w vm.nr_hugepages=95");
+        // A little more than 169 MiB are 85 pages. 4 are free, and 6 others are in use.
+        assert_eq!(found.mend.unwrap().command, "sysctl -w vm.nr_hugepages=91");
         facts.memory.free_huge_pages = 100;
         assert_eq!(only(huge_pages(&facts)).level, Level::Ok);
     }
@@ -267,7 +267,7 @@ mod tests {
         assert_eq!(found.level, Level::Warn);
         let wanted = "xvsd takes 260 MiB, and /sys/fs/cgroup/memory.max allows 128 MiB";
         assert!(found.found.contains(wanted), "{found}");
-        (facts.memory.huge_page_bytes, facts.memory.free_huge_pages) = (2 << 20, 89);
+        (facts.memory.huge_page_bytes, facts.memory.free_huge_pages) = (2 << 20, 85);
         facts.config.state_directory = None;
         assert_eq!(
             only(memory_limit(&facts)).level,

@@ -7,8 +7,7 @@
 //! the flags.
 //!
 //! By NAT a real server answers a client in its own network directly, so that such a client never connects, whatever
-//! becomes of others. Its connections count once more, apart; the first of such a client that is established resets
-//! that count.
+//! becomes of others. Its connections count apart; the first of such a client that is established resets that count.
 
 use xvs_proto::{Protocol, tcp};
 use xvs_sched::ForwardingMethod;
@@ -29,9 +28,9 @@ pub(crate) fn count(
 ) {
     let flags = p.packet.tcp_flags;
     if flags.has(tcp::Flags::SYN) && !flags.has(tcp::Flags::ACK) && repeats(p, connection) {
-        destination.live.count_unanswered(at.now);
-        if is_beside_its_destination(connection, at.snapshot) {
-            destination.live.count_neighbour(connection.client().addr, at.now);
+        match is_beside_its_destination(connection, at.snapshot) {
+            true => destination.live.count_neighbour(connection.client().addr, at.now),
+            false => destination.live.count_unanswered(at.now),
         }
     }
 }

@@ -50,12 +50,17 @@ pub struct TableConfig {
 }
 
 impl TableConfig {
-    /// The memory of a table that is full of the largest connections, in bytes: its index, its entries with their
-    /// extensions, and the workers' timers.
+    /// The memory of a table that is full of the largest connections, in bytes: [`Self::mapped_bytes`] and the workers'
+    /// timers.
     pub fn full_bytes(&self) -> usize {
+        self.mapped_bytes().saturating_add(self.entries().saturating_mul(self.workers * Wheel::ENTRY_BYTES))
+    }
+
+    /// The part of [`Self::full_bytes`] that can be in reserved huge pages: its index, and its entries with their
+    /// extensions.
+    pub fn mapped_bytes(&self) -> usize {
         let index = Buckets::needed(self.capacity.min(ENTRIES_MAX)) * size_of::<Bucket>();
-        let extension = size_of::<Extension>() + size_of::<Numbers>();
-        let per_entry = size_of::<Entry>() + extension + self.workers * Wheel::ENTRY_BYTES;
+        let per_entry = size_of::<Entry>() + size_of::<Extension>() + size_of::<Numbers>();
         HEADER_BYTES + index + self.entries().saturating_mul(per_entry)
     }
 

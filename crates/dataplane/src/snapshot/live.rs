@@ -220,7 +220,7 @@ impl DestinationLive {
     }
 
     /// The TCP connections whose clients have repeated their SYN, or that were refused, since the last one was
-    /// established.
+    /// established. Without those of [`Self::unanswered_neighbours`].
     pub fn unanswered(&self) -> u32 {
         self.unanswered.load(Ordering::Relaxed)
     }

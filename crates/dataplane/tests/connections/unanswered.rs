@@ -1,5 +1,6 @@
 //! Connections whose clients repeat their SYN, counted at the destination: a whole worker, in memory.
 
+use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::Destination;
 
 use crate::workers::{ACK, Flow, RST, SYN, Workers, random};
@@ -35,6 +36,36 @@ fn a_connection_counts_once_when_its_client_repeats_the_syn_and_an_established_o
         }
         assert_eq!(unanswered(&workers), 0);
     }
+}
+
+#[test]
+fn clients_in_the_network_of_their_nat_servers_count_apart_and_hide_nothing_of_the_others() {
+    let mut workers = Workers::new(4096, 1);
+    // 192.0.2.50, at different ports.
+    let neighbour = |number: u32| Flow::nat(182, 2 << 16 | 50 << 8 | number);
+    let neighbours = |workers: &Workers| -> Vec<_> {
+        workers.destinations().filter_map(|of| of.live.unanswered_neighbours(Millis(0))).collect()
+    };
+    let is_unanswered = |flow: Flow, workers: &mut Workers| {
+        for _ in 0..2 {
+            workers.worker(0).packet(numbered(flow.request(SYN), 7000));
+        }
+    };
+    // Three servers take turns.
+    (0..9).for_each(|number| is_unanswered(neighbour(number), &mut workers));
+    let all = vec![(3, "192.0.2.50".parse().unwrap()); 3];
+    assert_eq!((unanswered(&workers), neighbours(&workers)), (0, all.clone()));
+    (0..3).for_each(|number| is_unanswered(Flow::nat(1, number), &mut workers));
+    assert_eq!((unanswered(&workers), neighbours(&workers)), (3, all.clone()));
+    let establishes = |flow: Flow, workers: &mut Workers| {
+        for flags in [SYN, ACK] {
+            workers.worker(0).packet(flow.request(flags));
+        }
+    };
+    (3..6).for_each(|number| establishes(Flow::nat(1, number), &mut workers));
+    assert_eq!((unanswered(&workers), neighbours(&workers)), (0, all));
+    (9..12).for_each(|number| establishes(neighbour(number), &mut workers));
+    assert_eq!(neighbours(&workers), []);
 }
 
 #[test]

@@ -90,30 +90,24 @@ impl Readings<'_> {
                 _ => None,
             };
             let unanswered = |member: &Member| {
-                let all = member.live.recently_unanswered(*now);
-                let (connections, seen) = match member.live.unanswered_neighbours(*now) {
-                    // Those of other clients are answered, or there are none.
-                    Some((neighbours, client))
-                        if neighbours >= all && member.method == ForwardingMethod::Nat =>
-                    {
-                        (neighbours, Seen::Neighbour(client))
-                    }
-                    _ => (all, seen(member)),
-                };
-                Unanswered {
+                let of = |connections, seen| Unanswered {
                     service: service.key,
                     endpoint: member.endpoint,
                     method: member.method,
                     gue_port: gue_port(member),
                     connections,
                     seen,
-                }
+                };
+                let neighbours = member.live.unanswered_neighbours(*now);
+                let neighbours = neighbours.filter(|_| member.method == ForwardingMethod::Nat);
+                let neighbours = neighbours.map(|(count, client)| of(count, Seen::Neighbour(client)));
+                [of(member.live.recently_unanswered(*now), seen(member))].into_iter().chain(neighbours)
             };
             service
                 .members
                 .iter()
                 .filter(|member| lasting_obstacle(member, snapshot, silent).is_none())
-                .map(unanswered)
+                .flat_map(unanswered)
                 .collect::<Vec<_>>()
         };
         let mut all: Vec<_> = snapshot.services.iter().flat_map(of_service).collect();
