@@ -120,7 +120,7 @@ const SLOTS: u64 = 2;
 const HALF_OPEN: usize = 0;
 const INACTIVE: usize = 8;
 
-/// A table, its offload, and the one destination of all connections.
+/// A table, its offload, and the destination of connections, unless they are [`OTHER`]'s.
 #[derive(Clone)]
 struct World {
     table: Arc<Table>,
@@ -178,9 +178,14 @@ impl World {
 
 impl Worker {
     fn insert(&mut self, port: u16) -> ConnId {
-        let new = connection(port);
+        self.insert_at(DEST, port)
+    }
+
+    fn insert_at(&mut self, destination: DestinationId, port: u16) -> ConnId {
+        let new = NewConnection { dest_ref: destination.0, ..connection(port) };
         let Inserted::New(id) = self.flows.table().insert(&new) else { panic!("there is room") };
-        self.live().increment(Activity::of(new.protocol, new.state));
+        let known = self.snapshot.destinations.find(destination).expect("it is there");
+        known.live.increment(Activity::of(new.protocol, new.state));
         id
     }
 
@@ -290,6 +295,8 @@ fn snapshot(live: &Arc<DestinationLive>) -> Snapshot {
         live: live.clone(),
         service: Arc::default(),
     };
+    let live = Arc::new(DestinationLive::new(2));
+    snapshot.destinations.set(OTHER, Some(Destination { live, ..destination.clone() }));
     snapshot.destinations.set(DEST, Some(destination));
     snapshot
 }
@@ -314,6 +321,8 @@ const VIP: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
 const SERVER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 11);
 const WAN: LinkId = LinkId(0);
 const DEST: DestinationId = DestinationId(1);
+/// Of the other slot.
+const OTHER: DestinationId = DestinationId(2);
 const ACK: Control = Control(0x10);
 const FIN: Control = Control(0x11);
 const START: Millis = Millis(1_000_000);
@@ -554,6 +563,31 @@ fn of_two_workers_that_settle_a_connection_one_moves_it() {
 #[test]
 fn a_transition_and_a_settlement_move_a_connection_once() {
     settled_twice(Worker::advance);
+}
+
+#[test]
+fn a_move_is_taken_back_where_it_was_counted_though_its_record_is_in_another_use_by_then() {
+    static RUNS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+    explore(|| {
+        let world = World::new(1);
+        let mut owner = world.worker(0);
+        let (old, young) = (owner.insert(1), owner.insert_at(OTHER, 2));
+        assert!(owner.begin(old), "a record is free");
+        assert!(Program::of(&world, old).moves(FIN, Direction::Inbound, START));
+        let mut other = world.worker(1);
+        let thread = thread::spawn(move || {
+            let owner = owner.sweep_between(old);
+            let mut owner = owner.sweep_between(old);
+            let begins = owner.begin(young);
+            (owner, begins)
+        });
+        other.advance(old, FIN, Direction::Outbound);
+        let (_owner, begins) = thread.join().expect("no panic");
+        count(&RUNS, usize::from(begins));
+        assert_eq!(other.state(old), TcpState::TimeWait);
+        world.assert_counts(0, 1);
+    });
+    assert_all(&RUNS);
 }
 
 /// Bounds the time.

@@ -260,8 +260,9 @@ pub(super) fn neighbours(facts: &Facts) -> Vec<Finding> {
         networks.into_iter().find(|network| network.contains(server.endpoint.addr))
     };
     let networks: BTreeSet<_> = by_nat.filter_map(network).collect();
-    let found = "no host of it, not even a real server, can be a client of a service with real servers of it by NAT, \
-                 because their replies go to it directly; FULLNAT serves it";
+    let found = "a host of this network, also a real server, cannot be a client of a service by NAT whose real servers \
+                 are in it, because they answer it directly (unless they route this network by the director); use \
+                 FULLNAT for it";
     networks.into_iter().map(|network| Finding::ok("clients", network, found)).collect()
 }
 

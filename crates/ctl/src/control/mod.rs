@@ -503,8 +503,7 @@ impl<D: Datapath> Control<D> {
             }
             self.registry.forget_unused(now);
         }
-        if is_trash_due {
-            self.registry.scan_trash(&mut self.publication.snapshot, now);
+        if is_trash_due && self.registry.scan_trash(&mut self.publication.snapshot, now) {
             self.next_hops.forget();
             let _ = self.publish();
         }

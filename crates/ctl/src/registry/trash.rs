@@ -91,9 +91,9 @@ impl Registry {
     }
 
     /// Scans the trash: frees destinations for which an earlier scan, two minutes ago or more, found no connection.
-    /// Source: ipvs-behaviour, section 3.5.
-    pub fn scan_trash(&mut self, snapshot: &mut Snapshot, now: Millis) {
-        let kept = &mut self.kept;
+    /// Returns whether there were any. Source: ipvs-behaviour, section 3.5.
+    pub fn scan_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
+        let (kept, before) = (&mut self.kept, self.trash.len());
         self.trash.retain(|_, Trashed { dest, idle_since, .. }| {
             let is_idle = !dest.has_connections() && dest.live.templates() == 0;
             let is_kept = !is_idle || idle_since.get_or_insert(now).until(now) < IDLE_TIME;
@@ -105,6 +105,7 @@ impl Registry {
             is_kept
         });
         self.trash_scan = (!self.trash.is_empty()).then_some(now + SCAN_INTERVAL);
+        self.trash.len() < before
     }
 }
 

@@ -293,7 +293,7 @@ impl TableWorker {
 
     /// Gives a connection the state and deadline that its record says. If this `is_last`, the record ends before: the
     /// connection is the workers' again. `is_used`: packets have passed that the record's counts do not have any more.
-    /// `None`: there is no record, or the connection was removed.
+    /// `None`: it has no record, or was removed.
     pub(crate) fn settle(&mut self, id: ConnId, is_used: bool, is_last: bool) -> Option<Settled> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let offloaded = table.offloaded.get()?;
@@ -306,20 +306,21 @@ impl TableWorker {
         if is_last {
             offloaded.seal(record);
         }
-        let seen = Cell::new((0, State(0)));
+        let seen = Cell::new(None);
         let (old, new) = change(table, wheel, id, |old| {
+            // As in `transition`, the slot is read before the exchange; and the state after what is told, which is then
+            // not newer.
             let slot = offloaded.slot(record);
-            // Read in each turn: of two threads, the one that comes second finds the mark gone, or another record.
-            let is_its = old.is_offloaded() && offloaded.of(id) == Some(record);
-            let is_used = is_used || offloaded.has_packets(record);
-            let told = is_its.then(|| offloaded.told(record, old, is_used))?;
-            // As in `transition`; and what is told is not newer than the state.
-            seen.set((slot, offloaded.state(record)));
+            let told = offloaded.told(record, old, is_used || offloaded.has_packets(record));
+            let state = offloaded.state(record);
+            // Last, and in each turn: of two threads, the one that comes second finds the mark gone, or another record.
+            let is_its = offloaded.of(id) == Some(record);
+            seen.set(is_its.then_some((slot, state)));
             let new = if is_last { told.taken_back() } else { told };
-            (new != old).then_some(new)
+            (is_its && old.is_offloaded() && new != old).then_some(new)
         })?;
         let (before, after) = (old.state(), new.state());
-        let (slot, record) = seen.get();
+        let (slot, record) = seen.get()?;
         if has_become_inactive(before, after) {
             offloaded.take_move(slot);
         }

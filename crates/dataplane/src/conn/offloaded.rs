@@ -262,7 +262,7 @@ impl Offloaded {
             let slot = self.slot(record);
             let state = self.seal(record);
             let has_moved = state.tcp().is_some_and(|tcp| has_become_inactive(last.state(), tcp));
-            // A record that its owner has freed before it was sealed is of another connection by now.
+            // A use that failed as it began (`offload/begin.rs`) has ended; the record may be another connection's.
             if last.is_offloaded() && has_moved && self.of(id) == Some(record) {
                 self.take_move(slot);
             }

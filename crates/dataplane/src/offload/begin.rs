@@ -66,7 +66,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
             return false;
         }
     }
-    let Some(record) = shared.take_unused(at.now) else { return true };
+    let Some(record) = shared.unused.take(at.now) else { return true };
     let generation = connection.generation();
     let awaited = || Some(connection.destination_sequence()).filter(|number| *number != 0);
     let awaited = if bits & RecordState::PROVEN == 0 && parts[1].is_some() { awaited() } else { None };
@@ -93,7 +93,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
         }
         // Another thread may have found it meanwhile.
         shared.reset(record);
-        shared.put_unused(record, at.now + offloader.rest);
+        shared.unused.put(record, at.now + offloader.rest);
         return false;
     }
     if let Some(known) = at.snapshot.destinations.find(destination) {

@@ -22,6 +22,7 @@ mod part;
 mod shared;
 mod standing;
 mod sweep;
+mod unused;
 
 pub use self::ends::Ends;
 pub use self::not_offloaded::NotOffloaded;

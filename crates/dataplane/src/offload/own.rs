@@ -73,7 +73,7 @@ const OFTEN: u32 = 64;
 pub(super) const SLICE: usize = 64;
 /// How long a worker waits for free records.
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
-/// How long a record without keys rests: a program runs for microseconds, but its core may be virtual.
+/// How long a record without keys rests (`unused.rs`).
 const REST: Duration = Duration::from_millis(100);
 /// The time between two passes.
 pub(super) const PASS: Duration = Duration::from_secs(1);

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
-use crossbeam::queue::ArrayQueue;
 use xvs_proto::HashSecret;
 use xvs_xdp::bpf::Object;
 
+use super::unused::Unused;
 use crate::clock::Millis;
 use crate::conn::{
     MAX_RECORDS, Offloaded, RECORD, RecordState, SLOTS, Table, offloaded_word as word, random_secret, tcp,
@@ -53,9 +53,7 @@ pub struct Offload {
     /// Buckets, as many as records.
     pub(super) keys: Rows<BUCKET>,
     pub(crate) flows: Arc<Offloaded>,
-    /// The unused records, each with the time from which on it may be used: no program reads it any more. Nearly in the
-    /// order of these times.
-    pub(super) unused: ArrayQueue<(u32, Millis)>,
+    pub(super) unused: Unused,
     pub(super) settings: Settings,
     /// Keys that found no room.
     pub(super) refused: AtomicU64,
@@ -115,10 +113,7 @@ impl Offload {
         let flows = Arc::new(flows);
         let records = settings.records.min(flows.records() as u32);
         let settings = Settings { records, ..settings };
-        let unused = ArrayQueue::new(records as usize);
-        for record in 0..records {
-            let _ = unused.push((record, Millis(0)));
-        }
+        let unused = Unused::all(records);
         state[LAST_BUCKET].store(keys.len() as u64 - 1, Relaxed);
         let HashSecret(seed) = random_secret()?;
         for word in 0..2 {
@@ -156,22 +151,6 @@ impl Offload {
     /// Sets the time that the program reads in test runs, whose clock is moved by hand.
     pub fn set_clock(&self, now: Millis) {
         self.state[CLOCK].store((now.0 * 1_000_000).max(1), Relaxed);
-    }
-
-    /// A record that may be used.
-    pub(super) fn take_unused(&self, now: Millis) -> Option<u32> {
-        let (record, rests_until) = self.unused.pop()?;
-        if rests_until > now {
-            self.put_unused(record, rests_until);
-            return None;
-        }
-        Some(record)
-    }
-
-    /// Gives back a record, which may be used from this time on.
-    pub(super) fn put_unused(&self, record: u32, rests_until: Millis) {
-        // There is room for all records.
-        let _ = self.unused.push((record, rests_until));
     }
 
     /// Whether there is room for one more record of a handshake.

@@ -38,7 +38,7 @@ impl Offload {
             if is_half_open(connection.protocol(), connection.state()) {
                 return Err(NotOffloaded::NotEstablished);
             }
-            Err(if self.unused.is_empty() { NotOffloaded::Full } else { NotOffloaded::Few })
+            Err(if self.unused.len() == 0 { NotOffloaded::Full } else { NotOffloaded::Few })
         })
     }
 }

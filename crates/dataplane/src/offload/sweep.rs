@@ -51,7 +51,7 @@ fn is_steady(connection: &Connection<'_>) -> bool {
 }
 
 impl Flows {
-    /// Lets [`Self::sweep_offloaded`] read all records now, for tests.
+    /// Lets [`Self::sweep_offloaded`] read all records now, and those that it frees be used at once, for tests.
     pub fn hasten_sweep(&mut self) {
         let Some(offloader) = &mut self.offloader else { return };
         (offloader.due, offloader.rest) = (Millis(0), Duration::ZERO);
@@ -115,7 +115,7 @@ impl Flows {
             }
             let own = offloader.own.swap_remove(offloader.next);
             offloader.shared.release(&own);
-            offloader.shared.put_unused(own.record, at.now + offloader.rest);
+            offloader.shared.unused.put(own.record, at.now + offloader.rest);
             if own.is_given_up {
                 offloader.given_up -= 1;
             } else if offloader.ended.len() < offloader.ended.capacity() {

@@ -28,7 +28,8 @@ pub enum MessageError {
 /// Why an entry is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skipped {
-    /// The message ends inside it, or inside an option: the rest of the message is left out, too.
+    /// It has another version or length than an entry has, or an option without data; or one of the kernel's options
+    /// has another length or comes twice. The rest of the message is left out, too.
     Malformed,
     /// It has a mandatory option that is not known, or options of xvs that do not belong together.
     UnknownOption,
@@ -188,8 +189,8 @@ impl<'a> Fields<'a> {
 
     /// Reads the options into an entry, in any order.
     ///
-    /// The kernel knows three types; each may be there once. Any other option is unknown, unless it has the form in
-    /// which xvs writes it: an optional one is left out then, and a mandatory one skips its entry. Source:
+    /// The kernel knows three types; each may be there once. An option of another type is xvs's own if it has the form
+    /// in which xvs writes it. Else it is unknown: an optional one is ignored, a mandatory one skips its entry. Source:
     /// ipvs-behaviour, section 12.2.
     fn options(&mut self, entry: &mut Entry<'a>) -> Result<(), Skipped> {
         let (mut has_sequences, mut engine) = (false, None);
@@ -200,7 +201,9 @@ impl<'a> Fields<'a> {
                 _ if data.is_empty() => return Err(Skipped::Malformed),
                 option::SEQUENCES if data.len() == SEQUENCES_LEN && !has_sequences => {
                     has_sequences = true;
-                    entry.reply_shift = reply_shift(data, entry.flags)?;
+                    if entry.flags & flag::REPLY_SEQUENCES != 0 {
+                        entry.reply_shift = Some(reply_shift(data)?);
+                    }
                 }
                 option::ENGINE_DATA if entry.call_id.is_none() => entry.call_id = Some(data),
                 option::ENGINE if data.len() <= ENGINE_MAX && engine.is_none() => engine = Some(data),
@@ -217,12 +220,11 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The shift of the server's numbers, which come after the client's; `None`: the flags say that there is none.
-fn reply_shift(data: &[u8], flags: u32) -> Result<Option<ReplyShift>, Skipped> {
+/// The shift of the server's numbers, which come after the client's.
+fn reply_shift(data: &[u8]) -> Result<ReplyShift, Skipped> {
     let mut data = Fields(&data[SEQUENCES_LEN / 2..]);
     let [place, after, before] = [data.word()?, data.word()?, data.word()?];
-    let shift = ReplyShift { place, after: after as i32, before: before as i32 };
-    Ok((flags & flag::REPLY_SEQUENCES != 0).then_some(shift))
+    Ok(ReplyShift { place, after: after as i32, before: before as i32 })
 }
 
 impl Entry<'_> {

@@ -86,7 +86,7 @@ pub(crate) struct ControlThread {
     pub(crate) start: Option<(WorkerStart, PreparedTable)>,
     /// Ended before the workers.
     pub(crate) sweeping: Option<Sweeping>,
-    /// The removals of which the sweeper has been told.
+    /// The removals for which the sweeper was woken.
     removals: u64,
 }
 

@@ -7,6 +7,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Copied, Direction, NewConnection, detached};
 use xvs_dataplane::egress::{Egress, Path, RouteTo};
 use xvs_dataplane::explain::{Candidate, Caveat, Decision, Explanation, Live, Origin, Route};
+use xvs_dataplane::new_connection::eviction::is_half_open;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::report::explain;
 use xvs_model::report::explain::{
@@ -131,6 +132,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         why: why.map(str::to_owned),
         advice: match verdict {
             Verdict::Drop(reason) => advice(*reason).map(str::to_owned),
+            _ if met.is_some_and(|(_, towards)| *towards == Direction::Outbound) => None,
             _ => explanation.connection.as_ref().and_then(|(_, copied)| neighbour(copied, egress)),
         },
         sent: sent_frames.map(|bytes| sent(bytes.link, &bytes.frame, egress)).collect(),
@@ -138,11 +140,13 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
     }
 }
 
-/// Why the real server of this connection answers its client directly, if it does.
+/// Why the real server of this connection answers its client directly, if it does as far as is known: it may route its
+/// own network by this director, as an established connection shows.
 fn neighbour(copied: &Copied, egress: &Egress) -> Option<String> {
-    let NewConnection { method, client, dest, .. } = &copied.connection;
+    let NewConnection { method, protocol, state, client, dest, .. } = &copied.connection;
+    let is_open = *protocol == Protocol::TCP && !is_half_open(*protocol, *state);
     let is_direct = *method == ForwardingMethod::Nat && egress.are_neighbours(client.addr, dest.addr);
-    is_direct.then(|| neighbour_cause(client.addr))
+    (is_direct && !is_open).then(|| neighbour_cause(client.addr))
 }
 
 fn summary(packet: &Packet) -> Summary {
