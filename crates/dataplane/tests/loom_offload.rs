@@ -575,9 +575,12 @@ fn a_move_is_taken_back_where_it_was_counted_though_its_record_is_in_another_use
         assert!(owner.begin(old), "a record is free");
         assert!(Program::of(&world, old).moves(FIN, Direction::Inbound, START));
         let mut other = world.worker(1);
+        let offload = world.offload.clone();
         let thread = thread::spawn(move || {
-            let owner = owner.sweep_between(old);
+            // Writes nothing; see `Offload::touch`.
+            let _ = offload.record(0)[USED].compare_exchange(u64::MAX, 0, Relaxed, Relaxed);
             let mut owner = owner.sweep_between(old);
+            owner.sweep();
             let begins = owner.begin(young);
             (owner, begins)
         });
