@@ -568,7 +568,7 @@ fn a_transition_and_a_settlement_move_a_connection_once() {
 #[test]
 fn a_move_is_taken_back_where_it_was_counted_though_its_record_is_in_another_use_by_then() {
     static RUNS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
-    explore(|| {
+    explore_with(PREEMPTIONS - 1, || {
         let world = World::new(1);
         let mut owner = world.worker(0);
         let (old, young) = (owner.insert(1), owner.insert_at(OTHER, 2));
