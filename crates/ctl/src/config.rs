@@ -230,8 +230,8 @@ impl Config {
     }
 
     /// Checks that a full table, the workers' packet memory, the records of offload and the rest of xvsd fit into the
-    /// limit of a control group. Reserved huge pages, of which `free_huge_bytes` are free, do not count for it; files on
-    /// a tmpfs cannot be in them.
+    /// limit of a control group. Reserved huge pages, of which `free_huge_bytes` are free, do not count for it; files
+    /// on a tmpfs cannot be in them.
     ///
     /// # Errors
     /// [`ConfigError::TableOverLimit`].
