@@ -23,9 +23,9 @@ use xvs_model::protocol::request::{ControlRequest, TakeOverStep};
 use xvs_model::report::event::Requester;
 use xvs_sched::ServiceKey;
 
-use crate::daemon::error::DaemonError;
-use crate::restart::take_over::TakeOver;
-use crate::status::shared::Shared;
+use crate::daemon::take_over::TakeOver;
+use crate::error::DaemonError;
+use crate::shared::Shared;
 
 /// What xvsd begins with, beside rules.
 #[derive(Default)]

@@ -26,10 +26,10 @@ use xvs_model::report::event::Kind;
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
-use crate::daemon::threads;
 use crate::handle::Handle;
 use crate::keepalived_conf::read_usable;
 use crate::restart::kept_health::KeptHealth;
+use crate::threads;
 use crate::vip_probes::VipProber;
 
 /// Why health checks do not start.

@@ -7,8 +7,11 @@
 
 pub mod daemon;
 mod date;
+pub mod error;
 pub mod restart;
 pub mod rights;
+pub mod shared;
+pub mod threads;
 
 pub mod control_thread;
 pub mod handle;
@@ -16,14 +19,17 @@ pub mod reload;
 pub mod socket;
 
 pub mod fleet;
+mod fleet_view;
 mod health_checks;
 pub mod keepalived_conf;
 mod offload;
 mod sweeping;
 mod sync;
+mod sync_peers;
 mod vip_probes;
 pub mod workers;
 
+pub mod history;
 pub mod log;
 pub mod metrics;
 pub mod status;

@@ -9,7 +9,7 @@ use crossbeam::channel::{RecvTimeoutError, Sender, bounded};
 use xvs_ctl::sweep::Sweeper;
 use xvs_dataplane::clock::Clock;
 
-use crate::daemon::threads;
+use crate::threads;
 
 /// The sweeper's thread; dropping this ends it.
 pub(crate) struct Sweeping {

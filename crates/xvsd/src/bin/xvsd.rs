@@ -18,9 +18,9 @@ use xvs_helper::process::Rules;
 use xvs_helper::{client, process};
 use xvsd::daemon::Daemon;
 use xvsd::daemon::ending::{Ending, Stop};
-use xvsd::daemon::error::DaemonError;
-use xvsd::daemon::threads::{panicked, spawn_stoppable};
+use xvsd::daemon::take_over::{TakeOver, TakeOverError};
 use xvsd::daemon::watchdog::Watchdog;
+use xvsd::error::DaemonError;
 use xvsd::fleet::check_files;
 use xvsd::handle::Handle;
 use xvsd::keepalived_conf;
@@ -29,12 +29,12 @@ use xvsd::metrics::admission::Admission;
 use xvsd::metrics::exporter::Listener;
 use xvsd::reload::Reloader;
 use xvsd::restart::successor;
-use xvsd::restart::take_over::{TakeOver, TakeOverError};
 use xvsd::rights;
 use xvsd::rights::scripts::permits;
 use xvsd::rights::seccomp;
 use xvsd::socket::dispatch::Dispatch;
 use xvsd::socket::{Server, Settings};
+use xvsd::threads::{panicked, spawn_stoppable};
 
 /// The rules of its helper.
 const RULES: Rules = Rules { successor: successor::starter, permits, tasks: rights::TASKS };

@@ -25,17 +25,20 @@ use xvs_proto::LinkId;
 use xvs_proto::network::{Link, LinkKind, Network};
 use xvs_xdp::card::short_packets;
 
-use crate::daemon::worker_start::WorkerStart;
 use crate::handle::{Begun, Input};
 use crate::restart::kept_state::PreparedTable;
 use crate::rights::seccomp;
-use crate::status::shared::Shared;
-use crate::status::shared::link_state;
+use crate::shared::Shared;
+use crate::shared::link_state;
 use crate::sweeping::Sweeping;
 use crate::workers::RETRY_REFUSED;
 use crate::workers::system::SystemDatapath;
+use crate::workers::worker_start::WorkerStart;
 
+mod hand_over;
 mod offload;
+pub(crate) mod pins;
+mod serve;
 
 /// Interval of resolving next hops that packets wait for.
 const UNRESOLVED_INTERVAL: Duration = Duration::from_millis(100);

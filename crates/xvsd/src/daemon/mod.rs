@@ -26,25 +26,23 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
 
 use crate::daemon::ending::Ending;
-use crate::daemon::error::{DaemonError, system};
-use crate::daemon::threads::EndNotice;
+use crate::daemon::take_over::TakeOver;
+use crate::error::{DaemonError, system};
 use crate::fleet::Following;
 use crate::handle::{Begun, Handle, Input};
 use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::restart::kept_health::KeptHealth;
-use crate::restart::take_over::TakeOver;
 use crate::rights::seccomp::{self, Kind};
-use crate::status::shared::Shared;
+use crate::shared::Shared;
+use crate::threads::EndNotice;
 use crate::workers::system::SystemDatapath;
 
 pub mod ending;
-pub mod error;
 pub(crate) mod liveness;
 mod start;
-pub mod threads;
+pub mod take_over;
 pub mod watchdog;
-pub(crate) mod worker_start;
 
 /// A running daemon.
 pub struct Daemon {
@@ -180,7 +178,7 @@ impl Daemon {
         self.directory.as_ref().map_or(Others::Ended, StateDirectory::others)
     }
 
-    /// Begins to forward (`restart/serve.rs`). Called when all services of the start are in force: then no frame
+    /// Begins to forward (`control_thread/serve.rs`). Called when all services of the start are in force: then no frame
     /// of a service reaches the kernel meanwhile. A running xvsd is paused before that, and ended afterwards.
     ///
     /// # Errors

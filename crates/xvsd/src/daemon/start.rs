@@ -25,21 +25,21 @@ use xvs_xdp::RingSizes;
 
 use super::{Daemon, follower_callback, machine_memory_bytes, no_thread};
 use crate::control_thread::ControlThread;
-use crate::daemon::error::{DaemonError, system};
-use crate::daemon::threads;
-use crate::daemon::worker_start::WorkerStart;
+use crate::control_thread::pins;
+use crate::daemon::take_over::TakeOver;
+use crate::error::{DaemonError, system};
 use crate::handle::Input;
+use crate::history::History;
 use crate::log::Losses;
 use crate::offload::Offloading;
 use crate::restart::kept_state::KeptState;
-use crate::restart::pins;
-use crate::restart::take_over::TakeOver;
-use crate::status::history::History;
-use crate::status::shared::{Facts, Shared};
+use crate::shared::{Facts, Shared};
 use crate::sync::daemons::Daemons;
 use crate::sync::master::TableFacts;
+use crate::threads;
 use crate::workers::Workers;
 use crate::workers::system::SystemDatapath;
+use crate::workers::worker_start::WorkerStart;
 
 /// Inputs that may wait for the control thread.
 const QUEUE: usize = 1024;

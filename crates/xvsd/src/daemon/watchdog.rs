@@ -11,8 +11,8 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use sd_notify::NotifyState;
 
 use crate::daemon::liveness;
-use crate::daemon::threads::spawn_stoppable;
 use crate::handle::Handle;
+use crate::threads::spawn_stoppable;
 
 /// Notifies systemd's watchdog until it is dropped.
 pub struct Watchdog {

@@ -14,7 +14,6 @@ mod orders;
 mod record;
 mod round;
 mod settling;
-pub(crate) mod view;
 
 use std::io;
 use std::path::Path;
@@ -31,13 +30,13 @@ use xvs_ctl::config::fleet::Fleet;
 use xvs_host::state_directory::Others;
 use xvs_model::report::fleet::FleetReport;
 
-use crate::daemon::threads::spawn_stoppable;
 use crate::fleet::etcd::PATIENCE;
 use crate::fleet::kept::KeptFile;
 use crate::fleet::round::Follower;
-use crate::fleet::view::{FleetView, Order};
+use crate::fleet_view::{FleetView, Order};
 use crate::handle::Handle;
 use crate::rights::seccomp::{Kind, limit_thread};
+use crate::threads::spawn_stoppable;
 
 pub use crate::fleet::connection::check_files;
 

@@ -28,7 +28,7 @@ use crate::fleet::kept::{Kept, KeptFile};
 use crate::fleet::named_files;
 use crate::fleet::record::{Record, cut, director_of};
 use crate::fleet::settling::Settling;
-use crate::fleet::view::FleetView;
+use crate::fleet_view::FleetView;
 use crate::handle::Handle;
 
 /// The longest trial. `xvs` asks for no longer one; other programs may write the key with a lease of any length.

@@ -15,8 +15,8 @@ use xvs_xdp::Statistics;
 use super::process;
 use super::text::{Kind, Text};
 use crate::rights::seccomp::{Refused, refused};
+use crate::shared::{DURATION_BOUNDS, Facts, Shared};
 use crate::status;
-use crate::status::shared::{DURATION_BOUNDS, Facts, Shared};
 
 /// All these metrics; `left_out` is the number of destinations without their own lines.
 pub(super) fn text(

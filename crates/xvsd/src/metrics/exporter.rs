@@ -43,10 +43,10 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle as Task;
 use tokio::time::{sleep, timeout};
 
-use crate::daemon::threads::spawn_stoppable;
 use crate::metrics::admission::Admission;
 use crate::rights::seccomp::{Kind, limit_thread};
 use crate::status::page::FILE;
+use crate::threads::spawn_stoppable;
 
 /// Why metrics cannot be served.
 #[derive(Debug, Error)]

@@ -14,7 +14,7 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_model::report::health::HealthReport;
 use xvs_sched::ServiceKey;
 
-use crate::status::shared::Shared;
+use crate::shared::Shared;
 
 pub mod admission;
 mod director;
@@ -126,7 +126,7 @@ mod tests {
     use xvs_xdp::polling::Poll;
 
     use crate::metrics::*;
-    use crate::status::shared::{Facts, WorkerFacts};
+    use crate::shared::{Facts, WorkerFacts};
 
     fn change(control: &mut Control<MemoryDatapath>, rules: &str) {
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();

@@ -2,7 +2,7 @@
 //!
 //! Runs once, at the start. If the default directory cannot be used, xvsd goes on without it, with a warning; if a
 //! configured one cannot be used, the start fails. Not here: the format of the table (`xvs_dataplane::conn`), the order
-//! of the start (`restart/serve.rs`).
+//! of the start (`control_thread/serve.rs`).
 //!
 //! The table goes through three types. A [`PreparedTable`] may still be in use by another process; no process uses a
 //! [`PausedTable`]; [`SurveyedTable::own`] returns the [`Table`] itself. Workers, sweeper, listings and the sender of
@@ -29,8 +29,8 @@ use xvs_host::state_directory::{Others, StateDirectory, StateDirectoryError};
 use xvs_host::{boot, instance};
 use xvs_proto::HashSecret;
 
-use crate::daemon::error::{DaemonError, system};
-use crate::restart::take_over::TakeOver;
+use crate::daemon::take_over::TakeOver;
+use crate::error::{DaemonError, system};
 
 /// What the daemon starts with.
 pub(crate) struct KeptState {

@@ -18,7 +18,7 @@ use xvs_helper::process::as_xvsd;
 use xvs_helper::request::{Event, Request};
 use xvs_host::process::Process;
 
-use crate::daemon::threads::spawn_stoppable;
+use crate::threads::spawn_stoppable;
 
 /// The variable of the environment with the part of a process in this.
 const VARIABLE: &str = "XVSD_SUCCESSOR";

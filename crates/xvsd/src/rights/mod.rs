@@ -4,6 +4,7 @@
 //! anything else is started, so the error names the missing right and not the system call that fails without it. Not
 //! here: locked memory, which the packet memory's error names.
 
+pub(crate) mod ownership;
 mod refused_calls;
 pub mod scripts;
 pub mod seccomp;
@@ -41,9 +42,9 @@ use xvs_xdp::pins;
 use xvs_xdp::polling::PREFER_BUSY_POLLING;
 use xvs_xdp::tap::MakeTap;
 
-use crate::daemon::error::{DaemonError, system};
+use crate::error::{DaemonError, system};
 use crate::metrics::exporter::CLIENTS as METRICS_CLIENTS;
-use crate::restart::ownership::{Owner, give};
+use crate::rights::ownership::{Owner, give};
 use crate::socket::CLIENTS as CONTROL_CLIENTS;
 
 /// The environment variable with the open folder of pins, for a process that executes itself anew.

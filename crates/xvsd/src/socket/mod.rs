@@ -47,13 +47,13 @@ use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::{ConnectionRow, Filter};
 use xvs_model::report::event::EventQuery;
 
-use crate::daemon::threads::spawn_stoppable;
 use crate::rights::seccomp::{Kind, limit_thread};
 use crate::socket::peer::Rules;
 use crate::socket::places::{Clients, Served, has_sent};
 use crate::socket::refused_changes::RefusedChanges;
 use crate::socket::request_line::request_line;
 use crate::socket::room::LargeRequests;
+use crate::threads::spawn_stoppable;
 
 pub use crate::socket::peer::Peer;
 /// Answers requests. Called from many threads at once, each of which serves one client.

@@ -3,7 +3,7 @@
 use xvs_dataplane::snapshot::MssClamp;
 use xvs_model::report::daemon_facts::DaemonFacts;
 
-use crate::status::shared::Shared;
+use crate::shared::Shared;
 
 /// The current facts of the daemon. Reads no memory that workers write often.
 pub(crate) fn daemon_facts(shared: &Shared, warnings: Vec<String>) -> DaemonFacts {

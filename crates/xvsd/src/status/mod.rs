@@ -6,9 +6,7 @@
 
 pub mod daemon_facts;
 pub mod health;
-pub mod history;
 pub mod page;
-pub mod shared;
 pub mod traffic;
 mod warnings;
 
@@ -35,10 +33,10 @@ use xvs_model::report::status::{
 };
 use xvs_sched::ServiceKey;
 
+use crate::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::log::Losses;
-use crate::status::history::{INTERVAL, Sample, WINDOW, drop_reasons};
-use crate::status::shared::{Facts, Shared, WorkerFacts};
-use crate::sync::peers::SyncPeers;
+use crate::shared::{Facts, Shared, WorkerFacts};
+use crate::sync_peers::SyncPeers;
 
 /// The readings that a report is built from.
 struct Readings<'a> {

@@ -27,8 +27,8 @@ use xvs_model::report::unanswered::REPORTED;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientLimit, ServiceKey};
 
+use crate::shared::Shared;
 use crate::status::health::{by_service, is_at, real_server_indices};
-use crate::status::shared::Shared;
 use crate::status::traffic::stats;
 use crate::status::warnings::no_quorum;
 use crate::status::{Obstacle, obstacle, report, why_unusable};

@@ -12,9 +12,9 @@ use xvs_model::report::health::{CheckState, VirtualServerHealth};
 use xvs_model::report::listing::Stats;
 use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
+use crate::shared::Shared;
 use crate::status;
 use crate::status::health::{by_service, real_server_indices};
-use crate::status::shared::Shared;
 
 fn service(
     service: &Service,

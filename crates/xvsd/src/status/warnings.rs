@@ -15,7 +15,7 @@ use xvs_proto::network::{Link, Network, Route, RouteAction};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
-use crate::status::history::{drop_reasons, silent_servers};
+use crate::history::{drop_reasons, silent_servers};
 use crate::status::{Obstacle, Readings, lasting_obstacle, percent};
 
 impl Readings<'_> {
@@ -404,9 +404,9 @@ mod tests {
     use xvs_model::report::health::{CheckState, Counts, sample};
     use xvs_model::report::status::{Level, LinkState, StatusReport};
 
-    use crate::status::history::{History, INTERVAL};
+    use crate::history::{History, INTERVAL};
+    use crate::shared::{Facts, Shared};
     use crate::status::report;
-    use crate::status::shared::{Facts, Shared};
     use crate::status::tests::{daemon, daemon_in, interface};
     use crate::status::warnings::*;
 

@@ -20,11 +20,11 @@ use xvs_proto::HashSecret;
 
 use super::fetch_table::TableFetcher;
 use super::key::SyncKey;
-use super::peers::Peers;
 use super::signature::Verifier;
 use super::sockets;
 use super::thread::Daemon;
 use crate::date::date_nanos;
+use crate::sync_peers::Peers;
 
 /// Opens the sockets, and starts the threads: one that reads messages and, with a key, one that fetches tables.
 ///

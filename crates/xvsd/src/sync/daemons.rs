@@ -17,10 +17,10 @@ use xvs_model::config::sync_daemon::SyncDaemon;
 
 use super::key::SyncKey;
 use super::master::TableFacts;
-use super::peers::SyncPeers;
 use super::send_table::TableSender;
 use super::thread::Daemon;
 use super::{backup, master, sockets};
+use crate::sync_peers::SyncPeers;
 
 /// The daemons. They end when this is dropped.
 pub(crate) struct Daemons {

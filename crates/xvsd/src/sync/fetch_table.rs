@@ -16,8 +16,8 @@ use xvs_dataplane::port::xdp::Waker;
 
 use super::channel::{Broken, Channel};
 use super::key::SyncKey;
-use super::peers::Peers;
 use super::sockets;
+use crate::sync_peers::Peers;
 
 /// What is needed to fetch tables.
 pub(super) struct TableFetcher {

@@ -7,7 +7,6 @@ pub(crate) mod daemons;
 mod fetch_table;
 mod key;
 pub(crate) mod master;
-pub(crate) mod peers;
 mod send_table;
 mod signature;
 mod sockets;

@@ -22,7 +22,7 @@ use xvs_proto::sync::Version;
 use super::candidates::Candidates;
 use super::channel::{Broken, Channel, MESSAGE_MAX};
 use super::key::SyncKey;
-use super::peers::Peers;
+use crate::sync_peers::Peers;
 
 /// What is needed to send the table.
 pub(super) struct TableSender {

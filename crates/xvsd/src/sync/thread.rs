@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
-use crate::daemon::threads::spawn_stoppable;
 use crate::rights::seccomp::{Kind, limit_thread};
+use crate::threads::spawn_stoppable;
 
 /// A running daemon. Its threads end when this is dropped.
 #[derive(Default)]

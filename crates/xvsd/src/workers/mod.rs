@@ -13,6 +13,7 @@ mod own_packets;
 mod programs;
 mod settings;
 pub(crate) mod system;
+pub(crate) mod worker_start;
 
 use std::io;
 use std::num::NonZeroU32;
@@ -42,10 +43,10 @@ use xvs_xdp::{
     precede_receive_threads, umem_bytes,
 };
 
-use crate::daemon::error::{DaemonError, system};
-use crate::daemon::threads;
+use crate::error::{DaemonError, system};
 use crate::rights::seccomp::{Kind, limit_thread};
-use crate::status::shared::WorkerFacts;
+use crate::shared::WorkerFacts;
+use crate::threads;
 use crate::workers::cores::{SharedCores, cores};
 use crate::workers::settings::Unfit;
 

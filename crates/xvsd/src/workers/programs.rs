@@ -7,7 +7,7 @@ use xvs_xdp::pins::Pins;
 use xvs_xdp::{AttachError, Attached};
 
 use super::Workers;
-use crate::daemon::error::DaemonError;
+use crate::error::DaemonError;
 
 impl Workers {
     /// The records of the pinned programs of an earlier xvsd. Called before [`Self::put_in_force`].

@@ -13,8 +13,8 @@ use xvs_proto::network::Link;
 use xvs_xdp::device::receive_queues_word;
 use xvs_xdp::{AttachError, Settings};
 
-use crate::daemon::error::DaemonError;
-use crate::status::shared::WorkerFacts;
+use crate::error::DaemonError;
+use crate::shared::WorkerFacts;
 use crate::workers::{Workers, shares};
 
 /// Settings of an interface that the workers have no sockets for.

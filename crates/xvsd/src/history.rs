@@ -148,7 +148,7 @@ impl History {
 
 #[cfg(test)]
 mod tests {
-    use crate::status::history::*;
+    use crate::history::*;
 
     fn noted(history: &History, seconds: u64, drops: u64) {
         let at = Millis(seconds * 1000);

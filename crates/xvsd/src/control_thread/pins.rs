@@ -9,7 +9,7 @@ use xvs_xdp::AttachError;
 use xvs_xdp::device::Program;
 use xvs_xdp::pins::{Pins, folder, folder_or_mount};
 
-use crate::daemon::error::DaemonError;
+use crate::error::DaemonError;
 
 /// The pins of this director. Without a hold: `None`, and pins of an earlier process are removed.
 ///

@@ -51,7 +51,7 @@ struct Peer {
 
 impl Peers {
     /// `--sync-peers` names these.
-    pub(super) fn expect(&self, named: &[IpAddr], port: u16, now: Instant) {
+    pub(crate) fn expect(&self, named: &[IpAddr], port: u16, now: Instant) {
         self.all().extend(named.iter().map(|address| {
             let peer = Peer { is_named: true, why: Some(UNHEARD.to_owned()), ..Peer::new(now) };
             (SocketAddr::new(*address, port), peer)
@@ -59,7 +59,7 @@ impl Peers {
     }
 
     /// A message of a peer has come, and was read or refused. Without a key here its table is not fetched.
-    pub(super) fn heard(&self, from: SocketAddr, has_key: bool, read: Result<(), Refused>, now: Instant) {
+    pub(crate) fn heard(&self, from: SocketAddr, has_key: bool, read: Result<(), Refused>, now: Instant) {
         let is_signed = has_key && read.is_ok();
         let mut all = self.all();
         if let Err(why @ Refused::SyncId(_)) = read {
@@ -94,7 +94,7 @@ impl Peers {
     }
 
     /// A sentence for each peer whose messages were refused lately.
-    pub(super) fn refusals(&self, now: Instant) -> Vec<String> {
+    pub(crate) fn refusals(&self, now: Instant) -> Vec<String> {
         let sentence = |(address, peer): (&SocketAddr, &Peer)| {
             let (_, why) = peer.refusal.filter(|(at, _)| now.duration_since(*at) < OLD)?;
             let address = address.ip();
@@ -104,14 +104,14 @@ impl Peers {
     }
 
     /// Messages were lost here: their tables are wanted again.
-    pub(super) fn lost(&self) {
+    pub(crate) fn lost(&self) {
         let mut all = self.all();
         let heard = all.values_mut().filter(|peer| peer.heard.is_some());
         heard.for_each(|peer| peer.miss("messages were lost here"));
     }
 
     /// Takes the peer whose table is wanted now: first those that have the key, then the one that waits longest.
-    pub(super) fn take_wanted(&self, now: Instant) -> Option<SocketAddr> {
+    pub(crate) fn take_wanted(&self, now: Instant) -> Option<SocketAddr> {
         let mut all = self.all();
         let wanted = all
             .iter_mut()
@@ -122,7 +122,7 @@ impl Peers {
     }
 
     /// This many connections of a table were sent or received. The peer has the key.
-    pub(super) fn moves(&self, peer: SocketAddr, connections: u64, of: u64) {
+    pub(crate) fn moves(&self, peer: SocketAddr, connections: u64, of: u64) {
         let mut all = self.all();
         if !all.contains_key(&peer) && make_room(&mut all, true, Instant::now()) {
             all.insert(peer, Peer::new(Instant::now()));
@@ -134,7 +134,7 @@ impl Peers {
     }
 
     /// All of a table was sent or received.
-    pub(super) fn has_whole(&self, peer: SocketAddr, now: Instant) {
+    pub(crate) fn has_whole(&self, peer: SocketAddr, now: Instant) {
         if let Some(peer) = self.all().get_mut(&peer) {
             // Messages may have been missed meanwhile.
             peer.table = if peer.wanted.is_some() { SyncTable::Stale } else { SyncTable::Whole };
@@ -144,7 +144,7 @@ impl Peers {
     }
 
     /// A table was not sent or received. Returns whether that is news. A machine that asks without the key is no peer.
-    pub(super) fn has_none(&self, address: SocketAddr, why: &str, now: Instant) -> bool {
+    pub(crate) fn has_none(&self, address: SocketAddr, why: &str, now: Instant) -> bool {
         let mut all = self.all();
         let Some(peer) = all.get_mut(&address) else { return false };
         let is_news = peer.why.as_deref() != Some(why);

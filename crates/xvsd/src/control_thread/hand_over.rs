@@ -24,7 +24,7 @@ use crate::control_thread::ControlThread;
 use crate::handle::Step;
 use crate::restart::successor;
 use crate::rights;
-use crate::status::shared::Shared;
+use crate::shared::Shared;
 
 /// How long a successor may prepare, and how long it may take for each later step.
 const PREPARATION: Duration = Duration::from_secs(60);

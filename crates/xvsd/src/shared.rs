@@ -35,11 +35,11 @@ use xvs_model::report::status::{InterfaceStatus, LinkState};
 use xvs_proto::network::Network;
 use xvs_xdp::polling::Poll;
 
-use crate::fleet::view::FleetView;
+use crate::fleet_view::FleetView;
+use crate::history::{History, Sample};
 use crate::log::Losses;
 use crate::status::health;
-use crate::status::history::{History, Sample};
-use crate::sync::peers::SyncPeers;
+use crate::sync_peers::SyncPeers;
 
 /// The largest number of attempts to free ended connections that workers may still use.
 const FREE_TRIES: u32 = 100;
@@ -320,7 +320,7 @@ impl Shared {
 
 #[cfg(test)]
 mod tests {
-    use crate::status::shared::*;
+    use crate::shared::*;
 
     #[test]
     fn a_link_is_up_down_or_gone() {

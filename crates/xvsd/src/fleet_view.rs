@@ -12,11 +12,11 @@ use xvs_model::report::fleet::FleetReport;
 
 /// A request of an operator.
 pub(crate) struct Order {
-    pub(super) request: FleetRequest,
+    pub(crate) request: FleetRequest,
     /// Nobody waits for the reply after this.
-    pub(super) until: Instant,
+    pub(crate) until: Instant,
     /// Where the reply goes: the revision that was written.
-    pub(super) reply: crossbeam::channel::Sender<Result<u64, CommandError>>,
+    pub(crate) reply: crossbeam::channel::Sender<Result<u64, CommandError>>,
 }
 
 /// The longest wait for the reply: that of several requests to an etcd that does not answer.
@@ -35,14 +35,14 @@ pub(crate) struct FleetView {
 }
 
 /// What the thread has found.
-pub(super) struct State {
-    pub(super) report: FleetReport,
+pub(crate) struct State {
+    pub(crate) report: FleetReport,
     /// When it looked last, or was started.
-    pub(super) looked: Instant,
+    pub(crate) looked: Instant,
 }
 
 impl FleetView {
-    pub(super) fn new(report: FleetReport, orders: Sender<Order>) -> Self {
+    pub(crate) fn new(report: FleetReport, orders: Sender<Order>) -> Self {
         Self { state: Mutex::new(State { report, looked: Instant::now() }), orders }
     }
 
@@ -89,7 +89,7 @@ impl FleetView {
     }
 
     /// Ignores poisoning: no panic leaves it inconsistent.
-    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -86,7 +86,7 @@ pub fn spawn_stoppable<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
-    use crate::daemon::threads::*;
+    use crate::threads::*;
 
     #[test]
     fn a_thread_that_may_be_stopped_reports_a_panic_and_no_orderly_end() {

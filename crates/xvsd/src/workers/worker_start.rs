@@ -22,20 +22,20 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::steering::hold::Hold;
 use xvs_dataplane::worker::Worker;
 
-use crate::daemon::error::{DaemonError, system};
+use crate::error::{DaemonError, system};
 use crate::workers::Workers;
 
 /// What all workers share.
 pub(crate) struct WorkerStart {
     pub(crate) clock: Arc<Clock>,
     pub(crate) hold: Arc<Hold>,
-    pub(super) unresolved: Arc<Unresolved>,
+    pub(crate) unresolved: Arc<Unresolved>,
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
-    pub(super) total: SharedStats,
+    pub(crate) total: SharedStats,
     /// Those of each worker.
-    pub(super) counters: Vec<Arc<WorkerCounters>>,
+    pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) notices: Sender<String>,
-    pub(super) offload: Option<Arc<Offload>>,
+    pub(crate) offload: Option<Arc<Offload>>,
 }
 
 impl WorkerStart {

@@ -20,8 +20,8 @@ use xvs_dataplane::offload::former::{FormerRecords, UsedRecords};
 use xvs_host::state_directory::Others;
 
 use crate::control_thread::ControlThread;
-use crate::daemon::error::{DaemonError, system};
-use crate::restart::take_over::TakeOver;
+use crate::daemon::take_over::TakeOver;
+use crate::error::{DaemonError, system};
 use crate::sweeping::Sweeping;
 
 impl ControlThread {
