@@ -21,6 +21,7 @@ use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
 use rustix::time::{ClockId, clock_gettime};
 use xvs_model::config::command::Command as Change;
 use xvs_model::config::destination::DestinationOptions;
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::protocol::client::{Client, Director};
 use xvs_model::protocol::reply::Reply;
@@ -164,12 +165,16 @@ impl Bench<'_> {
             let options = ServiceOptions::of(Family::V4);
             let persistent = ServiceOptions { persistence_timeout_seconds: Some(300), ..options.clone() };
             let requests = [
-                ControlRequest::Change(Change::AddService { key, options }),
-                ControlRequest::Change(Change::AddDestination { service: key, endpoint, options: with(1) }),
+                ControlRequest::Change(Change::Add(Rule::Service { key, options })),
+                ControlRequest::Change(Change::Add(Rule::Destination {
+                    service: key,
+                    endpoint,
+                    options: with(1),
+                })),
                 ControlRequest::Change(Change::EditDestination { service: key, endpoint, options: with(2) }),
                 ControlRequest::Change(Change::EditService { key, options: persistent }),
-                ControlRequest::Change(Change::DeleteDestination { service: key, endpoint }),
-                ControlRequest::Change(Change::DeleteService(key)),
+                ControlRequest::Change(Change::Delete(Object::Destination { service: key, endpoint })),
+                ControlRequest::Change(Change::Delete(Object::Service(key))),
                 ControlRequest::ListService(service(round % size)),
             ];
             for (samples, request) in samples.iter_mut().zip(requests) {

@@ -14,7 +14,8 @@ use xvs::{Datagram, LabCluster, Transport};
 use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
-use xvs_model::config::difference::{commands_of, differences, state_of};
+use xvs_model::config::difference::{differences, rules_of, state_of};
+use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::DesiredRules;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
@@ -100,13 +101,13 @@ fn call(cluster: &mut LabCluster, request: Request) -> Result<Reply, CommandErro
 /// The commands that create the running state.
 fn rules(cluster: &mut LabCluster) -> Vec<Command> {
     match call(cluster, ControlRequest::Rules.into()) {
-        Ok(Reply::Rules { commands, .. }) => commands,
+        Ok(Reply::Rules { rules, .. }) => rules.into_iter().map(Command::Add).collect(),
         other => panic!("{other:?}"),
     }
 }
 
 fn state(cluster: &mut LabCluster) -> State {
-    state_of(&rules(cluster)).expect("what runs can be made")
+    state_of(rules(cluster)).expect("what runs can be made")
 }
 
 fn read(text: &str) -> (Vec<Command>, DesiredRules) {
@@ -126,12 +127,12 @@ fn without_thresholds(rules: Vec<Command>) -> Vec<String> {
     let mut lines: Vec<_> = rules
         .into_iter()
         .map(|mut rule| {
-            if let Command::AddDestination { options, .. } = &mut rule {
+            if let Command::Add(Rule::Destination { options, .. }) = &mut rule {
                 (options.upper_threshold, options.lower_threshold) = (0, 0);
             }
             rule
         })
-        .filter(|rule| !matches!(rule, Command::SetTimeouts(_)))
+        .filter(|rule| !matches!(rule, Command::Add(Rule::Timeouts(_))))
         .flat_map(|rule| xvs_ipvsadm::rule_lines(&rule))
         .collect();
     // The order of these rules is significant.
@@ -411,5 +412,6 @@ fn rules_without_timeouts_leave_the_timeouts_unchanged() {
     assert_eq!(cluster.adm("-L --timeout"), "Timeout (tcp tcpfin udp): 500 60 80\n");
     cluster.advance(11.0);
     assert_eq!(cluster.adm("-L --timeout"), "Timeout (tcp tcpfin udp): 500 60 70\n");
-    assert_eq!(commands_of(&state(&mut cluster)), rules(&mut cluster));
+    let again: Vec<_> = rules_of(&state(&mut cluster)).into_iter().map(Command::Add).collect();
+    assert_eq!(again, rules(&mut cluster));
 }

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use xvs_dataplane::steering::SteeringRules;
 use xvs_model::config::command::Command;
 use xvs_model::config::local_address::LocalAddress;
+use xvs_model::config::rule::Rule;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol, ftp};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -152,8 +153,8 @@ pub(crate) fn of_commands(commands: &[Command]) -> BTreeSet<Item> {
     let mut items = BTreeSet::new();
     for command in commands {
         match command {
-            Command::AddService { key, .. } => items.extend(of_service(*key)),
-            Command::AddDestination { service, endpoint, options }
+            Command::Add(Rule::Service { key, .. }) => items.extend(of_service(*key)),
+            Command::Add(Rule::Destination { service, endpoint, options })
             | Command::EditDestination { service, endpoint, options } => {
                 items.extend(of_destination(*service, *endpoint, options.method));
             }

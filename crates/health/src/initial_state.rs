@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
+use xvs_model::config::rule::Rule;
 use xvs_model::health_checks::fault::{Fault, Place, Severity};
 use xvs_model::health_checks::virtual_server::Configuration;
 
@@ -37,15 +38,15 @@ pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
             Arc::default(),
         );
         for (key, options) in &virtual_server.services {
-            let service = Command::AddService { key: *key, options: options.clone() };
+            let service = Command::Add(Rule::Service { key: *key, options: options.clone() });
             if !make(&virtual_server.place, service) {
                 continue;
             }
             for ServiceDestination { place, endpoint, options } in server_state.destinations(*key) {
-                make(place, Command::AddDestination { service: *key, endpoint, options });
+                make(place, Command::Add(Rule::Destination { service: *key, endpoint, options }));
             }
             if let Some(limit) = virtual_server.limit {
-                make(&virtual_server.place, Command::SetLimit { service: *key, limit });
+                make(&virtual_server.place, Command::Add(Rule::Limit { service: *key, limit }));
             }
         }
     }

@@ -17,6 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
+use xvs_model::config::rule::Rule;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::health_checks::check::Check;
 use xvs_model::health_checks::virtual_server::{Configuration, Globals, VirtualServer};
@@ -276,7 +277,7 @@ impl<E: Environment> Manager<E> {
             let prepared = environment.expect_vip_probes(through_vip);
             let mut set_timeouts = || {
                 let wanted = timeouts.update(configured, environment.timeouts()?);
-                let set = (wanted != Timeouts::UNSET).then_some(Command::SetTimeouts(wanted));
+                let set = (wanted != Timeouts::UNSET).then_some(Command::Add(Rule::Timeouts(wanted)));
                 let mut commands = flush.then_some(Command::Flush).into_iter().chain(set);
                 commands.try_for_each(|command| environment.execute(command))?;
                 Ok(timeouts)

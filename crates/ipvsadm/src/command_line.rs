@@ -1,128 +1,108 @@
 //! Commands as command lines of `xvsadm` and `xvs`: for the log, for `xvs events`, for rules files.
 
-use xvs_model::config::access_list::Until;
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
-use xvs_model::config::maintenance::Disabled;
-use xvs_model::config::quic_change::{QuicChange, QuicConfig};
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
-use xvs_proto::{Family, Protocol};
-use xvs_sched::{Above, ClientAddress, ClientLimit, ForwardingMethod, ServiceKey, SynProxy};
+use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy};
 
 use crate::grammar::Names;
 use crate::listing::{Naming, joined, netmask};
 use crate::resolver::SystemResolver;
 use crate::values::flag_names;
+use crate::xvs_lines::disabled::disabled_arguments;
+use crate::xvs_lines::limit::limit_options;
+use crate::xvs_lines::{access_list, named, quic};
 
 /// The command line that requests a change, with every option, also those that `-S` omits, and with numbers instead of
 /// names. It has no control characters, whatever a client put into a name.
 pub fn command_line(command: &Command) -> String {
-    let resolver = SystemResolver::default();
-    let names = Naming { names: Names::Numeric, resolver: &resolver };
-    let of = |key: &ServiceKey| named_service(key, &names);
-    let server = |key: &ServiceKey, endpoint| format!("{} -r {}", of(key), names.destination(key, endpoint));
-    let line = match command {
-        Command::AddService { key, options } => format!("-A {}{}", of(key), service(key, options)),
-        Command::EditService { key, options } => format!("-E {}{}", of(key), service(key, options)),
-        Command::DeleteService(key) => format!("-D {}", of(key)),
-        Command::AddDestination { service, endpoint, options } => {
-            format!("-a {}{}", server(service, *endpoint), destination(options))
+    escape_control(&match command {
+        Command::Add(rule) => added(rule),
+        Command::Delete(object) => deleted(object),
+        Command::EditService { key, options } => {
+            format!("xvsadm -E {}{}", named_service(key), service(key, options))
         }
         Command::EditDestination { service, endpoint, options } => {
-            format!("-e {}{}", server(service, *endpoint), destination(options))
+            format!("xvsadm -e {}{}", server(service, *endpoint), destination(options))
         }
-        Command::DeleteDestination { service, endpoint } => format!("-d {}", server(service, *endpoint)),
-        Command::Flush => "-C".to_owned(),
-        Command::Zero(Some(key)) => format!("-Z {}", of(key)),
-        Command::Zero(None) => "-Z".to_owned(),
-        Command::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
-            format!("--set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
-        }
-        Command::StartDaemon(daemon) => start_daemon(daemon),
-        Command::StopDaemon(role) => format!("--stop-daemon {}", role.name()),
-        Command::AddMark(rule) => return escape_control(&format!("xvs mark add {rule}")),
-        Command::DeleteMark(rule) => return escape_control(&format!("xvs mark delete {rule}")),
-        Command::AddLocal(local) => return format!("xvs laddr add {local}"),
-        Command::DeleteLocal(addr) => return format!("xvs laddr delete {addr}"),
-        Command::Disable(server) => return format!("xvs disable {}", disabled_arguments(server)),
-        Command::Enable(server) => return format!("xvs enable {}", disabled_arguments(server)),
-        Command::SetLimit { service, limit } => {
-            let ClientLimit { connections, rate, burst, above, syn_rate, syn_burst } = *limit;
-            let above = if above == Above::Drop { "" } else { above.name() };
-            let said = [
-                ("connections", connections.to_string()),
-                ("rate", rate.to_string()),
-                ("burst", burst.to_string()),
-                ("above", above.to_owned()),
-                ("syn-rate", syn_rate.to_string()),
-                ("syn-burst", syn_burst.to_string()),
-            ];
-            let said = said.into_iter().filter(|(_, value)| !["0", ""].contains(&value.as_str()));
-            let options: String = said.map(|(name, value)| format!(" --{name} {value}")).collect();
-            return format!("xvs limit set {}{options}", of(service));
-        }
-        Command::DeleteLimit(service) => return format!("xvs limit delete {}", of(service)),
-        Command::AddListed { list, prefix, until } => {
-            let until = match until {
-                None => String::new(),
-                Some(Until::In(seconds)) => format!(" for {seconds}s"),
-                Some(Until::At(seconds)) => format!(" until {seconds}"),
-            };
-            return format!("xvs {}{} {prefix}{until}", list.kind.name(), option(list.service));
-        }
-        Command::DeleteListed { list, prefix } => {
-            return format!("xvs {} delete{} {prefix}", list.kind.name(), option(list.service));
-        }
-        Command::SetListFile { list, path } => {
-            let (kind, service) = (list.kind.name(), option(list.service));
-            return escape_control(&format!("xvs {kind} file{service} {}", path.display()));
-        }
-        Command::UnsetListFile(list) => {
-            return format!("xvs {} no-file{}", list.kind.name(), option(list.service));
-        }
-        Command::Quic { service, change } => {
-            let service = of(service);
-            return escape_control(&match change {
-                QuicChange::Add { config, options } => {
-                    let QuicConfig { server_id_length, nonce_length, key_file } = options;
-                    let key = key_file.as_ref().map(|path| format!(" --key-file {}", path.display()));
-                    format!(
-                        "xvs quic add {service} --config {config} --server-id-length {server_id_length} \
-                         --nonce-length {nonce_length}{}",
-                        key.unwrap_or_default()
-                    )
-                }
-                QuicChange::Delete { config } => format!("xvs quic delete {service} --config {config}"),
-                QuicChange::AddId { server, id } => format!("xvs quic server-id {service} -r {server} {id}"),
-                QuicChange::DeleteId { id } => format!("xvs quic delete-server-id {service} {id}"),
-            });
-        }
-    };
-    escape_control(&format!("xvsadm {line}"))
+        Command::Flush => "xvsadm -C".to_owned(),
+        Command::Zero(Some(key)) => format!("xvsadm -Z {}", named_service(key)),
+        Command::Zero(None) => "xvsadm -Z".to_owned(),
+    })
 }
 
-/// A disabled real server as the arguments of `xvs disable` and `xvs enable`.
-pub fn disabled_arguments(Disabled { server, service }: &Disabled) -> String {
-    format!("{server}{}", option(*service))
+/// The command line that adds what a rule says, perhaps with control characters.
+pub(crate) fn added(rule: &Rule) -> String {
+    match rule {
+        Rule::Service { key, options } => {
+            format!("xvsadm -A {}{}", named_service(key), service(key, options))
+        }
+        Rule::Destination { service, endpoint, options } => {
+            format!("xvsadm -a {}{}", server(service, *endpoint), destination(options))
+        }
+        Rule::Timeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
+            format!("xvsadm --set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
+        }
+        Rule::Daemon(daemon) => start_daemon(daemon),
+        Rule::Mark(rule) => format!("xvs mark add {rule}"),
+        Rule::Local(local) => format!("xvs laddr add {local}"),
+        Rule::Limit { service, limit } => {
+            format!("xvs limit set {}{}", named_service(service), limit_options(limit))
+        }
+        Rule::Disabled(servers) => format!("xvs disable {}", disabled_arguments(servers)),
+        Rule::Listed { list, prefix, until } => {
+            format!("xvs {}{} {prefix}{}", list.kind.name(), named(list.service), access_list::end(*until))
+        }
+        Rule::ListFile { list, path } => {
+            format!("xvs {} file{} {}", list.kind.name(), named(list.service), path.display())
+        }
+        Rule::Quic { service, rule } => format!("xvs quic {}", quic::added(&named_service(service), rule)),
+    }
 }
 
-/// The option that names a service, behind a blank; nothing without a service.
-fn option(service: Option<ServiceKey>) -> String {
+fn deleted(object: &Object) -> String {
+    match object {
+        Object::Service(key) => format!("xvsadm -D {}", named_service(key)),
+        Object::Destination { service, endpoint } => format!("xvsadm -d {}", server(service, *endpoint)),
+        // No command deletes them.
+        Object::Timeouts => "timeouts".to_owned(),
+        Object::Daemon(role) => format!("xvsadm --stop-daemon {}", role.name()),
+        Object::Mark(rule) => format!("xvs mark delete {rule}"),
+        Object::Local(addr) => format!("xvs laddr delete {addr}"),
+        Object::Limit(service) => format!("xvs limit delete {}", named_service(service)),
+        Object::Disabled(servers) => format!("xvs enable {}", disabled_arguments(servers)),
+        Object::Listed { list, prefix } => {
+            format!("xvs {} delete{} {prefix}", list.kind.name(), named(list.service))
+        }
+        Object::ListFile(list) => format!("xvs {} no-file{}", list.kind.name(), named(list.service)),
+        Object::Quic { service, object } => {
+            format!("xvs quic {}", quic::deleted(&named_service(service), *object))
+        }
+    }
+}
+
+/// The options that name a destination.
+fn server(service: &ServiceKey, endpoint: Endpoint) -> String {
     let resolver = SystemResolver::default();
     let names = Naming { names: Names::Numeric, resolver: &resolver };
-    service.map(|key| format!(" {}", named_service(&key, &names))).unwrap_or_default()
+    format!("{} -r {}", named_service(service), names.destination(service, endpoint))
 }
 
 /// The options that name a service.
-fn named_service(key: &ServiceKey, names: &Naming<'_>) -> String {
+pub(crate) fn named_service(key: &ServiceKey) -> String {
+    let resolver = SystemResolver::default();
     match *key {
         // Unsigned: `-S` prints marks as signed numbers, and ipvsadm refuses negative ones.
         ServiceKey::Mark { mark, family } => {
             format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" })
         }
-        ServiceKey::Address { .. } => service_option(key, names),
+        ServiceKey::Address { .. } => {
+            service_option(key, &Naming { names: Names::Numeric, resolver: &resolver })
+        }
     }
 }
 
@@ -159,7 +139,7 @@ fn start_daemon(daemon: &SyncDaemon) -> String {
         format!("--sync-peers {}", joined(peers))
     };
     format!(
-        "--start-daemon {} --mcast-interface {interface} --syncid {sync_id} --sync-maxlen {max_len_bytes} \
+        "xvsadm --start-daemon {} --mcast-interface {interface} --syncid {sync_id} --sync-maxlen {max_len_bytes} \
          {to} --mcast-port {port} --mcast-ttl {ttl}",
         role.name()
     )
@@ -313,17 +293,19 @@ mod tests {
             assert_eq!(refused(&line), why, "{line}");
         }
         // Routers may lie between peers; IPv6 has a longer header.
-        let Command::StartDaemon(daemon) = parsed(&format!("{start} 2001:db8::2")) else { panic!("a start") };
+        let Command::Add(Rule::Daemon(daemon)) = parsed(&format!("{start} 2001:db8::2")) else {
+            panic!("a start")
+        };
         assert_eq!((daemon.ttl, daemon.max_len_bytes), (64, 1452));
     }
 
     #[test]
     fn control_characters_in_a_name_are_escaped() {
-        let Command::AddService { key, mut options } = parsed("-A -t 198.51.100.1:80 -s rr") else {
+        let Command::Add(Rule::Service { key, mut options }) = parsed("-A -t 198.51.100.1:80 -s rr") else {
             panic!()
         };
         options.scheduler += "\n\u{1b}[2J";
-        let text = command_line(&Command::AddService { key, options });
+        let text = command_line(&Command::Add(Rule::Service { key, options }));
         assert_eq!(text, "xvsadm -A -t 198.51.100.1:80 -s rr\\n\\u{1b}[2J");
     }
 }

@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::{DEFAULT_SCHEDULER, Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::config::timeouts::Timeouts;
@@ -124,7 +125,9 @@ pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, L
 /// The first line of ipvsadm's message.
 pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKey, Endpoint), String> {
     match parse(&[&["-d"], words].concat(), resolver) {
-        Ok(Parsed::Change(Command::DeleteDestination { service, endpoint })) => Ok((service, endpoint)),
+        Ok(Parsed::Change(Command::Delete(Object::Destination { service, endpoint }))) => {
+            Ok((service, endpoint))
+        }
         Ok(_) => Err("they name no real server".to_owned()),
         Err(error) => Err(error.text.lines().next().unwrap_or_default().to_owned()),
     }
@@ -136,7 +139,7 @@ pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKe
 /// The first line of ipvsadm's message.
 pub(super) fn virtual_service(words: &[&str], resolver: &dyn Resolver) -> Result<ServiceKey, String> {
     match parse(&[&["-D"], words].concat(), resolver) {
-        Ok(Parsed::Change(Command::DeleteService(key))) => Ok(key),
+        Ok(Parsed::Change(Command::Delete(Object::Service(key)))) => Ok(key),
         Ok(_) => Err("they name no virtual service".to_owned()),
         Err(error) => Err(error.text.lines().next().unwrap_or_default().to_owned()),
     }
@@ -432,23 +435,26 @@ impl Draft {
                 Command::Zero(None)
             }
             CommandName::Zero => Command::Zero(key),
-            CommandName::Set => Command::SetTimeouts(timeouts),
-            CommandName::StartDaemon => Command::StartDaemon(self.started_daemon()?),
-            CommandName::StopDaemon => Command::StopDaemon(self.daemon.role),
-            CommandName::AddService => Command::AddService { key: required(key), options: self.service },
+            CommandName::Set => Command::Add(Rule::Timeouts(timeouts)),
+            CommandName::StartDaemon => Command::Add(Rule::Daemon(self.started_daemon()?)),
+            CommandName::StopDaemon => Command::Delete(Object::Daemon(self.daemon.role)),
+            CommandName::AddService => {
+                Command::Add(Rule::Service { key: required(key), options: self.service })
+            }
             CommandName::EditService => Command::EditService { key: required(key), options: self.service },
-            CommandName::DeleteService => Command::DeleteService(required(key)),
+            CommandName::DeleteService => Command::Delete(Object::Service(required(key))),
             CommandName::AddServer => {
                 let (endpoint, options) = self.destination();
-                Command::AddDestination { service: required(key), endpoint, options }
+                Command::Add(Rule::Destination { service: required(key), endpoint, options })
             }
             CommandName::EditServer => {
                 let (endpoint, options) = self.destination();
                 Command::EditDestination { service: required(key), endpoint, options }
             }
-            CommandName::DeleteServer => {
-                Command::DeleteDestination { service: required(key), endpoint: required(self.server) }
-            }
+            CommandName::DeleteServer => Command::Delete(Object::Destination {
+                service: required(key),
+                endpoint: required(self.server),
+            }),
         }))
     }
 

@@ -35,15 +35,19 @@ use rules::Rules;
 use session::{Format, Session};
 use xvs_model::protocol::client::Director;
 
-pub use command_line::{command_line, disabled_arguments, escape_control};
+pub use command_line::{command_line, escape_control};
 pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
 pub use streams::{Messages, NextStep, Output, Streams};
-pub use xvs_lines::{
-    DisabledArgument, EntryArgument, LimitChange, Line, ListChange, LocalAddressChange, MarkChange, QuicLine,
-    RealServerArgument, ServiceArgument, ServiceLine,
-};
+pub use xvs_lines::access_list::{EntryArgument, ListChange};
+pub use xvs_lines::disabled::{DisabledArgument, disabled_arguments};
+pub use xvs_lines::laddr::LocalAddressChange;
+pub use xvs_lines::limit::LimitChange;
+pub use xvs_lines::mark::MarkChange;
+pub use xvs_lines::quic::QuicLine;
+pub use xvs_lines::service::ServiceLine;
+pub use xvs_lines::{Line, RealServerArgument, ServiceArgument};
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
 ///

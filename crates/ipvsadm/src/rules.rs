@@ -8,12 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 
-use xvs_model::config::access_list::ListKind;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::DestinationOptions;
-use xvs_model::config::difference::commands_of;
-use xvs_model::config::quic_change::QuicChange;
+use xvs_model::config::difference::rules_of;
+use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;
@@ -24,7 +23,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::command_line::{
-    command_line, destination, destination_rule, service_option, service_rule, xvs_options,
+    added, command_line, destination, destination_rule, service_option, service_rule, xvs_options,
 };
 use crate::error::{LineError, OnRestore, TRY_HELP};
 use crate::grammar::{Names, Parsed};
@@ -32,9 +31,7 @@ use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
 use crate::resolver::Resolver;
 use crate::session::Session;
 use crate::streams::Messages;
-use crate::xvs_lines::{
-    LimitChange, LocalAddressChange, MarkChange, QuicLine, command, disable_command, list_command,
-};
+use crate::xvs_lines::read_line;
 use crate::{grammar, resolver};
 
 impl Session<'_> {
@@ -43,7 +40,7 @@ impl Session<'_> {
     /// change that is made meanwhile is in it whole or not at all.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let rules = match self.director.call(ControlRequest::Rules.into()) {
-            Ok(Reply::Rules { commands, owned_limits, .. }) => [commands, owned_limits].concat(),
+            Ok(Reply::Rules { rules, owned_limits, .. }) => [rules, owned_limits].concat(),
             Ok(other) => return Err(LineError::listing(&Failure::unexpected(&other))),
             Err(failure) => return Err(LineError::listing(&failure)),
         };
@@ -131,7 +128,7 @@ impl Session<'_> {
                     // No error: rules can be restored where they are in force already.
                     Some(Err(CommandError::MarkExists(_))) => None,
                     Some(Err(CommandError::LocalExists(present)))
-                        if command == Command::AddLocal(present) =>
+                        if command == Command::Add(Rule::Local(present)) =>
                     {
                         None
                     }
@@ -168,26 +165,12 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
     Some(match &words[..] {
         [] => return None,
         [_, words @ ..] if text.starts_with(XVS_LINE) => {
-            match words.split_first().and_then(|(word, rest)| xvs_line(word, rest, resolver)) {
+            match words.split_first().and_then(|(word, rest)| read_line(word, rest, resolver)) {
                 Some(changed) => changed.map(Parsed::Change).map_err(LineError::usage),
                 None => grammar::parse(words, resolver),
             }
         }
         words => grammar::parse(words, resolver),
-    })
-}
-
-/// The change of a subcommand of xvs followed by these words; `None`: rules files have no lines of this subcommand.
-fn xvs_line(word: &str, words: &[&str], resolver: &dyn Resolver) -> Option<Result<Command, String>> {
-    Some(match word {
-        "mark" => command::<MarkChange>(words, resolver),
-        "laddr" => command::<LocalAddressChange>(words, resolver),
-        "limit" => command::<LimitChange>(words, resolver),
-        "quic" => command::<QuicLine>(words, resolver),
-        "disable" => disable_command(words, resolver),
-        "deny" => list_command(ListKind::Deny, words, resolver),
-        "allow" => list_command(ListKind::Allow, words, resolver),
-        _ => return None,
     })
 }
 
@@ -252,39 +235,47 @@ pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>,
 /// A state as lines of `-S -n`.
 pub fn saved_rules(state: &State) -> Vec<String> {
     let resolver = resolver::FixedNames::default();
-    saved_lines(&commands_of(state), &Naming { names: Names::Numeric, resolver: &resolver })
+    saved_lines(&rules_of(state), &Naming { names: Names::Numeric, resolver: &resolver })
 }
 
-/// The lines of `-S` for commands that create a state: local addresses, disabled real servers, limits of clients,
-/// access lists and QUIC configurations, then services with their destinations, and mark rules.
-fn saved_lines(commands: &[Command], names: &Naming<'_>) -> Vec<String> {
-    let lines_of = |is_of: fn(&&Command) -> bool| commands.iter().filter(is_of).flat_map(rule_lines);
-    let (mut services, mut destinations, mut limits) =
-        (Vec::new(), BTreeMap::<_, Vec<_>>::new(), BTreeMap::new());
-    for command in commands {
-        match command {
-            Command::AddService { key, options } => services.push((key, options)),
-            Command::AddDestination { service, endpoint, options } => {
+/// The lines of `-S` for the rules of a state: local addresses, disabled real servers, limits of clients, access lists
+/// and QUIC configurations, then services with their destinations, and mark rules.
+fn saved_lines(rules: &[Rule], names: &Naming<'_>) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut limits = BTreeMap::new();
+    let mut lists = Vec::new();
+    let mut services = Vec::new();
+    let mut destinations = BTreeMap::<_, Vec<_>>::new();
+    let mut marks = Vec::new();
+    for rule in rules {
+        match rule {
+            Rule::Local(_) | Rule::Disabled(_) => lines.push(xvs_line(rule)),
+            Rule::Limit { service, .. } => _ = limits.insert(service, xvs_line(rule)),
+            Rule::Listed { .. } | Rule::ListFile { .. } | Rule::Quic { .. } => lists.push(xvs_line(rule)),
+            Rule::Service { key, options } => services.push((key, options)),
+            Rule::Destination { service, endpoint, options } => {
                 destinations.entry(service).or_default().push((*endpoint, options));
             }
-            Command::SetLimit { service, .. } => _ = limits.insert(service, rule_lines(command)),
-            _ => {}
+            Rule::Mark(_) => marks.push(xvs_line(rule)),
+            // As ipvsadm.
+            Rule::Timeouts(_) | Rule::Daemon(_) => {}
         }
     }
-    let mut lines = Vec::new();
-    lines.extend(lines_of(|command| matches!(command, Command::AddLocal(_) | Command::Disable(_))));
-    lines.extend(limits.into_values().flatten());
-    lines.extend(lines_of(|command| {
-        matches!(command, Command::AddListed { .. } | Command::SetListFile { .. } | Command::Quic { .. })
-    }));
+    lines.extend(limits.into_values());
+    lines.extend(lists);
     for (key, options) in merge_sort(services, &|a, b| compare_services(a.0, b.0)) {
         // IPVS's order: the one added last comes first.
         let listed = destinations.remove(key).unwrap_or_default().into_iter().rev();
         let sorted = merge_sort(listed.collect(), &|a, b| compare_endpoints(a.0, b.0));
         lines.extend(service_lines(key, options, sorted.into_iter(), names));
     }
-    lines.extend(lines_of(|command| matches!(command, Command::AddMark(_))));
+    lines.extend(marks);
     lines
+}
+
+/// The line of a rule that ipvsadm does not have.
+fn xvs_line(rule: &Rule) -> String {
+    format!("#{}", added(rule))
 }
 
 /// The lines of a service and its destinations, in the given order.
@@ -330,7 +321,7 @@ pub fn rule_lines(command: &Command) -> Vec<String> {
         format!("{prefix}{option} {key} -r {server}{}", destination(options))
     };
     vec![match command {
-        Command::AddService { key, options } => {
+        Command::Add(Rule::Service { key, options }) => {
             let common = options.of_ipvsadm();
             let add = service("-A", key, &common);
             if common != *options {
@@ -339,20 +330,16 @@ pub fn rule_lines(command: &Command) -> Vec<String> {
             add
         }
         Command::EditService { key, options } => service("-E", key, options),
-        Command::AddDestination { service, endpoint, options } => dest("-a", service, *endpoint, options),
+        Command::Add(Rule::Destination { service, endpoint, options }) => {
+            dest("-a", service, *endpoint, options)
+        }
         Command::EditDestination { service, endpoint, options } => dest("-e", service, *endpoint, options),
-        Command::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
+        Command::Add(Rule::Timeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds })) => {
             format!("--set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
         }
-        Command::AddMark(rule) => format!("{XVS_LINE}mark add {rule}"),
-        Command::AddLocal(local) => format!("{XVS_LINE}laddr add {local}"),
-        Command::Disable(_)
-        | Command::SetLimit { .. }
-        | Command::AddListed { .. }
-        | Command::SetListFile { .. }
-        | Command::Quic { change: QuicChange::Add { .. } | QuicChange::AddId { .. }, .. } => {
-            format!("#{}", command_line(command))
-        }
+        // A daemon is started by a command, not by a rules file.
+        Command::Add(Rule::Daemon(_)) => format!("# {}", command_line(command)),
+        Command::Add(rule) => xvs_line(rule),
         // Other commands do not describe a state; a comment shows them.
         other => format!("# {}", command_line(other)),
     }]

@@ -1,7 +1,7 @@
 //! Tests of whole rules files: their faults, the state they describe, its differences from the running state.
 
-use xvs_model::config::command::Command;
 use xvs_model::config::difference::*;
+use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::*;
 
 use crate::{SystemResolver, read_wanted, rule_lines};
@@ -97,14 +97,14 @@ fn later_lines_of_a_file_override_earlier_ones() {
 
 #[test]
 fn equal_mark_rules_at_the_front_stay_and_the_others_are_added_behind() {
-    let rules = |numbers: &[u32]| -> Vec<Command> {
+    let rules = |numbers: &[u32]| -> Vec<Rule> {
         let line = |number: &u32| format!("#xvs mark add --set-mark {number}\n");
         wanted(&numbers.iter().map(line).collect::<String>())
             .state()
             .marks()
             .iter()
             .cloned()
-            .map(Command::AddMark)
+            .map(Rule::Mark)
             .collect()
     };
     for (running, new, changes) in [
@@ -113,8 +113,8 @@ fn equal_mark_rules_at_the_front_stay_and_the_others_are_added_behind() {
         (&[1, 2], &[3, 1, 2], 5),
         (&[1, 2], &[2], 1),
     ] {
-        let (mut state, text) = (state_of(&rules(running)).unwrap(), rules(new));
-        let wanted = DesiredRules::from(state_of(&text).unwrap());
+        let (mut state, text) = (state_of(rules(running)).unwrap(), rules(new));
+        let wanted = DesiredRules::from(state_of(text).unwrap());
         let differences = differences(&state, &wanted);
         assert_eq!(differences.len(), changes, "{running:?} to {new:?}");
         for command in commands_for(&differences) {
@@ -147,7 +147,7 @@ fn a_rules_file_with_other_quic_configurations_makes_the_running_ones_equal() {
             state.apply(&command).unwrap();
         }
         assert_eq!(state.quic(), after.state().quic());
-        let lines: Vec<_> = commands_of(&state).iter().flat_map(rule_lines).collect();
+        let lines: Vec<_> = rules_of(&state).into_iter().flat_map(|rule| rule_lines(&rule.into())).collect();
         assert_eq!(wanted(&lines.join("\n")).state(), &state, "{lines:?}");
     }
     let faults = faults(&running.replace("0a0b0d", "0a0b0c"));

@@ -5,6 +5,7 @@ use std::io;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use xvs_model::config::firewall_mark::MarkRule;
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::protocol::client::{Director, Failure};
@@ -50,7 +51,7 @@ impl Director for Script {
             Request::Control(ControlRequest::ListServices) => Reply::Services(self.rows.clone()),
             Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(Timeouts::default()),
             Request::Control(ControlRequest::Rules) => {
-                Reply::rules_of(&self.rows, self.marks.iter().cloned().map(Command::AddMark))
+                Reply::rules_of(&self.rows, self.marks.iter().cloned().map(Rule::Mark))
             }
             _ => Reply::Done,
         })
@@ -294,7 +295,7 @@ fn consecutive_changes_of_a_restore_are_one_batch_and_errors_are_printed_in_the_
         panic!("{:?}", script.requests)
     };
     assert_eq!(batch.len(), 4);
-    assert_eq!((&batch[0], &batch[2]), (&Command::Flush, &Command::DeleteService(key(3))));
+    assert_eq!((&batch[0], &batch[2]), (&Command::Flush, &Command::Delete(Object::Service(key(3)))));
 }
 
 #[test]
@@ -339,7 +340,12 @@ fn called_by_the_names_of_ipvsadms_scripts_it_saves_and_restores_as_they_do() {
     };
     assert!(matches!(
         commands[..],
-        [Command::Flush, Command::AddService { .. }, Command::AddLocal(_), Command::DeleteService(_)]
+        [
+            Command::Flush,
+            Command::Add(Rule::Service { .. }),
+            Command::Add(Rule::Local(_)),
+            Command::Delete(Object::Service(_))
+        ]
     ));
     // The services are deleted even if the first line is wrong; the exit code is that of the last line.
     let mut script = Script::default();
@@ -376,7 +382,7 @@ fn mark_rules_are_saved_last_in_lines_that_ipvsadm_skips_and_restored_even_where
     let [Request::Control(ControlRequest::Restore(batch))] = script.requests.as_slice() else {
         panic!("{:?}", script.requests)
     };
-    assert_eq!(batch[1], Command::AddMark(marks[0].clone()));
+    assert_eq!(batch[1], Command::Add(Rule::Mark(marks[0].clone())));
     for wrong in ["#xvs mark list", "#xvs mark add"] {
         assert_eq!(run(&mut script, "-R", wrong).exit, 2, "{wrong}");
     }

@@ -10,6 +10,7 @@ use std::mem::discriminant;
 use xvs_ipvsadm::ServiceLine;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
+use xvs_model::config::rule::Rule;
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::health_checks::virtual_server::RealServer;
 use xvs_proto::Endpoint;
@@ -59,7 +60,7 @@ pub(super) fn apply(
             let mut changed = services.to_vec();
             for (key, options) in &mut changed {
                 let command = match read {
-                    ServiceLine::Limit(limit) => Command::SetLimit { service: *key, limit },
+                    ServiceLine::Limit(limit) => Command::Add(Rule::Limit { service: *key, limit }),
                     ServiceLine::SynProxy(when) => edited(*key, options, |options| options.syn_proxy = when),
                     ServiceLine::ClientAddress(how) => {
                         edited(*key, options, |options| options.client_address = how)
@@ -95,14 +96,14 @@ fn edited(
 fn state(services: &[(ServiceKey, ServiceOptions)], servers: &[RealServer]) -> State {
     let mut state = State::default();
     for (key, options) in services {
-        let _ = state.apply(&Command::AddService { key: *key, options: options.clone() });
+        let _ = state.apply(&Command::Add(Rule::Service { key: *key, options: options.clone() }));
         for RealServer { endpoint, options, .. } in servers {
             let port = match key {
                 ServiceKey::Address { endpoint: of_service, .. } if endpoint.port == 0 => of_service.port,
                 _ => endpoint.port,
             };
             let (endpoint, options) = (Endpoint { port, ..*endpoint }, options.clone());
-            let _ = state.apply(&Command::AddDestination { service: *key, endpoint, options });
+            let _ = state.apply(&Command::Add(Rule::Destination { service: *key, endpoint, options }));
         }
     }
     state

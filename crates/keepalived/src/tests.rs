@@ -13,6 +13,7 @@ use xvs_health::initial_state::initial_state;
 use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::saved_rules;
 use xvs_model::config::command::Command;
+use xvs_model::config::rule::Rule;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::health_checks::check::{Check, Pattern, Probe, Script, Target, Udp};
 use xvs_model::health_checks::fault::{Fault, Severity};
@@ -424,7 +425,7 @@ fn conditions_and_includes_are_evaluated_before_braces_are_matched() {
 fn refusals_of_the_director_are_faults_at_their_lines_and_timeouts_are_set() {
     let read = assert_case("refused");
     let timeouts = Timeouts { tcp_seconds: 7200, tcp_fin_seconds: 0, udp_seconds: 30 };
-    assert_eq!(read.timeouts(), Some(Command::SetTimeouts(timeouts)));
+    assert_eq!(read.timeouts(), Some(Command::Add(Rule::Timeouts(timeouts))));
 }
 
 #[test]

@@ -23,7 +23,8 @@ use crate::config::firewall_mark::MarkRule;
 use crate::config::load_feedback::FeedbackRow;
 use crate::config::local_address::{Busiest, LocalAddress, LocalReport, LocalRow};
 use crate::config::quic::{QuicConfigRow, QuicRow, ServerIdRow};
-use crate::config::quic_change::QuicConfig;
+use crate::config::quic_rule::QuicConfig;
+use crate::config::rule::Rule;
 use crate::config::service::{Netmask, SchedulerFlags, ServiceOptions};
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
 use crate::report::capture::{CapturedFrame, CapturedPacket, Direction};
@@ -412,7 +413,7 @@ pub fn differences() -> Vec<Difference> {
     };
     let key = address_service();
     vec![Difference {
-        before: Some(Command::AddService { key, options: options("rr") }),
+        before: Some(Rule::Service { key, options: options("rr") }),
         after: Some(Command::EditService { key, options: options("wlc") }),
     }]
 }

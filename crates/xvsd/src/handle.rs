@@ -228,7 +228,7 @@ impl Handle {
     /// The control thread does not reply in time, or the daemon is ending.
     pub fn rules(&self) -> Result<(State, Vec<ServiceKey>), CommandError> {
         match self.request_until(ControlRequest::Rules, Instant::now() + RULES_TIMEOUT) {
-            Some(Ok(Reply::Rules { commands, owned, .. })) => Ok((state_of(&commands)?, owned)),
+            Some(Ok(Reply::Rules { rules, owned, .. })) => Ok((state_of(rules)?, owned)),
             _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
         }
     }

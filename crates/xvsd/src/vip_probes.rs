@@ -95,11 +95,7 @@ impl VipProber {
         };
         let published = self.daemon.set_vip_probes(open.as_ref().map(|open| open.probes.clone()));
         *self.open() = open;
-        match published {
-            // The control thread warns of the worker.
-            Err(CommandError::Late { .. }) => Ok(()),
-            published => published,
-        }
+        published
     }
 
     /// Begins a probe of a real server through this endpoint, from this address if one is configured.
@@ -264,6 +260,7 @@ fn reserve_port() -> io::Result<(OwnedFd, u16)> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
+    use xvs_model::config::rule::Rule;
 
     use xvs_ctl::control::Control;
     use xvs_ctl::in_memory::MemoryDatapath;
@@ -302,7 +299,7 @@ mod tests {
         let lan = ["192.0.2.1", "fe80::1", "2001:db8::1"];
         network.add_link("lan", mac, &addresses(&lan), 1500).unwrap();
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
-        control.set_network(&network).unwrap();
+        control.set_network(&network);
         let mut known = VirtualAddresses::default();
         let mut from = |control: &Control<MemoryDatapath>, vip: &str, source: Option<&str>, dest: &str| {
             let vip = Endpoint::new(vip.parse::<IpAddr>().unwrap(), 80);
@@ -317,14 +314,14 @@ mod tests {
         assert!(from(&control, vip, None, "203.0.113.1").unwrap_err().starts_with("the attached interfaces"));
 
         network.add_route("0.0.0.0/0".parse().unwrap(), "198.51.100.254".parse().ok(), "wan").unwrap();
-        control.set_network(&network).unwrap();
+        control.set_network(&network);
         assert_eq!(from(&control, vip, None, rs), local("198.51.100.1"));
         assert_eq!(from(&control, "198.51.100.1", None, rs), local("198.51.100.100"));
         assert_eq!(from(&control, vip, None, "2001:db8::11"), local("198.51.100.1"));
         assert_eq!(from(&control, vip, Some("192.0.2.1"), rs), local("192.0.2.1"));
         for key in [[198, 51, 100, 1], [198, 51, 100, 100]] {
             let key = ServiceKey::tcp(Endpoint::new(key, 80));
-            let add = Command::AddService { key, options: ServiceOptions::of(Family::V4) };
+            let add = Command::Add(Rule::Service { key, options: ServiceOptions::of(Family::V4) });
             control.handle(&ControlRequest::Change(add), Millis(0)).unwrap();
         }
         assert_eq!(from(&control, vip, None, rs), local("198.51.100.2"));

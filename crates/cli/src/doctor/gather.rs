@@ -129,7 +129,7 @@ fn ask_the_daemon(facts: &mut Facts) {
 fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
     // Services and local addresses by one request: those of one moment.
     match daemon.call(ControlRequest::Rules.into())? {
-        Reply::Rules { commands, .. } => note_rules(facts, &state_of(&commands)?),
+        Reply::Rules { rules, .. } => note_rules(facts, &state_of(rules)?),
         other => return Err(Failure::unexpected(&other)),
     }
     facts.daemon = match daemon.call(Request::Examine)? {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use xvs_ipvsadm::QuicLine;
 use xvs_model::config::quic::{QuicConfigRow, QuicRow, ServerIdRow};
-use xvs_model::config::quic_change::QuicConfig;
+use xvs_model::config::quic_rule::QuicConfig;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};
 

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
+use xvs_ipvsadm::rule_lines;
 use xvs_model::config::command::Command;
 use xvs_model::config::difference::{Difference, differences, state_of};
 use xvs_model::protocol::client::{Director, Failure};
@@ -29,7 +30,7 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let (_, mut wanted) = rules(&arguments.file)?;
     let (running, owned) = match director.call(ControlRequest::Rules.into())? {
-        Reply::Rules { commands, owned, .. } => (state_of(&commands)?, owned),
+        Reply::Rules { rules, owned, .. } => (state_of(rules)?, owned),
         other => return Err(Failure::unexpected(&other).into()),
     };
     let left = owned.len();
@@ -52,10 +53,9 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 
 /// Prints differences like a diff: the line that creates the former state, and the line that creates the wanted one.
 pub(crate) fn show(differences: &[Difference], out: &mut dyn Write) -> io::Result<()> {
-    for Difference { before, after } in differences {
-        for (sign, lines) in [("-", lines(before)), ("+", lines(after))] {
-            lines.iter().try_for_each(|line| writeln!(out, "{sign} {line}"))?;
-        }
+    for Row { before, after, .. } in rows(differences) {
+        before.iter().try_for_each(|line| writeln!(out, "- {line}"))?;
+        after.iter().try_for_each(|line| writeln!(out, "+ {line}"))?;
     }
     Ok(())
 }
@@ -86,8 +86,8 @@ pub(crate) struct Row {
 pub(crate) fn rows(differences: &[Difference]) -> Vec<Row> {
     let row = |difference: &Difference| Row {
         change: kind_of(difference),
-        before: lines(&difference.before),
-        after: lines(&difference.after),
+        before: lines(difference.before.clone().map(Command::Add)),
+        after: lines(difference.after.clone()),
     };
     differences.iter().map(row).collect()
 }
@@ -100,8 +100,8 @@ fn kind_of(difference: &Difference) -> &'static str {
     }
 }
 
-fn lines(command: &Option<Command>) -> Vec<String> {
-    command.as_ref().map(xvs_ipvsadm::rule_lines).unwrap_or_default()
+fn lines(command: Option<Command>) -> Vec<String> {
+    command.as_ref().map(rule_lines).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -129,7 +129,7 @@ mod tests {
 --set 0 0 60
 ";
         let read = |text| xvs_ipvsadm::read_wanted(text, &SystemResolver::default()).unwrap();
-        let running = state_of(&read(running).0).unwrap();
+        let running = state_of(read(running).0).unwrap();
         let differences = differences(&running, &read(wanted).1);
         let mut shown = Vec::new();
         show(&differences, &mut shown).unwrap();

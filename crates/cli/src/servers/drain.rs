@@ -16,6 +16,7 @@ use xvs_ipvsadm::{RealServerArgument, ServiceArgument, SystemResolver};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::Disabled;
+use xvs_model::config::rule::Rule;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};
@@ -298,7 +299,7 @@ impl Drain<'_> {
         };
         if let Some(HealthReport { file, .. }) = health.filter(has_it) {
             let disabled = Disabled { server: self.endpoint.into(), service: Some(self.service) };
-            let disable = xvs_ipvsadm::command_line(&Command::Disable(disabled));
+            let disable = xvs_ipvsadm::command_line(&Command::Add(Rule::Disabled(disabled)));
             writeln!(
                 self.out,
                 "{file} has this service: its checks and `xvs reload` may restore the weight; `{disable}` lasts"

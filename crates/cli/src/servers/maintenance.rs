@@ -11,6 +11,7 @@ use clap::Args;
 use xvs_ipvsadm::{DisabledArgument, SystemResolver};
 use xvs_model::config::command::Command;
 use xvs_model::config::maintenance::Disabled;
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
@@ -40,8 +41,8 @@ pub(crate) fn run(
 ) -> Done {
     let servers = arguments.servers.named(&SystemResolver::default())?;
     let command = match change {
-        Change::Disable => Command::Disable(servers),
-        Change::Enable => Command::Enable(servers),
+        Change::Disable => Command::Add(Rule::Disabled(servers)),
+        Change::Enable => Command::Delete(Object::Disabled(servers)),
     };
     director.call(ControlRequest::Change(command).into())?;
     let concerned = report(servers, director, out)?;

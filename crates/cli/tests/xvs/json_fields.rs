@@ -17,7 +17,7 @@ use clap::CommandFactory;
 use serde_json::{Value, json};
 use xvs_ipvsadm::SystemResolver;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::difference::commands_of;
+use xvs_model::config::difference::rules_of;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::protocol::client::Client;
 use xvs_model::protocol::framing::{
@@ -252,7 +252,7 @@ fn replies(request: &Request) -> Vec<Reply> {
             return parts.into_iter().chain([Reply::CaptureEnded(Missed::new())]).collect();
         }
         Request::Control(ControlRequest::Rules) => {
-            Reply::Rules { commands: running(), owned: Vec::new(), owned_limits: Vec::new() }
+            Reply::Rules { rules: running(), owned: Vec::new(), owned_limits: Vec::new() }
         }
         Request::Control(ControlRequest::Apply { .. }) => Reply::Applied(sample::differences()),
         Request::Control(ControlRequest::Marks) => Reply::Marks(vec![sample::mark_rule()]),
@@ -271,9 +271,9 @@ fn replies(request: &Request) -> Vec<Reply> {
 }
 
 /// A state that differs from the rules file in one service.
-fn running() -> Vec<xvs_model::config::command::Command> {
+fn running() -> Vec<xvs_model::config::rule::Rule> {
     let before = sample::differences().into_iter().filter_map(|difference| difference.before);
-    commands_of(&State::default()).into_iter().chain(before).collect()
+    rules_of(&State::default()).into_iter().chain(before).collect()
 }
 
 /// The paths of all fields of a value: `table.size`, `interfaces[].name`.

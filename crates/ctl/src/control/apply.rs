@@ -12,6 +12,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::difference::{Difference, commands_for, differences, reversal};
+use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Verdict;
@@ -37,8 +38,8 @@ impl<D: Datapath> Control<D> {
     pub(super) fn wanted(&self, rules: &[Command], keeps_locals: bool) -> Result<DesiredRules, CommandError> {
         let lines: Vec<_> =
             (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command }).collect();
-        let mut wanted = DesiredRules::of(&lines).map_err(|faults| CommandError::InvalidOperation {
-            why: faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "),
+        let mut wanted = DesiredRules::of(&lines).map_err(|faults| {
+            CommandError::invalid(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
         wanted.keep_running(&self.state, self.owned.services());
         wanted.keep_limits(&self.state, self.owned.wanted.limits().keys());
@@ -52,7 +53,7 @@ impl<D: Datapath> Control<D> {
     ///
     /// # Errors
     /// The first command that is refused, or earlier rules wait to be confirmed; then nothing has changed.
-    /// [`CommandError::Late`]: the change is published, and a worker does not use it yet.
+    /// Or a worker is late; the change is published all the same.
     pub(super) fn apply(
         &mut self,
         wanted: &DesiredRules,
@@ -69,22 +70,26 @@ impl<D: Datapath> Control<D> {
         }
         let differences = differences(&self.state, wanted);
         let commands = commands_for(&differences);
-        let mut applied = self.state.clone();
-        for command in &commands {
-            self.admit(&applied, command)?;
-            applied.apply(command)?;
-        }
         if commands.is_empty() {
             return Ok(Reply::Applied(differences));
         }
-        let (former, timeout_sources) = (self.state.clone(), self.settings.timeout_sources());
-        // All else that can fail comes before a change.
-        let contents = self.read_list_files(&commands)?;
+        let mut applied = self.state.clone();
+        let mut prepared = Vec::with_capacity(commands.len());
+        for command in &commands {
+            let accepted = self.admit(&applied, command)?;
+            prepared.push(self.read_file_of(accepted)?);
+            applied.enter(accepted);
+        }
+        let former = self.state.clone();
+        let timeout_sources = self.settings.timeout_sources();
         self.extend_steering(&commands)?;
-        self.change_daemons(&commands, now)?;
-        let mut others = commands.iter().filter(|command| !is_about_a_daemon(command));
-        others.try_for_each(|command| self.change(command, now))?;
-        self.lists.enter(contents);
+        // All that can fail comes before a change.
+        let (of_daemons, others): (Vec<_>, Vec<_>) =
+            prepared.into_iter().partition(|prepared| is_about_a_daemon(prepared.command()));
+        self.change_daemons(of_daemons, now)?;
+        for prepared in others {
+            self.carry_out(prepared, now)?;
+        }
         match confirm_within_seconds {
             Some(_) => self.note_unconfirmed(&commands),
             None => self.note(&commands, Source::RulesFile),
@@ -93,7 +98,8 @@ impl<D: Datapath> Control<D> {
             let until = now + Duration::from_secs(seconds.into());
             Unconfirmed { until, former, applied, timeout_sources }
         });
-        self.publish().map(|()| Reply::Applied(differences))
+        self.publish()?;
+        Ok(Reply::Applied(differences))
     }
 
     /// Keeps the applied rules, or reverts them at once; then the reply has the differences.
@@ -113,7 +119,8 @@ impl<D: Datapath> Control<D> {
             }
             Verdict::TakeBack => {
                 let taken_back = self.take_back(unconfirmed, now)?;
-                self.publish().map(|()| Reply::Applied(taken_back))
+                self.publish()?;
+                Ok(Reply::Applied(taken_back))
             }
         }
     }
@@ -122,10 +129,10 @@ impl<D: Datapath> Control<D> {
     pub(super) fn expire_unconfirmed(&mut self, now: Millis) -> Result<Option<Millis>, CommandError> {
         if let Some(over) = self.unconfirmed.take_if(|unconfirmed| unconfirmed.until <= now) {
             let differences = self.take_back(over, now)?;
-            let published = self.publish();
+            // A late worker becomes a warning.
+            let _ = self.publish();
             let changes = applied("not confirmed in time", &differences);
             self.events.record_all(Kind::Change, self.epoch(), None, changes);
-            published?;
         }
         Ok(self.unconfirmed_until())
     }
@@ -159,17 +166,12 @@ impl<D: Datapath> Control<D> {
         );
         let mut refused = Vec::new();
         for command in commands_for(&differences) {
-            let contents = self.read_list_files(std::slice::from_ref(&command));
-            let changed = contents.and_then(|contents| {
-                self.admit(&self.state, &command)?;
-                self.change(&command, now)?;
-                self.lists.enter(contents);
-                Ok(())
-            });
+            let prepared = self.prepare(&command);
+            let changed = prepared.and_then(|prepared| self.carry_out(prepared, now));
             if let Err(error) = changed {
                 tracing::error!("{}: refused: {error}", command_line(&command));
                 refused.push(command);
-            } else if matches!(command, Command::SetTimeouts(_)) {
+            } else if matches!(command, Command::Add(Rule::Timeouts(_))) {
                 self.settings.restore_timeout_sources(unconfirmed.timeout_sources);
                 self.note_timeout_sources();
             } else {
@@ -197,7 +199,8 @@ mod tests {
     #[test]
     fn timeouts_that_are_taken_back_are_shown_with_their_former_values_and_sources() {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
-        let timeouts = |tcp_seconds| Command::SetTimeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET });
+        let timeouts =
+            |tcp_seconds| Command::Add(Rule::Timeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET }));
         let mut shown = |request: ControlRequest| {
             control.handle(&request, Millis(0)).unwrap();
             let all = control.settings_in_force().iter();

@@ -12,6 +12,7 @@ use xvs_dataplane::snapshot::lists::{List, Lists, Networks, Scope};
 use xvs_model::config::access_list::{AccessLists, ListKey, ListKind, read_prefixes};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
+use xvs_model::config::rule::Object;
 use xvs_proto::{Endpoint, Prefix, Protocol, ftp};
 use xvs_sched::ServiceKey;
 
@@ -47,17 +48,16 @@ pub(super) type Contents = Vec<(ListKey, Arc<Networks>)>;
 impl ListSources {
     /// Notes a command that was carried out.
     pub(super) fn note(&mut self, command: &Command, state: &State) {
-        self.due |= match command {
-            Command::AddListed { .. }
-            | Command::DeleteListed { .. }
-            | Command::SetListFile { .. }
-            | Command::UnsetListFile(_) => true,
-            Command::AddService { key, .. } | Command::DeleteService(key) => {
+        self.due |= match command.object() {
+            None => *command == Command::Flush,
+            Some(Object::Listed { .. } | Object::ListFile(_)) => true,
+            // Edited options concern no list.
+            Some(Object::Service(_)) if matches!(command, Command::EditService { .. }) => false,
+            Some(Object::Service(key)) => {
                 let is_wide = matches!(key, ServiceKey::Address { endpoint, .. } if [0, ftp::CONTROL_PORT].contains(&endpoint.port));
-                is_wide || state.lists().iter().any(|(list, _)| list.service == Some(*key))
+                is_wide || state.lists().iter().any(|(list, _)| list.service == Some(key))
             }
-            Command::Flush => true,
-            _ => false,
+            Some(_) => false,
         };
     }
 

@@ -12,6 +12,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::access_list::{ListEntry, ListKind, ListRow, ListSummary, Until};
 use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::Source;
 
@@ -25,29 +26,19 @@ impl<D: Datapath> Control<D> {
         self.lists.starting = true;
     }
 
-    /// Reads the file that one command gives to a list. During a start its faults are no error.
+    /// Reads the file that a command gives to a list. During a start its faults are no error.
     ///
     /// # Errors
-    /// The first file with a fault.
-    pub(super) fn read_or_keep(&mut self, command: &Command) -> Result<Contents, CommandError> {
+    /// The file's fault.
+    pub(super) fn read_list_file(&mut self, command: &Command) -> Result<Contents, CommandError> {
         match command {
-            Command::SetListFile { list, path } if self.lists.starting => {
+            Command::Add(Rule::ListFile { list, path }) if self.lists.starting => {
                 let read = read_list(*list, path).map(Arc::new);
                 Ok(vec![(*list, read.unwrap_or_else(|fault| self.lists.without_file(*list, fault)))])
             }
-            command => self.read_list_files(std::slice::from_ref(command)),
+            Command::Add(Rule::ListFile { list, path }) => read_all([(*list, path.as_path())]),
+            _ => Ok(Vec::new()),
         }
-    }
-
-    /// Reads the files that commands give to lists.
-    ///
-    /// # Errors
-    /// The first file with a fault.
-    pub(super) fn read_list_files(&self, commands: &[Command]) -> Result<Contents, CommandError> {
-        read_all(commands.iter().filter_map(|command| match command {
-            Command::SetListFile { list, path } => Some((*list, path.as_path())),
-            _ => None,
-        }))
     }
 
     /// Replaces the files of xvs.toml, and reads all files of lists and keys again. Returns a line for each.
@@ -72,8 +63,8 @@ impl<D: Datapath> Control<D> {
         self.lists.toml = toml;
         self.lists.enter(contents);
         if self.lists.due || has_new_keys {
-            let published = self.publish();
-            published.or_else(|error| error.refusal().map_or(Ok(()), |error| Err(error.clone())))?;
+            // A late worker becomes a warning.
+            let _ = self.publish();
         }
         Ok(lines)
     }
@@ -92,7 +83,7 @@ impl<D: Datapath> Control<D> {
     /// The command, with an entry's end as a point in time.
     pub(super) fn with_end(&self, command: &Command, now: Millis) -> Command {
         let mut command = command.clone();
-        if let Command::AddListed { until: Some(until), .. } = &mut command
+        if let Command::Add(Rule::Listed { until: Some(until), .. }) = &mut command
             && let Until::In(seconds) = *until
         {
             *until = Until::At(self.datapath.seconds_since_1970(now) + u64::from(seconds));
@@ -125,9 +116,10 @@ impl<D: Datapath> Control<D> {
         let seconds = self.datapath.seconds_since_1970(now);
         if self.lists.next_end.is_some_and(|end| end <= seconds) {
             for (list, prefix) in self.state.lists().ended(seconds) {
-                let command = Command::DeleteListed { list, prefix };
+                let command = Command::Delete(Object::Listed { list, prefix });
                 // It was found there.
-                let _ = self.change(&command, now);
+                let Ok(accepted) = self.state.check(&command) else { continue };
+                let _ = self.enter(accepted, now);
                 self.note([&command], Source::Default);
                 let line = format!("its time is over: {}", command_line(&command));
                 self.events.record(Kind::Change, self.epoch(), line);
@@ -178,7 +170,7 @@ mod tests {
         let list = ListKey { service: None, kind: ListKind::Deny };
         let mut deny = |network: &str, no_lists| {
             control.datapath().no_lists = no_lists;
-            let command = Command::AddListed { list, prefix: network.parse().unwrap(), until: None };
+            let command = Command::Add(Rule::Listed { list, prefix: network.parse().unwrap(), until: None });
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
             let of_workers = control.published().load().lists.as_ref().map(|lists| lists.all.deny.size());
             let warns = control.warnings().iter().any(|warning| warning.contains("workers drop what"));

@@ -8,6 +8,7 @@ use xvs_model::report::event::Kind;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
+use crate::control::publish::Late;
 use crate::registry::load_feedback::WeightChange;
 
 impl<D: Datapath> Control<D> {
@@ -26,11 +27,12 @@ impl<D: Datapath> Control<D> {
             });
         }
         let moved = self.registry.report_load(server, load_percent, &self.settings.feedback, now)?;
-        self.publish_weights(&moved).map(|()| Reply::Done)
+        self.publish_weights(&moved)?;
+        Ok(Reply::Done)
     }
 
     /// Publishes weights that load reports have changed.
-    pub(super) fn publish_weights(&mut self, moved: &[WeightChange]) -> Result<(), CommandError> {
+    pub(super) fn publish_weights(&mut self, moved: &[WeightChange]) -> Result<(), Late> {
         if moved.is_empty() {
             return Ok(());
         }

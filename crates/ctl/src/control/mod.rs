@@ -7,9 +7,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::{mem, slice};
 
 use arc_swap::ArcSwap;
 use due::Schedule;
@@ -18,7 +18,7 @@ use mark_rules::MarkRules;
 use next_hops::NextHops;
 use owned_services::OwnedServices;
 use publication::Publication;
-use publish::SHORT_WAIT;
+use publish::{Late, SHORT_WAIT};
 use settings::ActiveSettings;
 use steered::Steered;
 use unconfirmed::Unconfirmed;
@@ -36,8 +36,9 @@ use xvs_host::netfilter::chain::Table;
 use xvs_model::config::client_limit::{ClientRow, LimitReport};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
-use xvs_model::config::difference::commands_of;
+use xvs_model::config::difference::rules_of;
 use xvs_model::config::load_feedback::Feedback;
+use xvs_model::config::rule::Rule;
 use xvs_model::config::settings::Ipvs;
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::protocol::reply::Reply;
@@ -251,30 +252,26 @@ impl<D: Datapath> Control<D> {
         match request {
             ControlRequest::Change(command) => {
                 let command = &self.with_end(command, now);
-                self.admit(&self.state, command)?;
-                let contents = self.read_list_files(std::slice::from_ref(command))?;
-                self.extend_steering(std::slice::from_ref(command))?;
-                self.change(command, now)?;
-                self.lists.enter(contents);
+                let prepared = self.prepare(command)?;
+                self.extend_steering(slice::from_ref(command))?;
+                self.carry_out(prepared, now)?;
                 self.note([command], Source::XvsadmSet);
-                self.publish().map(|()| Reply::Done)
+                self.publish()?;
+                Ok(Reply::Done)
             }
             ControlRequest::Restore(commands) => {
                 self.extend_steering(commands)?;
-                let change = |command| {
-                    self.admit(&self.state, command)?;
-                    let contents = self.read_or_keep(command)?;
-                    self.change(command, now)?;
-                    self.lists.enter(contents);
-                    Ok(())
-                };
-                let mut results: Vec<_> = commands.iter().map(change).collect();
+                let mut results = Vec::with_capacity(commands.len());
+                for command in commands {
+                    let prepared = self.prepare(command);
+                    results.push(prepared.and_then(|prepared| self.carry_out(prepared, now)));
+                }
                 let done = commands.iter().zip(&results).filter(|(_, result)| result.is_ok());
                 self.note(done.map(|(command, _)| command), Source::RulesFile);
                 if let Err(late) = self.publish() {
                     // A late worker must not hide which lines were refused.
                     if let Some(last) = results.iter_mut().rfind(|result| result.is_ok()) {
-                        *last = Err(late);
+                        *last = Err(late.into());
                     }
                 }
                 Ok(Reply::Restored(results))
@@ -285,7 +282,7 @@ impl<D: Datapath> Control<D> {
             }
             ControlRequest::Confirm(verdict) => self.confirm(*verdict, now),
             ControlRequest::Rules => Ok(Reply::Rules {
-                commands: commands_of(&self.owned.without_limits(&self.state)),
+                rules: rules_of(&self.owned.without_limits(&self.state)),
                 owned: self.owned.services().collect(),
                 owned_limits: self.owned.limits(&self.state).collect(),
             }),
@@ -316,7 +313,8 @@ impl<D: Datapath> Control<D> {
                 let moved = self.registry.review_reports(&self.settings.feedback, now);
                 let published = self.publish();
                 self.record_weights(&moved);
-                published.map(|()| Reply::Done)
+                published?;
+                Ok(Reply::Done)
             }
             ControlRequest::ReportLoad { server, load_percent } => {
                 self.report_load(*server, *load_percent, now)
@@ -342,20 +340,10 @@ impl<D: Datapath> Control<D> {
         rows
     }
 
-    /// Checks a command against this desired state and the network.
-    fn admit(&self, state: &State, command: &Command) -> Result<(), CommandError> {
-        self.with_device(command, state.check(command))?;
-        self.admit_quic(command)?;
-        self.refuse_broadcast(command)?;
-        self.refuse_own_peer(command)?;
-        self.refuse_wide_local_nat(state, command)
-    }
-
     /// Replaces the kernel's mark rules.
     ///
     /// # Errors
-    /// As for [`Self::handle`]. Or the packets that the rules mark cannot be steered; then some of them stay with the
-    /// kernel.
+    /// The packets that the rules mark cannot be steered; then some of them stay with the kernel.
     pub fn set_tables(&mut self, tables: Vec<Table>) -> Result<(), CommandError> {
         self.marks.set_tables(tables, self.state.marks());
         self.enter_marks();
@@ -363,29 +351,26 @@ impl<D: Datapath> Control<D> {
         let items: BTreeSet<_> = keys.flat_map(|key| networks(self.marks.compiled(), key)).collect();
         let more = rules_for(items, &[]);
         let steered = self.datapath.add_steering(&more);
-        let published = self.publish();
-        steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })?;
-        published
+        // A late worker becomes a warning.
+        let _ = self.publish();
+        steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })
     }
 
     /// Replaces the captures that are on.
     ///
     /// # Errors
-    /// As for [`Self::handle`].
-    pub fn set_captures(&mut self, captures: Captures) -> Result<(), CommandError> {
+    /// A worker does not use them yet.
+    pub fn set_captures(&mut self, captures: Captures) -> Result<(), Late> {
         self.publication.snapshot.captures = captures;
         self.publish()
     }
 
     /// Replaces the probes of real servers through their virtual address. Replies to their port are steered at every
-    /// address of this machine.
-    ///
-    /// # Errors
-    /// As for [`Self::handle`].
-    pub fn set_vip_probes(&mut self, probes: Option<Arc<VipProbes>>) -> Result<(), CommandError> {
+    /// address of this machine. A late worker becomes a warning.
+    pub fn set_vip_probes(&mut self, probes: Option<Arc<VipProbes>>) {
         self.steered.set_probe_port(probes.as_ref().map(|probes| probes.port));
         self.publication.snapshot.vip_probes = probes;
-        self.publish()
+        let _ = self.publish();
     }
 
     /// Enters the compiled mark rules in the working snapshot.
@@ -420,7 +405,7 @@ impl<D: Datapath> Control<D> {
     /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast
     /// address is not refused.
     fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
-        let Command::AddDestination { endpoint, .. } = command else { return Ok(()) };
+        let Command::Add(Rule::Destination { endpoint, .. }) = command else { return Ok(()) };
         let why = format!("destination {endpoint} is the broadcast address of a network of the director's");
         if self.is_broadcast(endpoint.addr) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
     }
@@ -439,7 +424,7 @@ impl<D: Datapath> Control<D> {
 
     /// Refuses NAT to any port of the director itself. Replies would be all that it sends from an address.
     fn refuse_wide_local_nat(&self, state: &State, command: &Command) -> Result<(), CommandError> {
-        let (Command::AddDestination { service, endpoint, options }
+        let (Command::Add(Rule::Destination { service, endpoint, options })
         | Command::EditDestination { service, endpoint, options }) = command
         else {
             return Ok(());
@@ -470,11 +455,8 @@ impl<D: Datapath> Control<D> {
         self.stop_daemons_of_changed(&former);
     }
 
-    /// Replaces the network: the attached interfaces and the VLANs over them.
-    ///
-    /// # Errors
-    /// As for [`Self::handle`].
-    pub fn set_network(&mut self, network: &Network) -> Result<(), CommandError> {
+    /// Replaces the network: the attached interfaces and the VLANs over them. A late worker becomes a warning.
+    pub fn set_network(&mut self, network: &Network) {
         self.publication.snapshot.egress = Arc::new(Egress::build(network));
         self.steered.set_network(network);
         self.next_hops.set_network(network);
@@ -482,7 +464,7 @@ impl<D: Datapath> Control<D> {
             self.enter_marks();
         }
         self.registry.reroute(&mut self.publication.snapshot);
-        self.publish()
+        let _ = self.publish();
     }
 
     /// Does what is due: samples the counters, scans the trash, checks the memory left, expires entries of lists and
@@ -554,6 +536,7 @@ mod tests {
     use xvs_model::config::firewall_mark::MarkRule;
     use xvs_model::config::local_address::LocalAddress;
     use xvs_model::config::maintenance::Disabled;
+    use xvs_model::config::rule::Object;
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::config::sync_daemon::SyncDaemon;
     use xvs_proto::{Endpoint, Family};
@@ -674,12 +657,12 @@ mod tests {
     }
 
     fn add_service() -> Command {
-        Command::AddService { key: service(), options: ServiceOptions::of(Family::V4) }
+        Command::Add(Rule::Service { key: service(), options: ServiceOptions::of(Family::V4) })
     }
 
     fn add(addr: [u8; 4]) -> Command {
         let options = DestinationOptions { method: ForwardingMethod::Nat, ..DestinationOptions::default() };
-        Command::AddDestination { service: service(), endpoint: Endpoint::new(addr, 80), options }
+        Command::Add(Rule::Destination { service: service(), endpoint: Endpoint::new(addr, 80), options })
     }
 
     #[test]
@@ -694,7 +677,7 @@ mod tests {
         let mut rebuilt = |service| {
             let server = "192.0.2.11".parse().unwrap();
             let before = control.published().load_full();
-            let disable = Command::Disable(Disabled { server, service });
+            let disable = Command::Add(Rule::Disabled(Disabled { server, service }));
             control.handle(&ControlRequest::Change(disable), Millis(0)).unwrap();
             let after = control.published().load_full();
             keys.map(|key| {
@@ -727,21 +710,21 @@ mod tests {
     fn a_nat_destination_whose_address_became_local_can_be_edited_but_not_added() {
         let mut control = control();
         let (
-            Command::AddService { options: of_service, .. },
-            Command::AddDestination { endpoint, options, .. },
+            Command::Add(Rule::Service { options: of_service, .. }),
+            Command::Add(Rule::Destination { endpoint, options, .. }),
         ) = (add_service(), add([192, 0, 2, 1]))
         else {
             unreachable!()
         };
         let service = "TCP 192.0.2.100:21".parse().unwrap();
-        let add = Command::AddDestination { service, endpoint, options: options.clone() };
-        let both = vec![Command::AddService { key: service, options: of_service }, add.clone()];
+        let add = Command::Add(Rule::Destination { service, endpoint, options: options.clone() });
+        let both = vec![Command::Add(Rule::Service { key: service, options: of_service }), add.clone()];
         control.handle(&ControlRequest::Restore(both), Millis(0)).unwrap();
-        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
+        control.set_network(&network([192, 0, 2, 1], 24));
         let options = DestinationOptions { weight: Weight(0), ..options };
         let quiesce = Command::EditDestination { service, endpoint, options };
         assert_eq!(control.handle(&ControlRequest::Change(quiesce), Millis(0)), Ok(Reply::Done));
-        let delete = Command::DeleteDestination { service, endpoint };
+        let delete = Command::Delete(Object::Destination { service, endpoint });
         control.handle(&ControlRequest::Change(delete), Millis(0)).unwrap();
         let again = control.handle(&ControlRequest::Change(add), Millis(0));
         assert!(matches!(again, Err(CommandError::NotSupported { .. })), "{again:?}");
@@ -750,7 +733,7 @@ mod tests {
     #[test]
     fn the_broadcast_address_of_a_connected_network_is_refused_as_destination() {
         let mut control = control();
-        control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
+        control.set_network(&network([192, 0, 2, 9], 25));
         control.handle(&ControlRequest::Change(add_service()), Millis(0)).unwrap();
         let mut answer = |last| control.handle(&ControlRequest::Change(add([192, 0, 2, last])), Millis(0));
         let refused = answer(127);
@@ -791,20 +774,20 @@ mod tests {
             mask: u32::MAX,
         };
         prop_oneof![
-            4 => any_service().prop_map(|key| Command::AddService { key, options: ServiceOptions::of(key.family()) }),
-            2 => any_service().prop_map(Command::DeleteService),
+            4 => any_service().prop_map(|key| Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) })),
+            2 => any_service().prop_map(|key| Command::Delete(Object::Service(key))),
             8 => (any_service(), endpoint(), options()).prop_map(|(service, endpoint, options)| {
-                Command::AddDestination { service, endpoint, options }
+                Command::Add(Rule::Destination { service, endpoint, options })
             }),
             3 => (any_service(), endpoint(), options()).prop_map(|(service, endpoint, options)| {
                 Command::EditDestination { service, endpoint, options }
             }),
             3 => (any_service(), endpoint())
-                .prop_map(|(service, endpoint)| Command::DeleteDestination { service, endpoint }),
-            1 => Just(Command::AddLocal(local)),
-            1 => Just(Command::DeleteLocal(local.addr)),
-            1 => Just(Command::AddMark(mark.clone())),
-            1 => Just(Command::DeleteMark(mark)),
+                .prop_map(|(service, endpoint)| Command::Delete(Object::Destination { service, endpoint })),
+            1 => Just(Command::Add(Rule::Local(local))),
+            1 => Just(Command::Delete(Object::Local(local.addr))),
+            1 => Just(Command::Add(Rule::Mark(mark.clone()))),
+            1 => Just(Command::Delete(Object::Mark(mark))),
             1 => Just(Command::Flush),
         ]
     }
@@ -815,7 +798,7 @@ mod tests {
             batches in vec(vec(any_change(), 1..4), 1..20),
         ) {
             let mut control = control();
-            control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
+            control.set_network(&network([192, 0, 2, 9], 24));
             for batch in batches {
                 let request = match &batch[..] {
                     [one] => ControlRequest::Change(one.clone()),
@@ -845,7 +828,7 @@ mod tests {
         let start = |role| {
             let interface = "wan".to_owned();
             let group = "224.0.0.81".parse().unwrap();
-            Command::StartDaemon(SyncDaemon {
+            Command::Add(Rule::Daemon(SyncDaemon {
                 role,
                 interface,
                 sync_id: 0,
@@ -854,14 +837,14 @@ mod tests {
                 port: 8848,
                 ttl: 1,
                 peers: Vec::new(),
-            })
+            }))
         };
         assert!(!stay("backup_only", "1", None));
         assert!(!stay("backup_only", "1", Some(start(SyncRole::Master))));
         assert!(stay("backup_only", "1", Some(start(SyncRole::Backup))));
         assert!(!stay("backup_only", "0", None));
         assert!(stay("backup_only", "1", None));
-        assert!(!stay("backup_only", "1", Some(Command::StopDaemon(SyncRole::Backup))));
+        assert!(!stay("backup_only", "1", Some(Command::Delete(Object::Daemon(SyncRole::Backup)))));
     }
 
     #[test]
@@ -884,8 +867,8 @@ mod tests {
         assert_eq!(run(start(backup), true), (false, (true, false), vec![master]));
         assert_eq!(run(start(backup), false), (true, (true, true), vec![master, backup]));
         assert_eq!(run(start(backup), false), (false, (true, true), vec![master, backup]));
-        assert_eq!(run(Command::StopDaemon(master), false), (true, (false, true), vec![backup]));
-        assert_eq!(run(Command::StopDaemon(backup), false), (true, (false, false), vec![]));
+        assert_eq!(run(Command::Delete(Object::Daemon(master)), false), (true, (false, true), vec![backup]));
+        assert_eq!(run(Command::Delete(Object::Daemon(backup)), false), (true, (false, false), vec![]));
     }
 
     #[test]
@@ -906,11 +889,11 @@ mod tests {
     fn a_daemon_whose_peer_is_this_director_is_refused() {
         let mut control = control();
         control.devices.insert("wan".to_owned(), 1);
-        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
-        let Command::StartDaemon(daemon) = daemon(SyncRole::Master, 7) else { panic!("a start") };
+        control.set_network(&network([192, 0, 2, 1], 24));
+        let Command::Add(Rule::Daemon(daemon)) = daemon(SyncRole::Master, 7) else { panic!("a start") };
         let mut start = |peers: &[[u8; 4]]| {
             let peers = peers.iter().copied().map(IpAddr::from).collect();
-            let command = Command::StartDaemon(SyncDaemon { peers, ..daemon.clone() });
+            let command = Command::Add(Rule::Daemon(SyncDaemon { peers, ..daemon.clone() }));
             control.handle(&ControlRequest::Change(command), Millis(0)).map_err(|error| error.to_string())
         };
         let refused = start(&[[192, 0, 2, 2], [192, 0, 2, 1]]).unwrap_err();
@@ -926,9 +909,9 @@ mod tests {
     fn a_daemon_on_an_interface_of_real_servers_is_named() {
         let mut control = control();
         control.devices.insert("lan".to_owned(), 1);
-        control.set_network(&network([192, 0, 2, 1], 24)).unwrap();
-        let Command::StartDaemon(daemon) = daemon(SyncRole::Master, 7) else { panic!("a start") };
-        let daemon = Command::StartDaemon(SyncDaemon { interface: "lan".to_owned(), ..daemon });
+        control.set_network(&network([192, 0, 2, 1], 24));
+        let Command::Add(Rule::Daemon(daemon)) = daemon(SyncRole::Master, 7) else { panic!("a start") };
+        let daemon = Command::Add(Rule::Daemon(SyncDaemon { interface: "lan".to_owned(), ..daemon }));
         for command in [daemon, add_service(), add([203, 0, 113, 11])] {
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
         }
@@ -943,7 +926,16 @@ mod tests {
     fn daemon(role: SyncRole, sync_id: u8) -> Command {
         let (interface, group) = ("wan".to_owned(), "224.0.0.81".parse().unwrap());
         let (max_len_bytes, port, ttl, peers) = (1472, 8848, 1, Vec::new());
-        Command::StartDaemon(SyncDaemon { role, interface, sync_id, max_len_bytes, group, port, ttl, peers })
+        Command::Add(Rule::Daemon(SyncDaemon {
+            role,
+            interface,
+            sync_id,
+            max_len_bytes,
+            group,
+            port,
+            ttl,
+            peers,
+        }))
     }
 
     #[test]
@@ -954,8 +946,8 @@ mod tests {
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
         }
         let reply = control.handle(&ControlRequest::Rules, Millis(0)).unwrap();
-        let Reply::Rules { commands, .. } = reply else { panic!("{reply:?}") };
-        assert_eq!(xvs_model::config::difference::state_of(&commands).unwrap(), control.state);
+        let Reply::Rules { rules, .. } = reply else { panic!("{reply:?}") };
+        assert_eq!(xvs_model::config::difference::state_of(rules).unwrap(), control.state);
     }
 
     #[test]
@@ -978,7 +970,7 @@ mod tests {
     fn a_daemon_that_cannot_run_at_the_start_is_tried_again_and_stays_in_the_journal() {
         let mut control = control();
         let refused = CommandError::NoSuchDevice("wan".to_owned());
-        let Command::StartDaemon(wanted) = daemon(SyncRole::Backup, 3) else { unreachable!() };
+        let Command::Add(Rule::Daemon(wanted)) = daemon(SyncRole::Backup, 3) else { unreachable!() };
         let timeouts = crate::journal::replay::TimeoutsBySource::default();
         control.begin_journal(&timeouts, [], vec![(wanted, refused)], None, Millis(0)).unwrap();
         let warned =
@@ -1050,14 +1042,14 @@ mod tests {
         let mut control = control();
         let key = ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80));
         let limit = ClientLimit { syn_rate: 5, ..ClientLimit::default() };
-        let add = Command::AddService { key, options: ServiceOptions::of(Family::V4) };
+        let add = Command::Add(Rule::Service { key, options: ServiceOptions::of(Family::V4) });
         let mut is_in_force = |command| {
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
             control.published().load().syn_limits.is_some()
         };
-        assert!(!is_in_force(Command::SetLimit { service: key, limit }));
+        assert!(!is_in_force(Command::Add(Rule::Limit { service: key, limit })));
         assert!(is_in_force(add.clone()));
-        assert!(!is_in_force(Command::DeleteService(key)));
+        assert!(!is_in_force(Command::Delete(Object::Service(key))));
         assert!(is_in_force(add));
         assert!(!is_in_force(Command::Flush));
     }
@@ -1074,7 +1066,7 @@ mod tests {
         assert!(!is_short(&mut control, 1), "nothing asks for it");
         let options = ServiceOptions { syn_proxy: SynProxy::Auto, ..ServiceOptions::of(Family::V4) };
         let key = ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80));
-        let add = Command::AddService { key, options };
+        let add = Command::Add(Rule::Service { key, options });
         control.handle(&ControlRequest::Change(add), Millis(1000)).unwrap();
         assert!(is_short(&mut control, 2));
         control.datapath().available_pages = Some(5000);

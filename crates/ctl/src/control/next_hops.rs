@@ -6,6 +6,7 @@ use std::net::IpAddr;
 
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_model::config::command::Command;
+use xvs_model::config::rule::Rule;
 use xvs_proto::network::{Network, RouteAction};
 
 use super::due::Due;
@@ -26,7 +27,7 @@ pub(super) struct NextHops {
 impl NextHops {
     /// Notes the destination that a command adds.
     pub(super) fn note(&mut self, command: &Command) {
-        if let Command::AddDestination { endpoint, .. } = command {
+        if let Command::Add(Rule::Destination { endpoint, .. }) = command {
             self.unresolved.add(endpoint.addr);
         }
     }

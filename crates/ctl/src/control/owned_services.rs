@@ -7,7 +7,7 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::reconcile::Repair;
-use xvs_model::config::rules::{Object, object_of};
+use xvs_model::config::rule::{Object, Rule};
 use xvs_sched::ServiceKey;
 
 /// Services owned by health checks.
@@ -28,13 +28,11 @@ pub(super) struct OwnedServices {
 impl OwnedServices {
     /// Notes a command that was carried out.
     pub(super) fn note(&mut self, command: &Command) {
-        match object_of(command).service_or_limited() {
-            Some(key) if self.owns(&key) => _ = self.dirty.insert(key),
-            None if *command == Command::Flush => {
-                self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
-            }
-            _ => {}
+        if *command == Command::Flush {
+            self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
         }
+        let service = command.object().and_then(|object| object.service_or_limited());
+        self.dirty.extend(service.filter(|key| self.owns(key)));
     }
 
     /// Keys of all owned services, whether or not they exist in the desired state.
@@ -49,9 +47,9 @@ impl OwnedServices {
 
     /// Whether health checks own what a command configures.
     pub(super) fn owns_object_of(&self, command: &Command) -> bool {
-        match object_of(command) {
-            Object::Limit(key) => self.wanted.limits().contains_key(&key),
-            object => object.service().is_some_and(|key| self.owns(&key)),
+        match command.object() {
+            Some(Object::Limit(key)) => self.wanted.limits().contains_key(&key),
+            object => object.and_then(|object| object.service()).is_some_and(|key| self.owns(&key)),
         }
     }
 
@@ -62,11 +60,10 @@ impl OwnedServices {
         state
     }
 
-    /// The commands that set those limits, as they are in a state.
-    pub(super) fn limits<'a>(&'a self, state: &'a State) -> impl Iterator<Item = Command> {
-        let present = |key: &ServiceKey| state.limits().get(key).map(|limit| (*key, *limit));
-        let owned = self.wanted.limits().keys().filter_map(present);
-        owned.map(|(service, limit)| Command::SetLimit { service, limit })
+    /// The limits that health checks own, as they are in a state.
+    pub(super) fn limits(&self, state: &State) -> impl Iterator<Item = Rule> {
+        let owned = self.wanted.limits().keys();
+        owned.filter_map(|key| Some(Rule::Limit { service: *key, limit: *state.limits().get(key)? }))
     }
 
     /// Sentences for the operator: refused commands, and drift.

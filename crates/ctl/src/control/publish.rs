@@ -11,6 +11,7 @@ use std::time::Duration;
 use xvs_dataplane::steering::SteeringError;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
+use xvs_model::config::rule::Rule;
 use xvs_proto::{Endpoint, Family, Protocol};
 
 use super::steered::{Services, SteeringUpdate};
@@ -23,6 +24,20 @@ const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a wait is if no client waits for it, or if a worker is late already: several bursts.
 pub(super) const SHORT_WAIT: Duration = Duration::from_millis(5);
 
+/// A worker that has not taken up a published change in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Late {
+    /// Its name.
+    pub worker: String,
+}
+
+/// As a client is told of it.
+impl From<Late> for CommandError {
+    fn from(late: Late) -> Self {
+        Self::Late { who: late.worker }
+    }
+}
+
 impl<D: Datapath> Control<D> {
     /// Extends steering by what these commands need. This comes before any change, so that a full map refuses the
     /// change as a whole.
@@ -31,21 +46,23 @@ impl<D: Datapath> Control<D> {
         let (mut locals, mut rules) = (self.state.locals().to_vec(), self.state.marks().to_vec());
         for command in commands {
             match command {
-                Command::AddLocal(local) => {
+                Command::Add(Rule::Local(local)) => {
                     locals.push(*local);
                     items.insert(Item::Locals(Family::of(local.addr)));
                     // If the command is refused, nothing else ends the steering of its ports.
                     self.steered.set_all_due();
                 }
-                Command::AddMark(rule) => rules.push(rule.clone()),
-                Command::AddService { key, .. } => items.extend(networks(self.marks.compiled(), *key)),
+                Command::Add(Rule::Mark(rule)) => rules.push(rule.clone()),
+                Command::Add(Rule::Service { key, .. }) => {
+                    items.extend(networks(self.marks.compiled(), *key))
+                }
                 _ => {}
             }
         }
         if rules.len() > self.state.marks().len() {
             let compiled = self.marks.with(&rules);
             let added = commands.iter().filter_map(|command| match command {
-                Command::AddService { key, .. } => Some(*key),
+                Command::Add(Rule::Service { key, .. }) => Some(*key),
                 _ => None,
             });
             let keys = self.state.services().map(|(key, _)| *key).chain(added);
@@ -64,9 +81,8 @@ impl<D: Datapath> Control<D> {
     /// Writes the journal, publishes the working snapshot, and waits until every worker uses it.
     ///
     /// # Errors
-    /// Only [`CommandError::Late`]. The change is published all the same; [`Self::tick`] does what has to wait for
-    /// the worker.
-    pub(super) fn publish(&mut self) -> Result<(), CommandError> {
+    /// A worker is late. The change is published all the same; [`Self::tick`] does what has to wait for the worker.
+    pub(super) fn publish(&mut self) -> Result<(), Late> {
         self.save();
         self.publish_lists();
         self.publish_syn_limits();
@@ -89,7 +105,7 @@ impl<D: Datapath> Control<D> {
         let patience = if self.publication.late().is_none() { WORKER_TIMEOUT } else { SHORT_WAIT };
         self.settle(patience).map_err(|worker| {
             self.publication.set_late(worker.clone());
-            CommandError::Late { who: worker }
+            Late { worker }
         })
     }
 

@@ -8,7 +8,8 @@ use std::path::Path;
 
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::quic::{QuicRow, ServerIdRow};
-use xvs_model::config::quic_change::{QuicChange, QuicConfig};
+use xvs_model::config::quic_rule::{QuicObject, QuicRule};
+use xvs_model::config::rule::Rule;
 use xvs_model::hexadecimal;
 use xvs_sched::ServiceKey;
 
@@ -20,7 +21,7 @@ use crate::secret_file;
 impl<D: Datapath> Control<D> {
     /// Refuses a configuration whose file gives no key, unless xvsd starts.
     pub(super) fn admit_quic(&self, command: &Command) -> Result<(), CommandError> {
-        match key_file(command).filter(|_| !self.lists.starting) {
+        match key_file_of(command).filter(|_| !self.lists.starting) {
             Some(path) => read_key(path).map(|_| ()).map_err(failed),
             None => Ok(()),
         }
@@ -28,12 +29,10 @@ impl<D: Datapath> Control<D> {
 
     /// Reads the key of a configuration that a command adds. If the file has become wrong since the command was
     /// admitted, the former key stays. Forgets keys that no configuration uses any more.
-    pub(super) fn note_quic(&mut self, command: &Command) {
-        let Command::Quic { change: QuicChange::Add { .. } | QuicChange::Delete { .. }, .. } = command else {
-            return;
-        };
+    pub(super) fn note_quic(&mut self, command: &Command, object: QuicObject) {
+        let QuicObject::Config { .. } = object else { return };
         let mut keys = self.registry.quic_keys.clone();
-        if let Some(path) = key_file(command) {
+        if let Some(path) = key_file_of(command) {
             let key = read_key(path).inspect_err(|fault| tracing::error!("{fault}"));
             if key.is_ok() || !keys.contains_key(path) {
                 keys.insert(path.to_owned(), key);
@@ -87,14 +86,16 @@ impl<D: Datapath> Control<D> {
     }
 }
 
-/// The file of the key of a configuration that a command adds.
-pub fn key_file(command: &Command) -> Option<&Path> {
-    match command {
-        Command::Quic { change: QuicChange::Add { options: QuicConfig { key_file, .. }, .. }, .. } => {
-            key_file.as_deref()
-        }
+/// The file of the key of a configuration.
+pub fn key_file(rule: &Rule) -> Option<&Path> {
+    match rule {
+        Rule::Quic { rule: QuicRule::Config { options, .. }, .. } => options.key_file.as_deref(),
         _ => None,
     }
+}
+
+fn key_file_of(command: &Command) -> Option<&Path> {
+    if let Command::Add(rule) = command { key_file(rule) } else { None }
 }
 
 /// Reads a key: 32 hexadecimal digits, in a file that only its owner and group may access.
@@ -126,6 +127,9 @@ mod tests {
     use xvs_model::protocol::request::ControlRequest;
     use xvs_proto::Endpoint;
 
+    use xvs_model::config::quic_rule::QuicConfig;
+    use xvs_model::config::rule::Object;
+
     use super::*;
     use crate::control::tests::control;
 
@@ -135,7 +139,8 @@ mod tests {
 
     fn add(path: &Path) -> Command {
         let options = QuicConfig { server_id_length: 3, nonce_length: 4, key_file: Some(path.to_owned()) };
-        Command::Quic { service: service(), change: QuicChange::Add { config: 0, options } }
+        let rule = QuicRule::Config { config: 0, options };
+        Command::Add(Rule::Quic { service: service(), rule })
     }
 
     fn path(name: &str) -> PathBuf {
@@ -165,7 +170,7 @@ mod tests {
         let (mut control, path) = (control(), path("start"));
         control.keep_lists_without_files();
         let options = ServiceOptions::of(service().family());
-        let start = vec![Command::AddService { key: service(), options }, add(&path)];
+        let start = vec![Command::Add(Rule::Service { key: service(), options }), add(&path)];
         let reply = control.handle(&ControlRequest::Restore(start), Millis(0));
         assert_eq!(reply, Ok(Reply::Restored(vec![Ok(()), Ok(())])));
         control.lists.starting = false;
@@ -190,19 +195,22 @@ mod tests {
     fn a_server_id_of_another_length_or_port_is_a_warning_and_one_of_a_removed_server_is_none() {
         let mut control = control();
         let server = |host, port| Endpoint::new([192, 0, 2, host], port);
-        let id = |server, id: &str| Command::Quic {
-            service: service(),
-            change: QuicChange::AddId { server, id: id.parse().unwrap() },
+        let id = |server, id: &str| {
+            let rule = QuicRule::ServerId { server, id: id.parse().unwrap() };
+            Command::Add(Rule::Quic { service: service(), rule })
         };
         let plain = QuicConfig { server_id_length: 3, nonce_length: 4, key_file: None };
         let commands = vec![
-            Command::AddService { key: service(), options: ServiceOptions::of(service().family()) },
-            Command::AddDestination {
+            Command::Add(Rule::Service { key: service(), options: ServiceOptions::of(service().family()) }),
+            Command::Add(Rule::Destination {
                 service: service(),
                 endpoint: server(11, 443),
                 options: Default::default(),
-            },
-            Command::Quic { service: service(), change: QuicChange::Add { config: 0, options: plain } },
+            }),
+            Command::Add(Rule::Quic {
+                service: service(),
+                rule: QuicRule::Config { config: 0, options: plain },
+            }),
             id(server(11, 443), "0a0b01"),
             id(server(11, 443), "0a0b"),
             id(server(11, 444), "0a0b02"),
@@ -229,8 +237,9 @@ mod tests {
         assert!(change(&add(&path)).is_err());
         write(&path, &"0b".repeat(16));
         assert_eq!(change(&add(&path)), Ok(Reply::Done));
-        let delete = QuicChange::Delete { config: 0 };
-        assert_eq!(change(&Command::Quic { service: service(), change: delete }), Ok(Reply::Done));
+        let object = QuicObject::Config { config: 0 };
+        let delete = Command::Delete(Object::Quic { service: service(), object });
+        assert_eq!(change(&delete), Ok(Reply::Done));
         assert!(control.registry.quic_keys.is_empty() && control.state().quic().get(&service()).is_none());
         fs::remove_file(&path).unwrap();
     }

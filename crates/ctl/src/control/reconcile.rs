@@ -15,7 +15,8 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::difference::{Difference, commands_for, differences};
 use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled, Repair};
-use xvs_model::config::rules::{DesiredRules, Object, object_of};
+use xvs_model::config::rule::Object;
+use xvs_model::config::rules::DesiredRules;
 use xvs_model::report::event::Kind;
 use xvs_sched::ServiceKey;
 
@@ -35,7 +36,7 @@ impl<D: Datapath> Control<D> {
         wanted: Vec<(ServiceKey, Option<OwnedService>)>,
         scope: ReconcileScope,
         now: Millis,
-    ) -> Result<Reconciled, CommandError> {
+    ) -> Reconciled {
         for (key, service) in &wanted {
             if let Some(service) = service {
                 self.note_owned(*key, service.limit);
@@ -59,7 +60,7 @@ impl<D: Datapath> Control<D> {
             ReconcileScope::Changes => {
                 let after = DesiredRules::from(owned.wanted.restricted_to(&named));
                 let objects: BTreeSet<_> =
-                    differences(&before, &after).iter().map(Difference::object).collect();
+                    differences(&before, &after).iter().filter_map(Difference::object).collect();
                 owned.refused.retain(|object, _| !objects.contains(object));
                 Some(objects)
             }
@@ -67,12 +68,12 @@ impl<D: Datapath> Control<D> {
         owned.dirty.extend(&named);
         let ended = before.limits().keys().filter(|key| !owned.wanted.limits().contains_key(key));
         let ended = ended.filter(|key| self.state.limits().contains_key(key));
-        let mut commands: Vec<_> = ended.copied().map(Command::DeleteLimit).collect();
+        let mut commands: Vec<_> = ended.map(|key| Command::Delete(Object::Limit(*key))).collect();
         commands.extend(self.restoring_commands(&named, objects.as_ref()));
-        let reconciled = self.carry_out(ORIGIN, commands, now);
+        let reconciled = self.carry_out_admitted(ORIGIN, commands, now);
         // Services may be owned from now on without a change of them.
         self.save();
-        Ok(reconciled)
+        reconciled
     }
 
     /// Sets whether drift of owned services is undone.
@@ -100,12 +101,12 @@ impl<D: Datapath> Control<D> {
             // A command that is no longer refused may be drift.
             self.owned.dirty.extend(&of);
             let commands = self.restoring_commands(&of, Some(&refused));
-            self.carry_out(ORIGIN, commands, now);
+            self.carry_out_admitted(ORIGIN, commands, now);
         }
         self.update_drift();
         if self.owned.repair == Repair::Always && !self.owned.drift.is_empty() {
             let commands = self.owned.drift.values().flatten().cloned().collect();
-            self.carry_out("put back", commands, now);
+            self.carry_out_admitted("put back", commands, now);
             self.update_drift();
         }
     }
@@ -117,18 +118,18 @@ impl<D: Datapath> Control<D> {
         }
         let owned: BTreeSet<_> =
             dirty.iter().copied().filter(|key| self.owned.wanted.service(key).is_some()).collect();
-        let mut commands = self.restoring_commands(&owned, None);
+        let commands = self.restoring_commands(&owned, None);
         let OwnedServices { refused, drift, .. } = &mut self.owned;
-        commands.retain(|command| {
-            let object = object_of(command);
-            // Destinations of a refused service wait with it.
-            let waits =
-                |key| refused.contains_key(&Object::Service(key)) && self.state.service(&key).is_none();
-            !refused.contains_key(&object) && !object.service().is_some_and(waits)
-        });
         drift.retain(|key, _| !dirty.contains(key));
         for command in commands {
-            if let Some(key) = object_of(&command).service_or_limited() {
+            let Some(object) = command.object() else { continue };
+            // Destinations of a refused service wait with it.
+            let waits_for = object.service().filter(|key| self.state.service(key).is_none());
+            let waits = waits_for.is_some_and(|key| refused.contains_key(&Object::Service(key)));
+            if !waits
+                && !refused.contains_key(&object)
+                && let Some(key) = object.service_or_limited()
+            {
                 drift.entry(key).or_default().push(command);
             }
         }
@@ -148,25 +149,29 @@ impl<D: Datapath> Control<D> {
         let mut differences = differences(&running, &DesiredRules::from(wanted.clone()));
         differences.retain(|difference| match difference.object() {
             // Not wanted before, or ended by `reconcile`.
-            Object::Limit(key) if !wanted.limits().contains_key(&key) => false,
+            Some(Object::Limit(key)) if !wanted.limits().contains_key(&key) => false,
             // A destination is deleted with its service.
-            Object::Destination(key, _) if wanted.service(&key).is_none() => false,
-            Object::Destination(key, _) if running.service(&key).is_none() => is_meant(&Object::Service(key)),
-            object => is_meant(&object),
+            Some(Object::Destination { service, .. }) if wanted.service(&service).is_none() => false,
+            Some(Object::Destination { service, .. }) if running.service(&service).is_none() => {
+                is_meant(&Object::Service(service))
+            }
+            object => object.is_some_and(|object| is_meant(&object)),
         });
         commands_for(&differences)
     }
 
     /// Carries out the commands that are admitted, in one snapshot. Events and the log name them with their origin.
-    fn carry_out(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
-        let of = commands.iter().filter_map(|command| object_of(command).service_or_limited());
-        let of: BTreeSet<_> = of.collect();
+    fn carry_out_admitted(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
+        let objects = commands.iter().filter_map(Command::object);
+        let of: BTreeSet<_> = objects.filter_map(|object| object.service_or_limited()).collect();
         // Tried on a copy first, so that refused commands are not steered.
         let mut trial = self.state.restricted_to(&of);
-        let (mut admitted, mut refused) = (Vec::new(), Vec::new());
+        let mut admitted = Vec::new();
+        let mut refused = Vec::new();
         for command in commands {
-            match self.admit(&trial, &command).and_then(|()| trial.apply(&command)) {
-                Ok(_) => admitted.push(command),
+            let tried = self.admit(&trial, &command).map(|accepted| trial.enter(accepted));
+            match tried {
+                Ok(()) => admitted.push(command),
                 Err(error) => refused.push((command, error)),
             }
         }
@@ -176,14 +181,15 @@ impl<D: Datapath> Control<D> {
             // If steering has no room for all commands, each is tried by itself.
             let room =
                 if extended.is_ok() { Ok(()) } else { self.extend_steering(slice::from_ref(&command)) };
-            match room.and_then(|()| self.change(&command, now)) {
+            let prepared = room.and_then(|()| self.prepare(&command));
+            match prepared.and_then(|prepared| self.carry_out(prepared, now)) {
                 Ok(()) => done.push((format!("{origin}: {}", command_line(&command)), None)),
                 Err(error) => refused.push((command, error)),
             }
         }
         // These destinations are added with their service once it is accepted.
         refused.retain(|(_, error)| !matches!(error, CommandError::ServiceNotDefined(_)));
-        let again = refused.iter().map(|refused| (object_of(&refused.0), refused.clone()));
+        let again = refused.iter().filter_map(|refused| Some((refused.0.object()?, refused.clone())));
         self.owned.refused.extend(again);
         let changed = done.len();
         if changed > 0 {
@@ -208,7 +214,8 @@ mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
     use xvs_ipvsadm::{SystemResolver, read_rules};
-    use xvs_model::config::difference::commands_of;
+    use xvs_model::config::difference::rules_of;
+    use xvs_model::config::rule::Rule;
     use xvs_model::protocol::reply::Reply;
     use xvs_model::protocol::request::{ControlRequest, Verdict};
     use xvs_model::report::event::{Begin, EventQuery, Then};
@@ -258,8 +265,7 @@ mod tests {
         control.drift().iter().map(command_line).collect()
     }
 
-    fn changed(reconciled: Result<Reconciled, CommandError>) -> usize {
-        let reconciled = reconciled.unwrap();
+    fn changed(reconciled: Reconciled) -> usize {
         assert_eq!(reconciled.refused, []);
         reconciled.changed
     }
@@ -283,7 +289,7 @@ mod tests {
     fn servers_that_stay_or_come_back_keep_their_connections_and_counters() {
         let mut control = control();
         let mut lives = |servers: &[(u8, u32)]| {
-            control.reconcile(vec![(key(100), with(servers))], ReconcileScope::Changes, Millis(0)).unwrap();
+            control.reconcile(vec![(key(100), with(servers))], ReconcileScope::Changes, Millis(0));
             let snapshot = control.published().load_full();
             let service = snapshot.services.iter().find(|service| service.key == key(100)).unwrap();
             let live = |last: &u8| {
@@ -346,14 +352,14 @@ mod tests {
         let rate =
             |control: &Control<Machine>| control.state().limits().get(&key(100)).map(|limit| limit.rate);
         by_hand(&mut control, "#xvs limit set -t 192.0.2.100:80 --rate 3\n");
-        control.reconcile(limited(None), ReconcileScope::Everything, Millis(0)).unwrap();
+        control.reconcile(limited(None), ReconcileScope::Everything, Millis(0));
         assert_eq!(rate(&control), Some(3), "it is the operator's");
         for (wanted, scope) in [
             (Some(5), ReconcileScope::Everything),
             (Some(7), ReconcileScope::Changes),
             (Some(7), ReconcileScope::Everything),
         ] {
-            control.reconcile(limited(wanted), scope, Millis(0)).unwrap();
+            control.reconcile(limited(wanted), scope, Millis(0));
             assert_eq!((rate(&control), drift(&mut control)), (wanted, vec![]));
         }
         by_hand(&mut control, "#xvs limit set -t 192.0.2.100:80 --rate 9\n");
@@ -364,17 +370,15 @@ mod tests {
         assert_eq!(rate(&control), Some(9), "rules do not apply to it");
         assert_eq!(changed(control.reconcile(limited(None), ReconcileScope::Everything, Millis(0))), 1);
         assert_eq!((rate(&control), drift(&mut control)), (None, vec![]));
-        control.reconcile(limited(Some(5)), ReconcileScope::Changes, Millis(0)).unwrap();
-        control.reconcile(vec![(key(100), None)], ReconcileScope::Changes, Millis(0)).unwrap();
+        control.reconcile(limited(Some(5)), ReconcileScope::Changes, Millis(0));
+        control.reconcile(vec![(key(100), None)], ReconcileScope::Changes, Millis(0));
         assert_eq!((rate(&control), servers(&control, 100)), (None, None), "it ends with its service");
     }
 
     #[test]
     fn a_service_deleted_by_hand_is_restored_with_all_servers_or_not_at_all() {
         let mut control = control();
-        control
-            .reconcile(vec![(key(100), with(&[(1, 1), (2, 1)]))], ReconcileScope::Changes, Millis(0))
-            .unwrap();
+        control.reconcile(vec![(key(100), with(&[(1, 1), (2, 1)]))], ReconcileScope::Changes, Millis(0));
         by_hand(&mut control, "-D -t 192.0.2.100:80\n");
         let one_down = vec![(key(100), with(&[(2, 1)]))];
         assert_eq!(changed(control.reconcile(one_down, ReconcileScope::Changes, Millis(0))), 0);
@@ -396,7 +400,7 @@ mod tests {
     fn a_service_that_is_not_owned_is_not_touched_and_a_deleted_one_loses_all_its_servers() {
         let mut control = control();
         by_hand(&mut control, "-A -t 192.0.2.101:80\n-a -t 192.0.2.101:80 -r 192.0.2.7\n");
-        control.reconcile(vec![(key(100), with(&[(1, 1)]))], ReconcileScope::Everything, Millis(0)).unwrap();
+        control.reconcile(vec![(key(100), with(&[(1, 1)]))], ReconcileScope::Everything, Millis(0));
         by_hand(&mut control, "-a -t 192.0.2.100:80 -r 192.0.2.8\n");
         let gone = vec![(key(100), None), (key(101), None), (key(102), None)];
         assert_eq!(changed(control.reconcile(gone.clone(), ReconcileScope::Changes, Millis(0))), 1);
@@ -413,7 +417,7 @@ mod tests {
     #[test]
     fn refused_commands_are_warned_of_block_no_others_and_are_tried_again_each_second() {
         let mut control = control();
-        control.set_network(&network([192, 0, 2, 9], 25)).unwrap();
+        control.set_network(&network([192, 0, 2, 9], 25));
         control.datapath().full.insert([192, 0, 2, 101].into());
         let mut unknown = with(&[(5, 1)]);
         if let Some(unknown) = &mut unknown {
@@ -424,7 +428,7 @@ mod tests {
             (key(101), with(&[(2, 1), (3, 1)])),
             (key(102), unknown),
         ];
-        let reconciled = control.reconcile(wanted, ReconcileScope::Everything, Millis(0)).unwrap();
+        let reconciled = control.reconcile(wanted, ReconcileScope::Everything, Millis(0));
         let refused: Vec<_> = reconciled.refused.iter().map(|(command, _)| command_line(command)).collect();
         let expected = [
             "xvsadm -A -t 192.0.2.102:80 -s nosuch",
@@ -441,12 +445,12 @@ mod tests {
         assert_eq!((control.epoch(), &control.datapath().steered), (epoch, &steered), "nothing has changed");
         assert_eq!(control.warnings().len(), 3);
         control.datapath().full.clear();
-        control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
+        control.set_network(&network([192, 0, 2, 9], 24));
         control.tick(Millis(0) + 2 * SECOND).unwrap();
         assert_eq!(servers(&control, 100), Some(vec![(127, 1), (1, 1)]));
         assert_eq!(servers(&control, 101), Some(vec![(3, 1), (2, 1)]));
         assert_eq!(control.warnings().len(), 1);
-        control.reconcile(vec![(key(102), None)], ReconcileScope::Changes, Millis(0)).unwrap();
+        control.reconcile(vec![(key(102), None)], ReconcileScope::Changes, Millis(0));
         assert_eq!(control.warnings(), [""; 0]);
     }
 
@@ -454,7 +458,7 @@ mod tests {
     fn drift_is_warned_of_and_repaired_within_a_second() {
         let mut control = control();
         let wanted = vec![(key(100), with(&[(1, 1), (2, 1)])), (key(101), with(&[(3, 1)]))];
-        control.reconcile(wanted, ReconcileScope::Changes, Millis(0)).unwrap();
+        control.reconcile(wanted, ReconcileScope::Changes, Millis(0));
         by_hand(&mut control, "-e -t 192.0.2.100:80 -r 192.0.2.1 -w 0\n-A -t 192.0.2.105:80\n");
         control.tick(Millis(0) + SECOND).unwrap();
         let back = "xvsadm -e -t 192.0.2.100:80 -r 192.0.2.1:80 -g -w 1";
@@ -486,7 +490,7 @@ mod tests {
             let mut control = control();
             by_hand(&mut control, "-A -t 192.0.2.102:80\n");
             let before = [(1, 1), (2, 1)];
-            control.reconcile(vec![(key(100), with(&before))], ReconcileScope::Changes, Millis(0)).unwrap();
+            control.reconcile(vec![(key(100), with(&before))], ReconcileScope::Changes, Millis(0));
             let rules = "-A -t 192.0.2.100:80 -s sh\n-A -t 192.0.2.101:80\n";
             let rules = read_rules(rules, &SystemResolver::default()).unwrap();
             let rules = rules.into_iter().map(|rule| rule.command).collect();
@@ -500,7 +504,7 @@ mod tests {
             // One server fails; services that the rules added and deleted are owned by now.
             let wanted = [(100, [(2, 1)]), (101, [(3, 1)]), (102, [(4, 1)])];
             let wanted = wanted.map(|(last, servers)| (key(last), with(&servers))).to_vec();
-            control.reconcile(wanted, ReconcileScope::Changes, Millis(0)).unwrap();
+            control.reconcile(wanted, ReconcileScope::Changes, Millis(0));
             match verdict {
                 Some(verdict) => _ = control.handle(&ControlRequest::Confirm(verdict), Millis(0)).unwrap(),
                 None => _ = control.tick(Millis(0) + 11 * SECOND).unwrap(),
@@ -535,7 +539,10 @@ mod tests {
             (vec![0, 1], Some(vec![(1, 5), (2, 1)]))
         );
         assert_eq!(drift(&mut control), [""; 0], "disabling is no drift");
-        let enable = Command::Enable(Disabled { server: "192.0.2.1".parse().unwrap(), service: None });
+        let enable = Command::Delete(Object::Disabled(Disabled {
+            server: "192.0.2.1".parse().unwrap(),
+            service: None,
+        }));
         control.handle(&ControlRequest::Change(enable), Millis(0)).unwrap();
         assert_eq!(in_force(&mut control), [5, 1]);
     }
@@ -543,7 +550,7 @@ mod tests {
     #[test]
     fn a_load_report_outlives_an_edit_that_keeps_the_weight() {
         let mut control = control();
-        control.reconcile(vec![(key(100), with(&[(1, 100)]))], ReconcileScope::Changes, Millis(0)).unwrap();
+        control.reconcile(vec![(key(100), with(&[(1, 100)]))], ReconcileScope::Changes, Millis(0));
         let set = ControlRequest::Set { key: "feedback.services".to_owned(), value: "all".to_owned() };
         control.handle(&set, Millis(0)).unwrap();
         let report =
@@ -563,7 +570,7 @@ mod tests {
         }
         assert_eq!(changed(control.reconcile(vec![(key(100), nat)], ReconcileScope::Changes, Millis(0))), 1);
         assert_eq!(in_force(&mut control), moved);
-        control.reconcile(vec![(key(100), with(&[(1, 99)]))], ReconcileScope::Changes, Millis(0)).unwrap();
+        control.reconcile(vec![(key(100), with(&[(1, 99)]))], ReconcileScope::Changes, Millis(0));
         assert_eq!(in_force(&mut control), Weight(99));
     }
 
@@ -571,10 +578,11 @@ mod tests {
     fn a_late_worker_is_named_the_change_is_made_and_the_warning_ends_when_the_worker_is_back() {
         let mut control = control();
         control.datapath().late = Some("worker 1".to_owned());
-        let add = Command::AddService { key: key(101), options: ServiceOptions::of(Family::V4) };
+        let add = Command::Add(Rule::Service { key: key(101), options: ServiceOptions::of(Family::V4) });
         let late = CommandError::Late { who: "worker 1".to_owned() };
         assert_eq!(control.handle(&ControlRequest::Change(add.clone()), Millis(0)), Err(late.clone()));
-        let batch = ControlRequest::Restore(vec![Command::DeleteService(key(101)), add.clone(), add]);
+        let batch =
+            ControlRequest::Restore(vec![Command::Delete(Object::Service(key(101))), add.clone(), add]);
         let exists = CommandError::ServiceExists(key(101));
         let expected = Reply::Restored(vec![Ok(()), Err(late), Err(exists)]);
         assert_eq!(control.handle(&batch, Millis(0)), Ok(expected));
@@ -602,7 +610,7 @@ mod tests {
             steps in vec((vec(any_wanted(), 0..3), any::<bool>(), vec(any_change(), 0..4)), 1..12),
         ) {
             let mut control = control();
-            control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
+            control.set_network(&network([192, 0, 2, 9], 24));
             let mut owned: BTreeMap<ServiceKey, OwnedService> = BTreeMap::new();
             let count = steps.len();
             for (step, (wanted, everything, by_hand)) in steps.into_iter().enumerate() {
@@ -622,7 +630,7 @@ mod tests {
                 }
                 let everything = everything || step + 1 == count;
                 let scope = if everything { ReconcileScope::Everything } else { ReconcileScope::Changes };
-                control.reconcile(all, scope, Millis(0)).unwrap();
+                control.reconcile(all, scope, Millis(0));
                 for (key, _) in before.services().chain(control.state().services()) {
                     if !were.contains(key) && !owned.contains_key(key) {
                         prop_assert_eq!(before.service(key), control.state().service(key));
@@ -636,7 +644,7 @@ mod tests {
                         prop_assert!(running.is_some() || refused.contains_key(&Object::Service(*key)));
                         for (endpoint, options) in &wanted.destinations {
                             let there = running.as_ref().and_then(|service| service.destination(*endpoint));
-                            let is_refused = refused.contains_key(&Object::Destination(*key, *endpoint));
+                            let is_refused = refused.contains_key(&Object::Destination { service: *key, endpoint: *endpoint });
                             prop_assert!(is_refused || there.map(|dest| &dest.options) == Some(options));
                         }
                         let wanted = |at| wanted.destinations.iter().any(|(endpoint, _)| *endpoint == at);
@@ -653,8 +661,8 @@ mod tests {
                 }
                 // Steering equals that of a director on which the same state was restored by commands.
                 let mut plain = crate::control::tests::control();
-                plain.set_network(&network([192, 0, 2, 9], 24)).unwrap();
-                plain.handle(&ControlRequest::Restore(commands_of(control.state())), Millis(0)).unwrap();
+                plain.set_network(&network([192, 0, 2, 9], 24));
+                plain.handle(&ControlRequest::Restore(rules_of(control.state()).into_iter().map(Command::Add).collect()), Millis(0)).unwrap();
                 prop_assert_eq!(&control.datapath().steered, &plain.datapath().steered);
             }
         }
@@ -663,13 +671,13 @@ mod tests {
     #[test]
     fn nat_to_the_director_itself_is_refused_to_health_checks_as_to_operators() {
         let mut control = control();
-        control.set_network(&network([192, 0, 2, 9], 24)).unwrap();
+        control.set_network(&network([192, 0, 2, 9], 24));
         let mut wanted = with(&[(9, 1)]);
         if let Some(wanted) = &mut wanted {
             wanted.destinations[0].1.method = ForwardingMethod::Nat;
         }
         let ftp = "TCP 192.0.2.100:21".parse().unwrap();
-        let reconciled = control.reconcile(vec![(ftp, wanted)], ReconcileScope::Changes, Millis(0)).unwrap();
+        let reconciled = control.reconcile(vec![(ftp, wanted)], ReconcileScope::Changes, Millis(0));
         assert!(matches!(reconciled.refused[..], [(_, CommandError::NotSupported { .. })]));
     }
 }

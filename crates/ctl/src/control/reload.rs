@@ -6,7 +6,6 @@
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use xvs_dataplane::clock::Millis;
-use xvs_model::config::command::CommandError;
 use xvs_model::config::load_feedback::{Feedback, PREFIX};
 use xvs_model::config::reconcile::Repair;
 use xvs_model::config::settings::Ipvs;
@@ -33,11 +32,9 @@ pub struct Reloaded {
 }
 
 impl<D: Datapath> Control<D> {
-    /// Puts these settings in force. Returns the keys of `xvs set` that the file undoes.
-    ///
-    /// # Errors
-    /// As for [`Self::handle`], but for a late worker, which becomes a warning.
-    pub fn reload(&mut self, new: Reloaded, now: Millis) -> Result<Vec<String>, CommandError> {
+    /// Puts these settings in force. Returns the keys of `xvs set` that the file undoes. A late worker becomes a
+    /// warning.
+    pub fn reload(&mut self, new: Reloaded, now: Millis) -> Vec<String> {
         let Reloaded { changed, ipvs, feedback, repair, settings, toml } = new;
         let of_feedback = |key: &str| key.strip_prefix(PREFIX).map(str::to_owned);
         let feedback_keys: Vec<_> = changed.iter().filter_map(|key| of_feedback(key)).collect();
@@ -50,12 +47,9 @@ impl<D: Datapath> Control<D> {
         self.settings.tune(&self.registry.tuning);
         self.note_entry(|| Entry::Toml(toml, undone.clone()));
         let moved = self.registry.review_reports(&self.settings.feedback, now);
-        let published = self.publish();
+        let _ = self.publish();
         self.record_weights(&moved);
-        match published {
-            Err(error) if error.refusal().is_some() => Err(error),
-            _ => Ok(undone),
-        }
+        undone
     }
 
     /// Writes these lines to the journal.

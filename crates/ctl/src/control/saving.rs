@@ -7,6 +7,7 @@
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
@@ -18,14 +19,14 @@ use crate::control::datapath::Datapath;
 use crate::control::owned_services::OwnedServices;
 use crate::journal::Journal;
 use crate::journal::format::Entry;
-use crate::journal::replay::{TimeoutsBySource, commands_without_timeouts};
+use crate::journal::replay::{TimeoutsBySource, rules_without_timeouts};
 
 impl<D: Datapath> Control<D> {
     /// Takes over the timeouts of an earlier daemon, and begins a journal with the present state. `settings` were
     /// carried out by `xvs set`; `refused` are synchronization daemons that could not start, which are tried again.
     ///
     /// # Errors
-    /// As for [`Self::handle`]. A journal that cannot be written becomes a warning.
+    /// The timeouts are refused. A journal that cannot be written becomes a warning.
     pub fn begin_journal(
         &mut self,
         timeouts: &TimeoutsBySource,
@@ -36,9 +37,9 @@ impl<D: Datapath> Control<D> {
     ) -> Result<(), CommandError> {
         self.lists.starting = false;
         for (timeouts, source) in timeouts.iter() {
-            let command = Command::SetTimeouts(timeouts);
-            self.admit(&self.state, &command)?;
-            self.change(&command, now)?;
+            let command = Command::Add(Rule::Timeouts(timeouts));
+            let prepared = self.prepare(&command)?;
+            self.carry_out(prepared, now)?;
             self.settings.note_timeouts(&command, source);
         }
         refused.into_iter().for_each(|(daemon, why)| self.await_daemon(daemon, &why));
@@ -50,7 +51,9 @@ impl<D: Datapath> Control<D> {
             journal.write_anew(&entries(&self.state, &self.owned));
             self.journal = Some(journal);
         }
-        self.publish()
+        // A late worker becomes a warning.
+        let _ = self.publish();
+        Ok(())
     }
 
     /// Carries out a command of the keepalived.conf.
@@ -60,7 +63,7 @@ impl<D: Datapath> Control<D> {
     pub fn change_for_keepalived(&mut self, command: &Command, now: Millis) -> Result<Reply, CommandError> {
         // The file sets its timeouts again at the next start, over those that were set before it.
         let journal = match command {
-            Command::SetTimeouts(_) => self.journal.take(),
+            Command::Add(Rule::Timeouts(_)) => self.journal.take(),
             _ => None,
         };
         let answer = self.handle(&ControlRequest::Change(command.clone()), now);
@@ -78,7 +81,7 @@ impl<D: Datapath> Control<D> {
             let Some(journal) = &mut self.journal else { continue };
             match command {
                 Command::Zero(_) => {}
-                Command::SetTimeouts(timeouts) => journal.note(&Entry::Timeouts(*timeouts, source)),
+                Command::Add(Rule::Timeouts(timeouts)) => journal.note(&Entry::Timeouts(*timeouts, source)),
                 _ if self.owned.owns_object_of(command) => {}
                 _ => journal.note(&Entry::Change(command.clone())),
             }
@@ -102,10 +105,10 @@ impl<D: Datapath> Control<D> {
     pub(super) fn note_owned(&mut self, key: ServiceKey, limit: Option<ClientLimit>) {
         let is_new = limit.is_some() && !self.owned.wanted.limits().contains_key(&key);
         if is_new && self.state.limits().contains_key(&key) {
-            self.note_entry(|| Entry::Change(Command::DeleteLimit(key)));
+            self.note_entry(|| Entry::Change(Command::Delete(Object::Limit(key))));
         }
         if !self.owned.owns(&key) && self.state.service(&key).is_some() {
-            self.note_entry(|| Entry::Change(Command::DeleteService(key)));
+            self.note_entry(|| Entry::Change(Command::Delete(Object::Service(key))));
         }
     }
 
@@ -144,7 +147,7 @@ impl<D: Datapath> Control<D> {
 fn entries(state: &State, owned: &OwnedServices) -> Vec<Entry> {
     let mut state = owned.without_limits(state);
     owned.services().for_each(|key| state.set_service(key, None));
-    commands_without_timeouts(&state).map(Entry::Change).collect()
+    rules_without_timeouts(&state).map(Command::Add).map(Entry::Change).collect()
 }
 
 #[cfg(test)]
@@ -219,9 +222,9 @@ mod tests {
         });
         prop_oneof![
             12 => any_change(),
-            1 => select(servers.clone()).prop_map(Command::Disable),
-            1 => select(servers).prop_map(Command::Enable),
-            1 => timeouts.prop_map(Command::SetTimeouts),
+            1 => select(servers.clone()).prop_map(|servers| Command::Add(Rule::Disabled(servers))),
+            1 => select(servers).prop_map(|servers| Command::Delete(Object::Disabled(servers))),
+            1 => timeouts.prop_map(|timeouts| Command::Add(Rule::Timeouts(timeouts))),
             1 => Just(Command::Zero(None)),
         ]
     }
@@ -234,8 +237,8 @@ mod tests {
         let rate = |rate| ClientLimit { rate, ..ClientLimit::default() };
         let limit = prop::option::weighted(0.5, select(vec![rate(5), rate(7)]));
         let by_hand = (any_service(), limit.clone()).prop_map(|(service, limit)| match limit {
-            Some(limit) => Command::SetLimit { service, limit },
-            None => Command::DeleteLimit(service),
+            Some(limit) => Command::Add(Rule::Limit { service, limit }),
+            None => Command::Delete(Object::Limit(service)),
         });
         prop_oneof![
             2 => by_hand.prop_map(|command| Step::Request(ControlRequest::Change(command))),
@@ -271,7 +274,7 @@ mod tests {
                 match &step {
                     Step::Request(request) => _ = control.handle(request, now),
                     Step::Reconcile(key, wanted) => {
-                        control.reconcile(vec![(*key, wanted.clone())], ReconcileScope::Changes, now).unwrap();
+                        control.reconcile(vec![(*key, wanted.clone())], ReconcileScope::Changes, now);
                     }
                     Step::Time => now = now + Duration::from_secs(2),
                 }
@@ -284,7 +287,7 @@ mod tests {
                     continue;
                 }
                 let entries_of_journal: Vec<_> =
-                    commands_without_timeouts(&replayed.state).map(Entry::Change).collect();
+                    rules_without_timeouts(&replayed.state).map(Command::Add).map(Entry::Change).collect();
                 prop_assert_eq!(entries(control.state(), &control.owned), entries_of_journal, "after {:?}", step);
                 prop_assert_eq!(control.state().timeouts(), replayed.state.timeouts());
                 let sources = control.settings.sourced_timeouts(control.state().timeouts());
@@ -308,7 +311,10 @@ mod tests {
         let mut control = directory.control();
         let add = |key: &str| {
             let key: ServiceKey = key.parse().unwrap();
-            ControlRequest::Change(Command::AddService { key, options: ServiceOptions::of(key.family()) })
+            ControlRequest::Change(Command::Add(Rule::Service {
+                key,
+                options: ServiceOptions::of(key.family()),
+            }))
         };
         for service in ["TCP 192.0.2.100:80", "UDP [2001:db8::1]:53", "FWM 7"] {
             control.handle(&add(service), Millis(0)).unwrap();
@@ -336,10 +342,10 @@ mod tests {
         let directory = Directory::new("anew");
         let mut control = directory.control();
         let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
-        let add = Command::AddService { key, options: ServiceOptions::of(key.family()) };
+        let add = Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) });
         let mut longest = 0;
         for round in 0..200 {
-            let command = if round % 2 == 0 { add.clone() } else { Command::DeleteService(key) };
+            let command = if round % 2 == 0 { add.clone() } else { Command::Delete(Object::Service(key)) };
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
             longest = longest.max(read(&directory.journal()).entries.len());
         }
@@ -365,15 +371,15 @@ mod tests {
             settings: Vec::new(),
             toml: toml.clone(),
         };
-        assert_eq!(control.reload(new, Millis(0)).unwrap(), ["sloppy_tcp"]);
+        assert_eq!(control.reload(new, Millis(0)), ["sloppy_tcp"]);
         let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
-        let add = Command::AddService { key, options: ServiceOptions::of(key.family()) };
+        let add = Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) });
         // At the end the journal was written anew.
         for round in 0..200 {
             let Contents { header, entries, .. } = read(&directory.journal());
             let settings: Vec<_> = Replayed::of(&entries).settings.into_keys().collect();
             assert_eq!((header.toml, settings), (toml.clone(), vec!["sloppy_sctp".to_owned()]), "{round}");
-            let command = if round % 2 == 0 { add.clone() } else { Command::DeleteService(key) };
+            let command = if round % 2 == 0 { add.clone() } else { Command::Delete(Object::Service(key)) };
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
         }
     }
@@ -384,7 +390,10 @@ mod tests {
         let mut control = directory.control();
         let change = |last: u8| {
             let key: ServiceKey = format!("TCP 192.0.2.{last}:80").parse().unwrap();
-            ControlRequest::Change(Command::AddService { key, options: ServiceOptions::of(key.family()) })
+            ControlRequest::Change(Command::Add(Rule::Service {
+                key,
+                options: ServiceOptions::of(key.family()),
+            }))
         };
         // A device that is always full, in the place of the file.
         control
@@ -416,7 +425,7 @@ mod tests {
         control.journal.as_mut().unwrap().append_to(full);
         fs::create_dir(directory.0.join("journal.new")).unwrap();
         let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
-        let change = Command::AddService { key, options: ServiceOptions::of(key.family()) };
+        let change = Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) });
         control.handle(&ControlRequest::Change(change), Millis(0)).unwrap();
         let refused = control.complete_journal().unwrap_err().to_string();
         assert!(refused.contains("would lose changes") && refused.contains("make room"), "{refused}");
@@ -429,12 +438,15 @@ mod tests {
     fn rules_that_wait_to_be_confirmed_are_taken_back_at_a_restart_and_confirmed_ones_stay() {
         let directory = Directory::new("unconfirmed");
         let mut control = directory.control();
-        let timeouts = |tcp_seconds| Command::SetTimeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET });
+        let timeouts =
+            |tcp_seconds| Command::Add(Rule::Timeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET }));
         control.handle(&ControlRequest::Change(timeouts(100)), Millis(0)).unwrap();
         let before = control.state().clone();
         let key: ServiceKey = "TCP 192.0.2.100:80".parse().unwrap();
-        let rules =
-            vec![Command::AddService { key, options: ServiceOptions::of(key.family()) }, timeouts(200)];
+        let rules = vec![
+            Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) }),
+            timeouts(200),
+        ];
         control
             .handle(
                 &ControlRequest::Apply { rules, confirm_within_seconds: Some(60), keeps_locals: false },
@@ -454,7 +466,8 @@ mod tests {
     fn timeouts_of_the_keepalived_conf_are_not_kept_and_the_former_ones_are() {
         let directory = Directory::new("keepalived");
         let mut control = directory.control();
-        let timeouts = |tcp_seconds| Command::SetTimeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET });
+        let timeouts =
+            |tcp_seconds| Command::Add(Rule::Timeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET }));
         control.handle(&ControlRequest::Change(timeouts(100)), Millis(0)).unwrap();
         control.change_for_keepalived(&timeouts(200), Millis(0)).unwrap();
         assert_eq!(control.state().timeouts().tcp_seconds, 200);

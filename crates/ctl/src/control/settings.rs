@@ -12,6 +12,7 @@ use xvs_dataplane::snapshot::{ConnReuse, MssClamp, Settings};
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::load_feedback::Feedback;
+use xvs_model::config::rule::Rule;
 use xvs_model::config::settings;
 use xvs_model::config::settings::{Ipvs, Memory};
 use xvs_model::config::sync_daemon::SyncRole;
@@ -66,7 +67,7 @@ impl ActiveSettings {
 
     /// Notes where the timeouts that a command sets come from.
     pub(super) fn note_timeouts(&mut self, command: &Command, source: Source) {
-        let Command::SetTimeouts(timeouts) = command else { return };
+        let Command::Add(Rule::Timeouts(timeouts)) = command else { return };
         let set = timeouts_by_key(*timeouts).into_iter().filter(|(_, value)| *value != 0);
         self.changed.extend(set.map(|(key, _)| (key, source)));
         self.list = None;

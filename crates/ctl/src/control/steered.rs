@@ -8,6 +8,7 @@ use xvs_dataplane::steering::SteeringRules;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::local_address::LocalAddress;
+use xvs_model::config::rule::Object;
 use xvs_proto::network::{Network, Route, RouteAction, Table};
 use xvs_proto::{Endpoint, Family, Prefix};
 use xvs_sched::ServiceKey;
@@ -56,33 +57,19 @@ pub(super) struct Services<'a> {
 impl Steered {
     /// Notes a command that is about to be carried out on this state.
     pub(super) fn note(&mut self, command: &Command, before: &State) {
-        match command {
-            Command::AddService { key, .. }
-            | Command::DeleteService(key)
-            | Command::AddDestination { service: key, .. }
-            | Command::EditDestination { service: key, .. }
-            | Command::DeleteDestination { service: key, .. } => self.due.add(*key),
-            Command::DeleteLocal(addr) => {
-                self.deleted_locals.extend(before.locals().iter().filter(|local| local.addr == *addr));
+        match command.object() {
+            None if *command == Command::Flush => self.set_all_due(),
+            Some(Object::Mark(_)) => self.set_all_due(),
+            Some(Object::Local(addr)) => {
+                if let Command::Delete(_) = command {
+                    self.deleted_locals.extend(before.locals().iter().filter(|local| local.addr == addr));
+                }
                 self.set_all_due();
             }
-            Command::Flush | Command::AddMark(_) | Command::DeleteMark(_) | Command::AddLocal(_) => {
-                self.set_all_due()
-            }
-            Command::EditService { .. }
-            | Command::Zero(_)
-            | Command::SetTimeouts(_)
-            | Command::StartDaemon(_)
-            | Command::StopDaemon(_)
-            | Command::Disable(_)
-            | Command::Enable(_)
-            | Command::SetLimit { .. }
-            | Command::DeleteLimit(_)
-            | Command::Quic { .. }
-            | Command::AddListed { .. }
-            | Command::DeleteListed { .. }
-            | Command::SetListFile { .. }
-            | Command::UnsetListFile(_) => {}
+            // An edited service is steered as before.
+            Some(Object::Service(_)) if matches!(command, Command::EditService { .. }) => {}
+            Some(Object::Service(key) | Object::Destination { service: key, .. }) => self.due.add(key),
+            _ => {}
         }
     }
 

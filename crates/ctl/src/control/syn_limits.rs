@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use xvs_dataplane::snapshot::syn_limits::{SynLimit, SynLimits};
 use xvs_model::config::client_limit::LimitReport;
 use xvs_model::config::command::Command;
+use xvs_model::config::rule::{Object, Rule};
 
 use super::Control;
 use super::datapath::Datapath;
@@ -15,16 +16,14 @@ use super::datapath::Datapath;
 impl<D: Datapath> Control<D> {
     /// Notes what a command means for limits, which outlive their services.
     pub(super) fn note_limit(&mut self, command: &Command) {
-        if matches!(command, Command::SetLimit { limit, .. } if limit.is_of_clients()) {
+        if matches!(command, Command::Add(Rule::Limit { limit, .. }) if limit.is_of_clients()) {
             self.publication.snapshot.clients.provide();
         }
-        self.syn_limits_due |= match command {
-            Command::SetLimit { .. } | Command::DeleteLimit(_) => true,
-            Command::AddService { key, .. } | Command::DeleteService(key) => {
-                self.state.limits().contains_key(key)
-            }
-            Command::Flush => !self.state.limits().is_empty(),
-            _ => false,
+        self.syn_limits_due |= match command.object() {
+            None => *command == Command::Flush && !self.state.limits().is_empty(),
+            Some(Object::Limit(_)) => true,
+            Some(Object::Service(key)) => self.state.limits().contains_key(&key),
+            Some(_) => false,
         };
     }
 

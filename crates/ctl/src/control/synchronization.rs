@@ -12,12 +12,15 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::sync_backup::SyncBackup;
 use xvs_dataplane::snapshot::sync_master::{SyncMaster, SyncRules};
 use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::desired_state::Accepted;
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::settings::Ipvs;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_proto::Prefix;
 use xvs_proto::sync::Version;
 
 use crate::control::Control;
+use crate::control::change::Prepared;
 use crate::control::datapath::{Datapath, SyncSockets};
 
 impl<D: Datapath> Control<D> {
@@ -46,15 +49,15 @@ impl<D: Datapath> Control<D> {
     }
 
     /// The result of a command's check. A daemon's missing interface is reported before a daemon that already runs.
-    pub(super) fn with_device(
+    pub(super) fn with_device<'a>(
         &self,
         command: &Command,
-        checked: Result<(), CommandError>,
-    ) -> Result<(), CommandError> {
+        checked: Result<Accepted<'a>, CommandError>,
+    ) -> Result<Accepted<'a>, CommandError> {
         match (command, checked) {
             (
-                Command::StartDaemon(SyncDaemon { interface, .. }),
-                Ok(()) | Err(CommandError::DaemonRunning(_)),
+                Command::Add(Rule::Daemon(SyncDaemon { interface, .. })),
+                Ok(_) | Err(CommandError::DaemonRunning(_)),
             ) if !self.devices.contains_key(interface) => Err(CommandError::NoSuchDevice(interface.clone())),
             (_, checked) => checked,
         }
@@ -62,7 +65,7 @@ impl<D: Datapath> Control<D> {
 
     /// Refuses a daemon of which a peer is this director, or a broadcast address.
     pub(super) fn refuse_own_peer(&self, command: &Command) -> Result<(), CommandError> {
-        let Command::StartDaemon(SyncDaemon { role, peers, .. }) = command else { return Ok(()) };
+        let Command::Add(Rule::Daemon(SyncDaemon { role, peers, .. })) = command else { return Ok(()) };
         let own = |peer: &&IpAddr| {
             let mut addresses = self.marks.links().iter().flat_map(|link| &link.addresses);
             addresses.any(|(addr, _)| addr == *peer)
@@ -80,31 +83,32 @@ impl<D: Datapath> Control<D> {
         })
     }
 
-    /// Carries out all of these commands that are about daemons, or none of them.
+    /// Carries out all of these commands, which start or stop daemons, or none of them.
     ///
     /// # Errors
     /// Sockets cannot be opened; then the former daemons run again.
-    pub(super) fn change_daemons(&mut self, commands: &[Command], now: Millis) -> Result<(), CommandError> {
+    pub(super) fn change_daemons(
+        &mut self,
+        commands: Vec<Prepared<'_>>,
+        now: Millis,
+    ) -> Result<(), CommandError> {
         let former = self.state.daemons().to_vec();
-        let changed = commands
-            .iter()
-            .filter(|command| is_about_a_daemon(command))
-            .try_for_each(|command| self.change(command, now));
+        let changed = commands.into_iter().try_for_each(|prepared| self.carry_out(prepared, now));
         if changed.is_err() {
             for role in [SyncRole::Master, SyncRole::Backup] {
-                let of = |all: &[SyncDaemon]| all.iter().find(|daemon| daemon.role == role).cloned();
-                let (before, after) = (of(&former), of(self.state.daemons()));
+                let before = former.iter().find(|daemon| daemon.role == role);
+                let after = self.state.daemons().iter().find(|daemon| daemon.role == role);
                 if before == after {
                     continue;
                 }
                 if after.is_some() {
                     // It is in the state.
-                    let _ = self.change(&Command::StopDaemon(role), now);
+                    let _ = self.change_daemon(&Command::Delete(Object::Daemon(role)), now);
                 }
                 if let Some(daemon) = before
-                    && let Err(error) = self.change(&Command::StartDaemon(daemon.clone()), now)
+                    && let Err(error) = self.change_daemon(&Command::Add(Rule::Daemon(daemon.clone())), now)
                 {
-                    self.await_daemon(daemon, &error);
+                    self.await_daemon(daemon.clone(), &error);
                 }
             }
             let _ = self.publish();
@@ -112,10 +116,15 @@ impl<D: Datapath> Control<D> {
         changed
     }
 
+    fn change_daemon(&mut self, command: &Command, now: Millis) -> Result<(), CommandError> {
+        let accepted = self.state.check(command)?;
+        self.enter(accepted, now)
+    }
+
     /// Wants a daemon that cannot run now. It is tried again each second.
     pub(super) fn await_daemon(&mut self, daemon: SyncDaemon, why: &CommandError) {
         let role = daemon.role;
-        if self.state.apply(&Command::StartDaemon(daemon)).is_ok() {
+        if self.state.apply(&Command::Add(Rule::Daemon(daemon))).is_ok() {
             self.waiting.insert(role, why.to_string());
         }
     }
@@ -216,7 +225,7 @@ impl<D: Datapath> Control<D> {
 
 /// Whether a command starts or stops a daemon.
 pub(super) fn is_about_a_daemon(command: &Command) -> bool {
-    matches!(command, Command::StartDaemon(_) | Command::StopDaemon(_))
+    matches!(command, Command::Add(Rule::Daemon(_)) | Command::Delete(Object::Daemon(_)))
 }
 
 fn rules(ipvs: &Ipvs) -> SyncRules {

@@ -219,7 +219,7 @@ impl InMemory {
         }
         self.port.set_links(network.links.len() as u16);
         self.control.set_devices(&network.links);
-        self.control.set_network(&network).map_err(|error| error.to_string())?;
+        self.control.set_network(&network);
         self.network = network;
         Ok(())
     }
@@ -244,8 +244,8 @@ impl InMemory {
     ///
     /// # Errors
     /// As for [`Control::handle`].
-    pub fn set_vip_probes(&mut self, probes: Option<Arc<VipProbes>>) -> Result<(), CommandError> {
-        self.control.set_vip_probes(probes)
+    pub fn set_vip_probes(&mut self, probes: Option<Arc<VipProbes>>) {
+        self.control.set_vip_probes(probes);
     }
 
     /// Injects up to [`BURST`](xvs_xdp::BURST) frames on a link; on `lo`, frames that the director sends to itself.

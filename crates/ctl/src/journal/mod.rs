@@ -18,6 +18,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use xvs_model::config::command::Command;
+use xvs_model::config::rule::Rule;
 use xvs_model::report::setting::Source;
 
 use crate::journal::format::{Entry, Header, line_of};
@@ -79,7 +80,7 @@ impl Journal {
             }
             Entry::Unconfirmed(commands) => {
                 for command in commands {
-                    if let Command::SetTimeouts(timeouts) = command {
+                    if let Command::Add(Rule::Timeouts(timeouts)) = command {
                         self.timeouts.note(*timeouts, Source::RulesFile);
                     }
                 }

@@ -8,7 +8,8 @@ use std::collections::BTreeMap;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::difference::{Difference, commands_for, commands_of, reversal};
+use xvs_model::config::difference::{Difference, commands_for, reversal, rules_of};
+use xvs_model::config::rule::Rule;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::report::setting::Source;
 
@@ -42,7 +43,7 @@ impl Replayed {
             match entry {
                 Entry::Change(command) => replayed.apply(command, Source::XvsadmSet),
                 Entry::Timeouts(timeouts, source) => {
-                    replayed.apply(&Command::SetTimeouts(*timeouts), *source);
+                    replayed.apply(&Command::Add(Rule::Timeouts(*timeouts)), *source);
                 }
                 Entry::Set { key, value } => _ = replayed.settings.insert(key.clone(), value.clone()),
                 Entry::Toml(_, undone) => undone.iter().for_each(|key| _ = replayed.settings.remove(key)),
@@ -58,7 +59,7 @@ impl Replayed {
             (replayed.taken_back, _) = reversal(&replayed.state, &applied, &former);
             let commands = commands_for(&replayed.taken_back);
             commands.iter().for_each(|command| replayed.apply(command, Source::Default));
-            if commands.iter().any(|command| matches!(command, Command::SetTimeouts(_))) {
+            if commands.iter().any(|command| matches!(command, Command::Add(Rule::Timeouts(_)))) {
                 replayed.timeouts = timeouts;
             }
         }
@@ -68,8 +69,8 @@ impl Replayed {
     /// Carries out a command, and notes the source of timeouts.
     pub fn apply(&mut self, command: &Command, source: Source) {
         match self.state.apply(command) {
-            Ok(_) => {
-                if let Command::SetTimeouts(timeouts) = command {
+            Ok(()) => {
+                if let Command::Add(Rule::Timeouts(timeouts)) = command {
                     self.timeouts.note(*timeouts, source);
                 }
             }
@@ -78,9 +79,9 @@ impl Replayed {
     }
 }
 
-/// The commands that give a state from an empty one, but for its timeouts.
-pub fn commands_without_timeouts(state: &State) -> impl Iterator<Item = Command> {
-    commands_of(state).into_iter().filter(|command| !matches!(command, Command::SetTimeouts(_)))
+/// The rules that give a state from an empty one, but for its timeouts.
+pub fn rules_without_timeouts(state: &State) -> impl Iterator<Item = Rule> {
+    rules_of(state).into_iter().filter(|rule| !matches!(rule, Rule::Timeouts(_)))
 }
 
 impl TimeoutsBySource {

@@ -14,11 +14,12 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{commands_for, file_differences};
+use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::report::setting::Source;
 
 use crate::journal::format::{Contents, FileRecord, Header};
-use crate::journal::replay::{Replayed, TimeoutsBySource, commands_without_timeouts};
+use crate::journal::replay::{Replayed, TimeoutsBySource, rules_without_timeouts};
 use crate::journal::{Journal, NAME, REFUSED};
 
 /// The files that xvsd is configured with, as they are now.
@@ -119,8 +120,8 @@ impl Beginning {
             for command in &commands {
                 match command {
                     // The others keep their sources.
-                    Command::SetTimeouts(_) => {
-                        replayed.apply(&Command::SetTimeouts(new.timeouts()), Source::RulesFile);
+                    Command::Add(Rule::Timeouts(_)) => {
+                        replayed.apply(&Command::Add(Rule::Timeouts(new.timeouts())), Source::RulesFile);
                     }
                     command => replayed.apply(command, Source::RulesFile),
                 }
@@ -133,7 +134,7 @@ impl Beginning {
             false => Header::new(files.toml, files.rules, rules_commands),
         };
         let Replayed { state, timeouts, settings, .. } = replayed;
-        let commands = commands_without_timeouts(&state).map(|command| (None, command)).collect();
+        let commands = rules_without_timeouts(&state).map(|rule| (None, rule.into())).collect();
         (
             header,
             Self {
@@ -199,7 +200,7 @@ mod tests {
     use std::{env, process};
 
     use xvs_ipvsadm::{SystemResolver, read_rules};
-    use xvs_model::config::difference::commands_of;
+    use xvs_model::config::difference::rules_of;
 
     use crate::journal::format::Entry;
     use crate::journal::start::*;
@@ -225,7 +226,7 @@ mod tests {
     /// A journal that was loaded from `old`, and has these changes.
     fn journal(old: &str, changes: &str) -> Contents {
         let entries = commands(old).into_iter().chain(commands(changes)).map(|command| match command {
-            Command::SetTimeouts(timeouts) => Entry::Timeouts(timeouts, Source::XvsadmSet),
+            Command::Add(Rule::Timeouts(timeouts)) => Entry::Timeouts(timeouts, Source::XvsadmSet),
             command => Entry::Change(command),
         });
         let set = |key: &str| Entry::Set { key: key.to_owned(), value: "1".to_owned() };
@@ -244,9 +245,9 @@ mod tests {
     /// The lines that `xvsadm -S` prints for the state of these rules.
     fn saved(rules: &str) -> String {
         let (wanted, _) = state_of_lines(&mut lines(rules));
-        let all = commands_of(wanted.state());
-        let all = all.iter().filter(|command| !matches!(command, Command::SetTimeouts(_)));
-        all.map(command_line).collect::<Vec<_>>().join("\n")
+        let all = rules_of(wanted.state());
+        let all = all.into_iter().filter(|rule| !matches!(rule, Rule::Timeouts(_)));
+        all.map(|rule| command_line(&rule.into())).collect::<Vec<_>>().join("\n")
     }
 
     const A: &str = "-A -t 192.0.2.100:80 -s rr\n-a -t 192.0.2.100:80 -r 192.0.2.1 -m\n";

@@ -18,6 +18,7 @@ use xvs_dataplane::snapshot::{Destination, DestinationId, PersistenceScope, Snap
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::maintenance::{Disabled, DisabledServers};
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::report::listing::{DestinationRow, ServiceRow};
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{Change, Tuning};
@@ -100,14 +101,14 @@ impl Registry {
     /// changed services in the snapshot, so a batch builds each service once.
     pub fn apply(&mut self, command: &Command, state: &State, snapshot: &mut Snapshot, now: Millis) {
         match command {
-            Command::AddService { key, options } => self.add_service(*key, &options.scheduler),
+            Command::Add(Rule::Service { key, options }) => self.add_service(*key, &options.scheduler),
             Command::EditService { key, options } => self.edit_service(*key, &options.scheduler),
-            Command::DeleteService(key) => self.remove_service(*key, snapshot, now),
+            Command::Delete(Object::Service(key)) => self.remove_service(*key, snapshot, now),
             Command::Flush => {
                 let keys: Vec<_> = self.services.keys().copied().collect();
                 keys.into_iter().for_each(|key| self.remove_service(key, snapshot, now));
             }
-            Command::AddDestination { service, endpoint, options } => {
+            Command::Add(Rule::Destination { service, endpoint, options }) => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 let mut dest = self.restore_or_create(*service, *endpoint, &entry.live);
                 dest.last_weight = Weight(0);
@@ -123,7 +124,7 @@ impl Registry {
                 }
                 self.store_changed(*service, entry, Change::Edited);
             }
-            Command::DeleteDestination { service, endpoint } => {
+            Command::Delete(Object::Destination { service, endpoint }) => {
                 let Some(mut entry) = self.services.remove(service) else { return };
                 if let Some(position) = entry.destinations.iter().position(|dest| dest.endpoint == *endpoint)
                 {
@@ -133,25 +134,14 @@ impl Registry {
                 }
             }
             Command::Zero(key) => self.zero(*key),
-            Command::Disable(servers) | Command::Enable(servers) => {
-                self.set_disabled(*servers, state.disabled())
-            }
-            Command::SetLimit { service, .. }
-            | Command::DeleteLimit(service)
-            | Command::Quic { service, .. } => {
-                self.unbuilt.extend(self.services.contains_key(service).then_some(*service));
-            }
-            Command::SetTimeouts(_)
-            | Command::StartDaemon(_)
-            | Command::StopDaemon(_)
-            | Command::AddMark(_)
-            | Command::DeleteMark(_)
-            | Command::AddLocal(_)
-            | Command::DeleteLocal(_)
-            | Command::AddListed { .. }
-            | Command::DeleteListed { .. }
-            | Command::SetListFile { .. }
-            | Command::UnsetListFile(_) => {}
+            Command::Add(_) | Command::Delete(_) => match command.object() {
+                Some(Object::Disabled(servers)) => self.set_disabled(servers, state.disabled()),
+                Some(Object::Limit(service) | Object::Quic { service, .. }) => {
+                    self.unbuilt.extend(self.services.contains_key(&service).then_some(service));
+                }
+                // Nothing else concerns a service or its destinations.
+                _ => {}
+            },
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use xvs_dataplane::snapshot::Service;
 use xvs_dataplane::snapshot::quic::Quic;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::quic_change::QuicConfig;
+use xvs_model::config::quic_rule::QuicConfig;
 use xvs_proto::quic::Decoder;
 
 use crate::registry::{QuicKeys, Registry};

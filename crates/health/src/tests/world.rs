@@ -1,5 +1,7 @@
 //! The simulated network of the tests, and the engine in it.
 
+use xvs_model::config::rule::Rule;
+
 use super::*;
 
 /// How a simulated server behaves when it is probed.
@@ -133,7 +135,7 @@ impl Environment for Arc<World> {
     }
 
     fn execute(&self, command: Command) -> Result<(), CommandError> {
-        if let Command::SetTimeouts(wanted) = command {
+        if let Command::Add(Rule::Timeouts(wanted)) = command {
             self.timeouts.lock().unwrap().update(wanted);
         }
         Ok(())

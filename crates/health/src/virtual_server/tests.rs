@@ -10,6 +10,7 @@ use crate::virtual_server::*;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::maintenance::Disabled;
+use xvs_model::config::rule::Rule;
 use xvs_model::report::health::AgentMode;
 
 /// The first virtual server of a configuration.
@@ -108,7 +109,7 @@ fn disabled(servers: &[&str]) -> Arc<DisabledServers> {
     let mut all = State::default();
     for server in servers {
         let server = Disabled { server: server.parse().unwrap(), service: None };
-        all.apply(&Command::Disable(server)).unwrap();
+        all.apply(&Command::Add(Rule::Disabled(server))).unwrap();
     }
     Arc::new(all.disabled().clone())
 }

@@ -17,7 +17,8 @@ use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::Destination;
-use xvs_model::config::difference::commands_of;
+use xvs_model::config::difference::rules_of;
+use xvs_model::config::rule::Rule;
 use xvs_model::config::service::Service;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
@@ -39,7 +40,7 @@ struct Model {
 
 impl Model {
     fn change(&mut self, command: &Command) -> Result<(), CommandError> {
-        if let Command::StartDaemon(daemon) = command
+        if let Command::Add(Rule::Daemon(daemon)) = command
             && !self.interfaces.contains(&daemon.interface)
         {
             return Err(CommandError::NoSuchDevice(daemon.interface.clone()));
@@ -92,11 +93,9 @@ impl Director for Model {
                 Reply::Services(rows)
             }
             Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(self.state.timeouts()),
-            Request::Control(ControlRequest::Rules) => Reply::Rules {
-                commands: commands_of(&self.state),
-                owned: Vec::new(),
-                owned_limits: Vec::new(),
-            },
+            Request::Control(ControlRequest::Rules) => {
+                Reply::Rules { rules: rules_of(&self.state), owned: Vec::new(), owned_limits: Vec::new() }
+            }
             Request::Control(ControlRequest::Daemons) => Reply::Daemons(self.state.daemons().to_vec()),
             other => panic!("ipvsadm's commands do not send {other:?}"),
         })

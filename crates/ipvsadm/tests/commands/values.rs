@@ -12,6 +12,7 @@ use xvs_ipvsadm::output;
 use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::config::timeouts::Timeouts;
@@ -21,21 +22,23 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 /// A change as `kernel.c` prints it: the number of the kernel's command, then its arguments.
 fn recorded(command: &Command) -> String {
     match command {
-        Command::AddService { key, options } => format!("1{}{}", service(key), service_options(key, options)),
+        Command::Add(Rule::Service { key, options }) => {
+            format!("1{}{}", service(key), service_options(key, options))
+        }
         Command::EditService { key, options } => {
             format!("2{}{}", service(key), service_options(key, options))
         }
-        Command::DeleteService(key) => format!("3{}", service(key)),
-        Command::AddDestination { service: of, endpoint: at, options } => {
+        Command::Delete(Object::Service(key)) => format!("3{}", service(key)),
+        Command::Add(Rule::Destination { service: of, endpoint: at, options }) => {
             format!("5{}{}{}", service(of), endpoint(*at), destination_options(options))
         }
         Command::EditDestination { service: of, endpoint: at, options } => {
             format!("6{}{}{}", service(of), endpoint(*at), destination_options(options))
         }
-        Command::DeleteDestination { service: of, endpoint: at } => {
+        Command::Delete(Object::Destination { service: of, endpoint: at }) => {
             format!("7{}{}", service(of), endpoint(*at))
         }
-        Command::StartDaemon(daemon) => format!(
+        Command::Add(Rule::Daemon(daemon)) => format!(
             "9 {} {} {} {} {} {}",
             role(daemon.role),
             daemon.interface,
@@ -44,8 +47,8 @@ fn recorded(command: &Command) -> String {
             daemon.port,
             daemon.ttl
         ),
-        Command::StopDaemon(of) => format!("10 {}", role(*of)),
-        Command::SetTimeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds }) => {
+        Command::Delete(Object::Daemon(of)) => format!("10 {}", role(*of)),
+        Command::Add(Rule::Timeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds })) => {
             format!("12 {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
         }
         Command::Zero(key) => format!("16{}", key.as_ref().map(service).unwrap_or_default()),

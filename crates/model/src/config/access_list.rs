@@ -13,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Family, Prefix};
 use xvs_sched::ServiceKey;
 
+use crate::config::command::CommandError;
+
 /// What a list does with the packets of its networks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -122,25 +124,28 @@ impl AccessLists {
         list: ListKey,
         prefix: Prefix,
         until: Option<Until>,
-    ) -> Result<(), String> {
+    ) -> Result<(), CommandError> {
         if let Some(why) = fault_of(prefix) {
-            return Err(why);
+            return Err(CommandError::invalid(why));
         }
         if let Some(service) = list.service
             && service.family() != Family::of(prefix.addr())
         {
-            return Err(format!("{prefix} is of another family than {service}, which has no such clients"));
+            let why = format!("{prefix} is of another family than {service}, which has no such clients");
+            return Err(CommandError::invalid(why));
         }
         if matches!(until, Some(Until::In(_))) {
-            return Err("a rule has no moment to count from; give its end as `until SECONDS`".to_owned());
+            let why = "a rule has no moment to count from; give its end as `until SECONDS`";
+            return Err(CommandError::invalid(why));
         }
         let total: usize = self.0.values().map(|list| list.entries.len()).sum();
         let is_new = self.get(&list).is_none_or(|list| !list.entries.contains_key(&prefix));
         if is_new && total >= Self::ENTRIES_MAX {
             let most = Self::ENTRIES_MAX;
-            return Err(format!(
+            let why = format!(
                 "the lists have {most} entries of commands, the largest number; delete one, or use a file"
-            ));
+            );
+            return Err(CommandError::invalid(why));
         }
         self.check_services(list)
     }
@@ -149,18 +154,20 @@ impl AccessLists {
     ///
     /// # Errors
     /// The list concerns all services, or the lists are full.
-    pub(crate) fn check_file(&self, list: ListKey, path: &Path) -> Result<(), String> {
+    pub(crate) fn check_file(&self, list: ListKey, path: &Path) -> Result<(), CommandError> {
         if list.service.is_none() {
             let key = list.kind.name();
-            return Err(format!("the file of the {list} is the key `{key}_file` of xvs.toml"));
+            let why = format!("the file of the {list} is the key `{key}_file` of xvs.toml");
+            return Err(CommandError::invalid(why));
         }
         if !path.is_absolute() || path.to_str().is_none_or(|path| path.contains(char::is_whitespace)) {
-            return Err(format!("{path:?}: xvsd reads it, so name the file by a path from / without blanks"));
+            let why = format!("{path:?}: xvsd reads it, so name the file by a path from / without blanks");
+            return Err(CommandError::invalid(why));
         }
         self.check_services(list)
     }
 
-    fn check_services(&self, list: ListKey) -> Result<(), String> {
+    fn check_services(&self, list: ListKey) -> Result<(), CommandError> {
         let mut services: Vec<_> = self.0.keys().filter_map(|key| key.service).chain(list.service).collect();
         services.sort_unstable();
         services.dedup();
@@ -168,7 +175,35 @@ impl AccessLists {
             return Ok(());
         }
         let most = Self::SERVICES_MAX;
-        Err(format!("{most} services have lists of their own, the largest number; delete those of one"))
+        let why = format!("{most} services have lists of their own, the largest number; delete those of one");
+        Err(CommandError::invalid(why))
+    }
+
+    /// Checks an entry that is to be deleted.
+    ///
+    /// # Errors
+    /// The list has no such entry.
+    pub(crate) fn check_delete(&self, list: ListKey, prefix: Prefix) -> Result<(), CommandError> {
+        let is_there = self.get(&list).is_some_and(|known| known.entries.contains_key(&prefix));
+        if is_there { Ok(()) } else { Err(CommandError::NotListed { list, prefix }) }
+    }
+
+    /// Checks whether a list has a file to take away.
+    ///
+    /// # Errors
+    /// It has none.
+    pub(crate) fn check_delete_file(&self, list: ListKey) -> Result<(), CommandError> {
+        let has_file = self.get(&list).is_some_and(|known| known.file.is_some());
+        if has_file { Ok(()) } else { Err(CommandError::NoListFile(list)) }
+    }
+
+    /// Adds an entry, or changes its end.
+    pub(crate) fn add(&mut self, list: ListKey, prefix: Prefix, until: Option<Until>) {
+        let end = until.map(|until| match until {
+            Until::At(seconds) => seconds,
+            Until::In(seconds) => seconds.into(),
+        });
+        self.edit(list, |list| _ = list.entries.insert(prefix, end));
     }
 
     /// Changes a list, which is removed if it is empty then.

@@ -112,7 +112,7 @@ pub(super) fn check(
         () if above == Above::SynProxy => return check_proxied(service, Proxied::AboveRate, methods),
         () => return Ok(()),
     };
-    Err(CommandError::InvalidOperation { why })
+    Err(CommandError::invalid(why))
 }
 
 /// The largest number of a limit.

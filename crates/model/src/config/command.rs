@@ -1,54 +1,32 @@
 //! Commands, which change the desired state, and the errors of refused requests.
 
 use std::net::IpAddr;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use xvs_proto::quic::ServerId;
 use xvs_proto::{Endpoint, Prefix, Protocol};
-use xvs_sched::{ClientLimit, ServiceKey, scheduler};
+use xvs_sched::{ServiceKey, scheduler};
 
-use crate::config::access_list::{ListKey, Until};
+use crate::config::access_list::ListKey;
 use crate::config::destination::DestinationOptions;
-use crate::config::firewall_mark::MarkRule;
 use crate::config::load_report::Server;
 use crate::config::local_address::LocalAddress;
-use crate::config::maintenance::Disabled;
-use crate::config::quic_change::QuicChange;
+use crate::config::rule::{Object, Rule};
 use crate::config::service::ServiceOptions;
-use crate::config::sync_daemon::{SyncDaemon, SyncRole};
-use crate::config::timeouts::Timeouts;
+use crate::config::sync_daemon::SyncRole;
 use crate::config::unknown_name;
 
 /// One change of the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Command {
-    /// A new service, without destinations.
-    AddService {
-        /// Its key.
-        key: ServiceKey,
-        /// Its options.
-        options: ServiceOptions,
-    },
     /// Replaces all options of a service; its destinations stay.
     EditService {
         /// Its key.
         key: ServiceKey,
         /// All its new options.
         options: ServiceOptions,
-    },
-    /// Deletes a service with its destinations.
-    DeleteService(ServiceKey),
-    /// A new destination, in front of the others.
-    AddDestination {
-        /// The service that it belongs to.
-        service: ServiceKey,
-        /// Its endpoint.
-        endpoint: Endpoint,
-        /// Its options.
-        options: DestinationOptions,
     },
     /// Replaces all options of a destination; it keeps its place.
     EditDestination {
@@ -59,77 +37,38 @@ pub enum Command {
         /// All its new options.
         options: DestinationOptions,
     },
-    /// Deletes a destination.
-    DeleteDestination {
-        /// The service that it belongs to.
-        service: ServiceKey,
-        /// Its endpoint.
-        endpoint: Endpoint,
-    },
     /// Deletes all services.
     Flush,
     /// Zeroes the counters of one service and its destinations, or of all.
     Zero(Option<ServiceKey>),
-    /// New timeouts; a 0 keeps the value in force.
-    SetTimeouts(Timeouts),
-    /// Starts a synchronization daemon.
-    StartDaemon(SyncDaemon),
-    /// Stops the synchronization daemon of this role.
-    StopDaemon(SyncRole),
-    /// A new mark rule, after the others.
-    AddMark(MarkRule),
-    /// Deletes the mark rule that equals this one.
-    DeleteMark(MarkRule),
-    /// A new local address for FULLNAT.
-    AddLocal(LocalAddress),
-    /// Deletes a local address; connections that use it continue.
-    DeleteLocal(IpAddr),
-    /// Sets what each client of a service may do, whether or not the service exists now.
-    SetLimit {
-        /// The service.
-        service: ServiceKey,
-        /// The limit.
-        limit: ClientLimit,
-    },
-    /// Ends that; connections stay.
-    DeleteLimit(ServiceKey),
-    /// Real servers get no new connections, whatever their weight. No error if they are disabled already.
-    Disable(Disabled),
-    /// Ends that for these real servers.
-    Enable(Disabled),
-    /// A new entry of an access list, or another end of one that it has.
-    AddListed {
-        /// The list.
-        list: ListKey,
-        /// The network.
-        prefix: Prefix,
-        /// Its end; `None`: it has none.
-        until: Option<Until>,
-    },
-    /// Deletes an entry of an access list.
-    DeleteListed {
-        /// The list.
-        list: ListKey,
-        /// The network.
-        prefix: Prefix,
-    },
-    /// Sets the file of an access list of a service; no error if it has the same one. It is read when the command is
-    /// carried out, and at each reload.
-    SetListFile {
-        /// The list.
-        list: ListKey,
-        /// The file.
-        path: PathBuf,
-    },
-    /// Ends that.
-    UnsetListFile(ListKey),
-    /// Changes the QUIC configurations or server IDs of a service, whether or not it exists now.
-    Quic {
-        /// The service.
-        service: ServiceKey,
-        /// The change.
-        change: QuicChange,
-    },
+    /// Adds an object: a destination in front of the others, a mark rule after the others. Timeouts, limits, disabled
+    /// real servers, and entries and files of access lists replace what was there; of other objects there must be none.
+    #[serde(untagged)]
+    Add(Rule),
+    /// Deletes an object. Connections continue.
+    #[serde(untagged)]
+    Delete(Object),
+}
+
+impl From<Rule> for Command {
+    fn from(rule: Rule) -> Self {
+        Self::Add(rule)
+    }
+}
+
+impl Command {
+    /// The object that it changes; `None`: all services, or only counters.
+    pub fn object(&self) -> Option<Object> {
+        match self {
+            Self::Add(rule) => Some(rule.object()),
+            Self::Delete(object) => Some(object.clone()),
+            Self::EditService { key, .. } => Some(Object::Service(*key)),
+            Self::EditDestination { service, endpoint, .. } => {
+                Some(Object::Destination { service: *service, endpoint: *endpoint })
+            }
+            Self::Flush | Self::Zero(_) => None,
+        }
+    }
 }
 
 /// Why a request was refused or failed. Nothing has changed, except with [`CommandError::Late`].
@@ -237,6 +176,11 @@ impl CommandError {
         (!matches!(self, Self::Late { .. })).then_some(self)
     }
 
+    /// The error for a command that is wrong in itself.
+    pub fn invalid(why: impl Into<String>) -> Self {
+        Self::InvalidOperation { why: why.into() }
+    }
+
     /// The error for an unknown scheduler name, with the known ones.
     pub fn scheduler_not_found(name: &str) -> Self {
         let known = scheduler::names().map(str::to_owned).collect();
@@ -246,5 +190,25 @@ impl CommandError {
     /// The error for an unknown name of a persistence engine.
     pub fn engine_not_found(name: &str) -> Self {
         Self::SchedulerNotFound { name: name.to_owned(), known: Vec::new() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, from_str, from_value, to_value};
+
+    use crate::config::command::*;
+
+    #[test]
+    fn commands_have_the_json_form_that_clients_and_journals_of_0_2_0_have() {
+        // Written by 0.2.0.
+        for line in include_str!("commands.jsonl").lines() {
+            let form: Value = from_str(line).unwrap();
+            let command: Command = from_value(form.clone()).unwrap();
+            assert_eq!(to_value(command).unwrap(), form);
+        }
+        for unknown in [r#""zero""#, r#"{"delete_timeouts": null}"#, r#"{"add_service": {}}"#, r#"{}"#] {
+            assert!(from_str::<Command>(unknown).is_err(), "{unknown}");
+        }
     }
 }

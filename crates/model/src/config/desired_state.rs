@@ -13,18 +13,19 @@ use std::sync::Arc;
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{Above, ClientLimit, ForwardingMethod, ServiceKey, SynProxy, Weight, scheduler};
 
-use crate::config::access_list::{AccessLists, Until};
-use crate::config::client_limit;
+use crate::config::access_list::AccessLists;
 use crate::config::command::{Command, CommandError};
 use crate::config::destination::{Destination, DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
 use crate::config::local_address::LocalAddress;
-use crate::config::maintenance::{Disabled, DisabledServers};
+use crate::config::maintenance::DisabledServers;
 use crate::config::quic::QuicServices;
+use crate::config::rule::{Object, Rule};
 use crate::config::service::{Netmask, Service, ServiceOptions};
 use crate::config::syn_proxy::{Proxied, check_proxied};
 use crate::config::sync_daemon::SyncDaemon;
 use crate::config::timeouts::Timeouts;
+use crate::config::{client_limit, firewall_mark, local_address};
 
 /// Every service with its destinations, the timeouts and the synchronization daemons.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -40,155 +41,69 @@ pub struct State {
     quic: QuicServices,
 }
 
-/// The part of the state that a command changed, for the builder of the next snapshot.
+/// A command that a state has accepted: [`State::check`] has returned it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Applied {
-    /// This service or one of its destinations was added, edited or deleted.
-    Service(ServiceKey),
-    /// All services were deleted.
-    Flushed,
-    /// Nothing; the counters of this service, or of all services, must be zeroed.
-    Zeroed(Option<ServiceKey>),
-    /// The timeouts of connections.
-    Timeouts,
-    /// The synchronization daemons.
-    Daemons,
-    /// The mark rules.
-    Marks,
-    /// The local addresses.
-    Locals,
-    /// The disabled real servers.
-    Disabled,
-    /// The limit of this service's clients.
-    Limit(ServiceKey),
-    /// The access lists.
-    Lists,
-    /// The QUIC configurations or server IDs of this service.
-    Quic(ServiceKey),
+pub struct Accepted<'a>(&'a Command);
+
+impl<'a> Accepted<'a> {
+    /// The command.
+    pub fn command(self) -> &'a Command {
+        self.0
+    }
 }
 
 impl State {
-    /// Carries out one command.
+    /// Checks a command and carries it out.
     ///
     /// # Errors
     /// Those of [`check`](Self::check); nothing has changed.
-    pub fn apply(&mut self, command: &Command) -> Result<Applied, CommandError> {
-        self.check(command)?;
-        Ok(match command {
-            Command::AddService { key, options } => {
-                let service = Service { options: options.clone(), destinations: Vec::new() };
-                self.services.insert(*key, Arc::new(service));
-                Applied::Service(*key)
-            }
-            Command::EditService { key, options } => {
-                self.edit(key, |service| service.options = options.clone());
-                Applied::Service(*key)
-            }
-            Command::DeleteService(key) => {
-                self.services.remove(key);
-                Applied::Service(*key)
-            }
-            Command::AddDestination { service, endpoint, options } => {
-                let added = Destination { endpoint: *endpoint, options: options.clone() };
-                // IPVS puts a new destination in front of the others; rr, ties and hash tables depend on this order.
-                self.edit(service, |service| service.destinations.insert(0, added));
-                Applied::Service(*service)
-            }
-            Command::EditDestination { service, endpoint, options } => {
-                self.edit(service, |service| {
-                    let edited = service.destinations.iter_mut().filter(|dest| dest.endpoint == *endpoint);
-                    edited.for_each(|dest| dest.options = options.clone());
-                });
-                Applied::Service(*service)
-            }
-            Command::DeleteDestination { service, endpoint } => {
-                self.edit(service, |service| service.destinations.retain(|dest| dest.endpoint != *endpoint));
-                Applied::Service(*service)
-            }
-            Command::Flush => {
-                self.services.clear();
-                Applied::Flushed
-            }
-            Command::Zero(key) => Applied::Zeroed(*key),
-            Command::SetTimeouts(timeouts) => {
-                self.timeouts.update(*timeouts);
-                Applied::Timeouts
-            }
-            Command::StartDaemon(daemon) => {
-                self.daemons.push(daemon.admitted());
-                self.daemons.sort_by_key(|running| running.role);
-                Applied::Daemons
-            }
-            Command::StopDaemon(role) => {
-                self.daemons.retain(|running| running.role != *role);
-                Applied::Daemons
-            }
-            Command::AddMark(rule) => {
-                self.marks.push(rule.clone());
-                Applied::Marks
-            }
-            Command::DeleteMark(rule) => {
-                self.marks.retain(|known| known != rule);
-                Applied::Marks
-            }
-            Command::AddLocal(local) => {
-                self.locals.push(*local);
-                Applied::Locals
-            }
-            Command::DeleteLocal(addr) => {
-                self.locals.retain(|known| known.addr != *addr);
-                Applied::Locals
-            }
-            Command::Disable(server) => {
-                self.disabled.insert(*server);
-                Applied::Disabled
-            }
-            Command::Enable(server) => {
-                self.disabled.remove(*server);
-                Applied::Disabled
-            }
-            Command::SetLimit { service, limit } => {
-                self.limits.insert(*service, *limit);
-                Applied::Limit(*service)
-            }
-            Command::DeleteLimit(service) => {
-                self.limits.remove(service);
-                Applied::Limit(*service)
-            }
-            Command::AddListed { list, prefix, until } => {
-                let end = until.map(|until| match until {
-                    Until::At(seconds) => seconds,
-                    Until::In(seconds) => seconds.into(),
-                });
-                self.lists.edit(*list, |list| _ = list.entries.insert(*prefix, end));
-                Applied::Lists
-            }
-            Command::DeleteListed { list, prefix } => {
-                self.lists.edit(*list, |list| _ = list.entries.remove(prefix));
-                Applied::Lists
-            }
-            Command::SetListFile { list, path } => {
-                self.lists.edit(*list, |list| list.file = Some(path.clone()));
-                Applied::Lists
-            }
-            Command::UnsetListFile(list) => {
-                self.lists.edit(*list, |list| list.file = None);
-                Applied::Lists
-            }
-            Command::Quic { service, change } => {
-                self.quic.apply(*service, change);
-                Applied::Quic(*service)
-            }
-        })
+    pub fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
+        let accepted = self.check(command)?;
+        self.enter(accepted);
+        Ok(())
     }
 
     /// Checks whether a command can be carried out; of several faults it reports the one that IPVS reports.
     ///
     /// # Errors
     /// The variant that corresponds to the kernel's errno for the same command in the same state.
-    pub fn check(&self, command: &Command) -> Result<(), CommandError> {
+    pub fn check<'a>(&self, command: &'a Command) -> Result<Accepted<'a>, CommandError> {
         match command {
-            Command::AddService { key, options } => {
+            Command::Add(rule) => self.check_add(rule)?,
+            Command::Delete(object) => self.check_delete(object)?,
+            Command::EditService { key, options } => self.check_edited_service(key, options)?,
+            Command::EditDestination { service, endpoint, options } => {
+                let found = self.defined(service)?;
+                self.check_destination(service, *endpoint, options)?;
+                self.check_syn_proxy(service, &found.options, [options.method])?;
+                check_present(found, service, *endpoint)?;
+            }
+            Command::Zero(Some(key)) => self.known(key)?,
+            Command::Zero(None) | Command::Flush => {}
+        }
+        Ok(Accepted(command))
+    }
+
+    /// Carries out an accepted command. Since it was accepted, only other accepted commands have been carried out.
+    pub fn enter(&mut self, accepted: Accepted<'_>) {
+        match accepted.command() {
+            Command::Add(rule) => self.add(rule),
+            Command::Delete(object) => self.delete(object),
+            Command::EditService { key, options } => {
+                self.edit(key, |service| service.options = options.clone());
+            }
+            Command::EditDestination { service, endpoint, options } => self.edit(service, |service| {
+                let edited = service.destinations.iter_mut().filter(|dest| dest.endpoint == *endpoint);
+                edited.for_each(|dest| dest.options = options.clone());
+            }),
+            Command::Flush => self.services.clear(),
+            Command::Zero(_) => {}
+        }
+    }
+
+    fn check_add(&self, rule: &Rule) -> Result<(), CommandError> {
+        match rule {
+            Rule::Service { key, options } => {
                 check_key(key)?;
                 if self.services.contains_key(key) {
                     return Err(CommandError::ServiceExists(*key));
@@ -196,16 +111,7 @@ impl State {
                 check_service(key, options)?;
                 self.check_syn_proxy(key, options, [])
             }
-            Command::EditService { key, options } => {
-                self.known(key)?;
-                check_service(key, options)?;
-                let destinations = self.services.get(key).map_or(&[][..], |service| &service.destinations);
-                let methods = destinations.iter().map(|dest| dest.options.method);
-                self.check_syn_proxy(key, options, methods)?;
-                check_room(&options.scheduler, destinations.len())
-            }
-            Command::DeleteService(key) | Command::Zero(Some(key)) => self.known(key),
-            Command::AddDestination { service, endpoint, options } => {
+            Rule::Destination { service, endpoint, options } => {
                 let found = self.defined(service)?;
                 self.check_destination(service, *endpoint, options)?;
                 self.check_syn_proxy(service, &found.options, [options.method])?;
@@ -215,73 +121,87 @@ impl State {
                 check_unicast(*endpoint)?;
                 check_room(&found.options.scheduler, found.destinations.len() + 1)
             }
-            Command::EditDestination { service, endpoint, options } => {
-                let found = self.defined(service)?;
-                self.check_destination(service, *endpoint, options)?;
-                self.check_syn_proxy(service, &found.options, [options.method])?;
-                check_present(found, service, *endpoint)
-            }
-            Command::DeleteDestination { service, endpoint } => {
+            Rule::Timeouts(timeouts) => timeouts.check(),
+            Rule::Daemon(daemon) => self.check_daemon(daemon),
+            Rule::Mark(rule) => firewall_mark::check_add(&self.marks, rule),
+            Rule::Local(local) => local_address::check_add(&self.locals, local),
+            Rule::Limit { service, limit } => self.check_limit(*service, *limit),
+            Rule::Disabled(servers) => self.disabled.check_add(*servers),
+            Rule::Listed { list, prefix, until } => self.lists.check_add(*list, *prefix, *until),
+            Rule::ListFile { list, path } => self.lists.check_file(*list, path),
+            Rule::Quic { service, rule } => self.quic.check_add(*service, rule),
+        }
+    }
+
+    fn check_delete(&self, object: &Object) -> Result<(), CommandError> {
+        match object {
+            Object::Service(key) => self.known(key),
+            Object::Destination { service, endpoint } => {
                 check_present(self.defined(service)?, service, *endpoint)
             }
-            Command::Flush | Command::Zero(None) => Ok(()),
-            Command::SetTimeouts(timeouts) => check_timeouts(*timeouts),
-            Command::StartDaemon(daemon) => self.check_daemon(daemon),
-            Command::StopDaemon(role) => {
-                let running = self.daemons.iter().any(|daemon| daemon.role == *role);
-                if running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
+            Object::Timeouts => Err(CommandError::InvalidOperation {
+                why: "timeouts cannot be deleted; set them to other values".to_owned(),
+            }),
+            Object::Daemon(role) => {
+                let is_running = self.daemons.iter().any(|daemon| daemon.role == *role);
+                if is_running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
             }
-            Command::AddMark(_) if self.marks.len() >= MARKS_MAX => {
-                let why =
-                    format!("there are {MARKS_MAX} mark rules already, the largest number; delete one first");
-                Err(CommandError::InvalidOperation { why })
+            Object::Mark(rule) => firewall_mark::check_delete(&self.marks, rule),
+            Object::Local(addr) => local_address::check_delete(&self.locals, *addr),
+            Object::Limit(service) => {
+                let is_there = self.limits.contains_key(service);
+                if is_there { Ok(()) } else { Err(CommandError::NoSuchLimit(*service)) }
             }
-            Command::AddMark(rule) => match self.marks.contains(rule) {
-                true => Err(CommandError::MarkExists(rule.to_string())),
-                false => check_mark(rule),
-            },
-            Command::DeleteMark(rule) => match self.marks.contains(rule) {
-                true => Ok(()),
-                false => Err(CommandError::NoSuchMark(rule.to_string())),
-            },
-            Command::AddLocal(local) => self.check_local(local),
-            Command::DeleteLocal(addr) => match self.local(*addr) {
-                Some(_) => Ok(()),
-                None => Err(CommandError::NoSuchLocal(*addr)),
-            },
-            Command::Disable(new)
-                if self.disabled.iter().len() >= DISABLED_MAX && self.disabled.grows(*new) =>
-            {
-                let why = format!(
-                    "{DISABLED_MAX} entries of disabled real servers exist already, the largest number; enable one first"
-                );
-                Err(CommandError::InvalidOperation { why })
+            Object::Disabled(servers) => self.disabled.check_delete(*servers),
+            Object::Listed { list, prefix } => self.lists.check_delete(*list, *prefix),
+            Object::ListFile(list) => self.lists.check_delete_file(*list),
+            Object::Quic { service, object } => self.quic.check_delete(*service, *object),
+        }
+    }
+
+    fn add(&mut self, rule: &Rule) {
+        match rule {
+            Rule::Service { key, options } => {
+                let service = Service { options: options.clone(), destinations: Vec::new() };
+                self.services.insert(*key, Arc::new(service));
             }
-            Command::Disable(_) => Ok(()),
-            Command::Enable(enabled) => self.check_enabled(*enabled),
-            Command::SetLimit { service, limit } => self.check_limit(*service, *limit),
-            Command::DeleteLimit(service) => match self.limits.contains_key(service) {
-                true => Ok(()),
-                false => Err(CommandError::NoSuchLimit(*service)),
-            },
-            Command::AddListed { list, prefix, until } => self
-                .lists
-                .check_add(*list, *prefix, *until)
-                .map_err(|why| CommandError::InvalidOperation { why }),
-            Command::DeleteListed { list, prefix } => {
-                match self.lists.get(list).is_some_and(|known| known.entries.contains_key(prefix)) {
-                    true => Ok(()),
-                    false => Err(CommandError::NotListed { list: *list, prefix: *prefix }),
-                }
+            Rule::Destination { service, endpoint, options } => {
+                let added = Destination { endpoint: *endpoint, options: options.clone() };
+                // IPVS puts a new destination in front of the others; rr, ties and hash tables depend on this order.
+                self.edit(service, |service| service.destinations.insert(0, added));
             }
-            Command::SetListFile { list, path } => {
-                self.lists.check_file(*list, path).map_err(|why| CommandError::InvalidOperation { why })
+            Rule::Timeouts(timeouts) => self.timeouts.update(*timeouts),
+            Rule::Daemon(daemon) => {
+                self.daemons.push(daemon.admitted());
+                self.daemons.sort_by_key(|running| running.role);
             }
-            Command::UnsetListFile(list) => match self.lists.get(list).and_then(|list| list.file.as_ref()) {
-                Some(_) => Ok(()),
-                None => Err(CommandError::NoListFile(*list)),
-            },
-            Command::Quic { service, change } => self.quic.check(*service, change),
+            Rule::Mark(rule) => self.marks.push(rule.clone()),
+            Rule::Local(local) => self.locals.push(*local),
+            Rule::Limit { service, limit } => _ = self.limits.insert(*service, *limit),
+            Rule::Disabled(servers) => self.disabled.insert(*servers),
+            Rule::Listed { list, prefix, until } => self.lists.add(*list, *prefix, *until),
+            Rule::ListFile { list, path } => self.lists.edit(*list, |list| list.file = Some(path.clone())),
+            Rule::Quic { service, rule } => self.quic.add(*service, rule),
+        }
+    }
+
+    fn delete(&mut self, object: &Object) {
+        match object {
+            Object::Service(key) => _ = self.services.remove(key),
+            Object::Destination { service, endpoint } => {
+                self.edit(service, |service| service.destinations.retain(|dest| dest.endpoint != *endpoint));
+            }
+            Object::Timeouts => {}
+            Object::Daemon(role) => self.daemons.retain(|running| running.role != *role),
+            Object::Mark(rule) => self.marks.retain(|known| known != rule),
+            Object::Local(addr) => self.locals.retain(|known| known.addr != *addr),
+            Object::Limit(service) => _ = self.limits.remove(service),
+            Object::Disabled(servers) => self.disabled.remove(*servers),
+            Object::Listed { list, prefix } => {
+                self.lists.edit(*list, |list| _ = list.entries.remove(prefix));
+            }
+            Object::ListFile(list) => self.lists.edit(*list, |list| list.file = None),
+            Object::Quic { service, object } => self.quic.delete(*service, *object),
         }
     }
 
@@ -357,7 +277,7 @@ impl State {
         if self.limits.len() >= LIMITS_MAX && !self.limits.contains_key(&service) {
             let why =
                 format!("{LIMITS_MAX} services have limits already, the largest number; delete one first");
-            return Err(CommandError::InvalidOperation { why });
+            return Err(CommandError::invalid(why));
         }
         let destinations = self.services.get(&service).map_or(&[][..], |known| &known.destinations);
         client_limit::check(&service, limit, destinations.iter().map(|dest| dest.options.method))
@@ -388,33 +308,6 @@ impl State {
         &self.quic
     }
 
-    fn check_enabled(&self, enabled: Disabled) -> Result<(), CommandError> {
-        let server = enabled.server;
-        match self.disabled.broader(enabled) {
-            _ if self.disabled.can_remove(enabled) => Ok(()),
-            Some(broader) => Err(CommandError::DisabledAsPart { server, broader: broader.to_string() }),
-            None => Err(CommandError::NotDisabled(server)),
-        }
-    }
-
-    fn local(&self, addr: IpAddr) -> Option<&LocalAddress> {
-        self.locals.iter().find(|known| known.addr == addr)
-    }
-
-    fn check_local(&self, local: &LocalAddress) -> Result<(), CommandError> {
-        if let Some(there) = self.local(local.addr) {
-            return Err(CommandError::LocalExists(*there));
-        }
-        let full = || {
-            format!("there are {LOCALS_MAX} local addresses already, the largest number; delete one first")
-        };
-        let full = (self.locals.len() >= LOCALS_MAX).then(full);
-        match local.fault().or(full) {
-            Some(why) => Err(CommandError::InvalidOperation { why }),
-            None => Ok(()),
-        }
-    }
-
     fn edit(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {
         if let Some(service) = self.services.get_mut(key) {
             change(Arc::make_mut(service));
@@ -429,6 +322,15 @@ impl State {
         self.services.get(key).map(Arc::as_ref).ok_or(CommandError::ServiceNotDefined(*key))
     }
 
+    fn check_edited_service(&self, key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
+        self.known(key)?;
+        check_service(key, options)?;
+        let destinations = self.services.get(key).map_or(&[][..], |service| &service.destinations);
+        let methods = destinations.iter().map(|dest| dest.options.method);
+        self.check_syn_proxy(key, options, methods)?;
+        check_room(&options.scheduler, destinations.len())
+    }
+
     fn check_destination(
         &self,
         service: &ServiceKey,
@@ -438,11 +340,11 @@ impl State {
         if endpoint.family() != service.family() {
             if !self.daemons.is_empty() && options.method != ForwardingMethod::FullNat {
                 let why = "the synchronization protocol cannot carry a destination of another family";
-                return Err(CommandError::InvalidOperation { why: why.to_owned() });
+                return Err(CommandError::invalid(why));
             }
             if !matches!(options.method, ForwardingMethod::Tunnel | ForwardingMethod::FullNat) {
                 let why = "only a tunnel or FULLNAT reaches a destination of another family";
-                return Err(CommandError::InvalidOperation { why: why.to_owned() });
+                return Err(CommandError::invalid(why));
             }
         }
         if options.weight > Weight::MAX {
@@ -469,7 +371,7 @@ impl State {
         });
         if mixed {
             let why = "a tunnel to a destination of another family than its service cannot be synchronized";
-            return Err(CommandError::InvalidOperation { why: why.to_owned() });
+            return Err(CommandError::invalid(why));
         }
         if self.daemons.iter().any(|running| running.role == daemon.role) {
             return Err(CommandError::DaemonRunning(daemon.role));
@@ -505,7 +407,7 @@ fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), Comma
     };
     if !mask_fits {
         let why = format!("the netmask does not fit service {key}");
-        return Err(CommandError::InvalidOperation { why });
+        return Err(CommandError::invalid(why));
     }
     Ok(())
 }
@@ -514,7 +416,7 @@ fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), Comma
 fn check_room(name: &str, destinations: usize) -> Result<(), CommandError> {
     let most = scheduler::destinations_max(name);
     let why = format!("scheduler {name} has room for {most} destinations");
-    if destinations <= most { Ok(()) } else { Err(CommandError::InvalidOperation { why }) }
+    if destinations <= most { Ok(()) } else { Err(CommandError::invalid(why)) }
 }
 
 fn check_present(found: &Service, service: &ServiceKey, endpoint: Endpoint) -> Result<(), CommandError> {
@@ -535,68 +437,17 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
         }
     };
     let why = format!("destination {endpoint} is not a unicast address");
-    if unicast { Ok(()) } else { Err(CommandError::InvalidOperation { why }) }
+    if unicast { Ok(()) } else { Err(CommandError::invalid(why)) }
 }
-
-/// Checks new timeouts.
-///
-/// # Errors
-/// A timeout is longer than [`Timeouts::MAX_SECONDS`].
-fn check_timeouts(timeouts: Timeouts) -> Result<(), CommandError> {
-    if [timeouts.tcp_seconds, timeouts.tcp_fin_seconds, timeouts.udp_seconds]
-        .iter()
-        .any(|t| *t > Timeouts::MAX_SECONDS)
-    {
-        let why = format!("a timeout is at most {} seconds", Timeouts::MAX_SECONDS);
-        return Err(CommandError::InvalidOperation { why });
-    }
-    Ok(())
-}
-
-/// Refuses a rule that no packet can match, or that has more ports than iptables allows in a rule.
-fn check_mark(rule: &MarkRule) -> Result<(), CommandError> {
-    let ports: usize =
-        rule.dest_ports.iter().map(|range| if range.start() == range.end() { 1 } else { 2 }).sum();
-    let why = if rule.interface.as_deref().is_some_and(|name| !is_interface(name)) {
-        format!(
-            "mark rule «{rule}» names no interface: a name has up to 15 bytes, no blank, slash or colon, and may end in +; \
-             leave -i out for packets from any interface"
-        )
-    } else if ports > PORTS_MAX {
-        format!(
-            "mark rule «{rule}» has more than {PORTS_MAX} ports, where a range counts as two; add two rules"
-        )
-    } else {
-        return Ok(());
-    };
-    Err(CommandError::InvalidOperation { why })
-}
-
-/// Whether this is a valid name of an interface (kernel `net/core/dev.c`, `dev_valid_name`), or a prefix with `+`, that
-/// a rules file can also express.
-fn is_interface(name: &str) -> bool {
-    let barred = |c: char| c.is_whitespace() || c == '/' || c == ':';
-    (1..=15).contains(&name.len()) && !name.contains(barred) && !name.starts_with(['-', '.'])
-}
-
-/// The largest number of ports of a mark rule, that of `multiport` (iptables-extensions(8)).
-const PORTS_MAX: usize = 15;
-
-/// The largest number of mark rules.
-const MARKS_MAX: usize = 1024;
-
-/// The largest number of entries of disabled real servers.
-const DISABLED_MAX: usize = 1024;
 
 /// The largest number of services with limits.
 const LIMITS_MAX: usize = 1024;
 
-/// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
-const LOCALS_MAX: usize = 1024;
-
 #[cfg(test)]
 mod tests {
     use crate::config::desired_state::*;
+    use crate::config::firewall_mark::MARKS_MAX;
+    use crate::config::local_address::LOCALS_MAX;
     use crate::config::sync_daemon::SyncRole;
 
     fn endpoint(last: u8) -> Endpoint {
@@ -608,15 +459,15 @@ mod tests {
     }
 
     fn add_service(key: ServiceKey) -> Command {
-        Command::AddService { key, options: ServiceOptions::of(key.family()) }
+        Command::Add(Rule::Service { key, options: ServiceOptions::of(key.family()) })
     }
 
     fn add(last: u8) -> Command {
-        Command::AddDestination {
+        Command::Add(Rule::Destination {
             service: service(),
             endpoint: endpoint(last),
             options: DestinationOptions::default(),
-        }
+        })
     }
 
     fn edit(last: u8, options: DestinationOptions) -> Command {
@@ -644,8 +495,8 @@ mod tests {
         state.apply(&edit(2, heavier.clone())).unwrap();
         assert_eq!(order(&state), [endpoint(3), endpoint(2), endpoint(1)]);
         assert_eq!(state.service(&service()).unwrap().destinations[1].options, heavier);
-        let delete = Command::DeleteDestination { service: service(), endpoint: endpoint(2) };
-        assert_eq!(state.apply(&delete), Ok(Applied::Service(service())));
+        let delete = Command::Delete(Object::Destination { service: service(), endpoint: endpoint(2) });
+        assert_eq!(state.apply(&delete), Ok(()));
         state.apply(&add(2)).unwrap();
         assert_eq!(order(&state), [endpoint(2), endpoint(3), endpoint(1)]);
     }
@@ -664,37 +515,37 @@ mod tests {
         let before = state.clone();
         for (command, error) in [
             (add_service(key), CommandError::ServiceExists(key)),
-            (Command::AddService { key, options: unknown.clone() }, CommandError::ServiceExists(key)),
+            (Command::Add(Rule::Service { key, options: unknown.clone() }), CommandError::ServiceExists(key)),
             (
-                Command::AddService { key: other, options: unknown },
+                Command::Add(Rule::Service { key: other, options: unknown }),
                 CommandError::scheduler_not_found("nosuch"),
             ),
             (add_service(icmp), CommandError::ProtocolNotSupported(Protocol::ICMP)),
             (
-                Command::AddService { key: v6, options: mask },
+                Command::Add(Rule::Service { key: v6, options: mask }),
                 CommandError::InvalidOperation { why: format!("the netmask does not fit service {v6}") },
             ),
             (
                 Command::EditService { key: other, options: ServiceOptions::of(Family::V4) },
                 CommandError::NoSuchService(other),
             ),
-            (Command::DeleteService(other), CommandError::NoSuchService(other)),
+            (Command::Delete(Object::Service(other)), CommandError::NoSuchService(other)),
             (Command::Zero(Some(other)), CommandError::NoSuchService(other)),
             (
-                Command::AddDestination { service: other, endpoint: there, options: plain.clone() },
+                Command::Add(Rule::Destination { service: other, endpoint: there, options: plain.clone() }),
                 CommandError::ServiceNotDefined(other),
             ),
             (add(1), CommandError::DestinationExists { service: key, endpoint: there }),
             (edit(9, plain), CommandError::NoSuchDestination { service: key, endpoint: gone }),
             (
-                Command::DeleteDestination { service: key, endpoint: gone },
+                Command::Delete(Object::Destination { service: key, endpoint: gone }),
                 CommandError::NoSuchDestination { service: key, endpoint: gone },
             ),
             (
                 edit(1, DestinationOptions { weight: Weight(1 << 31), ..DestinationOptions::default() }),
                 CommandError::OutOfRange { what: "weight 2147483648".to_owned() },
             ),
-            (Command::StopDaemon(SyncRole::Master), CommandError::NoDaemon(SyncRole::Master)),
+            (Command::Delete(Object::Daemon(SyncRole::Master)), CommandError::NoDaemon(SyncRole::Master)),
         ] {
             assert_eq!(state.apply(&command), Err(error), "{command:?}");
             assert_eq!(state, before, "{command:?}");
@@ -717,7 +568,8 @@ mod tests {
             let options =
                 DestinationOptions { method: ForwardingMethod::Tunnel, ..DestinationOptions::default() };
             let endpoint = Endpoint::new(address.parse::<IpAddr>().unwrap(), 80);
-            let refused = state.apply(&Command::AddDestination { service: service(), endpoint, options });
+            let refused =
+                state.apply(&Command::Add(Rule::Destination { service: service(), endpoint, options }));
             assert!(matches!(refused, Err(CommandError::InvalidOperation { .. })), "{address}: {refused:?}");
         }
     }
@@ -738,18 +590,20 @@ mod tests {
     #[test]
     fn nat_crosses_no_families_and_tunnels_do_not_while_a_daemon_runs() {
         let mut state = with_service();
-        let add = |method| Command::AddDestination {
-            service: service(),
-            endpoint: Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80),
-            options: DestinationOptions { method, ..DestinationOptions::default() },
+        let add = |method| {
+            Command::Add(Rule::Destination {
+                service: service(),
+                endpoint: Endpoint::new([0x2001, 0xdb8, 0, 0, 0, 0, 0, 1], 80),
+                options: DestinationOptions { method, ..DestinationOptions::default() },
+            })
         };
-        let daemon = Command::StartDaemon(backup_daemon());
+        let daemon = Command::Add(Rule::Daemon(backup_daemon()));
         let invalid = |result| matches!(result, Err(CommandError::InvalidOperation { .. }));
         assert!(invalid(state.apply(&add(ForwardingMethod::Nat))));
         state.apply(&daemon).unwrap();
         assert_eq!(state.apply(&daemon), Err(CommandError::DaemonRunning(SyncRole::Backup)));
         assert!(invalid(state.apply(&add(ForwardingMethod::Tunnel))));
-        state.apply(&Command::StopDaemon(SyncRole::Backup)).unwrap();
+        state.apply(&Command::Delete(Object::Daemon(SyncRole::Backup))).unwrap();
         state.apply(&add(ForwardingMethod::Tunnel)).unwrap();
         assert!(invalid(state.apply(&daemon)));
     }
@@ -757,8 +611,8 @@ mod tests {
     #[test]
     fn a_daemon_with_a_peer_that_cannot_be_one_is_refused() {
         let peers = vec![IpAddr::from([224, 0, 0, 81])];
-        let refused = with_service().check(&Command::StartDaemon(SyncDaemon { peers, ..backup_daemon() }));
-        let refused = refused.unwrap_err().to_string();
+        let daemon = Command::Add(Rule::Daemon(SyncDaemon { peers, ..backup_daemon() }));
+        let refused = with_service().check(&daemon).unwrap_err().to_string();
         assert!(
             refused.starts_with("xvs: backup daemon: peer 224.0.0.81 is a multicast address"),
             "{refused}"
@@ -773,10 +627,12 @@ mod tests {
                 ServiceOptions { scheduler: scheduler.to_owned(), ..ServiceOptions::of(Family::V4) };
             Command::EditService { key: service(), options }
         };
-        let add = |number: u16| Command::AddDestination {
-            service: service(),
-            endpoint: Endpoint::new([192, 0, 2, 1], number),
-            options: DestinationOptions::default(),
+        let add = |number: u16| {
+            Command::Add(Rule::Destination {
+                service: service(),
+                endpoint: Endpoint::new([192, 0, 2, 1], number),
+                options: DestinationOptions::default(),
+            })
         };
         state.apply(&with("mh")).unwrap();
         (1..=4093).for_each(|number| assert!(state.apply(&add(number)).is_ok(), "{number}"));
@@ -794,7 +650,7 @@ mod tests {
     fn a_timeout_of_0_keeps_the_value_in_force() {
         let mut state = State::default();
         let wanted = Timeouts { tcp_seconds: 0, tcp_fin_seconds: 60, udp_seconds: 0 };
-        assert_eq!(state.apply(&Command::SetTimeouts(wanted)), Ok(Applied::Timeouts));
+        assert_eq!(state.apply(&Command::Add(Rule::Timeouts(wanted))), Ok(()));
         assert_eq!(state.timeouts(), Timeouts { tcp_seconds: 900, tcp_fin_seconds: 60, udp_seconds: 300 });
     }
 
@@ -807,7 +663,7 @@ mod tests {
         state.apply(&add(1)).unwrap();
         assert!(before.service(&service()).unwrap().destinations.is_empty());
         assert!(Arc::ptr_eq(before.service(&other).unwrap(), state.service(&other).unwrap()));
-        assert_eq!(state.apply(&Command::Flush), Ok(Applied::Flushed));
+        assert_eq!(state.apply(&Command::Flush), Ok(()));
         assert_eq!((state.services().count(), before.services().count()), (0, 2));
     }
 
@@ -823,16 +679,19 @@ mod tests {
             mask: u32::MAX,
         };
         let mut state = State::default();
-        state.apply(&Command::AddMark(rule(0))).unwrap();
-        assert!(matches!(state.check(&Command::AddMark(rule(0))), Err(CommandError::MarkExists(_))));
+        state.apply(&Command::Add(Rule::Mark(rule(0)))).unwrap();
+        assert!(matches!(state.check(&Command::Add(Rule::Mark(rule(0)))), Err(CommandError::MarkExists(_))));
         for mark in 1..MARKS_MAX as u32 {
-            state.apply(&Command::AddMark(rule(mark))).unwrap();
+            state.apply(&Command::Add(Rule::Mark(rule(mark)))).unwrap();
         }
-        let refused = state.apply(&Command::AddMark(rule(5000))).unwrap_err().to_string();
+        let refused = state.apply(&Command::Add(Rule::Mark(rule(5000)))).unwrap_err().to_string();
         assert!(refused.contains("delete one first"), "{refused}");
-        state.apply(&Command::DeleteMark(rule(7))).unwrap();
-        assert!(matches!(state.check(&Command::DeleteMark(rule(7))), Err(CommandError::NoSuchMark(_))));
-        assert_eq!(state.apply(&Command::AddMark(rule(5000))), Ok(Applied::Marks));
+        state.apply(&Command::Delete(Object::Mark(rule(7)))).unwrap();
+        assert!(matches!(
+            state.check(&Command::Delete(Object::Mark(rule(7)))),
+            Err(CommandError::NoSuchMark(_))
+        ));
+        assert_eq!(state.apply(&Command::Add(Rule::Mark(rule(5000)))), Ok(()));
         assert_eq!(state.marks().len(), MARKS_MAX);
     }
 
@@ -840,7 +699,12 @@ mod tests {
     fn a_local_address_is_added_once_and_their_number_is_limited() {
         let local = |number: u32| {
             let addr = IpAddr::V4((0x0a00_0001 + number).into());
-            Command::AddLocal(LocalAddress { addr, first_port: 5000, last_port: 5999, standby: false })
+            Command::Add(Rule::Local(LocalAddress {
+                addr,
+                first_port: 5000,
+                last_port: 5999,
+                standby: false,
+            }))
         };
         let mut state = State::default();
         (0..LOCALS_MAX as u32).for_each(|number| assert!(state.apply(&local(number)).is_ok(), "{number}"));
@@ -849,8 +713,8 @@ mod tests {
         let there = state.locals()[7];
         let addr = there.addr;
         assert_eq!(state.check(&local(7)), Err(CommandError::LocalExists(there)));
-        assert_eq!(state.apply(&Command::DeleteLocal(addr)), Ok(Applied::Locals));
-        assert_eq!(state.check(&Command::DeleteLocal(addr)), Err(CommandError::NoSuchLocal(addr)));
+        assert_eq!(state.apply(&Command::Delete(Object::Local(addr))), Ok(()));
+        assert_eq!(state.check(&Command::Delete(Object::Local(addr))), Err(CommandError::NoSuchLocal(addr)));
         state.apply(&local(7)).unwrap();
     }
 
@@ -865,7 +729,8 @@ mod tests {
             mark: 1,
             mask: u32::MAX,
         };
-        let check = |rule| State::default().check(&Command::AddMark(rule)).map_err(|error| error.to_string());
+        let check =
+            |rule| State::default().apply(&Command::Add(Rule::Mark(rule))).map_err(|error| error.to_string());
         let ports: Vec<_> = (1..=13).map(|port| port..=port).chain([80..=90]).collect();
         assert_eq!(check(rule(&ports, Some("eth0"))), Ok(()));
         let many = [ports, vec![14..=14]].concat();

@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
+use xvs_proto::Endpoint;
 use xvs_sched::{Above, ForwardingMethod, ServiceKey};
 
 use crate::config::access_list::Until;
@@ -19,8 +20,9 @@ use crate::config::command::{Command, CommandError};
 use crate::config::desired_state::State;
 use crate::config::destination::{DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
-use crate::config::quic_change::QuicChange;
-use crate::config::rules::{DesiredRules, Object, object_of};
+use crate::config::quic_rule::QuicRule;
+use crate::config::rule::{Object, Rule};
+use crate::config::rules::DesiredRules;
 use crate::config::service::{Netmask, ServiceOptions};
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
 
@@ -28,59 +30,54 @@ use crate::config::sync_daemon::{SyncDaemon, SyncRole};
 ///
 /// # Errors
 /// The error of the first command that is refused after those before it.
-pub fn state_of(commands: &[Command]) -> Result<State, CommandError> {
+pub fn state_of<T: Into<Command>>(commands: impl IntoIterator<Item = T>) -> Result<State, CommandError> {
     let mut state = State::default();
-    commands.iter().try_for_each(|command| state.apply(command).map(|_| ()))?;
+    commands.into_iter().try_for_each(|command| state.apply(&command.into()))?;
     Ok(state)
 }
 
-/// Commands that create a state from an empty one.
-pub fn commands_of(state: &State) -> Vec<Command> {
-    let mut commands = vec![Command::SetTimeouts(state.timeouts())];
-    commands.extend(rules(state));
-    commands.extend(state.marks().iter().cloned().map(Command::AddMark));
-    commands.extend(state.daemons().iter().cloned().map(Command::StartDaemon));
-    commands
+/// The rules that create a state from an empty one, in an order in which each can be added.
+pub fn rules_of(state: &State) -> Vec<Rule> {
+    let mut all = vec![Rule::Timeouts(state.timeouts())];
+    all.extend(rules(state));
+    all.extend(state.marks().iter().cloned().map(Rule::Mark));
+    all.extend(state.daemons().iter().cloned().map(Rule::Daemon));
+    all
 }
 
-/// An object that differs between the running and the wanted state.
+/// An object that differs between the running and the wanted state. One of the two sides is there.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Difference {
-    /// The command that would add it as it is now; `None`: it does not exist.
-    pub before: Option<Command>,
+    /// The object as it is now; `None`: it does not exist.
+    pub before: Option<Rule>,
     /// The command that adds it or, if it exists, edits it; `None`: it is to be deleted.
     pub after: Option<Command>,
 }
 
 impl Difference {
     /// The object.
-    pub fn object(&self) -> Object {
-        self.before.as_ref().or(self.after.as_ref()).map_or(Object::Other, object_of)
+    pub fn object(&self) -> Option<Object> {
+        match &self.before {
+            Some(rule) => Some(rule.object()),
+            None => self.after.as_ref()?.object(),
+        }
+    }
+
+    /// The service itself, or the service of a destination.
+    pub fn service(&self) -> Option<ServiceKey> {
+        self.object()?.service()
     }
 
     /// The commands that remove the difference.
     fn commands(&self) -> impl Iterator<Item = Command> {
-        let gone = match (&self.before, &self.after) {
-            (Some(Command::AddService { key, .. }), None) => Some(Command::DeleteService(*key)),
-            (Some(Command::AddDestination { service, endpoint, .. }), None) => {
-                Some(Command::DeleteDestination { service: *service, endpoint: *endpoint })
-            }
-            (Some(Command::AddLocal(local)), _) => Some(Command::DeleteLocal(local.addr)),
-            (Some(Command::AddMark(rule)), _) => Some(Command::DeleteMark(rule.clone())),
-            (Some(Command::Disable(server)), None) => Some(Command::Enable(*server)),
-            (Some(Command::SetLimit { service, .. }), None) => Some(Command::DeleteLimit(*service)),
-            (Some(Command::AddListed { list, prefix, .. }), None) => {
-                Some(Command::DeleteListed { list: *list, prefix: *prefix })
-            }
-            (Some(Command::SetListFile { list, .. }), None) => Some(Command::UnsetListFile(*list)),
-            (Some(Command::Quic { service, change }), _) => {
-                Some(Command::Quic { service: *service, change: change.deletion() })
-            }
-            (Some(Command::StartDaemon(daemon)), _) => Some(Command::StopDaemon(daemon.role)),
-            _ => None,
-        };
-        gone.into_iter().chain(self.after.clone())
+        let deleted = self.before.as_ref().filter(|rule| self.after.is_none() || is_replaced(rule));
+        deleted.map(|rule| Command::Delete(rule.object())).into_iter().chain(self.after.clone())
     }
+}
+
+/// Whether an object is changed by its deletion and a new one.
+fn is_replaced(rule: &Rule) -> bool {
+    matches!(rule, Rule::Local(_) | Rule::Mark(_) | Rule::Quic { .. } | Rule::Daemon(_))
 }
 
 /// The differences between the running and the wanted state: local addresses first, then each service with its
@@ -88,38 +85,41 @@ impl Difference {
 pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
     let mut all = all_differences(running, wanted);
     // These entries of lists end by themselves.
-    all.retain(|difference| match difference {
-        Difference { before: Some(Command::AddListed { until: Some(_), .. }), after } => after.is_some(),
+    all.retain(|difference| match difference.before {
+        Some(Rule::Listed { until: Some(_), .. }) => difference.after.is_some(),
         _ => true,
     });
     all
 }
 
 fn all_differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
-    let (before, after) = (rules(running), rules(&wanted.state));
-    let (old, mut new) = (by_object(&before), by_object(&after));
+    let before = rules(running);
+    let after = rules(&wanted.state);
+    let old = by_object(&before);
+    let mut new = by_object(&after);
     let mut all = Vec::new();
     for rule in before {
-        match new.remove(&object_of(&rule)) {
+        match new.remove(&rule.object()) {
             Some(same) if same == rule => {}
             changed => all.push(Difference { after: changed.map(edit), before: Some(rule) }),
         }
     }
-    let added = after.into_iter().filter(|rule| !old.contains_key(&object_of(rule)));
-    all.extend(added.map(|rule| Difference { before: None, after: Some(rule) }));
-    all.sort_by_key(|difference| difference.object().service());
+    let added = after.into_iter().filter(|rule| !old.contains_key(&rule.object()));
+    all.extend(added.map(|rule| Difference { before: None, after: Some(Command::Add(rule)) }));
+    all.sort_by_key(Difference::service);
     all.extend(marks(running.marks(), wanted.state.marks()));
-    all.extend(wanted.state.daemons().iter().filter_map(|daemon| {
+    for daemon in wanted.state.daemons() {
         let before = daemon_of(running, daemon.role);
-        let [before, after] = [before, Some(daemon)].map(|one| one.cloned().map(Command::StartDaemon));
-        (before != after).then_some(Difference { before, after })
-    }));
+        if before != Some(daemon) {
+            let after = Some(Command::Add(Rule::Daemon(daemon.clone())));
+            all.push(Difference { before: before.cloned().map(Rule::Daemon), after });
+        }
+    }
     let mut timeouts = running.timeouts();
     timeouts.update(wanted.timeouts);
     if timeouts != running.timeouts() {
-        let [before, after] =
-            [running.timeouts(), timeouts].map(|timeouts| Some(Command::SetTimeouts(timeouts)));
-        all.push(Difference { before, after });
+        let before = Some(Rule::Timeouts(running.timeouts()));
+        all.push(Difference { before, after: Some(Command::Add(Rule::Timeouts(timeouts))) });
     }
     all
 }
@@ -127,20 +127,18 @@ fn all_differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
 /// The differences between the running state and a file that has changed: `old` is what it defined, `new` what it
 /// defines now. What neither of them defines stays as it is.
 pub fn file_differences(running: &State, old: &State, new: &DesiredRules) -> Vec<Difference> {
-    let defined: HashSet<_> = rules(old).iter().map(object_of).collect();
+    let defined: HashSet<_> = rules(old).iter().map(Rule::object).collect();
     let mut all = differences(running, new);
     all.retain(|difference| match &difference.before {
         _ if difference.after.is_some() => true,
         // A rule that the file defines too is deleted only to get its place among them.
-        Some(Command::AddMark(rule)) => old.marks().contains(rule) || new.state.marks().contains(rule),
-        _ => defined.contains(&difference.object()),
+        Some(Rule::Mark(rule)) => old.marks().contains(rule) || new.state.marks().contains(rule),
+        Some(rule) => defined.contains(&rule.object()),
+        None => false,
     });
-    // Those that the file started, as they still run, and does not start any more.
+    // Daemons that the file started, that still run as it started them, and that it does not start any more.
     let gone = daemons_without(old, &new.state);
-    all.extend(gone.filter(|gone| match gone.object() {
-        Object::Daemon(role) => daemon_of(running, role) == daemon_of(old, role),
-        _ => false,
-    }));
+    all.extend(gone.filter(|daemon| daemon_of(running, daemon.role) == Some(daemon)).map(end_of));
     all
 }
 
@@ -148,20 +146,15 @@ pub fn file_differences(running: &State, old: &State, new: &DesiredRules) -> Vec
 pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
     let mut commands: Vec<_> = differences.iter().flat_map(Difference::commands).collect();
     commands.sort_by_key(|command| match command {
-        Command::DeleteDestination { .. }
-        | Command::DeleteLocal(_)
-        | Command::DeleteMark(_)
-        | Command::DeleteLimit(_)
-        | Command::DeleteListed { .. }
-        | Command::UnsetListFile(_)
-        | Command::Quic { change: QuicChange::Delete { .. } | QuicChange::DeleteId { .. }, .. }
-        | Command::Enable(_) => 0,
-        Command::DeleteService(_) => 1,
-        Command::AddDestination { .. } | Command::EditDestination { .. } => 3,
+        // Directly before the start of another daemon of its role.
+        Command::Delete(Object::Daemon(_)) => 2,
+        Command::Delete(Object::Service(_)) => 1,
+        Command::Delete(_) => 0,
+        Command::Add(Rule::Destination { .. }) | Command::EditDestination { .. } => 3,
         // Needs a configuration of its length.
-        Command::Quic { change: QuicChange::AddId { .. }, .. } => 3,
+        Command::Add(Rule::Quic { rule: QuicRule::ServerId { .. }, .. }) => 3,
         // Depends on the methods as they will be.
-        Command::SetLimit { limit, .. } if limit.above == Above::SynProxy => 4,
+        Command::Add(Rule::Limit { limit, .. }) if limit.above == Above::SynProxy => 4,
         _ => 2,
     });
     commands
@@ -172,67 +165,73 @@ pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
 pub fn reversal(running: &State, applied: &State, former: &State) -> (Vec<Difference>, usize) {
     let wanted = DesiredRules { state: former.clone(), timeouts: former.timeouts() };
     let mut differences = all_differences(applied, &wanted);
-    differences.extend(daemons_without(applied, former));
+    differences.extend(daemons_without(applied, former).map(end_of));
     let all = differences.len();
-    let [now, then] = [running, applied].map(|state| by_object(&rules(state)));
-    let destinations = |state: &State, key: ServiceKey| {
-        let found = state.service(&key).into_iter().flat_map(|service| &service.destinations);
-        found.map(|dest| (dest.endpoint, dest.options.clone())).collect::<BTreeMap<_, _>>()
-    };
+    let now = by_object(&rules(running));
+    let then = by_object(&rules(applied));
+    let is_unchanged = |object: &Object| now.get(object) == then.get(object);
     differences.retain(|difference| match difference.object() {
-        Object::Marks => running.marks() == applied.marks(),
-        Object::Timeouts => running.timeouts() == applied.timeouts(),
-        Object::Daemon(role) => daemon_of(running, role) == daemon_of(applied, role),
+        Some(Object::Mark(_)) => running.marks() == applied.marks(),
+        Some(Object::Timeouts) => running.timeouts() == applied.timeouts(),
+        Some(Object::Daemon(role)) => daemon_of(running, role) == daemon_of(applied, role),
         // Its deletion would also delete destinations that were added since.
-        Object::Service(key)
+        Some(Object::Service(key))
             if difference.after.is_none() && destinations(running, key) != destinations(applied, key) =>
         {
             false
         }
-        // Its service was changed or deleted since.
-        Object::Destination(key, _) if now.get(&Object::Service(key)) != then.get(&Object::Service(key)) => {
-            false
+        // Its service may have been changed or deleted since.
+        Some(object @ Object::Destination { service, .. }) => {
+            is_unchanged(&Object::Service(service)) && is_unchanged(&object)
         }
-        object => now.get(&object) == then.get(&object),
+        Some(object) => is_unchanged(&object),
+        None => false,
     });
     let left = all - differences.len();
     (differences, left)
 }
 
-/// The end of each daemon of a state whose role another state has no daemon of.
-fn daemons_without<'a>(state: &'a State, other: &'a State) -> impl Iterator<Item = Difference> + use<'a> {
-    let gone = state.daemons().iter().filter(|daemon| daemon_of(other, daemon.role).is_none());
-    gone.map(|daemon| Difference { before: Some(Command::StartDaemon(daemon.clone())), after: None })
+/// The destinations of a service, whatever their order.
+fn destinations(state: &State, key: ServiceKey) -> BTreeMap<Endpoint, &DestinationOptions> {
+    let found = state.service(&key).into_iter().flat_map(|service| &service.destinations);
+    found.map(|dest| (dest.endpoint, &dest.options)).collect()
+}
+
+/// Daemons of a state whose role another state has no daemon of.
+fn daemons_without<'a>(state: &'a State, other: &'a State) -> impl Iterator<Item = &'a SyncDaemon> {
+    state.daemons().iter().filter(|daemon| daemon_of(other, daemon.role).is_none())
+}
+
+fn end_of(daemon: &SyncDaemon) -> Difference {
+    Difference { before: Some(Rule::Daemon(daemon.clone())), after: None }
 }
 
 fn daemon_of(state: &State, role: SyncRole) -> Option<&SyncDaemon> {
     state.daemons().iter().find(|daemon| daemon.role == role)
 }
 
-fn by_object(rules: &[Command]) -> HashMap<Object, Command> {
-    rules.iter().map(|rule| (object_of(rule), rule.clone())).collect()
+fn by_object(rules: &[Rule]) -> HashMap<Object, Rule> {
+    rules.iter().map(|rule| (rule.object(), rule.clone())).collect()
 }
 
-/// Commands that add the local addresses, the disabled real servers, access lists, QUIC configurations, services and
-/// destinations of a state. Options without effect have their default.
-fn rules(state: &State) -> Vec<Command> {
-    let mut rules: Vec<_> = state.locals().iter().copied().map(Command::AddLocal).collect();
-    rules.extend(state.disabled().iter().map(Command::Disable));
+/// The local addresses, the disabled real servers, limits, access lists, QUIC configurations, services and destinations
+/// of a state. Options without effect have their default.
+fn rules(state: &State) -> Vec<Rule> {
+    let mut rules: Vec<_> = state.locals().iter().copied().map(Rule::Local).collect();
+    rules.extend(state.disabled().iter().map(Rule::Disabled));
     let limits = state.limits().iter();
-    rules.extend(limits.map(|(key, limit)| Command::SetLimit { service: *key, limit: *limit }));
+    rules.extend(limits.map(|(key, limit)| Rule::Limit { service: *key, limit: *limit }));
     for (&list, content) in state.lists().iter() {
-        rules.extend(content.entries.iter().map(|(&prefix, until)| Command::AddListed {
-            list,
-            prefix,
-            until: until.map(Until::At),
-        }));
-        rules.extend(content.file.clone().map(|path| Command::SetListFile { list, path }));
+        for (&prefix, until) in &content.entries {
+            rules.push(Rule::Listed { list, prefix, until: until.map(Until::At) });
+        }
+        rules.extend(content.file.clone().map(|path| Rule::ListFile { list, path }));
     }
-    rules.extend(state.quic().iter().flat_map(|(service, quic)| quic.commands(*service)));
+    rules.extend(state.quic().iter().flat_map(|(service, quic)| quic.rules(*service)));
     for (key, service) in state.services() {
-        rules.push(Command::AddService { key: *key, options: effective_service(*key, &service.options) });
+        rules.push(Rule::Service { key: *key, options: effective_service(*key, &service.options) });
         // IPVS's order: the one added last comes first.
-        rules.extend(service.destinations.iter().rev().map(|dest| Command::AddDestination {
+        rules.extend(service.destinations.iter().rev().map(|dest| Rule::Destination {
             service: *key,
             endpoint: dest.endpoint,
             options: effective_destination(&dest.options),
@@ -257,14 +256,14 @@ fn effective_destination(options: &DestinationOptions) -> DestinationOptions {
     DestinationOptions { tunnel, ..options.clone() }
 }
 
-/// The command that edits an existing object to what this command would add.
-fn edit(rule: Command) -> Command {
+/// The command that gives an existing object these options.
+fn edit(rule: Rule) -> Command {
     match rule {
-        Command::AddService { key, options } => Command::EditService { key, options },
-        Command::AddDestination { service, endpoint, options } => {
+        Rule::Service { key, options } => Command::EditService { key, options },
+        Rule::Destination { service, endpoint, options } => {
             Command::EditDestination { service, endpoint, options }
         }
-        other => other,
+        rule => Command::Add(rule),
     }
 }
 
@@ -274,11 +273,12 @@ fn marks(running: &[MarkRule], wanted: &[MarkRule]) -> Vec<Difference> {
     let mut keep = wanted.iter().peekable();
     let mut all = Vec::new();
     for rule in running {
-        match keep.next_if_eq(&rule) {
-            Some(_) => {}
-            None => all.push(Difference { before: Some(Command::AddMark(rule.clone())), after: None }),
+        if keep.next_if_eq(&rule).is_none() {
+            all.push(Difference { before: Some(Rule::Mark(rule.clone())), after: None });
         }
     }
-    all.extend(keep.map(|rule| Difference { before: None, after: Some(Command::AddMark(rule.clone())) }));
+    for rule in keep {
+        all.push(Difference { before: None, after: Some(Command::Add(Rule::Mark(rule.clone()))) });
+    }
     all
 }

@@ -1,13 +1,16 @@
 //! Mark rules of `xvs mark`.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Prefix, Protocol};
 
+use crate::config::command::CommandError;
+
 /// A mark rule: packets that match all its conditions get the mark.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct MarkRule {
     /// Network of the destination address.
@@ -48,6 +51,71 @@ impl fmt::Display for MarkRule {
         if self.mask == u32::MAX { Ok(()) } else { write!(f, "/{:#x}", self.mask) }
     }
 }
+
+/// In the order of their texts.
+impl Ord for MarkRule {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.to_string().cmp(&other.to_string())
+    }
+}
+
+impl PartialOrd for MarkRule {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+/// Checks whether a rule can be added to these.
+///
+/// # Errors
+/// There is an equal one, or no room; no packet can match it, or it has more ports than iptables allows in a rule.
+pub(crate) fn check_add(rules: &[MarkRule], rule: &MarkRule) -> Result<(), CommandError> {
+    if rules.len() >= MARKS_MAX {
+        let why = format!("there are {MARKS_MAX} mark rules already, the largest number; delete one first");
+        return Err(CommandError::invalid(why));
+    }
+    if rules.contains(rule) {
+        return Err(CommandError::MarkExists(rule.to_string()));
+    }
+    let mut ports = 0;
+    for range in &rule.dest_ports {
+        ports += if range.start() == range.end() { 1 } else { 2 };
+    }
+    let why = if rule.interface.as_deref().is_some_and(|name| !is_interface(name)) {
+        format!(
+            "mark rule «{rule}» names no interface: a name has up to 15 bytes, no blank, slash or colon, and may end in +; \
+             leave -i out for packets from any interface"
+        )
+    } else if ports > PORTS_MAX {
+        format!(
+            "mark rule «{rule}» has more than {PORTS_MAX} ports, where a range counts as two; add two rules"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(CommandError::invalid(why))
+}
+
+/// Checks whether a rule can be deleted.
+///
+/// # Errors
+/// There is no such rule.
+pub(crate) fn check_delete(rules: &[MarkRule], rule: &MarkRule) -> Result<(), CommandError> {
+    if rules.contains(rule) { Ok(()) } else { Err(CommandError::NoSuchMark(rule.to_string())) }
+}
+
+/// Whether this is a valid name of an interface (kernel `net/core/dev.c`, `dev_valid_name`), or a prefix with `+`, that
+/// a rules file can also express.
+fn is_interface(name: &str) -> bool {
+    let has_barred = name.contains(|c: char| c.is_whitespace() || c == '/' || c == ':');
+    (1..=15).contains(&name.len()) && !has_barred && !name.starts_with(['-', '.'])
+}
+
+/// The largest number of ports of a mark rule, that of `multiport` (iptables-extensions(8)).
+const PORTS_MAX: usize = 15;
+
+/// The largest number of mark rules.
+pub(crate) const MARKS_MAX: usize = 1024;
 
 /// Ports in the syntax of `--dports`: `80,8000:8010`.
 pub fn ports_text(ports: &[RangeInclusive<u16>]) -> String {

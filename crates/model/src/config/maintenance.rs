@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
+use crate::config::command::CommandError;
 use crate::config::load_report::Server;
 
 /// The real servers that one `xvs disable` concerns: those of an address, or at one port of it, in all services or in
@@ -63,8 +64,35 @@ impl DisabledServers {
         self.0.is_empty()
     }
 
+    /// Checks whether these can be disabled.
+    ///
+    /// # Errors
+    /// There is no room for another element.
+    pub(crate) fn check_add(&self, new: Disabled) -> Result<(), CommandError> {
+        if self.iter().len() >= DISABLED_MAX && self.grows(new) {
+            let why = format!(
+                "{DISABLED_MAX} entries of disabled real servers exist already, the largest number; enable one first"
+            );
+            return Err(CommandError::invalid(why));
+        }
+        Ok(())
+    }
+
+    /// Checks whether these can be enabled.
+    ///
+    /// # Errors
+    /// They are not disabled, or only as part of a broader element.
+    pub(crate) fn check_delete(&self, enabled: Disabled) -> Result<(), CommandError> {
+        let server = enabled.server;
+        match self.broader(enabled) {
+            _ if self.can_remove(enabled) => Ok(()),
+            Some(broader) => Err(CommandError::DisabledAsPart { server, broader: broader.to_string() }),
+            None => Err(CommandError::NotDisabled(server)),
+        }
+    }
+
     /// Whether [`Self::insert`] would make more elements of them.
-    pub(crate) fn grows(&self, new: Disabled) -> bool {
+    fn grows(&self, new: Disabled) -> bool {
         self.broader(new).is_none() && !self.can_remove(new)
     }
 
@@ -82,15 +110,18 @@ impl DisabledServers {
     }
 
     /// Whether [`Self::remove`] would remove anything.
-    pub(crate) fn can_remove(&self, enabled: Disabled) -> bool {
+    fn can_remove(&self, enabled: Disabled) -> bool {
         self.0.iter().any(|known| enabled.covers(*known))
     }
 
     /// The element that disables all that `narrower` concerns.
-    pub(crate) fn broader(&self, narrower: Disabled) -> Option<Disabled> {
+    fn broader(&self, narrower: Disabled) -> Option<Disabled> {
         self.iter().find(|known| known.covers(narrower))
     }
 }
+
+/// The largest number of elements.
+const DISABLED_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {

@@ -13,8 +13,9 @@ use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::config::client_limit::as_listed;
-use crate::config::command::{Command, CommandError};
-use crate::config::quic_change::{QuicChange, QuicConfig};
+use crate::config::command::CommandError;
+use crate::config::quic_rule::{QuicConfig, QuicObject, QuicRule};
+use crate::config::rule::Rule;
 
 /// The QUIC configurations and server IDs of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -90,12 +91,14 @@ impl Quic {
         })
     }
 
-    /// The commands that give a service this.
-    pub fn commands(&self, service: ServiceKey) -> impl Iterator<Item = Command> {
-        let ids = self.servers.iter().map(|(&id, &server)| QuicChange::AddId { server, id });
-        let config =
-            |(&config, options): (&u8, &QuicConfig)| QuicChange::Add { config, options: options.clone() };
-        ids.chain(self.configs.iter().map(config)).map(move |change| Command::Quic { service, change })
+    /// The rules that give a service this.
+    pub fn rules(&self, service: ServiceKey) -> impl Iterator<Item = Rule> {
+        let ids = self.servers.iter().map(|(&id, &server)| QuicRule::ServerId { server, id });
+        let configs = self
+            .configs
+            .iter()
+            .map(|(&config, options)| QuicRule::Config { config, options: options.clone() });
+        ids.chain(configs).map(move |rule| Rule::Quic { service, rule })
     }
 }
 
@@ -140,44 +143,63 @@ impl QuicServices {
         configs.filter_map(|config| config.key_file.as_deref())
     }
 
-    /// Carries a change out that was checked. A service that has nothing then is left out.
-    pub(super) fn apply(&mut self, service: ServiceKey, change: &QuicChange) {
+    /// Gives a service a configuration or a server ID that was checked.
+    pub(super) fn add(&mut self, service: ServiceKey, rule: &QuicRule) {
         let quic = self.0.entry(service).or_default();
-        match change {
-            QuicChange::Add { config, options } => _ = quic.configs.insert(*config, options.clone()),
-            QuicChange::Delete { config } => _ = quic.configs.remove(config),
-            QuicChange::AddId { server, id } => _ = quic.servers.insert(*id, *server),
-            QuicChange::DeleteId { id } => _ = quic.servers.remove(id),
+        match rule {
+            QuicRule::Config { config, options } => _ = quic.configs.insert(*config, options.clone()),
+            QuicRule::ServerId { server, id } => _ = quic.servers.insert(*id, *server),
+        }
+    }
+
+    /// Takes a configuration or a server ID from a service. A service that has nothing then is left out.
+    pub(super) fn delete(&mut self, service: ServiceKey, object: QuicObject) {
+        let Some(quic) = self.0.get_mut(&service) else { return };
+        match object {
+            QuicObject::Config { config } => _ = quic.configs.remove(&config),
+            QuicObject::ServerId { id } => _ = quic.servers.remove(&id),
         }
         if *quic == Quic::default() {
             self.0.remove(&service);
         }
     }
 
-    /// Checks whether a change can be carried out.
+    /// Checks whether a service can be given a configuration or a server ID.
     ///
     /// # Errors
     /// A sentence that names service and object.
-    pub(super) fn check(&self, service: ServiceKey, change: &QuicChange) -> Result<(), CommandError> {
+    pub(super) fn check_add(&self, service: ServiceKey, rule: &QuicRule) -> Result<(), CommandError> {
+        match *rule {
+            QuicRule::Config { config, ref options } => self.check_config(service, config, options),
+            QuicRule::ServerId { server, id } => self.check_id(service, server, id),
+        }
+    }
+
+    /// Checks whether a configuration or a server ID can be taken from a service.
+    ///
+    /// # Errors
+    /// The service does not have it.
+    pub(super) fn check_delete(&self, service: ServiceKey, object: QuicObject) -> Result<(), CommandError> {
         let quic = self.get(&service);
-        match *change {
-            QuicChange::Add { config, ref options } => self.check_add(service, config, options),
-            QuicChange::AddId { server, id } => self.check_id(service, server, id),
-            QuicChange::Delete { config } => {
-                match quic.is_some_and(|quic| quic.configs.contains_key(&config)) {
-                    true => Ok(()),
-                    false => Err(CommandError::NoSuchQuic { service, config }),
-                }
+        match object {
+            QuicObject::Config { config } => {
+                let is_there = quic.is_some_and(|quic| quic.configs.contains_key(&config));
+                if is_there { Ok(()) } else { Err(CommandError::NoSuchQuic { service, config }) }
             }
-            QuicChange::DeleteId { id } => match quic.is_some_and(|quic| quic.servers.contains_key(&id)) {
-                true => Ok(()),
-                false => Err(CommandError::NoSuchServerId { service, id }),
-            },
+            QuicObject::ServerId { id } => {
+                let is_there = quic.is_some_and(|quic| quic.servers.contains_key(&id));
+                if is_there { Ok(()) } else { Err(CommandError::NoSuchServerId { service, id }) }
+            }
         }
     }
 
     /// Refuses a configuration that is wrong in itself, or whose number the service has for another one.
-    fn check_add(&self, service: ServiceKey, number: u8, options: &QuicConfig) -> Result<(), CommandError> {
+    fn check_config(
+        &self,
+        service: ServiceKey,
+        number: u8,
+        options: &QuicConfig,
+    ) -> Result<(), CommandError> {
         let QuicConfig { server_id_length, nonce_length, key_file } = options;
         let there = self.get(&service).and_then(|quic| quic.configs.get(&number));
         let is_bad = |path: &PathBuf| {
@@ -201,7 +223,7 @@ impl QuicServices {
             () => return self.check_service(service),
         };
         let why = format!("QUIC configuration {number} of service {service}: {why}");
-        Err(CommandError::InvalidOperation { why })
+        Err(CommandError::invalid(why))
     }
 
     /// Refuses a server ID that another real server of the service has, and one more than fit.
@@ -220,7 +242,7 @@ impl QuicServices {
             None => return Ok(()),
         };
         let why = format!("server ID {id} for real server {server} of service {service}: {why}");
-        Err(CommandError::InvalidOperation { why })
+        Err(CommandError::invalid(why))
     }
 
     /// Refuses a service that no QUIC packet belongs to, and one more than fit.
@@ -230,7 +252,7 @@ impl QuicServices {
                 let why = format!(
                     "{SERVICES_MAX} services have QUIC configurations already, the largest number; delete those of one"
                 );
-                Err(CommandError::InvalidOperation { why })
+                Err(CommandError::invalid(why))
             }
             ServiceKey::Address { protocol: Protocol::UDP, .. } => Ok(()),
             ServiceKey::Mark { mark, .. } if mark > 0 => Ok(()),
@@ -250,7 +272,10 @@ const IDS_MAX: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use crate::config::command::Command;
+    use crate::config::desired_state::State;
+    use crate::config::quic::*;
+    use crate::config::rule::Object;
 
     fn service() -> ServiceKey {
         "UDP 198.51.100.1:443".parse().unwrap()
@@ -260,29 +285,35 @@ mod tests {
         QuicConfig { server_id_length, nonce_length, key_file: None }
     }
 
-    fn add(config: u8, options: QuicConfig) -> QuicChange {
-        QuicChange::Add { config, options }
+    fn add_to(service: ServiceKey, config: u8, options: QuicConfig) -> Command {
+        Command::Add(Rule::Quic { service, rule: QuicRule::Config { config, options } })
     }
 
-    fn id(last: u8, id: &str) -> QuicChange {
-        QuicChange::AddId { server: Endpoint::new([192, 0, 2, last], 443), id: id.parse().unwrap() }
+    fn add(config: u8, options: QuicConfig) -> Command {
+        add_to(service(), config, options)
     }
 
-    fn with(changes: &[QuicChange]) -> QuicServices {
-        let mut services = QuicServices::default();
-        for change in changes {
-            services.check(service(), change).unwrap();
-            services.apply(service(), change);
-        }
-        services
+    fn id(last: u8, id: &str) -> Command {
+        let rule =
+            QuicRule::ServerId { server: Endpoint::new([192, 0, 2, last], 443), id: id.parse().unwrap() };
+        Command::Add(Rule::Quic { service: service(), rule })
+    }
+
+    fn delete(object: QuicObject) -> Command {
+        Command::Delete(Object::Quic { service: service(), object })
+    }
+
+    fn with(commands: &[Command]) -> State {
+        let mut state = State::default();
+        commands.iter().for_each(|command| state.apply(command).unwrap());
+        state
     }
 
     #[test]
     fn what_contradicts_the_draft_or_itself_is_refused_with_service_object_and_next_step() {
-        let services = with(&[add(0, config(3, 4)), id(1, "0a0b0c")]);
-        let refused = |change| services.check(service(), &change).unwrap_err().to_string();
+        let state = with(&[add(0, config(3, 4)), id(1, "0a0b0c")]);
         let key = |path: &str| QuicConfig { key_file: Some(path.into()), ..config(3, 4) };
-        for (change, expected) in [
+        for (command, expected) in [
             (add(7, config(3, 4)), "configuration 7 of service UDP 198.51.100.1:443: the number is 0 to 6"),
             (add(1, config(0, 8)), "a server ID of 0 bytes and a nonce of 8; an ID has at least 1 byte"),
             (add(1, config(3, 3)), "a nonce of 3;"),
@@ -292,38 +323,36 @@ mod tests {
             (add(0, config(3, 5)), "exists already with other options; rotate keys by another number"),
             (id(2, "0a0b0c"), "server ID 0a0b0c for real server 192.0.2.2:443 of service UDP"),
             (id(2, "0a0b0c"), "real server 192.0.2.1:443 has it; choose another one"),
-            (QuicChange::Delete { config: 1 }, "has no QUIC configuration 1; `xvs quic list`"),
-            (QuicChange::DeleteId { id: "0a0b0d".parse().unwrap() }, "has no server ID 0a0b0d"),
+            (delete(QuicObject::Config { config: 1 }), "has no QUIC configuration 1; `xvs quic list`"),
+            (delete(QuicObject::ServerId { id: "0a0b0d".parse().unwrap() }), "has no server ID 0a0b0d"),
         ] {
-            let message = refused(change);
+            let message = state.check(&command).unwrap_err().to_string();
             assert!(message.contains(expected), "{message}");
         }
         for other in ["TCP 198.51.100.1:443", "SCTP 198.51.100.1:443"] {
-            let refused = services.check(other.parse().unwrap(), &add(0, config(3, 4))).unwrap_err();
+            let refused = state.check(&add_to(other.parse().unwrap(), 0, config(3, 4))).unwrap_err();
             assert!(refused.to_string().contains("than UDP is not supported yet; name a service by -u"));
         }
-        assert_eq!(services.check(service(), &add(0, config(3, 4))), Ok(()), "the same again");
-        assert_eq!(services.check(service(), &id(1, "0a0b0c")), Ok(()), "the same again");
-        assert_eq!(services.check("FWM 7".parse().unwrap(), &add(0, config(3, 4))), Ok(()));
+        for again in [add(0, config(3, 4)), id(1, "0a0b0c")] {
+            assert!(state.check(&again).is_ok(), "{again:?}");
+        }
+        assert!(state.check(&add_to("FWM 7".parse().unwrap(), 0, config(3, 4))).is_ok());
     }
 
     #[test]
-    fn the_commands_of_a_service_give_it_again_even_with_an_id_of_a_former_length() {
-        let delete = QuicChange::Delete { config: 0 };
-        let services =
-            with(&[add(0, config(3, 4)), id(1, "0a0b0c"), add(1, config(2, 4)), id(1, "0a0b"), delete]);
-        let commands: Vec<_> = services.get(&service()).unwrap().commands(service()).collect();
+    fn the_rules_of_a_service_give_it_again_even_with_an_id_of_a_former_length() {
+        let first = delete(QuicObject::Config { config: 0 });
+        let state =
+            with(&[add(0, config(3, 4)), id(1, "0a0b0c"), add(1, config(2, 4)), id(1, "0a0b"), first]);
+        let rules: Vec<_> = state.quic().get(&service()).unwrap().rules(service()).collect();
         // As the journal has them.
-        let text = serde_json::to_string(&commands).unwrap();
+        let text = serde_json::to_string(&rules).unwrap();
         let commands: Vec<Command> = serde_json::from_str(&text).unwrap();
-        let changes = commands.into_iter().map(|command| match command {
-            Command::Quic { change, .. } => change,
-            other => panic!("{other:?}"),
-        });
-        let changes: Vec<_> = changes.collect();
-        assert_eq!(with(&changes), services);
-        let mut all = services;
-        changes.iter().for_each(|change| all.apply(service(), &change.deletion()));
-        assert_eq!(all, QuicServices::default());
+        assert_eq!(with(&commands), state);
+        let mut state = state;
+        for rule in rules {
+            state.apply(&Command::Delete(rule.object())).unwrap();
+        }
+        assert_eq!(state, State::default());
     }
 }

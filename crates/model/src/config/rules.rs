@@ -1,19 +1,13 @@
 //! Rules files: the lines, the state that they want, and their faults.
 
 use std::fmt;
-use std::net::IpAddr;
 
 use serde::Serialize;
-use xvs_proto::quic::ServerId;
-use xvs_proto::{Endpoint, Prefix};
 use xvs_sched::ServiceKey;
 
-use crate::config::access_list::ListKey;
 use crate::config::command::{Command, CommandError};
 use crate::config::desired_state::State;
-use crate::config::maintenance::Disabled;
-use crate::config::quic_change::QuicChange;
-use crate::config::sync_daemon::SyncRole;
+use crate::config::rule::Rule;
 use crate::config::timeouts::Timeouts;
 
 /// The state that rules want.
@@ -102,10 +96,10 @@ impl DesiredRules {
     fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
         if matches!(command, Command::Zero(_)) {
             let why = "rules do not zero counters; `xvsadm -Z` does".to_owned();
-            return Err(CommandError::InvalidOperation { why });
+            return Err(CommandError::invalid(why));
         }
         self.state.apply(command)?;
-        if let Command::SetTimeouts(timeouts) = command {
+        if let Command::Add(Rule::Timeouts(timeouts)) = command {
             self.timeouts.update(*timeouts);
         }
         Ok(())
@@ -114,19 +108,10 @@ impl DesiredRules {
 
 /// Whether both commands add the same object.
 fn adds_the_same(line: &Command, other: &Command) -> bool {
-    let adds = |command: &Command| {
-        matches!(
-            command,
-            Command::AddService { .. }
-                | Command::AddDestination { .. }
-                | Command::AddLocal(_)
-                | Command::AddMark(_)
-        )
-    };
-    adds(line)
-        && adds(other)
-        && object_of(line) == object_of(other)
-        && (object_of(line) != Object::Marks || line == other)
+    match (line, other) {
+        (Command::Add(line), Command::Add(other)) => line.object() == other.object(),
+        _ => false,
+    }
 }
 
 /// The object that a line adds for the second time.
@@ -149,82 +134,4 @@ pub struct RuleLine {
     pub number: usize,
     /// Its command.
     pub command: Command,
-}
-
-/// The object that a rule configures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Object {
-    /// A local address.
-    Local(IpAddr),
-    /// A service.
-    Service(ServiceKey),
-    /// A destination of a service.
-    Destination(ServiceKey, Endpoint),
-    /// The mark rules.
-    Marks,
-    /// A disabled real server.
-    Disabled(Disabled),
-    /// What each client of a service may do.
-    Limit(ServiceKey),
-    /// An entry of an access list.
-    Listed(ListKey, Prefix),
-    /// The file of an access list.
-    ListFile(ListKey),
-    /// A QUIC configuration of a service, by its number.
-    Quic(ServiceKey, u8),
-    /// A server ID of a service.
-    ServerId(ServiceKey, ServerId),
-    /// The timeouts.
-    Timeouts,
-    /// The synchronization daemon of a role.
-    Daemon(SyncRole),
-    /// Counters, all services: they are not compared.
-    Other,
-}
-
-impl Object {
-    /// The service itself, or the service of a destination.
-    pub fn service(self) -> Option<ServiceKey> {
-        match self {
-            Self::Service(key) | Self::Destination(key, _) => Some(key),
-            _ => None,
-        }
-    }
-
-    /// The same, or the service of a limit.
-    pub fn service_or_limited(self) -> Option<ServiceKey> {
-        match self {
-            Self::Limit(key) => Some(key),
-            other => other.service(),
-        }
-    }
-}
-
-/// The object that a command configures.
-pub fn object_of(command: &Command) -> Object {
-    match command {
-        Command::AddLocal(local) => Object::Local(local.addr),
-        Command::DeleteLocal(addr) => Object::Local(*addr),
-        Command::AddService { key, .. } | Command::EditService { key, .. } | Command::DeleteService(key) => {
-            Object::Service(*key)
-        }
-        Command::AddDestination { service, endpoint, .. }
-        | Command::EditDestination { service, endpoint, .. }
-        | Command::DeleteDestination { service, endpoint } => Object::Destination(*service, *endpoint),
-        Command::AddMark(_) | Command::DeleteMark(_) => Object::Marks,
-        Command::Disable(server) | Command::Enable(server) => Object::Disabled(*server),
-        Command::SetLimit { service, .. } | Command::DeleteLimit(service) => Object::Limit(*service),
-        Command::AddListed { list, prefix, .. } | Command::DeleteListed { list, prefix } => {
-            Object::Listed(*list, *prefix)
-        }
-        Command::SetListFile { list, .. } | Command::UnsetListFile(list) => Object::ListFile(*list),
-        Command::Quic { service, change } => match *change {
-            QuicChange::Add { config, .. } | QuicChange::Delete { config } => Object::Quic(*service, config),
-            QuicChange::AddId { id, .. } | QuicChange::DeleteId { id } => Object::ServerId(*service, id),
-        },
-        Command::SetTimeouts(_) => Object::Timeouts,
-        Command::StartDaemon(daemon) => Object::Daemon(daemon.role),
-        Command::StopDaemon(role) => Object::Daemon(*role),
-        Command::Flush | Command::Zero(_) => Object::Other,
-    }
 }

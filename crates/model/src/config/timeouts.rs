@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::command::CommandError;
+
 /// The timeouts of connections that `ipvsadm --set` sets; those of other states are fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -20,6 +22,19 @@ impl Timeouts {
 
     /// The longest timeout, 31 days, as with `ipvsadm`.
     pub const MAX_SECONDS: u32 = 31 * 24 * 60 * 60;
+
+    /// Checks whether these timeouts can be set.
+    ///
+    /// # Errors
+    /// A timeout is longer than [`Self::MAX_SECONDS`].
+    pub(crate) fn check(self) -> Result<(), CommandError> {
+        let longest = self.tcp_seconds.max(self.tcp_fin_seconds).max(self.udp_seconds);
+        if longest > Self::MAX_SECONDS {
+            let why = format!("a timeout is at most {} seconds", Self::MAX_SECONDS);
+            return Err(CommandError::invalid(why));
+        }
+        Ok(())
+    }
 
     /// Sets the timeouts of `wanted`; 0 keeps a value.
     pub fn update(&mut self, wanted: Self) {

@@ -6,6 +6,7 @@ use xvs_sched::{ClientLimit, ServiceKey};
 
 use crate::config::command::Command;
 use crate::config::destination::DestinationOptions;
+use crate::config::rule::Rule;
 use crate::config::service::ServiceOptions;
 use crate::config::timeouts::Timeouts;
 use crate::health_checks::check::{Check, Probe, Script};
@@ -164,6 +165,6 @@ impl Configuration {
 
     /// The command that sets its timeouts, if it sets any.
     pub fn timeouts(&self) -> Option<Command> {
-        (self.timeouts != Timeouts::UNSET).then_some(Command::SetTimeouts(self.timeouts))
+        (self.timeouts != Timeouts::UNSET).then_some(Command::Add(Rule::Timeouts(self.timeouts)))
     }
 }

@@ -7,13 +7,14 @@ use xvs_sched::ServiceKey;
 
 use crate::config::access_list::ListRow;
 use crate::config::client_limit::LimitReport;
-use crate::config::command::{Command, CommandError};
+use crate::config::command::CommandError;
 use crate::config::difference::Difference;
 use crate::config::firewall_mark::MarkRule;
 use crate::config::load_feedback::FeedbackRow;
 use crate::config::local_address::{LocalAddress, LocalReport};
 use crate::config::maintenance::DisabledServers;
 use crate::config::quic::QuicRow;
+use crate::config::rule::Rule;
 use crate::config::sync_daemon::SyncDaemon;
 use crate::config::timeouts::Timeouts;
 use crate::report::capture::{CapturedPacket, Missed};
@@ -46,14 +47,15 @@ pub enum Reply {
     Fleet(u64),
     /// The running state.
     Rules {
-        /// Commands that create it from an empty state.
-        commands: Vec<Command>,
+        /// The rules that create it from an empty state.
+        #[serde(rename = "commands")]
+        rules: Vec<Rule>,
         /// Services owned by health checks, which are not compared with rules.
         #[serde(rename = "governed")]
         owned: Vec<ServiceKey>,
-        /// Commands that set the limits of clients that health checks own, which are not compared with rules either.
+        /// The limits of clients that health checks own, which are not compared with rules either.
         #[serde(default)]
-        owned_limits: Vec<Command>,
+        owned_limits: Vec<Rule>,
     },
     /// Services in no particular order, each with its destinations in IPVS's order.
     Services(Vec<ServiceRow>),
@@ -110,18 +112,18 @@ pub enum Reply {
 #[cfg(any(test, feature = "samples"))]
 impl Reply {
     /// The rules of a director with these services, and with what these commands add. For tests alone.
-    pub fn rules_of(services: &[ServiceRow], more: impl IntoIterator<Item = Command>) -> Self {
-        let mut commands = Vec::new();
+    pub fn rules_of(services: &[ServiceRow], more: impl IntoIterator<Item = Rule>) -> Self {
+        let mut rules = Vec::new();
         for row in services {
-            commands.push(Command::AddService { key: row.key, options: row.options.clone() });
+            rules.push(Rule::Service { key: row.key, options: row.options.clone() });
             // The one added last comes first.
-            commands.extend(row.destinations.iter().rev().map(|dest| Command::AddDestination {
+            rules.extend(row.destinations.iter().rev().map(|dest| Rule::Destination {
                 service: row.key,
                 endpoint: dest.endpoint,
                 options: dest.options.clone(),
             }));
         }
-        commands.extend(more);
-        Self::Rules { commands, owned: Vec::new(), owned_limits: Vec::new() }
+        rules.extend(more);
+        Self::Rules { rules, owned: Vec::new(), owned_limits: Vec::new() }
     }
 }

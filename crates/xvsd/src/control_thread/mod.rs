@@ -18,6 +18,7 @@ use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::card::CardWatch;
 use xvs_host::network::{Latest, View};
+use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::{Access, ControlRequest};
 use xvs_model::report::event::Kind;
 use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
@@ -192,21 +193,22 @@ impl ControlThread {
                 Ok(Input::Reconcile(wanted, scope, reply)) => {
                     let reconciled = self.control.reconcile(wanted, scope, self.shared.now());
                     // The health checks may have ended.
-                    let _ = reply.send(reconciled);
+                    let _ = reply.send(Ok(reconciled));
                 }
                 Ok(Input::Captures(captures, reply)) => {
                     // The client may have disconnected.
-                    let _ = reply.send(self.control.set_captures(captures));
+                    let _ = reply.send(self.control.set_captures(captures).map_err(CommandError::from));
                 }
                 Ok(Input::VipProbes(probes, reply)) => {
                     // The health checks may have ended.
-                    let _ = reply.send(self.control.set_vip_probes(probes));
+                    self.control.set_vip_probes(probes);
+                    let _ = reply.send(Ok(()));
                 }
                 Ok(Input::Reload(new, reply)) => {
                     let undone = self.control.reload(*new, self.shared.now());
                     self.update_warnings();
                     // The client may have disconnected.
-                    let _ = reply.send(undone);
+                    let _ = reply.send(Ok(undone));
                 }
                 Ok(Input::ListFiles(files, reply)) => {
                     // The client may have disconnected.
@@ -238,10 +240,8 @@ impl ControlThread {
                 self.sweeping.iter().for_each(Sweeping::wake);
             }
             let unconfirmed = self.control.unconfirmed_until();
-            if let Err(error) = self.control.tick(self.shared.now())
-                && let Some(refusal) = error.refusal()
-            {
-                tracing::error!("{refusal}");
+            if let Err(error) = self.control.tick(self.shared.now()) {
+                tracing::error!("{error}");
             }
             let mut warnings = self.control.warnings();
             warnings.extend(self.control.datapath().daemons().faults());
@@ -291,11 +291,7 @@ impl ControlThread {
             link.partial_checksums = partial.contains(&below) || of_members.contains(&below);
         }
         offload::enter(self.control.datapath(), &mut network);
-        if let Err(error) = self.control.set_network(&network)
-            && let Some(refusal) = error.refusal()
-        {
-            tracing::error!("network change: {refusal}");
-        }
+        self.control.set_network(&network);
         let mut facts = self.shared.facts_mut();
         facts.network.clone_from(&view.network);
         for (interface, ifindex) in facts.interfaces.iter_mut().zip(&self.links) {
@@ -332,10 +328,8 @@ impl ControlThread {
     }
 
     fn update_mark_rules(&mut self, found: KernelMarkRules) {
-        if let Err(error) = self.control.set_tables(found.tables)
-            && let Some(refusal) = error.refusal()
-        {
-            tracing::error!("change of the kernel's mark rules: {refusal}");
+        if let Err(error) = self.control.set_tables(found.tables) {
+            tracing::error!("change of the kernel's mark rules: {error}");
         }
         self.warnings.netfilter = found.warnings;
         self.update_warnings();

@@ -22,6 +22,7 @@ use xvs_host::network::{FollowerThread, Latest, Slot};
 use xvs_host::state_directory::{Others, StateDirectory};
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::rule::Rule;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
 
@@ -115,13 +116,15 @@ impl Daemon {
                 log_begun(&commands, &results);
                 let is_lost = |((_, command), result): (&(_, Command), &Result<(), CommandError>)| {
                     // Daemons are tried again.
-                    !matches!(command, Command::StartDaemon(_))
+                    !matches!(command, Command::Add(Rule::Daemon(_)))
                         && result.as_ref().is_err_and(|error| error.refusal().is_some())
                 };
                 self.is_as_kept &= !commands.iter().zip(&results).any(is_lost);
                 refused.extend(commands.into_iter().zip(results).filter_map(
                     |(command, result)| match command {
-                        (_, Command::StartDaemon(daemon)) => Some((daemon, result.err()?.refusal()?.clone())),
+                        (_, Command::Add(Rule::Daemon(daemon))) => {
+                            Some((daemon, result.err()?.refusal()?.clone()))
+                        }
                         _ => None,
                     },
                 ));
@@ -131,8 +134,7 @@ impl Daemon {
         self.begun = later.map(|journal| (settings.clone(), journal));
         let kept = handle.begin_journal(Begun { timeouts, settings, refused, journal: now });
         self.shared.facts_mut().journal_saved_at_millis = saved_at_millis;
-        // A late worker becomes a warning.
-        kept.or_else(|error| error.refusal().cloned().map_or(Ok(()), |error| Err(DaemonError::Begin(error))))
+        kept.map_err(DaemonError::Begin)
     }
 
     /// Starts to follow the rules of a fleet, if there is one. Returns when they are in force, or after a short time.

@@ -8,21 +8,14 @@ use std::path::Path;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 
-use xvs_ctl::control::quic::key_file;
-
 /// Refuses rules if one of them names a file outside the folder, also through a symbolic link.
 ///
 /// # Errors
 /// The first such line, and the next step.
 pub(super) fn check(commands: &[Command], folder: Option<&Path>) -> Result<(), String> {
     for command in commands {
-        let path = match command {
-            Command::SetListFile { path, .. } => path,
-            command => match key_file(command) {
-                Some(path) => path,
-                None => continue,
-            },
-        };
+        let Command::Add(rule) = command else { continue };
+        let Some(path) = rule.file() else { continue };
         let refused = |why: String| Err(format!("{}: {why}", command_line(command)));
         let Some(folder) = folder else {
             return refused(
@@ -53,7 +46,8 @@ mod tests {
     use std::path::PathBuf;
 
     use xvs_model::config::access_list::{ListKey, ListKind};
-    use xvs_model::config::quic_change::{QuicChange, QuicConfig};
+    use xvs_model::config::quic_rule::{QuicConfig, QuicRule};
+    use xvs_model::config::rule::Rule;
 
     use super::*;
 
@@ -61,8 +55,9 @@ mod tests {
         let service = "UDP 198.51.100.1:443".parse().unwrap();
         let list = ListKey { kind: ListKind::Deny, service: Some(service) };
         let options = QuicConfig { server_id_length: 3, nonce_length: 4, key_file: Some(path.clone()) };
-        let key = Command::Quic { service, change: QuicChange::Add { config: 0, options } };
-        [vec![Command::SetListFile { list, path }], vec![key]]
+        let rule = QuicRule::Config { config: 0, options };
+        let key = Command::Add(Rule::Quic { service, rule });
+        [vec![Command::Add(Rule::ListFile { list, path })], vec![key]]
     }
 
     #[test]

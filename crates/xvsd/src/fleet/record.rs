@@ -12,7 +12,8 @@ use xvs_dataplane::counters::StatsValues;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::difference::{commands_of, differences};
+use xvs_model::config::difference::{differences, rules_of};
+use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::report::fleet::FleetDirector;
 use xvs_model::report::listing::Rates;
@@ -266,9 +267,9 @@ fn wanted(rules: &[Command], running: &State) -> Option<DesiredRules> {
 /// A digest of services and destinations, with their order.
 fn digest(state: &State) -> String {
     let mut digest = Sha256::new();
-    for command in commands_of(state) {
-        if matches!(command, Command::AddService { .. } | Command::AddDestination { .. }) {
-            digest.update(command_line(&command));
+    for rule in rules_of(state) {
+        if matches!(rule, Rule::Service { .. } | Rule::Destination { .. }) {
+            digest.update(command_line(&Command::Add(rule)));
             digest.update("\n");
         }
     }
@@ -329,7 +330,7 @@ mod tests {
 
     #[test]
     fn the_digest_has_services_real_servers_weights_and_order_and_nothing_that_is_a_directors_own() {
-        let of = |rules: &str| digest(&state_of(&commands(rules)).unwrap());
+        let of = |rules: &str| digest(&state_of(commands(rules)).unwrap());
         let service = "-A -t 192.0.2.1:80 -s rr\n";
         let [a, b] = [11, 12].map(|host| format!("-a -t 192.0.2.1:80 -r 192.0.2.{host}:80 -m -w 1\n"));
         let both = of(&format!("{service}{a}{b}"));
@@ -347,7 +348,7 @@ mod tests {
     fn rules_without_local_addresses_leave_those_of_the_director() {
         let running = commands("#xvs laddr add 192.0.2.9\n-A -t 192.0.2.1:80 -s rr\n");
         let count = |rules: &str| {
-            let running_state = state_of(&running).unwrap();
+            let running_state = state_of(running.clone()).unwrap();
             differences(&running_state, &wanted(&commands(rules), &running_state).unwrap()).len()
         };
         assert_eq!(count("-A -t 192.0.2.1:80 -s rr\n"), 0);

@@ -297,7 +297,7 @@ mod tests {
             }
             rules.push_str(&format!("-a -t 192.0.2.1:80 -r 192.0.2.{host}:80 -g -w {}\n", host % 2));
         }
-        control.set_network(&network).unwrap();
+        control.set_network(&network);
         change(&mut control, &rules);
         let shared = daemon(&control);
         let text: String = page(&shared, 2).collect();

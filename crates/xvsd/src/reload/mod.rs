@@ -25,7 +25,8 @@ use xvs_ctl::control::reload::Reloaded;
 use xvs_ctl::journal::format::{Entry, FileRecord};
 use xvs_ctl::unattached::Attachment;
 use xvs_health::engine;
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::CommandError;
+use xvs_model::config::rule::Rule;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::event::Kind;
@@ -139,12 +140,12 @@ impl Reloader {
             read_list(list, &path).map_err(unchanged)?;
         }
         // Also those that commands name: a successor would refuse them only later.
-        if let Reply::Rules { commands, .. } = self.daemon.request(ControlRequest::Rules)? {
-            for command in &commands {
-                if let Command::SetListFile { list, path } = command {
+        if let Reply::Rules { rules, .. } = self.daemon.request(ControlRequest::Rules)? {
+            for rule in &rules {
+                if let Rule::ListFile { list, path } = rule {
                     read_list(*list, path).map_err(unchanged)?;
                 }
-                if let Some(path) = key_file(command) {
+                if let Some(path) = key_file(rule) {
                     read_key(path).map_err(unchanged)?;
                 }
             }
@@ -174,7 +175,10 @@ impl Reloader {
         let exporter = listener.map(|listener| self.serve(listener, &anew)).transpose().map_err(unchanged)?;
         let filter = new.log_filter().map_err(unchanged)?;
         let checks = self.checks.as_ref();
-        let checks = checks.map(|checks| Ok((checks, read_again(&new.keepalived, checks)?))).transpose()?;
+        let checks = match checks {
+            Some(checks) => Some((checks, read_again(&new.keepalived, checks)?)),
+            None => None,
+        };
         set_mode(old, &new)?;
         let mut lines: Vec<_> = changes.iter().map(Difference::line).collect();
         if let Some((checks, read)) = checks {

@@ -368,7 +368,7 @@ mod tests {
     /// A daemon with these rules in this network.
     pub(super) fn daemon_in(network: &Network, rules: &str) -> Shared {
         let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
-        control.set_network(network).unwrap();
+        control.set_network(network);
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();

@@ -466,7 +466,7 @@ mod tests {
         let mac = "02:00:00:00:00:01".parse().unwrap();
         network.add_link("lan", mac, &[([192, 0, 2, 254].into(), 24)], 1500).unwrap();
         (1..10).for_each(|host| network.add_neighbour([192, 0, 2, host].into(), mac, "lan").unwrap());
-        control.set_network(&network).unwrap();
+        control.set_network(&network);
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();

@@ -1,0 +1,80 @@
+//! `xvs disable` and `xvs enable`: real servers that get no new connections.
+
+use clap::Args;
+use xvs_model::config::command::Command;
+use xvs_model::config::maintenance::Disabled;
+use xvs_model::config::rule::Rule;
+
+use crate::resolver::Resolver;
+use crate::xvs_lines::{RealServerArgument, ServiceArgument, arguments, named};
+
+/// Disabled real servers as the arguments of `xvs disable` and `xvs enable`.
+pub fn disabled_arguments(Disabled { server, service }: &Disabled) -> String {
+    format!("{server}{}", named(*service))
+}
+
+/// The real servers that `xvs disable` or `xvs enable` names: without a port on every port, without a service in every
+/// service.
+#[derive(Debug, Args)]
+pub struct DisabledArgument {
+    #[command(flatten)]
+    server: RealServerArgument,
+    #[command(flatten)]
+    service: ServiceArgument,
+}
+
+impl DisabledArgument {
+    /// The real servers.
+    ///
+    /// # Errors
+    /// The first line of ipvsadm's message about the service, or what is wrong with the real server.
+    pub fn named(&self, resolver: &dyn Resolver) -> Result<Disabled, String> {
+        let (service, word) = (self.service.key(resolver)?, self.server.word());
+        let server = word.parse().map_err(|error| format!("real server {word:?}: {error}"))?;
+        Ok(Disabled { server, service })
+    }
+}
+
+/// The change that a line requests by its words behind `disable`.
+///
+/// # Errors
+/// A sentence for the operator, or the first line of ipvsadm's message about the service.
+pub(crate) fn disable_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
+    arguments::<DisabledArgument>("disable", words)?
+        .named(resolver)
+        .map(|servers| Command::Add(Rule::Disabled(servers)))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::resolver::FixedNames;
+    use crate::xvs_lines::disabled::*;
+
+    #[test]
+    fn a_printed_disabled_server_is_parsed_back_with_and_without_a_service() {
+        let names = FixedNames::default().host("web1", [198, 51, 100, 1]);
+        let services = ["TCP 198.51.100.1:80", "SCTP [2001:db8::1]:0", "FWM 7", "FWM 4294967295 IPv6"];
+        let services = services.iter().map(|service| Some(service.parse().unwrap())).chain([None]);
+        for service in services {
+            for server in ["192.0.2.11", "192.0.2.11:80", "[2001:db8::11]:80"] {
+                let command =
+                    Command::Add(Rule::Disabled(Disabled { server: server.parse().unwrap(), service }));
+                let line = crate::command_line(&command);
+                let words: Vec<_> = line.split(' ').skip(2).collect();
+                assert_eq!(disable_command(&words, &names), Ok(command), "{line}");
+            }
+        }
+        let named = Disabled {
+            server: "192.0.2.11".parse().unwrap(),
+            service: Some("TCP 198.51.100.1:80".parse().unwrap()),
+        };
+        let words = ["192.0.2.11", "-t", "web1:80"];
+        assert_eq!(disable_command(&words, &names), Ok(Command::Add(Rule::Disabled(named))));
+        assert_eq!(crate::disabled_arguments(&named), "192.0.2.11 -t 198.51.100.1:80");
+        for wrong in
+            [&[][..], &["web1"], &["192.0.2.11", "-t", "web1:x"], &["192.0.2.11", "-t", "a", "-u", "b"]]
+        {
+            assert!(disable_command(wrong, &names).is_err(), "{wrong:?}");
+        }
+    }
+}

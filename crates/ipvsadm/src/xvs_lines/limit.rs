@@ -1,0 +1,99 @@
+//! `xvs limit`: what each client of a service may do, and all together.
+
+use clap::Subcommand;
+use xvs_model::config::command::Command;
+use xvs_model::config::rule::{Object, Rule};
+use xvs_sched::{Above, ClientLimit};
+
+use crate::resolver::Resolver;
+use crate::xvs_lines::{Line, ServiceArgument};
+
+/// The options of `xvs limit set` that are not the defaults.
+pub(crate) fn limit_options(limit: &ClientLimit) -> String {
+    let ClientLimit { connections, rate, burst, above, syn_rate, syn_burst } = *limit;
+    let mut options = number("connections", connections) + &number("rate", rate) + &number("burst", burst);
+    if above != Above::Drop {
+        options += &format!(" --above {}", above.name());
+    }
+    options + &number("syn-rate", syn_rate) + &number("syn-burst", syn_burst)
+}
+
+fn number(name: &str, value: u32) -> String {
+    if value == 0 { String::new() } else { format!(" --{name} {value}") }
+}
+
+/// A change of the limits of clients.
+#[derive(Debug, Subcommand)]
+#[allow(
+    missing_docs,
+    reason = "clap would take a sentence about the service's options as one about the subcommand"
+)]
+pub enum LimitChange {
+    /// Limit what each client of a service may do, and all together, in the place of the service's former limit
+    #[command(group = clap::ArgGroup::new("what").args(["connections", "rate", "syn_rate"]).required(true).multiple(true))]
+    Set {
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// The most connections at once; closed ones count until they expire
+        #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        connections: Option<u32>,
+        /// The most new connections a second
+        #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        rate: Option<u32>,
+        /// The most new connections at once after a pause; as many as --rate by default
+        #[arg(short, long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
+        burst: Option<u32>,
+        /// What becomes of SYNs above --rate: drop, the default, or syn-proxy, which answers them by cookies
+        #[arg(long, value_name = "WHAT", requires = "rate", value_parser = above)]
+        above: Option<Above>,
+        /// The most SYNs a second of all clients together
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        syn_rate: Option<u32>,
+        /// The most SYNs of all clients at once after a pause; as many as --syn-rate by default
+        #[arg(long, value_name = "N", requires = "syn_rate", value_parser = clap::value_parser!(u32).range(1..))]
+        syn_burst: Option<u32>,
+    },
+    /// End the limit of a service; connections stay
+    Delete {
+        #[command(flatten)]
+        service: ServiceArgument,
+    },
+}
+
+impl LimitChange {
+    pub(super) fn service(&self) -> &ServiceArgument {
+        let (Self::Set { service, .. } | Self::Delete { service }) = self;
+        service
+    }
+
+    /// The limit to set; `None`: it is ended.
+    pub(super) fn limit(&self) -> Option<ClientLimit> {
+        let Self::Set { connections, rate, burst, above, syn_rate, syn_burst, .. } = self else {
+            return None;
+        };
+        let [connections, rate, burst, syn_rate, syn_burst] =
+            [connections, rate, burst, syn_rate, syn_burst].map(|number| number.unwrap_or(0));
+        let above = above.unwrap_or_default();
+        Some(ClientLimit { connections, rate, burst, above, syn_rate, syn_burst })
+    }
+}
+
+impl Line for LimitChange {
+    const WORD: &str = "limit";
+
+    fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
+        let key = self.service().key(resolver)?;
+        let service = key.ok_or("limit: name the service by -t, -u, --sctp-service or -f")?;
+        Ok(match self.limit() {
+            None => Command::Delete(Object::Limit(service)),
+            Some(limit) => Command::Add(Rule::Limit { service, limit }),
+        })
+    }
+}
+
+fn above(text: &str) -> Result<Above, &'static str> {
+    Above::ALL
+        .into_iter()
+        .find(|above| above.name() == text)
+        .ok_or("SYNs above the rate get drop or syn-proxy")
+}

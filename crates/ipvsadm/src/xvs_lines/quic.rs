@@ -1,0 +1,120 @@
+//! `xvs quic`: QUIC configurations and server IDs of a service.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use xvs_model::config::command::Command;
+use xvs_model::config::quic_rule::{QuicConfig, QuicObject, QuicRule};
+use xvs_model::config::rule::{Object, Rule};
+use xvs_proto::quic::ServerId;
+
+use crate::grammar::real_server;
+use crate::resolver::Resolver;
+use crate::xvs_lines::{Line, ServiceArgument};
+
+/// The words of `xvs quic` that add a configuration or a server ID to the service that these options name.
+pub(crate) fn added(service: &str, rule: &QuicRule) -> String {
+    match rule {
+        QuicRule::Config { config, options } => {
+            let QuicConfig { server_id_length, nonce_length, key_file } = options;
+            let key = key_file.as_ref().map(|path| format!(" --key-file {}", path.display()));
+            format!(
+                "add {service} --config {config} --server-id-length {server_id_length} --nonce-length {nonce_length}{}",
+                key.unwrap_or_default()
+            )
+        }
+        QuicRule::ServerId { server, id } => format!("server-id {service} -r {server} {id}"),
+    }
+}
+
+/// The words of `xvs quic` that delete a configuration or a server ID of the service that these options name.
+pub(crate) fn deleted(service: &str, object: QuicObject) -> String {
+    match object {
+        QuicObject::Config { config } => format!("delete {service} --config {config}"),
+        QuicObject::ServerId { id } => format!("delete-server-id {service} {id}"),
+    }
+}
+
+/// A change of the QUIC configurations or server IDs of a service.
+#[derive(Debug, Subcommand)]
+#[allow(
+    missing_docs,
+    reason = "clap would take a sentence about the service's options as one about the subcommand"
+)]
+pub enum QuicLine {
+    /// Add a configuration: how the service's real servers encode server IDs in their connection IDs
+    Add {
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// Its number, 0 to 6, which is in each connection ID
+        #[arg(long, value_name = "N")]
+        config: u8,
+        /// Length of server IDs in bytes, at least 1
+        #[arg(long, value_name = "BYTES")]
+        server_id_length: u8,
+        /// Length of the nonce in bytes, at least 4; with the server ID at most 19
+        #[arg(long, value_name = "BYTES")]
+        nonce_length: u8,
+        /// The file with the key of the encryption, 32 hexadecimal digits; without it nothing is encrypted
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+    },
+    /// Delete a configuration; server IDs stay
+    Delete {
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// Its number
+        #[arg(long, value_name = "N")]
+        config: u8,
+    },
+    /// Give a real server an ID, for all configurations with IDs of its length
+    ServerId {
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// The real server
+        #[arg(short, long, value_name = "ADDRESS:PORT")]
+        real_server: String,
+        /// The ID in hexadecimal digits, as the server has it
+        id: ServerId,
+    },
+    /// Delete the ID of a real server
+    DeleteServerId {
+        #[command(flatten)]
+        service: ServiceArgument,
+        /// The ID
+        id: ServerId,
+    },
+}
+
+impl Line for QuicLine {
+    const WORD: &str = "quic";
+
+    fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
+        let (Self::Add { service: named, .. }
+        | Self::Delete { service: named, .. }
+        | Self::ServerId { service: named, .. }
+        | Self::DeleteServerId { service: named, .. }) = self;
+        let service = named.key(resolver)?.ok_or("quic: name the service by -u or -f")?;
+        Ok(match self {
+            Self::Add { config, server_id_length, nonce_length, key_file, .. } => {
+                let options = QuicConfig {
+                    server_id_length: *server_id_length,
+                    nonce_length: *nonce_length,
+                    key_file: key_file.clone(),
+                };
+                let rule = QuicRule::Config { config: *config, options };
+                Command::Add(Rule::Quic { service, rule })
+            }
+            Self::ServerId { real_server: text, id, .. } => {
+                let (_, server) = real_server(&[named.words(), vec!["-r", text]].concat(), resolver)?;
+                Command::Add(Rule::Quic { service, rule: QuicRule::ServerId { server, id: *id } })
+            }
+            Self::Delete { config, .. } => {
+                Command::Delete(Object::Quic { service, object: QuicObject::Config { config: *config } })
+            }
+            Self::DeleteServerId { id, .. } => {
+                Command::Delete(Object::Quic { service, object: QuicObject::ServerId { id: *id } })
+            }
+        })
+    }
+}
