@@ -14,7 +14,7 @@ use xvs_health::engine;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
 use xvs_health::view::View;
-use xvs_health::{DesiredServices, Environment, VipProbe};
+use xvs_health::{DesiredServices, Environment, VipProbe, VipProbeError};
 use xvs_host::state_directory::Others;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
@@ -113,7 +113,7 @@ impl Environment for Director {
         virtual_endpoint: Endpoint,
         source: Option<IpAddr>,
         server: &RealServer,
-    ) -> Result<Box<dyn VipProbe>, String> {
+    ) -> Result<Box<dyn VipProbe>, VipProbeError> {
         self.vip_prober.begin(virtual_endpoint, source, server)
     }
 
@@ -123,11 +123,10 @@ impl Environment for Director {
 
     fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool {
         let snapshot = self.daemon.shared().published.load();
-        let is_here = |key: &ServiceKey| match key {
+        virtual_server.services.iter().any(|(key, _)| match key {
             ServiceKey::Address { endpoint, .. } => snapshot.egress.is_local(endpoint.addr),
             ServiceKey::Mark { .. } => true,
-        };
-        virtual_server.services.iter().any(|(key, _)| is_here(key))
+        })
     }
 
     fn reconcile(&self, wanted: DesiredServices, scope: ReconcileScope) -> Result<Reconciled, CommandError> {
