@@ -16,12 +16,15 @@ use std::thread::{self, ScopedJoinHandle};
 use std::{io, panic};
 
 use xvs_ctl::sweep::Sweeper;
+use xvs_dataplane::clock::Clock;
 use xvs_dataplane::offload::former::{FormerRecords, UsedRecords};
+use xvs_dataplane::steering::hold::Hold;
 use xvs_host::state_directory::Others;
 
 use crate::control_thread::ControlThread;
 use crate::daemon::take_over::TakeOver;
 use crate::error::{DaemonError, system};
+use crate::restart::kept_state::{PausedTable, SurveyedTable};
 use crate::sweeping::Sweeping;
 
 impl ControlThread {
@@ -36,17 +39,15 @@ impl ControlThread {
         let former = workers.former_records();
         let table = table.pause(take_over.as_mut())?;
 
-        let (hold, clock) = (start.hold.clone(), start.clock.clone());
-        let beat = || hold.beat(clock.elapsed());
-        let survey = || table.survey(clock.now(), beat);
-        let used = || former.into_iter().map(FormerRecords::find_used).collect::<Vec<_>>();
+        let hold = start.hold.clone();
+        let clock = start.clock.clone();
         let (workers, steering) = self.control.datapath().workers();
         let (ports, table, former) = match &take_over {
             // All this at the time in which the kernel frees the queues.
             Some(_) => thread::scope(|scope| {
-                let survey = thread::Builder::new().spawn_scoped(scope, survey);
+                let survey = thread::Builder::new().spawn_scoped(scope, || surveyed(table, &hold, &clock));
                 let survey = survey.map_err(system("a thread"))?;
-                let former = thread::Builder::new().spawn_scoped(scope, used);
+                let former = thread::Builder::new().spawn_scoped(scope, || used_records(former));
                 let former = former.map_err(system("a thread"))?;
                 workers.put_in_force(steering, Others::Run)?;
                 let ports = workers.open_ports()?;
@@ -56,13 +57,13 @@ impl ControlThread {
             None => {
                 let ports = workers.open_ports()?;
                 workers.put_in_force(steering, Others::Ended)?;
-                (ports, survey(), used())
+                (ports, surveyed(table, &hold, &clock), used_records(former))
             }
         };
         let (ports, worker_facts) = ports.into_iter().unzip();
 
         let table = table.own(take_over.as_mut(), &mut self.control)?;
-        beat();
+        hold.beat(clock.elapsed());
         self.shared.own(table.clone());
         let reader = table.reader().expect("a table has handles for a listing and the sweeper");
         let sweeper = Sweeper::new(reader, start.published.clone(), table.secret().0[1])
@@ -95,6 +96,15 @@ impl ControlThread {
         self.update_network();
         Ok(take_over)
     }
+}
+
+/// Reads the table, while the hold goes on.
+fn surveyed(table: PausedTable, hold: &Hold, clock: &Clock) -> SurveyedTable {
+    table.survey(clock.now(), || hold.beat(clock.elapsed()))
+}
+
+fn used_records(former: Vec<FormerRecords>) -> Vec<UsedRecords> {
+    former.into_iter().map(FormerRecords::find_used).collect()
 }
 
 /// What a thread returns.
