@@ -17,7 +17,7 @@ use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::report::fleet::FleetDirector;
 use xvs_model::report::listing::Rates;
 
-use crate::fleet::etcd::{Entry, Etcd, Keys};
+use crate::fleet::etcd::{Entry, Etcd, EtcdError, Keys};
 use crate::handle::Handle;
 use crate::status;
 
@@ -148,7 +148,7 @@ impl Record {
         if written.is_err() {
             self.not_before = now + LOOK;
         }
-        written
+        Ok(written?)
     }
 
     async fn write_now(
@@ -156,7 +156,7 @@ impl Record {
         etcd: &mut Etcd,
         keys: &Keys,
         record: &FleetDirector,
-    ) -> Result<(), String> {
+    ) -> Result<(), EtcdError> {
         let (name, holder) = self.key(&keys.directors);
         if name != self.key {
             self.end(etcd).await;
