@@ -231,19 +231,20 @@ impl VipProbe for Begun {
 /// A TCP port that the kernel gives to no other socket, at any address, until this socket is closed. It does not
 /// listen.
 fn reserve_port() -> io::Result<(OwnedFd, u16)> {
-    let bound = |family, any: IpAddr| -> io::Result<OwnedFd> {
-        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        if family == AddressFamily::INET6 {
-            set_ipv6_v6only(&socket, false)?;
-        }
-        bind(&socket, &SocketAddr::new(any, 0))?;
-        Ok(socket)
-    };
     // A machine without IPv6 refuses the first one.
     let both = bound(AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into());
     let socket = both.or_else(|_| bound(AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()))?;
     let at = SocketAddr::try_from(getsockname(&socket)?)?;
     Ok((socket, at.port()))
+}
+
+fn bound(family: AddressFamily, any: IpAddr) -> io::Result<OwnedFd> {
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if family == AddressFamily::INET6 {
+        set_ipv6_v6only(&socket, false)?;
+    }
+    bind(&socket, &SocketAddr::new(any, 0))?;
+    Ok(socket)
 }
 
 #[cfg(test)]

@@ -6,8 +6,6 @@ use std::path::PathBuf;
 
 use thiserror::Error;
 
-use super::key::HOW;
-
 /// Why a daemon of connection synchronization cannot be started.
 #[derive(Debug, Error)]
 pub(crate) enum SyncError {
@@ -35,3 +33,6 @@ pub(crate) enum SyncError {
     #[error("another master daemon is still ending; try again")]
     StillEnding,
 }
+
+/// How to make a key.
+pub(super) const HOW: &str = "`openssl rand -hex 32` prints a key";

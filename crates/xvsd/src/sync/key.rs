@@ -6,7 +6,7 @@ use xvs_model::hexadecimal;
 
 use xvs_ctl::secret_file;
 
-use super::error::SyncError;
+use super::error::{HOW, SyncError};
 
 /// A shared key.
 #[derive(Clone)]
@@ -24,8 +24,6 @@ impl SyncKey {
         key.map(Self).ok_or_else(|| SyncError::NoKey(path.to_owned()))
     }
 }
-
-pub(super) const HOW: &str = "`openssl rand -hex 32` prints a key";
 
 #[cfg(test)]
 mod tests {
