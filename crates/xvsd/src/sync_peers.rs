@@ -15,9 +15,9 @@ use xvs_ctl::sync::receiver::Refused;
 /// The peers of both daemons.
 #[derive(Debug, Default)]
 pub(crate) struct SyncPeers {
-    /// Those that have asked the master daemon for the table.
+    /// The peers that have asked the master daemon for the table.
     pub(crate) master: Arc<Peers>,
-    /// Those that the backup daemon hears.
+    /// The peers that the backup daemon hears.
     pub(crate) backup: Arc<Peers>,
 }
 

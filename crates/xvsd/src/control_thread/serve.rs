@@ -25,6 +25,7 @@ use crate::control_thread::ControlThread;
 use crate::daemon::take_over::TakeOver;
 use crate::error::{DaemonError, system};
 use crate::restart::kept_state::{PausedTable, SurveyedTable};
+use crate::shared::WorkerFacts;
 use crate::sweeping::Sweeping;
 
 impl ControlThread {
@@ -80,6 +81,17 @@ impl ControlThread {
         let (workers, steering) = self.control.datapath().workers();
         workers.pin_all();
         workers.redirect_own(steering);
+        self.show_workers(worker_facts);
+        let links: Vec<_> = self.control.egress().links().map(|(_, link)| link.ifindex).collect();
+        self.control.datapath().adopt_neighbours(&links);
+        // It is known now whether frames are copied.
+        self.update_network();
+        Ok(take_over)
+    }
+
+    /// Lets other threads see the workers, and how their interfaces are attached.
+    fn show_workers(&mut self, worker_facts: Vec<WorkerFacts>) {
+        let (workers, _) = self.control.datapath().workers();
         let mut facts = self.shared.facts_mut();
         facts.workers = worker_facts;
         for (index, interface) in facts.interfaces.iter_mut().enumerate() {
@@ -89,12 +101,6 @@ impl ControlThread {
             interface.mode = attached.mode().to_string();
             interface.why_not_native = attached.native_refused().map(ToString::to_string);
         }
-        drop(facts);
-        let links: Vec<_> = self.control.egress().links().map(|(_, link)| link.ifindex).collect();
-        self.control.datapath().adopt_neighbours(&links);
-        // It is known now whether frames are copied.
-        self.update_network();
-        Ok(take_over)
     }
 }
 

@@ -36,6 +36,7 @@ use crate::restart::kept_state::KeptState;
 use crate::shared::{Facts, Shared};
 use crate::sync::daemons::Daemons;
 use crate::sync::master::TableFacts;
+use crate::sync_peers::SyncPeers;
 use crate::threads;
 use crate::workers::Workers;
 use crate::workers::system::SystemDatapath;
@@ -73,17 +74,8 @@ impl Daemon {
         let worker_count = workers.count();
         let hold = steering.hold().clone();
         let flows = offload.as_ref().map(|offload| offload.flows().clone());
-        let table =
-            TableFacts { workers: worker_count, entries: kept.table.entries(), secret: kept.table.secret() };
-        let secret = table.secret;
         let peers = Arc::default();
-        let daemons = Daemons::new(table, config.sync_key_file.clone(), Arc::clone(&peers));
-        let neighbours = Neighbours::open().map_err(system("netlink"))?;
-        let capacity = config.conn_table_size;
-        let datapath = SystemDatapath::new(workers, steering, neighbours, capacity, daemons, offload);
-        let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
-        configure(&mut control, config, worker_count)?;
-        control.set_clients(config.limits.into(), secret);
+        let mut control = control(config, workers, steering, offload, &kept, Arc::clone(&peers))?;
         kept.return_to(&mut control, started);
         let KeptState { table, directory, .. } = kept;
 
@@ -250,15 +242,28 @@ fn offloading(
     started.ok()
 }
 
-/// Enters what xvs.toml says of the control plane.
-fn configure(
-    control: &mut Control<SystemDatapath>,
+/// The control plane over the real data path, as xvs.toml configures it.
+fn control(
     config: &Config,
-    workers: usize,
-) -> Result<(), DaemonError> {
-    control.set_start_settings(config.settings(workers));
+    workers: Workers,
+    steering: Steering,
+    offload: Option<Offloading>,
+    kept: &KeptState,
+    peers: Arc<SyncPeers>,
+) -> Result<Control<SystemDatapath>, DaemonError> {
+    let count = workers.count();
+    let secret = kept.table.secret();
+    let table = TableFacts { workers: count, entries: kept.table.entries(), secret };
+    let daemons = Daemons::new(table, config.sync_key_file.clone(), peers);
+    let neighbours = Neighbours::open().map_err(system("netlink"))?;
+    let capacity = config.conn_table_size;
+    let datapath = SystemDatapath::new(workers, steering, neighbours, capacity, daemons, offload);
+    let mut control = Control::new(datapath, count, config.ipvs, config.feedback.clone());
+    control.set_start_settings(config.settings(count));
     control.set_sip_calls(config.sip_calls);
     control.keep_lists_without_files();
     control.set_repair(config.keepalived.repair);
-    control.set_list_files(config.list_files()).map(drop).map_err(DaemonError::Lists)
+    control.set_list_files(config.list_files()).map_err(DaemonError::Lists)?;
+    control.set_clients(config.limits.into(), secret);
+    Ok(control)
 }

@@ -107,7 +107,7 @@ fn folder(at: impl AsFd, path: &Path, owner: Owner, mode: Mode) -> io::Result<Op
     }
 }
 
-/// The same for a file or folder that need not exist.
+/// Opens a folder that need not exist, and gives it to a user. `None`: it does not exist, or is another user's.
 fn existing(at: impl AsFd, path: &Path, owner: Owner) -> io::Result<Option<OwnedFd>> {
     let Some(folder) = open(at, path)? else { return Ok(None) };
     match Uid::from_raw(fstat(&folder)?.st_uid) {

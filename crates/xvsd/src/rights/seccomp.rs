@@ -251,7 +251,8 @@ pub(super) fn limit_process() -> io::Result<()> {
     add(Control)
 }
 
-/// The same for a process that has executed itself anew and still has its filters.
+/// Lets threads add the filters of their kinds, in a process that has filters, also of its own before it executed itself
+/// anew.
 ///
 /// # Errors
 /// The kernel's.

@@ -34,13 +34,15 @@ impl Readings<'_> {
         warnings.extend(one_packet_warnings(&self.snapshot));
         warnings.extend(client_address_warnings(&self.snapshot));
         warnings.extend(table_warning(self.live, self.size));
-        warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
+        let busy = self.busy_percent.iter().enumerate();
+        warnings.extend(busy.filter_map(|(worker, percent)| busy_warning(worker, *percent)));
         warnings.extend(
             drop_reasons()
                 .zip(&self.recent)
                 .filter_map(|((reason, what), packets)| drop_warning(reason, what, *packets, &self.snapshot)),
         );
-        warnings.extend(self.facts.interfaces.iter().zip(&self.recent_cards).flat_map(card_warnings));
+        let cards = self.facts.interfaces.iter().zip(&self.recent_cards);
+        warnings.extend(cards.flat_map(|(interface, lost)| card_warnings(interface, lost)));
         warnings.extend(self.facts.start_warnings.iter().cloned());
         warnings.extend(xvs_helper::client::warning());
         warnings.extend(self.facts.warnings.iter().cloned());
@@ -312,7 +314,7 @@ fn table_warning(live: usize, size: usize) -> Option<String> {
     })
 }
 
-fn busy_warning((worker, busy_percent): (usize, &Option<f64>)) -> Option<String> {
+fn busy_warning(worker: usize, busy_percent: Option<f64>) -> Option<String> {
     let busy = busy_percent.filter(|busy| *busy >= BUSY_PERCENT)?;
     Some(format!(
         "worker {worker} is {busy:.0} % busy; give xvsd more queues and workers (`ethtool -L`, `workers`)"
@@ -343,7 +345,7 @@ fn without_neighbour(snapshot: &Snapshot) -> String {
 }
 
 /// The warnings about packets that an interface's card has lost within a minute.
-fn card_warnings((interface, lost): (&InterfaceStatus, &CardLosses)) -> impl Iterator<Item = String> {
+fn card_warnings(interface: &InterfaceStatus, lost: &CardLosses) -> impl Iterator<Item = String> {
     let CardLosses { missed, length } = lost;
     let name = &interface.name;
     let missed = (*missed > 0).then(|| {
@@ -638,9 +640,9 @@ mod tests {
         assert_eq!(table_warning(800, 1000), None);
         assert!(table_warning(810, 1000).unwrap().contains("81 % full"));
         assert!(table_warning(1007, 1000).unwrap().contains("100 % full"), "spare entries are in use");
-        assert_eq!(busy_warning((0, &Some(89.9))), None);
-        assert_eq!(busy_warning((0, &None)), None);
-        assert!(busy_warning((3, &Some(97.6))).unwrap().starts_with("worker 3 is 98 % busy"));
+        assert_eq!(busy_warning(0, Some(89.9)), None);
+        assert_eq!(busy_warning(0, None), None);
+        assert!(busy_warning(3, Some(97.6)).unwrap().starts_with("worker 3 is 98 % busy"));
     }
 
     #[test]

@@ -68,5 +68,5 @@ const ALL: usize = 64;
 const PER_ADDRESS: usize = 4;
 /// How long the thread waits before it looks whether it is to stop.
 const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-/// The same while there are connections.
+/// How long it waits while there are connections.
 const SHORT_TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };

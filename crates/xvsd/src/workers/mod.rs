@@ -63,7 +63,7 @@ pub(crate) struct Workers {
     reinjectors: Vec<Arc<Reinjector>>,
     /// The redirection of what this machine itself sends, by interface.
     own: Vec<Option<Redirection>>,
-    /// The same for `lo`, and its TAP.
+    /// The redirection of what clients on this machine send on `lo`, and its TAP.
     own_clients: Option<Redirection>,
     loopback: Arc<OnceLock<Arc<Reinjector>>>,
     /// Why packets of this machine cannot be redirected.

@@ -101,7 +101,7 @@ impl SystemDatapath {
         self.offload.as_ref()
     }
 
-    /// The same, to be changed.
+    /// The offload of flows, to be changed; `None`: there is none.
     pub(crate) fn offloading_mut(&mut self) -> Option<&mut Offloading> {
         self.offload.as_mut()
     }

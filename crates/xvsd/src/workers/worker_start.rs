@@ -32,7 +32,7 @@ pub(crate) struct WorkerStart {
     pub(crate) unresolved: Arc<Unresolved>,
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) total: SharedStats,
-    /// Those of each worker.
+    /// The counters of each worker.
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) notices: Sender<String>,
     pub(crate) offload: Option<Arc<Offload>>,
