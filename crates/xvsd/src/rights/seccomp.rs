@@ -251,8 +251,8 @@ pub(super) fn limit_process() -> io::Result<()> {
     add(Control)
 }
 
-/// Lets threads add the filters of their kinds, in a process that has filters, also of its own before it executed itself
-/// anew.
+/// Lets threads add the filters of their kinds, in a process that is about to have filters, or that has kept them since
+/// before it executed itself anew.
 ///
 /// # Errors
 /// The kernel's.
