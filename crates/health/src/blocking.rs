@@ -22,11 +22,11 @@ pub(crate) async fn run_blocking<T: Send + 'static>(
     // A process has one health thread; each test has its own.
     thread_local!(static PERMITS: Arc<Semaphore> = Arc::new(Semaphore::new(BLOCKING_MAX)));
     let permit = PERMITS.with(Arc::clone).acquire_owned().await;
-    let with_permit = move || {
+    spawn_blocking(move || {
         let _permit = permit;
         call()
-    };
-    spawn_blocking(with_permit).await
+    })
+    .await
 }
 
 /// The runtime of the health checks, which has a thread for blocking calls at all times. Further ones end after a time

@@ -81,7 +81,7 @@ impl CheckStateMachine {
         CheckView { is_up, weight_change, agent, has_run, has_failed }
     }
 
-    /// The same state with the timing of a new configuration.
+    /// The state with the timing of a new configuration.
     ///
     /// `check` has the same [identity](Probe::identity) as the check before.
     #[must_use]

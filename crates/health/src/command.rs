@@ -32,6 +32,12 @@ pub(super) struct RunLock {
     is_started: Arc<AtomicBool>,
 }
 
+impl RunLock {
+    fn is_started(&self) -> bool {
+        self.is_started.load(Ordering::Relaxed)
+    }
+}
+
 /// A command with all that is needed to run it.
 #[derive(Debug, Clone)]
 pub(super) struct Program {
@@ -90,9 +96,8 @@ impl Program {
 
     /// Runs the command as soon as the lock is free. Dropping the future ends the command.
     pub(super) async fn run(&self, deadline: Instant) -> Outcome {
-        let is_started = || self.run_lock.is_started.load(Ordering::Relaxed);
         let Ok(guard) = timeout_at(deadline, Arc::clone(&self.run_lock.lock).lock_owned()).await else {
-            return if is_started() { Outcome::Busy } else { not_in_time() };
+            return if self.run_lock.is_started() { Outcome::Busy } else { not_in_time() };
         };
         self.run_lock.is_started.store(false, Ordering::Relaxed);
         let (sender, receiver) = oneshot::channel();
@@ -100,7 +105,7 @@ impl Program {
         match timeout_at(deadline, receiver).await {
             Ok(outcome) => outcome
                 .unwrap_or_else(|_| Outcome::NotStarted("internal error of xvsd; see its log".to_owned())),
-            Err(_) if is_started() => Outcome::Late,
+            Err(_) if self.run_lock.is_started() => Outcome::Late,
             Err(_) => not_in_time(),
         }
     }

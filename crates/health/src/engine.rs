@@ -92,7 +92,6 @@ impl Handle {
     /// The control thread refused the services, or the daemon is stopping.
     pub fn replace(&self, mut prepared: Prepared) -> Result<String, CommandError> {
         examine_scripts(&mut prepared.configuration);
-        let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
         let (reply, replied) = oneshot::channel();
         self.manager.send(Message::Load(Box::new(prepared), reply)).map_err(|_| ending())?;
         replied.blocking_recv().map_err(|_| ending())?
@@ -134,6 +133,10 @@ impl Handle {
     pub fn runtime(&self) -> &runtime::Handle {
         &self.runtime
     }
+}
+
+fn ending() -> CommandError {
+    CommandError::Failed { why: "xvs: the daemon is ending".to_owned() }
 }
 
 /// The number of probes that may run at once, from the number of descriptors that are free.

@@ -13,7 +13,7 @@ use xvs_sched::ServiceKey;
 
 use crate::check_ref::CheckRef;
 use crate::probes::probe_result::ProbeResult;
-use crate::probes::through_vip::VipProbe;
+use crate::probes::through_vip::{VipProbe, VipProbeError};
 use crate::view::View;
 
 /// The services that the checks want, by key; `None`: the service is removed.
@@ -30,9 +30,12 @@ pub trait Environment: Send + Sync + 'static {
         url: usize,
         deadline: Instant,
     ) -> impl Future<Output = ProbeResult> + Send {
-        let begin =
-            |virtual_endpoint, source, server: &RealServer| self.probe_vip(virtual_endpoint, source, server);
-        crate::probes::run(begin, check, url, deadline)
+        crate::probes::run(
+            |virtual_endpoint, source, server: &RealServer| self.probe_vip(virtual_endpoint, source, server),
+            check,
+            url,
+            deadline,
+        )
     }
 
     /// Begins a TCP connection to this virtual endpoint, from this address of the director if one is configured. It is
@@ -45,7 +48,7 @@ pub trait Environment: Send + Sync + 'static {
         virtual_endpoint: Endpoint,
         source: Option<IpAddr>,
         server: &RealServer,
-    ) -> Result<Box<dyn VipProbe>, String>;
+    ) -> Result<Box<dyn VipProbe>, VipProbeError>;
 
     /// Prepares for probes through virtual addresses, or ends that. Blocks until it is in force.
     ///

@@ -13,6 +13,7 @@ use std::{fs, io};
 
 use rustix::fs::{CWD, Mode, OFlags, mkfifoat};
 use rustix::io::ioctl_fionread;
+use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 use xvs_helper::account;
@@ -33,45 +34,53 @@ pub(super) struct Fifo {
     reader: Option<(Program, JoinHandle<()>)>,
 }
 
+/// Why a FIFO cannot be used.
+#[derive(Debug, Error)]
+pub(super) enum FifoError {
+    /// It cannot be created or opened, or its settings cannot be changed.
+    #[error("{path}: {error}")]
+    Io { path: String, error: io::Error },
+    #[error("{0} exists and is no FIFO")]
+    OtherFile(String),
+    /// Its user or group does not exist.
+    #[error("{0}")]
+    NoAccount(String),
+}
+
 impl Fifo {
     /// Opens a FIFO and starts its reader. Must be called on the health runtime.
     ///
     /// # Errors
-    /// A sentence with the path: the file cannot be created or opened, is no FIFO, or its user or group does not exist.
-    pub(super) fn open(fifo: &FifoSettings, globals: &Globals) -> Result<Self, String> {
+    /// The file cannot be created or opened, is no FIFO, or its user or group does not exist.
+    pub(super) fn open(fifo: &FifoSettings, globals: &Globals) -> Result<Self, FifoError> {
         let path = fifo.path.clone();
-        let failed = |error: io::Error| format!("{path}: {error}");
-        let created = match mkfifoat(CWD, &path, FIFO_MODE) {
-            Ok(()) => true,
-            Err(rustix::io::Errno::EXIST) => false,
-            Err(error) => return Err(failed(error.into())),
-        };
-        // Open for reading too, so that the FIFO stays open without a reader.
-        let flags = OFlags::NONBLOCK.bits() as i32;
-        let pipe = File::options().read(true).write(true).custom_flags(flags).open(&path).map_err(failed)?;
-        let metadata = pipe.metadata().map_err(failed)?;
+        let is_new = create(&path).map_err(|error| FifoError::Io { path: path.clone(), error })?;
+        let opened = open_pipe(&path).and_then(|pipe| Ok((pipe.metadata()?, pipe)));
+        let (metadata, pipe) = opened.map_err(|error| FifoError::Io { path: path.clone(), error })?;
         if !metadata.file_type().is_fifo() {
-            return Err(format!("{path} exists and is no FIFO"));
+            return Err(FifoError::OtherFile(path));
         }
-        let mut opened = Self {
-            created: created.then_some((metadata.dev(), metadata.ino())),
-            path: path.clone(),
-            pipe,
-            lost: 0,
-            reader: None,
-        };
-        if created {
-            opened.pipe.set_permissions(Permissions::from_mode(FIFO_MODE.bits())).map_err(failed)?;
-            if let Some(user) = &fifo.user {
-                let (user, group) = account(user, fifo.group.as_deref())?;
-                fchown(&opened.pipe, Some(user), Some(group)).map_err(failed)?;
-            }
+        let created = is_new.then_some((metadata.dev(), metadata.ino()));
+        let mut opened = Self { created, path, pipe, lost: 0, reader: None };
+        if is_new {
+            opened.set_access(fifo)?;
         }
         if let Some(script) = reader(fifo) {
             let program = Program::new(&script, globals, RunLock::default());
             opened.reader = Some((program.clone(), tokio::spawn(run_reader(program, script.text))));
         }
         Ok(opened)
+    }
+
+    /// Sets the permissions and the owner of a new FIFO.
+    fn set_access(&self, fifo: &FifoSettings) -> Result<(), FifoError> {
+        self.pipe
+            .set_permissions(Permissions::from_mode(FIFO_MODE.bits()))
+            .map_err(|error| FifoError::Io { path: self.path.clone(), error })?;
+        let Some(user) = &fifo.user else { return Ok(()) };
+        let (user, group) = account(user, fifo.group.as_deref()).map_err(FifoError::NoAccount)?;
+        fchown(&self.pipe, Some(user), Some(group))
+            .map_err(|error| FifoError::Io { path: self.path.clone(), error })
     }
 
     /// Writes a line, given without its line feed.
@@ -104,6 +113,20 @@ impl Fifo {
             let _ = timeout(END_TIME, program.wait_until_ended()).await;
         }
     }
+}
+
+/// Creates a FIFO. Returns `false` if the file exists.
+fn create(path: &str) -> io::Result<bool> {
+    match mkfifoat(CWD, path, FIFO_MODE) {
+        Ok(()) => Ok(true),
+        Err(rustix::io::Errno::EXIST) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Opens the file for reading too, so that the FIFO stays open without a reader.
+fn open_pipe(path: &str) -> io::Result<File> {
+    File::options().read(true).write(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)
 }
 
 impl Drop for Fifo {
@@ -156,7 +179,7 @@ mod tests {
         FifoSettings { path: folder.path("fifo").display().to_string(), ..FifoSettings::default() }
     }
 
-    fn open(fifo: &FifoSettings) -> Result<Fifo, String> {
+    fn open(fifo: &FifoSettings) -> Result<Fifo, FifoError> {
         Fifo::open(fifo, &Globals::default())
     }
 
@@ -193,10 +216,10 @@ mod tests {
         assert_eq!(fs::metadata(&fifo.path).unwrap().mode() & 0o7777, 0o600);
         fs::remove_file(&fifo.path).unwrap();
         fs::write(&fifo.path, "text").unwrap();
-        assert_eq!(open(&fifo).unwrap_err(), format!("{} exists and is no FIFO", fifo.path));
+        assert_eq!(open(&fifo).unwrap_err().to_string(), format!("{} exists and is no FIFO", fifo.path));
         assert_eq!(folder.read("fifo"), "text");
         let nowhere = FifoSettings { path: "/nonexistent/fifo".to_owned(), ..fifo };
-        assert!(open(&nowhere).unwrap_err().starts_with("/nonexistent/fifo: No such file"));
+        assert!(open(&nowhere).unwrap_err().to_string().starts_with("/nonexistent/fifo: No such file"));
     }
 
     #[test]

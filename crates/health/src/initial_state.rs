@@ -20,17 +20,7 @@ pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
     if let Some(timeouts) = configuration.timeouts() {
         state.apply(&timeouts).expect("timeouts of a configuration are within their limits");
     }
-    let (mut refused, mut places) = (Vec::new(), HashSet::new());
-    let mut make = |place: &Place, command: Command| {
-        let made = state.apply(&command);
-        if let Err(error) = &made
-            && places.insert(place.clone())
-        {
-            let text = format!("xvs refuses it: {error}; it is left out");
-            refused.push(Fault { place: place.clone(), severity: Severity::Warning, text });
-        }
-        made.is_ok()
-    };
+    let mut making = Making { state, refused: Vec::new(), places: HashSet::new() };
     for virtual_server in &configuration.virtual_servers {
         let (server_state, _) = VirtualServerState::start(
             Arc::new(virtual_server.clone()),
@@ -39,16 +29,36 @@ pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
         );
         for (key, options) in &virtual_server.services {
             let service = Command::Add(Rule::Service { key: *key, options: options.clone() });
-            if !make(&virtual_server.place, service) {
+            if !making.apply(&virtual_server.place, &service) {
                 continue;
             }
             for ServiceDestination { place, endpoint, options } in server_state.destinations(*key) {
-                make(place, Command::Add(Rule::Destination { service: *key, endpoint, options }));
+                making.apply(place, &Command::Add(Rule::Destination { service: *key, endpoint, options }));
             }
             if let Some(limit) = virtual_server.limit {
-                make(&virtual_server.place, Command::Add(Rule::Limit { service: *key, limit }));
+                making.apply(&virtual_server.place, &Command::Add(Rule::Limit { service: *key, limit }));
             }
         }
     }
-    (state, refused)
+    (making.state, making.refused)
+}
+
+/// A state that is being made, and what it has refused.
+struct Making {
+    state: State,
+    refused: Vec<Fault>,
+    /// The places of `refused`.
+    places: HashSet<Place>,
+}
+
+impl Making {
+    /// Applies a command that follows from this place of the file. Returns whether the state accepts it.
+    fn apply(&mut self, place: &Place, command: &Command) -> bool {
+        let Err(error) = self.state.apply(command) else { return true };
+        if self.places.insert(place.clone()) {
+            let text = format!("xvs refuses it: {error}; it is left out");
+            self.refused.push(Fault { place: place.clone(), severity: Severity::Warning, text });
+        }
+        false
+    }
 }

@@ -38,7 +38,7 @@ mod notify;
 pub use check_ref::CheckRef;
 pub use environment::{DesiredServices, Environment};
 pub use probes::probe_result::ProbeResult;
-pub use probes::through_vip::{VipAnswer, VipProbe};
+pub use probes::through_vip::{VipAnswer, VipProbe, VipProbeError};
 
 #[cfg(test)]
 mod tests;

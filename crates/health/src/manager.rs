@@ -19,7 +19,6 @@ use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::config::rule::Rule;
 use xvs_model::config::timeouts::Timeouts;
-use xvs_model::health_checks::check::Check;
 use xvs_model::health_checks::virtual_server::{Configuration, Globals, VirtualServer};
 use xvs_model::report::event::millis_since_1970;
 use xvs_sched::ServiceKey;
@@ -34,7 +33,7 @@ use crate::prepare::{Prepared, PreparedCheck};
 use crate::probes::file::Files;
 use crate::reload_summary::{Count, ReloadSummary};
 use crate::results::{RealServerResults, SharedResults, VirtualServerResults};
-use crate::runner::{CheckRecord, Runner};
+use crate::runner::{CheckRecord, Runner, RunningCheck};
 use crate::view::View;
 use crate::virtual_server::{InitialNotices, Notice, Origin, Reloaded, Status, VirtualServerState};
 
@@ -152,11 +151,11 @@ impl<E: Environment> Manager<E> {
     /// What a later process begins with.
     fn view(&self) -> View {
         let results = self.results.lock();
-        let view = |one: &VirtualServerResults| {
-            let check = |server: usize, check: usize| one.servers[server].checks[check].record.view();
-            (one.state.virtual_server().identity(), one.state.view(check))
-        };
-        View { virtual_servers: results.virtual_servers.iter().map(view).collect() }
+        let views = results.virtual_servers.iter().map(|one| {
+            let view = one.state.view(|server, check| one.servers[server].checks[check].record.view());
+            (one.state.virtual_server().identity(), view)
+        });
+        View { virtual_servers: views.collect() }
     }
 
     /// Keeps a view for a later process.
@@ -169,16 +168,17 @@ impl<E: Environment> Manager<E> {
 
     /// Applies the result of this check and of all others that are queued.
     async fn apply_results(&mut self, first: Arc<CheckRecord>) {
-        let (mut next, mut changes) = (Some(first), BTreeMap::<_, Vec<_>>::new());
+        let mut changes = BTreeMap::<_, Vec<_>>::new();
+        let mut next = Some(first);
         while let Some(record) = next {
             let (check, result) = record.acknowledge();
             changes.entry(check.virtual_server_index).or_default().push((check, result));
             next = self.changed.try_recv().ok();
         }
-        let (shared, mut notices) = (self.results.clone(), Vec::new());
+        let mut notices = Vec::new();
         let at_millis = millis_since_1970(SystemTime::now());
         for (index, mut changes) in changes {
-            let mut results = shared.lock();
+            let mut results = self.results.lock();
             let Some(virtual_server) = results.virtual_servers.get_mut(index) else { continue };
             // A check that a reload has removed may still be queued.
             let current = virtual_server.state.virtual_server();
@@ -218,14 +218,15 @@ impl<E: Environment> Manager<E> {
     async fn send_pending(&mut self) -> Result<Reconciled, CommandError> {
         let mut wanted = self.results.lock().desired_services(&self.pending);
         wanted.extend(self.removed.iter().map(|key| (*key, None)));
-        let (runner, scope, vip_probes) = (self.runner.clone(), self.scope, self.vip_probes);
-        let send = move || {
+        let runner = self.runner.clone();
+        let scope = self.scope;
+        let vip_probes = self.vip_probes;
+        let sent = spawn_blocking(move || {
             let environment = &runner.environment;
             let prepared = vip_probes.map_or(Ok(()), |expected| environment.expect_vip_probes(expected));
             (prepared, environment.reconcile(wanted, scope))
-        };
-        let (prepared, done) =
-            spawn_blocking(send).await.unwrap_or_else(|_| (Err(internal_error()), Err(internal_error())));
+        });
+        let (prepared, done) = sent.await.unwrap_or_else(|_| (Err(internal_error()), Err(internal_error())));
         if prepared.is_ok() {
             self.vip_probes = None;
         }
@@ -269,25 +270,7 @@ impl<E: Environment> Manager<E> {
             0 => {}
             more => tracing::warn!("and {more} more faults, see `xvs check --keepalived`"),
         }
-        let flush = configuration.globals.lvs_flush && self.results.lock().reads == 0;
-        let through_vip = configuration.has_checks_through_vips();
-        let (runner, configured, mut timeouts) = (self.runner.clone(), configuration.timeouts, self.timeouts);
-        let change = move || {
-            let environment = &runner.environment;
-            let prepared = environment.expect_vip_probes(through_vip);
-            let mut set_timeouts = || {
-                let wanted = timeouts.update(configured, environment.timeouts()?);
-                let set = (wanted != Timeouts::UNSET).then_some(Command::Add(Rule::Timeouts(wanted)));
-                let mut commands = flush.then_some(Command::Flush).into_iter().chain(set);
-                commands.try_for_each(|command| environment.execute(command))?;
-                Ok(timeouts)
-            };
-            (prepared, set_timeouts())
-        };
-        let (prepared, changed) =
-            spawn_blocking(change).await.unwrap_or_else(|_| (Err(internal_error()), Err(internal_error())));
-        // What failed is repeated, and its error reported, with the services below.
-        self.vip_probes = prepared.is_err().then_some(through_vip);
+        let changed = self.change_settings(&configuration).await;
         let changed = changed.map(|timeouts| self.timeouts = timeouts);
         match &mut self.notifier {
             Some(notifier) => notifier.reload(&configuration.globals).await,
@@ -312,6 +295,27 @@ impl<E: Environment> Manager<E> {
         Ok(format!("{summary}; the table: {changed} {changes}{refused}{faults}"))
     }
 
+    /// Prepares for probes through virtual addresses if the configuration needs that, and sets its timeouts, in a table
+    /// without former rules if it wants that at the start. Returns the timeouts then.
+    ///
+    /// # Errors
+    /// The timeouts cannot be set. A failed preparation is repeated, and its error reported, with the services.
+    async fn change_settings(&mut self, configuration: &Configuration) -> Result<FileTimeouts, CommandError> {
+        let flush = configuration.globals.lvs_flush && self.results.lock().reads == 0;
+        let through_vip = configuration.has_checks_through_vips();
+        let configured = configuration.timeouts;
+        let timeouts = self.timeouts;
+        let runner = self.runner.clone();
+        let change = spawn_blocking(move || {
+            let prepared = runner.environment.expect_vip_probes(through_vip);
+            (prepared, set_timeouts(&runner.environment, flush, configured, timeouts))
+        });
+        let (prepared, changed) =
+            change.await.unwrap_or_else(|_| (Err(internal_error()), Err(internal_error())));
+        self.vip_probes = prepared.is_err().then_some(through_vip);
+        changed
+    }
+
     /// Replaces the virtual servers and their checks. Checks of equal identity keep running.
     fn replace_configuration(
         &mut self,
@@ -326,23 +330,20 @@ impl<E: Environment> Manager<E> {
         results.faults = new.faults.iter().map(ToString::to_string).collect();
         let before = mem::take(&mut results.virtual_servers);
         let mut summary = ReloadSummary::default();
-        let keys = |server: &VirtualServer| server.services.iter().map(|(key, _)| *key).collect::<Vec<_>>();
         let named: HashSet<_> = new.virtual_servers.iter().flat_map(keys).collect();
-        let old = before.iter().flat_map(|one| keys(one.state.virtual_server()));
-        self.removed.extend(old);
+        self.removed.extend(before.iter().flat_map(|one| keys(one.state.virtual_server())));
         self.removed.retain(|key| !named.contains(key));
-        let identified = |(index, one): (usize, VirtualServerResults)| {
-            (one.state.virtual_server().identity(), (index, one))
-        };
-        let mut before: HashMap<_, _> = before.into_iter().enumerate().map(identified).collect();
+        let before = before.into_iter().enumerate();
+        let mut before: HashMap<_, _> =
+            before.map(|(index, one)| (one.state.virtual_server().identity(), (index, one))).collect();
         let globals = Arc::new(new.globals);
         let mut later_notices = Vec::new();
         for (index, (virtual_server, prepared)) in new.virtual_servers.into_iter().zip(prepared).enumerate() {
-            let virtual_server = Arc::new(virtual_server);
             let old = before.remove(&virtual_server.identity()).map(|(_, old)| old);
             summary.virtual_servers.count(old.is_some());
-            let new = (index, virtual_server, &prepared[..], &globals);
-            let (virtual_server, notices) = self.virtual_server(new, old, &mut summary.checks);
+            let virtual_server = Arc::new(virtual_server);
+            let new = NewVirtualServer { index, virtual_server, prepared, globals: globals.clone() };
+            let (virtual_server, notices) = self.virtual_server(&new, old, &mut summary.checks);
             results.virtual_servers.push(virtual_server);
             later_notices.extend(notices);
         }
@@ -366,82 +367,77 @@ impl<E: Environment> Manager<E> {
     /// identity.
     fn virtual_server(
         &mut self,
-        (virtual_server_index, virtual_server, prepared, globals): (
-            usize,
-            Arc<VirtualServer>,
-            &[Vec<PreparedCheck>],
-            &Arc<Globals>,
-        ),
+        new: &NewVirtualServer,
         old: Option<VirtualServerResults>,
         count: &mut Count,
     ) -> (VirtualServerResults, Vec<Notice>) {
         let now = millis_since_1970(SystemTime::now());
-        let initial_notices = match globals.rs_init_notifies {
-            true => InitialNotices::Sent,
-            false => InitialNotices::Omitted,
-        };
         let mut since = HashMap::new();
-        let (reloaded, mut running) = match old {
+        let mut running = Vec::<Vec<_>>::new();
+        let Reloaded { state, notices, origins } = match old {
             Some(VirtualServerResults { state, since_millis, servers }) => {
                 since.insert((None, state.has_quorum()), since_millis);
                 for (index, server) in servers.iter().enumerate() {
                     let endpoint = state.virtual_server().real_servers[index].endpoint;
                     since.insert((Some(endpoint), state.is_up(index)), server.since_millis);
                 }
-                let running: Vec<Vec<_>> =
+                running =
                     servers.into_iter().map(|server| server.checks.into_iter().map(Some).collect()).collect();
-                (state.reload(virtual_server.clone(), initial_notices), running)
+                state.reload(new.virtual_server.clone(), new.initial_notices())
             }
-            None => {
-                let (virtual_server, disabled) = (virtual_server.clone(), self.disabled.clone());
-                let begun = match self.former.virtual_servers.get(&virtual_server.identity()) {
-                    Some(former) => {
-                        VirtualServerState::resume(virtual_server, former, initial_notices, disabled)
-                    }
-                    None => start(virtual_server, initial_notices, disabled),
-                };
-                (begun, Vec::new())
-            }
-        };
-        let Reloaded { state, notices, origins } = reloaded;
-        let mut start_check = |server_index: usize, (check_index, origin): (usize, Origin)| {
-            let check = CheckRef {
-                virtual_server: virtual_server.clone(),
-                virtual_server_index,
-                server_index,
-                check_index,
-                prepared: prepared[server_index][check_index].clone(),
-                globals: globals.clone(),
-                run_lock: RunLock::default(),
-            };
-            let kept = match origin {
-                Origin::Kept { server, check } => running[server][check].take(),
-                Origin::New(_) | Origin::Resumed(_) => None,
-            };
-            count.count(kept.is_some());
-            if let Some(kept) = kept {
-                kept.record.reconfigure(check);
-                return kept;
-            }
-            let machine = match origin {
-                Origin::New(assumed) => CheckStateMachine::new(check.config(), assumed),
-                Origin::Kept { .. } => {
-                    CheckStateMachine::new(check.config(), Status::at_first(&check.config().timing))
-                }
-                Origin::Resumed(view) => CheckStateMachine::resume(check.config(), view),
-            };
-            self.runner.start(check, machine, &mut self.files)
+            None => self.begun(new),
         };
         let mut servers = Vec::new();
         for (index, origins) in origins.into_iter().enumerate() {
-            let endpoint = virtual_server.real_servers[index].endpoint;
+            let endpoint = new.virtual_server.real_servers[index].endpoint;
             let since_millis = since.get(&(Some(endpoint), state.is_up(index))).copied().unwrap_or(now);
-            let checks = origins.into_iter().enumerate().map(|origin| start_check(index, origin)).collect();
+            let mut checks = Vec::new();
+            for (check_index, origin) in origins.into_iter().enumerate() {
+                let kept = match origin {
+                    Origin::Kept { server, check } => running[server][check].take(),
+                    Origin::New(_) | Origin::Resumed(_) => None,
+                };
+                count.count(kept.is_some());
+                checks.push(self.running_check(new.check(index, check_index), kept, origin));
+            }
             servers.push(RealServerResults { since_millis, checks });
         }
         count.gone += running.iter().flatten().flatten().count();
         let since_millis = since.get(&(None, state.has_quorum())).copied().unwrap_or(now);
         (VirtualServerResults { state, since_millis, servers }, notices)
+    }
+
+    /// The state of a virtual server that no configuration of this process had.
+    fn begun(&self, new: &NewVirtualServer) -> Reloaded {
+        let virtual_server = new.virtual_server.clone();
+        let disabled = self.disabled.clone();
+        match self.former.virtual_servers.get(&virtual_server.identity()) {
+            Some(former) => {
+                VirtualServerState::resume(virtual_server, former, new.initial_notices(), disabled)
+            }
+            None => start(virtual_server, new.initial_notices(), disabled),
+        }
+    }
+
+    /// Continues a running check with its new configuration, or starts the check.
+    fn running_check(
+        &mut self,
+        check: CheckRef,
+        running: Option<RunningCheck>,
+        origin: Origin,
+    ) -> RunningCheck {
+        if let Some(running) = running {
+            running.record.reconfigure(check);
+            return running;
+        }
+        let machine = match origin {
+            Origin::New(assumed) => CheckStateMachine::new(check.config(), assumed),
+            Origin::Kept { .. } => {
+                CheckStateMachine::new(check.config(), Status::at_first(&check.config().timing))
+            }
+            Origin::Resumed(view) => CheckStateMachine::resume(check.config(), view),
+        };
+        self.runner.start(check, machine, &mut self.files)
     }
 
     async fn stop(mut self) {
@@ -465,15 +461,69 @@ impl<E: Environment> Manager<E> {
     }
 }
 
+/// A virtual server of the new configuration.
+struct NewVirtualServer {
+    index: usize,
+    virtual_server: Arc<VirtualServer>,
+    /// By real server and check.
+    prepared: Vec<Vec<PreparedCheck>>,
+    globals: Arc<Globals>,
+}
+
+impl NewVirtualServer {
+    fn initial_notices(&self) -> InitialNotices {
+        match self.globals.rs_init_notifies {
+            true => InitialNotices::Sent,
+            false => InitialNotices::Omitted,
+        }
+    }
+
+    fn check(&self, server_index: usize, check_index: usize) -> CheckRef {
+        CheckRef {
+            virtual_server: self.virtual_server.clone(),
+            virtual_server_index: self.index,
+            server_index,
+            check_index,
+            prepared: self.prepared[server_index][check_index].clone(),
+            globals: self.globals.clone(),
+            run_lock: RunLock::default(),
+        }
+    }
+}
+
+/// Sets the timeouts of a file, in an empty table if `flush`. Returns them with the former ones.
+fn set_timeouts(
+    environment: &impl Environment,
+    flush: bool,
+    configured: Timeouts,
+    mut timeouts: FileTimeouts,
+) -> Result<FileTimeouts, CommandError> {
+    let wanted = timeouts.update(configured, environment.timeouts()?);
+    if flush {
+        environment.execute(Command::Flush)?;
+    }
+    if wanted != Timeouts::UNSET {
+        environment.execute(Command::Add(Rule::Timeouts(wanted)))?;
+    }
+    Ok(timeouts)
+}
+
+/// The keys of a virtual server's services.
+fn keys(server: &VirtualServer) -> impl Iterator<Item = ServiceKey> {
+    server.services.iter().map(|(key, _)| *key)
+}
+
 /// The state of a virtual server that is new in the configuration.
 fn start(
     virtual_server: Arc<VirtualServer>,
     initial_notices: InitialNotices,
     disabled: Arc<DisabledServers>,
 ) -> Reloaded {
-    let new = |check: &Check| Origin::New(Status::at_first(&check.timing));
     let servers = virtual_server.real_servers.iter();
-    let origins = servers.map(|server| server.checks.iter().map(new).collect()).collect();
+    let origins = servers.map(|server| {
+        server.checks.iter().map(|check| Origin::New(Status::at_first(&check.timing))).collect()
+    });
+    let origins = origins.collect();
     let (state, notices) = VirtualServerState::start(virtual_server, initial_notices, disabled);
     Reloaded { state, notices, origins }
 }

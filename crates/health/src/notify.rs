@@ -59,15 +59,7 @@ impl Notifier {
 
     /// Applies a new configuration. Waiting scripts stay. FIFOs are reopened only if their settings differ.
     pub(super) async fn reload(&mut self, globals: &Globals) {
-        let of_fifos = |globals: &Globals| {
-            (
-                globals.notify_fifo.clone(),
-                globals.lvs_notify_fifo.clone(),
-                globals.script_user.clone(),
-                globals.enable_script_security,
-            )
-        };
-        if of_fifos(globals) != of_fifos(&self.globals) {
+        if fifo_settings(globals) != fifo_settings(&self.globals) {
             for fifo in self.fifos.drain(..) {
                 fifo.close().await;
             }
@@ -113,6 +105,12 @@ impl Notifier {
     }
 }
 
+/// What the FIFOs and their readers depend on.
+fn fifo_settings(globals: &Globals) -> impl PartialEq {
+    let Globals { notify_fifo, lvs_notify_fifo, script_user, enable_script_security, .. } = globals;
+    (notify_fifo, lvs_notify_fifo, script_user, enable_script_security)
+}
+
 /// Runs the scripts of a virtual server until none waits.
 async fn run_queue(queue: Arc<Queue>, running: Arc<Semaphore>) {
     loop {
@@ -133,13 +131,13 @@ async fn run_queue(queue: Arc<Queue>, running: Arc<Semaphore>) {
 
 /// Opens the FIFOs of a configuration. Looks up users and files, which may block.
 async fn open_fifos(globals: Globals) -> Vec<Fifo> {
-    let open = move || {
+    let opening = run_blocking(move || {
         let fifos = globals.notify_fifo.iter().chain(&globals.lvs_notify_fifo);
         let opened =
             fifos.filter_map(|fifo| Fifo::open(fifo, &globals).map_err(|why| tracing::error!("{why}")).ok());
         opened.collect()
-    };
-    let opened = timeout(OPENING_TIME, run_blocking(open)).await;
+    });
+    let opened = timeout(OPENING_TIME, opening).await;
     if opened.is_err() {
         tracing::error!("FIFOs are not used: they do not open within {OPENING_TIME:?}");
     }

@@ -7,6 +7,7 @@
 use std::sync::Arc;
 
 use hyper::Uri;
+use hyper::http::uri::InvalidUri;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 use xvs_model::health_checks::check::{Check, Http, Probe, Target, Url};
@@ -80,19 +81,22 @@ impl Prepared {
     /// # Errors
     /// The configuration cannot be used: at least one of its faults is an error.
     pub fn of(mut configuration: Configuration) -> Result<Self, Box<Configuration>> {
-        let (mut tls, mut faults) = (TlsConfigs::default(), Vec::new());
-        let mut prepare = |check: &Check| match &check.probe {
-            Probe::Http(target, http) => {
-                PreparedHttp::of(check, target, http, &mut tls, &mut faults).map(Arc::new)
+        let mut tls = TlsConfigs::default();
+        let mut faults = Vec::new();
+        let mut checks = Vec::new();
+        for virtual_server in &configuration.virtual_servers {
+            let mut of_servers = Vec::new();
+            for server in &virtual_server.real_servers {
+                let prepared = server.checks.iter().map(|check| match &check.probe {
+                    Probe::Http(target, http) => {
+                        PreparedHttp::of(check, target, http, &mut tls, &mut faults).map(Arc::new)
+                    }
+                    _ => None,
+                });
+                of_servers.push(prepared.collect());
             }
-            _ => None,
-        };
-        let servers = configuration.virtual_servers.iter().map(|server| &server.real_servers);
-        let checks = servers
-            .map(|servers| {
-                servers.iter().map(|server| server.checks.iter().map(&mut prepare).collect()).collect()
-            })
-            .collect();
+            checks.push(of_servers);
+        }
         configuration.faults.extend(faults);
         configuration.faults.extend(initial_state(&configuration).1);
         configuration.faults.sort_by(|a, b| a.place.cmp(&b.place));
@@ -140,20 +144,26 @@ impl PreparedUrl {
             }
             sent
         });
-        let host = || server_name(url.host.as_ref().or(http.host.as_ref())?);
         let sends_name = sent.is_some();
-        let name = sent.or_else(host).unwrap_or_else(|| ServerName::IpAddress(target.endpoint.ip().into()));
-        let mut refuse =
-            |text| faults.push(Fault { place: url.place.clone(), severity: Severity::Error, text });
-        let request_target = request_target(&url.path).map_err(&mut refuse).ok()?;
-        let pattern = url.pattern.clone().map(Search::new).transpose().map_err(&mut refuse).ok()?;
-        Some(Self { request_target, name, sends_name, pattern })
+        let name = sent
+            .or_else(|| server_name(url.host.as_ref().or(http.host.as_ref())?))
+            .unwrap_or_else(|| ServerName::IpAddress(target.endpoint.ip().into()));
+        let request_target = request_target(&url.path).map_err(|error| {
+            let text = format!("`{}` is not a path: {error}", url.path);
+            faults.push(Fault { place: url.place.clone(), severity: Severity::Error, text });
+        });
+        let request_target = request_target.ok()?;
+        let pattern = url.pattern.clone().map(Search::new).transpose().map_err(|error| {
+            let text = error.to_string();
+            faults.push(Fault { place: url.place.clone(), severity: Severity::Error, text });
+        });
+        Some(Self { request_target, name, sends_name, pattern: pattern.ok()? })
     }
 }
 
 /// The request target of a path. Characters that it cannot carry are percent-encoded; `#` and the fragment after it are
 /// not sent (RFC 9110, section 7.1).
-fn request_target(path: &str) -> Result<Uri, String> {
+fn request_target(path: &str) -> Result<Uri, InvalidUri> {
     let mut target = String::new();
     for byte in path.bytes() {
         match byte {
@@ -161,5 +171,5 @@ fn request_target(path: &str) -> Result<Uri, String> {
             _ => target.push(char::from(byte)),
         }
     }
-    target.parse().map_err(|error| format!("`{path}` is not a path: {error}"))
+    target.parse()
 }

@@ -57,6 +57,15 @@ pub(super) struct RealServerResults {
     pub(super) checks: Vec<RunningCheck>,
 }
 
+/// A real server and its virtual server, as far as results change them.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct ServerState {
+    is_up: bool,
+    has_quorum: bool,
+    /// The server's weight in the services.
+    weight: Option<Weight>,
+}
+
 impl VirtualServerResults {
     /// Applies check results of this date, in milliseconds since 1970, and adds their notices with the reasons. Returns
     /// whether the services may have changed.
@@ -75,18 +84,21 @@ impl VirtualServerResults {
         })
     }
 
-    /// Whether a real server is up, whether the quorum is met, and the server's weight in the services.
-    fn server_state(&self, server: usize) -> (bool, bool, Option<Weight>) {
-        (self.state.is_up(server), self.state.has_quorum(), self.state.weight(server))
+    fn server_state(&self, server: usize) -> ServerState {
+        ServerState {
+            is_up: self.state.is_up(server),
+            has_quorum: self.state.has_quorum(),
+            weight: self.state.weight(server),
+        }
     }
 
     /// Records the time of a change of a real server and of the quorum. Returns whether anything differs from `before`.
-    fn note(&mut self, server: usize, before: (bool, bool, Option<Weight>), at_millis: u64) -> bool {
+    fn note(&mut self, server: usize, before: ServerState, at_millis: u64) -> bool {
         let now = self.server_state(server);
-        if now.0 != before.0 {
+        if now.is_up != before.is_up {
             self.servers[server].since_millis = at_millis;
         }
-        if now.1 != before.1 {
+        if now.has_quorum != before.has_quorum {
             self.since_millis = at_millis;
         }
         now != before

@@ -67,10 +67,9 @@ impl<E: Environment> Runner<E> {
             _ => None,
         };
         let record = Arc::new(CheckRecord::new(check, machine));
-        let (this, shared) = (self.clone(), record.clone());
         let task = match file {
-            Some(file) => tokio::spawn(this.run_file_check(shared, file)),
-            None => tokio::spawn(this.run(shared)),
+            Some(file) => tokio::spawn(self.clone().run_file_check(record.clone(), file)),
+            None => tokio::spawn(self.clone().run(record.clone())),
         };
         RunningCheck { record, _task: Arc::new(AbortOnDrop(task)) }
     }
@@ -125,13 +124,12 @@ impl<E: Environment> Runner<E> {
         let deadline = began + check.config().timing.timeout;
         let task = tokio::spawn(async move { self.environment.probe(check, url, deadline).await });
         let mut task = AbortOnDrop(task);
-        let panicked = |_| ProbeResult::NotRun("internal error of xvsd; see its log".to_owned());
-        let result = (&mut task.0).await.unwrap_or_else(panicked);
-        match result {
-            ProbeResult::Failed(what) if Instant::now() > deadline + LATE => {
+        match (&mut task.0).await {
+            Ok(ProbeResult::Failed(what)) if Instant::now() > deadline + LATE => {
                 ProbeResult::NotRun(format!("{what}; but xvsd itself was more than a second late"))
             }
-            result => result,
+            Ok(result) => result,
+            Err(_) => ProbeResult::NotRun("internal error of xvsd; see its log".to_owned()),
         }
     }
 }
@@ -245,7 +243,8 @@ impl CheckRecord {
 
     /// Applies the result of a probe that started at `began`. Returns whether the check must be sent to the manager.
     fn apply(&self, result: ProbeResult, began: Option<Instant>) -> bool {
-        let (now, at_millis) = (Instant::now(), millis_since_1970(SystemTime::now()));
+        let now = Instant::now();
+        let at_millis = millis_since_1970(SystemTime::now());
         let mut data = self.data();
         let data = &mut *data;
         let was_up = data.machine.result().is_up;

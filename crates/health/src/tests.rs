@@ -24,7 +24,7 @@ use crate::environment::{DesiredServices, Environment};
 use crate::manager::{Manager, Message};
 use crate::prepare::Prepared;
 use crate::probes::probe_result::ProbeResult;
-use crate::probes::through_vip::VipProbe;
+use crate::probes::through_vip::{VipProbe, VipProbeError};
 use crate::results::SharedResults;
 use crate::runner::Runner;
 use crate::view::View;

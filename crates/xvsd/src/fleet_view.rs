@@ -69,7 +69,6 @@ impl FleetView {
     /// # Errors
     /// Why they are not changed, or that etcd has not answered.
     pub(crate) fn request(&self, request: FleetRequest) -> Result<u64, CommandError> {
-        let failed = |why: &str| CommandError::Failed { why: format!("xvs: {why}") };
         let (reply, answer) = bounded(1);
         let order = Order { request, until: Instant::now() + PATIENCE, reply };
         self.orders.try_send(order).map_err(|error| match error {
@@ -92,6 +91,10 @@ impl FleetView {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn failed(why: &str) -> CommandError {
+    CommandError::Failed { why: format!("xvs: {why}") }
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use xvs_health::engine;
 use xvs_health::engine::Engine;
 use xvs_health::prepare::Prepared;
 use xvs_health::view::View;
-use xvs_health::{DesiredServices, Environment, VipProbe};
+use xvs_health::{DesiredServices, Environment, VipProbe, VipProbeError};
 use xvs_host::state_directory::Others;
 use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
@@ -27,7 +27,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
 use crate::handle::Handle;
-use crate::keepalived_conf::read_usable;
+use crate::keepalived_conf::{UnusableFile, read_usable};
 use crate::restart::kept_health::KeptHealth;
 use crate::threads;
 use crate::vip_probes::VipProber;
@@ -58,10 +58,10 @@ pub(crate) fn start(
     ended: &Sender<String>,
 ) -> Result<Engine, HealthError> {
     let file = keepalived.file.clone().unwrap_or_default();
-    let spawn = |run: Box<dyn FnOnce() + Send>| threads::spawn("xvs-health", ended, run);
     let former = kept.as_ref().map(KeptHealth::read).unwrap_or_default();
     let director = Director { daemon: daemon.clone(), vip_prober: VipProber::new(daemon.clone()), kept };
-    let engine = Engine::start(file.clone(), director, former, spawn)?;
+    let engine =
+        Engine::start(file.clone(), director, former, |run| threads::spawn("xvs-health", ended, run))?;
     let checks = engine.handle();
     let told = checks.clone();
     // A process has one health engine, so this cell and those below are still empty.
@@ -84,13 +84,15 @@ pub(crate) fn start(
 /// The errors in the file, a line each; or it has no virtual servers while some run.
 pub(crate) fn read_again(keepalived: &Keepalived, checks: &engine::Handle) -> Result<Prepared, CommandError> {
     let file = keepalived.file.clone().unwrap_or_default();
-    let read = read_usable(&file, keepalived.config_id.as_deref()).and_then(|read| {
+    let read = match read_usable(&file, keepalived.config_id.as_deref()) {
         // Such a file is more likely half written than intended.
-        let is_empty = read.configuration.virtual_servers.is_empty() && checks.has_virtual_servers();
-        let (file, next) = (file.display(), "restart xvsd to remove those that run");
-        if is_empty { Err(format!("{file}: no virtual_server; {next}")) } else { Ok(read) }
-    });
-    read.map_err(|text| {
+        Ok(read) if read.configuration.virtual_servers.is_empty() && checks.has_virtual_servers() => {
+            Err(UnusableFile::Empty { path: file.clone() })
+        }
+        read => read,
+    };
+    read.map_err(|error| {
+        let text = error.to_string();
         if Path::new(&checks.report().file) == file {
             checks.refuse(&text);
         }
@@ -113,7 +115,7 @@ impl Environment for Director {
         virtual_endpoint: Endpoint,
         source: Option<IpAddr>,
         server: &RealServer,
-    ) -> Result<Box<dyn VipProbe>, String> {
+    ) -> Result<Box<dyn VipProbe>, VipProbeError> {
         self.vip_prober.begin(virtual_endpoint, source, server)
     }
 
@@ -123,11 +125,10 @@ impl Environment for Director {
 
     fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool {
         let snapshot = self.daemon.shared().published.load();
-        let is_here = |key: &ServiceKey| match key {
+        virtual_server.services.iter().any(|(key, _)| match key {
             ServiceKey::Address { endpoint, .. } => snapshot.egress.is_local(endpoint.addr),
             ServiceKey::Mark { .. } => true,
-        };
-        virtual_server.services.iter().any(|(key, _)| is_here(key))
+        })
     }
 
     fn reconcile(&self, wanted: DesiredServices, scope: ReconcileScope) -> Result<Reconciled, CommandError> {
@@ -153,7 +154,8 @@ impl Environment for Director {
 
     fn emit(&self, lines: Vec<String>) {
         lines.iter().for_each(|line| tracing::info!("{line}"));
-        let (shared, lines) = (self.daemon.shared(), lines.into_iter().map(|line| (line, None)));
+        let shared = self.daemon.shared();
+        let lines = lines.into_iter().map(|line| (line, None));
         shared.events.record_all(Kind::Health, shared.published.load().epoch, None, lines);
     }
 }

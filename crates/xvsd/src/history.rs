@@ -11,7 +11,7 @@ use std::time::Duration;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::{Counter, WorkerCounters};
 use xvs_dataplane::egress::Path;
-use xvs_dataplane::snapshot::{Member, Snapshot};
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::DropReason;
 use xvs_host::network::card::CardLosses;
 
@@ -71,19 +71,20 @@ impl Sample {
     /// passed.
     pub fn busy_percent_since(&self, earlier: &Self) -> Vec<Option<f64>> {
         let passed_ns = earlier.at.until(self.at).as_nanos() as f64;
-        let share = |busy: u64| (passed_ns > 0.0).then(|| (busy as f64 / passed_ns * 100.0).min(100.0));
-        differences(&self.busy_ns, &earlier.busy_ns).map(share).collect()
+        differences(&self.busy_ns, &earlier.busy_ns)
+            .map(|busy| (passed_ns > 0.0).then(|| (busy as f64 / passed_ns * 100.0).min(100.0)))
+            .collect()
     }
 }
 
 /// The real servers whose next hop does not answer.
 pub fn silent_servers(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let members = snapshot.services.iter().flat_map(|service| &service.members);
-    let is_silent = |member: &&Member| {
+    let silent = members.filter(|member| {
         let destination = snapshot.destinations.find(member.id);
         destination.is_some_and(|destination| matches!(destination.path, Path::NoNeighbour { .. }))
-    };
-    members.filter(is_silent).map(|member| member.endpoint.addr).collect()
+    });
+    silent.map(|member| member.endpoint.addr).collect()
 }
 
 /// The reasons for drops by workers, and by the kernel before packets reach them: the counter's name and a sentence for

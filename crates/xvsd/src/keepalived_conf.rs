@@ -1,8 +1,10 @@
 //! Reading the daemon's keepalived.conf: prepares its checks, or refuses it with its errors.
 
-use std::path::Path;
+use std::io;
+use std::path::{Path, PathBuf};
 
-use xvs_model::health_checks::fault::Severity;
+use thiserror::Error;
+use xvs_model::health_checks::fault::{Fault, Severity};
 
 use xvs_ctl::config::{Config, ConfigError};
 use xvs_health::prepare::Prepared;
@@ -18,26 +20,52 @@ const ERRORS_SHOWN: usize = 20;
 pub fn of(config: &Config) -> Result<Option<Prepared>, ConfigError> {
     let Some(path) = &config.keepalived.file else { return Ok(None) };
     let read = read_usable(path, config.keepalived.config_id.as_deref());
-    read.map(Some).map_err(|text| ConfigError::Keepalived { path: path.clone(), text })
+    read.map(Some).map_err(|error| ConfigError::Keepalived { path: path.clone(), text: error.to_string() })
+}
+
+/// Why a keepalived.conf cannot be used.
+#[derive(Debug, Error)]
+pub enum UnusableFile {
+    /// It cannot be read.
+    #[error("{path}: {error}", path = path.display())]
+    Unreadable {
+        /// The file.
+        path: PathBuf,
+        /// The OS error.
+        error: io::Error,
+    },
+    /// Its errors, a line each.
+    #[error("{}", shown(.0))]
+    Faults(Vec<Fault>),
+    /// It has no virtual servers, and some run.
+    #[error("{path}: no virtual_server; restart xvsd to remove those that run", path = path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 /// Reads a file; `config_id` selects its lines with `@`, by default the first label of the host name. Ignored
 /// statements are among its faults.
 ///
 /// # Errors
-/// The OS error, or the errors in the file, a line each.
-pub fn read_usable(path: &Path, config_id: Option<&str>) -> Result<Prepared, String> {
+/// The file cannot be read, or has errors.
+pub fn read_usable(path: &Path, config_id: Option<&str>) -> Result<Prepared, UnusableFile> {
     let config_id = config_id.map_or_else(host, str::to_owned);
-    let read = read(path, &config_id).map_err(|error| format!("{}: {error}", path.display()))?;
-    Prepared::of(read).map_err(|refused| {
-        let mut errors = refused.faults.iter().filter(|fault| fault.severity == Severity::Error);
-        let mut lines: Vec<_> = errors.by_ref().take(ERRORS_SHOWN).map(ToString::to_string).collect();
-        match errors.count() {
-            0 => {}
-            more => lines.push(format!("and {more} more, see `xvs check --keepalived`")),
-        }
-        lines.join("\n")
-    })
+    let read =
+        read(path, &config_id).map_err(|error| UnusableFile::Unreadable { path: path.to_owned(), error })?;
+    Prepared::of(read).map_err(|refused| UnusableFile::Faults(refused.faults))
+}
+
+/// The first errors among these faults, a line each, and the number of the others.
+fn shown(faults: &[Fault]) -> String {
+    let mut errors = faults.iter().filter(|fault| fault.severity == Severity::Error);
+    let mut lines: Vec<_> = errors.by_ref().take(ERRORS_SHOWN).map(ToString::to_string).collect();
+    match errors.count() {
+        0 => {}
+        more => lines.push(format!("and {more} more, see `xvs check --keepalived`")),
+    }
+    lines.join("\n")
 }
 
 #[cfg(test)]
@@ -50,7 +78,7 @@ mod tests {
     fn of_a_million_errors_the_first_are_printed_and_the_others_counted() {
         let path = std::env::temp_dir().join(format!("xvs-conf-{}-errors", std::process::id()));
         fs::write(&path, "}\n".repeat(1_000_000)).unwrap();
-        let text = read_usable(&path, Some("lb1")).unwrap_err();
+        let text = read_usable(&path, Some("lb1")).unwrap_err().to_string();
         fs::remove_file(path).unwrap();
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 21);

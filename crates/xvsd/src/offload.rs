@@ -65,9 +65,8 @@ struct Recent {
 
 impl Recent {
     fn add(&mut self, now: Leaving) {
-        let add = |recent: &mut f64, more: u64| *recent = *recent * DECAY + more as f64;
-        add(&mut self.sent, now.sent - self.until.sent);
-        add(&mut self.refused, now.refused - self.until.refused);
+        self.sent = self.sent * DECAY + (now.sent - self.until.sent) as f64;
+        self.refused = self.refused * DECAY + (now.refused - self.until.refused) as f64;
         self.until = now;
     }
 
@@ -88,15 +87,13 @@ impl Offloading {
         steering: &Steering,
         entries: usize,
     ) -> io::Result<Self> {
-        let unseen = |error| {
+        let losses = Losses::follow().map_err(|error| {
             io::Error::other(format!(
                 "packets that interfaces refuse cannot be counted ({error}), which needs a kernel with BTF \
                  (CONFIG_DEBUG_INFO_BTF)"
             ))
-        };
-        let losses = Losses::follow().map_err(unseen)?;
+        })?;
         let flows = steering.offload(entries, settings)?;
-        let (recent, refusing) = Default::default();
         Ok(Self {
             mode,
             excluded,
@@ -105,8 +102,8 @@ impl Offloading {
             asked: Instant::now(),
             flows,
             losses,
-            recent,
-            refusing,
+            recent: BTreeMap::new(),
+            refusing: BTreeSet::new(),
         })
     }
 
@@ -127,23 +124,26 @@ impl Offloading {
 
     /// Asks the kernel which of these interfaces take what the program forwards, or tries it.
     pub(crate) fn ask<'a>(&mut self, attached: impl Iterator<Item = &'a Attached>) {
-        let Self { is_on, excluded, takers, losses, .. } = self;
-        let takes = |attached: &&Attached| {
-            let index = attached.index();
-            attached.takes_redirected().unwrap_or_else(|| {
-                // An interface that has taken one frame counts as taking them, until it refuses too many.
-                let is_wanted = *is_on && !excluded.iter().any(|excluded| excluded == attached.interface());
-                let try_it = |address| losses.is_taken(index, address);
-                takers.contains(&index) || is_wanted && attached.link_address().is_ok_and(try_it)
-            })
-        };
-        self.takers = attached.filter(takes).map(Attached::index).collect();
+        let takers = attached.filter(|attached| {
+            attached.takes_redirected().unwrap_or_else(|| self.has_taken_or_takes(attached))
+        });
+        self.takers = takers.map(Attached::index).collect();
         self.asked = Instant::now();
+    }
+
+    /// Whether an interface has taken a frame that the program forwards, or takes one now. Such an interface counts as
+    /// taking them, until it refuses too many.
+    fn has_taken_or_takes(&mut self, attached: &Attached) -> bool {
+        let index = attached.index();
+        let is_wanted = self.is_on && !self.excluded.iter().any(|excluded| excluded == attached.interface());
+        self.takers.contains(&index)
+            || is_wanted && attached.link_address().is_ok_and(|address| self.losses.is_taken(index, address))
     }
 
     /// How an interface takes part, of a bond or not.
     pub(crate) fn part_of(&self, attached: &Attached, bond: Option<&BondMember>) -> Part {
-        let (name, ifindex) = (attached.interface(), attached.index());
+        let name = attached.interface();
+        let ifindex = attached.index();
         let generic = attached.mode() == Mode::Generic;
         let takes_redirected = self.takers.contains(&ifindex);
         let why_none = if !self.is_on {

@@ -15,9 +15,9 @@ use xvs_ctl::sync::receiver::Refused;
 /// The peers of both daemons.
 #[derive(Debug, Default)]
 pub(crate) struct SyncPeers {
-    /// Those that have asked the master daemon for the table.
+    /// The peers that have asked the master daemon for the table.
     pub(crate) master: Arc<Peers>,
-    /// Those that the backup daemon hears.
+    /// The peers that the backup daemon hears.
     pub(crate) backup: Arc<Peers>,
 }
 
@@ -95,12 +95,13 @@ impl Peers {
 
     /// A sentence for each peer whose messages were refused lately.
     pub(crate) fn refusals(&self, now: Instant) -> Vec<String> {
-        let sentence = |(address, peer): (&SocketAddr, &Peer)| {
+        let all = self.all();
+        let sentences = all.iter().filter_map(|(address, peer)| {
             let (_, why) = peer.refusal.filter(|(at, _)| now.duration_since(*at) < OLD)?;
             let address = address.ip();
             Some(format!("synchronization: a message from {address} was refused in the last minute: {why}"))
-        };
-        self.all().iter().filter_map(sentence).collect()
+        });
+        sentences.collect()
     }
 
     /// Messages were lost here: their tables are wanted again.
@@ -160,22 +161,7 @@ impl Peers {
 
     /// What `xvs status` shows.
     pub(crate) fn report(&self, now: Instant) -> Vec<SyncPeer> {
-        let report = |(address, peer): (&SocketAddr, &Peer)| {
-            let silence = peer.heard.map(|heard| now.saturating_duration_since(heard));
-            let is_lost = peer.table == SyncTable::Whole && silence.is_some_and(|silence| silence >= GAP);
-            SyncPeer {
-                address: address.ip(),
-                silent_seconds: silence.map(|silence| silence.as_secs()),
-                messages: peer.messages,
-                refused_messages: peer.refused_messages,
-                refused: peer.refusal.map(|(_, why)| why.to_string()),
-                table: if is_lost { SyncTable::Stale } else { peer.table },
-                connections: peer.connections,
-                of: peer.of,
-                why: if is_lost { Some("it is not heard".to_owned()) } else { peer.why.clone() },
-            }
-        };
-        self.all().iter().map(report).collect()
+        self.all().iter().map(|(address, peer)| peer.report(address.ip(), now)).collect()
     }
 
     fn all(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Peer>> {
@@ -201,6 +187,22 @@ impl Peer {
         }
     }
 
+    fn report(&self, address: IpAddr, now: Instant) -> SyncPeer {
+        let silence = self.heard.map(|heard| now.saturating_duration_since(heard));
+        let is_lost = self.table == SyncTable::Whole && silence.is_some_and(|silence| silence >= GAP);
+        SyncPeer {
+            address,
+            silent_seconds: silence.map(|silence| silence.as_secs()),
+            messages: self.messages,
+            refused_messages: self.refused_messages,
+            refused: self.refusal.map(|(_, why)| why.to_string()),
+            table: if is_lost { SyncTable::Stale } else { self.table },
+            connections: self.connections,
+            of: self.of,
+            why: if is_lost { Some("it is not heard".to_owned()) } else { self.why.clone() },
+        }
+    }
+
     /// Whether it is none of those that `--sync-peers` names.
     fn is_stranger(&self) -> bool {
         matches!(self.refusal, Some((_, Refused::NotOfPeer)))
@@ -222,11 +224,11 @@ impl Peer {
 /// shown it; none that is named. Returns whether there is room.
 fn make_room(all: &mut BTreeMap<SocketAddr, Peer>, has_key: bool, now: Instant) -> bool {
     if all.len() >= MOST {
-        let is_old = |peer: &Peer| {
+        let old = all.iter().find(|(_, peer)| {
             let is_silent = peer.heard.is_none_or(|heard| now.duration_since(heard) >= OLD);
             !peer.is_named && (is_silent || has_key && !peer.has_key)
-        };
-        let old = all.iter().find(|(_, peer)| is_old(peer)).map(|(address, _)| *address);
+        });
+        let old = old.map(|(address, _)| *address);
         old.map(|address| all.remove(&address));
     }
     all.len() < MOST

@@ -16,10 +16,11 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::set_ipv6_v6only;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
 use xvs_ctl::registry::tunnels::encapsulation;
+use xvs_dataplane::egress::Egress;
 use xvs_dataplane::port::xdp::Waker;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::vip_probes::{InFlight, VipPath, VipProbes, VipStage};
-use xvs_health::{VipAnswer, VipProbe};
+use xvs_health::{VipAnswer, VipProbe, VipProbeError};
 use xvs_model::config::command::CommandError;
 use xvs_model::health_checks::virtual_server::RealServer;
 use xvs_proto::{Endpoint, Family};
@@ -56,11 +57,11 @@ impl VirtualAddresses {
     /// The addresses of this snapshot's services.
     fn of(&mut self, snapshot: &Snapshot) -> &HashSet<IpAddr> {
         if self.epoch != snapshot.epoch {
-            let address = |key: &ServiceKey| match key {
+            let addresses = snapshot.services.iter().filter_map(|service| match service.key {
                 ServiceKey::Address { endpoint, .. } => Some(endpoint.addr),
                 ServiceKey::Mark { .. } => None,
-            };
-            self.addresses = snapshot.services.iter().filter_map(|service| address(&service.key)).collect();
+            });
+            self.addresses = addresses.collect();
             self.epoch = snapshot.epoch;
         }
         &self.addresses
@@ -99,27 +100,29 @@ impl VipProber {
     }
 
     /// Begins a probe of a real server through this endpoint, from this address if one is configured.
-    ///
-    /// # Errors
-    /// Why this machine cannot probe it now.
     pub(crate) fn begin(
         &self,
         virtual_endpoint: Endpoint,
         source: Option<IpAddr>,
         server: &RealServer,
-    ) -> Result<Box<dyn VipProbe>, String> {
+    ) -> Result<Box<dyn VipProbe>, VipProbeError> {
         let shared = self.daemon.shared();
         let begun = {
             let mut open = self.open();
-            let Some(open) = &mut *open else {
-                return Err("probes through virtual addresses are off".to_owned());
-            };
+            let Open { probes, virtual_addresses, .. } = open.as_mut().ok_or(VipProbeError::Off)?;
             let snapshot = shared.published.load();
-            let Open { probes, virtual_addresses, .. } = open;
-            let path = path(&snapshot, virtual_addresses, probes.port, (virtual_endpoint, source), server)?;
-            probes.begin(path)
+            let virtual_addresses = virtual_addresses.of(&snapshot);
+            let source =
+                local_address(&snapshot.egress, virtual_addresses, virtual_endpoint, source, server)?;
+            probes.begin(VipPath {
+                local: Endpoint { addr: source, port: probes.port },
+                virtual_endpoint,
+                server: server.endpoint,
+                method: server.options.method,
+                encapsulation: encapsulation(server.options.tunnel),
+            })
         };
-        let in_flight = begun.ok_or("too many probes are in flight")?;
+        let in_flight = begun.ok_or(VipProbeError::TooMany)?;
         let waker = shared.wakers.first().cloned();
         Ok(Box::new(Begun::new(in_flight, waker)))
     }
@@ -133,23 +136,20 @@ impl Open {
     }
 }
 
-/// The path of a probe. It begins at this address of the director, or at the one that the director uses towards
-/// clients, so the server's reply takes the route of its replies to clients. A director without a default route uses
-/// the address towards the server.
-///
-/// # Errors
-/// The director has no such address.
-fn path(
-    snapshot: &Snapshot,
-    virtual_addresses: &mut VirtualAddresses,
-    port: u16,
-    (virtual_endpoint, source): (Endpoint, Option<IpAddr>),
+/// The director's address of a probe: `source`, or the one that the director uses towards clients, so the server's
+/// reply takes the route of its replies to clients. A director without a default route uses the address towards the
+/// server.
+fn local_address(
+    egress: &Egress,
+    virtual_addresses: &HashSet<IpAddr>,
+    virtual_endpoint: Endpoint,
+    source: Option<IpAddr>,
     server: &RealServer,
-) -> Result<VipPath, String> {
-    let virtual_addresses = virtual_addresses.of(snapshot);
-    let (egress, addr, family) = (&snapshot.egress, server.endpoint.addr, virtual_endpoint.family());
+) -> Result<IpAddr, VipProbeError> {
+    let addr = server.endpoint.addr;
+    let family = virtual_endpoint.family();
     if egress.is_local(addr) {
-        return Err("it is this machine itself; remove `through_vip`".to_owned());
+        return Err(VipProbeError::ThisMachine);
     }
     // The server would take a packet from a virtual address for its own.
     let is_virtual = |addr| addr == virtual_endpoint.addr || virtual_addresses.contains(&addr);
@@ -157,30 +157,15 @@ fn path(
         Family::V4 => IpAddr::from(Ipv4Addr::UNSPECIFIED),
         Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
     };
-    let local = match source {
-        Some(addr) if !egress.is_local(addr) => {
-            return Err(format!("`bindto {addr}` is not an address of this machine"));
-        }
-        Some(addr) if is_virtual(addr) => return Err(format!("`bindto {addr}` is a virtual address")),
-        Some(addr) => Some(addr),
-        None => {
-            [clients, addr].into_iter().find_map(|dest| egress.source_of_family(dest, family, is_virtual))
-        }
-    };
-    let local = local.ok_or_else(|| {
-        let kind = if family == Family::V4 { "IPv4" } else { "IPv6" };
-        format!(
-            "the attached interfaces towards clients and towards {addr} have no {kind} address that is not virtual; \
-             see `ip addr`"
-        )
-    })?;
-    Ok(VipPath {
-        local: Endpoint { addr: local, port },
-        virtual_endpoint,
-        server: server.endpoint,
-        method: server.options.method,
-        encapsulation: encapsulation(server.options.tunnel),
-    })
+    match source {
+        Some(addr) if !egress.is_local(addr) => Err(VipProbeError::NotLocal(addr)),
+        Some(addr) if is_virtual(addr) => Err(VipProbeError::IsVirtual(addr)),
+        Some(addr) => Ok(addr),
+        None => [clients, addr]
+            .into_iter()
+            .find_map(|dest| egress.source_of_family(dest, family, is_virtual))
+            .ok_or(VipProbeError::NoSource { server: addr, family }),
+    }
 }
 
 /// A probe that was begun.
@@ -242,19 +227,20 @@ impl VipProbe for Begun {
 /// A TCP port that the kernel gives to no other socket, at any address, until this socket is closed. It does not
 /// listen.
 fn reserve_port() -> io::Result<(OwnedFd, u16)> {
-    let bound = |family, any: IpAddr| -> io::Result<OwnedFd> {
-        let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
-        if family == AddressFamily::INET6 {
-            set_ipv6_v6only(&socket, false)?;
-        }
-        bind(&socket, &SocketAddr::new(any, 0))?;
-        Ok(socket)
-    };
     // A machine without IPv6 refuses the first one.
     let both = bound(AddressFamily::INET6, Ipv6Addr::UNSPECIFIED.into());
     let socket = both.or_else(|_| bound(AddressFamily::INET, Ipv4Addr::UNSPECIFIED.into()))?;
     let at = SocketAddr::try_from(getsockname(&socket)?)?;
     Ok((socket, at.port()))
+}
+
+fn bound(family: AddressFamily, any: IpAddr) -> io::Result<OwnedFd> {
+    let socket = socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    if family == AddressFamily::INET6 {
+        set_ipv6_v6only(&socket, false)?;
+    }
+    bind(&socket, &SocketAddr::new(any, 0))?;
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -303,14 +289,16 @@ mod tests {
         let mut known = VirtualAddresses::default();
         let mut from = |control: &Control<MemoryDatapath>, vip: &str, source: Option<&str>, dest: &str| {
             let vip = Endpoint::new(vip.parse::<IpAddr>().unwrap(), 80);
-            let ends = (vip, source.map(|addr| addr.parse().unwrap()));
-            let path = path(&control.published().load(), &mut known, 40_000, ends, &server(dest));
-            path.map(|path| path.local.to_string())
+            let source = source.map(|addr| addr.parse().unwrap());
+            let snapshot = control.published().load();
+            let known = known.of(&snapshot);
+            let local = local_address(&snapshot.egress, known, vip, source, &server(dest));
+            local.map(|addr| addr.to_string()).map_err(|error| error.to_string())
         };
         let (vip, rs) = ("198.51.100.100", "192.0.2.11");
-        let local = |addr: &str| Ok(format!("{addr}:40000"));
+        let local = |addr: &str| Ok(addr.to_owned());
         assert_eq!(from(&control, vip, None, rs), local("192.0.2.1"));
-        assert_eq!(from(&control, "2001:db8:1::1", None, rs), local("[2001:db8::1]"));
+        assert_eq!(from(&control, "2001:db8:1::1", None, rs), local("2001:db8::1"));
         assert!(from(&control, vip, None, "203.0.113.1").unwrap_err().starts_with("the attached interfaces"));
 
         network.add_route("0.0.0.0/0".parse().unwrap(), "198.51.100.254".parse().ok(), "wan").unwrap();

@@ -6,7 +6,8 @@
 //! the choice of the URL (`check_state.rs`).
 
 use std::convert::Infallible;
-use std::error::Error;
+use std::error;
+use std::error::Error as _;
 use std::future::{Future, pending};
 use std::io;
 use std::ops::RangeInclusive;
@@ -19,15 +20,19 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, USER_AG
 use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
 use md5::{Digest, Md5};
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::ClientConfig;
 use xvs_model::health_checks::check::{Http, Target, Url};
 
 use crate::blocking::run_blocking;
-use crate::pattern::Search;
+use crate::pattern::{BodyError, Search};
 use crate::prepare::{PreparedHttp, PreparedUrl};
 use crate::probes::probe_result::ProbeResult;
+use crate::probes::tls::HandshakeError;
 use crate::probes::{socket, tls};
 
 /// Requests the URL of index `at`, at most until the deadline.
@@ -59,20 +64,22 @@ async fn exchange(
     object: Object<'_>,
     bounds: &Bounds,
 ) -> Result<(), ProbeResult> {
-    let request = request(target, http, object).map_err(ProbeResult::NotRun)?;
+    let request = request(target, http, object)
+        .map_err(|error| ProbeResult::NotRun(format!("the request: {error}")))?;
     let stream = socket::connect(target, bounds.deadline).await?;
-    let Some(tls) = tls else {
-        return exchange_over(stream, request, object, bounds).await.map_err(ProbeResult::Failed);
+    let checked = match tls {
+        Some(tls) => exchange_over_tls(tls, stream, request, object, bounds).await,
+        None => exchange_over(stream, request, object, bounds).await,
     };
-    let handshake = tls::handshake(tls, object.prepared, stream);
-    let stream = bounds.within("connected, but no TLS handshake", handshake).await;
-    exchange_over(stream.map_err(ProbeResult::Failed)?, request, object, bounds)
-        .await
-        .map_err(ProbeResult::Failed)
+    checked.map_err(|failure| ProbeResult::Failed(failure.to_string()))
 }
 
 /// The request, with the headers of keepalived in their order.
-fn request(target: &Target, http: &Http, object: Object<'_>) -> Result<Request<Empty<Bytes>>, String> {
+fn request(
+    target: &Target,
+    http: &Http,
+    object: Object<'_>,
+) -> Result<Request<Empty<Bytes>>, hyper::http::Error> {
     let version = if http.is_1_1 { Version::HTTP_11 } else { Version::HTTP_10 };
     let mut request = Request::get(object.prepared.request_target.clone()).version(version);
     request = request.header(USER_AGENT, "KeepAliveClient");
@@ -81,19 +88,54 @@ fn request(target: &Target, http: &Http, object: Object<'_>) -> Result<Request<E
     }
     let host = object.url.host.as_ref().or(http.host.as_ref()).cloned();
     let host = host.unwrap_or_else(|| target.endpoint.to_string());
-    request.header(HOST, host).body(Empty::new()).map_err(|error| format!("the request: {error}"))
+    request.header(HOST, host).body(Empty::new())
+}
+
+/// Why a server fails that accepts connections.
+#[derive(Debug, Error)]
+enum HttpFailure {
+    /// The deadline is over.
+    #[error("{so_far} {within}")]
+    Late { so_far: String, within: String },
+    #[error(transparent)]
+    Tls(#[from] HandshakeError),
+    #[error("{}", describe(.0))]
+    Connection(hyper::Error),
+    #[error("connected, but no response: {}", describe(.0))]
+    NoResponse(hyper::Error),
+    #[error("status {status} is not one of {}", wanted.iter().map(codes).collect::<Vec<_>>().join(", "))]
+    Status { status: u16, wanted: Vec<RangeInclusive<u16>> },
+    #[error("the response broke off: {}", describe(.0))]
+    BrokeOff(hyper::Error),
+    #[error("the body's MD5 is {}, not {}", hexadecimal(*seen), hexadecimal(*wanted))]
+    Digest { seen: [u8; 16], wanted: [u8; 16] },
+    #[error(transparent)]
+    Body(BodyError),
+    /// The search for the pattern has panicked.
+    #[error(transparent)]
+    Panicked(JoinError),
+}
+
+/// Sends the request over a connection with TLS and checks the response.
+async fn exchange_over_tls(
+    tls: &Arc<ClientConfig>,
+    stream: TcpStream,
+    request: Request<Empty<Bytes>>,
+    object: Object<'_>,
+    bounds: &Bounds,
+) -> Result<(), HttpFailure> {
+    let handshake = tls::handshake(tls, object.prepared, stream);
+    let stream = bounds.within("connected, but no TLS handshake", handshake).await?;
+    exchange_over(stream, request, object, bounds).await
 }
 
 /// Sends the request over a connection and checks the response.
-///
-/// # Errors
-/// Why the probe fails.
 async fn exchange_over<S>(
     stream: S,
     request: Request<Empty<Bytes>>,
     object: Object<'_>,
     bounds: &Bounds,
-) -> Result<(), String>
+) -> Result<(), HttpFailure>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
@@ -101,12 +143,9 @@ where
     // keepalived reads no header but the length.
     builder.title_case_headers(true).ignore_invalid_headers_in_responses(true).max_buf_size(HEAD_MAX_BYTES);
     let handshake = builder.handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = handshake.map_err(|error| describe(&error))?;
+    let (mut sender, connection) = handshake.map_err(HttpFailure::Connection)?;
     let checking = async {
-        let answer = async {
-            let answer = sender.send_request(request).await;
-            answer.map_err(|error| format!("connected, but no response: {}", describe(&error)))
-        };
+        let answer = async { sender.send_request(request).await.map_err(HttpFailure::NoResponse) };
         check_response(bounds.within("connected, but no response", answer).await?, object, bounds).await
     };
     // The sender of the request gets the errors of the connection.
@@ -125,17 +164,16 @@ async fn check_response(
     response: Response<Incoming>,
     object: Object<'_>,
     bounds: &Bounds,
-) -> Result<(), String> {
+) -> Result<(), HttpFailure> {
     let url = object.url;
     let status = response.status().as_u16();
     let wanted = if url.statuses.is_empty() { &[SUCCESS] } else { &url.statuses[..] };
     if !wanted.iter().any(|codes| codes.contains(&status)) {
-        let wanted: Vec<_> = wanted.iter().map(codes).collect();
-        return Err(format!("status {status} is not one of {}", wanted.join(", ")));
+        return Err(HttpFailure::Status { status, wanted: wanted.to_vec() });
     }
-    let (sum, kept) = bounds.within("the response did not end", receive(response, url)).await?;
-    if let Some(wanted) = url.digest.filter(|wanted| *wanted != sum) {
-        return Err(format!("the body's MD5 is {}, not {}", hexadecimal(sum), hexadecimal(wanted)));
+    let (seen, kept) = bounds.within("the response did not end", receive(response, url)).await?;
+    if let Some(wanted) = url.digest.filter(|wanted| *wanted != seen) {
+        return Err(HttpFailure::Digest { seen, wanted });
     }
     match &object.prepared.pattern {
         Some(search) => match_pattern(search, kept, bounds).await,
@@ -144,7 +182,7 @@ async fn check_response(
 }
 
 /// Receives the body. Returns its MD5 digest, computed only if one is configured, and the part for the pattern.
-async fn receive(response: Response<Incoming>, url: &Url) -> Result<([u8; 16], Vec<u8>), String> {
+async fn receive(response: Response<Incoming>, url: &Url) -> Result<([u8; 16], Vec<u8>), HttpFailure> {
     let (head, mut body) = response.into_parts();
     let ends_with_connection =
         !head.headers.contains_key(CONTENT_LENGTH) && !head.headers.contains_key(TRANSFER_ENCODING);
@@ -156,7 +194,7 @@ async fn receive(response: Response<Incoming>, url: &Url) -> Result<([u8; 16], V
             Ok(frame) => frame.into_data().unwrap_or_default(),
             // Many servers close the connection without close_notify of TLS.
             Err(error) if ends_with_connection && is_end(&error) => break,
-            Err(error) => return Err(format!("the response broke off: {}", describe(&error))),
+            Err(error) => return Err(HttpFailure::BrokeOff(error)),
         };
         if url.digest.is_some() {
             sum.update(&data);
@@ -167,16 +205,16 @@ async fn receive(response: Response<Incoming>, url: &Url) -> Result<([u8; 16], V
 }
 
 /// Matches a pattern on a blocking thread. One search for each pattern runs at a time, so a slow one does not pile up.
-async fn match_pattern(search: &Search, body: Vec<u8>, bounds: &Bounds) -> Result<(), String> {
+async fn match_pattern(search: &Search, body: Vec<u8>, bounds: &Bounds) -> Result<(), HttpFailure> {
     let searched = async {
         let permit = search.permit().acquire_owned().await;
         let search = search.clone();
-        let call = move || {
+        let call = run_blocking(move || {
             let matched = search.check(&body);
             drop(permit);
             matched
-        };
-        run_blocking(call).await.unwrap_or_else(|error| Err(error.to_string()))
+        });
+        call.await.map_err(HttpFailure::Panicked)?.map_err(HttpFailure::Body)
     };
     let what = format!("response received, but the search did not end for `{}`", search.pattern.text);
     bounds.within(&what, searched).await
@@ -198,14 +236,14 @@ impl Bounds {
     ///
     /// # Errors
     /// Its own error, or `so_far` and the time if the deadline is over.
-    async fn within<T>(
+    async fn within<T, E: Into<HttpFailure>>(
         &self,
         so_far: &str,
-        what: impl Future<Output = Result<T, String>>,
-    ) -> Result<T, String> {
+        what: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, HttpFailure> {
         match timeout_at(self.deadline, what).await {
-            Ok(outcome) => outcome,
-            Err(_) => Err(format!("{so_far} {}", self.within)),
+            Ok(outcome) => outcome.map_err(Into::into),
+            Err(_) => Err(HttpFailure::Late { so_far: so_far.to_owned(), within: self.within.clone() }),
         }
     }
 }
@@ -231,7 +269,7 @@ fn hexadecimal(sum: [u8; 16]) -> String {
 }
 
 /// An error with its sources.
-fn describe(error: &dyn Error) -> String {
+fn describe(error: &dyn error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", describe(source)),
         None => error.to_string(),
@@ -302,7 +340,9 @@ mod tests {
         };
         let bounds = Bounds::of(soon());
         tokio::select! {
-            checked = exchange_over(client, request, object, &bounds) => checked,
+            checked = exchange_over(client, request, object, &bounds) => {
+                checked.map_err(|failure| failure.to_string())
+            }
             never = served => match never {},
         }
     }

@@ -24,12 +24,12 @@ use xvs_proto::Endpoint;
 use crate::check_ref::CheckRef;
 use crate::command::Program;
 use crate::probes::probe_result::ProbeResult;
-use crate::probes::through_vip::VipProbe;
+use crate::probes::through_vip::{VipProbe, VipProbeError};
 
 /// Runs one probe of a check, at most until `deadline`. `url` is the index of the URL that an HTTP check requests.
 /// `begin_through_vip` begins a probe through a virtual endpoint, from a source address if one is configured.
 pub(crate) async fn run(
-    begin_through_vip: impl Fn(Endpoint, Option<IpAddr>, &RealServer) -> Result<Box<dyn VipProbe>, String>,
+    begin_through_vip: impl Fn(Endpoint, Option<IpAddr>, &RealServer) -> Result<Box<dyn VipProbe>, VipProbeError>,
     check: CheckRef,
     url: usize,
     deadline: Instant,
@@ -38,8 +38,13 @@ pub(crate) async fn run(
         Probe::Tcp(target) => tcp::probe(target, deadline).await,
         Probe::ThroughVip(through) => {
             let server = check.real_server();
-            let begin = |endpoint| begin_through_vip(endpoint, through.source, server);
-            through_vip::probe(begin, &through.endpoints, server, deadline).await
+            through_vip::probe(
+                |endpoint| begin_through_vip(endpoint, through.source, server),
+                &through.endpoints,
+                server,
+                deadline,
+            )
+            .await
         }
         Probe::Agent(target, text) => agent::probe(target, text, deadline).await,
         Probe::Udp(target, udp) => udp::probe(target, udp, deadline).await,

@@ -40,15 +40,16 @@ async fn exchange(target: &Target, name: &str, deadline: Instant) -> Result<(), 
                 _ => format!("{progress}: connection closed by {}", target.endpoint),
             }));
         };
-        let is_wanted = |code: &str| {
-            line.strip_prefix(code.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b' ')
-        };
-        if let Some(code) = code.filter(|code| !is_wanted(code)) {
+        if let Some(code) = code.filter(|code| !has_code(line, code)) {
             let seen = line[..line.len().min(SHOWN_BYTES)].trim_ascii().escape_ascii();
             return Err(ProbeResult::Failed(format!("{progress}: `{seen}`, not `{code} …`")));
         }
     }
     Ok(())
+}
+
+fn has_code(line: &[u8], code: &str) -> bool {
+    line.strip_prefix(code.as_bytes()).is_some_and(|rest| rest.is_empty() || rest[0] == b' ')
 }
 
 /// Sends a command and reads a line. The line has no line feed if it is too long or the connection was closed within

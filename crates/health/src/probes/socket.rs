@@ -67,15 +67,17 @@ pub(crate) fn send(datagram: &[u8], socket: Socket, target: &Target) -> io::Resu
 ///
 /// [`ProbeResult::NotRun`].
 pub(crate) fn open(target: &Target, kind: Type, protocol: Option<Protocol>) -> Result<Socket, ProbeResult> {
-    let not_run = |what: String| move |error| ProbeResult::NotRun(format!("{what}: {error}"));
     let opened = Socket::new(Domain::for_address(target.endpoint), kind.nonblocking(), protocol);
-    let socket = opened.map_err(not_run("no socket".to_owned()))?;
+    let socket = opened.map_err(|error| ProbeResult::NotRun(format!("no socket: {error}")))?;
     if let Some(interface) = &target.interface {
-        let what = format!("no socket on interface {interface}");
-        socket.bind_device(Some(interface.as_bytes())).map_err(not_run(what))?;
+        socket
+            .bind_device(Some(interface.as_bytes()))
+            .map_err(|error| ProbeResult::NotRun(format!("no socket on interface {interface}: {error}")))?;
     }
     if target.mark != 0 {
-        socket.set_mark(target.mark).map_err(not_run(format!("no socket with mark {}", target.mark)))?;
+        socket
+            .set_mark(target.mark)
+            .map_err(|error| ProbeResult::NotRun(format!("no socket with mark {}: {error}", target.mark)))?;
     }
     if kind == Type::DGRAM {
         // Without this option the kernel does not report ICMP errors such as host unreachable to a UDP socket.
@@ -83,7 +85,10 @@ pub(crate) fn open(target: &Target, kind: Type, protocol: Option<Protocol>) -> R
             SocketAddr::V4(_) => setsockopt(&socket, sockopt::Ipv4RecvErr, &true),
             SocketAddr::V6(_) => setsockopt(&socket, sockopt::Ipv6RecvErr, &true),
         };
-        set.map_err(|error| not_run("no socket that receives ICMP errors".to_owned())(error.into()))?;
+        set.map_err(|error| {
+            let error = io::Error::from(error);
+            ProbeResult::NotRun(format!("no socket that receives ICMP errors: {error}"))
+        })?;
     }
     Ok(socket)
 }

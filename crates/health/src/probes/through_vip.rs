@@ -6,11 +6,13 @@
 //! asks for their result, at intervals that grow to [`LONGEST_PAUSE`]. Not here: the packets
 //! (`general_path/vip_probe.rs` of the data plane).
 
+use std::net::IpAddr;
 use std::time::Duration;
 
+use thiserror::Error;
 use tokio::time::{Instant, sleep_until};
 use xvs_model::health_checks::virtual_server::RealServer;
-use xvs_proto::Endpoint;
+use xvs_proto::{Endpoint, Family};
 use xvs_sched::ForwardingMethod;
 
 use crate::probes::probe_result::ProbeResult;
@@ -41,10 +43,42 @@ pub trait VipProbe: Send {
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
+/// Why a probe through a virtual address cannot begin now.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub enum VipProbeError {
+    /// No check of the configuration needs such probes.
+    #[error("probes through virtual addresses are off")]
+    Off,
+    /// The real server has an address of this machine.
+    #[error("it is this machine itself; remove `through_vip`")]
+    ThisMachine,
+    /// The configured source is elsewhere.
+    #[error("`bindto {0}` is not an address of this machine")]
+    NotLocal(IpAddr),
+    /// The server would take a packet from it for its own.
+    #[error("`bindto {0}` is a virtual address")]
+    IsVirtual(IpAddr),
+    /// There is no address to probe from.
+    #[error(
+        "the attached interfaces towards clients and towards {server} have no {kind} address that is not virtual; \
+         see `ip addr`",
+        kind = if *family == Family::V4 { "IPv4" } else { "IPv6" }
+    )]
+    NoSource {
+        /// The address of the real server.
+        server: IpAddr,
+        /// The family of the virtual endpoint.
+        family: Family,
+    },
+    /// No further probe has room.
+    #[error("too many probes are in flight")]
+    TooMany,
+}
+
 /// Probes the real server once through each virtual endpoint, at most until the deadline. `begin` begins the probe of
 /// one.
 pub(crate) async fn probe(
-    begin: impl Fn(Endpoint) -> Result<Box<dyn VipProbe>, String>,
+    begin: impl Fn(Endpoint) -> Result<Box<dyn VipProbe>, VipProbeError>,
     endpoints: &[Endpoint],
     server: &RealServer,
     deadline: Instant,
@@ -81,7 +115,8 @@ pub(crate) async fn probe(
 
 /// The result of a probe without a reply at its deadline.
 fn overdue(answer: VipAnswer, endpoint: Endpoint, server: &RealServer, within: &str) -> ProbeResult {
-    let (addr, vip) = (server.endpoint.addr, endpoint.addr);
+    let addr = server.endpoint.addr;
+    let vip = endpoint.addr;
     match answer {
         VipAnswer::Unsent(why) => ProbeResult::Failed(format!("no packet can be sent to {addr}: {why}")),
         VipAnswer::Queued => {
@@ -138,10 +173,10 @@ mod tests {
             checks: Vec::new(),
         };
         let endpoints: Vec<_> = (1..).zip(answers).map(|(last, _)| vip(last)).collect();
-        let begin = |at: Endpoint| -> Result<Box<dyn VipProbe>, String> {
+        let begin = |at: Endpoint| -> Result<Box<dyn VipProbe>, VipProbeError> {
             let index = endpoints.iter().position(|known| *known == at).unwrap();
             match answers[index] {
-                [] => Err("it has no address".to_owned()),
+                [] => Err(VipProbeError::TooMany),
                 answers => Ok(Box::new(Scripted(answers.to_vec()))),
             }
         };
@@ -192,7 +227,7 @@ mod tests {
             probed(ForwardingMethod::DirectRouting, &[&[VipAnswer::Queued]]).await,
             ProbeResult::NotRun(late)
         );
-        let none = "192.0.2.11:80 could not be probed: it has no address".to_owned();
+        let none = "192.0.2.11:80 could not be probed: too many probes are in flight".to_owned();
         assert_eq!(probed(ForwardingMethod::DirectRouting, &[&[]]).await, ProbeResult::NotRun(none));
     }
 }

@@ -14,21 +14,22 @@ use tokio_rustls::rustls::{CertificateError, ClientConfig, Error};
 use crate::prepare::PreparedUrl;
 
 /// Performs the handshake with the server of a URL.
-///
-/// # Errors
-/// Why the handshake failed.
 pub(crate) async fn handshake<S: AsyncRead + AsyncWrite + Unpin>(
     config: &Arc<ClientConfig>,
     object: &PreparedUrl,
     stream: S,
-) -> Result<TlsStream<S>, String> {
+) -> Result<TlsStream<S>, HandshakeError> {
     let mut config = Arc::clone(config);
     if !object.sends_name {
         Arc::make_mut(&mut config).enable_sni = false;
     }
-    let stream = TlsConnector::from(config).connect(object.name.clone(), stream).await;
-    stream.map_err(|error| format!("the TLS handshake: {}", describe(&error)))
+    TlsConnector::from(config).connect(object.name.clone(), stream).await.map_err(HandshakeError)
 }
+
+/// Why a handshake failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the TLS handshake: {}", describe(.0))]
+pub(crate) struct HandshakeError(io::Error);
 
 fn describe(error: &io::Error) -> String {
     use CertificateError::{Expired, ExpiredContext, NotValidForNameContext, Other, UnknownIssuer};
@@ -40,9 +41,10 @@ fn describe(error: &io::Error) -> String {
         }
         Some(Error::InvalidCertificate(NotValidForNameContext { expected, presented })) => {
             // Each entry is a kind with the name in parentheses.
-            let name =
-                |one: &String| one.split(['(', ')']).nth(1).unwrap_or(one).trim_matches('"').to_owned();
-            let names: Vec<_> = presented.iter().map(name).collect();
+            let names: Vec<_> = presented
+                .iter()
+                .map(|name| name.split(['(', ')']).nth(1).unwrap_or(name).trim_matches('"'))
+                .collect();
             format!("certificate is for {}, not for {}", names.join(", "), expected.to_str())
         }
         Some(Error::InvalidCertificate(UnknownIssuer)) => {

@@ -52,7 +52,8 @@ async fn exchange(socket: Socket, target: &Target, udp: &Udp) -> io::Result<Vec<
 ///
 /// The length counts only if a pattern is configured. A reply shorter than the pattern is compared up to its end.
 fn objection(reply: &Reply, datagram: &[u8]) -> Option<String> {
-    let (least, most) = (usize::from(*reply.length.start()), usize::from(*reply.length.end()));
+    let least = usize::from(*reply.length.start());
+    let most = usize::from(*reply.length.end());
     if reply.pattern.is_empty() {
         return None;
     }
@@ -62,14 +63,17 @@ fn objection(reply: &Reply, datagram: &[u8]) -> Option<String> {
     if datagram.len() < least {
         return Some(format!("a reply of {} bytes; the minimum is {least}", datagram.len()));
     }
-    let differs = |(byte, (wanted, mask)): (&u8, &(u8, u8))| byte & mask != wanted & mask;
-    let at = datagram.iter().zip(&reply.pattern).position(differs)?;
+    let mut compared = datagram.iter().zip(&reply.pattern);
+    let at = compared.position(|(byte, (wanted, mask))| byte & mask != wanted & mask)?;
     let (wanted, mask) = reply.pattern[at];
-    let digit = |shift: u8| match mask >> shift & 0xf {
-        0 => "x".to_owned(),
-        _ => format!("{:x}", wanted >> shift & 0xf),
-    };
-    Some(format!("byte {at} of the answer is {:02x}, not {}{}", datagram[at], digit(4), digit(0)))
+    let high = digit(wanted >> 4, mask >> 4);
+    let low = digit(wanted & 0xf, mask & 0xf);
+    Some(format!("byte {at} of the answer is {:02x}, not {high}{low}", datagram[at]))
+}
+
+/// A hexadecimal digit of the pattern; `x`: any.
+fn digit(wanted: u8, mask: u8) -> String {
+    if mask == 0 { "x".to_owned() } else { format!("{wanted:x}") }
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ async fn a_restart_continues_with_the_kept_view_and_repeats_no_notice() {
     health.world.set(third, Server::Refuses);
     sleep(seconds(15.0)).await;
     health.world.emitted("192.0.2.1 80 has no quorum");
-    let (kept, before) = (health.world.kept.lock().unwrap().clone(), health.report());
+    let kept = health.world.kept.lock().unwrap().clone();
+    let before = health.report();
 
     // A new real server and an edited check are in the file that the next process reads.
     let (first_two, last) = text.rsplit_once("TCP_CHECK { }").unwrap();
@@ -20,14 +21,12 @@ async fn a_restart_continues_with_the_kept_view_and_repeats_no_notice() {
     let more =
         edited.replacen("real_server", "real_server 10.1.0.4 80 { TCP_CHECK { alpha } }\nreal_server", 1);
     let next = Health::resume(&more, MANY, kept).await;
-    let up = |health: &Health| {
-        let report = health.report();
-        let servers = &report.virtual_servers[0].real_servers;
-        servers.iter().map(|server| (server.endpoint.clone(), server.is_up)).collect::<Vec<_>>()
-    };
     let expected =
         [("10.1.0.4:80", false), ("10.1.0.1:80", false), ("10.1.0.2:80", true), ("10.1.0.3:80", false)];
-    assert_eq!(up(&next), expected.map(|(server, is_up)| (server.to_owned(), is_up)));
+    let report = next.report();
+    let servers = &report.virtual_servers[0].real_servers;
+    let seen = servers.iter().map(|server| (server.endpoint.as_str(), server.is_up)).collect::<Vec<_>>();
+    assert_eq!(seen, expected);
     assert!(!before.virtual_servers[0].is_well && !next.report().virtual_servers[0].is_well);
     let states = next.report().virtual_servers[0]
         .real_servers

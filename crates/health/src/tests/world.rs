@@ -63,11 +63,8 @@ impl World {
     pub(super) fn weights(&self) -> Vec<(String, u32)> {
         let reconciled = self.reconciled.lock().unwrap();
         let (_, service) = reconciled.last().unwrap().last().unwrap();
-        let one =
-            |(at, options): &(xvs_proto::Endpoint, xvs_model::config::destination::DestinationOptions)| {
-                (at.addr.to_string(), options.weight.0)
-            };
-        service.as_ref().unwrap().destinations.iter().map(one).collect()
+        let destinations = service.as_ref().unwrap().destinations.iter();
+        destinations.map(|(at, options)| (at.addr.to_string(), options.weight.0)).collect()
     }
 }
 
@@ -80,7 +77,12 @@ impl Drop for Probing<'_> {
 }
 
 impl Environment for Arc<World> {
-    fn probe_vip(&self, _: Endpoint, _: Option<IpAddr>, _: &RealServer) -> Result<Box<dyn VipProbe>, String> {
+    fn probe_vip(
+        &self,
+        _: Endpoint,
+        _: Option<IpAddr>,
+        _: &RealServer,
+    ) -> Result<Box<dyn VipProbe>, VipProbeError> {
         unreachable!("probes are simulated as a whole")
     }
 

@@ -105,12 +105,11 @@ struct KnownServer {
 impl KnownServer {
     /// One that was not there.
     fn new(server: &RealServer) -> Self {
-        let at_first = |check: &Check| {
+        let checks = server.checks.iter().map(|check| {
             let status = Status::at_first(&check.timing);
             (Origin::New(status), status.into())
-        };
-        let checks = server.checks.iter().map(at_first).collect();
-        Self { is_up: false, is_reported_down: false, checks }
+        });
+        Self { is_up: false, is_reported_down: false, checks: checks.collect() }
     }
 }
 
@@ -176,14 +175,14 @@ impl VirtualServerState {
             (0..before.len()).filter(|old| !known.contains(&before[*old].endpoint) && self.is_up(*old));
         let mut notices: Vec<_> = gone.map(|old| self.notice(Some(old), Status::Down)).collect();
         let index: HashMap<_, _> = before.iter().enumerate().map(|(old, one)| (one.endpoint, old)).collect();
-        let known = |server: &RealServer| {
+        let disabled = self.disabled.clone();
+        let state = Self { virtual_server, servers: Vec::new(), has_quorum: self.has_quorum, disabled };
+        let mut reloaded = state.continued(initial_notices, |server| {
             let old = *index.get(&server.endpoint)?;
             let checks = self.origins(old, &server.checks);
             let is_reported_down = self.servers[old].is_reported_down;
             Some(KnownServer { is_up: self.is_up(old), is_reported_down, checks })
-        };
-        let (has_quorum, disabled) = (self.has_quorum, self.disabled.clone());
-        let mut reloaded = Self::continued(virtual_server, has_quorum, disabled, initial_notices, known);
+        });
         notices.append(&mut reloaded.notices);
         Reloaded { notices, ..reloaded }
     }
@@ -198,33 +197,31 @@ impl VirtualServerState {
         disabled: Arc<DisabledServers>,
     ) -> Reloaded {
         let index: HashMap<_, _> = former.real_servers.iter().map(|one| (one.endpoint, one)).collect();
-        let known = |server: &RealServer| {
+        let state = Self { virtual_server, servers: Vec::new(), has_quorum: former.has_quorum, disabled };
+        state.continued(initial_notices, |server| {
             let old = *index.get(&server.endpoint)?;
             let views: HashMap<u64, CheckView> = old.checks.iter().copied().collect();
-            let continued = |check: &Check| match views.get(&probe_id(&check.probe)) {
+            let checks = server.checks.iter().map(|check| match views.get(&probe_id(&check.probe)) {
                 Some(view) => (Origin::Resumed(*view), (*view).into()),
                 None => {
                     let status = Status::of_new(check, old.is_up);
                     (Origin::New(status), status.into())
                 }
-            };
-            let checks = server.checks.iter().map(continued).collect();
-            Some(KnownServer { is_up: old.is_up, is_reported_down: old.is_reported_down, checks })
-        };
-        Self::continued(virtual_server, former.has_quorum, disabled, initial_notices, known)
+            });
+            let is_reported_down = old.is_reported_down;
+            Some(KnownServer { is_up: old.is_up, is_reported_down, checks: checks.collect() })
+        })
     }
 
-    /// The state of a file whose real servers may be known from before.
+    /// Adds the real servers of the file to a state that has none. They may be known from before.
     fn continued(
-        virtual_server: Arc<VirtualServer>,
-        has_quorum: bool,
-        disabled: Arc<DisabledServers>,
+        mut self,
         initial_notices: InitialNotices,
         known: impl Fn(&RealServer) -> Option<KnownServer>,
     ) -> Reloaded {
-        let mut state = Self { virtual_server, servers: Vec::new(), has_quorum, disabled };
-        let (mut notices, mut origins) = (Vec::new(), Vec::new());
-        let file = Arc::clone(&state.virtual_server);
+        let mut notices = Vec::new();
+        let mut origins = Vec::new();
+        let file = Arc::clone(&self.virtual_server);
         for (place, server) in file.real_servers.iter().enumerate() {
             let (is_new, old) = match known(server) {
                 Some(old) => (false, old),
@@ -235,13 +232,13 @@ impl VirtualServerState {
             now.is_reported_down = !now.is_up() && old.is_reported_down;
             let has_notice = if is_new { initial_notices == InitialNotices::Sent } else { !old.is_up };
             if now.is_up() && has_notice {
-                notices.push(state.notice(Some(place), Status::Up));
+                notices.push(self.notice(Some(place), Status::Up));
             }
-            state.servers.push(now);
+            self.servers.push(now);
             origins.push(from);
         }
-        notices.extend(state.update_quorum());
-        Reloaded { state, notices, origins }
+        notices.extend(self.update_quorum());
+        Reloaded { state: self, notices, origins }
     }
 
     /// What a later process begins with. `check` is the view of a check, by the indices of its real server and of
@@ -380,14 +377,15 @@ impl VirtualServerState {
         for (index, check) in before.rev() {
             known.entry(check.probe.identity()).or_default().push(index);
         }
-        let origin = |check: &Check| match known.get_mut(&check.probe.identity()).and_then(Vec::pop) {
-            Some(check) => (Origin::Kept { server, check }, self.servers[server].checks[check]),
-            None => {
-                let status = Status::of_new(check, self.is_up(server));
-                (Origin::New(status), status.into())
-            }
-        };
-        checks.iter().map(origin).collect()
+        let origins =
+            checks.iter().map(|check| match known.get_mut(&check.probe.identity()).and_then(Vec::pop) {
+                Some(check) => (Origin::Kept { server, check }, self.servers[server].checks[check]),
+                None => {
+                    let status = Status::of_new(check, self.is_up(server));
+                    (Origin::New(status), status.into())
+                }
+            });
+        origins.collect()
     }
 
     /// Compares the live weight with the quorum. Returns a notice if the quorum was gained or lost.

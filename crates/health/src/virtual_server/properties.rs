@@ -29,18 +29,21 @@ impl File {
             let inhibit = if inhibit { "sorry_server_inhibit\n" } else { "" };
             text += &format!("sorry_server 10.1.0.{last} 80\n{inhibit}");
         }
-        let on = |is_on: &bool| if *is_on { "on" } else { "off" };
         for (last, weight, inhibit, checks) in &self.servers {
-            let inhibit = on(inhibit);
+            let inhibit = on(*inhibit);
             text +=
                 &format!("real_server 10.1.0.{last} 80 {{\nweight {weight}\ninhibit_on_failure {inhibit}\n");
             for (port, alpha) in checks {
-                text += &format!("TCP_CHECK {{\nconnect_port {port}\nalpha {}\n}}\n", on(alpha));
+                text += &format!("TCP_CHECK {{\nconnect_port {port}\nalpha {}\n}}\n", on(*alpha));
             }
             text += "}\n";
         }
         virtual_server(&text)
     }
+}
+
+fn on(is_on: bool) -> &'static str {
+    if is_on { "on" } else { "off" }
 }
 
 fn files() -> impl Strategy<Value = File> {
@@ -157,7 +160,8 @@ impl Naive {
     fn update_quorum(&mut self) {
         let alive = (0..self.servers.len()).filter(|server| self.servers[*server].is_alive);
         let live: i64 = alive.map(|server| i64::from(self.weight(server))).sum();
-        let (quorum, hysteresis) = (i64::from(self.file.quorum), i64::from(self.file.hysteresis));
+        let quorum = i64::from(self.file.quorum);
+        let hysteresis = i64::from(self.file.hysteresis);
         if self.has_quorum && (live == 0 || live < quorum - hysteresis) {
             self.has_quorum = false;
             if self.file.sorry_server.is_some() {
@@ -271,8 +275,9 @@ fn assert_sound(state: &VirtualServerState) {
             Some(_) => {}
         }
     }
-    let (live, quorum, hysteresis) =
-        (state.live_weight(), u64::from(file.quorum), u64::from(file.hysteresis));
+    let live = state.live_weight();
+    let quorum = u64::from(file.quorum);
+    let hysteresis = u64::from(file.hysteresis);
     match state.has_quorum() {
         true => assert!(live > 0 && live + hysteresis >= quorum),
         false => assert!(live == 0 || live < quorum + hysteresis),

@@ -134,27 +134,13 @@ fn run(
     let mut take_over = take_over.transpose()?;
     take_over.as_mut().map(TakeOver::begin).transpose()?;
     let inherited = take_over.as_ref().and_then(TakeOver::watchdog);
-    // The socket and the address of a running xvsd are free when that has ended; then this one must go on in any case.
-    let listen = || -> Result<_, Box<dyn Error>> {
-        let server = loop {
-            match Server::start(settings.clone(), dispatch.clone()) {
-                Err(error) if takes_over && stop_requests.is_empty() => {
-                    tracing::error!("{error}; tried again every second");
-                    thread::sleep(Duration::from_secs(1));
-                }
-                started => break started?,
-            }
-        };
-        let listener = match config.metrics_address.map(Listener::bind).transpose() {
-            Err(error) if takes_over => {
-                tracing::error!("{error}; no metrics are served until the next `xvsd --take-over`");
-                None
-            }
-            bound => bound?,
-        };
-        Ok((server, listener))
+    let listening = match takes_over {
+        true => None,
+        false => {
+            let server = Server::start(settings.clone(), dispatch.clone())?;
+            Some((server, config.metrics_address.map(Listener::bind).transpose()?))
+        }
     };
-    let listening = if takes_over { None } else { Some(listen()?) };
     let mut daemon = Daemon::start(config, log.losses(), take_over.as_ref())?;
     let started = daemon.begin(files.state).map_err(Box::<dyn Error>::from);
     let started = started.and_then(|()| daemon.follow_fleet(&config.fleet).map_err(Box::from));
@@ -166,7 +152,11 @@ fn run(
         daemon.stop(Ending::Hold);
         return Err(error);
     }
-    let (server, listener) = listening.map_or_else(listen, Ok)?;
+    let (server, listener) = match listening {
+        Some(listening) => listening,
+        // The socket and the address of the former xvsd are free now, and this one must go on in any case.
+        None => (start_server(&settings, &dispatch, &stop_requests)?, bind_metrics(config)),
+    };
     let reloader = (arguments, config.clone());
     let metrics = (listener, files.admission);
     let reloader = Reloader::start(reloader, (daemon.handle(), daemon.checks()), log.set(), metrics)?;
@@ -185,19 +175,14 @@ fn run(
         successor::is_ready();
     }
     let watchdog = Watchdog::start(daemon.handle(), inherited)?;
-    let unexpected = |thread: Result<String, _>| {
-        let thread = thread.unwrap_or_default();
-        tracing::error!("the thread {thread} has ended unexpectedly, by a bug of xvsd; stopping");
-        (ExitCode::from(FAILED), Ending::Hold)
-    };
     let (code, ending) = select! {
         recv(stop_requests) -> request => {
             let Stop { why, ending } = request?;
             tracing::info!("{why}: stopping");
             (ExitCode::SUCCESS, ending)
         }
-        recv(daemon.ended()) -> thread => unexpected(thread),
-        recv(panicked()) -> thread => unexpected(thread),
+        recv(daemon.ended()) -> thread => unexpected(&thread.unwrap_or_default()),
+        recv(panicked()) -> thread => unexpected(&thread.unwrap_or_default()),
     };
     drop(watchdog);
     drop(server);
@@ -205,6 +190,36 @@ fn run(
     daemon.stop(ending);
     tracing::info!("stopped");
     Ok(code)
+}
+
+/// Starts the server of the control socket. Tries again until that succeeds, or there is a request to stop.
+fn start_server(
+    settings: &Settings,
+    dispatch: &Arc<Dispatch>,
+    stop_requests: &Receiver<Stop>,
+) -> Result<Server, Box<dyn Error>> {
+    loop {
+        match Server::start(settings.clone(), dispatch.clone()) {
+            Err(error) if stop_requests.is_empty() => {
+                tracing::error!("{error}; tried again every second");
+                thread::sleep(Duration::from_secs(1));
+            }
+            started => return Ok(started?),
+        }
+    }
+}
+
+/// Binds the address of metrics, if there is one and the system permits it.
+fn bind_metrics(config: &Config) -> Option<Listener> {
+    config.metrics_address.map(Listener::bind).transpose().unwrap_or_else(|error| {
+        tracing::error!("{error}; no metrics are served until the next `xvsd --take-over`");
+        None
+    })
+}
+
+fn unexpected(thread: &str) -> (ExitCode, Ending) {
+    tracing::error!("the thread {thread} has ended unexpectedly, by a bug of xvsd; stopping");
+    (ExitCode::from(FAILED), Ending::Hold)
 }
 
 /// Forwards signals. A second signal to stop ends the process at once.

@@ -56,7 +56,8 @@ impl ControlThread {
         let shared = self.shared.clone();
         // They have their own reasons to end connections; while these are held, they do not.
         let mut quiet = None;
-        let (mut stage, mut until) = (Stage::Preparing, Instant::now() + PREPARATION);
+        let mut stage = Stage::Preparing;
+        let mut until = Instant::now() + PREPARATION;
         let process = Process::open(successor);
         // What does not change until the pause needs no time in it.
         self.control.save_numbers();

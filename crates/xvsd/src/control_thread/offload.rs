@@ -29,9 +29,8 @@ impl ControlThread {
         let mut has_changed = offload.judge(&self.links);
         for (interface, ifindex) in self.shared.facts_mut().interfaces.iter_mut().zip(&self.links) {
             let now = status(self.control.datapath(), *ifindex, interface.bond.as_ref());
-            let why_not =
-                |status: &Option<InterfaceOffload>| status.as_ref().map(|status| status.why_not.clone());
-            has_changed |= why_not(&interface.offload) != why_not(&now);
+            let before = interface.offload.as_ref().map(|status| &status.why_not);
+            has_changed |= before != now.as_ref().map(|status| &status.why_not);
             interface.offload = now;
         }
         if has_changed {
@@ -61,7 +60,8 @@ pub(super) fn status(
     ifindex: u32,
     bond: Option<&BondMember>,
 ) -> Option<InterfaceOffload> {
-    let (offload, attached) = (datapath.offloading()?, datapath.attached(ifindex)?);
+    let offload = datapath.offloading()?;
+    let attached = datapath.attached(ifindex)?;
     let why_not = offload.part_of(attached, bond).why_not;
     Some(InterfaceOffload { why_not, refused_packets: offload.lost(ifindex) })
 }

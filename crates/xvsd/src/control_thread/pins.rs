@@ -1,7 +1,9 @@
 //! The pins of this director at the start: where they are, and those of other directors.
 
+use std::io;
 use std::time::Duration;
 
+use thiserror::Error;
 use xvs_ctl::config::Config;
 use xvs_host::instance::{name_of, socket_of};
 use xvs_host::state_directory::Others;
@@ -11,11 +13,24 @@ use xvs_xdp::pins::{Pins, folder, folder_or_mount};
 
 use crate::error::DaemonError;
 
+/// Why no hold is possible.
+#[derive(Debug, Error)]
+pub(crate) enum NoPins {
+    #[error(
+        "there is no hold, so the kernel resets connections when xvsd ends: no bpffs is mounted ({0}); run `mount -t bpf \
+         bpf /sys/fs/bpf` on the host and restart xvsd, or set hold = \"0\""
+    )]
+    NoHold(io::Error),
+    /// The pins of the running process cannot be found.
+    #[error(
+        "its XDP programs are pinned in a bpffs, and this mount namespace has none ({0}); if it has one of its own, \
+         `nsenter --mount --target PID` enters that"
+    )]
+    OtherNamespace(io::Error),
+}
+
 /// The pins of this director. Without a hold: `None`, and pins of an earlier process are removed.
-///
-/// # Errors
-/// The warning that no hold is possible.
-pub(crate) fn open(config: &Config, others: Others) -> Result<Option<Pins>, String> {
+pub(crate) fn open(config: &Config, others: Others) -> Result<Option<Pins>, NoPins> {
     let director = name_of(&config.socket);
     let hold = config.hold.duration();
     if hold == Duration::ZERO {
@@ -30,17 +45,11 @@ pub(crate) fn open(config: &Config, others: Others) -> Result<Option<Pins>, Stri
         }
         return Ok(None);
     }
-    let pins = folder_or_mount().map(|folder| Some(Pins::of(&folder, &director)));
-    pins.map_err(|error| match others {
-        Others::Ended => format!(
-            "there is no hold, so the kernel resets connections when xvsd ends: no bpffs is mounted ({error}); run `mount \
-             -t bpf bpf /sys/fs/bpf` on the host and restart xvsd, or set hold = \"0\""
-        ),
-        Others::Run => format!(
-            "its XDP programs are pinned in a bpffs, and this mount namespace has none ({error}); if it has one of its own, \
-             `nsenter --mount --target PID` enters that"
-        ),
-    })
+    match (folder_or_mount(), others) {
+        (Ok(folder), _) => Ok(Some(Pins::of(&folder, &director))),
+        (Err(error), Others::Ended) => Err(NoPins::NoHold(error)),
+        (Err(error), Others::Run) => Err(NoPins::OtherNamespace(error)),
+    }
 }
 
 /// The error of an interface that cannot be attached: it names the director whose program is pinned there.

@@ -16,12 +16,16 @@ use std::thread::{self, ScopedJoinHandle};
 use std::{io, panic};
 
 use xvs_ctl::sweep::Sweeper;
+use xvs_dataplane::clock::Clock;
 use xvs_dataplane::offload::former::{FormerRecords, UsedRecords};
+use xvs_dataplane::steering::hold::Hold;
 use xvs_host::state_directory::Others;
 
 use crate::control_thread::ControlThread;
 use crate::daemon::take_over::TakeOver;
 use crate::error::{DaemonError, system};
+use crate::restart::kept_state::{PausedTable, SurveyedTable};
+use crate::shared::WorkerFacts;
 use crate::sweeping::Sweeping;
 
 impl ControlThread {
@@ -36,17 +40,15 @@ impl ControlThread {
         let former = workers.former_records();
         let table = table.pause(take_over.as_mut())?;
 
-        let (hold, clock) = (start.hold.clone(), start.clock.clone());
-        let beat = || hold.beat(clock.elapsed());
-        let survey = || table.survey(clock.now(), beat);
-        let used = || former.into_iter().map(FormerRecords::find_used).collect::<Vec<_>>();
+        let hold = start.hold.clone();
+        let clock = start.clock.clone();
         let (workers, steering) = self.control.datapath().workers();
         let (ports, table, former) = match &take_over {
             // All this at the time in which the kernel frees the queues.
             Some(_) => thread::scope(|scope| {
-                let survey = thread::Builder::new().spawn_scoped(scope, survey);
+                let survey = thread::Builder::new().spawn_scoped(scope, || surveyed(table, &hold, &clock));
                 let survey = survey.map_err(system("a thread"))?;
-                let former = thread::Builder::new().spawn_scoped(scope, used);
+                let former = thread::Builder::new().spawn_scoped(scope, || used_records(former));
                 let former = former.map_err(system("a thread"))?;
                 workers.put_in_force(steering, Others::Run)?;
                 let ports = workers.open_ports()?;
@@ -56,13 +58,13 @@ impl ControlThread {
             None => {
                 let ports = workers.open_ports()?;
                 workers.put_in_force(steering, Others::Ended)?;
-                (ports, survey(), used())
+                (ports, surveyed(table, &hold, &clock), used_records(former))
             }
         };
         let (ports, worker_facts) = ports.into_iter().unzip();
 
         let table = table.own(take_over.as_mut(), &mut self.control)?;
-        beat();
+        hold.beat(clock.elapsed());
         self.shared.own(table.clone());
         let reader = table.reader().expect("a table has handles for a listing and the sweeper");
         let sweeper = Sweeper::new(reader, start.published.clone(), table.secret().0[1])
@@ -79,6 +81,17 @@ impl ControlThread {
         let (workers, steering) = self.control.datapath().workers();
         workers.pin_all();
         workers.redirect_own(steering);
+        self.show_workers(worker_facts);
+        let links: Vec<_> = self.control.egress().links().map(|(_, link)| link.ifindex).collect();
+        self.control.datapath().adopt_neighbours(&links);
+        // It is known now whether frames are copied.
+        self.update_network();
+        Ok(take_over)
+    }
+
+    /// Lets other threads see the workers, and how their interfaces are attached.
+    fn show_workers(&mut self, worker_facts: Vec<WorkerFacts>) {
+        let (workers, _) = self.control.datapath().workers();
         let mut facts = self.shared.facts_mut();
         facts.workers = worker_facts;
         for (index, interface) in facts.interfaces.iter_mut().enumerate() {
@@ -88,13 +101,16 @@ impl ControlThread {
             interface.mode = attached.mode().to_string();
             interface.why_not_native = attached.native_refused().map(ToString::to_string);
         }
-        drop(facts);
-        let links: Vec<_> = self.control.egress().links().map(|(_, link)| link.ifindex).collect();
-        self.control.datapath().adopt_neighbours(&links);
-        // It is known now whether frames are copied.
-        self.update_network();
-        Ok(take_over)
     }
+}
+
+/// Reads the table, while the hold goes on.
+fn surveyed(table: PausedTable, hold: &Hold, clock: &Clock) -> SurveyedTable {
+    table.survey(clock.now(), || hold.beat(clock.elapsed()))
+}
+
+fn used_records(former: Vec<FormerRecords>) -> Vec<UsedRecords> {
+    former.into_iter().map(FormerRecords::find_used).collect()
 }
 
 /// What a thread returns.

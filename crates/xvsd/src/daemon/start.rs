@@ -36,6 +36,7 @@ use crate::restart::kept_state::KeptState;
 use crate::shared::{Facts, Shared};
 use crate::sync::daemons::Daemons;
 use crate::sync::master::TableFacts;
+use crate::sync_peers::SyncPeers;
 use crate::threads;
 use crate::workers::Workers;
 use crate::workers::system::SystemDatapath;
@@ -68,20 +69,13 @@ impl Daemon {
             workers.set_may_offload();
         }
 
-        let (links, wakers, worker_count) = (workers.links(), workers.wakers().to_vec(), workers.count());
-        let (hold, flows) =
-            (steering.hold().clone(), offload.as_ref().map(|offload| offload.flows().clone()));
-        let table =
-            TableFacts { workers: worker_count, entries: kept.table.entries(), secret: kept.table.secret() };
-        let secret = table.secret;
+        let links = workers.links();
+        let wakers = workers.wakers().to_vec();
+        let worker_count = workers.count();
+        let hold = steering.hold().clone();
+        let flows = offload.as_ref().map(|offload| offload.flows().clone());
         let peers = Arc::default();
-        let daemons = Daemons::new(table, config.sync_key_file.clone(), Arc::clone(&peers));
-        let neighbours = Neighbours::open().map_err(system("netlink"))?;
-        let capacity = config.conn_table_size;
-        let datapath = SystemDatapath::new(workers, steering, neighbours, capacity, daemons, offload);
-        let mut control = Control::new(datapath, worker_count, config.ipvs, config.feedback.clone());
-        configure(&mut control, config, worker_count)?;
-        control.set_clients(config.limits.into(), secret);
+        let mut control = control(config, workers, steering, offload, &kept, Arc::clone(&peers))?;
         kept.return_to(&mut control, started);
         let KeptState { table, directory, .. } = kept;
 
@@ -115,7 +109,8 @@ impl Daemon {
             offload: flows,
         };
         let (inputs, queue) = bounded(QUEUE);
-        let (network_views, mark_rules) = (Latest::default(), Latest::default());
+        let network_views = Latest::default();
+        let mark_rules = Latest::default();
         let views = (network_views.clone(), mark_rules.clone());
         let mut thread = ControlThread::new(control, queue, views, unresolved, links, shared.clone());
         thread.set_start(worker_start, table);
@@ -176,12 +171,13 @@ fn attach(
     }
     let (pins, no_hold) = match pins::open(config, others) {
         Ok(pins) => (pins, None),
-        Err(warning) if takes_over => return Err(DaemonError::TakeOver(warning)),
-        Err(warning) => (None, Some(warning)),
+        Err(error) if takes_over => return Err(DaemonError::TakeOver(error.to_string())),
+        Err(error) => (None, Some(error.to_string())),
     };
     let length = if pins.is_some() { config.hold.duration() } else { Duration::ZERO };
     steering.hold().set(length, clock.elapsed());
-    let (mut attached, mut bonds) = (Vec::new(), Vec::new());
+    let mut attached = Vec::new();
+    let mut bonds = Vec::new();
     for (name, InterfaceSettings { mode, queues }) in config.interfaces.iter() {
         for (name, bond) in choose(name, &links)? {
             let mut one = steering.attach(&name, mode, pins.as_ref()).map_err(pins::explained)?;
@@ -197,9 +193,9 @@ fn attach(
     }
     warnings.extend(workers.fewer_than(config.workers));
     warnings.extend(no_hold);
-    let status = |(place, bond)| InterfaceStatus { bond, ..workers.interface_facts(place) };
-    let status = bonds.into_iter().enumerate().map(status).collect();
-    Ok(Interfaces { steering, workers, status })
+    let status = bonds.into_iter().enumerate();
+    let status = status.map(|(place, bond)| InterfaceStatus { bond, ..workers.interface_facts(place) });
+    Ok(Interfaces { steering, status: status.collect(), workers })
 }
 
 /// Opens or makes the connection table, if there is memory for it.
@@ -215,9 +211,10 @@ fn open_table(
         memory: config.conn_table_memory.into(),
     };
     Config::check_table(&table, machine_memory_bytes())?;
-    let (packet_bytes, free_huge_bytes) = (workers.packet_bytes(), memory::free_huge_page_bytes());
-    let check = |limit| config.check_limit(&table, packet_bytes, free_huge_bytes, &limit);
-    let over = memory::cgroup_limit().and_then(|limit| check(limit).err());
+    let packet_bytes = workers.packet_bytes();
+    let free_huge_bytes = memory::free_huge_page_bytes();
+    let over = memory::cgroup_limit()
+        .and_then(|limit| config.check_limit(&table, packet_bytes, free_huge_bytes, &limit).err());
     let mut kept = KeptState::open(config, table, over, others)?;
     warnings.append(&mut kept.warnings);
     Ok(kept)
@@ -236,24 +233,37 @@ fn offloading(
     let settings = Settings { after: config.offload_after, ..Settings::default() };
     let started =
         Offloading::start(config.offload, config.offload_excluded.clone(), settings, steering, entries);
-    let why = |error| {
-        let warning = format!(
+    let refused = started.as_ref().err().map(|error| {
+        format!(
             "no connection is offloaded: {error}; correct that and run `systemctl reload xvsd`, or set offload = \"off\""
-        );
-        warnings.push(warning);
-    };
-    started.map_err(why).ok()
+        )
+    });
+    warnings.extend(refused);
+    started.ok()
 }
 
-/// Enters what xvs.toml says of the control plane.
-fn configure(
-    control: &mut Control<SystemDatapath>,
+/// The control plane over the real data path, as xvs.toml configures it.
+fn control(
     config: &Config,
-    workers: usize,
-) -> Result<(), DaemonError> {
-    control.set_start_settings(config.settings(workers));
+    workers: Workers,
+    steering: Steering,
+    offload: Option<Offloading>,
+    kept: &KeptState,
+    peers: Arc<SyncPeers>,
+) -> Result<Control<SystemDatapath>, DaemonError> {
+    let count = workers.count();
+    let secret = kept.table.secret();
+    let table = TableFacts { workers: count, entries: kept.table.entries(), secret };
+    let daemons = Daemons::new(table, config.sync_key_file.clone(), peers);
+    let neighbours = Neighbours::open().map_err(system("netlink"))?;
+    let capacity = config.conn_table_size;
+    let datapath = SystemDatapath::new(workers, steering, neighbours, capacity, daemons, offload);
+    let mut control = Control::new(datapath, count, config.ipvs, config.feedback.clone());
+    control.set_start_settings(config.settings(count));
     control.set_sip_calls(config.sip_calls);
     control.keep_lists_without_files();
     control.set_repair(config.keepalived.repair);
-    control.set_list_files(config.list_files()).map(drop).map_err(DaemonError::Lists)
+    control.set_list_files(config.list_files()).map_err(DaemonError::Lists)?;
+    control.set_clients(config.limits.into(), secret);
+    Ok(control)
 }

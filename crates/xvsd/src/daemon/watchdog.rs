@@ -29,14 +29,16 @@ impl Watchdog {
         let Some(time) = time else { return Ok(None) };
         let _ = daemon.shared().watchdog.set(time);
         let (end, ended) = bounded(0);
-        let check = move |patience| liveness::check(&daemon, patience);
-        let notify = || {
-            if let Err(error) = sd_notify::notify(&[NotifyState::Watchdog]) {
-                tracing::warn!("systemd's watchdog could not be notified: {error}");
-            }
-        };
-        spawn_stoppable("xvs-watchdog", move || keep_notified(time / 2, &ended, check, notify))?;
+        spawn_stoppable("xvs-watchdog", move || {
+            keep_notified(time / 2, &ended, |patience| liveness::check(&daemon, patience), notify);
+        })?;
         Ok(Some(Self { _end: end }))
+    }
+}
+
+fn notify() {
+    if let Err(error) = sd_notify::notify(&[NotifyState::Watchdog]) {
+        tracing::warn!("systemd's watchdog could not be notified: {error}");
     }
 }
 

@@ -3,22 +3,25 @@
 //! Certificate files are read for each connection, so renewed ones need no reload. Errors are for the operator: they
 //! name the URL or the file. Not here: requests and answers (`etcd.rs`).
 
-use std::error::Error;
+use std::error::Error as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::{error, io};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Request, StatusCode};
+use hyper::{Request, StatusCode, http};
 use hyper_util::rt::TokioIo;
+use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 
 use xvs_ctl::config::ConfigError;
 use xvs_ctl::config::fleet::{Fleet, Url};
@@ -28,6 +31,45 @@ use xvs_ctl::secret_file::{self, read_file};
 /// The longest answer, in bytes. etcd itself takes no request beyond 1.5 MiB unless it is configured to.
 const ANSWER_MAX: usize = 16 << 20;
 
+/// Why a member of etcd cannot be reached, or a request to it has failed.
+#[derive(Debug, Error)]
+pub(super) enum ConnectionError {
+    #[error("{0}")]
+    Connect(io::Error),
+    #[error("{0}")]
+    Name(InvalidDnsNameError),
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
+    #[error("TLS: {0}")]
+    Tls(io::Error),
+    #[error("{0}")]
+    Request(http::Error),
+    #[error("{}", described(.0))]
+    Http(#[from] hyper::Error),
+    /// The answer broke off, or is too long.
+    #[error("{0}")]
+    Answer(Box<dyn error::Error + Send + Sync>),
+}
+
+/// Why the files of certificates and key cannot be used. Each names key and file.
+#[derive(Debug, Error)]
+pub(super) enum CredentialsError {
+    #[error("fleet.ca_file {}: {error}", path.display())]
+    Authority { path: PathBuf, error: rustls::Error },
+    #[error("{key} {}: {error}; {CERTIFICATES}", path.display())]
+    Unreadable { key: &'static str, path: PathBuf, error: io::Error },
+    #[error("{key} {}: there is no certificate in it; {CERTIFICATES}", path.display())]
+    NoCertificate { key: &'static str, path: PathBuf },
+    #[error("fleet.private_key_file {}: not PEM; {KEY}", .0.display())]
+    NoKey(PathBuf),
+    /// The file of the key cannot be read, or the key is another certificate's.
+    #[error("{0}")]
+    Refused(String),
+}
+
+const CERTIFICATES: &str = "name a file with certificates in PEM";
+const KEY: &str = "name a file with the certificate's private key in PEM, not encrypted";
+
 /// An open connection.
 pub(super) struct Connection {
     sender: SendRequest<Full<Bytes>>,
@@ -36,18 +78,15 @@ pub(super) struct Connection {
 
 impl Connection {
     /// Connects. A task on the caller's runtime drives the connection until this is dropped.
-    ///
-    /// # Errors
-    /// Why it cannot connect, without the URL.
-    pub(super) async fn open(url: &Url, fleet: &Fleet) -> Result<Self, String> {
-        let stream =
-            TcpStream::connect((url.host.as_str(), url.port)).await.map_err(|error| error.to_string())?;
+    pub(super) async fn open(url: &Url, fleet: &Fleet) -> Result<Self, ConnectionError> {
+        let stream = TcpStream::connect((url.host.as_str(), url.port)).await;
+        let stream = stream.map_err(ConnectionError::Connect)?;
         // Requests are small and wait for their answers.
         let _ = stream.set_nodelay(true);
         let sender = if url.has_tls {
-            let name = ServerName::try_from(url.host.clone()).map_err(|error| error.to_string())?;
+            let name = ServerName::try_from(url.host.clone()).map_err(ConnectionError::Name)?;
             let connector = TlsConnector::from(client_config(fleet)?);
-            let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
+            let stream = connector.connect(name, stream).await.map_err(ConnectionError::Tls)?;
             begin(stream).await?
         } else {
             begin(stream).await?
@@ -59,27 +98,27 @@ impl Connection {
     /// Sends a request and reads its answer.
     ///
     /// # Errors
-    /// Why it failed; the connection cannot be used any more.
-    pub(super) async fn post(&mut self, path: &str, body: Vec<u8>) -> Result<(StatusCode, Bytes), String> {
+    /// The connection cannot be used any more.
+    pub(super) async fn post(
+        &mut self,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<(StatusCode, Bytes), ConnectionError> {
         let request = Request::post(path).header(HOST, &self.host).header(CONTENT_TYPE, "application/json");
-        let request = request.body(Full::new(Bytes::from(body))).map_err(|error| error.to_string())?;
-        self.sender.ready().await.map_err(|error| described(&error))?;
-        let answer = self.sender.send_request(request).await.map_err(|error| described(&error))?;
+        let request = request.body(Full::new(Bytes::from(body))).map_err(ConnectionError::Request)?;
+        self.sender.ready().await?;
+        let answer = self.sender.send_request(request).await?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_MAX)
-            .collect()
-            .await
-            .map_err(|error| error.to_string())?;
-        Ok((status, body.to_bytes()))
+        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
+        Ok((status, body.map_err(ConnectionError::Answer)?.to_bytes()))
     }
 }
 
-async fn begin<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, String>
+async fn begin<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, hyper::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| described(&error))?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // Its errors reach the sender too.
     tokio::spawn(async move { _ = connection.await });
     Ok(sender)
@@ -96,17 +135,18 @@ fn described(error: &hyper::Error) -> String {
 /// [`ConfigError::Credentials`].
 pub fn check_files(fleet: &Fleet) -> Result<(), ConfigError> {
     match fleet.urls().iter().any(|url| url.has_tls) {
-        true => client_config(fleet).map(drop).map_err(ConfigError::Credentials),
+        true => client_config(fleet).map(drop).map_err(|error| ConfigError::Credentials(error.to_string())),
         false => Ok(()),
     }
 }
 
-fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, String> {
+fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, CredentialsError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &fleet.ca_file {
         for certificate in certificates("fleet.ca_file", path)? {
-            let wrong = |error| format!("fleet.ca_file {}: {error}", path.display());
-            roots.add(certificate).map_err(wrong)?;
+            roots
+                .add(certificate)
+                .map_err(|error| CredentialsError::Authority { path: path.clone(), error })?;
         }
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -116,26 +156,30 @@ fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, String> {
     let config = match (&fleet.certificate_file, &fleet.private_key_file) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("fleet.certificate_file", certificate)?;
-            let how = "name a file with the certificate's private key in PEM, not encrypted";
-            let text = secret_file::read("fleet.private_key_file", key, how)?;
-            let wrong = |why: &str| format!("fleet.private_key_file {}: {why}; {how}", key.display());
+            let text = secret_file::read("fleet.private_key_file", key, KEY)
+                .map_err(|error| CredentialsError::Refused(error.to_string()))?;
             // The parser's own text may have parts of the key.
-            let secret = PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|_| wrong("not PEM"))?;
+            let secret = PrivateKeyDer::from_pem_slice(text.as_bytes())
+                .map_err(|_| CredentialsError::NoKey(key.clone()))?;
             let names = [("fleet.certificate_file", &**certificate), ("fleet.private_key_file", key)];
-            builder.with_client_auth_cert(chain, secret).map_err(|error| refused(&error, names))?
+            builder
+                .with_client_auth_cert(chain, secret)
+                .map_err(|error| CredentialsError::Refused(refused(&error, names)))?
         }
         _ => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
 }
 
-fn certificates(key: &str, path: &std::path::Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let wrong =
-        |why: String| format!("{key} {}: {why}; name a file with certificates in PEM", path.display());
-    let text = read_file(path).map_err(|error| wrong(error.to_string()))?.1;
+fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
+    let (_, text) = read_file(path).map_err(|error| CredentialsError::Unreadable {
+        key,
+        path: path.to_owned(),
+        error,
+    })?;
     let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
     match chain {
         Ok(chain) if !chain.is_empty() => Ok(chain),
-        _ => Err(wrong("there is no certificate in it".to_owned())),
+        _ => Err(CredentialsError::NoCertificate { key, path: path.to_owned() }),
     }
 }

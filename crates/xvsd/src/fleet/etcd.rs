@@ -10,17 +10,55 @@ use std::time::Duration;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use hyper::StatusCode;
 use serde_json::{Value, json};
+use thiserror::Error;
 use tokio::time::timeout;
 use xvs_ctl::config::fleet::{Fleet, Url};
 
-use crate::fleet::connection::Connection;
+use crate::fleet::connection::{Connection, ConnectionError};
 use crate::fleet::follow::Seen;
 
 /// The time limit of a connection with its handshake, and of a request.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Why etcd has not carried out a request.
+#[derive(Debug, Error)]
+pub(super) enum EtcdError {
+    /// One member has failed.
+    #[error("{url}: {why}")]
+    Member { url: String, why: MemberError },
+    /// These members, one after the other.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Members(Vec<EtcdError>),
+}
+
+/// Why a member of etcd has failed.
+#[derive(Debug, Error)]
+pub(super) enum MemberError {
+    #[error("no connection within {} s", .0.as_secs_f32())]
+    Unreached(Duration),
+    #[error("no answer within {} s", .0.as_secs_f32())]
+    Silent(Duration),
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+    /// etcd's message.
+    #[error("{}", advised(.0))]
+    Refused(String),
+    #[error("{0}, {NO_ETCD}")]
+    Status(StatusCode),
+    #[error("{NO_ETCD}")]
+    NoEtcd,
+    #[error("it grants no lease")]
+    NoLease,
+}
+
 /// What is said of an answer that is no etcd's.
 const NO_ETCD: &str = "no answer of etcd 3.4 or later; correct `etcd` in [fleet] of xvs.toml";
+
+impl From<EtcdError> for String {
+    fn from(error: EtcdError) -> Self {
+        error.to_string()
+    }
+}
 
 /// The members of etcd, and the names of a fleet's keys.
 pub(super) struct Etcd {
@@ -66,8 +104,15 @@ pub(super) struct Committed {
 impl Etcd {
     pub(super) fn new(fleet: &Fleet) -> Self {
         let prefix = format!("/xvs/{}/", fleet.name.as_deref().unwrap_or_default());
-        let (urls, patience) = (fleet.urls(), PATIENCE);
-        Self { fleet: fleet.clone(), urls, at: 0, connection: None, patience, answers: false, prefix }
+        Self {
+            fleet: fleet.clone(),
+            urls: fleet.urls(),
+            at: 0,
+            connection: None,
+            patience: PATIENCE,
+            answers: false,
+            prefix,
+        }
     }
 
     /// The member that is used.
@@ -76,7 +121,7 @@ impl Etcd {
     }
 
     /// The revisions of the rules and the records of the directors, of one moment.
-    pub(super) async fn keys(&mut self) -> Result<Keys, String> {
+    pub(super) async fn keys(&mut self) -> Result<Keys, EtcdError> {
         let directors = self.key("directors/");
         // The key behind all that begin with it: `/` + 1 is `0`.
         let end = format!("{}0", directors.trim_end_matches('/'));
@@ -90,7 +135,7 @@ impl Etcd {
     }
 
     /// The text of a key with its revision; `None`: there is no such key.
-    pub(super) async fn text(&mut self, key: &str) -> Result<Option<(u64, Vec<u8>)>, String> {
+    pub(super) async fn text(&mut self, key: &str) -> Result<Option<(u64, Vec<u8>)>, EtcdError> {
         let answer = self.read("kv/range", &json!({"key": encoded(&self.key(key))})).await?;
         let found = answer["kvs"].get(0);
         Ok(found.map(|found| (number(&found["mod_revision"]), decoded(&found["value"]))))
@@ -101,7 +146,7 @@ impl Etcd {
         &mut self,
         compare: &[Value],
         operations: &[Value],
-    ) -> Result<Committed, String> {
+    ) -> Result<Committed, EtcdError> {
         let answer = self.call("kv/txn", &json!({"compare": compare, "success": operations})).await?;
         let done = answer["succeeded"].as_bool().unwrap_or(false);
         Ok(Committed { done, revision: number(&answer["header"]["revision"]) })
@@ -125,29 +170,29 @@ impl Etcd {
     }
 
     /// A new lease.
-    pub(super) async fn grant(&mut self, time: Duration) -> Result<u64, String> {
+    pub(super) async fn grant(&mut self, time: Duration) -> Result<u64, EtcdError> {
         let answer = self.call("lease/grant", &json!({"TTL": time.as_secs().to_string()})).await?;
         match number(&answer["ID"]) {
-            0 => Err(self.failed("it grants no lease")),
+            0 => Err(self.failed(MemberError::NoLease)),
             lease => Ok(lease),
         }
     }
 
     /// Prolongs a lease. Returns whether it lives.
-    pub(super) async fn keep_alive(&mut self, lease: u64) -> Result<bool, String> {
+    pub(super) async fn keep_alive(&mut self, lease: u64) -> Result<bool, EtcdError> {
         let answer = self.call("lease/keepalive", &json!({"ID": lease.to_string()})).await?;
         Ok(number(&answer["result"]["TTL"]) > 0)
     }
 
     /// The time that a lease has left; zero: it has ended.
-    pub(super) async fn time_left(&mut self, lease: u64) -> Result<Duration, String> {
+    pub(super) async fn time_left(&mut self, lease: u64) -> Result<Duration, EtcdError> {
         let answer = self.read("lease/timetolive", &json!({"ID": lease.to_string()})).await?;
         // -1 for a lease that has ended, which is no number here.
         Ok(Duration::from_secs(number(&answer["TTL"])))
     }
 
     /// Ends a lease, with its keys.
-    pub(super) async fn revoke(&mut self, lease: u64) -> Result<(), String> {
+    pub(super) async fn revoke(&mut self, lease: u64) -> Result<(), EtcdError> {
         self.call("lease/revoke", &json!({"ID": lease.to_string()})).await.map(drop)
     }
 
@@ -161,28 +206,28 @@ impl Etcd {
     }
 
     /// Sends a request that changes nothing. If a member fails, the next one is asked at once.
-    async fn read(&mut self, method: &str, body: &Value) -> Result<Value, String> {
+    async fn read(&mut self, method: &str, body: &Value) -> Result<Value, EtcdError> {
         let mut errors = Vec::new();
         for _ in 0..self.urls.len() {
             let at = self.at;
             match self.call(method, body).await {
                 Ok(answer) if number(&answer["header"]["revision"]) > 0 => return Ok(answer),
                 Ok(_) => {
-                    errors.push(self.failed(NO_ETCD));
+                    errors.push(self.failed(MemberError::NoEtcd));
                     self.use_next();
                 }
-                Err(why) => errors.push(why),
+                Err(error) => errors.push(error),
             }
             if self.at == at {
                 // Another member would answer the same, or none can be reached.
                 break;
             }
         }
-        Err(errors.join("; "))
+        Err(EtcdError::Members(errors))
     }
 
     /// Sends a request. If the member fails, the next one goes to the next member.
-    async fn call(&mut self, method: &str, body: &Value) -> Result<Value, String> {
+    async fn call(&mut self, method: &str, body: &Value) -> Result<Value, EtcdError> {
         let body = body.to_string().into_bytes();
         self.answers = false;
         if self.connection.is_none() {
@@ -195,19 +240,19 @@ impl Etcd {
             Ok(Ok((status, body))) => match answer_of(status, &body) {
                 Ok(answer) => return Ok(answer),
                 // Another member would answer the same.
-                Err(why) if status.is_client_error() => return Err(self.failed(&why)),
+                Err(why) if status.is_client_error() => return Err(self.failed(why)),
                 Err(why) => why,
             },
-            Ok(Err(why)) => why,
-            Err(_) => format!("no answer within {} s", self.patience.as_secs_f32()),
+            Ok(Err(why)) => why.into(),
+            Err(_) => MemberError::Silent(self.patience),
         };
-        let error = self.failed(&why);
+        let error = self.failed(why);
         self.use_next();
         Err(error)
     }
 
     /// Connects to the first member that can be reached, from the present one on.
-    async fn connect(&mut self) -> Result<(), String> {
+    async fn connect(&mut self) -> Result<(), EtcdError> {
         let mut errors = Vec::new();
         for _ in 0..self.urls.len() {
             let url = &self.urls[self.at];
@@ -216,13 +261,13 @@ impl Etcd {
                     self.connection = Some(connection);
                     return Ok(());
                 }
-                Ok(Err(why)) => why,
-                Err(_) => format!("no connection within {} s", self.patience.as_secs_f32()),
+                Ok(Err(why)) => why.into(),
+                Err(_) => MemberError::Unreached(self.patience),
             };
-            errors.push(self.failed(&why));
+            errors.push(self.failed(why));
             self.use_next();
         }
-        Err(errors.join("; "))
+        Err(EtcdError::Members(errors))
     }
 
     fn use_next(&mut self) {
@@ -230,26 +275,23 @@ impl Etcd {
         self.at = (self.at + 1) % self.urls.len();
     }
 
-    fn failed(&self, why: &str) -> String {
-        format!("{}: {why}", self.url())
+    fn failed(&self, why: MemberError) -> EtcdError {
+        EtcdError::Member { url: self.url().to_owned(), why }
     }
 }
 
 /// The document of an answer.
-///
-/// # Errors
-/// etcd's message.
-fn answer_of(status: StatusCode, body: &[u8]) -> Result<Value, String> {
+fn answer_of(status: StatusCode, body: &[u8]) -> Result<Value, MemberError> {
     let document = serde_json::from_slice::<Value>(body);
     // An error of a stream, such as that of `lease/keepalive`, has the status 200.
     let message = document.as_ref().ok().and_then(|document| {
         let error = &document["error"];
-        error["message"].as_str().or(error.as_str()).map(advised)
+        error["message"].as_str().or(error.as_str()).map(str::to_owned)
     });
     match (message, document) {
-        (Some(message), _) => Err(message),
+        (Some(message), _) => Err(MemberError::Refused(message)),
         (None, Ok(document)) if status == StatusCode::OK => Ok(document),
-        _ => Err(format!("{status}, {NO_ETCD}")),
+        _ => Err(MemberError::Status(status)),
     }
 }
 
@@ -267,23 +309,35 @@ fn advised(message: &str) -> String {
     format!("{message}{step}")
 }
 
+/// The answers to the three ranges of [`Etcd::keys`].
 fn keys_of(answer: &Value, directors: &str) -> Keys {
-    let of = |place: usize| &answer["responses"][place]["response_range"]["kvs"];
-    let revision = |place| of(place).get(0).map(|found| number(&found["mod_revision"]));
-    let entry = |found: &Value| {
+    let header = &answer["header"];
+    let [entries, rules, trial] = [0, 1, 2].map(|place| &answer["responses"][place]["response_range"]["kvs"]);
+    let trial_lease = number(&trial[0]["lease"]);
+    let entries = entries.as_array().into_iter().flatten();
+    Keys {
+        seen: Seen {
+            cluster: number(&header["cluster_id"]),
+            revision: number(&header["revision"]),
+            rules: first_revision(rules),
+            // A trial without a lease would never end.
+            trial: first_revision(trial).filter(|_| trial_lease != 0),
+        },
+        trial_lease,
+        directors: entries.filter_map(|found| Entry::of(found, directors)).collect(),
+    }
+}
+
+fn first_revision(found: &Value) -> Option<u64> {
+    found.get(0).map(|found| number(&found["mod_revision"]))
+}
+
+impl Entry {
+    /// The entry of a key that begins with `directors`.
+    fn of(found: &Value, directors: &str) -> Option<Self> {
         let key = String::from_utf8(decoded(&found["key"])).ok()?;
         let name = key.strip_prefix(directors)?.to_owned();
-        Some(Entry { name, revision: number(&found["mod_revision"]), value: decoded(&found["value"]) })
-    };
-    let header = &answer["header"];
-    let (cluster, store) = (number(&header["cluster_id"]), number(&header["revision"]));
-    let trial_lease = number(&of(2)[0]["lease"]);
-    // A trial without a lease would never end.
-    let trial = revision(2).filter(|_| trial_lease != 0);
-    Keys {
-        seen: Seen { cluster, revision: store, rules: revision(1), trial },
-        trial_lease,
-        directors: of(0).as_array().into_iter().flatten().filter_map(entry).collect(),
+        Some(Self { name, revision: number(&found["mod_revision"]), value: decoded(&found["value"]) })
     }
 }
 
@@ -318,7 +372,7 @@ mod tests {
 
     #[test]
     fn errors_are_etcds_words_with_the_next_step() {
-        let error = |status, body: &str| answer_of(status, body.as_bytes()).unwrap_err();
+        let error = |status, body: &str| answer_of(status, body.as_bytes()).unwrap_err().to_string();
         let full = r#"{"error":"etcdserver: mvcc: database space exceeded","message":"etcdserver: mvcc: database space exceeded","code":8}"#;
         let said = error(StatusCode::TOO_MANY_REQUESTS, full);
         assert!(

@@ -85,14 +85,12 @@ impl Followed {
         if self.rolled_back.is_some_and(|(_, after)| seen.rules.is_some_and(|rules| rules > after)) {
             self.rolled_back = None;
         }
-        let is_refused = |revision| {
-            let mut refused = self.refused.iter().filter(|(_, retry)| now < *retry);
-            refused.any(|(rules, _)| rules.revision == revision)
-        };
         let runs = self.runs.as_ref().map(|rules| rules.revision);
         let running = self.trial.as_ref().map(|trial| trial.rules.revision);
-        let has_new_rules = seen.rules.is_some_and(|rules| Some(rules) != runs && !is_refused(rules));
-        let has_new_trial = seen.trial.is_some_and(|trial| Some(trial) != running && !is_refused(trial));
+        let has_new_rules =
+            seen.rules.is_some_and(|rules| Some(rules) != runs && !self.is_refused(rules, now));
+        let has_new_trial =
+            seen.trial.is_some_and(|trial| Some(trial) != running && !self.is_refused(trial, now));
         if has_new_rules && (running.is_none() || running != seen.trial) {
             // Before another trial, and before the running trial ends: these may be its rules, confirmed.
             return Step::Take(Key::Rules);
@@ -107,6 +105,11 @@ impl Followed {
             Some(_) => Step::EndTrial,
             None => Step::Keep,
         }
+    }
+
+    /// Whether the rules of a revision were refused, and are not tried again yet.
+    fn is_refused(&self, revision: u64, now: Instant) -> bool {
+        self.refused.iter().any(|(rules, retry)| now < *retry && rules.revision == revision)
     }
 
     /// Whether the time of the trial is over here; it does not run again then, whatever etcd has.

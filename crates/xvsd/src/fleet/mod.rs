@@ -87,15 +87,15 @@ impl Following {
         let file = KeptFile::new(kept.0, has_journal.clone());
         let follower = Follower::new(fleet, (file, kept.1), daemon, view);
         let (stop, stopped) = oneshot::channel();
-        let ((looked, first), (end, ended)) = (bounded(1), bounded::<()>(0));
-        let run = move || {
+        let (looked, first) = bounded(1);
+        let (end, ended) = bounded::<()>(0);
+        spawn_stoppable("xvs-fleet", move || {
             limit_thread(Kind::Reader);
             runtime.block_on(run(follower, queue, stopped, looked));
             // A name that is being looked up would hold up the end of xvsd.
             runtime.shutdown_background();
             drop(end);
-        };
-        spawn_stoppable("xvs-fleet", run)?;
+        })?;
         let _ = first.recv_timeout(FIRST);
         Ok(Self { has_journal, stop: Some(stop), ended })
     }
@@ -119,7 +119,8 @@ async fn run(
     mut stopped: oneshot::Receiver<()>,
     looked: crossbeam::channel::Sender<()>,
 ) {
-    let (began, mut has_looked) = (Instant::now(), false);
+    let began = Instant::now();
+    let mut has_looked = false;
     loop {
         let round = async {
             let is_first = !has_looked && began.elapsed() < FIRST;

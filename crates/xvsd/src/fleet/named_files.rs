@@ -16,24 +16,21 @@ pub(super) fn check(commands: &[Command], folder: Option<&Path>) -> Result<(), S
     for command in commands {
         let Command::Add(rule) = command else { continue };
         let Some(path) = rule.file() else { continue };
-        let refused = |why: String| Err(format!("{}: {why}", command_line(command)));
         let Some(folder) = folder else {
-            return refused(
-                "rules in etcd may name no file on this director; name a folder for them by files_folder in [fleet] of \
-                 xvs.toml"
-                    .to_owned(),
-            );
+            return Err(format!(
+                "{}: rules in etcd may name no file on this director; name a folder for them by files_folder in [fleet] of \
+                 xvs.toml",
+                command_line(command)
+            ));
         };
         let is_inside = folder.canonicalize().and_then(|folder| Ok(path.canonicalize()?.starts_with(folder)));
-        let folder = folder.display();
-        match is_inside {
-            Ok(true) => {}
-            // Not why: that would tell which files there are.
-            _ => {
-                return refused(format!(
-                    "there is no such file in {folder}, the files_folder in [fleet] of xvs.toml; put it there"
-                ));
-            }
+        // Not why: that would tell which files there are.
+        if !is_inside.unwrap_or(false) {
+            return Err(format!(
+                "{}: there is no such file in {}, the files_folder in [fleet] of xvs.toml; put it there",
+                command_line(command),
+                folder.display()
+            ));
         }
     }
     Ok(())

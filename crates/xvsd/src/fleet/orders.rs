@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use thiserror::Error;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::{FleetRequest, Verdict};
 
-use crate::fleet::etcd::Etcd;
+use crate::fleet::etcd::{Etcd, EtcdError};
 
 /// Carries out a request. Returns the revision that it has written.
 ///
@@ -26,6 +27,25 @@ pub(super) async fn carry_out(etcd: &mut Etcd, request: &FleetRequest) -> Result
     })
 }
 
+/// Why a request of an operator is not carried out.
+#[derive(Debug, Error)]
+enum OrderError {
+    #[error(transparent)]
+    Etcd(#[from] EtcdError),
+    #[error(
+        "rules of revision {0} wait to be confirmed; `xvs fleet confirm` keeps them, `xvs fleet confirm --take-back` ends \
+         them"
+    )]
+    TrialWaits(u64),
+    /// Others have changed the rules since the client has read them.
+    #[error("the rules in etcd have just become those of revision {0}; look at `xvs fleet`, and try again")]
+    Changed(u64),
+    #[error("the rules in etcd have just been deleted; look at `xvs fleet`, and try again")]
+    Deleted,
+    #[error("no rules of the fleet wait to be confirmed; the time may be over, see `xvs fleet`")]
+    NoTrial,
+}
+
 /// What to do about an etcd that does not answer. It may have carried out a request whose answer is late.
 const STEP: &str = "start it there, or correct `etcd` in [fleet] of xvs.toml; then `xvs fleet` shows whether it has the change";
 
@@ -34,7 +54,7 @@ async fn apply(
     text: &str,
     former: Option<u64>,
     confirm_within_seconds: Option<u32>,
-) -> Result<u64, String> {
+) -> Result<u64, OrderError> {
     let compare = [etcd.has_revision("rules", former), etcd.has_revision("trial", None)];
     let (put, lease) = match confirm_within_seconds {
         None => (etcd.put("rules", text.as_bytes(), 0), None),
@@ -52,29 +72,19 @@ async fn apply(
     }
     let seen = etcd.keys().await?.seen;
     Err(match (seen.trial, seen.rules) {
-        (Some(trial), _) => format!(
-            "rules of revision {trial} wait to be confirmed; `xvs fleet confirm` keeps them, `xvs fleet confirm \
-             --take-back` ends them"
-        ),
-        (None, Some(rules)) => {
-            format!(
-                "the rules in etcd have just become those of revision {rules}; look at `xvs fleet`, and try again"
-            )
-        }
-        (None, None) => {
-            "the rules in etcd have just been deleted; look at `xvs fleet`, and try again".to_owned()
-        }
+        (Some(trial), _) => OrderError::TrialWaits(trial),
+        (None, Some(rules)) => OrderError::Changed(rules),
+        (None, None) => OrderError::Deleted,
     })
 }
 
-async fn confirm(etcd: &mut Etcd, verdict: Verdict) -> Result<u64, String> {
-    let none = "no rules of the fleet wait to be confirmed; the time may be over, see `xvs fleet`";
-    let (revision, text) = etcd.text("trial").await?.ok_or(none)?;
+async fn confirm(etcd: &mut Etcd, verdict: Verdict) -> Result<u64, OrderError> {
+    let (revision, text) = etcd.text("trial").await?.ok_or(OrderError::NoTrial)?;
     let mut operations = vec![etcd.delete("trial")];
     if verdict == Verdict::Keep {
         operations.push(etcd.put("rules", &text, 0));
     }
     let compare = etcd.has_revision("trial", Some(revision));
     let committed = etcd.commit(&[compare], &operations).await?;
-    if committed.done { Ok(committed.revision) } else { Err(none.to_owned()) }
+    if committed.done { Ok(committed.revision) } else { Err(OrderError::NoTrial) }
 }

@@ -18,7 +18,7 @@ use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::report::fleet::FleetDirector;
 use xvs_model::report::listing::Rates;
 
-use crate::fleet::etcd::{Entry, Etcd, Keys};
+use crate::fleet::etcd::{Entry, Etcd, EtcdError, Keys};
 use crate::handle::Handle;
 use crate::status;
 
@@ -92,7 +92,8 @@ impl Record {
             false => self.figures.rates,
         };
         if seconds > 0.5 || self.looked.is_none() {
-            (self.looked, self.total) = (Some(Instant::now()), total);
+            self.looked = Some(Instant::now());
+            self.total = total;
         }
         let epoch = shared.published.load().epoch;
         let mut figures = std::mem::take(&mut self.figures);
@@ -148,7 +149,7 @@ impl Record {
         if written.is_err() {
             self.not_before = now + LOOK;
         }
-        written
+        Ok(written?)
     }
 
     async fn write_now(
@@ -156,7 +157,7 @@ impl Record {
         etcd: &mut Etcd,
         keys: &Keys,
         record: &FleetDirector,
-    ) -> Result<(), String> {
+    ) -> Result<(), EtcdError> {
         let (name, holder) = self.key(&keys.directors);
         if name != self.key {
             self.end(etcd).await;
@@ -175,13 +176,15 @@ impl Record {
             Some(lease) => lease,
             None => {
                 let lease = etcd.grant(LEASE).await?;
-                (self.lease, self.prolonged) = (Some(lease), Instant::now());
+                self.lease = Some(lease);
+                self.prolonged = Instant::now();
                 lease
             }
         };
         let key = format!("directors/{name}");
         let value = serde_json::to_vec(&FleetDirector { name, ..record.clone() }).unwrap_or_default();
-        let (compare, put) = (etcd.has_revision(&key, holder), etcd.put(&key, &value, lease));
+        let compare = etcd.has_revision(&key, holder);
+        let put = etcd.put(&key, &value, lease);
         // If the comparison fails, the next round knows who has the key.
         if etcd.commit(&[compare], &[put]).await?.done {
             self.written = Some(record.clone());
@@ -205,11 +208,11 @@ impl Record {
 
     /// The key for the record, and its revision if it is this director's already.
     fn key(&self, directors: &[Entry]) -> (String, Option<u64>) {
-        let entry = |name: &str| directors.iter().find(|entry| entry.name == name);
-        let own_digits = self.own_digits();
-        match entry(&self.name) {
+        match directors.iter().find(|entry| entry.name == self.name) {
             Some(holder) if !self.wrote(holder) => {
-                let revision = entry(&own_digits).map(|entry| entry.revision);
+                let own_digits = self.own_digits();
+                let own = directors.iter().find(|entry| entry.name == own_digits);
+                let revision = own.map(|entry| entry.revision);
                 (own_digits, revision)
             }
             holder => (self.name.clone(), holder.map(|entry| entry.revision)),
@@ -233,12 +236,12 @@ impl Record {
         &'a self,
         directors: &'a [Entry],
     ) -> impl Iterator<Item = FleetDirector> + 'a {
-        let is_same = |entry: &&Entry| {
+        let same = directors.iter().filter(|entry| {
             let behind = entry.name.strip_prefix(self.name.as_str());
             behind.is_some_and(|behind| behind.is_empty() || behind.starts_with(SAME_NAME))
                 && !self.wrote(entry)
-        };
-        directors.iter().filter(is_same).map(director_of)
+        });
+        same.map(director_of)
     }
 }
 
@@ -277,14 +280,17 @@ fn digest(state: &State) -> String {
 }
 
 fn rates(before: &StatsValues, now: &StatsValues, seconds: f64) -> Rates {
-    let rate = |before: u64, now: u64| (now.saturating_sub(before) as f64 / seconds).round() as u64;
     Rates {
-        connections: rate(before.connections, now.connections),
-        in_packets: rate(before.in_packets, now.in_packets),
-        out_packets: rate(before.out_packets, now.out_packets),
-        in_bytes: rate(before.in_bytes, now.in_bytes),
-        out_bytes: rate(before.out_bytes, now.out_bytes),
+        connections: rate(before.connections, now.connections, seconds),
+        in_packets: rate(before.in_packets, now.in_packets, seconds),
+        out_packets: rate(before.out_packets, now.out_packets, seconds),
+        in_bytes: rate(before.in_bytes, now.in_bytes, seconds),
+        out_bytes: rate(before.out_bytes, now.out_bytes, seconds),
     }
+}
+
+fn rate(before: u64, now: u64, seconds: f64) -> u64 {
+    (now.saturating_sub(before) as f64 / seconds).round() as u64
 }
 
 /// The begin of a text that may be long.

@@ -18,11 +18,11 @@ impl Settling {
         let wanted = report.wanted();
         let differing: Vec<_> = report.unlike().map(|director| (director.name.clone(), wanted)).collect();
         self.0.retain(|key, _| differing.contains(key));
-        let is_new = |key: &(String, Option<u64>)| {
+        let new = differing.into_iter().filter(|key| {
             let since = *self.0.entry(key.clone()).or_insert(now);
             now.saturating_duration_since(since) < NORMAL
-        };
-        differing.into_iter().filter(is_new).map(|(name, _)| name).collect()
+        });
+        new.map(|(name, _)| name).collect()
     }
 }
 

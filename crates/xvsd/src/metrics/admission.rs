@@ -42,14 +42,16 @@ impl Admission {
     /// [`ConfigError::Credentials`].
     pub fn read(config: &Config) -> Result<Self, ConfigError> {
         let Credentials { certificate, token } = Credentials::read(config)?;
-        let server = |chain, key| {
-            ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .expect("ring supports TLS 1.2 and 1.3")
-                .with_no_client_auth()
-                .with_single_cert(chain, key)
-        };
-        let tls = certificate.map(|certificate| certificate.accepted(server)).transpose()?;
+        let tls = certificate.map(|certificate| {
+            certificate.accepted(|chain, key| {
+                ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                    .with_safe_default_protocol_versions()
+                    .expect("ring supports TLS 1.2 and 1.3")
+                    .with_no_client_auth()
+                    .with_single_cert(chain, key)
+            })
+        });
+        let tls = tls.transpose()?;
         let names = config.status_page_names.iter().cloned().chain([host_name()]);
         Ok(Self {
             tls: tls.map(|server| TlsAcceptor::from(Arc::new(server))),
@@ -84,12 +86,12 @@ impl Admission {
         let Some(Token { bearer, basic }) = &self.token else { return true };
         let sent = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()?.split_once(' '));
         let Some((scheme, sent)) = sent else { return false };
-        let is_right = |wanted: &str| bool::from(sent.trim().as_bytes().ct_eq(wanted.as_bytes()));
-        match scheme.to_ascii_lowercase().as_str() {
-            "bearer" => is_right(bearer),
-            "basic" => is_right(basic),
-            _ => false,
-        }
+        let wanted = match scheme.to_ascii_lowercase().as_str() {
+            "bearer" => bearer,
+            "basic" => basic,
+            _ => return false,
+        };
+        sent.trim().as_bytes().ct_eq(wanted.as_bytes()).into()
     }
 }
 

@@ -25,7 +25,8 @@ pub(super) fn text(
     health: Option<&HealthReport>,
     left_out: usize,
 ) -> Text {
-    let (mut text, facts) = (Text::default(), shared.facts());
+    let mut text = Text::default();
+    let facts = shared.facts();
     process::text(&mut text);
     daemon(&mut text, shared, health);
     configuration(&mut text, snapshot, &facts, left_out);
@@ -74,7 +75,8 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
         text.histogram(name, &[("kind", &kind)], &durations, FIRST_DURATION_BOUND..DURATION_BOUNDS - 1, 1e6);
     }
     let table = shared.table();
-    let (size, live) = (table.config().capacity as f64, table.live() as f64);
+    let size = table.config().capacity as f64;
+    let live = table.live() as f64;
     let help = "Connections and templates that the table can hold.";
     text.single("xvs_table_size_connections", Kind::Gauge, help, size);
     text.single("xvs_table_connections", Kind::Gauge, "Connections and templates in the table.", live);
@@ -93,19 +95,19 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
 fn fleet(text: &mut Text, shared: &Shared) {
     let Some(report) = shared.fleet.get().map(|fleet| fleet.report()) else { return };
     let own = report.directors.iter().find(|director| director.name == report.director);
-    let mut gauge = |name, help, value: f64| text.single(name, Kind::Gauge, help, value);
     let answers = report.etcd.is_some() && report.silent.is_none();
-    gauge("xvs_fleet_etcd_up", "1: etcd answers; 0: it does not.", f64::from(u8::from(answers)));
+    let help = "1: etcd answers; 0: it does not.";
+    text.single("xvs_fleet_etcd_up", Kind::Gauge, help, f64::from(u8::from(answers)));
     let help = "Revision of the rules in etcd that this director is to run; 0: there are none.";
-    gauge("xvs_fleet_rules_revision", help, report.wanted().unwrap_or(0) as f64);
+    text.single("xvs_fleet_rules_revision", Kind::Gauge, help, report.wanted().unwrap_or(0) as f64);
     let runs = own.and_then(|own| own.runs.as_ref()).map_or(0, |runs| runs.revision);
     let help = "Revision of the rules of etcd that this director runs; 0: it runs none.";
-    gauge("xvs_fleet_running_revision", help, runs as f64);
+    text.single("xvs_fleet_running_revision", Kind::Gauge, help, runs as f64);
     let refused = own.is_some_and(|own| own.refused.is_some());
     let help = "1: this director has refused the newest rules in etcd; 0: it has not.";
-    gauge("xvs_fleet_refused", help, f64::from(u8::from(refused)));
+    text.single("xvs_fleet_refused", Kind::Gauge, help, f64::from(u8::from(refused)));
     let help = "Directors of the fleet with a record in etcd.";
-    gauge("xvs_fleet_directors", help, report.directors.len() as f64);
+    text.single("xvs_fleet_directors", Kind::Gauge, help, report.directors.len() as f64);
 }
 
 fn configuration(text: &mut Text, snapshot: &Snapshot, facts: &Facts, left_out: usize) {
@@ -120,17 +122,13 @@ fn configuration(text: &mut Text, snapshot: &Snapshot, facts: &Facts, left_out: 
     let help = "Disabled real servers, each as xvs disable named it.";
     text.single("xvs_disabled_real_servers", Kind::Gauge, help, facts.disabled.iter().len() as f64);
     let lists = status::lists(snapshot);
-    let mut family = |name, kind, help, value: fn(&ListSummary) -> u64| {
+    for (name, kind, help, value) in LIST {
         text.family(name, kind, help);
         for summary in &lists {
             let service = summary.list.service.map_or("all".to_owned(), |service| service.to_string());
             text.sample(name, &[("list", &summary.list.kind.name()), ("service", &service)], value(summary));
         }
-    };
-    let help = "Networks of an access list.";
-    family("xvs_list_networks", Kind::Gauge, help, |list| list.networks);
-    let help = "Packets that an access list has dropped.";
-    family("xvs_list_dropped_packets_total", Kind::Counter, help, |list| list.dropped);
+    }
     let name = "xvs_syn_limit_dropped_packets_total";
     text.family(name, Kind::Counter, "SYNs that the limit of a service has dropped.");
     for limit in status::syn_limits(snapshot) {
@@ -242,7 +240,6 @@ fn interfaces(text: &mut Text, facts: &Facts) {
 }
 
 fn workers(text: &mut Text, shared: &Shared, facts: &Facts) {
-    let all = || shared.workers().iter().enumerate();
     let name = "xvs_worker_info";
     let help = "Always 1; the core of a worker, and whether and why the kernel copies its frames.";
     text.family(name, Kind::Gauge, help);
@@ -254,22 +251,24 @@ fn workers(text: &mut Text, shared: &Shared, facts: &Facts) {
     }
     for (name, kind, help, value) in WORKER {
         text.family(name, kind, help);
-        all().for_each(|(number, counters)| text.sample(name, &[("worker", &number)], value(counters)));
+        for (number, counters) in shared.workers().iter().enumerate() {
+            text.sample(name, &[("worker", &number)], value(counters));
+        }
     }
     let name = "xvs_worker_busy_seconds_total";
     let help = "Time that a worker spent on bursts and timers; its rate is the worker's load.";
     text.family(name, Kind::Counter, help);
-    for (number, counters) in all() {
+    for (number, counters) in shared.workers().iter().enumerate() {
         text.sample(name, &[("worker", &number)], counters.busy_ns.value() as f64 / 1e9);
     }
     let name = "xvs_worker_burst_packets";
     text.family(name, Kind::Histogram, "Frames in a burst of a worker; 64 at most.");
-    for (number, counters) in all() {
+    for (number, counters) in shared.workers().iter().enumerate() {
         text.histogram(name, &[("worker", &number)], &counters.bursts, 0..BURST_SIZES, 1.0);
     }
     let name = "xvs_worker_dropped_packets_total";
     text.family(name, Kind::Counter, "Frames that a worker dropped, by reason.");
-    for (number, counters) in all() {
+    for (number, counters) in shared.workers().iter().enumerate() {
         for reason in DropReason::all() {
             let labels: [(_, &dyn Display); 2] = [("worker", &number), ("reason", &reason.name())];
             text.sample(name, &labels, counters.dropped(reason).value());
@@ -281,7 +280,7 @@ fn workers(text: &mut Text, shared: &Shared, facts: &Facts) {
         Kind::Counter,
         "Packets that the kernel dropped before a worker received them, by reason.",
     );
-    for (number, counters) in all() {
+    for (number, counters) in shared.workers().iter().enumerate() {
         for (reason, count) in [
             ("ring_full", &counters.kernel_ring_full),
             ("fill_ring_empty", &counters.kernel_fill_ring_empty),
@@ -309,6 +308,14 @@ fn sockets(text: &mut Text, facts: &Facts) {
 }
 
 type MetricRow<T> = (&'static str, Kind, &'static str, fn(&T) -> u64);
+
+/// The families with one line for each access list.
+const LIST: [MetricRow<ListSummary>; 2] = [
+    ("xvs_list_networks", Kind::Gauge, "Networks of an access list.", |list| list.networks),
+    ("xvs_list_dropped_packets_total", Kind::Counter, "Packets that an access list has dropped.", |list| {
+        list.dropped
+    }),
+];
 
 /// The families with one line for each worker.
 const WORKER: [MetricRow<WorkerCounters>; 23] = [

@@ -81,19 +81,20 @@ impl Listener {
     /// # Errors
     /// [`ExporterError`]; nothing stays open.
     pub fn bind(address: SocketAddr) -> Result<Self, ExporterError> {
-        let bind = || {
-            let listener = TcpListener::bind(address)?;
-            listener.set_nonblocking(true)?;
-            let runtime = Builder::new_current_thread().enable_all().build()?;
-            let entered = runtime.enter();
-            let listener = tokio::net::TcpListener::from_std(listener)?;
-            drop(entered);
-            Ok(Self { listener, runtime })
-        };
-        bind().map_err(|error: io::Error| match error.kind() {
+        Self::try_bind(address).map_err(|error| match error.kind() {
             io::ErrorKind::AddrInUse => ExporterError::InUse(address),
             _ => ExporterError::System { address, error },
         })
+    }
+
+    fn try_bind(address: SocketAddr) -> io::Result<Self> {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let runtime = Builder::new_current_thread().enable_all().build()?;
+        let entered = runtime.enter();
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        drop(entered);
+        Ok(Self { listener, runtime })
     }
 
     /// The bound address.
@@ -117,7 +118,7 @@ impl Listener {
     ) -> io::Result<Exporter> {
         let (stop, stopped) = oneshot::channel::<()>();
         let Self { listener, runtime } = self;
-        let run = move || {
+        let thread = spawn_stoppable("xvs-metrics", move || {
             // On Linux niceness belongs to the thread, and raising it is always permitted.
             let _ = nice(NICENESS);
             limit_thread(Kind::Reader);
@@ -130,8 +131,7 @@ impl Listener {
                     _ = stopped => {}
                 }
             });
-        };
-        let thread = spawn_stoppable("xvs-metrics", run)?;
+        })?;
         Ok(Exporter { stop: Some(stop), thread: Some(thread) })
     }
 }
@@ -214,7 +214,8 @@ async fn accept<P: Pieces>(
             oldest.abort();
             tracing::debug!("closed the oldest client of metrics for a new one");
         }
-        let (pages, admission) = (pages.clone(), admission.load_full());
+        let pages = pages.clone();
+        let admission = admission.load_full();
         clients.push_back(tokio::spawn(async move {
             if timeout(REQUEST_TIMEOUT, client(stream, &pages, &admission)).await.is_err() {
                 tracing::debug!("a client of metrics was too slow");
@@ -253,7 +254,6 @@ fn answer<P: Pieces>(
     admission: &Admission,
 ) -> Response<Either<Page<P>, Full<Bytes>>> {
     let mut headers = HeaderMap::new();
-    let text = |text: &'static str| Either::Right(Full::from(text));
     let is_on = status.is_on.load(Ordering::Relaxed);
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     let path = request.uri().path();
@@ -298,6 +298,10 @@ fn answer<P: Pieces>(
     response
 }
 
+fn text<P>(text: &'static str) -> Either<Page<P>, Full<Bytes>> {
+    Either::Right(Full::from(text))
+}
+
 /// To a browser that names another host.
 const NOT_ITS_NAME: &str = "this is not a name of the director: use its address, or add the name to status_page_names \
                             of xvs.toml and reload\n";
@@ -306,18 +310,21 @@ const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What the status page may do in a browser: run its own script, use its own style, and fetch from where it came from.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
-    let hash = |tag: &str| {
-        let text = FILE.split_once(&format!("<{tag}>")).expect("the file has it once").1;
-        let text = text.split_once(&format!("</{tag}>")).expect("the file has it once").0;
-        BASE64_STANDARD.encode(Sha256::digest(text))
-    };
-    let (script, style) = (hash("script"), hash("style"));
+    let script = hash_of("script");
+    let style = hash_of("style");
     let policy = format!(
         "default-src 'none'; script-src 'sha256-{script}'; style-src 'sha256-{style}'; img-src data:; \
          connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     HeaderValue::try_from(policy).expect("it is ASCII")
 });
+
+/// The digest of the content of a tag of the status page.
+fn hash_of(tag: &str) -> String {
+    let text = FILE.split_once(&format!("<{tag}>")).expect("the file has it once").1;
+    let text = text.split_once(&format!("</{tag}>")).expect("the file has it once").0;
+    BASE64_STANDARD.encode(Sha256::digest(text))
+}
 
 /// The largest number of clients.
 pub(crate) const CLIENTS: usize = 128;

@@ -107,8 +107,9 @@ impl Family<Items> {
                         value(check).into_iter().for_each(|value| text.sample(self.name, &labels, value));
                     }
                     _ => {
-                        let (probe, state) = (("probe", &check.probe as &dyn Display), check.state.name());
-                        text.sample(self.name, &[&labels[..], &[probe, ("state", &state)]].concat(), 1);
+                        let state = check.state.name();
+                        let more: [(_, &dyn Display); 2] = [("probe", &check.probe), ("state", &state)];
+                        text.sample(self.name, &[&labels[..], &more].concat(), 1);
                     }
                 }
             }

@@ -84,8 +84,8 @@ impl Page {
                 })
             }
             None => {
-                let family = health::FAMILIES.get(self.family - FAMILIES.len());
-                let (Some(health), Some(family)) = (&self.health, family) else { return false };
+                let Some(health) = &self.health else { return false };
+                let Some(family) = health::FAMILIES.get(self.family - FAMILIES.len()) else { return false };
                 if self.item == 0 {
                     family.begin(text);
                 }

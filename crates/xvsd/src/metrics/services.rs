@@ -68,8 +68,9 @@ impl Family<Items> {
             Items::Backend(value) => {
                 let other_family = other_family_key(key).and_then(|key| snapshot.services.find(&key));
                 for member in limit.shown(service) {
-                    let same = |other: &&Member| other.endpoint == member.endpoint;
-                    let other = other_family.and_then(|service| limit.shown(service).iter().find(same));
+                    let other = other_family.and_then(|service| {
+                        limit.shown(service).iter().find(|other| other.endpoint == member.endpoint)
+                    });
                     if other.is_none() || key.family() == AddressFamily::V4 {
                         let sum = value(member) + other.map_or(0, value);
                         backend(self.name, text, key, member, sum);

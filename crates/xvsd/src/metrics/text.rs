@@ -83,16 +83,15 @@ impl Text {
         exponents: Range<usize>,
         scale: f64,
     ) {
-        let (counts, sum) = (histogram.counts(), histogram.sum.value() as f64 / scale);
+        let counts = histogram.counts();
+        let sum = histogram.sum.value() as f64 / scale;
         let all: u64 = counts.iter().sum();
-        let mut bucket = |bound: &dyn Display, count: u64| {
-            self.line(&[name, "_bucket"], &[labels, &[("le", bound)]].concat(), count);
-        };
         for exponent in exponents {
             let bound = (1_u64 << exponent) as f64 / scale;
-            bucket(&bound, counts[..=exponent].iter().sum());
+            let count: u64 = counts[..=exponent].iter().sum();
+            self.line(&[name, "_bucket"], &[labels, &[("le", &bound)]].concat(), count);
         }
-        bucket(&"+Inf", all);
+        self.line(&[name, "_bucket"], &[labels, &[("le", &"+Inf")]].concat(), all);
         self.line(&[name, "_sum"], labels, sum);
         self.line(&[name, "_count"], labels, all);
     }

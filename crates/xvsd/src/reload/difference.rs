@@ -35,8 +35,8 @@ impl Difference {
 
 /// The keys that differ, in the order of their names.
 pub(super) fn differences(old: &Config, new: &Config) -> Vec<Difference> {
-    let (old, mut new) = (values(old), values(new));
-    let differing = old.into_iter().filter_map(|(key, old)| {
+    let mut new = values(new);
+    let differing = values(old).into_iter().filter_map(|(key, old)| {
         let new = new.remove(&key).unwrap_or_default();
         // An unknown key would be a bug; a restart is always right.
         let in_force = in_force(&key, &old, &new).unwrap_or(InForce::AtRestart);
@@ -47,12 +47,11 @@ pub(super) fn differences(old: &Config, new: &Config) -> Vec<Difference> {
 
 /// How a key, which may be one of a section, changes between these values; `None`: there is no such key.
 fn in_force(key: &str, old: &Value, new: &Value) -> Option<InForce> {
-    let either = |value: &Value| old == value || new == value;
     match key {
         // The pins are made at the start.
-        "hold" if either(&Value::from("0s")) => Some(InForce::AtRestart),
+        "hold" if old == "0s" || new == "0s" => Some(InForce::AtRestart),
         // Health checks begin at the start.
-        "keepalived.file" if either(&Value::Null) => Some(InForce::BySuccessor),
+        "keepalived.file" if old.is_null() || new.is_null() => Some(InForce::BySuccessor),
         key => Config::in_force(key.split_once('.').map_or(key, |(section, _)| section)),
     }
 }

@@ -33,15 +33,17 @@ impl KeptHealth {
 
     /// The view of an earlier process; empty if there is none. Why a file is left out is logged.
     pub(crate) fn read(&self) -> View {
-        let parsed = |bytes: &[u8]| match serde_json::from_slice(bytes) {
-            Ok(Content { xvs_health: VERSION, view }) => Ok(view),
-            Ok(Content { xvs_health, .. }) => {
-                Err(format!("it has version {xvs_health} of the format, not {VERSION}"))
+        let view = file::read(&self.path).and_then(|read| {
+            let Some((bytes, _)) = read else { return Ok(View::default()) };
+            match serde_json::from_slice(&bytes) {
+                Ok(Content { xvs_health: VERSION, view }) => Ok(view),
+                Ok(Content { xvs_health, .. }) => {
+                    Err(format!("it has version {xvs_health} of the format, not {VERSION}"))
+                }
+                Err(error) => Err(error.to_string()),
             }
-            Err(error) => Err(error.to_string()),
-        };
-        let view = file::read(&self.path).and_then(|read| read.map(|(bytes, _)| parsed(&bytes)).transpose());
-        view.map(Option::unwrap_or_default).unwrap_or_else(|why| {
+        });
+        view.unwrap_or_else(|why| {
             tracing::warn!(
                 "{}: {why}; the health checks begin as the keepalived.conf says",
                 self.path.display()

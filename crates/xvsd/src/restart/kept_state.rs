@@ -54,28 +54,24 @@ impl KeptState {
         over: Option<ConfigError>,
         others: Others,
     ) -> Result<Self, DaemonError> {
-        let in_memory = |warnings| -> Result<Self, DaemonError> {
-            let table = Table::create(table).map_err(system("the connection table"))?;
-            Ok(Self { table: PreparedTable::new(Origin::New(table)), directory: None, warnings })
-        };
         let may_do_without = others == Others::Ended && !config.is_given("state_directory");
         let parent = match (&config.state_directory, over) {
             (None, _) if others == Others::Run => {
                 return Err(DaemonError::TakeOver("state_directory is \"\"".to_owned()));
             }
-            (None, None) => return in_memory(Vec::new()),
+            (None, None) => return Self::in_memory(table, Vec::new()),
             (None, Some(over)) if table.memory != Memory::Resident => {
-                return in_memory(vec![format!("once the table is full: {over}")]);
+                return Self::in_memory(table, vec![format!("once the table is full: {over}")]);
             }
             // In files all of it is allocated at once.
             (Some(_), Some(over)) if table.memory != Memory::Resident && may_do_without => {
-                return in_memory(vec![without(&over)]);
+                return Self::in_memory(table, vec![without(&over)]);
             }
             (_, Some(over)) => return Err(over.into()),
             (Some(parent), None) => parent,
         };
         let directory = match StateDirectory::open(parent, &instance::name_of(&config.socket), others) {
-            Err(error) if may_do_without => return in_memory(vec![without(&error)]),
+            Err(error) if may_do_without => return Self::in_memory(table, vec![without(&error)]),
             directory => directory?,
         };
         if let Some(left) = directory.left_by_others() {
@@ -84,7 +80,7 @@ impl KeptState {
         match Self::table_in(&directory, table, others) {
             // There may still be room for the rest.
             Err(DaemonError::StateDirectory(error)) if may_do_without => {
-                let Self { mut table, warnings, .. } = in_memory(vec![without(&error)])?;
+                let Self { mut table, warnings, .. } = Self::in_memory(table, vec![without(&error)])?;
                 table.numbers = Some(numbers(&directory)?);
                 Ok(Self { table, directory: Some(directory), warnings })
             }
@@ -96,18 +92,24 @@ impl KeptState {
         }
     }
 
+    /// A new table that does not outlive the process.
+    fn in_memory(table: TableConfig, warnings: Vec<String>) -> Result<Self, DaemonError> {
+        let table = Table::create(table).map_err(system("the connection table"))?;
+        Ok(Self { table: PreparedTable::new(Origin::New(table)), directory: None, warnings })
+    }
+
     /// The table in this directory.
     fn table_in(
         directory: &StateDirectory,
         config: TableConfig,
         others: Others,
     ) -> Result<(Origin, Vec<String>), DaemonError> {
-        let failed = |error| failed(directory, error);
-        let boot = Boot(boot::id().map_err(failed)?);
+        let boot = Boot(boot::id().map_err(|error| failed(directory, error))?);
         let mut warnings = Vec::new();
         let files =
             TableFiles { connections: directory.file(CONNECTIONS)?, extensions: directory.file(EXTENSIONS)? };
-        let is_new = files.connections.metadata().map_err(failed)?.len() == 0;
+        let metadata = files.connections.metadata().map_err(|error| failed(directory, error))?;
+        let is_new = metadata.len() == 0;
         let mapped = match (FormerTable::map(&files, config, boot), others) {
             (Ok(table), Others::Ended) => Some(Origin::Killed(table)),
             (Ok(table), Others::Run) => {
@@ -127,27 +129,11 @@ impl KeptState {
                 ));
                 None
             }
-            (Err(AdoptError::Kernel(error)), _) => return Err(failed(error).into()),
+            (Err(AdoptError::Kernel(error)), _) => return Err(failed(directory, error).into()),
         };
         let source = match mapped {
             Some(source) => source,
-            None => {
-                let [connections, extensions] = config.file_bytes().map_err(failed)?;
-                let allocate = |file: &_| config.memory != Memory::SmallPages && allocate_huge(file);
-                let mut are_huge = false;
-                let prefer = |file: &_| are_huge = allocate(file);
-                let connections = directory.new_file(CONNECTIONS, connections, prefer)?;
-                let prefer = |file: &_| _ = allocate(file);
-                // Half of a table would take room for nothing.
-                let extensions = directory.new_file(EXTENSIONS, extensions, prefer).inspect_err(|_| {
-                    let _ = directory.remove(CONNECTIONS);
-                });
-                let files = TableFiles { connections, extensions: extensions? };
-                let secret = random_secret().map_err(failed)?;
-                let table = Table::create_in(&files, config, secret, boot).map_err(failed)?;
-                table.note_huge_pages(are_huge);
-                Origin::New(table)
-            }
+            None => Origin::New(new_table(directory, config, boot)?),
         };
         Ok((source, warnings))
     }
@@ -158,6 +144,31 @@ impl KeptState {
             control.return_to(found, now);
         }
     }
+}
+
+/// Makes a table in new files of this directory.
+fn new_table(
+    directory: &StateDirectory,
+    config: TableConfig,
+    boot: Boot,
+) -> Result<Arc<Table>, StateDirectoryError> {
+    let [connections, extensions] = config.file_bytes().map_err(|error| failed(directory, error))?;
+    let mut are_huge = false;
+    let connections = directory.new_file(CONNECTIONS, connections, |file| {
+        are_huge = config.memory != Memory::SmallPages && allocate_huge(file);
+    })?;
+    let extensions = directory.new_file(EXTENSIONS, extensions, |file| {
+        let _ = config.memory != Memory::SmallPages && allocate_huge(file);
+    });
+    // Half of a table would take room for nothing.
+    let extensions = extensions.inspect_err(|_| {
+        let _ = directory.remove(CONNECTIONS);
+    });
+    let files = TableFiles { connections, extensions: extensions? };
+    let secret = random_secret().map_err(|error| failed(directory, error))?;
+    let table = Table::create_in(&files, config, secret, boot).map_err(|error| failed(directory, error))?;
+    table.note_huge_pages(are_huge);
+    Ok(table)
 }
 
 /// Where a table comes from.
@@ -243,25 +254,30 @@ impl PausedTable {
         let Self(PreparedTable { mut source, numbers }) = self;
         let known: BTreeSet<u32> = numbers.iter().flat_map(|numbers| numbers.found.numbers()).collect();
         if let Origin::Killed(table) = &mut source {
-            let is_known = |number| known.contains(&number) || DestinationId(number) == DestinationId::NONE;
-            let discarded = table.repair(now, is_known, &progress);
+            let discarded = table.repair(
+                now,
+                |number| known.contains(&number) || DestinationId(number) == DestinationId::NONE,
+                &progress,
+            );
             if discarded > 0 {
                 tracing::warn!("connections: {discarded} incomplete ones are discarded");
             }
         }
         let mut counts = vec![Counts::default(); known.last().map_or(0, |last| *last as usize + 1)];
         let mut limited = Vec::new();
-        let count = |connection: &Connection<'_>| {
-            if connection.flags().is_limited() {
-                limited.push(connection.id());
-            }
-            if let Some(counts) = counts.get_mut(connection.dest_ref() as usize) {
-                counts.count(connection);
-            }
-        };
         let survey = match &source {
             Origin::New(_) => None,
-            Origin::Killed(table) | Origin::HandedOver(table) => Some(table.survey(count, progress)),
+            Origin::Killed(table) | Origin::HandedOver(table) => Some(table.survey(
+                |connection: &Connection<'_>| {
+                    if connection.flags().is_limited() {
+                        limited.push(connection.id());
+                    }
+                    if let Some(counts) = counts.get_mut(connection.dest_ref() as usize) {
+                        counts.count(connection);
+                    }
+                },
+                progress,
+            )),
         };
         SurveyedTable { source, survey, numbers, counts, limited }
     }

@@ -1,6 +1,6 @@
 //! What outlives a process, and how the next one gets it. Read in this order:
 //!
-//! 1. `control_thread/pins.rs`: where XDP programs stay pinned, so that they hold packets of services while no xvsd runs.
+//! 1. `control_thread/pins.rs`: where XDP programs stay pinned, and hold packets of services while no xvsd runs.
 //! 2. `rights/ownership.rs`: the folders and files of one director, which one process owns at a time.
 //! 3. `kept_state.rs`: the connection table in memory that outlives the process, and its next owner.
 //! 4. `kept_health.rs`: the results of health checks, in a file.
@@ -9,8 +9,9 @@
 //! 7. `control_thread/hand_over.rs`: the former process's steps, on its control thread.
 //! 8. `control_thread/serve.rs`: the order of all these steps, at a start and at a take-over.
 //!
-//! Not here: the configuration that a start begins with (`journal/` of `xvs-ctl`), when it is written (`control/saving.rs` there), numbers of real servers and totals
-//! (`registry/kept.rs` there), the layout of the table in memory (`conn/adopt.rs` of the data plane).
+//! Not here: the configuration that a start begins with (`journal/` of `xvs-ctl`), when it is written
+//! (`control/saving.rs` there), numbers of real servers and totals (`registry/kept.rs` there), the layout of the table
+//! in memory (`conn/adopt.rs` of the data plane).
 
 pub(crate) mod kept_health;
 pub(crate) mod kept_state;

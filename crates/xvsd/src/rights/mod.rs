@@ -108,11 +108,10 @@ const NEEDED: [(&str, CapabilitySet); 4] = [
 /// # Errors
 /// There is no such user, this process may not become it or lacks rights, or the user cannot have the folders of xvsd.
 pub fn give_up(config: &Config) -> Result<(), DaemonError> {
-    let filters = || system("user: the filters of system calls (seccomp)");
     // Filters that this process has already find the handler before anything else is tried.
     let has_filters = std::env::var_os(FILTERS).is_some();
     if has_filters {
-        seccomp::keep_limits().map_err(filters())?;
+        seccomp::keep_limits().map_err(system(SECCOMP))?;
         // It has given up its rights, also if xvs.toml has no user any more.
         client::use_for_tasks();
     }
@@ -135,28 +134,38 @@ pub fn give_up(config: &Config) -> Result<(), DaemonError> {
     }
     set_no_new_privs(true).map_err(|error| system("no_new_privs")(error.into()))?;
     match config.user.is_some() && !has_filters {
-        true => seccomp::limit_process().map_err(filters()),
+        true => seccomp::limit_process().map_err(system(SECCOMP)),
         false => Ok(()),
     }
 }
 
+/// The part of the start that fails without filters.
+const SECCOMP: &str = "user: the filters of system calls (seccomp)";
+
 /// The account of `user`, which this process can become.
 fn owner(name: &str) -> Result<Owner, DaemonError> {
-    let wrong = |why| DaemonError::Config(ConfigError::Value { key: "user", value: name.to_owned(), why });
     let user = User::from_name(name).map_err(|error| system("user: looking it up")(error.into()))?;
     let user = user.ok_or_else(|| {
-        wrong("there is no such user; `groupadd --force --system xvs && useradd --system --gid xvs xvs` makes xvs")
+        refused(
+            name,
+            "there is no such user; `groupadd --force --system xvs && useradd --system --gid xvs xvs` makes xvs",
+        )
     })?;
     let owner = Owner { user: Uid::from_raw(user.uid.as_raw()), group: Gid::from_raw(user.gid.as_raw()) };
     if owner.user.is_root() {
-        return Err(wrong("root has every right; name another user, or leave the key out"));
+        return Err(refused(name, "root has every right; name another user, or leave the key out"));
     }
     if geteuid() != owner.user && !geteuid().is_root() {
-        return Err(wrong(
+        return Err(refused(
+            name,
             "xvsd is started as another user and not as root; start it as root, or leave the key out",
         ));
     }
     Ok(owner)
+}
+
+fn refused(user: &str, why: &'static str) -> DaemonError {
+    DaemonError::Config(ConfigError::Value { key: "user", value: user.to_owned(), why })
 }
 
 fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
@@ -173,7 +182,8 @@ fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
     }
     if geteuid() != owner.user || getegid() != owner.group {
         set_keep_capabilities(true)?;
-        let (user, group) = (owner.user.as_raw().into(), owner.group.as_raw().into());
+        let user = owner.user.as_raw().into();
+        let group = owner.group.as_raw().into();
         unistd::initgroups(&CString::new(name)?, group)?;
         unistd::setresgid(group, group, group)?;
         unistd::setresuid(user, user, user)?;

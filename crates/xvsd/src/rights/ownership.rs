@@ -54,7 +54,8 @@ pub(crate) fn give(config: &Config, owner: Owner) -> io::Result<()> {
 
 /// The socket's folder is the user's if it is made here, or is the default one; any other one stays as it is.
 fn give_socket(socket: &Path, owner: Owner) -> io::Result<()> {
-    let (Some(parent), Some(name)) = (socket.parent(), socket.file_name()) else { return Ok(()) };
+    let Some(parent) = socket.parent() else { return Ok(()) };
+    let Some(name) = socket.file_name() else { return Ok(()) };
     let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH;
     let is_own = parent == Path::new("/run/xvs") || !parent.exists();
     let parent = match is_own {
@@ -106,7 +107,7 @@ fn folder(at: impl AsFd, path: &Path, owner: Owner, mode: Mode) -> io::Result<Op
     }
 }
 
-/// The same for a file or folder that need not exist.
+/// Opens a folder that need not exist, and gives it to a user. `None`: it does not exist, or is another user's.
 fn existing(at: impl AsFd, path: &Path, owner: Owner) -> io::Result<Option<OwnedFd>> {
     let Some(folder) = open(at, path)? else { return Ok(None) };
     match Uid::from_raw(fstat(&folder)?.st_uid) {

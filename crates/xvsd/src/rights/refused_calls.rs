@@ -53,11 +53,10 @@ pub(super) fn handle() -> io::Result<()> {
 
 /// The refused calls: the filter's kind, the number of the call, how often.
 pub(super) fn refused() -> impl Iterator<Item = (usize, usize, u64)> {
-    let of_kind = |(kind, all): (usize, &'static [AtomicU64; NUMBERS])| {
+    REFUSED.iter().enumerate().flat_map(|(kind, all)| {
         let counts = all.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
         counts.filter(|(_, count)| *count > 0).map(move |(number, count)| (kind, number, count))
-    };
-    REFUSED.iter().enumerate().flat_map(of_kind)
+    })
 }
 
 extern "C" fn refuse(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {

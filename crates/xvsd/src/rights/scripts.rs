@@ -5,7 +5,7 @@
 //! costs a reading of the files, a known one a look-up.
 
 use std::collections::HashSet;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use clap::Parser;
 use xvs_ctl::arguments::Arguments;
@@ -17,7 +17,6 @@ static KNOWN: LazyLock<Mutex<HashSet<Script>>> = LazyLock::new(Mutex::default);
 
 /// Whether a script is, or was, in the keepalived.conf.
 pub fn permits(script: &Script) -> bool {
-    let known = || KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     if known().contains(script) {
         return true;
     }
@@ -25,6 +24,10 @@ pub fn permits(script: &Script) -> bool {
     let read = read().unwrap_or_default();
     known().extend(read);
     known().contains(script)
+}
+
+fn known() -> MutexGuard<'static, HashSet<Script>> {
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// `None`: the files are wrong now.

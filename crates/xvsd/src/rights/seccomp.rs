@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use libc::c_long;
 use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter, sock_filter,
+    SeccompRule, apply_filter,
 };
 
 use crate::rights::refused_calls;
@@ -166,9 +166,10 @@ fn calls(kind: Kind) -> impl Iterator<Item = Call> {
 /// The arguments with which a kind may use a call, as alternatives; none: all arguments.
 fn call_rules(kind: Kind, number: c_long) -> Result<Vec<SeccompRule>, BackendError> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
-    let one_of = |values: &[i32]| values.iter().map(|value| rule(0, Eq, *value)).collect();
     match (kind, number) {
-        (_, libc::SYS_socket | libc::SYS_socketpair) => one_of(&FAMILIES),
+        (_, libc::SYS_socket | libc::SYS_socketpair) => {
+            FAMILIES.into_iter().map(|family| rule(0, Eq, family)).collect()
+        }
         // No memory of a worker becomes a program.
         (Worker, libc::SYS_mmap | libc::SYS_mprotect) => {
             Ok(vec![rule(2, MaskedEq(libc::PROT_EXEC as u64), 0)?])
@@ -206,9 +207,11 @@ fn only_calls_of(kind: Kind) -> Result<BpfProgram, BackendError> {
         .map(|(_, number)| Ok((number, call_rules(kind, number)?)))
         .collect::<Result<_, BackendError>>()?;
     let mut program = program(rules, SeccompAction::Trap, SeccompAction::Allow)?;
-    let is_trap =
-        |one: &&mut sock_filter| u32::from(one.code) == libc::BPF_RET && one.k == libc::SECCOMP_RET_TRAP;
-    program.iter_mut().filter(is_trap).for_each(|trap| trap.k |= kind as u32);
+    for one in &mut program {
+        if u32::from(one.code) == libc::BPF_RET && one.k == libc::SECCOMP_RET_TRAP {
+            one.k |= kind as u32;
+        }
+    }
     Ok(program)
 }
 
@@ -225,8 +228,12 @@ fn no_processes() -> Result<[BpfProgram; 2], BackendError> {
         (libc::SYS_vfork, Vec::new()),
     ]);
     let clone3 = Rules::from([(libc::SYS_clone3, Vec::new())]);
-    let refused = |rules, error| program(rules, SeccompAction::Allow, SeccompAction::Errno(error as u32));
-    Ok([refused(begin, libc::EPERM)?, refused(clone3, libc::ENOSYS)?])
+    Ok([refusal(begin, libc::EPERM)?, refusal(clone3, libc::ENOSYS)?])
+}
+
+/// A filter that lets these calls fail, and allows all others.
+fn refusal(calls: Rules, error: i32) -> Result<BpfProgram, BackendError> {
+    program(calls, SeccompAction::Allow, SeccompAction::Errno(error as u32))
 }
 
 /// Whether this process has filters. Relaxed: set before there are other threads.
@@ -244,7 +251,8 @@ pub(super) fn limit_process() -> io::Result<()> {
     add(Control)
 }
 
-/// The same for a process that has executed itself anew and still has its filters.
+/// Lets threads add the filters of their kinds, in a process that is about to have filters, or that has kept them since
+/// before it executed itself anew.
 ///
 /// # Errors
 /// The kernel's.
@@ -282,28 +290,29 @@ pub(crate) struct Refused {
 
 /// All calls that were refused since the start.
 pub(crate) fn refused() -> impl Iterator<Item = Refused> {
-    let name = |number: usize| {
-        let named = calls(Control).find(|(_, known)| usize::try_from(*known) == Ok(number));
-        let name = named.and_then(|(name, _)| name.strip_prefix("SYS_"));
-        name.map_or(number.to_string(), str::to_owned)
-    };
-    refused_calls::refused().map(move |(kind, number, count)| Refused {
+    refused_calls::refused().map(|(kind, number, count)| Refused {
         kind: Kind::ALL[kind],
-        call: name(number),
+        call: call_name(number),
         count,
     })
 }
 
+fn call_name(number: usize) -> String {
+    let named = calls(Control).find(|(_, known)| usize::try_from(*known) == Ok(number));
+    let name = named.and_then(|(name, _)| name.strip_prefix("SYS_"));
+    name.map_or(number.to_string(), str::to_owned)
+}
+
 /// A warning for each call that was refused to a kind of threads.
 pub fn warnings() -> Vec<String> {
-    let warning = |Refused { kind, call, .. }: Refused| {
+    let warnings = refused().map(|Refused { kind, call, .. }| {
         format!(
             "a thread of the kind {} was refused the system call {call} ({ARCH}), which xvsd does not use; report it, and \
              see docs/rights.md, «System calls»",
             kind.name()
         )
-    };
-    refused().map(warning).collect()
+    });
+    warnings.collect()
 }
 
 #[cfg(test)]

@@ -10,10 +10,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use xvs_ctl::api::capture::Listener;
 use xvs_dataplane::capture::{Capture, MOST};
+use xvs_dataplane::egress::Egress;
 use xvs_model::config::command::CommandError;
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 
 use crate::handle::Handle;
+use crate::shared::Shared;
 
 /// Slots of each worker: packets that may wait to be read.
 const SLOTS: usize = 1024;
@@ -39,19 +41,17 @@ impl ActiveCaptures {
         each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
         let shared = daemon.shared();
-        let egress = || shared.published.load().egress.clone();
-        let listener = || Listener::new(wanted, shared.workers().len(), SLOTS, &egress());
-        let (mut listener, active) = self.begin(listener, daemon)?;
-        while each(listener.packets(&egress())).is_continue() {}
+        let (mut listener, active) = self.begin(wanted, daemon)?;
+        while each(listener.packets(&egress(shared))).is_continue() {}
         active.end();
         // The remaining packets. The capture has ended, so the result is not needed.
-        let _ = each(listener.packets(&egress()));
-        Ok(listener.missed(&egress()))
+        let _ = each(listener.packets(&egress(shared)));
+        Ok(listener.missed(&egress(shared)))
     }
 
     fn begin<'a>(
         &'a self,
-        listener: impl FnOnce() -> Result<Listener, CommandError>,
+        wanted: &CaptureRequest,
         daemon: &'a Handle,
     ) -> Result<(Listener, ActiveCapture<'a>), CommandError> {
         let mut list = self.list();
@@ -60,7 +60,8 @@ impl ActiveCaptures {
             return Err(CommandError::Failed { why });
         }
         // Its slots are allocated here, so that refused requests cost no memory.
-        let listener = listener()?;
+        let shared = daemon.shared();
+        let listener = Listener::new(wanted, shared.workers().len(), SLOTS, &egress(shared))?;
         let capture = listener.capture();
         list.push(capture.clone());
         let published = daemon.capture(list.as_slice().into());
@@ -68,6 +69,10 @@ impl ActiveCaptures {
         let active = ActiveCapture { capture, all: self, daemon };
         published.map(|()| (listener, active))
     }
+}
+
+fn egress(shared: &Shared) -> Arc<Egress> {
+    shared.published.load().egress.clone()
 }
 
 /// A capture that is on; dropping it ends it.

@@ -49,9 +49,9 @@ impl Rules {
     /// Those of `SO_PEERCRED` and `SO_PEERGROUPS`.
     pub(crate) fn peer(self, stream: &UnixStream) -> io::Result<Peer> {
         let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
-        let (pid, uid, gid) = (credentials.pid(), credentials.uid(), credentials.gid());
-        let access = self.access(uid, gid, &peer_groups(stream.as_fd())?);
-        Ok(Peer { pid, uid, access })
+        let uid = credentials.uid();
+        let access = self.access(uid, credentials.gid(), &peer_groups(stream.as_fd())?);
+        Ok(Peer { pid: credentials.pid(), uid, access })
     }
 
     fn access(self, uid: u32, gid: u32, groups: &[u32]) -> Access {

@@ -42,16 +42,19 @@ impl Served {
 impl Clients {
     /// Whether another client may connect: those that may only read never take all places.
     pub(super) fn have_room_for(&self, peer: &Peer, settings: &Settings) -> bool {
-        let readers = || self.served.values().filter(|other| other.peer.access == Access::Read);
         let room = self.served.len() < settings.clients;
         match peer.access {
             Access::Change => room,
             Access::Read => {
-                room && readers().count() < settings.readers
-                    && readers().filter(|other| other.peer.uid == peer.uid).count()
+                room && self.readers().count() < settings.readers
+                    && self.readers().filter(|other| other.peer.uid == peer.uid).count()
                         < settings.readers_per_user
             }
         }
+    }
+
+    fn readers(&self) -> impl Iterator<Item = &Served> {
+        self.served.values().filter(|other| other.peer.access == Access::Read)
     }
 
     /// Disconnects the client that has been idle for the longest time, [`FORGOTTEN`] at least, in favour of `peer`; or
@@ -61,12 +64,11 @@ impl Clients {
         if peer.access != Access::Change {
             return false;
         }
-        let may_go = |served: &Served| {
+        let idle = self.served.iter().filter_map(|(number, served)| {
             let since = served.idle_since?;
             let is_forgotten = now.saturating_duration_since(since) >= FORGOTTEN;
-            (is_forgotten || has_request && served.is_silent(now)).then_some(since)
-        };
-        let idle = self.served.iter().filter_map(|(number, served)| Some((may_go(served)?, *number)));
+            (is_forgotten || has_request && served.is_silent(now)).then_some((since, *number))
+        });
         let Some((_, number)) = idle.min() else { return false };
         if let Some(served) = self.served.remove(&number) {
             // An error means that the client has disconnected already.

@@ -24,9 +24,11 @@ impl LargeRequests {
             return Ok(None);
         }
         let wanted = u64::from(bytes);
-        let more = |taken: u64| Some(taken + wanted).filter(|all| *all <= u64::from(limit));
         // Relaxed: the number orders nothing.
-        match self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more) {
+        let taken = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| {
+            Some(taken + wanted).filter(|all| *all <= u64::from(limit))
+        });
+        match taken {
             Ok(_) => Ok(Some(Room(&self.0, wanted))),
             Err(_) => Err(FrameError::NoRoom),
         }

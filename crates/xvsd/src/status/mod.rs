@@ -18,7 +18,6 @@ use std::time::Instant;
 
 use xvs_ctl::config::fleet::host_name;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::counters::WorkerCounters;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_host::network::card::CardLosses;
@@ -35,7 +34,7 @@ use xvs_sched::ServiceKey;
 
 use crate::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::log::Losses;
-use crate::shared::{Facts, Shared, WorkerFacts};
+use crate::shared::{Facts, Shared};
 use crate::sync_peers::SyncPeers;
 
 /// The readings that a report is built from.
@@ -68,7 +67,9 @@ struct Readings<'a> {
 
 impl<'a> Readings<'a> {
     fn take(shared: &Shared, health: Option<&'a HealthReport>) -> Self {
-        let (facts, now, snapshot) = (shared.facts(), shared.now(), shared.published.load_full());
+        let facts = shared.facts();
+        let now = shared.now();
+        let snapshot = shared.published.load_full();
         let sample = Sample::take(shared.workers(), &facts.card_losses, &snapshot, now);
         let minute = shared.history.before(now, WINDOW);
         let earlier = shared.history.before(now, INTERVAL);
@@ -78,11 +79,11 @@ impl<'a> Readings<'a> {
         let recent = sample.drops_since(&minute);
         let recent_cards = sample.card_losses_since(&minute);
         let attachment = facts.attachment();
-        let obstacle = |member: &Member| lasting_obstacle(member, &snapshot, &silent);
-        let why = |service: &Service| {
-            Some((service.key.to_string(), why_unusable(service, obstacle, &facts.disabled)?))
-        };
-        let mut unusable: Vec<_> = snapshot.services.iter().filter_map(why).collect();
+        let mut unusable = Vec::new();
+        for service in snapshot.services.iter() {
+            let why = why_unusable(service, |one| lasting_obstacle(one, &snapshot, &silent), &facts.disabled);
+            unusable.extend(why.map(|why| (service.key.to_string(), why)));
+        }
         unusable.sort();
         let mut unattached = attachment.warnings(virtual_addresses(&snapshot), without_route(&snapshot));
         if drop_reasons().zip(&recent).any(|((reason, _), packets)| reason == "no_route" && *packets > 0) {
@@ -117,9 +118,10 @@ pub(crate) fn lists(snapshot: &Snapshot) -> Vec<ListSummary> {
     let Some(lists) = &snapshot.lists else { return Vec::new() };
     let scopes = lists.services.iter().map(|(key, scope)| (Some(*key), scope)).chain([(None, &lists.all)]);
     let both = scopes.flat_map(|(service, scope)| {
-        [(ListKind::Deny, &scope.deny), (ListKind::Allow, &scope.allow)].map(|(kind, list)| {
-            let (networks, dropped) = (list.size() as u64, list.dropped.load(Ordering::Relaxed));
-            ListSummary { list: ListKey { kind, service }, networks, dropped }
+        [(ListKind::Deny, &scope.deny), (ListKind::Allow, &scope.allow)].map(|(kind, list)| ListSummary {
+            list: ListKey { kind, service },
+            networks: list.size() as u64,
+            dropped: list.dropped.load(Ordering::Relaxed),
         })
     });
     let mut all: Vec<_> = both.filter(|list| list.networks > 0).collect();
@@ -197,50 +199,58 @@ pub fn warnings(shared: &Shared, health: Option<&HealthReport>) -> Vec<String> {
 
 /// The daemons of connection synchronization.
 pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot, peers: &SyncPeers) -> Vec<SyncStatus> {
-    let count = |counters: &[&AtomicU64]| counters.iter().map(|one| one.load(Ordering::Relaxed)).sum();
-    let status = |SyncDaemon { role, interface, sync_id, peers: sync_peers, .. }: &SyncDaemon| {
-        let [messages, failed_messages, connections, lost_connections] = match role {
-            SyncRole::Master => {
-                let counters = &snapshot.sync_master.as_ref()?.shared.counters;
-                [count(&[&counters.messages]), count(&[&counters.failed]), 0, count(&[&counters.lost])]
-            }
-            SyncRole::Backup => {
-                let counters = &snapshot.sync_backup.as_ref()?.inbox.counters;
-                let lost = [&counters.skipped, &counters.left_out, &counters.lost];
-                let failed = [&counters.refused, &counters.discarded];
-                [count(&[&counters.messages]), count(&failed), count(&[&counters.entered]), count(&lost)]
-            }
-        };
-        let (role, interface, sync_id) = (*role, interface.clone(), *sync_id);
-        let peers = if role == SyncRole::Master { &peers.master } else { &peers.backup };
-        Some(SyncStatus {
-            role,
-            interface,
-            sync_peers: sync_peers.clone(),
-            sync_id,
-            messages,
-            failed_messages,
-            connections,
-            lost_connections,
-            peers: peers.report(Instant::now()),
-        })
+    daemons.iter().filter_map(|daemon| sync_status(daemon, snapshot, peers)).collect()
+}
+
+/// The status of a daemon; `None`: it does not run yet.
+fn sync_status(daemon: &SyncDaemon, snapshot: &Snapshot, peers: &SyncPeers) -> Option<SyncStatus> {
+    let [messages, failed_messages, connections, lost_connections] = match daemon.role {
+        SyncRole::Master => {
+            let counters = &snapshot.sync_master.as_ref()?.shared.counters;
+            [sum(&[&counters.messages]), sum(&[&counters.failed]), 0, sum(&[&counters.lost])]
+        }
+        SyncRole::Backup => {
+            let counters = &snapshot.sync_backup.as_ref()?.inbox.counters;
+            let lost = [&counters.skipped, &counters.left_out, &counters.lost];
+            let failed = [&counters.refused, &counters.discarded];
+            [sum(&[&counters.messages]), sum(&failed), sum(&[&counters.entered]), sum(&lost)]
+        }
     };
-    daemons.iter().filter_map(status).collect()
+    let peers = match daemon.role {
+        SyncRole::Master => &peers.master,
+        SyncRole::Backup => &peers.backup,
+    };
+    Some(SyncStatus {
+        role: daemon.role,
+        interface: daemon.interface.clone(),
+        sync_peers: daemon.peers.clone(),
+        sync_id: daemon.sync_id,
+        messages,
+        failed_messages,
+        connections,
+        lost_connections,
+        peers: peers.report(Instant::now()),
+    })
+}
+
+fn sum(counters: &[&AtomicU64]) -> u64 {
+    counters.iter().map(|one| one.load(Ordering::Relaxed)).sum()
 }
 
 fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<WorkerStatus> {
-    let row = |((worker, counters), busy): ((&WorkerFacts, &Arc<WorkerCounters>), &Option<f64>)| {
+    let mut rows = Vec::new();
+    for ((worker, counters), busy) in facts.workers.iter().zip(shared.workers()).zip(busy_percent) {
         let names = facts.interfaces.iter().map(|interface| interface.name.clone());
-        WorkerStatus {
+        rows.push(WorkerStatus {
             core: worker.core,
             queues: names.zip(worker.queues.iter().cloned()).collect(),
             copy_mode: worker.copy_mode.clone(),
             poll: worker.poll.to_string(),
             busy_percent: busy.map(|busy| (busy * 10.0).round() / 10.0),
             counters: counters.all().filter(|(_, value)| *value != 0).collect(),
-        }
-    };
-    facts.workers.iter().zip(shared.workers()).zip(busy_percent).map(row).collect()
+        });
+    }
+    rows
 }
 
 /// The drops of reasons with at least one packet.
@@ -270,8 +280,10 @@ pub(crate) fn virtual_addresses(snapshot: &Snapshot) -> impl Iterator<Item = IpA
 /// The addresses of destinations without a route by an attached interface.
 fn without_route(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
     let members = snapshot.services.iter().flat_map(|service| service.members.iter());
-    let path = |member: &Member| snapshot.destinations.find(member.id).map(|dest| dest.path);
-    members.filter(move |member| path(member) == Some(Path::NoRoute)).map(|member| member.endpoint.addr)
+    let without = members.filter(|member| {
+        snapshot.destinations.find(member.id).is_some_and(|dest| dest.path == Path::NoRoute)
+    });
+    without.map(|member| member.endpoint.addr)
 }
 
 /// The reason, if none of a service's destinations can get a connection, because of these obstacles.
@@ -280,14 +292,13 @@ fn why_unusable(
     obstacle: impl Fn(&Member) -> Option<Obstacle>,
     disabled: &DisabledServers,
 ) -> Option<&'static str> {
-    let of = |member: &Member| match obstacle(member) {
+    let obstacles = service.members.iter().map(|member| match obstacle(member) {
         Some(Obstacle::Quiescent) if disabled.includes(service.key, member.endpoint) => {
             Some(Obstacle::Disabled)
         }
         other => other,
-    };
-    let obstacles: Vec<_> = service.members.iter().map(of).collect();
-    let mut obstacles = obstacles.into_iter().collect::<Option<Vec<_>>>()?;
+    });
+    let mut obstacles = obstacles.collect::<Option<Vec<_>>>()?;
     obstacles.sort_unstable();
     Some(match (obstacles.first(), obstacles.last()) {
         (None, _) => "has no real server; `xvsadm -a` adds one",
@@ -358,6 +369,7 @@ mod tests {
     use xvs_proto::network::Network;
     use xvs_xdp::polling::Poll;
 
+    use crate::shared::WorkerFacts;
     use crate::status::*;
 
     /// A daemon with these rules and no interface, so that there is no route.

@@ -18,7 +18,7 @@ use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::{
-    AgentHealth, CheckHealth, CheckState, RealServerHealth, VirtualServerHealth, ago,
+    AgentHealth, CheckHealth, CheckState, RealServerHealth, SorryServerHealth, VirtualServerHealth, ago,
 };
 use xvs_model::report::listing::Rates;
 use xvs_model::report::page::{PageServer, PageService, ServerState, ServiceState, StatusPage};
@@ -102,15 +102,20 @@ impl Query {
         }
         query
     }
+
+    fn is_for(&self, looked: &Looked) -> bool {
+        (!self.only_problems || looked.has_problem())
+            && looked.text.lines().any(|line| self.words.iter().all(|word| line.contains(word)))
+    }
 }
 
 /// A value of a URL's query as text.
 fn decoded(value: &str) -> String {
-    let digit = |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16));
-    let (mut bytes, mut rest) = (Vec::new(), value.as_bytes());
+    let mut bytes = Vec::new();
+    let mut rest = value.as_bytes();
     while let [byte, behind @ ..] = rest {
         rest = behind;
-        bytes.push(match (byte, digit(behind.first()), digit(behind.get(1))) {
+        bytes.push(match (byte, digit_at(behind, 0), digit_at(behind, 1)) {
             (b'%', Some(high), Some(low)) => {
                 rest = &behind[2..];
                 (high << 4 | low) as u8
@@ -120,6 +125,11 @@ fn decoded(value: &str) -> String {
         });
     }
     String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The hexadecimal digit at a place of a text.
+fn digit_at(text: &[u8], place: usize) -> Option<u32> {
+    char::from(*text.get(place)?).to_digit(16)
 }
 
 /// The director at one moment.
@@ -146,10 +156,28 @@ struct Looked {
     shown: PageService,
 }
 
+impl Looked {
+    fn has_problem(&self) -> bool {
+        self.shown.state != ServiceState::Ok
+    }
+
+    /// The totals of a real server, whose place is `place` unless real servers were added or deleted.
+    fn totals(&self, place: usize, endpoint: Endpoint) -> Option<StatsValues> {
+        let (_, totals) = self
+            .servers
+            .get(place)
+            .filter(|(one, _)| *one == endpoint)
+            .or_else(|| self.servers.iter().find(|(one, _)| *one == endpoint))?;
+        Some(*totals)
+    }
+}
+
 impl Look {
     fn take(shared: &Shared, before: Option<&Self>, date: u64) -> Self {
-        let (snapshot, health, facts, at) =
-            (shared.published.load_full(), shared.health(), shared.facts(), shared.now());
+        let snapshot = shared.published.load_full();
+        let health = shared.health();
+        let facts = shared.facts();
+        let at = shared.now();
         let before = before.filter(|before| before.at.until(at) <= RATES);
         let watched = health.as_ref().map(by_service).unwrap_or_default();
         let reading = Reading {
@@ -161,16 +189,24 @@ impl Look {
         };
         let mut services: Vec<_> = snapshot.services.iter().collect();
         services.sort_unstable_by_key(|service| service.key);
-        let looked = |service: &&Service| {
+        let services = services.iter().map(|service| {
             let before = before.and_then(|before| before.find(&service.key));
             reading.service(service, watched.get(&service.key).copied(), before)
-        };
-        let services = services.iter().map(looked).collect();
+        });
+        let services = services.collect();
         let total = shared.total.sum();
         let rates = before.map(|before| reading.rates(before.total, total));
         let status = report(shared, health.as_ref());
-        let (sloppy_tcp, locals) = (snapshot.settings.sloppy_tcp, snapshot.locals.clone());
-        Self { at, taken: shared.now(), status, total, rates, sloppy_tcp, locals, services }
+        Self {
+            at,
+            taken: shared.now(),
+            status,
+            total,
+            rates,
+            sloppy_tcp: snapshot.settings.sloppy_tcp,
+            locals: snapshot.locals.clone(),
+            services,
+        }
     }
 
     fn find(&self, key: &ServiceKey) -> Option<&Looked> {
@@ -179,14 +215,10 @@ impl Look {
     }
 
     fn page(&self, query: &Query) -> StatusPage<'_> {
-        let has_problem = |looked: &&Looked| looked.shown.state != ServiceState::Ok;
-        let is_like = |line: &str| query.words.iter().all(|word| line.contains(word));
-        let is_wanted = |looked: &&Looked| {
-            (!query.only_problems || has_problem(looked)) && looked.text.lines().any(is_like)
-        };
         let mut pages = vec![Vec::new()];
-        let (mut matching, mut rows) = (0, 0);
-        for looked in self.services.iter().filter(is_wanted) {
+        let mut matching = 0;
+        let mut rows = 0;
+        for looked in self.services.iter().filter(|looked| query.is_for(looked)) {
             if rows >= ROWS {
                 pages.push(Vec::new());
                 rows = 0;
@@ -195,17 +227,16 @@ impl Look {
             matching += 1;
             rows += 1 + looked.shown.servers.len();
         }
-        let (page, count) = (query.page.clamp(1, pages.len()), pages.len());
+        let count = pages.len();
+        let page = query.page.clamp(1, count);
         let [local_addresses, standby_addresses] = self.locals.addresses();
-        let sum =
-            |count: fn(&PageService) -> u64| self.services.iter().map(|looked| count(&looked.shown)).sum();
         StatusPage {
             status: &self.status,
             rates: self.rates,
             totals: stats(self.total),
-            active: sum(|service| service.active),
-            inactive: sum(|service| service.inactive),
-            with_problem: self.services.iter().filter(has_problem).count(),
+            active: self.services.iter().map(|looked| looked.shown.active).sum(),
+            inactive: self.services.iter().map(|looked| looked.shown.inactive).sum(),
+            with_problem: self.services.iter().filter(|looked| looked.has_problem()).count(),
             matching,
             page,
             pages: count,
@@ -236,31 +267,24 @@ impl Reading<'_> {
     ) -> Looked {
         let indices = health.map(|health| real_server_indices(health, service)).unwrap_or_default();
         let mut absent: Vec<_> = health.iter().flat_map(|health| &health.real_servers).map(Some).collect();
-        let (mut rows, mut totals, mut usable) = (Vec::new(), Vec::new(), 0);
+        let mut rows = Vec::new();
+        let mut totals = Vec::new();
+        let mut usable = 0;
         for (place, member) in service.members.iter().enumerate() {
             let health = indices.get(place).copied().flatten().and_then(|index| absent[index].take());
             let counted = member.live.stats.sum();
-            // Its place is the same, unless real servers were added or deleted.
-            let is_it = |(endpoint, _): &&(Endpoint, _)| *endpoint == member.endpoint;
-            let former = before.and_then(|before| {
-                before.servers.get(place).filter(is_it).or_else(|| before.servers.iter().find(is_it))
-            });
-            let rates = former.map(|(_, former)| self.rates(*former, counted));
+            let former = before.and_then(|before| before.totals(place, member.endpoint));
+            let rates = former.map(|former| self.rates(former, counted));
             usable += usize::from(obstacle(member, self.snapshot).is_none());
             rows.push(self.member(service.key, member, health, counted, rates));
             totals.push((member.endpoint, counted));
         }
         if let Some(sorry) = health.and_then(|health| health.sorry_server.as_ref()) {
-            let words = if sorry.serves { "serves, because there is no quorum" } else { "stands by" };
             let place = service.members.iter().position(|member| is_at(member, &sorry.endpoint, service.key));
             // It may also be a real server of the file.
-            let is_only_sorry = |place: &usize| indices.get(*place).copied().flatten().is_none();
-            match place.filter(|place| sorry.serves || is_only_sorry(place)).map(|place| &mut rows[place]) {
-                // What keeps it from serving is more important.
-                Some(row) if row.state.is_problem() => {}
-                Some(row) => (row.state, row.words) = (ServerState::Sorry, words.to_owned()),
-                None => rows.push(absent_server(&sorry.endpoint, ServerState::Sorry, words.to_owned())),
-            }
+            let place =
+                place.filter(|place| sorry.serves || indices.get(*place).copied().flatten().is_none());
+            add_sorry(&mut rows, sorry, place);
         }
         rows.extend(absent.into_iter().flatten().map(|server| {
             let (state, mut words) = self.checked(server);
@@ -369,24 +393,24 @@ impl Reading<'_> {
             Some(_) => ServerState::Down,
         };
         let since = format!("for {}", ago(server.since_millis, self.date));
-        let is_told = |check: &&CheckHealth| server.is_up || !check.state.is_up();
-        let checks = server.checks.iter().filter(is_told).map(check_words);
-        (state, iter::once(since).chain(checks).collect())
+        let told = server.checks.iter().filter(|check| server.is_up || !check.state.is_up());
+        (state, iter::once(since).chain(told.map(check_words)).collect())
     }
 
     /// The rates since the look before.
     fn rates(&self, before: StatsValues, now: StatsValues) -> Rates {
-        let rate = |field: fn(&StatsValues) -> u64| {
-            // A service that was deleted and added again begins at 0.
-            (field(&now).saturating_sub(field(&before)) as f64 / self.seconds).round() as u64
-        };
         Rates {
-            connections: rate(|stats| stats.connections),
-            in_packets: rate(|stats| stats.in_packets),
-            out_packets: rate(|stats| stats.out_packets),
-            in_bytes: rate(|stats| stats.in_bytes),
-            out_bytes: rate(|stats| stats.out_bytes),
+            connections: self.rate(before.connections, now.connections),
+            in_packets: self.rate(before.in_packets, now.in_packets),
+            out_packets: self.rate(before.out_packets, now.out_packets),
+            in_bytes: self.rate(before.in_bytes, now.in_bytes),
+            out_bytes: self.rate(before.out_bytes, now.out_bytes),
         }
+    }
+
+    fn rate(&self, before: u64, now: u64) -> u64 {
+        // A service that was deleted and added again begins at 0.
+        (now.saturating_sub(before) as f64 / self.seconds).round() as u64
     }
 }
 
@@ -411,6 +435,20 @@ fn check_words(check: &CheckHealth) -> String {
 fn agent_words(agent: &AgentHealth) -> String {
     let percent = 100.0 * agent.weight_ratio();
     format!("the agent says \"{}\": {percent:.0} % of the weight", agent.answer)
+}
+
+/// Adds what a sorry server does to its row, which is the one at `place`, or a new one.
+fn add_sorry(rows: &mut Vec<PageServer>, sorry: &SorryServerHealth, place: Option<usize>) {
+    let words = if sorry.serves { "serves, because there is no quorum" } else { "stands by" };
+    match place.map(|place| &mut rows[place]) {
+        // What keeps it from serving is more important.
+        Some(row) if row.state.is_problem() => {}
+        Some(row) => {
+            row.state = ServerState::Sorry;
+            words.clone_into(&mut row.words);
+        }
+        None => rows.push(absent_server(&sorry.endpoint, ServerState::Sorry, words.to_owned())),
+    }
 }
 
 /// A real server that is not in the service.
@@ -454,7 +492,7 @@ mod tests {
     use xvs_model::config::settings::Ipvs;
     use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::health::sample::{NOW, real_server, report as health_report, virtual_server};
-    use xvs_model::report::health::{AgentMode, CheckError, SorryServerHealth};
+    use xvs_model::report::health::{AgentMode, CheckError};
     use xvs_proto::network::Network;
 
     use crate::status::page::*;

@@ -23,16 +23,13 @@ fn service(
     now: Millis,
 ) -> ServiceTraffic {
     let indices = health.map(|health| real_server_indices(health, service)).unwrap_or_default();
-    let trouble = |number: usize| {
-        let index = indices.get(number).copied().flatten()?;
-        health.and_then(|health| health.real_servers[index].trouble())
-    };
-    let destinations = service.members.iter().enumerate();
-    let row = |(number, member): (usize, &Member)| {
+    let destinations = service.members.iter().enumerate().map(|(number, member)| {
+        let index = indices.get(number).copied().flatten();
+        let trouble = index.and_then(|index| health?.real_servers[index].trouble());
         let disabled = disabled.includes(service.key, member.endpoint);
-        destination(member, trouble(number), disabled, now)
-    };
-    let destinations = destinations.map(row).collect();
+        destination(member, trouble, disabled, now)
+    });
+    let destinations = destinations.collect();
     let servers = health.iter().flat_map(|health| &health.real_servers);
     let down = servers.filter(|server| !server.is_up).count();
     ServiceTraffic { key: service.key, stats: stats(service.live.stats()), down, destinations }
@@ -66,7 +63,9 @@ pub(super) fn stats(counted: StatsValues) -> Stats {
 
 /// The current totals.
 pub(crate) fn traffic(shared: &Shared) -> Traffic {
-    let (snapshot, health, facts) = (shared.published.load_full(), shared.health(), shared.facts());
+    let snapshot = shared.published.load_full();
+    let health = shared.health();
+    let facts = shared.facts();
     let watched = health.as_ref().map(by_service).unwrap_or_default();
     let services = snapshot.services.iter();
     let now = shared.now();

@@ -8,11 +8,11 @@ use std::net::IpAddr;
 
 use xvs_dataplane::snapshot::{Encapsulation, Member, Service, Snapshot};
 use xvs_host::network::card::CardLosses;
-use xvs_model::report::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth};
+use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::unanswered::{REPORTED, Seen, Unanswered};
-use xvs_proto::network::{Link, Network, Route, RouteAction};
-use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_proto::network::{Network, RouteAction};
+use xvs_proto::{Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use crate::history::{drop_reasons, silent_servers};
@@ -34,10 +34,15 @@ impl Readings<'_> {
         warnings.extend(one_packet_warnings(&self.snapshot));
         warnings.extend(client_address_warnings(&self.snapshot));
         warnings.extend(table_warning(self.live, self.size));
-        warnings.extend(self.busy_percent.iter().enumerate().filter_map(busy_warning));
-        let drop_warning = |dropped| drop_warning(dropped, &self.snapshot);
-        warnings.extend(drop_reasons().zip(&self.recent).filter_map(drop_warning));
-        warnings.extend(self.facts.interfaces.iter().zip(&self.recent_cards).flat_map(card_warnings));
+        let busy = self.busy_percent.iter().enumerate();
+        warnings.extend(busy.filter_map(|(worker, percent)| busy_warning(worker, *percent)));
+        warnings.extend(
+            drop_reasons()
+                .zip(&self.recent)
+                .filter_map(|((reason, what), packets)| drop_warning(reason, what, *packets, &self.snapshot)),
+        );
+        let cards = self.facts.interfaces.iter().zip(&self.recent_cards);
+        warnings.extend(cards.flat_map(|(interface, lost)| card_warnings(interface, lost)));
         warnings.extend(self.facts.start_warnings.iter().cloned());
         warnings.extend(xvs_helper::client::warning());
         warnings.extend(self.facts.warnings.iter().cloned());
@@ -66,67 +71,66 @@ impl Readings<'_> {
             }
         }
         all.sort();
-        let warning = |(service, endpoint, why): &(ServiceKey, Endpoint, &str)| {
+        let warnings = all.iter().map(|(service, endpoint, why)| {
             format!("{service}: {endpoint} gets clients, who get no answer: it {why}")
-        };
-        first_of(all.iter().map(warning), "real servers cannot be reached; see `ip route`, `ip neigh`")
+        });
+        first_of(warnings, "real servers cannot be reached; see `ip route`, `ip neigh`")
     }
 
     /// The warnings about destinations that answer no client, and that can be reached as far as is known.
     fn unanswered_warnings(&self) -> Vec<String> {
-        let Self { snapshot, now, silent, .. } = self;
-        let network = &self.facts.network;
-        let of_service = |service: &Service| {
-            let has_vip = matches!(service.key, ServiceKey::Address { endpoint, .. } if is_here(network, endpoint.addr));
-            let seen = |member: &Member| match &member.live {
-                live if live.refuses() => Seen::Refusals,
-                live if live.rejects() => Seen::Errors,
-                live if has_vip && live.returns() => Seen::OwnSource,
-                _ => Seen::Nothing,
-            };
-            let gue_port = |member: &Member| match snapshot.destinations.find(member.id)?.tunnel.encapsulation
-            {
-                Encapsulation::Gue { port, .. } if member.method == ForwardingMethod::Tunnel => Some(port),
-                _ => None,
-            };
-            let unanswered = |member: &Member| {
-                let of = |connections, seen| Unanswered {
-                    service: service.key,
-                    endpoint: member.endpoint,
-                    method: member.method,
-                    gue_port: gue_port(member),
-                    connections,
-                    seen,
-                };
-                let neighbours = member.live.unanswered_neighbours(*now);
-                let neighbours = neighbours.filter(|_| member.method == ForwardingMethod::Nat);
-                let neighbours = neighbours.map(|(count, client)| of(count, Seen::Neighbour(client)));
-                [of(member.live.recently_unanswered(*now), seen(member))].into_iter().chain(neighbours)
-            };
-            service
-                .members
-                .iter()
-                .filter(|member| lasting_obstacle(member, snapshot, silent).is_none())
-                .flat_map(unanswered)
-                .collect::<Vec<_>>()
-        };
-        let mut all: Vec<_> = snapshot.services.iter().flat_map(of_service).collect();
+        let mut all = Vec::new();
+        for service in self.snapshot.services.iter() {
+            for member in &service.members {
+                if lasting_obstacle(member, &self.snapshot, &self.silent).is_none() {
+                    all.extend(self.unanswered(service, member));
+                }
+            }
+        }
         all.retain(|one| one.connections >= REPORTED);
         all.sort_by_key(|one| (one.service, one.endpoint));
         let more = "real servers answer no client; see `xvs top`";
         first_of(all.iter().map(Unanswered::warning), more)
+    }
+
+    /// The connections that a destination has not answered: of all clients, and with NAT of those in its own network.
+    fn unanswered(&self, service: &Service, member: &Member) -> Vec<Unanswered> {
+        let destination = self.snapshot.destinations.find(member.id);
+        let gue_port = match destination.map(|destination| destination.tunnel.encapsulation) {
+            Some(Encapsulation::Gue { port, .. }) if member.method == ForwardingMethod::Tunnel => Some(port),
+            _ => None,
+        };
+        let of_all = Unanswered {
+            service: service.key,
+            endpoint: member.endpoint,
+            method: member.method,
+            gue_port,
+            connections: member.live.recently_unanswered(self.now),
+            seen: match &member.live {
+                live if live.refuses() => Seen::Refusals,
+                live if live.rejects() => Seen::Errors,
+                live if live.returns() && has_address_of(&self.facts.network, service) => Seen::OwnSource,
+                _ => Seen::Nothing,
+            },
+        };
+        let neighbours = member.live.unanswered_neighbours(self.now);
+        let of_neighbours = neighbours
+            .filter(|_| member.method == ForwardingMethod::Nat)
+            .map(|(connections, client)| Unanswered { connections, seen: Seen::Neighbour(client), ..of_all });
+        [of_all].into_iter().chain(of_neighbours).collect()
     }
 }
 
 /// The warning about an interface that cannot be used, or that works in the slower mode.
 fn interface_warning(interface: &InterfaceStatus) -> Option<String> {
     let name = &interface.name;
-    let generic = |why: &String| {
-        format!(
-            "{name} works in generic XDP, which is slower: native was refused ({why}); see docs/install.md, «Interfaces, queues and cores»"
-        )
-    };
-    interface.state.complaint(name).or_else(|| interface.why_not_native.as_ref().map(generic))
+    if let Some(complaint) = interface.state.complaint(name) {
+        return Some(complaint);
+    }
+    let why = interface.why_not_native.as_ref()?;
+    Some(format!(
+        "{name} works in generic XDP, which is slower: native was refused ({why}); see docs/install.md, «Interfaces, queues and cores»"
+    ))
 }
 
 /// The warning about a keepalived.conf that was refused.
@@ -139,9 +143,8 @@ fn refused_warning(health: &HealthReport) -> Option<String> {
 /// The warnings about virtual servers without quorum.
 fn quorum_warnings(health: Option<&HealthReport>) -> Vec<String> {
     let lost: Vec<_> = without_quorum(health).collect();
-    let warning = |server: &&VirtualServerHealth| format!("{} {}", server.title(), no_quorum(server));
-    let more = "virtual servers have no quorum; see `xvs health --down`";
-    first_of(lost.iter().map(warning), more)
+    let warnings = lost.iter().map(|server| format!("{} {}", server.title(), no_quorum(server)));
+    first_of(warnings, "virtual servers have no quorum; see `xvs health --down`")
 }
 
 /// What is wrong with a virtual server without quorum.
@@ -164,15 +167,12 @@ fn without_quorum(health: Option<&HealthReport>) -> impl Iterator<Item = &Virtua
 /// without quorum are left out: it has a warning.
 fn down_warnings(health: Option<&HealthReport>) -> Vec<String> {
     let well = health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| server.is_well);
-    let of = |server: &VirtualServerHealth| {
-        let is_down = |real: &&RealServerHealth| !real.is_up && !real.weights.disabled;
-        let down = server.real_servers.iter().filter(is_down);
-        let warning = |real: &RealServerHealth| {
-            format!("{}: {} is down; see `xvs health --down`", server.title(), real.endpoint)
-        };
-        down.map(warning).collect::<Vec<_>>()
-    };
-    let all: Vec<_> = well.flat_map(of).collect();
+    let mut all = Vec::new();
+    for server in well {
+        for real in server.real_servers.iter().filter(|real| !real.is_up && !real.weights.disabled) {
+            all.push(format!("{}: {} is down; see `xvs health --down`", server.title(), real.endpoint));
+        }
+    }
     first_of(all.into_iter(), "real servers are down; see `xvs health --down`")
 }
 
@@ -198,27 +198,31 @@ fn service_warnings(unusable: &[(String, &'static str)], health: Option<&HealthR
 
 /// The warnings about services with one-packet scheduling and masqueraded destinations: replies find no connection.
 fn one_packet_warnings(snapshot: &Snapshot) -> Vec<String> {
-    let translates = |service: &&Service| {
-        service.one_packet && service.members.iter().any(|member| member.method == ForwardingMethod::Nat)
-    };
-    let mut keys: Vec<_> = snapshot.services.iter().filter(translates).map(|service| service.key).collect();
+    let one_packet = snapshot.services.iter().filter(|service| service.one_packet);
+    let translated = one_packet.filter(|service| has_method(service, ForwardingMethod::Nat));
+    let mut keys: Vec<_> = translated.map(|service| service.key).collect();
     keys.sort();
-    let warning = |key: &ServiceKey| {
+    let warnings = keys.iter().map(|key| {
         format!(
             "{key} has one-packet scheduling (-o) and masqueraded real servers (-m): their replies have no connection, so \
              their source is not translated, and clients ignore them; use -g, -i or --fullnat, or edit the service \
              (`xvsadm -E`) without -o"
         )
-    };
-    let more = "services have -o with masqueraded real servers; see `xvsadm -Ln`";
-    first_of(keys.iter().map(warning), more)
+    });
+    first_of(warnings, "services have -o with masqueraded real servers; see `xvsadm -Ln`")
+}
+
+fn has_method(service: &Service, method: ForwardingMethod) -> bool {
+    service.members.iter().any(|member| member.method == method)
 }
 
 /// The warnings about services whose real servers are to be told the client's address, and are not.
 fn client_address_warnings(snapshot: &Snapshot) -> Vec<String> {
-    let is_wanted = |service: &&Service| service.client_address != ClientAddress::Hidden;
     let mut all = Vec::new();
-    for Service { key, client_address, members, .. } in snapshot.services.iter().filter(is_wanted) {
+    for Service { key, client_address, members, .. } in snapshot.services.iter() {
+        if *client_address == ClientAddress::Hidden {
+            continue;
+        }
         let other = members.iter().find(|member| member.method != ForwardingMethod::FullNat);
         let why = match (key, other) {
             (ServiceKey::Address { protocol, .. }, _)
@@ -247,19 +251,14 @@ fn client_address_warnings(snapshot: &Snapshot) -> Vec<String> {
 /// has the virtual address. Those of a backup move to it with the virtual address.
 fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String> {
     let [own, _] = snapshot.locals.addresses();
-    let mut lacking: Vec<_> = snapshot
-        .services
-        .iter()
-        .filter_map(|service| {
-            let lacks = |member: &&Member| {
-                let family = member.endpoint.family();
-                member.method == ForwardingMethod::FullNat
-                    && !own.iter().any(|addr| Family::of(*addr) == family)
-            };
-            let member = service.members.iter().find(lacks)?;
-            Some((service.key, member.endpoint.family()))
-        })
-        .collect();
+    let mut lacking = Vec::new();
+    for service in snapshot.services.iter() {
+        let of_fullnat = service.members.iter().filter(|one| one.method == ForwardingMethod::FullNat);
+        let lacks = of_fullnat
+            .map(|member| member.endpoint.family())
+            .find(|family| !own.iter().any(|addr| Family::of(*addr) == *family));
+        lacking.extend(lacks.map(|family| (service.key, family)));
+    }
     lacking.sort();
     let lacking = lacking.iter().map(|(key, family)| {
         let version = if *family == Family::V4 { "IPv4" } else { "IPv6" };
@@ -268,12 +267,11 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String>
              laddr add ADDRESS` adds one of this machine"
         )
     });
-    let serves = |service: &Service| {
-        let uses = |member: &Member| member.method == ForwardingMethod::FullNat;
-        matches!(service.key, ServiceKey::Address { endpoint, .. } if is_here(network, endpoint.addr))
-            && service.members.iter().any(uses)
-    };
-    let absent = match snapshot.services.iter().any(serves) {
+    let serves = snapshot
+        .services
+        .iter()
+        .any(|service| has_address_of(network, service) && has_method(service, ForwardingMethod::FullNat));
+    let absent = match serves {
         true => own.into_iter().filter(|addr| !is_here(network, *addr)).collect(),
         false => Vec::new(),
     };
@@ -290,11 +288,16 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String>
     warnings
 }
 
+/// Whether this machine has the virtual address.
+fn has_address_of(network: &Network, service: &Service) -> bool {
+    matches!(service.key, ServiceKey::Address { endpoint, .. } if is_here(network, endpoint.addr))
+}
+
 /// Whether this machine has the address, by an interface or a local route.
 fn is_here(network: &Network, addr: IpAddr) -> bool {
-    let route = |route: &Route| route.action == RouteAction::Local && route.dest.contains(addr);
-    let has = |link: &Link| link.addresses.iter().any(|(one, _)| *one == addr);
-    network.links.iter().any(has) || network.routes.iter().any(route)
+    let mut addresses = network.links.iter().flat_map(|link| &link.addresses);
+    let mut local = network.routes.iter().filter(|route| route.action == RouteAction::Local);
+    addresses.any(|(one, _)| *one == addr) || local.any(|route| route.dest.contains(addr))
 }
 
 /// The first of these warnings, and one with the number of the others.
@@ -311,7 +314,7 @@ fn table_warning(live: usize, size: usize) -> Option<String> {
     })
 }
 
-fn busy_warning((worker, busy_percent): (usize, &Option<f64>)) -> Option<String> {
+fn busy_warning(worker: usize, busy_percent: Option<f64>) -> Option<String> {
     let busy = busy_percent.filter(|busy| *busy >= BUSY_PERCENT)?;
     Some(format!(
         "worker {worker} is {busy:.0} % busy; give xvsd more queues and workers (`ethtool -L`, `workers`)"
@@ -320,16 +323,13 @@ fn busy_warning((worker, busy_percent): (usize, &Option<f64>)) -> Option<String>
 
 /// The warning about recent drops of packets that should have been forwarded. Without a neighbour, real servers are
 /// named.
-fn drop_warning(
-    ((reason, what), packets): ((&'static str, &'static str), &u64),
-    snapshot: &Snapshot,
-) -> Option<String> {
+fn drop_warning(reason: &str, what: &str, packets: u64, snapshot: &Snapshot) -> Option<String> {
     let (_, at_least) = WARNED_DROPS.iter().find(|(name, _)| *name == reason)?;
-    if packets < at_least {
+    if packets < *at_least {
         return None;
     }
     let silent = if reason == NO_NEIGHBOUR { without_neighbour(snapshot) } else { String::new() };
-    let packets = if *packets == 1 { "1 packet was".to_owned() } else { format!("{packets} packets were") };
+    let packets = if packets == 1 { "1 packet was".to_owned() } else { format!("{packets} packets were") };
     Some(format!("{packets} dropped as {reason} in the last minute: {what}{silent}"))
 }
 
@@ -345,7 +345,7 @@ fn without_neighbour(snapshot: &Snapshot) -> String {
 }
 
 /// The warnings about packets that an interface's card has lost within a minute.
-fn card_warnings((interface, lost): (&InterfaceStatus, &CardLosses)) -> impl Iterator<Item = String> {
+fn card_warnings(interface: &InterfaceStatus, lost: &CardLosses) -> impl Iterator<Item = String> {
     let CardLosses { missed, length } = lost;
     let name = &interface.name;
     let missed = (*missed > 0).then(|| {
@@ -640,9 +640,9 @@ mod tests {
         assert_eq!(table_warning(800, 1000), None);
         assert!(table_warning(810, 1000).unwrap().contains("81 % full"));
         assert!(table_warning(1007, 1000).unwrap().contains("100 % full"), "spare entries are in use");
-        assert_eq!(busy_warning((0, &Some(89.9))), None);
-        assert_eq!(busy_warning((0, &None)), None);
-        assert!(busy_warning((3, &Some(97.6))).unwrap().starts_with("worker 3 is 98 % busy"));
+        assert_eq!(busy_warning(0, Some(89.9)), None);
+        assert_eq!(busy_warning(0, None), None);
+        assert!(busy_warning(3, Some(97.6)).unwrap().starts_with("worker 3 is 98 % busy"));
     }
 
     #[test]

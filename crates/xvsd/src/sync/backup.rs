@@ -16,10 +16,11 @@ use xvs_ctl::sync::receiver::Receiver;
 use xvs_dataplane::port::xdp::Waker;
 use xvs_dataplane::snapshot::sync_backup::{BackupCounters, Inbox};
 use xvs_model::config::sync_daemon::SyncDaemon;
-use xvs_proto::HashSecret;
 
+use super::error::SyncError;
 use super::fetch_table::TableFetcher;
 use super::key::SyncKey;
+use super::master::TableFacts;
 use super::signature::Verifier;
 use super::sockets;
 use super::thread::Daemon;
@@ -27,25 +28,22 @@ use crate::date::date_nanos;
 use crate::sync_peers::Peers;
 
 /// Opens the sockets, and starts the threads: one that reads messages and, with a key, one that fetches tables.
-///
-/// # Errors
-/// A sentence that names what the kernel refuses.
 pub(crate) fn start(
     daemon: &SyncDaemon,
     wanted: SyncSockets,
-    (workers, secret): (usize, HashSecret),
+    facts: &TableFacts,
     wakers: Vec<Waker>,
     key: Option<SyncKey>,
     peers: &Arc<Peers>,
-) -> Result<(Daemon, Arc<Inbox>), String> {
+) -> Result<(Daemon, Arc<Inbox>), SyncError> {
     let sockets = sockets::receiving(daemon, wanted)?;
     peers.expect(&daemon.peers, daemon.port, Instant::now());
-    let inbox = Arc::new(Inbox::new(workers));
-    let receiver = Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret });
+    let inbox = Arc::new(Inbox::new(facts.workers));
+    let receiver = Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: facts.secret });
     let mut threads = Daemon::default();
     if let Some(key) = key.clone() {
-        let (receiver, peers, wakers) = (receiver.clone(), peers.clone(), wakers.clone());
-        let fetcher = TableFetcher { receiver, key, peers, wakers };
+        let peers = peers.clone();
+        let fetcher = TableFetcher { receiver: receiver.clone(), key, peers, wakers: wakers.clone() };
         threads.start("xvs-sync-fetch", move |stop| fetcher.run(stop))?;
     }
     let reader = MessageReader { sockets, receiver, wakers, peers: peers.clone(), key };
@@ -78,12 +76,15 @@ impl MessageReader {
             for (port, socket) in (receiver.daemon.port..).zip(sockets) {
                 for _ in 0..AT_A_TIME {
                     let Ok((len, mut from)) = socket.recv_from(&mut bytes) else { break };
-                    let verify = |message: &[u8]| match &mut verifier {
-                        Some(verifier) => verifier.verify(message, from.ip(), port, date_nanos()),
-                        None => Ok(()),
-                    };
                     let received = receiver.admit(from.ip()).and_then(|()| {
-                        receiver.receive(&bytes[..len], verify, |worker| woken[worker] = true)
+                        receiver.receive(
+                            &bytes[..len],
+                            |message| match &mut verifier {
+                                Some(verifier) => verifier.verify(message, from.ip(), port, date_nanos()),
+                                None => Ok(()),
+                            },
+                            |worker| woken[worker] = true,
+                        )
                     });
                     // The port of its table. A link-local address keeps its interface.
                     from.set_port(receiver.daemon.port);

@@ -43,9 +43,8 @@ impl Candidates {
     fn add(&mut self, stream: TcpStream, from: IpAddr, since: Instant) {
         // What is not set now shows at the first call.
         let _ = stream.set_nonblocking(true);
-        let is_its = |one: &Candidate| one.from == from;
-        if self.0.iter().filter(|one| is_its(one)).count() >= PER_ADDRESS {
-            let oldest = self.0.iter().position(is_its);
+        if self.0.iter().filter(|one| one.from == from).count() >= PER_ADDRESS {
+            let oldest = self.0.iter().position(|one| one.from == from);
             oldest.into_iter().for_each(|at| _ = self.0.remove(at));
         } else if self.0.len() >= ALL {
             self.0.remove(0);
@@ -69,5 +68,5 @@ const ALL: usize = 64;
 const PER_ADDRESS: usize = 4;
 /// How long the thread waits before it looks whether it is to stop.
 const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-/// The same while there are connections.
+/// How long it waits while there are connections.
 const SHORT_TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };

@@ -157,7 +157,8 @@ impl<'a> Stream<'a> {
     fn write_frame(&mut self, frame: &[u8]) -> Result<(), Broken> {
         let len = (frame.len() as u16).to_be_bytes();
         let frame = [&len, frame].concat();
-        let (mut at, until) = (0, Instant::now() + self.patience);
+        let mut at = 0;
+        let until = Instant::now() + self.patience;
         while at < frame.len() {
             let written = self.stream.write(&frame[at..]);
             at += self.done(written, until)?;

@@ -1,6 +1,5 @@
 //! The daemons that run, and why one does not send or fetch tables.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,6 +14,7 @@ use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_model::config::sync_daemon::SyncDaemon;
 
+use super::error::SyncError;
 use super::key::SyncKey;
 use super::master::TableFacts;
 use super::send_table::TableSender;
@@ -41,21 +41,25 @@ struct Running {
     /// A master daemon that begins when the table is this process's.
     waits: Option<master::Prepared>,
     /// Why it sends no tables, though it has a key.
-    no_table: Option<String>,
+    no_table: Option<SyncError>,
 }
 
 impl Daemons {
     /// None yet. Without a key they sign no messages, and send and fetch no tables.
     pub(crate) fn new(facts: TableFacts, key_file: Option<PathBuf>, peers: Arc<SyncPeers>) -> Self {
-        let (table, may_send, master, backup) = Default::default();
-        Self { facts, table, key_file, peers, may_send, master, backup }
+        Self {
+            facts,
+            table: None,
+            key_file,
+            peers,
+            may_send: Arc::default(),
+            master: Running::default(),
+            backup: Running::default(),
+        }
     }
 
     /// The table is this process's from now on: a master daemon begins.
-    ///
-    /// # Errors
-    /// A sentence that names what the kernel refuses.
-    pub(crate) fn own(&mut self, table: &Arc<Table>) -> Result<(), String> {
+    pub(crate) fn own(&mut self, table: &Arc<Table>) -> Result<(), SyncError> {
         self.table = Some(table.clone());
         self.may_send(true);
         self.master.daemon = self.master.waits.take().map(|waits| waits.begin(table)).transpose()?;
@@ -69,18 +73,21 @@ impl Daemons {
     }
 
     /// Starts the master daemon. Without a key, or without the port, it sends only messages.
-    ///
-    /// # Errors
-    /// A sentence that names what the kernel refuses, or what is wrong with the key.
     pub(crate) fn start_master(
         &mut self,
         daemon: &SyncDaemon,
         sockets: SyncSockets,
         published: Arc<ArcSwap<Snapshot>>,
-    ) -> Result<Arc<Announcements>, String> {
+    ) -> Result<Arc<Announcements>, SyncError> {
         let key = self.key()?;
-        let sender = key.clone().map(|key| self.sender(daemon, key, &published)).transpose();
-        let (sender, no_table) = sender.map_or_else(|why| (None, Some(why)), |sender| (sender, None));
+        let mut sender = None;
+        let mut no_table = None;
+        if let Some(key) = &key {
+            match sockets::for_table(daemon) {
+                Ok(listener) => sender = Some((self.sender(daemon, key.clone(), &published), listener)),
+                Err(error) => no_table = Some(error),
+            }
+        }
         let prepared = master::prepare(daemon, sockets, &self.facts, published, key.as_ref(), sender)?;
         let announcements = prepared.announcements.clone();
         let (daemon, waits) = match &self.table {
@@ -91,36 +98,25 @@ impl Daemons {
         Ok(announcements)
     }
 
-    fn sender(
-        &self,
-        daemon: &SyncDaemon,
-        key: SyncKey,
-        published: &Arc<ArcSwap<Snapshot>>,
-    ) -> Result<(TableSender, TcpListener), String> {
-        let sender = TableSender {
+    fn sender(&self, daemon: &SyncDaemon, key: SyncKey, published: &Arc<ArcSwap<Snapshot>>) -> TableSender {
+        TableSender {
             sync_id: daemon.sync_id,
             key,
             published: published.clone(),
             peers: self.peers.master.clone(),
             may_send: self.may_send.clone(),
-        };
-        Ok((sender, sockets::for_table(daemon)?))
+        }
     }
 
     /// Starts the backup daemon. With a key it reads only signed messages, without one it fetches no tables.
-    ///
-    /// # Errors
-    /// A sentence that names what the kernel refuses, or what is wrong with the key.
     pub(crate) fn start_backup(
         &mut self,
         daemon: &SyncDaemon,
         sockets: SyncSockets,
         wakers: Vec<Waker>,
-    ) -> Result<Arc<Inbox>, String> {
+    ) -> Result<Arc<Inbox>, SyncError> {
         let key = self.key()?;
-        let (workers, secret) = (self.facts.workers, self.facts.secret);
-        let (threads, inbox) =
-            backup::start(daemon, sockets, (workers, secret), wakers, key, &self.peers.backup)?;
+        let (threads, inbox) = backup::start(daemon, sockets, &self.facts, wakers, key, &self.peers.backup)?;
         self.backup = Running { daemon: Some(threads), ..Running::default() };
         Ok(inbox)
     }
@@ -130,7 +126,7 @@ impl Daemons {
         self.key_file.is_some()
     }
 
-    fn key(&self) -> Result<Option<SyncKey>, String> {
+    fn key(&self) -> Result<Option<SyncKey>, SyncError> {
         self.key_file.as_deref().map(SyncKey::read).transpose()
     }
 

@@ -6,6 +6,8 @@ use xvs_model::hexadecimal;
 
 use xvs_ctl::secret_file;
 
+use super::error::{HOW, SyncError};
+
 /// A shared key.
 #[derive(Clone)]
 pub(crate) struct SyncKey(pub(super) [u8; 32]);
@@ -14,16 +16,14 @@ impl SyncKey {
     /// Reads a key: 64 hexadecimal digits, in a file that only its owner and group may access.
     ///
     /// # Errors
-    /// A sentence that names the file, what is wrong and the next step.
-    pub(crate) fn read(path: &Path) -> Result<Self, String> {
-        let text = secret_file::read("sync_key_file", path, HOW)?;
+    /// [`SyncError::KeyFile`] or [`SyncError::NoKey`].
+    pub(crate) fn read(path: &Path) -> Result<Self, SyncError> {
+        let text = secret_file::read("sync_key_file", path, HOW)
+            .map_err(|error| SyncError::KeyFile(error.to_string()))?;
         let key = hexadecimal::decode(text.trim()).and_then(|key| key.try_into().ok());
-        let path = path.display();
-        key.map(Self).ok_or_else(|| format!("sync_key_file {path}: not 64 hexadecimal digits; {HOW}"))
+        key.map(Self).ok_or_else(|| SyncError::NoKey(path.to_owned()))
     }
 }
-
-const HOW: &str = "`openssl rand -hex 32` prints a key";
 
 #[cfg(test)]
 mod tests {
@@ -40,7 +40,7 @@ mod tests {
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             SyncKey::read(&path)
                 .map(|key| key.0)
-                .map_err(|error| error.replace(path.to_str().unwrap(), "FILE"))
+                .map_err(|error| error.to_string().replace(path.to_str().unwrap(), "FILE"))
         };
         let digits = "0a".repeat(32);
         assert_eq!(read(&format!("{digits}\n"), 0o640), Ok([10; 32]));
@@ -52,6 +52,6 @@ mod tests {
             );
         }
         fs::remove_file(&path).unwrap();
-        assert!(SyncKey::read(&path).err().unwrap().contains("No such file"));
+        assert!(SyncKey::read(&path).err().unwrap().to_string().contains("No such file"));
     }
 }

@@ -22,6 +22,7 @@ use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_proto::HashSecret;
 use xvs_proto::sync::Version;
 
+use super::error::SyncError;
 use super::key::SyncKey;
 use super::send_table::TableSender;
 use super::signature::{Signer, TRAILER_LEN};
@@ -49,9 +50,6 @@ pub(super) struct Prepared {
 }
 
 /// Opens the sockets. With a key the messages are signed.
-///
-/// # Errors
-/// A sentence that names what the kernel refuses.
 pub(super) fn prepare(
     daemon: &SyncDaemon,
     wanted: SyncSockets,
@@ -59,66 +57,91 @@ pub(super) fn prepare(
     published: Arc<ArcSwap<Snapshot>>,
     key: Option<&SyncKey>,
     sender: Option<(TableSender, TcpListener)>,
-) -> Result<Prepared, String> {
+) -> Result<Prepared, SyncError> {
     let sockets = sockets::sending(daemon, wanted)?;
-    let signer = |key| Signer::new(key, sockets[0][0].local_addr()?.ip());
-    let signer =
-        key.map(signer).transpose().map_err(|error| format!("messages cannot be signed: {error}"))?;
+    let signer = key.map(|key| Signer::new(key, sockets[0][0].local_addr()?.ip()));
+    let signer = signer.transpose().map_err(SyncError::Signer)?;
     let announcements = Arc::new(Announcements::new(facts.entries, facts.workers));
     Ok(Prepared { daemon: daemon.clone(), wanted, sockets, signer, announcements, published, sender })
 }
 
 impl Prepared {
     /// Starts the threads: one that sends messages and, with a sender, one that sends the table.
-    ///
-    /// # Errors
-    /// A sentence that names what the kernel refuses.
-    pub(super) fn begin(self, table: &Arc<Table>) -> Result<Daemon, String> {
-        let Self { mut daemon, wanted, sockets, mut signer, announcements, published, sender } = self;
-        let reader = || table.reader().ok_or(STILL_ENDING);
+    pub(super) fn begin(self, table: &Arc<Table>) -> Result<Daemon, SyncError> {
+        let Self { mut daemon, wanted, sockets, signer, announcements, published, sender } = self;
         if signer.is_some() {
             daemon.max_len_bytes = daemon.max_len_bytes.saturating_sub(TRAILER_LEN as u16);
         }
-        let mut messages =
-            Messages::new(&daemon, wanted.ports, announcements.clone(), reader()?, Clock::Monotonic.now());
-        let (empty, len) = Version::V1.header(daemon.sync_id, 0, Version::V1.header_len() as u16);
+        let reader = table.reader().ok_or(SyncError::StillEnding)?;
+        let messages =
+            Messages::new(&daemon, wanted.ports, announcements.clone(), reader, Clock::Monotonic.now());
         let sends_table = sender.is_some();
-        let run = move |stop: &AtomicBool| {
-            let mut heard = Instant::now();
-            let mut signed = Vec::new();
-            let mut send = |port: u16, message: &[u8]| {
-                signed.clear();
-                signed.extend_from_slice(message);
-                if let Some(signer) = &mut signer {
-                    signer.sign(&mut signed, daemon.port.saturating_add(port), date_nanos());
-                }
-                send_to_all(&sockets[usize::from(port)], &signed, &announcements.counters)
-            };
-            while !stop.load(Ordering::Relaxed) {
-                thread::sleep(INTERVAL);
-                messages.run(&published.load(), Clock::Monotonic.now(), &mut send);
-                // Directors that join hear that this one is there.
-                if sends_table && heard.elapsed() >= HEARD {
-                    send(0, &empty[..len]);
-                    heard = Instant::now();
-                }
-            }
-            messages.finish(&published.load(), Clock::Monotonic.now(), &mut send);
-        };
+        let socket = SigningSocket { sockets, signer, port: daemon.port, announcements, signed: Vec::new() };
         let mut threads = Daemon::default();
-        threads.start("xvs-sync", run)?;
+        threads.start("xvs-sync", move |stop| {
+            send_messages(stop, messages, socket, &published, sends_table.then_some(daemon.sync_id));
+        })?;
         if let Some((sender, listener)) = sender {
-            let reader = reader()?;
+            let reader = table.reader().ok_or(SyncError::StillEnding)?;
             threads.start("xvs-sync-table", move |stop| sender.run(reader, &listener, stop))?;
         }
         Ok(threads)
     }
 }
 
+/// Sends messages until `stop` is set. With an id of the daemons it also sends an empty message each second, by which
+/// directors that join hear that this one is there.
+fn send_messages(
+    stop: &AtomicBool,
+    mut messages: Messages,
+    mut socket: SigningSocket,
+    published: &ArcSwap<Snapshot>,
+    sync_id: Option<u8>,
+) {
+    let mut heard = Instant::now();
+    while !stop.load(Ordering::Relaxed) {
+        thread::sleep(INTERVAL);
+        messages.run(&published.load(), Clock::Monotonic.now(), |port, message| socket.send(port, message));
+        if let Some(sync_id) = sync_id
+            && heard.elapsed() >= HEARD
+        {
+            let (empty, len) = Version::V1.header(sync_id, 0, Version::V1.header_len() as u16);
+            socket.send(0, &empty[..len]);
+            heard = Instant::now();
+        }
+    }
+    messages.finish(&published.load(), Clock::Monotonic.now(), |port, message| socket.send(port, message));
+}
+
+/// The sockets of all ports, with what is signed there.
+struct SigningSocket {
+    sockets: Vec<Vec<UdpSocket>>,
+    signer: Option<Signer>,
+    /// The first port.
+    port: u16,
+    announcements: Arc<Announcements>,
+    /// The last message.
+    signed: Vec<u8>,
+}
+
+impl SigningSocket {
+    /// Sends a message to the port of this number.
+    fn send(&mut self, number: u16, message: &[u8]) -> Sent {
+        self.signed.clear();
+        self.signed.extend_from_slice(message);
+        if let Some(signer) = &mut self.signer {
+            signer.sign(&mut self.signed, self.port.saturating_add(number), date_nanos());
+        }
+        send_to_all(&self.sockets[usize::from(number)], &self.signed, &self.announcements.counters)
+    }
+}
+
 /// Sends a message through each of these sockets. A peer that is down may fill its socket, and the others do not wait:
 /// the message waits only if no socket has room.
 fn send_to_all(sockets: &[UdpSocket], message: &[u8], counters: &MasterCounters) -> Sent {
-    let (mut sent, mut refused, mut full) = (0, 0, 0);
+    let mut sent = 0;
+    let mut refused = 0;
+    let mut full = 0;
     for socket in sockets {
         let result = match socket.send(message) {
             // The peer had no socket for an earlier message. This one was not sent yet.
@@ -139,8 +162,6 @@ fn send_to_all(sockets: &[UdpSocket], message: &[u8], counters: &MasterCounters)
     Sent::Done
 }
 
-/// Why there is no reader for the table.
-const STILL_ENDING: &str = "another master daemon is still ending; try again";
 /// How often an empty message is sent, with a key. A kernel ignores it.
 const HEARD: Duration = Duration::from_secs(1);
 /// How often the thread looks for announcements and for messages that are due.

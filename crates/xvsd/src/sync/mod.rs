@@ -4,6 +4,7 @@ mod backup;
 mod candidates;
 mod channel;
 pub(crate) mod daemons;
+pub(crate) mod error;
 mod fetch_table;
 mod key;
 pub(crate) mod master;

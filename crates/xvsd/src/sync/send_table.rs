@@ -74,13 +74,15 @@ impl TableSender {
         let of = reader.table().live() as u64;
         channel.send(&of.to_be_bytes())?;
         self.peers.moves(peer, 0, of);
-        let (mut sent, mut at) = (0, 0);
+        let mut sent = 0;
+        let mut at = 0;
         while at < reader.table().extent() {
             if !self.may_send.load(Ordering::Relaxed) {
                 return Err(Broken::Stopped);
             }
             let now = Clock::Monotonic.now();
-            let (mut outbox, mut count) = (Outbox::new(self.sync_id, MESSAGE_MAX, now), 0);
+            let mut outbox = Outbox::new(self.sync_id, MESSAGE_MAX, now);
+            let mut count = 0;
             collect_all(at..at + SLICE, reader, &self.published.load(), now, |entry| {
                 let discarded = outbox.add(entry, Version::V1, usize::MAX, now);
                 count += 1 - discarded;

@@ -92,15 +92,14 @@ impl Verifier {
         let (signed, tag) = message.split_at(message.len() - TAG_LEN);
         let text = [&about(source, port), signed].concat();
         verify(&self.key, &text, tag).map_err(|_| Refused::OtherKey)?;
-        let number = |at: usize| u64::from_be_bytes(trailer[at..at + 8].try_into().expect("8 bytes"));
-        let (session, sent) = (number(4), number(12));
-        let is_old = |time: u64| now.abs_diff(time) > OLDEST.as_nanos() as u64;
-        if is_old(sent) {
+        let session = u64::from_be_bytes(trailer[4..12].try_into().expect("8 bytes"));
+        let sent = u64::from_be_bytes(trailer[12..20].try_into().expect("8 bytes"));
+        if is_old(sent, now) {
             return Err(Refused::Clock(now.abs_diff(sent) / 1_000_000_000));
         }
         if !self.sessions.contains_key(&(session, port)) {
             // Copies of their messages are refused by their age.
-            self.sessions.retain(|_, times| times.last().is_some_and(|last| !is_old(*last)));
+            self.sessions.retain(|_, times| times.last().is_some_and(|last| !is_old(*last, now)));
         }
         let times = self.sessions.entry((session, port)).or_default();
         let is_before_all = times.len() == WINDOW && times.first().is_some_and(|first| sent < *first);
@@ -112,6 +111,11 @@ impl Verifier {
         }
         Ok(())
     }
+}
+
+/// Whether a message of this date, in nanoseconds since 1970, is too old or from the future.
+fn is_old(sent: u64, now: u64) -> bool {
+    now.abs_diff(sent) > OLDEST.as_nanos() as u64
 }
 
 fn derived(key: &SyncKey) -> Key {

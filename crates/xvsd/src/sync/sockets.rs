@@ -15,38 +15,49 @@ use xvs_model::config::sync_daemon::SyncDaemon;
 
 use xvs_ctl::control::datapath::SyncSockets;
 
+use super::error::SyncError;
+
 /// For each port sockets that are connected to the daemon's group or each to a peer, with the address of its interface
 /// as source.
-///
-/// # Errors
-/// A sentence that names what the kernel refuses.
-pub(super) fn sending(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<Vec<UdpSocket>>, String> {
-    let interface = &daemon.interface;
-    let source = source(daemon)
-        .map_err(|error| format!("the addresses of {interface} cannot be read: {error}"))?
-        .ok_or_else(|| {
+pub(super) fn sending(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<Vec<UdpSocket>>, SyncError> {
+    let source = match source(daemon) {
+        Ok(Some(source)) => source,
+        Ok(None) => {
             let family = if daemon.is_ipv4() { "IPv4" } else { "IPv6" };
-            format!(
-                "{interface} has no {family} address; add one (`ip address add`), or choose another interface"
-            )
-        })?;
-    let open = |number, to| {
-        let socket = if daemon.peers.is_empty() { to_group } else { to_peer };
-        let socket = socket(daemon, to, source, number)?;
-        if sockets.buffer_bytes != 0 {
-            sockopt::set_socket_send_buffer_size(&socket, sockets.buffer_bytes as usize)?;
+            return Err(SyncError::NoAddress { interface: daemon.interface.clone(), family });
         }
-        // The thread keeps a message for which there is no room, and tries again.
-        socket.set_nonblocking(true)?;
-        Ok(socket)
+        Err(error) => return Err(SyncError::Addresses { interface: daemon.interface.clone(), error }),
     };
-    let refused = |to, error: io::Error| format!("{interface}: the socket to {to} cannot be opened: {error}");
-    let to_each = |number| {
-        let all =
-            daemon.destinations().iter().map(|to| open(number, *to).map_err(|error| refused(to, error)));
-        all.collect()
+    let mut all = Vec::new();
+    for number in 0..sockets.ports {
+        let to_each = daemon.destinations().iter().map(|to| {
+            sending_to(daemon, *to, source, number, sockets).map_err(|error| {
+                let interface = daemon.interface.clone();
+                SyncError::Destination { interface, to: *to, error }
+            })
+        });
+        all.push(to_each.collect::<Result<_, _>>()?);
+    }
+    Ok(all)
+}
+
+fn sending_to(
+    daemon: &SyncDaemon,
+    to: IpAddr,
+    source: Source,
+    number: u16,
+    sockets: SyncSockets,
+) -> io::Result<UdpSocket> {
+    let socket = match daemon.peers.is_empty() {
+        true => to_group(daemon, to, source, number)?,
+        false => to_peer(daemon, to, source, number)?,
     };
-    (0..sockets.ports).map(to_each).collect()
+    if sockets.buffer_bytes != 0 {
+        sockopt::set_socket_send_buffer_size(&socket, sockets.buffer_bytes as usize)?;
+    }
+    // The thread keeps a message for which there is no room, and tries again.
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 fn to_peer(daemon: &SyncDaemon, peer: IpAddr, source: Source, number: u16) -> io::Result<UdpSocket> {
@@ -93,14 +104,12 @@ fn to_group(daemon: &SyncDaemon, group: IpAddr, source: Source, number: u16) -> 
 
 /// One socket for each port that receives, on the daemon's interface, what is sent to its group, or with peers to an
 /// address of this machine.
-///
-/// # Errors
-/// A sentence that names what the kernel refuses.
-pub(super) fn receiving(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<UdpSocket>, String> {
-    let SyncDaemon { interface, port, .. } = daemon;
-    let open = |number| of_port(daemon, sockets, number);
-    let refused = |error| format!("{interface}: the socket of UDP port {port} cannot be opened: {error}");
-    (0..sockets.ports).map(open).collect::<io::Result<_>>().map_err(refused)
+pub(super) fn receiving(daemon: &SyncDaemon, sockets: SyncSockets) -> Result<Vec<UdpSocket>, SyncError> {
+    let opened = (0..sockets.ports).map(|number| of_port(daemon, sockets, number));
+    opened.collect::<io::Result<_>>().map_err(|error| {
+        let SyncDaemon { interface, port, .. } = daemon;
+        SyncError::Port { interface: interface.clone(), port: *port, error }
+    })
 }
 
 fn of_port(daemon: &SyncDaemon, sockets: SyncSockets, number: u16) -> io::Result<UdpSocket> {
@@ -135,25 +144,23 @@ fn of_port(daemon: &SyncDaemon, sockets: SyncSockets, number: u16) -> io::Result
 }
 
 /// The listener for directors that fetch the table: the daemon's port in TCP, on its interface alone.
-///
-/// # Errors
-/// A sentence that names what the kernel refuses.
-pub(super) fn for_table(daemon: &SyncDaemon) -> Result<TcpListener, String> {
-    let SyncDaemon { interface, port, .. } = daemon;
-    let open = || -> io::Result<TcpListener> {
-        let any = any(daemon);
-        let socket = tcp(any, interface)?;
-        socket.set_reuse_address(true)?;
-        // While xvsd takes over, its predecessor has the port, too.
-        socket.set_reuse_port(true)?;
-        socket.set_nonblocking(true)?;
-        socket.bind(&SocketAddr::new(any, *port).into())?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
-    };
-    open().map_err(|error| {
-        format!("{interface}: TCP port {port}: {error}; end what has it, or choose another --mcast-port")
+pub(super) fn for_table(daemon: &SyncDaemon) -> Result<TcpListener, SyncError> {
+    listen(daemon).map_err(|error| {
+        let SyncDaemon { interface, port, .. } = daemon;
+        SyncError::TablePort { interface: interface.clone(), port: *port, error }
     })
+}
+
+fn listen(daemon: &SyncDaemon) -> io::Result<TcpListener> {
+    let any = any(daemon);
+    let socket = tcp(any, &daemon.interface)?;
+    socket.set_reuse_address(true)?;
+    // While xvsd takes over, its predecessor has the port, too.
+    socket.set_reuse_port(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&SocketAddr::new(any, daemon.port).into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// A connection to the port of another director for its table, by this interface.
@@ -212,9 +219,9 @@ fn source(daemon: &SyncDaemon) -> io::Result<Option<Source>> {
         let v4 = address.as_sockaddr_in().map(|address| IpAddr::from(address.ip()));
         v4.or_else(|| address.as_sockaddr_in6().map(|address| IpAddr::from(address.ip())))
     });
-    let is_link_local = |address| matches!(address, IpAddr::V6(address) if address.is_unicast_link_local());
-    let mut fitting = addresses.filter(|address| {
-        address.is_ipv4() == daemon.is_ipv4() && (daemon.peers.is_empty() || !is_link_local(*address))
+    let mut fitting = addresses.filter(|address| match address {
+        IpAddr::V4(_) => daemon.is_ipv4(),
+        IpAddr::V6(v6) => !daemon.is_ipv4() && (daemon.peers.is_empty() || !v6.is_unicast_link_local()),
     });
     Ok(fitting.next().map(|address| Source { address, index }))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use super::error::SyncError;
 use crate::rights::seccomp::{Kind, limit_thread};
 use crate::threads::spawn_stoppable;
 
@@ -24,14 +25,13 @@ impl Daemon {
         &mut self,
         name: &str,
         run: impl FnOnce(&AtomicBool) + Send + 'static,
-    ) -> Result<(), String> {
+    ) -> Result<(), SyncError> {
         let stop = self.stop.clone();
-        let run = move || {
+        let thread = spawn_stoppable(name, move || {
             limit_thread(Kind::Reader);
             run(&stop);
-        };
-        let thread = spawn_stoppable(name, run);
-        self.threads.push(thread.map_err(|error| format!("its thread cannot be started: {error}"))?);
+        });
+        self.threads.push(thread.map_err(SyncError::Thread)?);
         Ok(())
     }
 

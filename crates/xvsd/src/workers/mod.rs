@@ -63,7 +63,7 @@ pub(crate) struct Workers {
     reinjectors: Vec<Arc<Reinjector>>,
     /// The redirection of what this machine itself sends, by interface.
     own: Vec<Option<Redirection>>,
-    /// The same for `lo`, and its TAP.
+    /// The redirection of what clients on this machine send on `lo`, and its TAP.
     own_clients: Option<Redirection>,
     loopback: Arc<OnceLock<Arc<Reinjector>>>,
     /// Why packets of this machine cannot be redirected.
@@ -124,7 +124,6 @@ impl Workers {
         let reinjectors = attached.iter().map(open_reinjector).collect::<Result<_, _>>()?;
         let unfit = attached.iter().map(|_| None).collect();
         let own = attached.iter().map(|_| None).collect();
-        let (threads, not_pinned, memory) = (Vec::new(), Vec::new(), Vec::new());
         let wakers = shares.iter().map(|_| Waker::new()).collect::<io::Result<_>>();
         let wakers = wakers.map_err(system("a worker's waker"))?;
         Ok(Self {
@@ -137,12 +136,12 @@ impl Workers {
             rings,
             shares,
             wakers,
-            memory,
-            threads,
+            memory: Vec::new(),
+            threads: Vec::new(),
             paused: false,
             unfit,
             pins,
-            not_pinned,
+            not_pinned: Vec::new(),
             poll,
             not_driven: Vec::new(),
             shared_cores: SharedCores::default(),
@@ -161,16 +160,15 @@ impl Workers {
         let wanted = wanted.filter(|wanted| *wanted > self.count())?;
         let fewest = self.attached.iter().min_by_key(|attached| attached.receive_queues())?.interface();
         let word = receive_queues_word(fewest);
-        Some(fewer_warning((wanted, self.count()), fewest, word))
+        Some(fewer_warning(wanted, self.count(), fewest, word))
     }
 
     /// The packet memory of all workers.
     pub(crate) fn packet_bytes(&self) -> u64 {
         let mtu = self.attached.iter().map(Attached::mtu).max().unwrap_or(0);
         let Some(frame) = self.attached.iter().map(Attached::frame_bytes).max() else { return 0 };
-        let of_worker =
-            |share: &Vec<Vec<u32>>| umem_bytes(mtu, frame, share.iter().map(Vec::len).sum(), self.rings);
-        self.shares.iter().map(of_worker).sum()
+        let queues = self.shares.iter().map(|share| share.iter().map(Vec::len).sum());
+        queues.map(|queues| umem_bytes(mtu, frame, queues, self.rings)).sum()
     }
 
     /// The waker of each worker.
@@ -198,15 +196,8 @@ impl Workers {
     /// of frames, or no interface is to have zero-copy and the programs can forward established connections between all
     /// of them, which costs less (docs/bare-metal.md).
     fn to_copy(&self) -> Option<&'static str> {
-        let prefers_copies = |attached: &Attached| {
-            attached.mode() == Mode::Native
-                && attached.wanted() != WantedMode::ZeroCopy
-                && attached.may_have_zero_copy()
-                && attached.takes_redirected() == Some(true)
-        };
-        let has_few_frames =
-            |attached: &Attached| attached.may_have_zero_copy() && attached.card_ring() > self.rings.receive;
-        if self.attached.iter().any(has_few_frames) {
+        let mut zero_copy = self.attached.iter().filter(|attached| attached.may_have_zero_copy());
+        if zero_copy.any(|attached| attached.card_ring() > self.rings.receive) {
             Some(RECEIVE_RING)
         } else {
             (self.may_offload && self.attached.iter().all(prefers_copies)).then_some(OFFLOAD)
@@ -222,8 +213,8 @@ impl Workers {
     pub(crate) fn not_zero_copy(&self) -> impl Iterator<Item = String> {
         let unlike = self.attached.iter().filter(|attached| attached.wanted() == WantedMode::ZeroCopy);
         unlike.zip(std::iter::repeat(self.copied_for.as_ref())).filter_map(|(attached, cause)| {
-            let (name, cause) = (attached.interface(), cause?);
-            let why = match cause.as_str() {
+            let name = attached.interface();
+            let why = match cause?.as_str() {
                 RECEIVE_RING => format!(
                     "receive_ring is {}, and a card's ring has more descriptors (`ethtool -g {name}`), which loses packets; \
                      raise receive_ring to as many",
@@ -251,12 +242,12 @@ impl Workers {
 
     /// Makes packet memory for the ports that are opened next, as far as this process may have it now.
     pub(crate) fn prepare_memory(&mut self) {
-        let prepare = |share: &Vec<Vec<u32>>| {
+        let memory = self.shares.iter().map_while(|share| {
             let links = self.attached.iter().zip(share);
             let links: Vec<_> = links.map(|(attached, queues)| Queues { attached, queues }).collect();
             PacketMemory::create(&links, self.rings).ok()
-        };
-        self.memory = self.shares.iter().map_while(prepare).collect();
+        });
+        self.memory = memory.collect();
     }
 
     /// Opens a port for each worker, with its share of the queues. Each comes with the worker's facts for `xvs status`.
@@ -291,11 +282,16 @@ impl Workers {
             };
             let waker = self.wakers[ports.len()].clone();
             let own = if ports.is_empty() { OwnPackets::Read } else { OwnPackets::Leave };
-            let (reinjectors, loopback) = (self.reinjectors.clone(), self.loopback.clone());
-            let port = XdpPort::open(sockets, reinjectors, waker, own, loopback, self.poll);
+            let reinjectors = self.reinjectors.clone();
+            let port = XdpPort::open(sockets, reinjectors, waker, own, self.loopback.clone(), self.poll);
             let port = port.map_err(system("a worker's port"))?;
-            let (core, sockets) = (core.map(|core| core.id), port.socket_counters());
-            let facts = WorkerFacts { core, copy_mode, poll: self.poll, queues: share.clone(), sockets };
+            let facts = WorkerFacts {
+                core: core.map(|core| core.id),
+                copy_mode,
+                poll: self.poll,
+                queues: share.clone(),
+                sockets: port.socket_counters(),
+            };
             ports.push((port, facts));
         }
         Ok(ports)
@@ -304,8 +300,8 @@ impl Workers {
     /// Defers the interrupts of all interfaces, or ends that.
     fn defer_interrupts(&mut self, defer: bool) {
         for attached in &self.attached {
-            let (interface, index) = (attached.interface().to_owned(), attached.index());
-            if let Err(error) = (DeferInterrupts { interface, index, defer }).run(&[])
+            let interface = attached.interface().to_owned();
+            if let Err(error) = (DeferInterrupts { interface, index: attached.index(), defer }).run(&[])
                 && defer
             {
                 self.not_driven.push(format!(
@@ -334,10 +330,11 @@ impl Workers {
     ) -> Result<(), DaemonError> {
         let number = self.threads.len();
         let core = cores(self.shares.len()).get(number).copied().flatten();
-        let (stop, poll) = (worker.stop.clone(), self.poll);
+        let stop = worker.stop.clone();
+        let poll = self.poll;
         let (closed_tx, closed) = bounded(1);
         let (ports, next) = bounded(1);
-        let run = move || {
+        let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, move || {
             pin(number, core);
             // A worker that never sleeps would starve what else its core has to do.
             if poll == Poll::Sleep {
@@ -345,8 +342,7 @@ impl Workers {
             }
             limit_thread(Kind::Worker);
             run_worker(worker, &closed_tx, &next);
-        };
-        let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, run);
+        });
         let handle = Some(thread.map_err(system("a thread"))?);
         self.threads.push(WorkerThread { stop, closed, ports: Some(ports), handle });
         Ok(())
@@ -436,7 +432,8 @@ impl Workers {
     /// # Errors
     /// As [`Self::attach`].
     pub(crate) fn resume(&mut self) -> Result<Vec<WorkerFacts>, DaemonError> {
-        let (ports, mut all_facts) = (self.open_ports()?, Vec::new());
+        let ports = self.open_ports()?;
+        let mut all_facts = Vec::new();
         for (thread, (port, facts)) in self.threads.iter_mut().zip(ports) {
             all_facts.push(facts);
             // Relaxed: sending on the channel orders it before the worker's next load.
@@ -466,6 +463,15 @@ impl Drop for Workers {
             }
         }
     }
+}
+
+/// Whether the programs can forward established connections between this interface and others, which costs less than
+/// its zero-copy.
+fn prefers_copies(attached: &Attached) -> bool {
+    attached.mode() == Mode::Native
+        && attached.wanted() != WantedMode::ZeroCopy
+        && attached.may_have_zero_copy()
+        && attached.takes_redirected() == Some(true)
 }
 
 /// The main loop of a worker's thread: runs until interrupted, closes its sockets, and continues with the next port.
@@ -499,7 +505,7 @@ fn prefer(number: usize) {
 }
 
 /// The warning about fewer workers than wanted. `fewest` has the fewest queues, `word` is `ethtool -L`'s.
-fn fewer_warning((wanted, count): (usize, usize), fewest: &str, word: &str) -> String {
+fn fewer_warning(wanted: usize, count: usize, fewest: &str, word: &str) -> String {
     format!(
         "xvsd has {count} of {wanted} workers, because {fewest} has no more receive queues; set workers = {count}, or add \
          queues (`ethtool -L {fewest} {word} {wanted}`) and restart xvsd"

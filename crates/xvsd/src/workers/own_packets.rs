@@ -5,6 +5,7 @@
 use std::io;
 use std::sync::Arc;
 
+use thiserror::Error;
 use xvs_dataplane::steering::own::Redirection;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::steering::{OwnSender, Steering};
@@ -45,8 +46,9 @@ impl Workers {
                 }
             }
         }));
-        let began = results.contains(&Ok(true));
-        self.not_redirected = results.into_iter().filter_map(Result::err).collect();
+        let began = results.iter().any(|result| matches!(result, Ok(true)));
+        let refused = results.into_iter().filter_map(Result::err);
+        self.not_redirected = refused.map(|error| error.to_string()).collect();
         // The worker that reads these TAPs may sleep, and then waits for others alone.
         if let Some(reader) = self.wakers.first().filter(|_| began) {
             reader.wake();
@@ -59,17 +61,27 @@ impl Workers {
     }
 }
 
+/// Why packets of this machine cannot be redirected.
+#[derive(Debug, Error)]
+#[error(
+    "{unserved} are not served, because their packets cannot be redirected on {interface}: {error}; correct that, it is \
+     tried again every {} s",
+    RETRY_REFUSED.as_secs()
+)]
+struct RedirectError {
+    unserved: &'static str,
+    interface: String,
+    error: io::Error,
+}
+
 /// Begins or ends the redirection of packets of this sender, as it is needed. Returns whether it has begun.
-///
-/// # Errors
-/// A sentence for the operator.
 fn redirect(
     own: &mut Option<Redirection>,
     steering: &Steering,
     sender: OwnSender,
     interface: &str,
     reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
-) -> Result<bool, String> {
+) -> Result<bool, RedirectError> {
     // Whoever deletes the qdisc deletes the program, too.
     let is_redirected = own.as_ref().is_some_and(Redirection::is_in_force);
     match (steering.redirects(sender), is_redirected) {
@@ -83,11 +95,7 @@ fn redirect(
                     OwnSender::Server => "real servers on this machine by NAT",
                     OwnSender::Client => "clients on this machine",
                 };
-                format!(
-                    "{unserved} are not served, because their packets cannot be redirected on {interface}: {error}; correct that, \
-                     it is tried again every {} s",
-                    RETRY_REFUSED.as_secs()
-                )
+                RedirectError { unserved, interface: interface.to_owned(), error }
             })?);
             Ok(true)
         }

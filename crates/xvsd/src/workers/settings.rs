@@ -66,7 +66,7 @@ impl Workers {
         let facts = if self.paused { self.reopen(index, former, steering).ok() } else { None };
         let name = self.attached[index].interface();
         let word = receive_queues_word(name);
-        let warning = unfit_warning(name, (former, settings), word, &error);
+        let warning = unfit_warning(name, former, settings, word, &error);
         self.unfit[index] = Some(Unfit { settings: Some(settings), warning });
         facts
     }
@@ -104,13 +104,9 @@ impl Workers {
 }
 
 /// The warning about an interface whose settings changed from the first to the second ones; `word` is `ethtool -L`'s.
-fn unfit_warning(
-    name: &str,
-    (served, present): (Settings, Settings),
-    word: &str,
-    error: &DaemonError,
-) -> String {
-    let (had, now) = (served.receive_queues, present.receive_queues);
+fn unfit_warning(name: &str, served: Settings, present: Settings, word: &str, error: &DaemonError) -> String {
+    let had = served.receive_queues;
+    let now = present.receive_queues;
     if had == now {
         return format!(
             "{name} has an MTU of {}, and xvsd has packet memory for {}, so larger packets are lost ({error}); `ip link \

@@ -32,6 +32,7 @@ use xvs_xdp::Attached;
 use crate::date::date_millis;
 use crate::offload::Offloading;
 use crate::sync::daemons::Daemons;
+use crate::sync::error::SyncError;
 use crate::workers::{RETRY_REFUSED, Workers};
 
 /// The real data path. Fields are dropped in this order: the interfaces must be detached before anything else is
@@ -86,8 +87,8 @@ impl SystemDatapath {
     /// The connection table is this process's from now on: connections may be announced, offloaded and counted.
     ///
     /// # Errors
-    /// A sentence if a daemon of synchronization cannot be started.
-    pub(crate) fn own(&mut self, table: &Arc<Table>) -> Result<(), String> {
+    /// A daemon of synchronization cannot be started.
+    pub(crate) fn own(&mut self, table: &Arc<Table>) -> Result<(), SyncError> {
         if let Some(offload) = &self.offload {
             offload.flows().set_table(table);
         }
@@ -100,7 +101,7 @@ impl SystemDatapath {
         self.offload.as_ref()
     }
 
-    /// The same, to be changed.
+    /// The offload of flows, to be changed; `None`: there is none.
     pub(crate) fn offloading_mut(&mut self) -> Option<&mut Offloading> {
         self.offload.as_mut()
     }

@@ -32,7 +32,7 @@ pub(crate) struct WorkerStart {
     pub(crate) unresolved: Arc<Unresolved>,
     pub(crate) published: Arc<ArcSwap<Snapshot>>,
     pub(crate) total: SharedStats,
-    /// Those of each worker.
+    /// The counters of each worker.
     pub(crate) counters: Vec<Arc<WorkerCounters>>,
     pub(crate) notices: Sender<String>,
     pub(crate) offload: Option<Arc<Offload>>,
@@ -56,9 +56,8 @@ impl WorkerStart {
         let handoff = Arc::new(Handoff::new(ports.len()));
         for (number, (port, counters)) in ports.into_iter().zip(self.counters).enumerate() {
             let handle = table.handle(number).expect("the table has a free handle for each worker");
-            let ids = |half| Identification::numbered(secret, 2 * number + half);
-            let ids = (ids(0), ids(1));
-            let mut flows = Flows::new(number, handle, counters.clone(), self.total.clone(), ids.0);
+            let ids = Identification::numbered(secret, 2 * number);
+            let mut flows = Flows::new(number, handle, counters.clone(), self.total.clone(), ids);
             if let Some(offload) = &self.offload {
                 flows.set_offload(offload.clone());
             }
@@ -69,7 +68,8 @@ impl WorkerStart {
                 );
             }
             let fragments = Reassembly::new(number, handoff.clone(), *table.secret());
-            let transmitter = Transmitter::new(counters, self.unresolved.clone(), ids.1);
+            let ids = Identification::numbered(secret, 2 * number + 1);
+            let transmitter = Transmitter::new(counters, self.unresolved.clone(), ids);
             let worker = Worker {
                 pipeline: Pipeline::new(flows, transmitter, fragments),
                 port,
