@@ -33,7 +33,9 @@ impl Files {
             );
             return;
         }
-        let (mut path, mut weight, mut init) = (None, None, None);
+        let mut path = None;
+        let mut weight = None;
+        let mut init = None;
         for line in block.statements() {
             let known = match line.keyword() {
                 "file" => {

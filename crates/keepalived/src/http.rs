@@ -106,8 +106,7 @@ fn statuses(block: &Block, faults: &mut Faults) -> Vec<RangeInclusive<u16>> {
     faults.argument(block);
     for text in block.arguments() {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let code = |text: &str| decimal(text).filter(|code| (100..=599).contains(code));
-        match code(first).zip(code(last)).filter(|(first, last)| first <= last) {
+        match status(first).zip(status(last)).filter(|(first, last)| first <= last) {
             Some((first, last)) => all.push(first..=last),
             None => faults.refuse(block, "expected a status from 100 to 599, or a range such as 200-204"),
         }
@@ -115,12 +114,18 @@ fn statuses(block: &Block, faults: &mut Faults) -> Vec<RangeInclusive<u16>> {
     all
 }
 
+fn status(text: &str) -> Option<u16> {
+    decimal(text).filter(|status| (100..=599).contains(status))
+}
+
 fn digest(block: &Block, faults: &mut Faults) -> Option<[u8; 16]> {
     let text = faults.argument(block)?;
-    let digit = |char: char| char.to_digit(16).map(|digit| digit as u8);
-    let digits: Option<Vec<u8>> = text.chars().map(digit).collect();
-    let bytes = |digits: Vec<u8>| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect::<Vec<_>>();
-    let digest = digits.filter(|digits| digits.len() == 32).and_then(|digits| bytes(digits).try_into().ok());
+    let digits: Option<Vec<u8>> =
+        text.chars().map(|char| char.to_digit(16).map(|digit| digit as u8)).collect();
+    let digest = digits.filter(|digits| digits.len() == 32).and_then(|digits| {
+        let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
+        bytes.try_into().ok()
+    });
     if digest.is_none() {
         faults.refuse(block, "a digest is 32 hexadecimal digits");
     }
@@ -133,8 +138,7 @@ fn options(block: &Block, faults: &mut Faults) -> Vec<String> {
     let (known, unknown): (Vec<_>, Vec<_>) =
         block.arguments().iter().cloned().partition(|name| REGEX_OPTIONS.contains(&name.as_str()));
     if !unknown.is_empty() {
-        faults
-            .warn(&block.place, format!("`{}`: no option {}; it is left out", block.text, unknown.join(" ")));
+        faults.warn_of(block, format!("no option {}; it is left out", unknown.join(" ")));
     }
     known
 }
