@@ -37,7 +37,8 @@ impl Ruleset {
     pub fn parse(text: &str, listing: &str) -> Option<Self> {
         let mut document: Value = serde_json::from_str(text).ok()?;
         let Value::Array(objects) = document["nftables"].take() else { return None };
-        let (mut texts, mut dormant) = (BTreeMap::new(), BTreeSet::new());
+        let mut texts = BTreeMap::new();
+        let mut dormant = BTreeSet::new();
         let mut table = TableName::default();
         for line in listing.lines() {
             let (content, handle) = line.rsplit_once(" # handle ").unwrap_or((line, ""));
@@ -88,12 +89,7 @@ impl Ruleset {
     ) -> Vec<Table> {
         let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
         let room = Cell::new(ENTRIES_MAX);
-        let skipped = |object: &Value| {
-            by_iptables.iter().any(|&table| is_table(&object["family"], &object["table"], table))
-                || self.dormant.contains(&table_name(object))
-                || !is_wanted(&table_name(object))
-        };
-        for chain in self.of("chain").filter(|chain| !skipped(chain)) {
+        for chain in self.of("chain").filter(|chain| self.is_read(chain, by_iptables, &is_wanted)) {
             let name = text(&chain["name"]);
             let table = tables.entry(table_name(chain)).or_default();
             table.chains.entry(name.to_owned()).or_default();
@@ -120,14 +116,14 @@ impl Ruleset {
                 obstacle,
             });
         }
-        for rule in self.of("rule").filter(|rule| !skipped(rule)) {
-            let (name, handle) = (table_name(rule), rule["handle"].as_u64().unwrap_or(0));
+        for rule in self.of("rule").filter(|rule| self.is_read(rule, by_iptables, &is_wanted)) {
+            let name = table_name(rule);
+            let handle = rule["handle"].as_u64().unwrap_or(0);
             let printed = self.texts.get(&(name.clone(), handle)).cloned();
             let printed = shortened(&printed.unwrap_or_else(|| rule["expr"].to_string()));
             let rule_text = format!("nft {} {} {}: {printed}", name.0, name.1, text(&rule["chain"]));
-            let sets = |set: &str| self.elements(&name, set);
             let reader = RuleReader {
-                sets: &sets,
+                sets: &|set| self.elements(&name, set),
                 room: &room,
                 has_no_room: Cell::new(false),
                 criteria: Vec::new(),
@@ -142,17 +138,31 @@ impl Ruleset {
         tables.into_values().filter(|table| !table.bases.is_empty()).collect()
     }
 
+    /// Whether the table of a chain or rule is read: it is wanted, not dormant, and not of iptables.
+    fn is_read(
+        &self,
+        object: &Value,
+        by_iptables: &[(Family, &str)],
+        is_wanted: impl Fn(&TableName) -> bool,
+    ) -> bool {
+        let of_iptables =
+            by_iptables.iter().any(|&table| is_table(&object["family"], &object["table"], table));
+        !of_iptables && !self.dormant.contains(&table_name(object)) && is_wanted(&table_name(object))
+    }
+
     /// The tables that may mark packets.
     fn marking(&self) -> BTreeSet<TableName> {
-        let marks = |one: &Value| is_mark(&one["mangle"]["key"]) || one.get("xt").is_some();
-        let rules = self.of("rule").filter(|rule| list(&rule["expr"]).iter().any(marks));
+        let rules = self.of("rule").filter(|rule| {
+            list(&rule["expr"]).iter().any(|one| is_mark(&one["mangle"]["key"]) || one.get("xt").is_some())
+        });
         rules.map(table_name).collect()
     }
 
     /// Whether marks depend on a set whose elements change without an announcement: by expiry, or by packets.
     pub fn changes_silently(&self) -> bool {
         let marking = self.marking();
-        let (mut filled, mut looked_up) = (BTreeSet::new(), BTreeSet::new());
+        let mut filled = BTreeSet::new();
+        let mut looked_up = BTreeSet::new();
         for rule in self.of("rule") {
             let table = table_name(rule);
             for statement in list(&rule["expr"]) {
@@ -167,33 +177,39 @@ impl Ruleset {
         }
         self.of("set").chain(self.of("map")).any(|set| {
             let flags = &set["flags"];
-            let has = |flag: &str| flags == flag || list(flags).iter().any(|one| one == flag);
             let name = (table_name(set), format!("@{}", text(&set["name"])));
             marking.contains(&name.0)
                 && looked_up.contains(&name)
-                && (has("timeout") || has("dynamic") || filled.contains(&name))
+                && (has_flag(flags, "timeout") || has_flag(flags, "dynamic") || filled.contains(&name))
         })
     }
 
     /// The order in which a chain was registered, as the handles of its table and of the chain: both grow with time.
     fn registered(&self, chain: &Value) -> Option<(u64, u64)> {
-        let table = |table: &&Value| table["family"] == chain["family"] && table["name"] == chain["table"];
-        self.of("table").find(table)?["handle"].as_u64().zip(chain["handle"].as_u64())
+        let table = self
+            .of("table")
+            .find(|table| table["family"] == chain["family"] && table["name"] == chain["table"])?;
+        table["handle"].as_u64().zip(chain["handle"].as_u64())
     }
 
     /// The order of registration of a chain of a table of iptables; see [`Base::registered`].
     pub fn registered_in(&self, table: (Family, &str), name: &str) -> Option<(u64, u64)> {
-        let is_it =
-            |chain: &&Value| is_table(&chain["family"], &chain["table"], table) && chain["name"] == name;
-        self.registered(self.of("chain").find(is_it)?)
+        let chain = self
+            .of("chain")
+            .find(|chain| is_table(&chain["family"], &chain["table"], table) && chain["name"] == name);
+        self.registered(chain?)
     }
 
     /// The elements of a named set or map.
     fn elements(&self, table: &TableName, name: &str) -> Option<&[Value]> {
-        let named = |object: &&Value| table_name(object) == *table && object["name"] == name;
-        let found = self.of("set").chain(self.of("map")).find(named)?;
+        let mut all = self.of("set").chain(self.of("map"));
+        let found = all.find(|object| table_name(object) == *table && object["name"] == name)?;
         Some(list(&found["elem"]))
     }
+}
+
+fn has_flag(flags: &Value, flag: &str) -> bool {
+    flags == flag || list(flags).iter().any(|one| one == flag)
 }
 
 fn is_table(of: &Value, name: &Value, (family, named): (Family, &str)) -> bool {
@@ -202,8 +218,7 @@ fn is_table(of: &Value, name: &Value, (family, named): (Family, &str)) -> bool {
 
 /// The set or map that a statement adds an element to or removes one from.
 fn filled_by(statement: &Value) -> Option<&str> {
-    let (set, map) = (&statement["set"], &statement["map"]);
-    set["set"].as_str().or_else(|| map["map"].as_str())
+    statement["set"]["set"].as_str().or_else(|| statement["map"]["map"].as_str())
 }
 
 /// Calls `found` for each set that a statement names.
@@ -315,8 +330,7 @@ impl RuleReader<'_> {
         if let Some(change) = change(value) {
             self.decide(Action::Set(change));
         } else if value.get("map").is_some() {
-            let set = |value: &Value| change(value).map(Action::Set);
-            self.elements(&value["map"], set);
+            self.elements(&value["map"], |value| change(value).map(Action::Set));
         } else {
             self.set_obstacle("xvs does not know the mark that it sets");
             self.decide(Action::Unknown);
@@ -327,60 +341,67 @@ impl RuleReader<'_> {
     /// rule at the map. So the statements after the map apply to the keys of the other elements.
     fn elements(&mut self, map: &Value, action: impl Fn(&Value) -> Option<Action>) {
         let pairs = self.items(&map["data"]).unwrap_or_default();
-        let equals = |keys: Value| json!({ "op": "==", "left": map["key"], "right": { "set": keys } });
-        let mut passing = Vec::new();
-        let mut element = |pair: &Value| {
-            let (key, action) = (plain(pair.get(0)?), action(pair.get(1)?)?);
-            // The wildcard element has no keys of its own.
-            if key == "*" {
-                return None;
-            }
-            if matches!(action, Action::Set(_) | Action::Nothing) {
-                passing.push(key.clone());
-            }
-            Some((action, self.criteria_of(&equals(json!([key])))?))
-        };
-        let elements: Option<Vec<_>> = pairs.iter().map(&mut element).collect();
+        let elements: Option<Vec<_>> = pairs.iter().map(|pair| self.element(map, pair, &action)).collect();
         let Some(elements) = elements.filter(|elements| !elements.is_empty()) else {
             self.set_obstacle("xvs does not know the keys or values of its map");
             return self.decide(Action::Unknown);
         };
-        let tests = elements.iter().any(|(_, more)| more.iter().any(tests_mark));
-        let changes = |action: &Action| matches!(action, Action::Set(_) | Action::Call(_));
-        if tests && elements.len() > 1 && elements.iter().any(|(action, _)| changes(action)) {
+        let tests = elements.iter().any(|element| element.criteria.iter().any(tests_mark));
+        let changes =
+            elements.iter().any(|element| matches!(element.action, Action::Set(_) | Action::Call(_)));
+        if tests && elements.len() > 1 && changes {
             self.set_obstacle("its map has marks as keys and changes the mark");
         }
-        elements.iter().for_each(|(_, more)| self.check_mark_order(more));
-        elements.into_iter().for_each(|(action, more)| self.push(action, &more));
-        match self.criteria_of(&equals(passing.into())) {
+        elements.iter().for_each(|element| self.check_mark_order(&element.criteria));
+        let passing = elements.iter().filter(|one| matches!(one.action, Action::Set(_) | Action::Nothing));
+        let passing = passing.map(|element| element.key.clone()).collect();
+        elements.into_iter().for_each(|element| self.push(element.action, &element.criteria));
+        match self.criteria_of(&key_among(map, passing)) {
             Some(more) => self.criteria.extend(more),
             None => self.set_obstacle("xvs does not know the keys with which packets pass its map"),
         }
     }
 
+    /// An element of a map; `None`: its key or value is unknown.
+    fn element<'v>(
+        &self,
+        map: &Value,
+        pair: &'v Value,
+        action: impl Fn(&Value) -> Option<Action>,
+    ) -> Option<Element<'v>> {
+        let key = plain(pair.get(0)?);
+        let action = action(pair.get(1)?)?;
+        // The wildcard element has no keys of its own.
+        if key == "*" {
+            return None;
+        }
+        Some(Element { key, action, criteria: self.criteria_of(&key_among(map, vec![key.clone()]))? })
+    }
+
     /// The criteria of a match; `None` if it is unknown.
     fn criteria_of(&self, comparison: &Value) -> Option<Vec<Criterion>> {
-        let (op, left) = (text(&comparison["op"]), &comparison["left"]);
+        let op = text(&comparison["op"]);
+        let left = &comparison["left"];
         let items = self.items(&comparison["right"])?;
         let expected = if op == "!=" { Expected::No } else { Expected::Yes };
         let equal = matches!(op, "==" | "!=") || op == "in" && comparison["right"].get("set").is_some();
-        let is = |test| Criterion { matches: Match::Packet(test), expected: Expected::Yes };
-        let compares = |test| Criterion { matches: Match::Packet(test), expected };
         if let Some([key, mask]) = left["&"].as_array().map(Vec::as_slice) {
-            let (mask, value) = (number(mask)?, number(items.first()?)?);
+            let mask = number(mask)?;
+            let value = number(items.first()?)?;
             let known = equal && items.len() == 1 && is_mark(key);
-            return known.then(|| vec![compares(Test::Mark { value, mask })]);
+            return known.then(|| vec![packet(Test::Mark { value, mask }, expected)]);
         }
         if let Some(payload) = left.get("payload") {
-            let (of, field) = (text(&payload["protocol"]), text(&payload["field"]));
+            let of = text(&payload["protocol"]);
+            let field = text(&payload["field"]);
             if matches!(field, "sport" | "dport") {
                 let ranges = ports(&items, op)?;
                 let test = if field == "dport" { Test::DestPort } else { Test::SourcePort };
                 let of = match of {
                     "th" => None,
-                    _ => Some(is(Test::Protocol(vec![protocol(of)?]))),
+                    _ => Some(packet(Test::Protocol(vec![protocol(of)?]), Expected::Yes)),
                 };
-                return Some(of.into_iter().chain([compares(test(ranges))]).collect());
+                return Some(of.into_iter().chain([packet(test(ranges), expected)]).collect());
             }
             let family = match of {
                 "ip" => Family::V4,
@@ -393,14 +414,17 @@ impl RuleReader<'_> {
                 "protocol" | "nexthdr" => Test::Protocol(protocols(&items)?),
                 _ => return None,
             };
-            return equal.then(|| vec![is(Test::Family(family)), compares(test)]);
+            let family = packet(Test::Family(family), Expected::Yes);
+            return equal.then(|| vec![family, packet(test, expected)]);
         }
         if let Some(matches) = of_new(left, &items) {
             return matches!(op, "==" | "!=" | "in").then(|| vec![Criterion { matches, expected }]);
         }
-        let names = || items.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
         let matches = match text(&left["meta"]["key"]) {
-            "iifname" | "iif" => Match::Interface(names()?),
+            "iifname" | "iif" => {
+                let names = items.iter().map(|name| name.as_str().map(str::to_owned));
+                Match::Interface(names.collect::<Option<_>>()?)
+            }
             "l4proto" => Match::Packet(Test::Protocol(protocols(&items)?)),
             "nfproto" | "protocol" => Match::Packet(Test::Family(family(&items)?)),
             "mark" if items.len() == 1 => {
@@ -429,13 +453,31 @@ impl RuleReader<'_> {
     }
 }
 
+/// An element of a map.
+struct Element<'v> {
+    key: &'v Value,
+    action: Action,
+    /// The criteria of its key.
+    criteria: Vec<Criterion>,
+}
+
+/// The comparison that is true for these keys of a map.
+fn key_among(map: &Value, keys: Vec<Value>) -> Value {
+    json!({ "op": "==", "left": map["key"], "right": { "set": keys } })
+}
+
+fn packet(test: Test, expected: Expected) -> Criterion {
+    Criterion { matches: Match::Packet(test), expected }
+}
+
 /// The match of states of a connection, or of types of a destination.
 fn of_new(left: &Value, items: &[Value]) -> Option<Match> {
     // Several states are a list, and those of a set are elements.
     let names =
         items.iter().flat_map(|item| item.as_array().map_or(std::slice::from_ref(item), Vec::as_slice));
     let names = names.map(Value::as_str).collect::<Option<Vec<_>>>()?;
-    let (names, fib) = (names.into_iter(), &left["fib"]);
+    let names = names.into_iter();
+    let fib = &left["fib"];
     if left["ct"] == json!({ "key": "state" }) {
         Some(Match::state(names, UNKNOWN_MATCH.to_owned()))
     } else if fib["result"] == "type" && (fib["flags"] == "daddr" || fib["flags"] == json!(["daddr"])) {
@@ -456,14 +498,13 @@ fn plain(element: &Value) -> &Value {
 
 fn verdict(statement: &Value) -> Option<Action> {
     let (kind, content) = statement.as_object()?.iter().next()?;
-    let target = || text(&content["target"]).to_owned();
     match kind.as_str() {
         "accept" => Some(Action::Accept),
         "return" => Some(Action::Return),
         "continue" => Some(Action::Nothing),
         "drop" | "reject" => Some(Action::Drop),
-        "jump" => Some(Action::Call(target())),
-        "goto" => Some(Action::Goto(target())),
+        "jump" => Some(Action::Call(text(&content["target"]).to_owned())),
+        "goto" => Some(Action::Goto(text(&content["target"]).to_owned())),
         _ => None,
     }
 }
@@ -506,21 +547,20 @@ fn family(items: &[Value]) -> Option<Family> {
 }
 
 fn protocols(items: &[Value]) -> Option<Vec<Protocol>> {
-    let one = |item: &Value| match item.as_str() {
+    let protocols = items.iter().map(|item| match item.as_str() {
         Some(name) => protocol(name),
         None => u8::try_from(item.as_u64()?).ok().map(Protocol),
-    };
-    items.iter().map(one).collect()
+    });
+    protocols.collect()
 }
 
 /// The ports that a comparison accepts; for `!=`, those that it refuses.
 fn ports(items: &[Value], op: &str) -> Option<Vec<RangeInclusive<u16>>> {
-    let port = |value: &Value| u16::try_from(value.as_u64()?).ok();
-    let one = |item: &Value| match list(&item["range"]) {
+    let ranges = items.iter().map(|item| match list(&item["range"]) {
         [first, last] => Some(port(first)?..=port(last)?),
         _ => port(item).map(|port| port..=port),
-    };
-    let ranges: Vec<_> = items.iter().map(one).collect::<Option<_>>()?;
+    });
+    let ranges: Vec<_> = ranges.collect::<Option<_>>()?;
     let bound = ranges.first().filter(|_| ranges.len() == 1).map(|range| *range.start());
     match op {
         "==" | "!=" | "in" => Some(ranges),
@@ -530,6 +570,10 @@ fn ports(items: &[Value], op: &str) -> Option<Vec<RangeInclusive<u16>>> {
         ">=" => Some(vec![bound?..=u16::MAX]),
         _ => None,
     }
+}
+
+fn port(value: &Value) -> Option<u16> {
+    u16::try_from(value.as_u64()?).ok()
 }
 
 fn networks(items: &[Value]) -> Option<Vec<Prefix>> {
