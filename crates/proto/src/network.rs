@@ -374,7 +374,7 @@ impl Network {
 impl Default for Network {
     fn default() -> Self {
         let rules = [Family::V4, Family::V6].into_iter().flat_map(|family| {
-            [Rule::default(family, 0, Table::LOCAL), Rule::default(family, 32_766, Table::MAIN)]
+            [Rule::unconditional(family, 0, Table::LOCAL), Rule::unconditional(family, 32_766, Table::MAIN)]
         });
         Self {
             links: Vec::new(),
@@ -387,7 +387,7 @@ impl Default for Network {
 }
 
 impl Rule {
-    fn default(family: Family, priority: u32, table: Table) -> Self {
+    fn unconditional(family: Family, priority: u32, table: Table) -> Self {
         Self { family, priority, from: None, to: None, mark: None, action: PolicyAction::Lookup(table) }
     }
 
