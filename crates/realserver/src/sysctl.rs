@@ -16,8 +16,13 @@ pub(crate) struct MinimumValue {
 /// The settings with which an interface sends no ARP replies for addresses of other interfaces, and no ARP requests
 /// with them as sender.
 pub(crate) fn quiet_arp(dev: &str) -> Vec<MinimumValue> {
-    let of = |dev: &str, name, at_least| MinimumValue { key: key(dev, name), at_least };
-    ["all", dev].into_iter().flat_map(|dev| [of(dev, "arp_ignore", 1), of(dev, "arp_announce", 2)]).collect()
+    let minimums = ["all", dev].into_iter().flat_map(|dev| {
+        [
+            MinimumValue { key: key(dev, "arp_ignore"), at_least: 1 },
+            MinimumValue { key: key(dev, "arp_announce"), at_least: 2 },
+        ]
+    });
+    minimums.collect()
 }
 
 /// The setting with which packets are accepted even if their replies leave by another interface.
