@@ -69,11 +69,8 @@ pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
                     error(faults, unclosed.0, format!("the `{{` of `{}` is not closed {before}", unclosed.1));
                 }
                 if tree.open.len() == DEPTH_MAX {
-                    error(
-                        faults,
-                        head.place,
-                        format!("more than {DEPTH_MAX} nested blocks; the rest is left out"),
-                    );
+                    let text = format!("more than {DEPTH_MAX} nested blocks; the rest is left out");
+                    error(faults, head.place, text);
                     return tree.finish();
                 }
                 tree.open.push((head, std::mem::take(&mut tree.current)));

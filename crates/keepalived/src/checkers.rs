@@ -57,29 +57,20 @@ pub(super) fn read(block: &Block, context: &CheckerContext<'_>, faults: &mut Fau
         .iter()
         .cloned()
         .partition(|one| block.keyword() == "SMTP_CHECK" && one.keyword() == "host");
-    if hosts.is_empty() {
-        return check(block, others, context, faults).into_iter().collect();
+    let bodies = match hosts.is_empty() {
+        true => vec![others],
+        // Old syntax: the statements outside the `host` blocks apply to each host.
+        false => hosts.iter().map(|host| [&others, host.statements()].concat()).collect(),
+    };
+    let mut checks = Vec::new();
+    for body in bodies {
+        let block = Block { body: Some(body), ..block.clone() };
+        match Draft::of(block.keyword()) {
+            Some(draft) => checks.extend(draft.check(&block, context, faults)),
+            None => faults.refuse(&block, "xvs has no BFD"),
+        }
     }
-    // Old syntax: the statements outside the `host` blocks apply to each host.
-    hosts
-        .iter()
-        .filter_map(|host| check(block, [&others, host.statements()].concat(), context, faults))
-        .collect()
-}
-
-/// The check of a checker with these statements instead of its own.
-fn check(
-    block: &Block,
-    statements: Vec<Block>,
-    context: &CheckerContext<'_>,
-    faults: &mut Faults,
-) -> Option<Check> {
-    let block = Block { body: Some(statements), ..block.clone() };
-    let draft = Draft::of(block.keyword());
-    if draft.is_none() {
-        faults.refuse(&block, "xvs has no BFD");
-    }
-    draft?.check(&block, context, faults)
+    checks
 }
 
 /// The statements of a checker.
@@ -292,10 +283,8 @@ impl Draft {
     fn target(&mut self, context: &CheckerContext<'_>, block: &Block, faults: &mut Faults) -> Option<Target> {
         for (word, addr) in [("connect_ip", &mut self.connect_ip), ("bindto", &mut self.source)] {
             if addr.take_if(|addr| addr.is_ipv4() != context.endpoint.is_ipv4()).is_some() {
-                faults.warn(
-                    &block.place,
-                    format!("`{word}` is of another family than the server; it is left out"),
-                );
+                let text = format!("`{word}` is of another family than the server; it is left out");
+                faults.warn(&block.place, text);
             }
         }
         let addr = self.connect_ip.unwrap_or(context.endpoint.ip());

@@ -56,10 +56,8 @@ pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
     let mails = block.statements().iter().find(|statement| statement.keyword() == "notification_email");
     if let Some(mails) = mails.filter(|_| !block.statements().iter().any(disables_mail)) {
         let next = "use `notify_down` or an alert; `smtp_alert_checker off` disables this warning";
-        faults.warn(
-            &mails.place,
-            format!("`notification_email`: xvs sends no mail about real servers; {next}"),
-        );
+        let text = format!("`notification_email`: xvs sends no mail about real servers; {next}");
+        faults.warn(&mails.place, text);
     }
     for (name, fifo) in
         [("notify_fifo", &mut globals.notify_fifo), ("lvs_notify_fifo", &mut globals.lvs_notify_fifo)]

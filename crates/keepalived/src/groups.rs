@@ -34,10 +34,8 @@ impl Groups {
         faults.block(block);
         let Some(name) = faults.argument(block) else { return };
         if self.0.contains_key(name) {
-            faults.warn(
-                &block.place,
-                format!("the group `{name}` is already defined; the first definition is used"),
-            );
+            let text = format!("the group `{name}` is already defined; the first definition is used");
+            faults.warn(&block.place, text);
             return;
         }
         let mut entries = Vec::new();

@@ -120,16 +120,11 @@ fn status(text: &str) -> Option<u16> {
 
 fn digest(block: &Block, faults: &mut Faults) -> Option<[u8; 16]> {
     let text = faults.argument(block)?;
-    let digits: Option<Vec<u8>> =
-        text.chars().map(|char| char.to_digit(16).map(|digit| digit as u8)).collect();
-    let digest = digits.filter(|digits| digits.len() == 32).and_then(|digits| {
-        let bytes: Vec<u8> = digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect();
-        bytes.try_into().ok()
-    });
-    if digest.is_none() {
+    let is_digest = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_digest {
         faults.refuse(block, "a digest is 32 hexadecimal digits");
     }
-    digest
+    is_digest.then(|| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes))?
 }
 
 /// The names of the options of a pattern.

@@ -86,14 +86,11 @@ fn read_whole(
         if !fits(&families, server.endpoint, server.options.method, &server.place, faults) {
             continue;
         }
-        match known.insert(server.endpoint) {
-            true => real_servers.push(server),
-            false => {
-                faults.warn(
-                    &server.place,
-                    format!("{} is already a real server; the first definition is used", server.endpoint),
-                );
-            }
+        if known.insert(server.endpoint) {
+            real_servers.push(server);
+        } else {
+            let text = format!("{} is already a real server; the first definition is used", server.endpoint);
+            faults.warn(&server.place, text);
         }
     }
     if real_servers.is_empty() {

@@ -148,18 +148,10 @@ impl Record {
 
     /// Removes from the record, and returns, the settings and interfaces that no virtual address needs any more.
     pub(crate) fn take_unneeded(&mut self) -> (Vec<(String, Setting)>, Vec<String>) {
-        let keys: Vec<String> = self
-            .settings
-            .keys()
-            .filter(|key| !self.virtuals.values().any(|served| served.settings.contains(*key)))
-            .cloned()
-            .collect();
-        let raised: Vec<String> = self
-            .raised
-            .iter()
-            .filter(|dev| !self.virtuals.values().any(|served| served.holder == **dev))
-            .cloned()
-            .collect();
+        let needed: BTreeSet<&String> = self.virtuals.values().flat_map(|served| &served.settings).collect();
+        let keys: Vec<String> = self.settings.keys().filter(|key| !needed.contains(key)).cloned().collect();
+        let holders: BTreeSet<&String> = self.virtuals.values().map(|served| &served.holder).collect();
+        let raised: Vec<String> = self.raised.iter().filter(|dev| !holders.contains(dev)).cloned().collect();
         self.raised.retain(|dev| !raised.contains(dev));
         let settings = keys.into_iter().filter_map(|key| self.settings.remove_entry(&key)).collect();
         (settings, raised)
