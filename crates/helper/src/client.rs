@@ -71,7 +71,7 @@ impl Run {
         self.answer().map(|(event, _)| event)
     }
 
-    /// The same with its descriptors.
+    /// The next event with its descriptors; `None`: there is none yet.
     fn answer(&self) -> Option<Answer<Event>> {
         let why = match receive(&self.0, RecvFlags::DONTWAIT) {
             Ok(Some(answer)) => return Some(answer),

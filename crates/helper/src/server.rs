@@ -272,7 +272,7 @@ mod tests {
         answer_with(request, &[])
     }
 
-    /// The same for a request with descriptors.
+    /// The last event of a request with descriptors.
     fn answer_with(request: &impl serde::Serialize, more: &[BorrowedFd<'_>]) -> Option<Event> {
         let (own, its) = pair().unwrap();
         let files = Rlimit { current: Some(FILES), ..getrlimit(Resource::Nofile) };

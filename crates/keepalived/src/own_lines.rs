@@ -1,6 +1,6 @@
 //! Lines `#xvs …`, which are comments for keepalived: what keepalived has no keyword for.
 //!
-//! They stand directly in a `virtual_server` and apply to all of its services. A wrong line is an error: a service
+//! Such lines stand directly in a `virtual_server` and apply to all of its services. A wrong line is an error: a service
 //! without its SYN proxy, limit or PROXY header is not what the file wants. Pure. Not here: their grammar
 //! (`xvs_ipvsadm`).
 

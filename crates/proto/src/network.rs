@@ -48,9 +48,9 @@ pub struct Rule {
 /// What happens to the packets of a policy rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyAction {
-    /// They take their route from this table. If it has none, the next rule is tried.
+    /// The packets take their route from this table. If it has none, the next rule is tried.
     Lookup(Table),
-    /// They are refused (actions blackhole, unreachable and prohibit).
+    /// The packets are refused (actions blackhole, unreachable and prohibit).
     Refuse,
 }
 
@@ -181,13 +181,13 @@ impl fmt::Display for Table {
 /// What happens to the packets of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction {
-    /// They are delivered to this machine (types local and anycast).
+    /// The packets are delivered to this machine (types local and anycast).
     Local,
-    /// They are delivered to this machine and to all others on a link.
+    /// The packets are delivered to this machine and to all others on a link.
     Broadcast,
-    /// They are forwarded to one of these next hops, chosen by flow.
+    /// The packets are forwarded to one of these next hops, chosen by flow.
     Unicast(Vec<NextHop>),
-    /// They are refused (types unreachable, prohibit and blackhole).
+    /// The packets are refused (types unreachable, prohibit and blackhole).
     Unreachable,
     /// The look-up in this table finds no route, even if a shorter prefix matches (type throw).
     Throw,

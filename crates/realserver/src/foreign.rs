@@ -1,7 +1,7 @@
 //! Addresses that may be virtual ones and that another program has set up: a script, keepalived, systemd-networkd.
 //!
-//! They are not in the record, so `xvs realserver` knows neither their method nor their interface, only their ARP
-//! state.
+//! The record does not have these addresses, so `xvs realserver` knows neither their method nor their interface, only
+//! their ARP state.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -230,7 +230,7 @@ impl Realserver {
             let loose = sysctl::loose_source_check(inner_dev);
             let strict = sysctl::checks_strictly(inner_dev);
             let strict = strict.map_err(failed(|| format!("reading rp_filter of {inner_dev}")))?;
-            // Also if it was strict until `up` of another virtual address changed it.
+            // A check that was strict until `up` of another virtual address changed it needs the setting, too.
             if strict || self.locked.record.settings.contains_key(&loose.key) {
                 minimums.push(loose);
             }

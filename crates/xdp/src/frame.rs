@@ -65,7 +65,7 @@ impl Frame {
         }
     }
 
-    /// The same, to be edited.
+    /// The packet, or the first part of a chain, to be edited.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let start = self.slot.as_ptr().wrapping_add(self.start as usize);

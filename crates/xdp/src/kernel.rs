@@ -33,7 +33,7 @@ pub fn lack(release: &str) -> Option<String> {
     })
 }
 
-/// The same of the running kernel, which may also be one without AF_XDP.
+/// What the running kernel lacks, which may also be AF_XDP, with the next step; `None`: nothing.
 pub(crate) fn present_lack() -> Option<String> {
     let release = fs::read_to_string(RELEASE).unwrap_or_default();
     lack(release.trim()).or_else(|| {

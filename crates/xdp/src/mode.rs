@@ -84,8 +84,8 @@ pub enum CopyMode {
 /// The reason to copy where zero-copy can be had: the program forwards most packets itself, and could forward a frame
 /// of the UMEM only after copying it.
 pub const OFFLOAD: &str = "offload";
-/// The same: there would be fewer frames than the card's ring has descriptors. igb then reads old descriptors as new
-/// packets (seen, `igb_clean_rx_irq_zc`), and ice and i40e are reported to stop receiving.
+/// The reason to copy where there would be fewer frames than the card's ring has descriptors. igb then reads old
+/// descriptors as new packets (seen, `igb_clean_rx_irq_zc`), and ice and i40e are reported to stop receiving.
 pub const RECEIVE_RING: &str = "receive_ring";
 
 impl fmt::Display for CopyMode {

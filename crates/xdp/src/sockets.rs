@@ -200,7 +200,7 @@ impl Sockets {
     /// # Errors
     /// The kernel has no preferred busy polling, or the process may not use it.
     pub fn prefer_busy_polling(&mut self) -> io::Result<()> {
-        // Also if only some of them have it.
+        // Set first: sockets that have taken the option keep it if another one refuses.
         self.polls = true;
         self.fds().try_for_each(|socket| PreferBusyPolling.run(&[socket]).map(drop))
     }

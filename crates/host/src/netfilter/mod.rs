@@ -130,7 +130,7 @@ impl Drop for FollowerThread {
 /// The tables that a [`Reader`] reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
-    /// Those that may mark packets.
+    /// Tables that may mark packets.
     Marking,
     All,
 }

@@ -281,7 +281,7 @@ pub struct FollowerThread {
 /// and the call is repeated.
 ///
 /// # Errors
-/// Those of [`NetworkFollower::open`] and of starting a thread.
+/// The errors of [`NetworkFollower::open`] and of starting a thread.
 pub fn follow(report: impl FnMut(View) + Send + 'static) -> io::Result<FollowerThread> {
     let follower = NetworkFollower::open()?;
     let stopper = follower.stopper();

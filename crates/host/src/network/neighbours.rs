@@ -195,13 +195,13 @@ impl Drop for Neighbours {
 pub struct ChangeNeighbours {
     remove: Vec<Key>,
     add: Vec<Key>,
-    /// Whether the kernel keeps those that are added resolved; else it resolves them once.
+    /// Whether the kernel keeps the added neighbours resolved; else it resolves them once.
     is_managed: bool,
 }
 
 impl Task for ChangeNeighbours {
     const NAME: &'static str = "change-neighbours";
-    /// Those of `add` that were refused, by their place, with the number of the kernel's error.
+    /// The neighbours of `add` that the kernel refused, by their place, with the number of the kernel's error.
     type Done = Vec<(usize, i32)>;
 
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>> {

@@ -15,9 +15,9 @@ use crate::network::netlink::Netlink;
 /// The policy rules of the kernel.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    /// Those that are followed, in the kernel's order.
+    /// The followed rules, in the kernel's order.
     pub(super) followed: Vec<Rule>,
-    /// The marks in all of them.
+    /// The marks in all rules.
     pub(super) marks: Vec<PolicyRuleMark>,
     /// A sentence for each rule that is not followed.
     pub(super) warnings: Vec<String>,

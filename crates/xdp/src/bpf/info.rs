@@ -105,7 +105,7 @@ impl KernelMap {
         Self::open_with(id, sys::BPF_F_RDONLY)
     }
 
-    /// The same map, to be changed as well.
+    /// This map, to be read and changed.
     pub fn writable(&self) -> io::Result<Self> {
         Self::open_with(self.id, 0)
     }
