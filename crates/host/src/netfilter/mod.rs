@@ -32,6 +32,7 @@ pub mod chain;
 mod hook;
 pub mod iptables_save;
 pub mod nft;
+mod nft_rule;
 mod programs;
 mod range;
 
