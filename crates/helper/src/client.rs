@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -71,7 +71,7 @@ impl Run {
         self.answer().map(|(event, _)| event)
     }
 
-    /// The same with its descriptors.
+    /// The next event with its descriptors; `None`: there is none yet.
     fn answer(&self) -> Option<Answer<Event>> {
         let why = match receive(&self.0, RecvFlags::DONTWAIT) {
             Ok(Some(answer)) => return Some(answer),
@@ -153,10 +153,7 @@ pub fn is_used_for_tasks() -> bool {
 
 /// Waits until the helper has carried out a task. A late answer is lost, with its descriptors.
 pub(crate) fn task(name: &str, value: Value, given: &[BorrowedFd<'_>]) -> io::Result<Answer<Value>> {
-    let hangs = || io::Error::other(format!("the helper process does not answer within {TASK_TIME:?}"));
-    let unanswered = || UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
-    unanswered().take_if(|run| run.answer().is_some());
-    if unanswered().is_some() {
+    if is_unanswered() {
         return Err(hangs());
     }
     let run = Run::request(&Request::Task(name.to_owned(), value), given)?;
@@ -169,7 +166,7 @@ pub(crate) fn task(name: &str, value: Value, given: &[BorrowedFd<'_>]) -> io::Re
             break answer;
         }
         if until <= Instant::now() {
-            *unanswered() = Some(run);
+            *UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner) = Some(run);
             return Err(hangs());
         }
     };
@@ -179,6 +176,17 @@ pub(crate) fn task(name: &str, value: Value, given: &[BorrowedFd<'_>]) -> io::Re
         Event::Failed(None, why) | Event::NotStarted(why) => Err(io::Error::other(why)),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
+}
+
+/// Whether the helper has not answered an earlier request yet.
+fn is_unanswered() -> bool {
+    let mut unanswered = UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner);
+    unanswered.take_if(|run| run.answer().is_some());
+    unanswered.is_some()
+}
+
+fn hangs() -> io::Error {
+    io::Error::other(format!("the helper process does not answer within {TASK_TIME:?}"))
 }
 
 /// Waits for the one event of a request that runs no program.
@@ -195,7 +203,7 @@ fn answer(request: &Request) -> io::Result<Event> {
 
 /// A sentence for the operator, if the helper has ended at any time.
 pub fn warning() -> Option<String> {
-    let losses = HELPER.get()?.losses.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let losses = HELPER.get()?.losses().clone();
     match losses {
         Losses { is_gone: true, .. } => Some(GONE.to_owned()),
         Losses { count: 0, .. } => None,
@@ -229,12 +237,11 @@ pub fn follow() -> io::Result<()> {
 
 impl Helper {
     fn follow(&self) {
-        let losses = || self.losses.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             match receive::<(u32, String)>(&self.socket, RecvFlags::empty()) {
                 Ok(Some(((count, why), _))) => {
                     tracing::error!("the helper process has ended by {why}; it is started again");
-                    *losses() = Losses { count, why, is_gone: false };
+                    *self.losses() = Losses { count, why, is_gone: false };
                 }
                 Ok(None) => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -242,10 +249,14 @@ impl Helper {
             }
         }
         tracing::error!("{GONE}");
-        losses().is_gone = true;
+        self.losses().is_gone = true;
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
         // Its end is known already; this lets the kernel forget it.
         let _ = keeper.map(|mut keeper| keeper.wait());
+    }
+
+    fn losses(&self) -> MutexGuard<'_, Losses> {
+        self.losses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

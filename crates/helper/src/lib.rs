@@ -18,4 +18,4 @@ mod script;
 mod server;
 pub mod task;
 
-pub use script::account;
+pub use script::{AccountError, account};

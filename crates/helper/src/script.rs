@@ -8,16 +8,66 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::errno::Errno;
 use nix::unistd::{Group, User};
 use rustix::process::{getegid, geteuid};
 
 use crate::request::Script;
 
+/// Why a script cannot be run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ScriptError {
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    #[error("it has no words")]
+    Empty,
+    #[error("there is no file {0}")]
+    NoFile(String),
+    #[error("{0} is not executable; `chmod +x` it")]
+    NotExecutable(String),
+    #[error(
+        "`{0}` is no program; with `enable_script_security` root runs only programs, no lines for a shell"
+    )]
+    NotAProgram(String),
+    #[error("{}: {error}", path.display())]
+    Unreadable { path: PathBuf, error: io::Error },
+    #[error("{}: too many links", .0.display())]
+    TooManyLinks(PathBuf),
+    #[error(
+        "{}: others than root may change it, so with `enable_script_security` root does not run what is in it; \
+         `chown root` and `chmod go-w` it, or move the script",
+        .0.display()
+    )]
+    NotOnlyRoots(PathBuf),
+}
+
+/// Why a user or a group has no ID.
+#[derive(Debug, thiserror::Error)]
+pub enum AccountError {
+    /// There is no such user.
+    #[error("there is no user `{0}`")]
+    NoUser(String),
+    /// There is no such group.
+    #[error("there is no group `{0}`")]
+    NoGroup(String),
+    /// The system cannot look it up.
+    #[error("looking up `{name}`: {error}")]
+    LookUp {
+        /// The name of the user or group.
+        name: String,
+        /// The system's error.
+        error: Errno,
+    },
+}
+
+impl From<AccountError> for String {
+    fn from(error: AccountError) -> Self {
+        error.to_string()
+    }
+}
+
 /// The command to execute for a script.
-///
-/// # Errors
-/// Why it cannot be run.
-pub(crate) fn command(script: &Script) -> Result<Command, String> {
+pub(crate) fn command(script: &Script) -> Result<Command, ScriptError> {
     let account = account_of(script)?;
     let mut command = program_of(script, account.is_none_or(|(user, _)| user == 0))?;
     // The environment of the helper may hold secrets, and names that change which code a program runs.
@@ -29,7 +79,7 @@ pub(crate) fn command(script: &Script) -> Result<Command, String> {
 }
 
 /// The IDs of the user and the group that a script runs as; `None`: those of this process.
-fn account_of(script: &Script) -> Result<Option<(u32, u32)>, String> {
+fn account_of(script: &Script) -> Result<Option<(u32, u32)>, AccountError> {
     let account = match &script.user {
         Some(user) => account(user, script.group.as_deref())?,
         None => match user(DEFAULT_USER)? {
@@ -41,14 +91,12 @@ fn account_of(script: &Script) -> Result<Option<(u32, u32)>, String> {
     Ok((account != (geteuid().as_raw(), getegid().as_raw())).then_some(account))
 }
 
-fn program_of(script: &Script, is_root: bool) -> Result<Command, String> {
-    let name = script.argv.first().ok_or("it has no words")?;
+fn program_of(script: &Script, is_root: bool) -> Result<Command, ScriptError> {
+    let name = script.argv.first().ok_or(ScriptError::Empty)?;
     let is_checked = script.is_checked && is_root;
     let Some(program) = program(name) else {
         if is_checked {
-            let why =
-                "is no program; with `enable_script_security` root runs only programs, no lines for a shell";
-            return Err(missing(script).unwrap_or_else(|| format!("`{name}` {why}")));
+            return Err(missing(script).unwrap_or_else(|| ScriptError::NotAProgram(name.clone())));
         }
         let mut shell = Command::new("/bin/sh");
         shell.arg("-c").arg(&script.text);
@@ -75,21 +123,22 @@ const LINKS_MAX: u32 = 16;
 /// The IDs of a user and of a group; without a group name, the user's own group.
 ///
 /// # Errors
-/// A sentence: there is no such user or group, or it cannot be looked up.
-pub fn account(name: &str, group: Option<&str>) -> Result<(u32, u32), String> {
-    let user = user(name)?.ok_or_else(|| format!("there is no user `{name}`"))?;
+/// There is no such user or group, or it cannot be looked up.
+pub fn account(name: &str, group: Option<&str>) -> Result<(u32, u32), AccountError> {
+    let user = user(name)?.ok_or_else(|| AccountError::NoUser(name.to_owned()))?;
     let group = match group {
         None => user.gid,
         Some(name) => {
-            let group = Group::from_name(name).map_err(|error| format!("looking up `{name}`: {error}"))?;
-            group.ok_or_else(|| format!("there is no group `{name}`"))?.gid
+            let group = Group::from_name(name)
+                .map_err(|error| AccountError::LookUp { name: name.to_owned(), error })?;
+            group.ok_or_else(|| AccountError::NoGroup(name.to_owned()))?.gid
         }
     };
     Ok((user.uid.as_raw(), group.as_raw()))
 }
 
-fn user(name: &str) -> Result<Option<User>, String> {
-    User::from_name(name).map_err(|error| format!("looking up `{name}`: {error}"))
+fn user(name: &str) -> Result<Option<User>, AccountError> {
+    User::from_name(name).map_err(|error| AccountError::LookUp { name: name.to_owned(), error })
 }
 
 /// The executable of a name: a path, or found in [`PATH`].
@@ -102,15 +151,15 @@ fn program(name: &str) -> Option<PathBuf> {
 
 /// Why the file of a script's first word cannot be executed, which its shell would find only when it runs; `None`: it
 /// can, or the word is no absolute path.
-pub(crate) fn missing(script: &Script) -> Option<String> {
+pub(crate) fn missing(script: &Script) -> Option<ScriptError> {
     let name = script.argv.first()?;
-    let is_plain = |char: char| char.is_alphanumeric() || "/._-+".contains(char);
-    if !name.starts_with('/') || !name.chars().all(is_plain) {
+    let is_plain = name.chars().all(|char| char.is_alphanumeric() || "/._-+".contains(char));
+    if !name.starts_with('/') || !is_plain {
         return None;
     }
     match Path::new(name).metadata() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(format!("there is no file {name}")),
-        Ok(metadata) if !is_executable(&metadata) => Some(format!("{name} is not executable; `chmod +x` it")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(ScriptError::NoFile(name.clone())),
+        Ok(metadata) if !is_executable(&metadata) => Some(ScriptError::NotExecutable(name.clone())),
         _ => None,
     }
 }
@@ -136,26 +185,26 @@ fn is_program(path: &Path) -> bool {
 
 /// Refuses a file that users other than root can change or replace. Checks the file, each directory above it, and each
 /// symbolic link.
-fn require_root_only(path: &Path, links: u32) -> Result<(), String> {
+fn require_root_only(path: &Path, links: u32) -> Result<(), ScriptError> {
     use std::os::unix::fs::MetadataExt;
-    let path = std::path::absolute(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let path = std::path::absolute(path).map_err(|error| unreadable(path, error))?;
     for part in path.ancestors() {
-        let failed = |error: io::Error| format!("{}: {error}", part.display());
-        let metadata = part.symlink_metadata().map_err(failed)?;
+        let metadata = part.symlink_metadata().map_err(|error| unreadable(part, error))?;
         if metadata.is_symlink() {
-            let links = links.checked_sub(1).ok_or_else(|| format!("{}: too many links", part.display()))?;
+            let links = links.checked_sub(1).ok_or_else(|| ScriptError::TooManyLinks(part.to_owned()))?;
             let around = part.parent().unwrap_or(part);
-            require_root_only(&around.join(part.read_link().map_err(failed)?), links)?;
+            let target = part.read_link().map_err(|error| unreadable(part, error))?;
+            require_root_only(&around.join(target), links)?;
             continue;
         }
         let mode = metadata.mode();
         if metadata.uid() != 0 || mode & 0o002 != 0 || mode & 0o020 != 0 && metadata.gid() != 0 {
-            let why = "others than root may change it, so with `enable_script_security` root does not run what is in it";
-            return Err(format!(
-                "{}: {why}; `chown root` and `chmod go-w` it, or move the script",
-                part.display()
-            ));
+            return Err(ScriptError::NotOnlyRoots(part.to_owned()));
         }
     }
     Ok(())
+}
+
+fn unreadable(path: &Path, error: io::Error) -> ScriptError {
+    ScriptError::Unreadable { path: path.to_owned(), error }
 }

@@ -54,9 +54,9 @@ pub(crate) fn serve(socket: &OwnedFd, powers: Powers) -> io::Result<()> {
         match receive::<Request>(socket, RecvFlags::empty()) {
             Ok(None) => return Ok(()),
             Ok(Some((request, descriptors))) => {
-                let carry_out = move || carry_out(&request, powers, descriptors);
+                let thread = thread::Builder::new().name("xvs-program".to_owned());
                 // Without a thread the request's socket is closed, which the requester sees.
-                let _ = thread::Builder::new().name("xvs-program".to_owned()).spawn(carry_out);
+                let _ = thread.spawn(move || carry_out(&request, powers, descriptors));
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             // It is no request, or there is no room for its descriptors; they are closed.
@@ -88,7 +88,7 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
     let event = match (command(request, powers), request) {
         (Err(event), _) => Err(event),
         (Ok(_), Request::Examine(script)) => {
-            script::missing(script).map_or(Ok(Event::Runnable), |why| Err(Event::Refused(why)))
+            script::missing(script).map_or(Ok(Event::Runnable), |why| Err(Event::Refused(why.to_string())))
         }
         (Ok(mut command), request) => {
             // A successor needs what xvsd was started with.
@@ -98,11 +98,11 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
                 let _ = send(&control, &Event::NotStarted(format!("its capabilities: {error}")), &[]);
                 return;
             }
-            let mut file = || descriptors.next().map_or_else(Stdio::null, Stdio::from);
-            command.stdin(Stdio::null()).stdout(file());
+            let mut files = descriptors.map(Stdio::from);
+            command.stdin(Stdio::null()).stdout(files.next().unwrap_or_else(Stdio::null));
             // A successor has its errors in xvsd's log.
             if *request != Request::Successor {
-                command.stderr(file());
+                command.stderr(files.next().unwrap_or_else(Stdio::null));
             }
             command.process_group(0);
             run(command, powers, &control)
@@ -134,7 +134,7 @@ fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
             ))
         }
         (Request::Script(script) | Request::Examine(script), _) => {
-            script::command(script).map_err(Event::Refused)
+            script::command(script).map_err(|why| Event::Refused(why.to_string()))
         }
         (Request::Netfilter(argv), powers) => match argv.split_first() {
             Some((program, rest)) if matches!(powers, Powers::Any) || is_netfilter(argv) => {
@@ -179,7 +179,8 @@ fn run(mut command: Command, powers: Powers, control: &OwnedFd) -> Result<Event,
 /// Waits until a process has ended, without reaping it, so that the numbers of process and group are not reused.
 fn await_end(group: Pid, control: &OwnedFd) -> io::Result<()> {
     let process = pidfd_open(group, PidfdFlags::empty())?;
-    let (mut is_ending, mut has_requester) = (false, true);
+    let mut is_ending = false;
+    let mut has_requester = true;
     loop {
         let mut watched = vec![PollFd::new(&process, PollFlags::IN)];
         if has_requester {
@@ -271,7 +272,7 @@ mod tests {
         answer_with(request, &[])
     }
 
-    /// The same for a request with descriptors.
+    /// The last event of a request with descriptors.
     fn answer_with(request: &impl serde::Serialize, more: &[BorrowedFd<'_>]) -> Option<Event> {
         let (own, its) = pair().unwrap();
         let files = Rlimit { current: Some(FILES), ..getrlimit(Resource::Nofile) };

@@ -1,6 +1,7 @@
 //! Cores of this machine.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::thread;
 
 /// The number of cores that this process may use; 1 if it is unknown.
@@ -12,11 +13,12 @@ pub fn cores_available() -> usize {
 ///
 /// Source: kernel `Documentation/admin-guide/cputopology.rst`.
 pub fn parse_cores(list: &str) -> BTreeSet<usize> {
-    let range = |part: &str| {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        Some(first.parse().ok()?..=last.parse().ok()?)
-    };
     list.trim().split(',').filter_map(range).flatten().collect()
+}
+
+fn range(part: &str) -> Option<RangeInclusive<usize>> {
+    let (first, last) = part.split_once('-').unwrap_or((part, part));
+    Some(first.parse().ok()?..=last.parse().ok()?)
 }
 
 #[cfg(test)]

@@ -20,12 +20,15 @@ impl Task for AcceptOwnAddresses {
 
     /// Its errors name the setting.
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
-        let failed = |error: io::Error| io::Error::new(error.kind(), format!("{ACCEPT_LOCAL}: {error}"));
         if fs::read_to_string(ACCEPT_LOCAL).map_err(failed)?.trim() != "1" {
             fs::write(ACCEPT_LOCAL, "1").map_err(failed)?;
         }
         Ok(((), Vec::new()))
     }
+}
+
+fn failed(error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{ACCEPT_LOCAL}: {error}"))
 }
 
 const ACCEPT_LOCAL: &str = "/proc/sys/net/ipv4/conf/lo/accept_local";

@@ -18,8 +18,8 @@ pub struct CgroupLimit {
 
 /// The smallest memory limit of this process's control group and the groups above it; `None`: there is none.
 pub fn cgroup_limit() -> Option<CgroupLimit> {
-    let text = |path| fs::read_to_string(path).ok();
-    let (mounts, own) = (text("/proc/self/mountinfo")?, text("/proc/self/cgroup")?);
+    let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let limits = limit_files(&mounts, &own).into_iter().filter_map(|file| {
         // `max` or a missing file means no limit; so does version 1's number, which is larger than any memory.
         let bytes = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
@@ -57,11 +57,14 @@ fn limit_files(mounts: &str, own: &str) -> Vec<PathBuf> {
 /// Memory in reserved huge pages that no process has claimed. It does not count for a control group.
 pub fn free_huge_page_bytes() -> u64 {
     let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let of = |name: &str| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).unwrap_or(0)
-    };
-    of("HugePages_Free").saturating_sub(of("HugePages_Rsvd")) * (of("Hugepagesize") << 10)
+    let unclaimed = number(&meminfo, "HugePages_Free:").saturating_sub(number(&meminfo, "HugePages_Rsvd:"));
+    unclaimed * (number(&meminfo, "Hugepagesize:") << 10)
+}
+
+/// The number behind a name; 0 if there is none.
+fn number(meminfo: &str, name: &str) -> u64 {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// Available memory, in pages.

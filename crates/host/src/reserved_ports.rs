@@ -30,7 +30,6 @@ impl ReservedPorts {
         if ports == self.ports {
             return Ok(());
         }
-        let failed = |error: io::Error| format!("local ports cannot be reserved: {RESERVED}: {error}");
         let before = match &self.before {
             Some(before) => before.clone(),
             None => ranges(&fs::read_to_string(RESERVED).map_err(failed)?),
@@ -45,9 +44,14 @@ impl ReservedPorts {
             ));
         }
         ReservePorts(all).run(&[]).map_err(failed)?;
-        (self.before, self.ports) = (Some(before), ports);
+        self.before = Some(before);
+        self.ports = ports;
         Ok(())
     }
+}
+
+fn failed(error: io::Error) -> String {
+    format!("local ports cannot be reserved: {RESERVED}: {error}")
 }
 
 impl Drop for ReservedPorts {
@@ -70,7 +74,8 @@ impl Task for ReservePorts {
 
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
         // An attacker may control the requester: the kernel keeps enough ports whatever it asks for.
-        let (own, now) = (own_ports()?, ranges(&fs::read_to_string(RESERVED)?));
+        let own = own_ports()?;
+        let now = ranges(&fs::read_to_string(RESERVED)?);
         if free(own, &self.0) < KERNEL_KEEPS.min(free(own, &now)) {
             return Err(io::Error::other(format!("the kernel would have fewer than {KERNEL_KEEPS} ports")));
         }
@@ -96,8 +101,10 @@ fn free(own: (u16, u16), reserved: &[(u16, u16)]) -> usize {
 
 /// Parses a list of ports and ranges in the kernel's format, `80,8000-8010`.
 pub fn ranges(text: &str) -> Vec<(u16, u16)> {
-    let one = |range: &str| pair(range, |c| c == '-').or_else(|| range.parse().ok().map(|port| (port, port)));
-    text.trim().split(',').filter_map(one).collect()
+    let ranges = text.trim().split(',').filter_map(|range| {
+        pair(range, |c| c == '-').or_else(|| range.parse().ok().map(|port| (port, port)))
+    });
+    ranges.collect()
 }
 
 /// Parses two ports with a separator between them.

@@ -50,9 +50,6 @@ const DEPTH_MAX: usize = 64;
 /// the faults behind it are found too.
 pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
     let mut tree = Tree { guesses: is_unclosed(&tokens), ..Tree::default() };
-    let mut error = |place: Place, text: String| {
-        faults.push(Fault { place, severity: Severity::Error, text });
-    };
     let mut may_open_block = false;
     for Token { place, kind } in tokens {
         let follows_a_statement = std::mem::take(&mut may_open_block);
@@ -64,27 +61,32 @@ pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
             TokenKind::Open => {
                 let head = if follows_a_statement { tree.current.pop() } else { None };
                 let head = head.unwrap_or_else(|| {
-                    error(place.clone(), "a `{` without a keyword before it".to_owned());
+                    error(faults, place.clone(), "a `{` without a keyword before it".to_owned());
                     Block { place, words: Vec::new(), text: String::new(), body: None }
                 });
                 for unclosed in tree.close_before(&head) {
                     let before = format!("before `{}` at {}; add a `}}`", head.text, head.place);
-                    error(unclosed.0, format!("the `{{` of `{}` is not closed {before}", unclosed.1));
+                    error(faults, unclosed.0, format!("the `{{` of `{}` is not closed {before}", unclosed.1));
                 }
                 if tree.open.len() == DEPTH_MAX {
-                    error(head.place, format!("more than {DEPTH_MAX} nested blocks; the rest is left out"));
+                    let text = format!("more than {DEPTH_MAX} nested blocks; the rest is left out");
+                    error(faults, head.place, text);
                     return tree.finish();
                 }
                 tree.open.push((head, std::mem::take(&mut tree.current)));
             }
             TokenKind::Close if tree.close() => {}
-            TokenKind::Close => error(place, "a `}` without a `{` before it".to_owned()),
+            TokenKind::Close => error(faults, place, "a `}` without a `{` before it".to_owned()),
         }
     }
     for (head, _) in &tree.open {
-        error(head.place.clone(), format!("the `{{` of `{}` is not closed; add a `}}`", head.text));
+        error(faults, head.place.clone(), format!("the `{{` of `{}` is not closed; add a `}}`", head.text));
     }
     tree.finish()
+}
+
+fn error(faults: &mut Vec<Fault>, place: Place, text: String) {
+    faults.push(Fault { place, severity: Severity::Error, text });
 }
 
 /// A tree that is being built.
@@ -110,11 +112,13 @@ impl Tree {
     /// Closes the open blocks in which `head` cannot stand. Returns their places and texts.
     fn close_before(&mut self, head: &Block) -> Vec<(Place, String)> {
         let Some(outside) = surrounding(head.keyword()).filter(|_| self.guesses) else { return Vec::new() };
-        let is_outside = |(block, _): &(Block, _)| outside.contains(&block.keyword());
         let kept = match outside {
             [] => 0,
             // Without such a block, where it stands cannot be guessed.
-            _ => self.open.iter().rposition(is_outside).map_or(self.open.len(), |at| at + 1),
+            _ => {
+                let innermost = self.open.iter().rposition(|(block, _)| outside.contains(&block.keyword()));
+                innermost.map_or(self.open.len(), |at| at + 1)
+            }
         };
         let unclosed = self.open[kept..].iter().map(|(block, _)| (block.place.clone(), block.text.clone()));
         let unclosed = unclosed.collect();

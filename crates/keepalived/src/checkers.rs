@@ -52,21 +52,25 @@ pub(super) fn is_checker(keyword: &str) -> bool {
 /// Reads a checker. It gives no check if it is incomplete, and several if it names several hosts.
 pub(super) fn read(block: &Block, context: &CheckerContext<'_>, faults: &mut Faults) -> Vec<Check> {
     faults.block(block);
-    let check = |statements: Vec<Block>, faults: &mut Faults| {
-        let block = Block { body: Some(statements), ..block.clone() };
-        let draft = Draft::of(block.keyword());
-        if draft.is_none() {
-            faults.refuse(&block, "xvs has no BFD");
-        }
-        draft?.check(&block, context, faults)
+    let (hosts, others): (Vec<_>, Vec<_>) = block
+        .statements()
+        .iter()
+        .cloned()
+        .partition(|one| block.keyword() == "SMTP_CHECK" && one.keyword() == "host");
+    let bodies = match hosts.is_empty() {
+        true => vec![others],
+        // Old syntax: the statements outside the `host` blocks apply to each host.
+        false => hosts.iter().map(|host| [&others, host.statements()].concat()).collect(),
     };
-    let is_host = |one: &Block| block.keyword() == "SMTP_CHECK" && one.keyword() == "host";
-    let (hosts, others): (Vec<_>, Vec<_>) = block.statements().iter().cloned().partition(is_host);
-    if hosts.is_empty() {
-        return check(others, faults).into_iter().collect();
+    let mut checks = Vec::new();
+    for body in bodies {
+        let block = Block { body: Some(body), ..block.clone() };
+        match Draft::of(block.keyword()) {
+            Some(draft) => checks.extend(draft.check(&block, context, faults)),
+            None => faults.refuse(&block, "xvs has no BFD"),
+        }
     }
-    // Old syntax: the statements outside the `host` blocks apply to each host.
-    hosts.iter().filter_map(|host| check([&others, host.statements()].concat(), faults)).collect()
+    checks
 }
 
 /// The statements of a checker.
@@ -119,12 +123,14 @@ enum Kind {
 
 impl Draft {
     fn of(keyword: &str) -> Option<Self> {
-        let http = |is_tls| Kind::Http { http: Http::default(), is_tls, tls: TlsStatements::default() };
         let kind = match keyword {
             "TCP_CHECK" => Kind::Tcp { through_vip: None, agent: None, agent_send: None },
             "PING_CHECK" => Kind::Ping,
-            "HTTP_GET" => http(false),
-            "SSL_GET" => http(true),
+            "HTTP_GET" | "SSL_GET" => Kind::Http {
+                http: Http::default(),
+                is_tls: keyword == "SSL_GET",
+                tls: TlsStatements::default(),
+            },
             "DNS_CHECK" => Kind::Dns(Dns { kind: "SOA".to_owned(), name: String::new() }),
             "SMTP_CHECK" => Kind::Smtp("smtpchecker.keepalived.org".to_owned()),
             "UDP_CHECK" => Kind::Udp { payload: None, pattern: None, min_length: 0, max_length: 255 },
@@ -148,7 +154,9 @@ impl Draft {
 
     fn check(mut self, block: &Block, context: &CheckerContext<'_>, faults: &mut Faults) -> Option<Check> {
         for statement in block.statements() {
-            if let (Kind::Http { http, .. }, "url") = (&mut self.kind, statement.keyword()) {
+            if statement.keyword() == "url"
+                && let Kind::Http { http, .. } = &mut self.kind
+            {
                 http.urls.extend(http::url(statement, faults));
                 continue;
             }
@@ -241,17 +249,17 @@ impl Draft {
         for (word, _) in is_set.into_iter().filter(|(_, is_set)| *is_set) {
             faults.warn(place, format!("`{word}` has no effect with `through_vip`"));
         }
-        let port = |known: u16| self.connect_port.unwrap_or(known);
-        let mut endpoints: Vec<_> = match self.connect_ip {
-            Some(addr) => vec![Endpoint { addr, port: port(context.endpoint.port()) }],
-            None => {
-                context.virtual_endpoints.iter().map(|at| Endpoint { port: port(at.port), ..*at }).collect()
-            }
+        let mut endpoints = match self.connect_ip {
+            Some(addr) => vec![Endpoint { addr, port: context.endpoint.port() }],
+            None => context.virtual_endpoints.clone(),
         };
+        if let Some(port) = self.connect_port {
+            endpoints.iter_mut().for_each(|at| at.port = port);
+        }
         endpoints.sort_unstable();
         endpoints.dedup();
-        let differs = |addr: &IpAddr| endpoints.iter().any(|at| at.addr.is_ipv4() != addr.is_ipv4());
-        let crosses = context.method == ForwardingMethod::DirectRouting && differs(&context.endpoint.ip());
+        let crosses = context.method == ForwardingMethod::DirectRouting
+            && has_other_family(&endpoints, context.endpoint.ip());
         let error = match endpoints.len() {
             0 => "a firewall mark has no virtual address; name one with `connect_ip`".to_owned(),
             number if number > ENDPOINTS_MAX => format!(
@@ -262,7 +270,7 @@ impl Draft {
                 "the virtual server has no port; name one with `connect_port`".to_owned()
             }
             _ if crosses => "`connect_ip` is of another family than the server".to_owned(),
-            _ if self.source.as_ref().is_some_and(differs) => {
+            _ if self.source.is_some_and(|addr| has_other_family(&endpoints, addr)) => {
                 "`bindto` is of another family than the virtual address".to_owned()
             }
             _ => return Some(ThroughVip { endpoints, source: self.source }),
@@ -273,13 +281,10 @@ impl Draft {
 
     /// The target of the probes; `None`: it cannot be probed.
     fn target(&mut self, context: &CheckerContext<'_>, block: &Block, faults: &mut Faults) -> Option<Target> {
-        let family = |addr: &IpAddr| addr.is_ipv4() == context.endpoint.is_ipv4();
         for (word, addr) in [("connect_ip", &mut self.connect_ip), ("bindto", &mut self.source)] {
-            if addr.take_if(|addr| !family(addr)).is_some() {
-                faults.warn(
-                    &block.place,
-                    format!("`{word}` is of another family than the server; it is left out"),
-                );
+            if addr.take_if(|addr| addr.is_ipv4() != context.endpoint.is_ipv4()).is_some() {
+                let text = format!("`{word}` is of another family than the server; it is left out");
+                faults.warn(&block.place, text);
             }
         }
         let addr = self.connect_ip.unwrap_or(context.endpoint.ip());
@@ -337,8 +342,8 @@ impl Kind {
                 }
                 "name" => {
                     let name = faults.argument(block).unwrap_or_default().trim_end_matches('.');
-                    let fits = |label: &str| (1..=63).contains(&label.len());
-                    match name.is_empty() || name.len() <= 253 && name.split('.').all(fits) {
+                    let has_labels = name.split('.').all(|label| (1..=63).contains(&label.len()));
+                    match name.is_empty() || name.len() <= 253 && has_labels {
                         true => name.clone_into(&mut dns.name),
                         false => faults.refuse(block, "not a domain name"),
                     }
@@ -401,11 +406,6 @@ impl Kind {
         block: &Block,
         faults: &mut Faults,
     ) -> Option<Probe> {
-        let mut incomplete = |what: &str| {
-            faults
-                .warn(&block.place, format!("`{}` has no `{what}`; the check is left out", block.keyword()));
-            None
-        };
         Some(match self {
             Self::Tcp { agent: Some(_), agent_send, .. } => {
                 Probe::Agent(target?, agent_send.unwrap_or_default())
@@ -419,7 +419,7 @@ impl Kind {
             Self::Ping => Probe::Ping(target?),
             Self::Http { mut http, is_tls, tls } => {
                 if http.urls.is_empty() {
-                    return incomplete("url");
+                    return incomplete(block, "url", faults);
                 }
                 if is_tls {
                     for at in 0..http.urls.len() {
@@ -440,13 +440,13 @@ impl Kind {
                 Probe::Udp(target?, Udp { payload, reply })
             }
             Self::Script { script, meaning, user, .. } => {
-                let Some(mut script) = script else { return incomplete("misc_path") };
+                let Some(mut script) = script else { return incomplete(block, "misc_path", faults) };
                 let mut user = user.unwrap_or_default().into_iter();
                 (script.user, script.group) = (user.next(), user.next());
                 Probe::Script(script, meaning)
             }
             Self::File { name, weight } => {
-                let Some(name) = name else { return incomplete("track_file") };
+                let Some(name) = name else { return incomplete(block, "track_file", faults) };
                 let Some(file) = context.files.find(&name) else {
                     faults.warn(&block.place, format!("no `track_file {name}`; the check is left out"));
                     return None;
@@ -455,6 +455,16 @@ impl Kind {
             }
         })
     }
+}
+
+/// Whether one of these endpoints is of another family than the address.
+fn has_other_family(endpoints: &[Endpoint], addr: IpAddr) -> bool {
+    endpoints.iter().any(|at| at.addr.is_ipv4() != addr.is_ipv4())
+}
+
+fn incomplete(block: &Block, what: &str, faults: &mut Faults) -> Option<Probe> {
+    faults.warn(&block.place, format!("`{}` has no `{what}`; the check is left out", block.keyword()));
+    None
 }
 
 /// The most virtual endpoints to which one check connects.
@@ -475,19 +485,26 @@ fn bytes(block: &Block, faults: &mut Faults) -> Option<Vec<u8>> {
 
 /// Reads hexadecimal bytes, each with a mask; `x` stands for any digit. No bytes at all match any reply.
 fn masked(block: &Block, faults: &mut Faults) -> Option<Vec<(u8, u8)>> {
-    let digit = |char: char| match char {
-        'x' | 'X' => Some((0, 0)),
-        _ => char.to_digit(16).map(|digit| (digit as u8, 0xf)),
-    };
-    let byte = |pair: &[(u8, u8)]| match *pair {
-        [(high, high_mask), (low, low_mask)] => (high << 4 | low, high_mask << 4 | low_mask),
-        // A single digit is the low half; the high half is 0.
-        _ => (pair[0].0, 0xf0 | pair[0].1),
-    };
     let digits: Option<Vec<Vec<_>>> =
         block.arguments().iter().map(|word| word.chars().map(digit).collect()).collect();
     if digits.is_none() {
         faults.refuse(block, "not hexadecimal digits");
     }
     Some(digits?.iter().flat_map(|word| word.chunks(2).map(byte)).collect())
+}
+
+/// A hexadecimal digit or `x`, with its mask.
+fn digit(char: char) -> Option<(u8, u8)> {
+    match char {
+        'x' | 'X' => Some((0, 0)),
+        _ => char.to_digit(16).map(|digit| (digit as u8, 0xf)),
+    }
+}
+
+/// The byte of one or two digits, with its mask. A single digit is the low half; the high half is 0.
+fn byte(digits: &[(u8, u8)]) -> (u8, u8) {
+    match *digits {
+        [(high, high_mask), (low, low_mask)] => (high << 4 | low, high_mask << 4 | low_mask),
+        _ => (digits[0].0, 0xf0 | digits[0].1),
+    }
 }

@@ -27,29 +27,21 @@ impl Files {
         faults.block(block);
         let Some(name) = faults.argument(block) else { return };
         if self.0.contains_key(name) {
-            faults.warn(
-                &block.place,
-                format!("the file `{name}` is already defined; the first definition is used"),
-            );
+            let text = format!("the file `{name}` is already defined; the first definition is used");
+            faults.warn(&block.place, text);
             return;
         }
-        let (mut path, mut weight, mut init) = (None, None, None);
+        let mut path = None;
+        let mut weight = None;
+        let mut init = None;
         for line in block.statements() {
-            let known = match line.keyword() {
-                "file" => {
-                    set(&mut path, faults.argument(line).map(PathBuf::from));
-                    true
-                }
-                "weight" => {
-                    set(&mut weight, file_weight(line, faults));
-                    true
-                }
-                "init_file" => {
-                    set(&mut init, init_of(line, faults));
-                    true
-                }
-                _ => false,
-            };
+            let mut known = true;
+            match line.keyword() {
+                "file" => set(&mut path, faults.argument(line).map(PathBuf::from)),
+                "weight" => set(&mut weight, file_weight(line, faults)),
+                "init_file" => set(&mut init, init_of(line, faults)),
+                _ => known = false,
+            }
             faults.line(line, known);
         }
         let Some(path) = path else {

@@ -10,21 +10,25 @@ use crate::values::Faults;
 
 /// Applies a statement. Returns whether it is one of these.
 pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) -> bool {
-    let word = |at: usize| block.arguments().get(at).cloned();
-    let switch = |faults: &mut Faults| faults.switch(block).unwrap_or(false);
+    let words = block.arguments();
     match block.keyword() {
         "script_user" => {
-            globals.script_user =
-                faults.argument(block).map(|user| (user.to_owned(), word(1))).or(globals.script_user.take());
+            if let Some(user) = faults.argument(block) {
+                globals.script_user = Some((user.to_owned(), words.get(1).cloned()));
+            }
         }
-        "enable_script_security" => globals.enable_script_security = switch(faults),
-        "rs_init_notifies" => globals.rs_init_notifies = switch(faults),
-        "lvs_flush" => globals.lvs_flush = switch(faults),
+        "enable_script_security" => {
+            globals.enable_script_security = faults.switch(block).unwrap_or(false);
+        }
+        "rs_init_notifies" => globals.rs_init_notifies = faults.switch(block).unwrap_or(false),
+        "lvs_flush" => globals.lvs_flush = faults.switch(block).unwrap_or(false),
         keyword @ ("notify_fifo" | "lvs_notify_fifo") => {
             let Some(path) = faults.argument(block).map(str::to_owned) else { return true };
             let fifo = fifo(globals, keyword);
             if fifo.path.is_empty() {
-                (fifo.path, fifo.user, fifo.group) = (path, word(1), word(2));
+                fifo.path = path;
+                fifo.user = words.get(1).cloned();
+                fifo.group = words.get(2).cloned();
             } else {
                 faults.refuse(block, "already defined");
             }
@@ -49,33 +53,34 @@ fn fifo<'a>(globals: &'a mut Globals, keyword: &str) -> &'a mut Fifo {
 
 /// Removes contradictory settings, after the block was read.
 pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
-    let disables_mail = |statement: &Block| match statement.keyword() {
+    let mails = block.statements().iter().find(|statement| statement.keyword() == "notification_email");
+    if let Some(mails) = mails.filter(|_| !block.statements().iter().any(disables_mail)) {
+        let next = "use `notify_down` or an alert; `smtp_alert_checker off` disables this warning";
+        let text = format!("`notification_email`: xvs sends no mail about real servers; {next}");
+        faults.warn(&mails.place, text);
+    }
+    for (name, fifo) in
+        [("notify_fifo", &mut globals.notify_fifo), ("lvs_notify_fifo", &mut globals.lvs_notify_fifo)]
+    {
+        if fifo.take_if(|fifo| fifo.path.is_empty()).is_some() {
+            faults.warn(&block.place, format!("`{name}_script` without `{name}`; it is left out"));
+        }
+    }
+    let path = globals.lvs_notify_fifo.as_ref().map(|fifo| &fifo.path);
+    if path.is_some() && path == globals.notify_fifo.as_ref().map(|fifo| &fifo.path) {
+        let why = "`notify_fifo` and `lvs_notify_fifo` have the same path; the second is left out";
+        faults.warn(&block.place, why);
+        globals.lvs_notify_fifo = None;
+    }
+}
+
+fn disables_mail(statement: &Block) -> bool {
+    match statement.keyword() {
         "no_checker_emails" => true,
         "smtp_alert_checker" => {
             statement.arguments().first().is_some_and(|word| matches!(&**word, "off" | "false" | "no"))
         }
         _ => false,
-    };
-    let mails = block.statements().iter().find(|statement| statement.keyword() == "notification_email");
-    if let Some(mails) = mails.filter(|_| !block.statements().iter().any(disables_mail)) {
-        let next = "use `notify_down` or an alert; `smtp_alert_checker off` disables this warning";
-        faults.warn(
-            &mails.place,
-            format!("`notification_email`: xvs sends no mail about real servers; {next}"),
-        );
-    }
-    let mut warn = |text: &str| faults.warn(&block.place, text);
-    for (name, fifo) in
-        [("notify_fifo", &mut globals.notify_fifo), ("lvs_notify_fifo", &mut globals.lvs_notify_fifo)]
-    {
-        if fifo.take_if(|fifo| fifo.path.is_empty()).is_some() {
-            warn(&format!("`{name}_script` without `{name}`; it is left out"));
-        }
-    }
-    let path = |fifo: &Option<Fifo>| fifo.as_ref().map(|fifo| fifo.path.clone());
-    if globals.lvs_notify_fifo.is_some() && path(&globals.notify_fifo) == path(&globals.lvs_notify_fifo) {
-        warn("`notify_fifo` and `lvs_notify_fifo` have the same path; the second is left out");
-        globals.lvs_notify_fifo = None;
     }
 }
 

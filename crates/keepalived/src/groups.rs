@@ -34,10 +34,8 @@ impl Groups {
         faults.block(block);
         let Some(name) = faults.argument(block) else { return };
         if self.0.contains_key(name) {
-            faults.warn(
-                &block.place,
-                format!("the group `{name}` is already defined; the first definition is used"),
-            );
+            let text = format!("the group `{name}` is already defined; the first definition is used");
+            faults.warn(&block.place, text);
             return;
         }
         let mut entries = Vec::new();
@@ -66,10 +64,9 @@ const ENTRIES_MAX: usize = 65_536;
 
 /// Whether the family of a mark does not follow from the addresses.
 fn is_ambiguous(entries: &[Entry]) -> bool {
-    let any = |is: &dyn Fn(&Entry) -> bool| entries.iter().any(is);
-    any(&|entry| matches!(entry, Entry::Mark(_, None)))
-        && any(&|entry| matches!(entry, Entry::Address(addr, _) if addr.is_ipv4()))
-        && any(&|entry| matches!(entry, Entry::Address(addr, _) if addr.is_ipv6()))
+    entries.iter().any(|entry| matches!(entry, Entry::Mark(_, None)))
+        && entries.iter().any(|entry| matches!(entry, Entry::Address(addr, _) if addr.is_ipv4()))
+        && entries.iter().any(|entry| matches!(entry, Entry::Address(addr, _) if addr.is_ipv6()))
 }
 
 fn entries_of(words: &[String]) -> Result<Vec<Entry>, &'static str> {
@@ -144,11 +141,12 @@ fn last_of(first: IpAddr, text: &str) -> Option<IpAddr> {
 }
 
 fn between(first: IpAddr, count: usize) -> Vec<IpAddr> {
-    let next = |number: usize| match first {
-        IpAddr::V4(first) => Ipv4Addr::from(u32::from(first).wrapping_add(number as u32)).into(),
-        IpAddr::V6(first) => Ipv6Addr::from(u128::from(first).wrapping_add(number as u128)).into(),
-    };
-    (0..count).map(next).collect()
+    (0..count)
+        .map(|number| match first {
+            IpAddr::V4(first) => Ipv4Addr::from(u32::from(first).wrapping_add(number as u32)).into(),
+            IpAddr::V6(first) => Ipv6Addr::from(u128::from(first).wrapping_add(number as u128)).into(),
+        })
+        .collect()
 }
 
 #[cfg(test)]

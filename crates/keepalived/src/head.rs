@@ -44,25 +44,26 @@ pub(crate) fn in_services(
     block: &Block,
     faults: &mut Faults,
 ) -> Endpoint {
-    let mut warn = |text: String| faults.warn(&block.place, format!("`{}`: {text}", block.text));
     let is_written = written.port != 0 && !method.masquerades();
     let port = match head.entries[..] {
         [Entry::Address(_, port)] if !head.is_group => {
             if is_written && written.port != port {
-                warn(format!("with this method its port is the virtual server's, {port}"));
+                faults.warn_of(block, format!("with this method its port is the virtual server's, {port}"));
             }
             if is_written || written.port == 0 { port } else { written.port }
         }
         [Entry::Mark(..)] if !head.is_group && is_written => {
-            warn(
-                "with this method it gets marked packets at their own port; its port is left out".to_owned(),
-            );
+            let why = "with this method it gets marked packets at their own port; its port is left out";
+            faults.warn_of(block, why);
             0
         }
         _ => {
-            let other = |entry: &Entry| !matches!(entry, Entry::Address(_, port) if *port == written.port);
-            if is_written && head.entries.iter().any(other) {
-                warn("with this method its port is that of each service of the group".to_owned());
+            let has_other = !head
+                .entries
+                .iter()
+                .all(|entry| matches!(entry, Entry::Address(_, port) if *port == written.port));
+            if is_written && has_other {
+                faults.warn_of(block, "with this method its port is that of each service of the group");
             }
             written.port
         }

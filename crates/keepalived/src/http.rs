@@ -106,8 +106,7 @@ fn statuses(block: &Block, faults: &mut Faults) -> Vec<RangeInclusive<u16>> {
     faults.argument(block);
     for text in block.arguments() {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let code = |text: &str| decimal(text).filter(|code| (100..=599).contains(code));
-        match code(first).zip(code(last)).filter(|(first, last)| first <= last) {
+        match status(first).zip(status(last)).filter(|(first, last)| first <= last) {
             Some((first, last)) => all.push(first..=last),
             None => faults.refuse(block, "expected a status from 100 to 599, or a range such as 200-204"),
         }
@@ -115,16 +114,17 @@ fn statuses(block: &Block, faults: &mut Faults) -> Vec<RangeInclusive<u16>> {
     all
 }
 
+fn status(text: &str) -> Option<u16> {
+    decimal(text).filter(|status| (100..=599).contains(status))
+}
+
 fn digest(block: &Block, faults: &mut Faults) -> Option<[u8; 16]> {
     let text = faults.argument(block)?;
-    let digit = |char: char| char.to_digit(16).map(|digit| digit as u8);
-    let digits: Option<Vec<u8>> = text.chars().map(digit).collect();
-    let bytes = |digits: Vec<u8>| digits.chunks(2).map(|pair| pair[0] << 4 | pair[1]).collect::<Vec<_>>();
-    let digest = digits.filter(|digits| digits.len() == 32).and_then(|digits| bytes(digits).try_into().ok());
-    if digest.is_none() {
+    let is_digest = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if !is_digest {
         faults.refuse(block, "a digest is 32 hexadecimal digits");
     }
-    digest
+    is_digest.then(|| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes))?
 }
 
 /// The names of the options of a pattern.
@@ -133,8 +133,7 @@ fn options(block: &Block, faults: &mut Faults) -> Vec<String> {
     let (known, unknown): (Vec<_>, Vec<_>) =
         block.arguments().iter().cloned().partition(|name| REGEX_OPTIONS.contains(&name.as_str()));
     if !unknown.is_empty() {
-        faults
-            .warn(&block.place, format!("`{}`: no option {}; it is left out", block.text, unknown.join(" ")));
+        faults.warn_of(block, format!("no option {}; it is left out", unknown.join(" ")));
     }
     known
 }

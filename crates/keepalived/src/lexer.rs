@@ -3,6 +3,9 @@
 //! Runs for each line of a file; pure. Source: the grammar of keepalived 2.2.7, keepalived-behaviour, section 1. Not
 //! here: statements of several lines (`reader.rs`).
 
+use std::iter::Peekable;
+use std::str::Chars;
+
 /// A quoted string that does not end on its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unterminated;
@@ -106,17 +109,8 @@ pub fn shell_words(text: &str) -> Vec<String> {
 }
 
 /// The bytes of an escape sequence, without its backslash.
-fn escaped(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Vec<u8> {
+fn escaped(chars: &mut Peekable<Chars<'_>>) -> Vec<u8> {
     let Some(char) = chars.next() else { return vec![b'\\'] };
-    let mut number = |radix: u32, most: usize, begin: u32| {
-        let mut value = begin;
-        for _ in 0..most {
-            let Some(digit) = chars.peek().and_then(|char| char.to_digit(radix)) else { break };
-            value = value * radix + digit;
-            chars.next();
-        }
-        vec![value as u8]
-    };
     match char {
         'a' => vec![0x07],
         'b' => vec![0x08],
@@ -126,11 +120,21 @@ fn escaped(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Vec<u8> {
         'r' => vec![b'\r'],
         't' => vec![b'\t'],
         'v' => vec![0x0b],
-        'x' => number(16, 2, 0),
-        '0'..='7' => number(8, 2, char as u32 - '0' as u32),
+        'x' => vec![number(chars, 16, 0)],
+        '0'..='7' => vec![number(chars, 8, char as u32 - '0' as u32)],
         'c' => chars.next().map_or(Vec::new(), |control| vec![control as u8 & 0x1f]),
         other => other.encode_utf8(&mut [0; 4]).bytes().collect(),
     }
+}
+
+/// The byte whose digits are those of `value` and at most two more.
+fn number(chars: &mut Peekable<Chars<'_>>, radix: u32, mut value: u32) -> u8 {
+    for _ in 0..2 {
+        let Some(digit) = chars.peek().and_then(|char| char.to_digit(radix)) else { break };
+        value = value * radix + digit;
+        chars.next();
+    }
+    value as u8
 }
 
 #[cfg(test)]

@@ -78,8 +78,9 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
         groups.read(block, &mut faults);
     }
     let mut files = Files::default();
-    let is_file = |block: &&Block| matches!(block.keyword(), "track_file" | "vrrp_track_file");
-    tree.iter().filter(is_file).for_each(|block| files.read(block, &mut faults));
+    for block in tree.iter().filter(|block| matches!(block.keyword(), "track_file" | "vrrp_track_file")) {
+        files.read(block, &mut faults);
+    }
     let ssl = Ssl::of(tree, &mut faults);
     let runs_vrrp = tree.iter().any(|block| block.keyword() == "vrrp_instance");
     let mut globals = Globals::default();

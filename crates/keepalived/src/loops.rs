@@ -29,52 +29,56 @@ pub fn parse(line: &str) -> Result<(Vec<Round>, &str), &'static str> {
 /// The arguments, separated by commas outside braces.
 fn separated(text: &str) -> Vec<&str> {
     let mut depth = 0;
-    let cut = |char: char| {
+    let arguments = text.split(|char: char| {
         match char {
             '{' => depth += 1,
             '}' => depth -= 1,
             _ => {}
         }
         char == ',' && depth == 0
-    };
-    text.split(cut).map(str::trim).collect()
+    });
+    arguments.map(str::trim).collect()
 }
 
 fn sequence(arguments: &[&str], text: impl Fn(i64) -> String) -> Result<Vec<Round>, &'static str> {
     let (name, numbers) = arguments.split_first().ok_or("it has no name")?;
     let numbers: Option<Vec<_>> = numbers.iter().map(|number| integer(number)).collect();
     let numbers = numbers.ok_or("one of its numbers is invalid")?;
-    let by_direction = |start: i64, end: i64| if start <= end { 1 } else { -1 };
     let (start, step, end) = match numbers[..] {
         [end] => {
             let start = if end > 0 { 1 } else { -1 };
-            (start, by_direction(start, end), end)
+            (start, direction(start, end), end)
         }
-        [start, end] => (start, by_direction(start, end), end),
+        [start, end] => (start, direction(start, end), end),
         [start, step, end] => (start, step, end),
         _ => return Err("it has one to three numbers"),
     };
     if step == 0 {
         return Err("its step is 0");
     }
-    let within = |number: &i64| if step > 0 { *number <= end } else { *number >= end };
-    let numbers = std::iter::successors(Some(start), |number| number.checked_add(step)).take_while(within);
+    let numbers = std::iter::successors(Some(start), |number| number.checked_add(step))
+        .take_while(|number| if step > 0 { *number <= end } else { *number >= end });
     let rounds: Vec<_> =
         numbers.take(ROUNDS_MAX + 1).map(|number| vec![((*name).to_owned(), text(number))]).collect();
     if rounds.len() > ROUNDS_MAX { Err("it has more than 65,536 rounds") } else { Ok(rounds) }
 }
 
+fn direction(start: i64, end: i64) -> i64 {
+    if start <= end { 1 } else { -1 }
+}
+
 fn list(arguments: &[&str]) -> Result<Vec<Round>, &'static str> {
     let (names, values) = arguments.split_first().ok_or("it has no name")?;
     let names = tuple(names);
-    let round = |value: &&str| {
-        let values = tuple(value);
-        let pairs = names.iter().zip(&values);
-        (names.len() == values.len())
-            .then(|| pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
-    };
-    let rounds: Option<Vec<Round>> = values.iter().map(round).collect();
+    let rounds: Option<Vec<Round>> = values.iter().map(|value| round(&names, value)).collect();
     rounds.ok_or("one of its values does not have as many parts as there are names")
+}
+
+fn round(names: &[&str], value: &str) -> Option<Round> {
+    let values = tuple(value);
+    let pairs = names.iter().zip(&values);
+    (names.len() == values.len())
+        .then(|| pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
 }
 
 /// The parts of a value in braces, or the value.

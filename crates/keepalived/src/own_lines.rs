@@ -1,6 +1,6 @@
 //! Lines `#xvs …`, which are comments for keepalived: what keepalived has no keyword for.
 //!
-//! They stand directly in a `virtual_server` and apply to all of its services. A wrong line is an error: a service
+//! Such lines stand directly in a `virtual_server` and apply to all of its services. A wrong line is an error: a service
 //! without its SYN proxy, limit or PROXY header is not what the file wants. Pure. Not here: their grammar
 //! (`xvs_ipvsadm`).
 
@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::mem::discriminant;
 
 use xvs_ipvsadm::ServiceLine;
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::rule::Rule;
 use xvs_model::config::service::ServiceOptions;
@@ -48,7 +48,8 @@ pub(super) fn apply(
     faults: &mut Faults,
 ) -> Option<ClientLimit> {
     let mut state = state(services, servers);
-    let (mut limit, mut known) = (None, HashSet::new());
+    let mut limit = None;
+    let mut known = HashSet::new();
     for line in block.statements().iter().filter(|statement| statement.keyword() == KEYWORD) {
         faults.line(line, true);
         let words: Vec<_> = line.arguments().iter().map(String::as_str).collect();
@@ -66,8 +67,8 @@ pub(super) fn apply(
                         edited(*key, options, |options| options.client_address = how)
                     }
                 };
-                let refused = |error: CommandError| error.to_string().trim_start_matches("xvs: ").to_owned();
-                state.apply(&command).map_err(refused)?;
+                let result = state.apply(&command);
+                result.map_err(|error| error.to_string().trim_start_matches("xvs: ").to_owned())?;
             }
             services.clone_from_slice(&changed);
             if let ServiceLine::Limit(new) = read {
@@ -102,8 +103,11 @@ fn state(services: &[(ServiceKey, ServiceOptions)], servers: &[RealServer]) -> S
                 ServiceKey::Address { endpoint: of_service, .. } if endpoint.port == 0 => of_service.port,
                 _ => endpoint.port,
             };
-            let (endpoint, options) = (Endpoint { port, ..*endpoint }, options.clone());
-            let _ = state.apply(&Command::Add(Rule::Destination { service: *key, endpoint, options }));
+            let _ = state.apply(&Command::Add(Rule::Destination {
+                service: *key,
+                endpoint: Endpoint { port, ..*endpoint },
+                options: options.clone(),
+            }));
         }
     }
     state

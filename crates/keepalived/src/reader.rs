@@ -330,14 +330,12 @@ impl Reader<'_> {
     /// Includes the files of a pattern, in the order of their names. The pattern is relative to the including file.
     fn include(&mut self, rules: IncludeRules, pattern: &str) {
         let base = self.place.file.parent().unwrap_or(Path::new("")).to_owned();
-        let is_wild = |pattern: &str| pattern.contains(['*', '?', '[']);
-        let (mut matched, mut is_refused) = (false, false);
-        let nothing =
-            |pattern: &str| format!("include: nothing matches {pattern}; create the file or remove the line");
+        let mut matched = false;
+        let mut is_refused = false;
         for pattern in alternatives(pattern) {
             let found = files(&base.join(&pattern));
-            if found.is_empty() && (rules.every || rules.wild && is_wild(&pattern)) {
-                self.fault(Severity::Error, nothing(&pattern));
+            if found.is_empty() && (rules.every || rules.wild && pattern.contains(['*', '?', '['])) {
+                self.fault(Severity::Error, nothing_matches(&pattern));
                 is_refused = true;
             }
             for path in found {
@@ -354,9 +352,13 @@ impl Reader<'_> {
             }
         }
         if !matched && !is_refused {
-            self.fault(rules.matching, nothing(pattern));
+            self.fault(rules.matching, nothing_matches(pattern));
         }
     }
+}
+
+fn nothing_matches(pattern: &str) -> String {
+    format!("include: nothing matches {pattern}; create the file or remove the line")
 }
 
 /// The beginning of a line that is a comment for keepalived and a statement for xvs.
@@ -392,13 +394,11 @@ impl IncludeRules {
         if !["", "r", "m", "w", "b", "a"].contains(&kind) {
             return None;
         }
-        let requires = |letter: &str| kind == letter || kind == "a";
-        let severity = |asked: bool| if asked { Severity::Error } else { Severity::Warning };
         Some(Self {
-            readable: severity(requires("r")),
-            matching: severity(requires("m")),
-            wild: requires("w"),
-            every: requires("b"),
+            readable: if matches!(kind, "r" | "a") { Severity::Error } else { Severity::Warning },
+            matching: if matches!(kind, "m" | "a") { Severity::Error } else { Severity::Warning },
+            wild: matches!(kind, "w" | "a"),
+            every: matches!(kind, "b" | "a"),
         })
     }
 }
@@ -429,7 +429,8 @@ fn alternatives(pattern: &str) -> Vec<String> {
     if depth != 0 {
         return vec![pattern.to_owned()];
     }
-    let (before, after) = (&pattern[..open], &pattern[cuts[cuts.len() - 1] + 1..]);
+    let before = &pattern[..open];
+    let after = &pattern[cuts[cuts.len() - 1] + 1..];
     let each = cuts.windows(2).map(|cut| &pattern[cut[0] + 1..cut[1]]);
     each.flat_map(|each| alternatives(&format!("{before}{each}{after}"))).collect()
 }
@@ -459,8 +460,8 @@ fn reference(text: &str) -> Option<(&str, &str)> {
 
 /// A random number from the first to the second bound; the defaults are 0 and 32767.
 fn random(bounds: &[&str]) -> Option<u64> {
-    let bound = |at: usize, default: u64| bounds.get(at).map_or(Some(default), |text| text.parse().ok());
-    let (least, most) = (bound(0, 0)?, bound(1, 32_767)?);
+    let least: u64 = bounds.first().map_or(Ok(0), |text| text.parse()).ok()?;
+    let most: u64 = bounds.get(1).map_or(Ok(32_767), |text| text.parse()).ok()?;
     let drawn = RandomState::new().build_hasher().finish();
     Some(least + drawn % most.checked_sub(least)?.checked_add(1)?)
 }

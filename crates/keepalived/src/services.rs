@@ -22,6 +22,23 @@ use crate::settings::Settings;
 use crate::ssl::Ssl;
 use crate::values::{Faults, decimal, port};
 
+/// Why a virtual server is left out.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("it names no address, mark or group")]
+    NoName,
+    #[error("no group `{0}` with an entry")]
+    NoGroup(String),
+    #[error("a mark is a number from 1 to 4294967295")]
+    NotAMark,
+    #[error("`{0}` is not an address")]
+    NotAnAddress(String),
+    #[error("{0}")]
+    Port(&'static str),
+    #[error("it has no real server")]
+    NoRealServer,
+}
+
 /// Reads a `virtual_server`; `None`: it cannot be used and is left out.
 pub(super) fn read(
     block: &Block,
@@ -43,7 +60,7 @@ fn read_whole(
     files: &Files,
     ssl: &Ssl,
     faults: &mut Faults,
-) -> Result<VirtualServer, String> {
+) -> Result<VirtualServer, Unusable> {
     faults.block(block);
     let head = head(block, groups)?;
     let mut settings = Settings::of(&head);
@@ -62,34 +79,22 @@ fn read_whole(
     let mark_family = settings.family.unwrap_or_else(|| family_of_tunnels(&drafts));
     let mut services = settings.services(&head, mark_family);
     let families: HashSet<_> = services.iter().map(|(key, _)| key.family()).collect();
-    let fits = |endpoint: Endpoint, method, place: &Place, faults: &mut Faults| {
-        let crosses = matches!(method, ForwardingMethod::Tunnel | ForwardingMethod::FullNat);
-        let fits = crosses || families.iter().all(|one| *one == endpoint.family());
-        if !fits {
-            let why = "is of another family than its virtual server, and its method is neither TUN nor FNAT; it is left out";
-            faults.warn(place, format!("{} {why}", endpoint.addr));
-        }
-        fits
-    };
     let mut real_servers: Vec<RealServer> = Vec::new();
     let mut known = HashSet::new();
     for draft in drafts {
         let server = draft.finish(&settings, &head, files, ssl, faults);
-        if !fits(server.endpoint, server.options.method, &server.place, faults) {
+        if !fits(&families, server.endpoint, server.options.method, &server.place, faults) {
             continue;
         }
-        match known.insert(server.endpoint) {
-            true => real_servers.push(server),
-            false => {
-                faults.warn(
-                    &server.place,
-                    format!("{} is already a real server; the first definition is used", server.endpoint),
-                );
-            }
+        if known.insert(server.endpoint) {
+            real_servers.push(server);
+        } else {
+            let text = format!("{} is already a real server; the first definition is used", server.endpoint);
+            faults.warn(&server.place, text);
         }
     }
     if real_servers.is_empty() {
-        return Err("it has no real server".to_owned());
+        return Err(Unusable::NoRealServer);
     }
     let limit = own_lines::apply(block, &mut services, &real_servers, faults);
     let (quorum, hysteresis) = settings.quorum(&real_servers, block, faults);
@@ -103,7 +108,8 @@ fn read_whole(
         limit,
         quorum,
         hysteresis,
-        sorry_server: sorry.filter(|one| fits(one.endpoint, one.options.method, &one.place, faults)),
+        sorry_server: sorry
+            .filter(|one| fits(&families, one.endpoint, one.options.method, &one.place, faults)),
         quorum_up: settings.quorum_up,
         quorum_down: settings.quorum_down,
         omega: settings.omega,
@@ -113,24 +119,41 @@ fn read_whole(
 }
 
 /// The services that the head names.
-fn head(block: &Block, groups: &Groups) -> Result<Head, String> {
+fn head(block: &Block, groups: &Groups) -> Result<Head, Unusable> {
     let words: Vec<_> = block.arguments().iter().map(String::as_str).collect();
     let entry = match words[..] {
         ["group", name, ..] => {
-            let entries = groups.find(name).ok_or(format!("no group `{name}` with an entry"))?;
+            let entries = groups.find(name).ok_or_else(|| Unusable::NoGroup(name.to_owned()))?;
             return Ok(Head { entries: entries.to_vec(), is_group: true });
         }
         ["fwmark", mark, ..] => match decimal(mark) {
-            Some(0) | None => return Err("a mark is a number from 1 to 4294967295".to_owned()),
+            Some(0) | None => return Err(Unusable::NotAMark),
             Some(mark) => Entry::Mark(mark, None),
         },
         [addr, ref behind @ ..] => {
-            let addr: IpAddr = addr.parse().map_err(|_| format!("`{addr}` is not an address"))?;
-            Entry::Address(addr, port(behind.first().copied())?)
+            let addr: IpAddr = addr.parse().map_err(|_| Unusable::NotAnAddress(addr.to_owned()))?;
+            Entry::Address(addr, port(behind.first().copied()).map_err(Unusable::Port)?)
         }
-        [] => return Err("it names no address, mark or group".to_owned()),
+        [] => return Err(Unusable::NoName),
     };
     Ok(Head { entries: vec![entry], is_group: false })
+}
+
+/// Whether a server is of a family that its method can reach from the services; it is left out otherwise.
+fn fits(
+    families: &HashSet<Family>,
+    endpoint: Endpoint,
+    method: ForwardingMethod,
+    place: &Place,
+    faults: &mut Faults,
+) -> bool {
+    let crosses = matches!(method, ForwardingMethod::Tunnel | ForwardingMethod::FullNat);
+    let fits = crosses || families.iter().all(|one| *one == endpoint.family());
+    if !fits {
+        let why = "is of another family than its virtual server, and its method is neither TUN nor FNAT; it is left out";
+        faults.warn(place, format!("{} {why}", endpoint.addr));
+    }
+    fits
 }
 
 /// The family of marks whose servers all have method TUN: IPv6 if all servers are IPv6, else IPv4.

@@ -16,7 +16,7 @@ use crate::groups::Entry;
 use crate::head::Head;
 use crate::sorry_server::SorryDraft;
 use crate::timing::{TimingOptions, set};
-use crate::values::{Faults, Method};
+use crate::values::{Faults, Method, decimal};
 
 /// The settings of the statements so far.
 #[derive(Default)]
@@ -190,12 +190,10 @@ impl Settings {
     /// Reads a granularity, of the family of the services if that is known.
     fn mask(&mut self, block: &Block, faults: &mut Faults) -> Option<Netmask> {
         let text = faults.argument(block)?;
-        let v4 = || text.parse().ok().map(Netmask::V4);
-        let v6 = || crate::values::decimal(text).filter(|bits| (1..=128).contains(bits)).map(Netmask::V6);
         let mask = match self.family {
-            Some(Family::V4) => v4(),
-            Some(Family::V6) => v6(),
-            None => v4().or_else(v6),
+            Some(Family::V4) => netmask_v4(text),
+            Some(Family::V6) => prefix_length_v6(text),
+            None => netmask_v4(text).or_else(|| prefix_length_v6(text)),
         };
         match mask {
             Some(Netmask::V6(_)) => self.family = Some(Family::V6),
@@ -209,29 +207,31 @@ impl Settings {
 
     /// Corrects settings that do not fit the services, and warns about assumed defaults.
     pub(super) fn check(&mut self, head: &Head, block: &Block, faults: &mut Faults) {
-        let mut warn = |text: &str| faults.warn(&block.place, format!("`{}`{text}", block.text));
         let has_marks = head.entries.iter().any(|entry| matches!(entry, Entry::Mark(..)));
         let has_addresses = head.entries.iter().any(|entry| matches!(entry, Entry::Address(..)));
         if self.ha_suspend && has_marks {
-            warn(": `ha_suspend` is for addresses, not for marks; it is left out");
+            faults.warn_of(block, "`ha_suspend` is for addresses, not for marks; it is left out");
             self.ha_suspend = false;
         }
         match self.protocol {
-            None if has_addresses => warn(" names no protocol; UDP is used"),
-            Some(_) if !has_addresses => warn(": a mark has no protocol; it is left out"),
+            None if has_addresses => {
+                faults.warn(&block.place, format!("`{}` names no protocol; UDP is used", block.text));
+            }
+            Some(_) if !has_addresses => faults.warn_of(block, "a mark has no protocol; it is left out"),
             _ => {}
         }
         if self.one_packet && has_addresses && !matches!(self.protocol, None | Some(Protocol::UDP)) {
-            warn(": `ops` is for UDP only; it is left out");
+            faults.warn_of(block, "`ops` is for UDP only; it is left out");
             self.one_packet = false;
         }
         let any_port = head.entries.iter().any(|entry| matches!(entry, Entry::Address(_, 0)));
         if any_port && self.persistence_seconds.is_none() {
-            warn(": port 0 needs persistence; a timeout of 360 s is assumed");
+            faults.warn_of(block, "port 0 needs persistence; a timeout of 360 s is assumed");
             self.persistence_seconds = Some(PERSISTENCE_SECONDS);
         }
         if self.scheduler.is_none() {
-            warn(&format!(" names no scheduler; {DEFAULT_SCHEDULER} is used"));
+            let text = format!("`{}` names no scheduler; {DEFAULT_SCHEDULER} is used", block.text);
+            faults.warn(&block.place, text);
         }
     }
 
@@ -250,13 +250,14 @@ impl Settings {
     }
 
     fn options(&self, family: Family) -> ServiceOptions {
-        let fits = |mask: &Netmask| matches!(mask, Netmask::V4(_)) == (family == Family::V4);
         let persistence = self.persistence_seconds;
+        let netmask =
+            self.granularity.filter(|mask| matches!(mask, Netmask::V4(_)) == (family == Family::V4));
         ServiceOptions {
             scheduler: self.scheduler.clone().unwrap_or_else(|| DEFAULT_SCHEDULER.to_owned()),
             flags: SchedulerFlags(self.flags),
             persistence_timeout_seconds: persistence,
-            netmask: self.granularity.filter(fits).unwrap_or(Netmask::host(family)),
+            netmask: netmask.unwrap_or(Netmask::host(family)),
             persistence_engine: self.engine.clone().filter(|_| persistence.is_some()),
             one_packet: self.one_packet,
             ..ServiceOptions::of(family)
@@ -265,26 +266,36 @@ impl Settings {
 
     /// The quorum and the hysteresis, limited to the weights of these servers.
     pub(super) fn quorum(&self, servers: &[RealServer], block: &Block, faults: &mut Faults) -> (u32, u32) {
-        let mut warn = |text: String| faults.warn(&block.place, format!("`{}`: {text}", block.text));
         let weight: u64 = servers.iter().map(|server| u64::from(server.options.weight.0)).sum();
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let mut quorum = self.quorum.unwrap_or(1);
         if quorum > weight {
-            warn(format!("a quorum of {quorum} is above the sum of weights; it is lowered to {weight}"));
+            let text = format!("a quorum of {quorum} is above the sum of weights; it is lowered to {weight}");
+            faults.warn_of(block, text);
             quorum = weight;
         }
         let hysteresis = self.hysteresis.min(quorum.saturating_sub(1));
         if hysteresis < self.hysteresis {
-            warn(format!(
-                "a hysteresis of {} is not below the quorum; it is lowered to {hysteresis}",
-                self.hysteresis
-            ));
+            let given = self.hysteresis;
+            let text =
+                format!("a hysteresis of {given} is not below the quorum; it is lowered to {hysteresis}");
+            faults.warn_of(block, text);
         }
         if quorum.saturating_add(hysteresis) > weight {
-            warn(format!(
-                "quorum {quorum} and hysteresis {hysteresis} are above the sum of weights, {weight}: the quorum can never be gained"
-            ));
+            let text = format!(
+                "quorum {quorum} and hysteresis {hysteresis} are above the sum of weights, {weight}: the quorum can \
+                 never be gained"
+            );
+            faults.warn_of(block, text);
         }
         (quorum, hysteresis)
     }
+}
+
+fn netmask_v4(text: &str) -> Option<Netmask> {
+    text.parse().ok().map(Netmask::V4)
+}
+
+fn prefix_length_v6(text: &str) -> Option<Netmask> {
+    decimal(text).filter(|bits| (1..=128).contains(bits)).map(Netmask::V6)
 }

@@ -43,7 +43,7 @@ impl SorryDraft {
         let same = servers.iter().find(|server| server.endpoint == endpoint);
         if same.is_some_and(|server| server.inhibit_on_failure != self.inhibit) {
             let why = "it is a real server too, and is inhibited if that one is";
-            faults.warn(&self.block.place, format!("`{}`: {why}", self.block.text));
+            faults.warn_of(&self.block, why);
         }
         SorryServer {
             place: self.block.place,

@@ -30,8 +30,11 @@ impl Ssl {
                 };
                 faults.line(statement, true);
                 if let Some(value) = faults.argument(statement) {
-                    let (place, text) = (statement.place.clone(), statement.text.clone());
-                    *setting = Some(Setting { place, text, value: value.to_owned() });
+                    *setting = Some(Setting {
+                        place: statement.place.clone(),
+                        text: statement.text.clone(),
+                        value: value.to_owned(),
+                    });
                 }
             }
         }

@@ -70,10 +70,10 @@ impl TimingOptions {
                 (1, Duration::from_secs(1))
             }
         };
-        let (retry, rise) = (self.retry.unwrap_or(retry), self.rise.unwrap_or(1));
         // What a file or an agent says holds at once, and only that takes a server down.
         let is_said = matches!(probe, Probe::File(..) | Probe::Agent(..));
-        let (retry, rise) = if is_said { (0, 1) } else { (retry, rise) };
+        let retry = if is_said { 0 } else { self.retry.unwrap_or(retry) };
+        let rise = if is_said { 1 } else { self.rise.unwrap_or(1) };
         Timing {
             interval,
             retry_interval: self.retry_interval.unwrap_or(retry_interval),

@@ -82,8 +82,12 @@ fn warn(block: &Block, text: &str, faults: &mut Faults) {
 
 /// Whether this file of a network namespace is that of the process.
 fn is_own(namespace: &Path) -> bool {
-    let place = |path: &Path| fs::metadata(path).map(|known| (known.dev(), known.ino())).ok();
-    place(namespace).is_some_and(|named| Some(named) == place(Path::new("/proc/self/ns/net")))
+    let named = device_and_inode(namespace);
+    named.is_some() && named == device_and_inode(Path::new("/proc/self/ns/net"))
+}
+
+fn device_and_inode(path: &Path) -> Option<(u64, u64)> {
+    fs::metadata(path).map(|known| (known.dev(), known.ino())).ok()
 }
 
 /// Blocks and statements outside of all blocks without effect on checks. `track_file` was read before.

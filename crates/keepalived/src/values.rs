@@ -3,6 +3,7 @@
 //! Each function reads a statement and adds its problems to [`Faults`]; for a refused value it returns `None`, and the
 //! caller keeps the old value. Pure. Source: keepalived-behaviour, sections 1.3 and 2.2.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -35,7 +36,12 @@ impl Faults {
 
     /// Adds a warning about a statement that is left out.
     pub fn refuse(&mut self, block: &Block, why: &str) {
-        self.warn(&block.place, format!("`{}`: {why}; it is left out", block.text));
+        self.warn_of(block, format!("{why}; it is left out"));
+    }
+
+    /// Adds a warning about a statement, which begins with the statement.
+    pub fn warn_of(&mut self, block: &Block, text: impl Display) {
+        self.warn(&block.place, format!("`{}`: {text}", block.text));
     }
 
     /// Adds a warning about a keyword that is unknown in its block.
@@ -80,7 +86,7 @@ impl Faults {
         match number {
             None => self.refuse(block, &format!("not a number from {} to {}", range.start(), range.end())),
             Some(number) if digits != text => {
-                self.warn(&block.place, format!("`{}`: read as {number}", block.text));
+                self.warn_of(block, format!("read as {number}"));
             }
             Some(_) => {}
         }
@@ -104,7 +110,7 @@ impl Faults {
         match time {
             None => self.refuse(block, "not a time in seconds"),
             Some(_) if text.split_once('.').is_some_and(|(_, digits)| digits.len() > 6) => {
-                self.warn(&block.place, format!("`{}`: rounded to a microsecond", block.text));
+                self.warn_of(block, "rounded to a microsecond");
             }
             Some(_) => {}
         }
@@ -165,7 +171,7 @@ impl Faults {
                 1 => "the command is its first word only",
                 _ => "the command is its first word only, then come user and group",
             };
-            self.warn(&block.place, format!("`{}`: {why}; put it in quotes", block.text));
+            self.warn_of(block, format!("{why}; put it in quotes"));
         }
         let mut account = words.into_iter().take(most).skip(1);
         let place = block.place.clone();
@@ -174,34 +180,36 @@ impl Faults {
 
     /// Reads a method: `NAT`, `DR`, `TUN` with its options, or `FULLNAT`, which keepalived does not have.
     pub fn method(&mut self, block: &Block) -> Option<Method> {
-        let plain = |method| Some((method, Tunnel::Ipip));
-        let method = self.argument(block)?;
-        let (method, takes) = match method {
-            "NAT" => (plain(ForwardingMethod::Nat), 1),
-            "DR" => (plain(ForwardingMethod::DirectRouting), 1),
-            "FULLNAT" | "FNAT" => (plain(ForwardingMethod::FullNat), 1),
-            "TUN" => match tunnel(&block.arguments()[1..]) {
-                Ok(tunnel) => (Some((ForwardingMethod::Tunnel, tunnel)), usize::MAX),
-                Err(why) => {
-                    self.warn(&block.place, format!("`{}`: {why}; TUN type ipip is used", block.text));
-                    (plain(ForwardingMethod::Tunnel), usize::MAX)
-                }
-            },
+        let method = match self.argument(block)? {
+            "NAT" => ForwardingMethod::Nat,
+            "DR" => ForwardingMethod::DirectRouting,
+            "FULLNAT" | "FNAT" => ForwardingMethod::FullNat,
+            "TUN" => {
+                let tunnel = tunnel(&block.arguments()[1..]).unwrap_or_else(|why| {
+                    self.warn_of(block, format!("{why}; TUN type ipip is used"));
+                    Tunnel::Ipip
+                });
+                return Some((ForwardingMethod::Tunnel, tunnel));
+            }
             _ => {
                 self.refuse(block, "a method is NAT, DR, TUN or FULLNAT");
                 return None;
             }
         };
-        if block.arguments().len() > takes {
-            self.warn(&block.place, format!("`{}`: this method has no options", block.text));
+        if block.arguments().len() > 1 {
+            self.warn_of(block, "this method has no options");
         }
-        method
+        Some((method, Tunnel::Ipip))
     }
 }
 
 /// Parses a number of decimal digits only.
 pub fn decimal<T: FromStr>(text: &str) -> Option<T> {
-    text.chars().all(|char| char.is_ascii_digit()).then(|| text.parse().ok())?
+    is_digits(text).then(|| text.parse().ok())?
+}
+
+fn is_digits(text: &str) -> bool {
+    text.chars().all(|char| char.is_ascii_digit())
 }
 
 /// Parses the port after an address; 0 if there is none.
@@ -215,7 +223,9 @@ pub fn port(text: Option<&str>) -> Result<u16, &'static str> {
 /// Parses the options of `TUN`.
 fn tunnel(words: &[String]) -> Result<Tunnel, &'static str> {
     let mut words = words.iter().map(String::as_str);
-    let (mut kind, mut port, mut checksum) = ("ipip", None, None);
+    let mut kind = "ipip";
+    let mut port = None;
+    let mut checksum = None;
     while let Some(word) = words.next() {
         match word {
             "type" => kind = words.next().ok_or("`type` needs ipip, gue or gre")?,
@@ -245,9 +255,9 @@ fn tunnel(words: &[String]) -> Result<Tunnel, &'static str> {
 
 /// Parses decimal seconds, rounded to a microsecond.
 fn seconds(text: &str) -> Option<Duration> {
-    let digits = |text: &str| text.chars().all(|char| char.is_ascii_digit());
     let (whole, fraction) = text.trim_start().split_once('.').unwrap_or((text.trim_start(), ""));
-    let fits = whole.len() + fraction.len() > 0 && whole.len() <= 10 && digits(whole) && digits(fraction);
+    let fits =
+        whole.len() + fraction.len() > 0 && whole.len() <= 10 && is_digits(whole) && is_digits(fraction);
     let value: f64 = fits.then(|| format!("0{whole}.{fraction}0").parse().ok())??;
     Some(Duration::from_micros((value * 1e6).round() as u64))
 }

@@ -43,13 +43,12 @@ pub enum Reply {
 /// The commands about data connections in a segment, in order.
 pub fn commands(data: &[u8]) -> impl Iterator<Item = Command> {
     lines(data).filter_map(|line| {
-        let (word, argument) = data[line].split_at_checked(4)?;
-        let is = |command: &[u8]| word.eq_ignore_ascii_case(command);
-        match argument {
-            [] | [b' ', ..] if is(b"PASV") => Some(Command::Passive),
-            [] | [b' ', ..] if is(b"EPSV") => Some(Command::ExtendedPassive),
-            [b' ', argument @ ..] if is(b"PORT") => Some(Command::Active(port(argument.trim_ascii()))),
-            [b' ', argument @ ..] if is(b"EPRT") => Some(Command::Active(eprt(argument.trim_ascii()))),
+        let (word, argument) = data[line].split_first_chunk::<4>()?;
+        match (&word.map(|byte| byte.to_ascii_uppercase()), argument) {
+            (b"PASV", [] | [b' ', ..]) => Some(Command::Passive),
+            (b"EPSV", [] | [b' ', ..]) => Some(Command::ExtendedPassive),
+            (b"PORT", [b' ', argument @ ..]) => Some(Command::Active(port(argument.trim_ascii()))),
+            (b"EPRT", [b' ', argument @ ..]) => Some(Command::Active(eprt(argument.trim_ascii()))),
             _ => None,
         }
     })
@@ -123,10 +122,11 @@ fn port(argument: &[u8]) -> Option<Endpoint> {
 /// The argument of `EPRT`: family, address and port, each between delimiters.
 fn eprt(argument: &[u8]) -> Option<Endpoint> {
     let (delimiter, fields) = argument.split_first()?;
-    let mut fields = fields.split(|byte| byte == delimiter);
-    let mut next = || std::str::from_utf8(fields.next()?).ok();
-    let (family, addr, port) = (next()?, next()?.parse::<IpAddr>().ok()?, next()?.parse().ok()?);
-    let is_whole = next() == Some("") && next().is_none();
+    let mut fields = fields.split(|byte| byte == delimiter).map(|field| std::str::from_utf8(field).ok());
+    let family = fields.next()??;
+    let addr: IpAddr = fields.next()??.parse().ok()?;
+    let port = fields.next()??.parse().ok()?;
+    let is_whole = fields.next().flatten() == Some("") && fields.next().flatten().is_none();
     let is_family = family == if addr.is_ipv4() { "1" } else { "2" };
     (is_whole && is_family).then_some(Endpoint { addr, port })
 }
@@ -135,7 +135,8 @@ fn eprt(argument: &[u8]) -> Option<Endpoint> {
 /// returns the length of the address, and the rest of the text.
 fn six_numbers(text: &[u8]) -> Option<(Endpoint, usize, &[u8])> {
     let mut numbers = [0; 6];
-    let (mut rest, mut address_len) = (text, 0);
+    let mut rest = text;
+    let mut address_len = 0;
     for (index, value) in numbers.iter_mut().enumerate() {
         if index > 0 {
             rest = rest.strip_prefix(b",")?;

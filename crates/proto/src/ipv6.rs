@@ -202,7 +202,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv6<B> {
         let payload_len = self.payload_len() - FRAGMENT_HEADER_LEN as u16;
         let bytes = self.bytes.as_mut();
         bytes[field::PAYLOAD_LEN].copy_from_slice(&payload_len.to_be_bytes());
-        let (mut names, mut next) = (field::NEXT_HEADER, HEADER_LEN);
+        let mut names = field::NEXT_HEADER;
+        let mut next = HEADER_LEN;
         while next < at {
             names = next;
             next += extension::UNIT * (1 + usize::from(bytes[next + 1]));

@@ -48,9 +48,9 @@ pub struct Rule {
 /// What happens to the packets of a policy rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyAction {
-    /// They take their route from this table. If it has none, the next rule is tried.
+    /// The packets take their route from this table. If it has none, the next rule is tried.
     Lookup(Table),
-    /// They are refused (actions blackhole, unreachable and prohibit).
+    /// The packets are refused (actions blackhole, unreachable and prohibit).
     Refuse,
 }
 
@@ -181,13 +181,13 @@ impl fmt::Display for Table {
 /// What happens to the packets of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction {
-    /// They are delivered to this machine (types local and anycast).
+    /// The packets are delivered to this machine (types local and anycast).
     Local,
-    /// They are delivered to this machine and to all others on a link.
+    /// The packets are delivered to this machine and to all others on a link.
     Broadcast,
-    /// They are forwarded to one of these next hops, chosen by flow.
+    /// The packets are forwarded to one of these next hops, chosen by flow.
     Unicast(Vec<NextHop>),
-    /// They are refused (types unreachable, prohibit and blackhole).
+    /// The packets are refused (types unreachable, prohibit and blackhole).
     Unreachable,
     /// The look-up in this table finds no route, even if a shorter prefix matches (type throw).
     Throw,
@@ -373,17 +373,9 @@ impl Network {
 
 impl Default for Network {
     fn default() -> Self {
-        let rule = |family, priority, table| Rule {
-            family,
-            priority,
-            from: None,
-            to: None,
-            mark: None,
-            action: PolicyAction::Lookup(table),
-        };
-        let rules = [Family::V4, Family::V6]
-            .into_iter()
-            .flat_map(|family| [rule(family, 0, Table::LOCAL), rule(family, 32_766, Table::MAIN)]);
+        let rules = [Family::V4, Family::V6].into_iter().flat_map(|family| {
+            [Rule::unconditional(family, 0, Table::LOCAL), Rule::unconditional(family, 32_766, Table::MAIN)]
+        });
         Self {
             links: Vec::new(),
             rules: rules.collect(),
@@ -395,6 +387,10 @@ impl Default for Network {
 }
 
 impl Rule {
+    fn unconditional(family: Family, priority: u32, table: Table) -> Self {
+        Self { family, priority, from: None, to: None, mark: None, action: PolicyAction::Lookup(table) }
+    }
+
     /// Whether the rule matches packets of this key. A source that is not chosen yet is 0.0.0.0 in IPv4; in IPv6 no
     /// prefix contains it (kernel `net/ipv6/fib6_rules.c`, `fib6_rule_match`).
     pub fn matches(&self, key: &RouteKey) -> bool {
@@ -448,25 +444,28 @@ impl From<IpAddr> for RouteKey {
 /// Adds the routes that the kernel adds for an address (kernel `net/ipv4/fib_frontend.c`, `fib_add_ifaddr`, and
 /// `net/ipv6/addrconf.c`, `addrconf_prefix_route`).
 fn implied_routes(addr: IpAddr, net: Prefix, ifindex: u32, routes: &mut Vec<Route>) {
-    let preferred_source = addr.is_ipv4().then_some(addr);
-    let mut add = |table, dest, action| {
-        let metric = if addr.is_ipv6() && table == Table::MAIN { CONNECTED_METRIC_V6 } else { 0 };
-        routes.push(Route { table, dest, metric, action, preferred_source, mtu: None });
-    };
-    add(Table::LOCAL, Prefix::host(addr), RouteAction::Local);
+    routes.push(implied_route(addr, Table::LOCAL, Prefix::host(addr), RouteAction::Local));
     if net == Prefix::host(addr) {
         return;
     }
     if addr.is_loopback() {
-        add(Table::LOCAL, net, RouteAction::Local);
+        routes.push(implied_route(addr, Table::LOCAL, net, RouteAction::Local));
         return;
     }
-    add(Table::MAIN, net, RouteAction::Unicast(vec![NextHop { ifindex, via: None, weight: 1 }]));
-    if let (IpAddr::V4(first), true) = (net.addr(), net.len() < 31) {
+    let to_link = RouteAction::Unicast(vec![NextHop { ifindex, via: None, weight: 1 }]);
+    routes.push(implied_route(addr, Table::MAIN, net, to_link));
+    if net.len() < 31
+        && let IpAddr::V4(first) = net.addr()
+    {
         let host_bits = u32::MAX.checked_shr(u32::from(net.len())).unwrap_or(0);
-        let broadcast = Ipv4Addr::from(u32::from(first) | host_bits);
-        add(Table::LOCAL, Prefix::host(broadcast.into()), RouteAction::Broadcast);
+        let broadcast = Prefix::host(Ipv4Addr::from(u32::from(first) | host_bits).into());
+        routes.push(implied_route(addr, Table::LOCAL, broadcast, RouteAction::Broadcast));
     }
+}
+
+fn implied_route(addr: IpAddr, table: Table, dest: Prefix, action: RouteAction) -> Route {
+    let metric = if addr.is_ipv6() && table == Table::MAIN { CONNECTED_METRIC_V6 } else { 0 };
+    Route { table, dest, metric, action, preferred_source: addr.is_ipv4().then_some(addr), mtu: None }
 }
 
 /// Metric of the connected routes of IPv6 addresses (kernel `IP6_RT_PRIO_ADDRCONF`).

@@ -134,7 +134,8 @@ pub enum Parsed {
 /// [`Malformed`] for a frame that contradicts itself.
 pub fn parse(frame: &[u8]) -> Result<Parsed, Malformed> {
     let link = ethernet::parse(frame)?;
-    let (network, bytes) = (link.payload, &frame[link.payload..]);
+    let network = link.payload;
+    let bytes = &frame[network..];
     let mut packet = match link.ethertype {
         ethernet::TYPE_IPV4 => ipv4_headers(&Ipv4::parse(bytes)?, network),
         ethernet::TYPE_IPV6 => ipv6_headers(&Ipv6::parse(bytes)?, network)?,

@@ -52,8 +52,15 @@ pub struct AddressesV6 {
 
 impl Default for Plain {
     fn default() -> Self {
-        let (source, dest, len, family, protocol) = (0, 0, 0, Family::V4, 0);
-        Self { source, dest, len, family, protocol, flags: tcp::Flags(0), dont_fragment: false }
+        Self {
+            source: 0,
+            dest: 0,
+            len: 0,
+            family: Family::V4,
+            protocol: 0,
+            flags: tcp::Flags(0),
+            dont_fragment: false,
+        }
     }
 }
 
@@ -72,27 +79,24 @@ impl Plain {
     #[inline(always)]
     fn read_v4(&mut self, frame: &[u8], len: usize, to: MacAddr) -> bool {
         let Some(head) = frame.first_chunk::<LEAST_V4>() else { return false };
-        let long = |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let short = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-        let at = |field: usize| ethernet::HEADER_LEN + field;
-        let total = short(at(ipv4::field::TOTAL_LEN.start));
+        let total = half(head, at(ipv4::field::TOTAL_LEN.start));
         let protocol = head[at(ipv4::field::PROTOCOL)];
-        let part = short(at(ipv4::field::FLAGS_OFFSET.start));
+        let part = half(head, at(ipv4::field::FLAGS_OFFSET.start));
         // In the machine's byte order, as RFC 1071 §2B allows: a right sum is all ones in either.
-        let word = |at: usize| u32::from_ne_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-        let sum: u64 = [0, 4, 8, 12, 16].into_iter().map(|field| u64::from(word(at(field)))).sum();
+        let words = [0, 4, 8, 12, 16].into_iter().map(|field| word(head, at(field)).to_be());
+        let sum: u64 = words.map(u64::from).sum();
         // Not `&&`: a branch for each condition costs more than all conditions.
         let is_plain = (head[ethernet::field::DEST] == to.0)
-            & (short(ethernet::field::ETHERTYPE.start) == ethernet::TYPE_IPV4)
+            & (half(head, ethernet::field::ETHERTYPE.start) == ethernet::TYPE_IPV4)
             & (part & (ipv4::MORE_FRAGMENTS | ipv4::OFFSET_MASK) == 0)
             & (head[at(ipv4::field::TTL)] > 1)
             & (usize::from(total) >= ipv4::HEADER_LEN + transport_len(protocol))
             & (len >= ethernet::HEADER_LEN + usize::from(total))
             & (frame.len() >= TRANSPORT_V4 + transport_len(protocol))
             & (folded(sum) == 0xffff);
-        let port = |field: usize| u64::from(short(TRANSPORT_V4 + field)) << 16;
-        self.source = u64::from(long(at(ipv4::field::SOURCE.start))) << 32 | port(0);
-        self.dest = u64::from(long(at(ipv4::field::DEST.start))) << 32 | port(2);
+        self.source = u64::from(word(head, SOURCE_V4)) << 32 | u64::from(half(head, TRANSPORT_V4)) << 16;
+        self.dest =
+            u64::from(word(head, SOURCE_V4 + 4)) << 32 | u64::from(half(head, TRANSPORT_V4 + 2)) << 16;
         self.len = total;
         self.family = Family::V4;
         self.protocol = protocol;
@@ -104,20 +108,18 @@ impl Plain {
     #[inline(always)]
     fn read_v6(&mut self, frame: &[u8], len: usize, to: MacAddr) -> bool {
         let Some(head) = frame.first_chunk::<LEAST_V6>() else { return false };
-        let short = |at: usize| u16::from_be_bytes([head[at], head[at + 1]]);
-        let at = |field: usize| ethernet::HEADER_LEN + field;
-        let payload = usize::from(short(at(ipv6::field::PAYLOAD_LEN.start)));
+        let payload = usize::from(half(head, at(ipv6::field::PAYLOAD_LEN.start)));
         let protocol = head[at(ipv6::field::NEXT_HEADER)];
         let total = ipv6::HEADER_LEN + payload;
         let is_plain = (head[ethernet::field::DEST] == to.0)
-            & (short(ethernet::field::ETHERTYPE.start) == ethernet::TYPE_IPV6)
+            & (half(head, ethernet::field::ETHERTYPE.start) == ethernet::TYPE_IPV6)
             & (head[at(ipv6::field::HOP_LIMIT)] > 1)
             & (payload >= transport_len(protocol))
             & (total <= usize::from(u16::MAX))
             & (len >= ethernet::HEADER_LEN + total)
             & (frame.len() >= TRANSPORT_V6 + transport_len(protocol));
-        self.source = u64::from(short(TRANSPORT_V6)) << 16;
-        self.dest = u64::from(short(TRANSPORT_V6 + 2)) << 16;
+        self.source = u64::from(half(head, TRANSPORT_V6)) << 16;
+        self.dest = u64::from(half(head, TRANSPORT_V6 + 2)) << 16;
         self.len = total as u16;
         self.family = Family::V6;
         self.protocol = protocol;
@@ -133,8 +135,7 @@ impl Plain {
     #[inline]
     pub fn addresses_v6(frame: &[u8]) -> AddressesV6 {
         let head = frame.first_chunk::<LEAST_V6>().expect("a plain packet");
-        let long = |at: usize| u128::from_be_bytes(std::array::from_fn(|byte| head[at + byte]));
-        AddressesV6 { source: long(SOURCE_V6), dest: long(SOURCE_V6 + 16) }
+        AddressesV6 { source: address_v6(head, SOURCE_V6), dest: address_v6(head, SOURCE_V6 + 16) }
     }
 
     /// The sender's address.
@@ -144,7 +145,7 @@ impl Plain {
     #[inline]
     pub fn source_addr(&self, frame: &[u8]) -> IpAddr {
         match self.family {
-            Family::V4 => IpAddr::from(((self.source >> 32) as u32).to_be_bytes()),
+            Family::V4 => address_v4(self.source),
             Family::V6 => IpAddr::from(Self::addresses_v6(frame).source.to_be_bytes()),
         }
     }
@@ -155,19 +156,17 @@ impl Plain {
     /// If `self` was not read from the frame.
     #[inline]
     pub fn flow(&self, frame: &[u8]) -> FlowKey {
-        let v4 = |word: u64| IpAddr::from(((word >> 32) as u32).to_be_bytes());
         let [source, dest] = match self.family {
-            Family::V4 => [v4(self.source), v4(self.dest)],
+            Family::V4 => [address_v4(self.source), address_v4(self.dest)],
             Family::V6 => {
                 let AddressesV6 { source, dest } = Self::addresses_v6(frame);
                 [source, dest].map(|addr| IpAddr::from(addr.to_be_bytes()))
             }
         };
-        let at = |addr, word: u64| Endpoint { addr, port: (word >> 16) as u16 };
         FlowKey {
             protocol: Protocol(self.protocol),
-            source: at(source, self.source),
-            dest: at(dest, self.dest),
+            source: Endpoint { addr: source, port: (self.source >> 16) as u16 },
+            dest: Endpoint { addr: dest, port: (self.dest >> 16) as u16 },
         }
     }
 
@@ -205,10 +204,10 @@ impl Plain {
         let head = frame.first_chunk_mut::<LEAST_V4>().expect("a plain packet");
         match self.family {
             Family::V4 => {
-                head[ethernet::HEADER_LEN + ipv4::field::TTL] -= 1;
-                update(head, ethernet::HEADER_LEN + ipv4::field::CHECKSUM.start, TTL_DELTA);
+                head[at(ipv4::field::TTL)] -= 1;
+                update(head, at(ipv4::field::CHECKSUM.start), TTL_DELTA);
             }
-            Family::V6 => head[ethernet::HEADER_LEN + ipv6::field::HOP_LIMIT] -= 1,
+            Family::V6 => head[at(ipv6::field::HOP_LIMIT)] -= 1,
         }
     }
 
@@ -219,10 +218,9 @@ impl Plain {
     #[inline]
     pub fn tos_and_ttl(&self, frame: &[u8]) -> (u8, u8) {
         let head = frame.first_chunk::<LEAST_V4>().expect("a plain packet");
-        let at = |field: usize| head[ethernet::HEADER_LEN + field];
         match self.family {
-            Family::V4 => (at(ipv4::field::TOS), at(ipv4::field::TTL)),
-            Family::V6 => (at(0) << 4 | at(1) >> 4, at(ipv6::field::HOP_LIMIT)),
+            Family::V4 => (head[at(ipv4::field::TOS)], head[at(ipv4::field::TTL)]),
+            Family::V6 => (head[at(0)] << 4 | head[at(1)] >> 4, head[at(ipv6::field::HOP_LIMIT)]),
         }
     }
 
@@ -250,9 +248,8 @@ impl Plain {
         head[SOURCE_V4 + 4..TRANSPORT_V4].copy_from_slice(&((dest >> 32) as u32).to_be_bytes());
         head[TRANSPORT_V4..TRANSPORT_V4 + 2].copy_from_slice(&((source >> 16) as u16).to_be_bytes());
         head[TRANSPORT_V4 + 2..TRANSPORT_V4 + 4].copy_from_slice(&((dest >> 16) as u16).to_be_bytes());
-        let address = |old: u64, new: u64| (!old >> 32) + (new >> 32);
-        let addresses = address(self.source, source) + address(self.dest, dest);
-        update(head, ethernet::HEADER_LEN + ipv4::field::CHECKSUM.start, addresses);
+        let addresses = address_delta(self.source, source) + address_delta(self.dest, dest);
+        update(head, at(ipv4::field::CHECKSUM.start), addresses);
         self.update_transport(frame, sum_at, addresses + self.ports_delta(source, dest));
         true
     }
@@ -294,8 +291,7 @@ impl Plain {
 
     /// What new ports add to a sum.
     fn ports_delta(&self, source: u64, dest: u64) -> u64 {
-        let port = |old: u64, new: u64| (!old >> 16 & 0xffff) + (new >> 16 & 0xffff);
-        port(self.source, source) + port(self.dest, dest)
+        port_delta(self.source, source) + port_delta(self.dest, dest)
     }
 
     #[inline]
@@ -308,8 +304,46 @@ impl Plain {
 }
 
 /// The positions of the source addresses; the destinations follow.
-const SOURCE_V4: usize = ethernet::HEADER_LEN + ipv4::field::SOURCE.start;
-const SOURCE_V6: usize = ethernet::HEADER_LEN + ipv6::field::SOURCE.start;
+const SOURCE_V4: usize = at(ipv4::field::SOURCE.start);
+const SOURCE_V6: usize = at(ipv6::field::SOURCE.start);
+
+/// The position of a field of the network header.
+#[inline(always)]
+const fn at(field: usize) -> usize {
+    ethernet::HEADER_LEN + field
+}
+
+#[inline(always)]
+fn half<const N: usize>(head: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([head[at], head[at + 1]])
+}
+
+#[inline(always)]
+fn word<const N: usize>(head: &[u8; N], at: usize) -> u32 {
+    u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]])
+}
+
+#[inline(always)]
+fn address_v6(head: &[u8; LEAST_V6], at: usize) -> u128 {
+    u128::from_be_bytes(std::array::from_fn(|byte| head[at + byte]))
+}
+
+/// The address in the word of an end.
+#[inline(always)]
+fn address_v4(word: u64) -> IpAddr {
+    IpAddr::from(((word >> 32) as u32).to_be_bytes())
+}
+
+/// What a new IPv4 address adds to a sum.
+#[inline(always)]
+fn address_delta(old: u64, new: u64) -> u64 {
+    (!old >> 32) + (new >> 32)
+}
+
+#[inline(always)]
+fn port_delta(old: u64, new: u64) -> u64 {
+    (!old >> 16 & 0xffff) + (new >> 16 & 0xffff)
+}
 
 /// The sum of an IPv6 address as words of 32 bits.
 #[inline]

@@ -44,19 +44,20 @@ pub fn emit(bytes: &mut [u8], protocol: Protocol, client: Endpoint, virtual_endp
     bytes[12..14].copy_from_slice(&[PROXIED, family | transport]);
     bytes[14..16].copy_from_slice(&((len - FIXED_LEN) as u16).to_be_bytes());
     let mut at = FIXED_LEN;
-    let mut put = |part: &[u8]| {
-        bytes[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
-    };
     for addr in [client.addr, virtual_endpoint.addr] {
-        match addr {
-            IpAddr::V4(addr) => put(&addr.octets()),
-            IpAddr::V6(addr) => put(&addr.octets()),
-        }
+        at = match addr {
+            IpAddr::V4(addr) => put(bytes, at, &addr.octets()),
+            IpAddr::V6(addr) => put(bytes, at, &addr.octets()),
+        };
     }
-    put(&client.port.to_be_bytes());
-    put(&virtual_endpoint.port.to_be_bytes());
-    len
+    at = put(bytes, at, &client.port.to_be_bytes());
+    put(bytes, at, &virtual_endpoint.port.to_be_bytes())
+}
+
+/// Writes a part at a position. Returns the position behind it.
+fn put(bytes: &mut [u8], at: usize, part: &[u8]) -> usize {
+    bytes[at..at + part.len()].copy_from_slice(part);
+    at + part.len()
 }
 
 #[cfg(test)]

@@ -42,8 +42,11 @@ fn identity_len(value: &[u8]) -> usize {
 }
 
 fn word_len(text: &[u8]) -> usize {
-    let part = |byte: &u8| byte.is_ascii_alphanumeric() || b"-.!%*_+`'~()<>:\\\"/[]?{}".contains(byte);
-    text.iter().position(|byte| !part(byte)).unwrap_or(text.len())
+    text.iter().position(|byte| !is_in_word(*byte)).unwrap_or(text.len())
+}
+
+fn is_in_word(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-.!%*_+`'~()<>:\\\"/[]?{}".contains(&byte)
 }
 
 /// A line without the blanks at its start.

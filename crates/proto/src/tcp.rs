@@ -195,24 +195,27 @@ impl Options {
     fn emit(&self, bytes: &mut [u8]) {
         let (padding, mut rest) = bytes.split_at_mut(bytes.len() - self.length());
         padding.fill(kind::NOTHING);
-        let mut put = |kind: u8, value: &[u8]| {
-            let option = rest.split_off_mut(..2 + value.len()).expect("their length was added up");
-            option[..2].copy_from_slice(&[kind, 2 + value.len() as u8]);
-            option[2..].copy_from_slice(value);
-        };
         if let Some(mss) = self.mss {
-            put(kind::MSS, &mss.to_be_bytes());
+            put(&mut rest, kind::MSS, &mss.to_be_bytes());
         }
         if self.sack {
-            put(kind::SACK_PERMITTED, &[]);
+            put(&mut rest, kind::SACK_PERMITTED, &[]);
         }
         if let Some([own, echoed]) = self.timestamps {
-            put(kind::TIMESTAMPS, &(u64::from(own) << 32 | u64::from(echoed)).to_be_bytes());
+            let both = u64::from(own) << 32 | u64::from(echoed);
+            put(&mut rest, kind::TIMESTAMPS, &both.to_be_bytes());
         }
         if let Some(scale) = self.window_scale {
-            put(kind::WINDOW_SCALE, &[scale]);
+            put(&mut rest, kind::WINDOW_SCALE, &[scale]);
         }
     }
+}
+
+/// Writes an option to the front of `rest`, which then is what is behind it.
+fn put(rest: &mut &mut [u8], kind: u8, value: &[u8]) {
+    let option = rest.split_off_mut(..2 + value.len()).expect("their length was added up");
+    option[..2].copy_from_slice(&[kind, 2 + value.len() as u8]);
+    option[2..].copy_from_slice(value);
 }
 
 /// Kinds of options.
@@ -298,8 +301,8 @@ pub fn set_word(segment: &mut [u8], at: usize, new: u16) {
     let old = word(segment, at);
     segment[at..at + 2].copy_from_slice(&new.to_be_bytes());
     // The sum is over words. A value that lies across two words counts with its bytes swapped (RFC 1071 §2).
-    let counted = |value: u16| if at.is_multiple_of(2) { value } else { value.swap_bytes() };
-    update_checksum(segment, Delta::default().word(counted(old), counted(new)));
+    let [old, new] = if at.is_multiple_of(2) { [old, new] } else { [old.swap_bytes(), new.swap_bytes()] };
+    update_checksum(segment, Delta::default().word(old, new));
 }
 
 #[cfg(test)]

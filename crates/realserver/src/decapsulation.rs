@@ -97,14 +97,13 @@ pub fn install(dev: &str, ifindex: u32, tunnels: &Tunnels) -> Result<Mode, Decap
     }
     let object = load(tunnels)?;
     let program = object.program(PROGRAM).map_err(refused("finding the XDP program"))?;
-    let attach = |mode| set_xdp(ifindex, Some(program), mode);
     match attached_program {
         AttachedProgram::Decapsulation(mode) => {
-            attach(Some(mode)).map_err(refused("replacing the XDP program"))?
+            set_xdp(ifindex, Some(program), Some(mode)).map_err(refused("replacing the XDP program"))?
         }
         // A driver with native XDP may refuse it for an interface with this MTU or these queues.
-        _ => attach(None)
-            .or_else(|_| attach(Some(Mode::Generic)))
+        _ => set_xdp(ifindex, Some(program), None)
+            .or_else(|_| set_xdp(ifindex, Some(program), Some(Mode::Generic)))
             .map_err(refused("attaching the XDP program"))?,
     }
     match crate::decapsulation::attached_program(ifindex)? {

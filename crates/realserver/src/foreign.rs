@@ -1,7 +1,7 @@
 //! Addresses that may be virtual ones and that another program has set up: a script, keepalived, systemd-networkd.
 //!
-//! They are not in the record, so `xvs realserver` knows neither their method nor their interface, only their ARP
-//! state.
+//! The record does not have these addresses, so `xvs realserver` knows neither their method nor their interface, only
+//! their ARP state.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -26,18 +26,17 @@ impl Foreign {
     /// neighbours are left out: there the host's own address may have a host prefix, by DHCPv6 or in a cloud.
     pub(crate) fn all(interfaces: &Interfaces, record: &Record) -> Vec<Self> {
         let reachable: Vec<_> = interfaces.reachable().collect();
-        let is_foreign = |addr: IpAddr, len: u8| {
-            let host = if addr.is_ipv4() { 32 } else { 128 };
-            len == host && reachable.contains(&addr) && !record.virtuals.contains_key(&addr)
-        };
-        let of = |name: &str, addr: IpAddr| Self { addr, on: name.to_owned(), low: low(interfaces, addr) };
+        let mut all = Vec::new();
         let names = interfaces.names().into_iter();
-        let links = names.filter_map(|name| interfaces.link(name)).filter(|link| !link.resolves);
-        links
-            .flat_map(|link| link.addresses.iter().map(move |&(addr, len)| (link, addr, len)))
-            .filter(|&(_, addr, len)| is_foreign(addr, len))
-            .map(|(link, addr, _)| of(&link.name, addr))
-            .collect()
+        for link in names.filter_map(|name| interfaces.link(name)).filter(|link| !link.resolves) {
+            for &(addr, len) in &link.addresses {
+                let host = if addr.is_ipv4() { 32 } else { 128 };
+                if len == host && reachable.contains(&addr) && !record.virtuals.contains_key(&addr) {
+                    all.push(Self { addr, on: link.name.clone(), low: low(interfaces, addr) });
+                }
+            }
+        }
+        all
     }
 }
 
@@ -46,9 +45,11 @@ fn low(interfaces: &Interfaces, addr: IpAddr) -> Vec<String> {
     let Some(dev) = interfaces.default_dev(addr).filter(|_| addr.is_ipv4()) else { return Vec::new() };
     // The kernel uses the higher of the values for `all` and for the interface.
     let both = sysctl::quiet_arp(dev);
-    let value = |key: &str| sysctl::read(key).unwrap_or(0);
     let (of_all, of_dev) = both.split_at(both.len() / 2);
-    let pairs = of_all.iter().zip(of_dev).map(|(all, dev)| (value(&all.key).max(value(&dev.key)), dev));
+    let pairs = of_all.iter().zip(of_dev).map(|(all, dev)| {
+        let [all, of_dev] = [&all.key, &dev.key].map(|key| sysctl::read(key).unwrap_or(0));
+        (all.max(of_dev), dev)
+    });
     pairs
         .filter(|(value, minimum)| *value < minimum.at_least)
         .map(|(value, dev)| format!("{} is {value}, not {}", sysctl::name(&dev.key), dev.at_least))

@@ -180,7 +180,8 @@ impl Realserver {
 
     /// Adds what `served` needs, then removes what the virtual address had before and needs no more.
     fn apply(&mut self, vip: IpAddr, mut served: Served) -> Result<(), RealserverError> {
-        let (dev, holder) = (served.dev.clone(), served.holder.clone());
+        let dev = served.dev.clone();
+        let holder = served.holder.clone();
         let ifindex = self.ifindex(&holder)?;
         let minimums = self.minimums(vip, &served)?;
         // The record is written before each change, so that `down` can undo a change that was interrupted.
@@ -229,7 +230,7 @@ impl Realserver {
             let loose = sysctl::loose_source_check(inner_dev);
             let strict = sysctl::checks_strictly(inner_dev);
             let strict = strict.map_err(failed(|| format!("reading rp_filter of {inner_dev}")))?;
-            // Also if it was strict until `up` of another virtual address changed it.
+            // A check that was strict until `up` of another virtual address changed it needs the setting, too.
             if strict || self.locked.record.settings.contains_key(&loose.key) {
                 minimums.push(loose);
             }
@@ -240,8 +241,8 @@ impl Realserver {
     /// Removes the former parts of a virtual address that it does not need any more: address, program, settings.
     fn remove_former(&mut self, vip: IpAddr) -> Result<(), RealserverError> {
         let record = &self.locked.record;
-        let (now, of_vip) = (record.virtuals.get(&vip), |(other, _): &&(IpAddr, Served)| *other == vip);
-        for (_, former) in record.former.iter().filter(of_vip) {
+        let now = record.virtuals.get(&vip);
+        for (_, former) in record.former.iter().filter(|(other, _)| *other == vip) {
             // The address goes first: as long as the machine has it, the ARP settings must stay.
             if former.address == Origin::Added
                 && now.is_none_or(|now| now.holder != former.holder)
@@ -365,21 +366,22 @@ impl Served {
 
     /// What `up` with another form changes, each as «method dr to tunnel».
     fn differences(&self, wanted: &Self) -> Vec<String> {
-        let parts = |served: &Self| {
-            let gue_port = match &served.decapsulation {
-                Some(Decapsulation::Xdp { gue_port, .. }) => Some(gue_port.to_string()),
-                _ => None,
-            };
-            let method = served.method.to_string();
-            [Some(method), Some(served.dev.clone()), Some(served.holder.clone()), gue_port]
-        };
         let names = ["method", "interface", "address on", "GUE port"];
-        let pairs = names.into_iter().zip(parts(self)).zip(parts(wanted));
+        let pairs = names.into_iter().zip(self.parts()).zip(wanted.parts());
         pairs
             .filter_map(|((name, before), now)| Some((name, before?, now?)))
             .filter(|(_, before, now)| before != now)
             .map(|(name, before, now)| format!("{name} {before} to {now}"))
             .collect()
+    }
+
+    /// Method, interface, the interface with the address, and the port of GUE.
+    fn parts(&self) -> [Option<String>; 4] {
+        let gue_port = match &self.decapsulation {
+            Some(Decapsulation::Xdp { gue_port, .. }) => Some(gue_port.to_string()),
+            _ => None,
+        };
+        [Some(self.method.to_string()), Some(self.dev.clone()), Some(self.holder.clone()), gue_port]
     }
 
     /// An error if a command names another method or interface than `up` did.

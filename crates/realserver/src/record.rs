@@ -148,10 +148,10 @@ impl Record {
 
     /// Removes from the record, and returns, the settings and interfaces that no virtual address needs any more.
     pub(crate) fn take_unneeded(&mut self) -> (Vec<(String, Setting)>, Vec<String>) {
-        let needed = |key: &str| self.virtuals.values().any(|served| served.settings.contains(key));
-        let keys: Vec<String> = self.settings.keys().filter(|key| !needed(key)).cloned().collect();
-        let held = |dev: &str| self.virtuals.values().any(|served| served.holder == dev);
-        let raised: Vec<String> = self.raised.iter().filter(|dev| !held(dev)).cloned().collect();
+        let needed: BTreeSet<&String> = self.virtuals.values().flat_map(|served| &served.settings).collect();
+        let keys: Vec<String> = self.settings.keys().filter(|key| !needed.contains(key)).cloned().collect();
+        let holders: BTreeSet<&String> = self.virtuals.values().map(|served| &served.holder).collect();
+        let raised: Vec<String> = self.raised.iter().filter(|dev| !holders.contains(dev)).cloned().collect();
         self.raised.retain(|dev| !raised.contains(dev));
         let settings = keys.into_iter().filter_map(|key| self.settings.remove_entry(&key)).collect();
         (settings, raised)

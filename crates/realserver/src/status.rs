@@ -157,12 +157,13 @@ impl Status {
         interfaces: &Interfaces,
     ) -> Result<(), RealserverError> {
         let Some(link) = interfaces.link(&served.dev) else { return Ok(()) };
-        let vip = self.vip;
-        let refused = |error| RealserverError::Decap { vip, error };
-        match decapsulation::attached_program(link.ifindex).map_err(refused)? {
+        let program = decapsulation::attached_program(link.ifindex);
+        match program.map_err(|error| RealserverError::Decap { vip: self.vip, error })? {
             AttachedProgram::Decapsulation(mode) => {
                 self.decapsulation = Some(format!("an XDP program on {} ({mode})", served.dev));
-                self.counters = Some(decapsulation::counters(link.ifindex).map_err(refused)?.into());
+                let counters = decapsulation::counters(link.ifindex);
+                let counters = counters.map_err(|error| RealserverError::Decap { vip: self.vip, error })?;
+                self.counters = Some(counters.into());
             }
             AttachedProgram::None => {
                 self.problems.push(format!("the XDP program is gone from {}", served.dev))
@@ -220,7 +221,7 @@ impl fmt::Display for Status {
             writeln!(f, "  problem: {problem}")?;
         }
         if !self.problems.is_empty() {
-            let (vip, method, dev) = (self.vip, self.method, &self.dev);
+            let Self { vip, method, dev, .. } = self;
             writeln!(f, "  fix: xvs realserver up --vip {vip} --method {method} --dev {dev}")?;
         }
         Ok(())

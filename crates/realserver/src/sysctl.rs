@@ -16,13 +16,17 @@ pub(crate) struct MinimumValue {
 /// The settings with which an interface sends no ARP replies for addresses of other interfaces, and no ARP requests
 /// with them as sender.
 pub(crate) fn quiet_arp(dev: &str) -> Vec<MinimumValue> {
-    let of = |dev: &str, name, at_least| MinimumValue { key: key(dev, name), at_least };
-    ["all", dev].into_iter().flat_map(|dev| [of(dev, "arp_ignore", 1), of(dev, "arp_announce", 2)]).collect()
+    let devs = ["all", dev].into_iter();
+    devs.flat_map(|dev| [minimum(dev, "arp_ignore", 1), minimum(dev, "arp_announce", 2)]).collect()
 }
 
 /// The setting with which packets are accepted even if their replies leave by another interface.
 pub(crate) fn loose_source_check(dev: &str) -> MinimumValue {
-    MinimumValue { key: key(dev, "rp_filter"), at_least: LOOSE }
+    minimum(dev, "rp_filter", LOOSE)
+}
+
+fn minimum(dev: &str, name: &str, at_least: i32) -> MinimumValue {
+    MinimumValue { key: key(dev, name), at_least }
 }
 
 /// Whether packets are dropped if their replies would leave by another interface.

@@ -71,10 +71,9 @@ impl Scheduler for Lblc {
 /// Whether a destination has more active connections than its weight while another one has less than half its own
 /// weight.
 pub(crate) fn is_busy(position: usize, candidates: &dyn Candidates) -> bool {
-    let active = |position| u64::from(candidates.load(position).active);
-    let weight = |position| u64::from(candidates.weight(position).0);
-    active(position) > weight(position)
-        && (0..candidates.len()).any(|other| active(other) * 2 < weight(other))
+    candidates.load(position).active > candidates.weight(position).0
+        && (0..candidates.len())
+            .any(|other| u64::from(candidates.load(other).active) * 2 < u64::from(candidates.weight(other).0))
 }
 
 impl Account {

@@ -69,9 +69,9 @@ impl Lblcr {
             let Some(position) = self.positions.position(*member) else { return Some(place) };
             let overhead = candidates.load(position).overhead();
             let weight = i64::from(candidates.weight(position).0);
-            let exceeds =
-                |(_, of, its): (_, i64, i64)| of.saturating_mul(weight) < overhead.saturating_mul(its);
-            if weight > 0 && most.is_none_or(exceeds) {
+            if weight > 0
+                && most.is_none_or(|(_, of, its)| of.saturating_mul(weight) < overhead.saturating_mul(its))
+            {
                 most = Some((place, overhead, weight));
             }
         }

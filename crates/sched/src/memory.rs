@@ -122,10 +122,11 @@ impl Memory {
     /// Enters an entry for an address, unless another thread is writing in the same place.
     pub(crate) fn enter(&self, addr: IpAddr, entry: &Entry) {
         let key = self.key_of(addr);
-        let vacant = || self.places(key).find(|place| self.key(*place) == 0);
-        let oldest = || self.places(key).min_by_key(|place| self.slots[*place].used_millis());
         let known = self.places(key).find(|place| self.key(*place) == key);
-        if let Some(place) = known.or_else(vacant).or_else(oldest) {
+        let place = known
+            .or_else(|| self.places(key).find(|place| self.key(*place) == 0))
+            .or_else(|| self.places(key).min_by_key(|place| self.slots[*place].used_millis()));
+        if let Some(place) = place {
             self.write(place, self.key(place), key, entry);
         }
     }
@@ -242,8 +243,10 @@ pub struct Tuning {
 
 impl Default for Tuning {
     fn default() -> Self {
-        let day = || Arc::new(AtomicU32::new(DAY_SECONDS));
-        Self { lblc_expiration_seconds: day(), lblcr_expiration_seconds: day() }
+        Self {
+            lblc_expiration_seconds: Arc::new(AtomicU32::new(DAY_SECONDS)),
+            lblcr_expiration_seconds: Arc::new(AtomicU32::new(DAY_SECONDS)),
+        }
     }
 }
 

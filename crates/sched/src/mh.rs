@@ -40,12 +40,13 @@ impl Mh {
     /// The slots that are tried for a packet, in order, with the position in each.
     fn tried(&self, request: &Request) -> impl Iterator<Item = (usize, usize)> {
         let port = if self.flags.contains(Flags::PORT) { request.source.port } else { 0 };
-        let place = move |offset| slot(hash(PLACE_KEY, request.source.addr, port, offset as u32));
-        let own = place(0);
+        let addr = request.source.addr;
+        let own = slot(hash(PLACE_KEY, addr, port, 0));
         let others = if self.flags.contains(Flags::FALLBACK) { SLOTS } else { 0 };
-        let others = (0..others).map(move |offset| place((offset + own) % SLOTS));
-        let position = |slot: usize| Some((slot, *self.slots.get(slot)? as usize));
-        std::iter::once(own).chain(others).filter_map(position)
+        let others =
+            (0..others).map(move |offset| slot(hash(PLACE_KEY, addr, port, ((offset + own) % SLOTS) as u32)));
+        let slots = std::iter::once(own).chain(others);
+        slots.filter_map(|slot| Some((slot, *self.slots.get(slot)? as usize)))
     }
 }
 
@@ -73,19 +74,19 @@ struct Walk {
 
 /// The table of slots: the position in each.
 fn fill(setup: &Setup<'_>) -> Box<[u32]> {
-    let weights = || setup.destinations.iter().map(|destination| destination.last_weight.0);
-    let divisor = weights().fold(0, gcd).max(1);
-    let heaviest = weights().max().unwrap_or(0) / divisor;
+    let weights = setup.destinations.iter().map(|destination| destination.last_weight.0);
+    let divisor = weights.clone().fold(0, gcd).max(1);
+    let heaviest = weights.max().unwrap_or(0) / divisor;
     let shift = (u32::BITS - heaviest.leading_zeros()).saturating_sub(WEIGHT_BITS);
     let takes_part = (0..).zip(setup.destinations).filter(|(_, destination)| destination.last_weight.0 > 0);
     let mut walks: Vec<Walk> = takes_part
         .map(|(position, destination)| {
             let addr = in_family(destination.endpoint.addr, setup.family);
-            let hash = |key| hash(key, addr, destination.endpoint.port, 0);
+            let port = destination.endpoint.port;
             Walk {
                 position,
-                next: slot(hash(PLACE_KEY)),
-                skip: hash(SKIP_KEY) as usize % (SLOTS - 1) + 1,
+                next: slot(hash(PLACE_KEY, addr, port, 0)),
+                skip: hash(SKIP_KEY, addr, port, 0) as usize % (SLOTS - 1) + 1,
                 turns: ((destination.last_weight.0 / divisor) >> shift).max(1),
             }
         })

@@ -37,8 +37,8 @@ impl Sh {
         let own = bucket(folded(request.source.addr).wrapping_add(port), BUCKETS.ilog2());
         let others = if self.flags.contains(Flags::FALLBACK) { BUCKETS } else { 0 };
         let others = (0..others).map(move |offset| (own + (offset + own) % BUCKETS) % BUCKETS);
-        let position = |bucket: usize| Some((bucket, *self.buckets.get(bucket)? as usize));
-        std::iter::once(own).chain(others).filter_map(position)
+        let buckets = std::iter::once(own).chain(others);
+        buckets.filter_map(|bucket| Some((bucket, *self.buckets.get(bucket)? as usize)))
     }
 }
 

@@ -17,15 +17,14 @@ struct Twos;
 
 impl Scheduler for Twos {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
-        let usable = || (0..candidates.len()).filter(|position| candidates.usable(*position));
-        let weight = |position: usize| u64::from(candidates.weight(position).0);
-        let sum: u64 = usable().map(weight).sum();
+        let usable = (0..candidates.len()).filter(|position| candidates.usable(*position));
+        let sum: u64 = usable.clone().map(|position| u64::from(candidates.weight(position).0)).sum();
         let mut left =
             [request.random >> 32, request.random & u64::from(u32::MAX)].map(|bits| scaled(bits, sum));
         let mut drawn = [None; 2];
-        for position in usable() {
+        for position in usable {
             for (left, drawn) in left.iter_mut().zip(&mut drawn) {
-                *left = left.saturating_sub(weight(position));
+                *left = left.saturating_sub(candidates.weight(position).0.into());
                 if *left == 0 && drawn.is_none() {
                     *drawn = Some(position);
                 }
@@ -57,8 +56,8 @@ fn scaled(bits: u64, most: u64) -> u64 {
 
 /// The second destination if its overhead-to-weight ratio is lower than the first's; else the first.
 fn lighter(first: usize, second: usize, candidates: &dyn Candidates) -> usize {
-    let share = |position| Share::of(position, candidates, Load::overhead);
-    if share(second).is_below(share(first)) { second } else { first }
+    let second_share = Share::of(second, candidates, Load::overhead);
+    if second_share.is_below(Share::of(first, candidates, Load::overhead)) { second } else { first }
 }
 
 #[cfg(test)]

@@ -58,11 +58,7 @@ impl Scheduler for Wrr {
     fn pick(&self, state: State, _: &Request, candidates: &dyn Candidates) -> Choice {
         let len = candidates.len();
         let (place, mut threshold) = self.unpack(state);
-        let reaches = |from: usize, threshold: u32| {
-            (from..len)
-                .find(|position| candidates.weight(*position).0 >= threshold && candidates.usable(*position))
-        };
-        if let Some(position) = reaches(place.min(len), threshold) {
+        if let Some(position) = find(place.min(len), threshold, candidates) {
             return Choice { position: Some(position), state: pack(position + 1, threshold) };
         }
         let usable = (0..len).filter(|position| candidates.usable(*position));
@@ -73,7 +69,7 @@ impl Scheduler for Wrr {
         // lowest the highest again. The number is bounded because loads may change meanwhile.
         for _ in 0..2 {
             threshold = self.lowered(threshold, reachable);
-            if let Some(position) = reaches(0, threshold) {
+            if let Some(position) = find(0, threshold, candidates) {
                 return Choice { position: Some(position), state: pack(position + 1, threshold) };
             }
         }
@@ -93,6 +89,12 @@ impl Scheduler for Wrr {
             account.with((place.min(len) + turn) % len, Figure::count("turn", turn + 1))
         })
     }
+}
+
+/// The first usable destination from a position on whose weight reaches the threshold.
+fn find(from: usize, threshold: u32, candidates: &dyn Candidates) -> Option<usize> {
+    (from..candidates.len())
+        .find(|position| candidates.weight(*position).0 >= threshold && candidates.usable(*position))
 }
 
 /// The position returns to the front; the threshold stays if it is still valid. So destinations that are added one by

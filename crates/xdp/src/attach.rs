@@ -125,12 +125,11 @@ impl Attached {
     /// # Errors
     /// The driver refuses.
     pub fn set_queues(&self) -> Result<(), AttachError> {
-        let (interface, index) = (self.interface.clone(), self.index);
         let Some(queues) = self.wanted_queues.map(NonZeroU32::get) else { return Ok(()) };
-        if receive_queues(&interface).is_ok_and(|present| present == queues) {
+        if receive_queues(&self.interface).is_ok_and(|present| present == queues) {
             return Ok(());
         }
-        let task = SetReceiveQueues { interface: interface.clone(), index, queues };
+        let task = SetReceiveQueues { interface: self.interface.clone(), index: self.index, queues };
         let until = Instant::now() + OCCUPIED;
         loop {
             match task.run(&[]) {
@@ -142,7 +141,9 @@ impl Attached {
                 {
                     thread::sleep(LOOK_INTERVAL);
                 }
-                Err(source) => return Err(AttachError::Queues { interface, queues, source }),
+                Err(source) => {
+                    return Err(AttachError::Queues { interface: task.interface, queues, source });
+                }
             }
         }
     }
@@ -348,90 +349,122 @@ pub fn attach(
     pins: Option<&Pins>,
     load: impl FnOnce(&[u8]) -> io::Result<Object>,
 ) -> Result<Attached, AttachError> {
-    let failed = |source| AttachError::Kernel { interface: interface.to_owned(), source };
     let index = index_of(interface).map_err(|error| match error.raw_os_error() {
         Some(libc::ENODEV) => AttachError::NoSuchInterface { interface: interface.to_owned() },
-        _ => failed(error),
+        _ => kernel_error(interface, error),
     })?;
-    if Request::new(interface).and_then(|mut request| request.is_loopback()).map_err(failed)? {
+    let is_loopback = Request::new(interface).and_then(|mut request| request.is_loopback());
+    if is_loopback.map_err(|error| kernel_error(interface, error))? {
         return Err(AttachError::Loopback { interface: interface.to_owned() });
     }
-    let driver = Request::new(interface).and_then(|mut request| request.driver()).map_err(failed)?;
+    let driver = Request::new(interface).and_then(|mut request| request.driver());
+    let driver = driver.map_err(|error| kernel_error(interface, error))?;
     if is_director_tap(interface, &driver) {
         return Err(AttachError::DirectorTap { interface: interface.to_owned() });
     }
-    let settings = Settings::of(interface).map_err(failed)?;
-    let (leaves_checksums, is_veth) = (leaves_checksums(&driver), driver == "veth");
-    let refuse = |mode| match settings.refusal(interface, mode) {
-        Some(why) => Err(AttachError::Refused { interface: interface.to_owned(), why }),
-        None => Ok(()),
+    let settings = Settings::of(interface).map_err(|error| kernel_error(interface, error))?;
+    check_mode(&settings, interface, Mode::Native)?;
+    let object = load(constants).map_err(|error| match present_lack() {
+        Some(lack) => AttachError::OldKernel { interface: interface.to_owned(), lack },
+        None => kernel_error(interface, error),
+    })?;
+    let running = match pins.and_then(|pins| pins.find(index)) {
+        Some(pinned) => take_over(pinned, interface, &settings, wanted)?,
+        None => {
+            let program = object.program(program).map_err(|error| kernel_error(interface, error))?;
+            start(program, interface, index, &settings, wanted)?
+        }
     };
-    refuse(Mode::Native)?;
-
-    let attached = |object, link, mode, native_refused, former: Option<Former>| Attached {
-        link,
+    Ok(Attached {
+        link: running.link,
         object,
         interface: interface.to_owned(),
         index,
         settings,
-        leaves_checksums,
-        is_veth,
+        leaves_checksums: leaves_checksums(&driver),
+        is_veth: driver == "veth",
         wanted,
         wanted_queues: None,
-        mode,
-        native_refused,
+        mode: running.mode,
+        native_refused: running.native_refused,
         constants: constants.to_vec(),
-        is_pinned: former.is_some(),
-        former,
+        is_pinned: running.former.is_some(),
+        former: running.former,
+    })
+}
+
+/// The link of an attached program, and where the program runs.
+struct Running {
+    link: OwnedFd,
+    mode: Mode,
+    /// The reason for generic mode that the operator does not want.
+    native_refused: Option<io::Error>,
+    former: Option<Former>,
+}
+
+/// Takes over a pinned link, in its mode if that is a wanted one.
+fn take_over(
+    pinned: Pinned,
+    interface: &str,
+    settings: &Settings,
+    wanted: WantedMode,
+) -> Result<Running, AttachError> {
+    let mode = match wanted {
+        WantedMode::Auto => pinned.mode,
+        WantedMode::Generic => Mode::Generic,
+        WantedMode::ZeroCopy | WantedMode::Copy => Mode::Native,
     };
-    let object = load(constants).map_err(|error| match present_lack() {
-        Some(lack) => AttachError::OldKernel { interface: interface.to_owned(), lack },
-        None => failed(error),
-    })?;
-    if let Some(Pinned { link, program, mode }) = pins.and_then(|pins| pins.find(index)) {
-        let former = Some(Former { program, mode });
-        let suits = match wanted {
-            WantedMode::Auto => true,
-            WantedMode::Generic => mode == Mode::Generic,
-            WantedMode::ZeroCopy | WantedMode::Copy => mode == Mode::Native,
-        };
-        if suits {
-            refuse(mode)?;
-            let refused = || io::Error::other("the program that was taken over is generic");
-            let native_refused = (mode == Mode::Generic && wanted != WantedMode::Generic).then(refused);
-            return Ok(attached(object, link, mode, native_refused, former));
+    check_mode(settings, interface, mode)?;
+    let native_refused = (mode == Mode::Generic && wanted != WantedMode::Generic)
+        .then(|| io::Error::other("the program that was taken over is generic"));
+    let former = Some(Former { program: pinned.program, mode: pinned.mode });
+    Ok(Running { link: pinned.link, mode, native_refused, former })
+}
+
+/// Attaches a program in native mode, unless generic mode is wanted or the driver refuses.
+fn start(
+    program: BorrowedFd<'_>,
+    interface: &str,
+    index: u32,
+    settings: &Settings,
+    wanted: WantedMode,
+) -> Result<Running, AttachError> {
+    let mut native_refused = None;
+    if wanted != WantedMode::Generic {
+        match attach_xdp(program, index, Mode::Native) {
+            Ok(link) => return Ok(Running { link, mode: Mode::Native, native_refused, former: None }),
+            Err(error) => match attach_error(interface, index, error) {
+                AttachError::Kernel { source, .. } => native_refused = Some(source),
+                other => return Err(other),
+            },
         }
-        let wanted_mode = if wanted == WantedMode::Generic { Mode::Generic } else { Mode::Native };
-        refuse(wanted_mode)?;
-        return Ok(attached(object, link, wanted_mode, None, former));
     }
-    let program = object.program(program).map_err(failed)?;
-    let occupied = |error: io::Error| match error.raw_os_error() {
+    check_mode(settings, interface, Mode::Generic)?;
+    let link =
+        attach_xdp(program, index, Mode::Generic).map_err(|error| attach_error(interface, index, error))?;
+    Ok(Running { link, mode: Mode::Generic, native_refused, former: None })
+}
+
+fn check_mode(settings: &Settings, interface: &str, mode: Mode) -> Result<(), AttachError> {
+    match settings.refusal(interface, mode) {
+        Some(why) => Err(AttachError::Refused { interface: interface.to_owned(), why }),
+        None => Ok(()),
+    }
+}
+
+fn attach_error(interface: &str, index: u32, error: io::Error) -> AttachError {
+    match error.raw_os_error() {
         Some(libc::EBUSY | libc::EEXIST) => match Program::on(index) {
             Ok(Some(program)) => AttachError::Occupied { interface: interface.to_owned(), program },
             // It has just been detached.
-            _ => failed(error),
+            _ => kernel_error(interface, error),
         },
-        _ => failed(error),
-    };
-    let generic = || {
-        refuse(Mode::Generic)?;
-        attach_xdp(program, index, Mode::Generic).map_err(occupied)
-    };
-    if wanted == WantedMode::Generic {
-        let link = generic()?;
-        return Ok(attached(object, link, Mode::Generic, None, None));
+        _ => kernel_error(interface, error),
     }
-    match attach_xdp(program, index, Mode::Native) {
-        Ok(link) => Ok(attached(object, link, Mode::Native, None, None)),
-        Err(error) => match occupied(error) {
-            AttachError::Kernel { source, .. } => {
-                let link = generic()?;
-                Ok(attached(object, link, Mode::Generic, Some(source), None))
-            }
-            other => Err(other),
-        },
-    }
+}
+
+fn kernel_error(interface: &str, source: io::Error) -> AttachError {
+    AttachError::Kernel { interface: interface.to_owned(), source }
 }
 
 /// Checks that a port of an attached bridge, or an interface below a port, does not merge packets. An interface that is

@@ -137,7 +137,8 @@ impl Device {
         let mut request = Request::new(interface)?;
         let xdp = query_xdp(ifindex)?;
         let (queues_word, most_receive_queues) = request.most_receive_queues()?;
-        let has = |wanted: u64| xdp.features & wanted == wanted;
+        let native = BASIC | REDIRECT;
+        let zero_copy = native | ZERO_COPY;
         Ok(Self {
             ifindex,
             driver: request.driver()?,
@@ -147,8 +148,8 @@ impl Device {
             most_receive_queues,
             queues_word,
             features: request.features()?,
-            native: has(BASIC | REDIRECT),
-            zero_copy: has(BASIC | REDIRECT | ZERO_COPY),
+            native: xdp.features & native == native,
+            zero_copy: xdp.features & zero_copy == zero_copy,
             program: Program::of(ifindex, &xdp),
         })
     }
@@ -199,14 +200,17 @@ impl Program {
 /// process.
 fn holder(ifindex: u32, program: u32) -> Option<u32> {
     let wanted = [format!("prog_id:\t{program}"), format!("ifindex:\t{ifindex}")];
-    let holds = |pid: &u32| {
-        let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
-        descriptors
-            .map(|descriptor| fs::read_to_string(descriptor.path()).unwrap_or_default())
-            .any(|info| wanted.iter().all(|wanted| info.lines().any(|line| line == wanted)))
-    };
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    processes.filter_map(|process| process.file_name().to_str()?.parse().ok()).find(holds)
+    let mut pids = processes.filter_map(|process| process.file_name().to_str()?.parse().ok());
+    pids.find(|pid| has_descriptor(*pid, &wanted))
+}
+
+/// Whether a process has a descriptor whose information has these lines.
+fn has_descriptor(pid: u32, wanted: &[String]) -> bool {
+    let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
+    descriptors
+        .map(|descriptor| fs::read_to_string(descriptor.path()).unwrap_or_default())
+        .any(|info| wanted.iter().all(|wanted| info.lines().any(|line| line == wanted)))
 }
 
 /// The name of the director's XDP program.

@@ -65,7 +65,7 @@ impl Frame {
         }
     }
 
-    /// The same, to be edited.
+    /// The packet, or the first part of a chain, to be edited.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let start = self.slot.as_ptr().wrapping_add(self.start as usize);
@@ -146,7 +146,8 @@ impl Frame {
 
     /// The parts of the packet, in their order.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
-        let (mut next, mut left) = (Some(self), self.len());
+        let mut next = Some(self);
+        let mut left = self.len();
         iter::from_fn(move || {
             let frame = next.filter(|_| left > 0)?;
             next = frame.next();
@@ -173,7 +174,8 @@ impl Frame {
 
     /// Calls `write` for each part of the packet, with the part's position in the packet.
     pub fn write(&mut self, mut write: impl FnMut(usize, &mut [u8])) {
-        let (mut at, len) = (0, self.len());
+        let mut at = 0;
+        let len = self.len();
         let mut next = Some(self);
         while let Some(frame) = next.take_if(|_| at < len) {
             let count = (len - at).min(frame.len as usize);
@@ -225,7 +227,8 @@ impl Frame {
 
     /// Separates the slots behind the end of the packet.
     pub fn split_surplus(&mut self) -> Option<Self> {
-        let (mut left, mut last) = (self.len(), self);
+        let mut left = self.len();
+        let mut last = self;
         loop {
             left -= left.min(last.len as usize);
             if left == 0 {

@@ -33,14 +33,13 @@ pub fn lack(release: &str) -> Option<String> {
     })
 }
 
-/// The same of the running kernel, which may also be one without AF_XDP.
+/// What the running kernel lacks, which may also be AF_XDP, with the next step; `None`: nothing.
 pub(crate) fn present_lack() -> Option<String> {
     let release = fs::read_to_string(RELEASE).unwrap_or_default();
-    let has_sockets = || match socket(AddressFamily::XDP, SocketType::RAW, None) {
-        Err(error) => error != Errno::AFNOSUPPORT,
-        Ok(_) => true,
-    };
-    lack(release.trim()).or_else(|| (!has_sockets()).then(|| NO_SOCKETS.to_owned()))
+    lack(release.trim()).or_else(|| {
+        let refusal = socket(AddressFamily::XDP, SocketType::RAW, None).err();
+        (refusal == Some(Errno::AFNOSUPPORT)).then(|| NO_SOCKETS.to_owned())
+    })
 }
 
 #[cfg(test)]

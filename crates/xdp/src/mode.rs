@@ -84,8 +84,8 @@ pub enum CopyMode {
 /// The reason to copy where zero-copy can be had: the program forwards most packets itself, and could forward a frame
 /// of the UMEM only after copying it.
 pub const OFFLOAD: &str = "offload";
-/// The same: there would be fewer frames than the card's ring has descriptors. igb then reads old descriptors as new
-/// packets (seen, `igb_clean_rx_irq_zc`), and ice and i40e are reported to stop receiving.
+/// The reason to copy where there would be fewer frames than the card's ring has descriptors. igb then reads old
+/// descriptors as new packets (seen, `igb_clean_rx_irq_zc`), and ice and i40e are reported to stop receiving.
 pub const RECEIVE_RING: &str = "receive_ring";
 
 impl fmt::Display for CopyMode {
@@ -125,7 +125,8 @@ pub struct Settings {
 impl Settings {
     pub(super) fn of(interface: &str) -> io::Result<Self> {
         let mut request = Request::new(interface)?;
-        let (mtu, receive_queues) = (request.mtu()?, request.receive_queues()?);
+        let mtu = request.mtu()?;
+        let receive_queues = request.receive_queues()?;
         let mtu_limit = if mtu > ONE_BUFFER_MTU { mtu_limit()? } else { None };
         let driver = request.driver()?;
         // A bridge receives nothing itself: the offloads of its ports count (`refusal_of_port`).
@@ -165,7 +166,6 @@ impl Settings {
 
     /// The first setting that forbids attaching in `mode`.
     pub(super) fn refusal(self, interface: &str, mode: Mode) -> Option<Refusal> {
-        let ethtool = |what: &str| format!("ethtool -K {interface} {what} off");
         if let Some(limit) = self.mtu_limit.filter(|limit| self.mtu > *limit) {
             let reason = "its MTU lets in packets of several buffers, which kernels before Linux 6.6 do not pass to AF_XDP";
             return Some(Refusal { reason, mend: format!("ip link set dev {interface} mtu {limit}") });
@@ -173,16 +173,16 @@ impl Settings {
         if mode == Mode::Native {
             return None;
         }
-        let (reason, mend) = if self.gro != 0 {
-            ("in generic mode GRO would merge packets before the director sees them", ethtool("gro"))
+        let (reason, offload) = if self.gro != 0 {
+            ("in generic mode GRO would merge packets before the director sees them", "gro")
         } else if self.flags & FLAG_LRO != 0 {
-            ("in generic mode LRO would merge packets before the director sees them", ethtool("lro"))
+            ("in generic mode LRO would merge packets before the director sees them", "lro")
         } else if self.flags & FLAG_RX_VLAN != 0 {
-            ("in generic mode the interface would hide VLAN tags from the director", ethtool("rxvlan"))
+            ("in generic mode the interface would hide VLAN tags from the director", "rxvlan")
         } else {
             return None;
         };
-        Some(Refusal { reason, mend })
+        Some(Refusal { reason, mend: format!("ethtool -K {interface} {offload} off") })
     }
 }
 

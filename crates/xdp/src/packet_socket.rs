@@ -48,7 +48,8 @@ impl PacketSocket {
     /// # Errors
     /// The kernel's error.
     pub fn broadcast(&self, packet: &[u8]) -> io::Result<()> {
-        let (socket, to) = (self.socket.as_raw_fd(), (&raw const self.broadcast).cast());
+        let socket = self.socket.as_raw_fd();
+        let to = (&raw const self.broadcast).cast();
         // SAFETY: `packet` is readable for its length; `to` points to a `sockaddr_ll` that `self` keeps, and
         // `ADDRESS_LEN` is its length. The kernel copies both.
         let sent = unsafe { libc::sendto(socket, packet.as_ptr().cast(), packet.len(), 0, to, ADDRESS_LEN) };

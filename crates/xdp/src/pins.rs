@@ -84,8 +84,10 @@ pub fn folder_or_mount() -> io::Result<PathBuf> {
 
 /// The host's bpffs, if one is mounted.
 fn mounted() -> Option<PathBuf> {
-    let is_bpffs = |path: &&str| statfs(*path).is_ok_and(|stat| stat.f_type as u64 & 0xffff_ffff == MAGIC);
-    [MOUNT_POINT, MOUNT_POINT_OF_HOST].iter().find(|path| is_bpffs(path)).map(PathBuf::from)
+    [MOUNT_POINT, MOUNT_POINT_OF_HOST]
+        .iter()
+        .find(|path| statfs(**path).is_ok_and(|stat| stat.f_type as u64 & 0xffff_ffff == MAGIC))
+        .map(PathBuf::from)
 }
 
 fn mounted_or_mount() -> io::Result<PathBuf> {
@@ -110,29 +112,32 @@ fn mount_bpffs() -> io::Result<()> {
 /// Mounts it from the host's mount namespace, on a separate thread that then ends.
 fn mount_on_host() -> io::Result<()> {
     let [host, root] = ["/proc/1/ns/mnt", "/proc/1/root"].map(fs::File::open);
-    let (host, root) = (host?, root?);
-    let mounting = move || {
-        // SAFETY: descriptors stay shared; only the root and working directory become the thread's own.
-        unsafe { unshare_unsafe(UnshareFlags::FS) }?;
-        move_into_link_name_space(host.as_fd(), Some(LinkNameSpaceType::Mount))?;
-        // The namespace has its own root, which need not be that of process 1.
-        fchdir(&root)?;
-        chroot(".")?;
-        mount_bpffs()
-    };
-    let mounted = thread::Builder::new().name("xvs-mount".to_owned()).spawn(mounting)?.join();
+    let host = host?;
+    let root = root?;
+    let thread = thread::Builder::new().name("xvs-mount".to_owned());
+    let mounted = thread.spawn(move || mount_in(&host, &root))?.join();
     mounted.unwrap_or_else(|_| Err(io::Error::other("the mounting thread has panicked")))
+}
+
+/// Moves the calling thread into a mount namespace with this root, and mounts it there.
+fn mount_in(namespace: &fs::File, root: &fs::File) -> io::Result<()> {
+    // SAFETY: descriptors stay shared; only the root and working directory become the thread's own.
+    unsafe { unshare_unsafe(UnshareFlags::FS) }?;
+    move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
+    // The namespace has its own root, which need not be that of process 1.
+    fchdir(root)?;
+    chroot(".")?;
+    mount_bpffs()
 }
 
 /// The name of the director that has pinned this program on the interface with this index.
 pub fn director_of(folder: &Path, program: u32, interface: u32) -> Option<String> {
     let directors = names(folder).ok()?;
     let pinned = LinkInfo { program, interface };
-    let has_pinned = |director: &String| {
-        let mut links = Pins::of(folder, director).links().into_iter();
-        links.any(|(_, _, info)| info == pinned)
-    };
-    directors.into_iter().find(has_pinned)
+    directors.into_iter().find(|director| {
+        let links = Pins::of(folder, director).links();
+        links.iter().any(|(_, _, info)| *info == pinned)
+    })
 }
 
 /// The pins of one director.
@@ -211,18 +216,18 @@ impl Pins {
 
     /// The pinned links, each with the name of its interface.
     fn links(&self) -> Vec<(String, OwnedFd, LinkInfo)> {
-        let open = |name: String| {
+        let links = names(&self.folder).unwrap_or_default().into_iter().filter_map(|name| {
             let (link, info) = open_link(&self.path(&name)).ok()?;
             Some((name, link, info))
-        };
-        names(&self.folder).unwrap_or_default().into_iter().filter_map(open).collect()
+        });
+        links.collect()
     }
 }
 
 /// The names in a folder, with `.` again where the bpffs has `:`.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
-    let name = |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name());
-    let names = fs::read_dir(folder)?.map(name).collect::<io::Result<Vec<OsString>>>()?;
+    let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name()));
+    let names = names.collect::<io::Result<Vec<OsString>>>()?;
     Ok(names.iter().map(|name| name.to_string_lossy().replace(':', ".")).collect())
 }
 

@@ -37,7 +37,8 @@ impl Rings {
         queue: u32,
         config: &sys::xsk_socket_config,
     ) -> io::Result<Self> {
-        let (transmit, receive) = (TransmitRing::unset(), ReceiveRing::unset());
+        let transmit = TransmitRing::unset();
+        let receive = ReceiveRing::unset();
         let (socket, fill, completion) = umem.open_socket(interface, queue, &transmit, &receive, config)?;
         let rings = Self { transmit, receive, fill, completion, socket, umem: Arc::clone(umem) };
         match rings.fill.is_set() {

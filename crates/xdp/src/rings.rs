@@ -149,7 +149,8 @@ impl<E> Consumer<E> {
     /// Calls `read` with the index of each entry that the kernel has written, at most `room`, and returns the entries
     /// to the kernel. Returns their number.
     fn take(&mut self, room: usize, mut read: impl FnMut(*mut sys::xsk_ring_cons, u32)) -> usize {
-        let (room, mut first) = (room as u32, 0);
+        let room = room as u32;
+        let mut first = 0;
         // SAFETY: as for `Producer::reserve`.
         let count = unsafe { sys::xsk_ring_cons__peek(self.as_ptr(), room, &mut first) };
         (0..count).for_each(|number| read(self.as_ptr(), first.wrapping_add(number)));

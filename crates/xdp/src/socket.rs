@@ -90,11 +90,12 @@ impl Socket {
         config: &xsk_socket_config,
         umem: &Arc<Umem>,
     ) -> Result<Self, SocketError> {
-        let failed = |source| SocketError::of(attached, queue, source);
-        let rings = Rings::open(umem, attached.interface(), queue, config).map_err(failed)?;
+        let rings = Rings::open(umem, attached.interface(), queue, config)
+            .map_err(|error| SocketError::of(attached, queue, error))?;
         let sizes = RingSizes { receive: config.rx_size, transmit: config.tx_size };
         // libxdp opens the socket without CLOEXEC: child processes would inherit it and keep the queue.
-        fcntl_setfd(rings.fd(), FdFlags::CLOEXEC).map_err(|error| failed(error.into()))?;
+        fcntl_setfd(rings.fd(), FdFlags::CLOEXEC)
+            .map_err(|error| SocketError::of(attached, queue, error.into()))?;
         Ok(Self {
             link,
             queue,
@@ -240,8 +241,11 @@ impl Socket {
         while self.filled + REFILL <= self.sizes.receive && pool.census().home >= REFILL {
             // The ring has `receive` slots, and `filled` counts at least the entries in it. If the kernel's index says
             // otherwise, the frames are lent at another flush.
-            let lend = || pool.lend_empty().expect("so many frames are in the pool").offset;
-            if !self.rings.fill.lend(REFILL, lend) {
+            let is_lent = self
+                .rings
+                .fill
+                .lend(REFILL, || pool.lend_empty().expect("so many frames are in the pool").offset);
+            if !is_lent {
                 break;
             }
             self.filled += REFILL;

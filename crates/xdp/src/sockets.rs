@@ -115,10 +115,10 @@ impl Sockets {
         memory: Option<PacketMemory>,
         to_copy: Option<&str>,
     ) -> Result<Self, SocketError> {
-        let is_copied = |link: &&Queues<'_>| {
-            link.attached.mode() == Mode::Generic || link.attached.wanted() == WantedMode::Copy
-        };
-        let copied = links.iter().find(is_copied).map(|link| link.attached.interface());
+        let mut interfaces = links.iter().map(|link| link.attached);
+        let copied = interfaces
+            .find(|one| one.mode() == Mode::Generic || one.wanted() == WantedMode::Copy)
+            .map(Attached::interface);
         if let Some(cause) = copied.or(to_copy) {
             return Self::bind(links, sizes, xdp::XDP_COPY, Some(cause), memory);
         }
@@ -175,8 +175,8 @@ impl Sockets {
             }
             senders.push(Some(sockets.len()));
             for &queue in link.queues {
-                let open = || Socket::open(LinkId(id as u16), link.attached, queue, &config, &umem);
-                sockets.push(when_free(open)?);
+                let id = LinkId(id as u16);
+                sockets.push(when_free(|| Socket::open(id, link.attached, queue, &config, &umem))?);
             }
         }
         let copied = sockets.iter().find(|socket| !sys::is_zero_copy(socket.fd()).unwrap_or(false));
@@ -200,7 +200,7 @@ impl Sockets {
     /// # Errors
     /// The kernel has no preferred busy polling, or the process may not use it.
     pub fn prefer_busy_polling(&mut self) -> io::Result<()> {
-        // Also if only some of them have it.
+        // Set first: sockets that have taken the option keep it if another one refuses.
         self.polls = true;
         self.fds().try_for_each(|socket| PreferBusyPolling.run(&[socket]).map(drop))
     }

@@ -309,14 +309,11 @@ impl Request {
         words[..2].copy_from_slice(&[GET_FEATURES, blocks as u32]);
         self.body.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
         self.call(libc::SIOCETHTOOL)?;
-        let active =
-            |number: usize| words[2 + number / 32 * FEATURE_WORDS + ACTIVE] >> (number % 32) & 1 == 1;
-        Ok(names
+        let active = names
             .into_iter()
             .enumerate()
-            .filter(|(number, _)| active(*number))
-            .map(|(_, name)| name)
-            .collect())
+            .filter(|(number, _)| words[2 + number / 32 * FEATURE_WORDS + ACTIVE] >> (number % 32) & 1 == 1);
+        Ok(active.map(|(_, name)| name).collect())
     }
 
     /// Its counters, by the names of `ethtool -S`.
@@ -390,7 +387,8 @@ pub(super) fn kick_transmit(socket: BorrowedFd<'_>) -> Kick {
 
 /// Wakes the driver after frames were put into a socket's fill ring.
 pub(super) fn kick_receive(socket: BorrowedFd<'_>) {
-    let (fd, none) = (socket.as_raw_fd(), ptr::null_mut::<c_void>());
+    let fd = socket.as_raw_fd();
+    let none = ptr::null_mut::<c_void>();
     // SAFETY: no buffer and no address are passed. The result does not matter: a socket that is not ready is woken
     // again at the next refill.
     let _ = unsafe { libc::recvfrom(fd, none, 0, libc::MSG_DONTWAIT, ptr::null_mut(), ptr::null_mut()) };
@@ -420,7 +418,8 @@ pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 pub(super) fn is_zero_copy(socket: impl AsFd) -> io::Result<bool> {
     let mut options: u32 = 0;
     let mut size = size_of::<u32>() as libc::socklen_t;
-    let (fd, name) = (socket.as_fd().as_raw_fd(), libxdp_sys::XDP_OPTIONS as c_int);
+    let fd = socket.as_fd().as_raw_fd();
+    let name = libxdp_sys::XDP_OPTIONS as c_int;
     // SAFETY: `struct xdp_options` is one 32-bit word, and `size` says so.
     check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut options).cast(), &mut size) })?;
     Ok(options & libxdp_sys::XDP_OPTIONS_ZEROCOPY != 0)
@@ -431,7 +430,8 @@ pub(super) fn xdp_statistics(socket: BorrowedFd<'_>) -> io::Result<libxdp_sys::x
     // SAFETY: the structure consists of integers.
     let mut counts: libxdp_sys::xdp_statistics = unsafe { std::mem::zeroed() };
     let mut size = size_of_val(&counts) as libc::socklen_t;
-    let (fd, name) = (socket.as_raw_fd(), libxdp_sys::XDP_STATISTICS as c_int);
+    let fd = socket.as_raw_fd();
+    let name = libxdp_sys::XDP_STATISTICS as c_int;
     // SAFETY: the call fills `counts`, and `size` is its length.
     check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut counts).cast(), &mut size) })?;
     Ok(counts)
@@ -460,7 +460,8 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 32];
     loop {
         let mut bytes = size_of_val(&groups[..]) as libc::socklen_t;
-        let (fd, buffer) = (socket.as_raw_fd(), groups.as_mut_ptr().cast());
+        let fd = socket.as_raw_fd();
+        let buffer = groups.as_mut_ptr().cast();
         // SAFETY: `buffer` is the start of `groups`, which is alive and not used meanwhile, and `bytes` is its length.
         // The kernel writes no more than that, in words of 32 bits, each of which is a valid `u32`.
         let got = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, buffer, &mut bytes) };
@@ -518,7 +519,8 @@ pub(super) fn passes_several_buffers() -> io::Result<bool> {
         sxdp_queue_id: 0,
         sxdp_shared_umem_fd: 0,
     };
-    let (start, size) = ((&raw const address).cast(), size_of_val(&address) as libc::socklen_t);
+    let start = (&raw const address).cast();
+    let size = size_of_val(&address) as libc::socklen_t;
     // SAFETY: the kernel reads `address`, and `size` is its length.
     let bound = check(unsafe { libc::bind(socket.as_raw_fd(), start, size) });
     Ok(bound.err().is_some_and(|error| error.raw_os_error() != Some(libc::EINVAL)))

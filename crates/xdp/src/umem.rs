@@ -87,19 +87,18 @@ unsafe impl Send for State {}
 impl Umem {
     /// Maps memory and registers it with the kernel. Returns it with the pool of its frames.
     pub(super) fn create(layout: FrameLayout, sizes: RingSizes) -> Result<(Arc<Self>, FramePool), UmemError> {
-        let over_limit = |error: &io::Error| error.raw_os_error() == Some(libc::ENOBUFS);
-        let register = || Self::register(layout, sizes);
-        let umem =
-            register()
-                .or_else(|error| {
-                    if over_limit(&error) && lift_memory_limit().is_ok() { register() } else { Err(error) }
-                })
-                .map_err(|error| match over_limit(&error) {
-                    true => UmemError::MemoryLimit(bytes(layout)),
-                    false => UmemError::Kernel(error),
-                })?;
-        let umem = Arc::new(umem);
-        let (base, owner) = (umem.area.base, Box::new(Arc::clone(&umem)));
+        let registered = match Self::register(layout, sizes) {
+            Err(error) if is_over_limit(&error) && lift_memory_limit().is_ok() => {
+                Self::register(layout, sizes)
+            }
+            result => result,
+        };
+        let umem = Arc::new(registered.map_err(|error| match is_over_limit(&error) {
+            true => UmemError::MemoryLimit(bytes(layout)),
+            false => UmemError::Kernel(error),
+        })?);
+        let base = umem.area.base;
+        let owner = Box::new(Arc::clone(&umem));
         // SAFETY: the area has as many bytes as this layout, and is unmapped when the last clone of `umem` is dropped,
         // of which `owner` is one. Only frames of this pool give access to its bytes: no other code uses `base`, and
         // this function makes one pool for each area. The kernel accesses only frames that rings name, which the pool
@@ -110,7 +109,8 @@ impl Umem {
 
     fn register(layout: FrameLayout, sizes: RingSizes) -> io::Result<Self> {
         let area = Area::map(bytes(layout) as usize)?;
-        let (fill, completion) = (FillRing::unset(), CompletionRing::unset());
+        let fill = FillRing::unset();
+        let completion = CompletionRing::unset();
         let config = sys::xsk_umem_config {
             fill_size: sizes.receive,
             comp_size: sizes.transmit,
@@ -118,8 +118,11 @@ impl Umem {
             frame_headroom: 0,
             flags: 0,
         };
-        let (mut umem, start, size) = (null_mut(), area.base.as_ptr().cast(), area.size_bytes as u64);
-        let (fill_ring, completion_ring) = (fill.as_ptr(), completion.as_ptr());
+        let mut umem = null_mut();
+        let start = area.base.as_ptr().cast();
+        let size = area.size_bytes as u64;
+        let fill_ring = fill.as_ptr();
+        let completion_ring = completion.as_ptr();
         // SAFETY: `start` points to `size` mapped bytes. They stay mapped, and the rings stay where they are, until
         // after the UMEM is deleted: the fields of this type and its `drop` ensure both.
         let result =
@@ -152,7 +155,8 @@ impl Umem {
         let mut state = self.state();
         let fresh = (FillRing::unset(), CompletionRing::unset());
         let (fill, completion) = state.first.as_ref().unwrap_or(&fresh);
-        let (mut socket, umem) = (null_mut(), state.umem.as_ptr());
+        let mut socket = null_mut();
+        let umem = state.umem.as_ptr();
         let [transmit, fill] = [transmit.as_ptr(), fill.as_ptr()];
         let [receive, completion] = [receive.as_ptr(), completion.as_ptr()];
         // SAFETY: the UMEM is alive and the lock held. While the UMEM has rings, the call gets these same ones, as
@@ -192,6 +196,10 @@ impl Umem {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn is_over_limit(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOBUFS)
 }
 
 impl Drop for Umem {

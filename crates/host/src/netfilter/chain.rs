@@ -82,9 +82,10 @@ impl Match {
     /// The match of one of these types of destinations; `None`: it depends on the address.
     pub(super) fn dest_type<'a>(types: impl Iterator<Item = &'a str>, obstacle: String) -> Option<Self> {
         let types: Vec<_> = types.map(str::to_ascii_lowercase).collect();
-        let is_other = |one: &String| matches!(one.as_str(), "broadcast" | "multicast" | "anycast");
         let matches = types.iter().any(|one| one == "local");
-        (matches || types.iter().all(is_other)).then_some(Self::OfNew { matches, obstacle })
+        let is_known =
+            matches || types.iter().all(|one| matches!(one.as_str(), "broadcast" | "multicast" | "anycast"));
+        is_known.then_some(Self::OfNew { matches, obstacle })
     }
 }
 

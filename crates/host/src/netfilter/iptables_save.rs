@@ -4,7 +4,6 @@
 //! Source: iptables(8), iptables-extensions(8). A pure function. Not here: running the program.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use xvs_proto::mark::{Change, Expected, Test};
@@ -52,7 +51,7 @@ pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
             chains.entry((*chain).to_owned()).or_default().push(rule(text, options));
         }
     }
-    let base = |&(chain, hook, priority): &(&str, Hook, i64)| Base {
+    let bases = kind.entries.iter().map(|&(chain, hook, priority)| Base {
         text: format!("{program} -t {table} {chain}"),
         chain: chain.to_owned(),
         priority: chain_order(hook, priority),
@@ -60,8 +59,8 @@ pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
         registered: None,
         drops: dropping.contains(&chain),
         obstacle: None,
-    };
-    Some(Table { bases: kind.entries.iter().map(base).collect(), chains })
+    });
+    Some(Table { bases: bases.collect(), chains })
 }
 
 /// All tables in the output of the program of a family.
@@ -71,7 +70,9 @@ pub fn read_all(text: &str, family: Family) -> Vec<Table> {
 
 /// Splits a line into words, with the quoting of iptables-save.
 fn words(line: &str) -> Vec<String> {
-    let (mut words, mut word, mut quoted) = (Vec::new(), None::<String>, false);
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quoted = false;
     let mut chars = line.chars();
     while let Some(char) = chars.next() {
         match char {
@@ -236,8 +237,7 @@ fn network(text: &str) -> Option<Vec<Prefix>> {
 /// Parses `FIRST-LAST`.
 fn addresses(text: &str) -> Option<Vec<Prefix>> {
     let (first, last) = text.split_once('-').unwrap_or((text, text));
-    let (first, last): (IpAddr, IpAddr) = (first.parse().ok()?, last.parse().ok()?);
-    range::prefixes(first, last)
+    range::prefixes(first.parse().ok()?, last.parse().ok()?)
 }
 
 fn protocol(text: &str) -> Option<Protocol> {
@@ -246,22 +246,26 @@ fn protocol(text: &str) -> Option<Protocol> {
 
 /// Parses `80,443,8000:8010`.
 fn ports(text: &str) -> Option<Vec<RangeInclusive<u16>>> {
-    let one = |text: &str| {
-        let (first, last) = text.split_once(':').unwrap_or((text, text));
-        Some(first.parse().ok()?..=last.parse().ok()?)
-    };
-    text.split(',').map(one).collect()
+    text.split(',').map(port_range).collect()
+}
+
+fn port_range(text: &str) -> Option<RangeInclusive<u16>> {
+    let (first, last) = text.split_once(':').unwrap_or((text, text));
+    Some(first.parse().ok()?..=last.parse().ok()?)
 }
 
 /// Parses a mark with its mask, `0x1/0xff`.
 fn masked(text: &str) -> Option<(u32, u32)> {
-    let number = |text: &str| match text.strip_prefix("0x") {
-        Some(digits) => u32::from_str_radix(digits, 16).ok(),
-        None => text.parse().ok(),
-    };
     match text.split_once('/') {
         Some((value, mask)) => number(value).zip(number(mask)),
         None => Some((number(text)?, u32::MAX)),
+    }
+}
+
+fn number(text: &str) -> Option<u32> {
+    match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
     }
 }
 

@@ -32,6 +32,7 @@ pub mod chain;
 mod hook;
 pub mod iptables_save;
 pub mod nft;
+mod nft_rule;
 mod programs;
 mod range;
 
@@ -68,48 +69,51 @@ pub struct FollowerThread {
 ///
 /// # Errors
 /// The system's refusal of a socket or a thread.
-pub fn follow(mut report: impl FnMut(KernelMarkRules) + Send + 'static) -> io::Result<FollowerThread> {
+pub fn follow(report: impl FnMut(KernelMarkRules) + Send + 'static) -> io::Result<FollowerThread> {
     let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
     let events = Events::open(Arc::clone(&stop))?;
-    let mut reader = Reader::new(Programs::new(Arc::clone(&stop)));
-    let run = move || {
-        let mut found = None;
-        let mut is_due = true;
-        loop {
-            let began = Instant::now();
-            if is_due {
-                reader.nft();
-            }
-            reader.legacy();
-            let took = began.elapsed();
-            // A reading that was interrupted by the stop may be incomplete.
-            if matches!(events.pause(Duration::ZERO), Ok(Woken::Stopped)) {
-                return;
-            }
-            let now = reader.found();
-            if found.as_ref() != Some(&now) {
-                report(now.clone());
-                found = Some(now);
-            }
-            let pause = if is_due { (took * 4).min(PAUSE_MAX) } else { Duration::ZERO };
-            is_due = match events.pause(pause).and_then(|woken| match woken {
-                Woken::Stopped => Ok(woken),
-                _ => events.wait(INTERVAL),
-            }) {
-                Ok(Woken::Stopped) => return,
-                Ok(Woken::Changed) => true,
-                Ok(Woken::TimedOut) => reader.reread_nft,
-                Err(error) => {
-                    tracing::warn!("following netfilter's rules: {error}; all rules are read again");
-                    // A persistent error must not become a busy loop.
-                    thread::sleep(INTERVAL);
-                    true
-                }
-            };
-        }
-    };
-    let thread = thread::Builder::new().name("xvs-netfilter".to_owned()).spawn(run)?;
+    let reader = Reader::new(Programs::new(Arc::clone(&stop)));
+    let thread = thread::Builder::new().name("xvs-netfilter".to_owned());
+    let thread = thread.spawn(move || run(&events, reader, report))?;
     Ok(FollowerThread { stop, thread: Some(thread) })
+}
+
+/// Reads the rules until the stop.
+fn run(events: &Events, mut reader: Reader, mut report: impl FnMut(KernelMarkRules)) {
+    let mut found = None;
+    let mut is_due = true;
+    loop {
+        let began = Instant::now();
+        if is_due {
+            reader.nft();
+        }
+        reader.legacy();
+        let took = began.elapsed();
+        // A reading that was interrupted by the stop may be incomplete.
+        if matches!(events.pause(Duration::ZERO), Ok(Woken::Stopped)) {
+            return;
+        }
+        let now = reader.found();
+        if found.as_ref() != Some(&now) {
+            report(now.clone());
+            found = Some(now);
+        }
+        let pause = if is_due { (took * 4).min(PAUSE_MAX) } else { Duration::ZERO };
+        is_due = match events.pause(pause).and_then(|woken| match woken {
+            Woken::Stopped => Ok(woken),
+            _ => events.wait(INTERVAL),
+        }) {
+            Ok(Woken::Stopped) => return,
+            Ok(Woken::Changed) => true,
+            Ok(Woken::TimedOut) => reader.reread_nft,
+            Err(error) => {
+                tracing::warn!("following netfilter's rules: {error}; all rules are read again");
+                // A persistent error must not become a busy loop.
+                thread::sleep(INTERVAL);
+                true
+            }
+        };
+    }
 }
 
 impl Drop for FollowerThread {
@@ -127,7 +131,7 @@ impl Drop for FollowerThread {
 /// The tables that a [`Reader`] reads.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Scope {
-    /// Those that may mark packets.
+    /// Tables that may mark packets.
     Marking,
     All,
 }
@@ -180,10 +184,10 @@ impl Reader {
             (Family::V4, ["iptables-nft-save", "iptables-save"]),
             (Family::V6, ["ip6tables-nft-save", "ip6tables-save"]),
         ] {
-            let may_exist = |kind: &&iptables_save::Kind| {
-                ruleset.as_ref().is_none_or(|ruleset| ruleset.has_table(family, kind.name))
-            };
-            let kinds: Vec<_> = kinds.iter().filter(may_exist).collect();
+            let kinds: Vec<_> = kinds
+                .iter()
+                .filter(|kind| ruleset.as_ref().is_none_or(|ruleset| ruleset.has_table(family, kind.name)))
+                .collect();
             if kinds.is_empty() {
                 continue;
             }
@@ -195,9 +199,9 @@ impl Reader {
             for kind in kinds {
                 let Some(mut table) = iptables_save::read(&text, family, kind) else { continue };
                 for base in &mut table.bases {
-                    let registered =
-                        |rules: &nft::Ruleset| rules.registered_in((family, kind.name), &base.chain);
-                    base.registered = ruleset.as_ref().and_then(registered);
+                    base.registered = ruleset
+                        .as_ref()
+                        .and_then(|ruleset| ruleset.registered_in((family, kind.name), &base.chain));
                 }
                 tables.push(table);
                 by_iptables.push((family, kind.name));

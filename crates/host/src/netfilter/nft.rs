@@ -1,23 +1,17 @@
 //! Parses the output of `nft -j list ruleset` into chains of rules.
 //!
-//! A rule of nftables is a sequence of statements. Each verdict and each change of the mark becomes a [`Rule`] whose
-//! criteria are all matches before it. A map becomes one [`Rule`] for each element. An unknown statement becomes the
-//! rule's obstacle. Source: libnftables-json(5). A pure function. Not here: running the program.
+//! Source: libnftables-json(5). A pure function. Not here: one rule (`nft_rule.rs`), and running the program.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::RangeInclusive;
 
-use serde_json::{Value, json};
-use xvs_proto::mark::{Change, Expected, Test};
-use xvs_proto::{Family, Prefix, Protocol};
+use serde_json::Value;
+use xvs_proto::Family;
 
-use crate::netfilter::chain::{
-    Action, Base, Criterion, ENTRIES_MAX, Match, Rule, Table, no_room_for_entries,
-};
-use crate::netfilter::hook::{Hook, chain_order, protocol};
-use crate::netfilter::iptables_save::DROPS;
-use crate::netfilter::range;
+use crate::netfilter::chain::{Base, ENTRIES_MAX, Table};
+use crate::netfilter::hook::{Hook, chain_order};
+use crate::netfilter::nft_rule;
+use crate::netfilter::nft_rule::{is_mark, list, text};
 
 /// A parsed ruleset.
 pub struct Ruleset {
@@ -37,7 +31,8 @@ impl Ruleset {
     pub fn parse(text: &str, listing: &str) -> Option<Self> {
         let mut document: Value = serde_json::from_str(text).ok()?;
         let Value::Array(objects) = document["nftables"].take() else { return None };
-        let (mut texts, mut dormant) = (BTreeMap::new(), BTreeSet::new());
+        let mut texts = BTreeMap::new();
+        let mut dormant = BTreeSet::new();
         let mut table = TableName::default();
         for line in listing.lines() {
             let (content, handle) = line.rsplit_once(" # handle ").unwrap_or((line, ""));
@@ -88,12 +83,7 @@ impl Ruleset {
     ) -> Vec<Table> {
         let mut tables: BTreeMap<TableName, Table> = BTreeMap::new();
         let room = Cell::new(ENTRIES_MAX);
-        let skipped = |object: &Value| {
-            by_iptables.iter().any(|&table| is_table(&object["family"], &object["table"], table))
-                || self.dormant.contains(&table_name(object))
-                || !is_wanted(&table_name(object))
-        };
-        for chain in self.of("chain").filter(|chain| !skipped(chain)) {
+        for chain in self.of("chain").filter(|chain| self.is_read(chain, by_iptables, &is_wanted)) {
             let name = text(&chain["name"]);
             let table = tables.entry(table_name(chain)).or_default();
             table.chains.entry(name.to_owned()).or_default();
@@ -120,39 +110,45 @@ impl Ruleset {
                 obstacle,
             });
         }
-        for rule in self.of("rule").filter(|rule| !skipped(rule)) {
-            let (name, handle) = (table_name(rule), rule["handle"].as_u64().unwrap_or(0));
+        for rule in self.of("rule").filter(|rule| self.is_read(rule, by_iptables, &is_wanted)) {
+            let name = table_name(rule);
+            let handle = rule["handle"].as_u64().unwrap_or(0);
             let printed = self.texts.get(&(name.clone(), handle)).cloned();
             let printed = shortened(&printed.unwrap_or_else(|| rule["expr"].to_string()));
             let rule_text = format!("nft {} {} {}: {printed}", name.0, name.1, text(&rule["chain"]));
-            let sets = |set: &str| self.elements(&name, set);
-            let reader = RuleReader {
-                sets: &sets,
-                room: &room,
-                has_no_room: Cell::new(false),
-                criteria: Vec::new(),
-                rules: Vec::new(),
-                obstacle: None,
-                text: rule_text,
-            };
-            let rules = reader.read(list(&rule["expr"]));
+            let rules =
+                nft_rule::read(list(&rule["expr"]), &|set| self.elements(&name, set), &room, rule_text);
             let Some(table) = tables.get_mut(&name) else { continue };
             table.chains.entry(text(&rule["chain"]).to_owned()).or_default().extend(rules);
         }
         tables.into_values().filter(|table| !table.bases.is_empty()).collect()
     }
 
+    /// Whether the table of a chain or rule is read: it is wanted, not dormant, and not of iptables.
+    fn is_read(
+        &self,
+        object: &Value,
+        by_iptables: &[(Family, &str)],
+        is_wanted: impl Fn(&TableName) -> bool,
+    ) -> bool {
+        let of_iptables =
+            by_iptables.iter().any(|&table| is_table(&object["family"], &object["table"], table));
+        !of_iptables && !self.dormant.contains(&table_name(object)) && is_wanted(&table_name(object))
+    }
+
     /// The tables that may mark packets.
     fn marking(&self) -> BTreeSet<TableName> {
-        let marks = |one: &Value| is_mark(&one["mangle"]["key"]) || one.get("xt").is_some();
-        let rules = self.of("rule").filter(|rule| list(&rule["expr"]).iter().any(marks));
+        let rules = self.of("rule").filter(|rule| {
+            list(&rule["expr"]).iter().any(|one| is_mark(&one["mangle"]["key"]) || one.get("xt").is_some())
+        });
         rules.map(table_name).collect()
     }
 
     /// Whether marks depend on a set whose elements change without an announcement: by expiry, or by packets.
     pub fn changes_silently(&self) -> bool {
         let marking = self.marking();
-        let (mut filled, mut looked_up) = (BTreeSet::new(), BTreeSet::new());
+        let mut filled = BTreeSet::new();
+        let mut looked_up = BTreeSet::new();
         for rule in self.of("rule") {
             let table = table_name(rule);
             for statement in list(&rule["expr"]) {
@@ -167,33 +163,39 @@ impl Ruleset {
         }
         self.of("set").chain(self.of("map")).any(|set| {
             let flags = &set["flags"];
-            let has = |flag: &str| flags == flag || list(flags).iter().any(|one| one == flag);
             let name = (table_name(set), format!("@{}", text(&set["name"])));
             marking.contains(&name.0)
                 && looked_up.contains(&name)
-                && (has("timeout") || has("dynamic") || filled.contains(&name))
+                && (has_flag(flags, "timeout") || has_flag(flags, "dynamic") || filled.contains(&name))
         })
     }
 
     /// The order in which a chain was registered, as the handles of its table and of the chain: both grow with time.
     fn registered(&self, chain: &Value) -> Option<(u64, u64)> {
-        let table = |table: &&Value| table["family"] == chain["family"] && table["name"] == chain["table"];
-        self.of("table").find(table)?["handle"].as_u64().zip(chain["handle"].as_u64())
+        let table = self
+            .of("table")
+            .find(|table| table["family"] == chain["family"] && table["name"] == chain["table"])?;
+        table["handle"].as_u64().zip(chain["handle"].as_u64())
     }
 
     /// The order of registration of a chain of a table of iptables; see [`Base::registered`].
     pub fn registered_in(&self, table: (Family, &str), name: &str) -> Option<(u64, u64)> {
-        let is_it =
-            |chain: &&Value| is_table(&chain["family"], &chain["table"], table) && chain["name"] == name;
-        self.registered(self.of("chain").find(is_it)?)
+        let chain = self
+            .of("chain")
+            .find(|chain| is_table(&chain["family"], &chain["table"], table) && chain["name"] == name);
+        self.registered(chain?)
     }
 
     /// The elements of a named set or map.
     fn elements(&self, table: &TableName, name: &str) -> Option<&[Value]> {
-        let named = |object: &&Value| table_name(object) == *table && object["name"] == name;
-        let found = self.of("set").chain(self.of("map")).find(named)?;
+        let mut all = self.of("set").chain(self.of("map"));
+        let found = all.find(|object| table_name(object) == *table && object["name"] == name)?;
         Some(list(&found["elem"]))
     }
+}
+
+fn has_flag(flags: &Value, flag: &str) -> bool {
+    flags == flag || list(flags).iter().any(|one| one == flag)
 }
 
 fn is_table(of: &Value, name: &Value, (family, named): (Family, &str)) -> bool {
@@ -202,8 +204,7 @@ fn is_table(of: &Value, name: &Value, (family, named): (Family, &str)) -> bool {
 
 /// The set or map that a statement adds an element to or removes one from.
 fn filled_by(statement: &Value) -> Option<&str> {
-    let (set, map) = (&statement["set"], &statement["map"]);
-    set["set"].as_str().or_else(|| map["map"].as_str())
+    statement["set"]["set"].as_str().or_else(|| statement["map"]["map"].as_str())
 }
 
 /// Calls `found` for each set that a statement names.
@@ -227,341 +228,6 @@ fn shortened(text: &str) -> String {
         None => text.to_owned(),
     }
 }
-
-/// A rule that is being parsed.
-struct RuleReader<'a> {
-    sets: &'a dyn Fn(&str) -> Option<&'a [Value]>,
-    /// The number of elements of sets and maps that the remaining rules may have.
-    room: &'a Cell<usize>,
-    /// Whether this rule exceeds it.
-    has_no_room: Cell<bool>,
-    /// The matches so far.
-    criteria: Vec<Criterion>,
-    rules: Vec<Rule>,
-    obstacle: Option<String>,
-    text: String,
-}
-
-impl RuleReader<'_> {
-    fn read(mut self, statements: &[Value]) -> Vec<Rule> {
-        for statement in statements {
-            let Some((kind, content)) = statement.as_object().and_then(|object| object.iter().next()) else {
-                continue;
-            };
-            match kind.as_str() {
-                "match" => match self.criteria_of(content) {
-                    Some(more) => self.criteria.extend(more),
-                    None => self.set_obstacle(UNKNOWN_MATCH),
-                },
-                "mangle" if is_mark(&content["key"]) => self.mangle(&content["value"]),
-                "vmap" => self.elements(content, verdict),
-                "counter" | "log" | "mangle" | "notrack" | "set" | "tproxy" => {}
-                "xt" => self.extension(text(&content["type"]), text(&content["name"])),
-                _ => match verdict(statement) {
-                    Some(action) => self.decide(action),
-                    None => self.set_obstacle(&format!("xvs does not know the statement {kind}")),
-                },
-            }
-        }
-        self.rules
-    }
-
-    fn set_obstacle(&mut self, why: &str) {
-        let has_no_room = self.has_no_room.get();
-        self.obstacle.get_or_insert_with(|| if has_no_room { no_room_for_entries() } else { why.to_owned() });
-    }
-
-    /// Adds a rule with the criteria so far.
-    fn decide(&mut self, action: Action) {
-        self.check_mark_order(&[]);
-        self.push(action, &[]);
-    }
-
-    /// Sets an obstacle if the criteria so far, or `more`, test the mark and the rule has changed it: the criteria were
-    /// met by the earlier mark.
-    fn check_mark_order(&mut self, more: &[Criterion]) {
-        let changed = self.rules.iter().any(|rule| matches!(rule.action, Action::Set(_)));
-        if changed && self.criteria.iter().chain(more).any(tests_mark) {
-            self.set_obstacle("it matches a mark and then changes the mark");
-        }
-    }
-
-    /// Adds a rule with the criteria so far and `more`.
-    fn push(&mut self, action: Action, more: &[Criterion]) {
-        let obstacle = match action {
-            Action::Drop => Some(DROPS.to_owned()),
-            _ => self.obstacle.clone(),
-        };
-        let criteria = self.criteria.iter().chain(more).cloned().collect();
-        self.rules.push(Rule { text: self.text.clone(), criteria, action, obstacle });
-    }
-
-    /// A match or target of iptables, of which nft prints the name only.
-    fn extension(&mut self, kind: &str, name: &str) {
-        match (kind, name) {
-            ("match", "comment") => {}
-            ("match", _) => self.set_obstacle(&format!(
-                "nft does not print the criteria of iptables' match {name}; {INSTEAD}"
-            )),
-            ("target", "MARK" | "CONNMARK") | ("", _) => {
-                self.set_obstacle(&format!("nft does not print the mark that iptables sets; {INSTEAD}"));
-                self.decide(Action::Unknown);
-            }
-            _ => {}
-        }
-    }
-
-    fn mangle(&mut self, value: &Value) {
-        if let Some(change) = change(value) {
-            self.decide(Action::Set(change));
-        } else if value.get("map").is_some() {
-            let set = |value: &Value| change(value).map(Action::Set);
-            self.elements(&value["map"], set);
-        } else {
-            self.set_obstacle("xvs does not know the mark that it sets");
-            self.decide(Action::Unknown);
-        }
-    }
-
-    /// Adds a rule for each element of a map. A packet without an element, or whose element is a verdict, leaves the
-    /// rule at the map. So the statements after the map apply to the keys of the other elements.
-    fn elements(&mut self, map: &Value, action: impl Fn(&Value) -> Option<Action>) {
-        let pairs = self.items(&map["data"]).unwrap_or_default();
-        let equals = |keys: Value| json!({ "op": "==", "left": map["key"], "right": { "set": keys } });
-        let mut passing = Vec::new();
-        let mut element = |pair: &Value| {
-            let (key, action) = (plain(pair.get(0)?), action(pair.get(1)?)?);
-            // The wildcard element has no keys of its own.
-            if key == "*" {
-                return None;
-            }
-            if matches!(action, Action::Set(_) | Action::Nothing) {
-                passing.push(key.clone());
-            }
-            Some((action, self.criteria_of(&equals(json!([key])))?))
-        };
-        let elements: Option<Vec<_>> = pairs.iter().map(&mut element).collect();
-        let Some(elements) = elements.filter(|elements| !elements.is_empty()) else {
-            self.set_obstacle("xvs does not know the keys or values of its map");
-            return self.decide(Action::Unknown);
-        };
-        let tests = elements.iter().any(|(_, more)| more.iter().any(tests_mark));
-        let changes = |action: &Action| matches!(action, Action::Set(_) | Action::Call(_));
-        if tests && elements.len() > 1 && elements.iter().any(|(action, _)| changes(action)) {
-            self.set_obstacle("its map has marks as keys and changes the mark");
-        }
-        elements.iter().for_each(|(_, more)| self.check_mark_order(more));
-        elements.into_iter().for_each(|(action, more)| self.push(action, &more));
-        match self.criteria_of(&equals(passing.into())) {
-            Some(more) => self.criteria.extend(more),
-            None => self.set_obstacle("xvs does not know the keys with which packets pass its map"),
-        }
-    }
-
-    /// The criteria of a match; `None` if it is unknown.
-    fn criteria_of(&self, comparison: &Value) -> Option<Vec<Criterion>> {
-        let (op, left) = (text(&comparison["op"]), &comparison["left"]);
-        let items = self.items(&comparison["right"])?;
-        let expected = if op == "!=" { Expected::No } else { Expected::Yes };
-        let equal = matches!(op, "==" | "!=") || op == "in" && comparison["right"].get("set").is_some();
-        let is = |test| Criterion { matches: Match::Packet(test), expected: Expected::Yes };
-        let compares = |test| Criterion { matches: Match::Packet(test), expected };
-        if let Some([key, mask]) = left["&"].as_array().map(Vec::as_slice) {
-            let (mask, value) = (number(mask)?, number(items.first()?)?);
-            let known = equal && items.len() == 1 && is_mark(key);
-            return known.then(|| vec![compares(Test::Mark { value, mask })]);
-        }
-        if let Some(payload) = left.get("payload") {
-            let (of, field) = (text(&payload["protocol"]), text(&payload["field"]));
-            if matches!(field, "sport" | "dport") {
-                let ranges = ports(&items, op)?;
-                let test = if field == "dport" { Test::DestPort } else { Test::SourcePort };
-                let of = match of {
-                    "th" => None,
-                    _ => Some(is(Test::Protocol(vec![protocol(of)?]))),
-                };
-                return Some(of.into_iter().chain([compares(test(ranges))]).collect());
-            }
-            let family = match of {
-                "ip" => Family::V4,
-                "ip6" => Family::V6,
-                _ => return None,
-            };
-            let test = match field {
-                "saddr" => Test::Source(networks(&items)?),
-                "daddr" => Test::Dest(networks(&items)?),
-                "protocol" | "nexthdr" => Test::Protocol(protocols(&items)?),
-                _ => return None,
-            };
-            return equal.then(|| vec![is(Test::Family(family)), compares(test)]);
-        }
-        if let Some(matches) = of_new(left, &items) {
-            return matches!(op, "==" | "!=" | "in").then(|| vec![Criterion { matches, expected }]);
-        }
-        let names = || items.iter().map(|name| name.as_str().map(str::to_owned)).collect::<Option<Vec<_>>>();
-        let matches = match text(&left["meta"]["key"]) {
-            "iifname" | "iif" => Match::Interface(names()?),
-            "l4proto" => Match::Packet(Test::Protocol(protocols(&items)?)),
-            "nfproto" | "protocol" => Match::Packet(Test::Family(family(&items)?)),
-            "mark" if items.len() == 1 => {
-                Match::Packet(Test::Mark { value: number(items.first()?)?, mask: u32::MAX })
-            }
-            _ => return None,
-        };
-        equal.then(|| vec![Criterion { matches, expected }])
-    }
-
-    /// The values on the right of a comparison: one value, or the elements of an anonymous or named set.
-    fn items(&self, right: &Value) -> Option<Vec<Value>> {
-        let items = match (right.get("set"), right.as_str().and_then(|name| name.strip_prefix('@'))) {
-            (Some(set), _) => list(set),
-            (None, Some(name)) => (self.sets)(name)?,
-            (None, None) => return Some(vec![right.clone()]),
-        };
-        match self.room.get().checked_sub(items.len()) {
-            Some(left) => self.room.set(left),
-            None => {
-                self.has_no_room.set(true);
-                return None;
-            }
-        }
-        Some(items.iter().map(plain).cloned().collect())
-    }
-}
-
-/// The match of states of a connection, or of types of a destination.
-fn of_new(left: &Value, items: &[Value]) -> Option<Match> {
-    // Several states are a list, and those of a set are elements.
-    let names =
-        items.iter().flat_map(|item| item.as_array().map_or(std::slice::from_ref(item), Vec::as_slice));
-    let names = names.map(Value::as_str).collect::<Option<Vec<_>>>()?;
-    let (names, fib) = (names.into_iter(), &left["fib"]);
-    if left["ct"] == json!({ "key": "state" }) {
-        Some(Match::state(names, UNKNOWN_MATCH.to_owned()))
-    } else if fib["result"] == "type" && (fib["flags"] == "daddr" || fib["flags"] == json!(["daddr"])) {
-        Match::dest_type(names, UNKNOWN_MATCH.to_owned())
-    } else {
-        None
-    }
-}
-
-fn tests_mark(one: &Criterion) -> bool {
-    matches!(one.matches, Match::Packet(Test::Mark { .. }))
-}
-
-/// The value of an element, without attributes such as a timeout.
-fn plain(element: &Value) -> &Value {
-    element.get("elem").map_or(element, |element| &element["val"])
-}
-
-fn verdict(statement: &Value) -> Option<Action> {
-    let (kind, content) = statement.as_object()?.iter().next()?;
-    let target = || text(&content["target"]).to_owned();
-    match kind.as_str() {
-        "accept" => Some(Action::Accept),
-        "return" => Some(Action::Return),
-        "continue" => Some(Action::Nothing),
-        "drop" | "reject" => Some(Action::Drop),
-        "jump" => Some(Action::Call(target())),
-        "goto" => Some(Action::Goto(target())),
-        _ => None,
-    }
-}
-
-fn is_mark(key: &Value) -> bool {
-    key["meta"]["key"] == "mark"
-}
-
-/// The change of the mark by an expression.
-fn change(value: &Value) -> Option<Change> {
-    if is_mark(value) {
-        return Some(Change::NONE);
-    }
-    if let Some(value) = number(value) {
-        return Some(Change::set_mark(value, u32::MAX));
-    }
-    let (op, operands) = value.as_object()?.iter().next()?;
-    let (first, rest) = list(operands).split_first()?;
-    rest.iter().try_fold(change(first)?, |change, operand| {
-        let bits = number(operand)?;
-        match op.as_str() {
-            "&" => Some(change.and(bits)),
-            "|" => Some(change.or(bits)),
-            "^" => Some(change.xor(bits)),
-            _ => None,
-        }
-    })
-}
-
-fn number(value: &Value) -> Option<u32> {
-    u32::try_from(value.as_u64()?).ok()
-}
-
-fn family(items: &[Value]) -> Option<Family> {
-    match items {
-        [one] if matches!(one.as_str(), Some("ipv4" | "ip")) => Some(Family::V4),
-        [one] if matches!(one.as_str(), Some("ipv6" | "ip6")) => Some(Family::V6),
-        _ => None,
-    }
-}
-
-fn protocols(items: &[Value]) -> Option<Vec<Protocol>> {
-    let one = |item: &Value| match item.as_str() {
-        Some(name) => protocol(name),
-        None => u8::try_from(item.as_u64()?).ok().map(Protocol),
-    };
-    items.iter().map(one).collect()
-}
-
-/// The ports that a comparison accepts; for `!=`, those that it refuses.
-fn ports(items: &[Value], op: &str) -> Option<Vec<RangeInclusive<u16>>> {
-    let port = |value: &Value| u16::try_from(value.as_u64()?).ok();
-    let one = |item: &Value| match list(&item["range"]) {
-        [first, last] => Some(port(first)?..=port(last)?),
-        _ => port(item).map(|port| port..=port),
-    };
-    let ranges: Vec<_> = items.iter().map(one).collect::<Option<_>>()?;
-    let bound = ranges.first().filter(|_| ranges.len() == 1).map(|range| *range.start());
-    match op {
-        "==" | "!=" | "in" => Some(ranges),
-        "<" => Some(vec![0..=bound?.checked_sub(1)?]),
-        "<=" => Some(vec![0..=bound?]),
-        ">" => Some(vec![bound?.checked_add(1)?..=u16::MAX]),
-        ">=" => Some(vec![bound?..=u16::MAX]),
-        _ => None,
-    }
-}
-
-fn networks(items: &[Value]) -> Option<Vec<Prefix>> {
-    let mut networks = Vec::new();
-    for item in items {
-        let prefix = &item["prefix"];
-        if let [first, last] = list(&item["range"]) {
-            networks.extend(range::prefixes(text(first).parse().ok()?, text(last).parse().ok()?)?);
-        } else if let Some(addr) = prefix["addr"].as_str() {
-            let len = u8::try_from(prefix["len"].as_u64()?).ok()?;
-            networks.push(Prefix::new(addr.parse().ok()?, len)?);
-        } else {
-            networks.push(Prefix::host(text(item).parse().ok()?));
-        }
-    }
-    Some(networks)
-}
-
-fn text(value: &Value) -> &str {
-    value.as_str().unwrap_or_default()
-}
-
-fn list(value: &Value) -> &[Value] {
-    value.as_array().map(Vec::as_slice).unwrap_or_default()
-}
-
-const UNKNOWN_MATCH: &str = "xvs does not know one of its matches";
-
-/// How xvs can follow a rule that iptables has added to a table other than `mangle`, or on a machine without
-/// iptables-nft-save.
-const INSTEAD: &str =
-    "add it to the table mangle (`iptables -t mangle`), with iptables-nft-save installed, or by nft";
 
 /// The text of a rule without what differs at each reading: the values of counters, `used 5 mbytes` of a quota, `used
 /// 3s` of `last`.

@@ -84,7 +84,8 @@ impl Programs {
 
     fn run(&self, argv: &[&str]) -> io::Result<Outcome> {
         // Output goes into memory files: unlike a pipe, they need no reader while the program runs.
-        let (mut text, mut errors) = (memory()?, memory()?);
+        let mut text = memory()?;
+        let mut errors = memory()?;
         let argv = argv.iter().map(|word| (*word).to_owned()).collect();
         let run = Run::request(&Request::Netfilter(argv), &[text.as_fd(), errors.as_fd()])?;
         let code = match self.await_end(&run)? {

@@ -12,11 +12,8 @@ pub(super) fn prefixes(first: IpAddr, last: IpAddr) -> Option<Vec<Prefix>> {
         (IpAddr::V6(first), IpAddr::V6(last)) => (u128::from(first), u128::from(last), 128),
         _ => return None,
     };
-    let address = |value: u128| match bits {
-        32 => IpAddr::V4((value as u32).into()),
-        _ => IpAddr::V6(value.into()),
-    };
-    let (mut prefixes, mut from) = (Vec::new(), Some(from).filter(|from| *from <= to));
+    let mut prefixes = Vec::new();
+    let mut from = Some(from).filter(|from| *from <= to);
     from?;
     while let Some(begin) = from {
         // The largest network that begins here and does not exceed the range.
@@ -24,7 +21,11 @@ pub(super) fn prefixes(first: IpAddr, last: IpAddr) -> Option<Vec<Prefix>> {
         while last_of(begin, free) > to {
             free -= 1;
         }
-        prefixes.extend(Prefix::new(address(begin), (bits - free) as u8));
+        let address = match bits {
+            32 => IpAddr::V4((begin as u32).into()),
+            _ => IpAddr::V6(begin.into()),
+        };
+        prefixes.extend(Prefix::new(address, (bits - free) as u8));
         from = last_of(begin, free).checked_add(1).filter(|next| *next <= to);
     }
     Some(prefixes)

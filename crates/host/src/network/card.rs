@@ -24,9 +24,15 @@ pub struct CardLosses {
 impl CardLosses {
     /// What was lost between an earlier reading and this one; a driver may begin anew at 0.
     pub fn since(self, earlier: Self) -> Self {
-        let since = |now: u64, earlier: u64| now.checked_sub(earlier).unwrap_or(now);
-        Self { missed: since(self.missed, earlier.missed), length: since(self.length, earlier.length) }
+        Self {
+            missed: difference(self.missed, earlier.missed),
+            length: difference(self.length, earlier.length),
+        }
     }
+}
+
+fn difference(now: u64, earlier: u64) -> u64 {
+    now.checked_sub(earlier).unwrap_or(now)
 }
 
 impl From<&Stats64> for CardLosses {

@@ -39,31 +39,50 @@ impl Task for DeferInterrupts {
         }
         // `/sys` may be that of another network namespace.
         let sys = sysfs().map_err(|error| io::Error::new(error.kind(), format!("sysfs: {error}")))?;
-        let path = |file: &str| format!("class/net/{}/{file}", self.interface);
-        let failed =
-            |file, error: io::Error| io::Error::new(error.kind(), format!("/sys/{}: {error}", path(file)));
-        let open =
-            |file, flags| openat(&sys, path(file), flags | OFlags::CLOEXEC, Mode::empty()).map(File::from);
-        let read = |file| {
-            let mut text = String::new();
-            let read = open(file, OFlags::RDONLY).map_err(io::Error::from);
-            read.and_then(|mut file| file.read_to_string(&mut text)).map_err(|error| failed(file, error))?;
-            text.trim().parse::<u64>().map_err(|error| failed(file, io::Error::other(error)))
-        };
-        if read("ifindex")? != u64::from(self.index) {
+        let folder = Folder { sys, path: format!("class/net/{}", self.interface) };
+        if folder.read("ifindex")? != u64::from(self.index) {
             return Err(io::Error::from_raw_os_error(Errno::NODEV.raw_os_error()));
         }
-        let now = [read(SETTINGS[0])?, read(SETTINGS[1])?];
+        let now = [folder.read(SETTINGS[0])?, folder.read(SETTINGS[1])?];
         let wanted = if self.defer { DEFERRED } else { IMMEDIATE };
         if now == wanted || now != DEFERRED && now != IMMEDIATE {
             return Ok(((), Vec::new()));
         }
         for (file, value) in SETTINGS.into_iter().zip(wanted) {
-            let written = open(file, OFlags::WRONLY).map_err(io::Error::from);
-            let written = written.and_then(|mut file| file.write_all(value.to_string().as_bytes()));
-            written.map_err(|error| failed(file, error))?;
+            folder.write(file, value)?;
         }
         Ok(((), Vec::new()))
+    }
+}
+
+/// The folder of an interface. Its errors name the file.
+struct Folder {
+    sys: OwnedFd,
+    /// Its path below `sys`.
+    path: String,
+}
+
+impl Folder {
+    fn read(&self, file: &str) -> io::Result<u64> {
+        let mut text = String::new();
+        let read = self.open(file, OFlags::RDONLY).and_then(|mut file| file.read_to_string(&mut text));
+        read.map_err(|error| self.failed(file, error))?;
+        text.trim().parse::<u64>().map_err(|error| self.failed(file, io::Error::other(error)))
+    }
+
+    fn write(&self, file: &str, value: u64) -> io::Result<()> {
+        let opened = self.open(file, OFlags::WRONLY);
+        let written = opened.and_then(|mut file| file.write_all(value.to_string().as_bytes()));
+        written.map_err(|error| self.failed(file, error))
+    }
+
+    fn open(&self, file: &str, flags: OFlags) -> io::Result<File> {
+        let path = format!("{}/{file}", self.path);
+        Ok(openat(&self.sys, path, flags | OFlags::CLOEXEC, Mode::empty())?.into())
+    }
+
+    fn failed(&self, file: &str, error: io::Error) -> io::Error {
+        io::Error::new(error.kind(), format!("/sys/{}/{file}: {error}", self.path))
     }
 }
 

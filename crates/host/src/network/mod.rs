@@ -281,28 +281,31 @@ pub struct FollowerThread {
 /// and the call is repeated.
 ///
 /// # Errors
-/// Those of [`NetworkFollower::open`] and of starting a thread.
-pub fn follow(mut report: impl FnMut(View) + Send + 'static) -> io::Result<FollowerThread> {
-    let mut follower = NetworkFollower::open()?;
+/// The errors of [`NetworkFollower::open`] and of starting a thread.
+pub fn follow(report: impl FnMut(View) + Send + 'static) -> io::Result<FollowerThread> {
+    let follower = NetworkFollower::open()?;
     let stopper = follower.stopper();
-    let run = move || {
-        report(follower.view().clone());
-        loop {
-            match follower.next(LISTEN) {
-                Ok(Event::Changed(view)) => report(view),
-                Ok(Event::TimedOut) => {}
-                Ok(Event::Stopped) => return,
-                Err(error) => {
-                    tracing::warn!("following the kernel's network: {error}; all tables are read again");
-                    follower.stale = Stale::EVERYTHING;
-                    // A persistent error must not become a busy loop. A stop during the pause ends the next wait.
-                    thread::sleep(RETRY);
-                }
+    let thread = thread::Builder::new().name("xvs-network".to_owned());
+    let thread = thread.spawn(move || run(follower, report))?;
+    Ok(FollowerThread { stopper, thread: Some(thread) })
+}
+
+/// Follows the network until the stop.
+fn run(mut follower: NetworkFollower, mut report: impl FnMut(View)) {
+    report(follower.view().clone());
+    loop {
+        match follower.next(LISTEN) {
+            Ok(Event::Changed(view)) => report(view),
+            Ok(Event::TimedOut) => {}
+            Ok(Event::Stopped) => return,
+            Err(error) => {
+                tracing::warn!("following the kernel's network: {error}; all tables are read again");
+                follower.stale = Stale::EVERYTHING;
+                // A persistent error must not become a busy loop. A stop during the pause ends the next wait.
+                thread::sleep(RETRY);
             }
         }
-    };
-    let thread = thread::Builder::new().name("xvs-network".to_owned()).spawn(run)?;
-    Ok(FollowerThread { stopper, thread: Some(thread) })
+    }
 }
 
 impl Drop for FollowerThread {

@@ -118,17 +118,10 @@ impl Neighbours {
     /// Adds neighbours that are neither managed nor permanent: adding these again would clear the flag.
     fn add_missing(&mut self, neighbours: &BTreeSet<Key>, upkeep: Upkeep) -> io::Result<Option<Refused>> {
         let present = tables::neighbours(&mut self.netlink)?;
-        let key = |entry: NeighbourEntry| ((entry.ifindex, entry.addr), entry);
-        let present: BTreeMap<_, _> = present.into_iter().map(key).collect();
-        let is_missing = |key: &&Key| match present.get(key).map(|entry| (entry.upkeep, entry.mac)) {
-            None | Some((Upkeep::OnDemand, _)) => true,
-            // Adding an entry again makes the kernel use it.
-            Some((Upkeep::Managed, Some(mac))) => {
-                upkeep == Upkeep::Managed && self.known.get(key).is_some_and(|known| *known != mac)
-            }
-            Some(_) => false,
-        };
-        let missing: Vec<_> = neighbours.iter().filter(is_missing).copied().collect();
+        let present: BTreeMap<_, _> =
+            present.into_iter().map(|entry| ((entry.ifindex, entry.addr), entry)).collect();
+        let missing = neighbours.iter().filter(|key| self.is_missing(key, present.get(key), upkeep));
+        let missing: Vec<_> = missing.copied().collect();
         if upkeep == Upkeep::Managed {
             let managed = present.iter().filter(|(key, _)| neighbours.contains(key));
             self.known = managed.filter_map(|(key, entry)| Some((*key, entry.mac?))).collect();
@@ -140,8 +133,10 @@ impl Neighbours {
             let done = change.run(&[]);
             // Without an answer all of them may have been added.
             let refusals = done.as_ref().map(|(refusals, _)| &refusals[..]).unwrap_or_default();
-            let is_refused = |at: &usize| refusals.iter().any(|(place, _)| place == at);
-            let entered = batch.iter().enumerate().filter(|(at, _)| is_managed && !is_refused(at));
+            let entered = batch
+                .iter()
+                .enumerate()
+                .filter(|(at, _)| is_managed && !refusals.iter().any(|(place, _)| place == at));
             self.added.extend(entered.map(|(_, neighbour)| *neighbour));
             let (refusals, _) = done?;
             let mut is_full = false;
@@ -149,12 +144,12 @@ impl Neighbours {
                 let Some((ifindex, addr)) = batch.get(place) else { continue };
                 let error = io::Error::from_raw_os_error(error);
                 is_full |= is_table_full(&error);
-                let interface = || {
+                let refused = refused.get_or_insert_with(|| {
                     let name = index_to_name(&self.netlink, *ifindex);
-                    name.unwrap_or_else(|_| format!("interface {ifindex}, which is gone"))
-                };
-                let first = || Refused { count: 0, interface: interface(), addr: *addr, error };
-                refused.get_or_insert_with(first).count += 1;
+                    let interface = name.unwrap_or_else(|_| format!("interface {ifindex}, which is gone"));
+                    Refused { count: 0, interface, addr: *addr, error }
+                });
+                refused.count += 1;
             }
             if let Some(refused) = refused.as_mut().filter(|_| is_full) {
                 refused.count += missing.len() - number * BATCH - batch.len();
@@ -162,6 +157,18 @@ impl Neighbours {
             }
         }
         Ok(refused)
+    }
+
+    /// Whether a neighbour is to be added. `present` is the kernel's entry.
+    fn is_missing(&self, key: &Key, present: Option<&NeighbourEntry>, upkeep: Upkeep) -> bool {
+        match present.map(|entry| (entry.upkeep, entry.mac)) {
+            None | Some((Upkeep::OnDemand, _)) => true,
+            // Adding an entry again makes the kernel use it.
+            Some((Upkeep::Managed, Some(mac))) => {
+                upkeep == Upkeep::Managed && self.known.get(key).is_some_and(|known| *known != mac)
+            }
+            Some(_) => false,
+        }
     }
 
     /// Removes neighbours that this process has added. If that fails as a whole, they stay those of this process.
@@ -188,13 +195,13 @@ impl Drop for Neighbours {
 pub struct ChangeNeighbours {
     remove: Vec<Key>,
     add: Vec<Key>,
-    /// Whether the kernel keeps those that are added resolved; else it resolves them once.
+    /// Whether the kernel keeps the added neighbours resolved; else it resolves them once.
     is_managed: bool,
 }
 
 impl Task for ChangeNeighbours {
     const NAME: &'static str = "change-neighbours";
-    /// Those of `add` that were refused, by their place, with the number of the kernel's error.
+    /// The neighbours of `add` that the kernel refused, by their place, with the number of the kernel's error.
     type Done = Vec<(usize, i32)>;
 
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>> {

@@ -76,7 +76,8 @@ impl Netlink {
 
     /// Receives the replies to the last request, up to the message that ends them.
     fn replies(&mut self) -> io::Result<(Vec<RouteNetlinkMessage>, Consistency)> {
-        let (mut replies, mut consistency) = (Vec::new(), Consistency::Whole);
+        let mut replies = Vec::new();
+        let mut consistency = Consistency::Whole;
         loop {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;

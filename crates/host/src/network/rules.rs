@@ -15,9 +15,9 @@ use crate::network::netlink::Netlink;
 /// The policy rules of the kernel.
 #[derive(Debug, Default)]
 pub(super) struct Rules {
-    /// Those that are followed, in the kernel's order.
+    /// The followed rules, in the kernel's order.
     pub(super) followed: Vec<Rule>,
-    /// The marks in all of them.
+    /// The marks in all rules.
     pub(super) marks: Vec<PolicyRuleMark>,
     /// A sentence for each rule that is not followed.
     pub(super) warnings: Vec<String>,
@@ -73,7 +73,8 @@ fn rule(message: &RuleMessage, family: Family) -> Result<Rule, Unfollowed> {
     if header.flags.contains(RuleFlags::Invert) {
         return Err(Unfollowed::Unknown("`not`"));
     }
-    let (mut from, mut to) = (None, None);
+    let mut from = None;
+    let mut to = None;
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Source(addr) => from = Prefix::new(*addr, header.src_len),
@@ -113,7 +114,8 @@ fn rule(message: &RuleMessage, family: Family) -> Result<Rule, Unfollowed> {
 
 /// The mark of a rule's packets. The kernel leaves out a mark and a mask that are 0.
 fn mark(message: &RuleMessage) -> Option<PolicyRuleMark> {
-    let (mut mark, mut mask) = (None, None);
+    let mut mark = None;
+    let mut mask = None;
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::FwMark(value) => mark = Some(*value),

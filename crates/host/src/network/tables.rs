@@ -36,7 +36,8 @@ pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Li
         }
     }
     let mut network = Network::default();
-    let (mut added, mut only_active) = (Vec::new(), BTreeMap::new());
+    let mut added = Vec::new();
+    let mut only_active = BTreeMap::new();
     for reply in netlink.dump(RouteNetlinkMessage::GetLink(LinkMessage::default()))? {
         let RouteNetlinkMessage::NewLink(message) = reply else { continue };
         let mut link = link(&message);
@@ -64,7 +65,8 @@ pub(super) fn routes(
     netlink: &mut Netlink,
     tables: &BTreeSet<Table>,
 ) -> io::Result<(Vec<Route>, Vec<String>)> {
-    let (mut routes, mut warnings) = (Vec::new(), Vec::new());
+    let mut routes = Vec::new();
+    let mut warnings = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut request = RouteMessage::default();
         request.header.address_family = family;
@@ -75,7 +77,7 @@ pub(super) fn routes(
             }
             match route(&message, tables) {
                 Ok(found) => routes.extend(found),
-                Err(warning) => warnings.push(warning),
+                Err(unfollowed) => warnings.push(unfollowed.to_string()),
             }
         }
     }
@@ -149,7 +151,10 @@ pub(super) fn neighbour(message: &NeighbourMessage) -> Option<NeighbourEntry> {
     if !matches!(message.header.family, AddressFamily::Inet | AddressFamily::Inet6) {
         return None;
     }
-    let (mut addr, mut mac, mut upkeep, mut protocol) = (None, None, Upkeep::OnDemand, 0);
+    let mut addr = None;
+    let mut mac = None;
+    let mut upkeep = Upkeep::OnDemand;
+    let mut protocol = 0;
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(v4)) => addr = Some(IpAddr::V4(*v4)),
@@ -204,7 +209,8 @@ fn link(message: &LinkMessage) -> Link {
         generic: false,
         takes_redirected: false,
     };
-    let (mut below, mut tag) = (None, None);
+    let mut below = None;
+    let mut tag = None;
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
@@ -226,17 +232,18 @@ fn link(message: &LinkMessage) -> Link {
 
 /// Whether a link has members, and of which kind.
 fn kind(infos: &[LinkInfo]) -> LinkKind {
-    let has = |kind| infos.contains(&LinkInfo::Kind(kind));
-    let is_team =
-        || infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if kind.to_string() == "team"));
     match bond(infos) {
         Some((BondMode::Broadcast, _)) => LinkKind::OtherBond("broadcast"),
         Some((BondMode::BalanceAlb, _)) => LinkKind::OtherBond("balance-alb"),
         Some(_) => LinkKind::Bond,
-        None if has(InfoKind::Bridge) => LinkKind::Bridge,
-        None if is_team() => LinkKind::Team,
+        None if infos.contains(&LinkInfo::Kind(InfoKind::Bridge)) => LinkKind::Bridge,
+        None if is_team(infos) => LinkKind::Team,
         None => LinkKind::Single,
     }
+}
+
+fn is_team(infos: &[LinkInfo]) -> bool {
+    infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if kind.to_string() == "team"))
 }
 
 /// The mode of a bond, and its active member (0: none) in modes that have one.
@@ -295,7 +302,8 @@ fn vlan_tag(infos: &[LinkInfo]) -> Option<u16> {
 
 /// An address that may be used as a source: duplicate address detection is finished (RFC 4862 §5.4) or optimistic.
 fn address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
-    let (mut peer, mut local) = (None, None);
+    let mut peer = None;
+    let mut local = None;
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Address(addr) => peer = Some(*addr),
@@ -314,11 +322,16 @@ fn address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     Some((local.or(peer)?, message.header.prefix_len))
 }
 
+/// A route that cannot be followed.
+#[derive(Debug, thiserror::Error)]
+#[error("the route to {dest} {kind} is not followed: packets take the next best route")]
+struct Unfollowed {
+    dest: Prefix,
+    kind: &'static str,
+}
+
 /// The route in a route message; `None` if xvs does not need it.
-///
-/// # Errors
-/// A sentence: the route cannot be followed.
-fn route(message: &RouteMessage, tables: &BTreeSet<Table>) -> Result<Option<Route>, String> {
+fn route(message: &RouteMessage, tables: &BTreeSet<Table>) -> Result<Option<Route>, Unfollowed> {
     let header = &message.header;
     if header.flags.contains(RouteFlags::Cloned) {
         return Ok(None);
@@ -327,7 +340,9 @@ fn route(message: &RouteMessage, tables: &BTreeSet<Table>) -> Result<Option<Rout
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         _ => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
     };
-    let (mut table, mut metric, mut preferred_source) = (u32::from(header.table), 0, None);
+    let mut table = u32::from(header.table);
+    let mut metric = 0;
+    let mut preferred_source = None;
     let mut encapsulated = None;
     for attribute in &message.attributes {
         match attribute {
@@ -350,7 +365,7 @@ fn route(message: &RouteMessage, tables: &BTreeSet<Table>) -> Result<Option<Rout
         (header.source_prefix_length != 0).then_some("for a source prefix")
     };
     if let Some(kind) = encapsulated.or(selective) {
-        return Err(format!("the route to {dest} {kind} is not followed: packets take the next best route"));
+        return Err(Unfollowed { dest, kind });
     }
     let action = match header.kind {
         RouteType::Unicast => match hops(message) {
@@ -368,7 +383,8 @@ fn route(message: &RouteMessage, tables: &BTreeSet<Table>) -> Result<Option<Rout
 
 /// The next hops of a unicast route, without those that the kernel has marked dead.
 fn hops(message: &RouteMessage) -> Vec<NextHop> {
-    let (mut ifindex, mut hops) = (None, Vec::new());
+    let mut ifindex = None;
+    let mut hops = Vec::new();
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => ifindex = Some(*index),
@@ -384,7 +400,8 @@ fn hops(message: &RouteMessage) -> Vec<NextHop> {
             _ => {}
         }
     }
-    if let (true, Some(ifindex)) = (hops.is_empty(), ifindex)
+    if hops.is_empty()
+        && let Some(ifindex) = ifindex
         && !message.header.flags.contains(RouteFlags::Dead)
     {
         hops.push(NextHop { ifindex, via: gateway(&message.attributes), weight: 1 });

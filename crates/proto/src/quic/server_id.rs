@@ -66,18 +66,23 @@ impl FromStr for ServerId {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digit = |byte: u8| char::from(byte).to_digit(16).map(|digit| digit as u8);
-        let read = || {
-            let (mut bytes, mut length) = ([0; SERVER_ID_MAX], 0);
-            for pair in text.as_bytes().chunks(2) {
-                let &[high, low] = pair else { return None };
-                *bytes.get_mut(length)? = digit(high)? << 4 | digit(low)?;
-                length += 1;
-            }
-            Self::new(&bytes[..length])
-        };
-        read().ok_or("a server ID is 1 to 15 bytes, two hexadecimal digits each")
+        from_digits(text).ok_or("a server ID is 1 to 15 bytes, two hexadecimal digits each")
     }
+}
+
+fn from_digits(text: &str) -> Option<ServerId> {
+    let mut bytes = [0; SERVER_ID_MAX];
+    let mut length = 0;
+    for pair in text.as_bytes().chunks(2) {
+        let &[high, low] = pair else { return None };
+        *bytes.get_mut(length)? = digit(high)? << 4 | digit(low)?;
+        length += 1;
+    }
+    ServerId::new(&bytes[..length])
+}
+
+fn digit(byte: u8) -> Option<u8> {
+    char::from(byte).to_digit(16).map(|digit| digit as u8)
 }
 
 impl From<ServerId> for String {

@@ -113,7 +113,8 @@ impl<'a> Entries<'a> {
         let protocol = Protocol(fields.byte()?);
         let ports = [fields.half()?, fields.half()?, fields.half()?];
         let endpoints = fields.endpoints(ports, false)?;
-        let (flags, state) = (u32::from(fields.half()?), fields.half()?);
+        let flags = u32::from(fields.half()?);
+        let state = fields.half()?;
         if flags & SEQUENCES != 0 {
             fields.take(SEQUENCES_LEN)?;
         }
@@ -131,9 +132,11 @@ impl<'a> Entries<'a> {
         let bytes = self.bytes.get(start + 4..start + len).filter(|_| about >> 12 == 0);
         let mut fields = Fields(bytes.ok_or(Skipped::Malformed)?);
         self.at = start + len;
-        let (flags, state) = (fields.word()?, fields.half()?);
+        let flags = fields.word()?;
+        let state = fields.half()?;
         let ports = [fields.half()?, fields.half()?, fields.half()?];
-        let (mark, timeout_seconds) = (fields.word()?, fields.word()?);
+        let mark = fields.word()?;
+        let timeout_seconds = fields.word()?;
         let endpoints = fields.endpoints(ports, is_ipv6)?;
         let mut entry = Entry { mark, timeout_seconds, ..entry(protocol, flags, state, endpoints) };
         match fields.options(&mut entry) {
@@ -183,8 +186,11 @@ impl<'a> Fields<'a> {
     /// The addresses of endpoints with these ports.
     fn endpoints(&mut self, ports: [u16; 3], is_ipv6: bool) -> Result<[Endpoint; 3], Skipped> {
         let [client, service, dest] = ports;
-        let mut next = |port| Ok(Endpoint { addr: self.addr(is_ipv6)?, port });
-        Ok([next(client)?, next(service)?, next(dest)?])
+        Ok([
+            Endpoint { addr: self.addr(is_ipv6)?, port: client },
+            Endpoint { addr: self.addr(is_ipv6)?, port: service },
+            Endpoint { addr: self.addr(is_ipv6)?, port: dest },
+        ])
     }
 
     /// Reads the options into an entry, in any order.
@@ -193,7 +199,8 @@ impl<'a> Fields<'a> {
     /// in which xvs writes it. Else it is unknown: an optional one is ignored, a mandatory one skips its entry. Source:
     /// ipvs-behaviour, section 12.2.
     fn options(&mut self, entry: &mut Entry<'a>) -> Result<(), Skipped> {
-        let (mut has_sequences, mut engine) = (false, None);
+        let mut has_sequences = false;
+        let mut engine = None;
         while !self.0.is_empty() {
             let [kind, len] = self.array()?;
             let data = self.take(len.into())?;

@@ -19,7 +19,8 @@ pub fn attach_xdp(program: BorrowedFd<'_>, interface: u32, mode: Mode) -> io::Re
     let mut options: sys::bpf_link_create_opts = unsafe { std::mem::zeroed() };
     options.sz = size_to!(sys::bpf_link_create_opts, flags);
     options.flags = mode.flags();
-    let (program, interface) = (program.as_raw_fd(), interface as c_int);
+    let program = program.as_raw_fd();
+    let interface = interface as c_int;
     let link = repeated(|| {
         // SAFETY: `options` has its own size, and is read only during the call.
         check(unsafe { sys::bpf_link_create(program, interface, sys::bpf_attach_type_BPF_XDP, &options) })

@@ -105,7 +105,7 @@ impl KernelMap {
         Self::open_with(id, sys::BPF_F_RDONLY)
     }
 
-    /// The same map, to be changed as well.
+    /// This map, to be read and changed.
     pub fn writable(&self) -> io::Result<Self> {
         Self::open_with(self.id, 0)
     }
@@ -129,8 +129,14 @@ impl KernelMap {
         let mut len = size_of::<sys::bpf_map_info>() as u32;
         // SAFETY: `info` is zero, so it names no buffer, and `len` bytes long.
         check(unsafe { sys::bpf_map_get_info_by_fd(fd.as_raw_fd(), &mut info, &mut len) })?;
-        let (key_bytes, value_bytes, limit) = (info.key_size, info.value_size, info.max_entries);
-        Ok(Self { fd, id: info.id, name: text(&info.name), limit, key_bytes, value_bytes })
+        Ok(Self {
+            fd,
+            id: info.id,
+            name: text(&info.name),
+            limit: info.max_entries,
+            key_bytes: info.key_size,
+            value_bytes: info.value_size,
+        })
     }
 
     /// Checks the lengths of keys and values.
@@ -149,7 +155,8 @@ impl KernelMap {
     pub fn words<const N: usize>(&self, key: u32) -> io::Result<[u64; N]> {
         let mut words = [0_u64; N];
         self.check_layout(size_of::<u32>(), size_of_val(&words))?;
-        let (key, value) = ((&raw const key).cast(), words.as_mut_ptr().cast());
+        let key = (&raw const key).cast();
+        let value = words.as_mut_ptr().cast();
         // SAFETY: keys have four bytes, and values as many as `words` (checked above), which the call fills.
         check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, value) })?;
         Ok(words)
@@ -187,7 +194,8 @@ impl KernelMap {
         if self.key_bytes as usize != K {
             return Err(io::Error::other(format!("map {} has keys of {} bytes", self.name, self.key_bytes)));
         }
-        let (mut keys, mut next) = (Vec::new(), [0; K]);
+        let mut keys = Vec::new();
+        let mut next = [0; K];
         // A change by another thread may begin the walk anew.
         while keys.len() < self.limit as usize {
             let before = keys.last().map_or(std::ptr::null(), |key: &[u8; K]| key.as_ptr());

@@ -127,8 +127,8 @@ impl Object {
     /// A descriptor is not that of a program or map, or the kernel's error.
     pub fn of(programs: usize, mut descriptors: Vec<OwnedFd>) -> io::Result<Self> {
         let maps = descriptors.split_off(programs.min(descriptors.len()));
-        let named = |program: OwnedFd| Ok((ProgramInfo::of(program.as_fd())?.name, program));
-        let programs = descriptors.into_iter().map(named).collect::<io::Result<_>>()?;
+        let programs = descriptors.into_iter().map(|fd| Ok((ProgramInfo::of(fd.as_fd())?.name, fd)));
+        let programs = programs.collect::<io::Result<_>>()?;
         Ok(Self { programs, maps: maps.into_iter().map(KernelMap::of).collect::<io::Result<_>>()? })
     }
 
@@ -169,7 +169,8 @@ impl Object {
     pub fn set_value<const N: usize>(&self, name: &CStr, place: u32, value: &[u8; N]) -> io::Result<()> {
         let map = self.find_map(name)?;
         map.check_layout(size_of::<u32>(), N)?;
-        let (key, value) = ((&raw const place).cast(), value.as_ptr().cast::<c_void>());
+        let key = (&raw const place).cast();
+        let value = value.as_ptr().cast::<c_void>();
         // SAFETY: keys have four bytes and values `N` (checked above); the kernel copies both during the call.
         check(unsafe { sys::bpf_map_update_elem(map.as_fd().as_raw_fd(), key, value, 0) }).map(drop)
     }
@@ -222,7 +223,8 @@ impl<const K: usize> Map<'_, K> {
 
     /// Enters or changes the value of a key.
     pub fn set(&self, key: &[u8; K], value: u32) -> io::Result<()> {
-        let (key, value) = (key.as_ptr().cast(), (&raw const value).cast::<c_void>());
+        let key = key.as_ptr().cast();
+        let value = (&raw const value).cast::<c_void>();
         // SAFETY: the map's keys have `K` bytes and its values four (checked by `Object::map`); the kernel copies both
         // during the call.
         check(unsafe { sys::bpf_map_update_elem(self.fd.as_raw_fd(), key, value, 0) }).map(drop)
@@ -231,7 +233,8 @@ impl<const K: usize> Map<'_, K> {
     /// The value of a key; `None`: the map does not have it.
     pub fn get(&self, key: &[u8; K]) -> io::Result<Option<u32>> {
         let mut value = 0_u32;
-        let (key, into) = (key.as_ptr().cast(), (&raw mut value).cast::<c_void>());
+        let key = key.as_ptr().cast();
+        let into = (&raw mut value).cast::<c_void>();
         // SAFETY: as for `set`; the kernel writes the four bytes of a value.
         let result = check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, into) });
         match result {

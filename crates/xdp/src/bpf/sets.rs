@@ -44,7 +44,8 @@ impl<const K: usize> KeySet<K> {
 
     fn enter(&self, keys: &[[u8; K]]) -> io::Result<()> {
         let values = vec![0_u32; keys.len()];
-        let (from, with) = (keys.as_ptr().cast::<c_void>(), values.as_ptr().cast::<c_void>());
+        let from = keys.as_ptr().cast::<c_void>();
+        let with = values.as_ptr().cast::<c_void>();
         let mut count = keys.len() as u32;
         // SAFETY: the map's keys have `K` bytes and its values four, as `MakeKeySet` makes it; there are `count` of
         // both, which the kernel copies during the call. No options are given.
@@ -68,11 +69,17 @@ impl Task for MakeKeySet {
         if self.key_bytes > KEY_MAX || self.room > ROOM_MAX {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let (kind, value) = (sys::bpf_map_type_BPF_MAP_TYPE_HASH, size_of::<u32>() as u32);
-        let (name, options) = (c"keys".as_ptr(), ptr::null());
         // SAFETY: the name ends with a zero byte, and no options are given.
-        let fd =
-            check(unsafe { sys::bpf_map_create(kind, name, self.key_bytes, value, self.room, options) })?;
+        let fd = check(unsafe {
+            sys::bpf_map_create(
+                sys::bpf_map_type_BPF_MAP_TYPE_HASH,
+                c"keys".as_ptr(),
+                self.key_bytes,
+                size_of::<u32>() as u32,
+                self.room,
+                ptr::null(),
+            )
+        })?;
         // SAFETY: the call has just made this descriptor, which no other value owns.
         Ok(((), vec![unsafe { OwnedFd::from_raw_fd(fd) }]))
     }
