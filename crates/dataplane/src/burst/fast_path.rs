@@ -39,7 +39,7 @@ pub(super) struct PlainPacket<'a> {
 
 /// The fast path of one burst.
 pub(super) struct FastPath<'a> {
-    at: Context<'a>,
+    cx: Context<'a>,
     /// The deadlines that packets of this moment give to connections.
     tcp_expires: Millis,
     udp_expires: Millis,
@@ -48,14 +48,14 @@ pub(super) struct FastPath<'a> {
 }
 
 impl<'a> FastPath<'a> {
-    pub(super) fn begin(flows: &Flows, at: Context<'a>) -> Self {
-        let settings = &at.snapshot.settings;
+    pub(super) fn begin(flows: &Flows, cx: Context<'a>) -> Self {
+        let settings = &cx.snapshot.settings;
         Self {
-            at,
-            tcp_expires: at.now + settings.tcp_established,
-            udp_expires: at.now + settings.udp,
+            cx,
+            tcp_expires: cx.now + settings.tcp_established,
+            udp_expires: cx.now + settings.udp,
             total: StatsValues::default(),
-            announcer: Announcer::of(at.snapshot, flows.worker, at.now),
+            announcer: Announcer::of(cx.snapshot, flows.worker, cx.now),
         }
     }
 
@@ -71,7 +71,7 @@ impl<'a> FastPath<'a> {
     ) -> Option<LinkId> {
         let (plain, from, connection) = (p.plain, p.link, flows.table.connection(id));
         let life = connection.life();
-        let route = self.at.snapshot.destinations.route(DestinationId(connection.dest_ref()))?;
+        let route = self.cx.snapshot.destinations.route(DestinationId(connection.dest_ref()))?;
         let is_steady = life.is_live()
             && !connection.flags().intersects(Flags::UNUSUAL)
             && (!plain.is_tcp()
@@ -87,7 +87,7 @@ impl<'a> FastPath<'a> {
                     // A datagram without a checksum, which the XDP program forwards nevertheless.
                     let packets = connection.in_packets().wrapping_add(1);
                     if !plain.is_tcp() && flows.offloader.as_ref().is_some_and(|one| one.is_due(packets)) {
-                        let _ = begin_offload(flows, id, from, self.at);
+                        let _ = begin_offload(flows, id, from, self.cx);
                     }
                     return None;
                 }
@@ -114,16 +114,16 @@ impl<'a> FastPath<'a> {
         }
         let expires = if plain.is_tcp() { self.tcp_expires } else { self.udp_expires };
         if !life.keeps(expires) {
-            let destination = self.at.snapshot.destinations.of(&flows.table.connection(id));
+            let destination = self.cx.snapshot.destinations.of(&flows.table.connection(id));
             let live = destination.map(|destination| &*destination.live);
-            state::advance(flows, id, plain, direction, live, self.at);
+            state::advance(flows, id, plain, direction, live, self.cx);
         }
         if let Some(announcer) = announcer {
             announcer.packet(&flows.table, id);
         }
         if is_offered {
             // Without room, a later packet tries it again.
-            let _ = begin_offload(flows, id, from, self.at);
+            let _ = begin_offload(flows, id, from, self.cx);
         }
         Some(link)
     }
@@ -138,7 +138,7 @@ impl<'a> FastPath<'a> {
         route: &Route,
     ) -> Option<LinkId> {
         let PlainPacket { plain, frame, hash, .. } = p;
-        if self.at.snapshot.settings.requests_stay || u32::from(plain.len) > route.mtu {
+        if self.cx.snapshot.settings.requests_stay || u32::from(plain.len) > route.mtu {
             return None;
         }
         let is_done = match connection.method() {
@@ -149,7 +149,7 @@ impl<'a> FastPath<'a> {
             }
             ForwardingMethod::Tunnel => {
                 let template = &route.tunnel.as_deref()?[plain.family as usize];
-                let at = (self.at.snapshot.settings.pmtu_disc, self.at.now);
+                let at = (self.cx.snapshot.settings.pmtu_disc, self.cx.now);
                 fit(frame, plain);
                 template.send(frame, plain, hash, at, ids)
             }
@@ -188,8 +188,8 @@ impl<'a> FastPath<'a> {
         if !is_noted || !connection.method().masquerades() {
             return None;
         }
-        let (egress, client) = (&self.at.snapshot.egress, connection.client().addr);
-        let key = || self.at.snapshot.unmarked_key_to_client(&Ends::of(connection));
+        let (egress, client) = (&self.cx.snapshot.egress, connection.client().addr);
+        let key = || self.cx.snapshot.unmarked_key_to_client(&Ends::of(connection));
         let Path::To(hop) = Path::find_by(egress, client, hash, key)? else {
             return None;
         };

@@ -266,20 +266,20 @@ impl Burst {
         frame: usize,
         flows: &mut Flows,
         reassembly: &mut Reassembly,
-        at: Context<'_>,
+        cx: Context<'_>,
     ) -> Option<Undecided<'b>> {
         let (received, record) = (&mut self.frames[frame], &mut self.records[frame]);
         let number = match record.progress {
             Progress::General(number) => number,
             _ => {
-                self.steps.push(Step::of(received, Some(record.hash), flows, at.snapshot));
+                self.steps.push(Step::of(received, Some(record.hash), flows, cx.snapshot));
                 (self.steps.len() - 1) as u8
             }
         };
         record.progress = Progress::General(number);
         let step = &mut self.steps[usize::from(number)];
         let joined = match step.class {
-            Class::Chain => step.join(received, reassembly, flows, at.snapshot),
+            Class::Chain => step.join(received, reassembly, flows, cx.snapshot),
             _ => None,
         };
         if matches!(step.class, Class::Flow(_)) {
@@ -381,8 +381,8 @@ impl Undecided<'_> {
 
 impl<'a> Forwarding<'a> {
     /// The state before the first frame of a burst.
-    pub(crate) fn begin(flows: &Flows, at: Context<'a>) -> Self {
-        Self { fast_path: FastPath::begin(flows, at), insertions: flows.table.insertions(), next: 0 }
+    pub(crate) fn begin(flows: &Flows, cx: Context<'a>) -> Self {
+        Self { fast_path: FastPath::begin(flows, cx), insertions: flows.table.insertions(), next: 0 }
     }
 
     /// Forwards a packet by the fast path if its connection is steady. Returns the link by which it leaves.

@@ -45,10 +45,10 @@ pub(crate) fn advance(
     event: impl Into<Event>,
     direction: Direction,
     live: Option<&DestinationLive>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) {
     let event = event.into();
-    let (table, settings, now) = (&mut flows.table, &at.snapshot.settings, at.now);
+    let (table, settings, now) = (&mut flows.table, &cx.snapshot.settings, cx.now);
     let connection = table.connection(id);
     let protocol = connection.protocol();
     let moved = match protocol {
@@ -76,13 +76,13 @@ pub(crate) fn advance(
         Protocol::SCTP => before != after && SctpState::of(after) == SctpState::Established,
         _ => before != after && TcpState::of(after) == TcpState::Established,
     };
-    note(table, &mut flows.deferred, id, (before, after), proven, live.map(|live| (live, at.snapshot)));
+    note(table, &mut flows.deferred, id, (before, after), proven, live.map(|live| (live, cx.snapshot)));
     if let Some(live) = live
         && protocol == Protocol::TCP
         && direction == Direction::Outbound
         && is_refused(before, after)
     {
-        live.count_refused(at.now);
+        live.count_refused(cx.now);
     }
 }
 
@@ -199,7 +199,7 @@ pub(crate) fn advance_on_reply(
     id: ConnId,
     packet: &Packet,
     destination: Option<&Destination>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) {
     match destination {
         Some(destination) => flows.count_reply(destination, packet),
@@ -207,7 +207,7 @@ pub(crate) fn advance_on_reply(
         None => return,
     }
     let live = destination.map(|destination| &*destination.live);
-    advance(flows, id, packet, Direction::Outbound, live, at);
+    advance(flows, id, packet, Direction::Outbound, live, cx);
 }
 
 /// The direction of a packet, and whether the director sees both directions. A reply shows that it does.

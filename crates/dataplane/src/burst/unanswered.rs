@@ -24,13 +24,13 @@ pub(crate) fn count(
     p: &FramedPacket<'_>,
     connection: &Connection<'_>,
     destination: &Destination,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) {
     let flags = p.packet.tcp_flags;
     if flags.has(tcp::Flags::SYN) && !flags.has(tcp::Flags::ACK) && repeats(p, connection) {
-        match is_beside_its_destination(connection, at.snapshot) {
-            true => destination.live.count_neighbour(connection.client().addr, at.now),
-            false => destination.live.count_unanswered(at.now),
+        match is_beside_its_destination(connection, cx.snapshot) {
+            true => destination.live.count_neighbour(connection.client().addr, cx.now),
+            false => destination.live.count_unanswered(cx.now),
         }
     }
 }

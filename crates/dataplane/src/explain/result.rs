@@ -55,8 +55,8 @@ impl DryRun {
         let syn_proxy = self.syn_proxy(met.as_ref());
         let offloaded = || match (&self.class, live.offload) {
             (Class::Flow(packet), Some(offload)) => {
-                let at = Context { snapshot, now: live.now };
-                offload.standing(&mut live.reader(), &packet.flow, self.link, at)
+                let cx = Context { snapshot, now: live.now };
+                offload.standing(&mut live.reader(), &packet.flow, self.link, cx)
             }
             _ => None,
         };

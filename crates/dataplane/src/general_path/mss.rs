@@ -37,10 +37,10 @@ pub(crate) fn clamp_request(
     packet: &Packet,
     ends: &Ends,
     destination: &Destination,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) {
-    if concerns(packet, ends, at) {
-        let back = Path::find(&at.snapshot.egress, ends.key_to_client(0), 0);
+    if concerns(packet, ends, cx) {
+        let back = Path::find(&cx.snapshot.egress, ends.key_to_client(0), 0);
         clamp(frame, packet, ends, destination, back);
     }
 }
@@ -53,9 +53,9 @@ pub(crate) fn clamp_reply(
     ends: &Ends,
     destination: Option<&Destination>,
     path: Path,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) {
-    if concerns(packet, ends, at)
+    if concerns(packet, ends, cx)
         && let Some(destination) = destination.filter(|destination| destination.available)
     {
         clamp(frame, packet, ends, destination, path);
@@ -65,8 +65,8 @@ pub(crate) fn clamp_reply(
 /// Whether the option of this packet is lowered: as `mss_clamp` says, and always between the families, whose headers
 /// have different lengths.
 #[inline]
-fn concerns(packet: &Packet, ends: &Ends, at: Context<'_>) -> bool {
-    at.snapshot.settings.mss_clamp.concerns(packet, ends.method)
+fn concerns(packet: &Packet, ends: &Ends, cx: Context<'_>) -> bool {
+    cx.snapshot.settings.mss_clamp.concerns(packet, ends.method)
         || packet.tcp_flags.has(tcp::Flags::SYN) && ends.is_translated()
 }
 

@@ -31,7 +31,7 @@ use crate::snapshot::{DestinationId, Route, Snapshot};
 /// Returns `true` if only room is missing.
 // Not inlined: few packets come here.
 #[inline(never)]
-pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>) -> bool {
+pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>) -> bool {
     let Flows { offloader: Some(offloader), table, .. } = flows else { return false };
     let shared = &offloader.shared;
     let connection = table.connection(id);
@@ -56,25 +56,25 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     }
     // Read before the path MTU: a worker that changes the path MTU then ends all records.
     let epochs = shared.epochs(destination);
-    let Ok(parts) = plan(&connection, table.handle(), link, at) else { return false };
-    let bits = bits(&connection, at.snapshot);
+    let Ok(parts) = plan(&connection, table.handle(), link, cx) else { return false };
+    let bits = bits(&connection, cx.snapshot);
     if is_half_open {
         // A worker assures the client's template with the end of the first handshake.
         let is_assured = |template| table.connection(template).state() & ASSURED != 0;
         let is_awaited = !connection.controller().is_none_or(is_assured);
-        if is_awaited || !has_all(&connection, &parts, at.snapshot) {
+        if is_awaited || !has_all(&connection, &parts, cx.snapshot) {
             return false;
         }
     }
-    let Some(record) = shared.unused.take(at.now) else { return true };
+    let Some(record) = shared.unused.take(cx.now) else { return true };
     let generation = connection.generation();
     let awaited = || Some(connection.destination_sequence()).filter(|number| *number != 0);
     let awaited = if bits & RecordState::PROVEN == 0 && parts[1].is_some() { awaited() } else { None };
     let state = shared.flows.state(record).begun(bits, tcp, awaited);
-    shared.fill(record, (id, generation), destination, epochs, &parts, at.now);
+    shared.fill(record, (id, generation), destination, epochs, &parts, cx.now);
     shared.flows.begin(record, state);
     if offloader.own.is_empty() {
-        shared.flows.set_timeouts(|protocol, state| at.snapshot.settings.timeout(protocol, state));
+        shared.flows.set_timeouts(|protocol, state| cx.snapshot.settings.timeout(protocol, state));
     }
     let is_bound = shared.flows.bind(id, record);
     let is_marked = is_bound && connection.mark_offloaded(tcp);
@@ -93,10 +93,10 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
         }
         // Another thread may have found it meanwhile.
         shared.reset(record);
-        shared.unused.put(record, at.now + offloader.rest);
+        shared.unused.put(record, cx.now + offloader.rest);
         return false;
     }
-    if let Some(known) = at.snapshot.destinations.find(destination) {
+    if let Some(known) = cx.snapshot.destinations.find(destination) {
         known.live.count_moves(&shared.flows, slot(destination));
     }
     let mut is_given_up = false;
@@ -113,7 +113,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     let (is_new, is_counted) = (true, false);
     let mut own = Own { record, id, link, generation, destination, places, is_new, is_given_up, is_counted };
     own.count(shared, !is_given_up);
-    offloader.add(own, at.now);
+    offloader.add(own, cx.now);
     false
 }
 
@@ -159,9 +159,9 @@ pub(super) fn plan(
     connection: &Connection<'_>,
     table: &TableHandle,
     link: LinkId,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Result<[Option<Part>; 2], NotOffloaded> {
-    let (snapshot, ends) = (at.snapshot, Ends::of(connection));
+    let (snapshot, ends) = (cx.snapshot, Ends::of(connection));
     if connection.flags().intersects(Flags::UNUSUAL) {
         return Err(NotOffloaded::Unusual);
     }
@@ -196,7 +196,7 @@ pub(super) fn plan(
     let outer = || {
         let family = before.source.family();
         let template = &route.tunnel.as_deref()?[family as usize];
-        template.of_flow(family, table.hash(&before), snapshot.settings.pmtu_disc, at.now)
+        template.of_flow(family, table.hash(&before), snapshot.settings.pmtu_disc, cx.now)
     };
     let outer = match ends.method {
         ForwardingMethod::Tunnel => Some(outer().ok_or(NotOffloaded::OuterHeaders)?),
@@ -236,11 +236,11 @@ pub(super) fn plan(
 /// Offloads the connection that this packet has begun, if records begin with the first packet of a client: only those
 /// of TCP, of which more packets follow.
 #[inline]
-pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &Packet, at: Context<'_>) {
+pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &Packet, cx: Context<'_>) {
     let is_due = flows.offloader.as_ref().is_some_and(|offloader| offloader.after <= 1);
-    if is_due && packet.flow.protocol == Protocol::TCP && may_come_by(link, at.snapshot) {
+    if is_due && packet.flow.protocol == Protocol::TCP && may_come_by(link, cx.snapshot) {
         // Without room, a later packet tries it again.
-        let _ = begin(flows, id, link, at);
+        let _ = begin(flows, id, link, cx);
     }
 }
 

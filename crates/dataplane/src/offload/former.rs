@@ -113,7 +113,7 @@ const WITHOUT_STATES: usize = WITH_KEYS - (SLOT_WORDS - TCP);
 impl Flows {
     /// Counts these packets as if this worker had forwarded them now. Packets of connections that the table does not
     /// have count only for the totals. Called before there are workers.
-    pub fn count_former(&mut self, uncounted: Vec<Uncounted>, at: Context<'_>) {
+    pub fn count_former(&mut self, uncounted: Vec<Uncounted>, cx: Context<'_>) {
         self.table.unpark();
         for Uncounted { id, generation, counts, last } in uncounted {
             let is_known = (id.0 as usize) < self.table.table().entries();
@@ -126,16 +126,16 @@ impl Flows {
                     continue;
                 }
                 let of = destination.unwrap_or(DestinationId::NONE);
-                self.count_offloaded(of, direction, packets, bytes, at);
+                self.count_offloaded(of, direction, packets, bytes, cx);
                 if destination.is_some() {
-                    self.add_packets(id, (direction, packets), at);
+                    self.add_packets(id, (direction, packets), cx);
                 }
             }
             if destination.is_some() {
-                self.settle_former(id, last, counts != [[0; 2]; 2], at);
+                self.settle_former(id, last, counts != [[0; 2]; 2], cx);
             }
         }
-        self.deferred.end(&at.snapshot.destinations);
+        self.deferred.end(&cx.snapshot.destinations);
         self.table.park();
     }
 
@@ -145,18 +145,18 @@ impl Flows {
         id: ConnId,
         last: Option<(RecordState, Used)>,
         is_used: bool,
-        at: Context<'_>,
+        cx: Context<'_>,
     ) {
         let protocol = self.table.connection(id).protocol();
-        let timeout = |state| at.snapshot.settings.timeout(protocol, state);
+        let timeout = |state| cx.snapshot.settings.timeout(protocol, state);
         match last {
             Some((record, used)) => {
                 let expires = |state| used.at() + timeout(state);
                 if let Some(settled) = self.table.settle_former(id, record, is_used, expires) {
-                    state::note_settled(&self.table, &mut self.deferred, id, settled, at.snapshot);
+                    state::note_settled(&self.table, &mut self.deferred, id, settled, cx.snapshot);
                 }
             }
-            None if is_used => _ = self.table.transition(id, |state| (state, at.now + timeout(state))),
+            None if is_used => _ = self.table.transition(id, |state| (state, cx.now + timeout(state))),
             None => {}
         }
     }

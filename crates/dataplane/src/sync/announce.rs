@@ -30,8 +30,8 @@ pub(crate) struct Announcer<'s> {
 impl Flows {
     /// A client's packet has passed, and was counted: announces its connection, if it is time.
     #[inline]
-    pub(crate) fn announce(&self, id: ConnId, at: Context<'_>) {
-        if let Some(announcer) = Announcer::of(at.snapshot, self.worker, at.now) {
+    pub(crate) fn announce(&self, id: ConnId, cx: Context<'_>) {
+        if let Some(announcer) = Announcer::of(cx.snapshot, self.worker, cx.now) {
             announcer.packet(&self.table, id);
         }
     }

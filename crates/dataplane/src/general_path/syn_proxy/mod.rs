@@ -67,16 +67,16 @@ struct Proof {
 /// Answers a SYN without a connection, or checks the cookie of another segment. `None`: the packet goes on as any
 /// other.
 #[inline(never)]
-fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>) -> Option<Taken<'s>> {
+fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>) -> Option<Taken<'s>> {
     let (packet, flags) = (p.packet, p.packet.tcp_flags);
     if flags.has(tcp::Flags::RST) {
         return None;
     }
-    let marked = behind_proxy(packet, p.link, at.snapshot)?;
+    let marked = behind_proxy(packet, p.link, cx.snapshot)?;
     let service = marked.service;
     let is_active = match service.syn_proxy {
         SynProxy::On => true,
-        SynProxy::Auto => at.snapshot.settings.memory_short,
+        SynProxy::Auto => cx.snapshot.settings.memory_short,
         SynProxy::Off => false,
     };
     let segment = &p.frame.bytes()[packet.transport..packet.end];
@@ -84,13 +84,13 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>
     let is_whole = || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment) == 0;
     let secret = flows.table.table().secret();
     if flags.0 & (tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::FIN.0) == tcp::Flags::SYN.0 {
-        let is_answered = service.has_available() && (is_active || limit::is_proxied(packet, marked, at));
+        let is_answered = service.has_available() && (is_active || limit::is_proxied(packet, marked, cx));
         return match is_answered {
             true if is_whole() => {
                 let offered = Offered::by(&tcp::Options::of(segment));
                 let sequence = p.tcp_number(tcp::field::SEQUENCE.start);
-                let cookie = cookie::make(secret, &packet.flow, sequence, offered, at.now);
-                let verdict = answer(p, service, sequence, cookie, at);
+                let cookie = cookie::make(secret, &packet.flow, sequence, offered, cx.now);
+                let verdict = answer(p, service, sequence, cookie, cx);
                 flows.counters.syn_cookies_sent.add(1);
                 Some(Taken::Decided(verdict))
             }
@@ -99,7 +99,7 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>
             false => None,
         };
     }
-    let proof = proof(secret, segment, packet, at.now).filter(|_| is_whole());
+    let proof = proof(secret, segment, packet, cx.now).filter(|_| is_whole());
     match proof {
         Some(proof) => {
             flows.counters.syn_cookies_accepted.add(1);
@@ -116,11 +116,11 @@ fn answer(
     service: &Service,
     sequence: u32,
     cookie: u32,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Verdict {
     let (client, service_end) = (p.packet.flow.source, p.packet.flow.dest);
     let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0 };
-    let path = Path::find(&at.snapshot.egress, key, p.hash);
+    let path = Path::find(&cx.snapshot.egress, key, p.hash);
     let mtu = path.hop().map_or(ETHERNET_MTU, |hop| hop.mtu.min(ETHERNET_MTU.into()) as u16);
     // A PROXY header precedes the client's first data, and this segment may be as long as the client's largest.
     let header = match service.client_address {
@@ -131,7 +131,7 @@ fn answer(
     // The longest header that the connection may have at its destination, which is not chosen yet.
     let family = if service.concerns(Family::V6) { Family::V6 } else { client.family() };
     let segment = &p.frame.bytes()[p.packet.transport..p.packet.end];
-    let timestamps = tcp::Options::of(segment).timestamps.map(|[theirs, _]| [at.now.0 as u32, theirs]);
+    let timestamps = tcp::Options::of(segment).timestamps.map(|[theirs, _]| [cx.now.0 as u32, theirs]);
     let header = tcp::Header {
         sequence: cookie,
         acknowledgement: sequence.wrapping_add(1),
