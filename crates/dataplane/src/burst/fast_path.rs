@@ -19,7 +19,7 @@ use super::state;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Life};
-use crate::counters::StatsValues;
+use crate::counters::{Stats, StatsValues};
 use crate::egress::Path;
 use crate::forward::{Ends, Identification, send_plain};
 use crate::offload::begin::begin as begin_offload;
@@ -69,52 +69,31 @@ impl<'a> FastPath<'a> {
         id: ConnId,
         direction: Direction,
     ) -> Option<LinkId> {
-        let (plain, from, connection) = (p.plain, p.link, flows.table.connection(id));
+        let PlainPacket { plain, link: from, .. } = p;
+        let connection = flows.table.connection(id);
         let life = connection.life();
         let route = self.cx.snapshot.destinations.route(DestinationId(connection.dest_ref()))?;
-        let is_steady = life.is_live()
-            && !connection.flags().intersects(Flags::UNUSUAL)
-            && (!plain.is_tcp()
-                || plain.flags.0 & DECISIVE == tcp::Flags::ACK.0
-                    && told_state(&connection, life) == TcpState::Established as u8);
-        if !is_steady {
+        if !is_steady(plain, &connection, life) {
             return None;
         }
-        let link = match direction {
-            Direction::Inbound => match self.request(&mut flows.ids, p, &connection, route) {
-                Some(link) => link,
-                None => {
-                    // A datagram without a checksum, which the XDP program forwards nevertheless.
-                    let packets = connection.in_packets().wrapping_add(1);
-                    if !plain.is_tcp() && flows.offloader.as_ref().is_some_and(|one| one.is_due(packets)) {
-                        let _ = begin_offload(flows, id, from, self.cx);
-                    }
-                    return None;
-                }
-            },
-            Direction::Outbound => self.reply(&mut flows.ids, p, &connection)?,
+        let rewritten = match direction {
+            Direction::Inbound => self.request(&mut flows.ids, p, &connection, route),
+            Direction::Outbound => self.reply(&mut flows.ids, p, &connection),
         };
-        let stats = route.stats.of_worker(flows.worker);
-        let bytes = u64::from(plain.len);
-        let (mut announcer, mut is_offered) = (None, false);
-        match direction {
-            Direction::Inbound => {
-                let packets = connection.count_in_packet();
-                is_offered = flows.offloader.as_ref().is_some_and(|offloader| offloader.is_due(packets));
-                announcer = self.announcer.as_ref().filter(|announcer| announcer.concerns(&connection));
-                stats.count_in(bytes as usize);
-                self.total.in_packets += 1;
-                self.total.in_bytes += bytes;
+        let Some(link) = rewritten else {
+            if direction == Direction::Inbound && !plain.is_tcp() {
+                self.offload_without_checksum(flows, id, from);
             }
-            Direction::Outbound => {
-                stats.count_out(bytes as usize);
-                self.total.out_packets += 1;
-                self.total.out_bytes += bytes;
-            }
-        }
+            return None;
+        };
+        let packets = (direction == Direction::Inbound).then(|| connection.count_in_packet());
+        let is_offered = packets.is_some_and(|packets| is_offload_due(flows, packets));
+        let announcer =
+            self.announcer.as_ref().filter(|announcer| packets.is_some() && announcer.concerns(&connection));
+        count(&mut self.total, route.stats.of_worker(flows.worker), direction, plain.len);
         let expires = if plain.is_tcp() { self.tcp_expires } else { self.udp_expires };
         if !life.keeps(expires) {
-            let destination = self.cx.snapshot.destinations.of(&flows.table.connection(id));
+            let destination = self.cx.snapshot.destinations.of(&connection);
             let live = destination.map(|destination| &*destination.live);
             state::advance(flows, id, plain, direction, live, self.cx);
         }
@@ -188,9 +167,11 @@ impl<'a> FastPath<'a> {
         if !is_noted || !connection.method().masquerades() {
             return None;
         }
-        let (egress, client) = (&self.cx.snapshot.egress, connection.client().addr);
-        let key = || self.cx.snapshot.unmarked_key_to_client(&Ends::of(connection));
-        let Path::To(hop) = Path::find_by(egress, client, hash, key)? else {
+        let client = connection.client().addr;
+        let Path::To(hop) = Path::find_by(&self.cx.snapshot.egress, client, hash, || {
+            self.cx.snapshot.unmarked_key_to_client(&Ends::of(connection))
+        })?
+        else {
             return None;
         };
         if u32::from(plain.len) > hop.mtu {
@@ -209,10 +190,29 @@ impl<'a> FastPath<'a> {
         is_done.then_some(hop.link)
     }
 
+    /// Offloads, if it is due, the connection of a client's datagram that the general path will forward: it may have no
+    /// checksum, and the XDP program forwards such datagrams.
+    fn offload_without_checksum(&self, flows: &mut Flows, id: ConnId, from: LinkId) {
+        let packets = flows.table.connection(id).in_packets().wrapping_add(1);
+        if is_offload_due(flows, packets) {
+            let _ = begin_offload(flows, id, from, self.cx);
+        }
+    }
+
     /// Writes the counts that were added up.
     pub(super) fn end(self, flows: &Flows) {
         flows.count_total(&self.total);
     }
+}
+
+/// Whether a packet leaves the state of its connection as it is.
+#[inline]
+fn is_steady(plain: &Plain, connection: &Connection<'_>, life: Life) -> bool {
+    life.is_live()
+        && !connection.flags().intersects(Flags::UNUSUAL)
+        && (!plain.is_tcp()
+            || plain.flags.0 & DECISIVE == tcp::Flags::ACK.0
+                && told_state(connection, life) == TcpState::Established as u8)
 }
 
 /// The state of a connection, whose record may know more than its entry.
@@ -232,4 +232,27 @@ fn may_be_proven(connection: &Connection<'_>) -> bool {
 fn fit(frame: &mut Frame, plain: &Plain) {
     let shorter = frame.resize(ethernet::HEADER_LEN + usize::from(plain.len));
     debug_assert!(shorter, "the packet was read inside the frame");
+}
+
+/// Counts a packet at its destination and in the total over all services.
+#[inline]
+fn count(total: &mut StatsValues, stats: &Stats, direction: Direction, len: u16) {
+    match direction {
+        Direction::Inbound => {
+            stats.count_in(len.into());
+            total.in_packets += 1;
+            total.in_bytes += u64::from(len);
+        }
+        Direction::Outbound => {
+            stats.count_out(len.into());
+            total.out_packets += 1;
+            total.out_bytes += u64::from(len);
+        }
+    }
+}
+
+/// Whether a connection is offloaded with this packet of its client.
+#[inline]
+fn is_offload_due(flows: &Flows, packets: u32) -> bool {
+    flows.offloader.as_ref().is_some_and(|offloader| offloader.is_due(packets))
 }
