@@ -12,7 +12,9 @@ use super::flows::Flows;
 use super::unanswered::is_beside_its_destination;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::{self, Judgement, TcpState};
-use crate::conn::{ConnId, Connection, Direction, Flags, RecordState, Seen, Settled, TableWorker};
+use crate::conn::{
+    ConnId, Connection, Direction, Flags, Packets, RecordState, Seen, Settled, TableWorker, Then,
+};
 use crate::new_connection::eviction::is_half_open;
 use crate::snapshot::{Activity, Change, Destination, DestinationId, DestinationLive, Snapshot};
 
@@ -132,7 +134,7 @@ pub(crate) fn take_back(
 ) {
     let connection = flows.table.connection(id);
     if connection.life().is_offloaded() && !keeps(&connection, packet.tcp_flags, direction) {
-        settle(&mut flows.table, &mut flows.deferred, id, false, true, snapshot);
+        settle(&mut flows.table, &mut flows.deferred, id, Packets::AsCounted, Then::TakeBack, snapshot);
     }
 }
 
@@ -152,11 +154,11 @@ pub(crate) fn settle(
     table: &mut TableWorker,
     deferred: &mut Deferred,
     id: ConnId,
-    is_used: bool,
-    is_last: bool,
+    packets: Packets,
+    then: Then,
     snapshot: &Snapshot,
 ) {
-    if let Some(settled) = table.settle(id, is_used, is_last) {
+    if let Some(settled) = table.settle(id, packets, then) {
         note_settled(table, deferred, id, settled, snapshot);
     }
 }

@@ -23,7 +23,7 @@ use super::id::ConnId;
 use super::insertion::{Inserted, Kind, NewConnection, Removal};
 use super::keys::Keys;
 use super::lookup::Sought;
-use super::offloaded::{State, has_become_inactive};
+use super::offloaded::{Packets, Reading, State, has_become_inactive};
 use super::slab::STRANDED_MAX;
 use super::table::{HandleCounts, HandleState, Table};
 use super::timer_link::bring_forward;
@@ -291,40 +291,35 @@ impl TableWorker {
         Some((old.state(), new.state()))
     }
 
-    /// Gives a connection the state and deadline that its record says. If this `is_last`, the record ends before: the
-    /// connection is the workers' again. `is_used`: packets have passed that the record's counts do not have any more.
-    /// `None`: it has no record, or was removed.
-    pub(crate) fn settle(&mut self, id: ConnId, is_used: bool, is_last: bool) -> Option<Settled> {
+    /// Gives a connection the state and deadline that its record says. Before it is taken back, the record ends. `None`:
+    /// it has no record, or was removed.
+    pub(crate) fn settle(&mut self, id: ConnId, packets: Packets, then: Then) -> Option<Settled> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let offloaded = table.offloaded.get()?;
         let Some(record) = offloaded.of(id) else {
             // The record of a former process, or none after all.
-            let is_stale = |old: Life| old.is_offloaded() && offloaded.of(id).is_none();
-            change(table, wheel, id, |old| is_stale(old).then(|| old.taken_back()));
+            change(table, wheel, id, |old| {
+                let is_stale = old.is_offloaded() && offloaded.of(id).is_none();
+                is_stale.then(|| old.taken_back())
+            });
             return None;
         };
-        if is_last {
+        if then == Then::TakeBack {
             offloaded.seal(record);
         }
         let seen = Cell::new(None);
         let (old, new) = change(table, wheel, id, |old| {
-            // As in `transition`, the slot is read before the exchange; and the state after what is told, which is then
-            // not newer.
-            let slot = offloaded.slot(record);
-            let told = offloaded.told(record, old, is_used || offloaded.has_packets(record));
-            let state = offloaded.state(record);
-            // Last, and in each turn: of two threads, the one that comes second finds the mark gone, or another record.
-            let is_its = offloaded.of(id) == Some(record);
-            seen.set(is_its.then_some((slot, state)));
-            let new = if is_last { told.taken_back() } else { told };
-            (is_its && old.is_offloaded() && new != old).then_some(new)
+            let reading = offloaded.read(id, record, old, packets);
+            seen.set(reading);
+            let told = reading?.told;
+            let new = if then == Then::TakeBack { told.taken_back() } else { told };
+            (old.is_offloaded() && new != old).then_some(new)
         })?;
-        let (before, after) = (old.state(), new.state());
-        let (slot, record) = seen.get()?;
-        if has_become_inactive(before, after) {
+        let Reading { slot, state, .. } = seen.get()?;
+        if has_become_inactive(old.state(), new.state()) {
             offloaded.take_move(slot);
         }
-        Some(Settled { before, after, record })
+        Some(Settled { before: old.state(), after: new.state(), record: state })
     }
 
     /// Ends a burst: the worker keeps no [`ConnId`] that it will use without [`recall`](Self::recall).
@@ -398,6 +393,15 @@ impl TableWorker {
         })?;
         Some(Settled { before: old.state(), after: new.state(), record })
     }
+}
+
+/// Who processes a connection's packets after a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// The XDP program by the record, as before.
+    Keep,
+    /// The workers.
+    TakeBack,
 }
 
 /// What a record has said about its connection.

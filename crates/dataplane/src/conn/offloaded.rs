@@ -148,6 +148,24 @@ impl Used {
     }
 }
 
+/// Whether packets have passed since the entry of a record's connection was told last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packets {
+    /// If the record has counted some that no worker has taken.
+    AsCounted,
+    /// They have, and the record's counts do not have them any more.
+    HavePassed,
+}
+
+/// What a record says of its connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    pub(super) slot: u32,
+    /// What the entry would say if it knew the record.
+    pub(super) told: Life,
+    pub(super) state: State,
+}
+
 /// The records, and which connection each is of.
 pub(crate) struct Offloaded {
     records: Rows<RECORD>,
@@ -298,7 +316,19 @@ impl Offloaded {
         counts.iter().any(|count| count.load(Ordering::Relaxed) != 0)
     }
 
-    /// The same for a record, whether or not packets have passed since its entry was told last.
+    /// What a record says of its connection, whose entry has this word. `None`: the record is not the connection's any
+    /// more.
+    pub(super) fn read(&self, id: ConnId, record: u32, life: Life, packets: Packets) -> Option<Reading> {
+        // Read before the caller's exchange, after which the owner of the record may use it again.
+        let slot = self.slot(record);
+        let told = self.told(record, life, packets == Packets::HavePassed || self.has_packets(record));
+        // After `told`, which is then not newer.
+        let state = self.state(record);
+        // Last, and for each exchange: of two threads, the one that comes second finds the mark gone, or another record.
+        (self.of(id) == Some(record)).then_some(Reading { slot, told, state })
+    }
+
+    /// What an entry would say if it knew this record. `is_used`: packets have passed since it was told last.
     pub(crate) fn told(&self, record: u32, life: Life, is_used: bool) -> Life {
         let state = self.state(record).tcp().unwrap_or(life.state());
         if state == life.state() && !is_used { life } else { life.later(state, self.expires(record, state)) }

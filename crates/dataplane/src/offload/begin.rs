@@ -18,7 +18,8 @@ use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{
-    ASSURED, ConnId, Connection, Direction, Flags, RecordState, TableHandle, Used, offloaded_word as word,
+    ASSURED, ConnId, Connection, Direction, Flags, Packets, RecordState, TableHandle, Then, Used,
+    offloaded_word as word,
 };
 use crate::egress::{LinkInfo, Path};
 use crate::forward::Ends;
@@ -88,7 +89,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
         shared.flows.seal(record);
         if is_bound {
             // Takes the mark away, too, which the next record's would be taken for.
-            table.settle(id, false, true);
+            table.settle(id, Packets::AsCounted, Then::TakeBack);
             shared.flows.unbind(id, record);
         }
         // Another thread may have found it meanwhile.

@@ -19,7 +19,7 @@ use crate::burst::flows::Flows;
 use crate::burst::state;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
-use crate::conn::{ConnId, Connection, Direction, Flags, offloaded_word as word};
+use crate::conn::{ConnId, Connection, Direction, Flags, Packets, Then, offloaded_word as word};
 use crate::counters::StatsValues;
 use crate::egress::Path;
 use crate::forward::Ends;
@@ -135,7 +135,8 @@ impl Flows {
         let is_its = shared.flows.of(own.id) == Some(own.record);
         if is_its {
             // Before the counts are taken, so that others always know of the last packet.
-            state::settle(&mut self.table, &mut self.deferred, own.id, false, false, cx.snapshot);
+            let Self { table, deferred, .. } = self;
+            state::settle(table, deferred, own.id, Packets::AsCounted, Then::Keep, cx.snapshot);
         }
         let (mut moved, mut has_path) = (0, true);
         for (place, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
@@ -152,7 +153,9 @@ impl Flows {
         }
         if is_its {
             // What the program does not forward any more is the workers' again.
-            state::settle(&mut self.table, &mut self.deferred, own.id, moved != 0, !is_in_force, cx.snapshot);
+            let packets = if moved != 0 { Packets::HavePassed } else { Packets::AsCounted };
+            let then = if is_in_force { Then::Keep } else { Then::TakeBack };
+            state::settle(&mut self.table, &mut self.deferred, own.id, packets, then, cx.snapshot);
         }
         let idle = shared.flows.used(own.record).at().until(cx.now);
         let connection = self.table.recall(own.id, own.generation);
