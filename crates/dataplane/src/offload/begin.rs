@@ -12,7 +12,7 @@ use super::keys;
 use super::not_offloaded::NotOffloaded;
 use super::own::Own;
 use super::part::Part;
-use super::shared::{Offload, slot};
+use super::shared::{Epochs, Offload, slot};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
@@ -50,7 +50,8 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     if offloader.is_full() {
         return true;
     }
-    let (tcp, is_half_open) = (connection.state(), is_half_open(connection.protocol(), connection.state()));
+    let tcp = connection.state();
+    let is_half_open = is_half_open(connection.protocol(), connection.state());
     // One that follows no handshake is made when the handshake is complete.
     if is_half_open && !shared.admits_half_open() {
         return false;
@@ -61,18 +62,29 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     let bits = bits(&connection, cx.snapshot);
     if is_half_open {
         // A worker assures the client's template with the end of the first handshake.
-        let is_assured = |template| table.connection(template).state() & ASSURED != 0;
-        let is_awaited = !connection.controller().is_none_or(is_assured);
-        if is_awaited || !has_all(&connection, &parts, cx.snapshot) {
+        let template = connection.controller();
+        let is_assured = template.is_none_or(|template| table.connection(template).state() & ASSURED != 0);
+        if !is_assured || !has_all(&connection, &parts, cx.snapshot) {
             return false;
         }
     }
     let Some(record) = shared.unused.take(cx.now) else { return true };
     let generation = connection.generation();
-    let awaited = || Some(connection.destination_sequence()).filter(|number| *number != 0);
-    let awaited = if bits & RecordState::PROVEN == 0 && parts[1].is_some() { awaited() } else { None };
+    let awaits = bits & RecordState::PROVEN == 0 && parts[1].is_some();
+    let awaited = awaits.then(|| connection.destination_sequence()).filter(|number| *number != 0);
     let state = shared.flows.state(record).begun(bits, tcp, awaited);
-    shared.fill(record, (id, generation), destination, epochs, &parts, cx.now);
+    let mut own = Own {
+        record,
+        id,
+        link,
+        generation,
+        destination,
+        places: [None; 2],
+        is_new: true,
+        is_given_up: false,
+        is_counted: false,
+    };
+    shared.fill(&own, epochs, &parts, cx.now);
     shared.flows.begin(record, state);
     if offloader.own.is_empty() {
         shared.flows.set_timeouts(|protocol, state| cx.snapshot.settings.timeout(protocol, state));
@@ -83,9 +95,10 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     // looks for a record (`Offloaded::end`), so one of the two sees the other.
     fence(SeqCst);
     let is_live = table.recall(id, generation).is_some();
-    let has_replies =
-        || parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table.handle()));
-    if !(is_marked && is_live && has_replies()) {
+    let is_valid = is_marked
+        && is_live
+        && parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table.handle()));
+    if !is_valid {
         shared.flows.seal(record);
         if is_bound {
             // Takes the mark away, too, which the next record's would be taken for.
@@ -100,41 +113,21 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     if let Some(known) = cx.snapshot.destinations.find(destination) {
         known.live.count_moves(&shared.flows, slot(destination));
     }
-    let mut is_given_up = false;
-    let places = [0, 1].map(|number| {
-        let part = parts[number as usize].as_ref()?;
-        let place = shared.enter(&part.before, keys::value(state.number(), number, record));
-        is_given_up |= place.is_none();
-        place
-    });
-    if is_given_up {
-        shared.flows.seal(record);
-        shared.refused.fetch_add(1, Relaxed);
-    }
-    let (is_new, is_counted) = (true, false);
-    let mut own = Own { record, id, link, generation, destination, places, is_new, is_given_up, is_counted };
-    own.count(shared, !is_given_up);
+    shared.enter_keys(&mut own, &parts, state.number());
+    own.count(shared, !own.is_given_up);
     offloader.add(own, cx.now);
     false
 }
 
 impl Offload {
     /// Writes all of an unused record but its state.
-    fn fill(
-        &self,
-        record: u32,
-        (id, generation): (ConnId, u32),
-        destination: DestinationId,
-        (epoch, slot_epoch): (u32, u32),
-        parts: &[Option<Part>; 2],
-        now: Millis,
-    ) {
-        let words = self.flows.record(record);
+    fn fill(&self, own: &Own, Epochs { all, slot: of_slot }: Epochs, parts: &[Option<Part>; 2], now: Millis) {
+        let words = self.flows.record(own.record);
         // Relaxed: the program finds the record by a key that is entered afterwards, with Release.
-        words[word::EPOCHS].store(u64::from(slot_epoch) << 32 | u64::from(epoch), Relaxed);
-        words[word::USED].store(Used::new(slot(destination), now).0, Relaxed);
+        words[word::EPOCHS].store(u64::from(of_slot) << 32 | u64::from(all), Relaxed);
+        words[word::USED].store(Used::new(slot(own.destination), now).0, Relaxed);
         words[word::COUNTS..word::CONNECTION].iter().for_each(|word| word.store(0, Relaxed));
-        words[word::CONNECTION].store(u64::from(generation) << 32 | u64::from(id.0), Relaxed);
+        words[word::CONNECTION].store(u64::from(own.generation) << 32 | u64::from(own.id.0), Relaxed);
         for (place, part) in parts.iter().enumerate() {
             let part_words = &words[word::PARTS + place * word::PART..][..word::PART];
             let Some(part) = part else { continue };
@@ -146,6 +139,20 @@ impl Offload {
         }
         if let Some(outer) = parts[0].as_ref().and_then(|request| request.outer.as_ref()) {
             put(&words[word::ADDRESSES..], &outer.words());
+        }
+    }
+
+    /// Enters the keys of a record in its use of this number. If one finds no room, the record is given up.
+    fn enter_keys(&self, own: &mut Own, parts: &[Option<Part>; 2], number: u32) {
+        for (place, part) in (0..).zip(parts) {
+            let Some(part) = part else { continue };
+            let entered = self.enter(&part.before, keys::value(number, place, own.record));
+            own.places[place as usize] = entered;
+            own.is_given_up |= entered.is_none();
+        }
+        if own.is_given_up {
+            self.flows.seal(own.record);
+            self.refused.fetch_add(1, Relaxed);
         }
     }
 }
@@ -162,7 +169,8 @@ pub(super) fn plan(
     link: LinkId,
     cx: Context<'_>,
 ) -> Result<[Option<Part>; 2], NotOffloaded> {
-    let (snapshot, ends) = (cx.snapshot, Ends::of(connection));
+    let snapshot = cx.snapshot;
+    let ends = Ends::of(connection);
     if connection.flags().intersects(Flags::UNUSUAL) {
         return Err(NotOffloaded::Unusual);
     }
@@ -184,6 +192,31 @@ pub(super) fn plan(
     if !is_certain(connection, &ends, snapshot) {
         return Err(NotOffloaded::Listed);
     }
+    let request = request(connection, &ends, table, link, route, cx)?;
+    let reply = match ends.method.masquerades() {
+        true => match reply(connection, &ends, table, route, snapshot) {
+            // Perhaps the destination sends no replies.
+            Err(NotOffloaded::NoReply) if connection.in_packets() >= WITHOUT_REPLIES => None,
+            reply => reply?,
+        },
+        false => None,
+    };
+    if request.is_none() && reply.is_none() {
+        return Err(NotOffloaded::NoReply);
+    }
+    Ok([request, reply])
+}
+
+/// What the program is to do with requests of a connection that arrive by `link` and leave by `route`. `None`: workers
+/// forward the requests.
+fn request(
+    connection: &Connection<'_>,
+    ends: &Ends,
+    table: &TableHandle,
+    link: LinkId,
+    route: &Route,
+    cx: Context<'_>,
+) -> Result<Option<Part>, NotOffloaded> {
     let before =
         FlowKey { protocol: connection.protocol(), source: ends.client, dest: ends.virtual_endpoint };
     let after = match ends.method {
@@ -194,17 +227,23 @@ pub(super) fn plan(
         }
         ForwardingMethod::Local => return Err(NotOffloaded::Local),
     };
-    let outer = || {
-        let family = before.source.family();
-        let template = &route.tunnel.as_deref()?[family as usize];
-        template.of_flow(family, table.hash(&before), snapshot.settings.pmtu_disc, cx.now)
-    };
     let outer = match ends.method {
-        ForwardingMethod::Tunnel => Some(outer().ok_or(NotOffloaded::OuterHeaders)?),
+        ForwardingMethod::Tunnel => {
+            let family = before.source.family();
+            let template = route.tunnel.as_deref().map(|templates| &templates[family as usize]);
+            let pmtu_disc = cx.snapshot.settings.pmtu_disc;
+            let outer = template
+                .and_then(|template| template.of_flow(family, table.hash(&before), pmtu_disc, cx.now));
+            Some(outer.ok_or(NotOffloaded::OuterHeaders)?)
+        }
         _ => None,
     };
-    let [from, to] = links(link, route.link, snapshot).ok_or(NotOffloaded::Interface)?;
-    let request = || Part {
+    let [from, to] = links(link, route.link, cx.snapshot).ok_or(NotOffloaded::Interface)?;
+    // Workers give packets from IPv6 to IPv4 their identifications, if they are short; these stay in order with others.
+    if ends.is_translated() && before.source.addr.is_ipv6() {
+        return Ok(None);
+    }
+    Ok(Some(Part {
         from: (from.ifindex, from.mac),
         partial_checksums: from.partial_checksums,
         to: (to.ifindex, route.addresses),
@@ -217,21 +256,7 @@ pub(super) fn plan(
             None => ends.method == ForwardingMethod::FullNat,
         },
         outer,
-    };
-    // Workers give packets from IPv6 to IPv4 their identifications, if they are short; these stay in order with others.
-    let request = (!ends.is_translated() || before.source.addr.is_ipv4()).then(request);
-    let reply = match ends.method.masquerades() {
-        true => match reply(connection, &ends, table, (route, after), snapshot) {
-            // Perhaps the destination sends no replies.
-            Err(NotOffloaded::NoReply) if connection.in_packets() >= WITHOUT_REPLIES => None,
-            reply => reply?,
-        },
-        false => None,
-    };
-    if request.is_none() && reply.is_none() {
-        return Err(NotOffloaded::NoReply);
-    }
-    Ok([request, reply])
+    }))
 }
 
 /// Offloads the connection that this packet has begun, if records begin with the first packet of a client: only those
@@ -272,27 +297,30 @@ fn has_all(connection: &Connection<'_>, parts: &[Option<Part>; 2], snapshot: &Sn
 /// What a record's state says of a connection, besides its state of TCP.
 fn bits(connection: &Connection<'_>, snapshot: &Snapshot) -> u64 {
     let flags = connection.flags();
-    let bit = |is_set: bool, bit| if is_set { bit } else { 0 };
     bit(follows(connection, snapshot), RecordState::FOLLOWS)
         | bit(flags.contains(Flags::NO_OUTPUT), RecordState::NO_OUTPUT)
         | bit(flags.contains(Flags::PROVEN), RecordState::PROVEN)
         | bit(snapshot.settings.secure_tcp, RecordState::SECURE)
 }
 
+fn bit(is_set: bool, bit: u64) -> u64 {
+    if is_set { bit } else { 0 }
+}
+
 /// If the data for replies is still missing after this number of client packets, requests are offloaded alone.
 const WITHOUT_REPLIES: u32 = 128;
 
-/// What the program is to do with replies of a masqueraded connection whose requests leave by this route as `sent`.
-/// `None`: workers forward the replies.
+/// What the program is to do with replies of a masqueraded connection whose requests leave by this route. `None`:
+/// workers forward the replies.
 fn reply(
     connection: &Connection<'_>,
     ends: &Ends,
     table: &TableHandle,
-    (route, sent): (&Route, FlowKey),
+    route: &Route,
     snapshot: &Snapshot,
 ) -> Result<Option<Part>, NotOffloaded> {
-    let before = ends.replies(sent.protocol);
-    let after = FlowKey { source: ends.virtual_endpoint, dest: ends.client, ..sent };
+    let before = ends.replies(connection.protocol());
+    let after = FlowKey { source: ends.virtual_endpoint, dest: ends.client, ..before };
     // A UDP reply is noted at the template.
     let is_noted = before.protocol == Protocol::TCP || connection.controller().is_none();
     let is_identified = ends.is_translated() && before.source.addr.is_ipv6();
@@ -302,9 +330,10 @@ fn reply(
     if connection.flags().contains(Flags::NO_OUTPUT) {
         return Err(NotOffloaded::NoReply);
     }
-    let key = || snapshot.unmarked_key_to_client(ends);
     let hash = table.hash(&before);
-    let hop = match Path::find_by(&snapshot.egress, ends.client.addr, hash, key) {
+    let path =
+        Path::find_by(&snapshot.egress, ends.client.addr, hash, || snapshot.unmarked_key_to_client(ends));
+    let hop = match path {
         Some(Path::To(hop)) => hop,
         Some(Path::NoNeighbour { .. }) => return Err(NotOffloaded::NoNeighbour),
         _ => return Ok(None),
@@ -344,8 +373,7 @@ fn is_certain(connection: &Connection<'_>, ends: &Ends, snapshot: &Snapshot) -> 
 fn links(from: LinkId, to: LinkId, snapshot: &Snapshot) -> Option<[&LinkInfo; 2]> {
     let from = plain(from, snapshot).filter(|info| info.offloads)?;
     // In generic mode the kernel sends a redirected frame as any other.
-    let takes = |info: &&LinkInfo| info.offloads && (info.takes_redirected || from.generic);
-    let to = plain(to, snapshot).filter(takes)?;
+    let to = plain(to, snapshot).filter(|info| info.offloads && (info.takes_redirected || from.generic))?;
     Some([from, to])
 }
 

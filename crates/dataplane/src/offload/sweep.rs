@@ -60,8 +60,9 @@ impl Flows {
     /// Reads some records if they are due, and offloads connections again whose record a change has ended. Returns
     /// whether more is due.
     pub fn sweep_offloaded(&mut self, cx: Context<'_>) -> bool {
-        let is_due = |offloader: &Offloader| offloader.is_pass_due(cx.now) || offloader.is_again_due(cx.now);
-        let Some(mut offloader) = self.offloader.take_if(|offloader| is_due(offloader)) else { return false };
+        let Some(mut offloader) = self.offloader.take_if(|offloader| offloader.has_work(cx.now)) else {
+            return false;
+        };
         if offloader.is_again_due(cx.now) {
             let mut ended = std::mem::take(&mut offloader.ended);
             self.offloader = Some(offloader);
@@ -76,7 +77,7 @@ impl Flows {
         if offloader.is_pass_due(cx.now) {
             self.continue_pass(&mut offloader, cx);
         }
-        let is_more_due = is_due(&offloader);
+        let is_more_due = offloader.has_work(cx.now);
         self.offloader = Some(offloader);
         self.deferred.end(&cx.snapshot.destinations);
         is_more_due
@@ -138,14 +139,15 @@ impl Flows {
             let Self { table, deferred, .. } = self;
             state::settle(table, deferred, own.id, Packets::AsCounted, Then::Keep, cx.snapshot);
         }
-        let (mut moved, mut has_path) = (0, true);
+        let mut moved = 0;
+        let mut has_path = true;
         for (place, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
             let [packets, bytes] = [0, 1].map(|word| taken(&words[word::COUNTS + 2 * place + word]));
             if packets != 0 || bytes != 0 {
                 moved += packets.max(1);
                 self.count_offloaded(own.destination, direction, packets, bytes, cx);
                 if is_its {
-                    self.add_packets(own.id, (direction, packets), cx);
+                    self.add_packets(own.id, direction, packets, cx);
                     let part = &words[word::PARTS + place * word::PART..];
                     has_path &= direction == Direction::Inbound || self.has_path(own.id, part, cx);
                 }
@@ -209,7 +211,7 @@ impl Flows {
     }
 
     /// Adds packets to those of a connection, and announces them.
-    pub(super) fn add_packets(&self, id: ConnId, (direction, packets): (Direction, u64), cx: Context<'_>) {
+    pub(super) fn add_packets(&self, id: ConnId, direction: Direction, packets: u64, cx: Context<'_>) {
         if direction == Direction::Inbound {
             let connection = self.table.connection(id);
             match Announcer::of(cx.snapshot, self.worker, cx.now).filter(|_| is_steady(&connection)) {
@@ -224,9 +226,10 @@ impl Flows {
         let connection = self.table.connection(id);
         let ends = Ends::of(&connection);
         let hash = self.table.hash(&ends.replies(connection.protocol()));
-        let key = || cx.snapshot.unmarked_key_to_client(&ends);
         let egress = &cx.snapshot.egress;
-        match Path::find_by(egress, ends.client.addr, hash, key) {
+        let path =
+            Path::find_by(egress, ends.client.addr, hash, || cx.snapshot.unmarked_key_to_client(&ends));
+        match path {
             Some(Path::To(hop)) => {
                 let ifindex = egress.link(hop.link).map_or(0, |link| link.ifindex);
                 leaves_by(part, ifindex, &hop.addresses())
