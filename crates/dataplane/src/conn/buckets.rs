@@ -179,7 +179,8 @@ impl Buckets {
     /// by a newer one (see [`enter_beside`](Self::enter_beside)) is used only if no other passes the test.
     #[inline]
     pub(super) fn find<T>(&self, hash: u64, mut test: impl FnMut(u32) -> Option<T>) -> Option<T> {
-        let (tag, primary) = (tag(hash), self.primary(hash));
+        let tag = tag(hash);
+        let primary = self.primary(hash);
         let mut shadowed = None;
         let mut bucket = primary;
         loop {
@@ -218,7 +219,8 @@ impl Buckets {
         if key == Key::Reply {
             place.contends |= REPLY;
         }
-        let (own, last) = (place.contends | TENTATIVE | claim.word(), place.contends | FINAL | claim.word());
+        let own = place.contends | TENTATIVE | claim.word();
+        let last = place.contends | FINAL | claim.word();
         for attempt in 0.. {
             let slots = self.slots(place);
             let mut finals = slots.iter().filter(|&&word| place.contends(word) && word & FINAL != 0);
@@ -398,8 +400,8 @@ enum Rivals {
 
 /// An empty position: in the primary bucket while it has room to spare, else in the emptier bucket.
 fn vacancy(slots: &Slots) -> Option<usize> {
-    let empty = |bucket: usize| slots[bucket * SLOTS..][..SLOTS].iter().filter(|&&word| word == 0).count();
-    let (primary, alternative) = (empty(0), empty(1));
+    let [primary, alternative] =
+        [0, SLOTS].map(|first| slots[first..first + SLOTS].iter().filter(|&&word| word == 0).count());
     let first = if primary > SPARE || primary >= alternative { 0 } else { SLOTS };
     let among = &slots[first..first + SLOTS];
     among.iter().position(|&word| word == 0).map(|position| first + position)

@@ -141,7 +141,8 @@ impl TableWorker {
         let handle = &mut self.handle;
         let table = &*handle.table;
         // The reply key was not known before, so its lines are prefetched while the entry is filled.
-        let (request, reply) = (new.request_flow(), new.reply_flow());
+        let request = new.request_flow();
+        let reply = new.reply_flow();
         let keys = Keys::of(request, new.kind(), reply, new.local.is_some(), &table.secret);
         keys.prefetch_reply(&table.buckets);
         let Some(index) = handle.state.stock.take(&table.slab) else {
@@ -173,8 +174,7 @@ impl TableWorker {
                 // The owner of the reply key may be this very connection. An entry that is not live yet may still be
                 // discarded.
                 let other = self.handle.table.slab.record(index);
-                let is_it = || keys.are_of(other) && other.entry.life().is_live();
-                let taken = key == Key::Reply && !is_it();
+                let taken = key == Key::Reply && !(keys.are_of(other) && other.entry.life().is_live());
                 if taken { Inserted::LocalTaken } else { Inserted::Existing(ConnId(index)) }
             }
             _ => {
@@ -220,13 +220,14 @@ impl TableWorker {
     /// The connections whose slots the keys of `new` need; none if both keys have room.
     pub fn bucket_occupants(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
         let buckets = &self.handle.table.buckets;
-        let (request, reply) = (Some(new.request_flow()), new.reply_flow());
+        let request = Some(new.request_flow());
+        let reply = new.reply_flow();
         let both = reply.and(request);
-        let occupants = |flow: FlowKey, needed| buckets.occupants_if_full(self.hash(&flow), needed);
         // First the keys that have no room. Both keys may share a bucket, and each could take the slot that the other
         // needs.
         let keys = [(request, 1), (reply, 1), (both, 2), (reply, 2)];
-        let occupants = keys.map(|(flow, needed)| flow.map(|flow| occupants(flow, needed)));
+        let occupants =
+            keys.map(|(flow, needed)| flow.map(|flow| buckets.occupants_if_full(self.hash(&flow), needed)));
         occupants.into_iter().flatten().flatten().map(ConnId)
     }
 
@@ -492,13 +493,9 @@ impl TableHandle {
     pub(super) fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
         debug_assert!(!self.parked);
         let entry = self.table.entry(id);
-        let passes = |life: Life| {
-            let told = self.table.told(id, life);
-            life.is_live() && test(told.state(), told.deadline())
-        };
         let mut life = entry.life();
         // Tested before the election, too, because the election writes the entry's cache line.
-        if !passes(life) {
+        if !self.passes(id, life, &test) {
             return Removal::Kept;
         }
         match entry.close() {
@@ -509,7 +506,7 @@ impl TableHandle {
         if life.is_offloaded() {
             self.table.end_offload(id);
         }
-        while passes(life) {
+        while self.passes(id, life, &test) {
             // Relaxed: only this word is decided here; `withdraw` publishes what other threads need to see.
             let removed = Life::removed(0).0;
             match entry.life.compare_exchange_weak(life.0, removed, Ordering::Relaxed, Ordering::Relaxed) {
@@ -519,6 +516,11 @@ impl TableHandle {
         }
         entry.reopen();
         Removal::Kept
+    }
+
+    fn passes(&self, id: ConnId, life: Life, test: &impl Fn(u8, Millis) -> bool) -> bool {
+        let told = self.table.told(id, life);
+        life.is_live() && test(told.state(), told.deadline())
     }
 
     /// Unlinks the keys of a closed entry from the index, retires the entry ([`discard`](Self::discard)), and

@@ -120,8 +120,8 @@ impl State {
 
     /// Whether it is one of the records that are few: in force, of a handshake that is not complete.
     pub(crate) fn is_half_open(self) -> bool {
-        let is_begun = |state| matches!(TcpState::of(state), TcpState::SynRecv | TcpState::SynAck);
-        self.has(Self::IN_FORCE) && self.tcp().is_some_and(is_begun)
+        self.has(Self::IN_FORCE)
+            && matches!(self.tcp().map(TcpState::of), Some(TcpState::SynRecv | TcpState::SynAck))
     }
 }
 
@@ -204,6 +204,11 @@ impl Offloaded {
     pub(crate) fn state(&self, record: u32) -> State {
         // Relaxed, here and below: the words of a record are separate atomics, and its memory is never freed.
         State(self.record(record)[word::STATE].load(Ordering::Relaxed))
+    }
+
+    /// The state of a connection's record.
+    pub(super) fn state_of(&self, id: ConnId) -> Option<State> {
+        self.of(id).map(|record| self.state(record))
     }
 
     /// When the last packet of a record passed.
