@@ -51,7 +51,8 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict
     });
     match begun {
         Ok(Begun::Connection(id)) => {
-            let (link, packet) = (p.link, p.packet);
+            let link = p.link;
+            let packet = p.packet;
             let verdict = request(flows, p, id, cx);
             offload::begin::begin_first(flows, id, link, packet, cx);
             verdict
@@ -126,7 +127,8 @@ fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>
         return verdict;
     }
     let connection = flows.table.connection(id);
-    let (ends, destination) = (Ends::of(&connection), cx.snapshot.destinations.of(&connection));
+    let ends = Ends::of(&connection);
+    let destination = cx.snapshot.destinations.of(&connection);
     proof::reply(&p, &connection);
     let reset = reset::apply(&mut flows.answers, p.frame, p.packet, &connection);
     let packet = reset.as_ref().unwrap_or(p.packet);

@@ -128,15 +128,14 @@ impl<'a> FastPath<'a> {
             }
             ForwardingMethod::Tunnel => {
                 let template = &route.tunnel.as_deref()?[plain.family as usize];
-                let at = (self.cx.snapshot.settings.pmtu_disc, self.cx.now);
                 fit(frame, plain);
-                template.send(frame, plain, hash, at, ids)
+                template.send(frame, plain, hash, self.cx.snapshot.settings.pmtu_disc, self.cx.now, ids)
             }
             ForwardingMethod::Local => false,
             _ if plain.is_tcp() && may_be_proven(connection) => false,
             ForwardingMethod::FullNat if connection.is_translated() => {
-                let ends = (connection.local()?, connection.dest());
-                send_plain(frame, plain, ends, (&route.addresses, route.mtu), ids)
+                let local = connection.local()?;
+                send_plain(frame, plain, local, connection.dest(), &route.addresses, route.mtu, ids)
             }
             method => {
                 fit(frame, plain);
@@ -179,8 +178,8 @@ impl<'a> FastPath<'a> {
         }
         let is_done = match connection.is_translated() {
             true => {
-                let ends = (connection.virtual_endpoint(), connection.client());
-                send_plain(frame, plain, ends, (&hop.addresses(), hop.mtu), ids)
+                let source = connection.virtual_endpoint();
+                send_plain(frame, plain, source, connection.client(), &hop.addresses(), hop.mtu, ids)
             }
             false => {
                 fit(frame, plain);

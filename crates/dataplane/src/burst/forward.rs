@@ -36,9 +36,9 @@ pub(crate) fn request(
 /// The path of a packet to the client of a connection.
 #[inline]
 pub(crate) fn path_to_client(p: &FramedPacket<'_>, ends: &Ends, cx: Context<'_>) -> Path {
-    let mark = || cx.snapshot.routing_mark(p.link, p.packet);
-    let path =
-        Path::find_by(&cx.snapshot.egress, ends.client.addr, p.hash, || Some(ends.key_to_client(mark())));
+    let path = Path::find_by(&cx.snapshot.egress, ends.client.addr, p.hash, || {
+        Some(ends.key_to_client(cx.snapshot.routing_mark(p.link, p.packet)))
+    });
     path.unwrap_or(Path::NoRoute)
 }
 

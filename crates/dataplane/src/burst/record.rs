@@ -8,7 +8,7 @@
 //! that costs two copies of the packet. Nothing allocates after [`Burst::new`].
 
 use xvs_proto::plain::AddressesV6;
-use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Packet, Plain, Protocol, tcp};
+use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Plain, Protocol, tcp};
 use xvs_xdp::BURST;
 
 use super::classify::{Class, classify};
@@ -147,7 +147,8 @@ impl Burst {
         self.steps.clear();
         let secret = *flows.table.table().secret();
         let serves = [Family::V4, Family::V6].map(|family| snapshot.services.any_of(family));
-        let (mut link, mut addressed) = (LinkId(u16::MAX), None);
+        let mut link = LinkId(u16::MAX);
+        let mut addressed = None;
         for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
             if received.link != link {
                 link = received.link;
@@ -182,10 +183,13 @@ impl Burst {
                 && lists.concern(record.plain.source_addr(received.frame.bytes()))
             {
                 let step = Step::of(received, Some(record.hash), flows, snapshot);
-                let may_pass = |packet: &Packet| {
-                    !snapshot.is_refused(received.link, packet, || flows.is_reply(packet, step.hash))
+                let may_pass = match &step.class {
+                    Class::Flow(packet) => {
+                        !snapshot.is_refused(received.link, packet, || flows.is_reply(packet, step.hash))
+                    }
+                    _ => false,
                 };
-                if !matches!(&step.class, Class::Flow(packet) if may_pass(packet)) {
+                if !may_pass {
                     record.progress = Progress::General(self.steps.len() as u8);
                     self.steps.push(step);
                 }
@@ -245,7 +249,8 @@ impl Burst {
         flows: &mut Flows,
     ) -> Option<usize> {
         let begin = forwarding.next;
-        let (frames, records) = (&mut self.frames[begin..], &mut self.records[begin..]);
+        let frames = &mut self.frames[begin..];
+        let records = &mut self.records[begin..];
         for (number, (received, record)) in (begin..).zip(frames.iter_mut().zip(records)) {
             match forwarding.forward(flows, received, record) {
                 Some(link) => record.progress = Progress::Forwarded(link),
@@ -268,7 +273,8 @@ impl Burst {
         reassembly: &mut Reassembly,
         cx: Context<'_>,
     ) -> Option<Undecided<'b>> {
-        let (received, record) = (&mut self.frames[frame], &mut self.records[frame]);
+        let received = &mut self.frames[frame];
+        let record = &mut self.records[frame];
         let number = match record.progress {
             Progress::General(number) => number,
             _ => {
@@ -393,8 +399,12 @@ impl<'a> Forwarding<'a> {
         if direction == Direction::Outbound && flows.table.insertions() != self.insertions {
             return None;
         }
-        let (link, frame) = (received.link, &mut received.frame);
-        let p = PlainPacket { plain: &record.plain, frame, link, hash: record.hash };
+        let p = PlainPacket {
+            plain: &record.plain,
+            frame: &mut received.frame,
+            link: received.link,
+            hash: record.hash,
+        };
         self.fast_path.forward(flows, p, id, direction)
     }
 
@@ -413,7 +423,6 @@ fn plain_address(link: LinkId, snapshot: &Snapshot) -> Option<(MacAddr, bool)> {
 /// The hash of a plain packet's connection key.
 #[inline]
 fn hash(plain: &Plain, frame: &[u8], secret: &HashSecret) -> u64 {
-    let port = |word: u64| (word >> 16) as u16;
     let (source, dest) = match plain.family {
         Family::V4 => (plain.source >> 16, plain.dest >> 16),
         Family::V6 => {
@@ -422,6 +431,12 @@ fn hash(plain: &Plain, frame: &[u8], secret: &HashSecret) -> u64 {
         }
     };
     secret.mix(source, dest, Protocol(plain.protocol))
+}
+
+/// The port in a packed endpoint of a plain packet.
+#[inline]
+fn port(packed: u64) -> u16 {
+    (packed >> 16) as u16
 }
 
 impl Default for Burst {

@@ -50,7 +50,9 @@ pub(crate) fn advance(
     cx: Context<'_>,
 ) {
     let event = event.into();
-    let (table, settings, now) = (&mut flows.table, &cx.snapshot.settings, cx.now);
+    let table = &mut flows.table;
+    let settings = &cx.snapshot.settings;
+    let now = cx.now;
     let connection = table.connection(id);
     let protocol = connection.protocol();
     let moved = match protocol {
@@ -78,7 +80,7 @@ pub(crate) fn advance(
         Protocol::SCTP => before != after && SctpState::of(after) == SctpState::Established,
         _ => before != after && TcpState::of(after) == TcpState::Established,
     };
-    note(table, &mut flows.deferred, id, (before, after), proven, live.map(|live| (live, cx.snapshot)));
+    note(table, &mut flows.deferred, id, before, after, proven, live.map(|live| (live, cx.snapshot)));
     if let Some(live) = live
         && protocol == Protocol::TCP
         && direction == Direction::Outbound
@@ -95,7 +97,8 @@ fn note(
     table: &TableWorker,
     deferred: &mut Deferred,
     id: ConnId,
-    (before, after): (u8, u8),
+    before: u8,
+    after: u8,
     proven: bool,
     destination: Option<(&DestinationLive, &Snapshot)>,
 ) {
@@ -104,7 +107,8 @@ fn note(
     if proven && let Some(template) = connection.controller() {
         table.assure(template);
     }
-    let (from, to) = (Activity::of(protocol, before), Activity::of(protocol, after));
+    let from = Activity::of(protocol, before);
+    let to = Activity::of(protocol, after);
     let has_moved = match connection.flags().contains(Flags::SYNC) {
         false => from != to,
         true => before != after && connection.count_as(to == Activity::Inactive),
@@ -185,7 +189,7 @@ pub(crate) fn note_settled(
     let destination = snapshot.destinations.of(&connection);
     let proven =
         record.has(RecordState::WAS_ESTABLISHED) && is_half_open(Protocol::TCP, before) && before != after;
-    note(table, deferred, id, (before, after), proven, destination.map(|known| (&*known.live, snapshot)));
+    note(table, deferred, id, before, after, proven, destination.map(|known| (&*known.live, snapshot)));
 }
 
 /// Whether the destination has answered the client's SYN with a reset.

@@ -44,18 +44,16 @@ pub struct Transmitter {
 impl Transmitter {
     /// Transmission that counts in `counters`, whose only writer is the caller's thread.
     pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
-        let (verdicts, fragments) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_FRAGMENTS));
-        let (limit, waiting) = (RateLimit::default(), NeighbourQueue::new());
         Self {
-            unresolved,
             counters,
-            limit,
+            limit: RateLimit::default(),
+            unresolved,
             ids,
-            verdicts,
-            waiting,
+            verdicts: Vec::with_capacity(BURST),
+            waiting: NeighbourQueue::new(),
             fragments_held: 0,
             now: Millis(0),
-            fragments,
+            fragments: Vec::with_capacity(MAX_FRAGMENTS),
         }
     }
 

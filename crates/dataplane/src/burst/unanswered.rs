@@ -37,8 +37,8 @@ pub(crate) fn count(
 
 /// Whether a connection's destination answers the client directly, and not through this director.
 pub(crate) fn is_beside_its_destination(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
-    let (client, dest) = (connection.client().addr, connection.dest().addr);
-    connection.method() == ForwardingMethod::Nat && snapshot.egress.are_neighbours(client, dest)
+    connection.method() == ForwardingMethod::Nat
+        && snapshot.egress.are_neighbours(connection.client().addr, connection.dest().addr)
 }
 
 fn repeats(p: &FramedPacket<'_>, connection: &Connection<'_>) -> bool {

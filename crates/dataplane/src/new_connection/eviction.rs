@@ -87,7 +87,6 @@ impl Eviction {
         counters: &WorkerCounters,
         cx: Context<'_>,
     ) -> bool {
-        let is_over = |table: &TableWorker| table.table().live() >= table.table().config().capacity / 8 * 7;
         self.make_room(table, is_over, counters, cx);
         !is_over(table)
     }
@@ -101,7 +100,9 @@ impl Eviction {
         counters: &WorkerCounters,
         cx: Context<'_>,
     ) {
-        let (mut evicted, mut least, mut second) = (0, None, None);
+        let mut evicted = 0;
+        let mut least = None;
+        let mut second = None;
         for _ in 0..ENTRIES_PER_INSERTION {
             if evicted == EVICTED_MAX || !is_short(table) {
                 return;
@@ -131,11 +132,11 @@ impl Eviction {
     fn begin_round(&mut self, extent: u32) {
         if self.next >= extent {
             let mut enough = extent / FEW;
-            let is_enough = |found: &u32| {
+            let level = self.found.iter().position(|found| {
                 enough = enough.saturating_sub(*found);
                 enough == 0
-            };
-            self.level = self.found.iter().position(is_enough).unwrap_or(LEVELS - 1);
+            });
+            self.level = level.unwrap_or(LEVELS - 1);
             (self.next, self.found) = (0, [0; LEVELS]);
         }
     }
@@ -154,6 +155,11 @@ impl Eviction {
             occupants.fold(None, lesser).filter(|least| least.worth.level() <= self.level.max(FEW_PACKETS));
         least.is_some_and(|least| least.evict(table, counters, cx))
     }
+}
+
+/// Whether a table is too full for connections of other directors.
+fn is_over(table: &TableWorker) -> bool {
+    table.table().live() >= table.table().config().capacity / 8 * 7
 }
 
 /// The value of a connection in a full table; the least is evicted first.
@@ -218,7 +224,9 @@ impl Candidate {
         if connection.controlled() > 0 || !is_known(&connection, cx.snapshot) {
             return None;
         }
-        let (state, deadline, packets) = (connection.state(), connection.expires(), connection.in_packets());
+        let state = connection.state();
+        let deadline = connection.expires();
+        let packets = connection.in_packets();
         let protocol = connection.protocol();
         let lasts = if connection.is_template() {
             Duration::from_secs(connection.timeout_seconds().into())

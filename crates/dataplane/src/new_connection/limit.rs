@@ -10,8 +10,6 @@
 //! the general path; for a SYN, while there are such limits, two look-ups. Not here: the clients and their numbers
 //! (`snapshot/clients.rs`), the SYNs on which the XDP program decides (`snapshot/syn_limits.rs`).
 
-use std::sync::Arc;
-
 use xvs_proto::{Packet, tcp};
 use xvs_sched::{Above, ClientLimit};
 
@@ -21,7 +19,7 @@ use crate::burst::framed_packet::FramedPacket;
 use crate::conn::{Connection, Flags};
 use crate::snapshot::Snapshot;
 use crate::snapshot::clients::Refusal;
-use crate::snapshot::syn_limits::{SynLimit, SynLimits};
+use crate::snapshot::syn_limits::SynLimits;
 use crate::verdict::{DropReason, Verdict};
 
 /// The drop reason of a SYN that is above its service's limit, if the worker decides on it rather than the XDP program.
@@ -36,13 +34,16 @@ pub(crate) fn refuses_syn(p: &FramedPacket<'_>, cx: Context<'_>) -> Option<DropR
 }
 
 fn is_above(limits: &SynLimits, p: &FramedPacket<'_>, cx: Context<'_>) -> bool {
-    let (flow, mark) = (p.packet.flow, cx.snapshot.marks.of(p.link, p.packet));
+    let flow = p.packet.flow;
+    let mark = cx.snapshot.marks.of(p.link, p.packet);
     let service = cx.snapshot.services.for_packet(mark, flow.protocol, flow.dest);
     // Not data connections of FTP.
     let service = service.filter(|service| [0, flow.dest.port].contains(&service.port()));
     let limit = service.and_then(|service| limits.get(&service.key));
-    let is_left = |limit: &&Arc<SynLimit>| !limit.is_in_program() || p.link.is_own() || p.is_reassembled;
-    limit.filter(is_left).is_some_and(|limit| !limit.take(cx.now))
+    limit.is_some_and(|limit| {
+        let is_left = !limit.is_in_program() || p.link.is_own() || p.is_reassembled;
+        is_left && !limit.take(cx.now)
+    })
 }
 
 /// Whether a client's SYN is answered with a cookie, because the client is above its rate. The SYN then counts as

@@ -46,9 +46,8 @@ pub(super) fn insert(
         let local = local.ok_or(DropReason::NoLocalAddress)?;
         let replies = FlowKey { protocol: new.protocol, source: new.dest, dest: local };
         // The first port is mostly free, and its insertion checks that anyway.
-        let holder = |flows: &Flows| flows.table.find(&replies, flows.table.hash(&replies));
         if tried > 0
-            && let Some((id, Direction::Outbound)) = holder(flows)
+            && let Some((id, Direction::Outbound)) = flows.table.find(&replies, flows.table.hash(&replies))
         {
             let holder = Candidate::of(&flows.table, id, cx).map(|candidate| (candidate, local));
             least = [least, holder].into_iter().flatten().min_by_key(|(candidate, _)| candidate.worth());

@@ -14,7 +14,9 @@ use crate::verdict::{DropReason, Verdict};
 /// Counts a connection of one packet. Returns its endpoints.
 pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, cx: Context<'_>) -> Ends {
     let Chosen { id, dest, method, live, template } = *chosen;
-    if let (Some(template), Some(announcer)) = (template, Announcer::of(cx.snapshot, flows.worker, cx.now)) {
+    if let Some(template) = template
+        && let Some(announcer) = Announcer::of(cx.snapshot, flows.worker, cx.now)
+    {
         announcer.one_packet(&flows.table, template);
     }
     flows.release_template(template);

@@ -72,8 +72,13 @@ pub(crate) fn choose<'s>(
             }
         };
         let dest = endpoint(packet, service, destination.endpoint);
-        let (method, live) = (destination.method, &destination.live);
-        return Ok(Chosen { id, dest, method, live, template: Some(template) });
+        return Ok(Chosen {
+            id,
+            dest,
+            method: destination.method,
+            live: &destination.live,
+            template: Some(template),
+        });
     }
 }
 
@@ -106,18 +111,21 @@ impl<'s> Templates<'_, 's> {
     /// calls. If there is none, the identity for a new template. The templates of a client's calls differ in the
     /// client's port, which is 0 in other templates.
     fn find(&self, client: FlowKey, call_id: Option<&[u8]>) -> Result<(FlowKey, Option<ConnId>), Verdict> {
-        let (table, call_ids) = (&self.flows.table, &self.cx.snapshot.call_ids);
-        let find = |key: &FlowKey| table.find_template(key, table.hash(key));
-        let Some(call_id) = call_id else { return Ok((client, find(&client))) };
+        let table = &self.flows.table;
+        let call_ids = &self.cx.snapshot.call_ids;
+        let Some(call_id) = call_id else {
+            return Ok((client, table.find_template(&client, table.hash(&client))));
+        };
         let hash = call_ids.hash(call_id);
         // An odd step: all ports that are tried for a call are different, and calls with the same first port continue
         // with different ones.
-        let (first, step) = (hash as u16, (hash >> 16) as u16 | 1);
+        let first = hash as u16;
+        let step = (hash >> 16) as u16 | 1;
         let places = (0..PLACES).map(|number| first.wrapping_add(step.wrapping_mul(number)));
         let mut free = None;
         for port in places.filter(|&port| port != 0) {
             let key = FlowKey { source: Endpoint { port, ..client.source }, ..client };
-            match find(&key) {
+            match table.find_template(&key, table.hash(&key)) {
                 Some(id) if call_ids.is(table.connection(id).mark(), call_id) => {
                     return Ok((key, Some(id)));
                 }
@@ -156,10 +164,12 @@ impl<'s> Templates<'_, 's> {
         if let Some(call_id) = call_id {
             let full = Verdict::Drop(DropReason::CallsFull);
             let Flows { worker, table, counters, .. } = &mut **flows;
-            let evict = |table: &mut _, id| evict_call(table, id, cx.snapshot, counters);
-            new.mark = call_ids.write(*worker, call_id, table, evict).ok_or(full)?;
+            let mark = call_ids
+                .write(*worker, call_id, table, |table, id| evict_call(table, id, cx.snapshot, counters));
+            new.mark = mark.ok_or(full)?;
         }
-        let (dest, live) = (DestinationId(new.dest_ref), &destination.live);
+        let dest = DestinationId(new.dest_ref);
+        let live = &destination.live;
         flows.deferred.change(dest, live, Change::Begin(Activity::Template), cx.snapshot);
         let inserted = insert(flows, &new, *cx);
         let Inserted::New(id) = inserted else {

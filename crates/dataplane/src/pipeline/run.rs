@@ -48,7 +48,8 @@ impl Pipeline {
     /// Receives a burst and runs it through all stages. Returns its number of frames. [`Flows::quiescent`] is due when
     /// the snapshot is no longer used.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
-        let (cx, mut port) = (Context { snapshot, now }, Tagged::new(port, &snapshot.egress));
+        let cx = Context { snapshot, now };
+        let mut port = Tagged::new(port, &snapshot.egress);
         if snapshot.captures.is_empty() {
             return stages(self, cx, &mut port);
         }
@@ -103,8 +104,13 @@ fn process_datagram(dispatch: &mut Dispatch<'_>, mut datagram: Datagram, port: &
     let verdict = match datagram.read() {
         Ok(packet) => {
             let hash = dispatch.flows.hash(&packet.connection_key());
-            let (frame, link) = (&mut datagram.frame, datagram.link);
-            let whole = FramedPacket { frame, link, packet: &packet, hash, is_reassembled: true };
+            let whole = FramedPacket {
+                frame: &mut datagram.frame,
+                link: datagram.link,
+                packet: &packet,
+                hash,
+                is_reassembled: true,
+            };
             let verdict = process(dispatch.flows, whole, dispatch.cx);
             dispatch.datagram(&datagram, &packet, hash, verdict, port)
         }
