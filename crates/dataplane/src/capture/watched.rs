@@ -105,8 +105,9 @@ impl<'a, P: Port> Watched<'a, P> {
             let lane = &mut **lane;
             lane.packets += 1;
             let was_wanted = lane.forget_held(frame.number());
-            let is_wanted = || capture.filter.judge(link, Some(&subject), self.snapshot) == Judged::Wanted;
-            let wanted = capture.filter.fate.takes(verdict) && (was_wanted || is_wanted());
+            let wanted = capture.filter.fate.takes(verdict)
+                && (was_wanted
+                    || capture.filter.judge(link, Some(&subject), self.snapshot) == Judged::Wanted);
             match if wanted { lane.take() } else { None } {
                 Some(mut record) => {
                     record.copy(self.nanoseconds, link, FrameDirection::Earlier, frame);
@@ -126,7 +127,8 @@ impl<'a, P: Port> Watched<'a, P> {
 
     /// Captures and sends a packet that was captured as held in an earlier burst, or sends another one.
     fn transmit_held(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let (number, mut records) = (frame.number(), [const { None }; MOST]);
+        let number = frame.number();
+        let mut records = [const { None }; MOST];
         for (watch, record) in self.watches.iter_mut().zip(&mut records) {
             let Some(Watching { capture, lane }) = watch else { continue };
             if !lane.forget_held(number) {

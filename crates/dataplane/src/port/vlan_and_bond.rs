@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use xvs_proto::ethernet::{self, TAG_LEN};
-use xvs_proto::{Endpoint, FlowKey, Fragment, HashSecret, LinkId};
+use xvs_proto::{Fragment, HashSecret, LinkId};
 use xvs_xdp::{Census, Frame};
 
 use super::{Port, Received, Woken, packet_of};
@@ -56,13 +56,12 @@ impl<'a, P: Port> Tagged<'a, P> {
 /// alone count.
 fn place(frame: &Frame, members: usize) -> usize {
     let Some(packet) = packet_of(frame) else { return 0 };
-    let whole = |end: Endpoint| match packet.fragment {
-        Fragment::Whole => end,
-        _ => Endpoint { port: 0, ..end },
-    };
-    let FlowKey { protocol, source, dest } = packet.flow;
-    let hash = FlowKey { protocol, source: whole(source), dest: whole(dest) }.hash(&MEMBERS);
-    (((hash >> 32) * members as u64) >> 32) as usize
+    let mut flow = packet.flow;
+    if !matches!(packet.fragment, Fragment::Whole) {
+        flow.source.port = 0;
+        flow.dest.port = 0;
+    }
+    (((flow.hash(&MEMBERS) >> 32) * members as u64) >> 32) as usize
 }
 
 /// The key of the hash that chooses members: a sender that finds it out can only choose a member.

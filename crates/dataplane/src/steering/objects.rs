@@ -164,14 +164,17 @@ impl Task for OpenFormerMaps {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let maps = program.maps.into_iter().filter_map(|id| KernelMap::open(id).ok());
-        let has_name = |map: &KernelMap, names: [&CStr; 2]| names.iter().any(|name| is_named(map, name));
-        let opened = maps.filter_map(|map| match has_name(&map, [offload::STATE, offload::RECORDS]) {
+        let opened = maps.filter_map(|map| match is_one_of(&map, [offload::STATE, offload::RECORDS]) {
             // They are mapped, and the counts of records are taken.
             true => map.writable().ok(),
-            false => has_name(&map, [hold::MAP, CLIENTS]).then_some(map),
+            false => is_one_of(&map, [hold::MAP, CLIENTS]).then_some(map),
         });
         Ok(((), opened.map(Into::into).collect()))
     }
+}
+
+fn is_one_of(map: &KernelMap, names: [&CStr; 2]) -> bool {
+    names.iter().any(|name| is_named(map, name))
 }
 
 /// The map of this name.

@@ -180,7 +180,7 @@ impl Wanted<'_> {
         let is_received = connection.flags().contains(Flags::SYNC);
         connection.set_in_packets(packets);
         let moved = flows.table.transition(id, |_| (self.state, self.expires));
-        let (Some((before, after)), false) = (moved, self.is_template) else { return };
+        let Some((before, after)) = moved.filter(|_| !self.is_template) else { return };
         let connection = flows.table.connection(id);
         let to = if self.is_inactive() { Activity::Inactive } else { Activity::Active };
         let (has_moved, to) = match is_received {
@@ -236,7 +236,6 @@ impl Wanted<'_> {
             Some(_) => !method.masquerades(),
             None => self.entry.flags & flag::NO_OUTPUT != 0,
         };
-        let set = |flag: Flags, is_set: bool| if is_set { flag } else { Flags::NONE };
         // Another director has seen its handshake.
         let is_proven = method.masquerades()
             && key.protocol == Protocol::TCP
@@ -267,6 +266,10 @@ impl Wanted<'_> {
     }
 }
 
+fn set(flag: Flags, is_set: bool) -> Flags {
+    if is_set { flag } else { Flags::NONE }
+}
+
 /// Inserts a connection, or a template with its Call-ID, and counts it at its real server.
 fn insert(
     flows: &mut Flows,
@@ -282,8 +285,9 @@ fn insert(
     }
     if let Some(call_id) = call_id {
         let Flows { worker, table, counters, .. } = &mut *flows;
-        let evict = |table: &mut _, id| evict_call(table, id, cx.snapshot, counters);
-        let Some(mark) = call_ids.write(*worker, call_id, table, evict) else { return false };
+        let mark =
+            call_ids.write(*worker, call_id, table, |table, id| evict_call(table, id, cx.snapshot, counters));
+        let Some(mark) = mark else { return false };
         new.mark = mark;
     }
     let is_template = new.flags.contains(Flags::TEMPLATE);
