@@ -209,7 +209,8 @@ impl<P: Port> Watch for Watched<'_, P> {
     fn ended(&mut self, flows: &Flows) {
         for Watching { capture, lane } in self.watches.iter_mut().flatten() {
             let lane = &mut **lane;
-            let (mut all, mut left) = (std::mem::take(&mut lane.seen), std::mem::take(&mut lane.left));
+            let mut all = std::mem::take(&mut lane.seen);
+            let mut left = std::mem::take(&mut lane.left);
             let mut next = left.drain(..).peekable();
             for (place, seen) in all.drain(..).enumerate() {
                 let judged = match &seen.judged {
@@ -232,7 +233,8 @@ impl<P: Port> Watch for Watched<'_, P> {
             }
             next.for_each(|(_, record)| lane.free.push(record));
             // Their memory is reused.
-            (lane.seen, lane.left) = (all, left);
+            lane.seen = all;
+            lane.left = left;
             lane.hand_over();
         }
     }
@@ -247,7 +249,8 @@ impl<P: Port> Port for Watched<'_, P> {
         if !self.begun {
             return self.transmit_held(link, frame);
         }
-        let (place, originated) = (self.settled, !self.is_current(&frame));
+        let place = self.settled;
+        let originated = !self.is_current(&frame);
         let mut copied = [Copied::No; MOST];
         for (watch, copied) in self.watches.iter_mut().zip(&mut copied) {
             let Some(watch) = watch else { continue };

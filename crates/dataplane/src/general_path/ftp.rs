@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use xvs_proto::ftp::{self, ADDRESS_MAX, Command, Reply, commands, passive_reply, write_address};
-use xvs_proto::{Endpoint, Packet, Protocol, checksum, tcp};
+use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, checksum, tcp};
 use xvs_sched::ServiceKey;
 use xvs_xdp::Frame;
 
@@ -53,7 +53,8 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
         return;
     }
     if packet.tcp_flags.has(tcp::Flags::ACK) {
-        let (shift, (_, written)) = (control.shift(), control_address(&control));
+        let shift = control.shift();
+        let (_, written) = control_address(&control);
         tcp::map_acknowledged(segment, |number| shift.to_server(number, written));
     }
     let Some(header_len) = tcp::header_len(segment).filter(|len| *len < segment.len()) else { return };
@@ -61,7 +62,9 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
     if !control.flags().contains(Flags::PROVEN) || is_damaged(packet, segment) {
         return;
     }
-    let (client, mut asked, mut active) = (control.client(), Asked::Nothing, None);
+    let client = control.client();
+    let mut asked = Asked::Nothing;
+    let mut active = None;
     let mut ends = Ends::of(&control);
     ends.virtual_endpoint.port = ends.virtual_endpoint.port.wrapping_sub(1);
     ends.dest.port = ends.dest.port.wrapping_sub(1);
@@ -134,7 +137,8 @@ fn follow_reply(
     cx: Context<'_>,
 ) -> Option<Packet> {
     let control = flows.table.connection(id);
-    let (asked, shift) = (control.asked(), control.shift());
+    let asked = control.asked();
+    let shift = control.shift();
     if asked == Asked::Nothing && shift == Shift::default() {
         return None;
     }
@@ -280,9 +284,8 @@ fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, cx: Context<'_
 fn enter(flows: &mut Flows, new: &NewConnection, cx: Context<'_>) -> Option<Inserted> {
     let destination =
         cx.snapshot.destinations.find(DestinationId(new.dest_ref)).filter(|known| known.available)?;
-    let has_room = |control: &ConnId| flows.table.connection(*control).controlled() < MOST_DATA;
-    let control = new.controller.filter(has_room)?;
-    if !flows.table.share(control) {
+    let control = new.controller?;
+    if flows.table.connection(control).controlled() >= MOST_DATA || !flows.table.share(control) {
         return None;
     }
     destination.live.increment(Activity::Inactive);
@@ -329,7 +332,8 @@ fn replace(frame: &mut Frame, packet: &Packet, place: Range<usize>, text: &[u8])
     if frame.len() < changed.end && !frame.resize(changed.end) {
         return None;
     }
-    let (start, end) = (packet.transport + place.start, packet.transport + place.end);
+    let start = packet.transport + place.start;
+    let end = packet.transport + place.end;
     let bytes = frame.bytes_mut();
     bytes.copy_within(end..packet.end, start + text.len());
     bytes[start..start + text.len()].copy_from_slice(text);
@@ -347,8 +351,8 @@ fn is_damaged(packet: &Packet, segment: &[u8]) -> bool {
 }
 
 fn checksum(packet: &Packet, segment: &[u8]) -> u16 {
-    let (source, dest) = (packet.flow.source.addr, packet.flow.dest.addr);
-    checksum::transport(source, dest, packet.flow.protocol.0, segment)
+    let FlowKey { source, dest, protocol } = packet.flow;
+    checksum::transport(source.addr, dest.addr, protocol.0, segment)
 }
 
 /// The most data connections of a control connection, including those that are over and have not expired yet.

@@ -287,7 +287,8 @@ fn schedule(
     error: Error<'_>,
     cx: Context<'_>,
 ) -> Verdict {
-    let (snapshot, packet) = (cx.snapshot, error.packet);
+    let snapshot = cx.snapshot;
+    let packet = error.packet;
     let request = Packet { flow: error.quote.flow.reversed(), ..*error.quote };
     let FlowKey { source: client, dest, .. } = request.flow;
     let served = !link.is_own() && request.has_ports() && snapshot.services.any_of(packet.family());
@@ -330,9 +331,9 @@ enum Report {
 
 impl Report {
     fn read(frame: &[u8], packet: &Packet) -> Self {
-        let at = |byte: usize| frame[packet.transport + byte];
-        let rest = [4, 5, 6, 7].map(at);
-        match (packet.family(), [at(0), at(1)]) {
+        let header = &frame[packet.transport..];
+        let rest = [header[4], header[5], header[6], header[7]];
+        match (packet.family(), [header[0], header[1]]) {
             (Family::V4, [3, 4]) => Self::TooBig { mtu: u16::from_be_bytes([rest[2], rest[3]]).into() },
             (Family::V6, [2, _]) => Self::TooBig { mtu: u32::from_be_bytes(rest) },
             (_, type_and_code) => Self::Other { type_and_code, rest },

@@ -72,19 +72,21 @@ fn concerns(packet: &Packet, ends: &Ends, cx: Context<'_>) -> bool {
 
 /// Lowers the option of a SYN to what the paths to the connection's destination and client can carry.
 fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
-    let room = |path: Path, headers: usize| {
-        path.hop().map_or(u32::MAX, |hop| hop.mtu.saturating_sub(headers as u32))
-    };
     // A tunnel carries the packet with the client's header.
     let inside = if ends.is_translated() { ends.dest } else { ends.client };
-    let there = room(destination.path, headers_len(inside.family()));
+    let there = room(destination.path, inside.family());
     let there = there.saturating_sub(forward::overhead(ends, destination.tunnel));
     let back = match ends.method.masquerades() {
-        true => room(client, headers_len(ends.client.family())),
+        true => room(client, ends.client.family()),
         false => u32::MAX,
     };
     let room = there.min(back).min(u32::from(u16::MAX));
     lower(&mut frame.bytes_mut()[packet.transport..packet.end], room as u16);
+}
+
+/// The longest segment without options that a path can carry, in bytes of data.
+fn room(path: Path, family: Family) -> u32 {
+    path.hop().map_or(u32::MAX, |hop| hop.mtu.saturating_sub(headers_len(family) as u32))
 }
 
 /// The headers before the options of a segment, in bytes.

@@ -41,7 +41,8 @@ pub(crate) fn take_reply(p: &FramedPacket<'_>, cx: Context<'_>) -> Option<Verdic
 
 #[inline(never)]
 fn note_reply(probes: &VipProbes, p: &FramedPacket<'_>) {
-    let (flags, flow) = (p.packet.tcp_flags, &p.packet.flow);
+    let flags = p.packet.tcp_flags;
+    let flow = &p.packet.flow;
     let stage = match flags.has(tcp::Flags::ACK) {
         true if flags.has(tcp::Flags::RST) => VipStage::Refused,
         true if flags.has(tcp::Flags::SYN) => VipStage::Accepted,
@@ -72,7 +73,8 @@ pub(crate) fn send(
         let probe = probes.probe(slot);
         let Some(probe) = probe.as_deref() else { continue };
         let stage = probe.stage();
-        let (source, dest) = (probe.path.local, probe.path.virtual_endpoint);
+        let source = probe.path.local;
+        let dest = probe.path.virtual_endpoint;
         let after = match stage {
             VipStage::Queued | VipStage::Unsent(_) | VipStage::Sent => {
                 let header = tcp::Header {

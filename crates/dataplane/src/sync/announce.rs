@@ -103,7 +103,9 @@ impl<'s> Announcer<'s> {
 
     /// Announces one connection or template, if it is time.
     fn announce(&self, connection: &Connection<'_>, packets: u32) -> bool {
-        let (id, generation, state) = (connection.id(), connection.generation(), connection.state());
+        let id = connection.id();
+        let generation = connection.generation();
+        let state = connection.state();
         let shared = &self.master.shared;
         let last = shared.last(id, generation);
         let is_template = connection.is_template();
