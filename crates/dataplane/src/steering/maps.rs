@@ -282,7 +282,7 @@ mod tests {
         MAX_RECORDS, MOVES, RECORD, RecordState as State, SLOTS, Used, offloaded_word as flow,
     };
     use crate::offload::layout::{
-        ACTIVE, BUCKET, CLOCK, LAST_BUCKET, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP, key_value,
+        ACTIVE, BUCKET, CLOCK, LAST_BUCKET, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP, key_value, part,
     };
     use crate::snapshot::syn_limits::layout as syn;
     use crate::steering::hold::word as hold;
@@ -343,24 +343,24 @@ mod tests {
             claim(format!("offsetof(struct xvs_flow, {field}) == {}", 8 * word));
         }
         for (field, at) in [
-            ("in_ifindex", 0),
-            ("out_ifindex", 4),
-            ("link", 8),
-            ("to", 20),
-            ("mtu", 26),
-            ("source_v4", 28),
-            ("dest_v4", 32),
-            ("source_port", 36),
-            ("dest_port", 38),
-            ("network_sum", 40),
-            ("transport_sum", 42),
-            ("flags", 44),
-            ("old_source_v4", 48),
-            ("old_dest_v4", 52),
-            ("old_source_port", 56),
-            ("old_dest_port", 58),
-            ("protocol", 60),
-            ("family", 61),
+            ("in_ifindex", part::IN_IFINDEX.start),
+            ("out_ifindex", part::OUT_IFINDEX.start),
+            ("link", part::LINK.start),
+            ("to", part::TO.start),
+            ("mtu", part::MTU.start),
+            ("source_v4", part::ENDS.start),
+            ("dest_v4", part::ENDS.start + 4),
+            ("source_port", part::ENDS.start + 8),
+            ("dest_port", part::ENDS.start + 10),
+            ("network_sum", part::NETWORK_SUM.start),
+            ("transport_sum", part::TRANSPORT_SUM.start),
+            ("flags", part::FLAGS.start),
+            ("old_source_v4", part::OLD_ENDS.start),
+            ("old_dest_v4", part::OLD_ENDS.start + 4),
+            ("old_source_port", part::OLD_ENDS.start + 8),
+            ("old_dest_port", part::OLD_ENDS.start + 10),
+            ("protocol", part::PROTOCOL),
+            ("family", part::FAMILY),
         ] {
             claim(format!("offsetof(struct xvs_flow_part, {field}) == {at}"));
         }
