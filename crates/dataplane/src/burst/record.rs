@@ -8,7 +8,7 @@
 //! that costs two copies of the packet. Nothing allocates after [`Burst::new`].
 
 use xvs_proto::plain::AddressesV6;
-use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Plain, Protocol, tcp};
+use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Packet, Plain, Protocol, tcp};
 use xvs_xdp::BURST;
 
 use super::classify::{Class, classify};
@@ -90,9 +90,11 @@ pub struct Step {
 /// A packet of the general path: its connection or service is to be looked up, and its verdict decided.
 pub(crate) struct Undecided<'b> {
     received: &'b mut Received,
-    step: &'b mut Step,
     /// All parts of a packet in several buffers, joined.
     joined: Option<Received>,
+    packet: &'b Packet,
+    hash: u64,
+    verdict: &'b mut Verdict,
 }
 
 /// The state of [`Burst::forward_steady`].
@@ -288,11 +290,12 @@ impl Burst {
             Class::Chain => step.join(received, reassembly, flows, cx.snapshot),
             _ => None,
         };
-        if matches!(step.class, Class::Flow(_)) {
-            return Some(Undecided { received, step, joined });
+        let Step { class, hash, verdict } = step;
+        if let Class::Flow(packet) = class {
+            return Some(Undecided { received, joined, packet, hash: *hash, verdict });
         }
         if let Some(whole) = joined {
-            step.divide(whole, received, reassembly);
+            divide(whole, received, verdict, reassembly);
         }
         None
     }
@@ -352,15 +355,15 @@ impl Step {
         *self = Self::of(&mut whole, None, flows, snapshot);
         Some(whole)
     }
+}
 
-    /// Writes joined bytes back into the parts.
-    #[inline(never)]
-    fn divide(&mut self, whole: Received, received: &mut Received, reassembly: &mut Reassembly) {
-        if !write_back(&whole.frame, &mut received.frame) {
-            self.verdict = NO_ROOM;
-        }
-        reassembly.put_back(whole.frame);
+/// Writes joined bytes back into the parts.
+#[inline(never)]
+fn divide(whole: Received, received: &mut Received, verdict: &mut Verdict, reassembly: &mut Reassembly) {
+    if !write_back(&whole.frame, &mut received.frame) {
+        *verdict = NO_ROOM;
     }
+    reassembly.put_back(whole.frame);
 }
 
 /// The verdict on a packet whose parts have no room for the bytes that were added.
@@ -371,16 +374,15 @@ impl Undecided<'_> {
     #[inline]
     pub(crate) fn packet(&mut self) -> FramedPacket<'_> {
         let Received { link, frame } = self.joined.as_mut().unwrap_or(self.received);
-        let Class::Flow(packet) = &self.step.class else { unreachable!("all others are decided otherwise") };
-        FramedPacket { frame, link: *link, packet, hash: self.step.hash, is_reassembled: false }
+        FramedPacket { frame, link: *link, packet: self.packet, hash: self.hash, is_reassembled: false }
     }
 
     /// Sets the verdict.
     #[inline]
     pub(crate) fn decide(self, verdict: Verdict, reassembly: &mut Reassembly) {
-        self.step.verdict = verdict;
+        *self.verdict = verdict;
         if let Some(whole) = self.joined {
-            self.step.divide(whole, self.received, reassembly);
+            divide(whole, self.received, self.verdict, reassembly);
         }
     }
 }

@@ -151,7 +151,7 @@ impl Buckets {
         found
     }
 
-    /// The same in the alternative bucket.
+    /// As [`Self::candidate`], in the alternative bucket.
     #[inline]
     pub(super) fn second_candidate(&self, hash: u64) -> Candidate<Claim> {
         self.first(self.alternative(hash, self.primary(hash)), tag(hash))
@@ -221,7 +221,9 @@ impl Buckets {
         }
         let own = place.contends | TENTATIVE | claim.word();
         let last = place.contends | FINAL | claim.word();
-        for attempt in 0.. {
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
             let slots = self.slots(place);
             let mut finals = slots.iter().filter(|&&word| place.contends(word) && word & FINAL != 0);
             if let Some(&word) = finals.find(|&&word| same(word as u32)) {
@@ -235,7 +237,7 @@ impl Buckets {
             }
             // The fence that the module's argument orders against the other worker's.
             fence(Ordering::SeqCst);
-            match self.settle(place, position, attempt, &same) {
+            match self.settle(place, position, attempts, &same) {
                 // A failure means that another worker has emptied the slot.
                 Rivals::None if self.exchange(place, position, own, last) => return Entered::Own,
                 Rivals::None => {}
@@ -248,7 +250,6 @@ impl Buckets {
                 }
             }
         }
-        unreachable!("the loop ends only by a return")
     }
 
     /// Enters a key that several entries may have; `same` returns whether another entry has it. A look-up then finds
@@ -298,7 +299,7 @@ impl Buckets {
     }
 
     /// Looks for rivals of the tentative slot at `own`, and empties the slots of those that yield to it.
-    fn settle(&self, place: Place, own: usize, attempt: u32, same: &impl Fn(u32) -> bool) -> Rivals {
+    fn settle(&self, place: Place, own: usize, attempts: u32, same: &impl Fn(u32) -> bool) -> Rivals {
         for position in (0..2 * SLOTS).filter(|&position| position != own) {
             loop {
                 let word = self.slot(place, position).load(Ordering::Acquire);
@@ -308,7 +309,7 @@ impl Buckets {
                 if word & FINAL != 0 {
                     return Rivals::First(word as u32);
                 }
-                if position < own && attempt < PATIENCE {
+                if position < own && attempts <= PATIENCE {
                     return Rivals::Lower;
                 }
                 // A failure means that the rival has become final or has withdrawn meanwhile: the slot is read again.
