@@ -111,12 +111,12 @@ impl Life {
         self.0 as u32
     }
 
-    /// The same phase with another state and deadline.
+    /// The word with another state and deadline, in the same phase.
     pub(super) fn with(self, state: u8, deadline: Millis) -> Self {
         Self(self.0 & (PHASE | OFFLOADED) | u64::from(state) << 48 | deadline.0.min(DEADLINE_MAX))
     }
 
-    /// The same after a packet that requests this state and deadline; `None`: it stays as it is. See
+    /// The word after a packet that requests this state and deadline; `None`: it stays as it is. See
     /// `TableWorker::transition` for how a deadline is stored.
     pub(super) fn refreshed(self, state: u8, expires: Millis) -> Option<Self> {
         let deadline = match self.deadline() {
@@ -142,7 +142,7 @@ impl Life {
         self.0 & OFFLOADED != 0
     }
 
-    /// The same without the mark of a record.
+    /// The word without the mark of a record.
     pub(super) fn taken_back(self) -> Self {
         Self(self.0 & !OFFLOADED)
     }

@@ -292,8 +292,8 @@ impl TableWorker {
         Some((old.state(), new.state()))
     }
 
-    /// Gives a connection the state and deadline that its record says. Before it is taken back, the record ends. `None`:
-    /// it has no record, or was removed.
+    /// Gives a connection the state and deadline that its record says. Before it is taken back, the record ends.
+    /// `None`: it has no record, or was removed.
     pub(crate) fn settle(&mut self, id: ConnId, packets: Packets, then: Then) -> Option<Settled> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let offloaded = table.offloaded.get()?;

@@ -61,7 +61,7 @@ pub(crate) mod word {
     pub(crate) const PART: usize = 8;
     /// The IPv6 addresses of requests, then of replies, as received.
     pub(crate) const OLD_ADDRESSES: usize = 24;
-    /// The same as sent.
+    /// The IPv6 addresses of requests, then of replies, as sent.
     pub(crate) const ADDRESSES: usize = 32;
 }
 
@@ -96,7 +96,7 @@ impl State {
         self.0 & bit != 0
     }
 
-    /// The same use in force, with these bits. `awaited` is the acknowledgement that proves the client.
+    /// The state in force, of the same use, with these bits. `awaited` is the acknowledgement that proves the client.
     pub(crate) fn begun(self, bits: u64, tcp: u8, awaited: Option<u32>) -> Self {
         let awaits = awaited.map_or(0, |number| Self::AWAITS | u64::from(number) << 32);
         Self(
@@ -329,7 +329,7 @@ impl Offloaded {
         let told = self.told(record, life, packets == Packets::HavePassed || self.has_packets(record));
         // After `told`, which is then not newer.
         let state = self.state(record);
-        // Last, and for each exchange: of two threads, the one that comes second finds the mark gone, or another record.
+        // Last, and for each exchange: of two threads, the second one finds the mark gone, or another record.
         (self.of(id) == Some(record)).then_some(Reading { slot, told, state })
     }
 

@@ -206,10 +206,26 @@ fn control_address(control: &Connection<'_>) -> ([u8; ADDRESS_MAX], usize) {
     (text, len)
 }
 
-/// How long a data connection waits for its first packet.
-fn waiting(cx: Context<'_>) -> Duration {
-    let settings = &cx.snapshot.settings;
-    timeout(TcpState::Listen, settings.tcp_established, settings.tcp_fin_wait)
+/// Enters a data connection between these ends, which waits for its first packet. Returns `false` if there is no room.
+fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, cx: Context<'_>) -> bool {
+    let new = data_connection(ends, &flows.table.connection(control), Some(control), cx);
+    let followed = match enter(flows, &new, cx) {
+        // To the same server, the segment was sent again, or the former data connection between these ends is over.
+        Some(Inserted::Existing(id)) if is_free(flows, id) => match flows.table.connection(id) {
+            found if found.dest() == new.dest && !found.flags().contains(Flags::RESET) => {
+                wait_again(flows, id, &new, cx)
+            }
+            // A connection to another server. The next packet may belong to either, more likely to the later one.
+            _ if end(&mut flows.table, id, cx.snapshot) => enter(flows, &new, cx),
+            _ => None,
+        },
+        entered => entered,
+    };
+    let is_followed = matches!(followed, Some(Inserted::New(_)));
+    if !is_followed {
+        flows.counters.ftp_not_followed.add(1);
+    }
+    is_followed
 }
 
 /// A data connection between these ends, to the destination and with the mark of another connection.
@@ -236,26 +252,10 @@ fn data_connection(
     }
 }
 
-/// Enters a data connection between these ends, which waits for its first packet. Returns `false` if there is no room.
-fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, cx: Context<'_>) -> bool {
-    let new = data_connection(ends, &flows.table.connection(control), Some(control), cx);
-    let followed = match enter(flows, &new, cx) {
-        // The same server: the segment was sent again, or the former data connection between these ends is over.
-        Some(Inserted::Existing(id)) if is_free(flows, id) => match flows.table.connection(id) {
-            found if found.dest() == new.dest && !found.flags().contains(Flags::RESET) => {
-                wait_again(flows, id, &new, cx)
-            }
-            // A connection to another server. The next packet may belong to either, more likely to the later one.
-            _ if end(&mut flows.table, id, cx.snapshot) => enter(flows, &new, cx),
-            _ => None,
-        },
-        entered => entered,
-    };
-    let is_followed = matches!(followed, Some(Inserted::New(_)));
-    if !is_followed {
-        flows.counters.ftp_not_followed.add(1);
-    }
-    is_followed
+/// How long a data connection waits for its first packet.
+fn waiting(cx: Context<'_>) -> Duration {
+    let settings = &cx.snapshot.settings;
+    timeout(TcpState::Listen, settings.tcp_established, settings.tcp_fin_wait)
 }
 
 /// Whether a connection waits for its first packet, or is over.

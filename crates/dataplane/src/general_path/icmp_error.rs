@@ -316,7 +316,7 @@ fn schedule(
     }
 }
 
-/// The same packet without its don't-fragment bit: its size must not cause another error.
+/// The packet without its don't-fragment bit: its size must not cause another error.
 fn fragmentable(packet: &Packet) -> Packet {
     Packet { dont_fragment: false, ..*packet }
 }

@@ -26,7 +26,7 @@ use crate::verdict::{DropReason, Verdict};
 /// Counts the SYN.
 #[inline]
 pub(crate) fn refuses_syn(p: &FramedPacket<'_>, cx: Context<'_>) -> Option<DropReason> {
-    // The same mask as in the XDP program.
+    // The XDP program has the same mask.
     const MASK: u8 = tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::RST.0;
     let is_syn = p.packet.tcp_flags.0 & MASK == tcp::Flags::SYN.0;
     let limits = cx.snapshot.syn_limits.as_deref().filter(|_| is_syn)?;

@@ -16,15 +16,6 @@ use crate::burst::flows::Flows;
 use crate::conn::{Direction, Inserted, NewConnection};
 use crate::verdict::DropReason;
 
-/// Whether an address belongs to a host on one link alone (RFC 3927, RFC 4291 §2.5.6), which the other family cannot
-/// name.
-fn is_link_local(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(addr) => addr.is_link_local(),
-        IpAddr::V6(addr) => addr.is_unicast_link_local(),
-    }
-}
-
 /// Inserts a connection with a local endpoint that no other connection has towards its destination.
 // Not inlined, so that the path of other methods is short.
 #[inline(never)]
@@ -68,6 +59,15 @@ pub(super) fn insert(
     match flows.eviction.insert(&mut flows.table, new, &flows.counters, cx) {
         Inserted::LocalTaken => Err(DropReason::NoLocalPort),
         inserted => Ok(inserted),
+    }
+}
+
+/// Whether an address belongs to a host on one link alone (RFC 3927, RFC 4291 §2.5.6), which the other family cannot
+/// name.
+fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.is_link_local(),
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
     }
 }
 

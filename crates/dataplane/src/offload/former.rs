@@ -30,7 +30,7 @@ pub struct FormerRecords {
     layout: u64,
 }
 
-/// Those of them that may have something, by number.
+/// The records of an earlier xvsd that may have something, by number.
 pub struct UsedRecords {
     of: FormerRecords,
     used: Vec<usize>,
@@ -117,7 +117,7 @@ fn take(words: &[AtomicU64; RECORD], layout: u64) -> Option<Uncounted> {
 
 /// The words of the state when it had the keys of 131,072 records.
 const WITH_KEYS: usize = STATE_WORDS + (1 << 17) * BUCKET;
-/// The same beside records of layout 0, when it had no table of states.
+/// The words of the state beside records of layout 0, when it had no table of states.
 const WITHOUT_STATES: usize = WITH_KEYS - (SLOT_WORDS - TCP);
 
 impl Flows {

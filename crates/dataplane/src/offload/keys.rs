@@ -19,39 +19,6 @@ pub(crate) fn value(number: u32, part: u32, record: u32) -> u32 {
     number << (MAX_RECORDS.ilog2() + 1) | part << MAX_RECORDS.ilog2() | record
 }
 
-/// The hash of a key, which the program computes in the same way. A secret seed keeps clients from choosing the bucket.
-///
-/// Each word of addresses is a factor of a product in 128 bits, whose halves are folded, as in `xvs_proto`'s hash of
-/// flows: so each bit of a key reaches all bits of the bucket and the tag, also where only some bits differ.
-fn hash(seed: [u64; 2], key: &FlowKey) -> u64 {
-    let [source, dest] =
-        [key.source, key.dest].map(|end| u64::from(u16::from_ne_bytes(end.port.to_be_bytes())));
-    let ends = source | dest << 16 | u64::from(key.protocol.0) << 32;
-    let mut hash = seed[0] ^ ends;
-    match (key.source.addr, key.dest.addr) {
-        (IpAddr::V4(source), IpAddr::V4(dest)) => hash = added(hash, seed[1], source.octets(), dest.octets()),
-        (IpAddr::V6(source), IpAddr::V6(dest)) => {
-            for (source, dest) in source.octets().as_chunks().0.iter().zip(dest.octets().as_chunks().0) {
-                hash = added(hash, seed[1], *source, *dest);
-            }
-        }
-        // No packet is of two families.
-        _ => {}
-    }
-    multiplied(seed[0] ^ hash, seed[1])
-}
-
-/// The hash with one more word of each address.
-fn added(hash: u64, seed: u64, source: [u8; 4], dest: [u8; 4]) -> u64 {
-    let [source, dest] = [source, dest].map(|word| u64::from(u32::from_ne_bytes(word)));
-    multiplied(hash, seed ^ source ^ dest << 32)
-}
-
-fn multiplied(one: u64, other: u64) -> u64 {
-    let product = u128::from(one) * u128::from(other);
-    product as u64 ^ (product >> 64) as u64
-}
-
 impl Offload {
     /// Enters a key. Returns its place; `None`: its bucket is full, or another worker enters the same one.
     pub(super) fn enter(&self, key: &FlowKey, value: u32) -> Option<usize> {
@@ -95,6 +62,39 @@ impl Offload {
             let _ = place.compare_exchange(entry, 0, Relaxed, Relaxed);
         }
     }
+}
+
+/// The hash of a key, which the program computes in the same way. A secret seed keeps clients from choosing the bucket.
+///
+/// Each word of addresses is a factor of a product in 128 bits, whose halves are folded, as in `xvs_proto`'s hash of
+/// flows: so each bit of a key reaches all bits of the bucket and the tag, also where only some bits differ.
+fn hash(seed: [u64; 2], key: &FlowKey) -> u64 {
+    let [source, dest] =
+        [key.source, key.dest].map(|end| u64::from(u16::from_ne_bytes(end.port.to_be_bytes())));
+    let ends = source | dest << 16 | u64::from(key.protocol.0) << 32;
+    let mut hash = seed[0] ^ ends;
+    match (key.source.addr, key.dest.addr) {
+        (IpAddr::V4(source), IpAddr::V4(dest)) => hash = added(hash, seed[1], source.octets(), dest.octets()),
+        (IpAddr::V6(source), IpAddr::V6(dest)) => {
+            for (source, dest) in source.octets().as_chunks().0.iter().zip(dest.octets().as_chunks().0) {
+                hash = added(hash, seed[1], *source, *dest);
+            }
+        }
+        // No packet is of two families.
+        _ => {}
+    }
+    multiplied(seed[0] ^ hash, seed[1])
+}
+
+/// The hash with one more word of each address.
+fn added(hash: u64, seed: u64, source: [u8; 4], dest: [u8; 4]) -> u64 {
+    let [source, dest] = [source, dest].map(|word| u64::from(u32::from_ne_bytes(word)));
+    multiplied(hash, seed ^ source ^ dest << 32)
+}
+
+fn multiplied(one: u64, other: u64) -> u64 {
+    let product = u128::from(one) * u128::from(other);
+    product as u64 ^ (product >> 64) as u64
 }
 
 /// The first entry of a bucket with this tag; an empty one has 0.

@@ -95,7 +95,7 @@ impl Default for Settings {
 pub(super) struct Epochs {
     /// The epoch of all records.
     pub(super) all: u32,
-    /// That of its slot.
+    /// The epoch of the destination's slot.
     pub(super) slot: u32,
 }
 

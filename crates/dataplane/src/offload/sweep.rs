@@ -28,28 +28,6 @@ use crate::shm::atomic::Ordering::Relaxed;
 use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
 
-/// How long a record lasts after the last packet: of a connection that is open, one whose handshake is not complete,
-/// and one that is closed or reset. Few packets follow the last FIN, and none a forged SYN.
-fn longest_idle(connection: &Connection<'_>) -> Duration {
-    let state = connection.state();
-    let is_tcp = connection.protocol() == Protocol::TCP;
-    let seconds = match TcpState::of(state) {
-        _ if connection.flags().intersects(Flags::UNUSUAL) => return Duration::ZERO,
-        state if !is_tcp || state == TcpState::Established => 30,
-        state if state.is_active() => 2,
-        TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck => 5,
-        _ => 1,
-    };
-    Duration::from_secs(seconds)
-}
-
-/// Whether ordinary packets change nothing of a connection.
-fn is_steady(connection: &Connection<'_>) -> bool {
-    let is_established =
-        connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
-    is_established && !connection.flags().intersects(Flags::UNUSUAL)
-}
-
 impl Flows {
     /// Lets [`Self::sweep_offloaded`] read all records now, and those that it frees be used at once, for tests.
     pub fn hasten_sweep(&mut self) {
@@ -237,6 +215,28 @@ impl Flows {
             _ => false,
         }
     }
+}
+
+/// How long a record lasts after the last packet: of a connection that is open, one whose handshake is not complete,
+/// and one that is closed or reset. Few packets follow the last FIN, and none a forged SYN.
+fn longest_idle(connection: &Connection<'_>) -> Duration {
+    let state = connection.state();
+    let is_tcp = connection.protocol() == Protocol::TCP;
+    let seconds = match TcpState::of(state) {
+        _ if connection.flags().intersects(Flags::UNUSUAL) => return Duration::ZERO,
+        state if !is_tcp || state == TcpState::Established => 30,
+        state if state.is_active() => 2,
+        TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck => 5,
+        _ => 1,
+    };
+    Duration::from_secs(seconds)
+}
+
+/// Whether ordinary packets change nothing of a connection.
+fn is_steady(connection: &Connection<'_>) -> bool {
+    let is_established =
+        connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
+    is_established && !connection.flags().intersects(Flags::UNUSUAL)
 }
 
 /// Takes a count that the program adds to. Most are 0.

@@ -67,17 +67,6 @@ fn place(frame: &Frame, members: usize) -> usize {
 /// The key of the hash that chooses members: a sender that finds it out can only choose a member.
 const MEMBERS: HashSecret = HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]);
 
-/// Removes the tag of a received frame and sets its link to the VLAN, if that is a link here.
-#[inline]
-fn untag(received: &mut Received, egress: &Egress) {
-    let Some(vlan) = ethernet::vlan(received.frame.bytes()) else { return };
-    if let Some(link) = egress.untagged(received.link.wire(), vlan) {
-        received.link = if received.link.is_own() { link.own() } else { link };
-        ethernet::pop_tag(received.frame.bytes_mut());
-        received.frame.shrink_front(TAG_LEN);
-    }
-}
-
 impl<P: Port> Port for Tagged<'_, P> {
     fn receive(&mut self, burst: &mut Vec<Received>) {
         let before = burst.len();
@@ -121,6 +110,17 @@ impl<P: Port> Port for Tagged<'_, P> {
 
     fn census(&self) -> Census {
         self.port.census()
+    }
+}
+
+/// Removes the tag of a received frame and sets its link to the VLAN, if that is a link here.
+#[inline]
+fn untag(received: &mut Received, egress: &Egress) {
+    let Some(vlan) = ethernet::vlan(received.frame.bytes()) else { return };
+    if let Some(link) = egress.untagged(received.link.wire(), vlan) {
+        received.link = if received.link.is_own() { link.own() } else { link };
+        ethernet::pop_tag(received.frame.bytes_mut());
+        received.frame.shrink_front(TAG_LEN);
     }
 }
 

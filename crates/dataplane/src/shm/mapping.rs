@@ -33,8 +33,8 @@ pub enum Memory {
     /// has any, reserved (`vm.nr_hugepages`) or not.
     #[default]
     OnDemand,
-    /// The same in small pages. A table with few connections takes less memory; a look-up in a large one also waits for
-    /// page tables.
+    /// As [`Self::OnDemand`], in small pages. A table with few connections takes less memory; a look-up in a large one
+    /// also waits for page tables.
     SmallPages,
     /// Everything is allocated at once, in huge pages as with [`Self::OnDemand`]. For tables that are expected to
     /// become full.
@@ -130,7 +130,7 @@ impl Mapping {
     /// mapped.
     ///
     /// # Errors
-    /// It has another length. Or the error of `mmap`.
+    /// The file has another length. Or the error of `mmap`.
     pub(crate) fn of_file(file: &File, size_bytes: usize, memory: Memory) -> io::Result<Arc<Self>> {
         let size_bytes = file_bytes(size_bytes);
         let length = file.metadata()?.len();

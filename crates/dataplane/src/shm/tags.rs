@@ -49,7 +49,7 @@ fn by_vectors(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u32 {
     _mm_movemask_epi8(_mm_packs_epi16(words, _mm_setzero_si128())) as u32
 }
 
-/// The same in plain code.
+/// The comparison in plain code.
 #[cfg(not(all(target_arch = "x86_64", not(loom))))]
 #[inline]
 pub(crate) fn matching(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u32 {

@@ -96,7 +96,7 @@ impl Lists {
         })
     }
 
-    /// The same lists, whose drops are counted nowhere.
+    /// A copy of the lists, whose drops are counted nowhere.
     pub(crate) fn uncounted(&self) -> Self {
         let services = self.services.iter().map(|(key, scope)| (*key, scope.uncounted())).collect();
         Self { all: self.all.uncounted(), services, ..self.clone() }

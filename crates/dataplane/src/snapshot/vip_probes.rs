@@ -128,7 +128,7 @@ impl VipProbes {
         }
     }
 
-    /// The same port without probes, for a dry run.
+    /// A copy with the same port, without probes, for a dry run.
     pub(super) fn separate_copy(&self) -> Self {
         Self::with_slots(self.port, 0)
     }

@@ -19,7 +19,7 @@ use crate::offload::map as offload;
 
 /// The program for interfaces.
 pub(super) const PROGRAM: &CStr = c"redirect";
-/// The same for test runs, in which frames have no interface.
+/// The program for test runs, in which frames have no interface.
 pub(super) const VERDICT: &CStr = c"verdict";
 /// The endpoints of clients on this machine, to which replies are steered.
 pub(super) const CLIENTS: &CStr = c"clients";
@@ -51,9 +51,9 @@ const OWN: [&CStr; 4] = [c"endpoints", c"addresses", CLIENTS, hold::MAP];
 pub enum Load {
     /// The maps of steering, with this number of records of offloaded connections, without a program.
     Maps(u32),
-    /// The same with a few records and the programs, for test runs.
+    /// The maps of steering with a few records, and the programs for test runs.
     ForTestRuns,
-    /// The same with the program for interfaces alone, for test runs.
+    /// The maps of steering with a few records, and the program for interfaces alone, for test runs.
     ForOffloadedRuns,
     /// The steering program of an interface, with its marker.
     Steering(Marker),
@@ -61,7 +61,7 @@ pub enum Load {
     Own(u32),
     /// The programs of the TAP of the interface of this index.
     Reinject(u32),
-    /// Those that count the forwarded packets which interfaces of the network namespace of this number refuse.
+    /// The programs that count the forwarded packets which interfaces of the network namespace of this number refuse.
     Losses(u32),
 }
 
