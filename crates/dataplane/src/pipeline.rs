@@ -21,44 +21,45 @@ use crate::offload;
 use crate::verdict::Verdict;
 
 /// Processes a whole packet: unless a list or a limit of SYNs refuses it, its connection is looked up, or made.
-fn process(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
+fn process(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict {
     mss::clamp_own(&mut p);
-    let refused = at.snapshot.refuses(p.link, p.packet, || flows.is_reply(p.packet, p.hash));
-    if let Some(reason) = refused.or_else(|| limit::refuses_syn(&p, at)) {
+    let refused = cx.snapshot.refuses(p.link, p.packet, || flows.is_reply(p.packet, p.hash));
+    if let Some(reason) = refused.or_else(|| limit::refuses_syn(&p, cx)) {
         return Verdict::Drop(reason);
     }
-    match lookup::find(flows, &p, at) {
-        Found::Request(id) => request(flows, p, id, at),
-        Found::Reply(id) => reply(flows, p, id, at),
-        Found::Nothing => begin(flows, p, at),
+    match lookup::find(flows, &p, cx) {
+        Found::Request(id) => request(flows, p, id, cx),
+        Found::Reply(id) => reply(flows, p, id, cx),
+        Found::Nothing => begin(flows, p, cx),
         Found::NoDestination(id) => no_destination::refuse(flows, p, id),
-        Found::Kernel => vip_probe::take_reply(&p, at).unwrap_or(Verdict::PassToKernel),
+        Found::Kernel => vip_probe::take_reply(&p, cx).unwrap_or(Verdict::PassToKernel),
     }
 }
 
 /// Processes a packet without a connection, which may begin one for the service of its mark or destination.
-fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, at: Context<'_>) -> Verdict {
-    if handshake::may_take(p.packet, at)
-        && let Some(verdict) = shake_hands(flows, &mut p, None, at)
+fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict {
+    if handshake::may_take(p.packet, cx)
+        && let Some(verdict) = shake_hands(flows, &mut p, None, cx)
     {
         return verdict;
     }
-    let begun = service::find(p.packet, p.link, at.snapshot).and_then(|marked| {
-        let admitted = flows.defence.admit(&at.snapshot.settings);
+    let begun = service::find(p.packet, p.link, cx.snapshot).and_then(|marked| {
+        let admitted = flows.defence.admit(&cx.snapshot.settings);
         let connected = admitted
-            .and_then(|()| connect(flows, p.frame, p.packet, marked, marked.service.client_limit, at));
-        connected.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, at))
+            .and_then(|()| connect(flows, p.frame, p.packet, marked, marked.service.client_limit, cx));
+        connected.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, cx))
     });
     match begun {
         Ok(Begun::Connection(id)) => {
-            let (link, packet) = (p.link, p.packet);
-            let verdict = request(flows, p, id, at);
-            offload::begin::begin_first(flows, id, link, packet, at);
+            let link = p.link;
+            let packet = p.packet;
+            let verdict = request(flows, p, id, cx);
+            offload::begin::begin_first(flows, id, link, packet, cx);
             verdict
         }
-        Ok(Begun::OnePacket(ends, id)) => one_packet::send(flows, p, &ends, id, at),
+        Ok(Begun::OnePacket(ends, id)) => one_packet::send(flows, p, &ends, id, cx),
         Err(verdict) => {
-            vip_probe::take_reply(&p, at).unwrap_or_else(|| service::refuse(p.frame, p.packet, verdict))
+            vip_probe::take_reply(&p, cx).unwrap_or_else(|| service::refuse(p.frame, p.packet, verdict))
         }
     }
 }
@@ -70,77 +71,78 @@ fn shake_hands(
     flows: &mut Flows,
     p: &mut FramedPacket<'_>,
     id: Option<ConnId>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Option<Verdict> {
-    Some(match handshake::take(flows, p, id, at)? {
+    Some(match handshake::take(flows, p, id, cx)? {
         Step::Decided(verdict) => verdict,
-        Step::Written(id, written) => send_written(flows, written.packet(p.frame, p.link), id, at),
+        Step::Written(id, written) => send_written(flows, written.packet(p.frame, p.link), id, cx),
     })
 }
 
 /// Sends a destination a packet that the SYN proxy has written.
-fn send_written(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
-    let verdict = send_request(flows, p, id, at);
-    syn_proxy::wait(&mut flows.table, id, at.now);
+fn send_written(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
+    let verdict = send_request(flows, p, id, cx);
+    syn_proxy::wait(&mut flows.table, id, cx.now);
     verdict
 }
 
 /// Processes a client's packet of a connection, towards the destination.
-fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
-    if handshake::is_awaited(flows, id) { Verdict::Consumed } else { send_request(flows, p, id, at) }
+fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
+    if handshake::is_awaited(flows, id) { Verdict::Consumed } else { send_request(flows, p, id, cx) }
 }
 
-fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
-    let Some(destination) = at.snapshot.destinations.available_for(&connection) else {
-        return no_destination::request(flows, p, id, at);
+    let Some(destination) = cx.snapshot.destinations.available_for(&connection) else {
+        return no_destination::request(flows, p, id, cx);
     };
     let ends = Ends::of(&connection);
     connection.count_in_packet();
     flows.count_request(destination, p.packet);
     proof::request(&p, &connection);
-    unanswered::count(&p, &connection, destination, at);
+    unanswered::count(&p, &connection, destination, cx);
     let reset = reset::apply(&mut flows.answers, p.frame, p.packet, &connection);
     let packet = reset.as_ref().unwrap_or(p.packet);
-    state::advance(flows, id, packet, Direction::Inbound, Some(&destination.live), at);
-    mss::clamp_request(p.frame, packet, &ends, destination, at);
+    state::advance(flows, id, packet, Direction::Inbound, Some(&destination.live), cx);
+    mss::clamp_request(p.frame, packet, &ends, destination, cx);
     syn_proxy::to_server(p.frame, packet, &flows.table.connection(id));
-    ftp::request(flows, p.frame, packet, id, at);
+    ftp::request(flows, p.frame, packet, id, cx);
     let connection = flows.table.connection(id);
-    let changed = client_address::add(p.frame, packet, &connection, destination, at.now, &flows.counters);
-    flows.announce(id, at);
+    let changed = client_address::add(p.frame, packet, &connection, destination, cx.now, &flows.counters);
+    flows.announce(id, cx);
     match changed {
         Ok(changed) => {
             let packet = changed.as_ref().unwrap_or(packet);
-            forward::request(flows, p.frame, p.link, packet, &ends, destination, at)
+            forward::request(flows, p.frame, p.link, packet, &ends, destination, cx)
         }
         Err(reason) => Verdict::Drop(reason),
     }
 }
 
 /// Processes a packet of a connection towards the client.
-fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
     if handshake::is_awaited(flows, id)
-        && let Some(verdict) = shake_hands(flows, &mut p, Some(id), at)
+        && let Some(verdict) = shake_hands(flows, &mut p, Some(id), cx)
     {
         return verdict;
     }
     let connection = flows.table.connection(id);
-    let (ends, destination) = (Ends::of(&connection), at.snapshot.destinations.of(&connection));
+    let ends = Ends::of(&connection);
+    let destination = cx.snapshot.destinations.of(&connection);
     proof::reply(&p, &connection);
     let reset = reset::apply(&mut flows.answers, p.frame, p.packet, &connection);
     let packet = reset.as_ref().unwrap_or(p.packet);
-    let path = forward::path_to_client(&p, &ends, at);
-    mss::clamp_reply(p.frame, packet, &ends, destination, path, at);
+    let path = forward::path_to_client(&p, &ends, cx);
+    mss::clamp_reply(p.frame, packet, &ends, destination, path, cx);
     client_address::remove(p.frame, packet, &connection);
-    let changed = ftp::reply(flows, p.frame, packet, id, path, at);
+    let changed = ftp::reply(flows, p.frame, packet, id, path, cx);
     let packet = changed.as_ref().unwrap_or(packet);
     let connection = flows.table.connection(id);
     syn_proxy::to_client(p.frame, packet, &connection);
     let verdict = crate::forward::reply(p.frame, p.link, packet, &ends, path, &mut flows.ids);
     match is_refused(verdict) {
         true => syn_proxy::restore(p.frame, packet, &connection),
-        false => state::advance_on_reply(flows, id, packet, destination, at),
+        false => state::advance_on_reply(flows, id, packet, destination, cx),
     }
     verdict
 }

@@ -140,10 +140,6 @@ impl DropCopy {
             None if frames > 0 => self.due = Some(now + DROPS_AGE),
             Some(due) if due <= now => {
                 let KernelDrops { ring_full, fill_ring_empty, other } = drops();
-                let raise = |counter: &Counter, seen: &mut u64, now: u64| {
-                    counter.add(now.saturating_sub(*seen));
-                    *seen = now.max(*seen);
-                };
                 raise(&counters.kernel_ring_full, &mut self.seen.ring_full, ring_full);
                 raise(&counters.kernel_fill_ring_empty, &mut self.seen.fill_ring_empty, fill_ring_empty);
                 raise(&counters.kernel_dropped, &mut self.seen.other, other);
@@ -153,6 +149,12 @@ impl DropCopy {
             _ => {}
         }
     }
+}
+
+/// Raises a counter by the part of the kernel's count that is not included yet.
+fn raise(counter: &Counter, seen: &mut u64, now: u64) {
+    counter.add(now.saturating_sub(*seen));
+    *seen = now.max(*seen);
 }
 
 #[cfg(test)]

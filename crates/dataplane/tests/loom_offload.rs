@@ -190,25 +190,25 @@ impl Worker {
     }
 
     fn begin(&mut self, id: ConnId) -> bool {
-        let at = Context { snapshot: &self.snapshot, now: self.now };
-        self.flows.begin_offload(id, WAN, at)
+        let cx = Context { snapshot: &self.snapshot, now: self.now };
+        self.flows.begin_offload(id, WAN, cx)
     }
 
     fn process(&mut self, id: ConnId, flags: Control, direction: Direction) {
-        let at = Context { snapshot: &self.snapshot, now: self.now };
-        self.flows.process(id, &packet(flags), direction, at);
+        let cx = Context { snapshot: &self.snapshot, now: self.now };
+        self.flows.process(id, &packet(flags), direction, cx);
     }
 
     fn advance(&mut self, id: ConnId, flags: Control, direction: Direction) {
-        let at = Context { snapshot: &self.snapshot, now: self.now };
-        self.flows.advance(id, &packet(flags), direction, at);
+        let cx = Context { snapshot: &self.snapshot, now: self.now };
+        self.flows.advance(id, &packet(flags), direction, cx);
     }
 
     /// Reads all of its records, and frees those that have ended.
     fn sweep(&mut self) {
         self.flows.hasten_sweep();
-        let at = Context { snapshot: &self.snapshot, now: self.now };
-        self.flows.sweep_offloaded(at);
+        let cx = Context { snapshot: &self.snapshot, now: self.now };
+        self.flows.sweep_offloaded(cx);
     }
 
     /// As [`Self::sweep`], also between two steps that another worker takes with the record of this connection.
@@ -466,12 +466,12 @@ fn the_next_process_gives_each_connection_what_its_record_says_once() {
             let live = Arc::new(DestinationLive::new(2));
             live.increment(Activity::of(Protocol::TCP, owner.state(id) as u8));
             let snapshot = snapshot(&live);
-            let at = Context { snapshot: &snapshot, now: START };
+            let cx = Context { snapshot: &snapshot, now: START };
             let mut next = world.worker(1).flows;
             next.table().park();
-            next.count_former(world.offload.uncounted(), at);
+            next.count_former(world.offload.uncounted(), cx);
             // What it knows already it does not take from a record of an earlier process.
-            next.count_former(earlier, at);
+            next.count_former(earlier, cx);
             next.table().unpark();
             let expected = if is_forwarded { TcpState::CloseWait } else { TcpState::Established };
             let inactive = u32::from(is_forwarded);
@@ -493,10 +493,10 @@ fn a_segment_that_meets_the_next_process_has_moved_its_connection_before_or_goes
         let is_forwarded = thread.join().expect("no panic");
         count(&RUNS, usize::from(is_forwarded));
         world.offload.leave(id);
-        let at = Context { snapshot: &world.snapshot, now: START };
+        let cx = Context { snapshot: &world.snapshot, now: START };
         let mut next = world.worker(1).flows;
         next.table().park();
-        next.count_former(taken, at);
+        next.count_former(taken, cx);
         next.table().unpark();
         let expected = if is_forwarded { TcpState::CloseWait } else { TcpState::Established };
         assert_eq!(owner.state(id), expected);

@@ -30,7 +30,7 @@ pub(crate) struct Dispatch<'a> {
     /// Transmission.
     pub(crate) transmitter: &'a mut Transmitter,
     /// The snapshot and the time.
-    pub(crate) at: Context<'a>,
+    pub(crate) cx: Context<'a>,
 }
 
 impl Dispatch<'_> {
@@ -90,12 +90,12 @@ impl Dispatch<'_> {
             self.reassembly.put_back(joined.frame);
             return if fits { verdict } else { Verdict::Drop(DropReason::NoHeadroom) };
         }
-        match icmp_error::process(self.flows, frame, *link, packet, self.at) {
+        match icmp_error::process(self.flows, frame, *link, packet, self.cx) {
             ErrorAction::Verdict(verdict) => verdict,
             ErrorAction::Relay(relay) => {
                 let error = relay.icmp_error(frame, *link);
-                if let Some(bytes) = self.transmitter.send_icmp_error(&error, self.at, port) {
-                    icmp_error::count_relay(self.flows, &relay, bytes, self.at);
+                if let Some(bytes) = self.transmitter.send_icmp_error(&error, self.cx, port) {
+                    icmp_error::count_relay(self.flows, &relay, bytes, self.cx);
                 }
                 Verdict::Consumed
             }
@@ -105,7 +105,7 @@ impl Dispatch<'_> {
     /// Sends the director's own packets to ends of connections.
     pub(crate) fn answer(&mut self, port: &mut impl Port) {
         for answer in self.flows.answers.drain(..) {
-            self.transmitter.answer(&answer, self.at.snapshot, port);
+            self.transmitter.answer(&answer, self.cx.snapshot, port);
         }
     }
 
@@ -127,8 +127,8 @@ impl Dispatch<'_> {
 
     /// Sends the packets of probes that are due, including those that became due by replies in this burst.
     pub(crate) fn probe(&mut self, port: &mut impl Port) {
-        if let Some(probes) = &self.at.snapshot.vip_probes {
-            vip_probe::send(probes, self.flows, self.transmitter, self.at, port);
+        if let Some(probes) = &self.cx.snapshot.vip_probes {
+            vip_probe::send(probes, self.flows, self.transmitter, self.cx, port);
         }
     }
 
@@ -136,9 +136,9 @@ impl Dispatch<'_> {
     pub(crate) fn reply(&mut self, error: IcmpError<'_>, hash: u64, port: &mut impl Port) {
         let connection = self.flows.find_request(error.packet, hash);
         if let Some(error) = no_destination::admit(self.flows, error, connection)
-            && let Some(bytes) = self.transmitter.send_icmp_error(&error, self.at, port)
+            && let Some(bytes) = self.transmitter.send_icmp_error(&error, self.cx, port)
         {
-            self.flows.count_icmp_error(connection, bytes, self.at.snapshot);
+            self.flows.count_icmp_error(connection, bytes, self.cx.snapshot);
         }
     }
 }

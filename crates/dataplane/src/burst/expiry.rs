@@ -8,7 +8,7 @@ use super::deferred::Deferred;
 use super::flows::Flows;
 use super::state;
 use crate::clock::Millis;
-use crate::conn::{ConnId, Removal, TIMER_TICK, TableWorker, Timers};
+use crate::conn::{ConnId, Packets, Removal, TIMER_TICK, TableWorker, Then, Timers};
 use crate::counters::WorkerCounters;
 use crate::general_path::syn_proxy;
 use crate::snapshot::Snapshot;
@@ -44,7 +44,7 @@ fn lasts_offloaded(
     let connection = table.connection(id);
     let lasts = connection.life().is_offloaded() && connection.expires() > now;
     if lasts {
-        state::settle(table, deferred, id, true, false, snapshot);
+        state::settle(table, deferred, id, Packets::HavePassed, Then::Keep, snapshot);
     }
     lasts
 }

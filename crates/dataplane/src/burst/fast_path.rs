@@ -19,7 +19,7 @@ use super::state;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Life};
-use crate::counters::StatsValues;
+use crate::counters::{Stats, StatsValues};
 use crate::egress::Path;
 use crate::forward::{Ends, Identification, send_plain};
 use crate::offload::begin::begin as begin_offload;
@@ -39,7 +39,7 @@ pub(super) struct PlainPacket<'a> {
 
 /// The fast path of one burst.
 pub(super) struct FastPath<'a> {
-    at: Context<'a>,
+    cx: Context<'a>,
     /// The deadlines that packets of this moment give to connections.
     tcp_expires: Millis,
     udp_expires: Millis,
@@ -48,14 +48,14 @@ pub(super) struct FastPath<'a> {
 }
 
 impl<'a> FastPath<'a> {
-    pub(super) fn begin(flows: &Flows, at: Context<'a>) -> Self {
-        let settings = &at.snapshot.settings;
+    pub(super) fn begin(flows: &Flows, cx: Context<'a>) -> Self {
+        let settings = &cx.snapshot.settings;
         Self {
-            at,
-            tcp_expires: at.now + settings.tcp_established,
-            udp_expires: at.now + settings.udp,
+            cx,
+            tcp_expires: cx.now + settings.tcp_established,
+            udp_expires: cx.now + settings.udp,
             total: StatsValues::default(),
-            announcer: Announcer::of(at.snapshot, flows.worker, at.now),
+            announcer: Announcer::of(cx.snapshot, flows.worker, cx.now),
         }
     }
 
@@ -69,61 +69,40 @@ impl<'a> FastPath<'a> {
         id: ConnId,
         direction: Direction,
     ) -> Option<LinkId> {
-        let (plain, from, connection) = (p.plain, p.link, flows.table.connection(id));
+        let PlainPacket { plain, link: from, .. } = p;
+        let connection = flows.table.connection(id);
         let life = connection.life();
-        let route = self.at.snapshot.destinations.route(DestinationId(connection.dest_ref()))?;
-        let is_steady = life.is_live()
-            && !connection.flags().intersects(Flags::UNUSUAL)
-            && (!plain.is_tcp()
-                || plain.flags.0 & DECISIVE == tcp::Flags::ACK.0
-                    && told_state(&connection, life) == TcpState::Established as u8);
-        if !is_steady {
+        let route = self.cx.snapshot.destinations.route(DestinationId(connection.dest_ref()))?;
+        if !is_steady(plain, &connection, life) {
             return None;
         }
-        let link = match direction {
-            Direction::Inbound => match self.request(&mut flows.ids, p, &connection, route) {
-                Some(link) => link,
-                None => {
-                    // A datagram without a checksum, which the XDP program forwards nevertheless.
-                    let packets = connection.in_packets().wrapping_add(1);
-                    if !plain.is_tcp() && flows.offloader.as_ref().is_some_and(|one| one.is_due(packets)) {
-                        let _ = begin_offload(flows, id, from, self.at);
-                    }
-                    return None;
-                }
-            },
-            Direction::Outbound => self.reply(&mut flows.ids, p, &connection)?,
+        let rewritten = match direction {
+            Direction::Inbound => self.request(&mut flows.ids, p, &connection, route),
+            Direction::Outbound => self.reply(&mut flows.ids, p, &connection),
         };
-        let stats = route.stats.of_worker(flows.worker);
-        let bytes = u64::from(plain.len);
-        let (mut announcer, mut is_offered) = (None, false);
-        match direction {
-            Direction::Inbound => {
-                let packets = connection.count_in_packet();
-                is_offered = flows.offloader.as_ref().is_some_and(|offloader| offloader.is_due(packets));
-                announcer = self.announcer.as_ref().filter(|announcer| announcer.concerns(&connection));
-                stats.count_in(bytes as usize);
-                self.total.in_packets += 1;
-                self.total.in_bytes += bytes;
+        let Some(link) = rewritten else {
+            if direction == Direction::Inbound && !plain.is_tcp() {
+                self.offload_without_checksum(flows, id, from);
             }
-            Direction::Outbound => {
-                stats.count_out(bytes as usize);
-                self.total.out_packets += 1;
-                self.total.out_bytes += bytes;
-            }
-        }
+            return None;
+        };
+        let packets = (direction == Direction::Inbound).then(|| connection.count_in_packet());
+        let is_offered = packets.is_some_and(|packets| is_offload_due(flows, packets));
+        let announcer =
+            self.announcer.as_ref().filter(|announcer| packets.is_some() && announcer.concerns(&connection));
+        count(&mut self.total, route.stats.of_worker(flows.worker), direction, plain.len);
         let expires = if plain.is_tcp() { self.tcp_expires } else { self.udp_expires };
         if !life.keeps(expires) {
-            let destination = self.at.snapshot.destinations.of(&flows.table.connection(id));
+            let destination = self.cx.snapshot.destinations.of(&connection);
             let live = destination.map(|destination| &*destination.live);
-            state::advance(flows, id, plain, direction, live, self.at);
+            state::advance(flows, id, plain, direction, live, self.cx);
         }
         if let Some(announcer) = announcer {
             announcer.packet(&flows.table, id);
         }
         if is_offered {
             // Without room, a later packet tries it again.
-            let _ = begin_offload(flows, id, from, self.at);
+            let _ = begin_offload(flows, id, from, self.cx);
         }
         Some(link)
     }
@@ -138,7 +117,7 @@ impl<'a> FastPath<'a> {
         route: &Route,
     ) -> Option<LinkId> {
         let PlainPacket { plain, frame, hash, .. } = p;
-        if self.at.snapshot.settings.requests_stay || u32::from(plain.len) > route.mtu {
+        if self.cx.snapshot.settings.requests_stay || u32::from(plain.len) > route.mtu {
             return None;
         }
         let is_done = match connection.method() {
@@ -149,15 +128,14 @@ impl<'a> FastPath<'a> {
             }
             ForwardingMethod::Tunnel => {
                 let template = &route.tunnel.as_deref()?[plain.family as usize];
-                let at = (self.at.snapshot.settings.pmtu_disc, self.at.now);
                 fit(frame, plain);
-                template.send(frame, plain, hash, at, ids)
+                template.send(frame, plain, hash, self.cx.snapshot.settings.pmtu_disc, self.cx.now, ids)
             }
             ForwardingMethod::Local => false,
             _ if plain.is_tcp() && may_be_proven(connection) => false,
             ForwardingMethod::FullNat if connection.is_translated() => {
-                let ends = (connection.local()?, connection.dest());
-                send_plain(frame, plain, ends, (&route.addresses, route.mtu), ids)
+                let local = connection.local()?;
+                send_plain(frame, plain, local, connection.dest(), &route.addresses, route.mtu, ids)
             }
             method => {
                 fit(frame, plain);
@@ -188,9 +166,11 @@ impl<'a> FastPath<'a> {
         if !is_noted || !connection.method().masquerades() {
             return None;
         }
-        let (egress, client) = (&self.at.snapshot.egress, connection.client().addr);
-        let key = || self.at.snapshot.unmarked_key_to_client(&Ends::of(connection));
-        let Path::To(hop) = Path::find_by(egress, client, hash, key)? else {
+        let client = connection.client().addr;
+        let Path::To(hop) = Path::find_by(&self.cx.snapshot.egress, client, hash, || {
+            self.cx.snapshot.unmarked_key_to_client(&Ends::of(connection))
+        })?
+        else {
             return None;
         };
         if u32::from(plain.len) > hop.mtu {
@@ -198,8 +178,8 @@ impl<'a> FastPath<'a> {
         }
         let is_done = match connection.is_translated() {
             true => {
-                let ends = (connection.virtual_endpoint(), connection.client());
-                send_plain(frame, plain, ends, (&hop.addresses(), hop.mtu), ids)
+                let source = connection.virtual_endpoint();
+                send_plain(frame, plain, source, connection.client(), &hop.addresses(), hop.mtu, ids)
             }
             false => {
                 fit(frame, plain);
@@ -209,10 +189,29 @@ impl<'a> FastPath<'a> {
         is_done.then_some(hop.link)
     }
 
+    /// Offloads, if it is due, the connection of a client's datagram that the general path will forward: it may have no
+    /// checksum, and the XDP program forwards such datagrams.
+    fn offload_without_checksum(&self, flows: &mut Flows, id: ConnId, from: LinkId) {
+        let packets = flows.table.connection(id).in_packets().wrapping_add(1);
+        if is_offload_due(flows, packets) {
+            let _ = begin_offload(flows, id, from, self.cx);
+        }
+    }
+
     /// Writes the counts that were added up.
     pub(super) fn end(self, flows: &Flows) {
         flows.count_total(&self.total);
     }
+}
+
+/// Whether a packet leaves the state of its connection as it is.
+#[inline]
+fn is_steady(plain: &Plain, connection: &Connection<'_>, life: Life) -> bool {
+    life.is_live()
+        && !connection.flags().intersects(Flags::UNUSUAL)
+        && (!plain.is_tcp()
+            || plain.flags.0 & DECISIVE == tcp::Flags::ACK.0
+                && told_state(connection, life) == TcpState::Established as u8)
 }
 
 /// The state of a connection, whose record may know more than its entry.
@@ -232,4 +231,27 @@ fn may_be_proven(connection: &Connection<'_>) -> bool {
 fn fit(frame: &mut Frame, plain: &Plain) {
     let shorter = frame.resize(ethernet::HEADER_LEN + usize::from(plain.len));
     debug_assert!(shorter, "the packet was read inside the frame");
+}
+
+/// Counts a packet at its destination and in the total over all services.
+#[inline]
+fn count(total: &mut StatsValues, stats: &Stats, direction: Direction, len: u16) {
+    match direction {
+        Direction::Inbound => {
+            stats.count_in(len.into());
+            total.in_packets += 1;
+            total.in_bytes += u64::from(len);
+        }
+        Direction::Outbound => {
+            stats.count_out(len.into());
+            total.out_packets += 1;
+            total.out_bytes += u64::from(len);
+        }
+    }
+}
+
+/// Whether a connection is offloaded with this packet of its client.
+#[inline]
+fn is_offload_due(flows: &Flows, packets: u32) -> bool {
+    flows.offloader.as_ref().is_some_and(|offloader| offloader.is_due(packets))
 }

@@ -23,39 +23,39 @@ pub(crate) fn request(
     packet: &Packet,
     ends: &Ends,
     destination: &Destination,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Verdict {
     if link == LinkId::LOOPBACK && !ends.method.masquerades() {
         // A client on the director has the virtual address, so a reply to it would not leave the real server.
         return Verdict::PassToKernel;
     }
-    let outer = outer(flows, packet, destination, at);
-    forward::request(frame, link, packet, ends, destination.path, &at.snapshot.egress, outer)
+    let outer = outer(flows, packet, destination, cx);
+    forward::request(frame, link, packet, ends, destination.path, &cx.snapshot.egress, outer)
 }
 
 /// The path of a packet to the client of a connection.
 #[inline]
-pub(crate) fn path_to_client(p: &FramedPacket<'_>, ends: &Ends, at: Context<'_>) -> Path {
-    let mark = || at.snapshot.routing_mark(p.link, p.packet);
-    let path =
-        Path::find_by(&at.snapshot.egress, ends.client.addr, p.hash, || Some(ends.key_to_client(mark())));
+pub(crate) fn path_to_client(p: &FramedPacket<'_>, ends: &Ends, cx: Context<'_>) -> Path {
+    let path = Path::find_by(&cx.snapshot.egress, ends.client.addr, p.hash, || {
+        Some(ends.key_to_client(cx.snapshot.routing_mark(p.link, p.packet)))
+    });
     path.unwrap_or(Path::NoRoute)
 }
 
 /// Forwards a client's packet to a real server that is not configured here. A tunnel is then IP in IP.
-pub(crate) fn unbound(flows: &mut Flows, p: FramedPacket<'_>, ends: &Ends, at: Context<'_>) -> Verdict {
-    let tunnel = at.snapshot.egress.tunnel_to(ends.dest.addr, Encapsulation::Ip);
+pub(crate) fn unbound(flows: &mut Flows, p: FramedPacket<'_>, ends: &Ends, cx: Context<'_>) -> Verdict {
+    let tunnel = cx.snapshot.egress.tunnel_to(ends.dest.addr, Encapsulation::Ip);
     let key = tunnel.route_key(ends.dest.addr, ends.method);
-    let path = Path::find(&at.snapshot.egress, key, flows.table.hash(&p.packet.flow));
+    let path = Path::find(&cx.snapshot.egress, key, flows.table.hash(&p.packet.flow));
     let outer = Outer {
         tunnel,
-        pmtu_disc: at.snapshot.settings.pmtu_disc,
+        pmtu_disc: cx.snapshot.settings.pmtu_disc,
         path_mtu: &PathMtu::default(),
-        now: at.now,
+        now: cx.now,
         flow_hash: 0,
         ids: &mut flows.ids,
     };
-    forward::request(p.frame, p.link, p.packet, ends, path, &at.snapshot.egress, outer)
+    forward::request(p.frame, p.link, p.packet, ends, path, &cx.snapshot.egress, outer)
 }
 
 /// The parameters of the headers that a tunnel to a destination adds.
@@ -64,7 +64,7 @@ fn outer<'a>(
     flows: &'a mut Flows,
     packet: &Packet,
     destination: &'a Destination,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Outer<'a> {
     let flow_hash = match destination.tunnel.encapsulation {
         Encapsulation::Gue { .. } => flows.table.hash(&packet.flow),
@@ -72,9 +72,9 @@ fn outer<'a>(
     };
     Outer {
         tunnel: destination.tunnel,
-        pmtu_disc: at.snapshot.settings.pmtu_disc,
+        pmtu_disc: cx.snapshot.settings.pmtu_disc,
         path_mtu: &destination.path_mtu,
-        now: at.now,
+        now: cx.now,
         flow_hash,
         ids: &mut flows.ids,
     }

@@ -49,35 +49,35 @@ enum Standing {
 
 /// Finds the connection of a packet, and ends that connection if the packet is to begin a new one.
 #[inline]
-pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, at: Context<'_>) -> Found {
+pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, cx: Context<'_>) -> Found {
     let packet = p.packet;
     let found = flows.table.find(&packet.connection_key(), p.hash);
     if let Some((id, direction)) = found {
-        state::take_back(flows, id, packet, direction, at.snapshot);
+        state::take_back(flows, id, packet, direction, cx.snapshot);
     }
     match found {
-        Some((id, Direction::Outbound)) => reply(&flows.table.connection(id), id, packet, at),
-        _ if at.snapshot.settings.requests_stay => Found::Kernel,
-        Some((id, Direction::Inbound)) => match standing(&flows.table.connection(id), packet, at.snapshot) {
+        Some((id, Direction::Outbound)) => reply(&flows.table.connection(id), id, packet, cx),
+        _ if cx.snapshot.settings.requests_stay => Found::Kernel,
+        Some((id, Direction::Inbound)) => match standing(&flows.table.connection(id), packet, cx.snapshot) {
             Standing::Keep => Found::Request(id),
-            Standing::Replace if replace(flows, id, at) => Found::Nothing,
+            Standing::Replace if replace(flows, id, cx) => Found::Nothing,
             Standing::Replace => Found::Request(id),
             Standing::NoDestination => Found::NoDestination(id),
         },
-        None => ftp::expected(flows, packet, at).map_or(Found::Nothing, Found::Request),
+        None => ftp::expected(flows, packet, cx).map_or(Found::Nothing, Found::Request),
     }
 }
 
 /// A reply. If its connection does not masquerade, its source is the virtual address: the kernel drops such an IPv4
 /// packet from the wire, and routes IPv6.
 #[inline]
-fn reply(connection: &Connection<'_>, id: ConnId, packet: &Packet, at: Context<'_>) -> Found {
+fn reply(connection: &Connection<'_>, id: ConnId, packet: &Packet, cx: Context<'_>) -> Found {
     let is_routed = connection.method().masquerades() || packet.family() == Family::V6;
-    if is_routed || at.snapshot.settings.forward_shared {
+    if is_routed || cx.snapshot.settings.forward_shared {
         return Found::Reply(id);
     }
-    if let Some(destination) = at.snapshot.destinations.of(connection) {
-        destination.live.note_returned(at.now);
+    if let Some(destination) = cx.snapshot.destinations.of(connection) {
+        destination.live.note_returned(cx.now);
     }
     Found::Kernel
 }
@@ -125,13 +125,13 @@ fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
 }
 
 /// Removes a connection from the table before its timeout. Returns `false` if it controls others and has to stay.
-fn replace(flows: &mut Flows, id: ConnId, at: Context<'_>) -> bool {
+fn replace(flows: &mut Flows, id: ConnId, cx: Context<'_>) -> bool {
     let removal = flows.table.remove(id);
     if let Removal::Done(state) = removal {
         let connection = flows.table.connection(id);
-        limit::count_out(&connection, at.snapshot);
-        if let Some(destination) = at.snapshot.destinations.of(&connection) {
-            flows.replaced.keep(&destination.live, ended(&connection, state), at.now);
+        limit::count_out(&connection, cx.snapshot);
+        if let Some(destination) = cx.snapshot.destinations.of(&connection) {
+            flows.replaced.keep(&destination.live, ended(&connection, state), cx.now);
         }
     }
     removal != Removal::Controls

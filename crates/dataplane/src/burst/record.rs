@@ -90,9 +90,11 @@ pub struct Step {
 /// A packet of the general path: its connection or service is to be looked up, and its verdict decided.
 pub(crate) struct Undecided<'b> {
     received: &'b mut Received,
-    step: &'b mut Step,
     /// All parts of a packet in several buffers, joined.
     joined: Option<Received>,
+    packet: &'b Packet,
+    hash: u64,
+    verdict: &'b mut Verdict,
 }
 
 /// The state of [`Burst::forward_steady`].
@@ -147,7 +149,8 @@ impl Burst {
         self.steps.clear();
         let secret = *flows.table.table().secret();
         let serves = [Family::V4, Family::V6].map(|family| snapshot.services.any_of(family));
-        let (mut link, mut addressed) = (LinkId(u16::MAX), None);
+        let mut link = LinkId(u16::MAX);
+        let mut addressed = None;
         for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
             if received.link != link {
                 link = received.link;
@@ -182,10 +185,13 @@ impl Burst {
                 && lists.concern(record.plain.source_addr(received.frame.bytes()))
             {
                 let step = Step::of(received, Some(record.hash), flows, snapshot);
-                let may_pass = |packet: &Packet| {
-                    !snapshot.is_refused(received.link, packet, || flows.is_reply(packet, step.hash))
+                let may_pass = match &step.class {
+                    Class::Flow(packet) => {
+                        !snapshot.is_refused(received.link, packet, || flows.is_reply(packet, step.hash))
+                    }
+                    _ => false,
                 };
-                if !matches!(&step.class, Class::Flow(packet) if may_pass(packet)) {
+                if !may_pass {
                     record.progress = Progress::General(self.steps.len() as u8);
                     self.steps.push(step);
                 }
@@ -245,7 +251,8 @@ impl Burst {
         flows: &mut Flows,
     ) -> Option<usize> {
         let begin = forwarding.next;
-        let (frames, records) = (&mut self.frames[begin..], &mut self.records[begin..]);
+        let frames = &mut self.frames[begin..];
+        let records = &mut self.records[begin..];
         for (number, (received, record)) in (begin..).zip(frames.iter_mut().zip(records)) {
             match forwarding.forward(flows, received, record) {
                 Some(link) => record.progress = Progress::Forwarded(link),
@@ -266,27 +273,29 @@ impl Burst {
         frame: usize,
         flows: &mut Flows,
         reassembly: &mut Reassembly,
-        at: Context<'_>,
+        cx: Context<'_>,
     ) -> Option<Undecided<'b>> {
-        let (received, record) = (&mut self.frames[frame], &mut self.records[frame]);
+        let received = &mut self.frames[frame];
+        let record = &mut self.records[frame];
         let number = match record.progress {
             Progress::General(number) => number,
             _ => {
-                self.steps.push(Step::of(received, Some(record.hash), flows, at.snapshot));
+                self.steps.push(Step::of(received, Some(record.hash), flows, cx.snapshot));
                 (self.steps.len() - 1) as u8
             }
         };
         record.progress = Progress::General(number);
         let step = &mut self.steps[usize::from(number)];
         let joined = match step.class {
-            Class::Chain => step.join(received, reassembly, flows, at.snapshot),
+            Class::Chain => step.join(received, reassembly, flows, cx.snapshot),
             _ => None,
         };
-        if matches!(step.class, Class::Flow(_)) {
-            return Some(Undecided { received, step, joined });
+        let Step { class, hash, verdict } = step;
+        if let Class::Flow(packet) = class {
+            return Some(Undecided { received, joined, packet, hash: *hash, verdict });
         }
         if let Some(whole) = joined {
-            step.divide(whole, received, reassembly);
+            divide(whole, received, verdict, reassembly);
         }
         None
     }
@@ -346,15 +355,15 @@ impl Step {
         *self = Self::of(&mut whole, None, flows, snapshot);
         Some(whole)
     }
+}
 
-    /// Writes joined bytes back into the parts.
-    #[inline(never)]
-    fn divide(&mut self, whole: Received, received: &mut Received, reassembly: &mut Reassembly) {
-        if !write_back(&whole.frame, &mut received.frame) {
-            self.verdict = NO_ROOM;
-        }
-        reassembly.put_back(whole.frame);
+/// Writes joined bytes back into the parts.
+#[inline(never)]
+fn divide(whole: Received, received: &mut Received, verdict: &mut Verdict, reassembly: &mut Reassembly) {
+    if !write_back(&whole.frame, &mut received.frame) {
+        *verdict = NO_ROOM;
     }
+    reassembly.put_back(whole.frame);
 }
 
 /// The verdict on a packet whose parts have no room for the bytes that were added.
@@ -365,24 +374,23 @@ impl Undecided<'_> {
     #[inline]
     pub(crate) fn packet(&mut self) -> FramedPacket<'_> {
         let Received { link, frame } = self.joined.as_mut().unwrap_or(self.received);
-        let Class::Flow(packet) = &self.step.class else { unreachable!("all others are decided otherwise") };
-        FramedPacket { frame, link: *link, packet, hash: self.step.hash, is_reassembled: false }
+        FramedPacket { frame, link: *link, packet: self.packet, hash: self.hash, is_reassembled: false }
     }
 
     /// Sets the verdict.
     #[inline]
     pub(crate) fn decide(self, verdict: Verdict, reassembly: &mut Reassembly) {
-        self.step.verdict = verdict;
+        *self.verdict = verdict;
         if let Some(whole) = self.joined {
-            self.step.divide(whole, self.received, reassembly);
+            divide(whole, self.received, self.verdict, reassembly);
         }
     }
 }
 
 impl<'a> Forwarding<'a> {
     /// The state before the first frame of a burst.
-    pub(crate) fn begin(flows: &Flows, at: Context<'a>) -> Self {
-        Self { fast_path: FastPath::begin(flows, at), insertions: flows.table.insertions(), next: 0 }
+    pub(crate) fn begin(flows: &Flows, cx: Context<'a>) -> Self {
+        Self { fast_path: FastPath::begin(flows, cx), insertions: flows.table.insertions(), next: 0 }
     }
 
     /// Forwards a packet by the fast path if its connection is steady. Returns the link by which it leaves.
@@ -393,8 +401,12 @@ impl<'a> Forwarding<'a> {
         if direction == Direction::Outbound && flows.table.insertions() != self.insertions {
             return None;
         }
-        let (link, frame) = (received.link, &mut received.frame);
-        let p = PlainPacket { plain: &record.plain, frame, link, hash: record.hash };
+        let p = PlainPacket {
+            plain: &record.plain,
+            frame: &mut received.frame,
+            link: received.link,
+            hash: record.hash,
+        };
         self.fast_path.forward(flows, p, id, direction)
     }
 
@@ -413,7 +425,6 @@ fn plain_address(link: LinkId, snapshot: &Snapshot) -> Option<(MacAddr, bool)> {
 /// The hash of a plain packet's connection key.
 #[inline]
 fn hash(plain: &Plain, frame: &[u8], secret: &HashSecret) -> u64 {
-    let port = |word: u64| (word >> 16) as u16;
     let (source, dest) = match plain.family {
         Family::V4 => (plain.source >> 16, plain.dest >> 16),
         Family::V6 => {
@@ -422,6 +433,12 @@ fn hash(plain: &Plain, frame: &[u8], secret: &HashSecret) -> u64 {
         }
     };
     secret.mix(source, dest, Protocol(plain.protocol))
+}
+
+/// The port in a packed endpoint of a plain packet.
+#[inline]
+fn port(packed: u64) -> u16 {
+    (packed >> 16) as u16
 }
 
 impl Default for Burst {

@@ -12,7 +12,9 @@ use super::flows::Flows;
 use super::unanswered::is_beside_its_destination;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::{self, Judgement, TcpState};
-use crate::conn::{ConnId, Connection, Direction, Flags, RecordState, Seen, Settled, TableWorker};
+use crate::conn::{
+    ConnId, Connection, Direction, Flags, Packets, RecordState, Seen, Settled, TableWorker, Then,
+};
 use crate::new_connection::eviction::is_half_open;
 use crate::snapshot::{Activity, Change, Destination, DestinationId, DestinationLive, Snapshot};
 
@@ -45,10 +47,12 @@ pub(crate) fn advance(
     event: impl Into<Event>,
     direction: Direction,
     live: Option<&DestinationLive>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) {
     let event = event.into();
-    let (table, settings, now) = (&mut flows.table, &at.snapshot.settings, at.now);
+    let table = &mut flows.table;
+    let settings = &cx.snapshot.settings;
+    let now = cx.now;
     let connection = table.connection(id);
     let protocol = connection.protocol();
     let moved = match protocol {
@@ -76,13 +80,13 @@ pub(crate) fn advance(
         Protocol::SCTP => before != after && SctpState::of(after) == SctpState::Established,
         _ => before != after && TcpState::of(after) == TcpState::Established,
     };
-    note(table, &mut flows.deferred, id, (before, after), proven, live.map(|live| (live, at.snapshot)));
+    note(table, &mut flows.deferred, id, before, after, proven, live.map(|live| (live, cx.snapshot)));
     if let Some(live) = live
         && protocol == Protocol::TCP
         && direction == Direction::Outbound
         && is_refused(before, after)
     {
-        live.count_refused(at.now);
+        live.count_refused(cx.now);
     }
 }
 
@@ -93,7 +97,8 @@ fn note(
     table: &TableWorker,
     deferred: &mut Deferred,
     id: ConnId,
-    (before, after): (u8, u8),
+    before: u8,
+    after: u8,
     proven: bool,
     destination: Option<(&DestinationLive, &Snapshot)>,
 ) {
@@ -102,7 +107,8 @@ fn note(
     if proven && let Some(template) = connection.controller() {
         table.assure(template);
     }
-    let (from, to) = (Activity::of(protocol, before), Activity::of(protocol, after));
+    let from = Activity::of(protocol, before);
+    let to = Activity::of(protocol, after);
     let has_moved = match connection.flags().contains(Flags::SYNC) {
         false => from != to,
         true => before != after && connection.count_as(to == Activity::Inactive),
@@ -132,7 +138,7 @@ pub(crate) fn take_back(
 ) {
     let connection = flows.table.connection(id);
     if connection.life().is_offloaded() && !keeps(&connection, packet.tcp_flags, direction) {
-        settle(&mut flows.table, &mut flows.deferred, id, false, true, snapshot);
+        settle(&mut flows.table, &mut flows.deferred, id, Packets::AsCounted, Then::TakeBack, snapshot);
     }
 }
 
@@ -152,11 +158,11 @@ pub(crate) fn settle(
     table: &mut TableWorker,
     deferred: &mut Deferred,
     id: ConnId,
-    is_used: bool,
-    is_last: bool,
+    packets: Packets,
+    then: Then,
     snapshot: &Snapshot,
 ) {
-    if let Some(settled) = table.settle(id, is_used, is_last) {
+    if let Some(settled) = table.settle(id, packets, then) {
         note_settled(table, deferred, id, settled, snapshot);
     }
 }
@@ -183,7 +189,7 @@ pub(crate) fn note_settled(
     let destination = snapshot.destinations.of(&connection);
     let proven =
         record.has(RecordState::WAS_ESTABLISHED) && is_half_open(Protocol::TCP, before) && before != after;
-    note(table, deferred, id, (before, after), proven, destination.map(|known| (&*known.live, snapshot)));
+    note(table, deferred, id, before, after, proven, destination.map(|known| (&*known.live, snapshot)));
 }
 
 /// Whether the destination has answered the client's SYN with a reset.
@@ -199,7 +205,7 @@ pub(crate) fn advance_on_reply(
     id: ConnId,
     packet: &Packet,
     destination: Option<&Destination>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) {
     match destination {
         Some(destination) => flows.count_reply(destination, packet),
@@ -207,7 +213,7 @@ pub(crate) fn advance_on_reply(
         None => return,
     }
     let live = destination.map(|destination| &*destination.live);
-    advance(flows, id, packet, Direction::Outbound, live, at);
+    advance(flows, id, packet, Direction::Outbound, live, cx);
 }
 
 /// The direction of a packet, and whether the director sees both directions. A reply shows that it does.

@@ -44,30 +44,28 @@ pub struct Transmitter {
 impl Transmitter {
     /// Transmission that counts in `counters`, whose only writer is the caller's thread.
     pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
-        let (verdicts, fragments) = (Vec::with_capacity(BURST), Vec::with_capacity(MAX_FRAGMENTS));
-        let (limit, waiting) = (RateLimit::default(), NeighbourQueue::new());
         Self {
-            unresolved,
             counters,
-            limit,
+            limit: RateLimit::default(),
+            unresolved,
             ids,
-            verdicts,
-            waiting,
+            verdicts: Vec::with_capacity(BURST),
+            waiting: NeighbourQueue::new(),
             fragments_held: 0,
             now: Millis(0),
-            fragments,
+            fragments: Vec::with_capacity(MAX_FRAGMENTS),
         }
     }
 
     /// Begins a burst: sends packets whose next hop is resolved now, and drops those that have waited too long. The
     /// verdicts of the last burst are discarded.
-    pub fn begin(&mut self, at: Context<'_>, port: &mut impl Port) {
+    pub fn begin(&mut self, cx: Context<'_>, port: &mut impl Port) {
         self.verdicts.clear();
-        self.now = at.now;
+        self.now = cx.now;
         if self.waiting.is_empty() {
             return;
         }
-        while let Some((received, verdict)) = self.waiting.release(at.snapshot, at.now) {
+        while let Some((received, verdict)) = self.waiting.release(cx.snapshot, cx.now) {
             self.settle(received, verdict, port);
         }
         self.count_held();
@@ -106,13 +104,13 @@ impl Transmitter {
     pub fn send_icmp_error(
         &mut self,
         error: &IcmpError<'_>,
-        at: Context<'_>,
+        cx: Context<'_>,
         port: &mut impl Port,
     ) -> Option<usize> {
-        let rate = at.snapshot.settings.icmp_msgs_per_sec;
-        let allowed = !error.is_limited() || self.limit.allows(at.now, rate);
+        let rate = cx.snapshot.settings.icmp_msgs_per_sec;
+        let allowed = !error.is_limited() || self.limit.allows(cx.now, rate);
         let made =
-            if allowed { error.emit(at.snapshot, port, &mut self.ids, &self.unresolved) } else { None };
+            if allowed { error.emit(cx.snapshot, port, &mut self.ids, &self.unresolved) } else { None };
         self.originate(made, port)
     }
 

@@ -24,21 +24,21 @@ pub(crate) fn count(
     p: &FramedPacket<'_>,
     connection: &Connection<'_>,
     destination: &Destination,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) {
     let flags = p.packet.tcp_flags;
     if flags.has(tcp::Flags::SYN) && !flags.has(tcp::Flags::ACK) && repeats(p, connection) {
-        match is_beside_its_destination(connection, at.snapshot) {
-            true => destination.live.count_neighbour(connection.client().addr, at.now),
-            false => destination.live.count_unanswered(at.now),
+        match is_beside_its_destination(connection, cx.snapshot) {
+            true => destination.live.count_neighbour(connection.client().addr, cx.now),
+            false => destination.live.count_unanswered(cx.now),
         }
     }
 }
 
 /// Whether a connection's destination answers the client directly, and not through this director.
 pub(crate) fn is_beside_its_destination(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
-    let (client, dest) = (connection.client().addr, connection.dest().addr);
-    connection.method() == ForwardingMethod::Nat && snapshot.egress.are_neighbours(client, dest)
+    connection.method() == ForwardingMethod::Nat
+        && snapshot.egress.are_neighbours(connection.client().addr, connection.dest().addr)
 }
 
 fn repeats(p: &FramedPacket<'_>, connection: &Connection<'_>) -> bool {

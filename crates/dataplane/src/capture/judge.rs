@@ -52,8 +52,11 @@ impl Filter {
 
     /// Whether a packet that was received by this link passes the filter, except for its verdict.
     pub(super) fn judge(&self, link: LinkId, subject: Option<&Subject>, snapshot: &Snapshot) -> Judged {
-        let by = |name: &String| snapshot.egress.link(link.wire()).is_some_and(|link| link.name == *name);
-        if !self.interface.as_ref().is_none_or(by) {
+        let is_by = self
+            .interface
+            .as_ref()
+            .is_none_or(|name| snapshot.egress.link(link.wire()).is_some_and(|link| link.name == *name));
+        if !is_by {
             return Judged::Unwanted;
         }
         if !self.asks_for_ends() {

@@ -109,8 +109,11 @@ impl Capture {
 
     /// The number of copies that were omitted because no slot was free, by the link that received the packet.
     pub fn missed(&self) -> impl Iterator<Item = (LinkId, u64)> {
-        let of = |link: usize| self.missed.iter().map(|counts| counts[link].value()).sum();
-        (0..LINKS).map(move |link| (LinkId(link as u16), of(link))).filter(|(_, count)| *count > 0)
+        let missed = (0..LINKS).map(|link| {
+            let count = self.missed.iter().map(|counts| counts[link].value()).sum();
+            (LinkId(link as u16), count)
+        });
+        missed.filter(|(_, count)| *count > 0)
     }
 
     pub(super) fn count_missed(&self, worker: usize, link: LinkId, count: u64) {
@@ -122,7 +125,7 @@ impl Lane {
     fn new(slots: usize, slot_bytes: usize) -> (Self, End) {
         let (full, filled) = RingBuffer::new(slots);
         let (empty, emptied) = RingBuffer::new(slots);
-        let record = || Record {
+        let free = (0..slots).map(|_| Record {
             packet: 0,
             nanoseconds: 0,
             link: LinkId(0),
@@ -131,11 +134,11 @@ impl Lane {
             length: 0,
             kept: 0,
             bytes: vec![0; slot_bytes].into(),
-        };
+        });
         let lane = Self {
             full,
             emptied,
-            free: (0..slots).map(|_| record()).collect(),
+            free: free.collect(),
             seen: Vec::with_capacity(BURST),
             left: Vec::with_capacity(slots),
             ready: Vec::with_capacity(slots),

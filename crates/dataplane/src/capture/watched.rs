@@ -105,8 +105,9 @@ impl<'a, P: Port> Watched<'a, P> {
             let lane = &mut **lane;
             lane.packets += 1;
             let was_wanted = lane.forget_held(frame.number());
-            let is_wanted = || capture.filter.judge(link, Some(&subject), self.snapshot) == Judged::Wanted;
-            let wanted = capture.filter.fate.takes(verdict) && (was_wanted || is_wanted());
+            let wanted = capture.filter.fate.takes(verdict)
+                && (was_wanted
+                    || capture.filter.judge(link, Some(&subject), self.snapshot) == Judged::Wanted);
             match if wanted { lane.take() } else { None } {
                 Some(mut record) => {
                     record.copy(self.nanoseconds, link, FrameDirection::Earlier, frame);
@@ -126,7 +127,8 @@ impl<'a, P: Port> Watched<'a, P> {
 
     /// Captures and sends a packet that was captured as held in an earlier burst, or sends another one.
     fn transmit_held(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        let (number, mut records) = (frame.number(), [const { None }; MOST]);
+        let number = frame.number();
+        let mut records = [const { None }; MOST];
         for (watch, record) in self.watches.iter_mut().zip(&mut records) {
             let Some(Watching { capture, lane }) = watch else { continue };
             if !lane.forget_held(number) {
@@ -207,7 +209,8 @@ impl<P: Port> Watch for Watched<'_, P> {
     fn ended(&mut self, flows: &Flows) {
         for Watching { capture, lane } in self.watches.iter_mut().flatten() {
             let lane = &mut **lane;
-            let (mut all, mut left) = (std::mem::take(&mut lane.seen), std::mem::take(&mut lane.left));
+            let mut all = std::mem::take(&mut lane.seen);
+            let mut left = std::mem::take(&mut lane.left);
             let mut next = left.drain(..).peekable();
             for (place, seen) in all.drain(..).enumerate() {
                 let judged = match &seen.judged {
@@ -230,7 +233,8 @@ impl<P: Port> Watch for Watched<'_, P> {
             }
             next.for_each(|(_, record)| lane.free.push(record));
             // Their memory is reused.
-            (lane.seen, lane.left) = (all, left);
+            lane.seen = all;
+            lane.left = left;
             lane.hand_over();
         }
     }
@@ -245,7 +249,8 @@ impl<P: Port> Port for Watched<'_, P> {
         if !self.begun {
             return self.transmit_held(link, frame);
         }
-        let (place, originated) = (self.settled, !self.is_current(&frame));
+        let place = self.settled;
+        let originated = !self.is_current(&frame);
         let mut copied = [Copied::No; MOST];
         for (watch, copied) in self.watches.iter_mut().zip(&mut copied) {
             let Some(watch) = watch else { continue };

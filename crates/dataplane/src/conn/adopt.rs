@@ -22,7 +22,7 @@ use xvs_proto::HashSecret;
 
 use super::buckets::{Buckets, Claim};
 use super::connection::Connection;
-use super::entry::{Life, REMOVED};
+use super::entry::{Life, REMOVED, Record};
 use super::flags::Flags;
 use super::id::ConnId;
 use super::insertion::Kind;
@@ -158,7 +158,8 @@ impl FormerTable {
     /// Takes over the table of a process that does not use it any more.
     pub fn take_over(self, survey: &Survey) -> Arc<Table> {
         let Table { slab, free_handles, config, counts, expected, .. } = &self.0;
-        let (header, extent) = (&slab.header[0], survey.extent);
+        let header = &slab.header[0];
+        let extent = survey.extent;
         // Relaxed: no other thread uses the table yet.
         header.extent.store(extent, Ordering::Relaxed);
         header.free.store(0, Ordering::Relaxed);
@@ -171,10 +172,11 @@ impl FormerTable {
         }
         let mut stock = Stock::default();
         survey.free.iter().for_each(|index| stock.give(slab, *index));
-        let first_of = |worker: usize| (u64::from(extent) * worker as u64 / config.workers as u64) as u32;
         for (worker, state) in free_handles.iter().take(config.workers).enumerate() {
             if let Some(state) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner) {
-                state.unlinked = first_of(worker)..first_of(worker + 1);
+                let [first, end] = [worker, worker + 1]
+                    .map(|worker| (u64::from(extent) * worker as u64 / config.workers as u64) as u32);
+                state.unlinked = first..end;
                 // The first handle gets all of them, and gives the surplus to the others.
                 state.stock = mem::take(&mut stock);
             }
@@ -199,23 +201,7 @@ impl FormerTable {
     ) -> usize {
         let extent = self.extent_of_files();
         let Table { slab, buckets, secret, .. } = &self.0;
-        let is_possible = |index: u32| {
-            let record = slab.record(index);
-            let life = record.entry.life();
-            life.is_live()
-                && record.is_sound()
-                && life.deadline() < now + FARTHEST_DEADLINE
-                && !is_half_completed(record.entry)
-                && is_known(record.entry.dest.load(Ordering::Relaxed))
-        };
-        let is_live = |index: u32| slab.entry(index).life().is_live();
         let discarded = AtomicUsize::new(0);
-        let discard = |entry: &Entry| {
-            let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
-            entry.generation.store(generation, Ordering::Relaxed);
-            entry.life.store(Life::removed(0).0, Ordering::Relaxed);
-            discarded.fetch_add(1, Relaxed);
-        };
         // Entries that were about to be removed: a new connection between the same ends may have taken their place
         // since.
         let closed = Mutex::new(Vec::new());
@@ -225,7 +211,8 @@ impl FormerTable {
             // All keys of a window before the first one is entered, so that their buckets are fetched together.
             let keys: [Option<Keys>; WINDOW] = array::from_fn(|at| {
                 let index = window.start + at as u32;
-                let keys = (index < window.end && is_possible(index)).then(|| keys_of(slab, secret, index));
+                let is_possible = index < window.end && is_possible(slab.record(index), now, &is_known);
+                let keys = is_possible.then(|| keys_of(slab, secret, index));
                 keys.inspect(|keys| keys.prefetch(buckets))
             });
             for (index, keys) in window.zip(keys) {
@@ -238,22 +225,24 @@ impl FormerTable {
                 }
                 let is_entered = keys.is_some_and(|keys| enter(slab, buckets, &keys, index));
                 if entry.life().is_current() && !is_entered {
-                    discard(entry);
+                    discard(entry, &discarded);
                 }
             }
         });
         for index in closed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             if !enter(slab, buckets, &keys_of(slab, secret, index), index) {
-                discard(slab.entry(index));
+                discard(slab.entry(index), &discarded);
             }
         }
         for_each_window(extent, &progress, |window| {
-            for index in window.filter(|index| is_live(*index)) {
-                let controller = &slab.entry(index).controller;
-                let is_controller = |of: &u32| *of < extent && is_live(*of) && slab.record(*of).may_control();
-                let found = controller.load(Ordering::Relaxed).checked_sub(1).filter(is_controller);
-                if !found.is_some_and(|found| slab.entry(found).add_controlled()) {
-                    controller.store(0, Ordering::Relaxed);
+            for entry in window.map(|index| slab.entry(index)).filter(|entry| entry.life().is_live()) {
+                let controller = entry.controller.load(Ordering::Relaxed).checked_sub(1);
+                let found = controller.filter(|of| *of < extent).map(|of| slab.record(of));
+                let is_counted = found.is_some_and(|found| {
+                    found.entry.life().is_live() && found.may_control() && found.entry.add_controlled()
+                });
+                if !is_counted {
+                    entry.controller.store(0, Ordering::Relaxed);
                 }
             }
         });
@@ -261,27 +250,48 @@ impl FormerTable {
     }
 }
 
+/// Whether an entry holds a connection or template that the table can keep.
+fn is_possible(record: Record<'_>, now: Millis, is_known: impl Fn(u32) -> bool) -> bool {
+    let life = record.entry.life();
+    life.is_live()
+        && record.is_sound()
+        && life.deadline() < now + FARTHEST_DEADLINE
+        && !is_half_completed(record.entry)
+        && is_known(record.entry.dest.load(Ordering::Relaxed))
+}
+
+/// Removes an entry that is not in the index, and counts it.
+fn discard(entry: &Entry, discarded: &AtomicUsize) {
+    let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
+    entry.generation.store(generation, Ordering::Relaxed);
+    entry.life.store(Life::removed(0).0, Ordering::Relaxed);
+    discarded.fetch_add(1, Relaxed);
+}
+
 /// Passes each window of the indices up to this one to `each`, on all cores; calls `progress` for each share of them.
 fn for_each_window(extent: u32, progress: impl Fn() + Sync, each: impl Fn(Range<u32>) + Sync) {
     let next = AtomicU32::new(0);
-    let run = || {
-        // Relaxed: this orders nothing; the end of the scope does.
-        while let start = next.fetch_add(SHARE, Relaxed)
-            && start < extent
-        {
-            progress();
-            let end = (start + SHARE).min(extent);
-            (start..end).step_by(WINDOW).for_each(|at| each(at..(at + WINDOW as u32).min(end)));
-        }
-    };
     thread::scope(|scope| {
         for _ in 1..thread::available_parallelism().map_or(1, usize::from).min((extent / SHARE) as usize + 1)
         {
             // If a thread cannot be started, the others do its part.
-            let _ = thread::Builder::new().spawn_scoped(scope, run);
+            let _ = thread::Builder::new()
+                .spawn_scoped(scope, || for_each_share(extent, &next, &progress, &each));
         }
-        run();
+        for_each_share(extent, &next, &progress, &each);
     });
+}
+
+/// Takes shares from `next` on, and passes their windows to `each`.
+fn for_each_share(extent: u32, next: &AtomicU32, progress: impl Fn(), each: impl Fn(Range<u32>)) {
+    // Relaxed: this orders nothing; the end of the scope does.
+    while let start = next.fetch_add(SHARE, Relaxed)
+        && start < extent
+    {
+        progress();
+        let end = (start + SHARE).min(extent);
+        (start..end).step_by(WINDOW).for_each(|at| each(at..(at + WINDOW as u32).min(end)));
+    }
 }
 
 /// Entries whose buckets are fetched together.
@@ -299,12 +309,10 @@ fn map(files: &TableFiles, config: &TableConfig, parts: &Parts) -> io::Result<[A
 /// Checks the header of a table's file against what this program expects.
 fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, HashSecret), AdoptError> {
     let mut bytes = [0; size_of::<Header>()];
-    let refused = |why: String| Err(AdoptError::Refused(why));
     if file.metadata()?.len() < HEADER_BYTES as u64 {
-        return refused("it is no connection table of xvsd".to_owned());
+        return refused("it is no connection table of xvsd");
     }
     file.read_exact_at(&mut bytes, 0)?;
-    let word = |at: usize| u64::from_ne_bytes(array::from_fn(|byte| bytes[at + byte]));
     let [magic, version, capacity, buckets, entries] = [
         std::mem::offset_of!(Header, magic),
         std::mem::offset_of!(Header, version),
@@ -312,17 +320,16 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
         std::mem::offset_of!(Header, buckets),
         std::mem::offset_of!(Header, entries),
     ]
-    .map(word);
-    let words = |at: usize| [word(at), word(at + 8)];
-    let secret = std::mem::offset_of!(Header, secret);
+    .map(|at| word(&bytes, at));
     if magic != MAGIC {
-        return refused("it is no connection table of xvsd".to_owned());
+        return refused("it is no connection table of xvsd");
     }
     if version != VERSION {
         return refused(format!("its layout has version {version}, and this xvsd has version {VERSION}"));
     }
-    if Boot(words(std::mem::offset_of!(Header, boot))) != boot {
-        return refused("it is from before the machine's last start, or from another machine".to_owned());
+    let boot_at = std::mem::offset_of!(Header, boot);
+    if Boot([0, 8].map(|byte| word(&bytes, boot_at + byte))) != boot {
+        return refused("it is from before the machine's last start, or from another machine");
     }
     if capacity != config.capacity as u64 {
         return refused(format!(
@@ -335,9 +342,18 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
     let parts = Parts { entries: entries.min(ENTRIES_MAX as u64) as usize, ..made };
     let length = file_bytes(parts.table_bytes()) as u64;
     if buckets != made.buckets as u64 || entries < capacity || file.metadata()?.len() != length {
-        return refused("its header contradicts its length".to_owned());
+        return refused("its header contradicts its length");
     }
-    Ok((parts, HashSecret([word(secret), word(secret + 8), word(secret + 16)])))
+    let secret_at = std::mem::offset_of!(Header, secret);
+    Ok((parts, HashSecret([0, 8, 16].map(|byte| word(&bytes, secret_at + byte)))))
+}
+
+fn refused<T>(why: impl Into<String>) -> Result<T, AdoptError> {
+    Err(AdoptError::Refused(why.into()))
+}
+
+fn word(bytes: &[u8], at: usize) -> u64 {
+    u64::from_ne_bytes(array::from_fn(|byte| bytes[at + byte]))
 }
 
 fn keys_of(slab: &Slab, secret: &HashSecret, index: u32) -> Keys {

@@ -151,7 +151,7 @@ impl Buckets {
         found
     }
 
-    /// The same in the alternative bucket.
+    /// As [`Self::candidate`], in the alternative bucket.
     #[inline]
     pub(super) fn second_candidate(&self, hash: u64) -> Candidate<Claim> {
         self.first(self.alternative(hash, self.primary(hash)), tag(hash))
@@ -179,7 +179,8 @@ impl Buckets {
     /// by a newer one (see [`enter_beside`](Self::enter_beside)) is used only if no other passes the test.
     #[inline]
     pub(super) fn find<T>(&self, hash: u64, mut test: impl FnMut(u32) -> Option<T>) -> Option<T> {
-        let (tag, primary) = (tag(hash), self.primary(hash));
+        let tag = tag(hash);
+        let primary = self.primary(hash);
         let mut shadowed = None;
         let mut bucket = primary;
         loop {
@@ -218,8 +219,11 @@ impl Buckets {
         if key == Key::Reply {
             place.contends |= REPLY;
         }
-        let (own, last) = (place.contends | TENTATIVE | claim.word(), place.contends | FINAL | claim.word());
-        for attempt in 0.. {
+        let own = place.contends | TENTATIVE | claim.word();
+        let last = place.contends | FINAL | claim.word();
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
             let slots = self.slots(place);
             let mut finals = slots.iter().filter(|&&word| place.contends(word) && word & FINAL != 0);
             if let Some(&word) = finals.find(|&&word| same(word as u32)) {
@@ -233,7 +237,7 @@ impl Buckets {
             }
             // The fence that the module's argument orders against the other worker's.
             fence(Ordering::SeqCst);
-            match self.settle(place, position, attempt, &same) {
+            match self.settle(place, position, attempts, &same) {
                 // A failure means that another worker has emptied the slot.
                 Rivals::None if self.exchange(place, position, own, last) => return Entered::Own,
                 Rivals::None => {}
@@ -246,7 +250,6 @@ impl Buckets {
                 }
             }
         }
-        unreachable!("the loop ends only by a return")
     }
 
     /// Enters a key that several entries may have; `same` returns whether another entry has it. A look-up then finds
@@ -296,7 +299,7 @@ impl Buckets {
     }
 
     /// Looks for rivals of the tentative slot at `own`, and empties the slots of those that yield to it.
-    fn settle(&self, place: Place, own: usize, attempt: u32, same: &impl Fn(u32) -> bool) -> Rivals {
+    fn settle(&self, place: Place, own: usize, attempts: u32, same: &impl Fn(u32) -> bool) -> Rivals {
         for position in (0..2 * SLOTS).filter(|&position| position != own) {
             loop {
                 let word = self.slot(place, position).load(Ordering::Acquire);
@@ -306,7 +309,7 @@ impl Buckets {
                 if word & FINAL != 0 {
                     return Rivals::First(word as u32);
                 }
-                if position < own && attempt < PATIENCE {
+                if position < own && attempts <= PATIENCE {
                     return Rivals::Lower;
                 }
                 // A failure means that the rival has become final or has withdrawn meanwhile: the slot is read again.
@@ -398,8 +401,8 @@ enum Rivals {
 
 /// An empty position: in the primary bucket while it has room to spare, else in the emptier bucket.
 fn vacancy(slots: &Slots) -> Option<usize> {
-    let empty = |bucket: usize| slots[bucket * SLOTS..][..SLOTS].iter().filter(|&&word| word == 0).count();
-    let (primary, alternative) = (empty(0), empty(1));
+    let [primary, alternative] =
+        [0, SLOTS].map(|first| slots[first..first + SLOTS].iter().filter(|&&word| word == 0).count());
     let first = if primary > SPARE || primary >= alternative { 0 } else { SLOTS };
     let among = &slots[first..first + SLOTS];
     among.iter().position(|&word| word == 0).map(|position| first + position)

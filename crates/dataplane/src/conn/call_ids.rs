@@ -100,12 +100,11 @@ impl CallIds {
 
     /// Whether a template with this mark has this Call-ID.
     pub(crate) fn is(&self, mark: u32, call_id: &[u8]) -> bool {
-        let same = |slot: &Slot| {
+        self.slot(mark).is_some_and(|slot| {
             let words = slot.words.iter().take(call_id.len() / 8 + 1).zip(packed(call_id));
             // Acquire: pairs with the Release of `write`.
             words.fold(true, |same, (word, value)| same & (word.load(Acquire) == value))
-        };
-        self.slot(mark).is_some_and(same)
+        })
     }
 
     /// The Call-ID of a template, for listings. `None` if the slot belongs to another template by now.

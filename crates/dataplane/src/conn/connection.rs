@@ -169,17 +169,16 @@ impl Connection<'_> {
 
     /// Whether the XDP program forwards packets by its record, if it has one.
     pub(crate) fn is_forwarded(&self) -> bool {
-        let is_in_force =
-            |offloaded: &Offloaded| Some(offloaded.state(offloaded.of(self.id)?).has(State::IN_FORCE));
-        self.offloaded.get().and_then(|offloaded| is_in_force(offloaded)).unwrap_or(false)
+        let state = self.offloaded.get().and_then(|offloaded| offloaded.state_of(self.id));
+        state.is_some_and(|state| state.has(State::IN_FORCE))
     }
 
     /// Whether its client has acknowledged the number of the destination's SYN.
     pub fn is_proven(&self) -> bool {
-        let by_record =
-            |offloaded: &Offloaded| Some(offloaded.state(offloaded.of(self.id)?).has(State::PROVEN));
         self.flags().contains(Flags::PROVEN)
-            || self.of_record(self.record.entry.life(), by_record).unwrap_or(false)
+            || self
+                .of_record(self.record.entry.life(), |offloaded| offloaded.state_of(self.id))
+                .is_some_and(|state| state.has(State::PROVEN))
     }
 
     /// The current flags.
@@ -212,13 +211,13 @@ impl Connection<'_> {
     /// that has changed it; `false` also if it is no longer counted.
     #[must_use]
     pub fn count_as(&self, inactive: bool) -> bool {
-        let changed = |flags: u16| {
+        // Relaxed: as in `set_flags`.
+        let changed = self.record.entry.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |flags| {
             let flags = Flags(flags);
             let is_due = !flags.contains(Flags::COUNTED_OUT) && flags.contains(Flags::INACTIVE) != inactive;
             is_due.then_some(flags.0 ^ Flags::INACTIVE.0)
-        };
-        // Relaxed: as in `set_flags`.
-        self.record.entry.flags.fetch_update(Ordering::Relaxed, Ordering::Relaxed, changed).is_ok()
+        });
+        changed.is_ok()
     }
 
     /// Removes such a connection from the counts. Returns whether it counted as inactive.

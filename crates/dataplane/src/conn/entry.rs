@@ -38,7 +38,8 @@ impl<'a> Packed<'a> {
     #[inline]
     pub(super) fn of(flow: &'a FlowKey) -> Self {
         let about = u64::from(flow.protocol.0) << 8;
-        let (source, dest) = (u64::from(flow.source.port) << 16, u64::from(flow.dest.port) << 16);
+        let source = u64::from(flow.source.port) << 16;
+        let dest = u64::from(flow.dest.port) << 16;
         match (flow.source.addr, flow.dest.addr) {
             (IpAddr::V4(from), IpAddr::V4(to)) => Self {
                 flow,
@@ -110,12 +111,12 @@ impl Life {
         self.0 as u32
     }
 
-    /// The same phase with another state and deadline.
+    /// The word with another state and deadline, in the same phase.
     pub(super) fn with(self, state: u8, deadline: Millis) -> Self {
         Self(self.0 & (PHASE | OFFLOADED) | u64::from(state) << 48 | deadline.0.min(DEADLINE_MAX))
     }
 
-    /// The same after a packet that requests this state and deadline; `None`: it stays as it is. See
+    /// The word after a packet that requests this state and deadline; `None`: it stays as it is. See
     /// `TableWorker::transition` for how a deadline is stored.
     pub(super) fn refreshed(self, state: u8, expires: Millis) -> Option<Self> {
         let deadline = match self.deadline() {
@@ -141,7 +142,7 @@ impl Life {
         self.0 & OFFLOADED != 0
     }
 
-    /// The same without the mark of a record.
+    /// The word without the mark of a record.
     pub(super) fn taken_back(self) -> Self {
         Self(self.0 & !OFFLOADED)
     }
@@ -159,7 +160,8 @@ impl Record<'_> {
     /// Writes a new connection into an entry that no other thread can reach. `timer` is the tick of its first link.
     pub(super) fn fill(self, new: &NewConnection, timer: u32) {
         // Relaxed: the compare-and-swap that puts the index into a bucket releases all of it.
-        let (entry, order) = (self.entry, Ordering::Relaxed);
+        let order = Ordering::Relaxed;
+        let entry = self.entry;
         let flow = new.request_flow();
         let Packed { source, dest, about, .. } = Packed::of(&flow);
         let mut dest_addr = (word(new.dest) >> 32) as u32;
@@ -216,10 +218,12 @@ impl Record<'_> {
     /// whole flow can say it.
     #[inline]
     pub(super) fn direction_v4(self, source: u64, dest: u64, protocol: u8) -> Option<Direction> {
-        let (client, service) = (self.entry.client_word(), self.entry.virtual_word());
+        let client = self.entry.client_word();
+        let service = self.entry.virtual_word();
         if client & !ENDPOINT != u64::from(protocol) << 8 | Kind::Connection as u64 {
-            let is_its = |local, replier| word(local) == dest && word(replier) == source;
-            return self.translated(u64::from(protocol) << 8 | IPV6, is_its);
+            return self.translated(u64::from(protocol) << 8 | IPV6, |local, replier| {
+                word(local) == dest && word(replier) == source
+            });
         }
         if client & ENDPOINT == source && service & ENDPOINT == dest {
             return Some(Direction::Inbound);
@@ -242,11 +246,10 @@ impl Record<'_> {
         match service & (EXTENDED | DEST_IPV6 | LOCAL) {
             0 => Some((self.entry.client_word() & ENDPOINT, self.entry.packed_dest())),
             flags if flags == EXTENDED | LOCAL => {
-                let addr = |words: &[AtomicU64; 2]| words[0].load(Ordering::Relaxed) << 32;
                 let local_port = u64::from(self.entry.dest_addr.load(Ordering::Relaxed)) << 16;
                 let port = u64::from(self.entry.dest_port.load(Ordering::Relaxed)) << 16;
                 let Extension { local, dest, .. } = self.extension;
-                Some((addr(local) | local_port, addr(dest) | port))
+                Some((bits_v4(local) << 32 | local_port, bits_v4(dest) << 32 | port))
             }
             _ => None,
         }
@@ -263,17 +266,13 @@ impl Record<'_> {
     pub(super) fn direction_v6(self, plain: &Plain, addresses: AddressesV6) -> Option<Direction> {
         let client = self.entry.client_word();
         if client & !ENDPOINT != u64::from(plain.protocol) << 8 | IPV6 | Kind::Connection as u64 {
-            let is_its = |local: Endpoint, replier: Endpoint| {
-                let is = |end: Endpoint, addr: u128, port: u64| {
-                    end.addr == IpAddr::from(Ipv6Addr::from_bits(addr)) && u64::from(end.port) << 16 == port
-                };
-                is(local, addresses.dest, plain.dest) && is(replier, addresses.source, plain.source)
-            };
-            return self.translated(u64::from(plain.protocol) << 8, is_its);
+            return self.translated(u64::from(plain.protocol) << 8, |local, replier| {
+                is_v6(local, addresses.dest, plain.dest) && is_v6(replier, addresses.source, plain.source)
+            });
         }
-        let (source, dest) = ((addresses.source, plain.source), (addresses.dest, plain.dest));
-        let ((to_client, client), (virtual_addr, service)) = self.towards_client_v6();
-        if (to_client, client) == source && (virtual_addr, service) == dest {
+        let source = (addresses.source, plain.source);
+        let dest = (addresses.dest, plain.dest);
+        if self.towards_client_v6() == (source, dest) {
             return Some(Direction::Inbound);
         }
         (self.towards_dest_v6()? == (dest, source)).then_some(Direction::Outbound)
@@ -323,18 +322,20 @@ impl Record<'_> {
 
     /// Whether its words can be those of a connection or template: a check of memory that another process has left.
     pub(super) fn is_sound(self) -> bool {
-        let (client, service) = (self.entry.client_word(), self.entry.virtual_word());
+        let client = self.entry.client_word();
+        let service = self.entry.virtual_word();
         let known = [
             (client, IPV6 | PROTOCOL | Kind::Template as u64),
             (service, METHOD | EXTENDED | DEST_IPV6 | LOCAL),
         ];
         let needs_extension = client & IPV6 | service & (DEST_IPV6 | LOCAL) != 0;
-        let (flags, local) = (self.entry.flags.load(Ordering::Relaxed), service & LOCAL != 0);
-        let is_ftp = Flags(flags).contains(Flags::FTP);
+        let flags = Flags(self.entry.flags.load(Ordering::Relaxed));
+        let local = service & LOCAL != 0;
+        let is_ftp = flags.contains(Flags::FTP);
         known.iter().all(|(word, bits)| word & !ENDPOINT & !bits == 0)
             && service & METHOD <= ForwardingMethod::FullNat as u64
             && (self.is_wide() || !needs_extension)
-            && Flags(flags).contains(Flags::TEMPLATE) == self.is_template()
+            && flags.contains(Flags::TEMPLATE) == self.is_template()
             && (!is_ftp || self.is_wide() && !local)
             && (local || self.is_template() || self.method() != ForwardingMethod::FullNat)
     }
@@ -460,10 +461,12 @@ impl Entry {
 
     /// Marks the connection as one whose record may know more, if it is live and in this state.
     pub(super) fn mark_offloaded(&self, state: u8) -> bool {
-        let is_it = |life: Life| life.is_live() && life.state() == state;
-        let marked = |life: u64| is_it(Life(life)).then_some(life | OFFLOADED);
         // Relaxed: the fence of the caller orders it.
-        self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, marked).is_ok()
+        let marked = self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            let life = Life(word);
+            (life.is_live() && life.state() == state).then_some(word | OFFLOADED)
+        });
+        marked.is_ok()
     }
 
     /// Phase, state and deadline.
@@ -474,9 +477,11 @@ impl Entry {
 
     /// See [`crate::conn::connection::Connection::add_controlled`].
     pub(super) fn add_controlled(&self) -> bool {
-        let more = |count: u32| count.checked_add(1).filter(|&count| count != REMOVED);
         // Relaxed: the count is the only information that is passed on, and `close` competes for the same word.
-        self.controlled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+        let counted = self.controlled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
+            count.checked_add(1).filter(|&count| count != REMOVED)
+        });
+        counted.is_ok()
     }
 
     /// Closes it as a controller: it admits no more connections. Succeeds once in a connection's life, and only while
@@ -526,6 +531,11 @@ fn word(endpoint: Endpoint) -> u64 {
     addr | u64::from(endpoint.port) << 16
 }
 
+/// Whether an endpoint has this IPv6 address, and the port in this word.
+fn is_v6(endpoint: Endpoint, addr: u128, port: u64) -> bool {
+    endpoint.addr == IpAddr::from(Ipv6Addr::from_bits(addr)) && u64::from(endpoint.port) << 16 == port
+}
+
 fn unpacked(word: u64) -> Endpoint {
     Endpoint::new(Ipv4Addr::from((word >> 32) as u32), (word >> 16) as u16)
 }
@@ -539,6 +549,12 @@ fn endpoint(words: &[AtomicU64; 2], family: u64, port: u64) -> Endpoint {
         _ => IpAddr::from(Ipv6Addr::from(u128::from(high) << 64 | u128::from(low))),
     };
     Endpoint::new(addr, port as u16)
+}
+
+/// The bits of an IPv4 address of an extension.
+#[inline]
+fn bits_v4(words: &[AtomicU64; 2]) -> u64 {
+    words[0].load(Ordering::Relaxed)
 }
 
 /// The bits of an IPv6 address of an extension.

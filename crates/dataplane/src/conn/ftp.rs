@@ -56,8 +56,9 @@ impl Shift {
 
     /// The shift for announcements to other directors; `None`: nothing is shifted.
     pub(crate) fn announced(self) -> Option<ReplyShift> {
-        let (place, before) = (self.place(), self.before());
-        (self != Self::default()).then(|| ReplyShift { place, after: before + self.change(), before })
+        let before = self.before();
+        let shift = ReplyShift { place: self.place(), after: before + self.change(), before };
+        (self != Self::default()).then_some(shift)
     }
 
     /// A sequence number of the server as the client knows it.

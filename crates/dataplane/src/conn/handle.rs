@@ -23,7 +23,7 @@ use super::id::ConnId;
 use super::insertion::{Inserted, Kind, NewConnection, Removal};
 use super::keys::Keys;
 use super::lookup::Sought;
-use super::offloaded::{State, has_become_inactive};
+use super::offloaded::{Packets, Reading, State, has_become_inactive};
 use super::slab::STRANDED_MAX;
 use super::table::{HandleCounts, HandleState, Table};
 use super::timer_link::bring_forward;
@@ -141,7 +141,8 @@ impl TableWorker {
         let handle = &mut self.handle;
         let table = &*handle.table;
         // The reply key was not known before, so its lines are prefetched while the entry is filled.
-        let (request, reply) = (new.request_flow(), new.reply_flow());
+        let request = new.request_flow();
+        let reply = new.reply_flow();
         let keys = Keys::of(request, new.kind(), reply, new.local.is_some(), &table.secret);
         keys.prefetch_reply(&table.buckets);
         let Some(index) = handle.state.stock.take(&table.slab) else {
@@ -173,8 +174,7 @@ impl TableWorker {
                 // The owner of the reply key may be this very connection. An entry that is not live yet may still be
                 // discarded.
                 let other = self.handle.table.slab.record(index);
-                let is_it = || keys.are_of(other) && other.entry.life().is_live();
-                let taken = key == Key::Reply && !is_it();
+                let taken = key == Key::Reply && !(keys.are_of(other) && other.entry.life().is_live());
                 if taken { Inserted::LocalTaken } else { Inserted::Existing(ConnId(index)) }
             }
             _ => {
@@ -220,13 +220,14 @@ impl TableWorker {
     /// The connections whose slots the keys of `new` need; none if both keys have room.
     pub fn bucket_occupants(&self, new: &NewConnection) -> impl Iterator<Item = ConnId> + use<> {
         let buckets = &self.handle.table.buckets;
-        let (request, reply) = (Some(new.request_flow()), new.reply_flow());
+        let request = Some(new.request_flow());
+        let reply = new.reply_flow();
         let both = reply.and(request);
-        let occupants = |flow: FlowKey, needed| buckets.occupants_if_full(self.hash(&flow), needed);
         // First the keys that have no room. Both keys may share a bucket, and each could take the slot that the other
         // needs.
         let keys = [(request, 1), (reply, 1), (both, 2), (reply, 2)];
-        let occupants = keys.map(|(flow, needed)| flow.map(|flow| occupants(flow, needed)));
+        let occupants =
+            keys.map(|(flow, needed)| flow.map(|flow| buckets.occupants_if_full(self.hash(&flow), needed)));
         occupants.into_iter().flatten().flatten().map(ConnId)
     }
 
@@ -291,40 +292,35 @@ impl TableWorker {
         Some((old.state(), new.state()))
     }
 
-    /// Gives a connection the state and deadline that its record says. If this `is_last`, the record ends before: the
-    /// connection is the workers' again. `is_used`: packets have passed that the record's counts do not have any more.
+    /// Gives a connection the state and deadline that its record says. Before it is taken back, the record ends.
     /// `None`: it has no record, or was removed.
-    pub(crate) fn settle(&mut self, id: ConnId, is_used: bool, is_last: bool) -> Option<Settled> {
+    pub(crate) fn settle(&mut self, id: ConnId, packets: Packets, then: Then) -> Option<Settled> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let offloaded = table.offloaded.get()?;
         let Some(record) = offloaded.of(id) else {
             // The record of a former process, or none after all.
-            let is_stale = |old: Life| old.is_offloaded() && offloaded.of(id).is_none();
-            change(table, wheel, id, |old| is_stale(old).then(|| old.taken_back()));
+            change(table, wheel, id, |old| {
+                let is_stale = old.is_offloaded() && offloaded.of(id).is_none();
+                is_stale.then(|| old.taken_back())
+            });
             return None;
         };
-        if is_last {
+        if then == Then::TakeBack {
             offloaded.seal(record);
         }
         let seen = Cell::new(None);
         let (old, new) = change(table, wheel, id, |old| {
-            // As in `transition`, the slot is read before the exchange; and the state after what is told, which is then
-            // not newer.
-            let slot = offloaded.slot(record);
-            let told = offloaded.told(record, old, is_used || offloaded.has_packets(record));
-            let state = offloaded.state(record);
-            // Last, and in each turn: of two threads, the one that comes second finds the mark gone, or another record.
-            let is_its = offloaded.of(id) == Some(record);
-            seen.set(is_its.then_some((slot, state)));
-            let new = if is_last { told.taken_back() } else { told };
-            (is_its && old.is_offloaded() && new != old).then_some(new)
+            let reading = offloaded.read(id, record, old, packets);
+            seen.set(reading);
+            let told = reading?.told;
+            let new = if then == Then::TakeBack { told.taken_back() } else { told };
+            (old.is_offloaded() && new != old).then_some(new)
         })?;
-        let (before, after) = (old.state(), new.state());
-        let (slot, record) = seen.get()?;
-        if has_become_inactive(before, after) {
+        let Reading { slot, state, .. } = seen.get()?;
+        if has_become_inactive(old.state(), new.state()) {
             offloaded.take_move(slot);
         }
-        Some(Settled { before, after, record })
+        Some(Settled { before: old.state(), after: new.state(), record: state })
     }
 
     /// Ends a burst: the worker keeps no [`ConnId`] that it will use without [`recall`](Self::recall).
@@ -398,6 +394,15 @@ impl TableWorker {
         })?;
         Some(Settled { before: old.state(), after: new.state(), record })
     }
+}
+
+/// Who processes a connection's packets after a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// The XDP program by the record, as before.
+    Keep,
+    /// The workers.
+    TakeBack,
 }
 
 /// What a record has said about its connection.
@@ -488,13 +493,9 @@ impl TableHandle {
     pub(super) fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
         debug_assert!(!self.parked);
         let entry = self.table.entry(id);
-        let passes = |life: Life| {
-            let told = self.table.told(id, life);
-            life.is_live() && test(told.state(), told.deadline())
-        };
         let mut life = entry.life();
         // Tested before the election, too, because the election writes the entry's cache line.
-        if !passes(life) {
+        if !self.passes(id, life, &test) {
             return Removal::Kept;
         }
         match entry.close() {
@@ -505,7 +506,7 @@ impl TableHandle {
         if life.is_offloaded() {
             self.table.end_offload(id);
         }
-        while passes(life) {
+        while self.passes(id, life, &test) {
             // Relaxed: only this word is decided here; `withdraw` publishes what other threads need to see.
             let removed = Life::removed(0).0;
             match entry.life.compare_exchange_weak(life.0, removed, Ordering::Relaxed, Ordering::Relaxed) {
@@ -515,6 +516,11 @@ impl TableHandle {
         }
         entry.reopen();
         Removal::Kept
+    }
+
+    fn passes(&self, id: ConnId, life: Life, test: &impl Fn(u8, Millis) -> bool) -> bool {
+        let told = self.table.told(id, life);
+        life.is_live() && test(told.state(), told.deadline())
     }
 
     /// Unlinks the keys of a closed entry from the index, retires the entry ([`discard`](Self::discard)), and

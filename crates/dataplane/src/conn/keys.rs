@@ -58,8 +58,9 @@ impl Keys {
     pub(super) fn enter(&self, buckets: &Buckets, slab: &Slab, claim: Claim) -> Result<(), (Key, Entered)> {
         if let Some((flow, hash)) = self.reply {
             let entered = if self.alone {
-                let same = |other| slab.record(other).reply_flow() == Some(flow);
-                buckets.enter_alone(hash, claim, Key::Reply, same)
+                buckets.enter_alone(hash, claim, Key::Reply, |other| {
+                    slab.record(other).reply_flow() == Some(flow)
+                })
             } else {
                 let record = slab.record(claim.index);
                 buckets.enter_beside(hash, claim, |other| slab.record(other).shares_reply_key(record))
@@ -69,8 +70,9 @@ impl Keys {
             }
         }
         let request = Packed::of(&self.request);
-        let same = |other| slab.record(other).is(&request, self.kind);
-        let entered = buckets.enter_alone(self.request_hash, claim, Key::Request, same);
+        let entered = buckets.enter_alone(self.request_hash, claim, Key::Request, |other| {
+            slab.record(other).is(&request, self.kind)
+        });
         if entered == Entered::Own {
             return Ok(());
         }

@@ -51,9 +51,8 @@ impl Numbers {
 
     /// The numbers of these words.
     pub(crate) fn of([sequence, timestamp, shifts]: [u32; 3]) -> Self {
-        let within = |shift: u32| (shift as u8).min(SHIFT_MAX);
         let to_client = ((shifts >> 8) as i8).clamp(-(SHIFT_MAX as i8), SHIFT_MAX as i8);
-        Self { sequence, timestamp, to_client, to_server: within(shifts) }
+        Self { sequence, timestamp, to_client, to_server: (shifts as u8).min(SHIFT_MAX) }
     }
 }
 

@@ -61,7 +61,7 @@ pub(crate) mod word {
     pub(crate) const PART: usize = 8;
     /// The IPv6 addresses of requests, then of replies, as received.
     pub(crate) const OLD_ADDRESSES: usize = 24;
-    /// The same as sent.
+    /// The IPv6 addresses of requests, then of replies, as sent.
     pub(crate) const ADDRESSES: usize = 32;
 }
 
@@ -96,7 +96,7 @@ impl State {
         self.0 & bit != 0
     }
 
-    /// The same use in force, with these bits. `awaited` is the acknowledgement that proves the client.
+    /// The state in force, of the same use, with these bits. `awaited` is the acknowledgement that proves the client.
     pub(crate) fn begun(self, bits: u64, tcp: u8, awaited: Option<u32>) -> Self {
         let awaits = awaited.map_or(0, |number| Self::AWAITS | u64::from(number) << 32);
         Self(
@@ -120,8 +120,8 @@ impl State {
 
     /// Whether it is one of the records that are few: in force, of a handshake that is not complete.
     pub(crate) fn is_half_open(self) -> bool {
-        let is_begun = |state| matches!(TcpState::of(state), TcpState::SynRecv | TcpState::SynAck);
-        self.has(Self::IN_FORCE) && self.tcp().is_some_and(is_begun)
+        self.has(Self::IN_FORCE)
+            && matches!(self.tcp().map(TcpState::of), Some(TcpState::SynRecv | TcpState::SynAck))
     }
 }
 
@@ -146,6 +146,24 @@ impl Used {
     pub(crate) fn slot(self) -> u32 {
         (self.0 as usize % SLOTS) as u32
     }
+}
+
+/// Whether packets have passed since the entry of a record's connection was told last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packets {
+    /// If the record has counted some that no worker has taken.
+    AsCounted,
+    /// They have, and the record's counts do not have them any more.
+    HavePassed,
+}
+
+/// What a record says of its connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reading {
+    pub(super) slot: u32,
+    /// What the entry would say if it knew the record.
+    pub(super) told: Life,
+    pub(super) state: State,
 }
 
 /// The records, and which connection each is of.
@@ -186,6 +204,11 @@ impl Offloaded {
     pub(crate) fn state(&self, record: u32) -> State {
         // Relaxed, here and below: the words of a record are separate atomics, and its memory is never freed.
         State(self.record(record)[word::STATE].load(Ordering::Relaxed))
+    }
+
+    /// The state of a connection's record.
+    pub(super) fn state_of(&self, id: ConnId) -> Option<State> {
+        self.of(id).map(|record| self.state(record))
     }
 
     /// When the last packet of a record passed.
@@ -298,7 +321,19 @@ impl Offloaded {
         counts.iter().any(|count| count.load(Ordering::Relaxed) != 0)
     }
 
-    /// The same for a record, whether or not packets have passed since its entry was told last.
+    /// What a record says of its connection, whose entry has this word. `None`: the record is not the connection's any
+    /// more.
+    pub(super) fn read(&self, id: ConnId, record: u32, life: Life, packets: Packets) -> Option<Reading> {
+        // Read before the caller's exchange, after which the owner of the record may use it again.
+        let slot = self.slot(record);
+        let told = self.told(record, life, packets == Packets::HavePassed || self.has_packets(record));
+        // After `told`, which is then not newer.
+        let state = self.state(record);
+        // Last, and for each exchange: of two threads, the second one finds the mark gone, or another record.
+        (self.of(id) == Some(record)).then_some(Reading { slot, told, state })
+    }
+
+    /// What an entry would say if it knew this record. `is_used`: packets have passed since it was told last.
     pub(crate) fn told(&self, record: u32, life: Life, is_used: bool) -> Life {
         let state = self.state(record).tcp().unwrap_or(life.state());
         if state == life.state() && !is_used { life } else { life.later(state, self.expires(record, state)) }

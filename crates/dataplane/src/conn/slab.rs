@@ -42,8 +42,11 @@ impl Slab {
 
     #[inline]
     pub(super) fn record(&self, index: u32) -> Record<'_> {
-        let (extension, numbers) = (&self.extensions[index as usize], &self.numbers[index as usize]);
-        Record { entry: self.entry(index), extension, numbers }
+        Record {
+            entry: self.entry(index),
+            extension: &self.extensions[index as usize],
+            numbers: &self.numbers[index as usize],
+        }
     }
 
     /// The first index that was never taken.
@@ -63,9 +66,11 @@ impl Slab {
     /// Entries that were never used, at most a batch; empty if there are none left.
     fn take_fresh(&self) -> Range<u32> {
         let limit = self.entries.len() as u32;
-        let grown = |extent: u32| (extent < limit).then(|| limit.min(extent + BATCH));
         // Relaxed: the range is the only information that is passed on, and its memory is still as the kernel made it.
-        match self.header[0].extent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown) {
+        let taken = self.header[0].extent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |extent| {
+            (extent < limit).then(|| limit.min(extent + BATCH))
+        });
+        match taken {
             Ok(start) => start..limit.min(start + BATCH),
             Err(_) => 0..0,
         }

@@ -264,12 +264,14 @@ impl Table {
 
     /// Counts since the start.
     pub fn counts(&self) -> TableCounts {
-        let sum = |of: fn(&HandleCounts) -> &Statistic| {
-            self.counts.iter().map(|handle| of(handle).load(Relaxed)).sum()
-        };
         // Removals first, so that a removal is hardly ever counted without its insertion.
-        let removed = sum(|handle| &handle.removed);
-        TableCounts { inserted: sum(|handle| &handle.inserted), removed, full: sum(|handle| &handle.full) }
+        let removed = self.sum(|handle| &handle.removed);
+        let inserted = self.sum(|handle| &handle.inserted);
+        TableCounts { inserted, removed, full: self.sum(|handle| &handle.full) }
+    }
+
+    fn sum(&self, of: fn(&HandleCounts) -> &Statistic) -> u64 {
+        self.counts.iter().map(|handle| of(handle).load(Relaxed)).sum()
     }
 
     /// The requested size.
@@ -331,7 +333,8 @@ impl Parts {
     /// # Errors
     /// `InvalidInput` for a capacity of 0 or one that 31-bit indices do not cover.
     pub(super) fn of(config: &TableConfig) -> io::Result<Self> {
-        let (capacity, entries) = (config.capacity, config.entries());
+        let capacity = config.capacity;
+        let entries = config.entries();
         if capacity == 0 || entries > ENTRIES_MAX {
             let text = format!("a connection table of {capacity} entries; 1 to {ENTRIES_MAX} are possible");
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
@@ -382,8 +385,8 @@ pub fn random_secret() -> io::Result<HashSecret> {
     let mut bytes = [0; 24];
     // A request for at most 256 bytes is never fulfilled in part (getrandom(2)).
     getrandom(&mut bytes, GetRandomFlags::empty())?;
-    let word = |at: usize| u64::from_ne_bytes(std::array::from_fn(|byte| bytes[at * 8 + byte]));
-    Ok(HashSecret([word(0), word(1), word(2)]))
+    let words = bytes.as_chunks().0;
+    Ok(HashSecret(std::array::from_fn(|word| u64::from_ne_bytes(words[word]))))
 }
 
 /// A fixed secret: all runs of a model must be equal.

@@ -159,9 +159,10 @@ impl TcpState {
 /// The tables as the XDP program reads them (`struct xvs_tcp_states`): each row with the next state in the four bits of
 /// each state; first the ordinary table, then that of secure_tcp. And the set of active states.
 pub(crate) fn rows() -> ([u64; 24], u64) {
-    let row = |row: &Row| row.iter().rev().fold(0, |word, state| word << 4 | *state as u64);
     let mut all = [ORDINARY, SECURE].into_iter().flatten().flatten();
-    let rows = std::array::from_fn(|_| all.next().map_or(0, |cells| row(&cells)));
+    let rows = std::array::from_fn(|_| {
+        all.next().map_or(0, |row| row.iter().rev().fold(0, |word, state| word << 4 | *state as u64))
+    });
     let active = TcpState::ALL.into_iter().filter(|state| state.is_active());
     (rows, active.fold(0, |set, state| set | 1 << state as u64))
 }

@@ -43,8 +43,10 @@ pub(super) fn link_anew(wheel: &mut Wheel, entry: &Entry, index: u32, old: u32, 
 /// Links an entry in this wheel if its valid link is due too late.
 pub(super) fn bring_forward(wheel: &mut Wheel, index: u32, entry: &Entry, deadline: Millis) {
     let tick = wheel.tick_for(deadline);
-    let earlier = |linked| (linked > tick).then_some(tick);
-    if entry.timer.fetch_update(Ordering::Relaxed, Ordering::Relaxed, earlier).is_ok() {
+    let brought = entry
+        .timer
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |linked| (linked > tick).then_some(tick));
+    if brought.is_ok() {
         wheel.link(Link { index, tick });
     }
 }

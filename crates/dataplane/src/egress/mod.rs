@@ -129,7 +129,6 @@ impl Egress {
             }
             links[place] = Some(LinkInfo::of(link, network, &by_ifindex));
         }
-        let all = || links.iter().flatten();
         let vlans: HashMap<_, _> = network
             .links
             .iter()
@@ -138,8 +137,8 @@ impl Egress {
                 _ => None,
             })
             .collect();
-        let is_layered = all().any(|link| link.below != Below::Nothing);
-        let has_bonds = all().any(|link| matches!(link.below, Below::Bond(_)));
+        let is_layered = links.iter().flatten().any(|link| link.below != Below::Nothing);
+        let has_bonds = links.iter().flatten().any(|link| matches!(link.below, Below::Bond(_)));
         let neighbours = network
             .neighbours
             .iter()
@@ -193,11 +192,10 @@ impl Egress {
     /// the same address, or no table has a route.
     pub fn rule_of(&self, key: RouteKey) -> Option<&Rule> {
         let found = self.target(key).filter(|_| self.routes.has_steps(Family::of(key.dest)))?;
-        let has_chosen = |rule: &&Rule| match rule.action {
+        self.rules.iter().filter(|rule| rule.matches(&key)).find(|rule| match rule.action {
             PolicyAction::Lookup(table) => found.table == Some(table),
             PolicyAction::Refuse => found.table.is_none(),
-        };
-        self.rules.iter().filter(|rule| rule.matches(&key)).find(has_chosen)
+        })
     }
 
     /// Whether the mark of a packet may choose its route.
@@ -213,13 +211,12 @@ impl Egress {
     /// Whether packets that had a path before have the same one now: only neighbours on links were added or removed.
     /// Costs a pass over all routes and neighbours.
     pub(crate) fn keeps_paths_of(&self, before: &Self) -> bool {
-        let is_another = |(key, known): (&NeighbourKey, &Known)| {
-            let now = self.neighbours.get(key);
-            now.is_some_and(|now| now.neighbour.mac != known.neighbour.mac)
-        };
         (&self.links, &self.rules, &self.policy_rule_marks)
             == (&before.links, &before.rules, &before.policy_rule_marks)
-            && !before.neighbours.iter().any(is_another)
+            && !before.neighbours.iter().any(|(key, known)| {
+                let now = self.neighbours.get(key);
+                now.is_some_and(|now| now.neighbour.mac != known.neighbour.mac)
+            })
             && self.routes == before.routes
     }
 
@@ -313,13 +310,19 @@ impl Egress {
 
     /// Whether two hosts are in one network of a link, so that their packets to each other need no router.
     pub fn are_neighbours(&self, one: IpAddr, other: IpAddr) -> bool {
-        let link_to = |host: IpAddr| match self.route(host, 0) {
-            RouteTo::Via { link, next_hop } if next_hop == host => Some(link),
-            _ => None,
+        let Some(link) = self.link_to(one).filter(|link| self.link_to(other) == Some(*link)) else {
+            return false;
         };
-        let Some(link) = link_to(one).filter(|link| link_to(other) == Some(*link)) else { return false };
         let mut networks = self.link(link).into_iter().flat_map(|info| &info.addresses);
         networks.any(|&(addr, len)| common(addr, one) >= len && common(addr, other) >= len)
+    }
+
+    /// The link by which a host is reached without a router.
+    fn link_to(&self, host: IpAddr) -> Option<LinkId> {
+        match self.route(host, 0) {
+            RouteTo::Via { link, next_hop } if next_hop == host => Some(link),
+            _ => None,
+        }
     }
 
     /// Whether `addr` is a broadcast address of a link of this machine.
@@ -346,10 +349,11 @@ impl Egress {
         match dest {
             IpAddr::V4(_) => {
                 let gateway = target.and_then(|target| target.gateway_on(link));
-                let of_family = || on_link.iter().filter(|(addr, _)| addr.is_ipv4());
-                let beside =
-                    |&&(addr, len): &&(IpAddr, u8)| gateway.is_some_and(|gw| common(addr, gw) >= len);
-                let found = of_family().find(beside).or_else(|| of_family().next());
+                let mut of_family = on_link.iter().filter(|(addr, _)| addr.is_ipv4());
+                let mut beside = of_family
+                    .clone()
+                    .filter(|&&(addr, len)| gateway.is_some_and(|gw| common(addr, gw) >= len));
+                let found = beside.next().or_else(|| of_family.next());
                 found
                     .or_else(|| elsewhere.into_iter().find(|(addr, _)| addr.is_ipv4()))
                     .map(|&(addr, _)| addr)
@@ -376,21 +380,20 @@ impl Egress {
         excluded: impl Fn(IpAddr) -> bool,
     ) -> Option<IpAddr> {
         let RouteTo::Via { link, .. } = self.route(dest, 0) else { return None };
-        let fits = |addr: &IpAddr| {
-            let is_link_local = matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
-            Family::of(*addr) == family && !addr.is_loopback() && !is_link_local && !excluded(*addr)
-        };
         let on_link = self.link(link).into_iter().flat_map(|info| &info.addresses).map(|(addr, _)| *addr);
-        self.source_for(dest, link).into_iter().chain(on_link).find(fits)
+        self.source_for(dest, link).into_iter().chain(on_link).find(|addr| {
+            Family::of(*addr) == family && !addr.is_loopback() && !is_link_local_v6(*addr) && !excluded(*addr)
+        })
     }
 
     /// The path to a neighbour by a link, and whether the neighbour is used.
     fn resolve(&self, target: &Target, link: LinkId, next_hop: IpAddr) -> (Path, Option<&Used>) {
         let Some(info) = self.link(link).filter(|info| info.up) else { return (Path::NoRoute, None) };
-        let hop = |dest_mac| Hop { link, source_mac: info.mac, dest_mac, mtu: target.mtu_by(info.mtu) };
+        let dest_mac = MacAddr::default();
+        let hop = Hop { link, source_mac: info.mac, dest_mac, mtu: target.mtu_by(info.mtu) };
         match self.neighbours.get(&neighbour_key(link, next_hop)) {
-            None => (Path::NoNeighbour { hop: hop(MacAddr::default()), next_hop }, None),
-            Some(known) => (Path::To(hop(known.neighbour.mac)), Some(&known.used)),
+            None => (Path::NoNeighbour { hop, next_hop }, None),
+            Some(known) => (Path::To(Hop { dest_mac: known.neighbour.mac, ..hop }), Some(&known.used)),
         }
     }
 
@@ -402,7 +405,6 @@ impl Egress {
 
 impl LinkInfo {
     fn of(link: &Link, network: &Network, by_ifindex: &HashMap<u32, LinkId>) -> Self {
-        let is_active_in = |member: &&Link, bond: &Link| member.active && member.master == Some(bond.ifindex);
         let vlan = link.vlan.and_then(|vlan| Some((*by_ifindex.get(&vlan.over)?, vlan.id)));
         let below = match (link.kind, vlan) {
             (LinkKind::Bond, _) => {
@@ -414,8 +416,7 @@ impl LinkInfo {
             (_, Some((over, vlan))) => Below::Vlan(over, vlan),
             (_, None) => Below::Nothing,
         };
-        let bonds = || network.links.iter().filter(|bond| bond.kind == LinkKind::Bond);
-        let bond = bonds().find(|bond| is_active_in(&link, bond));
+        let bond = network.links.iter().find(|bond| bond.kind == LinkKind::Bond && is_active_in(link, bond));
         Self {
             ifindex: link.ifindex,
             mac: link.mac,
@@ -434,6 +435,10 @@ impl LinkInfo {
     }
 }
 
+fn is_active_in(member: &Link, bond: &Link) -> bool {
+    member.active && member.master == Some(bond.ifindex)
+}
+
 /// The address, and link and family in one word, so that it is hashed in two steps.
 type NeighbourKey = (u128, u32);
 
@@ -444,22 +449,26 @@ fn neighbour_key(link: LinkId, addr: IpAddr) -> NeighbourKey {
 
 /// The number of leading bits that two addresses share; 0 across families.
 fn common(a: IpAddr, b: IpAddr) -> u8 {
-    let ((family, a), (other, b)) = (aligned(a), aligned(b));
+    let (family, a) = aligned(a);
+    let (other, b) = aligned(b);
     let width = if family == Family::V4 { 32 } else { 128 };
     if family == other { (a ^ b).leading_zeros().min(width) as u8 } else { 0 }
 }
 
 fn best_v6<'a>(candidates: impl Iterator<Item = &'a (IpAddr, u8)>, dest: IpAddr) -> Option<IpAddr> {
-    let link_local = |addr: IpAddr| matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let mut best: Option<(u8, IpAddr)> = None;
     for &(addr, len) in candidates {
-        let fits = addr.is_ipv6() && !addr.is_loopback() && link_local(addr) == link_local(dest);
+        let fits = addr.is_ipv6() && !addr.is_loopback() && is_link_local_v6(addr) == is_link_local_v6(dest);
         let shared = common(addr, dest).min(len);
         if fits && best.is_none_or(|(most, _)| shared > most) {
             best = Some((shared, addr));
         }
     }
     best.map(|(_, addr)| addr)
+}
+
+fn is_link_local_v6(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }
 
 #[cfg(test)]

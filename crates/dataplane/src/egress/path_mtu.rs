@@ -39,9 +39,10 @@ impl PathMtu {
         };
         let mtu = mtu.max(least);
         let forgotten = now.0 / 1000 + LASTS_SECONDS;
-        let learnt = |word| (mtu <= known(word, now)).then_some(forgotten << 32 | u64::from(mtu));
         // Refused if the known path MTU is smaller.
-        let before = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, learnt);
+        let before = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
+            (mtu <= known(word, now)).then_some(forgotten << 32 | u64::from(mtu))
+        });
         before.is_ok_and(|before| known(before, now) != mtu)
     }
 }

@@ -97,8 +97,7 @@ impl Routes {
     pub(super) fn find_gateways(&mut self, resolve: impl Fn(&Target, LinkId, IpAddr) -> Option<Gateway>) {
         for target in &mut self.targets {
             let Action::Send(hops) = &target.action else { continue };
-            let gateway = |hop: &NextHop| resolve(target, hop.link, hop.via?);
-            let gateways: Vec<_> = hops.hops.iter().map(gateway).collect();
+            let gateways: Vec<_> = hops.hops.iter().map(|hop| resolve(target, hop.link, hop.via?)).collect();
             let Action::Send(hops) = &mut target.action else { continue };
             hops.hops.iter_mut().zip(gateways).for_each(|(hop, gateway)| hop.gateway = gateway);
         }
@@ -139,15 +138,13 @@ impl Lookups {
     ) -> Self {
         // Consecutive rules for all packets are one look-up of several tables. A throw route leads to the next rule, so
         // its table is the last one of a look-up.
-        let throws =
-            |table| network.routes.iter().any(|of| of.table == table && of.action == RouteAction::Throw);
         let mut lookups: Vec<(&Rule, Vec<Table>)> = Vec::new();
         for rule in network.rules.iter().filter(|rule| rule.family == family) {
             match (rule.action, lookups.last_mut()) {
                 (PolicyAction::Lookup(table), Some((before, tables)))
                     if rule.is_unconditional()
                         && before.is_unconditional()
-                        && tables.last().is_some_and(|last| !throws(*last)) =>
+                        && tables.last().is_some_and(|last| !throws(network, *last)) =>
                 {
                     tables.push(table);
                 }
@@ -156,14 +153,15 @@ impl Lookups {
             }
         }
         let last = lookups.pop_if(|(rule, tables)| rule.is_unconditional() && !tables.is_empty());
-        let mut trie = |tables: &[Table]| Trie::of_tables(network, family, tables, by_ifindex, targets);
-        let last = last.map(|(_, tables)| trie(&tables)).unwrap_or_default();
+        let last = last.map(|(_, tables)| Trie::of_tables(network, family, &tables, by_ifindex, targets));
         let mut known: HashMap<Vec<Table>, Arc<Trie>> = HashMap::new();
         let steps = lookups.into_iter().map(|(rule, tables)| {
-            let trie = known.entry(tables).or_insert_with_key(|tables| Arc::new(trie(tables)));
+            let trie = known.entry(tables).or_insert_with_key(|tables| {
+                Arc::new(Trie::of_tables(network, family, tables, by_ifindex, targets))
+            });
             Step { rule: rule.clone(), trie: trie.clone() }
         });
-        Self { steps: steps.collect(), last }
+        Self { steps: steps.collect(), last: last.unwrap_or_default() }
     }
 
     /// The entry for packets, with the meaning of a trie's entry.
@@ -173,6 +171,10 @@ impl Lookups {
         let found = matching.map(|step| step.trie.find(bits)).find(|leaf| *leaf != 0);
         found.unwrap_or_else(|| self.last.find(bits))
     }
+}
+
+fn throws(network: &Network, table: Table) -> bool {
+    network.routes.iter().any(|route| route.table == table && route.action == RouteAction::Throw)
 }
 
 #[derive(Debug, PartialEq)]
@@ -216,30 +218,30 @@ impl Trie {
         targets: &mut Vec<Target>,
     ) -> Self {
         let mut trie = Self::default();
-        let mut add = |target| {
-            targets.push(target);
-            targets.len() as u32
-        };
         if tables.is_empty() {
             let refused =
                 Target { action: Action::Unreachable, preferred_source: None, mtu: None, table: None };
-            trie.paint(0, 0, add(refused));
+            trie.paint(0, 0, add(targets, refused));
         }
         for table in tables.iter().rev() {
-            let of_table = |route: &&Route| route.table == *table && Family::of(route.dest.addr()) == family;
-            let mut painted: Vec<&Route> = network.routes.iter().rev().filter(of_table).collect();
+            let of_table = network.routes.iter().rev().filter(|route| route.table == *table);
+            let mut painted: Vec<&Route> =
+                of_table.filter(|route| Family::of(route.dest.addr()) == family).collect();
             painted.sort_by_key(|route| (route.dest.len(), Reverse(route.metric)));
             for route in painted {
                 let leaf = match &route.action {
                     RouteAction::Throw => 0,
                     // The kernel would send such packets by links that xvs does not use. They must not leave by
                     // another link.
-                    action => add(Target {
-                        action: Action::of(action, by_ifindex).unwrap_or(Action::Unreachable),
-                        preferred_source: route.preferred_source,
-                        mtu: route.mtu,
-                        table: Some(*table),
-                    }),
+                    action => {
+                        let target = Target {
+                            action: Action::of(action, by_ifindex).unwrap_or(Action::Unreachable),
+                            preferred_source: route.preferred_source,
+                            mtu: route.mtu,
+                            table: Some(*table),
+                        };
+                        add(targets, target)
+                    }
                 };
                 let (_, bits) = aligned(route.dest.addr());
                 trie.paint(bits, route.dest.len(), leaf);
@@ -300,7 +302,8 @@ impl Trie {
 
     /// The entry that replaces `entry` when nodes are skipped; `only_children` by node.
     fn past(&mut self, entry: u32, only_children: &[Option<(u32, u32)>]) -> u32 {
-        let (mut to, mut other) = (entry, None);
+        let mut to = entry;
+        let mut other = None;
         while to & CHILD != 0
             && let Some((child, leaf)) = only_children[(to & !CHILD) as usize]
             && other.is_none_or(|other| other == leaf)
@@ -313,6 +316,12 @@ impl Trie {
         }
         to
     }
+}
+
+/// Appends a target. Returns its entry.
+fn add(targets: &mut Vec<Target>, target: Target) -> u32 {
+    targets.push(target);
+    targets.len() as u32
 }
 
 impl Node {
@@ -349,7 +358,8 @@ impl Action {
             RouteAction::Unreachable | RouteAction::Throw => return Some(Self::Unreachable),
             RouteAction::Unicast(nexthops) => nexthops,
         };
-        let (mut hops, mut total) = (Vec::with_capacity(nexthops.len()), 0);
+        let mut hops = Vec::with_capacity(nexthops.len());
+        let mut total = 0;
         for hop in nexthops {
             let Some(&link) = by_ifindex.get(&hop.ifindex) else { continue };
             total += u64::from(hop.weight.max(1));

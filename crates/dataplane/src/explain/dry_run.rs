@@ -60,13 +60,12 @@ impl DryRun {
         for copied in known {
             copied.enter(&mut handle, &snapshot.call_ids);
         }
-        let (counters, unresolved) = (Arc::new(WorkerCounters::default()), Arc::new(Unresolved::new(1)));
+        let counters = Arc::new(WorkerCounters::default());
         // An explanation may show identifications, so they must not depend on the secret of the table.
-        let ids = |number| Identification::numbered(HashSecret([0; 3]), number);
-        let total = SharedStats::new(1);
+        let [ids, own_ids] = [0, 1].map(|number| Identification::numbered(HashSecret([0; 3]), number));
         handle.note_misses();
-        let flows = Flows::new(0, handle, counters.clone(), total, ids(0));
-        let transmitter = Transmitter::new(counters, unresolved, ids(1));
+        let flows = Flows::new(0, handle, counters.clone(), SharedStats::new(1), ids);
+        let transmitter = Transmitter::new(counters, Arc::new(Unresolved::new(1)), own_ids);
         let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), secret);
         let mut port = MemoryPort::new(LAYOUT, links(&snapshot.egress));
         let (inner, class, bytes) = look(&mut port, link, frame, &snapshot)?;
@@ -127,13 +126,15 @@ impl DryRun {
         if let Some(mut reader) = self.table.reader() {
             reader.for_each(0..u32::MAX, |view| places.push((view.id(), view.generation())));
         }
-        let (table, call_ids) = (self.pipeline.flows.table(), &self.snapshot.call_ids);
+        let table = self.pipeline.flows.table();
+        let call_ids = &self.snapshot.call_ids;
         places.into_iter().map(|(id, generation)| (id, generation, table.copied(id, call_ids))).collect()
     }
 
     /// The current connection of a key, and the key's direction.
     pub(super) fn find(&mut self, key: &FlowKey) -> Option<(ConnId, Copied, Direction)> {
-        let (table, call_ids) = (self.pipeline.flows.table(), &self.snapshot.call_ids);
+        let table = self.pipeline.flows.table();
+        let call_ids = &self.snapshot.call_ids;
         let (id, direction) = table.find(key, table.hash(key))?;
         Some((id, table.copied(id, call_ids), direction))
     }

@@ -24,7 +24,7 @@ use xvs_sched::ServiceKey;
 
 use crate::burst::classify::Class;
 use crate::clock::Millis;
-use crate::conn::{Copied, Direction, Sought, TableReader};
+use crate::conn::{Copied, Direction, TableReader};
 use crate::egress::Path;
 use crate::egress::RouteTo;
 use crate::explain::dry_run::DryRun;
@@ -172,12 +172,13 @@ pub fn explain(live: &Live<'_>, link: LinkId, frame: &[u8]) -> io::Result<Explan
         let text = format!("a frame of {} bytes; at most {FRAME_BYTES} are possible", frame.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    let copy = |sought: Sought| live.reader().copy(&sought, &live.snapshot.call_ids);
-    let (mut known, mut tried) = (Vec::new(), HashSet::new());
+    let mut known = Vec::new();
+    let mut tried = HashSet::new();
     for _ in 0..RUNS {
         let mut run = DryRun::run(live, &known, link, frame)?;
         let missed = run.missed().into_iter().filter(|sought| tried.insert(*sought));
-        let found: Vec<Copied> = missed.filter_map(copy).collect();
+        let found: Vec<Copied> =
+            missed.filter_map(|sought| live.reader().copy(&sought, &live.snapshot.call_ids)).collect();
         if found.is_empty() {
             return Ok(run.into_explanation(live));
         }

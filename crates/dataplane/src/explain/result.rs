@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use xvs_proto::LinkId;
 use xvs_proto::network::RouteKey;
-use xvs_proto::{FlowKey, LinkId};
 use xvs_sched::{Certainty, ServiceKey};
 
 use super::dry_run::DryRun;
@@ -42,8 +42,8 @@ impl DryRun {
         let is_delivered = matches!(self.verdict, Verdict::Transmit(link) if link.is_own());
         let passes = is_delivered || self.verdict == Verdict::PassToKernel;
         let here = route.is_some_and(|route| route.path == Path::Local);
-        let is_unmasked = |(_, copied): &(Origin, Copied)| !copied.connection.method.masquerades();
-        let unreachable = self.link == LinkId::LOOPBACK && connection.as_ref().is_some_and(is_unmasked);
+        let unreachable = self.link == LinkId::LOOPBACK
+            && connection.as_ref().is_some_and(|(_, copied)| !copied.connection.method.masquerades());
         let why_passed = passes.then(|| match here {
             _ if unreachable => pass_reason::OWN_CLIENT,
             true if direction == Some(Direction::Outbound) => {
@@ -53,14 +53,13 @@ impl DryRun {
             false => pass_reason::why(&self, direction, snapshot),
         });
         let syn_proxy = self.syn_proxy(met.as_ref());
-        let offloaded = || match (&self.class, live.offload) {
+        let offloaded = match (&self.class, live.offload) {
             (Class::Flow(packet), Some(offload)) => {
-                let at = Context { snapshot, now: live.now };
-                offload.standing(&mut live.reader(), &packet.flow, self.link, at)
+                let cx = Context { snapshot, now: live.now };
+                offload.standing(&mut live.reader(), &packet.flow, self.link, cx)
             }
             _ => None,
         };
-        let offloaded = offloaded();
         let quic = begun_for.and_then(|key| self.quic(snapshot.services.find(&key)?));
         let made: Vec<_> = connection.iter().chain(&template).collect();
         let caveats = self.caveats(live, begun_for, decision.as_ref(), &made);
@@ -90,8 +89,8 @@ impl DryRun {
     /// What the SYN proxy does with the packet, as a sentence.
     fn syn_proxy(&self, met: Option<&(Copied, Direction)>) -> Option<&'static str> {
         let counters = self.pipeline.transmitter.counters();
-        let waits = |(met, _): &&(Copied, Direction)| met.connection.flags.contains(Flags::HANDSHAKE);
-        match (met.filter(waits), self.verdict) {
+        let waiting = met.filter(|(met, _)| met.connection.flags.contains(Flags::HANDSHAKE));
+        match (waiting, self.verdict) {
             _ if counters.syn_cookies_sent.value() > 0 => {
                 Some("it is answered by a SYN cookie, and nothing is stored")
             }
@@ -157,12 +156,11 @@ impl DryRun {
     fn template(&mut self, connection: Option<&(Origin, Copied)>) -> Option<(Origin, Copied)> {
         let controller = connection.map(|(_, connection)| connection.controller.as_deref().cloned());
         let all = self.all();
-        let is_it = |copied: &Copied| match &controller {
+        let (id, generation, copied) = all.into_iter().find(|(.., copied)| match &controller {
             Some(Some(controller)) => copied == controller,
             Some(None) => false,
             None => copied.is_template() && !copied.is_detached(),
-        };
-        let (id, generation, copied) = all.into_iter().find(|(.., copied)| is_it(copied))?;
+        })?;
         Some((self.origin(id, generation), copied))
     }
 
@@ -179,16 +177,15 @@ impl DryRun {
     ) -> Option<Route> {
         let (Class::Flow(packet) | Class::Error(packet)) = self.class else { return None };
         let about = self.quote().map_or(packet.flow, |quote| quote.flow);
-        let hash = |run: &mut Self, flow: &FlowKey| run.pipeline.flows.hash(flow);
         let (key, hash) = match (direction, connection) {
             (Direction::Outbound, Some((_, copied))) => {
                 let NewConnection { client, virtual_endpoint, .. } = copied.connection;
                 let mark = self.snapshot.routing_mark(self.link, &packet);
                 let key = RouteKey { dest: client.addr, source: virtual_endpoint.addr, mark };
-                (key, hash(self, &about))
+                (key, self.pipeline.flows.hash(&about))
             }
             (_, Some((_, copied))) if copied.connection.dest.addr.is_unspecified() => {
-                (packet.flow.dest.addr.into(), hash(self, &packet.flow))
+                (packet.flow.dest.addr.into(), self.pipeline.flows.hash(&packet.flow))
             }
             (_, Some((_, copied))) => {
                 let NewConnection { dest, method, dest_ref, .. } = copied.connection;
@@ -210,10 +207,6 @@ impl DryRun {
     ) -> Vec<Caveat> {
         let settings = &live.snapshot.settings;
         let rate = settings.drop_packet_rate;
-        let is_full = || {
-            let reader = live.reader();
-            reader.table().live() >= reader.table().config().capacity
-        };
         let mut made = made.iter().filter(|(origin, _)| *origin == Origin::Made).peekable();
         let makes = made.peek().is_some();
         let answers = match self.verdict {
@@ -228,12 +221,17 @@ impl DryRun {
             (rate > 0 && begun_for.is_some(), Caveat::DropPacket { rate }),
             (decision.is_some_and(|decision| decision.account.certainty == Certainty::Chance), Caveat::Drawn),
             (made.any(|(_, copied)| copied.connection.local.is_some()), Caveat::LocalPort),
-            (makes && is_full(), Caveat::TableFull),
+            (makes && is_full(live), Caveat::TableFull),
             (matches!(self.class, Class::Fragment(_)), Caveat::Fragment),
             (answers && settings.icmp_msgs_per_sec > 0, Caveat::RateLimit),
         ];
         all.into_iter().filter(|(holds, _)| *holds).map(|(_, caveat)| caveat).collect()
     }
+}
+
+fn is_full(live: &Live<'_>) -> bool {
+    let reader = live.reader();
+    reader.table().live() >= reader.table().config().capacity
 }
 
 /// The service of a connection's destination, if it still exists.

@@ -49,8 +49,9 @@ impl Identification {
 const APART: u32 = 0x9e37_903f;
 
 fn between(source: IpAddr, dest: IpAddr, secret: &HashSecret) -> u32 {
-    let (source, dest) = (Endpoint::new(source, 0), Endpoint::new(dest, 0));
-    FlowKey { protocol: Protocol::IP, source, dest }.hash(secret) as u32
+    let flow =
+        FlowKey { protocol: Protocol::IP, source: Endpoint::new(source, 0), dest: Endpoint::new(dest, 0) };
+    flow.hash(secret) as u32
 }
 
 #[cfg(test)]

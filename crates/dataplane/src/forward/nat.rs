@@ -48,7 +48,8 @@ pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: 
     let transport = packet.transport - packet.network;
     // AH and ESP have no ports, and their integrity checks cannot be updated without the keys.
     let portless = matches!(packet.flow.protocol, Protocol::AH | Protocol::ESP);
-    let (mut source, mut dest, mut delta) = (packet.flow.source, packet.flow.dest, Delta::default());
+    let FlowKey { mut source, mut dest, .. } = packet.flow;
+    let mut delta = Delta::default();
     for (end, to) in ends {
         let (from, port) = match end {
             End::Source => (std::mem::replace(&mut source, to), tcp::field::SOURCE),

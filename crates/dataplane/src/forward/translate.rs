@@ -107,12 +107,28 @@ impl Fields {
         let Self { tos, ttl, protocol, payload_len, id } = self;
         match addresses {
             Addresses::V4(source, dest) => {
-                let (id, dont_fragment) = (id.unwrap_or(0), id.is_none());
-                ipv4::Header { tos, payload_len, id, dont_fragment, ttl, protocol, source, dest }.emit(bytes);
+                let header = ipv4::Header {
+                    tos,
+                    payload_len,
+                    id: id.unwrap_or(0),
+                    dont_fragment: id.is_none(),
+                    ttl,
+                    protocol,
+                    source,
+                    dest,
+                };
+                header.emit(bytes);
             }
             Addresses::V6(source, dest) => {
-                let (traffic_class, next_header, hop_limit) = (tos, protocol, ttl);
-                ipv6::Header { traffic_class, payload_len, next_header, hop_limit, source, dest }.emit(bytes);
+                let header = ipv6::Header {
+                    traffic_class: tos,
+                    payload_len,
+                    next_header: protocol,
+                    hop_limit: ttl,
+                    source,
+                    dest,
+                };
+                header.emit(bytes);
             }
         }
     }
@@ -164,8 +180,10 @@ pub(super) fn send(
 pub(crate) fn send_plain(
     frame: &mut Frame,
     plain: &Plain,
-    (source, dest): (Endpoint, Endpoint),
-    (link, mtu): (&LinkAddresses, u32),
+    source: Endpoint,
+    dest: Endpoint,
+    link: &LinkAddresses,
+    mtu: u32,
     ids: &mut Identification,
 ) -> bool {
     let Some(addresses) = Addresses::of(source.addr, dest.addr) else { return false };

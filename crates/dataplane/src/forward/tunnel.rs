@@ -174,15 +174,23 @@ fn emit_network(
 ) {
     let encapsulation = outer.tunnel.encapsulation;
     let protocol = encapsulation.protocol().unwrap_or(Inner::of(carried.family).protocol);
-    let (tos, ttl) = (outer_tos(carried.tos), carried.ttl);
+    let tos = outer_tos(carried.tos);
+    let ttl = carried.ttl;
     match ends {
         (IpAddr::V4(source), IpAddr::V4(dest)) => {
             let (id, dont_fragment) = carried.identified(outer.pmtu_disc, outer.ids);
             ipv4::Header { tos, payload_len, id, dont_fragment, ttl, protocol, source, dest }.emit(network);
         }
         (IpAddr::V6(source), IpAddr::V6(dest)) => {
-            let (traffic_class, next_header, hop_limit) = (tos, protocol, ttl);
-            ipv6::Header { traffic_class, payload_len, next_header, hop_limit, source, dest }.emit(network);
+            let header = ipv6::Header {
+                traffic_class: tos,
+                payload_len,
+                next_header: protocol,
+                hop_limit: ttl,
+                source,
+                dest,
+            };
+            header.emit(network);
         }
         _ => debug_assert!(false, "a tunnel's ends are of one family"),
     }

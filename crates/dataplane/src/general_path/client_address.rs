@@ -21,7 +21,7 @@
 use xvs_proto::checksum::{self, Delta};
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::{self, Ipv6};
-use xvs_proto::{Endpoint, Family, Packet, Protocol, proxy, tcp, udp};
+use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, proxy, tcp, udp};
 use xvs_xdp::Frame;
 
 use super::mss;
@@ -75,8 +75,7 @@ fn before_datagram(
         return Ok(None);
     }
     let mut header = [0; proxy::MAX_LEN];
-    let (client, virtual_endpoint) = (connection.client(), connection.virtual_endpoint());
-    let len = proxy::emit(&mut header, Protocol::UDP, client, virtual_endpoint);
+    let len = proxy::emit(&mut header, Protocol::UDP, connection.client(), connection.virtual_endpoint());
     let family = destination.endpoint.family();
     let needed = forward::length_towards(packet, family) + len;
     if needed.max(packet.length() + len) > usize::from(u16::MAX) {
@@ -147,8 +146,8 @@ fn before_stream(
         true => {}
     }
     let mut header = [0; proxy::MAX_LEN];
-    let (client, virtual_endpoint) = (connection.client(), connection.virtual_endpoint());
-    let len = proxy::emit(&mut header, packet.flow.protocol, client, virtual_endpoint);
+    let protocol = packet.flow.protocol;
+    let len = proxy::emit(&mut header, protocol, connection.client(), connection.virtual_endpoint());
     let header = &header[..len];
     // No byte may be sent before the header.
     let with = if room >= len { insert(frame, packet, packet.transport + header_len, header) } else { None };
@@ -261,7 +260,8 @@ fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<
     let lengths = [packet, &changed].map(|packet| (packet.end - packet.transport) as u16);
     let words = more.chunks_exact(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
     let delta = words.fold(Delta::default(), |delta, word| delta.word(0, word)).word(lengths[0], lengths[1]);
-    let (flow, segment) = (&packet.flow, &mut frame.bytes_mut()[changed.transport..changed.end]);
+    let flow = &packet.flow;
+    let segment = &mut frame.bytes_mut()[changed.transport..changed.end];
     if flow.protocol == Protocol::UDP {
         let former = tcp::word(segment, udp::field::LENGTH.start);
         let length = former.wrapping_add(len as u16);
@@ -287,8 +287,8 @@ pub(crate) fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize
     let segment = &mut frame.bytes_mut()[changed.transport..changed.end];
     segment[tcp::field::FLAGS] &= !(tcp::Flags::FIN.0 | tcp::Flags::PSH.0);
     segment[tcp::field::CHECKSUM].fill(0);
-    let (source, dest) = (packet.flow.source.addr, packet.flow.dest.addr);
-    let sum = checksum::transport(source, dest, packet.flow.protocol.0, segment);
+    let FlowKey { source, dest, protocol } = packet.flow;
+    let sum = checksum::transport(source.addr, dest.addr, protocol.0, segment);
     segment[tcp::field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
     changed
 }

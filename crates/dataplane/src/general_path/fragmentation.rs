@@ -55,7 +55,9 @@ impl Fragmentation {
     ///
     /// `ids` gives an identification if the packet has none.
     pub fn of(packet: &Frame, limit: usize, ids: &mut Identification) -> Option<Self> {
-        let (network, len, frame) = (ethernet::HEADER_LEN, packet.len(), packet.bytes());
+        let network = ethernet::HEADER_LEN;
+        let len = packet.len();
+        let frame = packet.bytes();
         if len <= network + limit {
             return Some(Self { marking: Marking::Whole, header: 0, per_fragment: len.max(1), payload: len });
         }
@@ -174,7 +176,8 @@ impl Fragmentation {
 /// The end of the headers of an IPv6 packet that every fragment must repeat, because hosts on the path process them
 /// (RFC 8200 §4.5), and the position of the field that announces the header after them.
 fn unfragmentable(frame: &[u8], network: usize) -> Option<(usize, usize)> {
-    let (mut names, mut next) = (network + ipv6::field::NEXT_HEADER, network + ipv6::HEADER_LEN);
+    let mut names = network + ipv6::field::NEXT_HEADER;
+    let mut next = network + ipv6::HEADER_LEN;
     let mut ends = (names, next);
     loop {
         let is_last = match *frame.get(names)? {

@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use xvs_proto::ftp::{self, ADDRESS_MAX, Command, Reply, commands, passive_reply, write_address};
-use xvs_proto::{Endpoint, Packet, Protocol, checksum, tcp};
+use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, checksum, tcp};
 use xvs_sched::ServiceKey;
 use xvs_xdp::Frame;
 
@@ -38,22 +38,23 @@ use crate::snapshot::{Activity, DestinationId};
 
 /// Reads a client's segment that is not rewritten yet, and shifts the numbers that it acknowledges.
 #[inline]
-pub(crate) fn request(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: ConnId, at: Context<'_>) {
+pub(crate) fn request(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: ConnId, cx: Context<'_>) {
     if flows.table.connection(id).flags().contains(Flags::FTP) {
-        read_commands(flows, frame, packet, id, at);
+        read_commands(flows, frame, packet, id, cx);
     }
 }
 
 // Not inlined, as the next one, so that the path of other packets is short.
 #[inline(never)]
-fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: ConnId, at: Context<'_>) {
+fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: ConnId, cx: Context<'_>) {
     let control = flows.table.connection(id);
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     if packet.tcp_flags.has(tcp::Flags::SYN) {
         return;
     }
     if packet.tcp_flags.has(tcp::Flags::ACK) {
-        let (shift, (_, written)) = (control.shift(), control_address(&control));
+        let shift = control.shift();
+        let (_, written) = control_address(&control);
         tcp::map_acknowledged(segment, |number| shift.to_server(number, written));
     }
     let Some(header_len) = tcp::header_len(segment).filter(|len| *len < segment.len()) else { return };
@@ -61,7 +62,9 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
     if !control.flags().contains(Flags::PROVEN) || is_damaged(packet, segment) {
         return;
     }
-    let (client, mut asked, mut active) = (control.client(), Asked::Nothing, None);
+    let client = control.client();
+    let mut asked = Asked::Nothing;
+    let mut active = None;
     let mut ends = Ends::of(&control);
     ends.virtual_endpoint.port = ends.virtual_endpoint.port.wrapping_sub(1);
     ends.dest.port = ends.dest.port.wrapping_sub(1);
@@ -76,7 +79,7 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
     control.set_asked(asked);
     // Of several commands the last one counts.
     if let Some(client) = active {
-        follow(flows, &Ends { client, ..ends }, id, at);
+        follow(flows, &Ends { client, ..ends }, id, cx);
     }
 }
 
@@ -89,10 +92,10 @@ pub(crate) fn reply(
     packet: &Packet,
     id: ConnId,
     path: Path,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Option<Packet> {
     match flows.table.connection(id).flags().contains(Flags::FTP) {
-        true => read_reply(flows, frame, packet, id, path, at),
+        true => read_reply(flows, frame, packet, id, path, cx),
         false => None,
     }
 }
@@ -104,7 +107,7 @@ fn read_reply(
     packet: &Packet,
     id: ConnId,
     path: Path,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Option<Packet> {
     let segment = &frame.bytes()[packet.transport..packet.end];
     let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
@@ -115,7 +118,7 @@ fn read_reply(
         return None;
     }
     let header_len = tcp::header_len(segment)?;
-    let changed = follow_reply(flows, frame, packet, header_len, id, path, at);
+    let changed = follow_reply(flows, frame, packet, header_len, id, path, cx);
     let shifted = flows.table.connection(id).shift().to_client(sequence);
     let end = changed.as_ref().unwrap_or(packet).end;
     let segment = &mut frame.bytes_mut()[packet.transport..end];
@@ -131,10 +134,11 @@ fn follow_reply(
     header_len: usize,
     id: ConnId,
     path: Path,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Option<Packet> {
     let control = flows.table.connection(id);
-    let (asked, shift) = (control.asked(), control.shift());
+    let asked = control.asked();
+    let shift = control.shift();
     if asked == Asked::Nothing && shift == Shift::default() {
         return None;
     }
@@ -169,7 +173,7 @@ fn follow_reply(
     let own = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: virtual_endpoint };
     let is_possible = port >= ftp::FIRST_UNPRIVILEGED
         // A port that another service has stays with that service.
-        && at.snapshot.services.find(&own).is_none()
+        && cx.snapshot.services.find(&own).is_none()
         && !is_damaged(packet, segment)
         && packet.length().saturating_add_signed(change.into()) <= room
         && (place.is_none() || edited.is_some());
@@ -183,7 +187,7 @@ fn follow_reply(
         flows.counters.ftp_not_followed.add(1);
         return None;
     }
-    if !follow(flows, &followed, id, at) {
+    if !follow(flows, &followed, id, cx) {
         return None;
     }
     let (place, edited) = place.zip(edited)?;
@@ -202,47 +206,17 @@ fn control_address(control: &Connection<'_>) -> ([u8; ADDRESS_MAX], usize) {
     (text, len)
 }
 
-/// How long a data connection waits for its first packet.
-fn waiting(at: Context<'_>) -> Duration {
-    let settings = &at.snapshot.settings;
-    timeout(TcpState::Listen, settings.tcp_established, settings.tcp_fin_wait)
-}
-
-/// A data connection between these ends, to the destination and with the mark of another connection.
-fn data_connection(
-    ends: &Ends,
-    like: &Connection<'_>,
-    controller: Option<ConnId>,
-    at: Context<'_>,
-) -> NewConnection {
-    NewConnection {
-        protocol: Protocol::TCP,
-        client: ends.client,
-        virtual_endpoint: ends.virtual_endpoint,
-        dest: ends.dest,
-        local: None,
-        method: ends.method,
-        flags: if ends.client.port == 0 { Flags::NO_CLIENT_PORT } else { Flags::NONE },
-        state: TcpState::Listen as u8,
-        expires: at.now + waiting(at),
-        timeout_seconds: 0,
-        dest_ref: like.dest_ref(),
-        mark: like.mark(),
-        controller,
-    }
-}
-
 /// Enters a data connection between these ends, which waits for its first packet. Returns `false` if there is no room.
-fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> bool {
-    let new = data_connection(ends, &flows.table.connection(control), Some(control), at);
-    let followed = match enter(flows, &new, at) {
-        // The same server: the segment was sent again, or the former data connection between these ends is over.
+fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, cx: Context<'_>) -> bool {
+    let new = data_connection(ends, &flows.table.connection(control), Some(control), cx);
+    let followed = match enter(flows, &new, cx) {
+        // To the same server, the segment was sent again, or the former data connection between these ends is over.
         Some(Inserted::Existing(id)) if is_free(flows, id) => match flows.table.connection(id) {
             found if found.dest() == new.dest && !found.flags().contains(Flags::RESET) => {
-                wait_again(flows, id, &new, at)
+                wait_again(flows, id, &new, cx)
             }
             // A connection to another server. The next packet may belong to either, more likely to the later one.
-            _ if end(&mut flows.table, id, at.snapshot) => enter(flows, &new, at),
+            _ if end(&mut flows.table, id, cx.snapshot) => enter(flows, &new, cx),
             _ => None,
         },
         entered => entered,
@@ -254,6 +228,36 @@ fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, at: Context<'_>) -> b
     is_followed
 }
 
+/// A data connection between these ends, to the destination and with the mark of another connection.
+fn data_connection(
+    ends: &Ends,
+    like: &Connection<'_>,
+    controller: Option<ConnId>,
+    cx: Context<'_>,
+) -> NewConnection {
+    NewConnection {
+        protocol: Protocol::TCP,
+        client: ends.client,
+        virtual_endpoint: ends.virtual_endpoint,
+        dest: ends.dest,
+        local: None,
+        method: ends.method,
+        flags: if ends.client.port == 0 { Flags::NO_CLIENT_PORT } else { Flags::NONE },
+        state: TcpState::Listen as u8,
+        expires: cx.now + waiting(cx),
+        timeout_seconds: 0,
+        dest_ref: like.dest_ref(),
+        mark: like.mark(),
+        controller,
+    }
+}
+
+/// How long a data connection waits for its first packet.
+fn waiting(cx: Context<'_>) -> Duration {
+    let settings = &cx.snapshot.settings;
+    timeout(TcpState::Listen, settings.tcp_established, settings.tcp_fin_wait)
+}
+
 /// Whether a connection waits for its first packet, or is over.
 fn is_free(flows: &Flows, id: ConnId) -> bool {
     let state = TcpState::of(flows.table.connection(id).state());
@@ -261,7 +265,7 @@ fn is_free(flows: &Flows, id: ConnId) -> bool {
 }
 
 /// Lets a data connection wait for its first packet once more.
-fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, at: Context<'_>) -> Option<Inserted> {
+fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, cx: Context<'_>) -> Option<Inserted> {
     let (before, after) = flows.table.transition(id, |_| (new.state, new.expires))?;
     let [from, to] = [before, after].map(|state| Activity::of(Protocol::TCP, state));
     let connection = flows.table.connection(id);
@@ -269,7 +273,7 @@ fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, at: Context<'_
         false => from != to,
         true => connection.count_as(to == Activity::Inactive),
     };
-    if has_moved && let Some(destination) = at.snapshot.destinations.of(&connection) {
+    if has_moved && let Some(destination) = cx.snapshot.destinations.of(&connection) {
         destination.live.move_to(to);
     }
     Some(Inserted::New(id))
@@ -277,16 +281,15 @@ fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, at: Context<'_
 
 /// Inserts a data connection, counted at its destination and its control connection. `None`: the control connection is
 /// ending, or the destination is not available.
-fn enter(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Option<Inserted> {
+fn enter(flows: &mut Flows, new: &NewConnection, cx: Context<'_>) -> Option<Inserted> {
     let destination =
-        at.snapshot.destinations.find(DestinationId(new.dest_ref)).filter(|known| known.available)?;
-    let has_room = |control: &ConnId| flows.table.connection(*control).controlled() < MOST_DATA;
-    let control = new.controller.filter(has_room)?;
-    if !flows.table.share(control) {
+        cx.snapshot.destinations.find(DestinationId(new.dest_ref)).filter(|known| known.available)?;
+    let control = new.controller?;
+    if flows.table.connection(control).controlled() >= MOST_DATA || !flows.table.share(control) {
         return None;
     }
     destination.live.increment(Activity::Inactive);
-    let inserted = insert(flows, new, at);
+    let inserted = insert(flows, new, cx);
     match inserted {
         Inserted::New(_) => destination.live.check_limit(),
         _ => {
@@ -298,7 +301,7 @@ fn enter(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Option<Inse
 }
 
 /// The expected connection for a client's packet. It gets the packet's port.
-pub(crate) fn expected(flows: &mut Flows, packet: &Packet, at: Context<'_>) -> Option<ConnId> {
+pub(crate) fn expected(flows: &mut Flows, packet: &Packet, cx: Context<'_>) -> Option<ConnId> {
     if packet.flow.protocol != Protocol::TCP || !is_first(packet) || is_reset(packet) {
         return None;
     }
@@ -308,12 +311,12 @@ pub(crate) fn expected(flows: &mut Flows, packet: &Packet, at: Context<'_>) -> O
         return None;
     }
     let ends = Ends { client: packet.flow.source, ..Ends::of(&found) };
-    let new = data_connection(&ends, &found, found.controller(), at);
+    let new = data_connection(&ends, &found, found.controller(), cx);
     // The new one first: its control connection counts it before it loses the expected one.
-    match enter(flows, &new, at)? {
+    match enter(flows, &new, cx)? {
         Inserted::New(made) => {
             if let Removal::Done(state) = flows.table.remove(id) {
-                count_out(&flows.table.connection(id), state, at.snapshot);
+                count_out(&flows.table.connection(id), state, cx.snapshot);
             }
             Some(made)
         }
@@ -329,7 +332,8 @@ fn replace(frame: &mut Frame, packet: &Packet, place: Range<usize>, text: &[u8])
     if frame.len() < changed.end && !frame.resize(changed.end) {
         return None;
     }
-    let (start, end) = (packet.transport + place.start, packet.transport + place.end);
+    let start = packet.transport + place.start;
+    let end = packet.transport + place.end;
     let bytes = frame.bytes_mut();
     bytes.copy_within(end..packet.end, start + text.len());
     bytes[start..start + text.len()].copy_from_slice(text);
@@ -347,8 +351,8 @@ fn is_damaged(packet: &Packet, segment: &[u8]) -> bool {
 }
 
 fn checksum(packet: &Packet, segment: &[u8]) -> u16 {
-    let (source, dest) = (packet.flow.source.addr, packet.flow.dest.addr);
-    checksum::transport(source, dest, packet.flow.protocol.0, segment)
+    let FlowKey { source, dest, protocol } = packet.flow;
+    checksum::transport(source.addr, dest.addr, protocol.0, segment)
 }
 
 /// The most data connections of a control connection, including those that are over and have not expired yet.

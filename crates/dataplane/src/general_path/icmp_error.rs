@@ -71,25 +71,25 @@ pub(crate) fn process(
     frame: &mut Frame,
     link: LinkId,
     packet: &Packet,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> ErrorAction {
     let quote = packet.transport + icmp::HEADER_LEN..packet.end;
     let quote = quoted(frame.bytes(), quote, packet.family());
     // A later fragment has no ports, so it identifies no connection.
     let Some(quote) = quote.filter(|quote| quote.fragment != Fragment::Later) else { return PASS };
     let answers = quote.connection_key().reversed();
-    let found = match at.snapshot.services.any_of(packet.family()) {
+    let found = match cx.snapshot.services.any_of(packet.family()) {
         true => flows.table.find(&answers, flows.table.hash(&answers)),
         false => None,
     };
     let error = Error { packet, quote: &quote };
     let verdict = match found {
-        Some((id, Direction::Outbound)) => about_request(flows, frame, link, error, id, at),
-        _ if at.snapshot.settings.requests_stay => Verdict::PassToKernel,
-        Some((id, Direction::Inbound)) => about_reply(flows, frame, link, error, id, at),
-        None => match about_tunnel(flows, frame, error, at) {
+        Some((id, Direction::Outbound)) => about_request(flows, frame, link, error, id, cx),
+        _ if cx.snapshot.settings.requests_stay => Verdict::PassToKernel,
+        Some((id, Direction::Inbound)) => about_reply(flows, frame, link, error, id, cx),
+        None => match about_tunnel(flows, frame, error, cx) {
             Some(action) => return action,
-            None => schedule(flows, frame, link, error, at),
+            None => schedule(flows, frame, link, error, cx),
         },
     };
     ErrorAction::Verdict(verdict)
@@ -102,7 +102,7 @@ fn about_reply(
     link: LinkId,
     error: Error<'_>,
     id: ConnId,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Verdict {
     let connection = flows.table.connection(id);
     let ends = Ends::of(&connection);
@@ -110,12 +110,12 @@ fn about_reply(
         connection.count_in_packet();
     }
     if connection.is_bypass() {
-        return no_destination::send(flows, frame, &fragmentable(error.packet), at);
+        return no_destination::send(flows, frame, &fragmentable(error.packet), cx);
     }
     // As under IPVS, a removed destination gets the error too.
-    let destination = at.snapshot.destinations.of(&connection);
+    let destination = cx.snapshot.destinations.of(&connection);
     let numbers = connection.numbers();
-    to_destination(flows, frame, link, error, (&ends, numbers), destination, at)
+    to_destination(flows, frame, link, error, (&ends, numbers), destination, cx)
 }
 
 /// Sends an error to a destination by its connection's method, and translates the number that it quotes.
@@ -126,7 +126,7 @@ fn to_destination(
     Error { packet, quote }: Error<'_>,
     (ends, numbers): (&Ends, Option<Numbers>),
     destination: Option<&Destination>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Verdict {
     let Some(destination) = destination else {
         return Verdict::Drop(DropReason::DestinationUnavailable);
@@ -146,8 +146,8 @@ fn to_destination(
             forward::icmp::request(frame, link, &fragmentable(packet), quote, ends, path, &mut flows.ids)
         }
         // A tunnel copies the don't-fragment bit of the packet into its outer header.
-        ForwardingMethod::Tunnel => send::request(flows, frame, link, packet, ends, destination, at),
-        _ => send::request(flows, frame, link, &fragmentable(packet), ends, destination, at),
+        ForwardingMethod::Tunnel => send::request(flows, frame, link, packet, ends, destination, cx),
+        _ => send::request(flows, frame, link, &fragmentable(packet), ends, destination, cx),
     }
 }
 
@@ -159,11 +159,11 @@ fn about_request(
     link: LinkId,
     Error { packet, quote }: Error<'_>,
     id: ConnId,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Verdict {
     let connection = flows.table.connection(id);
     let ends = Ends::of(&connection);
-    let destination = at.snapshot.destinations.available_for(&connection);
+    let destination = cx.snapshot.destinations.available_for(&connection);
     let sender = ends.local.unwrap_or(ends.client).addr;
     if !ends.method.masquerades() || packet.flow.dest.addr != sender {
         // The kernel routes it; an ICMPv6 error from the virtual address counts as a reply.
@@ -180,14 +180,14 @@ fn about_request(
     }
     match (Report::read(frame.bytes(), packet), destination) {
         (Report::TooBig { mtu }, Some(destination)) if client_address::lengthens(&connection) => {
-            learn(flows, destination, mtu, &ends, at);
+            learn(flows, destination, mtu, &ends, cx);
         }
-        (Report::Other { .. }, Some(destination)) => count_rejected(&connection, destination, at),
+        (Report::Other { .. }, Some(destination)) => count_rejected(&connection, destination, cx),
         _ => {}
     }
     client_address::quoted(frame, quote, &connection);
-    let key = ends.key_to_client(at.snapshot.routing_mark(link, packet));
-    let path = Path::find(&at.snapshot.egress, key, flows.table.hash(&quote.flow));
+    let key = ends.key_to_client(cx.snapshot.routing_mark(link, packet));
+    let path = Path::find(&cx.snapshot.egress, key, flows.table.hash(&quote.flow));
     let verdict = forward::icmp::reply(frame, packet, quote, &ends, path, &mut flows.ids);
     if !forward::is_refused(verdict)
         && let Some(destination) = destination
@@ -198,18 +198,18 @@ fn about_request(
 }
 
 /// Counts a TCP connection whose first packet was answered with an error, unless that is about its length.
-fn count_rejected(connection: &Connection<'_>, destination: &Destination, at: Context<'_>) {
+fn count_rejected(connection: &Connection<'_>, destination: &Destination, cx: Context<'_>) {
     let is_new = connection.protocol() == Protocol::TCP
         && TcpState::of(connection.state()) == TcpState::SynRecv
         && connection.in_packets() == 1;
     if is_new {
-        destination.live.count_rejected(at.now);
+        destination.live.count_rejected(cx.now);
     }
 }
 
 /// Records a path MTU. The headers of offloaded tunnels were decided from the former one.
-fn learn(flows: &Flows, destination: &Destination, mtu: u32, ends: &Ends, at: Context<'_>) {
-    if destination.path_mtu.learn(mtu, ends.dest.addr, at.now) {
+fn learn(flows: &Flows, destination: &Destination, mtu: u32, ends: &Ends, cx: Context<'_>) {
+    if destination.path_mtu.learn(mtu, ends.dest.addr, cx.now) {
         flows.offloader.iter().for_each(Offloader::end_all);
     }
 }
@@ -219,10 +219,10 @@ fn about_tunnel(
     flows: &Flows,
     frame: &Frame,
     Error { packet, quote: outer }: Error<'_>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Option<ErrorAction> {
     let (about, encapsulation) = inner_packet(frame.bytes(), outer)?;
-    if !at.snapshot.services.any_of(about.family()) {
+    if !cx.snapshot.services.any_of(about.family()) {
         return None;
     }
     let (id, Direction::Inbound) = flows.table.find(&about.flow, flows.table.hash(&about.flow))? else {
@@ -230,7 +230,7 @@ fn about_tunnel(
     };
     let connection = flows.table.connection(id);
     let ends = Ends::of(&connection);
-    let destination = at.snapshot.destinations.of(&connection)?;
+    let destination = cx.snapshot.destinations.of(&connection)?;
     let tunnel = destination.tunnel;
     // An attacker who guesses a connection does not know the director's source address for the tunnel.
     let is_tunnel = ends.method == ForwardingMethod::Tunnel
@@ -245,17 +245,17 @@ fn about_tunnel(
     }
     let report = Report::read(frame.bytes(), packet);
     if matches!(report, Report::Other { .. }) {
-        count_rejected(&connection, destination, at);
+        count_rejected(&connection, destination, cx);
     }
     let error = match report {
         Report::TooBig { mtu } => {
-            learn(flows, destination, mtu, &ends, at);
+            learn(flows, destination, mtu, &ends, cx);
             if about.family() == Family::V4 && !about.dont_fragment {
                 // From now on the director fragments the client's packets.
                 return Some(ErrorAction::Verdict(Verdict::Consumed));
             }
             let link_mtu = destination.path.hop().map_or(u32::MAX, |hop| hop.mtu);
-            let path_mtu = destination.path_mtu.at(at.now);
+            let path_mtu = destination.path_mtu.at(cx.now);
             let room = forward::room(&ends, tunnel, link_mtu, path_mtu, about.family());
             icmp::Error::FragmentationNeeded { mtu: u16::try_from(room).unwrap_or(u16::MAX) }
         }
@@ -271,10 +271,10 @@ fn about_tunnel(
 
 /// Counts an error that was sent to a client in place of one about a tunnel. As under IPVS, the bytes of the quoted
 /// packet and those of the message are both counted.
-pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, at: Context<'_>) {
+pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, cx: Context<'_>) {
     let connection = flows.find_request(&relay.about, flows.table.hash(&relay.about.connection_key()));
     for bytes in [relay.about.length(), bytes] {
-        flows.count_icmp_error(connection, bytes, at.snapshot);
+        flows.count_icmp_error(connection, bytes, cx.snapshot);
     }
 }
 
@@ -285,9 +285,10 @@ fn schedule(
     frame: &mut Frame,
     link: LinkId,
     error: Error<'_>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Verdict {
-    let (snapshot, packet) = (at.snapshot, error.packet);
+    let snapshot = cx.snapshot;
+    let packet = error.packet;
     let request = Packet { flow: error.quote.flow.reversed(), ..*error.quote };
     let FlowKey { source: client, dest, .. } = request.flow;
     let served = !link.is_own() && request.has_ports() && snapshot.services.any_of(packet.family());
@@ -305,17 +306,17 @@ fn schedule(
     }
     let admitted = flows.defence.admit(&snapshot.settings);
     match admitted
-        .and_then(|()| connect(flows, frame, &request, Marked { service, mark }, service.client_limit, at))
+        .and_then(|()| connect(flows, frame, &request, Marked { service, mark }, service.client_limit, cx))
     {
-        Ok(Begun::Connection(id)) => about_reply(flows, frame, link, error, id, at),
+        Ok(Begun::Connection(id)) => about_reply(flows, frame, link, error, id, cx),
         Ok(Begun::OnePacket(ends, id)) => {
-            to_destination(flows, frame, link, error, (&ends, None), snapshot.destinations.find(id), at)
+            to_destination(flows, frame, link, error, (&ends, None), snapshot.destinations.find(id), cx)
         }
         Err(verdict) => verdict,
     }
 }
 
-/// The same packet without its don't-fragment bit: its size must not cause another error.
+/// The packet without its don't-fragment bit: its size must not cause another error.
 fn fragmentable(packet: &Packet) -> Packet {
     Packet { dont_fragment: false, ..*packet }
 }
@@ -330,9 +331,9 @@ enum Report {
 
 impl Report {
     fn read(frame: &[u8], packet: &Packet) -> Self {
-        let at = |byte: usize| frame[packet.transport + byte];
-        let rest = [4, 5, 6, 7].map(at);
-        match (packet.family(), [at(0), at(1)]) {
+        let header = &frame[packet.transport..];
+        let rest = [header[4], header[5], header[6], header[7]];
+        match (packet.family(), [header[0], header[1]]) {
             (Family::V4, [3, 4]) => Self::TooBig { mtu: u16::from_be_bytes([rest[2], rest[3]]).into() },
             (Family::V6, [2, _]) => Self::TooBig { mtu: u32::from_be_bytes(rest) },
             (_, type_and_code) => Self::Other { type_and_code, rest },

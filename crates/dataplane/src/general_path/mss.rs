@@ -37,10 +37,10 @@ pub(crate) fn clamp_request(
     packet: &Packet,
     ends: &Ends,
     destination: &Destination,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) {
-    if concerns(packet, ends, at) {
-        let back = Path::find(&at.snapshot.egress, ends.key_to_client(0), 0);
+    if concerns(packet, ends, cx) {
+        let back = Path::find(&cx.snapshot.egress, ends.key_to_client(0), 0);
         clamp(frame, packet, ends, destination, back);
     }
 }
@@ -53,9 +53,9 @@ pub(crate) fn clamp_reply(
     ends: &Ends,
     destination: Option<&Destination>,
     path: Path,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) {
-    if concerns(packet, ends, at)
+    if concerns(packet, ends, cx)
         && let Some(destination) = destination.filter(|destination| destination.available)
     {
         clamp(frame, packet, ends, destination, path);
@@ -65,26 +65,28 @@ pub(crate) fn clamp_reply(
 /// Whether the option of this packet is lowered: as `mss_clamp` says, and always between the families, whose headers
 /// have different lengths.
 #[inline]
-fn concerns(packet: &Packet, ends: &Ends, at: Context<'_>) -> bool {
-    at.snapshot.settings.mss_clamp.concerns(packet, ends.method)
+fn concerns(packet: &Packet, ends: &Ends, cx: Context<'_>) -> bool {
+    cx.snapshot.settings.mss_clamp.concerns(packet, ends.method)
         || packet.tcp_flags.has(tcp::Flags::SYN) && ends.is_translated()
 }
 
 /// Lowers the option of a SYN to what the paths to the connection's destination and client can carry.
 fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
-    let room = |path: Path, headers: usize| {
-        path.hop().map_or(u32::MAX, |hop| hop.mtu.saturating_sub(headers as u32))
-    };
     // A tunnel carries the packet with the client's header.
     let inside = if ends.is_translated() { ends.dest } else { ends.client };
-    let there = room(destination.path, headers_len(inside.family()));
+    let there = room(destination.path, inside.family());
     let there = there.saturating_sub(forward::overhead(ends, destination.tunnel));
     let back = match ends.method.masquerades() {
-        true => room(client, headers_len(ends.client.family())),
+        true => room(client, ends.client.family()),
         false => u32::MAX,
     };
     let room = there.min(back).min(u32::from(u16::MAX));
     lower(&mut frame.bytes_mut()[packet.transport..packet.end], room as u16);
+}
+
+/// The longest segment without options that a path can carry, in bytes of data.
+fn room(path: Path, family: Family) -> u32 {
+    path.hop().map_or(u32::MAX, |hop| hop.mtu.saturating_sub(headers_len(family) as u32))
 }
 
 /// The headers before the options of a segment, in bytes.

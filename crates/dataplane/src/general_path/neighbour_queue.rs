@@ -49,9 +49,11 @@ impl NeighbourQueue {
 
     /// Keeps a frame with its link header, or returns it if there is no room.
     pub fn hold(&mut self, received: Received, next_hop: UnresolvedHop, now: Millis) -> Result<(), Received> {
-        let is_same =
-            |other: &&Waiting| (other.next_hop.link, other.next_hop.addr) == (next_hop.link, next_hop.addr);
-        if self.packets.len() == WAITING || self.packets.iter().filter(is_same).count() == PER_NEXT_HOP {
+        let same = self
+            .packets
+            .iter()
+            .filter(|other| (other.next_hop.link, other.next_hop.addr) == (next_hop.link, next_hop.addr));
+        if self.packets.len() == WAITING || same.count() == PER_NEXT_HOP {
             return Err(received);
         }
         self.packets.push(Waiting { received, next_hop, until: now + AT_MOST });

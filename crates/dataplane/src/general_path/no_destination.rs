@@ -26,25 +26,25 @@ pub(crate) fn refuse(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId) -> Verd
 /// Forwards a client's packet of a `cache_bypass` connection to its original address, and one of another director's
 /// connection to the real server that is not configured here. Drops the packet if the connection's destination was
 /// removed.
-pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Verdict {
+pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
     if !connection.is_bypass() && !connection.is_unbound() {
         return Verdict::Drop(DropReason::DestinationUnavailable);
     }
     let unbound = connection.is_unbound().then(|| Ends::of(&connection));
     connection.count_in_packet();
-    state::advance(flows, id, p.packet, Direction::Inbound, None, at);
-    flows.announce(id, at);
+    state::advance(flows, id, p.packet, Direction::Inbound, None, cx);
+    flows.announce(id, cx);
     match unbound {
-        Some(ends) => burst::forward::unbound(flows, p, &ends, at),
-        None => send(flows, p.frame, p.packet, at),
+        Some(ends) => burst::forward::unbound(flows, p, &ends, cx),
+        None => send(flows, p.frame, p.packet, cx),
     }
 }
 
 /// Forwards a packet unchanged to its original address.
-pub(crate) fn send(flows: &Flows, frame: &mut Frame, packet: &Packet, at: Context<'_>) -> Verdict {
+pub(crate) fn send(flows: &Flows, frame: &mut Frame, packet: &Packet, cx: Context<'_>) -> Verdict {
     let hash = flows.table.hash(&packet.flow);
-    let path = Path::find(&at.snapshot.egress, packet.flow.dest.addr, hash);
+    let path = Path::find(&cx.snapshot.egress, packet.flow.dest.addr, hash);
     forward::unchanged(frame, packet, path)
 }
 

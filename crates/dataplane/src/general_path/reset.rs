@@ -12,7 +12,7 @@
 //!
 //! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end accepts).
 
-use xvs_proto::{Packet, Protocol, checksum, tcp};
+use xvs_proto::{FlowKey, Packet, Protocol, checksum, tcp};
 use xvs_xdp::Frame;
 
 use super::client_address::without_data;
@@ -39,11 +39,13 @@ pub(crate) fn apply(
 #[inline(never)]
 fn reset_both(answers: &mut Vec<Answer>, frame: &mut Frame, packet: &Packet, ends: &Ends) -> Option<Packet> {
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
-    let (source, dest) = (packet.flow.source, packet.flow.dest);
+    let FlowKey { source, dest, protocol } = packet.flow;
     // A wrong checksum would be replaced by a correct one, around corrupt numbers. A packet that is not forwarded stays
     // unchanged.
-    let sum = || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment);
-    if packet.flow.protocol != Protocol::TCP || packet.ttl <= 1 || sum() != 0 {
+    if protocol != Protocol::TCP
+        || packet.ttl <= 1
+        || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment) != 0
+    {
         return None;
     }
     let numbers = tcp::reset_numbers(segment)?;

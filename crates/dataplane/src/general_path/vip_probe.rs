@@ -27,12 +27,12 @@ use crate::verdict::{DropReason, Verdict};
 /// Takes a packet to the local port of the probes, and notes what it says about its probe. `None`: it is another
 /// packet.
 #[inline]
-pub(crate) fn take_reply(p: &FramedPacket<'_>, at: Context<'_>) -> Option<Verdict> {
-    let probes = at.snapshot.vip_probes.as_deref()?;
+pub(crate) fn take_reply(p: &FramedPacket<'_>, cx: Context<'_>) -> Option<Verdict> {
+    let probes = cx.snapshot.vip_probes.as_deref()?;
     let flow = &p.packet.flow;
     let is_to_probe = flow.protocol == Protocol::TCP
         && flow.dest.port == probes.port
-        && at.snapshot.egress.is_local(flow.dest.addr);
+        && cx.snapshot.egress.is_local(flow.dest.addr);
     is_to_probe.then(|| {
         note_reply(probes, p);
         Verdict::Consumed
@@ -41,7 +41,8 @@ pub(crate) fn take_reply(p: &FramedPacket<'_>, at: Context<'_>) -> Option<Verdic
 
 #[inline(never)]
 fn note_reply(probes: &VipProbes, p: &FramedPacket<'_>) {
-    let (flags, flow) = (p.packet.tcp_flags, &p.packet.flow);
+    let flags = p.packet.tcp_flags;
+    let flow = &p.packet.flow;
     let stage = match flags.has(tcp::Flags::ACK) {
         true if flags.has(tcp::Flags::RST) => VipStage::Refused,
         true if flags.has(tcp::Flags::SYN) => VipStage::Accepted,
@@ -65,14 +66,15 @@ pub(crate) fn send(
     probes: &VipProbes,
     flows: &mut Flows,
     transmitter: &mut Transmitter,
-    at: Context<'_>,
+    cx: Context<'_>,
     port: &mut impl Port,
 ) {
     for slot in (0..BURST).map_while(|_| probes.next_due()) {
         let probe = probes.probe(slot);
         let Some(probe) = probe.as_deref() else { continue };
         let stage = probe.stage();
-        let (source, dest) = (probe.path.local, probe.path.virtual_endpoint);
+        let source = probe.path.local;
+        let dest = probe.path.virtual_endpoint;
         let after = match stage {
             VipStage::Queued | VipStage::Unsent(_) | VipStage::Sent => {
                 let header = tcp::Header {
@@ -86,7 +88,7 @@ pub(crate) fn send(
                     ..Default::default()
                 };
                 let made = tcp_frame(port, (source, dest), &header);
-                match originate(made, probe, flows, transmitter, at, port) {
+                match originate(made, probe, flows, transmitter, cx, port) {
                     Ok(()) => VipStage::Sent,
                     // A repeated SYN that cannot be sent does not make the first one unsent.
                     Err(_) if stage == VipStage::Sent => VipStage::Sent,
@@ -97,7 +99,7 @@ pub(crate) fn send(
                 let numbers = tcp::ResetNumbers::Expected(probe.sequence.wrapping_add(1));
                 let made = tcp_frame(port, (source, dest), &numbers.into());
                 // If it cannot be sent, it is as good as lost on the wire.
-                let _ = originate(made, probe, flows, transmitter, at, port);
+                let _ = originate(made, probe, flows, transmitter, cx, port);
                 VipStage::Done
             }
             VipStage::Done | VipStage::Refused => continue,
@@ -113,11 +115,11 @@ fn originate(
     probe: &VipProbe,
     flows: &mut Flows,
     transmitter: &mut Transmitter,
-    at: Context<'_>,
+    cx: Context<'_>,
     port: &mut impl Port,
 ) -> Result<(), DropReason> {
     let mut frame = made.ok_or(DropReason::TransmitRefused)?;
-    let reason = match forward(&mut frame, &probe.path, flows, at) {
+    let reason = match forward(&mut frame, &probe.path, flows, cx) {
         Verdict::Transmit(link) => match transmitter.send_made(link, frame, port) {
             true => return Ok(()),
             false => return Err(DropReason::TransmitRefused),
@@ -133,8 +135,8 @@ fn originate(
     Err(reason)
 }
 
-fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, at: Context<'_>) -> Verdict {
-    let egress = &at.snapshot.egress;
+fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, cx: Context<'_>) -> Verdict {
+    let egress = &cx.snapshot.egress;
     let Some(packet) = as_received(frame, path.virtual_endpoint.family()) else {
         return Verdict::Drop(DropReason::NoHeadroom);
     };
@@ -152,10 +154,10 @@ fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, at: Context<'_>
     }
     let outer = Outer {
         tunnel,
-        pmtu_disc: at.snapshot.settings.pmtu_disc,
+        pmtu_disc: cx.snapshot.settings.pmtu_disc,
         // A SYN fits any path.
         path_mtu: &PathMtu::default(),
-        now: at.now,
+        now: cx.now,
         flow_hash: flows.table.hash(&packet.flow),
         ids: &mut flows.ids,
     };

@@ -27,13 +27,13 @@ pub(crate) fn begin(
     packet: &Packet,
     marked: Marked<'_>,
     verdict: Verdict,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Result<Begun, Verdict> {
     let is_refused = verdict == Verdict::Drop(DropReason::NoDestination);
-    if !is_refused || !may_bypass(marked.service, packet, at.snapshot) {
+    if !is_refused || !may_bypass(marked.service, packet, cx.snapshot) {
         return Err(verdict);
     }
-    if !at.snapshot.egress.delivers_mark(marked.mark) {
+    if !cx.snapshot.egress.delivers_mark(marked.mark) {
         return Err(Verdict::PassToKernel);
     }
     let nowhere: IpAddr = match packet.flow.dest.family() {
@@ -48,14 +48,14 @@ pub(crate) fn begin(
         method: ForwardingMethod::DirectRouting,
         flags: Flags::NONE,
         state: 0,
-        expires: at.now + FIRST_TIMEOUT,
+        expires: cx.now + FIRST_TIMEOUT,
         timeout_seconds: 0,
         dest_ref: DestinationId::NONE.0,
         mark: marked.mark,
         controller: None,
         local: None,
     };
-    match insert(flows, &new, at) {
+    match insert(flows, &new, cx) {
         Inserted::New(id) | Inserted::Existing(id) => Ok(Begun::Connection(id)),
         // `LocalTaken` is impossible without a local endpoint.
         Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),

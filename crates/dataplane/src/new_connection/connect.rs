@@ -25,17 +25,17 @@ pub(crate) fn connect<'s>(
     packet: &Packet,
     marked: Marked<'s>,
     limit: Option<ClientLimit>,
-    at: Context<'s>,
+    cx: Context<'s>,
 ) -> Result<Begun, Verdict> {
-    service::refuse_ftp_data(packet, at.snapshot)?;
-    let limited = limit::admit(packet, marked, limit, at)?;
-    let request = schedule::request(packet, at.now, flows.random.next_u64());
+    service::refuse_ftp_data(packet, cx.snapshot)?;
+    let limited = limit::admit(packet, marked, limit, cx)?;
+    let request = schedule::request(packet, cx.now, flows.random.next_u64());
     let named = quic::choose(flows, frame, packet, marked.service);
     let chosen = match (&marked.service.persistence, named) {
         (None, named) => schedule::choose(flows.worker, packet, marked.service, named, &request),
         (Some(_), Some(member)) => Ok(persistence::without_template(packet, marked.service, member)),
-        (Some(kept), None) => persistence::choose(flows, frame, packet, marked.service, kept, &request, at),
+        (Some(kept), None) => persistence::choose(flows, frame, packet, marked.service, kept, &request, cx),
     };
-    let chosen = chosen.inspect_err(|_| limit::withdraw(limited, packet, marked, at))?;
-    insert::enter(flows, packet, chosen, limited, marked, at)
+    let chosen = chosen.inspect_err(|_| limit::withdraw(limited, packet, marked, cx))?;
+    insert::enter(flows, packet, chosen, limited, marked, cx)
 }

@@ -67,12 +67,12 @@ impl Eviction {
         table: &mut TableWorker,
         new: &NewConnection,
         counters: &WorkerCounters,
-        at: Context<'_>,
+        cx: Context<'_>,
     ) -> Inserted {
-        self.make_room(table, TableWorker::is_short, counters, at);
+        self.make_room(table, TableWorker::is_short, counters, cx);
         let mut inserted = table.insert(new);
         for _ in 0..TRIES {
-            if inserted != Inserted::Full || !self.make_room_in_buckets(table, new, counters, at) {
+            if inserted != Inserted::Full || !self.make_room_in_buckets(table, new, counters, cx) {
                 break;
             }
             inserted = table.insert(new);
@@ -85,10 +85,9 @@ impl Eviction {
         &mut self,
         table: &mut TableWorker,
         counters: &WorkerCounters,
-        at: Context<'_>,
+        cx: Context<'_>,
     ) -> bool {
-        let is_over = |table: &TableWorker| table.table().live() >= table.table().config().capacity / 8 * 7;
-        self.make_room(table, is_over, counters, at);
+        self.make_room(table, is_over, counters, cx);
         !is_over(table)
     }
 
@@ -99,21 +98,23 @@ impl Eviction {
         table: &mut TableWorker,
         is_short: impl Fn(&TableWorker) -> bool,
         counters: &WorkerCounters,
-        at: Context<'_>,
+        cx: Context<'_>,
     ) {
-        let (mut evicted, mut least, mut second) = (0, None, None);
+        let mut evicted = 0;
+        let mut least = None;
+        let mut second = None;
         for _ in 0..ENTRIES_PER_INSERTION {
             if evicted == EVICTED_MAX || !is_short(table) {
                 return;
             }
             self.begin_round(table.table().extent());
-            let candidate = Candidate::of(table, ConnId(self.next), at);
+            let candidate = Candidate::of(table, ConnId(self.next), cx);
             self.next += 1;
             let Some(candidate) = candidate else { continue };
             let level = candidate.worth.level();
             self.found[level] += 1;
             if candidate.worth <= Worth::Embryonic {
-                evicted += usize::from(candidate.evict(table, counters, at));
+                evicted += usize::from(candidate.evict(table, counters, cx));
             } else if level <= self.level {
                 let candidate = Some(candidate);
                 (least, second) = match lesser(least, candidate) == candidate {
@@ -123,7 +124,7 @@ impl Eviction {
             }
         }
         for candidate in [least, second].into_iter().flatten().take(EVICTED_MAX - evicted) {
-            candidate.evict(table, counters, at);
+            candidate.evict(table, counters, cx);
         }
     }
 
@@ -131,11 +132,11 @@ impl Eviction {
     fn begin_round(&mut self, extent: u32) {
         if self.next >= extent {
             let mut enough = extent / FEW;
-            let is_enough = |found: &u32| {
+            let level = self.found.iter().position(|found| {
                 enough = enough.saturating_sub(*found);
                 enough == 0
-            };
-            self.level = self.found.iter().position(is_enough).unwrap_or(LEVELS - 1);
+            });
+            self.level = level.unwrap_or(LEVELS - 1);
             (self.next, self.found) = (0, [0; LEVELS]);
         }
     }
@@ -147,13 +148,18 @@ impl Eviction {
         table: &mut TableWorker,
         new: &NewConnection,
         counters: &WorkerCounters,
-        at: Context<'_>,
+        cx: Context<'_>,
     ) -> bool {
-        let occupants = table.bucket_occupants(new).map(|id| Candidate::of(table, id, at));
+        let occupants = table.bucket_occupants(new).map(|id| Candidate::of(table, id, cx));
         let least =
             occupants.fold(None, lesser).filter(|least| least.worth.level() <= self.level.max(FEW_PACKETS));
-        least.is_some_and(|least| least.evict(table, counters, at))
+        least.is_some_and(|least| least.evict(table, counters, cx))
     }
+}
+
+/// Whether a table is too full for connections of other directors.
+fn is_over(table: &TableWorker) -> bool {
+    table.table().live() >= table.table().config().capacity / 8 * 7
 }
 
 /// The value of a connection in a full table; the least is evicted first.
@@ -213,24 +219,26 @@ impl Candidate {
 
     /// Judges an entry. `None`: it is proven, controls other connections, is not in the table, or the snapshot lacks
     /// its destination.
-    pub(crate) fn of(table: &TableWorker, id: ConnId, at: Context<'_>) -> Option<Self> {
+    pub(crate) fn of(table: &TableWorker, id: ConnId, cx: Context<'_>) -> Option<Self> {
         let connection = table.occupant(id)?;
-        if connection.controlled() > 0 || !is_known(&connection, at.snapshot) {
+        if connection.controlled() > 0 || !is_known(&connection, cx.snapshot) {
             return None;
         }
-        let (state, deadline, packets) = (connection.state(), connection.expires(), connection.in_packets());
+        let state = connection.state();
+        let deadline = connection.expires();
+        let packets = connection.in_packets();
         let protocol = connection.protocol();
         let lasts = if connection.is_template() {
             Duration::from_secs(connection.timeout_seconds().into())
         } else {
-            at.snapshot.settings.timeout(protocol, state)
+            cx.snapshot.settings.timeout(protocol, state)
         };
         let last_used = deadline.0.saturating_sub(lasts.as_millis() as u64);
         // A client of the SYN proxy has acknowledged a cookie.
-        let is_fresh = last_used + PROOF_MILLIS > at.now.0 || connection.flags().contains(Flags::HANDSHAKE);
+        let is_fresh = last_used + PROOF_MILLIS > cx.now.0 || connection.flags().contains(Flags::HANDSHAKE);
         let is_proven =
             connection.is_proven() || packets >= PROVEN_PACKETS && connection.method().masquerades();
-        let worth = if deadline <= at.now {
+        let worth = if deadline <= cx.now {
             Worth::Expired
         } else if connection.is_template() {
             match state & ASSURED {
@@ -240,7 +248,7 @@ impl Candidate {
         } else if is_embryonic(protocol, state, packets) {
             if is_fresh { Worth::FreshEmbryonic } else { Worth::Embryonic }
         } else if is_proven {
-            let told = at.snapshot.sync_backup.as_ref().map_or(PROVEN_PACKETS, |backup| backup.packets);
+            let told = cx.snapshot.sync_backup.as_ref().map_or(PROVEN_PACKETS, |backup| backup.packets);
             if !connection.flags().contains(Flags::SYNC) || packets >= told.saturating_add(PROVEN_PACKETS) {
                 return None;
             }
@@ -257,19 +265,19 @@ impl Candidate {
 
     /// Removes the connection, and its template, too, if no other connection needs the template. Returns `false` if its
     /// state has changed meanwhile, so that it stays.
-    pub(crate) fn evict(self, table: &mut TableWorker, counters: &WorkerCounters, at: Context<'_>) -> bool {
+    pub(crate) fn evict(self, table: &mut TableWorker, counters: &WorkerCounters, cx: Context<'_>) -> bool {
         let controller = table.connection(self.id).controller();
         let Removal::Done(state) =
-            table.remove_if(self.id, |state, expires| expires <= at.now || state == self.state)
+            table.remove_if(self.id, |state, expires| expires <= cx.now || state == self.state)
         else {
             return false;
         };
-        count_out(&table.connection(self.id), state, at.snapshot);
+        count_out(&table.connection(self.id), state, cx.snapshot);
         counters.evicted.add(1);
         let template = controller.filter(|id| table.connection(*id).is_template());
-        let template = template.and_then(|id| Self::of(table, id, at));
+        let template = template.and_then(|id| Self::of(table, id, cx));
         if let Some(template) = template.filter(|template| template.worth <= Worth::Embryonic) {
-            template.evict(table, counters, at);
+            template.evict(table, counters, cx);
         }
         true
     }

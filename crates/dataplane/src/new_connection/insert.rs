@@ -34,13 +34,13 @@ pub(crate) fn enter(
     chosen: Chosen<'_>,
     limited: Flags,
     marked: Marked<'_>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Result<Begun, Verdict> {
     let Chosen { id, dest, method, live, template } = chosen;
     let is_single = marked.service.one_packet && packet.flow.protocol == Protocol::UDP;
     if is_single && method != ForwardingMethod::FullNat {
-        limit::withdraw(limited, packet, marked, at);
-        return Ok(Begun::OnePacket(one_packet::begin(flows, packet, &chosen, at), id));
+        limit::withdraw(limited, packet, marked, cx);
+        return Ok(Begun::OnePacket(one_packet::begin(flows, packet, &chosen, cx), id));
     }
     let mut new = NewConnection {
         protocol: packet.flow.protocol,
@@ -58,30 +58,30 @@ pub(crate) fn enter(
                 false => Flags::NO_OUTPUT,
             },
         state: 0,
-        expires: at.now + FIRST_TIMEOUT,
+        expires: cx.now + FIRST_TIMEOUT,
         timeout_seconds: 0,
         dest_ref: id.0,
         mark: marked.mark,
         controller: template,
     };
     // Counted before other workers can find it, so that no limit is exceeded meanwhile.
-    flows.deferred.change(id, live, Change::Begin(Activity::Inactive), at.snapshot);
+    flows.deferred.change(id, live, Change::Begin(Activity::Inactive), cx.snapshot);
     let inserted = match method {
-        ForwardingMethod::FullNat => local_port::insert(flows, &mut new, at),
-        _ => Ok(insert(flows, &new, at)),
+        ForwardingMethod::FullNat => local_port::insert(flows, &mut new, cx),
+        _ => Ok(insert(flows, &new, cx)),
     };
     match inserted {
         Ok(Inserted::New(_)) => live.check_limit(),
         _ => {
-            flows.deferred.change(id, live, Change::End(Activity::Inactive), at.snapshot);
+            flows.deferred.change(id, live, Change::End(Activity::Inactive), cx.snapshot);
             flows.release_template(template);
-            limit::withdraw(limited, packet, marked, at);
+            limit::withdraw(limited, packet, marked, cx);
         }
     }
     match inserted.map_err(Verdict::Drop)? {
         Inserted::New(connection) => {
             flows.counters.connections.add(1);
-            flows.count_connection(id, at.snapshot);
+            flows.count_connection(id, cx.snapshot);
             Ok(Begun::Connection(connection))
         }
         Inserted::Existing(connection) => Ok(Begun::Connection(connection)),
@@ -91,8 +91,8 @@ pub(crate) fn enter(
 }
 
 /// Inserts a connection or template. In a full table it evicts another one.
-pub(crate) fn insert(flows: &mut Flows, new: &NewConnection, at: Context<'_>) -> Inserted {
-    flows.eviction.insert(&mut flows.table, new, &flows.counters, at)
+pub(crate) fn insert(flows: &mut Flows, new: &NewConnection, cx: Context<'_>) -> Inserted {
+    flows.eviction.insert(&mut flows.table, new, &flows.counters, cx)
 }
 
 /// How the connection's destination receives the client's address. Only TCP has options.

@@ -10,8 +10,6 @@
 //! the general path; for a SYN, while there are such limits, two look-ups. Not here: the clients and their numbers
 //! (`snapshot/clients.rs`), the SYNs on which the XDP program decides (`snapshot/syn_limits.rs`).
 
-use std::sync::Arc;
-
 use xvs_proto::{Packet, tcp};
 use xvs_sched::{Above, ClientLimit};
 
@@ -21,36 +19,39 @@ use crate::burst::framed_packet::FramedPacket;
 use crate::conn::{Connection, Flags};
 use crate::snapshot::Snapshot;
 use crate::snapshot::clients::Refusal;
-use crate::snapshot::syn_limits::{SynLimit, SynLimits};
+use crate::snapshot::syn_limits::SynLimits;
 use crate::verdict::{DropReason, Verdict};
 
 /// The drop reason of a SYN that is above its service's limit, if the worker decides on it rather than the XDP program.
 /// Counts the SYN.
 #[inline]
-pub(crate) fn refuses_syn(p: &FramedPacket<'_>, at: Context<'_>) -> Option<DropReason> {
-    // The same mask as in the XDP program.
+pub(crate) fn refuses_syn(p: &FramedPacket<'_>, cx: Context<'_>) -> Option<DropReason> {
+    // The XDP program has the same mask.
     const MASK: u8 = tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::RST.0;
     let is_syn = p.packet.tcp_flags.0 & MASK == tcp::Flags::SYN.0;
-    let limits = at.snapshot.syn_limits.as_deref().filter(|_| is_syn)?;
-    is_above(limits, p, at).then_some(DropReason::SynRate)
+    let limits = cx.snapshot.syn_limits.as_deref().filter(|_| is_syn)?;
+    is_above(limits, p, cx).then_some(DropReason::SynRate)
 }
 
-fn is_above(limits: &SynLimits, p: &FramedPacket<'_>, at: Context<'_>) -> bool {
-    let (flow, mark) = (p.packet.flow, at.snapshot.marks.of(p.link, p.packet));
-    let service = at.snapshot.services.for_packet(mark, flow.protocol, flow.dest);
+fn is_above(limits: &SynLimits, p: &FramedPacket<'_>, cx: Context<'_>) -> bool {
+    let flow = p.packet.flow;
+    let mark = cx.snapshot.marks.of(p.link, p.packet);
+    let service = cx.snapshot.services.for_packet(mark, flow.protocol, flow.dest);
     // Not data connections of FTP.
     let service = service.filter(|service| [0, flow.dest.port].contains(&service.port()));
     let limit = service.and_then(|service| limits.get(&service.key));
-    let is_left = |limit: &&Arc<SynLimit>| !limit.is_in_program() || p.link.is_own() || p.is_reassembled;
-    limit.filter(is_left).is_some_and(|limit| !limit.take(at.now))
+    limit.is_some_and(|limit| {
+        let is_left = !limit.is_in_program() || p.link.is_own() || p.is_reassembled;
+        is_left && !limit.take(cx.now)
+    })
 }
 
 /// Whether a client's SYN is answered with a cookie, because the client is above its rate. The SYN then counts as
 /// refused.
-pub(crate) fn is_proxied(packet: &Packet, marked: Marked<'_>, at: Context<'_>) -> bool {
+pub(crate) fn is_proxied(packet: &Packet, marked: Marked<'_>, cx: Context<'_>) -> bool {
     let limit = marked.service.client_limit.filter(|limit| limit.above == Above::SynProxy);
     let client = packet.flow.source.addr;
-    limit.is_some_and(|limit| at.snapshot.clients.is_above(marked.service.key, client, limit, at.now))
+    limit.is_some_and(|limit| cx.snapshot.clients.is_above(marked.service.key, client, limit, cx.now))
 }
 
 /// Counts a client's new connection, if there is a limit. Returns the flag of the connection.
@@ -61,10 +62,10 @@ pub(crate) fn admit(
     packet: &Packet,
     marked: Marked<'_>,
     limit: Option<ClientLimit>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Result<Flags, Verdict> {
     let Some(limit) = limit else { return Ok(Flags::NONE) };
-    match at.snapshot.clients.admit(marked.service.key, packet.flow.source.addr, limit, at.now) {
+    match cx.snapshot.clients.admit(marked.service.key, packet.flow.source.addr, limit, cx.now) {
         Ok(true) => Ok(Flags::LIMITED),
         Ok(false) => Ok(Flags::NONE),
         Err(Refusal::Connections) => Err(Verdict::Drop(DropReason::ClientConnections)),
@@ -73,9 +74,9 @@ pub(crate) fn admit(
 }
 
 /// Takes a connection that was admitted with these flags, but not made, out of its client's count.
-pub(crate) fn withdraw(flags: Flags, packet: &Packet, marked: Marked<'_>, at: Context<'_>) {
+pub(crate) fn withdraw(flags: Flags, packet: &Packet, marked: Marked<'_>, cx: Context<'_>) {
     if flags.contains(Flags::LIMITED) {
-        at.snapshot.clients.release(marked.service.key, packet.flow.source.addr);
+        cx.snapshot.clients.release(marked.service.key, packet.flow.source.addr);
     }
 }
 

@@ -16,22 +16,13 @@ use crate::burst::flows::Flows;
 use crate::conn::{Direction, Inserted, NewConnection};
 use crate::verdict::DropReason;
 
-/// Whether an address belongs to a host on one link alone (RFC 3927, RFC 4291 §2.5.6), which the other family cannot
-/// name.
-fn is_link_local(addr: IpAddr) -> bool {
-    match addr {
-        IpAddr::V4(addr) => addr.is_link_local(),
-        IpAddr::V6(addr) => addr.is_unicast_link_local(),
-    }
-}
-
 /// Inserts a connection with a local endpoint that no other connection has towards its destination.
 // Not inlined, so that the path of other methods is short.
 #[inline(never)]
 pub(super) fn insert(
     flows: &mut Flows,
     new: &mut NewConnection,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Result<Inserted, DropReason> {
     if new.client.family() != new.dest.family() && is_link_local(new.client.addr) {
         return Err(DropReason::Untranslatable);
@@ -42,20 +33,19 @@ pub(super) fn insert(
         if tried >= IN_ORDER {
             flows.locals.jump(flows.random.next_u64() as u32);
         }
-        let local = at.snapshot.locals.next(new.dest.family(), &mut flows.locals);
+        let local = cx.snapshot.locals.next(new.dest.family(), &mut flows.locals);
         let local = local.ok_or(DropReason::NoLocalAddress)?;
         let replies = FlowKey { protocol: new.protocol, source: new.dest, dest: local };
         // The first port is mostly free, and its insertion checks that anyway.
-        let holder = |flows: &Flows| flows.table.find(&replies, flows.table.hash(&replies));
         if tried > 0
-            && let Some((id, Direction::Outbound)) = holder(flows)
+            && let Some((id, Direction::Outbound)) = flows.table.find(&replies, flows.table.hash(&replies))
         {
-            let holder = Candidate::of(&flows.table, id, at).map(|candidate| (candidate, local));
+            let holder = Candidate::of(&flows.table, id, cx).map(|candidate| (candidate, local));
             least = [least, holder].into_iter().flatten().min_by_key(|(candidate, _)| candidate.worth());
             continue;
         }
         new.local = Some(local);
-        match flows.eviction.insert(&mut flows.table, new, &flows.counters, at) {
+        match flows.eviction.insert(&mut flows.table, new, &flows.counters, cx) {
             Inserted::LocalTaken if lost == INSERTIONS_LOST => break,
             Inserted::LocalTaken => lost += 1,
             inserted => return Ok(inserted),
@@ -63,12 +53,21 @@ pub(super) fn insert(
     }
     let (holder, local) = least.ok_or(DropReason::NoLocalPort)?;
     new.local = Some(local);
-    if !holder.evict(&mut flows.table, &flows.counters, at) {
+    if !holder.evict(&mut flows.table, &flows.counters, cx) {
         return Err(DropReason::NoLocalPort);
     }
-    match flows.eviction.insert(&mut flows.table, new, &flows.counters, at) {
+    match flows.eviction.insert(&mut flows.table, new, &flows.counters, cx) {
         Inserted::LocalTaken => Err(DropReason::NoLocalPort),
         inserted => Ok(inserted),
+    }
+}
+
+/// Whether an address belongs to a host on one link alone (RFC 3927, RFC 4291 §2.5.6), which the other family cannot
+/// name.
+fn is_link_local(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => addr.is_link_local(),
+        IpAddr::V6(addr) => addr.is_unicast_link_local(),
     }
 }
 

@@ -12,13 +12,15 @@ use crate::sync::announce::Announcer;
 use crate::verdict::{DropReason, Verdict};
 
 /// Counts a connection of one packet. Returns its endpoints.
-pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, at: Context<'_>) -> Ends {
+pub(crate) fn begin(flows: &mut Flows, packet: &Packet, chosen: &Chosen<'_>, cx: Context<'_>) -> Ends {
     let Chosen { id, dest, method, live, template } = *chosen;
-    if let (Some(template), Some(announcer)) = (template, Announcer::of(at.snapshot, flows.worker, at.now)) {
+    if let Some(template) = template
+        && let Some(announcer) = Announcer::of(cx.snapshot, flows.worker, cx.now)
+    {
         announcer.one_packet(&flows.table, template);
     }
     flows.release_template(template);
-    flows.count_connection(id, at.snapshot);
+    flows.count_connection(id, cx.snapshot);
     live.count_one_packet();
     let FlowKey { source: client, dest: virtual_endpoint, .. } = packet.flow;
     Ends { client, virtual_endpoint, dest, local: None, method }
@@ -30,11 +32,11 @@ pub(crate) fn send(
     p: FramedPacket<'_>,
     ends: &Ends,
     id: DestinationId,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Verdict {
-    let Some(destination) = at.snapshot.destinations.find(id) else {
+    let Some(destination) = cx.snapshot.destinations.find(id) else {
         return Verdict::Drop(DropReason::DestinationUnavailable);
     };
     flows.count_request(destination, p.packet);
-    forward::request(flows, p.frame, p.link, p.packet, ends, destination, at)
+    forward::request(flows, p.frame, p.link, p.packet, ends, destination, cx)
 }

@@ -39,7 +39,7 @@ pub(crate) fn choose<'s>(
     service: &'s Service,
     persistence: &Persistence,
     request: &Request,
-    at: Context<'s>,
+    cx: Context<'s>,
 ) -> Result<Chosen<'s>, Verdict> {
     let call_id = match persistence.scope {
         PersistenceScope::Client => None,
@@ -48,7 +48,7 @@ pub(crate) fn choose<'s>(
         }
     };
     let client = key(packet, service, persistence);
-    let mut templates = Templates { flows, at };
+    let mut templates = Templates { flows, cx };
     // Another round is necessary only if another worker has made or ended the template meanwhile.
     loop {
         let (key, found) = templates.find(client, call_id)?;
@@ -63,8 +63,8 @@ pub(crate) fn choose<'s>(
             None => {
                 let id = member(templates.flows.worker, packet, service, request)?.id;
                 let unavailable = Verdict::Drop(DropReason::DestinationUnavailable);
-                let destination = at.snapshot.destinations.find(id).ok_or(unavailable)?;
-                let new = template(&key, packet, service, persistence, destination, id, at.now);
+                let destination = cx.snapshot.destinations.find(id).ok_or(unavailable)?;
+                let new = template(&key, packet, service, persistence, destination, id, cx.now);
                 match templates.make(new, call_id, destination)? {
                     Some(template) => (template, destination, id),
                     None => continue,
@@ -72,8 +72,13 @@ pub(crate) fn choose<'s>(
             }
         };
         let dest = endpoint(packet, service, destination.endpoint);
-        let (method, live) = (destination.method, &destination.live);
-        return Ok(Chosen { id, dest, method, live, template: Some(template) });
+        return Ok(Chosen {
+            id,
+            dest,
+            method: destination.method,
+            live: &destination.live,
+            template: Some(template),
+        });
     }
 }
 
@@ -90,15 +95,15 @@ pub(crate) fn find_template(
     flows: &mut Flows,
     client: FlowKey,
     call_id: Option<&[u8]>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Result<(FlowKey, Option<ConnId>), Verdict> {
-    Templates { flows, at }.find(client, call_id)
+    Templates { flows, cx }.find(client, call_id)
 }
 
 /// The search for templates, and the making of new ones.
 struct Templates<'a, 's> {
     flows: &'a mut Flows,
-    at: Context<'s>,
+    cx: Context<'s>,
 }
 
 impl<'s> Templates<'_, 's> {
@@ -106,18 +111,21 @@ impl<'s> Templates<'_, 's> {
     /// calls. If there is none, the identity for a new template. The templates of a client's calls differ in the
     /// client's port, which is 0 in other templates.
     fn find(&self, client: FlowKey, call_id: Option<&[u8]>) -> Result<(FlowKey, Option<ConnId>), Verdict> {
-        let (table, call_ids) = (&self.flows.table, &self.at.snapshot.call_ids);
-        let find = |key: &FlowKey| table.find_template(key, table.hash(key));
-        let Some(call_id) = call_id else { return Ok((client, find(&client))) };
+        let table = &self.flows.table;
+        let call_ids = &self.cx.snapshot.call_ids;
+        let Some(call_id) = call_id else {
+            return Ok((client, table.find_template(&client, table.hash(&client))));
+        };
         let hash = call_ids.hash(call_id);
         // An odd step: all ports that are tried for a call are different, and calls with the same first port continue
         // with different ones.
-        let (first, step) = (hash as u16, (hash >> 16) as u16 | 1);
+        let first = hash as u16;
+        let step = (hash >> 16) as u16 | 1;
         let places = (0..PLACES).map(|number| first.wrapping_add(step.wrapping_mul(number)));
         let mut free = None;
         for port in places.filter(|&port| port != 0) {
             let key = FlowKey { source: Endpoint { port, ..client.source }, ..client };
-            match find(&key) {
+            match table.find_template(&key, table.hash(&key)) {
                 Some(id) if call_ids.is(table.connection(id).mark(), call_id) => {
                     return Ok((key, Some(id)));
                 }
@@ -131,7 +139,7 @@ impl<'s> Templates<'_, 's> {
     /// Lets a template control one more connection, and restarts its timeout. `None` if the template is no longer
     /// valid.
     fn join(&mut self, id: ConnId) -> Option<(&'s Destination, DestinationId)> {
-        let Context { snapshot, now } = self.at;
+        let Context { snapshot, now } = self.cx;
         let template = self.flows.table.connection(id);
         let number = DestinationId(template.dest_ref());
         let destination = snapshot.destinations.find(number).filter(|known| known.available)?;
@@ -151,19 +159,21 @@ impl<'s> Templates<'_, 's> {
         call_id: Option<&[u8]>,
         destination: &Destination,
     ) -> Result<Option<ConnId>, Verdict> {
-        let Self { flows, at } = self;
-        let call_ids = &at.snapshot.call_ids;
+        let Self { flows, cx } = self;
+        let call_ids = &cx.snapshot.call_ids;
         if let Some(call_id) = call_id {
             let full = Verdict::Drop(DropReason::CallsFull);
             let Flows { worker, table, counters, .. } = &mut **flows;
-            let evict = |table: &mut _, id| evict_call(table, id, at.snapshot, counters);
-            new.mark = call_ids.write(*worker, call_id, table, evict).ok_or(full)?;
+            let mark = call_ids
+                .write(*worker, call_id, table, |table, id| evict_call(table, id, cx.snapshot, counters));
+            new.mark = mark.ok_or(full)?;
         }
-        let (dest, live) = (DestinationId(new.dest_ref), &destination.live);
-        flows.deferred.change(dest, live, Change::Begin(Activity::Template), at.snapshot);
-        let inserted = insert(flows, &new, *at);
+        let dest = DestinationId(new.dest_ref);
+        let live = &destination.live;
+        flows.deferred.change(dest, live, Change::Begin(Activity::Template), cx.snapshot);
+        let inserted = insert(flows, &new, *cx);
         let Inserted::New(id) = inserted else {
-            flows.deferred.change(dest, live, Change::End(Activity::Template), at.snapshot);
+            flows.deferred.change(dest, live, Change::End(Activity::Template), cx.snapshot);
             return match inserted {
                 Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
                 Inserted::New(_) | Inserted::Existing(_) => Ok(None),

@@ -60,12 +60,14 @@ fn route<'s>(quic: &Quic, datagram: &[u8], service: &'s Service) -> Result<&'s M
         Some(Header::Long(id)) => (false, id),
         None => (false, &[][..]),
     };
-    let unrouted = |why| Unrouted { continues, why };
-    let member = &service.members[quic.find(id).map_err(unrouted)?];
-    match continues || !member.weight.is_quiescent() && !member.live.is_overloaded() {
-        true => Ok(member),
-        false => Err(unrouted(Unnamed::NotForNew(member.endpoint))),
-    }
+    let named = quic.find(id).map(|number| &service.members[number]);
+    let member = named.and_then(|member| {
+        match continues || !member.weight.is_quiescent() && !member.live.is_overloaded() {
+            true => Ok(member),
+            false => Err(Unnamed::NotForNew(member.endpoint)),
+        }
+    });
+    member.map_err(|why| Unrouted { continues, why })
 }
 
 /// A packet whose connection ID does not choose its destination.

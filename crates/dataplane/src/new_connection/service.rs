@@ -70,7 +70,8 @@ pub(crate) fn behind_proxy<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snap
 /// The service of a packet that this machine itself sends by `lo` to a service at its own endpoint. The packet has no
 /// mark.
 fn for_own<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Option<Marked<'s>> {
-    let (protocol, dest) = (packet.flow.protocol, packet.flow.dest);
+    let protocol = packet.flow.protocol;
+    let dest = packet.flow.dest;
     let service = snapshot.services.for_packet(0, protocol, dest)?;
     let is_exact = service.key == ServiceKey::Address { protocol, endpoint: dest };
     let is_ftp = protocol == Protocol::TCP && dest.port == ftp::CONTROL_PORT;

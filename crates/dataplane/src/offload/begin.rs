@@ -12,13 +12,14 @@ use super::keys;
 use super::not_offloaded::NotOffloaded;
 use super::own::Own;
 use super::part::Part;
-use super::shared::{Offload, slot};
+use super::shared::{Epochs, Offload, slot};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{
-    ASSURED, ConnId, Connection, Direction, Flags, RecordState, TableHandle, Used, offloaded_word as word,
+    ASSURED, ConnId, Connection, Direction, Flags, Packets, RecordState, TableHandle, Then, Used,
+    offloaded_word as word,
 };
 use crate::egress::{LinkInfo, Path};
 use crate::forward::Ends;
@@ -31,7 +32,7 @@ use crate::snapshot::{DestinationId, Route, Snapshot};
 /// Returns `true` if only room is missing.
 // Not inlined: few packets come here.
 #[inline(never)]
-pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>) -> bool {
+pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>) -> bool {
     let Flows { offloader: Some(offloader), table, .. } = flows else { return false };
     let shared = &offloader.shared;
     let connection = table.connection(id);
@@ -49,32 +50,44 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     if offloader.is_full() {
         return true;
     }
-    let (tcp, is_half_open) = (connection.state(), is_half_open(connection.protocol(), connection.state()));
+    let tcp = connection.state();
+    let is_half_open = is_half_open(connection.protocol(), connection.state());
     // One that follows no handshake is made when the handshake is complete.
     if is_half_open && !shared.admits_half_open() {
         return false;
     }
     // Read before the path MTU: a worker that changes the path MTU then ends all records.
     let epochs = shared.epochs(destination);
-    let Ok(parts) = plan(&connection, table.handle(), link, at) else { return false };
-    let bits = bits(&connection, at.snapshot);
+    let Ok(parts) = plan(&connection, table.handle(), link, cx) else { return false };
+    let bits = bits(&connection, cx.snapshot);
     if is_half_open {
         // A worker assures the client's template with the end of the first handshake.
-        let is_assured = |template| table.connection(template).state() & ASSURED != 0;
-        let is_awaited = !connection.controller().is_none_or(is_assured);
-        if is_awaited || !has_all(&connection, &parts, at.snapshot) {
+        let template = connection.controller();
+        let is_assured = template.is_none_or(|template| table.connection(template).state() & ASSURED != 0);
+        if !is_assured || !has_all(&connection, &parts, cx.snapshot) {
             return false;
         }
     }
-    let Some(record) = shared.unused.take(at.now) else { return true };
+    let Some(record) = shared.unused.take(cx.now) else { return true };
     let generation = connection.generation();
-    let awaited = || Some(connection.destination_sequence()).filter(|number| *number != 0);
-    let awaited = if bits & RecordState::PROVEN == 0 && parts[1].is_some() { awaited() } else { None };
+    let awaits = bits & RecordState::PROVEN == 0 && parts[1].is_some();
+    let awaited = awaits.then(|| connection.destination_sequence()).filter(|number| *number != 0);
     let state = shared.flows.state(record).begun(bits, tcp, awaited);
-    shared.fill(record, (id, generation), destination, epochs, &parts, at.now);
+    let mut own = Own {
+        record,
+        id,
+        link,
+        generation,
+        destination,
+        places: [None; 2],
+        is_new: true,
+        is_given_up: false,
+        is_counted: false,
+    };
+    shared.fill(&own, epochs, &parts, cx.now);
     shared.flows.begin(record, state);
     if offloader.own.is_empty() {
-        shared.flows.set_timeouts(|protocol, state| at.snapshot.settings.timeout(protocol, state));
+        shared.flows.set_timeouts(|protocol, state| cx.snapshot.settings.timeout(protocol, state));
     }
     let is_bound = shared.flows.bind(id, record);
     let is_marked = is_bound && connection.mark_offloaded(tcp);
@@ -82,58 +95,39 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, at: Context<'_>
     // looks for a record (`Offloaded::end`), so one of the two sees the other.
     fence(SeqCst);
     let is_live = table.recall(id, generation).is_some();
-    let has_replies =
-        || parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table.handle()));
-    if !(is_marked && is_live && has_replies()) {
+    let is_valid = is_marked
+        && is_live
+        && parts[1].as_ref().is_none_or(|reply| is_found(&connection, &reply.before, table.handle()));
+    if !is_valid {
         shared.flows.seal(record);
         if is_bound {
             // Takes the mark away, too, which the next record's would be taken for.
-            table.settle(id, false, true);
+            table.settle(id, Packets::AsCounted, Then::TakeBack);
             shared.flows.unbind(id, record);
         }
         // Another thread may have found it meanwhile.
         shared.reset(record);
-        shared.unused.put(record, at.now + offloader.rest);
+        shared.unused.put(record, cx.now + offloader.rest);
         return false;
     }
-    if let Some(known) = at.snapshot.destinations.find(destination) {
+    if let Some(known) = cx.snapshot.destinations.find(destination) {
         known.live.count_moves(&shared.flows, slot(destination));
     }
-    let mut is_given_up = false;
-    let places = [0, 1].map(|number| {
-        let part = parts[number as usize].as_ref()?;
-        let place = shared.enter(&part.before, keys::value(state.number(), number, record));
-        is_given_up |= place.is_none();
-        place
-    });
-    if is_given_up {
-        shared.flows.seal(record);
-        shared.refused.fetch_add(1, Relaxed);
-    }
-    let (is_new, is_counted) = (true, false);
-    let mut own = Own { record, id, link, generation, destination, places, is_new, is_given_up, is_counted };
-    own.count(shared, !is_given_up);
-    offloader.add(own, at.now);
+    shared.enter_keys(&mut own, &parts, state.number());
+    own.count(shared, !own.is_given_up);
+    offloader.add(own, cx.now);
     false
 }
 
 impl Offload {
     /// Writes all of an unused record but its state.
-    fn fill(
-        &self,
-        record: u32,
-        (id, generation): (ConnId, u32),
-        destination: DestinationId,
-        (epoch, slot_epoch): (u32, u32),
-        parts: &[Option<Part>; 2],
-        now: Millis,
-    ) {
-        let words = self.flows.record(record);
+    fn fill(&self, own: &Own, Epochs { all, slot: of_slot }: Epochs, parts: &[Option<Part>; 2], now: Millis) {
+        let words = self.flows.record(own.record);
         // Relaxed: the program finds the record by a key that is entered afterwards, with Release.
-        words[word::EPOCHS].store(u64::from(slot_epoch) << 32 | u64::from(epoch), Relaxed);
-        words[word::USED].store(Used::new(slot(destination), now).0, Relaxed);
+        words[word::EPOCHS].store(u64::from(of_slot) << 32 | u64::from(all), Relaxed);
+        words[word::USED].store(Used::new(slot(own.destination), now).0, Relaxed);
         words[word::COUNTS..word::CONNECTION].iter().for_each(|word| word.store(0, Relaxed));
-        words[word::CONNECTION].store(u64::from(generation) << 32 | u64::from(id.0), Relaxed);
+        words[word::CONNECTION].store(u64::from(own.generation) << 32 | u64::from(own.id.0), Relaxed);
         for (place, part) in parts.iter().enumerate() {
             let part_words = &words[word::PARTS + place * word::PART..][..word::PART];
             let Some(part) = part else { continue };
@@ -145,6 +139,20 @@ impl Offload {
         }
         if let Some(outer) = parts[0].as_ref().and_then(|request| request.outer.as_ref()) {
             put(&words[word::ADDRESSES..], &outer.words());
+        }
+    }
+
+    /// Enters the keys of a record in its use of this number. If one finds no room, the record is given up.
+    fn enter_keys(&self, own: &mut Own, parts: &[Option<Part>; 2], number: u32) {
+        for (place, part) in (0..).zip(parts) {
+            let Some(part) = part else { continue };
+            let entered = self.enter(&part.before, keys::value(number, place, own.record));
+            own.places[place as usize] = entered;
+            own.is_given_up |= entered.is_none();
+        }
+        if own.is_given_up {
+            self.flows.seal(own.record);
+            self.refused.fetch_add(1, Relaxed);
         }
     }
 }
@@ -159,9 +167,10 @@ pub(super) fn plan(
     connection: &Connection<'_>,
     table: &TableHandle,
     link: LinkId,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Result<[Option<Part>; 2], NotOffloaded> {
-    let (snapshot, ends) = (at.snapshot, Ends::of(connection));
+    let snapshot = cx.snapshot;
+    let ends = Ends::of(connection);
     if connection.flags().intersects(Flags::UNUSUAL) {
         return Err(NotOffloaded::Unusual);
     }
@@ -183,44 +192,9 @@ pub(super) fn plan(
     if !is_certain(connection, &ends, snapshot) {
         return Err(NotOffloaded::Listed);
     }
-    let before =
-        FlowKey { protocol: connection.protocol(), source: ends.client, dest: ends.virtual_endpoint };
-    let after = match ends.method {
-        ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => before,
-        ForwardingMethod::Nat => FlowKey { dest: ends.dest, ..before },
-        ForwardingMethod::FullNat => {
-            FlowKey { source: ends.local.ok_or(NotOffloaded::NoWay)?, dest: ends.dest, ..before }
-        }
-        ForwardingMethod::Local => return Err(NotOffloaded::Local),
-    };
-    let outer = || {
-        let family = before.source.family();
-        let template = &route.tunnel.as_deref()?[family as usize];
-        template.of_flow(family, table.hash(&before), snapshot.settings.pmtu_disc, at.now)
-    };
-    let outer = match ends.method {
-        ForwardingMethod::Tunnel => Some(outer().ok_or(NotOffloaded::OuterHeaders)?),
-        _ => None,
-    };
-    let [from, to] = links(link, route.link, snapshot).ok_or(NotOffloaded::Interface)?;
-    let request = || Part {
-        from: (from.ifindex, from.mac),
-        partial_checksums: from.partial_checksums,
-        to: (to.ifindex, route.addresses),
-        mtu: outer.as_ref().map_or(route.mtu, |outer| outer.room),
-        before,
-        after,
-        unfragmented: match &outer {
-            // Only workers give identifications, to outer headers as to packets of FULLNAT.
-            Some(outer) => outer.family == Family::V4,
-            None => ends.method == ForwardingMethod::FullNat,
-        },
-        outer,
-    };
-    // Workers give packets from IPv6 to IPv4 their identifications, if they are short; these stay in order with others.
-    let request = (!ends.is_translated() || before.source.addr.is_ipv4()).then(request);
+    let request = request(connection, &ends, table, link, route, cx)?;
     let reply = match ends.method.masquerades() {
-        true => match reply(connection, &ends, table, (route, after), snapshot) {
+        true => match reply(connection, &ends, table, route, snapshot) {
             // Perhaps the destination sends no replies.
             Err(NotOffloaded::NoReply) if connection.in_packets() >= WITHOUT_REPLIES => None,
             reply => reply?,
@@ -233,14 +207,66 @@ pub(super) fn plan(
     Ok([request, reply])
 }
 
+/// What the program is to do with requests of a connection that arrive by `link` and leave by `route`. `None`: workers
+/// forward the requests.
+fn request(
+    connection: &Connection<'_>,
+    ends: &Ends,
+    table: &TableHandle,
+    link: LinkId,
+    route: &Route,
+    cx: Context<'_>,
+) -> Result<Option<Part>, NotOffloaded> {
+    let before =
+        FlowKey { protocol: connection.protocol(), source: ends.client, dest: ends.virtual_endpoint };
+    let after = match ends.method {
+        ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => before,
+        ForwardingMethod::Nat => FlowKey { dest: ends.dest, ..before },
+        ForwardingMethod::FullNat => {
+            FlowKey { source: ends.local.ok_or(NotOffloaded::NoWay)?, dest: ends.dest, ..before }
+        }
+        ForwardingMethod::Local => return Err(NotOffloaded::Local),
+    };
+    let outer = match ends.method {
+        ForwardingMethod::Tunnel => {
+            let family = before.source.family();
+            let template = route.tunnel.as_deref().map(|templates| &templates[family as usize]);
+            let pmtu_disc = cx.snapshot.settings.pmtu_disc;
+            let outer = template
+                .and_then(|template| template.of_flow(family, table.hash(&before), pmtu_disc, cx.now));
+            Some(outer.ok_or(NotOffloaded::OuterHeaders)?)
+        }
+        _ => None,
+    };
+    let [from, to] = links(link, route.link, cx.snapshot).ok_or(NotOffloaded::Interface)?;
+    // Workers give packets from IPv6 to IPv4 their identifications, if they are short; these stay in order with others.
+    if ends.is_translated() && before.source.addr.is_ipv6() {
+        return Ok(None);
+    }
+    Ok(Some(Part {
+        from: (from.ifindex, from.mac),
+        partial_checksums: from.partial_checksums,
+        to: (to.ifindex, route.addresses),
+        mtu: outer.as_ref().map_or(route.mtu, |outer| outer.room),
+        before,
+        after,
+        unfragmented: match &outer {
+            // Only workers give identifications, to outer headers as to packets of FULLNAT.
+            Some(outer) => outer.family == Family::V4,
+            None => ends.method == ForwardingMethod::FullNat,
+        },
+        outer,
+    }))
+}
+
 /// Offloads the connection that this packet has begun, if records begin with the first packet of a client: only those
 /// of TCP, of which more packets follow.
 #[inline]
-pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &Packet, at: Context<'_>) {
+pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &Packet, cx: Context<'_>) {
     let is_due = flows.offloader.as_ref().is_some_and(|offloader| offloader.after <= 1);
-    if is_due && packet.flow.protocol == Protocol::TCP && may_come_by(link, at.snapshot) {
+    if is_due && packet.flow.protocol == Protocol::TCP && may_come_by(link, cx.snapshot) {
         // Without room, a later packet tries it again.
-        let _ = begin(flows, id, link, at);
+        let _ = begin(flows, id, link, cx);
     }
 }
 
@@ -271,27 +297,30 @@ fn has_all(connection: &Connection<'_>, parts: &[Option<Part>; 2], snapshot: &Sn
 /// What a record's state says of a connection, besides its state of TCP.
 fn bits(connection: &Connection<'_>, snapshot: &Snapshot) -> u64 {
     let flags = connection.flags();
-    let bit = |is_set: bool, bit| if is_set { bit } else { 0 };
     bit(follows(connection, snapshot), RecordState::FOLLOWS)
         | bit(flags.contains(Flags::NO_OUTPUT), RecordState::NO_OUTPUT)
         | bit(flags.contains(Flags::PROVEN), RecordState::PROVEN)
         | bit(snapshot.settings.secure_tcp, RecordState::SECURE)
 }
 
+fn bit(is_set: bool, bit: u64) -> u64 {
+    if is_set { bit } else { 0 }
+}
+
 /// If the data for replies is still missing after this number of client packets, requests are offloaded alone.
 const WITHOUT_REPLIES: u32 = 128;
 
-/// What the program is to do with replies of a masqueraded connection whose requests leave by this route as `sent`.
-/// `None`: workers forward the replies.
+/// What the program is to do with replies of a masqueraded connection whose requests leave by this route. `None`:
+/// workers forward the replies.
 fn reply(
     connection: &Connection<'_>,
     ends: &Ends,
     table: &TableHandle,
-    (route, sent): (&Route, FlowKey),
+    route: &Route,
     snapshot: &Snapshot,
 ) -> Result<Option<Part>, NotOffloaded> {
-    let before = ends.replies(sent.protocol);
-    let after = FlowKey { source: ends.virtual_endpoint, dest: ends.client, ..sent };
+    let before = ends.replies(connection.protocol());
+    let after = FlowKey { source: ends.virtual_endpoint, dest: ends.client, ..before };
     // A UDP reply is noted at the template.
     let is_noted = before.protocol == Protocol::TCP || connection.controller().is_none();
     let is_identified = ends.is_translated() && before.source.addr.is_ipv6();
@@ -301,9 +330,10 @@ fn reply(
     if connection.flags().contains(Flags::NO_OUTPUT) {
         return Err(NotOffloaded::NoReply);
     }
-    let key = || snapshot.unmarked_key_to_client(ends);
     let hash = table.hash(&before);
-    let hop = match Path::find_by(&snapshot.egress, ends.client.addr, hash, key) {
+    let path =
+        Path::find_by(&snapshot.egress, ends.client.addr, hash, || snapshot.unmarked_key_to_client(ends));
+    let hop = match path {
         Some(Path::To(hop)) => hop,
         Some(Path::NoNeighbour { .. }) => return Err(NotOffloaded::NoNeighbour),
         _ => return Ok(None),
@@ -343,8 +373,7 @@ fn is_certain(connection: &Connection<'_>, ends: &Ends, snapshot: &Snapshot) -> 
 fn links(from: LinkId, to: LinkId, snapshot: &Snapshot) -> Option<[&LinkInfo; 2]> {
     let from = plain(from, snapshot).filter(|info| info.offloads)?;
     // In generic mode the kernel sends a redirected frame as any other.
-    let takes = |info: &&LinkInfo| info.offloads && (info.takes_redirected || from.generic);
-    let to = plain(to, snapshot).filter(takes)?;
+    let to = plain(to, snapshot).filter(|info| info.offloads && (info.takes_redirected || from.generic))?;
     Some([from, to])
 }
 

@@ -12,9 +12,9 @@ use crate::snapshot::{DestinationId, Snapshot};
 /// The records that end.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ends {
-    /// All of them.
+    /// All records.
     pub all: bool,
-    /// Those of these destinations.
+    /// The records of these destinations.
     pub of: BTreeSet<DestinationId>,
 }
 

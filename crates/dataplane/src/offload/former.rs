@@ -5,6 +5,8 @@
 //! connection with traffic does not expire. Whether a connection knows its record already is a bit of its entry
 //! (`conn/offloaded.rs`).
 
+use std::io;
+
 use xvs_xdp::bpf::KernelMap;
 
 use super::shared::{BUCKET, LAYOUT, LAYOUT_KNOWN, SLOT_WORDS, STATE_WORDS, TCP};
@@ -28,7 +30,7 @@ pub struct FormerRecords {
     layout: u64,
 }
 
-/// Those of them that may have something, by number.
+/// The records of an earlier xvsd that may have something, by number.
 pub struct UsedRecords {
     of: FormerRecords,
     used: Vec<usize>,
@@ -48,11 +50,10 @@ pub struct Uncounted {
 impl FormerRecords {
     /// Maps the records beside this state. `None`: this program does not know their layout.
     pub(crate) fn map(state: &KernelMap, records: &KernelMap) -> Option<Self> {
-        let of = |words: &[AtomicU64]| words[LAYOUT].load(Relaxed);
-        let layout = words::of_map::<STATE_WORDS>(state).map(|words| of(&*words));
-        let layout = layout.or_else(|_| words::of_map::<WITH_KEYS>(state).map(|words| of(&*words)));
-        let layout =
-            layout.or_else(|_| words::of_map::<WITHOUT_STATES>(state).map(|words| of(&*words))).ok()?;
+        let layout = layout::<STATE_WORDS>(state)
+            .or_else(|_| layout::<WITH_KEYS>(state))
+            .or_else(|_| layout::<WITHOUT_STATES>(state))
+            .ok()?;
         let records = words::rows_of_map(records).ok()?;
         (layout <= LAYOUT_KNOWN).then_some(Self { records, layout })
     }
@@ -66,21 +67,26 @@ impl FormerRecords {
     /// Finds those that may have something, when the workers that begin records have stopped: a program begins none.
     /// Cost: a line of memory for each record, most of them unused.
     pub fn find_used(self) -> UsedRecords {
-        let is_used = |words: &[AtomicU64; RECORD]| {
-            let of = |place: usize| words[place].load(Relaxed);
-            // One that was never used has zeros alone.
-            of(word::CONNECTION) != NO_CONNECTION
-                && words[..word::PARTS].iter().any(|word| word.load(Relaxed) != 0)
-                || (0..4).any(|count| of(word::COUNTS + count) != 0)
-        };
-        let find = |number: &usize| {
+        let numbers = (0..self.records.len()).filter(|number| {
             // At the end, the first ones again.
             prefetch(&self.records[(number + AHEAD) % self.records.len()]);
             is_used(&self.records[*number])
-        };
-        let used = (0..self.records.len()).filter(find).collect();
-        UsedRecords { of: self, used }
+        });
+        UsedRecords { used: numbers.collect(), of: self }
     }
+}
+
+/// The version in a state of this number of words.
+fn layout<const N: usize>(state: &KernelMap) -> io::Result<u64> {
+    Ok(words::of_map::<N>(state)?[LAYOUT].load(Relaxed))
+}
+
+/// Whether a record may have something.
+fn is_used(words: &[AtomicU64; RECORD]) -> bool {
+    // One that was never used has zeros alone.
+    words[word::CONNECTION].load(Relaxed) != NO_CONNECTION
+        && words[..word::PARTS].iter().any(|word| word.load(Relaxed) != 0)
+        || words[word::COUNTS..word::CONNECTION].iter().any(|count| count.load(Relaxed) != 0)
 }
 
 impl UsedRecords {
@@ -88,32 +94,36 @@ impl UsedRecords {
     /// segment that a core has still in its hands moves no connection any more, but goes to a worker.
     pub fn take(&self) -> Vec<Uncounted> {
         let FormerRecords { records, layout } = &self.of;
-        let uncounted = self.used.iter().filter_map(|number| {
-            let words = &records[*number];
-            // Acquire: the program stores the time of a segment before it changes the state.
-            let seal = || RecordState(words[word::STATE].fetch_and(!RecordState::IN_FORCE, Acquire));
-            let state = (*layout == LAYOUT_KNOWN).then(seal);
-            let counts = [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
-            let of = |place: usize| words[place].load(Relaxed);
-            let connection = of(word::CONNECTION);
-            let last = state.map(|state| (state, Used(of(word::USED))));
-            let is_bound = connection != NO_CONNECTION && last.is_some();
-            let (id, generation) = (ConnId(connection as u32), (connection >> 32) as u32);
-            (is_bound || counts != [[0; 2]; 2]).then_some(Uncounted { id, generation, counts, last })
-        });
-        uncounted.collect()
+        self.used.iter().filter_map(|number| take(&records[*number], *layout)).collect()
     }
+}
+
+/// Seals a record, and takes what it has.
+fn take(words: &[AtomicU64; RECORD], layout: u64) -> Option<Uncounted> {
+    // Acquire: the program stores the time of a segment before it changes the state.
+    let state = (layout == LAYOUT_KNOWN)
+        .then(|| RecordState(words[word::STATE].fetch_and(!RecordState::IN_FORCE, Acquire)));
+    let counts = [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
+    let connection = words[word::CONNECTION].load(Relaxed);
+    let last = state.map(|state| (state, Used(words[word::USED].load(Relaxed))));
+    let is_bound = connection != NO_CONNECTION && last.is_some();
+    (is_bound || counts != [[0; 2]; 2]).then_some(Uncounted {
+        id: ConnId(connection as u32),
+        generation: (connection >> 32) as u32,
+        counts,
+        last,
+    })
 }
 
 /// The words of the state when it had the keys of 131,072 records.
 const WITH_KEYS: usize = STATE_WORDS + (1 << 17) * BUCKET;
-/// The same beside records of layout 0, when it had no table of states.
+/// The words of the state beside records of layout 0, when it had no table of states.
 const WITHOUT_STATES: usize = WITH_KEYS - (SLOT_WORDS - TCP);
 
 impl Flows {
     /// Counts these packets as if this worker had forwarded them now. Packets of connections that the table does not
     /// have count only for the totals. Called before there are workers.
-    pub fn count_former(&mut self, uncounted: Vec<Uncounted>, at: Context<'_>) {
+    pub fn count_former(&mut self, uncounted: Vec<Uncounted>, cx: Context<'_>) {
         self.table.unpark();
         for Uncounted { id, generation, counts, last } in uncounted {
             let is_known = (id.0 as usize) < self.table.table().entries();
@@ -126,16 +136,16 @@ impl Flows {
                     continue;
                 }
                 let of = destination.unwrap_or(DestinationId::NONE);
-                self.count_offloaded(of, direction, packets, bytes, at);
+                self.count_offloaded(of, direction, packets, bytes, cx);
                 if destination.is_some() {
-                    self.add_packets(id, (direction, packets), at);
+                    self.add_packets(id, direction, packets, cx);
                 }
             }
             if destination.is_some() {
-                self.settle_former(id, last, counts != [[0; 2]; 2], at);
+                self.settle_former(id, last, counts != [[0; 2]; 2], cx);
             }
         }
-        self.deferred.end(&at.snapshot.destinations);
+        self.deferred.end(&cx.snapshot.destinations);
         self.table.park();
     }
 
@@ -145,18 +155,22 @@ impl Flows {
         id: ConnId,
         last: Option<(RecordState, Used)>,
         is_used: bool,
-        at: Context<'_>,
+        cx: Context<'_>,
     ) {
         let protocol = self.table.connection(id).protocol();
-        let timeout = |state| at.snapshot.settings.timeout(protocol, state);
+        let settings = &cx.snapshot.settings;
         match last {
             Some((record, used)) => {
-                let expires = |state| used.at() + timeout(state);
-                if let Some(settled) = self.table.settle_former(id, record, is_used, expires) {
-                    state::note_settled(&self.table, &mut self.deferred, id, settled, at.snapshot);
+                let settled = self.table.settle_former(id, record, is_used, |state| {
+                    used.at() + settings.timeout(protocol, state)
+                });
+                if let Some(settled) = settled {
+                    state::note_settled(&self.table, &mut self.deferred, id, settled, cx.snapshot);
                 }
             }
-            None if is_used => _ = self.table.transition(id, |state| (state, at.now + timeout(state))),
+            None if is_used => {
+                self.table.transition(id, |state| (state, cx.now + settings.timeout(protocol, state)));
+            }
             None => {}
         }
     }

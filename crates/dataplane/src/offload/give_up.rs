@@ -22,8 +22,8 @@ impl GiveUp {
     /// Begins a pass over this number of own records, of which some are given up already and not free yet.
     pub(super) fn begin_pass(&mut self, shared: &Offload, own: usize, given_up: usize) {
         // The share of this worker.
-        let (short, used) = (shared.short_of(), shared.used().max(1));
-        self.left = (short * own).div_ceil(used).saturating_sub(given_up);
+        let short = shared.short_of();
+        self.left = (short * own).div_ceil(shared.used().max(1)).saturating_sub(given_up);
         self.packets = if short == 0 { 0 } else { (2 * self.packets).clamp(1, COLDEST) };
     }
 

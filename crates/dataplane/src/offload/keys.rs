@@ -12,40 +12,11 @@ use xvs_proto::FlowKey;
 use super::own::Own;
 use super::shared::{BUCKET, Offload, SEED};
 use crate::conn::{MAX_RECORDS, NO_CONNECTION, RecordState, offloaded_word as word};
+use crate::shm::atomic::AtomicU64;
 
 /// What an entry says about a record's part (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
 pub(crate) fn value(number: u32, part: u32, record: u32) -> u32 {
     number << (MAX_RECORDS.ilog2() + 1) | part << MAX_RECORDS.ilog2() | record
-}
-
-/// The hash of a key, which the program computes in the same way. A secret seed keeps clients from choosing the bucket.
-///
-/// Each word of addresses is a factor of a product in 128 bits, whose halves are folded, as in `xvs_proto`'s hash of
-/// flows: so each bit of a key reaches all bits of the bucket and the tag, also where only some bits differ.
-fn hash(seed: [u64; 2], key: &FlowKey) -> u64 {
-    let [source, dest] =
-        [key.source, key.dest].map(|end| u64::from(u16::from_ne_bytes(end.port.to_be_bytes())));
-    let ends = source | dest << 16 | u64::from(key.protocol.0) << 32;
-    let add = |hash: u64, (source, dest): (&[u8; 4], &[u8; 4])| {
-        let [source, dest] = [source, dest].map(|word| u64::from(u32::from_ne_bytes(*word)));
-        multiplied(hash, seed[1] ^ source ^ dest << 32)
-    };
-    let first = seed[0] ^ ends;
-    let hash = match (key.source.addr, key.dest.addr) {
-        (IpAddr::V4(source), IpAddr::V4(dest)) => add(first, (&source.octets(), &dest.octets())),
-        (IpAddr::V6(source), IpAddr::V6(dest)) => {
-            let (source, dest) = (source.octets(), dest.octets());
-            source.as_chunks().0.iter().zip(dest.as_chunks().0).fold(first, add)
-        }
-        // No packet is of two families.
-        _ => first,
-    };
-    multiplied(seed[0] ^ hash, seed[1])
-}
-
-fn multiplied(one: u64, other: u64) -> u64 {
-    let product = u128::from(one) * u128::from(other);
-    product as u64 ^ (product >> 64) as u64
 }
 
 impl Offload {
@@ -56,13 +27,14 @@ impl Offload {
         let number = hash as usize % self.keys.len();
         let bucket = &self.keys[number];
         // An equal tag is almost always that of an earlier record of this key.
-        let place = |wanted: u64| bucket.iter().position(|entry| entry.load(Relaxed) >> 32 == wanted);
-        let at = place(tag).or_else(|| place(0))?;
+        let at = tagged(bucket, tag).or_else(|| tagged(bucket, 0))?;
         let former = bucket[at].load(Relaxed);
-        let is_free = former == 0 || former >> 32 == tag;
+        if former != 0 && former >> 32 != tag {
+            return None;
+        }
         // Release: a program that finds the entry finds the record as it was written before.
-        let entered = || bucket[at].compare_exchange(former, tag << 32 | u64::from(value), Release, Relaxed);
-        (is_free && entered().is_ok()).then_some(number * BUCKET + at)
+        bucket[at].compare_exchange(former, tag << 32 | u64::from(value), Release, Relaxed).ok()?;
+        Some(number * BUCKET + at)
     }
 
     /// Removes the keys of a record that has ended, and numbers its next use.
@@ -90,6 +62,44 @@ impl Offload {
             let _ = place.compare_exchange(entry, 0, Relaxed, Relaxed);
         }
     }
+}
+
+/// The hash of a key, which the program computes in the same way. A secret seed keeps clients from choosing the bucket.
+///
+/// Each word of addresses is a factor of a product in 128 bits, whose halves are folded, as in `xvs_proto`'s hash of
+/// flows: so each bit of a key reaches all bits of the bucket and the tag, also where only some bits differ.
+fn hash(seed: [u64; 2], key: &FlowKey) -> u64 {
+    let [source, dest] =
+        [key.source, key.dest].map(|end| u64::from(u16::from_ne_bytes(end.port.to_be_bytes())));
+    let ends = source | dest << 16 | u64::from(key.protocol.0) << 32;
+    let mut hash = seed[0] ^ ends;
+    match (key.source.addr, key.dest.addr) {
+        (IpAddr::V4(source), IpAddr::V4(dest)) => hash = added(hash, seed[1], source.octets(), dest.octets()),
+        (IpAddr::V6(source), IpAddr::V6(dest)) => {
+            for (source, dest) in source.octets().as_chunks().0.iter().zip(dest.octets().as_chunks().0) {
+                hash = added(hash, seed[1], *source, *dest);
+            }
+        }
+        // No packet is of two families.
+        _ => {}
+    }
+    multiplied(seed[0] ^ hash, seed[1])
+}
+
+/// The hash with one more word of each address.
+fn added(hash: u64, seed: u64, source: [u8; 4], dest: [u8; 4]) -> u64 {
+    let [source, dest] = [source, dest].map(|word| u64::from(u32::from_ne_bytes(word)));
+    multiplied(hash, seed ^ source ^ dest << 32)
+}
+
+fn multiplied(one: u64, other: u64) -> u64 {
+    let product = u128::from(one) * u128::from(other);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// The first entry of a bucket with this tag; an empty one has 0.
+fn tagged(bucket: &[AtomicU64; BUCKET], tag: u64) -> Option<usize> {
+    bucket.iter().position(|entry| entry.load(Relaxed) >> 32 == tag)
 }
 
 #[cfg(test)]

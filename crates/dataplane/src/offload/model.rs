@@ -62,22 +62,22 @@ impl Offload {
 
 impl Flows {
     /// Offloads a connection whose requests arrive by this link. Returns `false` if no record is free.
-    pub fn begin_offload(&mut self, id: ConnId, link: LinkId, at: Context<'_>) -> bool {
-        !begin(self, id, link, at)
+    pub fn begin_offload(&mut self, id: ConnId, link: LinkId, cx: Context<'_>) -> bool {
+        !begin(self, id, link, cx)
     }
 
     /// Processes a segment of a connection as far as its state is concerned: as a look-up, the stage `state` and the
     /// end of the burst do.
-    pub fn process(&mut self, id: ConnId, packet: &Packet, direction: Direction, at: Context<'_>) {
-        state::take_back(self, id, packet, direction, at.snapshot);
-        self.advance(id, packet, direction, at);
+    pub fn process(&mut self, id: ConnId, packet: &Packet, direction: Direction, cx: Context<'_>) {
+        state::take_back(self, id, packet, direction, cx.snapshot);
+        self.advance(id, packet, direction, cx);
     }
 
     /// As [`Self::process`], of a worker that has looked the connection up before it was offloaded.
-    pub fn advance(&mut self, id: ConnId, packet: &Packet, direction: Direction, at: Context<'_>) {
-        let destination = at.snapshot.destinations.of(&self.table.connection(id));
+    pub fn advance(&mut self, id: ConnId, packet: &Packet, direction: Direction, cx: Context<'_>) {
+        let destination = cx.snapshot.destinations.of(&self.table.connection(id));
         let live = destination.map(|destination| &*destination.live);
-        state::advance(self, id, packet, direction, live, at);
-        self.deferred.end(&at.snapshot.destinations);
+        state::advance(self, id, packet, direction, live, cx);
+        self.deferred.end(&cx.snapshot.destinations);
     }
 }

@@ -87,13 +87,20 @@ impl Offloader {
     }
 
     pub(crate) fn new(shared: Arc<Offload>) -> Self {
-        let after = shared.settings.after;
         let records = shared.flows.records();
-        let (own, ended) = (Vec::with_capacity(records), Vec::with_capacity(records));
-        let (next, give_up, given_up, begins) = (0, GiveUp::default(), 0, true);
-        let (due, again_due) = (Millis(0), Millis(0));
-        let rest = REST;
-        Self { shared, after, own, next, due, give_up, given_up, begins, ended, again_due, rest }
+        Self {
+            after: shared.settings.after,
+            shared,
+            own: Vec::with_capacity(records),
+            next: 0,
+            due: Millis(0),
+            give_up: GiveUp::default(),
+            given_up: 0,
+            begins: true,
+            ended: Vec::with_capacity(records),
+            again_due: Millis(0),
+            rest: REST,
+        }
     }
 
     /// Whether there is no room for another record of this worker.
@@ -117,6 +124,11 @@ impl Offloader {
     /// Whether a connection is to be offloaded again.
     pub(super) fn is_again_due(&self, now: Millis) -> bool {
         !self.ended.is_empty() && self.again_due <= now
+    }
+
+    /// Whether a record is to be read, or a connection to be offloaded again.
+    pub(super) fn has_work(&self, now: Millis) -> bool {
+        self.is_pass_due(now) || self.is_again_due(now)
     }
 
     /// Ends all records, of other workers as well.

@@ -30,6 +30,25 @@ pub(super) struct Part {
     pub(super) outer: Option<FlowHeaders>,
 }
 
+/// The fields of a part (`struct xvs_flow_part` in `bpf/maps.h`), by their bytes.
+pub(crate) mod field {
+    use std::ops::Range;
+    pub(crate) const IN_IFINDEX: Range<usize> = 0..4;
+    pub(crate) const OUT_IFINDEX: Range<usize> = 4..8;
+    pub(crate) const LINK: Range<usize> = 8..20;
+    pub(crate) const TO: Range<usize> = 20..26;
+    pub(crate) const MTU: Range<usize> = 26..28;
+    /// IPv4 addresses of source and destination as sent, and their ports.
+    pub(crate) const ENDS: Range<usize> = 28..40;
+    pub(crate) const NETWORK_SUM: Range<usize> = 40..42;
+    pub(crate) const TRANSPORT_SUM: Range<usize> = 42..44;
+    pub(crate) const FLAGS: Range<usize> = 44..48;
+    /// As [`ENDS`], as received.
+    pub(crate) const OLD_ENDS: Range<usize> = 48..60;
+    pub(crate) const PROTOCOL: usize = 60;
+    pub(crate) const FAMILY: usize = 61;
+}
+
 /// The flags of a part (`bpf/maps.h`).
 const READDRESSED: u32 = 1 << 0;
 const UNFRAGMENTED: u32 = 1 << 1;
@@ -52,45 +71,62 @@ impl Part {
         let network = network.addr(before.dest.addr, after.dest.addr);
         let transport = network.word(before.source.port, after.source.port);
         let transport = transport.word(before.dest.port, after.dest.port);
-        let (family, sent) = (before.source.family(), after.source.family());
-        let is_translated = family != sent;
+        let family = before.source.family();
+        let is_translated = family != after.source.family();
         let mtu = if is_translated { sender_mtu(family, self.mtu) } else { self.mtu };
-        let flag = |is_set, flag| if is_set { flag } else { 0 };
         let flags = flag(before != after, READDRESSED)
             | flag(self.unfragmented, UNFRAGMENTED)
             | flag(self.partial_checksums, PARTIAL)
             | flag(is_translated, TRANSLATED)
             | outer.map_or(0, |outer| (outer.len as u32) << OUTER_SHIFT | flag(outer.has_udp, UDP));
+        let network_sum = outer.map_or(network.folded(), |outer| outer.sum);
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+        let (old_ends, old_addresses) = ends(before);
+        let (ends, addresses) = ends(after);
         let mut bytes = [0; 8 * WORDS];
-        let mut wides = [[0; 8 * ADDRESS_WORDS]; 2];
-        let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
-        put(0, &self.from.0.to_ne_bytes());
-        put(4, &self.to.0.to_ne_bytes());
-        put(8, &self.to.1);
-        put(20, &self.from.1.0);
-        put(26, &u16::try_from(mtu).unwrap_or(u16::MAX).to_ne_bytes());
-        for (flow, at, wide) in [(before, 48, 0), (after, 28, 1)] {
-            for (end, endpoint) in [flow.source, flow.dest].into_iter().enumerate() {
-                match endpoint.addr {
-                    IpAddr::V4(addr) => put(at + 4 * end, &addr.octets()),
-                    IpAddr::V6(addr) => wides[wide][16 * end..16 * end + 16].copy_from_slice(&addr.octets()),
-                }
-                put(at + 8 + 2 * end, &endpoint.port.to_be_bytes());
-            }
-        }
-        put(60, &[before.protocol.0, if family == Family::V4 { 4 } else { 6 }]);
-        let network = outer.map_or(network.folded(), |outer| outer.sum);
-        put(40, &network.to_be_bytes());
-        put(42, &transport.folded().to_be_bytes());
-        put(44, &flags.to_ne_bytes());
-        (words(&bytes), wides.map(|wide| words(&wide)))
+        bytes[field::IN_IFINDEX].copy_from_slice(&self.from.0.to_ne_bytes());
+        bytes[field::OUT_IFINDEX].copy_from_slice(&self.to.0.to_ne_bytes());
+        bytes[field::LINK].copy_from_slice(&self.to.1);
+        bytes[field::TO].copy_from_slice(&self.from.1.0);
+        bytes[field::MTU].copy_from_slice(&mtu.to_ne_bytes());
+        bytes[field::ENDS].copy_from_slice(&ends);
+        bytes[field::NETWORK_SUM].copy_from_slice(&network_sum.to_be_bytes());
+        bytes[field::TRANSPORT_SUM].copy_from_slice(&transport.folded().to_be_bytes());
+        bytes[field::FLAGS].copy_from_slice(&flags.to_ne_bytes());
+        bytes[field::OLD_ENDS].copy_from_slice(&old_ends);
+        bytes[field::PROTOCOL] = before.protocol.0;
+        bytes[field::FAMILY] = if family == Family::V4 { 4 } else { 6 };
+        (words(&bytes), [words(&old_addresses), words(&addresses)])
     }
+}
+
+fn flag(is_set: bool, flag: u32) -> u32 {
+    if is_set { flag } else { 0 }
+}
+
+/// The endpoints of a flow as in a part, and its IPv6 addresses.
+fn ends(flow: &FlowKey) -> ([u8; 12], [u8; 8 * ADDRESS_WORDS]) {
+    let mut ends = [0; 12];
+    let mut addresses = [0; 8 * ADDRESS_WORDS];
+    for (number, end) in [flow.source, flow.dest].into_iter().enumerate() {
+        match end.addr {
+            IpAddr::V4(addr) => ends[4 * number..][..4].copy_from_slice(&addr.octets()),
+            IpAddr::V6(addr) => addresses[16 * number..][..16].copy_from_slice(&addr.octets()),
+        }
+        ends[8 + 2 * number..][..2].copy_from_slice(&end.port.to_be_bytes());
+    }
+    (ends, addresses)
 }
 
 /// Whether, by these words of a part, packets leave by the interface of this index with these link addresses.
 pub(super) fn leaves_by(part: &[AtomicU64], ifindex: u32, addresses: &LinkAddresses) -> bool {
-    let word = |place: usize| part[place].load(Relaxed).to_ne_bytes();
-    word(0)[4..] == ifindex.to_ne_bytes() && word(1) == addresses[..8] && word(2)[..4] == addresses[8..]
+    bytes(&part[0])[4..] == ifindex.to_ne_bytes()
+        && bytes(&part[1]) == addresses[..8]
+        && bytes(&part[2])[..4] == addresses[8..]
+}
+
+fn bytes(word: &AtomicU64) -> [u8; 8] {
+    word.load(Relaxed).to_ne_bytes()
 }
 
 impl FlowHeaders {

@@ -90,16 +90,25 @@ impl Default for Settings {
     }
 }
 
+/// A record is in force while its epochs are those of its destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Epochs {
+    /// The epoch of all records.
+    pub(super) all: u32,
+    /// The epoch of the destination's slot.
+    pub(super) slot: u32,
+}
+
 impl Offload {
     /// An offload without records, for a table with this number of entries.
     ///
     /// # Errors
     /// The kernel cannot map the maps.
     pub(crate) fn of(object: &Object, entries: usize, settings: Settings) -> io::Result<Self> {
-        let (records, moves) =
-            (words::rows_of_object(object, map::RECORDS)?, words::of_object(object, map::MOVES)?);
-        let (state, keys) =
-            (words::of_object(object, map::STATE)?, words::rows_of_object(object, map::KEYS)?);
+        let records = words::rows_of_object(object, map::RECORDS)?;
+        let moves = words::of_object(object, map::MOVES)?;
+        let state = words::of_object(object, map::STATE)?;
+        let keys = words::rows_of_object(object, map::KEYS)?;
         Self::over(state, keys, Offloaded::new(records, moves, entries), settings)
     }
 
@@ -123,8 +132,15 @@ impl Offload {
         let (rows, active) = tcp::rows();
         rows.iter().zip(&state[TCP..ACTIVE]).for_each(|(row, word)| word.store(*row, Relaxed));
         state[ACTIVE].store(active, Relaxed);
-        let (refused, in_force) = (AtomicU64::new(0), AtomicUsize::new(0));
-        Ok(Self { state, keys, flows, unused, settings, refused, in_force })
+        Ok(Self {
+            state,
+            keys,
+            flows,
+            unused,
+            settings,
+            refused: AtomicU64::new(0),
+            in_force: AtomicUsize::new(0),
+        })
     }
 
     /// Makes this the offload of a table, before it has workers.
@@ -192,13 +208,12 @@ impl Offload {
     pub(super) fn is_in_force(&self, record: u32, destination: DestinationId) -> bool {
         let epochs = self.flows.record(record)[word::EPOCHS].load(Relaxed);
         self.flows.state(record).has(RecordState::IN_FORCE)
-            && (epochs as u32, (epochs >> 32) as u32) == self.epochs(destination)
+            && Epochs { all: epochs as u32, slot: (epochs >> 32) as u32 } == self.epochs(destination)
     }
 
-    /// The epoch of all records and that of a destination. A decision from data that is read afterwards is at least as
-    /// new.
-    pub(super) fn epochs(&self, destination: DestinationId) -> (u32, u32) {
-        (self.half(1), self.half(half_of(destination)))
+    /// The epochs of a destination's records. A decision from data that is read afterwards is at least as new.
+    pub(super) fn epochs(&self, destination: DestinationId) -> Epochs {
+        Epochs { all: self.half(1), slot: self.half(half_of(destination)) }
     }
 
     fn half(&self, place: usize) -> u32 {
@@ -207,12 +222,11 @@ impl Offload {
 
     fn set_half(&self, place: usize, change: impl Fn(u32) -> u32) {
         let shift = 32 * (place % 2);
-        let changed = |word: u64| {
+        // Release: a thread that reads it sees all earlier changes. The update never fails.
+        let _ = self.state[place / 2].fetch_update(Release, Relaxed, |word| {
             let after = u64::from(change((word >> shift) as u32)) << shift;
             Some(word & !(0xffff_ffff << shift) | after)
-        };
-        // Release: a thread that reads it sees all earlier changes. The update never fails.
-        let _ = self.state[place / 2].fetch_update(Release, Relaxed, changed);
+        });
     }
 }
 

@@ -19,7 +19,7 @@ impl Offload {
         reader: &mut TableReader,
         flow: &FlowKey,
         link: LinkId,
-        at: Context<'_>,
+        cx: Context<'_>,
     ) -> Option<Result<(), NotOffloaded>> {
         reader.with_connection(flow, |table, connection, direction| {
             let destination = DestinationId(connection.dest_ref());
@@ -30,11 +30,11 @@ impl Offload {
                 Direction::Inbound => link,
                 // Requests arrive by the link by which replies leave.
                 Direction::Outbound => {
-                    let path = Path::find(&at.snapshot.egress, connection.client().addr, 0);
+                    let path = Path::find(&cx.snapshot.egress, connection.client().addr, 0);
                     path.hop().map_or(link, |hop| hop.link)
                 }
             };
-            plan(&connection, table, link, at)?;
+            plan(&connection, table, link, cx)?;
             if is_half_open(connection.protocol(), connection.state()) {
                 return Err(NotOffloaded::NotEstablished);
             }

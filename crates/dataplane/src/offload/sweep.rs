@@ -19,7 +19,7 @@ use crate::burst::flows::Flows;
 use crate::burst::state;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
-use crate::conn::{ConnId, Connection, Direction, Flags, offloaded_word as word};
+use crate::conn::{ConnId, Connection, Direction, Flags, Packets, Then, offloaded_word as word};
 use crate::counters::StatsValues;
 use crate::egress::Path;
 use crate::forward::Ends;
@@ -27,28 +27,6 @@ use crate::shm::atomic::AtomicU64;
 use crate::shm::atomic::Ordering::Relaxed;
 use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
-
-/// How long a record lasts after the last packet: of a connection that is open, one whose handshake is not complete,
-/// and one that is closed or reset. Few packets follow the last FIN, and none a forged SYN.
-fn longest_idle(connection: &Connection<'_>) -> Duration {
-    let state = connection.state();
-    let is_tcp = connection.protocol() == Protocol::TCP;
-    let seconds = match TcpState::of(state) {
-        _ if connection.flags().intersects(Flags::UNUSUAL) => return Duration::ZERO,
-        state if !is_tcp || state == TcpState::Established => 30,
-        state if state.is_active() => 2,
-        TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck => 5,
-        _ => 1,
-    };
-    Duration::from_secs(seconds)
-}
-
-/// Whether ordinary packets change nothing of a connection.
-fn is_steady(connection: &Connection<'_>) -> bool {
-    let is_established =
-        connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
-    is_established && !connection.flags().intersects(Flags::UNUSUAL)
-}
 
 impl Flows {
     /// Lets [`Self::sweep_offloaded`] read all records now, and those that it frees be used at once, for tests.
@@ -59,34 +37,35 @@ impl Flows {
 
     /// Reads some records if they are due, and offloads connections again whose record a change has ended. Returns
     /// whether more is due.
-    pub fn sweep_offloaded(&mut self, at: Context<'_>) -> bool {
-        let is_due = |offloader: &Offloader| offloader.is_pass_due(at.now) || offloader.is_again_due(at.now);
-        let Some(mut offloader) = self.offloader.take_if(|offloader| is_due(offloader)) else { return false };
-        if offloader.is_again_due(at.now) {
+    pub fn sweep_offloaded(&mut self, cx: Context<'_>) -> bool {
+        let Some(mut offloader) = self.offloader.take_if(|offloader| offloader.has_work(cx.now)) else {
+            return false;
+        };
+        if offloader.is_again_due(cx.now) {
             let mut ended = std::mem::take(&mut offloader.ended);
             self.offloader = Some(offloader);
-            let is_short = self.offload_again(&mut ended, at);
+            let is_short = self.offload_again(&mut ended, cx);
             let Some(again) = self.offloader.take() else { return false };
             offloader = again;
             offloader.ended = ended;
             if is_short {
-                offloader.again_due = at.now + PAUSE;
+                offloader.again_due = cx.now + PAUSE;
             }
         }
-        if offloader.is_pass_due(at.now) {
-            self.continue_pass(&mut offloader, at);
+        if offloader.is_pass_due(cx.now) {
+            self.continue_pass(&mut offloader, cx);
         }
-        let is_more_due = is_due(&offloader);
+        let is_more_due = offloader.has_work(cx.now);
         self.offloader = Some(offloader);
-        self.deferred.end(&at.snapshot.destinations);
+        self.deferred.end(&cx.snapshot.destinations);
         is_more_due
     }
 
     /// Offloads some of these connections again. Returns whether there is no room for more now.
-    fn offload_again(&mut self, ended: &mut Vec<(ConnId, u32, LinkId)>, at: Context<'_>) -> bool {
+    fn offload_again(&mut self, ended: &mut Vec<(ConnId, u32, LinkId)>, cx: Context<'_>) -> bool {
         for _ in 0..SLICE {
             let Some(&(id, generation, link)) = ended.last() else { break };
-            if self.table.recall(id, generation).is_some() && begin(self, id, link, at) {
+            if self.table.recall(id, generation).is_some() && begin(self, id, link, cx) {
                 return true;
             }
             ended.pop();
@@ -95,19 +74,19 @@ impl Flows {
     }
 
     /// Reads the next records of a pass.
-    fn continue_pass(&mut self, offloader: &mut Offloader, at: Context<'_>) {
+    fn continue_pass(&mut self, offloader: &mut Offloader, cx: Context<'_>) {
         if offloader.begins {
             offloader.begins = false;
             offloader
                 .shared
                 .flows
-                .set_timeouts(|protocol, state| at.snapshot.settings.timeout(protocol, state));
+                .set_timeouts(|protocol, state| cx.snapshot.settings.timeout(protocol, state));
             offloader.give_up.begin_pass(&offloader.shared, offloader.own.len(), offloader.given_up);
         }
         for _ in 0..SLICE {
             let Some(own) = offloader.own.get_mut(offloader.next) else { break };
             let was_given_up = own.is_given_up;
-            let is_kept = self.sweep(&offloader.shared, own, &mut offloader.give_up, at);
+            let is_kept = self.sweep(&offloader.shared, own, &mut offloader.give_up, cx);
             offloader.given_up += usize::from(own.is_given_up && !was_given_up);
             if is_kept {
                 offloader.next += 1;
@@ -115,7 +94,7 @@ impl Flows {
             }
             let own = offloader.own.swap_remove(offloader.next);
             offloader.shared.release(&own);
-            offloader.shared.unused.put(own.record, at.now + offloader.rest);
+            offloader.shared.unused.put(own.record, cx.now + offloader.rest);
             if own.is_given_up {
                 offloader.given_up -= 1;
             } else if offloader.ended.len() < offloader.ended.capacity() {
@@ -123,38 +102,42 @@ impl Flows {
             }
         }
         if offloader.next >= offloader.own.len() {
-            (offloader.next, offloader.due, offloader.begins) = (0, at.now + PASS, true);
+            (offloader.next, offloader.due, offloader.begins) = (0, cx.now + PASS, true);
         }
     }
 
     /// Takes the counts of a record, and what it says of its connection. Returns whether the record is kept.
-    fn sweep(&mut self, shared: &Offload, own: &mut Own, give_up: &mut GiveUp, at: Context<'_>) -> bool {
+    fn sweep(&mut self, shared: &Offload, own: &mut Own, give_up: &mut GiveUp, cx: Context<'_>) -> bool {
         let words = shared.flows.record(own.record);
         // Read before the counts, so that the last packets are not missed.
         let is_in_force = shared.is_in_force(own.record, own.destination);
         let is_its = shared.flows.of(own.id) == Some(own.record);
         if is_its {
             // Before the counts are taken, so that others always know of the last packet.
-            state::settle(&mut self.table, &mut self.deferred, own.id, false, false, at.snapshot);
+            let Self { table, deferred, .. } = self;
+            state::settle(table, deferred, own.id, Packets::AsCounted, Then::Keep, cx.snapshot);
         }
-        let (mut moved, mut has_path) = (0, true);
+        let mut moved = 0;
+        let mut has_path = true;
         for (place, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
             let [packets, bytes] = [0, 1].map(|word| taken(&words[word::COUNTS + 2 * place + word]));
             if packets != 0 || bytes != 0 {
                 moved += packets.max(1);
-                self.count_offloaded(own.destination, direction, packets, bytes, at);
+                self.count_offloaded(own.destination, direction, packets, bytes, cx);
                 if is_its {
-                    self.add_packets(own.id, (direction, packets), at);
+                    self.add_packets(own.id, direction, packets, cx);
                     let part = &words[word::PARTS + place * word::PART..];
-                    has_path &= direction == Direction::Inbound || self.has_path(own.id, part, at);
+                    has_path &= direction == Direction::Inbound || self.has_path(own.id, part, cx);
                 }
             }
         }
         if is_its {
             // What the program does not forward any more is the workers' again.
-            state::settle(&mut self.table, &mut self.deferred, own.id, moved != 0, !is_in_force, at.snapshot);
+            let packets = if moved != 0 { Packets::HavePassed } else { Packets::AsCounted };
+            let then = if is_in_force { Then::Keep } else { Then::TakeBack };
+            state::settle(&mut self.table, &mut self.deferred, own.id, packets, then, cx.snapshot);
         }
-        let idle = shared.flows.used(own.record).at().until(at.now);
+        let idle = shared.flows.used(own.record).at().until(cx.now);
         let connection = self.table.recall(own.id, own.generation);
         // The thread that removes a connection takes back its move, by the record.
         let is_to_be_forgotten = is_its && connection.is_none();
@@ -190,7 +173,7 @@ impl Flows {
         direction: Direction,
         packets: u64,
         bytes: u64,
-        at: Context<'_>,
+        cx: Context<'_>,
     ) {
         let counted = match direction {
             Direction::Inbound => StatsValues { in_packets: packets, in_bytes: bytes, ..Default::default() },
@@ -198,7 +181,7 @@ impl Flows {
                 StatsValues { out_packets: packets, out_bytes: bytes, ..Default::default() }
             }
         };
-        if let Some(destination) = at.snapshot.destinations.find(destination) {
+        if let Some(destination) = cx.snapshot.destinations.find(destination) {
             destination.live.stats.of_worker(self.worker).add(&counted);
         }
         self.count_total(&counted);
@@ -206,10 +189,10 @@ impl Flows {
     }
 
     /// Adds packets to those of a connection, and announces them.
-    pub(super) fn add_packets(&self, id: ConnId, (direction, packets): (Direction, u64), at: Context<'_>) {
+    pub(super) fn add_packets(&self, id: ConnId, direction: Direction, packets: u64, cx: Context<'_>) {
         if direction == Direction::Inbound {
             let connection = self.table.connection(id);
-            match Announcer::of(at.snapshot, self.worker, at.now).filter(|_| is_steady(&connection)) {
+            match Announcer::of(cx.snapshot, self.worker, cx.now).filter(|_| is_steady(&connection)) {
                 Some(announcer) => announcer.packets(&self.table, id, packets),
                 None => connection.set_in_packets(connection.in_packets().wrapping_add(packets as u32)),
             }
@@ -217,13 +200,14 @@ impl Flows {
     }
 
     /// Whether replies of a connection still leave as this part of its record says. Marks their neighbour as used.
-    fn has_path(&self, id: ConnId, part: &[AtomicU64], at: Context<'_>) -> bool {
+    fn has_path(&self, id: ConnId, part: &[AtomicU64], cx: Context<'_>) -> bool {
         let connection = self.table.connection(id);
         let ends = Ends::of(&connection);
         let hash = self.table.hash(&ends.replies(connection.protocol()));
-        let key = || at.snapshot.unmarked_key_to_client(&ends);
-        let egress = &at.snapshot.egress;
-        match Path::find_by(egress, ends.client.addr, hash, key) {
+        let egress = &cx.snapshot.egress;
+        let path =
+            Path::find_by(egress, ends.client.addr, hash, || cx.snapshot.unmarked_key_to_client(&ends));
+        match path {
             Some(Path::To(hop)) => {
                 let ifindex = egress.link(hop.link).map_or(0, |link| link.ifindex);
                 leaves_by(part, ifindex, &hop.addresses())
@@ -231,6 +215,28 @@ impl Flows {
             _ => false,
         }
     }
+}
+
+/// How long a record lasts after the last packet: of a connection that is open, one whose handshake is not complete,
+/// and one that is closed or reset. Few packets follow the last FIN, and none a forged SYN.
+fn longest_idle(connection: &Connection<'_>) -> Duration {
+    let state = connection.state();
+    let is_tcp = connection.protocol() == Protocol::TCP;
+    let seconds = match TcpState::of(state) {
+        _ if connection.flags().intersects(Flags::UNUSUAL) => return Duration::ZERO,
+        state if !is_tcp || state == TcpState::Established => 30,
+        state if state.is_active() => 2,
+        TcpState::FinWait | TcpState::CloseWait | TcpState::LastAck => 5,
+        _ => 1,
+    };
+    Duration::from_secs(seconds)
+}
+
+/// Whether ordinary packets change nothing of a connection.
+fn is_steady(connection: &Connection<'_>) -> bool {
+    let is_established =
+        connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
+    is_established && !connection.flags().intersects(Flags::UNUSUAL)
 }
 
 /// Takes a count that the program adds to. Most are 0.

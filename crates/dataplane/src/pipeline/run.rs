@@ -48,36 +48,37 @@ impl Pipeline {
     /// Receives a burst and runs it through all stages. Returns its number of frames. [`Flows::quiescent`] is due when
     /// the snapshot is no longer used.
     pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
-        let (at, mut port) = (Context { snapshot, now }, Tagged::new(port, &snapshot.egress));
+        let cx = Context { snapshot, now };
+        let mut port = Tagged::new(port, &snapshot.egress);
         if snapshot.captures.is_empty() {
-            return stages(self, at, &mut port);
+            return stages(self, cx, &mut port);
         }
         let worker = self.flows.worker();
-        stages(self, at, &mut Watched::new(&mut port, snapshot, worker))
+        stages(self, cx, &mut Watched::new(&mut port, snapshot, worker))
     }
 }
 
-fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> usize {
+fn stages(pipeline: &mut Pipeline, cx: Context<'_>, port: &mut impl Watch) -> usize {
     let Pipeline { flows, transmitter, reassembly, burst } = pipeline;
-    transmitter.begin(at, port);
+    transmitter.begin(cx, port);
     let copies = burst.receive(reassembly, port);
     port.arrived(burst.frames(), copies, flows);
     let frames = burst.frames().len();
     transmitter.count_received(frames - copies, copies);
-    burst.read(flows, at.snapshot);
-    burst.screen(flows, at.snapshot);
+    burst.read(flows, cx.snapshot);
+    burst.screen(flows, cx.snapshot);
     burst.seek(flows);
-    burst.compare(flows, at.snapshot);
-    burst.prefetch_counters(flows, at.snapshot);
-    let mut forwarding = Forwarding::begin(flows, at);
+    burst.compare(flows, cx.snapshot);
+    burst.prefetch_counters(flows, cx.snapshot);
+    let mut forwarding = Forwarding::begin(flows, cx);
     while let Some(frame) = burst.forward_steady(&mut forwarding, flows) {
-        if let Some(mut undecided) = burst.undecided(frame, flows, reassembly, at) {
-            let verdict = process(flows, undecided.packet(), at);
+        if let Some(mut undecided) = burst.undecided(frame, flows, reassembly, cx) {
+            let verdict = process(flows, undecided.packet(), cx);
             undecided.decide(verdict, reassembly);
         }
     }
     forwarding.end(flows);
-    let mut dispatch = Dispatch { reassembly, flows, transmitter, at };
+    let mut dispatch = Dispatch { reassembly, flows, transmitter, cx };
     dispatch.drop_overdue(port);
     for (received, decided) in burst.drain() {
         if let Some(datagram) = dispatch.frame(received, decided, port) {
@@ -85,12 +86,12 @@ fn stages(pipeline: &mut Pipeline, at: Context<'_>, port: &mut impl Watch) -> us
         }
     }
     while let Some((id, mut frame, syn)) = dispatch.next_unanswered_syn(port) {
-        let verdict = send_written(dispatch.flows, syn.packet(&mut frame, LinkId(0)), id, at);
+        let verdict = send_written(dispatch.flows, syn.packet(&mut frame, LinkId(0)), id, cx);
         dispatch.transmitter.carry_out_made(frame, verdict, port);
     }
     dispatch.answer(port);
     dispatch.probe(port);
-    dispatch.flows.deferred.end(&at.snapshot.destinations);
+    dispatch.flows.deferred.end(&cx.snapshot.destinations);
     port.flush();
     port.ended(flows);
     frames
@@ -103,9 +104,14 @@ fn process_datagram(dispatch: &mut Dispatch<'_>, mut datagram: Datagram, port: &
     let verdict = match datagram.read() {
         Ok(packet) => {
             let hash = dispatch.flows.hash(&packet.connection_key());
-            let (frame, link) = (&mut datagram.frame, datagram.link);
-            let whole = FramedPacket { frame, link, packet: &packet, hash, is_reassembled: true };
-            let verdict = process(dispatch.flows, whole, dispatch.at);
+            let whole = FramedPacket {
+                frame: &mut datagram.frame,
+                link: datagram.link,
+                packet: &packet,
+                hash,
+                is_reassembled: true,
+            };
+            let verdict = process(dispatch.flows, whole, dispatch.cx);
             dispatch.datagram(&datagram, &packet, hash, verdict, port)
         }
         Err(verdict) => verdict,

@@ -12,7 +12,7 @@
 use std::time::Duration;
 
 use xvs_proto::ethernet::{self, TAG_LEN};
-use xvs_proto::{Endpoint, FlowKey, Fragment, HashSecret, LinkId};
+use xvs_proto::{Fragment, HashSecret, LinkId};
 use xvs_xdp::{Census, Frame};
 
 use super::{Port, Received, Woken, packet_of};
@@ -56,28 +56,16 @@ impl<'a, P: Port> Tagged<'a, P> {
 /// alone count.
 fn place(frame: &Frame, members: usize) -> usize {
     let Some(packet) = packet_of(frame) else { return 0 };
-    let whole = |end: Endpoint| match packet.fragment {
-        Fragment::Whole => end,
-        _ => Endpoint { port: 0, ..end },
-    };
-    let FlowKey { protocol, source, dest } = packet.flow;
-    let hash = FlowKey { protocol, source: whole(source), dest: whole(dest) }.hash(&MEMBERS);
-    (((hash >> 32) * members as u64) >> 32) as usize
+    let mut flow = packet.flow;
+    if !matches!(packet.fragment, Fragment::Whole) {
+        flow.source.port = 0;
+        flow.dest.port = 0;
+    }
+    (((flow.hash(&MEMBERS) >> 32) * members as u64) >> 32) as usize
 }
 
 /// The key of the hash that chooses members: a sender that finds it out can only choose a member.
 const MEMBERS: HashSecret = HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]);
-
-/// Removes the tag of a received frame and sets its link to the VLAN, if that is a link here.
-#[inline]
-fn untag(received: &mut Received, egress: &Egress) {
-    let Some(vlan) = ethernet::vlan(received.frame.bytes()) else { return };
-    if let Some(link) = egress.untagged(received.link.wire(), vlan) {
-        received.link = if received.link.is_own() { link.own() } else { link };
-        ethernet::pop_tag(received.frame.bytes_mut());
-        received.frame.shrink_front(TAG_LEN);
-    }
-}
 
 impl<P: Port> Port for Tagged<'_, P> {
     fn receive(&mut self, burst: &mut Vec<Received>) {
@@ -122,6 +110,17 @@ impl<P: Port> Port for Tagged<'_, P> {
 
     fn census(&self) -> Census {
         self.port.census()
+    }
+}
+
+/// Removes the tag of a received frame and sets its link to the VLAN, if that is a link here.
+#[inline]
+fn untag(received: &mut Received, egress: &Egress) {
+    let Some(vlan) = ethernet::vlan(received.frame.bytes()) else { return };
+    if let Some(link) = egress.untagged(received.link.wire(), vlan) {
+        received.link = if received.link.is_own() { link.own() } else { link };
+        ethernet::pop_tag(received.frame.bytes_mut());
+        received.frame.shrink_front(TAG_LEN);
     }
 }
 

@@ -147,7 +147,8 @@ impl XdpPort {
 
 impl Port for XdpPort {
     fn receive(&mut self, burst: &mut Vec<Received>) {
-        let (room, before) = (BURST.saturating_sub(burst.len()), burst.len());
+        let before = burst.len();
+        let room = BURST.saturating_sub(before);
         if self.poll != Poll::Sleep {
             self.sockets.drive();
         }

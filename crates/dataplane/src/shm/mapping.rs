@@ -33,8 +33,8 @@ pub enum Memory {
     /// has any, reserved (`vm.nr_hugepages`) or not.
     #[default]
     OnDemand,
-    /// The same in small pages. A table with few connections takes less memory; a look-up in a large one also waits for
-    /// page tables.
+    /// As [`Self::OnDemand`], in small pages. A table with few connections takes less memory; a look-up in a large one
+    /// also waits for page tables.
     SmallPages,
     /// Everything is allocated at once, in huge pages as with [`Self::OnDemand`]. For tables that are expected to
     /// become full.
@@ -130,7 +130,7 @@ impl Mapping {
     /// mapped.
     ///
     /// # Errors
-    /// It has another length. Or the error of `mmap`.
+    /// The file has another length. Or the error of `mmap`.
     pub(crate) fn of_file(file: &File, size_bytes: usize, memory: Memory) -> io::Result<Arc<Self>> {
         let size_bytes = file_bytes(size_bytes);
         let length = file.metadata()?.len();
@@ -230,8 +230,9 @@ impl Mapping {
     fn collapse(&self) -> bool {
         // The kernel (6.18) refuses a range of which no page was ever written, with EINVAL. On a full tmpfs this advice
         // fails, where a write would kill the process.
-        let write = |offset| self.advise_part(offset, SMALL_PAGE_BYTES, libc::MADV_POPULATE_WRITE);
-        (0..self.size_bytes).step_by(HUGE_PAGE_BYTES).all(write) && self.advise(libc::MADV_COLLAPSE)
+        let mut offsets = (0..self.size_bytes).step_by(HUGE_PAGE_BYTES);
+        offsets.all(|offset| self.advise_part(offset, SMALL_PAGE_BYTES, libc::MADV_POPULATE_WRITE))
+            && self.advise(libc::MADV_COLLAPSE)
     }
 
     fn advise(&self, advice: i32) -> bool {
@@ -277,7 +278,8 @@ impl Reservation {
     /// Private memory with at least `size_bytes` from the returned address on, a multiple of a huge page: a huge page
     /// must be at a multiple of its size in the address space, but the kernel places mappings at any page.
     fn aligned(size_bytes: usize, access: ProtFlags) -> io::Result<(Self, NonNull<u8>)> {
-        let (size_bytes, flags) = (size_bytes + HUGE_PAGE_BYTES, MapFlags::PRIVATE | MapFlags::NORESERVE);
+        let size_bytes = size_bytes + HUGE_PAGE_BYTES;
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: the address is the kernel's choice, so no other mapping is replaced.
         let start = unsafe { mmap_anonymous(null_mut(), size_bytes, access, flags) }?;
         let start = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;

@@ -37,7 +37,8 @@ fn by_vectors(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u32 {
                  options(nostack, readonly, preserves_flags));
         }
     }
-    let (mask, wanted) = (_mm_set1_epi32((mask >> 32) as i32), _mm_set1_epi32((wanted >> 32) as i32));
+    let mask = _mm_set1_epi32((mask >> 32) as i32);
+    let wanted = _mm_set1_epi32((wanted >> 32) as i32);
     let mut equal = [_mm_setzero_si128(); SLOTS / 4];
     for (equal, pairs) in equal.iter_mut().zip(pairs.chunks_exact(2)) {
         // The second and fourth of the four halves of either.
@@ -48,7 +49,7 @@ fn by_vectors(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u32 {
     _mm_movemask_epi8(_mm_packs_epi16(words, _mm_setzero_si128())) as u32
 }
 
-/// The same in plain code.
+/// The comparison in plain code.
 #[cfg(not(all(target_arch = "x86_64", not(loom))))]
 #[inline]
 pub(crate) fn matching(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u32 {
@@ -58,8 +59,10 @@ pub(crate) fn matching(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u3
 #[cfg(any(test, not(all(target_arch = "x86_64", not(loom)))))]
 #[inline]
 fn plainly(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u32 {
-    let hit = |slot: &AtomicU64| u32::from((slot.load(Ordering::Relaxed) & mask) >> 32 == wanted >> 32);
-    slots.iter().rev().fold(0, |hits, slot| hits << 1 | hit(slot))
+    slots.iter().rev().fold(0, |hits, slot| {
+        let is_hit = (slot.load(Ordering::Relaxed) & mask) >> 32 == wanted >> 32;
+        hits << 1 | u32::from(is_hit)
+    })
 }
 
 #[cfg(all(test, not(loom)))]

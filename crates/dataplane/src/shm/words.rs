@@ -77,7 +77,7 @@ mod model {
     #[derive(Debug, Clone)]
     pub(crate) struct Words<const N: usize>(Arc<[AtomicU64; N]>);
 
-    /// The same, in rows.
+    /// Zeros at first, in rows. A clone is another mapping of the same words.
     #[derive(Debug, Clone)]
     pub(crate) struct Rows<const N: usize>(Arc<[[AtomicU64; N]]>);
 

@@ -109,16 +109,10 @@ impl Clients {
 
     /// A table with the same contents that changes independently.
     pub(crate) fn separate_copy(&self) -> Self {
-        let copy = |word: &AtomicU64| AtomicU64::new(word.load(Relaxed));
-        let slot = |Slot { owner, due, refused, service, addr: [high, low] }: &Slot| Slot {
-            owner: copy(owner),
-            due: copy(due),
-            refused: copy(refused),
-            service: copy(service),
-            addr: [copy(high), copy(low)],
-        };
-        let sets =
-            self.sets.get().map(|sets| sets.iter().map(|set| Set(set.0.each_ref().map(slot))).collect());
+        let sets = self
+            .sets
+            .get()
+            .map(|sets| sets.iter().map(|set| Set(set.0.each_ref().map(Slot::separate_copy))).collect());
         let copied = Self::new(self.settings, self.secret);
         sets.into_iter().for_each(|sets| _ = copied.sets.set(sets));
         copied
@@ -194,7 +188,8 @@ impl Clients {
     pub fn iter(&self) -> impl Iterator<Item = Client> {
         let slots = self.sets.get().into_iter().flatten().flat_map(|set| &set.0);
         slots.filter_map(|slot| {
-            let (connections, refused) = (slot.connections(), slot.refused.load(Relaxed));
+            let connections = slot.connections();
+            let refused = slot.refused.load(Relaxed);
             let [high, low] = slot.addr.each_ref().map(|word| word.load(Relaxed));
             // An IPv4 address is stored as a mapped one.
             let addr = Ipv6Addr::from(u128::from(high) << 64 | u128::from(low));
@@ -269,6 +264,16 @@ impl Clients {
 }
 
 impl Slot {
+    fn separate_copy(&self) -> Self {
+        Self {
+            owner: copy(&self.owner),
+            due: copy(&self.due),
+            refused: copy(&self.refused),
+            service: copy(&self.service),
+            addr: self.addr.each_ref().map(copy),
+        }
+    }
+
     fn tag(&self) -> u64 {
         self.owner.load(Relaxed) >> CONNECTIONS_BITS
     }
@@ -280,28 +285,31 @@ impl Slot {
     /// Counts a connection, if the slot is still that of this tag and it counts fewer than `most`.
     fn increment(&self, tag: u64, most: u32) -> Counted {
         let mut refused = Counted::Full;
-        let more = |owner: u64| {
+        let done = self.owner.fetch_update(Relaxed, Relaxed, |owner| {
             let connections = (owner & u64::from(CONNECTIONS_MAX)) as u32;
             refused = if owner >> CONNECTIONS_BITS == tag { Counted::Full } else { Counted::Replaced };
             (refused == Counted::Full && connections < most.min(CONNECTIONS_MAX)).then_some(owner + 1)
-        };
-        let done = self.owner.fetch_update(Relaxed, Relaxed, more);
+        });
         done.map_or(refused, |_| Counted::Yes)
     }
 
     /// Takes a connection out of the count, if the slot is that of this tag and counts one.
     fn decrement(&self, tag: u64) -> bool {
-        let less = |owner: u64| {
+        let taken = self.owner.fetch_update(Relaxed, Relaxed, |owner| {
             let has_one = owner >> CONNECTIONS_BITS == tag && owner & u64::from(CONNECTIONS_MAX) > 0;
             has_one.then(|| owner - 1)
-        };
-        self.owner.fetch_update(Relaxed, Relaxed, less).is_ok()
+        });
+        taken.is_ok()
     }
 
     /// Takes the permission for a new connection, if the rate gives one now.
     fn take(&self, limit: ClientLimit, now: Millis) -> bool {
         self.due.fetch_update(Relaxed, Relaxed, |due| next_due(limit.rate, limit.burst, due, now)).is_ok()
     }
+}
+
+fn copy(word: &AtomicU64) -> AtomicU64 {
+    AtomicU64::new(word.load(Relaxed))
 }
 
 /// The generic cell rate algorithm, for a rate a second and a burst (0: the rate). If the next event, which is due at

@@ -81,13 +81,12 @@ impl Snapshot {
 
 impl Destinations {
     fn separate_copy(&self, stats: &Arc<ServiceLive>) -> Self {
-        let one = |destination: &Destination| Destination {
+        self.map(|destination| Destination {
             live: Arc::new(destination.live.separate_copy()),
             path_mtu: Arc::new(destination.path_mtu.separate_copy()),
             service: stats.clone(),
             ..destination.clone()
-        };
-        self.map(one)
+        })
     }
 }
 
@@ -142,18 +141,20 @@ struct RecordingScheduler {
 impl Scheduler for RecordingScheduler {
     fn pick(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Choice {
         let choice = self.service.scheduler.pick(state, request, candidates);
-        let candidate = |(position, member): (usize, &Member)| Candidate {
+        let account = self.account(state, request, candidates);
+        let members = self.service.members.iter().enumerate();
+        let candidates = members.map(|(position, member)| Candidate {
             endpoint: member.endpoint,
             method: member.method,
             weight: candidates.weight(position),
             load: candidates.load(position),
             overloaded: candidates.overloaded(position),
             upper_threshold: member.live.thresholds().0,
-        };
+        });
         let decision = Decision {
             service: self.service.key,
-            account: self.account(state, request, candidates),
-            candidates: self.service.members.iter().enumerate().map(candidate).collect(),
+            account,
+            candidates: candidates.collect(),
             chosen: choice.position,
         };
         self.decisions.lock().unwrap_or_else(PoisonError::into_inner).push(decision);

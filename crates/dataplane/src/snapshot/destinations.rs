@@ -143,11 +143,11 @@ impl Destinations {
 
     /// Applies a function to each destination; the numbers stay.
     pub(super) fn map(&self, one: impl Fn(&Destination) -> Destination) -> Self {
-        let page = |page: &Arc<Page>| {
+        let pages = self.pages.iter().map(|page| {
             let each = page.destinations.iter().map(|destination| destination.as_ref().map(&one));
             Arc::new(Page::new(each.collect()))
-        };
-        Self { pages: self.pages.iter().map(page).collect() }
+        });
+        Self { pages: pages.collect() }
     }
 
     /// Sets or clears the destination with this number.

@@ -54,7 +54,8 @@ impl Lists {
     /// These lists. Costs a pass over their networks.
     pub fn new(all: Scope, services: impl IntoIterator<Item = (ServiceKey, Scope)>) -> Self {
         let services: HashMap<_, _> = services.into_iter().collect();
-        let (mut filter, mut allows) = (Filter::default(), false);
+        let mut filter = Filter::default();
+        let mut allows = false;
         for scope in services.values().chain([&all]) {
             let networks = [&scope.deny, &scope.allow].into_iter().flat_map(List::networks);
             networks.for_each(|networks| filter.add(networks));
@@ -86,21 +87,25 @@ impl Lists {
 
     /// The list that refuses a packet to a service, with the reason; `None`: it may pass.
     fn refusal(&self, service: &ServiceKey, source: IpAddr) -> Option<(&List, DropReason)> {
-        let own = self.services.get(service);
-        let scopes = || own.into_iter().chain([&self.all]);
-        let deny = scopes().map(|scope| &scope.deny).find(|list| list.has(source));
-        let allow =
-            || scopes().map(|scope| &scope.allow).find(|list| list.is_in_force() && !list.has(source));
-        let denied = deny.map(|list| (list, DropReason::Denied));
-        denied.or_else(|| allow().map(|list| (list, DropReason::NotAllowed)))
+        let scopes = self.services.get(service).into_iter().chain([&self.all]);
+        let deny = scopes.clone().map(|scope| &scope.deny).find(|list| list.has(source));
+        deny.map(|list| (list, DropReason::Denied)).or_else(|| {
+            let mut allow = scopes.map(|scope| &scope.allow);
+            let allow = allow.find(|list| list.is_in_force() && !list.has(source));
+            allow.map(|list| (list, DropReason::NotAllowed))
+        })
     }
 
-    /// The same lists, whose drops are counted nowhere.
+    /// A copy of the lists, whose drops are counted nowhere.
     pub(crate) fn uncounted(&self) -> Self {
-        let list = |list: &List| List { parts: list.parts.clone(), dropped: Arc::default() };
-        let scope = |scope: &Scope| Scope { deny: list(&scope.deny), allow: list(&scope.allow) };
-        let services = self.services.iter().map(|(key, lists)| (*key, scope(lists))).collect();
-        Self { all: scope(&self.all), services, ..self.clone() }
+        let services = self.services.iter().map(|(key, scope)| (*key, scope.uncounted())).collect();
+        Self { all: self.all.uncounted(), services, ..self.clone() }
+    }
+}
+
+impl Scope {
+    fn uncounted(&self) -> Self {
+        Self { deny: self.deny.uncounted(), allow: self.allow.uncounted() }
     }
 }
 
@@ -156,6 +161,10 @@ impl List {
         self.networks().any(|networks| networks.have(addr))
     }
 
+    fn uncounted(&self) -> Self {
+        Self { parts: self.parts.clone(), dropped: Arc::default() }
+    }
+
     fn networks(&self) -> impl Iterator<Item = &Networks> {
         self.parts.iter().flatten().map(Arc::as_ref)
     }
@@ -209,13 +218,17 @@ impl Networks {
         match addr {
             IpAddr::V4(addr) => {
                 let addr = u32::from(addr);
-                let mask = |len: u8| u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0);
-                self.v4.iter().any(|(len, networks)| networks.contains(&(addr & mask(*len))))
+                self.v4.iter().any(|(len, networks)| {
+                    let mask = u32::MAX.checked_shl(32 - u32::from(*len)).unwrap_or(0);
+                    networks.contains(&(addr & mask))
+                })
             }
             IpAddr::V6(addr) => {
                 let addr = u128::from(addr);
-                let mask = |len: u8| u128::MAX.checked_shl(128 - u32::from(len)).unwrap_or(0);
-                self.v6.iter().any(|(len, networks)| networks.contains(&(addr & mask(*len))))
+                self.v6.iter().any(|(len, networks)| {
+                    let mask = u128::MAX.checked_shl(128 - u32::from(*len)).unwrap_or(0);
+                    networks.contains(&(addr & mask))
+                })
             }
         }
     }

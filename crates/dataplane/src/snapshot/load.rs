@@ -146,8 +146,9 @@ impl LiveLoad {
         let Count { total, active, .. } = Count::unpack(word);
         // If two workers count a connection in turn, the later change may be seen first. Then a count is negative for
         // a moment.
-        let count = |count: i64| u32::try_from(count).unwrap_or(0);
-        (count(active), count(total - active.max(0)))
+        let [active, inactive] =
+            [active, total - active.max(0)].map(|count| u32::try_from(count).unwrap_or(0));
+        (active, inactive)
     }
 
     /// Updates the overload flag by the counts and thresholds.

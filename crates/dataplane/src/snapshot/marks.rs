@@ -45,11 +45,11 @@ impl Marks {
     /// If a step leads backward or beyond the end: the evaluation would not end.
     pub fn new(mut steps: Vec<Step>) -> Self {
         let end = steps.len();
-        let forward = |(at, step): (usize, &Step)| match step.action {
+        let lead_forward = steps.iter().enumerate().all(|(at, step)| match step.action {
             Action::SkipTo(to) => at < to && to <= end,
             Action::Set(_) => true,
-        };
-        assert!(steps.iter().enumerate().all(forward), "steps lead forward");
+        });
+        assert!(lead_forward, "steps lead forward");
         for condition in steps.iter_mut().flat_map(|step| &mut step.conditions) {
             let test = std::mem::replace(&mut condition.test, Test::Link(Vec::new()));
             condition.test = test.sorted();
@@ -59,9 +59,10 @@ impl Marks {
 
     /// Whether a packet to this address may be marked, whatever else it is.
     pub fn may_mark(&self, dest: IpAddr) -> bool {
-        let may_hold = |condition: &Condition| condition.may_hold_to(dest);
-        let mut steps = self.steps.iter();
-        steps.any(|step| matches!(step.action, Action::Set(_)) && step.conditions.iter().all(may_hold))
+        self.steps.iter().any(|step| {
+            matches!(step.action, Action::Set(_))
+                && step.conditions.iter().all(|condition| condition.may_hold_to(dest))
+        })
     }
 
     /// The mark of a packet that was received by a link; 0: none.
@@ -78,7 +79,8 @@ impl Marks {
 
     /// The mark of a packet. Calls `set` with the index of each step that sets it.
     fn walk(&self, link: LinkId, packet: &Packet, mut set: impl FnMut(usize)) -> u32 {
-        let (mut mark, mut at) = (0, 0);
+        let mut mark = 0;
+        let mut at = 0;
         while let Some(step) = self.steps.get(at) {
             at += 1;
             if step.conditions.iter().all(|condition| condition.holds(link, packet, mark)) {

@@ -122,8 +122,8 @@ impl Snapshot {
 
     /// The number of virtual services, and of their destinations. Costs one access to each service.
     pub fn configured(&self) -> (usize, usize) {
-        let count = |(services, dests), service: &Service| (services + 1, dests + service.members.len());
-        self.services.iter().fold((0, 0), count)
+        let services = self.services.iter();
+        services.fold((0, 0), |(services, dests), service| (services + 1, dests + service.members.len()))
     }
 }
 

@@ -58,20 +58,29 @@ impl Services {
     ///
     /// Source: ipvs-behaviour, section 1.1.
     pub fn for_packet(&self, mark: u32, protocol: Protocol, dest: Endpoint) -> Option<&Arc<Service>> {
-        let at = |port| self.find(&ServiceKey::Address { protocol, endpoint: Endpoint { port, ..dest } });
-        let marked = || self.find(&ServiceKey::Mark { mark, family: dest.family() });
-        let by_mark = if mark == 0 { None } else { marked() };
+        let by_mark = match mark {
+            0 => None,
+            _ => self.find(&ServiceKey::Mark { mark, family: dest.family() }),
+        };
         let is_data = protocol == Protocol::TCP
             && (dest.port == ftp::DATA_PORT || dest.port >= ftp::FIRST_UNPRIVILEGED);
         by_mark
-            .or_else(|| at(dest.port))
-            .or_else(|| if is_data { at(ftp::CONTROL_PORT) } else { None })
-            .or_else(|| at(0))
+            .or_else(|| self.at(protocol, dest))
+            .or_else(|| match is_data {
+                true => self.at(protocol, Endpoint { port: ftp::CONTROL_PORT, ..dest }),
+                false => None,
+            })
+            .or_else(|| self.at(protocol, Endpoint { port: 0, ..dest }))
+    }
+
+    fn at(&self, protocol: Protocol, endpoint: Endpoint) -> Option<&Arc<Service>> {
+        self.find(&ServiceKey::Address { protocol, endpoint })
     }
 
     /// Adds or replaces a service.
     pub fn insert(&mut self, service: Arc<Service>) {
-        let (shard, key) = (self.shard(&service.key), service.key);
+        let key = service.key;
+        let shard = self.shard(&key);
         self.proxied += usize::from(service.may_proxy());
         self.count(&service, 1);
         let replaced = Arc::make_mut(&mut self.shards[shard]).insert(key, service);
@@ -179,10 +188,10 @@ impl Service {
 
     /// Whether packets of this family may be of its connections.
     pub(crate) fn concerns(&self, family: Family) -> bool {
-        let translates = |member: &Member| {
-            member.method == ForwardingMethod::FullNat && member.endpoint.family() == family
-        };
-        self.key.family() == family || self.members.iter().any(translates)
+        self.key.family() == family
+            || self.members.iter().any(|member| {
+                member.method == ForwardingMethod::FullNat && member.endpoint.family() == family
+            })
     }
 
     /// Whether the director may answer a SYN itself.

@@ -117,7 +117,7 @@ impl Default for Settings {
 pub enum MssClamp {
     /// None.
     Off,
-    /// Those that are tunnelled.
+    /// Tunnelled connections.
     Tunnels,
     /// All.
     All,

@@ -128,7 +128,7 @@ impl VipProbes {
         }
     }
 
-    /// The same port without probes, for a dry run.
+    /// A copy with the same port, without probes, for a dry run.
     pub(super) fn separate_copy(&self) -> Self {
         Self::with_slots(self.port, 0)
     }
@@ -168,11 +168,12 @@ impl VipProbes {
     /// The slot of the open probe with these ends whose SYN this number acknowledges.
     pub(crate) fn acknowledged(&self, local: Endpoint, from: Endpoint, number: u32) -> Option<usize> {
         let sequence = number.wrapping_sub(1);
-        let is_it = |probe: &VipProbe| {
-            let is_of = probe.path.local == local && probe.path.virtual_endpoint == from;
-            is_of && probe.sequence == sequence && probe.stage().is_open()
-        };
-        self.places(sequence).find(|slot| self.slots[*slot].load().as_deref().is_some_and(is_it))
+        self.places(sequence).find(|slot| {
+            self.slots[*slot].load().as_deref().is_some_and(|probe| {
+                let is_of = probe.path.local == local && probe.path.virtual_endpoint == from;
+                is_of && probe.sequence == sequence && probe.stage().is_open()
+            })
+        })
     }
 
     fn places(&self, sequence: u32) -> impl Iterator<Item = usize> + use<> {
@@ -190,7 +191,7 @@ impl VipProbe {
 
     /// Moves from `before` to `after`. `false`: the stage was another one; a reply may have come meanwhile.
     pub(crate) fn advance(&self, before: VipStage, after: VipStage) -> bool {
-        let (before, after) = (before.word(), after.word());
+        let [before, after] = [before, after].map(VipStage::word);
         self.stage.compare_exchange(before, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 }

@@ -109,12 +109,12 @@ impl ListMaps {
     ) -> Result<(), SteeringError> {
         self.number(lists);
         let wanted = lists.map(|lists| self.wanted(lists)).unwrap_or_default();
-        let is_same = |place: &u32, networks: &Arc<Networks>| {
-            let known = self.places.get(place);
-            known.is_some_and(|known| Arc::ptr_eq(known, networks) || known == networks)
-        };
         let mut filled = Vec::new();
-        for (place, networks) in wanted.iter().filter(|(place, networks)| !is_same(place, networks)) {
+        for (place, networks) in &wanted {
+            let known = self.places.get(place);
+            if known.is_some_and(|known| Arc::ptr_eq(known, networks) || known == networks) {
+                continue;
+            }
             let room = networks.len().max(1) as u32;
             filled.push((*place, KeySet::new(room, networks.iter().map(network_key))?, networks.clone()));
         }
@@ -142,11 +142,11 @@ impl ListMaps {
         }));
         converge("services of access lists", &object.map(SCOPES)?, &mut self.installed, &scopes)?;
         let Some(lists) = lists else { return Ok(()) };
-        let (filter, bits) = (lists.filter(), self.filter[filter::WORDS..].iter());
-        for (word, bits) in
-            bits.zip(filter.words()).filter(|(word, bits)| word.load(Ordering::Relaxed) != **bits)
-        {
-            word.store(*bits, Ordering::Relaxed);
+        let filter = lists.filter();
+        for (word, bits) in self.filter[filter::WORDS..].iter().zip(filter.words()) {
+            if word.load(Ordering::Relaxed) != *bits {
+                word.store(*bits, Ordering::Relaxed);
+            }
         }
         let mut state = filter::LISTS;
         for (flag, is_set) in [
@@ -175,14 +175,15 @@ impl ListMaps {
 
     /// Gives each service with its own lists a unique number.
     fn number(&mut self, lists: Option<&Lists>) {
-        let is_there = |key: &ServiceKey| lists.is_some_and(|lists| lists.services.contains_key(key));
-        self.scopes.retain(|key, _| is_there(key));
+        self.scopes.retain(|key, _| lists.is_some_and(|lists| lists.services.contains_key(key)));
         let services = lists.into_iter().flat_map(|lists| lists.services.keys());
         for key in services {
-            let is_free = |number: &u32| self.scopes.values().all(|taken| taken != number);
-            if !self.scopes.contains_key(key)
-                && let Some(number) = (1..SCOPES_MAX as u32).find(is_free)
-            {
+            if self.scopes.contains_key(key) {
+                continue;
+            }
+            let mut numbers = 1..SCOPES_MAX as u32;
+            let free = numbers.find(|number| self.scopes.values().all(|taken| taken != number));
+            if let Some(number) = free {
                 self.scopes.insert(*key, number);
             }
         }

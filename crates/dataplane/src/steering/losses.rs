@@ -79,7 +79,8 @@ impl Losses {
         let has_run =
             self.object.program(c"leave").and_then(|program| run_live(program, &frame, 1, 1)).is_ok();
         let after = self.counted(ifindex);
-        let (is_taken, is_refused) = (after.sent > before.sent, after.refused > before.refused);
+        let is_taken = after.sent > before.sent;
+        let is_refused = after.refused > before.refused;
         let trials = self.trials.entry(ifindex).or_default();
         // Other frames may have been counted meanwhile.
         trials.sent += u64::from(has_run && is_taken);

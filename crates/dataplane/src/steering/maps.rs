@@ -90,12 +90,10 @@ impl Image {
             .into_iter()
             .map(|(key, roles)| (key, roles_of(&self.endpoints, &key) & !roles))
             .collect();
-        let has = |at: &[u8; address::SIZE], role: u32| {
-            let mut here = self.endpoints.range(endpoints_at(at)).filter(|(key, _)| is_at(key, at));
-            here.any(|(key, roles)| endpoints.get(key).unwrap_or(roles) & role != 0)
-        };
         let addresses = addresses.into_iter().map(|(at, roles)| {
-            let kept = [SERVICE, DESTINATION, PROBE].into_iter().filter(|role| has(&at, *role)).sum::<u32>();
+            let here = self.endpoints.range(endpoints_at(&at)).filter(|(key, _)| is_at(key, &at));
+            let kept = here.fold(0, |kept, (key, roles)| kept | endpoints.get(key).unwrap_or(roles));
+            let kept = kept & (SERVICE | DESTINATION | PROBE);
             (at, roles_of(&self.addresses, &at) & (!roles | kept))
         });
         Self {
@@ -110,16 +108,7 @@ impl Image {
 impl Image {
     /// Whether packets to an endpoint may be marked.
     pub(super) fn marks(&self, key: &EndpointKey) -> bool {
-        let is_in = |prefix: &[u8; prefix::SIZE]| {
-            let bits = u32::from_ne_bytes([prefix[0], prefix[1], prefix[2], prefix[3]]) - FAMILY_BITS;
-            let of_addr = |bytes: &[u8]| {
-                u128::from_be_bytes(std::array::from_fn(|at| bytes[at]))
-                    & u128::MAX.checked_shl(128 - bits).unwrap_or(0)
-            };
-            prefix[prefix::FAMILY.start] == key[endpoint::FAMILY]
-                && of_addr(&prefix[prefix::ADDR]) == of_addr(&key[endpoint::ADDR])
-        };
-        self.prefixes.keys().any(is_in)
+        self.prefixes.keys().any(|prefix| is_in(key, prefix))
     }
 
     /// Whether this machine has the endpoint, and packets of this sender are redirected there: from a real server
@@ -137,6 +126,16 @@ impl Image {
         };
         is_so && roles_of(&self.addresses, &at) & LOCAL != 0
     }
+}
+
+/// Whether the address of an endpoint is in a network.
+fn is_in(key: &EndpointKey, prefix: &[u8; prefix::SIZE]) -> bool {
+    let bits = u32::from_ne_bytes([prefix[0], prefix[1], prefix[2], prefix[3]]) - FAMILY_BITS;
+    let [network, addr] = [&prefix[prefix::ADDR], &key[endpoint::ADDR]].map(|bytes| {
+        u128::from_be_bytes(std::array::from_fn(|at| bytes[at]))
+            & u128::MAX.checked_shl(128 - bits).unwrap_or(0)
+    });
+    prefix[prefix::FAMILY.start] == key[endpoint::FAMILY] && network == addr
 }
 
 /// Clears the installed keys that are not wanted.
@@ -234,7 +233,8 @@ pub(super) fn endpoint_key(protocol: Protocol, at: Endpoint) -> [u8; endpoint::S
 
 /// The keys of all endpoints at an address, and of some at others, which [`is_at`] excludes.
 fn endpoints_at(at: &[u8; address::SIZE]) -> RangeInclusive<[u8; endpoint::SIZE]> {
-    let (mut first, mut last) = ([0; endpoint::SIZE], [0xff; endpoint::SIZE]);
+    let mut first = [0; endpoint::SIZE];
+    let mut last = [0xff; endpoint::SIZE];
     first[endpoint::ADDR].copy_from_slice(&at[address::ADDR]);
     last[endpoint::ADDR].copy_from_slice(&at[address::ADDR]);
     first..=last
@@ -282,7 +282,7 @@ mod tests {
         MAX_RECORDS, MOVES, RECORD, RecordState as State, SLOTS, Used, offloaded_word as flow,
     };
     use crate::offload::layout::{
-        ACTIVE, BUCKET, CLOCK, LAST_BUCKET, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP, key_value,
+        ACTIVE, BUCKET, CLOCK, LAST_BUCKET, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP, key_value, part,
     };
     use crate::snapshot::syn_limits::layout as syn;
     use crate::steering::hold::word as hold;
@@ -343,24 +343,24 @@ mod tests {
             claim(format!("offsetof(struct xvs_flow, {field}) == {}", 8 * word));
         }
         for (field, at) in [
-            ("in_ifindex", 0),
-            ("out_ifindex", 4),
-            ("link", 8),
-            ("to", 20),
-            ("mtu", 26),
-            ("source_v4", 28),
-            ("dest_v4", 32),
-            ("source_port", 36),
-            ("dest_port", 38),
-            ("network_sum", 40),
-            ("transport_sum", 42),
-            ("flags", 44),
-            ("old_source_v4", 48),
-            ("old_dest_v4", 52),
-            ("old_source_port", 56),
-            ("old_dest_port", 58),
-            ("protocol", 60),
-            ("family", 61),
+            ("in_ifindex", part::IN_IFINDEX.start),
+            ("out_ifindex", part::OUT_IFINDEX.start),
+            ("link", part::LINK.start),
+            ("to", part::TO.start),
+            ("mtu", part::MTU.start),
+            ("source_v4", part::ENDS.start),
+            ("dest_v4", part::ENDS.start + 4),
+            ("source_port", part::ENDS.start + 8),
+            ("dest_port", part::ENDS.start + 10),
+            ("network_sum", part::NETWORK_SUM.start),
+            ("transport_sum", part::TRANSPORT_SUM.start),
+            ("flags", part::FLAGS.start),
+            ("old_source_v4", part::OLD_ENDS.start),
+            ("old_dest_v4", part::OLD_ENDS.start + 4),
+            ("old_source_port", part::OLD_ENDS.start + 8),
+            ("old_dest_port", part::OLD_ENDS.start + 10),
+            ("protocol", part::PROTOCOL),
+            ("family", part::FAMILY),
         ] {
             claim(format!("offsetof(struct xvs_flow_part, {field}) == {at}"));
         }

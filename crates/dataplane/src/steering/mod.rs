@@ -116,10 +116,15 @@ impl Steering {
 
     fn of(load: Load) -> io::Result<Self> {
         let object = load.object(None)?;
-        let (hold, lists) = (Arc::new(Hold::of(&object)?), ListMaps::of(&object)?);
-        let syn_limits = SynMaps::of(&object)?;
-        let (installed, own, counted) = Default::default();
-        Ok(Self { object, installed, own, hold, lists, syn_limits, counted })
+        Ok(Self {
+            hold: Arc::new(Hold::of(&object)?),
+            lists: ListMaps::of(&object)?,
+            syn_limits: SynMaps::of(&object)?,
+            installed: Default::default(),
+            own: Default::default(),
+            counted: Default::default(),
+            object,
+        })
     }
 
     /// The hold, for workers and reports. No frames are held until it is set.
@@ -182,14 +187,14 @@ impl Steering {
     /// [`Self::put_in_force`].
     pub fn former_records(interfaces: &[Attached]) -> Vec<FormerRecords> {
         let mut known = BTreeSet::new();
-        let of = |attached: &Attached| {
+        let former = interfaces.iter().filter_map(|attached| {
             let maps = OpenFormerMaps::maps(attached.former_program()?);
             let [state, records] = [map::STATE, map::RECORDS].map(|name| named(&maps, name));
             let records = records.filter(|map| known.insert(map.id))?;
             // One of another version may have other records.
             FormerRecords::map(state?, records)
-        };
-        interfaces.iter().filter_map(of).collect()
+        });
+        former.collect()
     }
 
     /// Puts this program in force again, after another process has replaced it.
@@ -356,20 +361,16 @@ impl Steering {
         // An endpoint is effective only with the roles of its address, so the addresses are written first. Frames that
         // are steered too early are at worst passed back. The ports precede the addresses, because the role of an
         // address has no effect without them.
-        let (object, installed) = (&self.object, &mut self.installed);
-        converge(
-            "local addresses",
-            &object.map(c"translated")?,
-            &mut installed.translated,
-            &change.translated,
-        )?;
-        converge("addresses", &object.map(c"addresses")?, &mut installed.addresses, &change.addresses)?;
+        let translated = self.object.map(c"translated")?;
+        converge("local addresses", &translated, &mut self.installed.translated, &change.translated)?;
+        let addresses = self.object.map(c"addresses")?;
+        converge("addresses", &addresses, &mut self.installed.addresses, &change.addresses)?;
         self.write_endpoints(change.endpoints.clone())?;
-        let (object, installed) = (&self.object, &mut self.installed);
         let more = change.prefixes.values().any(|roles| *roles != 0);
-        self.lists.set_marked(more || !installed.prefixes.is_empty());
-        let done = converge("networks", &object.map(c"prefixes")?, &mut installed.prefixes, &change.prefixes);
-        self.lists.set_marked(!installed.prefixes.is_empty());
+        self.lists.set_marked(more || !self.installed.prefixes.is_empty());
+        let prefixes = self.object.map(c"prefixes")?;
+        let done = converge("networks", &prefixes, &mut self.installed.prefixes, &change.prefixes);
+        self.lists.set_marked(!self.installed.prefixes.is_empty());
         if !change.prefixes.is_empty() {
             self.write_endpoints(SynMaps::roles(self.syn_limits.endpoints(), &self.installed))?;
         }

@@ -19,7 +19,7 @@ use crate::offload::map as offload;
 
 /// The program for interfaces.
 pub(super) const PROGRAM: &CStr = c"redirect";
-/// The same for test runs, in which frames have no interface.
+/// The program for test runs, in which frames have no interface.
 pub(super) const VERDICT: &CStr = c"verdict";
 /// The endpoints of clients on this machine, to which replies are steered.
 pub(super) const CLIENTS: &CStr = c"clients";
@@ -51,9 +51,9 @@ const OWN: [&CStr; 4] = [c"endpoints", c"addresses", CLIENTS, hold::MAP];
 pub enum Load {
     /// The maps of steering, with this number of records of offloaded connections, without a program.
     Maps(u32),
-    /// The same with a few records and the programs, for test runs.
+    /// The maps of steering with a few records, and the programs for test runs.
     ForTestRuns,
-    /// The same with the program for interfaces alone, for test runs.
+    /// The maps of steering with a few records, and the program for interfaces alone, for test runs.
     ForOffloadedRuns,
     /// The steering program of an interface, with its marker.
     Steering(Marker),
@@ -61,7 +61,7 @@ pub enum Load {
     Own(u32),
     /// The programs of the TAP of the interface of this index.
     Reinject(u32),
-    /// Those that count the forwarded packets which interfaces of the network namespace of this number refuse.
+    /// The programs that count the forwarded packets which interfaces of the network namespace of this number refuse.
     Losses(u32),
 }
 
@@ -164,14 +164,17 @@ impl Task for OpenFormerMaps {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let maps = program.maps.into_iter().filter_map(|id| KernelMap::open(id).ok());
-        let has_name = |map: &KernelMap, names: [&CStr; 2]| names.iter().any(|name| is_named(map, name));
-        let opened = maps.filter_map(|map| match has_name(&map, [offload::STATE, offload::RECORDS]) {
+        let opened = maps.filter_map(|map| match is_one_of(&map, [offload::STATE, offload::RECORDS]) {
             // They are mapped, and the counts of records are taken.
             true => map.writable().ok(),
-            false => has_name(&map, [hold::MAP, CLIENTS]).then_some(map),
+            false => is_one_of(&map, [hold::MAP, CLIENTS]).then_some(map),
         });
         Ok(((), opened.map(Into::into).collect()))
     }
+}
+
+fn is_one_of(map: &KernelMap, names: [&CStr; 2]) -> bool {
+    names.iter().any(|name| is_named(map, name))
 }
 
 /// The map of this name.

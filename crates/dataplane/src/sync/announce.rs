@@ -30,8 +30,8 @@ pub(crate) struct Announcer<'s> {
 impl Flows {
     /// A client's packet has passed, and was counted: announces its connection, if it is time.
     #[inline]
-    pub(crate) fn announce(&self, id: ConnId, at: Context<'_>) {
-        if let Some(announcer) = Announcer::of(at.snapshot, self.worker, at.now) {
+    pub(crate) fn announce(&self, id: ConnId, cx: Context<'_>) {
+        if let Some(announcer) = Announcer::of(cx.snapshot, self.worker, cx.now) {
             announcer.packet(&self.table, id);
         }
     }
@@ -103,7 +103,9 @@ impl<'s> Announcer<'s> {
 
     /// Announces one connection or template, if it is time.
     fn announce(&self, connection: &Connection<'_>, packets: u32) -> bool {
-        let (id, generation, state) = (connection.id(), connection.generation(), connection.state());
+        let id = connection.id();
+        let generation = connection.generation();
+        let state = connection.state();
         let shared = &self.master.shared;
         let last = shared.last(id, generation);
         let is_template = connection.is_template();

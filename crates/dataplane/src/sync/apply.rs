@@ -43,44 +43,44 @@ impl Flows {
 }
 
 /// Enters or refreshes a connection. Returns `false` if it is left out.
-fn enter(flows: &mut Flows, backup: &SyncBackup, received: &Received, at: Context<'_>) -> bool {
+fn enter(flows: &mut Flows, backup: &SyncBackup, received: &Received, cx: Context<'_>) -> bool {
     let Received { entry, call_id } = received;
     let is_template = entry.flags & flag::TEMPLATE != 0;
     let Some(state) = state(entry, is_template) else { return false };
-    let timeout = timeout(entry, state, is_template, at);
+    let timeout = timeout(entry, state, is_template, cx);
     let remaining = entry.remaining_millis.map(|millis| Duration::from_millis(millis.into()).min(timeout));
     let wanted = Wanted {
         entry,
         is_template,
         state,
-        expires: at.now + remaining.unwrap_or(timeout),
+        expires: cx.now + remaining.unwrap_or(timeout),
         idle: remaining.map(|remaining| timeout - remaining),
     };
     // Without a service with `--pe sip` a call is stored by the client's address and port.
-    let call_id = call_id.as_deref().filter(|_| is_template && !at.snapshot.call_ids.is_empty());
+    let call_id = call_id.as_deref().filter(|_| is_template && !cx.snapshot.call_ids.is_empty());
     let (key, found) = match call_id {
-        Some(_) => match persistence::find_template(flows, wanted.key(), call_id, at) {
+        Some(_) => match persistence::find_template(flows, wanted.key(), call_id, cx) {
             Ok(found) => found,
             Err(_) => return false,
         },
         None => (wanted.key(), wanted.find(flows)),
     };
     if let Some(id) = found {
-        if !wanted.is_later(flows, id, at) {
+        if !wanted.is_later(flows, id, cx) {
             return true;
         }
-        match wanted.compare(flows, id, at) {
+        match wanted.compare(flows, id, cx) {
             Found::Same => {
-                wanted.refresh(flows, id, backup.packets, timeout, at);
+                wanted.refresh(flows, id, backup.packets, timeout, cx);
                 return true;
             }
             Found::Ended => return true,
-            Found::Other if !end(&mut flows.table, id, at.snapshot) => return false,
+            Found::Other if !end(&mut flows.table, id, cx.snapshot) => return false,
             Found::Other => {}
         }
     }
-    match wanted.connection(key, timeout, at) {
-        Some(new) => insert(flows, new, &wanted, call_id, backup.packets, at),
+    match wanted.connection(key, timeout, cx) {
+        Some(new) => insert(flows, new, &wanted, call_id, backup.packets, cx),
         None => false,
     }
 }
@@ -142,28 +142,28 @@ impl Wanted<'_> {
 
     /// Whether it is newer than the known connection: by a later packet, or because its real server is configured by
     /// now.
-    fn is_later(&self, flows: &Flows, id: ConnId, at: Context<'_>) -> bool {
+    fn is_later(&self, flows: &Flows, id: ConnId, cx: Context<'_>) -> bool {
         let Some(received) = self.idle else { return true };
         let connection = flows.table.connection(id);
-        let timeout = announce::timeout(&connection, connection.state(), &at.snapshot.settings);
-        let idle = timeout.saturating_sub(at.now.until(connection.expires()));
-        idle > received + DELAY || connection.is_unbound() && self.destination(at).is_some()
+        let timeout = announce::timeout(&connection, connection.state(), &cx.snapshot.settings);
+        let idle = timeout.saturating_sub(cx.now.until(connection.expires()));
+        idle > received + DELAY || connection.is_unbound() && self.destination(cx).is_some()
     }
 
-    fn compare(&self, flows: &Flows, id: ConnId, at: Context<'_>) -> Found {
+    fn compare(&self, flows: &Flows, id: ConnId, cx: Context<'_>) -> Found {
         let connection = flows.table.connection(id);
         let is_towards = connection.dest() == self.entry.dest && connection.local() == self.entry.local;
         match is_towards {
             false if self.is_template => Found::Same,
             false if self.is_inactive() => Found::Ended,
             // A real server that is configured by now takes it.
-            true if connection.is_unbound() && self.destination(at).is_some() => Found::Other,
+            true if connection.is_unbound() && self.destination(cx).is_some() => Found::Other,
             true => Found::Same,
             false => Found::Other,
         }
     }
 
-    fn refresh(&self, flows: &mut Flows, id: ConnId, packets: u32, timeout: Duration, at: Context<'_>) {
+    fn refresh(&self, flows: &mut Flows, id: ConnId, packets: u32, timeout: Duration, cx: Context<'_>) {
         let connection = flows.table.connection(id);
         if self.is_template {
             connection.set_timeout_seconds(timeout.as_secs() as u32);
@@ -176,11 +176,11 @@ impl Wanted<'_> {
         self.shift(&connection);
         self.translate(&connection);
         flows.table.table().end_offload(id);
-        let live = at.snapshot.destinations.of(&connection).map(|destination| &destination.live);
+        let live = cx.snapshot.destinations.of(&connection).map(|destination| &destination.live);
         let is_received = connection.flags().contains(Flags::SYNC);
         connection.set_in_packets(packets);
         let moved = flows.table.transition(id, |_| (self.state, self.expires));
-        let (Some((before, after)), false) = (moved, self.is_template) else { return };
+        let Some((before, after)) = moved.filter(|_| !self.is_template) else { return };
         let connection = flows.table.connection(id);
         let to = if self.is_inactive() { Activity::Inactive } else { Activity::Active };
         let (has_moved, to) = match is_received {
@@ -197,9 +197,9 @@ impl Wanted<'_> {
     }
 
     /// The real server that is configured here for it.
-    fn destination<'s>(&self, at: Context<'s>) -> Option<(DestinationId, &'s Destination)> {
+    fn destination<'s>(&self, cx: Context<'s>) -> Option<(DestinationId, &'s Destination)> {
         let Entry { protocol, virtual_endpoint, dest, mark, flags, .. } = *self.entry;
-        let service = at.snapshot.services.for_packet(mark, protocol, virtual_endpoint)?;
+        let service = cx.snapshot.services.for_packet(mark, protocol, virtual_endpoint)?;
         let is_masquerading = flags & flag::METHOD == method::MASQUERADING;
         let any_port = Endpoint { port: 0, ..dest };
         let endpoints = match mark != 0 && !is_masquerading {
@@ -208,7 +208,7 @@ impl Wanted<'_> {
         };
         endpoints.into_iter().find_map(|endpoint| {
             service.members.iter().find_map(|member| {
-                let destination = at.snapshot.destinations.find(member.id)?;
+                let destination = cx.snapshot.destinations.find(member.id)?;
                 let is_it = destination.available && destination.endpoint == endpoint;
                 is_it.then_some((member.id, destination))
             })
@@ -217,10 +217,10 @@ impl Wanted<'_> {
 
     /// The connection to be inserted, with this identity. `None`: its packets could not be forwarded here, because the
     /// local endpoint is not one of this director, or the real server that receives the client's address is not known.
-    fn connection(&self, key: FlowKey, timeout: Duration, at: Context<'_>) -> Option<NewConnection> {
+    fn connection(&self, key: FlowKey, timeout: Duration, cx: Context<'_>) -> Option<NewConnection> {
         let Entry { dest, local, mark, client_address, .. } = *self.entry;
-        let bound = self.destination(at);
-        let is_foreign = local.is_some_and(|local| !at.snapshot.locals.has(local));
+        let bound = self.destination(cx);
+        let is_foreign = local.is_some_and(|local| !cx.snapshot.locals.has(local));
         if is_foreign || client_address.is_some() && bound.is_none() {
             return None;
         }
@@ -236,7 +236,6 @@ impl Wanted<'_> {
             Some(_) => !method.masquerades(),
             None => self.entry.flags & flag::NO_OUTPUT != 0,
         };
-        let set = |flag: Flags, is_set: bool| if is_set { flag } else { Flags::NONE };
         // Another director has seen its handshake.
         let is_proven = method.masquerades()
             && key.protocol == Protocol::TCP
@@ -267,6 +266,10 @@ impl Wanted<'_> {
     }
 }
 
+fn set(flag: Flags, is_set: bool) -> Flags {
+    if is_set { flag } else { Flags::NONE }
+}
+
 /// Inserts a connection, or a template with its Call-ID, and counts it at its real server.
 fn insert(
     flows: &mut Flows,
@@ -274,16 +277,17 @@ fn insert(
     wanted: &Wanted<'_>,
     call_id: Option<&[u8]>,
     packets: u32,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> bool {
-    let call_ids = &at.snapshot.call_ids;
-    if !flows.eviction.admits_received(&mut flows.table, &flows.counters, at) {
+    let call_ids = &cx.snapshot.call_ids;
+    if !flows.eviction.admits_received(&mut flows.table, &flows.counters, cx) {
         return false;
     }
     if let Some(call_id) = call_id {
         let Flows { worker, table, counters, .. } = &mut *flows;
-        let evict = |table: &mut _, id| evict_call(table, id, at.snapshot, counters);
-        let Some(mark) = call_ids.write(*worker, call_id, table, evict) else { return false };
+        let mark =
+            call_ids.write(*worker, call_id, table, |table, id| evict_call(table, id, cx.snapshot, counters));
+        let Some(mark) = mark else { return false };
         new.mark = mark;
     }
     let is_template = new.flags.contains(Flags::TEMPLATE);
@@ -293,9 +297,9 @@ fn insert(
         (false, false) => Activity::Active,
     };
     let live =
-        at.snapshot.destinations.find(DestinationId(new.dest_ref)).map(|destination| &destination.live);
+        cx.snapshot.destinations.find(DestinationId(new.dest_ref)).map(|destination| &destination.live);
     live.inspect(|live| live.increment(activity));
-    match insert::insert(flows, &new, at) {
+    match insert::insert(flows, &new, cx) {
         Inserted::New(id) => {
             let connection = flows.table.connection(id);
             connection.set_in_packets(packets);
@@ -327,10 +331,10 @@ fn state(entry: &Entry<'_>, is_template: bool) -> Option<u8> {
 }
 
 /// The timeout in the message. Version 0 carries none: then the timeout that applies here.
-fn timeout(entry: &Entry<'_>, state: u8, is_template: bool, at: Context<'_>) -> Duration {
+fn timeout(entry: &Entry<'_>, state: u8, is_template: bool, cx: Context<'_>) -> Duration {
     match entry.timeout_seconds {
         0 if is_template => TEMPLATE_TIMEOUT,
-        0 => at.snapshot.settings.timeout(entry.protocol, state),
+        0 => cx.snapshot.settings.timeout(entry.protocol, state),
         seconds => Duration::from_secs(seconds.into()).min(LONGEST),
     }
 }

@@ -45,7 +45,8 @@ pub fn collect_all(
     mut each: impl FnMut(&Entry<'_>),
 ) {
     reader.for_each(range, |connection| {
-        let (state, remaining) = (connection.state(), now.until(connection.expires()).as_millis());
+        let state = connection.state();
+        let remaining = now.until(connection.expires()).as_millis();
         if remaining > 0 && is_told(&connection, state) {
             let entry = entry(&connection, state, &snapshot.settings);
             // A connection of another director may have a longer timeout than it would have here.
@@ -79,7 +80,6 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
     let protocol = connection.protocol();
     let is_template = connection.is_template();
     let method = connection.method();
-    let set = |flag: u32, is_set: bool| if is_set { flag } else { 0 };
     let is_unanswered = match is_template {
         true => !method.masquerades(),
         false => connection.flags().contains(Flags::NO_OUTPUT),
@@ -94,7 +94,8 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
         ForwardingMethod::Tunnel => method::TUNNEL,
         ForwardingMethod::DirectRouting => method::ROUTE,
     };
-    let told = |endpoint| if connection.is_detached() { detached(endpoint) } else { endpoint };
+    let [virtual_endpoint, dest] = [connection.virtual_endpoint(), connection.dest()]
+        .map(|endpoint| if connection.is_detached() { detached(endpoint) } else { endpoint });
     Entry {
         protocol,
         flags: flags
@@ -105,8 +106,8 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
             | set(flag::TEMPLATE, is_template),
         state,
         client: connection.client(),
-        virtual_endpoint: told(connection.virtual_endpoint()),
-        dest: told(connection.dest()),
+        virtual_endpoint,
+        dest,
         mark: if is_template { mark_of_template(connection) } else { connection.mark() },
         timeout_seconds: timeout(connection, state, settings).as_secs() as u32,
         remaining_millis: None,
@@ -116,6 +117,10 @@ fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'
         reply_shift,
         numbers: connection.numbers().map(Numbers::words),
     }
+}
+
+fn set(flag: u32, is_set: bool) -> u32 {
+    if is_set { flag } else { 0 }
 }
 
 fn client_address(connection: &Connection<'_>) -> Option<ClientAddress> {

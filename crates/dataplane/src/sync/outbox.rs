@@ -38,8 +38,14 @@ struct Message {
 impl Outbox {
     /// An outbox for messages of at most this many bytes of UDP payload.
     pub fn new(sync_id: u8, max_len: usize, now: Millis) -> Self {
-        let (current, complete, due) = (None, VecDeque::new(), None);
-        Self { sync_id, max_len, current, complete, due, next_check: now + CHECK }
+        Self {
+            sync_id,
+            max_len,
+            current: None,
+            complete: VecDeque::new(),
+            due: None,
+            next_check: now + CHECK,
+        }
     }
 
     /// Adds an entry. Up to `queue_max` complete messages wait; a further one is discarded. An entry that the version
@@ -48,9 +54,8 @@ impl Outbox {
         let Some(encoded) = entry.encode(version) else { return 1 };
         let bytes = encoded.bytes();
         let max_len = self.max_len;
-        let is_full = |message: &Message| !message.has_room(bytes, version, max_len);
-        let discarded =
-            if self.current.as_ref().is_some_and(is_full) { self.complete(queue_max, now) } else { 0 };
+        let is_full = self.current.as_ref().is_some_and(|message| !message.has_room(bytes, version, max_len));
+        let discarded = if is_full { self.complete(queue_max, now) } else { 0 };
         let message = self.current.get_or_insert_with(|| Message {
             version,
             begun: now,

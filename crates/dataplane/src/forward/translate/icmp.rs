@@ -91,8 +91,7 @@ fn restore_ends(segment: &mut [u8], flow: &FlowKey, (source, dest): (Endpoint, E
         _ => 0..0,
     };
     let field = segment.get(checksum).and_then(|field| field.first_chunk().copied()).map(u16::from_be_bytes);
-    let has_none = |sum: &u16| *sum == 0 && flow.protocol == Protocol::UDP;
-    match field.filter(|sum| !has_none(sum)) {
+    match field.filter(|sum| *sum != 0 || flow.protocol != Protocol::UDP) {
         Some(_) => rewrite_ends(segment, flow, source, dest),
         None => write_ports(segment, source, dest),
     }
@@ -101,12 +100,17 @@ fn restore_ends(segment: &mut [u8], flow: &FlowKey, (source, dest): (Endpoint, E
 /// The length of the packet's payload, before it was cut to be quoted.
 fn original_payload_len(frame: &[u8], quote: &Packet) -> u16 {
     let header = &frame[quote.network..];
-    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
     let headers = (quote.transport - quote.network) as u16;
     match quote.family() {
-        Family::V4 => word(ipv4::field::TOTAL_LEN.start).saturating_sub(headers),
-        Family::V6 => word(ipv6::field::PAYLOAD_LEN.start).saturating_sub(headers - ipv6::HEADER_LEN as u16),
+        Family::V4 => word(header, ipv4::field::TOTAL_LEN.start).saturating_sub(headers),
+        Family::V6 => {
+            word(header, ipv6::field::PAYLOAD_LEN.start).saturating_sub(headers - ipv6::HEADER_LEN as u16)
+        }
     }
+}
+
+fn word(header: &[u8], at: usize) -> u16 {
+    u16::from_be_bytes([header[at], header[at + 1]])
 }
 
 /// The bytes of the packet that a message quotes: fewer than follow its header if there are extensions (RFC 4884 §4).

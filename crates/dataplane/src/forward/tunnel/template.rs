@@ -4,6 +4,7 @@
 //! few fields that differ from packet to packet. Not here: checksums over the packet, which cannot be prepared; packets
 //! that are too large.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use xvs_proto::checksum::{Coverage, Sum};
@@ -64,39 +65,59 @@ impl Template {
             Encapsulation::Gre(coverage) | Encapsulation::Gue { coverage, .. } => coverage == Coverage::Whole,
         };
         let overhead = header_len(dest, tunnel.encapsulation);
-        let (ethertype, least) = match dest.family() {
-            Family::V4 => (ethernet::TYPE_IPV4, LEAST_MTU_V4),
-            Family::V6 => (ethernet::TYPE_IPV6, ipv6::MIN_MTU),
+        let least = match dest.family() {
+            Family::V4 => LEAST_MTU_V4,
+            Family::V6 => ipv6::MIN_MTU,
         };
         if covers_packet || hop.mtu < least + overhead as u32 {
             return None;
         }
-        let of = |family| {
-            let mut bytes = [0; MOST];
-            ethernet::emit(&mut bytes, hop.source_mac, hop.dest_mac, ethertype);
-            let len = ethernet::HEADER_LEN + overhead;
-            let headers = &mut bytes[ethernet::HEADER_LEN..len];
-            let carried = Carried { family, tos: 0, ttl: 0, dont_fragment: false };
-            let mut ids = Identification::numbered(HashSecret([0; 3]), 0);
-            let (now, flow_hash, pmtu_disc) = (Millis(0), 0, false);
-            let outer = Outer { tunnel, pmtu_disc, path_mtu, now, flow_hash, ids: &mut ids };
-            encapsulate(headers, carried, (source, dest.addr), overhead, outer);
-            if dest.family() == Family::V4 {
-                for field in [ipv4::field::TOTAL_LEN, ipv4::field::ID, ipv4::field::CHECKSUM] {
-                    headers[field].fill(0);
-                }
-            }
-            Self {
-                sum: Sum::default().bytes(&headers[..ipv4::HEADER_LEN]),
-                bytes,
-                len,
-                family: dest.family(),
-                has_udp: matches!(tunnel.encapsulation, Encapsulation::Gue { .. }),
-                largest: hop.mtu.min(u16::MAX.into()),
-                path_mtu: path_mtu.clone(),
-            }
+        let families = [Family::V4, Family::V6];
+        Some(Arc::new(families.map(|family| Self::of(family, tunnel, source, dest, hop, path_mtu))))
+    }
+
+    /// The template for packets of this family.
+    fn of(
+        family: Family,
+        tunnel: Tunnel,
+        source: IpAddr,
+        dest: Endpoint,
+        hop: Hop,
+        path_mtu: &Arc<PathMtu>,
+    ) -> Self {
+        let ethertype = match dest.family() {
+            Family::V4 => ethernet::TYPE_IPV4,
+            Family::V6 => ethernet::TYPE_IPV6,
         };
-        Some(Arc::new([of(Family::V4), of(Family::V6)]))
+        let mut bytes = [0; MOST];
+        ethernet::emit(&mut bytes, hop.source_mac, hop.dest_mac, ethertype);
+        let overhead = header_len(dest, tunnel.encapsulation);
+        let len = ethernet::HEADER_LEN + overhead;
+        let headers = &mut bytes[ethernet::HEADER_LEN..len];
+        let carried = Carried { family, tos: 0, ttl: 0, dont_fragment: false };
+        let outer = Outer {
+            tunnel,
+            pmtu_disc: false,
+            path_mtu,
+            now: Millis(0),
+            flow_hash: 0,
+            ids: &mut Identification::numbered(HashSecret([0; 3]), 0),
+        };
+        encapsulate(headers, carried, (source, dest.addr), overhead, outer);
+        if dest.family() == Family::V4 {
+            for field in [ipv4::field::TOTAL_LEN, ipv4::field::ID, ipv4::field::CHECKSUM] {
+                headers[field].fill(0);
+            }
+        }
+        Self {
+            sum: Sum::default().bytes(&headers[..ipv4::HEADER_LEN]),
+            bytes,
+            len,
+            family: dest.family(),
+            has_udp: matches!(tunnel.encapsulation, Encapsulation::Gue { .. }),
+            largest: hop.mtu.min(u16::MAX.into()),
+            path_mtu: path_mtu.clone(),
+        }
     }
 
     /// Puts the headers before a plain packet. Returns `false`, and changes nothing, unless it fits the path whole.
@@ -106,7 +127,8 @@ impl Template {
         frame: &mut Frame,
         plain: &Plain,
         flow_hash: u64,
-        (pmtu_disc, now): (bool, Millis),
+        pmtu_disc: bool,
+        now: Millis,
         ids: &mut Identification,
     ) -> bool {
         let overhead = self.len - ethernet::HEADER_LEN;
@@ -165,10 +187,10 @@ impl Template {
         now: Millis,
     ) -> Option<FlowHeaders> {
         let is_identified = self.family == Family::V4 && (family == Family::V6 || !pmtu_disc);
-        let (link, overhead) = (ethernet::HEADER_LEN, self.len - ethernet::HEADER_LEN);
+        let overhead = self.len - ethernet::HEADER_LEN;
         let room = self.largest.min(self.path_mtu.at(now)).checked_sub(overhead as u32)?;
         let mut bytes = [0; MOST - ethernet::HEADER_LEN];
-        bytes[..overhead].copy_from_slice(&self.bytes[link..self.len]);
+        bytes[..overhead].copy_from_slice(&self.bytes[ethernet::HEADER_LEN..self.len]);
         if self.has_udp {
             let network_len = if self.family == Family::V4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
             let source = &mut bytes[network_len..][udp::field::SOURCE];

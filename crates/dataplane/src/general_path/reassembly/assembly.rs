@@ -26,12 +26,14 @@ pub(super) fn write<'h>(
     }
     let whole = frame.bytes_mut();
     first.received.frame.read(0, &mut whole[..at]);
-    let (mut seen, mut largest, mut largest_unfragmentable) = (0, 0, 0);
     if is_v6 {
         Ipv6::edit(&mut whole[network..]).unlink_fragment_header(headers - network);
         let payload_len = (length - ipv6::HEADER_LEN) as u16;
         whole[network..][ipv6::field::PAYLOAD_LEN].copy_from_slice(&payload_len.to_be_bytes());
     }
+    let mut seen = 0;
+    let mut largest = 0;
+    let mut largest_unfragmentable = 0;
     for held in parts {
         held.read(&mut whole[headers + held.part.offset..][..held.part.len]);
         seen |= 1 << (held.part.tos & ipv4::CONGESTION_EXPERIENCED);

@@ -37,7 +37,7 @@ impl Dispatch<'_> {
         port: &mut impl Port,
     ) -> Option<Datagram> {
         self.drop_overdue(port);
-        let verdict = match self.reassembly.take(received, packet, self.at.now) {
+        let verdict = match self.reassembly.take(received, packet, self.cx.now) {
             Gathered::Waits => Verdict::Held,
             Gathered::HandedOver => Verdict::Consumed,
             Gathered::Refused(reason) => Verdict::Drop(reason),
@@ -93,7 +93,7 @@ impl Dispatch<'_> {
 
     /// Drops datagrams that have timed out, and the oldest one if there is no room for another fragment.
     pub(crate) fn drop_overdue(&mut self, port: &mut impl Port) {
-        while let Some(reason) = self.reassembly.release_overdue(self.at.now) {
+        while let Some(reason) = self.reassembly.release_overdue(self.cx.now) {
             self.send_icmp_error(reason, port);
             self.dispose(Verdict::Drop(reason), port);
             self.transmitter.set_fragments_held(self.reassembly.held());
@@ -108,7 +108,7 @@ impl Dispatch<'_> {
                 && packet.fragment == Fragment::First
                 && let Some(error) = IcmpError::of(&packet, &frame, link, Verdict::Drop(reason))
             {
-                self.transmitter.send_icmp_error(&error, self.at, port);
+                self.transmitter.send_icmp_error(&error, self.cx, port);
             }
             self.reassembly.put_back(frame);
         }

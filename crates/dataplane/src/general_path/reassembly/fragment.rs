@@ -95,21 +95,16 @@ const UNIT: usize = 8;
 
 /// Reads the fields of a fragment.
 pub(super) fn read(frame: &Frame, packet: &Packet) -> (Key, Part) {
-    let word = |at: usize| {
-        let mut word = [0; 2];
-        frame.read(at, &mut word);
-        u16::from_be_bytes(word)
-    };
     let (id, protocol, offset, more, at) = match packet.fragment_header {
         None => {
-            let flags = word(packet.network + ipv4::field::FLAGS_OFFSET.start);
-            let id = u32::from(word(packet.network + ipv4::field::ID.start));
+            let flags = word(frame, packet.network + ipv4::field::FLAGS_OFFSET.start);
+            let id = u32::from(word(frame, packet.network + ipv4::field::ID.start));
             let offset = usize::from(flags & ipv4::OFFSET_MASK) * UNIT;
             (id, packet.flow.protocol, offset, flags & ipv4::MORE_FRAGMENTS != 0, packet.transport)
         }
         Some(header) => {
-            let flags = word(header + 2);
-            let id = u32::from(word(header + 4)) << 16 | u32::from(word(header + 6));
+            let flags = word(frame, header + 2);
+            let id = u32::from(word(frame, header + 4)) << 16 | u32::from(word(frame, header + 6));
             let offset = usize::from(flags & ipv6::OFFSET_MASK);
             let at = header + ipv6::FRAGMENT_HEADER_LEN;
             (id, Protocol(0), offset, flags & ipv6::MORE_FRAGMENTS != 0, at)
@@ -118,4 +113,10 @@ pub(super) fn read(frame: &Frame, packet: &Packet) -> (Key, Part) {
     let key = Key { source: packet.flow.source.addr, dest: packet.flow.dest.addr, protocol, id };
     let Packet { network, end, dont_fragment, tos, .. } = *packet;
     (key, Part { offset, len: end - at, more, at, network, dont_fragment, tos })
+}
+
+fn word(frame: &Frame, at: usize) -> u16 {
+    let mut word = [0; 2];
+    frame.read(at, &mut word);
+    u16::from_be_bytes(word)
 }

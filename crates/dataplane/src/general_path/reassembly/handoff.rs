@@ -73,7 +73,8 @@ impl Handoff {
     ///
     /// The other worker may release the slot at any time; it claims it again when it receives the fragment.
     pub fn claim(&self, tag: u64, worker: usize) -> usize {
-        let (slot, own) = (self.slot(tag), worker as u64 + 1);
+        let slot = self.slot(tag);
+        let own = worker as u64 + 1;
         // Relaxed: the word is all that is shared here; the bytes of a frame are passed through its queue.
         match slot.compare_exchange(0, ONE | own, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => worker,

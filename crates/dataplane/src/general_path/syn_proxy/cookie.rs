@@ -35,10 +35,9 @@ impl Offered {
     /// What a cookie keeps of a SYN with these options.
     pub(crate) fn by(options: &tcp::Options) -> Self {
         let mss = options.mss.unwrap_or(536);
-        let scale = |scale| SCALES[last(&SCALES[1..], scale) + 1];
         Self {
             mss: SEGMENTS[last(&SEGMENTS, mss)],
-            window_scale: options.window_scale.map(scale),
+            window_scale: options.window_scale.map(|scale| SCALES[last(&SCALES[1..], scale) + 1]),
             sack: options.sack,
         }
     }
@@ -84,11 +83,10 @@ pub(crate) fn is_valid(secret: &HashSecret, flow: &FlowKey, sequence: u32, cooki
 /// The upper 24 bits of a cookie.
 fn code(secret: &HashSecret, flow: &FlowKey, sequence: u32, slot: u64, low: u32) -> u32 {
     let [key, more, other] = secret.0;
-    let bits = |addr: IpAddr| match addr {
+    let [source, dest] = [flow.source.addr, flow.dest.addr].map(|addr| match addr {
         IpAddr::V4(addr) => u32::from(addr).into(),
         IpAddr::V6(addr) => u128::from(addr),
-    };
-    let (source, dest) = (bits(flow.source.addr), bits(flow.dest.addr));
+    });
     let ports = u64::from(flow.source.port) << 16 | u64::from(flow.dest.port);
     let message = [
         source as u64,

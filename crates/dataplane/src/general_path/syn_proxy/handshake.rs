@@ -42,8 +42,8 @@ impl Written {
 
 /// Whether a packet without a connection may be for a service behind the proxy.
 #[inline]
-pub(crate) fn may_take(packet: &Packet, at: Context<'_>) -> bool {
-    at.snapshot.services.any_proxied() && packet.flow.protocol == Protocol::TCP
+pub(crate) fn may_take(packet: &Packet, cx: Context<'_>) -> bool {
+    cx.snapshot.services.any_proxied() && packet.flow.protocol == Protocol::TCP
 }
 
 /// Takes a packet for which [`may_take`] is true, or a destination's packet of connection `id`, which is awaited.
@@ -52,14 +52,14 @@ pub(crate) fn take(
     flows: &mut Flows,
     p: &mut FramedPacket<'_>,
     id: Option<ConnId>,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Option<Step> {
     if let Some(id) = id {
-        return reply(flows, p, id, at);
+        return reply(flows, p, id, cx);
     }
-    Some(match take_segment(flows, p, at)? {
+    Some(match take_segment(flows, p, cx)? {
         Taken::Decided(verdict) => Step::Decided(verdict),
-        Taken::Proven(marked, proof) => begin(flows, p, marked, proof, at),
+        Taken::Proven(marked, proof) => begin(flows, p, marked, proof, cx),
     })
 }
 
@@ -69,10 +69,10 @@ fn begin<'s>(
     p: &mut FramedPacket<'_>,
     marked: Marked<'s>,
     proof: Proof,
-    at: Context<'s>,
+    cx: Context<'s>,
 ) -> Step {
     let limit = marked.service.client_limit.map(ClientLimit::of_proven);
-    let id = match connect(flows, p.frame, p.packet, marked, limit, at) {
+    let id = match connect(flows, p.frame, p.packet, marked, limit, cx) {
         Ok(Begun::Connection(id)) => id,
         // A one-packet connection is UDP.
         Ok(Begun::OnePacket(..)) => return Step::Decided(Verdict::Consumed),
@@ -103,13 +103,13 @@ pub(crate) fn is_awaited(flows: &Flows, id: ConnId) -> bool {
 }
 
 /// Reads a destination's packet of a connection that waits for it. `None`: the packet goes on to the client.
-fn reply(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, at: Context<'_>) -> Option<Step> {
+fn reply(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Option<Step> {
     let packet = match answered(flows, p, id) {
         Answered::Refused => return None,
         Answered::Otherwise => return Some(Step::Decided(Verdict::Consumed)),
         Answered::Accepted(packet) => packet,
     };
-    let destination = at.snapshot.destinations.of(&flows.table.connection(id));
-    state::advance_on_reply(flows, id, p.packet, destination, at);
+    let destination = cx.snapshot.destinations.of(&flows.table.connection(id));
+    state::advance_on_reply(flows, id, p.packet, destination, cx);
     Some(Step::Written(id, Written { packet, hash: p.hash }))
 }

@@ -29,7 +29,7 @@ pub(crate) mod handshake;
 use std::time::Duration;
 
 use xvs_proto::network::RouteKey;
-use xvs_proto::{Family, Packet, Protocol, checksum, tcp};
+use xvs_proto::{Family, FlowKey, Packet, Protocol, checksum, tcp};
 use xvs_sched::{ClientAddress, SynProxy};
 use xvs_xdp::Frame;
 
@@ -67,30 +67,29 @@ struct Proof {
 /// Answers a SYN without a connection, or checks the cookie of another segment. `None`: the packet goes on as any
 /// other.
 #[inline(never)]
-fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>) -> Option<Taken<'s>> {
-    let (packet, flags) = (p.packet, p.packet.tcp_flags);
+fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>) -> Option<Taken<'s>> {
+    let packet = p.packet;
+    let flags = packet.tcp_flags;
     if flags.has(tcp::Flags::RST) {
         return None;
     }
-    let marked = behind_proxy(packet, p.link, at.snapshot)?;
+    let marked = behind_proxy(packet, p.link, cx.snapshot)?;
     let service = marked.service;
     let is_active = match service.syn_proxy {
         SynProxy::On => true,
-        SynProxy::Auto => at.snapshot.settings.memory_short,
+        SynProxy::Auto => cx.snapshot.settings.memory_short,
         SynProxy::Off => false,
     };
     let segment = &p.frame.bytes()[packet.transport..packet.end];
-    let (source, dest) = (packet.flow.source, packet.flow.dest);
-    let is_whole = || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment) == 0;
     let secret = flows.table.table().secret();
     if flags.0 & (tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::FIN.0) == tcp::Flags::SYN.0 {
-        let is_answered = service.has_available() && (is_active || limit::is_proxied(packet, marked, at));
+        let is_answered = service.has_available() && (is_active || limit::is_proxied(packet, marked, cx));
         return match is_answered {
-            true if is_whole() => {
+            true if is_whole(packet, segment) => {
                 let offered = Offered::by(&tcp::Options::of(segment));
                 let sequence = p.tcp_number(tcp::field::SEQUENCE.start);
-                let cookie = cookie::make(secret, &packet.flow, sequence, offered, at.now);
-                let verdict = answer(p, service, sequence, cookie, at);
+                let cookie = cookie::make(secret, &packet.flow, sequence, offered, cx.now);
+                let verdict = answer(p, service, sequence, cookie, cx);
                 flows.counters.syn_cookies_sent.add(1);
                 Some(Taken::Decided(verdict))
             }
@@ -99,7 +98,7 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>
             false => None,
         };
     }
-    let proof = proof(secret, segment, packet, at.now).filter(|_| is_whole());
+    let proof = proof(secret, segment, packet, cx.now).filter(|_| is_whole(packet, segment));
     match proof {
         Some(proof) => {
             flows.counters.syn_cookies_accepted.add(1);
@@ -110,17 +109,23 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, at: Context<'s>
     }
 }
 
+/// Whether a segment has a right checksum.
+fn is_whole(packet: &Packet, segment: &[u8]) -> bool {
+    let FlowKey { source, dest, .. } = packet.flow;
+    checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment) == 0
+}
+
 /// Turns a client's SYN into the director's answer.
 fn answer(
     p: &mut FramedPacket<'_>,
     service: &Service,
     sequence: u32,
     cookie: u32,
-    at: Context<'_>,
+    cx: Context<'_>,
 ) -> Verdict {
-    let (client, service_end) = (p.packet.flow.source, p.packet.flow.dest);
+    let FlowKey { source: client, dest: service_end, .. } = p.packet.flow;
     let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0 };
-    let path = Path::find(&at.snapshot.egress, key, p.hash);
+    let path = Path::find(&cx.snapshot.egress, key, p.hash);
     let mtu = path.hop().map_or(ETHERNET_MTU, |hop| hop.mtu.min(ETHERNET_MTU.into()) as u16);
     // A PROXY header precedes the client's first data, and this segment may be as long as the client's largest.
     let header = match service.client_address {
@@ -131,7 +136,7 @@ fn answer(
     // The longest header that the connection may have at its destination, which is not chosen yet.
     let family = if service.concerns(Family::V6) { Family::V6 } else { client.family() };
     let segment = &p.frame.bytes()[p.packet.transport..p.packet.end];
-    let timestamps = tcp::Options::of(segment).timestamps.map(|[theirs, _]| [at.now.0 as u32, theirs]);
+    let timestamps = tcp::Options::of(segment).timestamps.map(|[theirs, _]| [cx.now.0 as u32, theirs]);
     let header = tcp::Header {
         sequence: cookie,
         acknowledgement: sequence.wrapping_add(1),
@@ -159,8 +164,9 @@ fn proof(secret: &xvs_proto::HashSecret, segment: &[u8], packet: &Packet, now: M
     }
     let cookie = tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start).wrapping_sub(1);
     let number = tcp::number(segment, tcp::field::SEQUENCE.start);
-    let is_it = |sequence: &u32| cookie::is_valid(secret, &packet.flow, *sequence, cookie, now);
-    let sequence = [number.wrapping_sub(1), number].into_iter().find(is_it)?;
+    let sequence = [number.wrapping_sub(1), number]
+        .into_iter()
+        .find(|sequence| cookie::is_valid(secret, &packet.flow, *sequence, cookie, now))?;
     let timestamps = tcp::Options::of(segment).timestamps.map(|[theirs, ours]| [ours, theirs]);
     let window = tcp::word(segment, tcp::field::WINDOW.start);
     Some(Proof { sequence, awaited: Awaited { cookie, timestamps, window, tries: 1 } })
@@ -179,7 +185,7 @@ fn begin(connection: &Connection<'_>, proof: &Proof) -> bool {
 
 /// Resets a client that has acknowledged a cookie, and gets no connection.
 fn refuse(flows: &mut Flows, packet: &Packet, proof: &Proof) {
-    let (client, service_end) = (packet.flow.source, packet.flow.dest);
+    let FlowKey { source: client, dest: service_end, .. } = packet.flow;
     let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0 };
     let header = tcp::ResetNumbers::Expected(proof.awaited.cookie.wrapping_add(1)).into();
     tell(&mut flows.answers, Answer { ends: (service_end, client), header, key });
@@ -271,14 +277,14 @@ pub(crate) enum Answered {
 
 /// Reads a destination's packet of a connection that waits for its answer.
 pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId) -> Answered {
-    let (packet, connection) = (p.packet, flows.table.connection(id));
+    let packet = p.packet;
+    let connection = flows.table.connection(id);
     let Some(awaited) = connection.awaited() else { return Answered::Otherwise };
     let segment = &p.frame.bytes()[packet.transport..packet.end];
     let first = connection.first_sequence();
-    let (source, dest) = (packet.flow.source, packet.flow.dest);
     let is_answer = packet.tcp_flags.has(tcp::Flags::ACK)
         && tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start) == first
-        && checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment) == 0;
+        && is_whole(packet, segment);
     let theirs = tcp::number(segment, tcp::field::SEQUENCE.start);
     if is_answer && packet.tcp_flags.has(tcp::Flags::RST) {
         let sequence = awaited.cookie.wrapping_add(1).wrapping_sub(theirs);
@@ -288,14 +294,14 @@ pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId) 
     if !is_answer || !packet.tcp_flags.has(tcp::Flags::SYN) {
         return Answered::Otherwise;
     }
-    let (offered, options) = (Offered::in_cookie(awaited.cookie), tcp::Options::of(segment));
+    let offered = Offered::in_cookie(awaited.cookie);
+    let options = tcp::Options::of(segment);
     let window = tcp::word(segment, tcp::field::WINDOW.start);
-    let scale = |known: Option<u8>| known.unwrap_or(0) as i8;
     let timestamps = awaited.timestamps.zip(options.timestamps);
     let numbers = Numbers {
         sequence: awaited.cookie.wrapping_sub(theirs),
         timestamp: timestamps.map_or(0, |([ours, _], [theirs, _])| ours.wrapping_sub(theirs)),
-        to_client: offered.window_scale.map_or(0, |_| scale(options.window_scale) - SCALE as i8),
+        to_client: offered.window_scale.map_or(0, |_| options.window_scale.unwrap_or(0) as i8 - SCALE as i8),
         to_server: match options.window_scale {
             Some(_) => 0,
             None => offered.window_scale.unwrap_or(0),
