@@ -16,7 +16,7 @@ use rustix::io::ioctl_fionread;
 use thiserror::Error;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
-use xvs_helper::account;
+use xvs_helper::{AccountError, account};
 use xvs_model::health_checks::check::Script;
 use xvs_model::health_checks::virtual_server::{Fifo as FifoSettings, Globals};
 
@@ -43,8 +43,8 @@ pub(super) enum FifoError {
     #[error("{0} exists and is no FIFO")]
     OtherFile(String),
     /// Its user or group does not exist.
-    #[error("{0}")]
-    NoAccount(String),
+    #[error(transparent)]
+    NoAccount(AccountError),
 }
 
 impl Fifo {

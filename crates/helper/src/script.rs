@@ -60,12 +60,6 @@ pub enum AccountError {
     },
 }
 
-impl From<AccountError> for String {
-    fn from(error: AccountError) -> Self {
-        error.to_string()
-    }
-}
-
 /// The command to execute for a script.
 pub(crate) fn command(script: &Script) -> Result<Command, ScriptError> {
     let account = account_of(script)?;
