@@ -12,9 +12,8 @@ use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::udp;
 use xvs_ipvsadm::{ServiceArgument, SystemResolver};
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 use xvs_model::report::connection::{ConnectionRow, EndpointRange, Filter, Kind};
 use xvs_sched::ServiceKey;
 
@@ -74,10 +73,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         states: arguments.state.clone(),
     };
     if arguments.count {
-        let count = match director.call(Request::CountConnections(filter))? {
-            Reply::Count(count) => count,
-            other => return Err(Failure::unexpected(&other).into()),
-        };
+        let count = question::count_connections(filter).ask(director)?;
         match arguments.json {
             true => writeln!(out, "{}", serde_json::to_string(&Count { count })?)?,
             false => writeln!(out, "{count}")?,

@@ -3,9 +3,8 @@
 use std::io::Write;
 
 use clap::Args;
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::print_json;
@@ -19,10 +18,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let mut counters = match director.call(Request::Counters)? {
-        Reply::Counters(counters) => counters,
-        other => return Err(Failure::unexpected(&other).into()),
-    };
+    let mut counters = question::counters().ask(director)?;
     counters.retain(|_, value| *value != 0);
     if arguments.json {
         print_json(&counters, out)?;

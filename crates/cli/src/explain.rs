@@ -8,9 +8,8 @@ use std::io::Write;
 
 use clap::Args;
 use clap::builder::{PossibleValuesParser, TypedValueParser};
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 use xvs_model::report::explain::{
     CandidateReport, CandidateState, Choice, Direction, Entry, NextHop, Origin, Proto, Question, Report,
     Rewrite, SentFrame, Summary, Tunnel, Verdict,
@@ -86,10 +85,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         length: arguments.length,
         ttl: arguments.ttl,
     };
-    let report = match director.call(Request::Explain(question))? {
-        Reply::Explained(report) => report,
-        other => return Err(Failure::unexpected(&other).into()),
-    };
+    let report = question::explain(question).ask(director)?;
     print(&report, arguments.json, |report| screen(report), out)?;
     Ok(DONE)
 }
@@ -327,7 +323,9 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
+    use xvs_model::protocol::reply::Reply;
     use xvs_model::protocol::request::ControlRequest;
+    use xvs_model::protocol::request::Request;
     use xvs_model::report::health::{CheckState, HealthReport, sample};
     use xvs_proto::MacAddr;
     use xvs_proto::network::Network;

@@ -6,8 +6,7 @@ use clap::Args;
 use serde_json::Value;
 use xvs_model::config::command::CommandError;
 use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question;
 use xvs_model::report::setting::Setting;
 
 use crate::output::exit::{DONE, Done};
@@ -24,10 +23,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let mut settings = match director.call(ControlRequest::Settings.into())? {
-        Reply::Settings(settings) => settings,
-        other => return Err(Failure::unexpected(&other).into()),
-    };
+    let mut settings = question::settings().ask(director)?;
     if let Some(key) = &arguments.key {
         let known: Vec<_> = settings.iter().map(|setting| setting.key.clone()).collect();
         settings.retain(|setting| setting.key == *key);

@@ -9,8 +9,8 @@ use std::thread;
 use std::time::Duration;
 
 use clap::Args;
-use xvs_model::protocol::client::{Client, Director, default_socket};
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::{Client, default_socket};
+use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
 
@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &Arguments) -> Done {
     let (send, received) = mpsc::channel();
     let ask = move || {
         let answer = Client::connect(&default_socket())
-            .and_then(|mut client| client.call(Request::Healthy { within_millis }));
+            .and_then(|mut client| question::healthy(within_millis).ask(&mut client));
         // The receiver is gone if the answer is late.
         let _ = send.send(answer);
     };

@@ -3,9 +3,8 @@
 use std::io::Write;
 
 use clap::Args;
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
 
@@ -14,14 +13,10 @@ use crate::output::exit::{DONE, Done};
 pub(super) struct Arguments {}
 
 pub(super) fn run(director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    match director.call(Request::Reload)? {
-        Reply::Reloaded(changes) => {
-            writeln!(out, "{changes}")?;
-            if changes.contains("by a successor") {
-                director.await_successor()?;
-            }
-        }
-        other => return Err(Failure::unexpected(&other).into()),
+    let changes = question::reload().ask(director)?;
+    writeln!(out, "{changes}")?;
+    if changes.contains("by a successor") {
+        director.await_successor()?;
     }
     Ok(DONE)
 }

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use xvs_model::protocol::client::Director;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
 
@@ -17,7 +17,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director) -> Done {
-    let Arguments { key, value } = arguments;
-    director.call(ControlRequest::Set { key: key.clone(), value: value.clone() }.into())?;
+    question::set(&arguments.key, &arguments.value).ask(director)?;
     Ok(DONE)
 }

@@ -8,9 +8,8 @@ use std::time::Duration;
 use clap::Args;
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::duration;
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 use xvs_model::report::status::{
     BondMember, InterfaceOffload, InterfaceStatus, Level, OffloadStatus, RecentDrops, RulesFound,
     RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable, TableStatus, WorkerStatus,
@@ -35,10 +34,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let report = match director.call(Request::Status)? {
-        Reply::Status(report) => report,
-        other => return Err(Failure::unexpected(&other).into()),
-    };
+    let report = question::status().ask(director)?;
     print(&report, arguments.json, |report| screen(report), out)?;
     Ok(if arguments.exit_code && report.state == Level::Warning { FAILED } else { DONE })
 }

@@ -10,9 +10,8 @@ use clap::Args;
 use xvs_host::instance::name_of;
 use xvs_host::lock_file::{Held, LockAttempt, lock_within};
 use xvs_host::process::{END, Process};
-use xvs_model::protocol::client::{Director, Failure, default_socket};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::{Failure, default_socket};
+use xvs_model::protocol::question;
 use xvs_xdp::pins::{Pins, folder};
 
 use crate::connected;
@@ -60,10 +59,9 @@ fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
     let mut client = connected()?;
     // Opened before its end, when no other process can have its number.
     let process = client.process().and_then(|number| Process::open(number).ok());
-    match client.call(Request::Stop { release }) {
+    match question::stop(release).ask(&mut client) {
         // It may end before it has sent the reply; then the wait below succeeds.
-        Ok(Reply::Done) | Err(Failure::Transport(_)) => {}
-        Ok(other) => return Err(Failure::unexpected(&other).into()),
+        Ok(()) | Err(Failure::Transport(_)) => {}
         Err(error) => return Err(error.into()),
     }
     let until = Instant::now() + LONGEST_WAIT;

@@ -11,9 +11,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use xvs_model::config::destination::{Tunnel, TunnelChecksum};
 use xvs_model::config::service::Netmask;
 use xvs_model::config::sync_daemon::SyncDaemon;
-use xvs_model::protocol::client::Failure;
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::config::timeouts::Timeouts;
+use xvs_model::protocol::question::{self, ControlQuestion};
 use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use xvs_proto::{Endpoint, Family, Protocol};
@@ -30,42 +29,44 @@ impl Session<'_> {
     pub(super) fn list(&mut self, list: &List) -> Result<(), LineError> {
         match list.subject {
             Subject::All => {
-                let rows = self.services(ControlRequest::ListServices.into(), list.order)?;
+                let rows = self.services(question::services(), list.order)?;
                 if self.format == Format::Text {
                     writeln!(self.out, "IP Virtual Server version 1.2.1 (size={TABLE_SIZE})")?;
                 }
                 self.table(list, &rows)
             }
             Subject::Service(key) => {
-                let rows = self.services(ControlRequest::ListService(key).into(), list.order)?;
+                let rows = self.services(question::service(key), list.order)?;
                 self.table(list, &rows)
             }
             Subject::Connections(engines) => self.connections(list.names, engines),
-            Subject::Timeouts => match self.ask(ControlRequest::Timeouts.into())? {
-                Reply::Timeouts(t) if self.format == Format::Json => self.json(&t),
-                Reply::Timeouts(t) => {
-                    let line = (t.tcp_seconds, t.tcp_fin_seconds, t.udp_seconds);
-                    Ok(writeln!(self.out, "Timeout (tcp tcpfin udp): {} {} {}", line.0, line.1, line.2)?)
+            Subject::Timeouts => {
+                let timeouts = self.ask(question::timeouts())?;
+                if self.format == Format::Json {
+                    return self.json(&timeouts);
                 }
-                other => Err(LineError::listing(&Failure::unexpected(&other))),
-            },
-            Subject::Daemons => match self.ask(ControlRequest::Daemons.into())? {
-                Reply::Daemons(daemons) if self.format == Format::Json => self.json(&daemons),
-                Reply::Daemons(daemons) => {
-                    let text: String = daemons.iter().map(daemon_line).collect();
-                    Ok(self.out.write_all(text.as_bytes())?)
+                let Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds } = timeouts;
+                let line = format!("Timeout (tcp tcpfin udp): {tcp_seconds} {tcp_fin_seconds} {udp_seconds}");
+                Ok(writeln!(self.out, "{line}")?)
+            }
+            Subject::Daemons => {
+                let daemons = self.ask(question::daemons())?;
+                if self.format == Format::Json {
+                    return self.json(&daemons);
                 }
-                other => Err(LineError::listing(&Failure::unexpected(&other))),
-            },
+                let text: String = daemons.iter().map(daemon_line).collect();
+                Ok(self.out.write_all(text.as_bytes())?)
+            }
         }
     }
 
     /// Requests services and sorts them.
-    pub(super) fn services(&mut self, request: Request, order: Order) -> Result<Vec<ServiceRow>, LineError> {
-        let mut rows = match self.ask(request)? {
-            Reply::Services(rows) => rows,
-            other => return Err(LineError::listing(&Failure::unexpected(&other))),
-        };
+    pub(super) fn services(
+        &mut self,
+        question: ControlQuestion<Vec<ServiceRow>>,
+        order: Order,
+    ) -> Result<Vec<ServiceRow>, LineError> {
+        let mut rows = self.ask(question)?;
         if order == Order::Sorted {
             for row in &mut rows {
                 let destinations = std::mem::take(&mut row.destinations);
@@ -77,8 +78,8 @@ impl Session<'_> {
         Ok(rows)
     }
 
-    fn ask(&mut self, request: Request) -> Result<Reply, LineError> {
-        self.director.call(request).map_err(|failure| LineError::listing(&failure))
+    fn ask<T>(&mut self, question: ControlQuestion<T>) -> Result<T, LineError> {
+        question.ask(self.director).map_err(|failure| LineError::listing(&failure))
     }
 
     fn json(&mut self, value: &impl serde::Serialize) -> Result<(), LineError> {

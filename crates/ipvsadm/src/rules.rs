@@ -17,8 +17,8 @@ use xvs_model::config::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::protocol::client::Failure;
+use xvs_model::protocol::question;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -39,11 +39,8 @@ impl Session<'_> {
     /// have is in lines that begin with `#xvs `, which `ipvsadm-restore` skips. All of it is from one request, so a
     /// change that is made meanwhile is in it whole or not at all.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
-        let rules = match self.director.call(ControlRequest::Rules.into()) {
-            Ok(Reply::Rules { rules, owned_limits, .. }) => [rules, owned_limits].concat(),
-            Ok(other) => return Err(LineError::listing(&Failure::unexpected(&other))),
-            Err(failure) => return Err(LineError::listing(&failure)),
-        };
+        let running = question::rules().ask(self.director).map_err(|failure| LineError::listing(&failure))?;
+        let rules = [running.rules, running.owned_limits].concat();
         for line in saved_lines(&rules, &Naming { names, resolver: self.resolver }) {
             writeln!(self.out, "{line}")?;
         }
@@ -150,9 +147,11 @@ impl Session<'_> {
             return Ok(Vec::new());
         }
         let requested = commands.len();
-        match self.director.call(ControlRequest::Restore(commands).into())? {
-            Reply::Restored(results) if results.len() == requested => Ok(results),
-            other => Err(Failure::unexpected(&other)),
+        let results = question::restore(commands).ask(self.director)?;
+        if results.len() == requested {
+            Ok(results)
+        } else {
+            Err(Failure::unexpected(&Reply::Restored(results)))
         }
     }
 }

@@ -3,9 +3,8 @@
 use std::io::{BufRead, Write};
 
 use xvs_model::config::command::Command;
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 
 use crate::error::LineError;
 use crate::grammar::Parsed;
@@ -45,10 +44,7 @@ impl Session<'_> {
     }
 
     pub(crate) fn change(&mut self, command: &Command) -> Result<(), LineError> {
-        match self.director.call(ControlRequest::Change(command.clone()).into()) {
-            Ok(Reply::Done) => Ok(()),
-            Ok(other) => Err(LineError::change(&Failure::unexpected(&other))),
-            Err(failure) => Err(LineError::change(&failure)),
-        }
+        let changed = question::change(command.clone()).ask(self.director);
+        changed.map_err(|failure| LineError::change(&failure))
     }
 }

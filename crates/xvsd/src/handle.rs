@@ -5,76 +5,27 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Sender, bounded};
 use xvs_ctl::control::list_sources::ListFiles;
 use xvs_ctl::control::reload::Reloaded;
-use xvs_ctl::journal::Journal;
 use xvs_ctl::journal::format::Entry;
-use xvs_ctl::journal::replay::TimeoutsBySource;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
 use xvs_model::config::command::CommandError;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::state_of;
 use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled};
-use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_model::protocol::question::{self, ControlQuestion};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, TakeOverStep};
 use xvs_model::report::event::Requester;
 use xvs_sched::ServiceKey;
 
+use crate::control_thread::ControlThread;
+use crate::control_thread::input::{Begun, Input, Step};
 use crate::daemon::take_over::TakeOver;
 use crate::error::DaemonError;
 use crate::shared::Shared;
-
-/// What xvsd begins with, beside rules.
-#[derive(Default)]
-pub(crate) struct Begun {
-    /// The timeouts of an earlier xvsd.
-    pub(crate) timeouts: TimeoutsBySource,
-    /// The settings of `xvs set` that were carried out.
-    pub(crate) settings: Vec<(String, String)>,
-    /// Daemons of synchronization that could not be started.
-    pub(crate) refused: Vec<(SyncDaemon, CommandError)>,
-    /// The journal that is kept from now on.
-    pub(crate) journal: Option<Journal>,
-}
-
-/// Inputs of the control thread.
-pub(crate) enum Input {
-    /// A request, and the client that sent it; `None`: xvsd itself.
-    Request(ControlRequest, Option<Requester>, Sender<Result<Reply, CommandError>>),
-    /// What xvsd begins with beside rules.
-    Journal(Begun, Sender<Result<(), CommandError>>),
-    /// A new network view is in [`Latest`](xvs_host::network::Latest).
-    Network,
-    /// New mark rules are in [`Latest`](xvs_host::network::Latest).
-    Marks,
-    /// The wanted state of owned services.
-    Reconcile(
-        Vec<(ServiceKey, Option<OwnedService>)>,
-        ReconcileScope,
-        Sender<Result<Reconciled, CommandError>>,
-    ),
-    /// The captures that are to be on.
-    Captures(Captures, Sender<Result<(), CommandError>>),
-    /// Probes of real servers through their virtual address; `None`: no check is of this kind.
-    VipProbes(Option<Arc<VipProbes>>, Sender<Result<(), CommandError>>),
-    /// The settings of an xvs.toml that was read again. The reply has the settings of `xvs set` that it undoes.
-    Reload(Box<Reloaded>, Sender<Result<Vec<String>, CommandError>>),
-    /// The files of access lists in xvs.toml; all files of lists are read again. The reply has a line for each.
-    ListFiles(ListFiles, Sender<Result<Vec<String>, CommandError>>),
-    /// Lines for the journal.
-    Note(Vec<Entry>, Sender<Result<(), CommandError>>),
-    /// The services of the start are in force: the XDP programs replace those of an earlier process.
-    Serve(Option<TakeOver>, Sender<Result<Option<TakeOver>, DaemonError>>),
-    /// A process that takes over, and its steps.
-    HandOver(u32, Receiver<Step>, Sender<Result<(), CommandError>>),
-    Stop,
-}
-
-/// A step of a process that takes over, and where its result goes.
-pub(crate) type Step = (TakeOverStep, Sender<Result<(), CommandError>>);
 
 /// How long `xvs status` waits for the control thread.
 const RULES_TIMEOUT: Duration = Duration::from_secs(2);
@@ -108,10 +59,19 @@ impl Handle {
         request: ControlRequest,
         requester: Option<Requester>,
     ) -> Result<Reply, CommandError> {
-        let (access, sent) = (request.access(), Instant::now());
-        let answer = self.send(|reply| Input::Request(request, requester, reply));
+        let access = request.access();
+        let sent = Instant::now();
+        let answer = self.run(move |thread| thread.answer(&request, requester.as_ref()));
         self.shared.request_durations.count(access, sent.elapsed());
-        answer
+        answer?
+    }
+
+    /// Asks the control thread.
+    ///
+    /// # Errors
+    /// As [`Self::request`].
+    pub fn ask<T>(&self, question: ControlQuestion<T>) -> Result<T, CommandError> {
+        question.put(|request| self.request(request))
     }
 
     /// Carries out a step of a successor. `successor` holds the latest one that has begun, and the channel for its
@@ -128,16 +88,14 @@ impl Handle {
         if step == TakeOverStep::Begin {
             let (steps, receiver) = bounded(1);
             *successor = Some((process, steps));
-            return self.send(|reply| Input::HandOver(process, receiver, reply));
+            let (ready, is_ready) = bounded(1);
+            self.send(move |thread| thread.hand_over(process, &receiver, &ready))?;
+            return is_ready.recv().map_err(|_| ending())?;
         }
-        let failed = || CommandError::Failed {
-            why: "xvs: the take-over was given up; see the log of xvsd".to_owned(),
-        };
-        let is_it = |(begun, _): &&(u32, _)| *begun == process;
-        let (_, steps) = successor.as_ref().filter(is_it).ok_or_else(failed)?;
+        let (_, steps) = successor.as_ref().filter(|(begun, _)| *begun == process).ok_or_else(given_up)?;
         let (reply, done) = bounded(1);
-        steps.send((step, reply)).map_err(|_| failed())?;
-        done.recv().map_err(|_| failed())?
+        steps.send((step, reply)).map_err(|_| given_up())?;
+        done.recv().map_err(|_| given_up())?
     }
 
     /// Takes over the timeouts and settings of an earlier daemon, and begins the journal.
@@ -145,7 +103,7 @@ impl Handle {
     /// # Errors
     /// As [`Self::request`].
     pub(crate) fn begin_journal(&self, begun: Begun) -> Result<(), CommandError> {
-        self.send(|reply| Input::Journal(begun, reply))
+        self.run(move |thread| thread.begin_journal(begun))?
     }
 
     /// Puts the settings of a re-read xvs.toml in force. Returns the settings of `xvs set` that the file undoes.
@@ -153,7 +111,7 @@ impl Handle {
     /// # Errors
     /// The daemon is ending.
     pub(crate) fn reload_settings(&self, new: Reloaded) -> Result<Vec<String>, CommandError> {
-        self.send(|reply| Input::Reload(Box::new(new), reply))
+        self.run(move |thread| thread.reload(new))
     }
 
     /// Replaces the files of access lists in xvs.toml, and reads all files of lists again. Returns a line for each.
@@ -161,7 +119,7 @@ impl Handle {
     /// # Errors
     /// The first file with a fault; nothing has changed. Or the daemon is ending.
     pub(crate) fn set_list_files(&self, files: ListFiles) -> Result<Vec<String>, CommandError> {
-        self.send(|reply| Input::ListFiles(files, reply))
+        self.run(move |thread| thread.control.set_list_files(files))?
     }
 
     /// Writes these lines to the journal.
@@ -169,7 +127,7 @@ impl Handle {
     /// # Errors
     /// The daemon is ending.
     pub(crate) fn note(&self, entries: Vec<Entry>) -> Result<(), CommandError> {
-        self.send(|reply| Input::Note(entries, reply))
+        self.run(move |thread| thread.control.write_entries(entries))
     }
 
     /// Replaces the captures that are on, and waits until they are published.
@@ -177,15 +135,15 @@ impl Handle {
     /// # Errors
     /// As [`Self::request`].
     pub(crate) fn capture(&self, captures: Captures) -> Result<(), CommandError> {
-        self.send(|reply| Input::Captures(captures, reply))
+        self.run(move |thread| thread.control.set_captures(captures))?.map_err(CommandError::from)
     }
 
     /// Replaces the probes of real servers through their virtual address, and waits until they are published.
     ///
     /// # Errors
-    /// As [`Self::request`].
+    /// The daemon is ending.
     pub(crate) fn set_vip_probes(&self, probes: Option<Arc<VipProbes>>) -> Result<(), CommandError> {
-        self.send(|reply| Input::VipProbes(probes, reply))
+        self.run(move |thread| thread.control.set_vip_probes(probes))
     }
 
     /// Sets the wanted state of services as [`Control::reconcile`](xvs_ctl::control::Control::reconcile) does, and
@@ -198,17 +156,30 @@ impl Handle {
         wanted: Vec<(ServiceKey, Option<OwnedService>)>,
         scope: ReconcileScope,
     ) -> Result<Reconciled, CommandError> {
-        self.send(|reply| Input::Reconcile(wanted, scope, reply))
+        self.run(move |thread| thread.control.reconcile(wanted, scope, thread.shared.now()))
     }
 
-    fn send<T>(
+    /// Begins to forward ([`ControlThread::serve`]). `None`: the control thread has ended by a bug.
+    pub(crate) fn serve(&self, take_over: Option<TakeOver>) -> Option<Result<Option<TakeOver>, DaemonError>> {
+        self.run(move |thread| thread.serve(take_over)).ok()
+    }
+
+    /// Runs this on the control thread, and waits for what it returns.
+    ///
+    /// # Errors
+    /// The daemon is ending.
+    fn run<T: Send + 'static>(
         &self,
-        input: impl FnOnce(Sender<Result<T, CommandError>>) -> Input,
+        work: impl FnOnce(&mut ControlThread) -> T + Send + 'static,
     ) -> Result<T, CommandError> {
-        let ending = || CommandError::Failed { why: "xvs: the daemon is ending".to_owned() };
         let (reply, answer) = bounded(1);
-        self.inputs.send(input(reply)).map_err(|_| ending())?;
-        answer.recv().map_err(|_| ending())?
+        // The caller waits.
+        self.send(move |thread| _ = reply.send(work(thread)))?;
+        answer.recv().map_err(|_| ending())
+    }
+
+    fn send(&self, work: impl FnOnce(&mut ControlThread) + Send + 'static) -> Result<(), CommandError> {
+        self.inputs.send(Input::Do(Box::new(work))).map_err(|_| ending())
     }
 
     /// Sends a request to the control thread, and waits for the reply until this time; `None`: it did not come.
@@ -218,7 +189,9 @@ impl Handle {
         until: Instant,
     ) -> Option<Result<Reply, CommandError>> {
         let (reply, answer) = bounded(1);
-        self.inputs.send_deadline(Input::Request(request, None, reply), until).ok()?;
+        // A caller that waits no longer needs no reply.
+        let work = move |thread: &mut ControlThread| _ = reply.send(thread.answer(&request, None));
+        self.inputs.send_deadline(Input::Do(Box::new(work)), until).ok()?;
         answer.recv_deadline(until).ok()
     }
 
@@ -227,10 +200,11 @@ impl Handle {
     /// # Errors
     /// The control thread does not reply in time, or the daemon is ending.
     pub fn rules(&self) -> Result<(State, Vec<ServiceKey>), CommandError> {
-        match self.request_until(ControlRequest::Rules, Instant::now() + RULES_TIMEOUT) {
-            Some(Ok(Reply::Rules { rules, owned, .. })) => Ok((state_of(rules)?, owned)),
-            _ => Err(CommandError::Failed { why: "the control thread is busy".to_owned() }),
-        }
+        let busy = CommandError::Failed { why: "the control thread is busy".to_owned() };
+        let until = Instant::now() + RULES_TIMEOUT;
+        let running =
+            question::rules().put(|request| self.request_until(request, until).unwrap_or(Err(busy)))?;
+        Ok((state_of(running.rules)?, running.owned))
     }
 
     /// Reads xvs.toml and the keepalived.conf again, and returns the changes, a line each, once they are in force.
@@ -238,12 +212,21 @@ impl Handle {
     /// # Errors
     /// Why nothing has changed: xvsd has no such file, or the errors in it.
     pub fn reload(&self) -> Result<String, CommandError> {
-        let starting = || CommandError::Failed { why: "xvs: the daemon is starting; try again".to_owned() };
-        self.shared.reload.get().ok_or_else(starting)?()
+        let starting = "xvs: the daemon is starting; try again";
+        let reload = self.shared.reload.get();
+        reload.ok_or_else(|| CommandError::Failed { why: starting.to_owned() })?()
     }
 
     /// State that is read without the control thread.
     pub fn shared(&self) -> &Shared {
         &self.shared
     }
+}
+
+fn ending() -> CommandError {
+    CommandError::Failed { why: "xvs: the daemon is ending".to_owned() }
+}
+
+fn given_up() -> CommandError {
+    CommandError::Failed { why: "xvs: the take-over was given up; see the log of xvsd".to_owned() }
 }

@@ -20,8 +20,7 @@ use xvs_model::config::command::{Command, CommandError};
 use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question;
 use xvs_model::report::event::Kind;
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
@@ -136,14 +135,11 @@ impl Environment for Director {
     }
 
     fn timeouts(&self) -> Result<Timeouts, CommandError> {
-        match self.daemon.request(ControlRequest::Timeouts)? {
-            Reply::Timeouts(timeouts) => Ok(timeouts),
-            other => unreachable!("the reply to a request for timeouts is {other:?}"),
-        }
+        self.daemon.ask(question::timeouts())
     }
 
     fn execute(&self, command: Command) -> Result<(), CommandError> {
-        self.daemon.request(ControlRequest::Change(command)).map(|_| ())
+        self.daemon.ask(question::change(command))
     }
 
     fn keep(&self, view: &View) {

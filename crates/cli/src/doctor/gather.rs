@@ -26,8 +26,7 @@ use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::Destination;
 use xvs_model::config::difference::state_of;
 use xvs_model::protocol::client::{Director, Failure, default_socket};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question;
 use xvs_proto::network::{Link, Network};
 use xvs_realserver::Realserver;
 use xvs_xdp::device::Device;
@@ -128,14 +127,8 @@ fn ask_the_daemon(facts: &mut Facts) {
 
 fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failure> {
     // Services and local addresses by one request: those of one moment.
-    match daemon.call(ControlRequest::Rules.into())? {
-        Reply::Rules { rules, .. } => note_rules(facts, &state_of(rules)?),
-        other => return Err(Failure::unexpected(&other)),
-    }
-    facts.daemon = match daemon.call(Request::Examine)? {
-        Reply::Examined(report) => Some(report),
-        other => return Err(Failure::unexpected(&other)),
-    };
+    note_rules(facts, &state_of(question::rules().ask(daemon)?.rules)?);
+    facts.daemon = Some(question::examine().ask(daemon)?);
     Ok(())
 }
 

@@ -10,9 +10,8 @@ use std::path::{Path, PathBuf};
 
 use xvs_ctl::placement;
 use xvs_host::cores::parse_cores;
-use xvs_model::protocol::client::{Director, default_socket};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::default_socket;
+use xvs_model::protocol::question;
 use xvs_xdp::card::CardSettings;
 use xvs_xdp::device::Device;
 
@@ -131,10 +130,8 @@ pub(super) fn most_queues(device: &Device) -> u32 {
 /// `None`: no xvsd runs, or it does not say.
 fn cores_of_running_workers(facts: &Facts) -> Option<Vec<Option<usize>>> {
     facts.daemon.as_ref()?;
-    match late_reply::connect(&default_socket()).ok()?.call(Request::Status).ok()? {
-        Reply::Status(status) => Some(status.workers.iter().map(|worker| worker.core).collect()),
-        _ => None,
-    }
+    let status = question::status().ask(&mut late_reply::connect(&default_socket()).ok()?).ok()?;
+    Some(status.workers.iter().map(|worker| worker.core).collect())
 }
 
 /// The cores that this process may use, and so an xvsd that is started from here.

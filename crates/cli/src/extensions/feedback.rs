@@ -5,9 +5,8 @@ use std::io::Write;
 use clap::Args;
 use xvs_model::config::load_feedback::FeedbackRow;
 use xvs_model::config::load_report::Server;
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::print;
@@ -33,13 +32,10 @@ fn number(text: &str) -> Result<f64, &'static str> {
 
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     if let (Some(server), Some(load_percent)) = (arguments.server, arguments.load) {
-        director.call(ControlRequest::ReportLoad { server, load_percent }.into())?;
+        question::report_load(server, load_percent).ask(director)?;
         return Ok(DONE);
     }
-    let rows = match director.call(ControlRequest::Feedback.into())? {
-        Reply::Feedback(rows) => rows,
-        other => return Err(Failure::unexpected(&other).into()),
-    };
+    let rows = question::feedback().ask(director)?;
     print(&rows, arguments.json, |rows| screen(rows), out)?;
     Ok(DONE)
 }

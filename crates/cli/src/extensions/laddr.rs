@@ -2,8 +2,8 @@
 
 use xvs_ipvsadm::LocalAddressChange;
 use xvs_model::config::local_address::{LocalReport, LocalRow};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::question;
 
 use super::{Listed, NoOptions};
 
@@ -17,13 +17,8 @@ impl Listed for LocalAddresses {
     type Report = LocalReport;
     const HELP: &str = "Show the addresses, and how many of their ports are taken";
 
-    fn request(_: &NoOptions) -> Request {
-        Request::LocalUse
-    }
-
-    fn report(reply: Reply) -> Option<LocalReport> {
-        let Reply::LocalUse(report) = reply else { return None };
-        Some(report)
+    fn report(_: &NoOptions, director: &mut dyn Director) -> Result<LocalReport, Failure> {
+        question::local_use().ask(director)
     }
 
     fn screen(report: &LocalReport) -> String {

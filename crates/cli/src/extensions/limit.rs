@@ -3,8 +3,8 @@
 use clap::Args;
 use xvs_ipvsadm::LimitChange;
 use xvs_model::config::client_limit::{ClientRow, LimitReport, LimitRow, SynLimitSummary};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::question;
 use xvs_sched::ClientLimit;
 
 use super::Listed;
@@ -27,13 +27,8 @@ impl Listed for Limits {
     type Report = LimitReport;
     const HELP: &str = "Show the limits, and the clients that they refuse most";
 
-    fn request(options: &Clients) -> Request {
-        ControlRequest::Limits { clients: options.clients }.into()
-    }
-
-    fn report(reply: Reply) -> Option<LimitReport> {
-        let Reply::Limits(report) = reply else { return None };
-        Some(report)
+    fn report(options: &Clients, director: &mut dyn Director) -> Result<LimitReport, Failure> {
+        question::limits(options.clients).ask(director)
     }
 
     fn screen(report: &LimitReport) -> String {

@@ -9,9 +9,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use xvs_ipvsadm::{EntryArgument, ListChange, SystemResolver};
 use xvs_model::config::access_list::{ListKind, ListRow, ListSummary};
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::{counted, print};
@@ -47,17 +46,14 @@ pub(crate) fn run(
     let resolver = SystemResolver::default();
     let command = match &arguments.action {
         Some(Action::List { json }) => {
-            let rows = match director.call(ControlRequest::Lists(kind).into())? {
-                Reply::Lists(rows) => rows,
-                other => return Err(Failure::unexpected(&other).into()),
-            };
+            let rows = question::lists(kind).ask(director)?;
             print(&rows, *json, |rows| screen(kind, rows), out)?;
             return Ok(DONE);
         }
         Some(Action::Change(change)) => change.command(kind, &resolver)?,
         None => arguments.entry.command(kind, &resolver)?,
     };
-    director.call(ControlRequest::Change(command).into())?;
+    question::change(command).ask(director)?;
     Ok(DONE)
 }
 

@@ -3,8 +3,8 @@
 use serde::Serialize;
 use xvs_ipvsadm::MarkChange;
 use xvs_model::config::firewall_mark::{MarkRule, ports_text};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::question;
 use xvs_proto::{Prefix, Protocol};
 
 use super::{Listed, NoOptions};
@@ -20,13 +20,8 @@ impl Listed for Marks {
     const HELP: &str =
         "Show these rules in the order in which they apply; rules of the kernel come before them";
 
-    fn request(_: &NoOptions) -> Request {
-        ControlRequest::Marks.into()
-    }
-
-    fn report(reply: Reply) -> Option<Vec<Row>> {
-        let Reply::Marks(rules) = reply else { return None };
-        Some(rules.iter().map(Row::from).collect())
+    fn report(_: &NoOptions, director: &mut dyn Director) -> Result<Vec<Row>, Failure> {
+        Ok(question::marks().ask(director)?.iter().map(Row::from).collect())
     }
 
     fn screen(rows: &Vec<Row>) -> String {

@@ -7,8 +7,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 use xvs_ipvsadm::{Line, SystemResolver};
 use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::print;
@@ -31,11 +30,8 @@ pub(crate) trait Listed {
     /// The help of `list`.
     const HELP: &str;
 
-    /// The request of `list`.
-    fn request(options: &Self::Options) -> Request;
-
-    /// The report in its reply; `None`: it is another reply.
-    fn report(reply: Reply) -> Option<Self::Report>;
+    /// Asks for what `list` shows.
+    fn report(options: &Self::Options, director: &mut dyn Director) -> Result<Self::Report, Failure>;
 
     /// The report as text.
     fn screen(report: &Self::Report) -> String;
@@ -73,14 +69,12 @@ pub(crate) fn run<L: Listed>(
 ) -> Done {
     match &arguments.action {
         Action::List { options, json } => {
-            let reply = director.call(L::request(options))?;
-            let unexpected = Failure::unexpected(&reply);
-            let report = L::report(reply).ok_or(unexpected)?;
+            let report = L::report(options, director)?;
             print(&report, *json, L::screen, out)?;
         }
         Action::Change(change) => {
             let command = change.command(&SystemResolver::default())?;
-            director.call(ControlRequest::Change(command).into())?;
+            question::change(command).ask(director)?;
         }
     }
     Ok(DONE)

@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 use xvs_ipvsadm::QuicLine;
 use xvs_model::config::quic::{QuicConfigRow, QuicRow, ServerIdRow};
 use xvs_model::config::quic_rule::QuicConfig;
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::question;
 
 use super::{Listed, NoOptions};
 
@@ -19,13 +19,8 @@ impl Listed for Quic {
     type Report = Vec<QuicRow>;
     const HELP: &str = "Show the configurations and server IDs";
 
-    fn request(_: &NoOptions) -> Request {
-        ControlRequest::Quic.into()
-    }
-
-    fn report(reply: Reply) -> Option<Vec<QuicRow>> {
-        let Reply::Quic(report) = reply else { return None };
-        Some(report)
+    fn report(_: &NoOptions, director: &mut dyn Director) -> Result<Vec<QuicRow>, Failure> {
+        question::quic().ask(director)
     }
 
     fn screen(rows: &Vec<QuicRow>) -> String {

@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::protocol::client::Director;
-use xvs_model::protocol::request::{FleetRequest, Request};
+use xvs_model::protocol::question;
+use xvs_model::protocol::request::FleetRequest;
 
-use crate::fleet::ask::{await_directors, change, report};
+use crate::fleet::ask::{await_directors, report};
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::duration;
 use crate::rules::{listed, text};
@@ -39,7 +40,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     let seconds = arguments.confirm_within.and_then(|time| u32::try_from(time.as_secs()).ok());
     let wanted = FleetRequest::Apply { text, former, confirm_within_seconds: seconds };
     let sent = Instant::now();
-    let revision = change(director, Request::Fleet(wanted))?;
+    let revision = question::change_fleet(wanted).ask(director)?;
     writeln!(out, "{file} is in etcd, as revision {revision}")?;
     let all_run = await_directors(director, |report| report.wanted() == Some(revision), out)?;
     if let Some(seconds) = seconds {

@@ -5,9 +5,8 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 use xvs_model::report::fleet::{FleetDirector, FleetReport};
 
 /// How long directors have to run or refuse rules.
@@ -17,20 +16,9 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 /// What the director knows of its fleet.
 pub(super) fn report(director: &mut dyn Director) -> Result<FleetReport, Box<dyn Error>> {
-    let status = match director.call(Request::Status)? {
-        Reply::Status(status) => status,
-        other => return Err(Failure::unexpected(&other).into()),
-    };
+    let status = question::status().ask(director)?;
     let none = "this director is in no fleet; name its etcd in [fleet] of xvs.toml, see docs/etcd.md";
     Ok(status.fleet.ok_or(none)?)
-}
-
-/// Sends a change of the rules in etcd. Returns their revision.
-pub(super) fn change(director: &mut dyn Director, request: Request) -> Result<u64, Box<dyn Error>> {
-    match director.call(request)? {
-        Reply::Fleet(revision) => Ok(revision),
-        other => Err(Failure::unexpected(&other).into()),
-    }
 }
 
 /// Waits until every director runs, or has refused, the rules in etcd, and prints which. `is_seen`: whether the local

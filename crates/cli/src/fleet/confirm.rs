@@ -4,9 +4,10 @@ use std::io::Write;
 
 use clap::Args;
 use xvs_model::protocol::client::Director;
-use xvs_model::protocol::request::{FleetRequest, Request, Verdict};
+use xvs_model::protocol::question;
+use xvs_model::protocol::request::{FleetRequest, Verdict};
 
-use crate::fleet::ask::{await_directors, change};
+use crate::fleet::ask::await_directors;
 use crate::output::exit::{DONE, Done, FAILED};
 
 /// The arguments of `xvs fleet confirm`.
@@ -19,7 +20,7 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let verdict = if arguments.take_back { Verdict::TakeBack } else { Verdict::Keep };
-    let revision = change(director, Request::Fleet(FleetRequest::Confirm(verdict)))?;
+    let revision = question::change_fleet(FleetRequest::Confirm(verdict)).ask(director)?;
     let all_run = match verdict {
         Verdict::Keep => {
             writeln!(out, "confirmed, as revision {revision}")?;

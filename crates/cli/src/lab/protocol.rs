@@ -19,9 +19,7 @@ use xvs_ipvsadm::resolver::FixedNames as Names;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::settings::Ipvs;
 use xvs_model::hexadecimal;
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question;
 use xvs_model::report::explain::Question;
 use xvs_proto::MacAddr;
 use xvs_proto::network::Network;
@@ -218,9 +216,7 @@ impl Lab {
             })
             .map_err(|error| error.to_string())?;
         for (key, value) in set {
-            self.director
-                .call(ControlRequest::Set { key, value }.into())
-                .map_err(|failure| failure.to_string())?;
+            question::set(&key, &value).ask(&mut self.director).map_err(|failure| failure.to_string())?;
         }
         Ok(json!({ "ok": true }))
     }
@@ -252,11 +248,8 @@ impl Lab {
     }
 
     fn explain(&mut self, question: Question) -> Result<Value, String> {
-        match self.director.call(Request::Explain(question)) {
-            Ok(Reply::Explained(report)) => Ok(json!(report)),
-            Ok(other) => Err(Failure::unexpected(&other).to_string()),
-            Err(failure) => Err(failure.to_string()),
-        }
+        let report = question::explain(question).ask(&mut self.director);
+        report.map(|report| json!(report)).map_err(|failure| failure.to_string())
     }
 
     fn advance(&mut self, seconds: f64) -> Result<Value, String> {

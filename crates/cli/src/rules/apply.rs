@@ -8,9 +8,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::{duration, print_json};
@@ -41,12 +40,7 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     }
     // Whole seconds, as `duration` reads them.
     let seconds = arguments.confirm_within.and_then(|time| u32::try_from(time.as_secs()).ok());
-    let differences = match director
-        .call(ControlRequest::Apply { rules, confirm_within_seconds: seconds, keeps_locals: false }.into())?
-    {
-        Reply::Applied(differences) => differences,
-        other => return Err(Failure::unexpected(&other).into()),
-    };
+    let differences = question::apply(rules, seconds, false).ask(director)?;
     if arguments.json {
         print_json(&rows(&differences), out)?;
         return Ok(DONE);

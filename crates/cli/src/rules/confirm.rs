@@ -3,9 +3,9 @@
 use std::io::Write;
 
 use clap::Args;
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Verdict};
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
+use xvs_model::protocol::request::Verdict;
 
 use crate::output::exit::{DONE, Done};
 use crate::rules::plan::show;
@@ -20,13 +20,12 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let verdict = if arguments.take_back { Verdict::TakeBack } else { Verdict::Keep };
-    match director.call(ControlRequest::Confirm(verdict).into())? {
-        Reply::Done => writeln!(out, "confirmed")?,
-        Reply::Applied(differences) => {
-            show(&differences, out)?;
+    match question::confirm(verdict).ask(director)? {
+        None => writeln!(out, "confirmed")?,
+        Some(reverted) => {
+            show(&reverted, out)?;
             writeln!(out, "reverted")?;
         }
-        other => return Err(Failure::unexpected(&other).into()),
     }
     Ok(DONE)
 }

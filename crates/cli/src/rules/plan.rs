@@ -9,9 +9,8 @@ use serde::Serialize;
 use xvs_ipvsadm::rule_lines;
 use xvs_model::config::command::Command;
 use xvs_model::config::difference::{Difference, differences, state_of};
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question::{self, RunningRules};
 
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::print_json;
@@ -29,10 +28,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let (_, mut wanted) = rules(&arguments.file)?;
-    let (running, owned) = match director.call(ControlRequest::Rules.into())? {
-        Reply::Rules { rules, owned, .. } => (state_of(rules)?, owned),
-        other => return Err(Failure::unexpected(&other).into()),
-    };
+    let RunningRules { rules: running, owned, .. } = question::rules().ask(director)?;
+    let running = state_of(running)?;
     let left = owned.len();
     wanted.keep_running(&running, owned);
     let differences = differences(&running, &wanted);

@@ -18,8 +18,7 @@ use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::Disabled;
 use xvs_model::config::rule::Rule;
 use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question;
 use xvs_model::report::connection::{Ended, Filter, Kind};
 use xvs_model::report::health::HealthReport;
 use xvs_model::report::listing::DestinationRow;
@@ -198,10 +197,7 @@ impl Drain<'_> {
     /// The real server's current row of the listing.
     fn row(&mut self) -> Result<DestinationRow, Failure> {
         let (service, endpoint) = (self.service, self.endpoint);
-        let rows = match self.director.call(ControlRequest::ListService(service).into())? {
-            Reply::Services(rows) => rows,
-            other => return Err(Failure::unexpected(&other)),
-        };
+        let rows = question::service(service).ask(self.director)?;
         let found = rows.into_iter().flat_map(|row| row.destinations).find(|row| row.endpoint == endpoint);
         found.ok_or(Failure::Refused(CommandError::NoSuchDestination { service, endpoint }))
     }
@@ -215,31 +211,24 @@ impl Drain<'_> {
             return if self.is_disabled()? { Ok(DONE) } else { self.warn_of_checks() };
         };
         let options = DestinationOptions { weight: Weight(0), ..former.clone() };
-        self.director
-            .call(ControlRequest::Change(Command::EditDestination { service, endpoint, options }).into())?;
+        question::change(Command::EditDestination { service, endpoint, options }).ask(self.director)?;
         writeln!(self.out, "{named}: weight {}, now 0", former.weight.0)?;
         self.warn_of_checks()
     }
 
     /// Ends the real server's connections, or its templates.
     fn drop_all(&mut self, kind: Kind) -> Done {
-        let Ended { ended, .. } = self.end(Request::EndConnections(self.filter(kind)))?;
+        let Ended { ended, .. } = question::end_connections(self.filter(kind)).ask(self.director)?;
         self.print_ended(kind, ended)
     }
 
     /// Marks the real server's TCP connections for a reset and ends its other connections.
     fn reset_connections(&mut self) -> Done {
-        let Ended { ended, marked } = self.end(Request::ResetConnections(self.filter(Kind::Connections)))?;
+        let reset = question::reset_connections(self.filter(Kind::Connections));
+        let Ended { ended, marked } = reset.ask(self.director)?;
         let marked = counted(marked, "connection is reset at its", "connections are reset at their");
         writeln!(self.out, "{marked} next packet")?;
         if ended > 0 { self.print_ended(Kind::Connections, ended) } else { Ok(DONE) }
-    }
-
-    fn end(&mut self, request: Request) -> Result<Ended, Failure> {
-        match self.director.call(request)? {
-            Reply::Ended(ended) => Ok(ended),
-            other => Err(Failure::unexpected(&other)),
-        }
     }
 
     fn filter(&self, kind: Kind) -> Filter {
@@ -281,18 +270,12 @@ impl Drain<'_> {
     }
 
     fn is_disabled(&mut self) -> Result<bool, Failure> {
-        match self.director.call(ControlRequest::Disabled.into())? {
-            Reply::Disabled(servers) => Ok(servers.includes(self.service, self.endpoint)),
-            other => Err(Failure::unexpected(&other)),
-        }
+        Ok(question::disabled().ask(self.director)?.includes(self.service, self.endpoint))
     }
 
     /// Says that health checks may restore the weight, if a keepalived.conf has the service.
     fn warn_of_checks(&mut self) -> Done {
-        let health = match self.director.call(Request::Health)? {
-            Reply::Health(health) => health,
-            other => return Err(Failure::unexpected(&other).into()),
-        };
+        let health = question::health().ask(self.director)?;
         let service = self.service.to_string();
         let has_it = |health: &HealthReport| {
             health.virtual_servers.iter().any(|server| server.services.contains(&service))
@@ -323,6 +306,8 @@ const ERASE: &str = "\r\x1b[K";
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
+    use xvs_model::protocol::reply::Reply;
+    use xvs_model::protocol::request::{ControlRequest, Request};
 
     use xvs_model::config::maintenance::DisabledServers;
     use xvs_model::config::service::ServiceOptions;

@@ -7,9 +7,8 @@ use std::io::Write;
 use std::time::SystemTime;
 
 use clap::Args;
-use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::Director;
+use xvs_model::protocol::question;
 use xvs_model::report::event::millis_since_1970;
 use xvs_model::report::health::{
     AgentHealth, AgentMode, CheckHealth, Counts, HealthReport, RealServerHealth, SorryServerHealth,
@@ -36,10 +35,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let mut report = match director.call(Request::Health)? {
-        Reply::Health(report) => report.ok_or(NOTHING_CHECKED)?,
-        other => return Err(Failure::unexpected(&other).into()),
-    };
+    let mut report = question::health().ask(director)?.ok_or(NOTHING_CHECKED)?;
     for wanted in &arguments.virtual_servers {
         if !report.virtual_servers.iter().any(|server| is_like(server, wanted)) {
             return Err(format!("no virtual server of {} matches `{wanted}`", report.file).into());
@@ -263,6 +259,9 @@ const WIDTH: usize = 80;
 #[cfg(test)]
 mod tests {
     use std::io;
+    use xvs_model::protocol::client::Failure;
+    use xvs_model::protocol::reply::Reply;
+    use xvs_model::protocol::request::Request;
 
     use clap::Parser;
     use xvs_model::report::connection::ConnectionRow;

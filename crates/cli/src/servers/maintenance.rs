@@ -13,8 +13,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::maintenance::Disabled;
 use xvs_model::config::rule::{Object, Rule};
 use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::counted;
@@ -44,7 +43,7 @@ pub(crate) fn run(
         Change::Disable => Command::Add(Rule::Disabled(servers)),
         Change::Enable => Command::Delete(Object::Disabled(servers)),
     };
-    director.call(ControlRequest::Change(command).into())?;
+    question::change(command).ask(director)?;
     let concerned = report(servers, director, out)?;
     if concerned == 0 {
         let (service, word) = match change {
@@ -58,10 +57,7 @@ pub(crate) fn run(
 
 /// Prints a line for each real server that is concerned, and returns their number.
 fn report(servers: Disabled, director: &mut dyn Director, out: &mut dyn Write) -> Result<usize, Failure> {
-    let services = match director.call(ControlRequest::ListServices.into())? {
-        Reply::Services(services) => services,
-        other => return Err(Failure::unexpected(&other)),
-    };
+    let services = question::services().ask(director)?;
     let mut lines = Vec::new();
     for service in services {
         for row in service.destinations.iter().filter(|row| servers.includes(service.key, row.endpoint)) {

@@ -10,9 +10,8 @@ use ratatui::style::Modifier;
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
 use xvs_model::config::client_limit::{ClientRow, LimitReport};
-use xvs_model::protocol::client::{Client, Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::client::{Client, Failure};
+use xvs_model::protocol::question;
 use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
 
@@ -34,10 +33,7 @@ pub(super) struct Clients {
 }
 
 pub(super) fn look(client: &mut Client) -> Result<LimitReport, Failure> {
-    match client.call(ControlRequest::Limits { clients: CLIENTS }.into())? {
-        Reply::Limits(report) => Ok(report),
-        other => Err(Failure::unexpected(&other)),
-    }
+    question::limits(CLIENTS).ask(client)
 }
 
 impl Clients {

@@ -12,9 +12,8 @@ use clients::Clients;
 use screen::Screen;
 use terminal::{View, await_silently, shown, watch};
 use view::{Columns, Rows, Sort, header};
-use xvs_model::protocol::client::{Client, Director, Failure, default_socket};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::client::{Client, Failure, default_socket};
+use xvs_model::protocol::question;
 use xvs_model::report::traffic::Traffic;
 
 use crate::output::exit::{DONE, Done};
@@ -100,10 +99,7 @@ fn once(arguments: &Arguments, before: &Traffic, now: &Traffic, out: &mut dyn Wr
 }
 
 fn look(client: &mut Client) -> Result<Traffic, Failure> {
-    match client.call(Request::Traffic)? {
-        Reply::Traffic(traffic) => Ok(*traffic),
-        other => Err(Failure::unexpected(&other)),
-    }
+    question::traffic().ask(client).map(|traffic| *traffic)
 }
 
 /// Columns of a frame printed by `--once`, unless names are longer.

@@ -1,5 +1,6 @@
-//! Requests of clients to the director, each with the variant of [`Reply`](crate::protocol::reply::Reply) that answers
-//! it.
+//! Requests of clients to the director, as they are sent.
+//!
+//! Not here: the type of each answer (`question.rs`).
 
 use serde::{Deserialize, Serialize};
 use xvs_sched::ServiceKey;
@@ -18,48 +19,47 @@ use crate::report::explain::Question;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Request {
-    /// Changes the rules of the fleet in etcd; answered by `Reply::Fleet`.
+    /// Changes the rules of the fleet in etcd.
     Fleet(FleetRequest),
-    /// Every connection and template; answered by `Reply::Connections` in parts.
+    /// Every connection and template, in parts.
     ListConnections,
-    /// The connections, or templates, that match, each with its detail; answered by `Reply::Connections` in parts.
+    /// The connections, or templates, that match, each with its detail, in parts.
     FindConnections(Filter),
-    /// The number of connections, or templates, that match; answered by `Reply::Count`.
+    /// The number of connections, or templates, that match.
     CountConnections(Filter),
-    /// Ends the connections, or templates, that match, without a packet to either end; answered by `Reply::Ended`.
+    /// Ends the connections, or templates, that match, without a packet to either end.
     EndConnections(Filter),
-    /// Marks matching TCP connections for a reset at their next packet and ends the others; answered by `Reply::Ended`.
+    /// Marks matching TCP connections for a reset at their next packet and ends the others.
     ResetConnections(Filter),
-    /// The number of connections of each local address; answered by `Reply::LocalUse`.
+    /// The number of connections of each local address.
     LocalUse,
-    /// The health of real servers; answered by `Reply::Health`.
+    /// The health of real servers.
     Health,
-    /// The status of the director; answered by `Reply::Status`.
+    /// The status of the director.
     Status,
-    /// Whether the workers and the control thread make progress; answered by `Reply::Done`, or refused with the name
-    /// of a thread that makes none.
+    /// Whether the workers and the control thread make progress. Refused with the name of a thread that makes none.
     Healthy {
         /// The time within which each of them must make progress.
         within_millis: u32,
     },
-    /// Every counter; answered by `Reply::Counters`.
+    /// Every counter.
     Counters,
-    /// Totals of every service and destination; answered by `Reply::Traffic`.
+    /// Totals of every service and destination.
     Traffic,
-    /// Remembered and new events; answered by `Reply::Events` in parts.
+    /// Remembered and new events, in parts.
     Events(EventQuery),
-    /// What would happen to a packet; answered by `Reply::Explained`.
+    /// What would happen to a packet.
     Explain(Question),
-    /// Captures packets until the client sends another byte or closes the connection; answered by `Reply::Captured` in
-    /// parts and at last by `Reply::CaptureEnded`. The first part is empty: the capture has begun.
+    /// Captures packets until the client sends another byte or closes the connection. The first part is empty:
+    /// the capture has begun. The last part has the numbers of missed frames.
     Capture(CaptureRequest),
-    /// The daemon's view of the machine, for `xvs doctor`; answered by `Reply::Examined`.
+    /// The daemon's view of the machine, for `xvs doctor`.
     Examine,
-    /// Reads xvs.toml and the keepalived.conf again; answered by `Reply::Reloaded`.
+    /// Reads xvs.toml and the keepalived.conf again.
     Reload,
-    /// A step of a successor that takes over from the daemon; answered by `Reply::Prepares`, and then by `Reply::Done`.
+    /// A step of a successor that takes over from the daemon.
     TakeOver(TakeOverStep),
-    /// Ends the daemon; answered by `Reply::Done` before it ends.
+    /// Ends the daemon, which replies before that.
     Stop {
         /// Whether the kernel gets all packets at once, and not after the hold.
         release: bool,
@@ -73,13 +73,11 @@ pub enum Request {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ControlRequest {
-    /// One change; answered by `Reply::Done`.
+    /// One change.
     Change(Command),
-    /// Several changes, published together. A refused one is reported and the others are carried out; answered by
-    /// `Reply::Restored`.
+    /// Several changes, published together. A refused one is reported and the others are carried out.
     Restore(Vec<Command>),
-    /// Changes the running state to what these rules describe, all of it or nothing; answered by `Reply::Applied` with
-    /// the differences.
+    /// Changes the running state to what these rules describe, all of it or nothing.
     Apply {
         /// Commands that create the wanted state from an empty one.
         rules: Vec<Command>,
@@ -90,52 +88,50 @@ pub enum ControlRequest {
         #[serde(default)]
         keeps_locals: bool,
     },
-    /// Keeps or takes back applied rules that wait for confirmation; answered by `Reply::Done`, or by `Reply::Applied`
-    /// with the differences that were reverted.
+    /// Keeps or takes back applied rules that wait for confirmation.
     Confirm(Verdict),
-    /// Commands that create the running state from an empty one; answered by `Reply::Rules`.
+    /// Commands that create the running state from an empty one.
     Rules,
-    /// Every service; answered by `Reply::Services`.
+    /// Every service.
     ListServices,
-    /// One service; answered by `Reply::Services` with one row.
+    /// One service.
     ListService(ServiceKey),
-    /// The timeouts in force; answered by `Reply::Timeouts`.
+    /// The timeouts in force.
     Timeouts,
-    /// The running synchronization daemons; answered by `Reply::Daemons`.
+    /// The running synchronization daemons.
     Daemons,
-    /// The mark rules of `xvs mark`; answered by `Reply::Marks`.
+    /// The mark rules of `xvs mark`.
     Marks,
-    /// The local addresses of FULLNAT; answered by `Reply::LocalAddresses`.
+    /// The local addresses of FULLNAT.
     LocalAddresses,
-    /// The disabled real servers; answered by `Reply::Disabled`.
+    /// The disabled real servers.
     Disabled,
-    /// The limits of clients, and the clients that they concern most; answered by `Reply::Limits`.
+    /// The limits of clients, and the clients that they concern most.
     Limits {
         /// The most clients.
         clients: u32,
     },
-    /// The access lists of this kind; answered by `Reply::Lists`.
+    /// The access lists of this kind.
     Lists(ListKind),
-    /// The QUIC configurations and server IDs; answered by `Reply::Quic`.
+    /// The QUIC configurations and server IDs.
     Quic,
-    /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`;
-    /// answered by `Reply::Done`.
+    /// Sets a setting: one that the kernel has as `sysctl net.ipv4.vs.KEY`, one of xvs alone, or `feedback.KEY`.
     Set {
         /// The setting's name.
         key: String,
         /// Its new value, as text.
         value: String,
     },
-    /// The settings in force; answered by `Reply::Settings`.
+    /// The settings in force.
     Settings,
-    /// Reports the load of a real server; answered by `Reply::Done`.
+    /// Reports the load of a real server.
     ReportLoad {
         /// The real server.
         server: Server,
         /// 0 to 100.
         load_percent: f64,
     },
-    /// Destinations whose weights follow load reports; answered by `Reply::Feedback`.
+    /// Destinations whose weights follow load reports.
     Feedback,
 }
 

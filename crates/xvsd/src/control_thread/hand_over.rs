@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use xvs_ctl::control::datapath::Datapath as _;
 use xvs_helper::process::pass_on;
 use xvs_host::process::Process;
@@ -21,7 +21,7 @@ use xvs_model::config::command::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
 
 use crate::control_thread::ControlThread;
-use crate::handle::Step;
+use crate::control_thread::input::Step;
 use crate::restart::successor;
 use crate::rights;
 use crate::shared::Shared;
@@ -43,8 +43,20 @@ enum Stage {
 }
 
 impl ControlThread {
-    /// Hands over to the process with this id, which sends its further steps by `steps`. Returns if it fails.
-    pub(crate) fn hand_over(&mut self, successor: u32, steps: &Receiver<Step>) {
+    /// Hands over to the process with this id, which sends its further steps by `steps`, unless the journal lacks
+    /// changes; `ready` gets which. Returns if the hand-over fails.
+    pub(crate) fn hand_over(
+        &mut self,
+        successor: u32,
+        steps: &Receiver<Step>,
+        ready: &Sender<Result<(), CommandError>>,
+    ) {
+        let complete = self.control.complete_journal();
+        let is_complete = complete.is_ok();
+        let _ = ready.send(complete);
+        if !is_complete {
+            return;
+        }
         // Relaxed: it orders nothing.
         self.shared.hands_over.store(true, Ordering::Relaxed);
         self.hand_over_steps(successor, steps);

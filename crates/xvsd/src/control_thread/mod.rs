@@ -6,6 +6,7 @@
 //! a request does (`control/` of `ctl`), permissions (`socket/peer.rs`), the start of the thread (`daemon/mod.rs`).
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,20 +14,22 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use xvs_ctl::bonds::{self, Chosen, bond_of};
 use xvs_ctl::control::Control;
+use xvs_ctl::control::reload::Reloaded;
 use xvs_ctl::events::changes;
 use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::card::CardWatch;
 use xvs_host::network::{Latest, View};
 use xvs_model::config::command::CommandError;
+use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Access, ControlRequest};
-use xvs_model::report::event::Kind;
+use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
 use xvs_proto::LinkId;
 use xvs_proto::network::{Link, LinkKind, Network};
 use xvs_xdp::card::short_packets;
 
-use crate::handle::{Begun, Input};
+use crate::control_thread::input::{Begun, Input};
 use crate::restart::kept_state::PreparedTable;
 use crate::rights::seccomp;
 use crate::shared::Shared;
@@ -37,6 +40,7 @@ use crate::workers::system::SystemDatapath;
 use crate::workers::worker_start::WorkerStart;
 
 mod hand_over;
+pub(crate) mod input;
 mod offload;
 pub(crate) mod pins;
 mod serve;
@@ -152,30 +156,7 @@ impl ControlThread {
     pub(crate) fn run(mut self) -> SystemDatapath {
         loop {
             match self.queue.recv_timeout(UNRESOLVED_INTERVAL) {
-                Ok(Input::Request(request, requester, reply)) => {
-                    let now = self.shared.now();
-                    let answer = match (&request, &requester) {
-                        // xvsd's own changes are those of the keepalived.conf.
-                        (ControlRequest::Change(command), None) => {
-                            self.control.change_for_keepalived(command, now)
-                        }
-                        _ => self.control.handle(&request, now),
-                    };
-                    let (epoch, changes) = (self.control.epoch(), changes(&request, &answer));
-                    self.shared.events.record_all(Kind::Change, epoch, requester.as_ref(), changes);
-                    if request.access() == Access::Change {
-                        self.update_warnings();
-                    }
-                    // The client may have disconnected.
-                    let _ = reply.send(answer);
-                }
-                Ok(Input::Journal(begun, reply)) => {
-                    let Begun { timeouts, settings, refused, journal } = begun;
-                    let now = self.shared.now();
-                    let kept = self.control.begin_journal(&timeouts, settings, refused, journal, now);
-                    // The start may have been given up.
-                    let _ = reply.send(kept);
-                }
+                Ok(Input::Do(work)) => work(&mut self),
                 Ok(Input::Network) => {
                     if let Some(view) = self.network_views.take() {
                         if view.network.links != self.view.network.links {
@@ -190,83 +171,88 @@ impl ControlThread {
                         self.update_mark_rules(found);
                     }
                 }
-                Ok(Input::Reconcile(wanted, scope, reply)) => {
-                    let reconciled = self.control.reconcile(wanted, scope, self.shared.now());
-                    // The health checks may have ended.
-                    let _ = reply.send(Ok(reconciled));
-                }
-                Ok(Input::Captures(captures, reply)) => {
-                    // The client may have disconnected.
-                    let _ = reply.send(self.control.set_captures(captures).map_err(CommandError::from));
-                }
-                Ok(Input::VipProbes(probes, reply)) => {
-                    // The health checks may have ended.
-                    self.control.set_vip_probes(probes);
-                    let _ = reply.send(Ok(()));
-                }
-                Ok(Input::Reload(new, reply)) => {
-                    let undone = self.control.reload(*new, self.shared.now());
-                    self.update_warnings();
-                    // The client may have disconnected.
-                    let _ = reply.send(Ok(undone));
-                }
-                Ok(Input::ListFiles(files, reply)) => {
-                    // The client may have disconnected.
-                    let _ = reply.send(self.control.set_list_files(files));
-                }
-                Ok(Input::Note(entries, reply)) => {
-                    self.control.write_entries(entries);
-                    let _ = reply.send(Ok(()));
-                }
-                Ok(Input::Serve(take_over, reply)) => {
-                    // The start waits for it.
-                    let _ = reply.send(self.serve(take_over));
-                }
-                Ok(Input::HandOver(successor, steps, reply)) => {
-                    let complete = self.control.complete_journal();
-                    let _ = reply.send(complete.clone());
-                    if complete.is_ok() {
-                        self.hand_over(successor, &steps);
-                    }
-                }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     drop(self.sweeping.take());
                     return self.control.into_datapath();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            let removals = self.shared.published.load().removals;
-            if std::mem::replace(&mut self.removals, removals) != removals {
-                self.sweeping.iter().for_each(Sweeping::wake);
-            }
-            let unconfirmed = self.control.unconfirmed_until();
-            if let Err(error) = self.control.tick(self.shared.now()) {
-                tracing::error!("{error}");
-            }
-            let mut warnings = self.control.warnings();
-            warnings.extend(self.control.datapath().daemons().faults());
-            if !self.control.datapath().daemons().have_key() {
-                warnings.extend(self.control.daemons_among_servers());
-            }
-            warnings.extend(seccomp::warnings());
-            let is_current = self.warnings.control == warnings
-                && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines())
-                && Arc::ptr_eq(&self.shared.facts_mut().settings, self.control.settings_in_force());
-            if self.control.unconfirmed_until() != unconfirmed || !is_current {
-                self.warnings.control = warnings;
-                self.update_warnings();
-            }
-            self.shared.sample_history();
-            self.attach();
-            self.follow_settings();
-            self.resolve_next_hops();
-            self.confirm_neighbours();
-            self.control.datapath().retry_refused();
-            self.follow_losses();
+            self.follow_up();
         }
     }
 
-    /// What [`Input::Serve`] needs: the workers' parts, and the connection table.
+    /// What follows each input, and is due from time to time.
+    fn follow_up(&mut self) {
+        let removals = self.shared.published.load().removals;
+        if mem::replace(&mut self.removals, removals) != removals {
+            self.sweeping.iter().for_each(Sweeping::wake);
+        }
+        let unconfirmed = self.control.unconfirmed_until();
+        if let Err(error) = self.control.tick(self.shared.now()) {
+            tracing::error!("{error}");
+        }
+        let mut warnings = self.control.warnings();
+        warnings.extend(self.control.datapath().daemons().faults());
+        if !self.control.datapath().daemons().have_key() {
+            warnings.extend(self.control.daemons_among_servers());
+        }
+        warnings.extend(seccomp::warnings());
+        let is_current = self.warnings.control == warnings
+            && Arc::ptr_eq(&self.shared.facts_mut().drift, self.control.drift_lines())
+            && Arc::ptr_eq(&self.shared.facts_mut().settings, self.control.settings_in_force());
+        if self.control.unconfirmed_until() != unconfirmed || !is_current {
+            self.warnings.control = warnings;
+            self.update_warnings();
+        }
+        self.shared.sample_history();
+        self.attach();
+        self.follow_settings();
+        self.resolve_next_hops();
+        self.confirm_neighbours();
+        self.control.datapath().retry_refused();
+        self.follow_losses();
+    }
+
+    /// Answers a request of this client, or of xvsd itself, and records what it changes.
+    ///
+    /// # Errors
+    /// The refusal.
+    pub(crate) fn answer(
+        &mut self,
+        request: &ControlRequest,
+        requester: Option<&Requester>,
+    ) -> Result<Reply, CommandError> {
+        let now = self.shared.now();
+        let answer = match (request, requester) {
+            // xvsd's own changes are those of the keepalived.conf.
+            (ControlRequest::Change(command), None) => self.control.change_for_keepalived(command, now),
+            _ => self.control.handle(request, now),
+        };
+        let changes = changes(request, &answer);
+        self.shared.events.record_all(Kind::Change, self.control.epoch(), requester, changes);
+        if request.access() == Access::Change {
+            self.update_warnings();
+        }
+        answer
+    }
+
+    /// Takes over what an earlier xvsd has left beside rules, and begins the journal.
+    ///
+    /// # Errors
+    /// The timeouts are refused.
+    pub(crate) fn begin_journal(&mut self, begun: Begun) -> Result<(), CommandError> {
+        let Begun { timeouts, settings, refused, journal } = begun;
+        self.control.begin_journal(&timeouts, settings, refused, journal, self.shared.now())
+    }
+
+    /// Puts the settings of a re-read xvs.toml in force. Returns the settings of `xvs set` that the file undoes.
+    pub(crate) fn reload(&mut self, new: Reloaded) -> Vec<String> {
+        let undone = self.control.reload(new, self.shared.now());
+        self.update_warnings();
+        undone
+    }
+
+    /// What [`Self::serve`] needs: the workers' parts, and the connection table.
     pub(crate) fn set_start(&mut self, workers: WorkerStart, table: PreparedTable) {
         self.start = Some((workers, table));
     }

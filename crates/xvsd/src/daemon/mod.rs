@@ -26,11 +26,12 @@ use xvs_model::config::rule::Rule;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
 
+use crate::control_thread::input::{Begun, Input};
 use crate::daemon::ending::Ending;
 use crate::daemon::take_over::TakeOver;
 use crate::error::{DaemonError, system};
 use crate::fleet::Following;
-use crate::handle::{Begun, Handle, Input};
+use crate::handle::Handle;
 use crate::health_checks;
 use crate::health_checks::HealthError;
 use crate::restart::kept_health::KeptHealth;
@@ -187,10 +188,8 @@ impl Daemon {
     /// An interface or a socket that the kernel refuses, or in a take-over a list whose file has a fault; a running
     /// xvsd then continues.
     pub fn serve(&mut self, take_over: Option<TakeOver>) -> Result<(), DaemonError> {
-        let (reply, done) = bounded(1);
-        let _ = self.inputs.send(Input::Serve(take_over, reply));
         // Without a reply the control thread has ended by a bug, which `ended` reports.
-        let Ok(served) = done.recv() else { return Ok(()) };
+        let Some(served) = self.handle().serve(take_over) else { return Ok(()) };
         let Some(take_over) = served? else { return Ok(()) };
         tracing::info!("the former xvsd is taken over; nobody forwarded for {:?}", take_over.pause_time());
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(std::process::id())]) {

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use xvs_host::process::{END, Process};
-use xvs_model::protocol::client::{Client, Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Request, TakeOverStep};
+use xvs_model::protocol::client::{Client, Failure};
+use xvs_model::protocol::question;
+use xvs_model::protocol::request::TakeOverStep;
 
 /// A take-over that is under way.
 pub struct TakeOver {
@@ -61,7 +61,10 @@ impl TakeOver {
     /// It refuses.
     pub fn begin(&mut self) -> Result<(), TakeOverError> {
         self.former = self.client.process().and_then(|number| Process::open(number).ok());
-        self.step(TakeOverStep::Begin)
+        let begun = question::begin_take_over().ask(&mut self.client);
+        let watchdog_millis = begun.map_err(|why| TakeOverError { socket: self.socket.clone(), why })?;
+        self.watchdog = watchdog_millis.map(Duration::from_millis);
+        Ok(())
     }
 
     /// The time of systemd's watchdog, which the running xvsd notifies.
@@ -111,14 +114,7 @@ impl TakeOver {
     }
 
     fn step(&mut self, step: TakeOverStep) -> Result<(), TakeOverError> {
-        let failed = |why| TakeOverError { socket: self.socket.clone(), why };
-        match self.client.call(Request::TakeOver(step)).map_err(failed)? {
-            Reply::Done => Ok(()),
-            Reply::Prepares { watchdog_millis } => {
-                self.watchdog = watchdog_millis.map(Duration::from_millis);
-                Ok(())
-            }
-            other => Err(failed(Failure::unexpected(&other))),
-        }
+        let done = question::take_over(step).ask(&mut self.client);
+        done.map_err(|why| TakeOverError { socket: self.socket.clone(), why })
     }
 }

@@ -27,8 +27,7 @@ use xvs_ctl::unattached::Attachment;
 use xvs_health::engine;
 use xvs_model::config::command::CommandError;
 use xvs_model::config::rule::Rule;
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question;
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::{Setting, Source};
 
@@ -140,14 +139,12 @@ impl Reloader {
             read_list(list, &path).map_err(unchanged)?;
         }
         // Also those that commands name: a successor would refuse them only later.
-        if let Reply::Rules { rules, .. } = self.daemon.request(ControlRequest::Rules)? {
-            for rule in &rules {
-                if let Rule::ListFile { list, path } = rule {
-                    read_list(*list, path).map_err(unchanged)?;
-                }
-                if let Some(path) = key_file(rule) {
-                    read_key(path).map_err(unchanged)?;
-                }
+        for rule in &self.daemon.ask(question::rules())?.rules {
+            if let Rule::ListFile { list, path } = rule {
+                read_list(*list, path).map_err(unchanged)?;
+            }
+            if let Some(path) = key_file(rule) {
+                read_key(path).map_err(unchanged)?;
             }
         }
         if has(InForce::BySuccessor) {

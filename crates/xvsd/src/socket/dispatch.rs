@@ -21,17 +21,21 @@ use xvs_dataplane::verdict::DropReason;
 use xvs_ipvsadm::{SystemResolver, escape_control, read_wanted};
 use xvs_model::config::command::CommandError;
 use xvs_model::config::difference::differences;
+use xvs_model::protocol::question;
 use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Access, ControlRequest, Request, TakeOverStep};
+use xvs_model::protocol::request::{Access, FleetRequest, Request, TakeOverStep};
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::{ConnectionRow, Ended, Filter};
 use xvs_model::report::event::{EventQuery, Kind, Requester};
+use xvs_model::report::explain::{Question, Report};
 use xvs_model::report::status::{RulesFound, RulesStatus, StatusReport};
 
+use crate::control_thread::input::Step;
 use crate::daemon::ending::{Ending, Stop};
 use crate::daemon::liveness;
 use crate::date::date_millis;
-use crate::handle::{Handle, Step};
+use crate::handle::Handle;
+use crate::shared::Shared;
 use crate::socket::capture::ActiveCaptures;
 use crate::socket::request_line::request_line;
 use crate::socket::{Handler, Peer};
@@ -96,115 +100,62 @@ const PAUSE: Duration = Duration::from_millis(10);
 impl Handler for Dispatch {
     fn handle(&self, request: Request, peer: &Peer) -> Result<Reply, CommandError> {
         let daemon = self.daemon()?;
-        match request {
-            Request::Status => {
-                let health = daemon.shared().health();
-                let report = status::report(daemon.shared(), health.as_ref());
-                let facts = daemon.shared().facts();
-                let rules = facts.rules.map(|file| rules_status(&file, daemon));
-                let settings = facts.settings.to_vec();
-                Ok(Reply::Status(Box::new(StatusReport { rules, settings, ..report })))
-            }
-            Request::Health => Ok(Reply::Health(daemon.shared().health())),
+        let shared = daemon.shared();
+        Ok(match request {
+            Request::Status => Reply::Status(Box::new(status_of(daemon))),
+            Request::Health => Reply::Health(shared.health()),
             Request::Healthy { within_millis } => {
                 let patience = Duration::from_millis(within_millis.into()).min(LIVENESS_TIMEOUT_MAX);
                 liveness::check(daemon, patience).map_err(|why| CommandError::Failed { why })?;
-                Ok(Reply::Done)
+                Reply::Done
             }
-            Request::Traffic => Ok(Reply::Traffic(Box::new(traffic(daemon.shared())))),
-            Request::Counters => Ok(Reply::Counters(daemon.shared().counters())),
+            Request::Traffic => Reply::Traffic(Box::new(traffic(shared))),
+            Request::Counters => Reply::Counters(shared.counters()),
             Request::CountConnections(filter) => {
-                let shared = daemon.shared();
                 let snapshot = shared.published.load_full();
-                Ok(Reply::Count(count(shared.reader(), &snapshot, shared.now(), &filter)))
+                Reply::Count(count(shared.reader(), &snapshot, shared.now(), &filter))
             }
-            Request::Explain(question) => {
-                let shared = daemon.shared();
-                let (snapshot, reader, now) = (shared.published.load_full(), shared.reader(), shared.now());
-                let live = Live { snapshot: &snapshot, reader, now, offload: shared.offload.as_deref() };
-                let facts = shared.facts();
-                let mut report = explain::answer(&question, &live, &facts.attachment())?;
-                report.add_disabled(&facts.disabled);
-                if report.choice.is_some()
-                    && let Some(health) = shared.health()
-                {
-                    report.add_health(&health, date_millis());
-                }
-                Ok(Reply::Explained(Box::new(report)))
-            }
+            Request::Explain(question) => Reply::Explained(Box::new(explained(shared, &question)?)),
             Request::Examine => {
-                let shared = daemon.shared();
                 let warnings = status::warnings(shared, shared.health().as_ref());
-                Ok(Reply::Examined(daemon_facts(shared, warnings)))
+                Reply::Examined(daemon_facts(shared, warnings))
             }
             Request::EndConnections(filter) => {
-                Ok(Reply::Ended(end_connections(daemon, &filter, EndMode::Silent, peer)))
+                Reply::Ended(end_connections(daemon, &filter, EndMode::Silent, peer))
             }
             Request::ResetConnections(filter) => {
-                Ok(Reply::Ended(end_connections(daemon, &filter, EndMode::Reset, peer)))
+                Reply::Ended(end_connections(daemon, &filter, EndMode::Reset, peer))
             }
             Request::LocalUse => {
-                let reply = daemon.request(ControlRequest::LocalAddresses)?;
-                let Reply::LocalAddresses(known) = reply else { return Ok(reply) };
-                let shared = daemon.shared();
+                let known = daemon.ask(question::local_addresses())?;
                 let exhausted =
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
-                Ok(Reply::LocalUse(local_addresses::report(&known, shared.reader(), exhausted.sum())))
+                Reply::LocalUse(local_addresses::report(&known, shared.reader(), exhausted.sum()))
             }
             Request::Reload => {
-                once_started(|| daemon.shared().reload.get())?;
-                let answer = daemon.reload().map(Reply::Reloaded);
-                record(daemon, request_line(&Request::Reload), &answer, peer);
-                answer
+                once_started(|| shared.reload.get())?;
+                let answer = daemon.reload();
+                record(daemon, request_line(&Request::Reload), answer.as_ref().err(), peer);
+                Reply::Reloaded(answer?)
             }
-            Request::Fleet(wanted) => {
-                let none = || {
-                    let why =
-                        "xvs: this director is in no fleet; see [fleet] in docs/configure.md".to_owned();
-                    CommandError::Failed { why }
-                };
-                let fleet = daemon.shared().fleet.get().ok_or_else(none)?;
-                let line = request_line(&Request::Fleet(wanted.clone()));
-                let answer = fleet.request(wanted).map(Reply::Fleet);
-                let revision = match &answer {
-                    Ok(Reply::Fleet(revision)) => format!(": revision {revision} of etcd"),
-                    _ => String::new(),
-                };
-                record(daemon, format!("{line}{revision}"), &answer, peer);
-                answer
-            }
-            Request::TakeOver(step) => {
-                let process = u32::try_from(peer.pid).unwrap_or(0);
-                let mut successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
-                daemon.take_over(&mut successor, step, process)?;
-                let watchdog = daemon.shared().watchdog.get();
-                let watchdog_millis = watchdog.and_then(|time| u64::try_from(time.as_millis()).ok());
-                Ok(if step == TakeOverStep::Begin {
-                    Reply::Prepares { watchdog_millis }
-                } else {
-                    Reply::Done
-                })
-            }
+            Request::Fleet(wanted) => Reply::Fleet(change_fleet(daemon, wanted, peer)?),
+            Request::TakeOver(step) => self.take_over(daemon, step, peer)?,
             Request::Stop { release } => {
-                let requester = requester(peer);
-                log_changes([(request_line(&Request::Stop { release }), None)], &requester);
-                let ending = if release { Ending::Release } else { Ending::Hold };
-                // A full channel: it is ending already.
-                let _ = self.stop.try_send(Stop { why: requester.to_string(), ending });
-                Ok(Reply::Done)
+                self.stop(release, &requester(peer));
+                Reply::Done
             }
             Request::Control(request) if request.access() == Access::Change => {
-                let (logged, requester) = (request.clone(), requester(peer));
-                let answer = daemon.request_by(request, Some(requester.clone()));
-                log_changes(changes(&logged, &answer), &requester);
-                answer
+                let requester = requester(peer);
+                let answer = daemon.request_by(request.clone(), Some(requester.clone()));
+                log_changes(changes(&request, &answer), &requester);
+                answer?
             }
-            Request::Control(request) => daemon.request(request),
+            Request::Control(request) => daemon.request(request)?,
             Request::ListConnections
             | Request::FindConnections(_)
             | Request::Events(_)
             | Request::Capture(_) => unreachable!("the server answers it in parts"),
-        }
+        })
     }
 
     fn events(&self, query: EventQuery) -> Result<Listener, CommandError> {
@@ -248,11 +199,77 @@ impl Handler for Dispatch {
     }
 }
 
+impl Dispatch {
+    /// Carries out a step of a process that takes over.
+    fn take_over(&self, daemon: &Handle, step: TakeOverStep, peer: &Peer) -> Result<Reply, CommandError> {
+        let process = u32::try_from(peer.pid).unwrap_or(0);
+        let mut successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        daemon.take_over(&mut successor, step, process)?;
+        if step != TakeOverStep::Begin {
+            return Ok(Reply::Done);
+        }
+        let watchdog = daemon.shared().watchdog.get();
+        let watchdog_millis = watchdog.and_then(|time| u64::try_from(time.as_millis()).ok());
+        Ok(Reply::Prepares { watchdog_millis })
+    }
+
+    /// Lets the daemon end.
+    fn stop(&self, release: bool, requester: &Requester) {
+        log_changes([(request_line(&Request::Stop { release }), None)], requester);
+        let ending = if release { Ending::Release } else { Ending::Hold };
+        // A full channel: it is ending already.
+        let _ = self.stop.try_send(Stop { why: requester.to_string(), ending });
+    }
+}
+
+/// The status, with the rules file and the settings.
+fn status_of(daemon: &Handle) -> StatusReport {
+    let shared = daemon.shared();
+    let report = status::report(shared, shared.health().as_ref());
+    let facts = shared.facts();
+    let rules = facts.rules.map(|file| rules_status(&file, daemon));
+    StatusReport { rules, settings: facts.settings.to_vec(), ..report }
+}
+
+/// What would happen to a packet, with what is known of the chosen real server.
+fn explained(shared: &Shared, question: &Question) -> Result<Report, CommandError> {
+    let snapshot = shared.published.load_full();
+    let live = Live {
+        snapshot: &snapshot,
+        reader: shared.reader(),
+        now: shared.now(),
+        offload: shared.offload.as_deref(),
+    };
+    let facts = shared.facts();
+    let mut report = explain::answer(question, &live, &facts.attachment())?;
+    report.add_disabled(&facts.disabled);
+    if report.choice.is_some()
+        && let Some(health) = shared.health()
+    {
+        report.add_health(&health, date_millis());
+    }
+    Ok(report)
+}
+
+/// Changes the rules of the fleet. Returns their revision.
+fn change_fleet(daemon: &Handle, wanted: FleetRequest, peer: &Peer) -> Result<u64, CommandError> {
+    let none = "xvs: this director is in no fleet; see [fleet] in docs/configure.md";
+    let fleet = daemon.shared().fleet.get();
+    let fleet = fleet.ok_or_else(|| CommandError::Failed { why: none.to_owned() })?;
+    let mut line = request_line(&Request::Fleet(wanted.clone()));
+    let answer = fleet.request(wanted);
+    if let Ok(revision) = answer {
+        line += &format!(": revision {revision} of etcd");
+    }
+    record(daemon, line, answer.as_ref().err(), peer);
+    answer
+}
+
 /// Logs and records a change that the control thread did not carry out.
-fn record(daemon: &Handle, line: String, answer: &Result<Reply, CommandError>, peer: &Peer) {
-    let (shared, requester) = (daemon.shared(), requester(peer));
-    let refused = answer.as_ref().err().and_then(CommandError::refusal).map(ToString::to_string);
-    let change = [(line, refused)];
+fn record(daemon: &Handle, line: String, refused: Option<&CommandError>, peer: &Peer) {
+    let shared = daemon.shared();
+    let requester = requester(peer);
+    let change = [(line, refused.map(ToString::to_string))];
     log_changes(change.clone(), &requester);
     shared.events.record_all(Kind::Change, shared.published.load().epoch, Some(&requester), change);
 }
