@@ -15,7 +15,7 @@ use xvs::frames::SYN;
 use xvs::lab_cluster::{CLIENT, INSIDE, VIP, at, server};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_ipvsadm::Output;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::client::{Client, Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};

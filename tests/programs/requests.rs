@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use xvs::LabCluster;
 use xvs::fuzz::Random;
 use xvs_ipvsadm::SystemResolver;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::framing::{RequestMessage, VERSION, decode};
 use xvs_model::protocol::reply::Reply;

@@ -19,7 +19,8 @@ use xvs_model::protocol::client::Director;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xvs_ctl::events::{Events, LISTENERS, Listener};
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::protocol::client::{Client, Failure};
 use xvs_model::protocol::framing::{

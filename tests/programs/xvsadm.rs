@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::{env, fs, process};
 
 use xvs::director::program;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::connection::ConnectionRow;

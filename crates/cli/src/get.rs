@@ -4,7 +4,7 @@ use std::io::Write;
 
 use clap::Args;
 use serde_json::Value;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::question;
 use xvs_model::report::setting::Setting;

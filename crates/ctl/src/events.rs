@@ -10,8 +10,9 @@ use std::iter;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::difference::{Difference, commands_for};
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Verdict};
 use xvs_model::report::event::{Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then};

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::net::IpAddr;
 
 use tokio::time::Instant;
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled};
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
 use xvs_proto::Endpoint;

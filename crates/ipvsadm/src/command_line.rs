@@ -6,16 +6,17 @@ use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
-use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy};
 
 use crate::grammar::Names;
 use crate::listing::{Naming, joined, netmask};
 use crate::resolver::SystemResolver;
+use crate::service_name::{named, named_service};
 use crate::values::flag_names;
 use crate::xvs_lines::disabled::disabled_arguments;
 use crate::xvs_lines::limit::limit_options;
-use crate::xvs_lines::{access_list, named, quic};
+use crate::xvs_lines::{access_list, quic};
 
 /// The command line that requests a change, with every option, also those that `-S` omits, and with numbers instead of
 /// names. It has no control characters, whatever a client put into a name.
@@ -92,20 +93,6 @@ fn server(service: &ServiceKey, endpoint: Endpoint) -> String {
     format!("{} -r {}", named_service(service), names.destination(service, endpoint))
 }
 
-/// The options that name a service.
-pub(crate) fn named_service(key: &ServiceKey) -> String {
-    let resolver = SystemResolver::default();
-    match *key {
-        // Unsigned: `-S` prints marks as signed numbers, and ipvsadm refuses negative ones.
-        ServiceKey::Mark { mark, family } => {
-            format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" })
-        }
-        ServiceKey::Address { .. } => {
-            service_option(key, &Naming { names: Names::Numeric, resolver: &resolver })
-        }
-    }
-}
-
 /// The text with its control characters as escapes, so that it stays on one line of a terminal or a log.
 pub fn escape_control(text: &str) -> String {
     let visible = |char: char| match char.is_control() {
@@ -143,23 +130,6 @@ fn start_daemon(daemon: &SyncDaemon) -> String {
          {to} --mcast-port {port} --mcast-ttl {ttl}",
         role.name()
     )
-}
-
-/// The option that identifies a service.
-pub(crate) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
-    match *key {
-        ServiceKey::Address { protocol, endpoint } => {
-            let option = match protocol {
-                Protocol::UDP => "-u",
-                Protocol::SCTP => "--sctp-service",
-                _ => "-t",
-            };
-            format!("{option} {}", names.endpoint(endpoint, Some(protocol)))
-        }
-        // ipvsadm saves marks as signed numbers.
-        ServiceKey::Mark { mark, family: Family::V4 } => format!("-f {}", mark as i32),
-        ServiceKey::Mark { mark, family: Family::V6 } => format!("-f {} -6", mark as i32),
-    }
 }
 
 /// The options of a service that `-S` prints.

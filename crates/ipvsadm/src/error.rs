@@ -2,7 +2,7 @@
 
 use std::io;
 
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::client::Failure;
 
 /// Why a command line failed.

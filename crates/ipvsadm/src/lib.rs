@@ -22,6 +22,7 @@ pub mod resolver;
 mod rules;
 #[cfg(test)]
 mod rules_tests;
+mod service_name;
 mod session;
 mod streams;
 #[cfg(test)]
@@ -41,13 +42,13 @@ pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
 pub use streams::{Messages, NextStep, Output, Streams};
 pub use xvs_lines::access_list::{EntryArgument, ListChange};
+pub use xvs_lines::arguments::{Line, RealServerArgument, ServiceArgument};
 pub use xvs_lines::disabled::{DisabledArgument, disabled_arguments};
 pub use xvs_lines::laddr::LocalAddressChange;
 pub use xvs_lines::limit::LimitChange;
 pub use xvs_lines::mark::MarkChange;
 pub use xvs_lines::quic::QuicLine;
 pub use xvs_lines::service::ServiceLine;
-pub use xvs_lines::{Line, RealServerArgument, ServiceArgument};
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
 ///

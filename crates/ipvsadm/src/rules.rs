@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::ControlFlow;
 
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::difference::rules_of;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::config::service::ServiceOptions;
@@ -22,13 +23,12 @@ use xvs_model::protocol::reply::Reply;
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::command_line::{
-    added, command_line, destination, destination_rule, service_option, service_rule, xvs_options,
-};
+use crate::command_line::{added, command_line, destination, destination_rule, service_rule, xvs_options};
 use crate::error::{LineError, OnRestore, TRY_HELP};
 use crate::grammar::{Names, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
 use crate::resolver::Resolver;
+use crate::service_name::service_option;
 use crate::session::Session;
 use crate::streams::Messages;
 use crate::xvs_lines::read_line;

@@ -2,9 +2,10 @@
 
 use std::io;
 
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use xvs_model::config::firewall_mark::MarkRule;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;

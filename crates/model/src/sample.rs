@@ -14,12 +14,13 @@ use xvs_sched::{
     Above, Certainty, ClientAddress, ClientLimit, Figure, ForwardingMethod, ServiceKey, SynProxy, Weight,
 };
 
-use crate::config::access_list::{ListEntry, ListKey, ListKind, ListRow, ListSummary};
+use crate::config::access_list::{ListEntry, ListRow, ListSummary};
 use crate::config::client_limit::{ClientRow, LimitReport, LimitRow, SynLimitSummary};
 use crate::config::command::Command;
 use crate::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use crate::config::difference::Difference;
 use crate::config::firewall_mark::MarkRule;
+use crate::config::list_key::{ListKey, ListKind};
 use crate::config::load_feedback::FeedbackRow;
 use crate::config::local_address::{Busiest, LocalAddress, LocalReport, LocalRow};
 use crate::config::quic::{QuicConfigRow, QuicRow, ServerIdRow};

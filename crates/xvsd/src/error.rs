@@ -8,7 +8,7 @@ use xvs_ctl::bonds::BondError;
 use xvs_ctl::config::ConfigError;
 use xvs_ctl::placement::PlacementError;
 use xvs_host::state_directory::StateDirectoryError;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_xdp::{AttachError, SocketError};
 
 use crate::daemon::take_over::TakeOverError;

@@ -21,7 +21,7 @@ use xvs_dataplane::port::xdp::Waker;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::vip_probes::{InFlight, VipPath, VipProbes, VipStage};
 use xvs_health::{VipAnswer, VipProbe, VipProbeError};
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::health_checks::virtual_server::RealServer;
 use xvs_proto::{Endpoint, Family};
 use xvs_sched::ServiceKey;

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use xvs_ipvsadm::{EntryArgument, ListChange, SystemResolver};
-use xvs_model::config::access_list::{ListKind, ListRow, ListSummary};
+use xvs_model::config::access_list::{ListRow, ListSummary};
+use xvs_model::config::list_key::ListKind;
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
 
@@ -88,7 +89,8 @@ pub(crate) fn summary(ListSummary { list, networks, dropped }: &ListSummary) -> 
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::config::access_list::{ListEntry, ListKey};
+    use xvs_model::config::access_list::ListEntry;
+    use xvs_model::config::list_key::ListKey;
 
     use super::*;
 

@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::io;
 
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::client::Failure;
 
 /// The result of a subcommand: an exit code of its own, or why it was not carried out.
@@ -43,7 +43,7 @@ pub(crate) fn exit_code(error: &(dyn Error + 'static)) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::config::command::CommandError;
+    use xvs_model::config::refusal::CommandError;
     use xvs_model::protocol::client::Failure;
 
     use crate::output::exit::*;

@@ -9,7 +9,7 @@ use xvs_dataplane::capture::filter::{Fate, Filter};
 use xvs_dataplane::capture::{Capture, FrameDirection, Reader, Record};
 use xvs_dataplane::egress::Egress;
 use xvs_dataplane::verdict::{DropReason, Verdict};
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::report::capture::{
     CaptureRequest, CapturedFrame, CapturedPacket, Direction, LARGEST_FRAME, Missed,
 };

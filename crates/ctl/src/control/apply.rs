@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::difference::{Difference, commands_for, differences, reversal};
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::protocol::reply::Reply;

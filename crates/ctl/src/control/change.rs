@@ -13,8 +13,9 @@ use std::sync::Arc;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::{Accepted, State};
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::{Object, Rule};
 
 use crate::control::Control;

@@ -9,9 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use xvs_dataplane::snapshot::lists::{List, Lists, Networks, Scope};
-use xvs_model::config::access_list::{AccessLists, ListKey, ListKind, read_prefixes};
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::access_list::{AccessLists, read_prefixes};
+use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
+use xvs_model::config::list_key::{ListKey, ListKind};
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Object;
 use xvs_proto::{Endpoint, Prefix, Protocol, ftp};
 use xvs_sched::ServiceKey;

@@ -10,8 +10,10 @@ use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
-use xvs_model::config::access_list::{ListEntry, ListKind, ListRow, ListSummary, Until};
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::access_list::{ListEntry, ListRow, ListSummary, Until};
+use xvs_model::config::command::Command;
+use xvs_model::config::list_key::ListKind;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::{Object, Rule};
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::Source;
@@ -158,7 +160,7 @@ impl<D: Datapath> Control<D> {
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::config::access_list::ListKey;
+    use xvs_model::config::list_key::ListKey;
     use xvs_model::protocol::request::ControlRequest;
 
     use super::*;

@@ -1,8 +1,8 @@
 //! Weights changed by load reports: published, and recorded as events.
 
 use xvs_dataplane::clock::Millis;
-use xvs_model::config::command::CommandError;
 use xvs_model::config::load_report::Server;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::report::event::Kind;
 

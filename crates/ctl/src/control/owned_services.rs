@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use xvs_ipvsadm::command_line;
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::reconcile::Repair;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::{Object, Rule};
 use xvs_sched::ServiceKey;
 

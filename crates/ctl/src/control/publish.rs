@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_dataplane::steering::SteeringError;
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
 use xvs_proto::{Endpoint, Family, Protocol};
 

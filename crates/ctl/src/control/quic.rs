@@ -6,9 +6,10 @@
 
 use std::path::Path;
 
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::quic::{QuicRow, ServerIdRow};
 use xvs_model::config::quic_rule::{QuicObject, QuicRule};
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
 use xvs_model::hexadecimal;
 use xvs_sched::ServiceKey;

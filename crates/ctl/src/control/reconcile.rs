@@ -12,9 +12,10 @@ use std::{mem, slice};
 
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::difference::{Difference, commands_for, differences};
 use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled, Repair};
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Object;
 use xvs_model::config::rules::DesiredRules;
 use xvs_model::report::event::Kind;

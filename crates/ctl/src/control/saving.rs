@@ -5,8 +5,9 @@
 //! owned leaves the journal. Not here: the file (`journal/`).
 
 use xvs_dataplane::clock::Millis;
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::reply::Reply;

@@ -9,9 +9,10 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use xvs_dataplane::snapshot::{ConnReuse, MssClamp, Settings};
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::load_feedback::Feedback;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
 use xvs_model::config::settings;
 use xvs_model::config::settings::{Ipvs, Memory};

@@ -15,7 +15,7 @@ use xvs_dataplane::snapshot::syn_limits::SynLimits;
 use xvs_dataplane::snapshot::sync_backup::Inbox;
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_proto::HashSecret;
 use xvs_sched::ServiceKey;

@@ -4,9 +4,9 @@
 //! (`load_feedback.rs`).
 
 use xvs_dataplane::clock::Millis;
-use xvs_model::config::command::CommandError;
 use xvs_model::config::load_feedback::{Feedback, FeedbackRow};
 use xvs_model::config::load_report::Server;
+use xvs_model::config::refusal::CommandError;
 use xvs_sched::ServiceKey;
 use xvs_sched::scheduler::Change;
 

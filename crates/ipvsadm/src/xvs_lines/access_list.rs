@@ -3,13 +3,14 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use xvs_model::config::access_list::{ListKey, ListKind, Until, read_prefix};
+use xvs_model::config::access_list::{Until, read_prefix};
 use xvs_model::config::command::Command;
+use xvs_model::config::list_key::{ListKey, ListKind};
 use xvs_model::config::rule::{Object, Rule};
 use xvs_proto::Prefix;
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::{ServiceArgument, arguments, parse};
+use crate::xvs_lines::arguments::{ServiceArgument, arguments, parse};
 
 /// The end of an entry as words behind its network; nothing without an end.
 pub(crate) fn end(until: Option<Until>) -> String {

@@ -6,7 +6,8 @@ use xvs_model::config::maintenance::Disabled;
 use xvs_model::config::rule::Rule;
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::{RealServerArgument, ServiceArgument, arguments, named};
+use crate::service_name::named;
+use crate::xvs_lines::arguments::{RealServerArgument, ServiceArgument, arguments};
 
 /// Disabled real servers as the arguments of `xvs disable` and `xvs enable`.
 pub fn disabled_arguments(Disabled { server, service }: &Disabled) -> String {

@@ -8,7 +8,7 @@ use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::rule::{Object, Rule};
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::Line;
+use crate::xvs_lines::arguments::Line;
 
 /// A change of the local addresses.
 #[derive(Debug, Subcommand)]
@@ -56,7 +56,7 @@ fn ports(text: &str) -> Result<(u16, u16), &'static str> {
 #[cfg(test)]
 mod tests {
     use crate::resolver::FixedNames;
-    use crate::xvs_lines::command;
+    use crate::xvs_lines::arguments::command;
     use crate::xvs_lines::laddr::*;
 
     #[test]

@@ -6,7 +6,7 @@ use xvs_model::config::rule::{Object, Rule};
 use xvs_sched::{Above, ClientLimit};
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::{Line, ServiceArgument};
+use crate::xvs_lines::arguments::{Line, ServiceArgument};
 
 /// The options of `xvs limit set` that are not the defaults.
 pub(crate) fn limit_options(limit: &ClientLimit) -> String {

@@ -9,7 +9,7 @@ use xvs_model::config::rule::{Object, Rule};
 use xvs_proto::{Family, Prefix, Protocol};
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::Line;
+use crate::xvs_lines::arguments::Line;
 
 /// A change of the mark rules.
 #[derive(Debug, Subcommand)]
@@ -110,7 +110,7 @@ fn mark(text: &str) -> Result<(u32, u32), String> {
 #[cfg(test)]
 mod tests {
     use crate::resolver::FixedNames;
-    use crate::xvs_lines::command;
+    use crate::xvs_lines::arguments::command;
     use crate::xvs_lines::mark::*;
 
     fn rule() -> MarkRule {

@@ -4,17 +4,14 @@
 //! Such a line has the arguments of `xvs mark`, `xvs laddr`, `xvs disable`, `xvs limit`, `xvs deny`, `xvs allow` or
 //! `xvs quic`; both programs use the types of this folder, a file for each noun.
 
-use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{Args, FromArgMatches, Subcommand};
-use xvs_model::config::access_list::ListKind;
 use xvs_model::config::command::Command;
-use xvs_sched::ServiceKey;
+use xvs_model::config::list_key::ListKind;
 
-use crate::command_line::named_service;
-use crate::grammar::virtual_service;
 use crate::resolver::Resolver;
+use crate::xvs_lines::arguments::{Line, command};
 
 pub(crate) mod access_list;
+pub(crate) mod arguments;
 pub(crate) mod disabled;
 pub(crate) mod laddr;
 pub(crate) mod limit;
@@ -22,8 +19,8 @@ pub(crate) mod mark;
 pub(crate) mod quic;
 pub(crate) mod service;
 
-/// The change of a line with this subcommand of xvs and these words behind it; `None`: rules files have no lines of this
-/// subcommand. An error is a sentence for the operator.
+/// The change of a line with this subcommand of xvs and these words behind it; `None`: rules files have no lines of
+/// this subcommand. An error is a sentence for the operator.
 pub(crate) fn read_line(
     word: &str,
     words: &[&str],
@@ -39,130 +36,4 @@ pub(crate) fn read_line(
         "allow" => access_list::list_command(ListKind::Allow, words, resolver),
         _ => return None,
     })
-}
-
-/// The changes of one subcommand.
-pub trait Line: Subcommand {
-    /// The subcommand.
-    const WORD: &str;
-
-    /// The command.
-    ///
-    /// # Errors
-    /// A sentence: no service is named, ipvsadm's message about it, or a rule cannot match.
-    fn command(&self, resolver: &dyn Resolver) -> Result<Command, String>;
-}
-
-/// The change that a line requests by its words behind a subcommand.
-///
-/// # Errors
-/// A sentence for the operator.
-pub(crate) fn command<L: Line>(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
-    parse::<L>(L::WORD, words)?.command(resolver)
-}
-
-/// A virtual service, by ipvsadm's options.
-#[derive(Debug, Args)]
-#[group(skip)]
-pub struct ServiceArgument {
-    /// The service: TCP
-    #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
-    tcp_service: Option<String>,
-    /// The service: UDP
-    #[arg(short, long, value_name = "ADDRESS:PORT", group = "service")]
-    udp_service: Option<String>,
-    /// The service: SCTP
-    #[arg(long, value_name = "ADDRESS:PORT", group = "service")]
-    sctp_service: Option<String>,
-    /// The service: packets with this firewall mark
-    #[arg(short, long, value_name = "MARK", group = "service")]
-    fwmark_service: Option<String>,
-    /// With -f: the service is for IPv6
-    #[arg(short = '6', long, requires = "fwmark_service")]
-    ipv6: bool,
-}
-
-impl ServiceArgument {
-    /// The options as words of an ipvsadm command line; none without a service.
-    pub fn words(&self) -> Vec<&str> {
-        let services = [
-            ("-t", &self.tcp_service),
-            ("-u", &self.udp_service),
-            ("--sctp-service", &self.sctp_service),
-            ("-f", &self.fwmark_service),
-        ];
-        let said = services.into_iter().filter_map(|(option, value)| Some([option, value.as_deref()?]));
-        said.flatten().chain(self.ipv6.then_some("-6")).collect()
-    }
-
-    /// The service; `None`: no option is given.
-    ///
-    /// # Errors
-    /// The first line of ipvsadm's message.
-    pub fn key(&self, resolver: &dyn Resolver) -> Result<Option<ServiceKey>, String> {
-        let words = self.words();
-        if words.is_empty() { Ok(None) } else { virtual_service(&words, resolver).map(Some) }
-    }
-}
-
-/// A real server, by ipvsadm's option or as a word of its own.
-#[derive(Debug, Args)]
-#[group(skip)]
-pub struct RealServerArgument {
-    /// The real server
-    #[arg(value_name = "ADDRESS[:PORT]", required_unless_present = "real_server")]
-    server: Option<String>,
-    /// The real server, as for xvsadm
-    #[arg(short, long, value_name = "ADDRESS[:PORT]", conflicts_with = "server")]
-    real_server: Option<String>,
-}
-
-impl RealServerArgument {
-    /// What was typed.
-    pub fn word(&self) -> &str {
-        self.real_server.as_ref().or(self.server.as_ref()).map_or("", String::as_str)
-    }
-}
-
-/// The option that names a service, behind a blank; nothing without a service.
-pub(crate) fn named(service: Option<ServiceKey>) -> String {
-    service.map(|key| format!(" {}", named_service(&key))).unwrap_or_default()
-}
-
-fn parse<A: Subcommand + FromArgMatches>(name: &'static str, words: &[&str]) -> Result<A, String> {
-    if words.first() == Some(&"list") {
-        return Err(format!("{name} list changes nothing; remove the line"));
-    }
-    read(A::augment_subcommands(clap::Command::new(name)).subcommand_required(true), words)
-}
-
-fn arguments<A: Args + FromArgMatches>(name: &'static str, words: &[&str]) -> Result<A, String> {
-    read(A::augment_args(clap::Command::new(name)), words)
-}
-
-/// Reads the words behind a subcommand; an error is one line, which names the subcommand and where its form is shown.
-fn read<A: FromArgMatches>(parser: clap::Command, words: &[&str]) -> Result<A, String> {
-    let mut name = parser.get_name().to_owned();
-    if let Some(known) = words.first().and_then(|word| parser.find_subcommand(word)) {
-        name += &format!(" {}", known.get_name());
-    }
-    let matches = parser.no_binary_name(true).try_get_matches_from(words);
-    let read = matches.and_then(|matches| A::from_arg_matches(&matches));
-    read.map_err(|error| format!("{name}: {}; `xvs {name} --help` shows its form", what_is_wrong(&error)))
-}
-
-/// clap's message without its heading, its usage and its advice, as one line.
-fn what_is_wrong(error: &clap::Error) -> String {
-    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        return "help changes nothing".to_owned();
-    }
-    if let (ErrorKind::MissingRequiredArgument, Some(ContextValue::Strings(missing))) =
-        (error.kind(), error.get(ContextKind::InvalidArg))
-    {
-        return format!("it needs {}", missing.join(" and "));
-    }
-    let message = error.to_string();
-    let message = message.split("\n\n").next().unwrap_or_default();
-    let words: Vec<_> = message.trim_start_matches("error: ").split_whitespace().collect();
-    words.join(" ")
 }

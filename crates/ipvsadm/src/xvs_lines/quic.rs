@@ -10,7 +10,7 @@ use xvs_proto::quic::ServerId;
 
 use crate::grammar::real_server;
 use crate::resolver::Resolver;
-use crate::xvs_lines::{Line, ServiceArgument};
+use crate::xvs_lines::arguments::{Line, ServiceArgument};
 
 /// The words of `xvs quic` that add a configuration or a server ID to the service that these options name.
 pub(crate) fn added(service: &str, rule: &QuicRule) -> String {

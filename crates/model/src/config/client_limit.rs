@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Prefix, Protocol};
 use xvs_sched::{Above, ClientLimit, ForwardingMethod, ServiceKey};
 
-use crate::config::command::CommandError;
+use crate::config::refusal::CommandError;
 use crate::config::syn_proxy::{Proxied, check_proxied};
 
 /// The limits of all services, and the clients that they concern most.

@@ -14,18 +14,19 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{Above, ClientLimit, ForwardingMethod, ServiceKey, SynProxy, Weight, scheduler};
 
 use crate::config::access_list::AccessLists;
-use crate::config::command::{Command, CommandError};
+use crate::config::command::Command;
 use crate::config::destination::{Destination, DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
 use crate::config::local_address::LocalAddress;
 use crate::config::maintenance::DisabledServers;
 use crate::config::quic::QuicServices;
+use crate::config::refusal::CommandError;
 use crate::config::rule::{Object, Rule};
 use crate::config::service::{Netmask, Service, ServiceOptions};
 use crate::config::syn_proxy::{Proxied, check_proxied};
 use crate::config::sync_daemon::SyncDaemon;
 use crate::config::timeouts::Timeouts;
-use crate::config::{client_limit, firewall_mark, local_address};
+use crate::config::{client_limit, firewall_mark};
 
 /// Every service with its destinations, the timeouts and the synchronization daemons.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -124,7 +125,7 @@ impl State {
             Rule::Timeouts(timeouts) => timeouts.check(),
             Rule::Daemon(daemon) => self.check_daemon(daemon),
             Rule::Mark(rule) => firewall_mark::check_add(&self.marks, rule),
-            Rule::Local(local) => local_address::check_add(&self.locals, local),
+            Rule::Local(local) => self.check_local(local),
             Rule::Limit { service, limit } => self.check_limit(*service, *limit),
             Rule::Disabled(servers) => self.disabled.check_add(*servers),
             Rule::Listed { list, prefix, until } => self.lists.check_add(*list, *prefix, *until),
@@ -147,7 +148,10 @@ impl State {
                 if is_running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
             }
             Object::Mark(rule) => firewall_mark::check_delete(&self.marks, rule),
-            Object::Local(addr) => local_address::check_delete(&self.locals, *addr),
+            Object::Local(addr) => {
+                let is_there = self.locals.iter().any(|known| known.addr == *addr);
+                if is_there { Ok(()) } else { Err(CommandError::NoSuchLocal(*addr)) }
+            }
             Object::Limit(service) => {
                 let is_there = self.limits.contains_key(service);
                 if is_there { Ok(()) } else { Err(CommandError::NoSuchLimit(*service)) }
@@ -308,6 +312,22 @@ impl State {
         &self.quic
     }
 
+    fn check_local(&self, local: &LocalAddress) -> Result<(), CommandError> {
+        if let Some(there) = self.locals.iter().find(|known| known.addr == local.addr) {
+            return Err(CommandError::LocalExists(*there));
+        }
+        if let Some(why) = local.fault() {
+            return Err(CommandError::invalid(why));
+        }
+        if self.locals.len() >= LOCALS_MAX {
+            let why = format!(
+                "there are {LOCALS_MAX} local addresses already, the largest number; delete one first"
+            );
+            return Err(CommandError::invalid(why));
+        }
+        Ok(())
+    }
+
     fn edit(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {
         if let Some(service) = self.services.get_mut(key) {
             change(Arc::make_mut(service));
@@ -443,11 +463,13 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
 /// The largest number of services with limits.
 const LIMITS_MAX: usize = 1024;
 
+/// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
+const LOCALS_MAX: usize = 1024;
+
 #[cfg(test)]
 mod tests {
     use crate::config::desired_state::*;
     use crate::config::firewall_mark::MARKS_MAX;
-    use crate::config::local_address::LOCALS_MAX;
     use crate::config::sync_daemon::SyncRole;
 
     fn endpoint(last: u8) -> Endpoint {

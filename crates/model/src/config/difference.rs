@@ -16,11 +16,12 @@ use xvs_proto::Endpoint;
 use xvs_sched::{Above, ForwardingMethod, ServiceKey};
 
 use crate::config::access_list::Until;
-use crate::config::command::{Command, CommandError};
+use crate::config::command::Command;
 use crate::config::desired_state::State;
 use crate::config::destination::{DestinationOptions, Tunnel};
 use crate::config::firewall_mark::MarkRule;
 use crate::config::quic_rule::QuicRule;
+use crate::config::refusal::CommandError;
 use crate::config::rule::{Object, Rule};
 use crate::config::rules::DesiredRules;
 use crate::config::service::{Netmask, ServiceOptions};

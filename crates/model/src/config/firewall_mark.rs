@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Prefix, Protocol};
 
-use crate::config::command::CommandError;
+use crate::config::refusal::CommandError;
 
 /// A mark rule: packets that match all its conditions get the mark.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
-use crate::config::command::CommandError;
+use crate::config::refusal::CommandError;
 use crate::config::setting_table::{Value, settings, values};
 
 settings! {

@@ -7,8 +7,6 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Protocol};
 
-use crate::config::command::CommandError;
-
 /// A source address of FULLNAT with the range of its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -54,37 +52,6 @@ impl LocalAddress {
         })
     }
 }
-
-/// Checks whether a local address can be added to these.
-///
-/// # Errors
-/// It is there already, it has a [fault](LocalAddress::fault), or there is no room.
-pub(crate) fn check_add(locals: &[LocalAddress], local: &LocalAddress) -> Result<(), CommandError> {
-    if let Some(there) = locals.iter().find(|known| known.addr == local.addr) {
-        return Err(CommandError::LocalExists(*there));
-    }
-    if let Some(why) = local.fault() {
-        return Err(CommandError::invalid(why));
-    }
-    if locals.len() >= LOCALS_MAX {
-        let why =
-            format!("there are {LOCALS_MAX} local addresses already, the largest number; delete one first");
-        return Err(CommandError::invalid(why));
-    }
-    Ok(())
-}
-
-/// Checks whether a local address can be deleted.
-///
-/// # Errors
-/// There is no such local address.
-pub(crate) fn check_delete(locals: &[LocalAddress], addr: IpAddr) -> Result<(), CommandError> {
-    let is_there = locals.iter().any(|known| known.addr == addr);
-    if is_there { Ok(()) } else { Err(CommandError::NoSuchLocal(addr)) }
-}
-
-/// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
-pub(crate) const LOCALS_MAX: usize = 1024;
 
 /// The arguments of `xvs laddr add`.
 impl fmt::Display for LocalAddress {

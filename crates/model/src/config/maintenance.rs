@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
-use crate::config::command::CommandError;
 use crate::config::load_report::Server;
+use crate::config::refusal::CommandError;
 
 /// The real servers that one `xvs disable` concerns: those of an address, or at one port of it, in all services or in
 /// one. They are disabled whether or not a service has them now.

@@ -3,6 +3,7 @@
 pub mod destination;
 pub mod firewall_mark;
 pub mod hold;
+pub mod list_key;
 pub mod load_feedback;
 pub mod load_report;
 pub mod local_address;
@@ -22,6 +23,7 @@ pub mod command;
 pub mod desired_state;
 pub mod difference;
 pub mod reconcile;
+pub mod refusal;
 pub mod rule;
 pub mod rules;
 pub mod unknown_name;

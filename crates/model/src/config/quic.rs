@@ -13,8 +13,8 @@ use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 
 use crate::config::client_limit::as_listed;
-use crate::config::command::CommandError;
 use crate::config::quic_rule::{QuicConfig, QuicObject, QuicRule};
+use crate::config::refusal::CommandError;
 use crate::config::rule::Rule;
 
 /// The QUIC configurations and server IDs of a service.

@@ -4,8 +4,9 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 use xvs_sched::ClientLimit;
 
-use crate::config::command::{Command, CommandError};
+use crate::config::command::Command;
 use crate::config::destination::{Destination, DestinationOptions};
+use crate::config::refusal::CommandError;
 use crate::config::service::{Service, ServiceOptions};
 
 /// A service as health checks want it.

@@ -11,9 +11,10 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Prefix};
 use xvs_sched::{ClientLimit, ServiceKey};
 
-use crate::config::access_list::{ListKey, Until};
+use crate::config::access_list::Until;
 use crate::config::destination::DestinationOptions;
 use crate::config::firewall_mark::MarkRule;
+use crate::config::list_key::ListKey;
 use crate::config::local_address::LocalAddress;
 use crate::config::maintenance::Disabled;
 use crate::config::quic_rule::{QuicObject, QuicRule};

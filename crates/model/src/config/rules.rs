@@ -5,8 +5,9 @@ use std::fmt;
 use serde::Serialize;
 use xvs_sched::ServiceKey;
 
-use crate::config::command::{Command, CommandError};
+use crate::config::command::Command;
 use crate::config::desired_state::State;
+use crate::config::refusal::CommandError;
 use crate::config::rule::Rule;
 use crate::config::timeouts::Timeouts;
 

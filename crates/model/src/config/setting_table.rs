@@ -2,7 +2,7 @@
 //!
 //! A table makes the section of xvs.toml, its defaults, and `xvs set` by name.
 
-use crate::config::command::CommandError;
+use crate::config::refusal::CommandError;
 
 /// Makes the type of a section from its table. The names of `xvs set` begin with the prefix.
 macro_rules! settings {

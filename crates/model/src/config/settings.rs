@@ -5,9 +5,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::command::CommandError;
 use crate::config::load_feedback;
 use crate::config::load_feedback::Feedback;
+use crate::config::refusal::CommandError;
 use crate::config::setting_table::{settings, values};
 
 settings! {

@@ -3,7 +3,7 @@
 use xvs_proto::Protocol;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::config::command::CommandError;
+use crate::config::refusal::CommandError;
 
 /// The option that puts a service behind the SYN proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::command::CommandError;
+use crate::config::refusal::CommandError;
 
 /// The timeouts of connections that `ipvsadm --set` sets; those of other states are fixed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

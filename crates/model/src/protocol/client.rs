@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 use thiserror::Error;
 
-use crate::config::command::CommandError;
+use crate::config::refusal::CommandError;
 use crate::protocol::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::config::command::CommandError;
+use crate::config::refusal::CommandError;
 use crate::protocol::reply::Reply;
 use crate::protocol::request::Request;
 

@@ -7,13 +7,13 @@ use xvs_sched::ServiceKey;
 
 use crate::config::access_list::ListRow;
 use crate::config::client_limit::LimitReport;
-use crate::config::command::CommandError;
 use crate::config::difference::Difference;
 use crate::config::firewall_mark::MarkRule;
 use crate::config::load_feedback::FeedbackRow;
 use crate::config::local_address::{LocalAddress, LocalReport};
 use crate::config::maintenance::DisabledServers;
 use crate::config::quic::QuicRow;
+use crate::config::refusal::CommandError;
 use crate::config::rule::Rule;
 use crate::config::sync_daemon::SyncDaemon;
 use crate::config::timeouts::Timeouts;

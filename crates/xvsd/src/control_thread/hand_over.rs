@@ -17,11 +17,10 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use xvs_ctl::control::datapath::Datapath as _;
 use xvs_helper::process::pass_on;
 use xvs_host::process::Process;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
 
 use crate::control_thread::ControlThread;
-use crate::control_thread::input::Step;
 use crate::restart::successor;
 use crate::rights;
 use crate::shared::Shared;
@@ -33,6 +32,9 @@ const STEP: Duration = Duration::from_secs(10);
 const REPLY: Duration = Duration::from_millis(200);
 /// Interval of looking whether the successor still runs.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// A step of a process that takes over, and where its result goes.
+pub(crate) type Step = (TakeOverStep, Sender<Result<(), CommandError>>);
 
 /// How far it has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,11 +16,14 @@ use xvs_ctl::bonds::{self, Chosen, bond_of};
 use xvs_ctl::control::Control;
 use xvs_ctl::control::reload::Reloaded;
 use xvs_ctl::events::changes;
+use xvs_ctl::journal::Journal;
+use xvs_ctl::journal::replay::TimeoutsBySource;
 use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::card::CardWatch;
 use xvs_host::network::{Latest, View};
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
+use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Access, ControlRequest};
 use xvs_model::report::event::{Kind, Requester};
@@ -29,7 +32,6 @@ use xvs_proto::LinkId;
 use xvs_proto::network::{Link, LinkKind, Network};
 use xvs_xdp::card::short_packets;
 
-use crate::control_thread::input::{Begun, Input};
 use crate::restart::kept_state::PreparedTable;
 use crate::rights::seccomp;
 use crate::shared::Shared;
@@ -39,8 +41,7 @@ use crate::workers::RETRY_REFUSED;
 use crate::workers::system::SystemDatapath;
 use crate::workers::worker_start::WorkerStart;
 
-mod hand_over;
-pub(crate) mod input;
+pub(crate) mod hand_over;
 mod offload;
 pub(crate) mod pins;
 mod serve;
@@ -60,6 +61,30 @@ const CONFIRMED_AT_ONCE: usize = 1024;
 
 /// Pause after an interface could not be attached again.
 const RETRY_ATTACHING: Duration = Duration::from_secs(1);
+
+/// An input of the control thread.
+pub(crate) enum Input {
+    /// Something to do on the control thread.
+    Do(Box<dyn FnOnce(&mut ControlThread) + Send>),
+    /// A new network view is in [`Latest`](xvs_host::network::Latest).
+    Network,
+    /// New mark rules are in [`Latest`](xvs_host::network::Latest).
+    Marks,
+    Stop,
+}
+
+/// What xvsd begins with, beside rules.
+#[derive(Default)]
+pub(crate) struct Begun {
+    /// The timeouts of an earlier xvsd.
+    pub(crate) timeouts: TimeoutsBySource,
+    /// The settings of `xvs set` that were carried out.
+    pub(crate) settings: Vec<(String, String)>,
+    /// Daemons of synchronization that could not be started.
+    pub(crate) refused: Vec<(SyncDaemon, CommandError)>,
+    /// The journal that is kept from now on.
+    pub(crate) journal: Option<Journal>,
+}
 
 /// The control thread.
 pub(crate) struct ControlThread {

@@ -21,12 +21,13 @@ use xvs_host::netfilter;
 use xvs_host::network::{FollowerThread, Latest, Slot};
 use xvs_host::state_directory::{Others, StateDirectory};
 use xvs_ipvsadm::command_line;
-use xvs_model::config::command::{Command, CommandError};
+use xvs_model::config::command::Command;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
 
-use crate::control_thread::input::{Begun, Input};
+use crate::control_thread::{Begun, Input};
 use crate::daemon::ending::Ending;
 use crate::daemon::take_over::TakeOver;
 use crate::error::{DaemonError, system};

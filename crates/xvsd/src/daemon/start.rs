@@ -25,7 +25,7 @@ use xvs_xdp::RingSizes;
 
 use super::{Daemon, follower_callback, machine_memory_bytes, no_thread};
 use crate::control_thread::ControlThread;
-use crate::control_thread::input::Input;
+use crate::control_thread::Input;
 use crate::control_thread::pins;
 use crate::daemon::take_over::TakeOver;
 use crate::error::{DaemonError, system};

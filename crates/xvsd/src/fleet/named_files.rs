@@ -42,7 +42,7 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
 
-    use xvs_model::config::access_list::{ListKey, ListKind};
+    use xvs_model::config::list_key::{ListKey, ListKind};
     use xvs_model::config::quic_rule::{QuicConfig, QuicRule};
     use xvs_model::config::rule::Rule;
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use thiserror::Error;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::request::{FleetRequest, Verdict};
 
 use crate::fleet::etcd::{Etcd, EtcdError};

@@ -25,7 +25,7 @@ use xvs_ctl::control::reload::Reloaded;
 use xvs_ctl::journal::format::{Entry, FileRecord};
 use xvs_ctl::unattached::Attachment;
 use xvs_health::engine;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
 use xvs_model::protocol::question;
 use xvs_model::report::event::Kind;

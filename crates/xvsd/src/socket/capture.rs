@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use xvs_ctl::api::capture::Listener;
 use xvs_dataplane::capture::{Capture, MOST};
 use xvs_dataplane::egress::Egress;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 
 use crate::handle::Handle;

@@ -19,8 +19,8 @@ use xvs_ctl::events::{Listener, changes, log_changes};
 use xvs_dataplane::explain::Live;
 use xvs_dataplane::verdict::DropReason;
 use xvs_ipvsadm::{SystemResolver, escape_control, read_wanted};
-use xvs_model::config::command::CommandError;
 use xvs_model::config::difference::differences;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::question;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Access, FleetRequest, Request, TakeOverStep};
@@ -30,7 +30,7 @@ use xvs_model::report::event::{EventQuery, Kind, Requester};
 use xvs_model::report::explain::{Question, Report};
 use xvs_model::report::status::{RulesFound, RulesStatus, StatusReport};
 
-use crate::control_thread::input::Step;
+use crate::control_thread::hand_over::Step;
 use crate::daemon::ending::{Ending, Stop};
 use crate::daemon::liveness;
 use crate::date::date_millis;

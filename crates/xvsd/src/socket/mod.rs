@@ -37,7 +37,7 @@ use xvs_ctl::events::Listener;
 use xvs_host::lock_file;
 use xvs_host::lock_file::{Held, Lock, LockAttempt};
 use xvs_host::process::END;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_admitted, write_message,
 };

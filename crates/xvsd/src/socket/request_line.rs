@@ -1,7 +1,7 @@
 //! Requests that change something, as they are typed: for the log and events.
 
 use xvs_ctl::events::changes;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::request::{FleetRequest, Request, Verdict};
 
 /// The command line of a request that changes something; the first one of several.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use xvs_ctl::events::Listener;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::report::capture::CaptureRequest;
 use xvs_model::report::connection::ConnectionRow;

@@ -24,7 +24,7 @@ use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules};
 use xvs_host::memory::available_pages;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::reserved_ports::ReservedPorts;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_sched::ServiceKey;
 use xvs_xdp::Attached;

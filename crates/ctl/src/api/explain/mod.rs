@@ -9,7 +9,7 @@ pub mod report;
 mod rule;
 
 use xvs_dataplane::explain::{Live, explain};
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 
 pub use xvs_model::report::explain::Question;
 pub use xvs_model::report::explain::Report;

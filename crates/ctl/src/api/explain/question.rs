@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use xvs_dataplane::egress::{Egress, LinkInfo, RouteTo};
 use xvs_dataplane::explain::FRAME_BYTES;
-use xvs_model::config::command::CommandError;
+use xvs_model::config::refusal::CommandError;
 use xvs_model::hexadecimal;
 use xvs_model::report::explain::{Proto, Question};
 use xvs_proto::LinkId;
