@@ -1,5 +1,5 @@
 //! Rules of the layout: permitted dependencies of crates, no import cycles among files, places of unsafe code, lengths
-//! of files and of comment lines, no macros that panic where they cannot print.
+//! of files and of comment lines, no macros that panic where they cannot print, code that is read from the top.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 mod imports;
 
-use imports::Imports;
+use imports::{Imports, closing, is_name, tokens};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -247,6 +247,73 @@ fn no_comment_line_is_longer_than_a_hundred_and_twenty_characters() {
             let is_long = line.trim_start().starts_with("//") && line.chars().count() > 120;
             assert!(!is_long, "{}:{}: {line}", path.display(), number + 1);
         }
+    }
+}
+
+/// The most named closures (`let f = |x| …`) in all crates. A closure that is used once stands at its use; one that is
+/// used more often is a function below its caller.
+const CLOSURES_MAX: usize = 80;
+
+/// The most tuples that a `let` takes apart at once (`let (a, b) = (x, y);`) in all crates.
+const TUPLE_LETS_MAX: usize = 60;
+
+#[test]
+fn code_is_read_from_the_top_with_few_named_closures_and_tuples_that_are_taken_apart() {
+    let mut closures = Vec::new();
+    let mut tuples = Vec::new();
+    for path in files("crates").into_iter().filter(|path| path.extension().is_some_and(|end| end == "rs")) {
+        let place = path.display().to_string();
+        let is_of_tests = place.ends_with("/tests.rs") || place.contains("/tests/");
+        if is_of_tests || !place.contains("/src/") {
+            continue;
+        }
+        let lines: Vec<_> = before_tests(&read(&path)).map(|(_, line)| line.to_owned()).collect();
+        let tokens = tokens(&lines.join("\n"));
+        for at in (0..tokens.len()).filter(|at| tokens[*at] == "let") {
+            if is_closure(&tokens[at + 1..]) {
+                closures.push(format!("{place}: {}", tokens[at + 1]));
+            }
+            if is_tuple(&tokens[at + 1..]) {
+                tuples.push(format!("{place}: {}", tokens[at..at + 6].concat()));
+            }
+        }
+    }
+    assert!(closures.len() <= CLOSURES_MAX, "{}: {closures:#?}", closures.len());
+    assert!(tuples.len() <= TUPLE_LETS_MAX, "{}: {tuples:#?}", tuples.len());
+}
+
+/// Whether a closure gets a name here: these are the tokens behind `let`.
+fn is_closure(tokens: &[String]) -> bool {
+    let tokens = if tokens.first().is_some_and(|token| token == "mut") { &tokens[1..] } else { tokens };
+    let Some(end) = tokens.iter().position(|token| token == "=" || token == ";") else { return false };
+    let begins = |wanted: &[&str]| wanted.iter().zip(&tokens[end..]).all(|(wanted, token)| wanted == token);
+    tokens.first().is_some_and(|name| is_name(name)) && (begins(&["=", "|"]) || begins(&["=", "move", "|"]))
+}
+
+/// Whether a tuple is made and taken apart here: these are the tokens behind `let`.
+fn is_tuple(tokens: &[String]) -> bool {
+    if tokens.first().is_none_or(|token| token != "(") {
+        return false;
+    }
+    let Some(end) = tokens.iter().position(|token| token == "=") else { return false };
+    tokens.get(end + 1).is_some_and(|token| token == "(")
+        && tokens.get(closing(tokens, end + 1) + 1).is_some_and(|token| token == ";")
+}
+
+#[test]
+fn closures_and_tuples_are_counted_where_a_reader_sees_them() {
+    for (text, closure, tuple) in [
+        ("f = |x| x;", true, false),
+        ("mut f = move || 1;", true, false),
+        ("f: fn(u8) -> u8 = |x| x;", true, false),
+        ("f = list.map(|x| x);", false, false),
+        ("(a, mut b) = (1, f(2));", false, true),
+        ("(a, b) = pair();", false, false),
+        ("(a, b) = (x).split();", false, false),
+        ("a = (1, 2);", false, false),
+    ] {
+        let tokens = tokens(text);
+        assert_eq!((is_closure(&tokens), is_tuple(&tokens)), (closure, tuple), "{text}");
     }
 }
 

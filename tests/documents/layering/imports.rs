@@ -186,7 +186,7 @@ fn end_of_item(tokens: &[String], mut at: usize) -> usize {
 }
 
 /// The position of the bracket that closes the one at `at`.
-fn closing(tokens: &[String], at: usize) -> usize {
+pub(crate) fn closing(tokens: &[String], at: usize) -> usize {
     let mut depth = 0;
     for (place, token) in tokens.iter().enumerate().skip(at) {
         match token.as_str() {
@@ -244,12 +244,12 @@ fn without_self(mut path: Vec<String>) -> Vec<String> {
     path
 }
 
-fn is_name(token: &str) -> bool {
+pub(crate) fn is_name(token: &str) -> bool {
     token.starts_with(|first: char| first.is_alphabetic() || first == '_')
 }
 
 /// Names, `::` and single other characters; without comments, and with `""` for each literal of characters.
-fn tokens(text: &str) -> Vec<String> {
+pub(crate) fn tokens(text: &str) -> Vec<String> {
     let chars: Vec<char> = text.chars().collect();
     let begins = |at: usize, what: &str| {
         what.chars().enumerate().all(|(ahead, wanted)| chars.get(at + ahead) == Some(&wanted))
