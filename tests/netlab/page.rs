@@ -7,6 +7,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustix::system::uname;
@@ -148,11 +149,8 @@ fn the_page_names_its_director_and_fits_phones_and_desktops_in_light_and_dark() 
     );
 
     for (width, is_phone, highest_row) in [(400, true, 120), (800, false, 110), (1400, false, 100)] {
-        let size = json!({ "width": width, "height": 900, "deviceScaleFactor": 1, "mobile": is_phone });
-        browser.call("Emulation.setDeviceMetricsOverride", size);
         for scheme in ["light", "dark"] {
-            let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
-            browser.call("Emulation.setEmulatedMedia", media);
+            browser.look((width, 900), is_phone, scheme);
             let faults = browser.value(&format!("{FAULTS}({highest_row})"));
             assert_eq!(faults, json!([]), "{width} pixels, {scheme}");
         }
@@ -206,6 +204,18 @@ fn a_real_server_that_dies_turns_red_in_an_open_page_and_green_when_it_is_back()
         "{text}"
     );
     browser.until("document.querySelector('#services tbody tr').className", "warn");
+    // Those of the README, made anew by `XVS_PICTURES=docs/pictures` and this test.
+    if let Some(folder) = std::env::var_os("XVS_PICTURES") {
+        for scheme in ["light", "dark"] {
+            browser.look((1100, 700), false, scheme);
+            browser.value(
+                "(async () => { const page = await (await fetch('status.json')).json(); \
+                 page.status.host = 'lb1'; show(page); })()",
+            );
+            let file = Path::new(&folder).join(format!("status-page-{scheme}.png"));
+            fs::write(file, browser.picture()).expect("the folder takes a picture");
+        }
+    }
 
     let folder = cluster.state().join("rs2");
     let folder = folder.display();

@@ -6,6 +6,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
+use base64::prelude::{BASE64_STANDARD, Engine as _};
 use serde_json::{Value, json};
 
 use crate::cluster::{Cluster, Host};
@@ -76,6 +77,25 @@ impl Browser {
                 return message["result"].clone();
             }
         }
+    }
+
+    /// Sets the size of the page in pixels, and whether it is light or dark.
+    pub fn look(&mut self, (width, height): (u32, u32), is_phone: bool, scheme: &str) {
+        let size = json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": is_phone });
+        self.call("Emulation.setDeviceMetricsOverride", size);
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        self.call("Emulation.setEmulatedMedia", media);
+    }
+
+    /// A picture of the page as PNG.
+    ///
+    /// # Panics
+    ///
+    /// If the browser sends none.
+    pub fn picture(&mut self) -> Vec<u8> {
+        let picture = self.call("Page.captureScreenshot", json!({ "format": "png" }));
+        let data = picture["data"].as_str().expect("a picture");
+        BASE64_STANDARD.decode(data).expect("Base64")
     }
 
     /// The value of an expression of JavaScript in the page.

@@ -47,7 +47,7 @@ pub(crate) enum Command {
     Set(set::Arguments),
     /// Keep a real server from new connections until it is enabled, over checks and reloads
     Disable(maintenance::Arguments),
-    /// End that: the real server has its configured weight again, if its health checks agree
+    /// Let a disabled real server have its configured weight again, if its health checks agree
     Enable(maintenance::Arguments),
     /// Add, delete and list the rules that mark packets for `-f` services
     Mark(extensions::Arguments<Marks>),

@@ -75,7 +75,7 @@ impl Arguments {
     /// The configuration: the file's, if one is given, overridden by the other options.
     ///
     /// # Errors
-    /// Those of [`Config::read`] and [`Config::check`].
+    /// The errors of [`Config::read`] and [`Config::check`].
     pub fn config(self) -> Result<Config, ConfigError> {
         let mut config = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
         let given = [

@@ -42,7 +42,7 @@ pub type InterfaceQueues<'a> = (&'a str, u32);
 /// interface with the fewest, but at most one less than there are cores, and at least one.
 ///
 /// # Errors
-/// Those of [`PlacementError`].
+/// As [`PlacementError`] says.
 pub fn shares(
     interfaces: &[InterfaceQueues<'_>],
     wanted: Option<usize>,

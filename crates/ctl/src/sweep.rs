@@ -79,7 +79,7 @@ impl Sweeper {
         }
     }
 
-    /// The same, with these counters. While another thread holds `turn`, nothing is swept.
+    /// A sweeper with these counters. While another thread holds `turn`, nothing is swept.
     pub fn sharing(self, counters: Arc<SweepCounters>, turn: Arc<Mutex<()>>) -> Self {
         Self { counters, turn, ..self }
     }

@@ -85,7 +85,7 @@ impl Held {
     /// Waits until the lock is free, and takes it.
     ///
     /// # Errors
-    /// Those of flock(2).
+    /// The errors of flock(2).
     pub fn wait(self) -> io::Result<Lock> {
         flock(&self.file, FlockOperation::LockExclusive)?;
         Lock::write_pid(self.file)

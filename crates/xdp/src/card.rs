@@ -19,7 +19,7 @@ pub struct CardSettings {
     pub coalescing: Option<Coalescing>,
     /// Whether ports are part of the hash that chooses the receive queue of UDP over IPv4.
     pub udp4_by_ports: Option<bool>,
-    /// The same of UDP over IPv6.
+    /// Whether ports are part of the hash that chooses the receive queue of UDP over IPv6.
     pub udp6_by_ports: Option<bool>,
 }
 

@@ -18,7 +18,7 @@ pub(super) type Neighbours = BTreeSet<(u32, IpAddr)>;
 #[derive(Default)]
 pub(super) struct NextHops {
     gateways: Neighbours,
-    /// Those that the kernel keeps resolved now.
+    /// The next hops that the kernel keeps resolved now.
     resolved: Neighbours,
     /// Destinations whose next hops may be missing in `resolved`.
     unresolved: Due<IpAddr>,

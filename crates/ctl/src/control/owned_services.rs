@@ -21,7 +21,7 @@ pub(super) struct OwnedServices {
     pub dirty: BTreeSet<ServiceKey>,
     /// For each service with drift, the commands that restore the wanted state.
     pub drift: BTreeMap<ServiceKey, Vec<Command>>,
-    /// The same commands as command lines.
+    /// The commands of `drift` as command lines.
     pub drift_lines: Arc<[String]>,
     pub repair: Repair,
 }

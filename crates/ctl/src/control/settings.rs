@@ -46,7 +46,7 @@ impl ActiveSettings {
     /// Sets one setting by its name.
     ///
     /// # Errors
-    /// Those of [`xvs_model::config::settings::set`]; then nothing has changed.
+    /// The errors of [`xvs_model::config::settings::set`]; then nothing has changed.
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), CommandError> {
         xvs_model::config::settings::set(&mut self.ipvs, &mut self.feedback, key, value)?;
         self.changed.insert(key.to_owned(), Source::XvsSet);

@@ -97,7 +97,7 @@ struct Wanted<'a> {
 
 /// What a known connection of the same identity is.
 enum Found {
-    /// The same connection.
+    /// The connection of the message.
     Same,
     /// Another one, towards another real server.
     Other,

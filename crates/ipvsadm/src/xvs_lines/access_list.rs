@@ -33,7 +33,7 @@ pub struct EntryArgument {
     /// With TIME: `for` so long (10m, 1h30m), or `until` this number of seconds since 1970
     #[arg(value_name = "for", value_parser = ["for", "until"], requires = "time")]
     word: Option<String>,
-    /// See there
+    /// The time: so long with `for`, or seconds since 1970 with `until`
     #[arg(value_name = "TIME")]
     time: Option<String>,
 }
@@ -74,7 +74,7 @@ pub enum ListChange {
         /// One network a line; read again by `xvs reload`
         path: PathBuf,
     },
-    /// End that
+    /// Take the file of a list away
     NoFile {
         /// Its service.
         #[command(flatten)]

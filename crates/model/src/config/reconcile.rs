@@ -23,7 +23,7 @@ pub struct OwnedService {
 /// Which owned services and destinations are reconciled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReconcileScope {
-    /// Those whose wanted options have changed. Manual changes to the others stay.
+    /// Services and destinations whose wanted options have changed. Manual changes to the others stay.
     Changes,
     /// All of every owned service.
     Everything,

@@ -80,7 +80,7 @@ impl DesiredRules {
         }
     }
 
-    /// The same for the limits of these services.
+    /// Wants the limits of these services as they run.
     pub fn keep_limits<'a>(&mut self, running: &State, services: impl IntoIterator<Item = &'a ServiceKey>) {
         for key in services {
             self.state.set_limit(*key, running.limits().get(key).copied());

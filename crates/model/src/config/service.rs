@@ -63,7 +63,7 @@ impl ServiceOptions {
         }
     }
 
-    /// Those that ipvsadm has too.
+    /// The options that ipvsadm has, too.
     pub fn of_ipvsadm(&self) -> Self {
         let (client_address, syn_proxy) = Default::default();
         Self { client_address, syn_proxy, ..self.clone() }

@@ -49,7 +49,7 @@ settings! {
     schedule_icmp: Switch = Switch(false);
     /// Seconds after which `lblc` forgets an unused address; checked every half hour.
     lblc_expiration: u32 = 86_400;
-    /// The same for `lblcr`, which also removes a real server from a set that has not changed for this time.
+    /// The expiry of `lblcr`, which also removes a real server from a set that has not changed for this time.
     lblcr_expiration: u32 = 86_400;
     /// 1: a real server behind NAT that sends unsolicited packets gets an ICMP error.
     nat_icmp_send: Switch = Switch(false);
@@ -184,7 +184,7 @@ impl From<SyncPorts> for u32 {
 pub enum MssClamp {
     /// None.
     Off,
-    /// Those through a tunnel.
+    /// TCP connections through a tunnel.
     Tunnels,
     /// All.
     All,

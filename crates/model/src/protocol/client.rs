@@ -44,7 +44,7 @@ pub trait Director {
     /// Passes every connection to `each`, one by one, until `each` fails.
     ///
     /// # Errors
-    /// Those of [`call`](Self::call), and [`Failure::Printing`] with the error of `each`.
+    /// The errors of [`call`](Self::call), and [`Failure::Printing`] with the error of `each`.
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure>;
 
     /// Passes every matching connection, with its detail, to `each`, one by one, until `each` fails.
@@ -213,7 +213,7 @@ impl Client {
     /// The first part is empty: the capture has begun.
     ///
     /// # Errors
-    /// Those of [`call`](Director::call), and [`Failure::Printing`] with the error of `each`.
+    /// The errors of [`call`](Director::call), and [`Failure::Printing`] with the error of `each`.
     pub fn capture(
         &mut self,
         wanted: CaptureRequest,

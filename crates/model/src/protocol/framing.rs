@@ -49,7 +49,7 @@ struct Versioned {
 /// Writes one message.
 ///
 /// # Errors
-/// Those of the writer; `InvalidData` if the message is longer than 4 GiB.
+/// The errors of the writer; `InvalidData` if the message is longer than 4 GiB.
 pub fn write_message(writer: &mut impl Write, message: &impl Serialize) -> io::Result<()> {
     let mut frame = vec![0; LENGTH_BYTES];
     serde_json::to_writer(&mut frame, message)?;
@@ -71,10 +71,10 @@ pub fn read_frame(reader: &mut impl Read, limit_bytes: u32) -> Result<Option<Vec
     Ok(read_admitted(reader, admit)?.map(|(frame, ())| frame))
 }
 
-/// The same for a message whose length is admitted, which may give something to keep as long as its bytes.
+/// Reads a message whose length is admitted, which may give something to keep as long as its bytes.
 ///
 /// # Errors
-/// That of `admit` before any content is read or allocated; [`FrameError::Io`] also for an incomplete message.
+/// The error of `admit` before any content is read or allocated; [`FrameError::Io`] also for an incomplete message.
 pub fn read_admitted<T>(
     reader: &mut impl Read,
     admit: impl FnOnce(u32) -> Result<T, FrameError>,

@@ -71,11 +71,11 @@ fn wait_for(
 /// What can be known of an xvsd that is not stopped, and the next step.
 const RUNS: &str = "it is busy or hangs; `xvs healthy` names what makes no progress";
 
-/// The same of an xvsd that is to reload.
+/// What can be known of an xvsd that is to reload.
 const RELOADS: &str =
     "it reloads, which takes some seconds by a successor, and longer if etcd does not answer";
 
-/// The same of an xvsd that is to change the rules in etcd.
+/// What can be known of an xvsd that is to change the rules in etcd.
 const WAITS_FOR_ETCD: &str = "it waits for etcd; `xvs status` shows whether that answers";
 
 /// Whether a reply, or the end of the connection, arrives within this time.

@@ -64,7 +64,7 @@ pub struct Reloader {
 struct Running {
     config: Config,
     exporter: Option<Exporter>,
-    /// Those of the exporter.
+    /// The admission of the exporter.
     admission: Arc<ArcSwap<Admission>>,
 }
 

@@ -46,7 +46,7 @@ impl Rules {
     /// The process at the other end of `stream`.
     ///
     /// # Errors
-    /// Those of `SO_PEERCRED` and `SO_PEERGROUPS`.
+    /// The errors of `SO_PEERCRED` and `SO_PEERGROUPS`.
     pub(crate) fn peer(self, stream: &UnixStream) -> io::Result<Peer> {
         let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
         let uid = credentials.uid();
