@@ -65,17 +65,17 @@ pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, BondError> {
         check_offloads(name, links)?;
         return Ok(vec![(name.to_owned(), None)]);
     };
-    let member = |link: &Link| {
-        let member = BondMember { name: bond.name.clone(), active: link.active };
-        (link.name.clone(), Some(member))
-    };
     let mut members: Vec<_> = members(bond, links).collect();
     members.sort_by_key(|link| link.ifindex);
     members.iter().try_for_each(|member| check_offloads(&member.name, links))?;
-    match members.is_empty() {
-        true => Err(BondError::NoMembers { bond: bond.name.clone() }),
-        false => Ok(members.into_iter().map(member).collect()),
+    if members.is_empty() {
+        return Err(BondError::NoMembers { bond: bond.name.clone() });
     }
+    Ok(members.into_iter().map(|link| chosen(link, bond)).collect())
+}
+
+fn chosen(link: &Link, bond: &Link) -> Chosen {
+    (link.name.clone(), Some(BondMember { name: bond.name.clone(), active: link.active }))
 }
 
 /// Checks that a named interface can be attached, as far as other links matter.
@@ -85,7 +85,8 @@ pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, BondError> {
 pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
     let Some(link) = named(name, links) else { return Ok(()) };
     if let Some(master) = master(link, links) {
-        let (member, of) = (name.to_owned(), master.name.clone());
+        let member = name.to_owned();
+        let of = master.name.clone();
         match master.kind {
             // A VRF.
             LinkKind::Single => {}
@@ -104,8 +105,7 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
             if let Some(vlan) =
                 links.iter().find(|one| one.vlan.is_some_and(|vlan| vlan.over == link.ifindex))
             {
-                let (vlan, bridge) = (vlan.name.clone(), name.to_owned());
-                return Err(BondError::HiddenTags { vlan, bridge });
+                return Err(BondError::HiddenTags { vlan: vlan.name.clone(), bridge: name.to_owned() });
             }
             Ok(())
         }
@@ -120,8 +120,9 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
 pub fn check_offloads(name: &str, links: &[Link]) -> Result<(), BondError> {
     let Some(link) = named(name, links) else { return Ok(()) };
     if link.kind == LinkKind::Bridge {
-        let refused = |why| BondError::Port { bridge: name.to_owned(), why };
-        return below(link, links).into_iter().try_for_each(|port| check_port(&port.name).map_err(refused));
+        return below(link, links).into_iter().try_for_each(|port| {
+            check_port(&port.name).map_err(|why| BondError::Port { bridge: name.to_owned(), why })
+        });
     }
     match has_vlans(link, links) {
         true => check_tags(name).map_err(BondError::Tags),
@@ -143,15 +144,13 @@ pub fn bond_of<'l>(link: &Link, links: &'l [Link]) -> Option<&'l Link> {
 
 /// The members that are up, of the bond of an attached interface, and are not attached themselves.
 pub fn joined(interfaces: &[InterfaceStatus], links: &[Link]) -> impl Iterator<Item = Chosen> {
-    let of = move |link: &Link| {
+    links.iter().filter_map(move |link| {
         let bond = bond_of(link, links)?;
         let is_attached = interfaces.iter().any(|interface| interface.name == link.name);
         let of_bond = interfaces.iter().filter_map(|interface| interface.bond.as_ref());
         let is_followed = of_bond.into_iter().any(|of| of.name == bond.name);
-        (link.up && !is_attached && is_followed)
-            .then(|| BondMember { name: bond.name.clone(), active: link.active })
-    };
-    links.iter().filter_map(move |link| Some((link.name.clone(), Some(of(link)?))))
+        (link.up && !is_attached && is_followed).then(|| chosen(link, bond))
+    })
 }
 
 /// Warnings about attached interfaces: those that became members or left their bond, bridges that can no longer be
@@ -164,9 +163,8 @@ pub fn warnings(interfaces: &[InterfaceStatus], links: &[Link]) -> Vec<String> {
             warnings.extend(check(name, links).err().map(|why| why.to_string()));
             continue;
         };
-        let is_member = |link: &Link| bond_of(link, links).is_some_and(|of| of.name == *bond);
         // An interface that is gone has a warning already.
-        if named(name, links).is_some_and(|link| !is_member(link)) {
+        if named(name, links).is_some_and(|link| bond_of(link, links).is_none_or(|of| of.name != *bond)) {
             warnings.push(format!(
                 "{name} was attached as a member of {bond} and is none any more, so packets of services that it receives are \
                  dropped; add it again (`ip link set dev {name} master {bond}`), or restart xvsd"

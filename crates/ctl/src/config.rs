@@ -6,6 +6,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::offload::Settings;
@@ -41,10 +42,8 @@ impl Config {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(path)
             .map_err(|error| ConfigError::Unreadable { path: path.to_owned(), error })?;
-        let syntax =
-            |error: toml::de::Error| ConfigError::Syntax { path: path.to_owned(), text: described(&error) };
-        let config: Self = toml::from_str(&text).map_err(syntax)?;
-        let document: serde_json::Value = toml::from_str(&text).map_err(syntax)?;
+        let config: Self = parsed(path, &text)?;
+        let document: serde_json::Value = parsed(path, &text)?;
         let given = keyed(document).into_iter().map(|(key, _)| (key, Source::Toml));
         let toml = Some(FileRecord::of(path, text.as_bytes()));
         Ok(Self { sources: given.collect(), toml, ..config })
@@ -58,11 +57,11 @@ impl Config {
     /// The settings as they are at the start; `workers` is the number of workers that were started.
     pub fn settings(&self, workers: usize) -> Vec<Setting> {
         let document = serde_json::to_value(Self { workers: Some(workers), ..self.clone() });
-        let setting = |(key, value): (String, _)| {
+        let settings = document.map(keyed).unwrap_or_default().into_iter().map(|(key, value)| {
             let source = self.sources.get(&key).copied().unwrap_or_default();
             Setting { key, value, source }
-        };
-        document.map(keyed).unwrap_or_default().into_iter().map(setting).collect()
+        });
+        settings.collect()
     }
 
     /// Checks what deserialization does not: ranges of values, and the interfaces.
@@ -70,20 +69,13 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`]; [`ConfigError::NoInterface`] and [`ConfigError::InterfaceTwice`].
     pub fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key, value: String, why| Err(ConfigError::Value { key, value, why });
         if self.workers == Some(0) {
-            return wrong(
-                "workers",
-                "0".to_owned(),
-                "at least one worker is needed; leave it out for the default",
-            );
+            let why = "at least one worker is needed; leave it out for the default";
+            return wrong("workers", "0".to_owned(), why);
         }
         if !(1024..=1 << 27).contains(&self.conn_table_size) {
-            return wrong(
-                "conn_table_size",
-                self.conn_table_size.to_string(),
-                "from 1024 to 134217728 connections",
-            );
+            let why = "from 1024 to 134217728 connections";
+            return wrong("conn_table_size", self.conn_table_size.to_string(), why);
         }
         let Limits { clients, ipv4_prefix, ipv6_prefix } = self.limits;
         if !(1024..=1 << 24).contains(&clients) {
@@ -121,11 +113,8 @@ impl Config {
             _ => {}
         }
         if self.status_page && self.metrics_address.is_none() {
-            return wrong(
-                "status_page",
-                "true".to_owned(),
-                "without an address; name one with metrics_address",
-            );
+            let why = "without an address; name one with metrics_address";
+            return wrong("status_page", "true".to_owned(), why);
         }
         self.fleet.check()?;
         self.mode()?;
@@ -172,10 +161,9 @@ impl Config {
             let bytes = read_bytes(path)?;
             let record = FileRecord::of(path, &bytes);
             let state = self.state_directory.as_ref().map(|parent| parent.join(name_of(&self.socket)));
-            let is_loaded = || state.is_some_and(|state| has_loaded(&state, &record, files.has_fleet));
-            files.rule_lines = parse_rules(path, &bytes).or_else(|error| match is_loaded() {
-                true => Ok(Vec::new()),
-                false => Err(error),
+            files.rule_lines = parse_rules(path, &bytes).or_else(|error| match state {
+                Some(state) if has_loaded(&state, &record, files.has_fleet) => Ok(Vec::new()),
+                _ => Err(error),
             })?;
             files.rules = Some(record);
         }
@@ -194,17 +182,17 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Value`].
     pub fn log_filter(&self) -> Result<EnvFilter, ConfigError> {
-        let wrong = || ConfigError::Value {
+        // The filter would take an unknown word as the name of a target, and nothing else would be logged.
+        let is_word = !self.log.contains(['=', ',']);
+        let filter = match is_word && !LEVELS.contains(&self.log.as_str()) {
+            true => None,
+            false => EnvFilter::try_new(&self.log).ok(),
+        };
+        filter.ok_or_else(|| ConfigError::Value {
             key: "log",
             value: format!("{:?}", self.log),
             why: "error, warn, info, debug, or a filter such as info,xvs_host::network=debug",
-        };
-        // The filter would take an unknown word as the name of a target, and nothing else would be logged.
-        let is_word = !self.log.contains(['=', ',']);
-        if is_word && !LEVELS.contains(&self.log.as_str()) {
-            return Err(wrong());
-        }
-        EnvFilter::try_new(&self.log).map_err(|_| wrong())
+        })
     }
 
     /// Checks that a full table fits into the machine's memory, `memory_bytes` in all. The table's memory is allocated
@@ -242,7 +230,8 @@ impl Config {
         free_huge_bytes: u64,
         limit: &CgroupLimit,
     ) -> Result<(), ConfigError> {
-        let (of_table, mapped) = (table.full_bytes() as u64, table.mapped_bytes() as u64);
+        let of_table = table.full_bytes() as u64;
+        let mapped = table.mapped_bytes() as u64;
         let may_be_reserved = self.state_directory.is_none() && table.memory != Memory::SmallPages;
         let of_table =
             if may_be_reserved && mapped <= free_huge_bytes { of_table - mapped } else { of_table };
@@ -288,6 +277,15 @@ fn parse_rules(path: &Path, bytes: &[u8]) -> Result<Vec<RuleLine>, ConfigError> 
     // A comment may be in any encoding; a rule that is not in ASCII is refused with its line.
     read_rules(&String::from_utf8_lossy(bytes), &SystemResolver::default())
         .map_err(|text| ConfigError::Rules { path: path.to_owned(), text })
+}
+
+fn parsed<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {
+    toml::from_str(text)
+        .map_err(|error| ConfigError::Syntax { path: path.to_owned(), text: described(&error) })
+}
+
+fn wrong(key: &'static str, value: String, why: &'static str) -> Result<(), ConfigError> {
+    Err(ConfigError::Value { key, value, why })
 }
 
 /// The error with its place, and with advice if a key is not known.

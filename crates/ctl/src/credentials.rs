@@ -4,13 +4,15 @@
 //! Read at the start and at each reload, and by `xvs doctor`. Not here: what is done with them (`metrics/` of xvsd).
 
 use std::fmt::Display;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use thiserror::Error;
 
 use crate::config::{Config, ConfigError};
-use crate::secret_file::{self, read_file};
+use crate::secret_file::{self, SecretFileError, read_file};
 
 /// Certificate and token, as far as they are configured.
 #[derive(Default)]
@@ -40,26 +42,24 @@ impl Credentials {
         let token = config.metrics_token_file.as_deref().map(token).transpose();
         certificate
             .and_then(|certificate| Ok(Self { certificate, token: token? }))
-            .map_err(ConfigError::Credentials)
+            .map_err(|error: CredentialsError| ConfigError::Credentials(error.to_string()))
     }
 }
 
 impl Certificate {
-    fn read(certificate: &Path, key: &Path) -> Result<Self, String> {
-        let (certificate_file, key_file) = (certificate.display(), key.display());
+    fn read(certificate: &Path, key: &Path) -> Result<Self, CredentialsError> {
         let files = [certificate, key].map(Path::to_owned);
-        let how = "name a file with the certificate, and those of its authorities behind it, in PEM";
-        let wrong = |why: String| format!("metrics_certificate {certificate_file}: {why}; {how}");
-        let text = read_file(certificate).map_err(|error| wrong(error.to_string()))?.1;
+        let (_, text) = read_file(certificate)
+            .map_err(|error| CredentialsError::Unreadable(certificate.to_owned(), error))?;
         let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
         // The parser's own text may have parts of the file, which may be a secret.
-        let chain = chain.map_err(|_| wrong(NOT_PEM.to_owned()))?;
+        let chain = chain.map_err(|_| CredentialsError::NotPem(certificate.to_owned()))?;
         if chain.is_empty() {
-            return Err(wrong("there is no certificate in it".to_owned()));
+            return Err(CredentialsError::NoCertificate(certificate.to_owned()));
         }
         let text = secret_file::read("metrics_private_key", key, KEY_FILE)?;
         let key = PrivateKeyDer::from_pem_slice(text.as_bytes())
-            .map_err(|_| format!("metrics_private_key {key_file}: {NOT_PEM}; {KEY_FILE}"))?;
+            .map_err(|_| CredentialsError::KeyNotPem(key.to_owned()))?;
         Ok(Self { chain, key, files })
     }
 
@@ -77,12 +77,32 @@ impl Certificate {
     }
 }
 
+/// Why a file with credentials is not used, with the next step.
+#[derive(Debug, Error)]
+enum CredentialsError {
+    #[error("metrics_certificate {path}: {1}; {CHAIN_FILE}", path = .0.display())]
+    Unreadable(PathBuf, io::Error),
+    #[error("metrics_certificate {}: {NOT_PEM}; {CHAIN_FILE}", .0.display())]
+    NotPem(PathBuf),
+    #[error("metrics_certificate {}: there is no certificate in it; {CHAIN_FILE}", .0.display())]
+    NoCertificate(PathBuf),
+    #[error("metrics_private_key {}: {NOT_PEM}; {KEY_FILE}", .0.display())]
+    KeyNotPem(PathBuf),
+    #[error(
+        "metrics_token_file {}: not one word of at most {TOKEN_MAX_BYTES} ASCII letters, digits and signs; {TOKEN_FILE}",
+        .0.display()
+    )]
+    Token(PathBuf),
+    #[error(transparent)]
+    Secret(#[from] SecretFileError),
+}
+
 /// Which file is wrong if a TLS library refuses a certificate with its key, why, and the next step. The files have
 /// their keys of xvs.toml.
-pub fn refused(error: &dyn Display, [certificate, key]: [(&str, &Path); 2]) -> String {
+pub fn refused(error: &dyn Display, [(name, file), (key_name, key_file)]: [(&str, &Path); 2]) -> String {
     let text = error.to_string();
-    let ([name, key_name], [file, key_file]) =
-        ([certificate.0, key.0], [certificate.1, key.1].map(Path::display));
+    let file = file.display();
+    let key_file = key_file.display();
     // The library has no error of its own for this in its interface.
     if text.contains("UnsupportedCertVersion") {
         return format!(
@@ -93,20 +113,20 @@ pub fn refused(error: &dyn Display, [certificate, key]: [(&str, &Path); 2]) -> S
     format!("{key_name} {key_file}: not for {file}: {text}; {KEY_FILE}")
 }
 
+const CHAIN_FILE: &str = "name a file with the certificate, and those of its authorities behind it, in PEM";
+
 const KEY_FILE: &str = "name a file with the certificate's private key in PEM, not encrypted";
+
+const TOKEN_FILE: &str = "`openssl rand -hex 32` prints a token";
 
 const NOT_PEM: &str = "not PEM, with a BEGIN and an END on lines of their own";
 
-fn token(path: &Path) -> Result<String, String> {
-    let how = "`openssl rand -hex 32` prints a token";
-    let text = secret_file::read("metrics_token_file", path, how)?;
+fn token(path: &Path) -> Result<String, CredentialsError> {
+    let text = secret_file::read("metrics_token_file", path, TOKEN_FILE)?;
     let token = text.trim();
     if token.is_empty() || token.len() > TOKEN_MAX_BYTES || !token.bytes().all(|byte| byte.is_ascii_graphic())
     {
-        let path = path.display();
-        return Err(format!(
-            "metrics_token_file {path}: not one word of at most {TOKEN_MAX_BYTES} ASCII letters, digits and signs; {how}"
-        ));
+        return Err(CredentialsError::Token(path.to_owned()));
     }
     Ok(token.to_owned())
 }

@@ -10,7 +10,6 @@ use std::iter;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use xvs_model::config::command::Command;
 use xvs_model::config::difference::{Difference, commands_for};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::reply::Reply;
@@ -71,8 +70,8 @@ impl Events {
         let mut recorded = self.recorded();
         for (what, refused) in all.take(AT_ONCE).chain(left) {
             recorded.last += 1;
-            let (number, by) = (recorded.last, by.cloned());
-            recorded.kept.push_back(Event { number, at_millis, epoch, by, kind, what, refused });
+            let number = recorded.last;
+            recorded.kept.push_back(Event { number, at_millis, epoch, by: by.cloned(), kind, what, refused });
             if recorded.kept.len() > KEPT {
                 recorded.kept.pop_front();
             }
@@ -135,8 +134,8 @@ impl Listener {
     /// The next events; empty if none is recorded within this time.
     pub fn receive(&mut self, within: Duration) -> EventBatch {
         let recorded = self.events.recorded();
-        let nothing = |recorded: &mut Recorded| recorded.last < self.next;
-        let waited = self.events.more.wait_timeout_while(recorded, within, nothing);
+        let more = &self.events.more;
+        let waited = more.wait_timeout_while(recorded, within, |recorded| recorded.last < self.next);
         let (recorded, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let missed = recorded.first().saturating_sub(self.next);
         let begin = (self.next + missed).saturating_sub(recorded.first()) as usize;
@@ -157,7 +156,6 @@ pub type Changes<'a> = Box<dyn ExactSizeIterator<Item = (String, Option<String>)
 
 /// The changes of a request. Empty for a request that changes nothing.
 pub fn changes<'a>(request: &'a ControlRequest, answer: &'a Result<Reply, CommandError>) -> Changes<'a> {
-    let refusal = |error: &CommandError| error.refusal().map(ToString::to_string);
     let refused = answer.as_ref().err().and_then(refusal);
     match (request, answer) {
         (ControlRequest::Restore(commands), Ok(Reply::Restored(results))) => {
@@ -197,10 +195,15 @@ pub fn log_changes(changes: impl IntoIterator<Item = (String, Option<String>)>, 
     }
 }
 
+fn refusal(error: &CommandError) -> Option<String> {
+    error.refusal().map(ToString::to_string)
+}
+
 /// The commands that removed these differences, as typed, each prefixed with their cause.
 pub(crate) fn applied(why: &str, differences: &[Difference]) -> Changes<'static> {
-    let line = |command: &Command| (format!("{why}: {}", command_line(command)), None);
-    Box::new(commands_for(differences).iter().map(line).collect::<Vec<_>>().into_iter())
+    let commands = commands_for(differences);
+    let lines = commands.iter().map(|command| (format!("{why}: {}", command_line(command)), None));
+    Box::new(lines.collect::<Vec<_>>().into_iter())
 }
 
 /// The largest number of listeners.

@@ -53,10 +53,10 @@ pub fn shares(
     if workers > queues as usize {
         return Err(PlacementError::TooManyWorkers { workers, queues, interface: fewest.to_owned() });
     }
-    let share = |worker: usize| -> Vec<Vec<u32>> {
+    let shares = (0..workers).map(|worker| {
         interfaces.iter().map(|(_, queues)| (0..*queues).skip(worker).step_by(workers).collect()).collect()
-    };
-    let shares: Vec<_> = (0..workers).map(share).collect();
+    });
+    let shares: Vec<Vec<Vec<u32>>> = shares.collect();
     let count = shares.first().map_or(0, |share| share.iter().map(Vec::len).sum());
     if count > MAX_SOCKETS {
         let (most, queues) = interfaces.iter().copied().max_by_key(|(_, queues)| *queues).unwrap_or_default();
@@ -68,8 +68,8 @@ pub fn shares(
 /// The core of each worker, of the available ones in ascending order: from the last one down, so that the first is free
 /// for the rest of the machine. Workers share cores if there are fewer; `None`: no core is known.
 pub fn cores<C: Copy>(workers: usize, available: &[C]) -> Vec<Option<C>> {
-    let downwards = |worker| available.iter().rev().nth(worker % available.len().max(1)).copied();
-    (0..workers).map(downwards).collect()
+    let downwards = available.iter().rev();
+    (0..workers).map(|worker| downwards.clone().nth(worker % available.len().max(1)).copied()).collect()
 }
 
 #[cfg(test)]

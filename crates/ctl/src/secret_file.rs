@@ -6,21 +6,43 @@
 use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
+use thiserror::Error;
+
+/// Why the file that a key of xvs.toml names is not used, with the next step.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum SecretFileError {
+    /// The file cannot be read.
+    #[error("{key} {path}: {error}; {how}", path = path.display())]
+    Unreadable {
+        /// What names the file.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        error: String,
+        /// The next step.
+        how: &'static str,
+    },
+    /// Every user may read or change the file.
+    #[error("{0} {path}: every user may read or change it; `chmod o= {path}`", path = .1.display())]
+    Public(&'static str, PathBuf),
+}
 
 /// Reads the file that a key of xvs.toml names. `how` is the next step if there is none.
 ///
 /// # Errors
-/// A sentence that names key and file, what is wrong and the next step.
-pub fn read(key: &str, path: &Path, how: &str) -> Result<String, String> {
-    let read = read_file(path);
-    let path = path.display();
-    let (mode, text) = read.map_err(|error| format!("{key} {path}: {error}; {how}"))?;
-    match mode & 0o007 {
-        0 => Ok(text),
-        _ => Err(format!("{key} {path}: every user may read or change it; `chmod o= {path}`")),
+/// The file cannot be read, or every user may read or change it.
+pub fn read(key: &'static str, path: &Path, how: &'static str) -> Result<String, SecretFileError> {
+    match read_file(path) {
+        Ok((mode, text)) if mode & 0o007 == 0 => Ok(text),
+        Ok(_) => Err(SecretFileError::Public(key, path.to_owned())),
+        Err(error) => {
+            let error = error.to_string();
+            Err(SecretFileError::Unreadable { key, path: path.to_owned(), error, how })
+        }
     }
 }
 
@@ -35,13 +57,13 @@ pub fn read_file(path: &Path) -> io::Result<(u32, String)> {
 
 /// Reads a file of at most `longest` bytes. Also returns its mode. Waits for nothing: a pipe is refused.
 pub(crate) fn read_bytes(path: &Path, longest: u64) -> io::Result<(u32, Vec<u8>)> {
-    let not_a_file = || io::Error::new(io::ErrorKind::InvalidInput, "not a file");
     // Before it is opened too, which would start a watchdog, for example.
     if !fs::metadata(path)?.is_file() {
         return Err(not_a_file());
     }
     let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)?;
-    let (about, mut bytes) = (file.metadata()?, Vec::new());
+    let about = file.metadata()?;
+    let mut bytes = Vec::new();
     if !about.is_file() {
         return Err(not_a_file());
     }
@@ -51,6 +73,10 @@ pub(crate) fn read_bytes(path: &Path, longest: u64) -> io::Result<(u32, Vec<u8>)
         }
         false => Ok((about.mode(), bytes)),
     }
+}
+
+fn not_a_file() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, "not a file")
 }
 
 /// No file with a secret is longer, in bytes.

@@ -122,9 +122,9 @@ pub(crate) fn of_destination(
 ) -> impl Iterator<Item = Item> {
     // Such connections keep the port that the client sent to, or use the destination's.
     let any = takes_any_port(service);
-    let port = move |port| if any { 0 } else { port };
-    let replies = replies_from(service, destination, method)
-        .map(move |(protocol, from)| Item::From(protocol, Endpoint { port: port(from.port), ..from }));
+    let replies = replies_from(service, destination, method).map(move |(protocol, from)| {
+        Item::From(protocol, Endpoint { port: if any { 0 } else { from.port }, ..from })
+    });
     // An item for every port would take all that the machine sends to itself.
     let clients = match service {
         ServiceKey::Address { protocol, endpoint } if method.masquerades() && !any => {
@@ -184,8 +184,8 @@ pub(crate) fn replies_from(
     };
     let port = if destination.port == 0 { virtual_port } else { destination.port };
     let nat = method == ForwardingMethod::Nat;
-    let from = move |protocol| (protocol, Endpoint { port, ..destination });
-    protocols.into_iter().filter(move |_| nat).map(from)
+    let protocols = protocols.into_iter().filter(move |_| nat);
+    protocols.map(move |protocol| (protocol, Endpoint { port, ..destination }))
 }
 
 /// Whether a service has connections to more than one port: mark services, port 0, and FTP, whose data connections use

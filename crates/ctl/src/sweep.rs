@@ -136,8 +136,7 @@ impl Sweeper {
                     return;
                 }
                 // A packet that arrives meanwhile changes the state or the expiry, and saves it.
-                let same = |state, expires| (state, expires) == seen;
-                end_if(reader, id, same, &snapshot, &counters.worthless);
+                end_if(reader, id, |state, expires| (state, expires) == seen, &snapshot, &counters.worthless);
             });
         }
     }

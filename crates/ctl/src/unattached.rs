@@ -49,9 +49,8 @@ impl<L: Copy> Addresses<L> {
 
     /// The link that has an address, or else one whose network contains it.
     fn find(&self, addr: IpAddr) -> Option<L> {
-        let around =
-            || self.networks.iter().find(|(network, _)| network.contains(addr)).map(|(_, link)| *link);
-        self.own.get(&addr).copied().or_else(around)
+        let own = self.own.get(&addr).copied();
+        own.or_else(|| Some(self.networks.iter().find(|(network, _)| network.contains(addr))?.1))
     }
 }
 
@@ -59,13 +58,13 @@ impl<'a> Attachment<'a> {
     /// The interfaces of a machine; those in `names` are attached. If one of these is gone or down, or if there are
     /// none, nothing is reported: the kernel's routes may differ once it is up.
     pub fn new<'n>(network: &'a Network, names: impl IntoIterator<Item = &'n str>) -> Self {
-        let link = |name| {
+        let attached = names.into_iter().map(|name| {
             let link = network.link_named(name)?;
             // While a bond is up, a member may be down.
             let link = bond_of(link, &network.links).unwrap_or(link);
             link.up.then_some(link.ifindex)
-        };
-        let attached: Option<BTreeSet<_>> = names.into_iter().map(link).collect();
+        });
+        let attached: Option<BTreeSet<_>> = attached.collect();
         let Some(attached) = attached.filter(|attached| !attached.is_empty()) else { return Self::default() };
         let mut this = Self { network: Some(network), attached, ..Self::default() };
         for link in &network.links {
@@ -94,8 +93,9 @@ impl<'a> Attachment<'a> {
     pub fn towards(&self, key: impl Into<RouteKey>) -> Option<&'a Link> {
         let network = self.network?;
         let RouteAction::Unicast(hops) = &network.route_to(key)?.action else { return None };
-        let link = |ifindex| network.links.iter().find(|link| link.ifindex == ifindex);
-        let links: Vec<_> = hops.iter().filter_map(|hop| link(hop.ifindex)).collect();
+        let links =
+            hops.iter().filter_map(|hop| network.links.iter().find(|link| link.ifindex == hop.ifindex));
+        let links: Vec<_> = links.collect();
         if links.iter().any(|link| self.is_attached(link)) {
             return None;
         }
@@ -104,12 +104,13 @@ impl<'a> Attachment<'a> {
 
     /// The warning, after packets had no route, that default routes of these families use links that are not attached.
     pub fn default_route_warning(&self, families: &BTreeSet<Family>) -> Option<String> {
-        let anywhere = |family: &Family| match family {
+        let mut anywhere = families.iter().map(|family| match family {
             Family::V4 => IpAddr::from([0; 4]),
             Family::V6 => IpAddr::from([0; 16]),
-        };
-        let link = families.iter().find_map(|family| self.towards(anywhere(family)))?;
-        let (name, step) = (&link.name, self.step(link));
+        });
+        let link = anywhere.find_map(|addr| self.towards(addr))?;
+        let name = &link.name;
+        let step = self.step(link);
         Some(format!(
             "packets had no route by an attached interface, and the default route is by {name}, to which xvsd is not \
              attached, so replies to clients cannot leave there; {step}"
@@ -124,12 +125,6 @@ impl<'a> Attachment<'a> {
         let target = below.map_or(link, |(_, below)| below);
         let name = &link.name;
         let mut ports = links.iter().filter(|one| one.master == Some(target.ifindex)).peekable();
-        let is_of_guest = |port: &Link| OF_GUESTS.iter().any(|prefix| port.name.starts_with(prefix));
-        let attach = |name: &str| {
-            format!(
-                "add {name} to `interfaces` in xvs.toml and `xvs reload`, or restart xvsd with `--interface {name}` beside the others"
-            )
-        };
         match (target.kind, below) {
             (LinkKind::Bridge, _) if ports.peek().is_some() && ports.all(is_of_guest) => format!(
                 "xvs does not serve behind {}, a bridge of containers or virtual machines; connect them to a network \
@@ -158,14 +153,16 @@ impl<'a> Attachment<'a> {
         let of_clients = self.by_link(virtual_addresses, |addr| self.towards_clients(addr));
         let of_servers = self.by_link(real_servers.into_iter().take(LOOK_UPS_MAX), |addr| self.towards(addr));
         let clients = of_clients.into_values().map(|(link, addresses)| {
-            let (name, addresses) = (&link.name, listed(&addresses, "virtual address", "virtual addresses"));
+            let name = &link.name;
+            let addresses = listed(&addresses, "virtual address", "virtual addresses");
             let step = self.step(link);
             format!(
                 "clients of {addresses} come in by {name}, to which xvsd is not attached, so their packets go to the kernel; {step}"
             )
         });
         let servers = of_servers.into_values().map(|(link, addresses)| {
-            let (name, addresses) = (&link.name, listed(&addresses, "real server", "real servers"));
+            let name = &link.name;
+            let addresses = listed(&addresses, "real server", "real servers");
             let step = self.step(link);
             format!(
                 "the route to {addresses} is by {name}, to which xvsd is not attached, so it cannot send there; {step}"
@@ -186,6 +183,16 @@ impl<'a> Attachment<'a> {
         }
         by_link
     }
+}
+
+fn is_of_guest(port: &Link) -> bool {
+    OF_GUESTS.iter().any(|prefix| port.name.starts_with(prefix))
+}
+
+fn attach(name: &str) -> String {
+    format!(
+        "add {name} to `interfaces` in xvs.toml and `xvs reload`, or restart xvsd with `--interface {name}` beside the others"
+    )
 }
 
 /// The first address, and the number of others.

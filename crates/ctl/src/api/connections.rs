@@ -13,7 +13,7 @@ use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{ASSURED, CallIds, Connection, Flags, Removal, TableReader, detached, udp};
 use xvs_dataplane::counters::Counter;
 use xvs_dataplane::new_connection::eviction::{count_out, is_known};
-use xvs_dataplane::snapshot::{DestinationId, Service, Snapshot};
+use xvs_dataplane::snapshot::{DestinationId, Snapshot};
 use xvs_model::report::connection::{ConnectionDetail, ConnectionRow, Ended, EngineData, Filter};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
@@ -62,9 +62,11 @@ pub fn end(
     counter: &Counter,
 ) -> Ended {
     let services = Services::of(snapshot);
-    let (mut sum, mut next) = (Ended::default(), 0);
+    let mut sum = Ended::default();
+    let mut next = 0;
     // A control connection of FTP cannot end before its data connections: then another walk ends it.
-    let (mut controls, mut ended_before) = (false, 0);
+    let mut controls = false;
+    let mut ended_before = 0;
     loop {
         let mut reader = reader.lock().unwrap_or_else(PoisonError::into_inner);
         if next >= reader.table().extent() {
@@ -153,10 +155,8 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
         true => template_state_name(connection.state()),
         false => state_name(connection.protocol(), connection.state()),
     };
-    let shown = |endpoint: Endpoint| match connection.is_detached() {
-        true => detached(endpoint),
-        false => endpoint,
-    };
+    let ends = [connection.virtual_endpoint(), connection.dest()];
+    let [virtual_endpoint, dest] = if connection.is_detached() { ends.map(detached) } else { ends };
     // The client port of a template only separates templates of SIP calls; listings do not show it.
     let client = connection.client();
     let is_call = connection.is_template() && connection.mark() != 0;
@@ -166,8 +166,8 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
         expires_seconds: u32::try_from(left.as_secs()).unwrap_or(u32::MAX),
         state: state.to_owned(),
         client,
-        virtual_endpoint: shown(connection.virtual_endpoint()),
-        dest: shown(connection.dest()),
+        virtual_endpoint,
+        dest,
         local: connection.local(),
         engine: connection.is_template().then(|| engine(connection, call_ids)).flatten(),
         detail: None,
@@ -182,10 +182,10 @@ struct Services<'a> {
 
 impl<'a> Services<'a> {
     fn of(snapshot: &'a Snapshot) -> Self {
-        let of = |service: &'a Service| {
+        let members = snapshot.services.iter().flat_map(|service| {
             service.members.iter().map(|member| (member.id, (service.key, member.endpoint)))
-        };
-        Self { snapshot, by_destination: snapshot.services.iter().flat_map(of).collect() }
+        });
+        Self { snapshot, by_destination: members.collect() }
     }
 
     /// A connection's row with its detail, if it matches.
@@ -202,27 +202,31 @@ impl<'a> Services<'a> {
 
     fn detail(&self, connection: &Connection<'_>) -> ConnectionDetail {
         let known = self.by_destination.get(&DestinationId(connection.dest_ref()));
-        // If the destination was removed: the service that a new packet would match.
-        let now = || {
-            let mark = if connection.is_template() { 0 } else { connection.mark() };
-            self.snapshot.services.for_packet(mark, connection.protocol(), connection.virtual_endpoint())
-        };
         let flags = connection.flags();
-        let is_udp = connection.protocol() == Protocol::UDP;
-        // One bit has two meanings.
-        let word = |flag, word| if is_udp && flag == Flags::PROXY_DATAGRAMS { "proxy" } else { word };
+        let protocol = connection.protocol();
         let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));
-        let set = set.map(|(flag, text)| word(*flag, *text).to_owned());
         ConnectionDetail {
-            service: known.map(|(service, _)| *service).or_else(|| now().map(|service| service.key)),
+            service: known.map(|(service, _)| *service).or_else(|| self.matching_now(connection)),
             server: known.map(|(_, server)| *server),
             method: connection.method(),
             packets: connection.in_packets(),
             controls: connection.controlled(),
             template: connection.is_template(),
-            flags: set.collect(),
+            flags: set.map(|(flag, text)| flag_name(*flag, text, protocol).to_owned()).collect(),
         }
     }
+
+    /// The service that a new packet would match, for a connection whose destination was removed.
+    fn matching_now(&self, connection: &Connection<'_>) -> Option<ServiceKey> {
+        let mark = if connection.is_template() { 0 } else { connection.mark() };
+        let services = &self.snapshot.services;
+        Some(services.for_packet(mark, connection.protocol(), connection.virtual_endpoint())?.key)
+    }
+}
+
+/// One bit has two meanings.
+fn flag_name(flag: Flags, name: &'static str, protocol: Protocol) -> &'static str {
+    if protocol == Protocol::UDP && flag == Flags::PROXY_DATAGRAMS { "proxy" } else { name }
 }
 
 /// Words for the flags of a connection.

@@ -23,11 +23,11 @@ pub fn report(locals: &[LocalAddress], reader: &Mutex<TableReader>, exhausted: u
         }
     });
     let rows = locals.iter().map(|local| {
-        let of_it = || taken.iter().filter(|((addr, ..), _)| *addr == local.addr);
+        let of_it = taken.iter().filter(|((addr, ..), _)| *addr == local.addr);
         LocalRow {
             local: *local,
-            connections: of_it().map(|(_, ports)| ports).sum(),
-            busiest: of_it()
+            connections: of_it.clone().map(|(_, ports)| ports).sum(),
+            busiest: of_it
                 .map(|((_, protocol, dest), ports)| Busiest {
                     ports: *ports,
                     dest: *dest,

@@ -62,18 +62,9 @@ impl Fleet {
 
     /// Checks names and URLs.
     pub(super) fn check(&self) -> Result<(), ConfigError> {
-        let wrong = |key, value: &dyn std::fmt::Debug, why| {
-            Err(ConfigError::Value { key, value: format!("{value:?}"), why })
-        };
         if self.etcd.is_empty() {
-            return match self == &Self::default() {
-                true => Ok(()),
-                false => wrong(
-                    "fleet.etcd",
-                    &self.etcd,
-                    "at least one URL is needed, such as https://192.0.2.21:2379",
-                ),
-            };
+            let why = "at least one URL is needed, such as https://192.0.2.21:2379";
+            return if self == &Self::default() { Ok(()) } else { wrong("fleet.etcd", &self.etcd, why) };
         }
         if let Some(url) = self.etcd.iter().find(|url| Url::parse(url).is_none()) {
             return wrong("fleet.etcd", url, "no URL such as https://192.0.2.21:2379, without a path");
@@ -84,11 +75,8 @@ impl Fleet {
         for (key, name) in [("fleet.name", name), ("fleet.director", &self.director())] {
             let is_named = !name.is_empty() && name.len() <= NAME_BYTES;
             if !is_named || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte)) {
-                return wrong(
-                    key,
-                    name,
-                    "a name has at most 100 letters, digits, points, hyphens and underscores",
-                );
+                let why = "a name has at most 100 letters, digits, points, hyphens and underscores";
+                return wrong(key, name, why);
             }
         }
         if let Some(folder) = self.files_folder.as_ref().filter(|folder| !folder.is_absolute()) {
@@ -99,16 +87,14 @@ impl Fleet {
             (None, ..) if has_tls => {
                 wrong("fleet.ca_file", &"", "https needs the file of the authority of etcd's certificate")
             }
-            (_, Some(file), None) => wrong(
-                "fleet.certificate_file",
-                file,
-                "without a private key; name its file with private_key_file",
-            ),
-            (_, None, Some(file)) => wrong(
-                "fleet.private_key_file",
-                file,
-                "without a certificate; name its file with certificate_file",
-            ),
+            (_, Some(file), None) => {
+                let why = "without a private key; name its file with private_key_file";
+                wrong("fleet.certificate_file", file, why)
+            }
+            (_, None, Some(file)) => {
+                let why = "without a certificate; name its file with certificate_file";
+                wrong("fleet.private_key_file", file, why)
+            }
             _ => Ok(()),
         }
     }
@@ -128,6 +114,10 @@ impl Url {
         let port = uri.port_u16().unwrap_or(PORT);
         is_whole.then(|| Self { text: text.trim_end_matches('/').to_owned(), has_tls, host, port })
     }
+}
+
+fn wrong(key: &'static str, value: &dyn std::fmt::Debug, why: &'static str) -> Result<(), ConfigError> {
+    Err(ConfigError::Value { key, value: format!("{value:?}"), why })
 }
 
 /// The name of this machine.

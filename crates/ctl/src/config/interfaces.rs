@@ -41,9 +41,12 @@ impl Interfaces {
 
     /// The interfaces with these names. Those that are in this value, too, have its settings.
     pub fn chosen(&self, names: Vec<String>) -> Self {
-        let known = |name: &str| self.iter().find(|(other, _)| *other == name);
-        let settings = |name: &str| known(name).map(|(_, settings)| settings).unwrap_or_default();
-        Self(names.into_iter().map(|name| (name.clone(), settings(&name))).collect())
+        let chosen = names.into_iter().map(|name| {
+            let known = self.iter().find(|(other, _)| *other == name);
+            let settings = known.map(|(_, settings)| settings).unwrap_or_default();
+            (name, settings)
+        });
+        Self(chosen.collect())
     }
 }
 

@@ -2,12 +2,14 @@
 //!
 //! A file is read when a list gets it, when xvsd starts and at each reload. Not here: their publication (`lists.rs`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
+use thiserror::Error;
 use xvs_dataplane::snapshot::lists::{List, Lists, Networks, Scope};
 use xvs_model::config::access_list::{AccessLists, read_prefixes};
 use xvs_model::config::command::Command;
@@ -41,7 +43,7 @@ pub(super) struct ListSources {
     /// Whether xvsd starts: then a list is kept though its file has a fault.
     pub(super) starting: bool,
     /// The faults of such files.
-    pub(super) faulty: BTreeMap<ListKey, String>,
+    pub(super) faulty: BTreeMap<ListKey, ListFileError>,
 }
 
 /// The networks of files.
@@ -74,7 +76,7 @@ impl ListSources {
 
     /// The networks of a list whose file has a fault while xvsd starts. A deny list is empty; an allow list has a
     /// network without clients, so that it does not let everybody in.
-    pub(super) fn without_file(&mut self, key: ListKey, fault: String) -> Arc<Networks> {
+    pub(super) fn without_file(&mut self, key: ListKey, fault: ListFileError) -> Arc<Networks> {
         tracing::error!("{key}: {fault}");
         self.faulty.insert(key, fault);
         let nobody = Prefix::host(Ipv4Addr::UNSPECIFIED.into());
@@ -96,10 +98,12 @@ impl ListSources {
     pub(super) fn build(&mut self, state: &State) -> Option<(Lists, Vec<ServiceKey>)> {
         let ends = state.lists().iter().flat_map(|(_, list)| list.entries.values().flatten());
         self.next_end = ends.min().copied();
-        let (file, toml) = (|key: &ListKey| state.lists().get(key)?.file.clone(), &self.toml);
-        self.contents.retain(|key, _| toml.contains_key(key) || file(key).is_some());
-        self.faulty.retain(|key, _| toml.contains_key(key) || file(key).is_some());
-        let (mut all, mut services) = (Scope::default(), BTreeMap::new());
+        let of_rules = state.lists().iter().filter(|(_, list)| list.file.is_some()).map(|(key, _)| key);
+        let with_file: BTreeSet<_> = self.toml.keys().chain(of_rules).collect();
+        self.contents.retain(|key, _| with_file.contains(key));
+        self.faulty.retain(|key, _| with_file.contains(key));
+        let mut all = Scope::default();
+        let mut services = BTreeMap::new();
         let mut dropped = BTreeMap::new();
         let keys = state.lists().iter().map(|(key, _)| *key).chain(self.toml.keys().copied());
         for key in keys {
@@ -131,7 +135,8 @@ impl ListSources {
 
 /// The services of every port whose packets belong to no other service. Data connections belong to the FTP service.
 fn wide(state: &State) -> Vec<ServiceKey> {
-    let is_wide = |key: &ServiceKey| match *key {
+    let keys = state.services().map(|(key, _)| *key);
+    let wide = keys.filter(|key| match *key {
         ServiceKey::Address { protocol, endpoint } if endpoint.port == 0 => {
             let control = ServiceKey::Address {
                 protocol: Protocol::TCP,
@@ -140,19 +145,31 @@ fn wide(state: &State) -> Vec<ServiceKey> {
             protocol != Protocol::TCP || state.service(&control).is_none()
         }
         _ => false,
-    };
-    state.services().map(|(key, _)| *key).filter(is_wide).collect()
+    });
+    wide.collect()
+}
+
+/// Why the file of a list is not used. Has no text of the file.
+#[derive(Debug, Error)]
+pub enum ListFileError {
+    /// The file cannot be read.
+    #[error("{path}: {1}", path = .0.display())]
+    Unreadable(PathBuf, io::Error),
+    /// The number of the first line with a fault, and the fault.
+    #[error("{path}: line {1}: {2}", path = .0.display())]
+    Line(PathBuf, usize, String),
 }
 
 /// Reads the file of a list.
 ///
 /// # Errors
-/// The system's error, or the first fault with the number of its line, without text of the file.
-pub fn read_list(list: ListKey, path: &Path) -> Result<Networks, String> {
-    let (_, text) = read_bytes(path, BYTES_MAX).map_err(|error| format!("{}: {error}", path.display()))?;
+/// The file cannot be read, or its first line with a fault.
+pub fn read_list(list: ListKey, path: &Path) -> Result<Networks, ListFileError> {
+    let (_, text) =
+        read_bytes(path, BYTES_MAX).map_err(|error| ListFileError::Unreadable(path.to_owned(), error))?;
     // A comment may be in any encoding.
-    let read = read_prefixes(&String::from_utf8_lossy(&text), list);
-    let prefixes = read.map_err(|(line, why)| format!("{}: line {line}: {why}", path.display()))?;
+    let prefixes = read_prefixes(&String::from_utf8_lossy(&text), list)
+        .map_err(|(line, why)| ListFileError::Line(path.to_owned(), line, why))?;
     Ok(prefixes.into_iter().collect())
 }
 
@@ -162,7 +179,8 @@ const BYTES_MAX: u64 = 64 * AccessLists::FILE_MAX as u64;
 pub(super) fn read_all<'a>(
     files: impl IntoIterator<Item = (ListKey, &'a Path)>,
 ) -> Result<Contents, CommandError> {
-    let read = |(list, path)| Ok((list, Arc::new(read_list(list, path)?)));
-    let failed = |why| CommandError::Failed { why: format!("xvs: {why}; nothing has changed") };
-    files.into_iter().map(read).collect::<Result<_, String>>().map_err(failed)
+    let files = files.into_iter();
+    let read = files.map(|(list, path)| Ok((list, Arc::new(read_list(list, path)?))));
+    read.collect::<Result<_, ListFileError>>()
+        .map_err(|error| CommandError::Failed { why: format!("xvs: {error}; nothing has changed") })
 }

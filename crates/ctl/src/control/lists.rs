@@ -78,7 +78,7 @@ impl<D: Datapath> Control<D> {
     pub fn require_list_files(&self) -> Result<(), CommandError> {
         let fault = self.lists.faulty.first_key_value();
         let fault = fault.map(|(list, fault)| format!("{list}: {fault}"));
-        let fault = fault.or_else(|| self.quic_faults().next().cloned());
+        let fault = fault.or_else(|| self.quic_faults().next().map(ToString::to_string));
         fault.map_or(Ok(()), |why| Err(CommandError::Failed { why }))
     }
 
@@ -139,22 +139,22 @@ impl<D: Datapath> Control<D> {
         let mut keys: Vec<_> = self.state.lists().iter().map(|(key, _)| *key).chain(of_toml).collect();
         keys.sort_unstable();
         keys.dedup();
-        let row = |key| {
+        let rows = keys.into_iter().filter(|key| key.kind == kind).map(|key| {
             let list = self.state.lists().get(&key).cloned().unwrap_or_default();
             let of_file = self.lists.contents.get(&key).map_or(0, |networks| networks.len());
-            let entry = |(network, until): (&_, &Option<u64>)| ListEntry {
+            let entries = list.entries.iter().map(|(network, until)| ListEntry {
                 network: *network,
                 until: *until,
                 seconds_left: until.map(|until| until.saturating_sub(seconds)),
-            };
+            });
             let dropped = self.lists.dropped.get(&key).map_or(0, |dropped| dropped.load(Ordering::Relaxed));
             ListRow {
                 summary: ListSummary { list: key, networks: (list.entries.len() + of_file) as u64, dropped },
                 file: list.file.clone().or_else(|| self.lists.toml.get(&key).cloned()),
-                entries: list.entries.iter().map(entry).collect(),
+                entries: entries.collect(),
             }
-        };
-        keys.into_iter().filter(|key| key.kind == kind).map(row).collect()
+        });
+        rows.collect()
     }
 }
 

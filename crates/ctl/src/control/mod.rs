@@ -115,7 +115,8 @@ pub struct Control<D> {
 impl<D: Datapath> Control<D> {
     /// A control plane without services, for this many workers.
     pub fn new(datapath: D, workers: usize, ipvs: Ipvs, feedback: Feedback) -> Self {
-        let (state, settings) = (State::default(), ActiveSettings::new(ipvs, feedback));
+        let state = State::default();
+        let settings = ActiveSettings::new(ipvs, feedback);
         let registry = Registry::new(workers);
         settings.tune(&registry.tuning);
         let events = Arc::new(Events::new(datapath.date_millis()));
@@ -331,11 +332,10 @@ impl<D: Datapath> Control<D> {
         let clients = &self.publication.snapshot.clients;
         let services: HashMap<_, _> =
             self.state.limits().keys().map(|key| (clients.hash_of(*key), *key)).collect();
-        let row = |client: Client| {
-            let Client { network, service, connections, refused } = client;
+        let rows = clients.iter().filter_map(|Client { network, service, connections, refused }| {
             Some(ClientRow { client: network, service: *services.get(&service)?, connections, refused })
-        };
-        let mut rows: Vec<_> = clients.iter().filter_map(row).collect();
+        });
+        let mut rows: Vec<_> = rows.collect();
         rows.sort_by_key(|row| Reverse((row.refused, row.connections)));
         rows.truncate(most);
         rows

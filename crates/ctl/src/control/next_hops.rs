@@ -51,25 +51,30 @@ impl NextHops {
         egress: &Egress,
         destinations: impl Iterator<Item = IpAddr>,
     ) -> Option<&Neighbours> {
-        let towards = |addr| match egress.route(addr, 0) {
-            RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
-            _ => None,
-        };
         let wanted = match mem::take(&mut self.unresolved) {
             Due::These(added) => {
-                let added: Neighbours = added.into_iter().filter_map(towards).collect();
+                let added: Neighbours = added.into_iter().filter_map(|addr| towards(addr, egress)).collect();
                 if added.is_subset(&self.resolved) {
                     return None;
                 }
                 &self.resolved | &added
             }
             Due::Everything => {
-                self.gateways.iter().copied().chain(destinations.filter_map(towards)).collect()
+                let hops = destinations.filter_map(|addr| towards(addr, egress));
+                self.gateways.iter().copied().chain(hops).collect()
             }
         };
         let differs = wanted != self.resolved;
         self.resolved = wanted;
         differs.then_some(&self.resolved)
+    }
+}
+
+/// The interface and next hop of packets to an address.
+fn towards(addr: IpAddr, egress: &Egress) -> Option<(u32, IpAddr)> {
+    match egress.route(addr, 0) {
+        RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
+        _ => None,
     }
 }
 
@@ -79,6 +84,6 @@ fn gateways(network: &Network) -> Neighbours {
         RouteAction::Unicast(hops) => Some(hops),
         RouteAction::Local | RouteAction::Broadcast | RouteAction::Unreachable | RouteAction::Throw => None,
     });
-    let used = |ifindex| network.links.iter().any(|link| link.ifindex == ifindex);
-    hops.flatten().filter(|hop| used(hop.ifindex)).filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()
+    let used = hops.flatten().filter(|hop| network.links.iter().any(|link| link.ifindex == hop.ifindex));
+    used.filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()
 }

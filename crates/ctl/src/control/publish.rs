@@ -44,7 +44,8 @@ impl<D: Datapath> Control<D> {
     /// change as a whole.
     pub(super) fn extend_steering(&mut self, commands: &[Command]) -> Result<(), CommandError> {
         let mut items = of_commands(commands);
-        let (mut locals, mut rules) = (self.state.locals().to_vec(), self.state.marks().to_vec());
+        let mut locals = self.state.locals().to_vec();
+        let mut rules = self.state.marks().to_vec();
         for command in commands {
             match command {
                 Command::Add(Rule::Local(local)) => {
@@ -104,10 +105,7 @@ impl<D: Datapath> Control<D> {
             self.datapath.keep_resolved(next_hops);
         }
         let patience = if self.publication.late().is_none() { WORKER_TIMEOUT } else { SHORT_WAIT };
-        self.settle(patience).map_err(|worker| {
-            self.publication.set_late(worker.clone());
-            Late { worker }
-        })
+        self.settle(patience).inspect_err(|late| self.publication.set_late(late.worker.clone()))
     }
 
     /// Reserves the ports of local addresses that are this machine's: the kernel does not use them.
@@ -122,8 +120,8 @@ impl<D: Datapath> Control<D> {
     }
 
     /// Waits for the workers, then reduces steering.
-    pub(super) fn settle(&mut self, patience: Duration) -> Result<(), String> {
-        let awaited = self.datapath.await_workers(patience);
+    pub(super) fn settle(&mut self, patience: Duration) -> Result<(), Late> {
+        let awaited = self.datapath.await_workers(patience).map_err(|worker| Late { worker });
         // Also if a worker is late; then again when it has caught up.
         self.datapath.end_offload(self.publication.ends());
         awaited?;
@@ -140,8 +138,9 @@ impl<D: Datapath> Control<D> {
     /// Reduces steering to what is needed: for the services that have changed, or for all.
     fn reduce_steering(&mut self) -> Result<(), SteeringError> {
         let served = [Family::V4, Family::V6].map(|family| self.publication.snapshot.services.any_of(family));
-        let (state, registry, marks) = (&self.state, &mut self.registry, self.marks.compiled());
-        match self.steered.update(Services { state, registry, marks, served }) {
+        let marks = self.marks.compiled();
+        let services = Services { state: &self.state, registry: &mut self.registry, marks, served };
+        match self.steered.update(services) {
             SteeringUpdate::Remove(rules) => self.datapath.remove_steering(&rules),
             SteeringUpdate::Replace(rules) => self.datapath.set_steering(&rules),
         }

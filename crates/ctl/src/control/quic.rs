@@ -12,11 +12,11 @@ use xvs_model::config::quic_rule::{QuicObject, QuicRule};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
 use xvs_model::hexadecimal;
-use xvs_sched::ServiceKey;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
 use crate::registry::QuicKeys;
+use crate::registry::quic::{HOW, QuicKeyError};
 use crate::secret_file;
 
 impl<D: Datapath> Control<D> {
@@ -55,14 +55,16 @@ impl<D: Datapath> Control<D> {
     /// The configurations and server IDs, as `xvs quic list` shows them.
     pub(super) fn quic_rows(&self) -> Vec<QuicRow> {
         let keys = &self.registry.quic_keys;
-        let has = |service: &ServiceKey, server| {
-            self.state.service(service).is_some_and(|service| service.destination(server).is_some())
-        };
-        self.state.quic().rows(|path| keys.get(path)?.as_ref().err().cloned(), has)
+        self.state.quic().rows(
+            |path| keys.get(path)?.as_ref().err().map(ToString::to_string),
+            |key, server| {
+                self.state.service(key).is_some_and(|service| service.destination(server).is_some())
+            },
+        )
     }
 
     /// Why keys of QUIC configurations are not known.
-    pub(super) fn quic_faults(&self) -> impl Iterator<Item = &String> {
+    pub(super) fn quic_faults(&self) -> impl Iterator<Item = &QuicKeyError> {
         self.registry.quic_keys.values().filter_map(|key| key.as_ref().err())
     }
 
@@ -74,10 +76,10 @@ impl<D: Datapath> Control<D> {
         });
         let of_ids = self.quic_rows().into_iter().flat_map(|QuicRow { service, server_ids, .. }| {
             let state = self.state.service(&service);
-            let has_address = move |addr| {
-                state.is_some_and(|state| state.destinations.iter().any(|known| known.endpoint.addr == addr))
-            };
-            let faulty = server_ids.into_iter().filter(move |row| has_address(row.server.addr));
+            let faulty = server_ids.into_iter().filter(move |row| {
+                let mut known = state.into_iter().flat_map(|state| &state.destinations);
+                known.any(|known| known.endpoint.addr == row.server.addr)
+            });
             faulty.filter_map(move |ServerIdRow { id, server, fault }| {
                 let why = fault?;
                 Some(format!("{service}: QUIC server ID {id} of {server} chooses no real server: {why}; see `xvs quic list`"))
@@ -102,18 +104,16 @@ fn key_file_of(command: &Command) -> Option<&Path> {
 /// Reads a key: 32 hexadecimal digits, in a file that only its owner and group may access.
 ///
 /// # Errors
-/// A sentence that names the file, what is wrong and the next step.
-pub fn read_key(path: &Path) -> Result<[u8; 16], String> {
+/// The file cannot be used.
+pub fn read_key(path: &Path) -> Result<[u8; 16], QuicKeyError> {
     let text = secret_file::read("QUIC key", path, HOW)?;
     let key = hexadecimal::decode(text.trim()).and_then(|key| key.try_into().ok());
-    key.ok_or_else(|| format!("QUIC key {}: not 32 hexadecimal digits; {HOW}", path.display()))
+    key.ok_or_else(|| QuicKeyError::NotHexadecimal(path.to_owned()))
 }
 
-fn failed(why: String) -> CommandError {
-    CommandError::Failed { why: format!("xvs: {why}; nothing has changed") }
+fn failed(error: QuicKeyError) -> CommandError {
+    CommandError::Failed { why: format!("xvs: {error}; nothing has changed") }
 }
-
-const HOW: &str = "`openssl rand -hex 16` prints a key";
 
 #[cfg(test)]
 mod tests {
@@ -127,6 +127,7 @@ mod tests {
     use xvs_model::protocol::reply::Reply;
     use xvs_model::protocol::request::ControlRequest;
     use xvs_proto::Endpoint;
+    use xvs_sched::ServiceKey;
 
     use xvs_model::config::quic_rule::QuicConfig;
     use xvs_model::config::rule::Object;

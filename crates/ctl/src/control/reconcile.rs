@@ -146,17 +146,19 @@ impl<D: Datapath> Control<D> {
     ) -> Vec<Command> {
         let running = self.state.restricted_to(services);
         let wanted = self.owned.wanted.restricted_to(services);
-        let is_meant = |object: &Object| objects.is_none_or(|objects| objects.contains(object));
         let mut differences = differences(&running, &DesiredRules::from(wanted.clone()));
-        differences.retain(|difference| match difference.object() {
-            // Not wanted before, or ended by `reconcile`.
-            Some(Object::Limit(key)) if !wanted.limits().contains_key(&key) => false,
-            // A destination is deleted with its service.
-            Some(Object::Destination { service, .. }) if wanted.service(&service).is_none() => false,
-            Some(Object::Destination { service, .. }) if running.service(&service).is_none() => {
-                is_meant(&Object::Service(service))
-            }
-            object => object.is_some_and(|object| is_meant(&object)),
+        differences.retain(|difference| {
+            let object = match difference.object() {
+                // Not wanted before, or ended by `reconcile`.
+                Some(Object::Limit(key)) if !wanted.limits().contains_key(&key) => None,
+                // A destination is deleted with its service.
+                Some(Object::Destination { service, .. }) if wanted.service(&service).is_none() => None,
+                Some(Object::Destination { service, .. }) if running.service(&service).is_none() => {
+                    Some(Object::Service(service))
+                }
+                object => object,
+            };
+            object.is_some_and(|object| objects.is_none_or(|objects| objects.contains(&object)))
         });
         commands_for(&differences)
     }

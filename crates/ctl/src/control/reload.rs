@@ -36,9 +36,9 @@ impl<D: Datapath> Control<D> {
     /// warning.
     pub fn reload(&mut self, new: Reloaded, now: Millis) -> Vec<String> {
         let Reloaded { changed, ipvs, feedback, repair, settings, toml } = new;
-        let of_feedback = |key: &str| key.strip_prefix(PREFIX).map(str::to_owned);
-        let feedback_keys: Vec<_> = changed.iter().filter_map(|key| of_feedback(key)).collect();
-        let ipvs_keys: Vec<_> = changed.iter().filter(|key| of_feedback(key).is_none()).cloned().collect();
+        let of_feedback = changed.iter().filter_map(|key| key.strip_prefix(PREFIX));
+        let feedback_keys: Vec<_> = of_feedback.map(str::to_owned).collect();
+        let ipvs_keys: Vec<_> = changed.iter().filter(|key| !key.starts_with(PREFIX)).cloned().collect();
         self.settings.ipvs = with_keys(&self.settings.ipvs, &ipvs, &ipvs_keys);
         self.settings.feedback = with_keys(&self.settings.feedback, &feedback, &feedback_keys);
         self.settings.set_start(settings);

@@ -333,7 +333,7 @@ mod tests {
                     assert!(end >= header && whole.entries.starts_with(&cut.entries), "{end}");
                     assert_eq!(cut.is_cut, bytes[end - 1] != b'\n', "{end}");
                 }
-                Err(why) => assert!(end < header && why.contains("first line"), "{end}: {why}"),
+                Err(why) => assert!(end < header && why.to_string().contains("first line"), "{end}: {why}"),
             }
         }
     }

@@ -39,8 +39,8 @@ pub(super) struct ActiveSettings {
 impl ActiveSettings {
     /// These settings, with plenty of memory.
     pub(super) fn new(ipvs: Ipvs, feedback: Feedback) -> Self {
-        let (start, changed, list) = (Vec::new(), BTreeMap::new(), None);
-        Self { ipvs, feedback, memory: Memory::Plenty, start, changed, list }
+        let start = Vec::new();
+        Self { ipvs, feedback, memory: Memory::Plenty, start, changed: BTreeMap::new(), list: None }
     }
 
     /// Sets one setting by its name.
@@ -168,7 +168,6 @@ const TIMEOUTS: &str = "timeouts";
 fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
     let timeouts = state.timeouts();
     let is_backup = state.daemons().iter().any(|daemon| daemon.role == SyncRole::Backup);
-    let seconds = |seconds: u32| Duration::from_secs(seconds.into());
     // Less memory drops more packets. Source: ipvs-behaviour, section 3.7.
     let rate = match memory {
         Memory::Short { free_pages } if ipvs.drop_packet.is_automatic() => {
@@ -177,9 +176,9 @@ fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
         _ => ipvs.am_droprate,
     };
     Settings {
-        tcp_established: seconds(timeouts.tcp_seconds),
-        tcp_fin_wait: seconds(timeouts.tcp_fin_seconds),
-        udp: seconds(timeouts.udp_seconds),
+        tcp_established: Duration::from_secs(timeouts.tcp_seconds.into()),
+        tcp_fin_wait: Duration::from_secs(timeouts.tcp_fin_seconds.into()),
+        udp: Duration::from_secs(timeouts.udp_seconds.into()),
         icmp_msgs_per_sec: ipvs.icmp_msgs_per_sec,
         conn_reuse_mode: ConnReuse(ipvs.conn_reuse_mode),
         expire_nodest_conn: ipvs.expire_nodest_conn.0,

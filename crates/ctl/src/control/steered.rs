@@ -9,7 +9,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::rule::Object;
-use xvs_proto::network::{Network, Route, RouteAction, Table};
+use xvs_proto::network::{Network, RouteAction, Table};
 use xvs_proto::{Endpoint, Family, Prefix};
 use xvs_sched::ServiceKey;
 
@@ -137,14 +137,17 @@ impl Steered {
             rules.probe_sources = sources.map(|addr| Endpoint { addr: *addr, port }).collect();
         }
         // The XDP program passes packets of a family without services.
-        let served = |family: Family| self.served[family as usize];
-        rules.services.retain(|(_, endpoint)| served(endpoint.family()));
-        rules.nat_destinations.retain(|(_, endpoint)| served(endpoint.family()));
-        rules.own_clients.retain(|(_, endpoint)| served(endpoint.family()));
-        rules.translated.retain(|addr, _| served(Family::of(*addr)));
-        rules.probe_sources.retain(|source| served(source.family()));
-        rules.wide.retain(|network| served(Family::of(network.addr())));
+        rules.services.retain(|(_, endpoint)| self.serves(endpoint.family()));
+        rules.nat_destinations.retain(|(_, endpoint)| self.serves(endpoint.family()));
+        rules.own_clients.retain(|(_, endpoint)| self.serves(endpoint.family()));
+        rules.translated.retain(|addr, _| self.serves(Family::of(*addr)));
+        rules.probe_sources.retain(|source| self.serves(source.family()));
+        rules.wide.retain(|network| self.serves(Family::of(network.addr())));
         rules
+    }
+
+    fn serves(&self, family: Family) -> bool {
+        self.served[family as usize]
     }
 
     /// Recomputes what is steered for a service. Returns what is no longer steered for it.
@@ -164,9 +167,8 @@ impl Steered {
 
 /// Addresses that the kernel delivers to this machine, whatever policy rules say.
 fn local(network: &Network) -> BTreeSet<IpAddr> {
-    let to_us = |action: &RouteAction| matches!(action, RouteAction::Local | RouteAction::Broadcast);
-    let is_own = |route: &&Route| [Table::LOCAL, Table::MAIN].contains(&route.table);
-    let delivered = network.routes.iter().filter(is_own).filter(|route| to_us(&route.action));
+    let own = network.routes.iter().filter(|route| [Table::LOCAL, Table::MAIN].contains(&route.table));
+    let delivered = own.filter(|route| matches!(route.action, RouteAction::Local | RouteAction::Broadcast));
     let hosts = delivered.map(|route| route.dest).filter(|dest| *dest == Prefix::host(dest.addr()));
     hosts.map(Prefix::addr).collect()
 }

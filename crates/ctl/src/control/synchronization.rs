@@ -4,7 +4,6 @@
 //! messages (`xvs_dataplane::sync`).
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,21 +66,21 @@ impl<D: Datapath> Control<D> {
     /// Refuses a daemon of which a peer is this director, or a broadcast address.
     pub(super) fn refuse_own_peer(&self, command: &Command) -> Result<(), CommandError> {
         let Command::Add(Rule::Daemon(SyncDaemon { role, peers, .. })) = command else { return Ok(()) };
-        let own = |peer: &&IpAddr| {
+        for peer in peers {
             let mut addresses = self.marks.links().iter().flat_map(|link| &link.addresses);
-            addresses.any(|(addr, _)| addr == *peer)
-        };
-        let fault = |peer: &IpAddr| match peer {
-            peer if own(&peer) => Some("an address of this director; name those of the others"),
-            peer if self.is_broadcast(*peer) => {
-                Some("a broadcast address; name the other director's own address")
-            }
-            _ => None,
-        };
-        let role = role.name();
-        peers.iter().find_map(|peer| Some((peer, fault(peer)?))).map_or(Ok(()), |(peer, fault)| {
-            Err(CommandError::Failed { why: format!("xvs: {role} daemon: peer {peer} is {fault}") })
-        })
+            let fault = match () {
+                () if addresses.any(|(addr, _)| addr == peer) => {
+                    "an address of this director; name those of the others"
+                }
+                () if self.is_broadcast(*peer) => {
+                    "a broadcast address; name the other director's own address"
+                }
+                () => continue,
+            };
+            let role = role.name();
+            return Err(CommandError::Failed { why: format!("xvs: {role} daemon: peer {peer} is {fault}") });
+        }
+        Ok(())
     }
 
     /// Carries out all of these commands, which start or stop daemons, or none of them.

@@ -76,11 +76,11 @@ impl CompiledMarks {
             Family::V6 => Prefix::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), 0),
         };
         let mut networks = BTreeSet::new();
-        let may = |one: &&MarkScope| {
-            one.change.may_give(mark) && one.scope.family.is_none_or(|only| only == family)
-        };
         let mut seen = BTreeSet::new();
-        for MarkScope { scope, .. } in self.mark_scopes.iter().filter(may) {
+        for MarkScope { change, scope } in &self.mark_scopes {
+            if !change.may_give(mark) || scope.family.is_some_and(|only| only != family) {
+                continue;
+            }
             match &scope.dest {
                 Some(dest) if !seen.insert(dest.as_ptr()) => {}
                 Some(dest) => networks.extend(dest.iter().filter(|to| Family::of(to.addr()) == family)),
@@ -101,11 +101,10 @@ pub fn compile(tables: &[Table], own: &[MarkRule], links: &[Link]) -> CompiledMa
         bases.extend(table.bases.iter().map(|base| (*table, roles, base)));
     }
     bases.retain(|(_, roles, base)| roles.marking.contains(base.chain.as_str()));
-    let reported = |(.., base): &(_, _, &Base)| {
-        let why = base.obstacle.as_ref();
-        why.map(|why| format!("chain «{}» marks packets and is not followed: {why}", base.text))
-    };
-    compiler.unfollowed.extend(bases.iter().filter_map(reported));
+    compiler.unfollowed.extend(bases.iter().filter_map(|(.., base)| {
+        let why = base.obstacle.as_ref()?;
+        Some(format!("chain «{}» marks packets and is not followed: {why}", base.text))
+    }));
     bases.retain(|(.., base)| base.obstacle.is_none());
     bases.sort_by_key(|(.., base)| (base.priority, Reverse(base.registered)));
     for pair in bases.windows(2) {
@@ -146,9 +145,12 @@ struct ChainRoles<'t> {
 
 impl<'t> ChainRoles<'t> {
     fn of(table: &'t Table) -> Self {
-        let marks = |action: &Action| matches!(action, Action::Set(_) | Action::Unknown);
-        let matters = |action: &Action| marks(action) || matches!(action, Action::Accept | Action::Drop);
-        Self { marking: chains_with(table, marks), relevant: chains_with(table, matters) }
+        Self {
+            marking: chains_with(table, |action| matches!(action, Action::Set(_) | Action::Unknown)),
+            relevant: chains_with(table, |action| {
+                matches!(action, Action::Set(_) | Action::Unknown | Action::Accept | Action::Drop)
+            }),
+        }
     }
 }
 
@@ -254,7 +256,8 @@ impl Compiler<'_> {
                 Action::Return => self.skip(conditions, exits.on_return),
                 Action::Call(to) | Action::Goto(to) => {
                     let scope = scope.within(&rule.criteria);
-                    let (into, next) = (self.label(), self.label());
+                    let into = self.label();
+                    let next = self.label();
                     self.skip(conditions, into);
                     self.skip(Vec::new(), next);
                     self.place(into);
@@ -308,12 +311,12 @@ impl Compiler<'_> {
         if unknown.is_some() {
             return unknown;
         }
-        let entries = |criterion: &Criterion| match &criterion.matches {
+        let entries = rule.criteria.iter().map(|criterion| match &criterion.matches {
             Match::Packet(test) => test.entries(),
             Match::Interface(names) => names.len(),
             Match::OfNew { .. } => 0,
-        };
-        let more = self.entries + rule.criteria.iter().map(entries).sum::<usize>();
+        });
+        let more = self.entries + entries.sum::<usize>();
         if more > ENTRIES_MAX {
             return Some(no_room_for_entries());
         }
@@ -329,18 +332,20 @@ impl Compiler<'_> {
     }
 
     fn conditions(&self, criteria: &[Criterion]) -> Vec<Condition> {
-        let test = |matches: &Match| match matches {
-            Match::Packet(test) => Some(test.clone()),
-            Match::Interface(names) => {
-                let fits = |link: &&Link| names.iter().any(|name| is_named(&link.name, name));
-                Some(Test::Link(self.links.iter().filter(fits).map(|link| link.id).collect()))
-            }
-            // A rule with it has an obstacle, and is not followed.
-            Match::OfNew { .. } => None,
-        };
-        let condition =
-            |one: &Criterion| Some(Condition { test: test(&one.matches)?, expected: one.expected });
-        criteria.iter().filter_map(condition).collect()
+        let conditions = criteria.iter().filter_map(|Criterion { matches, expected, .. }| {
+            let test = match matches {
+                Match::Packet(test) => test.clone(),
+                Match::Interface(names) => {
+                    let links = self.links.iter();
+                    let named = links.filter(|link| names.iter().any(|name| is_named(&link.name, name)));
+                    Test::Link(named.map(|link| link.id).collect())
+                }
+                // A rule with it has an obstacle, and is not followed.
+                Match::OfNew { .. } => return None,
+            };
+            Some(Condition { test, expected: *expected })
+        });
+        conditions.collect()
     }
 
     fn label(&mut self) -> Label {

@@ -101,32 +101,29 @@ impl InMemory {
         let mut control = Control::new(datapath, 1, ipvs, feedback);
         control.set_clients(ClientSettings::default(), SECRET);
         let unresolved = Arc::new(Unresolved::new(1));
-        let ids = |number| Identification::numbered(HashSecret([3, 5, 7]), number);
         let flows = Flows::new(
             0,
             table.handle(0).expect("the table has one worker, whose handle is free"),
             counters.clone(),
             control.total(),
-            ids(0),
+            Identification::numbered(IDS, 0),
         );
-        let transmitter = Transmitter::new(counters.clone(), unresolved, ids(1));
+        let ids = Identification::numbered(IDS, 1);
+        let transmitter = Transmitter::new(counters.clone(), unresolved, ids);
         let fragments = Reassembly::new(0, Arc::new(Handoff::new(1)), *table.secret());
         let pipeline = Pipeline::new(flows, transmitter, fragments);
-        let reader = || table.reader().expect("a new table has two reader handles free");
-        let (reader, sweeper) = (Mutex::new(reader()), Sweeper::new(reader(), control.published(), 0));
-        let (network, now) = (loopback(), Millis(0));
-        let port = MemoryPort::with_links(0);
-        let sync_messages = Vec::new();
+        let reader = table.reader().expect("a new table has two reader handles free");
+        let of_sweeper = table.reader().expect("a new table has two reader handles free");
         Self {
+            sweeper: Sweeper::new(of_sweeper, control.published(), 0),
             control,
-            sweeper,
             counters,
-            reader,
-            network,
-            now,
-            port,
+            reader: Mutex::new(reader),
+            network: loopback(),
+            now: Millis(0),
+            port: MemoryPort::with_links(0),
             pipeline,
-            sync_messages,
+            sync_messages: Vec::new(),
             sweeps_late: false,
             offloaded: None,
         }
@@ -161,9 +158,9 @@ impl InMemory {
 
     /// Lets the program forward the only frame of a burst, if there is a program. Returns whether it did.
     fn forward_offloaded(&mut self, frame: &[u8]) -> bool {
-        let (program, now) = (&mut self.control.datapath().program, self.now);
-        let forwarded = program.as_mut().and_then(|program| program.forward(frame, now));
-        let Some((ifindex, frame)) = forwarded else { return false };
+        let now = self.now;
+        let Some(program) = &mut self.control.datapath().program else { return false };
+        let Some((ifindex, frame)) = program.forward(frame, now) else { return false };
         let link = self.network.links.iter().find(|link| link.ifindex == ifindex).map(|link| link.id);
         self.offloaded = link.map(|link| (Verdict::Transmit(link), Some(Bytes { link, frame })));
         true
@@ -258,8 +255,10 @@ impl InMemory {
         link: &str,
         frames: impl IntoIterator<Item = &'a [u8]>,
     ) -> Result<(), String> {
-        let on_the_wire = |known: &&network::Link| known.name == link && known.vlan.is_none();
-        let known = self.network.links.iter().find(on_the_wire).map(|known| known.id);
+        let mut links = self.network.links.iter();
+        // Frames of a VLAN arrive on the link below it.
+        let known = links.find(|known| known.name == link && known.vlan.is_none());
+        let known = known.map(|known| known.id);
         let Some(id) = known.or((link == "lo").then_some(LinkId::LOOPBACK)) else {
             return Err(format!("no link {link}; add it with {{\"link\":\"{link}\",…}} first"));
         };
@@ -287,7 +286,8 @@ impl InMemory {
     fn synchronize(&mut self, snapshot: &Snapshot) {
         let Some((daemon, messages)) = &mut self.control.datapath().master else { return };
         messages.run(snapshot, self.now, |number, payload| {
-            let (link, port) = (daemon.interface.clone(), daemon.port.saturating_add(number));
+            let port = daemon.port.saturating_add(number);
+            let link = daemon.interface.clone();
             self.sync_messages.push(SyncMessage { link, port, payload: payload.to_vec() });
             Sent::Done
         });
@@ -328,13 +328,14 @@ impl InMemory {
 
     /// The frames transmitted since the last call or burst, each with the name of its link.
     pub fn transmitted(&mut self) -> Vec<(String, Vec<u8>)> {
-        let name = |id: LinkId| {
-            let link = self.network.links.iter().find(|link| link.id == id);
-            link.map_or_else(|| "?".to_owned(), |link| link.name.clone())
-        };
         let offloaded = self.offloaded.as_mut().and_then(|(_, bytes)| bytes.take());
         let frames = offloaded.into_iter().chain(self.port.take_transmitted());
-        frames.into_iter().map(|Bytes { link, frame }| (name(link), frame)).collect()
+        let links = &self.network.links;
+        let named = frames.into_iter().map(|Bytes { link: id, frame }| {
+            let link = links.iter().find(|link| link.id == id);
+            (link.map_or_else(|| "?".to_owned(), |link| link.name.clone()), frame)
+        });
+        named.collect()
     }
 
     /// Frames received or originated, less frames that have left: 0 between two bursts.
@@ -408,8 +409,8 @@ impl Director for InMemory {
                 why: "a lab has no events; the reply to each line has its result".to_owned(),
             }),
             Request::Explain(question) => {
-                let (snapshot, reader) = (self.control.published().load_full(), &self.reader);
-                let live = Live { snapshot: &snapshot, reader, now: self.now, offload: None };
+                let snapshot = self.control.published().load_full();
+                let live = Live { snapshot: &snapshot, reader: &self.reader, now: self.now, offload: None };
                 // Every link of the lab is attached.
                 let answer = explain::answer(&question, &live, &Attachment::default());
                 answer.map(|mut report| {
@@ -471,16 +472,19 @@ fn print_rows(
     printed
 }
 
+/// Fixed, so that the same script gives the same bytes.
+const IDS: HashSecret = HashSecret([3, 5, 7]);
+
 /// A machine's network without interfaces, but for loopback.
 fn loopback() -> Network {
-    let local = |addr, len| Route {
+    let networks = [(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)];
+    let routes = networks.map(|(addr, len)| Route {
         table: network::Table::LOCAL,
         dest: Prefix::new(addr, len).expect("the prefix lengths are valid for their families"),
         metric: 0,
         action: RouteAction::Local,
         preferred_source: None,
         mtu: None,
-    };
-    let (v4, v6) = (Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into());
-    Network { routes: vec![local(v4, 8), local(v6, 128)], ..Network::default() }
+    });
+    Network { routes: routes.into(), ..Network::default() }
 }

@@ -6,31 +6,49 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use rustix::fs::OFlags;
+use thiserror::Error;
+
+/// Why a file of the state directory is not read.
+#[derive(Debug, Error)]
+pub enum StateFileError {
+    /// The file system's error.
+    #[error(transparent)]
+    Unreadable(#[from] io::Error),
+    /// It is a pipe or a device, for example.
+    #[error("it is not a regular file")]
+    Irregular,
+    /// Another user could have written it.
+    #[error("it belongs to user {owner}, and xvsd runs as user {user}")]
+    Foreign {
+        /// The user it belongs to.
+        owner: u32,
+        /// The user of xvsd.
+        user: u32,
+    },
+}
 
 /// The content of a file, and when it was last written, in milliseconds since 1970; `None`: there is none.
 ///
 /// # Errors
-/// The file system's error, or the file does not belong to the user of xvsd.
-pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, String> {
+/// Those of [`StateFileError`].
+pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, StateFileError> {
     let mut options = File::options();
     // A FIFO must not stop xvsd.
     options.read(true).custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed());
     let mut file = match options.open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(error.into()),
     };
-    let metadata = file.metadata().map_err(|error| error.to_string())?;
+    let metadata = file.metadata()?;
     let user = rustix::process::geteuid().as_raw();
     match metadata.uid() {
-        _ if !metadata.is_file() => return Err("it is not a regular file".to_owned()),
-        owner if owner != user => {
-            return Err(format!("it belongs to user {owner}, and xvsd runs as user {user}"));
-        }
+        _ if !metadata.is_file() => return Err(StateFileError::Irregular),
+        owner if owner != user => return Err(StateFileError::Foreign { owner, user }),
         _ => {}
     }
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    file.read_to_end(&mut bytes)?;
     let millis = metadata.mtime() * 1000 + metadata.mtime_nsec() / 1_000_000;
     // No file is older than 1970.
     Ok(Some((bytes, millis.try_into().unwrap_or(0))))
@@ -43,15 +61,16 @@ pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, String> {
 /// The file system's error; the old file stays.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = path.with_extension("new");
-    let write = || {
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(&new)?;
-        file.write_all(bytes)?;
-        fs::rename(&new, path).map(|()| file)
-    };
-    write().inspect_err(|_| {
+    replace_by(&new, path, bytes).inspect_err(|_| {
         // It may not exist, or be all that is left to remove.
         let _ = fs::remove_file(&new);
     })
+}
+
+fn replace_by(new: &Path, path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(new)?;
+    file.write_all(bytes)?;
+    fs::rename(new, path).map(|()| file)
 }

@@ -7,11 +7,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use thiserror::Error;
 use xvs_model::config::command::Command;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::report::setting::Source;
 
-use crate::journal::file;
+use crate::journal::file::{self, StateFileError};
 
 /// The version of the format. A journal of another one is refused.
 const VERSION: u32 = 1;
@@ -88,12 +89,29 @@ impl FileRecord {
     }
 }
 
+/// Why a journal cannot be used.
+#[derive(Debug, Error)]
+pub enum JournalError {
+    /// Its file cannot be read.
+    #[error(transparent)]
+    File(#[from] StateFileError),
+    /// Its first line has no line feed.
+    #[error("its first line is not complete")]
+    HeaderCut,
+    /// It has another version of the format.
+    #[error("it has version {0} of the format, and this xvsd reads version {VERSION}")]
+    Version(u32),
+    /// A line is not of the format.
+    #[error("line {0}: {1}")]
+    Line(usize, serde_json::Error),
+}
+
 impl Contents {
     /// Reads a journal; `None`: there is none.
     ///
     /// # Errors
-    /// Why it cannot be used.
-    pub fn read(path: &Path) -> Result<Option<Self>, String> {
+    /// Those of [`JournalError`].
+    pub fn read(path: &Path) -> Result<Option<Self>, JournalError> {
         let Some((bytes, saved_at_millis)) = file::read(path)? else { return Ok(None) };
         Self::parse(&bytes, saved_at_millis).map(Some)
     }
@@ -101,25 +119,22 @@ impl Contents {
     /// The journal with this content.
     ///
     /// # Errors
-    /// Why it cannot be used.
-    pub fn parse(bytes: &[u8], saved_at_millis: u64) -> Result<Self, String> {
+    /// Those of [`JournalError`].
+    pub fn parse(bytes: &[u8], saved_at_millis: u64) -> Result<Self, JournalError> {
         let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
-        let header = lines.next().filter(|line| is_whole(line)).ok_or("its first line is not complete")?;
-        let Version { xvs_journal } =
-            serde_json::from_slice(header).map_err(|error| format!("line 1: {error}"))?;
+        let header = lines.next().filter(|line| is_whole(line)).ok_or(JournalError::HeaderCut)?;
+        let Version { xvs_journal } = from_line(1, header)?;
         if xvs_journal != VERSION {
-            return Err(format!(
-                "it has version {xvs_journal} of the format, and this xvsd reads version {VERSION}"
-            ));
+            return Err(JournalError::Version(xvs_journal));
         }
-        let header = serde_json::from_slice(header).map_err(|error| format!("line 1: {error}"))?;
+        let header = from_line(1, header)?;
         let mut contents = Self { header, entries: Vec::new(), is_cut: false, saved_at_millis };
         for (number, line) in (2..).zip(lines) {
             if !is_whole(line) {
                 contents.is_cut = true;
                 break;
             }
-            let entry = serde_json::from_slice(line).map_err(|error| format!("line {number}: {error}"))?;
+            let entry = from_line(number, line)?;
             if let Entry::Toml(toml, _) = &entry {
                 contents.header.toml.clone_from(toml);
             }
@@ -127,6 +142,10 @@ impl Contents {
         }
         Ok(contents)
     }
+}
+
+fn from_line<'l, T: Deserialize<'l>>(number: usize, line: &'l [u8]) -> Result<T, JournalError> {
+    serde_json::from_slice(line).map_err(|error| JournalError::Line(number, error))
 }
 
 /// The part of the first line that every version has.

@@ -135,7 +135,8 @@ impl Journal {
 
     /// A sentence for the operator, if the last change could not be written.
     pub fn warning(&self) -> Option<String> {
-        let (path, error) = (self.path.display(), self.failure.as_ref()?);
+        let error = self.failure.as_ref()?;
+        let path = self.path.display();
         Some(format!(
             "{path}: {error}; changes of the configuration run, but are lost if xvsd ends now; make room or correct the \
              directory, and the next change writes all of them"

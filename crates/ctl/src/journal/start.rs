@@ -18,7 +18,7 @@ use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::report::setting::Source;
 
-use crate::journal::format::{Contents, FileRecord, Header};
+use crate::journal::format::{Contents, FileRecord, Header, JournalError};
 use crate::journal::replay::{Replayed, TimeoutsBySource, rules_without_timeouts};
 use crate::journal::{Journal, NAME, REFUSED};
 
@@ -65,7 +65,7 @@ impl Beginning {
     ///
     /// # Errors
     /// The journal cannot be used, and another xvsd still writes to it.
-    pub fn of_directory(directory: &Path, files: Files, others: Others) -> Result<Self, String> {
+    pub fn of_directory(directory: &Path, files: Files, others: Others) -> Result<Self, JournalError> {
         let path = directory.join(NAME);
         let (header, begin) = match Contents::read(&path) {
             Ok(Some(contents)) => Self::of_journal(contents, files),
@@ -370,7 +370,7 @@ mod tests {
         for (content, why) in bad {
             fs::write(&path, content).unwrap();
             let files = || files("r", A, "1");
-            let refused = Beginning::of_directory(&directory, files(), Others::Run).unwrap_err();
+            let refused = Beginning::of_directory(&directory, files(), Others::Run).unwrap_err().to_string();
             assert!(refused.contains(why) && path.exists(), "{refused}");
             let begin = Beginning::of_directory(&directory, files(), Others::Ended).unwrap();
             assert!(begin.said.len() == 1 && begin.said[0].contains(why), "{:?}", begin.said);

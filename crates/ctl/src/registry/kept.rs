@@ -4,7 +4,7 @@
 //! is configured again leaves the trash, like any removed destination that is added again. A service that is configured
 //! again within two minutes gets its totals back, and with the same scheduler the scheduler's position.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -64,10 +64,10 @@ impl Kept {
     pub fn open(destinations: File, services: File) -> io::Result<(Self, Found)> {
         let (destinations, found_destinations) = Records::read(destinations)?;
         let (services, found_services) = Records::read::<ServiceName>(services)?;
-        let named = |(place, Record { name: (key, scheduler), .. }): &(_, Record<ServiceName>)| {
-            (*key, (*place, scheduler.clone()))
-        };
-        let places = found_services.iter().map(named).collect();
+        let records = found_services.iter();
+        let places =
+            records.map(|(place, Record { name: (key, scheduler), .. })| (*key, (*place, scheduler.clone())));
+        let places = places.collect();
         let mut kept = Self { destinations, services, places, free_places: Vec::new(), failure: None };
         let end = found_services.last().map_or(0, |(place, _)| place + 1);
         let used = kept.places.values().map(|(place, _)| *place).collect::<BTreeSet<_>>();
@@ -166,9 +166,9 @@ impl Registry {
     pub fn return_to(&mut self, found: &Found, snapshot: &mut Snapshot, now: Millis) {
         for (_, Record { name: (key, scheduler), .. }) in &found.services {
             let Some(key) = key else { continue };
-            let (live, estimator) = (Arc::default(), Estimator::default());
-            let before =
-                ServiceBefore { live, scheduler: scheduler.clone(), place: 0, estimator, since: now };
+            let scheduler = scheduler.clone();
+            let estimator = Estimator::default();
+            let before = ServiceBefore { live: Arc::default(), scheduler, place: 0, estimator, since: now };
             self.before.insert(*key, before);
         }
         self.next_id = found.destinations.last().map_or(0, |(number, _)| number + 1);
@@ -204,17 +204,14 @@ impl Registry {
     /// Continues from the counts in the files, and keeps the files up to date from now on. `counts` are the connections
     /// of each destination, by number. Called after [`Self::return_to`], before there are workers.
     pub fn resume(&mut self, mut kept: Kept, found: Found, counts: &[Counts]) {
-        let mut numbers = vec![None; found.numbers().last().map_or(0, |last| last as usize + 1)];
-        found
-            .destinations
-            .iter()
-            .for_each(|(number, record)| numbers[*number as usize] = Some(record.numbers));
-        let numbers = |DestinationId(number)| numbers.get(number as usize).copied().flatten();
+        let records = found.destinations.iter();
+        let numbers: HashMap<_, _> =
+            records.map(|(number, record)| (DestinationId(*number), record.numbers)).collect();
         let live = self.services.values_mut().flat_map(|entry| &mut entry.destinations);
         for dest in live.chain(self.trash.values_mut().map(|trashed| &mut trashed.dest)) {
-            let Some(numbers) = numbers(dest.id) else { continue };
-            let (counts, counted) =
-                (counts.get(dest.id.0 as usize).copied().unwrap_or_default(), counted(numbers));
+            let Some(&numbers) = numbers.get(&dest.id) else { continue };
+            let counts = counts.get(dest.id.0 as usize).copied().unwrap_or_default();
+            let counted = counted(numbers);
             dest.live.resume(counts, numbers[OVERLOADED_AT] != 0, counted);
             dest.estimator = Estimator::resumed(counted);
             if dest.method_bits() != numbers[METHODS_AT] {
@@ -222,7 +219,8 @@ impl Registry {
             }
         }
         for (_, Record { name: (key, scheduler), numbers }) in found.services {
-            let (counted, place) = (counted(numbers), numbers[PLACE_AT]);
+            let counted = counted(numbers);
+            let place = numbers[PLACE_AT];
             let Some(key) = key else {
                 self.total.resume(counted);
                 self.total_estimator = Estimator::resumed(counted);
@@ -245,7 +243,7 @@ impl Registry {
             if !kept.has_service(*key, &entry.scheduler) {
                 kept.set_service(Some(*key), &entry.scheduler, entry.numbers());
             }
-            let unknown = entry.destinations.iter().filter(|dest| numbers(dest.id).is_none());
+            let unknown = entry.destinations.iter().filter(|dest| !numbers.contains_key(&dest.id));
             unknown.for_each(|dest| kept.set_destination(*key, dest));
         }
         kept.write();
@@ -253,20 +251,18 @@ impl Registry {
 
     /// The entry of a service that is added: as before the start, or new.
     pub(super) fn service_before(&mut self, key: ServiceKey, scheduler: &str) -> ServiceEntry {
-        let new = |live, estimator, place| ServiceEntry {
+        let (live, estimator, place) = match self.before.remove(&key) {
+            Some(before) if before.scheduler == scheduler => (before.live, before.estimator, before.place),
+            Some(before) => (before.live, before.estimator, 0),
+            None => Default::default(),
+        };
+        ServiceEntry {
             live,
             estimator,
             scheduler: scheduler.to_owned(),
             place: Arc::new(AtomicU64::new(place)),
             memory: None,
             destinations: Vec::new(),
-        };
-        match self.before.remove(&key) {
-            Some(before) => {
-                let place = if before.scheduler == scheduler { before.place } else { 0 };
-                new(before.live, before.estimator, place)
-            }
-            None => new(Arc::default(), Estimator::default(), 0),
         }
     }
 

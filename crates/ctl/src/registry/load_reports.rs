@@ -11,7 +11,7 @@ use xvs_sched::ServiceKey;
 use xvs_sched::scheduler::Change;
 
 use crate::registry::load_feedback::{WeightChange, apply_load, refresh};
-use crate::registry::{DestinationEntry, Registry, ServiceEntry};
+use crate::registry::{DestinationEntry, Registry};
 
 impl Registry {
     /// Applies a real server's load, 0 to 100, to all services that follow load reports. Returns the weights that
@@ -27,10 +27,7 @@ impl Registry {
         feedback: &Feedback,
         now: Millis,
     ) -> Result<Vec<WeightChange>, CommandError> {
-        let has_server =
-            |entry: &ServiceEntry| entry.destinations.iter().any(|dest| server.includes(dest.endpoint));
-        let holders: Vec<_> =
-            self.services.iter().filter(|(_, entry)| has_server(entry)).map(|(key, _)| *key).collect();
+        let holders = self.services_with(|dest| server.includes(dest.endpoint));
         let service = *holders.first().ok_or(CommandError::UnknownServer(server))?;
         let following: Vec<_> = holders.into_iter().filter(|key| feedback.follows(key)).collect();
         if following.is_empty() {
@@ -46,13 +43,16 @@ impl Registry {
     /// Drops expired reports, and reports of services that no longer follow them, and applies changed bounds. Returns
     /// the weights that have changed, as [`Self::report_load`].
     pub fn review_reports(&mut self, feedback: &Feedback, now: Millis) -> Vec<WeightChange> {
-        let reported = |entry: &ServiceEntry| entry.destinations.iter().any(|dest| dest.report.is_some());
-        let keys: Vec<_> =
-            self.services.iter().filter(|(_, entry)| reported(entry)).map(|(key, _)| *key).collect();
+        let keys = self.services_with(|dest| dest.report.is_some());
         self.change_weights(keys, |key, dest| {
             let followed = dest.report.filter(|_| feedback.follows(&key));
             dest.report = followed.and_then(|report| refresh(feedback, dest.weight, report, now));
         })
+    }
+
+    fn services_with(&self, is_wanted: impl Fn(&DestinationEntry) -> bool) -> Vec<ServiceKey> {
+        let services = self.services.iter();
+        services.filter(|(_, entry)| entry.destinations.iter().any(&is_wanted)).map(|(key, _)| *key).collect()
     }
 
     fn change_weights(
@@ -67,8 +67,8 @@ impl Registry {
             for dest in &mut entry.destinations {
                 let from = dest.weight_in_force();
                 change(service, dest);
-                let (to, load_percent) =
-                    (dest.weight_in_force(), dest.report.map(|report| report.load_percent));
+                let to = dest.weight_in_force();
+                let load_percent = dest.report.map(|report| report.load_percent);
                 if to != from {
                     all.push(WeightChange { service, endpoint: dest.endpoint, from, to, load_percent });
                 }

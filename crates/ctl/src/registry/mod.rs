@@ -29,6 +29,7 @@ use crate::registry::entries::{
 };
 use crate::registry::estimator::Estimator;
 use crate::registry::kept::{Kept, ServiceBefore};
+use crate::registry::quic::QuicKeyError;
 use crate::steering::{Item, of_destination, of_service};
 
 mod entries;
@@ -38,7 +39,7 @@ pub mod load_feedback;
 mod load_reports;
 mod numbers;
 mod persistence;
-mod quic;
+pub mod quic;
 mod trash;
 pub mod tunnels;
 
@@ -46,7 +47,7 @@ pub mod tunnels;
 pub const SIP_CALLS: usize = 65_536;
 
 /// The keys of QUIC configurations by their files, or why a file gives none.
-pub(crate) type QuicKeys = BTreeMap<PathBuf, Result<[u8; 16], String>>;
+pub(crate) type QuicKeys = BTreeMap<PathBuf, Result<[u8; 16], QuicKeyError>>;
 
 /// Live objects of services and destinations.
 pub struct Registry {
@@ -185,15 +186,15 @@ impl Registry {
 
     /// Enters for the destinations that `changed` concerns whether they are disabled. Other services stay as they are.
     fn set_disabled(&mut self, changed: Disabled, disabled: &DisabledServers) {
-        let differs = |key, dest: &DestinationEntry| {
-            changed.includes(key, dest.endpoint) && dest.disabled != disabled.includes(key, dest.endpoint)
-        };
         let concerned = match changed.service {
             Some(key) => self.services.range(key..=key),
             None => self.services.range(..),
         };
-        let changing =
-            concerned.filter(|(key, entry)| entry.destinations.iter().any(|dest| differs(**key, dest)));
+        let changing = concerned.filter(|(key, entry)| {
+            let mut concerned =
+                entry.destinations.iter().filter(|dest| changed.includes(**key, dest.endpoint));
+            concerned.any(|dest| dest.disabled != disabled.includes(**key, dest.endpoint))
+        });
         for key in changing.map(|(key, _)| *key).collect::<Vec<_>>() {
             let Some(mut entry) = self.services.remove(&key) else { continue };
             for dest in &mut entry.destinations {

@@ -1,15 +1,31 @@
 //! The QUIC configurations of services, as workers use them.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use thiserror::Error;
 use xvs_dataplane::snapshot::Service;
 use xvs_dataplane::snapshot::quic::Quic;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::quic_rule::QuicConfig;
 use xvs_proto::quic::Decoder;
 
 use crate::registry::{QuicKeys, Registry};
+use crate::secret_file::SecretFileError;
+
+/// Why a file gives no key, with the next step.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum QuicKeyError {
+    /// The file cannot be used.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
+    /// The file has other text than a key.
+    #[error("QUIC key {path}: not 32 hexadecimal digits; {HOW}", path = .0.display())]
+    NotHexadecimal(PathBuf),
+}
+
+/// How an operator gets a key.
+pub(crate) const HOW: &str = "`openssl rand -hex 16` prints a key";
 
 impl Registry {
     /// Replaces the keys of QUIC configurations. [`Self::build`] enters them in the snapshot.
@@ -25,14 +41,14 @@ impl Registry {
     /// known.
     pub(super) fn quic(&self, state: &State, service: &Service) -> Option<Arc<Quic>> {
         let quic = state.quic().get(&service.key)?;
-        let decoder = |(number, config): (&u8, &QuicConfig)| {
+        let decoders = quic.configs.iter().filter_map(|(number, config)| {
             let key = match &config.key_file {
                 Some(path) => Some(*self.quic_keys.get(path)?.as_ref().ok()?),
                 None => None,
             };
             Some((*number, Decoder::new(config.server_id_length, config.nonce_length, key)?))
-        };
-        let decoders: Vec<_> = quic.configs.iter().filter_map(decoder).collect();
+        });
+        let decoders: Vec<_> = decoders.collect();
         let positions: HashMap<_, _> =
             service.members.iter().map(|member| member.endpoint).zip(0..).collect();
         let ids = quic.servers.iter().filter_map(|(id, server)| Some((*id, *positions.get(server)?)));

@@ -93,14 +93,14 @@ impl Registry {
     /// Scans the trash: frees destinations for which an earlier scan, two minutes ago or more, found no connection.
     /// Returns whether there were any. Source: ipvs-behaviour, section 3.5.
     pub fn scan_trash(&mut self, snapshot: &mut Snapshot, now: Millis) -> bool {
-        let (kept, before) = (&mut self.kept, self.trash.len());
+        let before = self.trash.len();
         self.trash.retain(|_, Trashed { dest, idle_since, .. }| {
             let is_idle = !dest.has_connections() && dest.live.templates() == 0;
             let is_kept = !is_idle || idle_since.get_or_insert(now).until(now) < IDLE_TIME;
             if !is_kept {
                 snapshot.destinations.set(dest.id, None);
                 self.free_ids.push(dest.id);
-                kept.iter_mut().for_each(|kept| kept.clear_destination(dest.id));
+                self.kept.iter_mut().for_each(|kept| kept.clear_destination(dest.id));
             }
             is_kept
         });

@@ -9,13 +9,16 @@ use xvs_proto::checksum::Coverage;
 /// The encapsulation of packets to a tunnel. Remote checksum offload applies only to packets whose own checksum is
 /// not computed yet. Packets from the wire have theirs, so they get the full checksum.
 pub fn encapsulation(tunnel: Tunnel) -> Encapsulation {
-    let coverage = |checksum| match checksum {
-        TunnelChecksum::Without => Coverage::None,
-        TunnelChecksum::Full | TunnelChecksum::Remote => Coverage::Whole,
-    };
     match tunnel {
         Tunnel::Ipip => Encapsulation::Ip,
         Tunnel::Gre { checksum } => Encapsulation::Gre(coverage(checksum)),
         Tunnel::Gue { port, checksum } => Encapsulation::Gue { port, coverage: coverage(checksum) },
+    }
+}
+
+fn coverage(checksum: TunnelChecksum) -> Coverage {
+    match checksum {
+        TunnelChecksum::Without => Coverage::None,
+        TunnelChecksum::Full | TunnelChecksum::Remote => Coverage::Whole,
     }
 }

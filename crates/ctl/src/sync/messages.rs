@@ -36,8 +36,9 @@ impl Messages {
         reader: TableReader,
         now: Millis,
     ) -> Self {
-        let outbox = |_| Outbox::new(daemon.sync_id, daemon.max_len_bytes.into(), now);
-        Self { announcements, reader, outboxes: (0..ports.max(1)).map(outbox).collect() }
+        let ports = 0..ports.max(1);
+        let outboxes = ports.map(|_| Outbox::new(daemon.sync_id, daemon.max_len_bytes.into(), now));
+        Self { announcements, reader, outboxes: outboxes.collect() }
     }
 
     /// Collects announcements, and passes each due message to `send`, with the number of its port. If `send` returns

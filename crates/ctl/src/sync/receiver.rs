@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use xvs_dataplane::snapshot::sync_backup::{BackupCounters, Inbox, Received};
 use xvs_model::config::sync_daemon::SyncDaemon;
@@ -82,9 +82,6 @@ impl Receiver {
         mut wake: impl FnMut(usize),
     ) -> Result<(), Refused> {
         let BackupCounters { messages, refused, skipped, .. } = &self.inbox.counters;
-        let count = |counter: &AtomicU64| _ = counter.fetch_add(1, Ordering::Relaxed);
-        // Other clusters may share the group.
-        let is_foreign = |error: &Refused| matches!(error, Refused::SyncId(_));
         // The default is no limit: the kernel's depends on the MTU.
         let limit = self.daemon.max_len_bytes;
         let message = match limit < DEFAULT_MAX && bytes.len() > usize::from(limit) {
@@ -92,15 +89,16 @@ impl Receiver {
             false => self.read(bytes).and_then(|message| verify(bytes).map(|()| message)),
         };
         let message = message.inspect_err(|error| {
-            if !is_foreign(error) {
-                count(refused);
+            // Other clusters may share the group.
+            if !matches!(error, Refused::SyncId(_)) {
+                refused.fetch_add(1, Ordering::Relaxed);
             }
         })?;
-        count(messages);
+        messages.fetch_add(1, Ordering::Relaxed);
         for entry in message.entries() {
             match entry {
                 Ok(entry) => self.put(&entry, self.hash(&entry)).into_iter().for_each(&mut wake),
-                Err(_) => count(skipped),
+                Err(_) => _ = skipped.fetch_add(1, Ordering::Relaxed),
             }
         }
         Ok(())

@@ -33,7 +33,7 @@ impl KeptHealth {
 
     /// The view of an earlier process; empty if there is none. Why a file is left out is logged.
     pub(crate) fn read(&self) -> View {
-        let view = file::read(&self.path).and_then(|read| {
+        let view = file::read(&self.path).map_err(|error| error.to_string()).and_then(|read| {
             let Some((bytes, _)) = read else { return Ok(View::default()) };
             match serde_json::from_slice(&bytes) {
                 Ok(Content { xvs_health: VERSION, view }) => Ok(view),

@@ -43,18 +43,17 @@ fn segment(proto: Proto, flags: tcp::Flags, from: Endpoint, to: Endpoint, length
     let mut segment = vec![0; header + usize::from(length)];
     segment[tcp::field::SOURCE].copy_from_slice(&from.port.to_be_bytes());
     segment[tcp::field::DEST].copy_from_slice(&to.port.to_be_bytes());
-    let summed = |segment: &[u8]| checksum::transport(from.addr, to.addr, number(proto).0, segment);
     match proto {
         Proto::Tcp => {
             segment[tcp::field::DATA_OFFSET] = (tcp::HEADER_LEN as u8 / 4) << 4;
             segment[tcp::field::FLAGS] = flags.0;
-            let sum = summed(&segment);
+            let sum = checksum::transport(from.addr, to.addr, Protocol::TCP.0, &segment);
             segment[tcp::field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
         }
         Proto::Udp => {
             udp::emit(&mut segment, from.port, to.port);
             // A checksum field of 0 means that there is none (RFC 768).
-            let sum = match summed(&segment) {
+            let sum = match checksum::transport(from.addr, to.addr, Protocol::UDP.0, &segment) {
                 0 => u16::MAX,
                 sum => sum,
             };
@@ -78,15 +77,14 @@ fn packet(proto: Proto, from: IpAddr, to: IpAddr, ttl: u8, segment: &[u8]) -> Re
                 return Err(invalid("the packet is too long"));
             }
             let mut header = vec![0; ipv4::HEADER_LEN];
-            let (tos, id, dont_fragment) = (0, 0, true);
-            ipv4::Header { tos, payload_len, id, dont_fragment, ttl, protocol, source, dest }
+            ipv4::Header { tos: 0, payload_len, id: 0, dont_fragment: true, ttl, protocol, source, dest }
                 .emit(&mut header);
             header
         }
         (IpAddr::V6(source), IpAddr::V6(dest)) => {
             let mut header = vec![0; ipv6::HEADER_LEN];
-            let (traffic_class, next_header, hop_limit) = (0, protocol, ttl);
-            ipv6::Header { traffic_class, payload_len, next_header, hop_limit, source, dest }
+            let next_header = protocol;
+            ipv6::Header { traffic_class: 0, payload_len, next_header, hop_limit: ttl, source, dest }
                 .emit(&mut header);
             header
         }
@@ -213,9 +211,9 @@ fn named_interface<'e>(
     let Some(name) = &question.interface else { return Ok(None) };
     let found = egress.links().find(|(_, info)| info.name == *name);
     let known: Vec<_> = egress.links().map(|(_, info)| info.name.as_str()).collect();
-    let unknown =
-        || invalid(&format!("no interface {name} is attached; those that are: {}", known.join(", ")));
-    found.map(Some).ok_or_else(unknown)
+    found.map(Some).ok_or_else(|| {
+        invalid(&format!("no interface {name} is attached; those that are: {}", known.join(", ")))
+    })
 }
 
 fn number(proto: Proto) -> Protocol {

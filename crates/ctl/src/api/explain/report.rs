@@ -6,7 +6,7 @@ use xvs_dataplane::burst::classify::Class;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Copied, Direction, NewConnection, detached};
 use xvs_dataplane::egress::{Egress, Path, RouteTo};
-use xvs_dataplane::explain::{Candidate, Caveat, Decision, Explanation, Live, Origin, Route};
+use xvs_dataplane::explain::{Caveat, Decision, Explanation, Live, Origin, Route};
 use xvs_dataplane::new_connection::eviction::is_half_open;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_model::report::explain;
@@ -56,14 +56,13 @@ fn advice(reason: DropReason) -> Option<&'static str> {
 /// The report of an explanation.
 pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &Attachment<'_>) -> Report {
     let Explanation { link, class, quote, mark, verdict, .. } = explanation;
-    let (snapshot, now) = (live.snapshot, live.now);
-    let egress = &snapshot.egress;
+    let now = live.now;
+    let egress = &live.snapshot.egress;
     let packet = match class {
         Class::Flow(packet) | Class::Fragment(packet) | Class::Error(packet) => Some(*packet),
         Class::Chain | Class::Decided(_) => None,
     };
     let met = explanation.met.as_ref();
-    let entry_of = |(origin, copied): &(Origin, Copied)| entry(*origin, copied, now);
     let (happens, reason, why) = match verdict {
         Verdict::Transmit(link) if link.is_own() => (explain::Verdict::Pass, None, explanation.why_passed),
         Verdict::Transmit(_) | Verdict::Fragment { .. } if explanation.resets => {
@@ -97,10 +96,6 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
             (explain::Verdict::Drop, Some(reason.name().to_owned()), Some(reason.sentence()))
         }
     };
-    let direction = |direction: &Direction| match direction {
-        Direction::Inbound => explain::Direction::Inbound,
-        Direction::Outbound => explain::Direction::Outbound,
-    };
     // What the kernel gets is not sent.
     let sent_frames = explanation.sent.iter().filter(|_| happens != explain::Verdict::Pass);
     Report {
@@ -111,12 +106,15 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         marked_by: explanation.marked_by.as_ref().map(|step| rule::in_words(step, egress)),
         service: explanation.service.map(|key| key.to_string()),
         met: met.map(|(copied, _)| entry(Origin::Found, copied, now)),
-        direction: met.map(|(_, towards)| direction(towards)),
-        template: explanation.template.as_ref().map(entry_of),
+        direction: met.map(|(_, direction)| match direction {
+            Direction::Inbound => explain::Direction::Inbound,
+            Direction::Outbound => explain::Direction::Outbound,
+        }),
+        template: explanation.template.as_ref().map(|(origin, copied)| entry(*origin, copied, now)),
         choice: explanation.decision.as_ref().map(choice),
         quic: explanation.quic.clone(),
         health: Vec::new(),
-        connection: explanation.connection.as_ref().map(entry_of),
+        connection: explanation.connection.as_ref().map(|(origin, copied)| entry(*origin, copied, now)),
         offload: explanation.offloaded.map(|offloaded| match offloaded {
             Ok(()) => "the XDP program forwards plain packets of this connection".to_owned(),
             Err(why) => format!("workers forward this connection: {why}"),
@@ -171,7 +169,8 @@ fn entry(origin: Origin, copied: &Copied, now: Millis) -> Entry {
         true => (0, template_state_name(connection.state)),
         false => (connection.client.port, state_name(connection.protocol, connection.state)),
     };
-    let shown = |endpoint| if copied.is_detached() { detached(endpoint) } else { endpoint };
+    let ends = [connection.virtual_endpoint, connection.dest];
+    let [virtual_endpoint, dest] = if copied.is_detached() { ends.map(detached) } else { ends };
     Entry {
         origin: match origin {
             Origin::Found => explain::Origin::Found,
@@ -179,8 +178,8 @@ fn entry(origin: Origin, copied: &Copied, now: Millis) -> Entry {
         },
         protocol: connection.protocol,
         client: Endpoint { port, ..connection.client },
-        virtual_endpoint: shown(connection.virtual_endpoint),
-        dest: shown(connection.dest),
+        virtual_endpoint,
+        dest,
         local: connection.local,
         method: connection.method.listed().to_owned(),
         state: state.to_owned(),
@@ -192,7 +191,7 @@ fn entry(origin: Origin, copied: &Copied, now: Millis) -> Entry {
 
 fn choice(decision: &Decision) -> Choice {
     let Decision { service, account, candidates, chosen } = decision;
-    let contender = |(position, candidate): (usize, &Candidate)| CandidateReport {
+    let reports = candidates.iter().enumerate().map(|(position, candidate)| CandidateReport {
         server: candidate.endpoint,
         method: candidate.method.listed().to_owned(),
         weight: candidate.weight.0,
@@ -206,13 +205,13 @@ fn choice(decision: &Decision) -> Choice {
         },
         upper_threshold: Some(candidate.upper_threshold).filter(|upper| *upper > 0),
         figures: account.candidates.get(position).cloned().unwrap_or_default(),
-    };
+    });
     Choice {
         service: service.to_string(),
         scheduler: account.scheduler.to_owned(),
         rule: account.rule.clone(),
         certainty: account.certainty,
-        candidates: candidates.iter().enumerate().map(contender).collect(),
+        candidates: reports.collect(),
     }
 }
 
@@ -224,11 +223,6 @@ fn next_hop(route: &Route, egress: &Egress, attachment: &Attachment<'_>) -> Next
     let hop = match route.path {
         Path::To(hop) => Some(hop),
         Path::NoNeighbour { .. } | Path::Local | Path::NoRoute => None,
-    };
-    let unattached = || {
-        let link = attachment.towards(route.key)?;
-        let step = attachment.step(link);
-        Some(format!("its route is by {}, to which xvsd is not attached; {step}", link.name))
     };
     let problem = match (route.path, route.result) {
         (Path::To(_), _) => None,
@@ -247,12 +241,16 @@ fn next_hop(route: &Route, egress: &Egress, attachment: &Attachment<'_>) -> Next
         mac: hop.map(|hop| hop.dest_mac.to_string()),
         mtu: hop.map(|hop| hop.mtu),
         rule: egress.rule_of(route.key).map(|rule| rule.to_string()),
-        problem: match route.path {
-            Path::NoRoute => unattached(),
-            _ => None,
-        }
-        .or_else(|| problem.map(str::to_owned)),
+        problem: unattached(route, attachment).or_else(|| problem.map(str::to_owned)),
     }
+}
+
+/// A clause about the unattached interface of a packet without a route.
+fn unattached(route: &Route, attachment: &Attachment<'_>) -> Option<String> {
+    let Path::NoRoute = route.path else { return None };
+    let link = attachment.towards(route.key)?;
+    let step = attachment.step(link);
+    Some(format!("its route is by {}, to which xvsd is not attached; {step}", link.name))
 }
 
 /// The differences between a packet and what leaves of it; `None`: nothing leaves.
@@ -274,11 +272,11 @@ fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
         to: out.flow.dest.addr,
     });
     // Inside a tunnel only the packet's time to live changes; an ICMP error has the endpoints of its outer header.
-    let changed = |new: Endpoint, old: Endpoint| Some(new).filter(|new| tunnel.is_none() && *new != old);
+    let is_visible = tunnel.is_none();
     Some(Rewrite {
         method: method.listed().to_owned(),
-        from: changed(out.flow.source, packet.flow.source),
-        to: changed(out.flow.dest, packet.flow.dest),
+        from: (is_visible && out.flow.source != packet.flow.source).then_some(out.flow.source),
+        to: (is_visible && out.flow.dest != packet.flow.dest).then_some(out.flow.dest),
         ttl: out.ttl,
         pieces: sent.len() - usize::from(explanation.resets),
         tunnel,

@@ -46,11 +46,11 @@ fn words(condition: &Condition, egress: &Egress) -> String {
 }
 
 fn ports(ranges: &[RangeInclusive<u16>]) -> String {
-    let range = |range: &RangeInclusive<u16>| match range.start() == range.end() {
+    let ranges = ranges.iter().map(|range| match range.start() == range.end() {
         true => range.start().to_string(),
         false => format!("{}-{}", range.start(), range.end()),
-    };
-    list(&ranges.iter().map(range).collect::<Vec<_>>())
+    });
+    list(&ranges.collect::<Vec<_>>())
 }
 
 fn list(entries: &[impl Display]) -> String {
