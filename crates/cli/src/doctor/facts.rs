@@ -11,6 +11,7 @@ use xvs_ctl::unattached::Attachment;
 use xvs_dataplane::egress::Egress;
 use xvs_host::memory::CgroupLimit;
 use xvs_host::netfilter::chain::Table;
+use xvs_model::config::destination::Destination;
 use xvs_model::config::destination::Tunnel;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::report::daemon_facts::DaemonFacts;
@@ -109,6 +110,18 @@ pub(super) struct Server {
     pub method: ForwardingMethod,
     /// The encapsulation, if the method is a tunnel.
     pub tunnel: Tunnel,
+}
+
+impl Service {
+    pub(super) fn has_address(&self, addr: IpAddr) -> bool {
+        matches!(self.key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr)
+    }
+}
+
+impl From<&Destination> for Server {
+    fn from(dest: &Destination) -> Self {
+        Self { endpoint: dest.endpoint, method: dest.options.method, tunnel: dest.options.tunnel }
+    }
 }
 
 /// An interface that is examined.

@@ -48,18 +48,21 @@ impl Fleet {
     /// # Errors
     /// A file that cannot be read.
     pub(super) fn fetch(&self) -> Result<Vec<Asked>, String> {
-        let read =
-            |path: &PathBuf| fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
-        let token = self.token_file.as_ref().map(read).transpose()?;
-        let access = Arc::new(Access {
-            token: token.map(|token| format!("Bearer {}", token.trim())),
-            tls: Arc::new(tls(self.ca_file.as_ref())?),
-        });
+        let token = match &self.token_file {
+            Some(path) => {
+                let token =
+                    fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+                Some(format!("Bearer {}", token.trim()))
+            }
+            None => None,
+        };
+        let access = Arc::new(Access { token, tls: Arc::new(tls(self.ca_file.as_ref())?) });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| format!("sockets: {error}"))?;
         Ok(runtime.block_on(async {
-            let ask = |name: &String| tokio::spawn(ask(name.clone(), access.clone()));
-            let asked: Vec<_> = self.fleet.iter().map(|name| (name.clone(), ask(name))).collect();
+            let names = self.fleet.iter().cloned();
+            let asked: Vec<_> =
+                names.map(|name| (name.clone(), tokio::spawn(ask(name, access.clone())))).collect();
             let mut pages = Vec::new();
             for (name, page) in asked {
                 pages.push((name, page.await.unwrap_or_else(|fault| Err(fault.to_string()))));

@@ -155,14 +155,11 @@ pub(crate) struct Document<'a> {
 }
 
 fn summary(findings: &[Finding]) -> String {
-    let count = |level, one: &str, many: &str| {
+    let words =
+        [(Level::Ok, "ok", "ok"), (Level::Warn, "warning", "warnings"), (Level::Fail, "failure", "failures")];
+    let counts = words.map(|(level, one, many)| {
         let count = findings.iter().filter(|finding| finding.level == level).count();
         format!("{count} {}", if count == 1 { one } else { many })
-    };
-    format!(
-        "{}, {}, {}",
-        count(Level::Ok, "ok", "ok"),
-        count(Level::Warn, "warning", "warnings"),
-        count(Level::Fail, "failure", "failures")
-    )
+    });
+    counts.join(", ")
 }

@@ -166,8 +166,7 @@ fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>
         flag::register(signal, ended.clone()).map_err(|error| error.to_string())?;
     }
     let steering = trial::steering()?;
-    let open = |name: &String| End::open(&steering, name, WantedMode::Auto);
-    let mut source = source.map(open).transpose()?;
+    let mut source = source.map(|name| End::open(&steering, name, WantedMode::Auto)).transpose()?;
     let mut modes = Vec::new();
     for (mode, name, busy) in MODES {
         let tried = trial::run(&steering, interface, source.as_mut(), (mode, busy), &ended);
@@ -187,8 +186,8 @@ fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>
 /// Why it cannot be, and what to do, as a clause.
 fn look(facts: &Facts, name: &str) -> Result<Card, String> {
     refuse_bonds(&facts.network, name)?;
-    let is_wrong = |finding: &Finding| finding.object == name && finding.level == Level::Fail;
-    let wrong = interfaces::reachable(facts).into_iter().find(is_wrong);
+    let mut reachable = interfaces::reachable(facts).into_iter();
+    let wrong = reachable.find(|finding| finding.object == name && finding.level == Level::Fail);
     if let Some(Finding { found, mend, .. }) = wrong {
         let mend = mend.map(|mend| format!("; `{}` fixes it", mend.command)).unwrap_or_default();
         return Err(format!("{name}: {found}{mend}"));
@@ -204,16 +203,15 @@ fn look(facts: &Facts, name: &str) -> Result<Card, String> {
         None => {}
     }
     let folder = Path::new("/sys/class/net").join(name).join("device");
-    let number = |file: &str| {
-        fs::read_to_string(folder.join(file)).ok().map(|text| text.trim().trim_start_matches("0x").to_owned())
-    };
-    let pci = number("vendor").zip(number("device")).map(|(vendor, device)| format!("{vendor}:{device}"));
+    let pci = ["vendor", "device"].map(|file| fs::read_to_string(folder.join(file)).unwrap_or_default());
+    let [vendor, product] = pci.each_ref().map(|text| text.trim().trim_start_matches("0x"));
+    let is_pci = !vendor.is_empty() && !product.is_empty();
     let settings = CardSettings::read(name).unwrap_or_default();
     Ok(Card {
         interface: name.to_owned(),
         driver: device.driver.clone(),
         firmware: card::firmware(name).unwrap_or_default(),
-        pci: pci.unwrap_or_default(),
+        pci: if is_pci { format!("{vendor}:{product}") } else { String::new() },
         mtu: device.mtu,
         receive_queues: device.receive_queues,
         most_receive_queues: device.most_receive_queues,
@@ -227,12 +225,11 @@ fn look(facts: &Facts, name: &str) -> Result<Card, String> {
 /// Refuses bonds and their members.
 fn refuse_bonds(network: &Network, name: &str) -> Result<(), String> {
     let Some(link) = network.link_named(name) else { return Ok(()) };
-    let is_bond = |link: &Link| matches!(link.kind, LinkKind::Bond | LinkKind::OtherBond(_));
-    let has_member = |bond: &Link| is_bond(bond) && link.master == Some(bond.ifindex);
-    if let Some(bond) = network.links.iter().find(|bond| has_member(bond)) {
-        let name_of_bond = &bond.name;
+    let mut bonds = network.links.iter().filter(|link| is_bond(link));
+    if let Some(bond) = bonds.find(|bond| link.master == Some(bond.ifindex)) {
         return Err(format!(
-            "{name} is a member of {name_of_bond}; `ip link set dev {name} nomaster` takes it out"
+            "{name} is a member of {}; `ip link set dev {name} nomaster` takes it out",
+            bond.name
         ));
     }
     if is_bond(link) {
@@ -243,6 +240,10 @@ fn refuse_bonds(network: &Network, name: &str) -> Result<(), String> {
         ));
     }
     Ok(())
+}
+
+fn is_bond(link: &Link) -> bool {
+    matches!(link.kind, LinkKind::Bond | LinkKind::OtherBond(_))
 }
 
 /// The model of the first processor; empty: the kernel does not say.
@@ -287,23 +288,23 @@ impl Tried {
 impl Direction {
     /// The sizes of frames that did not come through, as a clause; `None`: all did.
     fn losses(&self) -> Option<String> {
-        let told = |sizes: &[usize], what: &str| {
-            let sizes: Vec<_> = sizes.iter().map(usize::to_string).collect();
-            (!sizes.is_empty()).then(|| format!("{what}: frames of {} bytes", sizes.join(", ")))
-        };
-        let (lost, unsent) = (told(&self.lost_sizes, "lost"), told(&self.unsent_sizes, "not sent"));
-        let all: Vec<_> = [lost, unsent].into_iter().flatten().collect();
+        let mut all = Vec::new();
+        for (sizes, what) in [(&self.lost_sizes, "lost"), (&self.unsent_sizes, "not sent")] {
+            if !sizes.is_empty() {
+                let sizes: Vec<_> = sizes.iter().map(usize::to_string).collect();
+                all.push(format!("{what}: frames of {} bytes", sizes.join(", ")));
+            }
+        }
         (!all.is_empty()).then(|| format!("from {} to {} {}", self.from, self.to, all.join("; ")))
     }
 
     /// Its rates, as a clause.
     fn told(&self) -> String {
-        let rate = |rate: &trial::Rate| {
-            let (received, sent) = (rate.received_per_second, rate.sent_per_second);
-            format!("{received} of {sent} frames of {} bytes a second", rate.frame_bytes)
-        };
-        let rates: Vec<_> = self.rates.iter().map(rate).collect();
-        format!("{} receives {}", self.to, rates.join(", "))
+        let rates = self.rates.iter().map(|rate| {
+            let trial::Rate { received_per_second, sent_per_second, frame_bytes, .. } = rate;
+            format!("{received_per_second} of {sent_per_second} frames of {frame_bytes} bytes a second")
+        });
+        format!("{} receives {}", self.to, rates.collect::<Vec<_>>().join(", "))
     }
 }
 

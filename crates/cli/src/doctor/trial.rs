@@ -106,7 +106,8 @@ pub(super) fn run(
     }
     let sockets = end.sockets();
     let Some(source) = source else { return Ok(Trial { sockets, pause_ms: None, directions: Vec::new() }) };
-    let (mut pause_ms, mut directions) = (None, Vec::new());
+    let mut pause_ms = None;
+    let mut directions = Vec::new();
     if await_a_frame(source, &mut end, ended)? {
         pause_ms = Some(begun.elapsed().as_millis() as u64);
         directions.push(direction(source, &mut end, ended)?);
@@ -168,8 +169,8 @@ impl End {
     }
 
     fn defer_interrupts(&self, defer: bool) -> io::Result<()> {
-        let (interface, index) = (self.attached.interface().to_owned(), self.attached.index());
-        DeferInterrupts { interface, index, defer }.run(&[]).map(drop)
+        let interface = self.attached.interface().to_owned();
+        DeferInterrupts { interface, index: self.attached.index(), defer }.run(&[]).map(drop)
     }
 
     fn name(&self) -> &str {
@@ -239,7 +240,8 @@ fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), String> {
 
 /// Sends frames until one arrives; `false`: none does.
 fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<bool, String> {
-    let (until, mut arrived) = (Instant::now() + PATIENCE, false);
+    let until = Instant::now() + PATIENCE;
+    let mut arrived = false;
     while !arrived && Instant::now() < until {
         go_on(ended)?;
         from.queue(to.mac, LEAST);
@@ -258,7 +260,8 @@ pub(super) fn go_on(ended: &AtomicBool) -> Result<(), String> {
 
 fn direction(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<Direction, String> {
     let largest = from.largest().min(to.largest());
-    let (mut lost_sizes, mut unsent_sizes) = (Vec::new(), Vec::new());
+    let mut lost_sizes = Vec::new();
+    let mut unsent_sizes = Vec::new();
     for size in (LEAST..largest).step_by(STEP).chain([largest]) {
         go_on(ended)?;
         match send_some(from, to, size) {
@@ -277,7 +280,9 @@ fn direction(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<Directi
 
 /// How many frames of a size were sent until one arrived whole, and whether one did.
 fn send_some(from: &mut End, to: &mut End, frame_bytes: usize) -> (usize, bool) {
-    let (until, mut sent, mut arrived) = (Instant::now() + WIRE, 0, false);
+    let until = Instant::now() + WIRE;
+    let mut sent = 0;
+    let mut arrived = false;
     while !arrived && Instant::now() < until {
         if sent < TRIES && from.queue(to.mac, frame_bytes) {
             sent += 1;
@@ -289,14 +294,17 @@ fn send_some(from: &mut End, to: &mut End, frame_bytes: usize) -> (usize, bool) 
 }
 
 fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
-    let (receiver, counters) =
-        (to.name().to_owned(), |name: &str| card::statistics(name).unwrap_or_default());
-    let (before, interrupts) = (counters(&receiver), interrupts_handled(&receiver));
-    let (from_mac, to_mac, ended) = (from.mac, to.mac, AtomicBool::new(false));
+    let receiver = to.name().to_owned();
+    let before = card::statistics(&receiver).unwrap_or_default();
+    let interrupts = interrupts_handled(&receiver);
+    let from_mac = from.mac;
+    let to_mac = to.mac;
+    let ended = AtomicBool::new(false);
     let begun = Instant::now();
     let (sent, (received, last)) = thread::scope(|scope| {
         let receiver = scope.spawn(|| {
-            let (mut received, mut last) = (0_u64, begun);
+            let mut received = 0_u64;
+            let mut last = begun;
             while !ended.load(Ordering::Relaxed) {
                 let before = received;
                 to.exchange(from_mac, |size| received += u64::from(size == frame_bytes));
@@ -315,8 +323,8 @@ fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
         ended.store(true, Ordering::Relaxed);
         (sent, receiver.join().expect("the receiver does not panic"))
     });
-    let per_second = |frames: u64, time: Duration| (frames as f64 / time.as_secs_f64()) as u64;
-    let counted = counters(&receiver).into_iter().filter_map(|(name, now)| {
+    let now = card::statistics(&receiver).unwrap_or_default();
+    let counted = now.into_iter().filter_map(|(name, now)| {
         let more = now.wrapping_sub(before.get(&name).copied().unwrap_or(0));
         (more != 0).then_some((name, more))
     });
@@ -327,6 +335,10 @@ fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
         interrupts: interrupts_handled(&receiver).saturating_sub(interrupts),
         counted: counted.collect(),
     }
+}
+
+fn per_second(frames: u64, time: Duration) -> u64 {
+    (frames as f64 / time.as_secs_f64()) as u64
 }
 
 /// A UDP datagram of one of 64 flows, so that a card spreads them over its queues. Each byte of its data is the last
