@@ -46,11 +46,8 @@ impl Line for LocalAddressChange {
 
 /// `1024-32767`.
 fn ports(text: &str) -> Result<(u16, u16), &'static str> {
-    let read = || {
-        let (first, last) = text.split_once('-')?;
-        Some((first.parse().ok()?, last.parse().ok()?))
-    };
-    read().ok_or("ports are two numbers up to 65535: LOW-HIGH")
+    let ports = text.split_once('-').and_then(|(first, last)| first.parse().ok().zip(last.parse().ok()));
+    ports.ok_or("ports are two numbers up to 65535: LOW-HIGH")
 }
 
 #[cfg(test)]

@@ -218,12 +218,9 @@ impl AccessLists {
 
     /// The entries whose end has come.
     pub fn ended(&self, now_seconds: u64) -> Vec<(ListKey, Prefix)> {
-        let of_list = |(key, list): (&ListKey, &Arc<AccessList>)| {
-            let ended =
-                list.entries.iter().filter(|(_, until)| until.is_some_and(|until| until <= now_seconds));
-            ended.map(|(prefix, _)| (*key, *prefix)).collect::<Vec<_>>()
-        };
-        self.iter().flat_map(of_list).collect()
+        let entries = self.iter().flat_map(|(key, list)| list.entries.iter().map(move |entry| (*key, entry)));
+        let ended = entries.filter(|(_, (_, until))| until.is_some_and(|until| until <= now_seconds));
+        ended.map(|(key, (prefix, _))| (key, *prefix)).collect()
     }
 }
 
