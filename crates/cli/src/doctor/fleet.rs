@@ -12,6 +12,7 @@ use serde::Deserialize;
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::report::status::{SyncStatus, SyncTable};
 
+use crate::doctor::fetch::NoPage;
 use crate::doctor::finding::Finding;
 
 /// What a fleet's director says in its `/status.json`, as far as it is compared.
@@ -48,7 +49,7 @@ struct Server {
 }
 
 /// A director as it was named, and its page, or why there is none.
-pub(super) type Asked = (String, Result<Page, String>);
+pub(super) type Asked = (String, Result<Page, NoPage>);
 
 /// A director as it was named, and its page.
 type Answered<'a> = (&'a str, &'a Page);
@@ -496,9 +497,8 @@ mod tests {
     #[test]
     fn a_director_that_does_not_answer_is_named_and_the_others_are_compared() {
         let page = serde_json::from_value(page(1)).unwrap();
-        let findings =
-            examine(&[("a:1".to_owned(), Err("no answer".to_owned())), ("b:1".to_owned(), Ok(page))]);
-        assert_eq!(findings[0], Finding::fail("director", "a:1", "no answer"));
+        let findings = examine(&[("a:1".to_owned(), Err(NoPage::NoHost)), ("b:1".to_owned(), Ok(page))]);
+        assert_eq!(findings[0], Finding::fail("director", "a:1", "the URL has no host"));
         assert!(findings[1..].iter().all(|finding| finding.level == Level::Ok), "{findings:?}");
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use rustix::process::{Resource, geteuid, getrlimit};
+use thiserror::Error;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use xvs_ctl::bonds::{bond_of, choose};
@@ -55,11 +56,16 @@ pub(super) struct Asked {
     pub records: PathBuf,
 }
 
+/// The kernel's network cannot be read at all.
+#[derive(Debug, Error)]
+#[error("the kernel's network cannot be read: {0}")]
+pub(super) struct NetworkUnread(#[from] io::Error);
+
 /// Reads all facts.
 ///
 /// # Errors
 /// The kernel's network cannot be read at all.
-pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
+pub(super) fn gather(asked: &Asked) -> Result<Facts, NetworkUnread> {
     let mut facts = Facts {
         kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
         mtu_limit: xvs_xdp::mtu_limit().unwrap_or_default(),
@@ -92,7 +98,7 @@ pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
 ///
 /// # Errors
 /// The kernel's network cannot be read at all.
-pub(super) fn gather_interfaces(asked: &Asked) -> io::Result<Facts> {
+pub(super) fn gather_interfaces(asked: &Asked) -> Result<Facts, NetworkUnread> {
     let mut facts = Facts { cores: cores_available(), ..Facts::default() };
     read_interfaces(&mut facts, asked)?;
     Ok(facts)

@@ -115,7 +115,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     } else if arguments.tune {
         tune::run(&asked(arguments), if arguments.apply { Apply::Yes } else { Apply::No })?
     } else {
-        examine_machine(arguments)?
+        examine(&gather::gather(&asked(arguments))?)
     };
     if arguments.json {
         print_json(&Document { level: worst(&findings), findings: &findings }, out)?;
@@ -124,12 +124,6 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         writeln!(out, "{}", summary(&findings))?;
     }
     Ok(worst(&findings) as u8)
-}
-
-fn examine_machine(arguments: &Arguments) -> Result<Vec<Finding>, String> {
-    let facts = gather::gather(&asked(arguments))
-        .map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
-    Ok(examine(&facts))
 }
 
 fn asked(arguments: &Arguments) -> Asked {

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,6 +16,7 @@ use clap::Args;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use thiserror::Error;
 use xvs_proto::network::{Link, LinkKind, Network};
 use xvs_xdp::WantedMode;
 use xvs_xdp::card::{self, CardSettings};
@@ -22,9 +24,9 @@ use xvs_xdp::device::{Owner, Program};
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::gather::{Asked, gather_interfaces};
+use crate::doctor::gather::{Asked, NetworkUnread, gather_interfaces};
 use crate::doctor::interfaces;
-use crate::doctor::trial::{self, Direction, End, Trial};
+use crate::doctor::trial::{self, Direction, End, Trial, TrialError};
 use crate::doctor::tune::{self, Apply};
 
 /// The arguments of the report.
@@ -110,28 +112,64 @@ struct Tried {
     trial: Option<Trial>,
 }
 
+/// Why there is no report, as a clause.
+#[derive(Debug, Error)]
+pub(super) enum ReportError {
+    #[error("--report is about one interface; name it with --interface, and no other")]
+    NotOneInterface,
+    #[error("{0} cannot send to itself; name another interface with --source")]
+    OwnSource(String),
+    #[error(transparent)]
+    Network(#[from] NetworkUnread),
+    #[error(transparent)]
+    Card(#[from] CardRefusal),
+    #[error("{}: {error}", file.display())]
+    File { file: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Signal(io::Error),
+    #[error(transparent)]
+    Trial(#[from] TrialError),
+    #[error(transparent)]
+    Document(#[from] serde_json::Error),
+}
+
+/// Why a card cannot be tried, and what to do, as a clause.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub(super) enum CardRefusal {
+    #[error("{name} is a member of {bond}; `ip link set dev {name} nomaster` takes it out")]
+    Member { name: String, bond: String },
+    #[error(
+        "{name} is a bond, and a report is about a card; take one out (`ip link set dev {member} nomaster`) and name it"
+    )]
+    Bond { name: String, member: String },
+    #[error("{name}: {found}{mend}")]
+    Unreachable { name: String, found: String, mend: String },
+    #[error("{0} is gone")]
+    Gone(String),
+    #[error("{0} has the program of an xvsd; `xvs stop --release` takes it away")]
+    Director(String),
+    #[error("{name} has an XDP program, {program}")]
+    Program { name: String, program: Program },
+}
+
 /// Tries each mode and writes the file. The findings say what was seen.
 ///
 /// # Errors
-/// An interface cannot be tried, the file cannot be written, or the operator has ended it; as a clause. An earlier file
-/// is as it was.
-pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Finding>, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
-    let [interface] = &asked.interfaces[..] else {
-        return Err("--report is about one interface; name it with --interface, and no other".to_owned());
-    };
+/// An interface cannot be tried, the file cannot be written, or the operator has ended it. An earlier file is as it was.
+pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Finding>, ReportError> {
+    let [interface] = &asked.interfaces[..] else { return Err(ReportError::NotOneInterface) };
     if wanted.source.as_ref() == Some(interface) {
-        return Err(format!("{interface} cannot send to itself; name another interface with --source"));
+        return Err(ReportError::OwnSource(interface.clone()));
     }
     let names: Vec<String> = [interface.clone()].into_iter().chain(wanted.source.clone()).collect();
     let of_both = Asked { interfaces: names.clone(), ..asked.clone() };
-    let facts = gather_interfaces(&of_both)
-        .map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
+    let facts = gather_interfaces(&of_both)?;
     let cards = names.iter().map(|name| look(&facts, name)).collect::<Result<_, _>>()?;
     let tune = tune::run(&of_both, Apply::No)?;
     // No link goes down for a file that cannot be written.
     let is_new = !file.exists();
-    OpenOptions::new().append(true).create(true).open(file).map_err(failed)?;
+    let opened = OpenOptions::new().append(true).create(true).open(file);
+    opened.map_err(|error| ReportError::File { file: file.to_owned(), error })?;
     let tried = try_modes(interface, wanted.source.as_ref());
     if tried.is_err() && is_new {
         let _ = fs::remove_file(file);
@@ -149,8 +187,8 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
         source,
         modes,
     };
-    let text = serde_json::to_string_pretty(&document).map_err(|error| error.to_string())?;
-    fs::write(file, text + "\n").map_err(failed)?;
+    let text = serde_json::to_string_pretty(&document)?;
+    fs::write(file, text + "\n").map_err(|error| ReportError::File { file: file.to_owned(), error })?;
     let found = format!("written to {}; it has no addresses and no host name", file.display());
     findings.push(Finding::ok("report", "", found));
     Ok(findings)
@@ -159,11 +197,11 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
 /// Tries each mode; returns how the frames of the source reach its sockets, and what was seen of each mode.
 ///
 /// # Errors
-/// The source cannot be used, or the operator has ended it; as a clause.
-fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>, Vec<Tried>), String> {
+/// The source cannot be used, or the operator has ended it.
+fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>, Vec<Tried>), ReportError> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        flag::register(signal, ended.clone()).map_err(|error| error.to_string())?;
+        flag::register(signal, ended.clone()).map_err(ReportError::Signal)?;
     }
     let steering = trial::steering()?;
     let mut source = source.map(|name| End::open(&steering, name, WantedMode::Auto)).transpose()?;
@@ -173,7 +211,7 @@ fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>
         trial::go_on(&ended)?;
         let (trial, failed) = match tried {
             Ok(trial) => (Some(trial), None),
-            Err(why) => (None, Some(why)),
+            Err(why) => (None, Some(why.to_string())),
         };
         modes.push(Tried { mode: name, busy, failed, trial });
     }
@@ -181,25 +219,24 @@ fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>
 }
 
 /// The facts of a card that can be tried.
-///
-/// # Errors
-/// Why it cannot be, and what to do, as a clause.
-fn look(facts: &Facts, name: &str) -> Result<Card, String> {
+fn look(facts: &Facts, name: &str) -> Result<Card, CardRefusal> {
     refuse_bonds(&facts.network, name)?;
     let mut reachable = interfaces::reachable(facts).into_iter();
     let wrong = reachable.find(|finding| finding.object == name && finding.level == Level::Fail);
     if let Some(Finding { found, mend, .. }) = wrong {
         let mend = mend.map(|mend| format!("; `{}` fixes it", mend.command)).unwrap_or_default();
-        return Err(format!("{name}: {found}{mend}"));
+        return Err(CardRefusal::Unreachable { name: name.to_owned(), found, mend });
     }
     let Some((_, device)) = facts.devices().find(|(one, _)| *one == name) else {
-        return Err(format!("{name} is gone"));
+        return Err(CardRefusal::Gone(name.to_owned()));
     };
     match &device.program {
         Some(Program { owner: Some(Owner::Director), .. }) => {
-            return Err(format!("{name} has the program of an xvsd; `xvs stop --release` takes it away"));
+            return Err(CardRefusal::Director(name.to_owned()));
         }
-        Some(program) => return Err(format!("{name} has an XDP program, {program}")),
+        Some(program) => {
+            return Err(CardRefusal::Program { name: name.to_owned(), program: program.clone() });
+        }
         None => {}
     }
     let folder = Path::new("/sys/class/net").join(name).join("device");
@@ -223,21 +260,16 @@ fn look(facts: &Facts, name: &str) -> Result<Card, String> {
 }
 
 /// Refuses bonds and their members.
-fn refuse_bonds(network: &Network, name: &str) -> Result<(), String> {
+fn refuse_bonds(network: &Network, name: &str) -> Result<(), CardRefusal> {
     let Some(link) = network.link_named(name) else { return Ok(()) };
     let mut bonds = network.links.iter().filter(|link| is_bond(link));
     if let Some(bond) = bonds.find(|bond| link.master == Some(bond.ifindex)) {
-        return Err(format!(
-            "{name} is a member of {}; `ip link set dev {name} nomaster` takes it out",
-            bond.name
-        ));
+        return Err(CardRefusal::Member { name: name.to_owned(), bond: bond.name.clone() });
     }
     if is_bond(link) {
         let member = network.links.iter().find(|member| member.master == Some(link.ifindex));
-        let member = member.map_or("…", |member| &member.name);
-        return Err(format!(
-            "{name} is a bond, and a report is about a card; take one out (`ip link set dev {member} nomaster`) and name it"
-        ));
+        let member = member.map_or("…", |member| &member.name).to_owned();
+        return Err(CardRefusal::Bond { name: name.to_owned(), member });
     }
     Ok(())
 }
@@ -345,7 +377,7 @@ mod tests {
         network.links[0].kind = LinkKind::Bond;
         network.links[1].master = Some(network.links[0].ifindex);
         let taken_out = "`ip link set dev eth1 nomaster`";
-        let refused = |name| refuse_bonds(&network, name).unwrap_err();
+        let refused = |name| refuse_bonds(&network, name).unwrap_err().to_string();
         assert_eq!(refused("eth1"), format!("eth1 is a member of bond0; {taken_out} takes it out"));
         assert!(refused("bond0").starts_with("bond0 is a bond") && refused("bond0").contains(taken_out));
         assert_eq!(refuse_bonds(&network, "eth2"), Ok(()));

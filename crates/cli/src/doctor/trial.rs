@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use serde::Serialize;
-use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringRules};
+use thiserror::Error;
+use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringError, SteeringRules};
 use xvs_helper::task::Task as _;
 use xvs_host::network::deferral::DeferInterrupts;
 use xvs_proto::addr::Protocol;
@@ -20,7 +21,8 @@ use xvs_proto::network::LinkId;
 use xvs_proto::{MacAddr, ethernet, ipv4, udp};
 use xvs_xdp::device::has_carrier;
 use xvs_xdp::{
-    Attached, BURST, CopyMode, Frame, Mode, ONE_BUFFER_MTU, Queues, RingSizes, Sockets, WantedMode, card,
+    AttachError, Attached, BURST, CopyMode, Frame, Mode, ONE_BUFFER_MTU, Queues, RingSizes, SocketError,
+    Sockets, WantedMode, card,
 };
 
 use crate::doctor::tunables::interrupts_handled;
@@ -71,15 +73,41 @@ pub(super) struct Rate {
     pub counted: BTreeMap<String, u64>,
 }
 
+/// Why a mode cannot be tried, as a clause.
+#[derive(Debug, Error)]
+pub(super) enum TrialError {
+    #[error("the XDP program cannot be loaded: {0}")]
+    Program(io::Error),
+    #[error(transparent)]
+    Steering(#[from] SteeringError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error("native mode is refused by {name} at an MTU of {mtu}{why}")]
+    NoNative { name: String, mtu: u32, why: String },
+    #[error(transparent)]
+    Sockets(#[from] SocketError),
+    #[error("zero-copy is refused by {name} at an MTU of {mtu}")]
+    NoZeroCopy { name: String, mtu: u32 },
+    #[error("the address of {name}: {error}")]
+    Address { name: String, error: io::Error },
+    #[error("no preferred busy polling: {0}")]
+    NoBusyPolling(io::Error),
+    #[error("{name}: {error}")]
+    Link { name: String, error: io::Error },
+    #[error("{name} has no carrier for {} s", PATIENCE.as_secs())]
+    NoCarrier { name: String },
+    #[error("interrupted")]
+    Interrupted,
+}
+
 /// The program that takes frames of trials.
 ///
 /// # Errors
-/// The kernel refuses it; as a clause.
-pub(super) fn steering() -> Result<Steering, String> {
-    let mut steering =
-        Steering::load(FEW_RECORDS).map_err(|error| format!("the XDP program cannot be loaded: {error}"))?;
+/// The kernel refuses it.
+pub(super) fn steering() -> Result<Steering, TrialError> {
+    let mut steering = Steering::load(FEW_RECORDS).map_err(TrialError::Program)?;
     let wide = [BENCHMARKS.parse().expect("a prefix")].into();
-    steering.update(&SteeringRules { wide, ..Default::default() }).map_err(|error| error.to_string())?;
+    steering.update(&SteeringRules { wide, ..Default::default() })?;
     Ok(steering)
 }
 
@@ -87,14 +115,14 @@ pub(super) fn steering() -> Result<Steering, String> {
 /// the same wire or switch.
 ///
 /// # Errors
-/// The mode cannot be had, or the operator has ended it; as a clause.
+/// The mode cannot be had, or the operator has ended it.
 pub(super) fn run(
     steering: &Steering,
     interface: &str,
     source: Option<&mut End>,
     (mode, busy): (WantedMode, bool),
     ended: &AtomicBool,
-) -> Result<Trial, String> {
+) -> Result<Trial, TrialError> {
     // An earlier trial may have let the card negotiate its link anew.
     for name in [Some(interface), source.as_ref().map(|source| source.name())].into_iter().flatten() {
         await_carrier(name, ended)?;
@@ -102,7 +130,7 @@ pub(super) fn run(
     let begun = Instant::now();
     let mut end = End::open(steering, interface, mode)?;
     if busy {
-        end.poll_busily().map_err(|error| format!("no preferred busy polling: {error}"))?;
+        end.poll_busily().map_err(TrialError::NoBusyPolling)?;
     }
     let sockets = end.sockets();
     let Some(source) = source else { return Ok(Trial { sockets, pause_ms: None, directions: Vec::new() }) };
@@ -133,13 +161,13 @@ impl End {
     /// Attaches the program in this mode, or the best one, and opens a socket for each queue.
     ///
     /// # Errors
-    /// The mode cannot be had; as a clause.
-    pub(super) fn open(steering: &Steering, name: &str, wanted: WantedMode) -> Result<Self, String> {
-        let attached = steering.attach(name, wanted, None).map_err(|error| error.to_string())?;
+    /// The mode cannot be had.
+    pub(super) fn open(steering: &Steering, name: &str, wanted: WantedMode) -> Result<Self, TrialError> {
+        let attached = steering.attach(name, wanted, None)?;
         let mtu = attached.mtu();
         if attached.mode() == Mode::Generic && matches!(wanted, WantedMode::Copy | WantedMode::ZeroCopy) {
             let why = attached.native_refused().map(|error| format!(": {error}")).unwrap_or_default();
-            return Err(format!("native mode is refused by {name} at an MTU of {mtu}{why}"));
+            return Err(TrialError::NoNative { name: name.to_owned(), mtu, why });
         }
         let queues: Vec<u32> = (0..attached.receive_queues()).collect();
         let sizes = RingSizes {
@@ -147,11 +175,12 @@ impl End {
             ..Default::default()
         };
         let owned = [Queues { attached: &attached, queues: &queues }];
-        let sockets = Sockets::open(&owned, sizes).map_err(|error| error.to_string())?;
+        let sockets = Sockets::open(&owned, sizes)?;
         if wanted == WantedMode::ZeroCopy && sockets.copy_mode() != &CopyMode::ZeroCopy {
-            return Err(format!("zero-copy is refused by {name} at an MTU of {mtu}"));
+            return Err(TrialError::NoZeroCopy { name: name.to_owned(), mtu });
         }
-        let mac = attached.link_address().map_err(|error| format!("the address of {name}: {error}"))?;
+        let mac =
+            attached.link_address().map_err(|error| TrialError::Address { name: name.to_owned(), error })?;
         Ok(Self { sockets, mac: MacAddr(mac), attached, busy: false, burst: Vec::new(), next: 0 })
     }
 
@@ -226,12 +255,12 @@ impl Drop for End {
     }
 }
 
-fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), String> {
+fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), TrialError> {
     let until = Instant::now() + PATIENCE;
-    while !has_carrier(name).map_err(|error| format!("{name}: {error}"))? {
+    while !has_carrier(name).map_err(|error| TrialError::Link { name: name.to_owned(), error })? {
         go_on(ended)?;
         if Instant::now() > until {
-            return Err(format!("{name} has no carrier for {} s", PATIENCE.as_secs()));
+            return Err(TrialError::NoCarrier { name: name.to_owned() });
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -239,7 +268,7 @@ fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), String> {
 }
 
 /// Sends frames until one arrives; `false`: none does.
-fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<bool, String> {
+fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<bool, TrialError> {
     let until = Instant::now() + PATIENCE;
     let mut arrived = false;
     while !arrived && Instant::now() < until {
@@ -254,11 +283,11 @@ fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<boo
 
 /// # Errors
 /// The operator has ended it.
-pub(super) fn go_on(ended: &AtomicBool) -> Result<(), String> {
-    if ended.load(Ordering::Relaxed) { Err("interrupted".to_owned()) } else { Ok(()) }
+pub(super) fn go_on(ended: &AtomicBool) -> Result<(), TrialError> {
+    if ended.load(Ordering::Relaxed) { Err(TrialError::Interrupted) } else { Ok(()) }
 }
 
-fn direction(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<Direction, String> {
+fn direction(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<Direction, TrialError> {
     let largest = from.largest().min(to.largest());
     let mut lost_sizes = Vec::new();
     let mut unsent_sizes = Vec::new();

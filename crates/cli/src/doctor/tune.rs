@@ -5,15 +5,16 @@
 //! the machine boots.
 
 use std::collections::BTreeSet;
-use std::process::Command;
-use std::{fmt, fs};
+use std::process::{Command, ExitStatus};
+use std::{fmt, fs, io};
 
+use thiserror::Error;
 use xvs_host::cores::parse_cores;
 use xvs_xdp::card::CardSettings;
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::gather::{Asked, gather_interfaces};
+use crate::doctor::gather::{Asked, NetworkUnread, gather_interfaces};
 use crate::doctor::interfaces::absent;
 use crate::doctor::tunables::{Card, Interrupt, Tunables, affinity_path, most_queues};
 
@@ -40,11 +41,22 @@ enum Action {
     Interrupt { irq: u32, core: usize },
 }
 
+/// Why a command failed.
+#[derive(Debug, Error)]
+enum ActionError {
+    #[error(transparent)]
+    File(#[from] io::Error),
+    #[error("the program ethtool cannot be started: {0}")]
+    NoEthtool(io::Error),
+    #[error("{said} ({status})")]
+    Ethtool { said: String, status: ExitStatus },
+}
+
 /// The findings of this machine. With [`Apply::Yes`], those about an item whose command was run say what came of it.
 ///
 /// # Errors
 /// The kernel's network cannot be read; nothing was changed.
-pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, String> {
+pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, NetworkUnread> {
     let items = look(asked)?;
     if apply == Apply::No {
         return Ok(items.into_iter().map(|item| item.finding).collect());
@@ -65,9 +77,8 @@ pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, String> {
     Ok(findings)
 }
 
-fn look(asked: &Asked) -> Result<Vec<Item>, String> {
-    let facts =
-        gather_interfaces(asked).map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
+fn look(asked: &Asked) -> Result<Vec<Item>, NetworkUnread> {
+    let facts = gather_interfaces(asked)?;
     Ok(examine(&facts, &Tunables::read(&facts)))
 }
 
@@ -374,11 +385,11 @@ impl Item {
     }
 
     /// Runs its command, if it has one, and says what came of it.
-    fn apply(self, run: impl Fn(&Action) -> Result<(), String>) -> Finding {
+    fn apply(self, run: impl Fn(&Action) -> Result<(), ActionError>) -> Finding {
         let Self { finding, action: Some(action) } = self else { return self.finding };
         let (level, result, mend) = match run(&action) {
             Ok(()) => (Level::Ok, "done".to_owned(), None),
-            Err(error) => (Level::Fail, error, finding.mend),
+            Err(error) => (Level::Fail, error.to_string(), finding.mend),
         };
         Finding { level, found: format!("{}; `{action}`: {result}", finding.found), mend, ..finding }
     }
@@ -391,19 +402,17 @@ impl From<Finding> for Item {
 }
 
 impl Action {
-    fn run(&self) -> Result<(), String> {
+    fn run(&self) -> Result<(), ActionError> {
         match self {
             // What the printed command does, without a shell.
-            Self::Interrupt { irq, core } => {
-                fs::write(affinity_path(*irq), core.to_string()).map_err(|error| error.to_string())
-            }
+            Self::Interrupt { irq, core } => Ok(fs::write(affinity_path(*irq), core.to_string())?),
             Self::Ethtool(words) => {
                 let output = Command::new("ethtool").args(words.split(' ')).output();
-                let output =
-                    output.map_err(|error| format!("the program ethtool cannot be started: {error}"))?;
+                let output = output.map_err(ActionError::NoEthtool)?;
                 let said =
                     String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-                if output.status.success() { Ok(()) } else { Err(format!("{said} ({})", output.status)) }
+                let status = output.status;
+                if status.success() { Ok(()) } else { Err(ActionError::Ethtool { said, status }) }
             }
         }
     }
@@ -744,7 +753,7 @@ mod tests {
         assert_eq!(*ran.borrow(), ["ethtool -K wan lro off"]);
         assert_eq!((done.level, done.mend), (Level::Ok, None));
         assert_eq!(done.found, "on; wanted off; `ethtool -K wan lro off`: done");
-        let failed = item().apply(|_| Err("Operation not supported".to_owned()));
+        let failed = item().apply(|_| Err(io::Error::other("Operation not supported").into()));
         assert_eq!(failed.level, Level::Fail);
         assert_eq!(failed.mend.unwrap().command, "ethtool -K wan lro off");
         let advice = Item::from(Finding::warn("isolation", "", "advice"));

@@ -460,7 +460,7 @@ mod tests {
     use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
     use crate::top::view::*;
-    use xvs_model::report::status::StatusReport;
+    use xvs_model::report::status::{Drops, StatusReport};
     use xvs_model::sample;
 
     fn stats(connections: u64, in_packets: u64, in_bytes: u64) -> Stats {
