@@ -46,8 +46,8 @@ pub use xvs_lines::laddr::LocalAddressChange;
 pub use xvs_lines::limit::LimitChange;
 pub use xvs_lines::mark::MarkChange;
 pub use xvs_lines::quic::QuicLine;
-pub use xvs_lines::service::ServiceLine;
-pub use xvs_lines::{Line, RealServerArgument, ServiceArgument};
+pub use xvs_lines::service::{ServiceLine, ServiceLineError};
+pub use xvs_lines::{Line, RealServerArgument, ServiceArgument, XvsLineError};
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
 ///

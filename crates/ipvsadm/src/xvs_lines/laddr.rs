@@ -8,7 +8,7 @@ use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::rule::{Object, Rule};
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::Line;
+use crate::xvs_lines::{Line, XvsLineError};
 
 /// A change of the local addresses.
 #[derive(Debug, Subcommand)]
@@ -34,7 +34,7 @@ pub enum LocalAddressChange {
 impl Line for LocalAddressChange {
     const WORD: &str = "laddr";
 
-    fn command(&self, _: &dyn Resolver) -> Result<Command, String> {
+    fn command(&self, _: &dyn Resolver) -> Result<Command, XvsLineError> {
         Ok(match *self {
             Self::Add { address: addr, ports: (first_port, last_port), standby } => {
                 Command::Add(Rule::Local(LocalAddress { addr, first_port, last_port, standby }))

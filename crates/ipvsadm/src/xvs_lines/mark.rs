@@ -9,7 +9,7 @@ use xvs_model::config::rule::{Object, Rule};
 use xvs_proto::{Family, Prefix, Protocol};
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::Line;
+use crate::xvs_lines::{Line, XvsLineError};
 
 /// A change of the mark rules.
 #[derive(Debug, Subcommand)]
@@ -47,13 +47,11 @@ pub struct MarkOptions {
 }
 
 impl MarkOptions {
-    fn rule(&self) -> Result<MarkRule, String> {
+    fn rule(&self) -> Result<MarkRule, XvsLineError> {
         if let Some((dest, source)) = self.dest.zip(self.source)
             && Family::of(dest.addr()) != Family::of(source.addr())
         {
-            return Err(format!(
-                "mark: {source} and {dest} are of two address families, so no packet matches; name networks of one"
-            ));
+            return Err(XvsLineError::TwoFamilies { from: source, to: dest });
         }
         let (mark, mask) = self.set_mark;
         Ok(MarkRule {
@@ -71,7 +69,7 @@ impl MarkOptions {
 impl Line for MarkChange {
     const WORD: &str = "mark";
 
-    fn command(&self, _: &dyn Resolver) -> Result<Command, String> {
+    fn command(&self, _: &dyn Resolver) -> Result<Command, XvsLineError> {
         Ok(match self {
             Self::Add(options) => Command::Add(Rule::Mark(options.rule()?)),
             Self::Delete(options) => Command::Delete(Object::Mark(options.rule()?)),
