@@ -11,7 +11,6 @@ use xvs_ctl::unattached::Attachment;
 use xvs_dataplane::egress::Egress;
 use xvs_host::memory::CgroupLimit;
 use xvs_host::netfilter::chain::Table;
-use xvs_model::config::destination::Destination;
 use xvs_model::config::destination::Tunnel;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::report::daemon_facts::DaemonFacts;
@@ -110,18 +109,6 @@ pub(super) struct Server {
     pub method: ForwardingMethod,
     /// The encapsulation, if the method is a tunnel.
     pub tunnel: Tunnel,
-}
-
-impl Service {
-    pub(super) fn has_address(&self, addr: IpAddr) -> bool {
-        matches!(self.key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr)
-    }
-}
-
-impl From<&Destination> for Server {
-    fn from(dest: &Destination) -> Self {
-        Self { endpoint: dest.endpoint, method: dest.options.method, tunnel: dest.options.tunnel }
-    }
 }
 
 /// An interface that is examined.
@@ -290,7 +277,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The same, with a daemon attached to both.
+    /// The director of [`facts`] with a daemon attached to both interfaces.
     pub(crate) fn with_daemon() -> Facts {
         use xvs_model::report::status::{InterfaceStatus, LinkState};
         let attached = |name: &str| InterfaceStatus {

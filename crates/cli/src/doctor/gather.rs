@@ -146,9 +146,13 @@ fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failu
 
 /// Notes the services and local addresses of a state.
 fn note_rules(facts: &mut Facts, state: &State) {
-    let services = state.services().map(|(key, service)| Service {
-        key: *key,
-        servers: service.destinations.iter().map(Server::from).collect(),
+    let services = state.services().map(|(key, service)| {
+        let servers = service.destinations.iter().map(|dest| Server {
+            endpoint: dest.endpoint,
+            method: dest.options.method,
+            tunnel: dest.options.tunnel,
+        });
+        Service { key: *key, servers: servers.collect() }
     });
     facts.services = services.collect();
     facts.locals = state.locals().to_vec();

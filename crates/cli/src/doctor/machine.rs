@@ -3,12 +3,12 @@
 use xvs_ctl::config::TableMemory;
 use xvs_ctl::placement::shares;
 use xvs_dataplane::conn::TableConfig;
+use xvs_realserver::status::Status;
 use xvs_xdp::kernel::{lack, version};
 use xvs_xdp::{RingSizes, frame_bytes, umem_bytes};
 
 use crate::doctor::facts::{Facts, TRANSPARENT};
 use crate::doctor::finding::Finding;
-use xvs_realserver::status::Status;
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
     let release = &facts.kernel;

@@ -178,14 +178,15 @@ fn clients_mtu(facts: &Facts, service: &Service) -> Option<u32> {
 /// Whether the ports of FULLNAT's local addresses are reserved in the kernel, where the kernel has the address too.
 pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
     let [own, reserved] = [OWN, RESERVED].map(|place| facts.settings.get(place).map_or("", String::as_str));
-    let Some(own) = reserved_ports::pair(own, char::is_whitespace) else { return Vec::new() };
+    let Some((first_own, last_own)) = reserved_ports::pair(own, char::is_whitespace) else {
+        return Vec::new();
+    };
+    let ranges = reserved_ports::ranges(reserved);
     let findings = facts.locals.iter().filter_map(|local| {
         facts.holder(local.addr)?;
-        let reserved_ranges = reserved_ports::ranges(reserved);
-        let shared = local.ports().filter(|port| (own.0..=own.1).contains(port));
-        let clash = shared
-            .filter(|port| !reserved_ranges.iter().any(|(first, last)| (first..=last).contains(&port)))
-            .count();
+        let shared = local.ports().filter(|port| (first_own..=last_own).contains(port));
+        let free = shared.filter(|port| !ranges.iter().any(|(first, last)| (first..=last).contains(&port)));
+        let clash = free.count();
         let LocalAddress { first_port: first, last_port: last, .. } = local;
         let finding = if clash == 0 {
             Finding::ok(
@@ -222,7 +223,8 @@ pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
             return None;
         }
         let usable = egress.source_of_family(server.endpoint.addr, family, |addr| {
-            facts.services.iter().any(|service| service.has_address(addr))
+            let mut keys = facts.services.iter().map(|service| service.key);
+            keys.any(|key| matches!(key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr))
         });
         let usable = usable.map_or_else(|| "ADDRESS".to_owned(), |addr| addr.to_string());
         let found = format!(

@@ -30,7 +30,7 @@ pub(super) struct Tunables {
     pub worker_cores: Vec<Option<usize>>,
     /// The cores that are on.
     pub cores: BTreeSet<usize>,
-    /// Those of them on which the scheduler puts no other programs.
+    /// The cores on which the scheduler puts no other programs.
     pub isolated: BTreeSet<usize>,
     /// The frequency governor of a core; absent: it has none.
     pub governors: BTreeMap<usize, String>,
@@ -160,7 +160,7 @@ fn vectors(folder: &Path) -> BTreeSet<u32> {
     numbers.find(|numbers: &BTreeSet<_>| !numbers.is_empty()).unwrap_or_default()
 }
 
-/// Those of these interrupts that `/proc/interrupts` has, and that belong to queues.
+/// The interrupts of `irqs` that `/proc/interrupts` has, and that belong to queues.
 fn interrupts(listing: &str, irqs: &BTreeSet<u32>) -> Vec<Interrupt> {
     let interrupts = listing.lines().filter_map(|line| {
         let irq = line.split_once(':')?.0.trim().parse().ok().filter(|irq| irqs.contains(irq))?;

@@ -505,7 +505,7 @@ mod tests {
         shown.collect()
     }
 
-    /// The same after a change of the card.
+    /// The commands of [`wanted`] after a change of the card.
     fn wanted_of(change: impl Fn(&mut Card)) -> Vec<String> {
         wanted(|tunables| change(&mut tunables.cards[0]))
     }

@@ -94,10 +94,14 @@ fn page(folder: &Path, name: &str, content: impl FnOnce(&mut dyn Write) -> io::R
 
 /// ASCII text with groff's escapes for other characters (groff_char(7)): groff does not read UTF-8 by default.
 fn ascii(text: &str) -> String {
-    text.chars().fold(String::new(), |escaped, c| match c.is_ascii() {
-        true => escaped + c.encode_utf8(&mut [0; 4]),
-        false => format!("{escaped}\\[u{:04X}]", u32::from(c)),
-    })
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c.is_ascii() {
+            true => escaped.push(c),
+            false => escaped += &format!("\\[u{:04X}]", u32::from(c)),
+        }
+    }
+    escaped
 }
 
 /// The section for system administration (man-pages(7)).

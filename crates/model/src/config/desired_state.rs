@@ -56,7 +56,7 @@ impl State {
     /// Checks a command and carries it out.
     ///
     /// # Errors
-    /// Those of [`check`](Self::check); nothing has changed.
+    /// The errors of [`check`](Self::check); nothing has changed.
     pub fn apply(&mut self, command: &Command) -> Result<(), CommandError> {
         let accepted = self.check(command)?;
         self.enter(accepted);

@@ -107,7 +107,7 @@ impl Quic {
 pub struct QuicServices(BTreeMap<ServiceKey, Quic>);
 
 impl QuicServices {
-    /// Those of a service.
+    /// The configurations and server IDs of a service.
     pub fn get(&self, service: &ServiceKey) -> Option<&Quic> {
         self.0.get(service)
     }
