@@ -97,12 +97,11 @@ fn fields(schema: &Value, path: &str, rows: &mut Vec<Row>) {
     if let Some(items) = items(schema) {
         fields(items, &format!("{path}[]"), rows);
     }
-    let join = |name: &str| if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") };
     if let Some(value) = schema.get("additionalProperties").filter(|value| value.is_object()) {
         // It has no comment of its own.
         add(
             &merged(value, "description", schema["description"].clone()),
-            join("<name>"),
+            joined(path, "<name>"),
             Presence::Always,
             rows,
         );
@@ -110,7 +109,7 @@ fn fields(schema: &Value, path: &str, rows: &mut Vec<Row>) {
     let required: Vec<_> = array(schema, "required").filter_map(Value::as_str).collect();
     for (name, value) in schema["properties"].as_object().into_iter().flatten() {
         let is_there = required.contains(&name.as_str());
-        add(value, join(name), if is_there { Presence::Always } else { Presence::Sometimes }, rows);
+        add(value, joined(path, name), if is_there { Presence::Always } else { Presence::Sometimes }, rows);
     }
     for alternative in array(schema, "anyOf") {
         fields(alternative, path, rows);
@@ -122,9 +121,13 @@ fn fields(schema: &Value, path: &str, rows: &mut Vec<Row>) {
                 Some(text) => merged(value, "description", text.clone()),
                 None => value.clone(),
             };
-            add(&described, join(name), Presence::Sometimes, rows);
+            add(&described, joined(path, name), Presence::Sometimes, rows);
         }
     }
+}
+
+fn joined(path: &str, name: &str) -> String {
+    if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
 }
 
 /// Whether a field is always in its object.
@@ -136,7 +139,8 @@ enum Presence {
 
 /// Adds the row of a field, and those below it.
 fn add(value: &Value, path: String, presence: Presence, rows: &mut Vec<Row>) {
-    let (mut element, mut shown) = (value, path.clone());
+    let mut element = value;
+    let mut shown = path.clone();
     while let Some(items) = items(element) {
         element = items;
         shown += "[]";

@@ -95,11 +95,11 @@ fn server(service: &ServiceKey, endpoint: Endpoint) -> String {
 
 /// The text with its control characters as escapes, so that it stays on one line of a terminal or a log.
 pub fn escape_control(text: &str) -> String {
-    let visible = |char: char| match char.is_control() {
+    let visible = text.chars().map(|char| match char.is_control() {
         true => char.escape_default().to_string(),
         false => char.to_string(),
-    };
-    text.chars().map(visible).collect()
+    });
+    visible.collect()
 }
 
 fn service(key: &ServiceKey, options: &ServiceOptions) -> String {
@@ -163,20 +163,23 @@ pub(crate) fn destination_rule(options: &DestinationOptions) -> String {
     };
     let mut text = format!(" {method} -w {}", options.weight.0);
     if options.method == ForwardingMethod::Tunnel {
-        let sums = |checksum| match checksum {
-            TunnelChecksum::Without => "--tun-nocsum",
-            TunnelChecksum::Full => "--tun-csum",
-            TunnelChecksum::Remote => "--tun-remcsum",
-        };
         text += &match options.tunnel {
             Tunnel::Ipip => " --tun-type ipip".to_owned(),
             Tunnel::Gue { port, checksum } => {
-                format!(" --tun-type gue --tun-port {port} {}", sums(checksum))
+                format!(" --tun-type gue --tun-port {port} {}", checksum_option(checksum))
             }
-            Tunnel::Gre { checksum } => format!(" --tun-type gre {}", sums(checksum)),
+            Tunnel::Gre { checksum } => format!(" --tun-type gre {}", checksum_option(checksum)),
         };
     }
     text
+}
+
+fn checksum_option(checksum: TunnelChecksum) -> &'static str {
+    match checksum {
+        TunnelChecksum::Without => "--tun-nocsum",
+        TunnelChecksum::Full => "--tun-csum",
+        TunnelChecksum::Remote => "--tun-remcsum",
+    }
 }
 
 /// All options of a destination, with its thresholds.

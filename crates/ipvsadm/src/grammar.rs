@@ -366,11 +366,11 @@ impl Draft {
     }
 
     fn destination_option(&mut self, option: OptionName, text: &str) -> Result<(), LineError> {
-        let up_to_max = |name| ranged(text, 0..=Weight::MAX.0, name);
+        let numbers = 0..=Weight::MAX.0;
         match option {
-            OptionName::Weight => self.destination.weight = Weight(up_to_max("weight")?),
-            OptionName::Upper => self.destination.upper_threshold = up_to_max("u_threshold")?,
-            OptionName::Lower => self.destination.lower_threshold = up_to_max("l_threshold")?,
+            OptionName::Weight => self.destination.weight = Weight(ranged(text, numbers, "weight")?),
+            OptionName::Upper => self.destination.upper_threshold = ranged(text, numbers, "u_threshold")?,
+            OptionName::Lower => self.destination.lower_threshold = ranged(text, numbers, "l_threshold")?,
             OptionName::TunnelType => {
                 let known = TUNNEL_TYPES.into_iter().find(|known| *known == text);
                 self.tunnel_type = known.ok_or_else(|| LineError::usage("illegal tunnel type specified"))?;
@@ -407,8 +407,9 @@ impl Draft {
             return Err(LineError::usage("--sync-peers is for --start-daemon"));
         }
         for peer in text.split(',') {
-            let wrong = || format!("--sync-peers takes addresses, separated by commas, not `{peer}'");
-            self.daemon.peers.push(peer.parse().map_err(|_| LineError::usage(wrong()))?);
+            self.daemon.peers.push(peer.parse().map_err(|_| {
+                LineError::usage(format!("--sync-peers takes addresses, separated by commas, not `{peer}'"))
+            })?);
         }
         Ok(())
     }

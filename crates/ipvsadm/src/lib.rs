@@ -42,13 +42,13 @@ pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
 pub use streams::{Messages, NextStep, Output, Streams};
 pub use xvs_lines::access_list::{EntryArgument, ListChange};
-pub use xvs_lines::arguments::{Line, RealServerArgument, ServiceArgument};
+pub use xvs_lines::arguments::{Line, RealServerArgument, ServiceArgument, XvsLineError};
 pub use xvs_lines::disabled::{DisabledArgument, disabled_arguments};
 pub use xvs_lines::laddr::LocalAddressChange;
 pub use xvs_lines::limit::LimitChange;
 pub use xvs_lines::mark::MarkChange;
 pub use xvs_lines::quic::QuicLine;
-pub use xvs_lines::service::ServiceLine;
+pub use xvs_lines::service::{ServiceLine, ServiceLineError};
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
 ///
@@ -87,14 +87,14 @@ pub fn run(
 
 /// The arguments of `ipvsadm-save`. It has the option `-n` alone and ignores words that are no options.
 fn save_script(words: &[&str]) -> Result<Parsed, LineError> {
-    let options = || words.iter().filter(|word| word.starts_with('-'));
-    if options().any(|option| *option != "-n") {
+    let options: Vec<_> = words.iter().filter(|word| word.starts_with('-')).collect();
+    if options.iter().any(|option| **option != "-n") {
         let text = format!(
             "{SAVE}: prints the services as commands for {RESTORE}; -n prints addresses instead of names\n"
         );
         return Err(LineError::new(text, 1, OnRestore::Stop));
     }
-    let names = if options().count() > 0 { Names::Numeric } else { Names::LookedUp };
+    let names = if options.is_empty() { Names::LookedUp } else { Names::Numeric };
     Ok(Parsed::Save(names))
 }
 
@@ -104,10 +104,12 @@ const RESTORE: &str = "ipvsadm-restore";
 
 /// Runs one command line without a terminal and returns its output.
 pub fn output(argv: &[String], stdin: &str, director: &mut dyn Director, resolver: &dyn Resolver) -> Output {
-    let (mut stdin, mut stdout, mut stderr) = (stdin.as_bytes(), Vec::new(), Vec::new());
+    let mut stdin = stdin.as_bytes();
+    let mut stdout = Vec::new();
+    let mut stderr = Vec::new();
     let messages = Messages::new(&mut stderr, NextStep::Omitted);
     let mut streams = Streams { stdin: &mut stdin, stdout: &mut stdout, messages };
     let exit = run(argv, &mut streams, director, resolver);
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Output { exit, stdout: text(stdout), stderr: text(stderr) }
+    let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    Output { exit, stdout, stderr }
 }

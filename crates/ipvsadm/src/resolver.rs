@@ -83,9 +83,9 @@ impl Resolver for SystemResolver {
         if let Some(known) = self.names.borrow().get(&addr) {
             return known.clone();
         }
-        let look_up =
-            move || dns_lookup::lookup_addr(&addr).ok().filter(|name| name.parse::<IpAddr>().is_err());
-        let name = self.look_ups.run(LOOK_UP_LIMIT, look_up);
+        let name = self.look_ups.run(LOOK_UP_LIMIT, move || {
+            dns_lookup::lookup_addr(&addr).ok().filter(|name| name.parse::<IpAddr>().is_err())
+        });
         self.names.borrow_mut().insert(addr, name.clone());
         name
     }
@@ -113,7 +113,7 @@ impl Resolver for SystemResolver {
 
 /// The services in lines of `NAME PORT/PROTOCOL ALIAS… # comment`; other lines are skipped (services(5)).
 fn parse(text: &str) -> Vec<Service> {
-    let line = |line: &str| {
+    let services = text.lines().filter_map(|line| {
         let line = line.split('#').next().unwrap_or_default();
         let mut words = line.split_whitespace();
         let name = words.next()?;
@@ -126,8 +126,8 @@ fn parse(text: &str) -> Vec<Service> {
         };
         let names = std::iter::once(name).chain(words).map(str::to_owned).collect();
         Some(Service { names, port: port.parse().ok()?, protocol })
-    };
-    text.lines().filter_map(line).collect()
+    });
+    services.collect()
 }
 
 /// A fixed list of names, the same on every machine: for tests, and for the lab, which has no network.
@@ -142,7 +142,8 @@ impl FixedNames {
     ///
     /// Source: IANA's registry of service names and port numbers.
     pub fn well_known() -> Self {
-        let (tcp, udp) = (Protocol::TCP, Protocol::UDP);
+        let tcp = Protocol::TCP;
+        let udp = Protocol::UDP;
         let services = [
             ("ftp", 21, tcp),
             ("ssh", 22, tcp),

@@ -165,7 +165,9 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
         [] => return None,
         [_, words @ ..] if text.starts_with(XVS_LINE) => {
             match words.split_first().and_then(|(word, rest)| read_line(word, rest, resolver)) {
-                Some(changed) => changed.map(Parsed::Change).map_err(LineError::usage),
+                Some(changed) => {
+                    changed.map(Parsed::Change).map_err(|error| LineError::usage(error.to_string()))
+                }
                 None => grammar::parse(words, resolver),
             }
         }

@@ -39,7 +39,7 @@ impl<'a> Messages<'a> {
     /// exit code stays.
     pub(crate) fn print(&mut self, error: &LineError) {
         let _ = self.to.write_all(error.text.as_bytes());
-        if let (Some(next_step), NextStep::Printed) = (&error.next_step, self.next_step) {
+        if let Some(next_step) = error.next_step.as_ref().filter(|_| self.next_step == NextStep::Printed) {
             let _ = writeln!(self.to, "{next_step}");
         }
     }

@@ -155,14 +155,16 @@ pub(super) fn timeouts<'a, 'b>(extra: &'b [&'a str]) -> Result<(Timeouts, &'b [&
     let Some(([tcp, tcp_fin, udp], rest)) = extra.split_first_chunk() else {
         return Err(LineError::usage("--set option requires 3 timeout values"));
     };
-    let seconds =
-        |text| number(text, 0..=Timeouts::MAX_SECONDS).ok_or_else(|| invalid("timeout value", text));
     let timeouts = Timeouts {
-        tcp_seconds: seconds(tcp)?,
-        tcp_fin_seconds: seconds(tcp_fin)?,
-        udp_seconds: seconds(udp)?,
+        tcp_seconds: timeout(tcp)?,
+        tcp_fin_seconds: timeout(tcp_fin)?,
+        udp_seconds: timeout(udp)?,
     };
     Ok((timeouts, rest))
+}
+
+fn timeout(text: &str) -> Result<u32, LineError> {
+    number(text, 0..=Timeouts::MAX_SECONDS).ok_or_else(|| invalid("timeout value", text))
 }
 
 pub(super) fn ranged(text: &str, range: RangeInclusive<u32>, name: &str) -> Result<u32, LineError> {

@@ -53,7 +53,8 @@ pub(super) fn apply(
     for line in block.statements().iter().filter(|statement| statement.keyword() == KEYWORD) {
         faults.line(line, true);
         let words: Vec<_> = line.arguments().iter().map(String::as_str).collect();
-        let read = ServiceLine::read(&words).and_then(|read| match known.insert(discriminant(&read)) {
+        let read = ServiceLine::read(&words).map_err(|error| error.to_string());
+        let read = read.and_then(|read| match known.insert(discriminant(&read)) {
             true => Ok(read),
             false => Err("there is such a line before it; remove one".to_owned()),
         });

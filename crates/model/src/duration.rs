@@ -2,7 +2,9 @@
 
 /// A number of seconds in its two largest units: `45 s`, `3 min`, `2 h 5 min`, `7 d 1 h`.
 pub fn in_words(seconds: u64) -> String {
-    let (days, hours, minutes) = (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60);
+    let days = seconds / 86_400;
+    let hours = seconds / 3600 % 24;
+    let minutes = seconds / 60 % 60;
     match (days, hours, minutes) {
         (0, 0, 0) => format!("{seconds} s"),
         (0, 0, _) => format!("{minutes} min"),

@@ -7,9 +7,10 @@ use serde::{Deserialize, Deserializer, Serializer};
 
 /// The hexadecimal digits of these bytes, in lower case.
 pub fn encode(bytes: &[u8]) -> String {
-    let digit =
-        |value: u8| char::from_digit(value.into(), 16).expect("a value below 16 is a hexadecimal digit");
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    let values = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
+    values
+        .map(|value| char::from_digit(value.into(), 16).expect("a value below 16 is a hexadecimal digit"))
+        .collect()
 }
 
 /// The bytes of these digits; `None`: their number is odd, or a character is not a digit.

@@ -182,11 +182,8 @@ pub fn worker() -> WorkerStatus {
 
 /// The two results of comparing a rules file that [`status`] does not have: an error and faults.
 pub fn rules() -> [RulesStatus; 2] {
-    let file = || "/etc/xvs/rules".to_owned();
-    [
-        RulesStatus { file: file(), found: RulesFound::Error("no such file".to_owned()) },
-        RulesStatus { file: file(), found: RulesFound::Faults(2) },
-    ]
+    [RulesFound::Error("no such file".to_owned()), RulesFound::Faults(2)]
+        .map(|found| RulesStatus { file: "/etc/xvs/rules".to_owned(), found })
 }
 
 /// A virtual server with checks that are failing, rising and suspended.
@@ -265,7 +262,9 @@ pub fn services() -> Vec<ServiceRow> {
         stats: stats(),
         rates: rates(),
     });
-    let row = |key, netmask, destinations| ServiceRow {
+    let of_address = (address_service(), Netmask::V4(Ipv4Addr::BROADCAST), destinations.into());
+    let of_mark = (mark_service(), Netmask::V6(128), Vec::new());
+    let rows = [of_address, of_mark].map(|(key, netmask, destinations)| ServiceRow {
         key,
         options: ServiceOptions {
             scheduler: "sh".to_owned(),
@@ -280,11 +279,8 @@ pub fn services() -> Vec<ServiceRow> {
         stats: stats(),
         rates: rates(),
         destinations,
-    };
-    vec![
-        row(address_service(), Netmask::V4(Ipv4Addr::BROADCAST), destinations.into()),
-        row(mark_service(), Netmask::V6(128), Vec::new()),
-    ]
+    });
+    rows.into()
 }
 
 /// The daemons of connection synchronization.
@@ -378,7 +374,7 @@ pub fn local_use() -> LocalReport {
 
 /// Access lists of a service of an address and of one of a mark.
 pub fn lists() -> Vec<ListRow> {
-    let row = |service| ListRow {
+    let rows = [address_service(), mark_service()].map(|service| ListRow {
         summary: ListSummary {
             list: ListKey { kind: ListKind::Deny, service: Some(service) },
             networks: 1001,
@@ -390,8 +386,8 @@ pub fn lists() -> Vec<ListRow> {
             until: Some(1_700_000_600),
             seconds_left: Some(600),
         }],
-    };
-    vec![row(address_service()), row(mark_service())]
+    });
+    rows.into()
 }
 
 /// A destination with a load report.
@@ -408,14 +404,14 @@ pub fn feedback() -> Vec<FeedbackRow> {
 
 /// A service that is edited.
 pub fn differences() -> Vec<Difference> {
-    let options = |scheduler: &str| ServiceOptions {
+    let [before, after] = ["rr", "wlc"].map(|scheduler| ServiceOptions {
         scheduler: scheduler.to_owned(),
         ..ServiceOptions::of(Family::V4)
-    };
+    });
     let key = address_service();
     vec![Difference {
-        before: Some(Rule::Service { key, options: options("rr") }),
-        after: Some(Command::EditService { key, options: options("wlc") }),
+        before: Some(Rule::Service { key, options: before }),
+        after: Some(Command::EditService { key, options: after }),
     }]
 }
 

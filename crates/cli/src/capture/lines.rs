@@ -24,7 +24,7 @@ impl Lines {
     pub fn line(&mut self, packet: &CapturedPacket) -> String {
         let Some(first) = packet.frames.first() else { return String::new() };
         let mut line = format!("{} {} {}", clock(first.nanoseconds), first.interface, what(first));
-        let outs = || packet.frames.iter().filter(|frame| frame.direction == Direction::Out);
+        let outs: Vec<_> = packet.frames.iter().filter(|frame| frame.direction == Direction::Out).collect();
         match (&packet.reason, packet.verdict.as_str()) {
             (Some(reason), _) if self.explained.contains(reason) => _ = write!(line, " drop {reason}"),
             (Some(reason), _) => {
@@ -34,11 +34,11 @@ impl Lines {
             (None, "transmit") if first.direction != Direction::Out => {}
             (None, verdict) => _ = write!(line, " {verdict}"),
         }
-        for frame in outs().take(1).filter(|_| first.direction != Direction::Out) {
+        if let Some(frame) = outs.first().filter(|_| first.direction != Direction::Out) {
             _ = write!(line, " -> {} {}", frame.interface, to(frame));
         }
-        if outs().count() > 1 {
-            _ = write!(line, " in {} frames", outs().count());
+        if outs.len() > 1 {
+            _ = write!(line, " in {} frames", outs.len());
         }
         line
     }
@@ -48,8 +48,8 @@ impl Lines {
 fn clock(nanoseconds: u64) -> String {
     let since = Duration::from_nanos(nanoseconds);
     let seconds = since.as_secs() % 86_400;
-    let (hours, minutes) = (seconds / 3600, seconds / 60 % 60);
-    format!("{hours:02}:{minutes:02}:{:02}.{:06}", seconds % 60, since.subsec_micros())
+    let hours = seconds / 3600;
+    format!("{hours:02}:{:02}:{:02}.{:06}", seconds / 60 % 60, seconds % 60, since.subsec_micros())
 }
 
 /// A frame's packet, as far as its bytes were captured.
@@ -64,8 +64,7 @@ fn what(frame: &CapturedFrame) -> String {
     let Some(packet) = packet(&frame.bytes) else {
         return format!("{} bytes that are no packet", frame.length);
     };
-    let end = |end| end_of(end, &packet);
-    let (source, dest) = (end(packet.flow.source), end(packet.flow.dest));
+    let [source, dest] = [packet.flow.source, packet.flow.dest].map(|end| end_of(end, &packet));
     let mut text = format!("{source} > {dest} {}", packet.flow.protocol);
     let flags = flags(packet.tcp_flags);
     if !flags.is_empty() {

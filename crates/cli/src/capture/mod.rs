@@ -70,10 +70,9 @@ pub(super) struct Arguments {
 
 /// The name of a drop reason.
 fn reason(text: &str) -> Result<String, String> {
-    let known = || DropReason::all().map(DropReason::name).collect::<Vec<_>>().join(", ");
-    DropReason::named(text)
-        .map(|reason| reason.name().to_owned())
-        .ok_or_else(|| format!("known: {}", known()))
+    DropReason::named(text).map(|reason| reason.name().to_owned()).ok_or_else(|| {
+        format!("known: {}", DropReason::all().map(DropReason::name).collect::<Vec<_>>().join(", "))
+    })
 }
 
 impl Arguments {
@@ -105,7 +104,8 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         })?;
     }
     let most = arguments.count.unwrap_or(u64::MAX);
-    let (mut packets, mut begun) = (0, false);
+    let mut packets = 0;
+    let mut begun = false;
     let ended = client.capture(request, &mut |part| {
         if !begun {
             begun = true;
@@ -204,8 +204,8 @@ impl<'a> Sink<'a> {
                 packets.iter().map(|packet| lines.line(packet) + "\n").collect::<String>().into_bytes()
             }
             Form::Json => {
-                let line = |packet| Ok(serde_json::to_string(packet)? + "\n");
-                packets.iter().map(line).collect::<io::Result<String>>()?.into_bytes()
+                let lines = packets.iter().map(|packet| Ok(serde_json::to_string(packet)? + "\n"));
+                lines.collect::<io::Result<String>>()?.into_bytes()
             }
             Form::Blocks(blocks) => {
                 packets.iter().try_for_each(|packet| blocks.packet(packet))?;

@@ -7,7 +7,6 @@
 use std::io;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
@@ -248,23 +247,25 @@ fn table(servers: &[VirtualServer]) -> String {
         }
     }
     // A virtual server's name stands alone on its line.
-    let is_head = |row: &[String; 7]| !row[0].is_empty() && row[1].is_empty();
-    let cells = |column: usize| rows.iter().filter(|row| !is_head(row)).map(move |row| row[column].len());
-    let widths: [usize; 7] = std::array::from_fn(|column| cells(column).max().unwrap_or(0));
-    let line = |row: &[String; 7]| {
+    let of_checks: Vec<_> = rows.iter().filter(|row| row[0].is_empty() || !row[1].is_empty()).collect();
+    let widths: [usize; 7] =
+        std::array::from_fn(|column| of_checks.iter().map(|row| row[column].len()).max().unwrap_or(0));
+    let lines = rows.iter().map(|row| {
         let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
         cells.join("  ").trim_end().to_owned() + "\n"
-    };
-    rows.iter().map(line).collect()
+    });
+    lines.collect()
 }
 
 fn columns(server: String, check: &Check) -> [String; 7] {
-    let seconds = |time: Duration| format!("{}s", time.as_secs_f64());
     let Timing { interval, timeout, fall, rise, .. } = check.timing;
     let [interval, timeout, fall, rise] = match check.probe {
         // A weight file has no interval: it is read when it changes.
         Probe::File(..) => ["-"; 4].map(str::to_owned),
-        _ => [seconds(interval), seconds(timeout), fall.to_string(), rise.to_string()],
+        _ => {
+            let [interval, timeout] = [interval, timeout].map(|time| format!("{}s", time.as_secs_f64()));
+            [interval, timeout, fall.to_string(), rise.to_string()]
+        }
     };
     [server, check.probe.to_string(), interval, timeout, fall, rise, begins(&check.timing).to_owned()]
 }

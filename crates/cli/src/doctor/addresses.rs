@@ -4,8 +4,9 @@
 use std::net::IpAddr;
 
 use xvs_ctl::bonds::bond_of;
+use xvs_ctl::unattached::Attachment;
 use xvs_proto::Prefix;
-use xvs_proto::network::{Link, Network, Route, RouteAction, Table};
+use xvs_proto::network::{Link, Network, RouteAction, Table};
 use xvs_sched::ForwardingMethod;
 
 use crate::doctor::arp::ARP;
@@ -15,12 +16,17 @@ use crate::doctor::finding::Finding;
 /// Whether the director has each virtual address, and is attached where its clients come in.
 pub(super) fn present(facts: &Facts) -> Vec<Finding> {
     let attachment = facts.attachment();
-    let answer = |vip: &IpAddr| facts.answers.iter().find(|answer| answer.addr == *vip);
-    let of = |vip: &IpAddr| match (attachment.towards_clients(*vip), facts.holder(*vip), answer(vip)) {
+    facts.virtual_addresses().into_iter().map(|vip| presence(facts, &attachment, vip)).collect()
+}
+
+fn presence(facts: &Facts, attachment: &Attachment<'_>, vip: IpAddr) -> Finding {
+    let answer = facts.answers.iter().find(|answer| answer.addr == vip);
+    match (attachment.towards_clients(vip), facts.holder(vip), answer) {
         (Some(link), ..) => {
-            let (name, step) = (&link.name, attachment.step(link));
             let found = format!(
-                "its clients come in by {name}, to which xvsd is not attached, so their packets go to the kernel; {step}"
+                "its clients come in by {}, to which xvsd is not attached, so their packets go to the kernel; {}",
+                link.name,
+                attachment.step(link)
             );
             Finding::fail(ADDRESS, vip, found).seen("ip address")
         }
@@ -38,7 +44,7 @@ pub(super) fn present(facts: &Facts) -> Vec<Finding> {
             let bits = if vip.is_ipv4() { "32" } else { "128" };
             // During duplicate address detection, the kernel does not answer for an IPv6 address.
             let nodad = if vip.is_ipv4() { "" } else { " nodad" };
-            let beside = beside(facts, *vip);
+            let beside = beside(facts, vip);
             let dev = beside.or_else(|| towards_clients(facts)).map_or("eth0", |link| link.name.as_str());
             let mend = format!("ip address add {vip}/{bits} dev {dev}{nodad}");
             let finding = match beside {
@@ -57,35 +63,32 @@ pub(super) fn present(facts: &Facts) -> Vec<Finding> {
             };
             finding.seen("ip address").mend(mend)
         }
-    };
-    facts.virtual_addresses().iter().map(of).collect()
+    }
 }
 
 /// The attached link whose network contains an address.
 pub(super) fn beside(facts: &Facts, vip: IpAddr) -> Option<&Link> {
-    let holds = |link: &&Link| {
-        let around =
-            |&(addr, len): &(IpAddr, u8)| Prefix::new(addr, len).is_some_and(|net| net.contains(vip));
-        facts.names(&link.name) && link.addresses.iter().any(around)
-    };
-    facts.network.links.iter().find(holds)
+    facts.links().find(|link| is_in_network_of(link, vip))
+}
+
+fn is_in_network_of(link: &Link, addr: IpAddr) -> bool {
+    let mut networks = link.addresses.iter().filter_map(|&(own, len)| Prefix::new(own, len));
+    networks.any(|network| network.contains(addr))
 }
 
 /// The attached link most likely to receive clients' packets: that of the default route, else the first named.
 fn towards_clients(facts: &Facts) -> Option<&Link> {
-    let default = default_link(&facts.network).filter(|link| facts.names(&link.name));
-    let first = || {
+    default_link(&facts.network).filter(|link| facts.names(&link.name)).or_else(|| {
         let link = facts.network.link_named(&facts.interfaces.first()?.name)?;
         Some(bond_of(link, &facts.network.links).unwrap_or(link))
-    };
-    default.or_else(first)
+    })
 }
 
 /// The link of the default route of IPv4.
 fn default_link(network: &Network) -> Option<&Link> {
-    let is_default =
-        |route: &&Route| route.table == Table::MAIN && route.dest.is_default() && route.dest.addr().is_ipv4();
-    let route = network.routes.iter().filter(is_default).min_by_key(|route| route.metric)?;
+    let routes = network.routes.iter().filter(|route| route.table == Table::MAIN);
+    let defaults = routes.filter(|route| route.dest.is_default() && route.dest.addr().is_ipv4());
+    let route = defaults.min_by_key(|route| route.metric)?;
     let RouteAction::Unicast(hops) = &route.action else { return None };
     let ifindex = hops.first()?.ifindex;
     network.links.iter().find(|link| link.ifindex == ifindex)
@@ -93,24 +96,25 @@ fn default_link(network: &Network) -> Option<&Link> {
 
 /// Whether the kernel answers ARP for virtual addresses that are on another interface than the one of the request.
 pub(super) fn answered_by_the_director(facts: &Facts) -> Vec<Finding> {
-    let of = |vip: &IpAddr| {
-        let holder = facts.holder(*vip).filter(|link| vip.is_ipv4() && !facts.names(&link.name))?;
-        let link = beside(facts, *vip).or_else(|| towards_clients(facts))?;
-        let silent = facts.highest(&link.name, IGNORE);
-        let finding = if silent == 0 {
-            let found = format!("{} has it, and {} answers ARP for it", holder.name, link.name);
-            Finding::ok(ARP, vip, found)
-        } else {
-            let (holder, link) = (&holder.name, &link.name);
-            let found = format!(
-                "{holder} has it, and with arp_ignore {silent} the kernel does not answer for it on {link}; so clients \
-                 and routers there cannot resolve it"
-            );
-            Finding::fail(ARP, vip, found).mend(format!("ip address add {vip}/32 dev {link}"))
-        };
-        Some(finding.seen(format!("/proc/sys/{}", conf(&link.name, IGNORE))))
+    facts.virtual_addresses().into_iter().filter_map(|vip| own_answer(facts, vip)).collect()
+}
+
+fn own_answer(facts: &Facts, vip: IpAddr) -> Option<Finding> {
+    let holder = facts.holder(vip).filter(|link| vip.is_ipv4() && !facts.names(&link.name))?;
+    let link = beside(facts, vip).or_else(|| towards_clients(facts))?;
+    let silent = facts.highest(&link.name, IGNORE);
+    let finding = if silent == 0 {
+        let found = format!("{} has it, and {} answers ARP for it", holder.name, link.name);
+        Finding::ok(ARP, vip, found)
+    } else {
+        let found = format!(
+            "{} has it, and with arp_ignore {silent} the kernel does not answer for it on {}; so clients and \
+             routers there cannot resolve it",
+            holder.name, link.name
+        );
+        Finding::fail(ARP, vip, found).mend(format!("ip address add {vip}/32 dev {}", link.name))
     };
-    facts.virtual_addresses().iter().filter_map(of).collect()
+    Some(finding.seen(format!("/proc/sys/{}", conf(&link.name, IGNORE))))
 }
 
 /// Whether the kernel forwards packets that NAT real servers send on their own connections.
@@ -138,58 +142,55 @@ pub(super) fn redirects(facts: &Facts) -> Vec<Finding> {
     if facts.setting("net/ipv4/ip_forward") == 0 {
         return Vec::new();
     }
-    let of = |link: &Link| {
-        let net = |&(addr, len): &(IpAddr, u8)| Prefix::new(addr, len).filter(|net| net.addr().is_ipv4());
-        let nets: Vec<_> = link.addresses.iter().filter_map(net).collect();
-        let on_link = |addr: IpAddr| nets.iter().any(|net| net.contains(addr));
-        let served = nat_servers(facts).any(on_link);
-        // Whether clients' packets arrive on the same link: their router or their network is there.
-        let clients = default_link(&facts.network).is_some_and(|default| default.ifindex == link.ifindex)
-            || facts.virtual_addresses().into_iter().any(on_link);
-        if !(facts.names(&link.name) && served && clients) {
-            return None;
-        }
-        // Redirects are sent if either setting is 1 (kernel ip-sysctl.rst, send_redirects).
-        let [all, own] = ["all", &link.name].map(|name| facts.setting(&conf(name, REDIRECTS)));
-        let finding = if all + own == 0 {
-            Finding::ok("redirects", &link.name, "the kernel sends no ICMP redirects")
-        } else {
-            let found = "clients and real servers are on one link, and the kernel may redirect real servers past the director: \
-                         then their replies are not translated";
-            let mend =
-                ["all", &link.name].map(|name| format!("net.ipv4.conf.{}.{REDIRECTS}=0", sysctl(name)));
-            Finding::warn("redirects", &link.name, found).mend(format!("sysctl -w {}", mend.join(" ")))
-        };
-        Some(finding.seen(format!("/proc/sys/{}", conf(&link.name, REDIRECTS))))
+    facts.links().filter_map(|link| redirects_on(facts, link)).collect()
+}
+
+fn redirects_on(facts: &Facts, link: &Link) -> Option<Finding> {
+    let served = nat_servers(facts).any(|addr| addr.is_ipv4() && is_in_network_of(link, addr));
+    // Whether clients' packets arrive on the same link: their router or their network is there.
+    let clients = default_link(&facts.network).is_some_and(|default| default.ifindex == link.ifindex)
+        || facts.virtual_addresses().into_iter().any(|addr| addr.is_ipv4() && is_in_network_of(link, addr));
+    if !(served && clients) {
+        return None;
+    }
+    // Redirects are sent if either setting is 1 (kernel ip-sysctl.rst, send_redirects).
+    let [all, own] = ["all", &link.name].map(|name| facts.setting(&conf(name, REDIRECTS)));
+    let finding = if all + own == 0 {
+        Finding::ok("redirects", &link.name, "the kernel sends no ICMP redirects")
+    } else {
+        let found = "clients and real servers are on one link, and the kernel may redirect real servers past the director: \
+                     then their replies are not translated";
+        let mend = ["all", &link.name].map(|name| format!("net.ipv4.conf.{}.{REDIRECTS}=0", sysctl(name)));
+        Finding::warn("redirects", &link.name, found).mend(format!("sysctl -w {}", mend.join(" ")))
     };
-    facts.network.links.iter().filter_map(of).collect()
+    Some(finding.seen(format!("/proc/sys/{}", conf(&link.name, REDIRECTS))))
 }
 
 /// Whether the kernel drops packets that arrive on another link than that of the route to their source.
 pub(super) fn source_check(facts: &Facts) -> Vec<Finding> {
     let Some(default) = default_link(&facts.network) else { return Vec::new() };
-    let of = |link: &Link| {
-        let holds = |vip: &IpAddr| link.addresses.iter().any(|(addr, _)| addr == vip);
-        let serves = facts.virtual_addresses().iter().any(|vip| vip.is_ipv4() && holds(vip));
-        if !(facts.names(&link.name) && serves) {
-            return None;
-        }
-        let name = &link.name;
-        let check = facts.highest(name, SOURCE);
-        let finding = if check == STRICT && default.ifindex != link.ifindex {
-            let found = format!(
-                "rp_filter is strict and the default route is on {}: the kernel drops clients' packets that it receives on \
-                 {name}, such as pings of the virtual address and packets that xvsd passes to it",
-                default.name
-            );
-            Finding::warn("source check", name, found)
-                .mend(format!("sysctl -w net.ipv4.conf.{}.{SOURCE}=2", sysctl(name)))
-        } else {
-            Finding::ok("source check", name, format!("rp_filter {check} is compatible with the routes"))
-        };
-        Some(finding.seen(format!("/proc/sys/{}", conf(name, SOURCE))))
+    facts.links().filter_map(|link| source_check_on(facts, default, link)).collect()
+}
+
+fn source_check_on(facts: &Facts, default: &Link, link: &Link) -> Option<Finding> {
+    let vips = facts.virtual_addresses();
+    if !link.addresses.iter().any(|(addr, _)| addr.is_ipv4() && vips.contains(addr)) {
+        return None;
+    }
+    let name = &link.name;
+    let check = facts.highest(name, SOURCE);
+    let finding = if check == STRICT && default.ifindex != link.ifindex {
+        let found = format!(
+            "rp_filter is strict and the default route is on {}: the kernel drops clients' packets that it receives on \
+             {name}, such as pings of the virtual address and packets that xvsd passes to it",
+            default.name
+        );
+        Finding::warn("source check", name, found)
+            .mend(format!("sysctl -w net.ipv4.conf.{}.{SOURCE}=2", sysctl(name)))
+    } else {
+        Finding::ok("source check", name, format!("rp_filter {check} is compatible with the routes"))
     };
-    facts.network.links.iter().filter_map(of).collect()
+    Some(finding.seen(format!("/proc/sys/{}", conf(name, SOURCE))))
 }
 
 fn nat_servers(facts: &Facts) -> impl Iterator<Item = IpAddr> {

@@ -5,7 +5,7 @@
 //! given time.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
 use xvs_proto::MacAddr;
@@ -64,15 +64,13 @@ fn sender(packet: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
 pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
     // A stranger that answers for an address that is not here is named by `present`.
     let answered = facts.answers.iter().filter_map(|answer| wrong_answer(facts, answer));
-    let quiet = |vip: &IpAddr| {
-        let IpAddr::V4(v4) = vip else { return None };
-        let unanswered = !facts.probed.is_empty() && facts.answers.iter().all(|answer| answer.addr != *v4);
-        unanswered.then(|| {
-            let found = "no other machine answers for it";
-            Finding::ok(ARP, vip, found).seen(format!("ARP probes on {}", facts.probed.join(", ")))
-        })
-    };
-    answered.chain(facts.virtual_addresses().iter().filter_map(quiet)).collect()
+    let probed =
+        facts.virtual_addresses().into_iter().filter(|vip| vip.is_ipv4() && !facts.probed.is_empty());
+    let quiet = probed.filter(|vip| facts.answers.iter().all(|answer| answer.addr != *vip)).map(|vip| {
+        let found = "no other machine answers for it";
+        Finding::ok(ARP, vip, found).seen(format!("ARP probes on {}", facts.probed.join(", ")))
+    });
+    answered.chain(quiet).collect()
 }
 
 fn wrong_answer(facts: &Facts, answer: &Answer) -> Option<Finding> {

@@ -34,15 +34,16 @@ fn ask_v4(addr: Ipv4Addr) -> io::Result<i64> {
     let id = std::process::id() as u16;
     let mut answers = Vec::new();
     for sequence in 0..TIMES {
-        let (began, asked) = (Instant::now(), millis_of_day());
+        let began = Instant::now();
+        let asked = millis_of_day();
         send(&socket, &question(id, sequence, asked), SendFlags::empty())?;
         while let Some(left) = PATIENCE.checked_sub(began.elapsed()).filter(|left| !left.is_zero()) {
             set_socket_timeout(&socket, Timeout::Recv, Some(left))?;
             let mut packet = [0; 128];
             let Ok((bytes, _)) = recv(&socket, &mut packet[..], RecvFlags::empty()) else { break };
             if let Some((received, sent)) = answer(&packet[..bytes], id, sequence) {
-                let (back, round_trip) = (millis_of_day(), began.elapsed());
-                answers.push((round_trip, (ahead(asked, received) + ahead(back, sent)) / 2));
+                let back = millis_of_day();
+                answers.push((began.elapsed(), (ahead(asked, received) + ahead(back, sent)) / 2));
                 break;
             }
         }
@@ -70,17 +71,18 @@ fn question(id: u16, sequence: u16, millis: u32) -> [u8; 20] {
 fn answer(packet: &[u8], id: u16, sequence: u16) -> Option<(u32, u32)> {
     let header = usize::from(packet.first()? & 0xf) * 4;
     let message = packet.get(header..header + 20)?;
-    let word =
-        |at: usize| u32::from_be_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]);
-    let ours = message[0] == REPLY && word(4) == u32::from(id) << 16 | u32::from(sequence);
+    let (words, _) = message.as_chunks();
+    let [kind, asked, _, received, sent] = [0, 1, 2, 3, 4].map(|at: usize| u32::from_be_bytes(words[at]));
+    let ours = kind >> 24 == u32::from(REPLY) && asked == u32::from(id) << 16 | u32::from(sequence);
     // The highest bit marks a time that is not in milliseconds since midnight (RFC 792).
-    (ours && word(12) < DAY && word(16) < DAY).then(|| (word(12), word(16)))
+    (ours && received < DAY && sent < DAY).then_some((received, sent))
 }
 
 /// By how much the second of two times of day is later, in milliseconds; negative if earlier. The shorter of the two
 /// distances around midnight.
 fn ahead(ours: u32, theirs: u32) -> i64 {
-    let (day, apart) = (i64::from(DAY), i64::from(theirs) - i64::from(ours));
+    let day = i64::from(DAY);
+    let apart = i64::from(theirs) - i64::from(ours);
     (apart + day / 2).rem_euclid(day) - day / 2
 }
 
@@ -102,7 +104,11 @@ const APART_MILLIS: i64 = 1000;
 
 /// The difference to the clock of each director that was named.
 pub(super) fn clocks(facts: &Facts) -> Vec<Finding> {
-    let judge = |Clock { addr, ahead_millis }: &Clock| match ahead_millis {
+    facts.clocks.iter().map(|clock| judge(clock).seen("ICMP timestamp")).collect()
+}
+
+fn judge(Clock { addr, ahead_millis }: &Clock) -> Finding {
+    match ahead_millis {
         Err(why) => Finding::warn("clock", addr, why),
         Ok(ahead) if ahead.abs() < APART_MILLIS => {
             Finding::ok("clock", addr, format!("{} ms apart from this machine's clock", ahead.abs()))
@@ -112,8 +118,7 @@ pub(super) fn clocks(facts: &Facts) -> Vec<Finding> {
             let found = format!("{:.1} s {side} this machine's clock", ahead.abs() as f64 / 1000.0);
             Finding::warn("clock", addr, found).mend("timedatectl set-ntp true")
         }
-    };
-    facts.clocks.iter().map(judge).map(|finding| finding.seen("ICMP timestamp")).collect()
+    }
 }
 
 #[cfg(test)]

@@ -152,9 +152,12 @@ impl Facts {
 
     /// The receive queues that each of them has under xvsd: those of `queues` in xvs.toml, else those that it has now.
     pub(super) fn queues(&self) -> Vec<(&str, u32)> {
-        let wanted = |name: &str| self.config.interfaces.iter().find(|(one, _)| *one == name)?.1.queues;
         self.devices()
-            .map(|(name, device)| (name, wanted(name).map_or(device.receive_queues, NonZeroU32::get)))
+            .map(|(name, device)| {
+                let configured = self.config.interfaces.iter().find(|(one, _)| *one == name);
+                let wanted = configured.and_then(|(_, interface)| interface.queues);
+                (name, wanted.map_or(device.receive_queues, NonZeroU32::get))
+            })
             .collect()
     }
 
@@ -166,12 +169,11 @@ impl Facts {
 
     /// The virtual addresses, each once.
     pub(super) fn virtual_addresses(&self) -> Vec<IpAddr> {
-        let of = |service: &Service| match service.key {
+        let of_services = self.services.iter().filter_map(|service| match service.key {
             ServiceKey::Address { endpoint, .. } => Some(endpoint.addr),
             ServiceKey::Mark { .. } => None,
-        };
-        let mut all: Vec<_> =
-            self.services.iter().filter_map(of).chain(self.addresses.iter().copied()).collect();
+        });
+        let mut all: Vec<_> = of_services.chain(self.addresses.iter().copied()).collect();
         all.sort_unstable();
         all.dedup();
         all
@@ -189,8 +191,7 @@ impl Facts {
 
     /// An IPv4 setting of an interface for which the kernel uses the maximum of its own value and that of `all`.
     pub(super) fn highest(&self, interface: &str, name: &str) -> u32 {
-        let of = |interface| self.setting(&conf(interface, name));
-        of("all").max(of(interface))
+        self.setting(&conf("all", name)).max(self.setting(&conf(interface, name)))
     }
 
     /// Whether xvsd can send on this link: it is attached, or a VLAN over an attached link.
@@ -206,9 +207,10 @@ impl Facts {
 
     /// Whether this is one of the examined interfaces, or a bond of such.
     pub(super) fn names(&self, link: &str) -> bool {
-        let bond = |name: &str| bond_of(self.network.link_named(name)?, &self.network.links);
         self.interfaces.iter().any(|interface| {
-            interface.name == link || bond(&interface.name).is_some_and(|bond| bond.name == link)
+            let own = self.network.link_named(&interface.name);
+            let bond = own.and_then(|own| bond_of(own, &self.network.links));
+            interface.name == link || bond.is_some_and(|bond| bond.name == link)
         })
     }
 
@@ -219,8 +221,9 @@ impl Facts {
 
     /// The link that has an address; an examined one, if several have it.
     pub(super) fn holder(&self, addr: IpAddr) -> Option<&Link> {
-        let holds = |link: &&Link| link.addresses.iter().any(|&(held, _)| held == addr);
-        self.network.links.iter().filter(holds).max_by_key(|link| self.names(&link.name))
+        let links = self.network.links.iter();
+        let holders = links.filter(|link| link.addresses.iter().any(|&(held, _)| held == addr));
+        holders.max_by_key(|link| self.names(&link.name))
     }
 }
 
@@ -274,7 +277,7 @@ pub(super) mod tests {
         }
     }
 
-    /// The same, with a daemon attached to both.
+    /// The director of [`facts`] with a daemon attached to both interfaces.
     pub(crate) fn with_daemon() -> Facts {
         use xvs_model::report::status::{InterfaceStatus, LinkState};
         let attached = |name: &str| InterfaceStatus {

@@ -2,9 +2,10 @@
 //!
 //! All directors are asked at once, with five seconds for each request. Of a document with several pages all are read.
 
+use std::error::Error;
 use std::fs;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,15 +14,17 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, HOST};
+use hyper::http::uri::InvalidUri;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::task::JoinError;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::doctor::fleet::{Asked, Page};
@@ -42,27 +45,76 @@ pub(super) struct Fleet {
     ca_file: Option<PathBuf>,
 }
 
+/// Why the directors cannot be asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FleetError {
+    #[error("{}: {error}", file.display())]
+    File { file: PathBuf, error: Box<dyn Error> },
+    #[error("sockets: {0}")]
+    Sockets(io::Error),
+}
+
+/// Why a director has no page.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum NoPage {
+    #[error("neither HOST:PORT nor a URL: {0}")]
+    Name(#[from] InvalidUri),
+    #[error("the URL has no host")]
+    NoHost,
+    #[error("{0}{CHECK}")]
+    Unreachable(io::Error),
+    #[error("no answer within {PATIENCE:?}{CHECK}")]
+    Late,
+    #[error("the token is not one word of ASCII letters")]
+    Token,
+    #[error(transparent)]
+    ServerName(#[from] InvalidDnsNameError),
+    #[error("its certificate is an authority's; give it one with basicConstraints CA:FALSE")]
+    Authority,
+    #[error("TLS: {0}; see --ca-file")]
+    Tls(io::Error),
+    #[error("{0}; for a director with a certificate use https://")]
+    Http(#[from] hyper::Error),
+    #[error("it refuses the token; see --token-file")]
+    TokenRefused,
+    #[error("it does not know this name; use its address, or add the name to `status_page_names` there")]
+    NameRefused,
+    #[error("no /status.json there; set `status_page = true` and reload")]
+    Absent,
+    #[error("it answers with status {0}")]
+    Status(StatusCode),
+    #[error("{0}")]
+    Body(Box<dyn Error + Send + Sync>),
+    #[error("its /status.json is not one of this version of xvs: {0}; install one version")]
+    Form(#[from] serde_json::Error),
+    #[error(transparent)]
+    Fault(#[from] JoinError),
+}
+
 impl Fleet {
     /// The page of each director with all its services, or why there is none.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(super) fn fetch(&self) -> Result<Vec<Asked>, String> {
-        let read =
-            |path: &PathBuf| fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()));
-        let token = self.token_file.as_ref().map(read).transpose()?;
-        let access = Arc::new(Access {
-            token: token.map(|token| format!("Bearer {}", token.trim())),
-            tls: Arc::new(tls(self.ca_file.as_ref())?),
-        });
+    pub(super) fn fetch(&self) -> Result<Vec<Asked>, FleetError> {
+        let token = match &self.token_file {
+            Some(path) => {
+                let token = fs::read_to_string(path)
+                    .map_err(|error| FleetError::File { file: path.clone(), error: error.into() })?;
+                Some(format!("Bearer {}", token.trim()))
+            }
+            None => None,
+        };
+        let access = Arc::new(Access { token, tls: Arc::new(tls(self.ca_file.as_ref())?) });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(|error| format!("sockets: {error}"))?;
+        let runtime = runtime.map_err(FleetError::Sockets)?;
         Ok(runtime.block_on(async {
-            let ask = |name: &String| tokio::spawn(ask(name.clone(), access.clone()));
-            let asked: Vec<_> = self.fleet.iter().map(|name| (name.clone(), ask(name))).collect();
+            let names = self.fleet.iter().cloned();
+            let asked: Vec<_> =
+                names.map(|name| (name.clone(), tokio::spawn(ask(name, access.clone())))).collect();
             let mut pages = Vec::new();
             for (name, page) in asked {
-                pages.push((name, page.await.unwrap_or_else(|fault| Err(fault.to_string()))));
+                pages.push((name, page.await.unwrap_or_else(|fault| Err(fault.into()))));
             }
             pages
         }))
@@ -77,15 +129,11 @@ struct Access {
 }
 
 /// The configuration of TLS with these authorities.
-fn tls(ca_file: Option<&PathBuf>) -> Result<ClientConfig, String> {
+fn tls(ca_file: Option<&PathBuf>) -> Result<ClientConfig, FleetError> {
     let mut roots = RootCertStore::empty();
     match ca_file {
         Some(path) => {
-            let wrong = |error: &dyn ToString| format!("{}: {}", path.display(), error.to_string());
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| wrong(&error))? {
-                let certificate = certificate.map_err(|error| wrong(&error))?;
-                roots.add(certificate).map_err(|error| wrong(&error))?;
-            }
+            add(&mut roots, path).map_err(|error| FleetError::File { file: path.clone(), error })?;
         }
         None => _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
     }
@@ -96,9 +144,17 @@ fn tls(ca_file: Option<&PathBuf>) -> Result<ClientConfig, String> {
         .with_no_client_auth())
 }
 
-async fn ask(director: String, access: Arc<Access>) -> Result<Page, String> {
+/// Adds the authorities of a file.
+fn add(roots: &mut RootCertStore, file: &Path) -> Result<(), Box<dyn Error>> {
+    for certificate in CertificateDer::pem_file_iter(file)? {
+        roots.add(certificate?)?;
+    }
+    Ok(())
+}
+
+async fn ask(director: String, access: Arc<Access>) -> Result<Page, NoPage> {
     let url = if director.contains("://") { director } else { format!("http://{director}") };
-    let url: Uri = url.parse().map_err(|error| format!("neither HOST:PORT nor a URL: {error}"))?;
+    let url: Uri = url.parse()?;
     let mut page = fetch(&url, 1, &access).await?;
     for number in 2..=page.pages {
         page.services.extend(fetch(&url, number, &access).await?.services);
@@ -107,39 +163,32 @@ async fn ask(director: String, access: Arc<Access>) -> Result<Page, String> {
 }
 
 /// One page of the services.
-async fn fetch(url: &Uri, number: usize, access: &Access) -> Result<Page, String> {
+async fn fetch(url: &Uri, number: usize, access: &Access) -> Result<Page, NoPage> {
     let text = timeout(PATIENCE, read(url, number, access)).await;
-    let text = text.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}{CHECK}")))?;
-    serde_json::from_slice(&text).map_err(|error| {
-        format!("its /status.json is not one of this version of xvs: {error}; install one version")
-    })
+    Ok(serde_json::from_slice(&text.unwrap_or(Err(NoPage::Late))?)?)
 }
 
-async fn read(url: &Uri, number: usize, access: &Access) -> Result<Bytes, String> {
-    let host = url.host().ok_or("the URL has no host")?;
+async fn read(url: &Uri, number: usize, access: &Access) -> Result<Bytes, NoPage> {
+    let host = url.host().ok_or(NoPage::NoHost)?;
     // An IPv6 address of a URL is in brackets.
     let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = url.port_u16().unwrap_or(PORT);
-    let stream =
-        TcpStream::connect((name.as_str(), port)).await.map_err(|error| format!("{error}{CHECK}"))?;
+    let stream = TcpStream::connect((name.as_str(), port)).await.map_err(NoPage::Unreachable)?;
     let mut request =
         Request::get(format!("/status.json?page={number}")).header(HOST, format!("{host}:{port}"));
     if let Some(token) = &access.token {
         request = request.header(AUTHORIZATION, token);
     }
-    let request =
-        request.body(Empty::new()).map_err(|_| "the token is not one word of ASCII letters".to_owned())?;
+    let request = request.body(Empty::new()).map_err(|_| NoPage::Token)?;
     match url.scheme_str() {
         Some("https") => {
-            let name = ServerName::try_from(name).map_err(|error| error.to_string())?;
+            let name = ServerName::try_from(name)?;
             let stream = TlsConnector::from(access.tls.clone()).connect(name, stream).await;
-            let failed = |error: io::Error| match error.to_string() {
-                text if text.contains("CaUsedAsEndEntity") => {
-                    "its certificate is an authority's; give it one with basicConstraints CA:FALSE".to_owned()
-                }
-                text => format!("TLS: {text}; see --ca-file"),
-            };
-            exchange(stream.map_err(failed)?, request).await
+            let stream = stream.map_err(|error| match error.to_string().contains("CaUsedAsEndEntity") {
+                true => NoPage::Authority,
+                false => NoPage::Tls(error),
+            })?;
+            exchange(stream, request).await
         }
         _ => exchange(stream, request).await,
     }
@@ -148,28 +197,20 @@ async fn read(url: &Uri, number: usize, access: &Access) -> Result<Bytes, String
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Empty<Bytes>>,
-) -> Result<Bytes, String> {
-    let failed = |error: hyper::Error| format!("{error}; for a director with a certificate use https://");
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(failed)?;
+) -> Result<Bytes, NoPage> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     // The sender gets its errors.
     tokio::spawn(connection);
-    let response = sender.send_request(request).await.map_err(failed)?;
+    let response = sender.send_request(request).await?;
     match response.status() {
         StatusCode::OK => {}
-        StatusCode::UNAUTHORIZED => return Err("it refuses the token; see --token-file".to_owned()),
-        StatusCode::MISDIRECTED_REQUEST => {
-            return Err(
-                "it does not know this name; use its address, or add the name to `status_page_names` there"
-                    .to_owned(),
-            );
-        }
-        StatusCode::NOT_FOUND => {
-            return Err("no /status.json there; set `status_page = true` and reload".to_owned());
-        }
-        other => return Err(format!("it answers with status {other}")),
+        StatusCode::UNAUTHORIZED => return Err(NoPage::TokenRefused),
+        StatusCode::MISDIRECTED_REQUEST => return Err(NoPage::NameRefused),
+        StatusCode::NOT_FOUND => return Err(NoPage::Absent),
+        other => return Err(NoPage::Status(other)),
     }
     let body = Limited::new(response.into_body(), BYTES_MAX).collect().await;
-    Ok(body.map_err(|error| io::Error::other(error).to_string())?.to_bytes())
+    Ok(body.map_err(NoPage::Body)?.to_bytes())
 }
 
 /// The port of a director that is named without one.

@@ -57,7 +57,8 @@ impl Finding {
         object: impl ToString,
         found: impl ToString,
     ) -> Self {
-        let (object, found) = (object.to_string(), found.to_string());
+        let object = object.to_string();
+        let found = found.to_string();
         Self { level, check, object, found, seen: String::new(), mend: None }
     }
 

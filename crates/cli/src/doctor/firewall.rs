@@ -152,8 +152,8 @@ impl<'a> Walk<'a> {
             Match::OfNew { matches: false, .. } => Extent::None,
             Match::Packet(test) => self.of_test(test),
             Match::Interface(names) => {
-                let fits = |attached: &&&str| names.iter().any(|name| is_named(attached, name));
-                match self.attached.iter().filter(fits).count() {
+                let attached = self.attached.iter();
+                match attached.filter(|attached| names.iter().any(|name| is_named(attached, name))).count() {
                     0 => Extent::None,
                     count if count == self.attached.len() => Extent::All,
                     _ => Extent::Some,
@@ -169,19 +169,21 @@ impl<'a> Walk<'a> {
     }
 
     fn of_test(&self, test: &Test) -> Extent {
-        let all_if = |holds: bool| if holds { Extent::All } else { Extent::None };
         let Endpoint { addr, port } = self.endpoint;
-        match test {
-            Test::Family(family) => all_if(*family == Family::of(addr)),
-            Test::Dest(networks) => all_if(networks.iter().any(|network| network.contains(addr))),
-            Test::Protocol(protocols) => all_if(protocols.contains(&self.protocol)),
+        let holds = match test {
+            Test::Family(family) => *family == Family::of(addr),
+            Test::Dest(networks) => networks.iter().any(|network| network.contains(addr)),
+            Test::Protocol(protocols) => protocols.contains(&self.protocol),
             // A service of port 0 has all ports.
-            Test::DestPort(_) if port == 0 => Extent::Some,
-            Test::DestPort(ranges) => all_if(ranges.iter().any(|range| range.contains(&port))),
-            Test::EitherPort(ranges) if ranges.iter().any(|range| range.contains(&port)) => Extent::All,
-            Test::Source(networks) => self.of_source(networks.iter().map(|network| network.addr())),
-            Test::EitherPort(_) | Test::SourcePort(_) | Test::Link(_) | Test::Mark { .. } => Extent::Some,
-        }
+            Test::DestPort(_) if port == 0 => return Extent::Some,
+            Test::DestPort(ranges) => ranges.iter().any(|range| range.contains(&port)),
+            Test::EitherPort(ranges) if ranges.iter().any(|range| range.contains(&port)) => true,
+            Test::Source(networks) => return self.of_source(networks.iter().map(|network| network.addr())),
+            Test::EitherPort(_) | Test::SourcePort(_) | Test::Link(_) | Test::Mark { .. } => {
+                return Extent::Some;
+            }
+        };
+        if holds { Extent::All } else { Extent::None }
     }
 
     /// Clients have any address of the service's family.

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::report::status::{SyncStatus, SyncTable};
 
+use crate::doctor::fetch::NoPage;
 use crate::doctor::finding::Finding;
 
 /// What a fleet's director says in its `/status.json`, as far as it is compared.
@@ -48,7 +49,7 @@ struct Server {
 }
 
 /// A director as it was named, and its page, or why there is none.
-pub(super) type Asked = (String, Result<Page, String>);
+pub(super) type Asked = (String, Result<Page, NoPage>);
 
 /// A director as it was named, and its page.
 type Answered<'a> = (&'a str, &'a Page);
@@ -61,8 +62,8 @@ pub(super) fn examine(directors: &[Asked]) -> Vec<Finding> {
         findings.push(match page {
             Ok(page) => {
                 answered.push((name, page));
-                let (version, count) = (&page.status.version, page.services.len());
-                Finding::ok("director", name, format!("xvsd {version} with {count} services"))
+                let found = format!("xvsd {} with {} services", page.status.version, page.services.len());
+                Finding::ok("director", name, found)
             }
             Err(why) => Finding::fail("director", name, why),
         });
@@ -112,25 +113,26 @@ fn compare(key: &str, (first, a): (&str, &Service), (second, b): (&str, &Service
         let found = format!("`{}` on {second}, `{}` on {first}", b.rule, a.rule);
         findings.push(Finding::fail(SERVICE, key, found).mend_on(second, format!("xvsadm -E {}", a.rule)));
     }
-    let fail =
-        |object: &Server, found: String| Finding::fail(SERVER, format!("{key} {}", object.server), found);
-    let (mut here, mut there) = (a.members(), b.members());
+    let mut here = a.members();
+    let mut there = b.members();
     for (has, lacks, of, in_other) in [(first, second, &here, &there), (second, first, &there, &here)] {
         for server in of.iter().filter(|server| in_other.iter().all(|other| other.server != server.server)) {
             let found = format!(
                 "{lacks} does not have it in the service, {has} does; give both the same rules, and with checks \
                  `inhibit_on_failure`, so that it stays in the service while it is down"
             );
-            findings.push(fail(server, found));
+            findings.push(Finding::fail(SERVER, format!("{key} {}", server.server), found));
         }
     }
     here.retain(|server| there.iter().any(|other| other.server == server.server));
     there.retain(|server| here.iter().any(|other| other.server == server.server));
     for server in &here {
         let other = there.iter().find(|other| other.server == server.server).expect("it was retained above");
+        let object = format!("{key} {}", server.server);
         if server.method != other.method {
             let [one, two] = [server, other].map(|server| server.method.as_deref().unwrap_or_default());
-            findings.push(fail(server, format!("by {two} on {second}, by {one} on {first}; use one method")));
+            let found = format!("by {two} on {second}, by {one} on {first}; use one method");
+            findings.push(Finding::fail(SERVER, &object, found));
         }
         if server.weight != other.weight {
             let [one, two] = [server, other].map(|server| server.weight.unwrap_or_default());
@@ -139,7 +141,7 @@ fn compare(key: &str, (first, a): (&str, &Service), (second, b): (&str, &Service
                  else give it one weight",
                 other.state, server.state
             );
-            findings.push(fail(server, found));
+            findings.push(Finding::fail(SERVER, object, found));
         }
     }
     let [one, two] = [&here, &there].map(|servers| {
@@ -172,8 +174,8 @@ fn masqueraded(key: &str, there: &[(&str, &Service)]) -> Option<Finding> {
 
 /// A scheduler that does not choose by what is in the packet, or leaves real servers that cannot be used their share.
 fn scheduler(key: &str, service: &Service) -> Option<Finding> {
-    let option = |name| service.rule.split(' ').skip_while(|word| *word != name).nth(1).unwrap_or_default();
-    let (scheduler, flags) = (option("-s"), option("-b"));
+    let [scheduler, flags] = ["-s", "-b"]
+        .map(|name| service.rule.split(' ').skip_while(|word| *word != name).nth(1).unwrap_or_default());
     let fallback = format!("{scheduler}-fallback");
     let (found, wanted) = match scheduler {
         "dh" => return None,
@@ -228,8 +230,7 @@ fn sloppy_tcp(directors: &[Answered<'_>]) -> Vec<Finding> {
 
 /// The local addresses of FULLNAT, if there are such real servers.
 fn local_addresses(directors: &[Answered<'_>]) -> Vec<Finding> {
-    let uses = |(_, page): &Answered<'_>| page.services.iter().any(Service::is_fullnat);
-    if !directors.iter().any(uses) {
+    if !directors.iter().any(|(_, page)| page.services.iter().any(Service::is_fullnat)) {
         return Vec::new();
     }
     let mut findings = Vec::new();
@@ -270,28 +271,28 @@ fn local_addresses(directors: &[Answered<'_>]) -> Vec<Finding> {
 
 /// Whether each director knows the connections of the others.
 fn synchronization(directors: &[Answered<'_>]) -> Vec<Finding> {
-    let of = |page: &Page, role| page.status.sync.iter().find(|daemon| daemon.role == role).cloned();
-    let masters: Vec<_> = directors.iter().map(|(_, page)| of(page, SyncRole::Master)).collect();
+    let masters: Vec<_> = directors.iter().map(|(_, page)| page.daemon(SyncRole::Master)).collect();
     let mut findings = Vec::new();
     for ((name, page), master) in directors.iter().zip(&masters) {
-        let (Some(master), Some(backup)) = (master, of(page, SyncRole::Backup)) else {
+        let Some((master, backup)) = master.zip(page.daemon(SyncRole::Backup)) else {
             let found = "it does not run both daemons, so a connection ends when its flow moves and another real server \
                          is chosen";
             findings.push(Finding::warn(SYNC, name, found).seen("docs/failover.md, Connections"));
             continue;
         };
-        let differs = |other: &SyncStatus| backup.sync_id != 0 && other.sync_id != backup.sync_id;
-        if let Some(other) = masters.iter().flatten().find(|other| differs(other)) {
-            let (own, other, sent) = (backup.sync_id, other.sync_id, master.sync_id);
+        let own = backup.sync_id;
+        if let Some(other) = masters.iter().flatten().find(|other| own != 0 && other.sync_id != own) {
             let found = format!(
-                "its backup daemon accepts sync id {own}, its master sends {sent}, and another director sends {other}; \
-                 start all daemons with one `--syncid`"
+                "its backup daemon accepts sync id {own}, its master sends {}, and another director sends {}; start \
+                 all daemons with one `--syncid`",
+                master.sync_id, other.sync_id
             );
             findings.push(Finding::fail(SYNC, name, found));
         }
         let (whole, behind): (Vec<_>, Vec<_>) =
             backup.peers.iter().partition(|peer| peer.table == SyncTable::Whole);
-        let (whole, others) = (whole.len(), directors.len() - 1);
+        let whole = whole.len();
+        let others = directors.len() - 1;
         if whole < others || !behind.is_empty() {
             let mut found = format!("in sync with {whole} of {others} other directors");
             for peer in behind {
@@ -305,6 +306,12 @@ fn synchronization(directors: &[Answered<'_>]) -> Vec<Finding> {
         findings.push(Finding::ok(SYNC, "", "all directors send and receive connections"));
     }
     findings
+}
+
+impl Page {
+    fn daemon(&self, role: SyncRole) -> Option<&SyncStatus> {
+        self.status.sync.iter().find(|daemon| daemon.role == role)
+    }
 }
 
 impl Service {
@@ -490,9 +497,8 @@ mod tests {
     #[test]
     fn a_director_that_does_not_answer_is_named_and_the_others_are_compared() {
         let page = serde_json::from_value(page(1)).unwrap();
-        let findings =
-            examine(&[("a:1".to_owned(), Err("no answer".to_owned())), ("b:1".to_owned(), Ok(page))]);
-        assert_eq!(findings[0], Finding::fail("director", "a:1", "no answer"));
+        let findings = examine(&[("a:1".to_owned(), Err(NoPage::NoHost)), ("b:1".to_owned(), Ok(page))]);
+        assert_eq!(findings[0], Finding::fail("director", "a:1", "the URL has no host"));
         assert!(findings[1..].iter().all(|finding| finding.level == Level::Ok), "{findings:?}");
     }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::{fs, io, thread};
 
 use rustix::process::{Resource, geteuid, getrlimit};
+use thiserror::Error;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use xvs_ctl::bonds::{bond_of, choose};
@@ -23,11 +24,10 @@ use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::netlink::Netlink;
 use xvs_host::network::{NetworkFollower, path_mtu};
 use xvs_model::config::desired_state::State;
-use xvs_model::config::destination::Destination;
 use xvs_model::config::difference::state_of;
 use xvs_model::protocol::client::{Director, Failure, default_socket};
 use xvs_model::protocol::question;
-use xvs_proto::network::{Link, Network};
+use xvs_proto::network::Network;
 use xvs_realserver::Realserver;
 use xvs_xdp::device::Device;
 
@@ -55,11 +55,16 @@ pub(super) struct Asked {
     pub records: PathBuf,
 }
 
+/// The kernel's network cannot be read at all.
+#[derive(Debug, Error)]
+#[error("the kernel's network cannot be read: {0}")]
+pub(super) struct NetworkUnread(#[from] io::Error);
+
 /// Reads all facts.
 ///
 /// # Errors
 /// The kernel's network cannot be read at all.
-pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
+pub(super) fn gather(asked: &Asked) -> Result<Facts, NetworkUnread> {
     let mut facts = Facts {
         kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
         mtu_limit: xvs_xdp::mtu_limit().unwrap_or_default(),
@@ -92,7 +97,7 @@ pub(super) fn gather(asked: &Asked) -> io::Result<Facts> {
 ///
 /// # Errors
 /// The kernel's network cannot be read at all.
-pub(super) fn gather_interfaces(asked: &Asked) -> io::Result<Facts> {
+pub(super) fn gather_interfaces(asked: &Asked) -> Result<Facts, NetworkUnread> {
     let mut facts = Facts { cores: cores_available(), ..Facts::default() };
     read_interfaces(&mut facts, asked)?;
     Ok(facts)
@@ -134,13 +139,14 @@ fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failu
 
 /// Notes the services and local addresses of a state.
 fn note_rules(facts: &mut Facts, state: &State) {
-    let of = |dest: &Destination| {
-        let (method, tunnel) = (dest.options.method, dest.options.tunnel);
-        Server { endpoint: dest.endpoint, method, tunnel }
-    };
-    let services = state
-        .services()
-        .map(|(key, service)| Service { key: *key, servers: service.destinations.iter().map(of).collect() });
+    let services = state.services().map(|(key, service)| {
+        let servers = service.destinations.iter().map(|dest| Server {
+            endpoint: dest.endpoint,
+            method: dest.options.method,
+            tunnel: dest.options.tunnel,
+        });
+        Service { key: *key, servers: servers.collect() }
+    });
     facts.services = services.collect();
     facts.locals = state.locals().to_vec();
 }
@@ -198,20 +204,23 @@ fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {
             format!("none was named, so none was checked; this machine has {}", candidates.join(", "));
         facts.faults.push(Finding::warn("interface", "", found).mend("xvs doctor --interface IFACE"));
     }
-    let of_bond = |name: &str| {
-        let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
-        attached.is_some_and(|attached| attached.bond.is_some())
-    };
-    let choose = |name: String| match choose(&name, &facts.network.links) {
-        Err(why) if !of_bond(&name) => vec![(name, Some(why.to_string()))],
-        Err(_) => vec![(name, None)],
-        Ok(chosen) => chosen.into_iter().map(|(name, _)| (name, None)).collect(),
-    };
-    let look = |(name, refused): (String, Option<String>)| {
-        let device = Device::look(&name).map_err(|error| error.to_string());
-        Interface { name, device, refused }
-    };
-    names.into_iter().flat_map(choose).map(look).collect()
+    let mut interfaces = Vec::new();
+    for name in names {
+        match choose(&name, &facts.network.links) {
+            Ok(chosen) => interfaces.extend(chosen.into_iter().map(|(name, _)| look(name, None))),
+            Err(why) => {
+                let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(&name));
+                let is_of_bond = attached.is_some_and(|attached| attached.bond.is_some());
+                interfaces.push(look(name, (!is_of_bond).then(|| why.to_string())));
+            }
+        }
+    }
+    interfaces
+}
+
+fn look(name: String, refused: Option<String>) -> Interface {
+    let device = Device::look(&name).map_err(|error| error.to_string());
+    Interface { name, device, refused }
 }
 
 /// Reads netfilter's rules; without root they cannot be read.
@@ -219,17 +228,18 @@ fn read_netfilter(facts: &mut Facts, is_root: bool) {
     if facts.services.is_empty() {
         return;
     }
-    let mut unread = |why: &str| facts.faults.push(Finding::warn(firewall::CHECK, "", why));
-    if !is_root {
-        return unread("netfilter's rules were not read: that needs root");
-    }
-    match netfilter::read_all() {
-        Ok(found) => {
-            found.warnings.iter().for_each(|why| unread(why));
-            facts.netfilter = found.tables;
+    let unread = if is_root {
+        match netfilter::read_all() {
+            Ok(found) => {
+                facts.netfilter = found.tables;
+                found.warnings
+            }
+            Err(error) => vec![format!("netfilter's rules cannot be read: {error}")],
         }
-        Err(error) => unread(&format!("netfilter's rules cannot be read: {error}")),
-    }
+    } else {
+        vec!["netfilter's rules were not read: that needs root".to_owned()]
+    };
+    facts.faults.extend(unread.into_iter().map(|why| Finding::warn(firewall::CHECK, "", why)));
 }
 
 /// Has the kernel resolve unknown next hops, and reads its path MTUs to real servers.
@@ -279,8 +289,8 @@ fn ask_the_wire(facts: &mut Facts) {
     }
     let asked = &asked[..asked.len().min(MOST_ADDRESSES)];
     let heard: Vec<_> = thread::scope(|scope| {
-        let ask = |link: &Link| who_has(link.ifindex, link.mac, asked, PATIENCE);
-        let threads: Vec<_> = links.iter().map(|link| scope.spawn(move || ask(link))).collect();
+        let ask = links.iter().map(|link| move || who_has(link.ifindex, link.mac, asked, PATIENCE));
+        let threads: Vec<_> = ask.map(|ask| scope.spawn(ask)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Ok(Vec::new()))).collect()
     });
     let own: BTreeSet<_> = facts.network.links.iter().map(|link| link.mac).collect();
@@ -305,22 +315,21 @@ fn settings(facts: &Facts) -> BTreeMap<String, String> {
     for name in ["all"].into_iter().chain(names) {
         places.extend([IGNORE, REDIRECTS, SOURCE].map(|setting| conf(name, setting)));
     }
-    let read =
-        |place: String| fs::read_to_string(format!("/proc/sys/{place}")).ok().map(|value| (place, value));
-    places.into_iter().filter_map(read).collect()
+    let read = places.into_iter().map(|place| (fs::read_to_string(format!("/proc/sys/{place}")), place));
+    read.filter_map(|(value, place)| Some((place, value.ok()?))).collect()
 }
 
 fn memory() -> Memory {
     let meminfo = text("/proc/meminfo");
-    let of = |name: &str| {
+    let [huge_page_kib, huge_pages] = ["Hugepagesize", "HugePages_Total"].map(|name| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
         line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-    };
-    let huge_page_bytes = of("Hugepagesize") << 10;
+    });
+    let huge_page_bytes = huge_page_kib << 10;
     Memory {
         may_lock: may_lock(&text("/proc/self/status")),
         lock_limit_bytes: getrlimit(Resource::Memlock).maximum,
-        huge_pages: of("HugePages_Total"),
+        huge_pages,
         free_huge_pages: xvs_host::memory::free_huge_page_bytes() / huge_page_bytes.max(1),
         huge_page_bytes,
         transparent: text(TRANSPARENT),

@@ -125,17 +125,17 @@ fn queues(facts: &Facts) -> Vec<Finding> {
         Err(error) => return vec![Finding::fail("queues", "", error).seen("ethtool -l")],
     };
     let spare = facts.cores.saturating_sub(1).max(1);
-    let few = |(name, device): (&str, &Device)| {
-        let (now, most) = (device.receive_queues as usize, device.most_receive_queues as usize);
-        let better = most.min(spare);
+    let few = facts.devices().filter_map(|(name, device)| {
+        let now = device.receive_queues as usize;
+        let better = spare.min(device.most_receive_queues as usize);
         let too_few = facts.config.workers.is_none() && now <= workers && now < better;
         too_few.then(|| {
             let found = format!("{now} receive queues for {} cores: xvsd has {workers} workers", facts.cores);
             let mend = format!("ethtool -L {name} {} {better}", device.queues_word);
             Finding::warn("queues", name, found).seen("ethtool -l").mend(mend)
         })
-    };
-    let few: Vec<_> = facts.devices().filter_map(few).collect();
+    });
+    let few: Vec<_> = few.collect();
     if !few.is_empty() {
         return few;
     }
@@ -157,8 +157,8 @@ fn offloads(facts: &Facts, name: &str, device: &Device) -> Vec<Finding> {
     };
     let links = &facts.network.links;
     let bond = facts.network.link_named(name).and_then(|link| bond_of(link, links));
-    let carries = |ifindex| ifindex == device.ifindex || bond.is_some_and(|bond| bond.ifindex == ifindex);
-    let vlans = links.iter().any(|link| link.vlan.is_some_and(|vlan| carries(vlan.over)));
+    let carriers = [Some(device.ifindex), bond.map(|bond| bond.ifindex)];
+    let vlans = links.iter().any(|link| link.vlan.is_some_and(|vlan| carriers.contains(&Some(vlan.over))));
     // veth keeps tags outside the frame and reinserts them for XDP.
     let strips = generic || vlans && device.driver != VETH;
     let merges = "it merges packets before the director sees them";

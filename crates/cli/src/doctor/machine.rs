@@ -3,11 +3,12 @@
 use xvs_ctl::config::TableMemory;
 use xvs_ctl::placement::shares;
 use xvs_dataplane::conn::TableConfig;
+use xvs_realserver::status::Status;
 use xvs_xdp::kernel::{lack, version};
 use xvs_xdp::{RingSizes, frame_bytes, umem_bytes};
 
 use crate::doctor::facts::{Facts, TRANSPARENT};
-use crate::doctor::finding::{Finding, Level};
+use crate::doctor::finding::Finding;
 
 pub(super) fn kernel(facts: &Facts) -> Vec<Finding> {
     let release = &facts.kernel;
@@ -72,8 +73,8 @@ fn packet_bytes(facts: &Facts) -> Option<u64> {
     let sizes = RingSizes { receive: facts.config.receive_ring, transmit: facts.config.transmit_ring };
     let shares = shares(&facts.queues(), facts.config.workers, facts.cores).ok()?;
     let frame = facts.devices().map(|(_, device)| frame_bytes(&device.driver, device.mtu)).max()?;
-    let of_worker = |share: &Vec<Vec<u32>>| umem_bytes(mtu, frame, share.iter().map(Vec::len).sum(), sizes);
-    Some(shares.iter().map(of_worker).sum())
+    let queues = shares.iter().map(|share| share.iter().map(Vec::len).sum());
+    Some(queues.map(|queues| umem_bytes(mtu, frame, queues, sizes)).sum())
 }
 
 /// Whether there are enough huge pages for a resident connection table, and whether the kernel makes any for one that
@@ -161,18 +162,16 @@ pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
 
 /// The problems of this machine as a real server, if it is one.
 pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
-    let of = |status: &xvs_realserver::status::Status| {
-        let (vip, method, dev) = (status.vip, status.method, &status.dev);
-        let whole = Finding::ok("real server", vip, format!("this machine serves it by {method} on {dev}"));
-        let wrong = |problem: &String| {
-            Finding::new(Level::Fail, "real server", vip, problem)
-                .mend(format!("xvs realserver up --vip {vip} --method {method} --dev {dev}"))
-        };
-        let wrong: Vec<_> = status.problems.iter().map(wrong).collect();
-        if wrong.is_empty() { vec![whole] } else { wrong }
-    };
-    let all = facts.real_server.iter().flat_map(of);
-    all.map(|finding| finding.seen("xvs realserver status")).collect()
+    let mut findings = Vec::new();
+    for Status { vip, method, dev, problems, .. } in &facts.real_server {
+        if problems.is_empty() {
+            let found = format!("this machine serves it by {method} on {dev}");
+            findings.push(Finding::ok("real server", vip, found));
+        }
+        let up = format!("xvs realserver up --vip {vip} --method {method} --dev {dev}");
+        findings.extend(problems.iter().map(|problem| Finding::fail("real server", vip, problem).mend(&up)));
+    }
+    findings.into_iter().map(|finding| finding.seen("xvs realserver status")).collect()
 }
 
 #[cfg(test)]
@@ -180,6 +179,7 @@ mod tests {
     use xvs_host::memory::CgroupLimit;
 
     use crate::doctor::facts::tests::{facts, only};
+    use crate::doctor::finding::Level;
     use crate::doctor::machine::*;
 
     #[test]

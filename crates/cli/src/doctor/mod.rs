@@ -115,7 +115,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     } else if arguments.tune {
         tune::run(&asked(arguments), if arguments.apply { Apply::Yes } else { Apply::No })?
     } else {
-        examine_machine(arguments)?
+        examine(&gather::gather(&asked(arguments))?)
     };
     if arguments.json {
         print_json(&Document { level: worst(&findings), findings: &findings }, out)?;
@@ -124,12 +124,6 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         writeln!(out, "{}", summary(&findings))?;
     }
     Ok(worst(&findings) as u8)
-}
-
-fn examine_machine(arguments: &Arguments) -> Result<Vec<Finding>, String> {
-    let facts = gather::gather(&asked(arguments))
-        .map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
-    Ok(examine(&facts))
 }
 
 fn asked(arguments: &Arguments) -> Asked {
@@ -155,14 +149,11 @@ pub(crate) struct Document<'a> {
 }
 
 fn summary(findings: &[Finding]) -> String {
-    let count = |level, one: &str, many: &str| {
+    let words =
+        [(Level::Ok, "ok", "ok"), (Level::Warn, "warning", "warnings"), (Level::Fail, "failure", "failures")];
+    let counts = words.map(|(level, one, many)| {
         let count = findings.iter().filter(|finding| finding.level == level).count();
         format!("{count} {}", if count == 1 { one } else { many })
-    };
-    format!(
-        "{}, {}, {}",
-        count(Level::Ok, "ok", "ok"),
-        count(Level::Warn, "warning", "warnings"),
-        count(Level::Fail, "failure", "failures")
-    )
+    });
+    counts.join(", ")
 }

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -15,6 +16,7 @@ use clap::Args;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
+use thiserror::Error;
 use xvs_proto::network::{Link, LinkKind, Network};
 use xvs_xdp::WantedMode;
 use xvs_xdp::card::{self, CardSettings};
@@ -22,9 +24,9 @@ use xvs_xdp::device::{Owner, Program};
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::gather::{Asked, gather_interfaces};
+use crate::doctor::gather::{Asked, NetworkUnread, gather_interfaces};
 use crate::doctor::interfaces;
-use crate::doctor::trial::{self, Direction, End, Trial};
+use crate::doctor::trial::{self, Direction, End, Trial, TrialError};
 use crate::doctor::tune::{self, Apply};
 
 /// The arguments of the report.
@@ -110,28 +112,64 @@ struct Tried {
     trial: Option<Trial>,
 }
 
+/// Why there is no report, as a clause.
+#[derive(Debug, Error)]
+pub(super) enum ReportError {
+    #[error("--report is about one interface; name it with --interface, and no other")]
+    NotOneInterface,
+    #[error("{0} cannot send to itself; name another interface with --source")]
+    OwnSource(String),
+    #[error(transparent)]
+    Network(#[from] NetworkUnread),
+    #[error(transparent)]
+    Card(#[from] CardRefusal),
+    #[error("{}: {error}", file.display())]
+    File { file: PathBuf, error: io::Error },
+    #[error(transparent)]
+    Signal(io::Error),
+    #[error(transparent)]
+    Trial(#[from] TrialError),
+    #[error(transparent)]
+    Document(#[from] serde_json::Error),
+}
+
+/// Why a card cannot be tried, and what to do, as a clause.
+#[derive(Debug, PartialEq, Eq, Error)]
+pub(super) enum CardRefusal {
+    #[error("{name} is a member of {bond}; `ip link set dev {name} nomaster` takes it out")]
+    Member { name: String, bond: String },
+    #[error(
+        "{name} is a bond, and a report is about a card; take one out (`ip link set dev {member} nomaster`) and name it"
+    )]
+    Bond { name: String, member: String },
+    #[error("{name}: {found}{mend}")]
+    Unreachable { name: String, found: String, mend: String },
+    #[error("{0} is gone")]
+    Gone(String),
+    #[error("{0} has the program of an xvsd; `xvs stop --release` takes it away")]
+    Director(String),
+    #[error("{name} has an XDP program, {program}")]
+    Program { name: String, program: Program },
+}
+
 /// Tries each mode and writes the file. The findings say what was seen.
 ///
 /// # Errors
-/// An interface cannot be tried, the file cannot be written, or the operator has ended it; as a clause. An earlier file
-/// is as it was.
-pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Finding>, String> {
-    let failed = |error: std::io::Error| format!("{}: {error}", file.display());
-    let [interface] = &asked.interfaces[..] else {
-        return Err("--report is about one interface; name it with --interface, and no other".to_owned());
-    };
+/// An interface cannot be tried, the file cannot be written, or the operator has ended it. An earlier file is as it was.
+pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Finding>, ReportError> {
+    let [interface] = &asked.interfaces[..] else { return Err(ReportError::NotOneInterface) };
     if wanted.source.as_ref() == Some(interface) {
-        return Err(format!("{interface} cannot send to itself; name another interface with --source"));
+        return Err(ReportError::OwnSource(interface.clone()));
     }
     let names: Vec<String> = [interface.clone()].into_iter().chain(wanted.source.clone()).collect();
     let of_both = Asked { interfaces: names.clone(), ..asked.clone() };
-    let facts = gather_interfaces(&of_both)
-        .map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
+    let facts = gather_interfaces(&of_both)?;
     let cards = names.iter().map(|name| look(&facts, name)).collect::<Result<_, _>>()?;
     let tune = tune::run(&of_both, Apply::No)?;
     // No link goes down for a file that cannot be written.
     let is_new = !file.exists();
-    OpenOptions::new().append(true).create(true).open(file).map_err(failed)?;
+    let opened = OpenOptions::new().append(true).create(true).open(file);
+    opened.map_err(|error| ReportError::File { file: file.to_owned(), error })?;
     let tried = try_modes(interface, wanted.source.as_ref());
     if tried.is_err() && is_new {
         let _ = fs::remove_file(file);
@@ -149,8 +187,8 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
         source,
         modes,
     };
-    let text = serde_json::to_string_pretty(&document).map_err(|error| error.to_string())?;
-    fs::write(file, text + "\n").map_err(failed)?;
+    let text = serde_json::to_string_pretty(&document)?;
+    fs::write(file, text + "\n").map_err(|error| ReportError::File { file: file.to_owned(), error })?;
     let found = format!("written to {}; it has no addresses and no host name", file.display());
     findings.push(Finding::ok("report", "", found));
     Ok(findings)
@@ -159,22 +197,21 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
 /// Tries each mode; returns how the frames of the source reach its sockets, and what was seen of each mode.
 ///
 /// # Errors
-/// The source cannot be used, or the operator has ended it; as a clause.
-fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>, Vec<Tried>), String> {
+/// The source cannot be used, or the operator has ended it.
+fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>, Vec<Tried>), ReportError> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        flag::register(signal, ended.clone()).map_err(|error| error.to_string())?;
+        flag::register(signal, ended.clone()).map_err(ReportError::Signal)?;
     }
     let steering = trial::steering()?;
-    let open = |name: &String| End::open(&steering, name, WantedMode::Auto);
-    let mut source = source.map(open).transpose()?;
+    let mut source = source.map(|name| End::open(&steering, name, WantedMode::Auto)).transpose()?;
     let mut modes = Vec::new();
     for (mode, name, busy) in MODES {
         let tried = trial::run(&steering, interface, source.as_mut(), (mode, busy), &ended);
         trial::go_on(&ended)?;
         let (trial, failed) = match tried {
             Ok(trial) => (Some(trial), None),
-            Err(why) => (None, Some(why)),
+            Err(why) => (None, Some(why.to_string())),
         };
         modes.push(Tried { mode: name, busy, failed, trial });
     }
@@ -182,38 +219,36 @@ fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>
 }
 
 /// The facts of a card that can be tried.
-///
-/// # Errors
-/// Why it cannot be, and what to do, as a clause.
-fn look(facts: &Facts, name: &str) -> Result<Card, String> {
+fn look(facts: &Facts, name: &str) -> Result<Card, CardRefusal> {
     refuse_bonds(&facts.network, name)?;
-    let is_wrong = |finding: &Finding| finding.object == name && finding.level == Level::Fail;
-    let wrong = interfaces::reachable(facts).into_iter().find(is_wrong);
+    let mut reachable = interfaces::reachable(facts).into_iter();
+    let wrong = reachable.find(|finding| finding.object == name && finding.level == Level::Fail);
     if let Some(Finding { found, mend, .. }) = wrong {
         let mend = mend.map(|mend| format!("; `{}` fixes it", mend.command)).unwrap_or_default();
-        return Err(format!("{name}: {found}{mend}"));
+        return Err(CardRefusal::Unreachable { name: name.to_owned(), found, mend });
     }
     let Some((_, device)) = facts.devices().find(|(one, _)| *one == name) else {
-        return Err(format!("{name} is gone"));
+        return Err(CardRefusal::Gone(name.to_owned()));
     };
     match &device.program {
         Some(Program { owner: Some(Owner::Director), .. }) => {
-            return Err(format!("{name} has the program of an xvsd; `xvs stop --release` takes it away"));
+            return Err(CardRefusal::Director(name.to_owned()));
         }
-        Some(program) => return Err(format!("{name} has an XDP program, {program}")),
+        Some(program) => {
+            return Err(CardRefusal::Program { name: name.to_owned(), program: program.clone() });
+        }
         None => {}
     }
     let folder = Path::new("/sys/class/net").join(name).join("device");
-    let number = |file: &str| {
-        fs::read_to_string(folder.join(file)).ok().map(|text| text.trim().trim_start_matches("0x").to_owned())
-    };
-    let pci = number("vendor").zip(number("device")).map(|(vendor, device)| format!("{vendor}:{device}"));
+    let pci = ["vendor", "device"].map(|file| fs::read_to_string(folder.join(file)).unwrap_or_default());
+    let [vendor, product] = pci.each_ref().map(|text| text.trim().trim_start_matches("0x"));
+    let is_pci = !vendor.is_empty() && !product.is_empty();
     let settings = CardSettings::read(name).unwrap_or_default();
     Ok(Card {
         interface: name.to_owned(),
         driver: device.driver.clone(),
         firmware: card::firmware(name).unwrap_or_default(),
-        pci: pci.unwrap_or_default(),
+        pci: if is_pci { format!("{vendor}:{product}") } else { String::new() },
         mtu: device.mtu,
         receive_queues: device.receive_queues,
         most_receive_queues: device.most_receive_queues,
@@ -225,24 +260,22 @@ fn look(facts: &Facts, name: &str) -> Result<Card, String> {
 }
 
 /// Refuses bonds and their members.
-fn refuse_bonds(network: &Network, name: &str) -> Result<(), String> {
+fn refuse_bonds(network: &Network, name: &str) -> Result<(), CardRefusal> {
     let Some(link) = network.link_named(name) else { return Ok(()) };
-    let is_bond = |link: &Link| matches!(link.kind, LinkKind::Bond | LinkKind::OtherBond(_));
-    let has_member = |bond: &Link| is_bond(bond) && link.master == Some(bond.ifindex);
-    if let Some(bond) = network.links.iter().find(|bond| has_member(bond)) {
-        let name_of_bond = &bond.name;
-        return Err(format!(
-            "{name} is a member of {name_of_bond}; `ip link set dev {name} nomaster` takes it out"
-        ));
+    let mut bonds = network.links.iter().filter(|link| is_bond(link));
+    if let Some(bond) = bonds.find(|bond| link.master == Some(bond.ifindex)) {
+        return Err(CardRefusal::Member { name: name.to_owned(), bond: bond.name.clone() });
     }
     if is_bond(link) {
         let member = network.links.iter().find(|member| member.master == Some(link.ifindex));
-        let member = member.map_or("…", |member| &member.name);
-        return Err(format!(
-            "{name} is a bond, and a report is about a card; take one out (`ip link set dev {member} nomaster`) and name it"
-        ));
+        let member = member.map_or("…", |member| &member.name).to_owned();
+        return Err(CardRefusal::Bond { name: name.to_owned(), member });
     }
     Ok(())
+}
+
+fn is_bond(link: &Link) -> bool {
+    matches!(link.kind, LinkKind::Bond | LinkKind::OtherBond(_))
 }
 
 /// The model of the first processor; empty: the kernel does not say.
@@ -287,23 +320,23 @@ impl Tried {
 impl Direction {
     /// The sizes of frames that did not come through, as a clause; `None`: all did.
     fn losses(&self) -> Option<String> {
-        let told = |sizes: &[usize], what: &str| {
-            let sizes: Vec<_> = sizes.iter().map(usize::to_string).collect();
-            (!sizes.is_empty()).then(|| format!("{what}: frames of {} bytes", sizes.join(", ")))
-        };
-        let (lost, unsent) = (told(&self.lost_sizes, "lost"), told(&self.unsent_sizes, "not sent"));
-        let all: Vec<_> = [lost, unsent].into_iter().flatten().collect();
+        let mut all = Vec::new();
+        for (sizes, what) in [(&self.lost_sizes, "lost"), (&self.unsent_sizes, "not sent")] {
+            if !sizes.is_empty() {
+                let sizes: Vec<_> = sizes.iter().map(usize::to_string).collect();
+                all.push(format!("{what}: frames of {} bytes", sizes.join(", ")));
+            }
+        }
         (!all.is_empty()).then(|| format!("from {} to {} {}", self.from, self.to, all.join("; ")))
     }
 
     /// Its rates, as a clause.
     fn told(&self) -> String {
-        let rate = |rate: &trial::Rate| {
-            let (received, sent) = (rate.received_per_second, rate.sent_per_second);
-            format!("{received} of {sent} frames of {} bytes a second", rate.frame_bytes)
-        };
-        let rates: Vec<_> = self.rates.iter().map(rate).collect();
-        format!("{} receives {}", self.to, rates.join(", "))
+        let rates = self.rates.iter().map(|rate| {
+            let trial::Rate { received_per_second, sent_per_second, frame_bytes, .. } = rate;
+            format!("{received_per_second} of {sent_per_second} frames of {frame_bytes} bytes a second")
+        });
+        format!("{} receives {}", self.to, rates.collect::<Vec<_>>().join(", "))
     }
 }
 
@@ -344,7 +377,7 @@ mod tests {
         network.links[0].kind = LinkKind::Bond;
         network.links[1].master = Some(network.links[0].ifindex);
         let taken_out = "`ip link set dev eth1 nomaster`";
-        let refused = |name| refuse_bonds(&network, name).unwrap_err();
+        let refused = |name| refuse_bonds(&network, name).unwrap_err().to_string();
         assert_eq!(refused("eth1"), format!("eth1 is a member of bond0; {taken_out} takes it out"));
         assert!(refused("bond0").starts_with("bond0 is a bond") && refused("bond0").contains(taken_out));
         assert_eq!(refuse_bonds(&network, "eth2"), Ok(()));

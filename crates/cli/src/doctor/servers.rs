@@ -9,7 +9,6 @@ use xvs_dataplane::forward::Ends;
 use xvs_dataplane::{forward, snapshot};
 use xvs_host::reserved_ports;
 use xvs_model::config::local_address::LocalAddress;
-use xvs_proto::network::Link;
 use xvs_proto::{Family, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -28,9 +27,6 @@ pub(super) fn routes(facts: &Facts) -> Vec<Finding> {
 
 fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> Finding {
     let addr = server.endpoint.addr;
-    // Only a host in the network of an attached interface is reached without a router.
-    let on_link =
-        || addresses::beside(facts, addr).map(|link| format!("ip route replace {addr} dev {}", link.name));
     let (link, next_hop) = match egress.route(addr, 0) {
         RouteTo::Local if matches!(server.method, ForwardingMethod::Nat | ForwardingMethod::FullNat) => {
             let found = "it is the director itself, to which NAT cannot forward; -g delivers locally";
@@ -40,8 +36,7 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
         RouteTo::Local => return Finding::ok(ROUTE, addr, "it is the director itself").seen(ROUTES),
         RouteTo::Unreachable | RouteTo::NoRoute => {
             let found = "there is no route to it: its packets are dropped as no_route";
-            let mend = on_link().unwrap_or_else(|| format!("ip route replace {addr} via ROUTER"));
-            return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
+            return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(new_route(facts, addr));
         }
         RouteTo::Via { link, next_hop } => (link, next_hop),
     };
@@ -51,17 +46,14 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
             "its route is by {name}, to which xvsd is not attached, so it cannot send there: packets are dropped as no_route"
         );
         let attachment = facts.attachment();
-        let is_network = |one: &&Link| one.id == link && one.resolves;
-        let network = || facts.network.links.iter().find(is_network);
-        return match attachment.towards(addr).or_else(network) {
+        let mut links = facts.network.links.iter();
+        let link = attachment.towards(addr).or_else(|| links.find(|one| one.id == link && one.resolves));
+        return match link {
             // The route works for the kernel: another one may not reach the real server.
             Some(link) => {
                 Finding::fail(ROUTE, addr, format!("{found}; {}", attachment.step(link))).seen(ROUTES)
             }
-            None => {
-                let mend = on_link().unwrap_or_else(|| format!("ip route replace {addr} via ROUTER"));
-                Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend)
-            }
+            None => Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(new_route(facts, addr)),
         };
     }
     if server.method == ForwardingMethod::DirectRouting && next_hop != addr {
@@ -85,6 +77,15 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
             let mend = format!("xvsadm -d {} -r {}", option(service), server.endpoint);
             Finding::fail("neighbour", addr, found).seen("ip neigh").mend(mend)
         }
+    }
+}
+
+/// The command that makes a route to a real server.
+fn new_route(facts: &Facts, addr: IpAddr) -> String {
+    // Only a host in the network of an attached interface is reached without a router.
+    match addresses::beside(facts, addr) {
+        Some(link) => format!("ip route replace {addr} dev {}", link.name),
+        None => format!("ip route replace {addr} via ROUTER"),
     }
 }
 
@@ -176,15 +177,17 @@ fn clients_mtu(facts: &Facts, service: &Service) -> Option<u32> {
 
 /// Whether the ports of FULLNAT's local addresses are reserved in the kernel, where the kernel has the address too.
 pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
-    let at = |place: &str| facts.settings.get(place).map_or("", String::as_str);
-    let Some(own) = reserved_ports::pair(at(OWN), char::is_whitespace) else { return Vec::new() };
-    let reserved = reserved_ports::ranges(at(RESERVED));
-    let of = |local: &LocalAddress| {
+    let [own, reserved] = [OWN, RESERVED].map(|place| facts.settings.get(place).map_or("", String::as_str));
+    let Some((first_own, last_own)) = reserved_ports::pair(own, char::is_whitespace) else {
+        return Vec::new();
+    };
+    let ranges = reserved_ports::ranges(reserved);
+    let findings = facts.locals.iter().filter_map(|local| {
         facts.holder(local.addr)?;
-        let shared = |port: &u16| (own.0..=own.1).contains(port);
-        let free = |port: &u16| !reserved.iter().any(|(first, last)| (first..=last).contains(&port));
-        let clash = local.ports().filter(shared).filter(free).count();
-        let (first, last) = (local.first_port, local.last_port);
+        let shared = local.ports().filter(|port| (first_own..=last_own).contains(port));
+        let free = shared.filter(|port| !ranges.iter().any(|(first, last)| (first..=last).contains(&port)));
+        let clash = free.count();
+        let LocalAddress { first_port: first, last_port: last, .. } = local;
         let finding = if clash == 0 {
             Finding::ok(
                 "ports",
@@ -196,14 +199,14 @@ pub(super) fn ports(facts: &Facts) -> Vec<Finding> {
                 "the kernel may use {clash} of its ports {first}-{last} for its own connections, and their replies then go \
                  to xvsd"
             );
-            let before = at(RESERVED).trim();
+            let before = reserved.trim();
             let before = if before.is_empty() { String::new() } else { format!("{before},") };
             let mend = format!("sysctl -w net.ipv4.ip_local_reserved_ports={before}{first}-{last}");
             Finding::warn("ports", local.addr, found).mend(mend)
         };
         Some(finding.seen(format!("/proc/sys/{RESERVED}")))
-    };
-    facts.locals.iter().filter_map(of).collect()
+    });
+    findings.collect()
 }
 
 /// Whether FULLNAT has local addresses, and the kernel has them. For configuration files: an xvsd warns itself.
@@ -213,53 +216,53 @@ pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
     }
     let egress = Egress::build(&facts.network);
     let own: Vec<_> = facts.locals.iter().filter(|local| !local.standby).collect();
-    let lacks = |(service, server): (&Service, &Server)| {
+    let lacking = facts.servers().filter_map(|(service, server)| {
         let family = server.endpoint.family();
         let has_one = own.iter().any(|local| Family::of(local.addr) == family);
         if server.method != ForwardingMethod::FullNat || has_one {
             return None;
         }
-        let is_vip = |key, addr| matches!(key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr);
-        let is_virtual = |addr| facts.services.iter().any(|service| is_vip(service.key, addr));
-        let usable = egress.source_of_family(server.endpoint.addr, family, is_virtual);
+        let usable = egress.source_of_family(server.endpoint.addr, family, |addr| {
+            let mut keys = facts.services.iter().map(|service| service.key);
+            keys.any(|key| matches!(key, ServiceKey::Address { endpoint, .. } if endpoint.addr == addr))
+        });
         let usable = usable.map_or_else(|| "ADDRESS".to_owned(), |addr| addr.to_string());
         let found = format!(
             "its real servers by FULLNAT need a local address, and there is none: clients get no answer; give the rules \
              the line `#xvs laddr add {usable}`"
         );
         Some(Finding::fail(LOCAL, service.key, found))
-    };
-    let mut findings: Vec<_> = facts.servers().filter_map(lacks).collect();
+    });
+    let mut findings: Vec<_> = lacking.collect();
     findings.dedup_by(|one, other| one.object == other.object);
-    let is_absent = |local: &&&LocalAddress| facts.holder(local.addr).is_none();
-    let absent = |local: &&LocalAddress| {
+    let absent = own.iter().filter(|local| facts.holder(local.addr).is_none());
+    findings.extend(absent.map(|local| {
         let found = "no interface has it, so replies of real servers by FULLNAT do not reach this machine unless it is \
                      routed here";
         Finding::warn(LOCAL, local.addr, found).seen("ip address")
-    };
-    findings.extend(own.iter().filter(is_absent).map(absent));
+    }));
     findings
 }
 
 /// The next hops of all real servers, each with the index of its link.
 pub(super) fn next_hops(facts: &Facts) -> Vec<(u32, IpAddr)> {
     let egress = Egress::build(&facts.network);
-    let hop = |(_, server): (&Service, &Server)| match egress.route(server.endpoint.addr, 0) {
+    let hops = facts.servers().filter_map(|(_, server)| match egress.route(server.endpoint.addr, 0) {
         RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
         _ => None,
-    };
-    facts.servers().filter_map(hop).collect()
+    });
+    hops.collect()
 }
 
 /// The networks of real servers by NAT, whose hosts they answer directly: also each other.
 pub(super) fn neighbours(facts: &Facts) -> Vec<Finding> {
     let by_nat = facts.servers().filter(|(_, server)| server.method == ForwardingMethod::Nat);
-    let network = |(_, server): (&Service, &Server)| {
+    let networks = by_nat.filter_map(|(_, server)| {
         let link = addresses::beside(facts, server.endpoint.addr)?;
         let networks = link.addresses.iter().filter_map(|&(addr, len)| Prefix::new(addr, len));
         networks.into_iter().find(|network| network.contains(server.endpoint.addr))
-    };
-    let networks: BTreeSet<_> = by_nat.filter_map(network).collect();
+    });
+    let networks: BTreeSet<_> = networks.collect();
     let found = "a host of this network, also a real server, cannot be a client of a service by NAT whose real servers \
                  are in it, because they answer it directly (unless they route this network by the director); use \
                  FULLNAT for it";

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use serde::Serialize;
-use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringRules};
+use thiserror::Error;
+use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringError, SteeringRules};
 use xvs_helper::task::Task as _;
 use xvs_host::network::deferral::DeferInterrupts;
 use xvs_proto::addr::Protocol;
@@ -20,7 +21,8 @@ use xvs_proto::network::LinkId;
 use xvs_proto::{MacAddr, ethernet, ipv4, udp};
 use xvs_xdp::device::has_carrier;
 use xvs_xdp::{
-    Attached, BURST, CopyMode, Frame, Mode, ONE_BUFFER_MTU, Queues, RingSizes, Sockets, WantedMode, card,
+    AttachError, Attached, BURST, CopyMode, Frame, Mode, ONE_BUFFER_MTU, Queues, RingSizes, SocketError,
+    Sockets, WantedMode, card,
 };
 
 use crate::doctor::tunables::interrupts_handled;
@@ -71,15 +73,41 @@ pub(super) struct Rate {
     pub counted: BTreeMap<String, u64>,
 }
 
+/// Why a mode cannot be tried, as a clause.
+#[derive(Debug, Error)]
+pub(super) enum TrialError {
+    #[error("the XDP program cannot be loaded: {0}")]
+    Program(io::Error),
+    #[error(transparent)]
+    Steering(#[from] SteeringError),
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    #[error("native mode is refused by {name} at an MTU of {mtu}{why}")]
+    NoNative { name: String, mtu: u32, why: String },
+    #[error(transparent)]
+    Sockets(#[from] SocketError),
+    #[error("zero-copy is refused by {name} at an MTU of {mtu}")]
+    NoZeroCopy { name: String, mtu: u32 },
+    #[error("the address of {name}: {error}")]
+    Address { name: String, error: io::Error },
+    #[error("no preferred busy polling: {0}")]
+    NoBusyPolling(io::Error),
+    #[error("{name}: {error}")]
+    Link { name: String, error: io::Error },
+    #[error("{name} has no carrier for {} s", PATIENCE.as_secs())]
+    NoCarrier { name: String },
+    #[error("interrupted")]
+    Interrupted,
+}
+
 /// The program that takes frames of trials.
 ///
 /// # Errors
-/// The kernel refuses it; as a clause.
-pub(super) fn steering() -> Result<Steering, String> {
-    let mut steering =
-        Steering::load(FEW_RECORDS).map_err(|error| format!("the XDP program cannot be loaded: {error}"))?;
+/// The kernel refuses it.
+pub(super) fn steering() -> Result<Steering, TrialError> {
+    let mut steering = Steering::load(FEW_RECORDS).map_err(TrialError::Program)?;
     let wide = [BENCHMARKS.parse().expect("a prefix")].into();
-    steering.update(&SteeringRules { wide, ..Default::default() }).map_err(|error| error.to_string())?;
+    steering.update(&SteeringRules { wide, ..Default::default() })?;
     Ok(steering)
 }
 
@@ -87,14 +115,14 @@ pub(super) fn steering() -> Result<Steering, String> {
 /// the same wire or switch.
 ///
 /// # Errors
-/// The mode cannot be had, or the operator has ended it; as a clause.
+/// The mode cannot be had, or the operator has ended it.
 pub(super) fn run(
     steering: &Steering,
     interface: &str,
     source: Option<&mut End>,
     (mode, busy): (WantedMode, bool),
     ended: &AtomicBool,
-) -> Result<Trial, String> {
+) -> Result<Trial, TrialError> {
     // An earlier trial may have let the card negotiate its link anew.
     for name in [Some(interface), source.as_ref().map(|source| source.name())].into_iter().flatten() {
         await_carrier(name, ended)?;
@@ -102,11 +130,12 @@ pub(super) fn run(
     let begun = Instant::now();
     let mut end = End::open(steering, interface, mode)?;
     if busy {
-        end.poll_busily().map_err(|error| format!("no preferred busy polling: {error}"))?;
+        end.poll_busily().map_err(TrialError::NoBusyPolling)?;
     }
     let sockets = end.sockets();
     let Some(source) = source else { return Ok(Trial { sockets, pause_ms: None, directions: Vec::new() }) };
-    let (mut pause_ms, mut directions) = (None, Vec::new());
+    let mut pause_ms = None;
+    let mut directions = Vec::new();
     if await_a_frame(source, &mut end, ended)? {
         pause_ms = Some(begun.elapsed().as_millis() as u64);
         directions.push(direction(source, &mut end, ended)?);
@@ -132,13 +161,13 @@ impl End {
     /// Attaches the program in this mode, or the best one, and opens a socket for each queue.
     ///
     /// # Errors
-    /// The mode cannot be had; as a clause.
-    pub(super) fn open(steering: &Steering, name: &str, wanted: WantedMode) -> Result<Self, String> {
-        let attached = steering.attach(name, wanted, None).map_err(|error| error.to_string())?;
+    /// The mode cannot be had.
+    pub(super) fn open(steering: &Steering, name: &str, wanted: WantedMode) -> Result<Self, TrialError> {
+        let attached = steering.attach(name, wanted, None)?;
         let mtu = attached.mtu();
         if attached.mode() == Mode::Generic && matches!(wanted, WantedMode::Copy | WantedMode::ZeroCopy) {
             let why = attached.native_refused().map(|error| format!(": {error}")).unwrap_or_default();
-            return Err(format!("native mode is refused by {name} at an MTU of {mtu}{why}"));
+            return Err(TrialError::NoNative { name: name.to_owned(), mtu, why });
         }
         let queues: Vec<u32> = (0..attached.receive_queues()).collect();
         let sizes = RingSizes {
@@ -146,11 +175,12 @@ impl End {
             ..Default::default()
         };
         let owned = [Queues { attached: &attached, queues: &queues }];
-        let sockets = Sockets::open(&owned, sizes).map_err(|error| error.to_string())?;
+        let sockets = Sockets::open(&owned, sizes)?;
         if wanted == WantedMode::ZeroCopy && sockets.copy_mode() != &CopyMode::ZeroCopy {
-            return Err(format!("zero-copy is refused by {name} at an MTU of {mtu}"));
+            return Err(TrialError::NoZeroCopy { name: name.to_owned(), mtu });
         }
-        let mac = attached.link_address().map_err(|error| format!("the address of {name}: {error}"))?;
+        let mac =
+            attached.link_address().map_err(|error| TrialError::Address { name: name.to_owned(), error })?;
         Ok(Self { sockets, mac: MacAddr(mac), attached, busy: false, burst: Vec::new(), next: 0 })
     }
 
@@ -168,8 +198,8 @@ impl End {
     }
 
     fn defer_interrupts(&self, defer: bool) -> io::Result<()> {
-        let (interface, index) = (self.attached.interface().to_owned(), self.attached.index());
-        DeferInterrupts { interface, index, defer }.run(&[]).map(drop)
+        let interface = self.attached.interface().to_owned();
+        DeferInterrupts { interface, index: self.attached.index(), defer }.run(&[]).map(drop)
     }
 
     fn name(&self) -> &str {
@@ -225,12 +255,12 @@ impl Drop for End {
     }
 }
 
-fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), String> {
+fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), TrialError> {
     let until = Instant::now() + PATIENCE;
-    while !has_carrier(name).map_err(|error| format!("{name}: {error}"))? {
+    while !has_carrier(name).map_err(|error| TrialError::Link { name: name.to_owned(), error })? {
         go_on(ended)?;
         if Instant::now() > until {
-            return Err(format!("{name} has no carrier for {} s", PATIENCE.as_secs()));
+            return Err(TrialError::NoCarrier { name: name.to_owned() });
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -238,8 +268,9 @@ fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), String> {
 }
 
 /// Sends frames until one arrives; `false`: none does.
-fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<bool, String> {
-    let (until, mut arrived) = (Instant::now() + PATIENCE, false);
+fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<bool, TrialError> {
+    let until = Instant::now() + PATIENCE;
+    let mut arrived = false;
     while !arrived && Instant::now() < until {
         go_on(ended)?;
         from.queue(to.mac, LEAST);
@@ -252,13 +283,14 @@ fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<boo
 
 /// # Errors
 /// The operator has ended it.
-pub(super) fn go_on(ended: &AtomicBool) -> Result<(), String> {
-    if ended.load(Ordering::Relaxed) { Err("interrupted".to_owned()) } else { Ok(()) }
+pub(super) fn go_on(ended: &AtomicBool) -> Result<(), TrialError> {
+    if ended.load(Ordering::Relaxed) { Err(TrialError::Interrupted) } else { Ok(()) }
 }
 
-fn direction(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<Direction, String> {
+fn direction(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<Direction, TrialError> {
     let largest = from.largest().min(to.largest());
-    let (mut lost_sizes, mut unsent_sizes) = (Vec::new(), Vec::new());
+    let mut lost_sizes = Vec::new();
+    let mut unsent_sizes = Vec::new();
     for size in (LEAST..largest).step_by(STEP).chain([largest]) {
         go_on(ended)?;
         match send_some(from, to, size) {
@@ -277,7 +309,9 @@ fn direction(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<Directi
 
 /// How many frames of a size were sent until one arrived whole, and whether one did.
 fn send_some(from: &mut End, to: &mut End, frame_bytes: usize) -> (usize, bool) {
-    let (until, mut sent, mut arrived) = (Instant::now() + WIRE, 0, false);
+    let until = Instant::now() + WIRE;
+    let mut sent = 0;
+    let mut arrived = false;
     while !arrived && Instant::now() < until {
         if sent < TRIES && from.queue(to.mac, frame_bytes) {
             sent += 1;
@@ -289,14 +323,17 @@ fn send_some(from: &mut End, to: &mut End, frame_bytes: usize) -> (usize, bool) 
 }
 
 fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
-    let (receiver, counters) =
-        (to.name().to_owned(), |name: &str| card::statistics(name).unwrap_or_default());
-    let (before, interrupts) = (counters(&receiver), interrupts_handled(&receiver));
-    let (from_mac, to_mac, ended) = (from.mac, to.mac, AtomicBool::new(false));
+    let receiver = to.name().to_owned();
+    let before = card::statistics(&receiver).unwrap_or_default();
+    let interrupts = interrupts_handled(&receiver);
+    let from_mac = from.mac;
+    let to_mac = to.mac;
+    let ended = AtomicBool::new(false);
     let begun = Instant::now();
     let (sent, (received, last)) = thread::scope(|scope| {
         let receiver = scope.spawn(|| {
-            let (mut received, mut last) = (0_u64, begun);
+            let mut received = 0_u64;
+            let mut last = begun;
             while !ended.load(Ordering::Relaxed) {
                 let before = received;
                 to.exchange(from_mac, |size| received += u64::from(size == frame_bytes));
@@ -315,8 +352,8 @@ fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
         ended.store(true, Ordering::Relaxed);
         (sent, receiver.join().expect("the receiver does not panic"))
     });
-    let per_second = |frames: u64, time: Duration| (frames as f64 / time.as_secs_f64()) as u64;
-    let counted = counters(&receiver).into_iter().filter_map(|(name, now)| {
+    let now = card::statistics(&receiver).unwrap_or_default();
+    let counted = now.into_iter().filter_map(|(name, now)| {
         let more = now.wrapping_sub(before.get(&name).copied().unwrap_or(0));
         (more != 0).then_some((name, more))
     });
@@ -327,6 +364,10 @@ fn rate(from: &mut End, to: &mut End, frame_bytes: usize) -> Rate {
         interrupts: interrupts_handled(&receiver).saturating_sub(interrupts),
         counted: counted.collect(),
     }
+}
+
+fn per_second(frames: u64, time: Duration) -> u64 {
+    (frames as f64 / time.as_secs_f64()) as u64
 }
 
 /// A UDP datagram of one of 64 flows, so that a card spreads them over its queues. Each byte of its data is the last

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use xvs_ctl::placement;
 use xvs_host::cores::parse_cores;
@@ -29,7 +29,7 @@ pub(super) struct Tunables {
     pub worker_cores: Vec<Option<usize>>,
     /// The cores that are on.
     pub cores: BTreeSet<usize>,
-    /// Those of them on which the scheduler puts no other programs.
+    /// The cores on which the scheduler puts no other programs.
     pub isolated: BTreeSet<usize>,
     /// The frequency governor of a core; absent: it has none.
     pub governors: BTreeMap<usize, String>,
@@ -76,10 +76,9 @@ pub(super) struct Interrupt {
 impl Tunables {
     /// Reads them for the examined interfaces.
     pub(super) fn read(facts: &Facts) -> Self {
-        let is_physical = |name: &str| Path::new(NETWORK).join(name).join("device").exists();
         let cards: Vec<_> = facts
             .devices()
-            .filter(|(name, _)| is_physical(name))
+            .filter(|(name, _)| Path::new(NETWORK).join(name).join("device").exists())
             .map(|(name, device)| Card::read(facts, name, device))
             .collect();
         let running = cores_of_running_workers(facts);
@@ -90,12 +89,11 @@ impl Tunables {
         let wanted_workers = running.as_ref().map_or(configured, Vec::len);
         let count = wanted_workers.min(possible);
         let worker_cores = running.unwrap_or_else(|| placement::cores(count, &cores_allowed()));
-        let listed = |path: &str| text(path).map(|list| parse_cores(&list)).unwrap_or_default();
         Self {
             cards,
             wanted_workers,
-            cores: listed(ONLINE),
-            isolated: [ISOLATED_AT_BOOT, ISOLATED_BY_CPUSETS].into_iter().flat_map(listed).collect(),
+            cores: cores_listed(ONLINE),
+            isolated: [ISOLATED_AT_BOOT, ISOLATED_BY_CPUSETS].into_iter().flat_map(cores_listed).collect(),
             governors: of_each(&worker_cores, |core| text(format!("{core}/cpufreq/scaling_governor"))),
             idle_exit_micros: of_each(&worker_cores, |core| idle_exit_micros(&format!("{core}/cpuidle"))),
             nodes: nodes(),
@@ -141,28 +139,33 @@ fn cores_allowed() -> Vec<usize> {
     parse_cores(list).into_iter().collect()
 }
 
+/// The cores of a file that lists them.
+fn cores_listed(path: &str) -> BTreeSet<usize> {
+    text(path).map(|list| parse_cores(&list)).unwrap_or_default()
+}
+
 /// What is read from the folder of each worker's core.
 fn of_each<T>(workers: &[Option<usize>], read: impl Fn(String) -> Option<T>) -> BTreeMap<usize, T> {
-    let of_core = |core: &usize| Some((*core, read(format!("{CORES}/cpu{core}"))?));
-    workers.iter().flatten().filter_map(of_core).collect()
+    let cores = workers.iter().flatten();
+    cores.filter_map(|core| Some((*core, read(format!("{CORES}/cpu{core}"))?))).collect()
 }
 
 /// The numbers of the interrupts of a device, or of its parent: virtio is a device of a PCI device.
 fn vectors(folder: &Path) -> BTreeSet<u32> {
-    let numbers = |path: PathBuf| names(&path).filter_map(|name| name.parse().ok()).collect::<BTreeSet<_>>();
-    let own = numbers(folder.join("msi_irqs"));
-    if own.is_empty() { numbers(folder.join("../msi_irqs")) } else { own }
+    let folders = ["msi_irqs", "../msi_irqs"].into_iter().map(|name| folder.join(name));
+    let mut numbers = folders.map(|folder| names(&folder).filter_map(|name| name.parse().ok()).collect());
+    numbers.find(|numbers: &BTreeSet<_>| !numbers.is_empty()).unwrap_or_default()
 }
 
-/// Those of these interrupts that `/proc/interrupts` has, and that belong to queues.
+/// The interrupts of `irqs` that `/proc/interrupts` has, and that belong to queues.
 fn interrupts(listing: &str, irqs: &BTreeSet<u32>) -> Vec<Interrupt> {
-    let read = |line: &str| {
+    let interrupts = listing.lines().filter_map(|line| {
         let irq = line.split_once(':')?.0.trim().parse().ok().filter(|irq| irqs.contains(irq))?;
         let name = line.split_whitespace().last()?;
         let cores = text(affinity_path(irq)).unwrap_or_default();
         Some(Interrupt { irq, name: name.to_owned(), queue: queue_of(name)?, cores })
-    };
-    listing.lines().filter_map(read).collect()
+    });
+    interrupts.collect()
 }
 
 /// The interrupts of the device behind an interface since the machine booted; 0 without a device.
@@ -173,12 +176,12 @@ pub(super) fn interrupts_handled(name: &str) -> u64 {
 
 /// The sum of these interrupts over all cores, of a listing like `/proc/interrupts`.
 fn handled(listing: &str, irqs: &BTreeSet<u32>) -> u64 {
-    let of_line = |line: &str| {
+    let sums = listing.lines().filter_map(|line| {
         let (irq, counts) = line.split_once(':')?;
         let counts = counts.split_whitespace().map_while(|count| count.parse::<u64>().ok());
         irqs.contains(&irq.trim().parse().ok()?).then(|| counts.sum::<u64>())
-    };
-    listing.lines().filter_map(of_line).sum()
+    });
+    sums.sum()
 }
 
 /// The queue of an interrupt of this name; `None`: it is of something else, such as link events or filters.
@@ -200,26 +203,27 @@ pub(super) fn affinity_path(irq: u32) -> String {
 
 /// The greatest exit latency of the enabled idle states in a core's folder.
 fn idle_exit_micros(folder: &str) -> Option<u32> {
-    let latency = |state: String| {
-        let of = |file| text(format!("{folder}/{state}/{file}"))?.parse::<u32>().ok();
-        of("latency").filter(|_| of("disable") == Some(0))
-    };
-    names(Path::new(folder)).filter_map(latency).max()
+    let latencies = names(Path::new(folder)).filter_map(|state| {
+        let [latency, disable] =
+            ["latency", "disable"].map(|file| text(format!("{folder}/{state}/{file}"))?.parse::<u32>().ok());
+        latency.filter(|_| disable == Some(0))
+    });
+    latencies.max()
 }
 
 fn nodes() -> BTreeMap<u32, String> {
-    let node = |name: String| {
+    let nodes = names(Path::new(NODES)).filter_map(|name| {
         let number = name.strip_prefix("node")?.parse().ok()?;
         Some((number, text(format!("{NODES}/{name}/cpulist"))?))
-    };
-    names(Path::new(NODES)).filter_map(node).collect()
+    });
+    nodes.collect()
 }
 
 /// Whether a process with this name runs.
 fn runs(program: &str) -> bool {
-    let is_process = |name: &String| name.bytes().all(|byte| byte.is_ascii_digit());
-    let called = |name: String| text(format!("/proc/{name}/comm")).is_some_and(|comm| comm == program);
-    names(Path::new("/proc")).filter(is_process).any(called)
+    let mut processes =
+        names(Path::new("/proc")).filter(|name| name.bytes().all(|byte| byte.is_ascii_digit()));
+    processes.any(|name| text(format!("/proc/{name}/comm")).is_some_and(|comm| comm == program))
 }
 
 /// The names of the files in a folder; none if it is absent.

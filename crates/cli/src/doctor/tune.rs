@@ -5,17 +5,18 @@
 //! the machine boots.
 
 use std::collections::BTreeSet;
-use std::process::Command;
-use std::{fmt, fs};
+use std::process::{Command, ExitStatus};
+use std::{fmt, fs, io};
 
+use thiserror::Error;
 use xvs_host::cores::parse_cores;
 use xvs_xdp::card::CardSettings;
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::gather::{Asked, gather_interfaces};
+use crate::doctor::gather::{Asked, NetworkUnread, gather_interfaces};
 use crate::doctor::interfaces::absent;
-use crate::doctor::tunables::{Card, Tunables, affinity_path, most_queues};
+use crate::doctor::tunables::{Card, Interrupt, Tunables, affinity_path, most_queues};
 
 /// Whether the commands are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,33 +41,44 @@ enum Action {
     Interrupt { irq: u32, core: usize },
 }
 
+/// Why a command failed.
+#[derive(Debug, Error)]
+enum ActionError {
+    #[error(transparent)]
+    File(#[from] io::Error),
+    #[error("the program ethtool cannot be started: {0}")]
+    NoEthtool(io::Error),
+    #[error("{said} ({status})")]
+    Ethtool { said: String, status: ExitStatus },
+}
+
 /// The findings of this machine. With [`Apply::Yes`], those about an item whose command was run say what came of it.
 ///
 /// # Errors
 /// The kernel's network cannot be read; nothing was changed.
-pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, String> {
+pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, NetworkUnread> {
     let items = look(asked)?;
     if apply == Apply::No {
         return Ok(items.into_iter().map(|item| item.finding).collect());
     }
     // Drivers set interrupts up anew when queues or rings change, so interrupts are read and placed afterwards.
-    let is_of_ethtool = |item: &Item| matches!(item.action, Some(Action::Ethtool(_)));
-    let mut findings: Vec<_> =
-        items.into_iter().filter(is_of_ethtool).map(|item| item.apply(Action::run)).collect();
+    let of_ethtool = items.into_iter().filter(|item| matches!(item.action, Some(Action::Ethtool(_))));
+    let mut findings: Vec<_> = of_ethtool.map(|item| item.apply(Action::run)).collect();
     match look(asked) {
         Err(error) => findings.push(Finding::fail("interrupts", "", error)),
         Ok(items) => {
             let handled: BTreeSet<_> = findings.iter().map(|one| (one.check, one.object.clone())).collect();
-            let is_new = |item: &Item| !handled.contains(&(item.finding.check, item.finding.object.clone()));
-            findings.extend(items.into_iter().filter(is_new).map(|item| item.apply(Action::run)));
+            let new = items
+                .into_iter()
+                .filter(|item| !handled.contains(&(item.finding.check, item.finding.object.clone())));
+            findings.extend(new.map(|item| item.apply(Action::run)));
         }
     }
     Ok(findings)
 }
 
-fn look(asked: &Asked) -> Result<Vec<Item>, String> {
-    let facts =
-        gather_interfaces(asked).map_err(|error| format!("the kernel's network cannot be read: {error}"))?;
+fn look(asked: &Asked) -> Result<Vec<Item>, NetworkUnread> {
+    let facts = gather_interfaces(asked)?;
     Ok(examine(&facts, &Tunables::read(&facts)))
 }
 
@@ -99,8 +111,8 @@ fn examine(facts: &Facts, tunables: &Tunables) -> Vec<Item> {
 /// No pause frames.
 fn pause(_: &Tunables, card: &Card) -> Vec<Item> {
     let Some(pause) = card.settings.pause else { return Vec::new() };
-    let word = |on| if on { "on" } else { "off" };
-    let now = format!("receive {}, send {}", word(pause.receive), word(pause.transmit));
+    let [receive, send] = [pause.receive, pause.transmit].map(|on| if on { "on" } else { "off" });
+    let now = format!("receive {receive}, send {send}");
     let item = if pause.receive || pause.transmit {
         let found = format!(
             "{now}; wanted off: otherwise a director that is slow for a moment stops its switch port for all"
@@ -127,8 +139,11 @@ fn lro(_: &Tunables, card: &Card) -> Vec<Item> {
 
 /// As many queues as workers.
 fn queues(tunables: &Tunables, card: &Card) -> Vec<Item> {
-    let (name, now, most) = (&card.name, card.device.receive_queues, most_queues(&card.device));
-    let (target, wanted) = (tunables.worker_cores.len() as u32, tunables.wanted_workers);
+    let name = &card.name;
+    let now = card.device.receive_queues;
+    let most = most_queues(&card.device);
+    let target = tunables.worker_cores.len() as u32;
+    let wanted = tunables.wanted_workers;
     let found = format!("receive queues {now}, workers {target}");
     let why = "each worker then serves one queue of each interface";
     let item = match now == target {
@@ -185,7 +200,9 @@ fn rings(_: &Tunables, card: &Card) -> Vec<Item> {
 fn hash(tunables: &Tunables, card: &Card) -> Vec<Item> {
     let queues =
         if card.attached { card.device.receive_queues as usize } else { tunables.worker_cores.len() };
-    let of = |(check, flow, by_ports): (_, _, Option<bool>)| {
+    let CardSettings { udp4_by_ports, udp6_by_ports, .. } = card.settings;
+    let protocols = [("hash of udp4", "udp4", udp4_by_ports), ("hash of udp6", "udp6", udp6_by_ports)];
+    let items = protocols.into_iter().filter_map(|(check, flow, by_ports)| {
         let item = match by_ports.filter(|_| queues > 1)? {
             true => Finding::ok(check, &card.name, "addresses and ports").into(),
             false => {
@@ -196,12 +213,8 @@ fn hash(tunables: &Tunables, card: &Card) -> Vec<Item> {
             }
         };
         Some(item.seen(format!("ethtool -n {} rx-flow-hash {flow}", card.name)))
-    };
-    let CardSettings { udp4_by_ports, udp6_by_ports, .. } = card.settings;
-    [("hash of udp4", "udp4", udp4_by_ports), ("hash of udp6", "udp6", udp6_by_ports)]
-        .into_iter()
-        .filter_map(of)
-        .collect()
+    });
+    items.collect()
 }
 
 /// Interrupts that are coalesced, and not for long. Values between are left.
@@ -233,7 +246,8 @@ fn coalescing(_: &Tunables, card: &Card) -> Vec<Item> {
 
 /// The interrupts of a queue on the core of the worker that serves it.
 fn interrupts(tunables: &Tunables, card: &Card) -> Vec<Item> {
-    let (name, workers) = (&card.name, tunables.worker_cores.len().max(1));
+    let name = &card.name;
+    let workers = tunables.worker_cores.len().max(1);
     let queues = if card.attached { card.device.receive_queues } else { workers as u32 };
     let mut placed = 0;
     let mut items = Vec::new();
@@ -245,7 +259,7 @@ fn interrupts(tunables: &Tunables, card: &Card) -> Vec<Item> {
             placed += 1;
             continue;
         }
-        let (irq, queue) = (interrupt.irq, interrupt.queue);
+        let Interrupt { irq, queue, .. } = *interrupt;
         let found = format!(
             "IRQ {irq} ({}) of queue {queue} on cores {}; wanted core {core}, that of worker {worker}: under overload \
              the kernel then receives no more there than the worker forwards",
@@ -371,11 +385,11 @@ impl Item {
     }
 
     /// Runs its command, if it has one, and says what came of it.
-    fn apply(self, run: impl Fn(&Action) -> Result<(), String>) -> Finding {
+    fn apply(self, run: impl Fn(&Action) -> Result<(), ActionError>) -> Finding {
         let Self { finding, action: Some(action) } = self else { return self.finding };
         let (level, result, mend) = match run(&action) {
             Ok(()) => (Level::Ok, "done".to_owned(), None),
-            Err(error) => (Level::Fail, error, finding.mend),
+            Err(error) => (Level::Fail, error.to_string(), finding.mend),
         };
         Finding { level, found: format!("{}; `{action}`: {result}", finding.found), mend, ..finding }
     }
@@ -388,19 +402,17 @@ impl From<Finding> for Item {
 }
 
 impl Action {
-    fn run(&self) -> Result<(), String> {
+    fn run(&self) -> Result<(), ActionError> {
         match self {
             // What the printed command does, without a shell.
-            Self::Interrupt { irq, core } => {
-                fs::write(affinity_path(*irq), core.to_string()).map_err(|error| error.to_string())
-            }
+            Self::Interrupt { irq, core } => Ok(fs::write(affinity_path(*irq), core.to_string())?),
             Self::Ethtool(words) => {
                 let output = Command::new("ethtool").args(words.split(' ')).output();
-                let output =
-                    output.map_err(|error| format!("the program ethtool cannot be started: {error}"))?;
+                let output = output.map_err(ActionError::NoEthtool)?;
                 let said =
                     String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-                if output.status.success() { Ok(()) } else { Err(format!("{said} ({})", output.status)) }
+                let status = output.status;
+                if status.success() { Ok(()) } else { Err(ActionError::Ethtool { said, status }) }
             }
         }
     }
@@ -493,7 +505,7 @@ mod tests {
         shown.collect()
     }
 
-    /// The same after a change of the card.
+    /// The commands of [`wanted`] after a change of the card.
     fn wanted_of(change: impl Fn(&mut Card)) -> Vec<String> {
         wanted(|tunables| change(&mut tunables.cards[0]))
     }
@@ -741,7 +753,7 @@ mod tests {
         assert_eq!(*ran.borrow(), ["ethtool -K wan lro off"]);
         assert_eq!((done.level, done.mend), (Level::Ok, None));
         assert_eq!(done.found, "on; wanted off; `ethtool -K wan lro off`: done");
-        let failed = item().apply(|_| Err("Operation not supported".to_owned()));
+        let failed = item().apply(|_| Err(io::Error::other("Operation not supported").into()));
         assert_eq!(failed.level, Level::Fail);
         assert_eq!(failed.mend.unwrap().command, "ethtool -K wan lro off");
         let advice = Item::from(Finding::warn("isolation", "", "advice"));

@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Arguments, xvs: Command) -> Done {
 }
 
 /// The page of a command, and those of its subcommands.
-fn write(command: &Command, folder: &Path) -> Result<(), String> {
+fn write(command: &Command, folder: &Path) -> io::Result<()> {
     for below in command.get_subcommands() {
         write(below, folder)?;
     }
@@ -62,7 +62,8 @@ fn rest(command: &Command, name: &str) -> Roff {
     let mut roff = Roff::new();
     let after = command.get_after_help().map(ToString::to_string).unwrap_or_default();
     for line in after.lines().filter(|line| !line.is_empty()) {
-        let (text, indented) = (line.trim(), line.starts_with(' '));
+        let text = line.trim();
+        let indented = line.starts_with(' ');
         match (text.strip_suffix(':'), text.split_once("  ")) {
             (Some(heading), _) if !indented => roff.control("SH", [heading.to_uppercase().as_str()]),
             _ if !indented => roff.control("PP", []).text([roman(text)]),
@@ -84,24 +85,23 @@ fn rest(command: &Command, name: &str) -> Roff {
 }
 
 /// Writes one page, a file of this name; an error, such as a full disk or a missing folder, names the page.
-fn page(
-    folder: &Path,
-    name: &str,
-    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<(), String> {
+fn page(folder: &Path, name: &str, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let path = folder.join(name);
-    let write = || {
-        let mut text = Vec::new();
-        content(&mut text)?;
-        fs::write(&path, ascii(&String::from_utf8_lossy(&text)))
-    };
-    write().map_err(|error| format!("{}: {error}", path.display()))
+    let mut text = Vec::new();
+    let written = content(&mut text).and_then(|()| fs::write(&path, ascii(&String::from_utf8_lossy(&text))));
+    written.map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
 }
 
 /// ASCII text with groff's escapes for other characters (groff_char(7)): groff does not read UTF-8 by default.
 fn ascii(text: &str) -> String {
-    let escaped = |c: char| if c.is_ascii() { c.to_string() } else { format!("\\[u{:04X}]", u32::from(c)) };
-    text.chars().map(escaped).collect()
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c.is_ascii() {
+            true => escaped.push(c),
+            false => escaped += &format!("\\[u{:04X}]", u32::from(c)),
+        }
+    }
+    escaped
 }
 
 /// The section for system administration (man-pages(7)).

@@ -39,8 +39,10 @@ pub(super) fn page() -> Roff {
 
 /// Writes Markdown, up to its first table with that. Of links the text is kept.
 fn write_to_end_of_table(roff: &mut Roff, markdown: &str) {
-    let (mut inlines, mut cells) = (Vec::<Inline>::new(), Vec::new());
-    let (mut is_strong, mut is_code) = (false, false);
+    let mut inlines = Vec::<Inline>::new();
+    let mut cells = Vec::new();
+    let mut is_strong = false;
+    let mut is_code = false;
     for event in Parser::new_ext(markdown, Options::ENABLE_TABLES) {
         match event {
             Event::Text(text) if is_code => {

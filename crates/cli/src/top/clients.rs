@@ -9,7 +9,7 @@ use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModif
 use ratatui::style::Modifier;
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
-use xvs_model::config::client_limit::{ClientRow, LimitReport};
+use xvs_model::config::client_limit::LimitReport;
 use xvs_model::protocol::client::{Client, Failure};
 use xvs_model::protocol::question;
 use xvs_proto::Prefix;
@@ -38,41 +38,41 @@ pub(super) fn look(client: &mut Client) -> Result<LimitReport, Failure> {
 
 impl Clients {
     pub(super) fn new(now: LimitReport, filter: &str) -> Self {
-        let (before, trouble, first) = (refused(&now).collect(), None, 0);
-        Self { before, now, trouble, filter: filter.to_lowercase(), first }
+        let before = refused(&now).collect();
+        Self { before, now, trouble: None, filter: filter.to_lowercase(), first: 0 }
     }
 
     /// The title and a line for each client.
     pub(super) fn lines(&self) -> Vec<String> {
-        let line = |[client, connections, refused, newly, service]: [&str; 5]| {
-            format!("{client:<24} {connections:>11} {refused:>9} {newly:>8}  {service}")
-        };
         let title = line(["Client", "Connections", "Refused", "Newly", "Service"]);
-        let row = |row: &ClientRow| {
+        let rows = self.now.clients.iter().map(|row| {
             let before = self.before.get(&(row.service, row.client)).copied().unwrap_or(0);
             // A client that was forgotten and is known again begins at 0.
             let newly = row.refused.checked_sub(before).unwrap_or(row.refused);
             let numbers = [u64::from(row.connections), row.refused, newly].map(|number| number.to_string());
             let [connections, refused, newly] = numbers.each_ref().map(String::as_str);
             line([&row.client.to_string(), connections, refused, newly, &row.service.to_string()])
-        };
-        let rows = self.now.clients.iter().map(row);
+        });
         let kept = rows.filter(|row| row.to_lowercase().contains(&self.filter));
         [title].into_iter().chain(kept).collect()
     }
 }
 
+fn line([client, connections, refused, newly, service]: [&str; 5]) -> String {
+    format!("{client:<24} {connections:>11} {refused:>9} {newly:>8}  {service}")
+}
+
 impl View for Clients {
     type Look = LimitReport;
 
-    fn take(&mut self, look: Result<LimitReport, String>) {
+    fn take(&mut self, look: Result<LimitReport, Failure>) {
         match look {
             Ok(look) => {
                 self.before = refused(&self.now).collect();
                 self.now = look;
                 self.trouble = None;
             }
-            Err(trouble) => self.trouble = Some(trouble),
+            Err(trouble) => self.trouble = Some(trouble.to_string()),
         }
     }
 
@@ -93,7 +93,8 @@ impl View for Clients {
 
     fn draw(&mut self, frame: &mut Frame<'_>) {
         let area = frame.area();
-        let (width, height) = (usize::from(area.width), usize::from(area.height));
+        let width = usize::from(area.width);
+        let height = usize::from(area.height);
         let summary = match &self.trouble {
             Some(trouble) => trouble.clone(),
             None => format!(
@@ -118,6 +119,8 @@ fn refused(report: &LimitReport) -> impl Iterator<Item = ((ServiceKey, Prefix), 
 
 #[cfg(test)]
 mod tests {
+    use xvs_model::config::client_limit::ClientRow;
+
     use crate::top::clients::*;
 
     #[test]

@@ -8,6 +8,7 @@ use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModif
 use ratatui::style::{Modifier, Style};
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
+use xvs_model::protocol::client::Failure;
 use xvs_model::report::traffic::Traffic;
 
 use crate::top::KEYS;
@@ -119,14 +120,14 @@ impl Screen {
 impl View for Screen {
     type Look = Traffic;
 
-    fn take(&mut self, look: Result<Traffic, String>) {
+    fn take(&mut self, look: Result<Traffic, Failure>) {
         match look {
             Ok(look) => {
                 self.before = Some(std::mem::replace(&mut self.now, look));
                 self.trouble = None;
                 self.renew();
             }
-            Err(trouble) => self.trouble = Some(trouble),
+            Err(trouble) => self.trouble = Some(trouble.to_string()),
         }
     }
 
@@ -152,7 +153,8 @@ impl View for Screen {
 
     fn draw(&mut self, frame: &mut Frame<'_>) {
         let area = frame.area();
-        let (width, height) = (usize::from(area.width), usize::from(area.height));
+        let width = usize::from(area.width);
+        let height = usize::from(area.height);
         let mut lines: Vec<Line<'_>> =
             header(self.before.as_ref(), &self.now, width).into_iter().map(Line::from).collect();
         if let Some(trouble) = &self.trouble {
@@ -315,7 +317,7 @@ mod tests {
     #[test]
     fn the_first_line_shows_the_error_until_the_daemon_answers() {
         let mut screen = screen();
-        screen.take(Err("no xvsd listens".to_owned()));
+        screen.take(Err(Failure::Transport("no xvsd listens".to_owned())));
         assert!(drawn(&mut screen, 80, 24)[0].starts_with("no xvsd listens"));
         screen.take(Ok(look(100, 1)));
         let lines = drawn(&mut screen, 80, 24);

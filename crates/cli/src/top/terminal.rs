@@ -27,7 +27,7 @@ pub(super) trait View {
     type Look;
 
     /// Takes a new look, or the error of the request.
-    fn take(&mut self, look: Result<Self::Look, String>);
+    fn take(&mut self, look: Result<Self::Look, Failure>);
 
     /// Handles a key.
     fn heed(&mut self, event: &Event) -> After;
@@ -44,7 +44,7 @@ pub(super) enum After {
 }
 
 /// Shows a view in the terminal until a key or a signal ends it.
-pub(super) fn shown<V: View>(view: V, looks: Receiver<Result<V::Look, String>>) -> Done {
+pub(super) fn shown<V: View>(view: V, looks: Receiver<Result<V::Look, Failure>>) -> Done {
     let told_to_end = Arc::new(AtomicUsize::new(0));
     for signal in [SIGHUP, SIGINT, SIGTERM] {
         flag::register_usize(signal, told_to_end.clone(), signal as usize)?;
@@ -62,7 +62,7 @@ pub(super) fn shown<V: View>(view: V, looks: Receiver<Result<V::Look, String>>) 
 fn live<V: View>(
     terminal: &mut DefaultTerminal,
     mut view: V,
-    looks: &Receiver<Result<V::Look, String>>,
+    looks: &Receiver<Result<V::Look, Failure>>,
     told_to_end: &AtomicUsize,
 ) -> Done {
     loop {
@@ -92,20 +92,21 @@ pub(super) fn watch<L: Send + 'static>(
     socket: PathBuf,
     interval: Duration,
     look: fn(&mut Client) -> Result<L, Failure>,
-) -> io::Result<Receiver<Result<L, String>>> {
+) -> io::Result<Receiver<Result<L, Failure>>> {
     let (send, looks) = bounded(1);
     let mut client = Some(client);
-    let ask = move || loop {
-        thread::sleep(interval);
-        let look = again(&mut client, &socket, look).map_err(|error| error.to_string());
-        if look.is_err() {
-            client = None;
+    thread::Builder::new().name("xvs-top".to_owned()).spawn(move || {
+        loop {
+            thread::sleep(interval);
+            let look = again(&mut client, &socket, look);
+            if look.is_err() {
+                client = None;
+            }
+            if send.send(look).is_err() {
+                return;
+            }
         }
-        if send.send(look).is_err() {
-            return;
-        }
-    };
-    thread::Builder::new().name("xvs-top".to_owned()).spawn(ask)?;
+    })?;
     Ok(looks)
 }
 

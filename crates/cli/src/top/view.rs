@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use xvs_model::duration;
 use xvs_model::report::health::CheckState;
 use xvs_model::report::listing::Stats;
-use xvs_model::report::status::{Drops, WorkerStatus};
+use xvs_model::report::status::WorkerStatus;
 use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 use xvs_model::report::unanswered::REPORTED;
 
@@ -76,17 +76,13 @@ struct Rates {
 impl Rates {
     /// Rates between two totals; a counter that was reset in between began at zero.
     fn between(before: Option<&Stats>, now: &Stats, seconds: f64) -> Self {
-        let rate = |field: fn(&Stats) -> u64| {
-            let (Some(before), true) = (before, seconds > 0.0) else { return 0.0 };
-            let (before, now) = (field(before), field(now));
-            (if now < before { now } else { now - before }) as f64 / seconds
-        };
+        let Some(before) = before.filter(|_| seconds > 0.0) else { return Self::default() };
         Self {
-            connections: rate(|stats| stats.connections),
-            in_packets: rate(|stats| stats.in_packets),
-            out_packets: rate(|stats| stats.out_packets),
-            in_bytes: rate(|stats| stats.in_bytes),
-            out_bytes: rate(|stats| stats.out_bytes),
+            connections: per_second(before.connections, now.connections, seconds),
+            in_packets: per_second(before.in_packets, now.in_packets, seconds),
+            out_packets: per_second(before.out_packets, now.out_packets, seconds),
+            in_bytes: per_second(before.in_bytes, now.in_bytes, seconds),
+            out_bytes: per_second(before.out_bytes, now.out_bytes, seconds),
         }
     }
 
@@ -101,11 +97,12 @@ impl Rates {
     }
 }
 
+fn per_second(before: u64, now: u64, seconds: f64) -> f64 {
+    now.checked_sub(before).unwrap_or(now) as f64 / seconds
+}
+
 impl Row {
     fn of_service(service: &ServiceTraffic, before: Option<&ServiceTraffic>, seconds: f64) -> Self {
-        let sum = |count: fn(&DestinationTraffic) -> u32| {
-            service.destinations.iter().map(count).map(u64::from).sum()
-        };
         Self {
             name: service.key.to_string(),
             method: String::new(),
@@ -115,8 +112,8 @@ impl Row {
             },
             level: Level::Service,
             rates: Rates::between(before.map(|before| &before.stats), &service.stats, seconds),
-            active: sum(|dest| dest.active),
-            inactive: sum(|dest| dest.inactive),
+            active: service.destinations.iter().map(|dest| u64::from(dest.active)).sum(),
+            inactive: service.destinations.iter().map(|dest| u64::from(dest.inactive)).sum(),
         }
     }
 
@@ -127,11 +124,10 @@ impl Row {
             Some(CheckState::Failing { failures, fall }) => ('!', format!(" {failures}/{fall}")),
             Some(_) => ('x', String::new()),
         };
-        let (endpoint, method) = (dest.endpoint, dest.method.listed());
         let disabled = if dest.disabled { " disabled" } else { "" };
         Self {
-            name: format!("{mark} {endpoint}"),
-            method: format!(" {method} {}", dest.weight.0),
+            name: format!("{mark} {}", dest.endpoint),
+            method: format!(" {} {}", dest.method.listed(), dest.weight.0),
             notes: failing + disabled,
             level: Level::Destination,
             rates: Rates::between(before.map(|before| &before.stats), &dest.stats, seconds),
@@ -146,15 +142,18 @@ impl Row {
 
     /// The order of two rows.
     fn compare(&self, other: &Self, sort: Sort) -> Ordering {
-        let number = |row: &Self| match sort {
-            Sort::Connections => row.rates.connections,
-            Sort::Packets => row.rates.in_packets + row.rates.out_packets,
-            Sort::Bytes => row.rates.in_bytes + row.rates.out_bytes,
-            Sort::Active => row.active as f64,
-            Sort::Inactive => row.inactive as f64,
+        other.number(sort).total_cmp(&self.number(sort)).then_with(|| self.name.cmp(&other.name))
+    }
+
+    fn number(&self, sort: Sort) -> f64 {
+        match sort {
+            Sort::Connections => self.rates.connections,
+            Sort::Packets => self.rates.in_packets + self.rates.out_packets,
+            Sort::Bytes => self.rates.in_bytes + self.rates.out_bytes,
+            Sort::Active => self.active as f64,
+            Sort::Inactive => self.inactive as f64,
             Sort::Name => 0.0,
-        };
-        number(other).total_cmp(&number(self)).then_with(|| self.name.cmp(&other.name))
+        }
     }
 
     fn label(&self) -> String {
@@ -224,10 +223,10 @@ impl Rows {
                 .flat_map(|before| &before.destinations)
                 .map(|dest| (dest.endpoint, dest))
                 .collect();
-            let of = |dest: &DestinationTraffic| {
-                Row::of_destination(dest, known.get(&dest.endpoint).copied(), seconds)
-            };
-            let mut members: Vec<_> = service.destinations.iter().map(of).collect();
+            let members = service.destinations.iter();
+            let mut members: Vec<_> = members
+                .map(|dest| Row::of_destination(dest, known.get(&dest.endpoint).copied(), seconds))
+                .collect();
             if !row.is_like(&filter) {
                 members.retain(|member| member.is_like(&filter));
                 if members.is_empty() {
@@ -240,8 +239,8 @@ impl Rows {
         groups.sort_by(|(one, _), (other, _)| one.compare(other, sort));
         let rows = groups.into_iter().flat_map(|(service, members)| std::iter::once(service).chain(members));
         let rows: Vec<_> = rows.collect();
-        let length = |row: &Row| row.name.chars().count() + row.notes.chars().count();
-        let longest = rows.iter().chain([&total]).map(length).max().unwrap_or(0);
+        let all = rows.iter().chain([&total]);
+        let longest = all.map(|row| row.name.chars().count() + row.notes.chars().count()).max().unwrap_or(0);
         Self { total, longest, rows }
     }
 }
@@ -259,10 +258,11 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
         None => counted(status.destinations, "real server", "real servers"),
     };
     let services = counted(status.services, "service", "services");
-    let (percent, uptime) = (status.table.percent, duration::in_words(status.uptime_seconds));
     let director = format!(
-        "{state}   {services}, {servers}, table {percent:.1} %, xvsd {}, up {uptime}",
-        status.version
+        "{state}   {services}, {servers}, table {:.1} %, xvsd {}, up {}",
+        status.table.percent,
+        status.version,
+        duration::in_words(status.uptime_seconds)
     );
     let lines = [
         director,
@@ -346,19 +346,18 @@ fn shortened(text: &str, most: usize) -> String {
 /// Utilization and packet rates of each worker, the busiest first.
 fn workers(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
     let seconds = seconds_between(before, now);
-    let shown = |(number, worker): (usize, &WorkerStatus)| {
+    let workers = now.status.workers.iter().enumerate().map(|(number, worker)| {
         let busy = worker.busy_percent.unwrap_or(0.0);
-        let rate = |count: fn(&WorkerStatus) -> u64| match (before, seconds > 0.0) {
-            (Some(before), true) => {
+        let [received, sent] = [WorkerStatus::received, WorkerStatus::sent].map(|count| match before {
+            Some(before) if seconds > 0.0 => {
                 let earlier = before.status.workers.get(number).map_or(0, count);
                 short(count(worker).saturating_sub(earlier) as f64 / seconds)
             }
             _ => short(0.0),
-        };
-        let (received, sent) = (rate(WorkerStatus::received), rate(WorkerStatus::sent));
+        });
         (busy, format!("{number}: {busy:.1} % busy, {received} in/s, {sent} out/s"))
-    };
-    let mut workers: Vec<_> = now.status.workers.iter().enumerate().map(shown).collect();
+    });
+    let mut workers: Vec<_> = workers.collect();
     workers.sort_by(|(one, _), (other, _)| other.total_cmp(one));
     workers.into_iter().map(|(_, text)| text).collect()
 }
@@ -371,14 +370,15 @@ fn drops(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
         .flat_map(|before| &before.status.drops)
         .map(|drops| (&drops.reason, drops.packets))
         .collect();
-    let since =
-        |drops: &Drops| drops.packets.saturating_sub(earlier.get(&drops.reason).copied().unwrap_or(0));
     // The counts of lists and limits include what workers drop for these reasons.
-    let is_by_list = |drops: &&Drops| ["denied", "not_allowed", "syn_rate"].contains(&drops.reason.as_str());
-    let others = now.status.drops.iter().filter(|drops| !is_by_list(drops));
-    let known = |list| before.iter().flat_map(|before| &before.status.lists).find(|known| known.list == list);
+    let others = now
+        .status
+        .drops
+        .iter()
+        .filter(|drops| !["denied", "not_allowed", "syn_rate"].contains(&drops.reason.as_str()));
     let by_list = now.status.lists.iter().map(|list| {
-        let before = known(list.list).map_or(0, |known| known.dropped);
+        let mut known = before.iter().flat_map(|before| &before.status.lists);
+        let before = known.find(|known| known.list == list.list).map_or(0, |known| known.dropped);
         (list.dropped.saturating_sub(before), list.list.to_string())
     });
     let limits = before.iter().flat_map(|before| &before.status.syn_limits);
@@ -388,7 +388,10 @@ fn drops(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
         (limit.dropped.saturating_sub(before), format!("SYN limit of {}", limit.service))
     });
     let mut rates: Vec<_> = others
-        .map(|drops| (since(drops), drops.reason.clone()))
+        .map(|drops| {
+            let before = earlier.get(&drops.reason).copied().unwrap_or(0);
+            (drops.packets.saturating_sub(before), drops.reason.clone())
+        })
         .chain(by_list)
         .chain(by_limit)
         .filter(|(packets, _)| *packets > 0 && seconds > 0.0)
@@ -438,7 +441,8 @@ fn short(number: f64) -> String {
     if number == 0.0 {
         return "0".to_owned();
     }
-    let (mut number, mut units) = (number, ["", "k", "M", "G", "T", "P", "E"].iter());
+    let mut number = number;
+    let mut units = ["", "k", "M", "G", "T", "P", "E"].iter();
     let mut unit = units.next().expect("there are some");
     while number >= 999.5 {
         number /= 1000.0;
@@ -456,7 +460,7 @@ mod tests {
     use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
     use crate::top::view::*;
-    use xvs_model::report::status::StatusReport;
+    use xvs_model::report::status::{Drops, StatusReport};
     use xvs_model::sample;
 
     fn stats(connections: u64, in_packets: u64, in_bytes: u64) -> Stats {

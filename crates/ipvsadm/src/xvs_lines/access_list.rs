@@ -10,7 +10,7 @@ use xvs_model::config::rule::{Object, Rule};
 use xvs_proto::Prefix;
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{ServiceArgument, arguments, parse};
+use crate::xvs_lines::arguments::{ServiceArgument, XvsLineError, arguments, parse};
 
 /// The end of an entry as words behind its network; nothing without an end.
 pub(crate) fn end(until: Option<Until>) -> String {
@@ -43,11 +43,9 @@ impl EntryArgument {
     ///
     /// # Errors
     /// No network, a wrong time, or the first line of ipvsadm's message about the service.
-    pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, String> {
-        let list = ListKey { kind, service: self.service.key(resolver)? };
-        let missing =
-            || format!("xvs {0} needs a network, or one of its subcommands; `xvs {0} --help`", kind.name());
-        let prefix = self.prefix.ok_or_else(missing)?;
+    pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
+        let list = list_key(kind, &self.service, resolver)?;
+        let prefix = self.prefix.ok_or(XvsLineError::NoNetwork(kind.name()))?;
         let until = self.word.as_deref().zip(self.time.as_deref());
         let until = until.map(|(word, time)| Until::read(word, time)).transpose()?;
         Ok(Command::Add(Rule::Listed { list, prefix, until }))
@@ -87,30 +85,31 @@ impl ListChange {
     ///
     /// # Errors
     /// The first line of ipvsadm's message about the service.
-    pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, String> {
-        let list =
-            |service: &ServiceArgument| Ok::<_, String>(ListKey { kind, service: service.key(resolver)? });
+    pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
+        let (Self::Delete { service, .. } | Self::File { service, .. } | Self::NoFile { service }) = self;
+        let list = list_key(kind, service, resolver)?;
         Ok(match self {
-            Self::Delete { service, prefix } => {
-                Command::Delete(Object::Listed { list: list(service)?, prefix: *prefix })
-            }
-            Self::File { service, path } => {
-                Command::Add(Rule::ListFile { list: list(service)?, path: path.clone() })
-            }
-            Self::NoFile { service } => Command::Delete(Object::ListFile(list(service)?)),
+            Self::Delete { prefix, .. } => Command::Delete(Object::Listed { list, prefix: *prefix }),
+            Self::File { path, .. } => Command::Add(Rule::ListFile { list, path: path.clone() }),
+            Self::NoFile { .. } => Command::Delete(Object::ListFile(list)),
         })
     }
 }
 
+fn list_key(
+    kind: ListKind,
+    service: &ServiceArgument,
+    resolver: &dyn Resolver,
+) -> Result<ListKey, XvsLineError> {
+    Ok(ListKey { kind, service: service.key(resolver).map_err(XvsLineError::Named)? })
+}
+
 /// The change that a line requests by its words behind `deny` or `allow`.
-///
-/// # Errors
-/// A sentence for the operator.
 pub(crate) fn list_command(
     kind: ListKind,
     words: &[&str],
     resolver: &dyn Resolver,
-) -> Result<Command, String> {
+) -> Result<Command, XvsLineError> {
     if words.first().is_some_and(|word| ["delete", "file", "no-file", "list"].contains(word)) {
         return parse::<ListChange>(kind.name(), words)?.command(kind, resolver);
     }

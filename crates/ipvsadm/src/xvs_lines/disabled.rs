@@ -7,7 +7,7 @@ use xvs_model::config::rule::Rule;
 
 use crate::resolver::Resolver;
 use crate::service_name::named;
-use crate::xvs_lines::arguments::{RealServerArgument, ServiceArgument, arguments};
+use crate::xvs_lines::arguments::{RealServerArgument, ServiceArgument, XvsLineError, arguments};
 
 /// Disabled real servers as the arguments of `xvs disable` and `xvs enable`.
 pub fn disabled_arguments(Disabled { server, service }: &Disabled) -> String {
@@ -29,18 +29,16 @@ impl DisabledArgument {
     ///
     /// # Errors
     /// The first line of ipvsadm's message about the service, or what is wrong with the real server.
-    pub fn named(&self, resolver: &dyn Resolver) -> Result<Disabled, String> {
-        let (service, word) = (self.service.key(resolver)?, self.server.word());
-        let server = word.parse().map_err(|error| format!("real server {word:?}: {error}"))?;
+    pub fn named(&self, resolver: &dyn Resolver) -> Result<Disabled, XvsLineError> {
+        let service = self.service.key(resolver).map_err(XvsLineError::Named)?;
+        let word = self.server.word();
+        let server = word.parse().map_err(|why| XvsLineError::RealServer { word: word.to_owned(), why })?;
         Ok(Disabled { server, service })
     }
 }
 
 /// The change that a line requests by its words behind `disable`.
-///
-/// # Errors
-/// A sentence for the operator, or the first line of ipvsadm's message about the service.
-pub(crate) fn disable_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, String> {
+pub(crate) fn disable_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
     arguments::<DisabledArgument>("disable", words)?
         .named(resolver)
         .map(|servers| Command::Add(Rule::Disabled(servers)))

@@ -8,7 +8,7 @@ use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::rule::{Object, Rule};
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::Line;
+use crate::xvs_lines::arguments::{Line, XvsLineError};
 
 /// A change of the local addresses.
 #[derive(Debug, Subcommand)]
@@ -34,7 +34,7 @@ pub enum LocalAddressChange {
 impl Line for LocalAddressChange {
     const WORD: &str = "laddr";
 
-    fn command(&self, _: &dyn Resolver) -> Result<Command, String> {
+    fn command(&self, _: &dyn Resolver) -> Result<Command, XvsLineError> {
         Ok(match *self {
             Self::Add { address: addr, ports: (first_port, last_port), standby } => {
                 Command::Add(Rule::Local(LocalAddress { addr, first_port, last_port, standby }))
@@ -46,11 +46,8 @@ impl Line for LocalAddressChange {
 
 /// `1024-32767`.
 fn ports(text: &str) -> Result<(u16, u16), &'static str> {
-    let read = || {
-        let (first, last) = text.split_once('-')?;
-        Some((first.parse().ok()?, last.parse().ok()?))
-    };
-    read().ok_or("ports are two numbers up to 65535: LOW-HIGH")
+    let ports = text.split_once('-').and_then(|(first, last)| first.parse().ok().zip(last.parse().ok()));
+    ports.ok_or("ports are two numbers up to 65535: LOW-HIGH")
 }
 
 #[cfg(test)]

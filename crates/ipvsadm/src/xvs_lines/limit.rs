@@ -6,7 +6,7 @@ use xvs_model::config::rule::{Object, Rule};
 use xvs_sched::{Above, ClientLimit};
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{Line, ServiceArgument};
+use crate::xvs_lines::arguments::{Line, ServiceArgument, XvsLineError};
 
 /// The options of `xvs limit set` that are not the defaults.
 pub(crate) fn limit_options(limit: &ClientLimit) -> String {
@@ -81,9 +81,9 @@ impl LimitChange {
 impl Line for LimitChange {
     const WORD: &str = "limit";
 
-    fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
-        let key = self.service().key(resolver)?;
-        let service = key.ok_or("limit: name the service by -t, -u, --sctp-service or -f")?;
+    fn command(&self, resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
+        let key = self.service().key(resolver).map_err(XvsLineError::Named)?;
+        let service = key.ok_or(XvsLineError::LimitOfNone)?;
         Ok(match self.limit() {
             None => Command::Delete(Object::Limit(service)),
             Some(limit) => Command::Add(Rule::Limit { service, limit }),

@@ -9,7 +9,7 @@ use xvs_model::config::rule::{Object, Rule};
 use xvs_proto::{Family, Prefix, Protocol};
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::Line;
+use crate::xvs_lines::arguments::{Line, XvsLineError};
 
 /// A change of the mark rules.
 #[derive(Debug, Subcommand)]
@@ -47,13 +47,11 @@ pub struct MarkOptions {
 }
 
 impl MarkOptions {
-    fn rule(&self) -> Result<MarkRule, String> {
-        if let (Some(dest), Some(source)) = (self.dest, self.source)
+    fn rule(&self) -> Result<MarkRule, XvsLineError> {
+        if let Some((dest, source)) = self.dest.zip(self.source)
             && Family::of(dest.addr()) != Family::of(source.addr())
         {
-            return Err(format!(
-                "mark: {source} and {dest} are of two address families, so no packet matches; name networks of one"
-            ));
+            return Err(XvsLineError::TwoFamilies { from: source, to: dest });
         }
         let (mark, mask) = self.set_mark;
         Ok(MarkRule {
@@ -71,7 +69,7 @@ impl MarkOptions {
 impl Line for MarkChange {
     const WORD: &str = "mark";
 
-    fn command(&self, _: &dyn Resolver) -> Result<Command, String> {
+    fn command(&self, _: &dyn Resolver) -> Result<Command, XvsLineError> {
         Ok(match self {
             Self::Add(options) => Command::Add(Rule::Mark(options.rule()?)),
             Self::Delete(options) => Command::Delete(Object::Mark(options.rule()?)),
@@ -90,21 +88,24 @@ fn protocol(text: &str) -> Result<Protocol, String> {
 
 /// `80` or `8000:8010`.
 fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
-    let wrong = || "a port is a number up to 65535, a range is FIRST:LAST".to_owned();
     let (first, last) = text.split_once(':').unwrap_or((text, text));
-    let (first, last) = (first.parse().map_err(|_| wrong())?, last.parse().map_err(|_| wrong())?);
-    if first <= last { Ok(first..=last) } else { Err(wrong()) }
+    let range = first.parse().ok().zip(last.parse().ok()).filter(|(first, last)| first <= last);
+    let range = range.map(|(first, last)| first..=last);
+    range.ok_or_else(|| "a port is a number up to 65535, a range is FIRST:LAST".to_owned())
 }
 
 /// `10`, `0xa` or `0x1/0xff`.
 fn mark(text: &str) -> Result<(u32, u32), String> {
-    let number = |text: &str| match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
-        Some(digits) => u32::from_str_radix(digits, 16).ok(),
-        None => text.parse().ok(),
-    };
     let (value, mask) = text.split_once('/').map_or((text, None), |(value, mask)| (value, Some(mask)));
     let both = number(value).zip(mask.map_or(Some(u32::MAX), number));
     both.ok_or_else(|| "a mark is a number up to 4294967295, decimal or 0x…, and so is a mask".to_owned())
+}
+
+fn number(text: &str) -> Option<u32> {
+    match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    }
 }
 
 #[cfg(test)]

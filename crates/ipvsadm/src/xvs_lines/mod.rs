@@ -8,7 +8,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::list_key::ListKind;
 
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{Line, command};
+use crate::xvs_lines::arguments::{Line, XvsLineError, command};
 
 pub(crate) mod access_list;
 pub(crate) mod arguments;
@@ -20,12 +20,12 @@ pub(crate) mod quic;
 pub(crate) mod service;
 
 /// The change of a line with this subcommand of xvs and these words behind it; `None`: rules files have no lines of
-/// this subcommand. An error is a sentence for the operator.
+/// this subcommand.
 pub(crate) fn read_line(
     word: &str,
     words: &[&str],
     resolver: &dyn Resolver,
-) -> Option<Result<Command, String>> {
+) -> Option<Result<Command, XvsLineError>> {
     Some(match word {
         mark::MarkChange::WORD => command::<mark::MarkChange>(words, resolver),
         laddr::LocalAddressChange::WORD => command::<laddr::LocalAddressChange>(words, resolver),

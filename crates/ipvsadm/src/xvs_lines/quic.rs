@@ -10,7 +10,7 @@ use xvs_proto::quic::ServerId;
 
 use crate::grammar::real_server;
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{Line, ServiceArgument};
+use crate::xvs_lines::arguments::{Line, ServiceArgument, XvsLineError};
 
 /// The words of `xvs quic` that add a configuration or a server ID to the service that these options name.
 pub(crate) fn added(service: &str, rule: &QuicRule) -> String {
@@ -89,12 +89,13 @@ pub enum QuicLine {
 impl Line for QuicLine {
     const WORD: &str = "quic";
 
-    fn command(&self, resolver: &dyn Resolver) -> Result<Command, String> {
+    fn command(&self, resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
         let (Self::Add { service: named, .. }
         | Self::Delete { service: named, .. }
         | Self::ServerId { service: named, .. }
         | Self::DeleteServerId { service: named, .. }) = self;
-        let service = named.key(resolver)?.ok_or("quic: name the service by -u or -f")?;
+        let key = named.key(resolver).map_err(XvsLineError::Named)?;
+        let service = key.ok_or(XvsLineError::QuicOfNone)?;
         Ok(match self {
             Self::Add { config, server_id_length, nonce_length, key_file, .. } => {
                 let options = QuicConfig {
@@ -106,7 +107,8 @@ impl Line for QuicLine {
                 Command::Add(Rule::Quic { service, rule })
             }
             Self::ServerId { real_server: text, id, .. } => {
-                let (_, server) = real_server(&[named.words(), vec!["-r", text]].concat(), resolver)?;
+                let named = real_server(&[named.words(), vec!["-r", text]].concat(), resolver);
+                let (_, server) = named.map_err(XvsLineError::Named)?;
                 Command::Add(Rule::Quic { service, rule: QuicRule::ServerId { server, id: *id } })
             }
             Self::Delete { config, .. } => {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use xvs_proto::{Family, Prefix};
 
 use crate::config::list_key::{ListKey, ListKind};
@@ -25,21 +26,29 @@ pub enum Until {
     At(u64),
 }
 
+/// Why two words name no end.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UntilError {
+    /// Behind `until`.
+    #[error("until {0}: a number of seconds since 1970 follows, as `date +%s` prints it")]
+    At(String),
+    /// Behind `for`.
+    #[error("for {0}: a time follows, from 1s to 100years, such as 10m or 1h30m")]
+    In(String),
+}
+
 impl Until {
     /// The end that two words of a command line name: `for 10m`, or `until SECONDS`, since 1970.
     ///
     /// # Errors
     /// The time cannot be read, or is shorter than a second.
-    pub fn read(word: &str, time: &str) -> Result<Self, String> {
+    pub fn read(word: &str, time: &str) -> Result<Self, UntilError> {
         if word == "until" {
-            let wrong =
-                |_| format!("until {time}: a number of seconds since 1970 follows, as `date +%s` prints it");
-            return time.parse().map(Self::At).map_err(wrong);
+            return time.parse().map(Self::At).map_err(|_| UntilError::At(time.to_owned()));
         }
         let seconds =
             humantime::parse_duration(time).ok().and_then(|time| u32::try_from(time.as_secs()).ok());
-        let wrong = || format!("for {time}: a time follows, from 1s to 100years, such as 10m or 1h30m");
-        seconds.filter(|seconds| *seconds > 0).map(Self::In).ok_or_else(wrong)
+        seconds.filter(|seconds| *seconds > 0).map(Self::In).ok_or_else(|| UntilError::In(time.to_owned()))
     }
 }
 
@@ -177,12 +186,9 @@ impl AccessLists {
 
     /// The entries whose end has come.
     pub fn ended(&self, now_seconds: u64) -> Vec<(ListKey, Prefix)> {
-        let of_list = |(key, list): (&ListKey, &Arc<AccessList>)| {
-            let ended =
-                list.entries.iter().filter(|(_, until)| until.is_some_and(|until| until <= now_seconds));
-            ended.map(|(prefix, _)| (*key, *prefix)).collect::<Vec<_>>()
-        };
-        self.iter().flat_map(of_list).collect()
+        let entries = self.iter().flat_map(|(key, list)| list.entries.iter().map(move |entry| (*key, entry)));
+        let ended = entries.filter(|(_, (_, until))| until.is_some_and(|until| until <= now_seconds));
+        ended.map(|(key, (prefix, _))| (key, *prefix)).collect()
     }
 }
 

@@ -25,12 +25,11 @@ pub struct LimitReport {
 impl LimitReport {
     /// These limits, without clients.
     pub fn of(limits: &BTreeMap<ServiceKey, ClientLimit>) -> Self {
-        let row = |(service, limit): (&ServiceKey, &ClientLimit)| LimitRow {
+        let limits = limits.iter().map(|(service, limit)| LimitRow {
             service: *service,
             limit: *limit,
             syns_dropped: 0,
-        };
-        let limits = limits.iter().map(row);
+        });
         Self { limits: limits.collect(), ..Self::default() }
     }
 }

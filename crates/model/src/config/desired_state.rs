@@ -396,8 +396,9 @@ impl State {
         if self.daemons.iter().any(|running| running.role == daemon.role) {
             return Err(CommandError::DaemonRunning(daemon.role));
         }
-        let named = |why| CommandError::Failed { why: format!("xvs: {} daemon: {why}", daemon.role.name()) };
-        daemon.check_peers().map_err(named)
+        daemon
+            .check_peers()
+            .map_err(|why| CommandError::Failed { why: format!("xvs: {} daemon: {why}", daemon.role.name()) })
     }
 }
 

@@ -119,9 +119,9 @@ pub(crate) const MARKS_MAX: usize = 1024;
 
 /// Ports in the syntax of `--dports`: `80,8000:8010`.
 pub fn ports_text(ports: &[RangeInclusive<u16>]) -> String {
-    let one = |range: &RangeInclusive<u16>| match range.start() == range.end() {
+    let ranges = ports.iter().map(|range| match range.start() == range.end() {
         true => range.start().to_string(),
         false => format!("{}:{}", range.start(), range.end()),
-    };
-    ports.iter().map(one).collect::<Vec<_>>().join(",")
+    });
+    ranges.collect::<Vec<_>>().join(",")
 }

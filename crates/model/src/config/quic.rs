@@ -5,7 +5,7 @@
 //! (`xvs_proto::quic`), the choice of a real server (`new_connection/quic.rs` of `dataplane`).
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::quic::{CONFIGURATIONS, Decoder, ServerId};
@@ -124,17 +124,19 @@ impl QuicServices {
         fault: impl Fn(&Path) -> Option<String>,
         has: impl Fn(&ServiceKey, Endpoint) -> bool,
     ) -> Vec<QuicRow> {
-        let config = |(number, options): (&u8, &QuicConfig)| QuicConfigRow {
-            config: *number,
-            options: options.clone(),
-            fault: options.key_file.as_deref().and_then(&fault),
-        };
-        let row = |(service, quic): (&ServiceKey, &Quic)| QuicRow {
-            service: *service,
-            configs: quic.configs.iter().map(config).collect(),
-            server_ids: quic.rows(|server| has(service, server)).collect(),
-        };
-        self.0.iter().map(row).collect()
+        let rows = self.0.iter().map(|(service, quic)| {
+            let configs = quic.configs.iter().map(|(number, options)| QuicConfigRow {
+                config: *number,
+                options: options.clone(),
+                fault: options.key_file.as_deref().and_then(&fault),
+            });
+            QuicRow {
+                service: *service,
+                configs: configs.collect(),
+                server_ids: quic.rows(|server| has(service, server)).collect(),
+            }
+        });
+        rows.collect()
     }
 
     /// The files of keys.
@@ -202,9 +204,6 @@ impl QuicServices {
     ) -> Result<(), CommandError> {
         let QuicConfig { server_id_length, nonce_length, key_file } = options;
         let there = self.get(&service).and_then(|quic| quic.configs.get(&number));
-        let is_bad = |path: &PathBuf| {
-            !path.is_absolute() || path.to_str().is_none_or(|path| path.contains(char::is_whitespace))
-        };
         let why = match () {
             () if usize::from(number) >= CONFIGURATIONS => {
                 format!("the number is 0 to {}", CONFIGURATIONS - 1)
@@ -213,7 +212,7 @@ impl QuicServices {
                 "a server ID of {server_id_length} bytes and a nonce of {nonce_length}; an ID has at least 1 byte, a \
                  nonce at least 4, both together at most 19"
             ),
-            () if key_file.as_ref().is_some_and(is_bad) => {
+            () if key_file.as_deref().is_some_and(|path| !is_absolute_word(path)) => {
                 "xvsd reads the key, so name its file by a path from / without blanks".to_owned()
             }
             () if there.is_some_and(|there| there != options) => {
@@ -263,6 +262,11 @@ impl QuicServices {
             }),
         }
     }
+}
+
+/// Whether a path begins at the root and fits one word of a line.
+fn is_absolute_word(path: &Path) -> bool {
+    path.is_absolute() && path.to_str().is_some_and(|path| !path.contains(char::is_whitespace))
 }
 
 /// The largest number of services with QUIC configurations.

@@ -83,6 +83,9 @@ pub(crate) trait Value: Sized {
 /// # Errors
 /// [`CommandError::BadSetting`].
 pub(crate) fn read<V: Value>(key: &str, text: &str) -> Result<V, CommandError> {
-    let bad = || CommandError::BadSetting { key: key.to_owned(), value: text.to_owned(), range: V::range() };
-    V::parse(text).ok_or_else(bad)
+    V::parse(text).ok_or_else(|| CommandError::BadSetting {
+        key: key.to_owned(),
+        value: text.to_owned(),
+        range: V::range(),
+    })
 }

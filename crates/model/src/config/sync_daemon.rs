@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::slice;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 /// The role of a daemon in connection synchronization.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -74,35 +75,54 @@ impl SyncDaemon {
     /// Checks the peers.
     ///
     /// # Errors
-    /// A sentence that names the peer, what is wrong and the next step.
-    pub fn check_peers(&self) -> Result<(), String> {
+    /// The first peer with a fault, or too many peers.
+    pub fn check_peers(&self) -> Result<(), PeerError> {
         if self.peers.len() > PEERS_MAX {
-            let peers = self.peers.len();
-            return Err(format!(
-                "{peers} peers are more than {PEERS_MAX}, the limit; name fewer in --sync-peers"
-            ));
+            return Err(PeerError::TooMany(self.peers.len()));
         }
         for (at, peer) in self.peers.iter().enumerate() {
             let is_broadcast = *peer == IpAddr::V4(Ipv4Addr::BROADCAST);
             let is_mapped = matches!(peer, IpAddr::V6(peer) if peer.to_ipv4_mapped().is_some());
             let is_link_local = matches!(peer, IpAddr::V6(peer) if peer.is_unicast_link_local());
-            let fault = if peer.is_multicast() {
-                "is a multicast address; name the other director's own address, or use --mcast-group instead"
+            if peer.is_multicast() {
+                return Err(PeerError::Multicast(*peer));
             } else if peer.is_unspecified() || peer.is_loopback() || is_broadcast || is_mapped {
-                "is no address of another director; name the one that its messages come from"
+                return Err(PeerError::NoDirector(*peer));
             } else if is_link_local {
-                "is a link-local address; name a global or a unique local one"
+                return Err(PeerError::LinkLocal(*peer));
             } else if peer.is_ipv4() != self.is_ipv4() {
-                "is of another family than the first one; name all by IPv4, or all by IPv6"
+                return Err(PeerError::OtherFamily(*peer));
             } else if self.peers[..at].contains(peer) {
-                "is named twice; name it once"
-            } else {
-                continue;
-            };
-            return Err(format!("peer {peer} {fault}"));
+                return Err(PeerError::Twice(*peer));
+            }
         }
         Ok(())
     }
+}
+
+/// Why a daemon cannot have these peers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum PeerError {
+    /// More than [`PEERS_MAX`].
+    #[error("{0} peers are more than {PEERS_MAX}, the limit; name fewer in --sync-peers")]
+    TooMany(usize),
+    /// A group has an option of its own.
+    #[error(
+        "peer {0} is a multicast address; name the other director's own address, or use --mcast-group instead"
+    )]
+    Multicast(IpAddr),
+    /// It is unspecified, of a loopback, broadcast or IPv4-mapped.
+    #[error("peer {0} is no address of another director; name the one that its messages come from")]
+    NoDirector(IpAddr),
+    /// It is valid on one link alone.
+    #[error("peer {0} is a link-local address; name a global or a unique local one")]
+    LinkLocal(IpAddr),
+    /// One socket sends to all.
+    #[error("peer {0} is of another family than the first one; name all by IPv4, or all by IPv6")]
+    OtherFamily(IpAddr),
+    /// It would get each message twice.
+    #[error("peer {0} is named twice; name it once")]
+    Twice(IpAddr),
 }
 
 /// More peers are refused: status follows as many directors.
@@ -145,7 +165,7 @@ mod tests {
             ("192.0.2.2 2001:db8::2", "peer 2001:db8::2 is of another family than the first one; name all"),
             ("192.0.2.2 192.0.2.2", "peer 192.0.2.2 is named twice; name it once"),
         ] {
-            let refused = daemon(peers).check_peers().unwrap_err();
+            let refused = daemon(peers).check_peers().unwrap_err().to_string();
             assert!(refused.starts_with(fault), "{refused}");
         }
     }

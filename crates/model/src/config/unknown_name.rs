@@ -7,11 +7,11 @@ pub fn advice<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Optio
     }
     // As sysctl names those of the kernel.
     let name = name.strip_prefix("net.ipv4.vs.").unwrap_or(name);
-    let distance = |known: &str| strsim::damerau_levenshtein(name, known);
-    let nearest = known.into_iter().min_by_key(|known| distance(known))?;
+    let distances = known.into_iter().map(|known| (strsim::damerau_levenshtein(name, known), known));
+    let (distance, nearest) = distances.min_by_key(|(distance, _)| *distance)?;
     // Behind a prefix, as in `feedback.step`, the word itself must be similar.
     let word = name.rsplit('.').next().unwrap_or_default();
-    (distance(nearest) <= word.len().div_ceil(4)).then(|| format!("did you mean {nearest}?"))
+    (distance <= word.len().div_ceil(4)).then(|| format!("did you mean {nearest}?"))
 }
 
 /// The settings of the kernel's IPVS that xvs has not, each with the reason and the next step.

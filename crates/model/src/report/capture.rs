@@ -34,8 +34,15 @@ pub struct CaptureRequest {
 impl CaptureRequest {
     /// Every packet, with at most `snap_bytes` bytes of each frame.
     pub fn everything(snap_bytes: usize) -> Self {
-        let (address, port, service, interface, reason) = (None, None, None, None, None);
-        Self { address, port, service, interface, drops: false, reason, snap_bytes }
+        Self {
+            address: None,
+            port: None,
+            service: None,
+            interface: None,
+            drops: false,
+            reason: None,
+            snap_bytes,
+        }
     }
 }
 

@@ -67,10 +67,9 @@ impl Filter {
     pub fn matches(&self, row: &ConnectionRow) -> bool {
         let Some(detail) = &row.detail else { return false };
         let kind = if detail.template { Kind::Templates } else { Kind::Connections };
-        let within = |wanted: &Option<EndpointRange>, end| wanted.is_none_or(|wanted| wanted.contains(end));
         kind == self.kind
-            && within(&self.client, row.client)
-            && within(&self.dest, row.dest)
+            && self.client.is_none_or(|wanted| wanted.contains(row.client))
+            && self.dest.is_none_or(|wanted| wanted.contains(row.dest))
             && self.service.is_none_or(|service| detail.service == Some(service))
             && self.server.is_none_or(|server| detail.server == Some(server))
             && (self.states.is_empty() || self.states.contains(&row.state))

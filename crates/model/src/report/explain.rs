@@ -363,12 +363,11 @@ impl Report {
     pub fn add_disabled(&mut self, disabled: &DisabledServers) {
         let Some(choice) = &mut self.choice else { return };
         let Ok(service) = choice.service.parse() else { return };
-        let is_disabled = |server: &&mut CandidateReport| disabled.includes(service, server.server);
-        choice
-            .candidates
-            .iter_mut()
-            .filter(is_disabled)
-            .for_each(|server| server.standing = CandidateState::Disabled);
+        for server in &mut choice.candidates {
+            if disabled.includes(service, server.server) {
+                server.standing = CandidateState::Disabled;
+            }
+        }
     }
 
     /// Adds the problems that health checks found with the service's real servers or, without a choice, with the real

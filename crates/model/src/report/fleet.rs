@@ -147,33 +147,36 @@ impl FleetReport {
 
     /// The directors that run other rules than they are to, or other services than their rules or most others have.
     pub fn unlike(&self) -> impl Iterator<Item = &FleetDirector> {
-        let (wanted, differing) = (self.wanted(), self.differing());
-        let is_unlike = move |(place, director): &(usize, &FleetDirector)| {
+        let wanted = self.wanted();
+        let differing = self.differing();
+        let unlike = self.directors.iter().enumerate().filter(move |(place, director)| {
             let running = director.runs.as_ref().map(|runs| runs.revision);
             running != wanted
                 || director.differences.is_some_and(|count| count > 0)
                 || differing.contains(place)
-        };
-        self.directors.iter().enumerate().filter(is_unlike).map(|(_, director)| director)
+        });
+        unlike.map(|(_, director)| director)
     }
 
     /// The directors whose services differ from those of most, as positions: by digest, among those that run the same
     /// rules. Without those that settle.
     pub fn differing(&self) -> Vec<usize> {
-        let others = |one: &FleetDirector| {
-            let sha256 = one.runs.as_ref().map(|runs| runs.sha256.clone());
-            self.directors
-                .iter()
-                .filter(move |other| other.runs.as_ref().map(|runs| &runs.sha256) == sha256.as_ref())
-        };
-        let count = |one: &FleetDirector| others(one).filter(|other| other.digest == one.digest).count();
-        // Of equally many none is right, so all are named.
-        let differs = |one: &FleetDirector| {
-            others(one).any(|other| other.digest != one.digest && count(other) >= count(one))
-        };
-        let numbered = self.directors.iter().enumerate();
-        let is_shown = |one: &FleetDirector| differs(one) && !self.settling.contains(&one.name);
-        numbered.filter(|(_, director)| is_shown(director)).map(|(place, _)| place).collect()
+        let differing = self.directors.iter().enumerate().filter(|(_, one)| {
+            // Of equally many none is right, so all are named.
+            let mut others = self.with_rules_of(one).filter(|other| other.digest != one.digest);
+            others.any(|other| self.like(other) >= self.like(one)) && !self.settling.contains(&one.name)
+        });
+        differing.map(|(place, _)| place).collect()
+    }
+
+    /// How many directors with the rules of one have its services.
+    fn like(&self, one: &FleetDirector) -> usize {
+        self.with_rules_of(one).filter(|other| other.digest == one.digest).count()
+    }
+
+    fn with_rules_of(&self, one: &FleetDirector) -> impl Iterator<Item = &FleetDirector> {
+        let sha256 = one.runs.as_ref().map(|runs| &runs.sha256);
+        self.directors.iter().filter(move |other| other.runs.as_ref().map(|runs| &runs.sha256) == sha256)
     }
 }
 

@@ -238,10 +238,10 @@ pub struct Counts {
 impl HealthReport {
     /// The numbers of real servers and virtual servers, and of those that are up or have their quorum.
     pub fn counts(&self) -> Counts {
-        let servers = || self.virtual_servers.iter().flat_map(|server| &server.real_servers);
+        let servers: Vec<_> = self.virtual_servers.iter().flat_map(|server| &server.real_servers).collect();
         Counts {
-            real_servers: servers().count(),
-            real_servers_up: servers().filter(|server| server.is_up).count(),
+            real_servers: servers.len(),
+            real_servers_up: servers.iter().filter(|server| server.is_up).count(),
             virtual_servers: self.virtual_servers.len(),
             virtual_servers_well: self.virtual_servers.iter().filter(|server| server.is_well).count(),
         }
@@ -294,11 +294,11 @@ impl RealServerHealth {
 
     /// The state that needs attention: down, or that of the first failing check; `None`: there is none.
     pub fn trouble(&self) -> Option<CheckState> {
-        let failing = |check: &&CheckHealth| matches!(check.state, CheckState::Failing { .. });
-        match self.is_up {
-            true => self.checks.iter().find(failing).map(|check| check.state),
-            false => Some(CheckState::Down),
+        if !self.is_up {
+            return Some(CheckState::Down);
         }
+        let mut states = self.checks.iter().map(|check| check.state);
+        states.find(|state| matches!(state, CheckState::Failing { .. }))
     }
 }
 

@@ -48,11 +48,11 @@ pub enum Source {
 pub fn flattened(prefix: &str, document: Value) -> Vec<(String, Value)> {
     match document {
         Value::Object(object) => {
-            let below = |(key, value): (String, Value)| match prefix {
+            let below = object.into_iter().flat_map(|(key, value)| match prefix {
                 "" => flattened(&key, value),
                 prefix => flattened(&format!("{prefix}.{key}"), value),
-            };
-            object.into_iter().flat_map(below).collect()
+            });
+            below.collect()
         }
         value => vec![(prefix.to_owned(), value)],
     }
