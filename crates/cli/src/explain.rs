@@ -68,10 +68,10 @@ fn endpoint(text: &str) -> Result<Endpoint, &'static str> {
 }
 
 fn protocols() -> impl TypedValueParser<Value = Proto> {
-    let named =
-        |name: String| Proto::NAMES.into_iter().find(|(known, _)| *known == name).map(|(_, proto)| proto);
-    PossibleValuesParser::new(Proto::NAMES.map(|(name, _)| name))
-        .map(move |name| named(name).expect("the parser accepts only these names"))
+    PossibleValuesParser::new(Proto::NAMES.map(|(name, _)| name)).map(|name| {
+        let found = Proto::NAMES.into_iter().find(|(known, _)| *known == name);
+        found.expect("the parser accepts only these names").1
+    })
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
@@ -277,10 +277,6 @@ fn next_hop(next_hop: &NextHop) -> String {
 
 fn rewrite(rewrite: &Rewrite) -> String {
     let Rewrite { method, from, to, tunnel, ttl, pieces } = rewrite;
-    let end = |endpoint: &Endpoint| match endpoint.port {
-        0 => endpoint.addr.to_string(),
-        _ => endpoint.to_string(),
-    };
     let from = from.as_ref().map(|new| format!("now from {}", end(new)));
     let to = to.as_ref().map(|new| format!("now to {}", end(new)));
     let tunnel =
@@ -288,6 +284,14 @@ fn rewrite(rewrite: &Rewrite) -> String {
     let pieces = (*pieces > 1).then(|| format!("in {pieces} fragments"));
     let parts = [from, to, tunnel, Some(format!("TTL {ttl}")), pieces];
     format!("{method}: {}", parts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+}
+
+/// An end of a connection; an address without a port keeps the port.
+fn end(endpoint: &Endpoint) -> String {
+    match endpoint.port {
+        0 => endpoint.addr.to_string(),
+        _ => endpoint.to_string(),
+    }
 }
 
 fn sent(sent: &SentFrame) -> String {

@@ -27,13 +27,13 @@ pub(super) fn run(arguments: &Arguments) -> Done {
     // The rest of the time is for the reply, which names what makes no progress. At most 45,000.
     let within_millis = (timeout * 3 / 4).as_millis() as u32;
     let (send, received) = mpsc::channel();
-    let ask = move || {
+    let asking = thread::Builder::new().spawn(move || {
         let answer = Client::connect(&default_socket())
             .and_then(|mut client| question::healthy(within_millis).ask(&mut client));
         // The receiver is gone if the answer is late.
         let _ = send.send(answer);
-    };
-    thread::Builder::new().spawn(ask).map_err(|error| format!("a thread for the request: {error}"))?;
+    });
+    asking.map_err(|error| format!("a thread for the request: {error}"))?;
     match received.recv_timeout(timeout) {
         Ok(answer) => answer.map(|_| DONE).map_err(|failure| failure.to_string().into()),
         Err(_) => Err(format!("xvsd has not answered for {timeout:?}").into()),

@@ -241,11 +241,13 @@ fn drops(recent: &RecentDrops) -> Vec<String> {
 
 /// A worker's queues of each interface.
 fn queues(worker: &WorkerStatus) -> String {
-    let of = |(name, numbers): (&String, &Vec<u32>)| {
+    let mut interfaces = Vec::new();
+    for (name, numbers) in &worker.queues {
         let list: Vec<_> = numbers.iter().map(u32::to_string).collect();
-        format!("{name} {} {}", if list.len() == 1 { "queue" } else { "queues" }, list.join(","))
-    };
-    worker.queues.iter().map(of).collect::<Vec<_>>().join(", ")
+        let noun = if list.len() == 1 { "queue" } else { "queues" };
+        interfaces.push(format!("{name} {noun} {}", list.join(",")));
+    }
+    interfaces.join(", ")
 }
 
 #[cfg(test)]

@@ -65,8 +65,7 @@ fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
         Err(error) => return Err(error.into()),
     }
     let until = Instant::now() + LONGEST_WAIT;
-    let runs = || process.as_ref().map_or_else(|| listens(socket), |process| !process.has_ended());
-    while runs() {
+    while process.as_ref().map_or_else(|| listens(socket), |process| !process.has_ended()) {
         if Instant::now() >= until {
             let seconds = LONGEST_WAIT.as_secs();
             return Err(format!(

@@ -47,10 +47,6 @@ fn screen(rows: &[FeedbackRow]) -> String {
                    `xvs set feedback.services \"TCP 198.51.100.100:80\"` makes that service follow them\n"
             .to_owned();
     }
-    let line = |[service, server, own, in_force, load, age]: [&str; 6]| {
-        format!("{service:<27} {server:<21} {own:>6} {in_force:>8} {load:>6} {age:>6}\n")
-    };
-    let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     let mut text = line(["Service", "Real server", "Own", "In force", "Load", "Age"]);
     for row in rows {
         text += &line([
@@ -58,9 +54,13 @@ fn screen(rows: &[FeedbackRow]) -> String {
             &row.server.to_string(),
             &row.own_weight.0.to_string(),
             &row.weight_in_force.0.to_string(),
-            &or_none(row.load_percent.map(|load| load.to_string())),
-            &or_none(row.age_seconds.map(|age| format!("{age} s"))),
+            &row.load_percent.map_or("-".to_owned(), |load| load.to_string()),
+            &row.age_seconds.map_or("-".to_owned(), |age| format!("{age} s")),
         ]);
     }
     text
+}
+
+fn line([service, server, own, in_force, load, age]: [&str; 6]) -> String {
+    format!("{service:<27} {server:<21} {own:>6} {in_force:>8} {load:>6} {age:>6}\n")
 }

@@ -32,9 +32,9 @@ pub(super) fn await_directors(
     let report = loop {
         let report = report(director)?;
         let wanted = report.wanted();
-        let has_decided =
-            |director: &FleetDirector| runs(director, wanted) || refused(director, wanted).is_some();
-        if is_seen(&report) && report.directors.iter().all(has_decided) || Instant::now() > end {
+        let mut directors = report.directors.iter();
+        let have_decided = directors.all(|one| runs(one, wanted) || refused(one, wanted).is_some());
+        if is_seen(&report) && have_decided || Instant::now() > end {
             break report;
         }
         thread::sleep(INTERVAL);

@@ -65,8 +65,9 @@ pub(crate) fn summary(report: &FleetReport) -> String {
 
 /// Whether etcd answers and nothing else is warned of, and each director runs the newest rules and nothing else.
 fn is_well(report: &FleetReport) -> bool {
-    let is_well = |director: &FleetDirector| report.faults(director).is_empty();
-    report.warnings.is_empty() && report.differing().is_empty() && report.directors.iter().all(is_well)
+    report.warnings.is_empty()
+        && report.differing().is_empty()
+        && report.directors.iter().all(|director| report.faults(director).is_empty())
 }
 
 fn screen(report: &FleetReport) -> String {

@@ -206,8 +206,11 @@ impl Lab {
     }
 
     fn set(&mut self, set: BTreeMap<String, Value>) -> Result<Value, String> {
-        let text = |value: Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        let set: Vec<_> = set.into_iter().map(|(key, value)| (key, text(value))).collect();
+        let mut texts = Vec::new();
+        for (key, value) in set {
+            texts.push((key, value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
+        }
+        let set = texts;
         // All settings or none, like every request.
         let (mut ipvs, mut feedback) = self.director.settings();
         set.iter()

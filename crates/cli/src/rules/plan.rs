@@ -59,10 +59,13 @@ pub(crate) fn show(differences: &[Difference], out: &mut dyn Write) -> io::Resul
 
 /// The number of differences of each kind: `3 differences: 1 added, 2 edited`.
 pub(crate) fn summary(differences: &[Difference]) -> String {
-    let count = |kind| differences.iter().filter(|difference| kind_of(difference) == kind).count();
-    let kinds = ["added", "edited", "deleted"].map(|kind| (count(kind), kind));
-    let present: Vec<_> =
-        kinds.iter().filter(|(count, _)| *count > 0).map(|(count, kind)| format!("{count} {kind}")).collect();
+    let mut present = Vec::new();
+    for kind in ["added", "edited", "deleted"] {
+        let count = differences.iter().filter(|difference| kind_of(difference) == kind).count();
+        if count > 0 {
+            present.push(format!("{count} {kind}"));
+        }
+    }
     let noun = if differences.len() == 1 { "difference" } else { "differences" };
     format!("{} {noun}: {}", differences.len(), present.join(", "))
 }
@@ -81,12 +84,15 @@ pub(crate) struct Row {
 
 /// The differences as `--json` prints them.
 pub(crate) fn rows(differences: &[Difference]) -> Vec<Row> {
-    let row = |difference: &Difference| Row {
+    differences.iter().map(row).collect()
+}
+
+fn row(difference: &Difference) -> Row {
+    Row {
         change: kind_of(difference),
         before: lines(difference.before.clone().map(Command::Add)),
         after: lines(difference.after.clone()),
-    };
-    differences.iter().map(row).collect()
+    }
 }
 
 fn kind_of(difference: &Difference) -> &'static str {

@@ -92,10 +92,13 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         Ok(()) => Paused::Interrupted,
         Err(_) => Paused::Out,
     };
-    let (at_most, then) = (arguments.at_most, arguments.then);
     let terminal = io::stdout().is_terminal();
     let waits_for = if arguments.active { WaitsFor::Active } else { WaitsFor::All };
-    Drain { director, out, service, endpoint, terminal, waits_for }.run(at_most, then, pause)
+    Drain { director, out, service, endpoint, terminal, waits_for }.run(
+        arguments.at_most,
+        arguments.then,
+        pause,
+    )
 }
 
 /// A channel that receives a message at SIGINT and at SIGTERM.
@@ -278,10 +281,9 @@ impl Drain<'_> {
     fn warn_of_checks(&mut self) -> Done {
         let health = question::health().ask(self.director)?;
         let service = self.service.to_string();
-        let has_it = |health: &HealthReport| {
-            health.virtual_servers.iter().any(|server| server.services.contains(&service))
-        };
-        if let Some(HealthReport { file, .. }) = health.filter(has_it) {
+        if let Some(HealthReport { file, virtual_servers, .. }) = health
+            && virtual_servers.iter().any(|server| server.services.contains(&service))
+        {
             let disabled = Disabled { server: self.endpoint.into(), service: Some(self.service) };
             let disable = xvs_ipvsadm::command_line(&Command::Add(Rule::Disabled(disabled)));
             writeln!(

@@ -42,8 +42,9 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
         }
     }
     let wanted = &arguments.virtual_servers;
-    let is_wanted = |server: &VirtualServerHealth| wanted.iter().any(|text| is_like(server, text));
-    report.virtual_servers.retain(|server| wanted.is_empty() || is_wanted(server));
+    report
+        .virtual_servers
+        .retain(|server| wanted.is_empty() || wanted.iter().any(|text| is_like(server, text)));
     let counts = report.counts();
     if arguments.down {
         report.virtual_servers.retain_mut(keep_trouble);
