@@ -18,7 +18,7 @@ use xvs_dataplane::verdict::DropReason;
 
 /// Documents outside `docs/`, each with its greatest number of lines.
 const DOCUMENTS: [(&str, usize); 5] = [
-    ("README.md", 100),
+    ("README.md", 105),
     ("ARCHITECTURE.md", 260),
     ("CHANGELOG.md", usize::MAX),
     ("CONTRIBUTING.md", 150),

@@ -206,8 +206,9 @@ fn a_real_server_that_dies_turns_red_in_an_open_page_and_green_when_it_is_back()
     browser.until("document.querySelector('#services tbody tr').className", "warn");
     // Those of the README, made anew by `XVS_PICTURES=docs/pictures` and this test.
     if let Some(folder) = std::env::var_os("XVS_PICTURES") {
+        browser.call("Emulation.setScrollbarsHidden", json!({ "hidden": true }));
         for scheme in ["light", "dark"] {
-            browser.look((1100, 700), false, scheme);
+            browser.look((1100, 790), false, scheme);
             browser.value(
                 "(async () => { const page = await (await fetch('status.json')).json(); \
                  page.status.host = 'lb1'; show(page); })()",

@@ -8,6 +8,7 @@
 pub mod arguments;
 pub mod config;
 pub mod credentials;
+pub mod quic_key;
 pub mod secret_file;
 
 pub mod api;

@@ -7,27 +7,25 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use clap::Args;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, HOST};
-use hyper::http::uri::InvalidUri;
 use hyper::{Request, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio::task::JoinError;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, InvalidDnsNameError, ServerName};
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use crate::doctor::fleet::{Asked, Page};
+use crate::doctor::no_page::{NoPage, PATIENCE};
 
 /// The directors, and how they are asked.
 #[derive(Debug, Args)]
@@ -52,43 +50,6 @@ pub(super) enum FleetError {
     File { file: PathBuf, error: Box<dyn Error> },
     #[error("sockets: {0}")]
     Sockets(io::Error),
-}
-
-/// Why a director has no page.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum NoPage {
-    #[error("neither HOST:PORT nor a URL: {0}")]
-    Name(#[from] InvalidUri),
-    #[error("the URL has no host")]
-    NoHost,
-    #[error("{0}{CHECK}")]
-    Unreachable(io::Error),
-    #[error("no answer within {PATIENCE:?}{CHECK}")]
-    Late,
-    #[error("the token is not one word of ASCII letters")]
-    Token,
-    #[error(transparent)]
-    ServerName(#[from] InvalidDnsNameError),
-    #[error("its certificate is an authority's; give it one with basicConstraints CA:FALSE")]
-    Authority,
-    #[error("TLS: {0}; see --ca-file")]
-    Tls(io::Error),
-    #[error("{0}; for a director with a certificate use https://")]
-    Http(#[from] hyper::Error),
-    #[error("it refuses the token; see --token-file")]
-    TokenRefused,
-    #[error("it does not know this name; use its address, or add the name to `status_page_names` there")]
-    NameRefused,
-    #[error("no /status.json there; set `status_page = true` and reload")]
-    Absent,
-    #[error("it answers with status {0}")]
-    Status(StatusCode),
-    #[error("{0}")]
-    Body(Box<dyn Error + Send + Sync>),
-    #[error("its /status.json is not one of this version of xvs: {0}; install one version")]
-    Form(#[from] serde_json::Error),
-    #[error(transparent)]
-    Fault(#[from] JoinError),
 }
 
 impl Fleet {
@@ -215,8 +176,5 @@ async fn exchange(
 
 /// The port of a director that is named without one.
 const PORT: u16 = 9112;
-/// The time limit of a request.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest page that is read.
 const BYTES_MAX: usize = 16 << 20;
-const CHECK: &str = "; is xvsd running there, with `metrics_address` and `status_page = true`?";

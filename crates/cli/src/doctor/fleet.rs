@@ -12,8 +12,8 @@ use serde::Deserialize;
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::report::status::{SyncStatus, SyncTable};
 
-use crate::doctor::fetch::NoPage;
 use crate::doctor::finding::Finding;
+use crate::doctor::no_page::NoPage;
 
 /// What a fleet's director says in its `/status.json`, as far as it is compared.
 #[derive(Debug, Clone, Deserialize)]

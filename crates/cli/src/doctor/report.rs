@@ -155,7 +155,8 @@ pub(super) enum CardRefusal {
 /// Tries each mode and writes the file. The findings say what was seen.
 ///
 /// # Errors
-/// An interface cannot be tried, the file cannot be written, or the operator has ended it. An earlier file is as it was.
+/// An interface cannot be tried, the file cannot be written, or the operator has ended it. An earlier file is as it
+/// was.
 pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Finding>, ReportError> {
     let [interface] = &asked.interfaces[..] else { return Err(ReportError::NotOneInterface) };
     if wanted.source.as_ref() == Some(interface) {

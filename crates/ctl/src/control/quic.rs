@@ -15,8 +15,7 @@ use xvs_model::hexadecimal;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
-use crate::registry::QuicKeys;
-use crate::registry::quic::{HOW, QuicKeyError};
+use crate::quic_key::{HOW, QuicKeyError, QuicKeys};
 use crate::secret_file;
 
 impl<D: Datapath> Control<D> {

@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
@@ -24,12 +23,12 @@ use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{Change, Tuning};
 use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight, scheduler};
 
+use crate::quic_key::QuicKeys;
 use crate::registry::entries::{
     DestinationEntry, ServiceEntry, Trashed, build, destination, path, trash_range, tunnel,
 };
 use crate::registry::estimator::Estimator;
 use crate::registry::kept::{Kept, ServiceBefore};
-use crate::registry::quic::QuicKeyError;
 use crate::steering::{Item, of_destination, of_service};
 
 mod entries;
@@ -45,9 +44,6 @@ pub mod tunnels;
 
 /// Default number of SIP calls that are kept apart.
 pub const SIP_CALLS: usize = 65_536;
-
-/// The keys of QUIC configurations by their files, or why a file gives none.
-pub(crate) type QuicKeys = BTreeMap<PathBuf, Result<[u8; 16], QuicKeyError>>;
 
 /// Live objects of services and destinations.
 pub struct Registry {

@@ -1,31 +1,15 @@
 //! The QUIC configurations of services, as workers use them.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use thiserror::Error;
 use xvs_dataplane::snapshot::Service;
 use xvs_dataplane::snapshot::quic::Quic;
 use xvs_model::config::desired_state::State;
 use xvs_proto::quic::Decoder;
 
-use crate::registry::{QuicKeys, Registry};
-use crate::secret_file::SecretFileError;
-
-/// Why a file gives no key, with the next step.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum QuicKeyError {
-    /// The file cannot be used.
-    #[error(transparent)]
-    File(#[from] SecretFileError),
-    /// The file has other text than a key.
-    #[error("QUIC key {path}: not 32 hexadecimal digits; {HOW}", path = .0.display())]
-    NotHexadecimal(PathBuf),
-}
-
-/// How an operator gets a key.
-pub(crate) const HOW: &str = "`openssl rand -hex 16` prints a key";
+use crate::quic_key::QuicKeys;
+use crate::registry::Registry;
 
 impl Registry {
     /// Replaces the keys of QUIC configurations. [`Self::build`] enters them in the snapshot.
