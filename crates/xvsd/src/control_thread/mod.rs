@@ -66,9 +66,9 @@ const RETRY_ATTACHING: Duration = Duration::from_secs(1);
 pub(crate) enum Input {
     /// Something to do on the control thread.
     Do(Box<dyn FnOnce(&mut ControlThread) + Send>),
-    /// A new network view is in [`Latest`](xvs_host::network::Latest).
+    /// A new network view is in [`Latest`].
     Network,
-    /// New mark rules are in [`Latest`](xvs_host::network::Latest).
+    /// New mark rules are in [`Latest`].
     Marks,
     Stop,
 }
