@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Arguments, xvs: Command) -> Done {
 }
 
 /// The page of a command, and those of its subcommands.
-fn write(command: &Command, folder: &Path) -> io::Result<()> {
+fn write(command: &Command, folder: &Path) -> Result<(), PageError> {
     for below in command.get_subcommands() {
         write(below, folder)?;
     }
@@ -85,11 +85,23 @@ fn rest(command: &Command, name: &str) -> Roff {
 }
 
 /// Writes one page, a file of this name; an error, such as a full disk or a missing folder, names the page.
-fn page(folder: &Path, name: &str, content: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
+fn page(
+    folder: &Path,
+    name: &str,
+    content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> Result<(), PageError> {
     let path = folder.join(name);
     let mut text = Vec::new();
     let written = content(&mut text).and_then(|()| fs::write(&path, ascii(&String::from_utf8_lossy(&text))));
-    written.map_err(|error| io::Error::other(format!("{}: {error}", path.display())))
+    written.map_err(|error| PageError { path, error })
+}
+
+/// A page that cannot be written. Not an `io::Error`, which would be one of standard output.
+#[derive(Debug, thiserror::Error)]
+#[error("{path}: {error}", path = .path.display())]
+struct PageError {
+    path: PathBuf,
+    error: io::Error,
 }
 
 /// ASCII text with groff's escapes for other characters (groff_char(7)): groff does not read UTF-8 by default.
