@@ -93,8 +93,8 @@ impl Handle {
     pub fn replace(&self, mut prepared: Prepared) -> Result<String, CommandError> {
         examine_scripts(&mut prepared.configuration);
         let (reply, replied) = oneshot::channel();
-        self.manager.send(Message::Load(Box::new(prepared), reply)).map_err(|_| ending())?;
-        replied.blocking_recv().map_err(|_| ending())?
+        self.manager.send(Message::Load(Box::new(prepared), reply)).map_err(|_| CommandError::ending())?;
+        replied.blocking_recv().map_err(|_| CommandError::ending())?
     }
 
     /// Begins with the checks, and sends the notices that have waited. Called once.
@@ -133,10 +133,6 @@ impl Handle {
     pub fn runtime(&self) -> &runtime::Handle {
         &self.runtime
     }
-}
-
-fn ending() -> CommandError {
-    CommandError::Failed { why: "xvs: the daemon is ending".to_owned() }
 }
 
 /// The number of probes that may run at once, from the number of descriptors that are free.

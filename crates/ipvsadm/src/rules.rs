@@ -23,7 +23,9 @@ use xvs_model::protocol::reply::Reply;
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::command_line::{added, command_line, destination, destination_rule, service_rule, xvs_options};
+use crate::command_line::{
+    added, command_line, destination, destination_rule, escape_control, service_rule, xvs_options,
+};
 use crate::error::{LineError, OnRestore, TRY_HELP};
 use crate::grammar::{Names, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
@@ -276,7 +278,11 @@ fn saved_lines(rules: &[Rule], names: &Naming<'_>) -> Vec<String> {
 
 /// The line of a rule that ipvsadm does not have.
 fn xvs_line(rule: &Rule) -> String {
-    format!("#{}", added(rule))
+    match rule {
+        // A rules file must have the name of its interface as it is.
+        Rule::Mark(rule) => format!("{XVS_LINE}mark add {rule}"),
+        _ => format!("#{}", escape_control(&added(rule))),
+    }
 }
 
 /// The lines of a service and its destinations, in the given order.

@@ -6,6 +6,7 @@
 use std::ops::RangeInclusive;
 
 use xvs_model::health_checks::check::{Http, Pattern, Trust, Url};
+use xvs_model::hexadecimal;
 
 use crate::blocks::Block;
 use crate::timing::set;
@@ -120,11 +121,11 @@ fn status(text: &str) -> Option<u16> {
 
 fn digest(block: &Block, faults: &mut Faults) -> Option<[u8; 16]> {
     let text = faults.argument(block)?;
-    let is_digest = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    if !is_digest {
+    let digest = hexadecimal::decode(text).and_then(|bytes| bytes.try_into().ok());
+    if digest.is_none() {
         faults.refuse(block, "a digest is 32 hexadecimal digits");
     }
-    is_digest.then(|| u128::from_str_radix(text, 16).ok().map(u128::to_be_bytes))?
+    digest
 }
 
 /// The names of the options of a pattern.

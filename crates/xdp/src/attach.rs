@@ -80,8 +80,7 @@ impl Attached {
         if index_of(&interface).ok() != Some(self.index) {
             return Err(AttachError::NoSuchInterface { interface });
         }
-        let settings = Settings::of(&interface)
-            .map_err(|source| AttachError::Kernel { interface: interface.clone(), source })?;
+        let settings = Settings::of(&interface).map_err(|source| kernel_error(&interface, source))?;
         match settings.refusal(&interface, self.mode()) {
             Some(why) => Err(AttachError::Refused { interface, why }),
             None => Ok(settings),
@@ -236,8 +235,7 @@ impl Attached {
             }
             Ok(object)
         });
-        self.object =
-            replaced.map_err(|source| AttachError::Kernel { interface: self.interface.clone(), source })?;
+        self.object = replaced.map_err(|source| kernel_error(&self.interface, source))?;
         Ok(())
     }
 

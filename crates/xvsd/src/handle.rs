@@ -1,4 +1,4 @@
-//! Handles on the daemon, and what they send to the control thread.
+//! Handles on the daemon, which send requests and other work to the control thread.
 //!
 //! A request waits for its reply; everything enters one queue. Not here: the thread (`control_thread/`).
 
@@ -91,7 +91,7 @@ impl Handle {
             *successor = Some((process, steps));
             let (ready, is_ready) = bounded(1);
             self.send(move |thread| thread.hand_over(process, &receiver, &ready))?;
-            return is_ready.recv().map_err(|_| ending())?;
+            return is_ready.recv().map_err(|_| CommandError::ending())?;
         }
         let (_, steps) = successor.as_ref().filter(|(begun, _)| *begun == process).ok_or_else(given_up)?;
         let (reply, done) = bounded(1);
@@ -176,11 +176,11 @@ impl Handle {
         let (reply, answer) = bounded(1);
         // The caller waits.
         self.send(move |thread| _ = reply.send(work(thread)))?;
-        answer.recv().map_err(|_| ending())
+        answer.recv().map_err(|_| CommandError::ending())
     }
 
     fn send(&self, work: impl FnOnce(&mut ControlThread) + Send + 'static) -> Result<(), CommandError> {
-        self.inputs.send(Input::Do(Box::new(work))).map_err(|_| ending())
+        self.inputs.send(Input::Do(Box::new(work))).map_err(|_| CommandError::ending())
     }
 
     /// Sends a request to the control thread, and waits for the reply until this time; `None`: it did not come.
@@ -222,10 +222,6 @@ impl Handle {
     pub fn shared(&self) -> &Shared {
         &self.shared
     }
-}
-
-fn ending() -> CommandError {
-    CommandError::Failed { why: "xvs: the daemon is ending".to_owned() }
 }
 
 fn given_up() -> CommandError {

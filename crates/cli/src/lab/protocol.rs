@@ -206,11 +206,11 @@ impl Lab {
     }
 
     fn set(&mut self, set: BTreeMap<String, Value>) -> Result<Value, String> {
-        let mut texts = Vec::new();
-        for (key, value) in set {
-            texts.push((key, value.as_str().map_or_else(|| value.to_string(), str::to_owned)));
-        }
-        let set = texts;
+        let texts = set.into_iter().map(|(key, value)| {
+            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+            (key, text)
+        });
+        let set: Vec<_> = texts.collect();
         // All settings or none, like every request.
         let (mut ipvs, mut feedback) = self.director.settings();
         set.iter()

@@ -437,11 +437,10 @@ pub(super) fn cut(text: &str, width: usize) -> String {
 }
 
 /// A number in at most five characters.
-fn short(number: f64) -> String {
+fn short(mut number: f64) -> String {
     if number == 0.0 {
         return "0".to_owned();
     }
-    let mut number = number;
     let mut units = ["", "k", "M", "G", "T", "P", "E"].iter();
     let mut unit = units.next().expect("there are some");
     while number >= 999.5 {

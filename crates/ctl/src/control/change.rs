@@ -15,6 +15,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::{Accepted, State};
+use xvs_model::config::quic_rule::QuicObject;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::{Object, Rule};
 
@@ -95,7 +96,7 @@ impl<D: Datapath> Control<D> {
         self.state.enter(accepted);
         self.lists.note(command, &self.state);
         match command.object() {
-            Some(Object::Quic { object, .. }) => self.note_quic(command, object),
+            Some(Object::Quic { object: QuicObject::Config { .. }, .. }) => self.note_quic_config(command),
             Some(Object::Local(_)) => self.enter_local_addresses(),
             Some(Object::Mark(_)) => {
                 self.marks.compile(self.state.marks());

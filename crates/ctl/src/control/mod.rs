@@ -408,7 +408,7 @@ impl<D: Datapath> Control<D> {
     fn refuse_broadcast(&self, command: &Command) -> Result<(), CommandError> {
         let Command::Add(Rule::Destination { endpoint, .. }) = command else { return Ok(()) };
         let why = format!("destination {endpoint} is the broadcast address of a network of the director's");
-        if self.is_broadcast(endpoint.addr) { Err(CommandError::InvalidOperation { why }) } else { Ok(()) }
+        if self.is_broadcast(endpoint.addr) { Err(CommandError::invalid(why)) } else { Ok(()) }
     }
 
     /// Whether it is the broadcast address of a network that the director is in.

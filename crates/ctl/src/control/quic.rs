@@ -8,9 +8,7 @@ use std::path::Path;
 
 use xvs_model::config::command::Command;
 use xvs_model::config::quic::{QuicRow, ServerIdRow};
-use xvs_model::config::quic_rule::{QuicObject, QuicRule};
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Rule;
 use xvs_model::hexadecimal;
 
 use crate::control::Control;
@@ -21,7 +19,7 @@ use crate::secret_file;
 impl<D: Datapath> Control<D> {
     /// Refuses a configuration whose file gives no key, unless xvsd starts.
     pub(super) fn admit_quic(&self, command: &Command) -> Result<(), CommandError> {
-        match key_file_of(command).filter(|_| !self.lists.starting) {
+        match key_file(command).filter(|_| !self.lists.starting) {
             Some(path) => read_key(path).map(|_| ()).map_err(failed),
             None => Ok(()),
         }
@@ -29,10 +27,9 @@ impl<D: Datapath> Control<D> {
 
     /// Reads the key of a configuration that a command adds. If the file has become wrong since the command was
     /// admitted, the former key stays. Forgets keys that no configuration uses any more.
-    pub(super) fn note_quic(&mut self, command: &Command, object: QuicObject) {
-        let QuicObject::Config { .. } = object else { return };
+    pub(super) fn note_quic_config(&mut self, command: &Command) {
         let mut keys = self.registry.quic_keys.clone();
-        if let Some(path) = key_file_of(command) {
+        if let Some(path) = key_file(command) {
             let key = read_key(path).inspect_err(|fault| tracing::error!("{fault}"));
             if key.is_ok() || !keys.contains_key(path) {
                 keys.insert(path.to_owned(), key);
@@ -88,16 +85,8 @@ impl<D: Datapath> Control<D> {
     }
 }
 
-/// The file of the key of a configuration.
-pub fn key_file(rule: &Rule) -> Option<&Path> {
-    match rule {
-        Rule::Quic { rule: QuicRule::Config { options, .. }, .. } => options.key_file.as_deref(),
-        _ => None,
-    }
-}
-
-fn key_file_of(command: &Command) -> Option<&Path> {
-    if let Command::Add(rule) = command { key_file(rule) } else { None }
+fn key_file(command: &Command) -> Option<&Path> {
+    if let Command::Add(rule) = command { rule.key_file() } else { None }
 }
 
 /// Reads a key: 32 hexadecimal digits, in a file that only its owner and group may access.
@@ -128,8 +117,8 @@ mod tests {
     use xvs_proto::Endpoint;
     use xvs_sched::ServiceKey;
 
-    use xvs_model::config::quic_rule::QuicConfig;
-    use xvs_model::config::rule::Object;
+    use xvs_model::config::quic_rule::{QuicConfig, QuicObject, QuicRule};
+    use xvs_model::config::rule::{Object, Rule};
 
     use super::*;
     use crate::control::tests::control;

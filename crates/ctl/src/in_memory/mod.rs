@@ -238,9 +238,6 @@ impl InMemory {
     }
 
     /// Replaces the probes of real servers through their virtual address.
-    ///
-    /// # Errors
-    /// As for [`Control::handle`].
     pub fn set_vip_probes(&mut self, probes: Option<Arc<VipProbes>>) {
         self.control.set_vip_probes(probes);
     }

@@ -30,7 +30,7 @@ pub enum StateFileError {
 /// The content of a file, and when it was last written, in milliseconds since 1970; `None`: there is none.
 ///
 /// # Errors
-/// Those of [`StateFileError`].
+/// As [`StateFileError`] says.
 pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, StateFileError> {
     let mut options = File::options();
     // A FIFO must not stop xvsd.

@@ -76,20 +76,21 @@ impl<'a> FastPath<'a> {
         if !is_steady(plain, &connection, life) {
             return None;
         }
+        let is_inbound = direction == Direction::Inbound;
         let rewritten = match direction {
             Direction::Inbound => self.request(&mut flows.ids, p, &connection, route),
             Direction::Outbound => self.reply(&mut flows.ids, p, &connection),
         };
         let Some(link) = rewritten else {
-            if direction == Direction::Inbound && !plain.is_tcp() {
+            if is_inbound && !plain.is_tcp() {
                 self.offload_without_checksum(flows, id, from);
             }
             return None;
         };
-        let packets = (direction == Direction::Inbound).then(|| connection.count_in_packet());
+        let packets = is_inbound.then(|| connection.count_in_packet());
         let is_offered = packets.is_some_and(|packets| is_offload_due(flows, packets));
         let announcer =
-            self.announcer.as_ref().filter(|announcer| packets.is_some() && announcer.concerns(&connection));
+            self.announcer.as_ref().filter(|announcer| is_inbound && announcer.concerns(&connection));
         count(&mut self.total, route.stats.of_worker(flows.worker), direction, plain.len);
         let expires = if plain.is_tcp() { self.tcp_expires } else { self.udp_expires };
         if !life.keeps(expires) {

@@ -350,10 +350,10 @@ impl Egress {
             IpAddr::V4(_) => {
                 let gateway = target.and_then(|target| target.gateway_on(link));
                 let mut of_family = on_link.iter().filter(|(addr, _)| addr.is_ipv4());
-                let mut beside = of_family
+                let beside = of_family
                     .clone()
-                    .filter(|&&(addr, len)| gateway.is_some_and(|gw| common(addr, gw) >= len));
-                let found = beside.next().or_else(|| of_family.next());
+                    .find(|&&(addr, len)| gateway.is_some_and(|gateway| common(addr, gateway) >= len));
+                let found = beside.or_else(|| of_family.next());
                 found
                     .or_else(|| elsewhere.into_iter().find(|(addr, _)| addr.is_ipv4()))
                     .map(|&(addr, _)| addr)

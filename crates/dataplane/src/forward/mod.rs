@@ -13,6 +13,7 @@ mod dr;
 mod fullnat;
 mod local;
 mod nat;
+pub(crate) mod network_header;
 mod translate;
 mod tunnel;
 

@@ -9,17 +9,16 @@
 
 pub(super) mod icmp;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-
 use xvs_proto::checksum::Delta;
 use xvs_proto::ipv6::extension;
 use xvs_proto::plain::LinkAddresses;
-use xvs_proto::{Endpoint, Family, FlowKey, Packet, Plain, Protocol, ethernet, ipv4, ipv6, tcp};
+use xvs_proto::{Endpoint, Family, FlowKey, Packet, Plain, ethernet, ipv4, ipv6, tcp};
 use xvs_xdp::Frame;
 
 use super::admission::check_ttl;
 use super::identification::Identification;
 use super::nat::update_checksum;
+use super::network_header::{Addresses, Fields};
 use crate::egress::Hop;
 use crate::verdict::DropReason;
 
@@ -29,25 +28,7 @@ pub(super) const DIFFERENCE: u32 = (ipv6::HEADER_LEN - ipv4::HEADER_LEN) as u32;
 /// IPv6 becomes (RFC 7915 §5.1).
 const FRAGMENTABLE_LEN: usize = ipv6::MIN_MTU as usize - DIFFERENCE as usize;
 
-/// The addresses of a packet.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Addresses {
-    /// Of IPv4.
-    V4(Ipv4Addr, Ipv4Addr),
-    /// Of IPv6.
-    V6(Ipv6Addr, Ipv6Addr),
-}
-
 impl Addresses {
-    /// Source and destination, which are of one family.
-    fn of(source: IpAddr, dest: IpAddr) -> Option<Self> {
-        match (source, dest) {
-            (IpAddr::V4(source), IpAddr::V4(dest)) => Some(Self::V4(source, dest)),
-            (IpAddr::V6(source), IpAddr::V6(dest)) => Some(Self::V6(source, dest)),
-            _ => None,
-        }
-    }
-
     /// Whether a packet of this length may be fragmented after its translation, and the length above which it leaves in
     /// fragments or, if it may not be, does not leave. `mtu` is that of its path; in bytes.
     fn widest(self, len: usize, dont_fragment: bool, mtu: u32) -> (bool, u32) {
@@ -88,49 +69,6 @@ impl Addresses {
 
     fn header_len(self) -> usize {
         self.family().header_len()
-    }
-}
-
-/// What is written into a network header.
-#[derive(Debug, Clone, Copy)]
-struct Fields {
-    tos: u8,
-    ttl: u8,
-    protocol: Protocol,
-    payload_len: u16,
-    /// The identification of a packet of IPv4 that may be fragmented.
-    id: Option<u16>,
-}
-
-impl Fields {
-    fn emit(self, addresses: Addresses, bytes: &mut [u8]) {
-        let Self { tos, ttl, protocol, payload_len, id } = self;
-        match addresses {
-            Addresses::V4(source, dest) => {
-                let header = ipv4::Header {
-                    tos,
-                    payload_len,
-                    id: id.unwrap_or(0),
-                    dont_fragment: id.is_none(),
-                    ttl,
-                    protocol,
-                    source,
-                    dest,
-                };
-                header.emit(bytes);
-            }
-            Addresses::V6(source, dest) => {
-                let header = ipv6::Header {
-                    traffic_class: tos,
-                    payload_len,
-                    next_header: protocol,
-                    hop_limit: ttl,
-                    source,
-                    dest,
-                };
-                header.emit(bytes);
-            }
-        }
     }
 }
 

@@ -12,13 +12,14 @@ use std::net::IpAddr;
 use std::ops::Range;
 
 use xvs_proto::checksum::{Coverage, Delta};
-use xvs_proto::{Endpoint, Family, Packet, Protocol, ethernet, gre, gue, ipv4, ipv6, udp};
+use xvs_proto::{Endpoint, Family, Packet, Protocol, ethernet, gre, gue, ipv6, udp};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
 use super::admission::{check_size, check_ttl, decrement_ttl, strip};
 use super::ends::Ends;
 use super::identification::Identification;
+use super::network_header::{Addresses, Fields};
 use crate::clock::Millis;
 use crate::egress::path_mtu::PathMtu;
 use crate::egress::{Encapsulation, Hop, Tunnel};
@@ -101,12 +102,12 @@ struct Carried {
 }
 
 impl Carried {
-    /// Identification and don't-fragment bit of an outer IPv4 header.
+    /// The identification of an outer IPv4 header; `None`: the packet may not be fragmented.
     #[inline]
-    fn identified(self, pmtu_disc: bool, ids: &mut Identification) -> (u16, bool) {
+    fn identification(self, pmtu_disc: bool, ids: &mut Identification) -> Option<u16> {
         // The don't-fragment rule of IPv6 does not apply to the routers of an IPv4 path.
         let dont_fragment = pmtu_disc && self.dont_fragment && self.family == Family::V4;
-        (if dont_fragment { 0 } else { ids.take() }, dont_fragment)
+        (!dont_fragment).then(|| ids.take())
     }
 }
 
@@ -172,28 +173,18 @@ fn emit_network(
     ends: (IpAddr, IpAddr),
     outer: Outer<'_>,
 ) {
-    let encapsulation = outer.tunnel.encapsulation;
-    let protocol = encapsulation.protocol().unwrap_or(Inner::of(carried.family).protocol);
-    let tos = outer_tos(carried.tos);
-    let ttl = carried.ttl;
-    match ends {
-        (IpAddr::V4(source), IpAddr::V4(dest)) => {
-            let (id, dont_fragment) = carried.identified(outer.pmtu_disc, outer.ids);
-            ipv4::Header { tos, payload_len, id, dont_fragment, ttl, protocol, source, dest }.emit(network);
-        }
-        (IpAddr::V6(source), IpAddr::V6(dest)) => {
-            let header = ipv6::Header {
-                traffic_class: tos,
-                payload_len,
-                next_header: protocol,
-                hop_limit: ttl,
-                source,
-                dest,
-            };
-            header.emit(network);
-        }
-        _ => debug_assert!(false, "a tunnel's ends are of one family"),
-    }
+    let (source, dest) = ends;
+    let Some(addresses) = Addresses::of(source, dest) else {
+        debug_assert!(false, "a tunnel's ends are of one family");
+        return;
+    };
+    let id = match addresses {
+        Addresses::V4(..) => carried.identification(outer.pmtu_disc, outer.ids),
+        Addresses::V6(..) => None,
+    };
+    let protocol = outer.tunnel.encapsulation.protocol().unwrap_or(Inner::of(carried.family).protocol);
+    Fields { tos: outer_tos(carried.tos), ttl: carried.ttl, protocol, payload_len, id }
+        .emit(addresses, network);
 }
 
 /// The identifiers of the inner packet's family in outer headers.

@@ -3,17 +3,14 @@
 //! They have no data. A packet is written into a new frame, or into that of a packet which it replaces. Not here: when
 //! such a packet is sent.
 
-use std::net::IpAddr;
-
 use xvs_proto::network::RouteKey;
-use xvs_proto::{
-    Endpoint, Family, LinkId, MacAddr, Packet, Parsed, Protocol, ethernet, ipv4, ipv6, parse, tcp,
-};
+use xvs_proto::{Endpoint, Family, LinkId, MacAddr, Packet, Parsed, Protocol, ethernet, parse, tcp};
 use xvs_xdp::Frame;
 
 use super::icmp_originate::hop_to;
 use crate::egress::Unresolved;
 use crate::forward::link_header;
+use crate::forward::network_header::{Addresses, Fields};
 use crate::port::Port;
 use crate::snapshot::Snapshot;
 
@@ -74,29 +71,11 @@ pub(crate) fn write(frame: &mut Frame, ends: (Endpoint, Endpoint), header: &tcp:
     let (network, segment) = frame.bytes_mut().split_at_mut(network_len);
     header.emit(segment, source, dest);
     let payload_len = segment_len as u16;
-    match (source.addr, dest.addr) {
-        (IpAddr::V4(source), IpAddr::V4(dest)) => ipv4::Header {
-            tos: 0,
-            payload_len,
-            id: 0,
-            dont_fragment: true,
-            ttl: HOPS,
-            protocol: Protocol::TCP,
-            source,
-            dest,
-        }
-        .emit(network),
-        (IpAddr::V6(source), IpAddr::V6(dest)) => ipv6::Header {
-            traffic_class: 0,
-            payload_len,
-            next_header: Protocol::TCP,
-            hop_limit: HOPS,
-            source,
-            dest,
-        }
-        .emit(network),
-        _ => debug_assert!(false, "a packet's ends are of one family"),
-    }
+    let Some(addresses) = Addresses::of(source.addr, dest.addr) else {
+        debug_assert!(false, "a packet's ends are of one family");
+        return;
+    };
+    Fields { tos: 0, ttl: HOPS, protocol: Protocol::TCP, payload_len, id: None }.emit(addresses, network);
 }
 
 /// Gives a packet of this file a link header, so that the code for received packets forwards it. `None`: the frame has

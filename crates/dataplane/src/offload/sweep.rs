@@ -29,7 +29,7 @@ use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
 
 impl Flows {
-    /// Lets [`Self::sweep_offloaded`] read all records now, and those that it frees be used at once, for tests.
+    /// Lets [`Self::sweep_offloaded`] read all records now, and gives those that it frees no rest, for tests.
     pub fn hasten_sweep(&mut self) {
         let Some(offloader) = &mut self.offloader else { return };
         (offloader.due, offloader.rest) = (Millis(0), Duration::ZERO);

@@ -12,7 +12,8 @@ use crate::shm::atomic::Ordering::Relaxed;
 pub(super) struct Unused {
     /// Each with the time from which on it may be used, nearly in the order of these times.
     records: ArrayQueue<(u32, Millis)>,
-    /// No record may be used before this time, so that workers who find none do not contend for the queue.
+    /// Before this time no worker looks, so that those who find none do not contend for the queue. The record that was
+    /// at the front rests until then; one behind it may be usable earlier.
     none_before: AtomicU64,
 }
 

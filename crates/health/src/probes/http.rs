@@ -27,6 +27,7 @@ use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::ClientConfig;
 use xvs_model::health_checks::check::{Http, Target, Url};
+use xvs_model::hexadecimal;
 
 use crate::blocking::run_blocking;
 use crate::pattern::{BodyError, Search};
@@ -107,7 +108,7 @@ enum HttpFailure {
     Status { status: u16, wanted: Vec<RangeInclusive<u16>> },
     #[error("the response broke off: {}", describe(.0))]
     BrokeOff(hyper::Error),
-    #[error("the body's MD5 is {}, not {}", hexadecimal(*seen), hexadecimal(*wanted))]
+    #[error("the body's MD5 is {}, not {}", hexadecimal::encode(seen), hexadecimal::encode(wanted))]
     Digest { seen: [u8; 16], wanted: [u8; 16] },
     #[error(transparent)]
     Body(BodyError),
@@ -262,10 +263,6 @@ fn codes(codes: &RangeInclusive<u16>) -> String {
         true => codes.start().to_string(),
         false => format!("{}-{}", codes.start(), codes.end()),
     }
-}
-
-fn hexadecimal(sum: [u8; 16]) -> String {
-    sum.map(|byte| format!("{byte:02x}")).concat()
 }
 
 /// An error with its sources.

@@ -33,7 +33,8 @@ pub enum Command {
     /// Zeroes the counters of one service and its destinations, or of all.
     Zero(Option<ServiceKey>),
     /// Adds an object: a destination in front of the others, a mark rule after the others. Timeouts, limits, disabled
-    /// real servers, and entries and files of access lists replace what was there; of other objects there must be none.
+    /// real servers, and entries and files of access lists replace what was there. A QUIC configuration or server ID
+    /// may be there already if it is equal, any other object may not.
     #[serde(untagged)]
     Add(Rule),
     /// Deletes an object. Connections continue.

@@ -140,9 +140,9 @@ impl State {
             Object::Destination { service, endpoint } => {
                 check_present(self.defined(service)?, service, *endpoint)
             }
-            Object::Timeouts => Err(CommandError::InvalidOperation {
-                why: "timeouts cannot be deleted; set them to other values".to_owned(),
-            }),
+            Object::Timeouts => {
+                Err(CommandError::invalid("timeouts cannot be deleted; set them to other values"))
+            }
             Object::Daemon(role) => {
                 let is_running = self.daemons.iter().any(|daemon| daemon.role == *role);
                 if is_running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
@@ -378,7 +378,7 @@ impl State {
             return Err(CommandError::OutOfRange { what });
         }
         if matches!(options.tunnel, Tunnel::Gue { port: 0, .. }) {
-            return Err(CommandError::InvalidOperation { why: "a gue tunnel needs a port".to_owned() });
+            return Err(CommandError::invalid("a gue tunnel needs a port"));
         }
         Ok(())
     }
@@ -406,9 +406,7 @@ fn check_key(key: &ServiceKey) -> Result<(), CommandError> {
     match *key {
         ServiceKey::Address { protocol: Protocol::TCP | Protocol::UDP | Protocol::SCTP, .. } => Ok(()),
         ServiceKey::Address { protocol, .. } => Err(CommandError::ProtocolNotSupported(protocol)),
-        ServiceKey::Mark { mark: 0, .. } => {
-            Err(CommandError::InvalidOperation { why: "a firewall mark is never 0".to_owned() })
-        }
+        ServiceKey::Mark { mark: 0, .. } => Err(CommandError::invalid("a firewall mark is never 0")),
         ServiceKey::Mark { .. } => Ok(()),
     }
 }
@@ -546,7 +544,7 @@ mod tests {
             (add_service(icmp), CommandError::ProtocolNotSupported(Protocol::ICMP)),
             (
                 Command::Add(Rule::Service { key: v6, options: mask }),
-                CommandError::InvalidOperation { why: format!("the netmask does not fit service {v6}") },
+                CommandError::invalid(format!("the netmask does not fit service {v6}")),
             ),
             (
                 Command::EditService { key: other, options: ServiceOptions::of(Family::V4) },

@@ -124,6 +124,11 @@ impl CommandError {
         Self::InvalidOperation { why: why.into() }
     }
 
+    /// The error of a daemon that is ending.
+    pub fn ending() -> Self {
+        Self::Failed { why: "xvs: the daemon is ending".to_owned() }
+    }
+
     /// The error for an unknown scheduler name, with the known ones.
     pub fn scheduler_not_found(name: &str) -> Self {
         let known = scheduler::names().map(str::to_owned).collect();

@@ -173,6 +173,13 @@ impl Rule {
     pub fn file(&self) -> Option<&Path> {
         match self {
             Self::ListFile { path, .. } => Some(path),
+            rule => rule.key_file(),
+        }
+    }
+
+    /// The file of the key of a QUIC configuration.
+    pub fn key_file(&self) -> Option<&Path> {
+        match self {
             Self::Quic { rule: QuicRule::Config { options, .. }, .. } => options.key_file.as_deref(),
             _ => None,
         }

@@ -10,7 +10,7 @@
 //!    and the sender of synchronization. The former xvsd cannot simply continue any more.
 //!
 //! After a failure in the first two stages the running xvsd continues, with its own programs. Not here: its side
-//! (`hand_over.rs`), the table's types (`kept_state.rs`).
+//! (`hand_over.rs`), the table's types (`restart/kept_state.rs`).
 
 use std::thread::{self, ScopedJoinHandle};
 use std::{io, panic};

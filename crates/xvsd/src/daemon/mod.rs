@@ -24,8 +24,7 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question;
 
 use crate::control_thread::{Begun, Input};
 use crate::daemon::ending::Ending;
@@ -98,38 +97,29 @@ impl Daemon {
         let Beginning { commands, settings, timeouts, saved_at_millis, journal, said } = begin;
         said.iter().for_each(|line| tracing::warn!("{line}"));
         let handle = self.handle();
-        let set = |(key, value): &(String, String)| {
-            let request = ControlRequest::Set { key: key.clone(), value: value.clone() };
-            let answer = handle.request(request);
-            let refusal = answer.as_ref().err().and_then(CommandError::refusal);
-            refusal
-                .inspect(|error| tracing::error!("journal: xvs set {key} {value}: refused: {error}"))
-                .is_none()
-        };
         // Before the rules: a daemon of synchronization reads some when it starts.
-        let settings: Vec<_> = settings.into_iter().filter(set).collect();
+        let mut set = Vec::new();
+        for (key, value) in settings {
+            let answer = handle.ask(question::set(&key, &value));
+            match answer.as_ref().err().and_then(CommandError::refusal) {
+                Some(error) => tracing::error!("journal: xvs set {key} {value}: refused: {error}"),
+                None => set.push((key, value)),
+            }
+        }
+        let settings = set;
         let mut refused = Vec::new();
         self.is_as_kept = saved_at_millis.is_some();
         if !commands.is_empty() {
             let all = commands.iter().map(|(_, command)| command.clone()).collect();
-            if let Reply::Restored(results) =
-                handle.request(ControlRequest::Restore(all)).map_err(DaemonError::Begin)?
-            {
-                log_begun(&commands, &results);
-                let is_lost = |((_, command), result): (&(_, Command), &Result<(), CommandError>)| {
-                    // Daemons are tried again.
-                    !matches!(command, Command::Add(Rule::Daemon(_)))
-                        && result.as_ref().is_err_and(|error| error.refusal().is_some())
-                };
-                self.is_as_kept &= !commands.iter().zip(&results).any(is_lost);
-                refused.extend(commands.into_iter().zip(results).filter_map(
-                    |(command, result)| match command {
-                        (_, Command::Add(Rule::Daemon(daemon))) => {
-                            Some((daemon, result.err()?.refusal()?.clone()))
-                        }
-                        _ => None,
-                    },
-                ));
+            let results = handle.ask(question::restore(all)).map_err(DaemonError::Begin)?;
+            log_begun(&commands, &results);
+            for ((_, command), result) in commands.into_iter().zip(results) {
+                let Some(refusal) = result.as_ref().err().and_then(CommandError::refusal) else { continue };
+                match command {
+                    // Tried again.
+                    Command::Add(Rule::Daemon(daemon)) => refused.push((daemon, refusal.clone())),
+                    _ => self.is_as_kept = false,
+                }
             }
         }
         let (now, later) = if others == Others::Ended { (journal, None) } else { (None, journal) };

@@ -2,8 +2,8 @@
 //! xvsd closes its sockets, and the successor continues with the same connection table.
 //!
 //! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends
-//! before the last one. Not here: the side of the running xvsd (`hand_over.rs`), the use of
-//! its table (`kept_state.rs`), sockets and workers (`serve.rs`).
+//! before the last one. Not here: the side of the running xvsd (`control_thread/hand_over.rs`), the use of its table
+//! (`restart/kept_state.rs`), sockets and workers (`control_thread/serve.rs`).
 
 use std::path::Path;
 use std::time::{Duration, Instant};

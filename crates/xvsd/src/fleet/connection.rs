@@ -26,7 +26,7 @@ use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
 use xvs_ctl::config::ConfigError;
 use xvs_ctl::config::fleet::{Fleet, Url};
 use xvs_ctl::credentials::refused;
-use xvs_ctl::secret_file::{self, read_file};
+use xvs_ctl::secret_file::{self, SecretFileError, read_file};
 
 /// The longest answer, in bytes. etcd itself takes no request beyond 1.5 MiB unless it is configured to.
 const ANSWER_MAX: usize = 16 << 20;
@@ -62,7 +62,10 @@ pub(super) enum CredentialsError {
     NoCertificate { key: &'static str, path: PathBuf },
     #[error("fleet.private_key_file {}: not PEM; {KEY}", .0.display())]
     NoKey(PathBuf),
-    /// The file of the key cannot be read, or the key is another certificate's.
+    /// The file of the key cannot be read, or everyone may read it.
+    #[error(transparent)]
+    KeyFile(#[from] SecretFileError),
+    /// The key is another certificate's.
     #[error("{0}")]
     Refused(String),
 }
@@ -156,8 +159,7 @@ fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, CredentialsError> {
     let config = match (&fleet.certificate_file, &fleet.private_key_file) {
         (Some(certificate), Some(key)) => {
             let chain = certificates("fleet.certificate_file", certificate)?;
-            let text = secret_file::read("fleet.private_key_file", key, KEY)
-                .map_err(|error| CredentialsError::Refused(error.to_string()))?;
+            let text = secret_file::read("fleet.private_key_file", key, KEY)?;
             // The parser's own text may have parts of the key.
             let secret = PrivateKeyDer::from_pem_slice(text.as_bytes())
                 .map_err(|_| CredentialsError::NoKey(key.clone()))?;

@@ -54,12 +54,6 @@ pub(super) enum MemberError {
 /// What is said of an answer that is no etcd's.
 const NO_ETCD: &str = "no answer of etcd 3.4 or later; correct `etcd` in [fleet] of xvs.toml";
 
-impl From<EtcdError> for String {
-    fn from(error: EtcdError) -> Self {
-        error.to_string()
-    }
-}
-
 /// The members of etcd, and the names of a fleet's keys.
 pub(super) struct Etcd {
     fleet: Fleet,

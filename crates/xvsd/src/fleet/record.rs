@@ -16,11 +16,11 @@ use xvs_model::config::difference::{differences, rules_of};
 use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::report::fleet::FleetDirector;
-use xvs_model::report::listing::Rates;
 
 use crate::fleet::etcd::{Entry, Etcd, EtcdError, Keys};
 use crate::handle::Handle;
 use crate::status;
+use crate::status::traffic::rates;
 
 /// How long a director without a sign of life has a record.
 const LEASE: Duration = Duration::from_secs(10);
@@ -140,7 +140,7 @@ impl Record {
         etcd: &mut Etcd,
         keys: &Keys,
         record: &FleetDirector,
-    ) -> Result<(), String> {
+    ) -> Result<(), EtcdError> {
         let now = Instant::now();
         if now < self.not_before {
             return Ok(());
@@ -149,7 +149,7 @@ impl Record {
         if written.is_err() {
             self.not_before = now + LOOK;
         }
-        Ok(written?)
+        written
     }
 
     async fn write_now(
@@ -277,20 +277,6 @@ fn digest(state: &State) -> String {
         }
     }
     format!("{:x}", digest.finalize())[..16].to_owned()
-}
-
-fn rates(before: &StatsValues, now: &StatsValues, seconds: f64) -> Rates {
-    Rates {
-        connections: rate(before.connections, now.connections, seconds),
-        in_packets: rate(before.in_packets, now.in_packets, seconds),
-        out_packets: rate(before.out_packets, now.out_packets, seconds),
-        in_bytes: rate(before.in_bytes, now.in_bytes, seconds),
-        out_bytes: rate(before.out_bytes, now.out_bytes, seconds),
-    }
-}
-
-fn rate(before: u64, now: u64, seconds: f64) -> u64 {
-    (now.saturating_sub(before) as f64 / seconds).round() as u64
 }
 
 /// The begin of a text that may be long.

@@ -23,7 +23,7 @@ use xvs_model::protocol::request::{ControlRequest, Verdict};
 use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::fleet::{FleetDirector, FleetReport, RefusedRules, RunningRules, Silence, Trial};
 
-use crate::fleet::etcd::{Etcd, Keys};
+use crate::fleet::etcd::{Etcd, EtcdError, Keys};
 use crate::fleet::follow::{Followed, Key, RunningTrial, Step};
 use crate::fleet::kept::{Kept, KeptFile};
 use crate::fleet::named_files;
@@ -117,17 +117,18 @@ impl Follower {
         let before = self.rules_state();
         match self.look().await {
             Ok(()) => (self.failures, self.silent, self.heard) = (0, None, Instant::now()),
-            Err(why) => self.has_failed(why),
+            Err(why) => self.has_failed(&why),
         }
         let changed = before != self.rules_state();
         self.record.look(&self.daemon, self.rules.as_deref(), changed);
         if self.failures == 0 {
             let record = self.present();
-            self.unwritten =
-                self.record.write(&mut self.etcd, &self.keys, &record).await.err().or_else(|| {
-                    // Until the next attempt it stays unwritten.
-                    self.unwritten.take().filter(|_| self.record.waits())
-                });
+            let written = self.record.write(&mut self.etcd, &self.keys, &record).await;
+            self.unwritten = match written {
+                Err(why) => Some(why.to_string()),
+                // Until the next attempt it stays unwritten.
+                Ok(()) => self.unwritten.take().filter(|_| self.record.waits()),
+            };
         }
         self.keep();
         self.show();
@@ -146,7 +147,7 @@ impl Follower {
         self.record.end(&mut self.etcd).await;
     }
 
-    async fn look(&mut self) -> Result<(), String> {
+    async fn look(&mut self) -> Result<(), EtcdError> {
         self.keys = self.etcd.keys().await?;
         self.is_held_up = false;
         match self.followed.see(self.keys.seen, Instant::now()) {
@@ -167,18 +168,18 @@ impl Follower {
         self.rules.is_none() && seen.rules.is_some() && trial.is_none() && seen.rules != refused
     }
 
-    fn has_failed(&mut self, why: String) {
+    fn has_failed(&mut self, why: &EtcdError) {
         self.failures += 1;
         if self.followed.trial_is_over(Instant::now()) {
             self.end_trial("its time is over, and etcd does not answer");
         }
         if self.failures >= FAILURES || self.keys.seen.revision == 0 {
-            self.silent = Some(Silence { why, seconds: self.heard.elapsed().as_secs() });
+            self.silent = Some(Silence { why: why.to_string(), seconds: self.heard.elapsed().as_secs() });
         }
     }
 
     /// Reads the text of a key, and puts it in force unless it is already.
-    async fn take(&mut self, key: Key) -> Result<(), String> {
+    async fn take(&mut self, key: Key) -> Result<(), EtcdError> {
         let name = if key == Key::Trial { "trial" } else { "rules" };
         let Some((revision, text)) = self.etcd.text(name).await? else { return Ok(()) };
         let rules = RunningRules { revision, sha256: format!("{:x}", Sha256::digest(&text)) };

@@ -20,7 +20,7 @@ use crossbeam::channel::bounded;
 use xvs_ctl::arguments::Arguments;
 use xvs_ctl::config::{Config, InForce};
 use xvs_ctl::control::list_sources::read_list;
-use xvs_ctl::control::quic::{key_file, read_key};
+use xvs_ctl::control::quic::read_key;
 use xvs_ctl::control::reload::Reloaded;
 use xvs_ctl::journal::format::{Entry, FileRecord};
 use xvs_ctl::unattached::Attachment;
@@ -143,7 +143,7 @@ impl Reloader {
             if let Rule::ListFile { list, path } = rule {
                 read_list(*list, path).map_err(unchanged)?;
             }
-            if let Some(path) = key_file(rule) {
+            if let Some(path) = rule.key_file() {
                 read_key(path).map_err(unchanged)?;
             }
         }

@@ -266,10 +266,11 @@ fn change_fleet(daemon: &Handle, wanted: FleetRequest, peer: &Peer) -> Result<u6
 }
 
 /// Logs and records a change that the control thread did not carry out.
-fn record(daemon: &Handle, line: String, refused: Option<&CommandError>, peer: &Peer) {
+fn record(daemon: &Handle, line: String, error: Option<&CommandError>, peer: &Peer) {
     let shared = daemon.shared();
     let requester = requester(peer);
-    let change = [(line, refused.map(ToString::to_string))];
+    let refused = error.and_then(CommandError::refusal).map(ToString::to_string);
+    let change = [(line, refused)];
     log_changes(change.clone(), &requester);
     shared.events.record_all(Kind::Change, shared.published.load().epoch, Some(&requester), change);
 }

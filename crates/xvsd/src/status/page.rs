@@ -29,7 +29,7 @@ use xvs_sched::{ClientLimit, ServiceKey};
 
 use crate::shared::Shared;
 use crate::status::health::{by_service, is_at, real_server_indices};
-use crate::status::traffic::stats;
+use crate::status::traffic::{rates, stats};
 use crate::status::warnings::no_quorum;
 use crate::status::{Obstacle, obstacle, report, why_unusable};
 
@@ -195,7 +195,7 @@ impl Look {
         });
         let services = services.collect();
         let total = shared.total.sum();
-        let rates = before.map(|before| reading.rates(before.total, total));
+        let rates = before.map(|before| rates(&before.total, &total, reading.seconds));
         let status = report(shared, health.as_ref());
         Self {
             at,
@@ -274,7 +274,7 @@ impl Reading<'_> {
             let health = indices.get(place).copied().flatten().and_then(|index| absent[index].take());
             let counted = member.live.stats.sum();
             let former = before.and_then(|before| before.totals(place, member.endpoint));
-            let rates = former.map(|former| self.rates(former, counted));
+            let rates = former.map(|former| rates(&former, &counted, self.seconds));
             usable += usize::from(obstacle(member, self.snapshot).is_none());
             rows.push(self.member(service.key, member, health, counted, rates));
             totals.push((member.endpoint, counted));
@@ -311,7 +311,7 @@ impl Reading<'_> {
             usable,
             active: rows.iter().filter_map(|row| row.active).map(u64::from).sum(),
             inactive: rows.iter().filter_map(|row| row.inactive).map(u64::from).sum(),
-            rates: before.map(|before| self.rates(before.stats, counted)),
+            rates: before.map(|before| rates(&before.stats, &counted, self.seconds)),
             totals: stats(counted),
             limit: service.client_limit.or_else(|| self.syn_limit(service.key)),
             servers: rows,
@@ -395,22 +395,6 @@ impl Reading<'_> {
         let since = format!("for {}", ago(server.since_millis, self.date));
         let told = server.checks.iter().filter(|check| server.is_up || !check.state.is_up());
         (state, iter::once(since).chain(told.map(check_words)).collect())
-    }
-
-    /// The rates since the look before.
-    fn rates(&self, before: StatsValues, now: StatsValues) -> Rates {
-        Rates {
-            connections: self.rate(before.connections, now.connections),
-            in_packets: self.rate(before.in_packets, now.in_packets),
-            out_packets: self.rate(before.out_packets, now.out_packets),
-            in_bytes: self.rate(before.in_bytes, now.in_bytes),
-            out_bytes: self.rate(before.out_bytes, now.out_bytes),
-        }
-    }
-
-    fn rate(&self, before: u64, now: u64) -> u64 {
-        // A service that was deleted and added again begins at 0.
-        (now.saturating_sub(before) as f64 / self.seconds).round() as u64
     }
 }
 

@@ -9,7 +9,7 @@ use xvs_dataplane::counters::StatsValues;
 use xvs_dataplane::snapshot::{Member, Service};
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::{CheckState, VirtualServerHealth};
-use xvs_model::report::listing::Stats;
+use xvs_model::report::listing::{Rates, Stats};
 use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 use crate::shared::Shared;
@@ -59,6 +59,22 @@ fn destination(
 pub(super) fn stats(counted: StatsValues) -> Stats {
     let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = counted;
     Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
+}
+
+/// The rates of a service or destination between two looks at its totals. One that was deleted and added again begins
+/// at 0.
+pub(crate) fn rates(before: &StatsValues, now: &StatsValues, seconds: f64) -> Rates {
+    Rates {
+        connections: rate(before.connections, now.connections, seconds),
+        in_packets: rate(before.in_packets, now.in_packets, seconds),
+        out_packets: rate(before.out_packets, now.out_packets, seconds),
+        in_bytes: rate(before.in_bytes, now.in_bytes, seconds),
+        out_bytes: rate(before.out_bytes, now.out_bytes, seconds),
+    }
+}
+
+fn rate(before: u64, now: u64, seconds: f64) -> u64 {
+    (now.saturating_sub(before) as f64 / seconds).round() as u64
 }
 
 /// The current totals.

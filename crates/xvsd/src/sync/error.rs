@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use thiserror::Error;
+use xvs_ctl::secret_file::SecretFileError;
 
 /// Why a daemon of connection synchronization cannot be started.
 #[derive(Debug, Error)]
 pub(crate) enum SyncError {
-    /// The file of the key cannot be read, or everyone may read it. The text names the file.
-    #[error("{0}")]
-    KeyFile(String),
+    /// The file of the key cannot be read, or everyone may read it.
+    #[error(transparent)]
+    KeyFile(#[from] SecretFileError),
     /// The file contains no key.
     #[error("sync_key_file {}: not 64 hexadecimal digits; {HOW}", .0.display())]
     NoKey(PathBuf),

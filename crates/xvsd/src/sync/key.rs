@@ -18,8 +18,7 @@ impl SyncKey {
     /// # Errors
     /// [`SyncError::KeyFile`] or [`SyncError::NoKey`].
     pub(crate) fn read(path: &Path) -> Result<Self, SyncError> {
-        let text = secret_file::read("sync_key_file", path, HOW)
-            .map_err(|error| SyncError::KeyFile(error.to_string()))?;
+        let text = secret_file::read("sync_key_file", path, HOW)?;
         let key = hexadecimal::decode(text.trim()).and_then(|key| key.try_into().ok());
         key.map(Self).ok_or_else(|| SyncError::NoKey(path.to_owned()))
     }

@@ -119,7 +119,7 @@ pub(super) const FLAGS: [(&str, tcp::Flags); 5] = [
 ];
 
 fn invalid(why: &str) -> CommandError {
-    CommandError::InvalidOperation { why: format!("xvs explain: {why}") }
+    CommandError::invalid(format!("xvs explain: {why}"))
 }
 
 /// Sender's link address if the neighbour's is unknown.

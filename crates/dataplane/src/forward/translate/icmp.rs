@@ -9,9 +9,10 @@ use std::net::IpAddr;
 use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 use xvs_xdp::Frame;
 
-use super::{Addresses, DIFFERENCE, FRAGMENTABLE_LEN, Fields, rewrite_ends, write_ports};
+use super::{DIFFERENCE, FRAGMENTABLE_LEN, rewrite_ends, write_ports};
 use crate::forward::admission::check_ttl;
 use crate::forward::identification::Identification;
+use crate::forward::network_header::{Addresses, Fields};
 use crate::verdict::DropReason;
 
 /// The path MTUs of links that are in use (RFC 1191 §7.1): the next lower one is assumed if a router names none.

@@ -147,8 +147,9 @@ impl Template {
         let network_len = match self.family {
             Family::V4 => {
                 let carried = Carried { family: plain.family, tos, ttl, dont_fragment: plain.dont_fragment };
-                let (id, dont_fragment) = carried.identified(pmtu_disc, ids);
-                let flags = if dont_fragment { ipv4::DONT_FRAGMENT } else { 0 };
+                let id = carried.identification(pmtu_disc, ids);
+                let flags = if id.is_none() { ipv4::DONT_FRAGMENT } else { 0 };
+                let id = id.unwrap_or(0);
                 let fields = [tos.into(), total as u16, id, flags, u16::from(ttl) << 8];
                 let checksum = fields.into_iter().fold(self.sum, Sum::word).checksum();
                 header[ipv4::field::TOS] = tos;

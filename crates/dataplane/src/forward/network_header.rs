@@ -1,0 +1,68 @@
+//! Network headers that the director writes as a whole: of translated packets, around tunnelled ones, of its own.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use xvs_proto::{Protocol, ipv4, ipv6};
+
+/// The addresses of a packet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Addresses {
+    /// Of IPv4.
+    V4(Ipv4Addr, Ipv4Addr),
+    /// Of IPv6.
+    V6(Ipv6Addr, Ipv6Addr),
+}
+
+impl Addresses {
+    /// Source and destination, which are of one family.
+    pub(crate) fn of(source: IpAddr, dest: IpAddr) -> Option<Self> {
+        match (source, dest) {
+            (IpAddr::V4(source), IpAddr::V4(dest)) => Some(Self::V4(source, dest)),
+            (IpAddr::V6(source), IpAddr::V6(dest)) => Some(Self::V6(source, dest)),
+            _ => None,
+        }
+    }
+}
+
+/// What is written into a network header.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Fields {
+    pub(crate) tos: u8,
+    pub(crate) ttl: u8,
+    pub(crate) protocol: Protocol,
+    pub(crate) payload_len: u16,
+    /// The identification of a packet of IPv4 that may be fragmented; `None`: it may not be.
+    pub(crate) id: Option<u16>,
+}
+
+impl Fields {
+    pub(crate) fn emit(self, addresses: Addresses, bytes: &mut [u8]) {
+        let Self { tos, ttl, protocol, payload_len, id } = self;
+        match addresses {
+            Addresses::V4(source, dest) => {
+                let header = ipv4::Header {
+                    tos,
+                    payload_len,
+                    id: id.unwrap_or(0),
+                    dont_fragment: id.is_none(),
+                    ttl,
+                    protocol,
+                    source,
+                    dest,
+                };
+                header.emit(bytes);
+            }
+            Addresses::V6(source, dest) => {
+                let header = ipv6::Header {
+                    traffic_class: tos,
+                    payload_len,
+                    next_header: protocol,
+                    hop_limit: ttl,
+                    source,
+                    dest,
+                };
+                header.emit(bytes);
+            }
+        }
+    }
+}
