@@ -329,8 +329,8 @@ impl Offloaded {
         let told = self.told(record, life, packets == Packets::HavePassed || self.has_packets(record));
         // After `told`, which is then not newer.
         let state = self.state(record);
-        // For each exchange: of two threads, the second one finds the mark gone, or another record. A record is used again
-        // only after its rest, long after the loads above.
+        // For each exchange: of two threads, the second one finds the mark gone, or another record. A record is used
+        // again only after its rest, long after the loads above.
         (self.of(id) == Some(record)).then_some(Reading { slot, told, state })
     }
 
