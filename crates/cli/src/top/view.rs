@@ -6,7 +6,7 @@ use std::collections::HashMap;
 
 use xvs_model::duration;
 use xvs_model::report::health::CheckState;
-use xvs_model::report::listing::Stats;
+use xvs_model::report::listing::{Rates, Stats};
 use xvs_model::report::status::WorkerStatus;
 use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 use xvs_model::report::unanswered::REPORTED;
@@ -50,7 +50,7 @@ pub(super) struct Row {
     /// What is wrong.
     notes: String,
     pub(super) level: Level,
-    rates: Rates,
+    rates: Rates<f64>,
     active: u64,
     inactive: u64,
 }
@@ -63,42 +63,10 @@ pub(super) enum Level {
     Destination,
 }
 
-/// Rates per second.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-struct Rates {
-    connections: f64,
-    in_packets: f64,
-    out_packets: f64,
-    in_bytes: f64,
-    out_bytes: f64,
-}
-
-impl Rates {
-    /// Rates between two totals; a counter that was reset in between began at zero.
-    fn between(before: Option<&Stats>, now: &Stats, seconds: f64) -> Self {
-        let Some(before) = before.filter(|_| seconds > 0.0) else { return Self::default() };
-        Self {
-            connections: per_second(before.connections, now.connections, seconds),
-            in_packets: per_second(before.in_packets, now.in_packets, seconds),
-            out_packets: per_second(before.out_packets, now.out_packets, seconds),
-            in_bytes: per_second(before.in_bytes, now.in_bytes, seconds),
-            out_bytes: per_second(before.out_bytes, now.out_bytes, seconds),
-        }
-    }
-
-    fn plus(self, other: Self) -> Self {
-        Self {
-            connections: self.connections + other.connections,
-            in_packets: self.in_packets + other.in_packets,
-            out_packets: self.out_packets + other.out_packets,
-            in_bytes: self.in_bytes + other.in_bytes,
-            out_bytes: self.out_bytes + other.out_bytes,
-        }
-    }
-}
-
-fn per_second(before: u64, now: u64, seconds: f64) -> f64 {
-    now.checked_sub(before).unwrap_or(now) as f64 / seconds
+/// The rates between two totals; 0 without earlier ones.
+fn rates(before: Option<&Stats>, now: &Stats, seconds: f64) -> Rates<f64> {
+    let before = before.filter(|_| seconds > 0.0);
+    before.map_or_else(Rates::default, |before| now.rates_since(before, seconds))
 }
 
 impl Row {
@@ -111,7 +79,7 @@ impl Row {
                 down => format!(" {down} down"),
             },
             level: Level::Service,
-            rates: Rates::between(before.map(|before| &before.stats), &service.stats, seconds),
+            rates: rates(before.map(|before| &before.stats), &service.stats, seconds),
             active: service.destinations.iter().map(|dest| u64::from(dest.active)).sum(),
             inactive: service.destinations.iter().map(|dest| u64::from(dest.inactive)).sum(),
         }
@@ -130,7 +98,7 @@ impl Row {
             method: format!(" {} {}", dest.method.listed(), dest.weight.0),
             notes: failing + disabled,
             level: Level::Destination,
-            rates: Rates::between(before.map(|before| &before.stats), &dest.stats, seconds),
+            rates: rates(before.map(|before| &before.stats), &dest.stats, seconds),
             active: dest.active.into(),
             inactive: dest.inactive.into(),
         }
@@ -215,7 +183,7 @@ impl Rows {
         for service in &now.services {
             let before = known.get(&service.key).copied();
             let row = Row::of_service(service, before, seconds);
-            total.rates = total.rates.plus(row.rates);
+            total.rates += row.rates;
             total.active += row.active;
             total.inactive += row.inactive;
             let known: HashMap<_, _> = before
@@ -580,8 +548,7 @@ mod tests {
             assert_eq!(total.rates, Rates::default());
         }
         // A service that was deleted and added again counts anew.
-        let rates = Rates::between(Some(&stats(100, 0, 0)), &stats(4, 0, 0), 2.0);
-        assert_eq!(rates.connections, 2.0);
+        assert_eq!(rates(Some(&stats(100, 0, 0)), &stats(4, 0, 0), 2.0).connections, 2.0);
     }
 
     #[test]

@@ -49,8 +49,7 @@ impl Estimator {
 
     /// The totals to show.
     pub fn stats(&self) -> Stats {
-        let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = self.seen - self.base;
-        Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
+        totals(self.seen - self.base)
     }
 
     /// The rates to show, per second.
@@ -61,6 +60,12 @@ impl Estimator {
         });
         Rates { connections, in_packets, out_packets, in_bytes, out_bytes }
     }
+}
+
+/// Counted values as reports show them.
+pub fn totals(counted: StatsValues) -> Stats {
+    let StatsValues { connections, in_packets, out_packets, in_bytes, out_bytes } = counted;
+    Stats { connections, in_packets, out_packets, in_bytes, out_bytes }
 }
 
 struct Scale {

@@ -1,5 +1,7 @@
 //! Services and destinations as listings show them, with their totals and rates.
 
+use std::ops::AddAssign;
+
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
@@ -63,16 +65,57 @@ pub struct Stats {
 
 /// Rates per second. In listings IPVS's estimator computes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Rates {
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema), schemars(rename = "Rates"))]
+pub struct Rates<N = u64> {
     /// Scheduled connections a second.
-    pub connections: u64,
+    pub connections: N,
     /// Packets towards real servers, a second.
-    pub in_packets: u64,
+    pub in_packets: N,
     /// Packets towards clients, a second.
-    pub out_packets: u64,
+    pub out_packets: N,
     /// Bytes of IP packets towards real servers, a second.
-    pub in_bytes: u64,
+    pub in_bytes: N,
     /// Bytes of IP packets towards clients, a second.
-    pub out_bytes: u64,
+    pub out_bytes: N,
+}
+
+impl Stats {
+    /// The rates since the totals `before`, which are this many seconds old. A total that has become smaller was reset
+    /// in between, and counts from 0.
+    pub fn rates_since(&self, before: &Self, seconds: f64) -> Rates<f64> {
+        Rates {
+            connections: per_second(before.connections, self.connections, seconds),
+            in_packets: per_second(before.in_packets, self.in_packets, seconds),
+            out_packets: per_second(before.out_packets, self.out_packets, seconds),
+            in_bytes: per_second(before.in_bytes, self.in_bytes, seconds),
+            out_bytes: per_second(before.out_bytes, self.out_bytes, seconds),
+        }
+    }
+}
+
+fn per_second(before: u64, now: u64, seconds: f64) -> f64 {
+    now.checked_sub(before).unwrap_or(now) as f64 / seconds
+}
+
+impl Rates<f64> {
+    /// Whole numbers.
+    pub fn rounded(self) -> Rates {
+        Rates {
+            connections: self.connections.round() as u64,
+            in_packets: self.in_packets.round() as u64,
+            out_packets: self.out_packets.round() as u64,
+            in_bytes: self.in_bytes.round() as u64,
+            out_bytes: self.out_bytes.round() as u64,
+        }
+    }
+}
+
+impl AddAssign for Rates<f64> {
+    fn add_assign(&mut self, other: Self) {
+        self.connections += other.connections;
+        self.in_packets += other.in_packets;
+        self.out_packets += other.out_packets;
+        self.in_bytes += other.in_bytes;
+        self.out_bytes += other.out_bytes;
+    }
 }

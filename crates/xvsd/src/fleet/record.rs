@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use xvs_ctl::config::fleet::host_name;
-use xvs_dataplane::counters::StatsValues;
+use xvs_ctl::registry::estimator::totals;
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
@@ -16,11 +16,11 @@ use xvs_model::config::difference::{differences, rules_of};
 use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::report::fleet::FleetDirector;
+use xvs_model::report::listing::Stats;
 
 use crate::fleet::etcd::{Entry, Etcd, EtcdError, Keys};
 use crate::handle::Handle;
 use crate::status;
-use crate::status::traffic::rates;
 
 /// How long a director without a sign of life has a record.
 const LEASE: Duration = Duration::from_secs(10);
@@ -43,7 +43,7 @@ pub(super) struct Record {
     figures: FleetDirector,
     looked: Option<Instant>,
     /// The totals of all services at that time.
-    total: StatsValues,
+    total: Stats,
     /// The configuration whose rules were compared last.
     compared: Option<u64>,
     /// The lease of the key that was written last.
@@ -63,7 +63,7 @@ impl Record {
             instance,
             figures: FleetDirector::default(),
             looked: None,
-            total: StatsValues::default(),
+            total: Stats::default(),
             compared: None,
             lease: None,
             key: String::new(),
@@ -84,11 +84,11 @@ impl Record {
         // Without warnings about the rules in etcd, which follow from the rest of the record.
         let own = shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default();
         warnings.retain(|warning| !own.contains(warning));
-        let total = shared.total.sum();
+        let total = totals(shared.total.sum());
         let seconds = self.looked.map_or(0.0, |looked| looked.elapsed().as_secs_f64());
         // The totals of a former process come some moments after the start.
-        let rates = match seconds > 0.5 && self.total != StatsValues::default() {
-            true => rates(&self.total, &total, seconds),
+        let rates = match seconds > 0.5 && self.total != Stats::default() {
+            true => total.rates_since(&self.total, seconds).rounded(),
             false => self.figures.rates,
         };
         if seconds > 0.5 || self.looked.is_none() {

@@ -12,7 +12,7 @@ use xvs_proto::Family as AddressFamily;
 use xvs_sched::ServiceKey;
 
 use super::text::{Family, Text};
-use crate::status::is_usable;
+use crate::status::services::is_usable;
 
 /// The largest number of destinations of a service that have their own lines.
 #[derive(Debug, Clone, Copy)]

@@ -1,13 +1,10 @@
 //! The weights in force and unanswered connections, added to the report of health checks.
 
-use std::collections::HashMap;
-use std::net::SocketAddr;
-
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::snapshot::{Member, Service, Snapshot};
-use xvs_model::report::health::{HealthReport, RealServerHealth, VirtualServerHealth};
-use xvs_proto::Endpoint;
-use xvs_sched::ServiceKey;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_model::report::health::HealthReport;
+
+use crate::status::services::real_server_indices;
 
 /// Fills in the weights that schedulers use, those that load reports have changed, and unanswered connections.
 pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Millis) {
@@ -23,47 +20,6 @@ pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Milli
             let by_load = !weights.disabled && member.weight != member.own_weight;
             weights.feedback = by_load.then_some(member.weight.0);
         }
-    }
-}
-
-/// The virtual servers by their services.
-pub(crate) fn by_service(report: &HealthReport) -> HashMap<ServiceKey, &VirtualServerHealth> {
-    report.virtual_servers.iter().flat_map(|server| server.keys().map(move |key| (key, server))).collect()
-}
-
-/// For each destination of `service` its index among the virtual server's real servers, if it is one of them.
-pub(crate) fn real_server_indices(server: &VirtualServerHealth, service: &Service) -> Vec<Option<usize>> {
-    let mut indices = HashMap::new();
-    for (index, server) in server.real_servers.iter().enumerate() {
-        let Some([own, of_service]) = endpoints(server, service.key) else { continue };
-        indices.insert(own, index);
-        indices.entry(of_service).or_insert(index);
-    }
-    service.members.iter().map(|member| indices.get(&member.endpoint).copied()).collect()
-}
-
-/// The endpoints that a real server of the file can have in a service: its own or, as only NAT allows another port than
-/// the service's, its address with the service's port.
-fn endpoints(server: &RealServerHealth, service: ServiceKey) -> Option<[Endpoint; 2]> {
-    endpoints_of(&server.endpoint, service)
-}
-
-fn endpoints_of(of_file: &str, service: ServiceKey) -> Option<[Endpoint; 2]> {
-    let own: SocketAddr = of_file.parse().ok()?;
-    let own = Endpoint::new(own.ip(), own.port());
-    Some([own, Endpoint { port: service_port(service), ..own }])
-}
-
-/// Whether a real server of a service is the one that the file has at this endpoint.
-pub(crate) fn is_at(member: &Member, of_file: &str, service: ServiceKey) -> bool {
-    endpoints_of(of_file, service).is_some_and(|endpoints| endpoints.contains(&member.endpoint))
-}
-
-/// The port of a service; 0 for a mark service.
-fn service_port(key: ServiceKey) -> u16 {
-    match key {
-        ServiceKey::Address { endpoint, .. } => endpoint.port,
-        ServiceKey::Mark { .. } => 0,
     }
 }
 

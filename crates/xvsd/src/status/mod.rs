@@ -7,10 +7,10 @@
 pub mod daemon_facts;
 pub mod health;
 pub mod page;
+pub(crate) mod services;
 pub mod traffic;
 mod warnings;
 
-use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -19,13 +19,12 @@ use std::time::Instant;
 use xvs_ctl::config::fleet::host_name;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Path;
-use xvs_dataplane::snapshot::{Member, Service, Snapshot};
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_host::network::card::CardLosses;
 use xvs_ipvsadm::disabled_arguments;
 use xvs_model::config::access_list::ListSummary;
 use xvs_model::config::client_limit::SynLimitSummary;
 use xvs_model::config::list_key::{ListKey, ListKind};
-use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::report::health::HealthReport;
 use xvs_model::report::status::{
@@ -36,6 +35,8 @@ use xvs_sched::ServiceKey;
 use crate::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::log::Losses;
 use crate::shared::{Facts, Shared};
+use crate::status::services::Services;
+use crate::status::warnings::Troubles;
 use crate::sync_peers::SyncPeers;
 
 /// The readings that a report is built from.
@@ -51,10 +52,7 @@ struct Readings<'a> {
     recent: Vec<u64>,
     /// What each interface's card has lost since `minute`.
     recent_cards: Vec<CardLosses>,
-    /// The real servers whose next hop has not answered for some seconds.
-    silent: BTreeSet<IpAddr>,
-    /// Services without a usable destination, each with the reason.
-    unusable: Vec<(String, &'static str)>,
+    troubles: Troubles,
     /// The warnings about interfaces that are not attached.
     unattached: Vec<String>,
     health: Option<&'a HealthReport>,
@@ -80,12 +78,8 @@ impl<'a> Readings<'a> {
         let recent = sample.drops_since(&minute);
         let recent_cards = sample.card_losses_since(&minute);
         let attachment = facts.attachment();
-        let mut unusable = Vec::new();
-        for service in snapshot.services.iter() {
-            let why = why_unusable(service, |one| lasting_obstacle(one, &snapshot, &silent), &facts.disabled);
-            unusable.extend(why.map(|why| (service.key.to_string(), why)));
-        }
-        unusable.sort();
+        let services = Services::new(&snapshot, None, &facts.disabled, now);
+        let troubles = Troubles::of(&services, &silent, &facts.network);
         let mut unattached = attachment.warnings(virtual_addresses(&snapshot), without_route(&snapshot));
         if drop_reasons().zip(&recent).any(|((reason, _), packets)| reason == "no_route" && *packets > 0) {
             let families = snapshot.services.iter().map(|service| service.key.family()).collect();
@@ -102,8 +96,7 @@ impl<'a> Readings<'a> {
             busy_percent,
             recent,
             recent_cards,
-            silent,
-            unusable,
+            troubles,
             unattached,
             health,
             fleet: shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default(),
@@ -150,7 +143,7 @@ pub(crate) fn syn_limits(snapshot: &Snapshot) -> Vec<SynLimitSummary> {
 pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
     let readings = Readings::take(shared, health);
     let warnings = readings.warnings();
-    let Readings { facts, now, snapshot, sample, minute, busy_percent, recent, unusable, live, size, .. } =
+    let Readings { facts, now, snapshot, sample, minute, busy_percent, recent, troubles, live, size, .. } =
         readings;
     let (services, destinations) = snapshot.configured();
     StatusReport {
@@ -161,7 +154,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         uptime_seconds: shared.started.until(now).as_secs(),
         epoch: snapshot.epoch,
         services: services as u64,
-        services_without_destination: unusable.len() as u64,
+        services_without_destination: troubles.unusable.len() as u64,
         destinations: destinations as u64,
         health: health.map(HealthReport::counts),
         disabled: facts.disabled.iter().map(|server| disabled_arguments(&server)).collect(),
@@ -285,76 +278,6 @@ fn without_route(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
         snapshot.destinations.find(member.id).is_some_and(|dest| dest.path == Path::NoRoute)
     });
     without.map(|member| member.endpoint.addr)
-}
-
-/// The reason, if none of a service's destinations can get a connection, because of these obstacles.
-fn why_unusable(
-    service: &Service,
-    obstacle: impl Fn(&Member) -> Option<Obstacle>,
-    disabled: &DisabledServers,
-) -> Option<&'static str> {
-    let obstacles = service.members.iter().map(|member| match obstacle(member) {
-        Some(Obstacle::Quiescent) if disabled.includes(service.key, member.endpoint) => {
-            Some(Obstacle::Disabled)
-        }
-        other => other,
-    });
-    let mut obstacles = obstacles.collect::<Option<Vec<_>>>()?;
-    obstacles.sort_unstable();
-    Some(match (obstacles.first(), obstacles.last()) {
-        (None, _) => "has no real server; `xvsadm -a` adds one",
-        (first, last) if first != last => {
-            "has no real server that can take a connection: each is disabled, at weight 0, overloaded or not reachable; see `xvsadm -Ln --thresholds`, `ip neigh`"
-        }
-        (Some(Obstacle::Quiescent), _) => {
-            "has only real servers of weight 0; `xvsadm -e … -w 1` gives one a weight"
-        }
-        (Some(Obstacle::Disabled), _) => "has only disabled real servers; `xvs enable` ends that",
-        (Some(Obstacle::Overloaded), _) => {
-            "has only overloaded real servers; see `xvsadm -Ln --thresholds`, raise -x or add one"
-        }
-        (Some(Obstacle::NoRoute), _) => {
-            "has only real servers without a route by an attached interface; see `ip route`"
-        }
-        (Some(Obstacle::NoNeighbour), _) => {
-            "has only real servers whose next hop does not answer; see `ip neigh`, and whether they run"
-        }
-    })
-}
-
-/// Why a destination gets no new connections, or is not reachable.
-#[derive(PartialEq, Eq, PartialOrd, Ord)]
-enum Obstacle {
-    Quiescent,
-    Disabled,
-    Overloaded,
-    NoRoute,
-    NoNeighbour,
-}
-
-/// As [`obstacle`], but a next hop has to be silent for some seconds.
-fn lasting_obstacle(member: &Member, snapshot: &Snapshot, silent: &BTreeSet<IpAddr>) -> Option<Obstacle> {
-    obstacle(member, snapshot)
-        .filter(|obstacle| *obstacle != Obstacle::NoNeighbour || silent.contains(&member.endpoint.addr))
-}
-
-/// Whether a destination can get new connections and is reachable.
-pub(crate) fn is_usable(member: &Member, snapshot: &Snapshot) -> bool {
-    obstacle(member, snapshot).is_none()
-}
-
-fn obstacle(member: &Member, snapshot: &Snapshot) -> Option<Obstacle> {
-    if member.weight.is_quiescent() {
-        return Some(Obstacle::Quiescent);
-    }
-    if member.live.is_overloaded() {
-        return Some(Obstacle::Overloaded);
-    }
-    match snapshot.destinations.find(member.id)?.path {
-        Path::NoRoute => Some(Obstacle::NoRoute),
-        Path::NoNeighbour { .. } => Some(Obstacle::NoNeighbour),
-        Path::To(_) | Path::Local => None,
-    }
 }
 
 #[cfg(test)]

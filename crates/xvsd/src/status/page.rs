@@ -12,26 +12,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper::body::Bytes;
+use xvs_ctl::registry::estimator::totals;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::counters::StatsValues;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
-use xvs_dataplane::snapshot::{Member, Service, Snapshot};
-use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::{
-    AgentHealth, CheckHealth, CheckState, RealServerHealth, SorryServerHealth, VirtualServerHealth, ago,
+    AgentHealth, CheckHealth, CheckState, RealServerHealth, SorryServerHealth, ago,
 };
-use xvs_model::report::listing::Rates;
+use xvs_model::report::listing::{Rates, Stats};
 use xvs_model::report::page::{PageServer, PageService, ServerState, ServiceState, StatusPage};
 use xvs_model::report::status::StatusReport;
 use xvs_model::report::unanswered::REPORTED;
-use xvs_proto::Endpoint;
 use xvs_sched::{ClientLimit, ServiceKey};
 
 use crate::shared::Shared;
-use crate::status::health::{by_service, is_at, real_server_indices};
-use crate::status::traffic::{rates, stats};
+use crate::status::report;
+use crate::status::services::{Obstacle, ServerReport, ServiceReport, Services};
 use crate::status::warnings::no_quorum;
-use crate::status::{Obstacle, obstacle, report, why_unusable};
 
 /// The file for the browser. It needs no other.
 pub const FILE: &str = include_str!("page.html");
@@ -138,7 +134,7 @@ struct Look {
     /// When it was complete.
     taken: Millis,
     status: StatusReport,
-    total: StatsValues,
+    totals: Stats,
     rates: Option<Rates>,
     sloppy_tcp: bool,
     locals: Arc<LocalAddresses>,
@@ -146,11 +142,9 @@ struct Look {
     services: Vec<Looked>,
 }
 
-/// A service with its totals.
+/// A service.
 struct Looked {
     key: ServiceKey,
-    stats: StatsValues,
-    servers: Vec<(Endpoint, StatsValues)>,
     /// What is searched, in lower case: a line for the service, and for each of its real servers.
     text: String,
     shown: PageService,
@@ -162,13 +156,10 @@ impl Looked {
     }
 
     /// The totals of a real server, whose place is `place` unless real servers were added or deleted.
-    fn totals(&self, place: usize, endpoint: Endpoint) -> Option<StatsValues> {
-        let (_, totals) = self
-            .servers
-            .get(place)
-            .filter(|(one, _)| *one == endpoint)
-            .or_else(|| self.servers.iter().find(|(one, _)| *one == endpoint))?;
-        Some(*totals)
+    fn totals(&self, place: usize, server: &str) -> Option<Stats> {
+        let servers = &self.shown.servers;
+        let at_place = servers.get(place).filter(|one| one.server == server);
+        at_place.or_else(|| servers.iter().find(|one| one.server == server))?.totals
     }
 }
 
@@ -179,29 +170,26 @@ impl Look {
         let facts = shared.facts();
         let at = shared.now();
         let before = before.filter(|before| before.at.until(at) <= RATES);
-        let watched = health.as_ref().map(by_service).unwrap_or_default();
         let reading = Reading {
-            snapshot: &snapshot,
-            disabled: &facts.disabled,
+            services: Services::new(&snapshot, health.as_ref(), &facts.disabled, at),
             seconds: before.map_or(1.0, |before| before.at.until(at).as_secs_f64()),
-            now: at,
             date,
         };
         let mut services: Vec<_> = snapshot.services.iter().collect();
         services.sort_unstable_by_key(|service| service.key);
-        let services = services.iter().map(|service| {
+        let services = services.into_iter().map(|service| {
             let before = before.and_then(|before| before.find(&service.key));
-            reading.service(service, watched.get(&service.key).copied(), before)
+            reading.service(&reading.services.report(service), before)
         });
         let services = services.collect();
-        let total = shared.total.sum();
-        let rates = before.map(|before| rates(&before.total, &total, reading.seconds));
+        let totals = totals(shared.total.sum());
+        let rates = before.map(|before| reading.rates(&before.totals, &totals));
         let status = report(shared, health.as_ref());
         Self {
             at,
             taken: shared.now(),
             status,
-            total,
+            totals,
             rates,
             sloppy_tcp: snapshot.settings.sloppy_tcp,
             locals: snapshot.locals.clone(),
@@ -233,7 +221,7 @@ impl Look {
         StatusPage {
             status: &self.status,
             rates: self.rates,
-            totals: stats(self.total),
+            totals: self.totals,
             active: self.services.iter().map(|looked| looked.shown.active).sum(),
             inactive: self.services.iter().map(|looked| looked.shown.inactive).sum(),
             with_problem: self.services.iter().filter(|looked| looked.has_problem()).count(),
@@ -250,43 +238,30 @@ impl Look {
 
 /// What the rows of a look are made from.
 struct Reading<'a> {
-    snapshot: &'a Snapshot,
-    disabled: &'a DisabledServers,
+    services: Services<'a>,
     /// The time since the look before.
     seconds: f64,
-    now: Millis,
     date: u64,
 }
 
 impl Reading<'_> {
-    fn service(
-        &self,
-        service: &Service,
-        health: Option<&VirtualServerHealth>,
-        before: Option<&Looked>,
-    ) -> Looked {
-        let indices = health.map(|health| real_server_indices(health, service)).unwrap_or_default();
-        let mut absent: Vec<_> = health.iter().flat_map(|health| &health.real_servers).map(Some).collect();
+    fn rates(&self, before: &Stats, now: &Stats) -> Rates {
+        now.rates_since(before, self.seconds).rounded()
+    }
+
+    fn service(&self, report: &ServiceReport<'_>, before: Option<&Looked>) -> Looked {
+        let ServiceReport { service, health, servers, absent } = report;
         let mut rows = Vec::new();
-        let mut totals = Vec::new();
-        let mut usable = 0;
-        for (place, member) in service.members.iter().enumerate() {
-            let health = indices.get(place).copied().flatten().and_then(|index| absent[index].take());
-            let counted = member.live.stats.sum();
-            let former = before.and_then(|before| before.totals(place, member.endpoint));
-            let rates = former.map(|former| rates(&former, &counted, self.seconds));
-            usable += usize::from(obstacle(member, self.snapshot).is_none());
-            rows.push(self.member(service.key, member, health, counted, rates));
-            totals.push((member.endpoint, counted));
+        for (place, server) in servers.iter().enumerate() {
+            let mut row = self.server(server);
+            let former = before.and_then(|before| before.totals(place, &row.server));
+            row.rates = former.zip(row.totals).map(|(former, totals)| self.rates(&former, &totals));
+            rows.push(row);
         }
         if let Some(sorry) = health.and_then(|health| health.sorry_server.as_ref()) {
-            let place = service.members.iter().position(|member| is_at(member, &sorry.endpoint, service.key));
-            // It may also be a real server of the file.
-            let place =
-                place.filter(|place| sorry.serves || indices.get(*place).copied().flatten().is_none());
-            add_sorry(&mut rows, sorry, place);
+            add_sorry(&mut rows, sorry, report.place_of(sorry));
         }
-        rows.extend(absent.into_iter().flatten().map(|server| {
+        rows.extend(absent.iter().map(|server| {
             let (state, mut words) = self.checked(server);
             if server.is_up {
                 words.push("not in the service".to_owned());
@@ -294,47 +269,36 @@ impl Reading<'_> {
             absent_server(server.name(), state, words.join("; "))
         }));
         let lost = health.filter(|health| !health.is_well).map(no_quorum);
-        let why = lost.or_else(|| {
-            why_unusable(service, |one| obstacle(one, self.snapshot), self.disabled).map(str::to_owned)
-        });
+        let why = lost.or_else(|| report.why_unusable(|server| server.obstacle).map(str::to_owned));
         let state = match why {
             Some(_) => ServiceState::Down,
             None if rows.iter().any(|row| row.state.is_problem()) => ServiceState::Warning,
             None => ServiceState::Ok,
         };
-        let counted = service.live.stats();
+        let totals = totals(service.live.stats());
         let shown = PageService {
             service: service.key.to_string(),
             rule: service.rule.to_string(),
             state,
             why,
-            usable,
+            usable: servers.iter().filter(|server| server.obstacle.is_none()).count(),
             active: rows.iter().filter_map(|row| row.active).map(u64::from).sum(),
             inactive: rows.iter().filter_map(|row| row.inactive).map(u64::from).sum(),
-            rates: before.map(|before| rates(&before.stats, &counted, self.seconds)),
-            totals: stats(counted),
+            rates: before.map(|before| self.rates(&before.shown.totals, &totals)),
+            totals,
             limit: service.client_limit.or_else(|| self.syn_limit(service.key)),
             servers: rows,
         };
-        Looked { key: service.key, stats: counted, servers: totals, text: searched(&shown), shown }
+        Looked { key: service.key, text: searched(&shown), shown }
     }
 
-    /// A real server that is in the service.
-    fn member(
-        &self,
-        service: ServiceKey,
-        member: &Member,
-        health: Option<&RealServerHealth>,
-        counted: StatsValues,
-        rates: Option<Rates>,
-    ) -> PageServer {
+    /// A real server that is in the service, without rates.
+    fn server(&self, report: &ServerReport<'_>) -> PageServer {
+        let ServerReport { member, health, unanswered, .. } = *report;
         let (checked, mut words) =
             health.map_or((ServerState::Unchecked, Vec::new()), |health| self.checked(health));
-        let unanswered = member.live.recently_unanswered(self.now);
-        let (state, more) = match obstacle(member, self.snapshot) {
-            _ if self.disabled.includes(service, member.endpoint) => {
-                (ServerState::Disabled, "by an operator; `xvs enable` ends that")
-            }
+        let (state, more) = match report.obstacle {
+            _ if report.disabled => (ServerState::Disabled, "by an operator; `xvs enable` ends that"),
             _ if checked == ServerState::Down => (checked, ""),
             Some(Obstacle::NoRoute) => {
                 (ServerState::Unreachable, "no route by an attached interface; see `ip route`")
@@ -364,23 +328,20 @@ impl Reading<'_> {
         let load = member.live.load();
         let (upper, lower) = member.live.thresholds();
         PageServer {
-            server: member.endpoint.to_string(),
-            state,
-            words: words.join("; "),
             method: Some(member.method.listed()),
             weight: Some(member.weight.0),
             active: Some(load.active),
             inactive: Some(load.inactive),
-            rates,
-            totals: Some(stats(counted)),
+            totals: Some(totals(member.live.stats.sum())),
             upper_threshold: (upper > 0).then_some(upper),
             lower_threshold: (upper > 0).then_some(lower),
+            ..absent_server(&member.endpoint.to_string(), state, words.join("; "))
         }
     }
 
     /// The limit of a service that limits only the SYNs of all clients together.
     fn syn_limit(&self, service: ServiceKey) -> Option<ClientLimit> {
-        let rate = self.snapshot.syn_limits.as_ref()?.get(&service)?.rate;
+        let rate = self.services.snapshot.syn_limits.as_ref()?.get(&service)?.rate;
         Some(ClientLimit { syn_rate: rate.rate, syn_burst: rate.burst, ..ClientLimit::default() })
     }
 

@@ -3,20 +3,21 @@
 //! Each names its object, the problem and the next step. If there are many of one kind, the first are named and the
 //! others counted. Not here: interfaces that are not attached (`unattached.rs`), the control thread's own warnings.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
-use xvs_dataplane::snapshot::{Encapsulation, Member, Service, Snapshot};
+use xvs_dataplane::snapshot::{Encapsulation, Service, Snapshot};
 use xvs_host::network::card::CardLosses;
 use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::unanswered::{REPORTED, Seen, Unanswered};
 use xvs_proto::network::{Network, RouteAction};
-use xvs_proto::{Family, Protocol};
+use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use crate::history::{drop_reasons, silent_servers};
-use crate::status::{Obstacle, Readings, lasting_obstacle, percent};
+use crate::status::services::{Obstacle, ServerReport, Services};
+use crate::status::{Readings, percent};
 
 impl Readings<'_> {
     /// All warnings, in the order of their importance.
@@ -25,12 +26,12 @@ impl Readings<'_> {
         warnings.extend(self.unattached.iter().cloned());
         warnings.extend(self.health.and_then(refused_warning));
         warnings.extend(quorum_warnings(self.health));
-        warnings.extend(service_warnings(&self.unusable, self.health));
-        warnings.extend(self.unreachable_warnings());
+        warnings.extend(self.troubles.unusable_warnings(self.health));
+        warnings.extend(self.troubles.unreachable_warnings());
         warnings.extend(down_warnings(self.health));
         warnings.extend(fault_warning(self.health));
         warnings.extend(local_address_warnings(&self.snapshot, &self.facts.network));
-        warnings.extend(self.unanswered_warnings());
+        warnings.extend(self.troubles.unanswered_warnings());
         warnings.extend(one_packet_warnings(&self.snapshot));
         warnings.extend(client_address_warnings(&self.snapshot));
         warnings.extend(table_warning(self.live, self.size));
@@ -50,75 +51,104 @@ impl Readings<'_> {
         warnings.extend(self.log.clone());
         warnings
     }
+}
 
-    /// The warnings about real servers that cannot be reached, of services that have others.
-    fn unreachable_warnings(&self) -> Vec<String> {
-        let unusable: HashSet<_> = self.unusable.iter().map(|(service, _)| service.as_str()).collect();
-        let mut all = Vec::new();
-        for service in self.snapshot.services.iter() {
-            if unusable.contains(service.key.to_string().as_str()) {
-                continue;
-            }
-            for member in &service.members {
-                let why = match lasting_obstacle(member, &self.snapshot, &self.silent) {
+/// The services whose clients get no answer, or some of them none.
+#[derive(Default)]
+pub(super) struct Troubles {
+    /// Services without a usable real server, each with the reason.
+    pub(super) unusable: Vec<(ServiceKey, &'static str)>,
+    /// Real servers that cannot be reached, of services that have others, each with the reason.
+    unreachable: Vec<(ServiceKey, Endpoint, &'static str)>,
+    /// Real servers that can be reached as far as is known, and answer no client.
+    unanswered: Vec<Unanswered>,
+}
+
+impl Troubles {
+    /// Those of all services. `silent` are the real servers whose next hop has not answered for some seconds.
+    pub(super) fn of(services: &Services<'_>, silent: &BTreeSet<IpAddr>, network: &Network) -> Self {
+        let mut troubles = Self::default();
+        for report in services.reports() {
+            let key = report.service.key;
+            let unusable = report.why_unusable(|server| server.lasting_obstacle(silent));
+            troubles.unusable.extend(unusable.map(|why| (key, why)));
+            for server in &report.servers {
+                let why = match server.lasting_obstacle(silent) {
                     Some(Obstacle::NoRoute) => "has no route by an attached interface; see `ip route`",
                     Some(Obstacle::NoNeighbour) => {
                         "has a next hop that does not answer; see `ip neigh`, and whether it runs"
                     }
-                    _ => continue,
+                    Some(_) => continue,
+                    None => {
+                        troubles.unanswered.extend(unanswered(services, report.service, server, network));
+                        continue;
+                    }
                 };
-                all.push((service.key, member.endpoint, why));
+                if unusable.is_none() {
+                    troubles.unreachable.push((key, server.member.endpoint, why));
+                }
             }
         }
-        all.sort();
-        let warnings = all.iter().map(|(service, endpoint, why)| {
+        troubles.unusable.sort_unstable();
+        troubles.unreachable.sort_unstable();
+        troubles.unanswered.retain(|one| one.connections >= REPORTED);
+        troubles.unanswered.sort_by_key(|one| (one.service, one.endpoint));
+        troubles
+    }
+
+    /// The warnings about services without a usable real server. A service of a virtual server without quorum is left
+    /// out: the virtual server has a warning.
+    fn unusable_warnings(&self, health: Option<&HealthReport>) -> Vec<String> {
+        let lost: HashSet<_> = without_quorum(health).flat_map(VirtualServerHealth::keys).collect();
+        let others: Vec<_> = self.unusable.iter().filter(|(service, _)| !lost.contains(service)).collect();
+        let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
+        first_of(others.iter().map(|(service, why)| format!("{service} {why}")), more)
+    }
+
+    fn unreachable_warnings(&self) -> Vec<String> {
+        let warnings = self.unreachable.iter().map(|(service, endpoint, why)| {
             format!("{service}: {endpoint} gets clients, who get no answer: it {why}")
         });
         first_of(warnings, "real servers cannot be reached; see `ip route`, `ip neigh`")
     }
 
-    /// The warnings about destinations that answer no client, and that can be reached as far as is known.
     fn unanswered_warnings(&self) -> Vec<String> {
-        let mut all = Vec::new();
-        for service in self.snapshot.services.iter() {
-            for member in &service.members {
-                if lasting_obstacle(member, &self.snapshot, &self.silent).is_none() {
-                    all.extend(self.unanswered(service, member));
-                }
-            }
-        }
-        all.retain(|one| one.connections >= REPORTED);
-        all.sort_by_key(|one| (one.service, one.endpoint));
         let more = "real servers answer no client; see `xvs top`";
-        first_of(all.iter().map(Unanswered::warning), more)
+        first_of(self.unanswered.iter().map(Unanswered::warning), more)
     }
+}
 
-    /// The connections that a destination has not answered: of all clients, and with NAT of those in its own network.
-    fn unanswered(&self, service: &Service, member: &Member) -> Vec<Unanswered> {
-        let destination = self.snapshot.destinations.find(member.id);
-        let gue_port = match destination.map(|destination| destination.tunnel.encapsulation) {
-            Some(Encapsulation::Gue { port, .. }) if member.method == ForwardingMethod::Tunnel => Some(port),
-            _ => None,
-        };
-        let of_all = Unanswered {
-            service: service.key,
-            endpoint: member.endpoint,
-            method: member.method,
-            gue_port,
-            connections: member.live.recently_unanswered(self.now),
-            seen: match &member.live {
-                live if live.refuses() => Seen::Refusals,
-                live if live.rejects() => Seen::Errors,
-                live if live.returns() && has_address_of(&self.facts.network, service) => Seen::OwnSource,
-                _ => Seen::Nothing,
-            },
-        };
-        let neighbours = member.live.unanswered_neighbours(self.now);
-        let of_neighbours = neighbours
-            .filter(|_| member.method == ForwardingMethod::Nat)
-            .map(|(connections, client)| Unanswered { connections, seen: Seen::Neighbour(client), ..of_all });
-        [of_all].into_iter().chain(of_neighbours).collect()
-    }
+/// The connections that a real server has not answered: of all clients, and with NAT of those in its own network.
+fn unanswered(
+    services: &Services<'_>,
+    service: &Service,
+    server: &ServerReport<'_>,
+    network: &Network,
+) -> impl Iterator<Item = Unanswered> {
+    let member = server.member;
+    let destination = services.snapshot.destinations.find(member.id);
+    let gue_port = match destination.map(|destination| destination.tunnel.encapsulation) {
+        Some(Encapsulation::Gue { port, .. }) if member.method == ForwardingMethod::Tunnel => Some(port),
+        _ => None,
+    };
+    let of_all = Unanswered {
+        service: service.key,
+        endpoint: member.endpoint,
+        method: member.method,
+        gue_port,
+        connections: server.unanswered,
+        seen: match &member.live {
+            live if live.refuses() => Seen::Refusals,
+            live if live.rejects() => Seen::Errors,
+            live if live.returns() && has_address_of(network, service) => Seen::OwnSource,
+            _ => Seen::Nothing,
+        },
+    };
+    let neighbours = member.live.unanswered_neighbours(services.now);
+    let of_neighbours = neighbours
+        .filter(|_| member.method == ForwardingMethod::Nat)
+        .map(|(connections, client)| Unanswered { connections, seen: Seen::Neighbour(client), ..of_all });
+    [of_all].into_iter().chain(of_neighbours)
 }
 
 /// The warning about an interface that cannot be used, or that works in the slower mode.
@@ -185,15 +215,6 @@ fn fault_warning(health: Option<&HealthReport>) -> Option<String> {
         "{faults} {statements} left out of {file}, or replaced by a default: {first}; `xvs check --keepalived {file}` \
          names all"
     ))
-}
-
-/// The warnings about services without a usable destination. A service of a virtual server without quorum is left
-/// out: the virtual server has a warning.
-fn service_warnings(unusable: &[(String, &'static str)], health: Option<&HealthReport>) -> Vec<String> {
-    let lost: HashSet<_> = without_quorum(health).flat_map(|server| &server.services).collect();
-    let others: Vec<_> = unusable.iter().filter(|(service, _)| !lost.contains(service)).collect();
-    let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
-    first_of(others.iter().map(|(service, why)| format!("{service} {why}")), more)
 }
 
 /// The warnings about services with one-packet scheduling and masqueraded destinations: replies find no connection.
