@@ -25,25 +25,11 @@ pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Milli
 
 #[cfg(test)]
 mod tests {
-    use xvs_ctl::control::Control;
-    use xvs_ctl::in_memory::MemoryDatapath;
-    use xvs_ipvsadm::{SystemResolver, read_rules};
-    use xvs_model::config::load_feedback::Feedback;
-    use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::health::sample::{real_server, report, virtual_server};
     use xvs_model::report::health::{CheckState, RealServerHealth};
 
     use crate::status::health::*;
-
-    /// The snapshot that workers use with these rules.
-    fn snapshot(rules: &str) -> std::sync::Arc<Snapshot> {
-        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
-        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
-        let commands = rules.into_iter().map(|rule| rule.command).collect();
-        control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
-        control.published().load_full()
-    }
+    use crate::status::tests::daemon;
 
     #[test]
     fn the_weight_in_force_is_that_of_the_snapshot_with_any_port_in_the_file() {
@@ -56,7 +42,7 @@ mod tests {
             let mut one = virtual_server("198.51.100.1", servers.map(server).into());
             one.services = vec![service.to_owned()];
             let mut report = report(vec![one]);
-            fill_in(&mut report, &snapshot(rules), Millis(0));
+            fill_in(&mut report, &daemon(rules).published.load(), Millis(0));
             let weights = report.virtual_servers[0].real_servers.iter().map(|server| server.weights.in_force);
             weights.collect::<Vec<_>>()
         };

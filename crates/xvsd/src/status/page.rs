@@ -429,31 +429,21 @@ fn searched(service: &PageService) -> String {
 mod tests {
     use serde_json::Value;
     use xvs_ctl::config::fleet::host_name;
-    use xvs_ctl::control::Control;
-    use xvs_ctl::in_memory::MemoryDatapath;
     use xvs_dataplane::clock::Clock;
-    use xvs_ipvsadm::{SystemResolver, read_rules};
-    use xvs_model::config::load_feedback::Feedback;
-    use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::health::sample::{NOW, real_server, report as health_report, virtual_server};
     use xvs_model::report::health::{AgentMode, CheckError};
     use xvs_proto::network::Network;
 
     use crate::status::page::*;
+    use crate::status::tests::daemon_in;
 
     /// A daemon with these rules and a clock that stands still; 192.0.2.1 to .9 are its neighbours.
     fn still(rules: &str) -> Shared {
-        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
         let mut network = Network::default();
         let mac = "02:00:00:00:00:01".parse().unwrap();
         network.add_link("lan", mac, &[([192, 0, 2, 254].into(), 24)], 1500).unwrap();
         (1..10).for_each(|host| network.add_neighbour([192, 0, 2, host].into(), mac, "lan").unwrap());
-        control.set_network(&network);
-        let rules = read_rules(rules, &SystemResolver::default()).unwrap();
-        let commands = rules.into_iter().map(|rule| rule.command).collect();
-        control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
-        Shared { clock: Arc::new(Clock::by_hand()), ..Shared::of_one_worker(&control) }
+        Shared { clock: Arc::new(Clock::by_hand()), ..daemon_in(&network, rules) }
     }
 
     fn document(viewers: &Viewers, shared: &Shared, query: &str) -> Value {
