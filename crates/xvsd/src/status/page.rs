@@ -85,14 +85,14 @@ struct Query {
 impl Query {
     fn parse(text: &str) -> Self {
         let mut query = Self::default();
-        for part in text.split('&') {
-            match part.split_once('=').unwrap_or((part, "")) {
-                ("search", words) => {
-                    let words = decoded(words).to_lowercase();
+        for (key, value) in form_urlencoded::parse(text.as_bytes()) {
+            match &*key {
+                "search" => {
+                    let words = value.to_lowercase();
                     query.words = words.split_whitespace().take(WORDS).map(str::to_owned).collect();
                 }
-                ("problems", _) => query.only_problems = true,
-                ("page", number) => query.page = number.parse().unwrap_or(0),
+                "problems" => query.only_problems = true,
+                "page" => query.page = value.parse().unwrap_or(0),
                 _ => {}
             }
         }
@@ -103,29 +103,6 @@ impl Query {
         (!self.only_problems || looked.has_problem())
             && looked.text.lines().any(|line| self.words.iter().all(|word| line.contains(word)))
     }
-}
-
-/// A value of a URL's query as text.
-fn decoded(value: &str) -> String {
-    let mut bytes = Vec::new();
-    let mut rest = value.as_bytes();
-    while let [byte, behind @ ..] = rest {
-        rest = behind;
-        bytes.push(match (byte, digit_at(behind, 0), digit_at(behind, 1)) {
-            (b'%', Some(high), Some(low)) => {
-                rest = &behind[2..];
-                (high << 4 | low) as u8
-            }
-            (b'+', ..) => b' ',
-            _ => *byte,
-        });
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-/// The hexadecimal digit at a place of a text.
-fn digit_at(text: &[u8], place: usize) -> Option<u32> {
-    char::from(*text.get(place)?).to_digit(16)
 }
 
 /// The director at one moment.
@@ -678,19 +655,5 @@ mod tests {
         }
         (0..2 * DOCUMENTS).for_each(|number| drop(of(&format!("search={number}"))));
         assert!(viewers.0.lock().unwrap().as_ref().unwrap().1.len() <= DOCUMENTS);
-    }
-
-    #[test]
-    fn escapes_of_a_query_become_their_characters_and_what_is_none_stays() {
-        for (value, text) in [
-            ("a%20b", "a b"),
-            ("a+b", "a b"),
-            ("%C3%A9", "\u{e9}"),
-            ("50%", "50%"),
-            ("%2", "%2"),
-            ("%g1", "%g1"),
-        ] {
-            assert_eq!(decoded(value), text);
-        }
     }
 }
