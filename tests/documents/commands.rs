@@ -225,6 +225,16 @@ fn every_sample_output_of_the_documents_is_compared_with_the_real_one() {
 }
 
 #[test]
+fn the_explain_lines_of_the_readme_stand_in_the_compared_output() {
+    let text_of = |page| texts().find(|(name, _)| name.ends_with(page)).expect("the page").1;
+    let readme = text_of("README.md");
+    let readme = blocks(&readme);
+    let explained = readme.iter().find(|block| block.lines[0].starts_with("scheduler ")).expect("the lines");
+    let lines = explained.lines.join("\n");
+    assert!(text_of("docs/operate.md").contains(&lines), "docs/operate.md has other lines than:\n{lines}");
+}
+
+#[test]
 fn a_wrong_command_of_each_program_is_found() {
     for line in
         ["xvs statsu", "xvs drain --for 5x", "xvsd --no-such", "xvsadm -A -t here", "xvsadm --no-such"]
