@@ -11,6 +11,8 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::ethernet;
+
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct MacAddr(pub [u8; 6]);
@@ -23,16 +25,9 @@ impl fmt::Display for MacAddr {
 }
 
 /// A text that is not six colon-separated hexadecimal bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a MAC address is six hexadecimal bytes like 02:00:00:00:01:01")]
 pub struct NotAMacAddr;
-
-impl fmt::Display for NotAMacAddr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a MAC address is six hexadecimal bytes like 02:00:00:00:01:01")
-    }
-}
-
-impl std::error::Error for NotAMacAddr {}
 
 impl FromStr for MacAddr {
     type Err = NotAMacAddr;
@@ -71,6 +66,32 @@ impl Family {
             Self::V4 => 20,
             Self::V6 => 40,
         }
+    }
+
+    /// The type of an Ethernet frame that carries a packet (RFC 894, RFC 2464 §3).
+    pub fn ethertype(self) -> u16 {
+        match self {
+            Self::V4 => ethernet::TYPE_IPV4,
+            Self::V6 => ethernet::TYPE_IPV6,
+        }
+    }
+
+    /// The family of the packet in a frame of this type, or `None` for a type that is not IP.
+    pub fn of_ethertype(ethertype: u16) -> Option<Self> {
+        [Self::V4, Self::V6].into_iter().find(|family| family.ethertype() == ethertype)
+    }
+
+    /// The protocol number of a packet inside another one (RFC 2003, RFC 2473).
+    pub fn protocol(self) -> Protocol {
+        match self {
+            Self::V4 => Protocol::IPIP,
+            Self::V6 => Protocol::IPV6,
+        }
+    }
+
+    /// The family of the packet that this protocol number announces, or `None` for another protocol.
+    pub fn of_protocol(protocol: Protocol) -> Option<Self> {
+        [Self::V4, Self::V6].into_iter().find(|family| family.protocol() == protocol)
     }
 }
 
@@ -269,16 +290,9 @@ impl<'de> Deserialize<'de> for Prefix {
 }
 
 /// A text that is not `ADDRESS/LENGTH` or `ADDRESS`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a network is an address with a prefix length like 10.0.0.0/24")]
 pub struct NotAPrefix;
-
-impl fmt::Display for NotAPrefix {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a network is an address with a prefix length like 10.0.0.0/24")
-    }
-}
-
-impl std::error::Error for NotAPrefix {}
 
 impl FromStr for Prefix {
     type Err = NotAPrefix;

@@ -5,6 +5,7 @@
 use std::net::Ipv4Addr;
 
 use crate::addr::{Family, Protocol};
+use crate::bytes::word;
 use crate::checksum::{Delta, Sum};
 use crate::malformed::Malformed;
 
@@ -120,10 +121,6 @@ fn checked_len(bytes: &[u8]) -> Result<usize, Malformed> {
         return Err(Malformed::Ipv4Checksum);
     }
     Ok(total_len)
-}
-
-fn word(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 fn addr(bytes: &[u8], at: usize) -> Ipv4Addr {

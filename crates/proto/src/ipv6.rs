@@ -8,6 +8,7 @@
 use std::net::Ipv6Addr;
 
 use crate::addr::{Family, Protocol};
+use crate::bytes::word;
 use crate::malformed::Malformed;
 
 /// Positions in the header.
@@ -272,10 +273,6 @@ fn is_extension(kind: u8) -> bool {
         kind,
         extension::HOP_BY_HOP | extension::ROUTING | extension::FRAGMENT | extension::DESTINATION_OPTIONS
     )
-}
-
-fn word(bytes: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
 }
 
 fn addr(bytes: &[u8]) -> Ipv6Addr {

@@ -10,6 +10,7 @@
 pub mod malformed;
 
 pub mod addr;
+pub mod bytes;
 pub mod checksum;
 pub mod flow;
 

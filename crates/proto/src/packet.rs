@@ -172,12 +172,7 @@ pub fn quoted(frame: &[u8], quote: Range<usize>, family: Family) -> Option<Packe
 /// The packet of an untagged frame that is cut short, read as by [`quoted`]. `None`: not IP, or malformed.
 pub fn parse_cut(frame: &[u8]) -> Option<Packet> {
     let link = ethernet::parse(frame).ok()?;
-    let family = match link.ethertype {
-        ethernet::TYPE_IPV4 => Family::V4,
-        ethernet::TYPE_IPV6 => Family::V6,
-        _ => return None,
-    };
-    quoted(frame, link.payload..frame.len(), family)
+    quoted(frame, link.payload..frame.len(), Family::of_ethertype(link.ethertype)?)
 }
 
 fn ipv4_headers(view: &Ipv4<&[u8]>, network: usize) -> Packet {

@@ -4,6 +4,9 @@ use std::ops::Range;
 
 use crate::addr::{Endpoint, Protocol};
 use crate::checksum::{Delta, transport};
+use crate::flow::FlowKey;
+
+pub use crate::bytes::{number, word};
 
 /// Positions in the header.
 pub mod field {
@@ -131,8 +134,7 @@ impl Header {
         segment[field::FLAGS] = self.flags.0;
         segment[field::WINDOW].copy_from_slice(&self.window.to_be_bytes());
         self.options.emit(&mut segment[HEADER_LEN..]);
-        let sum = transport(source.addr, dest.addr, Protocol::TCP.0, segment);
-        segment[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+        write_checksum(segment, &FlowKey { protocol: Protocol::TCP, source, dest });
     }
 }
 
@@ -262,11 +264,6 @@ pub fn options(segment: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> + use
     })
 }
 
-/// The 32 bits at a place of a segment, such as a sequence number.
-pub fn number(segment: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([segment[at], segment[at + 1], segment[at + 2], segment[at + 3]])
-}
-
 /// Replaces the 32 bits at a place of a segment, and keeps the checksum.
 pub fn set_number(segment: &mut [u8], at: usize, new: u32) {
     set_word(segment, at, (new >> 16) as u16);
@@ -285,15 +282,30 @@ pub fn map_acknowledged(segment: &mut [u8], map: impl Fn(u32) -> u32) {
     }
 }
 
+/// Changes the number of a quoted segment's first byte, if it is quoted. Errors about a segment do not show whether its
+/// checksum is right.
+pub fn map_quoted(segment: &mut [u8], map: impl Fn(u32) -> u32) {
+    if let Some(sequence) = segment.get_mut(field::SEQUENCE).and_then(<[u8]>::first_chunk_mut) {
+        *sequence = map(u32::from_be_bytes(*sequence)).to_be_bytes();
+    }
+}
+
 /// The places of a segment's timestamp and of the one that it echoes, if it has them.
 pub fn timestamps(segment: &[u8]) -> Option<[usize; 2]> {
     let found = options(segment).find(|(kind, value)| *kind == kind::TIMESTAMPS && value.len() == 8);
     found.map(|(_, value)| [value.start, value.start + 4])
 }
 
-/// The 16 bits at a place of a segment.
-pub fn word(segment: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([segment[at], segment[at + 1]])
+/// Whether the checksum of a flow's segment is right.
+pub fn is_summed(segment: &[u8], flow: &FlowKey) -> bool {
+    transport(flow.source.addr, flow.dest.addr, Protocol::TCP.0, segment) == 0
+}
+
+/// Computes the checksum of a flow's segment anew.
+pub fn write_checksum(segment: &mut [u8], flow: &FlowKey) {
+    segment[field::CHECKSUM].fill(0);
+    let sum = transport(flow.source.addr, flow.dest.addr, Protocol::TCP.0, segment);
+    segment[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
 }
 
 /// Replaces the 16 bits at a place of a segment, and keeps the checksum.

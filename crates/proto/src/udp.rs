@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use crate::addr::Protocol;
+use crate::bytes::word;
 use crate::checksum::{Delta, transport};
 
 /// Positions in the header.
@@ -26,7 +27,7 @@ pub const HEADER_LEN: usize = 8;
 /// A datagram without a checksum gets one, as under IPVS: it is computed in full between `source` and `dest`, the
 /// addresses after the rewrite. A sum of 0 is sent as 0xffff (RFC 768).
 pub fn update_checksum(datagram: &mut [u8], delta: Delta, source: IpAddr, dest: IpAddr) {
-    let old = u16::from_be_bytes([datagram[field::CHECKSUM.start], datagram[field::CHECKSUM.start + 1]]);
+    let old = word(datagram, field::CHECKSUM.start);
     let new = match old {
         0 => transport(source, dest, Protocol::UDP.0, datagram),
         sum => delta.applied(sum),

@@ -93,13 +93,8 @@ fn classify_error(frame: &mut Frame, packet: Packet, snapshot: &Snapshot) -> Cla
 /// kernel untouched, however malformed it is.
 fn is_unserved(frame: &[u8], snapshot: &Snapshot) -> bool {
     let Ok(link) = ethernet::parse(frame) else { return false };
-    let family = match link.ethertype {
-        _ if link.payload != ethernet::HEADER_LEN => return true,
-        ethernet::TYPE_IPV4 => Family::V4,
-        ethernet::TYPE_IPV6 => Family::V6,
-        _ => return false,
-    };
-    !snapshot.services.any_of(family)
+    let family = Family::of_ethertype(link.ethertype);
+    link.payload != ethernet::HEADER_LEN || family.is_some_and(|family| !snapshot.services.any_of(family))
 }
 
 /// Whether the datagram of a fragment may hold one of these protocols, by the fields that all its fragments share.

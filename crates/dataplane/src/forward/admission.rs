@@ -39,15 +39,10 @@ pub(super) fn check_size(packet: &Packet, mtu: u32, overhead: u32) -> Result<(),
 
 /// The checks of IPVS on a client's packet before it is rewritten. An error about a packet that is too big quotes it
 /// with its decremented time to live.
-pub(super) fn admit_request(
-    frame: &mut Frame,
-    packet: &Packet,
-    mtu: u32,
-    overhead: u32,
-) -> Result<(), DropReason> {
+pub(super) fn admit_request(frame: &mut Frame, packet: &Packet, mtu: u32) -> Result<(), DropReason> {
     check_ttl(packet)?;
     decrement_ttl(frame, packet);
-    check_size(packet, mtu, overhead)
+    check_size(packet, mtu, 0)
 }
 
 /// The checks of a router on a reply. The kernel's forwarding does them before IPVS sees the reply, so an error quotes

@@ -7,8 +7,8 @@ use super::admission::{admit_request, strip};
 use crate::egress::Hop;
 use crate::verdict::DropReason;
 
-pub(super) fn send(frame: &mut Frame, packet: &Packet, hop: Hop) -> Result<(), DropReason> {
-    admit_request(frame, packet, hop.mtu, 0)?;
+pub(super) fn send(frame: &mut Frame, packet: &Packet, hop: Hop) -> Result<Hop, DropReason> {
+    admit_request(frame, packet, hop.mtu)?;
     strip(frame, packet);
-    Ok(())
+    Ok(hop)
 }

@@ -32,7 +32,7 @@ pub(super) fn send_request(
     if !packet.has_ports() && local.port != packet.connection_key().source.port {
         return Err(DropReason::FullNatPortless);
     }
-    admit_request(frame, packet, hop.mtu, 0)?;
+    admit_request(frame, packet, hop.mtu)?;
     rewrite(frame, packet, [(End::Source, local), (End::Dest, ends.dest)]);
     if packet.family() == Family::V4 && !packet.dont_fragment {
         Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).set_id(ids.take());
@@ -41,9 +41,4 @@ pub(super) fn send_request(
     // Longer than its path carries, by a PROXY header: every path of IPv6 carries such fragments.
     let divides = packet.family() == Family::V6 && !packet.dont_fragment && packet.longest_fragment.is_none();
     Ok(if divides { Hop { mtu: hop.mtu.min(ipv6::MIN_MTU), ..hop } } else { hop })
-}
-
-/// Rewrites a reply to come from the virtual endpoint and to go to the client, who is of its family.
-pub(super) fn rewrite_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) {
-    rewrite(frame, packet, [(End::Source, ends.virtual_endpoint), (End::Dest, ends.client)]);
 }

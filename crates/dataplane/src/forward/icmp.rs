@@ -8,7 +8,7 @@
 use std::net::IpAddr;
 
 use xvs_proto::ipv4::Ipv4;
-use xvs_proto::{Endpoint, Family, LinkId, Packet, icmp, icmpv6, tcp};
+use xvs_proto::{Endpoint, Family, LinkId, Packet, icmp, icmpv6};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
@@ -55,11 +55,9 @@ pub fn request(
     }
     let sent = hop(path).and_then(|hop| {
         if packet.family() != ends.dest.family() {
-            // The sender has no address of the other family.
-            let outside = (quoted.1.addr, ends.dest.addr);
-            return translate::icmp::send(frame, packet, quote, outside, quoted, hop.mtu, ids).map(|()| hop);
+            return translate::icmp::send(frame, packet, quote, quoted, hop, ids);
         }
-        admit_request(frame, packet, hop.mtu, 0)?;
+        admit_request(frame, packet, hop.mtu)?;
         rewrite(frame, packet, quote, outside, quoted);
         strip(frame, packet);
         Ok(hop)
@@ -87,7 +85,7 @@ pub fn reply(
     }
     let sent = hop(path).and_then(|hop| {
         if crosses {
-            return translate::icmp::send(frame, packet, quote, outside, quoted, hop.mtu, ids).map(|()| hop);
+            return translate::icmp::send(frame, packet, quote, quoted, hop, ids);
         }
         admit_reply(frame, packet, hop.mtu)?;
         rewrite(frame, packet, quote, outside, quoted);
@@ -111,8 +109,7 @@ fn rewrite(
     set_address(&mut bytes[quote.network..], End::Source, quoted.0.addr);
     set_address(&mut bytes[quote.network..], End::Dest, quoted.1.addr);
     if quote.has_ports() {
-        bytes[quote.transport..][tcp::field::SOURCE].copy_from_slice(&quoted.0.port.to_be_bytes());
-        bytes[quote.transport..][tcp::field::DEST].copy_from_slice(&quoted.1.port.to_be_bytes());
+        translate::write_ports(&mut bytes[quote.transport..], quoted.0, quoted.1);
     }
     if packet.family() == Family::V4 {
         Ipv4::edit(&mut bytes[quote.network..]).write_checksum();

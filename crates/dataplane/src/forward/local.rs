@@ -10,8 +10,7 @@ use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
 use super::ends::Ends;
-use super::nat::{End, rewrite};
-use super::{fullnat, nat};
+use super::nat::{End, rewrite, rewrite_reply};
 use crate::egress::{Egress, Hop, Path};
 use crate::verdict::{DropReason, Verdict};
 
@@ -46,10 +45,7 @@ pub(super) fn deliver(
 
 /// Delivers a reply to a client on the director.
 pub(super) fn deliver_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) -> Verdict {
-    match ends.method {
-        ForwardingMethod::FullNat => fullnat::rewrite_reply(frame, packet, ends),
-        _ => nat::rewrite_reply(frame, packet, ends),
-    }
+    rewrite_reply(frame, packet, ends);
     by_loopback(frame)
 }
 

@@ -50,8 +50,8 @@ pub fn request(
         return local::deliver(frame, link, packet, ends, egress);
     }
     let sent = hop(path).and_then(|hop| match ends.method {
-        ForwardingMethod::DirectRouting => dr::send(frame, packet, hop).map(|()| hop),
-        ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop).map(|()| hop),
+        ForwardingMethod::DirectRouting => dr::send(frame, packet, hop),
+        ForwardingMethod::Nat => nat::send_request(frame, packet, ends, hop),
         ForwardingMethod::Tunnel => tunnel::send(frame, packet, ends, hop, outer),
         ForwardingMethod::FullNat => {
             let local = ends.local.ok_or(DropReason::NoLocalAddress)?;
@@ -64,7 +64,7 @@ pub fn request(
 
 /// Forwards a client's packet unchanged, by the path to its original address.
 pub fn unchanged(frame: &mut Frame, packet: &Packet, path: Path) -> Verdict {
-    let sent = hop(path).and_then(|hop| dr::send(frame, packet, hop).map(|()| hop));
+    let sent = hop(path).and_then(|hop| dr::send(frame, packet, hop));
     finish(frame, path, sent)
 }
 
@@ -97,11 +97,7 @@ pub fn reply(
             true => check_size(packet, hop.mtu, 0)?,
             false => admit_reply(frame, packet, hop.mtu)?,
         }
-        match ends.method {
-            ForwardingMethod::Nat => nat::rewrite_reply(frame, packet, ends),
-            ForwardingMethod::FullNat => fullnat::rewrite_reply(frame, packet, ends),
-            _ => {}
-        }
+        nat::rewrite_reply(frame, packet, ends);
         strip(frame, packet);
         Ok(hop)
     });

@@ -10,6 +10,7 @@ use xvs_proto::checksum::Delta;
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::Ipv6;
 use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, sctp, tcp, udp};
+use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
 use super::admission::{admit_request, strip};
@@ -29,16 +30,23 @@ pub(super) fn send_request(
     packet: &Packet,
     ends: &Ends,
     hop: Hop,
-) -> Result<(), DropReason> {
-    admit_request(frame, packet, hop.mtu, 0)?;
+) -> Result<Hop, DropReason> {
+    admit_request(frame, packet, hop.mtu)?;
     rewrite(frame, packet, [(End::Dest, ends.dest)]);
     strip(frame, packet);
-    Ok(())
+    Ok(hop)
 }
 
-/// Rewrites a reply to come from the virtual endpoint.
+/// Rewrites a reply of a masqueraded connection to come from the virtual endpoint and, if the destination knows the
+/// client by a local endpoint, to go to the client, who is of its family.
 pub(super) fn rewrite_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) {
-    rewrite(frame, packet, [(End::Source, ends.virtual_endpoint)]);
+    match ends.method {
+        ForwardingMethod::Nat => rewrite(frame, packet, [(End::Source, ends.virtual_endpoint)]),
+        ForwardingMethod::FullNat => {
+            rewrite(frame, packet, [(End::Source, ends.virtual_endpoint), (End::Dest, ends.client)]);
+        }
+        _ => {}
+    }
 }
 
 /// Writes these endpoints into a packet, and updates its checksums.

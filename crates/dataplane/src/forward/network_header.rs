@@ -22,6 +22,14 @@ impl Addresses {
             _ => None,
         }
     }
+
+    /// Source and destination.
+    pub(super) fn ends(self) -> (IpAddr, IpAddr) {
+        match self {
+            Self::V4(source, dest) => (source.into(), dest.into()),
+            Self::V6(source, dest) => (source.into(), dest.into()),
+        }
+    }
 }
 
 /// What is written into a network header.

@@ -1,6 +1,6 @@
 //! The next hop of a packet, and the link header for it.
 
-use xvs_proto::{LinkId, ethernet};
+use xvs_proto::{Family, LinkId, ethernet};
 use xvs_xdp::Frame;
 
 use crate::egress::{Hop, Path, UnresolvedHop};
@@ -39,10 +39,7 @@ pub fn link_header(frame: &mut Frame, hop: Hop) -> Result<Hop, DropReason> {
         return Err(DropReason::NoHeadroom);
     }
     let bytes = frame.bytes_mut();
-    let ethertype = match bytes[ethernet::HEADER_LEN] >> 4 {
-        6 => ethernet::TYPE_IPV6,
-        _ => ethernet::TYPE_IPV4,
-    };
-    ethernet::emit(bytes, hop.source_mac, hop.dest_mac, ethertype);
+    let family = if bytes[ethernet::HEADER_LEN] >> 4 == 6 { Family::V6 } else { Family::V4 };
+    ethernet::emit(bytes, hop.source_mac, hop.dest_mac, family.ethertype());
     Ok(hop)
 }

@@ -45,13 +45,6 @@ impl Addresses {
         (is_fragmentable && matches!(self, Self::V4(..))).then(|| ids.take())
     }
 
-    fn ethertype(self) -> u16 {
-        match self {
-            Self::V4(..) => ethernet::TYPE_IPV4,
-            Self::V6(..) => ethernet::TYPE_IPV6,
-        }
-    }
-
     /// The most bytes that can follow the header.
     fn longest_payload(self) -> u16 {
         match self {
@@ -145,7 +138,7 @@ pub(crate) fn send_plain(
     debug_assert!(has_room, "that of the former link header");
     let bytes = frame.bytes_mut();
     bytes[..link.len()].copy_from_slice(link);
-    bytes[ethernet::field::ETHERTYPE].copy_from_slice(&addresses.ethertype().to_be_bytes());
+    bytes[ethernet::field::ETHERTYPE].copy_from_slice(&addresses.family().ethertype().to_be_bytes());
     true
 }
 
@@ -232,7 +225,7 @@ fn rewrite_ends(segment: &mut [u8], flow: &FlowKey, source: Endpoint, dest: Endp
     update_checksum(segment, flow, delta, source, dest);
 }
 
-fn write_ports(segment: &mut [u8], source: Endpoint, dest: Endpoint) {
+pub(super) fn write_ports(segment: &mut [u8], source: Endpoint, dest: Endpoint) {
     segment[tcp::field::SOURCE].copy_from_slice(&source.port.to_be_bytes());
     segment[tcp::field::DEST].copy_from_slice(&dest.port.to_be_bytes());
 }

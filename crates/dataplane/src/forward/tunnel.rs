@@ -8,11 +8,10 @@
 
 mod template;
 
-use std::net::IpAddr;
 use std::ops::Range;
 
 use xvs_proto::checksum::{Coverage, Delta};
-use xvs_proto::{Endpoint, Family, Packet, Protocol, ethernet, gre, gue, ipv6, udp};
+use xvs_proto::{Endpoint, Family, Packet, Protocol, gre, gue, ipv6, udp};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
 
@@ -26,9 +25,6 @@ use crate::egress::{Encapsulation, Hop, Tunnel};
 use crate::verdict::DropReason;
 
 pub(crate) use self::template::{FlowHeaders, Template};
-
-/// The least usable path MTU over IPv4, in bytes without the tunnel's own headers (RFC 791: every link transmits 68).
-const LEAST_MTU_V4: u32 = 68;
 
 /// The source ports of GUE packets, one for each flow: the range that Linux uses for sockets (kernel
 /// `Documentation/networking/ip-sysctl.rst`, `ip_local_port_range`).
@@ -58,17 +54,12 @@ pub(super) fn send(
     hop: Hop,
     outer: Outer<'_>,
 ) -> Result<Hop, DropReason> {
-    let dest = ends.dest.addr;
-    let Some(source) = outer.tunnel.source.filter(|source| source.is_ipv4() == dest.is_ipv4()) else {
-        // The director has no address of the destination's family.
-        return Err(DropReason::NoRoute);
-    };
-    let least_mtu = if dest.is_ipv4() { LEAST_MTU_V4 } else { ipv6::MIN_MTU };
+    let addresses = outer.tunnel.addresses(ends.dest).ok_or(DropReason::NoRoute)?;
     let overhead = header_len(ends.dest, outer.tunnel.encapsulation);
     let path_mtu = outer.path_mtu.at(outer.now);
     check_ttl(packet)?;
     decrement_ttl(frame, packet);
-    if hop.mtu < least_mtu + overhead as u32 {
+    if hop.mtu < least_mtu(ends.dest.family()) + overhead as u32 {
         return Err(DropReason::PathTooNarrow);
     }
     // The size of an IPv6 packet is checked whatever the setting: routers do not fragment IPv6.
@@ -87,7 +78,7 @@ pub(super) fn send(
     if !frame.grow_front(overhead) || frame.len() > usize::from(u16::MAX) {
         return Err(DropReason::NoHeadroom);
     }
-    encapsulate(frame.bytes_mut(), carried, (source, dest), overhead, outer);
+    encapsulate(frame.bytes_mut(), carried, addresses, overhead, outer);
     Ok(Hop { mtu, ..hop })
 }
 
@@ -112,29 +103,48 @@ impl Carried {
 }
 
 /// Writes the outer headers, of `overhead` bytes, before a packet.
-fn encapsulate(
-    bytes: &mut [u8],
-    carried: Carried,
-    (source, dest): (IpAddr, IpAddr),
-    overhead: usize,
-    outer: Outer<'_>,
-) {
+fn encapsulate(bytes: &mut [u8], carried: Carried, addresses: Addresses, overhead: usize, outer: Outer<'_>) {
     let encapsulation = outer.tunnel.encapsulation;
-    let inner = Inner::of(carried.family);
     let (network, payload) = bytes.split_at_mut(overhead - encapsulation.header_len());
-    match encapsulation {
-        Encapsulation::Ip => {}
-        Encapsulation::Gre(coverage) => gre::emit(payload, inner.ethertype, coverage),
+    let protocol = match encapsulation {
+        Encapsulation::Ip => carried.family.protocol(),
+        Encapsulation::Gre(coverage) => {
+            gre::emit(payload, carried.family.ethertype(), coverage);
+            Protocol::GRE
+        }
         Encapsulation::Gue { port, coverage } => {
-            gue::emit(&mut payload[udp::HEADER_LEN..], inner.protocol);
+            gue::emit(&mut payload[udp::HEADER_LEN..], carried.family.protocol());
             udp::emit(payload, source_port(outer.flow_hash), port);
             if coverage == Coverage::Whole {
                 // The field is 0, so this computes the checksum in full.
+                let (source, dest) = addresses.ends();
                 udp::update_checksum(payload, Delta::default(), source, dest);
             }
+            Protocol::UDP
         }
+    };
+    let id = match addresses {
+        Addresses::V4(..) => carried.identification(outer.pmtu_disc, outer.ids),
+        Addresses::V6(..) => None,
+    };
+    let payload_len = payload.len() as u16;
+    Fields { tos: outer_tos(carried.tos), ttl: carried.ttl, protocol, payload_len, id }
+        .emit(addresses, network);
+}
+
+impl Tunnel {
+    /// The addresses of the outer header. `None`: the director has no address of the destination's family.
+    fn addresses(self, dest: Endpoint) -> Option<Addresses> {
+        Addresses::of(self.source?, dest.addr)
     }
-    emit_network(network, payload.len() as u16, carried, (source, dest), outer);
+}
+
+/// The least usable path MTU, in bytes without the tunnel's own headers (RFC 791: every link transmits 68).
+fn least_mtu(family: Family) -> u32 {
+    match family {
+        Family::V4 => 68,
+        Family::V6 => ipv6::MIN_MTU,
+    }
 }
 
 /// The largest packet of a family that fits into a connection's tunnel. `link_mtu` and `path_mtu` in bytes.
@@ -165,43 +175,6 @@ fn header_len(dest: Endpoint, encapsulation: Encapsulation) -> usize {
     dest.family().header_len() + encapsulation.header_len()
 }
 
-/// Writes the outer network header for a packet, before this number of payload bytes.
-fn emit_network(
-    network: &mut [u8],
-    payload_len: u16,
-    carried: Carried,
-    ends: (IpAddr, IpAddr),
-    outer: Outer<'_>,
-) {
-    let (source, dest) = ends;
-    let Some(addresses) = Addresses::of(source, dest) else {
-        debug_assert!(false, "a tunnel's ends are of one family");
-        return;
-    };
-    let id = match addresses {
-        Addresses::V4(..) => carried.identification(outer.pmtu_disc, outer.ids),
-        Addresses::V6(..) => None,
-    };
-    let protocol = outer.tunnel.encapsulation.protocol().unwrap_or(Inner::of(carried.family).protocol);
-    Fields { tos: outer_tos(carried.tos), ttl: carried.ttl, protocol, payload_len, id }
-        .emit(addresses, network);
-}
-
-/// The identifiers of the inner packet's family in outer headers.
-struct Inner {
-    protocol: Protocol,
-    ethertype: u16,
-}
-
-impl Inner {
-    fn of(family: Family) -> Self {
-        match family {
-            Family::V4 => Self { protocol: Protocol::IPIP, ethertype: ethernet::TYPE_IPV4 },
-            Family::V6 => Self { protocol: Protocol::IPV6, ethertype: ethernet::TYPE_IPV6 },
-        }
-    }
-}
-
 impl Encapsulation {
     /// The number of bytes between the outer network header and the packet.
     fn header_len(self) -> usize {
@@ -209,15 +182,6 @@ impl Encapsulation {
             Self::Ip => 0,
             Self::Gre(coverage) => gre::header_len(coverage),
             Self::Gue { .. } => udp::HEADER_LEN + gue::HEADER_LEN,
-        }
-    }
-
-    /// The protocol in the outer network header, unless it is that of the packet itself.
-    fn protocol(self) -> Option<Protocol> {
-        match self {
-            Self::Ip => None,
-            Self::Gre(_) => Some(Protocol::GRE),
-            Self::Gue { .. } => Some(Protocol::UDP),
         }
     }
 }

@@ -18,10 +18,10 @@
 //!
 //! Not here: the rewriting of addresses and ports, which follows this step.
 
-use xvs_proto::checksum::{self, Delta};
+use xvs_proto::checksum::Delta;
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::{self, Ipv6};
-use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, proxy, tcp, udp};
+use xvs_proto::{Endpoint, Family, Packet, Protocol, proxy, tcp, udp};
 use xvs_xdp::Frame;
 
 use super::mss;
@@ -196,11 +196,10 @@ pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<
     if !connection.flags().contains(Flags::PROXY) {
         return;
     }
-    let segment = &mut frame.bytes_mut()[quote.transport..quote.end];
-    let Some(sequence) = segment.get_mut(tcp::field::SEQUENCE) else { return };
-    let number = sequence.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
     let by = proxy_len(connection);
-    sequence.copy_from_slice(&lowered(number, connection, by).to_be_bytes());
+    tcp::map_quoted(&mut frame.bytes_mut()[quote.transport..quote.end], |number| {
+        lowered(number, connection, by)
+    });
 }
 
 /// A sequence number of the destination in the client's numbering, which lacks the `by` bytes of the header.
@@ -286,10 +285,7 @@ pub(crate) fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize
     set_length(frame, &changed);
     let segment = &mut frame.bytes_mut()[changed.transport..changed.end];
     segment[tcp::field::FLAGS] &= !(tcp::Flags::FIN.0 | tcp::Flags::PSH.0);
-    segment[tcp::field::CHECKSUM].fill(0);
-    let FlowKey { source, dest, protocol } = packet.flow;
-    let sum = checksum::transport(source.addr, dest.addr, protocol.0, segment);
-    segment[tcp::field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    tcp::write_checksum(segment, &packet.flow);
     changed
 }
 

@@ -20,7 +20,7 @@ use std::ops::Range;
 use std::time::Duration;
 
 use xvs_proto::ftp::{self, ADDRESS_MAX, Command, Reply, commands, passive_reply, write_address};
-use xvs_proto::{Endpoint, FlowKey, Packet, Protocol, checksum, tcp};
+use xvs_proto::{Endpoint, Packet, Protocol, tcp};
 use xvs_sched::ServiceKey;
 use xvs_xdp::Frame;
 
@@ -59,7 +59,8 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
     }
     let Some(header_len) = tcp::header_len(segment).filter(|len| *len < segment.len()) else { return };
     // Commands count only if the client has proven that it exists.
-    if !control.flags().contains(Flags::PROVEN) || is_damaged(packet, segment) {
+    // A damaged segment is not read, and stays damaged.
+    if !control.flags().contains(Flags::PROVEN) || !tcp::is_summed(segment, &packet.flow) {
         return;
     }
     let client = control.client();
@@ -151,7 +152,7 @@ fn follow_reply(
         (Reply::Passive(_, place), asked)
             if asked != Asked::Passive
                 && shift.is_at(data.wrapping_add(place.start as u32))
-                && !is_damaged(packet, segment) =>
+                && tcp::is_summed(segment, &packet.flow) =>
         {
             let place = header_len + place.start..header_len + place.end;
             return replace(frame, packet, place, &address[..address_len]);
@@ -174,7 +175,7 @@ fn follow_reply(
     let is_possible = port >= ftp::FIRST_UNPRIVILEGED
         // A port that another service has stays with that service.
         && cx.snapshot.services.find(&own).is_none()
-        && !is_damaged(packet, segment)
+        && tcp::is_summed(segment, &packet.flow)
         && packet.length().saturating_add_signed(change.into()) <= room
         && (place.is_none() || edited.is_some());
     let followed = Ends {
@@ -339,20 +340,8 @@ fn replace(frame: &mut Frame, packet: &Packet, place: Range<usize>, text: &[u8])
     bytes[start..start + text.len()].copy_from_slice(text);
     set_length(frame, &changed);
     let segment = &mut frame.bytes_mut()[changed.transport..changed.end];
-    segment[tcp::field::CHECKSUM].fill(0);
-    let sum = checksum(packet, segment);
-    segment[tcp::field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
+    tcp::write_checksum(segment, &packet.flow);
     Some(changed)
-}
-
-/// Whether a segment, which is not rewritten yet, has a wrong checksum: then it is not read, and stays damaged.
-fn is_damaged(packet: &Packet, segment: &[u8]) -> bool {
-    checksum(packet, segment) != 0
-}
-
-fn checksum(packet: &Packet, segment: &[u8]) -> u16 {
-    let FlowKey { source, dest, protocol } = packet.flow;
-    checksum::transport(source.addr, dest.addr, protocol.0, segment)
 }
 
 /// The most data connections of a control connection, including those that are over and have not expired yet.

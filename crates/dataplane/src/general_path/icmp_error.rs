@@ -11,7 +11,7 @@
 
 use xvs_proto::LinkId;
 use xvs_proto::udp::HEADER_LEN as UDP_HEADER_LEN;
-use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ethernet, ftp, gre, gue, icmp, quoted};
+use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ftp, gre, gue, icmp, quoted};
 use xvs_sched::{ForwardingMethod, SynProxy};
 use xvs_xdp::Frame;
 
@@ -362,30 +362,16 @@ impl QuotedEncapsulation {
 fn inner_packet(frame: &[u8], outer: &Packet) -> Option<(Packet, QuotedEncapsulation)> {
     let behind = &frame[outer.transport..outer.end];
     let (header_len, family, encapsulation) = match outer.flow.protocol {
-        Protocol::IPIP => (0, Family::V4, QuotedEncapsulation::Ip),
-        Protocol::IPV6 => (0, Family::V6, QuotedEncapsulation::Ip),
         Protocol::GRE => {
             let (ethertype, len) = gre::read(behind)?;
-            let family = match ethertype {
-                ethernet::TYPE_IPV4 => Family::V4,
-                ethernet::TYPE_IPV6 => Family::V6,
-                _ => return None,
-            };
-            (len, family, QuotedEncapsulation::Gre)
+            (len, Family::of_ethertype(ethertype)?, QuotedEncapsulation::Gre)
         }
         Protocol::UDP => {
-            let family = match gue::read(behind.get(UDP_HEADER_LEN..)?)? {
-                Protocol::IPIP => Family::V4,
-                Protocol::IPV6 => Family::V6,
-                _ => return None,
-            };
-            (
-                UDP_HEADER_LEN + gue::HEADER_LEN,
-                family,
-                QuotedEncapsulation::Gue { port: outer.flow.dest.port },
-            )
+            let family = Family::of_protocol(gue::read(behind.get(UDP_HEADER_LEN..)?)?)?;
+            let encapsulation = QuotedEncapsulation::Gue { port: outer.flow.dest.port };
+            (UDP_HEADER_LEN + gue::HEADER_LEN, family, encapsulation)
         }
-        _ => return None,
+        protocol => (0, Family::of_protocol(protocol)?, QuotedEncapsulation::Ip),
     };
     let packet = quoted(frame, outer.transport + header_len..outer.end, family)?;
     (packet.fragment != Fragment::Later).then_some((packet, encapsulation))

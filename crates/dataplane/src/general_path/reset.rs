@@ -12,11 +12,11 @@
 //!
 //! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end accepts).
 
-use xvs_proto::{FlowKey, Packet, Protocol, checksum, tcp};
+use xvs_proto::{FlowKey, Packet, Protocol, tcp};
 use xvs_xdp::Frame;
 
 use super::client_address::without_data;
-use super::tcp_originate::Answer;
+use super::tcp_originate::{Answer, tell};
 use crate::conn::{Connection, Flags};
 use crate::forward::Ends;
 
@@ -39,26 +39,21 @@ pub(crate) fn apply(
 #[inline(never)]
 fn reset_both(answers: &mut Vec<Answer>, frame: &mut Frame, packet: &Packet, ends: &Ends) -> Option<Packet> {
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
-    let FlowKey { source, dest, protocol } = packet.flow;
+    let FlowKey { source, dest, .. } = packet.flow;
     // A wrong checksum would be replaced by a correct one, around corrupt numbers. A packet that is not forwarded stays
     // unchanged.
-    if protocol != Protocol::TCP
-        || packet.ttl <= 1
-        || checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment) != 0
-    {
+    let is_tcp = packet.flow.protocol == Protocol::TCP;
+    if !is_tcp || packet.ttl <= 1 || !tcp::is_summed(segment, &packet.flow) {
         return None;
     }
     let numbers = tcp::reset_numbers(segment)?;
     let tcp_flags = tcp::make_reset(segment);
-    // The capacity is the number of packets in a burst.
-    if answers.len() < answers.capacity() {
-        // As for packets that are forwarded, the source matters only towards the client.
-        let key = match dest == ends.virtual_endpoint {
-            true => ends.key_to_client(0),
-            false => source.addr.into(),
-        };
-        answers.push(Answer { ends: (dest, source), header: numbers.into(), key });
-    }
+    // As for packets that are forwarded, the source matters only towards the client.
+    let key = match dest == ends.virtual_endpoint {
+        true => ends.key_to_client(0),
+        false => source.addr.into(),
+    };
+    tell(answers, Answer { ends: (dest, source), header: numbers.into(), key });
     let cut = without_data(frame, packet, tcp::HEADER_LEN, &[]);
     Some(Packet { tcp_flags, longest_fragment: None, ..cut })
 }

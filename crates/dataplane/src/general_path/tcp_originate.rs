@@ -49,6 +49,13 @@ impl Answer {
     }
 }
 
+/// Sends a packet after the burst. If there are more than a burst has packets, it is dropped, as if lost on the wire.
+pub(super) fn tell(answers: &mut Vec<Answer>, answer: Answer) {
+    if answers.len() < answers.capacity() {
+        answers.push(answer);
+    }
+}
+
 /// A new frame that contains an IP packet with this header, from the first to the second of `ends`. `None` if no frame
 /// is free.
 pub(crate) fn tcp_frame(
@@ -81,14 +88,10 @@ pub(crate) fn write(frame: &mut Frame, ends: (Endpoint, Endpoint), header: &tcp:
 /// Gives a packet of this file a link header, so that the code for received packets forwards it. `None`: the frame has
 /// no room.
 pub(crate) fn as_received(frame: &mut Frame, family: Family) -> Option<Packet> {
-    let ethertype = match family {
-        Family::V4 => ethernet::TYPE_IPV4,
-        Family::V6 => ethernet::TYPE_IPV6,
-    };
     if !frame.grow_front(ethernet::HEADER_LEN) {
         return None;
     }
-    ethernet::emit(frame.bytes_mut(), MacAddr::default(), MacAddr::default(), ethertype);
+    ethernet::emit(frame.bytes_mut(), MacAddr::default(), MacAddr::default(), family.ethertype());
     match parse(frame.bytes()) {
         Ok(Parsed::Ip(packet)) => Some(packet),
         _ => {

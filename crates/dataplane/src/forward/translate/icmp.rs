@@ -4,12 +4,12 @@
 //! The quoted packet gets a header of the other family with the addresses and ports that the receiver of the error
 //! knows, and the checksum that it had. Extensions behind the quote (RFC 4884) are left out.
 
-use std::net::IpAddr;
-
+use xvs_proto::bytes::{number, word};
 use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, icmp, icmpv6, ipv4, ipv6, tcp, udp};
 use xvs_xdp::Frame;
 
 use super::{DIFFERENCE, FRAGMENTABLE_LEN, rewrite_ends, write_ports};
+use crate::egress::Hop;
 use crate::forward::admission::check_ttl;
 use crate::forward::identification::Identification;
 use crate::forward::network_header::{Addresses, Fields};
@@ -24,7 +24,7 @@ const PORTS_LEN: usize = tcp::field::DEST.end;
 const EXTENDED_LEN: usize = 128;
 
 /// Translates an error between addresses of the other family. `quoted`: the endpoints of the packet that it quotes.
-/// `mtu` is that of the path by which the error leaves, in bytes. The frame then contains the error alone.
+/// `hop` is the path by which the error leaves. The frame then contains the error alone.
 ///
 /// # Errors
 /// The other family has no such error; the frame is unchanged.
@@ -32,18 +32,17 @@ pub(in crate::forward) fn send(
     frame: &mut Frame,
     packet: &Packet,
     quote: &Packet,
-    outside: (IpAddr, IpAddr),
     quoted: (Endpoint, Endpoint),
-    mtu: u32,
+    hop: Hop,
     ids: &mut Identification,
-) -> Result<(), DropReason> {
-    let outer = Addresses::of(outside.0, outside.1).ok_or(DropReason::NoLocalAddress)?;
+) -> Result<Hop, DropReason> {
+    let outer = Addresses::of(quoted.1.addr, quoted.0.addr).ok_or(DropReason::NoLocalAddress)?;
     let inner = Addresses::of(quoted.0.addr, quoted.1.addr).ok_or(DropReason::NoLocalAddress)?;
     check_ttl(packet)?;
     let message = &frame.bytes()[packet.transport..packet.end];
     let original = original_payload_len(frame.bytes(), quote);
     let whole = u32::from(original) + (quote.transport - quote.network) as u32;
-    let header = header(message, packet.family(), whole, mtu).ok_or(DropReason::Untranslatable)?;
+    let header = header(message, packet.family(), whole, hop.mtu).ok_or(DropReason::Untranslatable)?;
     let headers = 2 * outer.header_len() + icmp::HEADER_LEN;
     let most = match outer {
         Addresses::V4(..) => icmp::MAX_LEN,
@@ -80,7 +79,7 @@ pub(in crate::forward) fn send(
         Addresses::V4(..) => icmp::write_checksum(message),
         Addresses::V6(source, dest) => icmpv6::write_checksum(message, source, dest),
     }
-    Ok(())
+    Ok(hop)
 }
 
 /// Writes the ports of these endpoints into a quoted segment, whose ports are there, and updates the checksum as far as
@@ -110,10 +109,6 @@ fn original_payload_len(frame: &[u8], quote: &Packet) -> u16 {
     }
 }
 
-fn word(header: &[u8], at: usize) -> u16 {
-    u16::from_be_bytes([header[at], header[at + 1]])
-}
-
 /// The bytes of the packet that a message quotes: fewer than follow its header if there are extensions (RFC 4884 §4).
 fn quoted_len(message: &[u8], family: Family) -> usize {
     let claimed = match family {
@@ -129,7 +124,7 @@ fn quoted_len(message: &[u8], family: Family) -> usize {
 /// `quoted_len`: the length of the packet that it quotes; `mtu`: that of the path by which the error leaves; in bytes.
 fn header(message: &[u8], family: Family, quoted_len: u32, mtu: u32) -> Option<[u8; icmp::HEADER_LEN]> {
     let type_and_code = [message[0], message[1]];
-    let rest = u32::from_be_bytes([message[4], message[5], message[6], message[7]]);
+    let rest = number(message, 4);
     let ([kind, code], rest) = match family {
         Family::V4 => to_v6(type_and_code, rest, quoted_len, mtu)?,
         Family::V6 => to_v4(type_and_code, rest, mtu)?,

@@ -4,7 +4,6 @@
 //! few fields that differ from packet to packet. Not here: checksums over the packet, which cannot be prepared; packets
 //! that are too large.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use xvs_proto::checksum::{Coverage, Sum};
@@ -12,8 +11,8 @@ use xvs_proto::{Endpoint, Family, HashSecret, Plain, ethernet, ipv4, ipv6, udp};
 use xvs_xdp::Frame;
 
 use super::{
-    Carried, Encapsulation, Hop, Identification, LEAST_MTU_V4, Outer, PathMtu, Tunnel, encapsulate,
-    header_len, outer_tos, source_port,
+    Addresses, Carried, Encapsulation, Hop, Identification, Outer, PathMtu, Tunnel, encapsulate, header_len,
+    least_mtu, outer_tos, source_port,
 };
 use crate::clock::Millis;
 
@@ -59,38 +58,30 @@ impl Template {
         hop: Hop,
         path_mtu: &Arc<PathMtu>,
     ) -> Option<Arc<[Self; 2]>> {
-        let source = tunnel.source.filter(|source| source.is_ipv4() == dest.addr.is_ipv4())?;
+        let addresses = tunnel.addresses(dest)?;
         let covers_packet = match tunnel.encapsulation {
             Encapsulation::Ip => false,
             Encapsulation::Gre(coverage) | Encapsulation::Gue { coverage, .. } => coverage == Coverage::Whole,
         };
         let overhead = header_len(dest, tunnel.encapsulation);
-        let least = match dest.family() {
-            Family::V4 => LEAST_MTU_V4,
-            Family::V6 => ipv6::MIN_MTU,
-        };
-        if covers_packet || hop.mtu < least + overhead as u32 {
+        if covers_packet || hop.mtu < least_mtu(dest.family()) + overhead as u32 {
             return None;
         }
         let families = [Family::V4, Family::V6];
-        Some(Arc::new(families.map(|family| Self::of(family, tunnel, source, dest, hop, path_mtu))))
+        Some(Arc::new(families.map(|family| Self::of(family, tunnel, addresses, dest, hop, path_mtu))))
     }
 
     /// The template for packets of this family.
     fn of(
         family: Family,
         tunnel: Tunnel,
-        source: IpAddr,
+        addresses: Addresses,
         dest: Endpoint,
         hop: Hop,
         path_mtu: &Arc<PathMtu>,
     ) -> Self {
-        let ethertype = match dest.family() {
-            Family::V4 => ethernet::TYPE_IPV4,
-            Family::V6 => ethernet::TYPE_IPV6,
-        };
         let mut bytes = [0; MOST];
-        ethernet::emit(&mut bytes, hop.source_mac, hop.dest_mac, ethertype);
+        ethernet::emit(&mut bytes, hop.source_mac, hop.dest_mac, dest.family().ethertype());
         let overhead = header_len(dest, tunnel.encapsulation);
         let len = ethernet::HEADER_LEN + overhead;
         let headers = &mut bytes[ethernet::HEADER_LEN..len];
@@ -103,7 +94,7 @@ impl Template {
             flow_hash: 0,
             ids: &mut Identification::numbered(HashSecret([0; 3]), 0),
         };
-        encapsulate(headers, carried, (source, dest.addr), overhead, outer);
+        encapsulate(headers, carried, addresses, overhead, outer);
         if dest.family() == Family::V4 {
             for field in [ipv4::field::TOTAL_LEN, ipv4::field::ID, ipv4::field::CHECKSUM] {
                 headers[field].fill(0);
@@ -193,8 +184,7 @@ impl Template {
         let mut bytes = [0; MOST - ethernet::HEADER_LEN];
         bytes[..overhead].copy_from_slice(&self.bytes[ethernet::HEADER_LEN..self.len]);
         if self.has_udp {
-            let network_len = if self.family == Family::V4 { ipv4::HEADER_LEN } else { ipv6::HEADER_LEN };
-            let source = &mut bytes[network_len..][udp::field::SOURCE];
+            let source = &mut bytes[self.family.header_len()..][udp::field::SOURCE];
             source.copy_from_slice(&source_port(flow_hash).to_be_bytes());
         }
         let sum = !self.sum.checksum();

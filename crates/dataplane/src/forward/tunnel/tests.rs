@@ -12,6 +12,8 @@ use xvs_proto::{HashSecret, MacAddr, Parsed, parse};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::{FrameLayout, FramePool};
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::clock::Millis;
 use crate::egress::Tunnel;

@@ -29,12 +29,12 @@ pub(crate) mod handshake;
 use std::time::Duration;
 
 use xvs_proto::network::RouteKey;
-use xvs_proto::{Family, FlowKey, Packet, Protocol, checksum, tcp};
+use xvs_proto::{Family, FlowKey, Packet, tcp};
 use xvs_sched::{ClientAddress, SynProxy};
 use xvs_xdp::Frame;
 
 use self::cookie::Offered;
-use super::tcp_originate::{Answer, ETHERNET_MTU, as_received, largest_segment, write};
+use super::tcp_originate::{Answer, ETHERNET_MTU, as_received, largest_segment, tell, write};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::framed_packet::FramedPacket;
@@ -85,7 +85,7 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>
     if flags.0 & (tcp::Flags::SYN.0 | tcp::Flags::ACK.0 | tcp::Flags::FIN.0) == tcp::Flags::SYN.0 {
         let is_answered = service.has_available() && (is_active || limit::is_proxied(packet, marked, cx));
         return match is_answered {
-            true if is_whole(packet, segment) => {
+            true if tcp::is_summed(segment, &packet.flow) => {
                 let offered = Offered::by(&tcp::Options::of(segment));
                 let sequence = p.tcp_number(tcp::field::SEQUENCE.start);
                 let cookie = cookie::make(secret, &packet.flow, sequence, offered, cx.now);
@@ -98,7 +98,7 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>
             false => None,
         };
     }
-    let proof = proof(secret, segment, packet, cx.now).filter(|_| is_whole(packet, segment));
+    let proof = proof(secret, segment, packet, cx.now).filter(|_| tcp::is_summed(segment, &packet.flow));
     match proof {
         Some(proof) => {
             flows.counters.syn_cookies_accepted.add(1);
@@ -107,12 +107,6 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>
         None if is_active => Some(Taken::Decided(Verdict::Drop(DropReason::BadCookie))),
         None => None,
     }
-}
-
-/// Whether a segment has a right checksum.
-fn is_whole(packet: &Packet, segment: &[u8]) -> bool {
-    let FlowKey { source, dest, .. } = packet.flow;
-    checksum::transport(source.addr, dest.addr, Protocol::TCP.0, segment) == 0
 }
 
 /// Turns a client's SYN into the director's answer.
@@ -284,7 +278,7 @@ pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId) 
     let first = connection.first_sequence();
     let is_answer = packet.tcp_flags.has(tcp::Flags::ACK)
         && tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start) == first
-        && is_whole(packet, segment);
+        && tcp::is_summed(segment, &packet.flow);
     let theirs = tcp::number(segment, tcp::field::SEQUENCE.start);
     if is_answer && packet.tcp_flags.has(tcp::Flags::RST) {
         let sequence = awaited.cookie.wrapping_add(1).wrapping_sub(theirs);
@@ -397,9 +391,7 @@ pub(crate) fn restore(frame: &mut Frame, packet: &Packet, connection: &Connectio
 /// Replaces the sequence number that an error about a reply quotes by the destination's own number.
 pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, numbers: Numbers) {
     let segment = &mut frame.bytes_mut()[quote.transport..quote.end];
-    let Some(sequence) = segment.get_mut(tcp::field::SEQUENCE) else { return };
-    let number = sequence.iter().fold(0, |number, byte| number << 8 | u32::from(*byte));
-    sequence.copy_from_slice(&number.wrapping_sub(numbers.sequence).to_be_bytes());
+    tcp::map_quoted(segment, |number| number.wrapping_sub(numbers.sequence));
 }
 
 fn shift_window(segment: &mut [u8], by: i8) {
@@ -414,13 +406,6 @@ fn shifted(window: u16, by: i8) -> u16 {
     match by {
         by if by < 0 => window.checked_shr(by.unsigned_abs().into()).unwrap_or(0),
         by => u16::try_from(u64::from(window) << by).unwrap_or(u16::MAX),
-    }
-}
-
-/// Sends a packet after the burst. If there are too many, it is dropped, as if lost on the wire.
-fn tell(answers: &mut Vec<Answer>, answer: Answer) {
-    if answers.len() < answers.capacity() {
-        answers.push(answer);
     }
 }
 
