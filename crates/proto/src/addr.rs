@@ -11,8 +11,6 @@ use std::str::FromStr;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::ethernet;
-
 /// An Ethernet address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct MacAddr(pub [u8; 6]);
@@ -69,10 +67,10 @@ impl Family {
     }
 
     /// The type of an Ethernet frame that carries a packet (RFC 894, RFC 2464 §3).
-    pub fn ethertype(self) -> u16 {
+    pub const fn ethertype(self) -> u16 {
         match self {
-            Self::V4 => ethernet::TYPE_IPV4,
-            Self::V6 => ethernet::TYPE_IPV6,
+            Self::V4 => 0x0800,
+            Self::V6 => 0x86dd,
         }
     }
 

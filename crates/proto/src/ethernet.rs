@@ -1,6 +1,6 @@
 //! Ethernet II frames and their VLAN tags (IEEE 802.3, 802.1Q).
 
-use crate::addr::MacAddr;
+use crate::addr::{Family, MacAddr};
 use crate::malformed::Malformed;
 
 /// Positions in the header.
@@ -22,9 +22,9 @@ pub const TAG_LEN: usize = 4;
 pub const MAX_TAGS: usize = 2;
 
 /// EtherType of IPv4.
-pub const TYPE_IPV4: u16 = 0x0800;
+pub const TYPE_IPV4: u16 = Family::V4.ethertype();
 /// EtherType of IPv6.
-pub const TYPE_IPV6: u16 = 0x86dd;
+pub const TYPE_IPV6: u16 = Family::V6.ethertype();
 /// EtherType of an 802.1Q tag.
 pub const TYPE_VLAN: u16 = 0x8100;
 /// EtherType of an 802.1ad tag.
