@@ -2,8 +2,7 @@
 //!
 //! Each reason has a counter, a name that programs read and a sentence that operators read: a line of one table.
 
-use xvs_proto::LinkId;
-use xvs_proto::{Malformed, icmp};
+use xvs_proto::{LinkId, Malformed, icmp};
 
 use crate::egress::UnresolvedHop;
 

@@ -2,13 +2,12 @@
 //!
 //! Waits for the helper only where a function says so. Cost: a message and a socket for each program.
 
-use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::Child;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
+use std::{io, thread};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{AsFd, BorrowedFd, OwnedFd};

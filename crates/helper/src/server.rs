@@ -4,10 +4,9 @@
 //! requester; a message that is no request is dropped. A program has a process group of its own, and no capabilities
 //! but those of its user.
 
-use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::thread;
+use std::{io, thread};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fd::{AsFd, OwnedFd};

@@ -5,11 +5,10 @@
 //! program there without a gap. Not here: what the program does.
 
 use std::ffi::CStr;
-use std::io;
 use std::num::NonZeroU32;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::thread;
 use std::time::Instant;
+use std::{io, thread};
 
 use xvs_helper::task::Task as _;
 

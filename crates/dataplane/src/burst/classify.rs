@@ -6,9 +6,8 @@
 //! the kernel completes a checksum before it fragments a packet. Not here: whether a connection or a service takes the
 //! packet.
 
-use xvs_proto::LinkId;
 use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6, extension};
-use xvs_proto::{Family, Fragment, Packet, Parsed, Protocol, ethernet, parse, partial_checksum};
+use xvs_proto::{Family, Fragment, LinkId, Packet, Parsed, Protocol, ethernet, parse, partial_checksum};
 use xvs_xdp::Frame;
 
 use crate::counters::WorkerCounters;

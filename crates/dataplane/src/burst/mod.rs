@@ -1,6 +1,6 @@
 //! The stages of every packet: classification, look-up, state, forwarding, dispatch.
 
-mod context;
+pub(crate) mod context;
 pub(crate) mod deferred;
 mod fast_path;
 mod record;
@@ -17,11 +17,10 @@ pub mod transmit;
 
 mod expiry;
 pub mod flows;
-mod framed_packet;
+pub(crate) mod framed_packet;
 mod replaced;
 
 pub use self::context::Context;
-pub use self::flows::Flows;
 pub(crate) use self::framed_packet::FramedPacket;
 pub(crate) use self::record::Forwarding;
 pub use self::record::{Burst, Step};

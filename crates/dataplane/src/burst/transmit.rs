@@ -4,8 +4,7 @@
 
 use std::sync::Arc;
 
-use xvs_proto::LinkId;
-use xvs_proto::ethernet;
+use xvs_proto::{LinkId, ethernet};
 use xvs_xdp::{BURST, Frame};
 
 use super::context::Context;

@@ -6,8 +6,7 @@
 //! connection, its real server is not known yet: such a packet is compared again at the end of its burst. Cost: a
 //! parse, and a look-up of the connection if the filter has an address, a port or a service.
 
-use xvs_proto::LinkId;
-use xvs_proto::{Endpoint, FlowKey, Fragment, Packet, icmp, quoted};
+use xvs_proto::{Endpoint, FlowKey, Fragment, LinkId, Packet, icmp, quoted};
 use xvs_sched::ServiceKey;
 use xvs_xdp::Frame;
 

@@ -9,8 +9,7 @@
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
-use xvs_proto::LinkId;
-use xvs_proto::{Family, MacAddr};
+use xvs_proto::{Family, LinkId, MacAddr};
 
 use self::next_hop::{Gateway, Used};
 use self::routes::{Action, Routes, Target, aligned};

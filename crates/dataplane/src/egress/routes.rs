@@ -13,8 +13,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashMap;
-use xvs_proto::Family;
-use xvs_proto::LinkId;
+use xvs_proto::{Family, LinkId};
 
 use xvs_proto::network::{Network, PolicyAction, Route, RouteAction, RouteKey, Rule, Table};
 

@@ -3,8 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use xvs_proto::LinkId;
-use xvs_proto::{FlowKey, HashSecret, Packet, icmp, quoted};
+use xvs_proto::{FlowKey, HashSecret, LinkId, Packet, icmp, quoted};
 
 use super::{LAYOUT, Live};
 use crate::burst::classify::{Class, classify};

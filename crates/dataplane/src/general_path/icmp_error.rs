@@ -9,9 +9,8 @@
 //!
 //! Source: ipvs-behaviour, section 2.5; for tunnels of and in IPv6, which IPVS does not recognise, RFC 2473 §8.
 
-use xvs_proto::LinkId;
 use xvs_proto::udp::HEADER_LEN as UDP_HEADER_LEN;
-use xvs_proto::{Family, FlowKey, Fragment, Packet, Protocol, ftp, gre, gue, icmp, quoted};
+use xvs_proto::{Family, FlowKey, Fragment, LinkId, Packet, Protocol, ftp, gre, gue, icmp, quoted};
 use xvs_sched::{ForwardingMethod, SynProxy};
 use xvs_xdp::Frame;
 

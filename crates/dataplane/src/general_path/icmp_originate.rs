@@ -8,9 +8,8 @@
 
 use std::net::IpAddr;
 
-use xvs_proto::LinkId;
 use xvs_proto::network::RouteKey;
-use xvs_proto::{Packet, icmp, icmpv6, is_host};
+use xvs_proto::{LinkId, Packet, icmp, icmpv6, is_host};
 use xvs_xdp::Frame;
 
 use crate::clock::Millis;

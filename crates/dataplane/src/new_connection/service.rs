@@ -4,8 +4,7 @@
 
 use std::net::IpAddr;
 
-use xvs_proto::LinkId;
-use xvs_proto::{Malformed, Packet, Protocol, ftp, is_host, sctp, tcp};
+use xvs_proto::{LinkId, Malformed, Packet, Protocol, ftp, is_host, sctp, tcp};
 use xvs_sched::ServiceKey;
 use xvs_xdp::Frame;
 

@@ -7,12 +7,9 @@
 
 use std::net::IpAddr;
 
-use xvs_proto::mark::Change;
-use xvs_proto::mark::Condition;
-use xvs_proto::mark::Test;
+use xvs_proto::mark::{Change, Condition, Test};
 
-use xvs_proto::LinkId;
-use xvs_proto::Packet;
+use xvs_proto::{LinkId, Packet};
 
 /// The mark rules of all sources, in the order of their application.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

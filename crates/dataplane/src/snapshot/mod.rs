@@ -30,9 +30,8 @@ pub(crate) mod copy;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
-use xvs_proto::LinkId;
 use xvs_proto::network::RouteKey;
-use xvs_proto::{Endpoint, Packet, Protocol};
+use xvs_proto::{Endpoint, LinkId, Packet, Protocol};
 
 use self::clients::Clients;
 use self::lists::Lists;

@@ -1,10 +1,8 @@
 //! Attaching BPF programs to interfaces: XDP by BPF link or by netlink, and traffic control (tc).
 
-use std::ffi::CStr;
-use std::ffi::c_int;
-use std::io;
+use std::ffi::{CStr, c_int};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::{io, ptr};
 
 use libxdp_sys as sys;
 use serde::{Deserialize, Serialize};

@@ -5,9 +5,8 @@
 //! so this is one step, whatever its size.
 
 use std::ffi::c_void;
-use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::{io, ptr};
 
 use libxdp_sys as sys;
 use serde::{Deserialize, Serialize};

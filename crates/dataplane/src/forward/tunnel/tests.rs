@@ -7,8 +7,7 @@ use etherparse::checksum::Sum16BitWords;
 use etherparse::{
     IpDscp, IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, UdpHeader, ether_type,
 };
-use xvs_proto::LinkId;
-use xvs_proto::{HashSecret, MacAddr, Parsed, parse};
+use xvs_proto::{HashSecret, LinkId, MacAddr, Parsed, parse};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::{FrameLayout, FramePool};
 

@@ -5,8 +5,7 @@
 //! fragments are then consumed. If the datagram belongs to no service, the kernel gets the fragments as they were
 //! received. Not here: which fragments belong together (`mod.rs`), how a packet is divided (`fragmentation.rs`).
 
-use xvs_proto::LinkId;
-use xvs_proto::{Family, Fragment, Packet, Parsed, ethernet, ipv6, parse};
+use xvs_proto::{Family, Fragment, LinkId, Packet, Parsed, ethernet, ipv6, parse};
 
 use super::{Datagram, Gathered};
 use crate::burst::dispatch::Dispatch;

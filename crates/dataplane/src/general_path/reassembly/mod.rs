@@ -25,9 +25,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use xvs_proto::LinkId;
 use xvs_proto::flow::HashSecret;
-use xvs_proto::{Family, Packet, ethernet};
+use xvs_proto::{Family, LinkId, Packet, ethernet};
 use xvs_xdp::{BURST, Frame, FrameLayout, FramePool, HELD};
 
 use self::coverage::{Coverage, State};
