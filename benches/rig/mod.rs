@@ -259,7 +259,7 @@ pub(crate) fn forward(worker: &mut Worker<Loop>) {
 }
 
 fn snapshot(variant: Variant, workers: usize) -> Snapshot {
-    let mut snapshot = Snapshot::empty();
+    let mut snapshot = Snapshot::default();
     snapshot.egress = Arc::new(Egress::build(&network(variant)));
     // More ports than any bench has connections.
     let inside = variant.inside();

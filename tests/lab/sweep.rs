@@ -173,7 +173,7 @@ fn drop_entry_ends_half_open_connections_without_a_destination_too() {
             controller: None,
         });
     }
-    let mut snapshot = Snapshot::empty();
+    let mut snapshot = Snapshot::default();
     snapshot.settings.drops_entries = true;
     let reader = table.reader().expect("a seat for a reader");
     let mut sweeper = Sweeper::new(reader, Arc::new(ArcSwap::from_pointee(snapshot)), 1);

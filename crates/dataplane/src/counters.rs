@@ -247,7 +247,7 @@ pub(crate) struct Pending {
 }
 
 /// The [`Stats`] of every worker, each on its own cache line. A clone is another handle to the same counters.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct SharedStats(Arc<[CachePadded<Stats>]>);
 
 /// Values of [`Stats`] at one moment.

@@ -10,6 +10,7 @@ use std::ffi::CStr;
 use std::io;
 use std::net::IpAddr;
 
+use serde::Serialize;
 use thiserror::Error;
 use xvs_xdp::Mode;
 use xvs_xdp::bpf::{KernelMap, Object, ObjectFile, program_info, query_xdp, set_xdp};
@@ -70,20 +71,21 @@ pub struct Tunnels {
     pub gue_ports: BTreeSet<u16>,
 }
 
-/// Packets since the program was installed, by what was done with them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// Packets that the XDP program has processed since it was installed or since `up` or `down` last changed it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Counters {
-    /// Decapsulated from IP in IP.
+    /// Packets decapsulated from IP.
     pub ip: u64,
-    /// Decapsulated from GRE.
+    /// Packets decapsulated from GRE.
     pub gre: u64,
-    /// Decapsulated from GUE.
+    /// Packets decapsulated from GUE.
     pub gue: u64,
-    /// Packets of a tunnel to this machine that are not to a virtual address or cannot be parsed: left to the kernel.
+    /// Packets of tunnels that were left to the kernel: not to a virtual address, or not readable.
     pub left_to_kernel: u64,
-    /// Dropped: the checksum of the GRE or UDP header was wrong.
+    /// Packets dropped because the checksum of GRE or UDP was wrong.
     pub bad_checksum: u64,
-    /// Dropped: the outer header has a congestion mark that the inner packet cannot carry (RFC 6040 section 4.2).
+    /// Packets dropped because they met congestion and the packet inside cannot say so (RFC 6040 section 4.2).
     pub congested: u64,
 }
 

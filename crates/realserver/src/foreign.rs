@@ -6,6 +6,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
+use xvs_proto::Prefix;
+
 use crate::interfaces::Interfaces;
 use crate::record::Record;
 use crate::sysctl;
@@ -30,8 +32,10 @@ impl Foreign {
         let names = interfaces.names().into_iter();
         for link in names.filter_map(|name| interfaces.link(name)).filter(|link| !link.resolves) {
             for &(addr, len) in &link.addresses {
-                let host = if addr.is_ipv4() { 32 } else { 128 };
-                if len == host && reachable.contains(&addr) && !record.virtuals.contains_key(&addr) {
+                if len == Prefix::host(addr).len()
+                    && reachable.contains(&addr)
+                    && !record.virtuals.contains_key(&addr)
+                {
                     all.push(Self { addr, on: link.name.clone(), low: low(interfaces, addr) });
                 }
             }

@@ -13,6 +13,7 @@ use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rustix::io::Errno;
 use xvs_host::network::NetworkFollower;
 use xvs_host::network::netlink::Netlink;
+use xvs_proto::Prefix;
 use xvs_proto::network::{Link, Network, RouteAction, Table};
 
 use crate::record::Origin;
@@ -95,7 +96,7 @@ impl Interfaces {
         let end = Instant::now() + LONGEST_WAIT;
         let mut request = RouteMessage::default();
         request.header.address_family = family(addr);
-        request.header.destination_prefix_length = host_prefix(addr);
+        request.header.destination_prefix_length = Prefix::host(addr).len();
         request.attributes = vec![RouteAttribute::Destination(addr.into())];
         while Instant::now() < end {
             match self.netlink.get(RouteNetlinkMessage::GetRoute(request.clone())) {
@@ -134,17 +135,13 @@ impl Interfaces {
 fn address(ifindex: u32, addr: IpAddr) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = ifindex;
-    (message.header.family, message.header.prefix_len) = (family(addr), host_prefix(addr));
+    (message.header.family, message.header.prefix_len) = (family(addr), Prefix::host(addr).len());
     message.attributes = vec![AddressAttribute::Local(addr), AddressAttribute::Address(addr)];
     message
 }
 
 fn family(addr: IpAddr) -> AddressFamily {
     if addr.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
-}
-
-fn host_prefix(addr: IpAddr) -> u8 {
-    if addr.is_ipv4() { 32 } else { 128 }
 }
 
 /// Whether a reply is the route of an address of this machine.

@@ -6,7 +6,7 @@ use std::{fmt, io};
 
 use serde::Serialize;
 
-use crate::decapsulation::AttachedProgram;
+use crate::decapsulation::{AttachedProgram, Counters};
 use crate::error::{RealserverError, failed};
 use crate::interfaces::{Interfaces, TUNL0};
 use crate::method::Method;
@@ -36,31 +36,6 @@ pub struct Status {
     pub settings: Vec<SettingStatus>,
     /// What is not as it has to be; `xvs realserver up` repairs it, or its error says what to do first.
     pub problems: Vec<String>,
-}
-
-/// Packets that the XDP program has processed since it was installed or since `up` or `down` last changed it.
-#[derive(Debug, Serialize)]
-#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
-pub struct Counters {
-    /// Packets decapsulated from IP.
-    pub ip: u64,
-    /// Packets decapsulated from GRE.
-    pub gre: u64,
-    /// Packets decapsulated from GUE.
-    pub gue: u64,
-    /// Packets of tunnels that were left to the kernel: not to a virtual address, or not readable.
-    pub left_to_kernel: u64,
-    /// Packets dropped because the checksum of GRE or UDP was wrong.
-    pub bad_checksum: u64,
-    /// Packets dropped because they met congestion and the packet inside cannot say so (RFC 6040 section 4.2).
-    pub congested: u64,
-}
-
-impl From<decapsulation::Counters> for Counters {
-    fn from(counted: decapsulation::Counters) -> Self {
-        let decapsulation::Counters { ip, gre, gue, left_to_kernel, bad_checksum, congested } = counted;
-        Self { ip, gre, gue, left_to_kernel, bad_checksum, congested }
-    }
 }
 
 /// A setting that `up` changed.
@@ -163,7 +138,7 @@ impl Status {
                 self.decapsulation = Some(format!("an XDP program on {} ({mode})", served.dev));
                 let counters = decapsulation::counters(link.ifindex);
                 let counters = counters.map_err(|error| RealserverError::Decap { vip: self.vip, error })?;
-                self.counters = Some(counters.into());
+                self.counters = Some(counters);
             }
             AttachedProgram::None => {
                 self.problems.push(format!("the XDP program is gone from {}", served.dev))

@@ -193,7 +193,7 @@ mod tests {
         workers[0].dropped(DropReason::TransmitRefused).add(2);
         workers[1].dropped(DropReason::TransmitRefused).add(3);
         workers[1].kernel_ring_full.add(7);
-        let drops = Sample::take(&workers, &[], &Snapshot::empty(), Millis(0)).drops;
+        let drops = Sample::take(&workers, &[], &Snapshot::default(), Millis(0)).drops;
         assert_eq!(drop_reasons().count(), drops.len());
         let counted: Vec<_> = drop_reasons()
             .zip(drops)

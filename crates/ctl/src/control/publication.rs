@@ -23,7 +23,7 @@ pub(super) struct Publication {
 impl Publication {
     /// Publishes an empty snapshot with these settings.
     pub(super) fn new(settings: Settings) -> Self {
-        let snapshot = Snapshot { settings, ..Snapshot::empty() };
+        let snapshot = Snapshot { settings, ..Snapshot::default() };
         let published = Arc::new(ArcSwap::from_pointee(snapshot.clone()));
         Self { snapshot, published, held: Vec::new(), late: None, ends: Ends::default() }
     }

@@ -141,7 +141,7 @@ mod tests {
             let mut network = Network::default();
             network.add_link("wan", "02:00:00:00:01:01".parse().unwrap(), &[], 1500).unwrap();
             network.links[0].partial_checksums = partial_checksums;
-            let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::empty() };
+            let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::default() };
             let layout = FrameLayout { frame_size_bytes: 128, headroom_bytes: 32, frames: 1 };
             let mut frame = FramePool::in_memory(layout).take().unwrap();
             assert!(frame.resize(PARTIAL.len()));
@@ -160,7 +160,7 @@ mod tests {
             let mut network = Network::default();
             network.add_link("eth1", "02:00:00:00:01:01".parse().unwrap(), &[], 1500).unwrap();
             network.links[0].active = active;
-            let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::empty() };
+            let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::default() };
             let layout = FrameLayout { frame_size_bytes: 128, headroom_bytes: 32, frames: 1 };
             let mut frame = FramePool::in_memory(layout).take().unwrap();
             assert!(frame.resize(PARTIAL.len()));

@@ -97,7 +97,7 @@ mod tests {
         let [mut one, mut other] = [0, 1].map(|worker| table.handle(worker).unwrap());
         let inserted = one.insert(&NewConnection::example());
         let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
-        let (snapshot, counters) = (Snapshot::empty(), WorkerCounters::default());
+        let (snapshot, counters) = (Snapshot::default(), WorkerCounters::default());
         let mut deferred = Deferred::new(0);
         one.advance_timers(Millis(60_000), |one, due| {
             assert_eq!(due, id);

@@ -159,7 +159,7 @@ mod tests {
         let own: [IpAddr; 2] = ["192.0.2.1".parse().unwrap(), "2001:db8::1".parse().unwrap()];
         let addresses = [(own[0], 24), (own[1], 64)];
         network.add_link("wan", "02:00:00:00:01:01".parse().unwrap(), &addresses, 1500).unwrap();
-        let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::empty() };
+        let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::default() };
         for (own, client) in own.into_iter().zip(["198.51.100.10", "2001:db8:1::10"]) {
             assert!(
                 !is_valid_source(own, own, &snapshot)

@@ -51,29 +51,23 @@ impl Snapshot {
         let destinations = self.destinations.separate_copy(&stats);
         let services = self.services.separate_copy(&destinations, &stats, &decisions);
         let copy = Self {
-            epoch: self.epoch,
             services,
             destinations,
-            egress: self.egress.clone(),
-            nat_destinations: self.nat_destinations.clone(),
-            marks: self.marks.clone(),
             call_ids: Arc::new(self.call_ids.separate_copy()),
             clients: Arc::new(self.clients.separate_copy()),
-            locals: self.locals.clone(),
             // A dry run must not appear in captures.
             captures: Arc::default(),
             // Nor announce connections to backups.
             sync_master: None,
             sync_backup: None,
-            // Nor send the packets of health checks, or take their replies.
             lists: self.lists.as_ref().map(|lists| Arc::new(lists.uncounted())),
             syn_limits: self.syn_limits.as_ref().map(|limits| {
                 let copied = limits.iter().map(|(key, limit)| (*key, Arc::new(limit.separate_copy())));
                 Arc::new(copied.collect())
             }),
+            // Nor send the packets of health checks, or take their replies.
             vip_probes: self.vip_probes.as_ref().map(|probes| Arc::new(probes.separate_copy())),
-            settings: self.settings,
-            removals: self.removals,
+            ..self.clone()
         };
         (copy, decisions)
     }

@@ -90,6 +90,7 @@ impl Counts {
 }
 
 /// Numbers of a destination that outlive snapshots.
+#[derive(Default)]
 pub struct DestinationLive {
     load: LiveLoad,
     templates: AtomicI32,
@@ -114,23 +115,7 @@ pub struct DestinationLive {
 impl DestinationLive {
     /// Zeros for this many workers.
     pub fn new(workers: usize) -> Self {
-        let (load, templates, unanswered) = Default::default();
-        let (neighbours, last_neighbour) = Default::default();
-        let (last_unanswered, last_refused, last_rejected, last_returned) = Default::default();
-        let stats = SharedStats::new(workers);
-        Self {
-            load,
-            templates,
-            unanswered,
-            last_unanswered,
-            last_refused,
-            last_rejected,
-            last_returned,
-            neighbours,
-            last_neighbour,
-            moves: OnceLock::new(),
-            stats,
-        }
+        Self { stats: SharedStats::new(workers), ..Self::default() }
     }
 
     /// Continues with these numbers. Only while no worker counts.
@@ -145,15 +130,8 @@ impl DestinationLive {
         Self {
             load: self.load.separate_copy(),
             templates: AtomicI32::new(self.templates.load(Ordering::Relaxed)),
-            unanswered: AtomicU32::default(),
-            last_unanswered: AtomicU64::default(),
-            last_refused: AtomicU64::default(),
-            last_rejected: AtomicU64::default(),
-            last_returned: AtomicU64::default(),
-            neighbours: AtomicU32::default(),
-            last_neighbour: Mutex::default(),
             moves: self.moves.clone(),
-            stats: SharedStats::new(1),
+            ..Self::new(1)
         }
     }
 

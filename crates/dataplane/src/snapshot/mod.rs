@@ -55,8 +55,8 @@ pub(crate) use self::route::Route;
 pub use self::services::{Member, Service, Services};
 pub use self::settings::{ConnReuse, MssClamp, Settings};
 
-/// The configuration that workers use.
-#[derive(Clone)]
+/// The configuration that workers use. The default has no services and no routes.
+#[derive(Clone, Default)]
 pub struct Snapshot {
     /// The number of snapshots that were published up to and including it; 0 is never published.
     pub epoch: u64,
@@ -96,29 +96,6 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// No services, no routes.
-    pub fn empty() -> Self {
-        Self {
-            epoch: 0,
-            services: Services::default(),
-            destinations: Destinations::default(),
-            egress: Arc::new(Egress::default()),
-            nat_destinations: Arc::default(),
-            marks: Arc::default(),
-            call_ids: Arc::default(),
-            clients: Arc::default(),
-            locals: Arc::default(),
-            lists: None,
-            syn_limits: None,
-            captures: Arc::default(),
-            sync_master: None,
-            sync_backup: None,
-            vip_probes: None,
-            settings: Settings::default(),
-            removals: 0,
-        }
-    }
-
     /// The number of virtual services, and of their destinations. Costs one access to each service.
     pub fn configured(&self) -> (usize, usize) {
         let services = self.services.iter();

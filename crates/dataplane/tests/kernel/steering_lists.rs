@@ -27,7 +27,7 @@ fn services() -> [ServiceKey; 6] {
 }
 
 fn snapshot() -> Snapshot {
-    let mut snapshot = Snapshot::empty();
+    let mut snapshot = Snapshot::default();
     for key in services() {
         snapshot.services.insert(Arc::new(Service {
             key,

@@ -158,7 +158,7 @@ mod tests {
         let sender = TableSender {
             sync_id: 7,
             key: SyncKey([key; 32]),
-            published: Arc::new(ArcSwap::from_pointee(Snapshot::empty())),
+            published: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
             peers: Arc::default(),
             may_send: Arc::new(AtomicBool::new(true)),
         };

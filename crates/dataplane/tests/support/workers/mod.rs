@@ -481,7 +481,7 @@ fn server6(number: u8) -> Ipv6Addr {
 }
 
 fn snapshot(workers: usize) -> Snapshot {
-    let mut snapshot = Snapshot::empty();
+    let mut snapshot = Snapshot::default();
     snapshot.egress = Arc::new(Egress::build(&network()));
     snapshot.call_ids = Arc::new(CallIds::new(CALLS, workers));
     let all = SERVICES.map(|service| (IpAddr::from(VIP), service)).into_iter();
