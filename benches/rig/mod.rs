@@ -259,8 +259,7 @@ pub(crate) fn forward(worker: &mut Worker<Loop>) {
 }
 
 fn snapshot(variant: Variant, workers: usize) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    snapshot.egress = Arc::new(Egress::build(&network(variant)));
+    let mut snapshot = Snapshot { egress: Arc::new(Egress::build(&network(variant))), ..Snapshot::default() };
     // More ports than any bench has connections.
     let inside = variant.inside();
     let locals = (1..=8).map(|last| (inside.addr(Ipv4Addr::new(192, 0, 2, 100 + last)), 1024..=u16::MAX));

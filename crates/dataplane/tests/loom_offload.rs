@@ -280,8 +280,8 @@ fn packet(flags: Control) -> Packet {
 fn snapshot(live: &Arc<DestinationLive>) -> Snapshot {
     // Nothing of it changes.
     static EGRESS: OnceLock<Arc<Egress>> = OnceLock::new();
-    let mut snapshot = Snapshot::default();
-    snapshot.egress = EGRESS.get_or_init(|| Arc::new(Egress::build(&network()))).clone();
+    let egress = EGRESS.get_or_init(|| Arc::new(Egress::build(&network()))).clone();
+    let mut snapshot = Snapshot { egress, ..Snapshot::default() };
     let endpoint = Endpoint::new(SERVER, 80);
     let destination = Destination {
         available: true,

@@ -481,9 +481,11 @@ fn server6(number: u8) -> Ipv6Addr {
 }
 
 fn snapshot(workers: usize) -> Snapshot {
-    let mut snapshot = Snapshot::default();
-    snapshot.egress = Arc::new(Egress::build(&network()));
-    snapshot.call_ids = Arc::new(CallIds::new(CALLS, workers));
+    let mut snapshot = Snapshot {
+        egress: Arc::new(Egress::build(&network())),
+        call_ids: Arc::new(CallIds::new(CALLS, workers)),
+        ..Snapshot::default()
+    };
     let all = SERVICES.map(|service| (IpAddr::from(VIP), service)).into_iter();
     for (vip, (name, method, seconds)) in all.chain(SERVICES6.map(|service| (VIP6.into(), service))) {
         let port = name.1;
