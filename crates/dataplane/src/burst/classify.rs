@@ -23,8 +23,6 @@ pub enum Class {
     Fragment(Packet),
     /// An ICMP error about another packet, whose connection is looked up.
     Error(Packet),
-    /// A frame in several parts, which is classified once they are joined.
-    Chain,
     /// A frame whose verdict is known already.
     Decided(Verdict),
 }

@@ -59,7 +59,6 @@ impl Dispatch<'_> {
             Class::Flow(packet) => self.packet(&received, packet, *hash, *verdict, port),
             Class::Error(packet) => self.error(&mut received, packet, port),
             Class::Fragment(packet) => return self.fragment(received, packet, port),
-            Class::Chain => unreachable!("its parts were joined before"),
         };
         self.transmitter.carry_out(received, verdict, port);
         None

@@ -27,6 +27,8 @@ pub struct Burst {
     frames: Vec<Received>,
     /// One for each frame.
     records: Box<[Record; BURST]>,
+    /// The outcome of each frame that has taken its path.
+    outcomes: Box<[Outcome; BURST]>,
     /// The steps of the frames on the general path, in the order in which these were classified.
     steps: Vec<Step>,
     /// Whether packets may take the fast path. Tests turn it off and expect the same results.
@@ -60,9 +62,18 @@ enum Progress {
     Elsewhere,
     /// A plain packet whose connection, if it has one, is looked up on the general path.
     Unknown,
-    /// It took the fast path and leaves by this link.
-    Forwarded(LinkId),
+    /// A packet in several parts for the general path, which joins and classifies it when it is next.
+    Chain,
     /// It takes the general path, with the step of this number.
+    General(u8),
+}
+
+/// The path that a frame has taken.
+#[derive(Clone, Copy)]
+enum Outcome {
+    /// The fast path; it leaves by this link.
+    Forwarded(LinkId),
+    /// The general path, with the step of this number.
     General(u8),
 }
 
@@ -121,6 +132,7 @@ impl Burst {
         Self {
             frames: Vec::with_capacity(BURST),
             records: Box::new([record; BURST]),
+            outcomes: Box::new([Outcome::General(0); BURST]),
             steps: Vec::with_capacity(BURST),
             fast_path: true,
         }
@@ -165,6 +177,8 @@ impl Burst {
             if is_plain {
                 record.hash = hash(&record.plain, received.frame.bytes(), &secret);
                 record.progress = Progress::Unknown;
+            } else if received.frame.is_chain() {
+                (record.hash, record.progress) = (0, Progress::Chain);
             } else {
                 let step = Step::of(received, None, flows, snapshot);
                 record.hash = step.hash;
@@ -184,6 +198,10 @@ impl Burst {
             if record.progress == Progress::Unknown
                 && lists.concern(record.plain.source_addr(received.frame.bytes()))
             {
+                if received.frame.is_chain() {
+                    record.progress = Progress::Chain;
+                    continue;
+                }
                 let step = Step::of(received, Some(record.hash), flows, snapshot);
                 let may_pass = match &step.class {
                     Class::Flow(packet) => {
@@ -252,10 +270,10 @@ impl Burst {
     ) -> Option<usize> {
         let begin = forwarding.next;
         let frames = &mut self.frames[begin..];
-        let records = &mut self.records[begin..];
-        for (number, (received, record)) in (begin..).zip(frames.iter_mut().zip(records)) {
+        let records = self.records[begin..].iter().zip(&mut self.outcomes[begin..]);
+        for (number, (received, (record, outcome))) in (begin..).zip(frames.iter_mut().zip(records)) {
             match forwarding.forward(flows, received, record) {
-                Some(link) => record.progress = Progress::Forwarded(link),
+                Some(link) => *outcome = Outcome::Forwarded(link),
                 None => {
                     forwarding.next = number + 1;
                     return Some(number);
@@ -276,21 +294,20 @@ impl Burst {
         cx: Context<'_>,
     ) -> Option<Undecided<'b>> {
         let received = &mut self.frames[frame];
-        let record = &mut self.records[frame];
-        let number = match record.progress {
-            Progress::General(number) => number,
+        let record = &self.records[frame];
+        let (number, joined) = match record.progress {
+            Progress::General(number) => (number, None),
             _ => {
-                self.steps.push(Step::of(received, Some(record.hash), flows, cx.snapshot));
-                (self.steps.len() - 1) as u8
+                let (step, joined) = match received.frame.is_chain() {
+                    true => Step::of_chain(received, reassembly, flows, cx.snapshot),
+                    false => (Step::of(received, Some(record.hash), flows, cx.snapshot), None),
+                };
+                self.steps.push(step);
+                ((self.steps.len() - 1) as u8, joined)
             }
         };
-        record.progress = Progress::General(number);
-        let step = &mut self.steps[usize::from(number)];
-        let joined = match step.class {
-            Class::Chain => step.join(received, reassembly, flows, cx.snapshot),
-            _ => None,
-        };
-        let Step { class, hash, verdict } = step;
+        self.outcomes[frame] = Outcome::General(number);
+        let Step { class, hash, verdict } = &mut self.steps[usize::from(number)];
         if let Class::Flow(packet) = class {
             return Some(Undecided { received, joined, packet, hash: *hash, verdict });
         }
@@ -303,11 +320,10 @@ impl Burst {
     /// Removes the frames, in their order.
     pub(crate) fn drain(&mut self) -> impl Iterator<Item = (Received, Decided<'_>)> {
         let steps = &self.steps;
-        self.frames.drain(..).zip(&*self.records).map(|(received, record)| {
-            let decided = match record.progress {
-                Progress::Forwarded(link) => Decided::Forwarded(link),
-                Progress::General(number) => Decided::General(&steps[usize::from(number)]),
-                _ => unreachable!("every frame has taken one path or the other"),
+        self.frames.drain(..).zip(&*self.outcomes).map(|(received, outcome)| {
+            let decided = match *outcome {
+                Outcome::Forwarded(link) => Decided::Forwarded(link),
+                Outcome::General(number) => Decided::General(&steps[usize::from(number)]),
             };
             (received, decided)
         })
@@ -315,23 +331,20 @@ impl Burst {
 }
 
 impl Step {
-    /// Classifies a frame, and computes the hash of its connection's key if it is not known.
+    /// Classifies a frame of one part, and computes the hash of its connection's key if it is not known.
     fn of(
         Received { link, frame }: &mut Received,
         hash: Option<u64>,
         flows: &Flows,
         snapshot: &Snapshot,
     ) -> Self {
-        let class = match frame.is_chain() {
-            true => Class::Chain,
-            false => classify(frame, *link, snapshot, &flows.counters),
-        };
+        let class = classify(frame, *link, snapshot, &flows.counters);
         let (hash, verdict) = match class {
             Class::Flow(packet) => {
                 (hash.unwrap_or_else(|| flows.hash(&packet.connection_key())), Verdict::PassToKernel)
             }
             Class::Decided(verdict) => (0, verdict),
-            Class::Fragment(_) | Class::Error(_) | Class::Chain => (0, Verdict::Held),
+            Class::Fragment(_) | Class::Error(_) => (0, Verdict::Held),
         };
         Self { class, hash, verdict }
     }
@@ -339,21 +352,18 @@ impl Step {
     /// Classifies a frame by the joined bytes of its parts, which it returns.
     // Not inlined, so that the path of other packets is short.
     #[inline(never)]
-    fn join(
-        &mut self,
+    fn of_chain(
         received: &Received,
         reassembly: &mut Reassembly,
         flows: &Flows,
         snapshot: &Snapshot,
-    ) -> Option<Received> {
+    ) -> (Self, Option<Received>) {
         let Some(frame) = reassembly.join(&received.frame) else {
             debug_assert!(false, "the buffer is free between packets, and holds any packet");
-            *self = Self { class: Class::Decided(NO_ROOM), hash: 0, verdict: NO_ROOM };
-            return None;
+            return (Self { class: Class::Decided(NO_ROOM), hash: 0, verdict: NO_ROOM }, None);
         };
         let mut whole = Received { link: received.link, frame };
-        *self = Self::of(&mut whole, None, flows, snapshot);
-        Some(whole)
+        (Self::of(&mut whole, None, flows, snapshot), Some(whole))
     }
 }
 

@@ -100,7 +100,7 @@ impl DryRun {
         match &self.class {
             Class::Flow(packet) => Some(packet.connection_key()),
             Class::Error(_) => self.quote().map(|quote| quote.connection_key().reversed()),
-            Class::Fragment(_) | Class::Chain | Class::Decided(_) => None,
+            Class::Fragment(_) | Class::Decided(_) => None,
         }
     }
 

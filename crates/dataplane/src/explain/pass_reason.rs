@@ -14,7 +14,7 @@ use crate::snapshot::Snapshot;
 pub(super) fn why(run: &DryRun, met: Option<Direction>, snapshot: &Snapshot) -> &'static str {
     match &run.class {
         // An explained frame has one part.
-        Class::Decided(_) | Class::Chain => untouched(run, snapshot),
+        Class::Decided(_) => untouched(run, snapshot),
         Class::Fragment(_) => "no service matches its datagram",
         Class::Error(_) => match (run.quote(), met) {
             (None, _) => "it is an ICMP error whose quoted packet is too short to identify a connection",

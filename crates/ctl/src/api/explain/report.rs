@@ -60,7 +60,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
     let egress = &live.snapshot.egress;
     let packet = match class {
         Class::Flow(packet) | Class::Fragment(packet) | Class::Error(packet) => Some(*packet),
-        Class::Chain | Class::Decided(_) => None,
+        Class::Decided(_) => None,
     };
     let met = explanation.met.as_ref();
     let (happens, reason, why) = match verdict {
