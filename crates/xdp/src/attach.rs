@@ -75,15 +75,13 @@ impl Attached {
     /// # Errors
     /// It is gone, or the settings would corrupt packets.
     pub fn present_settings(&self) -> Result<Settings, AttachError> {
-        let interface = self.interface.clone();
-        if index_of(&interface).ok() != Some(self.index) {
-            return Err(AttachError::NoSuchInterface { interface });
+        let interface = &self.interface;
+        if index_of(interface).ok() != Some(self.index) {
+            return Err(AttachError::NoSuchInterface { interface: interface.clone() });
         }
-        let settings = Settings::of(&interface).map_err(|source| kernel_error(&interface, source))?;
-        match settings.refusal(&interface, self.mode()) {
-            Some(why) => Err(AttachError::Refused { interface, why }),
-            None => Ok(settings),
-        }
+        let settings = Settings::of(interface).map_err(|source| kernel_error(interface, source))?;
+        not_refused(interface, settings.refusal(interface, self.mode()))?;
+        Ok(settings)
     }
 
     /// Sets the settings for sockets that are opened from now on. Wanted queues stay wanted.
@@ -360,7 +358,7 @@ pub fn attach(
         return Err(AttachError::DirectorTap { interface: interface.to_owned() });
     }
     let settings = Settings::of(interface).map_err(|error| kernel_error(interface, error))?;
-    check_mode(&settings, interface, Mode::Native)?;
+    not_refused(interface, settings.refusal(interface, Mode::Native))?;
     let object = load(constants).map_err(|error| match present_lack() {
         Some(lack) => AttachError::OldKernel { interface: interface.to_owned(), lack },
         None => kernel_error(interface, error),
@@ -411,7 +409,7 @@ fn take_over(
         WantedMode::Generic => Mode::Generic,
         WantedMode::ZeroCopy | WantedMode::Copy => Mode::Native,
     };
-    check_mode(settings, interface, mode)?;
+    not_refused(interface, settings.refusal(interface, mode))?;
     let native_refused = (mode == Mode::Generic && wanted != WantedMode::Generic)
         .then(|| io::Error::other("the program that was taken over is generic"));
     let former = Some(Former { program: pinned.program, mode: pinned.mode });
@@ -436,17 +434,14 @@ fn start(
             },
         }
     }
-    check_mode(settings, interface, Mode::Generic)?;
+    not_refused(interface, settings.refusal(interface, Mode::Generic))?;
     let link =
         attach_xdp(program, index, Mode::Generic).map_err(|error| attach_error(interface, index, error))?;
     Ok(Running { link, mode: Mode::Generic, native_refused, former: None })
 }
 
-fn check_mode(settings: &Settings, interface: &str, mode: Mode) -> Result<(), AttachError> {
-    match settings.refusal(interface, mode) {
-        Some(why) => Err(AttachError::Refused { interface: interface.to_owned(), why }),
-        None => Ok(()),
-    }
+fn not_refused(interface: &str, refusal: Option<Refusal>) -> Result<(), AttachError> {
+    refusal.map_or(Ok(()), |why| Err(AttachError::Refused { interface: interface.to_owned(), why }))
 }
 
 fn attach_error(interface: &str, index: u32, error: io::Error) -> AttachError {
@@ -470,10 +465,7 @@ fn kernel_error(interface: &str, source: io::Error) -> AttachError {
 /// # Errors
 /// The setting, with the command that changes it.
 pub fn check_port(port: &str) -> Result<(), AttachError> {
-    match Settings::of(port).ok().and_then(|settings| settings.refusal_of_port(port)) {
-        Some(why) => Err(AttachError::Refused { interface: port.to_owned(), why }),
-        None => Ok(()),
-    }
+    not_refused(port, Settings::of(port).ok().and_then(|settings| settings.refusal_of_port(port)))
 }
 
 /// Checks that an interface with VLANs over it leaves their tags in the packets: cards strip them before the program
@@ -484,10 +476,8 @@ pub fn check_port(port: &str) -> Result<(), AttachError> {
 pub fn check_tags(interface: &str) -> Result<(), AttachError> {
     let is_veth =
         Request::new(interface).and_then(|mut request| request.driver()).is_ok_and(|driver| driver == "veth");
-    match Settings::of(interface).ok().and_then(|settings| settings.refusal_of_tags(interface)) {
-        Some(why) if !is_veth => Err(AttachError::Refused { interface: interface.to_owned(), why }),
-        _ => Ok(()),
-    }
+    let refusal = Settings::of(interface).ok().and_then(|settings| settings.refusal_of_tags(interface));
+    not_refused(interface, refusal.filter(|_| !is_veth))
 }
 
 /// Why an interface could not be attached.

@@ -7,8 +7,10 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
-use libxdp_sys::{xdp_statistics, xsk_socket_config};
+use libxdp_sys::xsk_socket_config;
 use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::net::sockopt;
+use rustix::net::xdp::XdpStatistics;
 
 use super::attach::Attached;
 use super::error::SocketError;
@@ -257,7 +259,7 @@ impl Socket {
 
     pub(super) fn statistics(&self, copy: &CopyMode) -> Statistics {
         // A socket whose interface is gone has no statistics; what it counted is lost.
-        let kernel = sys::xdp_statistics(self.fd()).ok();
+        let kernel = sockopt::xdp_statistics(self.fd()).ok();
         Statistics {
             descriptors_refused: self.descriptors_refused,
             lent_to_receive: self.filled,
@@ -300,20 +302,20 @@ impl Statistics {
     /// `rx_fill_ring_empty_descs` and in `rx_dropped` (net/xdp/xsk.c, `__xsk_rcv`; xsk_buff_pool.c, `__xp_alloc`). In
     /// zero-copy mode the first counts how often a driver that filled its own ring found no frame, also at the start; a
     /// packet is lost only when that ring is empty, too, and then the card counts it.
-    fn of(kernel: &xdp_statistics, copy: &CopyMode) -> Self {
+    fn of(kernel: &XdpStatistics, copy: &CopyMode) -> Self {
         let fill_ring_empty = match copy {
-            CopyMode::Copy { .. } => kernel.rx_fill_ring_empty_descs,
+            CopyMode::Copy { .. } => kernel.rx_fill_ring_empty_descs.unwrap_or(0),
             CopyMode::ZeroCopy => 0,
         };
         Self {
-            receive_ring_full: kernel.rx_ring_full,
+            receive_ring_full: kernel.rx_ring_full.unwrap_or(0),
             fill_ring_empty,
             // The kernel may increase one counter between our reads of the two, so the difference may be negative by a
             // few.
             receive_dropped: kernel.rx_dropped.saturating_sub(fill_ring_empty),
             fill_invalid: kernel.rx_invalid_descs,
             transmit_invalid: kernel.tx_invalid_descs,
-            transmit_ring_empty: kernel.tx_ring_empty_descs,
+            transmit_ring_empty: kernel.tx_ring_empty_descs.unwrap_or(0),
             ..Self::default()
         }
     }
@@ -358,10 +360,15 @@ mod tests {
 
     #[test]
     fn a_packet_that_found_the_fill_ring_empty_is_not_counted_as_dropped_for_another_reason_too() {
-        // SAFETY: the structure consists of integers.
-        let mut kernel: xdp_statistics = unsafe { std::mem::zeroed() };
-        (kernel.rx_dropped, kernel.rx_fill_ring_empty_descs, kernel.rx_ring_full) = (1005, 1000, 7);
-        let of = |kernel: &xdp_statistics, copy: &CopyMode| {
+        let mut kernel = XdpStatistics {
+            rx_dropped: 1005,
+            rx_invalid_descs: 0,
+            tx_invalid_descs: 0,
+            rx_ring_full: Some(7),
+            rx_fill_ring_empty_descs: Some(1000),
+            tx_ring_empty_descs: None,
+        };
+        let of = |kernel: &XdpStatistics, copy: &CopyMode| {
             let found = Statistics::of(kernel, copy);
             (found.receive_ring_full, found.fill_ring_empty, found.receive_dropped)
         };

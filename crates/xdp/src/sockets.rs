@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use libxdp_sys as xdp;
+use rustix::net::sockopt::xdp_options;
+use rustix::net::xdp::XdpOptionsFlags;
 
 use super::attach::Attached;
 use super::drivers::SMALL_FRAME_BYTES;
@@ -179,7 +181,10 @@ impl Sockets {
                 sockets.push(when_free(|| Socket::open(id, link.attached, queue, &config, &umem))?);
             }
         }
-        let copied = sockets.iter().find(|socket| !sys::is_zero_copy(socket.fd()).unwrap_or(false));
+        let copied = sockets.iter().find(|socket| {
+            let options = xdp_options(socket.fd()).unwrap_or(XdpOptionsFlags::empty());
+            !options.contains(XdpOptionsFlags::XDP_OPTIONS_ZEROCOPY)
+        });
         let copied = copied.map(|socket| links[usize::from(socket.link.0)].attached.interface());
         let copy = match cause.or(copied) {
             Some(cause) => CopyMode::Copy { because_of: cause.to_owned() },

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_int, c_ulong, c_void};
 use std::mem::size_of;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 use std::{array, io, ptr};
 
@@ -212,8 +212,7 @@ impl Request {
     /// One of ethtool's values; 0 if the driver does not support it.
     pub(super) fn ethtool(&mut self, command: Ethtool) -> io::Result<u32> {
         let mut value = EthtoolValue { command: command as u32, data: 0 };
-        self.body.ifr_ifru.ifru_data = (&raw mut value).cast();
-        or_unsupported(self.call(libc::SIOCETHTOOL))?;
+        or_unsupported(self.exchange(&raw mut value))?;
         Ok(value.data)
     }
 
@@ -236,8 +235,7 @@ impl Request {
             firmware: zeros,
             rest: [0; 96],
         };
-        self.body.ifr_ifru.ifru_data = (&raw mut info).cast();
-        or_unsupported(self.call(libc::SIOCETHTOOL))?;
+        or_unsupported(self.exchange(&raw mut info))?;
         Ok(info)
     }
 
@@ -261,44 +259,38 @@ impl Request {
         let [.., most_combined] = channels.max;
         (channels.rx, channels.combined) =
             if most_combined > 0 { (0, queues) } else { (queues, channels.combined) };
-        self.body.ifr_ifru.ifru_data = (&raw mut channels).cast();
-        self.call(libc::SIOCETHTOOL)
+        self.exchange(&raw mut channels)
     }
 
     fn channels(&mut self) -> io::Result<EthtoolChannels> {
         let mut channels = EthtoolChannels { command: GET_CHANNELS, ..Default::default() };
-        self.body.ifr_ifru.ifru_data = (&raw mut channels).cast();
-        or_unsupported(self.call(libc::SIOCETHTOOL))?;
+        or_unsupported(self.exchange(&raw mut channels))?;
         Ok(channels)
     }
 
     /// The sizes of its rings; `None` if the driver does not report them.
     pub(super) fn rings(&mut self) -> Option<EthtoolRings> {
         let mut rings = EthtoolRings { command: GET_RINGS, ..Default::default() };
-        self.body.ifr_ifru.ifru_data = (&raw mut rings).cast();
-        self.call(libc::SIOCETHTOOL).ok().map(|()| rings)
+        self.exchange(&raw mut rings).ok().map(|()| rings)
     }
 
     /// Whether it sends and obeys pause frames; `None` if the driver does not report it.
     pub(super) fn pause(&mut self) -> Option<EthtoolPause> {
         let mut pause = EthtoolPause { command: GET_PAUSE, ..Default::default() };
-        self.body.ifr_ifru.ifru_data = (&raw mut pause).cast();
-        self.call(libc::SIOCETHTOOL).ok().map(|()| pause)
+        self.exchange(&raw mut pause).ok().map(|()| pause)
     }
 
     /// The coalescing of its interrupts; `None` if the driver does not report it.
     pub(super) fn coalescing(&mut self) -> Option<EthtoolCoalescing> {
         let mut coalescing = EthtoolCoalescing { command: GET_COALESCING, ..Default::default() };
-        self.body.ifr_ifru.ifru_data = (&raw mut coalescing).cast();
-        self.call(libc::SIOCETHTOOL).ok().map(|()| coalescing)
+        self.exchange(&raw mut coalescing).ok().map(|()| coalescing)
     }
 
     /// What the hash that chooses a packet's receive queue covers (`HASH_…`); `None` if the driver does not report
     /// it.
     pub(super) fn hash(&mut self, flow: Flow) -> Option<u64> {
         let mut hash = EthtoolHash { command: GET_HASH, flow: flow as u32, data: 0, rest: [0; 22] };
-        self.body.ifr_ifru.ifru_data = (&raw mut hash).cast();
-        self.call(libc::SIOCETHTOOL).ok().map(|()| hash.data)
+        self.exchange(&raw mut hash).ok().map(|()| hash.data)
     }
 
     /// The features that are on, by the kernel's names (`netdev_features_strings`).
@@ -307,8 +299,7 @@ impl Request {
         let blocks = names.len().div_ceil(32);
         let mut words = vec![0_u32; 2 + blocks * FEATURE_WORDS];
         words[..2].copy_from_slice(&[GET_FEATURES, blocks as u32]);
-        self.body.ifr_ifru.ifru_data = words.as_mut_ptr().cast();
-        self.call(libc::SIOCETHTOOL)?;
+        self.exchange(words.as_mut_ptr())?;
         let active = names
             .into_iter()
             .enumerate()
@@ -323,23 +314,26 @@ impl Request {
         let mut counters = vec![0_u64; 1 + 2 * names.len()];
         let head = [GET_STATISTICS, names.len() as u32].map(u32::to_ne_bytes);
         counters[0] = u64::from_ne_bytes(head.concat().try_into().expect("two words are eight bytes"));
-        self.body.ifr_ifru.ifru_data = counters.as_mut_ptr().cast();
-        self.call(libc::SIOCETHTOOL)?;
+        self.exchange(counters.as_mut_ptr())?;
         Ok(names.into_iter().zip(counters.into_iter().skip(1)).collect())
     }
 
     /// The names of a set.
     fn strings(&mut self, of: u32) -> io::Result<Vec<String>> {
         let mut set = EthtoolSetInfo { command: GET_SET_INFO, reserved: 0, mask: 1 << of, count: 0 };
-        self.body.ifr_ifru.ifru_data = (&raw mut set).cast();
-        self.call(libc::SIOCETHTOOL)?;
+        self.exchange(&raw mut set)?;
         // The reply has an entry for each; `set` has their number.
         let mut names = vec![0_u32; 3 + set.count as usize * NAME_BYTES / size_of::<u32>()];
         names[..3].copy_from_slice(&[GET_STRINGS, of, set.count]);
-        self.body.ifr_ifru.ifru_data = names.as_mut_ptr().cast();
-        self.call(libc::SIOCETHTOOL)?;
+        self.exchange(names.as_mut_ptr())?;
         let names: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
         Ok(names.chunks_exact(NAME_BYTES).map(text).collect())
+    }
+
+    /// Carries out a request of ethtool, whose command is the first word of these live data.
+    fn exchange<T>(&mut self, data: *mut T) -> io::Result<()> {
+        self.body.ifr_ifru.ifru_data = data.cast();
+        self.call(libc::SIOCETHTOOL)
     }
 
     fn call(&mut self, request: c_ulong) -> io::Result<()> {
@@ -413,29 +407,6 @@ pub(super) fn set_option(socket: BorrowedFd<'_>, name: c_int, value: c_int) -> i
 /// How long the kernel may take to free the queue of a closed socket, and the interval between tries.
 pub(super) const OCCUPIED: Duration = Duration::from_secs(1);
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
-
-/// Whether a bound socket shares its frames with the driver without copying.
-pub(super) fn is_zero_copy(socket: impl AsFd) -> io::Result<bool> {
-    let mut options: u32 = 0;
-    let mut size = size_of::<u32>() as libc::socklen_t;
-    let fd = socket.as_fd().as_raw_fd();
-    let name = libxdp_sys::XDP_OPTIONS as c_int;
-    // SAFETY: `struct xdp_options` is one 32-bit word, and `size` says so.
-    check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut options).cast(), &mut size) })?;
-    Ok(options & libxdp_sys::XDP_OPTIONS_ZEROCOPY != 0)
-}
-
-/// The kernel's counters of a socket. Counters that an older kernel does not have are 0.
-pub(super) fn xdp_statistics(socket: BorrowedFd<'_>) -> io::Result<libxdp_sys::xdp_statistics> {
-    // SAFETY: the structure consists of integers.
-    let mut counts: libxdp_sys::xdp_statistics = unsafe { std::mem::zeroed() };
-    let mut size = size_of_val(&counts) as libc::socklen_t;
-    let fd = socket.as_raw_fd();
-    let name = libxdp_sys::XDP_STATISTICS as c_int;
-    // SAFETY: the call fills `counts`, and `size` is its length.
-    check(unsafe { libc::getsockopt(fd, libc::SOL_XDP, name, (&raw mut counts).cast(), &mut size) })?;
-    Ok(counts)
-}
 
 /// Gives this thread a realtime priority: when it has work, it runs before all threads of its core without a realtime
 /// class. The kernel's receive threads (NAPI threads, ksoftirqd) have none. So under overload they receive no more than

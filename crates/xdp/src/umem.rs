@@ -15,6 +15,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::rings::{CompletionRing, FillRing, ReceiveRing, TransmitRing};
+use crate::bpf::check;
 use crate::burst::{BURST, HELD, WAITING};
 use crate::drivers::{HEADROOM_BYTES, LINK_HEADER_BYTES};
 use crate::frame::{FrameLayout, FramePool};
@@ -240,11 +241,6 @@ impl Drop for Area {
         // pool keeps the owner alive while a frame is out. The call can fail only for a range that is not mapped.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.size_bytes) };
     }
-}
-
-/// The result of a libxdp call: 0, or a negative error number.
-fn check(result: i32) -> io::Result<()> {
-    if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(()) }
 }
 
 /// Raises the limit of locked memory to infinity, or else as far as this process may.

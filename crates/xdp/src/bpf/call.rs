@@ -13,8 +13,8 @@ macro_rules! size_to {
 }
 pub(super) use size_to;
 
-/// The result of a libbpf call: a value, or a negative error number.
-pub(super) fn check(result: c_int) -> io::Result<c_int> {
+/// The result of a call of libbpf or libxdp: a value, or a negative error number.
+pub(in super::super) fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
 }
 

@@ -10,6 +10,7 @@ mod object;
 mod sets;
 mod words;
 
+pub(super) use self::call::check;
 pub use self::call::repeated;
 pub use self::hook::{
     AttachTc, DetachTc, Direction, attach_tc, attach_xdp, attached_tc, detach, follow_tracepoint, prepare_tc,
