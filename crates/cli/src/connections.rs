@@ -11,7 +11,7 @@ use serde::Serialize;
 use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::udp;
-use xvs_ipvsadm::{ServiceArgument, SystemResolver};
+use xvs_ipvsadm::{LineError, ServiceArgument, SystemResolver};
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
 use xvs_model::report::connection::{ConnectionRow, EndpointRange, Filter, Kind};
@@ -57,7 +57,7 @@ pub(super) struct ServiceFilter {
 
 impl ServiceFilter {
     /// The service; `None`: all.
-    pub(super) fn key(&self) -> Result<Option<ServiceKey>, String> {
+    pub(super) fn key(&self) -> Result<Option<ServiceKey>, LineError> {
         Ok(self.service.key(&SystemResolver::default())?.or(self.listed))
     }
 }

@@ -276,7 +276,7 @@ fn read_bytes(rules: &Path) -> Result<Vec<u8>, ConfigError> {
 fn parse_rules(path: &Path, bytes: &[u8]) -> Result<Vec<RuleLine>, ConfigError> {
     // A comment may be in any encoding; a rule that is not in ASCII is refused with its line.
     read_rules(&String::from_utf8_lossy(bytes), &SystemResolver::default())
-        .map_err(|text| ConfigError::Rules { path: path.to_owned(), text })
+        .map_err(|fault| ConfigError::Rules { path: path.to_owned(), text: fault.to_string() })
 }
 
 fn parsed<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, ConfigError> {

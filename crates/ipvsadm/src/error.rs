@@ -2,19 +2,21 @@
 
 use std::io;
 
+use thiserror::Error;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::client::Failure;
 
-/// Why a command line failed.
-#[derive(Debug)]
-pub(crate) struct LineError {
+/// Why a command line failed, or a line of a file is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}", .text.trim_end())]
+pub struct LineError {
     /// The message on standard error, with its line ends.
-    pub text: String,
+    pub(crate) text: String,
     /// Advice that ipvsadm does not print; see [`crate::NextStep`].
-    pub next_step: Option<String>,
-    pub exit: u8,
+    pub(crate) next_step: Option<String>,
+    pub(crate) exit: u8,
     /// Whether `-R` reads on after this line.
-    pub on_restore: OnRestore,
+    pub(crate) on_restore: OnRestore,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,16 @@ impl LineError {
     /// A wrong command line: exit code 2.
     pub(crate) fn usage(text: impl Into<String>) -> Self {
         Self::new(text.into() + "\n", 2, OnRestore::Stop)
+    }
+
+    /// The message of ipvsadm without the lines behind the first one.
+    pub(crate) fn first_line(&self) -> &str {
+        self.text.lines().next().unwrap_or_default()
+    }
+
+    /// A wrong value of an option of xvs alone, with the option's name at the beginning.
+    pub(crate) fn value(why: &str) -> Self {
+        Self::usage(format!("--{why}"))
     }
 
     /// A word that popt refuses: exit code 255.

@@ -123,13 +123,13 @@ pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, L
 ///
 /// # Errors
 /// The first line of ipvsadm's message.
-pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKey, Endpoint), String> {
+pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKey, Endpoint), LineError> {
     match parse(&[&["-d"], words].concat(), resolver) {
         Ok(Parsed::Change(Command::Delete(Object::Destination { service, endpoint }))) => {
             Ok((service, endpoint))
         }
-        Ok(_) => Err("they name no real server".to_owned()),
-        Err(error) => Err(error.text.lines().next().unwrap_or_default().to_owned()),
+        Ok(_) => Err(LineError::usage("they name no real server")),
+        Err(error) => Err(LineError::usage(error.first_line())),
     }
 }
 
@@ -137,11 +137,11 @@ pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKe
 ///
 /// # Errors
 /// The first line of ipvsadm's message.
-pub(super) fn virtual_service(words: &[&str], resolver: &dyn Resolver) -> Result<ServiceKey, String> {
+pub(super) fn virtual_service(words: &[&str], resolver: &dyn Resolver) -> Result<ServiceKey, LineError> {
     match parse(&[&["-D"], words].concat(), resolver) {
         Ok(Parsed::Change(Command::Delete(Object::Service(key)))) => Ok(key),
-        Ok(_) => Err("they name no virtual service".to_owned()),
-        Err(error) => Err(error.text.lines().next().unwrap_or_default().to_owned()),
+        Ok(_) => Err(LineError::usage("they name no virtual service")),
+        Err(error) => Err(LineError::usage(error.first_line())),
     }
 }
 
@@ -227,49 +227,66 @@ impl Draft {
             self.seen.add(column)?;
         }
         let text = argument.unwrap_or_default();
-        let option = entry.option;
-        match option {
-            OptionName::Address(protocol) => self.virtual_address(protocol, text, resolver),
+        let numbers = 0..=Weight::MAX.0;
+        match entry.option {
+            OptionName::Address(protocol) => self.virtual_address(protocol, text, resolver)?,
             OptionName::Mark => {
                 let mark = number(text, 1..=u32::MAX);
                 self.mark = Some(mark.ok_or_else(|| invalid("fwmark value", text))?);
                 self.protocol = Some(Protocol::TCP);
-                Ok(())
             }
-            OptionName::V6 if self.mark.is_none() => Err(LineError::usage("-6 used before -f\n")),
-            OptionName::V6 => {
-                self.take_family(Family::V6);
-                Ok(())
+            OptionName::V6 if self.mark.is_none() => return Err(LineError::usage("-6 used before -f\n")),
+            OptionName::V6 => self.take_family(Family::V6),
+            OptionName::Scheduler if text.is_empty() => {
+                DEFAULT_SCHEDULER.clone_into(&mut self.service.scheduler);
             }
-            OptionName::RealServer => self.real_server(text, resolver),
-            OptionName::Scheduler
-            | OptionName::Engine
-            | OptionName::Persistent
-            | OptionName::Netmask
-            | OptionName::Flags
-            | OptionName::OnePacket
-            | OptionName::ClientAddress
-            | OptionName::SynProxy => self.service_option(option, argument, resolver),
-            OptionName::Method(method) => {
-                self.destination.method = method;
-                Ok(())
+            OptionName::Scheduler => self.service.scheduler = text.chars().take(NAME_LEN).collect(),
+            OptionName::Engine => {
+                let name: String = text.chars().take(ENGINE_LEN).collect();
+                self.service.persistence_engine = Some(name).filter(|name| !name.is_empty());
             }
-            OptionName::TunnelType
-            | OptionName::TunnelPort
-            | OptionName::Checksum(_)
-            | OptionName::Weight
-            | OptionName::Upper
-            | OptionName::Lower => self.destination_option(option, text),
-            OptionName::SyncId
-            | OptionName::MaxLen
-            | OptionName::Interface
-            | OptionName::Group
-            | OptionName::Port
-            | OptionName::Ttl => self.daemon_option(option, text),
-            OptionName::Peers => self.peers(text),
+            OptionName::Persistent => {
+                let seconds = match argument {
+                    Some(text) => number(text, 1..=Timeouts::MAX_SECONDS),
+                    None => Some(DEFAULT_PERSISTENCE_SECONDS),
+                };
+                let seconds = seconds.ok_or_else(|| invalid("timeout value", text))?;
+                self.service.persistence_timeout_seconds = Some(seconds);
+            }
+            OptionName::Netmask => self.service.netmask = self.netmask(text, resolver)?,
+            OptionName::Flags => text.clone_into(&mut self.flags),
+            OptionName::OnePacket => self.service.one_packet = true,
+            // Options of xvs alone are checked here, because the option matrix does not have them.
+            OptionName::ClientAddress | OptionName::SynProxy if !self.command.sets_service() => {
+                return Err(LineError::usage(format!("--{} is for -A and -E", entry.name)));
+            }
+            OptionName::ClientAddress => {
+                self.service.client_address = client_address(text).map_err(LineError::value)?;
+            }
+            OptionName::SynProxy => self.service.syn_proxy = syn_proxy(text).map_err(LineError::value)?,
+            OptionName::RealServer => self.real_server(text, resolver)?,
+            OptionName::Method(method) => self.destination.method = method,
+            OptionName::Weight => self.destination.weight = Weight(ranged(text, numbers, "weight")?),
+            OptionName::Upper => self.destination.upper_threshold = ranged(text, numbers, "u_threshold")?,
+            OptionName::Lower => self.destination.lower_threshold = ranged(text, numbers, "l_threshold")?,
+            OptionName::TunnelType => {
+                let known = TUNNEL_TYPES.into_iter().find(|known| *known == text);
+                self.tunnel_type = known.ok_or_else(|| LineError::usage("illegal tunnel type specified"))?;
+            }
+            OptionName::TunnelPort => self.tunnel_port = ranged(text, 1..=0xffff, "tunnel port")? as u16,
+            OptionName::Checksum(checksum) => self.tunnel_checksum = checksum,
+            OptionName::Interface if text.is_empty() => {}
+            OptionName::Interface => self.daemon.interface = text.chars().take(NAME_LEN).collect(),
+            OptionName::SyncId => self.daemon.sync_id = ranged(text, 0..=0xff, "syncid")? as u8,
+            OptionName::MaxLen => self.daemon.max_len_bytes = ranged(text, 1..=65507, "sync-maxlen")? as u16,
+            OptionName::Port => self.daemon.port = ranged(text, 1..=0xffff, "mcast-port")? as u16,
+            OptionName::Ttl => self.daemon.ttl = ranged(text, 1..=0xff, "mcast-ttl")? as u8,
+            OptionName::Group => self.daemon.group = group(text)?,
+            OptionName::Peers => self.peers(text)?,
             // `list` reads the columns; `parse` has taken the others.
-            OptionName::Listing | OptionName::Command(_) | OptionName::Help | OptionName::Version => Ok(()),
+            OptionName::Listing | OptionName::Command(_) | OptionName::Help | OptionName::Version => {}
         }
+        Ok(())
     }
 
     fn virtual_address(
@@ -305,55 +322,6 @@ impl Draft {
         Ok(())
     }
 
-    fn service_option(
-        &mut self,
-        option: OptionName,
-        argument: Option<&str>,
-        resolver: &dyn Resolver,
-    ) -> Result<(), LineError> {
-        let text = argument.unwrap_or_default();
-        match option {
-            OptionName::Scheduler => {
-                let name = if text.is_empty() { DEFAULT_SCHEDULER } else { text };
-                self.service.scheduler = name.chars().take(NAME_LEN).collect();
-            }
-            OptionName::Engine => {
-                let name: String = text.chars().take(ENGINE_LEN).collect();
-                self.service.persistence_engine = Some(name).filter(|name| !name.is_empty());
-            }
-            OptionName::Persistent => {
-                let seconds = match argument {
-                    Some(text) => number(text, 1..=Timeouts::MAX_SECONDS),
-                    None => Some(DEFAULT_PERSISTENCE_SECONDS),
-                };
-                let seconds = seconds.ok_or_else(|| invalid("timeout value", text))?;
-                self.service.persistence_timeout_seconds = Some(seconds);
-            }
-            OptionName::Netmask => self.service.netmask = self.netmask(text, resolver)?,
-            OptionName::Flags => self.flags = text.to_owned(),
-            OptionName::ClientAddress => self.service.client_address = self.client_address(text)?,
-            OptionName::SynProxy => self.service.syn_proxy = self.syn_proxy(text)?,
-            _ => self.service.one_packet = true,
-        }
-        Ok(())
-    }
-
-    /// An option of xvs alone, which is checked here because the option matrix does not have it.
-    fn client_address(&self, text: &str) -> Result<ClientAddress, LineError> {
-        if !matches!(self.command, CommandName::AddService | CommandName::EditService) {
-            return Err(LineError::usage("--client-address is for -A and -E"));
-        }
-        client_address(text).map_err(|why| LineError::usage(format!("--{why}")))
-    }
-
-    /// As the one before.
-    fn syn_proxy(&self, text: &str) -> Result<SynProxy, LineError> {
-        if !matches!(self.command, CommandName::AddService | CommandName::EditService) {
-            return Err(LineError::usage("--syn-proxy is for -A and -E"));
-        }
-        syn_proxy(text).map_err(|why| LineError::usage(format!("--{why}")))
-    }
-
     fn netmask(&self, text: &str, resolver: &dyn Resolver) -> Result<Netmask, LineError> {
         match self.family {
             Family::V4 => values::ipv4(text, resolver)
@@ -365,43 +333,7 @@ impl Draft {
         }
     }
 
-    fn destination_option(&mut self, option: OptionName, text: &str) -> Result<(), LineError> {
-        let numbers = 0..=Weight::MAX.0;
-        match option {
-            OptionName::Weight => self.destination.weight = Weight(ranged(text, numbers, "weight")?),
-            OptionName::Upper => self.destination.upper_threshold = ranged(text, numbers, "u_threshold")?,
-            OptionName::Lower => self.destination.lower_threshold = ranged(text, numbers, "l_threshold")?,
-            OptionName::TunnelType => {
-                let known = TUNNEL_TYPES.into_iter().find(|known| *known == text);
-                self.tunnel_type = known.ok_or_else(|| LineError::usage("illegal tunnel type specified"))?;
-            }
-            OptionName::TunnelPort => self.tunnel_port = ranged(text, 1..=0xffff, "tunnel port")? as u16,
-            OptionName::Checksum(checksum) => self.tunnel_checksum = checksum,
-            _ => {}
-        }
-        Ok(())
-    }
-
-    fn daemon_option(&mut self, option: OptionName, text: &str) -> Result<(), LineError> {
-        match option {
-            OptionName::Interface if text.is_empty() => {}
-            OptionName::Interface => self.daemon.interface = text.chars().take(NAME_LEN).collect(),
-            OptionName::SyncId => self.daemon.sync_id = ranged(text, 0..=0xff, "syncid")? as u8,
-            OptionName::MaxLen => self.daemon.max_len_bytes = ranged(text, 1..=65507, "sync-maxlen")? as u16,
-            OptionName::Port => self.daemon.port = ranged(text, 1..=0xffff, "mcast-port")? as u16,
-            OptionName::Ttl => self.daemon.ttl = ranged(text, 1..=0xff, "mcast-ttl")? as u8,
-            OptionName::Group => {
-                let family = if text.contains(':') { "IPv6" } else { "IPv4" };
-                let group: Option<IpAddr> = text.parse().ok().filter(IpAddr::is_multicast);
-                self.daemon.group = group
-                    .ok_or_else(|| LineError::usage(format!("invalid {family} mcast-group `{text}'")))?;
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// An option of xvs alone, as `client_address`.
+    /// An option of xvs alone.
     fn peers(&mut self, text: &str) -> Result<(), LineError> {
         if self.command != CommandName::StartDaemon {
             return Err(LineError::usage("--sync-peers is for --start-daemon"));
@@ -460,7 +392,7 @@ impl Draft {
     }
 
     fn check_service(&self) -> Result<(), LineError> {
-        if !matches!(self.command, CommandName::AddService | CommandName::EditService) {
+        if !self.command.sets_service() {
             return Ok(());
         }
         let every_port = self.address.is_some_and(|address| address.port == 0);
@@ -569,6 +501,12 @@ impl Draft {
             order: if seen.has(Column::NoSort) { Order::AsKept } else { Order::Sorted },
         }))
     }
+}
+
+fn group(text: &str) -> Result<IpAddr, LineError> {
+    let family = if text.contains(':') { "IPv6" } else { "IPv4" };
+    let group = text.parse().ok().filter(IpAddr::is_multicast);
+    group.ok_or_else(|| LineError::usage(format!("invalid {family} mcast-group `{text}'")))
 }
 
 /// The value of an option that the option matrix requires.

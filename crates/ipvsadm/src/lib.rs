@@ -30,25 +30,26 @@ mod tests;
 mod values;
 mod xvs_lines;
 
-use error::{LineError, OnRestore};
+use error::OnRestore;
 use grammar::{Names, Parsed};
 use rules::Rules;
 use session::{Format, Session};
 use xvs_model::protocol::client::Director;
 
 pub use command_line::{command_line, escape_control};
+pub use error::LineError;
 pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
 pub use streams::{Messages, NextStep, Output, Streams};
 pub use xvs_lines::access_list::{EntryArgument, ListChange};
-pub use xvs_lines::arguments::{Line, RealServerArgument, ServiceArgument, XvsLineError};
+pub use xvs_lines::arguments::{Line, RealServerArgument, ServiceArgument};
 pub use xvs_lines::disabled::{DisabledArgument, disabled_arguments};
 pub use xvs_lines::laddr::LocalAddressChange;
 pub use xvs_lines::limit::LimitChange;
 pub use xvs_lines::mark::MarkChange;
 pub use xvs_lines::quic::QuicLine;
-pub use xvs_lines::service::{ServiceLine, ServiceLineError};
+pub use xvs_lines::service::ServiceLine;
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
 ///

@@ -85,19 +85,19 @@ fn synopsis() -> String {
 fn usage(command: CommandName, entry: &OptionEntry) -> String {
     let mut line = format!("xvsadm {}", spelled(entry));
     let mut seen: Vec<Column> = Vec::new();
-    let edits = matches!(command, CommandName::AddService | CommandName::EditService);
-    let starts = command == CommandName::StartDaemon;
     for entry in options::all() {
         let requirement = match entry.column {
             Some(column) if !seen.contains(&column) => {
                 seen.push(column);
                 requirement(command, column)
             }
-            None if edits && matches!(entry.option, OptionName::ClientAddress | OptionName::SynProxy) => {
-                Requirement::Allowed
-            }
-            None if starts && entry.option == OptionName::Peers => Requirement::Allowed,
-            _ => Requirement::Illegal,
+            _ => match entry.option {
+                OptionName::ClientAddress | OptionName::SynProxy if command.sets_service() => {
+                    Requirement::Allowed
+                }
+                OptionName::Peers if command == CommandName::StartDaemon => Requirement::Allowed,
+                _ => Requirement::Illegal,
+            },
         };
         let text = match entry.column {
             Some(Column::Service) => "SERVICE".to_owned(),

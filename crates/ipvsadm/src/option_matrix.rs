@@ -23,6 +23,13 @@ pub(super) enum CommandName {
     Zero,
 }
 
+impl CommandName {
+    /// Whether it sets the options of a service.
+    pub(super) fn sets_service(self) -> bool {
+        matches!(self, Self::AddService | Self::EditService)
+    }
+}
+
 /// The columns of the matrix, in the order of [`COLUMNS`]. An option of ipvsadm has one, several options may share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Column {

@@ -167,9 +167,7 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
         [] => return None,
         [_, words @ ..] if text.starts_with(XVS_LINE) => {
             match words.split_first().and_then(|(word, rest)| read_line(word, rest, resolver)) {
-                Some(changed) => {
-                    changed.map(Parsed::Change).map_err(|error| LineError::usage(error.to_string()))
-                }
+                Some(changed) => changed.map(Parsed::Change),
                 None => grammar::parse(words, resolver),
             }
         }
@@ -182,9 +180,9 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
 ///
 /// # Errors
 /// The first line that cannot be parsed or is not a change, with its number.
-pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, String> {
+pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, Fault> {
     let (rules, faults) = read_all(text, resolver);
-    faults.first().map_or(Ok(rules), |fault| Err(fault.to_string()))
+    faults.into_iter().next().map_or(Ok(rules), Err)
 }
 
 /// As [`read_rules`], with every wrong line.
@@ -209,7 +207,7 @@ fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) 
                          xvsadm such as -E"
                     }
                     TRY_HELP => "it does not begin with a command of ipvsadm, such as -A or -a",
-                    text => text.lines().next().unwrap_or_default(),
+                    _ => error.first_line(),
                 };
                 faults.push(Fault { line: number, why: why.to_owned() });
             }

@@ -17,6 +17,7 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use xvs_dataplane::verdict::DropReason;
+use xvs_ipvsadm::LineError;
 use xvs_model::protocol::client::{Failure, Stopper, default_socket};
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, LARGEST_FRAME, Missed, SNAP_BYTES};
 use xvs_proto::Prefix;
@@ -76,7 +77,7 @@ fn reason(text: &str) -> Result<String, String> {
 }
 
 impl Arguments {
-    fn request(&self) -> Result<CaptureRequest, String> {
+    fn request(&self) -> Result<CaptureRequest, LineError> {
         Ok(CaptureRequest {
             address: self.address,
             port: self.port,

@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use crossbeam::channel::{Receiver, bounded};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
-use xvs_ipvsadm::{RealServerArgument, ServiceArgument, SystemResolver};
+use xvs_ipvsadm::{LineError, RealServerArgument, ServiceArgument, SystemResolver};
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::Disabled;
@@ -59,7 +59,7 @@ enum Then {
 
 impl Arguments {
     /// The service and the real server, parsed as ipvsadm parses them.
-    fn named(&self) -> Result<(ServiceKey, Endpoint), String> {
+    fn named(&self) -> Result<(ServiceKey, Endpoint), LineError> {
         let mut words = self.service.words();
         words.extend(["-r", self.server.word()]);
         xvs_ipvsadm::real_server(&words, &SystemResolver::default())

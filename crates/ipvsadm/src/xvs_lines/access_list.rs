@@ -9,8 +9,9 @@ use xvs_model::config::list_key::{ListKey, ListKind};
 use xvs_model::config::rule::{Object, Rule};
 use xvs_proto::Prefix;
 
+use crate::error::LineError;
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{ServiceArgument, XvsLineError, arguments, parse};
+use crate::xvs_lines::arguments::{ServiceArgument, arguments, parse};
 
 /// The end of an entry as words behind its network; nothing without an end.
 pub(crate) fn end(until: Option<Until>) -> String {
@@ -43,11 +44,17 @@ impl EntryArgument {
     ///
     /// # Errors
     /// No network, a wrong time, or the first line of ipvsadm's message about the service.
-    pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
+    pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, LineError> {
         let list = list_key(kind, &self.service, resolver)?;
-        let prefix = self.prefix.ok_or(XvsLineError::NoNetwork(kind.name()))?;
+        let prefix = self.prefix.ok_or_else(|| {
+            let name = kind.name();
+            LineError::usage(format!(
+                "xvs {name} needs a network, or one of its subcommands; `xvs {name} --help`"
+            ))
+        })?;
         let until = self.word.as_deref().zip(self.time.as_deref());
-        let until = until.map(|(word, time)| Until::read(word, time)).transpose()?;
+        let until = until.map(|(word, time)| Until::read(word, time)).transpose();
+        let until = until.map_err(|error| LineError::usage(error.to_string()))?;
         Ok(Command::Add(Rule::Listed { list, prefix, until }))
     }
 }
@@ -85,7 +92,7 @@ impl ListChange {
     ///
     /// # Errors
     /// The first line of ipvsadm's message about the service.
-    pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
+    pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, LineError> {
         let (Self::Delete { service, .. } | Self::File { service, .. } | Self::NoFile { service }) = self;
         let list = list_key(kind, service, resolver)?;
         Ok(match self {
@@ -100,8 +107,8 @@ fn list_key(
     kind: ListKind,
     service: &ServiceArgument,
     resolver: &dyn Resolver,
-) -> Result<ListKey, XvsLineError> {
-    Ok(ListKey { kind, service: service.key(resolver).map_err(XvsLineError::Named)? })
+) -> Result<ListKey, LineError> {
+    Ok(ListKey { kind, service: service.key(resolver)? })
 }
 
 /// The change that a line requests by its words behind `deny` or `allow`.
@@ -109,7 +116,7 @@ pub(crate) fn list_command(
     kind: ListKind,
     words: &[&str],
     resolver: &dyn Resolver,
-) -> Result<Command, XvsLineError> {
+) -> Result<Command, LineError> {
     if words.first().is_some_and(|word| ["delete", "file", "no-file", "list"].contains(word)) {
         return parse::<ListChange>(kind.name(), words)?.command(kind, resolver);
     }

@@ -2,62 +2,12 @@
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, FromArgMatches, Subcommand};
-use thiserror::Error;
-use xvs_model::config::access_list::UntilError;
 use xvs_model::config::command::Command;
-use xvs_model::config::load_report::ServerParseError;
-use xvs_proto::Prefix;
 use xvs_sched::ServiceKey;
 
+use crate::error::LineError;
 use crate::grammar::virtual_service;
 use crate::resolver::Resolver;
-
-/// Why a line requests no change, in a sentence.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum XvsLineError {
-    /// The words are not of the form of this subcommand.
-    #[error("{name}: {why}; `xvs {name} --help` shows its form")]
-    Form {
-        /// The subcommand.
-        name: String,
-        /// clap's message.
-        why: String,
-    },
-    /// It has the subcommand `list`.
-    #[error("{0} list changes nothing; remove the line")]
-    List(&'static str),
-    /// The first line of ipvsadm's message about the service or the real server.
-    #[error("{0}")]
-    Named(String),
-    /// The real server of `disable`.
-    #[error("real server {word:?}: {why}")]
-    RealServer {
-        /// What was typed.
-        word: String,
-        /// Its fault.
-        why: ServerParseError,
-    },
-    /// `deny` or `allow` has no network.
-    #[error("xvs {0} needs a network, or one of its subcommands; `xvs {0} --help`")]
-    NoNetwork(&'static str),
-    /// The end of an entry.
-    #[error(transparent)]
-    Until(#[from] UntilError),
-    /// A mark rule matches no packet.
-    #[error("mark: {from} and {to} are of two address families, so no packet matches; name networks of one")]
-    TwoFamilies {
-        /// Its source.
-        from: Prefix,
-        /// Its destination.
-        to: Prefix,
-    },
-    /// `limit` has no service.
-    #[error("limit: name the service by -t, -u, --sctp-service or -f")]
-    LimitOfNone,
-    /// `quic` has no service.
-    #[error("quic: name the service by -u or -f")]
-    QuicOfNone,
-}
 
 /// The changes of one subcommand.
 pub trait Line: Subcommand {
@@ -68,11 +18,11 @@ pub trait Line: Subcommand {
     ///
     /// # Errors
     /// No service is named, ipvsadm's message about it, or a rule cannot match.
-    fn command(&self, resolver: &dyn Resolver) -> Result<Command, XvsLineError>;
+    fn command(&self, resolver: &dyn Resolver) -> Result<Command, LineError>;
 }
 
 /// The change that a line requests by its words behind a subcommand.
-pub(crate) fn command<L: Line>(words: &[&str], resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
+pub(crate) fn command<L: Line>(words: &[&str], resolver: &dyn Resolver) -> Result<Command, LineError> {
     parse::<L>(L::WORD, words)?.command(resolver)
 }
 
@@ -114,9 +64,20 @@ impl ServiceArgument {
     ///
     /// # Errors
     /// The first line of ipvsadm's message.
-    pub fn key(&self, resolver: &dyn Resolver) -> Result<Option<ServiceKey>, String> {
+    pub fn key(&self, resolver: &dyn Resolver) -> Result<Option<ServiceKey>, LineError> {
         let words = self.words();
         if words.is_empty() { Ok(None) } else { virtual_service(&words, resolver).map(Some) }
+    }
+
+    /// The service of a subcommand that needs one, with these options to name it.
+    pub(super) fn required(
+        &self,
+        name: &str,
+        options: &str,
+        resolver: &dyn Resolver,
+    ) -> Result<ServiceKey, LineError> {
+        let key = self.key(resolver)?;
+        key.ok_or_else(|| LineError::usage(format!("{name}: name the service by {options}")))
     }
 }
 
@@ -142,9 +103,9 @@ impl RealServerArgument {
 pub(super) fn parse<A: Subcommand + FromArgMatches>(
     name: &'static str,
     words: &[&str],
-) -> Result<A, XvsLineError> {
+) -> Result<A, LineError> {
     if words.first() == Some(&"list") {
-        return Err(XvsLineError::List(name));
+        return Err(LineError::usage(format!("{name} list changes nothing; remove the line")));
     }
     read(A::augment_subcommands(clap::Command::new(name)).subcommand_required(true), words)
 }
@@ -152,19 +113,22 @@ pub(super) fn parse<A: Subcommand + FromArgMatches>(
 pub(super) fn arguments<A: Args + FromArgMatches>(
     name: &'static str,
     words: &[&str],
-) -> Result<A, XvsLineError> {
+) -> Result<A, LineError> {
     read(A::augment_args(clap::Command::new(name)), words)
 }
 
 /// Reads the words behind a subcommand; an error is one line, which names the subcommand and where its form is shown.
-fn read<A: FromArgMatches>(parser: clap::Command, words: &[&str]) -> Result<A, XvsLineError> {
+fn read<A: FromArgMatches>(parser: clap::Command, words: &[&str]) -> Result<A, LineError> {
     let mut name = parser.get_name().to_owned();
     if let Some(known) = words.first().and_then(|word| parser.find_subcommand(word)) {
         name += &format!(" {}", known.get_name());
     }
     let matches = parser.no_binary_name(true).try_get_matches_from(words);
     let read = matches.and_then(|matches| A::from_arg_matches(&matches));
-    read.map_err(|error| XvsLineError::Form { name, why: what_is_wrong(&error) })
+    read.map_err(|error| {
+        let why = what_is_wrong(&error);
+        LineError::usage(format!("{name}: {why}; `xvs {name} --help` shows its form"))
+    })
 }
 
 /// clap's message without its heading, its usage and its advice, as one line.

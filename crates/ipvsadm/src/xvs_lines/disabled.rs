@@ -5,9 +5,10 @@ use xvs_model::config::command::Command;
 use xvs_model::config::maintenance::Disabled;
 use xvs_model::config::rule::Rule;
 
+use crate::error::LineError;
 use crate::resolver::Resolver;
 use crate::service_name::named;
-use crate::xvs_lines::arguments::{RealServerArgument, ServiceArgument, XvsLineError, arguments};
+use crate::xvs_lines::arguments::{RealServerArgument, ServiceArgument, arguments};
 
 /// Disabled real servers as the arguments of `xvs disable` and `xvs enable`.
 pub fn disabled_arguments(Disabled { server, service }: &Disabled) -> String {
@@ -29,16 +30,16 @@ impl DisabledArgument {
     ///
     /// # Errors
     /// The first line of ipvsadm's message about the service, or what is wrong with the real server.
-    pub fn named(&self, resolver: &dyn Resolver) -> Result<Disabled, XvsLineError> {
-        let service = self.service.key(resolver).map_err(XvsLineError::Named)?;
+    pub fn named(&self, resolver: &dyn Resolver) -> Result<Disabled, LineError> {
+        let service = self.service.key(resolver)?;
         let word = self.server.word();
-        let server = word.parse().map_err(|why| XvsLineError::RealServer { word: word.to_owned(), why })?;
+        let server = word.parse().map_err(|why| LineError::usage(format!("real server {word:?}: {why}")))?;
         Ok(Disabled { server, service })
     }
 }
 
 /// The change that a line requests by its words behind `disable`.
-pub(crate) fn disable_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
+pub(crate) fn disable_command(words: &[&str], resolver: &dyn Resolver) -> Result<Command, LineError> {
     arguments::<DisabledArgument>("disable", words)?
         .named(resolver)
         .map(|servers| Command::Add(Rule::Disabled(servers)))

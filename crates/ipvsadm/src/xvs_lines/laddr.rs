@@ -7,8 +7,9 @@ use xvs_model::config::command::Command;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::rule::{Object, Rule};
 
+use crate::error::LineError;
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{Line, XvsLineError};
+use crate::xvs_lines::arguments::Line;
 
 /// A change of the local addresses.
 #[derive(Debug, Subcommand)]
@@ -34,7 +35,7 @@ pub enum LocalAddressChange {
 impl Line for LocalAddressChange {
     const WORD: &str = "laddr";
 
-    fn command(&self, _: &dyn Resolver) -> Result<Command, XvsLineError> {
+    fn command(&self, _: &dyn Resolver) -> Result<Command, LineError> {
         Ok(match *self {
             Self::Add { address: addr, ports: (first_port, last_port), standby } => {
                 Command::Add(Rule::Local(LocalAddress { addr, first_port, last_port, standby }))

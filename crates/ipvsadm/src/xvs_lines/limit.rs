@@ -5,8 +5,9 @@ use xvs_model::config::command::Command;
 use xvs_model::config::rule::{Object, Rule};
 use xvs_sched::{Above, ClientLimit};
 
+use crate::error::LineError;
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{Line, ServiceArgument, XvsLineError};
+use crate::xvs_lines::arguments::{Line, ServiceArgument};
 
 /// The options of `xvs limit set` that are not the defaults.
 pub(crate) fn limit_options(limit: &ClientLimit) -> String {
@@ -81,9 +82,8 @@ impl LimitChange {
 impl Line for LimitChange {
     const WORD: &str = "limit";
 
-    fn command(&self, resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
-        let key = self.service().key(resolver).map_err(XvsLineError::Named)?;
-        let service = key.ok_or(XvsLineError::LimitOfNone)?;
+    fn command(&self, resolver: &dyn Resolver) -> Result<Command, LineError> {
+        let service = self.service().required(Self::WORD, "-t, -u, --sctp-service or -f", resolver)?;
         Ok(match self.limit() {
             None => Command::Delete(Object::Limit(service)),
             Some(limit) => Command::Add(Rule::Limit { service, limit }),

@@ -8,8 +8,9 @@ use xvs_model::config::firewall_mark::MarkRule;
 use xvs_model::config::rule::{Object, Rule};
 use xvs_proto::{Family, Prefix, Protocol};
 
+use crate::error::LineError;
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{Line, XvsLineError};
+use crate::xvs_lines::arguments::Line;
 
 /// A change of the mark rules.
 #[derive(Debug, Subcommand)]
@@ -47,11 +48,13 @@ pub struct MarkOptions {
 }
 
 impl MarkOptions {
-    fn rule(&self) -> Result<MarkRule, XvsLineError> {
+    fn rule(&self) -> Result<MarkRule, LineError> {
         if let Some((dest, source)) = self.dest.zip(self.source)
             && Family::of(dest.addr()) != Family::of(source.addr())
         {
-            return Err(XvsLineError::TwoFamilies { from: source, to: dest });
+            return Err(LineError::usage(format!(
+                "mark: {source} and {dest} are of two address families, so no packet matches; name networks of one"
+            )));
         }
         let (mark, mask) = self.set_mark;
         Ok(MarkRule {
@@ -69,7 +72,7 @@ impl MarkOptions {
 impl Line for MarkChange {
     const WORD: &str = "mark";
 
-    fn command(&self, _: &dyn Resolver) -> Result<Command, XvsLineError> {
+    fn command(&self, _: &dyn Resolver) -> Result<Command, LineError> {
         Ok(match self {
             Self::Add(options) => Command::Add(Rule::Mark(options.rule()?)),
             Self::Delete(options) => Command::Delete(Object::Mark(options.rule()?)),
@@ -77,28 +80,27 @@ impl Line for MarkChange {
     }
 }
 
-fn protocol(text: &str) -> Result<Protocol, String> {
+fn protocol(text: &str) -> Result<Protocol, &'static str> {
     match text.to_ascii_lowercase().as_str() {
         "tcp" | "6" => Ok(Protocol::TCP),
         "udp" | "17" => Ok(Protocol::UDP),
         "sctp" | "132" => Ok(Protocol::SCTP),
-        _ => Err("the protocol of a virtual service is tcp, udp or sctp".to_owned()),
+        _ => Err("the protocol of a virtual service is tcp, udp or sctp"),
     }
 }
 
 /// `80` or `8000:8010`.
-fn port_range(text: &str) -> Result<RangeInclusive<u16>, String> {
+fn port_range(text: &str) -> Result<RangeInclusive<u16>, &'static str> {
     let (first, last) = text.split_once(':').unwrap_or((text, text));
     let range = first.parse().ok().zip(last.parse().ok()).filter(|(first, last)| first <= last);
-    let range = range.map(|(first, last)| first..=last);
-    range.ok_or_else(|| "a port is a number up to 65535, a range is FIRST:LAST".to_owned())
+    range.map(|(first, last)| first..=last).ok_or("a port is a number up to 65535, a range is FIRST:LAST")
 }
 
 /// `10`, `0xa` or `0x1/0xff`.
-fn mark(text: &str) -> Result<(u32, u32), String> {
+fn mark(text: &str) -> Result<(u32, u32), &'static str> {
     let (value, mask) = text.split_once('/').map_or((text, None), |(value, mask)| (value, Some(mask)));
     let both = number(value).zip(mask.map_or(Some(u32::MAX), number));
-    both.ok_or_else(|| "a mark is a number up to 4294967295, decimal or 0x…, and so is a mask".to_owned())
+    both.ok_or("a mark is a number up to 4294967295, decimal or 0x…, and so is a mask")
 }
 
 fn number(text: &str) -> Option<u32> {

@@ -7,8 +7,9 @@
 use xvs_model::config::command::Command;
 use xvs_model::config::list_key::ListKind;
 
+use crate::error::LineError;
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{Line, XvsLineError, command};
+use crate::xvs_lines::arguments::{Line, command};
 
 pub(crate) mod access_list;
 pub(crate) mod arguments;
@@ -25,7 +26,7 @@ pub(crate) fn read_line(
     word: &str,
     words: &[&str],
     resolver: &dyn Resolver,
-) -> Option<Result<Command, XvsLineError>> {
+) -> Option<Result<Command, LineError>> {
     Some(match word {
         mark::MarkChange::WORD => command::<mark::MarkChange>(words, resolver),
         laddr::LocalAddressChange::WORD => command::<laddr::LocalAddressChange>(words, resolver),

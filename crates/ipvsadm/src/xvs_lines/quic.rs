@@ -8,9 +8,10 @@ use xvs_model::config::quic_rule::{QuicConfig, QuicObject, QuicRule};
 use xvs_model::config::rule::{Object, Rule};
 use xvs_proto::quic::ServerId;
 
+use crate::error::LineError;
 use crate::grammar::real_server;
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{Line, ServiceArgument, XvsLineError};
+use crate::xvs_lines::arguments::{Line, ServiceArgument};
 
 /// The words of `xvs quic` that add a configuration or a server ID to the service that these options name.
 pub(crate) fn added(service: &str, rule: &QuicRule) -> String {
@@ -89,13 +90,12 @@ pub enum QuicLine {
 impl Line for QuicLine {
     const WORD: &str = "quic";
 
-    fn command(&self, resolver: &dyn Resolver) -> Result<Command, XvsLineError> {
+    fn command(&self, resolver: &dyn Resolver) -> Result<Command, LineError> {
         let (Self::Add { service: named, .. }
         | Self::Delete { service: named, .. }
         | Self::ServerId { service: named, .. }
         | Self::DeleteServerId { service: named, .. }) = self;
-        let key = named.key(resolver).map_err(XvsLineError::Named)?;
-        let service = key.ok_or(XvsLineError::QuicOfNone)?;
+        let service = named.required(Self::WORD, "-u or -f", resolver)?;
         Ok(match self {
             Self::Add { config, server_id_length, nonce_length, key_file, .. } => {
                 let options = QuicConfig {
@@ -107,8 +107,7 @@ impl Line for QuicLine {
                 Command::Add(Rule::Quic { service, rule })
             }
             Self::ServerId { real_server: text, id, .. } => {
-                let named = real_server(&[named.words(), vec!["-r", text]].concat(), resolver);
-                let (_, server) = named.map_err(XvsLineError::Named)?;
+                let (_, server) = real_server(&[named.words(), vec!["-r", text]].concat(), resolver)?;
                 Command::Add(Rule::Quic { service, rule: QuicRule::ServerId { server, id: *id } })
             }
             Self::Delete { config, .. } => {
