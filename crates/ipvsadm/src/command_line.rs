@@ -9,9 +9,7 @@ use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy};
 
-use crate::grammar::Names;
 use crate::listing::{Naming, joined, netmask};
-use crate::resolver::SystemResolver;
 use crate::service_name::{named, named_service};
 use crate::values::flag_names;
 use crate::xvs_lines::disabled::disabled_arguments;
@@ -88,9 +86,7 @@ fn deleted(object: &Object) -> String {
 
 /// The options that name a destination.
 fn server(service: &ServiceKey, endpoint: Endpoint) -> String {
-    let resolver = SystemResolver::default();
-    let names = Naming { names: Names::Numeric, resolver: &resolver };
-    format!("{} -r {}", named_service(service), names.destination(service, endpoint))
+    format!("{} -r {}", named_service(service), Naming::NUMERIC.destination(service, endpoint))
 }
 
 /// The text with its control characters as escapes, so that it stays on one line of a terminal or a log.

@@ -16,7 +16,7 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy, Weight};
 
 use crate::error::LineError;
-use crate::option_matrix::{Column, CommandName, Seen, check_command, check_tunnel};
+use crate::option_matrix::{Column, CommandName, Seen, TUNNELS, check_command, check_tunnel};
 use crate::options::{OptionEntry, OptionName};
 use crate::popt::Words;
 use crate::resolver::Resolver;
@@ -188,7 +188,7 @@ impl Draft {
             flags: String::new(),
             server: None,
             destination: DestinationOptions::default(),
-            tunnel_type: TUNNEL_TYPES[0],
+            tunnel_type: TUNNELS[0].0,
             tunnel_port: 0,
             tunnel_checksum: TunnelChecksum::Without,
             daemon: SyncDaemon {
@@ -270,8 +270,9 @@ impl Draft {
             OptionName::Upper => self.destination.upper_threshold = ranged(text, numbers, "u_threshold")?,
             OptionName::Lower => self.destination.lower_threshold = ranged(text, numbers, "l_threshold")?,
             OptionName::TunnelType => {
-                let known = TUNNEL_TYPES.into_iter().find(|known| *known == text);
-                self.tunnel_type = known.ok_or_else(|| LineError::usage("illegal tunnel type specified"))?;
+                let known = TUNNELS.into_iter().find(|(known, _)| *known == text);
+                let (known, _) = known.ok_or_else(|| LineError::usage("illegal tunnel type specified"))?;
+                self.tunnel_type = known;
             }
             OptionName::TunnelPort => self.tunnel_port = ranged(text, 1..=0xffff, "tunnel port")? as u16,
             OptionName::Checksum(checksum) => self.tunnel_checksum = checksum,
@@ -523,9 +524,6 @@ const ENGINE_LEN: usize = NAME_LEN + 1;
 const UNICAST_TTL: u8 = 64;
 
 const DEFAULT_PERSISTENCE_SECONDS: u32 = 360;
-
-/// The types of `--tun-type`; the first is the default.
-pub(super) const TUNNEL_TYPES: [&str; 3] = ["ipip", "gue", "gre"];
 
 const TUNNEL_OPTIONS: &[Column] =
     &[Column::TunnelType, Column::TunnelPort, Column::NoChecksum, Column::Checksum, Column::RemoteChecksum];

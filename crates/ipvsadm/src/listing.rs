@@ -91,7 +91,7 @@ impl Session<'_> {
         if self.format == Format::Json {
             return self.json(&rows);
         }
-        let names = Naming { names: list.names, resolver: self.resolver };
+        let names = Naming::of(list.names, self.resolver);
         self.out.write_all(title(list.columns).as_bytes())?;
         for row in rows {
             let line = service_line(row, list, &names);
@@ -106,7 +106,7 @@ impl Session<'_> {
 
     fn connections(&mut self, names: Names, engines: Engines) -> Result<(), LineError> {
         let (format, out) = (self.format, &mut *self.out);
-        let names = Naming { names, resolver: self.resolver };
+        let names = Naming::of(names, self.resolver);
         let head = match format {
             Format::Text => connections_title(engines),
             Format::Json => "[".to_owned(),
@@ -136,23 +136,21 @@ impl Session<'_> {
     }
 }
 
-/// How addresses and ports are written.
-pub(super) struct Naming<'a> {
-    pub(super) names: Names,
-    pub(super) resolver: &'a dyn Resolver,
-}
+/// How addresses and ports are written: by the names of a resolver, or as numbers.
+pub(super) struct Naming<'a>(Option<&'a dyn Resolver>);
 
-impl Naming<'_> {
+impl<'a> Naming<'a> {
+    pub(super) const NUMERIC: Self = Self(None);
+
+    pub(super) fn of(names: Names, resolver: &'a dyn Resolver) -> Self {
+        Self(Some(resolver).filter(|_| names == Names::LookedUp))
+    }
+
     /// An endpoint. The port's name is looked up for `protocol`; for `None` the port is printed as a number.
     pub(super) fn endpoint(&self, endpoint: Endpoint, protocol: Option<Protocol>) -> String {
-        let looked_up = self.names == Names::LookedUp;
-        let host = looked_up.then(|| self.resolver.host_name(endpoint.addr)).flatten();
-        let port = match protocol {
-            Some(protocol) if looked_up && endpoint.port != 0 => {
-                self.resolver.port_name(endpoint.port, protocol)
-            }
-            _ => None,
-        };
+        let host = self.0.and_then(|resolver| resolver.host_name(endpoint.addr));
+        let named = self.0.zip(protocol).filter(|_| endpoint.port != 0);
+        let port = named.and_then(|(resolver, protocol)| resolver.port_name(endpoint.port, protocol));
         let port = port.unwrap_or_else(|| endpoint.port.to_string());
         match endpoint.addr {
             IpAddr::V4(addr) => format!("{}:{port}", host.unwrap_or_else(|| addr.to_string())),

@@ -5,8 +5,7 @@ use clap::{Arg, ArgAction, Command};
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_sched::{ClientAddress, SynProxy, scheduler};
 
-use crate::grammar::TUNNEL_TYPES;
-use crate::option_matrix::{Column, CommandName, Requirement, requirement};
+use crate::option_matrix::{Column, CommandName, Requirement, TUNNELS, requirement};
 use crate::options::{self, Argument, LISTINGS, OptionEntry, OptionName, SECTIONS};
 
 /// `xvsadm` as a clap command.
@@ -61,7 +60,7 @@ fn values(option: OptionName) -> Option<Vec<&'static str>> {
             .map(ClientAddress::name)
             .to_vec(),
         OptionName::SynProxy => SynProxy::ALL.map(SynProxy::name).to_vec(),
-        OptionName::TunnelType => TUNNEL_TYPES.to_vec(),
+        OptionName::TunnelType => TUNNELS.map(|(name, _)| name).to_vec(),
         _ => return None,
     })
 }

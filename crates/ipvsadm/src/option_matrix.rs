@@ -180,8 +180,8 @@ const COMMANDS: [(&str, &str); 14] = [
     ("zero", "xx xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"),
 ];
 
-/// Each tunnel type's name and a rule for each of [`TUNNEL_COLUMNS`].
-const TUNNELS: [(&str, &str); 3] = [("ipip", "xxxx"), ("gue", "+111"), ("gre", "x11x")];
+/// Each type of `--tun-type`, the default first, and a rule for each of [`TUNNEL_COLUMNS`].
+pub(super) const TUNNELS: [(&str, &str); 3] = [("ipip", "xxxx"), ("gue", "+111"), ("gre", "x11x")];
 
 const TUNNEL_COLUMNS: [Column; 4] =
     [Column::TunnelPort, Column::NoChecksum, Column::Checksum, Column::RemoteChecksum];

@@ -10,7 +10,6 @@ use std::ops::ControlFlow;
 
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::difference::rules_of;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
@@ -27,6 +26,7 @@ use crate::command_line::{
     added, command_line, destination, destination_rule, escape_control, service_rule, xvs_options,
 };
 use crate::error::{LineError, OnRestore, TRY_HELP};
+use crate::grammar;
 use crate::grammar::{Names, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
 use crate::resolver::Resolver;
@@ -34,7 +34,6 @@ use crate::service_name::service_option;
 use crate::session::Session;
 use crate::streams::Messages;
 use crate::xvs_lines::read_line;
-use crate::{grammar, resolver};
 
 impl Session<'_> {
     /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. What ipvsadm does not
@@ -43,7 +42,7 @@ impl Session<'_> {
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let running = question::rules().ask(self.director).map_err(|failure| LineError::listing(&failure))?;
         let rules = [running.rules, running.owned_limits].concat();
-        for line in saved_lines(&rules, &Naming { names, resolver: self.resolver }) {
+        for line in saved_lines(&rules, &Naming::of(names, self.resolver)) {
             writeln!(self.out, "{line}")?;
         }
         Ok(())
@@ -235,8 +234,7 @@ pub fn read_wanted(text: &str, resolver: &dyn Resolver) -> Result<(Vec<Command>,
 
 /// A state as lines of `-S -n`.
 pub fn saved_rules(state: &State) -> Vec<String> {
-    let resolver = resolver::FixedNames::default();
-    saved_lines(&rules_of(state), &Naming { names: Names::Numeric, resolver: &resolver })
+    saved_lines(&rules_of(state), &Naming::NUMERIC)
 }
 
 /// The lines of `-S` for the rules of a state: local addresses, disabled real servers, limits of clients, access lists
@@ -268,7 +266,10 @@ fn saved_lines(rules: &[Rule], names: &Naming<'_>) -> Vec<String> {
         // IPVS's order: the one added last comes first.
         let listed = destinations.remove(key).unwrap_or_default().into_iter().rev();
         let sorted = merge_sort(listed.collect(), &|a, b| compare_endpoints(a.0, b.0));
-        lines.extend(service_lines(key, options, sorted.into_iter(), names));
+        lines.extend(service_lines(key, options, names));
+        lines.extend(sorted.into_iter().map(|(endpoint, options)| {
+            destination_command("-a", key, endpoint, options.method, &destination_rule(options), names)
+        }));
     }
     lines.extend(marks);
     lines
@@ -283,62 +284,27 @@ fn xvs_line(rule: &Rule) -> String {
     }
 }
 
-/// The lines of a service and its destinations, in the given order.
-fn service_lines<'a>(
-    key: &ServiceKey,
-    options: &ServiceOptions,
-    destinations: impl Iterator<Item = (Endpoint, &'a DestinationOptions)>,
-    names: &Naming<'_>,
-) -> Vec<String> {
-    let service = service_option(key, names);
-    let rule = service_rule(key, options);
-    let mut lines = vec![format!("-A {service}{rule}")];
-    let more = xvs_options(options);
-    if !more.is_empty() {
-        lines.push(format!("{XVS_LINE}-E {service}{rule}{more}"));
-    }
-    lines.extend(destinations.map(|(endpoint, options)| {
-        let server = names.destination(key, endpoint);
-        let prefix = if options.method == ForwardingMethod::FullNat { XVS_LINE } else { "" };
-        format!("{prefix}-a {service} -r {server}{}", destination_rule(options))
-    }));
-    lines
-}
-
 /// A service with all its options, as behind `-A` or `-E` of a rules file: `-t 192.0.2.1:80 -s mh -p 300`.
 pub fn service_line(key: &ServiceKey, options: &ServiceOptions) -> String {
-    let resolver = resolver::FixedNames::default();
-    let names = Naming { names: Names::Numeric, resolver: &resolver };
-    format!("{}{}{}", service_option(key, &names), service_rule(key, options), xvs_options(options))
+    service_text(key, options, &Naming::NUMERIC)
+}
+
+fn service_text(key: &ServiceKey, options: &ServiceOptions, names: &Naming<'_>) -> String {
+    format!("{}{}{}", service_option(key, names), service_rule(key, options), xvs_options(options))
 }
 
 /// The lines of a rules file for a command, as printed by `-S -n` but with thresholds.
 pub fn rule_lines(command: &Command) -> Vec<String> {
-    let resolver = resolver::FixedNames::default();
-    let names = Naming { names: Names::Numeric, resolver: &resolver };
-    let service = |option, key, options: &ServiceOptions| {
-        let prefix = if xvs_options(options).is_empty() { "" } else { XVS_LINE };
-        format!("{prefix}{option} {}", service_line(key, options))
-    };
-    let dest = |option, key, endpoint, options: &DestinationOptions| {
-        let prefix = if options.method == ForwardingMethod::FullNat { XVS_LINE } else { "" };
-        let (key, server) = (service_option(key, &names), names.destination(key, endpoint));
-        format!("{prefix}{option} {key} -r {server}{}", destination(options))
-    };
+    let names = &Naming::NUMERIC;
     vec![match command {
-        Command::Add(Rule::Service { key, options }) => {
-            let common = options.of_ipvsadm();
-            let add = service("-A", key, &common);
-            if common != *options {
-                return vec![add, service("-E", key, options)];
-            }
-            add
-        }
-        Command::EditService { key, options } => service("-E", key, options),
+        Command::Add(Rule::Service { key, options }) => return service_lines(key, options, names),
+        Command::EditService { key, options } => service_command("-E", key, options, names),
         Command::Add(Rule::Destination { service, endpoint, options }) => {
-            dest("-a", service, *endpoint, options)
+            destination_command("-a", service, *endpoint, options.method, &destination(options), names)
         }
-        Command::EditDestination { service, endpoint, options } => dest("-e", service, *endpoint, options),
+        Command::EditDestination { service, endpoint, options } => {
+            destination_command("-e", service, *endpoint, options.method, &destination(options), names)
+        }
         Command::Add(Rule::Timeouts(Timeouts { tcp_seconds, tcp_fin_seconds, udp_seconds })) => {
             format!("--set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
         }
@@ -348,6 +314,36 @@ pub fn rule_lines(command: &Command) -> Vec<String> {
         // Other commands do not describe a state; a comment shows them.
         other => format!("# {}", command_line(other)),
     }]
+}
+
+/// The lines that add a service: one for ipvsadm, and one with the options of xvs, if it has any.
+fn service_lines(key: &ServiceKey, options: &ServiceOptions, names: &Naming<'_>) -> Vec<String> {
+    let common = options.of_ipvsadm();
+    let mut lines = vec![service_command("-A", key, &common, names)];
+    if common != *options {
+        lines.push(service_command("-E", key, options, names));
+    }
+    lines
+}
+
+fn service_command(option: &str, key: &ServiceKey, options: &ServiceOptions, names: &Naming<'_>) -> String {
+    let prefix = if xvs_options(options).is_empty() { "" } else { XVS_LINE };
+    format!("{prefix}{option} {}", service_text(key, options, names))
+}
+
+/// The line that adds or edits a destination with these options.
+fn destination_command(
+    option: &str,
+    service: &ServiceKey,
+    endpoint: Endpoint,
+    method: ForwardingMethod,
+    options: &str,
+    names: &Naming<'_>,
+) -> String {
+    let prefix = if method == ForwardingMethod::FullNat { XVS_LINE } else { "" };
+    let server = names.destination(service, endpoint);
+    let service = service_option(service, names);
+    format!("{prefix}{option} {service} -r {server}{options}")
 }
 
 /// How a restore treats the present services.

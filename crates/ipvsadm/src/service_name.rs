@@ -3,9 +3,7 @@
 use xvs_proto::{Family, Protocol};
 use xvs_sched::ServiceKey;
 
-use crate::grammar::Names;
 use crate::listing::Naming;
-use crate::resolver::SystemResolver;
 
 /// The option that identifies a service.
 pub(crate) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
@@ -26,15 +24,12 @@ pub(crate) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
 
 /// The options that name a service.
 pub(crate) fn named_service(key: &ServiceKey) -> String {
-    let resolver = SystemResolver::default();
     match *key {
         // Unsigned: `-S` prints marks as signed numbers, and ipvsadm refuses negative ones.
         ServiceKey::Mark { mark, family } => {
             format!("-f {mark}{}", if family == Family::V6 { " -6" } else { "" })
         }
-        ServiceKey::Address { .. } => {
-            service_option(key, &Naming { names: Names::Numeric, resolver: &resolver })
-        }
+        ServiceKey::Address { .. } => service_option(key, &Naming::NUMERIC),
     }
 }
 
