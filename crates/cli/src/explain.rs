@@ -17,7 +17,7 @@ use xvs_model::report::explain::{
 use xvs_proto::{Endpoint, Protocol};
 
 use crate::output::exit::{DONE, Done};
-use crate::output::text::print;
+use crate::output::text::{WIDTH, print, wrapped};
 
 /// The arguments of `xvs explain`.
 #[derive(Debug, Args)]
@@ -92,76 +92,45 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 
 /// The report as text.
 fn screen(report: &Report) -> String {
-    let mut text = String::new();
     let packet = report.packet.as_ref().map_or("not a packet of a service".to_owned(), summary);
-    line(&mut text, "packet", &format!("{packet}; received on {}", report.interface));
-    if let Some(about) = &report.about {
-        line(&mut text, "about", &summary(about));
-    }
+    let mut lines = vec![line("packet", &format!("{packet}; received on {}", report.interface))];
+    lines.extend(report.about.as_ref().map(|about| line("about", &summary(about))));
     if report.mark != 0 || report.marked_by.is_some() {
         let rule = report.marked_by.as_ref().map(|rule| format!(", by the rule: {rule}"));
-        line(&mut text, "mark", &format!("{}{}", report.mark, rule.unwrap_or_default()));
+        lines.push(line("mark", &format!("{}{}", report.mark, rule.unwrap_or_default())));
     }
-    let service = report.service.as_deref();
-    line(&mut text, "service", service.unwrap_or("none"));
-    match (&report.met, &report.connection) {
-        (None, _) => {}
-        (Some(met), Some(after)) if after.origin == Origin::Found => {
-            let direction = match report.direction {
+    lines.push(line("service", report.service.as_deref().unwrap_or("none")));
+    lines.extend(report.met.as_ref().map(|met| {
+        let then = match &report.connection {
+            Some(after) if after.origin == Origin::Found => match report.direction {
                 Some(Direction::Outbound) => "outbound",
                 Some(Direction::Inbound) | None => "inbound",
-            };
-            line(&mut text, "matches", &format!("{}; {direction}", connection(met)));
-        }
-        (Some(met), _) => line(&mut text, "matches", &format!("{}; it is replaced", connection(met))),
-    }
-    if let Some(template) = &report.template {
-        line(&mut text, "template", &entry(template));
-    }
-    if let Some(quic) = &report.quic {
-        line(&mut text, "QUIC", quic);
-    }
-    if let Some(choice) = &report.choice {
-        crate::explain::choice(&mut text, choice);
-    }
-    for trouble in &report.health {
-        line(&mut text, "health", trouble);
-    }
-    if let Some(after) = &report.connection {
-        line(&mut text, "connection", &entry(after));
-    }
-    if let Some(offload) = &report.offload {
-        line(&mut text, "offload", offload);
-    }
-    if let Some(next_hop) = &report.next_hop {
-        line(&mut text, "next hop", &crate::explain::next_hop(next_hop));
-    }
+            },
+            _ => "it is replaced",
+        };
+        line("matches", &format!("{}; {then}", connection(met)))
+    }));
+    lines.extend(report.template.as_ref().map(|template| line("template", &entry(template))));
+    lines.extend(report.quic.as_ref().map(|quic| line("QUIC", quic)));
+    lines.extend(report.choice.iter().flat_map(choice));
+    lines.extend(report.health.iter().map(|trouble| line("health", trouble)));
+    lines.extend(report.connection.as_ref().map(|after| line("connection", &entry(after))));
+    lines.extend(report.offload.as_ref().map(|offload| line("offload", offload)));
+    lines.extend(report.next_hop.as_ref().map(|hop| line("next hop", &next_hop(hop))));
     let reason = report.reason.as_ref().map(|reason| format!(" ({reason})")).unwrap_or_default();
     let why = report.why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
-    let verdict = match report.verdict {
-        Verdict::Transmit => "sent",
-        Verdict::Pass => "passed to the kernel",
-        Verdict::Drop => "dropped",
-        Verdict::Consumed => "consumed",
+    let (verdict, sends) = match report.verdict {
+        Verdict::Transmit => ("sent", "sent"),
+        Verdict::Pass => ("passed to the kernel", "reply"),
+        Verdict::Drop => ("dropped", "reply"),
+        Verdict::Consumed => ("consumed", "reply"),
     };
-    line(&mut text, "verdict", &format!("{verdict}{reason}{why}"));
-    if let Some(advice) = &report.advice {
-        line(&mut text, "to do", advice);
-    }
-    if let Some(rewrite) = &report.rewrite {
-        line(&mut text, "rewrite", &crate::explain::rewrite(rewrite));
-    }
-    for sent in &report.sent {
-        line(
-            &mut text,
-            if report.verdict == Verdict::Transmit { "sent" } else { "reply" },
-            &crate::explain::sent(sent),
-        );
-    }
-    for caveat in &report.caveats {
-        line(&mut text, "note", &caveat.what);
-    }
-    text
+    lines.push(line("verdict", &format!("{verdict}{reason}{why}")));
+    lines.extend(report.advice.as_ref().map(|advice| line("to do", advice)));
+    lines.extend(report.rewrite.as_ref().map(|change| line("rewrite", &rewrite(change))));
+    lines.extend(report.sent.iter().map(|frame| line(sends, &sent(frame))));
+    lines.extend(report.caveats.iter().map(|caveat| line("note", &caveat.what)));
+    lines.concat()
 }
 
 fn summary(packet: &Summary) -> String {
@@ -209,25 +178,35 @@ fn connection(entry: &Entry) -> String {
     )
 }
 
-fn choice(text: &mut String, choice: &Choice) {
-    line(text, "scheduler", &format!("{}: {}", choice.scheduler, choice.rule));
-    let row = |[mark, server, method, weight, active, inactive, standing]: [&str; 7]| {
-        let row =
-            format!("{mark:>2} {server:<21} {method:<7} {weight:>6} {active:>6} {inactive:>5}  {standing}");
-        row.trim_end().to_owned() + "\n"
-    };
+/// The scheduler, and the table of its candidates.
+fn choice(choice: &Choice) -> Vec<String> {
+    let mut lines = vec![line("scheduler", &format!("{}: {}", choice.scheduler, choice.rule))];
     if choice.candidates.is_empty() {
-        line(text, "", "the service has no real server; `xvsadm -a` adds one");
-        return;
+        lines.push(line("", "the service has no real server; `xvsadm -a` adds one"));
+        return lines;
     }
-    *text += &row(["", "Real server", "Forward", "Weight", "Active", "InAct", "Standing"]);
+    lines.push(row(["", "Real server", "Forward", "Weight", "Active", "InAct", "Standing"]));
     for contender in &choice.candidates {
         let CandidateReport { server, weight, active, inactive, .. } = contender;
         let mark = if contender.standing == CandidateState::Chosen { "*" } else { "" };
         let [weight, active, inactive] = [weight, active, inactive].map(ToString::to_string);
-        let (server, standing) = (server.to_string(), standing(contender));
-        *text += &row([mark, &server, &contender.method, &weight, &active, &inactive, &standing]);
+        let server = server.to_string();
+        lines.push(row([
+            mark,
+            &server,
+            &contender.method,
+            &weight,
+            &active,
+            &inactive,
+            &standing(contender),
+        ]));
     }
+    lines
+}
+
+fn row([mark, server, method, weight, active, inactive, standing]: [&str; 7]) -> String {
+    let row = format!("{mark:>2} {server:<21} {method:<7} {weight:>6} {active:>6} {inactive:>5}  {standing}");
+    row.trim_end().to_owned() + "\n"
 }
 
 /// Why a candidate is chosen or not.
@@ -299,27 +278,13 @@ fn sent(sent: &SentFrame) -> String {
     format!("{packet}, on {}", sent.interface)
 }
 
-/// Adds a line with its label, wrapped to the width of a terminal.
-fn line(text: &mut String, name: &str, what: &str) {
-    let mut row = format!("{name:<INDENT$}");
-    for word in what.split(' ') {
-        let filled = row.trim_end().chars().count() > INDENT;
-        if filled && row.chars().count() + word.chars().count() >= WIDTH {
-            *text += row.trim_end();
-            *text += "\n";
-            row = " ".repeat(INDENT);
-        }
-        row += word;
-        row.push(' ');
-    }
-    *text += row.trim_end();
-    *text += "\n";
+/// A line with its label.
+fn line(label: &str, text: &str) -> String {
+    wrapped(&format!("{label:<INDENT$}"), text, INDENT, WIDTH - 1)
 }
 
 /// Columns of the label.
 const INDENT: usize = 12;
-/// Columns of a line.
-const WIDTH: usize = 80;
 
 #[cfg(test)]
 mod tests {

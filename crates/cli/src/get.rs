@@ -10,7 +10,7 @@ use xvs_model::protocol::question;
 use xvs_model::report::setting::Setting;
 
 use crate::output::exit::{DONE, Done};
-use crate::output::text::print;
+use crate::output::text::{aligned, print, widths};
 
 /// The arguments of `xvs get`.
 #[derive(Debug, Args)]
@@ -41,9 +41,9 @@ fn screen(settings: &[Setting]) -> String {
         .iter()
         .map(|Setting { key, value, source }| [key.clone(), shown(value), shown(&serde_json::json!(source))])
         .collect();
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let (keys, values) = (width(0), width(1).min(VALUE));
-    rows.iter().map(|[key, value, source]| format!("{key:<keys$}  {value:<values$}  {source}\n")).collect()
+    let mut widths = widths(&rows);
+    widths[1] = widths[1].min(VALUE);
+    rows.iter().map(|row| aligned(row, widths)).collect()
 }
 
 /// A value as text: a list without brackets, a dash for none.

@@ -20,7 +20,7 @@ use xvs_model::health_checks::virtual_server::{Configuration, RealServer, Virtua
 use xvs_proto::Endpoint;
 
 use crate::output::exit::{DONE, Done, FAILED, MISUSED};
-use crate::output::text::print_json;
+use crate::output::text::{aligned, counted, print_json, widths};
 
 /// The options of `xvs check` for a keepalived.conf.
 #[derive(Debug, Args)]
@@ -102,7 +102,8 @@ impl Printed<'_> {
         }
         let errors = self.faults.iter().filter(|fault| fault.severity == Severity::Error).count();
         let verdict = if self.is_refused { "refused: " } else { "" };
-        let [errors, warnings] = [(errors, "error"), (self.faults.len() - errors, "warning")].map(counted);
+        let warnings = counted((self.faults.len() - errors) as u64, "warning", "warnings");
+        let errors = counted(errors as u64, "error", "errors");
         writeln!(out, "{}: {verdict}{errors}, {warnings}", self.file.display())
     }
 
@@ -247,14 +248,8 @@ fn table(servers: &[VirtualServer]) -> String {
         }
     }
     // A virtual server's name stands alone on its line.
-    let of_checks: Vec<_> = rows.iter().filter(|row| row[0].is_empty() || !row[1].is_empty()).collect();
-    let widths: [usize; 7] =
-        std::array::from_fn(|column| of_checks.iter().map(|row| row[column].len()).max().unwrap_or(0));
-    let lines = rows.iter().map(|row| {
-        let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned() + "\n"
-    });
-    lines.collect()
+    let widths = widths(rows.iter().filter(|row| row[0].is_empty() || !row[1].is_empty()));
+    rows.iter().map(|row| aligned(row, widths)).collect()
 }
 
 fn columns(server: String, check: &Check) -> [String; 7] {
@@ -272,10 +267,6 @@ fn columns(server: String, check: &Check) -> [String; 7] {
 
 fn set_timeouts(configuration: &Configuration) -> Vec<String> {
     configuration.timeouts().iter().flat_map(rule_lines).collect()
-}
-
-fn counted((number, what): (usize, &str)) -> String {
-    format!("{number} {what}{}", if number == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use xvs_ipvsadm::{SystemResolver, read_wanted};
 
 use crate::check::keepalived::Form;
 use crate::output::exit::{DONE, Done, FAILED};
-use crate::output::text::print_json;
+use crate::output::text::{counted, print_json};
 use crate::rules::{listed, text};
 
 /// The arguments of `xvs check`.
@@ -41,8 +41,8 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     match &read {
         _ if arguments.json => print_json(&faults, out)?,
         Ok((commands, _)) => {
-            let lines = if commands.len() == 1 { "line" } else { "lines" };
-            writeln!(out, "{}: {} {lines}, no fault", file.display(), commands.len())?;
+            let lines = counted(commands.len() as u64, "line", "lines");
+            writeln!(out, "{}: {lines}, no fault", file.display())?;
         }
         Err(faults) => writeln!(out, "{}", listed(file, faults))?,
     }

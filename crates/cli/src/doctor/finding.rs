@@ -4,6 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::output::text::{WIDTH, wrapped};
+
 /// The result of one check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
@@ -106,21 +108,7 @@ impl fmt::Display for Finding {
         let object = if self.object.is_empty() { String::new() } else { format!(" {}", self.object) };
         let seen = if self.seen.is_empty() { String::new() } else { format!(" [{}]", self.seen) };
         let text = format!("{}{object}: {}{seen}", self.check, self.found);
-        write!(f, "{:<INDENT$}", self.level)?;
-        let mut column = INDENT;
-        for (place, word) in text.split(' ').enumerate() {
-            let width = word.chars().count();
-            if place > 0 && column + 1 + width > COLUMNS {
-                write!(f, "\n{:INDENT$}", "")?;
-                column = INDENT;
-            } else if place > 0 {
-                f.write_str(" ")?;
-                column += 1;
-            }
-            f.write_str(word)?;
-            column += width;
-        }
-        writeln!(f)?;
+        f.write_str(&wrapped(&format!("{:<INDENT$}", self.level), &text, INDENT, WIDTH))?;
         match &self.mend {
             Some(Mend { command, on: None }) => writeln!(f, "{:INDENT$}fix: {command}", ""),
             Some(Mend { command, on: Some(host) }) => writeln!(f, "{:INDENT$}fix on {host}: {command}", ""),
@@ -129,7 +117,6 @@ impl fmt::Display for Finding {
     }
 }
 
-const COLUMNS: usize = 80;
 const INDENT: usize = 6;
 
 #[cfg(test)]

@@ -38,7 +38,7 @@ use serde::Serialize;
 use crate::doctor::gather::Asked;
 use crate::doctor::tune::Apply;
 use crate::output::exit::Done;
-use crate::output::text::print_json;
+use crate::output::text::{counted, print_json};
 use crate::servers::realserver::RECORDS;
 
 /// The arguments of `xvs doctor`.
@@ -153,8 +153,7 @@ fn summary(findings: &[Finding]) -> String {
     let words =
         [(Level::Ok, "ok", "ok"), (Level::Warn, "warning", "warnings"), (Level::Fail, "failure", "failures")];
     let counts = words.map(|(level, one, many)| {
-        let count = findings.iter().filter(|finding| finding.level == level).count();
-        format!("{count} {}", if count == 1 { one } else { many })
+        counted(findings.iter().filter(|finding| finding.level == level).count() as u64, one, many)
     });
     counts.join(", ")
 }

@@ -8,6 +8,7 @@ use xvs_model::protocol::question;
 use xvs_proto::{Prefix, Protocol};
 
 use super::{Listed, NoOptions};
+use crate::output::text::{aligned, widths};
 
 /// `xvs mark`.
 #[derive(Debug)]
@@ -31,14 +32,8 @@ impl Listed for Marks {
         let heading = ["mark", "mask", "protocol", "source", "destination", "ports", "interface"];
         let mut lines = vec![heading.map(str::to_owned)];
         lines.extend(rows.iter().map(columns));
-        let width = |column: usize| lines.iter().map(|row| row[column].len()).max().unwrap_or(0);
-        let widths: [usize; 7] = std::array::from_fn(width);
-        let line = |row: &[String; 7]| {
-            let cells: Vec<_> =
-                row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-            cells.join("  ").trim_end().to_owned() + "\n"
-        };
-        lines.iter().map(line).collect()
+        let widths = widths(&lines);
+        lines.iter().map(|row| aligned(row, widths)).collect()
     }
 }
 

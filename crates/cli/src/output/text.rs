@@ -8,20 +8,46 @@ use serde::Serialize;
 
 /// A label and a text, wrapped to the width of a terminal.
 pub(crate) fn line(label: &str, text: &str) -> String {
-    let mut lines = vec![format!("{label:<LABEL$}")];
-    let mut width = LABEL;
-    for word in text.split(' ') {
-        let more = 1 + word.chars().count();
-        if width > LABEL && width + more > WIDTH {
-            lines.push(" ".repeat(LABEL));
-            width = LABEL;
+    wrapped(&format!("{label:<LABEL$} "), text, LABEL + 1, WIDTH)
+}
+
+/// A text and words after it, in lines of at most `width` columns with an indent. A word that is too long has a line of
+/// its own and is not cut.
+pub(crate) fn wrapped(before: &str, words: &str, indent: usize, width: usize) -> String {
+    let mut text = before.to_owned();
+    let mut column = text.chars().count();
+    for (place, word) in words.split(' ').enumerate() {
+        let length = word.chars().count();
+        if place > 0 && column + 1 + length > width {
+            text.truncate(text.trim_end_matches(' ').len());
+            text += &format!("\n{:indent$}", "");
+            column = indent;
+        } else if place > 0 {
+            text.push(' ');
+            column += 1;
         }
-        let line = lines.last_mut().expect("there is a first one");
-        *line += " ";
-        *line += word;
-        width += more;
+        text += word;
+        column += length;
     }
-    lines.join("\n") + "\n"
+    text.truncate(text.trim_end_matches(' ').len());
+    text + "\n"
+}
+
+/// The greatest number of characters in each column.
+pub(crate) fn widths<'r, const N: usize>(rows: impl IntoIterator<Item = &'r [String; N]>) -> [usize; N] {
+    let mut widths = [0; N];
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    widths
+}
+
+/// A row in columns of these widths, two blanks apart.
+pub(crate) fn aligned<const N: usize>(row: &[String; N], widths: [usize; N]) -> String {
+    let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+    cells.join("  ").trim_end().to_owned() + "\n"
 }
 
 /// A number with its noun.
@@ -67,7 +93,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
 
 /// Columns of the label.
 const LABEL: usize = 10;
-const WIDTH: usize = 80;
+/// Columns of a terminal.
+pub(crate) const WIDTH: usize = 80;
 
 /// The longest time that a subcommand waits.
 const MONTH_SECONDS: u32 = 31 * 24 * 3600;

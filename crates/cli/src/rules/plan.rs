@@ -13,7 +13,7 @@ use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question::{self, RunningRules};
 
 use crate::output::exit::{DONE, Done, FAILED};
-use crate::output::text::print_json;
+use crate::output::text::{counted, print_json};
 use crate::rules::rules;
 
 /// The arguments of `xvs plan`.
@@ -66,8 +66,7 @@ pub(crate) fn summary(differences: &[Difference]) -> String {
             present.push(format!("{count} {kind}"));
         }
     }
-    let noun = if differences.len() == 1 { "difference" } else { "differences" };
-    format!("{} {noun}: {}", differences.len(), present.join(", "))
+    format!("{}: {}", counted(differences.len() as u64, "difference", "differences"), present.join(", "))
 }
 
 /// A difference as `--json` prints it.

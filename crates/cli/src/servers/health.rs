@@ -18,7 +18,7 @@ use xvs_model::report::health::{
 use xvs_model::report::unanswered::REPORTED;
 
 use crate::output::exit::{DONE, Done, FAILED};
-use crate::output::text::{line, print};
+use crate::output::text::{WIDTH, line, print, wrapped};
 
 /// The arguments of `xvs health`.
 #[derive(Debug, Args)]
@@ -221,7 +221,7 @@ fn table(rows: &[Row]) -> String {
             text.push('\n');
         }
         if word.is_empty() {
-            text += &wrapped(&" ".repeat(*indent), what, indent + 2);
+            text += &wrapped(&" ".repeat(*indent), what, indent + 2, WIDTH);
             continue;
         }
         let mut what = format!("{:indent$}{what}", "");
@@ -230,32 +230,13 @@ fn table(rows: &[Row]) -> String {
             what.clear();
         }
         let cells = format!("{what:<label$}  {word:<state$}  {time:<since$}  ");
-        text += &wrapped(&cells, more, behind);
+        text += &wrapped(&cells, more, behind, WIDTH);
     }
     text
 }
 
-/// A text and words after it, wrapped with an indent.
-fn wrapped(before: &str, words: &str, indent: usize) -> String {
-    let mut lines = vec![before.to_owned()];
-    let mut begins = true;
-    for word in words.split(' ') {
-        let last = lines.last_mut().expect("there is a first one");
-        let gap = usize::from(!begins);
-        if !begins && last.chars().count() + gap + word.chars().count() > WIDTH {
-            lines.push(format!("{:indent$}{word}", ""));
-        } else {
-            *last += &" ".repeat(gap);
-            *last += word;
-        }
-        begins = false;
-    }
-    lines.iter().map(|line| format!("{}\n", line.trim_end())).collect()
-}
-
 /// Longest name that widens the column of names; longer names have a line of their own.
 const LABEL: usize = 36;
-const WIDTH: usize = 80;
 
 #[cfg(test)]
 mod tests {
