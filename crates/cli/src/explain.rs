@@ -315,9 +315,7 @@ mod tests {
         let mac = MacAddr([2; 6]);
         let add =
             |network: &mut Network| network.add_link("wan", mac, &[([198, 51, 100, 1].into(), 24)], 1500);
-        director
-            .change_network(|network| add(network).map(|_| ()).map_err(|error| error.to_string()))
-            .unwrap();
+        director.change_network(|network| add(network).map(drop)).unwrap();
         let rules = read_rules(rule, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         director.call(ControlRequest::Restore(commands).into()).unwrap();

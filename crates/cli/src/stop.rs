@@ -1,5 +1,6 @@
 //! `xvs stop`: ends xvsd, or releases what one that has ended has left.
 
+use std::error::Error;
 use std::io::{self, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -55,7 +56,7 @@ fn listens(socket: &Path) -> bool {
 }
 
 /// Ends xvsd, and waits for its end.
-fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
+fn end(socket: &Path, release: bool) -> Result<(), Box<dyn Error>> {
     let mut client = connected()?;
     // Opened before its end, when no other process can have its number.
     let process = client.process().and_then(|number| Process::open(number).ok());
@@ -79,29 +80,29 @@ fn end(socket: &Path, release: bool) -> Result<(), Box<dyn std::error::Error>> {
 }
 
 /// Removes what an xvsd with this socket has left; returns a line for each removed thing.
-fn left_behind(socket: &Path) -> Result<Vec<String>, String> {
+fn left_behind(socket: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     if socket.file_name().is_none() {
         return Err(format!(
             "{} is no path of a socket; set XVS_SOCKET to that of the director",
             socket.display()
-        ));
+        )
+        .into());
     }
     let director = name_of(socket);
     let state: PathBuf = [STATE, &director].iter().collect();
-    let failed = |error: io::Error| format!("{}: {error}; run it as root", state.display());
     // The folder above may be that of the user of xvsd, who could name another one there.
     if fs::symlink_metadata(&state).is_ok_and(|found| !found.is_dir()) {
-        return Err(format!("{} is no folder; remove it", state.display()));
+        return Err(format!("{} is no folder; remove it", state.display()).into());
     }
     // It forwards also while it has no socket, as for a moment after a take-over.
     let _lock = match lock_within(&state.join("lock"), END) {
         Ok(LockAttempt::Locked(lock)) => Some(lock),
         Ok(LockAttempt::Held(Held { by, .. })) => {
             let by = by.map_or_else(|| "another process".to_owned(), |by| format!("process {by}"));
-            return Err(format!("{} is used by {by}; try again, or end that first", state.display()));
+            return Err(format!("{} is used by {by}; try again, or end that first", state.display()).into());
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(refused(&state, &error)),
     };
     let mut removed = Vec::new();
     if let Some(folder) = folder() {
@@ -113,7 +114,11 @@ fn left_behind(socket: &Path) -> Result<Vec<String>, String> {
     match fs::remove_dir_all(&state) {
         Ok(()) => removed.push(format!("{}: removed", state.display())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(failed(error)),
+        Err(error) => return Err(refused(&state, &error)),
     }
     Ok(removed)
+}
+
+fn refused(state: &Path, error: &io::Error) -> Box<dyn Error> {
+    format!("{}: {error}; run it as root", state.display()).into()
 }

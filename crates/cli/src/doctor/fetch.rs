@@ -4,9 +4,9 @@
 
 use std::error::Error;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -24,8 +24,7 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-use crate::doctor::fleet::{Asked, Page};
-use crate::doctor::no_page::{NoPage, PATIENCE};
+use crate::doctor::fleet::{Asked, NoPage, Page};
 
 /// The directors, and how they are asked.
 #[derive(Debug, Args)]
@@ -43,32 +42,23 @@ pub(super) struct Fleet {
     ca_file: Option<PathBuf>,
 }
 
-/// Why the directors cannot be asked.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum FleetError {
-    #[error("{}: {error}", file.display())]
-    File { file: PathBuf, error: Box<dyn Error> },
-    #[error("sockets: {0}")]
-    Sockets(io::Error),
-}
-
 impl Fleet {
     /// The page of each director with all its services, or why there is none.
     ///
     /// # Errors
     /// A file that cannot be read.
-    pub(super) fn fetch(&self) -> Result<Vec<Asked>, FleetError> {
+    pub(super) fn fetch(&self) -> Result<Vec<Asked>, Box<dyn Error>> {
         let token = match &self.token_file {
             Some(path) => {
-                let token = fs::read_to_string(path)
-                    .map_err(|error| FleetError::File { file: path.clone(), error: error.into() })?;
+                let token = fs::read_to_string(path);
+                let token = token.map_err(|error| format!("{}: {error}", path.display()))?;
                 Some(format!("Bearer {}", token.trim()))
             }
             None => None,
         };
         let access = Arc::new(Access { token, tls: Arc::new(tls(self.ca_file.as_ref())?) });
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-        let runtime = runtime.map_err(FleetError::Sockets)?;
+        let runtime = runtime.map_err(|error| format!("sockets: {error}"))?;
         Ok(runtime.block_on(async {
             let names = self.fleet.iter().cloned();
             let asked: Vec<_> =
@@ -90,12 +80,10 @@ struct Access {
 }
 
 /// The configuration of TLS with these authorities.
-fn tls(ca_file: Option<&PathBuf>) -> Result<ClientConfig, FleetError> {
+fn tls(ca_file: Option<&PathBuf>) -> Result<ClientConfig, Box<dyn Error>> {
     let mut roots = RootCertStore::empty();
     match ca_file {
-        Some(path) => {
-            add(&mut roots, path).map_err(|error| FleetError::File { file: path.clone(), error })?;
-        }
+        Some(path) => add(&mut roots, path).map_err(|error| format!("{}: {error}", path.display()))?,
         None => _ = roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs),
     }
     Ok(ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -115,7 +103,7 @@ fn add(roots: &mut RootCertStore, file: &Path) -> Result<(), Box<dyn Error>> {
 
 async fn ask(director: String, access: Arc<Access>) -> Result<Page, NoPage> {
     let url = if director.contains("://") { director } else { format!("http://{director}") };
-    let url: Uri = url.parse()?;
+    let url: Uri = url.parse().map_err(|error| format!("neither HOST:PORT nor a URL: {error}"))?;
     let mut page = fetch(&url, 1, &access).await?;
     for number in 2..=page.pages {
         page.services.extend(fetch(&url, number, &access).await?.services);
@@ -126,28 +114,34 @@ async fn ask(director: String, access: Arc<Access>) -> Result<Page, NoPage> {
 /// One page of the services.
 async fn fetch(url: &Uri, number: usize, access: &Access) -> Result<Page, NoPage> {
     let text = timeout(PATIENCE, read(url, number, access)).await;
-    Ok(serde_json::from_slice(&text.unwrap_or(Err(NoPage::Late))?)?)
+    let text = text.map_err(|_| format!("no answer within {PATIENCE:?}{CHECK}"))??;
+    Ok(serde_json::from_slice(&text).map_err(|error| {
+        format!("its /status.json is not one of this version of xvs: {error}; install one version")
+    })?)
 }
 
 async fn read(url: &Uri, number: usize, access: &Access) -> Result<Bytes, NoPage> {
-    let host = url.host().ok_or(NoPage::NoHost)?;
+    let host = url.host().ok_or("the URL has no host")?;
     // An IPv6 address of a URL is in brackets.
     let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let port = url.port_u16().unwrap_or(PORT);
-    let stream = TcpStream::connect((name.as_str(), port)).await.map_err(NoPage::Unreachable)?;
+    let stream = TcpStream::connect((name.as_str(), port)).await;
+    let stream = stream.map_err(|error| format!("{error}{CHECK}"))?;
     let mut request =
         Request::get(format!("/status.json?page={number}")).header(HOST, format!("{host}:{port}"));
     if let Some(token) = &access.token {
         request = request.header(AUTHORIZATION, token);
     }
-    let request = request.body(Empty::new()).map_err(|_| NoPage::Token)?;
+    let request = request.body(Empty::new()).map_err(|_| "the token is not one word of ASCII letters")?;
     match url.scheme_str() {
         Some("https") => {
             let name = ServerName::try_from(name)?;
             let stream = TlsConnector::from(access.tls.clone()).connect(name, stream).await;
             let stream = stream.map_err(|error| match error.to_string().contains("CaUsedAsEndEntity") {
-                true => NoPage::Authority,
-                false => NoPage::Tls(error),
+                true => {
+                    "its certificate is an authority's; give it one with basicConstraints CA:FALSE".to_owned()
+                }
+                false => format!("TLS: {error}; see --ca-file"),
             })?;
             exchange(stream, request).await
         }
@@ -159,21 +153,32 @@ async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Empty<Bytes>>,
 ) -> Result<Bytes, NoPage> {
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(not_http)?;
     // The sender gets its errors.
     tokio::spawn(connection);
-    let response = sender.send_request(request).await?;
+    let response = sender.send_request(request).await.map_err(not_http)?;
     match response.status() {
         StatusCode::OK => {}
-        StatusCode::UNAUTHORIZED => return Err(NoPage::TokenRefused),
-        StatusCode::MISDIRECTED_REQUEST => return Err(NoPage::NameRefused),
-        StatusCode::NOT_FOUND => return Err(NoPage::Absent),
-        other => return Err(NoPage::Status(other)),
+        StatusCode::UNAUTHORIZED => return Err("it refuses the token; see --token-file".into()),
+        StatusCode::MISDIRECTED_REQUEST => {
+            let step = "use its address, or add the name to `status_page_names` there";
+            return Err(format!("it does not know this name; {step}").into());
+        }
+        StatusCode::NOT_FOUND => {
+            return Err("no /status.json there; set `status_page = true` and reload".into());
+        }
+        other => return Err(format!("it answers with status {other}").into()),
     }
-    let body = Limited::new(response.into_body(), BYTES_MAX).collect().await;
-    Ok(body.map_err(NoPage::Body)?.to_bytes())
+    Ok(Limited::new(response.into_body(), BYTES_MAX).collect().await?.to_bytes())
 }
 
+fn not_http(error: hyper::Error) -> NoPage {
+    format!("{error}; for a director with a certificate use https://").into()
+}
+
+/// The time limit of a request.
+const PATIENCE: Duration = Duration::from_secs(5);
+const CHECK: &str = "; is xvsd running there, with `metrics_address` and `status_page = true`?";
 /// The port of a director that is named without one.
 const PORT: u16 = 9112;
 /// The longest page that is read.

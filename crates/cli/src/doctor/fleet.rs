@@ -6,6 +6,7 @@
 //! here: the client (`fetch.rs`).
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::net::IpAddr;
 
 use serde::Deserialize;
@@ -13,7 +14,6 @@ use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::report::status::{SyncStatus, SyncTable};
 
 use crate::doctor::finding::Finding;
-use crate::doctor::no_page::NoPage;
 
 /// What a fleet's director says in its `/status.json`, as far as it is compared.
 #[derive(Debug, Clone, Deserialize)]
@@ -47,6 +47,9 @@ struct Server {
     method: Option<String>,
     weight: Option<u32>,
 }
+
+/// Why a director has no page, as a clause.
+pub(super) type NoPage = Box<dyn Error + Send + Sync>;
 
 /// A director as it was named, and its page, or why there is none.
 pub(super) type Asked = (String, Result<Page, NoPage>);
@@ -497,7 +500,8 @@ mod tests {
     #[test]
     fn a_director_that_does_not_answer_is_named_and_the_others_are_compared() {
         let page = serde_json::from_value(page(1)).unwrap();
-        let findings = examine(&[("a:1".to_owned(), Err(NoPage::NoHost)), ("b:1".to_owned(), Ok(page))]);
+        let findings =
+            examine(&[("a:1".to_owned(), Err("the URL has no host".into())), ("b:1".to_owned(), Ok(page))]);
         assert_eq!(findings[0], Finding::fail("director", "a:1", "the URL has no host"));
         assert!(findings[1..].iter().all(|finding| finding.level == Level::Ok), "{findings:?}");
     }

@@ -18,7 +18,6 @@ mod fleet;
 mod gather;
 mod interfaces;
 mod machine;
-mod no_page;
 pub(crate) mod report;
 mod servers;
 mod trial;

@@ -6,8 +6,8 @@
 //! program.
 
 use std::collections::BTreeSet;
+use std::error::Error;
 use std::fs::{self, OpenOptions};
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -16,7 +16,6 @@ use clap::Args;
 use serde::Serialize;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
-use thiserror::Error;
 use xvs_proto::network::{Link, LinkKind, Network};
 use xvs_xdp::WantedMode;
 use xvs_xdp::card::{self, CardSettings};
@@ -24,9 +23,9 @@ use xvs_xdp::device::{Owner, Program};
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::gather::{Asked, NetworkUnread, gather_interfaces};
+use crate::doctor::gather::{Asked, gather_interfaces};
 use crate::doctor::interfaces;
-use crate::doctor::trial::{self, Direction, End, Trial, TrialError};
+use crate::doctor::trial::{self, Direction, End, Trial};
 use crate::doctor::tune::{self, Apply};
 
 /// The arguments of the report.
@@ -112,55 +111,17 @@ struct Tried {
     trial: Option<Trial>,
 }
 
-/// Why there is no report, as a clause.
-#[derive(Debug, Error)]
-pub(super) enum ReportError {
-    #[error("--report is about one interface; name it with --interface, and no other")]
-    NotOneInterface,
-    #[error("{0} cannot send to itself; name another interface with --source")]
-    OwnSource(String),
-    #[error(transparent)]
-    Network(#[from] NetworkUnread),
-    #[error(transparent)]
-    Card(#[from] CardRefusal),
-    #[error("{}: {error}", file.display())]
-    File { file: PathBuf, error: io::Error },
-    #[error(transparent)]
-    Signal(io::Error),
-    #[error(transparent)]
-    Trial(#[from] TrialError),
-    #[error(transparent)]
-    Document(#[from] serde_json::Error),
-}
-
-/// Why a card cannot be tried, and what to do, as a clause.
-#[derive(Debug, PartialEq, Eq, Error)]
-pub(super) enum CardRefusal {
-    #[error("{name} is a member of {bond}; `ip link set dev {name} nomaster` takes it out")]
-    Member { name: String, bond: String },
-    #[error(
-        "{name} is a bond, and a report is about a card; take one out (`ip link set dev {member} nomaster`) and name it"
-    )]
-    Bond { name: String, member: String },
-    #[error("{name}: {found}{mend}")]
-    Unreachable { name: String, found: String, mend: String },
-    #[error("{0} is gone")]
-    Gone(String),
-    #[error("{0} has the program of an xvsd; `xvs stop --release` takes it away")]
-    Director(String),
-    #[error("{name} has an XDP program, {program}")]
-    Program { name: String, program: Program },
-}
-
 /// Tries each mode and writes the file. The findings say what was seen.
 ///
 /// # Errors
 /// An interface cannot be tried, the file cannot be written, or the operator has ended it. An earlier file is as it
 /// was.
-pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Finding>, ReportError> {
-    let [interface] = &asked.interfaces[..] else { return Err(ReportError::NotOneInterface) };
+pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Finding>, Box<dyn Error>> {
+    let [interface] = &asked.interfaces[..] else {
+        return Err("--report is about one interface; name it with --interface, and no other".into());
+    };
     if wanted.source.as_ref() == Some(interface) {
-        return Err(ReportError::OwnSource(interface.clone()));
+        return Err(format!("{interface} cannot send to itself; name another interface with --source").into());
     }
     let names: Vec<String> = [interface.clone()].into_iter().chain(wanted.source.clone()).collect();
     let of_both = Asked { interfaces: names.clone(), ..asked.clone() };
@@ -170,7 +131,7 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
     // No link goes down for a file that cannot be written.
     let is_new = !file.exists();
     let opened = OpenOptions::new().append(true).create(true).open(file);
-    opened.map_err(|error| ReportError::File { file: file.to_owned(), error })?;
+    opened.map_err(|error| format!("{}: {error}", file.display()))?;
     let tried = try_modes(interface, wanted.source.as_ref());
     if tried.is_err() && is_new {
         let _ = fs::remove_file(file);
@@ -189,7 +150,7 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
         modes,
     };
     let text = serde_json::to_string_pretty(&document)?;
-    fs::write(file, text + "\n").map_err(|error| ReportError::File { file: file.to_owned(), error })?;
+    fs::write(file, text + "\n").map_err(|error| format!("{}: {error}", file.display()))?;
     let found = format!("written to {}; it has no addresses and no host name", file.display());
     findings.push(Finding::ok("report", "", found));
     Ok(findings)
@@ -199,10 +160,13 @@ pub(super) fn run(asked: &Asked, wanted: &Wanted, file: &Path) -> Result<Vec<Fin
 ///
 /// # Errors
 /// The source cannot be used, or the operator has ended it.
-fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>, Vec<Tried>), ReportError> {
+fn try_modes(
+    interface: &str,
+    source: Option<&String>,
+) -> Result<(Option<String>, Vec<Tried>), Box<dyn Error>> {
     let ended = Arc::new(AtomicBool::new(false));
     for signal in [SIGINT, SIGTERM] {
-        flag::register(signal, ended.clone()).map_err(ReportError::Signal)?;
+        flag::register(signal, ended.clone()).map_err(|error| error.to_string())?;
     }
     let steering = trial::steering()?;
     let mut source = source.map(|name| End::open(&steering, name, WantedMode::Auto)).transpose()?;
@@ -220,24 +184,23 @@ fn try_modes(interface: &str, source: Option<&String>) -> Result<(Option<String>
 }
 
 /// The facts of a card that can be tried.
-fn look(facts: &Facts, name: &str) -> Result<Card, CardRefusal> {
+fn look(facts: &Facts, name: &str) -> Result<Card, Box<dyn Error>> {
     refuse_bonds(&facts.network, name)?;
     let mut reachable = interfaces::reachable(facts).into_iter();
     let wrong = reachable.find(|finding| finding.object == name && finding.level == Level::Fail);
     if let Some(Finding { found, mend, .. }) = wrong {
         let mend = mend.map(|mend| format!("; `{}` fixes it", mend.command)).unwrap_or_default();
-        return Err(CardRefusal::Unreachable { name: name.to_owned(), found, mend });
+        return Err(format!("{name}: {found}{mend}").into());
     }
     let Some((_, device)) = facts.devices().find(|(one, _)| *one == name) else {
-        return Err(CardRefusal::Gone(name.to_owned()));
+        return Err(format!("{name} is gone").into());
     };
     match &device.program {
         Some(Program { owner: Some(Owner::Director), .. }) => {
-            return Err(CardRefusal::Director(name.to_owned()));
+            let step = "`xvs stop --release` takes it away";
+            return Err(format!("{name} has the program of an xvsd; {step}").into());
         }
-        Some(program) => {
-            return Err(CardRefusal::Program { name: name.to_owned(), program: program.clone() });
-        }
+        Some(program) => return Err(format!("{name} has an XDP program, {program}").into()),
         None => {}
     }
     let folder = Path::new("/sys/class/net").join(name).join("device");
@@ -261,16 +224,18 @@ fn look(facts: &Facts, name: &str) -> Result<Card, CardRefusal> {
 }
 
 /// Refuses bonds and their members.
-fn refuse_bonds(network: &Network, name: &str) -> Result<(), CardRefusal> {
+fn refuse_bonds(network: &Network, name: &str) -> Result<(), Box<dyn Error>> {
     let Some(link) = network.link_named(name) else { return Ok(()) };
     let mut bonds = network.links.iter().filter(|link| is_bond(link));
     if let Some(bond) = bonds.find(|bond| link.master == Some(bond.ifindex)) {
-        return Err(CardRefusal::Member { name: name.to_owned(), bond: bond.name.clone() });
+        let step = format!("`ip link set dev {name} nomaster` takes it out");
+        return Err(format!("{name} is a member of {}; {step}", bond.name).into());
     }
     if is_bond(link) {
         let member = network.links.iter().find(|member| member.master == Some(link.ifindex));
-        let member = member.map_or("…", |member| &member.name).to_owned();
-        return Err(CardRefusal::Bond { name: name.to_owned(), member });
+        let member = member.map_or("…", |member| &member.name);
+        let step = format!("take one out (`ip link set dev {member} nomaster`) and name it");
+        return Err(format!("{name} is a bond, and a report is about a card; {step}").into());
     }
     Ok(())
 }
@@ -381,7 +346,7 @@ mod tests {
         let refused = |name| refuse_bonds(&network, name).unwrap_err().to_string();
         assert_eq!(refused("eth1"), format!("eth1 is a member of bond0; {taken_out} takes it out"));
         assert!(refused("bond0").starts_with("bond0 is a bond") && refused("bond0").contains(taken_out));
-        assert_eq!(refuse_bonds(&network, "eth2"), Ok(()));
+        assert!(refuse_bonds(&network, "eth2").is_ok());
     }
 
     #[test]

@@ -6,14 +6,14 @@
 //! Nothing stays attached. Not here: which modes are tried (`report.rs`).
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use serde::Serialize;
-use thiserror::Error;
-use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringError, SteeringRules};
+use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringRules};
 use xvs_helper::task::Task as _;
 use xvs_host::network::deferral::DeferInterrupts;
 use xvs_proto::addr::Protocol;
@@ -21,8 +21,7 @@ use xvs_proto::network::LinkId;
 use xvs_proto::{MacAddr, ethernet, ipv4, udp};
 use xvs_xdp::device::has_carrier;
 use xvs_xdp::{
-    AttachError, Attached, BURST, CopyMode, Frame, Mode, ONE_BUFFER_MTU, Queues, RingSizes, SocketError,
-    Sockets, WantedMode, card,
+    Attached, BURST, CopyMode, Frame, Mode, ONE_BUFFER_MTU, Queues, RingSizes, Sockets, WantedMode, card,
 };
 
 use crate::doctor::tunables::interrupts_handled;
@@ -73,39 +72,13 @@ pub(super) struct Rate {
     pub counted: BTreeMap<String, u64>,
 }
 
-/// Why a mode cannot be tried, as a clause.
-#[derive(Debug, Error)]
-pub(super) enum TrialError {
-    #[error("the XDP program cannot be loaded: {0}")]
-    Program(io::Error),
-    #[error(transparent)]
-    Steering(#[from] SteeringError),
-    #[error(transparent)]
-    Attach(#[from] AttachError),
-    #[error("native mode is refused by {name} at an MTU of {mtu}{why}")]
-    NoNative { name: String, mtu: u32, why: String },
-    #[error(transparent)]
-    Sockets(#[from] SocketError),
-    #[error("zero-copy is refused by {name} at an MTU of {mtu}")]
-    NoZeroCopy { name: String, mtu: u32 },
-    #[error("the address of {name}: {error}")]
-    Address { name: String, error: io::Error },
-    #[error("no preferred busy polling: {0}")]
-    NoBusyPolling(io::Error),
-    #[error("{name}: {error}")]
-    Link { name: String, error: io::Error },
-    #[error("{name} has no carrier for {} s", PATIENCE.as_secs())]
-    NoCarrier { name: String },
-    #[error("interrupted")]
-    Interrupted,
-}
-
 /// The program that takes frames of trials.
 ///
 /// # Errors
 /// The kernel refuses it.
-pub(super) fn steering() -> Result<Steering, TrialError> {
-    let mut steering = Steering::load(FEW_RECORDS).map_err(TrialError::Program)?;
+pub(super) fn steering() -> Result<Steering, Box<dyn Error>> {
+    let steering = Steering::load(FEW_RECORDS);
+    let mut steering = steering.map_err(|error| format!("the XDP program cannot be loaded: {error}"))?;
     let wide = [BENCHMARKS.parse().expect("a prefix")].into();
     steering.update(&SteeringRules { wide, ..Default::default() })?;
     Ok(steering)
@@ -122,7 +95,7 @@ pub(super) fn run(
     source: Option<&mut End>,
     (mode, busy): (WantedMode, bool),
     ended: &AtomicBool,
-) -> Result<Trial, TrialError> {
+) -> Result<Trial, Box<dyn Error>> {
     // An earlier trial may have let the card negotiate its link anew.
     for name in [Some(interface), source.as_ref().map(|source| source.name())].into_iter().flatten() {
         await_carrier(name, ended)?;
@@ -130,7 +103,7 @@ pub(super) fn run(
     let begun = Instant::now();
     let mut end = End::open(steering, interface, mode)?;
     if busy {
-        end.poll_busily().map_err(TrialError::NoBusyPolling)?;
+        end.poll_busily().map_err(|error| format!("no preferred busy polling: {error}"))?;
     }
     let sockets = end.sockets();
     let Some(source) = source else { return Ok(Trial { sockets, pause_ms: None, directions: Vec::new() }) };
@@ -162,12 +135,12 @@ impl End {
     ///
     /// # Errors
     /// The mode cannot be had.
-    pub(super) fn open(steering: &Steering, name: &str, wanted: WantedMode) -> Result<Self, TrialError> {
+    pub(super) fn open(steering: &Steering, name: &str, wanted: WantedMode) -> Result<Self, Box<dyn Error>> {
         let attached = steering.attach(name, wanted, None)?;
         let mtu = attached.mtu();
         if attached.mode() == Mode::Generic && matches!(wanted, WantedMode::Copy | WantedMode::ZeroCopy) {
             let why = attached.native_refused().map(|error| format!(": {error}")).unwrap_or_default();
-            return Err(TrialError::NoNative { name: name.to_owned(), mtu, why });
+            return Err(format!("native mode is refused by {name} at an MTU of {mtu}{why}").into());
         }
         let queues: Vec<u32> = (0..attached.receive_queues()).collect();
         let sizes = RingSizes {
@@ -177,10 +150,9 @@ impl End {
         let owned = [Queues { attached: &attached, queues: &queues }];
         let sockets = Sockets::open(&owned, sizes)?;
         if wanted == WantedMode::ZeroCopy && sockets.copy_mode() != &CopyMode::ZeroCopy {
-            return Err(TrialError::NoZeroCopy { name: name.to_owned(), mtu });
+            return Err(format!("zero-copy is refused by {name} at an MTU of {mtu}").into());
         }
-        let mac =
-            attached.link_address().map_err(|error| TrialError::Address { name: name.to_owned(), error })?;
+        let mac = attached.link_address().map_err(|error| format!("the address of {name}: {error}"))?;
         Ok(Self { sockets, mac: MacAddr(mac), attached, busy: false, burst: Vec::new(), next: 0 })
     }
 
@@ -255,12 +227,12 @@ impl Drop for End {
     }
 }
 
-fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), TrialError> {
+fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), Box<dyn Error>> {
     let until = Instant::now() + PATIENCE;
-    while !has_carrier(name).map_err(|error| TrialError::Link { name: name.to_owned(), error })? {
+    while !has_carrier(name).map_err(|error| format!("{name}: {error}"))? {
         go_on(ended)?;
         if Instant::now() > until {
-            return Err(TrialError::NoCarrier { name: name.to_owned() });
+            return Err(format!("{name} has no carrier for {} s", PATIENCE.as_secs()).into());
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -268,7 +240,7 @@ fn await_carrier(name: &str, ended: &AtomicBool) -> Result<(), TrialError> {
 }
 
 /// Sends frames until one arrives; `false`: none does.
-fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<bool, TrialError> {
+fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<bool, Box<dyn Error>> {
     let until = Instant::now() + PATIENCE;
     let mut arrived = false;
     while !arrived && Instant::now() < until {
@@ -283,11 +255,11 @@ fn await_a_frame(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<boo
 
 /// # Errors
 /// The operator has ended it.
-pub(super) fn go_on(ended: &AtomicBool) -> Result<(), TrialError> {
-    if ended.load(Ordering::Relaxed) { Err(TrialError::Interrupted) } else { Ok(()) }
+pub(super) fn go_on(ended: &AtomicBool) -> Result<(), Box<dyn Error>> {
+    if ended.load(Ordering::Relaxed) { Err("interrupted".into()) } else { Ok(()) }
 }
 
-fn direction(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<Direction, TrialError> {
+fn direction(from: &mut End, to: &mut End, ended: &AtomicBool) -> Result<Direction, Box<dyn Error>> {
     let largest = from.largest().min(to.largest());
     let mut lost_sizes = Vec::new();
     let mut unsent_sizes = Vec::new();

@@ -5,10 +5,10 @@
 //! the machine boots.
 
 use std::collections::BTreeSet;
-use std::process::{Command, ExitStatus};
-use std::{fmt, fs, io};
+use std::error::Error;
+use std::process::Command;
+use std::{fmt, fs};
 
-use thiserror::Error;
 use xvs_host::cores::parse_cores;
 use xvs_xdp::card::CardSettings;
 
@@ -39,17 +39,6 @@ enum Action {
     Ethtool(String),
     /// Sends an interrupt to a core.
     Interrupt { irq: u32, core: usize },
-}
-
-/// Why a command failed.
-#[derive(Debug, Error)]
-enum ActionError {
-    #[error(transparent)]
-    File(#[from] io::Error),
-    #[error("the program ethtool cannot be started: {0}")]
-    NoEthtool(io::Error),
-    #[error("{said} ({status})")]
-    Ethtool { said: String, status: ExitStatus },
 }
 
 /// The findings of this machine. With [`Apply::Yes`], those about an item whose command was run say what came of it.
@@ -385,7 +374,7 @@ impl Item {
     }
 
     /// Runs its command, if it has one, and says what came of it.
-    fn apply(self, run: impl Fn(&Action) -> Result<(), ActionError>) -> Finding {
+    fn apply(self, run: impl Fn(&Action) -> Result<(), Box<dyn Error>>) -> Finding {
         let Self { finding, action: Some(action) } = self else { return self.finding };
         let (level, result, mend) = match run(&action) {
             Ok(()) => (Level::Ok, "done".to_owned(), None),
@@ -402,17 +391,18 @@ impl From<Finding> for Item {
 }
 
 impl Action {
-    fn run(&self) -> Result<(), ActionError> {
+    fn run(&self) -> Result<(), Box<dyn Error>> {
         match self {
             // What the printed command does, without a shell.
             Self::Interrupt { irq, core } => Ok(fs::write(affinity_path(*irq), core.to_string())?),
             Self::Ethtool(words) => {
                 let output = Command::new("ethtool").args(words.split(' ')).output();
-                let output = output.map_err(ActionError::NoEthtool)?;
+                let output =
+                    output.map_err(|error| format!("the program ethtool cannot be started: {error}"))?;
                 let said =
                     String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
                 let status = output.status;
-                if status.success() { Ok(()) } else { Err(ActionError::Ethtool { said, status }) }
+                if status.success() { Ok(()) } else { Err(format!("{said} ({status})").into()) }
             }
         }
     }
@@ -443,6 +433,7 @@ const LINK_AUTONEG: [&str; 3] = ["i40e", "ice", "hns3"];
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::io;
 
     use xvs_xdp::card::{Coalescing, Pause, Rings};
 

@@ -8,6 +8,7 @@
 //! types below define their fields.
 
 use std::collections::BTreeMap;
+use std::error::Error;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -15,14 +16,15 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use xvs_ctl::in_memory::{InMemory, SyncMessage};
 use xvs_dataplane::verdict::{DropReason, Verdict};
+use xvs_ipvsadm::Output;
 use xvs_ipvsadm::resolver::FixedNames as Names;
 use xvs_model::config::load_feedback::Feedback;
-use xvs_model::config::settings::Ipvs;
+use xvs_model::config::settings::{self, Ipvs};
 use xvs_model::hexadecimal;
 use xvs_model::protocol::question;
 use xvs_model::report::explain::Question;
 use xvs_proto::MacAddr;
-use xvs_proto::network::Network;
+use xvs_proto::network::{Network, NetworkError};
 
 /// A director in memory that answers lines of JSON.
 pub struct Lab {
@@ -133,11 +135,8 @@ impl Lab {
 
     /// As [`Self::answer`].
     pub(super) fn reply(&mut self, line: &str) -> Value {
-        let answer = match serde_json::from_str(line) {
-            Ok(line) => self.carry_out(line),
-            Err(error) => Err(error.to_string()),
-        };
-        answer.unwrap_or_else(|error| json!({ "error": error }))
+        let answer = serde_json::from_str(line).map_err(Into::into).and_then(|line| self.carry_out(line));
+        answer.unwrap_or_else(|error| json!({ "error": error.to_string() }))
     }
 
     /// Adds a host name, as a line of `/etc/hosts` does; for tests.
@@ -145,7 +144,7 @@ impl Lab {
         self.resolver = std::mem::take(&mut self.resolver).host(name, addr);
     }
 
-    fn carry_out(&mut self, line: Line) -> Result<Value, String> {
+    fn carry_out(&mut self, line: Line) -> Answer {
         match line {
             Line::Vlan { link, vlan, over, addresses } => self.vlan(&link, vlan, &over, &addresses),
             Line::Link { link, mac, addresses, mtu } => self.link(&link, &mac, &addresses, mtu),
@@ -154,13 +153,9 @@ impl Lab {
             Line::Set { set } => self.set(set),
             Line::Adm { adm, stdin } => {
                 let argv: Vec<_> = std::iter::once("ipvsadm".to_owned()).chain(adm).collect();
-                let output = xvs_ipvsadm::output(&argv, &stdin, &mut self.director, &self.resolver);
-                Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
+                Ok(printed(xvs_ipvsadm::output(&argv, &stdin, &mut self.director, &self.resolver)))
             }
-            Line::Xvs { xvs } => {
-                let output = crate::ask::output(&xvs, &mut self.director);
-                Ok(json!({ "exit": output.exit, "stdout": output.stdout, "stderr": output.stderr }))
-            }
+            Line::Xvs { xvs } => Ok(printed(crate::ask::output(&xvs, &mut self.director))),
             Line::Sync { sync, link } => self.receive_sync(&sync, &link),
             Line::Inject { inject, frame } => self.inject(&inject, &frame),
             Line::Explain { explain } => self.explain(explain),
@@ -172,59 +167,54 @@ impl Lab {
         }
     }
 
-    fn link(&mut self, name: &str, mac: &str, addresses: &[String], mtu: u32) -> Result<Value, String> {
-        let mac: MacAddr = mac.parse().map_err(|error| format!("mac {mac}: {error}"))?;
-        let addresses: Vec<_> = addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?;
-        self.change(|network| {
-            network.add_link(name, mac, &addresses, mtu).map(|_| ()).map_err(|e| e.to_string())
-        })
+    fn link(&mut self, name: &str, mac: &str, addresses: &[String], mtu: u32) -> Answer {
+        let mac = mac_address(mac)?;
+        let addresses = with_lengths(addresses)?;
+        self.change(|network| network.add_link(name, mac, &addresses, mtu).map(drop))
     }
 
-    fn vlan(&mut self, name: &str, id: u16, over: &str, addresses: &[String]) -> Result<Value, String> {
-        let addresses: Vec<_> = addresses.iter().map(|text| address(text)).collect::<Result<_, _>>()?;
+    fn vlan(&mut self, name: &str, id: u16, over: &str, addresses: &[String]) -> Answer {
+        let addresses = with_lengths(addresses)?;
         self.change(|network| {
             let below = network.link_named(over).map(|below| (below.mac, below.mtu)).unwrap_or_default();
-            let added = network.add_link(name, below.0, &addresses, below.1);
-            added.and_then(|_| network.make_vlan(name, id, over)).map_err(|error| error.to_string())
+            network.add_link(name, below.0, &addresses, below.1)?;
+            network.make_vlan(name, id, over)
         })
     }
 
-    fn route(&mut self, route: &str, via: IpAddr, link: &str) -> Result<Value, String> {
+    fn route(&mut self, route: &str, via: IpAddr, link: &str) -> Answer {
         let dest = if route == "default" { "0.0.0.0/0" } else { route };
         let dest = dest.parse().map_err(|error| format!("route {route}: {error}"))?;
-        self.change(|network| network.add_route(dest, Some(via), link).map_err(|error| error.to_string()))
+        self.change(|network| network.add_route(dest, Some(via), link))
     }
 
-    fn neighbour(&mut self, addr: IpAddr, mac: &str, link: &str) -> Result<Value, String> {
-        let mac = mac.parse().map_err(|error| format!("mac {mac}: {error}"))?;
-        self.change(|network| network.add_neighbour(addr, mac, link).map_err(|error| error.to_string()))
+    fn neighbour(&mut self, addr: IpAddr, mac: &str, link: &str) -> Answer {
+        let mac = mac_address(mac)?;
+        self.change(|network| network.add_neighbour(addr, mac, link))
     }
 
-    fn change(&mut self, change: impl FnOnce(&mut Network) -> Result<(), String>) -> Result<Value, String> {
+    fn change(&mut self, change: impl FnOnce(&mut Network) -> Result<(), NetworkError>) -> Answer {
         self.director.change_network(change)?;
         Ok(json!({ "ok": true }))
     }
 
-    fn set(&mut self, set: BTreeMap<String, Value>) -> Result<Value, String> {
-        let texts = set.into_iter().map(|(key, value)| {
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            (key, text)
-        });
-        let set: Vec<_> = texts.collect();
+    fn set(&mut self, set: BTreeMap<String, Value>) -> Answer {
+        let set: BTreeMap<_, _> = set
+            .into_iter()
+            .map(|(key, value)| (key, value.as_str().map_or_else(|| value.to_string(), str::to_owned)))
+            .collect();
         // All settings or none, like every request.
         let (mut ipvs, mut feedback) = self.director.settings();
-        set.iter()
-            .try_for_each(|(key, value)| {
-                xvs_model::config::settings::set(&mut ipvs, &mut feedback, key, value)
-            })
-            .map_err(|error| error.to_string())?;
-        for (key, value) in set {
-            question::set(&key, &value).ask(&mut self.director).map_err(|failure| failure.to_string())?;
+        for (key, value) in &set {
+            settings::set(&mut ipvs, &mut feedback, key, value)?;
+        }
+        for (key, value) in &set {
+            question::set(key, value).ask(&mut self.director)?;
         }
         Ok(json!({ "ok": true }))
     }
 
-    fn inject(&mut self, link: &str, frame: &str) -> Result<Value, String> {
+    fn inject(&mut self, link: &str, frame: &str) -> Answer {
         let bytes =
             hexadecimal::decode(frame).ok_or("frame: an even number of hexadecimal digits is needed")?;
         self.director.burst(link, [bytes.as_slice()])?;
@@ -241,7 +231,7 @@ impl Lab {
         Ok(self.with_sync(answer))
     }
 
-    fn receive_sync(&mut self, payload: &str, link: &str) -> Result<Value, String> {
+    fn receive_sync(&mut self, payload: &str, link: &str) -> Answer {
         let payload =
             hexadecimal::decode(payload).ok_or("sync: an even number of hexadecimal digits is needed")?;
         Ok(match self.director.receive_sync(link, &payload) {
@@ -250,16 +240,15 @@ impl Lab {
         })
     }
 
-    fn explain(&mut self, question: Question) -> Result<Value, String> {
-        let report = question::explain(question).ask(&mut self.director);
-        report.map(|report| json!(report)).map_err(|failure| failure.to_string())
+    fn explain(&mut self, question: Question) -> Answer {
+        Ok(json!(question::explain(question).ask(&mut self.director)?))
     }
 
-    fn advance(&mut self, seconds: f64) -> Result<Value, String> {
+    fn advance(&mut self, seconds: f64) -> Answer {
         if !(0.0..=1e9).contains(&seconds) {
-            return Err(format!("advance: {seconds} is not a number of seconds that can pass"));
+            return Err(format!("advance: {seconds} is not a number of seconds that can pass").into());
         }
-        self.director.advance(Duration::from_secs_f64(seconds)).map_err(|error| error.to_string())?;
+        self.director.advance(Duration::from_secs_f64(seconds))?;
         let answer = json!({ "ok": true, "tx": self.transmitted() });
         Ok(self.with_sync(answer))
     }
@@ -284,10 +273,27 @@ impl Lab {
     }
 }
 
-fn address(text: &str) -> Result<(IpAddr, u8), String> {
-    let wrong = || format!("{text}: an address with a prefix length like 10.0.0.1/24 is needed");
-    let (addr, len) = text.split_once('/').ok_or_else(wrong)?;
-    Ok((addr.parse().map_err(|_| wrong())?, len.parse().map_err(|_| wrong())?))
+/// The answer to a line, or why it cannot be carried out.
+type Answer = Result<Value, Box<dyn Error>>;
+
+/// What a program printed.
+fn printed(Output { exit, stdout, stderr }: Output) -> Value {
+    json!({ "exit": exit, "stdout": stdout, "stderr": stderr })
+}
+
+fn mac_address(text: &str) -> Result<MacAddr, Box<dyn Error>> {
+    Ok(text.parse().map_err(|error| format!("mac {text}: {error}"))?)
+}
+
+/// Addresses, each with the length of its prefix.
+fn with_lengths(texts: &[String]) -> Result<Vec<(IpAddr, u8)>, Box<dyn Error>> {
+    let read = texts.iter().map(|text| {
+        let parts =
+            text.split_once('/').and_then(|(addr, len)| Some((addr.parse().ok()?, len.parse().ok()?)));
+        let needed = "an address with a prefix length like 10.0.0.1/24 is needed";
+        parts.ok_or_else(|| format!("{text}: {needed}").into())
+    });
+    read.collect()
 }
 
 #[cfg(test)]

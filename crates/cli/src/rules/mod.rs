@@ -26,7 +26,7 @@ pub(crate) fn listed(file: &Path, faults: &[Fault]) -> String {
     lines.join("\n")
 }
 
-pub(crate) fn text(file: &Path) -> Result<String, String> {
+pub(crate) fn text(file: &Path) -> Result<String, Box<dyn Error>> {
     let mut text = String::new();
     let read = match file.as_os_str() == "-" {
         true => io::stdin().read_to_string(&mut text).map(|_| ()),
