@@ -41,6 +41,7 @@ pub use error::LineError;
 pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
+pub use service_name::named_service;
 pub use streams::{Messages, NextStep, Output, Streams};
 pub use xvs_lines::access_list::{EntryArgument, ListChange};
 pub use xvs_lines::arguments::{Line, RealServerArgument, ServiceArgument};

@@ -23,7 +23,7 @@ pub(crate) fn service_option(key: &ServiceKey, names: &Naming<'_>) -> String {
 }
 
 /// The options that name a service.
-pub(crate) fn named_service(key: &ServiceKey) -> String {
+pub fn named_service(key: &ServiceKey) -> String {
     match *key {
         // Unsigned: `-S` prints marks as signed numbers, and ipvsadm refuses negative ones.
         ServiceKey::Mark { mark, family } => {

@@ -194,7 +194,7 @@ fn source_check_on(facts: &Facts, default: &Link, link: &Link) -> Option<Finding
 }
 
 fn nat_servers(facts: &Facts) -> impl Iterator<Item = IpAddr> {
-    let nat = facts.servers().filter(|(_, server)| server.method == ForwardingMethod::Nat);
+    let nat = facts.servers().filter(|(_, server)| server.options.method == ForwardingMethod::Nat);
     nat.map(|(_, server)| server.endpoint.addr)
 }
 

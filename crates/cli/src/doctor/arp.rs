@@ -85,9 +85,9 @@ fn wrong_answer(facts: &Facts, answer: &Answer) -> Option<Finding> {
                 "the real server {host} answers ARP for it on {link} ({mac}): clients bypass the director"
             );
             let finding = Finding::fail(ARP, addr, found);
-            match server.method {
+            match server.options.method {
                 ForwardingMethod::DirectRouting | ForwardingMethod::Tunnel => {
-                    let tunnel = server.method == ForwardingMethod::Tunnel;
+                    let tunnel = server.options.method == ForwardingMethod::Tunnel;
                     let method = if tunnel { " --method tunnel" } else { "" };
                     finding.mend_on(host, format!("xvs realserver up --vip {addr}{method}"))
                 }

@@ -11,13 +11,13 @@ use xvs_ctl::unattached::Attachment;
 use xvs_dataplane::egress::Egress;
 use xvs_host::memory::CgroupLimit;
 use xvs_host::netfilter::chain::Table;
-use xvs_model::config::destination::Tunnel;
+use xvs_model::config::destination::Destination;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::report::daemon_facts::DaemonFacts;
 use xvs_proto::network::{Link, Network};
-use xvs_proto::{Endpoint, LinkId, MacAddr};
+use xvs_proto::{LinkId, MacAddr};
 use xvs_realserver::status::Status;
-use xvs_sched::{ForwardingMethod, ServiceKey};
+use xvs_sched::ServiceKey;
 use xvs_xdp::device::Device;
 
 use crate::doctor::finding::Finding;
@@ -97,18 +97,7 @@ pub(super) struct Service {
     /// Its key.
     pub key: ServiceKey,
     /// Its real servers.
-    pub servers: Vec<Server>,
-}
-
-/// A real server of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Server {
-    /// Its address and port.
-    pub endpoint: Endpoint,
-    /// Its forwarding method.
-    pub method: ForwardingMethod,
-    /// The encapsulation, if the method is a tunnel.
-    pub tunnel: Tunnel,
+    pub servers: Vec<Destination>,
 }
 
 /// An interface that is examined.
@@ -180,7 +169,7 @@ impl Facts {
     }
 
     /// Every real server with its service.
-    pub(super) fn servers(&self) -> impl Iterator<Item = (&Service, &Server)> {
+    pub(super) fn servers(&self) -> impl Iterator<Item = (&Service, &Destination)> {
         self.services.iter().flat_map(|service| service.servers.iter().map(move |server| (service, server)))
     }
 
@@ -235,6 +224,10 @@ pub(super) fn conf(interface: &str, name: &str) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use std::collections::BTreeSet;
+
+    use xvs_model::config::destination::DestinationOptions;
+    use xvs_proto::Endpoint;
+    use xvs_sched::ForwardingMethod;
 
     use crate::doctor::facts::*;
 
@@ -304,8 +297,8 @@ pub(super) mod tests {
     pub(crate) fn serve(mut facts: Facts, key: ServiceKey, method: ForwardingMethod) -> Facts {
         let endpoint = Endpoint::new([192, 0, 2, 11], 80);
         facts.network.add_neighbour("192.0.2.11".parse().unwrap(), SERVER_MAC, "lan").unwrap();
-        let server = Server { endpoint, method, tunnel: Tunnel::Ipip };
-        facts.services.push(Service { key, servers: vec![server] });
+        let options = DestinationOptions { method, ..DestinationOptions::default() };
+        facts.services.push(Service { key, servers: vec![Destination { endpoint, options }] });
         facts
     }
 

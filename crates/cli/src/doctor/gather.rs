@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io, thread};
 
+use clap::Args;
 use rustix::process::{Resource, geteuid, getrlimit};
 use thiserror::Error;
 use tokio_rustls::rustls::ServerConfig;
@@ -34,25 +35,28 @@ use xvs_xdp::device::Device;
 use crate::doctor::addresses::{IGNORE, REDIRECTS, SOURCE};
 use crate::doctor::arp::who_has;
 use crate::doctor::clocks;
-use crate::doctor::facts::{Answer, Facts, Interface, Memory, Server, Service, TRANSPARENT, conf};
+use crate::doctor::facts::{Answer, Facts, Interface, Memory, Service, TRANSPARENT, conf};
 use crate::doctor::finding::Finding;
 use crate::doctor::firewall;
 use crate::doctor::servers::{OWN, RESERVED, next_hops};
 use crate::output::late_reply;
+use crate::servers::realserver::RECORDS;
 
-/// The request of the command line.
-#[derive(Debug, Clone, Default)]
+/// The arguments that say which facts are read.
+#[derive(Debug, Clone, Args)]
 pub(super) struct Asked {
-    /// Interfaces; empty: those of the daemon, else those of the file.
+    /// Check this interface; may be given several times [default: those of xvsd, else of the file]
+    #[arg(long = "interface", value_name = "IFACE")]
     pub interfaces: Vec<String>,
-    /// Virtual addresses in addition to those of services.
+    /// Check this virtual address in addition to those of services; may be given several times
+    #[arg(long = "vip", value_name = "ADDRESS")]
     pub addresses: Vec<IpAddr>,
-    /// Other directors, whose clocks are compared.
+    /// Compare the clock of this other director; may be given several times
+    #[arg(long = "director", value_name = "ADDRESS")]
     pub directors: Vec<IpAddr>,
-    /// The path of an xvs.toml.
+    /// Read this xvs.toml: its interfaces, sizes and rules
+    #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where `xvs realserver` keeps its records.
-    pub records: PathBuf,
 }
 
 /// The kernel's network cannot be read at all.
@@ -80,7 +84,7 @@ pub(super) fn gather(asked: &Asked) -> Result<Facts, NetworkUnread> {
     }
     read_interfaces(&mut facts, asked)?;
     facts.settings = settings(&facts);
-    match Realserver::status(&asked.records, None) {
+    match Realserver::status(Path::new(RECORDS), None) {
         Ok(status) => facts.real_server = status,
         Err(error) => facts.faults.push(Finding::warn("real server", "", error)),
     }
@@ -139,14 +143,8 @@ fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failu
 
 /// Notes the services and local addresses of a state.
 fn note_rules(facts: &mut Facts, state: &State) {
-    let services = state.services().map(|(key, service)| {
-        let servers = service.destinations.iter().map(|dest| Server {
-            endpoint: dest.endpoint,
-            method: dest.options.method,
-            tunnel: dest.options.tunnel,
-        });
-        Service { key: *key, servers: servers.collect() }
-    });
+    let services =
+        state.services().map(|(key, service)| Service { key: *key, servers: service.destinations.clone() });
     facts.services = services.collect();
     facts.locals = state.locals().to_vec();
 }

@@ -25,8 +25,6 @@ mod tunables;
 mod tune;
 
 use std::io::Write;
-use std::net::IpAddr;
-use std::path::PathBuf;
 
 use clap::Args;
 use facts::Facts;
@@ -38,24 +36,13 @@ use crate::doctor::gather::Asked;
 use crate::doctor::tune::Apply;
 use crate::output::exit::Done;
 use crate::output::text::{counted, print_json};
-use crate::servers::realserver::RECORDS;
 
 /// The arguments of `xvs doctor`.
 #[derive(Debug, Args)]
 #[command(after_help = EXIT_CODES)]
 pub(super) struct Arguments {
-    /// Check this interface; may be given several times [default: those of xvsd, else of the file]
-    #[arg(long = "interface", value_name = "IFACE")]
-    interfaces: Vec<String>,
-    /// Check this virtual address in addition to those of services; may be given several times
-    #[arg(long = "vip", value_name = "ADDRESS")]
-    addresses: Vec<IpAddr>,
-    /// Compare the clock of this other director; may be given several times
-    #[arg(long = "director", value_name = "ADDRESS")]
-    directors: Vec<IpAddr>,
-    /// Read this xvs.toml: its interfaces, sizes and rules
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
+    #[command(flatten)]
+    asked: Asked,
     #[command(flatten)]
     fleet: Fleet,
     /// Instead of these checks, print what each network card and the workers' cores should have set, and the commands
@@ -111,11 +98,11 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let findings = if !arguments.fleet.fleet.is_empty() {
         fleet::examine(&arguments.fleet.fetch()?)
     } else if let Some(file) = &arguments.wanted.report {
-        report::run(&asked(arguments), &arguments.wanted, file)?
+        report::run(&arguments.asked, &arguments.wanted, file)?
     } else if arguments.tune {
-        tune::run(&asked(arguments), if arguments.apply { Apply::Yes } else { Apply::No })?
+        tune::run(&arguments.asked, if arguments.apply { Apply::Yes } else { Apply::No })?
     } else {
-        examine(&gather::gather(&asked(arguments))?)
+        examine(&gather::gather(&arguments.asked)?)
     };
     if arguments.json {
         print_json(&Document { level: worst(&findings), findings: &findings }, out)?;
@@ -124,17 +111,6 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         writeln!(out, "{}", summary(&findings))?;
     }
     Ok(worst(&findings) as u8)
-}
-
-fn asked(arguments: &Arguments) -> Asked {
-    let Arguments { interfaces, addresses, directors, config, .. } = arguments;
-    Asked {
-        interfaces: interfaces.clone(),
-        addresses: addresses.clone(),
-        directors: directors.clone(),
-        config: config.clone(),
-        records: RECORDS.into(),
-    }
 }
 
 /// What `--json` prints.

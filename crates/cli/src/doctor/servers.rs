@@ -8,12 +8,14 @@ use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_dataplane::forward::Ends;
 use xvs_dataplane::{forward, snapshot};
 use xvs_host::reserved_ports;
+use xvs_ipvsadm::named_service;
+use xvs_model::config::destination::{Destination, DestinationOptions};
 use xvs_model::config::local_address::LocalAddress;
 use xvs_proto::{Family, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::doctor::addresses;
-use crate::doctor::facts::{Facts, Server, Service};
+use crate::doctor::facts::{Facts, Service};
 use crate::doctor::finding::Finding;
 
 /// Whether each real server can be reached; one finding per address.
@@ -25,12 +27,14 @@ pub(super) fn routes(facts: &Facts) -> Vec<Finding> {
     servers.into_iter().map(|(service, server)| route(facts, &egress, service, server)).collect()
 }
 
-fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> Finding {
+fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination) -> Finding {
     let addr = server.endpoint.addr;
     let (link, next_hop) = match egress.route(addr, 0) {
-        RouteTo::Local if matches!(server.method, ForwardingMethod::Nat | ForwardingMethod::FullNat) => {
+        RouteTo::Local
+            if matches!(server.options.method, ForwardingMethod::Nat | ForwardingMethod::FullNat) =>
+        {
             let found = "it is the director itself, to which NAT cannot forward; -g delivers locally";
-            let mend = format!("xvsadm -e {} -r {} -g", option(service), server.endpoint);
+            let mend = format!("xvsadm -e {} -r {} -g", named_service(&service.key), server.endpoint);
             return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
         }
         RouteTo::Local => return Finding::ok(ROUTE, addr, "it is the director itself").seen(ROUTES),
@@ -56,12 +60,12 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
             None => Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(new_route(facts, addr)),
         };
     }
-    if server.method == ForwardingMethod::DirectRouting && next_hop != addr {
+    if server.options.method == ForwardingMethod::DirectRouting && next_hop != addr {
         let found = format!(
             "direct routing needs the real server on the director's link, and {next_hop} on {name} is a router, which \
              would route packets for the virtual address back; use a tunnel"
         );
-        let mend = format!("xvsadm -e {} -r {} -i", option(service), server.endpoint);
+        let mend = format!("xvsadm -e {} -r {} -i", named_service(&service.key), server.endpoint);
         return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
     }
     match egress.neighbour(link, next_hop) {
@@ -74,7 +78,7 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> 
                 "{next_hop} on {name} does not answer ARP or neighbour discovery: packets to it are dropped as \
                  no_neighbour. Start the machine, or remove the real server until it runs"
             );
-            let mend = format!("xvsadm -d {} -r {}", option(service), server.endpoint);
+            let mend = format!("xvsadm -d {} -r {}", named_service(&service.key), server.endpoint);
             Finding::fail("neighbour", addr, found).seen("ip neigh").mend(mend)
         }
     }
@@ -89,25 +93,14 @@ fn new_route(facts: &Facts, addr: IpAddr) -> String {
     }
 }
 
-/// xvsadm's option that names a service.
-fn option(service: &Service) -> String {
-    match service.key {
-        ServiceKey::Address { protocol: Protocol::UDP, endpoint } => format!("-u {endpoint}"),
-        ServiceKey::Address { protocol: Protocol::SCTP, endpoint } => format!("--sctp-service {endpoint}"),
-        ServiceKey::Address { endpoint, .. } => format!("-t {endpoint}"),
-        ServiceKey::Mark { mark, family: xvs_proto::Family::V4 } => format!("-f {mark}"),
-        ServiceKey::Mark { mark, family: xvs_proto::Family::V6 } => format!("-f {mark} -6"),
-    }
-}
-
 /// Whether clients' packets fit the tunnels to real servers.
 pub(super) fn tunnels(facts: &Facts) -> Vec<Finding> {
     let egress = Egress::build(&facts.network);
-    let tunnelled = facts.servers().filter(|(_, server)| server.method == ForwardingMethod::Tunnel);
+    let tunnelled = facts.servers().filter(|(_, server)| server.options.method == ForwardingMethod::Tunnel);
     tunnelled.filter_map(|(service, server)| room(facts, &egress, service, server)).collect()
 }
 
-fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> Option<Finding> {
+fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Destination) -> Option<Finding> {
     let addr = server.endpoint.addr;
     let RouteTo::Via { link, .. } = egress.route(addr, 0) else { return None };
     let of_link = egress.mtu(addr, link)?;
@@ -156,8 +149,8 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Server) -> O
 }
 
 /// The length of a tunnel's outer headers, in bytes.
-fn overhead(server: &Server) -> u32 {
-    let Server { endpoint, method, tunnel } = *server;
+fn overhead(server: &Destination) -> u32 {
+    let Destination { endpoint, options: DestinationOptions { method, tunnel, .. } } = *server;
     let ends = Ends { client: endpoint, virtual_endpoint: endpoint, dest: endpoint, local: None, method };
     forward::overhead(&ends, snapshot::Tunnel { source: None, encapsulation: encapsulation(tunnel) })
 }
@@ -219,7 +212,7 @@ pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
     let lacking = facts.servers().filter_map(|(service, server)| {
         let family = server.endpoint.family();
         let has_one = own.iter().any(|local| Family::of(local.addr) == family);
-        if server.method != ForwardingMethod::FullNat || has_one {
+        if server.options.method != ForwardingMethod::FullNat || has_one {
             return None;
         }
         let usable = egress.source_of_family(server.endpoint.addr, family, |addr| {
@@ -256,7 +249,7 @@ pub(super) fn next_hops(facts: &Facts) -> Vec<(u32, IpAddr)> {
 
 /// The networks of real servers by NAT, whose hosts they answer directly: also each other.
 pub(super) fn neighbours(facts: &Facts) -> Vec<Finding> {
-    let by_nat = facts.servers().filter(|(_, server)| server.method == ForwardingMethod::Nat);
+    let by_nat = facts.servers().filter(|(_, server)| server.options.method == ForwardingMethod::Nat);
     let networks = by_nat.filter_map(|(_, server)| {
         let link = addresses::beside(facts, server.endpoint.addr)?;
         let networks = link.addresses.iter().filter_map(|&(addr, len)| Prefix::new(addr, len));
@@ -304,7 +297,7 @@ mod tests {
             [(ForwardingMethod::Nat, &["192.0.2.0/24"][..]), (ForwardingMethod::FullNat, &[])]
         {
             let mut facts = serve(facts(), web(), method);
-            let another = facts.services[0].servers[0];
+            let another = facts.services[0].servers[0].clone();
             facts.services[0].servers.push(another);
             let found = neighbours(&facts);
             assert_eq!(found.iter().map(|finding| &*finding.object).collect::<Vec<_>>(), networks);
