@@ -54,17 +54,37 @@ fn limit_files(mounts: &str, own: &str) -> Vec<PathBuf> {
     files
 }
 
-/// Memory in reserved huge pages that no process has claimed. It does not count for a control group.
-pub fn free_huge_page_bytes() -> u64 {
-    let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let unclaimed = number(&meminfo, "HugePages_Free:").saturating_sub(number(&meminfo, "HugePages_Rsvd:"));
-    unclaimed * (number(&meminfo, "Hugepagesize:") << 10)
+/// The reserved huge pages of this machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct HugePages {
+    /// The size of each, in bytes.
+    pub size_bytes: u64,
+    /// How many there are.
+    pub total: u64,
+    /// How many no process has claimed. Their memory does not count for a control group.
+    pub unclaimed: u64,
 }
 
-/// The number behind a name; 0 if there is none.
-fn number(meminfo: &str, name: &str) -> u64 {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
+impl HugePages {
+    /// Reads them; without `/proc/meminfo` there are none.
+    pub fn read() -> Self {
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        let [size_kib, total, free, claimed] =
+            ["Hugepagesize:", "HugePages_Total:", "HugePages_Free:", "HugePages_Rsvd:"]
+                .map(|name| number(&meminfo, name).unwrap_or(0));
+        Self { size_bytes: size_kib << 10, total, unclaimed: free.saturating_sub(claimed) }
+    }
+
+    /// The memory in those that no process has claimed, in bytes.
+    pub fn unclaimed_bytes(self) -> u64 {
+        self.unclaimed * self.size_bytes
+    }
+}
+
+/// The number behind a name of `/proc/meminfo`. Source: proc_meminfo(5).
+fn number(meminfo: &str, name: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
 }
 
 /// Available memory, in pages.
@@ -73,17 +93,11 @@ fn number(meminfo: &str, name: &str) -> u64 {
 /// `/proc/meminfo` cannot be read; `InvalidData` if it has no line `MemAvailable`.
 pub fn available_pages() -> io::Result<u32> {
     let text = fs::read_to_string("/proc/meminfo")?;
-    let kibibytes = available_kibibytes(&text).ok_or_else(|| {
+    let kibibytes = number(&text, "MemAvailable:").ok_or_else(|| {
         io::Error::new(io::ErrorKind::InvalidData, "/proc/meminfo has no line MemAvailable")
     })?;
     let page = rustix::param::page_size() as u64;
     Ok(u32::try_from(kibibytes.saturating_mul(1024) / page).unwrap_or(u32::MAX))
-}
-
-/// The value of `MemAvailable`, in KiB. Source: proc_meminfo(5).
-fn available_kibibytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().strip_suffix("kB")?.trim().parse().ok()
 }
 
 #[cfg(test)]
@@ -93,8 +107,8 @@ mod tests {
     #[test]
     fn the_line_of_available_memory_is_found_among_others() {
         let text = "MemTotal:       16330612 kB\nMemFree:          813276 kB\nMemAvailable:    9876543 kB\n";
-        assert_eq!(available_kibibytes(text), Some(9_876_543));
-        assert_eq!(available_kibibytes("MemTotal:       16330612 kB\n"), None);
+        assert_eq!(number(text, "MemAvailable:"), Some(9_876_543));
+        assert_eq!(number("MemTotal:       16330612 kB\n", "MemAvailable:"), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use xvs_ctl::bonds::bond_of;
 use xvs_ctl::config::Config;
 use xvs_ctl::unattached::Attachment;
 use xvs_dataplane::egress::Egress;
-use xvs_host::memory::CgroupLimit;
+use xvs_host::memory::{CgroupLimit, HugePages};
 use xvs_host::netfilter::chain::Table;
 use xvs_model::config::destination::Destination;
 use xvs_model::config::local_address::LocalAddress;
@@ -80,11 +80,7 @@ pub(super) struct Memory {
     /// The hard limit of RLIMIT_MEMLOCK; `None`: unlimited.
     pub lock_limit_bytes: Option<u64>,
     /// Reserved huge pages.
-    pub huge_pages: u64,
-    /// Free huge pages that no process has claimed.
-    pub free_huge_pages: u64,
-    /// The size of a huge page.
-    pub huge_page_bytes: u64,
+    pub huge_pages: HugePages,
     /// For which memory the kernel makes huge pages without a reservation: the text of [`TRANSPARENT`].
     pub transparent: String,
     /// The limit of a control group of this process.

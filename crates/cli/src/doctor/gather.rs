@@ -20,6 +20,7 @@ use xvs_ctl::bonds::{bond_of, choose};
 use xvs_ctl::config::Config;
 use xvs_ctl::credentials::Credentials;
 use xvs_host::cores::cores_available;
+use xvs_host::memory::{HugePages, cgroup_limit};
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::netlink::Netlink;
@@ -318,20 +319,12 @@ fn settings(facts: &Facts) -> BTreeMap<String, String> {
 }
 
 fn memory() -> Memory {
-    let meminfo = text("/proc/meminfo");
-    let [huge_page_kib, huge_pages] = ["Hugepagesize", "HugePages_Total"].map(|name| {
-        let line = meminfo.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0)
-    });
-    let huge_page_bytes = huge_page_kib << 10;
     Memory {
         may_lock: may_lock(&text("/proc/self/status")),
         lock_limit_bytes: getrlimit(Resource::Memlock).maximum,
-        huge_pages,
-        free_huge_pages: xvs_host::memory::free_huge_page_bytes() / huge_page_bytes.max(1),
-        huge_page_bytes,
+        huge_pages: HugePages::read(),
         transparent: text(TRANSPARENT),
-        cgroup_limit: xvs_host::memory::cgroup_limit(),
+        cgroup_limit: cgroup_limit(),
     }
 }
 

@@ -3,6 +3,7 @@
 use xvs_ctl::config::TableMemory;
 use xvs_ctl::placement::shares;
 use xvs_dataplane::conn::TableConfig;
+use xvs_host::memory::HugePages;
 use xvs_realserver::status::Status;
 use xvs_xdp::kernel::{lack, version};
 use xvs_xdp::{RingSizes, frame_bytes, umem_bytes};
@@ -93,9 +94,8 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
         TableMemory::OnDemand | TableMemory::SmallPages => return Vec::new(),
     }
     let table = table(facts);
-    let size = facts.memory.huge_page_bytes.max(1);
-    let needed = (table.mapped_bytes() as u64).div_ceil(size);
-    let free = facts.memory.free_huge_pages;
+    let HugePages { size_bytes, total, unclaimed: free } = facts.memory.huge_pages;
+    let needed = (table.mapped_bytes() as u64).div_ceil(size_bytes.max(1));
     let finding = if free >= needed {
         Finding::ok("huge pages", "", format!("{free} are free, the table takes {needed}"))
     } else {
@@ -103,7 +103,7 @@ pub(super) fn huge_pages(facts: &Facts) -> Vec<Finding> {
             "{free} are free and the table takes {needed}; with small pages each look-up costs more, unless the kernel \
              can combine them"
         );
-        let total = facts.memory.huge_pages + needed - free;
+        let total = total + needed - free;
         Finding::warn("huge pages", "", found).mend(format!("sysctl -w vm.nr_hugepages={total}"))
     };
     vec![finding.seen("/proc/meminfo")]
@@ -123,7 +123,7 @@ pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
         return Vec::new();
     };
     let packet_bytes = packet_bytes(facts).unwrap_or(0);
-    let free_huge_bytes = facts.memory.free_huge_pages * facts.memory.huge_page_bytes;
+    let free_huge_bytes = facts.memory.huge_pages.unclaimed_bytes();
     let finding = match facts.config.check_limit(&table(facts), packet_bytes, free_huge_bytes, limit) {
         Ok(()) => {
             let found = format!("{} MiB if xvsd is started from this shell, it fits", limit.bytes >> 20);
@@ -232,13 +232,12 @@ mod tests {
         facts.config.conn_table_memory = TableMemory::Resident;
         assert_eq!(huge_pages(&facts), [], "the table is in files");
         facts.config.state_directory = None;
-        facts.memory.huge_page_bytes = 2 << 20;
-        (facts.memory.huge_pages, facts.memory.free_huge_pages) = (10, 4);
+        facts.memory.huge_pages = HugePages { size_bytes: 2 << 20, total: 10, unclaimed: 4 };
         let found = only(huge_pages(&facts));
         assert_eq!(found.level, Level::Warn);
         // A little more than 169 MiB are 85 pages. 4 are free, and 6 others are in use.
         assert_eq!(found.mend.unwrap().command, "sysctl -w vm.nr_hugepages=91");
-        facts.memory.free_huge_pages = 100;
+        facts.memory.huge_pages.unclaimed = 100;
         assert_eq!(only(huge_pages(&facts)).level, Level::Ok);
     }
 
@@ -267,14 +266,14 @@ mod tests {
         assert_eq!(found.level, Level::Warn);
         let wanted = "xvsd takes 260 MiB, and /sys/fs/cgroup/memory.max allows 128 MiB";
         assert!(found.found.contains(wanted), "{found}");
-        (facts.memory.huge_page_bytes, facts.memory.free_huge_pages) = (2 << 20, 85);
+        facts.memory.huge_pages = HugePages { size_bytes: 2 << 20, total: 85, unclaimed: 85 };
         facts.config.state_directory = None;
         assert_eq!(
             only(memory_limit(&facts)).level,
             Level::Ok,
             "reserved huge pages do not count for a control group"
         );
-        facts.memory.free_huge_pages = 0;
+        facts.memory.huge_pages.unclaimed = 0;
         facts.memory.cgroup_limit =
             Some(CgroupLimit { bytes: 320 << 20, file: "/sys/fs/cgroup/memory.max".into() });
         assert_eq!(only(memory_limit(&facts)).level, Level::Ok);

@@ -212,7 +212,7 @@ fn open_table(
     };
     Config::check_table(&table, machine_memory_bytes())?;
     let packet_bytes = workers.packet_bytes();
-    let free_huge_bytes = memory::free_huge_page_bytes();
+    let free_huge_bytes = memory::HugePages::read().unclaimed_bytes();
     let over = memory::cgroup_limit()
         .and_then(|limit| config.check_limit(&table, packet_bytes, free_huge_bytes, &limit).err());
     let mut kept = KeptState::open(config, table, over, others)?;
