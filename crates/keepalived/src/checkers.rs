@@ -15,9 +15,8 @@ use xvs_proto::Endpoint;
 use xvs_sched::ForwardingMethod;
 
 use crate::blocks::Block;
-use crate::files::Files;
+use crate::definitions::Definitions;
 use crate::http::TlsStatements;
-use crate::ssl::Ssl;
 use crate::timing::{INTERVAL, TimingOptions, set};
 use crate::values::Faults;
 use crate::{files, http};
@@ -38,10 +37,8 @@ pub(super) struct CheckerContext<'a> {
     pub(super) host: Option<String>,
     /// The host of the virtual server, for the server name of TLS.
     pub(super) service_host: Option<String>,
-    /// The files for `FILE_CHECK`.
-    pub(super) files: &'a Files,
-    /// The `SSL` block.
-    pub(super) ssl: &'a Ssl,
+    /// The files for `FILE_CHECK`, and the `SSL` block.
+    pub(super) definitions: &'a Definitions,
 }
 
 /// Whether this keyword starts a checker.
@@ -219,11 +216,11 @@ impl Draft {
         }
         match block.keyword() {
             "connect_ip" => set(&mut self.connect_ip, faults.address(block)),
-            "connect_port" => set(&mut self.connect_port, faults.port(block)),
+            "connect_port" => set(&mut self.connect_port, faults.number(block, 1..=u16::MAX)),
             "bindto" => set(&mut self.source, faults.address(block)),
-            "bind_port" => set(&mut self.source_port, faults.port(block)),
+            "bind_port" => set(&mut self.source_port, faults.number(block, 1..=u16::MAX)),
             "bind_if" => set(&mut self.interface, faults.argument(block).map(str::to_owned)),
-            "fwmark" => self.mark = faults.number_u32(block, 0..=u32::MAX).unwrap_or(self.mark),
+            "fwmark" => self.mark = faults.number(block, 0..=u32::MAX).unwrap_or(self.mark),
             _ => return false,
         }
         true
@@ -363,12 +360,10 @@ impl Kind {
                     "payload" => set(payload, bytes(block, faults)),
                     "require_reply" => set(pattern, masked(block, faults)),
                     "min_reply_length" => {
-                        *min_length =
-                            faults.number(block, 0..=65_535).map_or(*min_length, |length| length as u16);
+                        *min_length = faults.number(block, 0..=u16::MAX).unwrap_or(*min_length);
                     }
                     "max_reply_length" => {
-                        *max_length =
-                            faults.number(block, 0..=65_535).map_or(*max_length, |length| length as u16);
+                        *max_length = faults.number(block, 0..=u16::MAX).unwrap_or(*max_length);
                     }
                     _ => return false,
                 }
@@ -378,8 +373,8 @@ impl Kind {
                 match block.keyword() {
                     "misc_path" => set(script, faults.command(block)),
                     "misc_timeout" => {
-                        let seconds = faults.number(block, 0..=u64::from(u32::MAX));
-                        *timeout = seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs);
+                        let seconds = faults.number(block, 0..=u32::MAX).filter(|seconds| *seconds > 0);
+                        *timeout = seconds.map(|seconds| Duration::from_secs(seconds.into()));
                     }
                     "misc_dynamic" => *meaning = ExitCodeMeaning::Dynamic,
                     "user" => set(user, faults.argument(block).map(|_| block.arguments().to_vec())),
@@ -426,7 +421,7 @@ impl Kind {
                         let host = context.service_host.as_ref();
                         http.urls[at].server_name = tls.name(&http.urls[at], &http, host);
                     }
-                    http.tls = Some(Box::new(context.ssl.tls(tls.trust)));
+                    http.tls = Some(Box::new(context.definitions.ssl.tls(tls.trust)));
                 } else if tls.trust == Trust::Authorities {
                     faults.warn(&block.place, "`tls_verify` without TLS has no effect");
                 }
@@ -447,7 +442,7 @@ impl Kind {
             }
             Self::File { name, weight } => {
                 let Some(name) = name else { return incomplete(block, "track_file", faults) };
-                let Some(file) = context.files.find(&name) else {
+                let Some(file) = context.definitions.files.find(&name) else {
                     faults.warn(&block.place, format!("no `track_file {name}`; the check is left out"));
                     return None;
                 };

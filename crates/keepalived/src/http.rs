@@ -81,11 +81,11 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
             "regex_no_match" => pattern.is_unwanted = true,
             "regex_options" => pattern.options.extend(options(statement, faults)),
             "regex_min_offset" => {
-                let offset = faults.number_u32(statement, 0..=u32::MAX);
+                let offset = faults.number(statement, 0..=u32::MAX);
                 pattern.least_offset = offset.map_or(pattern.least_offset, |offset| offset as usize);
             }
             "regex_max_offset" => {
-                let offset = faults.number_u32(statement, 0..=u32::MAX);
+                let offset = faults.number(statement, 0..=u32::MAX);
                 set(&mut pattern.most_offset, offset.map(|offset| offset as usize));
             }
             // The stack size of an older PCRE library.

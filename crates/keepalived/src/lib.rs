@@ -3,7 +3,7 @@
 //!
 //! Lines ([`lexer`]) become statements ([`reader`], [`loops`]), and statements a tree of blocks ([`blocks`]). From the
 //! tree this crate reads `virtual_server` ([`services`], `settings`, [`servers`], `own_lines`), `virtual_server_group`
-//! ([`groups`]), the checkers (`checkers`, `http`, `ssl`, [`files`], [`timing`]) and the parts of `global_defs` that
+//! ([`groups`], `definitions`), the checkers (`checkers`, `http`, `ssl`, [`files`], [`timing`]) and the parts of `global_defs` that
 //! concern xvs ([`globals`]); `unused` has the other statements. [`values`] parses the arguments of keywords. VRRP and
 //! BFD blocks are skipped: keepalived itself runs them. Pure, apart from reading files. Not here: running the checks
 //! (`xvs_health`).
@@ -13,10 +13,8 @@ use std::io;
 use std::path::Path;
 
 use blocks::Block;
-use files::Files;
-use groups::Groups;
+use definitions::Definitions;
 use rustix::system::uname;
-use ssl::Ssl;
 use values::{Faults, decimal};
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::health_checks::fault::Place;
@@ -30,6 +28,7 @@ pub mod loops;
 pub mod reader;
 
 // Arguments, and blocks that others refer to.
+mod definitions;
 pub mod files;
 pub mod globals;
 pub mod groups;
@@ -73,15 +72,7 @@ pub fn host() -> String {
 }
 
 fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
-    let mut groups = Groups::default();
-    for block in tree.iter().filter(|block| block.keyword() == "virtual_server_group") {
-        groups.read(block, &mut faults);
-    }
-    let mut files = Files::default();
-    for block in tree.iter().filter(|block| matches!(block.keyword(), "track_file" | "vrrp_track_file")) {
-        files.read(block, &mut faults);
-    }
-    let ssl = Ssl::of(tree, &mut faults);
+    let definitions = Definitions::of(tree, &mut faults);
     let runs_vrrp = tree.iter().any(|block| block.keyword() == "vrrp_instance");
     let mut globals = Globals::default();
     let mut timeouts = Timeouts::UNSET;
@@ -92,8 +83,7 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
         match block.keyword() {
             "virtual_server_group" | "SSL" => {}
             "virtual_server" => {
-                let read = services::read(block, &groups, &files, &ssl, &mut faults);
-                let Some(mut read) = read else { continue };
+                let Some(mut read) = services::read(block, &definitions, &mut faults) else { continue };
                 remove_duplicates(&mut read, &mut known, &mut faults);
                 if !read.services.is_empty() {
                     if let Some(group) = read.group() {

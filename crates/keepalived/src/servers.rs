@@ -15,11 +15,10 @@ use xvs_sched::Weight;
 use crate::blocks::Block;
 use crate::checkers;
 use crate::checkers::CheckerContext;
-use crate::files::Files;
+use crate::definitions::Definitions;
 use crate::groups::Entry;
 use crate::head::{Head, NAT, endpoint, family, in_services};
 use crate::settings::Settings;
-use crate::ssl::Ssl;
 use crate::timing::{TimingOptions, set};
 use crate::values::{Faults, Method};
 
@@ -76,15 +75,15 @@ impl<'a> Draft<'a> {
     fn apply(&mut self, block: &Block, faults: &mut Faults) -> bool {
         let (upper, lower) = &mut self.thresholds;
         match block.keyword() {
-            "weight" => set(&mut self.weight, faults.number_u32(block, 0..=i32::MAX as u32)),
+            "weight" => set(&mut self.weight, faults.number(block, 0..=i32::MAX as u32)),
             "lvs_method" => set(&mut self.method, faults.method(block)),
             "lb_kind" => {
                 let text = "`lb_kind` of a real server: keepalived ignores it; xvs reads it as `lvs_method`";
                 faults.warn(&block.place, text);
                 set(&mut self.method, faults.method(block));
             }
-            "uthreshold" => *upper = faults.number_u32(block, 0..=u32::MAX).unwrap_or(*upper),
-            "lthreshold" => *lower = faults.number_u32(block, 0..=u32::MAX).unwrap_or(*lower),
+            "uthreshold" => *upper = faults.number(block, 0..=u32::MAX).unwrap_or(*upper),
+            "lthreshold" => *lower = faults.number(block, 0..=u32::MAX).unwrap_or(*lower),
             "inhibit_on_failure" => set(&mut self.inhibit, faults.switch(block)),
             "notify_up" => faults.script_once(block, &mut self.notify_up),
             "notify_down" => faults.script_once(block, &mut self.notify_down),
@@ -101,8 +100,7 @@ impl<'a> Draft<'a> {
         self,
         settings: &Settings,
         head: &Head,
-        files: &Files,
-        ssl: &Ssl,
+        definitions: &Definitions,
         faults: &mut Faults,
     ) -> RealServer {
         let (method, tunnel) = self.method.or(settings.method).unwrap_or(NAT);
@@ -121,8 +119,7 @@ impl<'a> Draft<'a> {
             service_interval: settings.timing.interval(),
             host: self.host.or_else(|| settings.host.clone()),
             service_host: settings.host.clone(),
-            files,
-            ssl,
+            definitions,
         };
         let checks = self.checkers.iter().flat_map(|checker| checkers::read(checker, &context, faults));
         RealServer {

@@ -5,7 +5,6 @@
 //! a virtual server (`settings.rs`), its real servers (`servers.rs`), and its state (`health/virtual_server/mod.rs`).
 
 use std::collections::HashSet;
-use std::net::IpAddr;
 
 use xvs_model::health_checks::fault::Place;
 use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
@@ -13,56 +12,18 @@ use xvs_proto::{Endpoint, Family};
 use xvs_sched::ForwardingMethod;
 
 use crate::blocks::Block;
-use crate::files::Files;
+use crate::definitions::Definitions;
 use crate::groups::{Entry, Groups};
 use crate::head::Head;
 use crate::own_lines;
 use crate::servers::Draft;
 use crate::settings::Settings;
-use crate::ssl::Ssl;
 use crate::values::{Faults, decimal, port};
 
-/// Why a virtual server is left out.
-#[derive(Debug, thiserror::Error)]
-enum Unusable {
-    #[error("it names no address, mark or group")]
-    NoName,
-    #[error("no group `{0}` with an entry")]
-    NoGroup(String),
-    #[error("a mark is a number from 1 to 4294967295")]
-    NotAMark,
-    #[error("`{0}` is not an address")]
-    NotAnAddress(String),
-    #[error("{0}")]
-    Port(&'static str),
-    #[error("it has no real server")]
-    NoRealServer,
-}
-
 /// Reads a `virtual_server`; `None`: it cannot be used and is left out.
-pub(super) fn read(
-    block: &Block,
-    groups: &Groups,
-    files: &Files,
-    ssl: &Ssl,
-    faults: &mut Faults,
-) -> Option<VirtualServer> {
-    let read = read_whole(block, groups, files, ssl, faults);
-    read.map_err(|why| {
-        faults.warn(&block.place, format!("`{}`: {why}; the virtual server is left out", block.text));
-    })
-    .ok()
-}
-
-fn read_whole(
-    block: &Block,
-    groups: &Groups,
-    files: &Files,
-    ssl: &Ssl,
-    faults: &mut Faults,
-) -> Result<VirtualServer, Unusable> {
+pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults) -> Option<VirtualServer> {
     faults.block(block);
-    let head = head(block, groups)?;
+    let head = head(block, &definitions.groups, faults)?;
     let mut settings = Settings::of(&head);
     let mut drafts = Vec::new();
     for statement in block.statements() {
@@ -82,7 +43,7 @@ fn read_whole(
     let mut real_servers: Vec<RealServer> = Vec::new();
     let mut known = HashSet::new();
     for draft in drafts {
-        let server = draft.finish(&settings, &head, files, ssl, faults);
+        let server = draft.finish(&settings, &head, definitions, faults);
         if !fits(&families, server.endpoint, server.options.method, &server.place, faults) {
             continue;
         }
@@ -94,13 +55,13 @@ fn read_whole(
         }
     }
     if real_servers.is_empty() {
-        return Err(Unusable::NoRealServer);
+        return left_out(block, "it has no real server", faults);
     }
     let limit = own_lines::apply(block, &mut services, &real_servers, faults);
     let (quorum, hysteresis) = settings.quorum(&real_servers, block, faults);
     let sorry = settings.sorry.take();
     let sorry = sorry.map(|sorry| sorry.finish(settings.method, &head, &real_servers, faults));
-    Ok(VirtualServer {
+    Some(VirtualServer {
         place: block.place.clone(),
         name: block.arguments().join(" "),
         ordinal: 0,
@@ -119,24 +80,31 @@ fn read_whole(
 }
 
 /// The services that the head names.
-fn head(block: &Block, groups: &Groups) -> Result<Head, Unusable> {
+fn head(block: &Block, groups: &Groups, faults: &mut Faults) -> Option<Head> {
     let words: Vec<_> = block.arguments().iter().map(String::as_str).collect();
     let entry = match words[..] {
-        ["group", name, ..] => {
-            let entries = groups.find(name).ok_or_else(|| Unusable::NoGroup(name.to_owned()))?;
-            return Ok(Head { entries: entries.to_vec(), is_group: true });
-        }
-        ["fwmark", mark, ..] => match decimal(mark) {
-            Some(0) | None => return Err(Unusable::NotAMark),
-            Some(mark) => Entry::Mark(mark, None),
+        ["group", name, ..] => match groups.find(name) {
+            Some(entries) => return Some(Head { entries: entries.to_vec(), is_group: true }),
+            None => return left_out(block, &format!("no group `{name}` with an entry"), faults),
         },
-        [addr, ref behind @ ..] => {
-            let addr: IpAddr = addr.parse().map_err(|_| Unusable::NotAnAddress(addr.to_owned()))?;
-            Entry::Address(addr, port(behind.first().copied()).map_err(Unusable::Port)?)
-        }
-        [] => return Err(Unusable::NoName),
+        ["fwmark", mark, ..] => match decimal(mark).filter(|mark| *mark != 0) {
+            Some(mark) => Entry::Mark(mark, None),
+            None => return left_out(block, "a mark is a number from 1 to 4294967295", faults),
+        },
+        [addr, ref behind @ ..] => match (addr.parse(), port(behind.first().copied())) {
+            (Ok(addr), Ok(port)) => Entry::Address(addr, port),
+            (Ok(_), Err(why)) => return left_out(block, why, faults),
+            (Err(_), _) => return left_out(block, &format!("`{addr}` is not an address"), faults),
+        },
+        [] => return left_out(block, "it names no address, mark or group", faults),
     };
-    Ok(Head { entries: vec![entry], is_group: false })
+    Some(Head { entries: vec![entry], is_group: false })
+}
+
+/// Nothing of a virtual server, with the reason as a warning.
+fn left_out<T>(block: &Block, why: &str, faults: &mut Faults) -> Option<T> {
+    faults.warn_of(block, format!("{why}; the virtual server is left out"));
+    None
 }
 
 /// Whether a server is of a family that its method can reach from the services; it is left out otherwise.

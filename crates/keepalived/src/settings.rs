@@ -47,7 +47,7 @@ pub(super) struct Settings {
 
 /// The default persistence timeout.
 const PERSISTENCE_SECONDS: u32 = 360;
-const PERSISTENCE_SECONDS_MAX: u64 = 31 * 24 * 60 * 60;
+const PERSISTENCE_SECONDS_MAX: u32 = 31 * 24 * 60 * 60;
 
 impl Settings {
     /// The settings that follow from the head.
@@ -76,13 +76,13 @@ impl Settings {
         match block.keyword() {
             "omega" => self.omega = true,
             "inhibit_on_failure" => self.inhibit_on_failure = true,
-            "quorum" => self.quorum = faults.number_u32(block, 1..=u32::MAX),
+            "quorum" => self.quorum = faults.number(block, 1..=u32::MAX),
             "hysteresis" => {
-                self.hysteresis = faults.number_u32(block, 0..=u32::MAX).unwrap_or(self.hysteresis);
+                self.hysteresis = faults.number(block, 0..=u32::MAX).unwrap_or(self.hysteresis);
             }
             "quorum_up" => faults.script_once(block, &mut self.quorum_up),
             "quorum_down" => faults.script_once(block, &mut self.quorum_down),
-            "weight" => set(&mut self.weight, faults.number_u32(block, 1..=i32::MAX as u32)),
+            "weight" => set(&mut self.weight, faults.number(block, 1..=i32::MAX as u32)),
             "ha_suspend" => self.ha_suspend = true,
             "virtualhost" => set(&mut self.host, faults.argument(block).map(str::to_owned)),
             // Only mail and SNMP use these.
@@ -168,7 +168,7 @@ impl Settings {
                 }
                 Some(_) => {
                     let seconds = faults.number(block, 1..=PERSISTENCE_SECONDS_MAX);
-                    set(&mut self.persistence_seconds, seconds.map(|seconds| seconds as u32));
+                    set(&mut self.persistence_seconds, seconds);
                 }
             },
             "persistence_granularity" => {

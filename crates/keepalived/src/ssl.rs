@@ -12,33 +12,29 @@ use crate::values::Faults;
 pub(super) struct Ssl(Tls);
 
 impl Ssl {
-    /// Reads all `SSL` blocks of a file.
-    pub(super) fn of(tree: &[Block], faults: &mut Faults) -> Self {
-        let mut ssl = Tls::default();
-        for block in tree.iter().filter(|block| block.keyword() == "SSL") {
-            faults.block(block);
-            for statement in block.statements() {
-                let setting = match statement.keyword() {
-                    "ca" => &mut ssl.ca,
-                    "certificate" => &mut ssl.certificate,
-                    "key" => &mut ssl.key,
-                    "password" => &mut ssl.password,
-                    _ => {
-                        faults.unknown(statement);
-                        continue;
-                    }
-                };
-                faults.line(statement, true);
-                if let Some(value) = faults.argument(statement) {
-                    *setting = Some(Setting {
-                        place: statement.place.clone(),
-                        text: statement.text.clone(),
-                        value: value.to_owned(),
-                    });
+    /// Reads an `SSL` block.
+    pub(super) fn read(&mut self, block: &Block, faults: &mut Faults) {
+        faults.block(block);
+        for statement in block.statements() {
+            let setting = match statement.keyword() {
+                "ca" => &mut self.0.ca,
+                "certificate" => &mut self.0.certificate,
+                "key" => &mut self.0.key,
+                "password" => &mut self.0.password,
+                _ => {
+                    faults.unknown(statement);
+                    continue;
                 }
+            };
+            faults.line(statement, true);
+            if let Some(value) = faults.argument(statement) {
+                *setting = Some(Setting {
+                    place: statement.place.clone(),
+                    text: statement.text.clone(),
+                    value: value.to_owned(),
+                });
             }
         }
-        Self(ssl)
     }
 
     /// The TLS settings of a check.

@@ -30,9 +30,9 @@ impl TimingOptions {
             "delay_loop" => set(&mut self.interval, faults.time(block, above_zero)),
             "delay_before_retry" => set(&mut self.retry_interval, faults.time(block, Duration::ZERO)),
             "connect_timeout" => set(&mut self.timeout, faults.time(block, above_zero)),
-            "retry" => set(&mut self.retry, faults.number_u32(block, least_retry..=u32::MAX)),
+            "retry" => set(&mut self.retry, faults.number(block, least_retry..=u32::MAX)),
             // keepalived has no such keyword; its value is 1.
-            "rise" => set(&mut self.rise, faults.number_u32(block, 1..=u32::MAX)),
+            "rise" => set(&mut self.rise, faults.number(block, 1..=u32::MAX)),
             "warmup" => set(&mut self.warmup, faults.time(block, Duration::ZERO)),
             "alpha" => set(&mut self.begins_down, faults.switch(block)),
             _ => return false,

@@ -79,11 +79,15 @@ impl Faults {
     }
 
     /// Reads a number. Text after its digits is ignored, with a warning.
-    pub fn number(&mut self, block: &Block, range: RangeInclusive<u64>) -> Option<u64> {
+    pub fn number<T: FromStr + PartialOrd + Display>(
+        &mut self,
+        block: &Block,
+        range: RangeInclusive<T>,
+    ) -> Option<T> {
         let text = self.argument(block)?.trim_start();
         let digits = &text[..text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len())];
         let number = digits.parse().ok().filter(|number| range.contains(number));
-        match number {
+        match &number {
             None => self.refuse(block, &format!("not a number from {} to {}", range.start(), range.end())),
             Some(number) if digits != text => {
                 self.warn_of(block, format!("read as {number}"));
@@ -91,16 +95,6 @@ impl Faults {
             Some(_) => {}
         }
         number
-    }
-
-    /// Reads a number of 32 bits.
-    pub fn number_u32(&mut self, block: &Block, range: RangeInclusive<u32>) -> Option<u32> {
-        self.number(block, u64::from(*range.start())..=u64::from(*range.end())).map(|number| number as u32)
-    }
-
-    /// Reads a port from 1 to 65535.
-    pub fn port(&mut self, block: &Block) -> Option<u16> {
-        self.number(block, 1..=u64::from(u16::MAX)).map(|port| port as u16)
     }
 
     /// Reads a time in seconds, with up to six decimal places.
