@@ -19,6 +19,7 @@ use xvs_proto::{LinkId, MacAddr};
 use xvs_realserver::status::Status;
 use xvs_sched::ServiceKey;
 use xvs_xdp::device::Device;
+use xvs_xdp::kernel::version;
 
 use crate::doctor::finding::Finding;
 
@@ -148,8 +149,7 @@ impl Facts {
 
     /// Whether the kernel reports the XDP features of drivers (since 6.3).
     pub(super) fn reports_xdp_features(&self) -> bool {
-        let mut numbers = self.kernel.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
-        (numbers.next(), numbers.next()) >= (Some(6), Some(3))
+        version(&self.kernel) >= Some((6, 3))
     }
 
     /// The virtual addresses, each once.

@@ -4,12 +4,13 @@ use xvs_ctl::bonds::bond_of;
 use xvs_ctl::placement::{PlacementError, shares};
 use xvs_host::instance::socket_of;
 use xvs_model::protocol::client::default_socket;
+use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::device::{Device, Owner, Program};
 use xvs_xdp::tap::is_director_tap;
 use xvs_xdp::{Mode, leaves_checksums};
 
 use crate::doctor::facts::Facts;
-use crate::doctor::finding::{Finding, Mend};
+use crate::doctor::finding::Finding;
 
 /// Every check of every interface.
 pub(super) fn all(facts: &Facts) -> Vec<Finding> {
@@ -21,8 +22,8 @@ pub(super) fn all(facts: &Facts) -> Vec<Finding> {
                 findings.push(Finding::fail("interface", &interface.name, why).seen("ip -details link"));
             }
             (Ok(device), None) => {
-                findings.extend(usable(facts, &interface.name, device));
-                findings.extend(mode(facts, &interface.name, device));
+                findings.push(usable(facts, &interface.name, device));
+                findings.push(mode(facts, &interface.name, device));
                 findings.extend(offloads(facts, &interface.name, device));
                 findings.extend(checksums(&interface.name, device));
                 findings.extend(occupant(facts, &interface.name, device));
@@ -45,7 +46,7 @@ pub(super) fn absent(facts: &Facts, name: &str, error: &str) -> Finding {
 }
 
 /// Whether it can be attached and has a carrier.
-fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
+fn usable(facts: &Facts, name: &str, device: &Device) -> Finding {
     let up = facts.network.links.iter().any(|link| link.ifindex == device.ifindex && link.up);
     let finding = if device.loopback {
         let found =
@@ -68,26 +69,19 @@ fn usable(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
     } else {
         Finding::ok("interface", name, format!("it is up, MTU {}", device.mtu))
     };
-    Some(finding.seen("ip link"))
+    finding.seen("ip link")
 }
 
 /// The XDP mode in which its program runs, or would run.
-fn mode(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
+fn mode(facts: &Facts, name: &str, device: &Device) -> Finding {
     let driver =
         if device.driver.is_empty() { "its driver".to_owned() } else { format!("driver {}", device.driver) };
     let attached = facts.daemon.as_ref().and_then(|daemon| daemon.interface(name));
     let (found, seen, native) = match attached {
-        Some(attached) => {
-            let why = attached
-                .why_not_native
-                .as_ref()
-                .map(|why| format!(", native refused: {why}"))
-                .unwrap_or_default();
-            (
-                format!("{driver}, {} XDP{why}", attached.mode),
-                "xvs status",
-                attached.mode == Mode::Native.to_string(),
-            )
+        Some(InterfaceStatus { mode, why_not_native, .. }) => {
+            let why = why_not_native.as_ref().map(|why| format!(", native refused: {why}"));
+            let found = format!("{driver}, {mode} XDP{}", why.unwrap_or_default());
+            (found, "xvs status", *mode == Mode::Native.to_string())
         }
         None if device.zero_copy => (format!("{driver} has native XDP and zero-copy"), SAYS, true),
         None if device.native => (format!("{driver} has native XDP, with copies"), SAYS, true),
@@ -103,7 +97,7 @@ fn mode(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
         }
     };
     let finding = if native { Finding::ok("mode", name, found) } else { Finding::warn("mode", name, found) };
-    Some(finding.seen(seen))
+    finding.seen(seen)
 }
 
 /// The source of drivers' XDP features.
@@ -218,16 +212,13 @@ fn occupant(facts: &Facts, name: &str, device: &Device) -> Option<Finding> {
             let socket = socket.display();
             let found =
                 format!("it has the program of the director with the socket {socket}, which does not run");
-            let command = format!("XVS_SOCKET={socket} xvs stop --release");
-            Finding { mend: Some(Mend { command, on: None }), ..Finding::fail("xdp", name, found) }
+            Finding::fail("xdp", name, found).mend(format!("XVS_SOCKET={socket} xvs stop --release"))
         }
         Some(program) => {
-            let mend = program.detach_command(name);
-            let end = if mend.is_none() { format!("; {}", program.remedy(name)) } else { String::new() };
-            let found = format!("it has an XDP program, {program}, and xvsd cannot attach{end}");
-            Finding {
-                mend: mend.map(|command| Mend { command, on: None }),
-                ..Finding::fail("xdp", name, found)
+            let found = format!("it has an XDP program, {program}, and xvsd cannot attach");
+            match program.detach_command(name) {
+                Some(command) => Finding::fail("xdp", name, found).mend(command),
+                None => Finding::fail("xdp", name, format!("{found}; {}", program.remedy(name))),
             }
         }
     };
