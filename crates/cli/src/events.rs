@@ -49,33 +49,28 @@ impl Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
-    let form = if arguments.json { JSON } else { TEXT };
+    let show = if arguments.json { show_json } else { show_text };
     let mut client = late_reply::connect(&default_socket())?;
-    client.events(arguments.asked(), &mut |heard| show(&heard, &form, out))?;
+    client.events(arguments.asked(), &mut |heard| {
+        show(&heard, out)?;
+        // A reader at the other end of a pipe sees each event when it happens.
+        out.flush()
+    })?;
     Ok(DONE)
 }
 
-/// How events, and gaps between them, are printed.
-struct Form {
-    event: fn(&Event) -> io::Result<String>,
-    missed: fn(u64) -> io::Result<String>,
+fn show_text(EventBatch { missed, events }: &EventBatch, out: &mut dyn Write) -> io::Result<()> {
+    if *missed > 0 {
+        writeln!(out, "… {missed} events are missing here: they came faster than they were read")?;
+    }
+    events.iter().try_for_each(|event| writeln!(out, "{}", line(event)))
 }
 
-const TEXT: Form = Form {
-    event: |event| Ok(line(event)),
-    missed: |count| Ok(format!("… {count} events are missing here: they came faster than they were read")),
-};
-const JSON: Form = Form { event: object, missed: |missed| Ok(serde_json::to_string(&Missed { missed })?) };
-
-/// Prints at once, so that a reader at the other end of a pipe sees each event when it happens.
-fn show(heard: &EventBatch, form: &Form, out: &mut dyn Write) -> io::Result<()> {
-    if heard.missed > 0 {
-        writeln!(out, "{}", (form.missed)(heard.missed)?)?;
+fn show_json(EventBatch { missed, events }: &EventBatch, out: &mut dyn Write) -> io::Result<()> {
+    if *missed > 0 {
+        writeln!(out, "{}", serde_json::to_string(&Missed { missed: *missed })?)?;
     }
-    for event in &heard.events {
-        writeln!(out, "{}", (form.event)(event)?)?;
-    }
-    out.flush()
+    events.iter().try_for_each(|event| writeln!(out, "{}", object(event)?))
 }
 
 fn time(event: &Event) -> String {
@@ -152,9 +147,11 @@ mod tests {
 
     #[test]
     fn the_number_of_missed_events_is_printed_in_their_place() {
-        for (form, expected) in [(TEXT, "… 3 events are missing here"), (JSON, "{\"missed\":3}\n{")] {
-            let mut out = Vec::new();
-            show(&EventBatch { missed: 3, events: vec![event()] }, &form, &mut out).unwrap();
+        let heard = EventBatch { missed: 3, events: vec![event()] };
+        let (mut text, mut json) = (Vec::new(), Vec::new());
+        show_text(&heard, &mut text).unwrap();
+        show_json(&heard, &mut json).unwrap();
+        for (out, expected) in [(text, "… 3 events are missing here"), (json, "{\"missed\":3}\n{")] {
             let text = String::from_utf8(out).unwrap();
             assert!(text.starts_with(expected) && text.lines().count() == 2, "{text}");
         }
