@@ -2,18 +2,17 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
-use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
 use xvs_model::protocol::request::FleetRequest;
 
 use crate::fleet::ask::{await_directors, report};
 use crate::output::exit::{DONE, Done, FAILED};
-use crate::output::text::duration;
-use crate::rules::{listed, text};
+use crate::output::text::seconds;
+use crate::rules::to_apply;
 
 /// The arguments of `xvs fleet apply`.
 #[derive(Debug, Args)]
@@ -22,28 +21,20 @@ pub(super) struct Arguments {
     file: PathBuf,
     /// All directors return to the former rules after this time, such as 60s or 5m, unless `xvs fleet confirm` is run
     /// before
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    confirm_within: Option<Duration>,
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    confirm_within: Option<u32>,
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let file = arguments.file.display();
-    let text = text(&arguments.file)?;
-    let faults = read_wanted(&text, &SystemResolver::default());
-    let (rules, _) = faults.map_err(|faults| listed(&arguments.file, &faults))?;
-    if rules.is_empty() {
-        let step = "to delete all services, write the line -C into it";
-        return Err(format!("{file} has no rules, so nothing was changed; {step}").into());
-    }
+    let (text, _) = to_apply(&arguments.file)?;
     let former = report(director)?.rules;
-    // Whole seconds, as `duration` reads them.
-    let seconds = arguments.confirm_within.and_then(|time| u32::try_from(time.as_secs()).ok());
-    let wanted = FleetRequest::Apply { text, former, confirm_within_seconds: seconds };
+    let wanted = FleetRequest::Apply { text, former, confirm_within_seconds: arguments.confirm_within };
     let sent = Instant::now();
     let revision = question::change_fleet(wanted).ask(director)?;
     writeln!(out, "{file} is in etcd, as revision {revision}")?;
     let all_run = await_directors(director, |report| report.wanted() == Some(revision), out)?;
-    if let Some(seconds) = seconds {
+    if let Some(seconds) = arguments.confirm_within {
         let seconds = u64::from(seconds).saturating_sub(sent.elapsed().as_secs());
         writeln!(out, "all return to the former rules in {seconds} s unless `xvs fleet confirm` is run")?;
     }

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::io::Write;
-use std::time::Duration;
 
 use serde::Serialize;
 
@@ -73,22 +72,20 @@ pub(crate) fn print_json(document: &impl Serialize, out: &mut dyn Write) -> io::
     writeln!(out, "{}", serde_json::to_string_pretty(document)?)
 }
 
-/// A duration in whole seconds: `90`, `60s`, `5m`, `1h`.
-pub(crate) fn duration(text: &str) -> Result<Duration, &'static str> {
+/// The seconds of a duration: `90`, `60s`, `5m`, `1h`.
+pub(crate) fn seconds(text: &str) -> Result<u32, &'static str> {
     let (number, unit) = match text.strip_suffix(['s', 'm', 'h']) {
         Some(number) => (number, &text[number.len()..]),
         None => (text, "s"),
     };
-    let seconds = match unit {
+    let factor = match unit {
         "h" => 3600,
         "m" => 60,
         _ => 1,
     };
-    let whole = number.parse().ok().and_then(|number: u32| number.checked_mul(seconds));
+    let whole = number.parse().ok().and_then(|number: u32| number.checked_mul(factor));
     let whole = whole.filter(|seconds| (1..=MONTH_SECONDS).contains(seconds));
-    whole
-        .map(|seconds| Duration::from_secs(seconds.into()))
-        .ok_or("a time is like 60s, 5m or 1h, and at most 31 days")
+    whole.ok_or("a time is like 60s, 5m or 1h, and at most 31 days")
 }
 
 /// Columns of the label.
@@ -112,11 +109,11 @@ mod tests {
 
     #[test]
     fn times_have_a_unit_or_are_in_seconds_and_zero_is_refused() {
-        for (text, seconds) in [("90", 90), ("60s", 60), ("5m", 300), ("1h", 3600), ("744h", 2_678_400)] {
-            assert_eq!(duration(text), Ok(Duration::from_secs(seconds)), "{text}");
+        for (text, expected) in [("90", 90), ("60s", 60), ("5m", 300), ("1h", 3600), ("744h", 2_678_400)] {
+            assert_eq!(seconds(text), Ok(expected), "{text}");
         }
         for text in ["", "s", "0", "0m", "5d", "-1", "1.5m", "745h", "9999999999"] {
-            assert!(duration(text).is_err(), "{text}");
+            assert!(seconds(text).is_err(), "{text}");
         }
     }
 }

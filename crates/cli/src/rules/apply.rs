@@ -5,16 +5,15 @@
 
 use std::io::Write;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::Args;
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
-use crate::output::text::{duration, print_json};
+use crate::output::text::{print_json, seconds};
 use crate::rules::plan::{rows, show, summary};
-use crate::rules::rules;
+use crate::rules::to_apply;
 
 /// The arguments of `xvs apply`.
 #[derive(Debug, Args)]
@@ -22,8 +21,8 @@ pub(crate) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input
     file: PathBuf,
     /// Revert the change after this time, such as 60s or 5m, unless `xvs confirm` is run before
-    #[arg(long, value_name = "TIME", value_parser = duration)]
-    confirm_within: Option<Duration>,
+    #[arg(long, value_name = "TIME", value_parser = seconds)]
+    confirm_within: Option<u32>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -31,16 +30,8 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
     let file = arguments.file.display();
-    let (rules, _) = rules(&arguments.file)?;
-    if rules.is_empty() {
-        return Err(format!(
-            "{file} has no rules, so nothing was changed; to delete all services, write the line -C into it"
-        )
-        .into());
-    }
-    // Whole seconds, as `duration` reads them.
-    let seconds = arguments.confirm_within.and_then(|time| u32::try_from(time.as_secs()).ok());
-    let differences = question::apply(rules, seconds, false).ask(director)?;
+    let (_, rules) = to_apply(&arguments.file)?;
+    let differences = question::apply(rules, arguments.confirm_within, false).ask(director)?;
     if arguments.json {
         print_json(&rows(&differences), out)?;
         return Ok(DONE);
@@ -51,7 +42,7 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     }
     show(&differences, out)?;
     writeln!(out, "applied {}", summary(&differences))?;
-    if let Some(seconds) = seconds {
+    if let Some(seconds) = arguments.confirm_within {
         writeln!(out, "reverted in {seconds} s unless `xvs confirm` is run")?;
     }
     Ok(DONE)

@@ -13,12 +13,26 @@ use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::config::command::Command;
 use xvs_model::config::rules::{DesiredRules, Fault};
 
-/// The rules of a file: the commands of its lines, and the state that they describe as a whole.
+/// The rules of a file with this text: the commands of its lines, and the state that they describe as a whole.
 ///
 /// # Errors
-/// Why it cannot be read, or all its faults, a line each.
-pub(crate) fn rules(file: &Path) -> Result<(Vec<Command>, DesiredRules), Box<dyn Error>> {
-    read_wanted(&text(file)?, &SystemResolver::default()).map_err(|faults| listed(file, &faults).into())
+/// All its faults, a line each.
+pub(crate) fn rules(file: &Path, text: &str) -> Result<(Vec<Command>, DesiredRules), Box<dyn Error>> {
+    read_wanted(text, &SystemResolver::default()).map_err(|faults| listed(file, &faults).into())
+}
+
+/// The text of a file with rules to apply, and the commands of its lines.
+///
+/// # Errors
+/// As of [`rules`]; the file has no rules.
+pub(crate) fn to_apply(file: &Path) -> Result<(String, Vec<Command>), Box<dyn Error>> {
+    let text = text(file)?;
+    let (commands, _) = rules(file, &text)?;
+    if commands.is_empty() {
+        let step = "to delete all services, write the line -C into it";
+        return Err(format!("{} has no rules, so nothing was changed; {step}", file.display()).into());
+    }
+    Ok((text, commands))
 }
 
 pub(crate) fn listed(file: &Path, faults: &[Fault]) -> String {

@@ -14,7 +14,7 @@ use xvs_model::protocol::question::{self, RunningRules};
 
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::{counted, print_json};
-use crate::rules::rules;
+use crate::rules::{rules, text};
 
 /// The arguments of `xvs plan`.
 #[derive(Debug, Args)]
@@ -27,7 +27,7 @@ pub(crate) struct Arguments {
 }
 
 pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let (_, mut wanted) = rules(&arguments.file)?;
+    let (_, mut wanted) = rules(&arguments.file, &text(&arguments.file)?)?;
     let RunningRules { rules: running, owned, .. } = question::rules().ask(director)?;
     let running = state_of(running)?;
     let left = owned.len();

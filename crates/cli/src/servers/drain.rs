@@ -27,7 +27,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
 use crate::output::exit::{DONE, Done, FAILED};
-use crate::output::text::{counted, duration};
+use crate::output::text::{counted, seconds};
 
 /// The arguments of `xvs drain`.
 #[derive(Debug, Args)]
@@ -41,8 +41,8 @@ pub(crate) struct Arguments {
     #[arg(long)]
     active: bool,
     /// Wait no longer than this, such as 90s or 5m [default: until no connection is left]
-    #[arg(long = "for", value_name = "TIME", value_parser = duration)]
-    at_most: Option<Duration>,
+    #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
+    at_most: Option<u32>,
     /// What happens to the connections that are left after that time
     #[arg(long, requires = "at_most")]
     then: Option<Then>,
@@ -95,7 +95,7 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     let terminal = io::stdout().is_terminal();
     let waits_for = if arguments.active { WaitsFor::Active } else { WaitsFor::All };
     Drain { director, out, service, endpoint, terminal, waits_for }.run(
-        arguments.at_most,
+        arguments.at_most.map(|seconds| Duration::from_secs(seconds.into())),
         arguments.then,
         pause,
     )
