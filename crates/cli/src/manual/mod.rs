@@ -1,5 +1,6 @@
 //! `xvs manual`: the manual pages of all programs, from the definitions of their command lines, and that of xvs.toml.
 
+use std::error::Error;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::{fs, io};
@@ -36,7 +37,7 @@ pub(super) fn run(arguments: &Arguments, xvs: Command) -> Done {
 }
 
 /// The page of a command, and those of its subcommands.
-fn write(command: &Command, folder: &Path) -> Result<(), PageError> {
+fn write(command: &Command, folder: &Path) -> Result<(), Box<dyn Error>> {
     for below in command.get_subcommands() {
         write(below, folder)?;
     }
@@ -89,19 +90,12 @@ fn page(
     folder: &Path,
     name: &str,
     content: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> Result<(), PageError> {
+) -> Result<(), Box<dyn Error>> {
     let path = folder.join(name);
     let mut text = Vec::new();
     let written = content(&mut text).and_then(|()| fs::write(&path, ascii(&String::from_utf8_lossy(&text))));
-    written.map_err(|error| PageError { path, error })
-}
-
-/// A page that cannot be written. Not an `io::Error`, which would be one of standard output.
-#[derive(Debug, thiserror::Error)]
-#[error("{path}: {error}", path = .path.display())]
-struct PageError {
-    path: PathBuf,
-    error: io::Error,
+    // Not an `io::Error`, which would be one of standard output.
+    Ok(written.map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
 /// ASCII text with groff's escapes for other characters (groff_char(7)): groff does not read UTF-8 by default.

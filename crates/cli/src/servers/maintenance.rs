@@ -4,7 +4,6 @@
 //! reload want. Its connections continue. Not here: the wait for their end (`drain.rs`), the layer of weights
 //! (`registry/mod.rs` of `ctl`).
 
-use std::io;
 use std::io::Write;
 
 use clap::Args;
@@ -70,10 +69,6 @@ fn report(servers: Disabled, director: &mut dyn Director, out: &mut dyn Write) -
         }
     }
     lines.sort();
-    print(&lines, out).map_err(Failure::Printing)?;
+    lines.iter().try_for_each(|line| writeln!(out, "{line}")).map_err(Failure::Printing)?;
     Ok(lines.len())
-}
-
-fn print(lines: &[String], out: &mut dyn Write) -> io::Result<()> {
-    lines.iter().try_for_each(|line| writeln!(out, "{line}"))
 }
