@@ -16,8 +16,8 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy, Weight};
 
 use crate::error::LineError;
-use crate::option_matrix::{Column, CommandName, Seen, TUNNELS, check_command, check_tunnel};
-use crate::options::{OptionEntry, OptionName};
+use crate::option_matrix::{Seen, TUNNELS, check_command, check_tunnel};
+use crate::options::{Column, CommandName, OptionEntry, OptionName};
 use crate::popt::Words;
 use crate::resolver::Resolver;
 use crate::values;

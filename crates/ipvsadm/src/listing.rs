@@ -178,38 +178,23 @@ fn inet_ntop(addr: Ipv6Addr) -> String {
 }
 
 fn title(columns: Columns) -> String {
-    let (first, second) = match columns {
-        Columns::Plain => (
-            "Prot LocalAddress:Port Scheduler Flags".to_owned(),
-            "           Forward Weight ActiveConn InActConn",
-        ),
-        Columns::Tunnels => (
-            "Prot LocalAddress:Port Scheduler Flags".to_owned(),
-            "           Forward TunnelInfo    Weight ActiveConn InActConn",
-        ),
-        Columns::Stats => (numbers_title(["Conns", "InPkts", "OutPkts", "InBytes", "OutBytes"]), ""),
-        Columns::Rates => (numbers_title(["CPS", "InPPS", "OutPPS", "InBPS", "OutBPS"]), ""),
-        Columns::Thresholds => (
-            format!(
-                "{LOCAL:<33} {:<10} {:<10} {:<10} {:<10}",
-                "Uthreshold", "Lthreshold", "ActiveConn", "InActConn"
-            ),
-            "",
-        ),
-        Columns::Persistent => (
-            format!(
-                "{LOCAL:<33} {:<9} {:<11} {:<10} {:<10}",
-                "Weight", "PersistConn", "ActiveConn", "InActConn"
-            ),
-            "",
-        ),
+    let behind = match columns {
+        Columns::Plain => {
+            " Scheduler Flags\n  -> RemoteAddress:Port           Forward Weight ActiveConn InActConn"
+        }
+        Columns::Tunnels => {
+            " Scheduler Flags\n  -> RemoteAddress:Port           Forward TunnelInfo    Weight ActiveConn InActConn"
+        }
+        Columns::Stats => "               Conns   InPkts  OutPkts  InBytes OutBytes\n  -> RemoteAddress:Port",
+        Columns::Rates => "                 CPS    InPPS   OutPPS    InBPS   OutBPS\n  -> RemoteAddress:Port",
+        Columns::Thresholds => {
+            "            Uthreshold Lthreshold ActiveConn InActConn \n  -> RemoteAddress:Port"
+        }
+        Columns::Persistent => {
+            "            Weight    PersistConn ActiveConn InActConn \n  -> RemoteAddress:Port"
+        }
     };
-    format!("{first}\n  -> RemoteAddress:Port{second}\n")
-}
-
-fn numbers_title(columns: [&str; 5]) -> String {
-    let columns: String = columns.iter().map(|column| format!(" {column:>8}")).collect();
-    format!("{LOCAL:<33}{columns}")
+    format!("Prot LocalAddress:Port{behind}\n")
 }
 
 fn service_line(row: &ServiceRow, list: &List, names: &Naming<'_>) -> String {
@@ -224,7 +209,11 @@ fn service_line(row: &ServiceRow, list: &List, names: &Naming<'_>) -> String {
     let name = cut(name, row.key.family(), 33);
     match list.columns {
         Columns::Stats => format!("{name:<33}{}\n", stats(&row.stats, list.numbers)),
-        Columns::Rates => format!("{name:<33}{}\n", rates(&row.rates, list.numbers)),
+        Columns::Rates => {
+            let Rates { connections, in_packets, out_packets, in_bytes, out_bytes } = row.rates;
+            let rates = [connections, in_packets, out_packets, in_bytes, out_bytes];
+            format!("{name:<33}{}\n", rates.map(|number| large(number, list.numbers)).concat())
+        }
         _ => format!("{name} {}\n", service_options(row)),
     }
 }
@@ -320,12 +309,6 @@ fn stats(stats: &Stats, numbers: Numbers) -> String {
         .concat()
 }
 
-fn rates(rates: &Rates, numbers: Numbers) -> String {
-    [rates.connections, rates.in_packets, rates.out_packets, rates.in_bytes, rates.out_bytes]
-        .map(|number| large(number, numbers))
-        .concat()
-}
-
 /// A number, right-aligned in nine columns, scaled by a power of 1000 from 100,000,000 on.
 fn large(number: u64, numbers: Numbers) -> String {
     if numbers == Numbers::Exact || number < 100_000_000 {
@@ -344,12 +327,11 @@ fn large(number: u64, numbers: Numbers) -> String {
 }
 
 fn connections_title(engines: Engines) -> String {
-    let columns = format!("pro expire {:<11} {:<18} {:<18}", "state", "source", "virtual");
     let last = match engines {
-        Engines::Hidden => "destination".to_owned(),
-        Engines::Shown => format!("{:<18} {:<16} pe_data", "destination", "pe name"),
+        Engines::Hidden => "destination",
+        Engines::Shown => "destination        pe name          pe_data",
     };
-    format!("IPVS connection entries\n{columns} {last}\n")
+    format!("IPVS connection entries\npro expire state       source             virtual            {last}\n")
 }
 
 fn connection_line(row: &ConnectionRow, engines: Engines, names: &Naming<'_>) -> String {
@@ -440,8 +422,6 @@ pub(super) fn merge_sort<T>(mut items: Vec<T>, compare: &impl Fn(&T, &T) -> i64)
         sorted.extend(next);
     }
 }
-
-const LOCAL: &str = "Prot LocalAddress:Port";
 
 /// The size of the connection table in the first line of a listing, the default of IPVS; scripts do not read it.
 const TABLE_SIZE: u32 = 4096;

@@ -5,8 +5,8 @@ use clap::{Arg, ArgAction, Command};
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_sched::{ClientAddress, SynProxy, scheduler};
 
-use crate::option_matrix::{Column, CommandName, Requirement, TUNNELS, requirement};
-use crate::options::{self, Argument, LISTINGS, OptionEntry, OptionName, SECTIONS};
+use crate::option_matrix::{Requirement, TUNNELS, requirement};
+use crate::options::{self, Argument, Column, CommandName, LISTINGS, OptionEntry, OptionName, SECTIONS};
 
 /// `xvsadm` as a clap command.
 pub fn command() -> Command {

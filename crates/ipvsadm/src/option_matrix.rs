@@ -3,77 +3,7 @@
 //! Source: the option table of ipvsadm 1.31, `tests/conformance/cli-table-*` and `cli-order-*`.
 
 use crate::error::LineError;
-
-/// The commands, in the order of [`COMMANDS`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum CommandName {
-    AddService,
-    EditService,
-    DeleteService,
-    Flush,
-    List,
-    AddServer,
-    DeleteServer,
-    EditServer,
-    Set,
-    StartDaemon,
-    StopDaemon,
-    Restore,
-    Save,
-    Zero,
-}
-
-impl CommandName {
-    /// Whether it sets the options of a service.
-    pub(super) fn sets_service(self) -> bool {
-        matches!(self, Self::AddService | Self::EditService)
-    }
-}
-
-/// The columns of the matrix, in the order of [`COLUMNS`]. An option of ipvsadm has one, several options may share one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Column {
-    Numeric,
-    Connection,
-    Service,
-    Scheduler,
-    Persistent,
-    Netmask,
-    RealServer,
-    Method,
-    Weight,
-    Upper,
-    Lower,
-    Interface,
-    Timeout,
-    Daemon,
-    Stats,
-    Rate,
-    Thresholds,
-    PersistentConn,
-    NoSort,
-    SyncId,
-    Exact,
-    OnePacket,
-    Engine,
-    Flags,
-    Group,
-    Port,
-    Ttl,
-    MaxLen,
-    TunInfo,
-    TunnelType,
-    TunnelPort,
-    NoChecksum,
-    Checksum,
-    RemoteChecksum,
-}
-
-impl Column {
-    fn name(self) -> &'static str {
-        COLUMNS[self as usize].1
-    }
-}
+use crate::options::{self, Column, CommandName};
 
 /// The options that a line has given so far.
 #[derive(Debug, Clone, Copy, Default)]
@@ -83,14 +13,19 @@ impl Seen {
     /// Adds an option; a second one of the same column is an error.
     pub(super) fn add(&mut self, column: Column) -> Result<(), LineError> {
         if self.has(column) {
-            return Err(LineError::usage(format!("multiple '{}' options specified", column.name())));
+            let name = column_name(column as usize);
+            return Err(LineError::usage(format!("multiple '{name}' options specified")));
         }
         self.0 |= 1 << column as u32;
         Ok(())
     }
 
     pub(super) fn has(self, column: Column) -> bool {
-        self.0 & 1 << column as u32 != 0
+        self.has_at(column as usize)
+    }
+
+    fn has_at(self, column: usize) -> bool {
+        self.0 & 1 << column != 0
     }
 
     pub(super) fn any(self, columns: &[Column]) -> bool {
@@ -101,13 +36,14 @@ impl Seen {
 /// Checks the options of a line against its command.
 pub(super) fn check_command(command: CommandName, seen: Seen) -> Result<(), LineError> {
     let (name, rules) = COMMANDS[command as usize];
-    check(seen, rules, COLUMNS.iter().map(|(column, _)| *column), "command", name)
+    check(seen, rules.bytes().enumerate(), "command", name)
 }
 
 /// Checks the options of a tunnel against its type, one of [`TUNNELS`].
 pub(super) fn check_tunnel(tunnel_type: &str, seen: Seen) -> Result<(), LineError> {
     let Some((name, rules)) = TUNNELS.iter().find(|(name, _)| *name == tunnel_type) else { return Ok(()) };
-    check(seen, rules, TUNNEL_COLUMNS.into_iter(), "tunnel type", name)
+    let columns = TUNNEL_COLUMNS.into_iter().map(|column| column as usize);
+    check(seen, columns.zip(rules.bytes()), "tunnel type", name)
 }
 
 /// Whether a command requires an option, allows it, or refuses it.
@@ -127,19 +63,18 @@ pub(super) fn requirement(command: CommandName, column: Column) -> Requirement {
     }
 }
 
-/// Checks the columns in their order and returns the first error. `name` is the command or tunnel type of the rules;
-/// `kind` says which of the two it is.
+/// Checks the columns in their order, each with its rule, and returns the first error. `name` is the command or tunnel
+/// type of the rules; `kind` says which of the two it is.
 fn check(
     seen: Seen,
-    rules: &str,
-    columns: impl Iterator<Item = Column>,
+    rules: impl Iterator<Item = (usize, u8)>,
     kind: &str,
     name: &str,
 ) -> Result<(), LineError> {
-    let mut chosen: Option<Column> = None;
-    for (column, rule) in columns.zip(rules.bytes()) {
-        let option = column.name();
-        match (rule, seen.has(column), chosen) {
+    let mut chosen = None;
+    for (column, rule) in rules {
+        let option = column_name(column);
+        match (rule, seen.has_at(column), chosen) {
             (b'+', false, _) => {
                 let text = format!("You need to supply the '{option}' option for the '{name}' {kind}");
                 return Err(LineError::usage(text));
@@ -149,9 +84,9 @@ fn check(
                 return Err(LineError::usage(text));
             }
             (b'1', true, Some(first)) => {
+                let first = column_name(first);
                 let text = format!(
-                    "The option '{option}' conflicts with the '{}' option in the '{name}' {kind}",
-                    first.name()
+                    "The option '{option}' conflicts with the '{first}' option in the '{name}' {kind}"
                 );
                 return Err(LineError::usage(text));
             }
@@ -160,6 +95,15 @@ fn check(
         }
     }
     Ok(())
+}
+
+/// The name of a column in messages: that of its option, unless it has several.
+fn column_name(column: usize) -> &'static str {
+    let several = [(Column::Service, "service-address"), (Column::Method, "forwarding-method")];
+    let several = several.into_iter().find(|(of, _)| *of as usize == column);
+    let mut options = options::all();
+    let option = options.find(|entry| entry.column.is_some_and(|of| of as usize == column));
+    several.map(|(_, name)| name).or(option.map(|entry| entry.name)).unwrap_or_default()
 }
 
 /// Each command's name and a rule for each column: `+` required, `x` illegal, `1` at most one of these, ` ` allowed.
@@ -185,41 +129,3 @@ pub(super) const TUNNELS: [(&str, &str); 3] = [("ipip", "xxxx"), ("gue", "+111")
 
 const TUNNEL_COLUMNS: [Column; 4] =
     [Column::TunnelPort, Column::NoChecksum, Column::Checksum, Column::RemoteChecksum];
-
-/// The columns of [`COMMANDS`] with their names in messages.
-const COLUMNS: [(Column, &str); 34] = [
-    (Column::Numeric, "numeric"),
-    (Column::Connection, "connection"),
-    (Column::Service, "service-address"),
-    (Column::Scheduler, "scheduler"),
-    (Column::Persistent, "persistent"),
-    (Column::Netmask, "netmask"),
-    (Column::RealServer, "real-server"),
-    (Column::Method, "forwarding-method"),
-    (Column::Weight, "weight"),
-    (Column::Upper, "u-threshold"),
-    (Column::Lower, "l-threshold"),
-    (Column::Interface, "mcast-interface"),
-    (Column::Timeout, "timeout"),
-    (Column::Daemon, "daemon"),
-    (Column::Stats, "stats"),
-    (Column::Rate, "rate"),
-    (Column::Thresholds, "thresholds"),
-    (Column::PersistentConn, "persistent-conn"),
-    (Column::NoSort, "nosort"),
-    (Column::SyncId, "syncid"),
-    (Column::Exact, "exact"),
-    (Column::OnePacket, "ops"),
-    (Column::Engine, "pe"),
-    (Column::Flags, "sched-flags"),
-    (Column::Group, "mcast-group"),
-    (Column::Port, "mcast-port"),
-    (Column::Ttl, "mcast-ttl"),
-    (Column::MaxLen, "sync-maxlen"),
-    (Column::TunInfo, "tun-info"),
-    (Column::TunnelType, "tun-type"),
-    (Column::TunnelPort, "tun-port"),
-    (Column::NoChecksum, "tun-nocsum"),
-    (Column::Checksum, "tun-csum"),
-    (Column::RemoteChecksum, "tun-remcsum"),
-];

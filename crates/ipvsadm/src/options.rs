@@ -7,8 +7,6 @@ use xvs_model::config::destination::TunnelChecksum;
 use xvs_proto::Protocol;
 use xvs_sched::ForwardingMethod;
 
-use crate::option_matrix::{Column, CommandName};
-
 /// One option.
 pub(super) struct OptionEntry {
     /// Its one-letter names without the hyphen; empty if there are none.
@@ -66,6 +64,71 @@ pub(super) enum OptionName {
     Port,
     Ttl,
     Peers,
+}
+
+/// The commands, in the order of the option matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CommandName {
+    AddService,
+    EditService,
+    DeleteService,
+    Flush,
+    List,
+    AddServer,
+    DeleteServer,
+    EditServer,
+    Set,
+    StartDaemon,
+    StopDaemon,
+    Restore,
+    Save,
+    Zero,
+}
+
+impl CommandName {
+    /// Whether it sets the options of a service.
+    pub(super) fn sets_service(self) -> bool {
+        matches!(self, Self::AddService | Self::EditService)
+    }
+}
+
+/// The columns of the option matrix, in its order. An option of ipvsadm has one, several options may share one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Column {
+    Numeric,
+    Connection,
+    Service,
+    Scheduler,
+    Persistent,
+    Netmask,
+    RealServer,
+    Method,
+    Weight,
+    Upper,
+    Lower,
+    Interface,
+    Timeout,
+    Daemon,
+    Stats,
+    Rate,
+    Thresholds,
+    PersistentConn,
+    NoSort,
+    SyncId,
+    Exact,
+    OnePacket,
+    Engine,
+    Flags,
+    Group,
+    Port,
+    Ttl,
+    MaxLen,
+    TunInfo,
+    TunnelType,
+    TunnelPort,
+    NoChecksum,
+    Checksum,
+    RemoteChecksum,
 }
 
 /// Every option, in the order of the manual page.

@@ -101,14 +101,22 @@ impl Resolver for SystemResolver {
     }
 
     fn port_name(&self, port: u16, protocol: Protocol) -> Option<String> {
-        let found = self.services().iter().find(|line| line.port == port && line.protocol == protocol)?;
-        found.names.first().cloned()
+        name_of(self.services(), port, protocol)
     }
 
     fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
-        let mut lines = self.services().iter().filter(|line| line.protocol == protocol);
-        lines.find(|line| line.names.iter().any(|known| known == name)).map(|line| line.port)
+        port_of(self.services(), name, protocol)
     }
+}
+
+fn name_of(services: &[Service], port: u16, protocol: Protocol) -> Option<String> {
+    let found = services.iter().find(|line| line.port == port && line.protocol == protocol)?;
+    found.names.first().cloned()
+}
+
+fn port_of(services: &[Service], name: &str, protocol: Protocol) -> Option<u16> {
+    let mut lines = services.iter().filter(|line| line.protocol == protocol);
+    lines.find(|line| line.names.iter().any(|known| known == name)).map(|line| line.port)
 }
 
 /// The services in lines of `NAME PORT/PROTOCOL ALIAS… # comment`; other lines are skipped (services(5)).
@@ -134,7 +142,7 @@ fn parse(text: &str) -> Vec<Service> {
 #[derive(Debug, Clone, Default)]
 pub struct FixedNames {
     hosts: Vec<(String, IpAddr)>,
-    services: Vec<(String, u16, Protocol)>,
+    services: Vec<Service>,
 }
 
 impl FixedNames {
@@ -171,7 +179,7 @@ impl FixedNames {
     /// Adds a service.
     #[must_use]
     pub fn service(mut self, name: &str, port: u16, protocol: Protocol) -> Self {
-        self.services.push((name.to_owned(), port, protocol));
+        self.services.push(Service { names: vec![name.to_owned()], port, protocol });
         self
     }
 }
@@ -189,13 +197,11 @@ impl Resolver for FixedNames {
     }
 
     fn port_name(&self, port: u16, protocol: Protocol) -> Option<String> {
-        let mut known = self.services.iter();
-        known.find(|(_, number, of)| *number == port && *of == protocol).map(|(name, ..)| name.clone())
+        name_of(&self.services, port, protocol)
     }
 
     fn port(&self, name: &str, protocol: Protocol) -> Option<u16> {
-        let mut known = self.services.iter();
-        known.find(|(called, _, of)| called == name && *of == protocol).map(|(_, port, _)| *port)
+        port_of(&self.services, name, protocol)
     }
 }
 
