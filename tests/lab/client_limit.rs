@@ -1,6 +1,6 @@
 //! Limits of clients and of a service's SYNs (`xvs limit`) with a clock that the test moves: who may connect, and when.
 //!
-//! Not here: the lines of a rules file (`rules_tests.rs` of `ipvsadm`), many workers (`snapshot/clients.rs` of
+//! Not here: the lines of a rules file (`rules/tests.rs` of `ipvsadm`), many workers (`snapshot/clients.rs` of
 //! `dataplane`), the XDP program (`kernel/steering_syn_limits.rs` of `dataplane`, `netlab/limits.rs`).
 
 use std::net::IpAddr;

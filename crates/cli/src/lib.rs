@@ -26,8 +26,6 @@ mod extensions;
 mod fleet;
 mod get;
 mod healthy;
-#[cfg(test)]
-mod json_page;
 pub mod lab;
 mod manual;
 mod output;
@@ -37,6 +35,8 @@ mod servers;
 mod set;
 mod status;
 mod stop;
+#[cfg(test)]
+mod tests;
 mod top;
 
 /// Inspect and test a running director, check configurations, and change what ipvsadm has no options for.

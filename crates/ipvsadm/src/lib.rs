@@ -20,8 +20,6 @@ mod options;
 mod popt;
 pub mod resolver;
 mod rules;
-#[cfg(test)]
-mod rules_tests;
 mod service_name;
 mod session;
 mod streams;

@@ -372,3 +372,6 @@ enum Step {
     /// The line is wrong. Its message is printed after those of the lines before it.
     Error(LineError),
 }
+
+#[cfg(test)]
+mod tests;
