@@ -5,8 +5,8 @@
 
 use xvs_model::health_checks::fault::{Fault, Place, Severity};
 
-use crate::lexer::{shell_words, words};
-use crate::reader::{Token, TokenKind};
+use crate::lexer::{TokenKind, shell_words, words};
+use crate::reader::Token;
 
 /// A statement, or a block with its statements.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -163,19 +163,13 @@ mod tests {
     use std::path::Path;
 
     use crate::blocks::*;
-    use crate::lexer::{Part, parts};
+    use crate::lexer::parts;
 
     /// The tree as text, and the faults.
     fn read(lines: &[&str]) -> (String, Vec<String>) {
         let tokens = (1..).zip(lines).flat_map(|(line, text)| {
-            parts(text).into_iter().map(move |part| Token {
-                place: Place { file: Path::new("k").into(), line },
-                kind: match part {
-                    Part::Text(text) => TokenKind::Statement(text.to_owned()),
-                    Part::Open => TokenKind::Open,
-                    Part::Close => TokenKind::Close,
-                },
-            })
+            let place = Place { file: Path::new("k").into(), line };
+            parts(text).into_iter().map(move |kind| Token { place: place.clone(), kind })
         });
         let mut faults = Vec::new();
         let tree = tree(tokens.collect(), &mut faults);

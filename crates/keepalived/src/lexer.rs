@@ -38,11 +38,11 @@ pub fn uncommented(line: &str) -> (String, Result<(), Unterminated>) {
     (kept.trim_matches(BLANKS).to_owned(), ended)
 }
 
-/// A part of a line.
+/// The kind of a token.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Part<'a> {
-    /// Words.
-    Text(&'a str),
+pub enum TokenKind {
+    /// A keyword and its arguments; never empty.
+    Statement(String),
     /// `{`
     Open,
     /// `}`
@@ -50,23 +50,27 @@ pub enum Part<'a> {
 }
 
 /// Splits a line at its braces; braces in double quotes do not count.
-pub fn parts(line: &str) -> Vec<Part<'_>> {
+pub fn parts(line: &str) -> Vec<TokenKind> {
     let mut parts = Vec::new();
     let mut quoted = false;
     let mut begin = 0;
     for (at, char) in line.char_indices() {
         quoted ^= char == '"';
         let brace = match char {
-            '{' if !quoted => Part::Open,
-            '}' if !quoted => Part::Close,
+            '{' if !quoted => TokenKind::Open,
+            '}' if !quoted => TokenKind::Close,
             _ => continue,
         };
-        parts.extend([Part::Text(line[begin..at].trim_matches(BLANKS)), brace]);
+        parts.extend([statement(&line[begin..at]), brace]);
         begin = at + 1;
     }
-    parts.push(Part::Text(line[begin..].trim_matches(BLANKS)));
-    parts.retain(|part| *part != Part::Text(""));
+    parts.push(statement(&line[begin..]));
+    parts.retain(|part| *part != statement(""));
     parts
+}
+
+fn statement(text: &str) -> TokenKind {
+    TokenKind::Statement(text.trim_matches(BLANKS).to_owned())
 }
 
 /// The words of a text, separated by blanks. A string in double quotes is one word without its quotes, wherever it
@@ -165,12 +169,12 @@ mod tests {
 
     #[test]
     fn braces_split_a_line_except_in_double_quotes() {
-        use Part::{Close, Open, Text};
+        use TokenKind::{Close, Open};
         assert_eq!(
             parts("real_server 10.1.0.1 80{TCP_CHECK { } }"),
-            [Text("real_server 10.1.0.1 80"), Open, Text("TCP_CHECK"), Open, Close, Close]
+            [statement("real_server 10.1.0.1 80"), Open, statement("TCP_CHECK"), Open, Close, Close]
         );
-        assert_eq!(parts("path \"/{a}\" x"), [Text("path \"/{a}\" x")]);
+        assert_eq!(parts("path \"/{a}\" x"), [statement("path \"/{a}\" x")]);
         assert_eq!(parts("{"), [Open]);
         assert_eq!(parts(""), []);
     }

@@ -61,14 +61,15 @@ pub(super) fn apply(
         let applied = read.and_then(|read| {
             let mut changed = services.to_vec();
             for (key, options) in &mut changed {
-                let command = match read {
+                match read {
+                    ServiceLine::Limit(_) => {}
+                    ServiceLine::SynProxy(when) => options.syn_proxy = when,
+                    ServiceLine::ClientAddress(how) => options.client_address = how,
+                }
+                let result = state.apply(&match read {
                     ServiceLine::Limit(limit) => Command::Add(Rule::Limit { service: *key, limit }),
-                    ServiceLine::SynProxy(when) => edited(*key, options, |options| options.syn_proxy = when),
-                    ServiceLine::ClientAddress(how) => {
-                        edited(*key, options, |options| options.client_address = how)
-                    }
-                };
-                let result = state.apply(&command);
+                    _ => Command::EditService { key: *key, options: options.clone() },
+                });
                 result.map_err(|error| error.to_string().trim_start_matches("xvs: ").to_owned())?;
             }
             services.clone_from_slice(&changed);
@@ -82,16 +83,6 @@ pub(super) fn apply(
         }
     }
     limit
-}
-
-/// Changes the options of a service.
-fn edited(
-    key: ServiceKey,
-    options: &mut ServiceOptions,
-    change: impl FnOnce(&mut ServiceOptions),
-) -> Command {
-    change(options);
-    Command::EditService { key, options: options.clone() }
 }
 
 /// The services without these lines, to find what the director refuses. Other refusals are found later.

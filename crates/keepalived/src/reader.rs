@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use xvs_model::health_checks::fault::{Fault, Place, Severity};
 
-use crate::lexer::{BLANKS, Part, parts, uncommented, words};
+use crate::lexer::{BLANKS, TokenKind, parts, uncommented, words};
 use crate::loops;
 
 /// A statement or a brace.
@@ -26,17 +26,6 @@ pub struct Token {
     pub place: Place,
     /// Its kind.
     pub kind: TokenKind,
-}
-
-/// The kind of a token.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TokenKind {
-    /// A keyword and its arguments; never empty.
-    Statement(String),
-    /// `{`
-    Open,
-    /// `}`
-    Close,
 }
 
 /// The tokens of a file and of the files that it includes, and the faults of their syntax.
@@ -317,14 +306,8 @@ impl Reader<'_> {
         if let Some(rules) = IncludeRules::of(keyword) {
             return self.include(rules, &words(rest).concat());
         }
-        for part in parts(line) {
-            let kind = match part {
-                Part::Text(text) => TokenKind::Statement(text.to_owned()),
-                Part::Open => TokenKind::Open,
-                Part::Close => TokenKind::Close,
-            };
-            self.tokens.push(Token { place: self.place.clone(), kind });
-        }
+        let tokens = parts(line).into_iter().map(|kind| Token { place: self.place.clone(), kind });
+        self.tokens.extend(tokens);
     }
 
     /// Includes the files of a pattern, in the order of their names. The pattern is relative to the including file.
