@@ -108,28 +108,7 @@ pub(crate) fn refusal(error: &CommandError) -> String {
         CommandError::NoSuchDevice(_) => "No such device",
         CommandError::PermissionDenied => "Permission denied (you must be root)",
         CommandError::NoRoom { .. } => "Memory allocation problem",
-        CommandError::Late { .. }
-        | CommandError::NotSupported { .. }
-        | CommandError::MarkExists(_)
-        | CommandError::NoSuchMark(_)
-        | CommandError::LocalExists(_)
-        | CommandError::NoSuchLocal(_)
-        | CommandError::NotDisabled(_)
-        | CommandError::NoSuchLimit(_)
-        | CommandError::NotListed { .. }
-        | CommandError::NoListFile(_)
-        | CommandError::NoSuchQuic { .. }
-        | CommandError::NoSuchServerId { .. }
-        | CommandError::DisabledAsPart { .. }
-        | CommandError::UnknownSetting { .. }
-        | CommandError::BadSetting { .. }
-        | CommandError::UnknownServer(_)
-        | CommandError::NotFollowed { .. }
-        | CommandError::Malformed { .. }
-        | CommandError::TooLong { .. }
-        | CommandError::WrongVersion { .. }
-        | CommandError::TooManyClients
-        | CommandError::Failed { .. } => return error.to_string(),
+        _ => return error.to_string(),
     };
     text.to_owned()
 }

@@ -2,7 +2,6 @@
 
 use std::io::{BufRead, Write};
 
-use xvs_model::config::command::Command;
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
 
@@ -34,17 +33,15 @@ impl Session<'_> {
     /// Runs a line other than `-R`.
     pub(crate) fn execute(&mut self, parsed: &Parsed) -> Result<(), LineError> {
         match parsed {
-            Parsed::Change(command) => self.change(command),
+            Parsed::Change(command) => {
+                let changed = question::change(command.clone()).ask(self.director);
+                changed.map_err(|failure| LineError::change(&failure))
+            }
             Parsed::List(list) => self.list(list),
             Parsed::Save(names) => self.save(*names),
             Parsed::Help => Ok(write!(self.out, "{VERSION}{}", manual::help())?),
             Parsed::Version => Ok(self.out.write_all(VERSION.as_bytes())?),
             Parsed::Restore => Err(LineError::try_help()),
         }
-    }
-
-    pub(crate) fn change(&mut self, command: &Command) -> Result<(), LineError> {
-        let changed = question::change(command.clone()).ask(self.director);
-        changed.map_err(|failure| LineError::change(&failure))
     }
 }
