@@ -4,14 +4,10 @@ use std::io::Write;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
-use xvs_ipvsadm::Output;
+use xvs_ipvsadm::{LimitChange, LocalAddressChange, MarkChange, Output, QuicLine};
 use xvs_model::config::list_key::ListKind;
 use xvs_model::protocol::client::Director;
 
-use crate::extensions::laddr::LocalAddresses;
-use crate::extensions::limit::Limits;
-use crate::extensions::mark::Marks;
-use crate::extensions::quic::Quic;
 use crate::extensions::{self, feedback, lists};
 use crate::output::exit::{Done, MISUSED, complaint, exit_code};
 use crate::rules::{apply, confirm, plan};
@@ -50,19 +46,19 @@ pub(crate) enum Command {
     /// Let a disabled real server have its configured weight again, if its health checks agree
     Enable(maintenance::Arguments),
     /// Add, delete and list the rules that mark packets for `-f` services
-    Mark(extensions::Arguments<Marks>),
+    Mark(extensions::Arguments<MarkChange>),
     /// Report a real server's load, or show the weights that follow such reports
     Feedback(feedback::Arguments),
     /// Add, delete and list the local addresses, which `--fullnat` real servers see instead of clients
-    Laddr(extensions::Arguments<LocalAddresses>),
+    Laddr(extensions::Arguments<LocalAddressChange>),
     /// Limit the connections of each client of a service, and list the clients that are refused most
-    Limit(extensions::Arguments<Limits>),
+    Limit(extensions::Arguments<LimitChange>),
     /// Drop packets to services from networks, for a time or until deleted
     Deny(lists::Arguments),
     /// Drop packets to services from all networks but these
     Allow(lists::Arguments),
     /// Let QUIC connections keep their real server when clients change their addresses
-    Quic(extensions::Arguments<Quic>),
+    Quic(extensions::Arguments<QuicLine>),
 }
 
 impl Command {

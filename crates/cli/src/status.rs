@@ -43,8 +43,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 fn screen(report: &StatusReport) -> String {
     let below = match report.warnings.len() {
         0 => String::new(),
-        1 => "; 1 warning:".to_owned(),
-        many => format!("; {many} warnings:"),
+        many => format!("; {}:", counted(many as u64, "warning", "warnings")),
     };
     let StatusReport { version, epoch, table, .. } = report;
     let uptime = duration::in_words(report.uptime_seconds);

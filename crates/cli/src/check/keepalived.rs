@@ -16,7 +16,7 @@ use xvs_ipvsadm::{rule_lines, saved_rules};
 use xvs_keepalived::{host, read};
 use xvs_model::health_checks::check::{Check, Probe, Timing};
 use xvs_model::health_checks::fault::{Fault, Severity};
-use xvs_model::health_checks::virtual_server::{Configuration, RealServer, VirtualServer};
+use xvs_model::health_checks::virtual_server::VirtualServer;
 use xvs_proto::Endpoint;
 
 use crate::output::exit::{DONE, Done, FAILED, MISUSED};
@@ -60,7 +60,7 @@ pub(crate) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Writ
     let printed = Printed {
         file,
         is_refused: faults.iter().any(|fault| fault.severity >= worst),
-        rules: set_timeouts(&configuration).into_iter().chain(saved_rules(&state)).collect(),
+        rules: configuration.timeouts().iter().flat_map(rule_lines).chain(saved_rules(&state)).collect(),
         servers: &configuration.virtual_servers,
         faults,
     };
@@ -192,15 +192,12 @@ struct FaultRow<'a> {
 }
 
 impl<'a> From<&'a VirtualServer> for VirtualServerRow<'a> {
-    fn from(server: &'a VirtualServer) -> Self {
-        let real_servers = server.real_servers.iter().map(RealServerRow::from).collect();
-        Self { virtual_server: &server.name, quorum: server.quorum, real_servers }
-    }
-}
-
-impl From<&RealServer> for RealServerRow {
-    fn from(server: &RealServer) -> Self {
-        Self { real_server: server.endpoint, checks: server.checks.iter().map(CheckRow::from).collect() }
+    fn from(VirtualServer { name, quorum, real_servers, .. }: &'a VirtualServer) -> Self {
+        let real_servers = real_servers.iter().map(|server| RealServerRow {
+            real_server: server.endpoint,
+            checks: server.checks.iter().map(CheckRow::from).collect(),
+        });
+        Self { virtual_server: name, quorum: *quorum, real_servers: real_servers.collect() }
     }
 }
 
@@ -263,10 +260,6 @@ fn columns(server: String, check: &Check) -> [String; 7] {
         }
     };
     [server, check.probe.to_string(), interval, timeout, fall, rise, begins(&check.timing).to_owned()]
-}
-
-fn set_timeouts(configuration: &Configuration) -> Vec<String> {
-    configuration.timeouts().iter().flat_map(rule_lines).collect()
 }
 
 #[cfg(test)]

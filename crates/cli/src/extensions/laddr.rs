@@ -7,12 +7,7 @@ use xvs_model::protocol::question;
 
 use super::{Listed, NoOptions};
 
-/// `xvs laddr`.
-#[derive(Debug)]
-pub(crate) enum LocalAddresses {}
-
-impl Listed for LocalAddresses {
-    type Change = LocalAddressChange;
+impl Listed for LocalAddressChange {
     type Options = NoOptions;
     type Report = LocalReport;
     const HELP: &str = "Show the addresses, and how many of their ports are taken";
@@ -86,6 +81,6 @@ Address                     Ports        Connections  Taken  Most towards
 192.0.2.2 standby           5000-5999              0   0.0%
 7 connections found no free port and were refused; add an address, or more ports
 ";
-        assert_eq!(LocalAddresses::screen(&LocalReport { addresses, exhausted: 7 }), expected);
+        assert_eq!(LocalAddressChange::screen(&LocalReport { addresses, exhausted: 7 }), expected);
     }
 }

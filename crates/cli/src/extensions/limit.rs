@@ -17,12 +17,7 @@ pub(crate) struct Clients {
     clients: u32,
 }
 
-/// `xvs limit`.
-#[derive(Debug)]
-pub(crate) enum Limits {}
-
-impl Listed for Limits {
-    type Change = LimitChange;
+impl Listed for LimitChange {
     type Options = Clients;
     type Report = LimitReport;
     const HELP: &str = "Show the limits, and the clients that they refuse most";
@@ -113,6 +108,6 @@ Client                                   Connections      Refused
 192.0.2.7/32                                      50         1234   TCP 198.51.100.1:80
 3 connections were made without a limit, because more clients are connected than `clients` of [limits]
 ";
-        assert_eq!(Limits::screen(&report), expected.replace("Refused\n", "Refused   Service\n"));
+        assert_eq!(LimitChange::screen(&report), expected.replace("Refused\n", "Refused   Service\n"));
     }
 }

@@ -10,12 +10,7 @@ use xvs_proto::{Prefix, Protocol};
 use super::{Listed, NoOptions};
 use crate::output::text::{aligned, widths};
 
-/// `xvs mark`.
-#[derive(Debug)]
-pub(crate) enum Marks {}
-
-impl Listed for Marks {
-    type Change = MarkChange;
+impl Listed for MarkChange {
     type Options = NoOptions;
     type Report = Vec<Row>;
     const HELP: &str =
@@ -107,6 +102,6 @@ mod tests {
     fn the_table_aligns_its_columns_and_shows_a_dash_for_each_absent_condition() {
         let expected = "mark  mask  protocol  source  destination     ports         interface\n\
                         1     0xff  TCP       -       192.0.2.100/32  80,8000:8010  eth0\n";
-        assert_eq!(Marks::screen(&vec![Row::from(&rule())]), expected);
+        assert_eq!(MarkChange::screen(&vec![Row::from(&rule())]), expected);
     }
 }

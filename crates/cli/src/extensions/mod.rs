@@ -19,10 +19,8 @@ pub(crate) mod lists;
 pub(crate) mod mark;
 pub(crate) mod quic;
 
-/// A subcommand whose own subcommands are changes and `list`.
-pub(crate) trait Listed {
-    /// The changes.
-    type Change: Line + Debug;
+/// Changes, as subcommands of a subcommand that has `list` too.
+pub(crate) trait Listed: Line + Debug {
     /// Options of `list`.
     type Options: Args + Debug;
     /// What is listed.
@@ -47,7 +45,7 @@ pub(crate) struct Arguments<L: Listed> {
 #[derive(Debug, Subcommand)]
 enum Action<L: Listed> {
     #[command(flatten)]
-    Change(L::Change),
+    Change(L),
     #[command(about = L::HELP)]
     List {
         #[command(flatten)]

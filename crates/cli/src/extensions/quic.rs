@@ -9,12 +9,7 @@ use xvs_model::protocol::question;
 
 use super::{Listed, NoOptions};
 
-/// `xvs quic`.
-#[derive(Debug)]
-pub(crate) enum Quic {}
-
-impl Listed for Quic {
-    type Change = QuicLine;
+impl Listed for QuicLine {
     type Options = NoOptions;
     type Report = Vec<QuicRow>;
     const HELP: &str = "Show the configurations and server IDs";
@@ -87,7 +82,7 @@ UDP 198.51.100.1:443
   0a0b0c  192.0.2.1:443
   0a0b  192.0.2.1:443; not in force: no configuration has server IDs of 2 bytes
 ";
-        assert_eq!(Quic::screen(&vec![row]), expected);
-        assert!(Quic::screen(&Vec::new()).contains("`xvs quic add --help`"));
+        assert_eq!(QuicLine::screen(&vec![row]), expected);
+        assert!(QuicLine::screen(&Vec::new()).contains("`xvs quic add --help`"));
     }
 }

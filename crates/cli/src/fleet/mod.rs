@@ -14,7 +14,7 @@ use xvs_model::report::fleet::{FleetDirector, FleetReport, Trial};
 
 use crate::fleet::ask::report;
 use crate::output::exit::{DONE, Done, FAILED};
-use crate::output::text::{line, print};
+use crate::output::text::{counted, line, print};
 
 /// The arguments of `xvs fleet`.
 #[derive(Debug, Args)]
@@ -57,8 +57,7 @@ pub(crate) fn summary(report: &FleetReport) -> String {
             return format!("{} of {}: etcd has not answered yet", report.director, report.fleet);
         }
         0 => "no other director".to_owned(),
-        1 => "1 other director".to_owned(),
-        others => format!("{others} other directors"),
+        others => counted(others as u64, "other director", "other directors"),
     };
     format!("{} of {}: {runs} of etcd, {others}", report.director, report.fleet)
 }
