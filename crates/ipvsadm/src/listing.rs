@@ -363,12 +363,11 @@ pub(crate) fn joined(peers: &[IpAddr]) -> String {
 
 /// The order of two services: negative if `a` comes first, positive if `b` does.
 pub(super) fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
-    let parts = |key: &ServiceKey| match *key {
-        ServiceKey::Address { protocol, endpoint } => (0, endpoint.family(), protocol.0, Some(endpoint)),
-        ServiceKey::Mark { mark, family } => (mark, family, Protocol::TCP.0, None),
-    };
-    let ((mark_a, family_a, protocol_a, endpoint_a), (mark_b, family_b, protocol_b, endpoint_b)) =
-        (parts(a), parts(b));
+    let [(mark_a, family_a, protocol_a, endpoint_a), (mark_b, family_b, protocol_b, endpoint_b)] = [*a, *b]
+        .map(|key| match key {
+            ServiceKey::Address { protocol, endpoint } => (0, endpoint.family(), protocol.0, Some(endpoint)),
+            ServiceKey::Mark { mark, family } => (mark, family, Protocol::TCP.0, None),
+        });
     let first = [
         signed_difference(mark_a, mark_b),
         family_a as i64 - family_b as i64,
@@ -382,15 +381,16 @@ pub(super) fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
 
 /// The order of two endpoints, as [`compare_services`].
 pub(super) fn compare_endpoints(a: Endpoint, b: Endpoint) -> i64 {
-    let words = |addr: IpAddr| match addr {
+    let [words_a, words_b] = [a, b].map(|endpoint| match endpoint.addr {
         IpAddr::V4(addr) => [u32::from(addr), 0, 0, 0],
         IpAddr::V6(addr) => {
             let bits = u128::from(addr);
             [(bits >> 96) as u32, (bits >> 64) as u32, (bits >> 32) as u32, bits as u32]
         }
-    };
-    let pairs = words(a.addr).into_iter().zip(words(b.addr));
-    pairs
+    });
+    words_a
+        .into_iter()
+        .zip(words_b)
         .map(|(a, b)| signed_difference(a, b))
         .find(|difference| *difference != 0)
         .unwrap_or(i64::from(a.port) - i64::from(b.port))

@@ -26,11 +26,10 @@ impl Lines {
         let mut line = format!("{} {} {}", clock(first.nanoseconds), first.interface, what(first));
         let outs: Vec<_> = packet.frames.iter().filter(|frame| frame.direction == Direction::Out).collect();
         match (&packet.reason, packet.verdict.as_str()) {
-            (Some(reason), _) if self.explained.contains(reason) => _ = write!(line, " drop {reason}"),
-            (Some(reason), _) => {
-                self.explained.insert(reason.clone());
+            (Some(reason), _) if self.explained.insert(reason.clone()) => {
                 _ = write!(line, " {}", pcapng::explained(packet));
             }
+            (Some(reason), _) => _ = write!(line, " drop {reason}"),
             (None, "transmit") if first.direction != Direction::Out => {}
             (None, verdict) => _ = write!(line, " {verdict}"),
         }
