@@ -354,7 +354,7 @@ impl Draft {
         if let Some(word) = extra.first() {
             return Err(LineError::usage(format!("unexpected argument {word}")));
         }
-        self.service.flags = values::flags(&self.flags, &self.service.scheduler)?;
+        self.service.flags = values::scheduler_flags(&self.flags, &self.service.scheduler)?;
         check_command(self.command, self.seen)?;
         self.check_service()?;
         self.check_destination()?;

@@ -41,6 +41,7 @@ pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
 pub use service_name::named_service;
 pub use streams::{Messages, NextStep, Output, Streams};
+pub use values::scheduler_flags;
 pub use xvs_lines::access_list::{EntryArgument, ListChange};
 pub use xvs_lines::arguments::{Line, RealServerArgument, ServiceArgument};
 pub use xvs_lines::disabled::{DisabledArgument, disabled_arguments};

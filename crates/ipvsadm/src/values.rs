@@ -112,8 +112,11 @@ fn c_number(text: &str) -> Option<u32> {
     u32::from_str_radix(digits, radix).ok()
 }
 
-/// The scheduler flags of these names. A flag of another scheduler is an error.
-pub(super) fn flags(text: &str, scheduler: &str) -> Result<SchedulerFlags, LineError> {
+/// The scheduler flags of these names, separated by commas.
+///
+/// # Errors
+/// There is no such flag, or it is of another scheduler.
+pub fn scheduler_flags(text: &str, scheduler: &str) -> Result<SchedulerFlags, LineError> {
     let mut bits = 0;
     for item in text.split(',').filter(|item| !item.is_empty()) {
         let Some((owner, _, bit)) = FLAGS.iter().find(|(_, name, _)| *name == item) else {

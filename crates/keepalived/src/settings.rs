@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 
+use xvs_ipvsadm::scheduler_flags;
 use xvs_model::config::service::{DEFAULT_SCHEDULER, Netmask, SchedulerFlags, ServiceOptions};
 use xvs_model::health_checks::check::Script;
 use xvs_model::health_checks::virtual_server::RealServer;
@@ -129,16 +130,11 @@ impl Settings {
                 None => {}
             },
             "ops" => self.one_packet = true,
-            "flag-1" => self.flags |= 1,
-            "flag-2" => self.flags |= 2,
-            "flag-3" => self.flags |= 4,
-            flag @ ("sh-fallback" | "sh-port" | "mh-fallback" | "mh-port") => {
-                match flag.split_once('-').filter(|(of, _)| scheduler == Some(of)) {
-                    Some((_, "port")) => self.flags |= 2,
-                    Some(_) => self.flags |= 1,
-                    None => faults.refuse(block, "it must follow the `lvs_sched` of its scheduler"),
-                }
-            }
+            flag @ ("flag-1" | "flag-2" | "flag-3" | "sh-fallback" | "sh-port" | "mh-fallback"
+            | "mh-port") => match scheduler_flags(flag, scheduler.unwrap_or_default()) {
+                Ok(SchedulerFlags(bits)) => self.flags |= bits,
+                Err(_) => faults.refuse(block, "it must follow the `lvs_sched` of its scheduler"),
+            },
             "hashed" if matches!(scheduler, Some("sh" | "mh")) => {}
             "hashed" => faults.refuse(block, "it is for sh and mh only, where it has no effect"),
             "ip_family" => match faults.argument(block) {

@@ -100,6 +100,7 @@ pub(crate) fn counted(counts: Counts) -> String {
 }
 
 /// The cells of a line.
+#[derive(Default)]
 struct Row {
     indent: usize,
     what: String,
@@ -159,19 +160,22 @@ fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
         None => String::new(),
         Some(next) => format!("next in {} s", next.saturating_sub(now_millis).div_ceil(1000)),
     };
-    let row = |what, state, since, more| Row { indent: 4, what, state, since, more };
-    let since = ago(check.since_millis, now_millis);
-    let head = row(check.probe.clone(), check.state.to_string(), since, next);
-    let said = |what: &str, at_millis| {
-        let said = format!("{} ago: {what}", ago(at_millis, now_millis));
-        Row { indent: 6, ..row(said, String::new(), String::new(), String::new()) }
+    let head = Row {
+        indent: 4,
+        what: check.probe.clone(),
+        state: check.state.to_string(),
+        since: ago(check.since_millis, now_millis),
+        more: next,
     };
     let answer = check.agent.as_ref().map(|agent| (answer(agent), agent.at_millis));
+    let error = check.last_error.as_ref().map(|error| (error.what.clone(), error.at_millis));
     // An answer that takes the server down is the error too.
-    let is_shown = |what: &str| answer.as_ref().is_some_and(|(answer, _)| answer.starts_with(what));
-    let error = check.last_error.as_ref().filter(|error| !is_shown(&error.what));
-    let error = error.map(|error| said(&error.what, error.at_millis));
-    [head].into_iter().chain(answer.map(|(answer, at_millis)| said(&answer, at_millis))).chain(error)
+    let error = error.filter(|(what, _)| answer.as_ref().is_none_or(|(answer, _)| !answer.starts_with(what)));
+    let said = answer.into_iter().chain(error).map(move |(what, at_millis)| {
+        let what = format!("{} ago: {what}", ago(at_millis, now_millis));
+        Row { indent: 6, what, ..Row::default() }
+    });
+    [head].into_iter().chain(said)
 }
 
 /// An agent's last answer, and what follows from it and those before.
