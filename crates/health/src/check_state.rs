@@ -71,14 +71,14 @@ impl CheckStateMachine {
 
     /// A check that continues as it was in an earlier process.
     pub fn resume(check: &Check, view: CheckView) -> Self {
-        let CheckView { has_run, has_failed, .. } = view;
-        Self { result: view.into(), has_run, has_failed, ..Self::new(check, Status::Up) }
+        let CheckView { result, has_run, has_failed } = view;
+        Self { result, has_run, has_failed, ..Self::new(check, Status::Up) }
     }
 
     /// What a later process continues with.
     pub fn view(&self) -> CheckView {
-        let Self { result: CheckResult { is_up, weight_change, agent }, has_run, has_failed, .. } = *self;
-        CheckView { is_up, weight_change, agent, has_run, has_failed }
+        let Self { result, has_run, has_failed, .. } = *self;
+        CheckView { result, has_run, has_failed }
     }
 
     /// The state with the timing of a new configuration.

@@ -11,7 +11,7 @@ use xvs_model::config::rule::Rule;
 use xvs_model::health_checks::fault::{Fault, Place, Severity};
 use xvs_model::health_checks::virtual_server::Configuration;
 
-use crate::virtual_server::{InitialNotices, ServiceDestination, VirtualServerState};
+use crate::virtual_server::{InitialNotices, Reloaded, ServiceDestination, VirtualServerState};
 
 /// The state before any check has run, and the faults of what the director refuses: at most one for each position in
 /// the file.
@@ -22,7 +22,7 @@ pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
     }
     let mut making = Making { state, refused: Vec::new(), places: HashSet::new() };
     for virtual_server in &configuration.virtual_servers {
-        let (server_state, _) = VirtualServerState::start(
+        let Reloaded { state: server_state, .. } = VirtualServerState::start(
             Arc::new(virtual_server.clone()),
             InitialNotices::Omitted,
             Arc::default(),

@@ -416,7 +416,7 @@ impl<E: Environment> Manager<E> {
             Some(former) => {
                 VirtualServerState::resume(virtual_server, former, new.initial_notices(), disabled)
             }
-            None => start(virtual_server, new.initial_notices(), disabled),
+            None => VirtualServerState::start(virtual_server, new.initial_notices(), disabled),
         }
     }
 
@@ -512,21 +512,6 @@ fn set_timeouts(
 /// The keys of a virtual server's services.
 fn keys(server: &VirtualServer) -> impl Iterator<Item = ServiceKey> {
     server.services.iter().map(|(key, _)| *key)
-}
-
-/// The state of a virtual server that is new in the configuration.
-fn start(
-    virtual_server: Arc<VirtualServer>,
-    initial_notices: InitialNotices,
-    disabled: Arc<DisabledServers>,
-) -> Reloaded {
-    let servers = virtual_server.real_servers.iter();
-    let origins = servers.map(|server| {
-        server.checks.iter().map(|check| Origin::New(Status::at_first(&check.timing))).collect()
-    });
-    let origins = origins.collect();
-    let (state, notices) = VirtualServerState::start(virtual_server, initial_notices, disabled);
-    Reloaded { state, notices, origins }
 }
 
 /// A request to the control thread has panicked.

@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::{fs, io};
+use std::{error, fs};
 
 use pkcs8::{EncryptedPrivateKeyInfo, SecretDocument};
 use tokio_rustls::rustls::client::Resumption;
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::crypto::{CryptoProvider, ring};
-use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime,
 };
@@ -37,32 +37,7 @@ pub(super) fn server_name(host: &str) -> Option<ServerName<'static>> {
 pub(super) struct TlsConfigs(HashMap<Tls, Option<Arc<ClientConfig>>>);
 
 /// The statement whose file cannot be used, and the reason; `None`: no statement names a file.
-type Refusal<'a> = (Option<&'a Setting>, TlsError);
-
-/// Why a file cannot be used.
-#[derive(Debug, thiserror::Error)]
-enum TlsError {
-    #[error("{0}")]
-    Unreadable(io::Error),
-    #[error("{0}")]
-    Pem(pem::Error),
-    /// A certificate is invalid, or its key is another's.
-    #[error("{0}")]
-    Refused(Error),
-    #[error("{0}")]
-    NotEncrypted(pkcs8::der::Error),
-    /// The password is wrong, or the encryption is unknown.
-    #[error("{0}")]
-    Decryption(pkcs8::Error),
-    #[error("it is encrypted, and there is no `password`")]
-    NoPassword,
-    #[error("there is no certificate in it")]
-    NoCertificate,
-    #[error("`certificate` and `key` go together")]
-    Lone,
-    #[error("`tls_verify` finds no certificate authorities; name a file with `SSL {{ ca FILE }}`")]
-    NoAuthorities,
-}
+type Refusal<'a> = (Option<&'a Setting>, Box<dyn error::Error>);
 
 impl TlsConfigs {
     /// The settings of a check. `None`: a file cannot be used; the fault is at its statement, or at `check` if no
@@ -104,9 +79,11 @@ fn client_config(tls: &Tls) -> Result<Arc<ClientConfig>, Refusal<'_>> {
             let chain = certificates(certificate)?;
             let secret = private_key(key, tls.password.as_ref())?;
             let config = builder.with_client_auth_cert(chain, secret);
-            config.map_err(|error| (Some(key), TlsError::Refused(error)))?
+            config.map_err(|error| (Some(key), error.into()))?
         }
-        (Some(lone), None) | (None, Some(lone)) => return Err((Some(lone), TlsError::Lone)),
+        (Some(lone), None) | (None, Some(lone)) => {
+            return Err((Some(lone), "`certificate` and `key` go together".into()));
+        }
     };
     // A resumed session would not show the current certificate.
     config.resumption = Resumption::disabled();
@@ -118,14 +95,15 @@ fn roots(tls: &Tls) -> Result<RootCertStore, Refusal<'_>> {
     let mut roots = RootCertStore::empty();
     if let Some(ca) = &tls.ca {
         for certificate in certificates(ca)? {
-            roots.add(certificate).map_err(|error| (Some(ca), TlsError::Refused(error)))?;
+            roots.add(certificate).map_err(|error| (Some(ca), error.into()))?;
         }
     } else {
         let found = rustls_native_certs::load_native_certs().certs;
         roots.add_parsable_certificates(found);
     }
     if roots.is_empty() {
-        return Err((None, TlsError::NoAuthorities));
+        let why = "`tls_verify` finds no certificate authorities; name a file with `SSL { ca FILE }`";
+        return Err((None, why.into()));
     }
     Ok(roots)
 }
@@ -137,16 +115,19 @@ fn private_key<'a>(
     let text = contents(key)?;
     let secret = match encrypted(&text) {
         Some(section) => decrypted(section, password),
-        None => PrivateKeyDer::from_pem_slice(&text).map_err(TlsError::Pem),
+        None => PrivateKeyDer::from_pem_slice(&text).map_err(Into::into),
     };
     secret.map_err(|why| (Some(key), why))
 }
 
-fn decrypted(section: &str, password: Option<&Setting>) -> Result<PrivateKeyDer<'static>, TlsError> {
-    let password = password.ok_or(TlsError::NoPassword)?;
-    let (_, document) = SecretDocument::from_pem(section).map_err(TlsError::NotEncrypted)?;
+fn decrypted(
+    section: &str,
+    password: Option<&Setting>,
+) -> Result<PrivateKeyDer<'static>, Box<dyn error::Error>> {
+    let password = password.ok_or("it is encrypted, and there is no `password`")?;
+    let (_, document) = SecretDocument::from_pem(section).map_err(|error| error.to_string())?;
     let info = EncryptedPrivateKeyInfo::try_from(document.as_bytes());
-    let plain = info.and_then(|info| info.decrypt(&password.value)).map_err(TlsError::Decryption)?;
+    let plain = info.and_then(|info| info.decrypt(&password.value)).map_err(|error| error.to_string())?;
     Ok(PrivatePkcs8KeyDer::from(plain.as_bytes().to_vec()).into())
 }
 
@@ -162,14 +143,14 @@ fn encrypted(text: &[u8]) -> Option<&str> {
 fn certificates(file: &Setting) -> Result<Vec<CertificateDer<'static>>, Refusal<'_>> {
     let read = CertificateDer::pem_slice_iter(&contents(file)?).collect::<Result<Vec<_>, _>>();
     match read {
-        Ok(found) if found.is_empty() => Err((Some(file), TlsError::NoCertificate)),
-        read => read.map_err(|error| (Some(file), TlsError::Pem(error))),
+        Ok(found) if found.is_empty() => Err((Some(file), "there is no certificate in it".into())),
+        read => read.map_err(|error| (Some(file), error.into())),
     }
 }
 
 /// The content of the file of a statement.
 fn contents(file: &Setting) -> Result<Vec<u8>, Refusal<'_>> {
-    fs::read(&file.value).map_err(|error| (Some(file), TlsError::Unreadable(error)))
+    fs::read(&file.value).map_err(|error| (Some(file), error.into()))
 }
 
 /// Accepts any certificate and any signature.

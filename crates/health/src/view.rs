@@ -11,7 +11,7 @@ use siphasher::sip::SipHasher13;
 use xvs_model::health_checks::check::Probe;
 use xvs_proto::Endpoint;
 
-use crate::agent::AgentWeight;
+use crate::virtual_server::CheckResult;
 
 /// The view of all checks of a keepalived.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -41,12 +41,8 @@ pub struct RealServerView {
 /// A check.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckView {
-    pub(crate) is_up: bool,
-    /// The number that it adds to the real server's weight.
-    pub(crate) weight_change: i64,
-    /// What an agent grants of that weight.
-    #[serde(default)]
-    pub(crate) agent: AgentWeight,
+    #[serde(flatten)]
+    pub(crate) result: CheckResult,
     /// Whether any probe has passed or failed.
     pub(crate) has_run: bool,
     pub(crate) has_failed: bool,

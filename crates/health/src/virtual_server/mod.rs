@@ -16,6 +16,7 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::OwnedService;
@@ -40,13 +41,14 @@ pub struct VirtualServerState {
 }
 
 /// The result of a check after rise and fall.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CheckResult {
     /// Whether the check is up.
     pub is_up: bool,
     /// The number that the check adds to the real server's weight; 0 while the check is down.
     pub weight_change: i64,
     /// What an agent grants of the weight that the file and all checks give.
+    #[serde(default)]
     pub agent: AgentWeight,
 }
 
@@ -68,18 +70,18 @@ pub enum InitialNotices {
     Sent,
 }
 
-/// The result of a reload of a virtual server.
+/// The result of a start or a reload of a virtual server.
 #[derive(Debug)]
 pub struct Reloaded {
     /// The new state.
     pub state: VirtualServerState,
-    /// Notices of the changes that the reload has made, in order.
+    /// Notices of the changes that were made, in order.
     pub notices: Vec<Notice>,
     /// The origin of each check of each real server, in the order of the new configuration.
     pub origins: Vec<Vec<Origin>>,
 }
 
-/// Where the state of a check after a reload comes from.
+/// Where the state of a check after a start or a reload comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// From a check of the old configuration with the same [identity](Probe::identity); its timing may differ.
@@ -125,21 +127,13 @@ impl VirtualServerState {
         virtual_server: Arc<VirtualServer>,
         initial_notices: InitialNotices,
         disabled: Arc<DisabledServers>,
-    ) -> (Self, Vec<Notice>) {
-        let servers = virtual_server.real_servers.iter().map(|server| {
-            let checks = server.checks.iter().map(|check| Status::at_first(&check.timing).into()).collect();
-            Server { checks, is_reported_down: false }
-        });
-        let mut state = Self { servers: servers.collect(), has_quorum: false, virtual_server, disabled };
-        let mut notices = Vec::new();
-        if initial_notices == InitialNotices::Sent {
-            notices.extend(state.notices_of_up(Status::Up));
+    ) -> Reloaded {
+        let state = Self { virtual_server, servers: Vec::new(), has_quorum: false, disabled };
+        let mut started = state.continued(initial_notices, |_| None);
+        if started.state.uses_sorry_server() {
+            started.notices.push(started.state.notice(None, Status::Down));
         }
-        notices.extend(state.update_quorum());
-        if !state.has_quorum && state.virtual_server.sorry_server.is_some() {
-            notices.push(state.notice(None, Status::Down));
-        }
-        (state, notices)
+        started
     }
 
     /// Applies check results, each with the index of its real server and of its check. Returns the notices, in order.
@@ -202,7 +196,7 @@ impl VirtualServerState {
             let old = *index.get(&server.endpoint)?;
             let views: HashMap<u64, CheckView> = old.checks.iter().copied().collect();
             let checks = server.checks.iter().map(|check| match views.get(&probe_id(&check.probe)) {
-                Some(view) => (Origin::Resumed(*view), (*view).into()),
+                Some(view) => (Origin::Resumed(*view), view.result),
                 None => {
                     let status = Status::of_new(check, old.is_up);
                     (Origin::New(status), status.into())
@@ -253,9 +247,7 @@ impl VirtualServerState {
                 is_reported_down: now.is_reported_down,
                 checks: checks
                     .map(|(index, (file, now))| {
-                        let CheckResult { is_up, weight_change, agent } = *now;
-                        let view = CheckView { is_up, weight_change, agent, ..check(server, index) };
-                        (probe_id(&file.probe), view)
+                        (probe_id(&file.probe), CheckView { result: *now, ..check(server, index) })
                     })
                     .collect(),
             }
@@ -277,7 +269,8 @@ impl VirtualServerState {
     /// The notices when the virtual server is removed from the file.
     pub fn remove(self) -> Vec<Notice> {
         let lost = self.has_quorum.then(|| self.notice(None, Status::Down));
-        self.notices_of_up(Status::Down).chain(lost).collect()
+        let up = (0..self.servers.len()).filter(|server| self.is_up(*server));
+        up.map(|server| self.notice(Some(server), Status::Down)).chain(lost).collect()
     }
 
     /// The services that the virtual server wants now, in the order of the file.
@@ -401,18 +394,6 @@ impl VirtualServerState {
 
     fn notice(&self, server: Option<usize>, status: Status) -> Notice {
         Notice { virtual_server: Arc::clone(&self.virtual_server), server, status }
-    }
-
-    fn notices_of_up(&self, status: Status) -> impl Iterator<Item = Notice> {
-        (0..self.servers.len())
-            .filter(|server| self.is_up(*server))
-            .map(move |server| self.notice(Some(server), status))
-    }
-}
-
-impl From<CheckView> for CheckResult {
-    fn from(CheckView { is_up, weight_change, agent, .. }: CheckView) -> Self {
-        Self { is_up, weight_change, agent }
     }
 }
 

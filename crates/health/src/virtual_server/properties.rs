@@ -295,7 +295,7 @@ proptest! {
         steps in steps(),
     ) {
         let mut file = first.virtual_server();
-        let (mut state, notices) = VirtualServerState::start(Arc::clone(&file), InitialNotices::Omitted, Arc::default());
+        let Reloaded { mut state, notices, .. } = VirtualServerState::start(Arc::clone(&file), InitialNotices::Omitted, Arc::default());
         let mut naive = Naive::begin(&file);
         let mut notices = lines(&notices);
         for step in steps {

@@ -31,7 +31,7 @@ fn case(name: &str) -> Arc<VirtualServer> {
 }
 
 pub(super) fn started(virtual_server: &Arc<VirtualServer>) -> VirtualServerState {
-    VirtualServerState::start(Arc::clone(virtual_server), InitialNotices::Omitted, Arc::default()).0
+    VirtualServerState::start(Arc::clone(virtual_server), InitialNotices::Omitted, Arc::default()).state
 }
 
 pub(super) fn reloaded(state: VirtualServerState, virtual_server: &Arc<VirtualServer>) -> Reloaded {
@@ -82,7 +82,7 @@ fn an_inhibited_server_that_starts_down_gets_its_weight_with_its_first_pass() {
 #[test]
 fn a_weight_from_a_script_changes_the_quorum_and_the_sorry_server() {
     let file = case("sorry-server");
-    let (mut state, notices) =
+    let Reloaded { mut state, notices, .. } =
         VirtualServerState::start(Arc::clone(&file), InitialNotices::Omitted, Arc::default());
     assert_eq!((lines(&notices), servers(&state)), (vec!["VS DOWN".to_owned()], "1=0 99=1".to_owned()));
     let check = &file.real_servers[0].checks[0];
@@ -126,7 +126,7 @@ fn a_disabled_server_does_not_count_for_the_quorum_so_a_sorry_server_serves_if_a
     let Reloaded { state: mut after, notices, .. } = reloaded(state, &file);
     assert_eq!((lines(&notices), &*servers(&after)), (Vec::new(), "99=1"), "over a reload, too");
     assert_eq!(lines(&Vec::from_iter(after.set_disabled(disabled(&["10.1.0.1"])))), ["VS UP"]);
-    let (state, notices) = VirtualServerState::start(file, InitialNotices::Omitted, all);
+    let Reloaded { state, notices, .. } = VirtualServerState::start(file, InitialNotices::Omitted, all);
     assert_eq!((lines(&notices), &*servers(&state)), (vec!["VS DOWN".to_owned()], "99=1"));
 }
 
@@ -210,8 +210,7 @@ fn an_agent_grants_a_share_of_the_weight_of_file_and_scripts_and_a_drain_counts_
     let heavier = virtual_server(&format!("quorum 150\n{}", real(1).replace("100", "500")));
     let state = reloaded(state, &heavier).state;
     assert_eq!(servers(&state), "1=400");
-    let CheckResult { is_up, weight_change, agent } = UP;
-    let view = state.view(|_, _| CheckView { is_up, weight_change, agent, has_run: true, has_failed: false });
+    let view = state.view(|_, _| CheckView { result: UP, has_run: true, has_failed: false });
     let resumed = VirtualServerState::resume(heavier, &view, InitialNotices::Omitted, Arc::default());
     assert_eq!(servers(&resumed.state), "1=400");
 }
@@ -291,7 +290,7 @@ fn in_a_group_a_sorry_server_without_a_port_equals_a_real_server_with_the_servic
 #[test]
 fn at_the_start_the_quorum_causes_a_notice_and_servers_do_with_rs_init_notifies() {
     let notices = |before: &str, initial_notices| {
-        lines(&VirtualServerState::start(pair(before), initial_notices, Arc::default()).1)
+        lines(&VirtualServerState::start(pair(before), initial_notices, Arc::default()).notices)
     };
     assert_eq!(notices("", InitialNotices::Omitted), ["VS UP"]);
     assert_eq!(notices("", InitialNotices::Sent), ["RS 1 UP", "RS 2 UP", "VS UP"]);
@@ -458,7 +457,8 @@ fn lines_for_fifos_name_addresses_marks_and_groups_as_keepalived_does() {
              real_server 10.1.0.5 80 {{\n}}\n}}\n{head} {{\nlvs_method TUN\nreal_server 2001:db8::5 80 {{\n}}\n}}\n"
         );
         let file = configuration(&text).virtual_servers.swap_remove(1);
-        let (_, notices) = VirtualServerState::start(Arc::new(file), InitialNotices::Sent, Arc::default());
+        let started = VirtualServerState::start(Arc::new(file), InitialNotices::Sent, Arc::default());
+        let notices = started.notices;
         notices.iter().map(Notice::line).collect::<Vec<_>>()
     };
     assert_eq!(
