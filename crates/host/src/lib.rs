@@ -6,6 +6,7 @@
 
 pub mod boot;
 pub mod cores;
+pub mod follower_thread;
 pub mod instance;
 pub mod lock_file;
 pub mod loopback;

@@ -9,12 +9,10 @@
 //! started it. Cost: a few processes for a change, which run at most a fifth of the time, and one small file read each
 //! second. Not here: evaluation of the rules (`xvs_ctl::firewall_marks`).
 
-use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fd::{BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::netlink::{NETFILTER, SocketAddrNetlink};
@@ -25,6 +23,7 @@ use xvs_helper::request::LegacyTables;
 use xvs_helper::task::{Answer, Task, only};
 use xvs_proto::Family;
 
+use crate::follower_thread::{FollowerThread, Stopper};
 use crate::netfilter::chain::Table;
 use crate::netfilter::programs::Programs;
 
@@ -50,18 +49,10 @@ pub struct KernelMarkRules {
 /// # Errors
 /// The system's refusal of a descriptor.
 pub fn read_all() -> io::Result<KernelMarkRules> {
-    let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let mut reader = Reader { scope: Scope::All, ..Reader::new(Programs::new(stop)) };
+    let mut reader = Reader { scope: Scope::All, ..Reader::new(Programs::new(Stopper::open()?)) };
     reader.nft();
     reader.legacy();
     Ok(reader.found())
-}
-
-/// The thread that follows the rules; dropping it stops the thread and waits for its end.
-#[derive(Debug)]
-pub struct FollowerThread {
-    stop: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
 }
 
 /// Follows the mark rules of the calling thread's network namespace. `report` is called on the new thread, first with
@@ -70,12 +61,10 @@ pub struct FollowerThread {
 /// # Errors
 /// The system's refusal of a socket or a thread.
 pub fn follow(report: impl FnMut(KernelMarkRules) + Send + 'static) -> io::Result<FollowerThread> {
-    let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?);
-    let events = Events::open(Arc::clone(&stop))?;
-    let reader = Reader::new(Programs::new(Arc::clone(&stop)));
-    let thread = thread::Builder::new().name("xvs-netfilter".to_owned());
-    let thread = thread.spawn(move || run(&events, reader, report))?;
-    Ok(FollowerThread { stop, thread: Some(thread) })
+    let stopper = Stopper::open()?;
+    let events = Events::open(stopper.clone())?;
+    let reader = Reader::new(Programs::new(stopper.clone()));
+    FollowerThread::start("xvs-netfilter", "netfilter's rules", stopper, move || run(&events, reader, report))
 }
 
 /// Reads the rules until the stop.
@@ -113,18 +102,6 @@ fn run(events: &Events, mut reader: Reader, mut report: impl FnMut(KernelMarkRul
                 true
             }
         };
-    }
-}
-
-impl Drop for FollowerThread {
-    fn drop(&mut self) {
-        // The write fails only if the event counter is at its maximum; then the wait ends as well.
-        let _ = rustix::io::write(&*self.stop, &1u64.to_ne_bytes());
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that follows netfilter's rules panicked");
-        }
     }
 }
 
@@ -260,7 +237,7 @@ enum Woken {
 /// The kernel's announcements of changed rules of nftables.
 struct Events {
     socket: OwnedFd,
-    stop: Arc<OwnedFd>,
+    stopper: Stopper,
 }
 
 /// Opens a socket that receives these announcements in the calling thread's network namespace.
@@ -280,20 +257,20 @@ impl Task for FollowNftables {
 }
 
 impl Events {
-    fn open(stop: Arc<OwnedFd>) -> io::Result<Self> {
+    fn open(stopper: Stopper) -> io::Result<Self> {
         let ((), socket) = only(FollowNftables.run(&[])?)?;
-        Ok(Self { socket, stop })
+        Ok(Self { socket, stopper })
     }
 
     /// Waits, regardless of changes.
     fn pause(&self, time: Duration) -> io::Result<Woken> {
-        self.poll(&mut [PollFd::new(&*self.stop, PollFlags::IN)], time)
+        self.poll(&mut [self.stopper.poll_fd()], time)
     }
 
     /// Waits for a change.
     fn wait(&self, at_most: Duration) -> io::Result<Woken> {
         let socket = PollFd::new(&self.socket, PollFlags::IN);
-        self.poll(&mut [PollFd::new(&*self.stop, PollFlags::IN), socket], at_most)
+        self.poll(&mut [self.stopper.poll_fd(), socket], at_most)
     }
 
     /// Waits for one of these descriptors; the first is that of the stop.

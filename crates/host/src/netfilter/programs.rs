@@ -9,20 +9,21 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::AsFd;
 use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::Errno;
 use xvs_helper::client::Run;
 use xvs_helper::request::{End, Event, Request};
 
+use crate::follower_thread::Stopper;
+
 /// The programs and their last outputs.
 pub(super) struct Programs {
     /// Becomes readable when the follower is stopped.
-    stop: Arc<OwnedFd>,
+    stopper: Stopper,
     time_limit: Duration,
     last: BTreeMap<String, String>,
     /// Sentences for the operator about programs that failed since [`Self::begin`].
@@ -40,8 +41,8 @@ enum Outcome {
 }
 
 impl Programs {
-    pub(super) fn new(stop: Arc<OwnedFd>) -> Self {
-        Self { stop, time_limit: TIME_LIMIT, last: BTreeMap::new(), failures: Vec::new() }
+    pub(super) fn new(stopper: Stopper) -> Self {
+        Self { stopper, time_limit: TIME_LIMIT, last: BTreeMap::new(), failures: Vec::new() }
     }
 
     /// Clears the failures.
@@ -119,7 +120,7 @@ impl Programs {
         loop {
             let left = self.time_limit.saturating_sub(began.elapsed());
             let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
-            let mut fds = [PollFd::new(&*self.stop, PollFlags::IN), PollFd::new(run, PollFlags::IN)];
+            let mut fds = [self.stopper.poll_fd(), PollFd::new(run, PollFlags::IN)];
             match poll(&mut fds, Some(&left)) {
                 Ok(0) => {
                     return Ok(Err(Outcome::Failed(format!("it took longer than {:?}", self.time_limit))));
@@ -153,12 +154,11 @@ const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    use rustix::event::{EventfdFlags, eventfd};
 
     use crate::netfilter::programs::*;
 
     fn programs() -> Programs {
-        Programs::new(Arc::new(eventfd(0, EventfdFlags::CLOEXEC).unwrap()))
+        Programs::new(Stopper::open().unwrap())
     }
 
     #[test]
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn programs_are_not_waited_for_once_the_follower_is_stopped() {
         let mut programs = programs();
-        rustix::io::write(&*programs.stop, &1u64.to_ne_bytes()).unwrap();
+        programs.stopper.stop();
         assert_eq!(programs.output(&["sleep", "1000"]), None);
         assert_eq!(programs.failures, Vec::<String>::new());
     }

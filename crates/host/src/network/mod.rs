@@ -16,19 +16,19 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NetlinkBuffer, NetlinkMessage, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
-use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
-use rustix::fd::OwnedFd;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use xvs_proto::MacAddr;
 use xvs_proto::network::{Link, Neighbour, Network, PolicyAction};
 
+use crate::follower_thread::{FollowerThread, Stopper};
 pub use crate::network::latest::{Latest, Slot};
 use crate::network::netlink::Netlink;
 use crate::network::tables::NeighbourEntry;
@@ -68,7 +68,7 @@ pub enum Event {
 pub struct NetworkFollower {
     events: Socket,
     requests: Netlink,
-    stop: Arc<OwnedFd>,
+    stopper: Stopper,
     buffer: Vec<u8>,
     stale: Stale,
     neighbours: BTreeMap<(u32, IpAddr), MacAddr>,
@@ -78,10 +78,6 @@ pub struct NetworkFollower {
     /// The end of collecting events after the last reading.
     collected: Instant,
 }
-
-/// Ends a follower's present wait and all later ones from another thread.
-#[derive(Debug, Clone)]
-pub struct Stopper(Arc<OwnedFd>);
 
 /// The parts of the follower's copy that may differ from the kernel's tables.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,7 +112,7 @@ impl NetworkFollower {
         let mut follower = Self {
             events,
             requests: Netlink::open()?,
-            stop: Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?),
+            stopper: Stopper::open()?,
             buffer: Vec::with_capacity(netlink::BUFFER_BYTES),
             stale: Stale::EVERYTHING,
             neighbours: BTreeMap::new(),
@@ -170,13 +166,13 @@ impl NetworkFollower {
 
     /// A handle that ends the wait.
     pub fn stopper(&self) -> Stopper {
-        Stopper(Arc::clone(&self.stop))
+        self.stopper.clone()
     }
 
     fn wait(&self, at_most: Duration) -> io::Result<Woken> {
         let mut fds = [
             PollFd::from_borrowed_fd(rustix::fd::AsFd::as_fd(&self.events), PollFlags::IN),
-            PollFd::new(&*self.stop, PollFlags::IN),
+            self.stopper.poll_fd(),
         ];
         let at_most = Timespec::try_from(at_most).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 });
         match poll(&mut fds, Some(&at_most)) {
@@ -260,21 +256,6 @@ impl NetworkFollower {
     }
 }
 
-impl Stopper {
-    /// Makes the present and every later [`NetworkFollower::next`] return [`Event::Stopped`].
-    pub fn stop(&self) {
-        // The write fails only if the event counter is at its maximum; then the wait ends as well.
-        let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
-    }
-}
-
-/// The thread of a follower; dropping it stops the thread and waits for its end.
-#[derive(Debug)]
-pub struct FollowerThread {
-    stopper: Stopper,
-    thread: Option<JoinHandle<()>>,
-}
-
 /// Follows the network of the calling thread's network namespace on a new thread.
 ///
 /// `report` is called on that thread, first with the present network, then after each change. Later errors are logged,
@@ -285,9 +266,7 @@ pub struct FollowerThread {
 pub fn follow(report: impl FnMut(View) + Send + 'static) -> io::Result<FollowerThread> {
     let follower = NetworkFollower::open()?;
     let stopper = follower.stopper();
-    let thread = thread::Builder::new().name("xvs-network".to_owned());
-    let thread = thread.spawn(move || run(follower, report))?;
-    Ok(FollowerThread { stopper, thread: Some(thread) })
+    FollowerThread::start("xvs-network", "the kernel's network", stopper, move || run(follower, report))
 }
 
 /// Follows the network until the stop.
@@ -304,17 +283,6 @@ fn run(mut follower: NetworkFollower, mut report: impl FnMut(View)) {
                 // A persistent error must not become a busy loop. A stop during the pause ends the next wait.
                 thread::sleep(RETRY);
             }
-        }
-    }
-}
-
-impl Drop for FollowerThread {
-    fn drop(&mut self) {
-        self.stopper.stop();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the thread that follows the kernel's network panicked");
         }
     }
 }

@@ -75,10 +75,7 @@ pub(super) fn routes(
             if message.header.address_family != family {
                 continue;
             }
-            match route(&message, tables) {
-                Ok(found) => routes.extend(found),
-                Err(unfollowed) => warnings.push(unfollowed.to_string()),
-            }
+            routes.extend(route(&message, tables, &mut warnings));
         }
     }
     // The sort is stable: routes with equal keys keep the kernel's order.
@@ -322,19 +319,11 @@ fn address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
     Some((local.or(peer)?, message.header.prefix_len))
 }
 
-/// A route that cannot be followed.
-#[derive(Debug, thiserror::Error)]
-#[error("the route to {dest} {kind} is not followed: packets take the next best route")]
-struct Unfollowed {
-    dest: Prefix,
-    kind: &'static str,
-}
-
-/// The route in a route message; `None` if xvs does not need it.
-fn route(message: &RouteMessage, tables: &BTreeSet<Table>) -> Result<Option<Route>, Unfollowed> {
+/// The route in a route message; `None` if xvs does not need it, or cannot follow it, with a warning.
+fn route(message: &RouteMessage, tables: &BTreeSet<Table>, warnings: &mut Vec<String>) -> Option<Route> {
     let header = &message.header;
     if header.flags.contains(RouteFlags::Cloned) {
-        return Ok(None);
+        return None;
     }
     let mut dest = match header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -356,29 +345,31 @@ fn route(message: &RouteMessage, tables: &BTreeSet<Table>) -> Result<Option<Rout
     }
     let table = Table(table);
     if !tables.contains(&table) {
-        return Ok(None);
+        return None;
     }
-    let Some(dest) = Prefix::new(dest, header.destination_prefix_length) else { return Ok(None) };
+    let dest = Prefix::new(dest, header.destination_prefix_length)?;
     let selective = if header.tos != 0 {
         Some("for one type of service (TOS)")
     } else {
         (header.source_prefix_length != 0).then_some("for a source prefix")
     };
     if let Some(kind) = encapsulated.or(selective) {
-        return Err(Unfollowed { dest, kind });
+        warnings
+            .push(format!("the route to {dest} {kind} is not followed: packets take the next best route"));
+        return None;
     }
     let action = match header.kind {
         RouteType::Unicast => match hops(message) {
-            hops if hops.is_empty() => return Ok(None),
+            hops if hops.is_empty() => return None,
             hops => RouteAction::Unicast(hops),
         },
         RouteType::Local | RouteType::Anycast => RouteAction::Local,
         RouteType::Broadcast => RouteAction::Broadcast,
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => RouteAction::Unreachable,
         RouteType::Throw => RouteAction::Throw,
-        _ => return Ok(None),
+        _ => return None,
     };
-    Ok(Some(Route { table, dest, metric, action, preferred_source, mtu: mtu_of(message) }))
+    Some(Route { table, dest, metric, action, preferred_source, mtu: mtu_of(message) })
 }
 
 /// The next hops of a unicast route, without those that the kernel has marked dead.

@@ -17,8 +17,9 @@ use xvs_ctl::journal::Journal;
 use xvs_ctl::journal::start::{Beginning, Files};
 use xvs_health::engine::{self, Engine};
 use xvs_health::prepare::Prepared;
+use xvs_host::follower_thread::FollowerThread;
 use xvs_host::netfilter;
-use xvs_host::network::{FollowerThread, Latest, Slot};
+use xvs_host::network::{Latest, Slot};
 use xvs_host::state_directory::{Others, StateDirectory};
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
@@ -51,7 +52,7 @@ pub struct Daemon {
     inputs: Sender<Input>,
     control: Option<JoinHandle<SystemDatapath>>,
     network: Option<FollowerThread>,
-    netfilter: Option<netfilter::FollowerThread>,
+    netfilter: Option<FollowerThread>,
     health: Option<Engine>,
     fleet: Option<Following>,
     /// Whether it has begun with a journal, and none of its rules was refused.
