@@ -87,9 +87,9 @@ impl Events {
     pub fn listen(self: &Arc<Self>, query: EventQuery) -> Result<Listener, CommandError> {
         let mut recorded = self.recorded();
         if recorded.listeners >= LISTENERS {
-            let why =
-                format!("xvs: {LISTENERS} listeners receive events already, the largest number; end one");
-            return Err(CommandError::Failed { why });
+            return Err(CommandError::failed(format_args!(
+                "{LISTENERS} listeners receive events already, the largest number; end one"
+            )));
         }
         recorded.listeners += 1;
         let next = match query.from {

@@ -516,7 +516,7 @@ fn keys(server: &VirtualServer) -> impl Iterator<Item = ServiceKey> {
 
 /// A request to the control thread has panicked.
 fn internal_error() -> CommandError {
-    CommandError::Failed { why: "xvs: internal error of xvsd; see its log".to_owned() }
+    CommandError::failed("internal error of xvsd; see its log")
 }
 
 /// The number of faults of a file that are logged.

@@ -72,18 +72,18 @@ impl FleetView {
         let (reply, answer) = bounded(1);
         let order = Order { request, until: Instant::now() + PATIENCE, reply };
         self.orders.try_send(order).map_err(|error| match error {
-            TrySendError::Full(_) => failed("others change the rules in etcd; try again"),
-            TrySendError::Closed(_) => failed(ENDING),
+            TrySendError::Full(_) => CommandError::failed("others change the rules in etcd; try again"),
+            TrySendError::Closed(_) => CommandError::failed(ENDING),
         })?;
         answer.recv_timeout(PATIENCE).map_err(|error| match error {
             RecvTimeoutError::Timeout => {
                 let silent = self.state().report.silent.as_ref().map(|silent| format!(": {}", silent.why));
-                failed(&format!(
+                CommandError::failed(format_args!(
                     "etcd does not answer{}; `xvs fleet` shows whether it has the change",
                     silent.unwrap_or_default()
                 ))
             }
-            RecvTimeoutError::Disconnected => failed(ENDING),
+            RecvTimeoutError::Disconnected => CommandError::failed(ENDING),
         })?
     }
 
@@ -91,10 +91,6 @@ impl FleetView {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn failed(why: &str) -> CommandError {
-    CommandError::Failed { why: format!("xvs: {why}") }
 }
 
 #[cfg(test)]

@@ -6,14 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Sender, bounded};
-use xvs_ctl::control::list_sources::ListFiles;
-use xvs_ctl::control::reload::Reloaded;
-use xvs_ctl::journal::format::Entry;
-use xvs_dataplane::capture::Captures;
-use xvs_dataplane::snapshot::vip_probes::VipProbes;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::state_of;
-use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::question::{self, ControlQuestion};
 use xvs_model::protocol::reply::Reply;
@@ -21,11 +15,8 @@ use xvs_model::protocol::request::{ControlRequest, TakeOverStep};
 use xvs_model::report::event::Requester;
 use xvs_sched::ServiceKey;
 
-use crate::control_thread::ControlThread;
 use crate::control_thread::hand_over::Step;
-use crate::control_thread::{Begun, Input};
-use crate::daemon::take_over::TakeOver;
-use crate::error::DaemonError;
+use crate::control_thread::{ControlThread, Input};
 use crate::shared::Shared;
 
 /// How long `xvs status` waits for the control thread.
@@ -64,7 +55,7 @@ impl Handle {
         let sent = Instant::now();
         let answer = self.run(move |thread| thread.answer(&request, requester.as_ref()));
         self.shared.request_durations.count(access, sent.elapsed());
-        answer?
+        answer
     }
 
     /// Asks the control thread.
@@ -99,84 +90,18 @@ impl Handle {
         done.recv().map_err(|_| given_up())?
     }
 
-    /// Takes over the timeouts and settings of an earlier daemon, and begins the journal.
-    ///
-    /// # Errors
-    /// As [`Self::request`].
-    pub(crate) fn begin_journal(&self, begun: Begun) -> Result<(), CommandError> {
-        self.run(move |thread| thread.begin_journal(begun))?
-    }
-
-    /// Puts the settings of a re-read xvs.toml in force. Returns the settings of `xvs set` that the file undoes.
-    ///
-    /// # Errors
-    /// The daemon is ending.
-    pub(crate) fn reload_settings(&self, new: Reloaded) -> Result<Vec<String>, CommandError> {
-        self.run(move |thread| thread.reload(new))
-    }
-
-    /// Replaces the files of access lists in xvs.toml, and reads all files of lists again. Returns a line for each.
-    ///
-    /// # Errors
-    /// The first file with a fault; nothing has changed. Or the daemon is ending.
-    pub(crate) fn set_list_files(&self, files: ListFiles) -> Result<Vec<String>, CommandError> {
-        self.run(move |thread| thread.control.set_list_files(files))?
-    }
-
-    /// Writes these lines to the journal.
-    ///
-    /// # Errors
-    /// The daemon is ending.
-    pub(crate) fn note(&self, entries: Vec<Entry>) -> Result<(), CommandError> {
-        self.run(move |thread| thread.control.write_entries(entries))
-    }
-
-    /// Replaces the captures that are on, and waits until they are published.
-    ///
-    /// # Errors
-    /// As [`Self::request`].
-    pub(crate) fn capture(&self, captures: Captures) -> Result<(), CommandError> {
-        self.run(move |thread| thread.control.set_captures(captures))?.map_err(CommandError::from)
-    }
-
-    /// Replaces the probes of real servers through their virtual address, and waits until they are published.
-    ///
-    /// # Errors
-    /// The daemon is ending.
-    pub(crate) fn set_vip_probes(&self, probes: Option<Arc<VipProbes>>) -> Result<(), CommandError> {
-        self.run(move |thread| thread.control.set_vip_probes(probes))
-    }
-
-    /// Sets the wanted state of services as [`Control::reconcile`](xvs_ctl::control::Control::reconcile) does, and
-    /// waits until it is published.
-    ///
-    /// # Errors
-    /// The daemon is ending.
-    pub fn reconcile(
-        &self,
-        wanted: Vec<(ServiceKey, Option<OwnedService>)>,
-        scope: ReconcileScope,
-    ) -> Result<Reconciled, CommandError> {
-        self.run(move |thread| thread.control.reconcile(wanted, scope, thread.shared.now()))
-    }
-
-    /// Begins to forward ([`ControlThread::serve`]). `None`: the control thread has ended by a bug.
-    pub(crate) fn serve(&self, take_over: Option<TakeOver>) -> Option<Result<Option<TakeOver>, DaemonError>> {
-        self.run(move |thread| thread.serve(take_over)).ok()
-    }
-
     /// Runs this on the control thread, and waits for what it returns.
     ///
     /// # Errors
-    /// The daemon is ending.
-    fn run<T: Send + 'static>(
+    /// Those of `work`. The daemon is ending.
+    pub(crate) fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut ControlThread) -> T + Send + 'static,
+        work: impl FnOnce(&mut ControlThread) -> Result<T, CommandError> + Send + 'static,
     ) -> Result<T, CommandError> {
         let (reply, answer) = bounded(1);
-        // The caller waits.
+        // The requester may be gone.
         self.send(move |thread| _ = reply.send(work(thread)))?;
-        answer.recv().map_err(|_| CommandError::ending())
+        answer.recv().map_err(|_| CommandError::ending())?
     }
 
     fn send(&self, work: impl FnOnce(&mut ControlThread) + Send + 'static) -> Result<(), CommandError> {
@@ -213,9 +138,8 @@ impl Handle {
     /// # Errors
     /// Why nothing has changed: xvsd has no such file, or the errors in it.
     pub fn reload(&self) -> Result<String, CommandError> {
-        let starting = "xvs: the daemon is starting; try again";
         let reload = self.shared.reload.get();
-        reload.ok_or_else(|| CommandError::Failed { why: starting.to_owned() })?()
+        reload.ok_or_else(|| CommandError::failed("the daemon is starting; try again"))?()
     }
 
     /// State that is read without the control thread.
@@ -225,5 +149,5 @@ impl Handle {
 }
 
 fn given_up() -> CommandError {
-    CommandError::Failed { why: "xvs: the take-over was given up; see the log of xvsd".to_owned() }
+    CommandError::failed("the take-over was given up; see the log of xvsd")
 }

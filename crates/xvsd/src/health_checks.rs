@@ -96,8 +96,7 @@ pub(crate) fn read_again(keepalived: &Keepalived, checks: &engine::Handle) -> Re
         if Path::new(&checks.report().file) == file {
             checks.refuse(&text);
         }
-        let why = format!("xvs: nothing has changed because the file cannot be used:\n{text}");
-        CommandError::Failed { why }
+        CommandError::failed(format_args!("nothing has changed because the file cannot be used:\n{text}"))
     })
 }
 
@@ -132,7 +131,7 @@ impl Environment for Director {
     }
 
     fn reconcile(&self, wanted: DesiredServices, scope: ReconcileScope) -> Result<Reconciled, CommandError> {
-        self.daemon.reconcile(wanted, scope)
+        self.daemon.run(move |thread| Ok(thread.control.reconcile(wanted, scope, thread.shared.now())))
     }
 
     fn timeouts(&self) -> Result<Timeouts, CommandError> {

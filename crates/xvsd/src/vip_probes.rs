@@ -89,12 +89,15 @@ impl VipProber {
         }
         let open = match expected {
             true => Some(Open::new().map_err(|error| {
-                let why = format!("xvs: no port for checks with `through_vip`: {error}");
-                CommandError::Failed { why }
+                CommandError::failed(format_args!("no port for checks with `through_vip`: {error}"))
             })?),
             false => None,
         };
-        let published = self.daemon.set_vip_probes(open.as_ref().map(|open| open.probes.clone()));
+        let probes = open.as_ref().map(|open| open.probes.clone());
+        let published = self.daemon.run(|thread| {
+            thread.control.set_vip_probes(probes);
+            Ok(())
+        });
         *self.open() = open;
         published
     }

@@ -63,11 +63,10 @@ impl<D: Datapath> Control<D> {
     ) -> Result<Reply, CommandError> {
         if let Some(unconfirmed) = &self.unconfirmed {
             let left = now.until(unconfirmed.until).as_secs();
-            let why = format!(
-                "xvs: rules that were applied before wait to be confirmed, for {left} s more; \
+            return Err(CommandError::failed(format_args!(
+                "rules that were applied before wait to be confirmed, for {left} s more; \
                  `xvs confirm` keeps them, `xvs confirm --take-back` reverts them; those of a fleet: `xvs fleet confirm`"
-            );
-            return Err(CommandError::Failed { why });
+            )));
         }
         let differences = differences(&self.state, wanted);
         let commands = commands_for(&differences);
@@ -109,8 +108,8 @@ impl<D: Datapath> Control<D> {
     /// No rules wait to be confirmed. Or as for [`Self::apply`].
     pub(super) fn confirm(&mut self, verdict: Verdict, now: Millis) -> Result<Reply, CommandError> {
         let Some(unconfirmed) = self.unconfirmed.take() else {
-            let why = "xvs: no rules wait to be confirmed; the time may be over, see `xvs status`".to_owned();
-            return Err(CommandError::Failed { why });
+            let why = "no rules wait to be confirmed; the time may be over, see `xvs status`";
+            return Err(CommandError::failed(why));
         };
         match verdict {
             Verdict::Keep => {

@@ -22,12 +22,15 @@ use xvs_model::config::rule::{Object, Rule};
 use crate::control::Control;
 use crate::control::datapath::Datapath;
 use crate::control::list_sources::Contents;
+use crate::quic_key::QuicKeys;
 
 /// A command that nothing but the sockets of a synchronization daemon can refuse any more.
 pub(super) struct Prepared<'a> {
     accepted: Accepted<'a>,
     /// The networks of the file that it gives to a list.
     contents: Contents,
+    /// The key in the file of a QUIC configuration.
+    quic_keys: QuicKeys,
 }
 
 impl<'a> Prepared<'a> {
@@ -57,7 +60,6 @@ impl<D: Datapath> Control<D> {
         command: &'a Command,
     ) -> Result<Accepted<'a>, CommandError> {
         let accepted = self.with_device(command, state.check(command))?;
-        self.admit_quic(command)?;
         self.refuse_broadcast(command)?;
         self.refuse_own_peer(command)?;
         self.refuse_wide_local_nat(state, command)?;
@@ -69,7 +71,8 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// The file's fault.
     pub(super) fn read_file_of<'a>(&mut self, accepted: Accepted<'a>) -> Result<Prepared<'a>, CommandError> {
-        Ok(Prepared { accepted, contents: self.read_list_file(accepted.command())? })
+        let contents = self.read_list_file(accepted.command())?;
+        Ok(Prepared { accepted, contents, quic_keys: self.read_quic_key(accepted.command())? })
     }
 
     /// Carries out a prepared command. [`Self::publish`] publishes the snapshot.
@@ -77,8 +80,12 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// A daemon of synchronization could not be started; then nothing has changed.
     pub(super) fn carry_out(&mut self, prepared: Prepared<'_>, now: Millis) -> Result<(), CommandError> {
-        self.enter(prepared.accepted, now)?;
-        self.lists.enter(prepared.contents);
+        let Prepared { accepted, contents, quic_keys } = prepared;
+        self.enter(accepted, now)?;
+        self.lists.enter(contents);
+        if let Some(Object::Quic { object: QuicObject::Config { .. }, .. }) = accepted.command().object() {
+            self.enter_quic_keys(quic_keys);
+        }
         Ok(())
     }
 
@@ -96,7 +103,6 @@ impl<D: Datapath> Control<D> {
         self.state.enter(accepted);
         self.lists.note(command, &self.state);
         match command.object() {
-            Some(Object::Quic { object: QuicObject::Config { .. }, .. }) => self.note_quic_config(command),
             Some(Object::Local(_)) => self.enter_local_addresses(),
             Some(Object::Mark(_)) => {
                 self.marks.compile(self.state.marks());

@@ -27,6 +27,20 @@ pub struct SyncSockets {
     pub buffer_bytes: u32,
 }
 
+/// A worker that has not taken up a published change in time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Late {
+    /// Its name, such as `worker 3`.
+    pub worker: String,
+}
+
+/// As a client is told of it.
+impl From<Late> for CommandError {
+    fn from(late: Late) -> Self {
+        Self::Late { who: late.worker }
+    }
+}
+
 /// What the control plane acts on, apart from the published snapshot.
 pub trait Datapath {
     /// Adds these rules to the steering.
@@ -99,8 +113,8 @@ pub trait Datapath {
     /// Waits until every worker uses what was published before the call.
     ///
     /// # Errors
-    /// The name of a thread that is late after `patience`, such as `worker 3`.
-    fn await_workers(&mut self, patience: Duration) -> Result<(), String>;
+    /// A thread is late after `patience`.
+    fn await_workers(&mut self, patience: Duration) -> Result<(), Late>;
 
     /// Ends these offloaded flows: workers decide on their next packets.
     fn end_offload(&mut self, ends: &Ends);

@@ -182,5 +182,5 @@ pub(super) fn read_all<'a>(
     let files = files.into_iter();
     let read = files.map(|(list, path)| Ok((list, Arc::new(read_list(list, path)?))));
     read.collect::<Result<_, ListFileError>>()
-        .map_err(|error| CommandError::Failed { why: format!("xvs: {error}; nothing has changed") })
+        .map_err(|error| CommandError::failed(format_args!("{error}; nothing has changed")))
 }

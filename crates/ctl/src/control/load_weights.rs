@@ -7,8 +7,7 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::report::event::Kind;
 
 use crate::control::Control;
-use crate::control::datapath::Datapath;
-use crate::control::publish::Late;
+use crate::control::datapath::{Datapath, Late};
 use crate::registry::load_feedback::WeightChange;
 
 impl<D: Datapath> Control<D> {

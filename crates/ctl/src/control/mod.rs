@@ -18,7 +18,7 @@ use mark_rules::MarkRules;
 use next_hops::NextHops;
 use owned_services::OwnedServices;
 use publication::Publication;
-use publish::{Late, SHORT_WAIT};
+use publish::SHORT_WAIT;
 use settings::ActiveSettings;
 use steered::Steered;
 use unconfirmed::Unconfirmed;
@@ -49,7 +49,7 @@ use xvs_proto::HashSecret;
 use xvs_proto::network::{Link, Network};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::control::datapath::Datapath;
+use crate::control::datapath::{Datapath, Late};
 use crate::events::Events;
 use crate::journal::Journal;
 use crate::journal::format::Entry;
@@ -72,7 +72,7 @@ mod publish;
 pub mod quic;
 mod reconcile;
 pub mod reload;
-mod saving;
+pub mod saving;
 mod settings;
 mod steered;
 mod syn_limits;
@@ -354,7 +354,7 @@ impl<D: Datapath> Control<D> {
         let steered = self.datapath.add_steering(&more);
         // A late worker becomes a warning.
         let _ = self.publish();
-        steered.map_err(|error| CommandError::Failed { why: format!("xvs: marked packets: {error}") })
+        steered.map_err(|error| CommandError::failed(format_args!("marked packets: {error}")))
     }
 
     /// Replaces the captures that are on.
@@ -603,8 +603,8 @@ mod tests {
             now.0 / 1000
         }
 
-        fn await_workers(&mut self, _: Duration) -> Result<(), String> {
-            self.late.clone().map_or(Ok(()), Err)
+        fn await_workers(&mut self, _: Duration) -> Result<(), Late> {
+            self.late.clone().map_or(Ok(()), |worker| Err(Late { worker }))
         }
 
         fn keep_resolved(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
@@ -972,8 +972,8 @@ mod tests {
         let mut control = control();
         let refused = CommandError::NoSuchDevice("wan".to_owned());
         let Command::Add(Rule::Daemon(wanted)) = daemon(SyncRole::Backup, 3) else { unreachable!() };
-        let timeouts = crate::journal::replay::TimeoutsBySource::default();
-        control.begin_journal(&timeouts, [], vec![(wanted, refused)], None, Millis(0)).unwrap();
+        let begun = saving::Begun { refused: vec![(wanted, refused)], ..Default::default() };
+        control.begin_journal(begun, Millis(0)).unwrap();
         let warned =
             |control: &Control<Machine>| control.warnings().iter().any(|line| line.contains("backup daemon"));
         control.tick(Millis(1000)).unwrap();

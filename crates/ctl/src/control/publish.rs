@@ -17,27 +17,13 @@ use xvs_proto::{Endpoint, Family, Protocol};
 
 use super::steered::{Services, SteeringUpdate};
 use crate::control::Control;
-use crate::control::datapath::Datapath;
+use crate::control::datapath::{Datapath, Late};
 use crate::steering::{Item, networks, of_commands, replies_from, rules_for};
 
 /// How long a publication waits for every worker.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a wait is if no client waits for it, or if a worker is late already: several bursts.
 pub(super) const SHORT_WAIT: Duration = Duration::from_millis(5);
-
-/// A worker that has not taken up a published change in time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Late {
-    /// Its name.
-    pub worker: String,
-}
-
-/// As a client is told of it.
-impl From<Late> for CommandError {
-    fn from(late: Late) -> Self {
-        Self::Late { who: late.worker }
-    }
-}
 
 impl<D: Datapath> Control<D> {
     /// Extends steering by what these commands need. This comes before any change, so that a full map refuses the
@@ -77,7 +63,7 @@ impl<D: Datapath> Control<D> {
         self.steered.add(items);
         self.datapath
             .add_steering(&more)
-            .map_err(|error| CommandError::Failed { why: format!("xvs: {error}; nothing was changed") })
+            .map_err(|error| CommandError::failed(format_args!("{error}; nothing was changed")))
     }
 
     /// Writes the journal, publishes the working snapshot, and waits until every worker uses it.
@@ -121,7 +107,7 @@ impl<D: Datapath> Control<D> {
 
     /// Waits for the workers, then reduces steering.
     pub(super) fn settle(&mut self, patience: Duration) -> Result<(), Late> {
-        let awaited = self.datapath.await_workers(patience).map_err(|worker| Late { worker });
+        let awaited = self.datapath.await_workers(patience);
         // Also if a worker is late; then again when it has caught up.
         self.datapath.end_offload(self.publication.ends());
         awaited?;

@@ -17,22 +17,27 @@ use crate::quic_key::{HOW, QuicKeyError, QuicKeys};
 use crate::secret_file;
 
 impl<D: Datapath> Control<D> {
-    /// Refuses a configuration whose file gives no key, unless xvsd starts.
-    pub(super) fn admit_quic(&self, command: &Command) -> Result<(), CommandError> {
-        match key_file(command).filter(|_| !self.lists.starting) {
-            Some(path) => read_key(path).map(|_| ()).map_err(failed),
-            None => Ok(()),
-        }
+    /// Reads the key file of a configuration that a command adds, if it names one.
+    ///
+    /// # Errors
+    /// The file gives no key; during a start that is no error.
+    pub(super) fn read_quic_key(&self, command: &Command) -> Result<QuicKeys, CommandError> {
+        let Command::Add(rule) = command else { return Ok(QuicKeys::new()) };
+        let files = rule.key_file().map(|path| match read_key(path) {
+            Err(fault) if !self.lists.starting => Err(failed(fault)),
+            key => Ok((path.to_owned(), key)),
+        });
+        files.into_iter().collect()
     }
 
-    /// Reads the key of a configuration that a command adds. If the file has become wrong since the command was
-    /// admitted, the former key stays. Forgets keys that no configuration uses any more.
-    pub(super) fn note_quic_config(&mut self, command: &Command) {
+    /// Enters the key of a configuration that was added; a former key stays if the file has become wrong. Forgets keys
+    /// that no configuration uses any more.
+    pub(super) fn enter_quic_keys(&mut self, read: QuicKeys) {
         let mut keys = self.registry.quic_keys.clone();
-        if let Some(path) = key_file(command) {
-            let key = read_key(path).inspect_err(|fault| tracing::error!("{fault}"));
-            if key.is_ok() || !keys.contains_key(path) {
-                keys.insert(path.to_owned(), key);
+        for (path, key) in read {
+            let key = key.inspect_err(|fault| tracing::error!("{fault}"));
+            if key.is_ok() || !keys.contains_key(&path) {
+                keys.insert(path, key);
             }
         }
         keys.retain(|path, _| self.state.quic().key_files().any(|known| known == path));
@@ -85,10 +90,6 @@ impl<D: Datapath> Control<D> {
     }
 }
 
-fn key_file(command: &Command) -> Option<&Path> {
-    if let Command::Add(rule) = command { rule.key_file() } else { None }
-}
-
 /// Reads a key: 32 hexadecimal digits, in a file that only its owner and group may access.
 ///
 /// # Errors
@@ -100,7 +101,7 @@ pub fn read_key(path: &Path) -> Result<[u8; 16], QuicKeyError> {
 }
 
 fn failed(error: QuicKeyError) -> CommandError {
-    CommandError::Failed { why: format!("xvs: {error}; nothing has changed") }
+    CommandError::failed(format_args!("{error}; nothing has changed"))
 }
 
 #[cfg(test)]

@@ -22,20 +22,26 @@ use crate::journal::Journal;
 use crate::journal::format::Entry;
 use crate::journal::replay::{TimeoutsBySource, rules_without_timeouts};
 
+/// What a daemon begins with, beside rules.
+#[derive(Default)]
+pub struct Begun {
+    /// The timeouts of an earlier daemon.
+    pub timeouts: TimeoutsBySource,
+    /// The settings of `xvs set` that were carried out.
+    pub settings: Vec<(String, String)>,
+    /// Synchronization daemons that could not start, which are tried again.
+    pub refused: Vec<(SyncDaemon, CommandError)>,
+    /// The journal that is kept from now on.
+    pub journal: Option<Journal>,
+}
+
 impl<D: Datapath> Control<D> {
-    /// Takes over the timeouts of an earlier daemon, and begins a journal with the present state. `settings` were
-    /// carried out by `xvs set`; `refused` are synchronization daemons that could not start, which are tried again.
+    /// Takes over the timeouts of an earlier daemon, and begins a journal with the present state.
     ///
     /// # Errors
     /// The timeouts are refused. A journal that cannot be written becomes a warning.
-    pub fn begin_journal(
-        &mut self,
-        timeouts: &TimeoutsBySource,
-        settings: impl IntoIterator<Item = (String, String)>,
-        refused: Vec<(SyncDaemon, CommandError)>,
-        journal: Option<Journal>,
-        now: Millis,
-    ) -> Result<(), CommandError> {
+    pub fn begin_journal(&mut self, begun: Begun, now: Millis) -> Result<(), CommandError> {
+        let Begun { timeouts, settings, refused, journal } = begun;
         self.lists.starting = false;
         for (timeouts, source) in timeouts.iter() {
             let command = Command::Add(Rule::Timeouts(timeouts));
@@ -130,9 +136,7 @@ impl<D: Datapath> Control<D> {
             journal.write_anew(&entries(state, owned));
         }
         journal.warning().map_or(Ok(()), |why| {
-            Err(CommandError::Failed {
-                why: format!("xvs: it would lose changes of the configuration: {why}"),
-            })
+            Err(CommandError::failed(format_args!("it would lose changes of the configuration: {why}")))
         })
     }
 
@@ -191,9 +195,7 @@ mod tests {
         fn control(&self) -> Control<Machine> {
             let mut control = control();
             let journal = Journal::new(&self.0, &Header::new(None, None, Vec::new()));
-            control
-                .begin_journal(&TimeoutsBySource::default(), [], vec![], Some(journal), Millis(0))
-                .unwrap();
+            control.begin_journal(Begun { journal: Some(journal), ..Begun::default() }, Millis(0)).unwrap();
             control
         }
     }

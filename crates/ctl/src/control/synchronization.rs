@@ -78,7 +78,7 @@ impl<D: Datapath> Control<D> {
                 () => continue,
             };
             let role = role.name();
-            return Err(CommandError::Failed { why: format!("xvs: {role} daemon: peer {peer} is {fault}") });
+            return Err(CommandError::failed(format_args!("{role} daemon: peer {peer} is {fault}")));
         }
         Ok(())
     }

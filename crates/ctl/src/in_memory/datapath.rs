@@ -20,7 +20,7 @@ use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_proto::HashSecret;
 use xvs_sched::ServiceKey;
 
-use crate::control::datapath::{Datapath, SyncSockets};
+use crate::control::datapath::{Datapath, Late, SyncSockets};
 use crate::sync::messages::Messages;
 use crate::sync::receiver::Receiver;
 
@@ -116,7 +116,7 @@ impl Datapath for MemoryDatapath {
         now.0 / 1000
     }
 
-    fn await_workers(&mut self, _: Duration) -> Result<(), String> {
+    fn await_workers(&mut self, _: Duration) -> Result<(), Late> {
         self.publications += 1;
         Ok(())
     }

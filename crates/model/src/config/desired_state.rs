@@ -398,7 +398,7 @@ impl State {
         }
         daemon
             .check_peers()
-            .map_err(|why| CommandError::Failed { why: format!("xvs: {} daemon: {why}", daemon.role.name()) })
+            .map_err(|why| CommandError::failed(format_args!("{} daemon: {why}", daemon.role.name())))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Why requests are refused.
 
+use std::fmt::Display;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -124,9 +125,14 @@ impl CommandError {
         Self::InvalidOperation { why: why.into() }
     }
 
+    /// The error for what xvs itself cannot do, with its prefix.
+    pub fn failed(why: impl Display) -> Self {
+        Self::Failed { why: format!("xvs: {why}") }
+    }
+
     /// The error of a daemon that is ending.
     pub fn ending() -> Self {
-        Self::Failed { why: "xvs: the daemon is ending".to_owned() }
+        Self::failed("the daemon is ending")
     }
 
     /// The error for an unknown scheduler name, with the known ones.

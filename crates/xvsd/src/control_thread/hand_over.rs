@@ -105,8 +105,8 @@ impl ControlThread {
                     process::exit(0);
                 }
                 Ok((step, reply)) => {
-                    let why = format!("xvs: the step {step:?} does not follow {stage:?}");
-                    let _ = reply.send(Err(CommandError::Failed { why }));
+                    let why = format!("the step {step:?} does not follow {stage:?}");
+                    let _ = reply.send(Err(CommandError::failed(why)));
                 }
                 Err(RecvTimeoutError::Timeout) if process.as_ref().map_or(true, Process::has_ended) => {
                     break "it has ended";

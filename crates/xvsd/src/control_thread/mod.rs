@@ -16,14 +16,11 @@ use xvs_ctl::bonds::{self, Chosen, bond_of};
 use xvs_ctl::control::Control;
 use xvs_ctl::control::reload::Reloaded;
 use xvs_ctl::events::changes;
-use xvs_ctl::journal::Journal;
-use xvs_ctl::journal::replay::TimeoutsBySource;
 use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;
 use xvs_host::network::card::CardWatch;
 use xvs_host::network::{Latest, View};
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{Access, ControlRequest};
 use xvs_model::report::event::{Kind, Requester};
@@ -73,22 +70,9 @@ pub(crate) enum Input {
     Stop,
 }
 
-/// What xvsd begins with, beside rules.
-#[derive(Default)]
-pub(crate) struct Begun {
-    /// The timeouts of an earlier xvsd.
-    pub(crate) timeouts: TimeoutsBySource,
-    /// The settings of `xvs set` that were carried out.
-    pub(crate) settings: Vec<(String, String)>,
-    /// Daemons of synchronization that could not be started.
-    pub(crate) refused: Vec<(SyncDaemon, CommandError)>,
-    /// The journal that is kept from now on.
-    pub(crate) journal: Option<Journal>,
-}
-
 /// The control thread.
 pub(crate) struct ControlThread {
-    pub(super) control: Control<SystemDatapath>,
+    pub(crate) control: Control<SystemDatapath>,
     queue: Receiver<Input>,
     network_views: Latest,
     mark_rules: Latest<KernelMarkRules>,
@@ -113,7 +97,7 @@ pub(crate) struct ControlThread {
     cards: Option<CardWatch>,
     /// When what interfaces refuse was compared last.
     losses_at: Instant,
-    pub(super) shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     warnings: Warnings,
     /// Before the workers are started.
     pub(crate) start: Option<(WorkerStart, PreparedTable)>,
@@ -259,15 +243,6 @@ impl ControlThread {
             self.update_warnings();
         }
         answer
-    }
-
-    /// Takes over what an earlier xvsd has left beside rules, and begins the journal.
-    ///
-    /// # Errors
-    /// The timeouts are refused.
-    pub(crate) fn begin_journal(&mut self, begun: Begun) -> Result<(), CommandError> {
-        let Begun { timeouts, settings, refused, journal } = begun;
-        self.control.begin_journal(&timeouts, settings, refused, journal, self.shared.now())
     }
 
     /// Puts the settings of a re-read xvs.toml in force. Returns the settings of `xvs set` that the file undoes.

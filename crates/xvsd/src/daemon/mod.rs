@@ -13,12 +13,12 @@ use std::{io, panic, thread};
 use crossbeam::channel::{Receiver, Sender, bounded};
 use xvs_ctl::config::Keepalived;
 use xvs_ctl::config::fleet::Fleet;
+use xvs_ctl::control::saving::Begun;
 use xvs_ctl::journal::Journal;
 use xvs_ctl::journal::start::{Beginning, Files};
 use xvs_health::engine::{self, Engine};
 use xvs_health::prepare::Prepared;
 use xvs_host::follower_thread::FollowerThread;
-use xvs_host::netfilter;
 use xvs_host::network::{Latest, Slot};
 use xvs_host::state_directory::{Others, StateDirectory};
 use xvs_ipvsadm::command_line;
@@ -27,7 +27,7 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
 use xvs_model::protocol::question;
 
-use crate::control_thread::{Begun, Input};
+use crate::control_thread::Input;
 use crate::daemon::ending::Ending;
 use crate::daemon::take_over::TakeOver;
 use crate::error::{DaemonError, system};
@@ -125,7 +125,8 @@ impl Daemon {
         }
         let (now, later) = if others == Others::Ended { (journal, None) } else { (None, journal) };
         self.begun = later.map(|journal| (settings.clone(), journal));
-        let kept = handle.begin_journal(Begun { timeouts, settings, refused, journal: now });
+        let begun = Begun { timeouts, settings, refused, journal: now };
+        let kept = handle.run(|thread| thread.control.begin_journal(begun, thread.shared.now()));
         self.shared.facts_mut().journal_saved_at_millis = saved_at_millis;
         kept.map_err(DaemonError::Begin)
     }
@@ -181,7 +182,7 @@ impl Daemon {
     /// xvsd then continues.
     pub fn serve(&mut self, take_over: Option<TakeOver>) -> Result<(), DaemonError> {
         // Without a reply the control thread has ended by a bug, which `ended` reports.
-        let Some(served) = self.handle().serve(take_over) else { return Ok(()) };
+        let Ok(served) = self.handle().run(|thread| Ok(thread.serve(take_over))) else { return Ok(()) };
         let Some(take_over) = served? else { return Ok(()) };
         tracing::info!("the former xvsd is taken over; nobody forwarded for {:?}", take_over.pause_time());
         if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(std::process::id())]) {
@@ -194,7 +195,7 @@ impl Daemon {
         }
         if let Some((settings, journal)) = self.begun.take() {
             let begun = Begun { settings, journal: Some(journal), ..Begun::default() };
-            let begun = self.handle().begin_journal(begun);
+            let begun = self.handle().run(|thread| thread.control.begin_journal(begun, thread.shared.now()));
             begun.unwrap_or_else(|error| tracing::error!("journal: {error}"));
         }
         if let Some(fleet) = &self.fleet {

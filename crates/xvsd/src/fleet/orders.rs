@@ -19,11 +19,9 @@ pub(super) async fn carry_out(etcd: &mut Etcd, request: &FleetRequest) -> Result
         }
         FleetRequest::Confirm(verdict) => confirm(etcd, *verdict).await,
     };
-    done.map_err(|why| CommandError::Failed {
-        why: match etcd.answers {
-            true => format!("xvs: {why}"),
-            false => format!("xvs: etcd does not answer: {why}; {STEP}"),
-        },
+    done.map_err(|why| match etcd.answers {
+        true => CommandError::failed(why),
+        false => CommandError::failed(format_args!("etcd does not answer: {why}; {STEP}")),
     })
 }
 

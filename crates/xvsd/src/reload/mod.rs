@@ -7,6 +7,7 @@
 
 mod difference;
 
+use std::fmt::Display;
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
@@ -182,7 +183,8 @@ impl Reloader {
             lines.push(checks.replace(read).inspect_err(|_| _ = set_mode(&new, old))?);
             checks.set_file(new.keepalived.file.clone().unwrap_or_default());
         }
-        match self.daemon.set_list_files(new.list_files()) {
+        let files = new.list_files();
+        match self.daemon.run(|thread| thread.control.set_list_files(files)) {
             Ok(read) => lines.extend(read),
             Err(error) => {
                 let _ = set_mode(&new, old);
@@ -197,14 +199,15 @@ impl Reloader {
             return Ok(said(&lines));
         }
         // Nothing below fails, unless xvsd ends.
-        let undone = self.daemon.reload_settings(Reloaded {
+        let reloaded = Reloaded {
             changed: changes.iter().filter_map(Difference::setting).map(str::to_owned).collect(),
             ipvs: new.ipvs,
             feedback: new.feedback.clone(),
             repair: new.keepalived.repair,
             settings: new.settings(self.daemon.shared().counters.len()),
             toml: new.toml.clone(),
-        })?;
+        };
+        let undone = self.daemon.run(|thread| Ok(thread.reload(reloaded)))?;
         if (&new.log, new.log_format) != (&old.log, old.log_format)
             && let Err(error) = (self.log)(filter, new.log_format)
         {
@@ -264,10 +267,10 @@ impl Reloader {
         // The settings of `xvs set` that the file does not change go on. The successor begins with this journal.
         let undone = self.overridden(changes);
         let keys = undone.iter().map(|(key, _)| key.clone()).collect();
-        self.daemon.note(vec![Entry::Toml(new.toml.clone(), keys)])?;
+        self.write(vec![Entry::Toml(new.toml.clone(), keys)])?;
         self.successor().map_err(|why| {
             self.note(&format!("no successor has taken over, all is as before: {why}"));
-            let former = self.daemon.note(as_before(old.toml.clone(), undone));
+            let former = self.write(as_before(old.toml.clone(), undone));
             former.unwrap_or_else(|error| tracing::error!("journal: {error}"));
             unchanged(format!("no successor has taken over:\n{why}"))
         })?;
@@ -325,6 +328,14 @@ impl Reloader {
         )
     }
 
+    /// Writes these lines to the journal.
+    fn write(&self, entries: Vec<Entry>) -> Result<(), CommandError> {
+        self.daemon.run(|thread| {
+            thread.control.write_entries(entries);
+            Ok(())
+        })
+    }
+
     /// Logs a change, and tells listeners to events.
     fn note(&self, line: &str) {
         let shared = self.daemon.shared();
@@ -380,6 +391,6 @@ fn set_mode(old: &Config, new: &Config) -> Result<(), CommandError> {
     set.map_err(|error| unchanged(format!("socket_mode: {}: {error}", new.socket.display())))
 }
 
-fn unchanged(why: impl ToString) -> CommandError {
-    CommandError::Failed { why: format!("xvs: nothing has changed: {}", why.to_string()) }
+fn unchanged(why: impl Display) -> CommandError {
+    CommandError::failed(format_args!("nothing has changed: {why}"))
 }

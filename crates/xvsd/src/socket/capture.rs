@@ -64,11 +64,17 @@ impl ActiveCaptures {
         let listener = Listener::new(wanted, shared.workers().len(), SLOTS, &egress(shared))?;
         let capture = listener.capture();
         list.push(capture.clone());
-        let published = daemon.capture(list.as_slice().into());
+        let published = publish(daemon, &list);
         drop(list);
         let active = ActiveCapture { capture, all: self, daemon };
         published.map(|()| (listener, active))
     }
+}
+
+/// Replaces the captures that are on, and waits until they are published.
+fn publish(daemon: &Handle, captures: &[Arc<Capture>]) -> Result<(), CommandError> {
+    let captures = captures.into();
+    daemon.run(move |thread| Ok(thread.control.set_captures(captures)?))
 }
 
 fn egress(shared: &Shared) -> Arc<Egress> {
@@ -91,7 +97,7 @@ impl ActiveCapture<'_> {
         if list.len() < before {
             // An error means that the daemon ends, and with it all captures; or a worker is late, and copies into
             // slots that are no longer read.
-            let _ = self.daemon.capture(list.as_slice().into());
+            let _ = publish(self.daemon, &list);
         }
     }
 }

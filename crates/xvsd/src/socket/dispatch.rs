@@ -84,11 +84,7 @@ fn once_started<T>(part: impl Fn() -> Option<T>) -> Result<T, CommandError> {
         match part() {
             Some(part) => return Ok(part),
             None if Instant::now() < until => thread::sleep(PAUSE),
-            None => {
-                return Err(CommandError::Failed {
-                    why: "xvs: the daemon is starting; try again".to_owned(),
-                });
-            }
+            None => return Err(CommandError::failed("the daemon is starting; try again")),
         }
     }
 }
@@ -253,9 +249,9 @@ fn explained(shared: &Shared, question: &Question) -> Result<Report, CommandErro
 
 /// Changes the rules of the fleet. Returns their revision.
 fn change_fleet(daemon: &Handle, wanted: FleetRequest, peer: &Peer) -> Result<u64, CommandError> {
-    let none = "xvs: this director is in no fleet; see [fleet] in docs/configure.md";
-    let fleet = daemon.shared().fleet.get();
-    let fleet = fleet.ok_or_else(|| CommandError::Failed { why: none.to_owned() })?;
+    let fleet = daemon.shared().fleet.get().ok_or_else(|| {
+        CommandError::failed("this director is in no fleet; see [fleet] in docs/configure.md")
+    })?;
     let mut line = request_line(&Request::Fleet(wanted.clone()));
     let answer = fleet.request(wanted);
     if let Ok(revision) = answer {

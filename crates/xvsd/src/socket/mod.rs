@@ -89,7 +89,7 @@ pub trait Handler: Send + Sync + 'static {
     /// # Errors
     /// The error that the client gets.
     fn events(&self, _query: EventQuery) -> Result<Listener, CommandError> {
-        Err(CommandError::Failed { why: "xvs: there are no events here".to_owned() })
+        Err(CommandError::failed("there are no events here"))
     }
 
     /// Passes captured packets to `each` until it breaks. `each` waits for some time if it gets none.
@@ -437,9 +437,8 @@ impl Client {
                         return;
                     }
                     Err(FrameError::NoRoom) => {
-                        let why =
-                            "xvs: other clients send as much as all may send at a time; try again".to_owned();
-                        let _ = self.send(Err(CommandError::Failed { why }), Part::Last);
+                        let why = "other clients send as much as all may send at a time; try again";
+                        let _ = self.send(Err(CommandError::failed(why)), Part::Last);
                         return;
                     }
                     Err(FrameError::Io(error)) => {

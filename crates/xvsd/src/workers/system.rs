@@ -11,7 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use xvs_ctl::control::datapath::{Datapath, SyncSockets};
+use xvs_ctl::control::datapath::{Datapath, Late, SyncSockets};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::Table;
 use xvs_dataplane::offload::Ends;
@@ -167,7 +167,7 @@ impl Datapath for SystemDatapath {
         _: Millis,
     ) -> Result<Arc<Announcements>, CommandError> {
         let started = self.daemons.start_master(daemon, sockets, published);
-        started.map_err(|why| CommandError::Failed { why: format!("xvs: master daemon: {why}") })
+        started.map_err(|why| CommandError::failed(format_args!("master daemon: {why}")))
     }
 
     fn stop_master(&mut self) {
@@ -181,7 +181,7 @@ impl Datapath for SystemDatapath {
     ) -> Result<Arc<Inbox>, CommandError> {
         let wakers = self.workers.wakers().to_vec();
         let started = self.daemons.start_backup(daemon, sockets, wakers);
-        started.map_err(|why| CommandError::Failed { why: format!("xvs: backup daemon: {why}") })
+        started.map_err(|why| CommandError::failed(format_args!("backup daemon: {why}")))
     }
 
     fn stop_backup(&mut self) {
@@ -226,14 +226,14 @@ impl Datapath for SystemDatapath {
         date_millis
     }
 
-    fn await_workers(&mut self, timeout: Duration) -> Result<(), String> {
+    fn await_workers(&mut self, timeout: Duration) -> Result<(), Late> {
         // Without a table there are no workers yet.
         let Some(table) = &self.table else { return Ok(()) };
         let epoch = table.close_epoch();
         let deadline = Instant::now() + timeout;
         while let Some(slot) = table.laggard(epoch) {
             if Instant::now() >= deadline {
-                return Err(self.thread_name(slot));
+                return Err(Late { worker: self.thread_name(slot) });
             }
             thread::sleep(Duration::from_micros(20));
         }
