@@ -87,7 +87,7 @@ fn line(event: &Event) -> String {
     let (time, Event { epoch, what, .. }) = (time(event), event);
     let by = match (&event.by, event.kind) {
         (Some(who), _) => who.to_string(),
-        (None, kind) => kind.name().to_owned(),
+        (None, kind) => kind.to_string(),
     };
     let refused = event.refused.as_ref().map(|why| format!(": refused: {why}")).unwrap_or_default();
     format!("{time} configuration {epoch}, {by}: {what}{refused}")

@@ -418,7 +418,7 @@ fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), Comma
     if let Some(engine) = &options.persistence_engine
         && engine != "sip"
     {
-        return Err(CommandError::engine_not_found(engine));
+        return Err(CommandError::SchedulerNotFound { name: engine.clone(), known: Vec::new() });
     }
     let mask_fits = match options.netmask {
         Netmask::V4(_) => key.family() == Family::V4,

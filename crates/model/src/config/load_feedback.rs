@@ -1,10 +1,10 @@
 //! Load feedback, weights that follow reported loads: its settings and the rows of its listing.
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
@@ -86,14 +86,9 @@ pub enum FollowingServices {
 }
 
 /// The error for a text that is not a list of services.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("it takes {SERVICES}")]
 pub struct ServiceListError;
-
-impl fmt::Display for ServiceListError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "it takes {SERVICES}")
-    }
-}
 
 impl FromStr for FollowingServices {
     type Err = ServiceListError;

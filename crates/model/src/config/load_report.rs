@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use xvs_proto::Endpoint;
 
 /// The destinations at an address, or those at one port of it.
@@ -38,16 +39,9 @@ impl fmt::Display for Server {
 }
 
 /// The error for a text that is not a real server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("a real server is ADDRESS or ADDRESS:PORT, such as 192.0.2.11 or [2001:db8::1]:80")]
 pub struct ServerParseError;
-
-impl fmt::Display for ServerParseError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a real server is ADDRESS or ADDRESS:PORT, such as 192.0.2.11 or [2001:db8::1]:80")
-    }
-}
-
-impl std::error::Error for ServerParseError {}
 
 impl FromStr for Server {
     type Err = ServerParseError;

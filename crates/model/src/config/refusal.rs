@@ -140,9 +140,4 @@ impl CommandError {
         let known = scheduler::names().map(str::to_owned).collect();
         Self::SchedulerNotFound { name: name.to_owned(), known }
     }
-
-    /// The error for an unknown name of a persistence engine.
-    pub fn engine_not_found(name: &str) -> Self {
-        Self::SchedulerNotFound { name: name.to_owned(), known: Vec::new() }
-    }
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use xvs_proto::{Endpoint, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -107,18 +108,9 @@ impl fmt::Display for EndpointRange {
 }
 
 /// The error for a text that is not a range of endpoints.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("it takes ADDRESS, ADDRESS/LEN, ADDRESS:PORT or ADDRESS/LEN:PORT; with IPv6 [ADDRESS/LEN]:PORT")]
 pub struct EndpointRangeError;
-
-impl fmt::Display for EndpointRangeError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(
-            "it takes ADDRESS, ADDRESS/LEN, ADDRESS:PORT or ADDRESS/LEN:PORT; with IPv6 [ADDRESS/LEN]:PORT",
-        )
-    }
-}
-
-impl std::error::Error for EndpointRangeError {}
 
 impl FromStr for EndpointRange {
     type Err = EndpointRangeError;

@@ -65,17 +65,9 @@ pub enum Kind {
     Over,
 }
 
-impl Kind {
-    /// Its name in JSON and in listings.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Change => "change",
-            Self::Link => "link",
-            Self::Weight => "weight",
-            Self::Health => "health",
-            Self::Warning => "warning",
-            Self::Over => "over",
-        }
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
     }
 }
 

@@ -310,10 +310,7 @@ pub enum RulesFound {
 
 impl fmt::Display for Level {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Ok => "ok",
-            Self::Warning => "warning",
-        })
+        self.serialize(f)
     }
 }
 
@@ -330,11 +327,7 @@ impl LinkState {
 
 impl fmt::Display for LinkState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Up => "up",
-            Self::Down => "down",
-            Self::Gone => "gone",
-        })
+        self.serialize(f)
     }
 }
 
