@@ -13,7 +13,7 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::difference::{Difference, commands_for, differences, reversal};
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Rule;
+use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Verdict;
@@ -22,7 +22,6 @@ use xvs_model::report::setting::Source;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
-use crate::control::synchronization::is_about_a_daemon;
 use crate::control::unconfirmed::Unconfirmed;
 use crate::events::applied;
 use crate::journal::format::Entry;
@@ -37,9 +36,7 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// The faults of the rules.
     pub(super) fn wanted(&self, rules: &[Command], keeps_locals: bool) -> Result<DesiredRules, CommandError> {
-        let lines: Vec<_> =
-            (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command }).collect();
-        let mut wanted = DesiredRules::of(&lines).map_err(|faults| {
+        let mut wanted = DesiredRules::of(&RuleLine::numbered(rules)).map_err(|faults| {
             CommandError::invalid(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
         wanted.keep_running(&self.state, self.owned.services());
@@ -84,8 +81,9 @@ impl<D: Datapath> Control<D> {
         let timeout_sources = self.settings.timeout_sources();
         self.extend_steering(&commands)?;
         // All that can fail comes before a change.
-        let (of_daemons, others): (Vec<_>, Vec<_>) =
-            prepared.into_iter().partition(|prepared| is_about_a_daemon(prepared.command()));
+        let (of_daemons, others): (Vec<_>, Vec<_>) = prepared.into_iter().partition(|prepared| {
+            matches!(prepared.command(), Command::Add(Rule::Daemon(_)) | Command::Delete(Object::Daemon(_)))
+        });
         self.change_daemons(of_daemons, now)?;
         for prepared in others {
             self.carry_out(prepared, now)?;

@@ -83,15 +83,16 @@ impl ListSources {
         Arc::new((key.kind == ListKind::Allow).then_some(nobody).into_iter().collect())
     }
 
-    /// A sentence for each list whose file had a fault at the start.
-    pub(super) fn fault_warnings(&self) -> impl Iterator<Item = String> {
-        self.faulty.iter().map(|(key, fault)| {
+    /// Why the XDP program has no lists, and a sentence for each list whose file had a fault at the start.
+    pub(super) fn warnings(&self) -> impl Iterator<Item = String> {
+        let faulty = self.faulty.iter().map(|(key, fault)| {
             let effect = match key.kind {
                 ListKind::Deny => "it drops nothing",
                 ListKind::Allow => "it lets nobody in",
             };
             format!("{key}: {fault}; {effect} until `xvs reload` finds the file correct")
-        })
+        });
+        self.fault.clone().into_iter().chain(faulty)
     }
 
     /// The lists of these services, and the services that XDP programs steer by every port; `None`: there is no list.

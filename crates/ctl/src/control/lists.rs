@@ -107,11 +107,6 @@ impl<D: Datapath> Control<D> {
             .map(|error| format!("{error}; workers drop what access lists refuse, which costs more"));
     }
 
-    /// Why the XDP program has no lists, and which lists have no file.
-    pub(super) fn list_warnings(&self) -> impl Iterator<Item = String> {
-        self.lists.fault.clone().into_iter().chain(self.lists.fault_warnings())
-    }
-
     /// Deletes expired entries. Returns when the next entry expires.
     pub(super) fn expire_listed(&mut self, now: Millis) -> Option<Millis> {
         self.datapath.count_drops();

@@ -196,7 +196,7 @@ impl<D: Datapath> Control<D> {
 
     /// The pointer that workers load snapshots from.
     pub fn published(&self) -> Arc<ArcSwap<Snapshot>> {
-        self.publication.pointer()
+        self.publication.published.clone()
     }
 
     /// Totals of all services.
@@ -388,7 +388,7 @@ impl<D: Datapath> Control<D> {
     /// Sentences for the operator: the late worker, a journal that cannot be written, the refused commands and the
     /// drift of owned services.
     pub fn warnings(&self) -> Vec<String> {
-        let late = self.publication.late().map(|worker| {
+        let late = self.publication.late.as_ref().map(|worker| {
             format!(
                 "{worker} has not taken up a change within a second and may still use the previous configuration; if this stays, restart xvsd"
             )
@@ -400,7 +400,7 @@ impl<D: Datapath> Control<D> {
             )
         });
         let own = late.into_iter().chain(journal).chain(numbers).chain(self.waiting_daemons());
-        own.chain(self.list_warnings()).chain(self.quic_warnings()).chain(self.owned.warnings()).collect()
+        own.chain(self.lists.warnings()).chain(self.quic_warnings()).chain(self.owned.warnings()).collect()
     }
 
     /// Refuses the broadcast address of a network that the director is in, as IPVS does. The limited broadcast
@@ -481,7 +481,7 @@ impl<D: Datapath> Control<D> {
         if self.schedule.unused(now) || is_trash_due {
             // Steering that only serves existing connections ends with them.
             let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
-            if marks || self.steered.has_deleted_locals() || self.registry.has_leftover_steering() {
+            if marks || !self.steered.deleted_locals.is_empty() || self.registry.has_leftover_steering() {
                 self.steered.set_all_due();
             }
             self.registry.forget_unused(now);
@@ -501,7 +501,7 @@ impl<D: Datapath> Control<D> {
         }
         let listed = self.expire_listed(now);
         let unconfirmed = self.expire_unconfirmed(now)?;
-        if self.publication.is_held() || self.steered.is_due() {
+        if !self.publication.held.is_empty() || self.steered.is_due() {
             let _ = self.settle(SHORT_WAIT);
         }
         let due = [unconfirmed, listed, self.registry.trash_scan()];
@@ -510,7 +510,7 @@ impl<D: Datapath> Control<D> {
 
     /// Turns automatic defences on or off by the memory and the connection table's entries left.
     fn update_defences(&mut self) {
-        let is_needed = self.settings.needs_memory() || self.publication.snapshot.services.any_proxied();
+        let is_needed = self.settings.ipvs.is_automatic() || self.publication.snapshot.services.any_proxied();
         let (pages, entries) = match is_needed {
             true => (self.datapath.available_pages(), self.datapath.free_entries()),
             false => (None, (1, 1)),

@@ -10,14 +10,15 @@ use xvs_dataplane::snapshot::{Settings, Snapshot};
 pub(super) struct Publication {
     /// The working copy; between changes equal to the published snapshot.
     pub(super) snapshot: Snapshot,
-    published: Arc<ArcSwap<Snapshot>>,
+    /// The pointer that workers load.
+    pub(super) published: Arc<ArcSwap<Snapshot>>,
     /// Snapshots that a worker may still hold, because it has not loaded the next one in time. They are kept so that
     /// no worker drops the last reference and has to free the memory.
-    held: Vec<Arc<Snapshot>>,
+    pub(super) held: Vec<Arc<Snapshot>>,
     /// The worker that has not taken up the last change in time.
-    late: Option<String>,
+    pub(super) late: Option<String>,
     /// The offloaded flows that end when every worker uses the published snapshot.
-    ends: Ends,
+    pub(super) ends: Ends,
 }
 
 impl Publication {
@@ -28,11 +29,6 @@ impl Publication {
         Self { snapshot, published, held: Vec::new(), late: None, ends: Ends::default() }
     }
 
-    /// The pointer that workers load.
-    pub(super) fn pointer(&self) -> Arc<ArcSwap<Snapshot>> {
-        self.published.clone()
-    }
-
     /// Publishes the working copy under the next number.
     pub(super) fn publish(&mut self) {
         self.snapshot.epoch += 1;
@@ -41,30 +37,10 @@ impl Publication {
         self.held.push(before);
     }
 
-    /// Whether a worker may hold an earlier snapshot.
-    pub(super) fn is_held(&self) -> bool {
-        !self.held.is_empty()
-    }
-
     /// Notes that every worker uses the published snapshot, and that flows have ended.
     pub(super) fn all_current(&mut self) {
         self.held.clear();
         self.late = None;
         self.ends = Ends::default();
-    }
-
-    /// The offloaded flows that end by what was published.
-    pub(super) fn ends(&self) -> &Ends {
-        &self.ends
-    }
-
-    /// Notes the worker that has not taken up the last change in time.
-    pub(super) fn set_late(&mut self, worker: String) {
-        self.late = Some(worker);
-    }
-
-    /// The worker that has not taken up the last change in time.
-    pub(super) fn late(&self) -> Option<&str> {
-        self.late.as_deref()
     }
 }

@@ -90,8 +90,8 @@ impl<D: Datapath> Control<D> {
         {
             self.datapath.keep_resolved(next_hops);
         }
-        let patience = if self.publication.late().is_none() { WORKER_TIMEOUT } else { SHORT_WAIT };
-        self.settle(patience).inspect_err(|late| self.publication.set_late(late.worker.clone()))
+        let patience = if self.publication.late.is_none() { WORKER_TIMEOUT } else { SHORT_WAIT };
+        self.settle(patience).inspect_err(|late| self.publication.late = Some(late.worker.clone()))
     }
 
     /// Reserves the ports of local addresses that are this machine's: the kernel does not use them.
@@ -109,7 +109,7 @@ impl<D: Datapath> Control<D> {
     pub(super) fn settle(&mut self, patience: Duration) -> Result<(), Late> {
         let awaited = self.datapath.await_workers(patience);
         // Also if a worker is late; then again when it has caught up.
-        self.datapath.end_offload(self.publication.ends());
+        self.datapath.end_offload(&self.publication.ends);
         awaited?;
         self.publication.all_current();
         if self.steered.is_due()

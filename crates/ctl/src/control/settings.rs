@@ -119,11 +119,6 @@ impl ActiveSettings {
         })
     }
 
-    /// Whether any setting depends on the memory or the connection table's entries left.
-    pub(super) fn needs_memory(&self) -> bool {
-        self.ipvs.is_automatic()
-    }
-
     /// Notes the available pages of memory (`None`: unknown), and the free entries and the size of the connection
     /// table. A table with less than an eighth free counts as a lack of memory, too. A full table counts as half of
     /// `amemthresh`, so that `drop_packet` still lets every second packet through.
@@ -140,12 +135,49 @@ impl ActiveSettings {
 
     /// The settings that workers use.
     pub(super) fn settings(&self, state: &State) -> Settings {
-        in_force(&self.ipvs, state, self.memory)
+        let Self { ipvs, memory, .. } = *self;
+        let timeouts = state.timeouts();
+        let is_backup = state.daemons().iter().any(|daemon| daemon.role == SyncRole::Backup);
+        // Less memory drops more packets. Source: ipvs-behaviour, section 3.7.
+        let rate = match memory {
+            Memory::Short { free_pages } if ipvs.drop_packet.is_automatic() => {
+                ipvs.amemthresh / ipvs.amemthresh.saturating_sub(free_pages).max(1)
+            }
+            _ => ipvs.am_droprate,
+        };
+        Settings {
+            tcp_established: Duration::from_secs(timeouts.tcp_seconds.into()),
+            tcp_fin_wait: Duration::from_secs(timeouts.tcp_fin_seconds.into()),
+            udp: Duration::from_secs(timeouts.udp_seconds.into()),
+            icmp_msgs_per_sec: ipvs.icmp_msgs_per_sec,
+            conn_reuse_mode: ConnReuse(ipvs.conn_reuse_mode),
+            expire_nodest_conn: ipvs.expire_nodest_conn.0,
+            expire_quiescent_template: ipvs.expire_quiescent_template.0,
+            udp_nodest_reschedule: ipvs.udp_nodest_reschedule.0,
+            sloppy_tcp: ipvs.sloppy_tcp.0,
+            sloppy_sctp: ipvs.sloppy_sctp.0,
+            secure_tcp: ipvs.secure_tcp.is_on(memory),
+            memory_short: memory != Memory::Plenty,
+            drops_entries: ipvs.drops_entries(memory),
+            drop_packet_rate: if ipvs.drop_packet.is_on(memory) { rate } else { 0 },
+            nat_icmp_send: ipvs.nat_icmp_send.0,
+            forward_shared: ipvs.forward_shared.0,
+            mss_clamp: match ipvs.mss_clamp {
+                settings::MssClamp::Off => MssClamp::Off,
+                settings::MssClamp::Tunnels => MssClamp::Tunnels,
+                settings::MssClamp::All => MssClamp::All,
+            },
+            pmtu_disc: ipvs.pmtu_disc.0,
+            cache_bypass: ipvs.cache_bypass.0,
+            schedule_icmp: ipvs.schedule_icmp.0,
+            requests_stay: ipvs.backup_only.0 && is_backup,
+        }
     }
 
     /// Stores the settings that schedulers read while they run.
     pub(super) fn tune(&self, tuning: &Tuning) {
-        tune(&self.ipvs, tuning);
+        tuning.lblc_expiration_seconds.store(self.ipvs.lblc_expiration, Ordering::Relaxed);
+        tuning.lblcr_expiration_seconds.store(self.ipvs.lblcr_expiration, Ordering::Relaxed);
     }
 }
 
@@ -164,52 +196,6 @@ fn timeouts_by_key(timeouts: Timeouts) -> [(String, u32); 3] {
 /// The section of the timeouts in the names of settings.
 const TIMEOUTS: &str = "timeouts";
 
-/// The settings that workers use.
-fn in_force(ipvs: &Ipvs, state: &State, memory: Memory) -> Settings {
-    let timeouts = state.timeouts();
-    let is_backup = state.daemons().iter().any(|daemon| daemon.role == SyncRole::Backup);
-    // Less memory drops more packets. Source: ipvs-behaviour, section 3.7.
-    let rate = match memory {
-        Memory::Short { free_pages } if ipvs.drop_packet.is_automatic() => {
-            ipvs.amemthresh / ipvs.amemthresh.saturating_sub(free_pages).max(1)
-        }
-        _ => ipvs.am_droprate,
-    };
-    Settings {
-        tcp_established: Duration::from_secs(timeouts.tcp_seconds.into()),
-        tcp_fin_wait: Duration::from_secs(timeouts.tcp_fin_seconds.into()),
-        udp: Duration::from_secs(timeouts.udp_seconds.into()),
-        icmp_msgs_per_sec: ipvs.icmp_msgs_per_sec,
-        conn_reuse_mode: ConnReuse(ipvs.conn_reuse_mode),
-        expire_nodest_conn: ipvs.expire_nodest_conn.0,
-        expire_quiescent_template: ipvs.expire_quiescent_template.0,
-        udp_nodest_reschedule: ipvs.udp_nodest_reschedule.0,
-        sloppy_tcp: ipvs.sloppy_tcp.0,
-        sloppy_sctp: ipvs.sloppy_sctp.0,
-        secure_tcp: ipvs.secure_tcp.is_on(memory),
-        memory_short: memory != Memory::Plenty,
-        drops_entries: ipvs.drops_entries(memory),
-        drop_packet_rate: if ipvs.drop_packet.is_on(memory) { rate } else { 0 },
-        nat_icmp_send: ipvs.nat_icmp_send.0,
-        forward_shared: ipvs.forward_shared.0,
-        mss_clamp: match ipvs.mss_clamp {
-            settings::MssClamp::Off => MssClamp::Off,
-            settings::MssClamp::Tunnels => MssClamp::Tunnels,
-            settings::MssClamp::All => MssClamp::All,
-        },
-        pmtu_disc: ipvs.pmtu_disc.0,
-        cache_bypass: ipvs.cache_bypass.0,
-        schedule_icmp: ipvs.schedule_icmp.0,
-        requests_stay: ipvs.backup_only.0 && is_backup,
-    }
-}
-
-/// Stores the settings that schedulers read while they run.
-fn tune(ipvs: &Ipvs, tuning: &Tuning) {
-    tuning.lblc_expiration_seconds.store(ipvs.lblc_expiration, Ordering::Relaxed);
-    tuning.lblcr_expiration_seconds.store(ipvs.lblcr_expiration, Ordering::Relaxed);
-}
-
 #[cfg(test)]
 mod tests {
     use crate::control::settings::*;
@@ -219,7 +205,10 @@ mod tests {
         let mut ipvs = Ipvs::default();
         ipvs.set("drop_packet", "1").unwrap();
         ipvs.set("secure_tcp", "2").unwrap();
-        let force = |memory| in_force(&ipvs, &State::default(), memory);
+        let force = |memory| {
+            let settings = ActiveSettings { memory, ..ActiveSettings::new(ipvs, Feedback::default()) };
+            settings.settings(&State::default())
+        };
         assert_eq!((force(Memory::Plenty).drop_packet_rate, force(Memory::Plenty).secure_tcp), (0, false));
         let short = Memory::Short { free_pages: 768 };
         assert_eq!((force(short).drop_packet_rate, force(short).secure_tcp), (4, true));

@@ -30,7 +30,7 @@ pub(super) struct Steered {
     /// Whether there were services of IPv4 and of IPv6 at the last update.
     served: [bool; 2],
     /// Deleted local addresses that connections may still use.
-    deleted_locals: Vec<LocalAddress>,
+    pub(super) deleted_locals: Vec<LocalAddress>,
     /// Addresses of this machine.
     local: BTreeSet<IpAddr>,
     /// The local port of probes of real servers through their virtual address, while there are such checks.
@@ -88,11 +88,6 @@ impl Steered {
     pub(super) fn set_probe_port(&mut self, port: Option<u16>) {
         self.probe_port = port;
         self.set_all_due();
-    }
-
-    /// Whether packets to deleted local addresses may still be steered.
-    pub(super) fn has_deleted_locals(&self) -> bool {
-        !self.deleted_locals.is_empty()
     }
 
     /// Notes that these are steered from now on, in addition.

@@ -39,7 +39,7 @@ impl<D: Datapath> Control<D> {
         let sockets = SyncSockets { ports, buffer_bytes: sync_sock_size };
         match daemon.role {
             SyncRole::Master => {
-                let published = self.publication.pointer();
+                let published = self.publication.published.clone();
                 self.announcements = Some(self.datapath.start_master(daemon, sockets, published, now)?);
             }
             SyncRole::Backup => self.inbox = Some(self.datapath.start_backup(daemon, sockets)?),
@@ -221,11 +221,6 @@ impl<D: Datapath> Control<D> {
         let packets = self.settings.ipvs.sync_threshold.first;
         self.inbox.clone().map(|inbox| Arc::new(SyncBackup { packets, inbox }))
     }
-}
-
-/// Whether a command starts or stops a daemon.
-pub(super) fn is_about_a_daemon(command: &Command) -> bool {
-    matches!(command, Command::Add(Rule::Daemon(_)) | Command::Delete(Object::Daemon(_)))
 }
 
 fn rules(ipvs: &Ipvs) -> SyncRules {

@@ -110,7 +110,7 @@ impl Beginning {
         }
         let mut rules_commands = header.rules_commands;
         if header.rules != files.rules && !files.has_fleet {
-            let old = state_of_lines(&mut numbered(&rules_commands)).0.state().clone();
+            let old = state_of_lines(&mut RuleLine::numbered(&rules_commands)).0.state().clone();
             let mut lines = files.rule_lines.clone();
             let (new, faults) = state_of_lines(&mut lines);
             bounded(&mut said, "rules: refused", faults);
@@ -176,10 +176,6 @@ fn state_of_lines(lines: &mut Vec<RuleLine>) -> (DesiredRules, Vec<String>) {
     // A refused line has changed nothing, so the others are accepted.
     let rules = DesiredRules::of(lines).unwrap_or_else(|_| State::default().into());
     (rules, faults.iter().map(ToString::to_string).collect())
-}
-
-fn numbered(commands: &[Command]) -> Vec<RuleLine> {
-    (1..).zip(commands.iter().cloned()).map(|(number, command)| RuleLine { number, command }).collect()
 }
 
 /// Adds lines for the log, each with its cause, and the number of those beyond the first.

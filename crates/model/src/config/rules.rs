@@ -136,3 +136,10 @@ pub struct RuleLine {
     /// Its command.
     pub command: Command,
 }
+
+impl RuleLine {
+    /// Commands as the lines of a file, from the first one on.
+    pub fn numbered(commands: &[Command]) -> Vec<Self> {
+        (1..).zip(commands.iter().cloned()).map(|(number, command)| Self { number, command }).collect()
+    }
+}

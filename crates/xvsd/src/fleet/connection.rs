@@ -3,72 +3,36 @@
 //! Certificate files are read for each connection, so renewed ones need no reload. Errors are for the operator: they
 //! name the URL or the file. Not here: requests and answers (`etcd.rs`).
 
+use std::error;
 use std::error::Error as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
-use std::{error, io};
 
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST};
-use hyper::{Request, StatusCode, http};
+use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
-use tokio_rustls::rustls::pki_types::{CertificateDer, InvalidDnsNameError, PrivateKeyDer, ServerName};
-use tokio_rustls::rustls::{self, ClientConfig, RootCertStore};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 use xvs_ctl::config::ConfigError;
 use xvs_ctl::config::fleet::{Fleet, Url};
 use xvs_ctl::credentials::refused;
-use xvs_ctl::secret_file::{self, SecretFileError, read_file};
+use xvs_ctl::secret_file::{self, read_file};
 
 /// The longest answer, in bytes. etcd itself takes no request beyond 1.5 MiB unless it is configured to.
 const ANSWER_MAX: usize = 16 << 20;
 
-/// Why a member of etcd cannot be reached, or a request to it has failed.
-#[derive(Debug, Error)]
-pub(super) enum ConnectionError {
-    #[error("{0}")]
-    Connect(io::Error),
-    #[error("{0}")]
-    Name(InvalidDnsNameError),
-    #[error(transparent)]
-    Credentials(#[from] CredentialsError),
-    #[error("TLS: {0}")]
-    Tls(io::Error),
-    #[error("{0}")]
-    Request(http::Error),
-    #[error("{}", described(.0))]
-    Http(#[from] hyper::Error),
-    /// The answer broke off, or is too long.
-    #[error("{0}")]
-    Answer(Box<dyn error::Error + Send + Sync>),
-}
-
-/// Why the files of certificates and key cannot be used. Each names key and file.
-#[derive(Debug, Error)]
-pub(super) enum CredentialsError {
-    #[error("fleet.ca_file {}: {error}", path.display())]
-    Authority { path: PathBuf, error: rustls::Error },
-    #[error("{key} {}: {error}; {CERTIFICATES}", path.display())]
-    Unreadable { key: &'static str, path: PathBuf, error: io::Error },
-    #[error("{key} {}: there is no certificate in it; {CERTIFICATES}", path.display())]
-    NoCertificate { key: &'static str, path: PathBuf },
-    #[error("fleet.private_key_file {}: not PEM; {KEY}", .0.display())]
-    NoKey(PathBuf),
-    /// The file of the key cannot be read, or everyone may read it.
-    #[error(transparent)]
-    KeyFile(#[from] SecretFileError),
-    /// The key is another certificate's.
-    #[error("{0}")]
-    Refused(String),
-}
+/// Why a member of etcd cannot be reached, a request to it has failed, or a file of certificates or key, which is named
+/// with its key of xvs.toml, cannot be used.
+pub(super) type ConnectionError = Box<dyn error::Error + Send + Sync>;
 
 const CERTIFICATES: &str = "name a file with certificates in PEM";
 const KEY: &str = "name a file with the certificate's private key in PEM, not encrypted";
@@ -82,14 +46,13 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects. A task on the caller's runtime drives the connection until this is dropped.
     pub(super) async fn open(url: &Url, fleet: &Fleet) -> Result<Self, ConnectionError> {
-        let stream = TcpStream::connect((url.host.as_str(), url.port)).await;
-        let stream = stream.map_err(ConnectionError::Connect)?;
+        let stream = TcpStream::connect((url.host.as_str(), url.port)).await?;
         // Requests are small and wait for their answers.
         let _ = stream.set_nodelay(true);
         let sender = if url.has_tls {
-            let name = ServerName::try_from(url.host.clone()).map_err(ConnectionError::Name)?;
+            let name = ServerName::try_from(url.host.clone())?;
             let connector = TlsConnector::from(client_config(fleet)?);
-            let stream = connector.connect(name, stream).await.map_err(ConnectionError::Tls)?;
+            let stream = connector.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
             begin(stream).await?
         } else {
             begin(stream).await?
@@ -108,27 +71,27 @@ impl Connection {
         body: Vec<u8>,
     ) -> Result<(StatusCode, Bytes), ConnectionError> {
         let request = Request::post(path).header(HOST, &self.host).header(CONTENT_TYPE, "application/json");
-        let request = request.body(Full::new(Bytes::from(body))).map_err(ConnectionError::Request)?;
-        self.sender.ready().await?;
-        let answer = self.sender.send_request(request).await?;
+        let request = request.body(Full::new(Bytes::from(body)))?;
+        self.sender.ready().await.map_err(described)?;
+        let answer = self.sender.send_request(request).await.map_err(described)?;
         let status = answer.status();
         let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
-        Ok((status, body.map_err(ConnectionError::Answer)?.to_bytes()))
+        Ok((status, body?.to_bytes()))
     }
 }
 
-async fn begin<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, hyper::Error>
+async fn begin<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, ConnectionError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(described)?;
     // Its errors reach the sender too.
     tokio::spawn(async move { _ = connection.await });
     Ok(sender)
 }
 
 /// An error of hyper with its cause, which has the words of the system or of TLS.
-fn described(error: &hyper::Error) -> String {
+fn described(error: hyper::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
@@ -143,13 +106,11 @@ pub fn check_files(fleet: &Fleet) -> Result<(), ConfigError> {
     }
 }
 
-fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, CredentialsError> {
+fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, ConnectionError> {
     let mut roots = RootCertStore::empty();
     if let Some(path) = &fleet.ca_file {
         for certificate in certificates("fleet.ca_file", path)? {
-            roots
-                .add(certificate)
-                .map_err(|error| CredentialsError::Authority { path: path.clone(), error })?;
+            roots.add(certificate).map_err(|error| format!("fleet.ca_file {}: {error}", path.display()))?;
         }
     }
     let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
@@ -162,26 +123,21 @@ fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, CredentialsError> {
             let text = secret_file::read("fleet.private_key_file", key, KEY)?;
             // The parser's own text may have parts of the key.
             let secret = PrivateKeyDer::from_pem_slice(text.as_bytes())
-                .map_err(|_| CredentialsError::NoKey(key.clone()))?;
+                .map_err(|_| format!("fleet.private_key_file {}: not PEM; {KEY}", key.display()))?;
             let names = [("fleet.certificate_file", &**certificate), ("fleet.private_key_file", key)];
-            builder
-                .with_client_auth_cert(chain, secret)
-                .map_err(|error| CredentialsError::Refused(refused(&error, names)))?
+            builder.with_client_auth_cert(chain, secret).map_err(|error| refused(&error, names))?
         }
         _ => builder.with_no_client_auth(),
     };
     Ok(Arc::new(config))
 }
 
-fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'static>>, CredentialsError> {
-    let (_, text) = read_file(path).map_err(|error| CredentialsError::Unreadable {
-        key,
-        path: path.to_owned(),
-        error,
-    })?;
+fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, ConnectionError> {
+    let name = format!("{key} {}", path.display());
+    let (_, text) = read_file(path).map_err(|error| format!("{name}: {error}; {CERTIFICATES}"))?;
     let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
     match chain {
         Ok(chain) if !chain.is_empty() => Ok(chain),
-        _ => Err(CredentialsError::NoCertificate { key, path: path.to_owned() }),
+        _ => Err(format!("{name}: there is no certificate in it; {CERTIFICATES}").into()),
     }
 }

@@ -38,8 +38,8 @@ pub(super) enum MemberError {
     Unreached(Duration),
     #[error("no answer within {} s", .0.as_secs_f32())]
     Silent(Duration),
-    #[error(transparent)]
-    Connection(#[from] ConnectionError),
+    #[error("{0}")]
+    Connection(ConnectionError),
     /// etcd's message.
     #[error("{}", advised(.0))]
     Refused(String),
@@ -237,7 +237,7 @@ impl Etcd {
                 Err(why) if status.is_client_error() => return Err(self.failed(why)),
                 Err(why) => why,
             },
-            Ok(Err(why)) => why.into(),
+            Ok(Err(why)) => MemberError::Connection(why),
             Err(_) => MemberError::Silent(self.patience),
         };
         let error = self.failed(why);
@@ -255,7 +255,7 @@ impl Etcd {
                     self.connection = Some(connection);
                     return Ok(());
                 }
-                Ok(Err(why)) => why.into(),
+                Ok(Err(why)) => MemberError::Connection(why),
                 Err(_) => MemberError::Unreached(self.patience),
             };
             errors.push(self.failed(why));
