@@ -25,7 +25,7 @@ impl ReservedPorts {
     ///
     /// # Errors
     /// A sentence for the operator; the reservation has not changed.
-    pub fn set(&mut self, mut ports: Vec<(u16, u16)>) -> Result<(), String> {
+    pub fn set(&mut self, mut ports: Vec<(u16, u16)>) -> io::Result<()> {
         ports.sort_unstable();
         if ports == self.ports {
             return Ok(());
@@ -34,14 +34,14 @@ impl ReservedPorts {
             Some(before) => before.clone(),
             None => ranges(&fs::read_to_string(RESERVED).map_err(failed)?),
         };
-        let own = own_ports().map_err(|error| format!("{OWN}: {error}"))?;
+        let own = own_ports().map_err(|error| io::Error::other(format!("{OWN}: {error}")))?;
         let all = [&*before, &*ports].concat();
         if free(own, &all) < KERNEL_KEEPS.min(free(own, &before)) {
-            return Err(format!(
+            return Err(io::Error::other(format!(
                 "the local ports of FULLNAT are not reserved: the kernel would have fewer than {KERNEL_KEEPS} of its \
                  own ports ({}-{}); choose others by `xvs laddr add ADDRESS --ports LOW-HIGH`",
                 own.0, own.1
-            ));
+            )));
         }
         ReservePorts(all).run(&[]).map_err(failed)?;
         self.before = Some(before);
@@ -50,8 +50,8 @@ impl ReservedPorts {
     }
 }
 
-fn failed(error: io::Error) -> String {
-    format!("local ports cannot be reserved: {RESERVED}: {error}")
+fn failed(error: io::Error) -> io::Error {
+    io::Error::other(format!("local ports cannot be reserved: {RESERVED}: {error}"))
 }
 
 impl Drop for ReservedPorts {

@@ -24,6 +24,7 @@ use crate::control_thread::ControlThread;
 use crate::restart::successor;
 use crate::rights;
 use crate::shared::Shared;
+use crate::workers::system::SystemDatapath;
 
 /// How long a successor may prepare, and how long it may take for each later step.
 const PREPARATION: Duration = Duration::from_secs(60);
@@ -79,10 +80,10 @@ impl ControlThread {
             match steps.recv_timeout(LOOK) {
                 Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {
                     quiet = Some((shared.reader(), shared.sweeping.lock()));
-                    self.control.datapath().workers().0.pause();
+                    self.control.datapath().workers.pause();
                     // The successor has the whole hold until its own programs are in force.
                     self.beat();
-                    self.control.datapath().daemons().may_send(false);
+                    self.control.datapath().daemons.may_send(false);
                     (stage, until) = (Stage::Paused, Instant::now() + STEP);
                     let _ = reply.send(Ok(()));
                     // Read after the next step, while the successor waits for the kernel.
@@ -128,7 +129,7 @@ impl ControlThread {
             tracing::warn!("it had the connection table already, so this process begins anew");
             // The successor's programs began a hold when they came into force; this process's begin one now, for the
             // new start.
-            let (workers, steering) = self.control.datapath().workers();
+            let SystemDatapath { workers, steering, .. } = self.control.datapath();
             workers.restore_programs(steering);
             begin_anew();
         }
@@ -145,8 +146,8 @@ impl ControlThread {
 
     /// Lets the workers forward again, with this process's programs on the interfaces.
     fn resume_workers(&mut self) {
-        self.control.datapath().daemons().may_send(true);
-        let (workers, steering) = self.control.datapath().workers();
+        self.control.datapath().daemons.may_send(true);
+        let SystemDatapath { workers, steering, .. } = self.control.datapath();
         workers.restore_programs(steering);
         workers.redirect_own_anew(steering);
         match workers.resume() {

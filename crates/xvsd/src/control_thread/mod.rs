@@ -34,9 +34,9 @@ use crate::rights::seccomp;
 use crate::shared::Shared;
 use crate::shared::link_state;
 use crate::sweeping::Sweeping;
-use crate::workers::RETRY_REFUSED;
 use crate::workers::system::SystemDatapath;
 use crate::workers::worker_start::WorkerStart;
+use crate::workers::{RETRY_REFUSED, interface_facts};
 
 pub(crate) mod hand_over;
 mod offload;
@@ -55,6 +55,9 @@ const CONFIRM_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The most neighbours that are confirmed at a time.
 const CONFIRMED_AT_ONCE: usize = 1024;
+
+/// The time between two looks at what interfaces refuse.
+const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Pause after an interface could not be attached again.
 const RETRY_ATTACHING: Duration = Duration::from_secs(1);
@@ -95,8 +98,8 @@ pub(crate) struct ControlThread {
     settings_after: Instant,
     /// What the cards of the interfaces lose; `None`: the kernel does not say.
     cards: Option<CardWatch>,
-    /// When what interfaces refuse was compared last.
-    losses_at: Instant,
+    /// Earliest time of the next look at what interfaces refuse.
+    losses_after: Instant,
     pub(crate) shared: Arc<Shared>,
     warnings: Warnings,
     /// Before the workers are started.
@@ -133,28 +136,25 @@ impl ControlThread {
         shared: Arc<Shared>,
     ) -> Self {
         let now = Instant::now();
-        let (resolve_after, warn_after, attach_after, settings_after) = (now, now, now, now);
-        let view = View::default();
-        let warnings = Warnings::default();
         Self {
             control,
             queue,
             network_views,
             mark_rules,
             unresolved,
-            resolve_after,
+            resolve_after: now,
             used: BTreeSet::new(),
             confirm_after: now,
-            warn_after,
+            warn_after: now,
             cards: CardWatch::open().ok(),
-            losses_at: now,
+            losses_after: now + LOSSES_INTERVAL,
             links,
-            view,
-            attach_after,
+            view: View::default(),
+            attach_after: now,
             not_attached: None,
-            settings_after,
+            settings_after: now,
             shared,
-            warnings,
+            warnings: Warnings::default(),
             start: None,
             sweeping: None,
             removals: 0,
@@ -201,8 +201,8 @@ impl ControlThread {
             tracing::error!("{error}");
         }
         let mut warnings = self.control.warnings();
-        warnings.extend(self.control.datapath().daemons().faults());
-        if !self.control.datapath().daemons().have_key() {
+        warnings.extend(self.control.datapath().daemons.faults());
+        if !self.control.datapath().daemons.have_key() {
             warnings.extend(self.control.daemons_among_servers());
         }
         warnings.extend(seccomp::warnings());
@@ -265,7 +265,7 @@ impl ControlThread {
         let bonds: Vec<_> =
             self.shared.facts_mut().interfaces.iter().map(|interface| interface.bond.clone()).collect();
         let mut network = attached_only(&view.network, &self.links, &bonds);
-        let partial = self.control.datapath().workers().0.partial_checksums();
+        let partial = self.control.datapath().workers.partial_checksums();
         let of_members: Vec<_> = network
             .links
             .iter()
@@ -326,12 +326,12 @@ impl ControlThread {
         let Warnings { network, netfilter, attaching, settings, control } = &self.warnings;
         let mut warnings =
             [settings, network, netfilter, attaching, control, self.control.unfollowed()].concat();
-        warnings.extend(self.control.datapath().not_reserved().cloned());
-        warnings.extend_from_slice(self.control.datapath().not_redirected());
-        let (workers, _) = self.control.datapath().workers();
-        warnings.extend_from_slice(workers.not_pinned());
+        warnings.extend(self.control.datapath().not_reserved.clone());
+        warnings.extend_from_slice(&self.control.datapath().workers.not_redirected);
+        let workers = &mut self.control.datapath().workers;
+        warnings.extend_from_slice(&workers.not_pinned);
         warnings.extend(workers.not_zero_copy());
-        warnings.extend_from_slice(workers.not_driven());
+        warnings.extend_from_slice(&workers.not_driven);
         let mut facts = self.shared.facts_mut();
         let new: Vec<_> = warnings.iter().filter(|warning| !facts.warnings.contains(warning)).collect();
         new.iter().for_each(|warning| tracing::warn!("{warning}"));
@@ -363,14 +363,14 @@ impl ControlThread {
         }
         let next = self.next_to_attach();
         let like = next.as_ref().map_or(0, |next| self.alike(next));
-        let (workers, steering) = self.control.datapath().workers();
+        let SystemDatapath { workers, steering, .. } = self.control.datapath();
         let attached = match &next {
             Some((index, (name, _))) => {
                 let like = workers.attached_at(like);
                 let (mode, queues) = (like.wanted(), like.wanted_queues());
                 workers.attach(*index, (name, mode, queues), steering)
             }
-            None if !workers.is_paused() && self.warnings.attaching.is_empty() => return,
+            None if !workers.paused && self.warnings.attaching.is_empty() => return,
             None => Ok(()),
         };
         let links = workers.links();
@@ -381,8 +381,8 @@ impl ControlThread {
             self.links = links;
             self.update_network();
         }
-        let (workers, _) = self.control.datapath().workers();
-        let resumed = if workers.is_paused() { workers.resume().map(Some) } else { Ok(None) };
+        let workers = &mut self.control.datapath().workers;
+        let resumed = if workers.paused { workers.resume().map(Some) } else { Ok(None) };
         let resumed = resumed.map(|facts| {
             if let Some(facts) = facts {
                 self.shared.facts_mut().workers = facts;
@@ -410,7 +410,7 @@ impl ControlThread {
 
     /// Enters an interface that was attached, for a bond or not, in the status and the events.
     fn note_attached(&mut self, index: usize, bond: Option<BondMember>) {
-        let attached = self.control.datapath().workers().0.interface_facts(index);
+        let attached = interface_facts(&self.control.datapath().workers.attached[index]);
         let attached = InterfaceStatus { bond, ..attached };
         let mut facts = self.shared.facts_mut();
         let (again, status) = match facts.interfaces.get(index) {
@@ -452,18 +452,16 @@ impl ControlThread {
     /// Opens the workers' sockets again if they do not fit changed settings of an interface, such as added queues.
     /// Reads what its card has lost.
     fn follow_settings(&mut self) {
-        let now = Instant::now();
-        if now < self.settings_after {
+        if !is_due(&mut self.settings_after, SETTINGS_INTERVAL) {
             return;
         }
-        self.settings_after = now + SETTINGS_INTERVAL;
-        let (workers, _) = self.control.datapath().workers();
+        let workers = &mut self.control.datapath().workers;
         let short =
             |ifindex| workers.attached(ifindex).map_or(0, |attached| short_packets(attached.interface()));
         let cards = self.cards.as_mut().map(|cards| cards.look(&self.links, short));
         self.shared.facts_mut().card_losses = cards.unwrap_or_default();
         let epoch = self.control.epoch();
-        let (workers, steering) = self.control.datapath().workers();
+        let SystemDatapath { workers, steering, .. } = self.control.datapath();
         for index in 0..self.links.len() {
             let had = workers.attached_at(index).settings();
             let Some(worker_facts) = workers.follow_settings(index, steering, &self.view.network.links)
@@ -494,15 +492,13 @@ impl ControlThread {
 
     /// Resolves next hops that packets wait for, at most once in [`UNRESOLVED_INTERVAL`].
     fn resolve_next_hops(&mut self) {
-        let now = Instant::now();
-        if self.unresolved.is_empty() || now < self.resolve_after {
+        if self.unresolved.is_empty() || !is_due(&mut self.resolve_after, UNRESOLVED_INTERVAL) {
             return;
         }
-        self.resolve_after = now + UNRESOLVED_INTERVAL;
         let missing = std::iter::from_fn(|| self.unresolved.pop());
         let egress = self.control.egress();
         let by_index = missing.filter_map(|(link, addr)| Some((egress.link(link)?.ifindex, addr))).collect();
-        self.resolve(&by_index, now);
+        self.resolve(&by_index);
     }
 
     /// Makes the kernel confirm the neighbours that workers have sent to, as if it had sent to them itself.
@@ -519,22 +515,31 @@ impl ControlThread {
         let pause = if self.used.is_empty() { CONFIRM_INTERVAL } else { UNRESOLVED_INTERVAL };
         self.confirm_after = now + pause;
         if !due.is_empty() {
-            self.resolve(&due, now);
+            self.resolve(&due);
         }
     }
 
     /// Makes the kernel resolve these neighbours, or confirm them if it has not done so for some time.
-    fn resolve(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>, now: Instant) {
-        let refused = match self.control.datapath().neighbours().resolve(neighbours) {
+    fn resolve(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) {
+        let refused = match self.control.datapath().neighbours.resolve(neighbours) {
             Ok(None) => return,
             Ok(Some(refused)) => refused.to_string(),
             Err(error) => format!("next hops cannot be resolved: {error}"),
         };
-        if self.warn_after <= now {
-            self.warn_after = now + RETRY_REFUSED;
+        if is_due(&mut self.warn_after, RETRY_REFUSED) {
             tracing::warn!("{refused}");
         }
     }
+}
+
+/// Whether a time is over; then it is over again after this interval.
+fn is_due(at: &mut Instant, interval: Duration) -> bool {
+    let now = Instant::now();
+    let is_due = *at <= now;
+    if is_due {
+        *at = now + interval;
+    }
+    is_due
 }
 
 /// The network that workers use: the attached interfaces in the order of their ports, then the bonds of which they are

@@ -1,31 +1,24 @@
 //! The interfaces with offload: those that the network, the settings and the losses allow.
 
-use std::time::{Duration, Instant};
-
 use xvs_model::report::status::{BondMember, InterfaceOffload};
 use xvs_proto::network::Network;
 
-use super::ControlThread;
+use super::{ControlThread, LOSSES_INTERVAL, is_due};
 use crate::offload::Offloading;
 use crate::workers::system::SystemDatapath;
-
-/// The time between two looks at what interfaces refuse.
-const LOSSES_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ControlThread {
     /// Ends the offload to interfaces that refuse what the program forwards, and begins it on those that take it now.
     pub(super) fn follow_losses(&mut self) {
-        let now = Instant::now();
-        if now.duration_since(self.losses_at) < LOSSES_INTERVAL {
+        if !is_due(&mut self.losses_after, LOSSES_INTERVAL) {
             return;
         }
-        self.losses_at = now;
         let datapath = self.control.datapath();
         datapath.follow_offload();
-        if datapath.offloading().is_some_and(Offloading::is_ask_due) {
+        if datapath.offload.as_ref().is_some_and(Offloading::is_ask_due) {
             datapath.ask_takers();
         }
-        let Some(offload) = datapath.offloading_mut() else { return };
+        let Some(offload) = &mut datapath.offload else { return };
         let mut has_changed = offload.judge(&self.links);
         for (interface, ifindex) in self.shared.facts_mut().interfaces.iter_mut().zip(&self.links) {
             let now = status(self.control.datapath(), *ifindex, interface.bond.as_ref());
@@ -43,9 +36,9 @@ impl ControlThread {
 pub(super) fn enter(datapath: &mut SystemDatapath, network: &mut Network) {
     datapath.follow_offload();
     datapath.ask_takers();
-    let Some(offload) = datapath.offloading() else { return };
+    let Some(offload) = &datapath.offload else { return };
     for link in &mut network.links {
-        if let Some(attached) = datapath.attached(link.ifindex) {
+        if let Some(attached) = datapath.workers.attached(link.ifindex) {
             // Egress knows which links are of a bond.
             let part = offload.part_of(attached, None);
             (link.offloads, link.generic) = (part.offloads, part.generic);
@@ -60,8 +53,8 @@ pub(super) fn status(
     ifindex: u32,
     bond: Option<&BondMember>,
 ) -> Option<InterfaceOffload> {
-    let offload = datapath.offloading()?;
-    let attached = datapath.attached(ifindex)?;
+    let offload = datapath.offload.as_ref()?;
+    let attached = datapath.workers.attached(ifindex)?;
     let why_not = offload.part_of(attached, bond).why_not;
     Some(InterfaceOffload { why_not, refused_packets: offload.lost(ifindex) })
 }

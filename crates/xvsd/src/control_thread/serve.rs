@@ -27,6 +27,7 @@ use crate::error::{DaemonError, system};
 use crate::restart::kept_state::{PausedTable, SurveyedTable};
 use crate::shared::WorkerFacts;
 use crate::sweeping::Sweeping;
+use crate::workers::system::SystemDatapath;
 
 impl ControlThread {
     /// Begins to forward. Everything that the kernel may refuse comes before the table is taken from a running xvsd.
@@ -36,13 +37,13 @@ impl ControlThread {
             // The running xvsd has the networks that it has read.
             self.control.require_list_files().map_err(DaemonError::Lists)?;
         }
-        let (workers, _) = self.control.datapath().workers();
+        let workers = &mut self.control.datapath().workers;
         let former = workers.former_records();
         let table = table.pause(take_over.as_mut())?;
 
         let hold = start.hold.clone();
         let clock = start.clock.clone();
-        let (workers, steering) = self.control.datapath().workers();
+        let SystemDatapath { workers, steering, .. } = self.control.datapath();
         let (ports, table, former) = match &take_over {
             // All this at the time in which the kernel frees the queues.
             Some(_) => thread::scope(|scope| {
@@ -71,14 +72,14 @@ impl ControlThread {
             .sharing(self.shared.swept.clone(), self.shared.sweeping.clone());
         let synchronization = self.control.datapath().own(&table).map_err(io::Error::other);
         synchronization.map_err(system("the master daemon"))?;
-        let (workers, _) = self.control.datapath().workers();
+        let workers = &mut self.control.datapath().workers;
         let notices = start.notices.clone();
         let uncounted = former.iter().flat_map(UsedRecords::take).collect();
         start.start(&table, ports, uncounted, workers)?;
         take_over.iter_mut().for_each(TakeOver::forwards);
         self.sweeping = Some(Sweeping::start(sweeper, clock, &notices).map_err(system("a thread"))?);
 
-        let (workers, steering) = self.control.datapath().workers();
+        let SystemDatapath { workers, steering, .. } = self.control.datapath();
         workers.pin_all();
         workers.redirect_own(steering);
         self.show_workers(worker_facts);
@@ -91,7 +92,7 @@ impl ControlThread {
 
     /// Lets other threads see the workers, and how their interfaces are attached.
     fn show_workers(&mut self, worker_facts: Vec<WorkerFacts>) {
-        let (workers, _) = self.control.datapath().workers();
+        let workers = &mut self.control.datapath().workers;
         let mut facts = self.shared.facts_mut();
         facts.workers = worker_facts;
         for (index, interface) in facts.interfaces.iter_mut().enumerate() {

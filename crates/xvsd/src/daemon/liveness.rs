@@ -11,6 +11,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, bounded};
+use thiserror::Error;
 use tokio::runtime::Handle;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_model::protocol::request::ControlRequest;
@@ -22,7 +23,7 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 ///
 /// # Errors
 /// A sentence that names the threads without progress within `patience`.
-pub(crate) fn check(daemon: &crate::handle::Handle, patience: Duration) -> Result<(), String> {
+pub(crate) fn check(daemon: &crate::handle::Handle, patience: Duration) -> Result<(), Stalled> {
     let until = Instant::now() + patience;
     let shared = daemon.shared();
     let before: Vec<_> = shared.workers().iter().map(|worker| worker.turns()).collect();
@@ -40,7 +41,15 @@ pub(crate) fn check(daemon: &crate::handle::Handle, patience: Duration) -> Resul
     failures.extend(
         stalled(shared.workers(), &before, until).map(|worker| format!("worker {worker} makes no progress")),
     );
-    if failures.is_empty() { Ok(()) } else { Err(format!("{} within {patience:?}", failures.join(", "))) }
+    if failures.is_empty() { Ok(()) } else { Err(Stalled { failures, patience }) }
+}
+
+/// Threads that make no progress, a clause for each.
+#[derive(Debug, Error)]
+#[error("{} within {patience:?}", failures.join(", "))]
+pub(crate) struct Stalled {
+    failures: Vec<String>,
+    patience: Duration,
 }
 
 /// Receives a message when the runtime's thread has run a task.

@@ -216,7 +216,7 @@ impl Daemon {
         let _ = self.inputs.send(Input::Stop);
         let datapath = self.control.take().map(JoinHandle::join);
         if let (Some(Ok(mut datapath)), Ending::Release) = (datapath, ending) {
-            datapath.workers().0.release();
+            datapath.workers.release();
             // The mapped table stays until the process has ended.
             let removed = self.directory.as_ref().map(StateDirectory::remove_all);
             if let Some(Err(error)) = removed {

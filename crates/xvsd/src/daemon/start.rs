@@ -38,9 +38,9 @@ use crate::sync::daemons::Daemons;
 use crate::sync::master::TableFacts;
 use crate::sync_peers::SyncPeers;
 use crate::threads;
-use crate::workers::Workers;
 use crate::workers::system::SystemDatapath;
 use crate::workers::worker_start::WorkerStart;
+use crate::workers::{Workers, interface_facts};
 
 /// Inputs that may wait for the control thread.
 const QUEUE: usize = 1024;
@@ -66,11 +66,11 @@ impl Daemon {
         // Members of bonds are not offloaded.
         let no_bonds = status.iter().all(|interface| interface.bond.is_none());
         if offload.is_some() && config.offload_excluded.is_empty() && no_bonds {
-            workers.set_may_offload();
+            workers.may_offload = true;
         }
 
         let links = workers.links();
-        let wakers = workers.wakers().to_vec();
+        let wakers = workers.wakers.clone();
         let worker_count = workers.count();
         let hold = steering.hold().clone();
         let flows = offload.as_ref().map(|offload| offload.flows().clone());
@@ -194,7 +194,8 @@ fn attach(
     warnings.extend(workers.fewer_than(config.workers));
     warnings.extend(no_hold);
     let status = bonds.into_iter().enumerate();
-    let status = status.map(|(place, bond)| InterfaceStatus { bond, ..workers.interface_facts(place) });
+    let status =
+        status.map(|(place, bond)| InterfaceStatus { bond, ..interface_facts(&workers.attached[place]) });
     Ok(Interfaces { steering, status: status.collect(), workers })
 }
 

@@ -4,6 +4,7 @@
 //! success. After a failure it checks again sooner, so that a single failure does not end the daemon. Costs what the
 //! check costs. Not here: the check (`liveness.rs`).
 
+use std::fmt::Display;
 use std::io;
 use std::time::Duration;
 
@@ -43,10 +44,10 @@ fn notify() {
 }
 
 /// Notifies after each successful check, and only then.
-fn keep_notified(
+fn keep_notified<E: Display>(
     interval: Duration,
     ended: &Receiver<()>,
-    mut check: impl FnMut(Duration) -> Result<(), String>,
+    mut check: impl FnMut(Duration) -> Result<(), E>,
     mut notify: impl FnMut(),
 ) {
     loop {

@@ -102,7 +102,8 @@ impl Handler for Dispatch {
             Request::Health => Reply::Health(shared.health()),
             Request::Healthy { within_millis } => {
                 let patience = Duration::from_millis(within_millis.into()).min(LIVENESS_TIMEOUT_MAX);
-                liveness::check(daemon, patience).map_err(|why| CommandError::Failed { why })?;
+                liveness::check(daemon, patience)
+                    .map_err(|stalled| CommandError::Failed { why: stalled.to_string() })?;
                 Reply::Done
             }
             Request::Traffic => Reply::Traffic(Box::new(traffic(shared))),

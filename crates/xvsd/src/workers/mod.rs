@@ -58,7 +58,7 @@ pub(crate) type Shares = Vec<Vec<Vec<u32>>>;
 
 /// The workers and the attached interfaces.
 pub(crate) struct Workers {
-    attached: Vec<Attached>,
+    pub(crate) attached: Vec<Attached>,
     /// The TAPs that pass packets to the kernel, in the interfaces' order.
     reinjectors: Vec<Arc<Reinjector>>,
     /// The redirection of what this machine itself sends, by interface.
@@ -67,29 +67,29 @@ pub(crate) struct Workers {
     own_clients: Option<Redirection>,
     loopback: Arc<OnceLock<Arc<Reinjector>>>,
     /// Why packets of this machine cannot be redirected.
-    not_redirected: Vec<String>,
+    pub(crate) not_redirected: Vec<String>,
     rings: RingSizes,
     shares: Shares,
     /// Of each worker, also of those not started yet.
-    wakers: Vec<Waker>,
+    pub(crate) wakers: Vec<Waker>,
     /// Packet memory for ports that are opened later.
     memory: Vec<PacketMemory>,
     threads: Vec<WorkerThread>,
     /// Whether the workers have no sockets.
-    paused: bool,
+    pub(crate) paused: bool,
     /// Changed settings that the workers have no sockets for, by interface.
     unfit: Vec<Option<Unfit>>,
     /// Where the XDP programs are pinned; `None`: they end with this process.
     pins: Option<Pins>,
     /// Why an XDP program could not be pinned.
-    not_pinned: Vec<String>,
+    pub(crate) not_pinned: Vec<String>,
     /// How the workers wait.
     poll: Poll,
     /// Why they do not wait as configured, or only with interrupts.
-    not_driven: Vec<String>,
+    pub(crate) not_driven: Vec<String>,
     shared_cores: SharedCores,
     /// Whether established connections may be offloaded on all interfaces.
-    may_offload: bool,
+    pub(crate) may_offload: bool,
     /// The interface, or the other reason, because of which the kernel copies frames to and from the sockets that were
     /// opened last.
     copied_for: Option<String>,
@@ -171,11 +171,6 @@ impl Workers {
         queues.map(|queues| umem_bytes(mtu, frame, queues, self.rings)).sum()
     }
 
-    /// The waker of each worker.
-    pub(crate) fn wakers(&self) -> &[Waker] {
-        &self.wakers
-    }
-
     /// The kernel's indices of the interfaces, in their order.
     pub(crate) fn links(&self) -> Vec<u32> {
         self.attached.iter().map(Attached::index).collect()
@@ -185,11 +180,6 @@ impl Workers {
     pub(crate) fn partial_checksums(&self) -> Vec<u32> {
         let leaving = self.attached.iter().filter(|attached| attached.leaves_checksums());
         leaving.map(Attached::index).collect()
-    }
-
-    /// Tells that established connections may be offloaded on all interfaces.
-    pub(crate) fn set_may_offload(&mut self) {
-        self.may_offload = true;
     }
 
     /// The reason for sockets that copy, though interfaces may have zero-copy: a card's ring is larger than the number
@@ -228,11 +218,6 @@ impl Workers {
                 "{name} has mode = \"zero-copy\" in xvs.toml, and its packets are copied because {why} and reload"
             ))
         })
-    }
-
-    /// The attached interfaces.
-    pub(crate) fn all_attached(&self) -> impl Iterator<Item = &Attached> {
-        self.attached.iter()
     }
 
     /// The attached interface of this index of the kernel.
@@ -314,11 +299,6 @@ impl Workers {
         }
     }
 
-    /// Why workers do not wait as configured, or only with interrupts.
-    pub(crate) fn not_driven(&self) -> &[String] {
-        &self.not_driven
-    }
-
     /// Starts the next worker's thread.
     ///
     /// # Errors
@@ -346,11 +326,6 @@ impl Workers {
         let handle = Some(thread.map_err(system("a thread"))?);
         self.threads.push(WorkerThread { stop, closed, ports: Some(ports), handle });
         Ok(())
-    }
-
-    /// The status of the interface with this index, which is also logged.
-    pub(crate) fn interface_facts(&self, index: usize) -> InterfaceStatus {
-        interface_facts(&self.attached[index])
     }
 
     /// The interface with this index.
@@ -410,11 +385,6 @@ impl Workers {
             thread.stop.store(true, Ordering::Relaxed);
             waker.wake();
         }
-    }
-
-    /// Whether the workers wait for new sockets.
-    pub(crate) fn is_paused(&self) -> bool {
-        self.paused
     }
 
     /// Makes every worker close its sockets. Returns when none uses the table.
@@ -523,7 +493,7 @@ fn open_reinjector(attached: &Attached) -> Result<Arc<Reinjector>, DaemonError> 
     reinjector.map_err(system("the TAP that passes packets to the kernel"))
 }
 
-fn interface_facts(attached: &Attached) -> InterfaceStatus {
+pub(crate) fn interface_facts(attached: &Attached) -> InterfaceStatus {
     let facts = InterfaceStatus {
         name: attached.interface().to_owned(),
         mode: attached.mode().to_string(),

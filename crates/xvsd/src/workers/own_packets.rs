@@ -54,11 +54,6 @@ impl Workers {
             reader.wake();
         }
     }
-
-    /// The warnings about packets of this machine that cannot be redirected.
-    pub(crate) fn not_redirected(&self) -> &[String] {
-        &self.not_redirected
-    }
 }
 
 /// Why packets of this machine cannot be redirected.

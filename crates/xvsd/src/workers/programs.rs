@@ -91,11 +91,6 @@ impl Workers {
         }
     }
 
-    /// The warnings about programs that could not be pinned.
-    pub(crate) fn not_pinned(&self) -> &[String] {
-        &self.not_pinned
-    }
-
     /// Removes the pins: the kernel has all packets when this value is dropped.
     pub(crate) fn release(&mut self) {
         self.attached.iter_mut().for_each(Attached::release);

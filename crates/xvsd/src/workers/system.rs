@@ -27,7 +27,6 @@ use xvs_host::reserved_ports::ReservedPorts;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_sched::ServiceKey;
-use xvs_xdp::Attached;
 
 use crate::date::date_millis;
 use crate::offload::Offloading;
@@ -38,9 +37,9 @@ use crate::workers::{RETRY_REFUSED, Workers};
 /// The real data path. Fields are dropped in this order: the interfaces must be detached before anything else is
 /// dropped.
 pub(crate) struct SystemDatapath {
-    workers: Workers,
-    steering: Steering,
-    neighbours: Neighbours,
+    pub(crate) workers: Workers,
+    pub(crate) steering: Steering,
+    pub(crate) neighbours: Neighbours,
     /// The neighbours to keep resolved, by interface index and address.
     wanted: BTreeSet<(u32, IpAddr)>,
     /// When neighbours are tried again; `None`: the kernel has refused none.
@@ -53,10 +52,10 @@ pub(crate) struct SystemDatapath {
     capacity: usize,
     reserved: ReservedPorts,
     /// Why local ports are not reserved; `None`: they are.
-    not_reserved: Option<String>,
-    daemons: Daemons,
+    pub(crate) not_reserved: Option<String>,
+    pub(crate) daemons: Daemons,
     /// The offload of flows; `None`: there is none.
-    offload: Option<Offloading>,
+    pub(crate) offload: Option<Offloading>,
 }
 
 impl SystemDatapath {
@@ -96,21 +95,6 @@ impl SystemDatapath {
         self.daemons.own(table)
     }
 
-    /// The offload of flows; `None`: there is none.
-    pub(crate) fn offloading(&self) -> Option<&Offloading> {
-        self.offload.as_ref()
-    }
-
-    /// The offload of flows, to be changed; `None`: there is none.
-    pub(crate) fn offloading_mut(&mut self) -> Option<&mut Offloading> {
-        self.offload.as_mut()
-    }
-
-    /// The attached interface of this index.
-    pub(crate) fn attached(&self, ifindex: u32) -> Option<&Attached> {
-        self.workers.attached(ifindex)
-    }
-
     /// Turns the offload of flows on or off, as the workers' sockets want it.
     pub(crate) fn follow_offload(&mut self) {
         let copies = self.workers.copies();
@@ -122,33 +106,8 @@ impl SystemDatapath {
     /// Asks the kernel which interfaces take what the XDP program forwards.
     pub(crate) fn ask_takers(&mut self) {
         if let Some(offload) = &mut self.offload {
-            offload.ask(self.workers.all_attached());
+            offload.ask(self.workers.attached.iter());
         }
-    }
-
-    /// The workers with their interfaces, and the steering.
-    pub(crate) fn workers(&mut self) -> (&mut Workers, &mut Steering) {
-        (&mut self.workers, &mut self.steering)
-    }
-
-    /// Why packets of this machine cannot be redirected to workers.
-    pub(crate) fn not_redirected(&self) -> &[String] {
-        self.workers.not_redirected()
-    }
-
-    /// The kernel's neighbours.
-    pub(crate) fn neighbours(&mut self) -> &mut Neighbours {
-        &mut self.neighbours
-    }
-
-    /// Why local ports are not reserved, so that the kernel may use them for its own connections; `None`: they are.
-    pub(crate) fn not_reserved(&self) -> Option<&String> {
-        self.not_reserved.as_ref()
-    }
-
-    /// The daemons of connection synchronization.
-    pub(crate) fn daemons(&self) -> &Daemons {
-        &self.daemons
     }
 
     /// The name of the thread with this number at the table: workers first, then readers.
@@ -179,7 +138,7 @@ impl Datapath for SystemDatapath {
         daemon: &SyncDaemon,
         sockets: SyncSockets,
     ) -> Result<Arc<Inbox>, CommandError> {
-        let wakers = self.workers.wakers().to_vec();
+        let wakers = self.workers.wakers.clone();
         let started = self.daemons.start_backup(daemon, sockets, wakers);
         started.map_err(|why| CommandError::failed(format_args!("backup daemon: {why}")))
     }
@@ -250,7 +209,8 @@ impl Datapath for SystemDatapath {
     }
 
     fn reserve_ports(&mut self, ports: &[(u16, u16)]) {
-        self.not_reserved = self.reserved.set(ports.to_vec()).err();
+        let refused = self.reserved.set(ports.to_vec()).err();
+        self.not_reserved = refused.map(|error| error.to_string());
     }
 
     fn available_pages(&mut self) -> Option<u32> {
@@ -295,7 +255,7 @@ impl SystemDatapath {
         if self.retry.is_some_and(|due| due <= now) {
             self.manage_neighbours();
         }
-        if !self.not_redirected().is_empty() && self.redirect_after <= now {
+        if !self.workers.not_redirected.is_empty() && self.redirect_after <= now {
             self.redirect_after = now + RETRY_REFUSED;
             self.workers.redirect_own(&self.steering);
         }
