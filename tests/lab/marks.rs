@@ -1,6 +1,6 @@
 //! Services by firewall mark, through the lab: which service a packet belongs to, and where it goes.
 //!
-//! Not here: the rules' own forms (`crates/ctl/src/firewall_marks/kernel_rules.rs`), and the kernel's
+//! Not here: the rules' own forms (`crates/ctl/src/firewall_marks/tests/kernel_rules.rs`), and the kernel's
 //! (`netlab/marks.rs`).
 
 use std::net::{IpAddr, Ipv4Addr};

@@ -398,9 +398,6 @@ const SENTENCES_MAX: usize = 100;
 const DEPTH_MAX: usize = 64;
 
 #[cfg(test)]
-mod kernel_rules;
-
-#[cfg(test)]
 pub(crate) mod testing {
     use xvs_proto::{FlowKey, Fragment, Packet, tcp};
 
@@ -444,6 +441,8 @@ fn own_rule(own: &MarkRule) -> Rule {
 
 #[cfg(test)]
 mod tests {
+    mod kernel_rules;
+
     use std::net::Ipv4Addr;
     use xvs_proto::Protocol;
 

@@ -9,8 +9,6 @@
 
 mod notice;
 #[cfg(test)]
-mod properties;
-#[cfg(test)]
 mod tests;
 
 use std::collections::{HashMap, HashSet};

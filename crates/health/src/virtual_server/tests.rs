@@ -1,5 +1,7 @@
 //! Cases of single changes, with files of keepalived.
 
+mod properties;
+
 use std::fs;
 use std::path::Path;
 

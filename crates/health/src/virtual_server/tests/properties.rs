@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use crate::virtual_server::*;
 
-use super::tests::{UP, lines, reloaded, started, virtual_server};
+use super::{UP, lines, reloaded, started, virtual_server};
 
 /// A random configuration.
 #[derive(Debug, Clone)]

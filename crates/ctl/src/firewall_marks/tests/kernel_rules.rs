@@ -1,5 +1,5 @@
-//! Tests of compiled rules as read from the output of the system's programs. The texts in `printed/` are recorded from
-//! iptables 1.8.9 and nftables 1.0.6, for rules in the kernel.
+//! Tests of compiled rules as read from the output of the system's programs. The texts in `../printed/` are recorded
+//! from iptables 1.8.9 and nftables 1.0.6, for rules in the kernel.
 
 use std::net::{IpAddr, Ipv4Addr};
 use xvs_host::netfilter::chain::Table;
@@ -48,7 +48,7 @@ fn mark(compiled: &CompiledMarks, Case(protocol, dest, port, link): Case) -> u32
 #[test]
 fn rules_of_iptables_nft_mark_packets_and_those_that_cannot_be_followed_are_reported_with_the_reason() {
     let table = iptables_save::read(
-        include_str!("printed/iptables-nft-save.txt"),
+        include_str!("../printed/iptables-nft-save.txt"),
         Family::V4,
         &iptables_save::MANGLE,
     )
@@ -92,13 +92,13 @@ fn rules_of_iptables_nft_mark_packets_and_those_that_cannot_be_followed_are_repo
 #[test]
 fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
     let four = iptables_save::read(
-        include_str!("printed/iptables-legacy-save.txt"),
+        include_str!("../printed/iptables-legacy-save.txt"),
         Family::V4,
         &iptables_save::MANGLE,
     )
     .unwrap();
     let six = iptables_save::read(
-        include_str!("printed/ip6tables-nft-save.txt"),
+        include_str!("../printed/ip6tables-nft-save.txt"),
         Family::V6,
         &iptables_save::MANGLE,
     )
@@ -114,7 +114,7 @@ fn rules_of_iptables_legacy_and_ip6tables_are_read_alike() {
 
 #[test]
 fn every_table_of_iptables_before_ipvs_can_mark() {
-    let text = include_str!("printed/iptables-legacy-save-tables.txt");
+    let text = include_str!("../printed/iptables-legacy-save-tables.txt");
     let tables: Vec<_> =
         iptables_save::TABLES.iter().filter_map(|kind| iptables_save::read(text, Family::V4, kind)).collect();
     let compiled = compiled(&tables);
@@ -126,8 +126,8 @@ fn every_table_of_iptables_before_ipvs_can_mark() {
 #[test]
 fn a_dormant_table_marks_nothing_and_a_chain_at_ingress_that_marks_is_reported() {
     let ruleset = nft::Ruleset::parse(
-        include_str!("printed/nft-elsewhere.json"),
-        include_str!("printed/nft-elsewhere.txt"),
+        include_str!("../printed/nft-elsewhere.json"),
+        include_str!("../printed/nft-elsewhere.txt"),
     )
     .unwrap();
     let compiled = compiled(&ruleset.tables(&[]));
@@ -140,7 +140,7 @@ fn a_dormant_table_marks_nothing_and_a_chain_at_ingress_that_marks_is_reported()
 #[test]
 fn rules_of_nftables_mark_packets_with_their_sets_and_maps_at_the_right_hooks() {
     let ruleset =
-        nft::Ruleset::parse(include_str!("printed/nft.json"), include_str!("printed/nft.txt")).unwrap();
+        nft::Ruleset::parse(include_str!("../printed/nft.json"), include_str!("../printed/nft.txt")).unwrap();
     let tables = ruleset.tables(&[]);
     let registered: Vec<_> =
         tables.iter().flat_map(|table| &table.bases).map(|base| base.registered).collect();
@@ -189,10 +189,10 @@ fn rules_of_nftables_mark_packets_with_their_sets_and_maps_at_the_right_hooks() 
 
 #[test]
 fn a_rule_that_is_not_followed_has_the_same_text_whatever_its_counter_says() {
-    let json = include_str!("printed/nft.json");
+    let json = include_str!("../printed/nft.json");
     let texts = |packets: u64| {
         let counted = format!("counter packets {packets} bytes {} ct state new", packets * 60);
-        let listing = include_str!("printed/nft.txt").replace("ct state new", &counted);
+        let listing = include_str!("../printed/nft.txt").replace("ct state new", &counted);
         compiled(&nft::Ruleset::parse(json, &listing).unwrap().tables(&[])).unfollowed
     };
     assert_eq!(texts(1), texts(2_000_000));
@@ -324,14 +324,14 @@ fn of_xtables_matches_and_targets_in_other_tables_only_marking_ones_are_reported
 fn a_table_mangle_is_read_once_from_the_program_that_can_print_it() {
     assert_eq!(
         iptables_save::read(
-            include_str!("printed/iptables-nft-save-incompatible.txt"),
+            include_str!("../printed/iptables-nft-save-incompatible.txt"),
             Family::V4,
             &iptables_save::MANGLE
         ),
         None
     );
     let ruleset =
-        nft::Ruleset::parse(include_str!("printed/nft.json"), include_str!("printed/nft.txt")).unwrap();
+        nft::Ruleset::parse(include_str!("../printed/nft.json"), include_str!("../printed/nft.txt")).unwrap();
     assert_eq!(ruleset.registered_in((Family::V4, "mangle"), "p"), Some((3, 1)));
     assert!(ruleset.has_table(Family::V4, "mangle") && !ruleset.has_table(Family::V6, "mangle"));
     assert_eq!(ruleset.tables(&[]).len(), 2);
