@@ -125,14 +125,16 @@ fn rule(text: String, options: &[&str]) -> Rule {
 }
 
 impl RuleReader {
-    fn option<'a>(&mut self, option: &str, rest: &mut impl Iterator<Item = &'a str>, expected: Expected) {
+    fn option<'a>(
+        &mut self,
+        option: &str,
+        rest: &mut (impl Iterator<Item = &'a str> + Clone),
+        expected: Expected,
+    ) {
         if self.target.is_some() {
             return self.target_option(option, rest);
         }
-        if !KNOWN.contains(&option) {
-            // The option's values are skipped as well: each is unknown, and the first obstacle is kept.
-            return self.set_obstacle(format!("xvs does not know {option}"));
-        }
+        let before = rest.clone();
         let value = rest.next().unwrap_or_default();
         let matches = match option {
             "-s" | "--source" => network(value).map(Test::Source),
@@ -167,7 +169,11 @@ impl RuleReader {
             "--comment" => return,
             "-j" => return self.jump(value, Action::Call(value.to_owned())),
             "-g" => return self.jump(value, Action::Goto(value.to_owned())),
-            _ => None,
+            _ => {
+                // Whether it has a value is unknown, too.
+                *rest = before;
+                return self.set_obstacle(format!("xvs does not know {option}"));
+            }
         };
         match matches {
             Some(test) => self.criteria.push(Criterion { matches: Match::Packet(test), expected }),
@@ -272,34 +278,6 @@ fn number(text: &str) -> Option<u32> {
 /// The known matches.
 const EXTENSIONS: [&str; 10] =
     ["tcp", "udp", "sctp", "multiport", "mark", "iprange", "comment", "state", "conntrack", "addrtype"];
-
-/// The known options, each with one value.
-const KNOWN: [&str; 24] = [
-    "-s",
-    "--source",
-    "-d",
-    "--destination",
-    "-p",
-    "--protocol",
-    "-i",
-    "--in-interface",
-    "--dport",
-    "--dports",
-    "--sport",
-    "--sports",
-    "--ports",
-    "--src-range",
-    "--dst-range",
-    "--mark",
-    "--state",
-    "--ctstate",
-    "--dst-type",
-    "-m",
-    "--match",
-    "--comment",
-    "-j",
-    "-g",
-];
 
 /// The obstacle of a rule that drops packets.
 pub const DROPS: &str = "xvs receives packets before netfilter and does not drop those that the rule drops";
