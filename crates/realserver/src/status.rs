@@ -6,7 +6,8 @@ use std::{fmt, io};
 
 use serde::Serialize;
 
-use crate::decapsulation::{AttachedProgram, Counters};
+use crate::decapsulation::AttachedProgram;
+pub use crate::decapsulation::Counters;
 use crate::error::{RealserverError, failed};
 use crate::interfaces::{Interfaces, TUNL0};
 use crate::method::Method;
