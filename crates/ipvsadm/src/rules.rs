@@ -242,7 +242,7 @@ pub fn saved_rules(state: &State) -> Vec<String> {
 fn saved_lines(rules: &[Rule], names: &Naming<'_>) -> Vec<String> {
     let mut lines = Vec::new();
     let mut limits = BTreeMap::new();
-    let mut lists = Vec::new();
+    let mut others = Vec::new();
     let mut services = Vec::new();
     let mut destinations = BTreeMap::<_, Vec<_>>::new();
     let mut marks = Vec::new();
@@ -250,7 +250,6 @@ fn saved_lines(rules: &[Rule], names: &Naming<'_>) -> Vec<String> {
         match rule {
             Rule::Local(_) | Rule::Disabled(_) => lines.push(xvs_line(rule)),
             Rule::Limit { service, .. } => _ = limits.insert(service, xvs_line(rule)),
-            Rule::Listed { .. } | Rule::ListFile { .. } | Rule::Quic { .. } => lists.push(xvs_line(rule)),
             Rule::Service { key, options } => services.push((key, options)),
             Rule::Destination { service, endpoint, options } => {
                 destinations.entry(service).or_default().push((*endpoint, options));
@@ -258,10 +257,11 @@ fn saved_lines(rules: &[Rule], names: &Naming<'_>) -> Vec<String> {
             Rule::Mark(_) => marks.push(xvs_line(rule)),
             // As ipvsadm.
             Rule::Timeouts(_) | Rule::Daemon(_) => {}
+            other => others.push(xvs_line(other)),
         }
     }
     lines.extend(limits.into_values());
-    lines.extend(lists);
+    lines.extend(others);
     for (key, options) in merge_sort(services, &|a, b| compare_services(a.0, b.0)) {
         // IPVS's order: the one added last comes first.
         let listed = destinations.remove(key).unwrap_or_default().into_iter().rev();
