@@ -18,26 +18,19 @@ pub(super) fn text(text: &mut Text) {
     let ticks = ticks_per_second() as f64;
     let cpu = stat.as_ref().map(|stat| (stat.utime + stat.stime) as f64 / ticks);
     let help = "Total user and system CPU time spent in seconds.";
-    write(text, "process_cpu_seconds_total", Kind::Counter, help, cpu);
+    text.single("process_cpu_seconds_total", Kind::Counter, help, cpu);
     let resident = stat.as_ref().map(|stat| (stat.rss * page_size()) as f64);
-    write(text, "process_resident_memory_bytes", Kind::Gauge, "Resident memory size in bytes.", resident);
+    text.single("process_resident_memory_bytes", Kind::Gauge, "Resident memory size in bytes.", resident);
     let size = stat.as_ref().map(|stat| stat.vsize as f64);
-    write(text, "process_virtual_memory_bytes", Kind::Gauge, "Virtual memory size in bytes.", size);
+    text.single("process_virtual_memory_bytes", Kind::Gauge, "Virtual memory size in bytes.", size);
     let files = process.fd_count().ok().map(|count| count as f64);
-    write(text, "process_open_fds", Kind::Gauge, "Number of open file descriptors.", files);
+    text.single("process_open_fds", Kind::Gauge, "Number of open file descriptors.", files);
     let most = getrlimit(Resource::Nofile).current.map(|most| most as f64);
-    write(text, "process_max_fds", Kind::Gauge, "Maximum number of open file descriptors.", most);
+    text.single("process_max_fds", Kind::Gauge, "Maximum number of open file descriptors.", most);
     let booted = boot_time_secs().ok();
     let start = stat.as_ref().zip(booted).map(|(stat, booted)| booted as f64 + stat.starttime as f64 / ticks);
     let help = "Start time of the process since unix epoch in seconds.";
-    write(text, "process_start_time_seconds", Kind::Gauge, help, start);
+    text.single("process_start_time_seconds", Kind::Gauge, help, start);
     let threads = stat.map(|stat| stat.num_threads as f64);
-    write(text, "process_threads", Kind::Gauge, "Number of OS threads in the process.", threads);
-}
-
-/// Writes a family with one line, if its value is known.
-fn write(text: &mut Text, name: &str, kind: Kind, help: &str, value: Option<f64>) {
-    if let Some(value) = value {
-        text.single(name, kind, help, value);
-    }
+    text.single("process_threads", Kind::Gauge, "Number of OS threads in the process.", threads);
 }

@@ -62,10 +62,12 @@ impl Text {
         write_type_line(&mut self.0, name, None, None, kind);
     }
 
-    /// Writes a family with one line.
-    pub(super) fn single(&mut self, name: &str, kind: Kind, help: &str, value: f64) {
-        self.family(name, kind, help);
-        self.sample(name, &[], value);
+    /// Writes a family with one line, if its value is known.
+    pub(super) fn single(&mut self, name: &str, kind: Kind, help: &str, value: impl Into<Option<f64>>) {
+        if let Some(value) = value.into() {
+            self.family(name, kind, help);
+            self.sample(name, &[], value);
+        }
     }
 
     /// Writes a line.
