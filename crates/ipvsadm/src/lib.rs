@@ -55,15 +55,16 @@ pub use xvs_lines::service::ServiceLine;
 ///
 /// 0: done. 1: a listing failed. 2: the command line is wrong, or no daemon was reached. 255: the director refused the
 /// command, or popt the line.
-pub fn run(
+pub fn run<'a>(
     argv: &[String],
-    streams: &mut Streams<'_>,
-    director: &mut dyn Director,
-    resolver: &dyn Resolver,
+    streams: Streams<'a>,
+    director: &'a mut dyn Director,
+    resolver: &'a dyn Resolver,
 ) -> u8 {
     let words: Vec<&str> = argv.iter().skip(1).map(String::as_str).filter(|word| *word != "--json").collect();
     let format = if words.len() + 1 < argv.len() { Format::Json } else { Format::Text };
-    let mut session = Session { stdin: streams.stdin, out: streams.stdout, director, resolver, format };
+    let Streams { stdin, stdout: out, messages } = streams;
+    let mut session = Session { stdin, out, messages, director, resolver, format };
     let called = argv.first().map_or("", String::as_str).rsplit('/').next().unwrap_or_default();
     let (parsed, rules) = match called {
         SAVE => (save_script(&words), Rules::Added),
@@ -72,7 +73,7 @@ pub fn run(
         _ => (grammar::parse(&words, resolver), Rules::Added),
     };
     let error = match parsed {
-        Ok(Parsed::Restore) => match session.restore(rules, &mut streams.messages) {
+        Ok(Parsed::Restore) => match session.restore(rules) {
             Ok(exit) => return exit,
             Err(error) => LineError::output(&error),
         },
@@ -82,7 +83,7 @@ pub fn run(
         },
         Err(error) => error,
     };
-    streams.messages.print(&error);
+    session.messages.print(&error);
     error.exit
 }
 
@@ -109,8 +110,8 @@ pub fn output(argv: &[String], stdin: &str, director: &mut dyn Director, resolve
     let mut stdout = Vec::new();
     let mut stderr = Vec::new();
     let messages = Messages::new(&mut stderr, NextStep::Omitted);
-    let mut streams = Streams { stdin: &mut stdin, stdout: &mut stdout, messages };
-    let exit = run(argv, &mut streams, director, resolver);
+    let streams = Streams { stdin: &mut stdin, stdout: &mut stdout, messages };
+    let exit = run(argv, streams, director, resolver);
     let [stdout, stderr] = [stdout, stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
     Output { exit, stdout, stderr }
 }

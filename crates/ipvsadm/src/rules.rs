@@ -32,7 +32,6 @@ use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
 use crate::resolver::Resolver;
 use crate::service_name::service_option;
 use crate::session::Session;
-use crate::streams::Messages;
 use crate::xvs_lines::read_line;
 
 impl Session<'_> {
@@ -49,7 +48,7 @@ impl Session<'_> {
     }
 
     /// Runs the lines of standard input; returns the exit code of the last line that was run.
-    pub(super) fn restore(&mut self, rules: Rules, messages: &mut Messages<'_>) -> io::Result<u8> {
+    pub(super) fn restore(&mut self, rules: Rules) -> io::Result<u8> {
         let mut steps = match rules {
             Rules::Added => Vec::new(),
             Rules::All => vec![Step::Change(Command::Flush)],
@@ -59,7 +58,7 @@ impl Session<'_> {
         loop {
             line.clear();
             if self.stdin.read_until(b'\n', &mut line)? == 0 {
-                return Ok(match self.run_steps(&mut steps, messages)? {
+                return Ok(match self.run_steps(&mut steps)? {
                     ControlFlow::Continue(last) => last.unwrap_or(exit),
                     ControlFlow::Break(exit) => exit,
                 });
@@ -81,12 +80,12 @@ impl Session<'_> {
                 parsed => parsed,
             };
             // A listing has to show the changes of the lines before it, and errors are printed in the order of lines.
-            if let ControlFlow::Break(exit) = self.run_steps(&mut steps, messages)? {
+            if let ControlFlow::Break(exit) = self.run_steps(&mut steps)? {
                 return Ok(exit);
             }
             let ends = matches!(parsed, Ok(Parsed::Help | Parsed::Version));
             if let Err(error) = parsed.and_then(|parsed| self.execute(&parsed)) {
-                messages.print(&error);
+                self.messages.print(&error);
                 return Ok(error.exit);
             }
             exit = 0;
@@ -98,11 +97,7 @@ impl Session<'_> {
 
     /// Sends the changes that were read so far and prints the errors in the order of their lines. Continues with the
     /// exit code of the last line, if there was a line; breaks with an exit code if the director cannot be reached.
-    fn run_steps(
-        &mut self,
-        steps: &mut Vec<Step>,
-        messages: &mut Messages<'_>,
-    ) -> io::Result<ControlFlow<u8, Option<u8>>> {
+    fn run_steps(&mut self, steps: &mut Vec<Step>) -> io::Result<ControlFlow<u8, Option<u8>>> {
         let steps = std::mem::take(steps);
         let commands: Vec<Command> = steps
             .iter()
@@ -115,7 +110,7 @@ impl Session<'_> {
             Ok(results) => results.into_iter(),
             Err(failure) => {
                 let error = LineError::change(&failure);
-                messages.print(&error);
+                self.messages.print(&error);
                 return Ok(ControlFlow::Break(error.exit));
             }
         };
@@ -137,7 +132,7 @@ impl Session<'_> {
             };
             exit = Some(error.as_ref().map_or(0, |error| error.exit));
             if let Some(error) = error {
-                messages.print(&error);
+                self.messages.print(&error);
             }
         }
         Ok(ControlFlow::Continue(exit))

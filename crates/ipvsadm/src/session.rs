@@ -9,6 +9,7 @@ use crate::error::LineError;
 use crate::grammar::Parsed;
 use crate::manual;
 use crate::resolver::Resolver;
+use crate::streams::Messages;
 
 /// The version line of ipvsadm 1.31; scripts check it.
 const VERSION: &str = "ipvsadm v1.31 2019/12/24 (compiled with popt and IPVS v1.2.1)\n";
@@ -24,6 +25,7 @@ pub(crate) enum Format {
 pub(crate) struct Session<'a> {
     pub stdin: &'a mut dyn BufRead,
     pub out: &'a mut dyn Write,
+    pub messages: Messages<'a>,
     pub director: &'a mut dyn Director,
     pub resolver: &'a dyn Resolver,
     pub format: Format,

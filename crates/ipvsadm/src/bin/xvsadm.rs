@@ -22,8 +22,8 @@ fn main() -> ExitCode {
     let mut stderr = io::stderr();
     let next_step = if stderr.is_terminal() { NextStep::Printed } else { NextStep::Omitted };
     let messages = Messages::new(&mut stderr, next_step);
-    let mut streams = Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, messages };
-    let exit = xvs_ipvsadm::run(&argv, &mut streams, &mut director, &SystemResolver::default());
+    let streams = Streams { stdin: &mut io::stdin().lock(), stdout: &mut stdout, messages };
+    let exit = xvs_ipvsadm::run(&argv, streams, &mut director, &SystemResolver::default());
     match stdout.flush() {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             drop(stdout);
