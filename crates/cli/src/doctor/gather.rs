@@ -5,6 +5,7 @@
 //! second.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,6 @@ use std::{fs, io, thread};
 use clap::Args;
 use rustix::process::{Resource, geteuid, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
-use thiserror::Error;
 use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use xvs_ctl::bonds::{bond_of, choose};
@@ -61,16 +61,11 @@ pub(super) struct Asked {
     pub config: Option<PathBuf>,
 }
 
-/// The kernel's network cannot be read at all.
-#[derive(Debug, Error)]
-#[error("the kernel's network cannot be read: {0}")]
-pub(super) struct NetworkUnread(#[from] io::Error);
-
 /// Reads all facts.
 ///
 /// # Errors
 /// The kernel's network cannot be read at all.
-pub(super) fn gather(asked: &Asked) -> Result<Facts, NetworkUnread> {
+pub(super) fn gather(asked: &Asked) -> Result<Facts, Box<dyn Error>> {
     let mut facts = Facts {
         kernel: text("/proc/sys/kernel/osrelease").trim().to_owned(),
         mtu_limit: xvs_xdp::mtu_limit().unwrap_or_default(),
@@ -91,7 +86,7 @@ pub(super) fn gather(asked: &Asked) -> Result<Facts, NetworkUnread> {
         Err(error) => facts.faults.push(Finding::warn("real server", "", error)),
     }
     read_netfilter(&mut facts, geteuid().is_root());
-    ask_the_kernel(&mut facts)?;
+    ask_the_kernel(&mut facts).map_err(unread)?;
     ask_the_wire(&mut facts);
     facts.clocks = asked.directors.iter().map(|addr| clocks::ask(*addr)).collect();
     // By now, the neighbours requested above have answered or will not.
@@ -103,13 +98,13 @@ pub(super) fn gather(asked: &Asked) -> Result<Facts, NetworkUnread> {
 ///
 /// # Errors
 /// The kernel's network cannot be read at all.
-pub(super) fn gather_interfaces(asked: &Asked) -> Result<Facts, NetworkUnread> {
+pub(super) fn gather_interfaces(asked: &Asked) -> Result<Facts, Box<dyn Error>> {
     let mut facts = Facts { cores: cores_available(), ..Facts::default() };
     read_interfaces(&mut facts, asked)?;
     Ok(facts)
 }
 
-fn read_interfaces(facts: &mut Facts, asked: &Asked) -> io::Result<()> {
+fn read_interfaces(facts: &mut Facts, asked: &Asked) -> Result<(), Box<dyn Error>> {
     ask_the_daemon(facts);
     read_the_config(facts, asked.config.as_deref());
     facts.network = read_network()?;
@@ -117,8 +112,12 @@ fn read_interfaces(facts: &mut Facts, asked: &Asked) -> io::Result<()> {
     Ok(())
 }
 
-fn read_network() -> io::Result<Network> {
-    Ok(Network::clone(&NetworkFollower::open()?.view().network))
+fn read_network() -> Result<Network, Box<dyn Error>> {
+    Ok(Network::clone(&NetworkFollower::open().map_err(unread)?.view().network))
+}
+
+fn unread(error: io::Error) -> Box<dyn Error> {
+    format!("the kernel's network cannot be read: {error}").into()
 }
 
 fn ask_the_daemon(facts: &mut Facts) {

@@ -14,7 +14,7 @@ use xvs_xdp::card::CardSettings;
 
 use crate::doctor::facts::Facts;
 use crate::doctor::finding::{Finding, Level};
-use crate::doctor::gather::{Asked, NetworkUnread, gather_interfaces};
+use crate::doctor::gather::{Asked, gather_interfaces};
 use crate::doctor::interfaces::absent;
 use crate::doctor::tunables::{Card, Interrupt, Tunables, affinity_path, most_queues};
 
@@ -45,7 +45,7 @@ enum Action {
 ///
 /// # Errors
 /// The kernel's network cannot be read; nothing was changed.
-pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, NetworkUnread> {
+pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, Box<dyn Error>> {
     let items = look(asked)?;
     if apply == Apply::No {
         return Ok(items.into_iter().map(|item| item.finding).collect());
@@ -66,7 +66,7 @@ pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, NetworkUn
     Ok(findings)
 }
 
-fn look(asked: &Asked) -> Result<Vec<Item>, NetworkUnread> {
+fn look(asked: &Asked) -> Result<Vec<Item>, Box<dyn Error>> {
     let facts = gather_interfaces(asked)?;
     Ok(examine(&facts, &Tunables::read(&facts)))
 }
