@@ -3,10 +3,10 @@
 //!
 //! Lines ([`lexer`]) become statements ([`reader`], [`loops`]), and statements a tree of blocks ([`blocks`]). From the
 //! tree this crate reads `virtual_server` ([`services`], `settings`, [`servers`], `own_lines`), `virtual_server_group`
-//! ([`groups`], `definitions`), the checkers (`checkers`, `http`, `ssl`, [`files`], [`timing`]) and the parts of `global_defs` that
-//! concern xvs ([`globals`]); `unused` has the other statements. [`values`] parses the arguments of keywords. VRRP and
-//! BFD blocks are skipped: keepalived itself runs them. Pure, apart from reading files. Not here: running the checks
-//! (`xvs_health`).
+//! ([`groups`], `definitions`), the checkers (`checkers`, `http`, `ssl`, [`files`], [`timing`]) and the parts of
+//! `global_defs` that concern xvs ([`globals`]); `unused` has the other statements. [`values`] parses the arguments of
+//! keywords. VRRP and BFD blocks are skipped: keepalived itself runs them. Pure, apart from reading files. Not here:
+//! running the checks (`xvs_health`).
 
 use std::collections::HashMap;
 use std::io;
