@@ -73,10 +73,6 @@ fn show_json(EventBatch { missed, events }: &EventBatch, out: &mut dyn Write) ->
     events.iter().try_for_each(|event| writeln!(out, "{}", object(event)?))
 }
 
-fn time(event: &Event) -> String {
-    rfc_3339(event.at_millis)
-}
-
 /// A time in milliseconds since 1970 as text.
 pub(super) fn rfc_3339(at_millis: u64) -> String {
     format_rfc3339_millis(SystemTime::UNIX_EPOCH + Duration::from_millis(at_millis)).to_string()
@@ -84,7 +80,8 @@ pub(super) fn rfc_3339(at_millis: u64) -> String {
 
 /// An event as a line of text.
 fn line(event: &Event) -> String {
-    let (time, Event { epoch, what, .. }) = (time(event), event);
+    let Event { epoch, what, .. } = event;
+    let time = rfc_3339(event.at_millis);
     let by = match (&event.by, event.kind) {
         (Some(who), _) => who.to_string(),
         (None, kind) => kind.to_string(),
@@ -113,7 +110,7 @@ pub(crate) struct Missed {
 
 /// An event as one line of JSON.
 fn object(event: &Event) -> io::Result<String> {
-    Ok(serde_json::to_string(&Object { event, time: time(event) })?)
+    Ok(serde_json::to_string(&Object { event, time: rfc_3339(event.at_millis) })?)
 }
 
 #[cfg(test)]

@@ -235,23 +235,14 @@ fn standing(contender: &CandidateReport) -> String {
 
 fn next_hop(next_hop: &NextHop) -> String {
     let NextHop { to, via, interface, mac, mtu, rule, problem } = next_hop;
-    let mut text = to.to_string();
-    if let Some(via) = via.filter(|via| via != to) {
-        text += &format!(" via {via}");
-    }
-    if let Some(interface) = interface {
-        text += &format!(" on {interface}");
-    }
-    if let (Some(mac), Some(mtu)) = (mac, mtu) {
-        text += &format!(", link address {mac}, MTU {mtu}");
-    }
-    if let Some(rule) = rule {
-        text += &format!(", by policy rule {rule}");
-    }
-    if let Some(problem) = problem {
-        text += &format!(": {problem}");
-    }
-    text
+    let parts = [
+        via.filter(|via| via != to).map(|via| format!(" via {via}")),
+        interface.as_ref().map(|interface| format!(" on {interface}")),
+        mac.as_ref().zip(*mtu).map(|(mac, mtu)| format!(", link address {mac}, MTU {mtu}")),
+        rule.as_ref().map(|rule| format!(", by policy rule {rule}")),
+        problem.as_ref().map(|problem| format!(": {problem}")),
+    ];
+    to.to_string() + &parts.into_iter().flatten().collect::<String>()
 }
 
 fn rewrite(rewrite: &Rewrite) -> String {

@@ -16,29 +16,27 @@ use crate::values::Faults;
 /// Takes a statement outside of all blocks that xvs does not use.
 pub(super) fn outside(block: &Block, faults: &mut Faults) {
     let name = block.arguments().first().map_or("", String::as_str);
-    match block.keyword() {
-        "net_namespace" if !name.is_empty() && is_own(&Path::new("/run/netns").join(name)) => {}
+    let why = match block.keyword() {
+        "net_namespace" if !name.is_empty() && is_own(&Path::new("/run/netns").join(name)) => return,
         "net_namespace" => {
             let name = if name.is_empty() { "NAME" } else { name };
-            let why = format!(
-                "`net_namespace`: xvsd stays in the network namespace in which it is started, and `xvs check` looks at \
-                 its own; start both by `ip netns exec {name} …`, or remove the line"
-            );
-            warn(block, &why, faults);
+            &format!(
+                "xvsd stays in the network namespace in which it is started, and `xvs check` looks at its own; start \
+                 both by `ip netns exec {name} …`, or remove the line"
+            )
         }
         "net_namespace_ipvs" => {
-            let why = "`net_namespace_ipvs`: xvsd serves and checks in one network namespace; start it in one with \
-                       routes to clients and to real servers, and remove the line";
-            warn(block, why, faults);
+            "xvsd serves and checks in one network namespace; start it in one with routes to clients and to real \
+             servers, and remove the line"
         }
         "instance" => {
-            let why = "`instance`: xvsd reads one file; if several keepalived run here, name the files of all in \
-                       one by `include`, or remove the line";
-            warn(block, why, faults);
+            "xvsd reads one file; if several keepalived run here, name the files of all in one by `include`, or remove \
+             the line"
         }
-        keyword if OUTSIDE.contains(&keyword) => {}
-        _ => faults.unknown(block),
-    }
+        keyword if OUTSIDE.contains(&keyword) => return,
+        _ => return faults.unknown(block),
+    };
+    warn(block, why, faults);
 }
 
 /// Takes a statement of `global_defs` that xvs does not use. `runs_vrrp`: the file has VRRP, so keepalived runs, too.
@@ -73,11 +71,11 @@ pub(super) fn in_global_defs(block: &Block, runs_vrrp: bool, faults: &mut Faults
         _ if ["vrrp_", "bfd_"].iter().any(|prefix| keyword.starts_with(prefix)) => return,
         _ => return faults.unknown(block),
     };
-    warn(block, &format!("`{keyword}`: {why}"), faults);
+    warn(block, why, faults);
 }
 
-fn warn(block: &Block, text: &str, faults: &mut Faults) {
-    faults.warn(&block.place, text);
+fn warn(block: &Block, why: &str, faults: &mut Faults) {
+    faults.warn(&block.place, format!("`{}`: {why}", block.keyword()));
 }
 
 /// Whether this file of a network namespace is that of the process.

@@ -45,7 +45,7 @@ impl EntryArgument {
     /// # Errors
     /// No network, a wrong time, or the first line of ipvsadm's message about the service.
     pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, LineError> {
-        let list = list_key(kind, &self.service, resolver)?;
+        let list = ListKey { kind, service: self.service.key(resolver)? };
         let prefix = self.prefix.ok_or_else(|| {
             let name = kind.name();
             LineError::usage(format!(
@@ -94,21 +94,13 @@ impl ListChange {
     /// The first line of ipvsadm's message about the service.
     pub fn command(&self, kind: ListKind, resolver: &dyn Resolver) -> Result<Command, LineError> {
         let (Self::Delete { service, .. } | Self::File { service, .. } | Self::NoFile { service }) = self;
-        let list = list_key(kind, service, resolver)?;
+        let list = ListKey { kind, service: service.key(resolver)? };
         Ok(match self {
             Self::Delete { prefix, .. } => Command::Delete(Object::Listed { list, prefix: *prefix }),
             Self::File { path, .. } => Command::Add(Rule::ListFile { list, path: path.clone() }),
             Self::NoFile { .. } => Command::Delete(Object::ListFile(list)),
         })
     }
-}
-
-fn list_key(
-    kind: ListKind,
-    service: &ServiceArgument,
-    resolver: &dyn Resolver,
-) -> Result<ListKey, LineError> {
-    Ok(ListKey { kind, service: service.key(resolver)? })
 }
 
 /// The change that a line requests by its words behind `deny` or `allow`.
