@@ -308,89 +308,55 @@ impl Draft {
 impl Kind {
     /// Applies a statement that only this kind has. Returns whether the keyword is known.
     fn apply(&mut self, block: &Block, faults: &mut Faults) -> bool {
-        match self {
-            Self::Ping => false,
-            Self::Tcp { through_vip, agent, agent_send } => {
-                // keepalived has no such keywords.
-                let place = match block.keyword() {
-                    "through_vip" => through_vip,
-                    "agent_check" => agent,
-                    "agent_send" => {
-                        let text = block.shell_arguments().into_iter().next();
-                        set(agent_send, faults.argument(block).and(text));
-                        return true;
-                    }
-                    _ => return false,
-                };
+        match (self, block.keyword()) {
+            // keepalived has no such keywords.
+            (Self::Tcp { through_vip: place, .. }, "through_vip")
+            | (Self::Tcp { agent: place, .. }, "agent_check") => {
                 if let Some(is_on) = faults.switch(block) {
                     *place = is_on.then(|| block.place.clone());
                 }
-                true
             }
-            Self::Http { http, tls, .. } => http::apply(http, tls, block, faults),
-            Self::Dns(dns) => match block.keyword() {
-                "type" => {
-                    match faults.argument(block).map(str::to_ascii_uppercase) {
-                        Some(kind) if DNS_TYPES.contains(&kind.as_str()) => dns.kind = kind,
-                        Some(_) => faults.refuse(block, "not a known DNS record type"),
-                        None => {}
-                    }
-                    true
-                }
-                "name" => {
-                    let name = faults.argument(block).unwrap_or_default().trim_end_matches('.');
-                    let has_labels = name.split('.').all(|label| (1..=63).contains(&label.len()));
-                    match name.is_empty() || name.len() <= 253 && has_labels {
-                        true => name.clone_into(&mut dns.name),
-                        false => faults.refuse(block, "not a domain name"),
-                    }
-                    true
-                }
-                _ => false,
+            (Self::Tcp { agent_send, .. }, "agent_send") => {
+                let text = block.shell_arguments().into_iter().next();
+                set(agent_send, faults.argument(block).and(text));
+            }
+            (Self::Http { http, tls, .. }, _) => return http::apply(http, tls, block, faults),
+            (Self::Dns(dns), "type") => match faults.argument(block).map(str::to_ascii_uppercase) {
+                Some(kind) if DNS_TYPES.contains(&kind.as_str()) => dns.kind = kind,
+                Some(_) => faults.refuse(block, "not a known DNS record type"),
+                None => {}
             },
-            Self::Smtp(name) => {
-                let is_name = block.keyword() == "helo_name";
-                if is_name {
-                    faults.argument(block).into_iter().for_each(|new| new.clone_into(name));
+            (Self::Dns(dns), "name") => {
+                let name = faults.argument(block).unwrap_or_default().trim_end_matches('.');
+                let has_labels = name.split('.').all(|label| (1..=63).contains(&label.len()));
+                match name.is_empty() || name.len() <= 253 && has_labels {
+                    true => name.clone_into(&mut dns.name),
+                    false => faults.refuse(block, "not a domain name"),
                 }
-                is_name
             }
-            Self::Udp { payload, pattern, min_length, max_length } => {
-                match block.keyword() {
-                    "payload" => set(payload, bytes(block, faults)),
-                    "require_reply" => set(pattern, masked(block, faults)),
-                    "min_reply_length" => {
-                        *min_length = faults.number(block, 0..=u16::MAX).unwrap_or(*min_length);
-                    }
-                    "max_reply_length" => {
-                        *max_length = faults.number(block, 0..=u16::MAX).unwrap_or(*max_length);
-                    }
-                    _ => return false,
-                }
-                true
+            (Self::Smtp(name), "helo_name") => {
+                faults.argument(block).into_iter().for_each(|new| new.clone_into(name));
             }
-            Self::Script { script, timeout, meaning, user } => {
-                match block.keyword() {
-                    "misc_path" => set(script, faults.command(block)),
-                    "misc_timeout" => {
-                        let seconds = faults.number(block, 0..=u32::MAX).filter(|seconds| *seconds > 0);
-                        *timeout = seconds.map(|seconds| Duration::from_secs(seconds.into()));
-                    }
-                    "misc_dynamic" => *meaning = ExitCodeMeaning::Dynamic,
-                    "user" => set(user, faults.argument(block).map(|_| block.arguments().to_vec())),
-                    _ => return false,
-                }
-                true
+            (Self::Udp { payload, .. }, "payload") => set(payload, bytes(block, faults)),
+            (Self::Udp { pattern, .. }, "require_reply") => set(pattern, masked(block, faults)),
+            (Self::Udp { min_length: length, .. }, "min_reply_length")
+            | (Self::Udp { max_length: length, .. }, "max_reply_length") => {
+                *length = faults.number(block, 0..=u16::MAX).unwrap_or(*length);
             }
-            Self::File { name, weight } => {
-                match block.keyword() {
-                    "track_file" => set(name, faults.argument(block).map(str::to_owned)),
-                    "weight" => set(weight, files::file_weight(block, faults)),
-                    _ => return false,
-                }
-                true
+            (Self::Script { script, .. }, "misc_path") => set(script, faults.command(block)),
+            (Self::Script { timeout, .. }, "misc_timeout") => {
+                let seconds = faults.number(block, 0..=u32::MAX).filter(|seconds| *seconds > 0);
+                *timeout = seconds.map(|seconds| Duration::from_secs(seconds.into()));
             }
+            (Self::Script { meaning, .. }, "misc_dynamic") => *meaning = ExitCodeMeaning::Dynamic,
+            (Self::Script { user, .. }, "user") => {
+                set(user, faults.argument(block).map(|_| block.arguments().to_vec()));
+            }
+            (Self::File { name, .. }, "track_file") => set(name, faults.argument(block).map(str::to_owned)),
+            (Self::File { weight, .. }, "weight") => set(weight, files::file_weight(block, faults)),
+            _ => return false,
         }
+        true
     }
 
     /// The probe; `None`: the checker is incomplete.

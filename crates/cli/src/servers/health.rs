@@ -191,23 +191,17 @@ fn answer(agent: &AgentHealth) -> String {
 /// The weight in the file, and the weights that differ from it.
 fn weights(weights: &Weights) -> String {
     let Weights { operator, health, feedback, in_force, disabled } = *weights;
-    let mut text = format!("weight {operator}");
-    if let Some(weight) = health.filter(|weight| *weight != operator) {
-        text += &format!(", {weight} by health");
-    }
-    if let Some(weight) = feedback {
-        text += &format!(", {weight} by load");
-    }
-    if disabled {
-        text += ", disabled";
-    }
-    match in_force {
-        None => text += ", absent",
-        Some(0) if disabled => {}
-        Some(weight) if feedback.or(health) != Some(weight) => text += &format!(", {weight} in force"),
-        Some(_) => {}
-    }
-    text
+    let parts = [
+        health.filter(|weight| *weight != operator).map(|weight| format!(", {weight} by health")),
+        feedback.map(|weight| format!(", {weight} by load")),
+        disabled.then(|| ", disabled".to_owned()),
+        match in_force {
+            None => Some(", absent".to_owned()),
+            Some(0) if disabled => None,
+            Some(weight) => (feedback.or(health) != Some(weight)).then(|| format!(", {weight} in force")),
+        },
+    ];
+    format!("weight {operator}{}", parts.into_iter().flatten().collect::<String>())
 }
 
 /// Rows in columns, with an empty line before each virtual server. A text that is too long for its column has a line of
