@@ -1,4 +1,4 @@
-//! The date, for times that a person sees and for signatures. Timeouts use the monotonic clock.
+//! The date, for displayed times and for signatures. Timeouts use the monotonic clock.
 
 use std::time::SystemTime;
 

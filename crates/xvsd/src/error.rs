@@ -1,4 +1,4 @@
-//! Errors that keep the daemon from starting.
+//! Errors that prevent the daemon's start.
 
 use std::io;
 use std::path::PathBuf;

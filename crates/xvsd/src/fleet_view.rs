@@ -1,4 +1,4 @@
-//! What other threads see of the fleet, and the queue of their requests to it.
+//! The view that other threads have of the fleet, and the queue of their requests to it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,6 +1,6 @@
 //! Handles on the daemon, which send requests and other work to the control thread.
 //!
-//! A request waits for its reply; everything enters one queue. Not here: the thread (`control_thread/`).
+//! A request waits for its reply. All work enters one queue. Not here: the thread (`control_thread/`).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

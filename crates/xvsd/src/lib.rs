@@ -1,9 +1,9 @@
 //! The process `xvsd`: threads, sockets and files around the control plane of `xvs-ctl`.
 //!
 //! A command arrives on the Unix socket ([`socket`]). A [`handle`] puts it into the queue of the control thread
-//! ([`control_thread`]), the one owner of the desired state. Health checks, network changes and mark rules use the same
-//! queue. Requests that need no writer are answered from [`status`] and [`metrics`], on the thread of the client. What
-//! outlives the process is in [`restart`].
+//! ([`control_thread`]), the only owner of the desired state. Health checks, network changes and mark rules use the
+//! same queue. Requests that need no writer are answered from [`status`] and [`metrics`], on the thread of the client.
+//! State that outlives the process is in [`restart`].
 
 pub mod daemon;
 mod date;

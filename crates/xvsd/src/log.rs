@@ -1,7 +1,7 @@
 //! The log on stderr, which never delays or ends xvsd.
 //!
-//! One thread writes all lines. While stderr takes none (a full disk, a pipe whose reader is gone or hangs), lines wait
-//! in a bounded queue. Lines that find the queue full, or that cannot be written, are lost and counted.
+//! One thread writes all lines. While stderr accepts no lines (a full disk, a pipe whose reader is gone or hangs), they
+//! wait in a bounded queue. Lines that the full queue refuses, or that cannot be written, are lost and counted.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;

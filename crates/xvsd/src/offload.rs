@@ -1,6 +1,6 @@
 //! Flow offload: whether it is on, and interfaces that refuse packets.
 //!
-//! Not here: which flows are offloaded, and what the program does with them (`xvs_dataplane::offload`).
+//! Not here: the choice of offloaded flows, and their packets in the program (`xvs_dataplane::offload`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -1,7 +1,7 @@
 //! The daemon's shared state, from which requests that change nothing are answered.
 //!
 //! Read by the threads that serve clients, so that listings and `xvs status` delay no command. Workers write the table
-//! and the counters. The thread that starts the daemon writes the facts, then the control thread.
+//! and the counters. The facts are written by the thread that starts the daemon, then by the control thread.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

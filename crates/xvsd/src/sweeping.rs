@@ -1,6 +1,6 @@
 //! The thread of the sweeper.
 //!
-//! Not here: what the sweeper ends (`sweep.rs` of `ctl`).
+//! Not here: the connections that the sweeper ends (`sweep.rs` of `ctl`).
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

@@ -1,4 +1,4 @@
-//! The other directors that a daemon knows: what was heard of each, and how far its connection table was transferred.
+//! The other directors that a daemon knows: the messages of each, and the progress of its connection table's transfer.
 //!
 //! Written by the daemon's threads, read for `xvs status`. A backup daemon wants a director's table when it first hears
 //! the director, and again after it may have missed messages.

@@ -1,8 +1,8 @@
 //! Threads whose end is reported.
 //!
 //! A worker or the control thread ends only when it is stopped. If one panicked unnoticed, the director would take
-//! packets and forward none. So these threads report their end, also by a panic. Other threads, such as those of
-//! synchronization, may end while xvsd goes on; they report only a panic. Any report ends xvsd: its supervisor starts
+//! packets and forward none. So these threads report their end, also by a panic. Other threads, such as the threads of
+//! synchronization, may end while xvsd continues; they report only a panic. Any report ends xvsd: its supervisor starts
 //! it again, the pinned program holds the frames until then, and the connections are kept. A client's thread reports
 //! nothing, because only that client is lost.
 

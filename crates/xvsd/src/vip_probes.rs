@@ -4,7 +4,7 @@
 //! to it are steered. A probe is put into the object that the workers share through the snapshot, and one worker is
 //! woken to send it; its stage is read whenever the check asks. Cost of a probe: two look-ups of a route, and after a
 //! change of the services one pass over them. Not here: the packets (`general_path/vip_probe.rs` of the data plane),
-//! and what a result means (`probes/through_vip.rs` of the health checks).
+//! and the meaning of a result (`probes/through_vip.rs` of the health checks).
 
 use std::collections::HashSet;
 use std::io;

@@ -1,4 +1,4 @@
-//! The hand-over to a successor (`xvsd --take-over`), as the running xvsd sees it.
+//! The running xvsd's side of a hand-over to a successor (`xvsd --take-over`).
 //!
 //! Runs on the control thread, which does nothing else meanwhile: changes of the configuration and results of health
 //! checks wait until the take-over has succeeded or failed. First the successor prepares, while the workers forward.

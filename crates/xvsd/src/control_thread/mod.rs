@@ -1,9 +1,10 @@
 //! The control thread: carries out one input after the other.
 //!
-//! Runs for as long as the daemon does. Requests, owned services, network views and mark rules arrive by one queue.
+//! Runs for as long as the daemon does. Requests, owned services, network views and mark rules arrive in one queue.
 //! Between two inputs the thread resolves next hops that packets wait for, confirms those in use, and attaches
-//! interfaces that are back or joined a bond. Each input is carried out completely before the next one. Not here: what
-//! a request does (`control/` of `ctl`), permissions (`socket/peer.rs`), the start of the thread (`daemon/mod.rs`).
+//! interfaces that have returned or joined a bond. Each input is carried out completely before the next one. Not here:
+//! the effect of a request (`control/` of `ctl`), permissions (`socket/peer.rs`), the start of the thread
+//! (`daemon/mod.rs`).
 
 use std::collections::BTreeSet;
 use std::mem;

@@ -1,4 +1,4 @@
-//! The interfaces with offload: those that the network, the settings and the losses allow.
+//! The interfaces with offload, as the network, the settings and the losses allow.
 
 use xvs_model::report::status::{BondMember, InterfaceOffload};
 use xvs_proto::network::Network;

@@ -1,4 +1,4 @@
-//! The pins of this director at the start: where they are, and those of other directors.
+//! Pins at the start: the folder of this director's pins, and the error about a pin of another director.
 
 use std::io;
 use std::time::Duration;

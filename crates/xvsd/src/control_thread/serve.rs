@@ -1,16 +1,16 @@
 //! The start of forwarding: the order of a start, and of a take-over from a running xvsd.
 //!
 //! 1. *Prepared.* The programs are loaded and the services entered; another process may still forward and use the
-//!    connection table. A take-over ends this by letting the running xvsd close its sockets, which it can open again.
+//!    connection table. A take-over ends this stage: the running xvsd closes its sockets, which it can open again.
 //! 2. *Paused.* No process forwards or uses the table; the XDP program holds the frames of services. The table is read,
-//!    the sockets are opened, and the programs of this process come into force, which begins the hold anew: the time
-//!    that the preparation took does not count. Beats go on while the table is read, so reading may take longer than
-//!    the hold; a process that hangs does not beat.
-//! 3. *Owning.* The table is this process's. Only now is there a handle of it, for the workers, the sweeper, listings
-//!    and the sender of synchronization. The former xvsd cannot simply continue any more.
+//!    the sockets are opened, and the programs of this process come into force, which begins the hold anew, without the
+//!    time of the preparation. Beats continue while the table is read, so reading may take longer than the hold; a
+//!    process that hangs does not beat.
+//! 3. *Owning.* The table belongs to this process. Workers, the sweeper, listings and the sender of synchronization get
+//!    their handles of it only now. The former xvsd cannot simply continue any more.
 //!
-//! After a failure in the first two stages the running xvsd continues, with its own programs. Not here: its side
-//! (`hand_over.rs`), the table's types (`restart/kept_state.rs`).
+//! After a failure in the first two stages the running xvsd continues, with its own programs. Not here: the running
+//! xvsd's side (`hand_over.rs`), the table's types (`restart/kept_state.rs`).
 
 use std::thread::{self, ScopedJoinHandle};
 use std::{io, panic};

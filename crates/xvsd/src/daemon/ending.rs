@@ -1,4 +1,4 @@
-//! Why and how the daemon ends.
+//! The end of the daemon: its reason, and its effect on the interfaces.
 
 /// A request to end.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,8 +2,8 @@
 //!
 //! Runs on the calling thread. The control thread has to answer a request from its queue, the thread of the health
 //! checks has to run a task, and each worker has to end a turn of its loop; sleeping workers are woken. All share one
-//! deadline. Cost: one turn of each worker, which counts its turns anyway. Not here: the state of what the threads work
-//! on, such as interfaces (`status/`).
+//! deadline. Cost: one turn of each worker, which counts its turns anyway. Not here: the state of interfaces and of
+//! other objects of the threads (`status/`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -3,8 +3,8 @@
 //! Start: the socket (so that a second daemon changes nothing), the XDP program on each interface, the connection
 //! table, a worker for each share of the queues, the control thread, the network and mark rules, health checks, the
 //! replacement of XDP programs that an earlier process has pinned, readiness. Shutdown, in reverse: requests end, the
-//! XDP program is detached (the kernel has its packets back) unless it is pinned, the workers end with their last
-//! burst, sockets close. A start that fails drops what it has started.
+//! XDP program is detached (the kernel gets the packets again) unless it is pinned, the workers end with their last
+//! burst, sockets close. A failed start ends everything that it has started.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;

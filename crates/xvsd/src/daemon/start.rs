@@ -1,7 +1,7 @@
 //! The start of the daemon, step by step, up to the first view of the network.
 //!
-//! Nothing is forwarded yet: [`Daemon::serve`] begins that, when the services are in force. A step that fails drops
-//! what the earlier ones have started.
+//! Nothing is forwarded yet: [`Daemon::serve`] begins that, when the services are in force. A failed step ends
+//! everything that earlier steps have started.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

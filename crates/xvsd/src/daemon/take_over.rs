@@ -1,5 +1,5 @@
-//! `xvsd --take-over`: the successor's side. It prepares everything while the running xvsd forwards; then the running
-//! xvsd closes its sockets, and the successor continues with the same connection table.
+//! `xvsd --take-over`, the successor's side: the successor prepares everything while the running xvsd forwards. Then
+//! the running xvsd closes its sockets, and the successor continues with the same connection table.
 //!
 //! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends
 //! before the last one. Not here: the side of the running xvsd (`control_thread/hand_over.rs`), the use of its table

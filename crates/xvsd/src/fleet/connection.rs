@@ -1,7 +1,7 @@
 //! A connection to a member of etcd: HTTP/1.1, over TLS if its URL says so, kept for further requests.
 //!
-//! Certificate files are read for each connection, so renewed ones need no reload. Errors are for the operator: they
-//! name the URL or the file. Not here: requests and answers (`etcd.rs`).
+//! Certificate files are read for each connection, so renewed certificates need no reload. Errors are for the operator:
+//! they name the URL or the file. Not here: requests and answers (`etcd.rs`).
 
 use std::error;
 use std::error::Error as _;

@@ -1,4 +1,4 @@
-//! Requests to etcd, by the JSON form of its API (`/v3/`): the state of a fleet's keys, transactions and leases.
+//! Requests to etcd, in the JSON form of its API (`/v3/`): the state of a fleet's keys, transactions and leases.
 //!
 //! One member is used until it fails. If it cannot be reached or a read fails, the next is tried at once. A failed
 //! change is not repeated, because etcd may have carried it out. Each request has a time limit. Keys and values are in

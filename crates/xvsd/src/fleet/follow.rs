@@ -1,8 +1,8 @@
-//! Decides which rules are to run, from what was seen in etcd.
+//! The choice of the rules to run, from the keys seen in etcd.
 //!
-//! Pure, but for the time that it is given. A version of the rules is identified by its revision (`mod_revision`), a
-//! text by its SHA-256: the revision decides whether the text is read, the digest whether it is applied. Not here:
-//! reading and applying (`round.rs`).
+//! Pure; the caller passes the time. A version of the rules is identified by its revision (`mod_revision`), a text by
+//! its SHA-256: the revision decides whether the text is read, the digest whether it is applied. Not here: reading and
+//! applying (`round.rs`).
 
 use std::time::{Duration, Instant};
 

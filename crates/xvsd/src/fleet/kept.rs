@@ -1,4 +1,4 @@
-//! The file `fleet` of the state directory: what the next xvsd must know about the rules in etcd.
+//! The file `fleet` of the state directory: facts about the rules in etcd for the next xvsd.
 //!
 //! An unusable file is ignored; then the rules from etcd are applied once more.
 

@@ -1,9 +1,9 @@
-//! Rules from etcd: this director follows the rules of its fleet, and writes a record of what it runs.
+//! Rules from etcd: this director follows the rules of its fleet, and writes a record of the rules that it runs.
 //!
 //! One thread, `xvs-fleet`, asks etcd each second, and carries out `xvs fleet apply` and `confirm`. Each request to
 //! etcd has a time limit, and neither the control thread nor a worker waits for one. Without etcd the last rules stay
-//! in force, also after a restart: the journal has them. At the start the first answer is awaited for a short time, so
-//! that a director that was away does not serve old rules.
+//! in force, also after a restart: the journal has them. The start waits a short time for the first answer, because the
+//! journal of a director that was away has old rules.
 
 mod connection;
 mod etcd;

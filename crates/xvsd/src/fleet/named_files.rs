@@ -1,7 +1,8 @@
 //! The files that rules in etcd name. xvsd reads them with its own rights, so they must be in the folder that the
 //! operator of this director has chosen.
 //!
-//! Checked before rules come into force. Anyone who may change links in that folder decides what is read there.
+//! Checked before rules come into force. Anyone with permission to change links in that folder chooses the files that
+//! are read.
 
 use std::path::Path;
 

@@ -1,8 +1,8 @@
-//! The record of this director in etcd: what it runs and how it is, under a lease that ends when the director is gone.
+//! The record of this director in etcd: its rules and its state, under a lease that ends when the director is gone.
 //!
 //! Written when it changes, its figures at most every five seconds. In between only the lease is renewed, which adds
 //! nothing to etcd's history. The record's key contains the director's name. If the record's random digits show that
-//! another director has the key, this one appends its own digits to the name, so that both are seen.
+//! another director has the key, this director appends its own digits to the name. So both are seen.
 
 use std::time::{Duration, Instant};
 

@@ -1,7 +1,7 @@
-//! One look at etcd and its consequences: rules are read and put in force, the record is written, warnings begin and
+//! One query of etcd and its consequences: rules are read and put in force, the record is written, warnings begin and
 //! end.
 //!
-//! Runs once a second on the thread `xvs-fleet`. Rules go to the control thread like those of `xvs apply`: all or
+//! Runs once a second on the thread `xvs-fleet`. The control thread applies the rules as `xvs apply` does: all or
 //! nothing. A trial has its own time limit there, so it ends even if this thread or etcd does not answer. Not here: the
 //! decision (`follow.rs`), the record (`record.rs`), the requests of operators (`orders.rs`).
 

@@ -1,4 +1,4 @@
-//! Which directors may only not have reported yet: their difference from the fleet is younger than a report takes.
+//! Directors whose report may still be on its way: their difference from the fleet is younger than a report takes.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

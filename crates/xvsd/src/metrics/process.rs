@@ -1,6 +1,6 @@
 //! The process's metrics (`process_*`), with the names and meanings of Prometheus' client libraries.
 //!
-//! Read from /proc/self for each page; what cannot be read is left out. After a take-over they are those of the
+//! Read from /proc/self for each page; values that cannot be read are left out. After a take-over they describe the
 //! successor. Cost: three small files.
 //!
 //! Source: «Writing client libraries», section «Process metrics», in Prometheus' documentation; proc(5).

@@ -1,5 +1,5 @@
-//! Metrics of services and their destinations, with names of xvs and with those of node_exporter's collector `ipvs`,
-//! which dashboards for the kernel's IPVS use.
+//! Metrics of services and their destinations, with xvs's own names and with the names of node_exporter's collector
+//! `ipvs`, which dashboards for the kernel's IPVS use.
 //!
 //! Source of node_exporter's names and labels: its `collector/ipvs_linux.go`, which reads `/proc/net/ip_vs` (kernel,
 //! `net/netfilter/ipvs/ip_vs_ctl.c`).

@@ -1,6 +1,6 @@
-//! What differs between the configuration in force and an xvs.toml that was read again.
+//! The differences between the configuration in force and an xvs.toml that was read again.
 //!
-//! Pure. Not here: how each key comes into force (`config/keys.rs` of ctl), and carrying it out (`mod.rs`).
+//! Pure. Not here: how each key comes into force (`config/keys.rs` of ctl), and the reload itself (`mod.rs`).
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! The file `health` of the state directory: the view of the health checks, for the next xvsd.
 //!
 //! Written at most half a second after a change, on a thread of the checks that may block. An unusable file is ignored:
-//! the checks begin as the keepalived.conf says.
+//! the checks begin as the keepalived.conf configures.
 
 use std::path::{Path, PathBuf};
 

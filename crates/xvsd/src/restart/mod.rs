@@ -1,4 +1,4 @@
-//! What outlives a process, and how the next one gets it. Read in this order:
+//! State that outlives a process, and its way to the next process. Read in this order:
 //!
 //! 1. `control_thread/pins.rs`: where XDP programs stay pinned, and hold packets of services while no xvsd runs.
 //! 2. `rights/ownership.rs`: the folders and files of one director, which one process owns at a time.

@@ -1,8 +1,8 @@
-//! The rights of xvsd: what it gives up at its start, and what it needs (capabilities and open files).
+//! The rights that xvsd gives up at its start, and the rights that it needs (capabilities and open files).
 //!
-//! Given up before there are threads, but after the start of the helper, which keeps all rights. Checked before
-//! anything else is started, so the error names the missing right and not the system call that fails without it. Not
-//! here: locked memory, which the packet memory's error names.
+//! Rights are given up before there are threads, but after the start of the helper, which keeps all rights. Needed
+//! rights are checked before anything else is started, so the error names the missing right and not the system call
+//! that fails without it. Not here: locked memory, which the packet memory's error names.
 
 pub(crate) mod ownership;
 mod refused_calls;

@@ -1,8 +1,8 @@
 //! Folders and files of an xvsd that runs as a user: made, or given to the user, before xvsd gives up its rights.
 //!
-//! Runs once, as root. What an xvsd of root has made becomes the user's, so an xvsd of the user can continue after it,
-//! or take over from it. What belongs to another user stays, and is refused where it is used. The user can write to
-//! these folders, so no symbolic link in them is followed, and no file with a second hard link is changed.
+//! Runs once, as root. Files that an xvsd of root has made become the user's, so an xvsd of the user can continue after
+//! it, or take over from it. Files of another user stay unchanged, and are refused where they are used. The user can
+//! write to these folders, so no symbolic link in them is followed, and no file with a second hard link is changed.
 
 use std::ffi::{CStr, OsStr};
 use std::io;

@@ -3,8 +3,8 @@
 //! With `user` the process gets the filters of `Kind::Control` before it has threads. Each thread inherits the filters
 //! of the thread that starts it, and some add the narrower filter of their kind. A refused call fails with EPERM and is
 //! counted; `xvs status`, the log and the metrics show it. Cost: one bit test for each call, because the kernel knows
-//! for each number whether it is always allowed (kernel/seccomp.c, `seccomp_cache_check_allow`). Keeper, helper and
-//! what they execute have no filter.
+//! for each number whether it is always allowed (kernel/seccomp.c, `seccomp_cache_check_allow`). Keeper, helper and the
+//! programs that they execute have no filter.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;

@@ -1,9 +1,9 @@
 //! `xvs capture` in the daemon: the capture's slots, its publication, and the packets for the client.
 //!
 //! Runs on the thread of the client for as long as the capture is on. Creates the slots, lets the control thread
-//! publish the capture, and passes on the packets that workers have copied. When the client disconnects, the capture
-//! is removed from the snapshot. Bounded: [`MOST`] captures at a time, `SLOTS` for each worker. Not here: what is
-//! copied (`capture/` of the data plane), output of the client (`capture/` of `xvs`).
+//! publish the capture, and passes on the packets that workers have copied. When the client disconnects, the capture is
+//! removed from the snapshot. Bounded: [`MOST`] captures at a time, `SLOTS` for each worker. Not here: the choice of
+//! packets (`capture/` of the data plane), the client's output (`capture/` of `xvs`).
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

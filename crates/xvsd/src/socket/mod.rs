@@ -3,9 +3,9 @@
 //! One thread accepts connections, and one thread serves each client. The meaning of requests is up to the [`Handler`].
 //! Bounded: the number of clients, fewer of them without permission to change; the size of a request; the time for a
 //! message to arrive and for a reply to be taken. A client that exceeds a bound is disconnected, with the reason where
-//! that is possible; other clients are not affected. If all places are taken, a client that may make changes gets that
-//! of the longest idle client, a second at least, so forgotten connections delay no command. A client whose request has
-//! arrived also gets the place of one that has never sent a request, and does not wait behind silent ones.
+//! that is possible; other clients are not affected. If all places are taken, a client that may make changes gets the
+//! place of the client that has been idle longest, for at least a second. So forgotten connections delay no command. A
+//! client whose request has arrived also gets the place of a client that has never sent a request.
 //!
 //! A lock file beside the socket decides which server serves. The server holds it while it lives; the kernel releases
 //! it if the process dies. So a second server refuses to start, and a stale socket is replaced.

@@ -1,4 +1,4 @@
-//! Peer of a connection to the control socket: its user, and what it may request.
+//! The peer of a connection to the control socket: its user and its permissions.
 //!
 //! Determined once for each connection, when it begins. The kernel reports user and groups as they were when the
 //! process connected (`SO_PEERCRED`, `SO_PEERGROUPS`).

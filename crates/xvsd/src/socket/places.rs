@@ -1,4 +1,4 @@
-//! The places for clients of the control socket, and who gets one if all are taken.
+//! The places for clients of the control socket, and the client that loses its place if all are taken.
 
 use std::collections::HashMap;
 use std::net::Shutdown;

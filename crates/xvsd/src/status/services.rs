@@ -1,4 +1,4 @@
-//! The report of a service at one moment: what workers, health checks and operators say of it and its real servers.
+//! The report of a service at one moment: data of workers, health checks and operators about it and its real servers.
 //!
 //! The status page, `xvs top` and the warnings each show a part of it in their own form. Built from the published
 //! snapshot by the thread that serves the client. Not here: the totals since `xvsadm -Z` and IPVS's rates, which

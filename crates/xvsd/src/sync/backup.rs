@@ -1,7 +1,7 @@
 //! The main thread of a backup daemon, which receives the messages of other directors.
 //!
-//! It is awake only while messages come. Not here: what is in a message (`receiver.rs`), and what workers make of a
-//! connection (`xvs_dataplane::sync::apply`).
+//! The thread is awake only while messages arrive. Not here: the content of a message (`sync/receiver.rs` of `ctl`),
+//! and the workers' treatment of a connection (`xvs_dataplane::sync::apply`).
 
 use std::io;
 use std::net::UdpSocket;

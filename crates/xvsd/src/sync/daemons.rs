@@ -1,4 +1,4 @@
-//! The daemons that run, and why one does not send or fetch tables.
+//! The running daemons, and the reasons for which they send or fetch no tables.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Why a daemon of connection synchronization cannot be started.
+//! Errors that prevent the start of a daemon of connection synchronization.
 
 use std::io;
 use std::net::IpAddr;

@@ -1,8 +1,8 @@
 //! The thread of a backup daemon that fetches the connection tables of other directors.
 //!
 //! It fetches a director's table when it first hears the director, and when it may have missed messages. Workers enter
-//! the connections like those of messages; the thread waits while they are busy. Not here: the side of the master
-//! (`send_table.rs`), which describes what is sent.
+//! the connections like those of messages; the thread waits while they are busy. Not here: the master's side
+//! (`send_table.rs`), which describes the format.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};

@@ -1,8 +1,8 @@
-//! The thread of a master daemon: it sends what workers announce, by UDP to a group or to peers.
+//! The thread of a master daemon: it sends the connections that workers announce, by UDP to a group or to peers.
 //!
-//! It looks for announcements a hundred times a second while the daemon runs; nothing waits for it. A message for which
-//! no socket has room waits; one that the kernel refuses is counted and lost, like one lost on the wire. At its end the
-//! thread sends what is left. Not here: the messages (`messages.rs`).
+//! It looks for announcements a hundred times a second while the daemon runs; no other thread waits for it. A message
+//! waits while no socket has room. A message that the kernel refuses is counted and lost, as on the wire. Before it
+//! ends, the thread sends the remaining messages. Not here: the messages (`messages.rs`).
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};

@@ -10,10 +10,10 @@
 //! | 8 | the time of sending in nanoseconds since 1970; it increases within a session |
 //! | 32 | HMAC-SHA-256 with a key that is derived from the directors' key |
 //!
-//! The code is over the sender's address (16 bytes, IPv4 as in RFC 4291 §2.5.5.2), the destination's port (2 bytes) and
-//! the message up to the code. A copy of a message is refused: after [`OLDEST`] because of its age, before that because
-//! each session's times are remembered. So the clocks of two directors must agree within [`OLDEST`]. A message that
-//! arrives out of order is accepted. Not here: the content of messages (`xvs_proto::sync`).
+//! The code covers the sender's address (16 bytes, IPv4 as in RFC 4291 §2.5.5.2), the destination's port (2 bytes) and
+//! the message up to the code. A copy of a message is refused: after [`OLDEST`] because of its age, before then because
+//! the times of each session are remembered. So the clocks of two directors must agree within [`OLDEST`]. A message
+//! that arrives out of order is accepted. Not here: the content of messages (`xvs_proto::sync`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

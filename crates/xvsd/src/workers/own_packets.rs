@@ -1,6 +1,6 @@
 //! The redirection of packets that this machine itself sends, from real servers and clients on it.
 //!
-//! Not here: what the program does (`bpf/own.bpf.c` of the data plane).
+//! Not here: the program (`bpf/own.bpf.c` of the data plane).
 
 use std::io;
 use std::sync::Arc;

@@ -2,8 +2,8 @@
 //!
 //! The kernel does not announce a changed number of queues, so the control thread compares the settings once a second,
 //! and when a link changes. If the workers' sockets do not fit the settings, all sockets are opened again, and the
-//! queues are shared out anew among the same workers. If that is not possible, the workers continue with sockets for
-//! the former settings, and a warning names the next step; it is tried again when the settings change again. Cost of a
+//! queues are shared out anew among the same workers. If that fails, the workers continue with sockets for the former
+//! settings, and a warning names the next step; a later change of the settings is another attempt. Cost of a
 //! comparison: five requests to the kernel for each interface, and the same for each port of a bridge. Not here:
 //! settings at the start (`xvs_xdp::attach`).
 
