@@ -1,11 +1,11 @@
 //! The clock of the data plane: milliseconds since the machine's start.
 //!
-//! The machine's clock is `CLOCK_MONOTONIC`: setting the date does not change it, and it never goes back. It is the
-//! same for all processes, so deadlines in memory that outlives a process stay right. While the machine is suspended it
-//! stands still, and all timeouts with it. Each worker reads it once for each burst, never for a packet. A reading
-//! costs one `clock_gettime`, which is no system call on Linux. If time still jumps (a virtual machine was restored), a
-//! connection ends early or late by no more than that (`conn/wheel.rs`). Tests and the lab use a clock that is moved by
-//! hand, so they never wait.
+//! The machine's clock is `CLOCK_MONOTONIC`: setting the date does not change it, and it never goes back. All processes
+//! share it, so deadlines in memory that outlives a process stay right. The clock and all timeouts stop while the
+//! machine is suspended. Each worker reads it once for each burst, never for a packet. A reading costs one
+//! `clock_gettime`, which is no system call on Linux. If time still jumps (a virtual machine was restored), a
+//! connection ends early or late by no more than that (`conn/wheel.rs`). Tests and the lab move their clock themselves,
+//! so they never wait.
 
 use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -5,8 +5,8 @@
 //! [`burst`]: they look up the connection in the table of [`conn`], whose memory is in [`shm`]. A packet without a
 //! connection goes through [`new_connection`], which reads services and destinations from the [`snapshot`]. [`forward`]
 //! rewrites the packet for its next hop from [`egress`]; [`offload`] lets the XDP program do this for later packets.
-//! Rare packets go through [`general_path`]. Each packet ends in one [`verdict`]. [`capture`] and [`explain`] observe
-//! the stages.
+//! Rare packets go through [`general_path`]. The pipeline ends with one [`verdict`] for each packet. [`capture`] and
+//! [`explain`] observe the stages.
 
 pub mod steering;
 

@@ -4,8 +4,8 @@
 //! it parks, so that changes and the reuse of entries do not wait for it; when it wakes it loads the snapshot again. It
 //! sleeps until a frame arrives, its next timer is due, or it is woken. About once a second while packets arrive, it
 //! copies the kernel's drop counters and checks the balance of its frames. Measuring its load costs two additions for
-//! each burst: an iteration ends when the next begins, which reads the clock anyway. With a hold, it beats, and sleeps
-//! for half a second at most.
+//! each burst: an iteration ends when the next begins, which reads the clock anyway. With a hold, the worker beats, and
+//! sleeps for half a second at most.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -2,9 +2,9 @@
 //!
 //! Runs once for each frame, right after it was parsed. Frames that the XDP program steered needlessly go back to the
 //! kernel here. Two things are edited. The fragment header of an atomic fragment (IPv6) is removed, at the cost of
-//! moving the bytes before it. Partial checksums are completed on links whose driver leaves them. Fragments have none:
-//! the kernel completes a checksum before it fragments a packet. Not here: whether a connection or a service takes the
-//! packet.
+//! moving the bytes before it. Partial checksums are completed on links whose driver leaves them. Fragments have no
+//! partial checksums: the kernel completes a checksum before it fragments a packet. Not here: the connection or service
+//! of the packet.
 
 use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6, extension};
 use xvs_proto::{Family, Fragment, LinkId, Packet, Parsed, Protocol, ethernet, parse, partial_checksum};

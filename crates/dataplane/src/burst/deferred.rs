@@ -6,8 +6,8 @@
 //! workers after their bursts. With thresholds nothing is deferred, so that they hold exactly.
 //!
 //! Cost: a plain addition for a change, and one atomic addition for each destination of a burst. Bounded: when [`ROOM`]
-//! destinations have changes, these are added. Not here: the numbers (`snapshot/load.rs`); what changes them at once:
-//! evictions (of which there are none while the table has room), replaced connections, FTP's data connections, received
+//! destinations have changes, these are added. Not here: the numbers (`snapshot/load.rs`); immediate changes: evictions
+//! (of which there are none while the table has room), replaced connections, FTP's data connections, received
 //! synchronization. Between the end of such a connection and the burst that began it a number may be one too low.
 
 use crate::conn::Connection;

@@ -2,9 +2,10 @@
 //!
 //! Runs for most packets. A connection is steady if the packet changes only its deadline and its counts: a segment with
 //! ACK, but without SYN, FIN and RST, on an established TCP connection, or any UDP datagram. A packet that misses a
-//! condition takes the general path (`pipeline.rs`), which decides everything anew. So nothing is changed here before
-//! all conditions are met. Cost: the lines of the entry, the route and the destination's counters, all prefetched, and
-//! with tunnels those of the prepared headers. The counters over all services are added up and written once a burst.
+//! condition takes the general path (`pipeline.rs`), which decides everything anew. So the fast path changes nothing
+//! before all conditions are met. Cost: the lines of the entry, the route and the destination's counters, all
+//! prefetched, and with tunnels those of the prepared headers. The counters over all services are added up and written
+//! once a burst.
 //!
 //! Not here: what begins or ends a connection.
 

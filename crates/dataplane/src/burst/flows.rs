@@ -1,7 +1,6 @@
 //! One worker's access to the connection table, with its counters, random numbers and other state.
 //!
-//! Every stage from the look-up to forwarding uses it. Each stage is a function in its own file with this value as an
-//! argument.
+//! Every stage from the look-up to forwarding is a function in its own file, with this value as an argument.
 
 use std::sync::Arc;
 

@@ -1,10 +1,10 @@
-//! Whether a TCP client has proven that it receives what is sent to its address.
+//! The proof that a TCP client receives the packets sent to its address.
 //!
-//! Runs for each packet of a connection whose replies pass the director (NAT, FULLNAT). The client's handshake proves
-//! it: its ACK acknowledges the destination's SYN, whose number a sender with a forged source address cannot know. A
+//! Runs for each packet of a connection whose replies pass the director (NAT, FULLNAT). The client's handshake is the
+//! proof: its ACK acknowledges the destination's SYN, whose number a sender with a forged source address cannot know. A
 //! full table keeps such a connection (`new_connection/eviction.rs`). Under direct routing and tunnels nothing can be
 //! proven. A connection that passes the client's address to its destination keeps another number in the same word, and
-//! stays unproven. Cost: a look at the flags; until the proof, also at the packet's numbers.
+//! stays unproven. Cost: a check of the flags; until the proof, also of the packet's numbers.
 
 use xvs_proto::{Packet, Protocol, tcp};
 

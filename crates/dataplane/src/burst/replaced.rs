@@ -1,8 +1,8 @@
 //! Connections that were replaced by new ones and are still counted at their destinations.
 //!
 //! IPVS lets a replaced connection expire by its timer, so its destination counts it until the kernel's next tick, and
-//! schedulers see this count. The same holds here. Bounded: if there is no room ([`ROOM`]), all are removed from the
-//! counts at once. Not here: which connections are replaced (`lookup.rs`).
+//! schedulers see this count. This file reproduces that. Bounded: if there is no room ([`ROOM`]), all are removed from
+//! the counts at once. Not here: which connections are replaced (`lookup.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

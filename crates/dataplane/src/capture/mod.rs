@@ -5,7 +5,7 @@
 //! worker copies packets that pass the filter into free slots ([`watched`]), and the [`Reader`] returns the slots. If
 //! no slot is free the copy is omitted and counted; the packet is processed as usual. Nothing is allocated after
 //! [`Capture::new`], and neither side waits for the other. Cost for a captured packet: another parse, perhaps a look-up
-//! of its connection, and two copies, up to the requested length. Not here: who reads, file formats.
+//! of its connection, and two copies, up to the requested length. Not here: the readers of captures, file formats.
 
 pub mod filter;
 mod judge;

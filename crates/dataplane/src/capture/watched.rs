@@ -2,8 +2,8 @@
 //!
 //! Lives for one burst, around the tagged port, and only while there are captures. Received frames are copied before
 //! any stage reads them, sent frames when they are sent. The order in which the frames of the burst are settled
-//! determines which copies belong to one packet. So no stage knows of captures. Frames are shown without the tags of
-//! known VLANs, on the VLAN's interface.
+//! determines which copies belong to one packet. No stage knows of captures. Frames are shown without the tags of known
+//! VLANs, on the VLAN's interface.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,13 +1,13 @@
-//! Connection tables in files that outlive the process, and how the next process takes such a table over.
+//! Connection tables in files that outlive the process, and their take-over by the next process.
 //!
 //! The process may have been killed between any two stores. So only the entries are used, and of these only the fields
 //! that identify a connection or that it needs later. Each entry is checked; index, free list, counts and timers are
 //! built anew. An entry that is incomplete, impossible or of an unknown destination is discarded. A table of another
 //! version or size, or from before the machine's last start, is refused as a whole. Runs once, before there are
-//! workers. Cost: three passes over the entries. Not here: which files these are, and who may open them.
+//! workers. Cost: three passes over the entries. Not here: the names and permissions of these files.
 //!
-//! Before the take-over it is a [`FormerTable`], which has no handles: nothing in this process can insert into it,
-//! remove from it or walk it while another process may still use it, or before its free list is built anew.
+//! Before the take-over the table is a [`FormerTable`], which has no handles: nothing in this process can insert into
+//! it, remove from it or walk it while another process may still use it, or before its free list is built anew.
 
 use std::fs::File;
 use std::ops::Range;

@@ -1,8 +1,8 @@
 //! Look-ups of a burst in steps, so that the memory for the next step is fetched meanwhile: the candidate by its tag,
 //! then its comparison with the packet.
 //!
-//! A packet whose candidate is another connection, or that has none, needs [`TableWorker::find`]. Until this worker
-//! inserts a connection, the steps here find what that look-up finds, or nothing.
+//! A packet without a candidate, or whose candidate is another connection, needs [`TableWorker::find`]. Until this
+//! worker inserts a connection, these steps find the same connection as that look-up, or none.
 
 use xvs_proto::Family;
 use xvs_proto::plain::{LinkAddresses, Plain};

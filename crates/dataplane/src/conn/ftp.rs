@@ -1,9 +1,9 @@
-//! What an FTP control connection stores beside its endpoints: how its replies are shifted, and the client's last
-//! request for a data connection.
+//! The data of an FTP control connection beside its endpoints: the shift of its replies, and the client's last request
+//! for a data connection.
 //!
 //! A reply that names an address is rewritten, and its length changes. From there on the client counts the server's
-//! bytes differently. A server waits for the next command after such a reply. So it suffices to store the last place
-//! where the length changed, and the sum of all changes before it.
+//! bytes differently. A server waits for the next command after such a reply. So the last place where the length
+//! changed, and the sum of all changes before it, suffice.
 
 use xvs_proto::sync::ReplyShift;
 

@@ -1,7 +1,7 @@
 //! Connections: the table that assigns each client's packets to a destination, with states and timeouts.
 //!
-//! Workers find, insert, time and remove connections by a [`TableWorker`]. Listings and sweeps walk them by a
-//! [`TableReader`]. Both see one connection as a [`Connection`]. Not here: the decision that a packet begins a
+//! Workers find, insert, time and remove connections with a [`TableWorker`]. Listings and sweeps walk them with a
+//! [`TableReader`]. Both get one connection as a [`Connection`]. Not here: the decision that a packet begins a
 //! connection (`new_connection/`), and the state that follows a packet (`burst/state.rs`).
 
 mod connection;

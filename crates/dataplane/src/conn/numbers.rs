@@ -1,7 +1,7 @@
 //! The TCP numbers of a connection behind the SYN proxy. The director has told each end other numbers, so it translates
 //! the segments of one end for the other.
 //!
-//! While the destination has not answered ([`Flags::HANDSHAKE`](super::Flags::HANDSHAKE)) they are an [`Awaited`], then
+//! They are an [`Awaited`] while the destination has not answered ([`Flags::HANDSHAKE`](super::Flags::HANDSHAKE)), then
 //! [`Numbers`] ([`Flags::SYN_PROXY`](super::Flags::SYN_PROXY) alone). They take 16 bytes, which a restart keeps and
 //! other directors receive.
 

@@ -1,19 +1,19 @@
-//! The connections that the XDP program forwards, by records in memory that it shares with workers.
+//! The connections that the XDP program forwards, with records in memory that it shares with workers.
 //!
 //! A record's state is one word ([`State`]). While it is in force, the program and workers change it by
 //! compare-and-swap or by clearing a bit, and the program may move the connection from one state of TCP to another;
-//! then the word says the connection's state, and its entry may be behind. An entry with a record has a mark in its
-//! word `life`; a mark without a record means nothing. So there are two rules: **who reads the state or the deadline of
-//! a connection asks its record ([`Offloaded::told`]); who changes the state takes the connection back before
-//! ([`TableWorker::settle`], [`TableWorker::transition`])**: that seals the record, and gives the entry what the record
-//! says, in the exchange that clears the entry's mark. A segment that the program has in its hands meanwhile finds the
-//! record sealed, and goes to the worker.
+//! then the word has the connection's state, and its entry may be behind. An entry with a record has a mark in its word
+//! `life`; a mark without a record means nothing. So there are two rules: **a reader of a connection's state or
+//! deadline asks its record ([`Offloaded::told`]); a writer of the state first takes the connection back
+//! ([`TableWorker::settle`], [`TableWorker::transition`])**. Taking it back seals the record, and copies the record's
+//! state to the entry, in the exchange that clears the entry's mark. A segment that the program has in its hands
+//! meanwhile finds the record sealed, and goes to the worker.
 //!
-//! A connection that is removed is counted as its entry says; what the program has counted differently is corrected
-//! then ([`Offloaded::forget`]).
+//! A removed connection is counted as its entry says; a difference in the program's record is corrected then
+//! ([`Offloaded::forget`]).
 //!
-//! Cost for connections without a record: a look at a bit of a word that is read anyway, and one load at their end. Not
-//! here: what else is in a record, and when there is one (`offload/`).
+//! Cost for connections without a record: a check of a bit of a word that is read anyway, and one load at their end.
+//! Not here: the other contents of a record, and the connections that get one (`offload/`).
 //!
 //! [`TableWorker::settle`]: super::handle::TableWorker::settle
 //! [`TableWorker::transition`]: super::handle::TableWorker::transition

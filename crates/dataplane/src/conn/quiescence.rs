@@ -1,10 +1,10 @@
-//! Quiescent points: when no thread can still use an entry that was unlinked.
+//! Quiescent points: the proof that no thread can still use an unlinked entry.
 //!
-//! Every thread that reads the table has a slot. At the end of a burst it writes there which epoch it has seen, or that
-//! it is parked and reads nothing. A thread that has unlinked entries closes the epoch, and reuses the entries when
-//! every slot is parked or has seen a later epoch. A worker writes only its own slot, so a burst costs one load, and
-//! one store if the epoch has changed. No thread waits: if entries cannot be reused yet, their owner checks again one
-//! burst later.
+//! Every thread that reads the table has a slot. At the end of a burst the slot gets the epoch that the thread has
+//! seen, or a mark that the thread is parked and reads nothing. A thread that has unlinked entries closes the epoch,
+//! and reuses the entries when every slot is parked or has seen a later epoch. A worker writes only its own slot, so a
+//! burst costs one load, and one store if the epoch has changed. No thread waits: if entries cannot be reused yet,
+//! their owner checks again one burst later.
 //!
 //! Why it is safe. Let U be an unlinking, C the closing of the epoch after it (to target t), S a scan of the slots
 //! after C, and L a look-up by another thread. If S finds the thread's slot

@@ -1,4 +1,4 @@
-//! Unused entries: the source of entries for new connections, and the place where removed ones wait.
+//! Unused entries: the source of entries for new connections, and the place where removed entries wait.
 //!
 //! Each handle has a [`Stock`]: a chain of free entries, and two chains in limbo. The entries of a chain in limbo are
 //! reused when every handle has passed a quiescent point after the chain was closed. The chains run through the entries

@@ -1,7 +1,7 @@
 //! The timers of a worker: each connection is processed once its deadline has passed.
 //!
 //! Runs first in a burst. Cost: a few loads for each link that is due, at most [`TIMERS_A_CALL`] in a call. Not here:
-//! the links (`timer_link.rs`, `wheel.rs`), and what follows from a deadline (`burst/expiry.rs`).
+//! the links (`timer_link.rs`, `wheel.rs`), and the consequences of a deadline (`burst/expiry.rs`).
 
 use std::time::Duration;
 

@@ -2,7 +2,7 @@
 //!
 //! [`Egress`] is built from a [`Network`] whenever that changes, and is part of a snapshot. It is consulted for each
 //! packet without a known next hop. It follows the kernel's policy rules in their order, by default table local before
-//! table main. In a table the longest prefix wins, then the lowest metric. The flow's hash chooses among several next
+//! table main. The longest prefix of a table wins, then the lowest metric. The flow's hash chooses among several next
 //! hops. Cost: with the default rules a route is one to four loads (IPv6: at most sixteen), a neighbour one hash probe;
 //! nothing is allocated. Not here: following the kernel's changes, and resolving neighbours.
 

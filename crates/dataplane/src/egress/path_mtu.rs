@@ -1,4 +1,4 @@
-//! The path MTU to a real server, as ICMP errors of routers reported it.
+//! The path MTU to a real server, as reported by ICMP errors of routers.
 //!
 //! A worker learns it from an ICMP error, and all workers use it from their next packet on. As in the kernel, it
 //! expires after ten minutes, because the path may have changed. Cost: one load for each packet. Not here: which errors

@@ -1,14 +1,14 @@
-//! Explains what the director would do with a packet, and why, without any effect.
+//! The explanation of a packet's fate in the director, without any effect.
 //!
 //! Runs when an operator asks for it, on the thread of the request, never on a worker. The packet passes through the
 //! same stages as every packet, with a port in memory, a copy of the configuration (`snapshot/copy.rs`) and a small
 //! table with the same secret. Look-ups that find nothing there are repeated in the live table; their results are
-//! copied, and the stages run again, until no look-up misses a connection that exists. So the stages themselves
-//! determine what a packet depends on. The explanation is then read from their state.
+//! copied, and the stages run again, until no look-up misses a connection that exists. So the stages themselves find
+//! everything that a packet depends on. The explanation is then read from their state.
 //!
-//! Promise: nothing that workers, listings or counters see is changed. [`Caveat`]s name what cannot be known: random
-//! choices of a worker, and state that only the worker has. Cost: a copy of the configuration and a table in memory for
-//! each run, and usually two or three runs. Not here: the sentences of an explanation (`ctl`).
+//! Promise: workers, listings and counters see no change. [`Caveat`]s name the unknown: random choices of a worker, and
+//! state that only the worker has. Cost: a copy of the configuration and a table in memory for each run, and usually
+//! two or three runs. Not here: the sentences of an explanation (`ctl`).
 
 mod dry_run;
 mod pass_reason;

@@ -1,6 +1,6 @@
-//! Why a packet goes to the kernel: the checks of the stages, repeated to name the one that passed it.
+//! The reason why a packet goes to the kernel: the checks of the stages, repeated to name the check that passed it.
 //!
-//! It decides nothing. It runs for packets that have been passed, with the functions that the stages use.
+//! Decides nothing. Runs for passed packets, with the functions that the stages use.
 
 use xvs_proto::{Fragment, Packet, Parsed, Protocol, ethernet, parse};
 

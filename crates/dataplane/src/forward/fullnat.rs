@@ -1,10 +1,10 @@
 //! FULLNAT: masquerading where the destination sees the director's own endpoint in place of the client's.
 //!
-//! So replies come back through the director, whatever the destination's location and routes are. Checksums, time to
-//! live and size are treated as in masquerading. AH and ESP have no ports, so their replies could not be assigned to
+//! So replies return through the director, whatever the destination's location and routes are. Checksums, time to live
+//! and size are treated as in masquerading. AH and ESP have no ports, so their replies could not be assigned to
 //! connections. They use the connection between ports 500, and are refused if its local port is not 500. Fragments of
 //! packets from many clients come from one address. So IPv4 packets that may be fragmented get an identification from
-//! the director: the clients' own could collide (RFC 6864 §5.3).
+//! the director: the clients' identifications could collide (RFC 6864 §5.3).
 
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{Endpoint, Family, Packet, ipv6};

@@ -3,7 +3,7 @@
 //!
 //! As under IPVS, the checksum of the message and the header checksums are computed anew. The checksum of the quoted
 //! transport header stays, because the quote may be incomplete. Errors about connections of other methods are forwarded
-//! as other packets are. Not here: the connection that an error is about (`general_path/icmp_error.rs`).
+//! as other packets are. Not here: the connection of an error (`general_path/icmp_error.rs`).
 
 use std::net::IpAddr;
 

@@ -1,4 +1,5 @@
-//! Network headers that the director writes as a whole: of translated packets, around tunnelled ones, of its own.
+//! Network headers that the director writes as a whole: of translated packets, around tunnelled packets, of its own
+//! packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

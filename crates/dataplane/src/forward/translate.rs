@@ -3,9 +3,9 @@
 //! The network header is replaced by one of the other family (RFC 7915 §4.1, §5.1). Traffic class and type of service
 //! are copied, and the hop limit is decremented. Flow label and options have no form in the other family. A packet of
 //! IPv4 that may not be fragmented, and every packet of IPv6, has to fit the path, or its sender learns a path MTU in
-//! its own family. A packet of IPv4 that may be fragmented leaves in fragments of at most 1,280 bytes. What becomes a
-//! packet of IPv4 of at most 1,260 bytes may be fragmented on its way, so it gets an identification. A datagram that
-//! arrived in fragments leaves in fragments. Not here: ICMP errors (`translate/icmp.rs`).
+//! its own family. A packet of IPv4 that may be fragmented leaves in fragments of at most 1,280 bytes. A packet of IPv6
+//! that becomes a packet of IPv4 of at most 1,260 bytes may be fragmented on its way, so it gets an identification. A
+//! datagram that arrived in fragments leaves in fragments. Not here: ICMP errors (`translate/icmp.rs`).
 
 pub(super) mod icmp;
 

@@ -10,7 +10,7 @@
 //! reduced by the length of the header, so the first segment has room for it. If there is still no room, or a router
 //! has reported a smaller path MTU, the header is sent without the data, and the client retransmits them. The length of
 //! the header follows from the family. The connection stores only the number of the first byte, and whether the header
-//! was acknowledged. With UDP each datagram carries the header: servers read datagrams one by one, and one that is lost
+//! was acknowledged. With UDP each datagram carries the header: servers read datagrams one by one, and a lost datagram
 //! takes its header with it. The client learns a path MTU that leaves room for it.
 //!
 //! **TOA.** Every segment that begins at the first byte carries the option (kind 254: port, address). If there is no

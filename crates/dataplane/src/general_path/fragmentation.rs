@@ -1,7 +1,7 @@
 //! Fragmentation of packets that are larger than the path MTU.
 //!
 //! Runs for packets that are larger than their path MTU and may be fragmented, and for datagrams that were received in
-//! fragments. Headers are copied by RFC 791 §3.2 and RFC 8200 §4.5. Every fragment but the last has the greatest
+//! fragments. Headers are copied as in RFC 791 §3.2 and RFC 8200 §4.5. Every fragment but the last has the greatest
 //! possible length, in units of eight bytes. Cost: one frame and one copy for each fragment; if the packet is in a
 //! frame of its port, it becomes the first fragment in place.
 

@@ -10,8 +10,8 @@
 //! An endpoint is followed only if its address is the sender's own: from a client its address, from a server its own or
 //! the virtual address. A server's port must not be below 1024 (RFC 2577 §3). So neither end can get a connection to a
 //! third machine. A command or reply that is not followed passes unchanged and is counted. Cost: the cache line of the
-//! connection's extension; for segments with data a pass over them; for a new connection a look-up while any is
-//! expected.
+//! connection's extension; for segments with data a pass over them; for a new connection a look-up while a data
+//! connection is expected.
 //!
 //! Not here: persistence, which serves passive data connections without this helper, also with other methods.
 

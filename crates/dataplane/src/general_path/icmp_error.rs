@@ -3,9 +3,10 @@
 //! Runs for each destination unreachable, source quench and time exceeded, and for every ICMPv6 error. The packet that
 //! the error quotes identifies the connection. An error about a reply goes to the destination that sent the reply, by
 //! the connection's method. An error about a masqueraded request goes to the client. An error about a tunnel's own
-//! packet is replaced by one about the inner packet for its client, and may lower the path MTU to the destination. No
-//! state changes and no timeout is extended. An error that concerns no connection goes to the kernel. Cost: one
-//! look-up; two if the quoted packet may be a tunnel's. Not here: how an error is rewritten (`forward/icmp.rs`).
+//! packet is replaced with an error about the inner packet for its client, and may lower the path MTU to the
+//! destination. No state changes and no timeout is extended. An error that concerns no connection goes to the kernel.
+//! Cost: one look-up; two if the quoted packet may be a tunnel's. Not here: the rewriting of an error
+//! (`forward/icmp.rs`).
 //!
 //! Source: ipvs-behaviour, section 2.5; for tunnels of and in IPv6, which IPVS does not recognise, RFC 2473 §8.
 

@@ -2,9 +2,8 @@
 //!
 //! Runs after a packet was dropped for a reason that has an ICMP error. Each worker limits the rate of its errors, as
 //! the kernel limits its own. Errors that report an MTU are not limited: a sender that misses one would send too large
-//! packets for ever. They are shorter than the packet that they are about if the path MTU is at least 576 bytes (IPv6:
-//! 1280). An error about an error, or to an address that is not one host's, is never sent (RFC 1122 §3.2.2, RFC 4443
-//! §2.4).
+//! packets for ever. They are shorter than the dropped packet if the path MTU is at least 576 bytes (IPv6: 1280). An
+//! error about an error, or to an address that is not one host's, is never sent (RFC 1122 §3.2.2, RFC 4443 §2.4).
 
 use std::net::IpAddr;
 

@@ -1,11 +1,11 @@
-//! MSS clamping: lowers the maximum segment size in a SYN to what the path can carry (RFC 9293 §3.7.1).
+//! MSS clamping: lowers the maximum segment size in a SYN to the size that the path can carry (RFC 9293 §3.7.1).
 //!
 //! Runs for SYN and SYN+ACK of connections that pass through the director, as `mss_clamp` configures. Neither end can
 //! know the smaller path MTU of a tunnel, and the ICMP error that reports it is often filtered. The option is lowered,
 //! never raised, and the checksum is updated incrementally. If the director forwards both directions (NAT, FULLNAT),
-//! both packets get the smaller of the values for the connection's two paths. With other methods replies bypass it. A
-//! SYN without the option stays without it: its receiver then assumes 536 bytes. Not here: segments that are still too
-//! large (`forward`).
+//! both packets get the smaller of the values for the connection's two paths. With other methods replies bypass the
+//! director. A SYN without the option stays without it: its receiver then assumes 536 bytes. Not here: segments that
+//! are still too large (`forward`).
 
 use xvs_proto::{Family, LinkId, Packet, tcp};
 use xvs_xdp::Frame;

@@ -1,10 +1,10 @@
 //! Packets that wait for the link address of their next hop.
 //!
 //! Used for a packet whose next hop is not resolved, and once a burst while packets wait. A waiting packet is complete
-//! but for that address, in the frame in which it was received, and leaves in the order of arrival. Promise: no packet
-//! waits for longer than [`AT_MOST`]. Bounded: [`WAITING`] packets, of which [`PER_NEXT_HOP`] for one next hop; further
-//! ones are refused, so that the first packet of a connection is sent rather than a repetition. Cost: a look-up for
-//! each waiting packet after a publication, else a comparison. Not here: resolving the next hop, which is the kernel's
+//! except for that address, in the frame in which it was received. Packets leave in the order of arrival. Promise: no
+//! packet waits for longer than [`AT_MOST`]. Bounded: [`WAITING`] packets, [`PER_NEXT_HOP`] for one next hop; further
+//! packets are refused: the first packet of a connection is sent rather than a repetition. Cost: a look-up for each
+//! waiting packet after a publication, else a comparison. Not here: resolving the next hop, which is the kernel's
 //! (`egress/unresolved.rs`).
 
 use std::time::Duration;

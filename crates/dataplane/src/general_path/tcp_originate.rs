@@ -1,7 +1,7 @@
-//! TCP packets that the director itself makes: resets, probes, and those of the SYN proxy.
+//! TCP packets that the director itself makes: resets, probes, and packets of the SYN proxy.
 //!
-//! They have no data. A packet is written into a new frame, or into that of a packet which it replaces. Not here: when
-//! such a packet is sent.
+//! They have no data. A packet is written into a new frame, or into the frame of a packet that it replaces. Not here:
+//! the reasons for such a packet.
 
 use xvs_proto::network::RouteKey;
 use xvs_proto::{Endpoint, Family, LinkId, MacAddr, Packet, Parsed, Protocol, ethernet, parse, tcp};

@@ -1,13 +1,13 @@
-//! Probes of real servers through their virtual address: sending their packets, and recognising the replies.
+//! Probes of real servers through their virtual address: sending packets, and recognising replies.
 //!
 //! A health check begins a probe; a worker sends a SYN from a local address of the director to the virtual endpoint,
-//! forwarded to the real server as a client's packet is. A reply from the virtual endpoint arrives by any worker,
+//! forwarded to the real server as a client's packet is. A reply from the virtual endpoint arrives at any worker,
 //! because the XDP program steers the local port of the probes. A SYN with the right acknowledgement means that the
 //! server accepts connections; it gets a reset by the same path. A reset means that it refuses them. Any other packet
 //! to that port ends here, so the kernel neither resets the server's connection nor logs an address of its own as a
 //! source. Cost for other packets: a comparison of the port, if no connection and no service takes the packet.
 //!
-//! Not here: which probes there are (`snapshot/vip_probes.rs`), and what a result means (crate `health`).
+//! Not here: the probes in flight (`snapshot/vip_probes.rs`), and the meaning of a result (crate `health`).
 
 use xvs_proto::{LinkId, Protocol, tcp};
 use xvs_xdp::{BURST, Frame};

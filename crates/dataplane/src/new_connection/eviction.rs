@@ -9,7 +9,7 @@
 //!    templates that were never assured;
 //! 3. unproven ones: first those with the fewest packets from the client (by powers of two), then the least recently
 //!    used. If replies pass through the director, the handshake (`burst/proof.rs`) or four packets prove a client.
-//!    Under direct routing and in tunnels nothing does;
+//!    Under direct routing and in tunnels no client is proven;
 //! 4. templates that were assured, because a client with a forged address can assure one, too;
 //! 5. embryonic, then unproven ones that were used within the last second, which is the time for the proof;
 //! 6. connections that another director has announced as proven, and of which fewer than four packets came here.
@@ -19,15 +19,15 @@
 //! Neighbours in the slab are of about the same age, so the inspected entries are no fair sample. Therefore each round
 //! through the slab counts the entries by level (embryonic, then by packets, then templates and announced connections).
 //! The next round evicts up to the lowest level that has enough of them. So connections with a few packets survive a
-//! flood of SYNs, and those with many packets a flood of connections with a few. Proven connections are never evicted;
-//! if only such are found, the new connection is refused. A UDP client whose reply passes through the director loses at
-//! most that reply.
+//! flood of SYNs, and connections with many packets survive a flood of connections with a few. Proven connections are
+//! never evicted; if the worker finds no others, the new connection is refused. A UDP client whose reply passes through
+//! the director loses at most that reply.
 //!
 //! When both buckets of a new key are full though the table is not, the connections in these buckets are judged by the
 //! same rules. When all inspected local ports towards a destination are in use, the connections that have them are
 //! judged. When Call-IDs have no room, the template of a call that was never assured is evicted.
 //!
-//! Not here: how an entry becomes free (`conn/slab.rs`); `drop_entry`, which sweeps before the table is full (`ctl`,
+//! Not here: the release of an entry (`conn/slab.rs`); `drop_entry`, which sweeps before the table is full (`ctl`,
 //! `sweep.rs`).
 
 use std::time::Duration;

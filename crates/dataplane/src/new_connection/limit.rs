@@ -1,12 +1,13 @@
-//! Limits of each client of a service: its connections at once, and its new connections a second. And of all clients
-//! together: their SYNs a second.
+//! Limits of each client of a service (its connections at once, its new connections a second), and of all its clients
+//! together (their SYNs a second).
 //!
 //! Runs for each new connection of a service with a limit, before its scheduler. A refused packet is dropped and
-//! counted; the client repeats it. With [`Above::SynProxy`] a SYN above the rate is answered by a cookie instead
-//! (`general_path/syn_proxy`), and the client that proves it connects without the rate. Established connections are not
-//! affected. A connection that the scheduler or the table then refuses still counts against its client's rate.
+//! counted; the client repeats it. With [`Above::SynProxy`] a SYN above the rate is answered with a cookie instead
+//! (`general_path/syn_proxy`), and a client that acknowledges the cookie connects without the rate. Established
+//! connections are not affected. A connection that the scheduler or the table then refuses still counts against its
+//! client's rate.
 //!
-//! The limit of SYNs is checked before the look-up of a connection. Cost: a look at the flags of a packet that takes
+//! The limit of SYNs is checked before the look-up of a connection. Cost: a check of the flags of a packet that takes
 //! the general path; for a SYN, while there are such limits, two look-ups. Not here: the clients and their numbers
 //! (`snapshot/clients.rs`), the SYNs on which the XDP program decides (`snapshot/syn_limits.rs`).
 

@@ -1,7 +1,7 @@
 //! The local port of a FULLNAT connection.
 //!
 //! The insertion itself reserves the port: it fails if another connection has the port towards the same destination, so
-//! no two connections share one, whichever workers make them. If all inspected ports are in use, the least valuable
+//! no two connections share a port, whichever workers make them. If all inspected ports are in use, the least valuable
 //! connection is evicted from its port. Cost: an insertion, a second one if the first port was taken, and a look-up for
 //! each further port, at most [`PORTS_TRIED`]. Not here: the addresses and the order of their ports
 //! (`snapshot/local_addresses.rs`).

@@ -7,7 +7,7 @@
 //! time, one of them finds the template of the other: the table admits one of each identity.
 //!
 //! Cost: one more look-up for a connection (32 for a new SIP call); for the first connection of a client also an entry.
-//! Not here: what the table does with templates (`conn/template.rs`), and how they expire (`burst/expiry.rs`).
+//! Not here: templates in the table (`conn/template.rs`), and their expiry (`burst/expiry.rs`).
 //!
 //! Source: ipvs-behaviour, sections 3.1 and 6.
 

@@ -1,7 +1,7 @@
-//! Begins the offload of a connection: decides, as the fast path does, what the XDP program is to do with its packets.
+//! The start of a connection's offload: decides, as the fast path does, how the XDP program forwards its packets.
 //!
 //! Runs after the first packet of a connection of TCP, and for few others (`is_due`) after the fast path has forwarded
-//! one. The decision reads the same data as the fast path: route, path, endpoints. Not here: its end
+//! one. The decision reads the same data as the fast path: route, path, endpoints. Not here: the end of the offload
 //! (`conn/offloaded.rs`, `sweep.rs`, `give_up.rs`), and the packets that never take the fast path, which the program
 //! does not forward either (`bpf/offload.h`).
 

@@ -1,6 +1,6 @@
-//! Which records a change of the configuration ends: those whose decision has read something that has changed.
+//! The records that a change of the configuration ends, because their decision has read something that has changed.
 //!
-//! Runs on the control thread, once for each publication. Costs a comparison for each page of destinations that has
+//! Runs on the control thread, once for each publication. Cost: a comparison for each page of destinations that has
 //! changed.
 
 use std::collections::BTreeSet;

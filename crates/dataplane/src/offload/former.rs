@@ -1,8 +1,7 @@
-//! What the program of an earlier xvsd has done since that xvsd read its records last: after a kill, in all of the
-//! hold.
+//! The work of an earlier xvsd's program since that xvsd last read its records: after a kill, during the whole hold.
 //!
-//! Packets are counted and connections get their states once, before the first timer of the next xvsd runs, so that a
-//! connection with traffic does not expire. Whether a connection knows its record already is a bit of its entry
+//! Packets are counted and connections get their states once, before the first timer of the next xvsd runs, so a
+//! connection with traffic does not expire. A bit of its entry says whether a connection already knows its record
 //! (`conn/offloaded.rs`).
 
 use std::io;

@@ -1,4 +1,4 @@
-//! Which connections give up their records when few are free.
+//! The connections that give up their records when few are free.
 //!
 //! Decided by each worker for its own records, once a second. While fewer than an eighth of all records are free,
 //! connections with few packets in this second give up theirs, as many as are missing from the eighth. "Few" is 1 at

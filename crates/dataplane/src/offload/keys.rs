@@ -1,4 +1,4 @@
-//! Where the XDP program finds the record of a packet: a hash table in memory that it shares with workers.
+//! The hash table in which the XDP program finds the record of a packet, in memory that it shares with workers.
 //!
 //! A key consists of the endpoints and the protocol of packets as they are received. Its hash gives a bucket, which is
 //! one cache line, and a tag. The bucket's entry with this tag names the record, which contains the whole key. Workers

@@ -1,4 +1,4 @@
-//! What the XDP program does with the packets of one direction, in words of a record.
+//! The XDP program's orders for the packets of one direction, in words of a record.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! What workers, the control thread and the XDP program share.
+//! The data that workers, the control thread and the XDP program share.
 
 use std::io;
 use std::sync::Arc;

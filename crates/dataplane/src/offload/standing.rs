@@ -1,4 +1,4 @@
-//! Whether the packets of a connection are offloaded, and why not, for operators.
+//! The offload of a connection's packets, or the reason why they are not offloaded, for operators.
 
 use xvs_proto::{FlowKey, LinkId};
 

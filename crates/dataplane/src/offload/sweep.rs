@@ -1,9 +1,9 @@
 //! Reads the counts of the XDP program, once a second for each record.
 //!
 //! Each worker reads the records that it has made, some of them between two bursts. Packets since the last time count
-//! as if the worker had forwarded them now; state and deadline of the connection are what they were at its last packet.
-//! A record that is not in force any more is counted for the last time, and freed. Cost: three cache lines for each
-//! record. If few records are free, those of connections with few packets are ended (`give_up.rs`).
+//! as if the worker had forwarded them now; state and deadline of the connection are those of its last packet. A record
+//! that is no longer in force is counted for the last time, and freed. Cost: three cache lines for each record. If few
+//! records are free, those of connections with few packets are ended (`give_up.rs`).
 
 use std::time::Duration;
 

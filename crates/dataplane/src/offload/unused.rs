@@ -1,5 +1,5 @@
-//! The records that are not in use. Each rests first: an XDP program may still be reading it. It runs for microseconds,
-//! but its core may be virtual.
+//! The unused records. Each rests before its reuse: an XDP program may still be reading it. The program runs for
+//! microseconds, but its core may be virtual.
 
 use crossbeam::queue::ArrayQueue;
 

@@ -1,4 +1,4 @@
-//! The port: where a worker's frames come from and go to.
+//! The port: the source and the target of a worker's frames.
 //!
 //! [`Port`] is the pipeline's only interface to the outside. [`xdp`] implements it with the queues of all attached
 //! interfaces. [`memory`] implements it without a kernel, for tests, benches and the lab. [`vlan_and_bond`] wraps

@@ -1,13 +1,13 @@
 //! A port that maps VLANs and bonds to the interfaces below them, by the links of a snapshot.
 //!
 //! Lives for one burst, around the worker's port. A frame from an active member of a bond has the bond as its link. A
-//! frame with the tag of a known VLAN loses the tag and has the VLAN as its link. A frame that is sent by a VLAN, or
-//! goes back to the kernel from it, gets the tag and leaves by the interface below. A frame of a bond leaves by the
-//! active member that its flow's hash chooses, so that a flow keeps its order. So no stage handles tags and members,
-//! and a tag is kept, changed or removed as the links on either side require. A frame with an unknown tag, or with two,
-//! stays unchanged and goes to the kernel. A frame from an inactive member has that member as its link. Priority bits
-//! are not kept. Cost: two bytes read for each frame, and 12 moved for each tag; with bonds, a look-up for each
-//! received frame, and another read of the headers of each sent one.
+//! frame with the tag of a known VLAN loses the tag and has the VLAN as its link. A frame that is sent on a VLAN, or
+//! returns from it to the kernel, gets the tag and leaves by the interface below. A frame of a bond leaves by the
+//! active member that its flow's hash chooses: a flow keeps its order. So no stage handles tags and members, and a tag
+//! is kept, changed or removed as the links on either side require. A frame with an unknown tag, or with two, stays
+//! unchanged and goes to the kernel. A frame from an inactive member has that member as its link. Priority bits are not
+//! kept. Cost: two bytes read for each frame, and 12 moved for each tag; with bonds, a look-up for each received frame,
+//! and another read of the headers of each sent frame.
 
 use std::time::Duration;
 

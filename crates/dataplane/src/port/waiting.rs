@@ -1,10 +1,10 @@
-//! How a worker that sleeps learns of frames, and how others wake it.
+//! The sleep of a worker: the frames and the threads that wake it.
 //!
-//! One edge-triggered epoll object has the sockets, the TAPs and the waker of a port. Edge-triggered, because each
-//! question to an AF_XDP socket (`xsk_poll`, net/xdp/xsk.c) wakes the driver as long as one of its need-wakeup flags is
-//! set, and drivers set that of their TX ring whenever they have nothing to send: in zero-copy mode an interrupt of the
-//! card. `poll` asks every socket before a sleep and after it; this asks only those that have got frames, once. So the
-//! caller waits only once it has found no frame. Used for each sleep; nothing is allocated.
+//! One epoll object has the sockets, the TAPs and the waker of a port. It is edge-triggered because each question to an
+//! AF_XDP socket (`xsk_poll`, net/xdp/xsk.c) wakes the driver as long as one of the socket's need-wakeup flags is set,
+//! and drivers set the flag of their TX ring whenever they have nothing to send: in zero-copy mode an interrupt of the
+//! card. `poll` asks every socket before a sleep and after it; the epoll object asks only sockets that have got frames,
+//! once. So the caller waits only after it has found no frame. Used for each sleep; nothing is allocated.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -2,9 +2,9 @@
 //!
 //! Made by the control thread and moved to the worker's thread. Frames are received from the queues of all interfaces
 //! in turn, and leave by the first queue of their interface that the worker owns. The kernel is notified of transmitted
-//! frames by [`Port::flush`]. While it has not taken all of them, [`Port::wait`] returns after a millisecond, so that
-//! the worker flushes again; while a driver has no frame to receive into, after ten. Nothing is allocated after
-//! [`XdpPort::open`].
+//! frames by [`Port::flush`]. While the kernel has not taken all of them, [`Port::wait`] returns after a millisecond,
+//! and the worker flushes again; while a driver has no frame to receive into, after ten milliseconds. Nothing is
+//! allocated after [`XdpPort::open`].
 //!
 //! One worker also reads the frames that this machine itself sends, while they are redirected to the TAPs: when a wait
 //! has found a frame in one, otherwise at every 32nd burst. Cost: a system call for each frame, and one for each empty

@@ -1,7 +1,7 @@
 //! Comparison of all slots of a bucket with a tag at once.
 //!
 //! A look-up compares eight slots, of which most often one or none matches, so branches would be mispredicted. With
-//! SSE2, part of every x86_64, it costs a third of the same in plain code.
+//! SSE2, part of every x86_64, the comparison costs a third of plain code.
 
 use super::atomic::AtomicU64;
 #[cfg(any(test, not(all(target_arch = "x86_64", not(loom)))))]

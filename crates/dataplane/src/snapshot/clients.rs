@@ -3,13 +3,13 @@
 //! A client is a network of a configured length (`[limits]` in xvs.toml), by default an IPv4 address and an IPv6 /64,
 //! at one service. All workers share one table of fixed size, in sets of eight; a keyed hash chooses the set, so nobody
 //! can fill the set of another client on purpose. A new client replaces one without connections: the one that has been
-//! free to connect again for the longest time. If all clients of the set have connections, the new one is not limited;
-//! that is counted.
+//! free to connect again for the longest time. If all clients of the set have connections, the new client is not
+//! limited, and its connections are counted as unlimited.
 //!
 //! Two words a client, each changed by compare-and-swap, so that no worker waits: its tag with the number of its
 //! connections, and the earliest time of its next connection (the generic cell rate algorithm, ITU-T I.371). If a
 //! client is replaced while another worker looks it up, that worker looks it up again. Cost for a new connection of a
-//! service with a limit: two cache lines; for others: nothing. Not here: which packets are checked
+//! service with a limit: two cache lines; for others: nothing. Not here: the checked packets
 //! (`new_connection/limit.rs`).
 
 use std::net::{IpAddr, Ipv6Addr};

@@ -1,4 +1,4 @@
-//! A copy of all configuration for a dry run. It shares nothing that packets change.
+//! A copy of all configuration for a dry run. The copy shares no state that packets change.
 //!
 //! Made when an operator explains a packet (`explain/`). Counts, overload flags and scheduler states have their current
 //! values and then change independently. The data of schedulers is read in place and never written. The copy records

@@ -1,12 +1,12 @@
-//! Access lists: networks whose packets services do not get (deny), or the only networks whose packets they get
+//! Access lists: networks whose packets services do not get (deny), or the only networks whose packets services get
 //! (allow).
 //!
 //! A packet to a service is checked by its source, whether or not it has a connection, so the connections of a denied
 //! client are cut. A deny list wins over an allow list, and a client has to pass every list. Replies, ICMP errors and
 //! packets that belong to no service are never checked. While there are lists, workers check every packet to a service;
-//! the XDP program drops most refused ones before (`steering/lists.rs`). Cost: a look at one bit for a packet whose
-//! client is in no list. For others, and with allow lists for all: a look-up of the service, and one for each prefix
-//! length in use. A change of a list builds the bits anew: a pass over all networks.
+//! the XDP program drops most refused packets earlier (`steering/lists.rs`). Cost: a check of one bit for a packet
+//! whose client is in no list. For other packets, and with allow lists for all packets: a look-up of the service, and
+//! one for each prefix length in use. A change of a list builds the bits anew: a pass over all networks.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

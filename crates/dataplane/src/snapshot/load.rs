@@ -2,8 +2,8 @@
 //!
 //! Changed when a connection begins, when it ends, and when it becomes active or inactive; read by schedulers. It
 //! follows the rules of IPVS: a destination is overloaded from the connection that reaches the upper threshold until
-//! the end of the one that brings it below the low mark, and a change of thresholds is applied at once. Cost: an atomic
-//! addition, and one more atomic operation when the overload flag changes.
+//! the end of the connection that brings it below the low mark. A change of thresholds is applied at once. Cost: an
+//! atomic addition, and one more atomic operation when the overload flag changes.
 //!
 //! Both counts and the overload flag are in one word, so they are consistent with each other at every moment. All
 //! workers share its cache line. Therefore a worker adds its changes of a destination without thresholds only when its

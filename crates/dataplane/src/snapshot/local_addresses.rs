@@ -2,11 +2,11 @@
 //!
 //! [`LocalAddresses`] is part of a snapshot. A worker's [`LocalCursor`] moves through it, one step for each new
 //! connection. The length of a step is coprime to the number of endpoints, so a round offers each endpoint once,
-//! neighbours far apart, and the most recently offered one last. Endpoints that were taken in this order are not
-//! distributed at random, so a worker that finds a few of them taken continues elsewhere ([`LocalCursor::jump`]). Cost
-//! of a step: one division, and a search among the addresses.
+//! adjacent endpoints far apart, and the most recently offered endpoint last. Endpoints that were taken in this order
+//! are not distributed at random, so a worker that finds a few of them taken continues elsewhere
+//! ([`LocalCursor::jump`]). Cost of a step: one division, and a search among the addresses.
 //!
-//! Not here: whether an endpoint is taken. Only the connection table knows that, for each destination separately.
+//! Not here: whether an endpoint is taken, which only the connection table knows, for each destination separately.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;

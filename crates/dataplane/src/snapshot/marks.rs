@@ -1,9 +1,9 @@
-//! Firewall marks, by which packets belong to services without an address.
+//! Firewall marks, which assign packets to services without an address.
 //!
-//! XDP runs before netfilter, so the rules that mark packets are evaluated here: once for each packet without a
-//! connection. [`Marks`] is a list of steps that only lead forward, so its evaluation ends. It costs at most one
-//! evaluation of each step, with binary searches in its lists: O(rules · log entries). Built by the control thread and
-//! immutable afterwards. Not here: the sources of the rules, and their chains, which were flattened before.
+//! XDP runs before netfilter, so the data plane itself evaluates the rules that mark packets, once for each packet
+//! without a connection. [`Marks`] is a list of steps that only lead forward, so its evaluation ends. It costs at most
+//! one evaluation of each step, with binary searches in its lists: O(rules · log entries). Built by the control thread
+//! and immutable afterwards. Not here: the sources of the rules, and their chains, which were flattened before.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,4 @@
-//! The QUIC configurations of a service, and which of its destinations a connection ID names.
+//! The QUIC configurations of a service, and the destination that a connection ID names.
 //!
 //! Immutable, a part of the service. Cost of a look-up: one to four blocks of AES if the IDs are encrypted, and a
 //! binary search. Not here: the bytes of connection IDs (`xvs_proto::quic`), the conditions under which a destination

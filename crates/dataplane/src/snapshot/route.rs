@@ -1,7 +1,7 @@
-//! All that the fast path needs of a destination, on one cache line.
+//! All data of a destination that the fast path needs, on one cache line.
 //!
-//! Made from the destination whenever that changes, so the two never differ. Not here: what packets of another kind
-//! need (`destinations.rs`).
+//! Made from the destination whenever that changes, so the two never differ. Not here: data for packets of another kind
+//! (`destinations.rs`).
 
 use std::sync::Arc;
 

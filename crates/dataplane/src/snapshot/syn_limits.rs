@@ -1,11 +1,10 @@
-//! Limits of SYNs: how many a service gets a second, from all clients together.
+//! Limits of SYNs: the number that a service gets a second, from all clients together.
 //!
 //! A limit is one word: the time at which the next SYN is due (the generic cell rate algorithm, ITU-T I.371), changed
 //! by compare-and-swap. The XDP program decides on the SYNs of most services, before anything is copied; the limit's
-//! word is then in the program's map (`steering/syn_limits.rs`). Workers decide on what the program leaves to them:
-//! fragments, packets of this machine itself, and the SYNs of services that the program does not know for certain. So
-//! one of both decides on a SYN, and never both. Not here: which packets a worker decides on
-//! (`new_connection/limit.rs`).
+//! word is then in the program's map (`steering/syn_limits.rs`). Workers decide on the rest: fragments, packets of this
+//! machine itself, and the SYNs of services that the program does not know for certain. So either the program or a
+//! worker decides on a SYN, never both. Not here: the packets on which a worker decides (`new_connection/limit.rs`).
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};

@@ -1,8 +1,8 @@
 //! The backup daemon of connection synchronization, as workers see it: a queue for each worker, and the number of
 //! packets with which a received connection begins.
 //!
-//! The snapshot has it while a backup daemon runs. The daemon's thread reads messages and appends to the queues; each
-//! worker enters a few connections between two bursts. Not here: how they are entered (`sync/apply.rs`).
+//! Part of the snapshot while a backup daemon runs. The daemon's thread reads messages and appends to the queues; each
+//! worker enters a few connections between two bursts. Not here: the insertion of a connection (`sync/apply.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

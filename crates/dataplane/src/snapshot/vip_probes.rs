@@ -1,4 +1,4 @@
-//! Probes of real servers through their virtual address: the probes in flight, and what has come back.
+//! Probes of real servers through their virtual address: the probes in flight, and their replies.
 //!
 //! A probe is a SYN to the virtual endpoint that is forwarded to one real server, and the reply to it. The health
 //! checks begin and end probes; workers send their packets and recognise the replies. Both share this object, and so do

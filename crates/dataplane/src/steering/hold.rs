@@ -1,4 +1,4 @@
-//! The hold: for how long the XDP program keeps frames of services from the kernel while no worker serves them.
+//! The hold: the time for which the XDP program keeps frames of services from the kernel while no worker serves them.
 //!
 //! Workers store a beat into memory that the program reads, without a system call. While the last beat is younger than
 //! the hold, the program drops steered frames that find no socket; afterwards the kernel gets them. Cost for a worker:

@@ -3,7 +3,8 @@
 //! Runs on the control thread. Each part of a list is a separate set, which is filled before the program sees it and
 //! then replaced as a whole. While lists change, for some milliseconds, the program refuses nothing, and workers do. If
 //! the kernel refuses a set, the program has no lists. Cost: a system call for each 4,096 networks of a set that has
-//! changed, and a comparison of the first stage's bits. Not here: what a list refuses (`snapshot/lists.rs`).
+//! changed, and a comparison of the first stage's bits. Not here: the packets that a list refuses
+//! (`snapshot/lists.rs`).
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;

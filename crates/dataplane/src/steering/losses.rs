@@ -1,8 +1,8 @@
 //! Forwarded packets that did not leave: after the XDP program has redirected a frame, the interface may refuse it.
 //!
-//! Only the kernel's tracepoints see that; programs count there (`bpf/losses.bpf.c`). The counts also show the result
-//! of a trial: a frame that is sent to find out whether an interface takes redirected frames. Not here: what is done
-//! about it.
+//! Only the kernel's tracepoints see such a loss; programs count there (`bpf/losses.bpf.c`). The counts also show the
+//! result of a trial: a frame that is sent to find out whether an interface takes redirected frames. Not here: the
+//! consequences of losses.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;

@@ -1,7 +1,7 @@
-//! The contents of the steering program's maps, and the change of them that a change of rules needs.
+//! The contents of the steering program's maps, and their change for a change of rules.
 //!
-//! Plain values, no system call. A change costs what it names. The layouts are those of `bpf/maps.h`; a test compares
-//! both. Not here: writing the maps (`mod.rs`).
+//! Plain values, no system call. The cost of a change depends only on its size. The layouts are those of `bpf/maps.h`;
+//! a test compares both. Not here: writing the maps (`mod.rs`).
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,8 +1,8 @@
-//! The object files of the steering program and of its companion programs, and how each is loaded.
+//! The object files of the steering program and of its companion programs, and their loading.
 //!
 //! Loading needs more rights than xvsd has with `user`: then the helper process loads, and passes the descriptors of
-//! maps and programs. So a request names one of these forms; the image is the executable's own. Not here: what the
-//! programs do (`bpf/`).
+//! maps and programs. So a request names one of these forms; the image is the executable's own. Not here: the programs
+//! (`bpf/`).
 
 use std::ffi::CStr;
 use std::io;

@@ -2,9 +2,9 @@
 //!
 //! A program on the egress of an interface (`bpf/own.bpf.c`) redirects them to the interface's TAP, from which a worker
 //! reads them ([`Reinjector::read`]). It is attached to interfaces while an endpoint of this machine is a real server
-//! behind NAT, and to `lo` while an address of this machine has a service whose real servers are masqueraded. When the
-//! TAP is gone, because the process has ended, or while the process hangs for longer than the hold, the packets leave
-//! as if there were no program; the next process replaces the program. Runs on the control thread.
+//! behind NAT, and to `lo` while an address of this machine has a service whose real servers are masqueraded. The
+//! packets leave as if there were no program when the TAP is gone, because the process has ended, or while the process
+//! hangs for longer than the hold. The next process replaces the program. Runs on the control thread.
 
 use std::io;
 use std::sync::Arc;

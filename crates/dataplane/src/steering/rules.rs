@@ -1,7 +1,7 @@
 //! The rules by which the XDP program steers packets to the director.
 //!
-//! The control thread computes them at every change of configuration. Plain values, no system call. Not here: their
-//! form in the program's maps (`maps.rs`).
+//! Computed by the control thread at every change of configuration. Plain values, no system call. Not here: their form
+//! in the program's maps (`maps.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;

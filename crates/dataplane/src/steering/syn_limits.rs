@@ -1,8 +1,9 @@
 //! Limits of SYNs in the maps of the steering program.
 //!
 //! Runs on the control thread. Each limit has a number, which is in the upper half of the value of its service's
-//! endpoint while the program decides. It does not for services of every port, of a mark, or at an address that mark
-//! rules name. Cost of a change: a comparison for each limit. Not here: what a limit does (`snapshot/syn_limits.rs`).
+//! endpoint while the program decides. The program does not decide for services of every port, of a mark, or at an
+//! address that mark rules name. Cost of a change: a comparison for each limit. Not here: the effect of a limit
+//! (`snapshot/syn_limits.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;

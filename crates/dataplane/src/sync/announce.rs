@@ -1,4 +1,4 @@
-//! Which packets announce their connection to backups.
+//! The packets that announce their connection to backups.
 //!
 //! Runs for each packet of a client while a master daemon runs, and when a template outlives its timeout. The rules are
 //! the kernel's, so a backup sees the same connections from xvs as from a kernel. Cost: see `snapshot/sync_master.rs`.

@@ -1,7 +1,7 @@
 //! Reads announced connections, or all connections, from the table.
 //!
-//! Runs in the threads of the master daemon. A connection that ended after its announcement is left out. Everything but
-//! the state is read now: it does not change, except for data on which a backup does not depend. Cost: a look at each
+//! Runs in the threads of the master daemon. A connection that ended after its announcement is left out. All data but
+//! the state are read now: they do not change, except for data on which a backup does not depend. Cost: a read of each
 //! entry.
 
 use std::net::IpAddr;

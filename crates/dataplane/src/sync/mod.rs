@@ -1,4 +1,4 @@
-//! Connection synchronization: what a master daemon sends to backup directors, and what a backup daemon does with it.
+//! Connection synchronization: the messages of a master daemon to backup directors, and their use by a backup daemon.
 //!
 //! Workers decide which packets announce their connection (`announce`). The daemon's thread reads the announced
 //! connections ([`collect`]), and puts them into messages ([`outbox`]). Workers enter the connections that a backup

@@ -1,9 +1,9 @@
-//! The messages of a master daemon: which entries share one, and when it is sent.
+//! The messages of a master daemon: the entries that share a message, and the time of its sending.
 //!
 //! An entry goes into the current message. A message is complete when the next entry does not fit or is of the other
-//! version; complete messages are sent after a short time, or at once if there are many. An incomplete one is sent when
-//! it is two seconds old, which is checked once a second. So a backup that reads slowly is not flooded, and few entries
-//! make few packets. The caller passes the time.
+//! version; complete messages are sent after a short time, or at once if there are many. An incomplete message is sent
+//! when it is two seconds old, which is checked once a second. So a backup that reads slowly is not flooded, and few
+//! entries make few packets. The caller passes the time.
 //!
 //! Source: ipvs-behaviour, section 12.4.
 

@@ -1,8 +1,8 @@
 //! Prepared outer headers, for plain packets that fit into a tunnel whole.
 //!
-//! Made with the snapshot, by the function that writes the headers of any packet. A packet then costs one copy, and the
-//! few fields that differ from packet to packet. Not here: checksums over the packet, which cannot be prepared; packets
-//! that are too large.
+//! Made with the snapshot, with the function that writes the headers of any packet. A packet then costs one copy, and
+//! the few fields that differ from packet to packet. Not here: checksums over the packet, which cannot be prepared;
+//! packets that are too large.
 
 use std::sync::Arc;
 

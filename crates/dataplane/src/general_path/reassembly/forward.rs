@@ -1,4 +1,4 @@
-//! Forwarding of fragments: they wait, and their whole datagram is processed as any packet.
+//! Forwarding of fragments: they wait, and their whole datagram is processed like any packet.
 //!
 //! Runs for each fragment, at the end of a burst. A whole datagram is processed once for its connection, is counted
 //! once with all its bytes, and leaves in fragments no larger than the largest that was received. The received

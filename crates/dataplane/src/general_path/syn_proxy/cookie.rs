@@ -1,12 +1,12 @@
-//! SYN cookies: sequence numbers by which a client proves that it receives what is sent to its address.
+//! SYN cookies: sequence numbers with which a client proves that it receives the packets sent to its address.
 //!
 //! A cookie has 24 bits that depend on the client, the virtual endpoint, the client's own number, the time and a
 //! secret, and 8 bits for the options of the client's SYN. It is valid in the slot of 64 seconds in which it was made,
-//! and in the next one; its lowest bit says in which it was made. The secret is that of the connection table, so a
-//! restart that keeps the table keeps cookies valid. One in 2^23 forged packets passes, because each is checked with
-//! two sequence numbers. Cost: SipHash over eight words for each number.
+//! and in the next one; its lowest bit says in which it was made. The connection table has the secret, so a restart
+//! that keeps the table keeps cookies valid. One in 2^23 forged packets passes, because each is checked with two
+//! sequence numbers. Cost: SipHash over eight words for each number.
 //!
-//! Source: RFC 4987 §3.6; the layout is that of FreeBSD, `sys/netinet/tcp_syncache.c`.
+//! Source: RFC 4987 §3.6; the layout is from FreeBSD, `sys/netinet/tcp_syncache.c`.
 
 use std::net::IpAddr;
 

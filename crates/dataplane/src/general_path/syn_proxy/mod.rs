@@ -1,12 +1,12 @@
 //! The SYN proxy (services with `syn_proxy`, and clients above their rate; NAT and FULLNAT): the director answers a
 //! client's SYN with a cookie, and begins a connection only when the client has acknowledged the cookie.
 //!
-//! Runs for packets without a connection to a service behind the proxy, for those of a connection whose destination has
-//! not answered, and for each segment of such a connection afterwards; others cost a look at their flags, or at one
-//! number of the snapshot.
+//! Runs for packets without a connection to a service behind the proxy, for packets of a connection whose destination
+//! has not answered, and for each segment of such a connection afterwards. Cost for other packets: a check of their
+//! flags, or of one number of the snapshot.
 //!
 //! 1. The SYN becomes a SYN+ACK with the cookie as its number and a window of 0, so the client sends no data. Nothing
-//!    is stored, and nothing is scheduled.
+//!    is stored or scheduled.
 //! 2. The client's ACK becomes a SYN to the destination that is chosen now, with the client's own sequence number and
 //!    the options that the cookie keeps. The connection is stored ([`Flags::HANDSHAKE`]). Packets of the client end
 //!    here until the destination answers.
@@ -19,7 +19,7 @@
 //!    windows are shifted, too. The client's own numbers stay.
 //!
 //! If the client's ACK is lost, its window probes serve as well. There is no ECN and no Fast Open through the proxy.
-//! Not here: cookies (`cookie.rs`), and where the numbers are (`conn/numbers.rs`).
+//! Not here: cookies (`cookie.rs`), and the stored numbers (`conn/numbers.rs`).
 //!
 //! Source: RFC 4987 §3.6, RFC 7323 (scales, timestamps), RFC 9293 §3.8.6.1 (probes of a window).
 
