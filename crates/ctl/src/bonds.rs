@@ -1,10 +1,10 @@
 //! Bonds, bridges and teams: the interfaces to attach for a configured name, and those that cannot be attached.
 //!
-//! For a bond, xvsd attaches the members: a socket receives only what its own device received, and what it sends does
-//! not pass the bond. For a bridge, it attaches the bridge itself, in generic mode: only the bridge knows which packets
-//! are for this machine, and the port for all others. A bridge's ports have no addresses, routes or neighbours, so
-//! workers would find no next hop on them. Checked at the start; each change of the network renews the warnings. Not
-//! here: the member by which a packet leaves (`port/vlan_and_bond.rs` of dataplane).
+//! For a bond, xvsd attaches the members: a socket receives only frames that its own device received, and the frames
+//! that it sends do not pass the bond. For a bridge, it attaches the bridge itself, in generic mode: only the bridge
+//! knows the packets for this machine, and the port for each other packet. A bridge's ports have no addresses, routes
+//! or neighbours, so workers would find no next hop on them. Checked at the start; each change of the network renews
+//! the warnings. Not here: the member by which a packet leaves (`port/vlan_and_bond.rs` of dataplane).
 
 use thiserror::Error;
 use xvs_model::report::status::{BondMember, InterfaceStatus};

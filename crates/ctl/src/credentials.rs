@@ -1,7 +1,8 @@
 //! The credentials of the metrics endpoint: the files of the certificate that it shows and of the token that it
 //! expects.
 //!
-//! Read at the start and at each reload, and by `xvs doctor`. Not here: what is done with them (`metrics/` of xvsd).
+//! Read at the start and at each reload, and by `xvs doctor`. Not here: the use of the credentials (`metrics/` of
+//! xvsd).
 
 use std::fmt::Display;
 use std::io;

@@ -1,9 +1,9 @@
 //! The events of `xvs events`: changes, with their time and origin.
 //!
 //! The control thread records an event as it carries out the change, so events are in the order in which changes came
-//! into force. The last [`KEPT`] events are kept and serve all listeners as one queue, which each reads at its own
-//! pace. A listener that falls further behind misses the oldest events, and gets their number. Recording never waits
-//! for a listener. Not here: the log (`socket/` of xvsd), the printed form (`events.rs` of `cli`).
+//! into force. The last [`KEPT`] events are one queue for all listeners, which each listener reads at its own pace. A
+//! listener that falls further behind misses the oldest events, and gets their number. Recording never waits for a
+//! listener. Not here: the log (`socket/` of xvsd), the printed form (`events.rs` of `cli`).
 
 use std::collections::VecDeque;
 use std::iter;

@@ -1,7 +1,7 @@
-//! The placement of workers: which queues and which core each one has. Not here: pinning (`workers/` of xvsd).
+//! The placement of workers: the queues and the core of each. Not here: pinning (`workers/` of xvsd).
 //!
-//! Computed at the start, and again when an interface is attached again. Every queue belongs to one worker, and every
-//! worker has a queue of each interface, so that it can send on all of them.
+//! Computed at the start, and whenever an interface is attached again. Every queue belongs to one worker. Every worker
+//! has a queue of each interface, so it can send on all interfaces.
 
 use thiserror::Error;
 use xvs_dataplane::port::xdp::MAX_SOCKETS;

@@ -1,4 +1,4 @@
-//! Keys of QUIC configurations, by their files.
+//! The keys of QUIC configurations, read from files.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! Reads the files that a key of xvs.toml, a command or a rule names, above all those with a secret.
 //!
 //! The user who names a file may not be allowed to read it, but xvsd is. So reading never waits, only regular files are
-//! read, their size is limited, and no error has any of their text.
+//! read, their size is limited, and no error contains text of the file.
 
 use std::fs::{self, File};
 use std::io::{self, Read};

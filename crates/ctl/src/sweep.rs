@@ -3,11 +3,11 @@
 //!
 //! Runs on its own thread in the daemon (`Sweeping`), and when the clock is moved in the lab; never on a worker. Each
 //! second `drop_entry` examines 1/32 of the table at random places. A removal with `expire_nodest_conn` queues one
-//! flush after 20 ms, as in the kernel: it ends the connections of those real servers that are still removed
-//! then. Both work in slices of 1,024 entries, so that no worker waits for an entry longer than a slice takes.
+//! flush after 20 ms, as in the kernel: it ends the connections of those real servers that are still removed then. Both
+//! work in slices of 1,024 entries, so no worker waits for an entry longer than a slice takes.
 //!
-//! Not here: when the defences are on (`control/settings.rs`), eviction from a full table (`new_connection/eviction.rs`
-//! of `dataplane`).
+//! Not here: the conditions for the defences (`control/settings.rs`), eviction from a full table
+//! (`new_connection/eviction.rs` of `dataplane`).
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};

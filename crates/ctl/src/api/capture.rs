@@ -1,7 +1,7 @@
 //! One capture of `xvs capture`: its slots, and the packets in them as the report shows them.
 //!
-//! Not here: which captures are on (`socket/capture.rs` of `xvsd`), what is copied (`capture/` of the data plane), the
-//! client's output (`capture/` of `xvs`).
+//! Not here: the active captures (`socket/capture.rs` of `xvsd`), the choice of packets (`capture/` of the data plane),
+//! the client's output (`capture/` of `xvs`).
 
 use std::sync::Arc;
 

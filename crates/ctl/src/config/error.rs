@@ -1,4 +1,4 @@
-//! Why a configuration is refused, each with the next step.
+//! Errors for which a configuration is refused, each with the next step.
 
 use std::path::PathBuf;
 

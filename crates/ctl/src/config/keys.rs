@@ -1,5 +1,5 @@
-//! The table of the keys of xvs.toml: for each key its meaning, name, type and default, and how a new value comes into
-//! force.
+//! The table of the keys of xvs.toml: each key's meaning, name, type and default, and the way in which a new value
+//! comes into force.
 //!
 //! Not here: the keys of the sections `[ipvs]` and `[feedback]` (`xvs_model`), `[fleet]` and `[limits]` (files beside
 //! this one).

@@ -3,8 +3,8 @@
 //! All differences are published in one snapshot. If nothing differs, or any command is refused, nothing is published.
 //! Until the rules are confirmed, the former state is kept here, even if the client is gone. When the time is over,
 //! each object that the rules changed is restored. An object that was changed again meanwhile stays as it is, so
-//! changes made by health checks are never undone. Services owned by health checks are left alone, whatever the rules
-//! say of them. Not here: the comparison of two states (`xvs_model::config::difference`).
+//! changes of health checks are never undone. Services owned by health checks stay unchanged, whatever the rules say
+//! about them. Not here: the comparison of two states (`xvs_model::config::difference`).
 
 use std::time::Duration;
 

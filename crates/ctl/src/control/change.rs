@@ -1,13 +1,13 @@
-//! Changes of the desired state, in the order that all of them have.
+//! Changes of the desired state, and the steps that every change takes in this order.
 //!
 //! 1. [`prepare`](Control::prepare): the command is checked, and files that it names are read. Nothing has changed.
 //! 2. [`extend_steering`](Control::extend_steering): packets that the command needs are steered.
-//! 3. [`carry_out`](Control::carry_out): the desired state changes, and what each feature keeps beside it.
+//! 3. [`carry_out`](Control::carry_out): the desired state changes, and the data that each feature keeps beside it.
 //! 4. [`note`](Control::note): the journal gets the command.
 //! 5. [`publish`](Control::publish): workers get the snapshot.
 //!
-//! A batch takes each step for all its commands, or the first and the third one for each command, if a refused command
-//! stops no other one.
+//! A batch takes each step for all its commands, or the first and the third step for each command, if a refused command
+//! stops no other command.
 
 use std::sync::Arc;
 

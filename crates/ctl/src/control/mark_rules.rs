@@ -1,4 +1,4 @@
-//! The mark rules in force: those of the kernel and of `xvs mark`, compiled for the data plane.
+//! The mark rules in force, of the kernel and of `xvs mark`, compiled for the data plane.
 
 use xvs_host::netfilter::chain::Table;
 use xvs_model::config::firewall_mark::MarkRule;

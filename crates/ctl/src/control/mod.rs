@@ -1,4 +1,4 @@
-//! Control of the director: the one owner of the desired state and the one publisher of snapshots.
+//! Control of the director: the only owner of the desired state and the only publisher of snapshots.
 //!
 //! Every change (a command, the network, a removed destination that nothing refers to any more) is carried out here,
 //! one at a time: validated, entered in the desired state, built into a snapshot, published. [`Control`] needs no

@@ -1,9 +1,9 @@
 //! Publication of a snapshot, in an order in which no packet of a service is missed.
 //!
-//! Steering is extended before anything changes; then the snapshot is published; when every worker has it, steering is
-//! reduced. The cost of each step depends on the size of the change, not of the configuration; but changes of the
-//! network, mark rules, local addresses, and a family's first or last service need a pass over everything. Not here:
-//! what a change is (`mod.rs`), which packets a service needs (`steered.rs`).
+//! Steering is extended before anything changes. Then the snapshot is published. Steering is reduced when every worker
+//! has the snapshot. The cost of each step depends on the size of the change, not of the configuration; but changes of
+//! the network, mark rules, local addresses, and a family's first or last service need a pass over everything. Not
+//! here: the changes (`mod.rs`), the packets that a service needs (`steered.rs`).
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,10 +1,10 @@
-//! Reconciliation of services owned by health checks: the desired state follows what the checks want.
+//! Reconciliation of services owned by health checks: the desired state follows the wanted state of the checks.
 //!
-//! The wanted state of each owned service is kept here. A change of it becomes commands, which are admitted like those
-//! of operators and published in one snapshot. Refused commands are tried again each second. Changes by hand to owned
-//! services are drift: they stay and are shown, or are undone ([`Repair`]). Other services are never touched. Cost: a
-//! comparison of the named or changed services, whatever the number of others. Not here: what is wanted (`xvs_health`),
-//! the comparison of two states (`xvs_model::config::difference`).
+//! The wanted state of each owned service is kept here. A change of the wanted state becomes commands, which are
+//! admitted like operators' commands and published in one snapshot. Refused commands are tried again each second.
+//! Changes by hand to owned services are drift: they stay and are shown, or are undone ([`Repair`]). Other services are
+//! never touched. Cost: a comparison of the named or changed services, whatever the number of others. Not here: the
+//! origin of the wanted state (`xvs_health`), the comparison of two states (`xvs_model::config::difference`).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

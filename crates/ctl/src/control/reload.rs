@@ -1,7 +1,7 @@
 //! Puts the settings of a re-read xvs.toml in force while packets flow.
 //!
-//! A setting that `xvs set` has set stays unless its value in the file has changed. Not here: what cannot change in a
-//! running process, and the files (`xvsd::reload`).
+//! A setting that `xvs set` has set stays unless its value in the file has changed. Not here: keys that cannot change
+//! in a running process, and the files (`xvsd::reload`).
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

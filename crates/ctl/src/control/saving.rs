@@ -1,4 +1,4 @@
-//! What the journal keeps of each change.
+//! The part of each change that the journal keeps.
 //!
 //! A change is noted once it is carried out, and written before it is published and answered. Services owned by health
 //! checks, and the timeouts of a keepalived.conf, are not noted: they come from that file again. A service that becomes

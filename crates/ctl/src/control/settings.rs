@@ -1,7 +1,7 @@
 //! Settings of `xvs set KEY VALUE` and of `[ipvs]` in `xvs.toml`: the kernel's `net.ipv4.vs.*` under their names.
 //!
-//! [`Ipvs`] holds the values that were set. `in_force` computes what workers use; for the defences it also depends on
-//! the memory that the machine has left. Ranges and refusals are those of the kernel.
+//! [`Ipvs`] holds the values that were set. `in_force` computes the values that workers use; the defences' values also
+//! depend on the machine's free memory. Ranges and refusals are as in the kernel.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! Packets that the XDP program steers for the services, and the services to recompute them for.
+//! Packets that the XDP program steers for the services, and the services whose steered packets are to be recomputed.
 
 use std::collections::BTreeSet;
 use std::mem;

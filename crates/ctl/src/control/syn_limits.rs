@@ -1,6 +1,6 @@
 //! Publishes limits of SYNs to the data plane, and reports the SYNs that they have dropped.
 //!
-//! Not here: what a limit does (`xvs_dataplane::snapshot::syn_limits`).
+//! Not here: the effect of a limit (`xvs_dataplane::snapshot::syn_limits`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,7 +1,7 @@
-//! The daemons of connection synchronization, as the desired state wants them.
+//! The daemons of connection synchronization in the desired state.
 //!
-//! The datapath runs them; workers learn of a master daemon from the snapshot. Not here: what is announced, and the
-//! messages (`xvs_dataplane::sync`).
+//! The datapath runs them; workers learn of a master daemon from the snapshot. Not here: the announced connections, and
+//! the messages (`xvs_dataplane::sync`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! The datapath of the director in memory: it records what the control plane asks for.
+//! The datapath of the director in memory: it records the requests of the control plane.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -2,7 +2,7 @@
 //! port in memory.
 //!
 //! For `xvs lab` and for tests. The caller adds interfaces, routes and neighbours, injects frames and moves time. All
-//! other code is that of the daemon. The same input gives the same output.
+//! other code is the daemon's. Equal input gives equal output.
 
 mod datapath;
 

@@ -1,7 +1,8 @@
-//! The lines of a journal: a header, then one line of JSON for each change; and how they are read.
+//! The lines of a journal: a header, then one line of JSON for each change; and their reading.
 //!
 //! Pure, apart from reading the file. A last line without its line feed was being written when xvsd was killed; it is
-//! left out. Any other unreadable line makes the whole journal unusable. Not here: what the lines mean (`replay.rs`).
+//! left out. Any other unreadable line makes the whole journal unusable. Not here: the meaning of the lines
+//! (`replay.rs`).
 
 use std::path::{Path, PathBuf};
 

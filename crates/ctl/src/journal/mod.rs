@@ -3,9 +3,9 @@
 //! The control thread appends each accepted change with one `write` before the change is answered, so it outlives a
 //! kill; on tmpfs no `fsync` is needed. When half of the lines are out of date, the state is written anew to a
 //! temporary file, which replaces the journal. A failed write does not refuse the change: it becomes a warning, and the
-//! next change writes the whole journal anew. Cost: the change as JSON. Services of a keepalived.conf are not in it.
-//! Not here: which changes are written (`control/saving.rs`), how a journal is read (`format.rs`, `replay.rs`), and
-//! what xvsd begins with (`start.rs`).
+//! next change writes the whole journal anew. Cost: the change as JSON. The journal has no services of a
+//! keepalived.conf. Not here: the written changes (`control/saving.rs`), the reading of a journal (`format.rs`,
+//! `replay.rs`), and the state with which xvsd begins (`start.rs`).
 
 pub mod file;
 pub mod format;

@@ -1,7 +1,7 @@
 //! Builds the desired state from the lines of a journal.
 //!
-//! Pure. Rules that still waited to be confirmed are reverted, as when their time is over. A line that this release of
-//! xvs refuses is left out and reported. Not here: the files that xvsd begins with (`start.rs`).
+//! Pure. Rules that were not yet confirmed are reverted, as when their time is over. A line that this release of xvs
+//! refuses is left out and reported. Not here: the files that xvsd begins with (`start.rs`).
 
 use std::collections::BTreeMap;
 

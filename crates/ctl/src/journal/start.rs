@@ -1,9 +1,10 @@
-//! What xvsd begins with: the journal of the previous xvsd, the files that have changed since, or the files alone.
+//! The sources with which xvsd begins: the journal of the previous xvsd, the files that have changed since, or the
+//! files alone.
 //!
-//! A file that has not changed is not loaded: the journal has later changes. A changed rules file wins for what it
-//! defines; what it no longer defines is deleted; what only commands made stays. The keys that a changed xvs.toml sets
-//! win over `xvs set`. A journal that cannot be used is kept under another name, and xvsd begins with its files. Not
-//! here: carrying it out (`daemon/` of xvsd).
+//! A file that has not changed is not loaded: the journal has later changes. A changed rules file wins for the objects
+//! that it defines; objects that it no longer defines are deleted; objects that only commands made stay. The keys that
+//! a changed xvs.toml sets win over `xvs set`. A journal that cannot be used is kept under another name, and xvsd
+//! begins with its files. Not here: the start itself (`daemon/` of xvsd).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

@@ -1,4 +1,4 @@
-//! The registry's files that outlive the process, and how a start restores the registry from them.
+//! The registry's files that outlive the process, and the restoration of the registry from them.
 //!
 //! At the start every recorded destination is in the trash, with its number, totals and connections. A destination that
 //! is configured again leaves the trash, like any removed destination that is added again. A service that is configured

@@ -1,4 +1,4 @@
-//! Weights from load: how a report of a real server changes its weight.
+//! Weights from load: a real server's report changes its weight.
 //!
 //! Called by the control thread for each report, and once a second to expire reports. The operator's weight is kept
 //! separately: the weight in force starts from it, is bounded by multiples of it, and returns to it when reports

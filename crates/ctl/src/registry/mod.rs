@@ -1,8 +1,8 @@
 //! The live objects behind the desired state: counters, numbers and schedulers of services and destinations.
 //!
 //! Owned by the control thread. Builds the services that workers use. Gives each destination the number by which
-//! connections refer to it. Keeps a removed destination in the trash while connections may refer to it; added again, it
-//! gets them and its counters back.
+//! connections refer to it. Keeps a removed destination in the trash while connections may refer to it; a destination
+//! that is added again gets its connections and counters back.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;

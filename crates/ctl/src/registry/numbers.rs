@@ -3,8 +3,8 @@
 //!
 //! A record has a fixed size: numbers, and the text of a name. A destination is recorded before workers can use its
 //! number; totals are recorded each time that the counters are sampled, and in full when the daemon stops. Only the
-//! control thread writes, from a copy in memory, and only what has changed. A write that fails (the tmpfs is full) is
-//! tried again with the next one. Not here: what is counted (`mod.rs`).
+//! control thread writes, from a copy in memory, and only what has changed. A failed write (the tmpfs is full) is
+//! repeated with the next write. Not here: the counters (`mod.rs`).
 
 use std::fs::File;
 use std::io;

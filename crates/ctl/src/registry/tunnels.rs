@@ -1,4 +1,4 @@
-//! Kinds of tunnels: from the configured options to those of the data plane.
+//! Kinds of tunnels: the conversion of configured options to the data plane's kinds.
 //!
 //! Called for each change of a destination; pure. Not here: the source address of a tunnel (`registry/mod.rs`).
 

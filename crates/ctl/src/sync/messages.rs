@@ -1,4 +1,4 @@
-//! The messages of a master daemon, without sockets and clock: the lab sends the same ones.
+//! The messages of a master daemon, without sockets and clock: the lab sends the same messages.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

@@ -1,4 +1,5 @@
-//! Connection synchronization without sockets: the messages of a master, and what a backup makes of received ones.
+//! Connection synchronization without sockets: the messages of a master, and a backup's processing of received
+//! messages.
 
 pub mod messages;
 pub mod receiver;

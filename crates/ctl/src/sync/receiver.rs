@@ -1,6 +1,7 @@
 //! Reads messages and tables of other directors into the queues of workers.
 //!
-//! What cannot be used is counted by reason; no content of a message does harm. Not here: sockets (`sync/` of xvsd).
+//! Unusable messages and tables are counted by reason; no content of a message does harm. Not here: sockets (`sync/` of
+//! xvsd).
 
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,8 +1,8 @@
-//! `xvs explain`: what the director does with a packet, and why.
+//! `xvs explain`: the fate of a packet in the director, and its reasons.
 //!
 //! Runs on the thread of the client, off the control thread and the workers, and changes nothing. The question is
-//! turned into a frame ([`question`]). The data plane explains what would happen to it (`xvs_dataplane::explain`).
-//! The explanation becomes the report for programs, which `explain.rs` of `xvs` prints ([`report`]).
+//! turned into a frame ([`question`]). The data plane explains the frame's fate (`xvs_dataplane::explain`). The
+//! explanation becomes the report for programs, which `explain.rs` of `xvs` prints ([`report`]).
 
 pub mod question;
 pub mod report;
