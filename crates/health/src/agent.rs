@@ -1,8 +1,8 @@
 //! The words of an agent (HAProxy's agent-check), and the share of its weight that a real server gets.
 //!
 //! An answer is a line of words in any order and case, separated by blanks and commas; of several words of one kind the
-//! last counts. What an answer leaves out stays as the agent said it before. Pure. Source: HAProxy 2.6, configuration
-//! manual, `agent-check`. Not here: the connection (`probes/agent.rs`).
+//! last counts. A kind of word that an answer leaves out keeps its earlier value. Pure. Source: HAProxy 2.6,
+//! configuration manual, `agent-check`. Not here: the connection (`probes/agent.rs`).
 
 use serde::{Deserialize, Serialize};
 use xvs_model::report::health::AgentMode;

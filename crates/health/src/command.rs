@@ -4,7 +4,7 @@
 //! standard input, output and error are /dev/null, its environment is `LANG` and `PATH`, and it has no capabilities but
 //! those of its user. When its time is over or the caller drops the future, it gets SIGTERM; two seconds later its
 //! whole group gets SIGKILL, and it is reaped. Until then no command with the same [`RunLock`] starts. Background
-//! processes of a command that ends by itself live on, because that may be intended.
+//! processes of a command that ends by itself continue, because that may be intended.
 //!
 //! The helper process runs them (crate `helper`), and looks up users and files. Cost: a process and a few messages. Not
 //! here: the meaning of exit codes (`script.rs`), and the order of several commands (`notify.rs`).

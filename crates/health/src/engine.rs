@@ -1,7 +1,7 @@
 //! The health engine: the thread of the checks, its runtime, and the requests to it.
 //!
 //! One thread with a tokio runtime of its own. The number of concurrent probes follows from the free descriptors; the
-//! descriptor limit of the process is raised to its maximum. Not here: the checks (`runner.rs`) and what follows from
+//! descriptor limit of the process is raised to its maximum. Not here: the checks (`runner.rs`) and the consequences of
 //! their results (`manager.rs`).
 
 use std::path::PathBuf;

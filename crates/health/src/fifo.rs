@@ -1,9 +1,9 @@
 //! `notify_fifo` and `lvs_notify_fifo`: a FIFO that gets one line for each change, and the program that reads it.
 //!
 //! A line is written whole and without waiting. When the FIFO is full (64 KiB) because no program reads it, lines are
-//! lost, counted and logged. xvs creates the FIFO if it does not exist, and at the end removes one that it has created.
-//! The reader program is ended when the FIFO is closed; it is not restarted when it ends by itself. Cost: one system
-//! call for each line. Not here: the format of lines (`virtual_server/notice.rs`).
+//! lost, counted and logged. xvs creates the FIFO if it does not exist, and at the end removes a FIFO that it has
+//! created. The reader program is ended when the FIFO is closed; a program that ends by itself is not restarted. Cost:
+//! one system call for each line. Not here: the format of lines (`virtual_server/notice.rs`).
 
 use std::fs::{File, Permissions};
 use std::io::Write;

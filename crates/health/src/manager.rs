@@ -3,7 +3,8 @@
 //! One task for all checks. Queued results are applied together, and the services that they change go to the control
 //! thread in one request, one request at a time. Notices are sent after that. A request that the control thread could
 //! not carry out is repeated until it succeeds. Cost of a result: a pass over the servers of its virtual server; of a
-//! reload: one pass over all. Not here: what a result means (`virtual_server/mod.rs`), and the probes (`runner.rs`).
+//! reload: one pass over all servers. Not here: the meaning of a result (`virtual_server/mod.rs`), and the probes
+//! (`runner.rs`).
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem;

@@ -4,7 +4,7 @@
 //! other, in the order of the changes, so the last script that runs reports the last change. Scripts of different
 //! virtual servers run concurrently. Everything is bounded: a script is ended after [`SCRIPT_TIME`]; when more than
 //! [`WAITING_MAX`] scripts of a virtual server wait, the oldest is dropped and logged; at most [`RUNNING_MAX`] run at
-//! once. Cost: one process for each script. Not here: which changes cause a notice (`virtual_server/mod.rs`).
+//! once. Cost: one process for each script. Not here: the changes that cause a notice (`virtual_server/mod.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

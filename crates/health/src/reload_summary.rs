@@ -1,4 +1,4 @@
-//! What a reload of the configuration has changed, as a line for the operator.
+//! The changes of a reload of the configuration, as a line for the operator.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! The results of all checks, shared by the manager and by readers of reports.
 //!
 //! The manager is the only writer. A reader holds the lock only while it copies the state of the servers; it builds the
-//! report after that. Not here: what follows from a result (`manager.rs`, `virtual_server/mod.rs`).
+//! report after that. Not here: the consequences of a result (`manager.rs`, `virtual_server/mod.rs`).
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;

@@ -1,7 +1,7 @@
 //! The task that runs one check: it waits, probes, and records the result.
 //!
 //! One task for each check, on the health runtime. The number of concurrent probes is limited (`engine.rs`); further
-//! ones wait for a permit, and their timeout starts when they get it. A changed check is sent to the manager once,
+//! probes wait for a permit, and their timeout starts when they get it. A changed check is sent to the manager once,
 //! until the manager has read it. A check may get a new configuration while it runs: it keeps its state and its phase.
 //! A probe that panics counts as not run. Cost: a timer and a few hundred bytes for each waiting check. Not here: rise
 //! and fall (`check_state.rs`) and the status of the real server (`virtual_server/mod.rs`).

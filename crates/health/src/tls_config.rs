@@ -1,4 +1,4 @@
-//! The TLS settings of checks: which server certificates are accepted, and the client certificate of the director.
+//! The TLS settings of checks: the accepted server certificates, and the director's client certificate.
 //!
 //! Files are read once, when a configuration is prepared. A file that cannot be used refuses the configuration;
 //! keepalived's checker ends in that case. As with keepalived, any server certificate is accepted unless a check has

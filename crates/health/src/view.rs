@@ -1,6 +1,6 @@
 //! The view of the checks, which outlives the process: the last state of each check, real server and virtual server.
 //!
-//! In a new process a virtual server begins with it, as with its own state after a reload. Plain data. Not here: the
+//! A virtual server begins with it in a new process, as with its own state after a reload. Plain data. Not here: the
 //! file (`restart/kept_health.rs` of xvsd).
 
 use std::collections::BTreeMap;

@@ -1,8 +1,8 @@
 //! `TCP_CHECK` with `agent_check`: a line of words from an agent, as HAProxy's agent-check asks for it.
 //!
-//! Runs once for each probe. The text, if there is one, is sent, and a line is read, which ends with a line feed or a
+//! Runs once for each probe. The configured text, if any, is sent, and a line is read, which ends with a line feed or a
 //! carriage return. An agent that does not answer, or answers without such an end, says nothing about the real server,
-//! as under HAProxy. Cost: a buffer of one line. Not here: what the words mean (`agent.rs`).
+//! as under HAProxy. Cost: a buffer of one line. Not here: the meaning of the words (`agent.rs`).
 
 use std::io;
 

@@ -1,11 +1,11 @@
 //! `FILE_CHECK`: the number at the start of a file.
 //!
 //! Each file is read once a second, for all its checks together; a change of its number is a result for each of them.
-//! So it does not matter how the file is changed, replaced or removed, or whether its directory exists. A file that
-//! does not exist, is empty or starts with no number counts as 0. A file that is being written is empty for a moment,
-//! so an empty file counts only when two reads in a row see it. A file that cannot be read gives no result for the
-//! server. Cost: some system calls a second for each file, on a blocking thread, because the file system may be remote.
-//! Not here: what follows for the server.
+//! So a file may be changed, replaced or removed in any way, and its directory may be missing. A file that does not
+//! exist, is empty or starts with no number counts as 0. A file that is being written is empty for a moment, so an
+//! empty file counts only when two reads in a row see it. A file that cannot be read gives no result for the server.
+//! Cost: some system calls a second for each file, on a blocking thread, because the file system may be remote. Not
+//! here: the consequences for the server.
 
 use std::collections::HashMap;
 use std::fs::File;

@@ -1,8 +1,8 @@
 //! `HTTP_GET` and `SSL_GET`: a request for one URL; status, MD5 digest of the body and a pattern in it.
 //!
 //! Runs once for each probe, over a connection of its own. The response must end before the deadline; its status alone
-//! is not enough. Only the part of the body that a pattern is matched against is kept. Redirects are not followed.
-//! Cost: a connection, a read buffer, and that part. Source: keepalived-behaviour, section 4.6; RFC 9112. Not here:
+//! is not enough. Only the part of the body that a pattern needs is kept. Redirects are not followed. Cost: a
+//! connection, a read buffer, and that part of the body. Source: keepalived-behaviour, section 4.6; RFC 9112. Not here:
 //! the choice of the URL (`check_state.rs`).
 
 use std::convert::Infallible;

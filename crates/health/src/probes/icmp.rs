@@ -1,6 +1,6 @@
 //! `PING_CHECK`: an ICMP echo and its reply.
 //!
-//! Runs once for each probe, over a raw socket. That needs `CAP_NET_RAW`, and no sysctl. The socket is connected to the
+//! Runs once for each probe, over a raw socket, which needs `CAP_NET_RAW` and no sysctl. The socket is connected to the
 //! target's address, and a kernel filter passes only the reply to this echo, so replies to other programs neither count
 //! nor wake the probe. Source: RFC 792, RFC 4443 §4. Cost: ten system calls and one small buffer. Not here: other ICMP
 //! messages; a host that is unreachable is silent.

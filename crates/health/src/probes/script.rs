@@ -1,8 +1,8 @@
 //! `MISC_CHECK`: a script and its exit code.
 //!
-//! Each probe runs the script once, at most until the deadline. Two runs never overlap: while an old run does not end
-//! although it was killed, no new one starts, and each probe fails. The interval of the check is from start to start;
-//! the caller keeps it (`runner.rs`). Cost: one process. Not here: running a script (`command.rs`).
+//! Each probe runs the script once, at most until the deadline. Two runs never overlap: while a killed run has not
+//! ended, no new run starts, and each probe fails. The interval of the check is from start to start; the caller keeps
+//! it (`runner.rs`). Cost: one process. Not here: running a script (`command.rs`).
 
 use tokio::time::Instant;
 use xvs_model::health_checks::check::ExitCodeMeaning;

@@ -1,9 +1,9 @@
 //! Sockets of probes, with the options of a check's target; and the meaning of their errors.
 //!
 //! Runs once for each probe, on the health runtime. Each probe has a socket of its own, so a late reply to one probe is
-//! never taken for the reply to another. This module decides for all probes which errors are failures of the server and
-//! which are local, as keepalived does (keepalived-behaviour, section 4.3). Cost: four to eight system calls. Not
-//! here: the protocols above.
+//! never taken for the reply to another. This module divides the errors of all probes into failures of the server and
+//! local errors, as keepalived does (keepalived-behaviour, section 4.3). Cost: four to eight system calls. Not here:
+//! the protocols above.
 
 use std::fmt::Display;
 use std::io;

@@ -1,8 +1,8 @@
 //! `TCP_CHECK` with `through_vip`: TCP connections to virtual endpoints, forwarded as a client's packets are.
 //!
 //! Runs once for each probe, for real servers with direct routing or tunnels. Passes when the server accepts a
-//! connection to every virtual endpoint. So it finds what a connection to the server's own address cannot: a server
-//! without the virtual address, or one that does not decapsulate. The director's workers send the packets; this module
+//! connection to every virtual endpoint. So it finds faults that a connection to the server's own address cannot: a
+//! server without the virtual address, or without decapsulation. The director's workers send the packets; this module
 //! asks for their result, at intervals that grow to [`LONGEST_PAUSE`]. Not here: the packets
 //! (`general_path/vip_probe.rs` of the data plane).
 

@@ -1,7 +1,7 @@
 //! The TLS handshake of an `SSL_GET` probe.
 //!
 //! Runs once for each probe, over its connection and within its deadline. Sessions are never resumed, so each handshake
-//! gets the certificate. Not here: which certificates are accepted (`tls_config.rs`).
+//! gets the certificate. Not here: the accepted certificates (`tls_config.rs`).
 
 use std::io;
 use std::sync::Arc;

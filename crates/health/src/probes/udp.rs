@@ -1,9 +1,9 @@
 //! `UDP_CHECK`: a datagram and, if configured, the reply to it.
 //!
 //! Runs once for each probe. Without `require_reply`, silence until the deadline passes, and so does any datagram; an
-//! ICMP error fails. With it, the first datagram is the reply. An error of the socket's addresses counts as a failure
-//! of the server, as with keepalived (keepalived-behaviour, section 4.3). Cost: a buffer of the longest reply that
-//! is allowed. Not here: DNS queries (`dns.rs`).
+//! ICMP error fails. With `require_reply`, the first datagram is the reply. An error of the socket's addresses counts
+//! as a failure of the server, as with keepalived (keepalived-behaviour, section 4.3). Cost: a buffer for the longest
+//! allowed reply. Not here: DNS queries (`dns.rs`).
 
 use std::io;
 

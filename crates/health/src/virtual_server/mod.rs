@@ -2,10 +2,10 @@
 //! changes (`notice.rs`).
 //!
 //! Input: the results of checks. Pure, without a clock. A real server is up while all of its checks are up. Its status,
-//! its weight and the services are computed from the check results each time, so they cannot drift from them. The only
-//! other state is whether the quorum is met, because hysteresis makes that depend on the past. Cost of a change: a pass
-//! over the virtual server's real servers and checks. Source: keepalived-behaviour, sections 3, 4.4 and 5. Not here:
-//! rise and fall of a check (`check_state.rs`), and carrying out the changes (`manager.rs`).
+//! its weight and the services are computed from the check results each time, so they cannot drift from these results.
+//! The only other state is whether the quorum is met, because hysteresis makes that depend on the past. Cost of a
+//! change: a pass over the virtual server's real servers and checks. Source: keepalived-behaviour, sections 3, 4.4 and
+//! 5. Not here: rise and fall of a check (`check_state.rs`), and the execution of changes (`manager.rs`).
 
 mod notice;
 #[cfg(test)]

@@ -1,6 +1,6 @@
-//! Notices: changes of status, as scripts, FIFOs, the event stream and the log get them.
+//! Notices: changes of status, for scripts, FIFOs, the event stream and the log.
 //!
-//! Not here: who gets them and when (`notify.rs`).
+//! Not here: the receivers and the times of notices (`notify.rs`).
 
 use std::fmt;
 use std::sync::Arc;
