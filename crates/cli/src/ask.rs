@@ -1,4 +1,4 @@
-//! Subcommands that need a director: xvsd over its socket, or the one of the lab.
+//! Subcommands that need a director: xvsd over its socket, or the lab's director.
 
 use std::io::Write;
 
@@ -35,15 +35,15 @@ pub(crate) enum Command {
     Confirm(confirm::Arguments),
     /// Show the directors that follow one rules file in etcd; write that file
     Fleet(fleet::Arguments),
-    /// Reload xvs.toml and the keepalived.conf of xvsd: all that differs, or nothing if a file has an error
+    /// Reload xvs.toml and the keepalived.conf of xvsd: all differences, or nothing if a file has an error
     Reload(reload::Arguments),
     /// Show the settings in force, and where each comes from
     Get(get::Arguments),
     /// Set one setting: a KEY of the kernel's `sysctl net.ipv4.vs.KEY`, or feedback.KEY
     Set(set::Arguments),
-    /// Keep a real server from new connections until it is enabled, over checks and reloads
+    /// Keep a real server from new connections until it is enabled, through checks and reloads
     Disable(maintenance::Arguments),
-    /// Let a disabled real server have its configured weight again, if its health checks agree
+    /// Restore the configured weight of a disabled real server, if its health checks agree
     Enable(maintenance::Arguments),
     /// Add, delete and list the rules that mark packets for `-f` services
     Mark(extensions::Arguments<MarkChange>),

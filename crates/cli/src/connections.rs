@@ -1,6 +1,6 @@
 //! `xvs connections`: the connections of a client, a service or a real server.
 //!
-//! Prints each as it arrives, so that no listing is ever in memory as a whole. Not here: ipvsadm's listing
+//! Prints each connection as it arrives, so no listing is ever in memory as a whole. Not here: ipvsadm's listing
 //! (`xvsadm -Lnc`).
 
 use std::io;
@@ -39,7 +39,7 @@ pub(super) struct Arguments {
     /// Print JSON
     #[arg(long)]
     json: bool,
-    /// Print their number only
+    /// Print the number of connections only
     #[arg(long)]
     count: bool,
 }

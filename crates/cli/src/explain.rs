@@ -1,8 +1,8 @@
-//! `xvs explain`: what would happen to a packet, and why. The request changes nothing.
+//! `xvs explain`: the fate of a packet, and its reasons. The request changes nothing.
 //!
-//! Not here: the sentences, which are where the decisions are: drop reasons (`verdict.rs` of `dataplane`), passed
-//! packets (`explain/pass_reason.rs`, there too), the choice of a real server (`sched`), advice
-//! (`api/explain/report.rs` of `ctl`).
+//! Not here: the sentences, which are beside the decisions: drop reasons (`verdict.rs` of `dataplane`), passed packets
+//! (`explain/pass_reason.rs`, there too), the choice of a real server (`sched`), advice (`api/explain/report.rs` of
+//! `ctl`).
 
 use std::io::Write;
 
@@ -26,19 +26,19 @@ pub(super) struct Arguments {
     /// The packet's protocol
     #[arg(long, value_parser = protocols(), required_unless_present = "frame", requires_all = ["from", "to"])]
     proto: Option<Proto>,
-    /// Its source: ADDRESS:PORT
+    /// The packet's source: ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = endpoint)]
     from: Option<Endpoint>,
-    /// Its destination: ADDRESS:PORT
+    /// The packet's destination: ADDRESS:PORT
     #[arg(long, value_name = "ADDRESS:PORT", value_parser = endpoint)]
     to: Option<Endpoint>,
-    /// The interface that receives it [default: that of the route to its source]
+    /// The interface that receives the packet [default: the interface of the route to its source]
     #[arg(long = "in", value_name = "INTERFACE")]
     interface: Option<String>,
     /// TCP flags, such as syn or fin,ack; `none` for none [default: syn]
     #[arg(long, value_name = "FLAGS", requires = "proto")]
     flags: Option<String>,
-    /// Bytes of its payload [default: 0]
+    /// Bytes of payload [default: 0]
     #[arg(long, value_name = "BYTES", requires = "proto")]
     length: Option<u16>,
     /// Time to live, or hop limit [default: 64]

@@ -1,4 +1,4 @@
-//! `xvs get`: the settings in force, and where each comes from.
+//! `xvs get`: the settings in force, and the source of each.
 
 use std::io::Write;
 

@@ -2,7 +2,7 @@
 //!
 //! For keepalived's `vrrp_script`: it prints nothing on success, and ends within its timeout in any case. The request
 //! is sent on a thread of its own, which ends with the process, so neither a stopped xvsd nor a full socket delays the
-//! exit. Not here: how progress is measured (`xvsd/src/daemon/liveness.rs`).
+//! exit. Not here: the measurement of progress (`xvsd/src/daemon/liveness.rs`).
 
 use std::sync::mpsc;
 use std::thread;

@@ -39,7 +39,7 @@ mod stop;
 mod tests;
 mod top;
 
-/// Inspect and test a running director, check configurations, and change what ipvsadm has no options for.
+/// Inspect and test a running director, check configurations, and change features that ipvsadm has no options for.
 #[derive(Debug, Parser)]
 #[command(name = "xvs", version, after_help = EXIT_CODES)]
 pub struct Cli {
@@ -63,15 +63,15 @@ enum Command {
     Stop(stop::Arguments),
     /// Find every fault of a rules file or a keepalived.conf, without a daemon
     Check(check::Arguments),
-    /// Find what is wrong with this machine, with or without xvsd, and the commands that correct it
+    /// Find faults of this machine, with or without xvsd, and the commands that correct them
     Doctor(doctor::Arguments),
     /// Record packets as received and as sent, with their verdicts, as pcapng or as lines
     Capture(capture::Arguments),
     /// Run a director in memory, without root, network or clock: JSON lines in, JSON lines out
     Lab(lab::Arguments),
-    /// Prepare this machine as a real server of a virtual address, and undo it
+    /// Prepare this machine as a real server of a virtual address, or restore it
     Realserver(realserver::Arguments),
-    /// Print a shell's completion of this program, or of xvsd and xvsadm
+    /// Print a shell completion script for this program, for xvsd or for xvsadm
     Completion(completion::Arguments),
     /// Write the manual pages of all programs into a folder
     Manual(manual::Arguments),

@@ -11,7 +11,7 @@ use crate::output::exit::{DONE, Done};
 pub(super) struct Arguments {
     /// The setting's name
     key: String,
-    /// Its new value
+    /// The new value
     #[arg(allow_hyphen_values = true)]
     value: String,
 }

@@ -1,4 +1,4 @@
-//! `xvs stop`: ends xvsd, or releases what one that has ended has left.
+//! `xvs stop`: ends xvsd, or releases what an earlier xvsd has left.
 
 use std::error::Error;
 use std::io::{self, Write};

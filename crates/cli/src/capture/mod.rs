@@ -1,4 +1,4 @@
-//! `xvs capture`: packets as they came in and as they went out, into a pcapng file or as lines.
+//! `xvs capture`: packets as received and as sent, into a pcapng file or as lines.
 //!
 //! The daemon sends the frames that its workers copied; this program writes them, with its user's rights. A capture
 //! ends at the requested count or time, or at SIGINT or SIGTERM, with counts on stderr.

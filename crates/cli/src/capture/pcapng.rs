@@ -2,8 +2,8 @@
 //!
 //! Each frame is an enhanced packet block on the interface with the kernel's name, with the direction as flags and the
 //! verdict as a comment; at the end, each interface has a block of statistics. The bytes returned so far are always a
-//! complete file, because only whole blocks are returned. The byte order is network order: in it the `pcap-file` crate
-//! writes the times of statistics correctly on every machine. Not here: files.
+//! complete file, because only whole blocks are returned. The byte order is network order, in which the `pcap-file`
+//! crate writes the times of statistics correctly on every machine. Not here: files.
 //!
 //! Source: draft-ietf-opsawg-pcapng; <https://www.tcpdump.org/linktypes.html>.
 

@@ -1,7 +1,7 @@
 //! `xvs check --keepalived`: the services, checks and faults of a keepalived.conf, without a daemon.
 //!
 //! Prints the services with which a director would start, as `xvsadm -Sn` would; the checks of the file; and its
-//! faults, the same as xvsd's. Reads the file and those that it includes, looks up its scripts and their users on this
+//! faults, as xvsd reports them. Reads the file and its included files, looks up its scripts and their users on this
 //! machine, and changes nothing. Not here: running checks, so `up` and `down` are the states before the first run.
 
 use std::io;

@@ -1,5 +1,5 @@
-//! Checks of virtual addresses: which link has them, whether this machine answers ARP for them, and the kernel's
-//! settings for them. Not here: other machines that answer (`arp.rs`).
+//! Checks of virtual addresses: their link, this machine's ARP replies for them, and the kernel's settings for them.
+//! Not here: other machines that answer (`arp.rs`).
 
 use std::net::IpAddr;
 

@@ -1,8 +1,8 @@
-//! ARP probes (RFC 5227 §2.1.1): which machines on a link answer for an IPv4 address, and which of them should not.
+//! ARP probes (RFC 5227 §2.1.1): the machines on a link that answer for an IPv4 address, and those of them that should
+//! not.
 //!
-//! A probe has no sender address, so it changes no ARP table. The machine with the address answers,
-//! and so does a real server that has the address on another interface, unless it is configured not to. Blocks for the
-//! given time.
+//! A probe has no sender address, so it changes no ARP table. The machine with the address answers, and so does a real
+//! server that has the address on another interface, unless it is configured not to. Blocks for the given time.
 
 use std::io;
 use std::net::Ipv4Addr;

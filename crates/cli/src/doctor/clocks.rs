@@ -1,9 +1,9 @@
 //! Comparison of another director's clock with this machine's: logs, captures and synchronized state are compared by
 //! time.
 //!
-//! Measured by ICMP timestamp requests (RFC 792), which the other machine's kernel answers in milliseconds, without a
-//! program there. Of several answers the one with the shortest round trip counts, because its error is the smallest.
-//! IPv4 only: ICMPv6 has no such message.
+//! Measured with ICMP timestamp requests (RFC 792), which the other machine's kernel answers in milliseconds, without a
+//! program there. The answer with the shortest round trip counts, because its error is the smallest. IPv4 only: ICMPv6
+//! has no such message.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddrV4};

@@ -1,6 +1,6 @@
-//! The client of `xvs doctor --fleet`: reads the `/status.json` of directors, by HTTP or HTTPS.
+//! The client of `xvs doctor --fleet`: reads the `/status.json` of directors, over HTTP or HTTPS.
 //!
-//! All directors are asked at once, with five seconds for each request. Of a document with several pages all are read.
+//! All directors are asked at once, with five seconds for each request. All pages of a document are read.
 
 use std::error::Error;
 use std::fs;
@@ -29,15 +29,15 @@ use crate::doctor::fleet::{Asked, NoPage, Page};
 /// The directors, and how they are asked.
 #[derive(Debug, Args)]
 pub(super) struct Fleet {
-    /// Compare these directors of a fleet instead: each as HOST, HOST:PORT [default: 9112] or a URL, where its status
-    /// page is
+    /// Compare these directors of a fleet instead: each by the HOST, HOST:PORT [default: 9112] or URL of its status
+    /// page
     #[arg(long, value_name = "DIRECTOR", num_args = 2..)]
     #[arg(conflicts_with_all = ["interfaces", "addresses", "directors", "config"])]
     pub fleet: Vec<String>,
     /// The token of the directors' metrics
     #[arg(long, value_name = "FILE", requires = "fleet")]
     token_file: Option<PathBuf>,
-    /// The certificate authority of https:// directors [default: those of the system]
+    /// The certificate authority of https:// directors [default: the system's authorities]
     #[arg(long, value_name = "FILE", requires = "fleet")]
     ca_file: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! A finding of `xvs doctor`: what was checked, the result, and the command that corrects it.
+//! A finding of `xvs doctor`: the checked object, the result, and the command that corrects it.
 
 use std::fmt;
 

@@ -1,9 +1,9 @@
-//! Check of netfilter's rules: those that drop packets of services have no effect, because XDP runs before netfilter.
+//! Check of netfilter's rules: rules that drop packets of services have no effect, because XDP runs before netfilter.
 //!
-//! A rule concerns a service if no criterion excludes its packets and no rule before accepts all of them. What depends
-//! on the client or an unknown match may hold for some packets; states of connections are those of new ones, and VIPs
-//! are addresses of this machine. Services of marks are not examined.
-//! Cost: each rule for each service, at most [`VISITS_MAX`] rules. Not here: reading the rules (`xvs_host::netfilter`).
+//! A rule concerns a service if no criterion excludes its packets and no rule before accepts all of them. Criteria that
+//! depend on the client or an unknown match may hold for some packets; connections count as new, and VIPs as addresses
+//! of this machine. Services of marks are not examined. Cost: each rule for each service, at most [`VISITS_MAX`] rules.
+//! Not here: reading the rules (`xvs_host::netfilter`).
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

@@ -1,9 +1,9 @@
 //! `xvs doctor --fleet`: whether the directors of a fleet choose the same real server for each connection.
 //!
-//! Routers spread flows over the directors, and move some of them when the fleet changes. A flow then goes on if its
-//! connection was synchronized, or if the other director makes the same choice. So what a choice depends on is
-//! compared, as each director's `/status.json` has it, with the first director that answers. Nothing is changed. Not
-//! here: the client (`fetch.rs`).
+//! Routers spread flows over the directors, and move some of them when the fleet changes. A flow then continues if its
+//! connection was synchronized, or if the other director makes the same choice. So the data of each director's
+//! `/status.json` on which a choice depends are compared with the data of the first director that answers. Nothing is
+//! changed. Not here: the client (`fetch.rs`).
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -1,7 +1,7 @@
 //! Reader of the facts: files of `/proc`, netlink, ethtool's requests, ARP, and the daemon if one runs.
 //!
 //! Everything is read in the network namespace of the calling thread. A fact that cannot be read becomes a finding, and
-//! the others are still read. Costs a dump of the kernel's tables and, for ARP and unresolved neighbours, about a
+//! the others are still read. Cost: a dump of the kernel's tables and, for ARP and unresolved neighbours, about a
 //! second.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,7 +47,7 @@ use crate::servers::realserver::RECORDS;
 /// The arguments that say which facts are read.
 #[derive(Debug, Clone, Args)]
 pub(super) struct Asked {
-    /// Check this interface; may be given several times [default: those of xvsd, else of the file]
+    /// Check this interface; may be given several times [default: xvsd's interfaces, else the file's]
     #[arg(long = "interface", value_name = "IFACE")]
     pub interfaces: Vec<String>,
     /// Check this virtual address in addition to those of services; may be given several times

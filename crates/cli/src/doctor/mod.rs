@@ -1,4 +1,4 @@
-//! `xvs doctor`: faults of the machine that a director runs on, and the commands that correct them.
+//! `xvs doctor`: faults of a director's machine, and the commands that correct them.
 //!
 //! [`gather`](gather::gather) reads the facts, once and within two seconds; [`examine`] evaluates them, with one small
 //! pure function per check, so each is tested with facts alone. Nothing is changed, with three visible effects: the
@@ -45,10 +45,10 @@ pub(super) struct Arguments {
     asked: Asked,
     #[command(flatten)]
     fleet: Fleet,
-    /// Instead of these checks, print what each network card and the workers' cores should have set, and the commands
+    /// Instead of these checks, print the recommended settings of network cards and workers' cores, and the commands
     #[arg(long, conflicts_with_all = ["fleet", "addresses", "directors"])]
     tune: bool,
-    /// Run the commands of --tune that are of a network card
+    /// Run the commands of --tune for network cards
     #[arg(long, requires = "tune")]
     apply: bool,
     #[command(flatten)]

@@ -1,5 +1,5 @@
-//! `xvs doctor --report`: a file about a network card and its driver, for others: facts, settings, and what each mode
-//! does with frames of our own (`trial.rs`).
+//! `xvs doctor --report`: a file about a network card and its driver, for others: facts, settings, and a trial of each
+//! mode with frames of our own (`trial.rs`).
 //!
 //! For cards of real machines, which the authors of docs/bare-metal.md do not have. The file has no addresses and no
 //! host name. A card may negotiate its link anew before and after each mode. Needs root, and interfaces without an XDP
@@ -39,7 +39,7 @@ pub(super) struct Wanted {
         conflicts_with_all = ["fleet", "addresses", "directors", "tune"]
     )]
     pub report: Option<PathBuf>,
-    /// Another interface on the same wire or switch, to send frames to the one of the report
+    /// Another interface on the same wire or switch, to send frames to the report's interface
     #[arg(long, value_name = "IFACE", requires = "report")]
     source: Option<String>,
 }

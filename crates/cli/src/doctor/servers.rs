@@ -1,4 +1,4 @@
-//! Checks of the paths to real servers: routes, neighbours, MTUs of tunnels; and of FULLNAT's local ports.
+//! Checks of the paths to real servers (routes, neighbours, MTUs of tunnels), and of FULLNAT's local ports.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -1,9 +1,9 @@
-//! One trial of `xvs doctor --report`: frames of our own between an interface in some mode and another one.
+//! One trial of `xvs doctor --report`: frames of our own between an interface in some mode and another interface.
 //!
 //! The frames are UDP to an address of benchmarks (RFC 2544, 198.18.0.0/15), and only these are taken: all other
-//! packets go to the kernel as ever. Frames of each size show which ones a mode loses; frames of the least and of the
-//! greatest size, as fast as one core can send, show what it can. Only frames whose content is as it was sent count.
-//! Nothing stays attached. Not here: which modes are tried (`report.rs`).
+//! packets go to the kernel as ever. Frames of each size show the sizes that a mode loses; frames of the least and of
+//! the greatest size, as fast as one core can send, show its rate. Only frames with their content unchanged count.
+//! Nothing stays attached. Not here: the tried modes (`report.rs`).
 
 use std::collections::BTreeMap;
 use std::error::Error;

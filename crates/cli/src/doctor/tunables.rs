@@ -1,8 +1,8 @@
-//! Reader of the facts of `--tune`: settings of network cards by ethtool's requests; interrupts, cores and NUMA nodes
-//! by `/sys` and `/proc`.
+//! Reader of the facts of `--tune`: settings of network cards from ethtool's requests; interrupts, cores and NUMA nodes
+//! from `/sys` and `/proc`.
 //!
 //! Needs neither root nor the program ethtool. A fact that cannot be read is left empty: the kernel or the driver does
-//! not have it. Not here: which values are good (`tune.rs`).
+//! not have it. Not here: the recommended values (`tune.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;

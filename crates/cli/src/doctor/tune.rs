@@ -1,8 +1,8 @@
-//! `xvs doctor --tune`: what each network card and the workers' cores should have set, and the command that sets it.
+//! `xvs doctor --tune`: the recommended settings of network cards and workers' cores, and the commands that set them.
 //!
 //! Each item is evaluated by one small pure function of the facts that [`Tunables`] has. `--apply` runs the commands of
-//! cards and goes on after a failure; what is of the whole machine is advice, which it never runs. Settings last until
-//! the machine boots.
+//! cards and continues after a failure; commands for the whole machine are advice, which it never runs. Settings last
+//! until the machine boots.
 
 use std::collections::BTreeSet;
 use std::error::Error;

@@ -17,7 +17,7 @@ pub(crate) struct Arguments {
     /// The real server: ADDRESS, for every service that follows reports, or ADDRESS:PORT
     #[arg(requires = "load")]
     server: Option<Server>,
-    /// Its load in percent: 0 is idle, 100 is fully loaded
+    /// The real server's load in percent: 0 is idle, 100 is fully loaded
     #[arg(allow_negative_numbers = true, value_parser = number)]
     load: Option<f64>,
     /// Print JSON

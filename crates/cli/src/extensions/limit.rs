@@ -1,4 +1,4 @@
-//! `xvs limit`: how many connections each client of a service may have and begin in a second, how many SYNs all send.
+//! `xvs limit`: limits of each client's connections and new connections a second, and of all clients' SYNs a second.
 
 use clap::Args;
 use xvs_ipvsadm::LimitChange;
@@ -12,7 +12,7 @@ use super::Listed;
 /// The options of `xvs limit list`.
 #[derive(Debug, Args)]
 pub(crate) struct Clients {
-    /// The most clients
+    /// Maximum number of clients
     #[arg(long, value_name = "N", default_value_t = 20)]
     clients: u32,
 }

@@ -1,6 +1,6 @@
-//! `xvs deny` and `xvs allow`: which clients may use services.
+//! `xvs deny` and `xvs allow`: the clients that may use services.
 //!
-//! Not here: what a list does (`xvs_dataplane::snapshot::lists`), the grammar, which rules files share (`ipvsadm`).
+//! Not here: the effect of a list (`xvs_dataplane::snapshot::lists`), the grammar, which rules files share (`ipvsadm`).
 
 use std::fmt::Write as _;
 use std::io::Write;

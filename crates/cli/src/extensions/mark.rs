@@ -1,4 +1,4 @@
-//! `xvs mark`: the mark rules of xvs, applied after those of iptables and nftables.
+//! `xvs mark`: the mark rules of xvs, applied after the rules of iptables and nftables.
 
 use serde::Serialize;
 use xvs_ipvsadm::MarkChange;

@@ -1,4 +1,4 @@
-//! What services have and ipvsadm has no options for: each subcommand changes it, or lists it.
+//! Features of services that ipvsadm has no options for: each subcommand changes a feature, or lists it.
 
 use std::fmt::Debug;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! `xvs quic`: by which connection IDs QUIC connections keep their real server when clients change their addresses.
+//! `xvs quic`: the connection IDs with which QUIC connections keep their real server when clients change addresses.
 
 use std::fmt::Write as _;
 use xvs_ipvsadm::QuicLine;

@@ -19,7 +19,7 @@ use crate::rules::to_apply;
 pub(super) struct Arguments {
     /// Rules as `xvsadm -Sn` prints them; - is standard input
     file: PathBuf,
-    /// All directors return to the former rules after this time, such as 60s or 5m, unless `xvs fleet confirm` is run
+    /// Return all directors to the former rules after this time, such as 60s or 5m, unless `xvs fleet confirm` is run
     /// before
     #[arg(long, value_name = "TIME", value_parser = seconds)]
     confirm_within: Option<u32>,

@@ -1,4 +1,4 @@
-//! What the subcommands of `xvs fleet` ask the local director.
+//! Requests of the subcommands of `xvs fleet` to the local director.
 
 use std::error::Error;
 use std::io::Write;

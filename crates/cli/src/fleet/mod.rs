@@ -1,6 +1,6 @@
 //! `xvs fleet`: the directors that follow one rules file in etcd.
 //!
-//! The local xvsd alone speaks to etcd. What is shown is of its last look, at most some seconds old.
+//! The local xvsd alone speaks to etcd. The output shows its last look, at most some seconds old.
 
 mod apply;
 mod ask;

@@ -1,6 +1,6 @@
-//! `xvs lab`: the lab over standard input and output, a line each.
+//! `xvs lab`: the lab over standard input and output, line by line.
 //!
-//! A refused line is also named on standard error, with its number, and the exit code shows that there was one.
+//! A refused line is also named on standard error, with its number, and the exit code reports it.
 
 mod protocol;
 

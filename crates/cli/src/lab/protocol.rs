@@ -1,7 +1,7 @@
 //! The protocol of `xvs lab`: a director in memory that reads and writes JSON, one object per line.
 //!
 //! Interfaces, routes and neighbours are defined by requests, frames are hexadecimal text, and only `advance` moves
-//! time. Everything else is that of xvsd: control plane, pipeline and connection table. The same input gives the same
+//! time. Everything else is as in xvsd: control plane, pipeline and connection table. The same input gives the same
 //! output. The answer to a line that cannot be carried out is `{"error":…}`, and nothing has changed.
 //!
 //! Requests: `link`, `route`, `neighbor`, `set`, `adm`, `xvs`, `sync`, `inject`, `explain`, `advance`, `counters`; the

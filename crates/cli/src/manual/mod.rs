@@ -1,4 +1,5 @@
-//! `xvs manual`: the manual pages of all programs, from the definitions of their command lines, and that of xvs.toml.
+//! `xvs manual`: the manual pages of all programs, from the definitions of their command lines, and the page of
+//! xvs.toml.
 
 use std::error::Error;
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! What all subcommands share: text on the terminal, and exit codes.
+//! Output of all subcommands: text on the terminal, and exit codes.
 
 pub(crate) mod exit;
 pub(crate) mod late_reply;

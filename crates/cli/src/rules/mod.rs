@@ -1,4 +1,4 @@
-//! Rules files: what subcommands read, compare and apply.
+//! Rules files, which subcommands read, compare and apply.
 
 pub(crate) mod apply;
 pub(crate) mod confirm;

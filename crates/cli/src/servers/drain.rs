@@ -1,6 +1,6 @@
 //! `xvs drain`: takes a real server out of scheduling and waits until it has no connections.
 //!
-//! Its weight becomes 0, as by `xvsadm -e … -w 0`, unless that is in force already, as after `xvs disable`; then its
+//! Its weight becomes 0, as with `xvsadm -e … -w 0`, unless 0 is in force already, as after `xvs disable`. Then its
 //! connections are counted each second. Nothing is undone at the end: the command that restores the former weight is
 //! printed. Not here: ending the connections that are left (`api/connections.rs` of `ctl`), the RST
 //! (`general_path/reset.rs` of `dataplane`), maintenance that lasts (`maintenance.rs`).
@@ -37,13 +37,13 @@ pub(crate) struct Arguments {
     service: ServiceArgument,
     #[command(flatten)]
     server: RealServerArgument,
-    /// Wait for active connections only; closed ones stay in the table for two minutes (TIME_WAIT)
+    /// Wait for active connections only; closed connections stay in the table for two minutes (TIME_WAIT)
     #[arg(long)]
     active: bool,
-    /// Wait no longer than this, such as 90s or 5m [default: until no connection is left]
+    /// Wait no longer than this time, such as 90s or 5m [default: until no connection is left]
     #[arg(long = "for", value_name = "TIME", value_parser = seconds)]
     at_most: Option<u32>,
-    /// What happens to the connections that are left after that time
+    /// Action for connections that are left after that time
     #[arg(long, requires = "at_most")]
     then: Option<Then>,
 }

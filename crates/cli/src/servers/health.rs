@@ -1,4 +1,4 @@
-//! `xvs health`: which real servers are up, and why others are down.
+//! `xvs health`: the real servers that are up, and the reasons why others are down.
 //!
 //! A line for each virtual server, each of its real servers and each of their checks, in the order of the file, all
 //! from one report.
@@ -23,7 +23,7 @@ use crate::output::text::{WIDTH, line, print, wrapped};
 /// The arguments of `xvs health`.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// Only virtual servers that have one of these texts in their name or a service's, as 198.51.100.100:80
+    /// Only virtual servers with one of these texts in their name or a service's name, such as 198.51.100.100:80
     #[arg(value_name = "VIRTUAL_SERVER")]
     virtual_servers: Vec<String>,
     /// Only virtual servers without quorum and real servers that are down or failing

@@ -1,4 +1,4 @@
-//! `xvs disable` and `xvs enable`: keep a real server from new connections for as long as maintenance lasts.
+//! `xvs disable` and `xvs enable`: keep a real server from new connections while maintenance lasts.
 //!
 //! A disabled real server has weight 0 in force, whatever its configured weight, health checks, load reports or a
 //! reload want. Its connections continue. Not here: the wait for their end (`drain.rs`), the layer of weights

@@ -1,4 +1,4 @@
-//! Real servers: their health, their way out of service and back, and the preparation of a machine that is one.
+//! Real servers: their health, their way out of service and back, and the preparation of a machine as a real server.
 
 pub(crate) mod drain;
 pub(crate) mod health;

@@ -19,7 +19,8 @@ pub(crate) struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Action {
-    /// Serve a virtual address: add it to lo, suppress ARP for it, decapsulate tunnels. Changes one that is up in place
+    /// Serve a virtual address: add it to lo, suppress ARP for it, decapsulate tunnels. An address that is up is
+    /// changed in place
     Up {
         #[command(flatten)]
         which: Which,
@@ -37,10 +38,10 @@ enum Action {
         /// Only this virtual address
         #[arg(long, value_name = "ADDRESS")]
         vip: Option<IpAddr>,
-        /// Only those with this forwarding method
+        /// Only virtual addresses with this forwarding method
         #[arg(long)]
         method: Option<Method>,
-        /// Only those on this interface
+        /// Only virtual addresses on this interface
         #[arg(long, value_name = "IFACE")]
         dev: Option<String>,
         /// Print JSON
@@ -54,10 +55,11 @@ struct Which {
     /// The virtual address
     #[arg(long, value_name = "ADDRESS")]
     vip: IpAddr,
-    /// The director's forwarding method [default: that of the address if it is up, else dr]
+    /// The director's forwarding method [default: the address's method if it is up, else dr]
     #[arg(long)]
     method: Option<Method>,
-    /// The interface that receives the director's packets [default: as for --method, else that of the default route]
+    /// The interface that receives the director's packets [default: the address's interface if it is up, else the
+    /// default route's]
     #[arg(long, value_name = "IFACE")]
     dev: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! `xvs top --clients`: the clients that limits refuse most, with what was refused since the last look.
+//! `xvs top --clients`: the clients that limits refuse most, with the refusals since the last look.
 //!
 //! Drawn like the screen of services. Not here: the limits themselves (`xvs limit`).
 
