@@ -46,14 +46,14 @@ pub struct Arguments {
     /// Address and port at which Prometheus scrapes /metrics
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
-    /// How long packets of services are kept from the kernel after xvsd has ended, such as 10s; 0: not at all
+    /// Time for which packets of services are kept from the kernel after xvsd has ended, such as 10s; 0: none
     #[arg(long, value_name = "TIME")]
     hold: Option<HoldTime>,
     /// Directory on a tmpfs for the state that outlives xvsd, such as the connection table; "": none
     #[arg(long, value_name = "DIR")]
     state_directory: Option<String>,
-    /// Take over from the running xvsd of this socket without losing a connection, and return once the new one
-    /// forwards; it runs on in the background
+    /// Take over from the running xvsd of this socket without losing a connection, and return once the successor
+    /// forwards; the successor runs in the background
     #[arg(long)]
     take_over: bool,
     /// Log level: error, warn, info or debug
