@@ -1,7 +1,8 @@
 //! The warnings of a status report.
 //!
 //! Each names its object, the problem and the next step. If there are many of one kind, the first are named and the
-//! others counted. Not here: interfaces that are not attached (`unattached.rs`), the control thread's own warnings.
+//! others counted. Not here: interfaces that are not attached (`unattached.rs` of `ctl`), the control thread's own
+//! warnings.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;

@@ -2,7 +2,7 @@
 //!
 //! It looks for announcements a hundred times a second while the daemon runs; no other thread waits for it. A message
 //! waits while no socket has room. A message that the kernel refuses is counted and lost, as on the wire. Before it
-//! ends, the thread sends the remaining messages. Not here: the messages (`messages.rs`).
+//! ends, the thread sends the remaining messages. Not here: the messages (`sync/messages.rs` of `ctl`).
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};

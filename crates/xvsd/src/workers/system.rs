@@ -2,7 +2,7 @@
 //!
 //! Used by the control thread alone, for each change that it publishes. Created at the start, and dropped first when
 //! the daemon ends, which detaches the interfaces. Waits for workers (with a timeout) and for netlink. Not here: the
-//! order of a publication (`control/publish.rs`).
+//! order of a publication (`control/publish.rs` of `ctl`).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
