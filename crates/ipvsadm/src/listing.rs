@@ -1,7 +1,7 @@
 //! Listings (`-L`), byte for byte as ipvsadm prints them, and as JSON.
 //!
 //! Services and destinations are sorted in ipvsadm's order, unless `--nosort` is given. Connections are not sorted:
-//! each is printed when it arrives, so that memory does not grow with their number.
+//! each is printed when it arrives, so memory does not grow with their number.
 //!
 //! Source: the formats of ipvsadm 1.31, `tests/conformance/list-*` and `cli-*`.
 

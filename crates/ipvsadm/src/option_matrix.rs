@@ -1,4 +1,4 @@
-//! The option matrix: which command takes which option; its two checks and their messages.
+//! The option matrix: the options that each command takes; its two checks and their messages.
 //!
 //! Source: the option table of ipvsadm 1.31, `tests/conformance/cli-table-*` and `cli-order-*`.
 

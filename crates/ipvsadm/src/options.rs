@@ -1,7 +1,7 @@
 //! The option table: letters, name, argument and text of every option of ipvsadm 1.31 and of xvs.
 //!
 //! `popt.rs` finds options in it, `grammar.rs` reads their arguments, `manual.rs` makes `-h`, the manual page and the
-//! completion from it. Which command takes which option is in `option_matrix.rs`.
+//! completion from it. The options of each command are in `option_matrix.rs`.
 
 use xvs_model::config::destination::TunnelChecksum;
 use xvs_proto::Protocol;

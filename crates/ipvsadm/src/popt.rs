@@ -1,9 +1,9 @@
 //! Splits a command line into options, as the library popt does it for ipvsadm.
 //!
 //! Long names cannot be abbreviated. One-letter options combine (`-Ln`). The argument of an option follows `=`, or its
-//! letter directly, or is the next word, even if that begins with `-`; an optional argument is the next word only if
-//! that does not begin with `-`. `--` ends the options. Words that are neither options nor arguments are collected in
-//! [`Words::extra`].
+//! letter directly, or is the next word, even a word that begins with `-`; an optional argument is the next word only
+//! if the word does not begin with `-`. `--` ends the options. Words that are neither options nor arguments are
+//! collected in [`Words::extra`].
 
 use crate::error::LineError;
 use crate::options::{self, Argument, OptionEntry};

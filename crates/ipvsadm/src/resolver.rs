@@ -1,8 +1,8 @@
 //! Look-ups of host names and service names, in both directions.
 //!
-//! A command line with names needs them, and a listing without `-n` needs one for each address; each address is looked
-//! up once. The system's resolver blocks until a name server replies. After one look-up that takes longer than
-//! `LOOK_UP_LIMIT`, no further name server is queried.
+//! A command line with names needs look-ups, and so does a listing without `-n`; each address is looked up once. The
+//! system's resolver blocks until a name server replies. After one look-up that takes longer than `LOOK_UP_LIMIT`, no
+//! further name server is queried.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;

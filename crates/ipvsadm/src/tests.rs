@@ -1,4 +1,4 @@
-//! Tests of what the recordings do not cover: live numbers, local destinations, JSON, batches, refusals of xvs alone.
+//! Tests beyond the recordings: live numbers, local destinations, JSON, batches, refusals of xvs alone.
 
 use std::io;
 

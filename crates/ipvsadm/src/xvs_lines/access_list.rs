@@ -31,10 +31,10 @@ pub struct EntryArgument {
     /// Packets from this network
     #[arg(value_name = "PREFIX", value_parser = read_prefix)]
     prefix: Option<Prefix>,
-    /// With TIME: `for` so long (10m, 1h30m), or `until` this number of seconds since 1970
+    /// With TIME: `for` a duration (10m, 1h30m), or `until` a number of seconds since 1970
     #[arg(value_name = "for", value_parser = ["for", "until"], requires = "time")]
     word: Option<String>,
-    /// The time: so long with `for`, or seconds since 1970 with `until`
+    /// The time: a duration with `for`, seconds since 1970 with `until`
     #[arg(value_name = "TIME")]
     time: Option<String>,
 }
@@ -67,11 +67,11 @@ pub enum ListChange {
         /// Its service.
         #[command(flatten)]
         service: ServiceArgument,
-        /// Its network
+        /// The entry's network
         #[arg(value_name = "PREFIX", value_parser = read_prefix)]
         prefix: Prefix,
     },
-    /// Add the networks of a file to the list of a service, instead of those of its former file
+    /// Add the networks of a file to the list of a service, in place of the networks of its former file
     File {
         /// Its service.
         #[command(flatten)]
@@ -79,7 +79,7 @@ pub enum ListChange {
         /// One network a line; read again by `xvs reload`
         path: PathBuf,
     },
-    /// Take the file of a list away
+    /// Remove the file of a list
     NoFile {
         /// Its service.
         #[command(flatten)]

@@ -1,4 +1,4 @@
-//! What the subcommands of these lines share: the service, the real server, and the errors of a line.
+//! The common parts of the subcommands of these lines: the service, the real server, and the errors of a line.
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, FromArgMatches, Subcommand};

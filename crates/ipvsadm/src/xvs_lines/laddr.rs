@@ -21,7 +21,7 @@ pub enum LocalAddressChange {
         /// Source ports; each serves one connection to each real server
         #[arg(long, value_name = "LOW-HIGH", value_parser = ports, default_value = "1024-32767")]
         ports: (u16, u16),
-        /// The address is that of another director: connections synchronized from there go on, new ones do not use it
+        /// The address belongs to another director: its synchronized connections continue, new ones do not use it
         #[arg(long)]
         standby: bool,
     },

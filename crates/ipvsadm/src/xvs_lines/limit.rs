@@ -1,4 +1,4 @@
-//! `xvs limit`: what each client of a service may do, and all together.
+//! `xvs limit`: limits of each client of a service, and of all its clients together.
 
 use clap::Subcommand;
 use xvs_model::config::command::Command;
@@ -30,27 +30,27 @@ fn number(name: &str, value: u32) -> String {
     reason = "clap would take a sentence about the service's options as one about the subcommand"
 )]
 pub enum LimitChange {
-    /// Limit what each client of a service may do, and all together, in the place of the service's former limit
+    /// Limit each client of a service, and all its clients together, in place of the service's former limit
     #[command(group = clap::ArgGroup::new("what").args(["connections", "rate", "syn_rate"]).required(true).multiple(true))]
     Set {
         #[command(flatten)]
         service: ServiceArgument,
-        /// The most connections at once; closed ones count until they expire
+        /// Maximum number of connections at once; closed connections count until they expire
         #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         connections: Option<u32>,
-        /// The most new connections a second
+        /// Maximum number of new connections a second
         #[arg(short, long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         rate: Option<u32>,
-        /// The most new connections at once after a pause; as many as --rate by default
+        /// Maximum number of new connections at once after a pause; as many as --rate by default
         #[arg(short, long, value_name = "N", requires = "rate", value_parser = clap::value_parser!(u32).range(1..))]
         burst: Option<u32>,
-        /// What becomes of SYNs above --rate: drop, the default, or syn-proxy, which answers them by cookies
+        /// Action for SYNs above --rate: drop, the default, or syn-proxy, which answers them with cookies
         #[arg(long, value_name = "WHAT", requires = "rate", value_parser = above)]
         above: Option<Above>,
-        /// The most SYNs a second of all clients together
+        /// Maximum number of SYNs a second of all clients together
         #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
         syn_rate: Option<u32>,
-        /// The most SYNs of all clients at once after a pause; as many as --syn-rate by default
+        /// Maximum number of SYNs of all clients at once after a pause; as many as --syn-rate by default
         #[arg(long, value_name = "N", requires = "syn_rate", value_parser = clap::value_parser!(u32).range(1..))]
         syn_burst: Option<u32>,
     },

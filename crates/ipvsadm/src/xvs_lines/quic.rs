@@ -47,7 +47,7 @@ pub enum QuicLine {
     Add {
         #[command(flatten)]
         service: ServiceArgument,
-        /// Its number, 0 to 6, which is in each connection ID
+        /// The configuration's number, 0 to 6, which is in each connection ID
         #[arg(long, value_name = "N")]
         config: u8,
         /// Length of server IDs in bytes, at least 1
@@ -64,7 +64,7 @@ pub enum QuicLine {
     Delete {
         #[command(flatten)]
         service: ServiceArgument,
-        /// Its number
+        /// The configuration's number
         #[arg(long, value_name = "N")]
         config: u8,
     },

@@ -1,4 +1,4 @@
-//! What a `#xvs` line in a `virtual_server` of a keepalived.conf says.
+//! The meaning of a `#xvs` line in a `virtual_server` of a keepalived.conf.
 
 use xvs_sched::{ClientAddress, ClientLimit, SynProxy};
 
