@@ -1,7 +1,7 @@
 //! Messages over the helper's sockets: a value as JSON, and descriptors beside it.
 //!
-//! The sockets preserve message boundaries (`SOCK_SEQPACKET`), so each is received whole or not at all. Sending never
-//! waits for room.
+//! The sockets preserve message boundaries (`SOCK_SEQPACKET`), so each message is received whole or not at all. Sending
+//! never waits for room.
 
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;

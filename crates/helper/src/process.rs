@@ -1,10 +1,10 @@
-//! The processes of the helper: how xvsd starts them, and what each of them does.
+//! The processes of the helper: their start by xvsd, and the work of each.
 //!
 //! xvsd executes itself with a variable in the environment, before it has threads, files or a configuration of its own.
-//! The keeper starts the helper and starts it again when it ends, because xvsd cannot do that once it has given up its
-//! rights. The socket to xvsd is the standard input of both, so it is not lost with the helper: requests that come
-//! meanwhile wait in it. Both end when xvsd has closed its end. A keeper that is killed is not replaced: then the
-//! helper ends too, and `xvs status` says so.
+//! The keeper starts the helper, and starts it again when it ends, because xvsd cannot start it once it has given up
+//! its rights. The socket to xvsd is the standard input of both, so it is not lost with the helper: requests wait in it
+//! meanwhile. Both processes end when xvsd has closed its end. A keeper that is killed is not replaced: then the helper
+//! ends, too, and `xvs status` says so.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, Stdio};

@@ -1,8 +1,8 @@
-//! What xvsd may ask of its helper, and what the helper reports.
+//! The requests of xvsd to its helper, and the helper's reports.
 //!
-//! A request is one message, with the files for the program's output and a socket of its own. Through that socket the
-//! events arrive, and the program can be ended. The socket closes when the last holder of its other end is gone, so the
-//! end of the helper ends each request.
+//! A request is one message, with the files for the program's output and a socket of its own. Events arrive through
+//! that socket, and the program can be ended through it. The socket closes when the last holder of its other end is
+//! gone, so the end of the helper ends each request.
 
 use std::{fs, io};
 

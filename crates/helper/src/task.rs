@@ -1,8 +1,8 @@
-//! Tasks: what needs more rights than xvsd has with `user`.
+//! Tasks: work that needs more rights than xvsd has with `user`.
 //!
-//! The crate that knows what a task means has the function that carries it out: in this process, as without `user`, or
+//! The crate that knows a task's meaning has the function that carries it out: in this process, as without `user`, or
 //! in the helper process. The helper gets only a task's value and its descriptors, and trusts neither. Cost with a
-//! helper: two messages and a thread. Not here: which tasks a helper knows (its `Rules`).
+//! helper: two messages and a thread. Not here: the tasks that a helper knows (its `Rules`).
 
 use std::io;
 
