@@ -1,4 +1,4 @@
-//! The start of the machine: what distinguishes it from all others.
+//! The start of the machine: an identifier that distinguishes it from all other starts.
 
 use std::{fs, io};
 

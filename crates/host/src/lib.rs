@@ -2,7 +2,7 @@
 //! reserved ports, memory, cores. Also processes, lock files, and the names of directors.
 //!
 //! All functions work in the network namespace of the calling thread. They may block, so no worker calls this crate.
-//! [`network::neighbours`] and [`reserved_ports`] write to the kernel; their callers decide what.
+//! [`network::neighbours`] and [`reserved_ports`] write to the kernel; their callers decide the content.
 
 pub mod boot;
 pub mod cores;

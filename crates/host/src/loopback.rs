@@ -1,7 +1,7 @@
 //! The setting `accept_local` of `lo`: the kernel takes packets from its own addresses there.
 //!
-//! The kernel refuses packets from its own addresses, except those that it sent through `lo` and that still have their
-//! route. A frame that xvsd returns through `lo` has no route. Only the machine itself sends through `lo`, so the
+//! The kernel refuses packets from its own addresses, except packets that it sent through `lo` and that still have
+//! their route. A frame that xvsd returns through `lo` has no route. Only the machine itself sends through `lo`, so the
 //! setting admits nothing else, and it stays on.
 
 use std::{fs, io};

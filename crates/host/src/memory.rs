@@ -1,8 +1,8 @@
-//! Memory: how much is available, and how much the control groups of this process allow.
+//! Memory: the available amount, and the amount that the control groups of this process allow.
 //!
 //! Available memory is read once a second while a defence is automatic. Cost: the reading of one small file. The number
-//! is `MemAvailable`, the kernel's estimate of what processes can get without swapping. Not here: the defences
-//! (`control/settings.rs` of `ctl`), the size of the connection table (`config.rs` of `ctl`).
+//! is `MemAvailable`, the kernel's estimate of the memory that processes can get without swapping. Not here: the
+//! defences (`control/settings.rs` of `ctl`), the size of the connection table (`config.rs` of `ctl`).
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};

@@ -1,4 +1,5 @@
-//! Other processes, by descriptors (pidfd_open(2)): no later process with the same number is taken for one of them.
+//! Other processes, by descriptors (pidfd_open(2)), so a later process with the same number is not taken for one of
+//! them.
 
 use std::io;
 use std::os::fd::OwnedFd;

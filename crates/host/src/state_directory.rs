@@ -1,7 +1,7 @@
 //! The directory of a director's state: on a tmpfs, for xvsd's user alone, used by one process at a time.
 //!
 //! On a tmpfs the state outlives the process and not the machine, and no write waits for a disk. The files contain
-//! secrets of the director, so no other user may read them or put others in their place. Not here: the contents.
+//! secrets of the director, so no other user may read or replace them. Not here: the contents.
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;

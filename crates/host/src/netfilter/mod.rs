@@ -1,4 +1,4 @@
-//! Follows netfilter's rules that mark packets: those of iptables-legacy, iptables-nft and nftables.
+//! Follows netfilter's rules that mark packets, of iptables-legacy, iptables-nft and nftables.
 //!
 //! Netlink announces changes of nftables and iptables-nft. Other reasons to read rules are checked once a second:
 //! iptables-legacy, whose changes are not announced, is read while it has tables; nftables is read again after a

@@ -1,7 +1,7 @@
 //! Runs the programs that print netfilter's rules, with a time limit.
 //!
-//! If a program fails or exceeds the limit, its last output remains valid and a sentence reports the failure, so that
-//! one failure does not remove the mark rules. A program that is not installed has no output. Blocks for at most
+//! If a program fails or exceeds the limit, its last output remains valid and a sentence reports the failure, so one
+//! failure does not remove the mark rules. A program that is not installed has no output. Blocks for at most
 //! [`TIME_LIMIT`] for each program, and not at all once the follower is stopped. Cost: a process, which the helper
 //! executes (crate `helper`), and memory for its last output. Not here: the choice of programs, and the parsing of
 //! their output.

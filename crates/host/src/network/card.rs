@@ -1,7 +1,8 @@
-//! What network cards have lost: packets that an interface counts as lost before the kernel had them.
+//! Losses of network cards: packets that an interface counts as lost before the kernel had them.
 //!
-//! In zero-copy mode no socket counts them. The control thread reads them once in some seconds; a request to the kernel
-//! for each interface. Source: `struct rtnl_link_stats64` (linux/if_link.h) and the drivers' use of it.
+//! In zero-copy mode no socket counts these packets. The control thread reads the counts every few seconds. Cost: a
+//! request to the kernel for each interface. Source: `struct rtnl_link_stats64` (linux/if_link.h) and the drivers' use
+//! of it.
 
 use std::collections::BTreeMap;
 use std::io;

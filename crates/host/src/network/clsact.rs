@@ -1,7 +1,7 @@
 //! The qdisc `clsact`, in which programs of traffic control are attached to an interface.
 //!
-//! Runs when the first such program of an interface is needed. The qdisc stays, because others may use it too. The
-//! older qdisc `ingress` uses the same slot and has no egress.
+//! Runs when the first such program of an interface is needed. The qdisc stays, because other programs may use it, too.
+//! The older qdisc `ingress` uses the same slot and has no egress.
 
 use std::io;
 

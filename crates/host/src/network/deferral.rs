@@ -1,10 +1,10 @@
 //! Deferred interrupts of an interface: while a worker drives its driver, the card need not interrupt.
 //!
-//! Two settings of the whole interface: how often the kernel may find no packet before the card interrupts again
-//! (`napi_defer_hard_irqs`), and how long it waits in between (`gro_flush_timeout`; Linux 5.8,
+//! Two settings of the whole interface: the number of times that the kernel may find no packet before the card
+//! interrupts again (`napi_defer_hard_irqs`), and the wait in between (`gro_flush_timeout`; Linux 5.8,
 //! Documentation/networking/napi.rst). The settings of each queue (Linux 6.13) would add nothing, because workers have
-//! all queues of an interface. Values of an operator are left as they are. Those of xvsd are recognised by their
-//! number, so a director that starts after a killed one takes them away.
+//! all queues of an interface. Values of an operator are left as they are. Values of xvsd are recognised by their
+//! number, so a director that starts after a killed one removes them.
 
 use std::fs::File;
 use std::io::{self, Read, Write};

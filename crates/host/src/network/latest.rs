@@ -1,6 +1,6 @@
 //! A slot for one value, the newest, between a follower and the control thread.
 //!
-//! A value that has not been taken is replaced by the next one, so a busy control thread finds the newest value alone.
+//! The next value replaces a value that has not been taken, so a busy control thread finds only the newest value.
 //! Neither thread waits for the other.
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! Reads policy rules: those that xvs follows, and a sentence for each that it does not follow.
+//! Reads policy rules: the rules that xvs follows, and a sentence for each rule that it does not follow.
 //!
 //! IPVS routes packets as if this machine had made them, and so does xvs. So a rule for one input interface concerns
 //! none of its packets, and a rule for `iif lo` all of them.
