@@ -1,7 +1,7 @@
 //! `track_file`: the files from which a `FILE_CHECK` reads a number.
 //!
 //! Pure: whether a file exists is not checked. Source: keepalived-behaviour, section 4.12. Not here: reading the files
-//! (`health/probes/file.rs`).
+//! (`probes/file.rs` of `health`).
 
 use std::collections::HashMap;
 use std::path::PathBuf;

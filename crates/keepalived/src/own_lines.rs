@@ -1,4 +1,4 @@
-//! Lines `#xvs …`, which are comments for keepalived: what keepalived has no keyword for.
+//! Lines `#xvs …`, which are comments for keepalived: features that keepalived has no keyword for.
 //!
 //! Such lines stand directly in a `virtual_server` and apply to all of its services. A wrong line is an error: a
 //! service without its SYN proxy, limit or PROXY header is not what the file wants. Pure. Not here: their grammar

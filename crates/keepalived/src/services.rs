@@ -1,8 +1,9 @@
 //! `virtual_server` blocks.
 //!
-//! Pure. What keepalived leaves out with a message is left out here with a warning; errors of keepalived that are not
-//! copied are listed in docs/limits-all.md. Source: keepalived-behaviour, sections 2 and 5.4. Not here: the settings of
-//! a virtual server (`settings.rs`), its real servers (`servers.rs`), and its state (`health/virtual_server/mod.rs`).
+//! Pure. Statements that keepalived leaves out with a message are left out here with a warning; errors of keepalived
+//! that are not copied are listed in docs/limits-all.md. Source: keepalived-behaviour, sections 2 and 5.4. Not here:
+//! the settings of a virtual server (`settings.rs`), its real servers (`servers.rs`), and its state
+//! (`virtual_server/mod.rs` of `health`).
 
 use std::collections::HashSet;
 

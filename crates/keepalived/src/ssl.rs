@@ -1,6 +1,6 @@
 //! The `SSL` block: the certificate files for TLS checks.
 //!
-//! Pure. Not here: reading those files (`health/tls_config.rs`).
+//! Pure. Not here: reading those files (`tls_config.rs` of `health`).
 
 use xvs_model::health_checks::check::{Setting, Tls, Trust};
 

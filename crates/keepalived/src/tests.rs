@@ -1,6 +1,6 @@
 //! Tests over whole files: the state before any check has run, and the faults.
 //!
-//! Each file was also given to `keepalived -t` 2.2.7. What keepalived accepts, leaves out or reports is the same here;
+//! Each file was also given to `keepalived -t` 2.2.7. xvs accepts, leaves out and reports the same as keepalived;
 //! docs/limits-all.md lists the differences. The files are in `cases/`, with their rules as `ipvsadm -Sn` prints them.
 
 use std::collections::BTreeSet;

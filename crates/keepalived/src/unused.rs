@@ -1,10 +1,10 @@
 //! Statements of keepalived.conf that xvs does not use, outside of virtual servers.
 //!
-//! A statement that concerns VRRP, BFD or keepalived's own processes has no effect on checks and causes no warning. One
-//! that keepalived would act on, and whose absence changes what is checked or served, causes a warning with the step.
-//! All others are unknown. Pure, except that a network namespace is compared with that of the process. Source: the
-//! manual keepalived.conf(5) of keepalived 2.4; docs/coming-from.md has the same lists. Not here: what xvs uses
-//! (`globals.rs`, `lib.rs`).
+//! A statement that concerns VRRP, BFD or keepalived's own processes has no effect on checks and causes no warning. A
+//! statement that keepalived would act on, and whose absence changes checks or services, causes a warning with the
+//! step. All other statements are unknown. Pure, except that a network namespace is compared with the namespace of the
+//! process. Source: the manual keepalived.conf(5) of keepalived 2.4; docs/coming-from.md has the same lists. Not here:
+//! the statements that xvs uses (`globals.rs`, `lib.rs`).
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
