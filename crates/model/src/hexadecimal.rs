@@ -1,4 +1,4 @@
-//! Bytes as hexadecimal text, two digits each; also for fields of messages, by `serde(with = …)`.
+//! Bytes as hexadecimal text, two digits each; also for fields of messages, with `serde(with = …)`.
 
 use std::borrow::Cow;
 

@@ -1,8 +1,9 @@
-//! Access lists: networks whose packets services do not get (deny), or the only ones that they get (allow).
+//! Access lists: networks whose packets services do not get (deny), or the only networks whose packets they get
+//! (allow).
 //!
-//! A list concerns all services or one. Its entries are those of commands, which may end at a time, and those of one
-//! file, which is replaced as a whole. A list outlives its service, as a disabled real server does. Pure: who reads the
-//! files and the clock is the control plane. Not here: matching packets (`xvs_dataplane::snapshot::lists`).
+//! A list concerns all services or one. Its entries come from commands, which may give them an end, and from one file,
+//! which is replaced as a whole. A list outlives its service, as a disabled real server does. Pure: the control plane
+//! reads the files and the clock. Not here: matching packets (`xvs_dataplane::snapshot::lists`).
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

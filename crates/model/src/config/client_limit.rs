@@ -1,4 +1,4 @@
-//! Limits of clients: which can be set, and the report of `xvs limit list` and `xvs top --clients`.
+//! Limits of clients: the limits that can be set, and the report of `xvs limit list` and `xvs top --clients`.
 
 use std::collections::BTreeMap;
 

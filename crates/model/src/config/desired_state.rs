@@ -1,6 +1,6 @@
 //! The desired state: the configuration that operators want.
 //!
-//! The control thread alone changes it, one command at a time. A command is validated as IPVS validates it; a refused
+//! Only the control thread changes it, one command at a time. A command is validated as IPVS validates it; a refused
 //! command changes nothing. Pure: no clock, no I/O, no live numbers (connections, counters), which the data plane owns.
 //! Services are shared: a clone costs a reference count for each service, a change copies one service.
 //!

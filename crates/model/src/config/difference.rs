@@ -5,8 +5,8 @@
 //! access lists, QUIC configurations and server IDs, the mark rules, the timeouts. Entries of lists that end by
 //! themselves are never deleted. No command touches an object that is equal in both, so its connections, counters and
 //! scheduler state stay; an object that differs is edited. The order of destinations and of local addresses is not
-//! compared; the order of mark rules is. Timeouts that a file does not set stay, and so do synchronization daemons that
-//! it does not start. Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`),
+//! compared; the order of mark rules is. Timeouts that a file does not set stay, and synchronization daemons that it
+//! does not start continue. Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`),
 //! carrying out the commands (`control/apply.rs` of `ctl`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};

@@ -1,4 +1,4 @@
-//! The hold: for how long packets of services are kept from the kernel after the last worker has ended.
+//! The hold: the time for which packets of services are kept from the kernel after the last worker has ended.
 
 use std::fmt;
 use std::str::FromStr;

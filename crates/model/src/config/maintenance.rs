@@ -1,4 +1,4 @@
-//! Disabled real servers: those that an operator keeps from new connections until they are enabled again.
+//! Disabled real servers, which an operator keeps from new connections until they are enabled again.
 
 use std::collections::BTreeSet;
 use std::fmt;

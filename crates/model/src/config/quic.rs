@@ -1,8 +1,8 @@
-//! QUIC configurations: by which connection IDs of a service name real servers, and which do.
+//! QUIC configurations and server IDs, with which connection IDs of a service name real servers.
 //!
-//! They belong to a service and its real servers whether or not these exist now, so that health checks may remove and
-//! add them. Keys are in files that xvsd reads; here are only their paths. Not here: the decoding of connection IDs
-//! (`xvs_proto::quic`), the choice of a real server (`new_connection/quic.rs` of `dataplane`).
+//! They belong to a service and its real servers whether or not these exist now, so health checks may remove and add
+//! them. Keys are in files that xvsd reads; a configuration has only their paths. Not here: the decoding of connection
+//! IDs (`xvs_proto::quic`), the choice of a real server (`new_connection/quic.rs` of `dataplane`).
 
 use std::collections::BTreeMap;
 use std::path::Path;

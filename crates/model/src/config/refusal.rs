@@ -1,4 +1,4 @@
-//! Why requests are refused.
+//! The reasons for which requests are refused.
 
 use std::fmt::Display;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
-//! Rules, which are what the desired state consists of, and the objects that they describe.
+//! Rules, of which the desired state consists, and the objects that they describe.
 //!
-//! A [`Rule`] says everything about one object, an [`Object`] only which one it is. Commands, the difference of two
-//! states, rules files and the journal are made of both. Not here: how the nouns are checked (the other files of this
+//! A [`Rule`] says everything about one object, an [`Object`] only identifies it. Commands, the difference of two
+//! states, rules files and the journal are made of both. Not here: the checks of the nouns (the other files of this
 //! folder), their texts (`ipvsadm`).
 
 use std::net::IpAddr;

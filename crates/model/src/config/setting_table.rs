@@ -1,4 +1,4 @@
-//! Tables of settings: of each the meaning, the name, the type and the default, in one line.
+//! Tables of settings: the meaning, name, type and default of each, in one line.
 //!
 //! A table makes the section of xvs.toml, its defaults, and `xvs set` by name.
 

@@ -1,4 +1,4 @@
-//! The SYN proxy: which services can be behind it.
+//! The SYN proxy: the services that can be behind it.
 
 use xvs_proto::Protocol;
 use xvs_sched::{ForwardingMethod, ServiceKey};

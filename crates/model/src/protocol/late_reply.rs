@@ -1,8 +1,8 @@
 //! Replies that are late: a notice after a second, and the end of the wait.
 //!
 //! A stopped xvsd accepts requests, because the kernel does, and answers none. A request that reads ends after ten
-//! seconds with an error. One that changes something waits on: xvsd may still carry it out. One that changes the rules
-//! in etcd waits for etcd, and xvsd answers it in any case.
+//! seconds with an error. A request that changes something waits on: xvsd may still carry it out. A request that
+//! changes the rules in etcd waits for etcd, and xvsd answers it in any case.
 
 use std::fs;
 use std::os::unix::net::UnixStream;

@@ -1,7 +1,6 @@
 //! Connections as listings show them, and the filter that selects them.
 //!
-//! `xvs connections` sends the filter to the daemon, which applies it to each row, so that rows that do not match are
-//! not sent.
+//! `xvs connections` sends the filter to the daemon, which sends only the rows that match.
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -1,7 +1,7 @@
 //! A fleet: the directors that follow one rules file in etcd, as `xvs fleet` and `xvs status --json` show it.
 //!
-//! A [`FleetDirector`] is also the record that each director writes into etcd, so other versions of xvs read it: fields
-//! that are missing have their defaults, and unknown ones are left out. Names and shapes of fields are an interface for
+//! A [`FleetDirector`] is also the record that each director writes into etcd, so other versions of xvs read it:
+//! missing fields have their defaults, and unknown fields are left out. Names and shapes of fields are an interface for
 //! programs, listed in docs/json.md.
 
 use serde::{Deserialize, Serialize};

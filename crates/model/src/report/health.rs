@@ -1,8 +1,8 @@
 //! The health of real servers, as `xvs health`, metrics and `xvs top` show it.
 //!
 //! Built for each request from the results of the checks. Times are in milliseconds since 1970 (UTC). The weight in
-//! force is that of the published snapshot. Cost: some microseconds for each real server. Not here: how it is shown
-//! (`health.rs` of `cli`, `metrics/health.rs` of `ctl`).
+//! force comes from the published snapshot. Cost: some microseconds for each real server. Not here: its display
+//! (`health.rs` of `cli`, `metrics/health.rs` of `xvsd`).
 
 use std::fmt;
 

@@ -1,4 +1,4 @@
-//! Reports: what programs show of a running director.
+//! Reports of a running director, which programs show.
 
 pub mod capture;
 pub mod connection;

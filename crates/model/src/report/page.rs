@@ -1,8 +1,8 @@
-//! The document of the status page, `GET /status.json`: the services of one page, with their real servers and what
-//! health checks say of them in words.
+//! The document of the status page, `GET /status.json`: the services of one page, with their real servers and their
+//! health in words.
 //!
-//! Names and shapes of fields are an interface for programs, listed in docs/json.md. Not here: who fills it in
-//! (`status/page.rs` of `ctl`), how it is shown (`status/page.html` there).
+//! Names and shapes of fields are an interface for programs, listed in docs/json.md. Not here: its construction
+//! (`status/page.rs` of `xvsd`), its display (`status/page.html` there).
 
 use std::fmt;
 use std::net::IpAddr;

@@ -2,7 +2,7 @@
 //!
 //! The status at one moment: the daemon's thread that serves the client fills it in from counters and the published
 //! configuration. Names and shapes of fields are an interface for programs, listed in docs/json.md. Not here: the
-//! warnings (`status/` of `ctl`) and the printed form (`status.rs` of `cli`).
+//! warnings (`status/` of `xvsd`) and the printed form (`status.rs` of `cli`).
 
 use std::collections::BTreeMap;
 use std::fmt;
