@@ -1,6 +1,6 @@
 //! Addresses, protocols, endpoints and networks.
 //!
-//! All are plain values. Addresses are `std::net` types, so that every crate prints and parses them alike. Serde writes
+//! All are plain values. Addresses are `std::net` types, so every crate prints and parses them alike. Serde writes
 //! protocols, endpoints and networks in their printed form.
 
 use std::borrow::Cow;

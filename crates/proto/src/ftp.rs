@@ -1,8 +1,8 @@
 //! Commands and replies of an FTP control connection that name the endpoint of a data connection.
 //!
 //! Runs for each segment with data of such a connection. A line counts only if it begins at the start of the segment or
-//! behind another line in it. A line split across segments is not read. Promise: no input makes it read beyond the
-//! given bytes. Cost: one pass over the segment.
+//! behind another line of the segment. A line split across segments is not read. Promise: no input makes it read beyond
+//! the given bytes. Cost: one pass over the segment.
 //!
 //! Source: RFC 959 §4.1.2 and §5.3 (`PORT`, `PASV`), RFC 1123 §4.1.2.6 (the numbers of reply 227), RFC 2428 (`EPRT`,
 //! `EPSV`).

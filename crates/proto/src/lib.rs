@@ -1,8 +1,8 @@
 //! Packet headers: parsing, editing in place, and writing.
 //!
 //! There are two kinds of types. A *view* borrows bytes and reads or edits fields in place. Its constructor checks
-//! every length that it relies on, so no accessor fails, and its setters keep the checksums that cover what they
-//! change. A *repr* is a plain value that is written as bytes: the headers that the director originates.
+//! every length that it relies on, so no accessor fails, and its setters update the checksums that cover the changed
+//! bytes. A *repr* is a plain value that is written as bytes: the headers that the director originates.
 //! [`packet::parse`] turns a frame into the [`Packet`] that the pipeline works with.
 //!
 //! This crate does no I/O, reads no clock and does not allocate.

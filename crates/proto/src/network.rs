@@ -1,6 +1,6 @@
 //! The director's network: links, addresses, routes, policy rules, neighbours.
 //!
-//! The control plane copies these values from the kernel; the lab and tests build them by [`Network::add_link`] and
+//! The control plane copies these values from the kernel; the lab and tests build them with [`Network::add_link`] and
 //! similar methods. `xvs_dataplane::egress::Egress` builds a snapshot's look-up tables from them. Not read on the
 //! packet path.
 

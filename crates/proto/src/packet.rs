@@ -1,7 +1,7 @@
 //! The headers of a frame, parsed into a [`Packet`].
 //!
-//! Runs once for each frame. It checks every length that later stages rely on, so that they index without failing.
-//! Cost: one pass over the headers. Not here: what the packet means to a service.
+//! Runs once for each frame. It checks every length that later stages rely on, so they index without failing. Cost: one
+//! pass over the headers. Not here: the packet's meaning to a service.
 
 use std::net::IpAddr;
 use std::ops::Range;

@@ -3,7 +3,8 @@
 //! The kernel leaves the checksum of a packet to a device that can compute it (`CHECKSUM_PARTIAL`): the field then
 //! contains the sum of the pseudo-header (TCP, UDP) or 0 (SCTP). A virtual device passes the packet on as it is. Runs
 //! once for each whole packet from such a device. A checksum that is wrong in another way stays wrong. Cost: the sum of
-//! the pseudo-header, and one pass over a packet whose checksum is partial. Not here: which devices those are.
+//! the pseudo-header, and one pass over a packet whose checksum is partial. Not here: the devices that leave checksums
+//! partial.
 //!
 //! Source: kernel `Documentation/networking/checksum-offloads.rst`; `net/sctp/output.c`, `sctp_packet_pack`.
 

@@ -1,9 +1,9 @@
 //! Plain packets: whole packets without options or extension headers that carry TCP or UDP, in untagged frames.
 //!
 //! Most packets are plain. They are read and rewritten here at fixed positions, with one check of the length and
-//! without branches on their content. What [`Plain::read`] accepts, [`crate::parse`] accepts with the same result, and
-//! the rewriting equals that of the views [`Ipv4`](crate::ipv4::Ipv4), [`Ipv6`](crate::ipv6::Ipv6), [`tcp`] and
-//! [`udp`]: tests compare them.
+//! without branches on their content. [`crate::parse`] accepts every packet that [`Plain::read`] accepts, with the same
+//! result, and the rewriting equals the rewriting of the views [`Ipv4`](crate::ipv4::Ipv4),
+//! [`Ipv6`](crate::ipv6::Ipv6), [`tcp`] and [`udp`]: tests compare them.
 
 use std::net::IpAddr;
 

@@ -2,7 +2,7 @@
 //!
 //! The first chunk is read for every SCTP packet; the checksum is computed where a port was rewritten. Promise: no
 //! length in the packet is trusted. Nothing is read behind a chunk that reaches beyond the packet's end. Cost: a few
-//! bytes read, or one pass over the packet for the checksum. Not here: what the director does about an event.
+//! bytes read, or one pass over the packet for the checksum. Not here: the director's reaction to an event.
 
 /// Positions in the common header (§3.1); the ports stand where TCP has them.
 pub mod field {

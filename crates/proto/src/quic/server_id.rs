@@ -5,9 +5,8 @@
 //! ```
 //!
 //! With a key, server ID and nonce are encrypted: as one block of AES-128 if they are 16 bytes long together, otherwise
-//! by a Feistel network of four rounds. Cost with a key: one to four blocks. Not here: which configuration and which
-//! server an ID belongs to (`xvs_dataplane::snapshot::quic`). The length in the first octet is for servers; it is not
-//! compared.
+//! with a Feistel network of four rounds. Cost with a key: one to four blocks. Not here: the configuration and the
+//! server of an ID (`xvs_dataplane::snapshot::quic`). The length in the first octet is for servers; it is not compared.
 //!
 //! Source: draft-ietf-quic-load-balancers-21, §3 (first octet), §5 (encoding), appendix B (test vectors).
 
