@@ -1,8 +1,8 @@
-//! Decapsulation on a real server by the XDP program `bpf/decap.bpf.c`: IP in IP, GRE and GUE over IPv4 and IPv6.
+//! Decapsulation on a real server with the XDP program `bpf/decap.bpf.c`: IP in IP, GRE and GUE over IPv4 and IPv6.
 //!
-//! [`install`] attaches the program to an interface by netlink. The program and its maps remain without a process until
-//! [`remove`], or until the interface is removed. A second [`install`] replaces the program and its addresses in one
-//! step. Other XDP programs are never replaced or removed. Needs no tunnel modules of the kernel. Used by `xvs
+//! [`install`] attaches the program to an interface over netlink. The program and its maps remain without a process
+//! until [`remove`], or until the interface is removed. A second [`install`] replaces the program and its addresses in
+//! one step. Other XDP programs are never replaced or removed. Needs no tunnel modules of the kernel. Used by `xvs
 //! realserver`. Not here: the director's XDP program (`xvs_dataplane`).
 
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Addresses that may be virtual ones and that another program has set up: a script, keepalived, systemd-networkd.
+//! Possible virtual addresses that another program has set up: a script, keepalived, systemd-networkd.
 //!
 //! The record does not have these addresses, so `xvs realserver` knows neither their method nor their interface, only
 //! their ARP state.

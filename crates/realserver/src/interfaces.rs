@@ -1,4 +1,4 @@
-//! Reads and changes this machine's interfaces and addresses by netlink.
+//! Reads and changes this machine's interfaces and addresses over netlink.
 
 use std::net::IpAddr;
 use std::sync::Arc;

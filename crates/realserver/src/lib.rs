@@ -1,6 +1,6 @@
 //! Prepares a real server: its virtual address, the ARP settings for it, decapsulation of tunnels.
 //!
-//! `up` does what the script of LVS tutorials does. It adds the virtual address to `lo` (or `tunl0`) with a host
+//! `up` has the effect of the script in LVS tutorials. It adds the virtual address to `lo` (or `tunl0`) with a host
 //! prefix. It keeps the interface of the director's packets from sending ARP replies for the address (`arp_ignore` 1)
 //! and from using it as sender of ARP requests (`arp_announce` 2). For tunnels, outer headers are removed by an XDP
 //! program, which needs no process, or by the kernel's `tunl0` if the interface has another XDP program.

@@ -1,4 +1,4 @@
-//! The forwarding method of the director, as a real server sees it.
+//! The director's forwarding method, as a real server sees it.
 
 use std::fmt;
 

@@ -1,7 +1,7 @@
 //! The record of virtual addresses and of the values that `xvs realserver up` changed, for `down` to restore.
 //!
 //! One JSON file for each network namespace under `/run/xvs-realserver`. A reboot removes it, like the settings. A
-//! command that changes the file locks it and replaces it by rename(2), so that `status` can read it without a lock.
+//! command that changes the file locks it and replaces it with rename(2), so `status` can read it without a lock.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;

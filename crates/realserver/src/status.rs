@@ -1,4 +1,4 @@
-//! The state of a real server: its virtual addresses, and what differs from the record of `up`.
+//! The state of a real server: its virtual addresses, and differences from the record of `up`.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
