@@ -1,7 +1,7 @@
 //! The explanation of one choice: its rule and the figures that it compares.
 //!
 //! Built for `xvs explain` by the functions that make the choice itself; never while packets are forwarded. Not here:
-//! what every choice looks at (weights, loads, thresholds), which is in [`Candidates`].
+//! the data that every choice reads (weights, loads, thresholds), in [`Candidates`].
 
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,9 @@
-//! The hashes by which schedulers place clients, addresses and destinations.
+//! The hashes with which schedulers place clients, addresses and destinations.
 //!
-//! `dh`, `sh` and `mh` hash as the kernel does, so that a client gets the server that it would get through IPVS. No
-//! secret keys these hashes: a client that chooses its address can choose its bucket, but gains only a server that
-//! others share. Cost: a multiplication, or a SipHash of four bytes. Not here: the hash of the memory of `lblc` and
-//! `lblcr`, where a bucket holds few addresses (`memory.rs`).
+//! `dh`, `sh` and `mh` hash as the kernel does, so a client gets the server that it would get through IPVS. No secret
+//! keys these hashes: a client that chooses its address can choose its bucket, but gains only a server that others
+//! share. Cost: a multiplication, or a SipHash of four bytes. Not here: the hash of the memory of `lblc` and `lblcr`,
+//! where a bucket holds few addresses (`memory.rs`).
 
 use std::net::IpAddr;
 

@@ -3,8 +3,8 @@
 //! Runs once for each new connection. Remembers a real server for each destination address of packets. That server is
 //! chosen again as long as its weight is above 0 and it is not busy while another one idles. Otherwise the choice of
 //! `wlc` is made and remembered. As under IPVS, a remembered server is chosen even above its upper threshold. It keeps
-//! no state, but a [`Memory`]. Cost: a look-up there; one pass over the service's destinations if the address is new or
-//! its real server busy.
+//! no state, but a [`Memory`]. Cost: a look-up in the memory; one pass over the service's destinations if the address
+//! is new or its real server busy.
 //!
 //! Source: ipvs-behaviour, section 5.2.
 

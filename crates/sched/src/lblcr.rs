@@ -1,11 +1,11 @@
 //! Locality-based least-connection scheduling with replication (`lblcr`).
 //!
 //! Runs once for each new connection. Remembers a set of real servers for each destination address of packets, and
-//! chooses among them as `wlc` does. If the chosen one is busy while another one idles, it chooses among all, and adds
-//! that one to the set. A set that has not changed for `lblcr_expiration` loses the member with the highest overhead
-//! for its weight. A removed destination is lost first, because its load is not known. It keeps no state, but a
-//! [`Memory`], where a set has at most 16 members. Cost: a look-up there and a pass over the set; a pass over the
-//! service's destinations if the address is new or its destinations busy.
+//! chooses among them as `wlc` does. If the chosen server is busy while another one idles, it chooses among all, and
+//! adds the chosen one to the set. A set that has not changed for `lblcr_expiration` loses the member with the highest
+//! overhead for its weight. A removed destination is lost first, because its load is not known. It keeps no state, but
+//! a [`Memory`], where a set has at most 16 members. Cost: a look-up in the memory and a pass over the set; a pass over
+//! the service's destinations if the address is new or its destinations busy.
 //!
 //! Source: ipvs-behaviour, section 5.2.
 

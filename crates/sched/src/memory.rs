@@ -2,13 +2,13 @@
 //!
 //! The control thread makes the table when a service is given its scheduler, passes it to the next scheduler when
 //! destinations change, and removes old entries. Workers read and write it when they choose. It names a real server by
-//! its endpoint, so one that is removed and added again is recognised. It is bounded: 1,024 buckets of 32 entries. In a
+//! its endpoint, so a server that is removed and added again is recognised. Bounded: 1,024 buckets of 32 entries. In a
 //! full bucket the least recently used entry is replaced. Unlike IPVS it hashes with a secret: clients choose the
-//! addresses, and with addresses of one bucket they could evict those of others. No thread waits: each entry has a
-//! version that is odd while a writer changes it. A reader that meets an odd version treats the entry as absent; a
-//! writer that meets one leaves the entry to the other writer.
+//! addresses, and with addresses of one bucket they could evict the addresses of others. No thread waits: each entry
+//! has a version that is odd while a writer changes it. A reader that meets an odd version treats the entry as absent;
+//! a writer that meets an odd version leaves the entry to the other writer.
 //!
-//! Cost: a look-up reads the 32 keys of a bucket and one entry. Not here: which entries are still valid.
+//! Cost: a look-up reads the 32 keys of a bucket and one entry. Not here: the validity of entries.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;

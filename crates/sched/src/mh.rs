@@ -2,10 +2,10 @@
 //!
 //! Runs once for each new connection. When the scheduler is built, a table of 4,093 slots is filled. Each destination
 //! has its own order of slots, from hashes of its endpoint. The destinations take turns, and each takes slots in
-//! proportion to its weight. So when a destination is removed, few clients of the others move. The packet's source
-//! address, with `mh-port` also its source port, selects the slot. If the destination there is not usable, none is
-//! chosen; with `mh-fallback` other slots are tried. A destination's last weight above 0 counts, so that a quiescent
-//! one gets its clients back.
+//! proportion to its weight. So few clients of other destinations move when a destination is removed. The packet's
+//! source address, with `mh-port` also its source port, selects the slot. If the destination there is not usable, none
+//! is chosen; with `mh-fallback` other slots are tried. A destination's last weight above 0 counts, so a quiescent
+//! destination gets its clients back.
 //!
 //! It keeps no state. Cost: one SipHash; with `mh-fallback` up to 4,093 more while destinations are unusable. Building
 //! takes about 4,093 × ln 4,093 steps in all, whatever the number of destinations.

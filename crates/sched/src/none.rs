@@ -1,4 +1,4 @@
-//! The scheduler of a service without one (`none`).
+//! No scheduling (`none`).
 //!
 //! Runs once for each new connection and chooses no destination. Cost: nothing.
 

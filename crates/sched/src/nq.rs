@@ -1,7 +1,7 @@
 //! Never-queue scheduling (`nq`).
 //!
 //! Runs once for each new connection. Chooses the first usable destination without active connections, whatever its
-//! weight; if there is none, the one that `sed` chooses. It keeps no state. Cost: at most two passes over the service's
+//! weight; if there is none, the choice of `sed`. It keeps no state. Cost: at most two passes over the service's
 //! destinations.
 
 use crate::account::{Account, Figure};

@@ -2,8 +2,8 @@
 //!
 //! Runs once for each new connection. Takes the usable destinations in turn, beginning behind the last choice. A weight
 //! matters only if it is 0. The state is the position of the last choice plus one, and 0 before the first choice. Cost:
-//! a binary search, and one step for each overloaded destination that is passed over; quiescent ones are left out when
-//! the scheduler is built.
+//! a binary search, and one step for each overloaded destination that is passed over; quiescent destinations are left
+//! out when the scheduler is built.
 
 use crate::account::{Account, Figure};
 use crate::destination::Weight;

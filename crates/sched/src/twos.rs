@@ -1,4 +1,4 @@
-//! Weighted random choice of two destinations, of which the less loaded one is taken (`twos`).
+//! Weighted random choice of the less loaded of two destinations (`twos`).
 //!
 //! Runs once for each new connection. Draws two usable destinations by weight, independently, and takes the second if
 //! its overhead-to-weight ratio is lower than the first's. A draw is a number from 0 to the sum of the usable weights,
