@@ -2,7 +2,7 @@
 //!
 //! Runs on the control thread. Unless it is pinned, the program is detached when the [`Attached`] is dropped, and by
 //! the kernel when the process dies. A pinned program stays. A later process takes over its link and replaces the
-//! program there without a gap. Not here: what the program does.
+//! program there without a gap. Not here: the program.
 
 use std::ffi::CStr;
 use std::num::NonZeroU32;

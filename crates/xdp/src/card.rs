@@ -1,7 +1,7 @@
 //! Settings of a network card that `ethtool` changes, read but not changed.
 //!
-//! For `xvs doctor`. Cost: some requests to the kernel. A field that the driver does not report is `None`. Not
-//! here: queues and offloads (`device.rs`), interrupts, and which values are good.
+//! For `xvs doctor`. Cost: some requests to the kernel. A field that the driver does not report is `None`. Not here:
+//! queues and offloads (`device.rs`), interrupts, and recommended values.
 
 use std::collections::BTreeMap;
 use std::io;

@@ -1,8 +1,8 @@
-//! What follows from the name of an interface's driver: the size of its frames, and whether packets may have partial
-//! checksums.
+//! Properties that follow from the name of an interface's driver: the size of its frames, and whether packets may have
+//! partial checksums.
 //!
 //! Looked up when an interface is attached. Sources: the kernel's drivers, at the functions named here;
-//! docs/bare-metal.md says which of them were seen. Not here: what the kernel says itself (`device.rs`).
+//! docs/bare-metal.md says which drivers were seen. Not here: properties that the kernel reports (`device.rs`).
 
 /// The bytes of a frame for packets of up to `mtu` bytes, or for their parts, of this driver: half a page if the driver
 /// is known to receive such packets in it, otherwise a page. With whole pages a packet of 9000 bytes has three parts,

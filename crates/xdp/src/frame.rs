@@ -6,8 +6,8 @@
 //!
 //! A frame is at any time in exactly one place: in the pool, in the pipeline (as an owned [`Frame`]), lent to the
 //! kernel for receiving (fill ring), or lent to it for sending (TX ring). [`FramePool`] records the place in release
-//! builds too. So a descriptor is refused if the kernel returns it twice or by the wrong ring, or if it was never lent.
-//! Taking a frame and putting it back costs a few instructions; nothing allocates after the pool was made.
+//! builds, too. So a descriptor is refused if the kernel returns it twice or through the wrong ring, or if it was never
+//! lent. Taking a frame and putting it back costs a few instructions; nothing allocates after the pool was made.
 
 use std::any::Any;
 use std::mem::size_of;

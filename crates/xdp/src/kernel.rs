@@ -1,6 +1,6 @@
-//! The kernel's version, for sentences about what an older one lacks.
+//! The kernel's version, for sentences about features that an older kernel lacks.
 //!
-//! Not what decides whether something works: a vendor's kernel may have what its number does not show.
+//! The version decides nothing: a vendor's kernel may have features that its number does not show.
 
 use std::fs;
 

@@ -1,8 +1,8 @@
-//! How an interface's frames reach the sockets (native or generic XDP, zero-copy or copy), and the settings that this
-//! forbids.
+//! The way of an interface's frames to the sockets (native or generic XDP, zero-copy or copy), and the settings that
+//! each way forbids.
 //!
 //! Checked once, when an interface is attached. A setting that would corrupt traffic is refused, with the command that
-//! changes it. Not here: which mode is tried first (`attach.rs`). Source: the kernel's
+//! changes it. Not here: the order in which modes are tried (`attach.rs`). Source: the kernel's
 //! Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
 
 use std::{fmt, io};

@@ -2,8 +2,8 @@
 //! process ends.
 //!
 //! Used at the start, when an interface is attached again, and for a release. A pin's path is
-//! `BPFFS/xvs/DIRECTOR/INTERFACE`, with `:` for each `.`, because a bpffs refuses dots. Not here: what the programs do
-//! without a director (`bpf/redirect.bpf.c` of `dataplane`), names of directors (`instance.rs` of `host`).
+//! `BPFFS/xvs/DIRECTOR/INTERFACE`, with `:` for each `.`, because a bpffs refuses dots. Not here: the programs without
+//! a director (`bpf/redirect.bpf.c` of `dataplane`), names of directors (`instance.rs` of `host`).
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};

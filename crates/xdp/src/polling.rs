@@ -1,10 +1,10 @@
-//! Who drives the drivers of a worker's queues: their interrupts, or the worker itself.
+//! Polling: whether interrupts or the worker itself drive the drivers of the worker's queues.
 //!
 //! With preferred busy polling (`SO_PREFER_BUSY_POLL`, Linux 5.11) each `recvfrom` and `sendto` of an AF_XDP socket
-//! runs the driver's receive loop (NAPI) in the calling thread (net/xdp/xsk.c, `sk_busy_loop`), and its interrupt stays
-//! masked as long as the interface defers interrupts (`napi_defer_hard_irqs`, `gro_flush_timeout`; net/core/dev.c,
-//! `busy_poll_stop`). Where a driver tells no NAPI of its queues, or the kernel is older, its interrupts fill the rings
-//! as ever, and the worker that does not sleep finds the frames there.
+//! runs the driver's receive loop (NAPI) in the calling thread (net/xdp/xsk.c, `sk_busy_loop`), and the driver's
+//! interrupt stays masked as long as the interface defers interrupts (`napi_defer_hard_irqs`, `gro_flush_timeout`;
+//! net/core/dev.c, `busy_poll_stop`). If a driver tells no NAPI of its queues, or the kernel is older, interrupts fill
+//! the rings as ever, and the worker, which does not sleep, finds the frames there.
 
 use std::ffi::c_int;
 use std::os::fd::BorrowedFd;

@@ -1,4 +1,4 @@
-//! One worker's AF_XDP sockets: one for each of its queues of every attached interface, over one UMEM.
+//! One worker's AF_XDP sockets, one for each of its queues of every attached interface, over one UMEM.
 //!
 //! The control thread opens them, the worker uses them for each burst. A frame that finds no room in a TX ring is
 //! returned to the caller. Nothing allocates after set-up. Cost for each burst: one `sendto` for each 32 frames and

@@ -1,7 +1,7 @@
 //! A worker's packet memory (UMEM): its size and its registration with the kernel.
 //!
 //! Made once for each worker. The kernel locks the memory, so RLIMIT_MEMLOCK limits its size; the limit is raised as
-//! far as this process may. Not here: the place of each frame (`frame.rs`).
+//! far as this process is allowed. Not here: the place of each frame (`frame.rs`).
 
 use std::ffi::CString;
 use std::io;

@@ -1,4 +1,4 @@
-//! Attaching BPF programs to interfaces: XDP by BPF link or by netlink, and traffic control (tc).
+//! Attaching BPF programs to interfaces: XDP with a BPF link or over netlink, and traffic control (tc).
 
 use std::ffi::{CStr, c_int};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

@@ -2,7 +2,7 @@
 //! as a whole.
 //!
 //! For set-up and control. The kernel frees a replaced set once no program reads it. A set's memory is one allocation,
-//! so this is one step, whatever its size.
+//! so freeing it is one step, whatever its size.
 
 use std::ffi::c_void;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
