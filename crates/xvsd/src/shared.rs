@@ -38,7 +38,7 @@ use xvs_xdp::polling::Poll;
 use crate::fleet_view::FleetView;
 use crate::history::{History, Sample};
 use crate::log::Losses;
-use crate::status::health;
+use crate::status::weights_in_force;
 use crate::sync_peers::SyncPeers;
 
 /// The largest number of attempts to free ended connections that workers may still use.
@@ -268,7 +268,7 @@ impl Shared {
         let mut report = self.health.get()?();
         // A copy, so that the control thread does not wait for the lock meanwhile.
         let drift = self.facts_mut().drift.clone();
-        health::fill_in(&mut report, &self.published.load(), self.now());
+        weights_in_force::fill_in(&mut report, &self.published.load(), self.now());
         Some(HealthReport { drift: drift.to_vec(), ..report })
     }
 

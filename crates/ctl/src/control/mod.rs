@@ -71,7 +71,7 @@ mod publication;
 mod publish;
 pub mod quic;
 mod reconcile;
-pub mod reload;
+pub mod reload_settings;
 pub mod saving;
 mod settings;
 mod steered;

@@ -170,7 +170,7 @@ mod tests {
     use xvs_model::config::timeouts::Timeouts;
     use xvs_model::protocol::request::Verdict;
 
-    use crate::control::reload::Reloaded;
+    use crate::control::reload_settings::Reloaded;
     use crate::control::saving::*;
     use crate::control::tests::{Machine, any_change, any_service, control, endpoint, options};
     use crate::journal::format::{Contents, FileRecord, Header};

@@ -2,7 +2,7 @@
 //!
 //! Runs for each TCP packet of a connection. It follows the state tables of IPVS cell by cell and does not implement
 //! TCP: the state determines only the timeout of the connection and whether it counts as active. Cost: one table
-//! look-up.
+//! look-up. Not here: moving a connection to its next state (`burst/state.rs`).
 
 use std::time::Duration;
 

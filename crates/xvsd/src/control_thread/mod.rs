@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use xvs_ctl::bonds::{self, Chosen, bond_of};
 use xvs_ctl::control::Control;
-use xvs_ctl::control::reload::Reloaded;
+use xvs_ctl::control::reload_settings::Reloaded;
 use xvs_ctl::events::changes;
 use xvs_dataplane::egress::Unresolved;
 use xvs_host::netfilter::KernelMarkRules;

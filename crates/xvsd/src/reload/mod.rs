@@ -22,7 +22,7 @@ use xvs_ctl::arguments::Arguments;
 use xvs_ctl::config::{Config, InForce};
 use xvs_ctl::control::list_sources::read_list;
 use xvs_ctl::control::quic::read_key;
-use xvs_ctl::control::reload::Reloaded;
+use xvs_ctl::control::reload_settings::Reloaded;
 use xvs_ctl::journal::format::{Entry, FileRecord};
 use xvs_ctl::unattached::Attachment;
 use xvs_health::engine;

@@ -5,11 +5,11 @@
 //! form (`status.rs` of `cli`).
 
 pub mod daemon_facts;
-pub mod health;
 pub mod page;
 pub(crate) mod services;
 pub mod traffic;
 mod warnings;
+pub(crate) mod weights_in_force;
 
 use std::net::IpAddr;
 use std::sync::Arc;

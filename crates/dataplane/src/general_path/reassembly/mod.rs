@@ -6,7 +6,7 @@
 //! first fragment of a datagram collects all of them; other workers hand theirs over (`handoff.rs`).
 //!
 //! Promise: the fragments of a reassembled datagram cover it exactly once. A fragment that overlaps another one ends
-//! its datagram. Exception, as in Linux: a fragment that repeats only received bytes is dropped alone, whatever it
+//! its datagram. Exception, as in Linux: a fragment whose bytes were all received before is dropped alone, whatever it
 //! contains, so repeating a fragment cannot end the datagram of another sender. Not detected: a datagram that reuses
 //! the identification of an incomplete one, and whose fragments fill exactly its gaps; the checksum of the transport
 //! protocol is then wrong.

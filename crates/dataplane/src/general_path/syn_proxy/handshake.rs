@@ -2,7 +2,8 @@
 //!
 //! Runs when a client has acknowledged a cookie, when the destination answers, and when it does not. The packets to the
 //! destination are written here as if the client had sent them; the pipeline then passes them through the stages of a
-//! client's packets. So the balance, the counters and a PROXY header need no special case.
+//! client's packets. So the balance, the counters and a PROXY header need no special case. Not here: the
+//! cookies for clients (`mod.rs`).
 
 use xvs_proto::{LinkId, Packet, Protocol};
 use xvs_sched::ClientLimit;

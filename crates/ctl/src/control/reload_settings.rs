@@ -70,7 +70,7 @@ fn with_keys<T: Serialize + DeserializeOwned + Clone>(live: &T, new: &T, keys: &
 
 #[cfg(test)]
 mod tests {
-    use crate::control::reload::*;
+    use crate::control::reload_settings::*;
 
     #[test]
     fn keys_that_the_file_has_changed_win_and_others_stay_as_they_were_set() {

@@ -28,8 +28,8 @@ mod tests {
     use xvs_model::report::health::sample::{real_server, report, virtual_server};
     use xvs_model::report::health::{CheckState, RealServerHealth};
 
-    use crate::status::health::*;
     use crate::status::tests::daemon;
+    use crate::status::weights_in_force::*;
 
     #[test]
     fn the_weight_in_force_is_that_of_the_snapshot_with_any_port_in_the_file() {
