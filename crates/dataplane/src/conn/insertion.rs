@@ -110,7 +110,7 @@ pub enum Removal {
     Kept,
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 impl NewConnection {
     /// A connection by NAT for tests: TCP from 192.0.2.10:1000 to 198.51.100.1:80, which expires after a
     /// minute.

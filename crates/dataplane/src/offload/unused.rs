@@ -53,7 +53,7 @@ impl Unused {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use crate::offload::unused::*;
 

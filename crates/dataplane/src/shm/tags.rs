@@ -65,7 +65,7 @@ fn plainly(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u32 {
     })
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;

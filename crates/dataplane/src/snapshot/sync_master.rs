@@ -175,7 +175,7 @@ const STATE_AT: u32 = 42;
 const STATE_MAX: u8 = 0x0f;
 const GENERATION_AT: u32 = 48;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -138,7 +138,7 @@ const DELAY: Duration = Duration::from_millis(25);
 /// This number of complete messages is sent at once.
 const MANY: usize = 8;
 
-#[cfg(all(test, not(loom)))]
+#[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
 
