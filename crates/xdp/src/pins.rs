@@ -136,7 +136,7 @@ pub fn director_of(folder: &Path, program: u32, interface: u32) -> Option<String
     let pinned = LinkInfo { program, interface };
     directors.into_iter().find(|director| {
         let links = Pins::of(folder, director).links();
-        links.iter().any(|(_, _, info)| *info == pinned)
+        links.iter().any(|(_, info)| *info == pinned)
     })
 }
 
@@ -164,7 +164,7 @@ impl Pins {
         let (program, mode) = query_xdp(interface).ok()?.program?;
         let mut links = self.links().into_iter();
         // In another network namespace the same index may name another interface, with another program.
-        let (_, link, _) = links.find(|(.., info)| *info == LinkInfo { program, interface })?;
+        let (link, _) = links.find(|(_, info)| *info == LinkInfo { program, interface })?;
         Some(Pinned { link, program, mode: mode? })
     }
 
@@ -194,7 +194,7 @@ impl Pins {
     /// # Errors
     /// A pin cannot be removed.
     pub fn release(&self) -> io::Result<Vec<String>> {
-        for (_, link, _) in self.links() {
+        for (link, _) in self.links() {
             detach(link.as_fd());
         }
         let names = match names(&self.folder) {
@@ -214,13 +214,10 @@ impl Pins {
         self.folder.join(interface.replace('.', ":"))
     }
 
-    /// The pinned links, each with the name of its interface.
-    fn links(&self) -> Vec<(String, OwnedFd, LinkInfo)> {
-        let links = names(&self.folder).unwrap_or_default().into_iter().filter_map(|name| {
-            let (link, info) = open_link(&self.path(&name)).ok()?;
-            Some((name, link, info))
-        });
-        links.collect()
+    /// The pinned links.
+    fn links(&self) -> Vec<(OwnedFd, LinkInfo)> {
+        let names = names(&self.folder).unwrap_or_default().into_iter();
+        names.filter_map(|name| open_link(&self.path(&name)).ok()).collect()
     }
 }
 
