@@ -200,7 +200,7 @@ fn make(own: usize, worker: &mut TableWorker, first: u32, method: ForwardingMeth
             let Inserted::New(id) = worker.insert(&new) else { panic!("there is room") };
             worker.connection(id).count_in_packet();
             live.defer(own, Change::MoveTo(Activity::Active));
-            worker.refresh(id, 3, Millis(60_000));
+            worker.transition(id, |_| (3, Millis(60_000)));
         }
         live.add_deferred(own);
         worker.quiescent();

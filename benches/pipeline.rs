@@ -395,7 +395,7 @@ impl Bench {
             for (flow, hash) in &burst {
                 let (id, _) = table.find(flow, *hash).expect("every flow has its connection");
                 table.connection(id).count_in_packet();
-                table.refresh(id, 0, now + timeout);
+                table.transition(id, |_| (0, now + timeout));
             }
             table.quiescent();
         }

@@ -379,9 +379,9 @@ fn a_deadline_brought_forward_while_its_link_is_put_back_is_kept() {
     explore(|| {
         let (_table, mut one, mut other) = workers();
         let Inserted::New(id) = one.insert(&direct(1)) else { panic!("there is room") };
-        one.refresh(id, 2, Millis(300_000));
+        one.transition(id, |_| (2, Millis(300_000)));
         let thread = thread::spawn(move || {
-            other.refresh(id, 3, Millis(61_000));
+            other.transition(id, |_| (3, Millis(61_000)));
             other
         });
         one.advance_timers(Millis(60_000), |_, _| panic!("it expires a second later at the earliest"));

@@ -101,7 +101,7 @@ mod tests {
         let mut deferred = Deferred::new(0);
         one.advance_timers(Millis(60_000), |one, due| {
             assert_eq!(due, id);
-            other.refresh(id, 0, Millis(120_000));
+            other.transition(id, |_| (0, Millis(120_000)));
             expire(one, id, &snapshot, &counters, &mut deferred, None, Millis(60_000));
         });
         assert_eq!((table.live(), counters.expired.value()), (1, 0));

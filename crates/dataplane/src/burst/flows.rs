@@ -93,16 +93,6 @@ impl Flows {
         self.table.hash(flow)
     }
 
-    /// Prefetches the buckets for a hash.
-    pub fn prefetch_buckets(&self, hash: u64) {
-        self.table.prefetch_buckets(hash);
-    }
-
-    /// Prefetches the entries that these buckets point to.
-    pub fn prefetch_entries(&self, hash: u64) {
-        self.table.prefetch_entries(hash);
-    }
-
     /// The description of the connection of a flow.
     pub fn describe(&self, flow: &FlowKey) -> Option<Description> {
         let (id, _) = self.table.find(flow, self.table.hash(flow))?;

@@ -186,7 +186,7 @@ impl Burst {
                 self.steps.push(step);
             }
             if record.is_sought() {
-                flows.prefetch_buckets(record.hash);
+                flows.table.prefetch_buckets(record.hash);
             }
         }
     }
@@ -223,7 +223,7 @@ impl Burst {
         for record in &mut *records {
             match record.progress {
                 Progress::Unknown => record.progress = Progress::of(flows.table.candidate(record.hash)),
-                _ if record.is_sought() => flows.prefetch_entries(record.hash),
+                _ if record.is_sought() => flows.table.prefetch_entries(record.hash),
                 _ => {}
             }
         }

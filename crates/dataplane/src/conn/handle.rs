@@ -250,12 +250,6 @@ impl TableWorker {
         there.then_some(connection)
     }
 
-    /// Sets the protocol's state, and the time when the connection expires without another packet; see
-    /// [`Self::transition`].
-    pub fn refresh(&mut self, id: ConnId, state: u8, expires: Millis) {
-        self.transition(id, |_| (state, expires));
-    }
-
     /// Changes the protocol's state. `next` returns, for the current state, the next state and the time when the
     /// connection expires without another packet. Returns both states. `next` may be called again when another worker
     /// has changed the state at the same time, so no transition is lost and each is reported to exactly one caller.
@@ -382,13 +376,13 @@ impl TableWorker {
         &mut self,
         id: ConnId,
         record: State,
-        is_used: bool,
+        packets: Packets,
         expires: impl Fn(u8) -> Millis,
     ) -> Option<Settled> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let (old, new) = change(table, wheel, id, |old| {
             let state = old.is_offloaded().then(|| record.tcp().unwrap_or(old.state()))?;
-            let is_same = state == old.state() && !is_used;
+            let is_same = state == old.state() && packets == Packets::AsCounted;
             let new = if is_same { old } else { old.later(state, expires(state)) };
             Some(new.taken_back())
         })?;

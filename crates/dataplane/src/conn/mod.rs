@@ -58,7 +58,7 @@ pub(crate) use self::numbers::{Awaited, Numbers};
 #[cfg(test)]
 pub(crate) use self::offloaded::MOVES;
 pub(crate) use self::offloaded::{
-    MAX_RECORDS, NO_CONNECTION, Offloaded, Packets, RECORD, SLOTS, State as RecordState, Used,
+    MAX_RECORDS, NO_CONNECTION, Offloaded, Packets, RECORD, SLOTS, State as RecordState, Used, has_packets,
     word as offloaded_word,
 };
 pub use self::reader::TableReader;

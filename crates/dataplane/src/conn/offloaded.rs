@@ -312,13 +312,7 @@ impl Offloaded {
 
     /// What the entry of a connection would say if it knew its record.
     pub(crate) fn told_of(&self, id: ConnId, life: Life) -> Life {
-        self.of(id).map_or(life, |record| self.told(record, life, self.has_packets(record)))
-    }
-
-    /// Whether a record has packets that no worker has taken.
-    pub(crate) fn has_packets(&self, record: u32) -> bool {
-        let counts = &self.record(record)[word::COUNTS..word::CONNECTION];
-        counts.iter().any(|count| count.load(Ordering::Relaxed) != 0)
+        self.of(id).map_or(life, |record| self.told(record, life, Packets::AsCounted))
     }
 
     /// What a record says of its connection, whose entry has this word. `None`: the record is not the connection's any
@@ -326,7 +320,7 @@ impl Offloaded {
     pub(super) fn read(&self, id: ConnId, record: u32, life: Life, packets: Packets) -> Option<Reading> {
         // Read before the caller's exchange, after which the owner of the record may use it again.
         let slot = self.slot(record);
-        let told = self.told(record, life, packets == Packets::HavePassed || self.has_packets(record));
+        let told = self.told(record, life, packets);
         // After `told`, which is then not newer.
         let state = self.state(record);
         // For each exchange: of two threads, the second one finds the mark gone, or another record. A record is used
@@ -334,8 +328,9 @@ impl Offloaded {
         (self.of(id) == Some(record)).then_some(Reading { slot, told, state })
     }
 
-    /// What an entry would say if it knew this record. `is_used`: packets have passed since it was told last.
-    pub(crate) fn told(&self, record: u32, life: Life, is_used: bool) -> Life {
+    /// What an entry would say if it knew this record.
+    fn told(&self, record: u32, life: Life, packets: Packets) -> Life {
+        let is_used = packets == Packets::HavePassed || has_packets(self.record(record));
         let state = self.state(record).tcp().unwrap_or(life.state());
         if state == life.state() && !is_used { life } else { life.later(state, self.expires(record, state)) }
     }
@@ -346,6 +341,11 @@ impl Offloaded {
             self.timeouts.get(usize::from(state)).map_or(0, |timeout| timeout.load(Ordering::Relaxed));
         Millis(self.used(record).at().0 + timeout)
     }
+}
+
+/// Whether a record, of these words, has packets that no worker has taken.
+pub(crate) fn has_packets(words: &[AtomicU64; RECORD]) -> bool {
+    words[word::COUNTS..word::CONNECTION].iter().any(|count| count.load(Ordering::Relaxed) != 0)
 }
 
 /// Whether the program has counted a move from active to inactive between these states of TCP.

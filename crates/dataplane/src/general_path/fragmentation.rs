@@ -160,8 +160,7 @@ impl Fragmentation {
             }
             Marking::V6 { named_at, next, id } => {
                 let payload_len = self.header - network - ipv6::HEADER_LEN + self.extra() + len;
-                let place = network + ipv6::field::PAYLOAD_LEN.start;
-                frame[place..place + 2].copy_from_slice(&(payload_len as u16).to_be_bytes());
+                Ipv6::edit(&mut frame[network..]).set_payload_len(payload_len as u16);
                 frame[named_at] = extension::FRAGMENT;
                 let header = &mut frame[self.header..][..ipv6::FRAGMENT_HEADER_LEN];
                 let more = if more { ipv6::MORE_FRAGMENTS } else { 0 };

@@ -13,7 +13,9 @@ use super::sweep::taken;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::state;
-use crate::conn::{ConnId, Direction, NO_CONNECTION, RECORD, RecordState, Used, offloaded_word as word};
+use crate::conn::{
+    ConnId, Direction, NO_CONNECTION, Packets, RECORD, RecordState, Used, has_packets, offloaded_word as word,
+};
 use crate::shm::atomic::AtomicU64;
 use crate::shm::atomic::Ordering::{Acquire, Relaxed};
 use crate::shm::prefetch;
@@ -85,7 +87,7 @@ fn is_used(words: &[AtomicU64; RECORD]) -> bool {
     // One that was never used has zeros alone.
     words[word::CONNECTION].load(Relaxed) != NO_CONNECTION
         && words[..word::PARTS].iter().any(|word| word.load(Relaxed) != 0)
-        || words[word::COUNTS..word::CONNECTION].iter().any(|count| count.load(Relaxed) != 0)
+        || has_packets(words)
 }
 
 impl UsedRecords {
@@ -141,7 +143,8 @@ impl Flows {
                 }
             }
             if destination.is_some() {
-                self.settle_former(id, last, counts != [[0; 2]; 2], cx);
+                let packets = if counts == [[0; 2]; 2] { Packets::AsCounted } else { Packets::HavePassed };
+                self.settle_former(id, last, packets, cx);
             }
         }
         self.deferred.end(&cx.snapshot.destinations);
@@ -153,21 +156,21 @@ impl Flows {
         &mut self,
         id: ConnId,
         last: Option<(RecordState, Used)>,
-        is_used: bool,
+        packets: Packets,
         cx: Context<'_>,
     ) {
         let protocol = self.table.connection(id).protocol();
         let settings = &cx.snapshot.settings;
         match last {
             Some((record, used)) => {
-                let settled = self.table.settle_former(id, record, is_used, |state| {
+                let settled = self.table.settle_former(id, record, packets, |state| {
                     used.at() + settings.timeout(protocol, state)
                 });
                 if let Some(settled) = settled {
                     state::note_settled(&self.table, &mut self.deferred, id, settled, cx.snapshot);
                 }
             }
-            None if is_used => {
+            None if packets == Packets::HavePassed => {
                 self.table.transition(id, |state| (state, cx.now + settings.timeout(protocol, state)));
             }
             None => {}

@@ -120,13 +120,9 @@ fn ends(flow: &FlowKey) -> ([u8; 12], [u8; 8 * ADDRESS_WORDS]) {
 
 /// Whether, by these words of a part, packets leave by the interface of this index with these link addresses.
 pub(super) fn leaves_by(part: &[AtomicU64], ifindex: u32, addresses: &LinkAddresses) -> bool {
-    bytes(&part[0])[4..] == ifindex.to_ne_bytes()
-        && bytes(&part[1]) == addresses[..8]
-        && bytes(&part[2])[..4] == addresses[8..]
-}
-
-fn bytes(word: &AtomicU64) -> [u8; 8] {
-    word.load(Relaxed).to_ne_bytes()
+    let words: [_; WORDS] = std::array::from_fn(|at| part[at].load(Relaxed).to_ne_bytes());
+    let bytes = words.as_flattened();
+    bytes[field::OUT_IFINDEX] == ifindex.to_ne_bytes() && bytes[field::LINK] == *addresses
 }
 
 impl FlowHeaders {

@@ -85,7 +85,7 @@ proptest! {
                 Step::Refresh { worker, key, state, seconds } => {
                     if let Some((id, wanted)) = model.get_mut(&inbound(&keyed(key))) {
                         *wanted = now + seconds * 1000;
-                        workers[worker].refresh(*id, state, Millis(*wanted));
+                        workers[worker].transition(*id, |_| (state, Millis(*wanted)));
                         let kept = workers[worker].connection(*id).expires().0;
                         prop_assert!((*wanted..*wanted + 1000).contains(&kept));
                         prop_assert_eq!(workers[worker].connection(*id).state(), state);
@@ -163,7 +163,7 @@ fn threads_that_insert_find_and_remove_the_same_connections_agree_on_each() {
                 assert_eq!(direction, Direction::Inbound);
                 assert_eq!(worker.connection(id).client(), new.client);
             }
-            worker.refresh(id, (random >> 32) as u8, Millis(random % 100_000));
+            worker.transition(id, |_| ((random >> 32) as u8, Millis(random % 100_000)));
             if random & 1 << 40 != 0 && matches!(worker.remove(id), Removal::Done(_)) {
                 removed.fetch_add(1, Ordering::Relaxed);
             }

@@ -245,7 +245,7 @@ fn a_removed_connection_is_not_found_but_readable_and_is_removed_once() {
     assert!(matches!((one.remove(id), other.remove(id)), (Removal::Done(_), Removal::NotLive)));
     assert_eq!((find(&one, inbound(&new)), find(&other, reply(&new))), (None, None));
     assert_eq!(other.connection(id).dest(), new.dest);
-    other.refresh(id, 3, Millis(90_000));
+    other.transition(id, |_| (3, Millis(90_000)));
     assert_eq!((other.connection(id).state(), other.connection(id).expires()), (0, Millis(0)));
     assert!(other.recall(id, generation).is_none());
     let again = insert(&mut other, &new);

@@ -13,9 +13,9 @@ fn a_connection_expires_at_its_deadline_and_a_refreshed_one_within_a_second_of_i
     let untouched = insert(&mut worker, &direct(1));
     let refreshed = insert(&mut worker, &direct(2));
     assert_eq!(expire(&mut worker, 30_300), []);
-    worker.refresh(refreshed, 1, Millis(90_200));
+    worker.transition(refreshed, |_| (1, Millis(90_200)));
     assert_eq!(worker.connection(refreshed).expires(), Millis(90_200), "after a pause");
-    worker.refresh(refreshed, 1, Millis(90_300));
+    worker.transition(refreshed, |_| (1, Millis(90_300)));
     assert_eq!(expire(&mut worker, 59_999), []);
     assert_eq!(expire(&mut worker, 60_000), [untouched]);
     assert_eq!(expire(&mut worker, 90_299), []);
@@ -30,7 +30,7 @@ fn a_change_of_state_keeps_time_exactly_and_brings_the_deadline_forward_on_any_w
     let (mut one, mut other) = (table.handle(0).unwrap(), table.handle(1).unwrap());
     let id = insert(&mut one, &direct(1));
     assert_eq!(expire(&mut other, 20_000), []);
-    other.refresh(id, 4, Millis(30_250));
+    other.transition(id, |_| (4, Millis(30_250)));
     assert_eq!(other.next_timer(), Some(Millis(30_250)));
     assert_eq!(expire(&mut other, 30_249), []);
     assert_eq!(expire(&mut other, 30_250), [id]);
@@ -58,7 +58,7 @@ fn a_connection_that_the_callback_leaves_alone_is_due_again() {
     assert_eq!((due, worker.next_timer()), (1, Some(Millis(60_125))));
     assert_eq!(
         worker.advance_timers(Millis(60_125), |worker, id| {
-            worker.refresh(id, 1, Millis(120_125));
+            worker.transition(id, |_| (1, Millis(120_125)));
         }),
         Timers::Current
     );
@@ -101,7 +101,7 @@ fn when_the_clock_jumps_back_connections_keep_their_deadlines_and_new_ones_end_o
     let refreshed = insert(&mut worker, &NewConnection { expires: Millis(160_000), ..direct(2) });
     assert_eq!(expire(&mut worker, 100_000), []);
     assert_eq!(expire(&mut worker, 20_000), []);
-    worker.refresh(refreshed, 1, Millis(80_000));
+    worker.transition(refreshed, |_| (1, Millis(80_000)));
     let short = insert(&mut worker, &NewConnection { expires: Millis(23_000), ..direct(3) });
     let long = insert(&mut worker, &NewConnection { expires: Millis(920_000), ..direct(4) });
     assert_eq!(expire(&mut worker, 22_999), []);

@@ -28,8 +28,7 @@ pub(super) fn write<'h>(
     first.received.frame.read(0, &mut whole[..at]);
     if is_v6 {
         Ipv6::edit(&mut whole[network..]).unlink_fragment_header(headers - network);
-        let payload_len = (length - ipv6::HEADER_LEN) as u16;
-        whole[network..][ipv6::field::PAYLOAD_LEN].copy_from_slice(&payload_len.to_be_bytes());
+        Ipv6::edit(&mut whole[network..]).set_payload_len((length - ipv6::HEADER_LEN) as u16);
     }
     let mut seen = 0;
     let mut largest = 0;
