@@ -39,16 +39,19 @@ impl Counter {
 
 /// The number of values in each range (2^(i-1), 2^i], for i below `N`; larger values are in the last range. One thread
 /// writes, any thread may read.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Histogram<const N: usize> {
-    counts: [Counter; N],
+    counts: Counters<N>,
     /// The sum of all values.
     pub sum: Counter,
 }
 
-impl<const N: usize> Default for Histogram<N> {
+#[derive(Debug)]
+struct Counters<const N: usize>([Counter; N]);
+
+impl<const N: usize> Default for Counters<N> {
     fn default() -> Self {
-        Self { counts: array::from_fn(|_| Counter::default()), sum: Counter::default() }
+        Self(array::from_fn(|_| Counter::default()))
     }
 }
 
@@ -56,13 +59,13 @@ impl<const N: usize> Histogram<N> {
     /// Counts a value. Only the one writer may call this.
     pub fn count(&self, value: u64) {
         let exponent = u64::BITS - value.saturating_sub(1).leading_zeros();
-        self.counts[(exponent as usize).min(N - 1)].add(1);
+        self.counts.0[(exponent as usize).min(N - 1)].add(1);
         self.sum.add(value);
     }
 
     /// The number of values in each range, by the exponent of its upper bound.
     pub fn counts(&self) -> [u64; N] {
-        array::from_fn(|exponent| self.counts[exponent].value())
+        array::from_fn(|exponent| self.counts.0[exponent].value())
     }
 }
 
@@ -139,16 +142,7 @@ pub struct WorkerCounters {
     /// The absolute balance at the worker's last check, between two bursts, about a second after packets arrived. Any
     /// value but 0 is a bug.
     pub unaccounted: Counter,
-    dropped: Dropped,
-}
-
-#[derive(Debug)]
-struct Dropped([Counter; DropReason::COUNT]);
-
-impl Default for Dropped {
-    fn default() -> Self {
-        Self(array::from_fn(|_| Counter::default()))
-    }
+    dropped: Counters<{ DropReason::COUNT }>,
 }
 
 impl WorkerCounters {

@@ -187,18 +187,19 @@ impl TableWorker {
     /// Removes a connection from the table.
     pub fn remove(&mut self, id: ConnId) -> Removal {
         let removal = self.handle.remove(id);
-        if matches!(removal, Removal::Done(_)) {
-            // The link would be discarded when due; without it the worker need not wake up for that.
-            self.handle.state.wheel.unlink(id.0);
-        }
-        removal
+        self.unlink_removed(id, removal)
     }
 
     /// Removes a connection from the table if `test` accepts its state and deadline. These are its last: if another
     /// worker changes either at the same time, the change comes before the test, or it has no effect.
     pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
         let removal = self.handle.remove_if(id, test);
+        self.unlink_removed(id, removal)
+    }
+
+    fn unlink_removed(&mut self, id: ConnId, removal: Removal) -> Removal {
         if matches!(removal, Removal::Done(_)) {
+            // The link would be discarded when due; without it the worker need not wake up for that.
             self.handle.state.wheel.unlink(id.0);
         }
         removal
