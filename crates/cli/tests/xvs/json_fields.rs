@@ -31,7 +31,8 @@ use xvs_model::report::event::EventBatch;
 use xvs_model::report::status::StatusReport;
 use xvs_model::sample;
 use xvs_realserver::Method;
-use xvs_realserver::status::{Counters, SettingStatus, Status};
+use xvs_realserver::decapsulation::Counters;
+use xvs_realserver::status::{SettingStatus, Status};
 
 #[test]
 fn every_field_of_a_json_document_is_documented_and_every_documented_field_is_printed() {
