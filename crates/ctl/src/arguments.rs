@@ -1,5 +1,6 @@
 //! The command line of `xvsd`, also the source of its manual page and shell completion.
 
+use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -78,38 +79,32 @@ impl Arguments {
     /// The errors of [`Config::read`] and [`Config::check`].
     pub fn config(self) -> Result<Config, ConfigError> {
         let mut config = self.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
-        let given = [
-            ("interfaces", !self.interfaces.is_empty()),
-            ("workers", self.workers.is_some()),
-            ("socket", self.socket.is_some()),
-            ("conn_table_size", self.conn_table_size.is_some()),
-            ("rules", self.rules.is_some()),
-            ("keepalived.file", self.keepalived.is_some()),
-            ("keepalived.config_id", self.config_id.is_some()),
-            ("metrics_address", self.metrics.is_some()),
-            ("hold", self.hold.is_some()),
-            ("state_directory", self.state_directory.is_some()),
-            ("log", self.log.is_some()),
-        ];
-        let given = given.into_iter().filter(|(_, is_given)| *is_given);
-        config.sources.extend(given.map(|(key, _)| (key.to_owned(), Source::CommandLine)));
+        let sources = &mut config.sources;
         if !self.interfaces.is_empty() {
             config.interfaces = config.interfaces.chosen(self.interfaces);
+            sources.insert("interfaces".to_owned(), Source::CommandLine);
         }
-        config.workers = self.workers.or(config.workers);
-        config.socket = self.socket.unwrap_or(config.socket);
-        config.conn_table_size = self.conn_table_size.unwrap_or(config.conn_table_size);
-        config.rules = self.rules.or(config.rules);
-        config.keepalived.file = self.keepalived.or(config.keepalived.file);
-        config.keepalived.config_id = self.config_id.or(config.keepalived.config_id);
-        config.metrics_address = self.metrics.or(config.metrics_address);
-        config.hold = self.hold.unwrap_or(config.hold);
-        if let Some(directory) = self.state_directory {
-            config.state_directory = (!directory.is_empty()).then(|| directory.into());
-        }
-        config.log = self.log.unwrap_or(config.log);
+        let directory = self.state_directory.map(|directory| Some(directory).filter(|it| !it.is_empty()));
+        set(sources, "workers", self.workers.map(Some), &mut config.workers);
+        set(sources, "socket", self.socket, &mut config.socket);
+        set(sources, "conn_table_size", self.conn_table_size, &mut config.conn_table_size);
+        set(sources, "rules", self.rules.map(Some), &mut config.rules);
+        set(sources, "keepalived.file", self.keepalived.map(Some), &mut config.keepalived.file);
+        set(sources, "keepalived.config_id", self.config_id.map(Some), &mut config.keepalived.config_id);
+        set(sources, "metrics_address", self.metrics.map(Some), &mut config.metrics_address);
+        set(sources, "hold", self.hold, &mut config.hold);
+        set(sources, "state_directory", directory.map(|it| it.map(Into::into)), &mut config.state_directory);
+        set(sources, "log", self.log, &mut config.log);
         config.check()?;
         Ok(config)
+    }
+}
+
+/// Overrides a value of xvs.toml by that of an option, if it is given.
+fn set<T>(sources: &mut BTreeMap<String, Source>, key: &str, given: Option<T>, value: &mut T) {
+    if let Some(given) = given {
+        sources.insert(key.to_owned(), Source::CommandLine);
+        *value = given;
     }
 }
 

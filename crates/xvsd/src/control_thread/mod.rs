@@ -27,7 +27,7 @@ use xvs_model::protocol::request::{Access, ControlRequest};
 use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
 use xvs_proto::LinkId;
-use xvs_proto::network::{Link, LinkKind, Network};
+use xvs_proto::network::{LinkKind, Network};
 use xvs_xdp::card::short_packets;
 
 use crate::restart::kept_state::PreparedTable;
@@ -401,12 +401,13 @@ impl ControlThread {
 
     /// The place of an interface with the settings of this one: itself, or another member of the bond that it joined.
     fn alike(&self, (index, (_, bond)): &(usize, Chosen)) -> usize {
-        let is_of_bond = |interface: &InterfaceStatus| {
-            let name = |bond: &Option<BondMember>| bond.as_ref().map(|bond| bond.name.clone());
-            bond.is_some() && name(&interface.bond) == name(bond)
-        };
-        let other = || self.shared.facts_mut().interfaces.iter().position(is_of_bond);
-        if *index < self.links.len() { *index } else { other().unwrap_or(0) }
+        if *index < self.links.len() {
+            return *index;
+        }
+        let facts = self.shared.facts_mut();
+        let bond = bond.as_ref().map(|bond| &bond.name);
+        let mut bonds = facts.interfaces.iter().map(|one| one.bond.as_ref().map(|bond| &bond.name));
+        bonds.position(|of| of.is_some() && of == bond).unwrap_or(0)
     }
 
     /// Enters an interface that was attached, for a bond or not, in the status and the events.
@@ -432,17 +433,14 @@ impl ControlThread {
     /// The place of the next interface to attach, and why: it was removed and is back, or it joined a bond. After a
     /// failure it is the next one.
     fn next_to_attach(&self) -> Option<(usize, Chosen)> {
-        let (network, facts) = (&self.view.network, self.shared.facts_mut());
-        let back = |index: &usize| {
-            let gone = link_state(network, self.links[*index]) == LinkState::Gone;
-            let is_attachable =
-                |link: &Link| link.up && matches!(link.kind, LinkKind::Single | LinkKind::Bridge);
-            gone && network.link_named(&facts.interfaces[*index].name).is_some_and(is_attachable)
-        };
-        let back = (0..self.links.len()).filter(back).map(|index| {
-            let InterfaceStatus { name, bond, .. } = &facts.interfaces[index];
-            (index, (name.clone(), bond.clone()))
+        let network = &self.view.network;
+        let facts = self.shared.facts_mut();
+        let gone = self.links.iter().map(|ifindex| link_state(network, *ifindex) == LinkState::Gone);
+        let back = facts.interfaces.iter().zip(gone).enumerate().filter(|(_, (interface, gone))| {
+            let link = network.link_named(&interface.name).filter(|link| link.up && *gone);
+            link.is_some_and(|link| matches!(link.kind, LinkKind::Single | LinkKind::Bridge))
         });
+        let back = back.map(|(index, (one, _))| (index, (one.name.clone(), one.bond.clone())));
         let joined = bonds::joined(&facts.interfaces, &network.links);
         let mut all: Vec<_> = back.chain(joined.map(|chosen| (self.links.len(), chosen))).collect();
         let failed = all.iter().position(|(_, (name, _))| Some(name) == self.not_attached.as_ref());
