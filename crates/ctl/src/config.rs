@@ -73,22 +73,17 @@ impl Config {
             let why = "at least one worker is needed; leave it out for the default";
             return wrong("workers", "0".to_owned(), why);
         }
-        if !(1024..=1 << 27).contains(&self.conn_table_size) {
-            let why = "from 1024 to 134217728 connections";
-            return wrong("conn_table_size", self.conn_table_size.to_string(), why);
-        }
         let Limits { clients, ipv4_prefix, ipv6_prefix } = self.limits;
-        if !(1024..=1 << 24).contains(&clients) {
-            return wrong("limits.clients", clients.to_string(), "from 1024 to 16777216 clients");
-        }
-        if !(8..=32).contains(&ipv4_prefix) {
-            return wrong("limits.ipv4_prefix", ipv4_prefix.to_string(), "from 8 to 32 bits");
-        }
-        if !(16..=128).contains(&ipv6_prefix) {
-            return wrong("limits.ipv6_prefix", ipv6_prefix.to_string(), "from 16 to 128 bits");
-        }
-        if !(1024..=1 << 24).contains(&self.sip_calls) {
-            return wrong("sip_calls", self.sip_calls.to_string(), "from 1024 to 16777216 calls");
+        for (key, value, range, why) in [
+            ("conn_table_size", self.conn_table_size, 1024..=1 << 27, "from 1024 to 134217728 connections"),
+            ("limits.clients", clients, 1024..=1 << 24, "from 1024 to 16777216 clients"),
+            ("limits.ipv4_prefix", ipv4_prefix.into(), 8..=32, "from 8 to 32 bits"),
+            ("limits.ipv6_prefix", ipv6_prefix.into(), 16..=128, "from 16 to 128 bits"),
+            ("sip_calls", self.sip_calls, 1024..=1 << 24, "from 1024 to 16777216 calls"),
+        ] {
+            if !range.contains(&value) {
+                return wrong(key, value.to_string(), why);
+            }
         }
         if self.socket.as_os_str().len() > SOCKET_MAX {
             return wrong("socket", format!("{:?}", self.socket), "a path of at most 103 bytes");

@@ -53,6 +53,29 @@ pub(super) struct DestinationEntry {
 }
 
 impl DestinationEntry {
+    /// A destination without options, methods and counts.
+    pub(super) fn new(
+        endpoint: Endpoint,
+        path_mtu: Arc<PathMtu>,
+        id: DestinationId,
+        live: Arc<DestinationLive>,
+    ) -> Self {
+        Self {
+            endpoint,
+            method: ForwardingMethod::DirectRouting,
+            methods: BTreeSet::new(),
+            weight: Weight(0),
+            disabled: false,
+            encapsulation: Encapsulation::Ip,
+            path_mtu,
+            last_weight: Weight(0),
+            report: None,
+            id,
+            live,
+            estimator: Estimator::default(),
+        }
+    }
+
     pub(super) fn set_options(&mut self, options: &DestinationOptions) {
         self.method = options.method;
         self.methods.insert(options.method);

@@ -13,9 +13,7 @@ use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::StatsValues;
-use xvs_dataplane::snapshot::{
-    Counts, Destination, DestinationId, DestinationLive, Encapsulation, ServiceLive, Snapshot,
-};
+use xvs_dataplane::snapshot::{Counts, Destination, DestinationId, DestinationLive, ServiceLive, Snapshot};
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
@@ -180,18 +178,9 @@ impl Registry {
             service.add(&live);
             let methods = METHODS.into_iter().filter(|method| numbers[METHODS_AT] >> *method as u64 & 1 == 1);
             let dest = DestinationEntry {
-                endpoint: *endpoint,
-                method: ForwardingMethod::DirectRouting,
                 methods: methods.collect(),
-                weight: Weight(0),
-                disabled: false,
-                encapsulation: Encapsulation::Ip,
-                path_mtu: self.path_mtu(endpoint.addr),
                 last_weight: Weight(numbers[WEIGHT_AT] as u32),
-                report: None,
-                id: DestinationId(*number),
-                live,
-                estimator: Estimator::default(),
+                ..DestinationEntry::new(*endpoint, self.path_mtu(endpoint.addr), DestinationId(*number), live)
             };
             let gone = Destination { available: false, ..destination(*key, &dest, &service, snapshot) };
             snapshot.destinations.set(dest.id, Some(gone));

@@ -94,7 +94,7 @@ impl Records {
             bytes[TEXT..TEXT + 2].copy_from_slice(&(text.len() as u16).to_le_bytes());
             bytes[TEXT + 2..][..text.len()].copy_from_slice(&text);
         }
-        self.put(place, 0, &bytes);
+        self.put(place, &bytes);
     }
 
     /// Changes the numbers of a record.
@@ -103,12 +103,12 @@ impl Records {
         for (word, number) in bytes.chunks_exact_mut(8).zip(numbers) {
             word.copy_from_slice(&number.to_le_bytes());
         }
-        self.put(place, 0, &bytes);
+        self.put(place, &bytes);
     }
 
     /// Removes a record.
     pub(super) fn clear(&mut self, place: u32) {
-        self.put(place, 0, &[0; RECORD]);
+        self.put(place, &[0; RECORD]);
     }
 
     /// Writes what has changed.
@@ -126,8 +126,8 @@ impl Records {
         Ok(())
     }
 
-    fn put(&mut self, place: u32, offset: usize, bytes: &[u8]) {
-        let start = (place as usize + 1) * RECORD + offset;
+    fn put(&mut self, place: u32, bytes: &[u8]) {
+        let start = (place as usize + 1) * RECORD;
         let end = start + bytes.len();
         if self.image.len() < (place as usize + 2) * RECORD {
             self.image.resize((place as usize + 2) * RECORD, 0);

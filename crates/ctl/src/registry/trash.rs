@@ -1,19 +1,15 @@
 //! The trash: removed destinations, while connections may refer to them. A destination that is added again leaves it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::snapshot::{
-    Destination, DestinationId, DestinationLive, Encapsulation, ServiceLive, Snapshot,
-};
+use xvs_dataplane::snapshot::{Destination, DestinationId, DestinationLive, ServiceLive, Snapshot};
 use xvs_proto::Endpoint;
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+use xvs_sched::ServiceKey;
 
 use super::Registry;
 use super::entries::{DestinationEntry, Trashed, destination};
-use super::estimator::Estimator;
 
 impl Registry {
     /// The entry of a destination that is added: from the trash, or new.
@@ -37,20 +33,7 @@ impl Registry {
         });
         let live = Arc::new(DestinationLive::new(self.workers));
         service.add(&live);
-        DestinationEntry {
-            endpoint,
-            method: ForwardingMethod::DirectRouting,
-            methods: BTreeSet::new(),
-            weight: Weight(0),
-            disabled: false,
-            encapsulation: Encapsulation::Ip,
-            path_mtu: self.path_mtu(endpoint.addr),
-            last_weight: Weight(0),
-            report: None,
-            id,
-            live,
-            estimator: Estimator::default(),
-        }
+        DestinationEntry::new(endpoint, self.path_mtu(endpoint.addr), id, live)
     }
 
     pub(super) fn move_to_trash(
