@@ -14,10 +14,8 @@ impl FileTimeouts {
     /// The timeouts to set for a new file: those that it configures, and the former value of each that the old file
     /// configured and the new one does not.
     pub(super) fn update(&mut self, mut configured: Timeouts, mut in_force: Timeouts) -> Timeouts {
-        let fields: [fn(&mut Timeouts) -> &mut u32; 3] =
-            [|all| &mut all.tcp_seconds, |all| &mut all.tcp_fin_seconds, |all| &mut all.udp_seconds];
         let mut wanted = configured;
-        for field in fields {
+        for field in Timeouts::FIELDS {
             match (*field(&mut self.configured), *field(&mut configured)) {
                 (0, 1..) => *field(&mut self.before) = *field(&mut in_force),
                 (1.., 0) => *field(&mut wanted) = *field(&mut self.before),

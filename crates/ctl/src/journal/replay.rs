@@ -87,10 +87,8 @@ pub fn rules_without_timeouts(state: &State) -> impl Iterator<Item = Rule> {
 impl TimeoutsBySource {
     /// Notes timeouts that were set; a 0 keeps the former value with its source.
     pub fn note(&mut self, set: Timeouts, source: Source) {
-        let fields: [fn(&mut Timeouts) -> &mut u32; 3] =
-            [|all| &mut all.tcp_seconds, |all| &mut all.tcp_fin_seconds, |all| &mut all.udp_seconds];
         let mut new = set;
-        for field in fields.into_iter().filter(|field| *field(&mut new) != 0) {
+        for field in Timeouts::FIELDS.into_iter().filter(|field| *field(&mut new) != 0) {
             self.0.iter_mut().for_each(|(timeouts, _)| *field(timeouts) = 0);
         }
         self.0.push((set, source));

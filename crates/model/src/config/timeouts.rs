@@ -20,6 +20,10 @@ impl Timeouts {
     /// No timeout is set: [`update`](Self::update) keeps every value.
     pub const UNSET: Self = Self { tcp_seconds: 0, tcp_fin_seconds: 0, udp_seconds: 0 };
 
+    /// Each timeout.
+    pub const FIELDS: [fn(&mut Self) -> &mut u32; 3] =
+        [|all| &mut all.tcp_seconds, |all| &mut all.tcp_fin_seconds, |all| &mut all.udp_seconds];
+
     /// The longest timeout, 31 days, as with `ipvsadm`.
     pub const MAX_SECONDS: u32 = 31 * 24 * 60 * 60;
 
@@ -37,14 +41,11 @@ impl Timeouts {
     }
 
     /// Sets the timeouts of `wanted`; 0 keeps a value.
-    pub fn update(&mut self, wanted: Self) {
-        for (kept, new) in [
-            (&mut self.tcp_seconds, wanted.tcp_seconds),
-            (&mut self.tcp_fin_seconds, wanted.tcp_fin_seconds),
-            (&mut self.udp_seconds, wanted.udp_seconds),
-        ] {
+    pub fn update(&mut self, mut wanted: Self) {
+        for field in Self::FIELDS {
+            let new = *field(&mut wanted);
             if new != 0 {
-                *kept = new;
+                *field(self) = new;
             }
         }
     }

@@ -143,30 +143,21 @@ impl Client {
         query: EventQuery,
         each: &mut dyn FnMut(EventBatch) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.ask(Request::Events(query))?;
-        loop {
-            let (reply, more) = self.receive()?;
-            let Reply::Events(heard) = reply else { return Err(Failure::unexpected(&reply)) };
-            each(heard).map_err(Failure::Printing)?;
-            if !more {
-                return Ok(());
-            }
-        }
-    }
-
-    fn send(&mut self, message: &RequestMessage) -> Result<(), Failure> {
-        use io::ErrorKind::{BrokenPipe, ConnectionReset};
-        match write_message(&mut self.stream, message) {
-            // The server may have refused the request and closed while we wrote; then its error can still be read.
-            Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => Ok(()),
-            other => other.map_err(|error| self.broken(&error)),
-        }
+        self.stream(Request::Events(query), &mut |reply| match reply {
+            Reply::Events(heard) => each(heard).map_err(Failure::Printing),
+            other => Err(Failure::unexpected(&other)),
+        })
     }
 
     /// Sends a request, and waits until its reply begins.
     fn ask(&mut self, request: Request) -> Result<(), Failure> {
+        use io::ErrorKind::{BrokenPipe, ConnectionReset};
         let message = RequestMessage { version: VERSION, request };
-        self.send(&message)?;
+        match write_message(&mut self.stream, &message) {
+            // The server may have refused the request and closed while we wrote; then its error can still be read.
+            Err(error) if matches!(error.kind(), BrokenPipe | ConnectionReset) => {}
+            sent => sent.map_err(|error| self.broken(&error))?,
+        }
         self.wait.map_or(Ok(()), |wait| wait(&self.stream, &message.request))
     }
 
@@ -190,23 +181,32 @@ impl Client {
         Ok((message.answer?, message.more))
     }
 
-    /// Sends a request for connections and passes the parts of the reply to `each`.
+    /// Sends a request and passes the parts of the reply to `each`.
     fn stream(
         &mut self,
         request: Request,
-        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+        each: &mut dyn FnMut(Reply) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         self.ask(request)?;
         loop {
             let (reply, more) = self.receive()?;
-            let Reply::Connections(rows) = reply else { return Err(Failure::unexpected(&reply)) };
-            for row in rows {
-                each(row).map_err(Failure::Printing)?;
-            }
+            each(reply)?;
             if !more {
                 return Ok(());
             }
         }
+    }
+
+    /// Sends a request for connections and passes each of them to `each`.
+    fn rows(
+        &mut self,
+        request: Request,
+        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
+    ) -> Result<(), Failure> {
+        self.stream(request, &mut |reply| match reply {
+            Reply::Connections(rows) => rows.into_iter().try_for_each(&mut *each).map_err(Failure::Printing),
+            other => Err(Failure::unexpected(&other)),
+        })
     }
 
     /// Captures packets and passes them to `each`, part by part, until a [`stopper`](Self::stopper) ends the capture.
@@ -279,7 +279,7 @@ impl Director for Client {
     }
 
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
-        self.stream(Request::ListConnections, each)
+        self.rows(Request::ListConnections, each)
     }
 
     fn find(
@@ -287,7 +287,7 @@ impl Director for Client {
         filter: &Filter,
         each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.stream(Request::FindConnections(filter.clone()), each)
+        self.rows(Request::FindConnections(filter.clone()), each)
     }
 }
 
