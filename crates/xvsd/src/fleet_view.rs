@@ -1,6 +1,6 @@
 //! The view that other threads have of the fleet, and the queue of their requests to it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{RecvTimeoutError, bounded};
@@ -9,6 +9,8 @@ use tokio::sync::mpsc::error::TrySendError;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::request::FleetRequest;
 use xvs_model::report::fleet::FleetReport;
+
+use crate::lock::lock;
 
 /// A request of an operator.
 pub(crate) struct Order {
@@ -87,9 +89,9 @@ impl FleetView {
         })?
     }
 
-    /// Ignores poisoning: no panic leaves it inconsistent.
+    /// What the thread has found.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
@@ -14,6 +14,8 @@ use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::DropReason;
 use xvs_host::network::card::CardLosses;
+
+use crate::lock::lock;
 
 /// The time between two samples.
 pub const INTERVAL: Duration = Duration::from_secs(5);
@@ -124,7 +126,7 @@ impl History {
 
     /// Records the sample of `take` if one is due.
     pub fn record(&self, now: Millis, take: impl FnOnce() -> Sample) {
-        let mut samples = self.samples();
+        let mut samples = lock(&self.0);
         if samples.back().is_some_and(|last| last.at.until(now) < INTERVAL) {
             return;
         }
@@ -136,14 +138,9 @@ impl History {
 
     /// The newest sample of at least this age; if there is none, the oldest sample.
     pub fn before(&self, now: Millis, age: Duration) -> Sample {
-        let samples = self.samples();
+        let samples = lock(&self.0);
         let old = samples.iter().rev().find(|sample| sample.at.until(now) >= age);
         old.or_else(|| samples.front()).cloned().unwrap_or_default()
-    }
-
-    /// Ignores poisoning: no panic leaves the samples inconsistent.
-    fn samples(&self) -> MutexGuard<'_, VecDeque<Sample>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -169,7 +166,7 @@ mod tests {
         (41..=600).for_each(|second| noted(&history, second, second));
         assert_eq!(history.before(Millis(600_000), WINDOW).at, Millis(540_000));
         assert_eq!(history.before(Millis(600_000), INTERVAL).at, Millis(595_000));
-        assert!(history.samples().len() <= 14);
+        assert!(lock(&history.0).len() <= 14);
     }
 
     #[test]

@@ -8,6 +8,7 @@
 pub mod daemon;
 mod date;
 pub mod error;
+mod lock;
 pub mod restart;
 pub mod rights;
 pub mod shared;

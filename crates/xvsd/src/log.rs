@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::panic;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use tracing::Subscriber;
@@ -20,6 +20,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, fmt, registry, reload};
 
 use xvs_ctl::config::LogFormat;
+
+use crate::lock::lock;
 
 /// Lines that may wait, a few megabytes.
 const WAITING: usize = 16_384;
@@ -157,10 +159,6 @@ struct Writing {
     /// Why the last line was lost, if it was.
     error: Option<io::Error>,
     failed: u64,
-}
-
-fn lock(writing: &Mutex<Writing>) -> MutexGuard<'_, Writing> {
-    writing.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A writer of whole lines that never fails, and counts the lines that `to` refuses.

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::Duration;
 
@@ -37,6 +37,7 @@ use xvs_xdp::polling::Poll;
 
 use crate::fleet_view::FleetView;
 use crate::history::{History, Sample};
+use crate::lock::lock;
 use crate::log::Losses;
 use crate::status::weights_in_force;
 use crate::sync_peers::SyncPeers;
@@ -174,7 +175,7 @@ impl RequestDurations {
 
     /// The histogram of this kind of request.
     pub(crate) fn of(&self, access: Access) -> MutexGuard<'_, Histogram<DURATION_BOUNDS>> {
-        self.0[access as usize].lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0[access as usize])
     }
 }
 
@@ -253,7 +254,7 @@ impl Shared {
     /// frees the rest.
     pub(crate) fn free_ended(&self) {
         for _ in 0..FREE_TRIES {
-            let mut reader = self.reader().lock().unwrap_or_else(PoisonError::into_inner);
+            let mut reader = lock(self.reader());
             reader.visit(0..0, |_, _| {});
             if reader.in_limbo() == 0 {
                 return;
@@ -277,9 +278,9 @@ impl Shared {
         self.facts_mut().clone()
     }
 
-    /// The facts, for the control thread, the only writer. Ignores poisoning: no panic leaves them inconsistent.
+    /// The facts, for the control thread, the only writer.
     pub(crate) fn facts_mut(&self) -> MutexGuard<'_, Facts> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.facts)
     }
 
     /// Lines that the log has lost.

@@ -5,12 +5,14 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use xvs_model::report::status::{SyncPeer, SyncTable};
 
 use xvs_ctl::sync::receiver::Refused;
+
+use crate::lock::lock;
 
 /// The peers of both daemons.
 #[derive(Debug, Default)]
@@ -52,7 +54,7 @@ struct Peer {
 impl Peers {
     /// `--sync-peers` names these.
     pub(crate) fn expect(&self, named: &[IpAddr], port: u16, now: Instant) {
-        self.all().extend(named.iter().map(|address| {
+        lock(&self.0).extend(named.iter().map(|address| {
             let peer = Peer { is_named: true, why: Some(UNHEARD.to_owned()), ..Peer::new(now) };
             (SocketAddr::new(*address, port), peer)
         }));
@@ -61,7 +63,7 @@ impl Peers {
     /// A message of a peer has come, and was read or refused. Without a key here its table is not fetched.
     pub(crate) fn heard(&self, from: SocketAddr, has_key: bool, read: Result<(), Refused>, now: Instant) {
         let is_signed = has_key && read.is_ok();
-        let mut all = self.all();
+        let mut all = lock(&self.0);
         if let Err(why @ Refused::SyncId(_)) = read {
             // Other clusters may share the group. A named peer is of this one.
             if let Some(peer) = all.get_mut(&from).filter(|peer| peer.is_named) {
@@ -95,7 +97,7 @@ impl Peers {
 
     /// A sentence for each peer whose messages were refused lately.
     pub(crate) fn refusals(&self, now: Instant) -> Vec<String> {
-        let all = self.all();
+        let all = lock(&self.0);
         let sentences = all.iter().filter_map(|(address, peer)| {
             let (_, why) = peer.refusal.filter(|(at, _)| now.duration_since(*at) < OLD)?;
             let address = address.ip();
@@ -106,14 +108,14 @@ impl Peers {
 
     /// Messages were lost here: their tables are wanted again.
     pub(crate) fn lost(&self) {
-        let mut all = self.all();
+        let mut all = lock(&self.0);
         let heard = all.values_mut().filter(|peer| peer.heard.is_some());
         heard.for_each(|peer| peer.miss("messages were lost here"));
     }
 
     /// Takes the peer whose table is wanted now: first those that have the key, then the one that waits longest.
     pub(crate) fn take_wanted(&self, now: Instant) -> Option<SocketAddr> {
-        let mut all = self.all();
+        let mut all = lock(&self.0);
         let wanted = all
             .iter_mut()
             .filter(|(_, peer)| peer.wanted.is_some() && peer.not_before <= now && !peer.is_stranger());
@@ -124,7 +126,7 @@ impl Peers {
 
     /// This many connections of a table were sent or received. The peer has the key.
     pub(crate) fn moves(&self, peer: SocketAddr, connections: u64, of: u64) {
-        let mut all = self.all();
+        let mut all = lock(&self.0);
         if !all.contains_key(&peer) && make_room(&mut all, true, Instant::now()) {
             all.insert(peer, Peer::new(Instant::now()));
         }
@@ -136,7 +138,7 @@ impl Peers {
 
     /// All of a table was sent or received.
     pub(crate) fn has_whole(&self, peer: SocketAddr, now: Instant) {
-        if let Some(peer) = self.all().get_mut(&peer) {
+        if let Some(peer) = lock(&self.0).get_mut(&peer) {
             // Messages may have been missed meanwhile.
             peer.table = if peer.wanted.is_some() { SyncTable::Stale } else { SyncTable::Whole };
             peer.why = peer.wanted.map(str::to_owned);
@@ -146,7 +148,7 @@ impl Peers {
 
     /// A table was not sent or received. Returns whether that is news. A machine that asks without the key is no peer.
     pub(crate) fn has_none(&self, address: SocketAddr, why: &str, now: Instant) -> bool {
-        let mut all = self.all();
+        let mut all = lock(&self.0);
         let Some(peer) = all.get_mut(&address) else { return false };
         let is_news = peer.why.as_deref() != Some(why);
         (peer.table, peer.why) = (SyncTable::None, Some(why.to_owned()));
@@ -156,16 +158,12 @@ impl Peers {
 
     /// The daemon has ended.
     pub(crate) fn forget(&self) {
-        self.all().clear();
+        lock(&self.0).clear();
     }
 
     /// What `xvs status` shows.
     pub(crate) fn report(&self, now: Instant) -> Vec<SyncPeer> {
-        self.all().iter().map(|(address, peer)| peer.report(address.ip(), now)).collect()
-    }
-
-    fn all(&self) -> MutexGuard<'_, BTreeMap<SocketAddr, Peer>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0).iter().map(|(address, peer)| peer.report(address.ip(), now)).collect()
     }
 }
 

@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use rustix::net::sockopt::set_ipv6_v6only;
@@ -24,9 +24,10 @@ use xvs_health::{VipAnswer, VipProbe, VipProbeError};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::health_checks::virtual_server::RealServer;
 use xvs_proto::{Endpoint, Family};
-use xvs_sched::ServiceKey;
 
 use crate::handle::Handle;
+use crate::lock::lock;
+use crate::status::virtual_addresses;
 
 /// The time after which a SYN without reply is sent again (RFC 6298 §2).
 const SEND_AGAIN: Duration = Duration::from_secs(1);
@@ -57,11 +58,7 @@ impl VirtualAddresses {
     /// The addresses of this snapshot's services.
     fn of(&mut self, snapshot: &Snapshot) -> &HashSet<IpAddr> {
         if self.epoch != snapshot.epoch {
-            let addresses = snapshot.services.iter().filter_map(|service| match service.key {
-                ServiceKey::Address { endpoint, .. } => Some(endpoint.addr),
-                ServiceKey::Mark { .. } => None,
-            });
-            self.addresses = addresses.collect();
+            self.addresses = virtual_addresses(snapshot).collect();
             self.epoch = snapshot.epoch;
         }
         &self.addresses
@@ -74,17 +71,12 @@ impl VipProber {
         Self { daemon, open: Mutex::default() }
     }
 
-    /// Each change is one assignment, so a panic leaves it consistent.
-    fn open(&self) -> MutexGuard<'_, Option<Open>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Prepares for probes, or ends that. Waits for the control thread.
     ///
     /// # Errors
     /// No port is free, or the daemon is ending.
     pub(crate) fn expect(&self, expected: bool) -> Result<(), CommandError> {
-        if self.open().is_some() == expected {
+        if lock(&self.open).is_some() == expected {
             return Ok(());
         }
         let open = match expected {
@@ -98,7 +90,7 @@ impl VipProber {
             thread.control.set_vip_probes(probes);
             Ok(())
         });
-        *self.open() = open;
+        *lock(&self.open) = open;
         published
     }
 
@@ -111,7 +103,7 @@ impl VipProber {
     ) -> Result<Box<dyn VipProbe>, VipProbeError> {
         let shared = self.daemon.shared();
         let begun = {
-            let mut open = self.open();
+            let mut open = lock(&self.open);
             let Open { probes, virtual_addresses, .. } = open.as_mut().ok_or(VipProbeError::Off)?;
             let snapshot = shared.published.load();
             let virtual_addresses = virtual_addresses.of(&snapshot);
@@ -261,6 +253,7 @@ mod tests {
     use xvs_model::config::settings::Ipvs;
     use xvs_model::protocol::request::ControlRequest;
     use xvs_proto::network::Network;
+    use xvs_sched::ServiceKey;
 
     use crate::vip_probes::*;
 

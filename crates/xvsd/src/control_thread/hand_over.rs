@@ -8,7 +8,6 @@
 
 use std::os::unix::process::CommandExt;
 use std::process;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -21,6 +20,7 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
 
 use crate::control_thread::ControlThread;
+use crate::lock::lock;
 use crate::restart::successor;
 use crate::rights;
 use crate::shared::Shared;
@@ -98,7 +98,7 @@ impl ControlThread {
                     // It sends what was announced here.
                     self.control.datapath().stop_master();
                     tracing::info!("process {successor} has taken over: ending");
-                    let reload = shared.taken_over.lock().unwrap_or_else(PoisonError::into_inner).take();
+                    let reload = lock(&shared.taken_over).take();
                     let wait =
                         if reload.is_some_and(|reload| reload.send(Ok(())).is_ok()) { REPLY } else { LOOK };
                     // For the reply and the log. No destructor runs: it would take from the successor what it has.

@@ -13,7 +13,7 @@ use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::process;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -36,6 +36,7 @@ use crate::date::date_millis;
 use crate::fleet::check_files;
 use crate::handle::Handle;
 use crate::health_checks::read_again;
+use crate::lock::lock;
 use crate::log::SetLog;
 use crate::metrics;
 use crate::metrics::admission::Admission;
@@ -58,6 +59,7 @@ pub struct Reloader {
     destinations: Arc<AtomicUsize>,
     /// Whether the status page is served.
     status_page: Arc<AtomicBool>,
+    /// A reload that panics has changed the process, but not this.
     running: Mutex<Running>,
 }
 
@@ -86,7 +88,7 @@ impl Reloader {
         let running = Mutex::new(Running { config, exporter: None, admission: admission.clone() });
         let this = Arc::new(Self { arguments, daemon, checks, log, destinations, status_page, running });
         let exporter = listener.map(|listener| this.serve(listener, &admission)).transpose()?;
-        this.lock().exporter = exporter;
+        lock(&this.running).exporter = exporter;
         let reloader = this.clone();
         // A process has one daemon, so the cell is still empty.
         let _ = this.daemon.shared().reload.set(Arc::new(move || reloader.reload()));
@@ -100,11 +102,6 @@ impl Reloader {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Running> {
-        // A reload that panics has changed the process, but not this.
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn serve(&self, listener: Listener, admission: &Arc<ArcSwap<Admission>>) -> io::Result<Exporter> {
         let (daemon, destinations) = (self.daemon.clone(), self.destinations.clone());
         let page = move || metrics::page(daemon.shared(), destinations.load(Ordering::Relaxed));
@@ -116,7 +113,7 @@ impl Reloader {
 
     /// Returns the changes, a line each.
     fn reload(&self) -> Result<String, CommandError> {
-        let mut running = self.lock();
+        let mut running = lock(&self.running);
         let new = match self.arguments.file() {
             Some(_) => self.arguments.clone().config().map_err(unchanged)?,
             None if self.checks.is_some() => running.config.clone(),
@@ -296,8 +293,7 @@ impl Reloader {
     /// Starts a successor. Returns when it has taken over.
     fn successor(&self) -> Result<(), String> {
         let (result, results) = bounded(2);
-        let taken_over = &self.daemon.shared().taken_over;
-        *taken_over.lock().unwrap_or_else(PoisonError::into_inner) = Some(result.clone());
+        *lock(&self.daemon.shared().taken_over) = Some(result.clone());
         let started = successor::start_for_reload(result);
         let process = started.map_err(|error| format!("its process cannot be started: {error}"))?;
         let result = results.recv_timeout(PATIENCE).unwrap_or_else(|_| Err("it takes too long".to_owned()));

@@ -95,7 +95,8 @@ impl KeptState {
     /// A new table that does not outlive the process.
     fn in_memory(table: TableConfig, warnings: Vec<String>) -> Result<Self, DaemonError> {
         let table = Table::create(table).map_err(system("the connection table"))?;
-        Ok(Self { table: PreparedTable::new(Origin::New(table)), directory: None, warnings })
+        let table = PreparedTable { source: Origin::New(table), numbers: None };
+        Ok(Self { table, directory: None, warnings })
     }
 
     /// The table in this directory.
@@ -212,10 +213,6 @@ pub(crate) struct SurveyedTable {
 }
 
 impl PreparedTable {
-    fn new(source: Origin) -> Self {
-        Self { source, numbers: None }
-    }
-
     /// The secret that keys its hash.
     pub(crate) fn secret(&self) -> HashSecret {
         match &self.source {

@@ -5,29 +5,27 @@
 //! costs a reading of the files, a known one a look-up.
 
 use std::collections::HashSet;
-use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{LazyLock, Mutex};
 
 use clap::Parser;
 use xvs_ctl::arguments::Arguments;
 use xvs_helper::request::Script;
 
 use crate::keepalived_conf;
+use crate::lock::lock;
 
 static KNOWN: LazyLock<Mutex<HashSet<Script>>> = LazyLock::new(Mutex::default);
 
 /// Whether a script is, or was, in the keepalived.conf.
 pub fn permits(script: &Script) -> bool {
-    if known().contains(script) {
+    if lock(&KNOWN).contains(script) {
         return true;
     }
     // Not under the lock: the file may be on a file system that hangs.
     let read = read().unwrap_or_default();
-    known().extend(read);
-    known().contains(script)
-}
-
-fn known() -> MutexGuard<'static, HashSet<Script>> {
-    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+    let mut known = lock(&KNOWN);
+    known.extend(read);
+    known.contains(script)
 }
 
 /// `None`: the files are wrong now.

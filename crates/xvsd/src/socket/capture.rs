@@ -6,7 +6,7 @@
 //! packets (`capture/` of the data plane), the client's output (`capture/` of `xvs`).
 
 use std::ops::ControlFlow;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use xvs_ctl::api::capture::Listener;
 use xvs_dataplane::capture::{Capture, MOST};
@@ -15,6 +15,7 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 
 use crate::handle::Handle;
+use crate::lock::lock;
 use crate::shared::Shared;
 
 /// Slots of each worker: packets that may wait to be read.
@@ -24,11 +25,6 @@ const SLOTS: usize = 1024;
 pub(crate) struct ActiveCaptures(Mutex<Vec<Arc<Capture>>>);
 
 impl ActiveCaptures {
-    /// Each change of the list is one call, so a panic leaves it consistent.
-    fn list(&self) -> MutexGuard<'_, Vec<Arc<Capture>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Captures until `each` breaks. Calls `each` as soon as the capture is on, and then repeatedly with the packets
     /// copied since, which may be none.
     ///
@@ -54,7 +50,7 @@ impl ActiveCaptures {
         wanted: &CaptureRequest,
         daemon: &'a Handle,
     ) -> Result<(Listener, ActiveCapture<'a>), CommandError> {
-        let mut list = self.list();
+        let mut list = lock(&self.0);
         if list.len() >= MOST {
             let why = format!("{MOST} captures are running, the maximum; end one");
             return Err(CommandError::Failed { why });
@@ -91,7 +87,7 @@ struct ActiveCapture<'a> {
 impl ActiveCapture<'_> {
     /// Removes the capture; from then on no worker copies for it.
     fn end(&self) {
-        let mut list = self.all.list();
+        let mut list = lock(&self.all.0);
         let before = list.len();
         list.retain(|other| !Arc::ptr_eq(other, &self.capture));
         if list.len() < before {

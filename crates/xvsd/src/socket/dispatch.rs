@@ -7,8 +7,7 @@
 use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::OnceLock;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -35,6 +34,7 @@ use crate::daemon::ending::{Ending, Stop};
 use crate::daemon::liveness;
 use crate::date::date_millis;
 use crate::handle::Handle;
+use crate::lock::lock;
 use crate::shared::Shared;
 use crate::socket::capture::ActiveCaptures;
 use crate::socket::request_line::request_line;
@@ -200,7 +200,7 @@ impl Dispatch {
     /// Carries out a step of a process that takes over.
     fn take_over(&self, daemon: &Handle, step: TakeOverStep, peer: &Peer) -> Result<Reply, CommandError> {
         let process = u32::try_from(peer.pid).unwrap_or(0);
-        let mut successor = self.successor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut successor = lock(&self.successor);
         daemon.take_over(&mut successor, step, process)?;
         if step != TakeOverStep::Begin {
             return Ok(Reply::Done);

@@ -26,7 +26,7 @@ use std::ops::ControlFlow;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{fs, io, thread};
@@ -47,6 +47,7 @@ use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::{ConnectionRow, Filter};
 use xvs_model::report::event::EventQuery;
 
+use crate::lock::lock;
 use crate::rights::seccomp::{Kind, limit_thread};
 use crate::socket::peer::Rules;
 use crate::socket::places::{Clients, Served, has_sent};
@@ -208,13 +209,6 @@ struct Shared {
     large: LargeRequests,
 }
 
-impl Shared {
-    /// A client's thread that panics leaves the map consistent: each change of it is one call.
-    fn clients(&self) -> MutexGuard<'_, Clients> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 impl Server {
     /// Starts to serve.
     ///
@@ -229,7 +223,7 @@ impl Server {
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder).map_err(failed("mkdir", folder))?;
         }
-        let lock = take_lock(&path)?;
+        let held = take_lock(&path)?;
         // Under another name until its rights are set; then it replaces a stale one, so that no client finds none while
         // this process takes over.
         let new = beside(&path, ".new");
@@ -265,7 +259,7 @@ impl Server {
             };
             spawn_stoppable("control-accept", run).map_err(failed("thread for", &path))?
         };
-        Ok(Self { listener, accepting: Some(accepting), shared, _lock: lock })
+        Ok(Self { listener, accepting: Some(accepting), shared, _lock: held })
     }
 
     /// The path of the socket.
@@ -277,7 +271,7 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         {
-            let mut clients = self.shared.clients();
+            let mut clients = lock(&self.shared.clients);
             clients.stopping = true;
             for served in clients.served.values() {
                 // An error means that the client has disconnected already.
@@ -329,7 +323,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, handler: &Arc<dyn Handl
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
-            Err(_) if shared.clients().stopping => return,
+            Err(_) if lock(&shared.clients).stopping => return,
             Err(error) => {
                 tracing::warn!(%error, "accepting a control client");
                 // Without free descriptors accept fails at once, repeatedly: do not occupy the core.
@@ -369,7 +363,7 @@ impl Client {
     fn register(stream: UnixStream, peer: Peer, shared: &Arc<Shared>, silent: &mut u32) -> Option<Self> {
         let second = stream.try_clone().ok()?;
         let until = Instant::now() + PLACE_WAIT;
-        let mut clients = shared.clients();
+        let mut clients = lock(&shared.clients);
         let has_place = |clients: &mut Clients, has_request| {
             clients.have_room_for(&peer, &shared.settings)
                 || clients.replace_idle(&peer, Instant::now(), has_request)
@@ -380,7 +374,7 @@ impl Client {
             // A client that has waited behind silent ones has had time to send its request.
             let has_request = has_sent(&stream, FIRST_REQUEST / 2_u32.pow(*silent));
             *silent = if has_request { 0 } else { (*silent + 1).min(8) };
-            clients = shared.clients();
+            clients = lock(&shared.clients);
         }
         // Most requests take some milliseconds, so a place becomes free soon. Other clients wait in the socket's queue
         // meanwhile; there is no place for them either.
@@ -392,7 +386,7 @@ impl Client {
         {
             drop(clients);
             thread::sleep(PLACE_PAUSE);
-            clients = shared.clients();
+            clients = lock(&shared.clients);
             has_one = has_place(&mut clients, true);
         }
         if clients.stopping {
@@ -458,7 +452,7 @@ impl Client {
 
     /// Returns whether the client still has its place.
     fn set_idle_since(&self, idle_since: Option<Instant>) -> bool {
-        let mut clients = self.shared.clients();
+        let mut clients = lock(&self.shared.clients);
         let Some(served) = clients.served.get_mut(&self.number) else { return false };
         served.idle_since = idle_since;
         served.has_asked = true;
@@ -471,8 +465,7 @@ impl Client {
             Err(refused) => return self.send(Err(refused), Part::Last),
         };
         if request.access() > peer.access {
-            let mut refused_changes =
-                self.shared.refused_changes.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut refused_changes = lock(&self.shared.refused_changes);
             if let Some(line) = refused_changes.line(peer, &request_line(&request), Instant::now()) {
                 tracing::warn!("{line}");
             }
@@ -498,7 +491,7 @@ impl Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
-        self.shared.clients().served.remove(&self.number);
+        lock(&self.shared.clients).served.remove(&self.number);
         // The registered clone of the stream is closed later; this ends the connection now.
         let _ = self.stream.shutdown(Shutdown::Both);
     }
@@ -657,9 +650,9 @@ mod tests {
         let begin = || Incoming { client: &client, first: within, rest: within, until: None }.read(&mut [0]);
         sender.write_all(b"ab").unwrap();
         assert_eq!(begin().unwrap(), 1);
-        assert!(!shared.clients().replace_idle(&root, later, true));
+        assert!(!lock(&shared.clients).replace_idle(&root, later, true));
         client.set_idle_since(Some(Instant::now()));
-        assert!(shared.clients().replace_idle(&root, later, false));
+        assert!(lock(&shared.clients).replace_idle(&root, later, false));
         assert_eq!(begin().unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 }

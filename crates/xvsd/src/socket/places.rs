@@ -78,9 +78,10 @@ impl Clients {
     }
 }
 
-/// Whether a client has sent something that is not read yet, or does so within this time.
+/// Whether a client has sent something that is not read yet, or has disconnected, or does so within this time.
 pub(super) fn has_sent(stream: &UnixStream, within: Duration) -> bool {
     let time = Timespec { tv_sec: 0, tv_nsec: within.subsec_nanos().into() };
+    // Interrupted by a signal: the next call finds out.
     poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&time)).is_ok_and(|ready| ready > 0)
 }
 

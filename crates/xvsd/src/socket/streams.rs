@@ -16,6 +16,7 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::report::capture::CaptureRequest;
 use xvs_model::report::connection::ConnectionRow;
 
+use crate::socket::places::has_sent;
 use crate::socket::{Client, Handler, Part, Peer, remaining, send};
 
 impl Client {
@@ -36,7 +37,7 @@ impl Client {
                 let part = Ok(Reply::Captured(packets));
                 sent = send(&self.stream, part, Part::MoreFollow, self.shared.settings.idle);
             }
-            match sent.is_ok() && !is_readable(&self.stream, pause) {
+            match sent.is_ok() && !has_sent(&self.stream, pause) {
                 true => ControlFlow::Continue(()),
                 false => ControlFlow::Break(()),
             }
@@ -114,14 +115,6 @@ fn wait_writable(stream: &UnixStream, within: Duration) -> io::Result<Writable> 
     } else {
         Writable::NotYet
     })
-}
-
-/// Whether the client sends something or disconnects within this time.
-fn is_readable(stream: &UnixStream, within: Duration) -> bool {
-    let timeout = Timespec::try_from(within).ok();
-    let mut polled = [PollFd::new(stream, PollFlags::IN)];
-    // Interrupted by a signal: the next call finds out.
-    poll(&mut polled, timeout.as_ref()).is_ok_and(|ready| ready > 0)
 }
 
 /// Rows in one part of a listing: some 100 kB.
