@@ -11,8 +11,8 @@ use xvs_model::health_checks::check::{Check, Probe, Timing};
 use xvs_model::report::health::CheckState;
 
 use crate::probes::probe_result::ProbeResult;
-use crate::view::CheckView;
-use crate::virtual_server::{CheckResult, Status};
+use crate::view::{CheckResult, CheckView};
+use crate::virtual_server::Status;
 
 /// The state machine of one check.
 #[derive(Debug, Clone, PartialEq, Eq)]

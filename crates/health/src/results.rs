@@ -16,7 +16,8 @@ use xvs_sched::Weight;
 use crate::check_ref::CheckRef;
 use crate::environment::DesiredServices;
 use crate::runner::RunningCheck;
-use crate::virtual_server::{CheckResult, Notice, Status, VirtualServerState};
+use crate::view::CheckResult;
+use crate::virtual_server::{Notice, Status, VirtualServerState};
 
 /// The results, behind a lock.
 #[derive(Default)]

@@ -24,8 +24,7 @@ use crate::environment::Environment;
 use crate::probes::file;
 use crate::probes::file::Files;
 use crate::probes::probe_result::ProbeResult;
-use crate::view::CheckView;
-use crate::virtual_server::CheckResult;
+use crate::view::{CheckResult, CheckView};
 
 /// What all checks share.
 pub(super) struct Runner<E> {

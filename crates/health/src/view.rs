@@ -11,7 +11,7 @@ use siphasher::sip::SipHasher13;
 use xvs_model::health_checks::check::Probe;
 use xvs_proto::Endpoint;
 
-use crate::virtual_server::CheckResult;
+use crate::agent::AgentWeight;
 
 /// The view of all checks of a keepalived.conf.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -36,6 +36,18 @@ pub struct RealServerView {
     pub(crate) is_reported_down: bool,
     /// Its checks, by [`probe_id`].
     pub(crate) checks: Vec<(u64, CheckView)>,
+}
+
+/// The result of a check after rise and fall.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CheckResult {
+    /// Whether the check is up.
+    pub is_up: bool,
+    /// The number that the check adds to the real server's weight; 0 while the check is down.
+    pub weight_change: i64,
+    /// What an agent grants of the weight that the file and all checks give.
+    #[serde(default)]
+    pub agent: AgentWeight,
 }
 
 /// A check.

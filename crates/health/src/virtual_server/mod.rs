@@ -14,7 +14,6 @@ mod tests;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::OwnedService;
@@ -26,7 +25,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 pub use self::notice::{Notice, Status};
 use crate::agent::AgentWeight;
-use crate::view::{CheckView, RealServerView, VirtualServerView, probe_id};
+use crate::view::{CheckResult, CheckView, RealServerView, VirtualServerView, probe_id};
 
 /// A virtual server with the results of its checks.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,18 +35,6 @@ pub struct VirtualServerState {
     servers: Vec<Server>,
     has_quorum: bool,
     disabled: Arc<DisabledServers>,
-}
-
-/// The result of a check after rise and fall.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CheckResult {
-    /// Whether the check is up.
-    pub is_up: bool,
-    /// The number that the check adds to the real server's weight; 0 while the check is down.
-    pub weight_change: i64,
-    /// What an agent grants of the weight that the file and all checks give.
-    #[serde(default)]
-    pub agent: AgentWeight,
 }
 
 /// A real server with the results of its checks.
