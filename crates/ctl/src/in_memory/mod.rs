@@ -42,7 +42,7 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::{ConnectionRow, Ended, Filter};
-use xvs_proto::network::{Network, NetworkError, Route, RouteAction};
+use xvs_proto::network::{Network, Route, RouteAction};
 use xvs_proto::{HashSecret, LinkId, Prefix, network};
 
 pub use self::datapath::{MemoryDatapath, Program};
@@ -204,10 +204,7 @@ impl InMemory {
     ///
     /// # Errors
     /// The reason why the change is refused.
-    pub fn change_network(
-        &mut self,
-        change: impl FnOnce(&mut Network) -> Result<(), NetworkError>,
-    ) -> Result<(), NetworkError> {
+    pub fn change_network<E>(&mut self, change: impl FnOnce(&mut Network) -> Result<(), E>) -> Result<(), E> {
         let mut network = self.network.clone();
         change(&mut network)?;
         let offloads = self.control.datapath().program.is_some();

@@ -343,26 +343,27 @@ mod tests {
             claim(format!("offsetof(struct xvs_flow, {field}) == {}", 8 * word));
         }
         for (field, at) in [
-            ("in_ifindex", part::IN_IFINDEX.start),
-            ("out_ifindex", part::OUT_IFINDEX.start),
-            ("link", part::LINK.start),
-            ("to", part::TO.start),
-            ("mtu", part::MTU.start),
-            ("source_v4", part::ENDS.start),
-            ("dest_v4", part::ENDS.start + 4),
-            ("source_port", part::ENDS.start + 8),
-            ("dest_port", part::ENDS.start + 10),
-            ("network_sum", part::NETWORK_SUM.start),
-            ("transport_sum", part::TRANSPORT_SUM.start),
-            ("flags", part::FLAGS.start),
-            ("old_source_v4", part::OLD_ENDS.start),
-            ("old_dest_v4", part::OLD_ENDS.start + 4),
-            ("old_source_port", part::OLD_ENDS.start + 8),
-            ("old_dest_port", part::OLD_ENDS.start + 10),
-            ("protocol", part::PROTOCOL),
-            ("family", part::FAMILY),
+            ("in_ifindex", part::IN_IFINDEX),
+            ("out_ifindex", part::OUT_IFINDEX),
+            ("link", part::LINK),
+            ("to", part::TO),
+            ("mtu", part::MTU),
+            ("source_v4", part::ENDS.start..part::ENDS.start + 4),
+            ("dest_v4", part::ENDS.start + 4..part::ENDS.start + 8),
+            ("source_port", part::ENDS.start + 8..part::ENDS.start + 10),
+            ("dest_port", part::ENDS.start + 10..part::ENDS.end),
+            ("network_sum", part::NETWORK_SUM),
+            ("transport_sum", part::TRANSPORT_SUM),
+            ("flags", part::FLAGS),
+            ("old_source_v4", part::OLD_ENDS.start..part::OLD_ENDS.start + 4),
+            ("old_dest_v4", part::OLD_ENDS.start + 4..part::OLD_ENDS.start + 8),
+            ("old_source_port", part::OLD_ENDS.start + 8..part::OLD_ENDS.start + 10),
+            ("old_dest_port", part::OLD_ENDS.start + 10..part::OLD_ENDS.end),
+            ("protocol", part::PROTOCOL..part::PROTOCOL + 1),
+            ("family", part::FAMILY..part::FAMILY + 1),
         ] {
-            claim(format!("offsetof(struct xvs_flow_part, {field}) == {at}"));
+            claim(format!("offsetof(struct xvs_flow_part, {field}) == {}", at.start));
+            claim(format!("sizeof(((struct xvs_flow_part *)0)->{field}) == {}", at.len()));
         }
         let value = key_value(5, 1, 7);
         claim(format!("XVS_MAX_FLOWS == {MAX_RECORDS} && XVS_FLOW_USE({value}u) == 5"));
