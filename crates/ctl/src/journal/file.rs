@@ -1,5 +1,5 @@
-//! Files of the state directory: read only if they are xvsd's own, and replaced as a whole. Not here: appending to the journal
-//! (`mod.rs`).
+//! Files of the state directory: read only if they are xvsd's own, and replaced as a whole. Not here: appending to the
+//! journal (`mod.rs`).
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
