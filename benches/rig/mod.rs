@@ -338,6 +338,8 @@ fn network(variant: Variant) -> Network {
         let mac = MacAddr([2, 0, 0, 0, 2, number]);
         network.add_neighbour(variant.server(number, 0).addr, mac, "lan").expect("lan is there");
     }
+    // Of effect only for a worker with an offload.
+    network.links.iter_mut().for_each(|link| (link.offloads, link.takes_redirected) = (true, true));
     network
 }
 

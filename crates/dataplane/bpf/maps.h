@@ -149,6 +149,7 @@ enum {
 	XVS_FLOW_WAS_ESTABLISHED = 1 << 4,
 	XVS_FLOW_SECURE = 1 << 5, /* the second table of states */
 	XVS_FLOW_AWAITS = 1 << 6, /* the client is to acknowledge the destination's SYN */
+	XVS_FLOW_LAST_LINE = 1 << 7, /* packets need the end of the record: outer headers, or IPv6 addresses as sent */
 };
 #define XVS_FLOW_STATE_SHIFT 8
 #define XVS_FLOW_STATE(word) ((word) >> XVS_FLOW_STATE_SHIFT & 15)

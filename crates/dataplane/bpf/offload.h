@@ -462,6 +462,9 @@ __noinline int forward(struct xdp_md *ctx, __u64 hash, __u32 family)
 	if (!flow)
 		return 0;
 	__u64 word = *(volatile __u64 *)&flow->state;
+	/* That line is read last; the processor fetches it meanwhile. */
+	if (word & XVS_FLOW_LAST_LINE)
+		(void)*(volatile __u64 *)flow->outer;
 	if (!(word & XVS_FLOW_IN_FORCE) || XVS_FLOW_USE_OF(word) != XVS_FLOW_USE(value))
 		return 0;
 	return family == XVS_V4 ? forward_by(ctx, state, flow, word, number, 1) :

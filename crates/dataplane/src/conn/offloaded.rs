@@ -77,6 +77,7 @@ impl State {
     pub(crate) const WAS_ESTABLISHED: u64 = 1 << 4;
     pub(crate) const SECURE: u64 = 1 << 5;
     pub(crate) const AWAITS: u64 = 1 << 6;
+    pub(crate) const LAST_LINE: u64 = 1 << 7;
     const TCP_SHIFT: u32 = 8;
     const USE_SHIFT: u32 = 12;
     /// The number of uses of a record after which their numbers repeat: keys have no more bits for them.

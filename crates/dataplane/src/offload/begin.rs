@@ -59,7 +59,8 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     // Read before the path MTU: a worker that changes the path MTU then ends all records.
     let epochs = shared.epochs(destination);
     let Ok(parts) = plan(&connection, table.handle(), link, cx) else { return false };
-    let bits = bits(&connection, cx.snapshot);
+    let needs_last_line = parts.iter().flatten().any(Part::needs_last_line);
+    let bits = bits(&connection, cx.snapshot) | bit(needs_last_line, RecordState::LAST_LINE);
     if is_half_open {
         // A worker assures the client's template with the end of the first handshake.
         let template = connection.controller();

@@ -63,6 +63,12 @@ pub(super) const WORDS: usize = 8;
 pub(super) const ADDRESS_WORDS: usize = 4;
 
 impl Part {
+    /// Whether packets need the end of the record: the headers of a tunnel, or IPv6 addresses as sent.
+    pub(super) fn needs_last_line(&self) -> bool {
+        let is_readdressed = self.before != self.after && self.after.source.family() == Family::V6;
+        self.outer.is_some() || is_readdressed
+    }
+
     /// The words that the program reads: the part, and the IPv6 addresses as received and as sent.
     pub(super) fn words(&self) -> ([u64; WORDS], [[u64; ADDRESS_WORDS]; 2]) {
         let Self { before, after, outer, .. } = self;
@@ -137,4 +143,40 @@ impl FlowHeaders {
 fn words<const N: usize>(bytes: &[u8]) -> [u64; N] {
     let chunks = bytes.as_chunks::<8>().0;
     std::array::from_fn(|at| u64::from_ne_bytes(chunks[at]))
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_proto::{Endpoint, Protocol};
+
+    use crate::offload::part::*;
+
+    #[test]
+    fn the_end_of_a_record_is_needed_where_ipv6_addresses_are_written() {
+        let flow = |source: &str, dest: &str| {
+            let [source, dest] =
+                [source, dest].map(|addr| Endpoint::new(addr.parse::<IpAddr>().unwrap(), 80));
+            FlowKey { protocol: Protocol::UDP, source, dest }
+        };
+        let (v4, v6) = (flow("192.0.2.1", "198.51.100.1"), flow("2001:db8::1", "2001:db8::2"));
+        for (before, after, is_needed) in [
+            (v4, v4, false),
+            (v4, flow("192.0.2.1", "198.51.100.2"), false),
+            (v6, v6, false),
+            (v6, flow("2001:db8::1", "2001:db8::3"), true),
+            (v4, v6, true),
+        ] {
+            let part = Part {
+                from: (1, MacAddr::default()),
+                partial_checksums: false,
+                to: (2, LinkAddresses::default()),
+                mtu: 1500,
+                before,
+                after,
+                unfragmented: false,
+                outer: None,
+            };
+            assert_eq!(part.needs_last_line(), is_needed, "{before:?} {after:?}");
+        }
+    }
 }

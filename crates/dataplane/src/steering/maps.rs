@@ -391,6 +391,7 @@ mod tests {
             ("WAS_ESTABLISHED", State::WAS_ESTABLISHED),
             ("SECURE", State::SECURE),
             ("AWAITS", State::AWAITS),
+            ("LAST_LINE", State::LAST_LINE),
             ("USES", State::USES),
         ] {
             claim(format!("XVS_FLOW_{name} == {bit}"));

@@ -106,12 +106,12 @@ impl Steering {
         Self::of(Load::ForTestRuns)
     }
 
-    /// As [`Self::load`], for [`Self::test_run_offloaded`].
+    /// As [`Self::load`], for [`Self::test_run_offloaded`] and [`Self::time_offloaded`].
     ///
     /// # Errors
     /// As for [`Self::load`].
-    pub fn load_for_offloaded_runs() -> io::Result<Self> {
-        Self::of(Load::ForOffloadedRuns)
+    pub fn load_for_offloaded_runs(records: u32) -> io::Result<Self> {
+        Self::of(Load::ForOffloadedRuns(records))
     }
 
     fn of(load: Load) -> io::Result<Self> {
@@ -338,6 +338,15 @@ impl Steering {
     pub fn test_run_offloaded(&self, frame: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let (returned, after) = test_run(self.object.program(PROGRAM)?, frame)?;
         Ok((returned == REDIRECT).then_some(after))
+    }
+
+    /// Whether the program forwards a frame, and the duration of its run in nanoseconds.
+    ///
+    /// # Errors
+    /// As for [`Self::test_run`].
+    pub fn time_offloaded(&self, frame: &[u8]) -> io::Result<(bool, u32)> {
+        let (returned, nanos) = test_run_repeated(self.object.program(PROGRAM)?, frame, 1)?;
+        Ok((returned == REDIRECT, nanos))
     }
 
     fn object_for_an_interface(&self, marker: &[u8]) -> io::Result<Object> {

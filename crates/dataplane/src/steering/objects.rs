@@ -53,8 +53,8 @@ pub enum Load {
     Maps(u32),
     /// The maps of steering with a few records, and the programs for test runs.
     ForTestRuns,
-    /// The maps of steering with a few records, and the program for interfaces alone, for test runs.
-    ForOffloadedRuns,
+    /// The maps of steering with this number of records, and the program for interfaces alone, for test runs.
+    ForOffloadedRuns(u32),
     /// The steering program of an interface, with its marker.
     Steering(Marker),
     /// The programs for packets that this machine itself sends, which redirect them to the TAP of this index.
@@ -77,7 +77,7 @@ impl Load {
 
     fn load(&self, maps: &[BorrowedFd<'_>]) -> io::Result<Answer<usize>> {
         let mut file = ObjectFile::open(match self {
-            Self::Maps(_) | Self::ForTestRuns | Self::ForOffloadedRuns | Self::Steering(_) => REDIRECT,
+            Self::Maps(_) | Self::ForTestRuns | Self::ForOffloadedRuns(_) | Self::Steering(_) => REDIRECT,
             Self::Own(_) => OWN_PACKETS,
             Self::Reinject(_) => REINJECT,
             Self::Losses(_) => LOSSES,
@@ -88,7 +88,7 @@ impl Load {
                 file.leave_out(VERDICT)?;
             }
             Self::ForTestRuns => {}
-            Self::ForOffloadedRuns => file.leave_out(VERDICT)?,
+            Self::ForOffloadedRuns(_) => file.leave_out(VERDICT)?,
             Self::Steering(marker) => {
                 file.set_constants(marker)?;
                 file.leave_out(VERDICT)?;
@@ -98,8 +98,8 @@ impl Load {
             }
         }
         let records = match self {
-            Self::Maps(records) => Some(*records),
-            Self::ForTestRuns | Self::ForOffloadedRuns => Some(FEW_RECORDS),
+            Self::Maps(records) | Self::ForOffloadedRuns(records) => Some(*records),
+            Self::ForTestRuns => Some(FEW_RECORDS),
             _ => None,
         };
         if let Some(records) = records {
@@ -120,7 +120,7 @@ impl Load {
         match self {
             Self::Maps(_)
             | Self::ForTestRuns
-            | Self::ForOffloadedRuns
+            | Self::ForOffloadedRuns(_)
             | Self::Reinject(_)
             | Self::Losses(_) => &[],
             Self::Steering(_) => &STEERING,
