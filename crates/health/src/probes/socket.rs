@@ -181,7 +181,11 @@ mod tests {
             let target =
                 Target { source: source.0, source_port: source.1, ..target(listener.local_addr().unwrap()) };
             for _ in 0..3 {
-                connect(&target, soon()).await.unwrap();
+                // Until the kernel has closed the connection before, its addresses are in use.
+                while let Err(ProbeResult::NotRun(why)) = connect(&target, soon()).await.map(drop) {
+                    assert!(why.contains("Cannot assign requested address"), "{why}");
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
                 assert_eq!(listener.accept().unwrap().1, own);
             }
         }
