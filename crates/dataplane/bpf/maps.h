@@ -177,7 +177,8 @@ struct xvs_flow_part {
 	__u8 link[12];     /* the link addresses with which they leave: of the next hop, then of the interface */
 	__u8 to[6];        /* the link address to which they are sent */
 	__u16 mtu;         /* the longest packet as received, in bytes without link header */
-	__be32 source_v4;  /* the endpoints with which they leave; IPv6 addresses are in the record */
+	__be32 source_v4;  /* the endpoints with which they leave, or the addresses of the outer header of IPv4 in
+			    * IPv4; IPv6 addresses are in the record */
 	__be32 dest_v4;
 	__be16 source_port;
 	__be16 dest_port;
@@ -223,7 +224,8 @@ struct xvs_flow {
 	struct xvs_addresses_v6 old_v6[2];
 	union {
 		struct xvs_addresses_v6 v6[2];
-		/* The outer headers of requests; fields that differ from packet to packet are 0. */
+		/* The outer headers of requests, but of IPv4 in IPv4; fields that differ from packet to packet
+		 * are 0. */
 		__u8 outer[64];
 	};
 };

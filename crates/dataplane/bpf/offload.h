@@ -249,7 +249,17 @@ static __always_inline int encapsulate_in(struct xdp_md *ctx, const struct xvs_f
 	decrement_ttl(packet, v4, 0);
 	__builtin_memcpy(eth, part->link, sizeof(part->link));
 	eth->h_proto = outer_v4 ? bpf_htons(ETH_P_IP) : bpf_htons(ETH_P_IPV6);
-	__builtin_memcpy(headers, flow->outer, outer);
+	if (outer == sizeof(struct iphdr)) {
+		/* IPv4 in IPv4 (RFC 2003 3.1): the rest of the header is the same for all connections. */
+		struct iphdr *ip = (void *)headers;
+		*(__be32 *)ip = bpf_htonl(0x45 << 24);
+		ip->id = 0;
+		ip->protocol = IPPROTO_IPIP;
+		ip->saddr = part->source_v4;
+		ip->daddr = part->dest_v4;
+	} else {
+		__builtin_memcpy(headers, flow->outer, outer);
+	}
 	struct iphdr *ip4 = (void *)packet;
 	struct ipv6hdr *ip6 = (void *)packet;
 	__u8 tos = v4 ? ip4->tos : packet[0] << 4 | packet[1] >> 4, ttl = v4 ? ip4->ttl : ip6->hop_limit;

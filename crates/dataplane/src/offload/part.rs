@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use xvs_proto::checksum::Delta;
 use xvs_proto::plain::LinkAddresses;
-use xvs_proto::{Family, FlowKey, MacAddr};
+use xvs_proto::{Family, FlowKey, MacAddr, ipv4};
 
 use crate::forward::{FlowHeaders, sender_mtu};
 use crate::shm::atomic::AtomicU64;
@@ -66,7 +66,7 @@ impl Part {
     /// Whether packets need the end of the record: the headers of a tunnel, or IPv6 addresses as sent.
     pub(super) fn needs_last_line(&self) -> bool {
         let is_readdressed = self.before != self.after && self.after.source.family() == Family::V6;
-        self.outer.is_some() || is_readdressed
+        self.outer.as_ref().is_some_and(|outer| outer.addresses().is_none()) || is_readdressed
     }
 
     /// The words that the program reads: the part, and the IPv6 addresses as received and as sent.
@@ -88,7 +88,10 @@ impl Part {
         let network_sum = outer.map_or(network.folded(), |outer| outer.sum);
         let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
         let (old_ends, old_addresses) = ends(before);
-        let (ends, addresses) = ends(after);
+        let (mut ends, addresses) = ends(after);
+        if let Some(of_tunnel) = outer.and_then(FlowHeaders::addresses) {
+            ends[..8].copy_from_slice(of_tunnel);
+        }
         let mut bytes = [0; 8 * WORDS];
         bytes[field::IN_IFINDEX].copy_from_slice(&self.from.0.to_ne_bytes());
         bytes[field::OUT_IFINDEX].copy_from_slice(&self.to.0.to_ne_bytes());
@@ -132,6 +135,12 @@ pub(super) fn leaves_by(part: &[AtomicU64], ifindex: u32, addresses: &LinkAddres
 }
 
 impl FlowHeaders {
+    /// The addresses of an IPv4 header that is the only one, all of whose other fields the program knows.
+    fn addresses(&self) -> Option<&[u8]> {
+        let is_alone = self.family == Family::V4 && self.len == ipv4::HEADER_LEN;
+        is_alone.then(|| &self.bytes[ipv4::field::SOURCE.start..ipv4::HEADER_LEN])
+    }
+
     /// The words that the program reads.
     pub(super) fn words(&self) -> [u64; 2 * ADDRESS_WORDS] {
         let mut bytes = [0; 16 * ADDRESS_WORDS];
@@ -152,20 +161,27 @@ mod tests {
     use crate::offload::part::*;
 
     #[test]
-    fn the_end_of_a_record_is_needed_where_ipv6_addresses_are_written() {
+    fn the_end_of_a_record_is_needed_for_new_ipv6_addresses_and_all_outer_headers_but_those_of_ip_in_ip() {
         let flow = |source: &str, dest: &str| {
             let [source, dest] =
                 [source, dest].map(|addr| Endpoint::new(addr.parse::<IpAddr>().unwrap(), 80));
             FlowKey { protocol: Protocol::UDP, source, dest }
         };
         let (v4, v6) = (flow("192.0.2.1", "198.51.100.1"), flow("2001:db8::1", "2001:db8::2"));
-        for (before, after, is_needed) in [
-            (v4, v4, false),
-            (v4, flow("192.0.2.1", "198.51.100.2"), false),
-            (v6, v6, false),
-            (v6, flow("2001:db8::1", "2001:db8::3"), true),
-            (v4, v6, true),
+        let tunnel = |family, len| {
+            Some(FlowHeaders { bytes: [0; _], len, family, sum: 0, has_udp: false, room: 1480 })
+        };
+        for (before, after, outer, is_needed) in [
+            (v4, v4, None, false),
+            (v4, flow("192.0.2.1", "198.51.100.2"), None, false),
+            (v6, v6, None, false),
+            (v6, flow("2001:db8::1", "2001:db8::3"), None, true),
+            (v4, v6, None, true),
+            (v4, v4, tunnel(Family::V4, 20), false),
+            (v4, v4, tunnel(Family::V4, 24), true),
+            (v4, v4, tunnel(Family::V6, 40), true),
         ] {
+            let case = format!("{before:?} {after:?} {outer:?}");
             let part = Part {
                 from: (1, MacAddr::default()),
                 partial_checksums: false,
@@ -174,9 +190,9 @@ mod tests {
                 before,
                 after,
                 unfragmented: false,
-                outer: None,
+                outer,
             };
-            assert_eq!(part.needs_last_line(), is_needed, "{before:?} {after:?}");
+            assert_eq!(part.needs_last_line(), is_needed, "{case}");
         }
     }
 }
