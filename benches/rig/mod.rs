@@ -112,7 +112,7 @@ impl Variant {
         if self.family == Family::V4 { v4 } else { 96 + v4 }
     }
 
-    fn server(self, number: u8, service: u16) -> Endpoint {
+    pub(crate) fn server(self, number: u8, service: u16) -> Endpoint {
         Endpoint::new(self.inside().addr(Ipv4Addr::new(192, 0, 2, 11 + number)), VIRTUAL.1 + service)
     }
 

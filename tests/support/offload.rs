@@ -8,7 +8,7 @@ use xvs_cli::lab::Lab;
 use xvs_ctl::in_memory::Program;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::offload::{Ends, Offload, Settings};
-use xvs_dataplane::steering::{FEW_RECORDS, Steering};
+use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringRules};
 
 /// The interface on which the kernel runs programs for tests: loopback.
 const LOOPBACK: u32 = 1;
@@ -68,6 +68,10 @@ struct Kernel {
 }
 
 impl Program for Kernel {
+    fn steer(&mut self, rules: &SteeringRules) {
+        self.steering.update(rules).expect("the maps have room");
+    }
+
     fn forward(&mut self, frame: &[u8], now: Millis) -> Option<(u32, Vec<u8>)> {
         // The kernel runs no frames that are shorter or longer.
         if !(14..=3500).contains(&frame.len()) {

@@ -36,6 +36,16 @@ struct xvs_endpoint {
 	__u8 family;
 };
 
+/* The value of the map `filter`, which has one entry, and which xvsd maps into its memory: a bit for each hash of an
+ * endpoint. Without its bit, an endpoint is not in `endpoints`. A local address of FULLNAT has port and protocol 0.
+ */
+#define XVS_FILTER_BITS 16
+#define XVS_LOCAL_PROTOCOL 0
+struct xvs_filter {
+	__u64 has_prefixes; /* 0: `prefixes` is empty */
+	__u64 words[(1 << XVS_FILTER_BITS) / 64];
+};
+
 /* The key of the map `addresses`, which holds the roles of an address at any port. */
 struct xvs_address {
 	__u8 addr[16];

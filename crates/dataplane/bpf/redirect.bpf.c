@@ -3,9 +3,10 @@
  *
  * Runs for each frame, before the kernel processes it. It edits nothing but the marker of reinjected frames. A frame
  * that it cannot parse goes to the kernel. It may steer too many frames, which the pipeline passes back, but never too
- * few. Cost of a frame that is not steered: at most five look-ups. Not here: decisions on steered frames, with these
- * exceptions. Access lists (lists.h), the limit of a service's SYNs (syn_limits.h), and the hold while no xvsd takes
- * frames (hold.h) may drop a frame. A record in which a worker has decided on the flow may forward it (offload.h).
+ * few. Cost of a frame that is to no service and of no real server: a few bits (`may_match`); with networks in
+ * `prefixes` or an equal hash at most five look-ups. Not here: decisions on steered frames, with these exceptions.
+ * Access lists (lists.h), the limit of a service's SYNs (syn_limits.h), and the hold while no xvsd takes frames
+ * (hold.h) may drop a frame. A record in which a worker has decided on the flow may forward it (offload.h).
  */
 #include "maps.h"
 
@@ -29,6 +30,14 @@
 #define MAX_EXTENSIONS 6
 /* All offsets behind two IP headers, each with the most extensions of at most 2 KiB. The verifier needs a limit. */
 #define OFFSETS 0x7fff
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct xvs_filter);
+} filter SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
@@ -209,6 +218,27 @@ static __always_inline int transport_header(struct packet *packet, struct xdp_md
 	return 0;
 }
 
+/* Whether the bit of an endpoint is set. */
+static __always_inline int has_bit(const struct xvs_filter *bits, const __u8 *addr, __be16 port, __u8 protocol)
+{
+	const __be32 *words = (const __be32 *)addr;
+	__u64 key = (__u64)(words[0] ^ words[1] ^ words[2] ^ words[3]) << 32 | (__u32)port << 16 | protocol;
+	__u32 bit = key * 0x9e3779b97f4a7c15 >> (64 - XVS_FILTER_BITS);
+	return bits->words[bit >> 6] >> (bit & 63) & 1;
+}
+
+/* Whether a whole packet may be one that `matches` or that is offloaded. */
+static __always_inline int may_match(const struct packet *packet)
+{
+	__u32 first = 0;
+	const struct xvs_filter *bits = bpf_map_lookup_elem(&filter, &first);
+	return !bits || has_bit(bits, packet->dest, packet->dest_port, packet->protocol) ||
+	       has_bit(bits, packet->source, packet->source_port, packet->protocol) ||
+	       has_bit(bits, packet->dest, XVS_ANY_PORT, packet->protocol) ||
+	       has_bit(bits, packet->source, XVS_ANY_PORT, packet->protocol) ||
+	       has_bit(bits, packet->dest, XVS_ANY_PORT, XVS_LOCAL_PROTOCOL) || bits->has_prefixes;
+}
+
 static __always_inline __u32 address_roles(const __u8 *addr, __u8 family)
 {
 	struct xvs_address key = { .family = family };
@@ -355,7 +385,7 @@ static __always_inline int decide(struct xdp_md *ctx, int leaves_flows)
 		return address_roles(packet.dest, packet.family) & XVS_SERVICE ||
 		       in_prefix(packet.dest, packet.family) || quotes_steered(&packet, ctx, offset + 8);
 	}
-	if (!transport_header(&packet, ctx, offset))
+	if (!transport_header(&packet, ctx, offset) || !may_match(&packet))
 		return TO_KERNEL;
 	__u64 lists = lists_for(&packet);
 	if (lists && is_refused(&packet, lists))

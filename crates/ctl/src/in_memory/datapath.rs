@@ -45,12 +45,24 @@ pub struct MemoryDatapath {
 
 /// An XDP program that forwards offloaded flows, for tests: the director itself needs no rights.
 pub trait Program: Send {
+    /// Steers exactly this traffic; the program forwards no other.
+    fn steer(&mut self, rules: &SteeringRules);
+
     /// Forwards a frame at this time. Returns the kernel's index of the outgoing interface, and the frame as it leaves.
     /// `None`: the frame goes to the pipeline.
     fn forward(&mut self, frame: &[u8], now: Millis) -> Option<(u32, Vec<u8>)>;
 
     /// Ends these flows.
     fn end(&mut self, ends: &Ends);
+}
+
+impl MemoryDatapath {
+    /// Tells the program the steered traffic.
+    pub(super) fn steer(&mut self) {
+        if let Some(program) = &mut self.program {
+            program.steer(&self.rules);
+        }
+    }
 }
 
 impl Datapath for MemoryDatapath {
@@ -86,16 +98,19 @@ impl Datapath for MemoryDatapath {
 
     fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.add(rules);
+        self.steer();
         Ok(())
     }
 
     fn remove_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.subtract(rules);
+        self.steer();
         Ok(())
     }
 
     fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
         self.rules.clone_from(rules);
+        self.steer();
         Ok(())
     }
 

@@ -147,6 +147,7 @@ impl InMemory {
         let table = datapath.table.as_ref().ok_or(io::ErrorKind::NotFound)?;
         let (offload, program) = make(table)?;
         datapath.program = Some(program);
+        datapath.steer();
         self.pipeline.flows.set_offload(offload);
         Ok(())
     }

@@ -105,7 +105,28 @@ impl Image {
     }
 }
 
+/// The words of `struct xvs_filter`, of which the first one says whether there are networks.
+pub(super) const FILTER_WORDS: usize = 1 + (1 << FILTER_BITS) / 64;
+const FILTER_BITS: u32 = 16;
+/// In place of the protocol for a local address of FULLNAT.
+const LOCAL_PROTOCOL: u8 = 0;
+
 impl Image {
+    /// The filter by which the program finds that a packet is of none of these keys.
+    pub(super) fn filter(&self) -> Box<[u64; FILTER_WORDS]> {
+        let mut words = Box::new([0; FILTER_WORDS]);
+        words[0] = self.prefixes.values().any(|roles| *roles != 0).into();
+        let used = self.endpoints.iter().filter(|(_, roles)| **roles != 0);
+        for (key, _) in used {
+            let port = u16::from_ne_bytes([key[endpoint::PORT.start], key[endpoint::PORT.start + 1]]);
+            set_bit(&mut words, &key[endpoint::ADDR], port, key[endpoint::PROTOCOL]);
+        }
+        for key in self.translated.keys() {
+            set_bit(&mut words, &key[address::ADDR], 0, LOCAL_PROTOCOL);
+        }
+        words
+    }
+
     /// Whether packets to an endpoint may be marked.
     pub(super) fn marks(&self, key: &EndpointKey) -> bool {
         self.prefixes.keys().any(|prefix| is_in(key, prefix))
@@ -126,6 +147,14 @@ impl Image {
         };
         is_so && roles_of(&self.addresses, &at) & LOCAL != 0
     }
+}
+
+/// Sets the bit of an endpoint, whose port is in network order, as the program computes it.
+fn set_bit(words: &mut [u64; FILTER_WORDS], addr: &[u8], port: u16, protocol: u8) {
+    let addr = addr.as_chunks().0.iter().fold(0, |folded, word| folded ^ u32::from_ne_bytes(*word));
+    let key = u64::from(addr) << 32 | u64::from(port) << 16 | u64::from(protocol);
+    let bit = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - FILTER_BITS);
+    words[1 + bit as usize / 64] |= 1 << (bit % 64);
 }
 
 /// Whether the address of an endpoint is in a network.
@@ -290,6 +319,28 @@ mod tests {
     use crate::steering::losses;
 
     #[test]
+    fn the_filter_has_a_bit_for_each_endpoint_and_each_local_address_of_fullnat() {
+        let bits = |rules| -> u32 {
+            let filter = Image::of(&rules).filter();
+            assert_eq!(filter[0], u64::from(!rules.wide.is_empty()));
+            filter[1..].iter().map(|word| word.count_ones()).sum()
+        };
+        let service =
+            |number: u16| (Protocol::TCP, Endpoint::new([192, 0, 2, number as u8], 80 + number / 256));
+        let empty = SteeringRules::default;
+        assert_eq!(bits(empty()), 0);
+        assert_eq!(bits(SteeringRules { wide: ["198.51.100.0/24".parse().unwrap()].into(), ..empty() }), 0);
+        assert_eq!(bits(SteeringRules { local_addresses: [[192, 0, 2, 1].into()].into(), ..empty() }), 0);
+        assert_eq!(
+            bits(SteeringRules { translated: [([192, 0, 2, 1].into(), (1, 9))].into(), ..empty() }),
+            1
+        );
+        // Of 4,096 endpoints about 122 share a bit if bits are chosen by chance.
+        let set = bits(SteeringRules { services: (0..4096).map(service).collect(), ..empty() });
+        assert!(set > 3900, "{set}");
+    }
+
+    #[test]
     fn keys_and_roles_are_laid_out_as_the_program_reads_them() {
         let mut source = String::from("#include \"bpf/maps.h\"\n#include <stddef.h>\n");
         let mut claim = |what: String| source.push_str(&format!("_Static_assert({what}, \"\");\n"));
@@ -299,6 +350,7 @@ mod tests {
             ("prefix", prefix::SIZE),
             ("network", network::SIZE),
             ("lengths", lengths::SIZE),
+            ("filter", 8 * FILTER_WORDS),
             ("list_filter", 8 * filter::COUNT),
             ("list_drops", 8 * drops::COUNT),
             ("syn_limit", 8 * syn::SIZE),
@@ -324,6 +376,7 @@ mod tests {
             ("network", "addr", network::ADDR),
             ("network", "family_and_len", network::FAMILY_AND_LEN),
             ("lengths", "len", 2..lengths::SIZE),
+            ("filter", "words", 8..8 * FILTER_WORDS),
             ("list_filter", "words", 8 * filter::WORDS..8 * filter::COUNT),
         ] {
             claim(format!("offsetof(struct xvs_{name}, {field}) == {}", at.start));

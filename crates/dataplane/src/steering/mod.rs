@@ -9,17 +9,18 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use xvs_sched::ServiceKey;
-use xvs_xdp::bpf::{KernelMap, Map, Object, test_run, test_run_repeated};
+use xvs_xdp::bpf::{KernelMap, Map, Object, Words, test_run, test_run_repeated};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{AttachError, Attached, Mode, WantedMode, attach};
 
 use self::hold::Hold;
 use self::lists::ListMaps;
 use self::maps::{EndpointKey, Image, Marker, Roles};
-use self::objects::{CLIENTS, Load, OpenFormerMaps, PROGRAM, VERDICT, named};
+use self::objects::{CLIENTS, FILTER, Load, OpenFormerMaps, PROGRAM, VERDICT, named};
 use self::syn_limits::SynMaps;
 
 pub mod hold;
@@ -80,6 +81,8 @@ pub struct Steering {
     installed: Image,
     /// The endpoints of this machine that are real servers behind NAT, and those of services for its own clients.
     own: [BTreeSet<maps::EndpointKey>; 2],
+    /// The filter of the program: the bits of at least the keys in the maps.
+    filter: Words<{ maps::FILTER_WORDS }>,
     hold: Arc<Hold>,
     lists: ListMaps,
     syn_limits: SynMaps,
@@ -117,6 +120,7 @@ impl Steering {
     fn of(load: Load) -> io::Result<Self> {
         let object = load.object(None)?;
         Ok(Self {
+            filter: object.words(FILTER)?,
             hold: Arc::new(Hold::of(&object)?),
             lists: ListMaps::of(&object)?,
             syn_limits: SynMaps::of(&object)?,
@@ -236,11 +240,13 @@ impl Steering {
     /// # Errors
     /// [`SteeringError`]; the maps then contain part of the change, and a later call completes it.
     pub fn add(&mut self, more: &SteeringRules) -> Result<(), SteeringError> {
-        self.write(&self.installed.with(more))
+        let change = self.installed.with(more);
+        self.add_to_filter(&change.filter());
+        self.write(&change)
     }
 
     /// Removes the traffic that `less` names, as [`SteeringRules::subtract`] defines. Called after every worker has
-    /// left the old rules. Costs what `less` names.
+    /// left the old rules. Costs what `less` names; the bits of the filter stay until the next [`Self::set`].
     ///
     /// # Errors
     /// As for [`Self::add`].
@@ -254,7 +260,20 @@ impl Steering {
     /// # Errors
     /// As for [`Self::add`].
     pub fn set(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
-        self.write(&self.installed.towards(Image::of(wanted)))
+        let wanted = Image::of(wanted);
+        let filter = wanted.filter();
+        self.add_to_filter(&filter);
+        self.write(&self.installed.towards(wanted))?;
+        self.filter.iter().zip(*filter).for_each(|(word, bits)| word.store(bits, Relaxed));
+        Ok(())
+    }
+
+    /// Lets the program look up the keys with these bits, before there are any.
+    fn add_to_filter(&self, filter: &[u64; maps::FILTER_WORDS]) {
+        // Relaxed, as for all words of the filter: the system calls that enter the keys come later.
+        for (word, bits) in self.filter.iter().zip(filter).filter(|(_, bits)| **bits != 0) {
+            word.fetch_or(*bits, Relaxed);
+        }
     }
 
     /// Adds and then removes, for callers that need not wait for workers.

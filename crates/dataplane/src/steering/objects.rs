@@ -23,9 +23,11 @@ pub(super) const PROGRAM: &CStr = c"redirect";
 pub(super) const VERDICT: &CStr = c"verdict";
 /// The endpoints of clients on this machine, to which replies are steered.
 pub(super) const CLIENTS: &CStr = c"clients";
+pub(super) const FILTER: &CStr = c"filter";
 
 /// The maps that the programs of all interfaces share.
-const STEERING: [&CStr; 16] = [
+const STEERING: [&CStr; 17] = [
+    FILTER,
     c"endpoints",
     c"addresses",
     c"prefixes",

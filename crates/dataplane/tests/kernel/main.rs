@@ -12,6 +12,7 @@ mod testbed;
 
 mod start_orders;
 mod steering;
+mod steering_changes;
 mod steering_hold;
 mod steering_lists;
 mod steering_lists_refused;

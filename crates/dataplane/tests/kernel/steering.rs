@@ -6,20 +6,20 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use etherparse::{IpFragOffset, IpNumber, Ipv4Header, PacketBuilder};
-use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules, Verdict};
-use xvs_proto::{Endpoint, Prefix, Protocol};
+use xvs_dataplane::steering::{Steering, SteeringRules, Verdict};
+use xvs_proto::{Endpoint, Protocol};
 
-const CLIENT: [u8; 4] = [203, 0, 113, 7];
-const VIP: [u8; 4] = [192, 0, 2, 1];
-const WIDE: [u8; 4] = [192, 0, 2, 65];
-const ANY_PORT: [u8; 4] = [192, 0, 2, 3];
-const REAL_ANY_PORT: [u8; 4] = [198, 51, 100, 3];
+pub(crate) const CLIENT: [u8; 4] = [203, 0, 113, 7];
+pub(crate) const VIP: [u8; 4] = [192, 0, 2, 1];
+pub(crate) const WIDE: [u8; 4] = [192, 0, 2, 65];
+pub(crate) const ANY_PORT: [u8; 4] = [192, 0, 2, 3];
+pub(crate) const REAL_ANY_PORT: [u8; 4] = [198, 51, 100, 3];
 const TUNNEL_END: [u8; 4] = [198, 51, 100, 4];
-const REAL: [u8; 4] = [198, 51, 100, 2];
-const SELF: [u8; 4] = [198, 51, 100, 1];
+pub(crate) const REAL: [u8; 4] = [198, 51, 100, 2];
+pub(crate) const SELF: [u8; 4] = [198, 51, 100, 1];
 /// A local address of FULLNAT.
-const LOCAL: [u8; 4] = [198, 51, 100, 4];
-const OTHER: [u8; 4] = [192, 0, 2, 9];
+pub(crate) const LOCAL: [u8; 4] = [198, 51, 100, 4];
+pub(crate) const OTHER: [u8; 4] = [192, 0, 2, 9];
 /// The local port of probes.
 const PROBE_PORT: u16 = 40_000;
 
@@ -36,11 +36,11 @@ fn v6(last: u16) -> Ipv6Addr {
     Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last)
 }
 
-fn at(addr: impl Into<IpAddr>, port: u16) -> Endpoint {
+pub(crate) fn at(addr: impl Into<IpAddr>, port: u16) -> Endpoint {
     Endpoint::new(addr, port)
 }
 
-fn rules() -> SteeringRules {
+pub(crate) fn rules() -> SteeringRules {
     SteeringRules {
         services: [
             (Protocol::TCP, at(VIP, 80)),
@@ -68,7 +68,7 @@ fn rules() -> SteeringRules {
 }
 
 /// A loaded program with [`rules`].
-fn steering() -> Steering {
+pub(crate) fn steering() -> Steering {
     let mut steering =
         Steering::load_for_test_runs().expect("run as root: the kernel must take BPF programs");
     steering.update(&rules()).unwrap();
@@ -79,13 +79,13 @@ fn ethernet() -> etherparse::PacketBuilderStep<etherparse::Ethernet2Header> {
     PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2])
 }
 
-fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
+pub(crate) fn tcp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
     let mut frame = Vec::new();
     ethernet().ipv4(from.0, to.0, 64).tcp(from.1, to.1, 1, 1000).write(&mut frame, b"hello").unwrap();
     frame
 }
 
-fn udp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
+pub(crate) fn udp(from: ([u8; 4], u16), to: ([u8; 4], u16)) -> Vec<u8> {
     let mut frame = Vec::new();
     ethernet().ipv4(from.0, to.0, 64).udp(from.1, to.1).write(&mut frame, b"hello").unwrap();
     frame
@@ -139,7 +139,7 @@ fn icmp(kind: u8, about: &[u8], len: usize) -> Vec<u8> {
     [&[kind, 0, 0, 0, 0, 0, 0, 0], &quote[..len.min(quote.len())]].concat()
 }
 
-fn assert_all(steering: &Steering, expected: Verdict, frames: &[(&str, Vec<u8>)]) {
+pub(crate) fn assert_all(steering: &Steering, expected: Verdict, frames: &[(&str, Vec<u8>)]) {
     for (what, frame) in frames {
         assert_eq!(steering.test_run(frame).unwrap(), expected, "{what}: {frame:02x?}");
     }
@@ -521,51 +521,6 @@ fn frames_with_malformed_headers_go_to_the_kernel() {
             }),
         ],
     );
-}
-
-#[test]
-fn during_a_change_the_traffic_of_both_configurations_is_steered_and_afterwards_only_the_new() {
-    let mut steering = steering();
-    let old = tcp((CLIENT, 4000), (VIP, 80));
-    let new = tcp((CLIENT, 4000), (OTHER, 80));
-    let reply = tcp((REAL, 8080), (SELF, 4000));
-    let mut wanted = rules();
-    wanted.services = [(Protocol::TCP, at(OTHER, 80))].into();
-    wanted.local_addresses.clear();
-
-    steering.add(&wanted).unwrap();
-    assert_all(&steering, Verdict::Steered, &[("old", old.clone()), ("new", new.clone())]);
-    assert_all(&steering, Verdict::Kernel, &[("still local", reply.clone())]);
-
-    steering.set(&wanted).unwrap();
-    assert_all(&steering, Verdict::Steered, &[("new", new), ("no longer local", reply)]);
-    assert_all(&steering, Verdict::Kernel, &[("old", old)]);
-}
-
-#[test]
-fn a_removed_service_is_not_steered_and_others_at_its_address_still_are() {
-    let mut steering = steering();
-    let less = SteeringRules { services: [(Protocol::TCP, at(VIP, 80))].into(), ..Default::default() };
-    steering.subtract(&less).unwrap();
-    assert_all(&steering, Verdict::Kernel, &[("removed", tcp((CLIENT, 4000), (VIP, 80)))]);
-    assert_all(&steering, Verdict::Steered, &[("another service", udp((CLIENT, 4000), (VIP, 53)))]);
-    steering.add(&less).unwrap();
-    assert_all(&steering, Verdict::Steered, &[("again", tcp((CLIENT, 4000), (VIP, 80)))]);
-}
-
-#[test]
-fn a_full_map_names_its_limit_and_keeps_its_entries() {
-    let mut steering = steering();
-    let mut wanted = rules();
-    let nets = (0..=1u32 << 14)
-        .map(|net| format!("{}/32", Ipv4Addr::from(0x0a00_0000 + net)).parse::<Prefix>().unwrap());
-    wanted.wide.extend(nets);
-    let error = steering.update(&wanted).unwrap_err();
-    assert!(matches!(error, SteeringError::Full { what: "networks", limit: 16384 }), "{error}");
-    assert_all(&steering, Verdict::Steered, &[("before", tcp((CLIENT, 4000), (VIP, 80)))]);
-
-    steering.update(&rules()).unwrap();
-    assert_all(&steering, Verdict::Kernel, &[("removed", tcp((CLIENT, 4000), ([10, 0, 0, 1], 80)))]);
 }
 
 #[test]
