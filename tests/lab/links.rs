@@ -9,7 +9,7 @@ use xvs::frames::{ACK, Ipv4, Mac, SYN};
 use xvs::lab_cluster::{
     CLIENT, CLIENT6, GATEWAY_MAC, INSIDE, LAN_MAC, OUTSIDE, VIP, VIP6, WAN_MAC, at, server, server_mac,
 };
-use xvs::{Datagram, LabCluster, Transport};
+use xvs::{BothPaths, Datagram, LabCluster, Transport, offload};
 
 /// IP protocol numbers.
 const ESP: u8 = 50;
@@ -179,22 +179,37 @@ fn framed(from: Mac, to: Mac, packet: &[u8]) -> Vec<u8> {
 #[test]
 fn ah_and_esp_follow_the_connection_of_udp_port_500_and_are_counted_there() {
     for (method, to) in [("-g", VIP), ("-m", server(1))] {
-        let mut cluster = LabCluster::new();
-        cluster.adm(&format!("-A -u {VIP}:500 -s rr"));
-        cluster.adm(&format!("-a -u {VIP}:500 -r {}:500 {method}", server(1)));
+        // The program forwards the datagrams of the connection, but neither AH nor ESP.
+        let mut cluster = LabCluster::beside(BothPaths::offloading());
+        cluster.configure(&[
+            &format!("-A -u {VIP}:500 -s rr"),
+            &format!("-a -u {VIP}:500 -r {}:500 {method}", server(1)),
+        ]);
         let request = |protocol| framed(GATEWAY_MAC, WAN_MAC, &sealed(protocol, CLIENT, VIP, 64));
         assert_eq!(cluster.inject("wan", &request(ESP)).verdict, "pass", "there is no connection yet");
         let negotiated = Datagram::new(Transport::Udp, at(CLIENT, 500), at(VIP, 500));
-        assert_eq!(cluster.from_client(&negotiated).verdict, "transmit");
+        let replied = Datagram::new(Transport::Udp, at(server(1), 500), at(CLIENT, 500));
+        let before = offload::forwarded();
+        for _ in 0..10 {
+            assert_eq!(cluster.from_client(&negotiated).verdict, "transmit");
+            cluster.from_server(&replied);
+        }
+        let offloaded = offload::forwarded();
+        assert!(offloaded > before, "{method}");
         for protocol in [ESP, AH] {
             let sent = cluster.inject("wan", &request(protocol)).sent;
             let expected = framed(LAN_MAC, server_mac(1), &sealed(protocol, CLIENT, to, 63));
             assert_eq!(sent, [("lan".to_owned(), expected)]);
         }
+        assert_eq!(offload::forwarded(), offloaded, "{method}");
         cluster.advance(2.5);
         // UDP without data is 28 bytes, the others 44.
         let counted = cluster.adm("-L -n --stats --exact");
-        assert!(counted.contains("1        3        0      116        0"), "{counted}");
+        let expected = match method {
+            "-m" => "1       12       10      368      280",
+            _ => "1       12        0      368        0",
+        };
+        assert!(counted.contains(expected), "{counted}");
         let answer = framed(server_mac(1), LAN_MAC, &sealed(ESP, server(1), CLIENT, 64));
         let judged = cluster.inject("lan", &answer);
         if method == "-m" {

@@ -273,6 +273,29 @@ fn a_newer_connection_with_the_same_replies_has_them_although_the_older_one_was_
 }
 
 #[test]
+fn connections_from_one_endpoint_of_a_client_to_eight_services_are_all_offloaded() {
+    let services: Vec<_> = (80..88).map(|port| format!("-t {VIP}:{port}")).collect();
+    let mut cluster = LabCluster::beside(BothPaths::offloading());
+    for (number, service) in (0..).zip(&services) {
+        // Each has a server port of its own, so that replies belong to one connection.
+        let dest = format!("{}:{}", server(1), 80 + number);
+        cluster.configure(&[&format!("-A {service} -s rr"), &format!("-a {service} -r {dest} -m")]);
+    }
+    let mut is_program_s = |port: u16, flags: u8, is_reply: bool| {
+        let (link, frame) = frame(3200, port, flags, is_reply);
+        is_offloaded(|| cluster.inject(link, &frame)).0
+    };
+    for port in 80..88 {
+        assert!(!is_program_s(port, SYN, false), "port {port}");
+        assert!(is_program_s(port, SYN | ACK, true) && is_program_s(port, ACK, false), "port {port}");
+    }
+    for port in 80..88 {
+        assert!(is_program_s(port, ACK, false) && is_program_s(port, ACK, true), "port {port}");
+    }
+    assert_eq!(offload::last().refused(), 0);
+}
+
+#[test]
 fn more_connections_than_records_are_forwarded_by_workers_and_idle_ones_make_room() {
     let mut cluster = cluster(&[&format!("-u {VIP}:80"), &format!("-u [{VIP6}]:80")]);
     let mut ask = |port: u16, to_v6: bool| {

@@ -133,9 +133,12 @@ struct xvs_hold {
 /* Flows that the program forwards itself. A record of a connection has a part for each direction: requests, replies. */
 #define XVS_MAX_FLOWS (1 << 20)
 
-/* Where the program finds the record of a packet, by a hash of the endpoints and protocol as received. The lower half
- * of the hash gives the bucket. The upper half is the tag, which is also the upper half of the entry. The lower half of
- * the entry has the number of the record, the part, and the use of the record. 0: the entry is free.
+/* How the program finds the record of a packet: by a hash of one end of the packet as received, the client's, and of its
+ * protocol. Of requests that end is the source, of replies the destination. For replies to local addresses of FULLNAT,
+ * which many connections share, the hash is of both ends. Its lower half, as far as there are records, is the number of
+ * the record. If that one is in use, it is the number of a bucket, an entry of which names another record. The upper
+ * half is the tag, which is also the upper half of the entry. The lower half of the entry has the number of the record
+ * and its use. 0: the entry is free.
  */
 #define XVS_BUCKET 8
 struct xvs_bucket {
@@ -143,8 +146,7 @@ struct xvs_bucket {
 };
 #define XVS_FLOW_TAG(hash) ((hash) >> 32 | 1)
 #define XVS_FLOW_RECORD(value) ((value) & (XVS_MAX_FLOWS - 1))
-#define XVS_FLOW_PART(value) ((value) >> 20 & 1)
-#define XVS_FLOW_USE(value) ((value) >> 21)
+#define XVS_FLOW_USE(value) ((value) >> 20 & (XVS_FLOW_USES - 1))
 
 /* The state of a record, in one word. While it is in force, the program and workers change it by compare-and-swap or by
  * clearing a bit. Bits 8 to 11 are the state of TCP, bits 12 to 22 the number of the use, and the upper half is the
@@ -160,13 +162,14 @@ enum {
 	XVS_FLOW_SECURE = 1 << 5, /* the second table of states */
 	XVS_FLOW_AWAITS = 1 << 6, /* the client is to acknowledge the destination's SYN */
 	XVS_FLOW_LAST_LINE = 1 << 7, /* packets need the end of the record: outer headers, or IPv6 addresses as sent */
+	XVS_FLOW_NEAR = 1 << 23, /* its number is that of its key's hash */
 };
 #define XVS_FLOW_STATE_SHIFT 8
 #define XVS_FLOW_STATE(word) ((word) >> XVS_FLOW_STATE_SHIFT & 15)
 #define XVS_FLOW_WITH_STATE(word, state) (((word) & ~(15ULL << XVS_FLOW_STATE_SHIFT)) | (__u64)(state) << XVS_FLOW_STATE_SHIFT)
 #define XVS_FLOW_USE_SHIFT 12
 #define XVS_FLOW_USES (1 << 11)
-#define XVS_FLOW_USE_OF(word) ((word) >> XVS_FLOW_USE_SHIFT & (XVS_FLOW_USES - 1))
+#define XVS_FLOW_IN_USE(number) ((__u64)(number) << XVS_FLOW_USE_SHIFT)
 #define XVS_FLOW_DUE(word) ((word) >> 32)
 
 /* The states of TCP: two tables, by what is seen (from the client; a reply; from the client, replies not seen) and by

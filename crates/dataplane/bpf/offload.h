@@ -155,22 +155,20 @@ static __always_inline int is_to(const struct ethhdr *eth, const struct xvs_flow
 	return dest[0] == to[0] && dest[1] == to[1] && dest[2] == to[2];
 }
 
-/* Whether a packet belongs to a part: two keys may have the same tag. The family is a constant. */
-static __always_inline int is_of(const struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part,
-				 const struct ethhdr *eth, __u32 protocol, const int v4)
+/* Whether a packet belongs to a part: several keys may have the same tag. */
+static __always_inline int is_of(const struct xvs_flow *flow, __u32 number, const struct packet *packet)
 {
-	const struct iphdr *ip4 = (const void *)(eth + 1);
-	const struct ipv6hdr *ip6 = (const void *)(eth + 1);
-	const struct ports *ports = v4 ? (const void *)(ip4 + 1) : (const void *)(ip6 + 1);
-	if (part->protocol != protocol || part->family != (v4 ? XVS_V4 : XVS_V6) ||
-	    part->old_source_port != ports->source || part->old_dest_port != ports->dest)
+	const struct xvs_flow_part *part = number ? &flow->part[1] : &flow->part[0];
+	const __u32 *source = (const void *)packet->source, *dest = (const void *)packet->dest;
+	if (part->protocol != packet->protocol || part->family != packet->family ||
+	    part->old_source_port != packet->source_port || part->old_dest_port != packet->dest_port)
 		return 0;
-	if (v4)
-		return part->old_source_v4 == ip4->saddr && part->old_dest_v4 == ip4->daddr;
-	const __u32 *is = (const void *)&ip6->saddr, *old = number ? flow->old_v6[1].source : flow->old_v6[0].source;
+	if (packet->family == XVS_V4)
+		return part->old_source_v4 == source[0] && part->old_dest_v4 == dest[0];
+	const struct xvs_addresses_v6 *old = number ? &flow->old_v6[1] : &flow->old_v6[0];
 	__u32 differs = 0;
-	for (int word = 0; word < 8; word++)
-		differs |= is[word] ^ old[word];
+	for (int word = 0; word < 4; word++)
+		differs |= (source[word] ^ old->source[word]) | (dest[word] ^ old->dest[word]);
 	return !differs;
 }
 
@@ -341,8 +339,8 @@ static __always_inline int translate(struct xdp_md *ctx, const struct xvs_flow *
 
 static __always_inline int send(struct xvs_flow *flow, __u32 number, const struct xvs_flow_part *part, __u32 bytes)
 {
-	__sync_fetch_and_add(&flow->count[number].packets, 1);
-	__sync_fetch_and_add(&flow->count[number].bytes, bytes);
+	__sync_fetch_and_add(&flow->count[number & 1].packets, 1);
+	__sync_fetch_and_add(&flow->count[number & 1].bytes, bytes);
 	return bpf_redirect(part->out_ifindex, 0);
 }
 
@@ -369,7 +367,8 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	struct iphdr *ip4 = (void *)(eth + 1);
 	struct ipv6hdr *ip6 = (void *)(eth + 1);
 	__u32 protocol = v4 ? ip4->protocol : ip6->nexthdr;
-	if (!is_of(flow, number, part, eth, protocol, v4))
+	/* AH and ESP have the ports of UDP. */
+	if (protocol != part->protocol)
 		return 0;
 	int is_tcp = protocol == IPPROTO_TCP;
 	__u32 at = is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM;
@@ -449,38 +448,6 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	return send(flow, number, part, total);
 }
 
-/* Forwards a packet by the record of the key with this hash. Returns 0 if it goes to the worker. The verifier checks a
- * non-static function only once.
- */
-__noinline int forward(struct xdp_md *ctx, __u64 hash, __u32 family)
-{
-	__u32 first = 0, value = 0;
-	struct xvs_offload *state = bpf_map_lookup_elem(&offload, &first);
-	if (!state)
-		return 0;
-	__u32 place = hash & state->buckets;
-	const volatile struct xvs_bucket *bucket = bpf_map_lookup_elem(&keys, &place);
-	if (!bucket)
-		return 0;
-	for (int at = 0; at < XVS_BUCKET; at++) {
-		__u64 entry = bucket->entry[at];
-		if (XVS_FLOW_TAG(entry) == XVS_FLOW_TAG(hash))
-			value = entry;
-	}
-	__u32 index = XVS_FLOW_RECORD(value), number = XVS_FLOW_PART(value);
-	struct xvs_flow *flow = bpf_map_lookup_elem(&records, &index);
-	if (!flow)
-		return 0;
-	__u64 word = *(volatile __u64 *)&flow->state;
-	/* That line is read last; the processor fetches it meanwhile. */
-	if (word & XVS_FLOW_LAST_LINE)
-		(void)*(volatile __u64 *)flow->outer;
-	if (!(word & XVS_FLOW_IN_FORCE) || XVS_FLOW_USE_OF(word) != XVS_FLOW_USE(value))
-		return 0;
-	return family == XVS_V4 ? forward_by(ctx, state, flow, word, number, 1) :
-				  forward_by(ctx, state, flow, word, number, 0);
-}
-
 /* The product of two words in 128 bits, folded: each bit of one reaches all bits, if the other one is secret. */
 static __always_inline __u64 multiplied(__u64 one, __u64 other)
 {
@@ -490,28 +457,109 @@ static __always_inline __u64 multiplied(__u64 one, __u64 other)
 	return ((__u32)low | carry << 32) ^ (high + (middle >> 32) + (second >> 32) + (carry >> 32));
 }
 
+/* The record of this number, if its state has these bits of those of the mask. What the caller reads of it is as new as
+ * its state: loads may overtake others, but not those on which their address depends.
+ */
+static __always_inline struct xvs_flow *record_with(__u32 index, __u64 bits, __u64 mask)
+{
+	struct xvs_flow *flow = bpf_map_lookup_elem(&records, &index);
+	if (!flow)
+		return NULL;
+	__u64 word = *(volatile __u64 *)&flow->state;
+	if ((word & mask) != bits)
+		return NULL;
+	asm volatile("" : "+r"(word));
+	index ^= (word & mask) ^ bits;
+	return bpf_map_lookup_elem(&records, &index);
+}
+
+/* The number of the record in force of a packet of this part whose key has this hash; XVS_MAX_FLOWS: there is none. */
+static __always_inline __u32 record_of(const struct packet *packet, __u64 hash, __u64 buckets, __u32 number)
+{
+	const __u64 near = XVS_FLOW_IN_FORCE | XVS_FLOW_NEAR;
+	__u32 place = hash & buckets, found = XVS_MAX_FLOWS;
+	struct xvs_flow *flow = record_with(place, near, near);
+	if (flow && is_of(flow, number, packet))
+		return place;
+	const volatile struct xvs_bucket *bucket = bpf_map_lookup_elem(&keys, &place);
+	if (!bucket)
+		return found;
+	for (int at = 0; at < XVS_BUCKET; at++) {
+		__u64 entry = bucket->entry[at];
+		if (XVS_FLOW_TAG(entry) != XVS_FLOW_TAG(hash))
+			continue;
+		flow = record_with(XVS_FLOW_RECORD(entry), XVS_FLOW_IN_FORCE | XVS_FLOW_IN_USE(XVS_FLOW_USE(entry)),
+				   XVS_FLOW_IN_FORCE | XVS_FLOW_IN_USE(XVS_FLOW_USES - 1));
+		if (flow && is_of(flow, number, packet))
+			found = XVS_FLOW_RECORD(entry);
+	}
+	return found;
+}
+
+/* Forwards a packet of this part by the record whose key has this hash. Returns 0 if it goes to the worker. The verifier
+ * checks a non-static function only once.
+ */
+__noinline int forward(struct xdp_md *ctx, const struct packet *packet, __u64 hash, __u32 number)
+{
+	__u32 first = 0;
+	struct xvs_offload *state = bpf_map_lookup_elem(&offload, &first);
+	if (!state || !packet)
+		return 0;
+	hash = multiplied(state->seed[0] ^ hash, state->seed[1]);
+	__u32 index = record_of(packet, hash, state->buckets, number);
+	struct xvs_flow *flow = bpf_map_lookup_elem(&records, &index);
+	if (!flow)
+		return 0;
+	__u64 word = *(volatile __u64 *)&flow->state;
+	if (!(word & XVS_FLOW_IN_FORCE))
+		return 0;
+	/* That line is read last; the processor fetches it meanwhile. */
+	if (word & XVS_FLOW_LAST_LINE)
+		(void)*(volatile __u64 *)flow->outer;
+	return packet->family == XVS_V4 ? forward_by(ctx, state, flow, word, number, 1) :
+					  forward_by(ctx, state, flow, word, number, 0);
+}
+
+/* Adds an end of a packet to a hash. */
+static __always_inline __u64 with_end(__u64 hash, __u64 seed, const __u8 *addr, __be16 port, __u8 family)
+{
+	const __u32 *words = (const void *)addr;
+	hash = multiplied(hash ^ port, seed ^ words[0]);
+	for (int word = 1; word < 4 && family != XVS_V4; word++)
+		hash = multiplied(hash, seed ^ words[word]);
+	return hash;
+}
+
 /* Forwards a packet whose transport header is at this offset, if its flow is offloaded. Returns 0 if it goes to the
  * worker.
  */
-static __always_inline int is_forwarded(struct xdp_md *ctx, const struct packet *packet, __u32 offset)
+static __always_inline int is_forwarded(struct xdp_md *ctx, const struct packet *packet, __u32 offset,
+					const struct xvs_filter *bits, int is_request)
 {
-	__u32 first = 0, is_v4 = packet->family == XVS_V4;
+	__u32 first = 0;
 	struct xvs_offload *state = bpf_map_lookup_elem(&offload, &first);
 	if (!state || !*(volatile __u32 *)&state->is_on)
 		return 0;
-	/* AH and ESP have ports of UDP here. */
 	if (packet->protocol != IPPROTO_TCP && packet->protocol != IPPROTO_UDP)
 		return 0;
-	if (offset != sizeof(struct ethhdr) + (is_v4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)))
+	if (offset != sizeof(struct ethhdr) +
+			      (packet->family == XVS_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)))
 		return 0;
-	const __u32 *source = (const void *)packet->source, *dest = (const void *)packet->dest;
-	__u64 seed = state->seed[1];
-	__u64 ends = packet->source_port | (__u32)packet->dest_port << 16 | (__u64)packet->protocol << 32;
-	__u64 hash = multiplied(state->seed[0] ^ ends, seed ^ source[0] ^ (__u64)dest[0] << 32);
-	if (!is_v4)
-		for (int word = 1; word < 4; word++)
-			hash = multiplied(hash, seed ^ source[word] ^ (__u64)dest[word] << 32);
-	return forward(ctx, multiplied(state->seed[0] ^ hash, seed), packet->family);
+	__u64 start = state->seed[0] ^ (__u64)packet->protocol << 32, seed = state->seed[1];
+	if (is_request) {
+		__u64 hash = with_end(start, seed, packet->source, packet->source_port, packet->family);
+		if (forward(ctx, packet, hash, 0))
+			return 1;
+	}
+	if (!is_from_server(bits, packet) && !is_to_local(bits, packet))
+		return 0;
+	__u64 hash = with_end(start, seed, packet->dest, packet->dest_port, packet->family);
+	if (forward(ctx, packet, hash, 1))
+		return 1;
+	if (!is_to_local(bits, packet))
+		return 0;
+	hash = with_end(hash, seed, packet->source, packet->source_port, packet->family);
+	return forward(ctx, packet, hash, 1);
 }
 
 #endif

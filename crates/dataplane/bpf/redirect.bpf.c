@@ -3,7 +3,7 @@
  *
  * Runs for each frame, before the kernel processes it. It edits nothing but the marker of reinjected frames. A frame
  * that it cannot parse goes to the kernel. It may steer too many frames, which the pipeline passes back, but never too
- * few. Cost of a frame that is to no service and of no real server: a few bits (`may_match`); with networks in
+ * few. Cost of a frame that is to no service and of no real server: a few bits of `filter`; with networks in
  * `prefixes` or an equal hash at most five look-ups. Not here: decisions on steered frames, with these exceptions.
  * Access lists (lists.h), the limit of a service's SYNs (syn_limits.h), and the hold while no xvsd takes frames
  * (hold.h) may drop a frame. A record in which a worker has decided on the flow may forward it (offload.h).
@@ -227,16 +227,26 @@ static __always_inline int has_bit(const struct xvs_filter *bits, const __u8 *ad
 	return bits->words[bit >> 6] >> (bit & 63) & 1;
 }
 
-/* Whether a whole packet may be one that `matches` or that is offloaded. */
-static __always_inline int may_match(const struct packet *packet)
+/* Whether a whole packet may be to a service. `bits` may say so of others, too, but never misses one; so do the next two
+ * functions.
+ */
+static __always_inline int is_to_service(const struct xvs_filter *bits, const struct packet *packet)
 {
-	__u32 first = 0;
-	const struct xvs_filter *bits = bpf_map_lookup_elem(&filter, &first);
-	return !bits || has_bit(bits, packet->dest, packet->dest_port, packet->protocol) ||
-	       has_bit(bits, packet->source, packet->source_port, packet->protocol) ||
-	       has_bit(bits, packet->dest, XVS_ANY_PORT, packet->protocol) ||
-	       has_bit(bits, packet->source, XVS_ANY_PORT, packet->protocol) ||
-	       has_bit(bits, packet->dest, XVS_ANY_PORT, XVS_LOCAL_PROTOCOL) || bits->has_prefixes;
+	return has_bit(bits, packet->dest, packet->dest_port, packet->protocol) ||
+	       has_bit(bits, packet->dest, XVS_ANY_PORT, packet->protocol) || bits->has_prefixes;
+}
+
+/* Whether it may come from a real server of NAT. */
+static __always_inline int is_from_server(const struct xvs_filter *bits, const struct packet *packet)
+{
+	return has_bit(bits, packet->source, packet->source_port, packet->protocol) ||
+	       has_bit(bits, packet->source, XVS_ANY_PORT, packet->protocol);
+}
+
+/* Whether it may be to a local address of FULLNAT. */
+static __always_inline int is_to_local(const struct xvs_filter *bits, const struct packet *packet)
+{
+	return has_bit(bits, packet->dest, XVS_ANY_PORT, XVS_LOCAL_PROTOCOL);
 }
 
 static __always_inline __u32 address_roles(const __u8 *addr, __u8 family)
@@ -385,12 +395,17 @@ static __always_inline int decide(struct xdp_md *ctx, int leaves_flows)
 		return address_roles(packet.dest, packet.family) & XVS_SERVICE ||
 		       in_prefix(packet.dest, packet.family) || quotes_steered(&packet, ctx, offset + 8);
 	}
-	if (!transport_header(&packet, ctx, offset) || !may_match(&packet))
+	__u32 first = 0;
+	const struct xvs_filter *bits = bpf_map_lookup_elem(&filter, &first);
+	if (!transport_header(&packet, ctx, offset) || !bits)
+		return TO_KERNEL;
+	int is_request = is_to_service(bits, &packet);
+	if (!is_request && !is_from_server(bits, &packet) && !is_to_local(bits, &packet))
 		return TO_KERNEL;
 	__u64 lists = lists_for(&packet);
 	if (lists && is_refused(&packet, lists))
 		return REFUSED;
-	if (!leaves_flows && is_forwarded(ctx, &packet, offset))
+	if (!leaves_flows && is_forwarded(ctx, &packet, offset, bits, is_request))
 		return FORWARDED;
 	__u32 roles = matches(&packet), limit = XVS_LIMIT_OF(roles);
 	if (limit && is_syn(ctx, offset) && is_above_limit(limit))

@@ -43,7 +43,7 @@ use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight};
 struct Program {
     offload: Arc<Offload>,
     record: u32,
-    /// The use that the key names.
+    /// The use in which it finds the record.
     number: u64,
 }
 
@@ -53,6 +53,14 @@ impl Program {
         let record = world.offload.record_of(id).expect("it is offloaded");
         let number = use_of(world.offload.record(record)[STATE].load(Relaxed));
         Self { offload: world.offload.clone(), record, number }
+    }
+
+    /// The program as it finds the first record by the number of that now, if it does.
+    fn of_first(world: &World) -> Option<Self> {
+        // Acquire: the address of its next load depends on this one.
+        let word = world.offload.record(0)[STATE].load(Acquire);
+        let is_found = word & (IN_FORCE | NEAR) == IN_FORCE | NEAR;
+        is_found.then(|| Self { offload: world.offload.clone(), record: 0, number: use_of(word) })
     }
 
     /// A segment with ACK. Returns whether it is forwarded; if not, it goes to a worker.
@@ -104,7 +112,7 @@ impl Program {
 }
 
 fn use_of(word: u64) -> u64 {
-    word >> 12 & 0x3fff
+    word >> 12 & 0x7ff
 }
 
 fn state_of(word: u64) -> TcpState {
@@ -112,6 +120,7 @@ fn state_of(word: u64) -> TcpState {
 }
 
 const IN_FORCE: u64 = 1 << 0;
+const NEAR: u64 = 1 << 23;
 /// The places of words, and the number of slots (`bpf/maps.h`).
 const STATE: usize = 0;
 const USED: usize = 2;
@@ -381,6 +390,31 @@ fn a_connection_whose_packet_the_program_forwarded_before_the_seal_does_not_expi
                 (true, false) => panic!("no packet has prolonged it"),
             },
         );
+    });
+    assert_all(&RUNS);
+}
+
+#[test]
+fn a_program_that_finds_a_record_by_its_number_moves_the_connection_that_has_it() {
+    static RUNS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+    explore(|| {
+        let world = World::new(1);
+        let mut owner = world.worker(0);
+        let id = owner.insert(1);
+        let of_program = world.clone();
+        let thread = thread::spawn(move || {
+            let Some(program) = Program::of_first(&of_program) else { return false };
+            assert_eq!(of_program.offload.record_of(id), Some(0), "the record is no connection's yet");
+            program.segment(FIN, Direction::Outbound, START)
+        });
+        assert!(owner.begin(id), "a record is free");
+        let is_forwarded = thread.join().expect("no panic");
+        if is_forwarded {
+            owner.process(id, FIN, Direction::Inbound);
+            assert_eq!(owner.state(id), TcpState::TimeWait);
+            world.assert_counts(0, 1);
+        }
+        count(&RUNS, usize::from(is_forwarded));
     });
     assert_all(&RUNS);
 }

@@ -78,6 +78,8 @@ impl State {
     pub(crate) const SECURE: u64 = 1 << 5;
     pub(crate) const AWAITS: u64 = 1 << 6;
     pub(crate) const LAST_LINE: u64 = 1 << 7;
+    /// Its number is that of its key's hash, so the program finds it without a key.
+    pub(crate) const NEAR: u64 = 1 << 23;
     const TCP_SHIFT: u32 = 8;
     const USE_SHIFT: u32 = 12;
     /// The number of uses of a record after which their numbers repeat: keys have no more bits for them.
@@ -250,6 +252,12 @@ impl Offloaded {
             self.moves[HALF_OPEN].fetch_add(1, Ordering::Relaxed);
         }
         self.record(record)[word::STATE].store(state.0, Ordering::Relaxed);
+    }
+
+    /// Lets the program find a record by the hash of its key, which is the record's number.
+    pub(crate) fn set_near(&self, record: u32) {
+        // Release: who finds it sees what was written before.
+        self.record(record)[word::STATE].fetch_or(State::NEAR, Ordering::Release);
     }
 
     /// The records in force whose handshake is not complete.

@@ -8,7 +8,7 @@
 use xvs_proto::{Family, FlowKey, LinkId, Packet, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use super::keys;
+use super::keys::{self, Hashes};
 use super::not_offloaded::NotOffloaded;
 use super::own::Own;
 use super::part::Part;
@@ -69,7 +69,8 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
             return false;
         }
     }
-    let Some(record) = shared.unused.take(cx.now) else { return true };
+    let hashes = shared.hashes(&Ends::of(&connection), connection.protocol());
+    let Some(record) = shared.unused.take(shared.nearest(hashes.of_client), cx.now) else { return true };
     let generation = connection.generation();
     let awaits = bits & RecordState::PROVEN == 0 && parts[1].is_some();
     let awaited = awaits.then(|| connection.destination_sequence()).filter(|number| *number != 0);
@@ -114,7 +115,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     if let Some(known) = cx.snapshot.destinations.find(destination) {
         known.live.count_moves(&shared.flows, slot(destination));
     }
-    shared.enter_keys(&mut own, &parts, state.number());
+    shared.enter_keys(&mut own, hashes, state.number());
     own.count(shared, !own.is_given_up);
     offloader.add(own, cx.now);
     false
@@ -131,25 +132,34 @@ impl Offload {
         words[word::CONNECTION].store(u64::from(own.generation) << 32 | u64::from(own.id.0), Relaxed);
         for (place, part) in parts.iter().enumerate() {
             let part_words = &words[word::PARTS + place * word::PART..][..word::PART];
-            let Some(part) = part else { continue };
+            let Some(part) = part else {
+                // Of no family, so no packet is of this part.
+                put(part_words, &[0; word::PART]);
+                continue;
+            };
             let from = (self.settings.ingress.unwrap_or(part.from.0), part.from.1);
             let (values, [old, new]) = Part { from, ..part.clone() }.words();
             put(part_words, &values);
             put(&words[word::OLD_ADDRESSES + place * old.len()..], &old);
             put(&words[word::ADDRESSES + place * new.len()..], &new);
         }
-        if let Some(outer) = parts[0].as_ref().and_then(|request| request.outer.as_ref()) {
-            put(&words[word::ADDRESSES..], &outer.words());
+        if let Some(outer) = parts[0].as_ref().and_then(Part::outer_words) {
+            put(&words[word::ADDRESSES..], &outer);
         }
     }
 
-    /// Enters the keys of a record in its use of this number. If one finds no room, the record is given up.
-    fn enter_keys(&self, own: &mut Own, parts: &[Option<Part>; 2], number: u32) {
-        for (place, part) in (0..).zip(parts) {
-            let Some(part) = part else { continue };
-            let entered = self.enter(&part.before, keys::value(number, place, own.record));
-            own.places[place as usize] = entered;
-            own.is_given_up |= entered.is_none();
+    /// Lets the program find a record in its use of this number. If a key finds no room, the record is given up.
+    fn enter_keys(&self, own: &mut Own, hashes: Hashes, number: u32) {
+        let value = keys::value(number, own.record);
+        for (place, hash) in own.places.iter_mut().zip([Some(hashes.of_client), hashes.of_replies]) {
+            match hash {
+                Some(hash) if self.nearest(hash) == own.record => self.flows.set_near(own.record),
+                Some(hash) => {
+                    *place = self.enter(hash, value);
+                    own.is_given_up |= place.is_none();
+                }
+                None => {}
+            }
         }
         if own.is_given_up {
             self.flows.seal(own.record);

@@ -1,49 +1,78 @@
-//! The hash table in which the XDP program finds the record of a packet, in memory that it shares with workers.
+//! How the XDP program finds the record of a packet: by the hash of a key, whose number the record has, or which is in a
+//! hash table in memory that the program shares with workers.
 //!
-//! A key consists of the endpoints and the protocol of packets as they are received. Its hash gives a bucket, which is
-//! one cache line, and a tag. The bucket's entry with this tag names the record, which contains the whole key. Workers
-//! enter and remove keys without a lock. A full bucket refuses a key: with all records in use, one key in 7,000.
+//! A key consists of the client's end and the protocol of packets as they are received, so requests and replies of NAT
+//! have one key; that of replies to local addresses of FULLNAT, which many connections share, consists of both ends. The
+//! hash gives the number of a record and of a bucket, and a tag. If the connection's record has another number, an entry
+//! of the bucket, which is one cache line, names it. The record contains all endpoints, so equal hashes do not matter.
+//! Workers enter and remove keys without a lock. A full bucket refuses a key: the ninth connection, of those with
+//! other records, of one endpoint of a client; by chance one in a million, with FULLNAT one in 7,000.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Relaxed, Release};
 
-use xvs_proto::FlowKey;
+use xvs_proto::{Endpoint, Protocol};
 
 use super::own::Own;
 use super::shared::{BUCKET, Offload, SEED};
 use crate::conn::{MAX_RECORDS, NO_CONNECTION, RecordState, offloaded_word as word};
-use crate::shm::atomic::AtomicU64;
+use crate::forward::Ends;
 
-/// What an entry says about a record's part (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
-pub(crate) fn value(number: u32, part: u32, record: u32) -> u32 {
-    number << (MAX_RECORDS.ilog2() + 1) | part << MAX_RECORDS.ilog2() | record
+/// What an entry says about a record in its use of this number (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
+pub(crate) fn value(number: u32, record: u32) -> u32 {
+    number << MAX_RECORDS.ilog2() | record
+}
+
+/// The hashes of the keys of a connection.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Hashes {
+    pub(super) of_client: u64,
+    /// Of replies, with FULLNAT.
+    pub(super) of_replies: Option<u64>,
 }
 
 impl Offload {
+    /// The hashes of the keys of a connection.
+    pub(super) fn hashes(&self, ends: &Ends, protocol: Protocol) -> Hashes {
+        let seed = [0, 1].map(|word| self.state[SEED + word].load(Relaxed));
+        Hashes {
+            of_client: hash(seed, protocol, &[ends.client]),
+            of_replies: ends.local.map(|local| hash(seed, protocol, &[local, ends.dest])),
+        }
+    }
+
+    /// The record that the program finds by this hash alone.
+    pub(super) fn nearest(&self, hash: u64) -> u32 {
+        (hash as usize % self.keys.len()) as u32
+    }
+
     /// Enters a key. Returns its place; `None`: its bucket is full, or another worker enters the same one.
-    pub(super) fn enter(&self, key: &FlowKey, value: u32) -> Option<usize> {
-        let hash = hash([0, 1].map(|word| self.state[SEED + word].load(Relaxed)), key);
-        let tag = hash >> 32 | 1;
+    pub(super) fn enter(&self, hash: u64, value: u32) -> Option<usize> {
         let number = hash as usize % self.keys.len();
         let bucket = &self.keys[number];
-        // An equal tag is almost always that of an earlier record of this key.
-        let at = tagged(bucket, tag).or_else(|| tagged(bucket, 0))?;
-        let former = bucket[at].load(Relaxed);
-        if former != 0 && former >> 32 != tag {
-            return None;
-        }
+        let tag = hash >> 32 | 1;
+        let is_free = |entry: u64| entry == 0 || entry >> 32 == tag && !self.is_meant_by(entry);
+        let (at, former) = (0..)
+            .zip(bucket)
+            .map(|(at, entry)| (at, entry.load(Relaxed)))
+            .find(|(_, entry)| is_free(*entry))?;
         // Release: a program that finds the entry finds the record as it was written before.
         bucket[at].compare_exchange(former, tag << 32 | u64::from(value), Release, Relaxed).ok()?;
         Some(number * BUCKET + at)
     }
 
+    /// Whether the record of an entry is in force in the use that the entry means.
+    fn is_meant_by(&self, entry: u64) -> bool {
+        let state = self.flows.state(entry as u32 % MAX_RECORDS as u32);
+        state.has(RecordState::IN_FORCE)
+            && value(state.number(), 0) == entry as u32 & !(MAX_RECORDS as u32 - 1)
+    }
+
     /// Removes the keys of a record that has ended, and numbers its next use.
     pub(super) fn release(&self, own: &Own) {
         let number = self.flows.state(own.record).number();
-        for (part, place) in (0..).zip(own.places) {
-            // An entry that stays names a use of the record that has ended.
-            place.into_iter().for_each(|place| self.remove(place, value(number, part, own.record)));
-        }
+        // An entry that stays names a use of the record that has ended.
+        own.places.iter().flatten().for_each(|place| self.remove(*place, value(number, own.record)));
         self.reset(own.record);
     }
 
@@ -68,28 +97,22 @@ impl Offload {
 ///
 /// Each word of addresses is a factor of a product in 128 bits, whose halves are folded, as in `xvs_proto`'s hash of
 /// flows: so each bit of a key reaches all bits of the bucket and the tag, also where only some bits differ.
-fn hash(seed: [u64; 2], key: &FlowKey) -> u64 {
-    let [source, dest] =
-        [key.source, key.dest].map(|end| u64::from(u16::from_ne_bytes(end.port.to_be_bytes())));
-    let ends = source | dest << 16 | u64::from(key.protocol.0) << 32;
-    let mut hash = seed[0] ^ ends;
-    match (key.source.addr, key.dest.addr) {
-        (IpAddr::V4(source), IpAddr::V4(dest)) => hash = added(hash, seed[1], source.octets(), dest.octets()),
-        (IpAddr::V6(source), IpAddr::V6(dest)) => {
-            for (source, dest) in source.octets().as_chunks().0.iter().zip(dest.octets().as_chunks().0) {
-                hash = added(hash, seed[1], *source, *dest);
-            }
+fn hash(seed: [u64; 2], protocol: Protocol, ends: &[Endpoint]) -> u64 {
+    let mut hash = seed[0] ^ u64::from(protocol.0) << 32;
+    for end in ends {
+        hash ^= u64::from(u16::from_ne_bytes(end.port.to_be_bytes()));
+        match end.addr {
+            IpAddr::V4(addr) => hash = with_words(hash, seed[1], &addr.octets()),
+            IpAddr::V6(addr) => hash = with_words(hash, seed[1], &addr.octets()),
         }
-        // No packet is of two families.
-        _ => {}
     }
     multiplied(seed[0] ^ hash, seed[1])
 }
 
-/// The hash with one more word of each address.
-fn added(hash: u64, seed: u64, source: [u8; 4], dest: [u8; 4]) -> u64 {
-    let [source, dest] = [source, dest].map(|word| u64::from(u32::from_ne_bytes(word)));
-    multiplied(hash, seed ^ source ^ dest << 32)
+/// The hash with the words of an address.
+fn with_words(hash: u64, seed: u64, addr: &[u8]) -> u64 {
+    let words = addr.as_chunks().0.iter().map(|word| u64::from(u32::from_ne_bytes(*word)));
+    words.fold(hash, |hash, word| multiplied(hash, seed ^ word))
 }
 
 fn multiplied(one: u64, other: u64) -> u64 {
@@ -97,22 +120,15 @@ fn multiplied(one: u64, other: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// The first entry of a bucket with this tag; an empty one has 0.
-fn tagged(bucket: &[AtomicU64; BUCKET], tag: u64) -> Option<usize> {
-    bucket.iter().position(|entry| entry.load(Relaxed) >> 32 == tag)
-}
-
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
     use std::net::{Ipv4Addr, Ipv6Addr};
 
-    use xvs_proto::{Endpoint, Protocol};
-
     use super::*;
 
-    /// Flows of 4,096 clients or ports, of which only some bits differ.
-    const FLOWS: u32 = 4096;
+    /// Keys of 4,096 clients or ports, of which only some bits differ.
+    const KEYS: u32 = 4096;
 
     fn v4(number: u32) -> IpAddr {
         Ipv4Addr::from_bits(u32::from(Ipv4Addr::new(203, 0, 113, 0)) + number).into()
@@ -122,36 +138,32 @@ mod tests {
         Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number)).into()
     }
 
-    /// Each of these flows, and those of its replies from a real server.
-    fn flows(client: impl Fn(u32) -> Endpoint, server: IpAddr) -> [Vec<FlowKey>; 2] {
-        let protocol = Protocol::UDP;
-        let at = Endpoint::new(server, 53);
-        let requests = (0..FLOWS).map(|number| FlowKey { protocol, source: client(number), dest: at });
-        let replies = (0..FLOWS).map(|number| FlowKey { protocol, source: at, dest: client(number) });
-        [requests.collect(), replies.collect()]
-    }
-
     /// Of 4,096 keys, about 63 share a bucket with a former one if buckets are chosen by chance.
     #[test]
     fn keys_that_differ_in_some_bits_alone_are_spread_over_the_buckets() {
-        let all = [
-            flows(|number| Endpoint::new(v4(number), 5353), v4(1 << 16)),
-            flows(|number| Endpoint::new(v4(number << 12), 5353), v4(1)),
-            flows(|number| Endpoint::new(v4(9), 1024 + number as u16), v4(1)),
-            flows(|number| Endpoint::new(v4(number >> 6), 1024 + (number as u16 & 63)), v4(1)),
-            flows(|number| Endpoint::new(v6(number), 5353), v6(1 << 16)),
-            flows(|number| Endpoint::new(v6(number << 20), 5353), v6(1)),
-            flows(|number| Endpoint::new(v6(9), 1024 + number as u16), v6(1)),
+        let clients: [fn(u32) -> Endpoint; 7] = [
+            |number| Endpoint::new(v4(number), 5353),
+            |number| Endpoint::new(v4(number << 12), 5353),
+            |number| Endpoint::new(v4(9), 1024 + number as u16),
+            |number| Endpoint::new(v4(number >> 6), 1024 + (number as u16 & 63)),
+            |number| Endpoint::new(v6(number), 5353),
+            |number| Endpoint::new(v6(number << 20), 5353),
+            |number| Endpoint::new(v6(9), 1024 + number as u16),
         ];
         let seeds =
             [[0x0123_4567_89ab_cdef, 0xfedc_ba98_7654_3210], [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344]];
-        for (at, flows) in all.iter().flatten().enumerate() {
+        let other = Endpoint::new(v4(1), 53);
+        let keys = clients.iter().flat_map(|client| {
+            let one = (0..KEYS).map(|number| vec![client(number)]);
+            [one.clone().collect(), one.map(|key| [key, vec![other]].concat()).collect::<Vec<_>>()]
+        });
+        for (at, keys) in keys.enumerate() {
             for seed in seeds {
-                let hashes: Vec<_> = flows.iter().map(|key| hash(seed, key)).collect();
+                let hashes: Vec<_> = keys.iter().map(|key| hash(seed, Protocol::UDP, key)).collect();
                 let buckets: BTreeSet<_> = hashes.iter().map(|hash| hash % (1 << 17)).collect();
                 let tags: BTreeSet<_> = hashes.iter().map(|hash| hash >> 32 | 1).collect();
-                assert!(buckets.len() > 3950, "flows {at}: {} buckets", buckets.len());
-                assert!(tags.len() > 4090, "flows {at}: {} tags", tags.len());
+                assert!(buckets.len() > 3950, "keys {at}: {} buckets", buckets.len());
+                assert!(tags.len() > 4090, "keys {at}: {} tags", tags.len());
             }
         }
     }
@@ -159,7 +171,7 @@ mod tests {
     #[test]
     fn an_entry_has_room_for_the_last_record_and_numbers_of_uses_begin_anew() {
         let last = RecordState::unused(RecordState::USES as u32 - 1);
-        assert_eq!(value(last.number(), 1, MAX_RECORDS as u32 - 1), u32::MAX);
+        assert_eq!(value(last.number(), MAX_RECORDS as u32 - 1), u32::MAX >> 1);
         assert_eq!(RecordState::unused(last.number() + 1).number(), 0);
     }
 
@@ -167,17 +179,20 @@ mod tests {
     fn each_bit_of_a_key_reaches_each_bit_of_its_hash() {
         let seed = [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344];
         let of = |bits: u128| {
-            let [source, dest] = [bits, bits >> 48]
+            let ends = [bits, bits >> 48]
                 .map(|end| Endpoint::new(Ipv4Addr::from_bits(end as u32), (end >> 32) as u16));
-            hash(seed, &FlowKey { protocol: Protocol::UDP, source, dest })
+            [hash(seed, Protocol::UDP, &ends[..1]), hash(seed, Protocol::UDP, &ends)]
         };
         for bit in 0..96 {
-            let changes = (0..64_u32).map(|number| {
-                let bits = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834);
-                of(bits) ^ of(bits ^ 1 << bit)
-            });
-            let reached = changes.fold((0, 0), |(set, clear), change| (set | change, clear | !change));
-            assert_eq!(reached, (u64::MAX, u64::MAX), "bit {bit}");
+            // The second end belongs to the key of both ends alone.
+            for key in if bit < 48 { 0..2 } else { 1..2 } {
+                let changes = (0..64_u32).map(|number| {
+                    let bits = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834);
+                    of(bits)[key] ^ of(bits ^ 1 << bit)[key]
+                });
+                let reached = changes.fold((0, 0), |(set, clear), change| (set | change, clear | !change));
+                assert_eq!(reached, (u64::MAX, u64::MAX), "bit {bit} of key {key}");
+            }
         }
     }
 }

@@ -63,10 +63,16 @@ pub(super) const WORDS: usize = 8;
 pub(super) const ADDRESS_WORDS: usize = 4;
 
 impl Part {
-    /// Whether packets need the end of the record: the headers of a tunnel, or IPv6 addresses as sent.
+    /// Whether packets need the end of the record: outer headers other than those of IP in IP over IPv4, or IPv6
+    /// addresses as sent.
     pub(super) fn needs_last_line(&self) -> bool {
         let is_readdressed = self.before != self.after && self.after.source.family() == Family::V6;
-        self.outer.as_ref().is_some_and(|outer| outer.addresses().is_none()) || is_readdressed
+        is_readdressed || self.outer_words().is_some()
+    }
+
+    /// The outer headers at the end of the record, if packets need them.
+    pub(super) fn outer_words(&self) -> Option<[u64; 2 * ADDRESS_WORDS]> {
+        self.outer.as_ref().filter(|outer| outer.addresses().is_none()).map(FlowHeaders::words)
     }
 
     /// The words that the program reads: the part, and the IPv6 addresses as received and as sent.
@@ -142,7 +148,7 @@ impl FlowHeaders {
     }
 
     /// The words that the program reads.
-    pub(super) fn words(&self) -> [u64; 2 * ADDRESS_WORDS] {
+    fn words(&self) -> [u64; 2 * ADDRESS_WORDS] {
         let mut bytes = [0; 16 * ADDRESS_WORDS];
         bytes[..self.len].copy_from_slice(&self.bytes[..self.len]);
         words(&bytes)

@@ -1,55 +1,56 @@
 //! The unused records. Each rests before its reuse: an XDP program may still be reading it. The program runs for
 //! microseconds, but its core may be virtual.
 
-use crossbeam::queue::ArrayQueue;
+use std::sync::atomic::AtomicUsize;
 
 use crate::clock::Millis;
 use crate::shm::atomic::AtomicU64;
-use crate::shm::atomic::Ordering::Relaxed;
+use crate::shm::atomic::Ordering::{Acquire, Relaxed, Release};
+
+/// A record that is in use.
+const NEVER: u64 = u64::MAX;
+/// The number of records among which one is sought: one of so many is unused, unless nearly all are in use.
+const SOUGHT: usize = 256;
 
 /// The unused records, of which all workers take.
 #[derive(Debug)]
 pub(super) struct Unused {
-    /// Each with the time from which on it may be used, nearly in the order of these times.
-    records: ArrayQueue<(u32, Millis)>,
-    /// Before this time no worker looks, so that those who find none do not contend for the queue. The record that was
-    /// at the front rests until then; one behind it may be usable earlier.
-    none_before: AtomicU64,
+    /// For each record the time in milliseconds from which on it may be used.
+    usable_from: Box<[AtomicU64]>,
+    /// The number of those that are unused, with those that rest.
+    len: AtomicUsize,
 }
 
 impl Unused {
     /// This many records, none of which was used.
     pub(super) fn all(count: u32) -> Self {
-        let records = ArrayQueue::new(count as usize);
-        for record in 0..count {
-            let _ = records.push((record, Millis(0)));
-        }
-        Self { records, none_before: AtomicU64::new(0) }
+        let usable_from = (0..count).map(|_| AtomicU64::new(0)).collect();
+        Self { usable_from, len: AtomicUsize::new(count as usize) }
     }
 
-    /// A record that may be used.
-    pub(super) fn take(&self, now: Millis) -> Option<u32> {
-        if now < Millis(self.none_before.load(Relaxed)) {
-            return None;
-        }
-        let (record, rests_until) = self.records.pop()?;
-        if rests_until <= now {
-            return Some(record);
-        }
-        self.none_before.store(rests_until.0, Relaxed);
-        self.put(record, rests_until);
-        None
+    /// A record that may be used: the nearest one from this number on. `None` if none is near.
+    pub(super) fn take(&self, nearest: u32, now: Millis) -> Option<u32> {
+        let count = self.usable_from.len();
+        let mut near = (0..count.min(SOUGHT)).map(|distance| (nearest as usize + distance) % count);
+        let record = near.find(|record| {
+            let usable_from = &self.usable_from[*record];
+            let time = usable_from.load(Relaxed);
+            // Acquire: who takes it sees what the last worker has done with it.
+            time <= now.0 && usable_from.compare_exchange(time, NEVER, Acquire, Relaxed).is_ok()
+        })?;
+        self.len.fetch_sub(1, Relaxed);
+        Some(record as u32)
     }
 
     /// Gives back a record, which rests until this time.
     pub(super) fn put(&self, record: u32, rests_until: Millis) {
-        // There is room for all.
-        let _ = self.records.push((record, rests_until));
+        self.usable_from[record as usize].store(rests_until.0, Release);
+        self.len.fetch_add(1, Relaxed);
     }
 
     /// The number of unused records, with those that rest.
     pub(super) fn len(&self) -> usize {
-        self.records.len()
+        self.len.load(Relaxed)
     }
 }
 
@@ -60,13 +61,21 @@ mod tests {
     #[test]
     fn a_record_that_is_given_back_rests_before_it_is_used_again() {
         let unused = Unused::all(2);
-        assert_eq!([0, 0, 0].map(|now| unused.take(Millis(now))), [Some(0), Some(1), None]);
+        assert_eq!([0, 0, 0].map(|now| unused.take(0, Millis(now))), [Some(0), Some(1), None]);
         unused.put(1, Millis(100));
         unused.put(0, Millis(150));
-        assert_eq!([99, 99].map(|now| unused.take(Millis(now))), [None; 2]);
+        assert_eq!([99, 99].map(|now| unused.take(0, Millis(now))), [None; 2]);
         assert_eq!(unused.len(), 2, "those that rest are unused");
-        // The first one has gone behind the other.
-        assert_eq!([100, 149].map(|now| unused.take(Millis(now))), [None; 2]);
-        assert_eq!([150, 150, 150].map(|now| unused.take(Millis(now))), [Some(1), Some(0), None]);
+        assert_eq!([100, 149].map(|now| unused.take(0, Millis(now))), [Some(1), None]);
+        assert_eq!([150, 150].map(|now| unused.take(0, Millis(now))), [Some(0), None]);
+    }
+
+    #[test]
+    fn a_connection_gets_the_record_of_its_bucket_or_the_next_one() {
+        let unused = Unused::all(4);
+        assert_eq!(
+            [3, 3, 1, 1].map(|nearest| unused.take(nearest, Millis(0))),
+            [Some(3), Some(0), Some(1), Some(2)]
+        );
     }
 }

@@ -418,9 +418,9 @@ mod tests {
             claim(format!("offsetof(struct xvs_flow_part, {field}) == {}", at.start));
             claim(format!("sizeof(((struct xvs_flow_part *)0)->{field}) == {}", at.len()));
         }
-        let value = key_value(5, 1, 7);
-        claim(format!("XVS_MAX_FLOWS == {MAX_RECORDS} && XVS_FLOW_USE({value}u) == 5"));
-        claim(format!("XVS_FLOW_PART({value}u) == 1 && XVS_FLOW_RECORD({value}u) == 7"));
+        let value = key_value(5, 7);
+        claim(format!("XVS_MAX_FLOWS == {MAX_RECORDS}"));
+        claim(format!("XVS_FLOW_USE({value}u) == 5 && XVS_FLOW_RECORD({value}u) == 7"));
         claim(format!("offsetof(struct xvs_flow, outer) == {}", 8 * flow::ADDRESSES));
         let of_state = [
             ("seed", SEED),
@@ -445,12 +445,13 @@ mod tests {
             ("SECURE", State::SECURE),
             ("AWAITS", State::AWAITS),
             ("LAST_LINE", State::LAST_LINE),
+            ("NEAR", State::NEAR),
             ("USES", State::USES),
         ] {
             claim(format!("XVS_FLOW_{name} == {bit}"));
         }
         let state = State::unused(5).begun(State::FOLLOWS, 10, Some(0x1234_5678));
-        claim(format!("XVS_FLOW_STATE({0}u) == 10 && XVS_FLOW_USE_OF({0}u) == 5", state.0));
+        claim(format!("XVS_FLOW_STATE({}u) == 10 && XVS_FLOW_IN_USE(5) == {}", state.0, State::unused(5).0));
         claim(format!("XVS_FLOW_DUE({}u) == 0x12345678", state.0));
         claim(format!("XVS_FLOW_WITH_STATE({0}u, 1) == {1}u", state.0, state.0 & !(15 << 8) | 1 << 8));
         let used = Used::new(7, Millis(4_000_000_000));
