@@ -4,7 +4,7 @@
  * Forwards packets of connections for which workers have made a record, as a worker would, without a copy to user
  * space: plain packets, and segments that move the connection from one state of TCP to another, if the program follows
  * its state. What begins or resets a connection goes to the worker, and so do all packets that are not plain. Cost: for
- * packets without a record, a hash and a cache line; if offload is off, one load. Not here: which connections have
+ * packets without a record, a hash and two cache lines; if offload is off, one load. Not here: which connections have
  * records (src/offload/), and the table of states (src/conn/tcp.rs).
  */
 #ifndef XVS_OFFLOAD_H
@@ -545,18 +545,19 @@ static __always_inline int is_forwarded(struct xdp_md *ctx, const struct packet 
 	if (offset != sizeof(struct ethhdr) +
 			      (packet->family == XVS_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)))
 		return 0;
-	__u64 start = state->seed[0] ^ (__u64)packet->protocol << 32, seed = state->seed[1];
+	__u64 start = state->seed[0] ^ (__u64)packet->protocol << 32, seed = state->seed[1], hash;
 	if (is_request) {
-		__u64 hash = with_end(start, seed, packet->source, packet->source_port, packet->family);
+		hash = with_end(start, seed, packet->source, packet->source_port, packet->family);
 		if (forward(ctx, packet, hash, 0))
 			return 1;
 	}
-	if (!is_from_server(bits, packet) && !is_to_local(bits, packet))
+	int from_server = is_from_server(bits, packet), to_local = is_to_local(bits, packet);
+	if (!from_server && !to_local)
 		return 0;
-	__u64 hash = with_end(start, seed, packet->dest, packet->dest_port, packet->family);
-	if (forward(ctx, packet, hash, 1))
+	hash = with_end(start, seed, packet->dest, packet->dest_port, packet->family);
+	if (from_server && forward(ctx, packet, hash, 1))
 		return 1;
-	if (!is_to_local(bits, packet))
+	if (!to_local)
 		return 0;
 	hash = with_end(hash, seed, packet->source, packet->source_port, packet->family);
 	return forward(ctx, packet, hash, 1);

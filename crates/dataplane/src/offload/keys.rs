@@ -5,8 +5,8 @@
 //! have one key; that of replies to local addresses of FULLNAT, which many connections share, consists of both ends. The
 //! hash gives the number of a record and of a bucket, and a tag. If the connection's record has another number, an entry
 //! of the bucket, which is one cache line, names it. The record contains all endpoints, so equal hashes do not matter.
-//! Workers enter and remove keys without a lock. A full bucket refuses a key: the ninth connection, of those with
-//! other records, of one endpoint of a client; by chance one in a million, with FULLNAT one in 7,000.
+//! Workers enter and remove keys without a lock. A full bucket refuses a key: of one endpoint of a client the ninth
+//! whose record has another number, of others by chance fewer than one in 7,000.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Relaxed, Release};

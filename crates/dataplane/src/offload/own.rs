@@ -45,7 +45,7 @@ pub(super) struct Own {
     pub(super) link: LinkId,
     pub(super) generation: u32,
     pub(super) destination: DestinationId,
-    /// The places of the keys of requests and of replies.
+    /// The places of its keys: of the client, if the record has another number, and of replies with FULLNAT.
     pub(super) places: [Option<usize>; 2],
     /// Whether no pass has read it yet.
     pub(super) is_new: bool,

@@ -9,7 +9,7 @@ use crate::shm::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// A record that is in use.
 const NEVER: u64 = u64::MAX;
-/// The number of records among which one is sought: one of so many is unused, unless nearly all are in use.
+/// The number of records among which one is sought.
 const SOUGHT: usize = 256;
 
 /// The unused records, of which all workers take.
@@ -31,7 +31,12 @@ impl Unused {
     /// A record that may be used: the nearest one from this number on. `None` if none is near.
     pub(super) fn take(&self, nearest: u32, now: Millis) -> Option<u32> {
         let count = self.usable_from.len();
-        let mut near = (0..count.min(SOUGHT)).map(|distance| (nearest as usize + distance) % count);
+        let sought = count.min(SOUGHT);
+        // Of so many, none is likely to be unused.
+        if self.len() * sought < count {
+            return None;
+        }
+        let mut near = (0..sought).map(|distance| (nearest as usize + distance) % count);
         let record = near.find(|record| {
             let usable_from = &self.usable_from[*record];
             let time = usable_from.load(Relaxed);
