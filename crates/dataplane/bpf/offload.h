@@ -160,15 +160,15 @@ static __always_inline int is_of(const struct xvs_flow *flow, __u32 number, cons
 {
 	const struct xvs_flow_part *part = number ? &flow->part[1] : &flow->part[0];
 	const __u32 *source = (const void *)packet->source, *dest = (const void *)packet->dest;
-	if (part->protocol != packet->protocol || part->family != packet->family ||
-	    part->old_source_port != packet->source_port || part->old_dest_port != packet->dest_port)
-		return 0;
-	if (packet->family == XVS_V4)
-		return part->old_source_v4 == source[0] && part->old_dest_v4 == dest[0];
-	const struct xvs_addresses_v6 *old = number ? &flow->old_v6[1] : &flow->old_v6[0];
-	__u32 differs = 0;
-	for (int word = 0; word < 4; word++)
-		differs |= (source[word] ^ old->source[word]) | (dest[word] ^ old->dest[word]);
+	__u32 differs = (part->protocol ^ packet->protocol) | (part->family ^ packet->family) |
+			(part->old_source_port ^ packet->source_port) | (part->old_dest_port ^ packet->dest_port);
+	if (packet->family == XVS_V4) {
+		differs |= (part->old_source_v4 ^ source[0]) | (part->old_dest_v4 ^ dest[0]);
+	} else {
+		const struct xvs_addresses_v6 *old = number ? &flow->old_v6[1] : &flow->old_v6[0];
+		for (int word = 0; word < 4; word++)
+			differs |= (source[word] ^ old->source[word]) | (dest[word] ^ old->dest[word]);
+	}
 	return !differs;
 }
 
@@ -498,16 +498,41 @@ static __always_inline __u32 record_of(const struct packet *packet, __u64 hash, 
 	return found;
 }
 
-/* Forwards a packet of this part by the record whose key has this hash. Returns 0 if it goes to the worker. The verifier
- * checks a non-static function only once.
- */
+/* Adds an end of a packet to a hash. */
+static __always_inline __u64 with_end(__u64 hash, __u64 seed, const __u8 *addr, __be16 port, __u8 family)
+{
+	const __u32 *words = (const void *)addr;
+	hash = multiplied(hash ^ port, seed ^ words[0]);
+	for (int word = 1; word < 4 && family != XVS_V4; word++)
+		hash = multiplied(hash, seed ^ words[word]);
+	return hash;
+}
+
+/* The ends of a packet that its key consists of: of a request, of a reply, and of a reply to a local address. */
+enum { SOURCE, DEST, BOTH };
+
+/* The hash of a packet's key. The verifier checks a non-static function only once; so also `forward`. */
+__noinline __u64 key_hash(const struct packet *packet, __u32 key)
+{
+	__u32 first = 0;
+	struct xvs_offload *state = bpf_map_lookup_elem(&offload, &first);
+	if (!state || !packet)
+		return 0;
+	__u64 seed = state->seed[1], hash = state->seed[0] ^ (__u64)packet->protocol << 32;
+	if (key != SOURCE)
+		hash = with_end(hash, seed, packet->dest, packet->dest_port, packet->family);
+	if (key != DEST)
+		hash = with_end(hash, seed, packet->source, packet->source_port, packet->family);
+	return multiplied(state->seed[0] ^ hash, seed);
+}
+
+/* Forwards a packet by this part of the record whose key has this hash. Returns 0 if it goes to the worker. */
 __noinline int forward(struct xdp_md *ctx, const struct packet *packet, __u64 hash, __u32 number)
 {
 	__u32 first = 0;
 	struct xvs_offload *state = bpf_map_lookup_elem(&offload, &first);
 	if (!state || !packet)
 		return 0;
-	hash = multiplied(state->seed[0] ^ hash, state->seed[1]);
 	__u32 index = record_of(packet, hash, state->buckets, number);
 	struct xvs_flow *flow = bpf_map_lookup_elem(&records, &index);
 	if (!flow)
@@ -520,16 +545,6 @@ __noinline int forward(struct xdp_md *ctx, const struct packet *packet, __u64 ha
 		(void)*(volatile __u64 *)flow->outer;
 	return packet->family == XVS_V4 ? forward_by(ctx, state, flow, word, number, 1) :
 					  forward_by(ctx, state, flow, word, number, 0);
-}
-
-/* Adds an end of a packet to a hash. */
-static __always_inline __u64 with_end(__u64 hash, __u64 seed, const __u8 *addr, __be16 port, __u8 family)
-{
-	const __u32 *words = (const void *)addr;
-	hash = multiplied(hash ^ port, seed ^ words[0]);
-	for (int word = 1; word < 4 && family != XVS_V4; word++)
-		hash = multiplied(hash, seed ^ words[word]);
-	return hash;
 }
 
 /* Forwards a packet whose transport header is at this offset, if its flow is offloaded. Returns 0 if it goes to the
@@ -547,22 +562,9 @@ static __always_inline int is_forwarded(struct xdp_md *ctx, const struct packet 
 	if (offset != sizeof(struct ethhdr) +
 			      (packet->family == XVS_V4 ? sizeof(struct iphdr) : sizeof(struct ipv6hdr)))
 		return 0;
-	__u64 start = state->seed[0] ^ (__u64)packet->protocol << 32, seed = state->seed[1], hash;
-	if (is_request) {
-		hash = with_end(start, seed, packet->source, packet->source_port, packet->family);
-		if (forward(ctx, packet, hash, 0))
-			return 1;
-	}
-	int from_server = is_from_server(bits, packet), to_local = is_to_local(bits, packet);
-	if (!from_server && !to_local)
-		return 0;
-	hash = with_end(start, seed, packet->dest, packet->dest_port, packet->family);
-	if (from_server && forward(ctx, packet, hash, 1))
-		return 1;
-	if (!to_local)
-		return 0;
-	hash = with_end(hash, seed, packet->source, packet->source_port, packet->family);
-	return forward(ctx, packet, hash, 1);
+	return (is_request && forward(ctx, packet, key_hash(packet, SOURCE), 0)) ||
+	       (is_from_server(bits, packet) && forward(ctx, packet, key_hash(packet, DEST), 1)) ||
+	       (is_to_local(bits, packet) && forward(ctx, packet, key_hash(packet, BOTH), 1));
 }
 
 #endif
