@@ -1,12 +1,12 @@
-//! How the XDP program finds the record of a packet: by the hash of a key, whose number the record has, or which is in a
-//! hash table in memory that the program shares with workers.
+//! How the XDP program finds the record of a packet: the hash of a key is the number of the record, or that of a bucket
+//! of a hash table in memory that the program shares with workers.
 //!
 //! A key consists of the client's end and the protocol of packets as they are received, so requests and replies of NAT
-//! have one key; that of replies to local addresses of FULLNAT, which many connections share, consists of both ends. The
-//! hash gives the number of a record and of a bucket, and a tag. If the connection's record has another number, an entry
-//! of the bucket, which is one cache line, names it. The record contains all endpoints, so equal hashes do not matter.
-//! Workers enter and remove keys without a lock. A full bucket refuses a key: of one endpoint of a client the ninth
-//! whose record has another number, of others by chance fewer than one in 7,000.
+//! have one key; that of replies to local addresses of FULLNAT, which many connections share, consists of both ends. If
+//! the connection's record has another number, an entry of the bucket, which is one cache line, names it; the entry has
+//! a tag, the other half of the hash. Records contain all endpoints, so equal hashes do not matter. Workers enter and
+//! remove keys without a lock. A full bucket refuses a key: of one endpoint of a client the ninth whose record has
+//! another number, of others by chance fewer than one in 7,000.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Relaxed, Release};

@@ -1,4 +1,4 @@
-//! Access for the models of `tests/loom_offload.rs`: the words that the XDP program has, and single steps of a worker.
+//! Access for the models of `tests/loom_offload/`: the words that the XDP program has, and single steps of a worker.
 
 use loom::sync::atomic::AtomicU64;
 use xvs_proto::{LinkId, Packet};

@@ -3,11 +3,12 @@
 //!
 //! `RUSTFLAGS="--cfg loom" cargo test -p xvs-dataplane --release --target-dir target/loom --test loom_offload`
 //!
-//! Workers are the production code; there are at most two records here. The program is [`Program`], written from
-//! `bpf/offload.h`. It reads a record's state, and changes it later: loom runs the others in between. Where a model is
-//! about a race that each side may win, it counts both, because a model that never reaches one shows nothing.
+//! Workers are the production code; there are at most two records here. The program is [`Program`]. Where a model
+//! is about a race that each side may win, it counts both, because a model that never reaches one shows nothing.
 
 #![cfg(loom)]
+
+mod program;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::AtomicUsize;
@@ -16,15 +17,13 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use loom::sync::atomic::AtomicBool;
-use loom::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use loom::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use loom::thread;
 use xvs_dataplane::burst::Context;
 use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::tcp::{Judgement, TcpState};
-use xvs_dataplane::conn::{
-    ConnId, Direction, Flags, Inserted, NewConnection, Removal, Seen, Table, TableConfig,
-};
+use xvs_dataplane::conn::tcp::TcpState;
+use xvs_dataplane::conn::{ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig};
 use xvs_dataplane::counters::{SharedStats, WorkerCounters};
 use xvs_dataplane::egress::{Egress, Path};
 use xvs_dataplane::forward::Identification;
@@ -39,95 +38,7 @@ use xvs_proto::tcp::Flags as Control;
 use xvs_proto::{Endpoint, FlowKey, LinkId, MacAddr, Packet, Protocol};
 use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight};
 
-/// The program's side of a record, word by word (`bpf/offload.h`).
-struct Program {
-    offload: Arc<Offload>,
-    record: u32,
-    /// The use in which it finds the record.
-    number: u64,
-}
-
-impl Program {
-    /// The program as it finds a connection by its keys now.
-    fn of(world: &World, id: ConnId) -> Self {
-        let record = world.offload.record_of(id).expect("it is offloaded");
-        let number = use_of(world.offload.record(record)[STATE].load(Relaxed));
-        Self { offload: world.offload.clone(), record, number }
-    }
-
-    /// The program as it finds the first record by the number of that now, if it does.
-    fn of_first(world: &World) -> Option<Self> {
-        // Acquire: the address of its next load depends on this one.
-        let word = world.offload.record(0)[STATE].load(Acquire);
-        let is_found = word & (IN_FORCE | NEAR) == IN_FORCE | NEAR;
-        is_found.then(|| Self { offload: world.offload.clone(), record: 0, number: use_of(word) })
-    }
-
-    /// A segment with ACK. Returns whether it is forwarded; if not, it goes to a worker.
-    fn segment(&self, flags: Control, direction: Direction, now: Millis) -> bool {
-        let is_forwarded = self.moves(flags, direction, now);
-        if is_forwarded {
-            self.count(direction);
-        }
-        is_forwarded
-    }
-
-    /// The first part of a segment: notes its time, and moves the connection. Returns whether the segment is forwarded.
-    ///
-    /// Relaxed: the program's plain accesses. Its read-modify-writes order no less than AcqRel.
-    fn moves(&self, flags: Control, direction: Direction, now: Millis) -> bool {
-        let flow = self.offload.record(self.record);
-        let word = flow[STATE].load(Relaxed);
-        if word & IN_FORCE == 0 || use_of(word) != self.number {
-            return false;
-        }
-        let seen = if direction == Direction::Inbound { Seen::Input } else { Seen::Output };
-        let next = state_of(word).after(flags, seen, Judgement::Ordinary);
-        let was_established = u64::from(next == TcpState::Established) << 4;
-        let after = word & !(15 << 8) | (next as u64) << 8 | was_established;
-        let used = flow[USED].load(Relaxed);
-        flow[USED].store(used & (SLOTS - 1) | (now.0 * 1_000_000 >> 10) << SLOTS.ilog2(), Relaxed);
-        after == word || self.change(word, after)
-    }
-
-    /// The second part: counts a packet.
-    fn count(&self, direction: Direction) {
-        let flow = self.offload.record(self.record);
-        let count = COUNTS + if direction == Direction::Inbound { 0 } else { 2 };
-        flow[count].fetch_add(1, AcqRel);
-        flow[count + 1].fetch_add(40, AcqRel);
-    }
-
-    fn change(&self, word: u64, after: u64) -> bool {
-        let flow = self.offload.record(self.record);
-        if flow[STATE].compare_exchange(word, after, AcqRel, Relaxed).is_err() {
-            return false;
-        }
-        if state_of(word).is_active() && !state_of(after).is_active() {
-            let slot = flow[USED].load(Relaxed) & (SLOTS - 1);
-            self.offload.moves()[INACTIVE + slot as usize].fetch_add(1, AcqRel);
-        }
-        true
-    }
-}
-
-fn use_of(word: u64) -> u64 {
-    word >> 12 & 0x7ff
-}
-
-fn state_of(word: u64) -> TcpState {
-    TcpState::of((word >> 8 & 15) as u8)
-}
-
-const IN_FORCE: u64 = 1 << 0;
-const NEAR: u64 = 1 << 23;
-/// The places of words, and the number of slots (`bpf/maps.h`).
-const STATE: usize = 0;
-const USED: usize = 2;
-const COUNTS: usize = 3;
-const SLOTS: u64 = 2;
-const HALF_OPEN: usize = 0;
-const INACTIVE: usize = 8;
+use program::{HALF_OPEN, INACTIVE, Program, USED};
 
 /// A table, its offload, and the destination of connections, unless they are [`OTHER`]'s.
 #[derive(Clone)]
@@ -364,7 +275,7 @@ fn a_connection_whose_packet_the_program_forwarded_before_the_seal_does_not_expi
     static RUNS: [AtomicUsize; 3] = [const { AtomicUsize::new(0) }; 3];
     explore(|| {
         let (world, mut owner, id) = World::with_connection();
-        let program = Program::of(&world, id);
+        let program = Program::of(&world.offload, id);
         let due = START + ESTABLISHED + Duration::from_secs(1);
         let is_forwarded = Arc::new(AtomicBool::new(false));
         let seen = is_forwarded.clone();
@@ -403,7 +314,7 @@ fn a_program_that_finds_a_record_by_its_number_moves_the_connection_that_has_it(
         let id = owner.insert(1);
         let of_program = world.clone();
         let thread = thread::spawn(move || {
-            let Some(program) = Program::of_first(&of_program) else { return false };
+            let Some(program) = Program::of_first(&of_program.offload) else { return false };
             assert_eq!(of_program.offload.record_of(id), Some(0), "the record is no connection's yet");
             program.segment(FIN, Direction::Outbound, START)
         });
@@ -424,7 +335,7 @@ fn a_program_that_finds_a_record_by_its_number_moves_the_connection_that_has_it(
 fn two_fins(runs: &'static [AtomicUsize; 2], process: fn(&mut Worker, ConnId, Control, Direction)) {
     explore(move || {
         let (world, mut owner, id) = World::with_connection();
-        let program = Program::of(&world, id);
+        let program = Program::of(&world.offload, id);
         let mut other = world.worker(1);
         let thread = thread::spawn(move || {
             let is_forwarded = program.segment(FIN, Direction::Outbound, START);
@@ -461,7 +372,7 @@ fn a_delayed_segment_of_a_removed_connection_does_not_move_the_next_one_of_its_r
         let mut owner = world.worker(0);
         let [old, young] = [1, 2].map(|port| owner.insert(port));
         assert!(owner.begin(old), "a record is free");
-        let program = Program::of(&world, old);
+        let program = Program::of(&world.offload, old);
         let thread = thread::spawn(move || program.segment(FIN, Direction::Inbound, START));
         owner.remove(old);
         while !owner.begin(young) {
@@ -486,7 +397,7 @@ fn the_next_process_gives_each_connection_what_its_record_says_once() {
             // Of a table and records that are the same.
             let earlier = World::with_connection().0.offload.uncounted();
             assert_eq!(earlier.len(), 1, "the other record was never used");
-            let program = Program::of(&world, id);
+            let program = Program::of(&world.offload, id);
             let record = program.record;
             let thread = thread::spawn(move || program.segment(FIN, Direction::Inbound, START));
             if steps > 0 {
@@ -521,7 +432,7 @@ fn a_segment_that_meets_the_next_process_has_moved_its_connection_before_or_goes
     static RUNS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
     explore(|| {
         let (world, mut owner, id) = World::with_connection();
-        let program = Program::of(&world, id);
+        let program = Program::of(&world.offload, id);
         let thread = thread::spawn(move || program.segment(FIN, Direction::Inbound, START));
         let taken = world.offload.uncounted();
         let is_forwarded = thread.join().expect("no panic");
@@ -542,7 +453,7 @@ fn a_segment_that_meets_the_next_process_has_moved_its_connection_before_or_goes
 fn removed(remove: fn(&mut Worker, ConnId)) {
     explore(move || {
         let (world, mut owner, id) = World::with_connection();
-        let program = Program::of(&world, id);
+        let program = Program::of(&world.offload, id);
         let thread = thread::spawn(move || program.segment(FIN, Direction::Inbound, START));
         remove(&mut owner, id);
         thread.join().expect("no panic");
@@ -550,7 +461,7 @@ fn removed(remove: fn(&mut Worker, ConnId)) {
     });
     explore(move || {
         let (world, owner, id) = World::with_connection();
-        let program = Program::of(&world, id);
+        let program = Program::of(&world.offload, id);
         // Delayed before it counts the packet: a record without one is freed as soon as it has ended.
         assert!(program.moves(FIN, Direction::Inbound, START));
         let mut other = world.worker(1);
@@ -579,7 +490,7 @@ fn settled_twice(process: fn(&mut Worker, ConnId, Control, Direction)) {
     explore(move || {
         let (world, owner, id) = World::with_connection();
         // As above.
-        assert!(Program::of(&world, id).moves(FIN, Direction::Inbound, START));
+        assert!(Program::of(&world.offload, id).moves(FIN, Direction::Inbound, START));
         let mut other = world.worker(1);
         let thread = thread::spawn(move || owner.sweep_between(id));
         process(&mut other, id, FIN, Direction::Outbound);
@@ -607,7 +518,7 @@ fn a_move_is_taken_back_where_it_was_counted_though_its_record_is_in_another_use
         let mut owner = world.worker(0);
         let (old, young) = (owner.insert(1), owner.insert_at(OTHER, 2));
         assert!(owner.begin(old), "a record is free");
-        assert!(Program::of(&world, old).moves(FIN, Direction::Inbound, START));
+        assert!(Program::of(&world.offload, old).moves(FIN, Direction::Inbound, START));
         let mut other = world.worker(1);
         let offload = world.offload.clone();
         let thread = thread::spawn(move || {
