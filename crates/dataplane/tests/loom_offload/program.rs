@@ -1,5 +1,6 @@
-//! The XDP program's side of a record, word by word, written from `bpf/offload.h`. It reads a record's state, and changes
-//! it later: loom runs the others in between.
+//! The XDP program's side of a record, word by word, written from `bpf/offload.h`.
+//!
+//! It reads a record's state, and changes it later: loom runs the others in between.
 
 use std::sync::Arc;
 
