@@ -148,8 +148,8 @@ struct xvs_bucket {
 #define XVS_FLOW_RECORD(value) ((value) & (XVS_MAX_FLOWS - 1))
 #define XVS_FLOW_USE(value) ((value) >> 20 & (XVS_FLOW_USES - 1))
 
-/* The state of a record, in one word. While it is in force, the program and workers change it by compare-and-swap or by
- * clearing a bit. Bits 8 to 11 are the state of TCP, bits 12 to 22 the number of the use, and the upper half is the
+/* The state of a record, in one word. While it is in force, the program and workers change it by compare-and-swap, or set
+ * or clear a bit. Bits 8 to 11 are the state of TCP, bits 12 to 22 the number of the use, and the upper half is the
  * acknowledgement that proves the client, if it is awaited.
  */
 enum {

@@ -4,8 +4,8 @@
  * Forwards packets of connections for which workers have made a record, as a worker would, without a copy to user
  * space: plain packets, and segments that move the connection from one state of TCP to another, if the program follows
  * its state. What begins or resets a connection goes to the worker, and so do all packets that are not plain. Cost: for
- * packets without a record, a hash and two cache lines; if offload is off, one load. Not here: which connections have
- * records (src/offload/), and the table of states (src/conn/tcp.rs).
+ * packets without a record, a hash and two or three cache lines; if offload is off, one load. Not here: which connections
+ * have records (src/offload/), and the table of states (src/conn/tcp.rs).
  */
 #ifndef XVS_OFFLOAD_H
 #define XVS_OFFLOAD_H
@@ -155,7 +155,7 @@ static __always_inline int is_to(const struct ethhdr *eth, const struct xvs_flow
 	return dest[0] == to[0] && dest[1] == to[1] && dest[2] == to[2];
 }
 
-/* Whether a packet belongs to a part: several keys may have the same tag. */
+/* Whether a packet belongs to a part: several keys may have the same number or tag. */
 static __always_inline int is_of(const struct xvs_flow *flow, __u32 number, const struct packet *packet)
 {
 	const struct xvs_flow_part *part = number ? &flow->part[1] : &flow->part[0];
@@ -511,7 +511,7 @@ static __always_inline __u64 with_end(__u64 hash, __u64 seed, const __u8 *addr, 
 /* The ends of a packet that its key consists of: of a request, of a reply, and of a reply to a local address. */
 enum { SOURCE, DEST, BOTH };
 
-/* The hash of a packet's key. The verifier checks a non-static function only once; so also `forward`. */
+/* The hash of a packet's key. Not static, as `forward`: the verifier checks such a function only once. */
 __noinline __u64 key_hash(const struct packet *packet, __u32 key)
 {
 	__u32 first = 0;

@@ -1,7 +1,7 @@
 //! The connections that the XDP program forwards, with records in memory that it shares with workers.
 //!
 //! A record's state is one word ([`State`]). While it is in force, the program and workers change it by
-//! compare-and-swap or by clearing a bit, and the program may move the connection from one state of TCP to another;
+//! compare-and-swap, or set or clear a bit, and the program may move the connection from one state of TCP to another;
 //! then the word has the connection's state, and its entry may be behind. An entry with a record has a mark in its word
 //! `life`; a mark without a record means nothing. So there are two rules: **a reader of a connection's state or
 //! deadline asks its record ([`Offloaded::told`]); a writer of the state first takes the connection back

@@ -49,8 +49,9 @@ impl Unused {
 
     /// Gives back a record, which rests until this time.
     pub(super) fn put(&self, record: u32, rests_until: Millis) {
-        self.usable_from[record as usize].store(rests_until.0, Release);
+        // Counted first, so that who takes it at once never counts below zero.
         self.len.fetch_add(1, Relaxed);
+        self.usable_from[record as usize].store(rests_until.0, Release);
     }
 
     /// The number of unused records, with those that rest.
@@ -76,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_gets_the_record_of_its_bucket_or_the_next_one() {
+    fn a_connection_gets_the_record_of_its_hash_or_the_next_one() {
         let unused = Unused::all(4);
         assert_eq!(
             [3, 3, 1, 1].map(|nearest| unused.take(nearest, Millis(0))),
