@@ -1,4 +1,4 @@
-//! AF_XDP sockets and their packet memory, XDP programs on interfaces, BPF maps, TAPs.
+//! AF_XDP sockets and their packet memory, XDP programs on interfaces, BPF maps, TAPs; and a signal handler.
 //!
 //! [`attach()`] attaches a program to an interface. [`Sockets`] are one worker's queues of all attached interfaces.
 //! They share one packet memory (UMEM), whose slots are owned [`Frame`]s. [`tap`] passes frames back to the kernel.
@@ -16,6 +16,7 @@ mod drivers;
 pub mod kernel;
 mod mode;
 pub mod polling;
+pub mod refused_calls;
 
 mod attach;
 pub mod pins;

@@ -5,7 +5,6 @@
 //! that fails without it. Not here: locked memory, which the packet memory's error names.
 
 pub(crate) mod ownership;
-mod refused_calls;
 pub mod scripts;
 pub mod seccomp;
 

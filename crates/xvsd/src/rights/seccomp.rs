@@ -16,8 +16,7 @@ use seccompiler::{
     BackendError, BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule, apply_filter,
 };
-
-use crate::rights::refused_calls;
+use xvs_xdp::refused_calls;
 
 /// What a thread does, which decides the calls that it may use. Its number is also that of its counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

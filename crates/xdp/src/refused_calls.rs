@@ -2,12 +2,9 @@
 //!
 //! A filter that returns SECCOMP_RET_TRAP for a call makes the kernel send SIGSYS to its thread instead of executing
 //! it. The handler runs on that thread. It does two things, both allowed in a signal handler: it adds to a counter, and
-//! writes EPERM where the thread finds the result of the call. Not here: the filters (`seccomp.rs`).
+//! writes EPERM where the thread finds the result of the call. Not here: the filters (`xvsd`, `rights/seccomp.rs`).
 //!
 //! Source: seccomp(2), «SECCOMP_RET_TRAP»; syscall(2) for the registers.
-
-// A signal handler is a C function, and the registers are the kernel's memory.
-#![allow(unsafe_code)]
 
 use std::ffi::{c_int, c_void};
 use std::mem::{MaybeUninit, zeroed};
@@ -15,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::{io, ptr};
 
 /// The kinds of filters, each of which has counters of its own.
-pub(super) const KINDS: usize = 3;
+pub const KINDS: usize = 3;
 
 /// More than there are calls. The last number stands for all above, such as those of the x32 ABI.
 const NUMBERS: usize = 512;
@@ -31,7 +28,7 @@ const SYS_SECCOMP: c_int = 1;
 ///
 /// # Errors
 /// The kernel's.
-pub(super) fn handle() -> io::Result<()> {
+pub fn handle() -> io::Result<()> {
     // SAFETY: a `sigaction` consists of integers, an address and an optional function, which may all be 0.
     let mut action: libc::sigaction = unsafe { zeroed() };
     action.sa_sigaction = refuse as *const () as libc::sighandler_t;
@@ -52,7 +49,7 @@ pub(super) fn handle() -> io::Result<()> {
 }
 
 /// The refused calls: the filter's kind, the number of the call, how often.
-pub(super) fn refused() -> impl Iterator<Item = (usize, usize, u64)> {
+pub fn refused() -> impl Iterator<Item = (usize, usize, u64)> {
     REFUSED.iter().enumerate().flat_map(|(kind, all)| {
         let counts = all.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
         counts.filter(|(_, count)| *count > 0).map(move |(number, count)| (kind, number, count))
