@@ -63,6 +63,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
         method: ForwardingMethod::DirectRouting,
         weight: Weight(*weight),
         own_weight: Weight(*weight),
+        slow_start: None,
         live: Arc::new(DestinationLive::new(2)),
     });
     // The client's port counts, so connections are shared, not clients.
@@ -70,6 +71,7 @@ fn service(name: &str, weights: &[u32]) -> Service {
     Service {
         key: ServiceKey::tcp(Endpoint::new([198, 51, 100, 1], 80)),
         rule: "".into(),
+        is_starting: false,
         members: members.collect(),
         scheduler: scheduler::build(name, &setup).expect("a scheduler of this name"),
         one_packet: false,

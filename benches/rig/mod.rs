@@ -294,7 +294,7 @@ fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: 
         };
         snapshot.destinations.set(id, Some(destination));
         let weight = Weight(1);
-        Member { id, endpoint, method, weight, own_weight: weight, live }
+        Member { id, endpoint, method, weight, own_weight: weight, slow_start: None, live }
     });
     let members: Box<[_]> = members.collect();
     let destinations: Vec<_> = members
@@ -309,6 +309,7 @@ fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: 
     snapshot.services.insert(Arc::new(Service {
         key,
         rule: "".into(),
+        is_starting: false,
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: false,

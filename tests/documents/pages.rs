@@ -194,7 +194,7 @@ fn every_setting_has_a_row() {
     let settings = names(refusal).into_iter().filter(|name| name.contains('_') && *name != "no_such_setting");
     let settings: Vec<_> = settings.map(str::to_owned).collect();
     assert!(settings.len() > 20, "{refusal}");
-    assert_eq!(missing("docs/configure.md", settings), [""; 0]);
+    assert_eq!(missing("docs/weights.md", missing("docs/configure.md", settings)), [""; 0]);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn every_key_of_the_configuration_has_a_row() {
     for (section, page) in [
         ("", "docs/configure.md"),
         ("[ipvs]", "docs/configure.md"),
-        ("[feedback]", "docs/configure.md"),
+        ("[feedback]", "docs/weights.md"),
         ("[keepalived]", "docs/health-checks.md"),
     ] {
         fs::write(&file, format!("{section}\nnosuchkey = 1\n")).expect("the tests' folder takes a file");

@@ -30,6 +30,7 @@ mod round_trip;
 mod rules;
 mod schedulers;
 mod sctp;
+mod slow_start;
 mod steering;
 mod sweep;
 mod syn_proxy;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -89,6 +90,29 @@ fn a_real_server_without_answer_is_removed_and_one_that_answers_again_returns() 
             .contains(&format!("{VIP} 80 has no quorum"))
             .then_some(())
     });
+}
+
+#[test]
+fn a_server_whose_checks_pass_again_starts_slowly() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _first = Sink::start(&cluster, Host::RealServer(1), LIFE);
+    let second = Sink::start(&cluster, Host::RealServer(2), LIFE);
+    let file = write(&cluster, 1, "slow_start 2");
+    let director = watched(&cluster, &file);
+    await_servers(&director, &[(1, 1), (2, 1)]);
+    let events = || director.xvs("events --no-follow --last 100");
+    assert!(!events().contains("slow start"), "{}", events());
+    drop(second);
+    await_servers(&director, &[(1, 1)]);
+    thread::sleep(Duration::from_secs(2));
+    let _second = Sink::start(&cluster, Host::RealServer(2), LIFE);
+    // It exits with 1 while a server is down.
+    let health = || String::from_utf8_lossy(&run(&cluster, "health").stdout).into_owned();
+    wait::until("the second server starts slowly", || health().contains(" % of its share").then_some(()));
+    let begun = format!("slow start of {}:80 in TCP {VIP}:80: it gets its full share in 2 s", real_server(2));
+    assert!(events().contains(&begun), "{}", events());
+    wait::until("it has its full share", || (!health().contains(" % of its share")).then_some(()));
+    assert!(clients::take_turns(&clients::pages(&cluster, &format!("http://{VIP}/"), 6)));
 }
 
 #[test]

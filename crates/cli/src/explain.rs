@@ -227,6 +227,10 @@ fn standing(contender: &CandidateReport) -> String {
         CandidateState::Overloaded => {
             format!("overloaded: {carries} of {upper}, until below its lower threshold")
         }
+        CandidateState::SlowStart => {
+            let percent = contender.slow_start_percent.unwrap_or_default();
+            format!("slow start: it gets {percent} % of its share")
+        }
         // With figures, the asterisk marks the chosen one.
         CandidateState::Chosen if figures.is_empty() => "chosen".to_owned(),
         CandidateState::Chosen | CandidateState::PassedOver => figures,

@@ -173,6 +173,7 @@ impl VirtualServerResults {
                 health: self.state.weight(index).map(|weight| weight.0),
                 feedback: None,
                 in_force: None,
+                slow_start_percent: None,
                 disabled: self.state.is_disabled(index),
             },
             unanswered: 0,

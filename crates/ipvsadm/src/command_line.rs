@@ -104,14 +104,17 @@ fn service(key: &ServiceKey, options: &ServiceOptions) -> String {
 
 /// The options that ipvsadm does not have, where they are not the defaults.
 pub(crate) fn xvs_options(options: &ServiceOptions) -> String {
-    let client_address = match options.client_address {
-        ClientAddress::Hidden => String::new(),
-        other => format!(" --client-address {}", other.name()),
-    };
-    match options.syn_proxy {
-        SynProxy::Off => client_address,
-        other => format!("{client_address} --syn-proxy {}", other.name()),
+    let mut text = String::new();
+    if options.client_address != ClientAddress::Hidden {
+        text += &format!(" --client-address {}", options.client_address.name());
     }
+    if options.syn_proxy != SynProxy::Off {
+        text += &format!(" --syn-proxy {}", options.syn_proxy.name());
+    }
+    if options.slow_start_seconds > 0 {
+        text += &format!(" --slow-start {}", options.slow_start_seconds);
+    }
+    text
 }
 
 fn start_daemon(daemon: &SyncDaemon) -> String {

@@ -10,6 +10,7 @@ use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::{DEFAULT_SCHEDULER, Netmask, ServiceOptions};
+use xvs_model::config::slow_start::SLOW_START_MAX_SECONDS;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::config::timeouts::Timeouts;
 use xvs_proto::{Endpoint, Family, Protocol};
@@ -257,13 +258,18 @@ impl Draft {
             OptionName::Flags => text.clone_into(&mut self.flags),
             OptionName::OnePacket => self.service.one_packet = true,
             // Options of xvs alone are checked here, because the option matrix does not have them.
-            OptionName::ClientAddress | OptionName::SynProxy if !self.command.sets_service() => {
+            OptionName::ClientAddress | OptionName::SynProxy | OptionName::SlowStart
+                if !self.command.sets_service() =>
+            {
                 return Err(LineError::usage(format!("--{} is for -A and -E", entry.name)));
             }
             OptionName::ClientAddress => {
                 self.service.client_address = client_address(text).map_err(LineError::value)?;
             }
             OptionName::SynProxy => self.service.syn_proxy = syn_proxy(text).map_err(LineError::value)?,
+            OptionName::SlowStart => {
+                self.service.slow_start_seconds = ranged(text, 0..=SLOW_START_MAX_SECONDS, "slow-start")?;
+            }
             OptionName::RealServer => self.real_server(text, resolver)?,
             OptionName::Method(method) => self.destination.method = method,
             OptionName::Weight => self.destination.weight = Weight(ranged(text, numbers, "weight")?),

@@ -91,7 +91,9 @@ fn usage(command: CommandName, entry: &OptionEntry) -> String {
                 requirement(command, column)
             }
             _ => match entry.option {
-                OptionName::ClientAddress | OptionName::SynProxy if command.sets_service() => {
+                OptionName::ClientAddress | OptionName::SynProxy | OptionName::SlowStart
+                    if command.sets_service() =>
+                {
                     Requirement::Allowed
                 }
                 OptionName::Peers if command == CommandName::StartDaemon => Requirement::Allowed,

@@ -46,6 +46,7 @@ pub(super) enum OptionName {
     Flags,
     OnePacket,
     ClientAddress,
+    SlowStart,
     SynProxy,
     RealServer,
     Method(ForwardingMethod),
@@ -219,6 +220,9 @@ const SERVICE: &[OptionEntry] = {
         entry("", "syn-proxy", Required("WHEN"), O::SynProxy, None,
             "Whether the director answers SYNs itself, by cookies, so that a flood makes no connections: never (the \
              default), while memory or the connection table is short, or always; -m and --fullnat; xvs only"),
+        entry("", "slow-start", Required("SECONDS"), O::SlowStart, None,
+            "How long a real server that returns or is added gets less than its share of new connections: from a tenth, \
+             growing linearly; 0, the default, is not at all, 86400 the most; xvs only"),
     ]
 };
 

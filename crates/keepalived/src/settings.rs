@@ -7,6 +7,7 @@ use std::collections::HashSet;
 
 use xvs_ipvsadm::scheduler_flags;
 use xvs_model::config::service::{DEFAULT_SCHEDULER, Netmask, SchedulerFlags, ServiceOptions};
+use xvs_model::config::slow_start::SLOW_START_MAX_SECONDS;
 use xvs_model::health_checks::check::Script;
 use xvs_model::health_checks::virtual_server::RealServer;
 use xvs_proto::{Endpoint, Family, Protocol};
@@ -44,6 +45,7 @@ pub(super) struct Settings {
     pub(super) weight: Option<u32>,
     pub(super) ha_suspend: bool,
     pub(super) host: Option<String>,
+    slow_start_seconds: u32,
 }
 
 /// The default persistence timeout.
@@ -84,6 +86,10 @@ impl Settings {
             "quorum_up" => faults.script_once(block, &mut self.quorum_up),
             "quorum_down" => faults.script_once(block, &mut self.quorum_down),
             "weight" => set(&mut self.weight, faults.number(block, 1..=i32::MAX as u32)),
+            "slow_start" => {
+                let seconds = faults.number(block, 0..=SLOW_START_MAX_SECONDS);
+                self.slow_start_seconds = seconds.unwrap_or(self.slow_start_seconds);
+            }
             "ha_suspend" => self.ha_suspend = true,
             "virtualhost" => set(&mut self.host, faults.argument(block).map(str::to_owned)),
             // Only mail and SNMP use these.
@@ -225,6 +231,12 @@ impl Settings {
             faults.warn_of(block, "port 0 needs persistence; a timeout of 360 s is assumed");
             self.persistence_seconds = Some(PERSISTENCE_SECONDS);
         }
+        let scheduler = self.scheduler.as_deref().unwrap_or(DEFAULT_SCHEDULER);
+        if self.slow_start_seconds > 0 && xvs_sched::scheduler::full_share(scheduler).is_none() {
+            let text = format!("{scheduler} chooses by addresses and has no `slow_start`; it is left out");
+            faults.warn_of(block, text);
+            self.slow_start_seconds = 0;
+        }
         if self.scheduler.is_none() {
             let text = format!("`{}` names no scheduler; {DEFAULT_SCHEDULER} is used", block.text);
             faults.warn(&block.place, text);
@@ -256,6 +268,7 @@ impl Settings {
             netmask: netmask.unwrap_or(Netmask::host(family)),
             persistence_engine: self.engine.clone().filter(|_| persistence.is_some()),
             one_packet: self.one_packet,
+            slow_start_seconds: self.slow_start_seconds,
             ..ServiceOptions::of(family)
         }
     }

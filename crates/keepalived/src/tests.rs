@@ -407,6 +407,11 @@ fn a_line_of_xvs_gives_the_services_of_its_virtual_server_a_syn_proxy_a_limit_an
 }
 
 #[test]
+fn a_slow_start_is_an_option_of_the_services_and_is_left_out_where_addresses_choose() {
+    assert_case("slow-start");
+}
+
+#[test]
 fn a_wrong_or_misplaced_line_of_xvs_is_an_error_at_its_line() {
     assert!(!assert_case("own-lines-wrong").is_usable());
 }

@@ -194,8 +194,14 @@ pub fn health() -> HealthReport {
         CheckState::Suspended { is_up: true },
     ]
     .map(|state| real_server("192.0.2.11", state));
-    servers[0].weights =
-        Weights { operator: 3, health: Some(3), feedback: Some(2), in_force: Some(2), disabled: false };
+    servers[0].weights = Weights {
+        operator: 3,
+        health: Some(3),
+        feedback: Some(2),
+        in_force: Some(2),
+        slow_start_percent: Some(40),
+        disabled: false,
+    };
     servers[1].checks[0].agent = Some(AgentHealth {
         answer: "75% drain".to_owned(),
         at_millis: 1_795_188_192_123,
@@ -275,6 +281,7 @@ pub fn services() -> Vec<ServiceRow> {
             one_packet: true,
             client_address: ClientAddress::Proxy,
             syn_proxy: SynProxy::Auto,
+            slow_start_seconds: 30,
         },
         stats: stats(),
         rates: rates(),
@@ -458,6 +465,7 @@ pub fn explained() -> explain::Report {
         active: 2,
         inactive: 3,
         standing: explain::CandidateState::Chosen,
+        slow_start_percent: Some(40),
         upper_threshold: Some(100),
         figures: vec![Figure { name: "overhead/weight".to_owned(), value: 0.5 }],
     };

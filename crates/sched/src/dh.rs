@@ -9,7 +9,7 @@ use crate::hash::{bucket, folded};
 use crate::scheduler::candidates::Candidates;
 use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
 
-pub(crate) const KIND: Kind = Kind::new("dh", |setup| Box::new(Dh::new(setup)));
+pub(crate) const KIND: Kind = Kind { full_share: None, ..Kind::new("dh", |setup| Box::new(Dh::new(setup))) };
 
 struct Dh {
     /// The number of destinations.

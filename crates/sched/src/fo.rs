@@ -5,9 +5,9 @@
 
 use crate::account::Account;
 use crate::scheduler::candidates::Candidates;
-use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
+use crate::scheduler::interface::{Choice, FullShare, Kind, Request, Scheduler, State};
 
-pub(crate) const KIND: Kind = Kind::new("fo", |_| Box::new(Fo));
+pub(crate) const KIND: Kind = Kind { full_share: Some(FullShare::All), ..Kind::new("fo", |_| Box::new(Fo)) };
 
 struct Fo;
 

@@ -17,7 +17,8 @@ use crate::ratio::{OVERHEAD, least};
 use crate::scheduler::candidates::{Candidates, Load};
 use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
 
-pub(crate) const KIND: Kind = Kind::new("lblc", |setup| Box::new(Lblc::new(setup)));
+pub(crate) const KIND: Kind =
+    Kind { full_share: None, ..Kind::new("lblc", |setup| Box::new(Lblc::new(setup))) };
 
 struct Lblc {
     positions: Positions,

@@ -18,7 +18,8 @@ use crate::ratio::least;
 use crate::scheduler::candidates::{Candidates, Load};
 use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
 
-pub(crate) const KIND: Kind = Kind::new("lblcr", |setup| Box::new(Lblcr::new(setup)));
+pub(crate) const KIND: Kind =
+    Kind { full_share: None, ..Kind::new("lblcr", |setup| Box::new(Lblcr::new(setup))) };
 
 struct Lblcr {
     positions: Positions,

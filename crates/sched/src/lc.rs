@@ -6,9 +6,10 @@
 use crate::account::{Account, Figure};
 use crate::ratio::OVERHEAD;
 use crate::scheduler::candidates::Candidates;
-use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
+use crate::scheduler::interface::{Choice, FullShare, Kind, Request, Scheduler, State};
 
-pub(crate) const KIND: Kind = Kind::new("lc", |_| Box::new(Lc));
+pub(crate) const KIND: Kind =
+    Kind { full_share: Some(FullShare::Equal), ..Kind::new("lc", |_| Box::new(Lc)) };
 
 struct Lc;
 

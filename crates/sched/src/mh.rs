@@ -24,7 +24,7 @@ use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State
 use crate::wrr::gcd;
 
 pub(crate) const KIND: Kind =
-    Kind { destinations_max: SLOTS, ..Kind::new("mh", |setup| Box::new(Mh::new(setup))) };
+    Kind { destinations_max: SLOTS, full_share: None, ..Kind::new("mh", |setup| Box::new(Mh::new(setup))) };
 
 struct Mh {
     flags: Flags,

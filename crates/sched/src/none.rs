@@ -6,7 +6,7 @@ use crate::account::Account;
 use crate::scheduler::candidates::Candidates;
 use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
 
-pub(crate) const KIND: Kind = Kind::new("none", |_| Box::new(NoScheduler));
+pub(crate) const KIND: Kind = Kind { full_share: None, ..Kind::new("none", |_| Box::new(NoScheduler)) };
 
 struct NoScheduler;
 

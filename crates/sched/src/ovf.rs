@@ -7,9 +7,10 @@
 use crate::account::{Account, Figure};
 use crate::fo::heaviest;
 use crate::scheduler::candidates::Candidates;
-use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, State};
+use crate::scheduler::interface::{Choice, FullShare, Kind, Request, Scheduler, State};
 
-pub(crate) const KIND: Kind = Kind::new("ovf", |_| Box::new(Ovf));
+pub(crate) const KIND: Kind =
+    Kind { full_share: Some(FullShare::All), ..Kind::new("ovf", |_| Box::new(Ovf)) };
 
 struct Ovf;
 

@@ -8,9 +8,10 @@
 use crate::account::{Account, Figure};
 use crate::destination::Weight;
 use crate::scheduler::candidates::Candidates;
-use crate::scheduler::interface::{Change, Choice, Kind, Request, Scheduler, Setup, State};
+use crate::scheduler::interface::{Change, Choice, FullShare, Kind, Request, Scheduler, Setup, State};
 
-pub(crate) const KIND: Kind = Kind { carry, ..Kind::new("rr", |setup| Box::new(Rr::new(setup))) };
+pub(crate) const KIND: Kind =
+    Kind { carry, full_share: Some(FullShare::Equal), ..Kind::new("rr", |setup| Box::new(Rr::new(setup))) };
 
 struct Rr {
     /// The positions of destinations with a weight above 0.

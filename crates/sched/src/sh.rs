@@ -14,7 +14,7 @@ use crate::scheduler::candidates::Candidates;
 use crate::scheduler::flags::Flags;
 use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
 
-pub(crate) const KIND: Kind = Kind::new("sh", |setup| Box::new(Sh::new(setup)));
+pub(crate) const KIND: Kind = Kind { full_share: None, ..Kind::new("sh", |setup| Box::new(Sh::new(setup))) };
 
 struct Sh {
     flags: Flags,

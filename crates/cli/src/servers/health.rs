@@ -190,11 +190,12 @@ fn answer(agent: &AgentHealth) -> String {
 
 /// The weight in the file, and the weights that differ from it.
 fn weights(weights: &Weights) -> String {
-    let Weights { operator, health, feedback, in_force, disabled } = *weights;
+    let Weights { operator, health, feedback, in_force, slow_start_percent, disabled } = *weights;
     let parts = [
         health.filter(|weight| *weight != operator).map(|weight| format!(", {weight} by health")),
         feedback.map(|weight| format!(", {weight} by load")),
         disabled.then(|| ", disabled".to_owned()),
+        slow_start_percent.map(|percent| format!(", slow start: {percent} % of its share")),
         match in_force {
             None => Some(", absent".to_owned()),
             Some(0) if disabled => None,
@@ -425,7 +426,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     #[test]
     fn weights_are_shown_if_they_differ_from_the_weight_in_the_file() {
         let of = |operator, health, feedback, in_force, disabled| {
-            weights(&Weights { operator, health, feedback, in_force, disabled })
+            weights(&Weights { operator, health, feedback, in_force, slow_start_percent: None, disabled })
         };
         let told = |operator, health, feedback, in_force| of(operator, health, feedback, in_force, false);
         assert_eq!(told(3, Some(3), None, Some(3)), "weight 3");
@@ -436,6 +437,8 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
         assert_eq!(told(3, Some(3), None, None), "weight 3, absent");
         assert_eq!(of(3, Some(3), None, Some(0), true), "weight 3, disabled");
         assert_eq!(of(3, None, None, None, true), "weight 3, disabled, absent");
+        let slow = Weights { slow_start_percent: Some(37), ..real_server("192.0.2.11", UP).weights };
+        assert_eq!(weights(&slow), "weight 1, slow start: 37 % of its share");
     }
 
     #[test]

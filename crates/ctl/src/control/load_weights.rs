@@ -1,4 +1,4 @@
-//! Weights changed by load reports: published, and recorded as events.
+//! Weights changed by load reports, and slow starts: published, and recorded as events.
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::load_report::Server;
@@ -38,6 +38,12 @@ impl<D: Datapath> Control<D> {
         let published = self.publish();
         self.record_weights(moved);
         published
+    }
+
+    /// Records the slow starts that the last publication has begun.
+    pub(super) fn record_slow_starts(&mut self) {
+        let all = self.registry.take_slow_start_events().into_iter().map(|text| (text, None));
+        self.events.record_all(Kind::Weight, self.epoch(), None, all);
     }
 
     pub(super) fn record_weights(&self, moved: &[WeightChange]) {

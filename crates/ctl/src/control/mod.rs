@@ -497,6 +497,9 @@ impl<D: Datapath> Control<D> {
         if self.schedule.review(now) {
             let moved = self.registry.review_reports(&self.settings.feedback, now);
             let _ = self.publish_weights(&moved);
+            if self.registry.end_slow_starts(now) {
+                let _ = self.publish();
+            }
             self.maintain_owned(now);
         }
         let listed = self.expire_listed(now);

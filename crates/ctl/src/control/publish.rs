@@ -84,6 +84,7 @@ impl<D: Datapath> Control<D> {
             false => Arc::default(),
         };
         self.publication.publish();
+        self.record_slow_starts();
         self.reserve_ports();
         if let Some(next_hops) =
             self.next_hops.update(&self.publication.snapshot.egress, self.registry.addresses())

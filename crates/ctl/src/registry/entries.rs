@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU64;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::path_mtu::PathMtu;
+use xvs_dataplane::snapshot::slow_start::SlowStart;
 use xvs_dataplane::snapshot::{
     self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,
 };
@@ -29,6 +30,8 @@ pub(super) struct ServiceEntry {
     pub(super) place: Arc<AtomicU64>,
     /// The scheduler's memory of clients; kept while the scheduler's name stays the same.
     pub(super) memory: Option<Arc<Memory>>,
+    /// Since when a destination takes new connections; `None`: none does.
+    pub(super) serving_since: Option<Millis>,
     pub(super) destinations: Vec<DestinationEntry>,
 }
 
@@ -47,6 +50,10 @@ pub(super) struct DestinationEntry {
     pub(super) last_weight: Weight,
     /// The last load report, if it still counts.
     pub(super) report: Option<Report>,
+    /// Whether it took new connections when its service was last built.
+    pub(super) took_connections: bool,
+    /// Its slow start; `None`: it gets its full share.
+    pub(super) slow_start: Option<SlowStart>,
     pub(super) id: DestinationId,
     pub(super) live: Arc<DestinationLive>,
     pub(super) estimator: Estimator,
@@ -70,6 +77,8 @@ impl DestinationEntry {
             path_mtu,
             last_weight: Weight(0),
             report: None,
+            took_connections: false,
+            slow_start: None,
             id,
             live,
             estimator: Estimator::default(),
@@ -104,6 +113,11 @@ impl DestinationEntry {
             Some(report) if !self.weight.is_quiescent() => report.weight(),
             _ => self.weight,
         }
+    }
+
+    /// Whether it takes new connections, unless it is overloaded.
+    pub(super) fn takes_connections(&self) -> bool {
+        !self.weight_in_force().is_quiescent()
     }
 
     /// Forgets methods that no connection has. Every worker must already use the last edit.
@@ -188,12 +202,14 @@ pub(super) fn build(
         method: dest.method,
         weight: dest.weight_in_force(),
         own_weight: dest.weight,
+        slow_start: dest.slow_start.clone(),
         live: dest.live.clone(),
     });
     Some(Service {
         key,
         rule: xvs_ipvsadm::service_line(&key, &wanted.options).into(),
         members: members.collect(),
+        is_starting: entry.destinations.iter().any(|dest| dest.slow_start.is_some()),
         scheduler,
         one_packet: wanted.options.one_packet,
         client_address: wanted.options.client_address,

@@ -251,6 +251,7 @@ impl Registry {
             scheduler: scheduler.to_owned(),
             place: Arc::new(AtomicU64::new(place)),
             memory: None,
+            serving_since: None,
             destinations: Vec::new(),
         }
     }

@@ -39,6 +39,7 @@ mod load_reports;
 mod numbers;
 mod persistence;
 pub mod quic;
+mod slow_start;
 mod trash;
 pub mod tunnels;
 
@@ -56,6 +57,12 @@ pub struct Registry {
     free_ids: Vec<DestinationId>,
     /// Services that have changed since the last [`Self::build`].
     unbuilt: BTreeSet<ServiceKey>,
+    /// Services of which a destination starts slowly.
+    starting: BTreeSet<ServiceKey>,
+    /// Slow starts that have begun and are not recorded yet.
+    slow_start_events: Vec<String>,
+    /// The time of the last change.
+    changed_at: Millis,
     next_id: u32,
     /// Path MTUs by destination address, kept while a destination has the address.
     path_mtus: HashMap<IpAddr, Weak<PathMtu>>,
@@ -83,6 +90,9 @@ impl Registry {
             trash_scan: None,
             free_ids: Vec::new(),
             unbuilt: BTreeSet::new(),
+            starting: BTreeSet::new(),
+            slow_start_events: Vec::new(),
+            changed_at: Millis(0),
             next_id: 0,
             path_mtus: HashMap::new(),
             tuning: Tuning::default(),
@@ -97,6 +107,7 @@ impl Registry {
     /// Applies a command that the desired state has accepted; `state` is the state after it. [`Self::build`] enters the
     /// changed services in the snapshot, so a batch builds each service once.
     pub fn apply(&mut self, command: &Command, state: &State, snapshot: &mut Snapshot, now: Millis) {
+        self.changed_at = now;
         match command {
             Command::Add(Rule::Service { key, options }) => self.add_service(*key, &options.scheduler),
             Command::EditService { key, options } => self.edit_service(*key, &options.scheduler),
@@ -163,6 +174,7 @@ impl Registry {
     fn remove_service(&mut self, key: ServiceKey, snapshot: &mut Snapshot, now: Millis) {
         let Some(entry) = self.services.remove(&key) else { return };
         self.unbuilt.remove(&key);
+        self.starting.remove(&key);
         self.forget_service(key);
         snapshot.services.remove(&key);
         for dest in entry.destinations {
@@ -205,9 +217,9 @@ impl Registry {
         let changed = std::mem::take(&mut self.unbuilt);
         self.record(changed.iter().copied());
         for key in changed {
-            let Some((entry, wanted)) = self.services.get_mut(&key).zip(state.service(&key)) else {
-                continue;
-            };
+            let Some(wanted) = state.service(&key) else { continue };
+            self.begin_slow_starts(key, &wanted.options);
+            let Some(entry) = self.services.get_mut(&key) else { continue };
             for dest in &entry.destinations {
                 snapshot.destinations.set(dest.id, Some(destination(key, dest, &entry.live, snapshot)));
             }

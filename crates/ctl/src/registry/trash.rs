@@ -45,6 +45,8 @@ impl Registry {
         now: Millis,
     ) {
         dest.report = None;
+        dest.took_connections = false;
+        dest.slow_start = None;
         dest.live.answered();
         dest.live.neighbour_answered();
         let gone = Destination { available: false, ..destination(key, &dest, service, snapshot) };

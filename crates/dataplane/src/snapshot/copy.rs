@@ -11,6 +11,9 @@ use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{Candidates, Choice, Load, Request, Scheduler, State};
 use xvs_sched::{Account, ForwardingMethod, ServiceKey, Weight};
 
+use crate::clock::Millis;
+
+use super::slow_start::SlowStart;
 use super::{Destination, Destinations, Member, Service, ServiceLive, Services, Snapshot};
 
 /// A decision of a scheduler in a dry run.
@@ -39,6 +42,8 @@ pub struct Candidate {
     pub load: Load,
     /// Whether it was overloaded.
     pub overloaded: bool,
+    /// The part of its share that it gets, in percent, if it waits because it starts slowly.
+    pub slow_start_percent: Option<u32>,
     /// Its upper threshold, in connections; 0: none.
     pub upper_threshold: u32,
 }
@@ -97,6 +102,7 @@ impl Services {
                 key: service.key,
                 rule: service.rule.clone(),
                 members: service.members.iter().map(|member| member.separate_copy(destinations)).collect(),
+                is_starting: service.is_starting,
                 scheduler: Box::new(RecordingScheduler {
                     service: service.clone(),
                     decisions: decisions.clone(),
@@ -122,7 +128,8 @@ impl Member {
             Some(copied) => copied.live.clone(),
             None => Arc::new(self.live.separate_copy()),
         };
-        Self { live, ..self.clone() }
+        let slow_start = self.slow_start.as_ref().map(SlowStart::separate_copy);
+        Self { live, slow_start, ..self.clone() }
     }
 }
 
@@ -137,13 +144,20 @@ impl Scheduler for RecordingScheduler {
         let choice = self.service.scheduler.pick(state, request, candidates);
         let account = self.account(state, request, candidates);
         let members = self.service.members.iter().enumerate();
-        let candidates = members.map(|(position, member)| Candidate {
-            endpoint: member.endpoint,
-            method: member.method,
-            weight: candidates.weight(position),
-            load: candidates.load(position),
-            overloaded: candidates.overloaded(position),
-            upper_threshold: member.live.thresholds().0,
+        let now = Millis(request.now_millis);
+        let candidates = members.map(|(position, member)| {
+            let is_overloaded = candidates.overloaded(position);
+            let slow_start =
+                member.slow_start.as_ref().filter(|_| is_overloaded && !member.live.is_overloaded());
+            Candidate {
+                endpoint: member.endpoint,
+                method: member.method,
+                weight: candidates.weight(position),
+                load: candidates.load(position),
+                overloaded: is_overloaded && slow_start.is_none(),
+                slow_start_percent: slow_start.map(|slow| slow.percent(now)),
+                upper_threshold: member.live.thresholds().0,
+            }
         });
         let decision = Decision {
             service: self.service.key,

@@ -16,6 +16,7 @@ mod destinations;
 pub mod quic;
 mod route;
 mod services;
+pub mod slow_start;
 pub mod syn_limits;
 
 pub mod clients;

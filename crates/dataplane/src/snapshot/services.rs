@@ -14,6 +14,8 @@ use super::destinations::DestinationId;
 use super::live::{DestinationLive, ServiceLive};
 use super::persistence::Persistence;
 use super::quic::Quic;
+use super::slow_start::SlowStart;
+use crate::clock::Millis;
 
 const SHARDS: usize = 64;
 
@@ -140,6 +142,8 @@ pub struct Service {
     pub rule: Arc<str>,
     /// Its destinations in IPVS's order: the one added last comes first.
     pub members: Box<[Member]>,
+    /// Whether any destination starts slowly.
+    pub is_starting: bool,
     /// The scheduler.
     pub scheduler: Box<dyn Scheduler>,
     /// Whether each UDP datagram is scheduled separately.
@@ -173,8 +177,17 @@ pub struct Member {
     pub weight: Weight,
     /// The weight that the operator configured. Load reports may have changed the weight in force.
     pub own_weight: Weight,
+    /// Its slow start; `None`: it gets its full share.
+    pub slow_start: Option<SlowStart>,
     /// Its connections.
     pub live: Arc<DestinationLive>,
+}
+
+impl Member {
+    /// The part of its share of new connections that it gets now, in percent; `None`: all of it.
+    pub fn slow_start_percent(&self, now: Millis) -> Option<u32> {
+        self.slow_start.as_ref().filter(|slow| !slow.is_over(now)).map(|slow| slow.percent(now))
+    }
 }
 
 impl Service {
@@ -208,11 +221,30 @@ impl Service {
     /// Chooses a destination for a worker and commits the scheduler's next state; `None` if no destination may be
     /// chosen.
     pub fn choose(&self, worker: usize, request: &Request) -> Option<&Member> {
-        let seen = Seen { members: &self.members, worker };
+        if self.is_starting {
+            return self.choose_slowly(worker, request);
+        }
+        self.choose_among(&Seen { members: &self.members, worker, slow: None }, request)
+    }
+
+    /// As [`Self::choose`], while a destination starts slowly. If only those are left that should wait, they do not.
+    #[cold]
+    fn choose_slowly(&self, worker: usize, request: &Request) -> Option<&Member> {
+        let now = Millis(request.now_millis);
+        self.members.iter().filter_map(|member| member.slow_start.as_ref()).for_each(|slow| slow.earn(now));
+        let seen = Seen { members: &self.members, worker, slow: Some(now) };
+        let chosen = self
+            .choose_among(&seen, request)
+            .or_else(|| self.choose_among(&Seen { slow: None, ..seen }, request))?;
+        chosen.slow_start.iter().for_each(SlowStart::pay);
+        Some(chosen)
+    }
+
+    fn choose_among(&self, seen: &Seen<'_>, request: &Request) -> Option<&Member> {
         loop {
             // Relaxed: the state is all that is shared here.
             let before = self.place.load(Ordering::Relaxed);
-            let Choice { position, state } = self.scheduler.choose(State(before), request, &seen);
+            let Choice { position, state } = self.scheduler.choose(State(before), request, seen);
             let unchanged = state.0 == before;
             let committed = unchanged
                 || self.place.compare_exchange(before, state.0, Ordering::Relaxed, Ordering::Relaxed).is_ok();
@@ -227,6 +259,8 @@ impl Service {
 struct Seen<'s> {
     members: &'s [Member],
     worker: usize,
+    /// The time, if destinations that start slowly wait for their turn.
+    slow: Option<Millis>,
 }
 
 impl Candidates for Seen<'_> {
@@ -243,7 +277,9 @@ impl Candidates for Seen<'_> {
     }
 
     fn overloaded(&self, position: usize) -> bool {
-        self.members[position].live.is_overloaded()
+        let Member { live, slow_start, .. } = &self.members[position];
+        let slow = self.slow.zip(slow_start.as_ref());
+        live.is_overloaded() || slow.is_some_and(|(now, slow)| slow.waits(now))
     }
 }
 
@@ -257,6 +293,7 @@ mod tests {
             key: ServiceKey::tcp(Endpoint::new(std::net::Ipv4Addr::new(198, 51, 100, 1), port)),
             rule: "".into(),
             members: Box::new([]),
+            is_starting: false,
             scheduler: xvs_sched::scheduler::build("rr", &Default::default()).unwrap(),
             one_packet: false,
             client_address: ClientAddress::Hidden,
@@ -294,6 +331,7 @@ mod tests {
             method,
             weight,
             own_weight: weight,
+            slow_start: None,
             live: Arc::new(DestinationLive::new(2)),
         };
         let destinations = [1, 2, 3].map(|last| xvs_sched::Destination {
@@ -306,6 +344,7 @@ mod tests {
             key: ServiceKey::tcp(endpoint(100)),
             rule: "".into(),
             members: [1, 2, 3].map(member).into(),
+            is_starting: false,
             scheduler: xvs_sched::scheduler::build(scheduler, &setup).unwrap(),
             one_packet: false,
             client_address: ClientAddress::Hidden,

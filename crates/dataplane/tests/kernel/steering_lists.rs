@@ -32,6 +32,7 @@ fn snapshot() -> Snapshot {
         snapshot.services.insert(Arc::new(Service {
             key,
             rule: "".into(),
+            is_starting: false,
             scheduler: scheduler::build("rr", &Setup::default()).unwrap(),
             persistence: None,
             quic: None,

@@ -26,7 +26,7 @@ use crate::config::service::{Netmask, Service, ServiceOptions};
 use crate::config::syn_proxy::{Proxied, check_proxied};
 use crate::config::sync_daemon::SyncDaemon;
 use crate::config::timeouts::Timeouts;
-use crate::config::{client_limit, firewall_mark};
+use crate::config::{client_limit, firewall_mark, slow_start};
 
 /// Every service with its destinations, the timeouts and the synchronization daemons.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -415,6 +415,7 @@ fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), Comma
     if !scheduler::names().any(|name| name == options.scheduler) {
         return Err(CommandError::scheduler_not_found(&options.scheduler));
     }
+    slow_start::check(key, options)?;
     if let Some(engine) = &options.persistence_engine
         && engine != "sip"
     {

@@ -13,6 +13,7 @@ pub mod quic_rule;
 pub mod service;
 mod setting_table;
 pub mod settings;
+pub mod slow_start;
 mod syn_proxy;
 pub mod sync_daemon;
 pub mod timeouts;

@@ -55,7 +55,7 @@ pub enum Kind {
     Change,
     /// An interface that went down, disappeared or came back, or has another number of queues.
     Link,
-    /// A weight that load reports have changed.
+    /// A weight that load reports have changed, or a slow start that has begun.
     Weight,
     /// A real server that came up or went down, or a virtual server that gained or lost its quorum.
     Health,

@@ -249,6 +249,8 @@ pub enum CandidateState {
     Disabled,
     /// It has reached its upper threshold.
     Overloaded,
+    /// It starts slowly, and this connection is not of its part.
+    SlowStart,
     /// The scheduler has chosen another one.
     PassedOver,
 }
@@ -269,6 +271,9 @@ pub struct CandidateReport {
     pub inactive: u32,
     /// Whether it is chosen, or why not.
     pub standing: CandidateState,
+    /// The part of its share of new connections that it gets now, in percent, if this connection is not of that part.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_percent: Option<u32>,
     /// Its upper threshold, in connections; `None`: it has none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub upper_threshold: Option<u32>,

@@ -103,6 +103,9 @@ pub struct Weights {
     pub feedback: Option<u32>,
     /// The weight that schedulers use; `None`: it is not in the service.
     pub in_force: Option<u32>,
+    /// The part of its share of new connections that it gets now, in percent; `None`: all of it.
+    #[serde(default)]
+    pub slow_start_percent: Option<u32>,
     /// Whether an operator has disabled it (`xvs disable`), so that its weight in force is 0.
     pub disabled: bool,
 }
@@ -430,8 +433,14 @@ pub mod sample {
         let is_up = state.is_up();
         let since_millis = seconds_ago(if is_up { 3600 } else { 12 });
         let weight = is_up.then_some(1);
-        let weights =
-            Weights { operator: 1, health: weight, feedback: None, in_force: weight, disabled: false };
+        let weights = Weights {
+            operator: 1,
+            health: weight,
+            feedback: None,
+            in_force: weight,
+            slow_start_percent: None,
+            disabled: false,
+        };
         let checks = vec![check(&format!("TCP {endpoint}"), state, since_millis)];
         RealServerHealth { endpoint, is_up, since_millis, weights, unanswered: 0, checks }
     }

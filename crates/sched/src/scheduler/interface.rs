@@ -94,11 +94,26 @@ pub(crate) struct Kind {
     pub(crate) carry: fn(State, Change, &mut dyn Iterator<Item = Weight>) -> State,
     /// The most destinations that the scheduler supports.
     pub(crate) destinations_max: usize,
+    /// The part of new connections that a destination gets after its slow start; `None`: it has no slow start, because
+    /// addresses decide.
+    pub(crate) full_share: Option<FullShare>,
+}
+
+/// The part of a service's new connections that a destination gets, apart from its load.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FullShare {
+    /// The same for each destination.
+    Equal,
+    /// By its weight.
+    ByWeight,
+    /// All, while the scheduler prefers it.
+    All,
 }
 
 impl Kind {
-    /// A scheduler whose state, if it has any, stays the same in every change.
+    /// A scheduler whose state, if it has any, stays the same in every change, and which chooses by weights.
     pub(crate) const fn new(name: &'static str, build: fn(&Setup<'_>) -> Box<dyn Scheduler>) -> Self {
-        Self { name, build, carry: |state, _, _| state, destinations_max: usize::MAX }
+        let full_share = Some(FullShare::ByWeight);
+        Self { name, build, carry: |state, _, _| state, destinations_max: usize::MAX, full_share }
     }
 }

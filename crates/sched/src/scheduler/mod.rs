@@ -12,7 +12,7 @@ pub(crate) mod testing;
 pub use self::candidates::{Candidates, Load};
 pub use self::flags::Flags;
 pub(crate) use self::interface::Kind;
-pub use self::interface::{Change, Choice, Request, Scheduler, Setup, State};
+pub use self::interface::{Change, Choice, FullShare, Request, Scheduler, Setup, State};
 use crate::destination::Weight;
 pub use crate::memory::{Memory, Tuning};
 use crate::{dh, fo, lblc, lblcr, lc, mh, none, nq, ovf, rr, sed, sh, twos, wlc, wrr};
@@ -54,6 +54,11 @@ pub fn carry(name: &str, state: State, change: Change, weights: &mut dyn Iterato
 /// The most destinations that the scheduler of this name supports.
 pub fn destinations_max(name: &str) -> usize {
     kind(name).map_or(usize::MAX, |kind| kind.destinations_max)
+}
+
+/// The part of new connections that a destination gets after its slow start; `None`: the scheduler has no slow start.
+pub fn full_share(name: &str) -> Option<FullShare> {
+    kind(name)?.full_share
 }
 
 /// The names of all schedulers.

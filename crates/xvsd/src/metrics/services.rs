@@ -6,6 +6,7 @@
 
 use std::fmt::{self, Display};
 
+use xvs_dataplane::clock::Clock;
 use xvs_dataplane::counters::StatsValues;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_proto::Family as AddressFamily;
@@ -136,7 +137,7 @@ fn stats(member: &Member) -> StatsValues {
 }
 
 /// The families with lines for each service or destination, in the order of the page.
-pub(super) static FAMILIES: [Family<Items>; 22] = [
+pub(super) static FAMILIES: [Family<Items>; 23] = [
     Family::gauge(
         "xvs_service_destinations",
         "Destinations (real servers) of a service.",
@@ -228,6 +229,11 @@ pub(super) static FAMILIES: [Family<Items>; 22] = [
         "xvs_destination_weight_in_force",
         "The weight of a destination that the scheduler uses, after load reports and xvs disable.",
         Items::Destination(|member| member.weight.0.into()),
+    ),
+    Family::gauge(
+        "xvs_destination_slow_start_percent",
+        "The part of its share of new connections that a destination gets, in percent: 100 without a slow start.",
+        Items::Destination(|member| member.slow_start_percent(Clock::Monotonic.now()).unwrap_or(100).into()),
     ),
     Family::gauge(
         "xvs_destination_overloaded",

@@ -301,6 +301,11 @@ impl Reading<'_> {
         {
             *since = format!("{checked} {since}");
         }
+        words.extend(
+            member
+                .slow_start_percent(self.services.now)
+                .map(|percent| format!("slow start: {percent} % of its share")),
+        );
         words.extend((!more.is_empty()).then(|| more.to_owned()));
         let load = member.live.load();
         let (upper, lower) = member.live.thresholds();

@@ -6,7 +6,8 @@ use xvs_model::report::health::HealthReport;
 
 use crate::status::services::real_server_indices;
 
-/// Fills in the weights that schedulers use, those that load reports have changed, and unanswered connections.
+/// Fills in the weights that schedulers use, those that load reports have changed, slow starts and unanswered
+/// connections.
 pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Millis) {
     for server in &mut report.virtual_servers {
         let Some(key) = server.keys().next() else { continue };
@@ -18,6 +19,7 @@ pub(crate) fn fill_in(report: &mut HealthReport, snapshot: &Snapshot, now: Milli
             let weights = &mut server.weights;
             weights.in_force = Some(member.weight.0);
             let by_load = !weights.disabled && member.weight != member.own_weight;
+            weights.slow_start_percent = member.slow_start_percent(now);
             weights.feedback = by_load.then_some(member.weight.0);
         }
     }

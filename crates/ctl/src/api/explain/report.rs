@@ -201,8 +201,10 @@ fn choice(decision: &Decision) -> Choice {
             () if *chosen == Some(position) => CandidateState::Chosen,
             () if candidate.weight.is_quiescent() => CandidateState::Quiescent,
             () if candidate.overloaded => CandidateState::Overloaded,
+            () if candidate.slow_start_percent.is_some() => CandidateState::SlowStart,
             () => CandidateState::PassedOver,
         },
+        slow_start_percent: candidate.slow_start_percent,
         upper_threshold: Some(candidate.upper_threshold).filter(|upper| *upper > 0),
         figures: account.candidates.get(position).cloned().unwrap_or_default(),
     });

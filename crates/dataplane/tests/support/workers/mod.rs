@@ -513,7 +513,7 @@ fn snapshot(workers: usize) -> Snapshot {
             };
             snapshot.destinations.set(id, Some(destination));
             let (endpoint, weight) = (Endpoint::new(server(number), port), Weight(1));
-            Member { id, endpoint, method, weight, own_weight: weight, live }
+            Member { id, endpoint, method, weight, own_weight: weight, slow_start: None, live }
         });
         let members = members.collect();
         snapshot.services.insert(Arc::new(named(service_key(vip, name), seconds, members, service)));
@@ -541,6 +541,7 @@ fn named(key: ServiceKey, seconds: Option<u32>, members: Box<[Member]>, live: Ar
     Service {
         key,
         rule: "".into(),
+        is_starting: false,
         members,
         scheduler: scheduler::build("rr", &setup).expect("rr is a scheduler"),
         one_packet: port == SIP_ONE_PACKET,

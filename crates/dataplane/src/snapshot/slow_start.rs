@@ -1,0 +1,83 @@
+//! Slow start: a destination that takes connections again gets a growing part of its share of the new ones.
+//!
+//! Used for each new connection of a service while one of its destinations starts slowly; other services do not pay for
+//! it. Each new connection of the service earns such a destination the part of a connection that it should get now. A
+//! destination that has earned a whole one may be chosen, and pays for it. So its share is right whatever the scheduler
+//! compares, and whichever workers choose. Not here: which destinations start slowly (`registry/slow_start.rs` of
+//! `ctl`).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::clock::Millis;
+
+/// The slow start of one destination. A clone has the same credit.
+#[derive(Debug, Clone)]
+pub struct SlowStart {
+    /// Its begin.
+    pub since: Millis,
+    /// Its length.
+    pub length: Duration,
+    /// The part of the service's new connections that the destination gets at the end, 0 to 1.
+    pub full_share: f64,
+    /// What it has earned and not used, in units of 2^-32 connections.
+    credit: Arc<AtomicU64>,
+}
+
+impl SlowStart {
+    /// A slow start without credit.
+    pub fn new(since: Millis, length: Duration, full_share: f64) -> Self {
+        Self { since, length, full_share, credit: Arc::default() }
+    }
+
+    /// The part of its full share that the destination gets now: a tenth at the begin, 1 at the end and later.
+    pub fn part(&self, now: Millis) -> f64 {
+        let elapsed = self.since.until(now).as_secs_f64() / self.length.as_secs_f64();
+        (FIRST_PART + (1.0 - FIRST_PART) * elapsed).min(1.0)
+    }
+
+    /// [`Self::part`] in percent, rounded.
+    pub fn percent(&self, now: Millis) -> u32 {
+        (self.part(now) * 100.0).round() as u32
+    }
+
+    /// Whether it has ended.
+    pub fn is_over(&self, now: Millis) -> bool {
+        self.since.until(now) >= self.length
+    }
+
+    /// Whether the destination gets no new connection now.
+    pub(crate) fn waits(&self, now: Millis) -> bool {
+        !self.is_over(now) && self.credit.load(Ordering::Relaxed) < CONNECTION
+    }
+
+    /// Earns the part of one new connection of the service.
+    pub(super) fn earn(&self, now: Millis) {
+        let part = (self.full_share * self.part(now) * CONNECTION as f64) as u64;
+        self.update(|credit| (credit + part).min(CREDIT_MAX));
+    }
+
+    /// Pays for the new connection that the destination gets.
+    pub(super) fn pay(&self) {
+        self.update(|credit| credit.saturating_sub(CONNECTION));
+    }
+
+    fn update(&self, change: impl Fn(u64) -> u64) {
+        // Relaxed: the credit is all that is shared here. The change is never refused.
+        let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |credit| Some(change(credit)));
+    }
+
+    /// The same slow start with a credit of its own.
+    pub(super) fn separate_copy(&self) -> Self {
+        let credit = AtomicU64::new(self.credit.load(Ordering::Relaxed));
+        Self { credit: Arc::new(credit), ..self.clone() }
+    }
+}
+
+/// The part of its full share that a destination gets at the begin.
+const FIRST_PART: f64 = 0.1;
+/// The credit that one connection costs.
+const CONNECTION: u64 = 1 << 32;
+/// The most credit that waits, so that a destination whose turn comes late gets no burst.
+const CREDIT_MAX: u64 = 2 * CONNECTION;

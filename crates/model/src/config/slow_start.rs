@@ -1,0 +1,31 @@
+//! Which services can have a slow start.
+
+use xvs_sched::{ServiceKey, scheduler};
+
+use crate::config::refusal::CommandError;
+use crate::config::service::ServiceOptions;
+
+/// The longest slow start, in seconds: a day.
+pub const SLOW_START_MAX_SECONDS: u32 = 86_400;
+
+/// Refuses a slow start that is too long, or whose scheduler chooses by addresses.
+///
+/// # Errors
+/// The reason and the next step.
+pub(super) fn check(key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
+    match options.slow_start_seconds {
+        0 => Ok(()),
+        seconds if seconds > SLOW_START_MAX_SECONDS => Err(CommandError::invalid(format!(
+            "a slow start takes at most {SLOW_START_MAX_SECONDS} seconds, a day, not {seconds}"
+        ))),
+        _ if scheduler::full_share(&options.scheduler).is_some() => Ok(()),
+        _ => Err(CommandError::NotSupported {
+            object: format!("service {key}"),
+            what: format!(
+                "--slow-start with scheduler {}, which chooses by addresses, is",
+                options.scheduler
+            ),
+            next: "leave it out, or take another scheduler, such as wlc".to_owned(),
+        }),
+    }
+}
