@@ -111,8 +111,8 @@ pub(crate) fn xvs_options(options: &ServiceOptions) -> String {
     if options.syn_proxy != SynProxy::Off {
         text += &format!(" --syn-proxy {}", options.syn_proxy.name());
     }
-    if options.slow_start_seconds > 0 {
-        text += &format!(" --slow-start {}", options.slow_start_seconds);
+    if let Some(seconds) = options.slow_start_seconds {
+        text += &format!(" --slow-start {seconds}");
     }
     text
 }

@@ -268,7 +268,8 @@ impl Draft {
             }
             OptionName::SynProxy => self.service.syn_proxy = syn_proxy(text).map_err(LineError::value)?,
             OptionName::SlowStart => {
-                self.service.slow_start_seconds = ranged(text, 0..=SLOW_START_MAX_SECONDS, "slow-start")?;
+                let seconds = ranged(text, 0..=SLOW_START_MAX_SECONDS, "slow-start")?;
+                self.service.slow_start_seconds = Some(seconds).filter(|seconds| *seconds > 0);
             }
             OptionName::RealServer => self.real_server(text, resolver)?,
             OptionName::Method(method) => self.destination.method = method,

@@ -45,7 +45,7 @@ pub(super) struct Settings {
     pub(super) weight: Option<u32>,
     pub(super) ha_suspend: bool,
     pub(super) host: Option<String>,
-    slow_start_seconds: u32,
+    slow_start_seconds: Option<u32>,
 }
 
 /// The default persistence timeout.
@@ -87,8 +87,7 @@ impl Settings {
             "quorum_down" => faults.script_once(block, &mut self.quorum_down),
             "weight" => set(&mut self.weight, faults.number(block, 1..=i32::MAX as u32)),
             "slow_start" => {
-                let seconds = faults.number(block, 0..=SLOW_START_MAX_SECONDS);
-                self.slow_start_seconds = seconds.unwrap_or(self.slow_start_seconds);
+                set(&mut self.slow_start_seconds, faults.number(block, 1..=SLOW_START_MAX_SECONDS));
             }
             "ha_suspend" => self.ha_suspend = true,
             "virtualhost" => set(&mut self.host, faults.argument(block).map(str::to_owned)),
@@ -232,10 +231,10 @@ impl Settings {
             self.persistence_seconds = Some(PERSISTENCE_SECONDS);
         }
         let scheduler = self.scheduler.as_deref().unwrap_or(DEFAULT_SCHEDULER);
-        if self.slow_start_seconds > 0 && xvs_sched::scheduler::full_share(scheduler).is_none() {
+        if self.slow_start_seconds.is_some() && xvs_sched::scheduler::full_share(scheduler).is_none() {
             let text = format!("{scheduler} chooses by addresses and has no `slow_start`; it is left out");
             faults.warn_of(block, text);
-            self.slow_start_seconds = 0;
+            self.slow_start_seconds = None;
         }
         if self.scheduler.is_none() {
             let text = format!("`{}` names no scheduler; {DEFAULT_SCHEDULER} is used", block.text);

@@ -281,7 +281,7 @@ pub fn services() -> Vec<ServiceRow> {
             one_packet: true,
             client_address: ClientAddress::Proxy,
             syn_proxy: SynProxy::Auto,
-            slow_start_seconds: 30,
+            slow_start_seconds: Some(30),
         },
         stats: stats(),
         rates: rates(),

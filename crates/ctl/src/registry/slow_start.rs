@@ -23,7 +23,7 @@ impl Registry {
     pub(super) fn begin_slow_starts(&mut self, key: ServiceKey, options: &ServiceOptions) {
         let Some(entry) = self.services.get_mut(&key) else { return };
         let now = self.changed_at;
-        let length = Duration::from_secs(options.slow_start_seconds.into());
+        let length = Duration::from_secs(options.slow_start_seconds.unwrap_or(0).into());
         let takes_any = entry.destinations.iter().any(DestinationEntry::takes_connections);
         entry.serving_since = takes_any.then(|| entry.serving_since.unwrap_or(now));
         let others_have_started = entry.serving_since.is_some_and(|since| since.until(now) >= length);

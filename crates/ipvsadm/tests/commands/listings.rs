@@ -101,7 +101,7 @@ impl<'a> Fields<'a> {
             one_packet: flags & 4 != 0,
             client_address: ClientAddress::Hidden,
             syn_proxy: SynProxy::Off,
-            slow_start_seconds: 0,
+            slow_start_seconds: None,
         };
         let (stats, rates) = self.counters();
         ServiceRow { key, options, stats, rates, destinations: Vec::new() }

@@ -46,10 +46,10 @@ pub struct ServiceOptions {
     /// When the director answers SYNs itself, by cookies.
     #[serde(default)]
     pub syn_proxy: SynProxy,
-    /// How long a real server that takes connections again gets less than its share of the new ones; 0: it gets its
-    /// share at once.
-    #[serde(default)]
-    pub slow_start_seconds: u32,
+    /// How long a real server that takes connections again gets less than its share of the new ones, 1 to 86400; `None`:
+    /// it gets its share at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_seconds: Option<u32>,
 }
 
 impl ServiceOptions {
@@ -64,14 +64,14 @@ impl ServiceOptions {
             one_packet: false,
             client_address: ClientAddress::Hidden,
             syn_proxy: SynProxy::Off,
-            slow_start_seconds: 0,
+            slow_start_seconds: None,
         }
     }
 
     /// The options that ipvsadm has, too.
     pub fn of_ipvsadm(&self) -> Self {
-        let (client_address, syn_proxy) = Default::default();
-        Self { client_address, syn_proxy, slow_start_seconds: 0, ..self.clone() }
+        let (client_address, syn_proxy, slow_start_seconds) = Default::default();
+        Self { client_address, syn_proxy, slow_start_seconds, ..self.clone() }
     }
 }
 

@@ -14,10 +14,10 @@ pub const SLOW_START_MAX_SECONDS: u32 = 86_400;
 /// The reason and the next step.
 pub(super) fn check(key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
     match options.slow_start_seconds {
-        0 => Ok(()),
-        seconds if seconds > SLOW_START_MAX_SECONDS => Err(CommandError::invalid(format!(
-            "a slow start takes at most {SLOW_START_MAX_SECONDS} seconds, a day, not {seconds}"
-        ))),
+        None => Ok(()),
+        Some(seconds) if !(1..=SLOW_START_MAX_SECONDS).contains(&seconds) => Err(CommandError::invalid(
+            format!("a slow start takes 1 to {SLOW_START_MAX_SECONDS} seconds, a day, not {seconds}"),
+        )),
         _ if scheduler::full_share(&options.scheduler).is_some() => Ok(()),
         _ => Err(CommandError::NotSupported {
             object: format!("service {key}"),
