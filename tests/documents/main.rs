@@ -1,6 +1,7 @@
-//! Checks of the pages, of the tree and of libraries: links, complete tables, commands and files in blocks of code,
-//! permitted dependencies, lengths of files, licences.
+//! Checks of the pages, of the tree and of libraries: links, the book, complete tables, commands and files in blocks of
+//! code, permitted dependencies, lengths of files, licences.
 
+mod book;
 mod commands;
 mod dependencies;
 mod layering;

@@ -48,7 +48,7 @@ pub(super) fn documents() -> Vec<String> {
 }
 
 /// The text without blocks of code, and the headings in it.
-fn prose(text: &str) -> (String, Vec<String>) {
+pub(super) fn prose(text: &str) -> (String, Vec<String>) {
     let (mut prose, mut headings, mut code) = (String::new(), Vec::new(), false);
     for line in text.lines() {
         if line.trim_start().starts_with("```") {
