@@ -46,8 +46,8 @@ pub struct ServiceOptions {
     /// When the director answers SYNs itself, by cookies.
     #[serde(default)]
     pub syn_proxy: SynProxy,
-    /// How long a real server that takes connections again gets less than its share of the new ones, 1 to 86400; `None`:
-    /// it gets its share at once.
+    /// How long a real server that takes connections again gets less than its share of the new ones, 1 to 86400;
+    /// `None`: it gets its share at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slow_start_seconds: Option<u32>,
 }
