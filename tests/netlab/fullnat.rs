@@ -155,7 +155,7 @@ fn start_nginx(cluster: &Cluster) -> (PathBuf, Started) {
 }
 
 /// A process that ends with its owner, before its cluster does.
-struct Started(Child);
+pub(super) struct Started(pub(super) Child);
 
 impl Drop for Started {
     fn drop(&mut self) {

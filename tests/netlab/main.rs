@@ -34,6 +34,7 @@ mod links;
 mod lists;
 mod local;
 mod log;
+mod mails;
 mod marks;
 mod metrics;
 mod modes;

@@ -16,6 +16,7 @@ mod check_ref;
 pub mod engine;
 mod environment;
 mod file_timeouts;
+mod mail;
 mod manager;
 mod reload_summary;
 mod results;

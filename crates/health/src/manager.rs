@@ -251,16 +251,18 @@ impl<E: Environment> Manager<E> {
         }
         let mut lines = Vec::new();
         for (reason, notice) in notices {
+            let text = match reason {
+                Some(reason) => format!("{notice}: {reason}"),
+                None => notice.to_string(),
+            };
             if let Some(notifier) = &mut self.notifier {
                 notifier.write_line(&notice.line());
                 if let Some(script) = notice.script() {
                     notifier.queue_script(&notice.virtual_server.name, script, notice.to_string());
                 }
+                notifier.mail(&notice, &text);
             }
-            lines.push(match reason {
-                Some(reason) => format!("{notice}: {reason}"),
-                None => notice.to_string(),
-            });
+            lines.push(text);
         }
         self.runner.environment.emit(lines);
     }

@@ -1,10 +1,11 @@
-//! Notification of changes: lines for FIFOs, and notify scripts.
+//! Notification of changes: lines for FIFOs, notify scripts, and mails.
 //!
 //! A line is written to all FIFOs at once. The scripts of one virtual server and of its real servers run one after the
 //! other, in the order of the changes, so the last script that runs reports the last change. Scripts of different
 //! virtual servers run concurrently. Everything is bounded: a script is ended after [`SCRIPT_TIME`]; when more than
 //! [`WAITING_MAX`] scripts of a virtual server wait, the oldest is dropped and logged; at most [`RUNNING_MAX`] run at
-//! once. Cost: one process for each script. Not here: the changes that cause a notice (`virtual_server/mod.rs`).
+//! once. Cost: one process for each script. Not here: the changes that cause a notice (`virtual_server/mod.rs`), and
+//! the delivery of mails (`mail.rs`).
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,6 +20,8 @@ use xvs_model::health_checks::virtual_server::Globals;
 use crate::blocking::run_blocking;
 use crate::command::{Outcome, Program, RunLock};
 use crate::fifo::Fifo;
+use crate::mail::{Letter, Mailer};
+use crate::virtual_server::Notice;
 
 /// The FIFOs and the queues of scripts. Lives on the health runtime.
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(super) struct Notifier {
     /// The queue of each virtual server, by its name.
     queues: HashMap<String, Arc<Queue>>,
     running: Arc<Semaphore>,
+    /// `None`: there are no recipients.
+    mailer: Option<Mailer>,
     /// One task for each queue that is not empty.
     workers: JoinSet<()>,
 }
@@ -53,6 +58,7 @@ impl Notifier {
             globals: globals.clone(),
             queues: HashMap::new(),
             running: Arc::new(Semaphore::new(RUNNING_MAX)),
+            mailer: mailer(globals),
             workers: JoinSet::new(),
         }
     }
@@ -65,6 +71,12 @@ impl Notifier {
             }
             self.fifos = open_fifos(globals.clone()).await;
         }
+        let is_kept =
+            self.mailer.as_ref().zip(globals.mail.as_ref()).is_some_and(|(mailer, mail)| mailer.is_of(mail));
+        if !is_kept {
+            // Its mails are delivered before it ends.
+            self.mailer = mailer(globals);
+        }
         self.globals = globals.clone();
         self.queues.retain(|_, queue| Arc::strong_count(queue) > 1);
     }
@@ -72,6 +84,16 @@ impl Notifier {
     /// Writes a line, given without its line feed, to all FIFOs.
     pub(super) fn write_line(&mut self, line: &str) {
         self.fifos.iter_mut().for_each(|fifo| fifo.write(line));
+    }
+
+    /// Queues a mail about a change, if the file wants one. `text` describes the change.
+    pub(super) fn mail(&self, notice: &Notice, text: &str) {
+        if let Some((mailer, settings)) = self.mailer.as_ref().zip(self.globals.mail.as_ref())
+            && notice.is_mailed(&self.globals)
+        {
+            let subject = notice.subject(&settings.router_id);
+            mailer.send(Letter { subject, text: format!("{text}\n") });
+        }
     }
 
     /// Queues a script behind those of the same virtual server. `what` describes the change in the log.
@@ -102,7 +124,16 @@ impl Notifier {
         for fifo in self.fifos.drain(..) {
             fifo.close().await;
         }
+        if let Some(mailer) = self.mailer {
+            mailer.finish(deadline).await;
+        }
     }
+}
+
+/// The mailer of a configuration. One that cannot start is logged and left out.
+fn mailer(globals: &Globals) -> Option<Mailer> {
+    let settings = globals.mail.as_ref()?;
+    Mailer::start(settings).map_err(|why| tracing::error!("no mails are sent: {why}")).ok()
 }
 
 /// What the FIFOs and their readers depend on.

@@ -1,12 +1,13 @@
-//! `global_defs` for health checks: the user of scripts, script security, FIFOs.
+//! `global_defs` for health checks: the user of scripts, script security, FIFOs, mails.
 //!
 //! Pure: whether users and programs exist is checked when they are used. Source: keepalived-behaviour, sections 5.5
 //! and 5.8. Not here: timeouts (`lib.rs`), and the settings of VRRP.
 
+use xvs_model::health_checks::mail::MailSettings;
 use xvs_model::health_checks::virtual_server::{Fifo, Globals};
 
 use crate::blocks::Block;
-use crate::values::Faults;
+use crate::values::{Faults, decimal};
 
 /// Applies a statement. Returns whether it is one of these.
 pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) -> bool {
@@ -37,9 +38,80 @@ pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) -
             let fifo = fifo(globals, keyword.trim_end_matches("_script"));
             faults.script_once(block, &mut fifo.script);
         }
+        _ => return apply_mail(globals, block, faults),
+    }
+    true
+}
+
+/// Applies a statement about mails. Returns whether it is one.
+fn apply_mail(globals: &mut Globals, block: &Block, faults: &mut Faults) -> bool {
+    match block.keyword() {
+        "notification_email" => {
+            for line in block.statements() {
+                let (usable, others): (Vec<_>, Vec<_>) =
+                    line.words.iter().cloned().partition(|word| is_mail_address(word));
+                mail(globals).recipients.extend(usable);
+                for other in others {
+                    faults.warn(
+                        &line.place,
+                        format!("`{other}` is no mail address, such as ops@example.org; it is left out"),
+                    );
+                }
+            }
+        }
+        "notification_email_from" => match faults.argument(block) {
+            Some(from) if is_mail_address(from) => from.clone_into(&mut mail(globals).from),
+            Some(_) => faults.refuse(block, "no mail address, such as ops@example.org"),
+            None => {}
+        },
+        "smtp_server" => {
+            if let Some(host) = faults.argument(block) {
+                host.clone_into(&mut mail(globals).host);
+                let words = block.arguments();
+                match words.get(1).map(|port| decimal(port).filter(|port: &u16| *port > 0)) {
+                    Some(Some(port)) => mail(globals).port = port,
+                    Some(None) => faults.warn_of(block, "a port is a number from 1 to 65535; 25 is used"),
+                    None => {}
+                }
+            }
+        }
+        "smtp_helo_name" => {
+            if let Some(name) = faults.argument(block) {
+                name.clone_into(&mut mail(globals).helo);
+            }
+        }
+        "smtp_connect_timeout" | "smtp_connection_timeout" => {
+            mail(globals).timeout_seconds = faults.number(block, 1..=3600).unwrap_or(TIMEOUT_SECONDS);
+        }
+        "router_id" => {
+            if let Some(name) = faults.argument(block) {
+                name.clone_into(&mut mail(globals).router_id);
+            }
+        }
+        "smtp_alert" => globals.smtp_alert = globals.smtp_alert.or(faults.switch(block)),
+        "smtp_alert_checker" => globals.smtp_alert = faults.switch(block).or(globals.smtp_alert),
+        "no_checker_emails" => globals.smtp_alert = Some(false),
         _ => return false,
     }
     true
+}
+
+fn mail(globals: &mut Globals) -> &mut MailSettings {
+    globals.mail.get_or_insert_default()
+}
+
+/// The default port of a mail server.
+const PORT: u16 = 25;
+/// The default time for each step of a delivery.
+const TIMEOUT_SECONDS: u32 = 30;
+
+/// Whether a text is a name, `@` and a host or domain.
+fn is_mail_address(text: &str) -> bool {
+    let is_word = |part: &str| {
+        !part.is_empty() && part.chars().all(|char| char.is_ascii_graphic() && !"<>,;\"".contains(char))
+    };
+    text.split_once('@')
+        .is_some_and(|(user, domain)| is_word(user) && is_word(domain) && !domain.contains('@'))
 }
 
 /// The FIFO that a keyword configures.
@@ -53,12 +125,6 @@ fn fifo<'a>(globals: &'a mut Globals, keyword: &str) -> &'a mut Fifo {
 
 /// Removes contradictory settings, after the block was read.
 pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
-    let mails = block.statements().iter().find(|statement| statement.keyword() == "notification_email");
-    if let Some(mails) = mails.filter(|_| !block.statements().iter().any(disables_mail)) {
-        let next = "use `notify_down` or an alert; `smtp_alert_checker off` disables this warning";
-        let text = format!("`notification_email`: xvs sends no mail about real servers; {next}");
-        faults.warn(&mails.place, text);
-    }
     for (name, fifo) in
         [("notify_fifo", &mut globals.notify_fifo), ("lvs_notify_fifo", &mut globals.lvs_notify_fifo)]
     {
@@ -74,14 +140,21 @@ pub(super) fn check(globals: &mut Globals, block: &Block, faults: &mut Faults) {
     }
 }
 
-fn disables_mail(statement: &Block) -> bool {
-    match statement.keyword() {
-        "no_checker_emails" => true,
-        "smtp_alert_checker" => {
-            statement.arguments().first().is_some_and(|word| matches!(&**word, "off" | "false" | "no"))
+/// The settings of mails with their defaults, after the whole file was read. Without recipients there are none.
+pub(super) fn finish_mail(globals: &mut Globals, host: &str) {
+    globals.mail.take_if(|mail| mail.recipients.is_empty());
+    let Some(mail) = &mut globals.mail else { return };
+    let fill = |text: &mut String, default: &str| {
+        if text.is_empty() {
+            default.clone_into(text);
         }
-        _ => false,
-    }
+    };
+    fill(&mut mail.from, &format!("keepalived@{host}"));
+    fill(&mut mail.host, "127.0.0.1");
+    fill(&mut mail.helo, host);
+    fill(&mut mail.router_id, host);
+    mail.port = if mail.port == 0 { PORT } else { mail.port };
+    mail.timeout_seconds = if mail.timeout_seconds == 0 { TIMEOUT_SECONDS } else { mail.timeout_seconds };
 }
 
 #[cfg(test)]
@@ -111,21 +184,60 @@ mod tests {
         assert_eq!(globals(&["script_user", "enable_script_security perhaps"]), (Globals::default(), 2));
     }
 
+    /// The settings of these statements, as xvsd uses them, and the number of faults.
+    fn read_mail(lines: &[&str], recipients: &[&str]) -> (Option<MailSettings>, usize) {
+        let (mut globals, mut faults) = (Globals::default(), Faults::default());
+        let body = Some(recipients.iter().map(|line| statement(line)).collect());
+        apply(&mut globals, &Block { body, ..statement("notification_email") }, &mut faults);
+        lines.iter().for_each(|line| _ = apply(&mut globals, &statement(line), &mut faults));
+        finish_mail(&mut globals, "lb1");
+        (globals.mail, faults.0.len())
+    }
+
     #[test]
-    fn expected_mail_causes_a_warning_unless_it_is_disabled() {
-        let faults = |more: &str| {
-            let body = ["notification_email", more].map(statement).into();
-            let mut faults = Faults::default();
-            check(
-                &mut Globals::default(),
-                &Block { body: Some(body), ..statement("global_defs") },
-                &mut faults,
-            );
-            faults.0.len()
+    fn mails_go_to_the_recipients_by_the_server_of_the_file_or_that_of_this_machine() {
+        let recipients = ["ops@example.org", "noc@example.org"];
+        let want = MailSettings {
+            recipients: recipients.map(str::to_owned).into(),
+            from: "keepalived@lb1".to_owned(),
+            host: "127.0.0.1".to_owned(),
+            port: 25,
+            helo: "lb1".to_owned(),
+            timeout_seconds: 30,
+            router_id: "lb1".to_owned(),
         };
-        let disabled = ["no_checker_emails", "smtp_alert_checker off"];
-        assert_eq!(disabled.map(faults), [0, 0]);
-        assert_eq!(["smtp_alert", "smtp_alert_checker on"].map(faults), [1, 1]);
+        assert_eq!(read_mail(&[], &recipients), (Some(want.clone()), 0));
+        let lines = [
+            "notification_email_from lvs@example.org",
+            "smtp_server 192.0.2.25 2525",
+            "smtp_helo_name lb1.example.org",
+            "smtp_connect_timeout 5",
+            "router_id DIRECTOR",
+        ];
+        let other = MailSettings {
+            from: "lvs@example.org".to_owned(),
+            host: "192.0.2.25".to_owned(),
+            port: 2525,
+            helo: "lb1.example.org".to_owned(),
+            timeout_seconds: 5,
+            router_id: "DIRECTOR".to_owned(),
+            ..want
+        };
+        assert_eq!(read_mail(&lines, &recipients), (Some(other), 0));
+        assert_eq!(read_mail(&lines, &[]), (None, 0), "without recipients");
+        assert_eq!(read_mail(&[], &["root", "a@b@c", "<a@b>"]), (None, 3));
+        let wrong = ["smtp_server 192.0.2.25 port", "smtp_connect_timeout 0", "notification_email_from root"];
+        assert_eq!(read_mail(&wrong, &recipients).1, 3);
+    }
+
+    #[test]
+    fn the_switch_for_checks_decides_before_the_one_for_all_mails() {
+        let switch = |lines: &[&str]| globals(lines).0.smtp_alert;
+        assert_eq!(switch(&[]), None);
+        assert_eq!(switch(&["smtp_alert"]), Some(true));
+        assert_eq!(switch(&["smtp_alert", "smtp_alert_checker off"]), Some(false));
+        assert_eq!(switch(&["smtp_alert_checker off", "smtp_alert"]), Some(false));
+        assert_eq!(switch(&["no_checker_emails", "smtp_alert"]), Some(false));
     }
 
     #[test]

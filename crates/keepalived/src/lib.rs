@@ -104,6 +104,7 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
             _ => unused::outside(block, &mut faults),
         }
     }
+    globals::finish_mail(&mut globals, &host());
     // A loop reports a fault of its line in each round.
     faults.0.sort_by(|a, b| a.place.cmp(&b.place));
     faults.0.dedup();

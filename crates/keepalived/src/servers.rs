@@ -35,6 +35,7 @@ pub(super) struct Draft<'a> {
     inhibit: Option<bool>,
     notify_up: Option<Script>,
     notify_down: Option<Script>,
+    smtp_alert: Option<bool>,
     host: Option<String>,
     checkers: Vec<&'a Block>,
 }
@@ -55,6 +56,7 @@ impl<'a> Draft<'a> {
             inhibit: None,
             notify_up: None,
             notify_down: None,
+            smtp_alert: None,
             host: None,
             checkers: Vec::new(),
         };
@@ -88,8 +90,9 @@ impl<'a> Draft<'a> {
             "notify_up" => faults.script_once(block, &mut self.notify_up),
             "notify_down" => faults.script_once(block, &mut self.notify_down),
             "virtualhost" => set(&mut self.host, faults.argument(block).map(str::to_owned)),
-            // Only mail and SNMP use these.
-            "smtp_alert" | "snmp_name" => {}
+            "smtp_alert" => set(&mut self.smtp_alert, faults.switch(block)),
+            // Only SNMP uses it.
+            "snmp_name" => {}
             _ => return false,
         }
         true
@@ -136,6 +139,7 @@ impl<'a> Draft<'a> {
             inhibit_on_failure: self.inhibit.unwrap_or(settings.inhibit_on_failure),
             notify_up: self.notify_up,
             notify_down: self.notify_down,
+            smtp_alert: self.smtp_alert,
         }
     }
 }

@@ -74,6 +74,7 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
             .filter(|one| fits(&families, one.endpoint, one.options.method, &one.place, faults)),
         quorum_up: settings.quorum_up,
         quorum_down: settings.quorum_down,
+        smtp_alert: settings.smtp_alert,
         omega: settings.omega,
         ha_suspend: settings.ha_suspend,
         real_servers,

@@ -46,6 +46,7 @@ pub(super) struct Settings {
     pub(super) ha_suspend: bool,
     pub(super) host: Option<String>,
     slow_start_seconds: Option<u32>,
+    pub(super) smtp_alert: Option<bool>,
 }
 
 /// The default persistence timeout.
@@ -91,8 +92,9 @@ impl Settings {
             }
             "ha_suspend" => self.ha_suspend = true,
             "virtualhost" => set(&mut self.host, faults.argument(block).map(str::to_owned)),
-            // Only mail and SNMP use these.
-            "smtp_alert" | "snmp_name" => {}
+            "smtp_alert" => set(&mut self.smtp_alert, faults.switch(block)),
+            // Only SNMP uses it.
+            "snmp_name" => {}
             _ => return false,
         }
         true

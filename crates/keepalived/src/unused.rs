@@ -128,7 +128,6 @@ const IN_GLOBAL_DEFS: &[&str] = &[
     "json_version",
     "iproute_usr_dir",
     "iproute_etc_dir",
-    "router_id",
     "lvs_id",
     // VRRP and its interfaces.
     "default_interface",
@@ -144,18 +143,10 @@ const IN_GLOBAL_DEFS: &[&str] = &[
     "startup_script_timeout",
     "shutdown_script",
     "shutdown_script_timeout",
-    // Mails: `notification_email` causes the warning.
-    "notification_email",
-    "notification_email_from",
-    "smtp_server",
-    "smtp_helo_name",
-    "smtp_connect_timeout",
-    "smtp_connection_timeout",
-    "smtp_alert",
+    // Mails about VRRP.
     "smtp_alert_vrrp",
-    "smtp_alert_checker",
     "no_email_faults",
-    "no_checker_emails",
+    "email_faults",
     // xvs shows each failure, and checks a file before it reloads; an include of nothing is a warning.
     "checker_log_all_failures",
     "reload_check_config",
@@ -239,7 +230,7 @@ mod tests {
         }
         assert_eq!(about("net_namespaces x"), ["unknown keyword `net_namespaces`; it is left out"]);
         for line in
-            ["router_id lb1", "vrrp_garp_master_delay 1", "enable_snmp_checker", "umask 0x22", "lvs_id x"]
+            ["email_faults", "vrrp_garp_master_delay 1", "enable_snmp_checker", "umask 0x22", "lvs_id x"]
         {
             assert_eq!(about_global(line, false), [""; 0], "{line}");
         }

@@ -265,6 +265,7 @@ mod tests {
             inhibit_on_failure: false,
             notify_up: None,
             notify_down: None,
+            smtp_alert: None,
             checks: Vec::new(),
         }
     }

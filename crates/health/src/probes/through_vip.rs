@@ -170,6 +170,7 @@ mod tests {
             inhibit_on_failure: false,
             notify_up: None,
             notify_down: None,
+            smtp_alert: None,
             checks: Vec::new(),
         };
         let endpoints: Vec<_> = (1..).zip(answers).map(|(last, _)| vip(last)).collect();

@@ -1,4 +1,4 @@
-//! Notices: changes of status, for scripts, FIFOs, the event stream and the log.
+//! Notices: changes of status, for scripts, FIFOs, mails, the event stream and the log.
 //!
 //! Not here: the receivers and the times of notices (`notify.rs`).
 
@@ -6,7 +6,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use xvs_model::health_checks::check::{Check, Probe, Script, Timing};
-use xvs_model::health_checks::virtual_server::VirtualServer;
+use xvs_model::health_checks::virtual_server::{Globals, VirtualServer};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 
@@ -20,6 +20,14 @@ pub enum Status {
 }
 
 impl Status {
+    /// The status as keepalived names it.
+    fn as_named(self) -> &'static str {
+        match self {
+            Self::Up => "UP",
+            Self::Down => "DOWN",
+        }
+    }
+
     /// The status of a check before its first probe, if its real server is new (`alpha` in keepalived.conf).
     pub fn at_first(timing: &Timing) -> Self {
         (!timing.begins_down).into()
@@ -38,7 +46,7 @@ impl From<bool> for Status {
     }
 }
 
-/// A change of status, reported to scripts, FIFOs, the event stream and the log.
+/// A change of status, reported to scripts, FIFOs, mails, the event stream and the log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Notice {
     /// The virtual server.
@@ -63,26 +71,54 @@ impl Notice {
         if self.status == Status::Up { up.as_ref() } else { down.as_ref() }
     }
 
+    /// Whether the file wants a mail about it. Source: keepalived-behaviour, sections 2.3 and 2.4.
+    pub fn is_mailed(&self, globals: &Globals) -> bool {
+        let (own, default) = match self.server {
+            Some(server) => (self.virtual_server.real_servers[server].smtp_alert, true),
+            None => (self.virtual_server.smtp_alert, false),
+        };
+        own.or(globals.smtp_alert).unwrap_or(default)
+    }
+
     /// The line for FIFOs, without a line feed: `RS [10.1.0.1]:tcp:80 [10.0.0.1]:tcp:80 UP` or
     /// `VS [10.0.0.1]:tcp:80 DOWN`.
     ///
     /// Source: keepalived-behaviour, section 5.5.
     pub fn line(&self) -> String {
+        let (virtual_server, status) = (self.virtual_server_as_named(), self.status.as_named());
+        match self.server_as_named() {
+            Some(server) => format!("RS {server} {virtual_server} {status}"),
+            None => format!("VS {virtual_server} {status}"),
+        }
+    }
+
+    /// The subject of a mail, as that of keepalived:
+    /// `[LB1] Realserver [10.1.0.1]:tcp:80 of virtual server [10.0.0.1]:tcp:80 - UP`.
+    pub fn subject(&self, router_id: &str) -> String {
+        let (virtual_server, status) = (self.virtual_server_as_named(), self.status.as_named());
+        match self.server_as_named() {
+            Some(server) => {
+                format!("[{router_id}] Realserver {server} of virtual server {virtual_server} - {status}")
+            }
+            None => format!("[{router_id}] Virtualserver {virtual_server} - {status}"),
+        }
+    }
+
+    /// The real server as keepalived names it; `None`: the notice is about the quorum.
+    fn server_as_named(&self) -> Option<String> {
+        let server = &self.virtual_server.real_servers[self.server?];
+        Some(named_endpoint(server.endpoint, self.virtual_server.protocol()))
+    }
+
+    /// The virtual server as keepalived names it.
+    fn virtual_server_as_named(&self) -> String {
         let file = &self.virtual_server;
-        let status = if self.status == Status::Up { "UP" } else { "DOWN" };
-        let virtual_server = match (file.group(), file.services.first()) {
+        match (file.group(), file.services.first()) {
             (None, Some((ServiceKey::Mark { mark, .. }, _))) => format!("FWM {mark}"),
             (None, Some((ServiceKey::Address { endpoint, .. }, _))) => {
-                fifo_endpoint(*endpoint, file.protocol())
+                named_endpoint(*endpoint, file.protocol())
             }
             (group, _) => format!("[{}]:{}", group.unwrap_or_default(), file.ordinal),
-        };
-        match self.server {
-            Some(server) => {
-                let endpoint = file.real_servers[server].endpoint;
-                format!("RS {} {virtual_server} {status}", fifo_endpoint(endpoint, file.protocol()))
-            }
-            None => format!("VS {virtual_server} {status}"),
         }
     }
 }
@@ -102,8 +138,78 @@ impl fmt::Display for Notice {
     }
 }
 
-/// An endpoint in a line for FIFOs: `[10.0.0.1]:tcp:80`.
-fn fifo_endpoint(Endpoint { addr, port }: Endpoint, protocol: Option<Protocol>) -> String {
+/// An endpoint as keepalived names it: `[10.0.0.1]:tcp:80`.
+fn named_endpoint(Endpoint { addr, port }: Endpoint, protocol: Option<Protocol>) -> String {
     let protocol = protocol.map_or("none".to_owned(), |protocol| protocol.to_string().to_lowercase());
     format!("[{addr}]:{protocol}:{port}")
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_keepalived::read;
+
+    use crate::command::testing::Folder;
+    use crate::virtual_server::notice::*;
+
+    /// The first virtual server of a file with this one, and the settings of `global_defs`.
+    fn file(globals: &str, virtual_server: &str) -> (Arc<VirtualServer>, Globals) {
+        let folder = Folder::new();
+        let path = folder.path("keepalived.conf");
+        let text = format!("global_defs {{\n{globals}\n}}\n{virtual_server}\n");
+        std::fs::write(&path, text).unwrap();
+        let read = read(&path, "lb1").unwrap();
+        (Arc::new(read.virtual_servers[0].clone()), read.globals)
+    }
+
+    fn with_server(head: &str, more: &str) -> String {
+        format!(
+            "virtual_server_group web {{\n127.0.0.102 80\n127.0.0.103 80\n}}\n\
+             virtual_server {head} {{\nlvs_sched rr\nlvs_method NAT\n{more}\nreal_server 127.0.0.11 8001 {{\n}}\n}}"
+        )
+    }
+
+    /// From runs of keepalived 2.2.7 with these files.
+    #[test]
+    fn subjects_are_those_of_keepalived() {
+        for (head, protocol, of_server, of_quorum) in [
+            (
+                "127.0.0.100 80",
+                "protocol TCP",
+                "[LB1] Realserver [127.0.0.11]:tcp:8001 of virtual server [127.0.0.100]:tcp:80 - DOWN",
+                "[LB1] Virtualserver [127.0.0.100]:tcp:80 - UP",
+            ),
+            (
+                "fwmark 7",
+                "",
+                "[LB1] Realserver [127.0.0.11]:none:8001 of virtual server FWM 7 - DOWN",
+                "[LB1] Virtualserver FWM 7 - UP",
+            ),
+            (
+                "group web",
+                "protocol TCP",
+                "[LB1] Realserver [127.0.0.11]:tcp:8001 of virtual server [web]:0 - DOWN",
+                "[LB1] Virtualserver [web]:0 - UP",
+            ),
+        ] {
+            let (virtual_server, _) = file("", &with_server(head, protocol));
+            let server = Notice { virtual_server, server: Some(0), status: Status::Down };
+            let quorum = Notice { server: None, status: Status::Up, ..server.clone() };
+            assert_eq!([server.subject("LB1"), quorum.subject("LB1")], [of_server, of_quorum]);
+        }
+    }
+
+    #[test]
+    fn mails_are_about_real_servers_and_not_about_quorums_unless_the_file_says_otherwise() {
+        let mailed = |globals: &str, more: &str| {
+            let (virtual_server, globals) = file(globals, &with_server("127.0.0.100 80", more));
+            let server = Notice { virtual_server, server: Some(0), status: Status::Down };
+            let quorum = Notice { server: None, ..server.clone() };
+            [server.is_mailed(&globals), quorum.is_mailed(&globals)]
+        };
+        assert_eq!(mailed("", ""), [true, false]);
+        assert_eq!(mailed("", "smtp_alert"), [true, true]);
+        assert_eq!(mailed("smtp_alert", ""), [true, true]);
+        assert_eq!(mailed("smtp_alert_checker off", ""), [false, false]);
+        assert_eq!(mailed("smtp_alert_checker off", "smtp_alert"), [false, true]);
+    }
 }

@@ -2,4 +2,5 @@
 
 pub mod check;
 pub mod fault;
+pub mod mail;
 pub mod virtual_server;

@@ -11,6 +11,7 @@ use crate::config::service::ServiceOptions;
 use crate::config::timeouts::Timeouts;
 use crate::health_checks::check::{Check, Probe, Script};
 use crate::health_checks::fault::{Fault, Place, Severity};
+use crate::health_checks::mail::MailSettings;
 
 /// A real server of a virtual server.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,6 +28,8 @@ pub struct RealServer {
     pub notify_up: Option<Script>,
     /// Script that runs when it goes down.
     pub notify_down: Option<Script>,
+    /// Whether there are mails about it; `None`: as [`Globals::smtp_alert`] says, by default yes.
+    pub smtp_alert: Option<bool>,
     /// Its checks: it is up while all of them pass; without checks it is always up.
     pub checks: Vec<Check>,
 }
@@ -72,6 +75,8 @@ pub struct VirtualServer {
     pub quorum_up: Option<Script>,
     /// Script that runs when it loses the quorum.
     pub quorum_down: Option<Script>,
+    /// Whether there are mails about its quorum; `None`: as [`Globals::smtp_alert`] says, by default no.
+    pub smtp_alert: Option<bool>,
     /// Whether the scripts for a removal run when the daemon stops.
     pub omega: bool,
     /// Whether its checks are suspended while its address is not on this machine.
@@ -123,6 +128,10 @@ pub struct Globals {
     pub rs_init_notifies: bool,
     /// All services are deleted at the start.
     pub lvs_flush: bool,
+    /// Where mails go; `None`: none are sent.
+    pub mail: Option<MailSettings>,
+    /// Whether there are mails about virtual servers and real servers that do not say it themselves.
+    pub smtp_alert: Option<bool>,
 }
 
 /// A FIFO that state changes are written to.
