@@ -26,6 +26,7 @@ mod extensions;
 mod fleet;
 mod get;
 mod healthy;
+mod import;
 pub mod lab;
 mod manual;
 mod output;
@@ -63,6 +64,8 @@ enum Command {
     Stop(stop::Arguments),
     /// Find every fault of a rules file or a keepalived.conf, without a daemon
     Check(check::Arguments),
+    /// Print the keepalived.conf that does the same as another load balancer's configuration
+    Import(import::Arguments),
     /// Find faults of this machine, with or without xvsd, and the commands that correct them
     Doctor(doctor::Arguments),
     /// Record packets as received and as sent, with their verdicts, as pcapng or as lines
@@ -83,6 +86,7 @@ Exit codes:
   1  failed, or:
        `realserver status`: there are problems
        `check`: there are faults (--keepalived: 1 for warnings, 2 for errors or no such file)
+       `import`: lines are left out (2 for no such file)
        `plan`: there are differences
        `health`: a server is down, there is no quorum, or nothing is checked
        `drain`: connections are left
@@ -109,6 +113,7 @@ pub fn run(cli: Cli) -> ExitCode {
         Command::Capture(arguments) => capture::run(&arguments, &mut out),
         Command::Completion(arguments) => completion::run(&arguments, Cli::command(), &mut out),
         Command::Check(arguments) => check::run(&arguments, &mut out),
+        Command::Import(arguments) => import::run(&arguments, &mut out),
         Command::Manual(arguments) => manual::run(&arguments, Cli::command()),
         Command::Stop(arguments) => stop::run(&arguments, &mut out),
         Command::Drain(arguments) => {

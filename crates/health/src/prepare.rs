@@ -161,6 +161,14 @@ impl PreparedUrl {
     }
 }
 
+/// Why a check cannot request this URL, or cannot search for its pattern; `None`: it can.
+pub fn url_fault(url: &Url) -> Option<String> {
+    if let Err(error) = request_target(&url.path) {
+        return Some(format!("`{}` is not a path: {error}", url.path));
+    }
+    Search::new(url.pattern.clone()?).err().map(|error| error.to_string())
+}
+
 /// The request target of a path. Characters that it cannot carry are percent-encoded; `#` and the fragment after it are
 /// not sent (RFC 9110, section 7.1).
 fn request_target(path: &str) -> Result<Uri, InvalidUri> {

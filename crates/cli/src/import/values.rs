@@ -1,0 +1,71 @@
+//! The values of an ldirectord.cf: hosts with ports, words, quoted strings, forwarding methods.
+//!
+//! Pure. Source: the manual ldirectord(8) 4.12. Not here: look-ups of names (`virtual_server.rs`).
+
+/// `HOST:PORT` or `HOST`; an IPv6 address is in brackets.
+pub(super) struct HostAndPort<'a> {
+    pub(super) host: &'a str,
+    pub(super) port: Option<&'a str>,
+}
+
+impl<'a> HostAndPort<'a> {
+    pub(super) fn of(text: &'a str) -> Self {
+        let bracketed = text.strip_prefix('[').and_then(|rest| rest.split_once(']'));
+        if let Some((host, rest)) = bracketed {
+            let port = if rest.is_empty() { None } else { Some(rest.strip_prefix(':').unwrap_or(rest)) };
+            return Self { host, port };
+        }
+        match text.split_once(':') {
+            Some((host, port)) => Self { host, port: Some(port) },
+            None => Self { host: text, port: None },
+        }
+    }
+}
+
+/// A word of a line `real = …`.
+pub(super) struct Word {
+    pub(super) text: String,
+    pub(super) is_quoted: bool,
+}
+
+/// The words of a value, separated by blanks and commas. A string in double quotes is one word; `\"` in it is a quote.
+pub(super) fn words(value: &str) -> Result<Vec<Word>, String> {
+    let mut words = Vec::new();
+    let mut rest = value.trim_start_matches([' ', '\t', ',']);
+    while !rest.is_empty() {
+        let (text, after) = match rest.strip_prefix('"') {
+            None => rest.split_at(rest.find([' ', '\t', ',', '"']).unwrap_or(rest.len())),
+            Some(quoted) => {
+                let end = end_of_quoted(quoted).ok_or("a quoted string does not end; add a `\"`")?;
+                (&quoted[..end], &quoted[end + 1..])
+            }
+        };
+        let is_quoted = rest.starts_with('"');
+        let text = if is_quoted { text.replace("\\\"", "\"") } else { text.to_owned() };
+        words.push(Word { text, is_quoted });
+        rest = after.trim_start_matches([' ', '\t', ',']);
+    }
+    Ok(words)
+}
+
+/// The position of the first quote that has no backslash before it.
+fn end_of_quoted(text: &str) -> Option<usize> {
+    let quotes = text.match_indices('"').map(|(at, _)| at);
+    quotes.into_iter().find(|at| !text[..*at].ends_with('\\'))
+}
+
+/// A value without its double quotes.
+pub(super) fn unquoted(value: &str) -> String {
+    let inner = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    inner.map_or_else(|| value.to_owned(), |inner| inner.replace("\\\"", "\""))
+}
+
+/// A forwarding method in keepalived's terms.
+pub(super) fn method(word: &str) -> Result<&'static str, String> {
+    match word {
+        "gate" => Ok("DR"),
+        "masq" => Ok("NAT"),
+        "ipip" => Ok("TUN"),
+        _ => Err(format!("`{word}` is no forwarding method; write gate, masq or ipip")),
+    }
+}
