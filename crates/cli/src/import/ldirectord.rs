@@ -13,10 +13,10 @@ use xvs_sched::{ServiceKey, scheduler};
 
 use crate::import::checks::{CheckType, print_checks};
 use crate::import::lines::{Lines, Section, Setting};
-use crate::import::printer::{LeftOut, Page, quoted_command};
+use crate::import::printer::{LeftOut, Page, host, quoted_command};
 use crate::import::real_server::RealServer;
-use crate::import::values::{HostAndPort, method, unquoted};
-use crate::import::virtual_server::VirtualServer;
+use crate::import::values::{HostAndPort, mail_address, method, unquoted};
+use crate::import::virtual_server::{VirtualServer, last};
 
 /// What an import prints.
 pub(super) struct Imported {
@@ -32,7 +32,8 @@ pub(super) fn import(text: &str, name: &str, names: &dyn Resolver) -> Imported {
     let mut globals = Page::new(name);
     globals.comment(&format!("Made from {name}. To check it: xvs check --keepalived FILE"));
     let mut left_out = lines.left_out.clone();
-    left_out.extend(lines.globals.iter().filter_map(without_counterpart));
+    let others = lines.globals.iter().filter(|setting| !MAIL.contains(&setting.key.as_str()));
+    left_out.extend(others.filter_map(without_counterpart));
     left_out.sort_by_key(|left_out| left_out.line);
     for LeftOut { line, why } in left_out {
         globals.leave_out(line, why);
@@ -47,17 +48,45 @@ pub(super) fn import(text: &str, name: &str, names: &dyn Resolver) -> Imported {
             page.leave_out(section.head.line, format!("{why}, until then the virtual server is left out"));
         }
     }
-    let mut lines = page.text.lines().map(str::trim_start);
-    if lines.any(|line| line.starts_with("MISC_CHECK") || line.starts_with("quorum_up")) {
+    let mut printed = page.text.lines().map(str::trim_start);
+    let has_scripts = printed.any(|line| line.starts_with("MISC_CHECK") || line.starts_with("quorum_up"));
+    let recipients = last(&lines.globals, "emailalert");
+    if has_scripts || recipients.is_some() {
         globals.text.push('\n');
         globals.open("global_defs");
-        globals.comment("ldirectord runs scripts as root.");
-        globals.line("script_user root");
+        if has_scripts {
+            globals.comment("ldirectord runs scripts as root.");
+            globals.line("script_user root");
+        }
+        if let Some(recipients) = recipients {
+            print_mail(recipients, &lines.globals, &mut globals);
+        }
         globals.close();
     }
     let mut left_out = [globals.left_out, page.left_out].concat();
     left_out.sort_by_key(|left_out| left_out.line);
     Imported { text: globals.text + &page.text, left_out }
+}
+
+/// Prints who gets mails, from whom and by which server.
+fn print_mail(recipients: &Setting, globals: &[Setting], page: &mut Page) {
+    page.open("notification_email");
+    for recipient in unquoted(&recipients.value).split([',', ' ']).filter(|word| !word.is_empty()) {
+        if let Some(address) = page.accept(recipients.line, mail_address(recipient)) {
+            page.line(address);
+        }
+    }
+    page.close();
+    if let Some(from) = last(globals, "emailalertfrom")
+        && let Some(address) = page.accept(from.line, mail_address(&unquoted(&from.value)))
+    {
+        page.line(format!("notification_email_from {address}"));
+    }
+    if let Some(server) = last(globals, "smtp")
+        && let Some(name) = page.accept(server.line, host(&unquoted(&server.value)))
+    {
+        page.line(format!("smtp_server {name}"));
+    }
 }
 
 /// Prints a virtual server.
@@ -248,14 +277,17 @@ fn print_real_server(
     page.close();
 }
 
+/// The global settings of mails, which `global_defs` has too.
+const MAIL: [&str; 3] = ["emailalert", "emailalertfrom", "smtp"];
 /// The longest persistence timeout of a keepalived.conf: 31 days.
 const PERSISTENCE_SECONDS_MAX: u32 = 31 * 24 * 60 * 60;
 /// The reason why a setting is left out, if xvs has nothing that corresponds to it. Passwords are not repeated.
 fn without_counterpart(setting: &Setting) -> Option<LeftOut> {
     let why = match (setting.key.as_str(), setting.value.as_str()) {
-        ("emailalert" | "emailalertfreq" | "emailalertfrom" | "emailalertstatus" | "smtp", _) => {
-            "xvs does not send mails yet; use `notify_down`, or an alert on the metrics"
+        ("emailalert" | "smtp", _) => {
+            "xvs sends the mails of all virtual servers to the same recipients; write it outside of them"
         }
+        ("emailalertfreq" | "emailalertstatus", _) => "xvs sends one mail for each change; remove it",
         ("login" | "passwd" | "database" | "secret", _) => {
             "no check of xvs has it; for such a check, write a script for MISC_CHECK"
         }

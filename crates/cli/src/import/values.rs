@@ -69,3 +69,14 @@ pub(super) fn method(word: &str) -> Result<&'static str, String> {
         _ => Err(format!("`{word}` is no forwarding method; write gate, masq or ipip")),
     }
 }
+
+/// A mail address that needs no quotes.
+pub(super) fn mail_address(text: &str) -> Result<&str, String> {
+    let is_word = |part: &str| {
+        !part.is_empty() && part.chars().all(|char| char.is_ascii_alphanumeric() || "._-+".contains(char))
+    };
+    match text.split_once('@') {
+        Some((user, domain)) if text.len() <= 254 && is_word(user) && is_word(domain) => Ok(text),
+        _ => Err(format!("`{text}` is no mail address, such as ops@example.org; correct it")),
+    }
+}

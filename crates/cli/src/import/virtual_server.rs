@@ -170,6 +170,7 @@ fn is_unicast(addr: IpAddr) -> bool {
     }
 }
 
-fn last<'a>(settings: &'a [Setting], key: &str) -> Option<&'a Setting> {
+/// The last setting of this key, which is the one that counts.
+pub(super) fn last<'a>(settings: &'a [Setting], key: &str) -> Option<&'a Setting> {
     settings.iter().rfind(|setting| setting.key == key)
 }
