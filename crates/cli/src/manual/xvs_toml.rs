@@ -12,10 +12,11 @@ use super::SOURCE;
 const SECTIONS: [(&str, &str, &str); 4] = [
     ("DESCRIPTION", CONFIGURE, "xvs.toml"),
     ("SETTINGS", CONFIGURE, "Settings"),
-    ("WEIGHTS FROM LOAD", CONFIGURE, "Weights from load"),
+    ("WEIGHTS FROM LOAD", WEIGHTS, "Weights from load"),
     ("HEALTH CHECKS", HEALTH_CHECKS, "Run it"),
 ];
 const CONFIGURE: &str = include_str!("../../../../docs/configure.md");
+const WEIGHTS: &str = include_str!("../../../../docs/weights.md");
 const HEALTH_CHECKS: &str = include_str!("../../../../docs/health-checks.md");
 
 /// The page.
