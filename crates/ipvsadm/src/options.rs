@@ -222,7 +222,7 @@ const SERVICE: &[OptionEntry] = {
              default), while memory or the connection table is short, or always; -m and --fullnat; xvs only"),
         entry("", "slow-start", Required("SECONDS"), O::SlowStart, None,
             "How long a real server that returns or is added gets less than its share of new connections: from a tenth, \
-             growing linearly; 0, the default, is not at all, 86400 the most; xvs only"),
+             growing linearly; 0 to 86400; 0, the default: no slow start; xvs only"),
     ]
 };
 

@@ -234,7 +234,7 @@ impl Settings {
         }
         let scheduler = self.scheduler.as_deref().unwrap_or(DEFAULT_SCHEDULER);
         if self.slow_start_seconds.is_some() && xvs_sched::scheduler::full_share(scheduler).is_none() {
-            let text = format!("{scheduler} chooses by addresses and has no `slow_start`; it is left out");
+            let text = format!("{scheduler} has no `slow_start`, because addresses decide; it is left out");
             faults.warn_of(block, text);
             self.slow_start_seconds = None;
         }

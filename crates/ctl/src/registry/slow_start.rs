@@ -24,8 +24,12 @@ impl Registry {
         let Some(entry) = self.services.get_mut(&key) else { return };
         let now = self.changed_at;
         let length = Duration::from_secs(options.slow_start_seconds.unwrap_or(0).into());
-        let takes_any = entry.destinations.iter().any(DestinationEntry::takes_connections);
-        entry.serving_since = takes_any.then(|| entry.serving_since.unwrap_or(now));
+        let serves = entry.destinations.iter().any(DestinationEntry::takes_connections);
+        // All are new, or a sorry server gives way to the others.
+        let all_are_new =
+            !entry.destinations.iter().any(|dest| dest.took_connections && dest.takes_connections());
+        let before = entry.serving_since.filter(|_| !all_are_new);
+        entry.serving_since = serves.then(|| before.unwrap_or(now));
         let others_have_started = entry.serving_since.is_some_and(|since| since.until(now) >= length);
         for dest in &mut entry.destinations {
             let takes = dest.takes_connections();
@@ -38,6 +42,8 @@ impl Registry {
                 let (server, seconds) = (dest.endpoint, length.as_secs());
                 let text = format!("slow start of {server} in {key}: it gets its full share in {seconds} s");
                 self.slow_start_events.push(text);
+            } else {
+                dest.slow_start.iter_mut().for_each(|slow| slow.length = length);
             }
         }
         if entry.destinations.iter().any(|dest| dest.slow_start.is_some()) {

@@ -184,6 +184,11 @@ pub struct Member {
 }
 
 impl Member {
+    /// Whether it may be chosen.
+    fn is_usable(&self) -> bool {
+        !self.weight.is_quiescent() && !self.live.is_overloaded()
+    }
+
     /// The part of its share of new connections that it gets now, in percent; `None`: all of it.
     pub fn slow_start_percent(&self, now: Millis) -> Option<u32> {
         self.slow_start.as_ref().filter(|slow| !slow.is_over(now)).map(|slow| slow.percent(now))
@@ -215,7 +220,7 @@ impl Service {
 
     /// Whether any destination may be chosen.
     pub(crate) fn has_available(&self) -> bool {
-        self.members.iter().any(|member| !member.weight.is_quiescent() && !member.live.is_overloaded())
+        self.members.iter().any(Member::is_usable)
     }
 
     /// Chooses a destination for a worker and commits the scheduler's next state; `None` if no destination may be
@@ -227,15 +232,20 @@ impl Service {
         self.choose_among(&Seen { members: &self.members, worker, slow: None }, request)
     }
 
-    /// As [`Self::choose`], while a destination starts slowly. If only those are left that should wait, they do not.
+    /// As [`Self::choose`], while a destination starts slowly. If only such destinations are usable, they share all new
+    /// connections by the parts that they would get.
     #[cold]
     fn choose_slowly(&self, worker: usize, request: &Request) -> Option<&Member> {
         let now = Millis(request.now_millis);
-        self.members.iter().filter_map(|member| member.slow_start.as_ref()).for_each(|slow| slow.earn(now));
+        let usable = || self.members.iter().filter(|member| member.is_usable());
+        let starting = || usable().filter_map(|member| member.slow_start.as_ref());
+        let others = usable().any(|member| member.slow_start.is_none());
+        let all = if others { 1.0 } else { starting().map(|slow| slow.share(now)).sum() };
+        starting().for_each(|slow| slow.earn(slow.share(now) / all));
         let seen = Seen { members: &self.members, worker, slow: Some(now) };
-        let chosen = self
-            .choose_among(&seen, request)
-            .or_else(|| self.choose_among(&Seen { slow: None, ..seen }, request))?;
+        let chosen = self.choose_among(&seen, request);
+        let chosen = chosen
+            .or_else(|| usable().max_by_key(|member| member.slow_start.as_ref().map(SlowStart::credit)))?;
         chosen.slow_start.iter().for_each(SlowStart::pay);
         Some(chosen)
     }

@@ -15,7 +15,7 @@ use crate::clock::Millis;
 /// The slow start of one destination. A clone has the same credit.
 #[derive(Debug, Clone)]
 pub struct SlowStart {
-    /// Its begin.
+    /// When it began.
     pub since: Millis,
     /// Its length.
     pub length: Duration,
@@ -49,13 +49,23 @@ impl SlowStart {
 
     /// Whether the destination gets no new connection now.
     pub(crate) fn waits(&self, now: Millis) -> bool {
-        !self.is_over(now) && self.credit.load(Ordering::Relaxed) < CONNECTION
+        !self.is_over(now) && self.credit() < CONNECTION
     }
 
-    /// Earns the part of one new connection of the service.
-    pub(super) fn earn(&self, now: Millis) {
-        let part = (self.full_share * self.part(now) * CONNECTION as f64) as u64;
+    /// The part of the service's new connections that the destination gets now, beside others that have started.
+    pub(super) fn share(&self, now: Millis) -> f64 {
+        self.full_share * self.part(now)
+    }
+
+    /// Earns this part of one new connection of the service.
+    pub(super) fn earn(&self, part: f64) {
+        let part = (part * CONNECTION as f64) as u64;
         self.update(|credit| (credit + part).min(CREDIT_MAX));
+    }
+
+    /// What the destination has earned and not used.
+    pub(super) fn credit(&self) -> u64 {
+        self.credit.load(Ordering::Relaxed)
     }
 
     /// Pays for the new connection that the destination gets.
@@ -70,7 +80,7 @@ impl SlowStart {
 
     /// The same slow start with a credit of its own.
     pub(super) fn separate_copy(&self) -> Self {
-        let credit = AtomicU64::new(self.credit.load(Ordering::Relaxed));
+        let credit = AtomicU64::new(self.credit());
         Self { credit: Arc::new(credit), ..self.clone() }
     }
 }

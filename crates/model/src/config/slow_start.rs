@@ -8,7 +8,7 @@ use crate::config::service::ServiceOptions;
 /// The longest slow start, in seconds: a day.
 pub const SLOW_START_MAX_SECONDS: u32 = 86_400;
 
-/// Refuses a slow start that is too long, or whose scheduler chooses by addresses.
+/// Refuses a slow start that is too long, or whose scheduler has none.
 ///
 /// # Errors
 /// The reason and the next step.
@@ -22,7 +22,7 @@ pub(super) fn check(key: &ServiceKey, options: &ServiceOptions) -> Result<(), Co
         _ => Err(CommandError::NotSupported {
             object: format!("service {key}"),
             what: format!(
-                "--slow-start with scheduler {}, which chooses by addresses, is",
+                "--slow-start with scheduler {}, which does not share connections, is",
                 options.scheduler
             ),
             next: "leave it out, or take another scheduler, such as wlc".to_owned(),
