@@ -1,42 +1,50 @@
 //! Mails about changes of status, to the recipients of a keepalived.conf.
 //!
 //! A mail waits in a bounded queue; one task delivers them in order, by TLS if the server offers it. A delivery that
-//! fails is tried again, after longer and longer pauses. After sixty mails in an hour the next changes wait and go out
-//! in one mail. Only this task waits for a mail server: a full queue leaves mails out, and the next mail says how many.
-//! Without recipients there is no task. Not here: which changes are mailed, and their subjects
+//! fails is tried again, after longer and longer pauses, for a day. After sixty mails in an hour the next changes wait
+//! and go out in one mail. Only this task waits for a mail server: a full queue drops the oldest mail, and the next one
+//! says how many. Without recipients there is no task. Not here: which changes are mailed, and their subjects
 //! (`virtual_server/notice.rs`).
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use lettre::address::Envelope;
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::transport::smtp::client::{CertificateStore, Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use xvs_model::health_checks::mail::MailSettings;
 
 /// A mail that is not addressed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Letter {
+    /// When the change happened.
+    pub(super) at: SystemTime,
     /// The subject.
     pub(super) subject: String,
     /// The text.
     pub(super) text: String,
 }
 
+impl Letter {
+    /// A mail about a change that happens now.
+    pub(super) fn now(subject: String, text: String) -> Self {
+        Self { at: SystemTime::now(), subject, text }
+    }
+}
+
 /// The queue of mails and the task that delivers them. Lives on the health runtime.
 #[derive(Debug)]
 pub(super) struct Mailer {
     settings: MailSettings,
-    queue: mpsc::Sender<Letter>,
-    /// The number of mails that were left out since the last one that was delivered.
-    left_out: Arc<AtomicUsize>,
+    pace: Pace,
+    queue: Arc<Queue>,
     task: JoinHandle<()>,
 }
 
@@ -44,17 +52,15 @@ impl Mailer {
     /// Starts the task.
     ///
     /// # Errors
-    /// An address or the server's name cannot be used; names it.
+    /// No recipient, or the sender or the server's name, cannot be used; names it.
     pub(super) fn start(settings: &MailSettings) -> Result<Self, String> {
-        Self::with_pace(settings, PACE)
+        Self::with(settings, PACE, Arc::default())
     }
 
-    fn with_pace(settings: &MailSettings, pace: Pace) -> Result<Self, String> {
+    fn with(settings: &MailSettings, pace: Pace, queue: Arc<Queue>) -> Result<Self, String> {
         let post = Post::new(settings)?;
-        let (queue, letters) = mpsc::channel(QUEUE_MAX);
-        let left_out = Arc::new(AtomicUsize::new(0));
-        let task = tokio::spawn(deliver_all(post, pace, letters, left_out.clone()));
-        Ok(Self { settings: settings.clone(), queue, left_out, task })
+        let task = tokio::spawn(deliver_all(post, pace, queue.clone()));
+        Ok(Self { settings: settings.clone(), pace, queue, task })
     }
 
     /// Whether it delivers by these settings.
@@ -62,57 +68,132 @@ impl Mailer {
         self.settings == *settings
     }
 
-    /// Queues a mail. With a full queue it is left out.
-    pub(super) fn send(&self, letter: Letter) {
-        if self.queue.try_send(letter).is_err() && self.left_out.fetch_add(1, Ordering::Relaxed) == 0 {
-            tracing::error!("mails: {QUEUE_MAX} wait for {}; more are left out", self.settings.host);
-        }
+    /// The mailer with other settings, also for the mails that wait.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub(super) fn with_settings(self, settings: &MailSettings) -> Result<Self, String> {
+        self.task.abort();
+        Self::with(settings, self.pace, self.queue.clone())
     }
 
-    /// Delivers the mails that wait, at most until the deadline.
-    pub(super) async fn finish(self, deadline: Instant) {
-        drop(self.queue);
-        let mut task = self.task;
-        if timeout_at(deadline, &mut task).await.is_err() {
-            tracing::error!("mails that wait for {} are left out", self.settings.host);
-            task.abort();
+    /// Queues a mail. With a full queue the oldest one is dropped.
+    pub(super) fn send(&self, letter: Letter) {
+        let mut waiting = self.queue.lock();
+        waiting.letters.push_back(letter);
+        if waiting.letters.len() > QUEUE_MAX {
+            waiting.letters.pop_front();
+            waiting.dropped += 1;
+            if waiting.dropped == 1 {
+                tracing::error!("{QUEUE_MAX} mails wait for {}; the oldest are dropped", self.settings.host);
+            }
+        }
+        drop(waiting);
+        self.queue.added.notify_one();
+    }
+
+    /// Waits until no mail waits, at most until the deadline.
+    pub(super) async fn finish(mut self, deadline: Instant) {
+        let delivered = async {
+            while !self.queue.lock().letters.is_empty() {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let may_send = self.queue.lock().next_window(self.pace).is_none();
+        if !may_send || timeout_at(deadline, delivered).await.is_err() {
+            let number = self.queue.lock().letters.len();
+            tracing::error!("{number} mails that wait for {} are dropped", self.settings.host);
+        }
+        self.task.abort();
+        let _ = (&mut self.task).await;
+    }
+}
+
+impl Drop for Mailer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// The mails that wait. The first stays in it until it is delivered.
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: Mutex<Waiting>,
+    added: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    letters: VecDeque<Letter>,
+    /// The mails that were dropped since the last delivery.
+    dropped: usize,
+    /// The times of the last deliveries, at most [`Pace::mails`].
+    sent: VecDeque<Instant>,
+}
+
+impl Queue {
+    /// A panic of another thread leaves the queue consistent, so poisoning is ignored.
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next mail to deliver and the number of mails that it stands for.
+    async fn next(&self, pace: Pace, router_id: &str) -> (Letter, usize) {
+        while self.lock().letters.is_empty() {
+            self.added.notified().await;
+        }
+        let opens = self.lock().next_window(pace);
+        let Some(opens) = opens else { return (self.lock().letters[0].clone(), 1) };
+        sleep_until(opens).await;
+        let waiting = self.lock();
+        (summary(router_id, &waiting.letters), waiting.letters.len())
+    }
+}
+
+impl Waiting {
+    /// When the next mail may be sent; `None`: now.
+    fn next_window(&self, pace: Pace) -> Option<Instant> {
+        let first = *self.sent.front().filter(|_| self.sent.len() >= pace.mails)?;
+        Some(first + pace.window).filter(|opens| *opens > Instant::now())
+    }
+
+    /// Removes the mails that one delivery has told.
+    fn told(&mut self, number: usize, dropped: usize, pace: Pace) {
+        // Those that were dropped meanwhile were the oldest.
+        let number = number.saturating_sub(self.dropped - dropped).min(self.letters.len());
+        self.letters.drain(..number);
+        self.dropped -= dropped;
+        self.sent.push_back(Instant::now());
+        while self.sent.len() > pace.mails {
+            self.sent.pop_front();
         }
     }
 }
 
-/// Delivers mails until the queue is closed and empty.
-async fn deliver_all(
-    post: Post,
-    pace: Pace,
-    mut letters: mpsc::Receiver<Letter>,
-    left_out: Arc<AtomicUsize>,
-) {
-    let mut delivered: VecDeque<Instant> = VecDeque::new();
-    while let Some(mut letter) = letters.recv().await {
-        while delivered.front().is_some_and(|at| at.elapsed() >= pace.window) {
-            delivered.pop_front();
+/// Delivers mails, one after the other, until it is ended.
+async fn deliver_all(post: Post, pace: Pace, queue: Arc<Queue>) {
+    loop {
+        let (mut letter, number) = queue.next(pace, &post.router_id).await;
+        let dropped = queue.lock().dropped;
+        if dropped > 0 {
+            letter.text += &format!("\n{dropped} mails were dropped, because too many waited.\n");
         }
-        if delivered.len() >= pace.mails {
-            sleep_until(delivered[0] + pace.window).await;
-            letter = summary(&post.router_id, letter, &mut letters);
-        }
-        let missing = left_out.swap(0, Ordering::Relaxed);
-        if missing > 0 {
-            letter.text += &format!("\n{missing} mails before this one were left out: too many waited.\n");
-        }
-        post.deliver(&letter, pace.first_pause).await;
-        delivered.push_back(Instant::now());
+        post.deliver(&letter, pace).await;
+        queue.lock().told(number, dropped, pace);
     }
 }
 
 /// One mail for all that wait.
-fn summary(router_id: &str, first: Letter, letters: &mut mpsc::Receiver<Letter>) -> Letter {
-    let mut subjects = vec![first.subject];
-    while let Ok(next) = letters.try_recv() {
-        subjects.push(next.subject);
+fn summary(router_id: &str, letters: &VecDeque<Letter>) -> Letter {
+    let Some(first) = letters.front().filter(|_| letters.len() > 1) else { return letters[0].clone() };
+    let line =
+        |letter: &Letter| format!("{}  {}\n", humantime::format_rfc3339_seconds(letter.at), letter.subject);
+    let lines: String = letters.iter().map(line).collect();
+    Letter {
+        at: first.at,
+        subject: format!("[{router_id}] {} changes", letters.len()),
+        text: format!("After many mails in an hour these changes waited:\n\n{lines}"),
     }
-    let text = format!("After many mails in an hour these changes waited:\n\n{}\n", subjects.join("\n"));
-    Letter { subject: format!("[{router_id}] {} changes", subjects.len()), text }
 }
 
 /// The mail server, and the addresses of all mails.
@@ -131,6 +212,8 @@ impl Post {
             let read = text.parse::<Mailbox>();
             read.map_err(|error| format!("mail address `{text}`: {error}; correct it in the keepalived.conf"))
         };
+        let refused = |why: &String| tracing::error!("no mails to this recipient: {why}");
+        let usable = recipients.iter().map(mailbox).filter_map(|read| read.inspect_err(refused).ok());
         // Anybody can offer TLS to a client that would also send in clear, so certificates are not examined.
         let tls = TlsParameters::builder(host.clone()).certificate_store(CertificateStore::None);
         let tls = tls.dangerous_accept_invalid_certs(true).dangerous_accept_invalid_hostnames(true).build();
@@ -143,37 +226,82 @@ impl Post {
             .build();
         Ok(Self {
             from: mailbox(from)?,
-            recipients: recipients.iter().map(mailbox).collect::<Result<_, _>>()?,
+            recipients: usable.collect(),
             router_id: router_id.clone(),
             server: format!("{host}:{port}"),
             transport,
         })
     }
 
-    /// Delivers a mail, however long it takes. One that the server refuses for good is left out.
-    async fn deliver(&self, Letter { subject, text }: &Letter, first_pause: Duration) {
-        let message = self.recipients.iter().fold(Message::builder(), |builder, to| builder.to(to.clone()));
-        let message = message.from(self.from.clone()).subject(subject.clone());
-        let message = match message.header(ContentType::TEXT_PLAIN).body(text.clone()) {
+    /// Delivers a mail to each recipient for itself, because a server refuses a mail for all if it refuses one. Drops
+    /// it for those who are refused for good, and for the others after a day.
+    async fn deliver(&self, letter: &Letter, pace: Pace) {
+        let Letter { subject, .. } = letter;
+        let message = match self.message(letter) {
             Ok(message) => message,
-            Err(error) => return tracing::error!("mail «{subject}» is left out: {error}"),
+            Err(error) => return tracing::error!("mail «{subject}» is dropped: {error}"),
         };
-        let mut pause = first_pause;
+        let end = Instant::now() + pace.give_up;
+        let mut pause = pace.first_pause;
         let mut reason = String::new();
-        while let Err(error) = self.transport.send(message.clone()).await {
-            if error.is_permanent() {
-                return tracing::error!("mail «{subject}» is left out: {} refuses it: {error}", self.server);
+        let mut missing: Vec<_> = self.recipients.iter().collect();
+        loop {
+            let mut later = Vec::new();
+            for recipient in missing {
+                match self.attempt(recipient, &message, pace).await {
+                    Ok(()) => {}
+                    Err(Failure::ForGood(why)) => {
+                        let server = &self.server;
+                        tracing::error!(
+                            "mail «{subject}» to {recipient} is dropped: {server} refuses it: {why}"
+                        );
+                    }
+                    Err(Failure::ForNow(why)) => {
+                        // A reason is logged once, however often the delivery is tried.
+                        if why != reason {
+                            let server = &self.server;
+                            tracing::warn!("mail «{subject}» waits for {server}: {why}; it is tried again");
+                            reason = why;
+                        }
+                        later.push(recipient);
+                    }
+                }
             }
-            // A reason is logged once, however often the delivery is tried.
-            let former = std::mem::replace(&mut reason, error.to_string());
-            if reason != former {
-                tracing::warn!("mail «{subject}» waits for {}: {reason}; it is tried again", self.server);
+            if later.is_empty() {
+                return;
             }
+            if Instant::now() >= end {
+                return tracing::error!("mail «{subject}» is dropped: {}: {reason}", self.server);
+            }
+            missing = later;
             sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
-        tracing::debug!("mail «{subject}» is delivered to {}", self.server);
     }
+
+    fn message(&self, Letter { at, subject, text }: &Letter) -> Result<Vec<u8>, lettre::error::Error> {
+        let message = self.recipients.iter().fold(Message::builder(), |builder, to| builder.to(to.clone()));
+        let message = message.from(self.from.clone()).date(*at).message_id(None).subject(subject.clone());
+        Ok(message.header(ContentType::TEXT_PLAIN).body(text.clone())?.formatted())
+    }
+
+    async fn attempt(&self, recipient: &Mailbox, message: &[u8], pace: Pace) -> Result<(), Failure> {
+        let envelope = Envelope::new(Some(self.from.email.clone()), vec![recipient.email.clone()]);
+        let envelope = envelope.map_err(|error| Failure::ForGood(error.to_string()))?;
+        match timeout(pace.attempt, self.transport.send_raw(&envelope, message)).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) if error.is_permanent() => Err(Failure::ForGood(error.to_string())),
+            Ok(Err(error)) => Err(Failure::ForNow(error.to_string())),
+            Err(_) => Err(Failure::ForNow(format!("no end within {:?}", pace.attempt))),
+        }
+    }
+}
+
+/// Why a mail was not delivered to a recipient.
+enum Failure {
+    /// It is not tried again.
+    ForGood(String),
+    ForNow(String),
 }
 
 /// The number of mails that may wait.
@@ -187,12 +315,21 @@ struct Pace {
     /// The number of mails in a window; later changes share one.
     mails: usize,
     window: Duration,
-    /// The pause after the first failed delivery of a mail; each later one is twice as long.
+    /// The time that one attempt may take.
+    attempt: Duration,
+    /// The pause after the first failed attempt; each later one is twice as long.
     first_pause: Duration,
+    /// The time after which a mail is dropped.
+    give_up: Duration,
 }
 
-const PACE: Pace =
-    Pace { mails: 60, window: Duration::from_secs(60 * 60), first_pause: Duration::from_secs(5) };
+const PACE: Pace = Pace {
+    mails: 60,
+    window: Duration::from_secs(60 * 60),
+    attempt: Duration::from_secs(5 * 60),
+    first_pause: Duration::from_secs(5),
+    give_up: Duration::from_secs(24 * 60 * 60),
+};
 
 #[cfg(test)]
 mod tests {
@@ -204,6 +341,7 @@ mod tests {
 
     /// A pace without waits that matter.
     const FAST: Pace = Pace { first_pause: Duration::from_millis(20), ..PACE };
+    const OPS: &str = "ops@example.org";
 
     /// The text of a mail, with its header, as the server reads it.
     async fn receive(stream: TcpStream, refused: &str) -> Option<String> {
@@ -214,6 +352,7 @@ mod tests {
             let mut line = String::new();
             stream.read_line(&mut line).await.ok().filter(|length| *length > 0)?;
             let answer = match line.split_whitespace().next().unwrap_or_default() {
+                "RCPT" if !refused.is_empty() && line.contains(refused) => "550 nobody of this name\r\n",
                 "DATA" => {
                     stream.write_all(b"354 go on\r\n").await.ok()?;
                     while !mail.ends_with("\r\n.\r\n") {
@@ -244,7 +383,7 @@ mod tests {
 
     fn settings(port: u16) -> MailSettings {
         MailSettings {
-            recipients: vec!["ops@example.org".to_owned(), "noc@example.org".to_owned()],
+            recipients: vec![OPS.to_owned()],
             from: "lvs@example.org".to_owned(),
             host: "127.0.0.1".to_owned(),
             port,
@@ -255,7 +394,11 @@ mod tests {
     }
 
     fn letter(number: usize) -> Letter {
-        Letter { subject: format!("[LB1] change {number}"), text: format!("It is change {number}.\n") }
+        Letter {
+            at: SystemTime::UNIX_EPOCH + Duration::from_secs(number as u64),
+            subject: format!("[LB1] change {number}"),
+            text: format!("It is change {number}.\n"),
+        }
     }
 
     async fn server() -> (TcpListener, u16) {
@@ -269,14 +412,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mail_goes_to_all_recipients_with_its_subject_and_text() {
+    async fn a_mail_has_the_addresses_subject_text_and_time_of_its_change() {
         let (server, port) = server().await;
-        let mailer = Mailer::with_pace(&settings(port), FAST).unwrap();
+        let mailer = Mailer::with(&settings(port), FAST, Arc::default()).unwrap();
         mailer.send(letter(1));
         let mail = next(&server, "").await;
         let lines = [
             "From: lvs@example.org",
-            "To: ops@example.org, noc@example.org",
+            "To: ops@example.org",
+            "Date: Thu, 01 Jan 1970 00:00:01 +0000",
             "Subject: [LB1] change 1",
             "It is change 1.",
         ];
@@ -285,9 +429,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_mail_that_the_server_refuses_for_good_is_left_out_and_the_next_one_is_delivered() {
+    async fn a_recipient_whom_the_server_refuses_keeps_no_mail_from_the_others() {
         let (server, port) = server().await;
-        let mailer = Mailer::with_pace(&settings(port), FAST).unwrap();
+        let recipients = vec!["gone@example.org".to_owned(), "a..b@example.org".to_owned(), OPS.to_owned()];
+        let settings = MailSettings { recipients, ..settings(port) };
+        let mailer = Mailer::with(&settings, FAST, Arc::default()).unwrap();
+        mailer.send(letter(1));
+        let mail = next(&server, "<gone@example.org>").await;
+        assert!(has_lines(&mail, &["To: gone@example.org, ops@example.org"]), "{mail}");
+    }
+
+    #[tokio::test]
+    async fn a_mail_that_the_server_refuses_for_good_is_dropped_and_the_next_one_is_delivered() {
+        let (server, port) = server().await;
+        let mailer = Mailer::with(&settings(port), FAST, Arc::default()).unwrap();
         mailer.send(letter(1));
         mailer.send(letter(2));
         let mail = next(&server, "change 1").await;
@@ -298,7 +453,7 @@ mod tests {
     async fn a_mail_waits_for_a_server_that_is_away_or_hangs_up() {
         let (server, port) = server().await;
         drop(server);
-        let mailer = Mailer::with_pace(&settings(port), FAST).unwrap();
+        let mailer = Mailer::with(&settings(port), FAST, Arc::default()).unwrap();
         mailer.send(letter(1));
         tokio::time::sleep(Duration::from_millis(100)).await;
         let server = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
@@ -308,34 +463,65 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_mail_is_tried_again_when_the_server_says_nothing() {
+        let (server, port) = server().await;
+        let pace = Pace { attempt: Duration::from_millis(100), ..FAST };
+        let mailer = Mailer::with(&settings(port), pace, Arc::default()).unwrap();
+        mailer.send(letter(1));
+        let silent = server.accept().await.unwrap();
+        let mail = next(&server, "").await;
+        assert!(has_lines(&mail, &["Subject: [LB1] change 1"]), "{mail}");
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn mails_that_wait_go_to_the_server_of_new_settings() {
+        let (gone, port) = server().await;
+        drop(gone);
+        let mailer = Mailer::with(&settings(port), FAST, Arc::default()).unwrap();
+        mailer.send(letter(1));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let (server, port) = server().await;
+        let mailer = mailer.with_settings(&settings(port)).unwrap();
+        let mail = next(&server, "").await;
+        assert!(has_lines(&mail, &["Subject: [LB1] change 1"]), "{mail}");
+        mailer.finish(in_time()).await;
+    }
+
+    #[tokio::test]
     async fn after_many_mails_in_a_window_the_next_changes_share_one() {
         let (server, port) = server().await;
         let pace = Pace { mails: 2, window: Duration::from_secs(1), ..FAST };
-        let mailer = Mailer::with_pace(&settings(port), pace).unwrap();
+        let mailer = Mailer::with(&settings(port), pace, Arc::default()).unwrap();
         (1..=5).for_each(|number| mailer.send(letter(number)));
         for number in [1, 2] {
             let mail = next(&server, "").await;
             assert!(has_lines(&mail, &[&format!("Subject: [LB1] change {number}")]), "{mail}");
         }
         let mail = next(&server, "").await;
-        let lines = ["Subject: [LB1] 3 changes", "[LB1] change 3", "[LB1] change 4", "[LB1] change 5"];
+        let lines = [
+            "Subject: [LB1] 3 changes",
+            "1970-01-01T00:00:03Z  [LB1] change 3",
+            "1970-01-01T00:00:05Z  [LB1] change 5",
+        ];
         assert!(has_lines(&mail, &lines), "{mail}");
     }
 
     #[tokio::test]
-    async fn a_full_queue_leaves_mails_out_and_the_next_mail_says_how_many() {
+    async fn a_full_queue_drops_the_oldest_mails_and_the_next_mail_says_how_many() {
         let (server, port) = server().await;
-        let mailer = Mailer::with_pace(&settings(port), FAST).unwrap();
+        let mailer = Mailer::with(&settings(port), FAST, Arc::default()).unwrap();
         // The task does not run before this test waits.
         (0..QUEUE_MAX + 3).for_each(|number| mailer.send(letter(number)));
         let mail = next(&server, "").await;
-        assert!(has_lines(&mail, &["3 mails before this one were left out: too many waited."]), "{mail}");
+        let lines = ["Subject: [LB1] change 3", "3 mails were dropped, because too many waited."];
+        assert!(has_lines(&mail, &lines), "{mail}");
     }
 
     #[tokio::test]
     async fn a_server_that_hangs_does_not_delay_the_end() {
         let (server, port) = server().await;
-        let mailer = Mailer::with_pace(&settings(port), FAST).unwrap();
+        let mailer = Mailer::with(&settings(port), FAST, Arc::default()).unwrap();
         mailer.send(letter(1));
         let hanging = server.accept().await.unwrap();
         mailer.finish(Instant::now() + Duration::from_millis(50)).await;

@@ -58,7 +58,7 @@ impl Notifier {
             globals: globals.clone(),
             queues: HashMap::new(),
             running: Arc::new(Semaphore::new(RUNNING_MAX)),
-            mailer: mailer(globals),
+            mailer: usable(globals.mail.as_ref().map(Mailer::start).transpose()).flatten(),
             workers: JoinSet::new(),
         }
     }
@@ -71,12 +71,11 @@ impl Notifier {
             }
             self.fifos = open_fifos(globals.clone()).await;
         }
-        let is_kept =
-            self.mailer.as_ref().zip(globals.mail.as_ref()).is_some_and(|(mailer, mail)| mailer.is_of(mail));
-        if !is_kept {
-            // Its mails are delivered before it ends.
-            self.mailer = mailer(globals);
-        }
+        self.mailer = match (self.mailer.take(), &globals.mail) {
+            (Some(mailer), Some(mail)) if mailer.is_of(mail) => Some(mailer),
+            (Some(mailer), Some(mail)) => usable(mailer.with_settings(mail)),
+            (_, mail) => usable(mail.as_ref().map(Mailer::start).transpose()).flatten(),
+        };
         self.globals = globals.clone();
         self.queues.retain(|_, queue| Arc::strong_count(queue) > 1);
     }
@@ -92,7 +91,7 @@ impl Notifier {
             && notice.is_mailed(&self.globals)
         {
             let subject = notice.subject(&settings.router_id);
-            mailer.send(Letter { subject, text: format!("{text}\n") });
+            mailer.send(Letter::now(subject, format!("{text}\n")));
         }
     }
 
@@ -130,10 +129,9 @@ impl Notifier {
     }
 }
 
-/// The mailer of a configuration. One that cannot start is logged and left out.
-fn mailer(globals: &Globals) -> Option<Mailer> {
-    let settings = globals.mail.as_ref()?;
-    Mailer::start(settings).map_err(|why| tracing::error!("no mails are sent: {why}")).ok()
+/// A mailer that could start; the reason of another is logged.
+fn usable<T>(mailer: Result<T, String>) -> Option<T> {
+    mailer.map_err(|why| tracing::error!("no mails are sent: {why}")).ok()
 }
 
 /// What the FIFOs and their readers depend on.

@@ -54,14 +54,14 @@ fn apply_mail(globals: &mut Globals, block: &Block, faults: &mut Faults) -> bool
                 for other in others {
                     faults.warn(
                         &line.place,
-                        format!("`{other}` is no mail address, such as ops@example.org; it is left out"),
+                        format!("`{other}` is not a mail address, such as ops@example.org; it is left out"),
                     );
                 }
             }
         }
         "notification_email_from" => match faults.argument(block) {
             Some(from) if is_mail_address(from) => from.clone_into(&mut mail(globals).from),
-            Some(_) => faults.refuse(block, "no mail address, such as ops@example.org"),
+            Some(_) => faults.refuse(block, "not a mail address, such as ops@example.org"),
             None => {}
         },
         "smtp_server" => {
@@ -105,13 +105,19 @@ const PORT: u16 = 25;
 /// The default time for each step of a delivery.
 const TIMEOUT_SECONDS: u32 = 30;
 
-/// Whether a text is a name, `@` and a host or domain.
+/// Whether a text is a mail address without quotes: words and a domain, each divided by dots (RFC 5322, dot-atom).
 fn is_mail_address(text: &str) -> bool {
-    let is_word = |part: &str| {
-        !part.is_empty() && part.chars().all(|char| char.is_ascii_graphic() && !"<>,;\"".contains(char))
+    let is_word = |word: &str| {
+        !word.is_empty()
+            && word.chars().all(|char| char.is_ascii_alphanumeric() || "!#%&'*+-/=?^_`{|}~".contains(char))
     };
-    text.split_once('@')
-        .is_some_and(|(user, domain)| is_word(user) && is_word(domain) && !domain.contains('@'))
+    let is_label = |label: &str| {
+        !label.is_empty() && label.chars().all(|char| char.is_ascii_alphanumeric() || char == '-')
+    };
+    text.len() <= 254
+        && text.split_once('@').is_some_and(|(user, domain)| {
+            user.len() <= 64 && user.split('.').all(is_word) && domain.split('.').all(is_label)
+        })
 }
 
 /// The FIFO that a keyword configures.
@@ -225,7 +231,7 @@ mod tests {
         };
         assert_eq!(read_mail(&lines, &recipients), (Some(other), 0));
         assert_eq!(read_mail(&lines, &[]), (None, 0), "without recipients");
-        assert_eq!(read_mail(&[], &["root", "a@b@c", "<a@b>"]), (None, 3));
+        assert_eq!(read_mail(&[], &["root", "a@b@c", "<a@b>", "a..b@c", "a@[192.0.2.1]", "a@b."]), (None, 6));
         let wrong = ["smtp_server 192.0.2.25 port", "smtp_connect_timeout 0", "notification_email_from root"];
         assert_eq!(read_mail(&wrong, &recipients).1, 3);
     }
