@@ -138,6 +138,18 @@ fn a_server_that_starts_slowly_takes_all_connections_if_no_other_can() {
 }
 
 #[test]
+fn ovf_sends_a_server_that_starts_slowly_what_the_others_have_no_room_for_and_nothing_beyond_its_own() {
+    let mut cluster = cluster("ovf", LENGTH);
+    // A server of weight 1 takes two connections.
+    connect(&mut cluster, 1000..1004);
+    add(&mut cluster, 3);
+    connect(&mut cluster, 1004..1006);
+    assert_eq!([1, 2, 3].map(|number| carries(&mut cluster, number)), [2; 3]);
+    let syn = Datagram::new(Transport::Tcp(SYN), at(CLIENT, 1006), at(VIP, 80));
+    assert_eq!(cluster.from_client(&syn).verdict, "drop no_destination");
+}
+
+#[test]
 fn servers_that_all_start_slowly_share_the_connections_by_their_parts() {
     for scheduler in ["wlc", "rr"] {
         let mut cluster = cluster(scheduler, LENGTH);

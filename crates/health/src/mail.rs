@@ -102,7 +102,9 @@ impl Mailer {
         let may_send = self.queue.lock().next_window(self.pace).is_none();
         if !may_send || timeout_at(deadline, delivered).await.is_err() {
             let number = self.queue.lock().letters.len();
-            tracing::error!("{number} mails that wait for {} are dropped", self.settings.host);
+            if number > 0 {
+                tracing::error!("{number} mails that wait for {} are dropped", self.settings.host);
+            }
         }
         self.task.abort();
         let _ = (&mut self.task).await;
@@ -214,6 +216,10 @@ impl Post {
         };
         let refused = |why: &String| tracing::error!("no mails to this recipient: {why}");
         let usable = recipients.iter().map(mailbox).filter_map(|read| read.inspect_err(refused).ok());
+        let usable: Vec<_> = usable.collect();
+        if usable.is_empty() {
+            return Err("no recipient can be used; correct `notification_email`".to_owned());
+        }
         // Anybody can offer TLS to a client that would also send in clear, so certificates are not examined.
         let tls = TlsParameters::builder(host.clone()).certificate_store(CertificateStore::None);
         let tls = tls.dangerous_accept_invalid_certs(true).dangerous_accept_invalid_hostnames(true).build();
@@ -226,7 +232,7 @@ impl Post {
             .build();
         Ok(Self {
             from: mailbox(from)?,
-            recipients: usable.collect(),
+            recipients: usable,
             router_id: router_id.clone(),
             server: format!("{host}:{port}"),
             transport,

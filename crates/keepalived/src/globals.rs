@@ -106,7 +106,7 @@ const PORT: u16 = 25;
 const TIMEOUT_SECONDS: u32 = 30;
 
 /// Whether a text is a mail address without quotes: words and a domain, each divided by dots (RFC 5322, dot-atom).
-fn is_mail_address(text: &str) -> bool {
+pub fn is_mail_address(text: &str) -> bool {
     let is_word = |word: &str| {
         !word.is_empty()
             && word.chars().all(|char| char.is_ascii_alphanumeric() || "!#%&'*+-/=?^_`{|}~".contains(char))

@@ -2,6 +2,8 @@
 //!
 //! Pure. Source: the manual ldirectord(8) 4.12. Not here: look-ups of names (`virtual_server.rs`).
 
+use xvs_keepalived::globals::is_mail_address;
+
 /// `HOST:PORT` or `HOST`; an IPv6 address is in brackets.
 pub(super) struct HostAndPort<'a> {
     pub(super) host: &'a str,
@@ -72,11 +74,9 @@ pub(super) fn method(word: &str) -> Result<&'static str, String> {
 
 /// A mail address that needs no quotes.
 pub(super) fn mail_address(text: &str) -> Result<&str, String> {
-    let is_word = |part: &str| {
-        !part.is_empty() && part.chars().all(|char| char.is_ascii_alphanumeric() || "._-+".contains(char))
-    };
-    match text.split_once('@') {
-        Some((user, domain)) if text.len() <= 254 && is_word(user) && is_word(domain) => Ok(text),
-        _ => Err(format!("`{text}` is no mail address, such as ops@example.org; correct it")),
+    let needs_none = text.chars().all(|char| char.is_ascii_alphanumeric() || "._-+@".contains(char));
+    match needs_none && is_mail_address(text) {
+        true => Ok(text),
+        false => Err(format!("`{text}` is not a mail address, such as ops@example.org; correct it")),
     }
 }

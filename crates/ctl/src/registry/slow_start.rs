@@ -25,7 +25,7 @@ impl Registry {
         let now = self.changed_at;
         let length = Duration::from_secs(options.slow_start_seconds.unwrap_or(0).into());
         let serves = entry.destinations.iter().any(DestinationEntry::takes_connections);
-        // All are new, or a sorry server gives way to the others.
+        // The first servers, or those that replace all others or the sorry server.
         let all_are_new =
             !entry.destinations.iter().any(|dest| dest.took_connections && dest.takes_connections());
         let before = entry.serving_since.filter(|_| !all_are_new);

@@ -14,7 +14,7 @@ use super::destinations::DestinationId;
 use super::live::{DestinationLive, ServiceLive};
 use super::persistence::Persistence;
 use super::quic::Quic;
-use super::slow_start::SlowStart;
+use super::slow_start::{CONNECTION, SlowStart, Turn};
 use crate::clock::Millis;
 
 const SHARDS: usize = 64;
@@ -233,7 +233,7 @@ impl Service {
     }
 
     /// As [`Self::choose`], while a destination starts slowly. If only such destinations are usable, they share all new
-    /// connections by the parts that they would get.
+    /// connections by the parts that they would get. If none may be chosen, those that wait may.
     #[cold]
     fn choose_slowly(&self, worker: usize, request: &Request) -> Option<&Member> {
         let now = Millis(request.now_millis);
@@ -242,10 +242,10 @@ impl Service {
         let others = usable().any(|member| member.slow_start.is_none());
         let all = if others { 1.0 } else { starting().map(|slow| slow.share(now)).sum() };
         starting().for_each(|slow| slow.earn(slow.share(now) / all));
-        let seen = Seen { members: &self.members, worker, slow: Some(now) };
-        let chosen = self.choose_among(&seen, request);
-        let chosen = chosen
-            .or_else(|| usable().max_by_key(|member| member.slow_start.as_ref().map(SlowStart::credit)))?;
+        let most = starting().map(SlowStart::credit).max().filter(|_| !others);
+        let slow = Some(Turn { now, price: most.map_or(CONNECTION, |most| most.min(CONNECTION)) });
+        let [paced, all] = [slow, None].map(|slow| Seen { members: &self.members, worker, slow });
+        let chosen = self.choose_among(&paced, request).or_else(|| self.choose_among(&all, request))?;
         chosen.slow_start.iter().for_each(SlowStart::pay);
         Some(chosen)
     }
@@ -269,8 +269,8 @@ impl Service {
 struct Seen<'s> {
     members: &'s [Member],
     worker: usize,
-    /// The time, if destinations that start slowly wait for their turn.
-    slow: Option<Millis>,
+    /// Whose turn it is of the destinations that start slowly; `None`: all may be chosen.
+    slow: Option<Turn>,
 }
 
 impl Candidates for Seen<'_> {
@@ -289,7 +289,7 @@ impl Candidates for Seen<'_> {
     fn overloaded(&self, position: usize) -> bool {
         let Member { live, slow_start, .. } = &self.members[position];
         let slow = self.slow.zip(slow_start.as_ref());
-        live.is_overloaded() || slow.is_some_and(|(now, slow)| slow.waits(now))
+        live.is_overloaded() || slow.is_some_and(|(turn, slow)| slow.waits(turn))
     }
 }
 

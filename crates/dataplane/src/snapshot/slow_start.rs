@@ -31,7 +31,7 @@ impl SlowStart {
         Self { since, length, full_share, credit: Arc::default() }
     }
 
-    /// The part of its full share that the destination gets now: a tenth at the begin, 1 at the end and later.
+    /// The part of its full share that the destination gets now: a tenth at first, 1 at the end and later.
     pub fn part(&self, now: Millis) -> f64 {
         let elapsed = self.since.until(now).as_secs_f64() / self.length.as_secs_f64();
         (FIRST_PART + (1.0 - FIRST_PART) * elapsed).min(1.0)
@@ -48,8 +48,8 @@ impl SlowStart {
     }
 
     /// Whether the destination gets no new connection now.
-    pub(crate) fn waits(&self, now: Millis) -> bool {
-        !self.is_over(now) && self.credit() < CONNECTION
+    pub(super) fn waits(&self, turn: Turn) -> bool {
+        !self.is_over(turn.now) && self.credit() < turn.price
     }
 
     /// The part of the service's new connections that the destination gets now, beside others that have started.
@@ -85,9 +85,17 @@ impl SlowStart {
     }
 }
 
-/// The part of its full share that a destination gets at the begin.
+/// Which destinations that start slowly may be chosen for one connection.
+#[derive(Clone, Copy)]
+pub(super) struct Turn {
+    pub(super) now: Millis,
+    /// The credit that a destination needs.
+    pub(super) price: u64,
+}
+
+/// The part of its full share that a destination gets at first.
 const FIRST_PART: f64 = 0.1;
 /// The credit that one connection costs.
-const CONNECTION: u64 = 1 << 32;
+pub(super) const CONNECTION: u64 = 1 << 32;
 /// The most credit that waits, so that a destination whose turn comes late gets no burst.
 const CREDIT_MAX: u64 = 2 * CONNECTION;
