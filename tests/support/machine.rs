@@ -59,12 +59,9 @@ impl Machine {
         fs::create_dir(&folder).expect("a new folder");
         let sources = Path::new(env!("CARGO_MANIFEST_DIR"));
         let programs = program("xvs").with_file_name("");
-        // In a chroot, / is not a mount point, so its propagation cannot be changed.
-        let isolated = complete(Command::new("unshare").args(["--mount", "--propagation", "slave", "true"]));
-        let propagation = if isolated.status.success() { "slave" } else { "unchanged" };
-        let mut command = netns.command("unshare");
-        command.args(["--mount", "--uts", "--propagation", propagation]);
+        let mut command = netns.command_with_mounts();
         command
+            .arg("--uts")
             .arg(sources.join("tests/first_hour/machine"))
             .arg(&folder)
             .arg(sources)

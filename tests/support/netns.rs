@@ -45,6 +45,18 @@ impl Netns {
         command
     }
 
+    /// `unshare`, for more of its options and a program: in the namespace, and what the program mounts ends with it.
+    pub fn command_with_mounts(&self) -> Command {
+        // In a chroot, / is not a mount point, so its propagation cannot be changed.
+        let slave = ["--mount", "--propagation", "slave"];
+        let is_root_a_mount = Command::new("unshare").args(slave).arg("true").output();
+        let propagation =
+            if is_root_a_mount.is_ok_and(|output| output.status.success()) { "slave" } else { "unchanged" };
+        let mut command = self.command("unshare");
+        command.args(["--mount", "--propagation", propagation]);
+        command
+    }
+
     /// Runs `work` on a thread in it: the test's own thread may be shared with other tests.
     pub fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         namespace::run(&self.name, work)

@@ -140,6 +140,9 @@ pub fn occupy(server: &Netns) {
     stdin.write_all(source.as_bytes()).expect("clang reads its input");
     drop(stdin);
     assert!(clang.wait().expect("it is a child of this process").success());
-    server.ip(&format!("link set dev eth xdp obj {} sec xdp", object.display()));
+    // ip(8) mounts a bpffs where it finds none.
+    let mut attach = server.command_with_mounts();
+    attach.args(["ip", "link", "set", "dev", "eth", "xdp", "sec", "xdp", "obj"]).arg(&object);
+    must(&mut attach);
     fs::remove_file(object).expect("clang made it");
 }
