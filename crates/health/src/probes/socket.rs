@@ -182,7 +182,8 @@ mod tests {
                 Target { source: source.0, source_port: source.1, ..target(listener.local_addr().unwrap()) };
             for _ in 0..3 {
                 // Until the kernel has closed the connection before, its addresses are in use.
-                while let Err(ProbeResult::NotRun(why)) = connect(&target, soon()).await.map(drop) {
+                while let Err(result) = connect(&target, soon()).await.map(drop) {
+                    let ProbeResult::NotRun(why) = result else { panic!("{result:?}") };
                     assert!(why.contains("Cannot assign requested address"), "{why}");
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
