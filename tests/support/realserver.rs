@@ -142,7 +142,7 @@ pub fn occupy(server: &Netns) {
     assert!(clang.wait().expect("it is a child of this process").success());
     // ip(8) mounts a bpffs where it finds none.
     let mut attach = server.command_with_mounts();
-    attach.args(["ip", "link", "set", "dev", "eth", "xdp", "sec", "xdp", "obj"]).arg(&object);
+    attach.args(["ip", "link", "set", "dev", "eth", "xdp", "obj"]).arg(&object).args(["sec", "xdp"]);
     must(&mut attach);
     fs::remove_file(object).expect("clang made it");
 }
