@@ -288,6 +288,7 @@ fn add_service(snapshot: &mut Snapshot, variant: Variant, number: u16, workers: 
             weight: Weight(1),
             path: Path::find(&snapshot.egress, endpoint.addr, 0),
             path_mtu: Arc::default(),
+            in_vrfs: Arc::default(),
             tunnel: Tunnel { source: snapshot.egress.source_for(endpoint.addr, LAN), encapsulation },
             live: live.clone(),
             service: service.clone(),

@@ -37,3 +37,4 @@ mod syn_proxy;
 mod sync;
 mod thresholds;
 mod vip_probe;
+mod vrf;

@@ -64,7 +64,7 @@ impl Play {
             let mark = selectors.mark.map(|mark| PolicyRuleMark { mark, mask: u32::MAX });
             let action = PolicyAction::Lookup(Table(100));
             let main = network.rules.iter().position(|rule| rule.family == family && rule.priority > 0);
-            let rule = Rule { family, priority: 100, from, to, mark, action };
+            let rule = Rule { family, priority: 100, from, to, mark, vrf: None, action };
             network.rules.insert(main.expect("a default rule"), rule);
         });
         cluster.xvs(&format!("laddr add {inside} --ports 5000-5999"));

@@ -46,6 +46,11 @@ pub enum BondError {
          of its ports as its ports, or attach a port instead, taken out of {bridge}"
     )]
     HiddenTags { vlan: String, bridge: String },
+    #[error(
+        "{vrf} is a VRF, whose packets are received by its members; name these instead (`--interface MEMBER`, \
+         `interfaces` in xvs.toml; `ip link show vrf {vrf}` lists them)"
+    )]
+    Vrf { vrf: String },
     #[error("{bridge} is a bridge, and so its ports count: {why}")]
     Port { bridge: String, why: AttachError },
     #[error(transparent)]
@@ -88,8 +93,7 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
         let member = name.to_owned();
         let of = master.name.clone();
         match master.kind {
-            // A VRF.
-            LinkKind::Single => {}
+            LinkKind::Vrf(_) | LinkKind::Single => {}
             LinkKind::Team => return Err(BondError::TeamMember { member, team: of }),
             LinkKind::Bridge => return Err(BondError::Member { member, kind: "bridge", master: of }),
             LinkKind::Bond | LinkKind::OtherBond(_) => {
@@ -101,6 +105,7 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
         LinkKind::Single | LinkKind::Bond => Ok(()),
         LinkKind::OtherBond(mode) => Err(BondError::Mode { bond: name.to_owned(), mode }),
         LinkKind::Team => Err(BondError::Team { team: name.to_owned() }),
+        LinkKind::Vrf(_) => Err(BondError::Vrf { vrf: name.to_owned() }),
         LinkKind::Bridge => {
             if let Some(vlan) =
                 links.iter().find(|one| one.vlan.is_some_and(|vlan| vlan.over == link.ifindex))
@@ -259,13 +264,17 @@ mod tests {
 
     #[test]
     fn what_cannot_be_attached_is_refused_with_the_next_step() {
-        let mut links = links(&["eth0", "eth1", "eth2", "bond0", "bond1", "bond2", "br0", "br0.5", "team0"]);
+        let names =
+            ["eth0", "eth1", "eth2", "bond0", "bond1", "bond2", "br0", "br0.5", "team0", "blue", "eth3"];
+        let mut links = links(&names);
+        make(&mut links, "blue", LinkKind::Vrf(xvs_proto::network::Table(10)), &["eth3"]);
         make(&mut links, "bond0", LinkKind::Bond, &["eth0"]);
         make(&mut links, "bond1", LinkKind::Bond, &[]);
         make(&mut links, "bond2", LinkKind::OtherBond("broadcast"), &[]);
         make(&mut links, "br0", LinkKind::Bridge, &["eth1", "bond0"]);
         make(&mut links, "team0", LinkKind::Team, &["eth2"]);
         links[7].vlan = Some(xvs_proto::network::Vlan { id: 5, over: links[6].ifindex });
+        assert!(choose("eth3", &links).is_ok(), "a member of a VRF");
         for (name, begins, step) in [
             ("eth0", "eth0 is a member of the bond bond0", "`--interface bond0`"),
             ("eth1", "eth1 is a member of the bridge br0", "`--interface br0`"),
@@ -275,6 +284,7 @@ mod tests {
             ("bond2", "bond2 is a bond in the mode broadcast", "use active-backup"),
             ("br0", "br0.5 is a VLAN over the bridge br0", "a bridge for each VLAN"),
             ("team0", "team0 is a team", "make it a bond"),
+            ("blue", "blue is a VRF", "`--interface MEMBER`"),
         ] {
             let why = choose(name, &links).unwrap_err().to_string();
             assert!(why.starts_with(begins) && why.contains(step), "{why}");

@@ -108,7 +108,13 @@ impl<'a> Attachment<'a> {
             Family::V4 => IpAddr::from([0; 4]),
             Family::V6 => IpAddr::from([0; 16]),
         });
-        let link = anywhere.find_map(|addr| self.towards(addr))?;
+        // No VRF has the default route of others.
+        let is_in_vrfs = |network: &Network| {
+            let mut attached = network.links.iter().filter(|link| self.is_attached(link));
+            attached.all(|link| link.vrf.is_some())
+        };
+        let link =
+            anywhere.find_map(|addr| self.towards(addr)).filter(|_| !self.network.is_some_and(is_in_vrfs))?;
         let name = &link.name;
         let step = self.step(link);
         Some(format!(

@@ -31,7 +31,7 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdi
         Found::Request(id) => request(flows, p, id, cx),
         Found::Reply(id) => reply(flows, p, id, cx),
         Found::Nothing => begin(flows, p, cx),
-        Found::NoDestination(id) => no_destination::refuse(flows, p, id),
+        Found::NoDestination(id) => no_destination::refuse(flows, p, id, cx),
         Found::Kernel => vip_probe::take_reply(&p, cx).unwrap_or(Verdict::PassToKernel),
     }
 }
@@ -91,9 +91,9 @@ fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) 
     if handshake::is_awaited(flows, id) { Verdict::Consumed } else { send_request(flows, p, id, cx) }
 }
 
-fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
+fn send_request(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
     let connection = flows.table.connection(id);
-    let Some(destination) = cx.snapshot.destinations.available_for(&connection) else {
+    let Some(destination) = cx.snapshot.destination_for(p.link, &connection) else {
         return no_destination::request(flows, p, id, cx);
     };
     let ends = Ends::of(&connection);
@@ -101,7 +101,7 @@ fn send_request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<
     flows.count_request(destination, p.packet);
     proof::request(&p, &connection);
     unanswered::count(&p, &connection, destination, cx);
-    let reset = reset::apply(&mut flows.answers, p.frame, p.packet, &connection);
+    let reset = reset::apply(&mut flows.answers, &mut p, &connection, cx);
     let packet = reset.as_ref().unwrap_or(p.packet);
     state::advance(flows, id, packet, Direction::Inbound, Some(&destination.live), cx);
     mss::clamp_request(p.frame, packet, &ends, destination, cx);
@@ -130,7 +130,7 @@ fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>
     let ends = Ends::of(&connection);
     let destination = cx.snapshot.destinations.of(&connection);
     proof::reply(&p, &connection);
-    let reset = reset::apply(&mut flows.answers, p.frame, p.packet, &connection);
+    let reset = reset::apply(&mut flows.answers, &mut p, &connection, cx);
     let packet = reset.as_ref().unwrap_or(p.packet);
     let path = forward::path_to_client(&p, &ends, cx);
     mss::clamp_reply(p.frame, packet, &ends, destination, path, cx);

@@ -41,6 +41,8 @@ pub struct Rule {
     pub to: Option<Prefix>,
     /// The mark of its packets; `None`: any.
     pub mark: Option<PolicyRuleMark>,
+    /// The VRF of its packets, by the VRF's table; `None`: any, also none.
+    pub vrf: Option<Table>,
     /// What happens to its packets.
     pub action: PolicyAction,
 }
@@ -55,7 +57,7 @@ pub enum PolicyAction {
 }
 
 /// The key of a route look-up. Like IPVS, xvs routes packets as if this machine had sent them: their input interface is
-/// `lo`.
+/// `lo`. Only packets received by an interface of a VRF are routed as packets of the VRF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteKey {
     /// The destination.
@@ -64,6 +66,8 @@ pub struct RouteKey {
     pub source: IpAddr,
     /// The firewall mark; 0: none.
     pub mark: u32,
+    /// The VRF of the interface by which the packet was received, by the VRF's table; `None`: it is in no VRF.
+    pub vrf: Option<Table>,
 }
 
 /// The mark in a policy rule.
@@ -99,6 +103,8 @@ pub struct Link {
     pub resolves: bool,
     /// The kernel's index of the bridge, bond, team or VRF that it is a member of.
     pub master: Option<u32>,
+    /// The table of the VRF that it is a member of.
+    pub vrf: Option<Table>,
     /// Whether it consists of member links.
     pub kind: LinkKind,
     /// Whether its bond sends and receives by it; true for a link that is not a member of a bond.
@@ -126,6 +132,8 @@ pub enum LinkKind {
     Bridge,
     /// A team.
     Team,
+    /// A VRF, with its table.
+    Vrf(Table),
 }
 
 /// The VLAN of a link: its frames have one 802.1Q tag on the lower link.
@@ -191,6 +199,8 @@ pub enum RouteAction {
     Unreachable,
     /// The look-up in this table finds no route, even if a shorter prefix matches (type throw).
     Throw,
+    /// The packets take their route from this VRF's table: the route's interface is the VRF.
+    Vrf(Table),
 }
 
 /// A next hop of a route.
@@ -269,6 +279,7 @@ impl Network {
             vlan: None,
             resolves: mac != MacAddr::default(),
             master: None,
+            vrf: None,
             kind: LinkKind::Single,
             active: true,
             partial_checksums: false,
@@ -345,14 +356,23 @@ impl Network {
         let key = key.into();
         for rule in self.rules.iter().filter(|rule| rule.matches(&key)) {
             let PolicyAction::Lookup(table) = rule.action else { return None };
-            let matching =
-                self.routes.iter().filter(|route| route.table == table && route.dest.contains(key.dest));
-            let best = matching.min_by_key(|route| (Reverse(route.dest.len()), route.metric));
-            if let Some(found) = best.filter(|route| route.action != RouteAction::Throw) {
-                return Some(found);
+            let found = match self.route_in(table, key.dest) {
+                Some(Route { action: RouteAction::Vrf(table), .. }) => {
+                    return self.route_in(*table, key.dest);
+                }
+                found => found.filter(|route| route.action != RouteAction::Throw),
+            };
+            if found.is_some() {
+                return found;
             }
         }
         None
+    }
+
+    /// The route of a table to an address.
+    fn route_in(&self, table: Table, dest: IpAddr) -> Option<&Route> {
+        let matching = self.routes.iter().filter(|route| route.table == table && route.dest.contains(dest));
+        matching.min_by_key(|route| (Reverse(route.dest.len()), route.metric))
     }
 
     /// The lowest id that no link has.
@@ -388,7 +408,8 @@ impl Default for Network {
 
 impl Rule {
     fn unconditional(family: Family, priority: u32, table: Table) -> Self {
-        Self { family, priority, from: None, to: None, mark: None, action: PolicyAction::Lookup(table) }
+        let action = PolicyAction::Lookup(table);
+        Self { family, priority, from: None, to: None, mark: None, vrf: None, action }
     }
 
     /// Whether the rule matches packets of this key. A source that is not chosen yet is 0.0.0.0 in IPv4; in IPv6 no
@@ -399,11 +420,12 @@ impl Rule {
             && self.from.is_none_or(|from| has_source && from.contains(key.source))
             && self.to.is_none_or(|to| to.contains(key.dest))
             && self.mark.is_none_or(|PolicyRuleMark { mark, mask }| key.mark & mask == mark & mask)
+            && (self.vrf.is_none() || self.vrf == key.vrf)
     }
 
     /// Whether the rule matches all packets of its family.
     pub fn is_unconditional(&self) -> bool {
-        self.from.is_none() && self.to.is_none() && self.mark.is_none()
+        self.from.is_none() && self.to.is_none() && self.mark.is_none() && self.vrf.is_none()
     }
 }
 
@@ -423,6 +445,9 @@ impl fmt::Display for Rule {
             Some(PolicyRuleMark { mark, mask }) => write!(f, " fwmark {mark:#x}/{mask:#x}")?,
             None => {}
         }
+        if let Some(vrf) = self.vrf {
+            write!(f, " in the VRF of table {vrf}")?;
+        }
         match self.action {
             PolicyAction::Lookup(table) => write!(f, " lookup {table}"),
             PolicyAction::Refuse => f.write_str(" unreachable"),
@@ -437,7 +462,14 @@ impl From<IpAddr> for RouteKey {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
             IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
         };
-        Self { dest, source, mark: 0 }
+        Self { dest, source, mark: 0, vrf: None }
+    }
+}
+
+impl RouteKey {
+    /// The key of packets of this VRF; with `None` of no VRF.
+    pub fn of_vrf(self, vrf: Option<Table>) -> Self {
+        Self { vrf, ..self }
     }
 }
 

@@ -125,7 +125,7 @@ impl Environment for Director {
     fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool {
         let snapshot = self.daemon.shared().published.load();
         virtual_server.services.iter().any(|(key, _)| match key {
-            ServiceKey::Address { endpoint, .. } => snapshot.egress.is_local(endpoint.addr),
+            ServiceKey::Address { endpoint, .. } => snapshot.egress.is_own(endpoint.addr),
             ServiceKey::Mark { .. } => true,
         })
     }

@@ -23,6 +23,7 @@ use xvs_dataplane::snapshot::vip_probes::{InFlight, VipPath, VipProbes, VipStage
 use xvs_health::{VipAnswer, VipProbe, VipProbeError};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::health_checks::virtual_server::RealServer;
+use xvs_proto::network::RouteKey;
 use xvs_proto::{Endpoint, Family};
 
 use crate::handle::Handle;
@@ -143,7 +144,9 @@ fn local_address(
 ) -> Result<IpAddr, VipProbeError> {
     let addr = server.endpoint.addr;
     let family = virtual_endpoint.family();
-    if egress.is_local(addr) {
+    let vrf = egress.vrf_of_address(virtual_endpoint.addr);
+    let in_vrf = |addr: IpAddr| RouteKey::from(addr).of_vrf(vrf);
+    if egress.is_local(in_vrf(addr)) {
         return Err(VipProbeError::ThisMachine);
     }
     // The server would take a packet from a virtual address for its own.
@@ -153,12 +156,12 @@ fn local_address(
         Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
     };
     match source {
-        Some(addr) if !egress.is_local(addr) => Err(VipProbeError::NotLocal(addr)),
+        Some(addr) if !egress.is_local(in_vrf(addr)) => Err(VipProbeError::NotLocal(addr)),
         Some(addr) if is_virtual(addr) => Err(VipProbeError::IsVirtual(addr)),
         Some(addr) => Ok(addr),
         None => [clients, addr]
             .into_iter()
-            .find_map(|dest| egress.source_of_family(dest, family, is_virtual))
+            .find_map(|dest| egress.source_of_family(in_vrf(dest), family, is_virtual))
             .ok_or(VipProbeError::NoSource { server: addr, family }),
     }
 }

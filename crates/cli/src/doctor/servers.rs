@@ -11,6 +11,7 @@ use xvs_host::reserved_ports;
 use xvs_ipvsadm::named_service;
 use xvs_model::config::destination::{Destination, DestinationOptions};
 use xvs_model::config::local_address::LocalAddress;
+use xvs_proto::network::RouteKey;
 use xvs_proto::{Family, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
@@ -29,7 +30,7 @@ pub(super) fn routes(facts: &Facts) -> Vec<Finding> {
 
 fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination) -> Finding {
     let addr = server.endpoint.addr;
-    let (link, next_hop) = match egress.route(addr, 0) {
+    let (link, next_hop) = match egress.route(key_to(facts, egress, addr), 0) {
         RouteTo::Local
             if matches!(server.options.method, ForwardingMethod::Nat | ForwardingMethod::FullNat) =>
         {
@@ -84,6 +85,19 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination
     }
 }
 
+/// The key of the route look-up for packets to a real server: of the first VRF of an examined interface, or of none,
+/// that has a route by an examined interface.
+fn key_to(facts: &Facts, egress: &Egress, addr: IpAddr) -> RouteKey {
+    let vrfs: BTreeSet<_> = facts.links().map(|link| link.vrf).collect();
+    let mut keys = vrfs.into_iter().map(|vrf| RouteKey::from(addr).of_vrf(vrf));
+    let works = |key: &RouteKey| match egress.route(*key, 0) {
+        RouteTo::Via { link, .. } => facts.is_attached(egress, link),
+        RouteTo::Local => true,
+        RouteTo::Unreachable | RouteTo::NoRoute => false,
+    };
+    keys.find(works).unwrap_or_else(|| addr.into())
+}
+
 /// The command that makes a route to a real server.
 fn new_route(facts: &Facts, addr: IpAddr) -> String {
     // Only a host in the network of an attached interface is reached without a router.
@@ -102,8 +116,9 @@ pub(super) fn tunnels(facts: &Facts) -> Vec<Finding> {
 
 fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Destination) -> Option<Finding> {
     let addr = server.endpoint.addr;
-    let RouteTo::Via { link, .. } = egress.route(addr, 0) else { return None };
-    let of_link = egress.mtu(addr, link)?;
+    let key = key_to(facts, egress, addr);
+    let RouteTo::Via { link, .. } = egress.route(key, 0) else { return None };
+    let of_link = egress.mtu(key, link)?;
     let known =
         [facts.daemon.as_ref().and_then(|daemon| daemon.path_mtus.get(&addr)), facts.kernel_mtus.get(&addr)];
     let learnt = known.into_iter().flatten().copied().filter(|mtu| *mtu < of_link).min();
@@ -240,9 +255,11 @@ pub(super) fn local_addresses(facts: &Facts) -> Vec<Finding> {
 /// The next hops of all real servers, each with the index of its link.
 pub(super) fn next_hops(facts: &Facts) -> Vec<(u32, IpAddr)> {
     let egress = Egress::build(&facts.network);
-    let hops = facts.servers().filter_map(|(_, server)| match egress.route(server.endpoint.addr, 0) {
-        RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
-        _ => None,
+    let hops = facts.servers().filter_map(|(_, server)| {
+        match egress.route(key_to(facts, &egress, server.endpoint.addr), 0) {
+            RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
+            _ => None,
+        }
     });
     hops.collect()
 }

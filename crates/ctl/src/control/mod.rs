@@ -437,7 +437,7 @@ impl<D: Datapath> Control<D> {
         // A destination whose address became local later can still be edited, for example to quiesce it.
         let known = state.service(service).and_then(|service| service.destination(*endpoint));
         let was_so = known.is_some_and(|known| known.options.method == options.method);
-        if !rewrites || is_loopback || was_so || !self.publication.snapshot.egress.is_local(endpoint.addr) {
+        if !rewrites || is_loopback || was_so || !self.publication.snapshot.egress.is_own(endpoint.addr) {
             return Ok(());
         }
         Err(CommandError::NotSupported {

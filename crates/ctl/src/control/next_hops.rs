@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_model::config::command::Command;
 use xvs_model::config::rule::Rule;
-use xvs_proto::network::{Network, RouteAction};
+use xvs_proto::network::{Network, RouteAction, RouteKey};
 
 use super::due::Due;
 
@@ -53,14 +53,14 @@ impl NextHops {
     ) -> Option<&Neighbours> {
         let wanted = match mem::take(&mut self.unresolved) {
             Due::These(added) => {
-                let added: Neighbours = added.into_iter().filter_map(|addr| towards(addr, egress)).collect();
+                let added: Neighbours = added.into_iter().flat_map(|addr| towards(addr, egress)).collect();
                 if added.is_subset(&self.resolved) {
                     return None;
                 }
                 &self.resolved | &added
             }
             Due::Everything => {
-                let hops = destinations.filter_map(|addr| towards(addr, egress));
+                let hops = destinations.flat_map(|addr| towards(addr, egress));
                 self.gateways.iter().copied().chain(hops).collect()
             }
         };
@@ -70,19 +70,24 @@ impl NextHops {
     }
 }
 
-/// The interface and next hop of packets to an address.
-fn towards(addr: IpAddr, egress: &Egress) -> Option<(u32, IpAddr)> {
-    match egress.route(addr, 0) {
+/// The interfaces and next hops of packets to an address, of each VRF and of none.
+fn towards(addr: IpAddr, egress: &Egress) -> impl Iterator<Item = (u32, IpAddr)> {
+    let vrfs = [None].into_iter().chain(egress.vrfs().iter().copied().map(Some));
+    vrfs.filter_map(move |vrf| match egress.route(RouteKey::from(addr).of_vrf(vrf), 0) {
         RouteTo::Via { link, next_hop } => Some((egress.link(link)?.ifindex, next_hop)),
         _ => None,
-    }
+    })
 }
 
 /// Gateways of all routes over links that the director uses.
 fn gateways(network: &Network) -> Neighbours {
     let hops = network.routes.iter().filter_map(|route| match &route.action {
         RouteAction::Unicast(hops) => Some(hops),
-        RouteAction::Local | RouteAction::Broadcast | RouteAction::Unreachable | RouteAction::Throw => None,
+        RouteAction::Local
+        | RouteAction::Broadcast
+        | RouteAction::Unreachable
+        | RouteAction::Throw
+        | RouteAction::Vrf(_) => None,
     });
     let used = hops.flatten().filter(|hop| network.links.iter().any(|link| link.ifindex == hop.ifindex));
     used.filter_map(|hop| Some((hop.ifindex, hop.via?))).collect()

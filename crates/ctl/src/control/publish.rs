@@ -98,7 +98,7 @@ impl<D: Datapath> Control<D> {
     /// Reserves the ports of local addresses that are this machine's: the kernel does not use them.
     fn reserve_ports(&mut self) {
         let here =
-            self.state.locals().iter().filter(|local| self.publication.snapshot.egress.is_local(local.addr));
+            self.state.locals().iter().filter(|local| self.publication.snapshot.egress.is_own(local.addr));
         let wanted: Vec<_> = here.map(|local| (local.first_port, local.last_port)).collect();
         if wanted != self.reserved {
             self.datapath.reserve_ports(&wanted);

@@ -11,10 +11,12 @@ use xvs_dataplane::egress::Path;
 use xvs_dataplane::egress::path_mtu::PathMtu;
 use xvs_dataplane::snapshot::slow_start::SlowStart;
 use xvs_dataplane::snapshot::{
-    self, Destination, DestinationId, DestinationLive, Encapsulation, Member, Service, ServiceLive, Snapshot,
+    self, Destination, DestinationId, DestinationLive, Encapsulation, Member, PathInVrf, Service,
+    ServiceLive, Snapshot,
 };
 use xvs_model::config::destination::DestinationOptions;
 use xvs_proto::Endpoint;
+use xvs_proto::network::{RouteKey, Table};
 use xvs_sched::scheduler::{Flags, Memory, Setup, Tuning};
 use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, Weight, scheduler};
 
@@ -148,13 +150,24 @@ pub(super) fn trash_range(key: ServiceKey) -> RangeInclusive<(ServiceKey, Endpoi
     (key, first)..=(key, last)
 }
 
-/// Source address and encapsulation of tunnels to a destination.
-pub(super) fn tunnel(dest: &DestinationEntry, snapshot: &Snapshot) -> snapshot::Tunnel {
-    snapshot.egress.tunnel_to(dest.endpoint.addr, dest.encapsulation)
+/// The path of packets of a VRF, or of none, to a destination, and the outer headers of tunnels.
+pub(super) fn path(
+    dest: &DestinationEntry,
+    vrf: Option<Table>,
+    snapshot: &Snapshot,
+) -> (Path, snapshot::Tunnel) {
+    let addr = dest.endpoint.addr;
+    let tunnel = snapshot.egress.tunnel_to(RouteKey::from(addr).of_vrf(vrf), dest.encapsulation);
+    (Path::find(&snapshot.egress, tunnel.route_key(addr, dest.method).of_vrf(vrf), 0), tunnel)
 }
 
-pub(super) fn path(dest: &DestinationEntry, tunnel: snapshot::Tunnel, snapshot: &Snapshot) -> Path {
-    Path::find(&snapshot.egress, tunnel.route_key(dest.endpoint.addr, dest.method), 0)
+/// The same for each VRF.
+pub(super) fn in_vrfs(dest: &DestinationEntry, snapshot: &Snapshot) -> Arc<[PathInVrf]> {
+    let vrfs = snapshot.egress.vrfs().iter().map(|&vrf| {
+        let (path, tunnel) = path(dest, Some(vrf), snapshot);
+        PathInVrf { vrf, path, tunnel }
+    });
+    vrfs.collect()
 }
 
 pub(super) fn destination(
@@ -163,16 +176,17 @@ pub(super) fn destination(
     service: &Arc<ServiceLive>,
     snapshot: &Snapshot,
 ) -> Destination {
-    let tunnel = tunnel(dest, snapshot);
+    let (path, tunnel) = path(dest, None, snapshot);
     Destination {
         available: true,
         key,
         endpoint: dest.endpoint,
         method: dest.method,
         weight: dest.weight_in_force(),
-        path: path(dest, tunnel, snapshot),
+        path,
         path_mtu: dest.path_mtu.clone(),
         tunnel,
+        in_vrfs: in_vrfs(dest, snapshot),
         live: dest.live.clone(),
         service: service.clone(),
     }

@@ -25,7 +25,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey, State as Place, Weight, scheduler}
 
 use crate::quic_key::QuicKeys;
 use crate::registry::entries::{
-    DestinationEntry, ServiceEntry, Trashed, build, destination, path, trash_range, tunnel,
+    DestinationEntry, ServiceEntry, Trashed, build, destination, in_vrfs, path, trash_range,
 };
 use crate::registry::estimator::Estimator;
 use crate::registry::kept::{Kept, ServiceBefore};
@@ -250,10 +250,10 @@ impl Registry {
         let mut changed = false;
         for dest in self.destinations() {
             let Some(destination) = snapshot.destinations.find(dest.id) else { continue };
-            let tunnel = tunnel(dest, snapshot);
-            let path = path(dest, tunnel, snapshot);
-            if (destination.path, destination.tunnel) != (path, tunnel) {
-                let rerouted = Destination { path, tunnel, ..destination.clone() };
+            let (path, tunnel) = path(dest, None, snapshot);
+            let in_vrfs = in_vrfs(dest, snapshot);
+            if (destination.path, destination.tunnel, &destination.in_vrfs) != (path, tunnel, &in_vrfs) {
+                let rerouted = Destination { path, tunnel, in_vrfs, ..destination.clone() };
                 snapshot.destinations.set(dest.id, Some(rerouted));
                 changed = true;
             }

@@ -24,7 +24,7 @@ impl Flows {
             if lasts_offloaded(table, deferred, id, snapshot, now) {
                 return;
             }
-            if !syn_proxy::outlasts(table, id, unanswered_syns, answers, now) {
+            if !syn_proxy::outlasts(table, id, unanswered_syns, answers, &snapshot.egress, now) {
                 expire(table, id, snapshot, counters, deferred, announcer.as_ref(), now);
             }
         });

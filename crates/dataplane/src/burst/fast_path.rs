@@ -44,6 +44,8 @@ pub(super) struct FastPath<'a> {
     /// The deadlines that packets of this moment give to connections.
     tcp_expires: Millis,
     udp_expires: Millis,
+    /// Whether any link is in a VRF.
+    has_vrfs: bool,
     total: StatsValues,
     announcer: Option<Announcer<'a>>,
 }
@@ -55,6 +57,7 @@ impl<'a> FastPath<'a> {
             cx,
             tcp_expires: cx.now + settings.tcp_established,
             udp_expires: cx.now + settings.udp,
+            has_vrfs: !cx.snapshot.egress.vrfs().is_empty(),
             total: StatsValues::default(),
             announcer: Announcer::of(cx.snapshot, flows.worker, cx.now),
         }
@@ -73,7 +76,8 @@ impl<'a> FastPath<'a> {
         let PlainPacket { plain, link: from, .. } = p;
         let connection = flows.table.connection(id);
         let life = connection.life();
-        let route = self.cx.snapshot.destinations.route(DestinationId(connection.dest_ref()))?;
+        let vrf = if self.has_vrfs { self.cx.snapshot.egress.vrf(from) } else { None };
+        let route = self.cx.snapshot.destinations.route_in(vrf, DestinationId(connection.dest_ref()))?;
         if !is_steady(plain, &connection, life) {
             return None;
         }
@@ -161,7 +165,7 @@ impl<'a> FastPath<'a> {
         p: PlainPacket<'_>,
         connection: &Connection<'_>,
     ) -> Option<LinkId> {
-        let PlainPacket { plain, frame, hash, .. } = p;
+        let PlainPacket { plain, frame, hash, link } = p;
         // The first reply is noted in the flag, and a UDP reply at the template.
         let is_noted = !connection.flags().contains(Flags::NO_OUTPUT)
             && (plain.is_tcp() || connection.controller().is_none());
@@ -170,7 +174,7 @@ impl<'a> FastPath<'a> {
         }
         let client = connection.client().addr;
         let Path::To(hop) = Path::find_by(&self.cx.snapshot.egress, client, hash, || {
-            self.cx.snapshot.unmarked_key_to_client(&Ends::of(connection))
+            self.cx.snapshot.unmarked_key_to_client(link, &Ends::of(connection))
         })?
         else {
             return None;

@@ -2,6 +2,7 @@
 //!
 //! Runs for each packet of a connection. Not here: how a packet is rewritten (`forward/`).
 
+use xvs_proto::network::RouteKey;
 use xvs_proto::{LinkId, Packet};
 use xvs_xdp::Frame;
 
@@ -37,15 +38,17 @@ pub(crate) fn request(
 #[inline]
 pub(crate) fn path_to_client(p: &FramedPacket<'_>, ends: &Ends, cx: Context<'_>) -> Path {
     let path = Path::find_by(&cx.snapshot.egress, ends.client.addr, p.hash, || {
-        Some(ends.key_to_client(cx.snapshot.routing_mark(p.link, p.packet)))
+        let mark = cx.snapshot.routing_mark(p.link, p.packet);
+        Some(ends.key_to_client(mark).of_vrf(cx.snapshot.egress.vrf(p.link)))
     });
     path.unwrap_or(Path::NoRoute)
 }
 
 /// Forwards a client's packet to a real server that is not configured here. A tunnel is then IP in IP.
 pub(crate) fn unbound(flows: &mut Flows, p: FramedPacket<'_>, ends: &Ends, cx: Context<'_>) -> Verdict {
-    let tunnel = cx.snapshot.egress.tunnel_to(ends.dest.addr, Encapsulation::Ip);
-    let key = tunnel.route_key(ends.dest.addr, ends.method);
+    let vrf = cx.snapshot.egress.vrf(p.link);
+    let tunnel = cx.snapshot.egress.tunnel_to(RouteKey::from(ends.dest.addr).of_vrf(vrf), Encapsulation::Ip);
+    let key = tunnel.route_key(ends.dest.addr, ends.method).of_vrf(vrf);
     let path = Path::find(&cx.snapshot.egress, key, flows.table.hash(&p.packet.flow));
     let outer = Outer {
         tunnel,

@@ -3,9 +3,11 @@
 //! [`Egress`] is built from a [`Network`] whenever that changes, and is part of a snapshot. It is consulted for each
 //! packet without a known next hop. It follows the kernel's policy rules in their order, by default table local before
 //! table main. The longest prefix of a table wins, then the lowest metric. The flow's hash chooses among several next
-//! hops. Cost: with the default rules a route is one to four loads (IPv6: at most sixteen), a neighbour one hash probe;
-//! nothing is allocated. Not here: following the kernel's changes, and resolving neighbours.
+//! hops. Packets that an interface of a VRF has received are looked up as packets of the VRF. Cost: with the default
+//! rules a route is one to four loads (IPv6: at most sixteen), a neighbour one hash probe; nothing is allocated. Not
+//! here: following the kernel's changes, and resolving neighbours.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
@@ -13,7 +15,9 @@ use xvs_proto::{Family, LinkId, MacAddr};
 
 use self::next_hop::{Gateway, Used};
 use self::routes::{Action, Routes, Target, aligned};
-use xvs_proto::network::{Link, LinkKind, Neighbour, Network, PolicyAction, PolicyRuleMark, RouteKey, Rule};
+use xvs_proto::network::{
+    Link, LinkKind, Neighbour, Network, PolicyAction, PolicyRuleMark, RouteKey, Rule, Table,
+};
 
 mod next_hop;
 mod path;
@@ -38,6 +42,8 @@ pub struct Egress {
     /// Whether any link is a VLAN or a bond.
     is_layered: bool,
     has_bonds: bool,
+    /// The VRFs of the links, each by its table.
+    vrfs: Box<[Table]>,
     routes: Routes,
     neighbours: HashMap<NeighbourKey, Known>,
     rules: Vec<Rule>,
@@ -80,6 +86,8 @@ pub struct LinkInfo {
     below: Below,
     /// The link whose frames it carries: itself, or the bond of which it is an active member.
     above: LinkId,
+    /// The table of the VRF that it is a member of.
+    pub vrf: Option<Table>,
     /// Its addresses with their prefix lengths, primary first. [`Egress::source_for`] chooses from them.
     addresses: Vec<(IpAddr, u8)>,
 }
@@ -138,6 +146,7 @@ impl Egress {
             .collect();
         let is_layered = links.iter().flatten().any(|link| link.below != Below::Nothing);
         let has_bonds = links.iter().flatten().any(|link| matches!(link.below, Below::Bond(_)));
+        let vrfs: BTreeSet<_> = network.links.iter().filter_map(|link| link.vrf).collect();
         let neighbours = network
             .neighbours
             .iter()
@@ -154,6 +163,7 @@ impl Egress {
             vlans,
             is_layered,
             has_bonds,
+            vrfs: vrfs.into_iter().collect(),
             neighbours,
             rules: network.rules.clone(),
             by_mark: network.rules.iter().any(|rule| rule.mark.is_some()),
@@ -195,6 +205,30 @@ impl Egress {
             PolicyAction::Lookup(table) => found.table == Some(table),
             PolicyAction::Refuse => found.table.is_none(),
         })
+    }
+
+    /// The VRF of the packets that this link, or its own end, receives, by the VRF's table.
+    #[inline]
+    pub fn vrf(&self, link: LinkId) -> Option<Table> {
+        // Most machines have none, and this runs for each packet.
+        if self.vrfs.is_empty() { None } else { self.link(link.wire())?.vrf }
+    }
+
+    /// The VRFs of the links, each by its table.
+    pub fn vrfs(&self) -> &[Table] {
+        &self.vrfs
+    }
+
+    /// The VRF in which an address is this machine's, and none if it is so without a VRF. For packets of the director
+    /// itself from a virtual address.
+    pub fn vrf_of_address(&self, addr: IpAddr) -> Option<Table> {
+        let mut vrfs = self.vrfs.iter().copied().filter(|_| !self.is_local(addr));
+        vrfs.find(|vrf| self.is_local(RouteKey::from(addr).of_vrf(Some(*vrf))))
+    }
+
+    /// A link of a VRF, or of none, for packets of the director itself that are forwarded as if received there.
+    pub fn link_in(&self, vrf: Option<Table>) -> LinkId {
+        self.links().find(|(_, info)| info.vrf == vrf).map_or(LinkId(0), |(link, _)| link)
     }
 
     /// Whether the mark of a packet may choose its route.
@@ -296,37 +330,47 @@ impl Egress {
     /// The largest packet to `dest` that may leave by `link`, in bytes without link header: the link's MTU, or less if
     /// the route has a smaller one. `None` if the link was removed. Path MTUs that the kernel has learned from ICMP are
     /// not included.
-    pub fn mtu(&self, dest: IpAddr, link: LinkId) -> Option<u32> {
+    pub fn mtu(&self, dest: impl Into<RouteKey>, link: LinkId) -> Option<u32> {
         let most = self.link(link)?.mtu;
         Some(self.target(dest.into()).map_or(most, |target| target.mtu_by(most)))
     }
 
-    /// Whether the kernel would deliver a packet to `addr` to this machine.
-    pub fn is_local(&self, addr: IpAddr) -> bool {
-        self.target(addr.into())
+    /// Whether the kernel would deliver a packet to this machine.
+    pub fn is_local(&self, dest: impl Into<RouteKey>) -> bool {
+        self.target(dest.into())
             .is_some_and(|target| matches!(target.action, Action::Local | Action::Broadcast))
+    }
+
+    /// Whether an address is this machine's, in any VRF or in none.
+    pub fn is_own(&self, addr: IpAddr) -> bool {
+        self.is_local(addr) || self.vrf_of_address(addr).is_some()
     }
 
     /// Whether two hosts are in one network of a link, so that their packets to each other need no router.
     pub fn are_neighbours(&self, one: IpAddr, other: IpAddr) -> bool {
-        let Some(link) = self.link_to(one).filter(|link| self.link_to(other) == Some(*link)) else {
+        let mut vrfs = [None].into_iter().chain(self.vrfs.iter().copied().map(Some));
+        vrfs.any(|vrf| self.are_neighbours_in(vrf, one, other))
+    }
+
+    fn are_neighbours_in(&self, vrf: Option<Table>, one: IpAddr, other: IpAddr) -> bool {
+        let Some(link) = self.link_to(vrf, one).filter(|link| self.link_to(vrf, other) == Some(*link)) else {
             return false;
         };
         let mut networks = self.link(link).into_iter().flat_map(|info| &info.addresses);
         networks.any(|&(addr, len)| common(addr, one) >= len && common(addr, other) >= len)
     }
 
-    /// The link by which a host is reached without a router.
-    fn link_to(&self, host: IpAddr) -> Option<LinkId> {
-        match self.route(host, 0) {
+    /// The link by which packets of a VRF, or of none, reach a host without a router.
+    fn link_to(&self, vrf: Option<Table>, host: IpAddr) -> Option<LinkId> {
+        match self.route(RouteKey::from(host).of_vrf(vrf), 0) {
             RouteTo::Via { link, next_hop } if next_hop == host => Some(link),
             _ => None,
         }
     }
 
-    /// Whether `addr` is a broadcast address of a link of this machine.
-    pub fn is_broadcast(&self, addr: IpAddr) -> bool {
-        self.target(addr.into()).is_some_and(|target| matches!(target.action, Action::Broadcast))
+    /// Whether a packet is to a broadcast address of a link of this machine.
+    pub fn is_broadcast(&self, dest: impl Into<RouteKey>) -> bool {
+        self.target(dest.into()).is_some_and(|target| matches!(target.action, Action::Broadcast))
     }
 
     /// The source address that the director itself uses for packets to `dest` by `link`; `None` if it has none of that
@@ -335,14 +379,17 @@ impl Egress {
     /// The route's preferred source comes first. Otherwise, for IPv4: the link's first address in the network of the
     /// gateway, then the link's first address, then the first address of another link (kernel `net/ipv4/devinet.c`,
     /// `inet_select_addr`). For IPv6: the link's address of the same scope with the longest common prefix, then those
-    /// of other links (RFC 6724 §5, rules 2, 5 and 8).
-    pub fn source_for(&self, dest: IpAddr, link: LinkId) -> Option<IpAddr> {
-        let target = self.target(dest.into());
+    /// of other links (RFC 6724 §5, rules 2, 5 and 8). Other links are those of the same VRF.
+    pub fn source_for(&self, dest: impl Into<RouteKey>, link: LinkId) -> Option<IpAddr> {
+        let key = dest.into();
+        let dest = key.dest;
+        let target = self.target(key);
         if let Some(source) = target.and_then(|target| target.preferred_source) {
             return Some(source);
         }
         let on_link = self.link(link).map_or(&[][..], |info| &info.addresses);
-        let elsewhere = self.links().filter(|&(id, _)| id != link);
+        let vrf = self.vrf(link);
+        let elsewhere = self.links().filter(|&(id, info)| id != link && info.vrf == vrf);
         let elsewhere =
             elsewhere.flat_map(|(_, info)| &info.addresses).filter(|(addr, _)| !addr.is_loopback());
         match dest {
@@ -362,7 +409,8 @@ impl Egress {
     }
 
     /// The outer headers of tunnels to this address.
-    pub fn tunnel_to(&self, dest: IpAddr, encapsulation: Encapsulation) -> Tunnel {
+    pub fn tunnel_to(&self, dest: impl Into<RouteKey>, encapsulation: Encapsulation) -> Tunnel {
+        let dest = dest.into();
         let source = match self.route(dest, 0) {
             RouteTo::Via { link, .. } => self.source_for(dest, link),
             _ => None,
@@ -374,10 +422,11 @@ impl Egress {
     /// of [`Self::source_for`] if it fits, else the link's first one.
     pub fn source_of_family(
         &self,
-        dest: IpAddr,
+        dest: impl Into<RouteKey>,
         family: Family,
         excluded: impl Fn(IpAddr) -> bool,
     ) -> Option<IpAddr> {
+        let dest = dest.into();
         let RouteTo::Via { link, .. } = self.route(dest, 0) else { return None };
         let on_link = self.link(link).into_iter().flat_map(|info| &info.addresses).map(|(addr, _)| *addr);
         self.source_for(dest, link).into_iter().chain(on_link).find(|addr| {
@@ -429,6 +478,7 @@ impl LinkInfo {
             name: link.name.clone(),
             below,
             above: bond.map_or(link.id, |bond| bond.id),
+            vrf: link.vrf,
             addresses: link.addresses.clone(),
         }
     }

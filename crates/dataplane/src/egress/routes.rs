@@ -138,7 +138,10 @@ impl Lookups {
         // Consecutive rules for all packets are one look-up of several tables. A throw route leads to the next rule, so
         // its table is the last one of a look-up.
         let mut lookups: Vec<(&Rule, Vec<Table>)> = Vec::new();
-        for rule in network.rules.iter().filter(|rule| rule.family == family) {
+        // Packets are received by links alone, so the VRFs of no link cost nothing.
+        let concerns =
+            |rule: &&Rule| rule.vrf.is_none() || network.links.iter().any(|link| link.vrf == rule.vrf);
+        for rule in network.rules.iter().filter(|rule| rule.family == family).filter(concerns) {
             match (rule.action, lookups.last_mut()) {
                 (PolicyAction::Lookup(table), Some((before, tables)))
                     if rule.is_unconditional()
@@ -223,27 +226,23 @@ impl Trie {
             trie.paint(0, 0, add(targets, refused));
         }
         for table in tables.iter().rev() {
-            let of_table = network.routes.iter().rev().filter(|route| route.table == *table);
-            let mut painted: Vec<&Route> =
-                of_table.filter(|route| Family::of(route.dest.addr()) == family).collect();
-            painted.sort_by_key(|route| (route.dest.len(), Reverse(route.metric)));
-            for route in painted {
-                let leaf = match &route.action {
+            for route in of_table(network, family, *table) {
+                let leaf = match route.action {
                     RouteAction::Throw => 0,
-                    // The kernel would send such packets by links that xvs does not use. They must not leave by
-                    // another link.
-                    action => {
-                        let target = Target {
-                            action: Action::of(action, by_ifindex).unwrap_or(Action::Unreachable),
-                            preferred_source: route.preferred_source,
-                            mtu: route.mtu,
-                            table: Some(*table),
-                        };
-                        add(targets, target)
-                    }
+                    _ => add(targets, Target::of(route, *table, by_ifindex)),
                 };
-                let (_, bits) = aligned(route.dest.addr());
-                trie.paint(bits, route.dest.len(), leaf);
+                trie.paint(aligned(route.dest.addr()).1, route.dest.len(), leaf);
+                let RouteAction::Vrf(vrf) = route.action else { continue };
+                for inner in of_table(network, family, vrf) {
+                    // The whole prefix of the route is its part of a shorter one.
+                    let part = [inner.dest, route.dest].into_iter().max_by_key(|dest| dest.len());
+                    let part = part
+                        .filter(|part| inner.dest.contains(part.addr()) && route.dest.contains(part.addr()));
+                    if let Some(part) = part {
+                        let leaf = add(targets, Target::of(inner, *table, by_ifindex));
+                        trie.paint(aligned(part.addr()).1, part.len(), leaf);
+                    }
+                }
             }
         }
         trie.shorten();
@@ -317,6 +316,14 @@ impl Trie {
     }
 }
 
+/// The routes of a table, from the least to the most preferred.
+fn of_table(network: &Network, family: Family, table: Table) -> Vec<&Route> {
+    let of_table = network.routes.iter().rev().filter(|route| route.table == table);
+    let mut found: Vec<&Route> = of_table.filter(|route| Family::of(route.dest.addr()) == family).collect();
+    found.sort_by_key(|route| (route.dest.len(), Reverse(route.metric)));
+    found
+}
+
 /// Appends a target. Returns its entry.
 fn add(targets: &mut Vec<Target>, target: Target) -> u32 {
     targets.push(target);
@@ -335,6 +342,17 @@ impl Node {
 }
 
 impl Target {
+    /// That of a route found by a look-up in `table`.
+    fn of(route: &Route, table: Table, by_ifindex: &HashMap<u32, LinkId>) -> Self {
+        Self {
+            // The kernel would send by links that xvs does not use. Such packets must not leave by another link.
+            action: Action::of(&route.action, by_ifindex).unwrap_or(Action::Unreachable),
+            preferred_source: route.preferred_source,
+            mtu: route.mtu,
+            table: Some(table),
+        }
+    }
+
     /// The largest packet, in bytes, by a link with this MTU.
     pub(super) fn mtu_by(&self, link: u32) -> u32 {
         self.mtu.map_or(link, |mtu| mtu.min(link))
@@ -354,7 +372,10 @@ impl Action {
         let nexthops = match action {
             RouteAction::Local => return Some(Self::Local),
             RouteAction::Broadcast => return Some(Self::Broadcast),
-            RouteAction::Unreachable | RouteAction::Throw => return Some(Self::Unreachable),
+            // A route to a VRF refuses what the VRF's table has no route to.
+            RouteAction::Unreachable | RouteAction::Throw | RouteAction::Vrf(_) => {
+                return Some(Self::Unreachable);
+            }
             RouteAction::Unicast(nexthops) => nexthops,
         };
         let mut hops = Vec::with_capacity(nexthops.len());

@@ -163,7 +163,7 @@ fn a_route_may_lower_the_mtu_of_its_link_but_not_raise_it() {
 /// A rule for IPv4 packets that looks up a table.
 fn rule(priority: u32, table: Table) -> Rule {
     let action = PolicyAction::Lookup(table);
-    Rule { family: Family::V4, priority, from: None, to: None, mark: None, action }
+    Rule { family: Family::V4, priority, from: None, to: None, mark: None, vrf: None, action }
 }
 
 /// The director with a default route by lan in table 100, and this rule before the rule for table main.
@@ -185,7 +185,7 @@ fn with_rule(rule: Rule) -> Network {
 }
 
 fn key(dest: &str, source: &str, mark: u32) -> RouteKey {
-    RouteKey { dest: ip(dest), source: ip(source), mark }
+    RouteKey { dest: ip(dest), source: ip(source), mark, vrf: None }
 }
 
 #[test]
@@ -254,35 +254,51 @@ fn a_table_without_a_route_and_a_throw_route_lead_to_the_next_rule() {
 
 /// The result of a scan of all rules and routes.
 fn scan(network: &Network, key: RouteKey) -> RouteTo {
-    let RouteKey { dest, source, mark } = key;
+    let RouteKey { dest, source, mark, vrf } = key;
     for rule in &network.rules {
         let unknown = source == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
         let concerned = rule.family == Family::of(dest)
             && rule.from.is_none_or(|from| from.contains(source) && !unknown)
             && rule.to.is_none_or(|to| to.contains(dest))
-            && rule.mark.is_none_or(|of| (of.mark ^ mark) & of.mask == 0);
+            && rule.mark.is_none_or(|of| (of.mark ^ mark) & of.mask == 0)
+            && rule.vrf.is_none_or(|of| Some(of) == vrf);
         if !concerned {
             continue;
         }
         let PolicyAction::Lookup(table) = rule.action else { return RouteTo::Unreachable };
-        let matching =
-            network.routes.iter().filter(|route| route.table == table && route.dest.contains(dest));
-        // `min_by_key` returns the first of several equal routes.
-        let best = matching.min_by_key(|route| (u8::MAX - route.dest.len(), route.metric));
-        match best.map(|route| &route.action) {
+        match best(network, table, dest) {
             None | Some(RouteAction::Throw) => {}
-            Some(RouteAction::Local | RouteAction::Broadcast) => return RouteTo::Local,
-            Some(RouteAction::Unreachable) => return RouteTo::Unreachable,
-            Some(RouteAction::Unicast(hops)) => {
-                let Some(hop) = hops.iter().find(|hop| (1..=2).contains(&hop.ifindex)) else {
-                    return RouteTo::Unreachable;
-                };
-                let link = LinkId(hop.ifindex as u16 - 1);
-                return RouteTo::Via { link, next_hop: hop.via.unwrap_or(dest) };
+            Some(RouteAction::Vrf(table)) => {
+                let found =
+                    best(network, *table, dest).filter(|action| !matches!(action, RouteAction::Vrf(_)));
+                return found.map_or(RouteTo::Unreachable, |action| outcome(action, dest));
             }
+            Some(action) => return outcome(action, dest),
         }
     }
     RouteTo::NoRoute
+}
+
+/// What the longest prefix of a table says.
+fn best(network: &Network, table: Table, dest: IpAddr) -> Option<&RouteAction> {
+    let matching = network.routes.iter().filter(|route| route.table == table && route.dest.contains(dest));
+    // `min_by_key` returns the first of several equal routes.
+    let best = matching.min_by_key(|route| (u8::MAX - route.dest.len(), route.metric));
+    best.map(|route| &route.action)
+}
+
+fn outcome(action: &RouteAction, dest: IpAddr) -> RouteTo {
+    match action {
+        RouteAction::Local | RouteAction::Broadcast => RouteTo::Local,
+        RouteAction::Unicast(hops) => match hops.iter().find(|hop| (1..=2).contains(&hop.ifindex)) {
+            Some(hop) => {
+                let link = LinkId(hop.ifindex as u16 - 1);
+                RouteTo::Via { link, next_hop: hop.via.unwrap_or(dest) }
+            }
+            None => RouteTo::Unreachable,
+        },
+        RouteAction::Unreachable | RouteAction::Throw | RouteAction::Vrf(_) => RouteTo::Unreachable,
+    }
 }
 
 /// Addresses that differ in few bits, so that random prefixes often contain random destinations.
@@ -317,6 +333,7 @@ fn route() -> impl Strategy<Value = Route> {
             Just(RouteAction::Broadcast),
             Just(RouteAction::Unreachable),
             Just(RouteAction::Throw),
+            any_table().prop_map(RouteAction::Vrf),
             (1u32..4, prop::option::of(addr()))
                 .prop_map(|(ifindex, via)| RouteAction::Unicast(vec![NextHop { ifindex, via, weight: 1 }])),
         ];
@@ -338,20 +355,26 @@ fn any_rule() -> impl Strategy<Value = Rule> {
     let mark = (0u32..4, 0u32..4).prop_map(|(mark, mask)| PolicyRuleMark { mark, mask });
     let mark = prop::option::weighted(0.3, mark);
     let [from, to] = [(); 2].map(|()| prop::option::weighted(0.3, any_prefix()));
-    (family, from, to, mark, action).prop_map(|(family, from, to, mark, action)| Rule {
+    (family, from, to, mark, any_vrf(), action).prop_map(|(family, from, to, mark, vrf, action)| Rule {
         family,
         priority: 0,
         from,
         to,
         mark,
+        vrf,
         action,
     })
 }
 
+/// A VRF of one of the director's links.
+fn any_vrf() -> impl Strategy<Value = Option<Table>> {
+    prop::option::weighted(0.3, prop_oneof![Just(Table(100)), Just(Table(101))])
+}
+
 fn any_key() -> impl Strategy<Value = RouteKey> {
-    (any::<bool>(), any::<u16>(), prop::option::of(any::<u16>()), 0u32..4).prop_map(
-        |(v4, dest, source, mark)| {
-            let key = RouteKey::from(spread(v4, dest));
+    (any::<bool>(), any::<u16>(), prop::option::of(any::<u16>()), 0u32..4, any_vrf()).prop_map(
+        |(v4, dest, source, mark, vrf)| {
+            let key = RouteKey::from(spread(v4, dest)).of_vrf(vrf);
             RouteKey { source: source.map_or(key.source, |source| spread(v4, source)), mark, ..key }
         },
     )
@@ -366,6 +389,9 @@ proptest! {
         flow_hash in any::<u64>(),
     ) {
         let mut network = director();
+        for (link, vrf) in network.links.iter_mut().zip([Table(100), Table(101)]) {
+            link.vrf = Some(vrf);
+        }
         network.routes = routes;
         network.rules.extend(rules.clone().unwrap_or_default());
         if rules.is_some() {
@@ -391,4 +417,84 @@ fn a_neighbour_that_packets_were_sent_to_is_reported_once_and_others_are_not() {
     }
     assert_eq!(used(), [(network.links[0].ifindex, ip("10.0.0.254"))]);
     assert_eq!(used(), []);
+}
+
+/// The director with wan in the VRF of table 10 and lan in that of table 20, as the kernel has their routes, and the
+/// rule for each VRF.
+fn with_vrfs() -> Network {
+    let mut network = director();
+    for (place, vrf) in [Table(10), Table(20)].into_iter().enumerate() {
+        let Link { ifindex, addresses, .. } = network.links[place].clone();
+        network.links[place].vrf = Some(vrf);
+        for route in &mut network.routes {
+            let is_own = match &route.action {
+                RouteAction::Unicast(hops) => hops[0].ifindex == ifindex,
+                _ => addresses
+                    .iter()
+                    .any(|&(addr, len)| Prefix::new(addr, len).unwrap().contains(route.dest.addr())),
+            };
+            if is_own {
+                route.table = vrf;
+            }
+        }
+        network.rules.insert(1, Rule { vrf: Some(vrf), ..rule(1000, vrf) });
+    }
+    network
+}
+
+/// A route of a VRF's table.
+fn leaked(table: Table, dest: &str, action: RouteAction) -> Route {
+    Route { table, dest: prefix(dest), metric: 0, action, preferred_source: None, mtu: None }
+}
+
+#[test]
+fn packets_of_a_vrf_take_the_routes_of_its_table_and_have_its_addresses() {
+    let egress = Egress::build(&with_vrfs());
+    assert_eq!([WAN, LAN, WAN.own()].map(|link| egress.vrf(link)), [10, 20, 10].map(|vrf| Some(Table(vrf))));
+    let in_vrf = |dest, vrf| RouteKey::from(ip(dest)).of_vrf(vrf);
+    let (wan, lan) = (Some(Table(10)), Some(Table(20)));
+    assert_eq!(egress.route(in_vrf("192.0.2.1", wan), 0), via(WAN, "10.0.0.254"));
+    assert_eq!(egress.route(in_vrf("10.1.0.7", lan), 0), via(LAN, "10.1.0.7"));
+    for key in [in_vrf("192.0.2.1", lan), in_vrf("192.0.2.1", None), in_vrf("10.1.0.7", None)] {
+        assert_eq!(egress.route(key, 0), RouteTo::NoRoute, "{key:?}");
+    }
+    assert_eq!(
+        egress.route(in_vrf("10.1.0.7", wan), 0),
+        via(WAN, "10.0.0.254"),
+        "by the default route of its VRF"
+    );
+    assert!(egress.is_local(in_vrf("10.0.0.1", wan)) && !egress.is_local(in_vrf("10.0.0.1", lan)));
+    assert!(egress.is_own(ip("10.0.0.1")) && !egress.is_own(ip("10.0.0.2")));
+    assert_eq!(egress.vrf_of_address(ip("10.1.0.1")), lan);
+    assert_eq!(egress.source_for(in_vrf("10.1.0.7", lan), LAN), Some(ip("10.1.0.1")));
+    // Without an address on the link, none of another VRF is chosen.
+    let mut network = with_vrfs();
+    network.links[1].addresses.clear();
+    network.routes.retain(|route| route.table != Table(20));
+    assert_eq!(Egress::build(&network).source_for(in_vrf("10.1.0.7", lan), LAN), None);
+    let rule = egress.rule_of(in_vrf("10.1.0.7", lan)).map(Rule::to_string);
+    assert_eq!(rule.as_deref(), Some("1000: from all in the VRF of table 20 lookup 20"));
+}
+
+#[test]
+fn a_leaked_route_is_by_an_interface_of_another_vrf_or_by_the_vrf_itself() {
+    let mut network = with_vrfs();
+    let by_lan = RouteAction::Unicast(vec![NextHop { ifindex: 2, via: None, weight: 1 }]);
+    network.routes.push(leaked(Table(10), "10.1.0.8", by_lan));
+    // The part of a shorter prefix, all of an equal one, and what the VRF has no route to.
+    network.routes.push(leaked(Table(10), "10.1.0.16/28", RouteAction::Vrf(Table(20))));
+    network.routes.push(leaked(Table(10), "10.2.0.0/16", RouteAction::Vrf(Table(20))));
+    // A longer prefix of the packet's own VRF wins.
+    network.routes.push(leaked(Table(10), "10.1.0.18/32", RouteAction::Unreachable));
+    network.routes.push(leaked(Table(20), "0.0.0.0/0", RouteAction::Vrf(Table(10))));
+    let egress = Egress::build(&network);
+    let wan = |dest| RouteKey::from(ip(dest)).of_vrf(Some(Table(10)));
+    assert_eq!(egress.route(wan("10.1.0.8"), 0), via(LAN, "10.1.0.8"));
+    assert_eq!(egress.route(wan("10.1.0.17"), 0), via(LAN, "10.1.0.17"));
+    assert_eq!(egress.route(wan("10.1.0.18"), 0), RouteTo::Unreachable);
+    assert_eq!(egress.route(wan("10.2.0.1"), 0), RouteTo::Unreachable, "a route from VRF to VRF to VRF");
+    assert_eq!(egress.route(wan("10.1.0.32"), 0), via(WAN, "10.0.0.254"));
+    let lan = RouteKey::from(ip("192.0.2.1")).of_vrf(Some(Table(20)));
+    assert_eq!(egress.route(lan, 0), via(WAN, "10.0.0.254"), "the default route of the other VRF");
+    assert_eq!(network.route_to(lan).map(|route| route.table), Some(Table(10)));
 }

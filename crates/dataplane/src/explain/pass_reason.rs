@@ -80,7 +80,7 @@ fn begins_nothing(run: &DryRun, packet: &Packet, snapshot: &Snapshot) -> &'stati
     if !snapshot.serves(run.link, packet) {
         return "no service has its mark, or its protocol, address and port";
     }
-    if !is_valid_source(flow.source.addr, flow.dest.addr, snapshot) {
+    if !is_valid_source(flow.source.addr, flow.dest.addr, run.link, snapshot) {
         return "its source address is not that of a host, or it is this machine's own";
     }
     if is_ftp_data(packet) {

@@ -177,22 +177,24 @@ impl DryRun {
     ) -> Option<Route> {
         let (Class::Flow(packet) | Class::Error(packet)) = self.class else { return None };
         let about = self.quote().map_or(packet.flow, |quote| quote.flow);
+        let vrf = self.snapshot.egress.vrf(self.link);
         let (key, hash) = match (direction, connection) {
             (Direction::Outbound, Some((_, copied))) => {
                 let NewConnection { client, virtual_endpoint, .. } = copied.connection;
                 let mark = self.snapshot.routing_mark(self.link, &packet);
-                let key = RouteKey { dest: client.addr, source: virtual_endpoint.addr, mark };
+                let key = RouteKey { dest: client.addr, source: virtual_endpoint.addr, mark, vrf };
                 (key, self.pipeline.flows.hash(&about))
             }
             (_, Some((_, copied))) if copied.connection.dest.addr.is_unspecified() => {
-                (packet.flow.dest.addr.into(), self.pipeline.flows.hash(&packet.flow))
+                (RouteKey::from(packet.flow.dest.addr).of_vrf(vrf), self.pipeline.flows.hash(&packet.flow))
             }
             (_, Some((_, copied))) => {
                 let NewConnection { dest, method, dest_ref, .. } = copied.connection;
-                let found = self.snapshot.destinations.find(DestinationId(dest_ref));
-                (found.map_or(dest.addr.into(), |found| found.tunnel.route_key(dest.addr, method)), 0)
+                let found = self.snapshot.destinations.find_in(vrf, DestinationId(dest_ref));
+                let key = found.map_or(dest.addr.into(), |found| found.tunnel.route_key(dest.addr, method));
+                (key.of_vrf(vrf), 0)
             }
-            (_, None) => (chosen?.into(), 0),
+            (_, None) => (RouteKey::from(chosen?).of_vrf(vrf), 0),
         };
         let egress = &self.snapshot.egress;
         Some(Route { key, result: egress.route(key, hash), path: Path::find(egress, key, hash) })

@@ -45,10 +45,11 @@ impl Ends {
         FlowKey { protocol, source: self.dest, dest: self.local.unwrap_or(self.client) }
     }
 
-    /// The key of the route look-up for packets with this mark to the client. As under IPVS, its source is the virtual
-    /// address.
+    /// The key of the route look-up for packets with this mark to the client, of no VRF. As under IPVS, its source is
+    /// the virtual address.
     #[inline]
     pub fn key_to_client(&self, mark: u32) -> RouteKey {
-        RouteKey { dest: self.client.addr, source: self.virtual_endpoint.addr, mark }
+        let (dest, source) = (self.client.addr, self.virtual_endpoint.addr);
+        RouteKey { dest, source, mark, vrf: None }
     }
 }

@@ -5,6 +5,7 @@
 //! replies of the kernel's own stack pass through the pipeline if NAT has rewritten the request (`steering/own.rs`).
 //! Not here: giving the frame to the kernel (`steering/reinject.rs`).
 
+use xvs_proto::network::RouteKey;
 use xvs_proto::{LinkId, MacAddr, Packet, ethernet};
 use xvs_sched::ForwardingMethod;
 use xvs_xdp::Frame;
@@ -38,7 +39,7 @@ pub(super) fn deliver(
             Verdict::Transmit(link.own())
         }
         ForwardingMethod::Nat | ForwardingMethod::FullNat => Verdict::Drop(DropReason::DestinationLocal),
-        _ if egress.is_local(dest.addr) => Verdict::PassToKernel,
+        _ if egress.is_local(RouteKey::from(dest.addr).of_vrf(egress.vrf(link))) => Verdict::PassToKernel,
         _ => Verdict::Drop(DropReason::DestinationLocal),
     }
 }

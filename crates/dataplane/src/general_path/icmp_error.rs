@@ -28,7 +28,7 @@ use crate::new_connection::connect::connect;
 use crate::new_connection::insert::Begun;
 use crate::new_connection::service::{Marked, is_valid_source};
 use crate::offload::Offloader;
-use crate::snapshot::{Destination, Encapsulation};
+use crate::snapshot::{Destination, DestinationId, Encapsulation};
 use crate::verdict::{DropReason, Verdict};
 
 /// How an ICMP error is treated.
@@ -110,10 +110,11 @@ fn about_reply(
         connection.count_in_packet();
     }
     if connection.is_bypass() {
-        return no_destination::send(flows, frame, &fragmentable(error.packet), cx);
+        return no_destination::send(flows, frame, link, &fragmentable(error.packet), cx);
     }
     // As under IPVS, a removed destination gets the error too.
-    let destination = cx.snapshot.destinations.of(&connection);
+    let id = DestinationId(connection.dest_ref());
+    let destination = cx.snapshot.destinations.find_in(cx.snapshot.egress.vrf(link), id);
     let numbers = connection.numbers();
     to_destination(flows, frame, link, error, (&ends, numbers), destination, cx)
 }
@@ -186,7 +187,7 @@ fn about_request(
         _ => {}
     }
     client_address::quoted(frame, quote, &connection);
-    let key = ends.key_to_client(cx.snapshot.routing_mark(link, packet));
+    let key = ends.key_to_client(cx.snapshot.routing_mark(link, packet)).of_vrf(cx.snapshot.egress.vrf(link));
     let path = Path::find(&cx.snapshot.egress, key, flows.table.hash(&quote.flow));
     let verdict = forward::icmp::reply(frame, packet, quote, &ends, path, &mut flows.ids);
     if !forward::is_refused(verdict)
@@ -232,10 +233,13 @@ fn about_tunnel(
     let ends = Ends::of(&connection);
     let destination = cx.snapshot.destinations.of(&connection)?;
     let tunnel = destination.tunnel;
+    // The requests' VRF is not known here.
+    let mut sources =
+        [tunnel].into_iter().chain(destination.in_vrfs.iter().map(|of| of.tunnel)).map(|of| of.source);
     // An attacker who guesses a connection does not know the director's source address for the tunnel.
     let is_tunnel = ends.method == ForwardingMethod::Tunnel
         && ends.dest.addr == outer.flow.dest.addr
-        && tunnel.source == Some(outer.flow.source.addr)
+        && sources.any(|source| source == Some(outer.flow.source.addr))
         && encapsulation.is(tunnel.encapsulation);
     if !is_tunnel {
         return None;
@@ -254,7 +258,7 @@ fn about_tunnel(
                 // From now on the director fragments the client's packets.
                 return Some(ErrorAction::Verdict(Verdict::Consumed));
             }
-            let link_mtu = destination.path.hop().map_or(u32::MAX, |hop| hop.mtu);
+            let link_mtu = destination.best_path().hop().map_or(u32::MAX, |hop| hop.mtu);
             let path_mtu = destination.path_mtu.at(cx.now);
             let room = forward::room(&ends, tunnel, link_mtu, path_mtu, about.family());
             icmp::Error::FragmentationNeeded { mtu: u16::try_from(room).unwrap_or(u16::MAX) }
@@ -292,7 +296,8 @@ fn schedule(
     let request = Packet { flow: error.quote.flow.reversed(), ..*error.quote };
     let FlowKey { source: client, dest, .. } = request.flow;
     let served = !link.is_own() && request.has_ports() && snapshot.services.any_of(packet.family());
-    let begins = served && client.port != ftp::DATA_PORT && is_valid_source(client.addr, dest.addr, snapshot);
+    let begins =
+        served && client.port != ftp::DATA_PORT && is_valid_source(client.addr, dest.addr, link, snapshot);
     if !begins || !snapshot.settings.schedule_icmp {
         return Verdict::PassToKernel;
     }
@@ -310,7 +315,8 @@ fn schedule(
     {
         Ok(Begun::Connection(id)) => about_reply(flows, frame, link, error, id, cx),
         Ok(Begun::OnePacket(ends, id)) => {
-            to_destination(flows, frame, link, error, (&ends, None), snapshot.destinations.find(id), cx)
+            let destination = snapshot.destinations.find_in(snapshot.egress.vrf(link), id);
+            to_destination(flows, frame, link, error, (&ends, None), destination, cx)
         }
         Err(verdict) => verdict,
     }

@@ -100,11 +100,11 @@ impl<'a> IcmpError<'a> {
             return None;
         }
         let virtual_address = self.virtual_address(snapshot);
-        let key = RouteKey::from(sender);
+        let key = RouteKey::from(sender).of_vrf(snapshot.egress.vrf(self.link));
         let key = virtual_address.map_or(key, |source| RouteKey { source, ..key });
         let hop = hop_to(key, snapshot, unresolved)?;
         // The director's own is the one on the link by which the packet was received.
-        let source = virtual_address.or_else(|| snapshot.egress.source_for(sender, self.link))?;
+        let source = virtual_address.or_else(|| snapshot.egress.source_for(key, self.link))?;
         // The first part of a packet in several parts has more bytes than an error quotes.
         let first = self.frame.bytes();
         let offending = &first[self.packet.network..self.packet.end.min(first.len())];
@@ -131,7 +131,8 @@ impl<'a> IcmpError<'a> {
     /// were passed to the kernel before.
     fn is_multicast_or_broadcast(&self, snapshot: &Snapshot) -> bool {
         let dest = self.packet.flow.dest.addr;
-        !is_host(dest) || snapshot.egress.is_broadcast(dest)
+        let key = RouteKey::from(dest).of_vrf(snapshot.egress.vrf(self.link));
+        !is_host(dest) || snapshot.egress.is_broadcast(key)
     }
 
     /// The source address, unless it is the director's own. As in the kernel, the director's own is chosen only after

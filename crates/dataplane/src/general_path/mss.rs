@@ -40,7 +40,10 @@ pub(crate) fn clamp_request(
     cx: Context<'_>,
 ) {
     if concerns(packet, ends, cx) {
-        let back = Path::find(&cx.snapshot.egress, ends.key_to_client(0), 0);
+        // Replies are received by the link by which requests leave.
+        let egress = &cx.snapshot.egress;
+        let vrf = destination.path.hop().and_then(|hop| egress.vrf(hop.link));
+        let back = Path::find(egress, ends.key_to_client(0).of_vrf(vrf), 0);
         clamp(frame, packet, ends, destination, back);
     }
 }

@@ -3,7 +3,8 @@
 //!
 //! Not here: the packets that begin a connection without a destination (`new_connection/bypass.rs`).
 
-use xvs_proto::{Family, Packet};
+use xvs_proto::network::RouteKey;
+use xvs_proto::{Family, LinkId, Packet};
 use xvs_xdp::Frame;
 
 use super::icmp_originate::{ErrorSource, IcmpError};
@@ -18,8 +19,8 @@ use crate::forward::{self, Ends};
 use crate::verdict::{DropReason, Verdict};
 
 /// Drops a client's packet whose connection has lost its destination.
-pub(crate) fn refuse(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId) -> Verdict {
-    reset::apply(&mut flows.answers, p.frame, p.packet, &flows.table.connection(id));
+pub(crate) fn refuse(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
+    reset::apply(&mut flows.answers, &mut p, &flows.table.connection(id), cx);
     Verdict::Drop(DropReason::DestinationUnavailable)
 }
 
@@ -37,14 +38,21 @@ pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Co
     flows.announce(id, cx);
     match unbound {
         Some(ends) => burst::forward::unbound(flows, p, &ends, cx),
-        None => send(flows, p.frame, p.packet, cx),
+        None => send(flows, p.frame, p.link, p.packet, cx),
     }
 }
 
-/// Forwards a packet unchanged to its original address.
-pub(crate) fn send(flows: &Flows, frame: &mut Frame, packet: &Packet, cx: Context<'_>) -> Verdict {
+/// Forwards a packet, which was received by `link`, unchanged to its original address.
+pub(crate) fn send(
+    flows: &Flows,
+    frame: &mut Frame,
+    link: LinkId,
+    packet: &Packet,
+    cx: Context<'_>,
+) -> Verdict {
     let hash = flows.table.hash(&packet.flow);
-    let path = Path::find(&cx.snapshot.egress, packet.flow.dest.addr, hash);
+    let egress = &cx.snapshot.egress;
+    let path = Path::find(egress, RouteKey::from(packet.flow.dest.addr).of_vrf(egress.vrf(link)), hash);
     forward::unchanged(frame, packet, path)
 }
 

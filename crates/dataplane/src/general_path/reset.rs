@@ -13,10 +13,11 @@
 //! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end accepts).
 
 use xvs_proto::{FlowKey, Packet, Protocol, tcp};
-use xvs_xdp::Frame;
 
 use super::client_address::without_data;
 use super::tcp_originate::{Answer, tell};
+use crate::burst::context::Context;
+use crate::burst::framed_packet::FramedPacket;
 use crate::conn::{Connection, Flags};
 use crate::forward::Ends;
 
@@ -25,19 +26,25 @@ use crate::forward::Ends;
 #[inline]
 pub(crate) fn apply(
     answers: &mut Vec<Answer>,
-    frame: &mut Frame,
-    packet: &Packet,
+    p: &mut FramedPacket<'_>,
     connection: &Connection<'_>,
+    cx: Context<'_>,
 ) -> Option<Packet> {
     match connection.flags().contains(Flags::RESET) {
-        true => reset_both(answers, frame, packet, &Ends::of(connection)),
+        true => reset_both(answers, p, &Ends::of(connection), cx),
         false => None,
     }
 }
 
 // Not inlined, so that the path of other packets is short.
 #[inline(never)]
-fn reset_both(answers: &mut Vec<Answer>, frame: &mut Frame, packet: &Packet, ends: &Ends) -> Option<Packet> {
+fn reset_both(
+    answers: &mut Vec<Answer>,
+    p: &mut FramedPacket<'_>,
+    ends: &Ends,
+    cx: Context<'_>,
+) -> Option<Packet> {
+    let FramedPacket { frame, packet, link, .. } = p;
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let FlowKey { source, dest, .. } = packet.flow;
     // A wrong checksum would be replaced by a correct one, around corrupt numbers. A packet that is not forwarded stays
@@ -53,6 +60,7 @@ fn reset_both(answers: &mut Vec<Answer>, frame: &mut Frame, packet: &Packet, end
         true => ends.key_to_client(0),
         false => source.addr.into(),
     };
+    let key = key.of_vrf(cx.snapshot.egress.vrf(*link));
     tell(answers, Answer { ends: (dest, source), header: numbers.into(), key });
     let cut = without_data(frame, packet, tcp::HEADER_LEN, &[]);
     Some(Packet { tcp_flags, longest_fragment: None, ..cut })

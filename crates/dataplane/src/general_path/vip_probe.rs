@@ -9,7 +9,8 @@
 //!
 //! Not here: the probes in flight (`snapshot/vip_probes.rs`), and the meaning of a result (crate `health`).
 
-use xvs_proto::{LinkId, Protocol, tcp};
+use xvs_proto::network::RouteKey;
+use xvs_proto::{Protocol, tcp};
 use xvs_xdp::{BURST, Frame};
 
 use super::tcp_originate::{ETHERNET_MTU, as_received, largest_segment, tcp_frame};
@@ -32,7 +33,7 @@ pub(crate) fn take_reply(p: &FramedPacket<'_>, cx: Context<'_>) -> Option<Verdic
     let flow = &p.packet.flow;
     let is_to_probe = flow.protocol == Protocol::TCP
         && flow.dest.port == probes.port
-        && cx.snapshot.egress.is_local(flow.dest.addr);
+        && cx.snapshot.is_local(p.link, flow.dest.addr);
     is_to_probe.then(|| {
         note_reply(probes, p);
         Verdict::Consumed
@@ -147,8 +148,10 @@ fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, cx: Context<'_>
         local: None,
         method: path.method,
     };
-    let tunnel = egress.tunnel_to(path.server.addr, path.encapsulation);
-    let next = Path::find(egress, tunnel.route_key(path.server.addr, path.method), 0);
+    // As a client's packet that this VRF receives.
+    let vrf = egress.vrf_of_address(path.virtual_endpoint.addr);
+    let tunnel = egress.tunnel_to(RouteKey::from(path.server.addr).of_vrf(vrf), path.encapsulation);
+    let next = Path::find(egress, tunnel.route_key(path.server.addr, path.method).of_vrf(vrf), 0);
     if next == Path::Local {
         return Verdict::Drop(DropReason::DestinationLocal);
     }
@@ -162,5 +165,5 @@ fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, cx: Context<'_>
         ids: &mut flows.ids,
     };
     // The link matters only for this machine's own addresses.
-    forward::request(frame, LinkId(0), &packet, &ends, next, egress, outer)
+    forward::request(frame, egress.link_in(vrf), &packet, &ends, next, egress, outer)
 }

@@ -68,5 +68,5 @@ fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
     snapshot.settings.cache_bypass
         && matches!(service.key, ServiceKey::Mark { .. })
         && is_host(to)
-        && !snapshot.egress.is_local(to)
+        && !snapshot.egress.is_own(to)
 }

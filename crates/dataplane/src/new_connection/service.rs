@@ -44,7 +44,7 @@ fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> R
     let mark = snapshot.marks.of(link, packet);
     match snapshot.services.for_packet(mark, packet.flow.protocol, packet.flow.dest) {
         Some(_) if empty => Err(Verdict::Drop(DropReason::Malformed(Malformed::SctpNoChunk))),
-        Some(service) if is_valid_source(packet.flow.source.addr, packet.flow.dest.addr, snapshot) => {
+        Some(service) if is_valid_source(packet.flow.source.addr, packet.flow.dest.addr, link, snapshot) => {
             Ok(Marked { service, mark })
         }
         _ => Err(Verdict::PassToKernel),
@@ -62,7 +62,7 @@ pub(crate) fn behind_proxy<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snap
     let service = snapshot.services.for_packet(mark, packet.flow.protocol, dest)?;
     let is_behind = service.may_proxy()
         && [0, dest.port].contains(&service.port())
-        && is_valid_source(packet.flow.source.addr, dest.addr, snapshot);
+        && is_valid_source(packet.flow.source.addr, dest.addr, link, snapshot);
     is_behind.then_some(Marked { service, mark })
 }
 
@@ -110,14 +110,14 @@ fn is_unsolicited(packet: &Packet, snapshot: &Snapshot) -> bool {
     snapshot.settings.nat_icmp_send
         && !is_reset(packet)
         && snapshot.nat_destinations.contains(&(packet.flow.protocol, packet.flow.source))
-        && !snapshot.egress.is_local(packet.flow.dest.addr)
+        && !snapshot.egress.is_own(packet.flow.dest.addr)
 }
 
-/// Whether a packet from the wire to `dest` may have this source. The kernel refuses others before IPVS sees them (RFC
-/// 1812 §5.3.7, RFC 4291 §2.5), so they go back to the kernel; so does an IPv6 packet with an address of the director
-/// as its source, which would have its reply delivered here.
-pub(crate) fn is_valid_source(source: IpAddr, dest: IpAddr, snapshot: &Snapshot) -> bool {
-    is_host(source) && source != dest && !snapshot.egress.is_local(source)
+/// Whether a packet that a link received from the wire, to `dest`, may have this source. The kernel refuses others
+/// before IPVS sees them (RFC 1812 §5.3.7, RFC 4291 §2.5), so they go back to the kernel; so does an IPv6 packet with
+/// an address of the director as its source, which would have its reply delivered here.
+pub(crate) fn is_valid_source(source: IpAddr, dest: IpAddr, link: LinkId, snapshot: &Snapshot) -> bool {
+    is_host(source) && source != dest && !snapshot.is_local(link, source)
 }
 
 /// Whether a packet is the first of a connection by the rules of its protocol: a TCP SYN, with or without ACK, or an
@@ -162,8 +162,8 @@ mod tests {
         let snapshot = Snapshot { egress: Egress::build(&network).into(), ..Snapshot::default() };
         for (own, client) in own.into_iter().zip(["198.51.100.10", "2001:db8:1::10"]) {
             assert!(
-                !is_valid_source(own, own, &snapshot)
-                    && is_valid_source(client.parse().unwrap(), own, &snapshot)
+                !is_valid_source(own, own, LinkId(0), &snapshot)
+                    && is_valid_source(client.parse().unwrap(), own, LinkId(0), &snapshot)
             );
         }
     }

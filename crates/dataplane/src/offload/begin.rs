@@ -194,11 +194,12 @@ pub(super) fn plan(
     if snapshot.settings.requests_stay {
         return Err(NotOffloaded::Stays);
     }
-    let destination = snapshot.destinations.of(connection);
+    let vrf = snapshot.egress.vrf(link);
+    let destination = snapshot.destinations.find_in(vrf, DestinationId(connection.dest_ref()));
     if destination.is_some_and(|destination| destination.path == Path::Local) {
         return Err(NotOffloaded::Local);
     }
-    let route = snapshot.destinations.route(DestinationId(connection.dest_ref()));
+    let route = snapshot.destinations.route_in(vrf, DestinationId(connection.dest_ref()));
     let route = route.ok_or(NotOffloaded::NoWay)?;
     if !is_certain(connection, &ends, snapshot) {
         return Err(NotOffloaded::Listed);
@@ -342,8 +343,9 @@ fn reply(
         return Err(NotOffloaded::NoReply);
     }
     let hash = table.hash(&before);
-    let path =
-        Path::find_by(&snapshot.egress, ends.client.addr, hash, || snapshot.unmarked_key_to_client(ends));
+    let path = Path::find_by(&snapshot.egress, ends.client.addr, hash, || {
+        snapshot.unmarked_key_to_client(route.link, ends)
+    });
     let hop = match path {
         Some(Path::To(hop)) => hop,
         Some(Path::NoNeighbour { .. }) => return Err(NotOffloaded::NoNeighbour),

@@ -8,6 +8,7 @@ use super::shared::Offload;
 use crate::burst::context::Context;
 use crate::conn::{Direction, TableReader};
 use crate::egress::Path;
+use crate::forward::Ends;
 use crate::new_connection::eviction::is_half_open;
 use crate::snapshot::DestinationId;
 
@@ -30,8 +31,9 @@ impl Offload {
                 Direction::Inbound => link,
                 // Requests arrive by the link by which replies leave.
                 Direction::Outbound => {
-                    let path = Path::find(&cx.snapshot.egress, connection.client().addr, 0);
-                    path.hop().map_or(link, |hop| hop.link)
+                    let egress = &cx.snapshot.egress;
+                    let key = Ends::of(&connection).key_to_client(0).of_vrf(egress.vrf(link));
+                    Path::find(egress, key, 0).hop().map_or(link, |hop| hop.link)
                 }
             };
             plan(&connection, table, link, cx)?;

@@ -127,7 +127,7 @@ impl Flows {
                 if is_its {
                     self.add_packets(own.id, direction, packets, cx);
                     let part = &words[word::PARTS + place * word::PART..];
-                    has_path &= direction == Direction::Inbound || self.has_path(own.id, part, cx);
+                    has_path &= direction == Direction::Inbound || self.has_path(own, part, cx);
                 }
             }
         }
@@ -200,13 +200,16 @@ impl Flows {
     }
 
     /// Whether replies of a connection still leave as this part of its record says. Marks their neighbour as used.
-    fn has_path(&self, id: ConnId, part: &[AtomicU64], cx: Context<'_>) -> bool {
-        let connection = self.table.connection(id);
+    fn has_path(&self, own: &Own, part: &[AtomicU64], cx: Context<'_>) -> bool {
+        let connection = self.table.connection(own.id);
         let ends = Ends::of(&connection);
         let hash = self.table.hash(&ends.replies(connection.protocol()));
         let egress = &cx.snapshot.egress;
+        // Replies are received by the link by which requests leave (`begin.rs`).
+        let route = cx.snapshot.destinations.route_in(egress.vrf(own.link), own.destination);
+        let link = route.map_or(own.link, |route| route.link);
         let path =
-            Path::find_by(egress, ends.client.addr, hash, || cx.snapshot.unmarked_key_to_client(&ends));
+            Path::find_by(egress, ends.client.addr, hash, || cx.snapshot.unmarked_key_to_client(link, &ends));
         match path {
             Some(Path::To(hop)) => {
                 let ifindex = egress.link(hop.link).map_or(0, |link| link.ifindex);

@@ -4,8 +4,6 @@
 //! `Dispatch` has more general paths: fragments, ICMP errors, packets above the path MTU, probes of health checks, and
 //! SYNs that the SYN proxy repeats. Not here: the stages of a packet until its verdict (`pipeline.rs`).
 
-use xvs_proto::LinkId;
-
 use super::{process, send_written};
 use crate::burst::dispatch::Dispatch;
 use crate::burst::flows::Flows;
@@ -86,7 +84,9 @@ fn stages(pipeline: &mut Pipeline, cx: Context<'_>, port: &mut impl Watch) -> us
         }
     }
     while let Some((id, mut frame, syn)) = dispatch.next_unanswered_syn(port) {
-        let verdict = send_written(dispatch.flows, syn.packet(&mut frame, LinkId(0)), id, cx);
+        let virtual_address = dispatch.flows.table.connection(id).virtual_endpoint().addr;
+        let link = cx.snapshot.egress.link_in(cx.snapshot.egress.vrf_of_address(virtual_address));
+        let verdict = send_written(dispatch.flows, syn.packet(&mut frame, link), id, cx);
         dispatch.transmitter.carry_out_made(frame, verdict, port);
     }
     dispatch.answer(port);

@@ -4,6 +4,7 @@ use std::array;
 use std::sync::Arc;
 
 use xvs_proto::Endpoint;
+use xvs_proto::network::Table;
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use super::live::{DestinationLive, ServiceLive};
@@ -42,13 +43,55 @@ pub struct Destination {
     pub path_mtu: Arc<PathMtu>,
     /// The outer headers of tunnels to it.
     pub tunnel: Tunnel,
+    /// The same for packets of each VRF.
+    pub in_vrfs: Arc<[PathInVrf]>,
     /// Its connections and counters.
     pub live: Arc<DestinationLive>,
     /// Its service's numbers.
     pub service: Arc<ServiceLive>,
 }
 
+/// The path of a VRF's packets to a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PathInVrf {
+    /// The VRF, by its table.
+    pub vrf: Table,
+    /// The path.
+    pub path: Path,
+    /// The outer headers of tunnels.
+    pub tunnel: Tunnel,
+}
+
+/// A destination as packets of a VRF reach it.
+#[derive(Clone)]
+struct InVrf {
+    vrf: Table,
+    route: Option<Route>,
+    destination: Destination,
+}
+
 impl Destination {
+    /// The best of the paths to it, of packets of any VRF or of none: one that works, else one to a neighbour that is
+    /// not resolved.
+    pub fn best_path(&self) -> Path {
+        let paths = [self.path].into_iter().chain(self.in_vrfs.iter().map(|of| of.path));
+        let rank = |path: &Path| match path {
+            Path::To(_) | Path::Local => 0,
+            Path::NoNeighbour { .. } => 1,
+            Path::NoRoute => 2,
+        };
+        paths.min_by_key(rank).unwrap_or(self.path)
+    }
+
+    /// It, as packets of each VRF reach it.
+    fn by_vrf(&self) -> Vec<InVrf> {
+        let by_vrf = self.in_vrfs.iter().map(|&PathInVrf { vrf, path, tunnel }| {
+            let destination = Self { path, tunnel, in_vrfs: Arc::default(), ..self.clone() };
+            InVrf { vrf, route: destination.route(), destination }
+        });
+        by_vrf.collect()
+    }
+
     /// The route to it. `None`: it is not available, or its next hop is not resolved.
     fn route(&self) -> Option<Route> {
         let Path::To(hop) = self.path else { return None };
@@ -74,12 +117,20 @@ struct Page {
     /// Side by side, because most packets need nothing else.
     routes: [Option<Route>; PAGE],
     destinations: Vec<Option<Destination>>,
+    /// For each place; without VRFs they are empty.
+    in_vrfs: Vec<Vec<InVrf>>,
 }
 
 impl Page {
     fn new(destinations: Vec<Option<Destination>>) -> Self {
         let routes = array::from_fn(|place| destinations[place].as_ref()?.route());
-        Self { routes, destinations }
+        let in_vrfs =
+            destinations.iter().map(|known| known.as_ref().map(Destination::by_vrf).unwrap_or_default());
+        Self { routes, in_vrfs: in_vrfs.collect(), destinations }
+    }
+
+    fn in_vrf(&self, place: usize, vrf: Table) -> Option<&InVrf> {
+        self.in_vrfs[place].iter().find(|of| of.vrf == vrf)
     }
 }
 
@@ -91,11 +142,31 @@ impl Destinations {
         self.pages.get(id / PAGE)?.destinations.get(id % PAGE)?.as_ref()
     }
 
+    /// The destination with this number, as packets of this VRF, or of none, reach it.
+    #[inline]
+    pub fn find_in(&self, vrf: Option<Table>, id: DestinationId) -> Option<&Destination> {
+        let Some(vrf) = vrf else { return self.find(id) };
+        let place = id.0 as usize % PAGE;
+        let found = self.pages.get(id.0 as usize / PAGE)?.in_vrf(place, vrf).map(|of| &of.destination);
+        found.or_else(|| self.find(id))
+    }
+
     /// The route to the destination with this number, if it is available and its next hop is resolved.
     #[inline]
     pub(crate) fn route(&self, id: DestinationId) -> Option<&Route> {
         let id = id.0 as usize;
         self.pages.get(id / PAGE)?.routes[id % PAGE].as_ref()
+    }
+
+    /// The same for packets of this VRF, or of none.
+    #[inline]
+    pub(crate) fn route_in(&self, vrf: Option<Table>, id: DestinationId) -> Option<&Route> {
+        let Some(vrf) = vrf else { return self.route(id) };
+        let place = id.0 as usize % PAGE;
+        match self.pages.get(id.0 as usize / PAGE)?.in_vrf(place, vrf) {
+            Some(of) => of.route.as_ref(),
+            None => self.route(id),
+        }
     }
 
     /// Prefetches [`Self::route`].
@@ -132,7 +203,8 @@ impl Destinations {
         changed.flat_map(|(page, (after, before))| {
             let places = (0..PAGE).filter(move |place| {
                 let [before, after] = [before, after].map(|page| {
-                    let tunnel = page.destinations[*place].as_ref().map(|destination| destination.tunnel);
+                    let known = page.destinations[*place].as_ref();
+                    let tunnel = known.map(|destination| (destination.tunnel, &destination.in_vrfs));
                     (tunnel, page.routes[*place].as_ref().map(Route::way))
                 });
                 before != after
@@ -158,6 +230,7 @@ impl Destinations {
         }
         let page = Arc::make_mut(&mut self.pages[id / PAGE]);
         page.routes[id % PAGE] = destination.as_ref().and_then(Destination::route);
+        page.in_vrfs[id % PAGE] = destination.as_ref().map(Destination::by_vrf).unwrap_or_default();
         page.destinations[id % PAGE] = destination;
     }
 }

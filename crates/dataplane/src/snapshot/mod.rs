@@ -28,11 +28,13 @@ pub mod vip_probes;
 
 pub(crate) mod copy;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use hashbrown::HashSet;
 use xvs_proto::network::RouteKey;
 use xvs_proto::{Endpoint, LinkId, Packet, Protocol};
+use xvs_sched::ServiceKey;
 
 use self::clients::Clients;
 use self::lists::Lists;
@@ -43,12 +45,12 @@ use self::sync_backup::SyncBackup;
 use self::sync_master::SyncMaster;
 use self::vip_probes::VipProbes;
 use crate::capture::Captures;
-use crate::conn::CallIds;
-use crate::egress::Egress;
+use crate::conn::{CallIds, Connection};
+use crate::egress::{Egress, Path};
 pub use crate::egress::{Encapsulation, Tunnel};
 use crate::forward::Ends;
 
-pub use self::destinations::{Destination, DestinationId, Destinations};
+pub use self::destinations::{Destination, DestinationId, Destinations, PathInVrf};
 pub use self::live::{Counts, DestinationLive, ServiceLive};
 pub use self::load::{Activity, Change};
 pub use self::persistence::{ClientMask, Persistence, PersistenceScope};
@@ -110,11 +112,35 @@ impl Snapshot {
         if self.egress.routes_by_mark() { self.marks.of(link, packet) } else { 0 }
     }
 
-    /// The key of the route look-up for a reply. `None`: its mark may matter.
-    pub(crate) fn unmarked_key_to_client(&self, ends: &Ends) -> Option<RouteKey> {
+    /// The key of the route look-up for a reply that is received by a link. `None`: its mark may matter.
+    pub(crate) fn unmarked_key_to_client(&self, link: LinkId, ends: &Ends) -> Option<RouteKey> {
         let dest = ends.local.unwrap_or(ends.client).addr;
         let is_open = self.egress.routes_by_mark() && self.marks.may_mark(dest);
-        (!is_open).then(|| ends.key_to_client(0))
+        (!is_open).then(|| ends.key_to_client(0).of_vrf(self.egress.vrf(link)))
+    }
+
+    /// The available destination of a connection, for a client's packet that was received by a link.
+    #[inline]
+    pub(crate) fn destination_for(&self, link: LinkId, connection: &Connection<'_>) -> Option<&Destination> {
+        let id = DestinationId(connection.dest_ref());
+        self.destinations.find_in(self.egress.vrf(link), id).filter(|destination| destination.available)
+    }
+
+    /// The path of clients' packets to a destination: in the VRF that has the virtual address, if one has it; else the
+    /// best of all paths.
+    pub fn path_of_clients(&self, destination: &Destination) -> Path {
+        let vrf = match destination.key {
+            ServiceKey::Address { endpoint, .. } => self.egress.vrf_of_address(endpoint.addr),
+            ServiceKey::Mark { .. } => None,
+        };
+        let of_vrf = destination.in_vrfs.iter().find(|of| Some(of.vrf) == vrf);
+        of_vrf.map_or_else(|| destination.best_path(), |of| of.path)
+    }
+
+    /// Whether this machine has an address, for packets that were received by a link.
+    #[inline]
+    pub(crate) fn is_local(&self, link: LinkId, addr: IpAddr) -> bool {
+        self.egress.is_local(RouteKey::from(addr).of_vrf(self.egress.vrf(link)))
     }
 
     /// Whether a packet that was received by a link belongs to a service.

@@ -211,6 +211,7 @@ fn snapshot(live: &Arc<DestinationLive>) -> Snapshot {
         weight: Weight(1),
         path: Path::find(&snapshot.egress, IpAddr::from(SERVER), 0),
         path_mtu: Arc::default(),
+        in_vrfs: Arc::default(),
         tunnel: Tunnel { source: None, encapsulation: Encapsulation::Ip },
         live: live.clone(),
         service: Arc::default(),

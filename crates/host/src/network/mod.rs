@@ -202,7 +202,10 @@ impl NetworkFollower {
             for message in netlink::messages(&self.buffer) {
                 let Ok(header) = NetlinkBuffer::new_checked(message) else { continue };
                 match header.message_type() {
-                    RTM_NEWLINK..=RTM_DELADDR => (self.stale.links, self.stale.routes) = (true, true),
+                    // The VRFs decide which tables rules look up.
+                    RTM_NEWLINK..=RTM_DELADDR => {
+                        (self.stale.links, self.stale.rules, self.stale.routes) = (true, true, true);
+                    }
                     RTM_NEWROUTE | RTM_DELROUTE | RTM_NEWNEXTHOP | RTM_DELNEXTHOP => self.stale.routes = true,
                     // A rule may look up a table whose routes were not read.
                     RTM_NEWRULE | RTM_DELRULE => (self.stale.rules, self.stale.routes) = (true, true),
@@ -224,7 +227,7 @@ impl NetworkFollower {
             network.links = tables::links(&mut self.requests, &network.links)?;
         }
         if self.stale.rules {
-            let read = rules::read(&mut self.requests)?;
+            let read = rules::read(&mut self.requests, &network.links)?;
             (network.rules, network.policy_rule_marks) = (read.followed, read.marks);
             self.rule_warnings = read.warnings;
         }
@@ -233,7 +236,8 @@ impl NetworkFollower {
                 PolicyAction::Lookup(table) => Some(table),
                 PolicyAction::Refuse => None,
             });
-            (network.routes, self.route_warnings) = tables::routes(&mut self.requests, &tables.collect())?;
+            (network.routes, self.route_warnings) =
+                tables::routes(&mut self.requests, &tables.collect(), &network.links)?;
         }
         if self.stale.neighbours {
             self.neighbours.clear();

@@ -1,13 +1,15 @@
 //! Reads policy rules: the rules that xvs follows, and a sentence for each rule that it does not follow.
 //!
 //! IPVS routes packets as if this machine had made them, and so does xvs. So a rule for one input interface concerns
-//! none of its packets, and a rule for `iif lo` all of them.
+//! none of its packets, and a rule for `iif lo` all of them. But packets received by an interface of a VRF have the
+//! VRF as input interface. The kernel's rule `l3mdev`, which looks up the table of each packet's VRF, becomes a rule
+//! for each VRF (kernel `Documentation/networking/vrf.rst`).
 
 use std::io;
 
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use xvs_proto::network::{Network, PolicyAction, PolicyRuleMark, Rule, Table};
+use xvs_proto::network::{Link, LinkKind, Network, PolicyAction, PolicyRuleMark, Rule, Table};
 use xvs_proto::{Family, Prefix};
 
 use crate::network::netlink::Netlink;
@@ -32,9 +34,10 @@ enum Unfollowed {
     Unknown(&'static str),
 }
 
-/// The rules of both families.
-pub(super) fn read(netlink: &mut Netlink) -> io::Result<Rules> {
+/// The rules of both families. `links` are those of the machine, with its VRFs.
+pub(super) fn read(netlink: &mut Netlink, links: &[Link]) -> io::Result<Rules> {
     let mut rules = Rules::default();
+    let vrfs: Vec<_> = links.iter().filter_map(vrf).collect();
     for (family, of, flag) in
         [(AddressFamily::Inet, Family::V4, "-4"), (AddressFamily::Inet6, Family::V6, "-6")]
     {
@@ -48,8 +51,8 @@ pub(super) fn read(netlink: &mut Netlink) -> io::Result<Rules> {
             }
             any = true;
             rules.marks.extend(policy_rule_mark(&message));
-            match rule(&message, of) {
-                Ok(rule) => rules.followed.push(rule),
+            match followed(&message, of, &vrfs) {
+                Ok(followed) => rules.followed.extend(followed),
                 Err(Unfollowed::Irrelevant) => {}
                 Err(Unfollowed::Unknown(what)) => rules.warnings.push(format!(
                     "policy rule {} ({}) is not followed, because of {what}: its packets may take another route than \
@@ -67,21 +70,51 @@ pub(super) fn read(netlink: &mut Netlink) -> io::Result<Rules> {
     Ok(rules)
 }
 
+/// The name of a VRF, and its table.
+fn vrf(link: &Link) -> Option<(&str, Table)> {
+    match link.kind {
+        LinkKind::Vrf(table) => Some((&link.name, table)),
+        _ => None,
+    }
+}
+
+/// The rule in a message; of `l3mdev` one for each of the VRFs.
+fn followed(message: &RuleMessage, family: Family, vrfs: &[(&str, Table)]) -> Result<Vec<Rule>, Unfollowed> {
+    let rule = rule(message, family, vrfs)?;
+    if !message.attributes.contains(&RuleAttribute::L3MDev(true)) {
+        return Ok(vec![rule]);
+    }
+    let tables = vrfs.iter().map(|(_, table)| *table);
+    let tables = tables.filter(|table| rule.vrf.is_none_or(|vrf| vrf == *table));
+    let each = tables.map(|table| {
+        let action = match rule.action {
+            PolicyAction::Lookup(_) => PolicyAction::Lookup(table),
+            // `l3mdev unreachable` after `l3mdev` keeps packets of VRFs from the main table.
+            PolicyAction::Refuse => PolicyAction::Refuse,
+        };
+        Rule { vrf: Some(table), action, ..rule.clone() }
+    });
+    Ok(each.collect())
+}
+
 /// The rule in a message.
-fn rule(message: &RuleMessage, family: Family) -> Result<Rule, Unfollowed> {
+fn rule(message: &RuleMessage, family: Family, vrfs: &[(&str, Table)]) -> Result<Rule, Unfollowed> {
     let header = &message.header;
     if header.flags.contains(RuleFlags::Invert) {
         return Err(Unfollowed::Unknown("`not`"));
     }
     let mut from = None;
     let mut to = None;
+    let mut vrf = None;
     for attribute in &message.attributes {
         match attribute {
             RuleAttribute::Source(addr) => from = Prefix::new(*addr, header.src_len),
             RuleAttribute::Destination(addr) => to = Prefix::new(*addr, header.dst_len),
-            RuleAttribute::Iifname(name) if name != LOOPBACK => return Err(Unfollowed::Irrelevant),
+            RuleAttribute::Iifname(name) if name != LOOPBACK => {
+                let of_vrf = vrfs.iter().find(|(known, _)| known == name);
+                vrf = Some(of_vrf.ok_or(Unfollowed::Irrelevant)?.1);
+            }
             RuleAttribute::Oifname(_) => return Err(Unfollowed::Unknown("`oif`")),
-            RuleAttribute::L3MDev(true) => return Err(Unfollowed::Unknown("`l3mdev`")),
             RuleAttribute::UidRange(_) => return Err(Unfollowed::Unknown("`uidrange`")),
             RuleAttribute::IpProtocol(_) => return Err(Unfollowed::Unknown("`ipproto`")),
             RuleAttribute::SourcePortRange(_) => return Err(Unfollowed::Unknown("`sport`")),
@@ -109,7 +142,7 @@ fn rule(message: &RuleMessage, family: Family) -> Result<Rule, Unfollowed> {
         _ => return Err(Unfollowed::Unknown("an unknown action")),
     };
     let (from, to) = [from, to].map(|prefix| prefix.filter(|prefix| !prefix.is_default())).into();
-    Ok(Rule { family, priority: priority(message), from, to, mark: mark(message), action })
+    Ok(Rule { family, priority: priority(message), from, to, mark: mark(message), vrf, action })
 }
 
 /// The mark of a rule's packets. The kernel leaves out a mark and a mask that are 0.
@@ -178,3 +211,52 @@ fn table(rule: &RuleMessage) -> u32 {
 
 /// The input interface of packets that this machine makes.
 const LOOPBACK: &str = "lo";
+
+#[cfg(test)]
+mod tests {
+    use crate::network::rules::*;
+
+    /// A rule that looks up a table, with these attributes, as the kernel sends it.
+    fn message(table: u8, attributes: Vec<RuleAttribute>) -> RuleMessage {
+        let mut message = RuleMessage::default();
+        message.header.action = RuleAction::ToTable;
+        message.header.table = table;
+        message.attributes = attributes;
+        message
+    }
+
+    fn lines(message: &RuleMessage, vrfs: &[(&str, Table)]) -> Result<Vec<String>, Unfollowed> {
+        Ok(followed(message, Family::V4, vrfs)?.iter().map(Rule::to_string).collect())
+    }
+
+    #[test]
+    fn the_rule_l3mdev_is_one_for_each_vrf_and_none_without_vrfs() {
+        let vrfs = [("blue", Table(10)), ("red", Table(1020))];
+        let l3mdev = message(0, vec![RuleAttribute::Priority(1000), RuleAttribute::L3MDev(true)]);
+        assert_eq!(
+            lines(&l3mdev, &vrfs).unwrap(),
+            [
+                "1000: from all in the VRF of table 10 lookup 10",
+                "1000: from all in the VRF of table 1020 lookup 1020"
+            ]
+        );
+        assert_eq!(lines(&l3mdev, &[]), Ok(vec![]));
+        let mut refusing = l3mdev;
+        refusing.header.action = RuleAction::Unreachable;
+        assert_eq!(
+            lines(&refusing, &vrfs[..1]).unwrap(),
+            ["1000: from all in the VRF of table 10 unreachable"]
+        );
+        let plain = message(254, vec![RuleAttribute::L3MDev(false)]);
+        assert_eq!(lines(&plain, &vrfs).unwrap(), ["0: from all lookup main"]);
+    }
+
+    #[test]
+    fn a_rule_for_the_input_interface_is_followed_if_that_is_a_vrf() {
+        let vrfs = [("blue", Table(10)), ("red", Table(20))];
+        let by = |name: &str| message(100, vec![RuleAttribute::Iifname(name.to_owned())]);
+        assert_eq!(lines(&by("red"), &vrfs).unwrap(), ["0: from all in the VRF of table 20 lookup 100"]);
+        assert_eq!(lines(&by("eth0"), &vrfs), Err(Unfollowed::Irrelevant));
+        assert_eq!(lines(&by("lo"), &vrfs).unwrap(), ["0: from all lookup 100"]);
+    }
+}

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use netlink_packet_route::link::{
-    BondMode, BondPortState, InfoBond, InfoBondPort, InfoData, InfoKind, InfoPortData, InfoVlan,
+    BondMode, BondPortState, InfoBond, InfoBondPort, InfoData, InfoKind, InfoPortData, InfoVlan, InfoVrf,
     LinkAttribute, LinkFlags, LinkInfo, LinkMessage, MiiStatus, VlanProtocol,
 };
 use netlink_packet_route::neighbour::{
@@ -64,6 +64,7 @@ pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Li
 pub(super) fn routes(
     netlink: &mut Netlink,
     tables: &BTreeSet<Table>,
+    links: &[Link],
 ) -> io::Result<(Vec<Route>, Vec<String>)> {
     let mut routes = Vec::new();
     let mut warnings = Vec::new();
@@ -78,9 +79,20 @@ pub(super) fn routes(
             routes.extend(route(&message, tables, &mut warnings));
         }
     }
+    routes.iter_mut().for_each(|route| enter_vrf(route, links));
     // The sort is stable: routes with equal keys keep the kernel's order.
     routes.sort_by_key(|route| (route.table, route.dest, route.metric));
     Ok((routes, warnings))
+}
+
+/// Makes a route whose interface is a VRF one that continues in the VRF's table.
+fn enter_vrf(route: &mut Route, links: &[Link]) {
+    let RouteAction::Unicast(hops) = &route.action else { return };
+    let [NextHop { ifindex, via: None, .. }] = hops.as_slice() else { return };
+    let link = links.iter().find(|link| link.ifindex == *ifindex);
+    if let Some(Link { kind: LinkKind::Vrf(table), .. }) = link {
+        route.action = RouteAction::Vrf(*table);
+    }
 }
 
 /// The path MTU of an address, in bytes, if its route has one or a router has reported one; `None` if the MTU of the
@@ -198,6 +210,7 @@ fn link(message: &LinkMessage) -> Link {
         vlan: None,
         resolves: !message.header.flags.intersects(LinkFlags::Noarp | LinkFlags::Loopback),
         master: None,
+        vrf: None,
         kind: LinkKind::Single,
         active: true,
         // A property of the driver, which netlink does not name.
@@ -218,6 +231,7 @@ fn link(message: &LinkMessage) -> Link {
                 tag = vlan_tag(infos);
                 link.kind = kind(infos);
                 link.active = is_active(infos, link.up);
+                link.vrf = vrf_of_member(infos);
             }
             LinkAttribute::Controller(ifindex) => link.master = Some(*ifindex),
             _ => {}
@@ -235,8 +249,31 @@ fn kind(infos: &[LinkInfo]) -> LinkKind {
         Some(_) => LinkKind::Bond,
         None if infos.contains(&LinkInfo::Kind(InfoKind::Bridge)) => LinkKind::Bridge,
         None if is_team(infos) => LinkKind::Team,
-        None => LinkKind::Single,
+        None => vrf(infos).map_or(LinkKind::Single, LinkKind::Vrf),
     }
+}
+
+/// The table of a VRF.
+fn vrf(infos: &[LinkInfo]) -> Option<Table> {
+    infos.iter().find_map(|info| match info {
+        LinkInfo::Data(InfoData::Vrf(data)) => table(data),
+        _ => None,
+    })
+}
+
+/// The table of the VRF that a link is a member of.
+fn vrf_of_member(infos: &[LinkInfo]) -> Option<Table> {
+    infos.iter().find_map(|info| match info {
+        LinkInfo::PortData(InfoPortData::VrfPort(data)) => table(data),
+        _ => None,
+    })
+}
+
+fn table(data: &[InfoVrf]) -> Option<Table> {
+    data.iter().find_map(|info| match info {
+        InfoVrf::TableId(number) => Some(Table(*number)),
+        _ => None,
+    })
 }
 
 fn is_team(infos: &[LinkInfo]) -> bool {
@@ -462,6 +499,30 @@ mod tests {
         assert_eq!(kind(&[LinkInfo::Kind(InfoKind::Bridge)]), LinkKind::Bridge);
         assert_eq!(kind(&[LinkInfo::Kind(InfoKind::Other("team".to_owned()))]), LinkKind::Team);
         assert_eq!(kind(&[LinkInfo::Kind(InfoKind::Veth)]), LinkKind::Single);
+    }
+
+    #[test]
+    fn a_vrf_and_its_members_name_its_table_and_a_route_by_it_continues_there() {
+        let table = || vec![InfoVrf::TableId(10)];
+        let infos = vec![LinkInfo::Kind(InfoKind::Vrf), LinkInfo::Data(InfoData::Vrf(table()))];
+        assert_eq!(kind(&infos), LinkKind::Vrf(Table(10)));
+        assert_eq!(vrf_of_member(&infos), None);
+        let member = [LinkInfo::Kind(InfoKind::Veth), LinkInfo::PortData(InfoPortData::VrfPort(table()))];
+        assert_eq!((kind(&member), vrf_of_member(&member)), (LinkKind::Single, Some(Table(10))));
+        let mut message = LinkMessage::default();
+        message.header.index = 9;
+        message.attributes = vec![LinkAttribute::LinkInfo(infos)];
+        let links = [link(&message)];
+        let entered = |ifindex, via| {
+            let action = RouteAction::Unicast(vec![NextHop { ifindex, via, weight: 1 }]);
+            let dest = "192.0.2.0/24".parse().unwrap();
+            let mut route =
+                Route { table: Table(20), dest, metric: 0, action, preferred_source: None, mtu: None };
+            enter_vrf(&mut route, &links);
+            route.action
+        };
+        assert_eq!(entered(9, None), RouteAction::Vrf(Table(10)));
+        assert!(matches!(entered(8, None), RouteAction::Unicast(_)));
     }
 
     #[test]

@@ -10,22 +10,25 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::hexadecimal;
 use xvs_model::report::explain::{Proto, Question};
 use xvs_proto::LinkId;
-use xvs_proto::network::RouteKey;
+use xvs_proto::network::{RouteKey, Table};
 use xvs_proto::{Endpoint, MacAddr, Protocol, checksum, ethernet, ipv4, ipv6, sctp, tcp, udp};
 
-/// What the route of a reply to a packet is looked up for.
-fn back(from: Endpoint, to: Endpoint) -> RouteKey {
-    RouteKey { dest: from.addr, source: to.addr, mark: 0 }
+/// What the route of a reply to a packet of a VRF, or of none, is looked up for.
+fn back(from: Endpoint, to: Endpoint, vrf: Option<Table>) -> RouteKey {
+    RouteKey { dest: from.addr, source: to.addr, mark: 0, vrf }
 }
 
-/// The interface towards a source, and its link address. Packets from this machine to itself arrive on `lo`.
-fn by_source(back: RouteKey, egress: &Egress) -> Result<(LinkId, MacAddr), CommandError> {
-    let source = back.dest;
-    let link = match egress.route(back, 0) {
+/// The interface towards a source, and its link address. Packets from this machine to itself arrive on `lo`. If several
+/// VRFs have a route, it is the interface of the one that has the packet's destination.
+fn by_source(from: Endpoint, to: Endpoint, egress: &Egress) -> Result<(LinkId, MacAddr), CommandError> {
+    let source = from.addr;
+    let vrfs = egress.vrfs().iter().copied().map(Some);
+    let mut vrfs = [egress.vrf_of_address(to.addr), None].into_iter().chain(vrfs);
+    let link = vrfs.find_map(|vrf| match egress.route(back(from, to, vrf), 0) {
         RouteTo::Via { link, .. } => egress.link(link).map(|info| (link, info.mac)),
         RouteTo::Local => Some((LinkId::LOOPBACK, UNKNOWN_MAC)),
         RouteTo::Unreachable | RouteTo::NoRoute => None,
-    };
+    });
     link.ok_or_else(|| {
         invalid(&format!(
             "{source} is reached by no attached interface; name the interface that the packet comes in by"
@@ -188,9 +191,9 @@ fn described_frame(
     let flags = flags(question.flags.as_deref().unwrap_or("syn"))?;
     let (link, mac) = match named_interface(question, egress)? {
         Some((link, info)) => (link, info.mac),
-        None => by_source(back(from, to), egress)?,
+        None => by_source(from, to, egress)?,
     };
-    let neighbour = match egress.route(back(from, to), 0) {
+    let neighbour = match egress.route(back(from, to, egress.vrf(link)), 0) {
         RouteTo::Via { link: by, next_hop } if by == link => egress.neighbour(by, next_hop),
         _ => None,
     };

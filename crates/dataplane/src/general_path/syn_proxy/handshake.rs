@@ -78,7 +78,7 @@ fn begin<'s>(
         // A one-packet connection is UDP.
         Ok(Begun::OnePacket(..)) => return Step::Decided(Verdict::Consumed),
         Err(verdict) => {
-            refuse(flows, p.packet, &proof);
+            refuse(flows, p, &proof, cx);
             return Step::Decided(verdict);
         }
     };
@@ -105,7 +105,7 @@ pub(crate) fn is_awaited(flows: &Flows, id: ConnId) -> bool {
 
 /// Reads a destination's packet of a connection that waits for it. `None`: the packet goes on to the client.
 fn reply(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Option<Step> {
-    let packet = match answered(flows, p, id) {
+    let packet = match answered(flows, p, id, cx) {
         Answered::Refused => return None,
         Answered::Otherwise => return Some(Step::Decided(Verdict::Consumed)),
         Answered::Accepted(packet) => packet,

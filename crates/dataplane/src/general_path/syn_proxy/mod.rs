@@ -41,7 +41,7 @@ use crate::burst::framed_packet::FramedPacket;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{Awaited, ConnId, Connection, Flags, Numbers, TableWorker};
-use crate::egress::Path;
+use crate::egress::{Egress, Path};
 use crate::forward::{self, Ends};
 use crate::new_connection::limit;
 use crate::new_connection::service::{Marked, behind_proxy};
@@ -118,7 +118,8 @@ fn answer(
     cx: Context<'_>,
 ) -> Verdict {
     let FlowKey { source: client, dest: service_end, .. } = p.packet.flow;
-    let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0 };
+    let vrf = cx.snapshot.egress.vrf(p.link);
+    let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0, vrf };
     let path = Path::find(&cx.snapshot.egress, key, p.hash);
     let mtu = path.hop().map_or(ETHERNET_MTU, |hop| hop.mtu.min(ETHERNET_MTU.into()) as u16);
     // A PROXY header precedes the client's first data, and this segment may be as long as the client's largest.
@@ -178,9 +179,10 @@ fn begin(connection: &Connection<'_>, proof: &Proof) -> bool {
 }
 
 /// Resets a client that has acknowledged a cookie, and gets no connection.
-fn refuse(flows: &mut Flows, packet: &Packet, proof: &Proof) {
-    let FlowKey { source: client, dest: service_end, .. } = packet.flow;
-    let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0 };
+fn refuse(flows: &mut Flows, p: &FramedPacket<'_>, proof: &Proof, cx: Context<'_>) {
+    let FlowKey { source: client, dest: service_end, .. } = p.packet.flow;
+    let vrf = cx.snapshot.egress.vrf(p.link);
+    let key = RouteKey { dest: client.addr, source: service_end.addr, mark: 0, vrf };
     let header = tcp::ResetNumbers::Expected(proof.awaited.cookie.wrapping_add(1)).into();
     tell(&mut flows.answers, Answer { ends: (service_end, client), header, key });
 }
@@ -223,6 +225,7 @@ pub(crate) fn outlasts(
     id: ConnId,
     again: &mut Vec<ConnId>,
     answers: &mut Vec<Answer>,
+    egress: &Egress,
     now: Millis,
 ) -> bool {
     let connection = table.connection(id);
@@ -237,7 +240,7 @@ pub(crate) fn outlasts(
     if awaited.tries >= TRIES {
         let ends = Ends::of(&connection);
         let header = tcp::ResetNumbers::Expected(awaited.cookie.wrapping_add(1)).into();
-        let key = ends.key_to_client(0);
+        let key = ends.key_to_client(0).of_vrf(egress.vrf_of_address(ends.virtual_endpoint.addr));
         tell(answers, Answer { ends: (ends.virtual_endpoint, ends.client), header, key });
         return false;
     }
@@ -270,7 +273,7 @@ pub(crate) enum Answered {
 }
 
 /// Reads a destination's packet of a connection that waits for its answer.
-pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId) -> Answered {
+pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Answered {
     let packet = p.packet;
     let connection = flows.table.connection(id);
     let Some(awaited) = connection.awaited() else { return Answered::Otherwise };
@@ -314,7 +317,7 @@ pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId) 
         window: offered.window_scale.map_or(window, |_| window >> SCALE),
         options: tcp::Options { timestamps: awaited.timestamps, ..tcp::Options::default() },
     };
-    let key = ends.key_to_client(0);
+    let key = ends.key_to_client(0).of_vrf(cx.snapshot.egress.vrf(p.link));
     tell(&mut flows.answers, Answer { ends: (ends.virtual_endpoint, ends.client), header: opening, key });
     // In the client's numbers: it is translated as its other segments are.
     let acknowledgement = tcp::Header {

@@ -504,6 +504,7 @@ fn snapshot(workers: usize) -> Snapshot {
                 weight: Weight(1),
                 path: Path::find(&snapshot.egress, server(number), 0),
                 path_mtu: Arc::default(),
+                in_vrfs: Arc::default(),
                 tunnel: Tunnel {
                     source: snapshot.egress.source_for(server(number), LinkId(1)),
                     encapsulation: Encapsulation::Ip,
