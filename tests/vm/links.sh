@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Links and transports that a kernel may lack: VLANs, loss and reordering by netem, SCTP by sockets, a VRF; and the BPF
+# Links and transports that a kernel may lack: VLANs, loss and reordering by netem, SCTP by sockets; and the BPF
 # programs of director and real servers, in native and generic mode, also for a server and a client on the director.
 #
 # A switch with VLANs: cl 198.51.100.10 on VLAN 10; rs1 192.0.2.11 and rs2 .12 on VLAN 20; dr 198.51.100.1, with the VIP
@@ -11,7 +11,7 @@ test=links
 # shellcheck source=tests/vm/cluster.bash
 source /vm-bin/cluster.bash
 
-modprobe -a 8021q vrf sctp sch_netem tun
+modprobe -a 8021q sctp sch_netem tun
 
 # The cluster; the director's links are `apart` or a `trunk`.
 make_cluster() {
@@ -117,29 +117,6 @@ sctp() {
     end_cluster
 }
 
-virtual_routing() {
-    say "a VRF on the clients' side"
-    make_cluster apart
-    start_director wan lan
-    add_service -t 80 -m
-    take_turns 80
-    until_shown "^ok " at dr xvs status
-    at dr sysctl -qw net.ipv4.tcp_l3mdev_accept=1
-    at dr python3 /vm-bin/peer.py serve 22 &
-    at dr ip link add customers up type vrf table 10
-    at dr ip link set wan master customers
-    until_shown "policy rule 1000 (l3mdev) is not followed" at dr xvs status
-    ask cl $vip 80 >/tmp/client &
-    local client=$!
-    until_shown "dropped as no_route" at dr xvs status
-    at cl ping -q -c 3 198.51.100.1 >/dev/null || fail "the director's kernel does not answer in the VRF"
-    until_shown "22 vm word" ask cl 198.51.100.1 22
-    at dr ip link set wan nomaster
-    wait "$client" || true
-    take_turns 80
-    end_cluster
-}
-
 programs() {
     say "BPF programs in $1 mode"
     make_cluster apart
@@ -186,7 +163,6 @@ vlans native
 vlans generic
 lossy
 sctp
-virtual_routing
 programs native
 programs generic
 say "all"

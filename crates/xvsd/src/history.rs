@@ -84,7 +84,9 @@ pub fn silent_servers(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     let members = snapshot.services.iter().flat_map(|service| &service.members);
     let silent = members.filter(|member| {
         let destination = snapshot.destinations.find(member.id);
-        destination.is_some_and(|destination| matches!(destination.path, Path::NoNeighbour { .. }))
+        destination.is_some_and(|destination| {
+            matches!(snapshot.path_of_clients(destination), Path::NoNeighbour { .. })
+        })
     });
     silent.map(|member| member.endpoint.addr).collect()
 }

@@ -275,7 +275,10 @@ pub(crate) fn virtual_addresses(snapshot: &Snapshot) -> impl Iterator<Item = IpA
 fn without_route(snapshot: &Snapshot) -> impl Iterator<Item = IpAddr> {
     let members = snapshot.services.iter().flat_map(|service| service.members.iter());
     let without = members.filter(|member| {
-        snapshot.destinations.find(member.id).is_some_and(|dest| dest.path == Path::NoRoute)
+        snapshot
+            .destinations
+            .find(member.id)
+            .is_some_and(|dest| snapshot.path_of_clients(dest) == Path::NoRoute)
     });
     without.map(|member| member.endpoint.addr)
 }

@@ -156,7 +156,7 @@ fn obstacle(member: &Member, snapshot: &Snapshot, disabled: bool) -> Option<Obst
     if member.live.is_overloaded() {
         return Some(Obstacle::Overloaded);
     }
-    match snapshot.destinations.find(member.id)?.path {
+    match snapshot.path_of_clients(snapshot.destinations.find(member.id)?) {
         Path::NoRoute => Some(Obstacle::NoRoute),
         Path::NoNeighbour { .. } => Some(Obstacle::NoNeighbour),
         Path::To(_) | Path::Local => None,

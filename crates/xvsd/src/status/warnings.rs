@@ -7,12 +7,13 @@
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
 
+use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Encapsulation, Service, Snapshot};
 use xvs_host::network::card::CardLosses;
 use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::unanswered::{REPORTED, Seen, Unanswered};
-use xvs_proto::network::{Network, RouteAction};
+use xvs_proto::network::{LinkKind, Network, RouteAction, Table};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
@@ -32,6 +33,7 @@ impl Readings<'_> {
         warnings.extend(down_warnings(self.health));
         warnings.extend(fault_warning(self.health));
         warnings.extend(local_address_warnings(&self.snapshot, &self.facts.network));
+        warnings.extend(vrf_warnings(&self.snapshot, &self.facts.network));
         warnings.extend(self.troubles.unanswered_warnings());
         warnings.extend(one_packet_warnings(&self.snapshot));
         warnings.extend(client_address_warnings(&self.snapshot));
@@ -310,6 +312,38 @@ fn local_address_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String>
     warnings
 }
 
+/// The warnings about real servers to which the VRF of the virtual address has no route.
+fn vrf_warnings(snapshot: &Snapshot, network: &Network) -> Vec<String> {
+    let services = snapshot.services.iter().filter_map(|service| match service.key {
+        ServiceKey::Address { endpoint, .. } => {
+            Some((service, snapshot.egress.vrf_of_address(endpoint.addr)?))
+        }
+        ServiceKey::Mark { .. } => None,
+    });
+    let missing = services.flat_map(|(service, vrf)| {
+        let vrf = name_of_vrf(network, vrf);
+        let destinations = service.members.iter().filter_map(|member| snapshot.destinations.find(member.id));
+        let lost = destinations.filter(|known| snapshot.path_of_clients(known) == Path::NoRoute);
+        lost.map(move |known| {
+            let at = known.endpoint.addr;
+            format!(
+                "{}: {at} has no route in the VRF {vrf}, which has the virtual address, so clients' packets to it are \
+                 dropped as no_route; add one, if need be by an interface of another VRF \
+                 (`ip route add {at} dev INTERFACE vrf {vrf}`)",
+                service.key
+            )
+        })
+    });
+    let mut missing: Vec<_> = missing.collect();
+    missing.sort_unstable();
+    first_of(missing.into_iter(), "real servers have no route in a VRF; see `ip route show vrf VRF`")
+}
+
+fn name_of_vrf(network: &Network, table: Table) -> String {
+    let vrf = network.links.iter().find(|link| link.kind == LinkKind::Vrf(table));
+    vrf.map_or_else(|| format!("of table {table}"), |link| link.name.clone())
+}
+
 /// Whether this machine has the virtual address.
 fn has_address_of(network: &Network, service: &Service) -> bool {
     matches!(service.key, ServiceKey::Address { endpoint, .. } if is_here(network, endpoint.addr))
@@ -425,6 +459,7 @@ mod tests {
     use xvs_dataplane::verdict::DropReason;
     use xvs_model::report::health::{CheckState, Counts, sample};
     use xvs_model::report::status::{Level, LinkState, StatusReport};
+    use xvs_proto::network::{PolicyAction, Rule};
 
     use crate::history::{History, INTERVAL};
     use crate::shared::{Facts, Shared};
@@ -462,6 +497,37 @@ mod tests {
             "{lines:?}"
         );
         assert_eq!(lines[2..], ["of the start", "another"]);
+    }
+
+    #[test]
+    fn a_real_server_without_a_route_in_the_vrf_of_the_virtual_address_is_named_with_the_command() {
+        let mut network = Network::default();
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        network.add_link("wan", mac, &[("198.51.100.1".parse().unwrap(), 32)], 1500).unwrap();
+        network.add_link("lan", mac, &[("192.0.2.1".parse().unwrap(), 24)], 1500).unwrap();
+        network.add_link("blue", mac, &[], 1500).unwrap();
+        let blue = Table(10);
+        network.links[0].vrf = Some(blue);
+        network.links[2].kind = LinkKind::Vrf(blue);
+        network.routes[0].table = blue;
+        let default = "0.0.0.0/0".parse().unwrap();
+        network.add_route(default, None, "wan").unwrap();
+        let refusing = network.routes.last_mut().unwrap();
+        (refusing.table, refusing.action) = (blue, RouteAction::Unreachable);
+        let rule = network.rules[1].clone();
+        network.rules.insert(1, Rule { vrf: Some(blue), action: PolicyAction::Lookup(blue), ..rule });
+        let named = |network: &Network| {
+            let rules = "-A -t 198.51.100.1:80 -s rr\n-a -t 198.51.100.1:80 -r 192.0.2.11:80 -m\n";
+            let shared = daemon_in(network, rules);
+            shared.facts_mut().network = network.clone().into();
+            warnings(&shared).into_iter().filter(|line| line.contains("in the VRF blue")).collect::<Vec<_>>()
+        };
+        let [warning] = &named(&network)[..] else { panic!("{:?}", named(&network)) };
+        assert!(warning.starts_with("TCP 198.51.100.1:80: 192.0.2.11 has no route"), "{warning}");
+        assert!(warning.contains("`ip route add 192.0.2.11 dev INTERFACE vrf blue`"), "{warning}");
+        network.add_route("192.0.2.0/24".parse().unwrap(), None, "lan").unwrap();
+        network.routes.last_mut().unwrap().table = blue;
+        assert_eq!(named(&network), [""; 0]);
     }
 
     #[test]
