@@ -205,6 +205,7 @@ fn every_key_of_the_configuration_has_a_row() {
         ("[ipvs]", "docs/configure.md"),
         ("[feedback]", "docs/weights.md"),
         ("[keepalived]", "docs/health-checks.md"),
+        ("[connection_log]", "docs/connection-log.md"),
     ] {
         fs::write(&file, format!("{section}\nnosuchkey = 1\n")).expect("the tests' folder takes a file");
         let refusal = Config::read(&file).expect_err("there is no such key").to_string();

@@ -8,6 +8,7 @@ mod anycast;
 mod capture;
 mod clock;
 mod cluster;
+mod connection_log;
 mod daemon;
 mod doctor;
 mod dr;

@@ -11,8 +11,9 @@ use xvs_model::duration;
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
 use xvs_model::report::status::{
-    BondMember, InterfaceOffload, InterfaceStatus, Level, OffloadStatus, RecentDrops, RulesFound,
-    RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable, TableStatus, WorkerStatus,
+    BondMember, ConnectionLogStatus, InterfaceOffload, InterfaceStatus, Level, LogSinkStatus, OffloadStatus,
+    RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable, TableStatus,
+    WorkerStatus,
 };
 
 use crate::events::rfc_3339;
@@ -77,6 +78,7 @@ fn screen(report: &StatusReport) -> String {
     lines.push(line("table", &format!("{connections} of {size} connections ({percent:.1} %), {pages}")));
     lines.extend(report.sync.iter().flat_map(|daemon| iter::once(sync(daemon)).chain(peers(daemon))));
     lines.extend(report.offload.iter().flat_map(|status| offload(status, &report.interfaces)));
+    lines.extend(report.connection_log.iter().flat_map(connection_log));
     lines.extend(hold(report));
     lines.extend(drops(&report.recent_drops));
     lines.concat()
@@ -197,6 +199,14 @@ fn peers(daemon: &SyncStatus) -> impl Iterator<Item = String> {
 /// The seconds without a message that are shown.
 const SILENT: u64 = 3;
 
+/// The file and the collector of the log of connections.
+fn connection_log(log: &ConnectionLogStatus) -> impl Iterator<Item = String> {
+    log.file.iter().chain(&log.collector).map(|LogSinkStatus { name, records, lost_records }| {
+        let records = counted(*records, "record", "records");
+        line("log", &format!("connections to {name}: {records}, {} lost", lost_records + log.lost_records))
+    })
+}
+
 /// The offload of connections, and the interfaces that have no part in it.
 fn offload(status: &OffloadStatus, interfaces: &[InterfaceStatus]) -> Vec<String> {
     let OffloadStatus { connections, packets } = *status;
@@ -303,6 +313,8 @@ mod tests {
             offload    12 connections; 45000 packets forwarded by the XDP program\n\
             offload    not by wan: it is a bond\n\
             offload    wan has refused 4 forwarded packets\n\
+            log        connections to /var/log/xvs/connections.json: 9000 records, 2 lost\n\
+            log        connections to 192.0.2.9:4739: 8900 records, 102 lost\n\
             hold       10s after the end of xvsd; 8 packets dropped while none served them\n\
             drops      in the last minute:\n\
             drops      7 kernel_ring_full: a worker was not fast enough for its RX ring\n";

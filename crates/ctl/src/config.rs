@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::de::DeserializeOwned;
 use tracing_subscriber::EnvFilter;
 use xvs_dataplane::conn::TableConfig;
+use xvs_dataplane::conn::log::ConnectionLog;
 use xvs_dataplane::offload::Settings;
 use xvs_dataplane::shm::Memory;
 use xvs_host::instance::name_of;
@@ -23,6 +24,7 @@ use crate::control::list_sources::ListFiles;
 use crate::journal::format::FileRecord;
 use crate::journal::start::{Files, has_loaded};
 
+pub mod connection_log;
 mod error;
 pub mod fleet;
 mod interfaces;
@@ -111,6 +113,7 @@ impl Config {
             let why = "without an address; name one with metrics_address";
             return wrong("status_page", "true".to_owned(), why);
         }
+        self.connection_log.check()?;
         self.fleet.check()?;
         self.mode()?;
         self.log_filter()?;
@@ -231,7 +234,9 @@ impl Config {
         let of_table =
             if may_be_reserved && mapped <= free_huge_bytes { of_table - mapped } else { of_table };
         let of_records = self.records().map_or(0, |records| u64::from(records) * Settings::RECORD_BYTES);
-        let needed = of_table + packet_bytes + of_records + REST_BYTES;
+        let is_logged = self.connection_log.settings().is_some();
+        let of_log = if is_logged { ConnectionLog::full_bytes(table.capacity) as u64 } else { 0 };
+        let needed = of_table + packet_bytes + of_records + of_log + REST_BYTES;
         match needed <= limit.bytes {
             true => Ok(()),
             false => Err(ConfigError::TableOverLimit {

@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::log::Ending;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{ASSURED, ConnId, Connection, Flags, Removal, TableReader};
 use xvs_dataplane::counters::Counter;
@@ -93,6 +94,7 @@ impl Sweeper {
     pub fn run(&mut self, now: Millis) -> Millis {
         let turn = self.turn.clone();
         let _turn = turn.lock();
+        self.reader.set_now(now);
         let (settings, removals) = {
             let snapshot = self.published.load();
             (snapshot.settings, snapshot.removals)
@@ -136,7 +138,8 @@ impl Sweeper {
                     return;
                 }
                 // A packet that arrives meanwhile changes the state or the expiry, and saves it.
-                end_if(reader, id, |state, expires| (state, expires) == seen, &snapshot, &counters.worthless);
+                let is_unchanged = |state, expires| (state, expires) == seen;
+                end_if(reader, id, Ending::Dropped, is_unchanged, &snapshot, &counters.worthless);
             });
         }
     }
@@ -165,7 +168,7 @@ impl Sweeper {
         self.reader.visit(places, |reader, id| {
             let number = DestinationId(reader.connection(id).dest_ref());
             if snapshot.destinations.find(number).is_some_and(|known| !known.available) {
-                end_if(reader, id, |_, _| true, &snapshot, &counters.orphaned);
+                end_if(reader, id, Ending::NoDestination, |_, _| true, &snapshot, &counters.orphaned);
             }
         });
     }
@@ -176,18 +179,19 @@ impl Sweeper {
 fn end_if(
     reader: &mut TableReader,
     id: ConnId,
+    why: Ending,
     test: impl Fn(u8, Millis) -> bool,
     snapshot: &Snapshot,
     counter: &Counter,
 ) {
     let controller = reader.connection(id).controller();
-    if let Removal::Done(state) = reader.remove_if(id, test) {
+    if let Removal::Done(state) = reader.remove_if(id, why, test) {
         count_out(&reader.connection(id), state, snapshot);
         counter.add(1);
         if let Some(template) = controller
             && reader.connection(template).is_template()
             && is_known(&reader.connection(template), snapshot)
-            && let Removal::Done(state) = reader.remove_if(template, |state, _| state & ASSURED == 0)
+            && let Removal::Done(state) = reader.remove_if(template, why, |state, _| state & ASSURED == 0)
         {
             count_out(&reader.connection(template), state, snapshot);
             counter.add(1);

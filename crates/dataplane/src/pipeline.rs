@@ -99,6 +99,7 @@ fn send_request(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Cont
     let ends = Ends::of(&connection);
     connection.count_in_packet();
     flows.count_request(destination, p.packet);
+    flows.tally(id, Direction::Inbound, p.packet.length(), cx.now);
     proof::request(&p, &connection);
     unanswered::count(&p, &connection, destination, cx);
     let reset = reset::apply(&mut flows.answers, &mut p, &connection, cx);

@@ -16,6 +16,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use loom::thread;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::log::Ending;
 use xvs_dataplane::conn::{
     ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker,
 };
@@ -282,7 +283,7 @@ fn a_conditional_removal_precedes_a_packets_transition_or_finds_its_condition_fa
         let (table, mut one, mut other) = workers();
         let Inserted::New(id) = one.insert(&direct(1)) else { panic!("there is room") };
         let thread = thread::spawn(move || other.transition(id, |state| (state + 1, Millis(120_000))));
-        let removal = one.remove_if(id, |state, _| state == 1);
+        let removal = one.remove_if(id, Ending::Expired, |state, _| state == 1);
         match (removal, thread.join().expect("no panic")) {
             (Removal::Done(1), None) => {
                 REMOVED.fetch_add(1, Relaxed);

@@ -14,6 +14,7 @@ pub mod rights;
 pub mod shared;
 pub mod threads;
 
+mod connection_log;
 pub mod control_thread;
 pub mod handle;
 pub mod reload;

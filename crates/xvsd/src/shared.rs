@@ -35,6 +35,7 @@ use xvs_model::report::status::{InterfaceStatus, LinkState};
 use xvs_proto::network::Network;
 use xvs_xdp::polling::Poll;
 
+use crate::connection_log::Logged;
 use crate::fleet_view::FleetView;
 use crate::history::{History, Sample};
 use crate::lock::lock;
@@ -81,6 +82,8 @@ pub struct Shared {
     pub(crate) facts: Mutex<Facts>,
     /// The lines that the log has lost; `None` without a log.
     pub(crate) log: Option<Losses>,
+    /// The log of connections; `None`: there is none.
+    pub(crate) connection_log: Option<Logged>,
     /// The source of health reports, if the daemon has a keepalived.conf.
     pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
     /// The runtime of the health checks, for the check that it makes progress.
@@ -203,6 +206,7 @@ impl Shared {
             peers: Arc::default(),
             facts: Mutex::default(),
             log: None,
+            connection_log: None,
             health: OnceLock::new(),
             health_thread: OnceLock::new(),
             fleet: OnceLock::new(),

@@ -9,14 +9,16 @@ use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};
 use super::SOURCE;
 
 /// Headings of the page, each with the section of a document that it has.
-const SECTIONS: [(&str, &str, &str); 4] = [
+const SECTIONS: [(&str, &str, &str); 5] = [
     ("DESCRIPTION", CONFIGURE, "xvs.toml"),
     ("SETTINGS", CONFIGURE, "Settings"),
     ("WEIGHTS FROM LOAD", WEIGHTS, "Weights from load"),
     ("HEALTH CHECKS", HEALTH_CHECKS, "Run it"),
+    ("LOG OF CONNECTIONS", CONNECTION_LOG, "Switch on"),
 ];
 const CONFIGURE: &str = include_str!("../../../../docs/configure.md");
 const WEIGHTS: &str = include_str!("../../../../docs/weights.md");
+const CONNECTION_LOG: &str = include_str!("../../../../docs/connection-log.md");
 const HEALTH_CHECKS: &str = include_str!("../../../../docs/health-checks.md");
 
 /// The page.

@@ -8,6 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::log::Ending;
 use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{ASSURED, CallIds, Connection, Flags, Removal, TableReader, detached, udp};
@@ -76,6 +77,7 @@ pub fn end(
             }
             (controls, ended_before, next) = (false, sum.ended, 0);
         }
+        reader.set_now(now);
         reader.visit(next..next + SLICE, |reader, id| {
             let connection = reader.connection(id);
             if !is_known(&connection, snapshot) || services.matching_row(&connection, now, filter).is_none() {
@@ -88,7 +90,7 @@ pub fn end(
                 reader.table().end_offload(id);
                 sum.marked += 1;
             } else {
-                match reader.remove_if(id, |_, _| true) {
+                match reader.remove_if(id, Ending::Drained, |_, _| true) {
                     Removal::Done(state) => {
                         count_out(&reader.connection(id), state, snapshot);
                         sum.ended += 1;
@@ -242,7 +244,7 @@ const FLAGS: [(Flags, &str); 8] = [
 ];
 
 /// The name of a connection's state, as IPVS prints it.
-pub(crate) fn state_name(protocol: Protocol, state: u8) -> &'static str {
+pub fn state_name(protocol: Protocol, state: u8) -> &'static str {
     match protocol {
         Protocol::UDP => udp::STATE_NAME,
         Protocol::SCTP => SctpState::of(state).name(),

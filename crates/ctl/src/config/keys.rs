@@ -1,8 +1,8 @@
 //! The table of the keys of xvs.toml: each key's meaning, name, type and default, and the way in which a new value
 //! comes into force.
 //!
-//! Not here: the keys of the sections `[ipvs]` and `[feedback]` (`xvs_model`), `[fleet]` and `[limits]` (files beside
-//! this one).
+//! Not here: the keys of the sections `[ipvs]` and `[feedback]` (`xvs_model`), `[connection_log]`, `[fleet]` and
+//! `[limits]` (files beside this one).
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -19,6 +19,7 @@ use xvs_model::report::setting::Source;
 use xvs_xdp::RingSizes;
 use xvs_xdp::polling::Poll;
 
+use crate::config::connection_log::ConnectionLog;
 use crate::config::fleet::Fleet;
 use crate::config::interfaces::Interfaces;
 use crate::config::limits::Limits;
@@ -152,6 +153,8 @@ keys! {
     feedback: Feedback = Feedback::default(), InPlace;
     /// Limits of clients.
     limits: Limits = Limits::default(), BySuccessor;
+    /// The log of connections.
+    connection_log: ConnectionLog = ConnectionLog::default(), BySuccessor;
     /// Rules that several directors follow in etcd.
     fleet: Fleet = Fleet::default(), BySuccessor;
     /// Services and health checks of a keepalived.conf.

@@ -8,6 +8,7 @@ use super::deferred::Deferred;
 use super::flows::Flows;
 use super::state;
 use crate::clock::Millis;
+use crate::conn::log::Ending;
 use crate::conn::{ConnId, Packets, Removal, TIMER_TICK, TableWorker, Then, Timers};
 use crate::counters::WorkerCounters;
 use crate::general_path::syn_proxy;
@@ -62,7 +63,7 @@ fn expire(
     now: Millis,
 ) {
     // A packet on another worker may have refreshed the connection since its timer was read: then it stays.
-    match table.remove_if(id, |_, expires| expires <= now) {
+    match table.remove_if(id, Ending::Expired, |_, expires| expires <= now) {
         Removal::Done(state) => {
             deferred.count_out(&table.connection(id), state, snapshot);
             counters.expired.add(1);

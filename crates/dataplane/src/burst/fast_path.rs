@@ -48,6 +48,8 @@ pub(super) struct FastPath<'a> {
     has_vrfs: bool,
     total: StatsValues,
     announcer: Option<Announcer<'a>>,
+    /// Whether there is a log of connections.
+    is_logged: bool,
 }
 
 impl<'a> FastPath<'a> {
@@ -60,6 +62,7 @@ impl<'a> FastPath<'a> {
             has_vrfs: !cx.snapshot.egress.vrfs().is_empty(),
             total: StatsValues::default(),
             announcer: Announcer::of(cx.snapshot, flows.worker, cx.now),
+            is_logged: flows.table.table().log().is_some(),
         }
     }
 
@@ -97,6 +100,9 @@ impl<'a> FastPath<'a> {
         let announcer =
             self.announcer.as_ref().filter(|announcer| is_inbound && announcer.concerns(&connection));
         count(&mut self.total, route.stats.of_worker(flows.worker), direction, plain.len);
+        if self.is_logged {
+            flows.tally(id, direction, plain.len.into(), self.cx.now);
+        }
         let expires = if plain.is_tcp() { self.tcp_expires } else { self.udp_expires };
         if !life.keeps(expires) {
             let destination = self.cx.snapshot.destinations.of(&connection);

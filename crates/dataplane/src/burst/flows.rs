@@ -147,6 +147,14 @@ impl Flows {
         }
     }
 
+    /// Counts a packet for the log of connections.
+    #[inline]
+    pub(crate) fn tally(&self, id: ConnId, direction: Direction, bytes: usize, now: Millis) {
+        if let Some(log) = self.table.table().log() {
+            log.tally(id, direction, 1, bytes as u64, now);
+        }
+    }
+
     /// Decrements a template's count of connections, because the connection that was counted is not in the table.
     pub(crate) fn release_template(&self, template: Option<ConnId>) {
         template.inspect(|template| self.table.connection(*template).drop_controlled());

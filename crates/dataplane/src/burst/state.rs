@@ -212,6 +212,7 @@ pub(crate) fn advance_on_reply(
         None if flows.table.connection(id).is_unbound() => {}
         None => return,
     }
+    flows.tally(id, Direction::Outbound, packet.length(), cx.now);
     let live = destination.map(|destination| &*destination.live);
     advance(flows, id, packet, Direction::Outbound, live, cx);
 }

@@ -22,8 +22,9 @@ use super::flags::Flags;
 use super::id::ConnId;
 use super::insertion::{Inserted, Kind, NewConnection, Removal};
 use super::keys::Keys;
+use super::log::Ending;
 use super::lookup::Sought;
-use super::offloaded::{Packets, Reading, State, has_become_inactive};
+use super::offloaded::{Packets, Reading, Settled, State, Then, has_become_inactive};
 use super::slab::STRANDED_MAX;
 use super::table::{HandleCounts, HandleState, Table};
 use super::timer_link::bring_forward;
@@ -155,6 +156,7 @@ impl TableWorker {
         let record = table.slab.record(index);
         let tick = handle.state.wheel.tick_for(new.expires);
         record.fill(new, tick);
+        handle.begin_tally(index);
         let claim = Claim { index, wide: new.is_wide() };
         let Err((key, refused)) = keys.enter(&table.buckets, &table.slab, claim) else {
             record.entry.publish();
@@ -165,6 +167,7 @@ impl TableWorker {
                 table.expected.fetch_add(1, Relaxed);
             }
             add(&handle.counts().inserted, 1);
+            handle.note_begin(ConnId(index), new.state);
             handle.state.wheel.link(Link { index, tick });
             return Inserted::New(ConnId(index));
         };
@@ -184,16 +187,16 @@ impl TableWorker {
         }
     }
 
-    /// Removes a connection from the table.
+    /// Removes a connection from the table, because another one takes its place.
     pub fn remove(&mut self, id: ConnId) -> Removal {
         let removal = self.handle.remove(id);
         self.unlink_removed(id, removal)
     }
 
-    /// Removes a connection from the table if `test` accepts its state and deadline. These are its last: if another
-    /// worker changes either at the same time, the change comes before the test, or it has no effect.
-    pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
-        let removal = self.handle.remove_if(id, test);
+    /// Removes a connection from the table, for this reason, if `test` accepts its state and deadline. These are its
+    /// last: if another worker changes either at the same time, the change comes before the test, or it has no effect.
+    pub fn remove_if(&mut self, id: ConnId, why: Ending, test: impl Fn(u8, Millis) -> bool) -> Removal {
+        let removal = self.handle.remove_if(id, why, test);
         self.unlink_removed(id, removal)
     }
 
@@ -391,25 +394,6 @@ impl TableWorker {
     }
 }
 
-/// Who processes a connection's packets after a settlement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// The XDP program by the record, as before.
-    Keep,
-    /// The workers.
-    TakeBack,
-}
-
-/// What a record has said about its connection.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Settled {
-    /// The protocol's states in the entry.
-    pub(crate) before: u8,
-    pub(crate) after: u8,
-    /// The record's state.
-    pub(crate) record: State,
-}
-
 impl Table {
     /// The handle of a worker, unparked; `None` if there is no such worker or the handle is taken. Dropping it returns
     /// the handle with its timers and spare entries.
@@ -429,6 +413,8 @@ pub(crate) struct TableHandle {
     number: usize,
     pub(super) state: HandleState,
     pub(super) parked: bool,
+    /// The time of the burst or walk, for the log of connections.
+    pub(super) now: Millis,
     /// It may move to another thread, but two threads must not use it at once.
     one_thread: PhantomData<std::cell::Cell<()>>,
 }
@@ -438,7 +424,14 @@ impl TableHandle {
     pub(super) fn acquire(table: &Arc<Table>, number: usize) -> Option<Self> {
         let state = table.free_handles.get(number)?.lock().unwrap_or_else(PoisonError::into_inner).take()?;
         table.quiescence.unpark(number);
-        Some(Self { table: Arc::clone(table), number, state, parked: false, one_thread: PhantomData })
+        Some(Self {
+            table: Arc::clone(table),
+            number,
+            state,
+            parked: false,
+            now: Millis(0),
+            one_thread: PhantomData,
+        })
     }
 
     fn counts(&self) -> &HandleCounts {
@@ -482,10 +475,15 @@ impl TableHandle {
             Err(entry::REMOVED) => return Removal::NotLive,
             Err(_) => return Removal::Controls,
         }
-        Removal::Done(self.withdraw(id, None))
+        Removal::Done(self.withdraw(id, Ending::Replaced, None))
     }
 
-    pub(super) fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
+    pub(super) fn remove_if(
+        &mut self,
+        id: ConnId,
+        why: Ending,
+        test: impl Fn(u8, Millis) -> bool,
+    ) -> Removal {
         debug_assert!(!self.parked);
         let entry = self.table.entry(id);
         let mut life = entry.life();
@@ -505,7 +503,7 @@ impl TableHandle {
             // Relaxed: only this word is decided here; `withdraw` publishes what other threads need to see.
             let removed = Life::removed(0).0;
             match entry.life.compare_exchange_weak(life.0, removed, Ordering::Relaxed, Ordering::Relaxed) {
-                Ok(_) => return Removal::Done(self.withdraw(id, Some(life))),
+                Ok(_) => return Removal::Done(self.withdraw(id, why, Some(life))),
                 Err(now) => life = Life(now),
             }
         }
@@ -521,7 +519,7 @@ impl TableHandle {
     /// Unlinks the keys of a closed entry from the index, retires the entry ([`discard`](Self::discard)), and
     /// decrements the count of its controller. `last` is its last word, if another one has replaced it already. Returns
     /// the last state.
-    fn withdraw(&mut self, id: ConnId, last: Option<Life>) -> u8 {
+    fn withdraw(&mut self, id: ConnId, why: Ending, last: Option<Life>) -> u8 {
         let table = &*self.table;
         let record = table.slab.record(id.0);
         table.buckets.unlink(record.request_flow().hash(&table.secret), id.0);
@@ -534,6 +532,7 @@ impl TableHandle {
         add(&self.counts().removed, 1);
         let discarded = self.discard(id.0);
         let last = last.unwrap_or(discarded);
+        self.note_end(id, why, last.state());
         self.table.forget_offload(id, last);
         if let Some(controller) = self.connection(id).controller() {
             self.connection(controller).drop_controlled();

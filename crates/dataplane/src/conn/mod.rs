@@ -29,6 +29,8 @@ mod timers;
 
 mod call_ids;
 mod ftp;
+pub mod log;
+mod logged;
 mod numbers;
 mod offloaded;
 mod template;
@@ -49,8 +51,8 @@ pub use self::direction::{Direction, Seen};
 pub(crate) use self::entry::Life;
 pub use self::flags::Flags;
 pub(crate) use self::ftp::{Asked, Shift};
+pub(crate) use self::handle::TableHandle;
 pub use self::handle::TableWorker;
-pub(crate) use self::handle::{Settled, TableHandle, Then};
 pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};
 pub(crate) use self::lookup::Sought;
@@ -58,8 +60,8 @@ pub(crate) use self::numbers::{Awaited, Numbers};
 #[cfg(test)]
 pub(crate) use self::offloaded::MOVES;
 pub(crate) use self::offloaded::{
-    MAX_RECORDS, NO_CONNECTION, Offloaded, Packets, RECORD, SLOTS, State as RecordState, Used, has_packets,
-    word as offloaded_word,
+    MAX_RECORDS, NO_CONNECTION, Offloaded, Packets, RECORD, SLOTS, Settled, State as RecordState, Then, Used,
+    has_packets, word as offloaded_word,
 };
 pub use self::reader::TableReader;
 pub use self::table::{Boot, Epoch, Table, TableConfig, TableCounts, random_secret};

@@ -160,6 +160,25 @@ pub(crate) enum Packets {
     HavePassed,
 }
 
+/// Who processes a connection's packets after a settlement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Then {
+    /// The XDP program by the record, as before.
+    Keep,
+    /// The workers.
+    TakeBack,
+}
+
+/// What a record has said about its connection.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Settled {
+    /// The protocol's states in the entry.
+    pub(crate) before: u8,
+    pub(crate) after: u8,
+    /// The record's state.
+    pub(crate) record: State,
+}
+
 /// What a record says of its connection.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
@@ -301,6 +320,17 @@ impl Offloaded {
             // Last: its owner frees the record then.
             self.unbind(id, record);
         }
+    }
+
+    /// Ends the record of a connection that was removed, and returns what no worker has taken: packets and bytes of
+    /// requests, then of replies, and the time of the last packet.
+    pub(super) fn untaken(&self, id: ConnId) -> Option<([[u64; 2]; 2], Millis)> {
+        let record = self.of(id)?;
+        self.seal(record);
+        let words = self.record(record);
+        let counts =
+            [0, 2].map(|part| [0, 1].map(|unit| words[word::COUNTS + part + unit].load(Ordering::Relaxed)));
+        Some((counts, self.used(record).at()))
     }
 
     /// The slot of a record, by which the program counts its moves.

@@ -16,6 +16,7 @@ use super::direction::Direction;
 use super::handle::TableHandle;
 use super::id::ConnId;
 use super::insertion::Removal;
+use super::log::Ending;
 use super::lookup::Sought;
 use super::table::Table;
 use crate::clock::Millis;
@@ -35,6 +36,11 @@ impl TableReader {
     /// The table.
     pub fn table(&self) -> &Table {
         &self.handle.table
+    }
+
+    /// Sets the time of its next walks, at which connections end.
+    pub fn set_now(&mut self, now: Millis) {
+        self.handle.now = now;
     }
 
     /// Calls `view` for each connection whose index is in `range`, in the order of the indices. It visits each
@@ -118,8 +124,8 @@ impl TableReader {
     }
 
     /// As [`crate::conn::handle::TableWorker::remove_if`]. Only during a walk.
-    pub fn remove_if(&mut self, id: ConnId, test: impl Fn(u8, Millis) -> bool) -> Removal {
-        self.handle.remove_if(id, test)
+    pub fn remove_if(&mut self, id: ConnId, why: Ending, test: impl Fn(u8, Millis) -> bool) -> Removal {
+        self.handle.remove_if(id, why, test)
     }
 
     /// The number of entries that this reader has removed and that are not free yet. The next walk frees them.

@@ -28,6 +28,7 @@ use super::entry::{Life, Record};
 #[cfg(doc)]
 use super::flags::Flags;
 use super::id::ConnId;
+use super::log::ConnectionLog;
 use super::offloaded::Offloaded;
 use super::quiescence::Quiescence;
 use super::slab::{STRANDED_MAX, Slab, Stock};
@@ -99,6 +100,8 @@ pub struct Table {
     pub(super) expected: AtomicU32,
     /// The connections whose packets the XDP program forwards; unset if it forwards none.
     pub(super) offloaded: OnceLock<Arc<Offloaded>>,
+    /// The log of connections; unset if there is none.
+    log: OnceLock<Arc<ConnectionLog>>,
     /// The state of each handle while the handle is not taken: workers first, then readers. Locked only to take or to
     /// return a handle.
     pub(super) free_handles: Box<[Mutex<Option<HandleState>>]>,
@@ -138,6 +141,17 @@ impl Table {
         let _ = self.offloaded.set(offloaded);
     }
 
+    /// Logs connections from now on. Called once, before there are handles.
+    pub fn set_log(&self, log: Arc<ConnectionLog>) {
+        let _ = self.log.set(log);
+    }
+
+    /// The log of connections, if there is one.
+    #[inline]
+    pub(crate) fn log(&self) -> Option<&ConnectionLog> {
+        self.log.get().map(|log| &**log)
+    }
+
     /// Whether the XDP program may forward packets of connections.
     #[inline]
     pub(super) fn has_offloaded(&self) -> bool {
@@ -173,6 +187,11 @@ impl Table {
     pub(super) fn slot_of(&self, id: ConnId) -> Option<u32> {
         let offloaded = self.offloaded.get()?;
         offloaded.of(id).map(|record| offloaded.slot(record))
+    }
+
+    /// See [`Offloaded::untaken`].
+    pub(super) fn untaken(&self, id: ConnId) -> Option<([[u64; 2]; 2], Millis)> {
+        self.offloaded.get()?.untaken(id)
     }
 
     /// See [`Offloaded::take_move`].
@@ -246,6 +265,7 @@ impl Table {
             counts: (0..handles).map(|_| CachePadded::default()).collect(),
             expected: AtomicU32::default(),
             offloaded: OnceLock::new(),
+            log: OnceLock::new(),
             free_handles: free_handles.collect(),
             mapping,
         }

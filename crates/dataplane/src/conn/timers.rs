@@ -27,6 +27,7 @@ impl TableWorker {
     /// first in a burst: the timers of inserted connections count from the last call.
     pub fn advance_timers(&mut self, now: Millis, mut expired: impl FnMut(&mut Self, ConnId)) -> Timers {
         debug_assert!(!self.handle.parked);
+        self.handle.now = now;
         for _ in 0..TIMERS_A_CALL {
             let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
             let Some(link) = wheel.pop(now) else {

@@ -34,6 +34,7 @@ pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Co
     }
     let unbound = connection.is_unbound().then(|| Ends::of(&connection));
     connection.count_in_packet();
+    flows.tally(id, Direction::Inbound, p.packet.length(), cx.now);
     state::advance(flows, id, p.packet, Direction::Inbound, None, cx);
     flows.announce(id, cx);
     match unbound {

@@ -37,6 +37,7 @@ use xvs_proto::Protocol;
 use super::limit;
 use crate::burst::context::Context;
 use crate::clock::Millis;
+use crate::conn::log::Ending;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ASSURED, ConnId, Connection, Flags, Inserted, NewConnection, Removal, TableWorker};
@@ -267,8 +268,8 @@ impl Candidate {
     /// state has changed meanwhile, so that it stays.
     pub(crate) fn evict(self, table: &mut TableWorker, counters: &WorkerCounters, cx: Context<'_>) -> bool {
         let controller = table.connection(self.id).controller();
-        let Removal::Done(state) =
-            table.remove_if(self.id, |state, expires| expires <= cx.now || state == self.state)
+        let Removal::Done(state) = table
+            .remove_if(self.id, Ending::Evicted, |state, expires| expires <= cx.now || state == self.state)
         else {
             return false;
         };
@@ -294,7 +295,7 @@ pub(crate) fn evict_call(
     if !is_known(&table.connection(template), snapshot) {
         return false;
     }
-    match table.remove_if(template, |state, _| state & ASSURED == 0) {
+    match table.remove_if(template, Ending::Evicted, |state, _| state & ASSURED == 0) {
         Removal::Done(state) => count_out(&table.connection(template), state, snapshot),
         Removal::Controls => table.detach(template),
         Removal::NotLive | Removal::Kept => return false,

@@ -140,6 +140,9 @@ impl Flows {
                 self.count_offloaded(of, direction, packets, bytes, cx);
                 if destination.is_some() {
                     self.add_packets(id, direction, packets, cx);
+                    if let Some(log) = self.table.table().log() {
+                        log.tally(id, direction, packets, bytes, cx.now);
+                    }
                 }
             }
             if destination.is_some() {

@@ -126,6 +126,10 @@ impl Flows {
                 self.count_offloaded(own.destination, direction, packets, bytes, cx);
                 if is_its {
                     self.add_packets(own.id, direction, packets, cx);
+                    if let Some(log) = self.table.table().log() {
+                        let at = shared.flows.used(own.record).at();
+                        log.tally(own.id, direction, packets, bytes, at);
+                    }
                     let part = &words[word::PARTS + place * word::PART..];
                     has_path &= direction == Direction::Inbound || self.has_path(own, part, cx);
                 }

@@ -118,10 +118,28 @@ pub(crate) struct Numbers {
     pub(crate) words: [AtomicU32; 4],
 }
 
+/// What the log knows of a connection (`conn/log.rs`). It has the entry's index, in a mapping that only a process with
+/// such a log has. All but `begun` are written by any worker.
+#[derive(Debug, Default)]
+#[cfg_attr(not(loom), repr(C))]
+pub(crate) struct Tally {
+    /// When the connection was inserted, in milliseconds of the clock; 0: before this process. Written by the worker
+    /// that inserts the connection, before look-ups can find it.
+    pub(crate) begun: AtomicU64,
+    /// When its last packet passed, in milliseconds of the clock; 0: none has passed.
+    pub(crate) last: AtomicU64,
+    /// Packets of the client, then packets to the client.
+    pub(crate) packets: [AtomicU64; 2],
+    /// Their bytes, in the same order.
+    pub(crate) bytes: [AtomicU64; 2],
+}
+
 // The table promises its number of bytes for each connection, and a bucket must not straddle cache lines.
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Bucket>() == 64 && size_of::<Entry>() == 64);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Extension>() == 64 && size_of::<Numbers>() == 16);
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<Tally>() == 48);
 #[cfg(not(loom))]
 const _: () = assert!(size_of::<Header>() <= HEADER_BYTES);

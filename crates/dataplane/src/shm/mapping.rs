@@ -24,7 +24,7 @@ use rustix::{
     mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap},
 };
 
-use super::layout::{Bucket, Entry, Extension, Header, Numbers};
+use super::layout::{Bucket, Entry, Extension, Header, Numbers, Tally};
 
 /// When a table's memory is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -80,6 +80,8 @@ unsafe impl Cell for Entry {}
 unsafe impl Cell for Extension {}
 // SAFETY: as for `Header`.
 unsafe impl Cell for Numbers {}
+// SAFETY: as for `Header`.
+unsafe impl Cell for Tally {}
 
 /// The mapping of a memory file, which stays alive with it.
 #[cfg(not(loom))]

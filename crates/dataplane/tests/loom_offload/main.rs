@@ -22,6 +22,7 @@ use loom::thread;
 use xvs_dataplane::burst::Context;
 use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::log::Ending;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig};
 use xvs_dataplane::counters::{SharedStats, WorkerCounters};
@@ -287,7 +288,7 @@ fn a_connection_whose_packet_the_program_forwarded_before_the_seal_does_not_expi
         });
         // The test is done once before the seal, and then after it.
         let before_seal = std::cell::Cell::new(None);
-        let removal = owner.flows.table().remove_if(id, |_, expires| {
+        let removal = owner.flows.table().remove_if(id, Ending::Expired, |_, expires| {
             before_seal.set(before_seal.get().or_else(|| Some(seen.load(Acquire))));
             expires <= due
         });
@@ -481,7 +482,7 @@ fn no_move_of_the_program_is_left_when_its_connection_is_removed() {
 #[test]
 fn no_move_of_the_program_is_left_when_its_connection_expires() {
     removed(|worker, id| {
-        let removal = worker.flows.table().remove_if(id, |_, _| true);
+        let removal = worker.flows.table().remove_if(id, Ending::Drained, |_, _| true);
         worker.count_out(removal);
     });
 }

@@ -68,6 +68,9 @@ pub struct StatusReport {
     pub sync: Vec<SyncStatus>,
     /// Lines of xvsd's log that could not be written since it started.
     pub log_lines_lost: u64,
+    /// The log of connections; `None`: there is none.
+    #[serde(default)]
+    pub connection_log: Option<ConnectionLogStatus>,
     /// Time until the rules of `xvs apply --confirm-within` are reverted; `None`: nothing waits for `xvs confirm`.
     pub unconfirmed_seconds: Option<u64>,
     /// When the journal that xvsd began with was last written, in milliseconds since 1970; `None`: it began without
@@ -127,6 +130,30 @@ pub struct OffloadStatus {
     pub connections: u64,
     /// Packets that the XDP program has forwarded since xvsd started, up to a second late.
     pub packets: u64,
+}
+
+/// The log of connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct ConnectionLogStatus {
+    /// The file; `None`: the log has none.
+    pub file: Option<LogSinkStatus>,
+    /// The IPFIX collector; `None`: the log has none.
+    pub collector: Option<LogSinkStatus>,
+    /// Records lost because too many waited for the thread that writes them.
+    pub lost_records: u64,
+}
+
+/// The file or the collector of the log of connections.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct LogSinkStatus {
+    /// The path, or the address and port.
+    pub name: String,
+    /// Records written or sent since xvsd started.
+    pub records: u64,
+    /// Records that could not be written or sent.
+    pub lost_records: u64,
 }
 
 /// The part of an interface in the offload of connections.

@@ -66,6 +66,9 @@ impl ControlThread {
 
         let table = table.own(take_over.as_mut(), &mut self.control)?;
         hold.beat(clock.elapsed());
+        if let Some(logged) = &self.shared.connection_log {
+            table.set_log(logged.log.clone());
+        }
         self.shared.own(table.clone());
         let reader = table.reader().expect("a table has handles for a listing and the sweeper");
         let sweeper = Sweeper::new(reader, start.published.clone(), table.secret().0[1])

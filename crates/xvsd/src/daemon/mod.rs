@@ -27,6 +27,7 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rule::Rule;
 use xvs_model::protocol::question;
 
+use crate::connection_log::Logging;
 use crate::control_thread::Input;
 use crate::daemon::ending::Ending;
 use crate::daemon::take_over::TakeOver;
@@ -55,6 +56,8 @@ pub struct Daemon {
     netfilter: Option<FollowerThread>,
     health: Option<Engine>,
     fleet: Option<Following>,
+    /// The thread of the log of connections; `None`: there is no log.
+    logging: Option<Logging>,
     /// Whether it has begun with a journal, and none of its rules was refused.
     is_as_kept: bool,
     shared: Arc<Shared>,
@@ -223,6 +226,8 @@ impl Daemon {
                 tracing::error!("state_directory: {error}");
             }
         }
+        // The workers have ended, so it has all their records.
+        drop(self.logging.take());
     }
 }
 

@@ -12,6 +12,7 @@ use xvs_ctl::config::{Config, InterfaceSettings, OffloadMode};
 use xvs_ctl::control::Control;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::TableConfig;
+use xvs_dataplane::conn::log::ConnectionLog;
 use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::offload::Settings;
 use xvs_dataplane::steering::{FEW_RECORDS, Steering};
@@ -24,6 +25,7 @@ use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::RingSizes;
 
 use super::{Daemon, follower_callback, machine_memory_bytes, no_thread};
+use crate::connection_log::Logging;
 use crate::control_thread::ControlThread;
 use crate::control_thread::Input;
 use crate::control_thread::pins;
@@ -78,6 +80,17 @@ impl Daemon {
         let mut control = control(config, workers, steering, offload, &kept, Arc::clone(&peers))?;
         kept.return_to(&mut control, started);
         let KeptState { table, directory, .. } = kept;
+        let (notices, ended) = unbounded();
+        let (logging, logged) = match config.connection_log.settings() {
+            Some(settings) => {
+                let log = ConnectionLog::new(settings, table.entries()).map(Arc::new);
+                let log = log.map_err(system("connection_log: its memory"))?;
+                let started = Logging::start(&config.connection_log, log, clock.clone(), &notices);
+                let (logging, logged) = started.map_err(no_thread())?;
+                (Some(logging), Some(logged))
+            }
+            None => (None, None),
+        };
 
         let facts = Facts {
             interfaces: status,
@@ -94,9 +107,9 @@ impl Daemon {
             peers,
             facts: Mutex::new(facts),
             log: Some(log),
+            connection_log: logged,
             ..Shared::new(clock.clone(), worker_count, &control)
         });
-        let (notices, ended) = unbounded();
         let unresolved = Arc::new(Unresolved::new(64));
         let worker_start = WorkerStart {
             clock,
@@ -128,6 +141,7 @@ impl Daemon {
             netfilter: Some(netfilter),
             health: None,
             fleet: None,
+            logging,
             is_as_kept: false,
             shared,
             notices,

@@ -14,6 +14,7 @@ use xvs_xdp::Statistics;
 
 use super::process;
 use super::text::{Kind, Text};
+use crate::connection_log::Logged;
 use crate::rights::seccomp::{Refused, refused};
 use crate::shared::{DURATION_BOUNDS, Facts, Shared};
 use crate::status;
@@ -62,6 +63,7 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
     text.single("xvs_warnings", Kind::Gauge, help, warnings as f64);
     let help = "Lines of the log that could not be written.";
     text.single("xvs_log_lines_lost_total", Kind::Counter, help, shared.log_lines_lost() as f64);
+    connection_log(text, shared);
     let name = "xvs_refused_system_calls_total";
     text.family(name, Kind::Counter, "System calls refused to xvsd, by the kind of its threads.");
     for Refused { kind, call, count } in refused() {
@@ -88,6 +90,25 @@ fn daemon(text: &mut Text, shared: &Shared, health: Option<&HealthReport>) {
         [("worthless", &swept.worthless), ("orphaned", &swept.orphaned), ("drained", &swept.drained)]
     {
         text.sample(name, &[("reason", &reason)], count.value());
+    }
+}
+
+/// The log of connections, if there is one.
+fn connection_log(text: &mut Text, shared: &Shared) {
+    let Some(status) = shared.connection_log.as_ref().map(Logged::status) else { return };
+    let sinks = [("file", &status.file), ("collector", &status.collector)];
+    let sinks: Vec<_> = sinks.into_iter().filter_map(|(name, sink)| Some((name, sink.as_ref()?))).collect();
+    let name = "xvs_connection_log_records_total";
+    text.family(name, Kind::Counter, "Records of the log of connections that were written or sent.");
+    for (to, sink) in &sinks {
+        text.sample(name, &[("to", to)], sink.records);
+    }
+    let name = "xvs_connection_log_lost_records_total";
+    let help = "Records of the log of connections that were lost: too many waited (queue), or they could not be written (file) or sent (collector).";
+    text.family(name, Kind::Counter, help);
+    text.sample(name, &[("reason", &"queue")], status.lost_records);
+    for (to, sink) in &sinks {
+        text.sample(name, &[("reason", to)], sink.lost_records);
     }
 }
 

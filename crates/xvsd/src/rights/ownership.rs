@@ -26,7 +26,7 @@ pub(crate) struct Owner {
     pub(crate) group: Gid,
 }
 
-/// Gives a user the state directory, the socket with its folder, and the pins.
+/// Gives a user the state directory, the socket with its folder, a new folder of the log of connections, and the pins.
 ///
 /// # Errors
 /// The path and the system's refusal.
@@ -39,6 +39,9 @@ pub(crate) fn give(config: &Config, owner: Owner) -> io::Result<()> {
         && let Some(own) = existing(&parent, Path::new(&director), owner).map_err(at(Path::new(&director)))?
     {
         files(&own, owner, |_| true)?;
+    }
+    if let Some(folder) = config.connection_log.file.as_deref().and_then(Path::parent) {
+        give_log(folder, owner).map_err(at(folder))?;
     }
     // Without a bpffs there is no hold, which the start says.
     let Ok(path) = folder_or_mount() else { return Ok(()) };
@@ -65,6 +68,16 @@ fn give_socket(socket: &Path, owner: Owner) -> io::Result<()> {
     let Some(parent) = parent else { return Ok(()) };
     let lock = format!("{}.lock", name.to_string_lossy());
     files(&parent, owner, |one| one == name.as_encoded_bytes() || one == lock.as_bytes())
+}
+
+/// The folder of the log of connections is the user's if it is made here. Any other one stays as it is; then the log
+/// warns if the user may not write there.
+fn give_log(path: &Path, owner: Owner) -> io::Result<()> {
+    let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP;
+    match path.exists() {
+        true => Ok(()),
+        false => folder(CWD, path, owner, mode).map(drop),
+    }
 }
 
 /// The folder of state directories. An existing folder becomes the user's only if it is as xvsd makes it: root alone

@@ -32,6 +32,7 @@ use xvs_model::report::status::{
 };
 use xvs_sched::ServiceKey;
 
+use crate::connection_log::Logged;
 use crate::history::{INTERVAL, Sample, WINDOW, drop_reasons};
 use crate::log::Losses;
 use crate::shared::{Facts, Shared};
@@ -58,8 +59,8 @@ struct Readings<'a> {
     health: Option<&'a HealthReport>,
     /// The warnings about the rules in etcd.
     fleet: Vec<String>,
-    /// The warning about the log.
-    log: Option<String>,
+    /// The warnings about the log, and about that of connections.
+    logs: Vec<String>,
     live: usize,
     size: usize,
 }
@@ -86,7 +87,8 @@ impl<'a> Readings<'a> {
             unattached.extend(attachment.default_route_warning(&families));
         }
         let (live, size) = shared.fill();
-        let log = shared.log.as_ref().and_then(Losses::warning);
+        let logs = shared.log.iter().filter_map(Losses::warning);
+        let logs = logs.chain(shared.connection_log.iter().flat_map(Logged::warnings)).collect();
         Self {
             facts,
             now,
@@ -100,7 +102,7 @@ impl<'a> Readings<'a> {
             unattached,
             health,
             fleet: shared.fleet.get().map(|fleet| fleet.warnings()).unwrap_or_default(),
-            log,
+            logs,
             live,
             size,
         }
@@ -176,6 +178,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         hold_seconds: shared.hold.as_ref().map_or(0.0, |hold| hold.length().as_secs_f64()),
         held_packets: shared.hold.as_ref().map_or(0, |hold| hold.dropped()),
         log_lines_lost: shared.log_lines_lost(),
+        connection_log: shared.connection_log.as_ref().map(Logged::status),
         unconfirmed_seconds: facts.unconfirmed_until.map(|until| now.until(until).as_secs()),
         journal_saved_at_millis: facts.journal_saved_at_millis,
         recent_drops: RecentDrops { seconds: minute.at.until(now).as_secs(), reasons: drops(&recent) },

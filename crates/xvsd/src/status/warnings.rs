@@ -51,7 +51,7 @@ impl Readings<'_> {
         warnings.extend(xvs_helper::client::warning());
         warnings.extend(self.facts.warnings.iter().cloned());
         warnings.extend(self.fleet.iter().cloned());
-        warnings.extend(self.log.clone());
+        warnings.extend(self.logs.iter().cloned());
         warnings
     }
 }

@@ -1,0 +1,186 @@
+//! The log of connections: what workers count for it, and the queue in which records wait for the thread that writes
+//! them.
+//!
+//! Exists only if an operator wants the log. Beside each entry of the table there is then a tally of the connection's
+//! packets and bytes, which takes 48 bytes once the entry was used. A worker that inserts or removes a connection puts
+//! one record of fixed size into a bounded queue; a record that finds no room is counted and lost. Nothing here waits,
+//! allocates or makes a system call after the start. Cost without the log: a load at the begin and end of a connection,
+//! and a test for each packet. Not here: the moments at which records are made (`logged.rs`), and their text (`xvsd`).
+
+use std::io;
+use std::sync::atomic::AtomicU64 as Statistic;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crossbeam::queue::ArrayQueue;
+use xvs_proto::{Endpoint, Protocol};
+use xvs_sched::ForwardingMethod;
+
+use super::direction::Direction;
+use super::id::ConnId;
+use crate::clock::Millis;
+use crate::shm::atomic::Ordering;
+use crate::shm::layout::Tally;
+use crate::shm::{Cells, Mapping, Memory};
+
+/// What is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogSettings {
+    /// The begin of a connection is logged, too, not only its end.
+    pub begins: bool,
+    /// One connection in this many is logged, chosen by the hash of its endpoints; at least 1.
+    pub one_in: u64,
+    /// The records that may wait.
+    pub queue: usize,
+}
+
+/// Why a connection has left the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// It was closed, or nothing has come for so long that its time was over; its last state tells which.
+    Expired,
+    /// A full table has given its entry to a new connection.
+    Evicted,
+    /// A new connection between the same ends, or with a better claim to its place, has taken it.
+    Replaced,
+    /// Its real server was removed (`expire_nodest_conn`).
+    NoDestination,
+    /// `drop_entry` has ended it.
+    Dropped,
+    /// An operator has ended it (`xvs drain`).
+    Drained,
+}
+
+/// What a record is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A connection has begun.
+    Begin,
+    /// A connection has ended.
+    End(Ending),
+}
+
+/// A record of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogRecord {
+    /// What it is about.
+    pub event: Event,
+    /// When that was.
+    pub at: Millis,
+    /// When the connection began; `None`: before this process, or at another director. Then the counts lack what
+    /// passed before.
+    pub begun: Option<Millis>,
+    /// When its last packet passed; `None`: none has passed here.
+    pub last_packet: Option<Millis>,
+    /// The transport protocol.
+    pub protocol: Protocol,
+    /// The client's endpoint.
+    pub client: Endpoint,
+    /// The endpoint that the client sends to.
+    pub virtual_endpoint: Endpoint,
+    /// The real server's endpoint.
+    pub dest: Endpoint,
+    /// The director's own endpoint, which the real server sees as the source (FULLNAT).
+    pub local: Option<Endpoint>,
+    /// How packets reach the real server.
+    pub method: ForwardingMethod,
+    /// The protocol's state, in an end record the last one.
+    pub state: u8,
+    /// The firewall mark of the service; 0: none.
+    pub mark: u32,
+    /// Packets of the client, then packets to the client.
+    pub packets: [u64; 2],
+    /// Their bytes from the IP header on, in the same order.
+    pub bytes: [u64; 2],
+}
+
+/// The log: tallies by entry, and records that wait. Shared by the handles of the table and the thread that writes.
+pub struct ConnectionLog {
+    settings: LogSettings,
+    tallies: Cells<Tally>,
+    queue: ArrayQueue<LogRecord>,
+    /// Records that found no room.
+    lost: Statistic,
+}
+
+impl ConnectionLog {
+    /// A log for tables with this number of entries. Its tallies occupy memory once their entries are used.
+    ///
+    /// # Errors
+    /// The kernel has no memory for it.
+    pub fn new(settings: LogSettings, entries: usize) -> io::Result<Self> {
+        let mapping = Mapping::create(entries * size_of::<Tally>(), Memory::SmallPages)?;
+        let queue = ArrayQueue::new(settings.queue);
+        Ok(Self { settings, tallies: mapping.cells(0, entries), queue, lost: Statistic::new(0) })
+    }
+
+    /// The memory of the tallies of a full table with this number of entries, in bytes.
+    pub fn full_bytes(entries: usize) -> usize {
+        entries.saturating_mul(size_of::<Tally>())
+    }
+
+    /// The oldest record that waits.
+    pub fn pop(&self) -> Option<LogRecord> {
+        self.queue.pop()
+    }
+
+    /// Records lost because too many waited.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Relaxed)
+    }
+
+    /// Whether begins are logged.
+    pub(super) fn has_begins(&self) -> bool {
+        self.settings.begins
+    }
+
+    /// Whether the connection with this hash of its request's flow is logged.
+    pub(super) fn chooses(&self, hash: u64) -> bool {
+        // The lower bits choose the connection's place in the index, which must not matter here.
+        (hash >> 32).is_multiple_of(self.settings.one_in)
+    }
+
+    /// Begins the tally of an entry that no other thread can reach.
+    pub(super) fn begin(&self, index: u32, now: Millis) {
+        let Tally { begun, last, packets, bytes } = &self.tallies[index as usize];
+        begun.store(now.0, Ordering::Relaxed);
+        for count in packets.iter().chain(bytes).chain([last]) {
+            count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Counts packets of a connection, the last of them at this time.
+    pub(crate) fn tally(&self, id: ConnId, direction: Direction, packets: u64, bytes: u64, at: Millis) {
+        let tally = &self.tallies[id.0 as usize];
+        let place = direction as usize;
+        // Relaxed, here and above: each count is of its own, and the entry's own words order begin and end. Added, not
+        // stored: both directions, and sometimes several workers, count at once, and nothing may be lost.
+        tally.packets[place].fetch_add(packets, Ordering::Relaxed);
+        tally.bytes[place].fetch_add(bytes, Ordering::Relaxed);
+        tally.last.store(at.0, Ordering::Relaxed);
+    }
+
+    /// Begin, last packet, packets and bytes of an entry's tally.
+    pub(super) fn tallied(&self, id: ConnId) -> (Option<Millis>, Option<Millis>, [u64; 2], [u64; 2]) {
+        let Tally { begun, last, packets, bytes } = &self.tallies[id.0 as usize];
+        let [begun, last] = [begun, last].map(|time| match time.load(Ordering::Relaxed) {
+            0 => None,
+            millis => Some(Millis(millis)),
+        });
+        let [packets, bytes] =
+            [packets, bytes].map(|counts| counts.each_ref().map(|count| count.load(Ordering::Relaxed)));
+        (begun, last, packets, bytes)
+    }
+
+    /// Queues a record, or counts it as lost.
+    pub(super) fn push(&self, record: LogRecord) {
+        if self.queue.push(record).is_err() {
+            self.lost.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+impl std::fmt::Debug for ConnectionLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ConnectionLog").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
