@@ -1,4 +1,5 @@
-//! Messages of IPFIX (RFC 7011) with the elements of NAT (RFC 8158): only what the log sends, pure.
+//! Messages of IPFIX (RFC 7011) for flows of two directions (RFC 5103) with the elements of NAT (RFC 8158): only what the
+//! log sends, pure.
 //!
 //! A record's template follows from the families of its two sides, from whether the method translates addresses, and
 //! from whether it is about a begin or an end; so there are sixteen, with fixed numbers. Client and virtual address are
@@ -24,6 +25,11 @@ const TEMPLATES: u16 = 2;
 const FIRST_TEMPLATE: u16 = 256;
 /// Template numbers name one observation domain of a process (RFC 7011 §3.1).
 const DOMAIN: u32 = 1;
+
+/// The bit of an element's number behind which the number of an enterprise follows (RFC 7011 §3.2).
+const REVERSE: u16 = 1 << 15;
+/// The enterprise whose elements are those of the opposite direction (RFC 5103 §6.1).
+const REVERSE_ENTERPRISE: u32 = 29305;
 
 /// What a template follows from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,12 +108,12 @@ impl Shape {
         // flowStartMilliseconds.
         fields.add(152, 8, begun);
         if ends {
-            // flowEndMilliseconds; initiatorPackets, initiatorOctets, responderPackets, responderOctets; flowEndReason.
+            // flowEndMilliseconds; packetTotalCount and octetTotalCount of each direction; flowEndReason.
             fields.add(153, 8, record.last_packet.map_or(begun, |last| dates.of(last)));
-            fields.add(298, 8, record.packets[0]);
-            fields.add(231, 8, record.bytes[0]);
-            fields.add(299, 8, record.packets[1]);
-            fields.add(232, 8, record.bytes[1]);
+            fields.add(86, 8, record.packets[0]);
+            fields.add(85, 8, record.bytes[0]);
+            fields.add(REVERSE | 86, 8, record.packets[1]);
+            fields.add(REVERSE | 85, 8, record.bytes[1]);
             fields.add(136, 1, end_reason(record));
         }
         fields
@@ -228,6 +234,9 @@ pub(super) fn templates(example: &LogRecord, dates: Dates) -> Vec<Message> {
             message.bytes.extend((fields.len() as u16).to_be_bytes());
             for Field { element, bytes, .. } in fields {
                 message.bytes.extend([element, bytes].map(u16::to_be_bytes).as_flattened());
+                if element & REVERSE != 0 {
+                    message.bytes.extend(REVERSE_ENTERPRISE.to_be_bytes());
+                }
             }
         }
         message
