@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -25,6 +25,7 @@ fn collector(cluster: &Cluster, folder: &Path) -> std::process::Child {
     fs::create_dir_all(folder).expect("the cluster's folder takes a folder");
     let mut command = cluster.command(Host::RealServer(1), "nfcapd");
     command.arg("-w").arg(folder).args(["-t", "3600", "-p", &COLLECTOR.to_string()]);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     let child = command.spawn().expect("nfdump is installed");
     let port = format!(":{COLLECTOR}");
     wait::until("nfcapd listens", || {
@@ -51,11 +52,12 @@ fn every_connection_is_in_the_file_and_at_the_collector_with_its_server_and_all_
     let cluster = traffic::prepared(Method::Nat, Workers::Two);
     let _echoes = [1, 2]
         .map(|number| Echo::start(&cluster, Host::RealServer(number), (real_server(number), DATAGRAMS)));
-    let [path, flows] = ["connections.json", "flows"].map(|name| cluster.state().join(name));
+    let [path, flows] = ["log/connections.json", "flows"].map(|name| cluster.state().join(name));
     let mut nfcapd = collector(&cluster, &flows);
     let toml = cluster.state().join("xvs.toml");
+    // As a user, who gets the folder, and with the filters of system calls.
     let keys = format!(
-        "[connection_log]\nfile = {path:?}\ncollector = \"{}:{COLLECTOR}\"\nbegins = true\n",
+        "user = \"daemon\"\n[connection_log]\nfile = {path:?}\ncollector = \"{}:{COLLECTOR}\"\nbegins = true\n",
         real_server(1)
     );
     fs::write(&toml, keys).expect("the cluster's folder takes files");
@@ -96,6 +98,7 @@ fn every_connection_is_in_the_file_and_at_the_collector_with_its_server_and_all_
     }
     let status = director.status();
     assert!(status.contains(&format!("{}: {} records, 0 lost", path.display(), 2 * FLOWS)), "{status}");
+    assert!(!status.contains("connection_log:") && !status.contains("system call"), "{status}");
 
     // Its end closes its file.
     let process = Pid::from_child(&nfcapd);

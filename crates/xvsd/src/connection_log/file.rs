@@ -64,7 +64,11 @@ impl LogFile {
         if self.open.as_mut().is_some_and(|open| open.is_gone(&self.path)) {
             self.open = None;
         }
-        if self.open.as_ref().is_some_and(|open| open.bytes > 0 && open.bytes + more > self.max_bytes) {
+        let bytes = match &self.open {
+            Some(open) => open.bytes,
+            None => self.open.insert(Open::of(&self.path)?).bytes,
+        };
+        if bytes > 0 && bytes + more > self.max_bytes {
             self.open = None;
             self.rotate()?;
         }

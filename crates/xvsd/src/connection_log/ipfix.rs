@@ -1,5 +1,5 @@
-//! Messages of IPFIX (RFC 7011) for flows of two directions (RFC 5103) with the elements of NAT (RFC 8158): only what the
-//! log sends, pure.
+//! Messages of IPFIX (RFC 7011) for flows of two directions (RFC 5103) with the elements of NAT (RFC 8158): only what
+//! the log sends, pure.
 //!
 //! A record's template follows from the families of its two sides, from whether the method translates addresses, and
 //! from whether it is about a begin or an end; so there are sixteen, with fixed numbers. Client and virtual address are
