@@ -42,8 +42,8 @@ use crate::report::page::{PageServer, PageService, ServerState, ServiceState, St
 use crate::report::setting::{Setting, Source};
 use crate::report::status::{
     BondMember, ConnectionLogStatus, Drops, InterfaceOffload, InterfaceStatus, Level, LinkState,
-    LogSinkStatus, OffloadStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus,
-    SyncTable, TableStatus, WorkerStatus,
+    OffloadStatus, RecentDrops, RulesFound, RulesStatus, StatusReport, SyncPeer, SyncStatus, SyncTable,
+    TableStatus, WorkerStatus,
 };
 
 /// A setting of xvs.toml, and one that has no value.
@@ -113,24 +113,13 @@ pub fn status() -> StatusReport {
             }],
         }],
         log_lines_lost: 3,
-        connection_log: Some(connection_log()),
+        connection_log: Some(ConnectionLogStatus::sample()),
         unconfirmed_seconds: Some(7),
         journal_saved_at_millis: Some(1_700_000_000_000),
         recent_drops: RecentDrops { seconds: 61, reasons: vec![drops] },
         rules: Some(RulesStatus { file: "/etc/xvs/rules".to_owned(), found: RulesFound::Differences(3) }),
         fleet: Some(fleet()),
         settings: settings(),
-    }
-}
-
-fn connection_log() -> ConnectionLogStatus {
-    let sink = |name: &str, records, lost_records| {
-        Some(LogSinkStatus { name: name.to_owned(), records, lost_records })
-    };
-    ConnectionLogStatus {
-        file: sink("/var/log/xvs/connections.json", 9000, 0),
-        collector: sink("192.0.2.9:4739", 8900, 100),
-        lost_records: 2,
     }
 }
 

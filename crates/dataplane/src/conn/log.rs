@@ -135,8 +135,8 @@ impl ConnectionLog {
 
     /// Whether the connection with this hash of its request's flow is logged.
     pub(super) fn chooses(&self, hash: u64) -> bool {
-        // The lower bits choose the connection's place in the index, which must not matter here.
-        (hash >> 32).is_multiple_of(self.settings.one_in)
+        // The upper half chooses the place in the index, which must not matter here.
+        u64::from(hash as u32).is_multiple_of(self.settings.one_in)
     }
 
     /// Begins the tally of an entry that no other thread can reach.

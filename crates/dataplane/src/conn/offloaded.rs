@@ -330,7 +330,9 @@ impl Offloaded {
         let words = self.record(record);
         let counts =
             [0, 2].map(|part| [0, 1].map(|unit| words[word::COUNTS + part + unit].load(Ordering::Relaxed)));
-        Some((counts, self.used(record).at()))
+        let last = self.used(record).at();
+        // As in `forget`: the record may be another connection's.
+        (self.of(id) == Some(record)).then_some((counts, last))
     }
 
     /// The slot of a record, by which the program counts its moves.

@@ -144,6 +144,23 @@ pub struct ConnectionLogStatus {
     pub lost_records: u64,
 }
 
+#[cfg(any(test, feature = "samples"))]
+impl ConnectionLogStatus {
+    /// A sample with all fields, as those of `sample.rs`.
+    pub(crate) fn sample() -> Self {
+        let sink = |name: &str, records, lost_records| LogSinkStatus {
+            name: name.to_owned(),
+            records,
+            lost_records,
+        };
+        Self {
+            file: Some(sink("/var/log/xvs/connections.json", 9000, 0)),
+            collector: Some(sink("192.0.2.9:4739", 8900, 100)),
+            lost_records: 2,
+        }
+    }
+}
+
 /// The file or the collector of the log of connections.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]

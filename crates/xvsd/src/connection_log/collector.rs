@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use rustix::net::sockopt::{ip_mtu, ipv6_mtu};
 use xvs_dataplane::conn::log::LogRecord;
 
+use super::dates::Dates;
 use super::ipfix::{Message, templates};
 use super::sink::Sink;
-use super::{Dates, date_millis};
+use crate::date::date_millis;
 
 /// How long the kernel may take for a message while its queue is full.
 const PATIENCE: Duration = Duration::from_secs(1);

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use xvs_dataplane::conn::log::{Ending, Event, LogRecord};
 use xvs_proto::Endpoint;
 
-use super::Dates;
+use super::dates::Dates;
 use super::line::is_closed;
 
 /// RFC 7011 §3.1.

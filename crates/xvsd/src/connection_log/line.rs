@@ -7,7 +7,7 @@ use xvs_dataplane::conn::sctp::SctpState;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_proto::Protocol;
 
-use super::Dates;
+use super::dates::Dates;
 
 /// The fields of a line, in their order.
 #[derive(Serialize)]

@@ -6,6 +6,7 @@
 //! times a second, because workers wake nobody. Not here: the records and their queue (`conn/log.rs` of `dataplane`).
 
 mod collector;
+mod dates;
 mod file;
 mod ipfix;
 mod line;
@@ -25,9 +26,9 @@ use xvs_dataplane::conn::log::{ConnectionLog, LogRecord};
 use xvs_model::report::status::ConnectionLogStatus;
 
 use self::collector::Collector;
+use self::dates::Dates;
 use self::file::LogFile;
 use self::sink::Sink;
-use crate::date::date_millis;
 use crate::rights::seccomp::{Kind, limit_thread};
 use crate::threads;
 
@@ -166,26 +167,6 @@ impl Writer {
         let late = std::io::Error::other("xvsd has ended");
         let sinks = self.file.iter().map(|(_, sink)| sink).chain(self.collector.iter().map(|(_, sink)| sink));
         sinks.for_each(|sink| sink.lost(records, &late, "see which disk or network is slow"));
-    }
-}
-
-/// The dates of the data plane's times.
-#[derive(Debug, Clone, Copy)]
-struct Dates {
-    /// The date at the clock's start, in milliseconds since 1970.
-    start: u64,
-    /// When the log began.
-    begun: Millis,
-}
-
-impl Dates {
-    fn now(clock: &Clock, begun: Millis) -> Self {
-        Self { start: date_millis().saturating_sub(clock.now().0), begun }
-    }
-
-    /// Milliseconds since 1970.
-    fn of(self, time: Millis) -> u64 {
-        self.start + time.0
     }
 }
 
