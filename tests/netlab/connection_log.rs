@@ -110,9 +110,10 @@ fn every_connection_is_in_the_file_and_at_the_collector_with_its_server_and_all_
         let number = |key: &str| end[key].as_u64().expect("a number");
         let (client, port) =
             end["client"].as_str().and_then(|text| text.rsplit_once(':')).expect("an endpoint");
-        let found = records.iter().find(|record| {
-            record["src_port"].to_string() == port && record["in_packets"] == number("in_packets")
-        });
+        let port: u16 = port.parse().expect("a port");
+        let found = records
+            .iter()
+            .find(|record| record["src_port"] == port && record["in_packets"] == number("in_packets"));
         let record = found.unwrap_or_else(|| panic!("{end}\n{records:#?}"));
         let (server, server_port) =
             end["real_server"].as_str().and_then(|text| text.rsplit_once(':')).expect("an endpoint");
