@@ -1,5 +1,5 @@
-//! The status page in a real browser: sizes and colours, a real server that dies, ten thousand services, a thousand
-//! viewers.
+//! The status page in a real browser: sizes and colours, a real server that dies, the last hour, ten thousand services,
+//! a thousand viewers.
 //!
 //! Debian's Chromium runs without a window on the director's host. Needs root. Not here: answers of the HTTP server
 //! (`crates/xvsd/src/metrics`), the content of the document (`crates/xvsd/src/status`).
@@ -63,7 +63,7 @@ fn colour(browser: &mut Browser, number: u8) -> [i64; 3] {
 
 /// JavaScript that shows the director's document with long names and sentences, and returns what is wrong with the
 /// page: it scrolls sideways, a word is broken that is no address, a row is taller than the limit, a text has too
-/// little contrast (WCAG 2, 4.5).
+/// little contrast (WCAG 2, 4.5), a line of the last hour has too little (3), no gap, or no words.
 const FAULTS: &str = r#"(async limit => {
   const page = await (await fetch('status.json')).json(), ipv6 = page.services[1];
   const sentence = 'for 12 s; TCP [2001:db8:2:1111:2222:3333:4444:5555]:8080: no connection within 5 s; see `xvs status`';
@@ -78,6 +78,11 @@ const FAULTS: &str = r#"(async limit => {
   page.status.fleet = { fleet: 'frankfurt', director: 'lb1', rules: 7, directors: [director], settling: [] };
   page.status.drops.push({ reason: 'kernel_fill_ring_empty', packets: 1234567, what: sentence });
   show(page);
+  const counts = Array.from({ length: 360 }, (_, place) => place > 320 && place < 340 ? null : 123456789 + 1e8 * (place % 9));
+  const [connections, in_packets, out_packets, dropped_packets] = Array(4).fill(counts);
+  const names = page.services.map(one => [one.service, counts.slice(-60)]);
+  showHour({ totals: { step_seconds: 10, connections, in_packets, out_packets, dropped_packets },
+    services: { step_seconds: 60, connections: Object.fromEntries(names) } });
 
   const faults = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   if (document.documentElement.scrollWidth > innerWidth) faults.push(`${document.documentElement.scrollWidth} pixels wide`);
@@ -88,6 +93,12 @@ const FAULTS: &str = r#"(async limit => {
   const rgba = text => (([r, g, b, a = 1]) => [r, g, b, a])(text.match(/[\d.]+/g).map(Number));
   const light = colour => rgba(colour).slice(0, 3).map(part => part / 255)
     .map(part => part <= .04045 ? part / 12.92 : ((part + .055) / 1.055) ** 2.4).reduce((sum, part, place) => sum + part * [.2126, .7152, .0722][place], 0);
+  const contrast = (node, colour) => {
+    let back = node;
+    while (rgba(getComputedStyle(back).backgroundColor)[3] === 0) back = back.parentElement;
+    const [dark, bright] = [colour, getComputedStyle(back).backgroundColor].map(light).sort((one, other) => one - other);
+    return (bright + .05) / (dark + .05);
+  };
   while (texts.nextNode()) {
     const text = texts.currentNode, parent = text.parentElement;
     if (!parent.checkVisibility() || parent.closest('script, noscript, caption')) continue;
@@ -99,11 +110,17 @@ const FAULTS: &str = r#"(async limit => {
       if (lines.size > 1 && !/^[\[\]0-9a-f:.,;]+$/.test(word)) faults.push(`${word} is broken`);
     }
     if (!text.data.trim() || parent.closest(':disabled')) continue;
-    let back = parent;
-    while (rgba(getComputedStyle(back).backgroundColor)[3] === 0) back = back.parentElement;
-    const [dark, bright] = [getComputedStyle(parent).color, getComputedStyle(back).backgroundColor].map(light).sort((one, other) => one - other);
-    const contrast = (bright + .05) / (dark + .05);
-    if (contrast < 4.5) faults.push(`${text.data} has a contrast of ${contrast}`);
+    const seen = contrast(parent, getComputedStyle(parent).color);
+    if (seen < 4.5) faults.push(`${text.data} has a contrast of ${seen}`);
+  }
+  const lines = document.querySelectorAll('.plot path:not(.area), .spark path:not(.area)');
+  if (lines.length !== 4 + page.services.length) faults.push(`${lines.length} lines`);
+  for (const line of lines) {
+    const title = line.parentNode.querySelector('title').textContent, seen = contrast(line, getComputedStyle(line).stroke);
+    if (seen < 3) faults.push(`${title} has a contrast of ${seen}`);
+    if (line.getAttribute('d').split('M').length !== 3) faults.push(`${title}: ${line.getAttribute('d')}`);
+    const words = line.closest('.plot') ? /now [\d.]+.M, lowest .+, highest .+; 3 min missing$/ : /now [\d.]+.M, lowest .+, highest .+, 19 min missing$/;
+    if (!words.test(title)) faults.push(`${title} does not say the numbers`);
   }
   return faults;
 })"#;
@@ -148,7 +165,7 @@ fn the_page_names_its_director_and_fits_phones_and_desktops_in_light_and_dark() 
         "limit of a client: 50 connections, 1,000 new\u{a0}/\u{2060}s; limit of all: 5,000 SYNs\u{a0}/\u{2060}s",
     );
 
-    for (width, is_phone, highest_row) in [(400, true, 120), (800, false, 110), (1400, false, 100)] {
+    for (width, is_phone, highest_row) in [(400, true, 130), (800, false, 120), (1400, false, 100)] {
         for scheme in ["light", "dark"] {
             browser.look((width, 900), is_phone, scheme);
             let faults = browser.value(&format!("{FAULTS}({highest_row})"));
@@ -171,7 +188,8 @@ fn a_real_server_that_dies_turns_red_in_an_open_page_and_green_when_it_is_back()
         server(2)
     );
     fs::write(&file, text).expect("the cluster's folder takes a new file");
-    let director = director(&cluster, &["--keepalived", &file.display().to_string()]);
+    let options = ["--keepalived", &file.display().to_string(), "--hold", "10s"];
+    let mut director = director(&cluster, &options);
     let mut browser = opened(&cluster, "");
     for number in [1, 2] {
         browser.until(&format!("{}?.dataset.state", row(number)), "up");
@@ -183,8 +201,7 @@ fn a_real_server_that_dies_turns_red_in_an_open_page_and_green_when_it_is_back()
         );
     }
     browser.until("document.getElementById('state').textContent", "ok");
-    browser
-        .until("document.querySelector('#services tbody tr').cells[1].textContent.trim()", "2 of 2 usable");
+    browser.until("document.querySelector('#services tbody tr .state').textContent", "2 of 2 usable");
     clients::pages(&cluster, &format!("http://{VIP}/"), 10);
     browser.until("Number(document.getElementById('connections').textContent) > 0", true);
 
@@ -226,7 +243,32 @@ fn a_real_server_that_dies_turns_red_in_an_open_page_and_green_when_it_is_back()
     succeed(nginx.args(arguments.split(' ')));
     browser.until(&format!("{}.dataset.state", row(2)), "up");
 
-    drop(director);
+    // The successor goes on with the lines, without a gap.
+    let fetched = "(async () => (await (await fetch('history.json')).json()).totals.connections)()";
+    let counted = |browser: &mut Browser| {
+        let counts = browser.value(fetched);
+        counts.as_array().expect("counts").iter().map(Value::as_u64).collect::<Vec<_>>()
+    };
+    let before = wait::until("a step with connections is over", || {
+        clients::pages(&cluster, &format!("http://{VIP}/"), 2);
+        Some(counted(&mut browser)).filter(|counts| counts.last().is_some_and(|count| *count > Some(0)))
+    });
+    browser.value("asked = undefined; refreshHour()");
+    let title = "document.querySelector('.plot title').textContent";
+    browser.until(
+        &format!("/second in the last hour: now .*[1-9], lowest .*, highest .*[1-9]/.test({title})"),
+        true,
+    );
+    let config = cluster.state().join("xvs.toml");
+    let config = ["--config", config.to_str().expect("a plain path")];
+    let successor = Director::take_over(&cluster, Workers::Two, &[&config[..], &options[..]].concat());
+    let successor = successor.unwrap_or_else(|log| panic!("{log}"));
+    assert!(director.has_ended().success(), "{}", director.log());
+    let after = counted(&mut browser);
+    assert_eq!(after[..before.len()], before);
+    assert!(after.iter().all(Option::is_some), "no gap: {after:?}");
+
+    drop(successor);
     browser.until("document.getElementById('state').textContent", "no answer");
     browser.until("document.getElementById('silent').checkVisibility()", true);
     let text = browser.value("document.getElementById('silent').textContent");
@@ -257,6 +299,9 @@ fn ten_thousand_services_are_paged_and_searched_and_a_thousand_viewers_delay_no_
     browser.until("document.querySelectorAll('#services tbody').length > 100", true);
     let shown = "performance.now() - (performance.getEntriesByType('resource').at(-1)?.startTime ?? 0)";
     eprintln!("{SERVICES} services: shown, at the latest {} ms after the last request", browser.value(shown));
+    let past =
+        "performance.getEntriesByType('resource').find(one => one.name.includes('history')).decodedBodySize";
+    eprintln!("its last hour: {} bytes", browser.value(past));
     browser.until("document.getElementById('of_services').textContent", "10,000 services");
     browser.until("document.getElementById('with_problem').textContent", "(1)");
     let pages = browser.value("document.getElementById('range').textContent");

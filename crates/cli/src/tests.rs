@@ -22,6 +22,7 @@ use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::explain::Report;
 use xvs_model::report::fleet::FleetReport;
 use xvs_model::report::health::HealthReport;
+use xvs_model::report::history::LastHour;
 use xvs_model::report::listing::ServiceRow;
 use xvs_model::report::page::StatusPage;
 use xvs_model::report::setting::Setting;
@@ -40,6 +41,7 @@ fn tables() -> Vec<(&'static str, Vec<Row>)> {
     vec![
         ("xvs status", without(rows::<StatusReport>(), "fleet.")),
         ("GET /status.json", without(rows::<StatusPage<'_>>(), "status.")),
+        ("GET /history.json", rows::<LastHour>()),
         ("xvs health", rows::<HealthReport>()),
         ("xvs connections", rows::<Vec<ConnectionRow>>()),
         ("xvs connections --count", rows::<connections::Count>()),

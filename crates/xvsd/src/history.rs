@@ -45,16 +45,8 @@ impl Sample {
         snapshot: &Snapshot,
         at: Millis,
     ) -> Self {
-        let ours = DropReason::all()
-            .map(|reason| workers.iter().map(|worker| worker.dropped(reason).value()).sum::<u64>());
-        let counters: [fn(&WorkerCounters) -> &Counter; 3] = [
-            |worker| &worker.kernel_ring_full,
-            |worker| &worker.kernel_fill_ring_empty,
-            |worker| &worker.kernel_dropped,
-        ];
-        let kernel = counters.map(|counter| workers.iter().map(|worker| counter(worker).value()).sum());
         let busy_ns = workers.iter().map(|worker| worker.busy_ns.value()).collect();
-        let drops = ours.chain(kernel).collect();
+        let drops = drops(workers).collect();
         Self { at, drops, busy_ns, cards: cards.to_vec(), silent: silent_servers(snapshot) }
     }
 
@@ -77,6 +69,18 @@ impl Sample {
             .map(|busy| (passed_ns > 0.0).then(|| (busy as f64 / passed_ns * 100.0).min(100.0)))
             .collect()
     }
+}
+
+/// Packets dropped since the workers began, in the order of [`drop_reasons`].
+pub(crate) fn drops(workers: &[Arc<WorkerCounters>]) -> impl Iterator<Item = u64> {
+    let ours = DropReason::all()
+        .map(|reason| workers.iter().map(|worker| worker.dropped(reason).value()).sum::<u64>());
+    let counters: [fn(&WorkerCounters) -> &Counter; 3] = [
+        |worker| &worker.kernel_ring_full,
+        |worker| &worker.kernel_fill_ring_empty,
+        |worker| &worker.kernel_dropped,
+    ];
+    ours.chain(counters.map(|counter| workers.iter().map(|worker| counter(worker).value()).sum()))
 }
 
 /// The real servers whose next hop does not answer.

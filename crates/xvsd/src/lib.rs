@@ -32,6 +32,7 @@ mod vip_probes;
 pub mod workers;
 
 pub mod history;
+pub(crate) mod last_hour;
 pub mod log;
 pub mod metrics;
 pub mod status;

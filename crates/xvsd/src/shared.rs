@@ -33,13 +33,16 @@ use xvs_model::report::health::HealthReport;
 use xvs_model::report::setting::Setting;
 use xvs_model::report::status::{InterfaceStatus, LinkState};
 use xvs_proto::network::Network;
+use xvs_sched::ServiceKey;
 use xvs_xdp::polling::Poll;
 
 use crate::connection_log::Logged;
 use crate::fleet_view::FleetView;
-use crate::history::{History, Sample};
+use crate::history::{History, Sample, drops};
+use crate::last_hour::{LastHour, Total};
 use crate::lock::lock;
 use crate::log::Losses;
+use crate::restart::kept_hour::KeptHour;
 use crate::status::weights_in_force;
 use crate::sync_peers::SyncPeers;
 
@@ -75,6 +78,9 @@ pub struct Shared {
     pub(crate) request_durations: RequestDurations,
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
+    pub(crate) last_hour: LastHour,
+    /// Where the last hour is kept for the next process; `None`: nothing outlives this one.
+    pub(crate) kept_hour: Option<KeptHour>,
     pub(crate) events: Arc<Events>,
     /// Other directors, as the daemons of synchronization know them.
     pub(crate) peers: Arc<SyncPeers>,
@@ -202,6 +208,8 @@ impl Shared {
             request_durations: RequestDurations::default(),
             swept: Arc::default(),
             history: History::since(started),
+            last_hour: LastHour::default(),
+            kept_hour: None,
             events: control.events(),
             peers: Arc::default(),
             facts: Mutex::default(),
@@ -252,6 +260,41 @@ impl Shared {
         let now = self.now();
         let cards = self.facts_mut().card_losses.clone();
         self.history.record(now, || Sample::take(&self.counters, &cards, &self.published.load(), now));
+    }
+
+    /// Adds what is due to the counts of the last hour, and keeps them once a minute. Called by the control thread.
+    pub(crate) fn record_last_hour(&self) {
+        // A successor that prepares must not write the file of the running process.
+        if self.owned.get().is_none() {
+            return;
+        }
+        let now = self.now();
+        if !self.last_hour.has_begun() {
+            let kept = self.kept_hour.as_ref().and_then(KeptHour::read);
+            self.last_hour.begin(now, kept, || self.total_counts(), || self.service_counts());
+        } else if self.last_hour.record(now, || self.total_counts(), || self.service_counts()) {
+            self.keep_last_hour();
+        }
+    }
+
+    /// Writes the counts of the last hour for the next process.
+    pub(crate) fn keep_last_hour(&self) {
+        self.kept_hour.iter().for_each(|kept| kept.write(&self.last_hour));
+    }
+
+    fn total_counts(&self) -> Vec<(Total, u64)> {
+        let counted = self.total.sum();
+        vec![
+            (Total::Connections, counted.connections),
+            (Total::InPackets, counted.in_packets),
+            (Total::OutPackets, counted.out_packets),
+            (Total::DroppedPackets, drops(&self.counters).sum()),
+        ]
+    }
+
+    fn service_counts(&self) -> Vec<(ServiceKey, u64)> {
+        let snapshot = self.published.load();
+        snapshot.services.iter().map(|service| (service.key, service.live.stats().connections)).collect()
     }
 
     /// Waits until the entries that the reader has ended are free for new connections, a second at most; a later walk

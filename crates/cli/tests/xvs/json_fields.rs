@@ -28,6 +28,7 @@ use xvs_model::protocol::request::{ControlRequest, Request};
 use xvs_model::report::capture::Missed;
 use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::event::EventBatch;
+use xvs_model::report::history::{LastHour, ServiceCounts, TotalCounts};
 use xvs_model::report::status::StatusReport;
 use xvs_model::sample;
 use xvs_realserver::Method;
@@ -77,6 +78,24 @@ fn every_subcommand_with_json_is_documented() {
 /// Fields that no command of this test can set: the other machine that a doctor's command is for.
 const NEVER_SET: [&str; 1] = ["findings[].mend.on"];
 
+/// Counts of the last hour, with a step in which xvsd did not run.
+fn last_hour() -> LastHour {
+    let counts = || vec![Some(1), None, Some(3)];
+    LastHour {
+        totals: TotalCounts {
+            step_seconds: 10,
+            connections: counts(),
+            in_packets: counts(),
+            out_packets: counts(),
+            dropped_packets: counts(),
+        },
+        services: ServiceCounts {
+            step_seconds: 60,
+            connections: [("TCP 198.51.100.1:80".to_owned(), counts())].into(),
+        },
+    }
+}
+
 /// The documents that each command prints, by the title of its section.
 fn documents() -> Vec<(&'static str, Vec<Value>)> {
     let daemon = Daemon::start();
@@ -97,6 +116,7 @@ fn documents() -> Vec<(&'static str, Vec<Value>)> {
     vec![
         ("xvs status", status),
         ("GET /status.json", vec![page]),
+        ("GET /history.json", vec![json!(last_hour())]),
         ("xvs health", daemon.xvs("health --json")),
         ("xvs connections", daemon.xvs("connections --json")),
         ("xvs connections --count", daemon.xvs("connections --count --json")),

@@ -7,6 +7,7 @@ pub mod event;
 pub mod explain;
 pub mod fleet;
 pub mod health;
+pub mod history;
 pub mod listing;
 pub mod page;
 pub mod setting;

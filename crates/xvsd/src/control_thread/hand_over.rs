@@ -79,6 +79,9 @@ impl ControlThread {
         let why = loop {
             match steps.recv_timeout(LOOK) {
                 Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {
+                    // While the workers still forward. The successor adds what is counted from now on.
+                    shared.record_last_hour();
+                    shared.keep_last_hour();
                     quiet = Some((shared.reader(), shared.sweeping.lock()));
                     self.control.datapath().workers.pause();
                     // The successor has the whole hold until its own programs are in force.

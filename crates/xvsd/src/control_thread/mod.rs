@@ -183,6 +183,7 @@ impl ControlThread {
                 }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => {
                     drop(self.sweeping.take());
+                    self.shared.keep_last_hour();
                     return self.control.into_datapath();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
@@ -215,6 +216,7 @@ impl ControlThread {
             self.update_warnings();
         }
         self.shared.sample_history();
+        self.shared.record_last_hour();
         self.attach();
         self.follow_settings();
         self.resolve_next_hops();

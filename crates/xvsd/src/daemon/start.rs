@@ -34,6 +34,7 @@ use crate::error::{DaemonError, system};
 use crate::history::History;
 use crate::log::Losses;
 use crate::offload::Offloading;
+use crate::restart::kept_hour::KeptHour;
 use crate::restart::kept_state::KeptState;
 use crate::shared::{Facts, Shared};
 use crate::sync::daemons::Daemons;
@@ -101,6 +102,7 @@ impl Daemon {
         let shared = Arc::new(Shared {
             started,
             history: History::since(started),
+            kept_hour: directory.as_ref().map(|directory| KeptHour::new(directory.path())),
             hold: Some(hold.clone()),
             offload: flows.clone(),
             wakers,

@@ -45,7 +45,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::metrics::admission::Admission;
 use crate::rights::seccomp::{Kind, limit_thread};
-use crate::status::page::FILE;
+use crate::status::page::{Document, FILE};
 use crate::threads::spawn_stoppable;
 
 /// Why metrics cannot be served.
@@ -157,9 +157,12 @@ impl Drop for Exporter {
 pub struct StatusPage {
     /// Whether it is served.
     pub is_on: Arc<AtomicBool>,
-    /// The document for a query of the URL.
-    pub document: Box<dyn Fn(&str) -> Bytes + Send + Sync>,
+    /// A document for a query of the URL.
+    pub document: Box<MakeDocument>,
 }
+
+/// Makes a document for a query of the URL.
+pub type MakeDocument = dyn Fn(Document, &str) -> Bytes + Send + Sync;
 
 /// All that is served.
 struct Pages<M> {
@@ -257,7 +260,12 @@ fn answer<P: Pieces>(
     let is_on = status.is_on.load(Ordering::Relaxed);
     let is_read = [Method::GET, Method::HEAD].contains(request.method());
     let path = request.uri().path();
-    let exists = path == "/metrics" || is_on && ["/", "/status.json"].contains(&path);
+    let document = match path {
+        "/status.json" => Some(Document::Status),
+        "/history.json" => Some(Document::LastHour),
+        _ => None,
+    };
+    let exists = path == "/metrics" || is_on && (path == "/" || document.is_some());
     let (code, kind, body) = match path {
         _ if !admission.admit(request.headers()) => {
             headers.append(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"xvsd\""));
@@ -273,7 +281,7 @@ fn answer<P: Pieces>(
             (StatusCode::METHOD_NOT_ALLOWED, PLAIN, text("only GET is answered\n"))
         }
         "/metrics" => (StatusCode::OK, PLAIN, Either::Left(Page(metrics()))),
-        "/" | "/status.json" if is_on && !admission.knows_host(request.headers()) => {
+        _ if is_on && exists && !admission.knows_host(request.headers()) => {
             (StatusCode::MISDIRECTED_REQUEST, PLAIN, text(NOT_ITS_NAME))
         }
         "/" if is_on => {
@@ -281,13 +289,16 @@ fn answer<P: Pieces>(
             headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
             (StatusCode::OK, "text/html; charset=utf-8", text(FILE))
         }
-        "/status.json" if is_on => {
-            let document = (status.document)(request.uri().query().unwrap_or_default());
-            (StatusCode::OK, "application/json", Either::Right(Full::new(document)))
-        }
-        _ if is_on => {
-            (StatusCode::NOT_FOUND, PLAIN, text("xvsd's status page is at /, its metrics are at /metrics\n"))
-        }
+        _ if is_on => match document {
+            Some(document) => {
+                let document = (status.document)(document, request.uri().query().unwrap_or_default());
+                (StatusCode::OK, "application/json", Either::Right(Full::new(document)))
+            }
+            None => {
+                let places = "xvsd's status page is at /, its metrics are at /metrics\n";
+                (StatusCode::NOT_FOUND, PLAIN, text(places))
+            }
+        },
         _ => (StatusCode::NOT_FOUND, PLAIN, text("xvsd's metrics are at /metrics\n")),
     };
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
@@ -365,7 +376,11 @@ mod tests {
 
     /// A status page whose document is the query.
     fn status_page(is_on: bool) -> StatusPage {
-        StatusPage { is_on: Arc::new(is_on.into()), document: Box::new(|query| format!("[{query}]").into()) }
+        let document = |document, query: &str| match document {
+            Document::Status => format!("[{query}]").into(),
+            Document::LastHour => format!("[LastHour {query}]").into(),
+        };
+        StatusPage { is_on: Arc::new(is_on.into()), document: Box::new(document) }
     }
 
     fn two_pieces() -> impl Pieces {
@@ -413,7 +428,7 @@ mod tests {
         let status = status_page(false);
         let is_on = status.is_on.clone();
         let _exporter = listener.serve(two_pieces, status, Arc::default()).unwrap();
-        for path in ["/", "/status.json"] {
+        for path in ["/", "/status.json", "/history.json"] {
             for method in ["GET", "POST"] {
                 let text = answer(address, &format!("{method} {path} HTTP/1.0\r\n\r\n"));
                 assert!(text.starts_with("HTTP/1.0 404") && text.ends_with("at /metrics\n"), "{text}");
@@ -428,6 +443,7 @@ mod tests {
             ("GET /status.json", 200, "application/json", "\r\n\r\n[]"),
             ("GET /status.json?search=a%20b&page=2", 200, "application/json", "[search=a%20b&page=2]"),
             ("HEAD /status.json", 200, "application/json", nothing),
+            ("GET /history.json?page=2", 200, "application/json", "\r\n\r\n[LastHour page=2]"),
             ("POST /", 405, PLAIN, "only GET is answered\n"),
             ("DELETE /status.json", 405, PLAIN, "only GET is answered\n"),
             ("GET /metrics", 200, PLAIN, "the page\n"),
@@ -483,7 +499,7 @@ mod tests {
             ["localhost", "LOCALHOST:9112", "192.0.2.1", "192.0.2.1:80", "[::1]:9112", "[2001:db8::1]"];
         let others =
             ["attacker.example", "lb1.attacker.example:9112", "192.0.2.1.attacker.example", "", "[attacker]"];
-        for path in ["/", "/status.json"] {
+        for path in ["/", "/status.json", "/history.json"] {
             for host in numbers.into_iter().chain(own.iter().map(String::as_str)) {
                 assert_eq!(code(path, host), "200", "{host}");
             }

@@ -106,7 +106,8 @@ impl Reloader {
         let (daemon, destinations) = (self.daemon.clone(), self.destinations.clone());
         let page = move || metrics::page(daemon.shared(), destinations.load(Ordering::Relaxed));
         let (daemon, viewers) = (self.daemon.clone(), Viewers::default());
-        let document = move |query: &str| viewers.document(daemon.shared(), query, date_millis());
+        let document =
+            move |document, query: &str| viewers.document(daemon.shared(), document, query, date_millis());
         let status = StatusPage { is_on: self.status_page.clone(), document: Box::new(document) };
         listener.serve(page, status, admission.clone())
     }

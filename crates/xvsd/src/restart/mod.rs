@@ -4,15 +4,17 @@
 //! 2. `rights/ownership.rs`: the folders and files of one director, which one process owns at a time.
 //! 3. `kept_state.rs`: the connection table in memory that outlives the process, and its next owner.
 //! 4. `kept_health.rs`: the results of health checks, in a file.
-//! 5. `successor.rs`: a successor that `xvs reload` or a new xvsd starts beside the running one.
-//! 6. `daemon/take_over.rs`: the successor's steps.
-//! 7. `control_thread/hand_over.rs`: the former process's steps, on its control thread.
-//! 8. `control_thread/serve.rs`: the order of all these steps, at a start and at a take-over.
+//! 5. `kept_hour.rs`: the counts of the last hour, in a file.
+//! 6. `successor.rs`: a successor that `xvs reload` or a new xvsd starts beside the running one.
+//! 7. `daemon/take_over.rs`: the successor's steps.
+//! 8. `control_thread/hand_over.rs`: the former process's steps, on its control thread.
+//! 9. `control_thread/serve.rs`: the order of all these steps, at a start and at a take-over.
 //!
 //! Not here: the configuration that a start begins with (`journal/` of `xvs-ctl`), when it is written
 //! (`control/saving.rs` there), numbers of real servers and totals (`registry/kept.rs` there), the layout of the table
 //! in memory (`conn/adopt.rs` of the data plane).
 
 pub(crate) mod kept_health;
+pub(crate) mod kept_hour;
 pub(crate) mod kept_state;
 pub mod successor;

@@ -1,10 +1,11 @@
-//! The status page: a file for a browser, and the document that the file fetches every two seconds.
+//! The status page: a file for a browser, and the documents that the file fetches: the state every two seconds, the
+//! counts of the last hour every ten.
 //!
 //! The thread of metrics reads services, counters and health at most once a second, for all viewers together, and
 //! without the control thread or a worker. A viewer gets one page of whole services that match its search, so its
 //! document does not grow with their number; a new search reads the texts of all services. Memory: some 500 bytes for
 //! each real server, from the first request on. Not here: the HTTP server (`metrics/exporter.rs`), the fields
-//! (`report/page.rs` of `model`).
+//! (`report/page.rs` and `report/history.rs` of `model`), the counts (`last_hour.rs`).
 
 use std::collections::HashMap;
 use std::iter;
@@ -45,12 +46,24 @@ const DOCUMENTS: usize = 32;
 
 /// The last look at the director, and the documents that were made from it.
 #[derive(Default)]
-pub struct Viewers(Mutex<Option<(Look, HashMap<String, Bytes>)>>);
+pub struct Viewers(Mutex<Option<(Look, Documents)>>);
+
+/// The documents by kind and query.
+type Documents = HashMap<(Document, String), Bytes>;
+
+/// What a viewer asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Document {
+    /// `/status.json`.
+    Status,
+    /// `/history.json`.
+    LastHour,
+}
 
 impl Viewers {
-    /// The document for this query of a URL: `search=TEXT`, `problems`, `page=NUMBER`, each of which may be absent.
+    /// A document for this query of a URL: `search=TEXT`, `problems`, `page=NUMBER`, each of which may be absent.
     /// `date` is in milliseconds since 1970.
-    pub fn document(&self, shared: &Shared, query: &str, date: u64) -> Bytes {
+    pub fn document(&self, shared: &Shared, document: Document, query: &str, date: u64) -> Bytes {
         // A panic leaves at worst an older look.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = shared.now();
@@ -59,15 +72,23 @@ impl Viewers {
             *last = Some((look, HashMap::new()));
         }
         let (look, documents) = last.as_mut().expect("it was taken above");
-        if let Some(document) = documents.get(query) {
-            return document.clone();
+        let key = (document, query.to_owned());
+        if let Some(made) = documents.get(&key) {
+            return made.clone();
         }
-        let page = look.page(&Query::parse(query));
-        let document = Bytes::from(serde_json::to_vec(&page).expect("no field refuses to be text"));
+        let (page, keys) = look.page(&Query::parse(query));
+        let made = match document {
+            Document::Status => serde_json::to_vec(&page),
+            Document::LastHour => {
+                let names = page.services.iter().map(|service| &*service.service);
+                serde_json::to_vec(&shared.last_hour.report(keys.iter().zip(names)))
+            }
+        };
+        let made = Bytes::from(made.expect("no field refuses to be text"));
         if documents.len() < DOCUMENTS {
-            documents.insert(query.to_owned(), document.clone());
+            documents.insert(key, made.clone());
         }
-        document
+        made
     }
 }
 
@@ -179,7 +200,8 @@ impl Look {
         self.services.get(place)
     }
 
-    fn page(&self, query: &Query) -> StatusPage<'_> {
+    /// A page, and the keys of its services.
+    fn page(&self, query: &Query) -> (StatusPage<'_>, Vec<ServiceKey>) {
         let mut pages = vec![Vec::new()];
         let mut matching = 0;
         let mut rows = 0;
@@ -188,14 +210,16 @@ impl Look {
                 pages.push(Vec::new());
                 rows = 0;
             }
-            pages.last_mut().expect("there is always one").push(&looked.shown);
+            pages.last_mut().expect("there is always one").push(looked);
             matching += 1;
             rows += 1 + looked.shown.servers.len();
         }
         let count = pages.len();
         let page = query.page.clamp(1, count);
         let [local_addresses, standby_addresses] = self.locals.addresses();
-        StatusPage {
+        let services = pages.swap_remove(page - 1);
+        let keys = services.iter().map(|looked| looked.key).collect();
+        let page = StatusPage {
             status: &self.status,
             rates: self.rates,
             totals: self.totals,
@@ -208,8 +232,9 @@ impl Look {
             sloppy_tcp: self.sloppy_tcp,
             local_addresses,
             standby_addresses,
-            services: pages.swap_remove(page - 1),
-        }
+            services: services.into_iter().map(|looked| &looked.shown).collect(),
+        };
+        (page, keys)
     }
 }
 
@@ -429,7 +454,7 @@ mod tests {
     }
 
     fn document(viewers: &Viewers, shared: &Shared, query: &str) -> Value {
-        serde_json::from_slice(&viewers.document(shared, query, NOW)).unwrap()
+        serde_json::from_slice(&viewers.document(shared, Document::Status, query, NOW)).unwrap()
     }
 
     #[test]
@@ -620,6 +645,43 @@ mod tests {
         }
         shared.clock.advance(RATES + Duration::from_millis(1));
         assert_eq!(rates(&document(&viewers, &shared, "")), [Value::Null, Value::Null, Value::Null]);
+    }
+
+    #[test]
+    fn the_last_hour_has_the_totals_and_the_services_of_the_same_page() {
+        let rules = (1..=3).map(|port| {
+            format!(
+                "-A -t 198.51.100.1:{port} -s rr\n-a -t 198.51.100.1:{port} -r 192.0.2.{port} -g -w {}\n",
+                port % 2
+            )
+        });
+        let shared = still(&rules.collect::<String>());
+        let viewers = Viewers::default();
+        let lines = |query: &str| -> Value {
+            serde_json::from_slice(&viewers.document(&shared, Document::LastHour, query, NOW)).unwrap()
+        };
+        assert_eq!(lines("")["services"]["connections"]["TCP 198.51.100.1:1"], serde_json::json!([]));
+        shared.record_last_hour();
+        let snapshot = shared.published.load_full();
+        let service = snapshot.services.iter().find(|service| service.port() == 2).unwrap();
+        service.members[0].live.stats.of_worker(0).connections.add(5);
+        shared.total.of_worker(0).connections.add(5);
+        shared.total.of_worker(0).count_in(60);
+        shared.workers()[0].kernel_ring_full.add(7);
+        shared.clock.advance(Duration::from_secs(60));
+        shared.record_last_hour();
+        let all = lines("page=1");
+        let totals = &all["totals"];
+        assert_eq!((&totals["step_seconds"], &all["services"]["step_seconds"]), (&10.into(), &60.into()));
+        // Six steps in one look: each has its share.
+        assert_eq!(totals["connections"], serde_json::json!([1, 1, 1, 1, 1, 1]));
+        assert_eq!(totals["in_packets"], serde_json::json!([0, 0, 0, 0, 0, 0]));
+        assert_eq!(totals["dropped_packets"], serde_json::json!([1, 1, 1, 1, 1, 1]));
+        let found = |lines: &Value| lines["services"]["connections"].clone();
+        let counts = |port, count| (format!("TCP 198.51.100.1:{port}"), serde_json::json!([count]));
+        assert_eq!(found(&all), Value::from_iter([counts(1, 0), counts(2, 5), counts(3, 0)]));
+        assert_eq!(found(&lines("search=:3")), Value::from_iter([counts(3, 0)]));
+        assert_eq!(found(&lines("problems")), Value::from_iter([counts(2, 5)]));
     }
 
     #[test]
