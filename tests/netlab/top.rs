@@ -18,7 +18,10 @@ struct Terminal<'a> {
 impl<'a> Terminal<'a> {
     fn start(cluster: &'a Cluster) -> Self {
         let terminal = Self { cluster };
-        let script = format!("{} top; code=$?; stty -a; echo ended $code; cat", program("xvs").display());
+        let script = format!(
+            "LC_ALL=C.UTF-8 {} top; code=$?; stty -a; echo ended $code; cat",
+            program("xvs").display()
+        );
         let size = ["-x", "80", "-y", "24"];
         succeed(
             terminal.tmux(&["-f", "/dev/null", "new-session", "-d"]).args(size).args(["sh", "-c", &script]),
@@ -101,17 +104,22 @@ fn services_and_rates_fit_80_by_24_and_keys_sort_filter_and_quit() {
     assert!(lines.len() <= 24 && lines.iter().all(|line| line.chars().count() <= 80), "{lines:#?}");
     assert!(lines[0].contains(", xvsd "), "{lines:#?}");
     assert!(lines[1].starts_with("workers  0: ") && lines[2].starts_with("drops/s  "), "{lines:#?}");
-    assert!(lines[3].contains(">CPS"), "{lines:#?}");
-    assert!(lines[5].starts_with(&web), "the one with connections is first: {lines:#?}");
+    let minute = &lines[3];
+    assert!(
+        minute.starts_with("minute   CPS ") && minute.contains('█') && minute.contains(" drops "),
+        "{lines:#?}"
+    );
+    assert!(lines[4].contains(">CPS"), "{lines:#?}");
+    assert!(lines[6].starts_with(&web), "the one with connections is first: {lines:#?}");
     assert!(row(&lines, &format!("{}:80 Masq 1", real_server(1))).is_some(), "{lines:#?}");
 
     terminal.press(&["n"]);
-    terminal.until("sorted by name", |lines| lines[3].starts_with(">Service") && lines[5].starts_with(&web));
+    terminal.until("sorted by name", |lines| lines[4].starts_with(">Service") && lines[6].starts_with(&web));
     terminal.press(&["b"]);
-    terminal.until("sorted by bytes", |lines| lines[3].contains(">InBPS"));
+    terminal.until("sorted by bytes", |lines| lines[4].contains(">InBPS"));
     terminal.press(&["/", "u", "d", "p"]);
     terminal.until("filtered while it is typed", |lines| {
-        lines[5].starts_with(&dns) && row(lines, &web).is_none() && lines[23].starts_with("filter: udp_")
+        lines[6].starts_with(&dns) && row(lines, &web).is_none() && lines[23].starts_with("filter: udp_")
     });
     terminal.press(&["Enter"]);
     terminal.until("the filter is kept", |lines| {
@@ -123,7 +131,7 @@ fn services_and_rates_fit_80_by_24_and_keys_sort_filter_and_quit() {
     succeed(&mut terminal.tmux(&["resize-window", "-x", "100", "-y", "12"]));
     let lines = terminal.until("the smaller screen", |lines| lines.len() == 12 && lines[11].contains("of 6"));
     assert!(
-        lines[3].trim_end().ends_with("InAct") && lines[3].trim_end().chars().count() == 100,
+        lines[4].trim_end().ends_with("InAct") && lines[4].trim_end().chars().count() == 100,
         "{lines:#?}"
     );
     terminal.press(&["q"]);

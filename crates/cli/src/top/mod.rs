@@ -9,6 +9,7 @@ use std::{io, thread};
 
 use clap::Args;
 use clients::Clients;
+use minute::Charset;
 use screen::Screen;
 use terminal::{View, await_silently, shown, watch};
 use view::{Columns, Rows, Sort, header};
@@ -20,6 +21,7 @@ use crate::output::exit::{DONE, Done};
 use crate::output::late_reply;
 
 mod clients;
+mod minute;
 mod screen;
 mod terminal;
 mod view;
@@ -84,7 +86,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         once(arguments, &first, &look(&mut client)?, out)?;
         return Ok(DONE);
     }
-    let screen = Screen::new(first, arguments.sort, arguments.filter.clone());
+    let screen = Screen::new(first, arguments.sort, arguments.filter.clone(), Charset::of_locale());
     shown(screen, watch(client.waiting_by(await_silently), socket, interval, look)?)
 }
 

@@ -12,6 +12,7 @@ use xvs_model::protocol::client::Failure;
 use xvs_model::report::traffic::Traffic;
 
 use crate::top::KEYS;
+use crate::top::minute::{Charset, Minute};
 use crate::top::terminal::{After, View};
 use crate::top::view::{Columns, Level, Rows, SORT_KEYS, Sort, cut, header};
 
@@ -19,6 +20,7 @@ use crate::top::view::{Columns, Level, Rows, SORT_KEYS, Sort, cut, header};
 pub(super) struct Screen {
     before: Option<Traffic>,
     now: Traffic,
+    minute: Minute,
     /// Why there are no newer totals.
     trouble: Option<String>,
     sort: Sort,
@@ -42,11 +44,12 @@ enum Typing {
 
 impl Screen {
     /// A screen of the first totals, without rates.
-    pub(super) fn new(now: Traffic, sort: Sort, filter: String) -> Self {
+    pub(super) fn new(now: Traffic, sort: Sort, filter: String, charset: Charset) -> Self {
         let rows = Rows::new(None, &now, sort, &filter);
         Self {
             before: None,
             now,
+            minute: Minute::new(charset),
             trouble: None,
             sort,
             filter,
@@ -123,9 +126,15 @@ impl View for Screen {
     fn take(&mut self, look: Result<Traffic, Failure>) {
         match look {
             Ok(look) => {
-                self.before = Some(std::mem::replace(&mut self.now, look));
-                self.trouble = None;
+                let before = std::mem::replace(&mut self.now, look);
+                let had_answered = self.trouble.take().is_none();
+                self.before = Some(before);
                 self.renew();
+                // Of a time without answers only the sum is known.
+                if let Some(before) = self.before.as_ref().filter(|_| had_answered) {
+                    let rates = &self.rows.total.rates;
+                    self.minute.add(before, &self.now, [rates.connections, rates.in_packets]);
+                }
             }
             Err(trouble) => self.trouble = Some(trouble.to_string()),
         }
@@ -160,6 +169,7 @@ impl View for Screen {
         if let Some(trouble) = &self.trouble {
             lines[0] = Line::styled(cut(trouble, width), Modifier::BOLD);
         }
+        lines.push(Line::from(self.minute.line(width)));
         let columns = Columns::within(width, &self.rows, self.sort);
         lines.push(Line::styled(columns.titles(), Modifier::REVERSED));
         lines.push(Line::from(self.rows.total.line(&columns)));
@@ -222,7 +232,7 @@ mod tests {
     }
 
     fn screen() -> Screen {
-        let mut screen = Screen::new(look(1000, 40), Sort::Connections, String::new());
+        let mut screen = Screen::new(look(1000, 40), Sort::Connections, String::new(), Charset::Utf8);
         screen.take(Ok(look(2000, 40)));
         screen
     }
@@ -231,20 +241,25 @@ mod tests {
     fn the_screen_fills_the_terminal_and_names_the_rows_it_shows() {
         let mut screen = screen();
         let lines = drawn(&mut screen, 80, 24);
+        // Forty services with as many new connections in the second as their ports say: 820.
         assert!(
-            lines[5].starts_with("TCP 198.51.100.1:40 ") && lines[22].starts_with("TCP 198.51.100.1:23 ")
+            lines[3].starts_with("minute   CPS          █ ≤820  InPPS          ▁ ≤0  drops "),
+            "{lines:#?}"
         );
-        assert!(lines[23].starts_with("1-18 of 40   ? help   sort: "), "{lines:#?}");
+        assert!(
+            lines[6].starts_with("TCP 198.51.100.1:40 ") && lines[22].starts_with("TCP 198.51.100.1:24 ")
+        );
+        assert!(lines[23].starts_with("1-17 of 40   ? help   sort: "), "{lines:#?}");
         for (code, first) in
-            [(KeyCode::PageDown, 22), (KeyCode::End, 18), (KeyCode::Up, 19), (KeyCode::Home, 40)]
+            [(KeyCode::PageDown, 23), (KeyCode::End, 17), (KeyCode::Up, 18), (KeyCode::Home, 40)]
         {
             screen.heed(&Event::Key(code.into()));
             assert!(
-                drawn(&mut screen, 80, 24)[5].starts_with(&format!("TCP 198.51.100.1:{first} ")),
+                drawn(&mut screen, 80, 24)[6].starts_with(&format!("TCP 198.51.100.1:{first} ")),
                 "{code:?}"
             );
         }
-        assert_eq!(drawn(&mut screen, 120, 50)[44].split_whitespace().nth(1), Some("198.51.100.1:1"));
+        assert_eq!(drawn(&mut screen, 120, 50)[45].split_whitespace().nth(1), Some("198.51.100.1:1"));
         for (width, height) in [(80, 1), (1, 24), (9, 3), (2, 2)] {
             drawn(&mut screen, width, height);
         }
@@ -254,15 +269,15 @@ mod tests {
     fn keys_sort_filter_and_quit_and_letters_typed_in_a_filter_belong_to_it() {
         let mut screen = screen();
         assert_eq!(press(&mut screen, "n"), After::GoOn);
-        assert!(drawn(&mut screen, 80, 24)[5].starts_with("TCP 198.51.100.1:1 "));
+        assert!(drawn(&mut screen, 80, 24)[6].starts_with("TCP 198.51.100.1:1 "));
         assert_eq!(press(&mut screen, "/:4"), After::GoOn);
         let lines = drawn(&mut screen, 80, 24);
         assert!(lines[23].starts_with("filter: :4_"), "{lines:#?}");
-        assert!(lines[5].starts_with("TCP 198.51.100.1:4 ") && lines[7].trim().is_empty(), "{lines:#?}");
+        assert!(lines[6].starts_with("TCP 198.51.100.1:4 ") && lines[8].trim().is_empty(), "{lines:#?}");
         assert_eq!(press(&mut screen, "q"), After::GoOn);
-        assert!(drawn(&mut screen, 80, 24)[5].trim().is_empty(), "no row has «:4q»");
+        assert!(drawn(&mut screen, 80, 24)[6].trim().is_empty(), "no row has «:4q»");
         assert_eq!(press(&mut screen, "\u{1b}"), After::GoOn);
-        assert!(drawn(&mut screen, 80, 24)[23].starts_with("1-18 of 40 "));
+        assert!(drawn(&mut screen, 80, 24)[23].starts_with("1-17 of 40 "));
         press(&mut screen, "/:40\nc");
         assert!(drawn(&mut screen, 80, 24)[23].contains("/ filter: :40 "));
         assert_eq!(press(&mut screen, "q"), After::Quit);
@@ -279,11 +294,11 @@ mod tests {
             look.services[0].key = key.parse().unwrap();
             look
         };
-        let mut screen = Screen::new(look(1000), Sort::Connections, String::new());
+        let mut screen = Screen::new(look(1000), Sort::Connections, String::new(), Charset::Utf8);
         screen.take(Ok(look(2000)));
         let lines = drawn(&mut screen, 60, 24);
-        assert!(lines[3].ends_with("   >CPS Active"), "{lines:#?}");
-        assert!(lines[5].starts_with(key) && lines[5].ends_with("    1.0      0"), "{lines:#?}");
+        assert!(lines[4].ends_with("   >CPS Active"), "{lines:#?}");
+        assert!(lines[6].starts_with(key) && lines[6].ends_with("    1.0      0"), "{lines:#?}");
     }
 
     #[test]
@@ -291,7 +306,7 @@ mod tests {
         let mut screen = screen();
         let before = drawn(&mut screen, 60, 24);
         assert!(
-            before[23].starts_with("1-18 of 40   ? help   sort: c p b a i n   / filter   q quit"),
+            before[23].starts_with("1-17 of 40   ? help   sort: c p b a i n   / filter   q quit"),
             "{before:#?}"
         );
         for key in ["q", "n", "?", "\u{1b}", "\n"] {
@@ -320,7 +335,13 @@ mod tests {
         screen.take(Err(Failure::Transport("no xvsd listens".to_owned())));
         assert!(drawn(&mut screen, 80, 24)[0].starts_with("no xvsd listens"));
         screen.take(Ok(look(100, 1)));
+        screen.take(Ok(look(7000, 1)));
+        screen.take(Err(Failure::Transport("no xvsd listens".to_owned())));
+        screen.take(Ok(look(19_000, 1)));
+        screen.take(Ok(look(20_000, 1)));
         let lines = drawn(&mut screen, 80, 24);
+        // 820 in the first second; then one a second, with a time without answers.
+        assert!(lines[3].starts_with("minute   CPS       █▁ ▁ ≤120 "), "{lines:#?}");
         assert!(lines[0].starts_with("ok   ") && lines[23].starts_with("1-1 of 1 "), "{lines:#?}");
     }
 }

@@ -50,7 +50,7 @@ pub(super) struct Row {
     /// What is wrong.
     notes: String,
     pub(super) level: Level,
-    rates: Rates<f64>,
+    pub(super) rates: Rates<f64>,
     active: u64,
     inactive: u64,
 }
@@ -332,6 +332,20 @@ fn workers(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
 
 /// Drop reasons with their rates, the most frequent first.
 fn drops(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
+    let rates = drop_rates(before, now);
+    if rates.is_empty() {
+        return vec!["none".to_owned()];
+    }
+    rates.into_iter().map(|(rate, reason)| format!("{reason} {}", short(rate))).collect()
+}
+
+/// Dropped packets a second, of all reasons.
+pub(super) fn drop_rate(before: Option<&Traffic>, now: &Traffic) -> f64 {
+    drop_rates(before, now).iter().map(|(rate, _)| rate).sum()
+}
+
+/// The reasons that have dropped packets between two looks, with packets a second, the most frequent first.
+fn drop_rates(before: Option<&Traffic>, now: &Traffic) -> Vec<(f64, String)> {
     let seconds = seconds_between(before, now);
     let earlier: HashMap<_, _> = before
         .iter()
@@ -365,13 +379,7 @@ fn drops(before: Option<&Traffic>, now: &Traffic) -> Vec<String> {
         .filter(|(packets, _)| *packets > 0 && seconds > 0.0)
         .collect();
     rates.sort_by(|one, other| other.0.cmp(&one.0).then_with(|| one.1.cmp(&other.1)));
-    if rates.is_empty() {
-        return vec!["none".to_owned()];
-    }
-    rates
-        .into_iter()
-        .map(|(packets, reason)| format!("{reason} {}", short(packets as f64 / seconds)))
-        .collect()
+    rates.into_iter().map(|(packets, reason)| (packets as f64 / seconds, reason)).collect()
 }
 
 fn seconds_between(before: Option<&Traffic>, now: &Traffic) -> f64 {
@@ -405,7 +413,7 @@ pub(super) fn cut(text: &str, width: usize) -> String {
 }
 
 /// A number in at most five characters.
-fn short(mut number: f64) -> String {
+pub(super) fn short(mut number: f64) -> String {
     if number == 0.0 {
         return "0".to_owned();
     }

@@ -1,0 +1,207 @@
+//! The last minute of all services as spark lines, a character for each six seconds.
+//!
+//! `xvs top` keeps it from the totals that it requests anyway: no field of a reply is needed for it, and its numbers
+//! are those of the rows below. xvsd's own counts of the last hour are too coarse, one each ten seconds. It is empty
+//! when `top` starts; a time without answers is blank. Not here: the rates (`view.rs`).
+
+use std::collections::VecDeque;
+use std::env;
+
+use xvs_model::report::traffic::Traffic;
+
+use crate::top::view::{cut, drop_rate, short};
+
+/// The characters of a line.
+const CELLS: usize = 10;
+const CELL_MILLIS: u64 = 60_000 / CELLS as u64;
+
+/// The names of the lines: two columns of the table, and the line of drops.
+const NAMES: [&str; 3] = ["CPS", "InPPS", "drops"];
+
+/// The characters of a terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Charset {
+    Utf8,
+    Ascii,
+}
+
+impl Charset {
+    /// That of the locale, as the C library chooses it: the first of these variables that is set.
+    pub(super) fn of_locale() -> Self {
+        let set = ["LC_ALL", "LC_CTYPE", "LANG"]
+            .into_iter()
+            .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
+        Self::named(&set.unwrap_or_default())
+    }
+
+    fn named(locale: &str) -> Self {
+        let locale = locale.to_ascii_lowercase();
+        if locale.contains("utf-8") || locale.contains("utf8") { Self::Utf8 } else { Self::Ascii }
+    }
+
+    /// From the lowest value to the highest.
+    fn levels(self) -> [char; 8] {
+        match self {
+            Self::Utf8 => ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'],
+            Self::Ascii => ['_', '.', ':', '-', '=', '+', '*', '#'],
+        }
+    }
+}
+
+/// Sums of the cells of the last minute, the newest last.
+#[derive(Debug)]
+pub(super) struct Minute {
+    charset: Charset,
+    cells: VecDeque<Cell>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Cell {
+    /// The time since the machine's start, in cells.
+    number: u64,
+    /// The known part of it.
+    millis: u64,
+    /// The rates times the known part.
+    sums: [f64; NAMES.len()],
+}
+
+impl Minute {
+    pub(super) fn new(charset: Charset) -> Self {
+        Self { charset, cells: VecDeque::new() }
+    }
+
+    /// Adds the rates between two looks; `connections` and `in_packets` are those of all services.
+    pub(super) fn add(&mut self, before: &Traffic, now: &Traffic, [connections, in_packets]: [f64; 2]) {
+        let rates = [connections, in_packets, drop_rate(Some(before), now)];
+        let last = now.at_millis.saturating_sub(1) / CELL_MILLIS;
+        // Also for a clock that begins again, because the machine does.
+        self.cells.retain(|cell| cell.number <= last && cell.number + CELLS as u64 > last);
+        let first = (before.at_millis / CELL_MILLIS).max((last + 1).saturating_sub(CELLS as u64));
+        for number in first..=last {
+            let [from, to] = [number, number + 1].map(|number| number * CELL_MILLIS);
+            let millis = now.at_millis.min(to).saturating_sub(before.at_millis.max(from));
+            if self.cells.back().is_none_or(|cell| cell.number < number) {
+                self.cells.push_back(Cell { number, millis: 0, sums: [0.0; NAMES.len()] });
+            }
+            let Some(cell) = self.cells.back_mut().filter(|cell| cell.number == number) else { continue };
+            cell.millis += millis;
+            cell.sums.iter_mut().zip(rates).for_each(|(sum, rate)| *sum += rate * millis as f64);
+        }
+    }
+
+    /// The lines side by side, each with the highest rate of its cells.
+    pub(super) fn line(&self, width: usize) -> String {
+        let at_most = if self.charset == Charset::Utf8 { "≤" } else { "<=" };
+        let lines = NAMES.iter().enumerate().map(|(place, name)| {
+            let rates: Vec<_> = self.rates(place).collect();
+            let highest = rates.iter().flatten().fold(0.0, |one: f64, other| one.max(*other));
+            let levels = self.charset.levels();
+            let spark: String = rates
+                .into_iter()
+                .map(|rate| rate.map_or(' ', |rate| level(&levels, rate, highest)))
+                .collect();
+            format!("{name} {spark} {at_most}{}", short(highest))
+        });
+        cut(&format!("minute   {}", lines.collect::<Vec<_>>().join("  ")), width)
+    }
+
+    /// The average rates of the cells up to the newest; `None`: not known.
+    fn rates(&self, place: usize) -> impl Iterator<Item = Option<f64>> {
+        let last = self.cells.back().map_or(0, |cell| cell.number);
+        (0..CELLS as u64).rev().map(move |ago| {
+            let cell = self.cells.iter().find(|cell| cell.number + ago == last)?;
+            (cell.millis > 0).then(|| cell.sums[place] / cell.millis as f64)
+        })
+    }
+}
+
+/// The character of a rate: the lowest for nothing, the highest for the highest rate.
+fn level(levels: &[char; 8], rate: f64, highest: f64) -> char {
+    let part = if highest > 0.0 { rate / highest } else { 0.0 };
+    levels[((part * 8.0).ceil() as usize).clamp(1, 8) - 1]
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_model::report::status::{Drops, StatusReport};
+    use xvs_model::sample;
+
+    use crate::top::minute::*;
+
+    fn look(at_millis: u64, dropped: u64) -> Traffic {
+        let drops = Drops { reason: "no_route".to_owned(), packets: dropped, what: String::new() };
+        let status = StatusReport {
+            drops: vec![drops],
+            lists: Vec::new(),
+            syn_limits: Vec::new(),
+            ..sample::status()
+        };
+        Traffic { at_millis, status, services: Vec::new() }
+    }
+
+    /// A minute of looks each second, whose connections grow by one each second.
+    fn growing(charset: Charset) -> Minute {
+        let mut minute = Minute::new(charset);
+        for second in 1..=60 {
+            let (before, now) = (look(second * 1000 + 59_000, 0), look(second * 1000 + 60_000, 0));
+            minute.add(&before, &now, [second as f64, 5000.0]);
+        }
+        minute
+    }
+
+    #[test]
+    fn a_minute_has_a_character_for_each_six_seconds_and_the_highest_rate() {
+        assert_eq!(
+            growing(Charset::Utf8).line(80),
+            "minute   CPS ▁▂▃▃▄▅▆▇██ ≤58  InPPS ██████████ ≤5.0k  drops ▁▁▁▁▁▁▁▁▁▁ ≤0"
+        );
+        assert_eq!(
+            growing(Charset::Ascii).line(80),
+            "minute   CPS _.::-=+*## <=58  InPPS ########## <=5.0k  drops __________ <=0"
+        );
+        assert_eq!(growing(Charset::Utf8).line(20), "minute   CPS ▁▂▃▃▄▅…");
+    }
+
+    #[test]
+    fn a_time_without_answers_and_the_time_before_top_are_blank_and_the_oldest_cells_go() {
+        let mut minute = Minute::new(Charset::Ascii);
+        let blank = " ".repeat(CELLS);
+        assert_eq!(
+            minute.line(80),
+            format!("minute   CPS {blank} <=0  InPPS {blank} <=0  drops {blank} <=0")
+        );
+        minute.add(&look(60_000, 0), &look(61_000, 80), [8.0, 0.0]);
+        minute.add(&look(75_000, 80), &look(76_000, 90), [1.0, 0.0]);
+        assert_eq!(
+            minute.line(80),
+            "minute   CPS        # _ <=8.0  InPPS        _ _ <=0  drops        # _ <=80"
+        );
+        minute.add(&look(116_000, 90), &look(120_500, 90), [4.0, 0.0]);
+        assert_eq!(&minute.line(80)[..23], "minute   CPS  .      ##");
+        // One look a minute, or less often, knows the average of all cells.
+        minute.add(&look(120_500, 90), &look(200_000, 90), [4.0, 0.0]);
+        assert_eq!(&minute.line(80)[..29], "minute   CPS ########## <=4.0");
+        minute.add(&look(0, 0), &look(1000, 0), [4.0, 0.0]);
+        assert_eq!(&minute.line(80)[..23], "minute   CPS          #");
+    }
+
+    #[test]
+    fn the_longest_lines_fit_80_columns() {
+        let mut minute = Minute::new(Charset::Utf8);
+        minute.add(&look(60_000, 0), &look(61_000, 999_000), [999_000.0, 999_000.0]);
+        assert!(minute.line(usize::MAX).chars().count() <= 80, "{}", minute.line(usize::MAX));
+    }
+
+    #[test]
+    fn a_locale_with_utf_8_in_its_name_has_blocks() {
+        for (locale, charset) in [
+            ("C.UTF-8", Charset::Utf8),
+            ("de_DE.utf8", Charset::Utf8),
+            ("C", Charset::Ascii),
+            ("de_DE.ISO-8859-1", Charset::Ascii),
+            ("", Charset::Ascii),
+        ] {
+            assert_eq!(Charset::named(locale), charset, "{locale}");
+        }
+    }
+}
