@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use xvs_dataplane::burst::Context;
 use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::clock::Clock;
@@ -251,9 +252,9 @@ pub(crate) fn forward(worker: &mut Worker<Loop>) {
     let Worker { pipeline, port, snapshot, clock, .. } = worker;
     let snapshot = snapshot.load();
     while port.is_open() {
-        let now = clock.now();
-        pipeline.flows.expire(&snapshot, now);
-        pipeline.run(&snapshot, port, now);
+        let cx = Context::at(&snapshot, clock.elapsed());
+        pipeline.flows.expire(&snapshot, cx.now);
+        pipeline.run(cx, port);
         pipeline.flows.quiescent();
     }
 }

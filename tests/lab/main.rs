@@ -26,6 +26,7 @@ mod properties;
 mod protocol;
 mod quic;
 mod reset;
+mod response_times;
 mod round_trip;
 mod rules;
 mod schedulers;

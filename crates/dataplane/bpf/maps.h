@@ -149,8 +149,9 @@ struct xvs_bucket {
 #define XVS_FLOW_USE(value) ((value) >> 20 & (XVS_FLOW_USES - 1))
 
 /* The state of a record, in one word. While it is in force, the program and workers change it by compare-and-swap, or set
- * or clear a bit. Bits 8 to 11 are the state of TCP, bits 12 to 22 the number of the use, and the upper half is the
- * acknowledgement that proves the client, if it is awaited.
+ * or clear a bit. Bits 8 to 11 are the state of TCP, bits 12 to 22 the number of the use, bits 24 to 31 the time from the
+ * SYN to the SYN+ACK (XVS_FLOW_RESPONSE), and the upper half is the acknowledgement that proves the client, if it is
+ * awaited.
  */
 enum {
 	XVS_FLOW_IN_FORCE = 1 << 0, /* packets are forwarded */
@@ -171,6 +172,13 @@ enum {
 #define XVS_FLOW_USES (1 << 11)
 #define XVS_FLOW_IN_USE(number) ((__u64)(number) << XVS_FLOW_USE_SHIFT)
 #define XVS_FLOW_DUE(word) ((word) >> 32)
+/* 0: it is not measured. XVS_FLOW_TIMED: it will be, from the time of the last packet, which was the SYN. Else one more
+ * than the code of the microseconds less one: numbers below 8 are their own codes; others have the place of their highest
+ * bit, from 1 on, and the three bits behind it.
+ */
+#define XVS_FLOW_RESPONSE_SHIFT 24
+#define XVS_FLOW_RESPONSE(word) ((word) >> XVS_FLOW_RESPONSE_SHIFT & 0xff)
+#define XVS_FLOW_TIMED 0xff
 
 /* The states of TCP: two tables, by what is seen (from the client; a reply; from the client, replies not seen) and by
  * segment (SYN, FIN, ACK, RST). A row has the next state in the four bits of each state. xvsd writes them.

@@ -133,6 +133,21 @@ static __always_inline __u64 after_segment(const struct xvs_offload *state, __u6
 	return after;
 }
 
+/* The state of a record whose SYN was the last packet, with the time from then to now. */
+static __always_inline __u64 with_response(__u64 word, __u64 used, __u64 now)
+{
+	__u64 ns = now - (used >> 16 << 10);
+	/* A worker's clock may be a moment ahead. */
+	__u64 micros = (__s64)ns > 1000 ? (ns - 1) / 1000 : 0;
+	__u32 less = micros < (__u32)-1 ? micros : (__u32)-1, place = 0;
+	for (__u32 shift = 16; shift; shift /= 2)
+		if (less >> (place + shift))
+			place += shift;
+	__u32 code = place < 3 ? less : (place - 2) * 8 + (less >> (place - 3) & 7);
+	word &= ~((__u64)0xff << XVS_FLOW_RESPONSE_SHIFT);
+	return word | (__u64)(code + 1) << XVS_FLOW_RESPONSE_SHIFT;
+}
+
 /* Applies an update to a checksum (RFC 1624 3, equation 3). */
 static __always_inline __u16 updated(__u16 field, __u64 sum)
 {
@@ -373,6 +388,7 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 	int is_tcp = protocol == IPPROTO_TCP;
 	__u32 at = is_tcp ? TCP_CHECKSUM : UDP_CHECKSUM;
 	__u64 after = word;
+	int is_timed = 0;
 	if (is_tcp) {
 		__u8 *segment = bytes_at(ctx, transport, TCP_LEN);
 		if (!segment)
@@ -383,9 +399,11 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 			change(state, flow, word, word & ~(__u64)XVS_FLOW_IN_FORCE);
 			return 0;
 		}
+		is_timed = number && segment[TCP_FLAGS] & TCP_SYN && XVS_FLOW_RESPONSE(word) == XVS_FLOW_TIMED;
 	}
 	__u16 *checksum = bytes_at(ctx, transport + at, 2);
-	__u64 now = state->clock_ns ? state->clock_ns : bpf_ktime_get_coarse_ns();
+	/* The coarse clock is milliseconds behind. */
+	__u64 now = state->clock_ns ? state->clock_ns : is_timed ? bpf_ktime_get_ns() : bpf_ktime_get_coarse_ns();
 	if (!checksum || !is_in_force(state, flow, now) || ctx->ingress_ifindex != part->in_ifindex || !is_to(eth, part))
 		return 0;
 	__u32 total = v4 ? bpf_ntohs(ip4->tot_len) : network_len + bpf_ntohs(ip6->payload_len);
@@ -408,6 +426,8 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 		return 0;
 	/* Before the state: who reads that and takes the connection back knows the time of this packet. */
 	__u64 before = *(volatile __u64 *)&flow->used, used = XVS_FLOW_USED(XVS_FLOW_SLOT(before), now);
+	if (is_timed)
+		after = with_response(after, before, now);
 	if (used != before)
 		*(volatile __u64 *)&flow->used = used;
 	if (after != word && !change(state, flow, word, after))

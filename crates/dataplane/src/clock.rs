@@ -42,6 +42,23 @@ impl Add<Duration> for Millis {
     }
 }
 
+/// A point in time, in microseconds since the start of the clock: for measuring durations shorter than [`Millis`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Micros(pub u64);
+
+impl From<Duration> for Micros {
+    /// The last microsecond before this time after the start of the clock.
+    fn from(elapsed: Duration) -> Self {
+        Self(elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros()))
+    }
+}
+
+impl From<Millis> for Micros {
+    fn from(millis: Millis) -> Self {
+        Self(millis.0 * 1000)
+    }
+}
+
 /// A clock.
 #[derive(Debug)]
 pub enum Clock {

@@ -58,7 +58,12 @@ impl<const N: usize> Default for Counters<N> {
 impl<const N: usize> Histogram<N> {
     /// Counts a value. Only the one writer may call this.
     pub fn count(&self, value: u64) {
-        let exponent = u64::BITS - value.saturating_sub(1).leading_zeros();
+        self.count_in(value, value);
+    }
+
+    /// As [`Self::count`], in the range of `units`; the sum counts `value`.
+    fn count_in(&self, units: u64, value: u64) {
+        let exponent = u64::BITS - units.saturating_sub(1).leading_zeros();
         self.counts.0[(exponent as usize).min(N - 1)].add(1);
         self.sum.add(value);
     }
@@ -71,6 +76,39 @@ impl<const N: usize> Histogram<N> {
 
 /// The ranges of burst sizes: 1, 2, 4, … up to [`BURST`] frames.
 pub const BURST_SIZES: usize = BURST.ilog2() as usize + 1;
+
+/// The time in microseconds of the first range of [`ResponseTimes`].
+pub const RESPONSE_UNIT_MICROS: u64 = 64;
+/// The ranges of [`ResponseTimes`]: up to 64 µs, 128 µs, … 8.4 s, and longer.
+pub const RESPONSE_RANGES: usize = 19;
+
+/// How long a destination takes until its first reply to a connection, by every worker, each on its own cache lines.
+#[derive(Debug, Default)]
+pub struct ResponseTimes(Box<[CachePadded<Histogram<RESPONSE_RANGES>>]>);
+
+impl ResponseTimes {
+    /// Times for this number of workers.
+    pub fn new(workers: usize) -> Self {
+        Self((0..workers).map(|_| CachePadded::default()).collect())
+    }
+
+    /// Counts a time in microseconds. Only this worker may call this.
+    pub fn count(&self, worker: usize, micros: u64) {
+        if let Some(times) = self.0.get(worker) {
+            times.count_in(micros.div_ceil(RESPONSE_UNIT_MICROS), micros);
+        }
+    }
+
+    /// The number of times in each range over all workers, and the sum of all times in microseconds.
+    pub fn sum(&self) -> ([u64; RESPONSE_RANGES], u64) {
+        let mut sums = ([0; RESPONSE_RANGES], 0);
+        for times in &self.0 {
+            sums.0.iter_mut().zip(times.counts()).for_each(|(sum, count)| *sum += count);
+            sums.1 += times.sum.value();
+        }
+        sums
+    }
+}
 
 /// The counters of one worker.
 #[derive(Debug, Default)]

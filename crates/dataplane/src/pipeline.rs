@@ -9,7 +9,7 @@ mod run;
 pub use self::run::Pipeline;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
-use crate::burst::{Context, FramedPacket, forward, proof, state, unanswered};
+use crate::burst::{Context, FramedPacket, forward, proof, response, state, unanswered};
 use crate::conn::{ConnId, Direction};
 use crate::forward::{Ends, is_refused};
 use crate::general_path::syn_proxy::handshake::{self, Step};
@@ -131,6 +131,7 @@ fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>
     let ends = Ends::of(&connection);
     let destination = cx.snapshot.destinations.of(&connection);
     proof::reply(&p, &connection);
+    response::reply(flows, p.packet, id, destination, cx);
     let reset = reset::apply(&mut flows.answers, &mut p, &connection, cx);
     let packet = reset.as_ref().unwrap_or(p.packet);
     let path = forward::path_to_client(&p, &ends, cx);

@@ -67,12 +67,13 @@ impl<P: Port> Worker<P> {
                 }
                 next_beat = begun + beats.interval;
             }
-            let now = Millis::from(begun);
             let snapshot = self.snapshot.load();
+            let cx = Context::at(&snapshot, begun);
+            let now = cx.now;
             let timers = self.pipeline.flows.expire(&snapshot, now);
             let more = self.pipeline.flows.receive_synchronized(&snapshot, now)
-                | self.pipeline.flows.sweep_offloaded(Context { snapshot: &snapshot, now });
-            let frames = self.pipeline.run(&snapshot, &mut self.port, now);
+                | self.pipeline.flows.sweep_offloaded(cx);
+            let frames = self.pipeline.run(cx, &mut self.port);
             // In this order: a thread that waits for this quiescent point frees the snapshot.
             drop(snapshot);
             self.pipeline.flows.quiescent();

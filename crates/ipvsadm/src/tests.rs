@@ -103,6 +103,7 @@ fn row() -> ServiceRow {
         persistent: 2,
         stats: stats(),
         rates: rates(),
+        responses: Default::default(),
     };
     ServiceRow {
         key: ServiceKey::tcp(v4(192, 168, 100, 200, 80)),

@@ -39,6 +39,7 @@ use crate::report::health::{
 };
 use crate::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use crate::report::page::{PageServer, PageService, ServerState, ServiceState, StatusPage};
+use crate::report::response::ResponseTimes;
 use crate::report::setting::{Setting, Source};
 use crate::report::status::{
     BondMember, ConnectionLogStatus, Drops, InterfaceOffload, InterfaceStatus, Level, LinkState,
@@ -269,6 +270,7 @@ pub fn services() -> Vec<ServiceRow> {
         persistent: 3,
         stats: stats(),
         rates: rates(),
+        responses: ResponseTimes::new(&[0, 2, 1], 400),
     });
     let of_address = (address_service(), Netmask::V4(Ipv4Addr::BROADCAST), destinations.into());
     let of_mark = (mark_service(), Netmask::V6(128), Vec::new());

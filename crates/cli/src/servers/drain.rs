@@ -389,6 +389,7 @@ mod tests {
                         persistent: self.persistent,
                         stats: Default::default(),
                         rates: Default::default(),
+                        responses: Default::default(),
                     };
                     Reply::Services(vec![ServiceRow {
                         key,

@@ -173,7 +173,7 @@ impl InMemory {
             return;
         }
         self.pipeline.flows.hasten_sweep();
-        while self.pipeline.flows.sweep_offloaded(Context { snapshot, now: self.now }) {}
+        while self.pipeline.flows.sweep_offloaded(Context::new(snapshot, self.now)) {}
     }
 
     /// Lets frames that are injected from now on arrive in parts. The results are the same.
@@ -267,7 +267,7 @@ impl InMemory {
             }
         }
         let snapshot = self.control.published().load_full();
-        self.pipeline.run(&snapshot, &mut self.port, self.now);
+        self.pipeline.run(Context::new(&snapshot, self.now), &mut self.port);
         self.pipeline.flows.quiescent();
         self.port.take_passed();
         if !self.sweeps_late {
@@ -361,7 +361,7 @@ impl InMemory {
             }
             while self.pipeline.flows.expire(&snapshot, self.now) == Timers::Behind {}
             // Without a frame, the pipeline still expires fragments that wait for reassembly.
-            self.pipeline.run(&snapshot, &mut self.port, self.now);
+            self.pipeline.run(Context::new(&snapshot, self.now), &mut self.port);
             self.pipeline.flows.quiescent();
             self.synchronize(&snapshot);
         }

@@ -39,6 +39,7 @@ mod load_reports;
 mod numbers;
 mod persistence;
 pub mod quic;
+pub mod responses;
 mod slow_start;
 mod trash;
 pub mod tunnels;
@@ -351,6 +352,7 @@ impl Registry {
                 persistent: dest.live.templates(),
                 stats: dest.estimator.stats(),
                 rates: dest.estimator.rates(),
+                responses: responses::responses(&dest.live),
             }
         });
         Some(ServiceRow {

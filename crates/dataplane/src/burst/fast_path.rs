@@ -172,9 +172,9 @@ impl<'a> FastPath<'a> {
         connection: &Connection<'_>,
     ) -> Option<LinkId> {
         let PlainPacket { plain, frame, hash, link } = p;
-        // The first reply is noted in the flag, and a UDP reply at the template.
+        // The first reply is noted in the flag or in a word, and a UDP reply at the template.
         let is_noted = !connection.flags().contains(Flags::NO_OUTPUT)
-            && (plain.is_tcp() || connection.controller().is_none());
+            && (plain.is_tcp() || connection.controller().is_none() && !connection.awaits_reply());
         if !is_noted || !connection.method().masquerades() {
             return None;
         }

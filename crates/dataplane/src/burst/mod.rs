@@ -9,6 +9,7 @@ pub mod classify;
 pub(crate) mod forward;
 pub(crate) mod lookup;
 pub(crate) mod proof;
+pub(crate) mod response;
 pub(crate) mod state;
 pub(crate) mod unanswered;
 

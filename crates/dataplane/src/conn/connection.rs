@@ -19,6 +19,9 @@ use crate::shm::atomic::Ordering;
 /// The number that no destination has (`DestinationId::NONE`).
 pub(crate) const NO_DESTINATION: u32 = u32::MAX;
 
+/// The value of `timeout_seconds` of a UDP connection that awaits its first reply.
+pub(crate) const AWAITS_REPLY: u32 = 1;
+
 /// A view of one connection.
 #[derive(Debug, Clone, Copy)]
 pub struct Connection<'a> {
@@ -122,6 +125,18 @@ impl Connection<'_> {
         self.record.entry.timeout_seconds.store(number, Ordering::Relaxed);
     }
 
+    /// Whether no reply has passed, of UDP.
+    #[inline]
+    pub(crate) fn awaits_reply(&self) -> bool {
+        // UDP has no sequence numbers, so the word is free.
+        self.record.entry.timeout_seconds.load(Ordering::Relaxed) == AWAITS_REPLY
+    }
+
+    /// Notes that a reply has passed, of UDP.
+    pub(crate) fn set_replied(&self) {
+        self.record.entry.timeout_seconds.store(0, Ordering::Relaxed);
+    }
+
     /// Number of the destination's [`DestinationLive`](crate::snapshot::DestinationLive).
     #[inline]
     pub fn dest_ref(&self) -> u32 {
@@ -171,6 +186,12 @@ impl Connection<'_> {
     pub(crate) fn is_forwarded(&self) -> bool {
         let state = self.offloaded.get().and_then(|offloaded| offloaded.state_of(self.id));
         state.is_some_and(|state| state.has(State::IN_FORCE))
+    }
+
+    /// Whether its record has the time of its first reply.
+    pub(crate) fn has_recorded_response(&self) -> bool {
+        let state = self.offloaded.get().and_then(|offloaded| offloaded.state_of(self.id));
+        state.is_some_and(|state| state.response_micros().is_some())
     }
 
     /// Whether its client has acknowledged the number of the destination's SYN.

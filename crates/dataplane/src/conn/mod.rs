@@ -33,6 +33,7 @@ pub mod log;
 mod logged;
 mod numbers;
 mod offloaded;
+mod request_times;
 mod template;
 
 mod copy;
@@ -45,7 +46,7 @@ pub use self::adopt::{AdoptError, FormerTable, Survey, TableFiles};
 pub(crate) use self::buckets::Candidate;
 pub use self::call_ids::CallIds;
 pub use self::connection::Connection;
-pub(crate) use self::connection::NO_DESTINATION;
+pub(crate) use self::connection::{AWAITS_REPLY, NO_DESTINATION};
 pub use self::copy::Copied;
 pub use self::direction::{Direction, Seen};
 pub(crate) use self::entry::Life;

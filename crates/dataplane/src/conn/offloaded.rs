@@ -26,7 +26,7 @@ use xvs_proto::Protocol;
 use super::entry::Life;
 use super::id::ConnId;
 use super::tcp::TcpState;
-use crate::clock::Millis;
+use crate::clock::{Micros, Millis};
 use crate::shm::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::shm::words::{Rows, Words};
 
@@ -80,6 +80,9 @@ impl State {
     pub(crate) const LAST_LINE: u64 = 1 << 7;
     /// Its number is that of its key's hash, so the program finds it without a key.
     pub(crate) const NEAR: u64 = 1 << 23;
+    /// The time until the SYN+ACK is measured from the time of the record's last packet, the SYN.
+    pub(crate) const TIMED: u64 = 0xff << Self::RESPONSE_SHIFT;
+    const RESPONSE_SHIFT: u32 = 24;
     const TCP_SHIFT: u32 = 8;
     const USE_SHIFT: u32 = 12;
     /// The number of uses of a record after which their numbers repeat: keys have no more bits for them.
@@ -121,6 +124,21 @@ impl State {
         self.has(Self::AWAITS).then_some((self.0 >> 32) as u32)
     }
 
+    /// The microseconds from the SYN to the SYN+ACK, if the program has forwarded both and measured them: of the right
+    /// range of a histogram, and at most a sixteenth off.
+    pub(crate) fn response_micros(self) -> Option<u64> {
+        let code = match self.0 >> Self::RESPONSE_SHIFT & 0xff {
+            0 | 0xff => return None,
+            code => code - 1,
+        };
+        // As `with_response` of bpf/offload.h writes them: the number less one has a bit and three more behind it.
+        let less = match code / 8 {
+            0 => code,
+            exponent => (8 + code % 8) << (exponent - 1) | (1 << (exponent - 1)) >> 1,
+        };
+        Some(less + 1)
+    }
+
     /// Whether it is one of the records that are few: in force, of a handshake that is not complete.
     pub(crate) fn is_half_open(self) -> bool {
         self.has(Self::IN_FORCE)
@@ -137,8 +155,8 @@ impl Used {
     /// Nanoseconds in a unit of time.
     const UNIT: u64 = 1 << 10;
 
-    pub(crate) fn new(slot: u32, at: Millis) -> Self {
-        Self(u64::from(slot) | (at.0 * 1_000_000 / Self::UNIT) << Self::SLOT_BITS)
+    pub(crate) fn new(slot: u32, at: Micros) -> Self {
+        Self(u64::from(slot) | (at.0 * 1000 / Self::UNIT) << Self::SLOT_BITS)
     }
 
     /// The time, rounded up to a unit.
@@ -397,5 +415,36 @@ pub(crate) fn has_become_inactive(before: u8, after: u8) -> bool {
 impl fmt::Debug for Offloaded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Offloaded").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use super::*;
+
+    /// The code of `with_response` of bpf/offload.h, computed otherwise.
+    fn code(micros: u64) -> u64 {
+        let less = micros.max(1) - 1;
+        let code = if less < 8 {
+            less
+        } else {
+            let bits = format!("{less:b}");
+            (bits.len() as u64 - 3) * 8 + u64::from_str_radix(&bits[1..4], 2).unwrap()
+        };
+        code + 1
+    }
+
+    #[test]
+    fn a_measured_time_keeps_the_power_of_two_that_it_does_not_exceed_and_four_bits() {
+        let powers =
+            (0..32).flat_map(|power| [(1_u64 << power) - 1, 1 << power, (1 << power) + 1, 3 << power >> 1]);
+        for micros in powers.filter(|micros| (1..=u64::from(u32::MAX)).contains(micros)) {
+            let told = State(code(micros) << State::RESPONSE_SHIFT).response_micros().unwrap();
+            assert_eq!(told.next_power_of_two(), micros.next_power_of_two(), "{micros} as {told}");
+            assert!(told.abs_diff(micros) * 16 <= micros, "{micros} as {told}");
+        }
+        let others = [State::unused(3), State::unused(3).begun(State::TIMED, 3, None)];
+        assert_eq!(others.map(State::response_micros), [None; 2]);
     }
 }

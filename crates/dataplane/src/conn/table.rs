@@ -31,9 +31,10 @@ use super::id::ConnId;
 use super::log::ConnectionLog;
 use super::offloaded::Offloaded;
 use super::quiescence::Quiescence;
+use super::request_times::RequestTimes;
 use super::slab::{STRANDED_MAX, Slab, Stock};
 use super::wheel::Wheel;
-use crate::clock::Millis;
+use crate::clock::{Micros, Millis};
 use crate::shm::atomic::Ordering;
 use crate::shm::layout::{Bucket, Entry, Extension, HEADER_BYTES, Header, MAGIC, Numbers, VERSION};
 use crate::shm::{Mapping, Memory, Pages};
@@ -98,6 +99,8 @@ pub struct Table {
     pub(super) counts: Box<[CachePadded<HandleCounts>]>,
     /// The number of entries with [`Flags::NO_CLIENT_PORT`].
     pub(super) expected: AtomicU32,
+    /// The requests whose first reply has not passed.
+    pub(super) requests: RequestTimes,
     /// The connections whose packets the XDP program forwards; unset if it forwards none.
     pub(super) offloaded: OnceLock<Arc<Offloaded>>,
     /// The log of connections; unset if there is none.
@@ -164,6 +167,29 @@ impl Table {
         if let Some(offloaded) = self.offloaded.get() {
             offloaded.end(id);
         }
+    }
+
+    /// Notes that the connection of this generation has got its first request now; see [`Self::response_micros`].
+    pub(crate) fn note_request(&self, id: ConnId, generation: u32, now: Micros) {
+        self.requests.put(id, generation, now);
+    }
+
+    /// The microseconds since the first request of a connection, if that is known and its reply has not passed.
+    pub(crate) fn awaited_micros(&self, id: ConnId, generation: u32, now: Micros) -> Option<u64> {
+        let request = self.requests.of(id, generation)?;
+        Some(RequestTimes::since(request, now))
+    }
+
+    /// As [`Self::awaited_micros`], once.
+    pub(crate) fn response_micros(&self, id: ConnId, generation: u32, now: Micros) -> Option<u64> {
+        let awaited = self.awaited_micros(id, generation, now)?;
+        self.forget_request(id, generation);
+        Some(awaited)
+    }
+
+    /// Makes the time of a connection's first reply unknown.
+    pub(crate) fn forget_request(&self, id: ConnId, generation: u32) {
+        self.requests.forget(id, generation);
     }
 
     /// Ends the record of a connection that was removed; see [`Offloaded::forget`].
@@ -264,6 +290,7 @@ impl Table {
             quiescence: Quiescence::new(handles),
             counts: (0..handles).map(|_| CachePadded::default()).collect(),
             expected: AtomicU32::default(),
+            requests: RequestTimes::new(parts.entries),
             offloaded: OnceLock::new(),
             log: OnceLock::new(),
             free_handles: free_handles.collect(),

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use xvs_proto::{FlowKey, HashSecret, LinkId, Packet, icmp, quoted};
 
 use super::{LAYOUT, Live};
+use crate::burst::Context;
 use crate::burst::classify::{Class, classify};
 use crate::burst::flows::Flows;
 use crate::burst::transmit::Transmitter;
@@ -84,7 +85,7 @@ impl DryRun {
         run.before = run.all().into_iter().map(|(id, generation, _)| (id, generation)).collect();
         run.met = run.meet();
         inject(&mut run.port, link, frame)?;
-        run.pipeline.run(&run.snapshot, &mut run.port, live.now);
+        run.pipeline.run(Context::new(&run.snapshot, live.now), &mut run.port);
         run.verdict = run.pipeline.transmitter.verdicts().first().copied().unwrap_or(Verdict::Held);
         Ok(run)
     }

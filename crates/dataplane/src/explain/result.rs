@@ -55,7 +55,7 @@ impl DryRun {
         let syn_proxy = self.syn_proxy(met.as_ref());
         let offloaded = match (&self.class, live.offload) {
             (Class::Flow(packet), Some(offload)) => {
-                let cx = Context { snapshot, now: live.now };
+                let cx = Context::new(snapshot, live.now);
                 offload.standing(&mut live.reader(), &packet.flow, self.link, cx)
             }
             _ => None,

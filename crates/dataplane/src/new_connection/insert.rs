@@ -13,6 +13,7 @@ use super::service::Marked;
 use super::{limit, local_port, one_packet};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
+use crate::burst::response;
 use crate::conn::{ConnId, Flags, Inserted, NewConnection};
 use crate::forward::Ends;
 use crate::snapshot::{Activity, Change, DestinationId, Service};
@@ -59,7 +60,7 @@ pub(crate) fn enter(
             },
         state: 0,
         expires: cx.now + FIRST_TIMEOUT,
-        timeout_seconds: 0,
+        timeout_seconds: response::word(packet),
         dest_ref: id.0,
         mark: marked.mark,
         controller: template,
@@ -80,6 +81,10 @@ pub(crate) fn enter(
     }
     match inserted.map_err(Verdict::Drop)? {
         Inserted::New(connection) => {
+            if response::is_request(packet) {
+                let generation = flows.table.connection(connection).generation();
+                flows.table.table().note_request(connection, generation, cx.micros);
+            }
             flows.counters.connections.add(1);
             flows.count_connection(id, cx.snapshot);
             Ok(Begun::Connection(connection))

@@ -139,7 +139,7 @@ impl<'s> Templates<'_, 's> {
     /// Lets a template control one more connection, and restarts its timeout. `None` if the template is no longer
     /// valid.
     fn join(&mut self, id: ConnId) -> Option<(&'s Destination, DestinationId)> {
-        let Context { snapshot, now } = self.cx;
+        let Context { snapshot, now, .. } = self.cx;
         let template = self.flows.table.connection(id);
         let number = DestinationId(template.dest_ref());
         let destination = snapshot.destinations.find(number).filter(|known| known.available)?;

@@ -15,7 +15,7 @@ use super::part::Part;
 use super::shared::{Epochs, Offload, slot};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::clock::Millis;
+use crate::clock::Micros;
 use crate::conn::tcp::TcpState;
 use crate::conn::{
     ASSURED, ConnId, Connection, Direction, Flags, Packets, RecordState, TableHandle, Then, Used,
@@ -60,7 +60,17 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     let epochs = shared.epochs(destination);
     let Ok(parts) = plan(&connection, table.handle(), link, cx) else { return false };
     let needs_last_line = parts.iter().flatten().any(Part::needs_last_line);
-    let bits = bits(&connection, cx.snapshot) | bit(needs_last_line, RecordState::LAST_LINE);
+    let generation = connection.generation();
+    let awaited = table.table().awaited_micros(id, generation, cx.micros);
+    let awaited = awaited.filter(|_| is_half_open && parts[1].is_some());
+    // The program measures from the record's first packet. If that is a repeated SYN, workers do it.
+    if awaited.is_some_and(|micros| micros > 0) {
+        return false;
+    }
+    let is_timed = awaited.is_some();
+    let bits = bits(&connection, cx.snapshot)
+        | bit(needs_last_line, RecordState::LAST_LINE)
+        | bit(is_timed, RecordState::TIMED);
     if is_half_open {
         // A worker assures the client's template with the end of the first handshake.
         let template = connection.controller();
@@ -71,10 +81,13 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     }
     let hashes = shared.hashes(&Ends::of(&connection), connection.protocol());
     let Some(record) = shared.unused.take(shared.nearest(hashes.of_client), cx.now) else { return true };
-    let generation = connection.generation();
+    if parts[1].is_some() && !is_timed {
+        // The first reply may pass unseen.
+        table.table().forget_request(id, generation);
+    }
     let awaits = bits & RecordState::PROVEN == 0 && parts[1].is_some();
-    let awaited = awaits.then(|| connection.destination_sequence()).filter(|number| *number != 0);
-    let state = shared.flows.state(record).begun(bits, tcp, awaited);
+    let due = awaits.then(|| connection.destination_sequence()).filter(|number| *number != 0);
+    let state = shared.flows.state(record).begun(bits, tcp, due);
     let mut own = Own {
         record,
         id,
@@ -85,8 +98,9 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
         is_new: true,
         is_given_up: false,
         is_counted: false,
+        is_timed,
     };
-    shared.fill(&own, epochs, &parts, cx.now);
+    shared.fill(&own, epochs, &parts, cx.micros);
     shared.flows.begin(record, state);
     if offloader.own.is_empty() {
         shared.flows.set_timeouts(|protocol, state| cx.snapshot.settings.timeout(protocol, state));
@@ -123,7 +137,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
 
 impl Offload {
     /// Writes all of an unused record but its state.
-    fn fill(&self, own: &Own, Epochs { all, slot: of_slot }: Epochs, parts: &[Option<Part>; 2], now: Millis) {
+    fn fill(&self, own: &Own, Epochs { all, slot: of_slot }: Epochs, parts: &[Option<Part>; 2], now: Micros) {
         let words = self.flows.record(own.record);
         // Relaxed: the program finds the record by a key that is entered afterwards, with Release.
         words[word::EPOCHS].store(u64::from(of_slot) << 32 | u64::from(all), Relaxed);

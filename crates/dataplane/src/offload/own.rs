@@ -53,6 +53,8 @@ pub(super) struct Own {
     pub(super) is_given_up: bool,
     /// Whether it counts as one in force.
     pub(super) is_counted: bool,
+    /// Whether the program may measure the time of the first reply, and no pass has found it yet.
+    pub(super) is_timed: bool,
 }
 
 impl Own {

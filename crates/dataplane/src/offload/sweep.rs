@@ -112,6 +112,7 @@ impl Flows {
         // Read before the counts, so that the last packets are not missed.
         let is_in_force = shared.is_in_force(own.record, own.destination);
         let is_its = shared.flows.of(own.id) == Some(own.record);
+        self.count_response(shared, own, cx);
         if is_its {
             // Before the counts are taken, so that others always know of the last packet.
             let Self { table, deferred, .. } = self;
@@ -169,6 +170,20 @@ impl Flows {
         shared.flows.seal(own.record);
         shared.flows.unbind(own.id, own.record);
         false
+    }
+
+    /// Counts the time of a first reply that the program has measured.
+    fn count_response(&self, shared: &Offload, own: &mut Own, cx: Context<'_>) {
+        if !own.is_timed {
+            return;
+        }
+        let Some(micros) = shared.flows.state(own.record).response_micros() else { return };
+        own.is_timed = false;
+        // A repeated SYN+ACK, which goes to a worker, is no first reply.
+        self.table.table().forget_request(own.id, own.generation);
+        if let Some(destination) = cx.snapshot.destinations.find(own.destination) {
+            destination.live.responses.count(self.worker, micros);
+        }
     }
 
     pub(super) fn count_offloaded(

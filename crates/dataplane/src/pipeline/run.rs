@@ -10,11 +10,9 @@ use crate::burst::flows::Flows;
 use crate::burst::transmit::Transmitter;
 use crate::burst::{Burst, Context, Forwarding, FramedPacket};
 use crate::capture::watched::{Watch, Watched};
-use crate::clock::Millis;
 use crate::general_path::reassembly::{Datagram, Reassembly};
 use crate::port::Port;
 use crate::port::vlan_and_bond::Tagged;
-use crate::snapshot::Snapshot;
 
 /// A worker's stages, with their state between bursts.
 pub struct Pipeline {
@@ -45,8 +43,8 @@ impl Pipeline {
 
     /// Receives a burst and runs it through all stages. Returns its number of frames. [`Flows::quiescent`] is due when
     /// the snapshot is no longer used.
-    pub fn run(&mut self, snapshot: &Snapshot, port: &mut impl Port, now: Millis) -> usize {
-        let cx = Context { snapshot, now };
+    pub fn run(&mut self, cx: Context<'_>, port: &mut impl Port) -> usize {
+        let snapshot = cx.snapshot;
         let mut port = Tagged::new(port, &snapshot.egress);
         if snapshot.captures.is_empty() {
             return stages(self, cx, &mut port);

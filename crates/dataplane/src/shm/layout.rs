@@ -74,7 +74,7 @@ pub(crate) struct Entry {
     pub(crate) life: AtomicU64,
     /// In a template: how long it lasts after a connection, in seconds. In a TCP connection whose destination receives
     /// the client's address: the sequence number of the client's first byte. In another one whose replies pass through
-    /// the director: that of the destination's first byte. Written by any worker.
+    /// the director: that of the destination's first byte. Of UDP: 1 until the first reply. Written by any worker.
     pub(crate) timeout_seconds: AtomicU32,
     /// The destination's number.
     pub(crate) dest: AtomicU32,

@@ -10,7 +10,7 @@ use xvs_sched::Load;
 use super::load::{Activity, Change, LiveLoad};
 use crate::clock::Millis;
 use crate::conn::{Connection, Offloaded};
-use crate::counters::{Pending, SharedStats, StatsValues};
+use crate::counters::{Pending, ResponseTimes, SharedStats, StatsValues};
 
 /// Numbers of a service that outlive snapshots: the sums of its destinations' counts, so that a packet is counted once.
 #[derive(Default)]
@@ -110,12 +110,14 @@ pub struct DestinationLive {
     moves: OnceLock<(Arc<Offloaded>, u32)>,
     /// Its counters.
     pub stats: SharedStats,
+    /// How long it takes until its first reply.
+    pub responses: ResponseTimes,
 }
 
 impl DestinationLive {
     /// Zeros for this many workers.
     pub fn new(workers: usize) -> Self {
-        Self { stats: SharedStats::new(workers), ..Self::default() }
+        Self { stats: SharedStats::new(workers), responses: ResponseTimes::new(workers), ..Self::default() }
     }
 
     /// Continues with these numbers. Only while no worker counts.

@@ -454,7 +454,9 @@ mod tests {
         claim(format!("XVS_FLOW_STATE({}u) == 10 && XVS_FLOW_IN_USE(5) == {}", state.0, State::unused(5).0));
         claim(format!("XVS_FLOW_DUE({}u) == 0x12345678", state.0));
         claim(format!("XVS_FLOW_WITH_STATE({0}u, 1) == {1}u", state.0, state.0 & !(15 << 8) | 1 << 8));
-        let used = Used::new(7, Millis(4_000_000_000));
+        let timed = State::unused(5).begun(State::TIMED, 10, None);
+        claim(format!("XVS_FLOW_RESPONSE({}u) == XVS_FLOW_TIMED", timed.0));
+        let used = Used::new(7, Millis(4_000_000_000).into());
         claim(format!("XVS_FLOW_USED(7, 4000000000000000ull) == {0}u && XVS_FLOW_SLOT({0}u) == 7", used.0));
         assert_eq!((used.slot(), used.at()), (7, Millis(4_000_000_000)));
         claim(format!("sizeof(struct xvs_hold) == {}", 8 * hold::COUNT));

@@ -35,7 +35,7 @@ impl Flows {
         let Some(backup) = &snapshot.sync_backup else { return false };
         for _ in 0..AT_A_TIME {
             let Some(received) = backup.inbox.take(self.worker) else { return false };
-            let is_entered = enter(self, backup, &received, Context { snapshot, now });
+            let is_entered = enter(self, backup, &received, Context::new(snapshot, now));
             backup.inbox.count(is_entered);
         }
         true

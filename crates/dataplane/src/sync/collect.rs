@@ -128,7 +128,7 @@ fn client_address(connection: &Connection<'_>) -> Option<ClientAddress> {
     flags.intersects(Flags::TOA | Flags::PROXY | Flags::PROXY_DATAGRAMS).then(|| ClientAddress {
         in_header: !flags.contains(Flags::TOA),
         is_acknowledged: flags.contains(Flags::PROXY_ACKNOWLEDGED),
-        first_sequence: connection.first_sequence(),
+        first_sequence: if connection.protocol() == Protocol::TCP { connection.first_sequence() } else { 0 },
     })
 }
 

@@ -111,24 +111,24 @@ impl Worker {
     }
 
     fn begin(&mut self, id: ConnId) -> bool {
-        let cx = Context { snapshot: &self.snapshot, now: self.now };
+        let cx = Context::new(&self.snapshot, self.now);
         self.flows.begin_offload(id, WAN, cx)
     }
 
     fn process(&mut self, id: ConnId, flags: Control, direction: Direction) {
-        let cx = Context { snapshot: &self.snapshot, now: self.now };
+        let cx = Context::new(&self.snapshot, self.now);
         self.flows.process(id, &packet(flags), direction, cx);
     }
 
     fn advance(&mut self, id: ConnId, flags: Control, direction: Direction) {
-        let cx = Context { snapshot: &self.snapshot, now: self.now };
+        let cx = Context::new(&self.snapshot, self.now);
         self.flows.advance(id, &packet(flags), direction, cx);
     }
 
     /// Reads all of its records, and frees those that have ended.
     fn sweep(&mut self) {
         self.flows.hasten_sweep();
-        let cx = Context { snapshot: &self.snapshot, now: self.now };
+        let cx = Context::new(&self.snapshot, self.now);
         self.flows.sweep_offloaded(cx);
     }
 
@@ -413,7 +413,7 @@ fn the_next_process_gives_each_connection_what_its_record_says_once() {
             let live = Arc::new(DestinationLive::new(2));
             live.increment(Activity::of(Protocol::TCP, owner.state(id) as u8));
             let snapshot = snapshot(&live);
-            let cx = Context { snapshot: &snapshot, now: START };
+            let cx = Context::new(&snapshot, START);
             let mut next = world.worker(1).flows;
             next.table().park();
             next.count_former(world.offload.uncounted(), cx);
@@ -440,7 +440,7 @@ fn a_segment_that_meets_the_next_process_has_moved_its_connection_before_or_goes
         let is_forwarded = thread.join().expect("no panic");
         count(&RUNS, usize::from(is_forwarded));
         world.offload.leave(id);
-        let cx = Context { snapshot: &world.snapshot, now: START };
+        let cx = Context::new(&world.snapshot, START);
         let mut next = world.worker(1).flows;
         next.table().park();
         next.count_former(taken, cx);

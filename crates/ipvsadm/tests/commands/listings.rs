@@ -133,6 +133,7 @@ impl<'a> Fields<'a> {
             persistent,
             stats,
             rates,
+            responses: Default::default(),
         }
     }
 

@@ -65,6 +65,7 @@ fn idle(key: ServiceKey, service: &Service) -> ServiceRow {
         persistent: 0,
         stats: Stats::default(),
         rates: Rates::default(),
+        responses: Default::default(),
     };
     ServiceRow {
         key,

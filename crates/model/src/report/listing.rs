@@ -8,6 +8,7 @@ use xvs_sched::{ServiceKey, Weight};
 
 use crate::config::destination::DestinationOptions;
 use crate::config::service::ServiceOptions;
+use crate::report::response::ResponseTimes;
 
 /// A service as listings show it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,9 @@ pub struct DestinationRow {
     pub stats: Stats,
     /// Current rates, as averages of some seconds.
     pub rates: Rates,
+    /// How long it took until its first reply, since it was added; left out if no connection was measured.
+    #[serde(default, skip_serializing_if = "ResponseTimes::is_empty")]
+    pub responses: ResponseTimes,
 }
 
 /// Totals of a service or destination.

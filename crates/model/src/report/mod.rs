@@ -10,6 +10,7 @@ pub mod health;
 pub mod history;
 pub mod listing;
 pub mod page;
+pub mod response;
 pub mod setting;
 pub mod status;
 pub mod traffic;

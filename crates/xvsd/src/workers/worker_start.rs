@@ -62,10 +62,7 @@ impl WorkerStart {
                 flows.set_offload(offload.clone());
             }
             if let Some(uncounted) = uncounted.take() {
-                flows.count_former(
-                    uncounted,
-                    Context { snapshot: &self.published.load(), now: self.clock.now() },
-                );
+                flows.count_former(uncounted, Context::new(&self.published.load(), self.clock.now()));
             }
             let fragments = Reassembly::new(number, handoff.clone(), *table.secret());
             let ids = Identification::numbered(secret, 2 * number + 1);

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use xvs_dataplane::burst::Context;
 use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::burst::transmit::Transmitter;
 use xvs_dataplane::capture::filter::Filter;
@@ -191,7 +192,7 @@ impl Worker {
         for frame in frames {
             assert!(self.port.inject(LinkId(0), frame));
         }
-        assert_eq!(self.pipeline.run(&self.snapshot, &mut self.port, self.now), frames.len());
+        assert_eq!(self.pipeline.run(Context::new(&self.snapshot, self.now), &mut self.port), frames.len());
         self.pipeline.flows.quiescent();
         drop((self.port.take_transmitted(), self.port.take_passed()));
         assert_eq!((self.port.census().out, self.counters.balance()), (0, 0));
@@ -203,7 +204,7 @@ impl Worker {
         for frame in frames {
             assert!(self.port.inject(LinkId(0), frame));
         }
-        self.pipeline.run(&self.snapshot, &mut self.port, self.now);
+        self.pipeline.run(Context::new(&self.snapshot, self.now), &mut self.port);
         self.pipeline.flows.quiescent();
         assert_eq!(self.counters.balance(), 0);
         assert_eq!(u64::from(self.port.census().out), self.counters.held.value());

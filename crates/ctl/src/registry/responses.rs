@@ -1,0 +1,21 @@
+//! How long a destination takes until its first reply, as reports show it.
+
+use xvs_dataplane::snapshot::DestinationLive;
+use xvs_model::report::response::ResponseTimes;
+
+/// The times that the workers have counted so far.
+pub fn responses(live: &DestinationLive) -> ResponseTimes {
+    let (ranges, sum_micros) = live.responses.sum();
+    ResponseTimes::new(&ranges, sum_micros)
+}
+
+#[cfg(test)]
+mod tests {
+    use xvs_dataplane::counters::RESPONSE_UNIT_MICROS;
+    use xvs_model::report::response::FIRST_BOUND_MICROS;
+
+    #[test]
+    fn the_report_has_the_ranges_of_the_workers() {
+        assert_eq!(RESPONSE_UNIT_MICROS, FIRST_BOUND_MICROS);
+    }
+}

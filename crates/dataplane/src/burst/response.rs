@@ -1,0 +1,51 @@
+//! How long a destination takes until its first reply: from a client's SYN to the SYN+ACK, and from the first datagram
+//! of UDP to the first one back.
+//!
+//! Runs for each new connection and for each reply on the general path. The resolution is a burst: its packets have the
+//! time of its begin. If a client repeats its SYN, the time begins with the first one, as the client sees it. A
+//! connection has one time or none: none if the SYN proxy has answered the SYN, and if another request has taken the
+//! slot of its time (`conn/request_times.rs`). Cost: a check of flags or of a word of the entry; for the first reply a
+//! store in the destination's histogram. Not here: SYN+ACKs that the XDP program forwards (`offload/sweep.rs`).
+
+use xvs_proto::{Packet, Protocol, tcp};
+
+use super::context::Context;
+use super::flows::Flows;
+use crate::conn::{AWAITS_REPLY, ConnId};
+use crate::snapshot::Destination;
+
+/// Whether a packet that begins a connection is answered by a first reply.
+pub(crate) fn is_request(packet: &Packet) -> bool {
+    let flags = packet.tcp_flags;
+    packet.flow.protocol == Protocol::UDP || flags.has(tcp::Flags::SYN) && !flags.has(tcp::Flags::ACK)
+}
+
+/// The word of the entry of a connection that this packet begins.
+pub(crate) fn word(packet: &Packet) -> u32 {
+    if packet.flow.protocol == Protocol::UDP { AWAITS_REPLY } else { 0 }
+}
+
+/// Counts the time of a connection if this is its first reply.
+#[inline]
+pub(crate) fn reply(
+    flows: &Flows,
+    packet: &Packet,
+    id: ConnId,
+    destination: Option<&Destination>,
+    cx: Context<'_>,
+) {
+    let connection = flows.table.connection(id);
+    match packet.flow.protocol {
+        Protocol::UDP if connection.awaits_reply() => connection.set_replied(),
+        Protocol::TCP if packet.tcp_flags.has(tcp::Flags::SYN) && packet.tcp_flags.has(tcp::Flags::ACK) => {}
+        _ => return,
+    }
+    // Before the time is taken: the record has the same time, if the program has forwarded a SYN+ACK.
+    let is_recorded = connection.has_recorded_response();
+    if let Some(micros) = flows.table.table().response_micros(id, connection.generation(), cx.micros)
+        && let Some(destination) = destination
+        && !is_recorded
+    {
+        destination.live.responses.count(flows.worker, micros);
+    }
+}
