@@ -131,7 +131,7 @@ fn services_and_rates_fit_80_by_24_and_keys_sort_filter_and_quit() {
     succeed(&mut terminal.tmux(&["resize-window", "-x", "100", "-y", "12"]));
     let lines = terminal.until("the smaller screen", |lines| lines.len() == 12 && lines[11].contains("of 6"));
     assert!(
-        lines[4].trim_end().ends_with("InAct") && lines[4].trim_end().chars().count() == 100,
+        lines[4].trim_end().ends_with("Resp99") && lines[4].trim_end().chars().count() == 100,
         "{lines:#?}"
     );
     terminal.press(&["q"]);

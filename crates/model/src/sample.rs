@@ -571,6 +571,7 @@ pub fn page() -> Value {
             inactive: Some(2),
             rates: Some(rates()),
             totals: Some(stats()),
+            response: ResponseTimes::new(&[0, 2, 1], 400).summary(),
             upper_threshold: Some(100),
             lower_threshold: Some(75),
         }],

@@ -35,4 +35,5 @@ pub mod history;
 pub(crate) mod last_hour;
 pub mod log;
 pub mod metrics;
+pub mod response_minute;
 pub mod status;

@@ -42,6 +42,7 @@ use crate::history::{History, Sample, drops};
 use crate::last_hour::{LastHour, Total};
 use crate::lock::lock;
 use crate::log::Losses;
+use crate::response_minute::ResponseMinutes;
 use crate::restart::kept_hour::KeptHour;
 use crate::status::weights_in_force;
 use crate::sync_peers::SyncPeers;
@@ -81,6 +82,7 @@ pub struct Shared {
     pub(crate) last_hour: LastHour,
     /// Where the last hour is kept for the next process; `None`: nothing outlives this one.
     pub(crate) kept_hour: Option<KeptHour>,
+    pub(crate) responses: ResponseMinutes,
     pub(crate) events: Arc<Events>,
     /// Other directors, as the daemons of synchronization know them.
     pub(crate) peers: Arc<SyncPeers>,
@@ -210,6 +212,7 @@ impl Shared {
             history: History::since(started),
             last_hour: LastHour::default(),
             kept_hour: None,
+            responses: ResponseMinutes::since(started),
             events: control.events(),
             peers: Arc::default(),
             facts: Mutex::default(),
@@ -255,9 +258,10 @@ impl Shared {
         self.owned.get().map_or((0, 0), |(table, _)| (table.live(), table.config().capacity))
     }
 
-    /// Records a sample of the counters if one is due.
+    /// Records a sample of the counters if one is due, and the times of a minute that is over.
     pub(crate) fn sample_history(&self) {
         let now = self.now();
+        self.responses.record(now, &self.published.load());
         let cards = self.facts_mut().card_losses.clone();
         self.history.record(now, || Sample::take(&self.counters, &cards, &self.published.load(), now));
     }

@@ -50,7 +50,7 @@ pub(super) struct Arguments {
 const KEYS: &str = "\
 Keys:
   c p b         sort by connections, packets, bytes
-  a i n         sort by active, inactive, name
+  a i r n       sort by active, inactive, first reply, name
   /             filter: Enter keeps the text, Esc clears it
   arrows, PgUp, PgDn, Home, End   scroll
   ?             these keys

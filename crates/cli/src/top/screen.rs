@@ -113,10 +113,7 @@ impl Screen {
             if self.filter.is_empty() { "/ filter".to_owned() } else { format!("/ filter: {}", self.filter) };
         let all = self.rows.rows.len();
         let last = (self.first + self.height).min(all);
-        format!(
-            "{}-{last} of {all}   ? help   sort: c p b a i n   {filter}   q quit",
-            (self.first + 1).min(all)
-        )
+        format!("{}-{last} of {all}   ? help   sort: cpbairn   {filter}   q quit", (self.first + 1).min(all))
     }
 }
 
@@ -306,7 +303,7 @@ mod tests {
         let mut screen = screen();
         let before = drawn(&mut screen, 60, 24);
         assert!(
-            before[23].starts_with("1-17 of 40   ? help   sort: c p b a i n   / filter   q quit"),
+            before[23].starts_with("1-17 of 40   ? help   sort: cpbairn   / filter   q quit"),
             "{before:#?}"
         );
         for key in ["q", "n", "?", "\u{1b}", "\n"] {

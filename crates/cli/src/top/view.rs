@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use xvs_model::duration;
 use xvs_model::report::health::CheckState;
 use xvs_model::report::listing::{Rates, Stats};
+use xvs_model::report::response::{ResponseSummary, short_time};
 use xvs_model::report::status::WorkerStatus;
 use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 use xvs_model::report::unanswered::REPORTED;
@@ -26,17 +27,20 @@ pub(super) enum Sort {
     Active,
     /// Inactive connections.
     Inactive,
+    /// The median time until the first reply.
+    Response,
     /// Protocol and address.
     Name,
 }
 
 /// The keyboard's keys for the sort keys.
-pub(super) const SORT_KEYS: [(char, Sort); 6] = [
+pub(super) const SORT_KEYS: [(char, Sort); 7] = [
     ('c', Sort::Connections),
     ('p', Sort::Packets),
     ('b', Sort::Bytes),
     ('a', Sort::Active),
     ('i', Sort::Inactive),
+    ('r', Sort::Response),
     ('n', Sort::Name),
 ];
 
@@ -53,6 +57,8 @@ pub(super) struct Row {
     pub(super) rates: Rates<f64>,
     active: u64,
     inactive: u64,
+    /// Of a real server, if connections were measured.
+    response: Option<ResponseSummary>,
 }
 
 /// What a line is about.
@@ -82,6 +88,7 @@ impl Row {
             rates: rates(before.map(|before| &before.stats), &service.stats, seconds),
             active: service.destinations.iter().map(|dest| u64::from(dest.active)).sum(),
             inactive: service.destinations.iter().map(|dest| u64::from(dest.inactive)).sum(),
+            response: None,
         }
     }
 
@@ -101,6 +108,7 @@ impl Row {
             rates: rates(before.map(|before| &before.stats), &dest.stats, seconds),
             active: dest.active.into(),
             inactive: dest.inactive.into(),
+            response: dest.response,
         }
     }
 
@@ -120,6 +128,7 @@ impl Row {
             Sort::Bytes => self.rates.in_bytes + self.rates.out_bytes,
             Sort::Active => self.active as f64,
             Sort::Inactive => self.inactive as f64,
+            Sort::Response => self.response.map_or(0.0, |response| response.median_micros as f64),
             Sort::Name => 0.0,
         }
     }
@@ -146,7 +155,10 @@ impl Row {
             0..1000 => count.to_string(),
             many => short(many as f64),
         });
-        let numbers = [&numbers[..], &counts[..]].concat();
+        let times =
+            self.response.map(|times| [times.median_micros, times.percentile_99_micros].map(short_time));
+        let times = times.unwrap_or_default();
+        let numbers = [&numbers[..], &counts[..], &times[..]].concat();
         columns.line(&self.label_within(columns.room()), &numbers)
     }
 }
@@ -178,6 +190,7 @@ impl Rows {
             rates: Rates::default(),
             active: 0,
             inactive: 0,
+            response: None,
         };
         let mut groups = Vec::new();
         for service in &now.services {
@@ -240,8 +253,9 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
     lines.into_iter().map(|line| cut(&line, width)).collect()
 }
 
-/// The names of the columns, which are those of `xvsadm -L --rate`, and the sort keys that they stand for.
-const COLUMNS: [(&str, Sort); 7] = [
+/// The names of the columns, which are those of `xvsadm -L --rate`, and the sort keys that they stand for. The last two
+/// are the median and the 99th percentile of the time until the first reply, in the last full minute.
+const COLUMNS: [(&str, Sort); 9] = [
     ("CPS", Sort::Connections),
     ("InPPS", Sort::Packets),
     ("OutPPS", Sort::Packets),
@@ -249,10 +263,12 @@ const COLUMNS: [(&str, Sort); 7] = [
     ("OutBPS", Sort::Bytes),
     ("Active", Sort::Active),
     ("InAct", Sort::Inactive),
+    ("Resp50", Sort::Response),
+    ("Resp99", Sort::Response),
 ];
 
 /// The columns in the order of their importance, as positions.
-const IMPORTANCE: [usize; 7] = [0, 5, 1, 3, 6, 2, 4];
+const IMPORTANCE: [usize; 9] = [0, 5, 1, 3, 6, 2, 4, 7, 8];
 
 /// The columns that a screen has room for.
 pub(super) struct Columns {
@@ -267,6 +283,8 @@ impl Columns {
     /// always there.
     pub(super) fn within(width: usize, rows: &Rows, sort: Sort) -> Self {
         let fitting = (width.saturating_sub(rows.longest + 1) / COLUMN).max(1);
+        // Of the two times both or none.
+        let fitting = if fitting + 1 == COLUMNS.len() { fitting - 1 } else { fitting };
         let by = (0..COLUMNS.len()).find(|place| COLUMNS[*place].1 == sort);
         let others = IMPORTANCE.into_iter().filter(|place| Some(*place) != by);
         let mut shown: Vec<_> = by.into_iter().chain(others).take(fitting).collect();
@@ -455,6 +473,7 @@ mod tests {
             unanswered: 0,
             trouble: None,
             stats,
+            response: None,
         }
     }
 
@@ -649,6 +668,27 @@ mod tests {
     }
 
     #[test]
+    fn a_wide_screen_shows_how_long_real_servers_take_and_sorts_by_the_median() {
+        let (_, mut now) = looks();
+        now.services[0].destinations[0].response =
+            Some(ResponseSummary { connections: 9, median_micros: 1200, percentile_99_micros: 40_000 });
+        let all = Rows::new(None, &now, Sort::Response, "");
+        let columns = Columns::all(80, &all, Sort::Response);
+        assert!(columns.titles().ends_with("  InAct>Resp50>Resp99"), "{}", columns.titles());
+        let members: Vec<_> = all
+            .rows
+            .iter()
+            .filter(|row| row.level == Level::Destination)
+            .map(|row| row.line(&columns))
+            .collect();
+        assert!(
+            members[0].contains("192.0.2.11:80") && members[0].ends_with("  1.2ms   40ms"),
+            "{members:?}"
+        );
+        assert!(members[1].ends_with("  2              "), "{members:?}");
+    }
+
+    #[test]
     fn a_name_that_does_not_fit_beside_one_column_keeps_its_beginning_and_its_port() {
         let all = Rows::new(None, &long(), Sort::Name, "");
         let row = all.rows.iter().find(|row| row.name.contains("2001")).unwrap();
@@ -665,7 +705,7 @@ mod tests {
     fn a_plain_frame_has_all_columns_and_whole_names() {
         let all = Rows::new(None, &long(), Sort::Name, "");
         let columns = Columns::all(80, &all, Sort::Name);
-        assert!(columns.titles().ends_with("  CPS  InPPS OutPPS  InBPS OutBPS Active  InAct"));
+        assert!(columns.titles().ends_with("  CPS  InPPS OutPPS  InBPS OutBPS Active  InAct Resp50 Resp99"));
         assert!(all.rows.iter().all(|row| row.line(&columns).starts_with(&row.name)));
     }
 

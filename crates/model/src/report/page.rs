@@ -11,6 +11,7 @@ use serde::Serialize;
 use xvs_sched::ClientLimit;
 
 use crate::report::listing::{Rates, Stats};
+use crate::report::response::ResponseSummary;
 use crate::report::status::StatusReport;
 
 /// What the status page shows at one moment.
@@ -98,6 +99,8 @@ pub struct PageServer {
     pub rates: Option<Rates>,
     /// Its totals since it was added; `None`: it is not in the service.
     pub totals: Option<Stats>,
+    /// How long it took until its first reply in the last full minute; `None`: no connection was measured then.
+    pub response: Option<ResponseSummary>,
     /// The number of connections from which it gets no new ones; `None`: there is none.
     pub upper_threshold: Option<u32>,
     /// The number of connections below which it gets new ones again; `None`: it has no upper threshold.

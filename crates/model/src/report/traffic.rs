@@ -6,6 +6,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use crate::report::health::CheckState;
 use crate::report::listing::Stats;
+use crate::report::response::ResponseSummary;
 use crate::report::status::StatusReport;
 
 /// Totals at one moment.
@@ -57,4 +58,7 @@ pub struct DestinationTraffic {
     pub trouble: Option<CheckState>,
     /// Totals since it was added.
     pub stats: Stats,
+    /// How long it took until its first reply in the last full minute; `None`: no connection was measured then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response: Option<ResponseSummary>,
 }

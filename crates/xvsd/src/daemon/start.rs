@@ -34,6 +34,7 @@ use crate::error::{DaemonError, system};
 use crate::history::History;
 use crate::log::Losses;
 use crate::offload::Offloading;
+use crate::response_minute::ResponseMinutes;
 use crate::restart::kept_hour::KeptHour;
 use crate::restart::kept_state::KeptState;
 use crate::shared::{Facts, Shared};
@@ -103,6 +104,7 @@ impl Daemon {
             started,
             history: History::since(started),
             kept_hour: directory.as_ref().map(|directory| KeptHour::new(directory.path())),
+            responses: ResponseMinutes::since(started),
             hold: Some(hold.clone()),
             offload: flows.clone(),
             wakers,

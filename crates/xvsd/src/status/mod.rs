@@ -79,7 +79,8 @@ impl<'a> Readings<'a> {
         let recent = sample.drops_since(&minute);
         let recent_cards = sample.card_losses_since(&minute);
         let attachment = facts.attachment();
-        let services = Services::new(&snapshot, None, &facts.disabled, now);
+        let responses = shared.responses.last();
+        let services = Services::new(&snapshot, None, &facts.disabled, &responses, now);
         let troubles = Troubles::of(&services, &silent, &facts.network);
         let mut unattached = attachment.warnings(virtual_addresses(&snapshot), without_route(&snapshot));
         if drop_reasons().zip(&recent).any(|((reason, _), packets)| reason == "no_route" && *packets > 0) {

@@ -21,6 +21,7 @@ use xvs_model::report::health::{
 };
 use xvs_model::report::listing::{Rates, Stats};
 use xvs_model::report::page::{PageServer, PageService, ServerState, ServiceState, StatusPage};
+use xvs_model::report::response::ResponseTimes;
 use xvs_model::report::status::StatusReport;
 use xvs_model::report::unanswered::REPORTED;
 use xvs_sched::{ClientLimit, ServiceKey};
@@ -168,8 +169,9 @@ impl Look {
         let facts = shared.facts();
         let at = shared.now();
         let before = before.filter(|before| before.at.until(at) <= RATES);
+        let responses = shared.responses.last();
         let reading = Reading {
-            services: Services::new(&snapshot, health.as_ref(), &facts.disabled, at),
+            services: Services::new(&snapshot, health.as_ref(), &facts.disabled, &responses, at),
             seconds: before.map_or(1.0, |before| before.at.until(at).as_secs_f64()),
             date,
         };
@@ -340,6 +342,7 @@ impl Reading<'_> {
             active: Some(load.active),
             inactive: Some(load.inactive),
             totals: Some(totals(member.live.stats.sum())),
+            response: report.responses.and_then(ResponseTimes::summary),
             upper_threshold: (upper > 0).then_some(upper),
             lower_threshold: (upper > 0).then_some(lower),
             ..absent_server(&member.endpoint.to_string(), state, words.join("; "))
@@ -415,6 +418,7 @@ fn absent_server(server: &str, state: ServerState, words: String) -> PageServer 
         inactive: None,
         rates: None,
         totals: None,
+        response: None,
         upper_threshold: None,
         lower_threshold: None,
     }

@@ -12,14 +12,19 @@ use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::report::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth};
+use xvs_model::report::response::ResponseTimes;
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
+
+use crate::response_minute::ResponsesOf;
 
 /// The sources of the reports.
 pub(crate) struct Services<'a> {
     pub(crate) snapshot: &'a Snapshot,
     health: HashMap<ServiceKey, &'a VirtualServerHealth>,
     disabled: &'a DisabledServers,
+    /// The times of the last full minute.
+    responses: &'a ResponsesOf,
     pub(crate) now: Millis,
 }
 
@@ -29,11 +34,12 @@ impl<'a> Services<'a> {
         snapshot: &'a Snapshot,
         health: Option<&'a HealthReport>,
         disabled: &'a DisabledServers,
+        responses: &'a ResponsesOf,
         now: Millis,
     ) -> Self {
         let servers = health.into_iter().flat_map(|health| &health.virtual_servers);
         let health = servers.flat_map(|server| server.keys().map(move |key| (key, server))).collect();
-        Self { snapshot, health, disabled, now }
+        Self { snapshot, health, disabled, responses, now }
     }
 
     /// A report of each service, in no particular order.
@@ -60,6 +66,7 @@ impl<'a> Services<'a> {
                 disabled,
                 obstacle: obstacle(member, self.snapshot, disabled),
                 unanswered: member.live.recently_unanswered(self.now),
+                responses: self.responses.get(&member.id),
             });
         }
         ServiceReport { service, health, servers, absent: absent.into_iter().flatten().collect() }
@@ -123,6 +130,8 @@ pub(crate) struct ServerReport<'a> {
     pub(crate) obstacle: Option<Obstacle>,
     /// Connections that it has not answered lately.
     pub(crate) unanswered: u32,
+    /// How long it took until its first reply in the last full minute; `None`: no connection was measured then.
+    pub(crate) responses: Option<&'a ResponseTimes>,
 }
 
 impl ServerReport<'_> {

@@ -4,6 +4,7 @@
 //! each destination. Not here: the facts of a service (`services.rs`), the printed form (`top/` of `cli`).
 
 use xvs_ctl::registry::estimator::totals;
+use xvs_model::report::response::ResponseTimes;
 use xvs_model::report::traffic::{DestinationTraffic, ServiceTraffic, Traffic};
 
 use crate::shared::Shared;
@@ -16,7 +17,8 @@ pub(crate) fn traffic(shared: &Shared) -> Traffic {
     let health = shared.health();
     let facts = shared.facts();
     let now = shared.now();
-    let services = Services::new(&snapshot, health.as_ref(), &facts.disabled, now);
+    let responses = shared.responses.last();
+    let services = Services::new(&snapshot, health.as_ref(), &facts.disabled, &responses, now);
     Traffic {
         at_millis: now.0,
         status: status::report(shared, health.as_ref()),
@@ -47,5 +49,6 @@ fn destination(report: &ServerReport<'_>) -> DestinationTraffic {
         unanswered: report.unanswered,
         trouble: report.health.and_then(|health| health.trouble()),
         stats: totals(member.live.stats.sum()),
+        response: report.responses.and_then(ResponseTimes::summary),
     }
 }

@@ -11,6 +11,7 @@ use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Encapsulation, Service, Snapshot};
 use xvs_host::network::card::CardLosses;
 use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
+use xvs_model::report::response::{ResponseTimes, short_time};
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::unanswered::{REPORTED, Seen, Unanswered};
 use xvs_proto::network::{LinkKind, Network, RouteAction, Table};
@@ -18,7 +19,7 @@ use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
 
 use crate::history::{drop_reasons, silent_servers};
-use crate::status::services::{Obstacle, ServerReport, Services};
+use crate::status::services::{Obstacle, ServerReport, ServiceReport, Services};
 use crate::status::{Readings, percent};
 
 impl Readings<'_> {
@@ -35,6 +36,7 @@ impl Readings<'_> {
         warnings.extend(local_address_warnings(&self.snapshot, &self.facts.network));
         warnings.extend(vrf_warnings(&self.snapshot, &self.facts.network));
         warnings.extend(self.troubles.unanswered_warnings());
+        warnings.extend(self.troubles.slow_warnings());
         warnings.extend(one_packet_warnings(&self.snapshot));
         warnings.extend(client_address_warnings(&self.snapshot));
         warnings.extend(table_warning(self.live, self.size));
@@ -65,6 +67,9 @@ pub(super) struct Troubles {
     unreachable: Vec<(ServiceKey, Endpoint, &'static str)>,
     /// Real servers that can be reached as far as is known, and answer no client.
     unanswered: Vec<Unanswered>,
+    /// Real servers that take much longer than the others of their service, with the medians in microseconds: their own
+    /// and that of the others.
+    slow: Vec<(ServiceKey, Endpoint, [u64; 2])>,
 }
 
 impl Troubles {
@@ -75,6 +80,7 @@ impl Troubles {
             let key = report.service.key;
             let unusable = report.why_unusable(|server| server.lasting_obstacle(silent));
             troubles.unusable.extend(unusable.map(|why| (key, why)));
+            troubles.slow.extend(slow(&report).map(|(endpoint, medians)| (key, endpoint, medians)));
             for server in &report.servers {
                 let why = match server.lasting_obstacle(silent) {
                     Some(Obstacle::NoRoute) => "has no route by an attached interface; see `ip route`",
@@ -94,6 +100,7 @@ impl Troubles {
         }
         troubles.unusable.sort_unstable();
         troubles.unreachable.sort_unstable();
+        troubles.slow.sort_unstable();
         troubles.unanswered.retain(|one| one.connections >= REPORTED);
         troubles.unanswered.sort_by_key(|one| (one.service, one.endpoint));
         troubles
@@ -119,7 +126,46 @@ impl Troubles {
         let more = "real servers answer no client; see `xvs top`";
         first_of(self.unanswered.iter().map(Unanswered::warning), more)
     }
+
+    fn slow_warnings(&self) -> Vec<String> {
+        let warnings = self.slow.iter().map(|(service, endpoint, medians)| {
+            let [own, others] = medians.map(short_time);
+            format!(
+                "{service}: {endpoint} takes {own} until its first reply, the others of the service {others} (medians of \
+                 the last full minute); see its load and the path to it, and `xvs top`"
+            )
+        });
+        first_of(warnings, "real servers reply much later than the others of their service; see `xvs top`")
+    }
 }
+
+/// The real servers of a service whose median time until the first reply was at least four times that of the others in
+/// the last full minute, with both in microseconds. Times below a millisecond mean little: a core that wakes up takes as
+/// long.
+fn slow(report: &ServiceReport<'_>) -> impl Iterator<Item = (Endpoint, [u64; 2])> {
+    let measured: Vec<_> = report
+        .servers
+        .iter()
+        .filter_map(|server| Some((server.member.endpoint, server.responses?)))
+        .collect();
+    let slow = measured.iter().enumerate().filter_map(|(place, (endpoint, own))| {
+        let others = measured.iter().enumerate().filter(|(other, _)| *other != place);
+        let others = others.fold(ResponseTimes::default(), |sum, (_, (_, times))| sum.with(times));
+        if own.count().min(others.count()) < SLOW_CONNECTIONS {
+            return None;
+        }
+        let [own, others] = [own, &others].map(ResponseTimes::summary);
+        let medians = [own?.median_micros, others?.median_micros];
+        (medians[0] >= SLOW_MICROS && medians[0] >= SLOW_TIMES * medians[1]).then_some((*endpoint, medians))
+    });
+    slow.collect::<Vec<_>>().into_iter()
+}
+
+/// A real server is slow from this many times the median of the others on, and from this time on, in microseconds.
+const SLOW_TIMES: u64 = 4;
+const SLOW_MICROS: u64 = 1000;
+/// The connections that both medians need at least.
+const SLOW_CONNECTIONS: u64 = 30;
 
 /// The connections that a real server has not answered: of all clients, and with NAT of those in its own network.
 fn unanswered(
@@ -462,6 +508,7 @@ mod tests {
     use xvs_proto::network::{PolicyAction, Rule};
 
     use crate::history::{History, INTERVAL};
+    use crate::response_minute::{MINUTE, ResponseMinutes};
     use crate::shared::{Facts, Shared};
     use crate::status::report;
     use crate::status::tests::{daemon, daemon_in, interface};
@@ -662,6 +709,38 @@ mod tests {
         shared.workers()[0].dropped(DropReason::NoNeighbour).add(10);
         let dropped = warnings(&shared).into_iter().find(|line| line.contains("no_neighbour")).unwrap();
         assert!(dropped.ends_with("; real servers without one: 192.0.2.12, 192.0.2.13"), "{dropped}");
+    }
+
+    #[test]
+    fn a_real_server_that_takes_four_times_as_long_as_the_others_for_a_minute_is_a_warning_until_it_does_not()
+    {
+        let servers = [11, 12, 13].map(|host| format!("-a -t 198.51.100.100:80 -r 192.0.2.{host} -m\n"));
+        let rules = format!("-A -t 198.51.100.100:80 -s rr\n{}", servers.concat());
+        let responses = ResponseMinutes::since(Millis(0));
+        let shared = Shared { clock: Arc::new(Clock::by_hand()), responses, ..daemon(&rules) };
+        let snapshot = shared.published.load_full();
+        let minute = |times: &[(u8, u64, u64)]| {
+            for (host, connections, micros) in times {
+                let mut members = snapshot.services.iter().flat_map(|service| &service.members);
+                let member =
+                    members.find(|one| one.endpoint.addr == IpAddr::from([192, 0, 2, *host])).unwrap();
+                (0..*connections).for_each(|_| member.live.responses.count(0, *micros));
+            }
+            let before = warnings(&shared).into_iter().filter(|line| line.contains("first reply")).count();
+            shared.clock.advance(MINUTE);
+            shared.sample_history();
+            let told = warnings(&shared).into_iter().filter(|line| line.contains("first reply"));
+            (before, told.collect::<Vec<_>>())
+        };
+        let (before, told) = minute(&[(11, 100, 1000), (12, 100, 1000), (13, 30, 9000)]);
+        let slow = "TCP 198.51.100.100:80: 192.0.2.13:80 takes 12ms until its first reply, the others of the service 768us \
+                    (medians of the last full minute); see its load and the path to it, and `xvs top`";
+        assert_eq!((before, told), (0, vec![slow.to_owned()]));
+        // Too few connections; then not four times as long; then too short to mean anything.
+        let (before, told) = minute(&[(11, 100, 1000), (12, 100, 1000), (13, 29, 9000)]);
+        assert_eq!((before, told), (1, Vec::new()));
+        assert_eq!(minute(&[(11, 100, 3000), (12, 100, 3000), (13, 100, 6000)]).1, [""; 0]);
+        assert_eq!(minute(&[(11, 100, 60), (12, 100, 60), (13, 100, 500)]).1, [""; 0]);
     }
 
     #[test]
