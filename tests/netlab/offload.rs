@@ -137,6 +137,24 @@ fn offloaded_connections_of_ipv4_with_servers_of_ipv6_arrive_whole_and_are_count
     arrive_whole_and_are_counted(&cluster(Method::FullNat), Method::FullNat, VIP.into(), V6);
 }
 
+#[test]
+fn each_connection_has_one_time_until_its_first_reply_whoever_forwards_that() {
+    let cluster = cluster(Method::Nat);
+    let director = start(&cluster);
+    director.add_service(Protocol::Tcp, HTTP, Method::Nat);
+    clients::pages(&cluster, &format!("http://{VIP}/"), 20);
+    let seconds = wait::until("every connection has its time", || {
+        let page = Page::of(&cluster, Host::Director);
+        let of = |what: &str| page.sum(&format!("xvs_destination_{what}"), &[]);
+        let (times, connections) = (of("response_seconds_count")?, of("connections_total")?);
+        assert!(times <= connections, "{times} times of {connections} connections");
+        (times == 20.0 && connections == 20.0).then(|| of("response_seconds_sum"))
+    });
+    // Both ends are on this machine.
+    assert!(seconds.is_some_and(|seconds| seconds > 0.0 && seconds < 20.0), "{seconds:?}");
+    assert!(offloaded(&cluster) > 0.0, "the program has forwarded nothing");
+}
+
 /// On one connection each, while xvsd is replaced: once for every ten files of 20 MB, of which there are `XVS_FILES`.
 #[test]
 fn files_arrive_whole_from_servers_of_the_other_family_with_and_without_offload() {

@@ -118,6 +118,8 @@ keys! {
     /// The largest number of destinations of a service that have their own metrics. The service's metrics include all
     /// destinations.
     metrics_destinations: usize = 1000, InPlace;
+    /// Whether these destinations also have the histogram `xvs_destination_response_seconds`, 21 lines each.
+    metrics_response_times: bool = true, InPlace;
     /// The file of the certificate for TLS at `metrics_address`, in PEM, with those of its authorities behind it.
     /// Default: none, so that metrics are served without TLS.
     metrics_certificate: Option<PathBuf> = None, InPlace;

@@ -8,7 +8,7 @@
 
 use std::sync::Arc;
 
-use services::{DestinationLimit, FAMILIES};
+use services::{DestinationLimit, FAMILIES, Items};
 use text::Text;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_model::report::health::HealthReport;
@@ -24,13 +24,20 @@ mod process;
 mod services;
 mod text;
 
+/// What of the destinations is on a page.
+#[derive(Debug, Clone, Copy)]
+pub struct Destinations {
+    /// At most this number of destinations of each service, the ones added first, have their own lines. The metrics of
+    /// the service include all of them.
+    pub most: usize,
+    /// Whether they have the histogram of times until the first reply.
+    pub response_times: bool,
+}
+
 /// All current metrics, in Prometheus' text format 0.0.4.
-///
-/// At most `destinations` destinations of each service, the ones added first, have their own lines. The metrics of the
-/// service include all of them.
-pub fn page(shared: &Shared, destinations: usize) -> Page {
+pub fn page(shared: &Shared, Destinations { most, response_times }: Destinations) -> Page {
     let snapshot = shared.published.load_full();
-    let limit = DestinationLimit(destinations);
+    let limit = DestinationLimit(most);
     let mut services: Vec<_> = snapshot.services.iter().map(|service| service.key).collect();
     services.sort_unstable();
     let left_out = snapshot.services.iter().map(|service| limit.left_out(&service.members)).sum();
@@ -39,7 +46,7 @@ pub fn page(shared: &Shared, destinations: usize) -> Page {
     if let Some(health) = &health {
         health::file(&mut text, health, limit);
     }
-    Page { snapshot, health, limit, services, text, family: 0, item: 0 }
+    Page { snapshot, health, limit, response_times, services, text, family: 0, item: 0 }
 }
 
 /// A page, in pieces of some tens of kilobytes each. Values are read piece by piece; the list of services stays the
@@ -49,6 +56,7 @@ pub struct Page {
     /// The health at the start of the page.
     health: Option<HealthReport>,
     limit: DestinationLimit,
+    response_times: bool,
     /// The services, in the order of the page.
     services: Vec<ServiceKey>,
     /// The beginning of the next piece.
@@ -74,6 +82,7 @@ impl Page {
     /// needs a pass over all services.
     fn write(&mut self, text: &mut Text) -> bool {
         let is_written = match FAMILIES.get(self.family) {
+            Some(family) if !self.response_times && matches!(family.items, Items::Responses) => None,
             Some(family) => {
                 if self.item == 0 {
                     family.begin(text);
@@ -160,9 +169,11 @@ mod tests {
         shared
     }
 
+    const ALL: Destinations = Destinations { most: usize::MAX, response_times: true };
+
     /// The whole page, with all destinations.
     fn whole(shared: &Shared) -> String {
-        page(shared, usize::MAX).collect()
+        page(shared, ALL).collect()
     }
 
     /// The values by name and labels.
@@ -300,7 +311,7 @@ mod tests {
         control.set_network(&network);
         change(&mut control, &rules);
         let shared = daemon(&control);
-        let text: String = page(&shared, 2).collect();
+        let text: String = page(&shared, Destinations { most: 2, ..ALL }).collect();
         let metrics = values(&text);
         let weights: Vec<_> =
             metrics.keys().filter(|key| key.starts_with("xvs_destination_weight{")).collect();
@@ -320,8 +331,42 @@ mod tests {
         ] {
             assert_eq!(metrics.get(name), Some(&value), "{name} in\n{text}");
         }
-        let text: String = page(&shared, 0).collect();
+        let text: String = page(&shared, Destinations { most: 0, ..ALL }).collect();
         assert!(!text.contains("192.0.2.11") && text.contains("xvs_destinations_left_out 5\n"), "{text}");
+    }
+
+    #[test]
+    fn measured_destinations_have_a_histogram_of_their_response_times_that_can_be_switched_off() {
+        let mut control = Control::new(MemoryDatapath::default(), 2, Ipvs::default(), Feedback::default());
+        let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:80 -m\n\
+                     -a -t 192.0.2.1:80 -r 192.0.2.12:80 -g\n";
+        change(&mut control, rules);
+        let shared = daemon(&control);
+        let snapshot = shared.published.load_full();
+        let mut members = snapshot.services.iter().flat_map(|service| &service.members);
+        let measured = members.find(|member| member.endpoint.to_string() == "192.0.2.11:80").unwrap();
+        for (worker, micros) in [(0, 64), (1, 65), (1, 9_000_000)] {
+            measured.live.responses.count(worker, micros);
+        }
+        let text = whole(&shared);
+        let metrics = values(&text);
+        let labels = "service=\"TCP 192.0.2.1:80\",destination=\"192.0.2.11:80\"";
+        for (suffix, le, value) in [
+            ("_bucket", ",le=\"0.000064\"", "1"),
+            ("_bucket", ",le=\"0.000128\"", "2"),
+            ("_bucket", ",le=\"8.388608\"", "2"),
+            ("_bucket", ",le=\"+Inf\"", "3"),
+            ("_sum", "", "9.000129"),
+            ("_count", "", "3"),
+        ] {
+            let name = format!("xvs_destination_response_seconds{suffix}{{{labels}{le}}}");
+            assert_eq!(metrics.get(name.as_str()), Some(&value), "{name} in\n{text}");
+        }
+        let lines = |text: &str| text.lines().filter(|line| line.contains("response_seconds")).count();
+        assert_eq!(lines(&text), 2 + 21, "a header, and the lines of the measured one alone");
+        let without: String = page(&shared, Destinations { response_times: false, ..ALL }).collect();
+        assert_eq!(lines(&without), 0);
+        assert!(without.contains("node_ipvs_backend_weight{"), "{without}");
     }
 
     #[test]
@@ -393,12 +438,12 @@ mod tests {
         ] {
             assert!(!text.contains(absent), "{text}");
         }
-        let text: String = page(&shared, 1).collect();
+        let text: String = page(&shared, Destinations { most: 1, ..ALL }).collect();
         assert!(
             text.contains("xvs_health_destinations_left_out 1\n") && !text.contains("192.0.2.12"),
             "{text}"
         );
-        let without: String = page(&daemon(&control), usize::MAX).collect();
+        let without: String = page(&daemon(&control), ALL).collect();
         assert!(!without.contains("xvs_health_"), "{without}");
     }
 
@@ -414,7 +459,7 @@ mod tests {
             sample::virtual_server(&format!("198.51.100.{number}"), servers)
         };
         let shared = checking_daemon(&control, sample::report((1..500).map(server).collect()));
-        let pieces: Vec<_> = page(&shared, usize::MAX).collect();
+        let pieces: Vec<_> = page(&shared, ALL).collect();
         assert!(pieces.len() > 5 && pieces.iter().all(|piece| piece.len() < 2 * PIECE_BYTES));
         let text = pieces.concat();
         let mut names = Vec::new();

@@ -7,12 +7,12 @@
 use std::fmt::{self, Display};
 
 use xvs_dataplane::clock::Clock;
-use xvs_dataplane::counters::StatsValues;
+use xvs_dataplane::counters::{RESPONSE_RANGES, RESPONSE_UNIT_MICROS, StatsValues};
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_proto::Family as AddressFamily;
 use xvs_sched::ServiceKey;
 
-use super::text::{Family, Text};
+use super::text::{Family, Kind, Text};
 use crate::status::services::is_usable;
 
 /// The largest number of destinations of a service that have their own lines.
@@ -39,6 +39,8 @@ pub(super) enum Items {
     Destination(fn(&Member) -> u64),
     /// Destinations with the labels of node_exporter.
     Backend(fn(&Member) -> u64),
+    /// The times until the first reply of destinations that have any.
+    Responses,
 }
 
 impl Family<Items> {
@@ -64,6 +66,19 @@ impl Family<Items> {
                     let labels: [(_, &dyn Display); 2] =
                         [("service", &key), ("destination", &member.endpoint)];
                     text.sample(self.name, &labels, value(member));
+                }
+            }
+            Items::Responses => {
+                let key = key.to_string();
+                for member in limit.shown(service) {
+                    let (counts, sum_micros) = member.live.responses.sum();
+                    if counts.iter().any(|count| *count != 0) {
+                        let labels: [(_, &dyn Display); 2] =
+                            [("service", &key), ("destination", &member.endpoint)];
+                        let scale = 1e6 / RESPONSE_UNIT_MICROS as f64;
+                        let exponents = 0..RESPONSE_RANGES - 1;
+                        text.buckets(self.name, &labels, &counts, sum_micros as f64 / 1e6, exponents, scale);
+                    }
                 }
             }
             Items::Backend(value) => {
@@ -137,7 +152,7 @@ fn stats(member: &Member) -> StatsValues {
 }
 
 /// The families with lines for each service or destination, in the order of the page.
-pub(super) static FAMILIES: [Family<Items>; 23] = [
+pub(super) static FAMILIES: [Family<Items>; 24] = [
     Family::gauge(
         "xvs_service_destinations",
         "Destinations (real servers) of a service.",
@@ -240,6 +255,12 @@ pub(super) static FAMILIES: [Family<Items>; 23] = [
         "Whether a destination gets no new connections because of its thresholds (1).",
         Items::Destination(|member| member.live.is_overloaded().into()),
     ),
+    Family {
+        name: "xvs_destination_response_seconds",
+        help: "Time from a client's SYN to the destination's SYN+ACK, and from the first UDP datagram to the first reply.",
+        kind: Kind::Histogram,
+        items: Items::Responses,
+    },
     Family::gauge(
         "node_ipvs_backend_connections_active",
         "ActiveConn of a destination, as node_exporter names it.",

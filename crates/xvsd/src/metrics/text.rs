@@ -85,8 +85,26 @@ impl Text {
         exponents: Range<usize>,
         scale: f64,
     ) {
-        let counts = histogram.counts();
-        let sum = histogram.sum.value() as f64 / scale;
+        self.buckets(
+            name,
+            labels,
+            &histogram.counts(),
+            histogram.sum.value() as f64 / scale,
+            exponents,
+            scale,
+        );
+    }
+
+    /// As [`Self::histogram`], with these numbers in the ranges, and this sum in the metric's unit.
+    pub(super) fn buckets(
+        &mut self,
+        name: &str,
+        labels: &[Label],
+        counts: &[u64],
+        sum: f64,
+        exponents: Range<usize>,
+        scale: f64,
+    ) {
         let all: u64 = counts.iter().sum();
         for exponent in exponents {
             let bound = (1_u64 << exponent) as f64 / scale;

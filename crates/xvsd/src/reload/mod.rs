@@ -39,6 +39,7 @@ use crate::health_checks::read_again;
 use crate::lock::lock;
 use crate::log::SetLog;
 use crate::metrics;
+use crate::metrics::Destinations;
 use crate::metrics::admission::Admission;
 use crate::metrics::exporter::{Exporter, ExporterError, Listener, StatusPage};
 use crate::reload::difference::{Difference, differences, shown};
@@ -57,6 +58,7 @@ pub struct Reloader {
     checks: Option<engine::Handle>,
     log: SetLog,
     destinations: Arc<AtomicUsize>,
+    response_times: Arc<AtomicBool>,
     /// Whether the status page is served.
     status_page: Arc<AtomicBool>,
     /// A reload that panics has changed the process, but not this.
@@ -83,10 +85,20 @@ impl Reloader {
         (listener, admission): (Option<Listener>, Admission),
     ) -> io::Result<Arc<Self>> {
         let destinations = Arc::new(AtomicUsize::new(config.metrics_destinations));
+        let response_times = Arc::new(AtomicBool::new(config.metrics_response_times));
         let status_page = Arc::new(AtomicBool::new(config.status_page));
         let admission = Arc::new(ArcSwap::from_pointee(admission));
         let running = Mutex::new(Running { config, exporter: None, admission: admission.clone() });
-        let this = Arc::new(Self { arguments, daemon, checks, log, destinations, status_page, running });
+        let this = Arc::new(Self {
+            arguments,
+            daemon,
+            checks,
+            log,
+            destinations,
+            response_times,
+            status_page,
+            running,
+        });
         let exporter = listener.map(|listener| this.serve(listener, &admission)).transpose()?;
         lock(&this.running).exporter = exporter;
         let reloader = this.clone();
@@ -103,8 +115,15 @@ impl Reloader {
     }
 
     fn serve(&self, listener: Listener, admission: &Arc<ArcSwap<Admission>>) -> io::Result<Exporter> {
-        let (daemon, destinations) = (self.daemon.clone(), self.destinations.clone());
-        let page = move || metrics::page(daemon.shared(), destinations.load(Ordering::Relaxed));
+        let (daemon, most) = (self.daemon.clone(), self.destinations.clone());
+        let response_times = self.response_times.clone();
+        let page = move || {
+            let destinations = Destinations {
+                most: most.load(Ordering::Relaxed),
+                response_times: response_times.load(Ordering::Relaxed),
+            };
+            metrics::page(daemon.shared(), destinations)
+        };
         let (daemon, viewers) = (self.daemon.clone(), Viewers::default());
         let document =
             move |document, query: &str| viewers.document(daemon.shared(), document, query, date_millis());
@@ -215,6 +234,7 @@ impl Reloader {
             (running.exporter, running.admission) = (exporter, anew);
         }
         self.destinations.store(new.metrics_destinations, Ordering::Relaxed);
+        self.response_times.store(new.metrics_response_times, Ordering::Relaxed);
         self.status_page.store(new.status_page, Ordering::Relaxed);
         let shared = self.daemon.shared();
         // Without a bpffs there is none.
