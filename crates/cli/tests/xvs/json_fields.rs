@@ -89,10 +89,7 @@ fn last_hour() -> LastHour {
             out_packets: counts(),
             dropped_packets: counts(),
         },
-        services: ServiceCounts {
-            step_seconds: 60,
-            connections: [("TCP 198.51.100.1:80".to_owned(), counts())].into(),
-        },
+        services: ServiceCounts { step_seconds: 60, connections: [("FWM 7".to_owned(), counts())].into() },
     }
 }
 

@@ -16,7 +16,7 @@ use xvs_xdp::Frame;
 
 use super::context::Context;
 use super::flows::Flows;
-use super::state;
+use super::{response, state};
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{ConnId, Connection, Direction, Flags, Life};
@@ -95,6 +95,9 @@ impl<'a> FastPath<'a> {
             }
             return None;
         };
+        if !is_inbound && !plain.is_tcp() && connection.awaits_reply() {
+            response::datagram(flows, id, self.cx);
+        }
         let packets = is_inbound.then(|| connection.count_in_packet());
         let is_offered = packets.is_some_and(|packets| is_offload_due(flows, packets));
         let announcer =
@@ -172,9 +175,9 @@ impl<'a> FastPath<'a> {
         connection: &Connection<'_>,
     ) -> Option<LinkId> {
         let PlainPacket { plain, frame, hash, link } = p;
-        // The first reply is noted in the flag or in a word, and a UDP reply at the template.
+        // The first reply is noted in the flag, and a UDP reply at the template.
         let is_noted = !connection.flags().contains(Flags::NO_OUTPUT)
-            && (plain.is_tcp() || connection.controller().is_none() && !connection.awaits_reply());
+            && (plain.is_tcp() || connection.controller().is_none());
         if !is_noted || !connection.method().masquerades() {
             return None;
         }

@@ -1,11 +1,12 @@
 //! How long a destination takes until its first reply: from a client's SYN to the SYN+ACK, and from the first datagram
 //! of UDP to the first one back.
 //!
-//! Runs for each new connection and for each reply on the general path. The resolution is a burst: its packets have the
-//! time of its begin. If a client repeats its SYN, the time begins with the first one, as the client sees it. A
-//! connection has one time or none: none if the SYN proxy has answered the SYN, and if another request has taken the
-//! slot of its time (`conn/request_times.rs`). Cost: a check of flags or of a word of the entry; for the first reply a
-//! store in the destination's histogram. Not here: SYN+ACKs that the XDP program forwards (`offload/sweep.rs`).
+//! Runs for each new connection, for each reply on the general path, and for the first datagram back. The resolution is
+//! a burst: its packets have the time of its begin. If a client repeats its SYN, the time begins with the first one, as
+//! the client sees it. A connection has one time or none: none if the SYN proxy has answered the SYN, and if another
+//! request has taken the slot of its time (`conn/request_times.rs`). Cost: a check of flags or of a word of the entry;
+//! for the first reply a store in the destination's histogram. Not here: SYN+ACKs that the XDP program forwards
+//! (`offload/sweep.rs`).
 
 use xvs_proto::{Packet, Protocol, tcp};
 
@@ -34,15 +35,31 @@ pub(crate) fn reply(
     destination: Option<&Destination>,
     cx: Context<'_>,
 ) {
-    let connection = flows.table.connection(id);
     match packet.flow.protocol {
-        Protocol::UDP if connection.awaits_reply() => connection.set_replied(),
+        Protocol::UDP if flows.table.connection(id).awaits_reply() => {
+            flows.table.connection(id).set_replied();
+        }
         Protocol::TCP if packet.tcp_flags.has(tcp::Flags::SYN) && packet.tcp_flags.has(tcp::Flags::ACK) => {}
         _ => return,
     }
+    count(flows, id, destination, cx);
+}
+
+/// Counts the time of a UDP connection whose first reply this is.
+// Not inlined: later replies have nothing to count.
+#[inline(never)]
+pub(crate) fn datagram(flows: &Flows, id: ConnId, cx: Context<'_>) {
+    let connection = flows.table.connection(id);
+    connection.set_replied();
+    count(flows, id, cx.snapshot.destinations.of(&connection), cx);
+}
+
+fn count(flows: &Flows, id: ConnId, destination: Option<&Destination>, cx: Context<'_>) {
+    let connection = flows.table.connection(id);
     // Before the time is taken: the record has the same time, if the program has forwarded a SYN+ACK.
     let is_recorded = connection.has_recorded_response();
-    if let Some(micros) = flows.table.table().response_micros(id, connection.generation(), cx.micros)
+    let micros = flows.table.table().response_micros(id, connection.generation(), cx.micros);
+    if let Some(micros) = micros
         && let Some(destination) = destination
         && !is_recorded
     {

@@ -140,8 +140,8 @@ impl Troubles {
 }
 
 /// The real servers of a service whose median time until the first reply was at least four times that of the others in
-/// the last full minute, with both in microseconds. Times below a millisecond mean little: a core that wakes up takes as
-/// long.
+/// the last full minute, with both in microseconds. Times below a millisecond mean little: a core that wakes up takes
+/// as long.
 fn slow(report: &ServiceReport<'_>) -> impl Iterator<Item = (Endpoint, [u64; 2])> {
     let measured: Vec<_> = report
         .servers
