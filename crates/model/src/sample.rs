@@ -268,8 +268,8 @@ pub fn services() -> Vec<ServiceRow> {
         active: 1,
         inactive: 2,
         persistent: 3,
-        stats: stats(),
-        rates: rates(),
+        stats: Stats::sample(),
+        rates: Rates::sample(),
         responses: ResponseTimes::new(&[0, 2, 1], 400),
     });
     let of_address = (address_service(), Netmask::V4(Ipv4Addr::BROADCAST), destinations.into());
@@ -287,8 +287,8 @@ pub fn services() -> Vec<ServiceRow> {
             syn_proxy: SynProxy::Auto,
             slow_start_seconds: Some(30),
         },
-        stats: stats(),
-        rates: rates(),
+        stats: Stats::sample(),
+        rates: Rates::sample(),
         destinations,
     });
     rows.into()
@@ -558,8 +558,8 @@ pub fn page() -> Value {
         usable: 0,
         active: 1,
         inactive: 2,
-        rates: Some(rates()),
-        totals: stats(),
+        rates: Some(Rates::sample()),
+        totals: Stats::sample(),
         limit: Some(ClientLimit { connections: 50, ..ClientLimit::default() }),
         servers: vec![PageServer {
             server: "192.0.2.11:80".to_owned(),
@@ -569,8 +569,8 @@ pub fn page() -> Value {
             weight: Some(0),
             active: Some(1),
             inactive: Some(2),
-            rates: Some(rates()),
-            totals: Some(stats()),
+            rates: Some(Rates::sample()),
+            totals: Some(Stats::sample()),
             response: ResponseTimes::new(&[0, 2, 1], 400).summary(),
             upper_threshold: Some(100),
             lower_threshold: Some(75),
@@ -578,8 +578,8 @@ pub fn page() -> Value {
     };
     serde_json::json!(StatusPage {
         status: &status(),
-        rates: Some(rates()),
-        totals: stats(),
+        rates: Some(Rates::sample()),
+        totals: Stats::sample(),
         active: 1,
         inactive: 2,
         with_problem: 1,
@@ -591,12 +591,4 @@ pub fn page() -> Value {
         standby_addresses: vec![server().addr],
         services: vec![&service],
     })
-}
-
-fn stats() -> Stats {
-    Stats { connections: 1, in_packets: 2, out_packets: 3, in_bytes: 4, out_bytes: 5 }
-}
-
-fn rates() -> Rates {
-    Rates { connections: 1, in_packets: 2, out_packets: 3, in_bytes: 4, out_bytes: 5 }
 }

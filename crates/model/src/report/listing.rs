@@ -123,3 +123,19 @@ impl AddAssign for Rates<f64> {
         self.out_bytes += other.out_bytes;
     }
 }
+
+#[cfg(any(test, feature = "samples"))]
+impl Stats {
+    /// A sample, as those of `sample.rs`.
+    pub(crate) fn sample() -> Self {
+        Self { connections: 1, in_packets: 2, out_packets: 3, in_bytes: 4, out_bytes: 5 }
+    }
+}
+
+#[cfg(any(test, feature = "samples"))]
+impl Rates {
+    /// A sample, as those of `sample.rs`.
+    pub(crate) fn sample() -> Self {
+        Self { connections: 1, in_packets: 2, out_packets: 3, in_bytes: 4, out_bytes: 5 }
+    }
+}

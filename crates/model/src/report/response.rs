@@ -98,9 +98,9 @@ pub struct ResponseSummary {
 /// A time in at most five characters and a unit, such as `1.2ms`.
 pub fn short_time(micros: u64) -> String {
     match micros {
-        0..1000 => format!("{micros}us"),
-        ..9_950 => format!("{:.1}ms", micros as f64 / 1e3),
-        ..999_500 => format!("{:.0}ms", micros as f64 / 1e3),
+        ..1000 => format!("{micros}us"),
+        1000..9_950 => format!("{:.1}ms", micros as f64 / 1e3),
+        9_950..999_500 => format!("{:.0}ms", micros as f64 / 1e3),
         _ => format!("{:.1}s", micros as f64 / 1e6),
     }
 }
