@@ -184,5 +184,5 @@ fn without_a_terminal_top_names_the_next_step_and_can_print_one_frame() {
         "{frame}"
     );
     assert_eq!(lines.len(), 8, "the service and its two servers: {frame}");
-    assert!(!frame.contains('\u{1b}') && lines.iter().all(|line| line.chars().count() <= 90), "{frame}");
+    assert!(!frame.contains('\u{1b}') && lines.iter().all(|line| line.chars().count() <= 94), "{frame}");
 }

@@ -105,4 +105,4 @@ fn look(client: &mut Client) -> Result<Traffic, Failure> {
 }
 
 /// Columns of a frame printed by `--once`, unless names are longer.
-const PLAIN_WIDTH: usize = 80;
+const PLAIN_WIDTH: usize = 94;
