@@ -1,13 +1,13 @@
-//! Weights that follow load reports, in the lab: from `xvs feedback` to the server of the next connection.
+//! Weights that follow load reports or times, in the lab: from `xvs feedback` to the server of the next connection.
 //!
-//! Not here: the formula and its bounds (`crates/ctl/src/registry/load_feedback.rs`); the same over the socket
+//! Not here: the formulas and their bounds (`crates/ctl/src/registry/load_feedback.rs`); the same over the socket
 //! (`programs/control.rs`).
 
 use std::fmt::Display;
 
 use serde_json::{Value, json};
 use xvs::frames::SYN;
-use xvs::lab_cluster::{CLIENT, VIP, at, server};
+use xvs::lab_cluster::{CLIENT, LAN_MAC, VIP, at, server, server_mac};
 use xvs::{Datagram, LabCluster, Transport};
 
 /// A service with two servers of these weights.
@@ -186,4 +186,73 @@ fn a_wrong_report_is_refused_with_object_reason_and_next_step_and_changes_nothin
     assert_eq!(weights(&mut cluster), ["3", "3"]);
     let shown = cluster.xvs("feedback");
     assert_eq!(shown.matches(" - ").count(), 2, "no report was taken in:\n{shown}");
+}
+
+/// UDP clients of these ports, whom the two servers answer after these milliseconds.
+fn exchange(cluster: &mut LabCluster, ports: std::ops::Range<u16>, millis: [u16; 2]) {
+    let sent_to = |cluster: &mut LabCluster, port| {
+        let judged = cluster.from_client(&Datagram::new(Transport::Udp, at(CLIENT, port), at(VIP, 53)));
+        if judged.sent[0].1[..6] == server_mac(1) { 1 } else { 2 }
+    };
+    let clients: Vec<(u16, u8)> = ports.map(|port| (port, sent_to(cluster, port))).collect();
+    for (number, wait) in [(1, millis[0]), (2, millis[1] - millis[0])] {
+        cluster.advance(f64::from(wait) / 1000.0);
+        for (port, _) in clients.iter().filter(|(_, chosen)| *chosen == number) {
+            let reply = Datagram::new(Transport::Udp, at(server(number), 53), at(CLIENT, *port));
+            let judged = cluster.inject("lan", &reply.frame(server_mac(number), LAN_MAC));
+            assert_eq!(judged.verdict, "transmit");
+        }
+    }
+}
+
+/// A DNS service with two servers of weight 10 that follows times.
+fn timed() -> LabCluster {
+    let mut cluster = LabCluster::new();
+    cluster.adm(&format!("-A -u {VIP}:53 -s wrr"));
+    for number in [2, 1] {
+        cluster.adm(&format!("-a -u {VIP}:53 -r {}:53 -m -w 10", server(number)));
+    }
+    cluster.ok(json!({ "set": { "feedback.by_response_times": format!("UDP {VIP}:53") } }));
+    cluster
+}
+
+#[test]
+fn weights_follow_the_times_until_the_first_reply_and_return_when_none_is_measured() {
+    let mut cluster = timed();
+    // One that the first look, which has nothing to compare with, leaves out.
+    exchange(&mut cluster, 1000..1080, [40, 80]);
+    cluster.advance(10.0);
+    assert_eq!(weights(&mut cluster), ["10", "10"]);
+    // Medians of 40 connections in (512, 1024] and (2048, 4096] microseconds: 768 and 3072, their mean 1920. Wanted are
+    // 25 and 6.25: a quarter of the way is 13.75 and 9.06.
+    exchange(&mut cluster, 1080..1160, [1, 4]);
+    cluster.advance(10.0);
+    assert_eq!(weights(&mut cluster), ["14", "9"]);
+    let shown = cluster.xvs("feedback");
+    assert!(shown.contains("768us") && shown.contains("3.1ms"), "{shown}");
+    // Too few for a median: the weights stay, then expire.
+    exchange(&mut cluster, 2000..2040, [1, 4]);
+    cluster.advance(55.0);
+    assert_eq!(weights(&mut cluster), ["14", "9"]);
+    cluster.advance(10.0);
+    assert_eq!(weights(&mut cluster), ["10", "10"]);
+}
+
+#[test]
+fn a_server_alone_and_one_of_weight_0_move_no_weight_and_reports_decide_where_both_are_wanted() {
+    let mut cluster = timed();
+    cluster.advance(10.0);
+    cluster.adm(&format!("-e -u {VIP}:53 -r {}:53 -m -w 0", server(2)));
+    exchange(&mut cluster, 1000..1040, [1, 4]);
+    cluster.advance(10.0);
+    assert_eq!(weights(&mut cluster), ["10", "0"]);
+    cluster.adm(&format!("-e -u {VIP}:53 -r {}:53 -m -w 10", server(2)));
+    follow(&mut cluster, "all");
+    exchange(&mut cluster, 2000..2080, [1, 4]);
+    cluster.advance(10.0);
+    assert_eq!(weights(&mut cluster), ["10", "10"]);
+    report(&mut cluster, server(1), "100");
+    assert_eq!(weights(&mut cluster), ["8", "10"]);
+    follow(&mut cluster, "");
+    assert_eq!(weights(&mut cluster), ["10", "10"], "what followed a report does not follow times");
 }

@@ -151,7 +151,7 @@ fn links_warnings_and_moved_weights_are_reported_when_they_begin_and_end() {
     );
     assert!(what.ends_with("its load is 100 %"), "{what}");
     succeed(cluster.command(Host::Director, program("xvs")).args(["set", "feedback.services", ""]));
-    listener.until_event("weight", "it reports no load any more");
+    listener.until_event("weight", "its load is not known any more");
     on_director("ip link del wan");
     listener.until_event("link", "wan is gone");
 }

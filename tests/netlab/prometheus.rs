@@ -6,9 +6,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::Value;
 use xvs::cluster::{VIP, real_server, succeed};
@@ -191,10 +192,14 @@ fn each_query_of_the_dashboard_has_series_of_a_running_director_with_the_labels_
     prometheus.until("up{job='xvs'} == 1", 1);
     // A service without a real server drops it.
     let client = cluster.run(Host::Client, || UdpSocket::bind("0.0.0.0:0")).expect("a free port");
+    let web = SocketAddr::from((VIP, 80));
+    let connect = || TcpStream::connect_timeout(&web, Duration::from_millis(200));
     let series = |expression: &str| {
         let is_late = NEEDS_AN_EVENT.iter().any(|(name, _)| expression.contains(name));
         let found = wait::until(expression, || {
             client.send_to(b"lost", (VIP, 53)).expect("a datagram can be sent");
+            // Until the check has passed, none is established.
+            let _ = cluster.run(Host::Client, connect);
             let found = prometheus.query(expression)?;
             (is_late || !found.is_empty()).then_some(found)
         });

@@ -409,6 +409,7 @@ pub fn feedback() -> Vec<FeedbackRow> {
         own_weight: Weight(10),
         weight_in_force: Weight(12),
         load_percent: Some(42.5),
+        response_micros: Some(1200),
         age_seconds: Some(3),
     }]
 }

@@ -1,4 +1,4 @@
-//! `xvs feedback`: reports the load of a real server, or shows the weights that follow load reports.
+//! `xvs feedback`: reports the load of a real server, or shows the weights that follow load reports or times.
 
 use std::io::Write;
 
@@ -7,6 +7,7 @@ use xvs_model::config::load_feedback::FeedbackRow;
 use xvs_model::config::load_report::Server;
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
+use xvs_model::report::response::short_time;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::print;
@@ -43,8 +44,9 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 /// The rows as text.
 fn screen(rows: &[FeedbackRow]) -> String {
     if rows.is_empty() {
-        return "no real server is in a service that follows load reports; \
-                   `xvs set feedback.services \"TCP 198.51.100.100:80\"` makes that service follow them\n"
+        return "no real server is in a service that follows load reports or times; \
+                   `xvs set feedback.services \"TCP 198.51.100.100:80\"` makes that service follow reports, and \
+                   feedback.by_response_times the times until the first reply\n"
             .to_owned();
     }
     let mut text = line(["Service", "Real server", "Own", "In force", "Load", "Age"]);
@@ -54,11 +56,16 @@ fn screen(rows: &[FeedbackRow]) -> String {
             &row.server.to_string(),
             &row.own_weight.0.to_string(),
             &row.weight_in_force.0.to_string(),
-            &row.load_percent.map_or("-".to_owned(), |load| load.to_string()),
+            &load(row).unwrap_or_else(|| "-".to_owned()),
             &row.age_seconds.map_or("-".to_owned(), |age| format!("{age} s")),
         ]);
     }
     text
+}
+
+/// The reported load, or the measured time.
+fn load(row: &FeedbackRow) -> Option<String> {
+    row.load_percent.map(|percent| percent.to_string()).or_else(|| row.response_micros.map(short_time))
 }
 
 fn line([service, server, own, in_force, load, age]: [&str; 6]) -> String {

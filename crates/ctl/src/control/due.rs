@@ -37,6 +37,7 @@ pub(super) struct Schedule {
     unused: Millis,
     memory: Millis,
     review: Millis,
+    times: Millis,
 }
 
 /// How late a sample of the counters is still taken.
@@ -47,6 +48,8 @@ const UNUSED_INTERVAL: Duration = Duration::from_secs(60);
 const MEMORY_INTERVAL: Duration = Duration::from_secs(1);
 /// Interval of expiring load reports and of maintaining owned services.
 const REVIEW_INTERVAL: Duration = Duration::from_secs(1);
+/// Interval of changing the weights that follow measured times: times show a changed weight only after a while.
+const TIMES_INTERVAL: Duration = Duration::from_secs(10);
 
 impl Default for Schedule {
     fn default() -> Self {
@@ -55,6 +58,7 @@ impl Default for Schedule {
             unused: Millis(0) + UNUSED_INTERVAL,
             memory: Millis(0) + MEMORY_INTERVAL,
             review: Millis(0) + REVIEW_INTERVAL,
+            times: Millis(0) + TIMES_INTERVAL,
         }
     }
 }
@@ -85,9 +89,14 @@ impl Schedule {
         is_due(&mut self.review, now, REVIEW_INTERVAL)
     }
 
+    /// Whether weights are to follow measured times.
+    pub(super) fn times(&mut self, now: Millis) -> bool {
+        is_due(&mut self.times, now, TIMES_INTERVAL)
+    }
+
     /// The earliest due time.
     pub(super) fn next(&self) -> Millis {
-        self.estimate.min(self.unused).min(self.memory).min(self.review)
+        self.estimate.min(self.unused).min(self.memory).min(self.review).min(self.times)
     }
 }
 

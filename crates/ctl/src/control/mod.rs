@@ -494,6 +494,10 @@ impl<D: Datapath> Control<D> {
             self.update_defences();
             self.retry_daemons(now);
         }
+        if self.schedule.times(now) {
+            let moved = self.registry.follow_times(&self.settings.feedback, now);
+            let _ = self.publish_weights(&moved);
+        }
         if self.schedule.review(now) {
             let moved = self.registry.review_reports(&self.settings.feedback, now);
             let _ = self.publish_weights(&moved);

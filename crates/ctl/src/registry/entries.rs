@@ -23,6 +23,7 @@ use xvs_sched::{ClientLimit, ForwardingMethod, ServiceKey, Weight, scheduler};
 use super::estimator::Estimator;
 use super::load_feedback::Report;
 use super::persistence;
+use super::responses::Look;
 use super::tunnels::encapsulation;
 
 pub(super) struct ServiceEntry {
@@ -50,8 +51,10 @@ pub(super) struct DestinationEntry {
     pub(super) path_mtu: Arc<PathMtu>,
     /// The last weight above 0 since it was added; 0 if there was none.
     pub(super) last_weight: Weight,
-    /// The last load report, if it still counts.
+    /// The last load report or measured time, if it still counts.
     pub(super) report: Option<Report>,
+    /// The last look at its times until the first reply, if its service follows them.
+    pub(super) look: Option<Look>,
     /// Whether it took new connections when its service was last built.
     pub(super) took_connections: bool,
     /// Its slow start; `None`: it gets its full share.
@@ -79,6 +82,7 @@ impl DestinationEntry {
             path_mtu,
             last_weight: Weight(0),
             report: None,
+            look: None,
             took_connections: false,
             slow_start: None,
             id,

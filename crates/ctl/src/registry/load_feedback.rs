@@ -1,22 +1,23 @@
-//! Weights from load: a real server's report changes its weight.
+//! Weights from load: a real server's report, or the time until its first reply, changes its weight.
 //!
-//! Called by the control thread for each report, and once a second to expire reports. The operator's weight is kept
-//! separately: the weight in force starts from it, is bounded by multiples of it, and returns to it when reports
-//! stop; only the operator's weight is saved. A destination of weight 0 stays quiescent. Off until
-//! `feedback.services` names services. Pure.
+//! Called by the control thread for each report and each measurement, and once a second to expire them. The operator's
+//! weight is kept separately: the weight in force starts from it, is bounded by multiples of it, and returns to it when
+//! reports and measurements stop; only the operator's weight is saved. A destination of weight 0 stays quiescent. Off
+//! until `feedback.services` or `feedback.by_response_times` names services. Pure.
 //!
 //! Not here: the weights of the entries (`registry/mod.rs`), the services that a report applies to
-//! (`registry/load_reports.rs`).
+//! (`registry/load_reports.rs`), the measurements (`registry/time_feedback.rs`).
 
 use std::fmt;
 use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::load_feedback::Feedback;
+use xvs_model::report::response::short_time;
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
-/// A change of a weight in force, by a load report or because reports stopped.
+/// A change of a weight in force, by a load report or a measured time, or because they stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WeightChange {
     /// The service.
@@ -27,29 +28,53 @@ pub struct WeightChange {
     pub from: Weight,
     /// The new weight.
     pub to: Weight,
-    /// The reported load, 0 to 100; `None`: reports have stopped.
-    pub load_percent: Option<f64>,
+    /// What the weight follows; `None`: the operator alone, because what it followed has stopped.
+    pub followed: Option<Followed>,
+}
+
+/// What a weight follows.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Followed {
+    /// The reported load, 0 to 100.
+    Load(f64),
+    /// The median time until the first reply, in microseconds.
+    Time(f64),
+}
+
+impl Followed {
+    /// The load; `None`: it is a time.
+    pub fn load_percent(self) -> Option<f64> {
+        if let Self::Load(percent) = self { Some(percent) } else { None }
+    }
+
+    /// The time in microseconds; `None`: it is a load.
+    pub fn micros(self) -> Option<f64> {
+        if let Self::Time(micros) = self { Some(micros) } else { None }
+    }
 }
 
 impl fmt::Display for WeightChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { service, endpoint, from, to, load_percent } = self;
+        let Self { service, endpoint, from, to, followed } = self;
         write!(f, "weight of {endpoint} in {service} from {} to {}", from.0, to.0)?;
-        match load_percent {
-            Some(load) => write!(f, ": its load is {load} %"),
-            None => f.write_str(": it reports no load any more"),
+        match followed {
+            Some(Followed::Load(percent)) => write!(f, ": its load is {percent} %"),
+            Some(Followed::Time(micros)) => {
+                write!(f, ": its first reply takes {}", short_time(micros.round() as u64))
+            }
+            None => f.write_str(": its load is not known any more"),
         }
     }
 }
 
-/// The last report of a destination, and the weight that results from it.
+/// The last report or measurement of a destination, and the weight that results from it.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Report {
     /// Not rounded, so that small steps add up.
     weight: f64,
-    /// 0 to 100.
-    pub load_percent: f64,
-    /// Arrival time of the report.
+    /// What was reported or measured.
+    pub followed: Followed,
+    /// When it was.
     pub at: Millis,
 }
 
@@ -74,7 +99,27 @@ pub(crate) fn apply_load(
     let from = before.map_or(own.0.into(), |before| before.weight);
     let room = (f64::from(feedback.target_percent.value()) - load_percent) / 100.0;
     let weight = bounded(feedback, own, from + f64::from(feedback.step.value()) * room.cbrt());
-    Report { weight, load_percent, at }
+    Report { weight, followed: Followed::Load(load_percent), at }
+}
+
+/// The report and weight that follow from the median time of a real server until its first reply; `mean` is the mean of
+/// those of its service, in the same unit.
+///
+/// A real server that takes twice the mean is to have half the operator's weight. The times follow the weights only
+/// after a while, so a weight goes a quarter of the way, and one step at most.
+pub(crate) fn apply_time(
+    feedback: &Feedback,
+    own: Weight,
+    before: Option<Report>,
+    micros: f64,
+    mean: f64,
+    at: Millis,
+) -> Report {
+    let from = before.map_or(own.0.into(), |before| before.weight);
+    let wanted = bounded(feedback, own, f64::from(own.0) * mean / micros);
+    let step = f64::from(feedback.step.value());
+    let weight = bounded(feedback, own, from + ((wanted - from) / 4.0).clamp(-step, step));
+    Report { weight, followed: Followed::Time(micros), at }
 }
 
 /// The report with its weight within the bounds in force; `None`: it has expired.
@@ -124,6 +169,39 @@ mod tests {
         assert_eq!(weights(&feedback, OWN, &up_and_down), [15, 15, 13, 11, 9, 8, 6, 5, 5]);
         assert_eq!(weights(&feedback, Weight(1), &[100.0]), [1], "load never makes a destination quiescent");
         assert_eq!(weights(&feedback, Weight::MAX, &[0.0]), [Weight::MAX.0]);
+    }
+
+    #[test]
+    fn a_weight_goes_a_quarter_of_the_way_to_its_share_by_time_and_a_step_at_most() {
+        let feedback = Feedback::default();
+        let weights = |own: u32, micros: f64, looks: usize| {
+            let mut report = None;
+            let mut apply = || {
+                let next = apply_time(&feedback, Weight(own), report, micros, 1000.0, Millis(0));
+                report = Some(next);
+                next.weight().0
+            };
+            (0..looks).map(|_| apply()).collect::<Vec<_>>()
+        };
+        assert_eq!(weights(100, 1000.0, 2), [100, 100]);
+        // By hand: 20 is wanted; 10 + 10/4 = 12.5, then 12.5 + 7.5/4 = 14.375, and so on.
+        assert_eq!(weights(10, 500.0, 20).iter().step_by(5).collect::<Vec<_>>(), [&13, &18, &20, &20]);
+        // 50 is wanted, from 100: steps of 5.
+        assert_eq!(weights(100, 2000.0, 3), [95, 90, 85]);
+        assert_eq!(weights(10, 1e9, 40).last(), Some(&1), "within the bounds");
+        assert_eq!(weights(10, 0.5, 40).last(), Some(&100), "within the bounds");
+    }
+
+    #[test]
+    fn a_change_says_what_the_weight_follows() {
+        let endpoint = Endpoint::new([192, 0, 2, 11], 80);
+        let service = ServiceKey::tcp(Endpoint::new([198, 51, 100, 100], 80));
+        let text =
+            |followed| WeightChange { service, endpoint, from: OWN, to: Weight(7), followed }.to_string();
+        let prefix = "weight of 192.0.2.11:80 in TCP 198.51.100.100:80 from 10 to 7: ";
+        assert_eq!(text(Some(Followed::Load(99.5))), format!("{prefix}its load is 99.5 %"));
+        assert_eq!(text(Some(Followed::Time(1234.5))), format!("{prefix}its first reply takes 1.2ms"));
+        assert_eq!(text(None), format!("{prefix}its load is not known any more"));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Load reports: the services that they apply to, and the weights that change.
 //!
 //! Runs for each report, and once a second to expire reports. Not here: the weight that follows from a load
-//! (`load_feedback.rs`).
+//! (`load_feedback.rs`), measured times (`time_feedback.rs`).
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::load_feedback::{Feedback, FeedbackRow};
@@ -10,7 +10,7 @@ use xvs_model::config::refusal::CommandError;
 use xvs_sched::ServiceKey;
 use xvs_sched::scheduler::Change;
 
-use crate::registry::load_feedback::{WeightChange, apply_load, refresh};
+use crate::registry::load_feedback::{Followed, WeightChange, apply_load, refresh};
 use crate::registry::{DestinationEntry, Registry};
 
 impl Registry {
@@ -33,20 +33,25 @@ impl Registry {
         if following.is_empty() {
             return Err(CommandError::NotFollowed { server, service });
         }
-        Ok(self.change_weights(following, |_, dest| {
-            if server.includes(dest.endpoint) {
+        Ok(self.change_weights(following, |_, dests| {
+            for dest in dests.iter_mut().filter(|dest| server.includes(dest.endpoint)) {
                 dest.report = Some(apply_load(feedback, dest.weight, dest.report, load_percent, now));
             }
         }))
     }
 
-    /// Drops expired reports, and reports of services that no longer follow them, and applies changed bounds. Returns
-    /// the weights that have changed, as [`Self::report_load`].
+    /// Drops expired reports and measurements, and those of services that no longer follow them, and applies changed
+    /// bounds. Returns the weights that have changed, as [`Self::report_load`].
     pub fn review_reports(&mut self, feedback: &Feedback, now: Millis) -> Vec<WeightChange> {
         let keys = self.services_with(|dest| dest.report.is_some());
-        self.change_weights(keys, |key, dest| {
-            let followed = dest.report.filter(|_| feedback.follows(&key));
-            dest.report = followed.and_then(|report| refresh(feedback, dest.weight, report, now));
+        self.change_weights(keys, |key, dests| {
+            for dest in dests {
+                let followed = dest.report.filter(|report| match report.followed {
+                    Followed::Load(_) => feedback.follows(&key),
+                    Followed::Time(_) => feedback.follows_times(&key),
+                });
+                dest.report = followed.and_then(|report| refresh(feedback, dest.weight, report, now));
+            }
         })
     }
 
@@ -55,22 +60,23 @@ impl Registry {
         services.filter(|(_, entry)| entry.destinations.iter().any(&is_wanted)).map(|(key, _)| *key).collect()
     }
 
-    fn change_weights(
+    /// Applies a change to the destinations of these services. Returns the weights in force that differ afterwards.
+    pub(super) fn change_weights(
         &mut self,
         services: Vec<ServiceKey>,
-        change: impl Fn(ServiceKey, &mut DestinationEntry),
+        change: impl Fn(ServiceKey, &mut [DestinationEntry]),
     ) -> Vec<WeightChange> {
         let mut all = Vec::new();
         for service in services {
             let Some(entry) = self.services.get_mut(&service) else { continue };
             let before = all.len();
-            for dest in &mut entry.destinations {
-                let from = dest.weight_in_force();
-                change(service, dest);
+            let weights: Vec<_> = entry.destinations.iter().map(DestinationEntry::weight_in_force).collect();
+            change(service, &mut entry.destinations);
+            for (dest, from) in entry.destinations.iter().zip(weights) {
                 let to = dest.weight_in_force();
-                let load_percent = dest.report.map(|report| report.load_percent);
+                let followed = dest.report.map(|report| report.followed);
                 if to != from {
-                    all.push(WeightChange { service, endpoint: dest.endpoint, from, to, load_percent });
+                    all.push(WeightChange { service, endpoint: dest.endpoint, from, to, followed });
                 }
             }
             if all.len() > before
@@ -82,16 +88,21 @@ impl Registry {
         all
     }
 
-    /// One row for each destination of the services that follow load reports.
+    /// One row for each destination of the services that follow load reports or times.
     pub fn feedback_rows(&self, feedback: &Feedback, now: Millis) -> Vec<FeedbackRow> {
-        let followed = self.services.iter().filter(|(key, _)| feedback.follows(key));
+        let is_followed = |key| feedback.follows(key) || feedback.follows_times(key);
+        let followed = self.services.iter().filter(|(key, _)| is_followed(key));
         let all = followed.flat_map(|(key, entry)| entry.destinations.iter().map(move |dest| (key, dest)));
         all.map(|(key, dest)| FeedbackRow {
             service: key.to_string(),
             server: dest.endpoint,
             own_weight: dest.weight,
             weight_in_force: dest.weight_in_force(),
-            load_percent: dest.report.map(|report| report.load_percent),
+            load_percent: dest.report.and_then(|report| report.followed.load_percent()),
+            response_micros: dest
+                .report
+                .and_then(|report| report.followed.micros())
+                .map(|micros| micros.round() as u64),
             age_seconds: dest.report.map(|report| report.at.until(now).as_secs()),
         })
         .collect()

@@ -41,6 +41,7 @@ mod persistence;
 pub mod quic;
 pub mod responses;
 mod slow_start;
+mod time_feedback;
 mod trash;
 pub mod tunnels;
 

@@ -1,7 +1,16 @@
 //! How long a destination takes until its first reply, as reports show it.
+//!
+//! Not here: the weights that follow it (`time_feedback.rs`).
 
+use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::DestinationLive;
 use xvs_model::report::response::ResponseTimes;
+
+/// The times of a destination since it was added, as they were at a former look.
+pub(super) struct Look {
+    pub(super) at: Millis,
+    pub(super) times: ResponseTimes,
+}
 
 /// The times that the workers have counted so far.
 pub fn responses(live: &DestinationLive) -> ResponseTimes {

@@ -1,4 +1,4 @@
-//! Load feedback, weights that follow reported loads: its settings and the rows of its listing.
+//! Load feedback, weights that follow reported loads or measured times: its settings and the rows of its listing.
 
 use std::collections::BTreeSet;
 use std::str::FromStr;
@@ -17,25 +17,30 @@ settings! {
 
     /// The services that follow load reports.
     services: FollowingServices = FollowingServices::Listed(BTreeSet::new());
+    /// The services that follow the times until the first reply of their real servers; of those that are in both lists
+    /// load reports decide.
+    by_response_times: FollowingServices = FollowingServices::Listed(BTreeSet::new());
     /// The load at which a weight stays, in percent: a smaller load raises the weight, a larger one lowers it.
     target_percent: Within<1, 100> = Within(95);
-    /// About the largest change of a weight by one report.
+    /// About the largest change of a weight by one report, and the largest by one measurement.
     step: Within<1, 1000> = Within(5);
     /// The smallest weight, in percent of the operator's weight; at least 1.
     lowest_percent: Within<1, 100> = Within(10);
     /// The largest weight, in percent of the operator's weight.
     highest_percent: Within<100, 100_000> = Within(1000);
-    /// Seconds without a report after which the operator's weight is in force again.
+    /// Seconds without a report or measurement after which the operator's weight is in force again.
     timeout_seconds: Within<1, 86_400> = Within(60);
 }
 
 impl Feedback {
     /// Whether a service follows load reports.
     pub fn follows(&self, service: &ServiceKey) -> bool {
-        match &self.services {
-            FollowingServices::All => true,
-            FollowingServices::Listed(keys) => keys.contains(service),
-        }
+        self.services.contains(service)
+    }
+
+    /// Whether a service follows the times until the first reply of its real servers.
+    pub fn follows_times(&self, service: &ServiceKey) -> bool {
+        self.by_response_times.contains(service) && !self.follows(service)
     }
 }
 
@@ -74,7 +79,7 @@ values! {
     FollowingServices: String, SERVICES;
 }
 
-/// The services that follow load reports: `all`, or a list of services as printed by `xvsadm -Ln`.
+/// The services that follow load reports, or times: `all`, or a list of services as printed by `xvsadm -Ln`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(try_from = "String", into = "String")]
@@ -83,6 +88,15 @@ pub enum FollowingServices {
     All,
     /// These, whether they are configured now or not.
     Listed(BTreeSet<ServiceKey>),
+}
+
+impl FollowingServices {
+    fn contains(&self, service: &ServiceKey) -> bool {
+        match self {
+            Self::All => true,
+            Self::Listed(keys) => keys.contains(service),
+        }
+    }
 }
 
 /// The error for a text that is not a list of services.
@@ -124,7 +138,7 @@ impl TryFrom<String> for FollowingServices {
     }
 }
 
-/// A destination of a service that follows reports, for `xvs feedback`.
+/// A destination of a service that follows reports or times, for `xvs feedback`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct FeedbackRow {
@@ -138,7 +152,11 @@ pub struct FeedbackRow {
     pub weight_in_force: Weight,
     /// The last reported load, from 0 to 100; `None`: there is none, or it is too old.
     pub load_percent: Option<f64>,
-    /// Time since the last load report; `None`: there is none, or it is too old.
+    /// The time until the first reply, in microseconds: the median of the connections that were measured last; `None`:
+    /// the service follows load reports, or the time is too old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_micros: Option<u64>,
+    /// Time since the last load report or measurement; `None`: there is none, or it is too old.
     pub age_seconds: Option<u64>,
 }
 
@@ -161,7 +179,11 @@ mod tests {
         assert!(feedback.follows(&web) && !feedback.follows(&dns));
         feedback.set("services", "all").unwrap();
         assert!(feedback.follows(&dns));
+        feedback.set("by_response_times", "all").unwrap();
+        assert!(!feedback.follows_times(&dns), "reports decide where both are wanted");
         feedback.set("services", "").unwrap();
+        assert!(feedback.follows_times(&dns) && !feedback.follows(&dns));
+        feedback.set("by_response_times", "").unwrap();
         assert_eq!(feedback, Feedback::default());
     }
 
@@ -191,7 +213,7 @@ mod tests {
         for key in Feedback::keys()
             .iter()
             .filter_map(|key| key.strip_prefix(PREFIX))
-            .filter(|key| *key != "services")
+            .filter(|key| !["services", "by_response_times"].contains(key))
         {
             feedback.set(key, "100").unwrap();
         }

@@ -1,0 +1,60 @@
+//! Weights from the times until the first reply, which the workers and the XDP program measure.
+//!
+//! Runs every ten seconds for the services of `feedback.by_response_times`. Not here: the weight that follows from a
+//! time (`load_feedback.rs`), and when it is in force no longer (`load_reports.rs`).
+
+use std::time::Duration;
+
+use xvs_dataplane::clock::Millis;
+use xvs_model::config::load_feedback::Feedback;
+
+use crate::registry::load_feedback::{Report, WeightChange, apply_time};
+use crate::registry::responses::{Look, responses};
+use crate::registry::{DestinationEntry, Registry};
+
+/// The connections that a median needs.
+const CONNECTIONS_MIN: u64 = 30;
+
+impl Registry {
+    /// Moves the weights of the services that follow times. Returns those that have changed; [`Self::build`] enters
+    /// these services in the snapshot, as after an edit.
+    pub fn follow_times(&mut self, feedback: &Feedback, now: Millis) -> Vec<WeightChange> {
+        let followed = self.services.keys().filter(|key| feedback.follows_times(key));
+        let followed = followed.copied().collect();
+        self.change_weights(followed, |_, dests| apply_times(dests, feedback, now))
+    }
+}
+
+/// Moves the weights of a service's destinations whose times are new. One alone has nothing to be compared with.
+fn apply_times(dests: &mut [DestinationEntry], feedback: &Feedback, now: Millis) {
+    let lasts = Duration::from_secs(feedback.timeout_seconds.value().into());
+    let medians: Vec<_> = dests.iter_mut().map(|dest| new_median(dest, lasts, now)).collect();
+    let serving = dests.iter().zip(&medians).filter(|(dest, _)| dest.takes_connections());
+    let known: Vec<f64> = serving.filter_map(|(dest, new)| new.or(former_median(dest.report))).collect();
+    if known.len() < 2 {
+        return;
+    }
+    let mean = known.iter().sum::<f64>() / known.len() as f64;
+    for (dest, median) in dests.iter_mut().zip(medians) {
+        if let Some(micros) = median {
+            dest.report = Some(apply_time(feedback, dest.weight, dest.report, micros, mean, now));
+        }
+    }
+}
+
+/// The median of the connections since the last look; `None`: they are too few yet, or the look is the first one, or
+/// too long ago.
+fn new_median(dest: &mut DestinationEntry, lasts: Duration, now: Millis) -> Option<f64> {
+    let times = responses(&dest.live);
+    let since =
+        dest.look.as_ref().filter(|look| look.at.until(now) <= lasts).map(|look| times.since(&look.times));
+    if since.as_ref().is_some_and(|since| since.count() < CONNECTIONS_MIN) {
+        return None;
+    }
+    dest.look = Some(Look { at: now, times });
+    since.and_then(|since| since.quantile_micros(0.5))
+}
+
+fn former_median(report: Option<Report>) -> Option<f64> {
+    report.and_then(|report| report.followed.micros())
+}
