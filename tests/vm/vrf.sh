@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # VRFs: clients and real servers in one VRF, in two with leaked routes, and real servers in none; by NAT, direct routing
-# and tunnels; packets for the director itself arrive in the VRF of their interface.
+# and tunnels; packets for the director itself arrive in the VRF of their interface; a VRF is deleted.
 #
 # The hosts and addresses of links.sh. Each part makes all of them anew.
 set -euo pipefail
@@ -104,6 +104,13 @@ two() {
     take_turns 80
     at dr xvsadm -C
     by_each_method
+    # A VRF that is deleted takes routes with it; others bring the service back.
+    at dr ip link del red
+    until_shown "192.0.2.1[12] has no route in the VRF blue" at dr xvs status
+    at dr ip route replace 192.0.2.0/24 dev lan vrf blue
+    at dr ip route replace 198.51.100.0/24 dev wan
+    until_shown "^ok " at dr xvs status
+    take_turns 80
     end_cluster
 }
 

@@ -79,8 +79,9 @@ impl<'a> FastPath<'a> {
         let PlainPacket { plain, link: from, .. } = p;
         let connection = flows.table.connection(id);
         let life = connection.life();
-        let vrf = if self.has_vrfs { self.cx.snapshot.egress.vrf(from) } else { None };
-        let route = self.cx.snapshot.destinations.route_in(vrf, DestinationId(connection.dest_ref()))?;
+        let dest = DestinationId(connection.dest_ref());
+        let destinations = &self.cx.snapshot.destinations;
+        let route = if self.has_vrfs { self.route_in_vrf(from, dest) } else { destinations.route(dest) }?;
         if !is_steady(plain, &connection, life) {
             return None;
         }
@@ -120,6 +121,13 @@ impl<'a> FastPath<'a> {
             let _ = begin_offload(flows, id, from, self.cx);
         }
         Some(link)
+    }
+
+    /// The route of packets of this link where links are in VRFs.
+    #[inline(never)]
+    fn route_in_vrf(&self, from: LinkId, dest: DestinationId) -> Option<&'a Route> {
+        let snapshot = self.cx.snapshot;
+        snapshot.destinations.route_in(snapshot.egress.vrf(from), dest)
     }
 
     /// Rewrites a client's packet.

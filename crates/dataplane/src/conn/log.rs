@@ -149,6 +149,8 @@ impl ConnectionLog {
     }
 
     /// Counts packets of a connection, the last of them at this time.
+    // Not inlined: most machines have no log.
+    #[inline(never)]
     pub(crate) fn tally(&self, id: ConnId, direction: Direction, packets: u64, bytes: u64, at: Millis) {
         let tally = &self.tallies[id.0 as usize];
         let place = direction as usize;

@@ -5,7 +5,8 @@
 //! from whether it is about a begin or an end; so there are sixteen, with fixed numbers. Client and virtual address are
 //! the source and destination of the request. With NAT and FULLNAT the `postNAT` elements are what the real server
 //! receives; with other methods, which change no address, the real server is the next hop. Elements are of IANA's
-//! registry of IPFIX. Not here: the socket (`collector.rs`).
+//! registry of IPFIX. The code is our own: the one crate that writes IPFIX, `ipfixrw`, has had a single release, in
+//! 2023, and makes a hash map of each record. Not here: the socket (`collector.rs`).
 
 use std::net::IpAddr;
 
