@@ -10,8 +10,7 @@
 # all have ended. Sets `begun` to their number, `each` to nanoseconds for each, and `lost` to the records that xvsd has
 # lost.
 measure_new() {
-    local rate=$1 count=$(($1 * 8)) cpu=0 left
-    xvsd_keys=$2
+    local rate=$1 xvsd_keys=$2 count=$(($1 * 8)) cpu left
     start_dr
     on dr "$bin/xvsadm" --set 0 0 2
     cpu=$(($(cpu_of_all) + $(cpu_of "${napi[@]}")))
@@ -27,11 +26,6 @@ measure_new() {
     each=$((cpu / begun))
     lost=$(on dr "$bin/xvs" status --json | awk -F '"lost_records": *' '{
         for (place = 2; place <= NF; place++) sum += $place } END { print sum + 0 }')
-}
-
-# The number of records that nfdump reads in folder $1.
-read_by_nfdump() {
-    nfdump -q -R "$1" -o 'fmt:%sp' | wc -l
 }
 
 log() {
@@ -56,7 +50,7 @@ log() {
         stop_forwarder
         "${as_root[@]}" kill -TERM "$(pgrep -f "^nfcapd -w $flows")"
         wait "$collector" || true
-        lines=$(cat "$logs"/* | wc -l) records=$(read_by_nfdump "$flows")
+        lines=$(cat "$logs"/* | wc -l) records=$(nfdump -q -R "$flows" -o 'fmt:%sp' | wc -l)
         awk -v rate="$rate" -v base="$base" -v each="$each" -v begun="$begun" -v lines="$lines" -v records="$records" \
             -v lost="$lost" 'BEGIN {
                 printf "  %13d   %16d   %10d   %7d   %20.3f %%   %6.3f %%   %12d\n",

@@ -93,17 +93,17 @@ impl Registry {
         let is_followed = |key| feedback.follows(key) || feedback.follows_times(key);
         let followed = self.services.iter().filter(|(key, _)| is_followed(key));
         let all = followed.flat_map(|(key, entry)| entry.destinations.iter().map(move |dest| (key, dest)));
-        all.map(|(key, dest)| FeedbackRow {
-            service: key.to_string(),
-            server: dest.endpoint,
-            own_weight: dest.weight,
-            weight_in_force: dest.weight_in_force(),
-            load_percent: dest.report.and_then(|report| report.followed.load_percent()),
-            response_micros: dest
-                .report
-                .and_then(|report| report.followed.micros())
-                .map(|micros| micros.round() as u64),
-            age_seconds: dest.report.map(|report| report.at.until(now).as_secs()),
+        all.map(|(key, dest)| {
+            let followed = dest.report.map(|report| report.followed);
+            FeedbackRow {
+                service: key.to_string(),
+                server: dest.endpoint,
+                own_weight: dest.weight,
+                weight_in_force: dest.weight_in_force(),
+                load_percent: followed.and_then(Followed::load_percent),
+                response_micros: followed.and_then(Followed::micros).map(|micros| micros.round() as u64),
+                age_seconds: dest.report.map(|report| report.at.until(now).as_secs()),
+            }
         })
         .collect()
     }

@@ -25,17 +25,16 @@ impl Registry {
     }
 }
 
-/// Moves the weights of a service's destinations whose times are new. One alone has nothing to be compared with.
+/// Moves the weights of a service's destinations that take new connections and whose times are new. One alone is its
+/// own mean, so its weight goes to the operator's.
 fn apply_times(dests: &mut [DestinationEntry], feedback: &Feedback, now: Millis) {
     let lasts = Duration::from_secs(feedback.timeout_seconds.value().into());
-    let medians: Vec<_> = dests.iter_mut().map(|dest| new_median(dest, lasts, now)).collect();
-    let serving = dests.iter().zip(&medians).filter(|(dest, _)| dest.takes_connections());
-    let known: Vec<f64> = serving.filter_map(|(dest, new)| new.or(former_median(dest.report))).collect();
-    if known.len() < 2 {
-        return;
-    }
+    let mut serving: Vec<_> = dests.iter_mut().filter(|dest| dest.takes_connections()).collect();
+    let medians: Vec<_> = serving.iter_mut().map(|dest| new_median(dest, lasts, now)).collect();
+    let known = serving.iter().zip(&medians).filter_map(|(dest, new)| new.or(former_median(dest.report)));
+    let known: Vec<f64> = known.collect();
     let mean = known.iter().sum::<f64>() / known.len() as f64;
-    for (dest, median) in dests.iter_mut().zip(medians) {
+    for (dest, median) in serving.into_iter().zip(medians) {
         if let Some(micros) = median {
             dest.report = Some(apply_time(feedback, dest.weight, dest.report, micros, mean, now));
         }
