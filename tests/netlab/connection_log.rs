@@ -4,13 +4,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
+use rustix::net::sockopt::set_socket_linger;
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::Value;
-use xvs::clients::Asker;
-use xvs::cluster::{complete, real_server, succeed, virtual_endpoint};
+use serde_json::{Value, json};
+use xvs::clients::{self, Asker};
+use xvs::cluster::{VIP, VIP6, complete, real_server, real_server6, succeed, virtual_endpoint};
 use xvs::director::Protocol;
 use xvs::servers::Echo;
 use xvs::{Cluster, Director, Host, Method, Workers, traffic, wait};
@@ -21,7 +25,7 @@ const FLOWS: usize = 20;
 const ROUNDS: usize = 5;
 
 /// nfcapd on the first real server; the folder gets its files.
-fn collector(cluster: &Cluster, folder: &Path) -> std::process::Child {
+fn collector(cluster: &Cluster, folder: &Path) -> Child {
     fs::create_dir_all(folder).expect("the cluster's folder takes a folder");
     let mut command = cluster.command(Host::RealServer(1), "nfcapd");
     command.arg("-w").arg(folder).args(["-t", "3600", "-p", &COLLECTOR.to_string()]);
@@ -35,11 +39,45 @@ fn collector(cluster: &Cluster, folder: &Path) -> std::process::Child {
     child
 }
 
-/// The records of a folder as nfdump reads them.
-fn collected(folder: &Path) -> Vec<Value> {
+/// Ends nfcapd, which closes its file, and returns the records of its folder as nfdump reads them.
+fn ended(mut nfcapd: Child, folder: &Path) -> Vec<Value> {
+    kill_process(Pid::from_child(&nfcapd), Signal::TERM).expect("it runs");
+    nfcapd.wait().expect("it ends");
     let output = complete(Command::new("nfdump").arg("-R").arg(folder).args(["-o", "json"]));
     assert!(output.status.success(), "{output:?}");
     serde_json::from_slice(&output.stdout).expect("nfdump prints JSON")
+}
+
+/// The collector has a record that says the same as a line of the file. nfdump 1.7 shows the translated ports of all
+/// connections, but no translated address of IPv6.
+fn assert_collected(records: &[Value], line: &Value) {
+    let endpoint =
+        |key: &str| line[key].as_str().map(|text| text.parse::<SocketAddr>().expect("an endpoint"));
+    let [client, service, server] =
+        ["client", "virtual", "real_server"].map(|key| endpoint(key).expect("each line has it"));
+    let local = endpoint("local").unwrap_or(client);
+    let events = if line["event"] == "begin" { ["1", "4", "6"] } else { ["2", "5", "7"] };
+    let found = records.iter().find(|record| {
+        record["src_port"] == client.port() && events.iter().any(|event| record["nat_event_id"] == *event)
+    });
+    let record = found.unwrap_or_else(|| panic!("{line}\n{records:#?}"));
+    let plain = |addr: IpAddr, side: &str| match addr {
+        IpAddr::V4(_) => format!("{side}4_addr"),
+        IpAddr::V6(_) => format!("{side}6_addr"),
+    };
+    assert_eq!(record[plain(client.ip(), "src")], client.ip().to_string().as_str(), "{record:#}");
+    assert_eq!(record[plain(service.ip(), "dst")], service.ip().to_string().as_str(), "{record:#}");
+    assert_eq!(record["dst_port"], service.port(), "{record:#}");
+    for (side, endpoint) in [("src", local), ("dst", server)] {
+        if endpoint.is_ipv4() {
+            assert_eq!(record[format!("{side}4_xlt_ip")], endpoint.ip().to_string().as_str(), "{record:#}");
+        }
+        assert_eq!(record[format!("{side}_xlt_port")], endpoint.port().to_string().as_str(), "{record:#}");
+    }
+    for key in ["in_packets", "in_bytes", "out_packets", "out_bytes"] {
+        // nfdump shows no counts of replies if they are 0.
+        assert_eq!(record[key].as_u64().unwrap_or(0), line[key].as_u64().expect("a number"), "{record:#}");
+    }
 }
 
 fn lines(path: &Path) -> Vec<Value> {
@@ -53,7 +91,7 @@ fn every_connection_is_in_the_file_and_at_the_collector_with_its_server_and_all_
     let _echoes = [1, 2]
         .map(|number| Echo::start(&cluster, Host::RealServer(number), (real_server(number), DATAGRAMS)));
     let [path, flows] = ["log/connections.json", "flows"].map(|name| cluster.state().join(name));
-    let mut nfcapd = collector(&cluster, &flows);
+    let nfcapd = collector(&cluster, &flows);
     let toml = cluster.state().join("xvs.toml");
     // As a user, who gets the folder, and with the filters of system calls.
     let keys = format!(
@@ -100,29 +138,102 @@ fn every_connection_is_in_the_file_and_at_the_collector_with_its_server_and_all_
     assert!(status.contains(&format!("{}: {} records, 0 lost", path.display(), 2 * FLOWS)), "{status}");
     assert!(!status.contains("connection_log:") && !status.contains("system call"), "{status}");
 
-    // Its end closes its file.
-    let process = Pid::from_child(&nfcapd);
-    kill_process(process, Signal::TERM).expect("it runs");
-    nfcapd.wait().expect("it ends");
-    let records = collected(&flows);
+    let records = ended(nfcapd, &flows);
     assert_eq!(records.len(), 2 * FLOWS, "{records:#?}");
-    for end in &ends {
-        let number = |key: &str| end[key].as_u64().expect("a number");
-        let (client, port) =
-            end["client"].as_str().and_then(|text| text.rsplit_once(':')).expect("an endpoint");
-        let port: u16 = port.parse().expect("a port");
-        let found = records
-            .iter()
-            .find(|record| record["src_port"] == port && record["in_packets"] == number("in_packets"));
-        let record = found.unwrap_or_else(|| panic!("{end}\n{records:#?}"));
-        let (server, server_port) =
-            end["real_server"].as_str().and_then(|text| text.rsplit_once(':')).expect("an endpoint");
-        assert_eq!(record["src4_addr"], client, "{record:#}");
-        assert_eq!(record["dst_port"], DATAGRAMS, "{record:#}");
-        assert_eq!(record["dst4_xlt_ip"], server, "{record:#}");
-        assert_eq!(record["dst_xlt_port"], server_port, "{record:#}");
-        assert_eq!(record["in_bytes"], number("in_bytes"), "{record:#}");
-        assert_eq!(record["out_packets"], number("out_packets"), "{record:#}");
-        assert_eq!(record["out_bytes"], number("out_bytes"), "{record:#}");
+    ends.iter().for_each(|end| assert_collected(&records, end));
+}
+
+/// A connection of the client with nginx, kept alive.
+struct Kept {
+    stream: TcpStream,
+    service: SocketAddr,
+    server: SocketAddr,
+}
+
+impl Kept {
+    fn open(cluster: &Cluster, (service, server): (SocketAddr, SocketAddr)) -> Self {
+        let stream = cluster.run(Host::Client, || clients::connect(service)).expect("xvs forwards it");
+        Self { stream, service, server }
     }
+
+    fn ask(&mut self) {
+        self.stream.write_all(b"GET / HTTP/1.1\r\nHost: xvs\r\n\r\n").expect("the connection lives");
+        let mut answer = [0; 4096];
+        let length = self.stream.read(&mut answer).expect("nginx answers");
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200"), "{}", answer[..length].escape_ascii());
+    }
+
+    /// Ends it by a reset, and returns the lines of the file that it is to have.
+    fn reset(self) -> [Value; 2] {
+        set_socket_linger(&self.stream, Some(Duration::ZERO)).expect("a socket option");
+        let client = self.stream.local_addr().expect("it is connected").to_string();
+        let line = |event| {
+            let (service, server) = (self.service.to_string(), self.server.to_string());
+            json!({ "event": event, "client": client, "virtual": service, "real_server": server })
+        };
+        ["begin", "end"].map(line)
+    }
+}
+
+#[test]
+fn a_connection_that_outlives_a_take_over_has_its_begin_and_its_end_in_the_log_with_both_families() {
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
+    let [path, flows] = ["log/connections.json", "flows"].map(|name| cluster.state().join(name));
+    let nfcapd = collector(&cluster, &flows);
+    let toml = cluster.state().join("xvs.toml");
+    let keys = format!(
+        "[connection_log]\nfile = {path:?}\ncollector = \"{}:{COLLECTOR}\"\nbegins = true\n",
+        real_server(1)
+    );
+    fs::write(&toml, keys).expect("the cluster's folder takes files");
+    let toml = toml.display().to_string();
+    let arguments = ["--config", &toml, "--hold", "10s"];
+    let director = Director::start_with(&cluster, Workers::Two, &arguments);
+    director.xvs("laddr add 192.0.2.1");
+    director.xvs("laddr add 2001:db8:2::1");
+    let (four, six) = (SocketAddr::from((real_server(1), 80)), SocketAddr::from((real_server6(1), 80)));
+    let services = [
+        (SocketAddr::from((VIP, 80)), four, "-m"),
+        (SocketAddr::from((VIP6, 80)), six, "-m"),
+        (SocketAddr::from((VIP, 81)), four, "--fullnat"),
+        (SocketAddr::from((VIP6, 81)), six, "--fullnat"),
+        // Clients and server of different families.
+        (SocketAddr::from((VIP6, 82)), four, "--fullnat"),
+        (SocketAddr::from((VIP, 82)), six, "--fullnat"),
+    ];
+    for (service, server, method) in services {
+        director.adm(&format!("-A -t {service} -s rr"));
+        director.adm(&format!("-a -t {service} -r {server} {method}"));
+    }
+    let open = || services.map(|(service, server, _)| Kept::open(&cluster, (service, server)));
+    let mut kept = Vec::from(open());
+    kept.iter_mut().for_each(Kept::ask);
+    let successor = Director::take_over(&cluster, Workers::Two, &arguments);
+    let director = successor.unwrap_or_else(|log| panic!("{log}"));
+    kept.extend(open());
+    kept.iter_mut().for_each(Kept::ask);
+
+    let expected: Vec<_> = kept.into_iter().flat_map(Kept::reset).collect();
+    wait::until("all connections have ended", || (lines(&path).len() >= expected.len()).then_some(()));
+    let logged = lines(&path);
+    assert_eq!(logged.len(), expected.len(), "{logged:#?}");
+    let records = ended(nfcapd, &flows);
+    assert_eq!(records.len(), expected.len(), "{records:#?}");
+    for (place, wanted) in expected.iter().enumerate() {
+        let keys = ["event", "client", "virtual", "real_server"];
+        let found = logged.iter().find(|line| keys.iter().all(|key| line[key] == wanted[key]));
+        let line = found.unwrap_or_else(|| panic!("{wanted}\n{logged:#?}"));
+        assert_eq!(line["local"].is_string(), line["method"] == "FullNat", "{line}");
+        if line["event"] == "end" {
+            assert_eq!((&line["state"], &line["reason"]), (&"CLOSE".into(), &"closed".into()), "{line}");
+            // The second process counts from its own begin, and knows that of its own connections alone.
+            let is_older = place < 2 * services.len();
+            assert_eq!(line["begun_at_millis"].is_null(), is_older, "{line}");
+            // A request and a reset; of its own connections also SYN and ACK.
+            let least = if is_older { 2 } else { 4 };
+            assert!(line["in_packets"].as_u64() >= Some(least), "{line}");
+        }
+        assert_collected(&records, line);
+    }
+    assert!(director.status().contains("0 lost"), "{}", director.status());
 }
