@@ -1,7 +1,7 @@
 # Part of scripts/bench: the log of connections at rising rates of new connections.
 #
 # log: direct routing with a new connection for each packet, whose begin and end are logged in a file and sent by IPFIX to
-# nfcapd on the client, for eight seconds. A connection ends two seconds after its packet. Each rate also without the
+# nfcapd on the client, for some seconds. A connection ends two seconds after its packet. Each rate also without the
 # log. The figure is the CPU time of all threads of xvsd and of the director's NAPI threads over the connections; beside
 # it, what has been logged of two records for each connection that xvsd has begun: lines of the file, and records that
 # nfdump reads. Packets that find no room on the way to xvsd begin none.
@@ -10,7 +10,7 @@
 # all have ended. Sets `begun` to their number, `each` to nanoseconds for each, and `lost` to the records that xvsd has
 # lost.
 measure_new() {
-    local rate=$1 xvsd_keys=$2 count=$(($1 * 8)) cpu left
+    local rate=$1 xvsd_keys=$2 count=$(($1 * log_seconds)) cpu left
     start_dr
     on dr "$bin/xvsadm" --set 0 0 2
     cpu=$(($(cpu_of_all) + $(cpu_of "${napi[@]}")))
@@ -36,7 +36,7 @@ log() {
     take_by rs1 lan sink
     echo 'log: a new connection for each packet; direct routing; begin and end of each to a file and by IPFIX'
     echo '  connections/s   ns each, without   with a log     begun   of 2 records each: lines   at nfcapd   lost by xvsd'
-    for rate in 10000 50000 100000; do
+    for rate in $log_rates; do
         measure_new "$rate" ''
         base=$each
         stop_forwarder

@@ -1,8 +1,8 @@
 //! Cost of a packet without a network: the pipeline at 1,000 to 10,000,000 connections, with every method and family,
 //! and its parts alone.
 //!
-//! `cargo bench --bench pipeline [-- NAME]`, where NAME selects the rows that contain it; `benches/README.md` explains
-//! the output. Every row of every table runs in each round, so a disturbance of the machine affects all alike; the
+//! `cargo bench --bench pipeline [-- NAME [CONNECTIONS]]`, where NAME selects the rows that contain it, and with
+//! CONNECTIONS, a number, the row of this name and the base alone; `benches/README.md` explains the output. Every row of every table runs in each round, so a disturbance of the machine affects all alike; the
 //! figures are medians of this thread's CPU time. Not here: the kernel's share, which `scripts/bench` measures on veth.
 
 // Shared by the benches and the allocation test; neither uses all of it.
@@ -38,6 +38,8 @@ const MANY: u32 = 1_000_000;
 /// Slots of a capture's queue, as in the daemon.
 const SLOTS: usize = 1024;
 const ROUNDS: usize = 11;
+/// Rounds with more connections than [`MANY`] that begin and end in each.
+const FEW_ROUNDS: usize = 3;
 /// Packets of one row in one round.
 const PACKETS: u64 = 1 << 19;
 /// Longer than any timeout in this bench.
@@ -70,6 +72,8 @@ enum Part {
     FirstBeside,
     /// The expiry of these connections.
     Expiry,
+    /// The longest time without a look at the port while all connections expire.
+    ExpiryPause,
 }
 
 /// The listener of a capture.
@@ -105,7 +109,11 @@ struct Row {
 
 fn main() {
     // Cargo adds options of its own.
-    let wanted = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    let mut words = std::env::args().skip(1).filter(|argument| !argument.starts_with('-'));
+    let wanted = words.next().unwrap_or_default();
+    if let Some(connections) = words.next() {
+        return alone(&wanted, connections.parse().expect("CONNECTIONS is a number"));
+    }
     let mut benches = Vec::new();
     let mut tables: Vec<(u32, Vec<Row>)> = Vec::new();
     for connections in SIZES {
@@ -137,6 +145,29 @@ fn main() {
     for (connections, rows) in &mut tables {
         report(*connections, rows);
     }
+}
+
+/// Measures the base and one row, whose connections may take most of the machine's memory.
+fn alone(wanted: &str, connections: u32) {
+    let is_it = |(name, ..): &(String, Variant, Memory, Part)| name == wanted;
+    let row = parts().into_iter().find(is_it);
+    let (name, variant, memory, part) = row.unwrap_or_else(|| panic!("no row has the name {wanted}"));
+    let workers = if matches!(part, Part::Beside | Part::FirstBeside) { 2 } else { 1 };
+    let mut bench = Bench::new(variant, memory, connections, workers);
+    println!("{connections} connections: {}; {} MiB in all", bench.pages(), resident_bytes() >> 20);
+    let is_slow = matches!(part, Part::First | Part::FirstBeside | Part::Expiry | Part::ExpiryPause);
+    let rounds = if is_slow && connections > MANY { FEW_ROUNDS } else { ROUNDS };
+    let base = parts().swap_remove(0);
+    let mut rows = [(base.0, base.3), (name, part)].map(|(name, part)| Row {
+        name,
+        bench: 0,
+        part,
+        samples: Vec::new(),
+    });
+    for _ in 0..rounds {
+        rows.iter_mut().for_each(|row| row.samples.push(bench.nanoseconds(row.part)));
+    }
+    report(connections, &mut rows);
 }
 
 /// Whether the row is for any number of connections.
@@ -195,7 +226,9 @@ fn parts() -> Vec<(String, Variant, Memory, Part)> {
     ] {
         parts.push((name.to_owned(), direct, Memory::OnDemand, Part::Captured(watcher)));
     }
-    parts.push(("DR, expiry".to_owned(), direct, Memory::OnDemand, Part::Expiry));
+    for (name, part) in [("DR, expiry", Part::Expiry), ("DR, expiry, longest pause", Part::ExpiryPause)] {
+        parts.push((name.to_owned(), direct, Memory::OnDemand, part));
+    }
     parts
 }
 
@@ -264,6 +297,7 @@ impl Bench {
             Part::First => self.repeated(Part::First),
             Part::FirstBeside => self.first_beside(),
             Part::Expiry => self.repeated(Part::Expiry),
+            Part::ExpiryPause => return self.expiry_pause(),
         };
         let sent = self.worker.port.sent() - sent;
         // With tunnels, two fragments may leave as one packet.
@@ -415,6 +449,21 @@ impl Bench {
         (times * u64::from(self.connections), nanoseconds)
     }
 
+    /// The longest call that ends connections, in nanoseconds, while all end; then they begin again.
+    fn expiry_pause(&mut self) -> f64 {
+        self.worker.clock.advance(AGES);
+        let Worker { pipeline, snapshot, clock, .. } = &mut self.worker;
+        let (snapshot, mut longest, mut timers) = (snapshot.load_full(), 0.0_f64, Timers::Behind);
+        while timers == Timers::Behind {
+            longest = longest.max(timed(|| timers = pipeline.flows.expire(&snapshot, clock.now())));
+            pipeline.flows.quiescent();
+        }
+        pipeline.flows.quiescent();
+        self.worker.port.offer(Side::First, Order::Turns, self.connections, self.connections.into());
+        rig::forward(&mut self.worker);
+        longest
+    }
+
     /// [`Part::First`] by two workers, each on its own thread, until each has made that many.
     fn first_beside(&mut self) -> (u64, f64) {
         let half = self.connections / 2;
@@ -493,11 +542,15 @@ fn resident_bytes() -> usize {
 
 /// Prints medians, their ratio to the first row's, and the range of the samples.
 fn report(connections: u32, rows: &mut [Row]) {
-    println!("\n{connections} connections{:23}    ns   × base   middle half of {ROUNDS} rounds", "");
+    println!(
+        "\n{connections} connections{:23}    ns   × base   middle half of {} rounds",
+        "",
+        rows[0].samples.len()
+    );
     let mut base = None;
     for row in rows {
         row.samples.sort_by(f64::total_cmp);
-        let at = |share: usize| row.samples[share * (ROUNDS - 1) / 4];
+        let at = |share: usize| row.samples[share * (row.samples.len() - 1) / 4];
         let base = *base.get_or_insert(at(2));
         println!("  {:32} {:7.1}  {:7.2}   {:.1} to {:.1}", row.name, at(2), at(2) / base, at(1), at(3));
     }
