@@ -84,7 +84,7 @@ hundred_million() {
     while [[ -e /proc/$pid ]]; do sleep 0.01; done
     timed start_large
     echo "  kill -9, start: ready after $milliseconds ms; $(in_table) connections"
-    timed round_trip 1
+    timed round_trip 1 >/dev/null
     echo "  the first new connection after that: $milliseconds ms"
     timed start_large --take-over
     echo "  take-over: $milliseconds ms; $(in_table) connections;$(grep -o 'nobody forwarded.*' "$state/forwarder.log")"

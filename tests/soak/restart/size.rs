@@ -58,10 +58,11 @@ impl Size {
     }
 }
 
-/// Files below a folder.
+/// Files below a folder, without the counts of the last hour, which xvsd keeps from its second minute on.
 fn files(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries
+        .filter(|entry| entry.file_name() != "last_hour")
         .map(|entry| if entry.file_type().is_ok_and(|kind| kind.is_dir()) { files(&entry.path()) } else { 1 })
         .sum()
 }
