@@ -2,8 +2,9 @@
 //! and its parts alone.
 //!
 //! `cargo bench --bench pipeline [-- NAME [CONNECTIONS]]`, where NAME selects the rows that contain it, and with
-//! CONNECTIONS, a number, the row of this name and the base alone; `benches/README.md` explains the output. Every row of every table runs in each round, so a disturbance of the machine affects all alike; the
-//! figures are medians of this thread's CPU time. Not here: the kernel's share, which `scripts/bench` measures on veth.
+//! CONNECTIONS, a number, the row of this name and the base alone; `benches/README.md` explains the output. Every row
+//! of every table runs in each round, so a disturbance of the machine affects all alike; the figures are medians of
+//! this thread's CPU time. Not here: the kernel's share, which `scripts/bench` measures on veth.
 
 // Shared by the benches and the allocation test; neither uses all of it.
 #[allow(dead_code)]
