@@ -2,7 +2,7 @@
 #
 # hundred_million: rows of benches/pipeline.rs with as many connections, each in a process of its own. Then xvsd forwards
 # UDP by NAT, without the XDP program, and each of as many clients sends a packet. Its table is listed while a request at
-# a time passes; xvsd is killed, started, and taken over. Times are by the clock. Small pages, as files of /dev/shm have.
+# a time passes; xvsd is killed, started, and taken over. Times are by the clock.
 
 # Runs a command, and sets `milliseconds` to the time that it took.
 timed() {
@@ -43,13 +43,13 @@ list_all() {
 
 hundred_million() {
     local row milliseconds lines before quiet during listing
-    local -r count=$connections clients=198.51.104.1
+    local -r count=$connections
     for row in 'base and a lean table' 'DR' 'DR, small pages' 'NAT' 'DR, first packet' 'DR, expiry' \
         'DR, expiry, longest pause'; do
         cargo bench --quiet --bench pipeline -- "$row" "$count"
     done
 
-    local table_size=$((count + count / 10)) dest=$vip client=$clients start_patience=120
+    local table_size=$((count + count / 10)) dest=$vip client=198.51.104.1 start_patience=120
     wire_up
     on dr ip route add 198.51.104.0/21 via 198.51.100.10
     take_by rs1 lan far_end
