@@ -39,12 +39,12 @@ pub struct Worker<P> {
 }
 
 impl<P: Port> Worker<P> {
-    /// Runs until it is stopped and has processed what it had received. It is parked afterwards, and may run again,
-    /// also on another port.
+    /// Runs until it is stopped and has processed what it had received. It has left the table afterwards, and may run
+    /// again, also on another port.
     pub fn run(&mut self) {
-        self.pipeline.flows.table().unpark();
+        self.pipeline.flows.table().enter();
         self.work();
-        self.pipeline.flows.table().park();
+        self.pipeline.flows.table().leave();
     }
 
     fn work(&mut self) {

@@ -172,9 +172,14 @@ impl<D: Datapath> Control<D> {
         self.publication.publish();
     }
 
+    /// Whether connections may count towards the limits of their clients.
+    pub fn counts_clients(&self) -> bool {
+        self.publication.snapshot.clients.are_counted()
+    }
+
     /// Continues from the counts in these files, before any worker, and keeps the files up to date from now on. See
     /// [`Registry::resume`].
-    pub fn resume(&mut self, kept: Kept, found: Found, counts: &[Counts]) {
+    pub fn resume(&mut self, kept: Kept, found: Found, counts: Option<&[Counts]>) {
         self.registry.resume(kept, found, counts);
         self.steered.set_all_due();
     }
@@ -182,6 +187,11 @@ impl<D: Datapath> Control<D> {
     /// Saves what the registry keeps in files.
     pub fn save_numbers(&mut self) {
         self.registry.record_all();
+    }
+
+    /// Whether the last save has succeeded.
+    pub fn keeps_numbers(&self) -> bool {
+        self.registry.keep_failure().is_none()
     }
 
     /// Sets the settings of xvs.toml as they are at the start.

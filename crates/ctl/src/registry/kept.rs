@@ -15,7 +15,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::counters::StatsValues;
 use xvs_dataplane::snapshot::{Counts, Destination, DestinationId, DestinationLive, ServiceLive, Snapshot};
 use xvs_proto::Endpoint;
-use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
+use xvs_sched::{ForwardingMethod, Load, ServiceKey, Weight};
 
 use super::numbers::{NUMBERS, Placed, Record, Records};
 use super::{DestinationEntry, Registry, ServiceEntry, destination};
@@ -145,7 +145,10 @@ impl DestinationEntry {
     fn numbers(&self) -> [u64; NUMBERS] {
         let counted = self.estimator.since_zero(self.live.stats.sum());
         let overloaded = u64::from(self.live.is_overloaded());
-        numbers(counted, &[u64::from(self.last_weight.0), self.method_bits(), overloaded])
+        let Counts { load: Load { active, inactive }, templates } = self.live.counts();
+        let [active, inactive, templates] = [active, inactive, templates].map(u64::from);
+        let weight = self.last_weight.0.into();
+        numbers(counted, &[weight, self.method_bits(), overloaded, active, inactive, templates])
     }
 
     fn method_bits(&self) -> u64 {
@@ -191,15 +194,19 @@ impl Registry {
     }
 
     /// Continues from the counts in the files, and keeps the files up to date from now on. `counts` are the connections
-    /// of each destination, by number. Called after [`Self::return_to`], before there are workers.
-    pub fn resume(&mut self, mut kept: Kept, found: Found, counts: &[Counts]) {
+    /// of each destination, by number; `None`: those in the files. Called after [`Self::return_to`], before there are
+    /// workers.
+    pub fn resume(&mut self, mut kept: Kept, found: Found, counts: Option<&[Counts]>) {
         let records = found.destinations.iter();
         let numbers: HashMap<_, _> =
             records.map(|(number, record)| (DestinationId(*number), record.numbers)).collect();
         let live = self.services.values_mut().flat_map(|entry| &mut entry.destinations);
         for dest in live.chain(self.trash.values_mut().map(|trashed| &mut trashed.dest)) {
             let Some(&numbers) = numbers.get(&dest.id) else { continue };
-            let counts = counts.get(dest.id.0 as usize).copied().unwrap_or_default();
+            let counts = match counts {
+                Some(counts) => counts.get(dest.id.0 as usize).copied().unwrap_or_default(),
+                None => connections(numbers),
+            };
             let counted = counted(numbers);
             dest.live.resume(counts, numbers[OVERLOADED_AT] != 0, counted);
             dest.estimator = Estimator::resumed(counted);
@@ -307,6 +314,8 @@ const BEFORE_TIME: Duration = Duration::from_secs(120);
 const WEIGHT_AT: usize = 5;
 const METHODS_AT: usize = 6;
 const OVERLOADED_AT: usize = 7;
+/// Active and inactive connections, then templates.
+const CONNECTIONS_AT: usize = 8;
 /// The same of a service.
 const PLACE_AT: usize = 5;
 
@@ -324,6 +333,12 @@ fn numbers(counted: StatsValues, rest: &[u64]) -> [u64; NUMBERS] {
     all[..5].copy_from_slice(&[connections, in_packets, out_packets, in_bytes, out_bytes]);
     all[5..][..rest.len()].copy_from_slice(rest);
     all
+}
+
+/// The connections of a destination.
+fn connections(numbers: [u64; NUMBERS]) -> Counts {
+    let [active, inactive, templates] = std::array::from_fn(|at| numbers[CONNECTIONS_AT + at] as u32);
+    Counts { load: Load { active, inactive }, templates }
 }
 
 fn counted(numbers: [u64; NUMBERS]) -> StatsValues {

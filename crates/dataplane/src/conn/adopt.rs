@@ -4,7 +4,8 @@
 //! that identify a connection or that it needs later. Each entry is checked; index, free list, counts and timers are
 //! built anew. An entry that is incomplete, impossible or of an unknown destination is discarded. A table of another
 //! version or size, or from before the machine's last start, is refused as a whole. Runs once, before there are
-//! workers. Cost: three passes over the entries. Not here: the names and permissions of these files.
+//! workers. Cost: three passes over the entries. A process that ends in order [leaves](Table::leave) the table so that
+//! no pass is necessary. Not here: the names and permissions of these files.
 //!
 //! Before the take-over the table is a [`FormerTable`], which has no handles: nothing in this process can insert into
 //! it, remove from it or walk it while another process may still use it, or before its free list is built anew.
@@ -16,7 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use std::{array, io, mem, thread};
+use std::{array, io, thread};
 
 use xvs_proto::HashSecret;
 
@@ -47,15 +48,23 @@ pub struct TableFiles {
 #[derive(Debug)]
 pub struct FormerTable(Table);
 
-/// The result of [`FormerTable::survey`].
+/// What a table has.
 #[derive(Debug)]
 pub struct Survey {
     /// The number of connections and templates.
     pub live: usize,
     expected: u32,
     extent: u32,
-    /// The free entries below `extent`.
-    free: Vec<u32>,
+    free: FreeEntries,
+}
+
+/// The free entries below the extent.
+#[derive(Debug)]
+enum FreeEntries {
+    /// A walk has found them.
+    Found(Vec<u32>),
+    /// They are in the free list, but for those of this [`Stock`].
+    Listed([u32; 2]),
 }
 
 /// Why a table is not taken over.
@@ -94,6 +103,26 @@ impl Table {
         let parts = Parts::of(&config)?;
         let [mapping, extensions] = map(files, &config, &parts)?;
         Ok(Arc::new(Self::fresh(config, &parts, mapping, &extensions, secret, boot)))
+    }
+
+    /// Puts the free entries in order for another process, and notes the rest of what a [survey](FormerTable::survey)
+    /// would find. Only while no thread uses the table.
+    pub fn leave(&self, now: Millis) {
+        let header = &self.slab.header[0];
+        let mut stock = Stock::default();
+        for handle in 0..self.stocks.len() {
+            if let Some(left) = self.left_stock(handle).take() {
+                stock.give_all(&self.slab, left);
+            }
+        }
+        for (word, part) in header.left_free.iter().zip(stock.parts()) {
+            word.store(part, Ordering::Relaxed);
+        }
+        header.left_live.store(self.live() as u64, Ordering::Relaxed);
+        header.left_expected.store(self.expected.load(Relaxed), Ordering::Relaxed);
+        header.left.store(now.0, Ordering::Release);
+        // This process may use the table again.
+        *self.left_stock(0) = Some(stock);
     }
 
     /// A connection that was [surveyed](FormerTable::survey). Only for use before any handle of a worker is taken.
@@ -137,7 +166,7 @@ impl FormerTable {
     /// nothing. `each` sees each connection and template; `progress` is called repeatedly.
     pub fn survey(&self, mut each: impl FnMut(&Connection<'_>), progress: impl Fn()) -> Survey {
         let extent = self.extent_of_files();
-        let mut survey = Survey { extent, live: 0, expected: 0, free: Vec::new() };
+        let (mut live, mut expected, mut free) = (0, 0, Vec::new());
         for index in 0..extent {
             if index % SHARE == 0 {
                 progress();
@@ -145,14 +174,28 @@ impl FormerTable {
             let record = self.0.slab.record(index);
             if record.entry.life().is_live() {
                 let connection = Connection { id: ConnId(index), record, offloaded: &self.0.offloaded };
-                survey.live += 1;
-                survey.expected += u32::from(connection.flags().contains(Flags::NO_CLIENT_PORT));
+                live += 1;
+                expected += u32::from(connection.flags().contains(Flags::NO_CLIENT_PORT));
                 each(&connection);
             } else {
-                survey.free.push(index);
+                free.push(index);
             }
         }
-        survey
+        Survey { live, expected, extent, free: FreeEntries::Found(free) }
+    }
+
+    /// What the process that has used the table has [left](Table::leave) at this time or later, so that no walk is
+    /// necessary; `None`: nothing.
+    pub fn left_since(&self, since: Millis) -> Option<Survey> {
+        let header = &self.0.slab.header[0];
+        // Acquire: a reader that sees the time sees the rest.
+        let left = header.left.load(Ordering::Acquire);
+        (left != 0 && Millis(left) >= since).then(|| Survey {
+            live: header.left_live.load(Ordering::Relaxed) as usize,
+            expected: header.left_expected.load(Ordering::Relaxed),
+            extent: self.extent_of_files(),
+            free: FreeEntries::Listed(header.left_free.each_ref().map(|word| word.load(Ordering::Relaxed))),
+        })
     }
 
     /// Takes over the table of a process that does not use it any more.
@@ -162,23 +205,25 @@ impl FormerTable {
         let extent = survey.extent;
         // Relaxed: no other thread uses the table yet.
         header.extent.store(extent, Ordering::Relaxed);
-        header.free.store(0, Ordering::Relaxed);
+        header.left.store(0, Ordering::Relaxed);
         expected.store(survey.expected, Relaxed);
-        // No handle keeps a stock: all free entries are in the list that is built here.
-        for state in free_handles {
-            if let Some(state) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner) {
-                state.stock = Stock::default();
+        let stock = match &survey.free {
+            FreeEntries::Listed(parts) => Stock::of(*parts),
+            FreeEntries::Found(free) => {
+                header.free.store(0, Ordering::Relaxed);
+                let mut stock = Stock::default();
+                free.iter().for_each(|index| stock.give(slab, *index));
+                stock
             }
-        }
-        let mut stock = Stock::default();
-        survey.free.iter().for_each(|index| stock.give(slab, *index));
+        };
+        // The first handle gets what is not in the list, and gives a surplus to the others.
+        (0..free_handles.len()).for_each(|handle| _ = self.0.left_stock(handle).take());
+        *self.0.left_stock(0) = Some(stock);
         for (worker, state) in free_handles.iter().take(config.workers).enumerate() {
             if let Some(state) = &mut *state.lock().unwrap_or_else(PoisonError::into_inner) {
                 let [first, end] = [worker, worker + 1]
                     .map(|worker| (u64::from(extent) * worker as u64 / config.workers as u64) as u32);
                 state.unlinked = first..end;
-                // The first handle gets all of them, and gives the surplus to the others.
-                state.stock = mem::take(&mut stock);
             }
         }
         counts[0].inserted.store(survey.live as u64, Relaxed);

@@ -8,6 +8,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
+use std::mem;
 use std::sync::atomic::AtomicU64 as Statistic;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, PoisonError};
@@ -25,7 +26,7 @@ use super::keys::Keys;
 use super::log::Ending;
 use super::lookup::Sought;
 use super::offloaded::{Packets, Reading, Settled, State, Then, has_become_inactive};
-use super::slab::STRANDED_MAX;
+use super::slab::{STRANDED_MAX, Stock};
 use super::table::{HandleCounts, HandleState, Table};
 use super::timer_link::bring_forward;
 use super::wheel::{Link, Wheel};
@@ -146,7 +147,7 @@ impl TableWorker {
         let reply = new.reply_flow();
         let keys = Keys::of(request, new.kind(), reply, new.local.is_some(), &table.secret);
         keys.prefetch_reply(&table.buckets);
-        let Some(index) = handle.state.stock.take(&table.slab) else {
+        let Some(index) = handle.stock.take(&table.slab) else {
             add(&handle.counts().full, 1);
             return Inserted::Full;
         };
@@ -218,7 +219,7 @@ impl TableWorker {
     /// capacity by this reserve for each handle, so it costs no capacity. If a worker makes no progress, the reserve
     /// runs out and insertions are refused until it does.
     pub fn is_short(&self) -> bool {
-        self.handle.table.slab.is_exhausted() && self.handle.state.stock.spare() < STRANDED_MAX
+        self.handle.table.slab.is_exhausted() && self.handle.stock.spare() < STRANDED_MAX
     }
 
     /// The connections whose slots the keys of `new` need; none if both keys have room.
@@ -337,10 +338,20 @@ impl TableWorker {
         self.handle.unpark();
     }
 
+    /// As [`park`](Self::park); in addition another process may take the table over, if all handles have left it.
+    pub fn leave(&mut self) {
+        self.handle.leave();
+    }
+
+    /// Must be called after [`leave`](Self::leave) before any other operation.
+    pub fn enter(&mut self) {
+        self.handle.enter();
+    }
+
     /// The number of entries that this worker has removed and that are not free yet. A worker with such entries should
     /// not sleep for long: meanwhile the table is smaller by this number.
     pub fn in_limbo(&self) -> u32 {
-        self.handle.state.stock.in_limbo()
+        self.handle.stock.in_limbo()
     }
 }
 
@@ -412,6 +423,7 @@ pub(crate) struct TableHandle {
     pub(super) table: Arc<Table>,
     number: usize,
     pub(super) state: HandleState,
+    stock: Stock,
     pub(super) parked: bool,
     /// The time of the burst or walk, for the log of connections.
     pub(super) now: Millis,
@@ -428,6 +440,7 @@ impl TableHandle {
             table: Arc::clone(table),
             number,
             state,
+            stock: table.left_stock(number).take().unwrap_or_default(),
             parked: false,
             now: Millis(0),
             one_thread: PhantomData,
@@ -549,34 +562,54 @@ impl TableHandle {
         let last = Life(entry.life.swap(Life::removed(0).0, Ordering::Release));
         let generation = entry.generation.load(Ordering::Relaxed).wrapping_add(1);
         entry.generation.store(generation, Ordering::Release);
-        self.state.stock.retire(&table.slab, index);
+        self.stock.retire(&table.slab, index);
         last
     }
 
     pub(super) fn quiescent(&mut self, batches: u32) {
         let Table { slab, quiescence, .. } = &*self.table;
-        self.state.stock.close(quiescence);
+        self.stock.close(quiescence);
         quiescence.quiescent(self.number);
-        self.state.stock.collect(slab, quiescence, batches);
+        self.stock.collect(slab, quiescence, batches);
     }
 
     pub(super) fn park(&mut self) {
         self.parked = true;
-        self.state.stock.close(&self.table.quiescence);
+        self.stock.close(&self.table.quiescence);
         self.table.quiescence.park(self.number);
-        self.state.stock.collect(&self.table.slab, &self.table.quiescence, BATCHES_A_BURST);
+        self.stock.collect(&self.table.slab, &self.table.quiescence, BATCHES_A_BURST);
     }
 
     pub(super) fn unpark(&mut self) {
         self.table.quiescence.unpark(self.number);
         self.parked = false;
     }
+
+    pub(super) fn leave(&mut self) {
+        self.park();
+        // A handle that has left already has none.
+        self.table.left_stock(self.number).get_or_insert_with(|| mem::take(&mut self.stock));
+    }
+
+    pub(super) fn enter(&mut self) {
+        // Another process may have been about to get it.
+        if let Some(stock) = self.table.left_stock(self.number).take() {
+            self.stock = stock;
+        }
+        self.unpark();
+    }
+
+    /// The number of entries that it has removed and that are not free yet, also after [`leave`](Self::leave).
+    pub(super) fn in_limbo(&self) -> u32 {
+        let left = self.table.left_stock(self.number);
+        left.as_ref().map_or_else(|| self.stock.in_limbo(), Stock::in_limbo)
+    }
 }
 
 impl Drop for TableHandle {
     fn drop(&mut self) {
-        self.park();
-        let state = std::mem::take(&mut self.state);
+        self.leave();
+        let state = mem::take(&mut self.state);
         *self.table.free_handles[self.number].lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
     }
 }

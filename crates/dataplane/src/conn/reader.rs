@@ -29,7 +29,7 @@ pub struct TableReader {
 
 impl TableReader {
     pub(super) fn new(mut handle: TableHandle) -> Self {
-        handle.park();
+        handle.leave();
         Self { handle }
     }
 
@@ -62,7 +62,7 @@ impl TableReader {
         places: impl Iterator<Item = u32>,
         mut visit: impl FnMut(&mut Self, ConnId),
     ) {
-        self.handle.unpark();
+        self.handle.enter();
         let walk = Parked(self);
         for index in places {
             if walk.0.handle.table.slab.entry(index).life().is_live() {
@@ -77,7 +77,7 @@ impl TableReader {
         all: impl Iterator<Item = (ConnId, u32, T)>,
         mut view: impl FnMut(Connection<'_>, T),
     ) {
-        self.handle.unpark();
+        self.handle.enter();
         let walk = Parked(self);
         for (id, generation, with) in all {
             let connection = walk.0.connection(id);
@@ -89,7 +89,7 @@ impl TableReader {
 
     /// A copy of the connection or template that a look-up finds, with its controller. Costs what the look-up costs.
     pub(crate) fn copy(&mut self, sought: &Sought, call_ids: &CallIds) -> Option<Copied> {
-        self.handle.unpark();
+        self.handle.enter();
         let walk = Parked(self);
         let handle = &walk.0.handle;
         let hash = sought.flow().hash(&handle.table.secret);
@@ -106,7 +106,7 @@ impl TableReader {
         flow: &FlowKey,
         view: impl FnOnce(&TableHandle, Connection<'_>, Direction) -> T,
     ) -> Option<T> {
-        self.handle.unpark();
+        self.handle.enter();
         let walk = Parked(self);
         let handle = &walk.0.handle;
         let (id, direction) = handle.find(flow, handle.hash(flow))?;
@@ -130,7 +130,7 @@ impl TableReader {
 
     /// The number of entries that this reader has removed and that are not free yet. The next walk frees them.
     pub fn in_limbo(&self) -> u32 {
-        self.handle.state.stock.in_limbo()
+        self.handle.in_limbo()
     }
 }
 
@@ -149,6 +149,6 @@ struct Parked<'a>(&'a mut TableReader);
 impl Drop for Parked<'_> {
     fn drop(&mut self) {
         self.0.handle.quiescent(u32::MAX);
-        self.0.handle.park();
+        self.0.handle.leave();
     }
 }

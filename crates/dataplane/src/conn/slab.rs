@@ -155,6 +155,27 @@ impl Stock {
         self.share(slab, 1);
     }
 
+    /// Takes all entries of the stock of a handle that no thread uses, also those in limbo: no other thread uses the
+    /// table.
+    pub(super) fn give_all(&mut self, slab: &Slab, mut stock: Self) {
+        for chain in [&mut stock.free, &mut stock.open, &mut stock.closed] {
+            while let Some(index) = chain.pop(slab) {
+                self.give(slab, index);
+            }
+        }
+        stock.fresh.for_each(|index| self.give(slab, index));
+    }
+
+    /// Its number of entries, and the first one's index plus one, if it was given all of them. [`Self::of`] has them
+    /// again.
+    pub(super) fn parts(&self) -> [u32; 2] {
+        [self.free.len, self.free.head]
+    }
+
+    pub(super) fn of([len, head]: [u32; 2]) -> Self {
+        Self { free: Chain { head, tail: 0, len }, ..Self::default() }
+    }
+
     /// Closes the chain of retired entries, unless the last closed one still waits. Must be called before the handle's
     /// quiescent point, so that this quiescent point counts.
     pub(super) fn close(&mut self, quiescence: &Quiescence) {

@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64 as Statistic};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crossbeam::utils::CachePadded;
 use xvs_proto::HashSecret;
@@ -108,6 +108,8 @@ pub struct Table {
     /// The state of each handle while the handle is not taken: workers first, then readers. Locked only to take or to
     /// return a handle.
     pub(super) free_handles: Box<[Mutex<Option<HandleState>>]>,
+    /// The unused entries of each handle while no thread uses it. Locked only when one begins or ends to use it.
+    pub(super) stocks: Box<[Mutex<Option<Stock>>]>,
 }
 
 /// Counts of one handle, whose owner is the only writer. They order no other memory.
@@ -121,7 +123,6 @@ pub(super) struct HandleCounts {
 /// The part of a handle that lasts when its owner changes.
 #[derive(Debug, Default)]
 pub(super) struct HandleState {
-    pub(super) stock: Stock,
     pub(super) wheel: Wheel,
     /// The entries, by index, that the worker has yet to link in its wheel because it has taken the table over.
     pub(super) unlinked: Range<u32>,
@@ -294,6 +295,7 @@ impl Table {
             offloaded: OnceLock::new(),
             log: OnceLock::new(),
             free_handles: free_handles.collect(),
+            stocks: (0..handles).map(|_| Mutex::default()).collect(),
             mapping,
         }
     }
@@ -354,6 +356,11 @@ impl Table {
     /// The number of entries: the indices of connections are below it.
     pub fn entries(&self) -> usize {
         self.slab.entries.len()
+    }
+
+    /// The unused entries of a handle that no thread uses.
+    pub(super) fn left_stock(&self, handle: usize) -> MutexGuard<'_, Option<Stock>> {
+        self.stocks[handle].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[inline]

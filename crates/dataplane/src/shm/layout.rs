@@ -43,6 +43,15 @@ pub(crate) struct Header {
     pub(crate) capacity: AtomicU64,
     /// The start of the machine that the times in the table count from.
     pub(crate) boot: [AtomicU64; 2],
+    /// When a process last left the table to another one with the free list and the next words in order, in
+    /// milliseconds of the clock; 0: never, or it has changed since.
+    pub(crate) left: AtomicU64,
+    /// Then: the number of connections and templates.
+    pub(crate) left_live: AtomicU64,
+    /// Then: the number of expected connections.
+    pub(crate) left_expected: AtomicU32,
+    /// Then: the number of free entries that are in no batch, and the first one's index plus one.
+    pub(crate) left_free: [AtomicU32; 2],
 }
 
 /// Slots that refer to entries (`conn/buckets.rs`).

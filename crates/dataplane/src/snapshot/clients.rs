@@ -107,6 +107,11 @@ impl Clients {
         self.sets.get_or_init(|| (0..sets).map(|_| Set::default()).collect());
     }
 
+    /// Whether a connection may be counted: a service has or had limits.
+    pub fn are_counted(&self) -> bool {
+        self.sets.get().is_some()
+    }
+
     /// A table with the same contents that changes independently.
     pub(crate) fn separate_copy(&self) -> Self {
         let sets = self

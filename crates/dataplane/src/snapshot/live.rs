@@ -127,6 +127,13 @@ impl DestinationLive {
         self.stats.resume(counted);
     }
 
+    /// Its connections by the states that the table has, which [`Self::resume`] takes: without what the XDP program
+    /// has moved. Those of bursts that have not ended may be missing.
+    pub fn counts(&self) -> Counts {
+        let (active, inactive) = self.load.counts(0);
+        Counts { load: Load { active, inactive }, templates: self.templates() }
+    }
+
     /// A copy that counts independently.
     pub(super) fn separate_copy(&self) -> Self {
         Self {

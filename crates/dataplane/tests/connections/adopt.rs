@@ -49,6 +49,12 @@ fn files(contents: [&[u8]; 2]) -> TableFiles {
     TableFiles { connections: memory(contents[0], connections), extensions: memory(contents[1], extensions) }
 }
 
+/// Empty files of a table of this size.
+fn files_of(config: &TableConfig) -> TableFiles {
+    let [connections, extensions] = config.file_bytes().unwrap().map(|length| memory(&[], length));
+    TableFiles { connections, extensions }
+}
+
 fn table(files: &TableFiles) -> Arc<Table> {
     Table::create_in(files, CONFIG, HashSecret([5, 6, 7]), BOOT).unwrap()
 }
@@ -311,6 +317,84 @@ fn a_table_is_taken_over_with_another_number_of_workers() {
         }
     }
     assert_eq!(table.live(), 0);
+}
+
+const TWO_WORKERS: TableConfig = TableConfig { capacity: 4096, workers: 2, ..CONFIG };
+
+/// Inserts connections until there is no room for any worker. Returns their number.
+fn fill(workers: &mut [TableWorker; 2]) -> usize {
+    let [mut inserted, mut refused] = [0; 2];
+    for (number, port) in (1000..).enumerate() {
+        let new = connection(port, ForwardingMethod::DirectRouting);
+        match workers[number % 2].insert(&new) {
+            Inserted::New(_) => (inserted, refused) = (inserted + 1, 0),
+            Inserted::Full => refused += 1,
+            other => panic!("{new:?}: {other:?}"),
+        }
+        // Some keys find no room in their buckets.
+        if refused == 100 {
+            break;
+        }
+        workers.iter_mut().for_each(TableWorker::quiescent);
+    }
+    inserted
+}
+
+/// A table whose workers and readers have inserted and removed connections, and have left it, with the connections.
+fn left_by_all(shared: &TableFiles) -> (Arc<Table>, [TableWorker; 2], Vec<NewConnection>) {
+    let table = Table::create_in(shared, TWO_WORKERS, HashSecret([5, 6, 7]), BOOT).unwrap();
+    let mut workers = [0, 1].map(|number| table.handle(number).unwrap());
+    let mut reader = table.reader().unwrap();
+    let all: Vec<_> = (0..500).map(|port| connection(port, METHODS[usize::from(port) % 3])).collect();
+    let ids: Vec<_> = (0..).zip(&all).map(|(number, new)| insert(&mut workers[number % 2], new)).collect();
+    workers.iter_mut().for_each(TableWorker::quiescent);
+    for (number, id) in ids.into_iter().enumerate().filter(|(number, _)| number % 5 > 2) {
+        assert!(matches!(workers[number % 2].remove(id), Removal::Done(_)));
+        // Those after it stay in limbo.
+        if number == 300 {
+            workers.iter_mut().for_each(TableWorker::quiescent);
+        }
+    }
+    reader.visit(0..u32::MAX, |reader, id| {
+        if reader.connection(id).client().port % 5 > 0 {
+            assert!(matches!(reader.remove(id), Removal::Done(_)));
+        }
+    });
+    assert!(workers[0].in_limbo() > 0 && workers[1].in_limbo() > 0 && reader.in_limbo() > 0);
+    workers.iter_mut().for_each(TableWorker::leave);
+    (table, workers, all.into_iter().step_by(5).collect())
+}
+
+#[test]
+fn a_table_that_was_left_in_order_is_taken_over_as_after_a_walk() {
+    let shared = files_of(&TWO_WORKERS);
+    let (old, workers, connections) = left_by_all(&shared);
+    old.leave(NOW);
+    drop((workers, old));
+    let left = FormerTable::map(&shared, TWO_WORKERS, BOOT).unwrap();
+    assert!(left.left_since(NOW + TIMER_TICK).is_none(), "this was left before");
+    let survey = left.left_since(NOW).unwrap();
+    assert_eq!(survey.live, connections.len());
+    let entries = left.entries();
+    let table = left.take_over(&survey);
+    let mut workers = [0, 1].map(|number| table.handle(number).unwrap());
+    // No entry is lost, none is used twice.
+    assert_eq!(fill(&mut workers), entries - connections.len());
+    assert!(connections.iter().all(|new| is_found(&workers[0], new)));
+    assert_eq!(table.live(), entries);
+    drop(workers);
+    let taken = FormerTable::map(&shared, TWO_WORKERS, BOOT).unwrap();
+    assert!(taken.left_since(Millis(1)).is_none(), "it has changed since");
+}
+
+#[test]
+fn a_process_whose_table_nobody_took_over_goes_on_using_it() {
+    let shared = files_of(&TWO_WORKERS);
+    let (table, mut workers, connections) = left_by_all(&shared);
+    table.leave(NOW);
+    workers.iter_mut().for_each(TableWorker::enter);
+    assert_eq!(fill(&mut workers), table.entries() - connections.len());
+    assert!(connections.iter().all(|new| is_found(&workers[0], new)));
 }
 
 proptest::proptest! {

@@ -72,6 +72,8 @@ impl ControlThread {
         // They have their own reasons to end connections; while these are held, they do not.
         let mut quiet = None;
         let mut stage = Stage::Preparing;
+        // Whether the successor need not read the connection table.
+        let mut is_left = false;
         let mut until = Instant::now() + PREPARATION;
         let process = Process::open(successor);
         // What does not change until the pause needs no time in it.
@@ -87,12 +89,23 @@ impl ControlThread {
                     // The successor has the whole hold until its own programs are in force.
                     self.beat();
                     self.control.datapath().daemons.may_send(false);
+                    // Otherwise the successor reads it: clients' connections are counted nowhere else.
+                    is_left = !self.control.counts_clients() && self.control.keeps_numbers();
+                    if is_left {
+                        shared.table().leave(shared.now());
+                    }
                     (stage, until) = (Stage::Paused, Instant::now() + STEP);
                     let _ = reply.send(Ok(()));
                     // Read after the next step, while the successor waits for the kernel.
                     self.control.save_numbers();
                 }
                 Ok((TakeOverStep::TakeTable, reply)) if stage == Stage::Paused => {
+                    if is_left && !self.control.keeps_numbers() {
+                        // The successor would begin with the counts of connections from before.
+                        let why = "the numbers of connections cannot be saved";
+                        let _ = reply.send(Err(CommandError::failed(why)));
+                        break why;
+                    }
                     (stage, until) = (Stage::Taken, Instant::now() + STEP);
                     let _ = reply.send(Ok(()));
                 }

@@ -39,10 +39,10 @@ impl ControlThread {
         }
         let workers = &mut self.control.datapath().workers;
         let former = workers.former_records();
-        let table = table.pause(take_over.as_mut())?;
-
         let hold = start.hold.clone();
         let clock = start.clock.clone();
+        let table = table.pause(take_over.as_mut(), clock.now())?;
+
         let SystemDatapath { workers, steering, .. } = self.control.datapath();
         let (ports, table, former) = match &take_over {
             // All this at the time in which the kernel frees the queues.

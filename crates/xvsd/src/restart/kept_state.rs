@@ -198,7 +198,11 @@ pub(crate) struct PreparedTable {
 }
 
 /// A table that no process uses.
-pub(crate) struct PausedTable(PreparedTable);
+pub(crate) struct PausedTable {
+    prepared: PreparedTable,
+    /// When it may still have been in use.
+    since: Millis,
+}
 
 /// A table that no process uses, after it was read.
 pub(crate) struct SurveyedTable {
@@ -206,8 +210,8 @@ pub(crate) struct SurveyedTable {
     /// `None`: it is new.
     survey: Option<Survey>,
     numbers: Option<Numbers>,
-    /// The connections of each destination, by number.
-    counts: Vec<Counts>,
+    /// The connections of each destination, by number; `None`: the process that hands over leaves them.
+    counts: Option<Vec<Counts>>,
     /// The connections that the limits of their clients count.
     limited: Vec<ConnId>,
 }
@@ -233,7 +237,7 @@ impl PreparedTable {
     ///
     /// # Errors
     /// It does not answer, has given up, or does not hand the table over.
-    pub(crate) fn pause(self, from: Option<&mut TakeOver>) -> Result<PausedTable, DaemonError> {
+    pub(crate) fn pause(self, from: Option<&mut TakeOver>, now: Millis) -> Result<PausedTable, DaemonError> {
         match (&self.source, from) {
             (_, Some(from)) => from.pause()?,
             (Origin::HandedOver(_), None) => {
@@ -241,14 +245,26 @@ impl PreparedTable {
             }
             (Origin::New(_) | Origin::Killed(_), None) => {}
         }
-        Ok(PausedTable(self))
+        Ok(PausedTable { prepared: self, since: now })
     }
 }
 
 impl PausedTable {
-    /// Reads the table, and repairs what a dead process has left in it. `progress` is called repeatedly.
+    /// Reads the table, unless the process that hands over has left it in order, and repairs what a dead process has
+    /// left in it. `progress` is called repeatedly.
     pub(crate) fn survey(self, now: Millis, progress: impl Fn() + Sync) -> SurveyedTable {
-        let Self(PreparedTable { mut source, numbers }) = self;
+        let Self { prepared: PreparedTable { mut source, numbers }, since } = self;
+        if let Origin::HandedOver(table) = &source
+            && let Some(survey) = table.left_since(since)
+        {
+            return SurveyedTable {
+                source,
+                survey: Some(survey),
+                numbers,
+                counts: None,
+                limited: Vec::new(),
+            };
+        }
         let known: BTreeSet<u32> = numbers.iter().flat_map(|numbers| numbers.found.numbers()).collect();
         if let Origin::Killed(table) = &mut source {
             let discarded = table.repair(
@@ -276,7 +292,7 @@ impl PausedTable {
                 progress,
             )),
         };
-        SurveyedTable { source, survey, numbers, counts, limited }
+        SurveyedTable { source, survey, numbers, counts: Some(counts), limited }
     }
 }
 
@@ -307,7 +323,7 @@ impl SurveyedTable {
                 let read = kept.read_numbers(&mut found);
                 read.map_err(|error| StateDirectoryError::System { path, error })?;
             }
-            control.resume(kept, found, &counts);
+            control.resume(kept, found, counts.as_deref());
         }
         for connection in limited.into_iter().map(|id| table.surveyed(id)) {
             if !control.resume_client(&connection) {
@@ -348,6 +364,7 @@ mod tests {
     use rustix::fs::{MemfdFlags, memfd_create};
     use xvs_ctl::in_memory::MemoryDatapath;
     use xvs_dataplane::conn::{Inserted, NewConnection};
+    use xvs_dataplane::snapshot::Activity;
     use xvs_dataplane::snapshot::clients::ClientSettings;
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
@@ -355,7 +372,7 @@ mod tests {
     use xvs_model::protocol::request::ControlRequest;
     use xvs_model::report::setting::Source;
     use xvs_proto::{Endpoint, HashSecret, Protocol};
-    use xvs_sched::ForwardingMethod;
+    use xvs_sched::{ForwardingMethod, Load};
 
     use crate::restart::kept_state::*;
 
@@ -381,13 +398,59 @@ mod tests {
         Ok(kept.warnings)
     }
 
-    #[test]
-    fn after_a_restart_connections_whose_clients_found_no_place_count_for_no_limit() {
-        let mut control = Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default());
+    fn empty_control() -> Control<MemoryDatapath> {
+        Control::new(MemoryDatapath::default(), 1, Ipvs::default(), Feedback::default())
+    }
+
+    /// A control plane that has a service with one real server.
+    fn control() -> Control<MemoryDatapath> {
+        let mut control = empty_control();
         let rules = "-A -t 192.0.2.1:80 -s rr\n-a -t 192.0.2.1:80 -r 192.0.2.11:80 -m\n";
         let rules = read_rules(rules, &SystemResolver::default()).unwrap();
         let commands = rules.into_iter().map(|rule| rule.command).collect();
         control.handle(&ControlRequest::Restore(commands), Millis(0)).unwrap();
+        control
+    }
+
+    /// An empty file.
+    fn file() -> File {
+        File::from(memfd_create("numbers", MemfdFlags::CLOEXEC).unwrap())
+    }
+
+    #[test]
+    fn a_successor_begins_with_the_counts_that_a_table_was_left_with_and_does_not_walk_it() {
+        let [destinations, services] = [file(), file()];
+        let kept = || Kept::open(destinations.try_clone().unwrap(), services.try_clone().unwrap()).unwrap();
+        let live = |control: &Control<MemoryDatapath>| {
+            control.published().load().destinations.find(DestinationId(0)).unwrap().live.clone()
+        };
+        let mut former = control();
+        let (new, found) = kept();
+        former.resume(new, found, None);
+        for (activity, number) in [(Activity::Active, 3), (Activity::Inactive, 2), (Activity::Template, 1)] {
+            (0..number).for_each(|_| live(&former).increment(activity));
+        }
+        former.save_numbers();
+        let counted = Counts { load: Load { active: 3, inactive: 2 }, templates: 1 };
+        for (since, counts) in [(Millis(5), counted), (Millis(6), Counts::default())] {
+            let mut successor = empty_control();
+            let (kept, found) = kept();
+            successor.return_to(&found, Millis(0));
+            // None of the counted ones is in it, so a walk finds none.
+            let table =
+                Table::create(TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand }).unwrap();
+            table.leave(Millis(5));
+            let source = Origin::HandedOver(FormerTable::left(table).unwrap());
+            let numbers = Some(Numbers { kept, found, path: PathBuf::new() });
+            let paused = PausedTable { prepared: PreparedTable { source, numbers }, since };
+            paused.survey(Millis(6), || {}).own(None, &mut successor).unwrap();
+            assert_eq!(live(&successor).counts(), counts, "{since:?}");
+        }
+    }
+
+    #[test]
+    fn after_a_restart_connections_whose_clients_found_no_place_count_for_no_limit() {
+        let mut control = control();
         control.set_clients(ClientSettings { clients: 8, ..ClientSettings::default() }, HashSecret([1; 3]));
         let config = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
         let table = Table::create(config).unwrap();
@@ -414,11 +477,11 @@ mod tests {
             assert!(matches!(worker.insert(&connection(client, dest_ref)), Inserted::New(_)));
         }
         drop(worker);
-        let file = || File::from(memfd_create("numbers", MemfdFlags::CLOEXEC).unwrap());
         let source = Origin::HandedOver(FormerTable::left(table).unwrap());
         let (kept, found) = Kept::open(file(), file()).unwrap();
         let numbers = Some(Numbers { kept, found, path: PathBuf::new() });
-        let surveyed = PausedTable(PreparedTable { source, numbers }).survey(Millis(0), || {});
+        let paused = PausedTable { prepared: PreparedTable { source, numbers }, since: Millis(0) };
+        let surveyed = paused.survey(Millis(0), || {});
         let table = surveyed.own(None, &mut control).unwrap();
         let mut limited = Vec::new();
         let each = |connection: Connection<'_>| limited.push(connection.flags().is_limited());
