@@ -361,7 +361,7 @@ pub(crate) struct Loop {
     templates: [Vec<u8>; 5],
     side: Side,
     /// The flow whose last fragment is still to come.
-    begun: Option<u32>,
+    pub(crate) begun: Option<u32>,
     order: Order,
     /// The number of the first flow, from which the others are counted.
     pub(crate) first: u32,

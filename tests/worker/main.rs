@@ -7,3 +7,5 @@ mod rig;
 
 mod allocation;
 mod load;
+#[cfg(target_arch = "x86_64")]
+mod shared_lines;
