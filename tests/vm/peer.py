@@ -16,6 +16,8 @@ peer.py download HOST PORT END receives that stream until the file END exists; p
                                and the longest time without any
 peer.py announce FROM GROUP COUNT SEED  sends COUNT messages of synchronization, many of them damaged, to port 8848 of a
                                multicast group, as the director with the address FROM; equal seeds send the same
+peer.py fragment NUMBER HOST PORT FROM...  sends from each address the fragment 0 or 1 of a datagram of UDP to an echo;
+                               with 0, prints how many datagrams have come back, which is in half a minute at most
 peer.py send FILE HOST PORT    sends a file to a mirror; prints the address and whether the file has come back whole
 """
 
@@ -202,6 +204,30 @@ def steady(host, port, count, end):
     print(f"{lost} of {count} connections lost, {sent - back} of {sent} datagrams, pause {longest * 1000:.0f} ms", flush=True)
 
 
+def fragment(number, host, port, sources):
+    """Sends one of the two fragments of each datagram."""
+    chosen, back = selectors.DefaultSelector(), 0
+    raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    # No checksum (RFC 768), so that the fragments need not know each other's content.
+    content = struct.pack("!HHHH", 4000, port, 8 + 1600, 0) + bytes(1600)
+    for source in sources:
+        if number == 0:
+            answer = socket.socket(type=socket.SOCK_DGRAM)
+            answer.bind((source, 4000))
+            chosen.register(answer, selectors.EVENT_READ)
+        part, place = (content[:1400], 0x2000) if number == 0 else (content[1400:], 1400 // 8)
+        addresses = socket.inet_aton(source) + socket.inet_aton(host)
+        head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(part), 4711, place, 64, socket.IPPROTO_UDP, 0)
+        raw.sendto(head + addresses + part, (host, 0))
+    until = time.monotonic() + 30
+    while chosen.get_map() and (left := until - time.monotonic()) > 0:
+        for key, _ in chosen.select(left):
+            key.fileobj.recv(100)
+            chosen.unregister(key.fileobj)
+            back += 1
+    print(back, flush=True)
+
+
 def numbers(port):
     """Sends consecutive numbers of eight bytes."""
 
@@ -310,6 +336,8 @@ elif command == "download":
     download(*words)
 elif command == "latency":
     latency(words[0], int(words[1]), int(words[2]))
+elif command == "fragment":
+    fragment(int(words[0]), words[1], int(words[2]), words[3:])
 elif command == "announce":
     announce(words[0], words[1], int(words[2]), int(words[3]))
 else:
