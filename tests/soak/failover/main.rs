@@ -27,7 +27,7 @@ use xvs::keepalived::{self, Keepalived};
 use xvs::{Cluster, Director, Host};
 
 use connections::{Client, METHODS, Servers};
-use pair::{ADDRESSES, CLIENT, PATIENCE, await_table, line, plug_in, prepared, started};
+use pair::{ADDRESSES, CLIENT, PATIENCE, USUAL, await_table, line, plug_in, prepared, started};
 
 /// The group of the daemons.
 const GROUP: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 81);
@@ -45,15 +45,15 @@ fn main() -> ExitCode {
 }
 
 fn run(count: usize, table: usize) -> bool {
-    let cluster = prepared("conn_table_size = 2097152\n");
+    let cluster = prepared(USUAL, "conn_table_size = 2097152\n");
     let servers = REAL_SERVERS.map(|host| Servers::start(&cluster, host));
-    let first = started(&cluster, Host::Director);
+    let first = started(&cluster, Host::Director, USUAL);
     keepalived::await_addresses(&cluster, Host::Director, &ADDRESSES);
     if table > 0 {
         pair::fill(&cluster, table);
     }
     println!("first director: {}", line(&first.0, "table"));
-    let second = started(&cluster, Host::Backup);
+    let second = started(&cluster, Host::Backup, USUAL);
     let is_joined = await_table(&second.0);
 
     let client = Client::start(&cluster, count);
@@ -146,7 +146,7 @@ impl Soak<'_> {
     /// The first director starts, fetches the table, and gets the addresses.
     fn come_back(&mut self) {
         plug_in(self.cluster, true);
-        self.first = Some(started(self.cluster, Host::Director));
+        self.first = Some(started(self.cluster, Host::Director, USUAL));
         if let Some((director, _)) = &self.first {
             self.is_joined &= await_table(director);
         }

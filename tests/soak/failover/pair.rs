@@ -1,4 +1,4 @@
-//! A pair of directors with synchronization daemons and real keepalived, for the suites `failover` and `mixed`.
+//! A pair of directors with synchronization daemons and real keepalived, for the suites `failover`, `mixed` and `sync`.
 
 use std::fs::{self, Permissions};
 use std::net::{Ipv4Addr, UdpSocket};
@@ -22,9 +22,21 @@ pub(crate) const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 254);
 /// How long a table may take, and how long connections may take to recover: longer than their own patience.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How the directors of a pair send their messages.
+#[derive(Clone, Copy)]
+pub(crate) struct Messages {
+    /// Whether they have a key.
+    pub(crate) are_signed: bool,
+    /// Whether they go to the other director alone, instead of a group.
+    pub(crate) are_unicast: bool,
+}
+
+/// Those of the suites that do not compare them.
+pub(crate) const USUAL: Messages = Messages { are_signed: true, are_unicast: false };
+
 /// A cluster in which the client reaches the VIP by the segment of the directors, and their files; `more` is added to
 /// each xvs.toml.
-pub(crate) fn prepared(more: &str) -> Cluster {
+pub(crate) fn prepared(messages: Messages, more: &str) -> Cluster {
     let cluster = Cluster::up(Layout::default());
     cluster.add_backup();
     // It has the VIP and suppresses ARP for it, so direct routing needs no more.
@@ -39,7 +51,11 @@ pub(crate) fn prepared(more: &str) -> Cluster {
         let file = |ending: &str| cluster.state().join(format!("{}{ending}", host.name()));
         fs::write(file(".key"), "5e".repeat(32)).expect("the cluster's folder takes a new file");
         fs::set_permissions(file(".key"), Permissions::from_mode(0o600)).expect("the file is there");
-        let text = format!("interfaces = [\"lan\"]\nworkers = 1\nsync_key_file = {:?}\n{more}", file(".key"));
+        let key = match messages.are_signed {
+            true => format!("sync_key_file = {:?}\n", file(".key")),
+            false => String::new(),
+        };
+        let text = format!("interfaces = [\"lan\"]\nworkers = 1\n{key}{more}");
         fs::write(config(&cluster, host), text).expect("the cluster's folder takes a new file");
         let conf = keepalived::vrrp_instance(host, &ADDRESSES, "");
         fs::write(keepalived::conf(&cluster, host), conf).expect("the cluster's folder takes a new file");
@@ -48,7 +64,7 @@ pub(crate) fn prepared(more: &str) -> Cluster {
 }
 
 /// Starts xvsd and keepalived.
-pub(crate) fn started(cluster: &Cluster, host: Host) -> (Director<'_>, Keepalived) {
+pub(crate) fn started(cluster: &Cluster, host: Host, messages: Messages) -> (Director<'_>, Keepalived) {
     let director = Director::start_on(cluster, host, &["--config", &config(cluster, host)]);
     // It has restored its journal, if it had one.
     if director.adm("-L -n").lines().count() <= 3 {
@@ -61,8 +77,10 @@ pub(crate) fn started(cluster: &Cluster, host: Host) -> (Director<'_>, Keepalive
             }
         }
         fill::add_fill_service(&director);
+        let other = if host == Host::Director { "192.0.2.2" } else { "192.0.2.1" };
+        let peers = if messages.are_unicast { format!("--sync-peers {other}") } else { String::new() };
         for role in ["master", "backup"] {
-            director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7"));
+            director.adm(&format!("--start-daemon {role} --mcast-interface lan --syncid 7 {peers}"));
         }
     }
     (director, Keepalived::start(cluster, host))

@@ -38,7 +38,7 @@ use xvs::{Cluster, Director, Host, Method};
 
 use connections::{Client, METHODS, Servers};
 use forge::{Forge, Kind, SOURCES, mac};
-use pair::{ADDRESSES, CLIENT, PATIENCE, await_table, config, plug_in, prepared, started};
+use pair::{ADDRESSES, CLIENT, PATIENCE, USUAL, await_table, config, plug_in, prepared, started};
 use size::Size;
 
 /// Packets a second of a flood, how long one lasts, and how long none follows.
@@ -79,7 +79,7 @@ fn main() -> ExitCode {
 }
 
 fn run(program: &[u8], time: Duration, count: usize) -> bool {
-    let cluster = prepared(MORE);
+    let cluster = prepared(USUAL, MORE);
     // Answers to forged packets go to the client, which drops them. Real servers drop those that reach them with their
     // source.
     for host in DIRECTORS {
@@ -89,11 +89,11 @@ fn run(program: &[u8], time: Duration, count: usize) -> bool {
         succeed(cluster.command(server, "nft").arg(forge::dropped(fill::PORT)));
     }
     let servers = REAL_SERVERS.map(|host| Servers::start(&cluster, host));
-    let first = started(&cluster, Host::Director);
+    let first = started(&cluster, Host::Director, USUAL);
     add_others(&first.0);
     keepalived::await_addresses(&cluster, Host::Director, &ADDRESSES);
     pair::fill(&cluster, FILLED);
-    let second = started(&cluster, Host::Backup);
+    let second = started(&cluster, Host::Backup, USUAL);
     add_others(&second.0);
     let is_joined = await_table(&second.0);
 
@@ -294,7 +294,7 @@ impl Soak<'_> {
         self.halves[0].keepalived = None;
         thread::sleep(AWAY);
         plug_in(self.cluster, true);
-        let (director, keepalived) = started(self.cluster, Host::Director);
+        let (director, keepalived) = started(self.cluster, Host::Director, USUAL);
         self.good &= await_table(&director);
         self.halves[0].directors.push(director);
         self.halves[0].keepalived = Some(keepalived);
