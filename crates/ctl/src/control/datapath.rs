@@ -23,7 +23,7 @@ use xvs_sched::ServiceKey;
 pub struct SyncSockets {
     /// The number of UDP ports, from the daemon's first on.
     pub ports: u16,
-    /// The size of socket buffers; 0: the system's default.
+    /// The size of socket buffers; 0: the default.
     pub buffer_bytes: u32,
 }
 
