@@ -29,7 +29,7 @@ fn every_server_answers_the_client_at_its_own_address() {
 
 #[test]
 fn sinks_and_echoes_report_the_bytes_and_the_server() {
-    let cluster = Cluster::up(Layout { queues: 2, wan: Wan::Macvlan });
+    let cluster = Cluster::up(Layout { queues: 2, wan: Wan::Macvlan, ..Layout::default() });
     let address = real_server(1);
     let _sink = Sink::start(&cluster, Host::RealServer(1), 9000);
     let _echo = Echo::start(&cluster, Host::RealServer(1), SocketAddrV4::new(address, 5300));

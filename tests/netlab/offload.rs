@@ -204,7 +204,7 @@ fn files_arrive_whole_from_servers_of_the_other_family_with_and_without_offload(
 
 #[test]
 fn in_generic_mode_requests_are_offloaded_although_their_interface_takes_no_replies() {
-    let cluster = Cluster::up(Layout { wan: Wan::Macvlan, queues: 2 });
+    let cluster = Cluster::up(Layout { wan: Wan::Macvlan, queues: 2, ..Layout::default() });
     set_gro(&cluster, ENDS[1], "on");
     arrive_whole_and_are_counted(&cluster, Method::Nat, VIP.into(), V4);
 }

@@ -78,18 +78,20 @@ pub enum Wan {
     Macvlan,
 }
 
-/// The director's side of a cluster.
+/// The director's side of a cluster, and the number of real servers.
 #[derive(Clone, Copy, Debug)]
 pub struct Layout {
     /// RX and TX queues of each of the director's interfaces.
     pub queues: u8,
     /// The interface towards the client.
     pub wan: Wan,
+    /// Real servers, up to 4.
+    pub servers: u8,
 }
 
 impl Default for Layout {
     fn default() -> Self {
-        Self { queues: 1, wan: Wan::Veth }
+        Self { queues: 1, wan: Wan::Veth, servers: 2 }
     }
 }
 
@@ -103,7 +105,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Makes a cluster: one client, the director, two real servers with nginx.
+    /// Makes a cluster: one client, the director, real servers with nginx.
     ///
     /// # Panics
     ///
@@ -114,6 +116,7 @@ impl Cluster {
         let name = format!("xvs-t{}-{}", process::id(), MADE.fetch_add(1, Ordering::Relaxed));
         let mut command = netlab("up", &name);
         command.args(["--owner", &process::id().to_string(), "--queues", &layout.queues.to_string()]);
+        command.args(["--servers", &layout.servers.to_string()]);
         if matches!(layout.wan, Wan::Macvlan) {
             command.arg("--generic");
         }
@@ -131,7 +134,7 @@ impl Cluster {
         succeed(&mut netlab("backup", &self.name));
     }
 
-    /// Makes from 2 to 4 directors that are one-armed behind a router of their own.
+    /// Makes from 2 to 5 directors that are one-armed behind a router of their own.
     ///
     /// # Panics
     ///

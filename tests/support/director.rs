@@ -81,6 +81,15 @@ impl<'a> Director<'a> {
         Self::launch(cluster, host, arguments, &[]).ready()
     }
 
+    /// The same, with these variables, as `NAME=VALUE`, in its environment.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::start`].
+    pub fn start_in(cluster: &'a Cluster, host: Host, arguments: &[&str], variables: &[&str]) -> Self {
+        Self::launch(cluster, host, arguments, variables).ready()
+    }
+
     /// The same as [`Self::start_with`] with one worker, and with this variable, as `NAME=VALUE`, in its environment.
     ///
     /// # Panics
@@ -164,7 +173,20 @@ impl<'a> Director<'a> {
     /// # Errors
     /// As [`Self::take_over`].
     pub fn take_over_on(cluster: &'a Cluster, host: Host, arguments: &[&str]) -> Result<Self, String> {
-        Self::launch(cluster, host, &[&["--take-over"], arguments].concat(), &[]).succeeded()
+        Self::take_over_in(cluster, host, arguments, &[])
+    }
+
+    /// The same, with these variables, as `NAME=VALUE`, in its environment.
+    ///
+    /// # Errors
+    /// As [`Self::take_over`].
+    pub fn take_over_in(
+        cluster: &'a Cluster,
+        host: Host,
+        arguments: &[&str],
+        variables: &[&str],
+    ) -> Result<Self, String> {
+        Self::launch(cluster, host, &[&["--take-over"], arguments].concat(), variables).succeeded()
     }
 
     fn succeeded(mut self) -> Result<Self, String> {

@@ -16,13 +16,26 @@ use crate::director::{Director, program};
 use crate::wait;
 
 /// The directors of a fleet, by their numbers from 1.
-pub const FLEET: [Host; 4] = [Host::Director, Host::Backup, Host::Further(3), Host::Further(4)];
+pub const FLEET: [Host; 5] =
+    [Host::Director, Host::Backup, Host::Further(3), Host::Further(4), Host::Further(5)];
 
 /// The router and the files of the directors.
 pub struct Fleet<'a> {
     cluster: &'a Cluster,
+    directors: usize,
     bfd_multiplier: u8,
     _router: Program,
+}
+
+/// What a director has beside the files of the example.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct More<'a> {
+    /// Keys of xvs.toml.
+    pub keys: &'a str,
+    /// Sections of xvs.toml.
+    pub sections: &'a str,
+    /// Variables, as `NAME=VALUE`, of the environment of xvsd.
+    pub variables: &'a [&'a str],
 }
 
 /// A director of a fleet; all its programs are killed when it is dropped.
@@ -31,6 +44,8 @@ pub struct Member<'a> {
     number: usize,
     /// Its xvsd.
     pub director: Director<'a>,
+    arguments: [String; 2],
+    variables: Vec<String>,
     bird: Program,
     announce: Program,
 }
@@ -63,14 +78,15 @@ impl<'a> Fleet<'a> {
             apply(*host, "director.sysctl.conf");
             // The script would make a dummy, which not each kernel has.
             cluster.ip(*host, "link add fleet type bridge");
-            for addr in
-                [VIP.to_string()].into_iter().chain((1..=4).map(|number| format!("203.0.113.{number}")))
+            for addr in [VIP.to_string()]
+                .into_iter()
+                .chain((1..=directors.max(4)).map(|number| format!("203.0.113.{number}")))
             {
                 cluster.ip(*host, &format!("address add {addr}/32 dev lo"));
             }
         }
         let conf = file("bird-router.conf", Host::Router);
-        Self { cluster, bfd_multiplier, _router: bird(cluster, Host::Router, &conf) }
+        Self { cluster, directors, bfd_multiplier, _router: bird(cluster, Host::Router, &conf) }
     }
 
     /// Starts a director, by its number from 1, with these rules, and with BIRD and `xvs-announce`.
@@ -79,6 +95,15 @@ impl<'a> Fleet<'a> {
     ///
     /// If one of the programs fails.
     pub fn member(&'a self, number: usize, rules: &str) -> Member<'a> {
+        self.member_with(number, rules, More::default())
+    }
+
+    /// The same, with more than the files of the example.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::member`].
+    pub fn member_with(&'a self, number: usize, rules: &str, more: More<'_>) -> Member<'a> {
         let (cluster, host) = (self.cluster, FLEET[number - 1]);
         let state = |name: &str| cluster.state().join(format!("{}-{name}", host.name()));
         let write = |name: &str, text: &str| {
@@ -91,12 +116,20 @@ impl<'a> Fleet<'a> {
         let rules = write("rules", &rules.replace(&format!("{own} --standby"), &own));
         let key = write("sync.key", &"5e".repeat(32));
         let config = example("xvs.toml").replace("/etc/xvs/rules", &rules).replace("/etc/xvs/sync.key", &key);
-        let config = write("xvs.toml", &format!("workers = 1\n{config}"));
+        let config = write("xvs.toml", &format!("workers = 1\n{}{config}{}", more.keys, more.sections));
         let conf = with_bfd(&example("bird-director.conf"), self.bfd_multiplier)
             .replace("router id 192.0.2.1;", &format!("router id 192.0.2.{number};"))
             .replace("OWN = [ 203.0.113.1/32 ]", &format!("OWN = [ {own}/32 ]"));
+        // Of the fifth director, which the example does not have.
+        let fourth = "    route 203.0.113.4/32 via \"fleet\";\n";
+        assert!(conf.contains(fourth), "the example has four directors");
+        let fifth = fourth.replace(".4/", ".5/");
+        let conf = if self.directors > 4 { conf.replace(fourth, &[fourth, &fifth].concat()) } else { conf };
         let conf = write("bird.conf", &conf);
-        let director = Director::start_on(cluster, host, &["--config", &config]);
+        let arguments = ["--config".to_owned(), config];
+        let director =
+            Director::start_in(cluster, host, &arguments.each_ref().map(String::as_str), more.variables);
+        let variables = more.variables.iter().map(|one| (*one).to_owned()).collect();
         // As after a start of the machine.
         cluster.ip(host, "link set fleet down");
         let bird = bird(cluster, host, &conf);
@@ -105,7 +138,7 @@ impl<'a> Fleet<'a> {
         let folder = programs.parent().expect("a program is in a folder").display();
         let line = format!("PATH={folder}:$PATH exec {}", script.display());
         let announce = Program::start(cluster, host, "announce", &line);
-        Member { fleet: self, number, director, bird, announce }
+        Member { fleet: self, number, director, arguments, variables, bird, announce }
     }
 
     /// The directors, by their numbers, that the router sends clients' packets to now, in order.
@@ -124,7 +157,36 @@ impl<'a> Fleet<'a> {
     }
 }
 
-impl Member<'_> {
+impl<'a> Member<'a> {
+    /// Starts xvsd again after its death. Returns the former one, which is to be kept: if it was a successor, its drop
+    /// would end the new one.
+    ///
+    /// # Panics
+    ///
+    /// As [`Director::start_on`].
+    pub fn start_director(&mut self) -> Director<'a> {
+        let variables: Vec<&str> = self.variables.iter().map(String::as_str).collect();
+        let arguments = self.arguments.each_ref().map(String::as_str);
+        let new = Director::start_in(self.fleet.cluster, self.host(), &arguments, &variables);
+        std::mem::replace(&mut self.director, new)
+    }
+
+    /// Lets a successor take over from xvsd. Returns the former one, which is to be kept as well.
+    ///
+    /// # Errors
+    /// The log of a successor that has failed.
+    pub fn take_over(&mut self) -> Result<Director<'a>, String> {
+        let variables: Vec<&str> = self.variables.iter().map(String::as_str).collect();
+        let arguments = self.arguments.each_ref().map(String::as_str);
+        let new = Director::take_over_in(self.fleet.cluster, self.host(), &arguments, &variables)?;
+        Ok(std::mem::replace(&mut self.director, new))
+    }
+
+    /// Sends `xvs-announce` a signal.
+    pub fn signal_announce(&self, signal: Signal) {
+        self.announce.signal(signal);
+    }
+
     fn host(&self) -> Host {
         FLEET[self.number - 1]
     }

@@ -2,7 +2,7 @@
 //!
 //! Used at the start of each test that forwards. Not here: what a method does to a packet.
 
-use crate::cluster::{Cluster, REAL_SERVERS, VIP, succeed};
+use crate::cluster::{Cluster, Host, REAL_SERVERS, VIP, succeed};
 use crate::director::program;
 
 /// Forwarding method of all destinations in a test.
@@ -52,13 +52,22 @@ impl Method {
     ///
     /// With the command's message if it fails.
     pub fn prepare(self, cluster: &Cluster) {
+        self.prepare_on(cluster, &REAL_SERVERS);
+    }
+
+    /// The same for these real servers.
+    ///
+    /// # Panics
+    ///
+    /// As [`Self::prepare`].
+    pub fn prepare_on(self, cluster: &Cluster, servers: &[Host]) {
         let method = match self {
             Self::Nat | Self::FullNat => return,
             Self::DirectRouting => "dr",
             Self::Tunnel | Self::Gre | Self::GreSummed | Self::Gue | Self::GueSummed => "tunnel",
         };
-        for server in REAL_SERVERS {
-            let mut command = cluster.command(server, program("xvs"));
+        for server in servers {
+            let mut command = cluster.command(*server, program("xvs"));
             succeed(
                 command
                     .args(["realserver", "up", "--vip", &VIP.to_string()])
