@@ -80,7 +80,7 @@ fn run(name: &str, scheduler: &str, is_synchronized: bool, count: usize) -> bool
         (1..=4).map(|number| Some(fleet.member(number, &rules))).collect();
     fleet.await_next_hops(&[1, 2, 3, 4]);
 
-    let client = Client::start(&cluster, count);
+    let client = Client::start(&cluster, count, None);
     let start = Instant::now();
     while client.tally().open != [count; METHODS.len()] && start.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(50));

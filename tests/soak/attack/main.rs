@@ -86,7 +86,7 @@ fn run(program: &[u8], count: usize, time: Duration) -> bool {
     }
     director.add_service(xvs::director::Protocol::Udp, UDP, Method::Nat);
 
-    let client = Client::start(&cluster, count);
+    let client = Client::start(&cluster, count, None);
     let soak = Soak { cluster: &cluster, director: &director, client: &client, time };
     println!("{count} lasting connections by each method, 50 new ones a second");
     let start = Instant::now();

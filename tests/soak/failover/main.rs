@@ -56,7 +56,7 @@ fn run(count: usize, table: usize) -> bool {
     let second = started(&cluster, Host::Backup, USUAL);
     let is_joined = await_table(&second.0);
 
-    let client = Client::start(&cluster, count);
+    let client = Client::start(&cluster, count, None);
     let mut soak = Soak { cluster: &cluster, first: Some(first), second, client, is_joined };
     soak.wait_until_open(count);
     println!("{:<28} {:>5} {:>7} {:>6} {:>8}", "phase", "lost", "refused", "new", "slowest");

@@ -97,7 +97,7 @@ fn run(program: &[u8], time: Duration, count: usize) -> bool {
     add_others(&second.0);
     let is_joined = await_table(&second.0);
 
-    let client = Client::start(&cluster, count);
+    let client = Client::start(&cluster, count, None);
     let halves = [first, second]
         .map(|(director, keepalived)| Half { directors: vec![director], keepalived: Some(keepalived) });
     let mut soak = Soak { cluster: &cluster, client, halves, good: is_joined };

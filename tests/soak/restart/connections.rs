@@ -1,5 +1,5 @@
-//! TCP connections of the suites `restart`, `failover`, `anycast` and `attack`: a client that keeps thousands of them
-//! busy, and their real servers.
+//! TCP connections of the suites `restart`, `failover`, `anycast`, `attack` and `fleet`: a client that keeps thousands
+//! of them busy, and their real servers.
 //!
 //! The client and each real server have a thread each, with epoll. A request is eight bytes: a seed and a length. The
 //! answer has this length; its bytes follow from the seed and continue from request to request, and the client checks
@@ -7,7 +7,7 @@
 //! others send short requests. A connection is lost when it is reset or closed, has wrong bytes, or makes no progress
 //! for 30 seconds. Not here: the phases (`main.rs`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -47,8 +47,8 @@ const PERIOD: usize = 65_521;
 pub(crate) struct Tally {
     /// Lasting connections that were open once, by method.
     pub(crate) open: [usize; METHODS.len()],
-    /// Why lasting connections were lost.
-    pub(crate) lost: Vec<(usize, String)>,
+    /// The lasting connections that were lost.
+    pub(crate) lost: Vec<Loss>,
     /// New connections that had their whole answer, by method.
     pub(crate) served: [usize; METHODS.len()],
     /// When new connections began, and how long the handshakes took that are complete.
@@ -64,16 +64,32 @@ pub(crate) struct Tally {
     pub(crate) answered: Instant,
 }
 
+/// A lasting connection that was lost.
+#[derive(Clone, Debug)]
+pub(crate) struct Loss {
+    pub(crate) method: usize,
+    pub(crate) why: String,
+    /// That of the client.
+    pub(crate) port: u16,
+    /// Its last progress.
+    pub(crate) progress: Instant,
+    pub(crate) at: Instant,
+}
+
 impl Tally {
     /// Prints a row for each method, which may have another name, and why connections were lost or refused.
     pub(crate) fn print(&self, names: [&str; METHODS.len()], servers: &[Servers]) {
         println!("\nmethod      open  lost  new  refused");
         for (at, name) in names.iter().enumerate() {
-            let of = |those: &[(usize, String)]| those.iter().filter(|(method, _)| *method == at).count();
-            let (lost, failed) = (of(&self.lost), of(&self.failed));
+            let lost = self.lost.iter().filter(|loss| loss.method == at).count();
+            let failed = self.failed.iter().filter(|(method, _)| *method == at).count();
             println!("{name:<8} {:>7} {lost:>5} {:>5} {failed:>8}", self.open[at], self.served[at]);
         }
-        for (method, why) in self.lost.iter().chain(&self.failed).take(20) {
+        for Loss { method, why, port, progress, at } in self.lost.iter().take(20) {
+            let silent = at.duration_since(*progress);
+            println!("{}, port {port}: {why}, {silent:.1?} after its last progress", names[*method]);
+        }
+        for (method, why) in self.failed.iter().take(20) {
             println!("{}: {why}", names[*method]);
         }
         let open = servers.iter().map(Servers::open).sum::<usize>();
@@ -89,8 +105,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Opens `count` lasting connections by each method and from then on 50 new ones a second.
-    pub(crate) fn start(cluster: &Cluster, count: usize) -> Self {
+    /// Opens `count` lasting connections by each method and from then on 50 new ones a second. A lasting connection
+    /// that is lost is replaced after this time, if there is one.
+    pub(crate) fn start(cluster: &Cluster, count: usize, replace: Option<Duration>) -> Self {
         let running = Arc::new(AtomicBool::new(true));
         let tally = Tally {
             open: [0; METHODS.len()],
@@ -109,7 +126,9 @@ impl Client {
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("a descriptor is left");
             let pattern = pattern();
             let (connections, next) = (HashMap::new(), 0);
-            Load { epoll, pattern, connections, next, tally: counts, begun: 0 }.run(&flag, count);
+            let due = VecDeque::new();
+            Load { epoll, pattern, connections, next, tally: counts, begun: 0, replace, due }
+                .run(&flag, count);
         });
         Self { tally, running, thread: Some(thread) }
     }
@@ -159,6 +178,9 @@ struct Load {
     tally: Arc<Mutex<Tally>>,
     /// Lasting connections that were begun.
     begun: usize,
+    /// After what time a lost one is replaced, and when those are due that will be, with their methods.
+    replace: Option<Duration>,
+    due: VecDeque<(Instant, usize)>,
 }
 
 impl Load {
@@ -183,6 +205,10 @@ impl Load {
                     self.open(self.begun % METHODS.len(), Some(request));
                     self.begun += 1;
                 }
+            }
+            while self.due.front().is_some_and(|(at, _)| *at < ticked) {
+                let (_, method) = self.due.pop_front().expect("it was looked at");
+                self.open(method, Some(KEEP_ALIVE));
             }
             while self.begun == count * METHODS.len() && new_at < ticked {
                 self.open(turn % METHODS.len(), None);
@@ -219,7 +245,11 @@ impl Load {
                 };
                 self.connections.insert(id, connection);
             }
-            Err(error) => self.ended(method, request.is_some(), format!("connect: {error}")),
+            Err(error) => {
+                let now = Instant::now();
+                let why = format!("connect: {error}");
+                self.ended(Loss { method, why, port: 0, progress: now, at: now }, request.is_some());
+            }
         }
     }
 
@@ -232,16 +262,14 @@ impl Load {
         tally.bytes += connection.got - before;
         let is_served =
             connection.request.is_none() && connection.asked > 0 && connection.got == connection.asked;
-        let (method, is_lasting) = (connection.method, connection.request.is_some());
         if is_served {
-            tally.served[method] += 1;
+            tally.served[connection.method] += 1;
         }
         drop(tally);
-        if is_served || result.is_err() {
-            self.connections.remove(&id);
-        }
         if let Err(why) = result {
-            self.ended(method, is_lasting, why);
+            self.fails(id, why);
+        } else if is_served {
+            self.connections.remove(&id);
         }
     }
 
@@ -266,16 +294,27 @@ impl Load {
             }
         }
         for (id, why) in failed {
-            if let Some(connection) = self.connections.remove(&id) {
-                self.ended(connection.method, connection.request.is_some(), why);
-            }
+            self.fails(id, why);
         }
         self.tally.lock().expect("no thread panics").answered = answered;
     }
 
-    fn ended(&self, method: usize, is_lasting: bool, why: String) {
+    fn fails(&mut self, id: u64, why: String) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        let Connection { method, progress_at: progress, .. } = connection;
+        let port = connection.stream.local_addr().map_or(0, |addr| addr.port());
+        let loss = Loss { method, why, port, progress, at: Instant::now() };
+        self.ended(loss, connection.request.is_some());
+    }
+
+    fn ended(&mut self, loss: Loss, is_lasting: bool) {
         let mut tally = self.tally.lock().expect("no thread panics");
-        if is_lasting { tally.lost.push((method, why)) } else { tally.failed.push((method, why)) }
+        if is_lasting {
+            self.due.extend(self.replace.map(|after| (loss.at + after, loss.method)));
+            tally.lost.push(loss);
+        } else {
+            tally.failed.push((loss.method, loss.why));
+        }
     }
 }
 

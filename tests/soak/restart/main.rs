@@ -67,7 +67,7 @@ fn run(count: usize, repeats: usize, table: usize, services: usize) -> bool {
     director.adm(&format!("-A {stream_service}"));
     director.adm(&format!("-a {stream_service} -r 192.0.2.11:{} -m", stream::PORT));
 
-    let client = Client::start(&cluster, count);
+    let client = Client::start(&cluster, count, None);
     let stream = Stream::start(&cluster);
     let mut soak = Soak { cluster: &cluster, directors: vec![director], client, stream, good: true };
     println!(
