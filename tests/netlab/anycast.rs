@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::Command;
 
+use rustix::process::Signal;
 use serde_json::Value;
 use xvs::clients::connect;
 use xvs::cluster::{VIP, real_server, succeed, virtual_endpoint};
@@ -141,6 +142,11 @@ fn a_director_is_announced_while_xvsd_serves_also_when_bird_is_restarted() {
     director.end_bird();
     fleet.await_next_hops(&[]);
     director.start_bird();
+    fleet.await_next_hops(&[1]);
+
+    director.director.signal(Signal::STOP);
+    fleet.await_next_hops(&[]);
+    director.director.signal(Signal::CONT);
     fleet.await_next_hops(&[1]);
 
     director.director.kill();
