@@ -18,7 +18,7 @@ use std::time::Duration;
 use xvs_dataplane::offload::{Offload, Settings};
 use xvs_dataplane::port::Port;
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::steering::{Steering, SteeringRules};
+use xvs_dataplane::steering::{MapSizes, Steering, SteeringRules};
 use xvs_dataplane::worker::Worker;
 use xvs_proto::ethernet;
 use xvs_sched::ForwardingMethod::{DirectRouting, Nat, Tunnel};
@@ -124,7 +124,9 @@ struct Loaded {
 impl Loaded {
     /// Begins the connections and offloads them.
     fn new(variant: Variant, connections: u32) -> Self {
-        let mut steering = Steering::load_for_offloaded_runs(RECORDS).expect("root may load programs");
+        let mut steering =
+            Steering::load_for_offloaded_runs(MapSizes { records: RECORDS, ..MapSizes::default() })
+                .expect("root may load programs");
         let servers = (0..rig::SERVERS).map(|number| (variant.protocol, variant.server(number, 0)));
         let rules = SteeringRules {
             services: [(variant.protocol, variant.flow_key(0).dest)].into(),

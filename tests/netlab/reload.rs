@@ -331,6 +331,42 @@ fn a_wrong_file_a_key_that_needs_a_restart_and_a_successor_that_fails_change_not
 }
 
 #[test]
+fn a_successor_steers_more_endpoints_than_its_predecessor_and_one_that_steers_too_few_changes_nothing() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
+    let most = |endpoints: u32| both(1, &format!("{HELD}steered_endpoints = {endpoints}\n"));
+    let file = File::new(&cluster, &most(1024));
+    let mut director = file.start(&cluster);
+    director.add_service(Protocol::Tcp, PORT, Method::Nat);
+    let stream = HalfUpload::begin(&cluster, PORT);
+
+    let rules: String = (1..=1100).map(|port| format!("-A -t {VIP}:{port} -s rr\n")).collect();
+    let refused = director.adm_reading("-R", &rules);
+    let error = String::from_utf8_lossy(&refused.stderr);
+    assert!(
+        error.contains(
+            "at most 1024 endpoints; raise `steered_endpoints` in xvs.toml, which `xvs reload` applies"
+        ),
+        "{error}"
+    );
+    assert_eq!(director.adm("-Sn").matches("-A ").count(), 1, "a refused restore changes nothing");
+
+    file.write(&most(2048));
+    assert_eq!(director.xvs("reload"), "steered_endpoints: 1024 -> 2048, by a successor\n");
+    director.is_taken_over();
+    let restored = director.adm_reading("-R", &rules);
+    assert!(restored.status.success(), "{restored:?}");
+    HalfUpload::begin(&cluster, PORT).finish();
+
+    file.write(&most(1024));
+    let error = refusal(&cluster);
+    assert!(error.contains("nothing has changed") && error.contains("at most 1024 endpoints"), "{error}");
+    assert_eq!(director.adm("-Sn").matches("-A ").count(), 1101);
+    stream.finish();
+    HalfUpload::begin(&cluster, PORT).finish();
+}
+
+#[test]
 fn a_successor_whose_metrics_address_is_in_use_forwards_and_says_so() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));

@@ -8,7 +8,7 @@ use xvs_cli::lab::Lab;
 use xvs_ctl::in_memory::Program;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::offload::{Ends, Offload, Settings};
-use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringRules};
+use xvs_dataplane::steering::{MapSizes, Steering, SteeringRules};
 
 /// The interface on which the kernel runs programs for tests: loopback.
 const LOOPBACK: u32 = 1;
@@ -48,7 +48,7 @@ pub fn last() -> Arc<Offload> {
 pub fn offloading(after: u32) -> Lab {
     let mut lab = Lab::new();
     let steering =
-        Steering::load_for_offloaded_runs(FEW_RECORDS).expect("the kernel takes the program of root");
+        Steering::load_for_offloaded_runs(MapSizes::default()).expect("the kernel takes the program of root");
     let made = lab.director.offload(|table| {
         let settings = Settings { after, records: RECORDS, ingress: Some(LOOPBACK) };
         let offload = steering.offload(table.entries(), settings)?;

@@ -12,6 +12,7 @@ use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::conn::log::ConnectionLog;
 use xvs_dataplane::offload::Settings;
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::steering::MapSizes;
 use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
 use xvs_ipvsadm::{SystemResolver, read_rules};
@@ -86,6 +87,10 @@ impl Config {
             if !range.contains(&value) {
                 return wrong(key, value.to_string(), why);
             }
+        }
+        if !MapSizes::ENDPOINTS.contains(&self.steered_endpoints) {
+            let why = "from 1024 to 16777216 endpoints";
+            return wrong("steered_endpoints", self.steered_endpoints.to_string(), why);
         }
         if self.socket.as_os_str().len() > SOCKET_MAX {
             return wrong("socket", format!("{:?}", self.socket), "a path of at most 103 bytes");
@@ -215,8 +220,19 @@ impl Config {
         (self.offload != OffloadMode::Off).then(|| Settings::records_beside(self.conn_table_size))
     }
 
-    /// Checks that a full table, the workers' packet memory, the records of offload and the rest of xvsd fit into the
-    /// limit of a control group. Reserved huge pages, of which `free_huge_bytes` are free, do not count for it; files
+    /// The longest request on the control socket: a restore of as many real servers as can be steered.
+    pub fn request_limit_bytes(&self) -> u32 {
+        self.steered_endpoints.saturating_mul(RULE_BYTES).max(64 << 20)
+    }
+
+    /// The sizes of the maps of the XDP program.
+    pub fn map_sizes(&self) -> MapSizes {
+        let records = self.records().unwrap_or(MapSizes::default().records);
+        MapSizes { records, endpoints: self.steered_endpoints }
+    }
+
+    /// Checks that a full table, the workers' packet memory, the records of offload, the maps of steering and the rest of
+    /// xvsd fit into the limit of a control group. Reserved huge pages, of which `free_huge_bytes` are free, do not count for it; files
     /// on a tmpfs cannot be in them.
     ///
     /// # Errors
@@ -236,7 +252,8 @@ impl Config {
         let of_records = self.records().map_or(0, |records| u64::from(records) * Settings::RECORD_BYTES);
         let is_logged = self.connection_log.settings().is_some();
         let of_log = if is_logged { ConnectionLog::full_bytes(table.capacity) as u64 } else { 0 };
-        let needed = of_table + packet_bytes + of_records + of_log + REST_BYTES;
+        let of_maps = self.map_sizes().bytes();
+        let needed = of_table + packet_bytes + of_records + of_log + of_maps + REST_BYTES;
         match needed <= limit.bytes {
             true => Ok(()),
             false => Err(ConfigError::TableOverLimit {
@@ -265,6 +282,9 @@ impl Config {
 
 /// The longest path of a control socket: what the system allows, less the ending `.new` with which it is made.
 const SOCKET_MAX: usize = 103;
+
+/// As many bytes as a rule of a real server has in a request, with all of its options.
+const RULE_BYTES: u32 = 256;
 
 /// Memory that xvsd has beside that of connections and packets, with few services.
 const REST_BYTES: u64 = 16 << 20;
@@ -441,6 +461,8 @@ file = "/etc/keepalived/keepalived.conf"
             let error = error_of(&format!("conn_table_size = {size}"));
             assert_eq!(error, format!("conn_table_size = {size}: from 1024 to 134217728 connections"));
         }
+        let error = error_of("steered_endpoints = 1023");
+        assert_eq!(error, "steered_endpoints = 1023: from 1024 to 16777216 endpoints");
         let error = error_of("sip_calls = 1000");
         assert_eq!(error, "sip_calls = 1000: from 1024 to 16777216 calls");
         assert!(error_of("receive_ring = 1000").contains("receive_ring = 1000"));
@@ -501,15 +523,15 @@ file = "/etc/keepalived/keepalived.conf"
         let limit = |mib: u64| CgroupLimit { bytes: mib << 20, file: "/sys/fs/cgroup/memory.max".into() };
         let packet_bytes = 2 * (19 << 20);
         let error = config.check_limit(&table, packet_bytes, 0, &limit(100)).unwrap_err().to_string();
-        let expected = "conn_table_size = 1048576: with a full table xvsd takes 287 MiB, and /sys/fs/cgroup/memory.max allows 100 MiB, \
+        let expected = "conn_table_size = 1048576: with a full table xvsd takes 295 MiB, and /sys/fs/cgroup/memory.max allows 100 MiB, \
                         so the kernel would kill it; raise the limit (MemoryMax= of the unit, --memory of the container) \
                         above that, or choose a smaller size";
         assert_eq!(error, expected);
-        assert!(config.check_limit(&table, packet_bytes, 0, &limit(288)).is_ok());
-        assert!(config.check_limit(&table, 4 * packet_bytes, 0, &limit(288)).is_err(), "with more workers");
+        assert!(config.check_limit(&table, packet_bytes, 0, &limit(296)).is_ok());
+        assert!(config.check_limit(&table, 4 * packet_bytes, 0, &limit(296)).is_err(), "with more workers");
         // 131,072 records of 384 bytes.
         let without_offload = Config { offload: OffloadMode::Off, ..config };
-        assert!(without_offload.check_limit(&table, packet_bytes, 0, &limit(240)).is_ok());
+        assert!(without_offload.check_limit(&table, packet_bytes, 0, &limit(248)).is_ok());
     }
 
     #[test]
@@ -520,12 +542,12 @@ file = "/etc/keepalived/keepalived.conf"
             let limit = CgroupLimit { bytes: limit_mib << 20, file: "/sys/fs/cgroup/memory.max".into() };
             config.check_limit(table, 2 * (19 << 20), free_huge_mib << 20, &limit).is_ok()
         };
-        // Packet memory of 38 MiB, records of 48, timers of 16, and 16 for the rest; the table itself takes 169.
-        assert!(fits(&config, &table, 170, 119));
-        assert!(!fits(&config, &table, 170, 117), "the other memory does not fit");
-        assert!(!fits(&config, &table, 168, 119), "too few are free");
-        assert!(!fits(&config, &TableConfig { memory: Memory::SmallPages, ..table }, 170, 119));
+        // Packet memory of 38 MiB, records of 48, timers of 16, maps of 8, and 16 for the rest; the table itself takes 169.
+        assert!(fits(&config, &table, 170, 127));
+        assert!(!fits(&config, &table, 170, 125), "the other memory does not fit");
+        assert!(!fits(&config, &table, 168, 127), "too few are free");
+        assert!(!fits(&config, &TableConfig { memory: Memory::SmallPages, ..table }, 170, 127));
         let in_files = Config { conn_table_size: table.capacity, ..Config::default() };
-        assert!(!fits(&in_files, &table, 170, 119));
+        assert!(!fits(&in_files, &table, 170, 127));
     }
 }

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use xvs_dataplane::steering::SteeringRules;
 use xvs_model::config::command::Command;
+use xvs_model::config::destination::Destination;
 use xvs_model::config::local_address::LocalAddress;
 use xvs_model::config::rule::Rule;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol, ftp};
@@ -162,6 +163,16 @@ pub(crate) fn of_commands(commands: &[Command]) -> BTreeSet<Item> {
         }
     }
     items
+}
+
+/// What the XDP program steers for these services and destinations, except for marks and local addresses.
+pub fn rules_of<'a>(services: impl Iterator<Item = (ServiceKey, &'a [Destination])>) -> SteeringRules {
+    let items = services.flat_map(|(key, destinations)| {
+        let reached =
+            destinations.iter().flat_map(move |one| of_destination(key, one.endpoint, one.options.method));
+        of_service(key).chain(reached)
+    });
+    rules_for(items, &[])
 }
 
 /// Adds the local addresses of a family, each with the range of its ports.

@@ -293,8 +293,6 @@ struct xvs_losses {
 /* The mark of packets that are redirected to a TAP. Other packets that the kernel sends by a TAP are discarded. */
 #define XVS_OWN_MARK 0x78767300
 
-#define XVS_MAX_ENDPOINTS (1 << 18)
-#define XVS_MAX_ADDRESSES (1 << 16)
 #define XVS_MAX_PREFIXES (1 << 14)
 #define XVS_MAX_TRANSLATED (1 << 11)
 /* The most endpoints of clients on this machine; beyond it, the least recently used ones are forgotten. */

@@ -10,10 +10,11 @@
 
 #include <bpf/bpf_helpers.h>
 
+/* xvsd sets the sizes of both maps, the same for both. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, XVS_MAX_ENDPOINTS);
+	__uint(max_entries, 1);
 	__type(key, struct xvs_endpoint);
 	__type(value, __u32);
 } endpoints SEC(".maps");
@@ -21,7 +22,7 @@ struct {
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, XVS_MAX_ADDRESSES);
+	__uint(max_entries, 1);
 	__type(key, struct xvs_address);
 	__type(value, __u32);
 } addresses SEC(".maps");

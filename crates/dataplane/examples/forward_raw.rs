@@ -18,7 +18,7 @@ use std::sync::Arc;
 use xvs_dataplane::port::Port;
 use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
 use xvs_dataplane::steering::reinject::Reinjector;
-use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringRules};
+use xvs_dataplane::steering::{MapSizes, Steering, SteeringRules};
 use xvs_proto::{MacAddr, ethernet};
 use xvs_xdp::polling::Poll;
 use xvs_xdp::{BURST, Queues, RingSizes, Sockets, WantedMode, precede_receive_threads};
@@ -30,7 +30,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let [first, second] = &arguments[..] else { return Err(USAGE.into()) };
     let ends = [End::parse(first)?, End::parse(second)?];
 
-    let mut steering = Steering::load(FEW_RECORDS)?;
+    let mut steering = Steering::load(MapSizes::default())?;
     let everything = ["0.0.0.0/0".parse()?, "::/0".parse()?].into();
     steering.update(&SteeringRules { wide: everything, ..Default::default() })?;
     let links = [

@@ -46,6 +46,8 @@ pub(super) struct Facts {
     pub no_daemon: String,
     /// The daemon's services, else those of the rules file.
     pub services: Vec<Service>,
+    /// The daemon's `steered_endpoints`; `None`: no daemon has said it.
+    pub steered_endpoints: Option<u32>,
     /// Virtual addresses from the command line, in addition to those of the services.
     pub addresses: Vec<IpAddr>,
     /// FULLNAT's local addresses.

@@ -139,6 +139,9 @@ fn read_daemon(facts: &mut Facts, daemon: &mut dyn Director) -> Result<(), Failu
     // Services and local addresses by one request: those of one moment.
     note_rules(facts, &state_of(question::rules().ask(daemon)?.rules)?);
     facts.daemon = Some(question::examine().ask(daemon)?);
+    let settings = question::settings().ask(daemon)?;
+    let steered = settings.iter().find(|setting| setting.key == "steered_endpoints");
+    facts.steered_endpoints = steered.and_then(|setting| setting.value.as_u64()?.try_into().ok());
     Ok(())
 }
 

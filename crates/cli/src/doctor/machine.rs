@@ -2,7 +2,9 @@
 
 use xvs_ctl::config::TableMemory;
 use xvs_ctl::placement::shares;
+use xvs_ctl::steering::rules_of;
 use xvs_dataplane::conn::TableConfig;
+use xvs_dataplane::steering::Counts;
 use xvs_host::memory::HugePages;
 use xvs_realserver::status::Status;
 use xvs_xdp::kernel::{lack, version};
@@ -144,6 +146,29 @@ pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
     vec![finding.seen(limit.file.display().to_string())]
 }
 
+/// Whether the XDP program can steer the packets of all services.
+pub(super) fn steering(facts: &Facts) -> Vec<Finding> {
+    let most = facts.steered_endpoints.unwrap_or(facts.config.steered_endpoints) as usize;
+    let services = facts.services.iter().map(|service| (service.key, &service.servers[..]));
+    let Counts { endpoints, addresses } = Counts::from(&rules_of(services));
+    let needed = endpoints.max(addresses);
+    let found = format!(
+        "the services need {endpoints} endpoints and {addresses} addresses of at most {most} (`steered_endpoints`)"
+    );
+    let finding = if needed > most {
+        let found =
+            format!("{found}; xvsd refuses the others: set `steered_endpoints = {}` in xvs.toml", 2 * needed);
+        Finding::fail("steering", "", found).mend("xvs reload")
+    } else if needed > most / 8 * 7 {
+        let found =
+            format!("{found}; before you add more, set `steered_endpoints = {}` in xvs.toml", 2 * needed);
+        Finding::warn("steering", "", found).mend("xvs reload")
+    } else {
+        Finding::ok("steering", "", found)
+    };
+    vec![finding]
+}
+
 /// Whether the kernel's own IPVS has services.
 pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
     let finding = match facts.kernel_services {
@@ -177,7 +202,11 @@ pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
 #[cfg(test)]
 mod tests {
     use xvs_host::memory::CgroupLimit;
+    use xvs_model::config::destination::{Destination, DestinationOptions};
+    use xvs_proto::Endpoint;
+    use xvs_sched::{ForwardingMethod, ServiceKey};
 
+    use crate::doctor::facts::Service;
     use crate::doctor::facts::tests::{facts, only};
     use crate::doctor::finding::Level;
     use crate::doctor::machine::*;
@@ -264,7 +293,7 @@ mod tests {
         facts.config.conn_table_memory = TableMemory::Resident;
         let found = only(memory_limit(&facts));
         assert_eq!(found.level, Level::Warn);
-        let wanted = "xvsd takes 260 MiB, and /sys/fs/cgroup/memory.max allows 128 MiB";
+        let wanted = "xvsd takes 268 MiB, and /sys/fs/cgroup/memory.max allows 128 MiB";
         assert!(found.found.contains(wanted), "{found}");
         facts.memory.huge_pages = HugePages { size_bytes: 2 << 20, total: 85, unclaimed: 85 };
         facts.config.state_directory = None;
@@ -277,6 +306,31 @@ mod tests {
         facts.memory.cgroup_limit =
             Some(CgroupLimit { bytes: 320 << 20, file: "/sys/fs/cgroup/memory.max".into() });
         assert_eq!(only(memory_limit(&facts)).level, Level::Ok);
+    }
+
+    #[test]
+    fn services_that_need_more_endpoints_than_are_steered_fail_with_the_setting_to_raise() {
+        let server = |number: u16| Destination {
+            endpoint: Endpoint::new([192, 0, (number / 256) as u8, number as u8], 80),
+            options: DestinationOptions { method: ForwardingMethod::Nat, ..DestinationOptions::default() },
+        };
+        let key = ServiceKey::tcp(Endpoint::new([198, 51, 100, 100], 80));
+        let service = Service { key, servers: (0..1000).map(server).collect() };
+        let mut facts = Facts { services: vec![service], ..facts() };
+        // Each real server, and the service.
+        let needed = "the services need 1001 endpoints and 1001 addresses of at most";
+        let mut found = |most: u32| {
+            facts.config.steered_endpoints = most;
+            only(steering(&facts))
+        };
+        assert_eq!(found(1200).found, format!("{needed} 1200 (`steered_endpoints`)"));
+        assert_eq!(found(1024).level, Level::Warn);
+        let full = found(1000);
+        assert_eq!(full.level, Level::Fail);
+        assert!(full.found.ends_with("set `steered_endpoints = 2002` in xvs.toml"), "{full}");
+        assert_eq!(full.mend.unwrap().command, "xvs reload");
+        facts.steered_endpoints = Some(1200);
+        assert_eq!(only(steering(&facts)).level, Level::Ok, "the daemon's setting counts");
     }
 
     #[test]

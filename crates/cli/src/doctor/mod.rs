@@ -74,6 +74,7 @@ fn examine(facts: &Facts) -> Vec<Finding> {
         machine::memory_lock,
         machine::huge_pages,
         machine::memory_limit,
+        machine::steering,
         machine::kernel_services,
         machine::real_server,
         interfaces::all,

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use serde::Serialize;
-use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringRules};
+use xvs_dataplane::steering::{MapSizes, Steering, SteeringRules};
 use xvs_helper::task::Task as _;
 use xvs_host::network::deferral::DeferInterrupts;
 use xvs_proto::addr::Protocol;
@@ -77,7 +77,7 @@ pub(super) struct Rate {
 /// # Errors
 /// The kernel refuses it.
 pub(super) fn steering() -> Result<Steering, Box<dyn Error>> {
-    let steering = Steering::load(FEW_RECORDS);
+    let steering = Steering::load(MapSizes::default());
     let mut steering = steering.map_err(|error| format!("the XDP program cannot be loaded: {error}"))?;
     let wide = [BENCHMARKS.parse().expect("a prefix")].into();
     steering.update(&SteeringRules { wide, ..Default::default() })?;

@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use xvs_dataplane::shm::Memory;
+use xvs_dataplane::steering::MapSizes;
 use xvs_model::config::hold::HoldTime;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::reconcile::Repair;
@@ -89,6 +90,10 @@ keys! {
     /// `"on-demand"`: in huge pages if the kernel has any; allocated at the start, without a state directory as it is
     /// used. `"small-pages"`: the same in small pages. `"resident"`: all in huge pages at the start.
     conn_table_memory: TableMemory = TableMemory::OnDemand, BySuccessor;
+    /// The largest number of endpoints, and of addresses, that the XDP program steers: those of services, of real
+    /// servers behind NAT or tunnels, and of the machine. Each takes 32 bytes of the kernel's memory, and about 100 more
+    /// once it is steered.
+    steered_endpoints: u32 = MapSizes::default().endpoints, BySuccessor;
     /// The number of concurrent SIP calls of all services with `--pe sip`, shared out among the workers. Each uses 264
     /// bytes, allocated when the first such service is added.
     sip_calls: usize = SIP_CALLS, BySuccessor;

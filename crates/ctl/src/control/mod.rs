@@ -585,7 +585,7 @@ mod tests {
     impl Datapath for Machine {
         fn add_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             if rules.services.iter().any(|(_, endpoint)| self.full.contains(&endpoint.addr)) {
-                return Err(SteeringError::Full { what: "services", limit: 0 });
+                return Err(SteeringError::Full { what: "services", limit: 0, step: "delete some" });
             }
             self.steered.add(rules);
             Ok(())

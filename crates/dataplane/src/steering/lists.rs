@@ -16,7 +16,7 @@ use xvs_sched::ServiceKey;
 use xvs_xdp::bpf::{KeySet, Object, Words};
 
 use super::maps::{EndpointKey, Roles, endpoint_key, network_key};
-use super::{SteeringError, converge};
+use super::{Entries, SteeringError, converge};
 use crate::snapshot::lists::{List, Lists, Networks, Scope};
 
 /// The names of the maps.
@@ -25,6 +25,8 @@ const DROPS: &CStr = c"list_drops";
 const SCOPES: &CStr = c"list_scopes";
 const LENGTHS: &CStr = c"list_lengths";
 const LISTS: &CStr = c"lists";
+const OF_SCOPES: Entries =
+    Entries { what: "services of access lists", step: "give fewer services lists of their own" };
 
 /// The lists in the maps.
 pub(super) struct ListMaps {
@@ -141,7 +143,7 @@ impl ListMaps {
             ServiceKey::Address { protocol, endpoint } => Some((endpoint_key(protocol, endpoint), scope + 1)),
             ServiceKey::Mark { .. } => None,
         }));
-        converge("services of access lists", &object.map(SCOPES)?, &mut self.installed, &scopes)?;
+        converge(OF_SCOPES, &object.map(SCOPES)?, &mut self.installed, &scopes)?;
         let Some(lists) = lists else { return Ok(()) };
         let filter = lists.filter();
         for (word, bits) in self.filter[filter::WORDS..].iter().zip(filter.words()) {

@@ -105,6 +105,22 @@ impl Image {
     }
 }
 
+/// The numbers of entries of the maps whose size is a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Steered endpoints.
+    pub endpoints: usize,
+    /// Their addresses, and others.
+    pub addresses: usize,
+}
+
+impl From<&SteeringRules> for Counts {
+    fn from(rules: &SteeringRules) -> Self {
+        let image = Image::of(rules);
+        Self { endpoints: image.endpoints.len(), addresses: image.addresses.len() }
+    }
+}
+
 /// The words of `struct xvs_filter`, of which the first one says whether there are networks.
 pub(super) const FILTER_WORDS: usize = 1 + (1 << FILTER_BITS) / 64;
 const FILTER_BITS: u32 = 16;

@@ -20,7 +20,7 @@ use xvs_xdp::{AttachError, Attached, Mode, WantedMode, attach};
 use self::hold::Hold;
 use self::lists::ListMaps;
 use self::maps::{EndpointKey, Image, Marker, Roles};
-use self::objects::{CLIENTS, FILTER, Load, OpenFormerMaps, PROGRAM, VERDICT, named};
+use self::objects::{ADDRESSES, CLIENTS, ENDPOINTS, FILTER, Load, OpenFormerMaps, PROGRAM, VERDICT, named};
 use self::syn_limits::SynMaps;
 
 pub mod hold;
@@ -33,7 +33,8 @@ pub mod reinject;
 mod rules;
 mod syn_limits;
 
-pub use self::objects::FEW_RECORDS;
+pub use self::maps::Counts;
+pub use self::objects::MapSizes;
 pub use self::rules::{OwnSender, SteeringRules};
 use crate::clock::Clock;
 use crate::offload::former::FormerRecords;
@@ -62,12 +63,14 @@ pub enum Verdict {
 #[derive(Debug, thiserror::Error)]
 pub enum SteeringError {
     /// The map is full.
-    #[error("steering holds at most {limit} {what}; the others stay with the kernel")]
+    #[error("steering holds at most {limit} {what}; {step}")]
     Full {
         /// The kind of its entries, in the plural.
         what: &'static str,
         /// The most entries that it can hold.
         limit: u32,
+        /// What the operator can do.
+        step: &'static str,
     },
     /// The kernel refused for another reason.
     #[error("steering: {0}")]
@@ -91,14 +94,13 @@ pub struct Steering {
 }
 
 impl Steering {
-    /// Makes the maps, with this number of records of offloaded connections, a power of two up to 1,048,576; nothing is
-    /// steered yet. The kernel verifies the program for each interface.
+    /// Makes the maps, with these sizes; nothing is steered yet. The kernel verifies the program for each interface.
     ///
     /// # Errors
     /// The kernel's error: usually CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is missing. The verifier's reasons are on
-    /// stderr.
-    pub fn load(records: u32) -> io::Result<Self> {
-        Self::of(Load::Maps(records))
+    /// stderr. An invalid argument if a size is out of its range.
+    pub fn load(sizes: MapSizes) -> io::Result<Self> {
+        Self::of(Load::Maps(sizes))
     }
 
     /// As [`Self::load`], and loads the program for [`Self::test_run`] and [`Self::test_run_without_sockets`].
@@ -106,15 +108,15 @@ impl Steering {
     /// # Errors
     /// As for [`Self::load`].
     pub fn load_for_test_runs() -> io::Result<Self> {
-        Self::of(Load::ForTestRuns)
+        Self::of(Load::ForTestRuns(MapSizes::default()))
     }
 
     /// As [`Self::load`], for [`Self::test_run_offloaded`] and [`Self::time_offloaded`].
     ///
     /// # Errors
     /// As for [`Self::load`].
-    pub fn load_for_offloaded_runs(records: u32) -> io::Result<Self> {
-        Self::of(Load::ForOffloadedRuns(records))
+    pub fn load_for_offloaded_runs(sizes: MapSizes) -> io::Result<Self> {
+        Self::of(Load::ForOffloadedRuns(sizes))
     }
 
     fn of(load: Load) -> io::Result<Self> {
@@ -379,8 +381,8 @@ impl Steering {
         mut change: Roles<{ size_of::<EndpointKey>() }>,
     ) -> Result<(), SteeringError> {
         self.syn_limits.enter(&mut change, &self.installed);
-        let map = self.object.map(c"endpoints")?;
-        let done = converge("endpoints", &map, &mut self.installed.endpoints, &change);
+        let map = self.object.map(ENDPOINTS)?;
+        let done = converge(OF_ENDPOINTS, &map, &mut self.installed.endpoints, &change);
         self.syn_limits.tell(change.keys(), &self.installed);
         done
     }
@@ -390,14 +392,14 @@ impl Steering {
         // are steered too early are at worst passed back. The ports precede the addresses, because the role of an
         // address has no effect without them.
         let translated = self.object.map(c"translated")?;
-        converge("local addresses", &translated, &mut self.installed.translated, &change.translated)?;
-        let addresses = self.object.map(c"addresses")?;
-        converge("addresses", &addresses, &mut self.installed.addresses, &change.addresses)?;
+        converge(OF_LOCALS, &translated, &mut self.installed.translated, &change.translated)?;
+        let addresses = self.object.map(ADDRESSES)?;
+        converge(OF_ADDRESSES, &addresses, &mut self.installed.addresses, &change.addresses)?;
         self.write_endpoints(change.endpoints.clone())?;
         let more = change.prefixes.values().any(|roles| *roles != 0);
         self.lists.set_marked(more || !self.installed.prefixes.is_empty());
         let prefixes = self.object.map(c"prefixes")?;
-        let done = converge("networks", &prefixes, &mut self.installed.prefixes, &change.prefixes);
+        let done = converge(OF_NETWORKS, &prefixes, &mut self.installed.prefixes, &change.prefixes);
         self.lists.set_marked(!self.installed.prefixes.is_empty());
         if !change.prefixes.is_empty() {
             self.write_endpoints(SynMaps::roles(self.syn_limits.endpoints(), &self.installed))?;
@@ -415,10 +417,27 @@ impl Steering {
     }
 }
 
+/// The entries of a map, as operators name them.
+struct Entries {
+    /// In the plural.
+    what: &'static str,
+    /// What an operator can do if there are too many.
+    step: &'static str,
+}
+
+const OF_ENDPOINTS: Entries = Entries { what: "endpoints", step: RAISE };
+const OF_ADDRESSES: Entries = Entries { what: "addresses", step: RAISE };
+const OF_LOCALS: Entries =
+    Entries { what: "local addresses", step: "delete local addresses that no connection uses" };
+const OF_NETWORKS: Entries =
+    Entries { what: "networks", step: "combine the networks of mark rules, or delete mark rules" };
+
+const RAISE: &str = "raise `steered_endpoints` in xvs.toml, which `xvs reload` applies";
+
 /// Applies a change to a map: first additions and changed roles, then removals. `installed` is the map's contents at
 /// any time, also after an error.
 fn converge<const K: usize>(
-    what: &'static str,
+    Entries { what, step }: Entries,
     map: &Map<'_, K>,
     installed: &mut Roles<K>,
     change: &Roles<K>,
@@ -428,7 +447,7 @@ fn converge<const K: usize>(
             continue;
         }
         map.set(key, *roles).map_err(|error| match error.raw_os_error() {
-            Some(libc::E2BIG | libc::ENOSPC) => SteeringError::Full { what, limit: map.limit() },
+            Some(libc::E2BIG | libc::ENOSPC) => SteeringError::Full { what, limit: map.limit(), step },
             _ => error.into(),
         })?;
         installed.insert(*key, *roles);

@@ -6,6 +6,7 @@
 
 use std::ffi::CStr;
 use std::io;
+use std::ops::RangeInclusive;
 
 use rustix::fd::BorrowedFd;
 use serde::{Deserialize, Serialize};
@@ -24,12 +25,15 @@ pub(super) const VERDICT: &CStr = c"verdict";
 /// The endpoints of clients on this machine, to which replies are steered.
 pub(super) const CLIENTS: &CStr = c"clients";
 pub(super) const FILTER: &CStr = c"filter";
+/// The steered endpoints, and their addresses with others.
+pub(super) const ENDPOINTS: &CStr = c"endpoints";
+pub(super) const ADDRESSES: &CStr = c"addresses";
 
 /// The maps that the programs of all interfaces share.
 const STEERING: [&CStr; 17] = [
     FILTER,
-    c"endpoints",
-    c"addresses",
+    ENDPOINTS,
+    ADDRESSES,
     c"prefixes",
     c"translated",
     hold::MAP,
@@ -46,17 +50,55 @@ const STEERING: [&CStr; 17] = [
     offload::MOVES,
 ];
 /// The maps that the program for this machine's own packets shares, too.
-const OWN: [&CStr; 4] = [c"endpoints", c"addresses", CLIENTS, hold::MAP];
+const OWN: [&CStr; 4] = [ENDPOINTS, ADDRESSES, CLIENTS, hold::MAP];
+
+/// The numbers of entries of the maps whose size is a setting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapSizes {
+    /// Records of offloaded connections, a power of two up to 1,048,576.
+    pub records: u32,
+    /// The most steered endpoints, and the most steered addresses, from 1,024 to 16,777,216. Each takes memory when it
+    /// is steered; the maps take 32 bytes for each from the start.
+    pub endpoints: u32,
+}
+
+impl MapSizes {
+    /// The memory that the kernel takes for endpoints and addresses before any is steered: each map has a word with a
+    /// lock for each entry, their number rounded up to a power of two.
+    pub fn bytes(self) -> u64 {
+        2 * 16 * u64::from(self.endpoints).next_power_of_two()
+    }
+
+    /// The range of [`Self::endpoints`].
+    pub const ENDPOINTS: RangeInclusive<u32> = 1 << 10..=1 << 24;
+
+    fn set(self, file: &mut ObjectFile) -> io::Result<()> {
+        let Self { records, endpoints } = self;
+        let is_fit = records.is_power_of_two() && records <= MAX_RECORDS as u32;
+        if !is_fit || !Self::ENDPOINTS.contains(&endpoints) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        [offload::RECORDS, offload::KEYS].iter().try_for_each(|map| file.set_entries(map, records))?;
+        [ENDPOINTS, ADDRESSES].iter().try_for_each(|map| file.set_entries(map, endpoints))
+    }
+}
+
+/// For programs that offload nothing and steer as much as xvsd does by default, and for test runs.
+impl Default for MapSizes {
+    fn default() -> Self {
+        Self { records: 1 << 10, endpoints: 1 << 18 }
+    }
+}
 
 /// An object file of the director, as it is loaded.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub enum Load {
-    /// The maps of steering, with this number of records of offloaded connections, without a program.
-    Maps(u32),
-    /// The maps of steering with a few records, and the programs for test runs.
-    ForTestRuns,
-    /// The maps of steering with this number of records, and the program for interfaces alone, for test runs.
-    ForOffloadedRuns(u32),
+    /// The maps of steering, without a program.
+    Maps(MapSizes),
+    /// The maps of steering, and the programs for test runs.
+    ForTestRuns(MapSizes),
+    /// The maps of steering, and the program for interfaces alone, for test runs.
+    ForOffloadedRuns(MapSizes),
     /// The steering program of an interface, with its marker.
     Steering(Marker),
     /// The programs for packets that this machine itself sends, which redirect them to the TAP of this index.
@@ -79,7 +121,7 @@ impl Load {
 
     fn load(&self, maps: &[BorrowedFd<'_>]) -> io::Result<Answer<usize>> {
         let mut file = ObjectFile::open(match self {
-            Self::Maps(_) | Self::ForTestRuns | Self::ForOffloadedRuns(_) | Self::Steering(_) => REDIRECT,
+            Self::Maps(_) | Self::ForTestRuns(_) | Self::ForOffloadedRuns(_) | Self::Steering(_) => REDIRECT,
             Self::Own(_) => OWN_PACKETS,
             Self::Reinject(_) => REINJECT,
             Self::Losses(_) => LOSSES,
@@ -89,7 +131,7 @@ impl Load {
                 file.leave_out(PROGRAM)?;
                 file.leave_out(VERDICT)?;
             }
-            Self::ForTestRuns => {}
+            Self::ForTestRuns(_) => {}
             Self::ForOffloadedRuns(_) => file.leave_out(VERDICT)?,
             Self::Steering(marker) => {
                 file.set_constants(marker)?;
@@ -99,16 +141,8 @@ impl Load {
                 file.set_constants(&number.to_ne_bytes())?
             }
         }
-        let records = match self {
-            Self::Maps(records) | Self::ForOffloadedRuns(records) => Some(*records),
-            Self::ForTestRuns => Some(FEW_RECORDS),
-            _ => None,
-        };
-        if let Some(records) = records {
-            let is_fit = records.is_power_of_two() && records <= MAX_RECORDS as u32;
-            let count = if is_fit { records } else { return Err(io::ErrorKind::InvalidInput.into()) };
-            file.set_entries(offload::RECORDS, count)?;
-            file.set_entries(offload::KEYS, count)?;
+        if let Self::Maps(sizes) | Self::ForTestRuns(sizes) | Self::ForOffloadedRuns(sizes) = self {
+            sizes.set(&mut file)?;
         }
         let shared = self.shared();
         if shared.len() != maps.len() {
@@ -121,7 +155,7 @@ impl Load {
     fn shared(self) -> &'static [&'static CStr] {
         match self {
             Self::Maps(_)
-            | Self::ForTestRuns
+            | Self::ForTestRuns(_)
             | Self::ForOffloadedRuns(_)
             | Self::Reinject(_)
             | Self::Losses(_) => &[],
@@ -188,9 +222,6 @@ pub(super) fn named<'a>(maps: &'a [KernelMap], name: &CStr) -> Option<&'a Kernel
 fn is_named(map: &KernelMap, name: &CStr) -> bool {
     map.name.as_bytes() == name.to_bytes()
 }
-
-/// A number of records for programs that offload nothing, and for test runs.
-pub const FEW_RECORDS: u32 = 1 << 10;
 
 const REDIRECT: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/redirect.bpf.o"));
 const OWN_PACKETS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/own.bpf.o"));

@@ -3,8 +3,8 @@
 
 use std::net::Ipv4Addr;
 
-use xvs_dataplane::steering::{Steering, SteeringError, SteeringRules, Verdict};
-use xvs_proto::{Prefix, Protocol};
+use xvs_dataplane::steering::{MapSizes, Steering, SteeringError, SteeringRules, Verdict};
+use xvs_proto::{Endpoint, Prefix, Protocol};
 
 use crate::steering::{
     ANY_PORT, CLIENT, LOCAL, OTHER, REAL, REAL_ANY_PORT, SELF, VIP, WIDE, assert_all, at, rules, steering,
@@ -93,9 +93,44 @@ fn a_full_map_names_its_limit_and_keeps_its_entries() {
         .map(|net| format!("{}/32", Ipv4Addr::from(0x0a00_0000 + net)).parse::<Prefix>().unwrap());
     wanted.wide.extend(nets);
     let error = steering.update(&wanted).unwrap_err();
-    assert!(matches!(error, SteeringError::Full { what: "networks", limit: 16384 }), "{error}");
+    assert!(matches!(error, SteeringError::Full { what: "networks", limit: 16384, .. }), "{error}");
     assert_all(&steering, Verdict::Steered, &[("before", tcp((CLIENT, 4000), (VIP, 80)))]);
 
     steering.update(&rules()).unwrap();
     assert_all(&steering, Verdict::Kernel, &[("removed", tcp((CLIENT, 4000), ([10, 0, 0, 1], 80)))]);
+}
+
+#[test]
+fn as_many_endpoints_and_addresses_are_steered_as_the_setting_says_and_one_more_names_the_setting() {
+    let sizes = MapSizes { endpoints: 1024, ..MapSizes::default() };
+    let server = |number: u32| Endpoint { addr: Ipv4Addr::from(0x0a00_0000 + number).into(), port: 80 };
+    let servers = |count: u32| SteeringRules {
+        nat_destinations: (0..count).map(|number| (Protocol::TCP, server(number))).collect(),
+        ..SteeringRules::default()
+    };
+    let ends = |count: u32| SteeringRules {
+        tunnel_ends: (0..count).map(|number| server(number).addr).collect(),
+        ..SteeringRules::default()
+    };
+    // The endpoints of one address.
+    let ports = |count: u16| SteeringRules {
+        services: (0..count).map(|port| (Protocol::TCP, at(VIP, 1 + port))).collect(),
+        ..SteeringRules::default()
+    };
+    for (exact, more, what) in [
+        (servers(1024), servers(1025), "addresses"),
+        (ends(1024), ends(1025), "addresses"),
+        (ports(1024), ports(1025), "endpoints"),
+    ] {
+        let mut steering = Steering::load(sizes).unwrap();
+        steering.update(&exact).unwrap();
+        let error = steering.update(&more).unwrap_err().to_string();
+        let step = "raise `steered_endpoints` in xvs.toml, which `xvs reload` applies";
+        assert_eq!(error, format!("steering holds at most 1024 {what}; {step}"));
+        steering.update(&exact).unwrap();
+    }
+    for endpoints in [0, 1023, (1 << 24) + 1] {
+        let refused = Steering::load(MapSizes { endpoints, ..sizes }).err().unwrap();
+        assert_eq!(refused.kind(), std::io::ErrorKind::InvalidInput);
+    }
 }

@@ -10,14 +10,14 @@ use std::time::Duration;
 use crate::testbed::{DIRECTOR, Host, LAN_MAC, Testbed, assert_balanced, attach_both, open_port};
 use xvs_dataplane::port::Port;
 use xvs_dataplane::steering::losses::{Leaving, Losses};
-use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringRules};
+use xvs_dataplane::steering::{MapSizes, Steering, SteeringRules};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_xdp::BURST;
 use xvs_xdp::{AttachError, Mode, WantedMode, index_of};
 
 /// Steers TCP to a port of the director on which no program listens.
 fn steering() -> Steering {
-    let mut steering = Steering::load(FEW_RECORDS).expect("run as root");
+    let mut steering = Steering::load(MapSizes::default()).expect("run as root");
     let services = [(Protocol::TCP, Endpoint::new(DIRECTOR, 81))].into();
     steering.update(&SteeringRules { services, ..Default::default() }).unwrap();
     steering

@@ -14,7 +14,7 @@ use crate::testbed::{
 use etherparse::PacketBuilder;
 use xvs_dataplane::port::xdp::XdpPort;
 use xvs_dataplane::port::{Port, Woken};
-use xvs_dataplane::steering::{FEW_RECORDS, Steering, SteeringRules};
+use xvs_dataplane::steering::{MapSizes, Steering, SteeringRules};
 use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Protocol, ethernet};
 use xvs_xdp::{
@@ -23,7 +23,7 @@ use xvs_xdp::{
 
 /// Steers UDP to and from port 53 of the virtual address.
 fn steering() -> Steering {
-    let mut steering = Steering::load(FEW_RECORDS).expect("run as root");
+    let mut steering = Steering::load(MapSizes::default()).expect("run as root");
     let echo = (Protocol::UDP, Endpoint::new(VIP, 53));
     let rules =
         SteeringRules { services: [echo].into(), nat_destinations: [echo].into(), ..Default::default() };
@@ -204,7 +204,8 @@ fn frames_arrive_byte_for_byte_with_their_tags() {
     let testbed = Testbed::new();
     // The client is a port too: it sends the frames of the wire.
     let (client_end, mut client) = testbed.inside(Host::Client, || {
-        let attached = Steering::load(FEW_RECORDS).unwrap().attach("c0", WantedMode::Auto, None).unwrap();
+        let attached =
+            Steering::load(MapSizes::default()).unwrap().attach("c0", WantedMode::Auto, None).unwrap();
         let port = open_port(&[&attached]);
         (attached, port)
     });

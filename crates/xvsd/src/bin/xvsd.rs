@@ -130,7 +130,11 @@ fn run(
         move || forward_signals(signals, &stop, &reload)
     })?;
     let dispatch = Arc::new(Dispatch::new(stop));
-    let settings = Settings { mode: config.mode()?, ..Settings::of(&config.socket) };
+    let settings = Settings {
+        mode: config.mode()?,
+        request_limit_bytes: config.request_limit_bytes(),
+        ..Settings::of(&config.socket)
+    };
     let mut take_over = take_over.transpose()?;
     take_over.as_mut().map(TakeOver::begin).transpose()?;
     let inherited = take_over.as_ref().and_then(TakeOver::watchdog);

@@ -15,7 +15,7 @@ use xvs_dataplane::conn::TableConfig;
 use xvs_dataplane::conn::log::ConnectionLog;
 use xvs_dataplane::egress::Unresolved;
 use xvs_dataplane::offload::Settings;
-use xvs_dataplane::steering::{FEW_RECORDS, Steering};
+use xvs_dataplane::steering::Steering;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{Latest, follow, links};
 use xvs_host::state_directory::Others;
@@ -180,7 +180,7 @@ fn attach(
 ) -> Result<Interfaces, DaemonError> {
     let takes_over = others == Others::Run;
     // Another mode comes by a successor, with maps of its own.
-    let steering = Steering::load(config.records().unwrap_or(FEW_RECORDS)).map_err(DaemonError::Program)?;
+    let steering = Steering::load(config.map_sizes()).map_err(DaemonError::Program)?;
     let links = links().map_err(system("the kernel's links"))?;
     if takes_over && config.hold.duration().is_zero() {
         return Err(DaemonError::TakeOver(
