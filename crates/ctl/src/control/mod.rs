@@ -670,15 +670,15 @@ mod tests {
         Control::new(Machine::default(), 1, Ipvs::default(), Feedback::default())
     }
 
-    fn service() -> ServiceKey {
+    pub(super) fn service() -> ServiceKey {
         ServiceKey::tcp(Endpoint::new([192, 0, 2, 100], 80))
     }
 
-    fn add_service() -> Command {
+    pub(super) fn add_service() -> Command {
         Command::Add(Rule::Service { key: service(), options: ServiceOptions::of(Family::V4) })
     }
 
-    fn add(addr: [u8; 4]) -> Command {
+    pub(super) fn add(addr: [u8; 4]) -> Command {
         let options = DestinationOptions { method: ForwardingMethod::Nat, ..DestinationOptions::default() };
         Command::Add(Rule::Destination { service: service(), endpoint: Endpoint::new(addr, 80), options })
     }

@@ -9,6 +9,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use super::live::{DestinationLive, ServiceLive};
 use super::route::Route;
+use super::share;
 use crate::conn::{Connection, NO_DESTINATION};
 use crate::egress::path_mtu::PathMtu;
 use crate::egress::{Path, Tunnel};
@@ -220,6 +221,13 @@ impl Destinations {
             Arc::new(Page::new(each.collect()))
         });
         Self { pages: pages.collect() }
+    }
+
+    /// Makes this, an earlier version of `later`, equal to it. Costs a comparison for each page.
+    pub(super) fn catch_up(&mut self, later: &Self) {
+        self.pages.truncate(later.pages.len());
+        share(&mut self.pages, &later.pages);
+        self.pages.extend_from_slice(&later.pages[self.pages.len()..]);
     }
 
     /// Sets or clears the destination with this number.

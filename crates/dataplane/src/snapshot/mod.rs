@@ -99,6 +99,47 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Makes this, an earlier version of `later`, equal to it. A clone of `later` counts a reference to each shard of
+    /// services and to each page of destinations, in as many cache lines; this only compares pointers that lie side by
+    /// side.
+    pub fn catch_up(&mut self, later: &Self) {
+        let Self {
+            epoch,
+            services,
+            destinations,
+            egress,
+            nat_destinations,
+            marks,
+            call_ids,
+            clients,
+            locals,
+            lists,
+            syn_limits,
+            captures,
+            sync_master,
+            sync_backup,
+            vip_probes,
+            settings,
+            removals,
+        } = later;
+        self.services.catch_up(services);
+        self.destinations.catch_up(destinations);
+        (self.epoch, self.removals) = (*epoch, *removals);
+        self.egress.clone_from(egress);
+        self.nat_destinations.clone_from(nat_destinations);
+        self.marks.clone_from(marks);
+        self.call_ids.clone_from(call_ids);
+        self.clients.clone_from(clients);
+        self.locals.clone_from(locals);
+        self.lists.clone_from(lists);
+        self.syn_limits.clone_from(syn_limits);
+        self.captures.clone_from(captures);
+        self.sync_master.clone_from(sync_master);
+        self.sync_backup.clone_from(sync_backup);
+        self.vip_probes.clone_from(vip_probes);
+        self.settings.clone_from(settings);
+    }
+
     /// The number of virtual services, and of their destinations. Costs one access to each service.
     pub fn configured(&self) -> (usize, usize) {
         let services = self.services.iter();
@@ -147,5 +188,14 @@ impl Snapshot {
     pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
         let key = packet.connection_key();
         self.services.for_packet(self.marks.of(link, packet), key.protocol, key.dest).is_some()
+    }
+}
+
+/// Makes the parts of an earlier version those of a later one. Those that both share are not touched.
+fn share<T>(parts: &mut [Arc<T>], later: &[Arc<T>]) {
+    for (part, later) in parts.iter_mut().zip(later) {
+        if !Arc::ptr_eq(part, later) {
+            part.clone_from(later);
+        }
     }
 }

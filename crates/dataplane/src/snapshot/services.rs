@@ -14,10 +14,11 @@ use super::destinations::DestinationId;
 use super::live::{DestinationLive, ServiceLive};
 use super::persistence::Persistence;
 use super::quic::Quic;
+use super::share;
 use super::slow_start::{CONNECTION, SlowStart, Turn};
 use crate::clock::Millis;
 
-const SHARDS: usize = 64;
+const SHARDS: usize = 256;
 
 /// The services by key. Changing one service copies one shard of the map.
 #[derive(Clone)]
@@ -47,6 +48,14 @@ impl Services {
         use std::hash::BuildHasher;
         // The map uses the lowest and the topmost bits of the same kind of hash, so this uses others.
         (self.hasher.hash_one(key) >> 40) as usize % SHARDS
+    }
+
+    /// Makes this, an earlier version of `later`, equal to it. Costs a comparison for each shard.
+    pub(super) fn catch_up(&mut self, later: &Self) {
+        let Self { shards, counts, proxied, hasher } = later;
+        share(&mut self.shards, shards);
+        (self.counts, self.proxied) = (*counts, *proxied);
+        self.hasher.clone_from(hasher);
     }
 
     /// The service with exactly this key.
