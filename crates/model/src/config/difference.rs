@@ -6,8 +6,8 @@
 //! themselves are never deleted. No command touches an object that is equal in both, so its connections, counters and
 //! scheduler state stay; an object that differs is edited. The order of destinations and of local addresses is not
 //! compared; the order of mark rules is. Timeouts that a file does not set stay, and synchronization daemons that it
-//! does not start continue. Pure; cost: one pass over both states. Not here: reading files (`rules.rs` of `ipvsadm`),
-//! carrying out the commands (`control/apply.rs` of `ctl`).
+//! does not start continue. Pure; cost: one pass over both states, and memory for the services that differ. Not here:
+//! reading files (`rules.rs` of `ipvsadm`), carrying out the commands (`control/apply.rs` of `ctl`).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -94,8 +94,9 @@ pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
 }
 
 fn all_differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
-    let before = rules(running);
-    let after = rules(&wanted.state);
+    // Of a large configuration usually little differs: a list of all rules takes more memory than both states.
+    let before = rules_unlike(running, &wanted.state);
+    let after = rules_unlike(&wanted.state, running);
     let old = by_object(&before);
     let mut new = by_object(&after);
     let mut all = Vec::new();
@@ -218,6 +219,11 @@ fn by_object(rules: &[Rule]) -> HashMap<Object, Rule> {
 /// The local addresses, the disabled real servers, limits, access lists, QUIC configurations, services and destinations
 /// of a state. Options without effect have their default.
 fn rules(state: &State) -> Vec<Rule> {
+    rules_unlike(state, &State::default())
+}
+
+/// As [`rules`], without services that `other` has with the same options and destinations.
+fn rules_unlike(state: &State, other: &State) -> Vec<Rule> {
     let mut rules: Vec<_> = state.locals().iter().copied().map(Rule::Local).collect();
     rules.extend(state.disabled().iter().map(Rule::Disabled));
     let limits = state.limits().iter();
@@ -229,7 +235,7 @@ fn rules(state: &State) -> Vec<Rule> {
         rules.extend(content.file.clone().map(|path| Rule::ListFile { list, path }));
     }
     rules.extend(state.quic().iter().flat_map(|(service, quic)| quic.rules(*service)));
-    for (key, service) in state.services() {
+    for (key, service) in state.services().filter(|(key, service)| other.service(key) != Some(service)) {
         rules.push(Rule::Service { key: *key, options: effective_service(*key, &service.options) });
         // IPVS's order: the one added last comes first.
         rules.extend(service.destinations.iter().rev().map(|dest| Rule::Destination {
