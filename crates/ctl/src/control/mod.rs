@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::{mem, slice};
 
@@ -94,6 +94,8 @@ pub struct Control<D> {
     syn_limits_due: bool,
     /// Names and indices of all interfaces of the machine, also of those that packets of services do not use.
     devices: BTreeMap<String, u32>,
+    /// The broadcast addresses of the networks that the director is in.
+    broadcasts: BTreeSet<IpAddr>,
     /// Ranges of local ports that the kernel does not use for its own connections.
     reserved: Vec<(u16, u16)>,
     schedule: Schedule,
@@ -132,6 +134,7 @@ impl<D: Datapath> Control<D> {
             lists: ListSources::default(),
             syn_limits_due: false,
             devices: BTreeMap::new(),
+            broadcasts: BTreeSet::new(),
             reserved: Vec::new(),
             schedule: Schedule::default(),
             events,
@@ -423,14 +426,7 @@ impl<D: Datapath> Control<D> {
 
     /// Whether it is the broadcast address of a network that the director is in.
     fn is_broadcast(&self, addr: IpAddr) -> bool {
-        let mut own = self.marks.links().iter().flat_map(|link| &link.addresses);
-        own.any(|(own, len)| match (*own, addr) {
-            // Networks of one or two addresses have none (RFC 3021).
-            (IpAddr::V4(own), IpAddr::V4(addr)) if *len < 31 => {
-                u32::from(own) | (u32::MAX >> len) == u32::from(addr)
-            }
-            _ => false,
-        })
+        self.broadcasts.contains(&addr)
     }
 
     /// Refuses NAT to any port of the director itself. Replies would be all that it sends from an address.
@@ -469,6 +465,7 @@ impl<D: Datapath> Control<D> {
     /// Replaces the network: the attached interfaces and the VLANs over them. A late worker becomes a warning.
     pub fn set_network(&mut self, network: &Network) {
         self.publication.snapshot.egress = Arc::new(Egress::build(network));
+        self.broadcasts = broadcasts(network);
         self.steered.set_network(network);
         self.next_hops.set_network(network);
         if self.marks.set_links(&network.links, self.state.marks()) {
@@ -491,8 +488,10 @@ impl<D: Datapath> Control<D> {
         if self.schedule.unused(now) || is_trash_due {
             // Steering that only serves existing connections ends with them.
             let marks = self.state.services().any(|(key, _)| matches!(key, ServiceKey::Mark { .. }));
-            if marks || !self.steered.deleted_locals.is_empty() || self.registry.has_leftover_steering() {
+            if marks || !self.steered.deleted_locals.is_empty() {
                 self.steered.set_all_due();
+            } else {
+                self.registry.with_leftover_steering().for_each(|key| self.steered.set_due(key));
             }
             self.registry.forget_unused(now);
         }
@@ -539,6 +538,16 @@ impl<D: Datapath> Control<D> {
     }
 }
 
+/// The broadcast addresses of the networks that the director is in. Networks of one or two addresses have none (RFC 3021).
+fn broadcasts(network: &Network) -> BTreeSet<IpAddr> {
+    let addresses = network.links.iter().flat_map(|link| &link.addresses);
+    let last = addresses.filter_map(|(own, len)| match own {
+        IpAddr::V4(own) if *len < 31 => Some(IpAddr::V4(Ipv4Addr::from(u32::from(*own) | (u32::MAX >> len)))),
+        _ => None,
+    });
+    last.collect()
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::collection::vec;
@@ -569,6 +578,8 @@ mod tests {
         available_pages: Option<u32>,
         free_entries: (usize, usize),
         pub(super) steered: SteeringRules,
+        /// How often all of it was replaced, which costs a pass over everything.
+        replaced: usize,
         resolved: BTreeSet<(u32, IpAddr)>,
         /// The worker that takes up no change.
         pub(super) late: Option<String>,
@@ -600,6 +611,7 @@ mod tests {
 
         fn set_steering(&mut self, rules: &SteeringRules) -> Result<(), SteeringError> {
             self.steered = rules.clone();
+            self.replaced += 1;
             Ok(())
         }
 
@@ -706,6 +718,34 @@ mod tests {
         assert_eq!(rebuilt(Some(keys[0])), [true, false]);
         assert_eq!(rebuilt(None), [false, true]);
         assert_eq!(rebuilt(None), [false, false]);
+    }
+
+    #[test]
+    fn the_cost_of_what_is_deleted_and_of_a_changed_neighbour_is_no_pass_over_all_that_is_steered() {
+        let mut control = control();
+        control.set_network(&network([192, 0, 2, 9], 24));
+        control
+            .handle(&ControlRequest::Restore(vec![add_service(), add([192, 0, 2, 1])]), Millis(0))
+            .unwrap();
+        let replaced = control.datapath().replaced;
+        let delete =
+            |last| Object::Destination { service: service(), endpoint: Endpoint::new([192, 0, 2, last], 80) };
+        control.handle(&ControlRequest::Change(add([192, 0, 2, 2])), Millis(0)).unwrap();
+        control.handle(&ControlRequest::Change(Command::Delete(delete(2))), Millis(0)).unwrap();
+        // More than the time after which a deleted real server without connections is forgotten.
+        for seconds in (0..300).step_by(20) {
+            control.tick(Millis(seconds * 1000)).unwrap();
+        }
+        assert!(!control.registry.with_leftover_steering().any(|_| true));
+        let mut resolved = network([192, 0, 2, 9], 24);
+        resolved.neighbours.clear();
+        control.set_network(&resolved);
+        assert_eq!(control.datapath().replaced, replaced);
+        let servers: Vec<_> =
+            control.datapath().steered.nat_destinations.iter().map(|(_, at)| at.addr).collect();
+        assert_eq!(servers, ["192.0.2.1", "192.0.2.100"].map(|addr| addr.parse::<IpAddr>().unwrap()));
+        control.set_network(&network([192, 0, 2, 8], 24));
+        assert_eq!(control.datapath().replaced, replaced + 1, "another address of the director");
     }
 
     #[test]

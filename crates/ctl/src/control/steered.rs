@@ -73,6 +73,11 @@ impl Steered {
         }
     }
 
+    /// Marks a service to be recomputed.
+    pub(super) fn set_due(&mut self, key: ServiceKey) {
+        self.due.add(key);
+    }
+
     /// Marks everything to be recomputed.
     pub(super) fn set_all_due(&mut self) {
         self.due = Due::Everything;
@@ -80,8 +85,12 @@ impl Steered {
 
     /// Replaces the addresses of this machine.
     pub(super) fn set_network(&mut self, network: &Network) {
-        self.local = local(network);
-        self.set_all_due();
+        let local = local(network);
+        // Not for each neighbour that the kernel has resolved.
+        if local != self.local {
+            self.local = local;
+            self.set_all_due();
+        }
     }
 
     /// Replaces the local port of probes.

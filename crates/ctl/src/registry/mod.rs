@@ -286,10 +286,13 @@ impl Registry {
         items
     }
 
-    /// Whether something may be steered for existing connections only: those of a deleted destination, or of a former
-    /// method.
-    pub fn has_leftover_steering(&self) -> bool {
-        !self.trash.is_empty() || self.destinations().any(|dest| dest.methods.len() > 1)
+    /// The services for which something may be steered for existing connections only: those of a deleted destination,
+    /// or of a former method.
+    pub fn with_leftover_steering(&self) -> impl Iterator<Item = ServiceKey> {
+        let has_leftover =
+            |entry: &ServiceEntry| entry.destinations.iter().any(|dest| dest.methods.len() > 1);
+        let edited = self.services.iter().filter(move |(_, entry)| has_leftover(entry));
+        self.trash.keys().map(|(key, _)| *key).chain(edited.map(|(key, _)| *key))
     }
 
     /// Whether FULLNAT connections may exist.
