@@ -30,8 +30,8 @@ pub(super) struct Records {
     file: File,
     /// The contents; the first record is [`HEAD`].
     image: Vec<u8>,
-    /// The bytes that are not written yet.
-    changed: Range<usize>,
+    /// The records that are not written yet, a bit for each, with the first one.
+    changed: Vec<u64>,
     /// Whether the file may have something else, which the first write removes.
     is_new: bool,
 }
@@ -63,8 +63,7 @@ impl Records {
         let records = (0..).zip(image[RECORD..].chunks_exact(RECORD));
         let records = records.filter_map(|(place, bytes)| Some((place, read(bytes)?))).collect();
         let is_new = image.len() == RECORD;
-        let changed = if is_new { 0..RECORD } else { 0..0 };
-        Ok((Self { file, image, changed, is_new }, records))
+        Ok((Self { file, image, changed: vec![u64::from(is_new)], is_new }, records))
     }
 
     /// Reads the numbers of these records again, which another process has changed meanwhile, but no name.
@@ -116,14 +115,28 @@ impl Records {
     /// # Errors
     /// It cannot be written; the next call tries again.
     pub(super) fn write(&mut self) -> io::Result<()> {
-        let Range { start, end } = self.changed;
         if self.is_new {
             self.file.set_len(0)?;
             self.is_new = false;
         }
-        self.file.write_all_at(&self.image[start..end], start as u64)?;
-        self.changed = end..end;
+        let mut run: Option<Range<usize>> = None;
+        for record in records_of(&self.changed) {
+            match &mut run {
+                Some(run) if record - run.end < FEW_RECORDS => run.end = record + 1,
+                _ => {
+                    run.into_iter().try_for_each(|run| self.write_run(run))?;
+                    run = Some(record..record + 1);
+                }
+            }
+        }
+        run.into_iter().try_for_each(|run| self.write_run(run))?;
+        self.changed.fill(0);
         Ok(())
+    }
+
+    fn write_run(&self, Range { start, end }: Range<usize>) -> io::Result<()> {
+        let (start, end) = (start * RECORD, end * RECORD);
+        self.file.write_all_at(&self.image[start..end], start as u64)
     }
 
     fn put(&mut self, place: u32, bytes: &[u8]) {
@@ -136,14 +149,22 @@ impl Records {
             return;
         }
         self.image[start..end].copy_from_slice(bytes);
-        let changed = &mut self.changed;
-        *changed = if changed.start == changed.end {
-            start..end
-        } else {
-            changed.start.min(start)..changed.end.max(end)
-        };
+        let word = start / RECORD / 64;
+        if self.changed.len() <= word {
+            self.changed.resize(word + 1, 0);
+        }
+        self.changed[word] |= 1 << (start / RECORD % 64);
     }
 }
+
+/// The records whose bits are set, in order.
+fn records_of(bits: &[u64]) -> impl Iterator<Item = usize> {
+    let words = bits.iter().enumerate().filter(|(_, word)| **word != 0);
+    words.flat_map(|(at, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| 64 * at + bit))
+}
+
+/// Between two changed records that are as far apart, the records are not written: a system call costs less.
+const FEW_RECORDS: usize = 8;
 
 /// A record; `None` if there is none, or another program wrote it.
 fn read<N: DeserializeOwned>(bytes: &[u8]) -> Option<Record<N>> {
@@ -188,6 +209,26 @@ mod tests {
         records.write().unwrap();
         let (_, after) = Records::read::<String>(file).unwrap();
         assert_eq!(after, [(1, record("one", 1)), (3, record("three", u64::MAX))]);
+    }
+
+    #[test]
+    fn of_many_records_those_that_have_changed_are_written_and_those_between_them_are_not() {
+        let file = file("apart");
+        let (mut records, _) = Records::read::<String>(file.try_clone().unwrap()).unwrap();
+        (0..1000).for_each(|place| records.set(place, &record("x", 1)));
+        records.write().unwrap();
+        // As nobody else would, so that a written record is seen.
+        file.write_all_at(&vec![0; 1001 * RECORD], 0).unwrap();
+        for place in [0, 2, 63, 500, 999] {
+            records.set_numbers(place, [2; NUMBERS]);
+        }
+        records.write().unwrap();
+        let mut written = vec![0; 1001 * RECORD];
+        file.read_exact_at(&mut written, 0).unwrap();
+        let places = written.chunks(RECORD).skip(1).enumerate().filter(|(_, bytes)| bytes[0] != 0);
+        // The record beside two that have changed is written with them.
+        assert_eq!(places.map(|(place, _)| place).collect::<Vec<_>>(), [0, 1, 2, 63, 500, 999]);
+        records.write().unwrap();
     }
 
     #[test]
