@@ -2,12 +2,14 @@
 //!
 //! ```text
 //! health_source target/release/xvsd 10.9.0.0 /tmp/folder      (the program, the first real server, a folder)
+//! health_source XVSD ADDRESS FOLDER 100000                    (real servers, each checked every ten seconds)
 //! ```
 //!
 //! Writes a keepalived.conf of 1,000 virtual servers of ten real servers with a check each, and starts `xvsd` with it
-//! repeatedly: with checks of each kind every 60 and 10 seconds, and as often as possible. It times the start until
-//! readiness, and reloads; for the thread of the checks it prints the CPU time per check. The real servers must answer
-//! at port 80. Each `xvsd` ends with its part. Not here: the real servers.
+//! repeatedly: with checks of each kind every 60 and 10 seconds, and as often as possible; with a number of real
+//! servers every ten seconds. It times the start until readiness, and reloads; for the thread of the checks it prints
+//! the CPU time per check and its share of a core. The real servers must answer at port 80. Each `xvsd` ends with its
+//! part. Not here: the real servers.
 
 use std::error::Error;
 use std::fmt::Write as _;
@@ -24,8 +26,7 @@ use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::Request;
 use xvs_model::report::health::HealthReport;
 
-const USAGE: &str = "usage: health_source XVSD ADDRESS FOLDER";
-const VIRTUAL_SERVERS: usize = 1_000;
+const USAGE: &str = "usage: health_source XVSD ADDRESS FOLDER [SERVERS]";
 /// Real servers of a virtual server.
 const EACH: usize = 10;
 const KINDS: [(&str, &str); 2] =
@@ -42,26 +43,34 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
 fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
-    let [xvsd, servers, folder] = &arguments[..] else { return Err(USAGE.into()) };
-    let bench = Bench { xvsd: xvsd.into(), servers: servers.parse()?, folder: folder.into() };
-    println!("health: {VIRTUAL_SERVERS} virtual servers of {EACH} real servers, a check each");
+    let (xvsd, servers, folder, count, intervals) = match &arguments[..] {
+        [xvsd, servers, folder] => (xvsd, servers, folder, 10_000, &INTERVALS[..]),
+        [xvsd, servers, folder, count] => (xvsd, servers, folder, count.parse()?, &INTERVALS[1..2]),
+        _ => return Err(USAGE.into()),
+    };
+    let virtual_servers = count / EACH;
+    let bench =
+        Bench { xvsd: xvsd.into(), servers: servers.parse()?, folder: folder.into(), virtual_servers };
+    println!("health: {virtual_servers} virtual servers of {EACH} real servers, a check each");
     for kind in KINDS {
         println!("  {}", kind.0);
         let mut starts = Vec::new();
-        for interval in INTERVALS {
+        for &interval in intervals {
             let mut file = bench.file(kind.1, interval);
             let start = Instant::now();
             let daemon = bench.start(&file)?;
             starts.push(start.elapsed().as_secs_f64());
             let made = daemon.checks()?;
             println!(
-                "    every {interval:4} s: {:7.0} checks a second, {:5.1} ms of CPU time for 1,000, {} failed; {:.0} MiB",
+                "    every {interval:4} s: {:7.0} checks a second, {:5.1} ms of CPU time for 1,000, {:.0} % of a core, {} failed; \
+                 {:.0} MiB",
                 made.asked / made.seconds,
                 made.cpu_seconds * 1e6 / made.asked,
+                made.cpu_seconds * 100.0 / made.seconds,
                 made.failed,
                 daemon.resident_mib()?
             );
-            if interval == INTERVALS[0] {
+            if interval == intervals[0] {
                 bench.reloads(&daemon, &mut file)?;
             }
         }
@@ -74,6 +83,7 @@ struct Bench {
     xvsd: PathBuf,
     servers: Ipv4Addr,
     folder: PathBuf,
+    virtual_servers: usize,
 }
 
 impl Bench {
@@ -85,7 +95,7 @@ impl Bench {
             interval,
             weight: 1,
             servers: self.servers,
-            virtual_servers: VIRTUAL_SERVERS,
+            virtual_servers: self.virtual_servers,
         }
     }
 
@@ -95,7 +105,7 @@ impl Bench {
         let notify = self.folder.join("notify");
         let _ = fs::remove_file(&notify);
         let told = UnixDatagram::bind(&notify)?;
-        told.set_read_timeout(Some(Duration::from_secs(60)))?;
+        told.set_read_timeout(Some(Duration::from_secs(300)))?;
         let log = File::create(self.folder.join("forwarder.log"))?;
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "TERM"])

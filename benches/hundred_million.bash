@@ -11,14 +11,13 @@ timed() {
     milliseconds=$(((${EPOCHREALTIME/[.,]/} - before) / 1000))
 }
 
-# Starts xvsd with the table and further arguments, and waits until no other runs.
+# Starts xvsd with the lines of configuration of `large_keys` and further arguments, and waits until no other runs.
 start_large() {
     local former=${pid:-}
     # The former one's.
     rm -f "$state/forwarder.log"
-    printf 'offload = "off"\nhold = "10s"\nconn_table_size = %s\n' "$table_size" >"$state/xvs.toml"
-    start xvsd xvs-worker-0 taskset -c "$core" "$bin/xvsd" --config "$state/xvs.toml" \
-        --interface wan --interface lan --workers 1 "$@"
+    printf 'offload = "off"\nhold = "10s"\n%s\n' "$large_keys" >"$state/xvs.toml"
+    start xvsd xvs-worker-0 "$bin/xvsd" --config "$state/xvs.toml" --interface wan --interface lan "$@"
     while [[ $former && -e /proc/$former ]]; do sleep 0.01; done
     find_forwarder xvsd xvs-worker-0
     "${as_root[@]}" chrt -r -p 2 "$thread"
@@ -50,13 +49,14 @@ hundred_million() {
     done
 
     local table_size=$((count + count / 10)) dest=$vip client=198.51.104.1 start_patience=120
+    local large_keys="conn_table_size = $table_size"
     wire_up
     on dr ip route add 198.51.104.0/21 via 198.51.100.10
     take_by rs1 lan far_end
     on dr mount -o remount,size=95% /dev/shm/xvs
     echo
     echo "xvsd, NAT, conn_table_size = $table_size"
-    timed start_large
+    timed start_large --workers 1
     echo "  start with an empty table: $milliseconds ms"
     on dr "$bin/xvsadm" --set 0 0 86400
     on dr "$bin/xvsadm" -A -u "$vip:$port" -s rr
@@ -82,11 +82,11 @@ hundred_million() {
             quiet / 1e3, during / 1e3, during / quiet }'
     "${as_root[@]}" kill -KILL "$pid"
     while [[ -e /proc/$pid ]]; do sleep 0.01; done
-    timed start_large
+    timed start_large --workers 1
     echo "  kill -9, start: ready after $milliseconds ms; $(in_table) connections"
     timed round_trip 1 >/dev/null
     echo "  the first new connection after that: $milliseconds ms"
-    timed start_large --take-over
+    timed start_large --workers 1 --take-over
     echo "  take-over: $milliseconds ms; $(in_table) connections;$(grep -o 'nobody forwarded.*' "$state/forwarder.log")"
     stop_forwarder
     cluster_down
