@@ -91,8 +91,8 @@ keys! {
     /// used. `"small-pages"`: the same in small pages. `"resident"`: all in huge pages at the start.
     conn_table_memory: TableMemory = TableMemory::OnDemand, BySuccessor;
     /// The largest number of endpoints, and of addresses, that the XDP program steers: those of services, of real
-    /// servers behind NAT or tunnels, and of the machine. Each takes 32 bytes of the kernel's memory, and about 100 more
-    /// once it is steered.
+    /// servers behind NAT or tunnels, and of the machine. Each takes 32 bytes of the kernel's memory, and 88 for each
+    /// endpoint and each address that is steered.
     steered_endpoints: u32 = MapSizes::default().endpoints, BySuccessor;
     /// The number of concurrent SIP calls of all services with `--pe sip`, shared out among the workers. Each uses 264
     /// bytes, allocated when the first such service is added.
