@@ -231,9 +231,9 @@ impl Config {
         MapSizes { records, endpoints: self.steered_endpoints }
     }
 
-    /// Checks that a full table, the workers' packet memory, the records of offload, the maps of steering and the rest of
-    /// xvsd fit into the limit of a control group. Reserved huge pages, of which `free_huge_bytes` are free, do not count for it; files
-    /// on a tmpfs cannot be in them.
+    /// Checks that a full table, the workers' packet memory, the records of offload, the maps of steering and the rest
+    /// of xvsd fit into the limit of a control group. Reserved huge pages, of which `free_huge_bytes` are free, do not
+    /// count for it; files on a tmpfs cannot be in them.
     ///
     /// # Errors
     /// [`ConfigError::TableOverLimit`].
@@ -542,7 +542,7 @@ file = "/etc/keepalived/keepalived.conf"
             let limit = CgroupLimit { bytes: limit_mib << 20, file: "/sys/fs/cgroup/memory.max".into() };
             config.check_limit(table, 2 * (19 << 20), free_huge_mib << 20, &limit).is_ok()
         };
-        // Packet memory of 38 MiB, records of 48, timers of 16, maps of 8, and 16 for the rest; the table itself takes 169.
+        // Packet memory of 38 MiB, records of 48, timers of 16, maps of 8, and 16 for the rest; the table takes 169.
         assert!(fits(&config, &table, 170, 127));
         assert!(!fits(&config, &table, 170, 125), "the other memory does not fit");
         assert!(!fits(&config, &table, 168, 127), "too few are free");

@@ -538,7 +538,8 @@ impl<D: Datapath> Control<D> {
     }
 }
 
-/// The broadcast addresses of the networks that the director is in. Networks of one or two addresses have none (RFC 3021).
+/// The broadcast addresses of the networks that the director is in. Networks of one or two addresses have none
+/// (RFC 3021).
 fn broadcasts(network: &Network) -> BTreeSet<IpAddr> {
     let addresses = network.links.iter().flat_map(|link| &link.addresses);
     let last = addresses.filter_map(|(own, len)| match own {

@@ -9,7 +9,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 
 use super::live::{DestinationLive, ServiceLive};
 use super::route::Route;
-use super::share;
+use super::share::share;
 use crate::conn::{Connection, NO_DESTINATION};
 use crate::egress::path_mtu::PathMtu;
 use crate::egress::{Path, Tunnel};

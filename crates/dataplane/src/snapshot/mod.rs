@@ -16,6 +16,7 @@ mod destinations;
 pub mod quic;
 mod route;
 mod services;
+mod share;
 pub mod slow_start;
 pub mod syn_limits;
 
@@ -188,14 +189,5 @@ impl Snapshot {
     pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
         let key = packet.connection_key();
         self.services.for_packet(self.marks.of(link, packet), key.protocol, key.dest).is_some()
-    }
-}
-
-/// Makes the parts of an earlier version those of a later one. Those that both share are not touched.
-fn share<T>(parts: &mut [Arc<T>], later: &[Arc<T>]) {
-    for (part, later) in parts.iter_mut().zip(later) {
-        if !Arc::ptr_eq(part, later) {
-            part.clone_from(later);
-        }
     }
 }

@@ -14,7 +14,7 @@ use super::destinations::DestinationId;
 use super::live::{DestinationLive, ServiceLive};
 use super::persistence::Persistence;
 use super::quic::Quic;
-use super::share;
+use super::share::share;
 use super::slow_start::{CONNECTION, SlowStart, Turn};
 use crate::clock::Millis;
 
