@@ -1,14 +1,14 @@
 //! The cache lines that move between workers with each kind of packet.
 //!
-//! Two workers with one table treat packets of a kind in turns, each its own connections unless the kind says otherwise.
-//! A line that both change moves from one core to the other with each packet. The names of these lines are compared
-//! with those of [`kinds`]. So a test fails if workers share one more counter, or if the word of one is on a line with
-//! that of another.
+//! Two workers with one table treat packets of a kind in turns, each those of its own connections unless the kind says
+//! otherwise. A line that both change moves from one core to the other with each packet. The names of these lines are
+//! compared with those of [`kinds`]. So the test fails if workers share one more counter, or if the word of one is on a
+//! line with that of another.
 //!
-//! A packet is a burst of its own, with all that the worker does before it sleeps again. That is the most that can move:
-//! what moves once a burst moves once for 64 packets under load. All packets are to one real server for the same
-//! reason. Of the index nothing is counted: which connections have one bucket is chance, one in thousands. The memory is
-//! that of this process (`shared_lines/stores.rs`), without rings, BPF maps and the kernel's own. Not here: what a
+//! A packet is a burst of its own, with all that the worker does before it sleeps again. That is the most that can
+//! move: what moves once a burst moves once for 64 packets under load. All packets are to one real server for the same
+//! reason. Of the index nothing is counted: which connections have one bucket is chance, one in thousands. The memory
+//! is that of this process (`shared_lines/stores.rs`), without rings, BPF maps and the kernel's own. Not here: what a
 //! worker only reads of what another has stored, and times.
 
 mod scene;
@@ -31,7 +31,7 @@ use scene::{ACK, FIN, Packet, SYN, Scene};
 use stores::{LINE, Stores, addresses, range_of};
 
 /// The packets of a kind. The first half brings the lines to the workers, the second half is counted.
-const PACKETS: usize = 6;
+const PACKETS: usize = 4;
 
 const PLACE: &str = "the scheduler's place";
 const NUMBERS: &str = "a real server's numbers";

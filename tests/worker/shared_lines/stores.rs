@@ -43,7 +43,13 @@ impl Stores {
 
     /// Begins when all other threads sleep.
     pub(super) fn begin(&mut self) {
-        while !all_others_sleep() {
+        let mut before = Vec::new();
+        loop {
+            let others = other_threads();
+            if others == before && others.iter().all(|(state, _)| state == "S") {
+                break;
+            }
+            before = others;
             thread::yield_now();
         }
         self.parts = writable(&[range_of(self), reserved(&self.copy), reserved(&self.changed)]);
@@ -84,13 +90,18 @@ impl Stores {
     }
 }
 
-fn all_others_sleep() -> bool {
+/// The state of each other thread of this process, and how often it has gone to sleep.
+fn other_threads() -> Vec<(String, String)> {
     let own = gettid().as_raw_nonzero().to_string();
     let tasks = fs::read_dir("/proc/self/task").expect("the own threads");
     let others = tasks.flatten().filter(|task| task.file_name() != *own);
-    // A thread that has ended meanwhile does not run, either.
-    let mut states = others.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
-    states.all(|stat| stat.contains(") S "))
+    // A thread that has ended meanwhile has none.
+    let statuses = others.filter_map(|task| fs::read_to_string(task.path().join("status")).ok());
+    let word = |status: &str, name| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|line| line.split_whitespace().next()).unwrap_or_default().to_owned()
+    };
+    statuses.map(|status| (word(&status, "State:"), word(&status, "voluntary_ctxt_switches:"))).collect()
 }
 
 /// The memory that can be written, without these parts.
