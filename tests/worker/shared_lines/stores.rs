@@ -43,15 +43,7 @@ impl Stores {
 
     /// Begins when all other threads sleep.
     pub(super) fn begin(&mut self) {
-        let mut before = Vec::new();
-        loop {
-            let others = other_threads();
-            if others == before && others.iter().all(|(state, _)| state == "S") {
-                break;
-            }
-            before = others;
-            thread::yield_now();
-        }
+        await_other_threads();
         self.parts = writable(&[range_of(self), reserved(&self.copy), reserved(&self.changed)]);
         self.changed.clear();
         let bytes: usize = self.parts.iter().map(|part| (part.end - part.start) as usize).sum();
@@ -87,6 +79,20 @@ impl Stores {
             }
         }
         self.changed.clone()
+    }
+}
+
+/// Waits until all other threads sleep. What it allocates is freed when it returns, before anything is copied.
+fn await_other_threads() {
+    let mut before = Vec::new();
+    loop {
+        let others = other_threads();
+        // Not one that only waits for a lock: it has gone to sleep anew when all seem to be asleep.
+        if others == before && others.iter().all(|(state, _)| state == "S") {
+            return;
+        }
+        before = others;
+        thread::yield_now();
     }
 }
 
