@@ -110,8 +110,9 @@ impl ResponseTimes {
     }
 }
 
-/// The counters of one worker.
+/// The counters of one worker, on cache lines of their own: two workers' may be allocated side by side.
 #[derive(Debug, Default)]
+#[repr(align(128))]
 pub struct WorkerCounters {
     /// Frames received.
     pub received: Counter,

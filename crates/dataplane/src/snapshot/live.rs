@@ -89,8 +89,9 @@ impl Counts {
     }
 }
 
-/// Numbers of a destination that outlive snapshots.
+/// Numbers of a destination that outlive snapshots, on cache lines of their own.
 #[derive(Default)]
+#[repr(align(64))]
 pub struct DestinationLive {
     load: LiveLoad,
     templates: AtomicI32,
