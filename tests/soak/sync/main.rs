@@ -132,7 +132,7 @@ impl Soak<'_> {
             director.add_service(Protocol::Tcp, PORT, Method::DirectRouting);
         }
         let good = !messages.are_signed || await_table(&directors[1].0);
-        let client = Client::start(&cluster, REAL);
+        let client = Client::start(&cluster, REAL, None);
         wait::until("the real client's connections are open", || {
             (client.tally().open == [REAL; METHODS.len()]).then_some(())
         });

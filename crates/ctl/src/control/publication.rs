@@ -47,7 +47,7 @@ impl Publication {
     /// Notes that every worker uses the published snapshot, and that flows have ended.
     pub(super) fn all_current(&mut self) {
         // A listing may still hold one.
-        if let Some(mut former) = self.held.drain(..).filter_map(Arc::into_inner).last() {
+        if let Some(mut former) = self.held.drain(..).filter_map(Arc::into_inner).next_back() {
             // At once, because it would keep what was deleted.
             former.catch_up(&self.snapshot);
             self.spare = Some(former);
