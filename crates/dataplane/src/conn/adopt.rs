@@ -105,26 +105,6 @@ impl Table {
         Ok(Arc::new(Self::fresh(config, &parts, mapping, &extensions, secret, boot)))
     }
 
-    /// Puts the free entries in order for another process, and notes the rest of what a [survey](FormerTable::survey)
-    /// would find. Only while no thread uses the table.
-    pub fn leave(&self, now: Millis) {
-        let header = &self.slab.header[0];
-        let mut stock = Stock::default();
-        for handle in 0..self.stocks.len() {
-            if let Some(left) = self.left_stock(handle).take() {
-                stock.give_all(&self.slab, left);
-            }
-        }
-        for (word, part) in header.left_free.iter().zip(stock.parts()) {
-            word.store(part, Ordering::Relaxed);
-        }
-        header.left_live.store(self.live() as u64, Ordering::Relaxed);
-        header.left_expected.store(self.expected.load(Relaxed), Ordering::Relaxed);
-        header.left.store(now.0, Ordering::Release);
-        // This process may use the table again.
-        *self.left_stock(0) = Some(stock);
-    }
-
     /// A connection that was [surveyed](FormerTable::survey). Only for use before any handle of a worker is taken.
     pub fn surveyed(&self, id: ConnId) -> Connection<'_> {
         Connection { id, record: self.slab.record(id.0), offloaded: &self.offloaded }

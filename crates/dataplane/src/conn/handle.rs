@@ -338,16 +338,6 @@ impl TableWorker {
         self.handle.unpark();
     }
 
-    /// As [`park`](Self::park); in addition another process may take the table over, if all handles have left it.
-    pub fn leave(&mut self) {
-        self.handle.leave();
-    }
-
-    /// Must be called after [`leave`](Self::leave) before any other operation.
-    pub fn enter(&mut self) {
-        self.handle.enter();
-    }
-
     /// The number of entries that this worker has removed and that are not free yet. A worker with such entries should
     /// not sleep for long: meanwhile the table is smaller by this number.
     pub fn in_limbo(&self) -> u32 {
@@ -421,9 +411,9 @@ impl Table {
 #[derive(Debug)]
 pub(crate) struct TableHandle {
     pub(super) table: Arc<Table>,
-    number: usize,
+    pub(super) number: usize,
     pub(super) state: HandleState,
-    stock: Stock,
+    pub(super) stock: Stock,
     pub(super) parked: bool,
     /// The time of the burst or walk, for the log of connections.
     pub(super) now: Millis,
@@ -583,26 +573,6 @@ impl TableHandle {
     pub(super) fn unpark(&mut self) {
         self.table.quiescence.unpark(self.number);
         self.parked = false;
-    }
-
-    pub(super) fn leave(&mut self) {
-        self.park();
-        // A handle that has left already has none.
-        self.table.left_stock(self.number).get_or_insert_with(|| mem::take(&mut self.stock));
-    }
-
-    pub(super) fn enter(&mut self) {
-        // Another process may have been about to get it.
-        if let Some(stock) = self.table.left_stock(self.number).take() {
-            self.stock = stock;
-        }
-        self.unpark();
-    }
-
-    /// The number of entries that it has removed and that are not free yet, also after [`leave`](Self::leave).
-    pub(super) fn in_limbo(&self) -> u32 {
-        let left = self.table.left_stock(self.number);
-        left.as_ref().map_or_else(|| self.stock.in_limbo(), Stock::in_limbo)
     }
 }
 

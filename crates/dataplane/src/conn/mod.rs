@@ -24,6 +24,7 @@ mod wheel;
 mod adopt;
 mod candidate;
 mod handle;
+mod leave;
 mod reader;
 mod timers;
 

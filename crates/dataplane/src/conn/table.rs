@@ -18,7 +18,7 @@ use std::io;
 use std::ops::Range;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicU32, AtomicU64 as Statistic};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crossbeam::utils::CachePadded;
 use xvs_proto::HashSecret;
@@ -356,11 +356,6 @@ impl Table {
     /// The number of entries: the indices of connections are below it.
     pub fn entries(&self) -> usize {
         self.slab.entries.len()
-    }
-
-    /// The unused entries of a handle that no thread uses.
-    pub(super) fn left_stock(&self, handle: usize) -> MutexGuard<'_, Option<Stock>> {
-        self.stocks[handle].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[inline]
