@@ -107,7 +107,11 @@ offload = "off"
 metrics_address = "127.0.0.1:9112"
 interfaces = ["wan", "lan"]
 TOML
-    for name in wan lan; do at dr ethtool -L $name combined "$workers" || true; done
+    for name in wan lan; do
+        # The last number is the present one.
+        [[ $(at dr ethtool -l $name | awk '/^Combined/ { number = $2 } END { print number }') == "$workers" ]] ||
+            at dr ethtool -L $name combined "$workers" || fail "$name does not take $workers queues"
+    done
     : >/tmp/xvsd.log
     start
     for protocol in t u; do
