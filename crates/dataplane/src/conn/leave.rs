@@ -14,8 +14,8 @@ use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
 
 impl Table {
-    /// Puts the free entries in order for another process, and notes the rest of what a [survey](super::FormerTable::survey)
-    /// would find. Only while no thread uses the table.
+    /// Puts the free entries in order for another process, and notes the rest of what a
+    /// [survey](super::FormerTable::survey) would find. Only while no thread uses the table.
     pub fn leave(&self, now: Millis) {
         let header = &self.slab.header[0];
         let mut stock = Stock::default();
