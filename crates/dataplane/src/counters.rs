@@ -112,7 +112,7 @@ impl ResponseTimes {
 
 /// The counters of one worker, on cache lines of their own: two workers' may be allocated side by side.
 #[derive(Debug, Default)]
-#[repr(align(128))]
+#[cfg_attr(not(loom), repr(align(128)))]
 pub struct WorkerCounters {
     /// Frames received.
     pub received: Counter,

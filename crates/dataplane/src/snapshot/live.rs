@@ -91,7 +91,7 @@ impl Counts {
 
 /// Numbers of a destination that outlive snapshots, on cache lines of their own.
 #[derive(Default)]
-#[repr(align(64))]
+#[cfg_attr(not(loom), repr(align(64)))]
 pub struct DestinationLive {
     load: LiveLoad,
     templates: AtomicI32,
