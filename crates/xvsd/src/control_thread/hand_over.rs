@@ -84,7 +84,7 @@ impl ControlThread {
                     // While the workers still forward. The successor adds what is counted from now on.
                     shared.record_last_hour();
                     shared.keep_last_hour();
-                    quiet = Some((shared.reader(), shared.sweeping.lock()));
+                    quiet = Some((lock(shared.reader()), lock(&shared.sweeping)));
                     self.control.datapath().workers.pause();
                     // The successor has the whole hold until its own programs are in force.
                     self.beat();
