@@ -44,3 +44,14 @@ driver() { at dr ethtool -i wan | awk '$1 == "driver:" { print $2 }'; }
 
 # A command of qemu's monitor.
 monitor() { echo "$*" >"$(echo /dev/vport*p1)"; }
+
+# Starts xvsd with the configuration in `file`; as a successor; again after a kill. Each ends when xvsd forwards.
+start() {
+    at dr xvsd --config "$file" >>/tmp/xvsd.log 2>&1 &
+    until_shown "up .* configuration" at dr xvs status
+}
+take_over() { at dr xvsd --take-over --config "$file" >>/tmp/xvsd.log 2>&1; }
+kill_and_start() {
+    at dr pkill -KILL -x xvsd
+    start
+}

@@ -42,17 +42,7 @@ queues = $2
 TOML
 }
 
-start() {
-    at dr xvsd --config $file >>/tmp/xvsd.log 2>&1 &
-    until_shown "up .* configuration" at dr xvs status
-}
-
 # The events. Each ends when xvsd forwards.
-take_over() { at dr xvsd --take-over --config $file >>/tmp/xvsd.log 2>&1; }
-kill_and_start() {
-    at dr pkill -KILL -x xvsd
-    start
-}
 other_rings() {
     configure "$mode" 1 1024
     at dr xvs reload >/dev/null

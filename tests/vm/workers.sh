@@ -30,15 +30,6 @@ source /vm-bin/common.bash
 # shellcheck source=tests/vm/cards.bash
 source /vm-bin/cards.bash
 
-start() {
-    at dr xvsd --config $file >>/tmp/xvsd.log 2>&1 &
-    until_shown "up .* configuration" at dr xvs status
-}
-take_over() { at dr xvsd --take-over --config $file >>/tmp/xvsd.log 2>&1; }
-kill_and_start() {
-    at dr pkill -KILL -x xvsd
-    start
-}
 healthy() { at dr xvs healthy --timeout 60 >/tmp/healthy 2>&1 || fail "a worker stands still"; }
 
 # The packets that each worker has received, by its number.
