@@ -5,29 +5,17 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Command;
 
 use serde_json::Value;
-use xvs::cluster::{VIP, complete, real_server, succeed, virtual_endpoint};
+use xvs::cluster::{VIP, complete, real_server, virtual_endpoint};
 use xvs::director::program;
 use xvs::servers::Sink;
-use xvs::{Cluster, Director, Host, Method, clients, traffic, wait};
+use xvs::{Cluster, Director, Host, Method, clients, clock, traffic, wait};
 
 /// A library in whose `clock_gettime` the date jumps.
 fn jumping(cluster: &Cluster) -> PathBuf {
-    let (source, library) = (cluster.state().join("clock.c"), cluster.state().join("clock.so"));
-    let text = "#define _GNU_SOURCE\n#include <time.h>\n#include <unistd.h>\n#include <sys/syscall.h>\n\
-        static const long jumps[] = { 946080000, -1900000000, 0 };\n\
-        int clock_gettime(clockid_t clock, struct timespec *time) {\n\
-            static unsigned reading;\n\
-            long result = syscall(SYS_clock_gettime, clock, time);\n\
-            if (result == 0 && clock == CLOCK_REALTIME)\n\
-                time->tv_sec += jumps[__atomic_fetch_add(&reading, 1, __ATOMIC_RELAXED) % 3];\n\
-            return result;\n\
-        }\n";
-    fs::write(&source, text).expect("the cluster's folder takes a new file");
-    succeed(Command::new("clang").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source));
-    library
+    let jumps = "static const long jumps[] = { 946080000, -1900000000, 0 };\nstatic unsigned reading;";
+    clock::library(cluster, jumps, "jumps[__atomic_fetch_add(&reading, 1, __ATOMIC_RELAXED) % 3]")
 }
 
 /// Waits until each of the four checks is up and has run so often, and asserts that no run failed.

@@ -10,6 +10,7 @@
 pub mod both_paths;
 pub mod browser;
 pub mod clients;
+pub mod clock;
 pub mod cluster;
 pub mod director;
 pub mod document;

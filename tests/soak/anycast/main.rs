@@ -12,24 +12,19 @@
 
 #[path = "../restart/connections.rs"]
 mod connections;
+mod rules;
 
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use xvs::cluster::{REAL_SERVERS, VIP, real_server};
-use xvs::fleet::{Fleet, Member, example};
+use xvs::cluster::REAL_SERVERS;
+use xvs::fleet::{Fleet, Member};
 use xvs::{Cluster, Layout, Method};
 
 use connections::{Client, METHODS, Servers};
+use rules::{SERVICES, of_example, services};
 
-/// The services: the options of their real servers, their names, and the flags of `mh`.
-const SERVICES: [(&str, &str, &str); METHODS.len()] = [
-    ("-g", "DR, by IP", " -b mh-fallback"),
-    ("--fullnat", "FULLNAT", " -b mh-fallback,mh-port"),
-    ("-g", "DR", " -b mh-fallback,mh-port"),
-    ("-i", "tunnel", " -b mh-fallback,mh-port"),
-];
 /// How long connections may take to open or to recover: longer than their own patience.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// A message about a connection leaves within three seconds.
@@ -53,21 +48,8 @@ fn main() -> ExitCode {
 
 /// The rules of a director: the example's local addresses, and the services of the suite.
 fn rules(scheduler: &str, is_synchronized: bool) -> String {
-    let example = example("rules");
-    let of_example = |start: &'static str| example.lines().filter(move |line| line.starts_with(start));
-    let mut lines: Vec<String> = of_example("#xvs laddr").map(str::to_owned).collect();
-    for ((option, _, flags), (_, _, port)) in SERVICES.into_iter().zip(METHODS) {
-        let flags = if scheduler == "mh" { flags } else { "" };
-        lines.push(format!("-A -t {VIP}:{port} -s {scheduler}{flags}"));
-        for server in [1, 2] {
-            let prefix = if option == "--fullnat" { "#xvs " } else { "" };
-            lines.push(format!("{prefix}-a -t {VIP}:{port} -r {}:{port} {option} -w 1", real_server(server)));
-        }
-    }
-    if is_synchronized {
-        lines.extend(of_example("--start-daemon").map(str::to_owned));
-    }
-    lines.join("\n") + "\n"
+    let daemon = if is_synchronized { of_example("--start-daemon") } else { String::new() };
+    [of_example("#xvs laddr"), services(scheduler, 2, || 1), daemon].concat()
 }
 
 fn run(name: &str, scheduler: &str, is_synchronized: bool, count: usize) -> bool {

@@ -15,24 +15,17 @@ use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use rustix::process::{Signal, kill_process};
-use xvs::cluster::{REAL_SERVERS, VIP, real_server, succeed};
+use xvs::cluster::{REAL_SERVERS, VIP, succeed};
 use xvs::director::{process, program};
 use xvs::etcd::Etcd;
-use xvs::fleet::{FLEET, Fleet, Member, More, example};
+use xvs::fleet::{FLEET, Fleet, Member, More};
 use xvs::{Cluster, Director, Host, wait};
 
-use crate::connections::METHODS;
 use crate::history::Event;
 use crate::observe::{Recorder, digest_of};
+use crate::rules::{of_example, services};
 use crate::schedule::{Fault, MEMBERS, Place, Step};
 
-/// The options of the services' real servers, and the flags of `mh`, by port.
-const SERVICES: [(&str, &str); METHODS.len()] = [
-    ("-g", "mh-fallback"),
-    ("--fullnat", "mh-fallback,mh-port"),
-    ("-g", "mh-fallback,mh-port"),
-    ("-i", "mh-fallback,mh-port"),
-];
 pub(crate) const SERVERS: [Host; 4] =
     [REAL_SERVERS[0], REAL_SERVERS[1], Host::RealServer(3), Host::RealServer(4)];
 /// From one change to the next of a fault that goes on.
@@ -262,11 +255,6 @@ impl<'a> World<'a> {
     fn come(&mut self, number: u8) {
         let file = self.cluster.state().join("first-rules");
         let services = fs::read_to_string(file).expect("it was written at the start");
-        let of_example = |start: &'static str| {
-            let text = example("rules");
-            let lines = text.lines().filter(|line| line.starts_with(start));
-            lines.map(|line| format!("{line}\n")).collect::<String>()
-        };
         let rules = [
             &of_example("#xvs laddr"),
             "#xvs laddr add 203.0.113.5 --standby\n",
@@ -304,16 +292,7 @@ impl<'a> World<'a> {
 
     /// Rules that nobody has applied yet: other weights, and another service beside those of the connections.
     fn new_rules(&mut self) -> String {
-        let mut text = String::new();
-        for ((option, flags), (_, _, port)) in SERVICES.into_iter().zip(METHODS) {
-            text += &format!("-A -t {VIP}:{port} -s mh -b {flags}\n");
-            let prefix = if option == "--fullnat" { "#xvs " } else { "" };
-            for server in 1..=SERVERS.len() as u8 {
-                let weight = self.rng.u8(1..=3);
-                let server = real_server(server);
-                text += &format!("{prefix}-a -t {VIP}:{port} -r {server}:{port} {option} -w {weight}\n");
-            }
-        }
+        let text = services("mh", SERVERS.len() as u8, || self.rng.u8(1..=3));
         self.rules += 1;
         text + &format!("-A -t {VIP}:{} -s rr\n", 20_000 + self.rules)
     }
@@ -392,22 +371,11 @@ fn empty(folder: &Path) {
 
 /// A library in whose `clock_gettime` the date is later by the seconds in the file `XVS_CLOCK`.
 fn clock(cluster: &Cluster) -> PathBuf {
-    let (source, library) = (cluster.state().join("clock.c"), cluster.state().join("clock.so"));
-    let text = "#define _GNU_SOURCE\n#include <fcntl.h>\n#include <stdlib.h>\n#include <sys/mman.h>\n\
-        #include <sys/syscall.h>\n#include <time.h>\n#include <unistd.h>\n\
-        static const volatile long *later;\n\
+    let later = "static const volatile long *later;\n\
         __attribute__((constructor)) static void begin(void) {\n\
             int file = open(getenv(\"XVS_CLOCK\"), O_RDONLY | O_CLOEXEC);\n\
             later = mmap(NULL, 4096, PROT_READ, MAP_SHARED, file, 0);\n\
             close(file);\n\
-        }\n\
-        int clock_gettime(clockid_t clock, struct timespec *time) {\n\
-            long result = syscall(SYS_clock_gettime, clock, time);\n\
-            if (result == 0 && clock == CLOCK_REALTIME && later && later != MAP_FAILED)\n\
-                time->tv_sec += *later;\n\
-            return result;\n\
-        }\n";
-    fs::write(&source, text).expect("the cluster's folder takes a file");
-    succeed(Command::new("clang").args(["-O2", "-shared", "-fPIC", "-o"]).arg(&library).arg(&source));
-    library
+        }";
+    xvs::clock::library(cluster, later, "later && later != MAP_FAILED ? *later : 0")
 }

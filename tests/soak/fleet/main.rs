@@ -19,6 +19,8 @@ mod faults;
 mod history;
 mod observe;
 mod plant;
+#[path = "../anycast/rules.rs"]
+mod rules;
 mod schedule;
 
 use std::collections::BTreeMap;
