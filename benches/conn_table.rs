@@ -316,7 +316,7 @@ fn take_over(connections: u32) {
         let mut table = FormerTable::map(&files, config, Boot::default()).expect("the table");
         table.touch();
         let (begun, mut counts) = (Instant::now(), Counts::default());
-        let discarded = if is_killed { table.repair(Millis(1), |_| true, || {}) } else { 0 };
+        let discarded = if is_killed { table.repair(Millis(1), |_| true, || {}).discarded } else { 0 };
         let survey = table.survey(|connection| counts.count(connection), || {});
         table.take_over(&survey);
         let name = if is_killed { "killed" } else { "in order" };

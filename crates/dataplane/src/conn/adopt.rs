@@ -1,10 +1,11 @@
 //! Connection tables in files that outlive the process, and their take-over by the next process.
 //!
-//! The process may have been killed between any two stores. So only the entries are used, and of these only the fields
-//! that identify a connection or that it needs later. Each entry is checked; index, free list, counts and timers are
-//! built anew. An entry that is incomplete, impossible or of an unknown destination is discarded. A table of another
-//! version or size, or from before the machine's last start, is refused as a whole. Runs once, before there are
-//! workers. Cost: three passes over the entries. A process that ends in order [leaves](Table::leave) the table so that
+//! The process may have been killed between any two stores. Of the entries only the fields are used that identify a
+//! connection or that it needs later. Each entry is checked. The index is kept if it has the keys of all entries and no
+//! others, and else built anew, as free list, counts and timers always are. An entry that is incomplete, impossible or
+//! of an unknown destination is discarded. A table of another version or size, or from before the machine's last start,
+//! is refused as a whole. Runs once, before there are workers. Cost: three passes over the entries, and one over the
+//! index. A process that ends in order [leaves](Table::leave) the table so that
 //! no pass is necessary. Not here: the names and permissions of these files.
 //!
 //! Before the take-over the table is a [`FormerTable`], which has no handles: nothing in this process can insert into
@@ -14,7 +15,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::atomic::{AtomicU32, AtomicUsize};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use std::{array, io, thread};
@@ -65,6 +66,15 @@ enum FreeEntries {
     Found(Vec<u32>),
     /// They are in the free list, but for those of this [`Stock`].
     Listed([u32; 2]),
+}
+
+/// What a [repair](FormerTable::repair) has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Repair {
+    /// The number of discarded entries.
+    pub discarded: usize,
+    /// Whether the index was built anew.
+    pub is_rebuilt: bool,
 }
 
 /// Why a table is not taken over.
@@ -215,46 +225,65 @@ impl FormerTable {
         self.0.slab.extent().min(self.0.slab.entries.len() as u32)
     }
 
-    /// Repairs a table whose process was killed at any moment: checks each entry, and builds the index and the counts
+    /// Repairs a table whose process was killed at any moment: checks each entry and the index, and builds the counts
     /// of templates anew, on all cores. `is_known` returns whether there is a destination with this number; `progress`
-    /// is called repeatedly. Returns the number of discarded entries.
+    /// is called repeatedly.
+    ///
+    /// The index is kept if the sum over its slots is the sum over the keys of all entries, which no process that was
+    /// killed changes but for a few instructions; else it is built anew, which takes five times as long.
     pub fn repair(
         &mut self,
         now: Millis,
         is_known: impl Fn(u32) -> bool + Sync,
         progress: impl Fn() + Sync,
-    ) -> usize {
+    ) -> Repair {
         let extent = self.extent_of_files();
         let Table { slab, buckets, secret, .. } = &self.0;
         let discarded = AtomicUsize::new(0);
         // Entries that were about to be removed: a new connection between the same ends may have taken their place
         // since.
         let closed = Mutex::new(Vec::new());
+        // The sum over the keys that the index has to have, less that over those that it has.
+        let missing = AtomicU64::new(0);
         // Relaxed, here and below: no other thread uses the table yet.
-        buckets.clear();
         for_each_window(extent, &progress, |window| {
-            // All keys of a window before the first one is entered, so that their buckets are fetched together.
-            let keys: [Option<Keys>; WINDOW] = array::from_fn(|at| {
-                let index = window.start + at as u32;
-                let is_possible = index < window.end && is_possible(slab.record(index), now, &is_known);
-                let keys = is_possible.then(|| keys_of(slab, secret, index));
-                keys.inspect(|keys| keys.prefetch(buckets))
-            });
-            for (index, keys) in window.zip(keys) {
-                let entry = slab.entry(index);
-                let was_closed = entry.controlled.load(Ordering::Relaxed) == REMOVED;
-                entry.controlled.store(0, Ordering::Relaxed);
-                if keys.is_some() && was_closed {
-                    closed.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+            let mut sum = 0_u64;
+            for index in window {
+                let record = slab.record(index);
+                let entry = record.entry;
+                if !entry.life().is_current() {
                     continue;
                 }
-                let is_entered = keys.is_some_and(|keys| enter(slab, buckets, &keys, index));
-                if entry.life().is_current() && !is_entered {
+                let is_possible = is_possible(record, now, &is_known);
+                let keys = record.is_sound().then(|| keys_of(slab, secret, index));
+                let controlled = entry.controlled.load(Ordering::Relaxed);
+                if is_possible && controlled != REMOVED {
+                    let keys = keys.filter(|_| !is_detached(record));
+                    sum = sum.wrapping_add(keys.map_or(0, |keys| keys.share(index)));
+                    // Most lines stay as they are.
+                    if controlled != 0 {
+                        entry.controlled.store(0, Ordering::Relaxed);
+                    }
+                    continue;
+                }
+                keys.inspect(|keys| keys.unlink(buckets, index));
+                if is_possible {
+                    closed.lock().unwrap_or_else(PoisonError::into_inner).push(index);
+                } else {
                     discard(entry, &discarded);
                 }
             }
+            missing.fetch_add(sum, Relaxed);
         });
+        for_each_window(buckets.len() as u32, &progress, |window| {
+            missing.fetch_sub(buckets.sum(window), Relaxed);
+        });
+        let is_rebuilt = missing.into_inner() != 0;
+        if is_rebuilt {
+            rebuild(slab, buckets, secret, extent, &discarded, &progress);
+        }
         for index in closed.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            slab.entry(index).controlled.store(0, Ordering::Relaxed);
             if !enter(slab, buckets, &keys_of(slab, secret, index), index) {
                 discard(slab.entry(index), &discarded);
             }
@@ -271,8 +300,37 @@ impl FormerTable {
                 }
             }
         });
-        discarded.into_inner()
+        Repair { discarded: discarded.into_inner(), is_rebuilt }
     }
+}
+
+/// Enters the keys of all current entries in an empty index, but of those that were about to be removed.
+fn rebuild(
+    slab: &Slab,
+    buckets: &Buckets,
+    secret: &HashSecret,
+    extent: u32,
+    discarded: &AtomicUsize,
+    progress: impl Fn() + Sync,
+) {
+    for_each_window(buckets.len() as u32, &progress, |window| buckets.clear(window));
+    for_each_window(extent, progress, |window| {
+        // All keys of a window before the first one is entered, so that their buckets are fetched together.
+        let keys: [Option<Keys>; WINDOW] = array::from_fn(|at| {
+            let index = window.start + at as u32;
+            let is_entered = index < window.end && {
+                let entry = slab.entry(index);
+                entry.life().is_current() && entry.controlled.load(Ordering::Relaxed) != REMOVED
+            };
+            let keys = is_entered.then(|| keys_of(slab, secret, index));
+            keys.inspect(|keys| keys.prefetch(buckets))
+        });
+        for (index, keys) in window.zip(keys) {
+            if keys.is_some_and(|keys| !enter(slab, buckets, &keys, index)) {
+                discard(slab.entry(index), discarded);
+            }
+        }
+    });
 }
 
 /// Whether an entry holds a connection or template that the table can keep.
@@ -390,8 +448,11 @@ fn keys_of(slab: &Slab, secret: &HashSecret, index: u32) -> Keys {
 /// Enters the keys of an entry in the index, unless it is detached. Returns whether no other entry has one of them.
 fn enter(slab: &Slab, buckets: &Buckets, keys: &Keys, index: u32) -> bool {
     let record = slab.record(index);
-    let is_detached = Flags(record.entry.flags.load(Ordering::Relaxed)).contains(Flags::DETACHED);
-    is_detached || keys.enter(buckets, slab, Claim { index, wide: record.is_wide() }).is_ok()
+    is_detached(record) || keys.enter(buckets, slab, Claim { index, wide: record.is_wide() }).is_ok()
+}
+
+fn is_detached(record: Record<'_>) -> bool {
+    Flags(record.entry.flags.load(Ordering::Relaxed)).contains(Flags::DETACHED)
 }
 
 /// Whether the process was killed while it ended the handshake of a connection behind the SYN proxy: some of its
@@ -427,7 +488,7 @@ mod tests {
     /// The table as a kill of its process leaves it, repaired, and the number of discarded entries.
     fn repaired(table: Arc<Table>) -> (Arc<Table>, usize) {
         let mut left = FormerTable::left(table).unwrap();
-        let discarded = left.repair(Millis(0), |_| true, || {});
+        let Repair { discarded, .. } = left.repair(Millis(0), |_| true, || {});
         let survey = left.survey(|_| {}, || {});
         (left.take_over(&survey), discarded)
     }

@@ -22,6 +22,8 @@
 //! slot. So two workers cannot both succeed: the second one would have seen the slot of the first and left it as it
 //! was, and no rule above allows that.
 
+use std::ops::Range;
+
 use crate::shm::atomic::{AtomicU64, Ordering, fence};
 use crate::shm::layout::{Bucket, SLOTS};
 use crate::shm::{Cells, matching, prefetch};
@@ -102,10 +104,32 @@ impl Buckets {
         Self { cells }
     }
 
-    /// Empties all slots. No other thread uses them.
-    pub(super) fn clear(&self) {
+    /// Empties all slots of these buckets. No other thread uses them.
+    pub(super) fn clear(&self, buckets: Range<u32>) {
         // Relaxed: no other thread uses them.
-        self.cells.iter().flat_map(|bucket| &bucket.slots).for_each(|slot| slot.store(0, Ordering::Relaxed));
+        self.slots_of(buckets).for_each(|slot| slot.store(0, Ordering::Relaxed));
+    }
+
+    /// Their number.
+    pub(super) fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// The sum of [`share_of`] of all keys in these buckets. Empties tentative slots. No other thread uses them.
+    pub(super) fn sum(&self, buckets: Range<u32>) -> u64 {
+        // Relaxed: no other thread uses them.
+        self.slots_of(buckets).fold(0, |sum, slot| match slot.load(Ordering::Relaxed) {
+            0 => sum,
+            word if word & FINAL != 0 => sum.wrapping_add(mixed(word)),
+            _ => {
+                slot.store(0, Ordering::Relaxed);
+                sum
+            }
+        })
+    }
+
+    fn slots_of(&self, buckets: Range<u32>) -> impl Iterator<Item = &AtomicU64> {
+        self.cells[buckets.start as usize..buckets.end as usize].iter().flat_map(|bucket| &bucket.slots)
     }
 
     /// Prefetches the line that a look-up reads first.
@@ -365,6 +389,17 @@ impl Place {
     fn contends(self, word: u64) -> bool {
         word & (FINAL | TENTATIVE) != 0 && word & (TAG | REPLY | BESIDE) == self.contends
     }
+}
+
+/// What a key of this entry adds to the sum of the buckets.
+pub(super) fn share_of(hash: u64, index: u32) -> u64 {
+    mixed(tag(hash) | u64::from(index))
+}
+
+/// A number in which all bits depend on the tag and the index of a slot.
+fn mixed(word: u64) -> u64 {
+    let word = (word & TAG | u64::from(word as u32)).wrapping_mul(SPREAD);
+    (word ^ word >> 32).wrapping_mul(SPREAD)
 }
 
 /// A bit for each slot that is final and has the tag.

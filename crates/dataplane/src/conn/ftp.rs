@@ -197,7 +197,7 @@ mod tests {
 
         table.expected.store(0, std::sync::atomic::Ordering::Relaxed);
         let mut left = FormerTable::left(table).unwrap();
-        assert_eq!(left.repair(Millis(0), |_| true, || {}), 0);
+        assert_eq!(left.repair(Millis(0), |_| true, || {}).discarded, 0);
         let survey = left.survey(|_| {}, || {});
         let table = left.take_over(&survey);
         let worker = table.handle(0).unwrap();

@@ -2,7 +2,7 @@
 
 use xvs_proto::{FlowKey, HashSecret};
 
-use super::buckets::{Buckets, Claim, Entered, Key};
+use super::buckets::{Buckets, Claim, Entered, Key, share_of};
 use super::entry::{Packed, Record};
 use super::insertion::Kind;
 use super::slab::Slab;
@@ -47,6 +47,18 @@ impl Keys {
     pub(super) fn prefetch(&self, buckets: &Buckets) {
         buckets.prefetch_both(self.request_hash);
         self.prefetch_reply(buckets);
+    }
+
+    /// What they add to the sum of the buckets if they are in the index.
+    pub(super) fn share(&self, index: u32) -> u64 {
+        let reply = self.reply.map_or(0, |(_, hash)| share_of(hash, index));
+        share_of(self.request_hash, index).wrapping_add(reply)
+    }
+
+    /// Removes the keys of this entry from the index, as far as they are there.
+    pub(super) fn unlink(&self, buckets: &Buckets, index: u32) {
+        buckets.unlink(self.request_hash, index);
+        self.reply.inspect(|(_, hash)| buckets.unlink(*hash, index));
     }
 
     /// Enters the keys of an entry that is filled. The reply key first: another worker that finds the connection by the

@@ -43,7 +43,7 @@ pub mod sctp;
 pub mod tcp;
 pub mod udp;
 
-pub use self::adopt::{AdoptError, FormerTable, Survey, TableFiles};
+pub use self::adopt::{AdoptError, FormerTable, Repair, Survey, TableFiles};
 pub(crate) use self::buckets::Candidate;
 pub use self::call_ids::CallIds;
 pub use self::connection::Connection;

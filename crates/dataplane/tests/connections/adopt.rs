@@ -17,8 +17,9 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use rustix::fs::{MemfdFlags, memfd_create};
 use xvs_dataplane::clock::Millis;
+use xvs_dataplane::conn::log::Ending;
 use xvs_dataplane::conn::{
-    AdoptError, Boot, Connection, Direction, Flags, FormerTable, Inserted, NewConnection, Removal,
+    AdoptError, Boot, Connection, Direction, Flags, FormerTable, Inserted, NewConnection, Removal, Repair,
     TIMER_TICK, Table, TableConfig, TableFiles, TableWorker,
 };
 use xvs_dataplane::shm::Memory;
@@ -59,8 +60,17 @@ fn table(files: &TableFiles) -> Arc<Table> {
     Table::create_in(files, CONFIG, HashSecret([5, 6, 7]), BOOT).unwrap()
 }
 
-/// The table, with the number of connections and templates in it, and of those of destination 3.
-fn adopt(files: &TableFiles) -> (Arc<Table>, usize, Counts) {
+/// A table that was taken over.
+struct Adopted {
+    table: Arc<Table>,
+    repair: Repair,
+    /// The number of connections and templates.
+    kept: usize,
+    /// Those of destination 3.
+    counts: Counts,
+}
+
+fn adopt(files: &TableFiles) -> Adopted {
     let mut left = FormerTable::map(files, CONFIG, BOOT).unwrap();
     let mut counts = Counts::default();
     let count = |connection: &Connection<'_>| {
@@ -68,9 +78,9 @@ fn adopt(files: &TableFiles) -> (Arc<Table>, usize, Counts) {
             counts.count(connection);
         }
     };
-    left.repair(NOW, |number| number < 8, || {});
+    let repair = left.repair(NOW, |number| number < 8, || {});
     let survey = left.survey(count, || {});
-    (left.take_over(&survey), survey.live, counts)
+    Adopted { table: left.take_over(&survey), repair, kept: survey.live, counts }
 }
 
 fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
@@ -140,7 +150,10 @@ fn change(worker: &mut TableWorker) {
     for new in changing() {
         let id = insert(worker, &new);
         worker.transition(id, |_| (2, NOW));
-        let _ = worker.remove(id);
+        let _ = match new.method {
+            ForwardingMethod::Nat => worker.remove_if(id, Ending::Expired, |_, _| true),
+            _ => worker.remove(id),
+        };
         worker.quiescent();
     }
     let old = insert(worker, &template(77));
@@ -153,9 +166,10 @@ fn change(worker: &mut TableWorker) {
     worker.quiescent();
 }
 
-/// Checks a table that was taken over at some moment of [`change`]; and fills it, if `filled`.
-fn is_whole(files: &TableFiles, filled: bool) {
-    let (table, kept, counts) = adopt(files);
+/// Checks a table that was taken over at some moment of [`change`]; and fills it, if `filled`. Returns whether its
+/// index was built anew.
+fn check(files: &TableFiles, filled: bool) -> bool {
+    let Adopted { table, repair, kept, counts } = adopt(files);
     let mut worker = table.handle(0).unwrap();
     changing().for_each(|new| _ = is_found(&worker, &new));
     assert!(staying().all(|new| is_found(&worker, &new)), "connections that stay");
@@ -164,7 +178,7 @@ fn is_whole(files: &TableFiles, filled: bool) {
     assert_eq!(worker.connection(id).controlled(), 24);
     assert_eq!((counts.load.active + counts.load.inactive + counts.templates) as usize, kept);
     if !filled {
-        return;
+        return repair.is_rebuilt;
     }
     // Nothing is lost: every entry is in use or can be taken.
     let all = CONFIG.capacity + 3 * 192;
@@ -181,6 +195,7 @@ fn is_whole(files: &TableFiles, filled: bool) {
     let mut ids = Vec::new();
     reader.for_each(0..u32::MAX, |connection| ids.push(connection.id()));
     assert_eq!(ids.len(), taken + kept);
+    repair.is_rebuilt
 }
 
 /// The files of the table, for the child.
@@ -190,7 +205,8 @@ const FILES: &str = "XVS_TEST_TABLE";
 fn change_and_stop(paths: &str) {
     let (connections, extensions) = paths.split_once(':').unwrap();
     let open = |path| File::options().read(true).write(true).open(path).unwrap();
-    let (table, _, _) = adopt(&TableFiles { connections: open(connections), extensions: open(extensions) });
+    let Adopted { table, .. } =
+        adopt(&TableFiles { connections: open(connections), extensions: open(extensions) });
     let mut worker = table.handle(0).unwrap();
     ptrace::traceme().unwrap();
     raise(Signal::SIGSTOP).unwrap();
@@ -230,7 +246,7 @@ fn a_table_whose_process_was_killed_at_any_store_is_taken_over_whole() {
     command.args(["--exact", "adopt::a_table_whose_process_was_killed_at_any_store_is_taken_over_whole"]);
     command.env(FILES, [open(&shared.connections), open(&shared.extensions)].join(":"));
     let mut child = command.stdout(Stdio::null()).spawn().unwrap();
-    let mut states = 0;
+    let [mut states, mut rebuilt] = [0; 2];
     // It stops itself before and after the change, and after each instruction between.
     let (thread, _) = next_stop();
     ptrace::step(thread, None).unwrap();
@@ -238,7 +254,7 @@ fn a_table_whose_process_was_killed_at_any_store_is_taken_over_whole() {
         shared.connections.read_exact_at(&mut now[0], 0).unwrap();
         shared.extensions.read_exact_at(&mut now[1], 0).unwrap();
         if now != before {
-            is_whole(&files([&now[0], &now[1]]), states % 8 == 0);
+            rebuilt += u32::from(check(&files([&now[0], &now[1]]), states % 8 == 0));
             states += 1;
             before.clone_from(&now);
         }
@@ -248,6 +264,8 @@ fn a_table_whose_process_was_killed_at_any_store_is_taken_over_whole() {
     assert!(child.wait().unwrap().success());
     assert!(used(&shared.connections) <= now[0].len() && used(&shared.extensions) <= now[1].len());
     assert!(states > 100, "{states} states of memory");
+    // Between the last word of a removed connection and its removal from the index.
+    assert!((1..states / 10).contains(&rebuilt), "{rebuilt} of {states} indices were built anew");
 }
 
 #[test]
@@ -260,7 +278,7 @@ fn timers_run_on_after_a_table_is_taken_over() {
         let expires = Millis(NOW.0 + 1000 * number);
         insert(&mut worker, &NewConnection { expires, ..new });
     }
-    let (table, kept, _) = adopt(&shared);
+    let Adopted { table, kept, .. } = adopt(&shared);
     assert_eq!((kept, table.live()), (24, 24));
     let mut worker = table.handle(0).unwrap();
     for second in 0..24 {
@@ -417,7 +435,7 @@ proptest::proptest! {
             let file = if at % 2 == 0 { &shared.connections } else { &shared.extensions };
             file.write_all_at(&value.to_ne_bytes(), (at as u64 + 96) / 8 * 8).unwrap();
         }
-        let (table, kept, _) = adopt(&shared);
+        let Adopted { table, kept, .. } = adopt(&shared);
         let mut worker = table.handle(0).unwrap();
         for new in staying().chain(changing()) {
             for flow in flows(&new) {

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rustix::fs::{MemfdFlags, memfd_create};
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::conn::{Boot, FormerTable, TableConfig, TableFiles};
+use xvs_dataplane::conn::{Boot, FormerTable, Repair, TableConfig, TableFiles};
 use xvs_dataplane::shm::Memory;
 
 const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/kept/0.2.0/");
@@ -26,7 +26,8 @@ fn the_table_of_0_2_0_is_taken_over_with_each_connection_that_it_has_listed() {
     let files = TableFiles { connections: unpacked("connections"), extensions: unpacked("extensions") };
     let config = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
     let mut left = FormerTable::map(&files, config, Boot([boot as u64, (boot >> 64) as u64])).unwrap();
-    assert_eq!(left.repair(Millis(7_000_000), |number| number < 4, || {}), 0);
+    let repair = left.repair(Millis(7_000_000), |number| number < 4, || {});
+    assert_eq!(repair, Repair { discarded: 0, is_rebuilt: false });
     let mut found = Vec::new();
     let survey = left.survey(
         |connection| {

@@ -227,7 +227,7 @@ impl Director {
         let former = FormerTable::map(&self.files, CONFIG, BOOT).ok();
         let mut program = Program::prepare(&self.pins);
         let mut taking = former.map(|mut table| {
-            assert_eq!(table.repair(Millis(0), |number| number == 8, || {}), 0);
+            assert_eq!(table.repair(Millis(0), |number| number == 8, || {}).discarded, 0);
             Taking::Former(table)
         });
         for step in order.iter().filter(|step| matches!(step, Step::PutInForce | Step::Survey)) {

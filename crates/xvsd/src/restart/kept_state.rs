@@ -20,7 +20,7 @@ use xvs_ctl::control::datapath::Datapath;
 use xvs_ctl::registry::kept::{Found, Kept};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    AdoptError, Boot, ConnId, Connection, Flags, FormerTable, Survey, Table, TableConfig, TableFiles,
+    AdoptError, Boot, ConnId, Connection, Flags, FormerTable, Repair, Survey, Table, TableConfig, TableFiles,
     random_secret,
 };
 use xvs_dataplane::shm::{Memory, allocate_huge};
@@ -267,13 +267,16 @@ impl PausedTable {
         }
         let known: BTreeSet<u32> = numbers.iter().flat_map(|numbers| numbers.found.numbers()).collect();
         if let Origin::Killed(table) = &mut source {
-            let discarded = table.repair(
+            let Repair { discarded, is_rebuilt } = table.repair(
                 now,
                 |number| known.contains(&number) || DestinationId(number) == DestinationId::NONE,
                 &progress,
             );
             if discarded > 0 {
                 tracing::warn!("connections: {discarded} incomplete ones are discarded");
+            }
+            if is_rebuilt {
+                tracing::info!("connections: the index of their table was built anew");
             }
         }
         let mut counts = vec![Counts::default(); known.last().map_or(0, |last| *last as usize + 1)];
