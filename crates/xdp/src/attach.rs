@@ -97,14 +97,8 @@ impl Attached {
     /// # Errors
     /// The card has fewer.
     pub fn want_queues(&mut self, wanted: Option<NonZeroU32>) -> Result<(), AttachError> {
-        let Self { interface, settings, .. } = &*self;
-        let request = Request::new(interface).and_then(|mut request| request.most_receive_queues());
-        if let (Some(wanted), Ok((_, most @ 1..))) = (wanted, request)
-            && wanted.get() > most
-        {
-            return Err(AttachError::FewerQueues { interface: interface.clone(), wanted, most });
-        }
-        let settings = *settings;
+        can_have(&self.interface, wanted)?;
+        let settings = self.settings;
         self.wanted_queues = wanted;
         self.set_settings(settings);
         Ok(())
@@ -121,27 +115,7 @@ impl Attached {
     /// # Errors
     /// The driver refuses.
     pub fn set_queues(&self) -> Result<(), AttachError> {
-        let Some(queues) = self.wanted_queues.map(NonZeroU32::get) else { return Ok(()) };
-        if receive_queues(&self.interface).is_ok_and(|present| present == queues) {
-            return Ok(());
-        }
-        let task = SetReceiveQueues { interface: self.interface.clone(), index: self.index, queues };
-        let until = Instant::now() + OCCUPIED;
-        loop {
-            match task.run(&[]) {
-                Ok(_) => return Ok(()),
-                // The kernel frees the queue of a closed socket only some time afterwards.
-                Err(error)
-                    if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBUSY))
-                        && Instant::now() < until =>
-                {
-                    thread::sleep(LOOK_INTERVAL);
-                }
-                Err(source) => {
-                    return Err(AttachError::Queues { interface: task.interface, queues, source });
-                }
-            }
-        }
+        self.wanted_queues.map_or(Ok(()), |wanted| set_queues(&self.interface, self.index, wanted))
     }
 
     /// The largest packet that its sockets receive, in bytes.
@@ -329,6 +303,56 @@ impl std::fmt::Debug for Attached {
     }
 }
 
+/// Gives an interface without an XDP program this number of receive queues, if it has another: some drivers,
+/// virtio_net's for one, refuse another number while a program is attached. Otherwise [`Attached::set_queues`] does.
+///
+/// # Errors
+/// The card has fewer, or the driver refuses.
+pub fn set_queues_before(interface: &str, wanted: Option<NonZeroU32>) -> Result<(), AttachError> {
+    // If there is no such interface, attaching says so.
+    let (Some(queues), Ok(index)) = (wanted, index_of(interface)) else { return Ok(()) };
+    can_have(interface, wanted)?;
+    match Program::on(index) {
+        Ok(None) => set_queues(interface, index, queues),
+        _ => Ok(()),
+    }
+}
+
+fn can_have(interface: &str, wanted: Option<NonZeroU32>) -> Result<(), AttachError> {
+    let most = Request::new(interface).and_then(|mut request| request.most_receive_queues());
+    match (wanted, most) {
+        (Some(wanted), Ok((_, most @ 1..))) if wanted.get() > most => {
+            Err(AttachError::FewerQueues { interface: interface.to_owned(), wanted, most })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// See [`Attached::set_queues`].
+fn set_queues(interface: &str, index: u32, queues: NonZeroU32) -> Result<(), AttachError> {
+    let queues = queues.get();
+    if receive_queues(interface).is_ok_and(|present| present == queues) {
+        return Ok(());
+    }
+    let task = SetReceiveQueues { interface: interface.to_owned(), index, queues };
+    let until = Instant::now() + OCCUPIED;
+    loop {
+        match task.run(&[]) {
+            Ok(_) => return Ok(()),
+            // The kernel frees the queue of a closed socket only some time afterwards.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBUSY))
+                    && Instant::now() < until =>
+            {
+                thread::sleep(LOOK_INTERVAL);
+            }
+            Err(source) => {
+                return Err(AttachError::Queues { interface: task.interface, queues, source });
+            }
+        }
+    }
+}
+
 /// Attaches a program to an interface of this thread's network namespace: in native mode, or in generic mode if the
 /// driver refuses native mode or `wanted` says so. `load` loads an object into the kernel with these constants; the
 /// object has the program of this name. If an earlier process has pinned a program of the interface in `pins`, its link
@@ -504,8 +528,9 @@ pub enum AttachError {
     },
     /// Its driver refuses a number of receive queues.
     #[error(
-        "{interface} does not take {queues} as its number of receive queues: {source}; `ethtool -l {interface}` shows those that it has, and \
-         `dmesg` may say why; set `queues` of `[interfaces.{interface}]` accordingly, or remove the key"
+        "{interface} does not take {queues} as its number of receive queues: {source}; `ethtool -l {interface}` shows \
+         those that it has, and `dmesg` may say why; some drivers take another number only from a stopped xvsd (`xvs \
+         stop --release`); otherwise set `queues` of `[interfaces.{interface}]` accordingly, or remove the key"
     )]
     Queues {
         /// The interface.

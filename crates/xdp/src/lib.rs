@@ -36,7 +36,7 @@ pub mod tap;
 pub mod packet_socket;
 mod sys;
 
-pub use attach::{AttachError, Attached, attach, check_port, check_tags};
+pub use attach::{AttachError, Attached, attach, check_port, check_tags, set_queues_before};
 pub use burst::{BURST, HELD, WAITING};
 pub use drivers::{frame_bytes, leaves_checksums};
 pub use error::SocketError;

@@ -22,7 +22,7 @@ use xvs_host::state_directory::Others;
 use xvs_host::{memory, netfilter};
 use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::status::InterfaceStatus;
-use xvs_xdp::RingSizes;
+use xvs_xdp::{RingSizes, set_queues_before};
 
 use super::{Daemon, follower_callback, machine_memory_bytes, no_thread};
 use crate::connection_log::Logging;
@@ -198,6 +198,7 @@ fn attach(
     let mut bonds = Vec::new();
     for (name, InterfaceSettings { mode, queues }) in config.interfaces.iter() {
         for (name, bond) in choose(name, &links)? {
+            set_queues_before(&name, queues)?;
             let mut one = steering.attach(&name, mode, pins.as_ref()).map_err(pins::explained)?;
             one.want_queues(queues)?;
             attached.push(one);

@@ -40,7 +40,7 @@ use xvs_xdp::pins::Pins;
 use xvs_xdp::polling::Poll;
 use xvs_xdp::{
     Attached, CopyMode, Mode, OFFLOAD, PacketMemory, Queues, RECEIVE_RING, RingSizes, Sockets, WantedMode,
-    precede_receive_threads, umem_bytes,
+    precede_receive_threads, set_queues_before, umem_bytes,
 };
 
 use crate::error::{DaemonError, system};
@@ -355,6 +355,7 @@ impl Workers {
             None => wanted.push((name, planned)),
         }
         let shares = placement::shares(&wanted, Some(self.threads.len()), cores_available())?;
+        set_queues_before(name, queues)?;
         let mut attached = steering.attach(name, mode, None)?;
         attached.want_queues(queues)?;
         let reinjector = open_reinjector(&attached)?;
