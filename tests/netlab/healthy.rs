@@ -74,7 +74,7 @@ fn status_of_a_stopped_daemon_says_why_it_waits_and_is_printed_when_the_daemon_c
     let mut notice = String::new();
     BufReader::new(stderr).read_line(&mut notice).expect("the notice is a line");
     assert!(notice.contains(") does not answer yet: it is stopped; `kill -CONT "), "{notice}");
-    assert!(notice.ends_with(" lets it go on; waiting for 9s more\n"), "{notice}");
+    assert!(notice.ends_with(" lets it go on; waiting for 59s more\n"), "{notice}");
     director.signal(Signal::CONT);
     let output = status.wait_with_output().expect("it is a child of this process");
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();

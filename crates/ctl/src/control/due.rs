@@ -64,14 +64,16 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// The time of the next due sample of the counters. Missed samples are returned one by one, or skipped after a gap
-    /// in which all rates would have decayed.
-    pub(super) fn estimate(&mut self, now: Millis) -> Option<Millis> {
+    /// The number of samples of the counters that are due. Those that were missed count, but for a gap in which all
+    /// rates would have decayed.
+    pub(super) fn samples(&mut self, now: Millis) -> u32 {
         let due = if self.estimate.until(now) > MISSED_MAX { now } else { self.estimate };
-        (due <= now).then(|| {
-            self.estimate = due + estimator::INTERVAL;
-            due
-        })
+        if due > now {
+            return 0;
+        }
+        let missed = (due.until(now).as_millis() / estimator::INTERVAL.as_millis()) as u32;
+        self.estimate = due + estimator::INTERVAL * (missed + 1);
+        missed + 1
     }
 
     /// Whether what no connection uses is to be forgotten.

@@ -481,8 +481,9 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// Unconfirmed rules cannot be reverted now. A late worker is no error here; it becomes a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
-        while let Some(due) = self.schedule.estimate(now) {
-            self.registry.sample_counters(due);
+        let samples = self.schedule.samples(now);
+        if samples > 0 {
+            self.registry.sample_counters(now, samples);
         }
         let is_trash_due = self.registry.trash_scan().is_some_and(|due| due <= now);
         if self.schedule.unused(now) || is_trash_due {

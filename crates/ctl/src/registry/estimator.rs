@@ -31,12 +31,15 @@ impl Estimator {
         now - self.base
     }
 
-    /// Takes a sample of the counters.
-    pub fn tick(&mut self, now: StatsValues) {
+    /// Takes this number of samples of the counters, at least one: those that were missed have no news.
+    pub fn tick(&mut self, now: StatsValues, samples: u32) {
         let new = fields(now - self.seen);
         for (at, average) in self.average.iter_mut().enumerate() {
             let delta = new[at] as i64;
             *average += ((delta << SCALE[at].delta_shift) - *average) >> 2;
+            for _ in 1..samples {
+                *average += -*average >> 2;
+            }
         }
         self.seen = now;
     }
@@ -97,19 +100,29 @@ mod tests {
         let mut estimator = Estimator::default();
         let mut shown = Vec::new();
         for tick in 1..=12 {
-            estimator.tick(connections(200 * tick.min(6)));
+            estimator.tick(connections(200 * tick.min(6)), 1);
             shown.push(estimator.rates().connections);
         }
         assert_eq!(shown, [25, 44, 58, 68, 76, 82, 62, 46, 35, 26, 20, 15]);
     }
 
     #[test]
+    fn samples_that_were_missed_change_rates_as_if_each_had_been_taken_in_time() {
+        let mut missed = Estimator::default();
+        let mut each = Estimator::default();
+        missed.tick(connections(100_000), 12);
+        (0..12).for_each(|_| each.tick(connections(100_000), 1));
+        assert_eq!(missed.average, each.average);
+        assert!(missed.rates().connections > 0);
+    }
+
+    #[test]
     fn zeroing_rebases_the_totals_and_clears_the_rates() {
         let mut estimator = Estimator::default();
-        estimator.tick(connections(200));
+        estimator.tick(connections(200), 1);
         estimator.zero();
         assert_eq!((estimator.stats().connections, estimator.rates().connections), (0, 0));
-        estimator.tick(connections(207));
+        estimator.tick(connections(207), 1);
         assert_eq!(estimator.stats().connections, 7);
     }
 }

@@ -318,14 +318,15 @@ impl Registry {
         self.destinations().map(|dest| dest.endpoint.addr)
     }
 
-    /// Samples every counter, and lets schedulers expire what they remember.
-    pub fn sample_counters(&mut self, now: Millis) {
-        self.total_estimator.tick(self.total.sum());
+    /// Samples every counter, as this number of samples that were due since the last one, and lets schedulers expire
+    /// what they remember.
+    pub fn sample_counters(&mut self, now: Millis, samples: u32) {
+        self.total_estimator.tick(self.total.sum(), samples);
         for entry in self.services.values_mut() {
             entry.memory.iter().for_each(|memory| memory.tend(now.0));
-            entry.estimator.tick(entry.live.stats());
+            entry.estimator.tick(entry.live.stats(), samples);
             for dest in &mut entry.destinations {
-                dest.estimator.tick(dest.live.stats.sum());
+                dest.estimator.tick(dest.live.stats.sum(), samples);
             }
         }
         self.record_all();
