@@ -483,7 +483,8 @@ impl<D: Datapath> Control<D> {
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
         let samples = self.schedule.samples(now);
         if samples > 0 {
-            self.registry.sample_counters(now, samples);
+            let counters = self.registry.sample_counters(now, samples);
+            self.schedule.has_sampled(counters);
         }
         let is_trash_due = self.registry.trash_scan().is_some_and(|due| due <= now);
         if self.schedule.unused(now) || is_trash_due {

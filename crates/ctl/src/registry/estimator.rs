@@ -31,14 +31,14 @@ impl Estimator {
         now - self.base
     }
 
-    /// Takes this number of samples of the counters, at least one: those that were missed have no news.
+    /// Takes this number of samples of the counters, at least one, which share what was counted since the last one.
     pub fn tick(&mut self, now: StatsValues, samples: u32) {
         let new = fields(now - self.seen);
         for (at, average) in self.average.iter_mut().enumerate() {
-            let delta = new[at] as i64;
-            *average += ((delta << SCALE[at].delta_shift) - *average) >> 2;
-            for _ in 1..samples {
-                *average += -*average >> 2;
+            let (delta, samples) = (new[at] as i64, i64::from(samples));
+            for sample in 0..samples {
+                let delta = if sample == 0 { delta / samples + delta % samples } else { delta / samples };
+                *average += ((delta << SCALE[at].delta_shift) - *average) >> 2;
             }
         }
         self.seen = now;
@@ -107,13 +107,17 @@ mod tests {
     }
 
     #[test]
-    fn samples_that_were_missed_change_rates_as_if_each_had_been_taken_in_time() {
-        let mut missed = Estimator::default();
-        let mut each = Estimator::default();
-        missed.tick(connections(100_000), 12);
-        (0..12).for_each(|_| each.tick(connections(100_000), 1));
-        assert_eq!(missed.average, each.average);
-        assert!(missed.rates().connections > 0);
+    fn samples_taken_at_once_show_the_rates_of_an_even_load_as_single_ones_do() {
+        let mut single = Estimator::default();
+        let mut at_once = Estimator::default();
+        for second in (10..=40).step_by(10) {
+            (second - 10..second)
+                .step_by(2)
+                .for_each(|second| single.tick(connections(100 * (second + 2)), 1));
+            at_once.tick(connections(100 * second), 5);
+            assert_eq!(at_once.average, single.average);
+        }
+        assert_eq!(at_once.rates().connections, 100);
     }
 
     #[test]

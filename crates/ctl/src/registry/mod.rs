@@ -319,8 +319,9 @@ impl Registry {
     }
 
     /// Samples every counter, as this number of samples that were due since the last one, and lets schedulers expire
-    /// what they remember.
-    pub fn sample_counters(&mut self, now: Millis, samples: u32) {
+    /// what they remember. Returns the number of services and destinations.
+    pub fn sample_counters(&mut self, now: Millis, samples: u32) -> usize {
+        let mut counters = 0;
         self.total_estimator.tick(self.total.sum(), samples);
         for entry in self.services.values_mut() {
             entry.memory.iter().for_each(|memory| memory.tend(now.0));
@@ -328,8 +329,10 @@ impl Registry {
             for dest in &mut entry.destinations {
                 dest.estimator.tick(dest.live.stats.sum(), samples);
             }
+            counters += 1 + entry.destinations.len();
         }
         self.record_all();
+        counters
     }
 
     /// Zeroes the totals of a service and its destinations; `None`: of all services, and the total.
