@@ -5,8 +5,8 @@
 //! others, and else built anew, as free list, counts and timers always are. An entry that is incomplete, impossible or
 //! of an unknown destination is discarded. A table of another version or size, or from before the machine's last start,
 //! is refused as a whole. Runs once, before there are workers. Cost: three passes over the entries, and one over the
-//! index. A process that ends in order [leaves](Table::leave) the table so that
-//! no pass is necessary. Not here: the names and permissions of these files.
+//! index. A process that ends in order [leaves](Table::leave) the table so that no pass is necessary. Not here: the
+//! names and permissions of these files.
 //!
 //! Before the take-over the table is a [`FormerTable`], which has no handles: nothing in this process can insert into
 //! it, remove from it or walk it while another process may still use it, or before its free list is built anew.
@@ -230,7 +230,7 @@ impl FormerTable {
     /// is called repeatedly.
     ///
     /// The index is kept if the sum over its slots is the sum over the keys of all entries, which no process that was
-    /// killed changes but for a few instructions; else it is built anew, which takes five times as long.
+    /// killed changes but for a few instructions; else it is built anew, at random places.
     pub fn repair(
         &mut self,
         now: Millis,
