@@ -17,6 +17,7 @@ use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use crate::handle::Handle;
 use crate::lock::lock;
 use crate::shared::Shared;
+use crate::socket::Peer;
 
 /// Slots of each worker: packets that may wait to be read.
 const SLOTS: usize = 1024;
@@ -34,10 +35,13 @@ impl ActiveCaptures {
         &self,
         wanted: &CaptureRequest,
         daemon: &Handle,
+        peer: &Peer,
         each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
         let shared = daemon.shared();
         let (mut listener, active) = self.begin(wanted, daemon)?;
+        // Packets hold data of clients and servers, so the log names the user who captures them.
+        tracing::info!("uid {}: packet capture begins", peer.uid);
         while each(listener.packets(&egress(shared))).is_continue() {}
         active.end();
         // The remaining packets. The capture has ended, so the result is not needed.

@@ -185,9 +185,7 @@ impl Handler for Dispatch {
         each: &mut dyn FnMut(Vec<CapturedPacket>) -> ControlFlow<()>,
     ) -> Result<Missed, CommandError> {
         let daemon = self.daemon()?;
-        // Packets hold data of clients and servers, so the log names the user who captures them.
-        tracing::info!("uid {}: packet capture begins", peer.uid);
-        let ended = self.captures.run(wanted, daemon, each);
+        let ended = self.captures.run(wanted, daemon, peer, each);
         match &ended {
             Ok(_) => tracing::info!("uid {}: packet capture has ended", peer.uid),
             Err(error) => tracing::info!("uid {}: packet capture: refused: {error}", peer.uid),
