@@ -70,11 +70,12 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// The number of samples of the counters that are due. Those that were missed count, but for a gap in which all
-    /// rates would have decayed.
-    pub(super) fn samples(&mut self, now: Millis) -> u32 {
+    /// Lets `sample` take the samples of the counters that are due, by their number, and return how many counters there
+    /// are: as many take so long that the next ones come later. Missed samples are due, too, but for those of a gap in
+    /// which all rates would have decayed.
+    pub(super) fn sample(&mut self, now: Millis, sample: impl FnOnce(u32) -> usize) {
         if self.estimate > now {
-            return 0;
+            return;
         }
         let since = self.sampled.until(now);
         let samples = (since.as_millis() / estimator::INTERVAL.as_millis()) as u32;
@@ -83,12 +84,7 @@ impl Schedule {
             false => (samples, self.sampled + estimator::INTERVAL * samples),
         };
         self.sampled = sampled;
-        samples
-    }
-
-    /// Notes how many counters the last samples had: as many take so long that the next ones come later.
-    pub(super) fn has_sampled(&mut self, counters: usize) {
-        let intervals = 1 + (counters / COUNTERS_AT_ONCE) as u32;
+        let intervals = 1 + (sample(samples) / COUNTERS_AT_ONCE) as u32;
         self.estimate = self.sampled + estimator::INTERVAL * intervals;
     }
 
@@ -134,11 +130,12 @@ mod tests {
     fn samples(counters: usize, seconds: &[u64]) -> Vec<u32> {
         let mut schedule = Schedule::default();
         let at_each = seconds.iter().map(|seconds| {
-            let samples = schedule.samples(Millis(seconds * 1000));
-            if samples > 0 {
-                schedule.has_sampled(counters);
-            }
-            samples
+            let mut taken = 0;
+            schedule.sample(Millis(seconds * 1000), |samples| {
+                taken = samples;
+                counters
+            });
+            taken
         });
         at_each.collect()
     }

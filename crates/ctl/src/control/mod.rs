@@ -481,11 +481,7 @@ impl<D: Datapath> Control<D> {
     /// # Errors
     /// Unconfirmed rules cannot be reverted now. A late worker is no error here; it becomes a warning.
     pub fn tick(&mut self, now: Millis) -> Result<Millis, CommandError> {
-        let samples = self.schedule.samples(now);
-        if samples > 0 {
-            let counters = self.registry.sample_counters(now, samples);
-            self.schedule.has_sampled(counters);
-        }
+        self.schedule.sample(now, |samples| self.registry.sample_counters(now, samples));
         let is_trash_due = self.registry.trash_scan().is_some_and(|due| due <= now);
         if self.schedule.unused(now) || is_trash_due {
             // Steering that only serves existing connections ends with them.
