@@ -27,7 +27,6 @@ use super::connection::Connection;
 use super::entry::{Life, REMOVED, Record};
 use super::flags::Flags;
 use super::id::ConnId;
-use super::insertion::Kind;
 use super::keys::Keys;
 use super::slab::{Slab, Stock};
 use super::table::{Boot, ENTRIES_MAX, Parts, Table, TableConfig};
@@ -255,7 +254,7 @@ impl FormerTable {
                     continue;
                 }
                 let is_possible = is_possible(record, now, &is_known);
-                let keys = record.is_sound().then(|| keys_of(slab, secret, index));
+                let keys = record.is_sound().then(|| Keys::of_entry(slab, secret, index));
                 let controlled = entry.controlled.load(Ordering::Relaxed);
                 if is_possible && controlled != REMOVED {
                     let keys = keys.filter(|_| !is_detached(record));
@@ -284,7 +283,7 @@ impl FormerTable {
         }
         for index in closed.into_inner().unwrap_or_else(PoisonError::into_inner) {
             slab.entry(index).controlled.store(0, Ordering::Relaxed);
-            if !enter(slab, buckets, &keys_of(slab, secret, index), index) {
+            if !enter(slab, buckets, &Keys::of_entry(slab, secret, index), index) {
                 discard(slab.entry(index), &discarded);
             }
         }
@@ -322,7 +321,7 @@ fn rebuild(
                 let entry = slab.entry(index);
                 entry.life().is_current() && entry.controlled.load(Ordering::Relaxed) != REMOVED
             };
-            let keys = is_entered.then(|| keys_of(slab, secret, index));
+            let keys = is_entered.then(|| Keys::of_entry(slab, secret, index));
             keys.inspect(|keys| keys.prefetch(buckets))
         });
         for (index, keys) in window.zip(keys) {
@@ -437,12 +436,6 @@ fn refused<T>(why: impl Into<String>) -> Result<T, AdoptError> {
 
 fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(array::from_fn(|byte| bytes[at + byte]))
-}
-
-fn keys_of(slab: &Slab, secret: &HashSecret, index: u32) -> Keys {
-    let record = slab.record(index);
-    let kind = if record.is_template() { Kind::Template } else { Kind::Connection };
-    Keys::of(record.request_flow(), kind, record.reply_flow(), record.local().is_some(), secret)
 }
 
 /// Enters the keys of an entry in the index, unless it is detached. Returns whether no other entry has one of them.

@@ -524,11 +524,7 @@ impl TableHandle {
     /// the last state.
     fn withdraw(&mut self, id: ConnId, why: Ending, last: Option<Life>) -> u8 {
         let table = &*self.table;
-        let record = table.slab.record(id.0);
-        table.buckets.unlink(record.request_flow().hash(&table.secret), id.0);
-        if let Some(reply) = record.reply_flow() {
-            table.buckets.unlink(reply.hash(&table.secret), id.0);
-        }
+        Keys::of_entry(&table.slab, &table.secret, id.0).unlink(&table.buckets, id.0);
         if self.connection(id).flags().contains(Flags::NO_CLIENT_PORT) {
             table.expected.fetch_sub(1, Relaxed);
         }

@@ -31,6 +31,14 @@ impl Keys {
         Self { request, kind, request_hash: request.hash(secret), reply, alone: has_local }
     }
 
+    /// Those of an entry that is filled.
+    #[inline]
+    pub(super) fn of_entry(slab: &Slab, secret: &HashSecret, index: u32) -> Self {
+        let record = slab.record(index);
+        let kind = if record.is_template() { Kind::Template } else { Kind::Connection };
+        Self::of(record.request_flow(), kind, record.reply_flow(), record.local().is_some(), secret)
+    }
+
     /// Whether a record has this identity.
     #[inline]
     pub(super) fn are_of(&self, record: Record<'_>) -> bool {
@@ -56,6 +64,7 @@ impl Keys {
     }
 
     /// Removes the keys of this entry from the index, as far as they are there.
+    #[inline]
     pub(super) fn unlink(&self, buckets: &Buckets, index: u32) {
         buckets.unlink(self.request_hash, index);
         self.reply.inspect(|(_, hash)| buckets.unlink(*hash, index));
