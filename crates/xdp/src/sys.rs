@@ -404,8 +404,9 @@ pub(super) fn set_option(socket: BorrowedFd<'_>, name: c_int, value: c_int) -> i
     Ok(())
 }
 
-/// How long the kernel may take to free the queue of a closed socket, and the interval between tries.
-pub(super) const OCCUPIED: Duration = Duration::from_secs(1);
+/// How long the kernel may take to free the queue of a closed socket, and the interval between tries. Sockets of other
+/// queues that are closed at the same time delay it: 32 of them by 0.8 s in an emulated machine.
+pub(super) const OCCUPIED: Duration = Duration::from_secs(3);
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Gives this thread a realtime priority: when it has work, it runs before all threads of its core without a realtime
