@@ -33,7 +33,7 @@ mod keys;
 mod limits;
 
 pub use self::error::ConfigError;
-pub use self::interfaces::{InterfaceSettings, Interfaces};
+pub use self::interfaces::Interfaces;
 pub use self::keys::{Config, InForce, Keepalived, LogFormat, OffloadMode, TableMemory};
 pub use self::limits::Limits;
 

@@ -21,7 +21,7 @@ use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_dataplane::steering::{MapSizes, Steering, SteeringRules};
 use xvs_proto::{MacAddr, ethernet};
 use xvs_xdp::polling::Poll;
-use xvs_xdp::{BURST, Queues, RingSizes, Sockets, WantedMode, precede_receive_threads};
+use xvs_xdp::{BURST, Queues, RingSizes, Sockets, Wanted, precede_receive_threads};
 
 const USAGE: &str = "usage: forward_raw INTERFACE=OWN_MAC,NEXT_MAC INTERFACE=OWN_MAC,NEXT_MAC";
 
@@ -34,8 +34,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let everything = ["0.0.0.0/0".parse()?, "::/0".parse()?].into();
     steering.update(&SteeringRules { wide: everything, ..Default::default() })?;
     let links = [
-        steering.attach(ends[0].interface, WantedMode::Auto, None)?,
-        steering.attach(ends[1].interface, WantedMode::Auto, None)?,
+        steering.attach(ends[0].interface, Wanted::default(), None)?,
+        steering.attach(ends[1].interface, Wanted::default(), None)?,
     ];
     let queues: Vec<Vec<u32>> = links.iter().map(|link| (0..link.receive_queues()).collect()).collect();
     let owned: Vec<_> =

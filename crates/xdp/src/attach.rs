@@ -16,7 +16,7 @@ use super::bpf::{Object, attach_xdp, detach, query_xdp, replace_xdp};
 use super::device::{Program, SetReceiveQueues, receive_queues};
 use super::drivers::leaves_checksums;
 use super::kernel::present_lack;
-use super::mode::{Mode, Refusal, Settings, WantedMode};
+use super::mode::{Mode, Refusal, Settings, Wanted, WantedMode};
 use super::pins::{Pinned, Pins};
 use super::sys::{LOOK_INTERVAL, OCCUPIED, Request, index_of};
 use super::tap::is_director_tap;
@@ -35,8 +35,7 @@ pub struct Attached {
     settings: Settings,
     leaves_checksums: bool,
     is_veth: bool,
-    wanted: WantedMode,
-    wanted_queues: Option<NonZeroU32>,
+    wanted: Wanted,
     mode: Mode,
     native_refused: Option<io::Error>,
     constants: Vec<u8>,
@@ -87,35 +86,18 @@ impl Attached {
     /// Sets the settings for sockets that are opened from now on. Wanted queues stay wanted.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
-        if let Some(wanted) = self.wanted_queues {
-            self.settings.receive_queues = wanted.get();
+        if let Some(queues) = self.wanted.queues {
+            self.settings.receive_queues = queues.get();
         }
     }
 
-    /// Sets the number of receive queues that the operator wants; [`Self::set_queues`] makes them.
-    ///
-    /// # Errors
-    /// The card has fewer.
-    pub fn want_queues(&mut self, wanted: Option<NonZeroU32>) -> Result<(), AttachError> {
-        can_have(&self.interface, wanted)?;
-        let settings = self.settings;
-        self.wanted_queues = wanted;
-        self.set_settings(settings);
-        Ok(())
-    }
-
-    /// The number of receive queues that the operator wants.
-    pub fn wanted_queues(&self) -> Option<NonZeroU32> {
-        self.wanted_queues
-    }
-
     /// Gives the card the wanted number of receive queues, if it has another. No socket may be open on it. Blocks for
-    /// up to a second if the queue of a closed socket is occupied. Many drivers reset the link.
+    /// seconds if the queue of a closed socket is occupied. Many drivers reset the link.
     ///
     /// # Errors
     /// The driver refuses.
     pub fn set_queues(&self) -> Result<(), AttachError> {
-        self.wanted_queues.map_or(Ok(()), |wanted| set_queues(&self.interface, self.index, wanted))
+        self.wanted.queues.map_or(Ok(()), |queues| set_queues(&self.interface, self.index, queues))
     }
 
     /// The largest packet that its sockets receive, in bytes.
@@ -175,8 +157,8 @@ impl Attached {
         self.mode
     }
 
-    /// The mode that the operator wants.
-    pub fn wanted(&self) -> WantedMode {
+    /// What the operator wants of it.
+    pub fn wanted(&self) -> Wanted {
         self.wanted
     }
 
@@ -303,27 +285,15 @@ impl std::fmt::Debug for Attached {
     }
 }
 
-/// Gives an interface without an XDP program this number of receive queues, if it has another: some drivers,
-/// virtio_net's for one, refuse another number while a program is attached. Otherwise [`Attached::set_queues`] does.
-///
-/// # Errors
-/// The card has fewer, or the driver refuses.
-pub fn set_queues_before(interface: &str, wanted: Option<NonZeroU32>) -> Result<(), AttachError> {
-    // If there is no such interface, attaching says so.
-    let (Some(queues), Ok(index)) = (wanted, index_of(interface)) else { return Ok(()) };
-    can_have(interface, wanted)?;
-    match Program::on(index) {
-        Ok(None) => set_queues(interface, index, queues),
-        _ => Ok(()),
-    }
-}
-
-fn can_have(interface: &str, wanted: Option<NonZeroU32>) -> Result<(), AttachError> {
+/// Gives an interface this number of receive queues, if it has no XDP program: some drivers, virtio_net's for one,
+/// refuse another number while one is attached. With a program [`Attached::set_queues`] does.
+fn set_queues_before(interface: &str, index: u32, wanted: NonZeroU32) -> Result<(), AttachError> {
     let most = Request::new(interface).and_then(|mut request| request.most_receive_queues());
-    match (wanted, most) {
-        (Some(wanted), Ok((_, most @ 1..))) if wanted.get() > most => {
+    match (most, Program::on(index)) {
+        (Ok((_, most @ 1..)), _) if wanted.get() > most => {
             Err(AttachError::FewerQueues { interface: interface.to_owned(), wanted, most })
         }
+        (_, Ok(None)) => set_queues(interface, index, wanted),
         _ => Ok(()),
     }
 }
@@ -331,7 +301,8 @@ fn can_have(interface: &str, wanted: Option<NonZeroU32>) -> Result<(), AttachErr
 /// See [`Attached::set_queues`].
 fn set_queues(interface: &str, index: u32, queues: NonZeroU32) -> Result<(), AttachError> {
     let queues = queues.get();
-    if receive_queues(interface).is_ok_and(|present| present == queues) {
+    let present = receive_queues(interface).map_err(|source| kernel_error(interface, source))?;
+    if present == queues {
         return Ok(());
     }
     let task = SetReceiveQueues { interface: interface.to_owned(), index, queues };
@@ -347,14 +318,15 @@ fn set_queues(interface: &str, index: u32, queues: NonZeroU32) -> Result<(), Att
                 thread::sleep(LOOK_INTERVAL);
             }
             Err(source) => {
-                return Err(AttachError::Queues { interface: task.interface, queues, source });
+                return Err(AttachError::Queues { interface: task.interface, present, queues, source });
             }
         }
     }
 }
 
 /// Attaches a program to an interface of this thread's network namespace: in native mode, or in generic mode if the
-/// driver refuses native mode or `wanted` says so. `load` loads an object into the kernel with these constants; the
+/// driver refuses native mode or `wanted` says so. The interface gets the wanted receive queues before, or in
+/// [`Attached::set_queues`] if it has a program already. `load` loads an object into the kernel with these constants; the
 /// object has the program of this name. If an earlier process has pinned a program of the interface in `pins`, its link
 /// is taken over: the earlier program is in force until [`Attached::put_in_force`].
 ///
@@ -362,7 +334,7 @@ fn set_queues(interface: &str, index: u32, queues: NonZeroU32) -> Result<(), Att
 /// See [`AttachError`]; nothing that was not attached before stays attached.
 pub fn attach(
     interface: &str,
-    wanted: WantedMode,
+    wanted: Wanted,
     program: &CStr,
     constants: &[u8],
     pins: Option<&Pins>,
@@ -381,6 +353,9 @@ pub fn attach(
     if is_director_tap(interface, &driver) {
         return Err(AttachError::DirectorTap { interface: interface.to_owned() });
     }
+    if let Some(queues) = wanted.queues {
+        set_queues_before(interface, index, queues)?;
+    }
     let settings = Settings::of(interface).map_err(|error| kernel_error(interface, error))?;
     not_refused(interface, settings.refusal(interface, Mode::Native))?;
     let object = load(constants).map_err(|error| match present_lack() {
@@ -388,13 +363,13 @@ pub fn attach(
         None => kernel_error(interface, error),
     })?;
     let running = match pins.and_then(|pins| pins.find(index)) {
-        Some(pinned) => take_over(pinned, interface, &settings, wanted)?,
+        Some(pinned) => take_over(pinned, interface, &settings, wanted.mode)?,
         None => {
             let program = object.program(program).map_err(|error| kernel_error(interface, error))?;
-            start(program, interface, index, &settings, wanted)?
+            start(program, interface, index, &settings, wanted.mode)?
         }
     };
-    Ok(Attached {
+    let mut attached = Attached {
         link: running.link,
         object,
         interface: interface.to_owned(),
@@ -403,13 +378,14 @@ pub fn attach(
         leaves_checksums: leaves_checksums(&driver),
         is_veth: driver == "veth",
         wanted,
-        wanted_queues: None,
         mode: running.mode,
         native_refused: running.native_refused,
         constants: constants.to_vec(),
         is_pinned: running.former.is_some(),
         former: running.former,
-    })
+    };
+    attached.set_settings(settings);
+    Ok(attached)
 }
 
 /// The link of an attached program, and where the program runs.
@@ -528,13 +504,16 @@ pub enum AttachError {
     },
     /// Its driver refuses a number of receive queues.
     #[error(
-        "{interface} does not take {queues} as its number of receive queues: {source}; `ethtool -l {interface}` shows \
-         those that it has, and `dmesg` may say why; some drivers take another number only from a stopped xvsd (`xvs \
-         stop --release`); otherwise set `queues` of `[interfaces.{interface}]` accordingly, or remove the key"
+        "{interface} has {present} receive queues and does not take {queues}: {source}; `dmesg` may say why; some \
+         drivers take another number only from a stopped xvsd (`xvs stop --release`), and virtio_net then adds one for \
+         each CPU, if the card has as many; otherwise set `queues` of `[interfaces.{interface}]` to {present}, or \
+         remove the key"
     )]
     Queues {
         /// The interface.
         interface: String,
+        /// As they are.
+        present: u32,
         /// As wanted.
         queues: u32,
         /// The driver's error.

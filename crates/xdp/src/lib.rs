@@ -36,13 +36,13 @@ pub mod tap;
 pub mod packet_socket;
 mod sys;
 
-pub use attach::{AttachError, Attached, attach, check_port, check_tags, set_queues_before};
+pub use attach::{AttachError, Attached, attach, check_port, check_tags};
 pub use burst::{BURST, HELD, WAITING};
 pub use drivers::{frame_bytes, leaves_checksums};
 pub use error::SocketError;
 pub use frame::{Census, Frame, FrameLayout, FramePool, Span};
 pub use mode::{
-    CopyMode, Mode, OFFLOAD, ONE_BUFFER_MTU, RECEIVE_RING, Refusal, Settings, WantedMode, mtu_limit,
+    CopyMode, Mode, OFFLOAD, ONE_BUFFER_MTU, RECEIVE_RING, Refusal, Settings, Wanted, WantedMode, mtu_limit,
 };
 pub use socket::Statistics;
 pub use sockets::{PacketMemory, Queues, Sockets};

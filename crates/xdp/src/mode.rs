@@ -5,6 +5,7 @@
 //! changes it. Not here: the order in which modes are tried (`attach.rs`). Source: the kernel's
 //! Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
 
+use std::num::NonZeroU32;
 use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
@@ -66,6 +67,16 @@ pub enum WantedMode {
     Copy,
     /// Generic, although the driver may have native mode.
     Generic,
+}
+
+/// What an operator wants of an interface: the section `[interfaces.NAME]` of xvs.toml.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Wanted {
+    /// `"auto"`, `"zero-copy"`, `"copy"` or `"generic"`.
+    pub mode: WantedMode,
+    /// The number of receive queues that xvsd gives the interface before it opens its sockets. Default: as they are.
+    pub queues: Option<NonZeroU32>,
 }
 
 /// Whether the kernel copies frames between its memory and the UMEM.

@@ -119,7 +119,7 @@ impl Sockets {
     ) -> Result<Self, SocketError> {
         let mut interfaces = links.iter().map(|link| link.attached);
         let copied = interfaces
-            .find(|one| one.mode() == Mode::Generic || one.wanted() == WantedMode::Copy)
+            .find(|one| one.mode() == Mode::Generic || one.wanted().mode == WantedMode::Copy)
             .map(Attached::interface);
         if let Some(cause) = copied.or(to_copy) {
             return Self::bind(links, sizes, xdp::XDP_COPY, Some(cause), memory);

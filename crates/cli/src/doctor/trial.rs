@@ -21,7 +21,8 @@ use xvs_proto::network::LinkId;
 use xvs_proto::{MacAddr, ethernet, ipv4, udp};
 use xvs_xdp::device::has_carrier;
 use xvs_xdp::{
-    Attached, BURST, CopyMode, Frame, Mode, ONE_BUFFER_MTU, Queues, RingSizes, Sockets, WantedMode, card,
+    Attached, BURST, CopyMode, Frame, Mode, ONE_BUFFER_MTU, Queues, RingSizes, Sockets, Wanted, WantedMode,
+    card,
 };
 
 use crate::doctor::tunables::interrupts_handled;
@@ -135,10 +136,10 @@ impl End {
     ///
     /// # Errors
     /// The mode cannot be had.
-    pub(super) fn open(steering: &Steering, name: &str, wanted: WantedMode) -> Result<Self, Box<dyn Error>> {
-        let attached = steering.attach(name, wanted, None)?;
+    pub(super) fn open(steering: &Steering, name: &str, mode: WantedMode) -> Result<Self, Box<dyn Error>> {
+        let attached = steering.attach(name, Wanted { mode, queues: None }, None)?;
         let mtu = attached.mtu();
-        if attached.mode() == Mode::Generic && matches!(wanted, WantedMode::Copy | WantedMode::ZeroCopy) {
+        if attached.mode() == Mode::Generic && matches!(mode, WantedMode::Copy | WantedMode::ZeroCopy) {
             let why = attached.native_refused().map(|error| format!(": {error}")).unwrap_or_default();
             return Err(format!("native mode is refused by {name} at an MTU of {mtu}{why}").into());
         }
@@ -149,7 +150,7 @@ impl End {
         };
         let owned = [Queues { attached: &attached, queues: &queues }];
         let sockets = Sockets::open(&owned, sizes)?;
-        if wanted == WantedMode::ZeroCopy && sockets.copy_mode() != &CopyMode::ZeroCopy {
+        if mode == WantedMode::ZeroCopy && sockets.copy_mode() != &CopyMode::ZeroCopy {
             return Err(format!("zero-copy is refused by {name} at an MTU of {mtu}").into());
         }
         let mac = attached.link_address().map_err(|error| format!("the address of {name}: {error}"))?;

@@ -1,27 +1,16 @@
 //! The key `interfaces` of xvs.toml: names, or a section for each interface.
 
 use std::fmt;
-use std::num::NonZeroU32;
 
 use serde::de::{MapAccess, SeqAccess, Visitor};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use xvs_xdp::WantedMode;
+use xvs_xdp::Wanted;
 
 /// The interfaces of a director, each with its settings. A list of names keeps its order, and all have the defaults;
 /// sections are in the order of their names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Interfaces(Vec<(String, InterfaceSettings)>);
-
-/// The section `[interfaces.NAME]`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct InterfaceSettings {
-    /// `"auto"`, `"zero-copy"`, `"copy"` or `"generic"`.
-    pub mode: WantedMode,
-    /// The number of receive queues that xvsd gives the interface before it opens its sockets. Default: as they are.
-    pub queues: Option<NonZeroU32>,
-}
+pub struct Interfaces(Vec<(String, Wanted)>);
 
 impl Interfaces {
     /// Whether there is none.
@@ -30,7 +19,7 @@ impl Interfaces {
     }
 
     /// The interfaces with their settings.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, InterfaceSettings)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, Wanted)> {
         self.0.iter().map(|(name, settings)| (name.as_str(), *settings))
     }
 
@@ -53,7 +42,7 @@ impl Interfaces {
 impl Serialize for Interfaces {
     /// As a list if all have the defaults.
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if self.iter().all(|(_, settings)| settings == InterfaceSettings::default()) {
+        if self.iter().all(|(_, settings)| settings == Wanted::default()) {
             return to.collect_seq(self.names());
         }
         let mut map = to.serialize_map(Some(self.0.len()))?;
@@ -82,7 +71,7 @@ impl<'de> Visitor<'de> for NamesOrSections {
     fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Interfaces, A::Error> {
         let mut all = Vec::new();
         while let Some(name) = list.next_element()? {
-            all.push((name, InterfaceSettings::default()));
+            all.push((name, Wanted::default()));
         }
         Ok(Interfaces(all))
     }
@@ -98,6 +87,8 @@ impl<'de> Visitor<'de> for NamesOrSections {
 
 #[cfg(test)]
 mod tests {
+    use xvs_xdp::WantedMode;
+
     use super::*;
     use crate::config::Config;
 
@@ -105,8 +96,8 @@ mod tests {
         toml::from_str::<Config>(text).map(|config| config.interfaces).map_err(|error| error.to_string())
     }
 
-    fn with_mode(name: &str, mode: WantedMode) -> (String, InterfaceSettings) {
-        (name.to_owned(), InterfaceSettings { mode, queues: None })
+    fn with_mode(name: &str, mode: WantedMode) -> (String, Wanted) {
+        (name.to_owned(), Wanted { mode, queues: None })
     }
 
     #[test]

@@ -15,7 +15,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 use xvs_sched::ServiceKey;
 use xvs_xdp::bpf::{KernelMap, Map, Object, Words, test_run, test_run_repeated};
 use xvs_xdp::pins::Pins;
-use xvs_xdp::{AttachError, Attached, Mode, WantedMode, attach};
+use xvs_xdp::{AttachError, Attached, Mode, Wanted, attach};
 
 use self::hold::Hold;
 use self::lists::ListMaps;
@@ -146,16 +146,16 @@ impl Steering {
         Offload::of(&self.object, entries, settings).map(Arc::new)
     }
 
-    /// Attaches the program to an interface of this thread's network namespace: in native mode, or in generic mode if
-    /// the driver refuses that or `wanted` says so. If an earlier process has pinned its program of the interface in
-    /// `pins`, that one stays in force until [`Self::put_in_force`].
+    /// Attaches the program to an interface of this thread's network namespace, as [`attach()`] does. If an earlier
+    /// process has pinned its program of the interface in `pins`, that one stays in force until
+    /// [`Self::put_in_force`].
     ///
     /// # Errors
     /// See [`AttachError`]; the program then stays detached.
     pub fn attach(
         &self,
         interface: &str,
-        wanted: WantedMode,
+        wanted: Wanted,
         pins: Option<&Pins>,
     ) -> Result<Attached, AttachError> {
         let mut marker = Marker::default();

@@ -26,7 +26,7 @@ use xvs_dataplane::shm::Memory;
 use xvs_dataplane::steering::{Steering, SteeringRules, Verdict};
 use xvs_proto::{Endpoint, HashSecret, Protocol};
 use xvs_xdp::pins::Pins;
-use xvs_xdp::{Attached, WantedMode};
+use xvs_xdp::{Attached, Wanted};
 
 const CONFIG: TableConfig = TableConfig { capacity: 256, workers: 1, memory: Memory::OnDemand };
 const BOOT: Boot = Boot([1, 2]);
@@ -71,7 +71,7 @@ impl Program {
         let mut steering = Steering::load_for_test_runs().expect("run as root");
         let services = [(Protocol::TCP, Endpoint::new(VIP, 80))].into();
         steering.update(&SteeringRules { services, ..Default::default() }).unwrap();
-        let mut attached = steering.attach("d0", WantedMode::Auto, Some(pins)).unwrap();
+        let mut attached = steering.attach("d0", Wanted::default(), Some(pins)).unwrap();
         steering.hold().set(HOLD, Duration::ZERO);
         if attached.former_program().is_none() {
             attached.pin(pins).unwrap();

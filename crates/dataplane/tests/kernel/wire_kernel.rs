@@ -13,7 +13,7 @@ use xvs_dataplane::steering::losses::{Leaving, Losses};
 use xvs_dataplane::steering::{MapSizes, Steering, SteeringRules};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_xdp::BURST;
-use xvs_xdp::{AttachError, Mode, WantedMode, index_of};
+use xvs_xdp::{AttachError, Mode, Wanted, index_of};
 
 /// Steers TCP to a port of the director on which no program listens.
 fn steering() -> Steering {
@@ -28,7 +28,7 @@ fn steering() -> Steering {
 fn connect_with_everything_passed(testbed: &Testbed, expected: Mode) -> (io::Result<TcpStream>, usize) {
     testbed.inside(Host::Director, || {
         let steering = steering();
-        let attached = steering.attach("d0", WantedMode::Auto, None).unwrap();
+        let attached = steering.attach("d0", Wanted::default(), None).unwrap();
         assert_eq!(attached.mode(), expected, "{:?}", attached.native_refused());
         let mut port = open_port(&[&attached]);
         let total = port.census().home + port.census().lent;
@@ -118,7 +118,7 @@ fn the_tap_sends_no_arp_and_has_no_address() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let steering = steering();
-        let attached = steering.attach("d0", WantedMode::Auto, None).unwrap();
+        let attached = steering.attach("d0", Wanted::default(), None).unwrap();
         let _port = open_port(&[&attached]);
         let tap = testbed.on(Host::Director, "ip -s addr show xvs0");
         assert!(tap.contains("NOARP") && tap.contains(",UP"), "{tap}");
@@ -131,7 +131,7 @@ fn an_interface_that_does_not_exist_is_refused_by_name() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         for name in ["d7", "a-name-longer-than-interfaces-have"] {
-            let error = steering().attach(name, WantedMode::Auto, None).unwrap_err();
+            let error = steering().attach(name, Wanted::default(), None).unwrap_err();
             assert!(
                 matches!(&error, AttachError::NoSuchInterface { interface } if interface == name),
                 "{error}"
@@ -145,14 +145,14 @@ fn an_interface_with_another_program_is_refused_with_the_process_that_holds_it()
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let (first, second) = (steering(), steering());
-        let held = first.attach("d0", WantedMode::Auto, None).unwrap();
-        let error = second.attach("d0", WantedMode::Auto, None).unwrap_err();
+        let held = first.attach("d0", Wanted::default(), None).unwrap();
+        let error = second.attach("d0", Wanted::default(), None).unwrap_err();
         let process = std::process::id();
         let text =
             format!("d0 has an XDP program, that of another xvsd, held by process {process}; stop that xvsd");
         assert_eq!(error.to_string(), text);
         drop(held);
-        second.attach("d0", WantedMode::Auto, None).expect("free again");
+        second.attach("d0", Wanted::default(), None).expect("free again");
     });
 }
 
@@ -164,12 +164,12 @@ fn generic_mode_is_refused_while_packets_are_merged_or_tags_stripped() {
         let steering = steering();
         for (feature, remedy) in [("gro", "ethtool -K d0 gro off"), ("rxvlan", "ethtool -K d0 rxvlan off")] {
             testbed.on(Host::Director, &format!("ethtool -K d0 {feature} on"));
-            let error = steering.attach("d0", WantedMode::Auto, None).unwrap_err();
+            let error = steering.attach("d0", Wanted::default(), None).unwrap_err();
             assert!(matches!(error, AttachError::Refused { .. }), "{error}");
             assert!(error.to_string().contains(remedy), "{error}");
             testbed.on(Host::Director, remedy);
         }
-        assert_eq!(steering.attach("d0", WantedMode::Auto, None).unwrap().mode(), Mode::Generic);
+        assert_eq!(steering.attach("d0", Wanted::default(), None).unwrap().mode(), Mode::Generic);
     });
 }
 
@@ -179,7 +179,7 @@ fn an_mtu_of_packets_in_several_buffers_is_attached_in_every_mode() {
     testbed.inside(Host::Director, || {
         for mode in [Mode::Native, Mode::Generic] {
             testbed.on(Host::Director, "ip link set dev d0 mtu 9000");
-            let attached = steering().attach("d0", WantedMode::Auto, None).unwrap();
+            let attached = steering().attach("d0", Wanted::default(), None).unwrap();
             assert_eq!((attached.mode(), attached.mtu(), attached.receive_queues()), (mode, 9000, 1));
             drop(attached);
             testbed.only_generic_on_d0();

@@ -18,7 +18,7 @@ use xvs_dataplane::steering::{MapSizes, Steering, SteeringRules};
 use xvs_proto::LinkId;
 use xvs_proto::{Endpoint, Protocol, ethernet};
 use xvs_xdp::{
-    Attached, BURST, CopyMode, Mode, ONE_BUFFER_MTU, Queues, RingSizes, SocketError, Sockets, WantedMode,
+    Attached, BURST, CopyMode, Mode, ONE_BUFFER_MTU, Queues, RingSizes, SocketError, Sockets, Wanted,
 };
 
 /// Steers UDP to and from port 53 of the virtual address.
@@ -205,12 +205,12 @@ fn frames_arrive_byte_for_byte_with_their_tags() {
     // The client is a port too: it sends the frames of the wire.
     let (client_end, mut client) = testbed.inside(Host::Client, || {
         let attached =
-            Steering::load(MapSizes::default()).unwrap().attach("c0", WantedMode::Auto, None).unwrap();
+            Steering::load(MapSizes::default()).unwrap().attach("c0", Wanted::default(), None).unwrap();
         let port = open_port(&[&attached]);
         (attached, port)
     });
     let (director_end, mut director) = testbed.inside(Host::Director, || {
-        let attached = steering().attach("d0", WantedMode::Auto, None).unwrap();
+        let attached = steering().attach("d0", Wanted::default(), None).unwrap();
         let port = open_port(&[&attached]);
         (attached, port)
     });
@@ -410,7 +410,7 @@ fn a_second_socket_on_a_queue_is_refused() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let steering = steering();
-        let attached = steering.attach("d0", WantedMode::Auto, None).unwrap();
+        let attached = steering.attach("d0", Wanted::default(), None).unwrap();
         let queues = [Queues { attached: &attached, queues: &[0] }];
         let first = Sockets::open(&queues, RingSizes::default()).unwrap();
         let Err(error) = Sockets::open(&queues, RingSizes::default()) else { panic!("both opened") };
@@ -428,7 +428,7 @@ fn a_started_program_does_not_inherit_the_socket_of_a_queue() {
     let testbed = Testbed::new();
     testbed.inside(Host::Director, || {
         let steering = steering();
-        let attached = steering.attach("d0", WantedMode::Auto, None).unwrap();
+        let attached = steering.attach("d0", Wanted::default(), None).unwrap();
         let queues = [Queues { attached: &attached, queues: &[0] }];
         let _sockets = Sockets::open(&queues, RingSizes::default()).unwrap();
         let has_sockets = || {

@@ -25,7 +25,7 @@ use xvs_dataplane::steering::Steering;
 use xvs_dataplane::steering::reinject::Reinjector;
 use xvs_proto::LinkId;
 use xvs_xdp::polling::Poll;
-use xvs_xdp::{Attached, Queues, RingSizes, Sockets, WantedMode};
+use xvs_xdp::{Attached, Queues, RingSizes, Sockets, Wanted};
 
 pub(crate) const CLIENT: [u8; 4] = [203, 0, 113, 7];
 pub(crate) const DIRECTOR: [u8; 4] = [203, 0, 113, 1];
@@ -171,7 +171,7 @@ pub(crate) fn open_port(links: &[&Attached]) -> XdpPort {
 
 /// Attaches the director's two interfaces.
 pub(crate) fn attach_both(steering: &Steering) -> [Attached; 2] {
-    ["d0", "d1"].map(|interface| steering.attach(interface, WantedMode::Auto, None).unwrap())
+    ["d0", "d1"].map(|interface| steering.attach(interface, Wanted::default(), None).unwrap())
 }
 
 /// Asserts that the pool and the sockets agree on the place of every frame, and that the test holds none.

@@ -369,9 +369,8 @@ impl ControlThread {
         let SystemDatapath { workers, steering, .. } = self.control.datapath();
         let attached = match &next {
             Some((index, (name, _))) => {
-                let like = workers.attached_at(like);
-                let (mode, queues) = (like.wanted(), like.wanted_queues());
-                workers.attach(*index, (name, mode, queues), steering)
+                let wanted = workers.attached_at(like).wanted();
+                workers.attach(*index, name, wanted, steering)
             }
             None if !workers.paused && self.warnings.attaching.is_empty() => return,
             None => Ok(()),

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crossbeam::channel::{bounded, unbounded};
 use xvs_ctl::bonds::choose;
-use xvs_ctl::config::{Config, InterfaceSettings, OffloadMode};
+use xvs_ctl::config::{Config, OffloadMode};
 use xvs_ctl::control::Control;
 use xvs_dataplane::clock::Clock;
 use xvs_dataplane::conn::TableConfig;
@@ -22,7 +22,7 @@ use xvs_host::state_directory::Others;
 use xvs_host::{memory, netfilter};
 use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::status::InterfaceStatus;
-use xvs_xdp::{RingSizes, set_queues_before};
+use xvs_xdp::RingSizes;
 
 use super::{Daemon, follower_callback, machine_memory_bytes, no_thread};
 use crate::connection_log::Logging;
@@ -196,12 +196,9 @@ fn attach(
     steering.hold().set(length, clock.elapsed());
     let mut attached = Vec::new();
     let mut bonds = Vec::new();
-    for (name, InterfaceSettings { mode, queues }) in config.interfaces.iter() {
+    for (name, wanted) in config.interfaces.iter() {
         for (name, bond) in choose(name, &links)? {
-            set_queues_before(&name, queues)?;
-            let mut one = steering.attach(&name, mode, pins.as_ref()).map_err(pins::explained)?;
-            one.want_queues(queues)?;
-            attached.push(one);
+            attached.push(steering.attach(&name, wanted, pins.as_ref()).map_err(pins::explained)?);
             bonds.push(bond);
         }
     }

@@ -39,8 +39,8 @@ use xvs_xdp::device::{receive_queues, receive_queues_word};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::polling::Poll;
 use xvs_xdp::{
-    Attached, CopyMode, Mode, OFFLOAD, PacketMemory, Queues, RECEIVE_RING, RingSizes, Sockets, WantedMode,
-    precede_receive_threads, set_queues_before, umem_bytes,
+    Attached, CopyMode, Mode, OFFLOAD, PacketMemory, Queues, RECEIVE_RING, RingSizes, Sockets, Wanted,
+    WantedMode, precede_receive_threads, umem_bytes,
 };
 
 use crate::error::{DaemonError, system};
@@ -201,7 +201,7 @@ impl Workers {
 
     /// The warnings about interfaces whose packets are copied although the operator wants zero-copy.
     pub(crate) fn not_zero_copy(&self) -> impl Iterator<Item = String> {
-        let unlike = self.attached.iter().filter(|attached| attached.wanted() == WantedMode::ZeroCopy);
+        let unlike = self.attached.iter().filter(|attached| attached.wanted().mode == WantedMode::ZeroCopy);
         unlike.zip(std::iter::repeat(self.copied_for.as_ref())).filter_map(|(attached, cause)| {
             let name = attached.interface();
             let why = match cause?.as_str() {
@@ -333,7 +333,7 @@ impl Workers {
         &self.attached[index]
     }
 
-    /// Attaches the interface of this name in this mode, again at its index or as one more, and makes every worker
+    /// Attaches the interface of this name as the operator wants, again at its index or as one more, and makes every worker
     /// close its sockets. [`Self::resume`] opens new ones, when the workers' network has the interface.
     ///
     /// # Errors
@@ -341,23 +341,22 @@ impl Workers {
     pub(crate) fn attach(
         &mut self,
         index: usize,
-        (name, mode, queues): (&str, WantedMode, Option<NonZeroU32>),
+        name: &str,
+        wanted: Wanted,
         steering: &Steering,
     ) -> Result<(), DaemonError> {
         // Before attaching: some drivers then take the link down for a moment. If the queues cannot be read, attaching
         // says why.
         let present = receive_queues(name).unwrap_or(1);
-        let planned = queues.map_or(present, NonZeroU32::get);
-        let mut wanted: Vec<_> =
+        let planned = wanted.queues.map_or(present, NonZeroU32::get);
+        let mut queues: Vec<_> =
             self.attached.iter().map(|attached| (attached.interface(), attached.receive_queues())).collect();
-        match wanted.get_mut(index) {
+        match queues.get_mut(index) {
             Some(former) => *former = (name, planned),
-            None => wanted.push((name, planned)),
+            None => queues.push((name, planned)),
         }
-        let shares = placement::shares(&wanted, Some(self.threads.len()), cores_available())?;
-        set_queues_before(name, queues)?;
-        let mut attached = steering.attach(name, mode, None)?;
-        attached.want_queues(queues)?;
+        let shares = placement::shares(&queues, Some(self.threads.len()), cores_available())?;
+        let attached = steering.attach(name, wanted, None)?;
         let reinjector = open_reinjector(&attached)?;
         // The queues may have changed meanwhile; then `follow_settings` opens the sockets again.
         self.shares = shares;
@@ -440,7 +439,7 @@ impl Drop for Workers {
 /// its zero-copy.
 fn prefers_copies(attached: &Attached) -> bool {
     attached.mode() == Mode::Native
-        && attached.wanted() != WantedMode::ZeroCopy
+        && attached.wanted().mode != WantedMode::ZeroCopy
         && attached.may_have_zero_copy()
         && attached.takes_redirected() == Some(true)
 }
