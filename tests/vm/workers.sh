@@ -129,6 +129,10 @@ TOML
     say "take-over and kill: $(tail -1 /tmp/client)"
     grep -q "^0 of 64 connections" /tmp/client || fail "connections are lost"
 
+    # The tables of the cards' hashes are equal, as are their keys. With this one, the fragments of a datagram have other
+    # queues on the one card than on the other. Not before: virtio_net forgets it whenever a program comes, and the host
+    # then gives a reply to the queue from which its request was sent.
+    at dr ethtool -X lan start 1 equal $((queues - 1)) || say "the table of the hash cannot be changed"
     for _ in {1..8}; do
         number=$(workers_of_connection)
         if ((number == 2)); then others=$((others + 1)); fi
@@ -171,9 +175,6 @@ at rs1 ip address add 192.0.2.12/24 dev lan
 at dr ip address add $vip/32 dev wan
 until_linked
 at rs1 python3 /vm-bin/peer.py echo 80 &
-# The tables of the cards' hashes are equal, as are their keys. With this one, the fragments of a datagram have other
-# queues on the one card than on the other.
-at dr ethtool -X lan start 1 equal 7 || say "the table of the hash cannot be changed"
 serve 8
 if [[ $(driver) == virtio_net ]]; then serve 16; fi
 say "all"
