@@ -73,10 +73,12 @@ balances() {
     at dr python3 - <<'PYTHON'
 import collections
 import re
-import urllib.request
+import socket
 
 numbers = collections.defaultdict(int)
-for line in urllib.request.urlopen("http://127.0.0.1:9112/metrics").read().decode().splitlines():
+exporter = socket.create_connection(("127.0.0.1", 9112))
+exporter.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+for line in exporter.makefile():
     found = re.match(r'xvs_worker_(\w+?)_packets(?:_total)?\{.*worker="(\d+)".*\} (\d+)$', line)
     if found:
         name, worker, value = found[1], int(found[2]), int(found[3])
