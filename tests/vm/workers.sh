@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Eight workers on eight CPUs, each with a queue of both cards; with virtio_net, whose cards have sixteen queues, also
-# sixteen, two on each CPU: RSS gives packets to all; replies by NAT and fragments of one datagram arrive at other workers
-# than the rest; connections live through a take-over and a kill; `xvs drain` ends; then the counters of each worker
-# balance, and none has stood still.
+# sixteen, two on each CPU: RSS gives packets to all; replies by NAT and fragments of one datagram arrive at other
+# workers than the rest; connections live through a take-over and a kill; `xvs drain` ends; then the counters of each
+# worker balance, and none has stood still.
 #
 # Hosts as in cards.bash; the VIP is 198.51.100.100. rs1 has a second address, 192.0.2.12. Emulated CPUs are slow, and
 # these are more than the host may have: VM_SECONDS=3000 for a host with two.
@@ -134,9 +134,9 @@ TOML
     say "take-over and kill: $(tail -1 /tmp/client)"
     grep -q "^0 of 64 connections" /tmp/client || fail "connections are lost"
 
-    # The tables of the cards' hashes are equal, as are their keys. With this one, the fragments of a datagram have other
-    # queues on the one card than on the other. Not before: virtio_net forgets it whenever a program comes, and the host
-    # then gives a reply to the queue from which its request was sent.
+    # The tables of the cards' hashes are equal, as are their keys. With this one, the fragments of a datagram have
+    # other queues on the one card than on the other. Not before: virtio_net forgets it whenever a program comes, and
+    # the host then gives a reply to the queue from which its request was sent.
     at dr ethtool -X lan start 1 equal $((queues - 1)) || say "the table of the hash cannot be changed"
     for _ in {1..8}; do
         number=$(workers_of_connection)

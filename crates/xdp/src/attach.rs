@@ -326,9 +326,9 @@ fn set_queues(interface: &str, index: u32, queues: NonZeroU32) -> Result<(), Att
 
 /// Attaches a program to an interface of this thread's network namespace: in native mode, or in generic mode if the
 /// driver refuses native mode or `wanted` says so. The interface gets the wanted receive queues before, or in
-/// [`Attached::set_queues`] if it has a program already. `load` loads an object into the kernel with these constants; the
-/// object has the program of this name. If an earlier process has pinned a program of the interface in `pins`, its link
-/// is taken over: the earlier program is in force until [`Attached::put_in_force`].
+/// [`Attached::set_queues`] if it has a program already. `load` loads an object into the kernel with these constants;
+/// the object has the program of this name. If an earlier process has pinned a program of the interface in `pins`, its
+/// link is taken over: the earlier program is in force until [`Attached::put_in_force`].
 ///
 /// # Errors
 /// See [`AttachError`]; nothing that was not attached before stays attached.

@@ -333,8 +333,8 @@ impl Workers {
         &self.attached[index]
     }
 
-    /// Attaches the interface of this name as the operator wants, again at its index or as one more, and makes every worker
-    /// close its sockets. [`Self::resume`] opens new ones, when the workers' network has the interface.
+    /// Attaches the interface of this name as the operator wants, again at its index or as one more, and makes every
+    /// worker close its sockets. [`Self::resume`] opens new ones, when the workers' network has the interface.
     ///
     /// # Errors
     /// The interface cannot be attached; nothing has changed.
