@@ -36,6 +36,8 @@ pub(crate) struct Outcome {
     pub(crate) younger: OfAge,
     /// Those of which packets arrived at two real servers.
     pub(crate) moved: u64,
+    /// The lost ones of at least the age [`OLD`].
+    pub(crate) old_and_lost: Vec<u64>,
     /// Those that are not judged: one of the packets before the announcement did not arrive.
     pub(crate) incomplete: u64,
 }
@@ -49,11 +51,6 @@ impl Outcome {
     /// Those that were alive and announced.
     pub(crate) fn announced(&self) -> u64 {
         self.ages.values().map(|group| group.alive).sum()
-    }
-
-    /// Those of which no packet arrived although their announcement had time to leave.
-    pub(crate) fn old_and_lost(&self) -> u64 {
-        self.ages.get(&OLD).map_or(0, |group| group.lost)
     }
 }
 
@@ -101,10 +98,14 @@ impl Fates {
                 outcome.moved += 1;
             }
             let announcing = schedule.announcing(connection as u64);
+            let is_lost = row & SECOND == 0;
             let group = match announcing <= cut {
                 true if [Kind::Syn, Kind::Ack, Kind::Data].into_iter().all(has) => {
-                    let age = failed.saturating_duration_since(sent.time(announcing));
-                    outcome.ages.entry(least(age)).or_default()
+                    let age = least(failed.saturating_duration_since(sent.time(announcing)));
+                    if is_lost && age == OLD {
+                        outcome.old_and_lost.push(connection as u64);
+                    }
+                    outcome.ages.entry(age).or_default()
                 }
                 true => {
                     outcome.incomplete += 1;
@@ -113,7 +114,7 @@ impl Fates {
                 false => &mut outcome.younger,
             };
             group.alive += 1;
-            group.lost += u64::from(row & SECOND == 0);
+            group.lost += u64::from(is_lost);
         }
         outcome
     }

@@ -6,7 +6,7 @@
 //! the way of the datagram to the first director. Not here: the other connections (`load.rs`).
 
 use std::net::{SocketAddrV4, UdpSocket};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
@@ -34,8 +34,10 @@ const FIRST_PORT: u16 = 20_000;
 pub(crate) struct Lags {
     /// In milliseconds, in ascending order.
     millis: Vec<f64>,
-    /// Markers that never arrived.
+    /// Markers that never arrived although the announcing director has all three datagrams.
     pub(crate) lost: usize,
+    /// Markers of which a datagram was lost on the way to the announcing director.
+    pub(crate) incomplete: usize,
     /// The next port.
     port: u16,
 }
@@ -74,11 +76,12 @@ impl Markers {
     pub(crate) fn start(cluster: &Cluster, learns: Host, before: &Lags) -> Self {
         let running = Arc::new(AtomicBool::new(true));
         let (flag, port) = (Arc::clone(&running), before.port);
-        let socket = cluster.state().join(learns.name()).join("run/xvsd.sock");
+        let announces = if learns == Host::Backup { Host::Director } else { Host::Backup };
+        let sockets = [learns, announces].map(|host| socket_of(cluster, host));
         let (sender, lags) = mpsc::channel();
         let thread = namespace::spawn(&cluster.namespace(Host::Client), move || {
             // `stop` waits for this.
-            let _ = sender.send(run(&socket, port, &flag));
+            let _ = sender.send(run(&sockets, port, &flag));
         });
         Self { running, thread, lags }
     }
@@ -92,8 +95,14 @@ impl Markers {
     }
 }
 
-fn run(socket: &Path, port: u16, running: &AtomicBool) -> Lags {
-    let mut director = Client::connect(socket).expect("xvsd listens");
+/// The control socket of a host's director.
+pub(crate) fn socket_of(cluster: &Cluster, host: Host) -> PathBuf {
+    cluster.state().join(host.name()).join("run/xvsd.sock")
+}
+
+fn run(sockets: &[PathBuf; 2], port: u16, running: &AtomicBool) -> Lags {
+    let [mut learns, mut announces] =
+        sockets.each_ref().map(|socket| Client::connect(socket).expect("xvsd listens"));
     let mut lags = Lags { port, ..Lags::default() };
     let mut waiting: Vec<(SocketAddrV4, Instant)> = Vec::new();
     let mut next = Instant::now();
@@ -112,11 +121,13 @@ fn run(socket: &Path, port: u16, running: &AtomicBool) -> Lags {
         // All are asked for: behind one that is lost, others arrive in time.
         waiting.retain(|(from, sent)| {
             let is_late = sent.elapsed() > PATIENCE;
-            let is_known = knows(&mut director, *from);
+            let is_known = packets(&mut learns, Proto::Udp, *from, PORT).is_some();
             if is_known {
                 lags.millis.push(sent.elapsed().as_secs_f64() * 1e3);
-            } else if is_late {
+            } else if is_late && packets(&mut announces, Proto::Udp, *from, PORT) >= Some(3) {
                 lags.lost += 1;
+            } else if is_late {
+                lags.incomplete += 1;
             }
             !is_known && !is_late
         });
@@ -131,22 +142,18 @@ fn mark(from: SocketAddrV4) -> Instant {
     let mut sent = Instant::now();
     for _ in 0..3 {
         sent = Instant::now();
-        // One that is lost makes a marker that never arrives.
+        // One that is lost makes an incomplete marker.
         let _ = socket.send(&[0]);
     }
     sent
 }
 
-/// Whether a director knows the connection from there.
-fn knows(director: &mut Client, from: SocketAddrV4) -> bool {
+/// The packets of the connection from there to a port of the VIP that a director knows of; `None`: it does not know the
+/// connection.
+pub(crate) fn packets(director: &mut Client, proto: Proto, from: SocketAddrV4, port: u16) -> Option<u32> {
     let [from, to] =
-        [from, virtual_endpoint(PORT)].map(|at| Some(xvs_proto::Endpoint::new(*at.ip(), at.port())));
-    let asked = Question {
-        interface: Some("lan".to_owned()),
-        proto: Some(Proto::Udp),
-        from,
-        to,
-        ..Question::default()
-    };
-    question::explain(asked).ask(director).expect("xvsd answers").met.is_some()
+        [from, virtual_endpoint(port)].map(|at| Some(xvs_proto::Endpoint::new(*at.ip(), at.port())));
+    let asked =
+        Question { interface: Some("lan".to_owned()), proto: Some(proto), from, to, ..Question::default() };
+    question::explain(asked).ask(director).expect("xvsd answers").met.map(|met| met.packets)
 }

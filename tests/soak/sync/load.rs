@@ -95,6 +95,14 @@ impl Schedule {
         announced.map_or(0, |announced| announced.div_ceil(LASTING_EACH))
     }
 
+    /// The packet by which each connection that was announced before this one has had its FIN or its turn.
+    pub(crate) fn round_after(self, number: u64) -> u64 {
+        let lasting = self.lasting(number);
+        // Meanwhile more are announced.
+        let turns = lasting + lasting / (LASTING_EACH - 1) + 1;
+        number + self.within(LIFE + 2 * HANDSHAKE).max(turns) * Kind::ALL.len() as u64
+    }
+
     /// The packet with this number; `None`: no connection has one then. `turn`: the next lasting connection.
     fn packet(self, number: u64, turn: &mut u64) -> Option<(Kind, u64)> {
         let kind = Kind::ALL[(number % Kind::ALL.len() as u64) as usize];
@@ -212,9 +220,14 @@ fn raw() -> rustix::io::Result<OwnedFd> {
     Ok(socket)
 }
 
+/// The client of a connection.
+pub(crate) fn client(connection: u64) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::from_bits(CLIENTS.to_bits() + connection as u32), 40_000)
+}
+
 fn write(packet: &mut Vec<u8>, window: u16, kind: Kind, connection: u64, number: u64) {
     packet.clear();
-    let client = SocketAddrV4::new(Ipv4Addr::from_bits(CLIENTS.to_bits() + connection as u32), 40_000);
+    let client = client(connection);
     let vip = virtual_endpoint(PORT);
     let tcp = PacketBuilder::ipv4(client.ip().octets(), vip.ip().octets(), 64);
     let tcp = tcp.tcp(client.port(), vip.port(), number as u32, window);
