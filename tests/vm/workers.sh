@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Eight workers on eight CPUs, each with a queue of both cards; with virtio_net, whose cards have sixteen queues, also
-# sixteen, two on each CPU: RSS gives packets to all; replies by NAT and fragments of one datagram arrive at other
+# Eight workers on eight CPUs, each with a queue of both cards, or with two of virtio_net's sixteen; there also sixteen
+# workers, two on each CPU: RSS gives packets to all; replies by NAT and fragments of one datagram arrive at other
 # workers than the rest; connections live through a take-over and a kill; `xvs drain` ends; then the counters of each
 # worker balance, and none has stood still.
 #

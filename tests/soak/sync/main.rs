@@ -245,7 +245,7 @@ impl Soak<'_> {
         }
         println!("  {} not judged, because a packet of theirs was lost before", outcome.incomplete);
         self.check(outcome.moved == 0, "a connection has moved to another real server");
-        // It may know them: then the only packet that was to come was lost in a full ring.
+        // It may know them: then their packets were lost on the way.
         let second =
             &mut protocol::Client::connect(&socket_of(self.cluster, Host::Backup)).expect("xvsd listens");
         let is_unknown =
