@@ -457,7 +457,7 @@ fn a_user_begins_anew_in_its_process_after_a_failed_take_over_with_its_helper_an
     director.add_service(Protocol::Tcp, 81, Method::Nat);
     let (rules, (_, helper)) = (director.adm("-Sn"), helper(&director));
     // A successor that ends after the third step.
-    let mut successor = UnixStream::connect(cluster.state().join("dr/run/xvsd.sock")).expect("xvsd listens");
+    let mut successor = UnixStream::connect(cluster.socket(Host::Director)).expect("xvsd listens");
     for step in [TakeOverStep::Begin, TakeOverStep::Pause, TakeOverStep::TakeTable] {
         let message = RequestMessage { version: VERSION, request: Request::TakeOver(step) };
         let body = serde_json::to_vec(&message).expect("it is JSON");

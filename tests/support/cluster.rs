@@ -192,6 +192,11 @@ impl Cluster {
         format!("{}-{}", self.name, host.name())
     }
 
+    /// The control socket of a host's director.
+    pub fn socket(&self, host: Host) -> PathBuf {
+        self.state.join(host.name()).join("run/xvsd.sock")
+    }
+
     /// Folder for the logs of the cluster's programs; removed with the cluster.
     pub fn state(&self) -> &Path {
         &self.state

@@ -412,8 +412,7 @@ impl Protocol {
 ///
 /// If none does.
 pub fn process(cluster: &Cluster, host: Host) -> Pid {
-    let socket = cluster.state().join(host.name()).join("run/xvsd.sock");
-    let stream = UnixStream::connect(socket).expect("xvsd listens");
+    let stream = UnixStream::connect(cluster.socket(host)).expect("xvsd listens");
     socket_peercred(stream).expect("a Unix socket has credentials").pid
 }
 

@@ -221,7 +221,7 @@ impl<'a> World<'a> {
 
     fn end_by(&self, number: u8, signal: Signal) {
         self.signal(number, signal);
-        let socket = self.state_of(host(number)).join("run/xvsd.sock");
+        let socket = self.cluster.socket(host(number));
         wait::until("xvsd ends", || UnixStream::connect(&socket).is_err().then_some(()));
     }
 

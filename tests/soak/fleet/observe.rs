@@ -262,7 +262,7 @@ fn lines(stdout: ChildStdout) -> impl Iterator<Item = String> {
 
 /// The director of a host.
 fn connect(cluster: &Cluster, host: Host) -> Result<Client, Failure> {
-    Client::connect(&cluster.state().join(host.name()).join("run/xvsd.sock"))
+    Client::connect(&cluster.socket(host))
 }
 
 /// A digest of the services and real servers of a rules file.

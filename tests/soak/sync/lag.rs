@@ -77,7 +77,7 @@ impl Markers {
         let running = Arc::new(AtomicBool::new(true));
         let (flag, port) = (Arc::clone(&running), before.port);
         let announces = if learns == Host::Backup { Host::Director } else { Host::Backup };
-        let sockets = [learns, announces].map(|host| socket_of(cluster, host));
+        let sockets = [learns, announces].map(|host| cluster.socket(host));
         let (sender, lags) = mpsc::channel();
         let thread = namespace::spawn(&cluster.namespace(Host::Client), move || {
             // `stop` waits for this.
@@ -93,11 +93,6 @@ impl Markers {
         self.thread.join().expect("the thread does not panic");
         self.lags.recv().expect("the thread has sent it")
     }
-}
-
-/// The control socket of a host's director.
-pub(crate) fn socket_of(cluster: &Cluster, host: Host) -> PathBuf {
-    cluster.state().join(host.name()).join("run/xvsd.sock")
 }
 
 fn run(sockets: &[PathBuf; 2], port: u16, running: &AtomicBool) -> Lags {

@@ -45,7 +45,7 @@ use xvs_model::report::status::SyncStatus;
 
 use connections::{Client, METHODS, Servers};
 use fates::{AGES, Fates, OLD, Outcome};
-use lag::{Lags, Markers, packets, socket_of};
+use lag::{Lags, Markers, packets};
 use load::{CONNECTIONS_MAX, Half, LIFE, Load, PORT, Position, Schedule, Sent, client};
 use pair::{ADDRESSES, Messages, await_table, plug_in, prepared, started};
 use size::Size;
@@ -247,7 +247,7 @@ impl Soak<'_> {
         self.check(outcome.moved == 0, "a connection has moved to another real server");
         // It may know them: then their packets were lost on the way.
         let second =
-            &mut protocol::Client::connect(&socket_of(self.cluster, Host::Backup)).expect("xvsd listens");
+            &mut protocol::Client::connect(&self.cluster.socket(Host::Backup)).expect("xvsd listens");
         let is_unknown =
             |connection: &&u64| packets(second, Proto::Tcp, client(**connection), PORT).is_none();
         let unknown = outcome.old_and_lost.iter().filter(is_unknown).count();
@@ -311,7 +311,7 @@ impl Soak<'_> {
 
     /// What the daemon of this number has counted: 0: the master of a director; 1: its backup.
     fn daemon(&self, director: usize, number: usize) -> SyncStatus {
-        let socket = socket_of(self.cluster, DIRECTORS[director]);
+        let socket = self.cluster.socket(DIRECTORS[director]);
         let mut director = protocol::Client::connect(&socket).expect("xvsd listens");
         let status = question::status().ask(&mut director).expect("xvsd answers");
         status.sync.into_iter().nth(number).expect("it has both daemons")
