@@ -14,8 +14,6 @@ timed() {
 # Starts xvsd with the lines of configuration of `large_keys` and further arguments, and waits until no other runs.
 start_large() {
     local former=${pid:-}
-    # The former one's.
-    rm -f "$state/forwarder.log"
     printf 'offload = "off"\nhold = "10s"\n%s\n' "$large_keys" >"$state/xvs.toml"
     start xvsd xvs-worker-0 "$bin/xvsd" --config "$state/xvs.toml" --interface wan --interface lan "$@"
     while [[ $former && -e /proc/$former ]]; do sleep 0.01; done
@@ -25,7 +23,7 @@ start_large() {
 
 # Prints the time of a request and its answer in nanoseconds, the median of $1.
 round_trip() {
-    on cl chrt -f 1 taskset -c "$far_core" "$bin/examples/round_trip" "$vip:$port" "$1" 5
+    on cl chrt -f 1 taskset -c "$far_core" "$bin/examples/round_trip" "$vip:$port" "$1" 5 | cut -d , -f 50
 }
 
 in_table() {

@@ -68,13 +68,24 @@ start_offload_4() {
     start_xvsd -m auto 4
 }
 
-# HAProxy in TCP mode, with one thread on the director's core, which has no priority over NAPI.
+# HAProxy in TCP mode, with more arguments, and with one thread on the director's core, which has no priority over NAPI.
 start_haproxy() {
     dest=$vip
-    printf '%s\n' 'global' '  nbthread 1' 'defaults' '  mode tcp' '  timeout connect 5s' '  timeout client 60s' \
-        '  timeout server 60s' 'listen page' "  bind $vip:80" "  server one $server:80" >"$state/haproxy.cfg"
+    cat >"$state/haproxy.cfg" <<CONF
+global
+    nbthread 1
+    stats socket $state/haproxy.sock expose-fd listeners
+defaults
+    mode tcp
+    timeout connect 5s
+    timeout client 60s
+    timeout server 60s
+listen page
+    bind $vip:80
+    server one $server:80
+CONF
     # shellcheck disable=SC2016 # sh on the director expands it
-    start haproxy haproxy taskset -c "$core" sh -c 'echo ready; exec haproxy -db -f "$0"' "$state/haproxy.cfg"
+    start haproxy haproxy taskset -c "$core" sh -c 'echo ready; exec haproxy -db -f "$@"' sh "$state/haproxy.cfg" "$@"
     "${as_root[@]}" chrt -o -p 0 "$thread"
     for _ in {1..100}; do
         if on dr ss -Htln "sport = :80" | grep -q .; then return; fi
@@ -174,7 +185,9 @@ requests() {
     local round kind forwarder base median least most rate switched by_program rounds=3
     local all=(routing dnat haproxy nat offload_1 offload_4)
     local -A kinds=([lasting]='lasting connections' [short]='a connection for each request')
-    local -A titles=([nat]='xvsd, NAT' [offload_1]='xvsd, NAT, from the SYN on' [offload_4]='xvsd, NAT, established'
+    local -A titles=([nat]='xvsd, NAT'
+        [offload_1]='xvsd, NAT, offloaded from the SYN on'
+        [offload_4]='xvsd, NAT, offloaded when established'
         [routing]='kernel, routing' [dnat]='kernel, nftables DNAT' [haproxy]='HAProxy, TCP mode')
     wire_up
     for ((round = 0; round < rounds; round++)); do
@@ -188,9 +201,10 @@ requests() {
     echo "requests: a page of four bytes from nginx by 64 connections, $rounds rounds of two seconds each"
     for kind in lasting short; do
         echo "  ${kinds[$kind]}"
-        echo "                             CPU µs/request   × DNAT   least to most   a second  switches"
+        echo "                                        CPU µs/request   × DNAT   least to most   a second  switches"
         read -r base _ < <(summary "dnat-$kind" 1)
         for forwarder in "${all[@]}"; do
+            datum "${kinds[$kind]}" "${titles[$forwarder]}" ns "$forwarder-$kind"
             read -r median least most < <(summary "$forwarder-$kind" 1)
             read -r rate _ < <(summary "$forwarder-$kind" 2)
             read -r switched _ < <(summary "$forwarder-$kind" 3)
@@ -198,7 +212,7 @@ requests() {
             awk -v name="${titles[$forwarder]}" -v median="$median" -v base="$base" -v least="$least" -v most="$most" \
                 -v rate="$rate" -v switched="$switched" \
                 -v by_program="${by_program:+  $by_program % by the XDP program}" 'BEGIN {
-                    printf "  %-26s %9.2f  %7.2f   %6.2f to %6.2f  %8d  %7.1f%s\n", name,
+                    printf "  %-37s %9.2f  %7.2f   %6.2f to %6.2f  %8d  %7.1f%s\n", name,
                         median / 1e3, median / base, least / 1e3, most / 1e3, rate, switched, by_program }'
         done
     done
@@ -218,7 +232,8 @@ latency() {
             nanoseconds=$(on cl chrt -f 1 taskset -c "$far_core" "$bin/examples/round_trip" "$dest:$port" 1000 5)
             # shellcheck disable=SC2086
             read -r _ by_program < <(sent_since "$forwarder" $before)
-            echo "$nanoseconds $by_program" >>"$results/$forwarder"
+            echo "$nanoseconds" >>"$results/$forwarder-percentiles"
+            echo "$(cut -d , -f 50 <<<"$nanoseconds") $by_program" >>"$results/$forwarder"
             stop_forwarder
         done
     done
@@ -226,6 +241,7 @@ latency() {
     echo "                             µs by the clock   more than routing   × routing   least to most"
     read -r base _ < <(summary routing 1)
     for forwarder in "${all[@]}"; do
+        datum 'percentiles' "${titles[$forwarder]}" ns "$forwarder-percentiles"
         read -r median least most < <(summary "$forwarder" 1)
         read -r by_program _ < <(summary "$forwarder" 2)
         awk -v name="${titles[$forwarder]}" -v median="$median" -v base="$base" -v least="$least" -v most="$most" \
