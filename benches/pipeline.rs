@@ -10,13 +10,16 @@
 #[allow(dead_code)]
 mod rig;
 
+use std::fs::File;
 use std::hint::black_box;
+use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
+use serde_json::json;
 use xvs_dataplane::capture::Capture;
 use xvs_dataplane::capture::filter::Filter;
 use xvs_dataplane::conn::Timers;
@@ -145,6 +148,7 @@ fn main() {
     }
     for (connections, rows) in &mut tables {
         report(*connections, rows);
+        append(*connections, rows);
     }
 }
 
@@ -539,6 +543,17 @@ fn resident_bytes() -> usize {
     let text = std::fs::read_to_string("/proc/self/statm").expect("procfs is mounted");
     let pages = text.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok());
     pages.expect("proc(5): resident pages come second") * rustix::param::page_size()
+}
+
+/// Appends the rows to the file that `XVS_FIGURES` names, if it does (`benches/figures/data.rs`).
+fn append(connections: u32, rows: &[Row]) {
+    let Some(file) = std::env::var_os("XVS_FIGURES") else { return };
+    let mut file = File::options().create(true).append(true).open(file).expect("XVS_FIGURES is a file");
+    for Row { name, samples, .. } in rows {
+        let rounds: Vec<_> = samples.iter().map(|sample| [(sample * 10.0).round() / 10.0]).collect();
+        let row = json!({ "table": connections.to_string(), "name": name, "unit": "ns", "rounds": rounds });
+        writeln!(file, "{row}").expect("the disk takes a line");
+    }
 }
 
 /// Prints medians, their ratio to the first row's, and the range of the samples.
