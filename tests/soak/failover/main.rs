@@ -45,7 +45,8 @@ fn main() -> ExitCode {
 }
 
 fn run(count: usize, table: usize) -> bool {
-    let cluster = prepared(USUAL, "conn_table_size = 2097152\n");
+    let size = (table + table / 8).max(1 << 21);
+    let cluster = prepared(USUAL, &format!("conn_table_size = {size}\n"));
     let servers = REAL_SERVERS.map(|host| Servers::start(&cluster, host));
     let first = started(&cluster, Host::Director, USUAL);
     keepalived::await_addresses(&cluster, Host::Director, &ADDRESSES);
