@@ -2,8 +2,10 @@
 # docs/your-card.md as its reader has it: the commands of the page in the package, line by line, on a machine with two cards
 # of one kind and the package alone. Then the file has no address, and the modes that the page names.
 #
+# The functions of an igb reach into the slot after the next one, sixteen slots on.
+#
 # systemd
-# cards igb/igb
+# cards igb,addr=0x8/igb,addr=0xb
 # cards virtio-net-pci/virtio-net-pci
 # cards vmxnet3/vmxnet3
 # kernel backports
