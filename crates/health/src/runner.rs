@@ -6,7 +6,12 @@
 //! A probe that panics counts as not run. Cost: a timer and a few hundred bytes for each waiting check. Not here: rise
 //! and fall (`check_state.rs`) and the status of the real server (`virtual_server/mod.rs`).
 
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
+use std::thread;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::mpsc::UnboundedSender;
@@ -41,13 +46,13 @@ pub(super) struct Runner<E> {
 #[derive(Clone)]
 pub(super) struct RunningCheck {
     pub(super) record: Arc<CheckRecord>,
-    _task: Arc<AbortOnDrop<()>>,
+    _task: Arc<AbortOnDrop>,
 }
 
 /// A task that is aborted when this is dropped.
-struct AbortOnDrop<T>(JoinHandle<T>);
+struct AbortOnDrop(JoinHandle<()>);
 
-impl<T> Drop for AbortOnDrop<T> {
+impl Drop for AbortOnDrop {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -109,21 +114,20 @@ impl<E: Environment> Runner<E> {
             let Ok(permit) = self.permits.acquire().await else { return };
             let (check, url) = record.start_probe();
             let began = Instant::now();
-            let result = self.clone().probe(check, url, began).await;
+            let result = self.probe(check, url, began).await;
             drop(permit);
             self.record(&record, result, Some(began));
         }
     }
 
-    /// Probes in a task of its own, so that a panic of the probe does not end the check.
+    /// Probes. A panic of the probe does not end the check.
     ///
     /// A failure that is seen long after the deadline counts as not run: xvsd was stopped or had no processor time, and
     /// the server may have answered in time.
-    async fn probe(self: Arc<Self>, check: CheckRef, url: usize, began: Instant) -> ProbeResult {
+    async fn probe(&self, check: CheckRef, url: usize, began: Instant) -> ProbeResult {
         let deadline = began + check.config().timing.timeout;
-        let task = tokio::spawn(async move { self.environment.probe(check, url, deadline).await });
-        let mut task = AbortOnDrop(task);
-        match (&mut task.0).await {
+        // In a box, so that a check that waits takes no memory for it.
+        match caught(Box::pin(self.environment.probe(check, url, deadline))).await {
             Ok(ProbeResult::Failed(what)) if Instant::now() > deadline + LATE => {
                 ProbeResult::NotRun(format!("{what}; but xvsd itself was more than a second late"))
             }
@@ -131,6 +135,15 @@ impl<E: Environment> Runner<E> {
             Err(_) => ProbeResult::NotRun("internal error of xvsd; see its log".to_owned()),
         }
     }
+}
+
+/// The result of a future, or its panic.
+async fn caught<T>(mut future: Pin<Box<impl Future<Output = T>>>) -> thread::Result<T> {
+    poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(poll) => poll.map(Ok),
+        Err(panic) => Poll::Ready(Err(panic)),
+    })
+    .await
 }
 
 /// What is recorded of a check.

@@ -11,6 +11,7 @@ use std::error::Error as _;
 use std::future::{Future, pending};
 use std::io;
 use std::ops::RangeInclusive;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 
 use http_body_util::{BodyExt, Empty};
@@ -33,6 +34,7 @@ use crate::blocking::run_blocking;
 use crate::pattern::{BodyError, Search};
 use crate::prepare::{PreparedHttp, PreparedUrl};
 use crate::probes::probe_result::ProbeResult;
+use crate::probes::socket::Within;
 use crate::probes::tls::HandshakeError;
 use crate::probes::{socket, tls};
 
@@ -69,7 +71,8 @@ async fn exchange(
         .map_err(|error| ProbeResult::NotRun(format!("the request: {error}")))?;
     let stream = socket::connect(target, bounds.deadline).await?;
     let checked = match tls {
-        Some(tls) => exchange_over_tls(tls, stream, request, object, bounds).await,
+        // In a box, because it takes several times the memory of one without TLS.
+        Some(tls) => Box::pin(exchange_over_tls(tls, stream, request, object, bounds)).await,
         None => exchange_over(stream, request, object, bounds).await,
     };
     checked.map_err(|failure| ProbeResult::Failed(failure.to_string()))
@@ -97,7 +100,7 @@ fn request(
 enum HttpFailure {
     /// The deadline is over.
     #[error("{so_far} {within}")]
-    Late { so_far: String, within: String },
+    Late { so_far: String, within: Within },
     #[error(transparent)]
     Tls(#[from] HandshakeError),
     #[error("{}", describe(.0))]
@@ -126,7 +129,7 @@ async fn exchange_over_tls(
     bounds: &Bounds,
 ) -> Result<(), HttpFailure> {
     let handshake = tls::handshake(tls, object.prepared, stream);
-    let stream = bounds.within("connected, but no TLS handshake", handshake).await?;
+    let stream = bounds.within("connected, but no TLS handshake", pin!(handshake)).await?;
     exchange_over(stream, request, object, bounds).await
 }
 
@@ -145,13 +148,15 @@ where
     builder.title_case_headers(true).ignore_invalid_headers_in_responses(true).max_buf_size(HEAD_MAX_BYTES);
     let handshake = builder.handshake(TokioIo::new(stream)).await;
     let (mut sender, connection) = handshake.map_err(HttpFailure::Connection)?;
+    let mut connection = pin!(connection);
     let checking = async {
         let answer = async { sender.send_request(request).await.map_err(HttpFailure::NoResponse) };
-        check_response(bounds.within("connected, but no response", answer).await?, object, bounds).await
+        let answer = bounds.within("connected, but no response", pin!(answer)).await?;
+        check_response(answer, object, bounds).await
     };
     // The sender of the request gets the errors of the connection.
     let driven = async {
-        drop(connection.await);
+        drop(connection.as_mut().await);
         pending::<Infallible>().await
     };
     tokio::select! {
@@ -172,12 +177,14 @@ async fn check_response(
     if !wanted.iter().any(|codes| codes.contains(&status)) {
         return Err(HttpFailure::Status { status, wanted: wanted.to_vec() });
     }
-    let (seen, kept) = bounds.within("the response did not end", receive(response, url)).await?;
+    let received = pin!(receive(response, url));
+    let (seen, kept) = bounds.within("the response did not end", received).await?;
     if let Some(wanted) = url.digest.filter(|wanted| *wanted != seen) {
         return Err(HttpFailure::Digest { seen, wanted });
     }
     match &object.prepared.pattern {
-        Some(search) => match_pattern(search, kept, bounds).await,
+        // Few have one.
+        Some(search) => Box::pin(match_pattern(search, kept, bounds)).await,
         None => Ok(()),
     }
 }
@@ -218,14 +225,14 @@ async fn match_pattern(search: &Search, body: Vec<u8>, bounds: &Bounds) -> Resul
         call.await.map_err(HttpFailure::Panicked)?.map_err(HttpFailure::Body)
     };
     let what = format!("response received, but the search did not end for `{}`", search.pattern.text);
-    bounds.within(&what, searched).await
+    bounds.within(&what, pin!(searched)).await
 }
 
 /// The deadline of a probe.
 struct Bounds {
     deadline: Instant,
-    /// The time of the whole probe, as text.
-    within: String,
+    /// The time of the whole probe.
+    within: Within,
 }
 
 impl Bounds {
@@ -233,18 +240,18 @@ impl Bounds {
         Self { deadline, within: socket::within(deadline) }
     }
 
-    /// Waits for `what` until the deadline.
+    /// Waits for `what` until the deadline. It is pinned, because a function that takes a future keeps it twice.
     ///
     /// # Errors
     /// Its own error, or `so_far` and the time if the deadline is over.
     async fn within<T, E: Into<HttpFailure>>(
         &self,
         so_far: &str,
-        what: impl Future<Output = Result<T, E>>,
+        what: Pin<&mut impl Future<Output = Result<T, E>>>,
     ) -> Result<T, HttpFailure> {
         match timeout_at(self.deadline, what).await {
             Ok(outcome) => outcome.map_err(Into::into),
-            Err(_) => Err(HttpFailure::Late { so_far: so_far.to_owned(), within: self.within.clone() }),
+            Err(_) => Err(HttpFailure::Late { so_far: so_far.to_owned(), within: self.within }),
         }
     }
 }
@@ -281,7 +288,6 @@ fn is_end(error: &hyper::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::Pin;
     use std::time::Duration;
 
     use http_body_util::Full;

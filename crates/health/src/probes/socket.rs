@@ -5,7 +5,7 @@
 //! local errors, as keepalived does (keepalived-behaviour, section 4.3). Cost: four to eight system calls. Not here:
 //! the protocols above.
 
-use std::fmt::Display;
+use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -137,10 +137,19 @@ pub(crate) fn immediate_error(error: &io::Error, peer: impl Display) -> ProbeRes
     }
 }
 
-/// The time until a deadline, as text: `within 5s`.
-pub(crate) fn within(deadline: Instant) -> String {
-    let left = deadline.saturating_duration_since(Instant::now());
-    format!("within {:?}", Duration::from_millis((left.as_micros() as u64).div_ceil(1000)))
+/// A time, whose text is `within 5s`. Few probes need the text.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Within(Duration);
+
+impl Display for Within {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "within {:?}", Duration::from_millis((self.0.as_micros() as u64).div_ceil(1000)))
+    }
+}
+
+/// The time until a deadline.
+pub(crate) fn within(deadline: Instant) -> Within {
+    Within(deadline.saturating_duration_since(Instant::now()))
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use xvs_proto::{Endpoint, Family};
 use xvs_sched::ForwardingMethod;
 
 use crate::probes::probe_result::ProbeResult;
-use crate::probes::socket;
+use crate::probes::socket::{self, Within};
 
 /// What a probe through a virtual address has shown so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +100,7 @@ pub(crate) async fn probe(
                     let server = server.endpoint.addr;
                     return ProbeResult::Failed(format!("connection refused by {server} through {endpoint}"));
                 }
-                answer if is_last => return overdue(answer, endpoint, server, &within),
+                answer if is_last => return overdue(answer, endpoint, server, within),
                 _ => waiting.push((endpoint, probe)),
             }
         }
@@ -114,7 +114,7 @@ pub(crate) async fn probe(
 }
 
 /// The result of a probe without a reply at its deadline.
-fn overdue(answer: VipAnswer, endpoint: Endpoint, server: &RealServer, within: &str) -> ProbeResult {
+fn overdue(answer: VipAnswer, endpoint: Endpoint, server: &RealServer, within: Within) -> ProbeResult {
     let addr = server.endpoint.addr;
     let vip = endpoint.addr;
     match answer {
