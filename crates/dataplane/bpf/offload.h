@@ -402,9 +402,11 @@ static __always_inline int forward_by(struct xdp_md *ctx, const struct xvs_offlo
 		is_timed = number && segment[TCP_FLAGS] & TCP_SYN && XVS_FLOW_RESPONSE(word) == XVS_FLOW_TIMED;
 	}
 	__u16 *checksum = bytes_at(ctx, transport + at, 2);
+	if (!checksum)
+		return 0;
 	/* The coarse clock is milliseconds behind. */
 	__u64 now = state->clock_ns ? state->clock_ns : is_timed ? bpf_ktime_get_ns() : bpf_ktime_get_coarse_ns();
-	if (!checksum || !is_in_force(state, flow, now) || ctx->ingress_ifindex != part->in_ifindex || !is_to(eth, part))
+	if (!is_in_force(state, flow, now) || ctx->ingress_ifindex != part->in_ifindex || !is_to(eth, part))
 		return 0;
 	__u32 total = v4 ? bpf_ntohs(ip4->tot_len) : network_len + bpf_ntohs(ip6->payload_len);
 	if ((v4 ? ip4->ttl : ip6->hop_limit) <= 1 || total > part->mtu ||

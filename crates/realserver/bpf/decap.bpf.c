@@ -82,7 +82,8 @@ struct gue {
 #define GRE_CHECKSUM 0x8000
 // Highest offset of a payload: link header, tags and an outer header with options are shorter. The verifier needs it.
 #define MAX_PAYLOAD 127
-// Keeps the compiler from computing a value a second time: the verifier knows the bounds of the first result only.
+// Keeps the compiler from computing a value a second time, and from what it knows of it: the verifier knows the bounds of
+// the first result only, and those that are compared.
 #define PIN(value) asm volatile("" : "+r"(value))
 // Bytes that are summed in one step.
 #define CHUNK 128
@@ -144,6 +145,8 @@ static __always_inline __u32 folded(__u64 sum)
 static __always_inline __u32 header_sum(struct xdp_md *ctx, __u32 offset, __u32 bytes)
 {
 	__u8 header[60] = {};
+	// Clang 19 knows that it is at most 60, and the verifier does not.
+	PIN(bytes);
 	if (bytes > sizeof(header) || bpf_xdp_load_bytes(ctx, offset, header, bytes))
 		return 0;
 	return folded(bpf_csum_diff(0, 0, (__be32 *)header, sizeof(header), 0));
