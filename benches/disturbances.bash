@@ -5,10 +5,10 @@
 # by NAT with its default offload, is killed and started after a second, as systemd does; a successor takes over; a
 # reload needs a successor; the cable of the first of two directors with keepalived and synchronization is pulled.
 # HAProxy is ended and started, or reloaded with its listening sockets passed on; nftables' rules are flushed and loaded,
-# as its service does at a restart, or replaced at once. Then 300,000 forged SYNs a second come for four seconds; the real
+# as its service does at a restart, or replaced at once. Then 150,000 forged SYNs a second come for four seconds; the real
 # server drops those that reach it. xvsd has a table of 262,144 connections, as conntrack has by default.
 
-flood_rate=300000
+flood_rate=150000
 flood_seconds=4
 
 # What is disturbed, by what, and the title.
