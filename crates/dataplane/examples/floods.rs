@@ -1,4 +1,4 @@
-//! The table of docs/performance.md, "Floods", and how many forged cookies pass:
+//! The table of docs/costs.md, "Floods", and how many forged cookies pass:
 //! `cargo run --release -p xvs-dataplane --example floods`.
 //!
 //! Fails if clients are locked out that should not be, or if more cookies pass than their bits promise.

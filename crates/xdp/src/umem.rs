@@ -31,7 +31,7 @@ pub struct RingSizes {
 
 impl Default for RingSizes {
     /// Enough frames for the windows of several TCP connections. With fewer, TCP loses packets whenever the worker has
-    /// to wait for its core (docs/performance.md). With two interfaces and frames of 2048 bytes, the UMEM of one worker
+    /// to wait for its core (docs/costs.md). With two interfaces and frames of 2048 bytes, the UMEM of one worker
     /// has 19 MiB.
     fn default() -> Self {
         Self { receive: 4096, transmit: 512 }
