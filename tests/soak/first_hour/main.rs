@@ -110,11 +110,11 @@ fn replace_packages_in_failovers() {
 fn start_from_user_data() {
     let page = page("unattended.md");
     let yaml = blocks(&page).into_iter().find(|block| block.language == "yaml").expect("user-data");
-    let url = "https://packages.example/xvs_0.2.0_amd64.deb";
+    let url = format!("https://packages.example/xvs_{}_amd64.deb", env!("CARGO_PKG_VERSION"));
     let user_data = yaml.lines.join("\n");
-    assert!(user_data.contains(url));
+    assert!(user_data.contains(&url));
     // The machines have no network beside their own, and addresses already.
-    let user_data = user_data.replace(url, "file:///new.deb");
+    let user_data = user_data.replace(&url, "file:///new.deb");
     let make = |name: &str| {
         if !name.starts_with("director") {
             return boot(name);
