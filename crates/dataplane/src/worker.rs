@@ -44,7 +44,7 @@ impl<P: Port> Worker<P> {
     pub fn run(&mut self) {
         self.pipeline.flows.table().enter();
         self.work();
-        self.pipeline.flows.table().leave();
+        self.pipeline.flows.leave();
     }
 
     fn work(&mut self) {

@@ -88,6 +88,13 @@ impl Flows {
         &mut self.table
     }
 
+    /// Leaves the table ([`TableWorker::leave`]) and the counts of destinations as another process may continue with
+    /// them: those of the connections in the table.
+    pub fn leave(&mut self) {
+        self.replaced.count_out();
+        self.table.leave();
+    }
+
     /// The hash of a packet's connection key.
     pub fn hash(&self, flow: &FlowKey) -> u64 {
         self.table.hash(flow)

@@ -46,7 +46,8 @@ impl Replaced {
         (!self.counted.is_empty()).then_some(self.until)
     }
 
-    fn count_out(&mut self) {
+    /// Removes all connections from the counts.
+    pub(crate) fn count_out(&mut self) {
         self.counted.drain(..).for_each(|(live, activity)| live.decrement(activity));
     }
 }

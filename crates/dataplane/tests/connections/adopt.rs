@@ -23,9 +23,11 @@ use xvs_dataplane::conn::{
     TIMER_TICK, Table, TableConfig, TableFiles, TableWorker,
 };
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::snapshot::Counts;
+use xvs_dataplane::snapshot::{Counts, Destination};
 use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
-use xvs_sched::ForwardingMethod;
+use xvs_sched::{ForwardingMethod, Load};
+
+use crate::workers::{ACK, Flow, RST, SYN, Workers};
 
 const CONFIG: TableConfig = TableConfig { capacity: 64, workers: 1, memory: Memory::OnDemand };
 const BOOT: Boot = Boot([1, 2]);
@@ -413,6 +415,24 @@ fn a_process_whose_table_nobody_took_over_goes_on_using_it() {
     workers.iter_mut().for_each(TableWorker::enter);
     assert_eq!(fill(&mut workers), table.entries() - connections.len());
     assert!(connections.iter().all(|new| is_found(&workers[0], new)));
+}
+
+#[test]
+fn a_worker_that_leaves_the_table_leaves_counts_of_the_connections_in_it_alone() {
+    let mut workers = Workers::new(64, 1);
+    let flow = Flow::nat(1, 0);
+    // The second SYN replaces the connection that the server has reset, which is counted until the next tick, as in
+    // IPVS.
+    for frame in [flow.request(SYN), flow.reply(RST | ACK), flow.request(SYN)] {
+        workers.worker(0).packet(frame);
+    }
+    let of = |destination: &Destination| destination.live.load();
+    let counted = |workers: &Workers| -> u32 {
+        workers.destinations().map(of).map(|Load { active, inactive }| active + inactive).sum()
+    };
+    assert_eq!((workers.table().live(), counted(&workers)), (1, 2));
+    workers.worker(0).leave();
+    assert_eq!((workers.table().live(), counted(&workers)), (1, 1));
 }
 
 proptest::proptest! {

@@ -222,6 +222,11 @@ impl Worker {
         self.pipeline.flows.table().park();
     }
 
+    /// Leaves the table, as a worker does when it ends.
+    pub(crate) fn leave(&mut self) {
+        self.pipeline.flows.leave();
+    }
+
     /// Inserts a half-open `cache_bypass` connection, which no destination counts. `false` if there is no room.
     pub(crate) fn bypass(&mut self, flow: &Flow) -> bool {
         let FlowKey { protocol, source, dest } = flow.key();
