@@ -22,7 +22,6 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 use xvs::cluster::REAL_SERVERS;
 use xvs::keepalived::{self, Keepalived};
 use xvs::{Cluster, Director, Host};
@@ -57,7 +56,7 @@ fn run(count: usize, table: usize) -> bool {
     }
     println!("first director: {}", line(&first.0, "table"));
     let second = started(&cluster, Host::Backup, USUAL);
-    let is_joined = has_joined(&second.0);
+    let is_joined = await_table(&second.0) == Some(0);
 
     let client = Client::start(&cluster, count, None);
     let mut soak = Soak { cluster: &cluster, first: Some(first), second, client, is_joined };
@@ -151,19 +150,10 @@ impl Soak<'_> {
         plug_in(self.cluster, true);
         self.first = Some(started(self.cluster, Host::Director, USUAL));
         if let Some((director, _)) = &self.first {
-            self.is_joined &= has_joined(director);
+            self.is_joined &= await_table(director) == Some(0);
         }
         keepalived::await_addresses(self.cluster, Host::Director, &ADDRESSES);
     }
-}
-
-/// Waits until a director has fetched a table, of which it should use every connection.
-fn has_joined(director: &Director<'_>) -> bool {
-    let is_whole = await_table(director);
-    let status: Value = serde_json::from_str(&director.xvs("status --json")).expect("JSON");
-    let left_out = status["sync"][1]["lost_connections"].as_u64().expect("a number");
-    println!("joined: {left_out} connections left out");
-    is_whole && left_out == 0
 }
 
 /// Sends messages to the daemons as fast as one thread can: of another sync id, of a wrong length, and with entries of

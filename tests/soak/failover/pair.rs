@@ -107,26 +107,28 @@ pub(crate) fn plug_in(cluster: &Cluster, is_there: bool) {
     cluster.ip(Host::Switch, &format!("link set dr {}", if is_there { "up" } else { "down" }));
 }
 
-/// Waits until a director has the table of the other one, and prints how long that took.
-pub(crate) fn await_table(director: &Director<'_>) -> bool {
+/// Waits until a director has the table of the other one, and prints how long that took. Returns the number of
+/// connections that it has left out, for want of room; `None`: it has not fetched the table.
+pub(crate) fn await_table(director: &Director<'_>) -> Option<u64> {
     let start = Instant::now();
     while start.elapsed() < FETCHED {
         let status: Value = serde_json::from_str(&director.xvs("status --json")).expect("JSON");
-        let peer = &status["sync"][1]["peers"][0];
-        if peer["table"] == "whole" {
+        let daemon = &status["sync"][1];
+        if daemon["peers"][0]["table"] == "whole" {
             let fetched =
                 director.log().lines().rfind(|line| line.contains("connections fetched")).map(str::to_owned);
             println!(
                 "joined: {}",
                 fetched.as_deref().and_then(|line| line.split_once(": ")).map_or("", |(_, said)| said)
             );
-            println!("joined: {}", line(director, "table"));
-            return true;
+            let left_out = daemon["lost_connections"].as_u64().expect("a number");
+            println!("joined: {}; {left_out} connections left out", line(director, "table"));
+            return Some(left_out);
         }
         thread::sleep(Duration::from_millis(100));
     }
     println!("the table was not fetched: {}", line(director, "sync"));
-    false
+    None
 }
 
 /// The first line of the status with this name.

@@ -95,7 +95,7 @@ fn run(program: &[u8], time: Duration, count: usize) -> bool {
     pair::fill(&cluster, FILLED);
     let second = started(&cluster, Host::Backup, USUAL);
     add_others(&second.0);
-    let is_joined = await_table(&second.0);
+    let is_joined = await_table(&second.0).is_some();
 
     let client = Client::start(&cluster, count, None);
     let halves = [first, second]
@@ -295,7 +295,7 @@ impl Soak<'_> {
         thread::sleep(AWAY);
         plug_in(self.cluster, true);
         let (director, keepalived) = started(self.cluster, Host::Director, USUAL);
-        self.good &= await_table(&director);
+        self.good &= await_table(&director).is_some();
         self.halves[0].directors.push(director);
         self.halves[0].keepalived = Some(keepalived);
         keepalived::await_addresses(self.cluster, Host::Director, &ADDRESSES);
