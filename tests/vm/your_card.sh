@@ -40,7 +40,7 @@ driver=$(ethtool -i eth0 | awk '$1 == "driver:" { print $2 }')
 say "$driver, $(uname -r)"
 
 # The page is in the package whose installation it describes.
-dpkg-deb --fsys-tarfile ./xvs_*.deb | tar --extract --to-stdout --wildcards '*/doc/xvs/your-card.md' >page
+dpkg-deb --fsys-tarfile ./xvs_*.deb | tar --extract --to-stdout --wildcards '*/doc/xvs/docs/your-card.md' >page
 sed -n '/^```sh$/,/^```$/{/^```/!p}' page >commands
 [[ $(wc -l <commands) == 4 ]] || fail "the page has other commands than four"
 while read -r line; do
