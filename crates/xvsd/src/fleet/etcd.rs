@@ -280,7 +280,9 @@ fn answer_of(status: StatusCode, body: &[u8]) -> Result<Value, MemberError> {
     // An error of a stream, such as that of `lease/keepalive`, has the status 200.
     let message = document.as_ref().ok().and_then(|document| {
         let error = &document["error"];
-        error["message"].as_str().or(error.as_str()).map(str::to_owned)
+        // The gateway of newer versions has no `error` but for streams.
+        let message = error["message"].as_str().or(error.as_str()).or(document["message"].as_str());
+        message.map(str::to_owned)
     });
     match (message, document) {
         (Some(message), _) => Err(MemberError::Refused(message)),
@@ -367,12 +369,17 @@ mod tests {
     #[test]
     fn errors_are_etcds_words_with_the_next_step() {
         let error = |status, body: &str| answer_of(status, body.as_bytes()).unwrap_err().to_string();
-        let full = r#"{"error":"etcdserver: mvcc: database space exceeded","message":"etcdserver: mvcc: database space exceeded","code":8}"#;
-        let said = error(StatusCode::TOO_MANY_REQUESTS, full);
-        assert!(
-            said.starts_with("etcdserver: mvcc: database space exceeded; etcd is full: `etcdctl compact`"),
-            "{said}"
-        );
+        let of_3_4 = r#"{"error":"etcdserver: mvcc: database space exceeded","message":"etcdserver: mvcc: database space exceeded","code":8}"#;
+        let of_3_5 = r#"{"code":8, "message":"etcdserver: mvcc: database space exceeded"}"#;
+        for full in [of_3_4, of_3_5] {
+            let said = error(StatusCode::TOO_MANY_REQUESTS, full);
+            assert!(
+                said.starts_with(
+                    "etcdserver: mvcc: database space exceeded; etcd is full: `etcdctl compact`"
+                ),
+                "{said}"
+            );
+        }
         let of_a_stream = r#"{"error":{"grpc_code":14,"message":"etcdserver: no leader"}}"#;
         assert_eq!(error(StatusCode::OK, of_a_stream), "etcdserver: no leader");
         assert!(
