@@ -145,7 +145,7 @@ fn the_example_keepalived_conf_has_no_fault_and_keepalived_ignores_only_the_keyw
     let here = text
         .replace("eth0", "wan")
         .replace("eth1", "lan")
-        .replace("/usr/local/sbin/xvs healthy", "/bin/true");
+        .replace("/usr/local/sbin/xvs healthy", "/usr/bin/true");
     let file = cluster.state().join("keepalived.conf");
     fs::write(&file, here).expect("the cluster's folder takes a new file");
     for director in ["director1", "director2"] {

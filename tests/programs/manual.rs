@@ -34,7 +34,10 @@ impl Drop for Folder {
 fn render(page: &Path, under: &Path) -> String {
     // `.so` names pages from the folder above.
     let man = ["--warnings", "--local-file", "-Tutf8"];
-    let output = complete(Command::new("man").current_dir(under).env("MANWIDTH", "80").args(man).arg(page));
+    let mut command = Command::new("man");
+    // Debian 13's groff would write bold letters as escape sequences.
+    command.current_dir(under).env("MANWIDTH", "80").env("GROFF_NO_SGR", "1");
+    let output = complete(command.args(man).arg(page));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.is_empty(), "{}: {said}", page.display());
     // Bold is a letter over itself.
