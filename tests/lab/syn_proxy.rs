@@ -231,7 +231,7 @@ fn packets_of_the_client_end_at_the_director_until_the_server_has_answered() {
         // Nothing that is not the answer to this SYN.
         for other in [
             Segment { ack: Some(next()), ..Segment::default() },
-            Segment { syn: true, ack: Some(next().wrapping_add(1)), ..Segment::default() },
+            Segment { syn: true, ..Segment::default() },
             Segment { rst: true, ack: Some(7), ..Segment::default() },
         ] {
             let judged = play.reply(&other);
@@ -275,6 +275,25 @@ fn a_silent_server_gets_three_syns_and_then_the_client_is_reset() {
         assert_eq!((seen.rst, seen.sequence), (true, answer.sequence.wrapping_add(1)));
         assert_eq!((play.cluster.connections(), play.cluster.total_load()), (vec![], (0, 0)));
         assert_eq!(play.cluster.counters()["resets"], 1);
+    }
+}
+
+#[test]
+fn a_server_that_still_has_a_former_connection_of_the_client_is_reset_there_and_then_accepts() {
+    for mut play in Play::all("--syn-proxy on") {
+        let (answer, _) = play.answer(modern(0));
+        let (ours, _) = timestamps(&answer);
+        let first = play.acknowledge(answer.sequence, vec![Timestamp(CLIENT_CLOCK, ours)]);
+        // RFC 5961 §4.2: an ACK of what it has received before.
+        let judged = play.reply(&Segment { sequence: 4711, ack: Some(815), ..Segment::default() });
+        let [reset] = &judged.sent[..] else { panic!("one frame: {judged:?}") };
+        let seen = play.at_server(reset);
+        assert_eq!((judged.verdict.as_str(), judged.moved["resets"]), ("consumed", 1));
+        assert_eq!((seen.rst, seen.syn, seen.sequence, seen.ack), (true, false, 815, None));
+        let sent = play.cluster.wait(1.2);
+        assert_eq!((sent.len(), play.at_server(&sent[0])), (1, first));
+        play.accept(vec![]);
+        assert_eq!(play.cluster.only_connection().1, "ESTABLISHED");
     }
 }
 

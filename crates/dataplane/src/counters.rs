@@ -133,8 +133,8 @@ pub struct WorkerCounters {
     /// ICMP errors and TCP resets that were not sent, because of the rate limit of errors, or because there was no
     /// route or no free frame.
     pub answers_withheld: Counter,
-    /// TCP resets to senders of packets whose connection an operator has reset, and to clients of the SYN proxy whose
-    /// real server was silent.
+    /// TCP resets to senders of packets whose connection an operator has reset, to clients of the SYN proxy whose real
+    /// server was silent, and for older connections at its real servers.
     pub resets: Counter,
     /// Packets that the kernel dropped because the RX ring of the worker was full. This counter and the next two are
     /// copied from the kernel about a second after packets arrived. The worker never had these packets, so they are not

@@ -13,7 +13,8 @@
 //! 3. The destination's SYN+ACK becomes the ACK that completes its handshake, and passes the stages of a client's
 //!    packet, so a PROXY header is in it. The client gets an ACK that opens its window. A destination's reset is passed
 //!    on to the client. A silent destination gets the SYN again after 1 and 3 seconds; after 7 seconds the client is
-//!    reset.
+//!    reset. A destination that still has a former connection of the same ends acknowledges that one, and gets a reset
+//!    for it before the next SYN.
 //! 4. From then on ([`Flags::SYN_PROXY`]) the destination's sequence numbers and timestamps are shifted to those that
 //!    the client knows, and back. The director had to announce a window scale before it knew the destination's, so
 //!    windows are shifted, too. The client's own numbers stay.
@@ -279,16 +280,21 @@ pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, 
     let Some(awaited) = connection.awaited() else { return Answered::Otherwise };
     let segment = &p.frame.bytes()[packet.transport..packet.end];
     let first = connection.first_sequence();
-    let is_answer = packet.tcp_flags.has(tcp::Flags::ACK)
-        && tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start) == first
-        && tcp::is_summed(segment, &packet.flow);
+    if !packet.tcp_flags.has(tcp::Flags::ACK) || !tcp::is_summed(segment, &packet.flow) {
+        return Answered::Otherwise;
+    }
+    if tcp::number(segment, tcp::field::ACKNOWLEDGEMENT.start) != first {
+        let key = RouteKey::from(packet.flow.source.addr).of_vrf(cx.snapshot.egress.vrf(p.link));
+        reset_former(&mut flows.answers, segment, &packet.flow, key);
+        return Answered::Otherwise;
+    }
     let theirs = tcp::number(segment, tcp::field::SEQUENCE.start);
-    if is_answer && packet.tcp_flags.has(tcp::Flags::RST) {
+    if packet.tcp_flags.has(tcp::Flags::RST) {
         let sequence = awaited.cookie.wrapping_add(1).wrapping_sub(theirs);
         connection.complete(Numbers { sequence, ..Numbers::default() });
         return Answered::Refused;
     }
-    if !is_answer || !packet.tcp_flags.has(tcp::Flags::SYN) {
+    if !packet.tcp_flags.has(tcp::Flags::SYN) {
         return Answered::Otherwise;
     }
     let offered = Offered::in_cookie(awaited.cookie);
@@ -335,6 +341,14 @@ pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, 
     match as_received(p.frame, ends.client.family()) {
         Some(packet) => Answered::Accepted(packet),
         None => Answered::Otherwise,
+    }
+}
+
+/// Resets the connection that a destination's segment acknowledges, because it has nothing to do with the SYN that the
+/// destination got (RFC 9293 §3.10.7.3, "first check the ACK bit").
+fn reset_former(answers: &mut Vec<Answer>, segment: &[u8], flow: &FlowKey, key: RouteKey) {
+    if let Some(numbers) = tcp::reset_numbers(segment) {
+        tell(answers, Answer { ends: (flow.dest, flow.source), header: numbers.into(), key });
     }
 }
 
