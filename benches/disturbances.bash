@@ -117,7 +117,8 @@ CONF
     on "$1" "$bin/xvsadm" --start-daemon master --mcast-interface lan --syncid 7
     on "$1" "$bin/xvsadm" --start-daemon backup --mcast-interface lan --syncid 7
     on "$1" keepalived --vrrp --dont-fork --log-console --no-syslog --use-file "$state/$1.conf" \
-        --pid "$state/$1.pid" --vrrp_pid "$state/$1.vrrp.pid" </dev/null >"$state/$1.keepalived.log" 2>&1 &
+        --pid "$state/$1.pid" --vrrp_pid "$state/$1.vrrp.pid" --bfd_pid "$state/$1.bfd.pid" \
+        </dev/null >"$state/$1.keepalived.log" 2>&1 &
 }
 
 # A cluster of its own: two directors, to which the VIP and the real server's gateway belong in turn. The client is on

@@ -62,7 +62,12 @@ fn every_program_and_subcommand_has_a_page_that_man_and_groff_render_without_a_w
         let section = entry.extension().expect("a section").to_string_lossy();
         let text = render(&entry, &folder.0);
         let title = if name.starts_with("ipvsadm") { "xvsadm" } else { &name };
-        assert!(text.contains("SYNOPSIS") && text.contains(&format!("{title}({section})")), "{name}: {text}");
+        // The first line has the title, of which Debian 13's groff shortens a long one, and the section.
+        let start = title.get(..10).unwrap_or(title);
+        let is_titled = text.lines().find(|line| !line.is_empty()).is_some_and(|line| {
+            line.starts_with(start) && line.trim_end().ends_with(&format!("({section})"))
+        });
+        assert!(is_titled && text.contains("SYNOPSIS"), "{name}: {text}");
         if name == "xvs" {
             assert!(text.contains("`realserver status`: there are problems"), "{text}");
         }

@@ -72,6 +72,8 @@ impl Keepalived {
         command.args(["--vrrp", "--dont-fork", "--log-console", "--no-syslog", "--log-detail"]);
         command.arg("--use-file").arg(conf(cluster, host));
         command.arg("--pid").arg(file("pid")).arg("--vrrp_pid").arg(file("vrrp.pid"));
+        // keepalived 2.3 locks the default one also without BFD, so another keepalived could not start.
+        command.arg("--bfd_pid").arg(file("bfd.pid"));
         let process = command.stdin(Stdio::null()).stdout(out).stderr(err).spawn();
         Self { process: process.expect("scripts/netlab can be started"), log }
     }
