@@ -219,7 +219,7 @@ impl Draft {
             "connect_port" => set(&mut self.connect_port, faults.number(block, 1..=u16::MAX)),
             "bindto" => set(&mut self.source, faults.address(block)),
             "bind_port" => set(&mut self.source_port, faults.number(block, 1..=u16::MAX)),
-            "bind_if" => set(&mut self.interface, faults.argument(block).map(str::to_owned)),
+            "bind_if" => set(&mut self.interface, faults.value(block).map(str::to_owned)),
             "fwmark" => self.mark = faults.number(block, 0..=u32::MAX).unwrap_or(self.mark),
             _ => return false,
         }
@@ -321,13 +321,13 @@ impl Kind {
                 set(agent_send, faults.argument(block).and(text));
             }
             (Self::Http { http, tls, .. }, _) => return http::apply(http, tls, block, faults),
-            (Self::Dns(dns), "type") => match faults.argument(block).map(str::to_ascii_uppercase) {
+            (Self::Dns(dns), "type") => match faults.value(block).map(str::to_ascii_uppercase) {
                 Some(kind) if DNS_TYPES.contains(&kind.as_str()) => dns.kind = kind,
                 Some(_) => faults.refuse(block, "not a known DNS record type"),
                 None => {}
             },
             (Self::Dns(dns), "name") => {
-                let name = faults.argument(block).unwrap_or_default().trim_end_matches('.');
+                let name = faults.value(block).unwrap_or_default().trim_end_matches('.');
                 let has_labels = name.split('.').all(|label| (1..=63).contains(&label.len()));
                 match name.is_empty() || name.len() <= 253 && has_labels {
                     true => name.clone_into(&mut dns.name),
@@ -352,7 +352,7 @@ impl Kind {
             (Self::Script { user, .. }, "user") => {
                 set(user, faults.argument(block).map(|_| block.arguments().to_vec()));
             }
-            (Self::File { name, .. }, "track_file") => set(name, faults.argument(block).map(str::to_owned)),
+            (Self::File { name, .. }, "track_file") => set(name, faults.value(block).map(str::to_owned)),
             (Self::File { weight, .. }, "weight") => set(weight, files::file_weight(block, faults)),
             _ => return false,
         }

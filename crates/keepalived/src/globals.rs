@@ -22,7 +22,14 @@ pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) -
             globals.enable_script_security = faults.switch(block).unwrap_or(false);
         }
         "rs_init_notifies" => globals.rs_init_notifies = faults.switch(block).unwrap_or(false),
-        "lvs_flush" => globals.lvs_flush = faults.switch(block).unwrap_or(false),
+        "lvs_flush" => {
+            globals.lvs_flush = faults.switch(block).unwrap_or(false);
+            if globals.lvs_flush {
+                let why = "each start of xvsd, also a take-over, removes all services for a moment, and those of \
+                           `rules` and of `xvsadm` for good; remove the line: no service that left this file comes back";
+                faults.warn_of(block, why);
+            }
+        }
         keyword @ ("notify_fifo" | "lvs_notify_fifo") => {
             let Some(path) = faults.argument(block).map(str::to_owned) else { return true };
             let fifo = fifo(globals, keyword);
@@ -186,7 +193,7 @@ mod tests {
             lvs_flush: true,
             ..Globals::default()
         };
-        assert_eq!(globals(&lines), (want, 0));
+        assert_eq!(globals(&lines), (want, 1), "a warning of lvs_flush");
         assert_eq!(globals(&["script_user", "enable_script_security perhaps"]), (Globals::default(), 2));
     }
 

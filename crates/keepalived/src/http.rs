@@ -33,14 +33,14 @@ impl TlsStatements {
 /// Applies a statement that only these checkers have. Returns whether the keyword is known.
 pub(super) fn apply(http: &mut Http, tls: &mut TlsStatements, block: &Block, faults: &mut Faults) -> bool {
     match block.keyword() {
-        "http_protocol" => match faults.argument(block) {
+        "http_protocol" => match faults.value(block) {
             Some("1.0") => (http.is_1_1, http.closes) = (false, false),
             Some("1.0C" | "1.0c") => (http.is_1_1, http.closes) = (false, true),
             Some("1.1") => (http.is_1_1, http.closes) = (true, true),
             Some(_) => faults.refuse(block, "a version is 1.0, 1.0C or 1.1"),
             None => {}
         },
-        "virtualhost" => set(&mut http.host, faults.argument(block).map(str::to_owned)),
+        "virtualhost" => set(&mut http.host, faults.value(block).map(str::to_owned)),
         "fast_recovery" => http.fast_recovery = faults.switch(block).unwrap_or(http.fast_recovery),
         // Without TLS these have no effect.
         "enable_sni" => tls.sends_name = faults.switch(block).unwrap_or(tls.sends_name),
@@ -69,8 +69,8 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
     for statement in block.statements() {
         let mut known = true;
         match statement.keyword() {
-            "path" => faults.argument(statement).unwrap_or_default().clone_into(&mut url.path),
-            "virtualhost" => set(&mut url.host, faults.argument(statement).map(str::to_owned)),
+            "path" => faults.value(statement).unwrap_or_default().clone_into(&mut url.path),
+            "virtualhost" => set(&mut url.host, faults.value(statement).map(str::to_owned)),
             "status_code" => url.statuses.extend(statuses(statement, faults)),
             "digest" if url.digest.is_some() => faults.refuse(statement, "already defined"),
             "digest" => url.digest = digest(statement, faults),
@@ -120,7 +120,7 @@ fn status(text: &str) -> Option<u16> {
 }
 
 fn digest(block: &Block, faults: &mut Faults) -> Option<[u8; 16]> {
-    let text = faults.argument(block)?;
+    let text = faults.value(block)?;
     let digest = hexadecimal::decode(text).and_then(|bytes| bytes.try_into().ok());
     if digest.is_none() {
         faults.refuse(block, "a digest is 32 hexadecimal digits");

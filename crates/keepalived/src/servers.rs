@@ -89,7 +89,7 @@ impl<'a> Draft<'a> {
             "inhibit_on_failure" => set(&mut self.inhibit, faults.switch(block)),
             "notify_up" => faults.script_once(block, &mut self.notify_up),
             "notify_down" => faults.script_once(block, &mut self.notify_down),
-            "virtualhost" => set(&mut self.host, faults.argument(block).map(str::to_owned)),
+            "virtualhost" => set(&mut self.host, faults.value(block).map(str::to_owned)),
             "smtp_alert" => set(&mut self.smtp_alert, faults.switch(block)),
             // Only SNMP uses it.
             "snmp_name" => {}

@@ -91,7 +91,7 @@ impl Settings {
                 set(&mut self.slow_start_seconds, faults.number(block, 1..=SLOW_START_MAX_SECONDS));
             }
             "ha_suspend" => self.ha_suspend = true,
-            "virtualhost" => set(&mut self.host, faults.argument(block).map(str::to_owned)),
+            "virtualhost" => set(&mut self.host, faults.value(block).map(str::to_owned)),
             "smtp_alert" => set(&mut self.smtp_alert, faults.switch(block)),
             // Only SNMP uses it.
             "snmp_name" => {}
@@ -121,7 +121,7 @@ impl Settings {
     fn apply_scheduling(&mut self, block: &Block, faults: &mut Faults) -> bool {
         let scheduler = self.scheduler.as_deref();
         match block.keyword() {
-            "lvs_sched" | "lb_algo" => match faults.argument(block) {
+            "lvs_sched" | "lb_algo" => match faults.value(block) {
                 Some(name) if name != "none" && xvs_sched::scheduler::names().any(|known| known == name) => {
                     self.scheduler = Some(name.to_owned());
                 }
@@ -129,7 +129,7 @@ impl Settings {
                 None => {}
             },
             "lvs_method" | "lb_kind" => set(&mut self.method, faults.method(block)),
-            "protocol" => match faults.argument(block).map(str::to_ascii_uppercase).as_deref() {
+            "protocol" => match faults.value(block).map(str::to_ascii_uppercase).as_deref() {
                 Some("TCP") => self.protocol = Some(Protocol::TCP),
                 Some("UDP") => self.protocol = Some(Protocol::UDP),
                 Some("SCTP") => self.protocol = Some(Protocol::SCTP),
@@ -144,7 +144,7 @@ impl Settings {
             },
             "hashed" if matches!(scheduler, Some("sh" | "mh")) => {}
             "hashed" => faults.refuse(block, "it is for sh and mh only, where it has no effect"),
-            "ip_family" => match faults.argument(block) {
+            "ip_family" => match faults.value(block) {
                 Some("inet") => self.set_family(Family::V4, block, faults),
                 Some("inet6") => self.set_family(Family::V6, block, faults),
                 Some(_) => faults.refuse(block, "a family is inet or inet6"),
@@ -180,7 +180,7 @@ impl Settings {
                     self.persistence_seconds.get_or_insert(PERSISTENCE_SECONDS);
                 }
             }
-            "persistence_engine" => match faults.argument(block) {
+            "persistence_engine" => match faults.value(block) {
                 Some("sip") => self.engine = Some("sip".to_owned()),
                 Some(_) => faults.refuse(block, "the only persistence engine is sip"),
                 None => {}
@@ -192,7 +192,7 @@ impl Settings {
 
     /// Reads a granularity, of the family of the services if that is known.
     fn mask(&mut self, block: &Block, faults: &mut Faults) -> Option<Netmask> {
-        let text = faults.argument(block)?;
+        let text = faults.value(block)?;
         let mask = match self.family {
             Some(Family::V4) => netmask_v4(text),
             Some(Family::V6) => prefix_length_v6(text),

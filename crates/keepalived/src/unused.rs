@@ -47,7 +47,8 @@ pub(super) fn in_global_defs(block: &Block, runs_vrrp: bool, faults: &mut Faults
             let own = ["id", "maxlen", "port", "ttl", "group"];
             match block.arguments().get(1) {
                 Some(word) if !own.contains(&word.as_str()) => {
-                    "with a VRRP instance keepalived exits if the kernel has no IPVS; remove it"
+                    "with a VRRP instance keepalived exits if the kernel has no IPVS; remove it, and put the lines \
+                     `--start-daemon` into the rules file of xvs"
                 }
                 _ => "start the daemons of xvs by `xvsadm --start-daemon`",
             }

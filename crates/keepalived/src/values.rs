@@ -78,13 +78,27 @@ impl Faults {
         argument.map(String::as_str)
     }
 
+    /// The value of a keyword that has one. Words after it are left out, with a warning.
+    pub fn value<'a>(&mut self, block: &'a Block) -> Option<&'a str> {
+        let value = self.argument(block);
+        // A line that starts a block has an error (`line`).
+        if let [_, more @ ..] = block.arguments()
+            && !more.is_empty()
+            && block.body.is_none()
+        {
+            let why = "is left out; put each keyword on a line of its own";
+            self.warn_of(block, format!("`{}` {why}", more.join(" ")));
+        }
+        value
+    }
+
     /// Reads a number. Text after its digits is ignored, with a warning.
     pub fn number<T: FromStr + PartialOrd + Display>(
         &mut self,
         block: &Block,
         range: RangeInclusive<T>,
     ) -> Option<T> {
-        let text = self.argument(block)?.trim_start();
+        let text = self.value(block)?.trim_start();
         let digits = &text[..text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len())];
         let number = digits.parse().ok().filter(|number| range.contains(number));
         match &number {
@@ -99,7 +113,7 @@ impl Faults {
 
     /// Reads a time in seconds, with up to six decimal places.
     pub fn time(&mut self, block: &Block, least: Duration) -> Option<Duration> {
-        let text = self.argument(block)?;
+        let text = self.value(block)?;
         let time = seconds(text).filter(|time| *time >= least);
         match time {
             None => self.refuse(block, "not a time in seconds"),
@@ -113,10 +127,13 @@ impl Faults {
 
     /// Reads a switch; on if it has no argument.
     pub fn switch(&mut self, block: &Block) -> Option<bool> {
-        match block.arguments().first().map(String::as_str) {
-            None | Some("on" | "true" | "yes") => Some(true),
-            Some("off" | "false" | "no") => Some(false),
-            Some(_) => {
+        if block.arguments().is_empty() {
+            return Some(true);
+        }
+        match self.value(block)? {
+            "on" | "true" | "yes" => Some(true),
+            "off" | "false" | "no" => Some(false),
+            _ => {
                 self.refuse(block, "neither on nor off");
                 None
             }
@@ -274,6 +291,7 @@ mod tests {
         assert_eq!(number("weight 7"), (Some(7), 0));
         assert_eq!(number("weight \" 7\""), (Some(7), 0));
         assert_eq!(number("weight 12abc"), (Some(12), 1));
+        assert_eq!(number("weight 7 inhibit_on_failure"), (Some(7), 1));
         for refused in
             ["weight 0", "weight 101", "weight -1", "weight x", "weight 99999999999999999999", "weight"]
         {
