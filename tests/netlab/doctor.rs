@@ -203,7 +203,20 @@ fn without_a_daemon_the_machine_and_the_configuration_files_are_checked() {
         .expect("the file");
     let faulty = Diagnosis::of(&cluster, &words);
     assert_eq!(faulty.exit, 2);
-    assert!(faulty.complaints()[0].contains("line 2"), "{:?}", faulty.complaints());
+    let [complaint] = &faulty.complaints()[..] else { panic!("{:?}", faulty.complaints()) };
+    assert!(complaint.contains("line 2"), "{complaint}");
+
+    let keepalived = cluster.state().join("keepalived.conf");
+    fs::write(&config, format!("interfaces = [\"wan\"]\n[keepalived]\nfile = {keepalived:?}\n"))
+        .expect("the file");
+    let refused = || {
+        let diagnosis = Diagnosis::of(&cluster, &words);
+        assert_eq!(diagnosis.exit, 2);
+        diagnosis.complaints().concat()
+    };
+    assert!(refused().contains("keepalived.conf: No such file or directory"), "{}", refused());
+    fs::write(&keepalived, "virtual_server 198.51.100.100 80 {\n").expect("a new file");
+    assert!(refused().contains("xvs check --keepalived "), "{}", refused());
 }
 
 #[test]

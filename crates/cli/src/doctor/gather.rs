@@ -20,14 +20,17 @@ use tokio_rustls::rustls::crypto::ring;
 use xvs_ctl::bonds::{bond_of, choose};
 use xvs_ctl::config::Config;
 use xvs_ctl::credentials::Credentials;
+use xvs_health::initial_state::initial_state;
+use xvs_health::prepare::Prepared;
 use xvs_host::cores::cores_available;
 use xvs_host::memory::{HugePages, cgroup_limit};
 use xvs_host::netfilter;
 use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::netlink::Netlink;
 use xvs_host::network::{NetworkFollower, path_mtu};
+use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::difference::state_of;
+use xvs_model::config::difference::{rules_of, state_of};
 use xvs_model::protocol::client::{Director, Failure, default_socket};
 use xvs_model::protocol::question;
 use xvs_proto::network::Network;
@@ -153,44 +156,68 @@ fn note_rules(facts: &mut Facts, state: &State) {
     facts.locals = state.locals().to_vec();
 }
 
-/// The file, and the services of its rules unless a daemon has reported its own.
+/// The file and those that it names, and their services unless a daemon has reported its own.
 fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
     let Some(path) = path else { return };
-    let read = Config::read(path).and_then(|config| {
-        // A file without interfaces is accepted: arguments may name them.
-        match config.check() {
-            Err(error) if !config.interfaces.is_empty() => return Err(error),
-            _ => {}
-        }
-        let rules = config.read_rules()?;
-        if let Some(certificate) = Credentials::read(&config)?.certificate {
-            certificate.accepted(|chain, key| {
-                ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-                    .with_safe_default_protocol_versions()?
-                    .with_no_client_auth()
-                    .with_single_cert(chain, key)
-            })?;
-        }
-        Ok((config, rules))
-    });
-    let (config, rules) = match read {
-        Ok(read) => read,
+    match Config::read(path) {
+        Ok(config) => facts.config = config,
         Err(error) => return facts.faults.push(Finding::fail("config", "", error)),
-    };
-    facts.config = config;
-    if facts.daemon.is_some() {
-        return;
+    }
+    match read_named_files(&facts.config) {
+        Ok((state, faults)) => {
+            facts.faults.extend(faults);
+            if facts.daemon.is_none() {
+                note_rules(facts, &state);
+            }
+        }
+        Err(error) => facts.faults.push(Finding::fail("config", "", error)),
+    }
+}
+
+/// The state with which xvsd would start by this configuration, and what it would leave out.
+///
+/// # Errors
+/// xvsd would refuse the configuration.
+fn read_named_files(config: &Config) -> Result<(State, Vec<Finding>), Box<dyn Error>> {
+    // A file without interfaces is accepted: arguments may name them.
+    match config.check() {
+        Err(error) if !config.interfaces.is_empty() => return Err(error.into()),
+        _ => {}
+    }
+    let rules = config.read_rules()?;
+    if let Some(certificate) = Credentials::read(config)?.certificate {
+        certificate.accepted(|chain, key| {
+            ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+                .with_safe_default_protocol_versions()?
+                .with_no_client_auth()
+                .with_single_cert(chain, key)
+        })?;
     }
     let mut state = State::default();
+    let mut faults = Vec::new();
     for line in rules {
         if let Err(error) = state.apply(&line.command) {
-            let rules =
-                facts.config.rules.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
-            let object = format!("{rules} line {}", line.number);
-            facts.faults.push(Finding::fail("rules", object, error));
+            let rules = config.rules.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+            faults.push(Finding::fail("rules", format!("{rules} line {}", line.number), error));
         }
     }
-    note_rules(facts, &state);
+    if let Some(file) = &config.keepalived.file {
+        let id = config.keepalived.config_id.clone().unwrap_or_else(xvs_keepalived::host);
+        let show = format!("xvs check --keepalived {}", file.display());
+        let object = file.display();
+        let read =
+            xvs_keepalived::read(file, &id).map_err(|error| format!("keepalived file {object}: {error}"))?;
+        match Prepared::of(read) {
+            Ok(prepared) => {
+                rules_of(&initial_state(&prepared.configuration).0).into_iter().for_each(|rule| {
+                    // The other rules have been examined.
+                    let _ = state.apply(&Command::Add(rule));
+                })
+            }
+            Err(_) => faults.push(Finding::fail("keepalived", object, "xvsd refuses the file").mend(show)),
+        }
+    }
+    Ok((state, faults))
 }
 
 fn interfaces(facts: &mut Facts, named: &[String]) -> Vec<Interface> {
