@@ -62,6 +62,11 @@ impl Marks {
         })
     }
 
+    /// Whether a rule may give a packet this mark.
+    pub fn may_give(&self, mark: u32) -> bool {
+        self.steps.iter().any(|step| matches!(step.action, Action::Set(change) if change.may_give(mark)))
+    }
+
     /// The mark of a packet that was received by a link; 0: none.
     pub fn of(&self, link: LinkId, packet: &Packet) -> u32 {
         self.walk(link, packet, |_| {})

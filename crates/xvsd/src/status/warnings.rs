@@ -38,6 +38,7 @@ impl Readings<'_> {
         warnings.extend(self.troubles.unanswered_warnings());
         warnings.extend(self.troubles.slow_warnings());
         warnings.extend(one_packet_warnings(&self.snapshot));
+        warnings.extend(mark_warnings(&self.snapshot));
         warnings.extend(client_address_warnings(&self.snapshot));
         warnings.extend(table_warning(self.live, self.size));
         let busy = self.busy_percent.iter().enumerate();
@@ -280,6 +281,22 @@ fn one_packet_warnings(snapshot: &Snapshot) -> Vec<String> {
         )
     });
     first_of(warnings, "services have -o with masqueraded real servers; see `xvsadm -Ln`")
+}
+
+/// The warnings about services of firewall marks that no rule gives.
+fn mark_warnings(snapshot: &Snapshot) -> Vec<String> {
+    let marks = snapshot.services.iter().filter_map(|service| match service.key {
+        ServiceKey::Mark { mark, .. } => Some(mark),
+        ServiceKey::Address { .. } => None,
+    });
+    let unused: BTreeSet<_> = marks.filter(|mark| !snapshot.marks.may_give(*mark)).collect();
+    let warnings = unused.iter().map(|mark| {
+        format!(
+            "no rule that xvsd follows gives packets the mark {mark}, so its service gets none; add one (`xvs mark --help`, \
+             or -j MARK in PREROUTING of the table mangle), or delete the service"
+        )
+    });
+    first_of(warnings, "marks with a service and without a rule; see `xvs mark list`")
 }
 
 fn has_method(service: &Service, method: ForwardingMethod) -> bool {
@@ -636,6 +653,19 @@ mod tests {
             let lines = of(options, method);
             assert!(!lines.iter().any(|line| warned(&line)), "{options} {method}: {lines:?}");
         }
+    }
+
+    #[test]
+    fn a_mark_with_a_service_and_without_a_rule_is_a_warning() {
+        let of = |mark: u32| {
+            warnings(&daemon(&format!(
+                "-A -f {mark} -s rr\n#xvs mark add -d 198.51.100.100 -p tcp --set-mark 7\n"
+            )))
+        };
+        let warned =
+            |line: &String| line.starts_with("no rule that xvsd follows gives packets the mark 8, so its");
+        assert!(of(8).iter().any(warned), "{:?}", of(8));
+        assert!(!of(7).iter().any(|line| line.contains("mark")), "{:?}", of(7));
     }
 
     #[test]
