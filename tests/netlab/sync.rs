@@ -425,7 +425,7 @@ fn forged_messages_are_refused_and_named_where_directors_have_a_key() {
     without.adm(&format!("-a -t {VIP}:{SINK} -r 192.0.2.11 -g"));
     shows(
         &without,
-        "the backup daemon is on lan, where real servers can forge its messages; set sync_key_file",
+        "synchronization is on lan, where real servers can forge its messages; set sync_key_file",
     );
     send(&cluster, &forged);
     await_connections(&without, 1);

@@ -963,20 +963,25 @@ mod tests {
     }
 
     #[test]
-    fn a_daemon_on_an_interface_of_real_servers_is_named() {
+    fn an_interface_with_daemons_and_real_servers_is_named_once() {
         let mut control = control();
         control.devices.insert("lan".to_owned(), 1);
         control.set_network(&network([192, 0, 2, 1], 24));
-        let Command::Add(Rule::Daemon(daemon)) = daemon(SyncRole::Master, 7) else { panic!("a start") };
-        let daemon = Command::Add(Rule::Daemon(SyncDaemon { interface: "lan".to_owned(), ..daemon }));
-        for command in [daemon, add_service(), add([203, 0, 113, 11])] {
+        let on_lan = |role| {
+            let Command::Add(Rule::Daemon(daemon)) = daemon(role, 7) else { panic!("a start") };
+            Command::Add(Rule::Daemon(SyncDaemon { interface: "lan".to_owned(), ..daemon }))
+        };
+        let daemons = [SyncRole::Master, SyncRole::Backup].map(on_lan);
+        for command in daemons.into_iter().chain([add_service(), add([203, 0, 113, 11])]) {
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
         }
         assert_eq!(control.daemons_among_servers().count(), 0);
         control.handle(&ControlRequest::Change(add([192, 0, 2, 11])), Millis(0)).unwrap();
         let named: Vec<_> = control.daemons_among_servers().collect();
+        let [one] = &*named else { panic!("{named:?}") };
         assert!(
-            named[0].starts_with("the master daemon is on lan, where real servers can forge its messages")
+            one.starts_with("synchronization is on lan, where real servers can forge its messages"),
+            "{one}"
         );
     }
 

@@ -3,7 +3,7 @@
 //! The datapath runs them; workers learn of a master daemon from the snapshot. Not here: the announced connections, and
 //! the messages (`xvs_dataplane::sync`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -172,8 +172,8 @@ impl<D: Datapath> Control<D> {
         })
     }
 
-    /// A sentence for each daemon on an interface where real servers are. Its messages can be forged there, unless they
-    /// are signed.
+    /// A sentence for each interface with daemons and real servers. Messages can be forged there, unless they are
+    /// signed.
     pub fn daemons_among_servers(&self) -> impl Iterator<Item = String> {
         let daemons = self.state.daemons().iter().filter(|daemon| {
             let links = self.marks.links().iter().filter(|link| link.name == daemon.interface);
@@ -182,10 +182,11 @@ impl<D: Datapath> Control<D> {
             let mut servers = self.state.services().flat_map(|(_, service)| &service.destinations);
             servers.any(|server| networks.iter().any(|network| network.contains(server.endpoint.addr)))
         });
-        daemons.map(|SyncDaemon { role, interface, .. }| {
+        let interfaces: BTreeSet<_> = daemons.map(|daemon| &daemon.interface).collect();
+        interfaces.into_iter().map(|interface| {
             format!(
-                "the {} daemon is on {interface}, where real servers can forge its messages; set sync_key_file on all directors, or use an interface of theirs alone",
-                role.name()
+                "synchronization is on {interface}, where real servers can forge its messages; set sync_key_file on \
+                 all directors, or use an interface of theirs alone"
             )
         })
     }
