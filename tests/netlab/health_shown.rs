@@ -49,7 +49,7 @@ fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
 
     // A moment after the check has failed.
     let (text, code) = health(&cluster, &[], "absent");
-    assert!(text.contains("1 of 2 real servers up, 1 of 1 virtual servers well"), "{text}");
+    assert!(text.contains("1 of 2 real servers up, 1 of 1 virtual servers with quorum"), "{text}");
     let (up, down) = (format!("{}:80", real_server(1)), format!("{}:80", real_server(2)));
     assert!(text.contains(&format!("\nTCP {VIP}:80")) && text.contains("connection refused"), "{text}");
     assert!(text.contains(&format!("file       {name}, read ")), "{text}");
@@ -61,7 +61,7 @@ fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
     assert_eq!((servers.len(), servers[0]["endpoint"].as_str()), (1, Some(down.as_str())), "{text}");
 
     let status = director.status();
-    assert!(status.contains("1 of 2 real servers up, 1 of 1 virtual servers well"), "{status}");
+    assert!(status.contains("1 of 2 real servers up, 1 of 1 virtual servers with quorum"), "{status}");
     let top = director.xvs("top --once");
     assert!(top.contains(&format!("TCP {VIP}:80 1 down")) && top.contains("1 of 2 real servers up"), "{top}");
     let explained = director.xvs(&format!("explain --proto tcp --from 198.51.100.10:4711 --to {VIP}:80"));
@@ -96,7 +96,7 @@ fn a_failing_check_is_shown_by_every_command_and_by_metrics_with_its_error() {
 
     fs::write(&path, file([CLOSED, CLOSED])).expect("the file is there");
     director.xvs("reload");
-    let (text, code) = health(&cluster, &[], "0 of 2 real servers up, 0 of 1 virtual servers well");
+    let (text, code) = health(&cluster, &[], "0 of 2 real servers up, 0 of 1 virtual servers with quorum");
     assert!(text.contains("no quorum") && !text.contains("refused    ") && code == Some(1), "{text}");
     let status = director.status();
     let lost = format!("warning    TCP {VIP}:80 has no quorum: live weight 0, quorum 1");

@@ -303,7 +303,7 @@ mod tests {
             list       deny list of TCP 198.51.100.1:80: 1001 networks, 9 packets dropped\n\
             list       deny list of FWM 7 IPv6: 1001 networks, 9 packets dropped\n\
             SYN limit  TCP 198.51.100.1:80: 5000 SYNs a second, 8 dropped\n\
-            health     12 of 13 real servers up, 2 of 3 virtual servers well\n\
+            health     12 of 13 real servers up, 2 of 3 virtual servers with quorum\n\
             journal    restored at the start, as of 2023-11-14T22:13:20.000Z\n\
             fleet      lb1 of prod: rules of revision 12 of etcd, no other director\n\
             table      3 of 1024 connections (0.3 %), small pages\n\

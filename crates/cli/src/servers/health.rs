@@ -52,7 +52,10 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     let now_millis = millis_since_1970(SystemTime::now());
     print(&report, arguments.json, |report| screen(report, counts, now_millis), out)?;
     let Counts { real_servers, real_servers_up, virtual_servers, virtual_servers_well } = counts;
-    let is_well = real_servers_up == real_servers && virtual_servers_well == virtual_servers;
+    let is_well = real_servers_up == real_servers
+        && virtual_servers_well == virtual_servers
+        && report.drift.is_empty()
+        && report.refused.is_none();
     Ok(if is_well { DONE } else { FAILED })
 }
 
@@ -90,12 +93,12 @@ fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
     text + &table(&rows)
 }
 
-/// How many real servers and virtual servers are well, in words.
+/// How many real servers are up, and how many virtual servers have their quorum, in words.
 pub(crate) fn counted(counts: Counts) -> String {
     let Counts { real_servers, real_servers_up, virtual_servers, virtual_servers_well } = counts;
     format!(
         "{real_servers_up} of {real_servers} real servers up, \
-         {virtual_servers_well} of {virtual_servers} virtual servers well"
+         {virtual_servers_well} of {virtual_servers} virtual servers with quorum"
     )
 }
 
@@ -279,7 +282,7 @@ mod tests {
     fn each_virtual_server_real_server_and_check_has_a_line() {
         let second = VirtualServerHealth { hysteresis: 1, quorum: 2, ..pair(UP) };
         let want = "\
-health     4 of 4 real servers up, 2 of 2 virtual servers well
+health     4 of 4 real servers up, 2 of 2 virtual servers with quorum
 file       /etc/keepalived/keepalived.conf, read 1 h 0 min ago
 
 TCP 198.51.100.100:80  well  1 h 0 min  weight 2, quorum 1
@@ -407,7 +410,7 @@ TCP 198.51.100.100:80  well           1 h 0 min  weight 2, quorum 1
             ..report(vec![sample("198.51.100.100", Vec::new())])
         };
         let want = "\
-health     0 of 0 real servers up, 0 of 1 virtual servers well
+health     0 of 0 real servers up, 0 of 1 virtual servers with quorum
 file       /etc/keepalived/keepalived.conf, read 1 h 0 min ago
 fault      /etc/keepalived/keepalived.conf:4: warning: unknown keyword
            `nat_mask`; it is left out
@@ -505,7 +508,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
         let report = report(vec![failing, well, pair(DOWN)]);
         let (text, code) = health(Some(&report), &["--down"]);
         assert!(
-            text.starts_with("health     4 of 5 real servers up, 3 of 3 virtual servers well\n"),
+            text.starts_with("health     4 of 5 real servers up, 3 of 3 virtual servers with quorum\n"),
             "{text}"
         );
         assert_eq!((text.matches("192.0.2.12:80  ").count(), code), (4, Ok(FAILED)), "{text}");
