@@ -308,9 +308,11 @@ fn wrong(key: &'static str, value: String, why: &'static str) -> Result<(), Conf
     Err(ConfigError::Value { key, value, why })
 }
 
-/// The error with its place, and with advice if a key is not known.
+/// The error with its place, in words instead of types of Rust, and with advice if a key is not known.
 fn described(error: &toml::de::Error) -> String {
-    let text = error.to_string();
+    let text = NUMBERS.iter().fold(error.to_string(), |text, (kind, words)| {
+        text.replace(&format!("expected {kind}\n"), &format!("expected {words}\n"))
+    });
     let mut quoted = error.message().split('`').skip(1).step_by(2);
     let unknown = error.message().starts_with("unknown field").then(|| quoted.next()).flatten();
     match unknown.and_then(|name| unknown_name::advice(name, quoted)) {
@@ -322,6 +324,16 @@ fn described(error: &toml::de::Error) -> String {
         None => text,
     }
 }
+
+/// The types of numbers in a configuration.
+const NUMBERS: [(&str, &str); 6] = [
+    ("u8", "a number from 0 to 255"),
+    ("u16", "a number from 0 to 65535"),
+    ("u32", "a number from 0 to 4294967295"),
+    ("u64", "a number, 0 or more"),
+    ("usize", "a number, 0 or more"),
+    ("i32", "a number"),
+];
 
 /// The settings of a document of xvs.toml by their keys, as `xvs get` names them.
 fn keyed(document: serde_json::Value) -> Vec<(String, serde_json::Value)> {

@@ -36,7 +36,12 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         return keepalived::run(file, &arguments.keepalived, form, out);
     }
     let file = arguments.file.as_deref().unwrap_or(Path::new("-"));
-    let read = read_wanted(&text(file)?, &SystemResolver::default());
+    let content = text(file)?;
+    if content.lines().any(|line| line.split_whitespace().next().is_some_and(is_of_keepalived)) {
+        let file = file.display();
+        return Err(format!("{file} is a keepalived.conf; run `xvs check --keepalived {file}`").into());
+    }
+    let read = read_wanted(&content, &SystemResolver::default());
     let faults = read.as_ref().err().map(Vec::as_slice).unwrap_or_default();
     match &read {
         _ if arguments.json => print_json(&faults, out)?,
@@ -47,4 +52,12 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
         Err(faults) => writeln!(out, "{}", listed(file, faults))?,
     }
     Ok(if faults.is_empty() { DONE } else { FAILED })
+}
+
+/// Whether a line of a keepalived.conf begins with this word, and none of a rules file.
+fn is_of_keepalived(word: &str) -> bool {
+    matches!(
+        word,
+        "global_defs" | "virtual_server" | "virtual_server_group" | "vrrp_instance" | "vrrp_script"
+    )
 }

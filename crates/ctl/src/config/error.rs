@@ -24,7 +24,7 @@ pub enum ConfigError {
         text: String,
     },
     /// The file of initial rules cannot be used; the text names the line.
-    #[error("rules {path}: {text}; correct the file, or omit `rules` and run `xvsadm -R`", path = path.display())]
+    #[error("rules {path}: {text}; `xvs check {path}` shows all faults", path = path.display())]
     Rules {
         /// The file.
         path: PathBuf,

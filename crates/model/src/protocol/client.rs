@@ -109,8 +109,8 @@ impl Client {
             let path = socket.display();
             Failure::Transport(match error.kind() {
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => format!(
-                    "no xvsd listens on {path} ({error}); start it with `xvsd --interface eth0`, \
-                     or set XVS_SOCKET to the socket of one that runs"
+                    "no xvsd listens on {path} ({error}); start it with `systemctl start xvsd` \
+                     (`journalctl -u xvsd -n 20` shows why it ended), or set XVS_SOCKET to the socket of one that runs"
                 ),
                 io::ErrorKind::PermissionDenied => {
                     format!("no access to {path} ({error}); be root or in the group xvs")
