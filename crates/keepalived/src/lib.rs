@@ -73,7 +73,15 @@ pub fn host() -> String {
 
 fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
     let definitions = Definitions::of(tree, &mut faults);
-    let runs_vrrp = tree.iter().any(|block| block.keyword() == "vrrp_instance");
+    let vrrp = tree.iter().find(|block| block.keyword() == "vrrp_instance");
+    let runs_vrrp = vrrp.is_some();
+    if let Some(block) = vrrp
+        && !tree.iter().any(asks_xvs)
+    {
+        let why = "no `vrrp_script` runs `xvs healthy`, so this director keeps its addresses when xvsd has ended; \
+                   docs/failover.md has the lines";
+        faults.warn_of(block, why);
+    }
     let mut globals = Globals::default();
     let mut timeouts = Timeouts::UNSET;
     let mut virtual_servers: Vec<VirtualServer> = Vec::new();
@@ -109,6 +117,12 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
     faults.0.sort_by(|a, b| a.place.cmp(&b.place));
     faults.0.dedup();
     Configuration { virtual_servers, globals, timeouts, faults: faults.0 }
+}
+
+/// Whether this is a `vrrp_script` that runs `xvs healthy`, or a script that is named after xvs.
+fn asks_xvs(block: &Block) -> bool {
+    let mut scripts = block.statements().iter().filter(|statement| statement.keyword() == "script");
+    block.keyword() == "vrrp_script" && scripts.any(|script| script.text.contains("xvs"))
 }
 
 /// Removes the services that an earlier virtual server has.
