@@ -72,13 +72,19 @@ fn followed(add: &[&str], more: &[&str], flush: &[&str]) {
     let blob = cluster.blob();
     std::io::Write::write_all(&mut upload, &blob[..1_000_000]).expect("upload");
 
+    let status = director.status();
+    assert!(!status.contains("warning"), "{status}");
+
     run(&cluster, flush);
     await_refused(&cluster, 80);
     let receipt = clients::upload(upload, &blob[1_000_000..]).expect("an open connection continues");
     assert_eq!(receipt, clients::receipt(&receipt.host, &blob));
     assert!(page(&cluster, 8080).is_err());
     let status = director.status();
-    assert!(!status.contains("warning"), "{status}");
+    for mark in [1, 2] {
+        let named = format!("no rule that xvsd follows gives packets the mark {mark}");
+        assert!(status.contains(&named), "{status}");
+    }
 }
 
 #[test]

@@ -596,5 +596,5 @@ fn without_a_daemon_xvsadm_names_the_socket_and_how_to_start_one() {
     let message = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert!(message.contains(folder.socket().to_str().unwrap()), "{message}");
-    assert!(message.contains("xvsd --interface"), "{message}");
+    assert!(message.contains("`systemctl start xvsd`"), "{message}");
 }
