@@ -25,8 +25,8 @@ pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) -
         "lvs_flush" => {
             globals.lvs_flush = faults.switch(block).unwrap_or(false);
             if globals.lvs_flush {
-                let why = "each start of xvsd, also a take-over, removes all services for a moment, and those of \
-                           `rules` and of `xvsadm` for good; remove the line: no service that left this file comes back";
+                let why = "each start of xvsd, also a take-over, removes the services of `rules` and of `xvsadm`; \
+                           remove the line, for no service that left this file comes back without it";
                 faults.warn_of(block, why);
             }
         }
