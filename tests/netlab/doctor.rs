@@ -216,7 +216,11 @@ fn without_a_daemon_the_machine_and_the_configuration_files_are_checked() {
     };
     assert!(refused().contains("keepalived.conf: No such file or directory"), "{}", refused());
     fs::write(&keepalived, "virtual_server 198.51.100.100 80 {\n").expect("a new file");
-    assert!(refused().contains("xvsd refuses the file"), "{}", refused());
+    let said = refused();
+    assert!(
+        said.contains("xvsd refuses the file; its first error is ") && said.contains("keepalived.conf:1: "),
+        "{said}"
+    );
 }
 
 #[test]

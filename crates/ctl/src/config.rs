@@ -326,13 +326,12 @@ fn described(error: &toml::de::Error) -> String {
 }
 
 /// The types of numbers in a configuration.
-const NUMBERS: [(&str, &str); 6] = [
+const NUMBERS: [(&str, &str); 5] = [
     ("u8", "a number from 0 to 255"),
     ("u16", "a number from 0 to 65535"),
     ("u32", "a number from 0 to 4294967295"),
     ("u64", "a number, 0 or more"),
     ("usize", "a number, 0 or more"),
-    ("i32", "a number"),
 ];
 
 /// The settings of a document of xvs.toml by their keys, as `xvs get` names them.
@@ -464,6 +463,8 @@ file = "/etc/keepalived/keepalived.conf"
         assert!(error.contains("line 2") && error.contains("FWM 7"), "{error}");
         let error = error_of("workers = 2\nhold = \"2 days\"\n");
         assert!(error.contains("line 2") && error.contains("100ms to 1h"), "{error}");
+        let error = error_of("workers = \"two\"\n");
+        assert!(error.contains("expected a number, 0 or more\n") && !error.contains("usize"), "{error}");
     }
 
     #[test]

@@ -31,10 +31,10 @@ pub(crate) struct Options {
     pub(crate) keepalived: Option<PathBuf>,
     /// The machine whose lines with @ apply [default: the first label of this host's name]
     #[arg(long, value_name = "ID", conflicts_with = "file")]
-    config_id: Option<String>,
+    pub(crate) config_id: Option<String>,
     /// Treat warnings as errors
     #[arg(long, conflicts_with = "file")]
-    strict: bool,
+    pub(crate) strict: bool,
 }
 
 /// The form of the output.

@@ -61,3 +61,28 @@ fn is_of_keepalived(word: &str) -> bool {
         "global_defs" | "virtual_server" | "virtual_server_group" | "vrrp_instance" | "vrrp_script"
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use crate::check::*;
+
+    #[test]
+    fn a_keepalived_conf_is_recognized_and_the_error_names_its_option() {
+        let path = std::env::temp_dir().join(format!("xvs-check-rules-{}", std::process::id()));
+        let keepalived = keepalived::Options { keepalived: None, config_id: None, strict: false };
+        let arguments = Arguments { file: Some(path.clone()), keepalived, json: false };
+        let check = |text: &str| {
+            fs::write(&path, text).unwrap();
+            run(&arguments, &mut Vec::new())
+        };
+        assert_eq!(check("-A -t 192.0.2.1:80 -s rr\n").unwrap(), DONE);
+        for first in ["global_defs {", "  virtual_server 192.0.2.1 80 {", "vrrp_script xvs {"] {
+            let error = check(&format!("! a comment\n{first}\n}}\n")).unwrap_err().to_string();
+            let path = path.display();
+            assert_eq!(error, format!("{path} is a keepalived.conf; run `xvs check --keepalived {path}`"));
+        }
+        fs::remove_file(path).unwrap();
+    }
+}

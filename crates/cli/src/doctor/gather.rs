@@ -31,6 +31,7 @@ use xvs_host::network::{NetworkFollower, path_mtu};
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{rules_of, state_of};
+use xvs_model::health_checks::fault::Severity;
 use xvs_model::protocol::client::{Director, Failure, default_socket};
 use xvs_model::protocol::question;
 use xvs_proto::network::Network;
@@ -214,7 +215,11 @@ fn read_named_files(config: &Config) -> Result<(State, Vec<Finding>), Box<dyn Er
                     let _ = state.apply(&Command::Add(rule));
                 })
             }
-            Err(_) => faults.push(Finding::fail("keepalived", object, "xvsd refuses the file").mend(show)),
+            Err(refused) => {
+                let first = refused.faults.iter().find(|fault| fault.severity == Severity::Error);
+                let why = first.map(|fault| format!("xvsd refuses the file; its first error is {fault}"));
+                faults.push(Finding::fail("keepalived", object, why.unwrap_or_default()).mend(show));
+            }
         }
     }
     Ok((state, faults))

@@ -484,7 +484,7 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
     }
 
     #[test]
-    fn the_exit_code_covers_the_named_virtual_servers_and_json_is_the_report_itself() {
+    fn the_exit_code_covers_the_named_virtual_servers_and_changes_by_hand_and_json_is_the_report() {
         let other = sample("203.0.113.1", vec![real_server("192.0.2.21", UP)]);
         let both = report(vec![pair(DOWN), other]);
         assert_eq!(health(Some(&both), &[]).1, Ok(FAILED));
@@ -497,6 +497,10 @@ TCP 198.51.100.100:80  no quorum  1 h 0 min  weight 0, quorum 1
         assert_eq!((serde_json::from_str(&text).ok().as_ref(), code), (Some(&both), Ok(FAILED)));
         let lost = VirtualServerHealth { is_well: false, ..pair(UP) };
         assert_eq!(health(Some(&report(vec![lost])), &[]).1, Ok(FAILED));
+        let mut changed = report(vec![pair(UP)]);
+        assert_eq!(health(Some(&changed), &[]).1, Ok(DONE));
+        changed.drift.push("xvsadm -e -t 198.51.100.100:80 -r 192.0.2.11:80 -g -w 1".to_owned());
+        assert_eq!(health(Some(&changed), &[]).1, Ok(FAILED));
     }
 
     #[test]

@@ -28,9 +28,9 @@ pub struct HealthReport {
     pub reads: u64,
     /// How often the file was read and refused since xvsd started.
     pub refusals: u64,
-    /// The number of statements of the file that are left out, or replaced by a default.
+    /// The number of warnings about the file.
     pub faults: usize,
-    /// The first of these faults, each with file and line.
+    /// The first of them, each with file and line.
     pub first_faults: Vec<String>,
     /// Commands that undo changes by hand to services of the file.
     pub drift: Vec<String>,

@@ -260,11 +260,8 @@ fn down_warnings(health: Option<&HealthReport>) -> Vec<String> {
 fn fault_warning(health: Option<&HealthReport>) -> Option<String> {
     let HealthReport { file, faults, first_faults, .. } = health?;
     let first = first_faults.first()?;
-    let statements = if *faults == 1 { "statement is" } else { "statements are" };
-    Some(format!(
-        "{faults} {statements} left out of {file}, or replaced by a default: {first}; `xvs check --keepalived {file}` \
-         names all"
-    ))
+    let warnings = if *faults == 1 { "warning" } else { "warnings" };
+    Some(format!("{file} has {faults} {warnings}: {first}; `xvs check --keepalived {file}` names all"))
 }
 
 /// The warnings about services with one-packet scheduling and masqueraded destinations: replies find no connection.
@@ -828,8 +825,8 @@ mod tests {
         let mut report = sample::report(Vec::new());
         assert_eq!(fault_warning(Some(&report)), None);
         (report.faults, report.first_faults) = (6, vec!["k.conf:7: unknown word `fall_back`".to_owned()]);
-        let expected = "6 statements are left out of /etc/keepalived/keepalived.conf, or replaced by a default: k.conf:7: \
-                        unknown word `fall_back`; `xvs check --keepalived /etc/keepalived/keepalived.conf` names all";
+        let expected = "/etc/keepalived/keepalived.conf has 6 warnings: k.conf:7: unknown word `fall_back`; `xvs check \
+                        --keepalived /etc/keepalived/keepalived.conf` names all";
         assert_eq!(fault_warning(Some(&report)).unwrap(), expected);
     }
 
