@@ -121,7 +121,14 @@ fn worker((number, worker): (usize, &WorkerStatus)) -> String {
 
 /// The state of the rules file, unless it equals the running state, and applied rules that wait for `xvs confirm`.
 fn rules(rules: Option<&RulesStatus>, unconfirmed_seconds: Option<u64>) -> Vec<String> {
-    let drift = rules.and_then(|RulesStatus { file, found }| match found {
+    let waits = unconfirmed_seconds
+        .map(|left| format!("applied rules are reverted in {left} s unless `xvs confirm` is run"));
+    rules.and_then(rules_not_in_force).iter().chain(&waits).map(|text| line("rules", text)).collect()
+}
+
+/// How the rules in force differ from their file; `None`: they do not.
+pub(super) fn rules_not_in_force(RulesStatus { file, found }: &RulesStatus) -> Option<String> {
+    match found {
         RulesFound::Error(error) => Some(format!("{file}: {error}")),
         RulesFound::Faults(faults) => {
             let faults = counted(*faults, "fault", "faults");
@@ -132,10 +139,7 @@ fn rules(rules: Option<&RulesStatus>, unconfirmed_seconds: Option<u64>) -> Vec<S
             let differences = counted(*differences, "difference", "differences");
             Some(format!("{differences} from {file}; see `xvs plan {file}`"))
         }
-    });
-    let waits = unconfirmed_seconds
-        .map(|left| format!("applied rules are reverted in {left} s unless `xvs confirm` is run"));
-    drift.iter().chain(&waits).map(|text| line("rules", text)).collect()
+    }
 }
 
 /// A daemon of connection synchronization.
