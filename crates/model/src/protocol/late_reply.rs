@@ -1,9 +1,9 @@
 //! Replies that are late: a notice after a second, and the end of the wait.
 //!
 //! A stopped xvsd accepts requests, because the kernel does, and answers none. A request that reads ends after a minute
-//! with an error: with a million real servers some take ten seconds, and come after others. A request that changes
-//! something waits on: xvsd may still carry it out. A request that changes the rules in etcd waits for etcd, and xvsd
-//! answers it in any case.
+//! with an error: with a million real servers some take ten seconds, and come after others. So does a step of a
+//! take-over, which the running xvsd then undoes. Another request that changes something ends after ten minutes: xvsd
+//! may still carry it out. A request that changes the rules in etcd waits for etcd, and xvsd answers it in any case.
 
 use std::fs;
 use std::os::unix::net::UnixStream;
@@ -18,8 +18,10 @@ use crate::protocol::request::{Access, Request};
 
 /// Time until the notice.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);
-/// Time after the notice until a request that reads ends.
-const THEN_AT_MOST: Duration = Duration::from_secs(59);
+/// Time until a request that reads ends.
+const READ_AT_MOST: Duration = Duration::from_secs(60);
+/// Time until a request that changes something ends: several times as long as the largest change takes.
+const CHANGE_AT_MOST: Duration = Duration::from_secs(600);
 
 /// Waits until the reply to a request begins. `notify` gets the notice, a sentence for the
 /// operator.
@@ -27,7 +29,19 @@ const THEN_AT_MOST: Duration = Duration::from_secs(59);
 /// # Errors
 /// [`Failure::Transport`]: a request that reads is not answered.
 pub fn wait(stream: &UnixStream, request: &Request, notify: &mut dyn FnMut(&str)) -> Result<(), Failure> {
-    wait_for(stream, request, [NOTICE_AFTER, THEN_AT_MOST], notify)
+    let then = match access(request) {
+        Access::Read => READ_AT_MOST,
+        Access::Change => CHANGE_AT_MOST,
+    };
+    wait_for(stream, request, [NOTICE_AFTER, then - NOTICE_AFTER], notify)
+}
+
+/// How a request is waited for. Without its client, a capture or a take-over ends, as a read does.
+fn access(request: &Request) -> Access {
+    match request {
+        Request::Capture(_) | Request::TakeOver(_) => Access::Read,
+        _ => request.access(),
+    }
 }
 
 fn wait_for(
@@ -52,21 +66,17 @@ fn wait_for(
         true => format!("it is stopped; `kill -CONT {pid}` lets it go on"),
         false => runs.to_owned(),
     });
-    let access = match request {
-        // Without its client, a capture ends.
-        Request::Capture(_) => Access::Read,
-        _ => request.access(),
+    let may_still = match access(request) {
+        Access::Read => "",
+        Access::Change => "; it may still carry out the change",
     };
-    let end = match access {
-        Access::Read => format!("waiting for {} more", humantime::format_duration(then)),
-        Access::Change => "waiting; it may still carry out the change".to_owned(),
-    };
-    notify(&format!("{name} does not answer yet: {why}; {end}"));
-    if access == Access::Change || is_readable(stream, then) {
+    let more = humantime::format_duration(then);
+    notify(&format!("{name} does not answer yet: {why}; waiting for {more} more{may_still}"));
+    if is_readable(stream, then) {
         return Ok(());
     }
     let waited = humantime::format_duration(first + then);
-    Err(Failure::Transport(format!("{name} has not answered for {waited}: {why}")))
+    Err(Failure::Transport(format!("{name} has not answered for {waited}: {why}{may_still}")))
 }
 
 /// What can be known of an xvsd that is not stopped, and the next step.
@@ -128,19 +138,23 @@ mod tests {
     }
 
     #[test]
-    fn a_read_that_is_not_answered_ends_with_the_next_step_and_a_change_waits_on() {
+    fn a_request_that_is_not_answered_ends_with_the_next_step_and_a_change_may_still_be_carried_out() {
         let (mut daemon, client) = UnixStream::pair().unwrap();
         let name = format!("xvsd (process {})", std::process::id());
         let (notices, result) = waited(&client, &Request::Status);
         assert_eq!(notices, [format!("{name} does not answer yet: {RUNS}; waiting for 1ms more")]);
         assert_eq!(result, Err(format!("{name} has not answered for 2ms: {RUNS}")));
-        let (notices, result) = waited(&client, &Request::Reload);
-        assert!(result.is_ok() && notices[0].ends_with("it may still carry out the change"), "{notices:?}");
-        let (notices, result) = waited(&client, &Request::Fleet(FleetRequest::Confirm(Verdict::Keep)));
-        let expected = format!(
-            "{name} does not answer yet: {WAITS_FOR_ETCD}; waiting; it may still carry out the change"
-        );
-        assert_eq!((notices, result), (vec![expected], Ok(())));
+        let changes = [
+            (Request::Reload, RELOADS),
+            (Request::Fleet(FleetRequest::Confirm(Verdict::Keep)), WAITS_FOR_ETCD),
+        ];
+        for (change, why) in changes {
+            let (notices, result) = waited(&client, &change);
+            let still = "; it may still carry out the change";
+            let notice = format!("{name} does not answer yet: {why}; waiting for 1ms more{still}");
+            assert_eq!(notices, [notice]);
+            assert_eq!(result, Err(format!("{name} has not answered for 2ms: {why}{still}")));
+        }
         daemon.write_all(b"x").unwrap();
         assert_eq!(waited(&client, &Request::Status), (Vec::new(), Ok(())));
     }
