@@ -188,6 +188,7 @@ fn run(
         recv(daemon.ended()) -> thread => unexpected(&thread.unwrap_or_default()),
         recv(panicked()) -> thread => unexpected(&thread.unwrap_or_default()),
     };
+    end_in_time();
     drop(watchdog);
     drop(server);
     reloader.stop();
@@ -219,6 +220,16 @@ fn bind_metrics(config: &Config) -> Option<Listener> {
         tracing::error!("{error}; no metrics are served until the next `xvsd --take-over`");
         None
     })
+}
+
+/// Ends this process by force if its orderly end takes too long, because a thread hangs.
+fn end_in_time() {
+    // Without a thread the end is only orderly.
+    let _ = spawn_stoppable("xvs-ending", || {
+        thread::sleep(ENDING);
+        tracing::error!("a thread has hung for {ENDING:?}, by a bug of xvsd: ending at once");
+        std::process::exit(i32::from(FAILED));
+    });
 }
 
 fn unexpected(thread: &str) -> (ExitCode, Ending) {
@@ -269,6 +280,8 @@ fn fail(error: &dyn Error, code: u8, log: Option<Log>) -> ExitCode {
     ExitCode::from(code)
 }
 
+/// How long an orderly end may take; systemd kills a process after 90 s.
+const ENDING: Duration = Duration::from_secs(30);
 /// The daemon could not start, or ended by a fault.
 const FAILED: u8 = 1;
 /// The command line, xvs.toml or the rights are wrong, so that a retry fails again; clap uses the same code.
