@@ -4,6 +4,7 @@
 //! Each test has a cluster of its own. Needs root. Not here: VLANs, which this kernel may not have (`lab/links.rs`,
 //! `tests/vm/links.sh`).
 
+use std::fs;
 use std::io::Write;
 use std::net::SocketAddrV4;
 use std::thread;
@@ -186,6 +187,54 @@ fn while_another_interface_is_gone_one_that_returns_is_attached_and_served() {
     shows(&director, ", attached again once\n");
     let upload = || clients::upload(clients::connect(virtual_endpoint(9000))?, b"all");
     wait::until("wan is served", || cluster.run(Host::Client, upload).ok());
+}
+
+#[test]
+fn an_interface_that_is_gone_does_not_keep_others_without_sockets_though_its_queues_are_configured() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _here = Sink::start(&cluster, Host::Director, 8080);
+    let file = cluster.state().join("xvs.toml");
+    fs::write(&file, "[interfaces.lan]\nqueues = 1\n").expect("a file");
+    let director =
+        Director::start_with(&cluster, Workers::One, &["--config", file.to_str().expect("a path")]);
+    director.adm(&format!("-A -t {VIP}:9000 -s rr"));
+    director.adm(&format!("-a -t {VIP}:9000 -r {DIRECTOR}:8080 -m"));
+    cluster.ip(Host::Director, "link del lan");
+    shows(&director, "interface  lan: gone");
+    // All sockets are opened again.
+    for host in [Host::Director, Host::Client] {
+        cluster.ip(host, "link set wan mtu 3000");
+    }
+    let text = "wan has an MTU of 3000 now, not 1500";
+    wait::until(text, || director.xvs("events --last 1024 --no-follow").contains(text).then_some(()));
+    let upload = || clients::upload(clients::connect(virtual_endpoint(9000))?, b"all");
+    wait::until("wan is served", || cluster.run(Host::Client, upload).ok());
+}
+
+#[test]
+fn an_interface_whose_driver_refuses_the_configured_queues_is_named_and_serves_with_those_that_it_has() {
+    let cluster = Cluster::up(Layout { queues: 4, ..Layout::default() });
+    let channels = |host, words: &str| {
+        succeed(cluster.command(host, "ethtool").arg("-L").args(words.split_whitespace()));
+    };
+    channels(Host::Client, "wan tx 1");
+    let file = cluster.state().join("xvs.toml");
+    fs::write(&file, "[interfaces.wan]\nqueues = 1\n").expect("a file");
+    let director =
+        Director::start_with(&cluster, Workers::One, &["--config", file.to_str().expect("a path")]);
+    director.add_service(Protocol::Tcp, 80, Method::Nat);
+    serves(&cluster);
+    channels(Host::Director, "wan rx 2");
+    // With two TX queues at its other end and a native program, this veth refuses one RX queue.
+    channels(Host::Client, "wan tx 2");
+    shows(
+        &director,
+        "wan has 2 receive queues, and xvsd serves 1, so packets on the others are not forwarded",
+    );
+    let page = || clients::fetch(&cluster, &format!("http://{VIP}/")).ok();
+    wait::until("a connection on the first queue", page);
+    channels(Host::Client, "wan tx 1");
+    serves(&cluster);
 }
 
 #[test]

@@ -69,13 +69,18 @@ impl Attached {
         self.settings
     }
 
+    /// Whether the interface no longer exists; another one may have its name.
+    pub fn is_gone(&self) -> bool {
+        index_of(&self.interface).ok() != Some(self.index)
+    }
+
     /// The interface's settings now.
     ///
     /// # Errors
     /// It is gone, or the settings would corrupt packets.
     pub fn present_settings(&self) -> Result<Settings, AttachError> {
         let interface = &self.interface;
-        if index_of(interface).ok() != Some(self.index) {
+        if self.is_gone() {
             return Err(AttachError::NoSuchInterface { interface: interface.clone() });
         }
         let settings = Settings::of(interface).map_err(|source| kernel_error(interface, source))?;
@@ -91,13 +96,18 @@ impl Attached {
         }
     }
 
-    /// Gives the card the wanted number of receive queues, if it has another. No socket may be open on it. Blocks for
-    /// seconds if the queue of a closed socket is occupied. Many drivers reset the link.
+    /// Gives the card the wanted number of receive queues, if it has another. An interface that is gone gets its
+    /// queues when it is attached again. No socket may be open on it. Blocks for seconds if the queue of a closed
+    /// socket is occupied. Many drivers reset the link.
     ///
     /// # Errors
     /// The driver refuses.
     pub fn set_queues(&self) -> Result<(), AttachError> {
-        self.wanted.queues.map_or(Ok(()), |queues| set_queues(&self.interface, self.index, queues))
+        let Some(queues) = self.wanted.queues else { return Ok(()) };
+        match set_queues(&self.interface, self.index, queues) {
+            Err(_) if self.is_gone() => Ok(()),
+            done => done,
+        }
     }
 
     /// The largest packet that its sockets receive, in bytes.

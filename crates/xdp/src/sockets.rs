@@ -171,7 +171,7 @@ impl Sockets {
                 let name = link.attached.interface();
                 return Err(SocketError::Invalid(format!("no queue of {name} for this worker")));
             }
-            if sys::index_of(link.attached.interface()).ok() != Some(link.attached.index()) {
+            if link.attached.is_gone() {
                 senders.push(None);
                 continue;
             }

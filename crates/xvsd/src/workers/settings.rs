@@ -7,6 +7,8 @@
 //! comparison: five requests to the kernel for each interface, and the same for each port of a bridge. Not here:
 //! settings at the start (`xvs_xdp::attach`).
 
+use std::fmt::Display;
+
 use xvs_ctl::bonds::check_offloads;
 use xvs_dataplane::steering::Steering;
 use xvs_proto::network::Link;
@@ -57,18 +59,24 @@ impl Workers {
         }
         let error = match self.reopen(index, settings, steering) {
             Ok(facts) => {
-                self.unfit[index] = ports;
+                let refused = self.queues_refused.get(self.attached[index].interface());
+                self.unfit[index] = refused.map(|error| self.unfit(index, settings, error)).or(ports);
                 return Some(facts);
             }
             Err(error) => error,
         };
         // If the former sockets cannot be opened again either, the workers stay paused, and it is tried again.
         let facts = if self.paused { self.reopen(index, former, steering).ok() } else { None };
-        let name = self.attached[index].interface();
-        let word = receive_queues_word(name);
-        let warning = unfit_warning(name, former, settings, word, &error);
-        self.unfit[index] = Some(Unfit { settings: Some(settings), warning });
+        self.unfit[index] = Some(self.unfit(index, settings, &error));
         facts
+    }
+
+    /// The warning that the sockets are for other settings of an interface than these.
+    fn unfit(&self, index: usize, settings: Settings, error: &dyn Display) -> Unfit {
+        let attached = &self.attached[index];
+        let name = attached.interface();
+        let warning = unfit_warning(name, attached.settings(), settings, receive_queues_word(name), error);
+        Unfit { settings: Some(settings), warning }
     }
 
     /// The warnings about settings that the workers have no sockets for.
@@ -96,15 +104,13 @@ impl Workers {
                 return Err(error);
             }
         }
-        if !self.paused {
-            self.pause();
-        }
+        self.pause()?;
         self.resume()
     }
 }
 
 /// The warning about an interface whose settings changed from the first to the second ones; `word` is `ethtool -L`'s.
-fn unfit_warning(name: &str, served: Settings, present: Settings, word: &str, error: &DaemonError) -> String {
+fn unfit_warning(name: &str, served: Settings, present: Settings, word: &str, error: &dyn Display) -> String {
     let had = served.receive_queues;
     let now = present.receive_queues;
     if had == now {
