@@ -10,6 +10,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use rustix::net::{self, AddressFamily, SocketFlags, SocketType, socket_with};
 use xvs::clients::{self, HalfUpload};
 use xvs::cluster::{Layout, VIP, succeed, virtual_endpoint};
@@ -239,6 +242,91 @@ fn a_successor_that_fails_leaves_the_running_xvsd_forwarding() {
     finish(streams);
     finish(half_uploads(&cluster, 4));
     director.adm("-A -u 198.51.100.100:53");
+}
+
+/// A worker's thread that a debugger has stopped; it goes on when this is dropped.
+struct StoppedWorker(Pid);
+
+impl StoppedWorker {
+    fn stop(director: &Director, number: u8) -> Self {
+        let name = format!("xvs-worker-{number}\n");
+        let mut threads = fs::read_dir(format!("/proc/{}/task", director.process())).expect("its threads");
+        let worker = threads.find_map(|entry| {
+            let path = entry.ok()?.path();
+            let is_it = fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm == name);
+            path.file_name()?.to_str()?.parse().ok().filter(|_| is_it)
+        });
+        let worker = Pid::from_raw(worker.expect("a worker"));
+        ptrace::seize(worker, ptrace::Options::empty()).expect("a debugger may");
+        ptrace::interrupt(worker).expect("it runs");
+        waitpid(worker, Some(WaitPidFlag::__WALL)).expect("it stops");
+        Self(worker)
+    }
+}
+
+impl Drop for StoppedWorker {
+    fn drop(&mut self) {
+        ptrace::detach(self.0, None).expect("it is stopped");
+    }
+}
+
+#[test]
+fn a_take_over_is_refused_while_a_worker_hangs_and_the_worker_goes_on_afterwards() {
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
+    let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
+    let director = Director::start_with(&cluster, Workers::Two, &HELD);
+    director.add_service(Protocol::Tcp, PORT, Method::Nat);
+    let streams = half_uploads(&cluster, 8);
+    let stopped = StoppedWorker::stop(&director, 1);
+    let log = Director::take_over(&cluster, Workers::Two, &HELD).err().unwrap_or_default();
+    assert!(log.contains("worker 1 does not close its sockets"), "{log}");
+    drop(stopped);
+    finish(streams);
+    finish(half_uploads(&cluster, 4));
+}
+
+#[test]
+fn a_take_over_from_an_xvsd_that_can_open_no_sockets_serves_again() {
+    let cluster = traffic::prepared(Method::Nat, Workers::Two);
+    let _servers = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), PORT));
+    let held = ["--hold", "2min"];
+    let mut former = Director::start_with(&cluster, Workers::Two, &held);
+    former.add_service(Protocol::Tcp, PORT, Method::Nat);
+    let streams = half_uploads(&cluster, 8);
+    // While only the other worker has no sockets, its queue is removed, so it gets none again.
+    let stopped = StoppedWorker::stop(&former, 0);
+    Director::take_over(&cluster, Workers::Two, &held).err().expect("worker 0 hangs");
+    succeed(cluster.command(Host::Client, "ethtool").args(["-L", "wan", "tx", "1"]));
+    succeed(cluster.command(Host::Director, "ethtool").args(["-L", "wan", "rx", "1"]));
+    drop(stopped);
+    let warned = || former.status().contains("wan queue 1").then_some(());
+    wait::until("worker 1 gets no socket", warned);
+
+    let taken = Director::take_over(&cluster, Workers::One, &held).unwrap_or_else(|log| panic!("{log}"));
+    assert!(former.has_ended().success(), "{}", former.log());
+    finish(streams);
+    finish(half_uploads(&cluster, 4));
+    drop(taken);
+}
+
+#[test]
+fn a_second_take_over_is_refused_and_the_first_one_succeeds() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let arguments = ["--interface", "wan", "--interface", "lan", "--workers", "1", "--hold", "10s"];
+    let mut former = Director::start_on(&cluster, Host::Director, &arguments);
+    thread::scope(|scope| {
+        let first = scope.spawn(|| Director::take_over_slowly(&cluster, Host::Director, &arguments));
+        wait::until("it prepares", || former.log().contains("prepares to take over").then_some(()));
+        let second = Director::take_over_on(&cluster, Host::Director, &arguments);
+        let log = second.err().unwrap_or_default();
+        assert!(
+            log.contains("is taking over; wait until it forwards or has failed, or end it (`kill "),
+            "{log}"
+        );
+        let first = first.join().expect("no panic");
+        drop(first.unwrap_or_else(|log| panic!("{log}")));
+    });
+    assert!(former.has_ended().success(), "{}", former.log());
 }
 
 #[test]

@@ -2,9 +2,11 @@
 //! them.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{getsockopt, sockopt};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
@@ -20,6 +22,20 @@ impl Process {
     pub fn open(number: u32) -> io::Result<Self> {
         let number = i32::try_from(number).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self(pidfd_open(number, PidfdFlags::empty())?))
+    }
+
+    /// The process at the other end of a Unix socket, whose number is `number`: the one that connected or listened,
+    /// even if it has passed its end on to another process. Before Linux 6.5 the kernel knows it by its number alone,
+    /// which may be another's once it has ended.
+    ///
+    /// # Errors
+    /// It has ended, or the kernel refuses.
+    pub fn of_peer(socket: &impl AsFd, number: u32) -> io::Result<Self> {
+        match getsockopt(socket, sockopt::PeerPidfd) {
+            Ok(process) => Ok(Self(process)),
+            Err(Errno::ENOPROTOOPT) => Self::open(number),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits for its end, at most for this time. Returns whether it has ended; then all that it had open is closed.

@@ -48,6 +48,11 @@ pub enum DaemonError {
     Placement(#[from] PlacementError),
     #[error("the running xvsd cannot be taken over: {0}; restart it instead (`systemctl restart xvsd`)")]
     TakeOver(String),
+    #[error(
+        "worker {worker} does not close its sockets; they are opened again once it does; if `xvs healthy` still names it \
+         after some seconds, it hangs by a bug: restart xvsd"
+    )]
+    StuckWorker { worker: usize },
     #[error(transparent)]
     Successor(#[from] TakeOverError),
     #[error("rules: {0}")]
@@ -81,6 +86,7 @@ impl DaemonError {
             | Self::TakeOver(_)
             | Self::Begin(_)
             | Self::Lists(_)
+            | Self::StuckWorker { .. }
             | Self::Successor(_)
             | Self::System { .. } => false,
         }

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam::channel::{Sender, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::state_of;
 use xvs_model::config::refusal::CommandError;
@@ -15,12 +15,15 @@ use xvs_model::protocol::request::{ControlRequest, TakeOverStep};
 use xvs_model::report::event::Requester;
 use xvs_sched::ServiceKey;
 
-use crate::control_thread::hand_over::Step;
+use crate::control_thread::hand_over::{Step, Successor};
 use crate::control_thread::{ControlThread, Input};
 use crate::shared::Shared;
 
 /// How long `xvs status` waits for the control thread.
 const RULES_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a successor waits for the control thread, which may have to carry out a large change first.
+const STEP_TIMEOUT: Duration = Duration::from_secs(50);
 
 /// A handle on the daemon, usable from any thread.
 #[derive(Clone)]
@@ -66,28 +69,33 @@ impl Handle {
         question.put(|request| self.request(request))
     }
 
-    /// Carries out a step of a successor. `successor` holds the latest one that has begun, and the channel for its
-    /// steps; earlier ones were given up.
+    /// Carries out a step of a successor. `begun` holds the latest one that has begun, and the channel for its steps.
     ///
     /// # Errors
-    /// The step is out of order, or this process is not taking over.
+    /// Another process takes over, the step is out of order, this process is not taking over, or the control thread
+    /// does not answer.
     pub(crate) fn take_over(
         &self,
-        successor: &mut Option<(u32, Sender<Step>)>,
+        begun: &mut Option<(Successor, Sender<Step>)>,
         step: TakeOverStep,
-        process: u32,
+        successor: Successor,
     ) -> Result<(), CommandError> {
         if step == TakeOverStep::Begin {
+            if let Some(number) = self.shared.handing_over.successor() {
+                return Err(CommandError::failed(format_args!(
+                    "process {number} is taking over; wait until it forwards or has failed, or end it (`kill {number}`)"
+                )));
+            }
             let (steps, receiver) = bounded(1);
-            *successor = Some((process, steps));
+            *begun = Some((successor.clone(), steps));
             let (ready, is_ready) = bounded(1);
-            self.send(move |thread| thread.hand_over(process, &receiver, &ready))?;
-            return is_ready.recv().map_err(|_| CommandError::ending())?;
+            self.send(move |thread| thread.hand_over(&successor, &receiver, &ready))?;
+            return answer_to_successor(&is_ready, CommandError::ending);
         }
-        let (_, steps) = successor.as_ref().filter(|(begun, _)| *begun == process).ok_or_else(given_up)?;
+        let (_, steps) = begun.as_ref().filter(|(begun, _)| begun.is(&successor)).ok_or_else(given_up)?;
         let (reply, done) = bounded(1);
         steps.send((step, reply)).map_err(|_| given_up())?;
-        done.recv().map_err(|_| given_up())?
+        answer_to_successor(&done, given_up)
     }
 
     /// Runs this on the control thread, and waits for what it returns.
@@ -145,6 +153,20 @@ impl Handle {
     /// State that is read without the control thread.
     pub fn shared(&self) -> &Shared {
         &self.shared
+    }
+}
+
+/// The control thread's answer to a step of a successor, or the error of one that has dropped the channel.
+fn answer_to_successor(
+    answer: &Receiver<Result<(), CommandError>>,
+    dropped: fn() -> CommandError,
+) -> Result<(), CommandError> {
+    match answer.recv_timeout(STEP_TIMEOUT) {
+        Ok(answer) => answer,
+        Err(RecvTimeoutError::Disconnected) => Err(dropped()),
+        Err(RecvTimeoutError::Timeout) => Err(CommandError::failed(
+            "its control thread is busy or hangs; `xvs healthy` names what makes no progress, then try again",
+        )),
     }
 }
 

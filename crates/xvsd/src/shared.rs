@@ -5,7 +5,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 use std::thread;
 use std::time::Duration;
@@ -43,6 +42,7 @@ use crate::last_hour::{LastHour, Total};
 use crate::lock::lock;
 use crate::log::Losses;
 use crate::response_minute::ResponseMinutes;
+use crate::restart::handing_over::{HandingOver, Limits};
 use crate::restart::kept_hour::KeptHour;
 use crate::status::weights_in_force;
 use crate::sync_peers::SyncPeers;
@@ -65,8 +65,8 @@ pub struct Shared {
     pub(crate) owned: OnceLock<(Arc<Table>, Mutex<TableReader>)>,
     /// The time of systemd's watchdog, if it is notified.
     pub(crate) watchdog: OnceLock<Duration>,
-    /// Whether the control thread hands over to a successor, and so answers nothing else.
-    pub(crate) hands_over: AtomicBool,
+    /// While the control thread hands over to a successor, it answers nothing else.
+    pub(crate) handing_over: HandingOver,
     /// While a thread holds this, no connections are swept.
     pub(crate) sweeping: Arc<Mutex<()>>,
     /// The snapshot that workers use.
@@ -201,7 +201,7 @@ impl Shared {
             offload: None,
             owned: OnceLock::new(),
             watchdog: OnceLock::new(),
-            hands_over: AtomicBool::new(false),
+            handing_over: HandingOver::default(),
             sweeping: Arc::default(),
             published: control.published(),
             counters: (0..workers).map(|_| Arc::default()).collect(),
@@ -230,6 +230,12 @@ impl Shared {
     /// The time of the workers' clock.
     pub fn now(&self) -> Millis {
         self.clock.now()
+    }
+
+    /// How long a successor may take.
+    pub(crate) fn hand_over_limits(&self) -> Limits {
+        let servers = self.published.load().services.iter().map(|service| service.members.len()).sum();
+        Limits::of(servers, self.table().entries())
     }
 
     /// The connection table is this process's from now on.

@@ -121,6 +121,11 @@ impl Client {
         Ok(Self { stream, socket: socket.to_owned(), wait: None })
     }
 
+    /// The connection's socket.
+    pub fn socket(&self) -> &UnixStream {
+        &self.stream
+    }
+
     /// The process of the daemon; `None`: it is of another PID namespace.
     pub fn process(&self) -> Option<u32> {
         // The kernel reports 0 for a process of another PID namespace.

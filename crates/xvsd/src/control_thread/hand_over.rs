@@ -8,31 +8,66 @@
 
 use std::os::unix::process::CommandExt;
 use std::process;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
 use xvs_ctl::control::datapath::Datapath as _;
 use xvs_helper::process::pass_on;
-use xvs_host::process::Process;
+use xvs_host::process::{END, Process};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::request::TakeOverStep;
 
 use crate::control_thread::ControlThread;
+use crate::error::DaemonError;
 use crate::lock::lock;
+use crate::restart::handing_over::Limits;
 use crate::restart::successor;
 use crate::rights;
 use crate::shared::Shared;
+use crate::socket::peer::Peer;
 use crate::workers::system::SystemDatapath;
 
-/// How long a successor may prepare, and how long it may take for each later step.
-const PREPARATION: Duration = Duration::from_secs(60);
-const STEP: Duration = Duration::from_secs(10);
 /// How long the reply to `xvs reload` may take. The successor forwards already.
 const REPLY: Duration = Duration::from_millis(200);
 /// Interval of looking whether the successor still runs.
 const LOOK: Duration = Duration::from_millis(20);
+
+/// A process that takes over.
+#[derive(Clone)]
+pub(crate) struct Successor {
+    number: u32,
+    process: Arc<Process>,
+}
+
+impl Successor {
+    /// The client as one.
+    ///
+    /// # Errors
+    /// It may not take over, or has ended.
+    pub(crate) fn of(peer: &Peer) -> Result<Self, CommandError> {
+        let number = u32::try_from(peer.pid).unwrap_or(0);
+        match &peer.process {
+            Some(process) => Ok(Self { number, process: process.clone() }),
+            None => Err(CommandError::failed(
+                "only root and the user of xvsd may take over; `xvs reload` lets xvsd start a successor itself",
+            )),
+        }
+    }
+
+    /// Refuses its step, and lets it print why and end. Returns the reason.
+    fn refuse(&self, reply: &Sender<Result<(), CommandError>>, why: String) -> String {
+        let _ = reply.send(Err(CommandError::failed(&why)));
+        let _ = self.process.ends_within(END);
+        why
+    }
+
+    /// Whether it is the same client.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.process, &other.process)
+    }
+}
 
 /// A step of a process that takes over, and where its result goes.
 pub(crate) type Step = (TakeOverStep, Sender<Result<(), CommandError>>);
@@ -46,55 +81,53 @@ enum Stage {
 }
 
 impl ControlThread {
-    /// Hands over to the process with this id, which sends its further steps by `steps`, unless the journal lacks
-    /// changes; `ready` gets which. Returns if the hand-over fails.
+    /// Hands over to this process, which sends its further steps by `steps`, unless the journal lacks changes; `ready`
+    /// gets which. Returns if the hand-over fails.
     pub(crate) fn hand_over(
         &mut self,
-        successor: u32,
+        successor: &Successor,
         steps: &Receiver<Step>,
         ready: &Sender<Result<(), CommandError>>,
     ) {
         let complete = self.control.complete_journal();
         let is_complete = complete.is_ok();
-        let _ = ready.send(complete);
-        if !is_complete {
-            return;
+        // Before the answer: from then on another successor is refused.
+        self.shared.handing_over.begin(successor.number);
+        // A successor that no longer waits has given up.
+        if ready.send(complete).is_ok() && is_complete {
+            self.hand_over_steps(successor, steps);
         }
-        // Relaxed: it orders nothing.
-        self.shared.hands_over.store(true, Ordering::Relaxed);
-        self.hand_over_steps(successor, steps);
-        self.shared.hands_over.store(false, Ordering::Relaxed);
+        self.shared.handing_over.end();
     }
 
-    fn hand_over_steps(&mut self, successor: u32, steps: &Receiver<Step>) {
-        tracing::info!("process {successor} prepares to take over; changes wait until then");
+    fn hand_over_steps(&mut self, successor: &Successor, steps: &Receiver<Step>) {
+        let Successor { number, process } = successor;
+        tracing::info!("process {number} prepares to take over; changes wait until then");
         let shared = self.shared.clone();
         // They have their own reasons to end connections; while these are held, they do not.
         let mut quiet = None;
         let mut stage = Stage::Preparing;
         // Whether the successor need not read the connection table.
         let mut is_left = false;
-        let mut until = Instant::now() + PREPARATION;
-        let process = Process::open(successor);
+        let Limits { preparation, step } = shared.hand_over_limits();
+        let mut until = Instant::now() + preparation;
         // What does not change until the pause needs no time in it.
         self.control.save_numbers();
         let why = loop {
+            shared.handing_over.count_turn();
             match steps.recv_timeout(LOOK) {
                 Ok((TakeOverStep::Pause, reply)) if stage == Stage::Preparing => {
                     // While the workers still forward. The successor adds what is counted from now on.
                     shared.record_last_hour();
                     shared.keep_last_hour();
                     quiet = Some((lock(shared.reader()), lock(&shared.sweeping)));
-                    self.control.datapath().workers.pause();
-                    // The successor has the whole hold until its own programs are in force.
-                    self.beat();
-                    self.control.datapath().daemons.may_send(false);
-                    // Otherwise the successor reads it: clients' connections are counted nowhere else.
-                    is_left = !self.control.counts_clients() && self.control.keeps_numbers();
-                    if is_left {
-                        shared.table().leave(shared.now());
-                    }
-                    (stage, until) = (Stage::Paused, Instant::now() + STEP);
+                    // From now on the workers' sockets have to be opened again if this fails.
+                    stage = Stage::Paused;
+                    is_left = match self.pause_workers() {
+                        Ok(is_left) => is_left,
+                        Err(error) => break successor.refuse(&reply, error.to_string()),
+                    };
+                    until = Instant::now() + step;
                     let _ = reply.send(Ok(()));
                     // Read after the next step, while the successor waits for the kernel.
                     self.control.save_numbers();
@@ -102,18 +135,17 @@ impl ControlThread {
                 Ok((TakeOverStep::TakeTable, reply)) if stage == Stage::Paused => {
                     if is_left && !self.control.keeps_numbers() {
                         // The successor would begin with the counts of connections from before.
-                        let why = "the numbers of connections cannot be saved";
-                        let _ = reply.send(Err(CommandError::failed(why)));
-                        break why;
+                        break successor
+                            .refuse(&reply, "the numbers of connections cannot be saved".to_owned());
                     }
-                    (stage, until) = (Stage::Taken, Instant::now() + STEP);
+                    (stage, until) = (Stage::Taken, Instant::now() + step);
                     let _ = reply.send(Ok(()));
                 }
                 Ok((TakeOverStep::Done, reply)) if stage == Stage::Taken => {
                     let _ = reply.send(Ok(()));
                     // It sends what was announced here.
                     self.control.datapath().stop_master();
-                    tracing::info!("process {successor} has taken over: ending");
+                    tracing::info!("process {number} has taken over: ending");
                     let reload = lock(&shared.taken_over).take();
                     let wait =
                         if reload.is_some_and(|reload| reload.send(Ok(())).is_ok()) { REPLY } else { LOOK };
@@ -125,20 +157,20 @@ impl ControlThread {
                     let why = format!("the step {step:?} does not follow {stage:?}");
                     let _ = reply.send(Err(CommandError::failed(why)));
                 }
-                Err(RecvTimeoutError::Timeout) if process.as_ref().map_or(true, Process::has_ended) => {
-                    break "it has ended";
+                Err(RecvTimeoutError::Timeout) if process.has_ended() => break "it has ended".to_owned(),
+                Err(RecvTimeoutError::Timeout) if Instant::now() > until => {
+                    break "it takes too long".to_owned();
                 }
-                Err(RecvTimeoutError::Timeout) if Instant::now() > until => break "it takes too long",
                 Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break "it has given up",
+                Err(RecvTimeoutError::Disconnected) => break "it has given up".to_owned(),
             }
         };
-        tracing::warn!("process {successor} does not take over: {why}; this process continues");
+        // From now on another successor waits for this thread.
+        shared.handing_over.end();
+        tracing::warn!("process {number} does not take over: {why}; this process continues");
         // The successor must take nothing from now on. One that prepares has taken nothing, and its next step is
-        // refused. Only a later step proves that the opened process is the successor, not another one with its number.
-        if let Ok(process) = process
-            && stage != Stage::Preparing
-        {
+        // refused.
+        if stage != Stage::Preparing {
             process.kill();
         }
         if stage == Stage::Taken {
@@ -153,6 +185,24 @@ impl ControlThread {
         if stage == Stage::Paused {
             self.resume_workers();
         }
+    }
+
+    /// Makes the workers close their sockets. Returns whether the connection table is left in order, so that the
+    /// successor need not read it.
+    ///
+    /// # Errors
+    /// A worker hangs.
+    fn pause_workers(&mut self) -> Result<bool, DaemonError> {
+        self.control.datapath().workers.pause()?;
+        // The successor has the whole hold until its own programs are in force.
+        self.beat();
+        self.control.datapath().daemons.may_send(false);
+        // Otherwise the successor reads it: clients' connections are counted nowhere else.
+        let is_left = !self.control.counts_clients() && self.control.keeps_numbers();
+        if is_left {
+            self.shared.table().leave(self.shared.now());
+        }
+        Ok(is_left)
     }
 
     fn beat(&self) {

@@ -6,7 +6,6 @@
 //! other objects of the threads (`status/`).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,8 @@ use thiserror::Error;
 use tokio::runtime::Handle;
 use xvs_dataplane::counters::WorkerCounters;
 use xvs_model::protocol::request::ControlRequest;
+
+use crate::restart::handing_over::HandingOver;
 
 /// Interval of looking at workers that have not ended a turn yet.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
@@ -30,9 +31,11 @@ pub(crate) fn check(daemon: &crate::handle::Handle, patience: Duration) -> Resul
     shared.wakers.iter().for_each(|waker| waker.wake());
     let turns = shared.health_thread.get().map(next_turn);
     let mut failures = Vec::new();
-    // Relaxed: a late view is as good as a check a moment earlier.
-    let hands_over = shared.hands_over.load(Ordering::Relaxed);
-    if !hands_over && daemon.request_until(ControlRequest::Timeouts, until).is_none() {
+    if !hands_over(&shared.handing_over, until)
+        && daemon.request_until(ControlRequest::Timeouts, until).is_none()
+        // Since a moment.
+        && shared.handing_over.successor().is_none()
+    {
         failures.push("the control thread does not answer".to_owned());
     }
     if turns.is_some_and(|turned| turned.recv_deadline(until).is_err()) {
@@ -50,6 +53,18 @@ pub(crate) fn check(daemon: &crate::handle::Handle, patience: Duration) -> Resul
 pub(crate) struct Stalled {
     failures: Vec<String>,
     patience: Duration,
+}
+
+/// Whether the control thread waits for a successor, and looks at it again before `until`.
+fn hands_over(handing_over: &HandingOver, until: Instant) -> bool {
+    let before = handing_over.turns();
+    while handing_over.successor().is_some() && Instant::now() < until {
+        if handing_over.turns() != before {
+            return true;
+        }
+        thread::sleep(POLL_INTERVAL);
+    }
+    false
 }
 
 /// Receives a message when the runtime's thread has run a task.
@@ -86,6 +101,24 @@ mod tests {
         workers[1].count_poll(64);
         let never = now + Duration::from_secs(3600);
         assert_eq!(stalled(&workers, &before, never).count(), 0);
+    }
+
+    #[test]
+    fn a_hand_over_counts_as_progress_while_the_control_thread_looks_at_the_successor_and_only_then() {
+        let handing_over = HandingOver::default();
+        let never = Instant::now() + Duration::from_secs(3600);
+        assert!(!hands_over(&handing_over, never), "there is none");
+        handing_over.begin(7);
+        assert!(!hands_over(&handing_over, Instant::now()), "the control thread hangs");
+        thread::scope(|scope| {
+            let seen = scope.spawn(|| hands_over(&handing_over, never));
+            while !seen.is_finished() {
+                handing_over.count_turn();
+            }
+            assert!(seen.join().unwrap());
+        });
+        handing_over.end();
+        assert!(!hands_over(&handing_over, never), "it has ended");
     }
 
     #[test]

@@ -5,19 +5,20 @@
 //! before the last one. Not here: the side of the running xvsd (`control_thread/hand_over.rs`), the use of its table
 //! (`restart/kept_state.rs`), sockets and workers (`control_thread/serve.rs`).
 
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
 use xvs_host::process::{END, Process};
 use xvs_model::protocol::client::{Client, Failure};
-use xvs_model::protocol::question;
-use xvs_model::protocol::request::TakeOverStep;
+use xvs_model::protocol::request::{Request, TakeOverStep};
+use xvs_model::protocol::{late_reply, question};
 
 /// A take-over that is under way.
 pub struct TakeOver {
     client: Client,
-    /// The running xvsd. Its reply to the first step shows that its number was not another's when this was opened.
+    /// The running xvsd. Its reply to the first step shows that the process had not ended when this was opened.
     former: Option<Process>,
     socket: std::path::PathBuf,
     /// When the running xvsd stopped forwarding, and for how long nobody forwarded.
@@ -26,15 +27,25 @@ pub struct TakeOver {
     watchdog: Option<Duration>,
 }
 
+/// Waits for the answer to a step, but not for ever: the running xvsd may hang.
+fn await_answer(stream: &UnixStream, request: &Request) -> Result<(), Failure> {
+    late_reply::wait(stream, request, &mut |notice| tracing::warn!("{notice}"))
+}
+
 /// Why a take-over fails. The running xvsd continues.
 #[derive(Debug, Error)]
-#[error(
-    "{socket}: xvsd cannot be taken over: {why}; if none runs, start it without --take-over",
-    socket = socket.display()
-)]
+#[error("{socket}: xvsd cannot be taken over: {why}{step}", socket = socket.display(), step = step(why))]
 pub struct TakeOverError {
     socket: std::path::PathBuf,
     why: Failure,
+}
+
+/// The step after a failure that does not name one.
+fn step(why: &Failure) -> &'static str {
+    match why {
+        Failure::Transport(_) => "; if none runs, start it without --take-over",
+        Failure::Refused(_) | Failure::Printing(_) => "",
+    }
 }
 
 impl TakeOver {
@@ -44,7 +55,7 @@ impl TakeOver {
     /// No xvsd runs.
     pub fn connect(socket: &Path) -> Result<Self, TakeOverError> {
         let failed = |why| TakeOverError { socket: socket.to_owned(), why };
-        let client = Client::connect(socket).map_err(failed)?;
+        let client = Client::connect(socket).map_err(failed)?.waiting_by(await_answer);
         Ok(Self {
             client,
             former: None,
@@ -60,7 +71,8 @@ impl TakeOver {
     /// # Errors
     /// It refuses.
     pub fn begin(&mut self) -> Result<(), TakeOverError> {
-        self.former = self.client.process().and_then(|number| Process::open(number).ok());
+        self.former =
+            self.client.process().and_then(|number| Process::of_peer(self.client.socket(), number).ok());
         let begun = question::begin_take_over().ask(&mut self.client);
         let watchdog_millis = begun.map_err(|why| TakeOverError { socket: self.socket.clone(), why })?;
         self.watchdog = watchdog_millis.map(Duration::from_millis);

@@ -43,12 +43,14 @@ use crate::metrics::Destinations;
 use crate::metrics::admission::Admission;
 use crate::metrics::exporter::{Exporter, ExporterError, Listener, StatusPage};
 use crate::reload::difference::{Difference, differences, shown};
+use crate::restart::handing_over::Limits;
 use crate::restart::successor;
 use crate::status::page::Viewers;
 use crate::status::virtual_addresses;
 
-/// How long a successor may take. The running xvsd gives up earlier on a successor that hangs at a step.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// How long a successor may take beyond its preparation and its two later steps. The running xvsd gives up earlier on a
+/// successor that hangs at a step.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Carries out reloads of a running daemon.
 pub struct Reloader {
@@ -317,7 +319,9 @@ impl Reloader {
         *lock(&self.daemon.shared().taken_over) = Some(result.clone());
         let started = successor::start_for_reload(result);
         let process = started.map_err(|error| format!("its process cannot be started: {error}"))?;
-        let result = results.recv_timeout(PATIENCE).unwrap_or_else(|_| Err("it takes too long".to_owned()));
+        let Limits { preparation, step } = self.daemon.shared().hand_over_limits();
+        let patience = preparation + 2 * step + PATIENCE;
+        let result = results.recv_timeout(patience).unwrap_or_else(|_| Err("it takes too long".to_owned()));
         if result.is_err() {
             process.kill();
         }

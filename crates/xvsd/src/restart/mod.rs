@@ -8,12 +8,14 @@
 //! 6. `successor.rs`: a successor that `xvs reload` or a new xvsd starts beside the running one.
 //! 7. `daemon/take_over.rs`: the successor's steps.
 //! 8. `control_thread/hand_over.rs`: the former process's steps, on its control thread.
-//! 9. `control_thread/serve.rs`: the order of all these steps, at a start and at a take-over.
+//! 9. `handing_over.rs`: the hand-over that is under way, for other threads.
+//! 10. `control_thread/serve.rs`: the order of all these steps, at a start and at a take-over.
 //!
 //! Not here: the configuration that a start begins with (`journal/` of `xvs-ctl`), when it is written
 //! (`control/saving.rs` there), numbers of real servers and totals (`registry/kept.rs` there), the layout of the table
 //! in memory (`conn/adopt.rs` of the data plane).
 
+pub(crate) mod handing_over;
 pub(crate) mod kept_health;
 pub(crate) mod kept_hour;
 pub(crate) mod kept_state;

@@ -29,7 +29,7 @@ use xvs_model::report::event::{EventQuery, Kind, Requester};
 use xvs_model::report::explain::{Question, Report};
 use xvs_model::report::status::{RulesFound, RulesStatus, StatusReport};
 
-use crate::control_thread::hand_over::Step;
+use crate::control_thread::hand_over::{Step, Successor};
 use crate::daemon::ending::{Ending, Stop};
 use crate::daemon::liveness;
 use crate::date::date_millis;
@@ -52,7 +52,7 @@ pub struct Dispatch {
     captures: ActiveCaptures,
     stop: Sender<Stop>,
     /// Where the steps of a process go that takes over.
-    successor: Mutex<Option<(u32, Sender<Step>)>>,
+    successor: Mutex<Option<(Successor, Sender<Step>)>>,
 }
 
 impl Dispatch {
@@ -197,9 +197,8 @@ impl Handler for Dispatch {
 impl Dispatch {
     /// Carries out a step of a process that takes over.
     fn take_over(&self, daemon: &Handle, step: TakeOverStep, peer: &Peer) -> Result<Reply, CommandError> {
-        let process = u32::try_from(peer.pid).unwrap_or(0);
-        let mut successor = lock(&self.successor);
-        daemon.take_over(&mut successor, step, process)?;
+        let successor = Successor::of(peer)?;
+        daemon.take_over(&mut lock(&self.successor), step, successor)?;
         if step != TakeOverStep::Begin {
             return Ok(Reply::Done);
         }

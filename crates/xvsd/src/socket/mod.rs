@@ -403,7 +403,7 @@ impl Client {
         clients.next += 1;
         clients.served.insert(
             number,
-            Served { stream: second, peer, idle_since: Some(Instant::now()), has_asked: false },
+            Served { stream: second, peer: peer.clone(), idle_since: Some(Instant::now()), has_asked: false },
         );
         drop(clients);
         Some(Self { number, stream, peer, shared: Arc::clone(shared) })
@@ -589,7 +589,7 @@ mod tests {
     fn clients(peers: &[Peer]) -> Clients {
         let served = peers.iter().zip(0..).map(|(peer, number)| {
             let (stream, _) = UnixStream::pair().unwrap();
-            (number, Served { stream, peer: *peer, idle_since: None, has_asked: true })
+            (number, Served { stream, peer: peer.clone(), idle_since: None, has_asked: true })
         });
         Clients { served: served.collect(), ..Clients::default() }
     }
@@ -597,23 +597,24 @@ mod tests {
     #[test]
     fn readers_never_take_all_places_nor_that_of_an_idle_client_and_one_user_never_all_places_of_readers() {
         let settings = Settings { clients: 4, readers: 3, readers_per_user: 2, ..Settings::of("unused") };
-        let reader = |uid| Peer { pid: 1, uid, access: Access::Read };
-        let root = Peer { pid: 1, uid: 0, access: Access::Change };
+        let reader = |uid| Peer { pid: 1, uid, access: Access::Read, process: None };
+        let root = || Peer { pid: 1, uid: 0, access: Access::Change, process: None };
         let room = |there: &[Peer], peer| clients(there).have_room_for(&peer, &settings);
         assert!(room(&[reader(1)], reader(1)));
         assert!(!room(&[reader(1), reader(1)], reader(1)), "one user's");
         assert!(room(&[reader(1), reader(1)], reader(2)));
         assert!(!room(&[reader(1), reader(1), reader(2)], reader(3)), "all users'");
         assert!(
-            room(&[reader(1), reader(1), reader(2)], root),
+            room(&[reader(1), reader(1), reader(2)], root()),
             "the remaining places are for clients that may change"
         );
-        assert!(!room(&[root; 4], root));
-        assert!(!room(&[root; 4], reader(1)));
+        let four = [root(), root(), root(), root()];
+        assert!(!room(&four, root()));
+        assert!(!room(&four, reader(1)));
 
         let start = Instant::now();
         let idle = |seconds: [Option<u64>; 3]| {
-            let mut all = clients(&[root, reader(1), root]);
+            let mut all = clients(&[root(), reader(1), root()]);
             for (number, seconds) in (0..).zip(seconds) {
                 let since = seconds.map(|seconds| start + Duration::from_secs(seconds));
                 all.served.get_mut(&number).unwrap().idle_since = since;
@@ -627,15 +628,15 @@ mod tests {
             gone
         };
         let waiting = || idle([Some(7), Some(4), Some(5)]);
-        assert_eq!(replaced(waiting(), root), Some(1));
+        assert_eq!(replaced(waiting(), root()), Some(1));
         assert_eq!(replaced(waiting(), reader(2)), None, "readers take no other client's place");
-        assert_eq!(replaced(idle([Some(7), None, Some(5)]), root), Some(2), "1 is busy");
-        assert_eq!(replaced(idle([Some(9), None, Some(9)]), root), None, "these have just connected");
+        assert_eq!(replaced(idle([Some(7), None, Some(5)]), root()), Some(2), "1 is busy");
+        assert_eq!(replaced(idle([Some(9), None, Some(9)]), root()), None, "these have just connected");
     }
 
     #[test]
     fn a_client_whose_message_has_begun_keeps_its_place_and_one_without_a_place_is_not_read() {
-        let root = Peer { pid: 1, uid: 0, access: Access::Change };
+        let root = Peer { pid: 1, uid: 0, access: Access::Change, process: None };
         let shared = Arc::new(Shared {
             settings: Settings::of("unused"),
             rules: Rules::of_group("no such group"),
@@ -644,7 +645,7 @@ mod tests {
             large: LargeRequests::default(),
         });
         let (mut sender, stream) = UnixStream::pair().unwrap();
-        let client = Client::register(stream, root, &shared, &mut 0).unwrap();
+        let client = Client::register(stream, root.clone(), &shared, &mut 0).unwrap();
         let later = Instant::now() + Duration::from_secs(9);
         let within = Duration::from_secs(5);
         let begin = || Incoming { client: &client, first: within, rest: within, until: None }.read(&mut [0]);

@@ -6,14 +6,16 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 
 use nix::sys::socket::{getsockopt, sockopt};
 use nix::unistd::Group;
+use xvs_host::process::Process;
 use xvs_model::protocol::request::Access;
 use xvs_xdp::peer_groups;
 
 /// A client of the control socket.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Peer {
     /// Its process id; 0 for a process of another PID namespace.
     pub pid: i32,
@@ -21,6 +23,9 @@ pub struct Peer {
     pub uid: u32,
     /// What it may request.
     pub access: Access,
+    /// The process, if it may take over: root's, or that of the daemon's own user. A member of the group may not,
+    /// because xvsd kills a process whose take-over fails.
+    pub(crate) process: Option<Arc<Process>>,
 }
 
 /// Users that may request changes: root, the daemon's own user, and the members of one group.
@@ -51,12 +56,18 @@ impl Rules {
         let credentials = getsockopt(stream, sockopt::PeerCredentials)?;
         let uid = credentials.uid();
         let access = self.access(uid, credentials.gid(), &peer_groups(stream.as_fd())?);
-        Ok(Peer { pid: credentials.pid(), uid, access })
+        let number = u32::try_from(credentials.pid()).ok().filter(|_| self.may_take_over(uid));
+        let process = number.and_then(|number| Process::of_peer(stream, number).ok()).map(Arc::new);
+        Ok(Peer { pid: credentials.pid(), uid, access, process })
+    }
+
+    fn may_take_over(self, uid: u32) -> bool {
+        uid == 0 || uid == self.own_uid
     }
 
     fn access(self, uid: u32, gid: u32, groups: &[u32]) -> Access {
         let member = self.group.is_some_and(|group| gid == group || groups.contains(&group));
-        if uid == 0 || uid == self.own_uid || member { Access::Change } else { Access::Read }
+        if self.may_take_over(uid) || member { Access::Change } else { Access::Read }
     }
 }
 
@@ -65,13 +76,14 @@ mod tests {
     use crate::socket::peer::*;
 
     #[test]
-    fn root_the_daemons_user_and_the_group_may_change_and_others_only_read() {
+    fn root_and_the_daemons_user_may_take_over_the_group_may_change_and_others_only_read() {
         let rules = Rules { own_uid: 50, group: Some(990) };
         assert_eq!(rules.access(0, 0, &[]), Access::Change);
         assert_eq!(rules.access(50, 50, &[]), Access::Change);
         assert_eq!(rules.access(1000, 990, &[]), Access::Change);
         assert_eq!(rules.access(1000, 1000, &[27, 990]), Access::Change);
         assert_eq!(rules.access(1000, 1000, &[27]), Access::Read);
+        assert!(rules.may_take_over(0) && rules.may_take_over(50) && !rules.may_take_over(1000));
         assert_eq!(Rules { group: None, ..rules }.access(1000, 990, &[990]), Access::Read);
     }
 

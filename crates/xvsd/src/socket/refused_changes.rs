@@ -44,7 +44,7 @@ mod tests {
     #[test]
     fn a_denied_change_is_logged_with_user_and_process_and_further_ones_are_counted() {
         let (mut refused_changes, begin) = (RefusedChanges::default(), Instant::now());
-        let peer = Peer { pid: 4711, uid: 1000, access: Access::Read };
+        let peer = Peer { pid: 4711, uid: 1000, access: Access::Read, process: None };
         let first = refused_changes.line(&peer, "xvsadm -C", begin).unwrap();
         assert!(
             first.starts_with("uid 1000 (process 4711) ") && first.ends_with("«xvsadm -C»: denied"),

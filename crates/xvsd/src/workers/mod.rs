@@ -15,15 +15,16 @@ mod settings;
 pub(crate) mod system;
 pub(crate) mod worker_start;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use core_affinity::CoreId;
-use crossbeam::channel::{Receiver, Sender, bounded};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use xvs_ctl::placement;
 use xvs_dataplane::port::xdp::{OwnPackets, Waker, XdpPort};
 use xvs_dataplane::steering::Steering;
@@ -39,8 +40,8 @@ use xvs_xdp::device::{receive_queues, receive_queues_word};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::polling::Poll;
 use xvs_xdp::{
-    Attached, CopyMode, Mode, OFFLOAD, PacketMemory, Queues, RECEIVE_RING, RingSizes, Sockets, Wanted,
-    WantedMode, precede_receive_threads, umem_bytes,
+    AttachError, Attached, CopyMode, Mode, OFFLOAD, PacketMemory, Queues, RECEIVE_RING, RingSizes, Sockets,
+    Wanted, WantedMode, precede_receive_threads, umem_bytes,
 };
 
 use crate::error::{DaemonError, system};
@@ -52,6 +53,9 @@ use crate::workers::settings::Unfit;
 
 /// The time after a refusal until it is tried again.
 pub(crate) const RETRY_REFUSED: Duration = Duration::from_secs(30);
+
+/// How long a worker may take to end its burst and close its sockets.
+const CLOSING: Duration = Duration::from_secs(5);
 
 /// The queues of each worker, by interface.
 pub(crate) type Shares = Vec<Vec<Vec<u32>>>;
@@ -77,6 +81,8 @@ pub(crate) struct Workers {
     threads: Vec<WorkerThread>,
     /// Whether the workers have no sockets.
     pub(crate) paused: bool,
+    /// Why a driver refused the wanted number of receive queues when the sockets were opened last, by interface name.
+    queues_refused: BTreeMap<String, AttachError>,
     /// Changed settings that the workers have no sockets for, by interface.
     unfit: Vec<Option<Unfit>>,
     /// Where the XDP programs are pinned; `None`: they end with this process.
@@ -100,6 +106,9 @@ struct WorkerThread {
     stop: Arc<AtomicBool>,
     /// Signals that the worker forwards no more, and closes its sockets.
     closed: Receiver<()>,
+    /// Whether it has a port and so may use the table: from the start or [`Workers::resume`] until it has closed its
+    /// sockets.
+    has_port: bool,
     /// Sends the next port to the worker; dropping it ends the worker.
     ports: Option<Sender<XdpPort>>,
     handle: Option<JoinHandle<()>>,
@@ -139,6 +148,7 @@ impl Workers {
             memory: Vec::new(),
             threads: Vec::new(),
             paused: false,
+            queues_refused: BTreeMap::new(),
             unfit,
             pins,
             not_pinned: Vec::new(),
@@ -238,11 +248,20 @@ impl Workers {
     /// Opens a port for each worker, with its share of the queues. Each comes with the worker's facts for `xvs status`.
     ///
     /// # Errors
-    /// The kernel refuses a socket or a descriptor; none stays open.
+    /// The kernel refuses a socket or a descriptor, or at a start a driver the wanted queues; no socket stays open.
     pub(crate) fn open_ports(&mut self) -> Result<Vec<(XdpPort, WorkerFacts)>, DaemonError> {
         let mut memory = std::mem::take(&mut self.memory).into_iter();
         let to_copy = self.to_copy();
-        self.attached.iter().try_for_each(Attached::set_queues)?;
+        self.queues_refused.clear();
+        for attached in &self.attached {
+            match attached.set_queues() {
+                Ok(()) => {}
+                // At a start the operator corrects it at once.
+                Err(error) if self.threads.is_empty() => return Err(error.into()),
+                // The queues that there are still serve, and so do the other interfaces.
+                Err(error) => _ = self.queues_refused.insert(attached.interface().to_owned(), error),
+            }
+        }
         self.not_driven.clear();
         self.defer_interrupts(self.poll != Poll::Sleep);
         self.shared_cores.warn(self.shares.len());
@@ -324,7 +343,7 @@ impl Workers {
             run_worker(worker, &closed_tx, &next);
         });
         let handle = Some(thread.map_err(system("a thread"))?);
-        self.threads.push(WorkerThread { stop, closed, ports: Some(ports), handle });
+        self.threads.push(WorkerThread { stop, closed, has_port: true, ports: Some(ports), handle });
         Ok(())
     }
 
@@ -337,7 +356,8 @@ impl Workers {
     /// worker close its sockets. [`Self::resume`] opens new ones, when the workers' network has the interface.
     ///
     /// # Errors
-    /// The interface cannot be attached; nothing has changed.
+    /// The interface cannot be attached; nothing has changed. Or, as [`Self::pause`], a worker does not close its
+    /// sockets.
     pub(crate) fn attach(
         &mut self,
         index: usize,
@@ -372,11 +392,9 @@ impl Workers {
         self.unfit.resize_with(self.attached.len(), || None);
         self.unfit[index] = None;
         self.pin(index);
-        if !self.paused {
-            self.pause();
-        }
+        let paused = self.pause();
         self.redirect_own(steering);
-        Ok(())
+        paused
     }
 
     fn interrupt(&self) {
@@ -387,27 +405,41 @@ impl Workers {
         }
     }
 
-    /// Makes every worker close its sockets. Returns when none uses the table.
-    pub(crate) fn pause(&mut self) {
-        self.interrupt();
-        for thread in &self.threads {
-            // A worker that has panicked sends nothing; the daemon is about to end.
-            let _ = thread.closed.recv();
-        }
+    /// Makes every worker close its sockets, if it has some. Returns when none uses the table.
+    ///
+    /// # Errors
+    /// A worker does not do so in time. The others stay without sockets until [`Self::resume`] succeeds, which it does
+    /// once that worker has closed its own.
+    pub(crate) fn pause(&mut self) -> Result<(), DaemonError> {
         self.paused = true;
+        self.interrupt();
+        self.await_closed(Instant::now() + CLOSING)
+    }
+
+    fn await_closed(&mut self, until: Instant) -> Result<(), DaemonError> {
+        for (worker, thread) in self.threads.iter_mut().enumerate().filter(|(_, thread)| thread.has_port) {
+            // A worker that has panicked sends nothing; the daemon is about to end.
+            if thread.closed.recv_deadline(until) == Err(RecvTimeoutError::Timeout) {
+                return Err(DaemonError::StuckWorker { worker });
+            }
+            thread.has_port = false;
+        }
+        Ok(())
     }
 
     /// Opens new sockets for the workers after [`Self::pause`].
     ///
     /// # Errors
-    /// As [`Self::attach`].
+    /// A worker has not closed its sockets yet, or [`Self::open_ports`] fails.
     pub(crate) fn resume(&mut self) -> Result<Vec<WorkerFacts>, DaemonError> {
+        self.await_closed(Instant::now())?;
         let ports = self.open_ports()?;
         let mut all_facts = Vec::new();
         for (thread, (port, facts)) in self.threads.iter_mut().zip(ports) {
             all_facts.push(facts);
             // Relaxed: sending on the channel orders it before the worker's next load.
             thread.stop.store(false, Ordering::Relaxed);
+            thread.has_port = true;
             if let Some(ports) = &thread.ports {
                 let _ = ports.send(port);
             }
