@@ -1,7 +1,8 @@
 //! The directory of a director's state: on a tmpfs, for xvsd's user alone, used by one process at a time.
 //!
 //! On a tmpfs the state outlives the process and not the machine, and no write waits for a disk. The files contain
-//! secrets of the director, so no other user may read or replace them. Not here: the contents.
+//! secrets of the director, so no other user may read or replace them. Whatever has the place of such a file and cannot
+//! be one, such as a directory or a file of another user, gets another name at the start. Not here: the contents.
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
@@ -23,6 +24,8 @@ pub struct StateDirectory {
     path: PathBuf,
     /// `None`: another process has the directory, from which this one takes over.
     lock: Option<Lock>,
+    /// Sentences about entries that got another name.
+    set_aside: Vec<String>,
 }
 
 /// Why a directory cannot be used.
@@ -43,6 +46,8 @@ pub enum StateDirectoryError {
     Mode { path: PathBuf, mode: u32 },
     #[error("{path} is not a directory; remove it, or choose another state_directory", path = .0.display())]
     NotADirectory(PathBuf),
+    #[error("{path} is {what}; remove it, and start xvsd again", path = path.display())]
+    NoFile { path: PathBuf, what: String },
     #[error("{path} is used by process {by}; give each xvsd a socket or a state_directory of its own", path = path.display())]
     Held { path: PathBuf, by: String },
     #[error(
@@ -80,9 +85,10 @@ impl StateDirectory {
                 _ => check(directory)?,
             }
         }
-        let mut directory = Self { path, lock: None };
+        let mut directory = Self { path, lock: None, set_aside: Vec::new() };
         if others == Others::Ended {
             directory.take()?;
+            directory.set_all_aside()?;
         }
         Ok(directory)
     }
@@ -93,6 +99,12 @@ impl StateDirectory {
     /// [`StateDirectoryError::Held`], or the kernel refuses.
     pub fn take(&mut self) -> Result<(), StateDirectoryError> {
         let path = self.path.join("lock");
+        if let Ok(about) = fs::symlink_metadata(&path)
+            && !about.is_file()
+        {
+            // No xvsd has such a lock.
+            self.set_aside(&path, &about)?;
+        }
         match lock_within(&path, END).map_err(system(&path))? {
             LockAttempt::Locked(lock) => {
                 self.lock = Some(lock);
@@ -136,6 +148,41 @@ impl StateDirectory {
         ))
     }
 
+    /// Gives other names to all entries that are no files of this user. Only for the process that has the directory.
+    fn set_all_aside(&mut self) -> Result<(), StateDirectoryError> {
+        for entry in fs::read_dir(&self.path).map_err(system(&self.path))? {
+            let path = entry.map_err(system(&self.path))?.path();
+            if path.extension().is_some_and(|ending| ending == REFUSED) {
+                continue;
+            }
+            let about = fs::symlink_metadata(&path).map_err(system(&path))?;
+            self.set_aside(&path, &about)?;
+        }
+        Ok(())
+    }
+
+    /// Gives another name to what cannot be a file of this user.
+    fn set_aside(&mut self, path: &Path, about: &Metadata) -> Result<(), StateDirectoryError> {
+        let Some(what) = no_file(about) else { return Ok(()) };
+        let refused = refused_name(path);
+        // What had this name before, of which only the last one is kept. It could not be replaced by another kind.
+        let _ = fs::remove_file(&refused).or_else(|_| fs::remove_dir_all(&refused));
+        match fs::rename(path, &refused) {
+            Ok(()) => self.set_aside.push(format!(
+                "{} is {what}, not xvsd's file: it is kept as {}, and xvsd has begun without it",
+                path.display(),
+                refused.display()
+            )),
+            Err(_) => return Err(StateDirectoryError::NoFile { path: path.to_owned(), what }),
+        }
+        Ok(())
+    }
+
+    /// Sentences about entries that were no files of xvsd, and have another name since the start.
+    pub fn all_set_aside(&self) -> &[String] {
+        &self.set_aside
+    }
+
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
@@ -144,14 +191,15 @@ impl StateDirectory {
     /// Opens a file for reading and writing, and makes it if it is missing.
     ///
     /// # Errors
-    /// It belongs to another user, is a symbolic link, or the kernel refuses.
+    /// It belongs to another user, is a symbolic link or no file, or the kernel refuses.
     pub fn file(&self, name: &str) -> Result<File, StateDirectoryError> {
         let path = self.path.join(name);
+        if let Some(what) = fs::symlink_metadata(&path).ok().as_ref().and_then(no_file) {
+            return Err(StateDirectoryError::NoFile { path, what });
+        }
         let mut options = File::options();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         let file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(&path).map_err(system(&path))?;
-        let about = file.metadata().map_err(system(&path))?;
-        check_owner(&path, &about)?;
         Ok(file)
     }
 
@@ -168,6 +216,8 @@ impl StateDirectory {
     ) -> Result<File, StateDirectoryError> {
         let path = self.path.join(name);
         self.remove(name)?;
+        // What had its place once would take room for nothing.
+        let _ = fs::remove_file(refused_name(&path));
         let file = self.file(name)?;
         if file.set_len(bytes).is_ok() {
             prefer(&file);
@@ -221,6 +271,27 @@ fn bytes_left(path: &Path) -> Option<u64> {
     Some(files.map(|about| about.blocks() * 512).sum())
 }
 
+/// What it is instead of a file of this user; `None`: it is one.
+fn no_file(about: &Metadata) -> Option<String> {
+    let kind = about.file_type();
+    let user = geteuid().as_raw();
+    match about.uid() {
+        _ if kind.is_dir() => Some("a directory".to_owned()),
+        _ if kind.is_symlink() => Some("a symbolic link".to_owned()),
+        _ if !kind.is_file() => Some("a pipe, a socket or a device".to_owned()),
+        owner if owner != user => Some(format!("a file of user {owner}")),
+        _ => None,
+    }
+}
+
+/// The name of what had this name.
+fn refused_name(path: &Path) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(".");
+    path.push(REFUSED);
+    path.into()
+}
+
 fn check(path: &Path) -> Result<(), StateDirectoryError> {
     // Not followed: a symbolic link could be turned elsewhere by its owner.
     let about = fs::symlink_metadata(path).map_err(system(path))?;
@@ -251,6 +322,8 @@ fn system(path: &Path) -> impl FnOnce(io::Error) -> StateDirectoryError {
     move |error| StateDirectoryError::System { path, error }
 }
 
+/// The ending of the name of an entry that cannot be used.
+const REFUSED: &str = "refused";
 /// linux/magic.h.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 

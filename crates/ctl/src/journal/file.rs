@@ -18,6 +18,9 @@ pub enum StateFileError {
     /// It is a pipe or a device, for example.
     #[error("it is not a regular file")]
     Irregular,
+    /// xvsd never writes as much.
+    #[error("it has {0} bytes, more than xvsd writes")]
+    TooLong(u64),
     /// Another user could have written it.
     #[error("it belongs to user {owner}, and xvsd runs as user {user}")]
     Foreign {
@@ -45,6 +48,7 @@ pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, StateFileError> {
     let user = rustix::process::geteuid().as_raw();
     match metadata.uid() {
         _ if !metadata.is_file() => return Err(StateFileError::Irregular),
+        _ if metadata.len() > LONGEST => return Err(StateFileError::TooLong(metadata.len())),
         owner if owner != user => return Err(StateFileError::Foreign { owner, user }),
         _ => {}
     }
@@ -69,9 +73,12 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
 }
 
 fn replace_by(new: &Path, path: &Path, bytes: &[u8]) -> io::Result<File> {
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed()).open(new)?;
+    // A killed process has left it, or it is no file and must not be opened.
+    let _ = fs::remove_file(new);
+    let mut file = File::options().write(true).create_new(true).mode(0o600).open(new)?;
     file.write_all(bytes)?;
     fs::rename(new, path).map(|()| file)
 }
+
+/// The longest file that is read: 300,000 real servers need a tenth. Memory is needed for all of it.
+const LONGEST: u64 = 1 << 30;

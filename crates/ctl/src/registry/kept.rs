@@ -139,6 +139,11 @@ impl Found {
     pub fn numbers(&self) -> impl Iterator<Item = u32> {
         self.destinations.iter().map(|(number, _)| *number)
     }
+
+    /// The recorded services.
+    pub fn services(&self) -> impl Iterator<Item = ServiceKey> {
+        self.services.iter().filter_map(|(_, record)| record.name.0)
+    }
 }
 
 impl DestinationEntry {

@@ -24,6 +24,9 @@ const TEXT: usize = 8 * NUMBERS;
 /// whose entries refer to destinations by these numbers.
 const HEAD: &[u8] = b"xvs numbers, version 1\n";
 
+/// The longest file that is read, with two million records. Memory is needed for all of it.
+const LONGEST: u64 = 1 << 30;
+
 /// A file of records.
 #[derive(Debug)]
 pub(super) struct Records {
@@ -48,13 +51,13 @@ pub(super) struct Record<N> {
 
 impl Records {
     /// Reads the records of a file, each with its place. Those that cannot be read are left out. A file of another kind
-    /// has none.
+    /// has none, nor has one that is longer than xvsd writes.
     ///
     /// # Errors
     /// The file cannot be read.
     pub(super) fn read<N: DeserializeOwned>(file: File) -> io::Result<(Self, Placed<N>)> {
-        let length = usize::try_from(file.metadata()?.len()).unwrap_or(0) / RECORD * RECORD;
-        let mut image = vec![0; length];
+        let length = Some(file.metadata()?.len()).filter(|length| *length <= LONGEST).unwrap_or(0);
+        let mut image = vec![0; length as usize / RECORD * RECORD];
         file.read_exact_at(&mut image, 0)?;
         if !image.starts_with(HEAD) {
             image = vec![0; RECORD];
@@ -258,7 +261,13 @@ mod tests {
         records.write().unwrap();
         file.write_all_at(&[0xff; 2], (2 * RECORD + TEXT) as u64).unwrap();
         file.write_all_at(b"?", (3 * RECORD + TEXT + 2) as u64).unwrap();
-        let (_, after) = Records::read::<String>(file).unwrap();
+        let (_, after) = Records::read::<String>(file.try_clone().unwrap()).unwrap();
         assert_eq!(after, [(0, record("x", 5))]);
+        // Sparse: memory for all of it is more than the machine has.
+        file.set_len(1 << 50).unwrap();
+        let (mut records, before) = Records::read::<String>(file.try_clone().unwrap()).unwrap();
+        assert_eq!(before, []);
+        records.write().unwrap();
+        assert_eq!(file.metadata().unwrap().len(), RECORD as u64);
     }
 }

@@ -127,6 +127,11 @@ impl FormerTable {
     /// The table in them is refused.
     pub fn map(files: &TableFiles, config: TableConfig, boot: Boot) -> Result<Self, AdoptError> {
         let (parts, secret) = header_of(&files.connections, &config, boot)?;
+        let (length, expected) =
+            (files.extensions.metadata()?.len(), file_bytes(parts.extension_bytes()) as u64);
+        if length != expected {
+            return refused(format!("the file extensions beside it has {length} bytes, not {expected}"));
+        }
         let [mapping, extensions] = map(files, &config, &parts)?;
         Ok(Self(Table::over(config, &parts, mapping, &extensions, secret)))
     }

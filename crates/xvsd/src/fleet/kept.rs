@@ -71,7 +71,7 @@ impl KeptFile {
             serde_json::to_vec(kept).map_err(Into::into).and_then(|bytes| file::replace(path, &bytes));
         if let Err(error) = written {
             tracing::warn!(
-                "{}: {error}; the next xvsd applies the rules of etcd once more; make room in state_directory",
+                "{}: {error}; the next xvsd applies the rules of etcd once more; make room, or remove what has its place",
                 path.display()
             );
         }

@@ -59,7 +59,8 @@ impl KeptHealth {
         if let Err(error) = written {
             let path = self.path.display();
             tracing::warn!(
-                "{path}: {error}; after a restart the health checks begin with an earlier state; make room"
+                "{path}: {error}; after a restart the health checks begin with an earlier state; make room, or remove what \
+                 has its place"
             );
         }
     }

@@ -59,7 +59,8 @@ impl KeptHour {
         if let Err(error) = written {
             let path = self.path.display();
             tracing::warn!(
-                "{path}: {error}; after a restart the lines of the status page lack this time; make room"
+                "{path}: {error}; after a restart the lines of the status page lack this time; make room, or remove what \
+                 has its place"
             );
         }
     }

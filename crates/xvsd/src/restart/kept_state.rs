@@ -77,19 +77,20 @@ impl KeptState {
         if let Some(left) = directory.left_by_others() {
             tracing::warn!("state_directory: {left}");
         }
-        match Self::table_in(&directory, table, others) {
+        let (mut table, mut warnings) = match Self::table_in(&directory, table, others) {
             // There may still be room for the rest.
             Err(DaemonError::StateDirectory(error)) if may_do_without => {
-                let Self { mut table, warnings, .. } = Self::in_memory(table, vec![without(&error)])?;
-                table.numbers = Some(numbers(&directory)?);
-                Ok(Self { table, directory: Some(directory), warnings })
+                let Self { table, warnings, .. } = Self::in_memory(table, vec![without(&error)])?;
+                (table, warnings)
             }
             found => {
                 let (source, warnings) = found?;
-                let table = PreparedTable { source, numbers: Some(numbers(&directory)?) };
-                Ok(Self { table, directory: Some(directory), warnings })
+                (PreparedTable { source, numbers: None }, warnings)
             }
-        }
+        };
+        table.numbers = Some(numbers(&directory)?);
+        warnings.extend_from_slice(directory.all_set_aside());
+        Ok(Self { table, directory: Some(directory), warnings })
     }
 
     /// A new table that does not outlive the process.
@@ -109,8 +110,8 @@ impl KeptState {
         let mut warnings = Vec::new();
         let files =
             TableFiles { connections: directory.file(CONNECTIONS)?, extensions: directory.file(EXTENSIONS)? };
-        let metadata = files.connections.metadata().map_err(|error| failed(directory, error))?;
-        let is_new = metadata.len() == 0;
+        let lengths = [&files.connections, &files.extensions].map(|file| Ok(file.metadata()?.len()));
+        let is_new = lengths.into_iter().all(|length: io::Result<u64>| length.is_ok_and(|bytes| bytes == 0));
         let mapped = match (FormerTable::map(&files, config, boot), others) {
             (Ok(table), Others::Ended) => Some(Origin::Killed(table)),
             (Ok(table), Others::Run) => {
@@ -361,11 +362,14 @@ const SERVICES: &str = "services";
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
+    use std::fs::{self, File};
+    use std::os::unix::fs::{chown, symlink};
     use std::path::Path;
 
-    use rustix::fs::{MemfdFlags, memfd_create};
+    use rustix::fs::{CWD, FileType, MemfdFlags, Mode, memfd_create, mknodat};
+    use xvs_ctl::control::saving::Begun;
     use xvs_ctl::in_memory::MemoryDatapath;
+    use xvs_ctl::journal::start::{Beginning, Files};
     use xvs_dataplane::conn::{Inserted, NewConnection};
     use xvs_dataplane::snapshot::Activity;
     use xvs_dataplane::snapshot::clients::ClientSettings;
@@ -377,7 +381,97 @@ mod tests {
     use xvs_proto::{Endpoint, HashSecret, Protocol};
     use xvs_sched::{ForwardingMethod, Load};
 
+    use crate::last_hour::LastHour;
+    use crate::restart::kept_health::KeptHealth;
+    use crate::restart::kept_hour::KeptHour;
     use crate::restart::kept_state::*;
+
+    /// What an xvsd finds that starts.
+    struct Started {
+        secret: [u64; 3],
+        warnings: Vec<String>,
+        /// Whether there are numbers of destinations, of a service, a journal and counts of the last hour.
+        found: [bool; 4],
+    }
+
+    /// Starts with the state in this folder as xvsd does, writes all files, and ends as if killed.
+    fn start(parent: &Path) -> Started {
+        let config = Config {
+            state_directory: Some(parent.to_owned()),
+            sources: [("state_directory".to_owned(), Source::Toml)].into(),
+            ..Config::default()
+        };
+        let table = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
+        let kept = KeptState::open(&config, table, None, Others::Ended).unwrap();
+        let secret = kept.table.secret().0;
+        let KeptState { table, directory, mut warnings } = kept;
+        let directory = directory.unwrap();
+        let found = &table.numbers.as_ref().unwrap().found;
+        let [destinations, services] = [found.numbers().count() > 0, found.services().count() > 0];
+        let begin = Beginning::of_directory(directory.path(), Files::default(), directory.others()).unwrap();
+        warnings.extend(begin.said);
+        let mut control = control();
+        control.begin_journal(Begun { journal: begin.journal, ..Begun::default() }, Millis(0)).unwrap();
+        let table = table.pause(None, Millis(0)).unwrap().survey(Millis(0), || {});
+        table.own(None, &mut control).unwrap();
+        let health = KeptHealth::new(directory.path());
+        health.write(&health.read());
+        let hour = (KeptHour::new(directory.path()), LastHour::default());
+        let counts = hour.0.read();
+        let found = [destinations, services, begin.saved_at_millis.is_some(), counts.is_some()];
+        hour.1.begin(Millis(0), counts, Vec::new, Vec::new);
+        hour.0.write(&hour.1);
+        Started { secret, warnings, found }
+    }
+
+    #[test]
+    fn after_any_fault_of_any_file_xvsd_starts_names_the_file_and_keeps_its_state_again() {
+        let parent = Path::new("/dev/shm").join(format!("xvs-test-{}-faults", std::process::id()));
+        let _ = fs::remove_dir_all(&parent);
+        let own = parent.join(instance::name_of(&Config::default().socket));
+        start(&parent);
+        let names =
+            [CONNECTIONS, EXTENSIONS, DESTINATIONS, SERVICES, "journal", "health", "last_hour", "lock"];
+        let faults =
+            ["cut", "longer", "sparse", "empty", "missing", "directory", "link", "pipe", "another user's"];
+        for (name, fault) in names.iter().flat_map(|name| faults.map(|fault| (*name, fault))) {
+            let before = start(&parent);
+            assert_eq!((&before.warnings[..], before.found), (&[][..], [true; 4]), "before {name}, {fault}");
+            let path = own.join(name);
+            let bytes = fs::metadata(&path).unwrap().len();
+            let length = |bytes| File::options().write(true).open(&path).unwrap().set_len(bytes).unwrap();
+            match fault {
+                "cut" => length(bytes / 2 + 1),
+                "longer" => length(bytes + 4097),
+                "sparse" => length(1 << 50),
+                "empty" => length(0),
+                "another user's" => chown(&path, Some(65534), None).unwrap(),
+                _ => fs::remove_file(&path).unwrap(),
+            }
+            match fault {
+                "directory" => fs::create_dir_all(path.join("with a folder")).unwrap(),
+                "link" => symlink("/etc/hostname", &path).unwrap(),
+                "pipe" => mknodat(CWD, &path, FileType::Fifo, Mode::RWXU, 0).unwrap(),
+                _ => {}
+            }
+            let first = start(&parent);
+            let is_of_the_table = [CONNECTIONS, EXTENSIONS].contains(&name);
+            let is_no_file = ["directory", "link", "pipe", "another user's"].contains(&fault);
+            // What can be read again is not worth a warning in `xvs status`; the log has it.
+            let is_named = is_of_the_table || is_no_file;
+            let is_said = first.warnings.iter().any(|warning| warning.contains(name));
+            assert!(!is_named || is_said, "{name}, {fault}: {:?}", first.warnings);
+            let is_another_table = first.secret != before.secret;
+            assert_eq!(is_another_table, is_of_the_table, "{name}, {fault}: {:?}", first.warnings);
+            let again = start(&parent);
+            assert_eq!(
+                (&again.warnings[..], again.found, again.secret == first.secret),
+                (&[][..], [true; 4], true),
+                "after {name}, {fault}"
+            );
+        }
+        fs::remove_dir_all(&parent).unwrap();
+    }
 
     const OVER: &str = "a limit";
 
