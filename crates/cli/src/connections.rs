@@ -185,10 +185,12 @@ mod tests {
             "TCP    14:59 ESTABLISHED 192.0.2.7:40000       192.0.2.100:80        192.0.2.11:8080            12 \
              FullNat, from 192.0.2.1:1024, proxy, told\n"
         );
-        let engine = Some(EngineData { name: "sip".to_owned(), data: "abc@x".to_owned() });
+        let engine = Some(EngineData { name: "sip".to_owned(), data: "abc@x".into() });
         let detail = Some(ConnectionDetail { controls: 2, flags: Vec::new(), ..detail });
-        let template = ConnectionRow { local: None, engine, detail, ..row };
+        let mut template = ConnectionRow { local: None, engine, detail, ..row };
         assert!(text(&template).ends_with(" 12 FullNat, controls 2, sip abc@x\n"));
+        template.engine.as_mut().unwrap().data = "\x1b[2J\n".into();
+        assert!(text(&template).ends_with(", sip \\u{1b}[2J\\n\n"));
     }
 
     #[test]

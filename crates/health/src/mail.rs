@@ -19,6 +19,7 @@ use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
+use xvs_model::foreign_text::ForeignText;
 use xvs_model::health_checks::mail::MailSettings;
 
 /// A mail that is not addressed yet.
@@ -249,7 +250,7 @@ impl Post {
         };
         let end = Instant::now() + pace.give_up;
         let mut pause = pace.first_pause;
-        let mut reason = String::new();
+        let mut reason = ForeignText::default();
         let mut missing: Vec<_> = self.recipients.iter().collect();
         loop {
             let mut later = Vec::new();
@@ -293,21 +294,21 @@ impl Post {
 
     async fn attempt(&self, recipient: &Mailbox, message: &[u8], pace: Pace) -> Result<(), Failure> {
         let envelope = Envelope::new(Some(self.from.email.clone()), vec![recipient.email.clone()]);
-        let envelope = envelope.map_err(|error| Failure::ForGood(error.to_string()))?;
+        let envelope = envelope.map_err(|error| Failure::ForGood(error.to_string().into()))?;
         match timeout(pace.attempt, self.transport.send_raw(&envelope, message)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) if error.is_permanent() => Err(Failure::ForGood(error.to_string())),
-            Ok(Err(error)) => Err(Failure::ForNow(error.to_string())),
-            Err(_) => Err(Failure::ForNow(format!("no end within {:?}", pace.attempt))),
+            Ok(Err(error)) if error.is_permanent() => Err(Failure::ForGood(error.to_string().into())),
+            Ok(Err(error)) => Err(Failure::ForNow(error.to_string().into())),
+            Err(_) => Err(Failure::ForNow(format!("no end within {:?}", pace.attempt).into())),
         }
     }
 }
 
-/// Why a mail was not delivered to a recipient.
+/// Why a mail was not delivered to a recipient, in words of the mail server.
 enum Failure {
     /// It is not tried again.
-    ForGood(String),
-    ForNow(String),
+    ForGood(ForeignText),
+    ForNow(ForeignText),
 }
 
 /// The number of mails that may wait.
@@ -466,6 +467,19 @@ mod tests {
         drop(server.accept().await.unwrap());
         let mail = next(&server, "").await;
         assert!(has_lines(&mail, &["Subject: [LB1] change 1"]), "{mail}");
+    }
+
+    #[tokio::test]
+    async fn what_a_mail_server_says_reaches_the_log_without_control_characters() {
+        let (server, port) = server().await;
+        let post = Post::new(&settings(port)).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = server.accept().await.unwrap();
+            stream.write_all(b"554 no\r\x0b2026 ERROR \x1b[2J\r\n").await.unwrap();
+        });
+        let attempt = post.attempt(&post.recipients[0], b"", FAST).await;
+        let Err(Failure::ForGood(why)) = attempt else { panic!("it was refused") };
+        assert!(why.to_string().contains("no\\r\\u{b}2026 ERROR \\u{1b}[2J"), "{why}");
     }
 
     #[tokio::test]

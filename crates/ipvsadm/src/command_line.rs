@@ -6,6 +6,7 @@ use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
+use xvs_model::foreign_text::escape_control;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy};
 
@@ -87,15 +88,6 @@ fn deleted(object: &Object) -> String {
 /// The options that name a destination.
 fn server(service: &ServiceKey, endpoint: Endpoint) -> String {
     format!("{} -r {}", named_service(service), Naming::NUMERIC.destination(service, endpoint))
-}
-
-/// The text with its control characters as escapes, so that it stays on one line of a terminal or a log.
-pub fn escape_control(text: &str) -> String {
-    let visible = text.chars().map(|char| match char.is_control() {
-        true => char.escape_default().to_string(),
-        false => char.to_string(),
-    });
-    visible.collect()
 }
 
 fn service(key: &ServiceKey, options: &ServiceOptions) -> String {

@@ -34,7 +34,7 @@ use rules::Rules;
 use session::{Format, Session};
 use xvs_model::protocol::client::Director;
 
-pub use command_line::{command_line, escape_control};
+pub use command_line::command_line;
 pub use error::LineError;
 pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};

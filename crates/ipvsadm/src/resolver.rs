@@ -84,7 +84,9 @@ impl Resolver for SystemResolver {
             return known.clone();
         }
         let name = self.look_ups.run(LOOK_UP_LIMIT, move || {
-            dns_lookup::lookup_addr(&addr).ok().filter(|name| name.parse::<IpAddr>().is_err())
+            // A name server can answer anything; such a name would reach the terminal.
+            let is_name = |name: &String| name.parse::<IpAddr>().is_err() && !name.contains(char::is_control);
+            dns_lookup::lookup_addr(&addr).ok().filter(is_name)
         });
         self.names.borrow_mut().insert(addr, name.clone());
         name

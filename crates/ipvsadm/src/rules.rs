@@ -16,15 +16,14 @@ use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;
+use xvs_model::foreign_text::escape_control;
 use xvs_model::protocol::client::Failure;
 use xvs_model::protocol::question;
 use xvs_model::protocol::reply::Reply;
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::command_line::{
-    added, command_line, destination, destination_rule, escape_control, service_rule, xvs_options,
-};
+use crate::command_line::{added, command_line, destination, destination_rule, service_rule, xvs_options};
 use crate::error::{LineError, OnRestore, TRY_HELP};
 use crate::grammar;
 use crate::grammar::{Names, Parsed};

@@ -206,7 +206,7 @@ fn connections() -> Vec<ConnectionRow> {
     };
     let v6 = |text: &str, port| Endpoint::new(text.parse::<std::net::IpAddr>().unwrap(), port);
     let sip = ConnectionRow {
-        engine: Some(EngineData { name: "sip".to_owned(), data: "abc@x".to_owned() }),
+        engine: Some(EngineData { name: "sip".to_owned(), data: "abc@x".into() }),
         ..row(
             Protocol::UDP,
             299,
@@ -236,6 +236,16 @@ fn connections() -> Vec<ConnectionRow> {
         ),
         sip,
     ]
+}
+
+#[test]
+fn a_call_id_that_would_move_the_cursor_or_begin_a_line_is_listed_with_escapes() {
+    let mut connections = connections();
+    let engine = connections.last_mut().unwrap().engine.as_mut().unwrap();
+    engine.data = "\x1b[2J\nTCP 14:59".into();
+    let mut script = Script { connections, ..Script::default() };
+    let listed = run(&mut script, "-Lnc --persistent-conn", "").stdout;
+    assert!(listed.ends_with(" sip                \\u{1b}[2J\\nTCP 14:59\n"), "{listed}");
 }
 
 #[test]

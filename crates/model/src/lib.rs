@@ -11,6 +11,7 @@ pub mod protocol;
 pub mod report;
 
 pub mod duration;
+pub mod foreign_text;
 pub mod hexadecimal;
 
 #[cfg(any(test, feature = "samples"))]

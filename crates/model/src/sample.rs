@@ -136,20 +136,20 @@ pub fn fleet() -> FleetReport {
         warnings: vec![
             "etcd has not answered for 12 s, and the last rules stay in force: no answer".to_owned(),
         ],
-        settling: vec!["lb2".to_owned()],
+        settling: vec!["lb2".into()],
         directors: vec![FleetDirector {
-            name: "lb1".to_owned(),
-            instance: "0a1b2c3d".to_owned(),
-            host: "lb1.example.com".to_owned(),
-            version: "1.2.3".to_owned(),
+            name: "lb1".into(),
+            instance: "0a1b2c3d".into(),
+            host: "lb1.example.com".into(),
+            version: "1.2.3".into(),
             runs: Some(RunningRules { revision: 12, sha256: "12".repeat(32) }),
-            refused: Some(RefusedRules { revision: 14, why: "line 3: bad".to_owned() }),
-            warnings: vec!["wan is down".to_owned()],
+            refused: Some(RefusedRules { revision: 14, why: "line 3: bad".into() }),
+            warnings: vec!["wan is down".into()],
             warning_count: 2,
             services: 1,
             destinations: 2,
             differences: Some(1),
-            digest: "0123456789abcdef".to_owned(),
+            digest: "0123456789abcdef".into(),
             connections: 3,
             rates: Rates { connections: 1, in_packets: 2, out_packets: 3, in_bytes: 4, out_bytes: 5 },
         }],
@@ -242,7 +242,7 @@ pub fn connections() -> Vec<ConnectionRow> {
         virtual_endpoint: vip(),
         dest: server(),
         local: Some(local()),
-        engine: Some(EngineData { name: "sip".to_owned(), data: "call-1".to_owned() }),
+        engine: Some(EngineData { name: "sip".to_owned(), data: "call-1".into() }),
         detail: Some(detail.clone()),
     };
     let detail = ConnectionDetail { service: Some(mark_service()), template: false, ..detail };
@@ -461,7 +461,7 @@ pub fn explained() -> explain::Report {
         state: "SYN_RECV".to_owned(),
         expires_millis: 60_000,
         packets: 1,
-        call_id: Some("call-1".to_owned()),
+        call_id: Some("call-1".into()),
     };
     let candidate = explain::CandidateReport {
         server: server(),

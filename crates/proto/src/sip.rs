@@ -23,6 +23,11 @@ pub fn call_id(message: &[u8]) -> Option<&[u8]> {
     None
 }
 
+/// Whether a text of 1 to [`CALL_ID_MAX`] bytes is a Call-ID.
+pub fn is_call_id(text: &[u8]) -> bool {
+    (1..=CALL_ID_MAX).contains(&text.len()) && identity_len(text) == text.len()
+}
+
 /// The value of a line that holds a Call-ID, behind the colon and white space.
 fn field(line: &[u8]) -> Option<&[u8]> {
     let after = NAMES.iter().find_map(|name| {

@@ -23,6 +23,7 @@ use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use xvs_model::foreign_text::ForeignText;
 
 use crate::doctor::fleet::{Asked, NoPage, Page};
 
@@ -116,6 +117,7 @@ async fn fetch(url: &Uri, number: usize, access: &Access) -> Result<Page, NoPage
     let text = timeout(PATIENCE, read(url, number, access)).await;
     let text = text.map_err(|_| format!("no answer within {PATIENCE:?}{CHECK}"))??;
     Ok(serde_json::from_slice(&text).map_err(|error| {
+        let error = ForeignText::from(error.to_string());
         format!("its /status.json is not one of this version of xvs: {error}; install one version")
     })?)
 }

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 use xvs_model::config::sync_daemon::SyncRole;
+use xvs_model::foreign_text::ForeignText;
 use xvs_model::report::status::{SyncStatus, SyncTable};
 
 use crate::doctor::finding::Finding;
@@ -28,23 +29,23 @@ pub(super) struct Page {
 
 #[derive(Debug, Clone, Deserialize)]
 struct Status {
-    version: String,
+    version: ForeignText,
     sync: Vec<SyncStatus>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Service {
-    service: String,
-    rule: String,
+    service: ForeignText,
+    rule: ForeignText,
     servers: Vec<Server>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
 struct Server {
-    server: String,
-    state: String,
+    server: ForeignText,
+    state: ForeignText,
     /// `None`: it is not in the service.
-    method: Option<String>,
+    method: Option<ForeignText>,
     weight: Option<u32>,
 }
 
@@ -80,7 +81,7 @@ pub(super) fn examine(directors: &[Asked]) -> Vec<Finding> {
 
 /// The services of all directors.
 fn services(directors: &[Answered<'_>]) -> Vec<Finding> {
-    let mut all: BTreeMap<&str, Vec<(&str, &Service)>> = BTreeMap::new();
+    let mut all: BTreeMap<&ForeignText, Vec<(&str, &Service)>> = BTreeMap::new();
     for (name, page) in directors {
         for service in &page.services {
             all.entry(&service.service).or_default().push((name, service));
@@ -110,7 +111,7 @@ fn services(directors: &[Answered<'_>]) -> Vec<Finding> {
 }
 
 /// What differs between a service on two directors.
-fn compare(key: &str, (first, a): (&str, &Service), (second, b): (&str, &Service)) -> Vec<Finding> {
+fn compare(key: &ForeignText, (first, a): (&str, &Service), (second, b): (&str, &Service)) -> Vec<Finding> {
     let mut findings = Vec::new();
     if a.rule != b.rule {
         let found = format!("`{}` on {second}, `{}` on {first}", b.rule, a.rule);
@@ -133,7 +134,7 @@ fn compare(key: &str, (first, a): (&str, &Service), (second, b): (&str, &Service
         let other = there.iter().find(|other| other.server == server.server).expect("it was retained above");
         let object = format!("{key} {}", server.server);
         if server.method != other.method {
-            let [one, two] = [server, other].map(|server| server.method.as_deref().unwrap_or_default());
+            let [one, two] = [server, other].map(|server| server.method.clone().unwrap_or_default());
             let found = format!("by {two} on {second}, by {one} on {first}; use one method");
             findings.push(Finding::fail(SERVER, &object, found));
         }
@@ -148,7 +149,7 @@ fn compare(key: &str, (first, a): (&str, &Service), (second, b): (&str, &Service
         }
     }
     let [one, two] = [&here, &there].map(|servers| {
-        let names: Vec<_> = servers.iter().map(|server| server.server.as_str()).collect();
+        let names: Vec<_> = servers.iter().map(|server| server.server.to_string()).collect();
         names.join(", ")
     });
     if one != two {
@@ -162,10 +163,10 @@ fn compare(key: &str, (first, a): (&str, &Service), (second, b): (&str, &Service
 }
 
 /// A service whose replies one gateway alone can get.
-fn masqueraded(key: &str, there: &[(&str, &Service)]) -> Option<Finding> {
+fn masqueraded(key: &ForeignText, there: &[(&str, &Service)]) -> Option<Finding> {
     let (name, server) = there.iter().find_map(|(name, service)| {
         let members = service.members();
-        Some((name, members.into_iter().find(|server| server.method.as_deref() == Some("Masq"))?))
+        Some((name, members.into_iter().find(|server| server.has_method("Masq"))?))
     })?;
     let found = format!(
         "{} is served by NAT on {name}: this real server sends all replies to one gateway, whichever director has the \
@@ -176,9 +177,10 @@ fn masqueraded(key: &str, there: &[(&str, &Service)]) -> Option<Finding> {
 }
 
 /// A scheduler that does not choose by what is in the packet, or leaves real servers that cannot be used their share.
-fn scheduler(key: &str, service: &Service) -> Option<Finding> {
-    let [scheduler, flags] = ["-s", "-b"]
-        .map(|name| service.rule.split(' ').skip_while(|word| *word != name).nth(1).unwrap_or_default());
+fn scheduler(key: &ForeignText, service: &Service) -> Option<Finding> {
+    let [scheduler, flags] = ["-s", "-b"].map(|name| {
+        service.rule.raw().split(' ').skip_while(|word| *word != name).nth(1).unwrap_or_default()
+    });
     let fallback = format!("{scheduler}-fallback");
     let (found, wanted) = match scheduler {
         "dh" => return None,
@@ -200,7 +202,8 @@ fn scheduler(key: &str, service: &Service) -> Option<Finding> {
         }
     };
     let mut mend = "xvsadm -E".to_owned();
-    let mut words = service.rule.split(' ');
+    let rule = service.rule.to_string();
+    let mut words = rule.split(' ');
     while let Some(word) = words.next() {
         match word {
             "-s" => {
@@ -299,7 +302,7 @@ fn synchronization(directors: &[Answered<'_>]) -> Vec<Finding> {
         if whole < others || !behind.is_empty() {
             let mut found = format!("in sync with {whole} of {others} other directors");
             for peer in behind {
-                let why = peer.why.as_deref().unwrap_or("its table is being fetched");
+                let why = ForeignText::from(peer.why.as_deref().unwrap_or("its table is being fetched"));
                 found += &format!("; not with {}: {why}", peer.address);
             }
             findings.push(Finding::warn(SYNC, name, found + "; see `xvs status` there"));
@@ -317,6 +320,12 @@ impl Page {
     }
 }
 
+impl Server {
+    fn has_method(&self, name: &str) -> bool {
+        self.method.as_ref().is_some_and(|method| method.raw() == name)
+    }
+}
+
 impl Service {
     /// The real servers that are in the service, in its order.
     fn members(&self) -> Vec<&Server> {
@@ -324,7 +333,7 @@ impl Service {
     }
 
     fn is_fullnat(&self) -> bool {
-        self.servers.iter().any(|server| server.method.as_deref() == Some("FullNat"))
+        self.servers.iter().any(|server| server.has_method("FullNat"))
     }
 }
 
@@ -452,8 +461,8 @@ mod tests {
                 "xvsadm -E -f 7 -s sh -b sh-fallback,sh-port -p 300 --syn-proxy on",
             ),
         ] {
-            let service = Service { service: String::new(), rule: rule.to_owned(), servers: Vec::new() };
-            let finding = scheduler("", &service).expect("a warning");
+            let service = Service { service: "".into(), rule: rule.into(), servers: Vec::new() };
+            let finding = scheduler(&service.service, &service).expect("a warning");
             assert!(finding.found.contains("without `"), "{finding:?}");
             assert_eq!(finding.mend.map(|mend| mend.command).as_deref(), Some(command));
         }

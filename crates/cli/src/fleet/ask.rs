@@ -5,6 +5,7 @@ use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use xvs_model::foreign_text::ForeignText;
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
 use xvs_model::report::fleet::{FleetDirector, FleetReport};
@@ -63,7 +64,7 @@ fn runs(director: &FleetDirector, revision: Option<u64>) -> bool {
     director.runs.as_ref().map(|runs| runs.revision) == revision
 }
 
-fn refused(director: &FleetDirector, revision: Option<u64>) -> Option<&str> {
+pub(super) fn refused(director: &FleetDirector, revision: Option<u64>) -> Option<&ForeignText> {
     let refused = director.refused.as_ref().filter(|refused| Some(refused.revision) == revision);
-    refused.map(|refused| refused.why.as_str())
+    refused.map(|refused| &refused.why)
 }

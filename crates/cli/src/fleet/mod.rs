@@ -49,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
 
 /// The part of this director, for `xvs status`.
 pub(crate) fn summary(report: &FleetReport) -> String {
-    let own = report.directors.iter().find(|director| director.name == report.director);
+    let own = report.directors.iter().find(|director| director.name.raw() == report.director);
     let runs = own.and_then(|own| own.runs.as_ref());
     let runs = runs.map_or("no rules".to_owned(), |runs| format!("rules of revision {}", runs.revision));
     let others = match report.directors.len().saturating_sub(1) {
@@ -133,5 +133,19 @@ lb1                        12        1        2 0123456789abcdef       3       1
         assert_eq!(screen(&report), expected);
         assert!(!is_well(&report));
         assert_eq!(summary(&report), "lb1 of prod: rules of revision 12 of etcd, no other director");
+    }
+
+    #[test]
+    fn no_record_of_another_director_reaches_the_terminal_as_it_is() {
+        let mut report = sample::fleet();
+        let director = &mut report.directors[0];
+        let text = "\x1b[2J\r\nlb3 runs it";
+        (director.name, director.host, director.digest) = (text.into(), text.into(), text.into());
+        director.warnings = vec![text.into()];
+        director.refused.as_mut().unwrap().why = text.into();
+        let screen = screen(&report);
+        assert!(!screen.contains(['\x1b', '\r']) && !screen.contains("\nlb3"), "{screen}");
+        let refused = crate::fleet::ask::refused(&report.directors[0], Some(14)).unwrap();
+        assert_eq!(refused.to_string(), "\\u{1b}[2J\\r\\nlb3 runs it");
     }
 }

@@ -19,7 +19,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use xvs_ipvsadm::{Resolver, SystemResolver, escape_control};
+use xvs_ipvsadm::{Resolver, SystemResolver};
+use xvs_model::foreign_text::escape_control;
 
 use crate::output::exit::{DONE, Done, FAILED, MISUSED, complaint};
 

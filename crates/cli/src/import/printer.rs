@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 
-use xvs_ipvsadm::escape_control;
+use xvs_model::foreign_text::escape_control;
 
 /// A line of the imported file that is left out, wholly or in part.
 #[derive(Debug, Clone, PartialEq, Eq)]

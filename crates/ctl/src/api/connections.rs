@@ -260,7 +260,7 @@ pub(crate) fn template_state_name(state: u8) -> &'static str {
 /// The data that `--pe sip` keeps with a template.
 fn engine(template: &Connection<'_>, call_ids: &CallIds) -> Option<EngineData> {
     let call_id = call_ids.read(template)?;
-    Some(EngineData { name: "sip".to_owned(), data: String::from_utf8_lossy(&call_id).into_owned() })
+    Some(EngineData { name: "sip".to_owned(), data: String::from_utf8_lossy(&call_id).into() })
 }
 
 #[cfg(test)]

@@ -27,6 +27,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::ClientConfig;
+use xvs_model::foreign_text::ForeignText;
 use xvs_model::health_checks::check::{Http, Target, Url};
 use xvs_model::hexadecimal;
 
@@ -276,7 +277,7 @@ fn codes(codes: &RangeInclusive<u16>) -> String {
 fn describe(error: &dyn error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", describe(source)),
-        None => error.to_string(),
+        None => ForeignText::from(error.to_string()).to_string(),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls::{CertificateError, ClientConfig, Error};
+use xvs_model::foreign_text::ForeignText;
 
 use crate::prepare::PreparedUrl;
 
@@ -45,7 +46,8 @@ fn describe(error: &io::Error) -> String {
                 .iter()
                 .map(|name| name.split(['(', ')']).nth(1).unwrap_or(name).trim_matches('"'))
                 .collect();
-            format!("certificate is for {}, not for {}", names.join(", "), expected.to_str())
+            let names = ForeignText::from(names.join(", "));
+            format!("certificate is for {names}, not for {}", expected.to_str())
         }
         Some(Error::InvalidCertificate(UnknownIssuer)) => {
             "certificate is not signed by an authority that is trusted".to_owned()
@@ -54,7 +56,7 @@ fn describe(error: &io::Error) -> String {
         Some(Error::InvalidCertificate(Other(inner))) if inner.to_string() == "CaUsedAsEndEntity" => {
             "certificate is an authority's, not a server's".to_owned()
         }
-        _ => error.to_string(),
+        _ => ForeignText::from(error.to_string()).to_string(),
     }
 }
 

@@ -11,6 +11,8 @@ use thiserror::Error;
 use xvs_proto::{Endpoint, Prefix, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
+use crate::foreign_text::ForeignText;
+
 /// A filter of connections or templates; the default matches every connection and no template.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -202,7 +204,7 @@ pub struct EngineData {
     /// The engine's name, `sip`.
     pub name: String,
     /// The engine's data, such as a Call-ID.
-    pub data: String,
+    pub data: ForeignText,
 }
 
 /// Connections that were ended or are to be reset.

@@ -9,6 +9,7 @@ use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{Certainty, Figure};
 
 use crate::config::maintenance::DisabledServers;
+use crate::foreign_text::ForeignText;
 use crate::report::health::HealthReport;
 
 /// The packet in question: described by `proto`, `from` and `to`, or a whole frame.
@@ -217,7 +218,7 @@ pub struct Entry {
     pub packets: u32,
     /// The Call-ID of a template, under the persistence engine `sip`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub call_id: Option<String>,
+    pub call_id: Option<ForeignText>,
 }
 
 /// A scheduler's choice.

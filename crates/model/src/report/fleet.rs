@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::foreign_text::ForeignText;
 use crate::report::listing::Rates;
 
 /// What a director knows of its fleet.
@@ -31,7 +32,7 @@ pub struct FleetReport {
     /// The names of directors whose rules or services have differed for less than ten seconds: they may only not have
     /// reported yet.
     #[serde(default)]
-    pub settling: Vec<String>,
+    pub settling: Vec<ForeignText>,
 }
 
 /// An etcd that does not answer.
@@ -60,19 +61,19 @@ pub struct Trial {
 #[serde(default)]
 pub struct FleetDirector {
     /// The name of the director; `@` and digits behind it: another one had the name first.
-    pub name: String,
+    pub name: ForeignText,
     /// Random digits that tell directors of one name apart.
-    pub instance: String,
+    pub instance: ForeignText,
     /// The host name of its machine.
-    pub host: String,
+    pub host: ForeignText,
     /// The version of its xvsd.
-    pub version: String,
+    pub version: ForeignText,
     /// The rules of etcd that it runs; `None`: none.
     pub runs: Option<RunningRules>,
     /// The rules in etcd that it has refused; `None`: none.
     pub refused: Option<RefusedRules>,
     /// The first five warnings of its `xvs status`, without those about etcd.
-    pub warnings: Vec<String>,
+    pub warnings: Vec<ForeignText>,
     /// The number of all its warnings, without those about etcd.
     pub warning_count: u64,
     /// The number of its virtual services.
@@ -83,7 +84,7 @@ pub struct FleetDirector {
     /// `None`: unknown.
     pub differences: Option<u64>,
     /// A digest of all its services and destinations with weights and order; equal digests: equal services.
-    pub digest: String,
+    pub digest: ForeignText,
     /// The number of connections and templates in its table.
     pub connections: u64,
     /// The rates of all its services, over some seconds.
@@ -107,7 +108,7 @@ pub struct RefusedRules {
     /// Their revision.
     pub revision: u64,
     /// Why they were refused.
-    pub why: String,
+    pub why: ForeignText,
 }
 
 impl FleetReport {
@@ -136,7 +137,7 @@ impl FleetReport {
                 director.host
             ));
         }
-        faults.extend(director.warnings.iter().cloned());
+        faults.extend(director.warnings.iter().map(ForeignText::to_string));
         let more = director.warning_count.saturating_sub(director.warnings.len() as u64);
         if more > 0 {
             let noun = if more == 1 { "warning" } else { "warnings" };
@@ -186,10 +187,10 @@ mod tests {
 
     fn director(name: &str, revision: u64, digest: &str) -> FleetDirector {
         FleetDirector {
-            name: name.to_owned(),
-            host: name.to_owned(),
+            name: name.into(),
+            host: name.into(),
             runs: Some(RunningRules { revision, sha256: revision.to_string() }),
-            digest: digest.to_owned(),
+            digest: digest.into(),
             ..FleetDirector::default()
         }
     }
@@ -212,10 +213,10 @@ mod tests {
         let mut report = FleetReport { rules: Some(2), directors, ..FleetReport::default() };
         let of_first = |report: &FleetReport| report.faults(&report.directors[0]).len();
         assert_eq!((of_first(&report), report.differing().len(), report.unlike().count()), (2, 2, 2));
-        report.settling = ["a", "b"].map(str::to_owned).to_vec();
+        report.settling = ["a", "b"].map(Into::into).to_vec();
         assert_eq!((of_first(&report), report.differing().len()), (0, 0));
-        report.directors[0].refused = Some(RefusedRules { revision: 2, why: "line 3: no".to_owned() });
-        report.directors[0].warnings.push("wan is down".to_owned());
+        report.directors[0].refused = Some(RefusedRules { revision: 2, why: "line 3: no".into() });
+        report.directors[0].warnings.push("wan is down".into());
         assert_eq!(of_first(&report), 2);
     }
 
@@ -226,12 +227,12 @@ mod tests {
         assert_eq!(faults(director("a", 2, "")), "");
         assert_eq!(faults(director("a", 1, "")), "runs revision 1");
         assert_eq!(faults(FleetDirector { runs: None, ..director("a", 1, "") }), "runs no rules of etcd");
-        let refused = Some(RefusedRules { revision: 2, why: "line 3: no".to_owned() });
+        let refused = Some(RefusedRules { revision: 2, why: "line 3: no".into() });
         let refused = FleetDirector { refused, ..director("a", 1, "") };
         assert_eq!(faults(refused), "has refused revision 2: line 3: no");
         let changed = FleetDirector {
             differences: Some(1),
-            warnings: vec!["wan is down".to_owned()],
+            warnings: vec!["wan is down".into()],
             warning_count: 3,
             ..director("a", 2, "")
         };
@@ -248,7 +249,7 @@ mod tests {
     fn a_record_of_another_version_is_read() {
         let record: FleetDirector =
             serde_json::from_str("{\"name\":\"a\",\"of_a_later_version\":1}").unwrap();
-        assert_eq!(record, FleetDirector { name: "a".to_owned(), ..FleetDirector::default() });
+        assert_eq!(record, FleetDirector { name: "a".into(), ..FleetDirector::default() });
     }
 
     #[test]

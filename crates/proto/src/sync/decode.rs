@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::entry::{ClientAddress, Entry, ReplyShift, SIP, Version, flag, method, option};
 use crate::addr::{Endpoint, Protocol};
+use crate::sip::is_call_id;
 
 /// A message whose header is right.
 #[derive(Debug, Clone, Copy)]
@@ -33,7 +34,8 @@ pub enum Skipped {
     Malformed,
     /// It has a mandatory option that is not known, or options of xvs that do not belong together.
     UnknownOption,
-    /// It has data of a persistence engine without its name, or with the name of another engine than SIP.
+    /// It has data of a persistence engine without its name or with the name of another engine than SIP, or data that
+    /// are no Call-ID.
     UnknownEngine,
 }
 
@@ -221,7 +223,7 @@ impl<'a> Fields<'a> {
             }
         }
         match entry.call_id {
-            Some(_) if engine != Some(SIP) => Err(Skipped::UnknownEngine),
+            Some(data) if engine != Some(SIP) || !is_call_id(data) => Err(Skipped::UnknownEngine),
             _ => Ok(()),
         }
     }
@@ -383,6 +385,10 @@ mod tests {
             (with("0028", "02026162"), skipped(Skipped::UnknownEngine)),
             (with("002c", "0202616203026162"), skipped(Skipped::UnknownEngine)),
             (with("0028", "03026162"), taken.clone()),
+            // Data that are no Call-ID: an escape sequence, a second line, an end without a word.
+            (with("002d", "02021b5b0303736970000000"), skipped(Skipped::UnknownEngine)),
+            (with("002d", "02020a610303736970000000"), skipped(Skipped::UnknownEngine)),
+            (with("002d", "020261400303736970000000"), skipped(Skipped::UnknownEngine)),
             // Without data, beyond the entry, a type without a length; another version of the entry.
             (with("0028", "4a004a01"), ended.clone()),
             (with("0028", "4a030000"), ended.clone()),
@@ -444,7 +450,7 @@ mod tests {
                 (outside(), outside(), inside(), proptest::option::of(inside()))
             }),
             numbers in any::<(u8, u32, u8, u32, u32, Option<u32>)>(),
-            call_id in proptest::option::of(proptest::collection::vec(any::<u8>(), 1..=255)),
+            call_id in proptest::option::of("[-a-z0-9.!%*_+`'~()<>:\\\\\"/?{}\\[\\]]{1,127}(@[A-Z0-9]{1,127})?"),
             client_address in proptest::option::of(any::<(bool, bool, u32)>()),
             reply_shift in proptest::option::of(any::<(u32, i32, i32)>()),
             translated: Option<[u32; 3]>,
@@ -467,7 +473,7 @@ mod tests {
                 mark,
                 timeout_seconds,
                 remaining_millis,
-                call_id: call_id.as_deref(),
+                call_id: call_id.as_deref().map(str::as_bytes),
                 numbers: translated,
                 local,
                 reply_shift: reply_shift

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use thiserror::Error;
 use tokio::time::timeout;
 use xvs_ctl::config::fleet::{Fleet, Url};
+use xvs_model::foreign_text::ForeignText;
 
 use crate::fleet::connection::{Connection, ConnectionError};
 use crate::fleet::follow::Seen;
@@ -38,11 +39,11 @@ pub(super) enum MemberError {
     Unreached(Duration),
     #[error("no answer within {} s", .0.as_secs_f32())]
     Silent(Duration),
-    #[error("{0}")]
+    #[error("{}", ForeignText::from(.0.to_string()))]
     Connection(ConnectionError),
     /// etcd's message.
     #[error("{}", advised(.0))]
-    Refused(String),
+    Refused(ForeignText),
     #[error("{0}, {NO_ETCD}")]
     Status(StatusCode),
     #[error("{NO_ETCD}")]
@@ -282,7 +283,7 @@ fn answer_of(status: StatusCode, body: &[u8]) -> Result<Value, MemberError> {
         let error = &document["error"];
         // The gateway of newer versions has no `error` but for streams.
         let message = error["message"].as_str().or(error.as_str()).or(document["message"].as_str());
-        message.map(str::to_owned)
+        message.map(ForeignText::from)
     });
     match (message, document) {
         (Some(message), _) => Err(MemberError::Refused(message)),
@@ -292,12 +293,13 @@ fn answer_of(status: StatusCode, body: &[u8]) -> Result<Value, MemberError> {
 }
 
 /// A message of etcd with the next step.
-fn advised(message: &str) -> String {
-    let step = if message.contains("database space exceeded") {
+fn advised(message: &ForeignText) -> String {
+    let words = message.raw();
+    let step = if words.contains("database space exceeded") {
         "; etcd is full: `etcdctl compact`, `etcdctl defrag`, then `etcdctl alarm disarm`, or raise --quota-backend-bytes"
-    } else if message.contains("too large") {
+    } else if words.contains("too large") {
         "; raise --max-request-bytes of etcd"
-    } else if message.contains("permission denied") || message.contains("user name is empty") {
+    } else if words.contains("permission denied") || words.contains("user name is empty") {
         "; xvs uses no users of etcd: limit the access by client certificates, without `etcdctl auth enable`"
     } else {
         ""
@@ -386,5 +388,7 @@ mod tests {
             error(StatusCode::NOT_FOUND, "Not Found\n").starts_with("404 Not Found, no answer of etcd 3.4")
         );
         assert!(error(StatusCode::OK, "<html>").starts_with("200 OK, no answer of etcd"));
+        let escape = r#"{"error":"\u001b[2J\nno"}"#;
+        assert_eq!(error(StatusCode::NOT_FOUND, escape), "\\u{1b}[2J\\nno");
     }
 }

@@ -134,7 +134,7 @@ impl Followed {
     pub(super) fn refuses(&mut self, revision: u64, why: String, now: Instant) {
         let present = [self.seen.rules, self.seen.trial];
         self.refused.retain(|(old, _)| old.revision != revision && present.contains(&Some(old.revision)));
-        self.refused.push((RefusedRules { revision, why }, now + RETRY));
+        self.refused.push((RefusedRules { revision, why: why.into() }, now + RETRY));
     }
 
     /// The newest rules that were refused, unless others have taken their place in etcd.

@@ -15,6 +15,7 @@ use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{differences, rules_of};
 use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
+use xvs_model::foreign_text::ForeignText;
 use xvs_model::report::fleet::FleetDirector;
 use xvs_model::report::listing::Stats;
 
@@ -106,19 +107,19 @@ impl Record {
                 wanted.keep_running(&running, owned);
                 differences(&running, &wanted).len() as u64
             });
-            figures.digest = digest(&running);
+            figures.digest = digest(&running).into();
             figures.services = running.services().count() as u64;
             figures.destinations =
                 running.services().map(|(_, service)| service.destinations.len() as u64).sum();
             self.compared = Some(epoch);
         }
         self.figures = FleetDirector {
-            name: String::new(),
-            instance: self.instance.clone(),
-            host: host_name(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
+            name: ForeignText::default(),
+            instance: self.instance.as_str().into(),
+            host: host_name().into(),
+            version: env!("CARGO_PKG_VERSION").into(),
             warning_count: warnings.len() as u64,
-            warnings: warnings.into_iter().take(WARNINGS).map(cut).collect(),
+            warnings: warnings.into_iter().take(WARNINGS).map(|warning| cut(warning).into()).collect(),
             connections: shared.fill().0 as u64,
             rates,
             ..figures
@@ -128,7 +129,7 @@ impl Record {
     /// The record as it is now, without rules.
     pub(super) fn present(&self) -> FleetDirector {
         let name = if self.key.is_empty() { &self.name } else { &self.key };
-        FleetDirector { name: name.clone(), ..self.figures.clone() }
+        FleetDirector { name: name.as_str().into(), ..self.figures.clone() }
     }
 
     /// Writes a record if it has changed, and renews its lease if that is due.
@@ -182,7 +183,8 @@ impl Record {
             }
         };
         let key = format!("directors/{name}");
-        let value = serde_json::to_vec(&FleetDirector { name, ..record.clone() }).unwrap_or_default();
+        let value =
+            serde_json::to_vec(&FleetDirector { name: name.into(), ..record.clone() }).unwrap_or_default();
         let compare = etcd.has_revision(&key, holder);
         let put = etcd.put(&key, &value, lease);
         // If the comparison fails, the next round knows who has the key.
@@ -223,7 +225,7 @@ impl Record {
     pub(super) fn wrote(&self, entry: &Entry) -> bool {
         // A copy of the state's directory has the same digits.
         let is_own = entry.name == self.name || entry.name == self.own_digits();
-        is_own && director_of(entry).instance == self.instance
+        is_own && director_of(entry).instance.raw() == self.instance
     }
 
     /// The name of its key if another director has its name.
@@ -247,12 +249,12 @@ impl Record {
 
 /// The record of an entry. An unreadable record has only its name, and says so.
 pub(super) fn director_of(entry: &Entry) -> FleetDirector {
-    let name = entry.name.clone();
+    let name = ForeignText::from(entry.name.as_str());
     match serde_json::from_slice::<FleetDirector>(&entry.value) {
         Ok(record) => FleetDirector { name, ..record },
         Err(error) => FleetDirector {
             name,
-            warnings: vec![format!("its record in etcd cannot be read: {error}")],
+            warnings: vec![format!("its record in etcd cannot be read: {error}").into()],
             warning_count: 1,
             ..FleetDirector::default()
         },
@@ -295,7 +297,7 @@ mod tests {
     use super::*;
 
     fn entry(name: &str, instance: &str, revision: u64) -> Entry {
-        let record = FleetDirector { instance: instance.to_owned(), ..FleetDirector::default() };
+        let record = FleetDirector { instance: instance.into(), ..FleetDirector::default() };
         Entry { name: name.to_owned(), revision, value: serde_json::to_vec(&record).unwrap() }
     }
 
@@ -311,7 +313,7 @@ mod tests {
         assert_eq!(key(&later, &both), ("lb1@22".to_owned(), Some(7)));
         assert_eq!(key(&later, &both[1..]), ("lb1".to_owned(), None), "the name is free");
         let others = |record: &Record| record.of_same_name(&both).map(|one| one.name).collect::<Vec<_>>();
-        assert_eq!((others(&earlier), others(&later)), (vec!["lb1@22".to_owned()], vec!["lb1".to_owned()]));
+        assert_eq!((others(&earlier), others(&later)), (vec!["lb1@22".into()], vec!["lb1".into()]));
         assert!(earlier.wrote(&both[0]) && later.wrote(&both[1]));
         assert!(!earlier.wrote(&entry("lb2", "11", 9)), "another director with a copy of the state");
     }

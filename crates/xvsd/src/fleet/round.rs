@@ -320,7 +320,7 @@ impl Follower {
         }
         self.warnings = warnings;
         let present = self.present();
-        let director = present.name.clone();
+        let director = present.name.raw().to_owned();
         let mut directors: Vec<_> =
             self.keys.directors.iter().filter(|entry| !self.record.wrote(entry)).map(director_of).collect();
         directors.push(present);

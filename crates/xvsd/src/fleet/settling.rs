@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use xvs_model::foreign_text::ForeignText;
 use xvs_model::report::fleet::FleetReport;
 
 /// How long a director may take to look at itself (5 s), to write its record and to be read, with slow answers of etcd.
@@ -10,11 +11,11 @@ const NORMAL: Duration = Duration::from_secs(10);
 
 /// Since when each director differs, by its name and the revision that it is to run.
 #[derive(Default)]
-pub(super) struct Settling(BTreeMap<(String, Option<u64>), Instant>);
+pub(super) struct Settling(BTreeMap<(ForeignText, Option<u64>), Instant>);
 
 impl Settling {
     /// The names of directors that have differed for a short time only. The report has none yet.
-    pub(super) fn look(&mut self, report: &FleetReport, now: Instant) -> Vec<String> {
+    pub(super) fn look(&mut self, report: &FleetReport, now: Instant) -> Vec<ForeignText> {
         let wanted = report.wanted();
         let differing: Vec<_> = report.unlike().map(|director| (director.name.clone(), wanted)).collect();
         self.0.retain(|key, _| differing.contains(key));
@@ -36,14 +37,15 @@ mod tests {
     fn a_director_settles_for_ten_seconds_after_new_rules_and_after_each_difference() {
         let (mut settling, begun) = (Settling::default(), Instant::now());
         let director = |name: &str, revision| FleetDirector {
-            name: name.to_owned(),
+            name: name.into(),
             runs: Some(RunningRules { revision, sha256: revision.to_string() }),
             ..FleetDirector::default()
         };
         let mut look = |wanted, runs, seconds| {
             let directors = vec![director("lb1", wanted), director("lb2", runs)];
             let report = FleetReport { rules: Some(wanted), directors, ..FleetReport::default() };
-            settling.look(&report, begun + Duration::from_secs(seconds))
+            let names = settling.look(&report, begun + Duration::from_secs(seconds));
+            names.iter().map(ForeignText::to_string).collect::<Vec<_>>()
         };
         assert_eq!(look(1, 1, 0), [""; 0]);
         assert_eq!(look(2, 1, 1), ["lb2"]);

@@ -115,7 +115,7 @@ fn connection_log(text: &mut Text, shared: &Shared) {
 /// The rules in etcd, if this director follows some.
 fn fleet(text: &mut Text, shared: &Shared) {
     let Some(report) = shared.fleet.get().map(|fleet| fleet.report()) else { return };
-    let own = report.directors.iter().find(|director| director.name == report.director);
+    let own = report.directors.iter().find(|director| director.name.raw() == report.director);
     let answers = report.etcd.is_some() && report.silent.is_none();
     let help = "1: etcd answers; 0: it does not.";
     text.single("xvs_fleet_etcd_up", Kind::Gauge, help, f64::from(u8::from(answers)));

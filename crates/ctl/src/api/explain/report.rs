@@ -185,7 +185,7 @@ fn entry(origin: Origin, copied: &Copied, now: Millis) -> Entry {
         state: state.to_owned(),
         expires_millis: now.until(connection.expires).as_millis() as u64,
         packets: copied.in_packets,
-        call_id: copied.call_id.as_ref().map(|id| String::from_utf8_lossy(id).into_owned()),
+        call_id: copied.call_id.as_ref().map(|id| String::from_utf8_lossy(id).into()),
     }
 }
 
