@@ -6,13 +6,14 @@
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant};
 use std::{process, thread};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use crate::process::Process;
 
@@ -40,12 +41,16 @@ pub struct Held {
 /// Takes the lock if it is free.
 ///
 /// # Errors
-/// The file cannot be opened, another user owns it, or its name is a symbolic link (`ELOOP`): a lock in a folder that
-/// others can write to must not truncate a file of their choice.
+/// The file cannot be opened, another user owns it, who could keep the lock, or its name is a symbolic link (`ELOOP`):
+/// a lock in a folder that others can write to must not truncate a file of their choice.
 pub fn lock(path: &Path) -> io::Result<LockAttempt> {
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)?;
+    let owner = file.metadata()?.uid();
+    if owner != geteuid().as_raw() {
+        return Err(io::Error::other(format!("it belongs to user {owner}, who could keep it; remove it")));
+    }
     file.set_permissions(Permissions::from_mode(0o600))?;
     match flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Lock::write_pid(file).map(LockAttempt::Locked),
@@ -112,7 +117,7 @@ impl Drop for Lock {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
+    use std::os::unix::fs::{chown, symlink};
     use std::{env, fs, thread};
 
     use crate::lock_file::*;
@@ -128,6 +133,17 @@ mod tests {
         for path in [path, target] {
             fs::remove_file(path).unwrap();
         }
+    }
+
+    /// Needs root.
+    #[test]
+    fn a_lock_file_of_another_user_is_refused_with_the_step() {
+        let path = env::temp_dir().join(format!("xvs-lock-owner-{}", process::id()));
+        fs::write(&path, "").unwrap();
+        chown(&path, Some(65534), None).unwrap();
+        let why = lock(&path).unwrap_err().to_string();
+        assert_eq!(why, "it belongs to user 65534, who could keep it; remove it");
+        fs::remove_file(&path).unwrap();
     }
 
     #[test]

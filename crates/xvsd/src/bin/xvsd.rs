@@ -33,7 +33,7 @@ use xvsd::rights;
 use xvsd::rights::scripts::permits;
 use xvsd::rights::seccomp;
 use xvsd::socket::dispatch::Dispatch;
-use xvsd::socket::{Server, Settings};
+use xvsd::socket::{Server, Settings, check_folder};
 use xvsd::threads::{panicked, spawn_stoppable};
 
 /// The rules of its helper.
@@ -136,6 +136,9 @@ fn run(
         ..Settings::of(&config.socket)
     };
     let mut take_over = take_over.transpose()?;
+    if takes_over {
+        check_folder(&config.socket)?;
+    }
     take_over.as_mut().map(TakeOver::begin).transpose()?;
     let inherited = take_over.as_ref().and_then(TakeOver::watchdog);
     let listening = match takes_over {

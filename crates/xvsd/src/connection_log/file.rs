@@ -1,15 +1,19 @@
 //! The file of the log: whole lines, a new file at a size, and no end of xvsd when the disk is full.
 //!
 //! Lines are appended (O_APPEND), so a successor may write to the same file while its predecessor ends. A file that
-//! was moved or removed is noticed once a second, and begun anew.
+//! was moved or removed is noticed once a second, and begun anew. A folder of another user is refused, and no link is
+//! followed: with them a user could have root's xvsd write to another file.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 use xvs_ctl::config::connection_log::ConnectionLog as Section;
+use xvs_host::own_folder::{self, FolderError, Writers};
 
 /// The time between two looks whether the file is still there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -101,16 +105,29 @@ impl LogFile {
 
 impl Open {
     fn of(path: &Path) -> io::Result<Self> {
-        // Addresses of clients are not for every user.
-        let mut options = File::options();
-        options.append(true).create(true).mode(0o640);
-        let file = match (options.open(path), path.parent()) {
-            (Err(error), Some(folder)) if error.kind() == io::ErrorKind::NotFound => {
-                DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
-                options.open(path)?
+        let (parent, name) = path.parent().zip(path.file_name()).ok_or(io::ErrorKind::InvalidInput)?;
+        let open = || own_folder::open(parent, Writers::Group);
+        let folder = match open() {
+            Err(FolderError::System(error)) if error.kind() == io::ErrorKind::NotFound => {
+                DirBuilder::new().recursive(true).mode(0o750).create(parent)?;
+                open()
             }
-            (opened, _) => opened?,
+            opened => opened,
         };
+        let folder = folder.map_err(|error| match error {
+            FolderError::System(error) => error,
+            refused => io::Error::other(refused),
+        })?;
+        let flags = OFlags::WRONLY | OFlags::APPEND | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        // Addresses of clients are not for every user.
+        let file =
+            openat(&folder, name, flags, Mode::RUSR | Mode::WUSR | Mode::RGRP).map_err(
+                |error| match error {
+                    Errno::LOOP => io::Error::other("it is a symbolic link; name the file itself"),
+                    error => error.into(),
+                },
+            )?;
+        let file = File::from(file);
         let bytes = file.metadata()?.len();
         Ok(Self { file, bytes, looked: Instant::now(), is_torn: false })
     }
@@ -162,6 +179,8 @@ impl Open {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::{chown, symlink};
+
     use super::*;
 
     /// A folder that is removed on drop.
@@ -218,6 +237,21 @@ mod tests {
         open.looked = open.looked.checked_sub(2 * LOOK).unwrap();
         file.write(b"anew\n").unwrap();
         assert_eq!(folder.read("log").as_deref(), Some("anew\n"));
+    }
+
+    /// Needs root.
+    #[test]
+    fn a_folder_of_another_user_and_a_link_are_refused_with_the_step_and_nothing_is_written_behind_them() {
+        let folder = Folder::new("refused");
+        let target = folder.0.join("precious");
+        fs::write(&target, "precious").unwrap();
+        let refused = || folder.file(100, 1).write(b"line\n").unwrap_err().error.to_string();
+        symlink(&target, folder.0.join("log")).unwrap();
+        assert_eq!(refused(), "it is a symbolic link; name the file itself");
+        chown(&folder.0, Some(65534), None).unwrap();
+        let why = refused();
+        assert!(why.contains("belongs to user 65534") && why.contains("`chown -R 0: /"), "{why}");
+        assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
     }
 
     #[test]

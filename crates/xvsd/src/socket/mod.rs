@@ -12,6 +12,7 @@
 
 pub(crate) mod capture;
 pub mod dispatch;
+mod folder;
 pub mod peer;
 mod places;
 mod refused_changes;
@@ -19,23 +20,21 @@ mod request_line;
 mod room;
 mod streams;
 
-use std::fs::Permissions;
 use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use std::{fs, io, thread};
+use std::{io, thread};
 
-use rustix::fs::{Gid, chown};
 use thiserror::Error;
 use xvs_ctl::events::Listener;
 use xvs_host::lock_file;
 use xvs_host::lock_file::{Held, Lock, LockAttempt};
+use xvs_host::own_folder::FolderError;
 use xvs_host::process::END;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::framing::{
@@ -49,6 +48,7 @@ use xvs_model::report::event::EventQuery;
 
 use crate::lock::lock;
 use crate::rights::seccomp::{Kind, limit_thread};
+use crate::socket::folder::Folder;
 use crate::socket::peer::Rules;
 use crate::socket::places::{Clients, Served, has_sent};
 use crate::socket::refused_changes::RefusedChanges;
@@ -165,6 +165,9 @@ pub enum StartError {
     /// The path exists, and is no socket.
     #[error("{} exists and is no socket; move it, or choose another path", .0.display())]
     NotASocket(PathBuf),
+    /// The socket's folder is not safe.
+    #[error("the control socket: {0}")]
+    Folder(#[from] FolderError),
     /// A system call failed.
     #[error("{call} {}: {error}{}", path.display(), step(error))]
     System {
@@ -175,6 +178,13 @@ pub enum StartError {
         /// The error of the system.
         error: io::Error,
     },
+}
+
+impl StartError {
+    fn system(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |error| Self::System { call, path, error }
+    }
 }
 
 /// The step after an error of the system.
@@ -195,6 +205,7 @@ pub struct Server {
     listener: Arc<UnixListener>,
     accepting: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
+    folder: Folder,
     _lock: Lock,
 }
 
@@ -209,6 +220,14 @@ struct Shared {
     large: LargeRequests,
 }
 
+/// Checks the folder of a socket that a successor will serve: then it is too late to refuse the folder.
+///
+/// # Errors
+/// Why [`Server::start`] would refuse it.
+pub fn check_folder(socket: &Path) -> Result<(), StartError> {
+    Folder::of(socket).map(drop)
+}
+
 impl Server {
     /// Starts to serve.
     ///
@@ -216,33 +235,10 @@ impl Server {
     /// [`StartError::InUse`] if another server runs; then nothing has changed.
     pub fn start(settings: Settings, handler: Arc<dyn Handler>) -> Result<Self, StartError> {
         let path = settings.socket.clone();
-        let failed = |call, path: &Path| {
-            let path = path.to_owned();
-            move |error: io::Error| StartError::System { call, path, error }
-        };
-        if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder).map_err(failed("mkdir", folder))?;
-        }
+        let folder = Folder::of(&path)?;
         let held = take_lock(&path)?;
-        // Under another name until its rights are set; then it replaces a stale one, so that no client finds none while
-        // this process takes over.
-        let new = beside(&path, ".new");
-        if is_there(&new)? {
-            fs::remove_file(&new).map_err(failed("unlink", &new))?;
-        }
-        is_there(&path)?;
         let rules = Rules::of_group(&settings.group);
-        let listener = Arc::new(UnixListener::bind(&new).map_err(failed("bind", &new))?);
-        let named = || {
-            if let Some(group) = rules.group() {
-                let group = Some(Gid::from_raw(group));
-                chown(&new, None, group).map_err(|error| failed("chown", &new)(error.into()))?;
-            }
-            fs::set_permissions(&new, Permissions::from_mode(settings.mode))
-                .map_err(failed("chmod", &new))?;
-            fs::rename(&new, &path).map_err(failed("rename", &new))
-        };
-        named().inspect_err(|_| _ = fs::remove_file(&new))?;
+        let listener = Arc::new(folder.bind(rules.group(), settings.mode)?);
         let shared = Arc::new(Shared {
             settings,
             rules,
@@ -257,9 +253,9 @@ impl Server {
                 limit_thread(Kind::Reader);
                 accept(&listener, &shared, &handler);
             };
-            spawn_stoppable("control-accept", run).map_err(failed("thread for", &path))?
+            spawn_stoppable("control-accept", run).map_err(StartError::system("thread for", &path))?
         };
-        Ok(Self { listener, accepting: Some(accepting), shared, _lock: held })
+        Ok(Self { listener, accepting: Some(accepting), shared, folder, _lock: held })
     }
 
     /// The path of the socket.
@@ -284,18 +280,7 @@ impl Drop for Server {
             // The thread's panic was reported when it happened.
             let _ = accepting.join();
         }
-        // A socket that remains is stale, and the next server replaces it.
-        let _ = fs::remove_file(self.socket());
-    }
-}
-
-/// Whether there is a socket of this name. Another kind of file is an error.
-fn is_there(path: &Path) -> Result<bool, StartError> {
-    match fs::symlink_metadata(path) {
-        Ok(found) if found.file_type().is_socket() => Ok(true),
-        Ok(_) => Err(StartError::NotASocket(path.to_owned())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(StartError::System { call: "stat", path: path.to_owned(), error }),
+        self.folder.remove();
     }
 }
 
