@@ -47,6 +47,7 @@ say "installed and configured"
 dpkg --install "${packages[0]}" >/dev/null
 getent group xvs >/dev/null || fail "there is no group xvs"
 getent passwd xvs >/dev/null || fail "there is no user xvs"
+[[ $(stat -c %U:%a /dev/shm/xvs) == root:700 ]] || fail "/dev/shm/xvs is not root's before xvsd starts"
 ! systemctl start xvsd 2>/dev/null || fail "xvsd has started without an interface"
 journalctl --no-pager -u xvsd | grep -q "no interface to take packets from" || fail "xvsd does not say what is missing"
 echo 'interfaces = ["lan"]' >>/etc/xvs/xvs.toml

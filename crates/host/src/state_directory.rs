@@ -38,8 +38,11 @@ pub enum StateDirectoryError {
         path = .0.display()
     )]
     NotTmpfs(PathBuf),
-    #[error("{path} belongs to user {owner}, and xvsd runs as user {user}; remove it, or choose another state_directory",
-        path = path.display())]
+    #[error(
+        "{path} belongs to user {owner}, and xvsd runs as user {user}; if xvsd has run as that user, `chown -R {user}: \
+         {path}`, else `rm -r {path}`; then restart xvsd",
+        path = path.display()
+    )]
     Owner { path: PathBuf, owner: u32, user: u32 },
     #[error("{path} may be used by other users, too (mode {mode:04o}); `chmod 700 {path}`, or choose another state_directory",
         path = path.display())]
@@ -99,10 +102,8 @@ impl StateDirectory {
     /// [`StateDirectoryError::Held`], or the kernel refuses.
     pub fn take(&mut self) -> Result<(), StateDirectoryError> {
         let path = self.path.join("lock");
-        if let Ok(about) = fs::symlink_metadata(&path)
-            && !about.is_file()
-        {
-            // No xvsd has such a lock.
+        if let Ok(about) = fs::symlink_metadata(&path) {
+            // No xvsd that may use this directory has such a lock.
             self.set_aside(&path, &about)?;
         }
         match lock_within(&path, END).map_err(system(&path))? {

@@ -473,6 +473,27 @@ mod tests {
         fs::remove_dir_all(&parent).unwrap();
     }
 
+    #[test]
+    fn a_default_folder_that_another_user_has_made_first_costs_the_state_until_it_is_removed_as_the_warning_says()
+     {
+        let parent = Path::new("/dev/shm").join(format!("xvs-test-{}-squatted", std::process::id()));
+        let config = Config { state_directory: Some(parent.clone()), ..Config::default() };
+        let open = || {
+            let table = TableConfig { capacity: 1024, workers: 1, memory: Memory::OnDemand };
+            KeptState::open(&config, table, None, Others::Ended).unwrap()
+        };
+        let _ = fs::remove_dir_all(&parent);
+        fs::create_dir(&parent).unwrap();
+        chown(&parent, Some(65534), None).unwrap();
+        let KeptState { directory, warnings, .. } = open();
+        let step = format!("else `rm -r {}`; then restart xvsd", parent.display());
+        assert!(directory.is_none() && warnings.len() == 1 && warnings[0].contains(&step), "{warnings:?}");
+        fs::remove_dir_all(&parent).unwrap();
+        let KeptState { directory, warnings, .. } = open();
+        assert!(directory.is_some() && warnings.is_empty(), "{warnings:?}");
+        fs::remove_dir_all(&parent).unwrap();
+    }
+
     const OVER: &str = "a limit";
 
     /// Opens with a table beyond the limit of a control group. Returns the warnings, or the error.
