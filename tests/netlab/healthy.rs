@@ -4,7 +4,8 @@
 //! without server (`crates/cli/tests/xvs/healthy.rs`).
 
 use std::fs;
-use std::io::{BufRead, BufReader, ErrorKind};
+use std::io::{BufRead, BufReader, ErrorKind, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::{Output, Stdio};
@@ -12,7 +13,10 @@ use std::process::{Output, Stdio};
 use nix::sys::ptrace::{self, Options};
 use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
-use rustix::process::Signal;
+use rustix::cmsg_space;
+use rustix::net::sockopt::set_socket_passcred;
+use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::process::{Pid as Process, Signal, kill_process};
 use xvs::cluster::complete;
 use xvs::director::program;
 use xvs::wait::{self, DEADLINE};
@@ -115,6 +119,52 @@ fn systemds_watchdog_is_notified_unless_a_thread_hangs_and_healthy_names_the_thr
     assert_eq!(notification(&systemd), "WATCHDOG=1");
     process.kill().expect("it was not waited for yet");
     process.wait().expect("it is a child of this process");
+}
+
+#[test]
+fn systemd_hears_of_a_successor_from_the_main_process_and_from_that_of_execreload_and_from_no_other() {
+    let cluster = Cluster::up(Layout::default());
+    let path = cluster.state().join("notify");
+    let systemd = UnixDatagram::bind(&path).expect("the cluster's folder takes a socket");
+    set_socket_passcred(&systemd, true).expect("a socket");
+    systemd.set_nonblocking(true).expect("a socket");
+    let variable = format!("NOTIFY_SOCKET={}", path.display());
+    let hold = ["--hold", "10s"];
+    let mut former = Director::start_with_variable(&cluster, &variable, &hold);
+    let first = former.process();
+    let mut command = cluster.command(Host::Director, "env");
+    command.arg(&variable).arg(program("xvsd")).arg("--take-over").args(hold);
+    command.args(["--interface", "wan", "--interface", "lan", "--workers", "1"]).stdin(Stdio::null());
+    let mut reload = command.spawn().expect("scripts/netlab can be started");
+    assert!(reload.wait().expect("it is a child of this process").success());
+    assert!(former.has_ended().success());
+
+    // As with NotifyAccess=exec.
+    let mut main = first;
+    while let Some((sender, text)) = sent(&systemd) {
+        assert!(
+            [main, reload.id()].contains(&sender),
+            "process {sender}, but {main} is the main one: {text}"
+        );
+        if let Some(named) = text.strip_prefix("MAINPID=") {
+            main = named.parse().expect("a number");
+        }
+    }
+    assert_ne!(main, first, "the successor is the main process");
+    kill_process(Process::from_raw(main as i32).expect("a process"), Signal::TERM).expect("it runs");
+}
+
+/// A notification with the process that has sent it, if there is one.
+fn sent(socket: &UnixDatagram) -> Option<(u32, String)> {
+    let (mut text, mut space) = ([0; 64], [MaybeUninit::uninit(); cmsg_space!(ScmCredentials(1))]);
+    let mut credentials = RecvAncillaryBuffer::new(&mut space);
+    let into = &mut [IoSliceMut::new(&mut text)];
+    let length = recvmsg(socket, into, &mut credentials, RecvFlags::empty()).ok()?.bytes;
+    let sender = credentials.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmCredentials(of) => Some(of.pid.as_raw_nonzero().get() as u32),
+        _ => None,
+    });
+    Some((sender?, String::from_utf8_lossy(&text[..length]).trim_end().to_owned()))
 }
 
 /// The next notification to systemd.

@@ -142,6 +142,7 @@ impl ControlThread {
                     let _ = reply.send(Ok(()));
                 }
                 Ok((TakeOverStep::Done, reply)) if stage == Stage::Taken => {
+                    successor::announce_main(successor);
                     let _ = reply.send(Ok(()));
                     // It sends what was announced here.
                     self.control.datapath().stop_master();

@@ -188,9 +188,6 @@ impl Daemon {
         let Ok(served) = self.handle().run(|thread| Ok(thread.serve(take_over))) else { return Ok(()) };
         let Some(take_over) = served? else { return Ok(()) };
         tracing::info!("the former xvsd is taken over; nobody forwarded for {:?}", take_over.pause_time());
-        if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::MainPid(std::process::id())]) {
-            tracing::warn!("systemd could not be notified: {error}");
-        }
         take_over.end_former();
         // The former xvsd has ended, so this one must go on in any case.
         if let Some(Err(error)) = self.directory.as_mut().map(StateDirectory::take) {

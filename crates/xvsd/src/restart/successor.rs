@@ -13,6 +13,7 @@ use std::{env, fs, process};
 
 use crossbeam::channel::Sender;
 use rustix::thread::set_name;
+use sd_notify::NotifyState;
 use xvs_helper::client::Run;
 use xvs_helper::process::as_xvsd;
 use xvs_helper::request::{Event, Request};
@@ -104,10 +105,13 @@ fn start_and_wait() -> io::Result<ExitCode> {
     let mut between = starter().stdin(Stdio::null()).stdout(its).spawn()?;
     let started = number(&out);
     between.wait()?;
-    started?;
+    let successor = started?;
     let mut said = vec![0; READY.len()];
     // A successor that fails has printed why.
     let is_ready = out.read_exact(&mut said).is_ok() && said == READY;
+    if is_ready {
+        announce_main(successor);
+    }
     Ok(if is_ready { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -136,6 +140,15 @@ pub(crate) fn start_for_reload(result: Sender<Result<(), String>>) -> io::Result
         let _ = result.send(Err(why));
     })?;
     Ok(process)
+}
+
+/// Tells systemd that a process is the main one of its unit from now on. systemd accepts that (`NotifyAccess=exec`) from
+/// the main process, which hands over, and from the process of ExecReload, which waits for the successor of an xvsd that
+/// does not say so; not from other processes of the unit, such as scripts of other users.
+pub fn announce_main(process: u32) {
+    if let Err(error) = sd_notify::notify(&[NotifyState::MainPid(process)]) {
+        tracing::warn!("systemd could not be notified: {error}");
+    }
 }
 
 /// Tells the process that waits for this successor why it fails.
