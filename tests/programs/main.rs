@@ -5,4 +5,5 @@ mod control;
 mod manual;
 mod requests;
 mod socket;
+mod socket_folder;
 mod xvsadm;

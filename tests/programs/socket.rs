@@ -5,7 +5,7 @@
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::ops::ControlFlow;
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Command as Process, Stdio};
@@ -35,10 +35,10 @@ use xvs_proto::{Endpoint, Protocol};
 use xvsd::socket::{Handler, Peer, Server, Settings, StartError};
 
 /// A folder for each test, removed when it is dropped.
-struct Folder(PathBuf);
+pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = env::temp_dir().join(format!("xvs-{}-{name}", process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir_all(&path).unwrap();
@@ -46,7 +46,7 @@ impl Folder {
         Self(path)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.0.join("xvsd.sock")
     }
 }
@@ -60,7 +60,7 @@ impl Drop for Folder {
 /// Handler that accepts and records every request, lists `connections` connections, and has one packet for each
 /// capture.
 #[derive(Default)]
-struct Recorder {
+pub(crate) struct Recorder {
     captures_ended: Mutex<u32>,
     asked: Mutex<Vec<Request>>,
     connections: u16,
@@ -486,54 +486,6 @@ fn a_stale_socket_is_replaced_without_a_moment_with_none_and_a_file_in_its_place
     }
 }
 
-#[test]
-fn a_folder_of_another_user_is_refused_with_the_step_and_so_is_one_in_which_others_can_replace_the_socket() {
-    if !is_root() {
-        return eprintln!("skipped: giving a folder to another user needs root");
-    }
-    let folder = Folder::new("others");
-    let refused = || {
-        let refused = Server::start(Settings::of(folder.socket()), Arc::new(Recorder::default()));
-        let Err(StartError::Folder(why)) = refused else { panic!("{refused:?}") };
-        why.to_string()
-    };
-    chown(&folder.0, Some(65534), None).unwrap();
-    let why = refused();
-    let step = format!("`chown -R 0: {}`", folder.0.display());
-    assert!(why.contains("belongs to user 65534") && why.contains(&step), "{why}");
-    chown(&folder.0, Some(0), None).unwrap();
-    fs::set_permissions(&folder.0, fs::Permissions::from_mode(0o777)).unwrap();
-    assert!(refused().contains("mode 0777"), "another user could replace the socket");
-    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 0, "neither a lock nor a socket is left");
-}
-
-#[test]
-fn group_and_mode_are_those_of_the_socket_even_if_its_name_leads_to_another_file_meanwhile() {
-    let folder = Folder::new("raced");
-    let precious = folder.0.join("precious");
-    fs::write(&precious, "").unwrap();
-    fs::set_permissions(&precious, fs::Permissions::from_mode(0o600)).unwrap();
-    let new = folder.socket().with_added_extension("new");
-    let started = AtomicBool::new(false);
-    // As the folder's owner could until the folder was refused: the name that was bound becomes a link.
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            while !started.load(Ordering::Relaxed) {
-                if fs::remove_file(&new).is_ok() {
-                    let _ = symlink(&precious, &new);
-                }
-            }
-        });
-        for _ in 0..300 {
-            let settings = Settings { mode: 0o666, ..Settings::of(folder.socket()) };
-            let _ = Server::start(settings, Arc::new(Recorder::default()));
-            let _ = fs::remove_file(&new);
-        }
-        started.store(true, Ordering::Relaxed);
-    });
-    assert_eq!(fs::metadata(&precious).unwrap().permissions().mode() & 0o777, 0o600);
-}
-
 /// Runs `xvsadm` as user 65534 with these groups; `None` without root.
 fn as_nobody(folder: &Folder, groups: &str, arguments: &[&str]) -> Option<(i32, String)> {
     run_as_nobody(&program("xvsadm"), folder, groups, arguments)
@@ -558,7 +510,7 @@ fn run_as_nobody(built: &Path, folder: &Folder, groups: &str, arguments: &[&str]
     Some((output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap()))
 }
 
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     status.lines().any(|line| line.starts_with("Uid:\t0\t0"))
 }

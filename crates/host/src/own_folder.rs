@@ -1,9 +1,9 @@
-//! Folders in which xvsd makes files that other users must not exchange: that of the control socket, and that of the log
-//! of connections.
+//! Folders in which xvsd makes files that other users must not exchange: that of the control socket, and that of the
+//! log of connections.
 //!
 //! A folder belongs to its owner for ever: with its rights a user can replace a file there between two system calls. So
-//! a folder of another user is refused, as after a return from `user` to root, and what follows uses its descriptor. Not
-//! here: the state directory (`state_directory.rs`), which also demands a tmpfs.
+//! a folder of another user is refused, as after a return from `user` to root, and what follows uses its descriptor.
+//! Not here: the state directory (`state_directory.rs`), which also demands a tmpfs.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -93,7 +93,7 @@ mod tests {
     fn a_folder_is_refused_if_another_user_owns_it_or_can_replace_files_in_it() {
         let path = std::env::temp_dir().join(format!("xvs-own-folder-{}", std::process::id()));
         fs::create_dir(&path).unwrap();
-        let mut refused = |owner, mode, writers| {
+        let refused = |owner, mode, writers| {
             chown(&path, Some(owner), None).unwrap();
             fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
             open(&path, writers).err().map(|error| error.to_string())

@@ -1,7 +1,7 @@
 //! Text that neither xvs nor the operator of this machine has chosen: words of clients, servers and other directors.
 //!
-//! On a terminal such a text could move the cursor, hide lines or begin new ones, and in a log it could forge a line. So
-//! whatever keeps it has this type, which prints control characters as escapes. In JSON it is the text itself.
+//! On a terminal such a text could move the cursor, hide lines or begin new ones, and in a log it could forge a line.
+//! So whatever keeps it has this type, which prints control characters as escapes. In JSON it is the text itself.
 
 use std::fmt::{self, Debug, Display};
 

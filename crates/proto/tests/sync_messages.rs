@@ -14,6 +14,8 @@ enum Kernel {
     /// Takes it: the client's port.
     Takes(u16),
     Skips,
+    /// Takes it with data of the engine `sip` that are no Call-ID, which xvs would print: xvs skips it.
+    TakesNoCallId,
     /// Skips it for a mandatory option of a type that xvs has taken for its own.
     SkipsXvs,
     /// Leaves it out, and the rest of the message.
@@ -73,9 +75,17 @@ fn kernel_v1(message: &[u8], at: &mut usize) -> Option<Kernel> {
         }
     }
     match (known[2], known[3]) {
+        (Some(data), Some(b"sip")) if !is_call_id(data) => Some(Kernel::TakesNoCallId),
         (Some(_), Some(b"sip")) | (None, _) => Some(Kernel::Takes(half(entry, 10))),
         (Some(_), _) => Some(Kernel::Skips),
     }
+}
+
+/// RFC 3261 §25.1: `callid = word [ "@" word ]`.
+fn is_call_id(text: &[u8]) -> bool {
+    let mut words = text.split(|byte| *byte == b'@');
+    let is_in_word = |byte: &u8| byte.is_ascii_graphic() && !b"#$&,;=^|".contains(byte);
+    words.clone().count() <= 2 && words.all(|word| !word.is_empty() && word.iter().all(is_in_word))
 }
 
 fn half(bytes: &[u8], at: usize) -> u16 {
@@ -158,6 +168,7 @@ proptest! {
                 (Ok(_), Kernel::SkipsXvs) => true,
                 (Err(Skipped::Malformed), _) => *expected == Kernel::Ends,
                 (Err(_), Kernel::Skips | Kernel::SkipsXvs) => true,
+                (Err(Skipped::UnknownEngine), Kernel::TakesNoCallId) => true,
                 _ => false,
             };
             prop_assert!(is_same, "{:?} {:?}", read, expected);

@@ -125,7 +125,7 @@ impl Recorder {
         let rules = question::rules().ask(&mut client)?.rules;
         self.record(Event::Serves(director, digest(rules.into_iter().map(Change::Add))));
         let Some(fleet) = question::status().ask(&mut client)?.fleet else { return Ok(()) };
-        let own = fleet.directors.iter().find(|one| one.name == fleet.director);
+        let own = fleet.directors.iter().find(|one| one.name.raw() == fleet.director);
         if let Some(runs) = own.and_then(|own| own.runs.as_ref()) {
             let is_report = |warning: &&String| warning.contains("refused") || warning.contains("restored");
             let refused = usize::from(own.is_some_and(|own| own.refused.is_some()));

@@ -147,7 +147,7 @@ impl<'a> Fields<'a> {
         let [client, virtual_endpoint, dest] = [self.endpoint(), self.endpoint(), self.endpoint()];
         let (state, expires_seconds) = (self.text().to_owned(), self.number());
         let (name, data) = (self.text().to_owned(), self.text().to_owned());
-        let engine = (name != "-").then_some(EngineData { name, data });
+        let engine = (name != "-").then_some(EngineData { name, data: data.into() });
         ConnectionRow {
             protocol,
             expires_seconds,

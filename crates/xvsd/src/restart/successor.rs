@@ -142,9 +142,9 @@ pub(crate) fn start_for_reload(result: Sender<Result<(), String>>) -> io::Result
     Ok(process)
 }
 
-/// Tells systemd that a process is the main one of its unit from now on. systemd accepts that (`NotifyAccess=exec`) from
-/// the main process, which hands over, and from the process of ExecReload, which waits for the successor of an xvsd that
-/// does not say so; not from other processes of the unit, such as scripts of other users.
+/// Tells systemd that a process is the main one of its unit from now on. systemd accepts that (`NotifyAccess=exec`)
+/// from the main process, which hands over, and from the process of ExecReload, which waits for the successor of an
+/// xvsd that does not say so; not from other processes of the unit, such as scripts of other users.
 pub fn announce_main(process: u32) {
     if let Err(error) = sd_notify::notify(&[NotifyState::MainPid(process)]) {
         tracing::warn!("systemd could not be notified: {error}");

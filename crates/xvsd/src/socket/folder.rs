@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 use xvs_host::own_folder::{self, Writers};
 
-use crate::socket::{StartError, beside};
+use crate::socket::start_error::{StartError, beside};
 
 /// The folder, and the socket's name in it.
 #[derive(Debug)]

@@ -18,6 +18,7 @@ mod places;
 mod refused_changes;
 mod request_line;
 mod room;
+mod start_error;
 mod streams;
 
 use std::io::{Read, Write};
@@ -30,11 +31,9 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use std::{io, thread};
 
-use thiserror::Error;
 use xvs_ctl::events::Listener;
 use xvs_host::lock_file;
 use xvs_host::lock_file::{Held, Lock, LockAttempt};
-use xvs_host::own_folder::FolderError;
 use xvs_host::process::END;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::framing::{
@@ -54,9 +53,11 @@ use crate::socket::places::{Clients, Served, has_sent};
 use crate::socket::refused_changes::RefusedChanges;
 use crate::socket::request_line::request_line;
 use crate::socket::room::LargeRequests;
+use crate::socket::start_error::beside;
 use crate::threads::spawn_stoppable;
 
 pub use crate::socket::peer::Peer;
+pub use crate::socket::start_error::StartError;
 /// Answers requests. Called from many threads at once, each of which serves one client.
 pub trait Handler: Send + Sync + 'static {
     /// Answers a request. The server has checked that `peer` may send it.
@@ -147,57 +148,6 @@ impl Settings {
     }
 }
 
-/// Why the server does not start.
-#[derive(Debug, Error)]
-pub enum StartError {
-    /// Another server holds the lock.
-    #[error(
-        "another xvsd{} serves {}; stop it first, or choose another socket",
-        by.map(|pid| format!(" (process {pid})")).unwrap_or_default(),
-        socket.display()
-    )]
-    InUse {
-        /// The socket that the other server serves.
-        socket: PathBuf,
-        /// Its process id, if the lock file has it.
-        by: Option<u32>,
-    },
-    /// The path exists, and is no socket.
-    #[error("{} exists and is no socket; move it, or choose another path", .0.display())]
-    NotASocket(PathBuf),
-    /// The socket's folder is not safe.
-    #[error("the control socket: {0}")]
-    Folder(#[from] FolderError),
-    /// A system call failed.
-    #[error("{call} {}: {error}{}", path.display(), step(error))]
-    System {
-        /// The call.
-        call: &'static str,
-        /// Its argument.
-        path: PathBuf,
-        /// The error of the system.
-        error: io::Error,
-    },
-}
-
-impl StartError {
-    fn system(call: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let path = path.to_owned();
-        move |error| Self::System { call, path, error }
-    }
-}
-
-/// The step after an error of the system.
-fn step(error: &io::Error) -> &'static str {
-    match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            "; run xvsd as root, or with --socket name a socket in a folder that its user can write to (in a systemd unit \
-             `RuntimeDirectory=xvs` makes /run/xvs)"
-        }
-        _ => "",
-    }
-}
-
 /// A running server; dropping it stops it and closes every client's connection.
 #[derive(Debug)]
 pub struct Server {
@@ -282,13 +232,6 @@ impl Drop for Server {
         }
         self.folder.remove();
     }
-}
-
-/// The path with this ending.
-fn beside(path: &Path, ending: &str) -> PathBuf {
-    let mut path = path.as_os_str().to_owned();
-    path.push(ending);
-    path.into()
 }
 
 /// Takes the lock file beside the socket. Waits for the end of a holder that accepts no connections any more.
