@@ -42,6 +42,7 @@ mod modes;
 mod mtu;
 mod nat;
 mod network;
+mod nexthops;
 mod offload;
 mod page;
 mod persistence;

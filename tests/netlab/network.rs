@@ -148,6 +148,84 @@ fn ipv6_routes_are_followed_with_gateways_next_hops_sources_and_mtus() {
 }
 
 #[test]
+fn routes_by_nexthop_objects_have_the_hops_of_the_objects_and_follow_their_changes() {
+    let netns = Netns::new("nexthops");
+    netns.run(|| {
+        fs::write("/proc/sys/net/ipv4/nexthop_compat_mode", "0").unwrap();
+        let mut follower = NetworkFollower::open().unwrap();
+        for (dev, net) in [("wan", 1), ("lan", 2)] {
+            link(&netns, dev);
+            netns.ip(&format!("addr add 10.0.{net}.1/24 dev {dev}"));
+            netns.ip(&format!("addr add 2001:db8:{net}::1/64 dev {dev} nodad"));
+        }
+        netns.ip("route add 10.0.0.0/8 via 10.0.1.66");
+        for words in [
+            "id 1 via 10.0.1.7 dev wan",
+            "id 2 via 10.0.2.7 dev lan",
+            "id 3 via inet6 fe80::9 dev wan",
+            "id 4 via 2001:db8:1::7 dev wan",
+            "id 5 via 2001:db8:2::7 dev lan",
+            "id 6 blackhole",
+            "id 7 encap ip id 5 dst 10.0.1.9 via 10.0.1.7 dev wan",
+            "id 10 group 1,3/2",
+            "id 11 group 1/2 type resilient buckets 8",
+            "id 12 group 4,3/5",
+        ] {
+            netns.ip(&format!("nexthop add {words}"));
+        }
+        for (number, id) in [(1, 1), (2, 10), (3, 11), (4, 3), (5, 6), (6, 7)] {
+            netns.ip(&format!("route add 10.{number}.0.0/16 nhid {id}"));
+        }
+        netns.ip("-6 route add 2001:db8:101::/64 nhid 4");
+        netns.ip("-6 route add 2001:db8:102::/64 nhid 12");
+        // Routes without objects, one of whose next hops is encapsulated.
+        let hops = "nexthop via 10.0.1.7 dev wan nexthop encap ip id 5 dst 10.0.2.9 via 10.0.2.7 dev lan";
+        netns.ip(&format!("route add 10.7.0.0/16 {hops}"));
+        let view = until(&mut follower, "the last route is named", |view| view.warnings.len() == 2);
+        for (warning, expected) in view.warnings.iter().zip([
+            "the route to 10.6.0.0/16 by nexthop object 7 with an encapsulation is not followed",
+            "the route to 10.7.0.0/16 with an encapsulation is not followed",
+        ]) {
+            assert!(warning.starts_with(expected), "{warning}");
+        }
+        let [wan, lan] = ["wan", "lan"].map(|name| view.network.link_named(name).unwrap().id);
+        let by = |link, next_hop: &str| RouteTo::Via { link, next_hop: ip(next_hop) };
+        let route = |view: &View, dest: &str, hash| Egress::build(&view.network).route(ip(dest), hash);
+        // With weights of three to one.
+        let below_three_quarters = u64::MAX / 8 * 5;
+        for (dest, hash, expected) in [
+            ("10.1.0.1", 0, by(wan, "10.0.1.7")),
+            ("10.2.0.1", below_three_quarters, by(wan, "10.0.1.7")),
+            ("10.2.0.1", u64::MAX, by(lan, "10.0.2.7")),
+            ("10.3.0.1", 0, by(wan, "10.0.1.7")),
+            ("10.3.0.1", u64::MAX, by(lan, "10.0.2.7")),
+            ("10.4.0.1", 0, by(wan, "fe80::9")),
+            ("10.5.0.1", 0, RouteTo::Unreachable),
+            ("10.6.0.1", 0, by(wan, "10.0.1.66")),
+            ("10.7.0.1", 0, by(wan, "10.0.1.66")),
+            ("2001:db8:101::1", 0, by(wan, "2001:db8:1::7")),
+            ("2001:db8:102::1", below_three_quarters, by(wan, "2001:db8:1::7")),
+            ("2001:db8:102::1", u64::MAX, by(lan, "2001:db8:2::7")),
+        ] {
+            assert_eq!(route(&view, dest, hash), expected, "{dest} {hash}");
+        }
+        // The kernel announces objects alone: the members of a group, a single one, and one that is removed.
+        netns.ip("nexthop replace id 10 group 2");
+        until(&mut follower, "the group changes", |view| route(view, "10.2.0.1", 0) == by(lan, "10.0.2.7"));
+        netns.ip("nexthop replace id 4 via 2001:db8:1::8 dev wan");
+        for dest in ["2001:db8:101::1", "2001:db8:102::1"] {
+            let next_hop = by(wan, "2001:db8:1::8");
+            until(&mut follower, "the object changes", |view| route(view, dest, 0) == next_hop);
+        }
+        netns.ip("link set wan-far down");
+        until(&mut follower, "the member without a carrier is gone", |view| {
+            route(view, "10.3.0.1", 0) == by(lan, "10.0.2.7")
+                && route(view, "2001:db8:102::1", 0) == by(lan, "2001:db8:2::7")
+        });
+    });
+}
+
+#[test]
 fn a_neighbours_new_link_address_is_a_change_and_a_stale_state_is_not() {
     let netns = Netns::new("neigh");
     netns.run(|| {

@@ -1,7 +1,7 @@
 //! Facts about the machine, which the checks evaluate: plain values, read by [`gather`](crate::doctor::gather) or
 //! written by hand in tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
 
@@ -64,6 +64,8 @@ pub(super) struct Facts {
     pub probed: Vec<String>,
     /// The answers to them.
     pub answers: Vec<Answer>,
+    /// The real servers to which the kernel itself has a route.
+    pub kernel_routes: BTreeSet<IpAddr>,
     /// The kernel's path MTU to an address in bytes, if it is not that of the link.
     pub kernel_mtus: BTreeMap<IpAddr, u32>,
     /// The virtual addresses that this machine serves as a real server.

@@ -288,10 +288,10 @@ fn ask_the_kernel(facts: &mut Facts) -> io::Result<()> {
     let mut netlink = Netlink::open()?;
     let servers: BTreeSet<_> = facts.servers().map(|(_, server)| server.endpoint.addr).collect();
     for addr in servers {
-        // An address without a route has no path MTU.
-        if let Some(mtu) = path_mtu(&mut netlink, addr).unwrap_or_default() {
-            facts.kernel_mtus.insert(addr, mtu);
-        }
+        // The kernel answers with an error if it has no route, or one that refuses packets.
+        let Ok(mtu) = path_mtu(&mut netlink, addr) else { continue };
+        facts.kernel_routes.insert(addr);
+        facts.kernel_mtus.extend(mtu.map(|mtu| (addr, mtu)));
     }
     Ok(())
 }

@@ -39,6 +39,14 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination
             return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(mend);
         }
         RouteTo::Local => return Finding::ok(ROUTE, addr, "it is the director itself").seen(ROUTES),
+        // A further route would hide that of a routing daemon.
+        RouteTo::Unreachable | RouteTo::NoRoute if facts.kernel_routes.contains(&addr) => {
+            let found = format!(
+                "xvs does not follow the kernel's route to it, so its packets are dropped as no_route; `xvs status` \
+                 names what it does not follow, and `ip route get {addr}` prints the route: change it at its origin"
+            );
+            return Finding::fail(ROUTE, addr, found).seen(ROUTES);
+        }
         RouteTo::Unreachable | RouteTo::NoRoute => {
             let found = "there is no route to it: its packets are dropped as no_route";
             return Finding::fail(ROUTE, addr, found).seen(ROUTES).mend(new_route(facts, addr));
@@ -360,6 +368,11 @@ mod tests {
             (Level::Fail, "route", "ip route replace 192.0.2.11 dev lan"),
             "it is in the network of lan"
         );
+        let finding = judged(nat, |facts| {
+            moved(facts, "203.0.113.10");
+            facts.kernel_routes.insert("203.0.113.10".parse().unwrap());
+        });
+        assert_eq!(level_check_mend(&finding), (Level::Fail, "route", ""), "the kernel has a route");
         let finding = judged(nat, |facts| {
             let dmz = [("203.0.113.1".parse().unwrap(), 24)];
             facts.network.add_link("dmz", "02:00:00:00:00:02".parse().unwrap(), &dmz, 1500).unwrap();

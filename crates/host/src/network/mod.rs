@@ -31,6 +31,7 @@ use xvs_proto::network::{Link, Neighbour, Network, PolicyAction};
 use crate::follower_thread::{FollowerThread, Stopper};
 pub use crate::network::latest::{Latest, Slot};
 use crate::network::netlink::Netlink;
+use crate::network::nexthops::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP};
 use crate::network::tables::NeighbourEntry;
 pub use crate::network::tables::path_mtu;
 
@@ -40,6 +41,7 @@ pub mod deferral;
 mod latest;
 pub mod neighbours;
 pub mod netlink;
+mod nexthops;
 mod rules;
 mod tables;
 
@@ -352,8 +354,6 @@ const RTM_NEWNEIGH: u16 = 28;
 const RTM_DELNEIGH: u16 = 29;
 const RTM_NEWRULE: u16 = 32;
 const RTM_DELRULE: u16 = 33;
-const RTM_NEWNEXTHOP: u16 = 104;
-const RTM_DELNEXTHOP: u16 = 105;
 
 #[cfg(test)]
 mod tests {

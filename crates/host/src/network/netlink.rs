@@ -8,7 +8,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkBuffer, NetlinkDeserializable,
+    NetlinkHeader, NetlinkMessage, NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::NETLINK_ROUTE;
@@ -36,7 +37,10 @@ impl Netlink {
     /// The request is repeated if a table changed meanwhile (`NLM_F_DUMP_INTR`), so the replies are the state of one
     /// moment. A message that the library cannot parse is left out and logged. For a feature that the kernel was built
     /// without, there are no replies.
-    pub fn dump(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
+    pub fn dump<M>(&mut self, request: M) -> io::Result<Vec<M>>
+    where
+        M: NetlinkSerializable + NetlinkDeserializable + Clone,
+    {
         for _ in 0..DUMP_ATTEMPTS {
             self.send(request.clone(), NLM_F_DUMP)?;
             match self.replies() {
@@ -54,7 +58,7 @@ impl Netlink {
     /// Sends a change with these additional flags; an error of the kernel is returned.
     pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.send(message, NLM_F_ACK | flags)?;
-        self.replies().map(|_| ())
+        self.replies::<RouteNetlinkMessage>().map(|_| ())
     }
 
     /// The replies to a request for one object; an error of the kernel is returned.
@@ -63,9 +67,10 @@ impl Netlink {
         self.replies().map(|(replies, _)| replies)
     }
 
-    fn send(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+    fn send(&mut self, message: impl NetlinkSerializable, flags: u16) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
-        let mut request = NetlinkMessage::from(message);
+        let mut request =
+            NetlinkMessage::new(NetlinkHeader::default(), NetlinkPayload::InnerMessage(message));
         request.header.flags = NLM_F_REQUEST | flags;
         request.header.sequence_number = self.sequence;
         request.finalize();
@@ -75,14 +80,14 @@ impl Netlink {
     }
 
     /// Receives the replies to the last request, up to the message that ends them.
-    fn replies(&mut self) -> io::Result<(Vec<RouteNetlinkMessage>, Consistency)> {
+    fn replies<M: NetlinkDeserializable>(&mut self) -> io::Result<(Vec<M>, Consistency)> {
         let mut replies = Vec::new();
         let mut consistency = Consistency::Whole;
         loop {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
             for bytes in messages(&self.buffer) {
-                let message = match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
+                let message = match NetlinkMessage::<M>::deserialize(bytes) {
                     Ok(message) => message,
                     Err(error) => {
                         tracing::warn!("netlink message that cannot be parsed, left out: {error}");

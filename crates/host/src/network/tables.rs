@@ -16,14 +16,15 @@ use netlink_packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourExtFlags, NeighbourMessage, NeighbourState,
 };
 use netlink_packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHopFlags, RouteType,
-    RouteVia,
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteNextHop, RouteNextHopFlags,
+    RouteType, RouteVia,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use xvs_proto::network::{Link, LinkKind, Network, NextHop, Route, RouteAction, Table, Vlan};
 use xvs_proto::{MacAddr, Prefix};
 
 use crate::network::netlink::Netlink;
+use crate::network::nexthops::Nexthops;
 
 /// The links with their addresses. A link of `before` keeps its id; a new link gets a free id.
 pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Link>> {
@@ -66,6 +67,7 @@ pub(super) fn routes(
     tables: &BTreeSet<Table>,
     links: &[Link],
 ) -> io::Result<(Vec<Route>, Vec<String>)> {
+    let nexthops = Nexthops::read(netlink)?;
     let mut routes = Vec::new();
     let mut warnings = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -76,7 +78,7 @@ pub(super) fn routes(
             if message.header.address_family != family {
                 continue;
             }
-            routes.extend(route(&message, tables, &mut warnings));
+            routes.extend(route(&message, tables, &nexthops, &mut warnings));
         }
     }
     routes.iter_mut().for_each(|route| enter_vrf(route, links));
@@ -357,7 +359,12 @@ fn address(message: &AddressMessage) -> Option<(IpAddr, u8)> {
 }
 
 /// The route in a route message; `None` if xvs does not need it, or cannot follow it, with a warning.
-fn route(message: &RouteMessage, tables: &BTreeSet<Table>, warnings: &mut Vec<String>) -> Option<Route> {
+fn route(
+    message: &RouteMessage,
+    tables: &BTreeSet<Table>,
+    nexthops: &Nexthops,
+    warnings: &mut Vec<String>,
+) -> Option<Route> {
     let header = &message.header;
     if header.flags.contains(RouteFlags::Cloned) {
         return None;
@@ -369,14 +376,12 @@ fn route(message: &RouteMessage, tables: &BTreeSet<Table>, warnings: &mut Vec<St
     let mut table = u32::from(header.table);
     let mut metric = 0;
     let mut preferred_source = None;
-    let mut encapsulated = None;
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Table(id) => table = *id,
             RouteAttribute::Priority(priority) => metric = *priority,
             RouteAttribute::Destination(addr) => dest = ip_of(addr).unwrap_or(dest),
             RouteAttribute::PrefSource(addr) => preferred_source = ip_of(addr),
-            RouteAttribute::EncapType(_) => encapsulated = Some("with an encapsulation"),
             _ => {}
         }
     }
@@ -385,21 +390,25 @@ fn route(message: &RouteMessage, tables: &BTreeSet<Table>, warnings: &mut Vec<St
         return None;
     }
     let dest = Prefix::new(dest, header.destination_prefix_length)?;
-    let selective = if header.tos != 0 {
-        Some("for one type of service (TOS)")
+    let hops = if header.tos != 0 {
+        Err("for one type of service (TOS)".to_owned())
+    } else if header.source_prefix_length != 0 {
+        Err("for a source prefix".to_owned())
     } else {
-        (header.source_prefix_length != 0).then_some("for a source prefix")
+        hops(message, nexthops)
     };
-    if let Some(kind) = encapsulated.or(selective) {
-        warnings
-            .push(format!("the route to {dest} {kind} is not followed: packets take the next best route"));
-        return None;
-    }
+    let hops = match hops {
+        Ok(hops) => hops,
+        Err(which) => {
+            warnings.push(format!(
+                "the route to {dest} {which} is not followed: packets take the next best route"
+            ));
+            return None;
+        }
+    };
     let action = match header.kind {
-        RouteType::Unicast => match hops(message) {
-            hops if hops.is_empty() => return None,
-            hops => RouteAction::Unicast(hops),
-        },
+        RouteType::Unicast if hops.is_empty() => return None,
+        RouteType::Unicast => RouteAction::Unicast(hops),
         RouteType::Local | RouteType::Anycast => RouteAction::Local,
         RouteType::Broadcast => RouteAction::Broadcast,
         RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit => RouteAction::Unreachable,
@@ -409,32 +418,39 @@ fn route(message: &RouteMessage, tables: &BTreeSet<Table>, warnings: &mut Vec<St
     Some(Route { table, dest, metric, action, preferred_source, mtu: mtu_of(message) })
 }
 
-/// The next hops of a unicast route, without those that the kernel has marked dead.
-fn hops(message: &RouteMessage) -> Vec<NextHop> {
+/// The next hops of a route, without those that the kernel has marked dead. An error ends the sentence «the route to
+/// PREFIX …» if xvs cannot follow the route.
+fn hops(message: &RouteMessage, nexthops: &Nexthops) -> Result<Vec<NextHop>, String> {
     let mut ifindex = None;
-    let mut hops = Vec::new();
+    let mut multipath: &[RouteNextHop] = &[];
     for attribute in &message.attributes {
         match attribute {
+            RouteAttribute::NhId(id) => return nexthops.hops(*id),
             RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::MultiPath(next_hops) => {
-                let alive = next_hops.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
-                hops.extend(alive.map(|hop| NextHop {
-                    ifindex: hop.interface_index,
-                    via: gateway(&hop.attributes),
-                    // The message has the weight minus one (rtnetlink(7), rtnh_hops).
-                    weight: u32::from(hop.hops) + 1,
-                }));
-            }
+            RouteAttribute::MultiPath(hops) => multipath = hops,
             _ => {}
         }
     }
+    let mut attributes = message.attributes.iter().chain(multipath.iter().flat_map(|hop| &hop.attributes));
+    if attributes.any(|attribute| matches!(attribute, RouteAttribute::EncapType(_))) {
+        return Err("with an encapsulation".to_owned());
+    }
+    let alive = multipath.iter().filter(|hop| !hop.flags.contains(RouteNextHopFlags::Dead));
+    let mut hops: Vec<_> = alive
+        .map(|hop| NextHop {
+            ifindex: hop.interface_index,
+            via: gateway(&hop.attributes),
+            // The message has the weight minus one (rtnetlink(7), rtnh_hops).
+            weight: u32::from(hop.hops) + 1,
+        })
+        .collect();
     if hops.is_empty()
         && let Some(ifindex) = ifindex
         && !message.header.flags.contains(RouteFlags::Dead)
     {
         hops.push(NextHop { ifindex, via: gateway(&message.attributes), weight: 1 });
     }
-    hops
+    Ok(hops)
 }
 
 fn gateway(attributes: &[RouteAttribute]) -> Option<IpAddr> {
