@@ -60,6 +60,13 @@ const FEATURES: u32 = 4;
 const GET_STATISTICS: u32 = 0x1d;
 /// `ETH_GSTRING_LEN`.
 const NAME_BYTES: usize = 32;
+/// Room for names and counters that come up between two requests, more than any driver has. Older kernels write all that
+/// there are, whatever number the request gives (net/ethtool/ioctl.c, `ethtool_get_strings`, `ethtool_get_stats`);
+/// newer ones write none if the number is wrong. Costs no memory until the kernel writes there.
+const ROOM: usize = 1 << 16;
+/// Attempts to read a set whose size changes.
+const ATTEMPTS: usize = 3;
+const CHANGES: &str = "the number of its counters changes while they are read";
 /// `struct ethtool_get_features_block`: available, requested, active, never changed.
 const FEATURE_WORDS: usize = 4;
 const ACTIVE: usize = 2;
@@ -309,25 +316,46 @@ impl Request {
 
     /// Its counters, by the names of `ethtool -S`.
     pub(super) fn statistics(&mut self) -> io::Result<BTreeMap<String, u64>> {
-        let names = self.strings(STATISTICS)?;
-        // The reply has two words before the counters, whose number may have grown meanwhile.
-        let mut counters = vec![0_u64; 1 + 2 * names.len()];
-        let head = [GET_STATISTICS, names.len() as u32].map(u32::to_ne_bytes);
-        counters[0] = u64::from_ne_bytes(head.concat().try_into().expect("two words are eight bytes"));
-        self.exchange(counters.as_mut_ptr())?;
-        Ok(names.into_iter().zip(counters.into_iter().skip(1)).collect())
+        for _ in 0..ATTEMPTS {
+            let names = self.strings(STATISTICS)?;
+            // Two words before the counters.
+            let head = [GET_STATISTICS, names.len() as u32].map(u32::to_ne_bytes);
+            let head = u64::from_ne_bytes(head.concat().try_into().expect("two words are eight bytes"));
+            let mut counters = vec![0_u64; 1 + names.len() + ROOM];
+            counters[0] = head;
+            self.exchange(counters.as_mut_ptr())?;
+            // The reply has the number of counters.
+            if counters[0] == head {
+                return Ok(names.into_iter().zip(counters.into_iter().skip(1)).collect());
+            }
+        }
+        Err(io::Error::other(CHANGES))
     }
 
     /// The names of a set.
     fn strings(&mut self, of: u32) -> io::Result<Vec<String>> {
-        let mut set = EthtoolSetInfo { command: GET_SET_INFO, reserved: 0, mask: 1 << of, count: 0 };
-        self.exchange(&raw mut set)?;
-        // The reply has an entry for each; `set` has their number.
-        let mut names = vec![0_u32; 3 + set.count as usize * NAME_BYTES / size_of::<u32>()];
-        names[..3].copy_from_slice(&[GET_STRINGS, of, set.count]);
+        for _ in 0..ATTEMPTS {
+            let mut set = EthtoolSetInfo { command: GET_SET_INFO, reserved: 0, mask: 1 << of, count: 0 };
+            self.exchange(&raw mut set)?;
+            if let Some(names) = self.names(of, set.count)? {
+                return Ok(names);
+            }
+        }
+        Err(io::Error::other(CHANGES))
+    }
+
+    /// The names of a set of this size; `None`: it has another size by now.
+    fn names(&mut self, of: u32, count: u32) -> io::Result<Option<Vec<String>>> {
+        let mut names = vec![0_u32; 3 + (count as usize + ROOM) * NAME_BYTES / size_of::<u32>()];
+        let head = [GET_STRINGS, of, count];
+        names[..3].copy_from_slice(&head);
         self.exchange(names.as_mut_ptr())?;
-        let names: Vec<u8> = names[3..].iter().flat_map(|word| word.to_ne_bytes()).collect();
-        Ok(names.chunks_exact(NAME_BYTES).map(text).collect())
+        if names[..3] != head {
+            return Ok(None);
+        }
+        let names = names[3..].chunks_exact(NAME_BYTES / size_of::<u32>()).take(count as usize);
+        let bytes = names.map(|name| name.iter().flat_map(|word| word.to_ne_bytes()).collect::<Vec<_>>());
+        Ok(Some(bytes.map(|name| text(&name)).collect()))
     }
 
     /// Carries out a request of ethtool, whose command is the first word of these live data.
@@ -543,6 +571,17 @@ mod tests {
         let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
         let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
         (fields[37].parse().unwrap(), fields[38].parse().unwrap())
+    }
+
+    #[test]
+    fn names_of_a_set_that_has_another_size_by_now_are_not_read() {
+        let mut lo = Request::new("lo").unwrap();
+        let count = lo.strings(FEATURES).unwrap().len() as u32;
+        assert!(lo.names(FEATURES, count).unwrap().is_some_and(|names| names.len() == count as usize));
+        // The kernel has more of them than requested, as after a driver has gained some.
+        for count in [1, count - 1, count + 1] {
+            assert_eq!(lo.names(FEATURES, count).unwrap(), None, "{count}");
+        }
     }
 
     #[test]
