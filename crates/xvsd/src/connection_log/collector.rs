@@ -48,29 +48,42 @@ impl Collector {
         Self { addr, pause, open: None, retry: None, sequence: 0 }
     }
 
-    /// Sends records, in as few messages as hold them.
+    /// Sends records, in as few messages as hold them. Each is counted as written or as lost.
     pub(super) fn send(&mut self, batch: &[LogRecord], dates: Dates, sink: &Sink) {
         let [first, ..] = batch else { return };
         if let Err(error) = self.prepare(first, dates) {
-            return sink.lost(batch.len() as u64, &error, NEXT);
+            return self.lose(batch.len() as u32, &error, sink);
         }
         let max_bytes = self.open.as_ref().map_or(LONGEST_UNKNOWN, |open| open.max_bytes);
         let mut message = Message::new();
-        for record in batch {
+        for (number, record) in batch.iter().enumerate() {
             if !message.add(record, dates, max_bytes) {
-                self.send_message(std::mem::replace(&mut message, Message::new()), sink);
+                let full = std::mem::replace(&mut message, Message::new());
+                if let Err(error) = self.send_message(full, sink) {
+                    return self.lose((batch.len() - number) as u32, &error, sink);
+                }
                 // Each record fits into a message of its own.
                 message.add(record, dates, max_bytes);
             }
         }
-        self.send_message(message, sink);
+        // Its records are counted; there are no others.
+        let _ = self.send_message(message, sink);
     }
 
-    fn send_message(&mut self, message: Message, sink: &Sink) {
+    /// Counts records that are not sent. The collector sees a gap of as many in the sequence numbers.
+    fn lose(&mut self, records: u32, error: &io::Error, sink: &Sink) {
+        self.sequence = self.sequence.wrapping_add(records);
+        sink.lost(records.into(), error, NEXT);
+    }
+
+    /// Sends a message, or counts its records as lost.
+    ///
+    /// # Errors
+    /// The next message would fare no better: the socket is unusable, or its queue is full.
+    fn send_message(&mut self, message: Message, sink: &Sink) -> io::Result<()> {
         let records = message.records();
         let bytes = message.finish(self.sequence, date_seconds());
-        self.sequence = self.sequence.wrapping_add(records);
-        let Some(open) = &mut self.open else { return };
+        let Some(open) = &mut self.open else { return Err(no_socket()) };
         let refused = |error: &io::Error| error.kind() == io::ErrorKind::ConnectionRefused;
         let mut sent = open.socket.send(&bytes);
         if let Err(error) = &sent
@@ -80,27 +93,28 @@ impl Collector {
             sink.lost(open.last.into(), error, NEXT);
             sent = open.socket.send(&bytes);
         }
-        match sent {
-            Ok(_) => {
-                open.last = records;
-                sink.wrote(records.into());
-            }
-            Err(error) => {
-                open.last = 0;
-                sink.lost(records.into(), &error, NEXT);
-                if !refused(&error) && error.kind() != io::ErrorKind::WouldBlock {
-                    // Another socket may find another route, or another MTU.
-                    (self.open, self.retry) = (None, Some(Instant::now() + RETRY));
-                }
-            }
+        let Err(error) = sent else {
+            open.last = records;
+            self.sequence = self.sequence.wrapping_add(records);
+            sink.wrote(records.into());
+            return Ok(());
+        };
+        open.last = 0;
+        self.lose(records, &error, sink);
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => return Ok(()),
+            io::ErrorKind::WouldBlock => {}
+            // Another socket may find another route, or another MTU.
+            _ => (self.open, self.retry) = (None, Some(Instant::now() + RETRY)),
         }
+        Err(error)
     }
 
     /// Opens the socket if there is none, and sends the templates if they are due.
     fn prepare(&mut self, example: &LogRecord, dates: Dates) -> io::Result<()> {
         if self.open.is_none() {
             if self.retry.is_some_and(|retry| Instant::now() < retry) {
-                return Err(io::Error::other("there is no socket to it"));
+                return Err(no_socket());
             }
             let opened = Open::to(self.addr);
             self.retry = opened.is_err().then(|| Instant::now() + RETRY);
@@ -138,6 +152,10 @@ impl Open {
     }
 }
 
+fn no_socket() -> io::Error {
+    io::Error::other("there is no socket to it")
+}
+
 fn date_seconds() -> u32 {
     (date_millis() / 1000) as u32
 }
@@ -146,6 +164,8 @@ const NEXT: &str = "see whether the collector listens and is reachable; xvsd tri
 
 #[cfg(test)]
 mod tests {
+    use rustix::net::{Shutdown, shutdown};
+
     use super::super::line::tests::{DATES, example};
     use super::*;
 
@@ -168,6 +188,32 @@ mod tests {
         assert_eq!(sets, [(2, 0), (2, 0), (268, 0), (268, 16), (268, 20)]);
         assert!(found.iter().all(|(.., length)| *length <= LONGEST), "{found:?}");
         assert_eq!((sink.status().records, sink.status().lost_records), (21, 0));
+    }
+
+    #[test]
+    fn all_records_of_a_batch_that_cannot_be_sent_are_counted_and_missing_in_the_sequence_numbers() {
+        let to = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let sink = Sink::new("collector".to_owned());
+        let mut collector = Collector::new(to.local_addr().unwrap(), Duration::from_secs(60));
+        let counted = || (sink.status().records, sink.status().lost_records);
+        collector.send(&[example()], DATES, &sink);
+        // From now on, sending fails with EPIPE.
+        shutdown(&collector.open.as_ref().unwrap().socket, Shutdown::Write).unwrap();
+        collector.send(&[example(); 60], DATES, &sink);
+        assert_eq!(counted(), (1, 60), "in four messages");
+        assert!(sink.warning().unwrap().contains("Broken pipe"), "{:?}", sink.warning());
+        collector.send(&[example()], DATES, &sink);
+        assert_eq!(counted(), (1, 61), "before the next attempt");
+        collector.retry = None;
+        collector.send(&[example()], DATES, &sink);
+        assert_eq!(counted(), (2, 61));
+        let mut bytes = [0xa5; 2000];
+        // Each socket begins with two messages of templates.
+        let numbers = [(); 6].map(|()| {
+            to.recv(&mut bytes).unwrap();
+            u32::from_be_bytes(bytes[8..12].try_into().unwrap())
+        });
+        assert_eq!(numbers, [0, 0, 0, 62, 62, 62]);
     }
 
     #[test]

@@ -73,8 +73,11 @@ impl LogFile {
             None => self.open.insert(Open::of(&self.path)?).bytes,
         };
         if bytes > 0 && bytes + more > self.max_bytes {
-            self.open = None;
-            self.rotate()?;
+            let full = self.open.take();
+            // Another program may have moved it since the last look; the file that is there now, if any, is not full.
+            if full.is_some_and(|full| full.is_at(&self.path)) {
+                self.rotate()?;
+            }
         }
         match &mut self.open {
             Some(open) => Ok(open),
@@ -84,16 +87,18 @@ impl LogFile {
 
     /// Gives the file and those beside it their next names; the last one is removed.
     fn rotate(&self) -> io::Result<()> {
+        // Another program may move or remove files at the same time.
+        let unless_gone = |done: io::Result<()>| match done {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
         if self.kept == 0 {
-            return fs::remove_file(&self.path);
+            return unless_gone(fs::remove_file(&self.path));
         }
         for number in (1..self.kept).rev() {
-            match fs::rename(self.older(number), self.older(number + 1)) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-                _ => {}
-            }
+            unless_gone(fs::rename(self.older(number), self.older(number + 1)))?;
         }
-        fs::rename(&self.path, self.older(1))
+        unless_gone(fs::rename(&self.path, self.older(1)))
     }
 
     fn older(&self, number: u32) -> PathBuf {
@@ -138,9 +143,14 @@ impl Open {
             return false;
         }
         self.looked = Instant::now();
+        !self.is_at(path)
+    }
+
+    /// Whether it is the file at a path.
+    fn is_at(&self, path: &Path) -> bool {
         let own = self.file.metadata().map(|about| (about.dev(), about.ino())).ok();
         let found = fs::metadata(path).map(|about| (about.dev(), about.ino())).ok();
-        own != found
+        own == found
     }
 
     fn append(&mut self, lines: &[u8]) -> Result<(), Failed> {
@@ -252,6 +262,29 @@ mod tests {
         let why = refused();
         assert!(why.contains("belongs to user 65534") && why.contains("`chown -R 0: /"), "{why}");
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
+    }
+
+    #[test]
+    fn a_full_file_that_another_program_has_just_moved_costs_no_line_and_no_older_file() {
+        for kept in [0, 2] {
+            let folder = Folder::new(&format!("raced-{kept}"));
+            let mut file = folder.file(8, kept);
+            file.write(b"one\n").unwrap();
+            // As logrotate does it, without and with `create`.
+            fs::rename(folder.0.join("log"), folder.0.join("log.1")).unwrap();
+            file.write(b"second\n").unwrap();
+            assert_eq!(
+                [folder.read("log"), folder.read("log.1")],
+                [Some("second\n".into()), Some("one\n".into())]
+            );
+            fs::rename(folder.0.join("log"), folder.0.join("moved")).unwrap();
+            fs::write(folder.0.join("log"), "").unwrap();
+            file.write(b"third\n").unwrap();
+            assert_eq!(
+                [folder.read("log"), folder.read("log.1")],
+                [Some("third\n".into()), Some("one\n".into())]
+            );
+        }
     }
 
     #[test]
