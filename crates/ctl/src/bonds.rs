@@ -9,7 +9,7 @@
 use thiserror::Error;
 use xvs_model::report::status::{BondMember, InterfaceStatus};
 use xvs_proto::network::{Link, LinkKind};
-use xvs_xdp::{AttachError, check_port, check_tags};
+use xvs_xdp::{AttachError, check_port, check_tags, index_of};
 
 /// Why an interface cannot be attached because of the links over it or below it.
 #[derive(Debug, Error)]
@@ -51,6 +51,11 @@ pub enum BondError {
          `interfaces` in xvs.toml; `ip link show vrf {vrf}` lists them)"
     )]
     Vrf { vrf: String },
+    #[error(
+        "{name} is another name of the interface {link} (the label of an address, or an altname); name {link} instead \
+         (`--interface {link}`, `interfaces` in xvs.toml)"
+    )]
+    OtherName { name: String, link: String },
     #[error("{bridge} is a bridge, and so its ports count: {why}")]
     Port { bridge: String, why: AttachError },
     #[error(transparent)]
@@ -88,7 +93,7 @@ fn chosen(link: &Link, bond: &Link) -> Chosen {
 /// # Errors
 /// It cannot be attached.
 pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
-    let Some(link) = named(name, links) else { return Ok(()) };
+    let Some(link) = named(name, links) else { return check_name(name, links) };
     if let Some(master) = master(link, links) {
         let member = name.to_owned();
         let of = master.name.clone();
@@ -114,6 +119,16 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
             }
             Ok(())
         }
+    }
+}
+
+/// Checks that the kernel does not take the name of no link for a link, as it does for `lan:0` (its name ends at a colon)
+/// and for altnames: xvs knows links by their own names.
+fn check_name(name: &str, links: &[Link]) -> Result<(), BondError> {
+    let index = index_of(name).ok();
+    match links.iter().find(|link| Some(link.ifindex) == index) {
+        Some(link) => Err(BondError::OtherName { name: name.to_owned(), link: link.name.clone() }),
+        None => Ok(()),
     }
 }
 
@@ -289,6 +304,18 @@ mod tests {
             let why = choose(name, &links).unwrap_err().to_string();
             assert!(why.starts_with(begins) && why.contains(step), "{why}");
         }
+    }
+
+    #[test]
+    fn an_interface_is_named_by_its_own_name_and_not_by_the_label_of_an_address() {
+        let mut links = links(&["lo"]);
+        links[0].ifindex = 1;
+        let why = choose("lo:0", &links).unwrap_err().to_string();
+        assert!(
+            why.starts_with("lo:0 is another name of the interface lo") && why.contains("`--interface lo`"),
+            "{why}"
+        );
+        assert!(choose("lo", &links).is_ok() && choose("gone:0", &links).is_ok());
     }
 
     #[test]

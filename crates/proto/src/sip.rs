@@ -34,7 +34,14 @@ fn field(line: &[u8]) -> Option<&[u8]> {
         let (start, after) = line.split_at_checked(name.len())?;
         start.eq_ignore_ascii_case(name).then_some(after)
     })?;
-    unindented(after).strip_prefix(b":").map(unindented)
+    unindented(after).strip_prefix(b":").map(begun)
+}
+
+/// A value without the white space before it, in which the line may end once (§25.1, `SWS`).
+fn begun(value: &[u8]) -> &[u8] {
+    let value = unindented(value);
+    let next = [&b"\r\n"[..], b"\r", b"\n"].iter().find_map(|end| value.strip_prefix(*end));
+    next.filter(|line| unindented(line).len() < line.len()).map_or(value, unindented)
 }
 
 /// The number of bytes of a value that form a Call-ID: a word, or two words with an `@` between.
@@ -75,6 +82,9 @@ mod tests {
             ["Call-ID: a1@h.example", "call-id:a1@h.example", "i:\t a1@h.example", "CALL-ID  : a1@h.example"]
         {
             for end in ["\r\n", "\n", "\r"] {
+                let folded = line.replace("a1@", &format!("{end} \ta1@"));
+                let message = format!("INVITE sip:b SIP/2.0{end}Via: x{end} ;y{end}{folded}{end}{end}body");
+                assert_eq!(call_id(message.as_bytes()), Some(&b"a1@h.example"[..]), "{message:?}");
                 let message = format!("INVITE sip:b SIP/2.0{end}Via: x{end}{line}{end}{end}body");
                 assert_eq!(call_id(message.as_bytes()), Some(&b"a1@h.example"[..]), "{message:?}");
             }
@@ -95,6 +105,9 @@ mod tests {
             "x\r\nCall-ID: \r\n",
             "x\r\nCall-ID: a b\r\n",
             "x\r\nInfo: a\r\n",
+            "x\r\nCall-ID:\r\nabc\r\n",
+            "x\r\nCall-ID:\r\n \r\n abc\r\n",
+            "x\r\nVia: y\r\n Call-ID: abc\r\n",
         ] {
             assert_eq!(call_id(message.as_bytes()), None, "{message:?}");
         }
