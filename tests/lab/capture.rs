@@ -373,8 +373,8 @@ fn tshark_reads_interfaces_directions_times_lengths_and_comments() {
         "frame.cap_len",
         "frame.comment",
     ];
-    let no_destination = "drop no_destination: the service has no real server with a weight above 0 that is not \
-                          overloaded; the client got an ICMP error";
+    let no_destination = "drop no_destination: each real server that the scheduler may choose for the client has weight \
+                          0 or is overloaded, or there is none; the client got an ICMP error";
     let expected = [
         "wan|0x00000001|1700000000.123456789|54|50|xvs: transmit".to_owned(),
         "lan|0x00000002|1700000000.123456790|54|50|xvs: transmit".to_owned(),
@@ -452,7 +452,7 @@ fn a_packet_is_a_line_and_a_reason_is_explained_once() {
     assert_eq!(lines[0], format!("wan {client} > {VIP}:80 TCP S 54 -> lan {dest}"));
     assert_eq!(lines[1], format!("lan {dest} > {client} TCP S. 54 -> wan {client}"));
     let refused = format!("wan {client} > {VIP}:81 TCP S 54 drop no_destination");
-    assert!(lines[2].starts_with(&format!("{refused}: the service has no real server")), "{}", lines[2]);
+    assert!(lines[2].starts_with(&format!("{refused}: each real server that the scheduler")), "{}", lines[2]);
     assert_eq!(lines[3], format!("wan {client} > {VIP}:82 TCP S 54 pass"));
     assert_eq!(lines[4], format!("{refused} -> wan {CLIENT}"));
 }

@@ -56,6 +56,30 @@ fn a_disabled_server_keeps_its_connections_gets_no_new_ones_and_is_back_when_ena
 }
 
 #[test]
+fn a_hash_without_fallback_refuses_clients_of_a_disabled_server_and_the_printed_command_serves_them() {
+    let mut cluster = cluster();
+    cluster.configure(&[&format!("-E -t {VIP}:80 -s mh -b mh-port")]);
+    let command = format!("xvsadm -E -t {VIP}:80 -s mh -b mh-fallback,mh-port");
+    let refused =
+        format!("new clients that mh leads to it are refused meanwhile; `{command}` gives them another");
+    let told = cluster.xvs(&format!("disable {}", server(1)));
+    assert!(told.ends_with(&format!("; 0 active connections; {refused}\n")), "{told}");
+
+    let syn = |port| Datagram::new(Transport::Tcp(SYN), at(CLIENT, port), at(VIP, 80));
+    let port = (1000..1100).find(|port| cluster.from_client(&syn(*port)).verdict == "drop no_destination");
+    let port = port.expect("half of the slots are of the disabled server");
+    let explain = format!("explain --proto tcp --from {CLIENT}:{port} --to {VIP}:80 --flags syn");
+    let explained = cluster.xvs_reading(&explain).1.split_whitespace().collect::<Vec<_>>().join(" ");
+    for part in [&format!("of {}:80, and no other is tried: `{command}`", server(1)), "the client has slot "]
+    {
+        assert!(explained.contains(part), "{explained}");
+    }
+    cluster.adm(command.strip_prefix("xvsadm ").unwrap());
+    assert_eq!(cluster.from_client(&syn(port)).verdict, "transmit");
+    assert!(!cluster.xvs(&format!("disable {}", server(1))).contains("refused"));
+}
+
+#[test]
 fn a_disabled_server_stays_at_weight_0_over_edits_load_reports_and_being_added_again() {
     let mut cluster = cluster();
     cluster.ok(json!({ "set": { "feedback.services": "all" } }));

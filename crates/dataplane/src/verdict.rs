@@ -105,7 +105,8 @@ macro_rules! drop_reasons {
 
 drop_reasons! {
     NoDestination "no_destination"
-        "the service has no real server with a weight above 0 that is not overloaded; the client got an ICMP error";
+        "each real server that the scheduler may choose for the client has weight 0 or is overloaded, or there is none; \
+         the client got an ICMP error";
     DestinationUnavailable "destination_unavailable"
         "the connection's real server was removed; add it back, or wait until the client connects anew";
     DestinationLocal "destination_local"

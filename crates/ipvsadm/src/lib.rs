@@ -12,6 +12,7 @@
 
 mod command_line;
 mod error;
+mod fallback;
 mod grammar;
 mod listing;
 pub mod manual;
@@ -36,6 +37,7 @@ use xvs_model::protocol::client::Director;
 
 pub use command_line::command_line;
 pub use error::LineError;
+pub use fallback::{fallback_command, scheduler_command};
 pub use grammar::real_server;
 pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};

@@ -7,7 +7,7 @@
 use crate::account::{Account, Figure};
 use crate::hash::{bucket, folded};
 use crate::scheduler::candidates::Candidates;
-use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
+use crate::scheduler::interface::{Choice, Kind, Request, Reserved, Scheduler, Setup, State};
 
 pub(crate) const KIND: Kind = Kind { full_share: None, ..Kind::new("dh", |setup| Box::new(Dh::new(setup))) };
 
@@ -23,7 +23,7 @@ impl Dh {
 
     /// The bucket of a packet, and the position there.
     fn own(&self, request: &Request) -> (usize, Option<usize>) {
-        let bucket = bucket(folded(request.dest.addr), BUCKETS_BITS);
+        let bucket = bucket(folded(request.dest.addr), BUCKETS.ilog2());
         (bucket, bucket.checked_rem(self.count))
     }
 }
@@ -44,10 +44,14 @@ impl Scheduler for Dh {
             .into_iter()
             .fold(account, |account, position| account.with(position, Figure::count("bucket", bucket)))
     }
+
+    fn reserved(&self, position: usize) -> Option<Reserved> {
+        let own = (0..BUCKETS).filter(|bucket| bucket.checked_rem(self.count) == Some(position)).count();
+        Some(Reserved { place: "bucket", own, all: BUCKETS })
+    }
 }
 
-/// 256 buckets.
-const BUCKETS_BITS: u32 = 8;
+const BUCKETS: usize = 256;
 
 #[cfg(test)]
 mod tests {

@@ -37,5 +37,5 @@ mod wrr;
 
 pub use account::{Account, Certainty, Figure};
 pub use destination::{ClientAddress, Destination, ForwardingMethod, SynProxy, Weight};
-pub use scheduler::{Candidates, Choice, Load, Request, Scheduler, State};
+pub use scheduler::{Candidates, Choice, Load, Request, Reserved, Scheduler, State};
 pub use service::{Above, ClientLimit, ServiceKey, SynRate};

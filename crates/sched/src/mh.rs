@@ -20,7 +20,7 @@ use crate::account::Account;
 use crate::hash::{folded, sip};
 use crate::scheduler::candidates::Candidates;
 use crate::scheduler::flags::Flags;
-use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
+use crate::scheduler::interface::{Choice, Kind, Request, Reserved, Scheduler, Setup, State};
 use crate::wrr::gcd;
 
 pub(crate) const KIND: Kind =
@@ -60,6 +60,10 @@ impl Scheduler for Mh {
         let what = if self.flags.contains(Flags::PORT) { "address and port" } else { "address" };
         let slot = format!("the one in the slot of the packet's source {what}");
         Account::of_places(KIND.name, &slot, "slot", self.flags, self.tried(request), candidates)
+    }
+
+    fn reserved(&self, position: usize) -> Option<Reserved> {
+        (!self.flags.contains(Flags::FALLBACK)).then(|| Reserved::of(position, "slot", &self.slots))
     }
 }
 
@@ -187,6 +191,9 @@ mod tests {
     fn a_quiescent_destination_keeps_its_slots_and_only_a_fallback_replaces_it() {
         let list = || List::weights(&[1, 1, 0]);
         assert_eq!(pick("192.168.1.1:1024", Flags(0), &list()), None);
+        let reserved =
+            |flags| built("mh", &[1, 1, 1], flags).reserved(2).map(|places| (places.own, places.all));
+        assert_eq!((reserved(Flags(0)), reserved(Flags::FALLBACK)), (Some((1364, 4093)), None));
         assert_eq!(pick("192.168.1.2:1024", Flags(0), &list()), Some(0), "others stay where they are");
         assert!(matches!(pick("192.168.1.1:1024", Flags::FALLBACK, &list()), Some(0 | 1)));
         assert_eq!(pick("192.168.1.1:1024", Flags::FALLBACK, &list().overloaded(0)), Some(1));

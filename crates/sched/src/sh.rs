@@ -12,7 +12,7 @@ use crate::account::Account;
 use crate::hash::{bucket, folded};
 use crate::scheduler::candidates::Candidates;
 use crate::scheduler::flags::Flags;
-use crate::scheduler::interface::{Choice, Kind, Request, Scheduler, Setup, State};
+use crate::scheduler::interface::{Choice, Kind, Request, Reserved, Scheduler, Setup, State};
 
 pub(crate) const KIND: Kind = Kind { full_share: None, ..Kind::new("sh", |setup| Box::new(Sh::new(setup))) };
 
@@ -52,6 +52,10 @@ impl Scheduler for Sh {
         let what = if self.flags.contains(Flags::PORT) { "address and port" } else { "address" };
         let bucket = format!("the one in the bucket of the packet's source {what}");
         Account::of_places(KIND.name, &bucket, "bucket", self.flags, self.tried(request), candidates)
+    }
+
+    fn reserved(&self, position: usize) -> Option<Reserved> {
+        (!self.flags.contains(Flags::FALLBACK)).then(|| Reserved::of(position, "bucket", &self.buckets))
     }
 }
 
@@ -101,6 +105,9 @@ mod tests {
         let list = || List::weights(&weights);
         // Bucket 136 belongs to the quiescent one in rounds of three; the first one tried is (136 + 136) mod 256.
         assert_eq!(pick("192.168.1.1:9", Flags(0), &list(), &weights), None);
+        let reserved =
+            |flags| built("sh", &weights, flags).reserved(1).map(|places| (places.own, places.all));
+        assert_eq!((reserved(Flags(0)), reserved(Flags::FALLBACK)), (Some((85, 256)), None));
         assert_eq!(pick("192.168.1.1:9", Flags::FALLBACK, &list(), &weights), Some(2));
         assert_eq!(pick("192.168.1.1:9", Flags::FALLBACK, &list().overloaded(2), &weights), Some(0));
         assert_eq!(

@@ -10,6 +10,7 @@ use std::error::Error;
 use std::net::IpAddr;
 
 use serde::Deserialize;
+use xvs_ipvsadm::{fallback_command, scheduler_command};
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::foreign_text::ForeignText;
 use xvs_model::report::status::{SyncStatus, SyncTable};
@@ -178,44 +179,26 @@ fn masqueraded(key: &ForeignText, there: &[(&str, &Service)]) -> Option<Finding>
 
 /// A scheduler that does not choose by what is in the packet, or leaves real servers that cannot be used their share.
 fn scheduler(key: &ForeignText, service: &Service) -> Option<Finding> {
-    let [scheduler, flags] = ["-s", "-b"].map(|name| {
-        service.rule.raw().split(' ').skip_while(|word| *word != name).nth(1).unwrap_or_default()
-    });
-    let fallback = format!("{scheduler}-fallback");
-    let (found, wanted) = match scheduler {
+    // Escaped, because the operator copies it.
+    let rule = service.rule.to_string();
+    let scheduler = rule.split(' ').skip_while(|word| *word != "-s").nth(1).unwrap_or_default();
+    let (found, mend) = match scheduler {
         "dh" => return None,
-        "mh" | "sh" if flags.split(',').any(|flag| flag == fallback) => return None,
         "mh" | "sh" => {
             let found = format!(
-                "scheduled by {scheduler} without `{fallback}`: while a real server is down or has weight 0, its share \
-                 of new connections is refused"
+                "scheduled by {scheduler} without `{scheduler}-fallback`: while a real server is down or has weight 0, \
+                 its share of new connections is refused"
             );
-            let others = if flags.is_empty() { String::new() } else { format!(",{flags}") };
-            (found, format!("-s {scheduler} -b {fallback}{others}"))
+            (found, fallback_command(&rule)?)
         }
         _ => {
             let found = format!(
                 "scheduled by {scheduler}, which is no hash: a connection whose flow moves before it was synchronized \
                  gets another real server, and ends"
             );
-            (found, "-s mh -b mh-fallback,mh-port".to_owned())
+            (found, scheduler_command(&rule, "-s mh -b mh-fallback,mh-port"))
         }
     };
-    let mut mend = "xvsadm -E".to_owned();
-    let rule = service.rule.to_string();
-    let mut words = rule.split(' ');
-    while let Some(word) = words.next() {
-        match word {
-            "-s" => {
-                words.next();
-                mend += &format!(" {wanted}");
-            }
-            "-b" => {
-                words.next();
-            }
-            other => mend += &format!(" {other}"),
-        }
-    }
     Some(Finding::warn(SERVICE, key, found).mend_on("each director", mend))
 }
 

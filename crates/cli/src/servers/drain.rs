@@ -22,12 +22,13 @@ use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::question;
 use xvs_model::report::connection::{Ended, Filter, Kind};
 use xvs_model::report::health::HealthReport;
-use xvs_model::report::listing::DestinationRow;
+use xvs_model::report::listing::{DestinationRow, ServiceRow};
 use xvs_proto::Endpoint;
 use xvs_sched::{ServiceKey, Weight};
 
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::{counted, seconds};
+use crate::servers::refused_by_hash;
 
 /// The arguments of `xvs drain`.
 #[derive(Debug, Args)]
@@ -139,7 +140,10 @@ impl Drain<'_> {
         then: Option<Then>,
         mut pause: impl FnMut(Duration) -> Paused,
     ) -> Done {
-        let mut row = self.row()?;
+        let (listed, mut row) = self.rows()?;
+        if let Some(refused) = refused_by_hash(&listed) {
+            writeln!(self.out, "warning: {refused}")?;
+        }
         let former = (row.weight_in_force != Weight(0)).then(|| row.options.clone());
         self.quiesce(former.as_ref())?;
         if row.persistent > 0 {
@@ -200,9 +204,17 @@ impl Drain<'_> {
 
     /// The real server's current row of the listing.
     fn row(&mut self) -> Result<DestinationRow, Failure> {
+        self.rows().map(|(_, row)| row)
+    }
+
+    /// The same, behind the row of its service.
+    fn rows(&mut self) -> Result<(ServiceRow, DestinationRow), Failure> {
         let (service, endpoint) = (self.service, self.endpoint);
         let rows = question::service(service).ask(self.director)?;
-        let found = rows.into_iter().flat_map(|row| row.destinations).find(|row| row.endpoint == endpoint);
+        let found = rows.into_iter().find_map(|listed| {
+            let row = listed.destinations.iter().find(|row| row.endpoint == endpoint)?.clone();
+            Some((listed, row))
+        });
         found.ok_or(Failure::Refused(CommandError::NoSuchDestination { service, endpoint }))
     }
 
@@ -316,7 +328,6 @@ mod tests {
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::report::connection::ConnectionRow;
     use xvs_model::report::health::sample;
-    use xvs_model::report::listing::ServiceRow;
     use xvs_proto::Family;
     use xvs_sched::ForwardingMethod;
 
@@ -327,6 +338,7 @@ mod tests {
     struct Script {
         looks: VecDeque<(u32, u32)>,
         options: DestinationOptions,
+        service: ServiceOptions,
         persistent: u32,
         disabled: bool,
         health: Option<HealthReport>,
@@ -341,6 +353,7 @@ mod tests {
             Self {
                 looks: looks.iter().copied().collect(),
                 options,
+                service: ServiceOptions::of(Family::V4),
                 persistent: 0,
                 disabled: false,
                 health: None,
@@ -393,10 +406,13 @@ mod tests {
                     };
                     Reply::Services(vec![ServiceRow {
                         key,
-                        options: ServiceOptions::of(Family::V4),
+                        options: self.service.clone(),
                         stats: Default::default(),
                         rates: Default::default(),
-                        destinations: vec![row],
+                        destinations: vec![
+                            DestinationRow { endpoint: Endpoint::new([192, 0, 2, 12], 80), ..row.clone() },
+                            row,
+                        ],
                     }])
                 }
                 Request::Control(ControlRequest::Change(Command::EditDestination { options, .. })) => {
@@ -530,6 +546,18 @@ mod tests {
             let wanted = "keepalived.conf has this service: its checks and `xvs reload` may restore the weight; `xvs disable 192.0.2.11:80 -t 192.0.2.1:80` lasts\n";
             assert_eq!(told.contains(wanted), is_told, "{told}");
         }
+    }
+
+    #[test]
+    fn drain_says_first_that_a_hash_without_fallback_refuses_clients() {
+        let mut script = Script::new(&[]);
+        script.service.scheduler = "sh".to_owned();
+        let (told, _) = script.drain(None, None, |_| Paused::Out);
+        let expected = "warning: new clients that sh leads to it are refused meanwhile; `xvsadm -E -t 192.0.2.1:80 -s sh \
+                        -b sh-fallback` gives them another\nreal server 192.0.2.11:80 of TCP 192.0.2.1:80: weight 3";
+        assert!(told.starts_with(expected), "{told}");
+        script.service.flags.0 |= 1;
+        assert!(!script.drain(None, None, |_| Paused::Out).0.contains("refused"), "it has the fallback");
     }
 
     #[test]

@@ -16,6 +16,7 @@ use xvs_model::protocol::question;
 
 use crate::output::exit::{DONE, Done};
 use crate::output::text::counted;
+use crate::servers::refused_by_hash;
 
 /// The arguments of `xvs disable` and `xvs enable`.
 #[derive(Debug, Args)]
@@ -62,8 +63,10 @@ fn report(servers: Disabled, director: &mut dyn Director, out: &mut dyn Write) -
         for row in service.destinations.iter().filter(|row| servers.includes(service.key, row.endpoint)) {
             let (configured, in_force) = (row.options.weight.0, row.weight_in_force.0);
             let active = counted(row.active.into(), "active connection", "active connections");
+            let refused = refused_by_hash(&service).filter(|_| in_force == 0);
+            let refused = refused.map_or_else(String::new, |refused| format!("; {refused}"));
             lines.push(format!(
-                "real server {} of {}: weight {configured}, {in_force} in force; {active}",
+                "real server {} of {}: weight {configured}, {in_force} in force; {active}{refused}",
                 row.endpoint, service.key
             ));
         }

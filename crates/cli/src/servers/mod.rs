@@ -4,3 +4,16 @@ pub(crate) mod drain;
 pub(crate) mod health;
 pub(crate) mod maintenance;
 pub(crate) mod realserver;
+
+use xvs_model::report::listing::ServiceRow;
+
+/// Whom a service refuses while one of its real servers gets no new connections, and the command against it; `None`:
+/// the others get them.
+fn refused_by_hash(service: &ServiceRow) -> Option<String> {
+    let rule = xvs_ipvsadm::service_line(&service.key, &service.options);
+    let command = xvs_ipvsadm::fallback_command(&rule).filter(|_| service.destinations.len() > 1)?;
+    let scheduler = &service.options.scheduler;
+    Some(format!(
+        "new clients that {scheduler} leads to it are refused meanwhile; `{command}` gives them another"
+    ))
+}

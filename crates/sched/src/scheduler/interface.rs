@@ -51,6 +51,25 @@ pub enum Change {
     Edited,
 }
 
+/// The places of a hash table that one destination has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reserved {
+    /// The word for a place: `bucket` or `slot`.
+    pub place: &'static str,
+    /// The number of places that it has.
+    pub own: usize,
+    /// The number of places in the table.
+    pub all: usize,
+}
+
+impl Reserved {
+    /// The places of a position in a table without fallback.
+    pub(crate) fn of(position: usize, place: &'static str, table: &[u32]) -> Self {
+        let own = table.iter().filter(|at| **at as usize == position).count();
+        Self { place, own, all: table.len() }
+    }
+}
+
 /// A scheduling method. One value serves one service until the service's destinations change.
 pub trait Scheduler: Send + Sync {
     /// Chooses a destination. Pure: the same arguments give the same result, and nothing else changes.
@@ -64,6 +83,12 @@ pub trait Scheduler: Send + Sync {
 
     /// Explains what [`pick`](Self::pick) does with the same arguments. Nothing changes either.
     fn account(&self, state: State, request: &Request, candidates: &dyn Candidates) -> Account;
+
+    /// The part of the new connections that only the destination at this position may get; `None`: if it is not usable,
+    /// others get its connections.
+    fn reserved(&self, _position: usize) -> Option<Reserved> {
+        None
+    }
 
     /// The memory that the next scheduler of the same service continues with.
     fn memory(&self) -> Option<&Arc<Memory>> {

@@ -12,7 +12,7 @@ pub(crate) mod testing;
 pub use self::candidates::{Candidates, Load};
 pub use self::flags::Flags;
 pub(crate) use self::interface::Kind;
-pub use self::interface::{Change, Choice, FullShare, Request, Scheduler, Setup, State};
+pub use self::interface::{Change, Choice, FullShare, Request, Reserved, Scheduler, Setup, State};
 use crate::destination::Weight;
 pub use crate::memory::{Memory, Tuning};
 use crate::{dh, fo, lblc, lblcr, lc, mh, none, nq, ovf, rr, sed, sh, twos, wlc, wrr};

@@ -10,13 +10,14 @@ use std::net::IpAddr;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Encapsulation, Service, Snapshot};
 use xvs_host::network::card::CardLosses;
+use xvs_ipvsadm::fallback_command;
 use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::response::{ResponseTimes, short_time};
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::unanswered::{REPORTED, Seen, Unanswered};
 use xvs_proto::network::{LinkKind, Network, RouteAction, Table};
 use xvs_proto::{Endpoint, Family, Protocol};
-use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey};
+use xvs_sched::{ClientAddress, ForwardingMethod, Reserved, ServiceKey};
 
 use crate::history::{drop_reasons, silent_servers};
 use crate::status::services::{Obstacle, ServerReport, ServiceReport, Services};
@@ -30,6 +31,7 @@ impl Readings<'_> {
         warnings.extend(self.health.and_then(refused_warning));
         warnings.extend(quorum_warnings(self.health));
         warnings.extend(self.troubles.unusable_warnings(self.health));
+        warnings.extend(self.troubles.refused_warnings());
         warnings.extend(self.troubles.unreachable_warnings());
         warnings.extend(down_warnings(self.health));
         warnings.extend(fault_warning(self.health));
@@ -64,6 +66,9 @@ impl Readings<'_> {
 pub(super) struct Troubles {
     /// Services without a usable real server, each with the reason.
     pub(super) unusable: Vec<(ServiceKey, &'static str)>,
+    /// Real servers that get no new connections, although their service's hash leads clients to them alone, each with
+    /// the rest of the sentence.
+    refused: Vec<(ServiceKey, Endpoint, String)>,
     /// Real servers that cannot be reached, of services that have others, each with the reason.
     unreachable: Vec<(ServiceKey, Endpoint, &'static str)>,
     /// Real servers that can be reached as far as is known, and answer no client.
@@ -81,6 +86,10 @@ impl Troubles {
             let key = report.service.key;
             let unusable = report.why_unusable(|server| server.lasting_obstacle(silent));
             troubles.unusable.extend(unusable.map(|why| (key, why)));
+            if unusable.is_none() {
+                let refused = refused_by_hash(&report).map(|(endpoint, what)| (key, endpoint, what));
+                troubles.refused.extend(refused);
+            }
             troubles.slow.extend(slow(&report).map(|(endpoint, medians)| (key, endpoint, medians)));
             for server in &report.servers {
                 let why = match server.lasting_obstacle(silent) {
@@ -100,6 +109,7 @@ impl Troubles {
             }
         }
         troubles.unusable.sort_unstable();
+        troubles.refused.sort_unstable();
         troubles.unreachable.sort_unstable();
         troubles.slow.sort_unstable();
         troubles.unanswered.retain(|one| one.connections >= REPORTED);
@@ -114,6 +124,15 @@ impl Troubles {
         let others: Vec<_> = self.unusable.iter().filter(|(service, _)| !lost.contains(service)).collect();
         let more = "services have no real server that can take a connection; see `xvsadm -Ln`";
         first_of(others.iter().map(|(service, why)| format!("{service} {why}")), more)
+    }
+
+    fn refused_warnings(&self) -> Vec<String> {
+        let warnings =
+            self.refused.iter().map(|(service, endpoint, what)| format!("{service}: {endpoint} {what}"));
+        first_of(
+            warnings,
+            "real servers keep their share of a hash without getting connections; see `xvsadm -Ln`",
+        )
     }
 
     fn unreachable_warnings(&self) -> Vec<String> {
@@ -138,6 +157,28 @@ impl Troubles {
         });
         first_of(warnings, "real servers reply much later than the others of their service; see `xvs top`")
     }
+}
+
+/// The real servers of a service whose part of a hash table has no usable real server, with the rest of the sentence.
+fn refused_by_hash(report: &ServiceReport<'_>) -> impl Iterator<Item = (Endpoint, String)> {
+    let Service { scheduler, rule, .. } = report.service;
+    report.servers.iter().enumerate().filter_map(move |(position, server)| {
+        let standing = match server.obstacle? {
+            Obstacle::Quiescent => "has weight 0",
+            Obstacle::Disabled => "is disabled",
+            Obstacle::Overloaded => "is overloaded",
+            Obstacle::NoRoute | Obstacle::NoNeighbour => return None,
+        };
+        let Reserved { place, own, all } =
+            scheduler.reserved(position).filter(|reserved| reserved.own > 0)?;
+        let step = match fallback_command(rule) {
+            Some(command) => format!("`{command}` gives them another real server"),
+            None => format!("`xvsadm -d` leaves its {place}s to the others"),
+        };
+        let what =
+            format!("{standing} and keeps {own} of {all} {place}s, whose new clients are refused; {step}");
+        Some((server.member.endpoint, what))
+    })
 }
 
 /// The real servers of a service whose median time until the first reply was at least four times that of the others in
@@ -614,6 +655,38 @@ mod tests {
         }
         let report = report(&shared, None);
         assert_eq!((report.services, report.destinations, report.services_without_destination), (5, 5, 5));
+    }
+
+    #[test]
+    fn a_hash_without_fallback_is_named_while_clients_of_a_real_server_are_refused() {
+        let mac = "02:00:00:00:00:01".parse().unwrap();
+        let mut network = Network::default();
+        network.add_link("lan", mac, &[([198, 51, 100, 1].into(), 24)], 1500).unwrap();
+        let service = |number: u8, options: &str, weight: u8| {
+            let key = format!("-t 192.0.2.{number}:80");
+            let server = |host: u8, weight| format!("-a {key} -r 198.51.100.{host} -m -w {weight}\n");
+            format!("-A {key} {options}\n{}{}", server(11, 1), server(12, weight))
+        };
+        let rules = [
+            service(1, "-s mh", 1),
+            service(2, "-s sh -b sh-port", 0),
+            service(3, "-s sh -b sh-fallback", 0),
+            // Without slots: it has never had a weight.
+            service(4, "-s mh", 0),
+            service(5, "-s wrr", 0),
+            service(6, "-s dh", 0),
+        ];
+        let mut lines = warnings(&daemon_in(&network, &rules.concat()));
+        lines.retain(|line| line.contains("refused"));
+        assert_eq!(
+            lines,
+            [
+                "TCP 192.0.2.2:80: 198.51.100.12:80 has weight 0 and keeps 128 of 256 buckets, whose new clients are \
+                 refused; `xvsadm -E -t 192.0.2.2:80 -s sh -b sh-fallback,sh-port` gives them another real server",
+                "TCP 192.0.2.6:80: 198.51.100.12:80 has weight 0 and keeps 128 of 256 buckets, whose new clients are \
+                 refused; `xvsadm -d` leaves its buckets to the others",
+            ]
+        );
     }
 
     #[test]

@@ -6,9 +6,11 @@ use xvs_dataplane::burst::classify::Class;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{Copied, Direction, NewConnection, detached};
 use xvs_dataplane::egress::{Egress, Path, RouteTo};
-use xvs_dataplane::explain::{Caveat, Decision, Explanation, Live, Origin, Route};
+use xvs_dataplane::explain::{Candidate, Caveat, Decision, Explanation, Live, Origin, Route};
 use xvs_dataplane::new_connection::eviction::is_half_open;
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::verdict::{DropReason, Verdict};
+use xvs_ipvsadm::fallback_command;
 use xvs_model::report::explain;
 use xvs_model::report::explain::{
     CandidateReport, CandidateState, CaveatReport, Choice, Entry, NextHop, Report, Rewrite, SentFrame,
@@ -26,6 +28,24 @@ use crate::unattached::Attachment;
 /// Why a packet of a connection that is to be reset is forwarded.
 const RESETS: &str = "its connection is reset (`xvs drain`): the packet is forwarded as a RST, and its sender gets a \
                       RST too, the last packet under `sent`";
+
+/// The next step after a hash led the client to a real server that is not usable, and others are: the command that adds
+/// the fallback.
+fn hash_advice(explanation: &Explanation, snapshot: &Snapshot) -> Option<String> {
+    let Decision { service, account, candidates, chosen: None } = explanation.decision.as_ref()? else {
+        return None;
+    };
+    let is_usable = |candidate: &Candidate| !candidate.weight.is_quiescent() && !candidate.overloaded;
+    let command = fallback_command(&snapshot.services.find(service)?.rule)?;
+    let mut figures = candidates.iter().zip(&account.candidates);
+    let (own, figure) = figures.find_map(|(candidate, figures)| Some((candidate, figures.first()?)))?;
+    candidates.iter().any(is_usable).then(|| {
+        format!(
+            "the client has {} {} of {}, and no other is tried: `{command}` gives such clients another real server",
+            figure.name, figure.value, own.endpoint
+        )
+    })
+}
 
 /// The next step for an operator, where the sentence of the reason has none.
 fn advice(reason: DropReason) -> Option<&'static str> {
@@ -129,6 +149,8 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         reason,
         why: why.map(str::to_owned),
         advice: match verdict {
+            Verdict::Drop(DropReason::NoDestination) => hash_advice(explanation, live.snapshot)
+                .or_else(|| advice(DropReason::NoDestination).map(str::to_owned)),
             Verdict::Drop(reason) => advice(*reason).map(str::to_owned),
             _ if met.is_some_and(|(_, towards)| *towards == Direction::Outbound) => None,
             _ => explanation.connection.as_ref().and_then(|(_, copied)| neighbour(copied, egress)),
