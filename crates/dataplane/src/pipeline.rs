@@ -10,7 +10,7 @@ pub use self::run::Pipeline;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
 use crate::burst::{Context, FramedPacket, forward, proof, response, state, unanswered};
-use crate::conn::{ConnId, Direction};
+use crate::conn::{AS_IT_IS, ConnId, Direction};
 use crate::forward::{Ends, is_refused};
 use crate::general_path::syn_proxy::handshake::{self, Step};
 use crate::general_path::{client_address, ftp, mss, no_destination, reset, syn_proxy, vip_probe};
@@ -45,12 +45,13 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict
     }
     let begun = service::find(p.packet, p.link, cx.snapshot).and_then(|marked| {
         let admitted = flows.defence.admit(&cx.snapshot.settings);
-        let connected = admitted
-            .and_then(|()| connect(flows, p.frame, p.packet, marked, marked.service.client_limit, cx));
+        let connected = admitted.and_then(|()| {
+            connect(flows, p.frame, p.packet, marked, marked.service.client_limit, AS_IT_IS, cx)
+        });
         connected.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, cx))
     });
     match begun {
-        Ok(Begun::Connection(id)) => {
+        Ok(Begun::Connection(id) | Begun::Existing(id)) => {
             let link = p.link;
             let packet = p.packet;
             let verdict = request(flows, p, id, cx);

@@ -31,6 +31,13 @@ pub struct Connection<'a> {
     pub(super) offloaded: &'a OnceLock<Arc<Offloaded>>,
 }
 
+/// Writes what a new connection has beside a [`NewConnection`](crate::conn::insertion::NewConnection) (numbers, shifts),
+/// before another thread can find it.
+pub(crate) type Complete<'a> = &'a dyn Fn(&Connection<'_>);
+
+/// The [`Complete`] of connections that have nothing else.
+pub(crate) const AS_IT_IS: Complete<'static> = &|_| {};
+
 impl Connection<'_> {
     /// Its place in the table.
     pub fn id(&self) -> ConnId {

@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError};
 use xvs_proto::{Endpoint, FlowKey};
 
 use super::buckets::{Claim, Entered, Key};
-use super::connection::Connection;
+use super::connection::{AS_IT_IS, Complete, Connection};
 use super::direction::Direction;
 use super::entry::{self, Life, Packed};
 use super::flags::Flags;
@@ -139,6 +139,12 @@ impl TableWorker {
 
     /// Inserts a connection or template, unless it exists. All workers find it from then on.
     pub fn insert(&mut self, new: &NewConnection) -> Inserted {
+        self.insert_complete(new, AS_IT_IS)
+    }
+
+    /// As [`Self::insert`], after `complete` has written what else the connection has. Without it another worker could
+    /// treat a packet by half of a connection.
+    pub(crate) fn insert_complete(&mut self, new: &NewConnection, complete: Complete<'_>) -> Inserted {
         debug_assert!(!self.handle.parked);
         let handle = &mut self.handle;
         let table = &*handle.table;
@@ -157,6 +163,7 @@ impl TableWorker {
         let record = table.slab.record(index);
         let tick = handle.state.wheel.tick_for(new.expires);
         record.fill(new, tick);
+        complete(&handle.connection(ConnId(index)));
         handle.begin_tally(index);
         let claim = Claim { index, wide: new.is_wide() };
         let Err((key, refused)) = keys.enter(&table.buckets, &table.slab, claim) else {

@@ -61,9 +61,10 @@ const SHIFT_MAX: u8 = 14;
 
 /// For connections with one of the flags.
 impl Connection<'_> {
-    /// What its client was told, while its destination has not answered.
+    /// What its client was told, while its destination has not answered. A connection of another director waits for
+    /// nothing: its destination has answered there, and must never be reset here.
     pub(crate) fn awaited(&self) -> Option<Awaited> {
-        if !self.flags().contains(Flags::HANDSHAKE) {
+        if self.flags().0 & (Flags::HANDSHAKE | Flags::SYNC).0 != Flags::HANDSHAKE.0 {
             return None;
         }
         let [cookie, own, client, rest] = self.number_words();
@@ -71,10 +72,11 @@ impl Connection<'_> {
         Some(Awaited { cookie, timestamps, window: rest as u16, tries: (rest >> 16) as u8 })
     }
 
-    /// Sets [`Self::awaited`].
-    pub(crate) fn set_awaited(&self, awaited: Awaited) {
+    /// Makes it wait for its destination, with this [`Self::awaited`]. Before another thread can find it.
+    pub(crate) fn await_answer(&self, awaited: Awaited) {
         let [own, client] = awaited.timestamps.unwrap_or_default();
         self.set_number_words([awaited.cookie, own, client, awaited.rest()]);
+        let _ = self.set_flags(Flags::HANDSHAKE);
     }
 
     /// Counts another SYN to its destination. Changes only the last word, because another worker may be ending the
@@ -113,18 +115,11 @@ impl Connection<'_> {
         is_first
     }
 
-    /// Takes over the translation of another director. `None`: that director translates nothing.
-    pub(crate) fn receive_numbers(&self, received: Option<Numbers>) {
-        match received {
-            Some(numbers) if self.numbers() != received => {
-                let _ = self.set_flags(Flags::HANDSHAKE);
-                let _ = self.clear_flags(Flags::SYN_PROXY);
-                self.complete(numbers);
-            }
-            Some(_) => {}
-            // A new connection between the same ends.
-            None => _ = self.clear_flags(Flags::SYN_PROXY),
-        }
+    /// Takes over the translation of another director. Before another thread can find the connection.
+    pub(crate) fn receive_numbers(&self, numbers: Numbers) {
+        let [sequence, timestamp, shifts] = numbers.words();
+        self.set_number_words([sequence, timestamp, shifts, 0]);
+        let _ = self.set_flags(Flags::SYN_PROXY);
     }
 
     pub(super) fn number_words(&self) -> [u32; 4] {
@@ -157,7 +152,7 @@ mod tests {
         let new = NewConnection { flags: Flags::HANDSHAKE, ..NewConnection::example() };
         let Inserted::New(id) = worker.insert(&new) else { panic!("it is the first") };
         let awaited = Awaited { cookie: 1, timestamps: Some([2, u32::MAX]), window: u16::MAX, tries: 3 };
-        worker.connection(id).set_awaited(awaited);
+        worker.connection(id).await_answer(awaited);
         drop(worker);
 
         let mut left = FormerTable::left(table).unwrap();
@@ -171,10 +166,20 @@ mod tests {
         assert!(connection.complete(numbers));
         assert!(!connection.complete(Numbers::default()), "another worker was faster");
         assert_eq!((connection.awaited(), connection.numbers()), (None, Some(numbers)));
-        connection.receive_numbers(Some(Numbers { sequence: 9, ..numbers }));
-        assert_eq!(connection.numbers().map(|numbers| numbers.sequence), Some(9));
-        connection.receive_numbers(None);
-        assert_eq!(connection.numbers(), None);
+    }
+
+    #[test]
+    fn a_connection_of_another_director_waits_for_no_answer_so_its_destination_is_not_reset() {
+        let table =
+            Table::create(TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand }).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let Inserted::New(id) = worker.insert(&NewConnection::example()) else { panic!("it is the first") };
+        let connection = worker.connection(id);
+        let awaited = Awaited { cookie: 1, timestamps: None, window: 5, tries: 1 };
+        connection.await_answer(awaited);
+        assert_eq!(connection.awaited(), Some(awaited));
+        assert!(connection.set_flags(Flags::SYNC));
+        assert_eq!((connection.awaited(), connection.numbers()), (None, None));
     }
 
     #[test]
@@ -187,7 +192,7 @@ mod tests {
         let connection = worker.connection(id);
         for timestamps in [None, Some([2, u32::MAX])] {
             let awaited = Awaited { cookie: 1, timestamps, window: u16::MAX, tries: 1 };
-            connection.set_awaited(awaited);
+            connection.await_answer(awaited);
             connection.count_try(awaited);
             assert_eq!(connection.awaited(), Some(Awaited { tries: 2, ..awaited }));
         }

@@ -12,10 +12,11 @@ use super::service::{self, Marked};
 use super::{limit, persistence, quic, schedule};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
+use crate::conn::Complete;
 use crate::verdict::Verdict;
 
 /// Makes a new connection of a service, if this limit of its client allows one. In a full table its insertion evicts
-/// another one.
+/// another one. `complete` writes what else the connection has.
 ///
 /// # Errors
 /// The verdict on a packet that begins none.
@@ -25,6 +26,7 @@ pub(crate) fn connect<'s>(
     packet: &Packet,
     marked: Marked<'s>,
     limit: Option<ClientLimit>,
+    complete: Complete<'_>,
     cx: Context<'s>,
 ) -> Result<Begun, Verdict> {
     service::refuse_ftp_data(packet, cx.snapshot)?;
@@ -37,5 +39,5 @@ pub(crate) fn connect<'s>(
         (Some(kept), None) => persistence::choose(flows, frame, packet, marked.service, kept, &request, cx),
     };
     let chosen = chosen.inspect_err(|_| limit::withdraw(limited, packet, marked, cx))?;
-    insert::enter(flows, packet, chosen, limited, marked, cx)
+    insert::enter(flows, packet, chosen, limited, marked, complete, cx)
 }

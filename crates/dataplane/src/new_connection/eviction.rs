@@ -40,7 +40,9 @@ use crate::clock::Millis;
 use crate::conn::log::Ending;
 use crate::conn::sctp::SctpState;
 use crate::conn::tcp::TcpState;
-use crate::conn::{ASSURED, ConnId, Connection, Flags, Inserted, NewConnection, Removal, TableWorker};
+use crate::conn::{
+    ASSURED, Complete, ConnId, Connection, Flags, Inserted, NewConnection, Removal, TableWorker,
+};
 use crate::counters::WorkerCounters;
 use crate::snapshot::{Activity, Snapshot};
 
@@ -67,16 +69,17 @@ impl Eviction {
         &mut self,
         table: &mut TableWorker,
         new: &NewConnection,
+        complete: Complete<'_>,
         counters: &WorkerCounters,
         cx: Context<'_>,
     ) -> Inserted {
         self.make_room(table, TableWorker::is_short, counters, cx);
-        let mut inserted = table.insert(new);
+        let mut inserted = table.insert_complete(new, complete);
         for _ in 0..TRIES {
             if inserted != Inserted::Full || !self.make_room_in_buckets(table, new, counters, cx) {
                 break;
             }
-            inserted = table.insert(new);
+            inserted = table.insert_complete(new, complete);
         }
         inserted
     }

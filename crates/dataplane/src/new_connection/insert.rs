@@ -14,7 +14,7 @@ use super::{limit, local_port, one_packet};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::response;
-use crate::conn::{ConnId, Flags, Inserted, NewConnection};
+use crate::conn::{Complete, ConnId, Flags, Inserted, NewConnection};
 use crate::forward::Ends;
 use crate::snapshot::{Activity, Change, DestinationId, Service};
 use crate::verdict::{DropReason, Verdict};
@@ -23,18 +23,21 @@ use crate::verdict::{DropReason, Verdict};
 pub(crate) enum Begun {
     /// A connection in the table.
     Connection(ConnId),
+    /// One that another worker has just begun, or another director has just announced.
+    Existing(ConnId),
     /// A single packet to this destination, without a connection (`--ops`).
     OnePacket(Ends, DestinationId),
 }
 
 /// Inserts the connection that a packet begins; a one-packet connection is only counted. `limited` is the flag with
-/// which the client's limit admitted it.
+/// which the client's limit admitted it. `complete` writes what else it has.
 pub(crate) fn enter(
     flows: &mut Flows,
     packet: &Packet,
     chosen: Chosen<'_>,
     limited: Flags,
     marked: Marked<'_>,
+    complete: Complete<'_>,
     cx: Context<'_>,
 ) -> Result<Begun, Verdict> {
     let Chosen { id, dest, method, live, template } = chosen;
@@ -68,8 +71,8 @@ pub(crate) fn enter(
     // Counted before other workers can find it, so that no limit is exceeded meanwhile.
     flows.deferred.change(id, live, Change::Begin(Activity::Inactive), cx.snapshot);
     let inserted = match method {
-        ForwardingMethod::FullNat => local_port::insert(flows, &mut new, cx),
-        _ => Ok(insert(flows, &new, cx)),
+        ForwardingMethod::FullNat => local_port::insert(flows, &mut new, complete, cx),
+        _ => Ok(insert(flows, &new, complete, cx)),
     };
     match inserted {
         Ok(Inserted::New(_)) => live.check_limit(),
@@ -89,15 +92,20 @@ pub(crate) fn enter(
             flows.count_connection(id, cx.snapshot);
             Ok(Begun::Connection(connection))
         }
-        Inserted::Existing(connection) => Ok(Begun::Connection(connection)),
+        Inserted::Existing(connection) => Ok(Begun::Existing(connection)),
         // `LocalTaken` is impossible without a local endpoint.
         Inserted::Full | Inserted::LocalTaken => Err(Verdict::Drop(DropReason::TableFull)),
     }
 }
 
 /// Inserts a connection or template. In a full table it evicts another one.
-pub(crate) fn insert(flows: &mut Flows, new: &NewConnection, cx: Context<'_>) -> Inserted {
-    flows.eviction.insert(&mut flows.table, new, &flows.counters, cx)
+pub(crate) fn insert(
+    flows: &mut Flows,
+    new: &NewConnection,
+    complete: Complete<'_>,
+    cx: Context<'_>,
+) -> Inserted {
+    flows.eviction.insert(&mut flows.table, new, complete, &flows.counters, cx)
 }
 
 /// How the connection's destination receives the client's address. Only TCP has options.

@@ -13,7 +13,7 @@ use xvs_proto::FlowKey;
 use super::eviction::Candidate;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::conn::{Direction, Inserted, NewConnection};
+use crate::conn::{Complete, Direction, Inserted, NewConnection};
 use crate::verdict::DropReason;
 
 /// Inserts a connection with a local endpoint that no other connection has towards its destination.
@@ -22,6 +22,7 @@ use crate::verdict::DropReason;
 pub(super) fn insert(
     flows: &mut Flows,
     new: &mut NewConnection,
+    complete: Complete<'_>,
     cx: Context<'_>,
 ) -> Result<Inserted, DropReason> {
     if new.client.family() != new.dest.family() && is_link_local(new.client.addr) {
@@ -45,7 +46,7 @@ pub(super) fn insert(
             continue;
         }
         new.local = Some(local);
-        match flows.eviction.insert(&mut flows.table, new, &flows.counters, cx) {
+        match flows.eviction.insert(&mut flows.table, new, complete, &flows.counters, cx) {
             Inserted::LocalTaken if lost == INSERTIONS_LOST => break,
             Inserted::LocalTaken => lost += 1,
             inserted => return Ok(inserted),
@@ -56,7 +57,7 @@ pub(super) fn insert(
     if !holder.evict(&mut flows.table, &flows.counters, cx) {
         return Err(DropReason::NoLocalPort);
     }
-    match flows.eviction.insert(&mut flows.table, new, &flows.counters, cx) {
+    match flows.eviction.insert(&mut flows.table, new, complete, &flows.counters, cx) {
         Inserted::LocalTaken => Err(DropReason::NoLocalPort),
         inserted => Ok(inserted),
     }

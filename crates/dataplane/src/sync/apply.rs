@@ -23,7 +23,9 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
-use crate::conn::{ASSURED, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Numbers, Shift};
+use crate::conn::{
+    ASSURED, Complete, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Numbers, Shift,
+};
 use crate::new_connection::eviction::{end, evict_call};
 use crate::new_connection::{insert, persistence};
 use crate::snapshot::sync_backup::{Received, SyncBackup};
@@ -99,7 +101,7 @@ struct Wanted<'a> {
 enum Found {
     /// The connection of the message.
     Same,
-    /// Another one, towards another real server.
+    /// Another one, towards another real server or with other numbers.
     Other,
     /// The one that was received has ended at the sender, and another has begun here.
     Ended,
@@ -119,9 +121,9 @@ impl Wanted<'_> {
         }
     }
 
-    /// Translates numbers as the sender does.
-    fn translate(&self, connection: &Connection<'_>) {
-        connection.receive_numbers(self.entry.numbers.map(Numbers::of));
+    /// How the sender translates numbers, if it does.
+    fn numbers(&self) -> Option<Numbers> {
+        self.entry.numbers.filter(|_| !self.is_template).map(Numbers::of)
     }
 
     fn is_inactive(&self) -> bool {
@@ -152,8 +154,11 @@ impl Wanted<'_> {
 
     fn compare(&self, flows: &Flows, id: ConnId, cx: Context<'_>) -> Found {
         let connection = flows.table.connection(id);
-        let is_towards = connection.dest() == self.entry.dest && connection.local() == self.entry.local;
-        match is_towards {
+        // The numbers of a connection behind the SYN proxy never change: with others it is another connection.
+        let is_its = connection.dest() == self.entry.dest
+            && connection.local() == self.entry.local
+            && connection.numbers() == self.numbers();
+        match is_its {
             false if self.is_template => Found::Same,
             false if self.is_inactive() => Found::Ended,
             // A real server that is configured by now takes it.
@@ -174,7 +179,6 @@ impl Wanted<'_> {
             let _ = connection.set_flags(flags_of(self.entry.protocol, address));
         }
         self.shift(&connection);
-        self.translate(&connection);
         flows.table.table().end_offload(id);
         let live = cx.snapshot.destinations.of(&connection).map(|destination| &destination.live);
         let is_received = connection.flags().contains(Flags::SYNC);
@@ -252,8 +256,6 @@ impl Wanted<'_> {
                 | set(Flags::NO_OUTPUT, is_unanswered)
                 | set(Flags::PROVEN, is_proven && !self.is_template)
                 | set(Flags::INACTIVE, self.is_inactive())
-                // Until its numbers are stored.
-                | set(Flags::HANDSHAKE, self.entry.numbers.is_some())
                 | if self.is_template { Flags::NONE } else { Flags::of_ftp(key.protocol, key.dest, method) }
                 | client_address.map_or(Flags::NONE, |address| flags_of(key.protocol, address)),
             state: self.state,
@@ -299,14 +301,15 @@ fn insert(
     let live =
         cx.snapshot.destinations.find(DestinationId(new.dest_ref)).map(|destination| &destination.live);
     live.inspect(|live| live.increment(activity));
-    match insert::insert(flows, &new, cx) {
+    let complete: Complete<'_> = &|connection| {
+        connection.set_in_packets(packets);
+        wanted.shift(connection);
+        wanted.numbers().inspect(|numbers| connection.receive_numbers(*numbers));
+    };
+    match insert::insert(flows, &new, complete, cx) {
         Inserted::New(id) => {
-            let connection = flows.table.connection(id);
-            connection.set_in_packets(packets);
-            wanted.shift(&connection);
-            wanted.translate(&connection);
             if call_id.is_some() {
-                call_ids.settle(new.mark, &connection);
+                call_ids.settle(new.mark, &flows.table.connection(id));
             }
             live.inspect(|live| live.check_limit());
             true
@@ -365,3 +368,112 @@ const AT_A_TIME: usize = 64;
 const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(180);
 /// A longer timeout in a message is reduced to this.
 const LONGEST: Duration = Duration::from_secs(31 * 86_400);
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+    use std::sync::atomic::Ordering::Relaxed;
+
+    use xvs_proto::sync::ReplyShift;
+
+    use super::*;
+    use crate::conn::{Table, TableConfig, TableWorker};
+    use crate::counters::{SharedStats, WorkerCounters};
+    use crate::forward::Identification;
+    use crate::shm::Memory;
+    use crate::snapshot::sync_backup::Inbox;
+
+    /// The first of two workers, the handle of the second, and a snapshot with a backup daemon.
+    fn two_workers() -> (Flows, TableWorker, Snapshot) {
+        let table =
+            Table::create(TableConfig { capacity: 100, workers: 2, memory: Memory::OnDemand }).unwrap();
+        let [one, other] = [0, 1].map(|worker| table.handle(worker).unwrap());
+        let ids = Identification::numbered(*table.secret(), 0);
+        let flows = Flows::new(0, one, Arc::new(WorkerCounters::default()), SharedStats::new(2), ids);
+        let backup = SyncBackup { packets: 3, inbox: Arc::new(Inbox::new(2)) };
+        (flows, other, Snapshot { sync_backup: Some(Arc::new(backup)), ..Snapshot::default() })
+    }
+
+    /// An established connection to FTP's port behind the SYN proxy.
+    fn entry() -> Entry<'static> {
+        Entry {
+            protocol: Protocol::TCP,
+            flags: method::MASQUERADING,
+            state: TcpState::Established as u8,
+            client: Endpoint::new([192, 0, 2, 10], 1000),
+            virtual_endpoint: Endpoint::new([198, 51, 100, 1], 21),
+            dest: Endpoint::new([203, 0, 113, 11], 21),
+            mark: 0,
+            timeout_seconds: 900,
+            remaining_millis: None,
+            call_id: None,
+            local: None,
+            client_address: None,
+            reply_shift: Some(ReplyShift { place: 7, before: 0, after: 2 }),
+            numbers: Some([5, 6, 0]),
+        }
+    }
+
+    fn receive(flows: &mut Flows, entry: &Entry<'_>, snapshot: &Snapshot) {
+        let inbox = &snapshot.sync_backup.as_ref().unwrap().inbox;
+        assert_eq!(inbox.put(Received::of(entry), 0), Some(0));
+        flows.receive_synchronized(snapshot, Millis(0));
+    }
+
+    fn found(table: &TableWorker) -> Option<ConnId> {
+        let Entry { protocol, client, virtual_endpoint, .. } = entry();
+        let flow = FlowKey { protocol, source: client, dest: virtual_endpoint };
+        table.find(&flow, table.hash(&flow)).map(|(id, _)| id)
+    }
+
+    #[test]
+    fn another_worker_finds_a_received_connection_with_its_numbers_and_shift_or_not_at_all() {
+        let (mut flows, mut other, snapshot) = two_workers();
+        let is_over = AtomicBool::new(false);
+        let halves = std::thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                let mut halves = 0;
+                while !is_over.load(Relaxed) {
+                    if let Some(id) = found(&other) {
+                        let connection = other.connection(id);
+                        let seen =
+                            (connection.numbers(), connection.shift().to_client(8), connection.in_packets());
+                        halves += u32::from(seen != (Some(Numbers::of([5, 6, 0])), 10, 3));
+                    }
+                    other.quiescent();
+                }
+                halves
+            });
+            for _ in 0..100_000 {
+                receive(&mut flows, &entry(), &snapshot);
+                // Without room while the other worker rests within a burst.
+                found(&flows.table).inspect(|id| _ = end(&mut flows.table, *id, &snapshot));
+                flows.quiescent();
+            }
+            is_over.store(true, Relaxed);
+            looks.join()
+        });
+        assert_eq!(halves.unwrap(), 0);
+    }
+
+    #[test]
+    fn a_message_with_other_numbers_is_about_another_connection_which_takes_the_place_of_the_known_one() {
+        let (mut flows, _other, snapshot) = two_workers();
+        let numbers = |flows: &Flows| flows.table.connection(found(&flows.table).unwrap()).numbers();
+        receive(&mut flows, &entry(), &snapshot);
+        let first = found(&flows.table);
+        receive(&mut flows, &entry(), &snapshot);
+        assert_eq!(found(&flows.table), first, "the same one is refreshed");
+        let second = Entry { numbers: Some([9, 6, 0]), ..entry() };
+        receive(&mut flows, &second, &snapshot);
+        assert_eq!(numbers(&flows), Some(Numbers::of([9, 6, 0])));
+        assert_ne!(found(&flows.table), first);
+        receive(&mut flows, &Entry { flags: method::MASQUERADING | flag::INACTIVE, ..entry() }, &snapshot);
+        assert_eq!(numbers(&flows), Some(Numbers::of([9, 6, 0])), "the first one has ended");
+        receive(&mut flows, &Entry { numbers: None, ..entry() }, &snapshot);
+        assert_eq!(numbers(&flows), None);
+        assert_eq!(flows.table.table().live(), 1);
+    }
+}

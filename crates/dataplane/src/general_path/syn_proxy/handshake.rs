@@ -14,7 +14,7 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::framed_packet::FramedPacket;
 use crate::burst::state;
-use crate::conn::{ConnId, Flags};
+use crate::conn::{Complete, ConnId, Flags};
 use crate::new_connection::connect::connect;
 use crate::new_connection::insert::Begun;
 use crate::new_connection::service::Marked;
@@ -73,18 +73,16 @@ fn begin<'s>(
     cx: Context<'s>,
 ) -> Step {
     let limit = marked.service.client_limit.map(ClientLimit::of_proven);
-    let id = match connect(flows, p.frame, p.packet, marked, limit, cx) {
+    let complete: Complete<'_> = &|connection| super::begin(connection, &proof);
+    let id = match connect(flows, p.frame, p.packet, marked, limit, complete, cx) {
         Ok(Begun::Connection(id)) => id,
-        // A one-packet connection is UDP.
-        Ok(Begun::OnePacket(..)) => return Step::Decided(Verdict::Consumed),
+        // The client repeats the packet, which then finds the connection. A one-packet connection is UDP.
+        Ok(Begun::Existing(_) | Begun::OnePacket(..)) => return Step::Decided(Verdict::Consumed),
         Err(verdict) => {
             refuse(flows, p, &proof, cx);
             return Step::Decided(verdict);
         }
     };
-    if !super::begin(&flows.table.connection(id), &proof) {
-        return Step::Decided(Verdict::Consumed);
-    }
     p.frame.shrink_front(p.packet.network);
     match syn(flows, p.frame, id) {
         Some(written) => Step::Written(id, written),

@@ -168,15 +168,12 @@ fn proof(secret: &xvs_proto::HashSecret, segment: &[u8], packet: &Packet, now: M
     Some(Proof { sequence, awaited: Awaited { cookie, timestamps, window, tries: 1 } })
 }
 
-/// Begins to wait for the destination's answer. Returns `false` if another worker has begun.
-fn begin(connection: &Connection<'_>, proof: &Proof) -> bool {
+/// Makes a new connection, which no other thread can find yet, wait for its destination's answer.
+fn begin(connection: &Connection<'_>, proof: &Proof) {
     debug_assert!(connection.method().masquerades(), "other methods are refused with the proxy");
-    let is_new = connection.in_packets() == 0 && connection.set_flags(Flags::HANDSHAKE | Flags::PROVEN);
-    if is_new {
-        connection.set_first_sequence(proof.sequence.wrapping_add(1));
-        connection.set_awaited(proof.awaited);
-    }
-    is_new
+    let _ = connection.set_flags(Flags::PROVEN);
+    connection.set_first_sequence(proof.sequence.wrapping_add(1));
+    connection.await_answer(proof.awaited);
 }
 
 /// Resets a client that has acknowledged a cookie, and gets no connection.
