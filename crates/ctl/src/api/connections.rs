@@ -98,7 +98,7 @@ pub fn end(
                     Removal::Controls if !reader.connection(id).is_template() => controls = true,
                     // The template applies to no new connection, and is removed with the last connection that it
                     // controls.
-                    Removal::Controls => _ = reader.connection(id).set_flags(Flags::DETACHED),
+                    Removal::Controls => reader.detach(id),
                     Removal::NotLive | Removal::Kept => {}
                 }
             }
@@ -268,15 +268,18 @@ mod tests {
     use std::collections::HashMap;
     use std::net::Ipv4Addr;
 
-    use xvs_dataplane::conn::{ConnId, Inserted, NewConnection, Table, TableConfig, TableWorker};
+    use xvs_dataplane::conn::{
+        ConnId, FormerTable, Inserted, NewConnection, Table, TableConfig, TableWorker,
+    };
     use xvs_dataplane::shm::Memory;
+    use xvs_model::report::connection::Kind;
     use xvs_proto::Endpoint;
     use xvs_sched::ForwardingMethod;
 
     use crate::api::connections::*;
 
-    fn insert(worker: &mut TableWorker, client: Ipv4Addr) -> ConnId {
-        let inserted = worker.insert(&NewConnection {
+    fn connection(client: Ipv4Addr) -> NewConnection {
+        NewConnection {
             protocol: Protocol::TCP,
             client: Endpoint::new(client, 4096),
             virtual_endpoint: Endpoint::new(Ipv4Addr::new(198, 51, 100, 80), 80),
@@ -290,7 +293,15 @@ mod tests {
             dest_ref: 0,
             mark: 0,
             controller: None,
-        });
+        }
+    }
+
+    fn insert(worker: &mut TableWorker, client: Ipv4Addr) -> ConnId {
+        inserted(worker, &connection(client))
+    }
+
+    fn inserted(worker: &mut TableWorker, new: &NewConnection) -> ConnId {
+        let inserted = worker.insert(new);
         let Inserted::New(id) = inserted else { panic!("{inserted:?}") };
         id
     }
@@ -327,6 +338,28 @@ mod tests {
         }
         assert!(listed.values().all(|&times| times == 1), "no connection is listed twice");
         assert!(next > STAYING + 5000, "many were inserted meanwhile");
+    }
+
+    #[test]
+    fn after_a_drain_that_detaches_a_template_a_start_keeps_the_index_of_the_table() {
+        let config = TableConfig { capacity: 100, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let unbound =
+            NewConnection { dest_ref: DestinationId::NONE.0, ..connection(Ipv4Addr::new(192, 0, 2, 10)) };
+        let client = Endpoint { port: 0, ..unbound.client };
+        let template = NewConnection { client, flags: Flags::TEMPLATE, ..unbound };
+        let id = inserted(&mut worker, &template);
+        assert!(worker.connection(id).add_controlled());
+        inserted(&mut worker, &NewConnection { controller: Some(id), ..unbound });
+        let templates = Filter { kind: Kind::Templates, ..Filter::default() };
+        let reader = Mutex::new(table.reader().unwrap());
+        end(&reader, &Snapshot::default(), Millis(0), &templates, EndMode::Silent, &Counter::default());
+        assert!(worker.connection(id).is_detached());
+        drop((worker, reader));
+        let mut left = FormerTable::left(table).unwrap();
+        let repair = left.repair(Millis(0), |_| true, || {});
+        assert_eq!((repair.discarded, repair.is_rebuilt), (0, false));
     }
 
     #[test]

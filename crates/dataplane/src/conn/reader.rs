@@ -24,7 +24,7 @@ use crate::clock::Millis;
 /// A handle for listings and sweeps. It is parked except during a walk.
 #[derive(Debug)]
 pub struct TableReader {
-    handle: TableHandle,
+    pub(super) handle: TableHandle,
 }
 
 impl TableReader {

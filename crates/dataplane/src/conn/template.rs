@@ -13,8 +13,9 @@ use xvs_proto::Endpoint;
 use super::connection::Connection;
 use super::entry::Life;
 use super::flags::Flags;
-use super::handle::TableWorker;
+use super::handle::{TableHandle, TableWorker};
 use super::id::ConnId;
+use super::reader::TableReader;
 use crate::shm::atomic::Ordering;
 
 impl TableWorker {
@@ -37,12 +38,7 @@ impl TableWorker {
     /// Removes a template from the index. Every worker that has found it may do so, even if another has done so before.
     /// Afterwards no look-up finds the template, and its identity is free.
     pub fn detach(&self, id: ConnId) {
-        let connection = self.connection(id);
-        debug_assert!(connection.is_template());
-        // The flag first: a thread that finds the template meanwhile sees that it is being detached.
-        let _ = connection.set_flags(Flags::DETACHED);
-        let table = &self.handle.table;
-        table.buckets.unlink(table.slab.record(id.0).request_flow().hash(&table.secret), id.index());
+        self.handle.detach(id);
     }
 
     /// Marks a template as assured: its client is known to exist ([`ASSURED`]). Its deadline stays. Other controllers
@@ -61,6 +57,24 @@ impl TableWorker {
                 Err(now) => life = Life(now),
             }
         }
+    }
+}
+
+impl TableReader {
+    /// As [`TableWorker::detach`]. Only during a walk.
+    pub fn detach(&self, id: ConnId) {
+        self.handle.detach(id);
+    }
+}
+
+impl TableHandle {
+    fn detach(&self, id: ConnId) {
+        let connection = self.connection(id);
+        debug_assert!(connection.is_template());
+        // The flag first: a thread that finds the template meanwhile sees that it is being detached.
+        let _ = connection.set_flags(Flags::DETACHED);
+        let table = &self.table;
+        table.buckets.unlink(table.slab.record(id.0).request_flow().hash(&table.secret), id.index());
     }
 }
 
