@@ -7,9 +7,9 @@
 //! allocates or makes a system call after the start. Cost without the log: a load at the begin and end of a connection,
 //! and a test for each packet. Not here: the moments at which records are made (`logged.rs`), and their text (`xvsd`).
 
-use std::io;
 use std::sync::atomic::AtomicU64 as Statistic;
 use std::sync::atomic::Ordering::Relaxed;
+use std::{hint, io};
 
 use crossbeam::queue::ArrayQueue;
 use xvs_proto::{Endpoint, Protocol};
@@ -18,7 +18,7 @@ use xvs_sched::ForwardingMethod;
 use super::direction::Direction;
 use super::id::ConnId;
 use crate::clock::Millis;
-use crate::shm::atomic::Ordering;
+use crate::shm::atomic::{Ordering, fence};
 use crate::shm::layout::Tally;
 use crate::shm::{Cells, Mapping, Memory};
 
@@ -142,7 +142,7 @@ impl ConnectionLog {
     /// Begins the tally of an entry that no other thread can reach.
     pub(super) fn begin(&self, index: u32, now: Millis) {
         let Tally { begun, last, packets, bytes } = &self.tallies[index as usize];
-        begun.store(now.0, Ordering::Relaxed);
+        begun.store(now.0 & TIME, Ordering::Relaxed);
         for count in packets.iter().chain(bytes).chain([last]) {
             count.store(0, Ordering::Relaxed);
         }
@@ -161,10 +161,40 @@ impl ConnectionLog {
         tally.last.store(at.0, Ordering::Relaxed);
     }
 
+    /// Lets `take` take counts from a connection's record and tally them. Only for the owner of the record.
+    pub(crate) fn moving<T>(&self, id: ConnId, take: impl FnOnce() -> T) -> T {
+        let begun = &self.tallies[id.0 as usize].begun;
+        begun.fetch_add(MOVE, Ordering::Relaxed);
+        // Pairs with the fence of `between_moves`: who sees what is taken or tallied sees the odd number.
+        fence(Ordering::Release);
+        let taken = take();
+        // Release: who sees the even number sees what was tallied.
+        begun.fetch_add(MOVE, Ordering::Release);
+        taken
+    }
+
+    /// What `read` says of a connection's record and tally while nothing is moved from one to the other: else counts
+    /// would be in neither, or in both. It does not wait for an owner that does not run.
+    pub(super) fn between_moves<T>(&self, id: ConnId, read: impl Fn() -> T) -> T {
+        let begun = &self.tallies[id.0 as usize].begun;
+        for _ in 0..ATTEMPTS {
+            let before = begun.load(Ordering::Acquire);
+            if before & MOVE == 0 {
+                let seen = read();
+                fence(Ordering::Acquire);
+                if begun.load(Ordering::Relaxed) == before {
+                    return seen;
+                }
+            }
+            hint::spin_loop();
+        }
+        read()
+    }
+
     /// Begin, last packet, packets and bytes of an entry's tally.
     pub(super) fn tallied(&self, id: ConnId) -> (Option<Millis>, Option<Millis>, [u64; 2], [u64; 2]) {
         let Tally { begun, last, packets, bytes } = &self.tallies[id.0 as usize];
-        let [begun, last] = [begun, last].map(|time| match time.load(Ordering::Relaxed) {
+        let [begun, last] = [begun, last].map(|time| match time.load(Ordering::Relaxed) & TIME {
             0 => None,
             millis => Some(Millis(millis)),
         });
@@ -181,8 +211,55 @@ impl ConnectionLog {
     }
 }
 
+/// The bits of [`Tally::begun`] that hold a time.
+const TIME: u64 = MOVE - 1;
+/// The lowest bit of the number of moves in [`Tally::begun`].
+const MOVE: u64 = 1 << 48;
+/// Attempts to read between two moves: some microseconds, many times longer than a move takes.
+const ATTEMPTS: u32 = 100;
+
 impl std::fmt::Debug for ConnectionLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ConnectionLog").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(loom))]
+mod tests {
+    use std::sync::atomic::{AtomicBool, AtomicU64};
+
+    use super::*;
+
+    #[test]
+    fn counts_that_another_thread_moves_into_the_tally_are_read_once() {
+        let log = ConnectionLog::new(LogSettings { begins: false, one_in: 1, queue: 1 }, 1).unwrap();
+        let id = ConnId(0);
+        log.begin(0, Millis(5));
+        // What the XDP program has counted, and before and after that.
+        let [begun, count, done] = [const { AtomicU64::new(0) }; 3];
+        let is_over = AtomicBool::new(false);
+        let wrong = std::thread::scope(|scope| {
+            let reads = scope.spawn(|| {
+                let mut wrong = 0;
+                while !is_over.load(Relaxed) {
+                    let least = done.load(Ordering::Acquire);
+                    let seen = log.between_moves(id, || count.load(Relaxed) + log.tallied(id).2[0]);
+                    let most = begun.load(Ordering::Acquire);
+                    wrong += u32::from(!(least..=most).contains(&seen));
+                }
+                wrong
+            });
+            for _ in 0..500_000 {
+                begun.fetch_add(1, Ordering::AcqRel);
+                count.fetch_add(1, Ordering::AcqRel);
+                done.fetch_add(1, Ordering::AcqRel);
+                log.moving(id, || log.tally(id, Direction::Inbound, count.swap(0, Relaxed), 0, Millis(6)));
+            }
+            is_over.store(true, Relaxed);
+            reads.join()
+        });
+        assert_eq!(wrong.unwrap(), 0);
+        assert_eq!(log.tallied(id), (Some(Millis(5)), Some(Millis(6)), [500_000, 0], [0; 2]));
     }
 }

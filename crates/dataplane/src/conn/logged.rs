@@ -3,11 +3,11 @@
 //! Not logged: templates, and expected connections of FTP, which have no packets. A connection that another director
 //! has announced is logged when it ends, and only if packets of it have passed here: else both directors would log it.
 
-use super::direction::Direction;
 use super::flags::Flags;
 use super::handle::TableHandle;
 use super::id::ConnId;
 use super::log::{ConnectionLog, Ending, Event, LogRecord};
+use crate::clock::Millis;
 
 impl TableHandle {
     /// Begins the tally of an entry that no other thread can reach, if there is a log.
@@ -47,18 +47,10 @@ impl TableHandle {
         if !is_logged {
             return;
         }
-        if let Event::End(_) = event
-            && let Some((counts, at)) = self.table.untaken(id)
-        {
-            for (direction, [packets, bytes]) in
-                [Direction::Inbound, Direction::Outbound].into_iter().zip(counts)
-            {
-                if packets != 0 {
-                    log.tally(id, direction, packets, bytes, at);
-                }
-            }
-        }
-        let (begun, last_packet, packets, bytes) = log.tallied(id);
+        let (begun, last_packet, packets, bytes) = match event {
+            Event::Begin => log.tallied(id),
+            Event::End(_) => log.between_moves(id, || self.tallied(log, id)),
+        };
         // It began at the director that has announced it.
         let is_announced = flags.contains(Flags::SYNC);
         if is_announced && last_packet.is_none() {
@@ -83,6 +75,26 @@ impl TableHandle {
     }
 }
 
+impl TableHandle {
+    /// What [`ConnectionLog::tallied`] says, with what is still in the connection's record.
+    fn tallied(
+        &self,
+        log: &ConnectionLog,
+        id: ConnId,
+    ) -> (Option<Millis>, Option<Millis>, [u64; 2], [u64; 2]) {
+        let untaken = self.table.untaken(id);
+        let (begun, mut last, mut packets, mut bytes) = log.tallied(id);
+        if let Some((counts, at)) = untaken {
+            for (place, [more_packets, more_bytes]) in counts.into_iter().enumerate() {
+                packets[place] += more_packets;
+                bytes[place] += more_bytes;
+                last = last.max((more_packets != 0).then_some(at));
+            }
+        }
+        (begun, last, packets, bytes)
+    }
+}
+
 #[cfg(test)]
 #[cfg(not(loom))]
 mod tests {
@@ -91,10 +103,10 @@ mod tests {
     use xvs_proto::{Endpoint, Protocol};
     use xvs_sched::ForwardingMethod;
 
+    use super::super::direction::Direction;
     use super::super::log::LogSettings;
     use super::super::{Inserted, NewConnection, Removal, Table, TableConfig, TableWorker};
     use super::*;
-    use crate::clock::Millis;
     use crate::shm::Memory;
 
     const SETTINGS: LogSettings = LogSettings { begins: true, one_in: 1, queue: 8 };

@@ -120,17 +120,13 @@ impl Flows {
         }
         let mut moved = 0;
         let mut has_path = true;
-        for (place, direction) in [Direction::Inbound, Direction::Outbound].into_iter().enumerate() {
-            let [packets, bytes] = [0, 1].map(|word| taken(&words[word::COUNTS + 2 * place + word]));
+        let counts = self.take_counts(shared, own, is_its);
+        for (place, (direction, [packets, bytes])) in DIRECTIONS.into_iter().zip(counts).enumerate() {
             if packets != 0 || bytes != 0 {
                 moved += packets.max(1);
                 self.count_offloaded(own.destination, direction, packets, bytes, cx);
                 if is_its {
                     self.add_packets(own.id, direction, packets, cx);
-                    if let Some(log) = self.table.table().log() {
-                        let at = shared.flows.used(own.record).at();
-                        log.tally(own.id, direction, packets, bytes, at);
-                    }
                     let part = &words[word::PARTS + place * word::PART..];
                     has_path &= direction == Direction::Inbound || self.has_path(own, part, cx);
                 }
@@ -170,6 +166,24 @@ impl Flows {
         shared.flows.seal(own.record);
         shared.flows.unbind(own.id, own.record);
         false
+    }
+
+    /// Takes the counts of a record, packets and bytes of requests, then of replies, for the log, too, if the record is
+    /// its connection's.
+    fn take_counts(&self, shared: &Offload, own: &Own, is_its: bool) -> [[u64; 2]; 2] {
+        let words = shared.flows.record(own.record);
+        let take = || [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
+        let Some(log) = self.table.table().log().filter(|_| is_its) else { return take() };
+        log.moving(own.id, || {
+            let counts = take();
+            let at = shared.flows.used(own.record).at();
+            for (direction, [packets, bytes]) in DIRECTIONS.into_iter().zip(counts) {
+                if packets != 0 || bytes != 0 {
+                    log.tally(own.id, direction, packets, bytes, at);
+                }
+            }
+            counts
+        })
     }
 
     /// Counts the time of a first reply that the program has measured.
@@ -260,6 +274,9 @@ fn is_steady(connection: &Connection<'_>) -> bool {
         connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
     is_established && !connection.flags().intersects(Flags::UNUSUAL)
 }
+
+/// In the order of a record's parts.
+const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
 
 /// Takes a count that the program adds to. Most are 0.
 pub(super) fn taken(count: &AtomicU64) -> u64 {

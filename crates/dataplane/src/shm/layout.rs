@@ -128,12 +128,13 @@ pub(crate) struct Numbers {
 }
 
 /// What the log knows of a connection (`conn/log.rs`). It has the entry's index, in a mapping that only a process with
-/// such a log has. All but `begun` are written by any worker.
+/// such a log has. All but the time in `begun` are written by any worker.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(C))]
 pub(crate) struct Tally {
-    /// When the connection was inserted, in milliseconds of the clock; 0: before this process. Written by the worker
-    /// that inserts the connection, before look-ups can find it.
+    /// In the lower 48 bits when the connection was inserted, in milliseconds of the clock; 0: before this process.
+    /// Written by the worker that inserts the connection, before look-ups can find it. In the upper 16 bits a number
+    /// that is odd while a worker moves counts from a record of offload into this tally.
     pub(crate) begun: AtomicU64,
     /// When its last packet passed, in milliseconds of the clock; 0: none has passed.
     pub(crate) last: AtomicU64,
