@@ -150,7 +150,8 @@ impl Announcements {
         }
     }
 
-    pub(crate) fn announce(&self, worker: usize, announced: Announced, retries: u8, end: Millis) {
+    /// Announces a connection that would expire at `end`; `retries`: how often this was repeated early.
+    pub fn announce(&self, worker: usize, announced: Announced, retries: u8, end: Millis) {
         let Announced { id, generation, state } = announced;
         let word = u64::from(generation as u16) << GENERATION_AT
             | u64::from(state & STATE_MAX) << STATE_AT

@@ -197,7 +197,7 @@ impl ControlThread {
         self.control.datapath().workers.pause()?;
         // The successor has the whole hold until its own programs are in force.
         self.beat();
-        self.control.datapath().daemons.may_send(false);
+        self.control.datapath().daemons.leave_table();
         // Otherwise the successor reads it: clients' connections are counted nowhere else.
         let is_left = !self.control.counts_clients() && self.control.keeps_numbers();
         if is_left {
@@ -213,7 +213,7 @@ impl ControlThread {
 
     /// Lets the workers forward again, with this process's programs on the interfaces.
     fn resume_workers(&mut self) {
-        self.control.datapath().daemons.may_send(true);
+        self.control.datapath().daemons.return_to_table();
         let SystemDatapath { workers, steering, .. } = self.control.datapath();
         workers.restore_programs(steering);
         workers.redirect_own_anew(steering);

@@ -1,8 +1,7 @@
 //! The running daemons, and the reasons for which they send or fetch no tables.
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
@@ -20,6 +19,7 @@ use super::master::TableFacts;
 use super::send_table::TableSender;
 use super::thread::Daemon;
 use super::{backup, master, sockets};
+use crate::lock::lock;
 use crate::sync_peers::SyncPeers;
 
 /// The daemons. They end when this is dropped.
@@ -29,7 +29,8 @@ pub(crate) struct Daemons {
     table: Option<Arc<Table>>,
     key_file: Option<PathBuf>,
     peers: Arc<SyncPeers>,
-    may_send: Arc<AtomicBool>,
+    /// Whether the table may be sent; locked for each slice.
+    may_send: Arc<Mutex<bool>>,
     master: Running,
     backup: Running,
 }
@@ -38,6 +39,8 @@ pub(crate) struct Daemons {
 #[derive(Default)]
 struct Running {
     daemon: Option<Daemon>,
+    /// Of a master daemon.
+    announcer: Option<master::Announcer>,
     /// A master daemon that begins when the table is this process's.
     waits: Option<master::Prepared>,
     /// Why it sends no tables, though it has a key.
@@ -61,15 +64,23 @@ impl Daemons {
     /// The table is this process's from now on: a master daemon begins.
     pub(crate) fn own(&mut self, table: &Arc<Table>) -> Result<(), SyncError> {
         self.table = Some(table.clone());
-        self.may_send(true);
-        self.master.daemon = self.master.waits.take().map(|waits| waits.begin(table)).transpose()?;
+        self.return_to_table();
+        let begun = self.master.waits.take().map(|waits| waits.begin(table)).transpose()?;
+        (self.master.daemon, self.master.announcer) = begun.unzip();
         Ok(())
     }
 
-    /// Sets whether the table may be sent: not while a successor takes it over.
-    pub(crate) fn may_send(&self, may_send: bool) {
-        // Relaxed: the table orders its own memory.
-        self.may_send.store(may_send, Ordering::Relaxed);
+    /// Returns when no daemon reads the table any more, so that a successor may use its entries. What was announced
+    /// until now is still sent. Only while no worker announces.
+    pub(crate) fn leave_table(&self) {
+        *lock(&self.may_send) = false;
+        self.master.announcer.as_ref().inspect(|announcer| announcer.leave_table());
+    }
+
+    /// The table is this process's, or is so again.
+    pub(crate) fn return_to_table(&self) {
+        *lock(&self.may_send) = true;
+        self.master.announcer.as_ref().inspect(|announcer| announcer.return_to_table());
     }
 
     /// Starts the master daemon. Without a key, or without the port, it sends only messages.
@@ -90,11 +101,12 @@ impl Daemons {
         }
         let prepared = master::prepare(daemon, sockets, &self.facts, published, key.as_ref(), sender)?;
         let announcements = prepared.announcements.clone();
-        let (daemon, waits) = match &self.table {
+        let (begun, waits) = match &self.table {
             Some(table) => (Some(prepared.begin(table)?), None),
             None => (None, Some(prepared)),
         };
-        self.master = Running { daemon, waits, no_table };
+        let (daemon, announcer) = begun.unzip();
+        self.master = Running { daemon, announcer, waits, no_table };
         Ok(announcements)
     }
 

@@ -160,7 +160,7 @@ mod tests {
             key: SyncKey([key; 32]),
             published: Arc::new(ArcSwap::from_pointee(Snapshot::default())),
             peers: Arc::default(),
-            may_send: Arc::new(AtomicBool::new(true)),
+            may_send: Arc::new(std::sync::Mutex::new(true)),
         };
         (sender, table.reader().unwrap())
     }

@@ -6,8 +6,8 @@
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ use super::signature::{Signer, TRAILER_LEN};
 use super::sockets;
 use super::thread::Daemon;
 use crate::date::date_nanos;
+use crate::lock::lock;
 
 /// What the daemons know of the connection table before it is this process's.
 pub(crate) struct TableFacts {
@@ -65,9 +66,28 @@ pub(super) fn prepare(
     Ok(Prepared { daemon: daemon.clone(), wanted, sockets, signer, announcements, published, sender })
 }
 
+/// The part of a running master daemon that reads the table for announcements.
+pub(super) struct Announcer {
+    /// Locked by the thread for each of its turns.
+    messages: Arc<Mutex<Messages>>,
+    published: Arc<ArcSwap<Snapshot>>,
+}
+
+impl Announcer {
+    /// Returns when the thread reads the table no more. What was announced until now is still sent.
+    pub(super) fn leave_table(&self) {
+        lock(&self.messages).leave_table(&self.published.load(), Clock::Monotonic.now());
+    }
+
+    /// The table is this process's again.
+    pub(super) fn return_to_table(&self) {
+        lock(&self.messages).return_to_table();
+    }
+}
+
 impl Prepared {
     /// Starts the threads: one that sends messages and, with a sender, one that sends the table.
-    pub(super) fn begin(self, table: &Arc<Table>) -> Result<Daemon, SyncError> {
+    pub(super) fn begin(self, table: &Arc<Table>) -> Result<(Daemon, Announcer), SyncError> {
         let Self { mut daemon, wanted, sockets, signer, announcements, published, sender } = self;
         if signer.is_some() {
             daemon.max_len_bytes = daemon.max_len_bytes.saturating_sub(TRAILER_LEN as u16);
@@ -75,17 +95,19 @@ impl Prepared {
         let reader = table.reader().ok_or(SyncError::StillEnding)?;
         let messages =
             Messages::new(&daemon, wanted.ports, announcements.clone(), reader, Clock::Monotonic.now());
+        let messages = Arc::new(Mutex::new(messages));
+        let announcer = Announcer { messages: messages.clone(), published: published.clone() };
         let sends_table = sender.is_some();
         let socket = SigningSocket { sockets, signer, port: daemon.port, announcements, signed: Vec::new() };
         let mut threads = Daemon::default();
         threads.start("xvs-sync", move |stop| {
-            send_messages(stop, messages, socket, &published, sends_table.then_some(daemon.sync_id));
+            send_messages(stop, &messages, socket, &published, sends_table.then_some(daemon.sync_id));
         })?;
         if let Some((sender, listener)) = sender {
             let reader = table.reader().ok_or(SyncError::StillEnding)?;
             threads.start("xvs-sync-table", move |stop| sender.run(reader, &listener, stop))?;
         }
-        Ok(threads)
+        Ok((threads, announcer))
     }
 }
 
@@ -93,7 +115,7 @@ impl Prepared {
 /// directors that join hear that this one is there.
 fn send_messages(
     stop: &AtomicBool,
-    mut messages: Messages,
+    messages: &Mutex<Messages>,
     mut socket: SigningSocket,
     published: &ArcSwap<Snapshot>,
     sync_id: Option<u8>,
@@ -101,7 +123,8 @@ fn send_messages(
     let mut heard = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         thread::sleep(INTERVAL);
-        messages.run(&published.load(), Clock::Monotonic.now(), |port, message| socket.send(port, message));
+        lock(messages)
+            .run(&published.load(), Clock::Monotonic.now(), |port, message| socket.send(port, message));
         if let Some(sync_id) = sync_id
             && heard.elapsed() >= HEARD
         {
@@ -110,7 +133,8 @@ fn send_messages(
             heard = Instant::now();
         }
     }
-    messages.finish(&published.load(), Clock::Monotonic.now(), |port, message| socket.send(port, message));
+    lock(messages)
+        .finish(&published.load(), Clock::Monotonic.now(), |port, message| socket.send(port, message));
 }
 
 /// The sockets of all ports, with what is signed there.

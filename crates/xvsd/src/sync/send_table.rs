@@ -6,8 +6,8 @@
 //! message that marks the end of the table.
 
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,7 @@ use xvs_proto::sync::Version;
 use super::candidates::Candidates;
 use super::channel::{Broken, Channel, MESSAGE_MAX};
 use super::key::SyncKey;
+use crate::lock::lock;
 use crate::sync_peers::Peers;
 
 /// What is needed to send the table.
@@ -30,8 +31,8 @@ pub(super) struct TableSender {
     pub(super) key: SyncKey,
     pub(super) published: Arc<ArcSwap<Snapshot>>,
     pub(super) peers: Arc<Peers>,
-    /// Not while a successor takes the table over.
-    pub(super) may_send: Arc<AtomicBool>,
+    /// Not while a successor takes the table over. Locked while the table is read.
+    pub(super) may_send: Arc<Mutex<bool>>,
 }
 
 impl TableSender {
@@ -39,7 +40,7 @@ impl TableSender {
     pub(super) fn run(self, mut reader: TableReader, listener: &TcpListener, stop: &AtomicBool) {
         let mut candidates = Candidates::default();
         while !stop.load(Ordering::Relaxed) {
-            let may_send = self.may_send.load(Ordering::Relaxed);
+            let may_send = *lock(&self.may_send);
             let Some((stream, peer)) = may_send.then(|| candidates.next(listener)).flatten() else {
                 thread::sleep(PAUSE);
                 continue;
@@ -77,16 +78,18 @@ impl TableSender {
         let mut sent = 0;
         let mut at = 0;
         while at < reader.table().extent() {
-            if !self.may_send.load(Ordering::Relaxed) {
-                return Err(Broken::Stopped);
-            }
             let now = Clock::Monotonic.now();
             let mut outbox = Outbox::new(self.sync_id, MESSAGE_MAX, now);
             let mut count = 0;
+            let may_send = lock(&self.may_send);
+            if !*may_send {
+                return Err(Broken::Stopped);
+            }
             collect_all(at..at + SLICE, reader, &self.published.load(), now, |entry| {
                 let discarded = outbox.add(entry, Version::V1, usize::MAX, now);
                 count += 1 - discarded;
             });
+            drop(may_send);
             for message in outbox.take_all() {
                 channel.send(&message)?;
             }
