@@ -176,19 +176,22 @@ impl ConnectionLog {
     /// What `read` says of a connection's record and tally while nothing is moved from one to the other: else counts
     /// would be in neither, or in both. It does not wait for an owner that does not run.
     pub(super) fn between_moves<T>(&self, id: ConnId, read: impl Fn() -> T) -> T {
-        let begun = &self.tallies[id.0 as usize].begun;
         for _ in 0..ATTEMPTS {
-            let before = begun.load(Ordering::Acquire);
-            if before & MOVE == 0 {
-                let seen = read();
-                fence(Ordering::Acquire);
-                if begun.load(Ordering::Relaxed) == before {
-                    return seen;
-                }
+            if let Some(seen) = self.read_between_moves(id, &read) {
+                return seen;
             }
             hint::spin_loop();
         }
         read()
+    }
+
+    /// One attempt at [`Self::between_moves`].
+    fn read_between_moves<T>(&self, id: ConnId, read: impl Fn() -> T) -> Option<T> {
+        let begun = &self.tallies[id.0 as usize].begun;
+        let before = begun.load(Ordering::Acquire);
+        let seen = (before & MOVE == 0).then(read)?;
+        fence(Ordering::Acquire);
+        (begun.load(Ordering::Relaxed) == before).then_some(seen)
     }
 
     /// Begin, last packet, packets and bytes of an entry's tally.
@@ -244,9 +247,9 @@ mod tests {
                 let mut wrong = 0;
                 while !is_over.load(Relaxed) {
                     let least = done.load(Ordering::Acquire);
-                    let seen = log.between_moves(id, || count.load(Relaxed) + log.tallied(id).2[0]);
+                    let seen = log.read_between_moves(id, || count.load(Relaxed) + log.tallied(id).2[0]);
                     let most = begun.load(Ordering::Acquire);
-                    wrong += u32::from(!(least..=most).contains(&seen));
+                    wrong += u32::from(seen.is_some_and(|seen| !(least..=most).contains(&seen)));
                 }
                 wrong
             });
