@@ -111,7 +111,8 @@ fn note(
     let to = Activity::of(protocol, after);
     let has_moved = match connection.flags().contains(Flags::SYNC) {
         false => from != to,
-        true => before != after && connection.count_as(to == Activity::Inactive),
+        // Without a destination nothing counts it, as under IPVS (recording `sync-unbound-master-sends-active-close`).
+        true => destination.is_some() && before != after && connection.count_as(to == Activity::Inactive),
     };
     if let Some((live, snapshot)) = destination {
         if has_moved {
