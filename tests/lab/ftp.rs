@@ -396,6 +396,25 @@ fn a_reply_is_followed_only_while_the_last_command_asks_for_it() {
 }
 
 #[test]
+fn a_reply_or_command_counts_only_behind_a_line_end_and_one_reply_for_each_command() {
+    let mut session = Session::open(LONG_VIP);
+    // A server repeats what the client has sent, and the client's MSS divides the reply there.
+    session.ask("EPSV\r\n");
+    for text in ["504 Unsupported type ", "229 (|||6379|)", "\r\n"] {
+        assert_eq!(session.tell(text), text);
+    }
+    assert_eq!(session.data(), [""; 0]);
+    session.tell(&extended(2000));
+    session.tell(&extended(3000));
+    assert_eq!(session.data().len(), 1);
+    assert_eq!(session.connect((CLIENT.into(), 1500), 2000), "transmit");
+    for text in ["SITE ", "PORT 192,0,2,200,24,131\r\n"] {
+        session.ask(text);
+    }
+    assert_eq!(session.data().len(), 1, "it is the argument of SITE");
+}
+
+#[test]
 fn a_reply_that_is_divided_or_damaged_passes_as_it_is() {
     let mut session = Session::open(LONG_VIP);
     session.ask("PASV\r\n");

@@ -1,5 +1,5 @@
-//! The data of an FTP control connection beside its endpoints: the shift of its replies, and the client's last request
-//! for a data connection.
+//! The data of an FTP control connection beside its endpoints: the shift of its replies, the client's last request for a
+//! data connection, and where each end's next line begins.
 //!
 //! A reply that names an address is rewritten, and its length changes. From there on the client counts the server's
 //! bytes differently. A server waits for the next command after such a reply. So the last place where the length
@@ -8,6 +8,7 @@
 use xvs_proto::sync::ReplyShift;
 
 use super::connection::Connection;
+use super::direction::Direction;
 use crate::shm::atomic::{AtomicU64, Ordering};
 
 /// How the server's sequence numbers are shifted for the client. In one word: the place in the lower 32 bits, the
@@ -29,9 +30,9 @@ impl Shift {
     }
 
     /// The shift with another change of the length, in bytes, at this sequence number of the server, unless this change
-    /// is already in it. `None`: the sum has too many bits.
+    /// is already in it. A change of 0 bytes is noted, too. `None`: the sum has too many bits.
     pub(crate) fn with(self, place: u32, change: i8) -> Option<Self> {
-        if change == 0 || self != Self::default() && place.wrapping_sub(self.place()) as i32 <= 0 {
+        if self != Self::default() && place.wrapping_sub(self.place()) as i32 <= 0 {
             return Some(self);
         }
         Self::of(place, self.before() + self.change(), change)
@@ -43,7 +44,7 @@ impl Shift {
         fits.then_some(Self(word))
     }
 
-    /// Whether the length has changed at this sequence number last.
+    /// Whether bytes at this sequence number were replaced last.
     pub(crate) fn is_at(self, place: u32) -> bool {
         self != Self::default() && self.place() == place
     }
@@ -58,7 +59,7 @@ impl Shift {
     pub(crate) fn announced(self) -> Option<ReplyShift> {
         let before = self.before();
         let shift = ReplyShift { place: self.place(), after: before + self.change(), before };
-        (self != Self::default()).then_some(shift)
+        (shift.after != 0 || shift.before != 0).then_some(shift)
     }
 
     /// A sequence number of the server as the client knows it.
@@ -78,7 +79,7 @@ impl Shift {
         let original = number.wrapping_add_signed(-self.before());
         match original.wrapping_sub(self.place()) as i32 {
             beyond if beyond <= 0 => original,
-            beyond if beyond < written as i32 => self.place(),
+            beyond if beyond < written as i32 && self.change() != 0 => self.place(),
             _ => original.wrapping_add_signed(-self.change()),
         }
     }
@@ -106,7 +107,7 @@ impl Connection<'_> {
     }
 
     pub(crate) fn asked(&self) -> Asked {
-        match self.ftp_word(1).load(Ordering::Relaxed) {
+        match self.ftp_word(1).load(Ordering::Relaxed) & ASKED {
             1 => Asked::Passive,
             2 => Asked::ExtendedPassive,
             _ => Asked::Nothing,
@@ -114,15 +115,60 @@ impl Connection<'_> {
     }
 
     pub(crate) fn set_asked(&self, asked: Asked) {
-        self.ftp_word(1).store(asked as u64, Ordering::Relaxed);
+        self.change_lines(|word| word & !ASKED | asked as u64);
     }
 
-    /// The words of the local endpoint, which such a connection does not have. Relaxed accesses: client and server take
-    /// turns, and the words order no other memory.
+    /// Begins both directions: nothing is shifted or asked, and no line is known.
+    pub(crate) fn begin_text(&self) {
+        self.set_shift(Shift::default());
+        self.ftp_word(1).store(0, Ordering::Relaxed);
+    }
+
+    /// The first byte of `data` that begins a line of the stream of this direction, behind a line end; the length if
+    /// none does. `None`: the data were read before, or are none of the stream. Before any line end is known, for
+    /// example after a failover, data begin a line. Notes the last line end.
+    pub(crate) fn first_line(&self, direction: Direction, sequence: u32, data: &[u8]) -> Option<usize> {
+        let at = LINES + direction as u32 * (LINE.count_ones());
+        let line = (self.ftp_word(1).load(Ordering::Relaxed) >> at & LINE) as u32;
+        let place = |number: u32| number & PLACE | KNOWN;
+        let ahead = |number: u32| number.wrapping_sub(line) & PLACE;
+        let is_known = line & KNOWN != 0;
+        if is_known && !(1..REACH).contains(&ahead(sequence.wrapping_add(data.len() as u32))) {
+            return None;
+        }
+        let is_line = !is_known || place(sequence) == line;
+        let last = data.iter().rposition(|byte| *byte == b'\n').map(|last| last + 1);
+        if let Some(last) = last.or(is_line.then_some(0)) {
+            let next = u64::from(place(sequence.wrapping_add(last as u32)));
+            self.change_lines(|word| word & !(LINE << at) | next << at);
+        }
+        let behind = || data.iter().position(|byte| *byte == b'\n').map_or(data.len(), |end| end + 1);
+        Some(if is_line { 0 } else { behind() })
+    }
+
+    /// Changes the second word. Both directions write it, each its own part.
+    fn change_lines(&self, change: impl Fn(u64) -> u64) {
+        let change = |word| Some(change(word));
+        let _ = self.ftp_word(1).fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
+    }
+
+    /// The words of the local endpoint, which such a connection does not have. Relaxed accesses: the words order no other
+    /// memory.
     fn ftp_word(&self, index: usize) -> &AtomicU64 {
         &self.record.extension.local[index]
     }
 }
+
+/// The bits of the second word that hold an [`Asked`].
+const ASKED: u64 = 0b11;
+/// The lowest bit of the client's line in the second word; the server's follows.
+const LINES: u32 = 2;
+/// The bits of a line: whether it is known, and the lower bits of its sequence number.
+const LINE: u64 = 0x7fff_ffff;
+const KNOWN: u32 = 1 << 30;
+const PLACE: u32 = KNOWN - 1;
+/// No segment ends further behind the known line: a longer line is none of FTP, and a forged segment is seldom nearer.
+const REACH: u32 = 1 << 17;
 
 #[cfg(test)]
 #[cfg(not(loom))]
@@ -146,7 +192,11 @@ mod tests {
         assert_eq!(two.with(u32::MAX - 10, -2), Some(two), "an old segment");
         assert_eq!([50, 60].map(|number| two.to_client(number)), [48, 63]);
         assert_eq!([48, 63].map(|number| two.to_server(number, 12)), [50, 60]);
-        assert_eq!(two.with(60, 0), Some(two));
+        let three = two.with(60, 0).unwrap();
+        assert!(three.is_at(60) && !three.is_at(50), "a change of 0 bytes is noted");
+        assert_eq!([60, 70].map(|number| three.to_client(number)), [63, 73]);
+        assert_eq!([63, 66, 73].map(|number| three.to_server(number, 12)), [60, 63, 70]);
+        assert_eq!(Shift::default().with(60, 0).unwrap().announced(), None);
     }
 
     #[test]
@@ -207,6 +257,38 @@ mod tests {
         assert_eq!(worker.connection(id).controller(), Some(control));
         let control = worker.connection(control);
         assert_eq!((control.controlled(), control.shift().to_client(8)), (1, 10));
+    }
+
+    #[test]
+    fn lines_begin_behind_line_ends_of_the_stream_in_each_direction_however_it_is_divided() {
+        use super::super::{Inserted, NewConnection, Table, TableConfig};
+        use crate::shm::Memory;
+        use Direction::{Inbound, Outbound};
+
+        let config = TableConfig { capacity: 10, workers: 1, memory: Memory::OnDemand };
+        let table = Table::create(config).unwrap();
+        let mut worker = table.handle(0).unwrap();
+        let new = NewConnection { flags: super::super::Flags::FTP, ..NewConnection::example() };
+        let Inserted::New(id) = worker.insert(&new) else { panic!("it is the first") };
+        let control = worker.connection(id);
+        control.set_asked(Asked::ExtendedPassive);
+        let start = u32::MAX - 9;
+        let first = |direction, at: u32, data: &str| {
+            control.first_line(direction, start.wrapping_add(at), data.as_bytes())
+        };
+        assert_eq!(first(Outbound, 0, "220 hello\r\n"), Some(0), "nothing is known before");
+        assert_eq!(first(Outbound, 11, "504 no "), Some(0));
+        assert_eq!(first(Outbound, 18, "229 (|||6379|)"), Some(14), "within a line");
+        assert_eq!(first(Outbound, 32, "\r\n229 x\r\n"), Some(2));
+        assert_eq!(first(Outbound, 41, "226 so\r\n"), Some(0));
+        assert_eq!(first(Outbound, 34, "229 x\r\n"), None, "again");
+        assert_eq!(first(Outbound, 41 + (1 << 20), "229 x\r\n"), None, "none of the stream");
+        assert_eq!(first(Outbound, 49, "200 a\r\n"), Some(0));
+        assert_eq!(first(Inbound, 500, "PASV\r\n"), Some(0), "the client's lines are its own");
+        assert_eq!(first(Inbound, 506, "LIST"), Some(0));
+        assert_eq!(first(Inbound, 510, "PASV\r\n"), Some(6));
+        assert_eq!(first(Outbound, 56, "200 b\r\n"), Some(0));
+        assert_eq!(control.asked(), Asked::ExtendedPassive);
     }
 
     proptest::proptest! {

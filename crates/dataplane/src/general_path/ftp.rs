@@ -7,11 +7,12 @@
 //! shorter, so later sequence numbers are shifted (`conn/ftp.rs`). Data connections wait for two minutes (LISTEN); the
 //! control connection lives at least as long.
 //!
-//! An endpoint is followed only if its address is the sender's own: from a client its address, from a server its own or
-//! the virtual address. A server's port must not be below 1024 (RFC 2577 §3). So neither end can get a connection to a
-//! third machine. A command or reply that is not followed passes unchanged and is counted. Cost: the cache line of the
-//! connection's extension; for segments with data a pass over them; for a new connection a look-up while a data
-//! connection is expected.
+//! A command or reply counts only if it begins behind a line end of the stream, and a reply only once for each command:
+//! other text of a server may contain what a client has sent. An endpoint is followed only if its address is the
+//! sender's own: from a client its address, from a server its own or the virtual address. A server's port must not be
+//! below 1024 (RFC 2577 §3). So neither end can get a connection to a third machine. A command or reply that is not
+//! followed passes unchanged and is counted. Cost: the cache line of the connection's extension; for segments with data
+//! a pass over them; for a new connection a look-up while a data connection is expected.
 //!
 //! Not here: persistence, which serves passive data connections without this helper, also with other methods.
 
@@ -28,7 +29,9 @@ use super::client_address::set_length;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::conn::tcp::{TcpState, timeout};
-use crate::conn::{AS_IT_IS, Asked, ConnId, Connection, Flags, Inserted, NewConnection, Removal, Shift};
+use crate::conn::{
+    AS_IT_IS, Asked, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Shift,
+};
 use crate::egress::Path;
 use crate::forward::Ends;
 use crate::new_connection::eviction::{count_out, end};
@@ -63,13 +66,16 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
     if !control.flags().contains(Flags::PROVEN) || !tcp::is_summed(segment, &packet.flow) {
         return;
     }
+    let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
+    let text = &segment[header_len..];
+    let Some(first) = control.first_line(Direction::Inbound, sequence, text) else { return };
     let client = control.client();
     let mut asked = Asked::Nothing;
     let mut active = None;
     let mut ends = Ends::of(&control);
     ends.virtual_endpoint.port = ends.virtual_endpoint.port.wrapping_sub(1);
     ends.dest.port = ends.dest.port.wrapping_sub(1);
-    for command in commands(&segment[header_len..]) {
+    for command in commands(&text[first..]) {
         match command {
             Command::Passive => asked = Asked::Passive,
             Command::ExtendedPassive => asked = Asked::ExtendedPassive,
@@ -114,8 +120,7 @@ fn read_reply(
     let sequence = tcp::number(segment, tcp::field::SEQUENCE.start);
     if packet.tcp_flags.has(tcp::Flags::SYN) {
         let control = flows.table.connection(id);
-        control.set_shift(Shift::default());
-        control.set_asked(Asked::Nothing);
+        control.begin_text();
         return None;
     }
     let header_len = tcp::header_len(segment)?;
@@ -140,26 +145,30 @@ fn follow_reply(
     let control = flows.table.connection(id);
     let asked = control.asked();
     let shift = control.shift();
-    if asked == Asked::Nothing && shift == Shift::default() {
-        return None;
-    }
     let ends = Ends::of(&control);
     let (address, address_len) = control_address(&control);
     let segment = &frame.bytes()[packet.transport..packet.end];
+    if header_len >= segment.len() || !tcp::is_summed(segment, &packet.flow) {
+        return None;
+    }
+    let text = &segment[header_len..];
     let data = tcp::number(segment, tcp::field::SEQUENCE.start);
-    let (port, place) = match (passive_reply(&segment[header_len..])?, asked) {
-        // A reply that was changed is changed again, also if it is retransmitted after the next command.
-        (Reply::Passive(_, place), asked)
-            if asked != Asked::Passive
-                && shift.is_at(data.wrapping_add(place.start as u32))
-                && tcp::is_summed(segment, &packet.flow) =>
-        {
-            let place = header_len + place.start..header_len + place.end;
-            return replace(frame, packet, place, &address[..address_len]);
-        }
+    // A reply that was changed is changed again, also if it is retransmitted after the next command.
+    if shift != Shift::default()
+        && let Some(Reply::Passive(_, place)) = passive_reply(text)
+        && shift.is_at(data.wrapping_add(place.start as u32))
+    {
+        let place = header_len + place.start..header_len + place.end;
+        return replace(frame, packet, place, &address[..address_len]);
+    }
+    let first = control.first_line(Direction::Outbound, data, text)?;
+    if asked == Asked::Nothing {
+        return None;
+    }
+    let (port, place) = match (passive_reply(&text[first..])?, asked) {
         (Reply::Passive(named, place), Asked::Passive) => {
             let is_own = [ends.dest.addr, ends.virtual_endpoint.addr].contains(&named.addr);
-            (if is_own { named.port } else { 0 }, Some(place))
+            (if is_own { named.port } else { 0 }, Some(first + place.start..first + place.end))
         }
         (Reply::ExtendedPassive(port), Asked::ExtendedPassive) => (port, None),
         _ => return None,
@@ -175,7 +184,6 @@ fn follow_reply(
     let is_possible = port >= ftp::FIRST_UNPRIVILEGED
         // A port that another service has stays with that service.
         && cx.snapshot.services.find(&own).is_none()
-        && tcp::is_summed(segment, &packet.flow)
         && packet.length().saturating_add_signed(change.into()) <= room
         && (place.is_none() || edited.is_some());
     let followed = Ends {
@@ -191,6 +199,8 @@ fn follow_reply(
     if !follow(flows, &followed, id, cx) {
         return None;
     }
+    // One reply for each command.
+    flows.table.connection(id).set_asked(Asked::Nothing);
     let (place, edited) = place.zip(edited)?;
     let changed = replace(frame, packet, place, &address[..address_len])?;
     flows.table.connection(id).set_shift(edited);
