@@ -449,6 +449,7 @@ fn forged_and_broken_messages_do_no_harm_and_are_counted() {
     let cluster = Cluster::with_backup(VIP);
     let director = Director::start_on(&cluster, Host::Backup, &["--interface", "lan", "--workers", "1"]);
     director.adm(&format!("-A -t {VIP}:{SINK} -s rr"));
+    director.adm(&format!("-a -t {VIP}:{SINK} -r 192.0.2.11 -g"));
     director.adm("--start-daemon backup --mcast-interface lan --syncid 7");
     let send = |message: &[u8]| send(&cluster, message);
     let entry = CONNECTION;
@@ -461,6 +462,9 @@ fn forged_and_broken_messages_do_no_harm_and_are_counted() {
     let mut unknown = message(7, 44, 1);
     unknown[9] = 99;
     send(&unknown);
+    let mut to_another_server = message(7, 44, 1);
+    to_another_server[43] = 12;
+    send(&to_another_server);
     // Of two entries that are announced, the one that is there counts.
     send(&message(7, 44, 2));
     wait::until("the connection is there", || director.adm("-L -n -c").contains("ESTABLISHED").then_some(()));
@@ -469,5 +473,5 @@ fn forged_and_broken_messages_do_no_harm_and_are_counted() {
     let counts =
         ["messages", "failed_messages", "connections", "lost_connections"].map(|key| sync[key].as_u64());
     // One is of another sync id.
-    assert_eq!(counts, [Some(3), Some(2), Some(1), Some(3)], "{sync}");
+    assert_eq!(counts, [Some(4), Some(2), Some(1), Some(4)], "{sync}");
 }

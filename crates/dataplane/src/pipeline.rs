@@ -98,6 +98,7 @@ fn send_request(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Cont
         return no_destination::request(flows, p, id, cx);
     };
     let ends = Ends::of(&connection);
+    connection.note_seen();
     connection.count_in_packet();
     flows.count_request(destination, p.packet);
     flows.tally(id, Direction::Inbound, p.packet.length(), cx.now);
@@ -130,6 +131,7 @@ fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>
     }
     let connection = flows.table.connection(id);
     let ends = Ends::of(&connection);
+    connection.note_seen();
     let destination = cx.snapshot.destinations.of(&connection);
     proof::reply(&p, &connection);
     response::reply(flows, p.packet, id, destination, cx);

@@ -205,7 +205,6 @@ impl<'a> Services<'a> {
     fn detail(&self, connection: &Connection<'_>) -> ConnectionDetail {
         let known = self.by_destination.get(&DestinationId(connection.dest_ref()));
         let flags = connection.flags();
-        let protocol = connection.protocol();
         let set = FLAGS.iter().filter(|(flag, _)| flags.contains(*flag));
         ConnectionDetail {
             service: known.map(|(service, _)| *service).or_else(|| self.matching_now(connection)),
@@ -214,7 +213,7 @@ impl<'a> Services<'a> {
             packets: connection.in_packets(),
             controls: connection.controlled(),
             template: connection.is_template(),
-            flags: set.map(|(flag, text)| flag_name(*flag, text, protocol).to_owned()).collect(),
+            flags: set.map(|(flag, text)| flag_name(connection, *flag, text).to_owned()).collect(),
         }
     }
 
@@ -226,9 +225,13 @@ impl<'a> Services<'a> {
     }
 }
 
-/// One bit has two meanings.
-fn flag_name(flag: Flags, name: &'static str, protocol: Protocol) -> &'static str {
-    if protocol == Protocol::UDP && flag == Flags::PROXY_DATAGRAMS { "proxy" } else { name }
+/// Two bits have two meanings.
+fn flag_name(connection: &Connection<'_>, flag: Flags, name: &'static str) -> &'static str {
+    match flag {
+        Flags::PROXY_DATAGRAMS if connection.protocol() == Protocol::UDP => "proxy",
+        Flags::UNSEEN if connection.is_unseen() => "unseen",
+        _ => name,
+    }
 }
 
 /// Words for the flags of a connection.

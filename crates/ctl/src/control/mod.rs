@@ -661,7 +661,7 @@ mod tests {
                 return Err(CommandError::Failed { why: "no socket".to_owned() });
             }
             self.daemons.push(daemon.role);
-            Ok(Arc::new(Inbox::new(1)))
+            Ok(Arc::new(Inbox::new(1, xvs_dataplane::snapshot::sync_backup::Trust::Signed)))
         }
 
         fn stop_backup(&mut self) {
@@ -963,7 +963,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_with_daemons_and_real_servers_is_named_once() {
+    fn each_interface_with_daemons_is_named_once_and_what_real_servers_there_could_do() {
         let mut control = control();
         control.devices.insert("lan".to_owned(), 1);
         control.set_network(&network([192, 0, 2, 1], 24));
@@ -975,9 +975,11 @@ mod tests {
         for command in daemons.into_iter().chain([add_service(), add([203, 0, 113, 11])]) {
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
         }
-        assert_eq!(control.daemons_among_servers().count(), 0);
+        let named: Vec<_> = control.unsigned_daemons().collect();
+        let [one] = &*named else { panic!("{named:?}") };
+        assert!(one.starts_with("synchronization on lan is not signed"), "{one}");
         control.handle(&ControlRequest::Change(add([192, 0, 2, 11])), Millis(0)).unwrap();
-        let named: Vec<_> = control.daemons_among_servers().collect();
+        let named: Vec<_> = control.unsigned_daemons().collect();
         let [one] = &*named else { panic!("{named:?}") };
         assert!(
             one.starts_with("synchronization is on lan, where real servers can forge its messages"),

@@ -172,23 +172,29 @@ impl<D: Datapath> Control<D> {
         })
     }
 
-    /// A sentence for each interface with daemons and real servers. Messages can be forged there, unless they are
-    /// signed.
-    pub fn daemons_among_servers(&self) -> impl Iterator<Item = String> {
-        let daemons = self.state.daemons().iter().filter(|daemon| {
-            let links = self.marks.links().iter().filter(|link| link.name == daemon.interface);
-            let networks = links.flat_map(|link| &link.addresses);
-            let networks: Vec<_> = networks.filter_map(|(addr, len)| Prefix::new(*addr, *len)).collect();
-            let mut servers = self.state.services().flat_map(|(_, service)| &service.destinations);
-            servers.any(|server| networks.iter().any(|network| network.contains(server.endpoint.addr)))
-        });
-        let interfaces: BTreeSet<_> = daemons.map(|daemon| &daemon.interface).collect();
-        interfaces.into_iter().map(|interface| {
-            format!(
+    /// A sentence for each interface with daemons, whose messages can be forged there, unless they are signed.
+    pub fn unsigned_daemons(&self) -> impl Iterator<Item = String> {
+        let daemons = self.state.daemons().iter();
+        let interfaces: BTreeSet<_> = daemons.map(|daemon| &*daemon.interface).collect();
+        interfaces.into_iter().map(|interface| match self.has_servers(interface) {
+            true => format!(
                 "synchronization is on {interface}, where real servers can forge its messages; set sync_key_file on \
                  all directors, or use an interface of theirs alone"
-            )
+            ),
+            false => format!(
+                "synchronization on {interface} is not signed: any machine there can forge its messages; set \
+                 sync_key_file on all directors"
+            ),
         })
+    }
+
+    /// Whether a real server is in a network of this interface.
+    fn has_servers(&self, interface: &str) -> bool {
+        let links = self.marks.links().iter().filter(|link| link.name == interface);
+        let networks = links.flat_map(|link| &link.addresses);
+        let networks: Vec<_> = networks.filter_map(|(addr, len)| Prefix::new(*addr, *len)).collect();
+        let mut servers = self.state.services().flat_map(|(_, service)| &service.destinations);
+        servers.any(|server| networks.iter().any(|network| network.contains(server.endpoint.addr)))
     }
 
     /// Stops the daemon of this role. Connections that workers announce before the next publication are lost, as are

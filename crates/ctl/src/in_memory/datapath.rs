@@ -12,7 +12,7 @@ use xvs_dataplane::offload::Ends;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::lists::Lists;
 use xvs_dataplane::snapshot::syn_limits::SynLimits;
-use xvs_dataplane::snapshot::sync_backup::Inbox;
+use xvs_dataplane::snapshot::sync_backup::{Inbox, Trust};
 use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::steering::{SteeringError, SteeringRules};
 use xvs_model::config::refusal::CommandError;
@@ -86,8 +86,9 @@ impl Datapath for MemoryDatapath {
         self.master = None;
     }
 
+    /// Its messages are believed as a kernel believes them.
     fn start_backup(&mut self, daemon: &SyncDaemon, _: SyncSockets) -> Result<Arc<Inbox>, CommandError> {
-        let inbox = Arc::new(Inbox::new(1));
+        let inbox = Arc::new(Inbox::new(1, Trust::Signed));
         self.backup = Some(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: SECRET });
         Ok(inbox)
     }

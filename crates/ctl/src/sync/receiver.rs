@@ -49,6 +49,11 @@ pub enum Refused {
     /// Signed this many seconds ago or hence.
     #[error("it was signed {0} s ago or hence by the clock here; set the clocks of both directors (NTP)")]
     Clock(u64),
+    /// Signed before this daemon started: a former one may have received it.
+    #[error(
+        "it was signed before this daemon started; if that goes on, set the clocks of both directors (NTP)"
+    )]
+    Earlier,
     /// Received before.
     #[error("it is a copy of an earlier one")]
     Copy,

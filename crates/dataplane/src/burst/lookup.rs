@@ -88,7 +88,8 @@ fn standing(connection: &Connection<'_>, packet: &Packet, snapshot: &Snapshot) -
     let destination = snapshot.destinations.available_for(connection);
     if is_first(packet) {
         let drained = destination.is_some_and(|destination| destination.weight.is_quiescent());
-        let is_over = is_over(connection, settings.conn_reuse_mode);
+        // Whoever has sent an unsigned message must not choose where a client's new connection goes.
+        let is_over = is_over(connection, settings.conn_reuse_mode) || connection.is_unseen();
         if is_over || drained && settings.expire_nodest_conn || connection.flags().contains(Flags::RESET) {
             return Standing::Replace;
         }

@@ -235,6 +235,21 @@ impl Connection<'_> {
         self.record.entry.flags.fetch_and(!flags.0, Ordering::Relaxed) & flags.0 != 0
     }
 
+    /// Whether it is known only from an unsigned message of another director.
+    #[inline]
+    pub fn is_unseen(&self) -> bool {
+        let unseen = Flags::SYNC | Flags::UNSEEN;
+        self.flags().0 & (unseen | Flags::TEMPLATE).0 == unseen.0
+    }
+
+    /// A packet of it passes.
+    #[inline]
+    pub(crate) fn note_seen(&self) {
+        if self.is_unseen() {
+            let _ = self.clear_flags(Flags::UNSEEN);
+        }
+    }
+
     /// Makes a connection that another director announced count as active or inactive. Returns `true` to the one caller
     /// that has changed it; `false` also if it is no longer counted.
     #[must_use]

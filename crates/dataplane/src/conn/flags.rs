@@ -53,6 +53,9 @@ impl Flags {
     /// Of UDP: each datagram of the client gets a PROXY header. Not in sync messages. xvs 0.2.0, to which this bit
     /// without [`Self::PROXY`] means nothing, sends datagrams without it.
     pub const PROXY_DATAGRAMS: Self = Self(0x4000);
+    /// Of a connection with [`Self::SYNC`] that is no template: no packet of it has passed here, and its message was not
+    /// signed. Not in sync messages.
+    pub const UNSEEN: Self = Self(0x2000);
     /// A template that look-ups no longer find ([`TableWorker::detach`](crate::conn::handle::TableWorker::detach)). Not
     /// in sync messages.
     pub const DETACHED: Self = Self(0x8000);
@@ -65,6 +68,7 @@ impl Flags {
             | Self::TOA.0
             | Self::FTP.0
             | Self::ONE_PACKET.0
+            | Self::UNSEEN.0
             | Self::HANDSHAKE.0
             | Self::SYN_PROXY.0,
     );

@@ -1,5 +1,5 @@
-//! The backup daemon of connection synchronization, as workers see it: a queue for each worker, and the number of
-//! packets with which a received connection begins.
+//! The backup daemon of connection synchronization, as workers see it: a queue for each worker, how far its messages are
+//! believed, and the number of packets with which a received connection begins.
 //!
 //! Part of the snapshot while a backup daemon runs. The daemon's thread reads messages and appends to the queues; each
 //! worker enters a few connections between two bursts. Not here: the insertion of a connection (`sync/apply.rs`).
@@ -35,9 +35,21 @@ pub struct SyncBackup {
     pub inbox: Arc<Inbox>,
 }
 
+/// How far messages are believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Completely: they are signed.
+    Signed,
+    /// Anybody may have sent them: no connection to a server that is not configured is entered, and a connection that
+    /// no packet has used ends when its client begins a new one.
+    Unsigned,
+}
+
 /// Received connections that are to be entered, and what became of the others.
 #[derive(Debug)]
 pub struct Inbox {
+    /// How far they are believed.
+    pub trust: Trust,
     queues: Box<[ArrayQueue<Received>]>,
     /// What became of all that was received.
     pub counters: BackupCounters,
@@ -54,7 +66,8 @@ pub struct BackupCounters {
     pub skipped: AtomicU64,
     /// Connections that were entered or refreshed.
     pub entered: AtomicU64,
-    /// Connections that could not be entered: their protocol or state is unknown, or there was no room.
+    /// Connections that were not entered: their protocol or state is unknown, there was no room, or their server is not
+    /// configured and the message was not signed.
     pub left_out: AtomicU64,
     /// Connections that found no room in the queue of a worker.
     pub lost: AtomicU64,
@@ -64,9 +77,9 @@ pub struct BackupCounters {
 
 impl Inbox {
     /// Empty queues for this many workers.
-    pub fn new(workers: usize) -> Self {
+    pub fn new(workers: usize, trust: Trust) -> Self {
         let queues = (0..workers).map(|_| ArrayQueue::new(QUEUE)).collect();
-        Self { queues, counters: BackupCounters::default() }
+        Self { trust, queues, counters: BackupCounters::default() }
     }
 
     /// Appends a connection to the queue of the hash's worker. Returns that worker, which may have to be woken; `None`:

@@ -2,7 +2,7 @@
 //!
 //! Runs on a worker between two bursts, for a bounded number of connections at a time. It follows the kernel's backup
 //! daemon: the connection belongs to its real server if that is configured here; otherwise it is kept, and forwarded by
-//! the method in the message. The connection gets the state in the message, and the whole timeout. Templates and
+//! the method in the message, unless the message is not signed. The connection gets the state in the message, and the whole timeout. Templates and
 //! connections arrive independently, so a connection has no template here. Data that a kernel cannot send are taken
 //! over unchanged: FULLNAT's local endpoint, the form in which the destination receives the client's address, the SYN
 //! proxy's translation of numbers, and, from a whole table, the remaining time. A known connection may be newer than
@@ -28,7 +28,7 @@ use crate::conn::{
 };
 use crate::new_connection::eviction::{end, evict_call};
 use crate::new_connection::{insert, persistence};
-use crate::snapshot::sync_backup::{Received, SyncBackup};
+use crate::snapshot::sync_backup::{Received, SyncBackup, Trust};
 use crate::snapshot::{Activity, Destination, DestinationId, Snapshot};
 
 impl Flows {
@@ -81,7 +81,7 @@ fn enter(flows: &mut Flows, backup: &SyncBackup, received: &Received, cx: Contex
             Found::Other => {}
         }
     }
-    match wanted.connection(key, timeout, cx) {
+    match wanted.connection(key, timeout, backup.inbox.trust, cx) {
         Some(new) => insert(flows, new, &wanted, call_id, backup.packets, cx),
         None => false,
     }
@@ -220,14 +220,23 @@ impl Wanted<'_> {
     }
 
     /// The connection to be inserted, with this identity. `None`: its packets could not be forwarded here, because the
-    /// local endpoint is not one of this director, or the real server that receives the client's address is not known.
-    fn connection(&self, key: FlowKey, timeout: Duration, cx: Context<'_>) -> Option<NewConnection> {
+    /// local endpoint is not one of this director, or the real server that receives the client's address is not known;
+    /// or they would be forwarded to a server that only an unsigned message names.
+    fn connection(
+        &self,
+        key: FlowKey,
+        timeout: Duration,
+        trust: Trust,
+        cx: Context<'_>,
+    ) -> Option<NewConnection> {
         let Entry { dest, local, mark, client_address, .. } = *self.entry;
         let bound = self.destination(cx);
         let is_foreign = local.is_some_and(|local| !cx.snapshot.locals.has(local));
-        if is_foreign || client_address.is_some() && bound.is_none() {
+        let is_forgeable = trust == Trust::Unsigned && !dest.addr.is_unspecified();
+        if is_foreign || bound.is_none() && (client_address.is_some() || is_forgeable) {
             return None;
         }
+        let is_unseen = trust == Trust::Unsigned && !self.is_template && key.protocol != Protocol::UDP;
         let method = match (bound, local) {
             (_, Some(_)) => ForwardingMethod::FullNat,
             (Some((_, destination)), None) if destination.method != ForwardingMethod::FullNat => {
@@ -256,6 +265,7 @@ impl Wanted<'_> {
                 | set(Flags::NO_OUTPUT, is_unanswered)
                 | set(Flags::PROVEN, is_proven && !self.is_template)
                 | set(Flags::INACTIVE, self.is_inactive())
+                | set(Flags::UNSEEN, is_unseen)
                 | if self.is_template { Flags::NONE } else { Flags::of_ftp(key.protocol, key.dest, method) }
                 | client_address.map_or(Flags::NONE, |address| flags_of(key.protocol, address)),
             state: self.state,
@@ -386,13 +396,13 @@ mod tests {
     use crate::snapshot::sync_backup::Inbox;
 
     /// The first of two workers, the handle of the second, and a snapshot with a backup daemon.
-    fn two_workers() -> (Flows, TableWorker, Snapshot) {
+    fn two_workers(trust: Trust) -> (Flows, TableWorker, Snapshot) {
         let table =
             Table::create(TableConfig { capacity: 100, workers: 2, memory: Memory::OnDemand }).unwrap();
         let [one, other] = [0, 1].map(|worker| table.handle(worker).unwrap());
         let ids = Identification::numbered(*table.secret(), 0);
         let flows = Flows::new(0, one, Arc::new(WorkerCounters::default()), SharedStats::new(2), ids);
-        let backup = SyncBackup { packets: 3, inbox: Arc::new(Inbox::new(2)) };
+        let backup = SyncBackup { packets: 3, inbox: Arc::new(Inbox::new(2, trust)) };
         (flows, other, Snapshot { sync_backup: Some(Arc::new(backup)), ..Snapshot::default() })
     }
 
@@ -430,7 +440,7 @@ mod tests {
 
     #[test]
     fn another_worker_finds_a_received_connection_with_its_numbers_and_shift_or_not_at_all() {
-        let (mut flows, mut other, snapshot) = two_workers();
+        let (mut flows, mut other, snapshot) = two_workers(Trust::Signed);
         let is_over = AtomicBool::new(false);
         let halves = std::thread::scope(|scope| {
             let looks = scope.spawn(|| {
@@ -459,8 +469,27 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_for_a_server_that_is_not_configured_needs_a_signature() {
+        let nowhere = Entry { flags: method::BYPASS, dest: Endpoint::new([0; 4], 0), ..entry() };
+        let template = Entry { flags: flag::TEMPLATE | method::MASQUERADING, numbers: None, ..entry() };
+        for (entry, trust, is_entered) in [
+            (entry(), Trust::Signed, 1),
+            (entry(), Trust::Unsigned, 0),
+            (template, Trust::Unsigned, 0),
+            (nowhere, Trust::Unsigned, 1),
+        ] {
+            let (mut flows, _other, snapshot) = two_workers(trust);
+            receive(&mut flows, &entry, &snapshot);
+            assert_eq!(flows.table.table().live(), is_entered, "{trust:?}, {entry:?}");
+            let counters = &snapshot.sync_backup.as_ref().unwrap().inbox.counters;
+            let counted = [&counters.entered, &counters.left_out].map(|count| count.load(Relaxed));
+            assert_eq!(counted, [is_entered as u64, 1 - is_entered as u64]);
+        }
+    }
+
+    #[test]
     fn a_message_with_other_numbers_is_about_another_connection_which_takes_the_place_of_the_known_one() {
-        let (mut flows, _other, snapshot) = two_workers();
+        let (mut flows, _other, snapshot) = two_workers(Trust::Signed);
         let numbers = |flows: &Flows| flows.table.connection(found(&flows.table).unwrap()).numbers();
         receive(&mut flows, &entry(), &snapshot);
         let first = found(&flows.table);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::new_connection::eviction::is_half_open;
+use xvs_dataplane::snapshot::sync_backup::Trust;
 use xvs_dataplane::verdict::{DropReason, Verdict};
 use xvs_proto::Protocol;
 
@@ -147,7 +148,7 @@ fn what_others_tell_shuts_out_no_client_and_displaces_none_that_is_proven() {
     assert!((0..500).all(|number| is_sent(prove(&mut workers, &Flow::nat(1, number)))));
     workers.set_clock(5000);
     // More than the table has room for, all established for 15 minutes.
-    workers.tell((0..10_000).map(|number| Flow::nat(2, number)));
+    workers.tell(Trust::Signed, (0..10_000).map(|number| Flow::nat(2, number)));
     let live = workers.table().live();
     assert!((3500..=3584).contains(&live), "{live}: seven eighths");
     // Three times as many as there is room for. With 3,000, one run in twenty has a client whose buckets hold proven
@@ -162,7 +163,7 @@ fn what_others_tell_shuts_out_no_client_and_displaces_none_that_is_proven() {
 fn four_packets_of_a_client_prove_a_connection_that_another_director_has_told() {
     let mut workers = Workers::new(256, 1);
     let told = Flow::nat(1, 0);
-    workers.tell([Flow::nat(1, 0)].into_iter());
+    workers.tell(Trust::Signed, [Flow::nat(1, 0)].into_iter());
     (0..4).for_each(|_| assert!(is_sent(workers.worker(0).packet(told.request(ACK)))));
     let all = (0..2000).take_while(|number| is_sent(prove(&mut workers, &Flow::nat(2, *number))));
     assert!(all.count() < 2000, "the table is full");

@@ -12,6 +12,7 @@ mod driver;
 mod workers;
 
 mod adopt;
+mod announced;
 mod eviction;
 mod fragments;
 mod history;

@@ -205,7 +205,7 @@ impl ControlThread {
         let mut warnings = self.control.warnings();
         warnings.extend(self.control.datapath().daemons.faults());
         if !self.control.datapath().daemons.have_key() {
-            warnings.extend(self.control.daemons_among_servers());
+            warnings.extend(self.control.unsigned_daemons());
         }
         warnings.extend(seccomp::warnings());
         let is_current = self.warnings.control == warnings

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use xvs_ctl::control::datapath::SyncSockets;
 use xvs_ctl::sync::receiver::Receiver;
 use xvs_dataplane::port::xdp::Waker;
-use xvs_dataplane::snapshot::sync_backup::{BackupCounters, Inbox};
+use xvs_dataplane::snapshot::sync_backup::{BackupCounters, Inbox, Trust};
 use xvs_model::config::sync_daemon::SyncDaemon;
 
 use super::error::SyncError;
@@ -38,7 +38,8 @@ pub(crate) fn start(
 ) -> Result<(Daemon, Arc<Inbox>), SyncError> {
     let sockets = sockets::receiving(daemon, wanted)?;
     peers.expect(&daemon.peers, daemon.port, Instant::now());
-    let inbox = Arc::new(Inbox::new(facts.workers));
+    let trust = if key.is_some() { Trust::Signed } else { Trust::Unsigned };
+    let inbox = Arc::new(Inbox::new(facts.workers, trust));
     let receiver = Arc::new(Receiver { daemon: daemon.clone(), inbox: inbox.clone(), secret: facts.secret });
     let mut threads = Daemon::default();
     if let Some(key) = key.clone() {
@@ -63,7 +64,7 @@ struct MessageReader {
 impl MessageReader {
     fn run(&self, stop: &AtomicBool) {
         let Self { sockets, receiver, wakers, peers, key } = self;
-        let mut verifier = key.as_ref().map(Verifier::new);
+        let mut verifier = key.as_ref().map(|key| Verifier::new(key, date_nanos()));
         let mut bytes = vec![0; MESSAGE_MAX];
         let mut woken = vec![false; wakers.len()];
         let mut losses = Losses::default();

@@ -117,7 +117,7 @@ mod tests {
     use xvs_dataplane::conn::{Flags, NewConnection, Table, TableConfig, TableReader};
     use xvs_dataplane::shm::Memory;
     use xvs_dataplane::snapshot::Snapshot;
-    use xvs_dataplane::snapshot::sync_backup::Inbox;
+    use xvs_dataplane::snapshot::sync_backup::{Inbox, Trust};
     use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
     use xvs_model::report::status::{SyncPeer, SyncTable};
     use xvs_proto::{Endpoint, HashSecret, Protocol};
@@ -176,7 +176,7 @@ mod tests {
             ttl: 1,
             peers: Vec::new(),
         };
-        let (inbox, secret) = (Arc::new(Inbox::new(1)), HashSecret([1, 2, 3]));
+        let (inbox, secret) = (Arc::new(Inbox::new(1, Trust::Signed)), HashSecret([1, 2, 3]));
         let receiver = Arc::new(Receiver { daemon, inbox, secret });
         TableFetcher { receiver, key: SyncKey([key; 32]), peers: Arc::default(), wakers: Vec::new() }
     }

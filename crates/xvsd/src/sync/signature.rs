@@ -12,8 +12,9 @@
 //!
 //! The code covers the sender's address (16 bytes, IPv4 as in RFC 4291 §2.5.5.2), the destination's port (2 bytes) and
 //! the message up to the code. A copy of a message is refused: after [`OLDEST`] because of its age, before then because
-//! the times of each session are remembered. So the clocks of two directors must agree within [`OLDEST`]. A message
-//! that arrives out of order is accepted. Not here: the content of messages (`xvs_proto::sync`).
+//! the times of each session are remembered. What was sent before the receiver has begun is refused, because a former
+//! one may have taken it. So the clocks of two directors must agree within [`OLDEST`], and a sender whose clock is behind
+//! is heard later by that time. A message that arrives out of order is accepted. Not here: the content of messages (`xvs_proto::sync`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -67,19 +68,22 @@ impl Signer {
 /// Checks the messages that a backup daemon receives.
 pub(super) struct Verifier {
     key: Key,
+    /// When it began, in nanoseconds since 1970; earlier if the clock was set back since.
+    begun: u64,
     /// The latest times of each session, by the port that its messages came to.
     sessions: BTreeMap<(u64, u16), BTreeSet<u64>>,
 }
 
 impl Verifier {
-    pub(super) fn new(key: &SyncKey) -> Self {
-        Self { key: derived(key), sessions: BTreeMap::new() }
+    /// A verifier that begins at this date, in nanoseconds since 1970.
+    pub(super) fn new(key: &SyncKey, now: u64) -> Self {
+        Self { key: derived(key), begun: now, sessions: BTreeMap::new() }
     }
 
     /// Checks a message from this address that has come to this port at this date, in nanoseconds since 1970.
     ///
     /// # Errors
-    /// It is not signed, or not with this key; it is too old or from the future; or it is a copy.
+    /// It is not signed, or not with this key; it is too old or from the future; or it is, or may be, a copy.
     pub(super) fn verify(
         &mut self,
         message: &[u8],
@@ -96,6 +100,10 @@ impl Verifier {
         let sent = u64::from_be_bytes(trailer[12..20].try_into().expect("8 bytes"));
         if is_old(sent, now) {
             return Err(Refused::Clock(now.abs_diff(sent) / 1_000_000_000));
+        }
+        self.begun = self.begun.min(now);
+        if sent < self.begun {
+            return Err(Refused::Earlier);
         }
         if !self.sessions.contains_key(&(session, port)) {
             // Copies of their messages are refused by their age.
@@ -167,6 +175,10 @@ mod tests {
         Signer::new(&SyncKey([7; 32]), SOURCE).unwrap()
     }
 
+    fn verifier(seconds: u64) -> Verifier {
+        Verifier::new(&SyncKey([7; 32]), at(seconds))
+    }
+
     fn signed(signer: &mut Signer, seconds: u64) -> Vec<u8> {
         let mut message = vec![0, 7, 0, 8, 0, 1, 0, 0];
         signer.sign(&mut message, 8848, at(seconds));
@@ -175,7 +187,7 @@ mod tests {
 
     #[test]
     fn a_message_is_taken_once_from_its_sender_at_its_port_and_unchanged() {
-        let mut verifier = Verifier::new(&SyncKey([7; 32]));
+        let mut verifier = verifier(0);
         let message = signed(&mut signer(), 0);
         assert_eq!((message.len(), &message[..4]), (60, &[0, 7, 0, 60][..]));
         let other = "192.0.2.2".parse().unwrap();
@@ -194,7 +206,7 @@ mod tests {
             );
         }
         assert_eq!(
-            Verifier::new(&SyncKey([8; 32])).verify(&message, SOURCE, 8848, at(0)),
+            Verifier::new(&SyncKey([8; 32]), at(0)).verify(&message, SOURCE, 8848, at(0)),
             Err(Refused::OtherKey)
         );
         assert_eq!(verifier.verify(&message, SOURCE, 8848, at(0)), Ok(()));
@@ -203,7 +215,7 @@ mod tests {
 
     #[test]
     fn a_message_that_was_overtaken_is_taken_and_copies_are_refused_however_many_followed() {
-        let (mut verifier, mut signer) = (Verifier::new(&SyncKey([7; 32])), signer());
+        let (mut verifier, mut signer) = (verifier(0), signer());
         let messages: Vec<_> = (0..3000).map(|_| signed(&mut signer, 0)).collect();
         let mut verify = |number: usize| verifier.verify(&messages[number], SOURCE, 8848, at(2));
         assert!((0..3000).step_by(2).all(|number| verify(number).is_ok()));
@@ -215,8 +227,22 @@ mod tests {
     }
 
     #[test]
+    fn a_message_from_before_the_verifier_is_refused_because_a_former_one_may_have_taken_it() {
+        let mut signer = signer();
+        let message = signed(&mut signer, 100);
+        assert_eq!(verifier(0).verify(&message, SOURCE, 8848, at(100)), Ok(()));
+        let mut anew = verifier(101);
+        assert_eq!(anew.verify(&message, SOURCE, 8848, at(102)), Err(Refused::Earlier));
+        let later = signed(&mut signer, 102);
+        assert_eq!(anew.verify(&later, SOURCE, 8848, at(102)), Ok(()));
+        // The receiver's clock was 50 s ahead and is set back.
+        let mut ahead = verifier(150);
+        assert_eq!(ahead.verify(&signed(&mut signer, 104), SOURCE, 8848, at(103)), Ok(()));
+    }
+
+    #[test]
     fn what_is_forgotten_is_too_old_and_a_clock_that_is_set_back_begins_a_session() {
-        let (mut verifier, mut signer) = (Verifier::new(&SyncKey([7; 32])), signer());
+        let (mut verifier, mut signer) = (verifier(0), signer());
         let first = signed(&mut signer, 1000);
         assert_eq!(verifier.verify(&first, SOURCE, 8848, at(1300)), Ok(()));
         assert_eq!(verifier.verify(&first, SOURCE, 8848, at(1301)), Err(Refused::Clock(301)));
@@ -226,7 +252,7 @@ mod tests {
         assert_eq!(verifier.verify(&back, SOURCE, 8848, at(1100)), Ok(()));
         assert_eq!(verifier.sessions.len(), 2);
         // A backup that starts anew knows no session, and refuses what is old.
-        let mut anew = Verifier::new(&SyncKey([7; 32]));
+        let mut anew = self::verifier(5000);
         assert_eq!(anew.verify(&first, SOURCE, 8848, at(5000)), Err(Refused::Clock(4000)));
         let other = signed(&mut Signer::new(&SyncKey([7; 32]), SOURCE).unwrap(), 2000);
         assert_eq!(verifier.verify(&other, SOURCE, 8848, at(2000)), Ok(()));

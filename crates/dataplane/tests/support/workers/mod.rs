@@ -27,7 +27,7 @@ use xvs_dataplane::pipeline::Pipeline;
 use xvs_dataplane::port::Port as _;
 use xvs_dataplane::port::memory::{Bytes, MemoryPort};
 use xvs_dataplane::shm::Memory;
-use xvs_dataplane::snapshot::sync_backup::{Inbox, Received, SyncBackup};
+use xvs_dataplane::snapshot::sync_backup::{Inbox, Received, SyncBackup, Trust};
 use xvs_dataplane::snapshot::{
     Activity, ClientMask, Destination, DestinationId, DestinationLive, Encapsulation, Member, Persistence,
     PersistenceScope, Service, ServiceLive, Snapshot, Tunnel,
@@ -334,8 +334,8 @@ impl Workers {
     }
 
     /// Lets another director announce these flows, to the TCP service by NAT, to the first worker as established.
-    pub(crate) fn tell(&mut self, flows: impl Iterator<Item = Flow>) {
-        let inbox = Arc::new(Inbox::new(1));
+    pub(crate) fn tell(&mut self, trust: Trust, flows: impl Iterator<Item = Flow>) {
+        let inbox = Arc::new(Inbox::new(1, trust));
         let backup = SyncBackup { packets: 3, inbox: inbox.clone() };
         let snapshot =
             Arc::new(Snapshot { sync_backup: Some(Arc::new(backup)), ..Snapshot::clone(&self.snapshot) });
