@@ -33,6 +33,11 @@ impl CheckRef {
         &self.virtual_server.real_servers[self.server_index]
     }
 
+    /// The real server and its virtual server, for the log.
+    pub(crate) fn title(&self) -> String {
+        format!("{} of {}", self.real_server().endpoint, self.virtual_server.name)
+    }
+
     /// The configuration of the check.
     pub fn config(&self) -> &Check {
         &self.real_server().checks[self.check_index]

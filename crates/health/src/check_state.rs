@@ -109,7 +109,7 @@ impl CheckStateMachine {
                 self.result.agent.apply(answer);
                 self.timing.interval
             }
-            ProbeResult::NotRun(_) => self.timing.interval,
+            ProbeResult::NotRun(_) | ProbeResult::Inconclusive(_) => self.timing.interval,
         };
         let must_report = self.result != before || is_first_failure;
         Change { must_report, result: self.result, delay }

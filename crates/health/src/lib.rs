@@ -9,6 +9,7 @@
 pub mod initial_state;
 mod pattern;
 pub mod prepare;
+pub mod sources;
 mod tls_config;
 
 // The engine and its tasks.

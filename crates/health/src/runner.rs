@@ -3,7 +3,7 @@
 //! One task for each check, on the health runtime. The number of concurrent probes is limited (`engine.rs`); further
 //! probes wait for a permit, and their timeout starts when they get it. A changed check is sent to the manager once,
 //! until the manager has read it. A check may get a new configuration while it runs: it keeps its state and its phase.
-//! A probe that panics counts as not run. Cost: a timer and a few hundred bytes for each waiting check. Not here: rise
+//! A probe that panics counts as not run. The log says when a check can no longer run, and when it can again. Cost: a timer and a few hundred bytes for each waiting check. Not here: rise
 //! and fall (`check_state.rs`) and the status of the real server (`virtual_server/mod.rs`).
 
 use std::future::{Future, poll_fn};
@@ -91,10 +91,21 @@ impl<E: Environment> Runner<E> {
 
     /// Records the result of a probe that started at `began`, and sends the check to the manager if that needs it.
     fn record(&self, record: &Arc<CheckRecord>, result: ProbeResult, began: Option<Instant>) {
-        let before = record.view();
+        let (before, could_run) = (record.view(), record.row().not_run.is_none());
         let is_sent = record.apply(result, began);
         if record.view() != before {
             self.view_changed.notify_one();
+        }
+        match (could_run, record.row().cannot_run()) {
+            (true, Some(why)) => {
+                let server = record.check().title();
+                tracing::warn!("{server} {why}");
+            }
+            (false, None) => {
+                let (server, probe) = (record.check().title(), record.row().probe);
+                tracing::info!("{server}: the check {probe} can run again");
+            }
+            _ => {}
         }
         if is_sent {
             // The receiver is gone when the daemon stops.
@@ -122,14 +133,14 @@ impl<E: Environment> Runner<E> {
 
     /// Probes. A panic of the probe does not end the check.
     ///
-    /// A failure that is seen long after the deadline counts as not run: xvsd was stopped or had no processor time, and
-    /// the server may have answered in time.
+    /// A failure that is seen long after the deadline is inconclusive: xvsd was stopped or had no processor time, and the
+    /// server may have answered in time.
     async fn probe(&self, check: CheckRef, url: usize, began: Instant) -> ProbeResult {
         let deadline = began + check.config().timing.timeout;
         // In a box, so that a check that waits takes no memory for it.
         match caught(Box::pin(self.environment.probe(check, url, deadline))).await {
             Ok(ProbeResult::Failed(what)) if Instant::now() > deadline + LATE => {
-                ProbeResult::NotRun(format!("{what}; but xvsd itself was more than a second late"))
+                ProbeResult::Inconclusive(format!("{what}; but xvsd itself was more than a second late"))
             }
             Ok(result) => result,
             Err(_) => ProbeResult::NotRun("internal error of xvsd; see its log".to_owned()),
@@ -178,6 +189,7 @@ impl CheckRecord {
             since_millis: millis_since_1970(SystemTime::now()),
             agent: None,
             last_error: None,
+            not_run: None,
             next_millis: Some(millis_at(due)),
             asked: 0,
             failed: 0,
@@ -263,7 +275,11 @@ impl CheckRecord {
         let change = data.machine.apply(&result);
         let row = &mut data.row;
         row.asked += 1;
-        let is_done = !matches!(result, ProbeResult::NotRun(_));
+        row.not_run = match &result {
+            ProbeResult::NotRun(why) => Some(why.clone()),
+            _ => None,
+        };
+        let is_done = !matches!(result, ProbeResult::NotRun(_) | ProbeResult::Inconclusive(_));
         row.took_micros = began.filter(|_| is_done).map(|began| now.duration_since(began).as_micros() as u64);
         row.failed += u64::from(result.is_failure());
         if let ProbeResult::Agent(answer) = &result {

@@ -357,6 +357,24 @@ async fn checks_are_suspended_while_another_machine_has_the_address() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_check_that_cannot_run_changes_nothing_and_is_named_until_it_runs() {
+    let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1]), MANY).await;
+    let cannot_run = "stays up unchecked: the check TCP 10.1.0.1:80 cannot run: no socket".to_owned();
+    for (server, state, named) in [
+        (Server::CannotRun, CheckState::AssumedUp, Some(cannot_run.clone())),
+        (Server::Passes, CheckState::Up, None),
+        (Server::CannotRun, CheckState::Up, Some(cannot_run)),
+        // xvsd itself was late: nothing keeps the next probe from running.
+        (Server::Late(seconds(1.1)), CheckState::Up, None),
+        (Server::Refuses, CheckState::Down, None),
+    ] {
+        health.world.set(RS1, server);
+        sleep(seconds(60.0)).await;
+        assert_eq!((health.check().state, health.check().cannot_run()), (state, named));
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_panic_of_a_probe_ends_no_check_and_counts_as_not_run() {
     let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1]), MANY).await;
     health.world.set(RS1, Server::Panics);
@@ -367,7 +385,7 @@ async fn a_panic_of_a_probe_ends_no_check_and_counts_as_not_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_seen_late_by_xvsd_counts_as_not_run() {
+async fn a_failure_seen_late_by_xvsd_is_no_failure_of_the_server() {
     let health = Health::start(&virtual_server("delay_loop 10\nwarmup 0", [RS1]), MANY).await;
     health.world.set(RS1, Server::Late(seconds(1.1)));
     sleep(seconds(60.0)).await;

@@ -12,6 +12,7 @@ use clap::Args;
 use serde::Serialize;
 use xvs_health::initial_state::initial_state;
 use xvs_health::prepare::{Prepared, examine_scripts};
+use xvs_health::sources::examine_sources;
 use xvs_ipvsadm::{rule_lines, saved_rules};
 use xvs_keepalived::{host, read};
 use xvs_model::health_checks::check::{Check, Probe, Timing};
@@ -54,6 +55,10 @@ pub(crate) fn run(file: &Path, options: &Options, form: Form, out: &mut dyn Writ
         }
     };
     examine_scripts(&mut configuration);
+    // The file of another machine has that machine's addresses.
+    if config_id == host() {
+        examine_sources(&mut configuration);
+    }
     let (state, _) = initial_state(&configuration);
     let faults = &configuration.faults;
     let worst = if options.strict { Severity::Warning } else { Severity::Error };

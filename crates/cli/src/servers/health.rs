@@ -157,16 +157,16 @@ fn real_server(server: &RealServerHealth, now_millis: u64) -> Vec<Row> {
 
 /// A check, its agent's last answer and its last failure.
 fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
-    let next = match check.next_millis {
-        None => String::new(),
-        Some(next) => format!("next in {} s", next.saturating_sub(now_millis).div_ceil(1000)),
-    };
+    let next = check.next_millis.map(|next| next.saturating_sub(now_millis).div_ceil(1000));
+    let next = next.map(|seconds| format!("next in {seconds} s"));
+    let cannot_run = check.not_run.as_ref().map(|_| "cannot run".to_owned());
+    let more: Vec<_> = cannot_run.into_iter().chain(next).collect();
     let head = Row {
         indent: 4,
         what: check.probe.clone(),
         state: check.state.to_string(),
         since: ago(check.since_millis, now_millis),
-        more: next,
+        more: more.join(", "),
     };
     let answer = check.agent.as_ref().map(|agent| (answer(agent), agent.at_millis));
     let error = check.last_error.as_ref().map(|error| (error.what.clone(), error.at_millis));
@@ -309,6 +309,23 @@ TCP 198.51.100.100:80  well         1 h 0 min  weight 2, quorum 1
       2 s ago: connection refused by 192.0.2.12:80
 ";
         assert_eq!(rows(vec![pair(CheckState::Failing { failures: 1, fall: 3 })]), want);
+    }
+
+    #[test]
+    fn a_check_that_cannot_run_says_so_with_the_reason() {
+        let mut server = pair(CheckState::AssumedUp);
+        let check = &mut server.real_servers[1].checks[0];
+        check.not_run = Some("no socket: Too many open files (os error 24)".to_owned());
+        check.last_error = check.not_run.clone().map(|what| CheckError { what, at_millis: seconds_ago(2) });
+        let want = "\
+TCP 198.51.100.100:80  well        1 h 0 min  weight 2, quorum 1
+  192.0.2.11:80        up          1 h 0 min  weight 1
+    TCP 192.0.2.11:80  up          1 h 0 min  next in 4 s
+  192.0.2.12:80        up          1 h 0 min  weight 1
+    TCP 192.0.2.12:80  assumed up  1 h 0 min  cannot run, next in 4 s
+      2 s ago: no socket: Too many open files (os error 24)
+";
+        assert_eq!(rows(vec![server]), want);
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::probes::socket;
 pub(crate) async fn probe(target: &Target, text: &str, deadline: Instant) -> ProbeResult {
     match exchange(target, text, deadline).await {
         Ok(answer) => ProbeResult::Agent(answer),
-        Err(ProbeResult::Failed(why)) => ProbeResult::NotRun(why),
+        Err(ProbeResult::Failed(why)) => ProbeResult::Inconclusive(why),
         Err(result) => result,
     }
 }
@@ -30,7 +30,7 @@ async fn exchange(target: &Target, text: &str, deadline: Instant) -> Result<Answ
     let progress = "connected, but no line";
     let line = match timeout_at(deadline, line(&mut stream, text)).await {
         Err(_) => return Err(ProbeResult::Failed(format!("{progress} {within}"))),
-        Ok(Err(error)) => return Err(socket::remote_error(&error, progress, target.endpoint)),
+        Ok(Err(error)) => return Err(socket::network_error(&error, progress, target.endpoint)),
         Ok(Ok(line)) => line,
     };
     let Some(end) = line.iter().position(is_end) else {
@@ -83,8 +83,8 @@ mod tests {
         let result = probe(&target, text, soon()).await;
         drop(agent.await.unwrap());
         match result {
-            ProbeResult::NotRun(why) => {
-                ProbeResult::NotRun(why.replace(&target.endpoint.to_string(), "the agent"))
+            ProbeResult::Inconclusive(why) => {
+                ProbeResult::Inconclusive(why.replace(&target.endpoint.to_string(), "the agent"))
             }
             result => result,
         }
@@ -111,7 +111,7 @@ mod tests {
                 "a line of more than 1024 bytes from the agent: `down",
             ),
         ] {
-            let ProbeResult::NotRun(seen) = probed("", &reply, true).await else { panic!("{why}") };
+            let ProbeResult::Inconclusive(seen) = probed("", &reply, true).await else { panic!("{why}") };
             assert!(seen.starts_with(why), "{seen}");
         }
     }
@@ -119,9 +119,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_agent_that_is_gone_or_silent_says_nothing() {
         let silent = probed("", b"down", false).await;
-        assert_eq!(silent, ProbeResult::NotRun("connected, but no line within 5s".to_owned()));
+        assert_eq!(silent, ProbeResult::Inconclusive("connected, but no line within 5s".to_owned()));
         let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-        let gone = ProbeResult::NotRun(format!("connection refused by {closed}"));
+        let gone = ProbeResult::Inconclusive(format!("connection refused by {closed}"));
         assert_eq!(probe(&target(closed), "", soon()).await, gone);
     }
 }

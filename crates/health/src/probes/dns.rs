@@ -22,9 +22,8 @@ pub(crate) async fn probe(target: &Target, dns: &Dns, deadline: Instant) -> Prob
     let Some(query) = query(id, dns) else {
         return ProbeResult::NotRun(format!("{} {}. cannot be queried", dns.kind, dns.name));
     };
-    let sent = socket::open(target, Type::DGRAM, None).and_then(|socket| {
-        socket::send(&query, socket, target).map_err(|error| socket::immediate_error(&error, peer))
-    });
+    let sent =
+        socket::open(target, Type::DGRAM, None).and_then(|socket| socket::send(&query, socket, target, peer));
     let socket = match sent {
         Ok(socket) => socket,
         Err(result) => return result,
@@ -32,7 +31,7 @@ pub(crate) async fn probe(target: &Target, dns: &Dns, deadline: Instant) -> Prob
     match timeout_at(deadline, response_code(&socket, id)).await {
         Ok(Ok(0)) => ProbeResult::Passed(0),
         Ok(Ok(code)) => ProbeResult::Failed(format!("answered {}", name(code))),
-        Ok(Err(error)) => socket::remote_error(&error, "", peer),
+        Ok(Err(error)) => socket::network_error(&error, "", peer),
         Err(_) => ProbeResult::Failed(format!("no answer {within}")),
     }
 }

@@ -27,8 +27,8 @@ pub(crate) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     let family = Family::of(&target);
     let sent = socket::open(&target, Type::RAW, Some(family.protocol)).and_then(|socket| {
         let filtered = socket.attach_filter(&family.filter(number));
-        let sent = filtered.and_then(|()| socket::send(&family.echo(number), socket, &target));
-        sent.map_err(|error| socket::immediate_error(&error, peer))
+        filtered.map_err(|error| ProbeResult::NotRun(format!("no socket with a filter: {error}")))?;
+        socket::send(&family.echo(number), socket, &target, peer)
     });
     let socket = match sent {
         Ok(socket) => socket,
@@ -36,7 +36,7 @@ pub(crate) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     };
     match timeout_at(deadline, family.reply(&socket, number)).await {
         Ok(Ok(())) => ProbeResult::Passed(0),
-        Ok(Err(error)) => socket::remote_error(&error, "", peer),
+        Ok(Err(error)) => socket::network_error(&error, "", peer),
         Err(_) => ProbeResult::Failed(format!("no echo reply from {peer} {within}")),
     }
 }
@@ -120,8 +120,8 @@ mod tests {
 
     use crate::probes::icmp::*;
     use crate::probes::socket::testing::{soon, target};
-    use crate::probes::{tcp, udp};
-    use xvs_model::health_checks::check::Udp;
+    use crate::probes::{agent, dns, smtp, tcp, udp};
+    use xvs_model::health_checks::check::{Dns, Udp};
 
     fn host(addr: &str) -> Target {
         target(SocketAddr::new(addr.parse().unwrap(), 0))
@@ -245,6 +245,61 @@ mod tests {
         assert_eq!(asked_and_answered(|echo| echo[0] = 3, "127.0.0.9"), silent);
         assert_eq!(asked_and_answered(|echo| echo[5] ^= 1, "127.0.0.9"), silent);
         assert_eq!(asked_and_answered(|echo| echo[7] ^= 1, "127.0.0.9"), silent);
+    }
+
+    #[tokio::test]
+    async fn a_route_that_refuses_the_packets_is_a_failure_of_the_server_and_a_wrong_source_is_none() {
+        let name = "a_route_that_refuses_the_packets_is_a_failure_of_the_server_and_a_wrong_source_is_none";
+        let prepare = "ip link add d0 type veth peer d1; ip link set d0 up; ip link set d1 up; \
+                       ip addr add 192.0.2.1/24 dev d0; ip addr add 2001:db8::1/64 dev d0 nodad; \
+                       ip route add blackhole 192.0.2.11; ip route add prohibit 192.0.2.12; \
+                       ip route add unreachable 192.0.2.13; ip route add blackhole 2001:db8::11; \
+                       ip route add prohibit 2001:db8::12; ip route add unreachable 2001:db8::13";
+        if !is_own_network(name, prepare) {
+            return;
+        }
+        let udp = Udp { payload: None, reply: None };
+        let dns = Dns { kind: "SOA".to_owned(), name: String::new() };
+        for (last, why) in [
+            ("11", "dropped by a blackhole route: "),
+            ("12", "prohibited by a route or a firewall: "),
+            ("13", "host unreachable: "),
+            // No route at all.
+            ("", "network unreachable: "),
+        ] {
+            for network in ["192.0.2.", "2001:db8::"] {
+                let addr = match last {
+                    "" if network.contains(':') => "2001:db8:1::1".to_owned(),
+                    "" => "198.51.100.1".to_owned(),
+                    last => format!("{network}{last}"),
+                };
+                let server = target(SocketAddr::new(addr.parse().unwrap(), 80));
+                let failed = |peer: &str| ProbeResult::Failed(format!("{why}{peer}"));
+                let endpoint = server.endpoint.to_string();
+                assert_eq!(probe(&server, soon()).await, failed(&addr));
+                assert_eq!(tcp::probe(&server, soon()).await, failed(&endpoint));
+                assert_eq!(udp::probe(&server, &udp, soon()).await, failed(&endpoint));
+                assert_eq!(dns::probe(&server, &dns, soon()).await, failed(&endpoint));
+                assert_eq!(smtp::probe(&server, "lb", soon()).await, failed(&endpoint));
+                let silent = ProbeResult::Inconclusive(format!("{why}{endpoint}"));
+                assert_eq!(agent::probe(&server, "", soon()).await, silent);
+            }
+        }
+        for (source, why) in [
+            ("192.0.2.7", "is not an address of this machine; see `ip address`, or leave it out"),
+            ("127.0.0.1", "cannot reach 192.0.2.14:80; correct it, or leave it out"),
+        ] {
+            let own = Some(source.parse().unwrap());
+            let server = Target { source: own, ..target("192.0.2.14:80".parse().unwrap()) };
+            let not_run = ProbeResult::NotRun(format!("`bindto {source}` {why}"));
+            assert_eq!(tcp::probe(&server, soon()).await, not_run);
+            assert_eq!(udp::probe(&server, &udp, soon()).await, not_run);
+            assert_eq!(dns::probe(&server, &dns, soon()).await, not_run);
+            assert_eq!(smtp::probe(&server, "lb", soon()).await, not_run);
+            assert_eq!(agent::probe(&server, "", soon()).await, not_run);
+            let ProbeResult::NotRun(seen) = probe(&server, soon()).await else { panic!("{source}") };
+            assert!(seen.starts_with(&format!("`bindto {source}` ")), "{seen}");
+        }
     }
 
     #[tokio::test]

@@ -11,8 +11,12 @@ pub enum ProbeResult {
     Agent(Answer),
     /// The real server failed. The text says what was seen and what was expected.
     Failed(String),
-    /// The probe could not run, for a reason on this machine, which the text names. Says nothing about the real server.
+    /// The probe could not run, for a reason on this machine, which the text names. Says nothing about the real server;
+    /// while it lasts, nobody checks the server.
     NotRun(String),
+    /// The probe ran and says nothing about the real server, for the reason in the text: its agent did not answer, or
+    /// xvsd itself was late.
+    Inconclusive(String),
 }
 
 impl ProbeResult {
@@ -21,7 +25,7 @@ impl ProbeResult {
         match self {
             Self::Failed(_) => true,
             Self::Agent(answer) => answer.is_up == Some(false),
-            Self::Passed(_) | Self::NotRun(_) => false,
+            Self::Passed(_) | Self::NotRun(_) | Self::Inconclusive(_) => false,
         }
     }
 
@@ -29,7 +33,7 @@ impl ProbeResult {
     pub(crate) fn error(self) -> Option<String> {
         match self {
             Self::Passed(_) => None,
-            Self::Failed(what) | Self::NotRun(what) => Some(what),
+            Self::Failed(what) | Self::NotRun(what) | Self::Inconclusive(what) => Some(what),
             Self::Agent(Answer { is_up: Some(false), text, .. }) => Some(format!("the agent says `{text}`")),
             Self::Agent(Answer { unknown, .. }) => unknown
                 .map(|word| format!("the agent's word `{word}` has no meaning in HAProxy's agent-check")),

@@ -31,7 +31,7 @@ async fn exchange(target: &Target, name: &str, deadline: Instant) -> Result<(), 
     ] {
         let line = match timeout_at(deadline, reply(&mut stream, &command)).await {
             Err(_) => return Err(ProbeResult::Failed(format!("{progress} {within}"))),
-            Ok(Err(error)) => return Err(socket::remote_error(&error, progress, target.endpoint)),
+            Ok(Err(error)) => return Err(socket::network_error(&error, progress, target.endpoint)),
             Ok(Ok(line)) => line,
         };
         let Some(line) = line.strip_suffix(b"\n") else {

@@ -1,9 +1,10 @@
 //! Sockets of probes, with the options of a check's target; and the meaning of their errors.
 //!
 //! Runs once for each probe, on the health runtime. Each probe has a socket of its own, so a late reply to one probe is
-//! never taken for the reply to another. This module divides the errors of all probes into failures of the server and
-//! local errors, as keepalived does (keepalived-behaviour, section 4.3). Cost: four to eight system calls. Not here:
-//! the protocols above.
+//! never taken for the reply to another. An error while a socket is made or bound is this machine's, and says nothing
+//! about the server. [`network_error`] divides all later errors of all probes: the server cannot be reached, also
+//! because a route of this machine refuses its packets, or the probe could not run (keepalived-behaviour, section 4.3).
+//! Cost: four to eight system calls. Not here: the protocols above.
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
@@ -28,37 +29,53 @@ pub(crate) async fn connect(target: &Target, deadline: Instant) -> Result<TcpStr
     let peer = target.endpoint;
     let within = within(deadline);
     let socket = open(target, Type::STREAM, None)?;
-    let started = start_handshake(&socket, target);
-    let stream = started.and_then(|()| TcpStream::from_std(socket.into()));
-    let stream = stream.map_err(|error| immediate_error(&error, peer))?;
+    begin_connection(&socket, target, peer)?;
+    let stream = TcpStream::from_std(socket.into()).map_err(|error| network_error(&error, "", peer))?;
     match timeout_at(deadline, stream.writable()).await {
         Err(_) => return Err(ProbeResult::Failed(format!("no connection to {peer} {within}"))),
-        Ok(waited) => waited.map_err(|error| immediate_error(&error, peer))?,
+        Ok(waited) => waited.map_err(|error| network_error(&error, "", peer))?,
     }
     match stream.take_error().unwrap_or_else(Some) {
         None => Ok(stream),
-        Some(error) => Err(remote_error(&error, "", peer)),
-    }
-}
-
-/// Begins the handshake.
-fn start_handshake(socket: &Socket, target: &Target) -> io::Result<()> {
-    bind(socket, target)?;
-    match socket.connect(&target.endpoint.into()) {
-        Err(error) if Errno::from_io_error(&error) == Some(Errno::INPROGRESS) => Ok(()),
-        started => started,
+        Some(error) => Err(network_error(&error, "", peer)),
     }
 }
 
 /// Connects a datagram or raw socket to the target and sends a datagram. The socket then receives from the target
-/// alone.
+/// alone. `peer` is the target in errors.
 ///
 /// The result is tokio's `UdpSocket` also for a raw socket: both use the same system calls.
-pub(crate) fn send(datagram: &[u8], socket: Socket, target: &Target) -> io::Result<UdpSocket> {
-    bind(&socket, target)?;
-    socket.connect(&target.endpoint.into())?;
-    socket.send(datagram)?;
-    UdpSocket::from_std(socket.into())
+pub(crate) fn send(
+    datagram: &[u8],
+    socket: Socket,
+    target: &Target,
+    peer: impl Display + Copy,
+) -> Result<UdpSocket, ProbeResult> {
+    begin_connection(&socket, target, peer)?;
+    let sent = socket.send(datagram).and_then(|_| UdpSocket::from_std(socket.into()));
+    sent.map_err(|error| network_error(&error, "", peer))
+}
+
+/// Binds a socket as the target demands, and connects it or begins to.
+fn begin_connection(socket: &Socket, target: &Target, peer: impl Display) -> Result<(), ProbeResult> {
+    bind(socket, target)?;
+    let Err(error) = socket.connect(&target.endpoint.into()) else { return Ok(()) };
+    match (Errno::from_io_error(&error), target.source) {
+        (Some(Errno::INPROGRESS), _) => Ok(()),
+        // The kernel sends nothing from such an address to another machine.
+        (Some(Errno::INVAL), Some(source)) if source.is_loopback() => Err(ProbeResult::NotRun(format!(
+            "`bindto {source}` cannot reach {peer}; correct it, or leave it out"
+        ))),
+        _ => Err(network_error(&error, "", peer)),
+    }
+}
+
+/// Why a socket cannot have the configured interface and source address now; `None`: it can.
+pub(crate) fn local_fault(target: &Target) -> Option<String> {
+    // A port may be in use, and a mark needs a right.
+    let target = Target { source_port: None, mark: 0, ..target.clone() };
+    let bound = open(&target, Type::DGRAM, None).and_then(|socket| bind(&socket, &target));
+    bound.err().and_then(ProbeResult::error)
 }
 
 /// Opens a non-blocking socket with the target's interface and mark.
@@ -94,7 +111,7 @@ pub(crate) fn open(target: &Target, kind: Type, protocol: Option<Protocol>) -> R
 }
 
 /// Binds a socket to the configured source address and port, if there are any.
-fn bind(socket: &Socket, target: &Target) -> io::Result<()> {
+fn bind(socket: &Socket, target: &Target) -> Result<(), ProbeResult> {
     if target.source.is_none() && target.source_port.is_none() {
         return Ok(());
     }
@@ -104,13 +121,26 @@ fn bind(socket: &Socket, target: &Target) -> io::Result<()> {
     };
     let own = SocketAddr::new(target.source.unwrap_or(any), target.source_port.unwrap_or(0));
     // Several checks may use one source port.
-    socket.set_reuse_address(true)?;
-    socket.bind(&own.into())
+    let bound = socket.set_reuse_address(true).and_then(|()| socket.bind(&own.into()));
+    bound.map_err(|error| {
+        let addr = own.ip();
+        ProbeResult::NotRun(match (Errno::from_io_error(&error), &target.interface) {
+            (Some(Errno::ADDRNOTAVAIL), None) => {
+                format!("`bindto {addr}` is not an address of this machine; see `ip address`, or leave it out")
+            }
+            (Some(Errno::ADDRNOTAVAIL), Some(interface)) => format!(
+                "`bindto {addr}` is not an address that {interface} can use; see `ip address`, or leave it out"
+            ),
+            _ => format!("no socket with the source {own}: {error}"),
+        })
+    })
 }
 
-/// The probe result of an error that occurred while waiting for the server. `progress` says how far the probe had come,
-/// and may be empty.
-pub(crate) fn remote_error(error: &io::Error, progress: &str, peer: impl Display) -> ProbeResult {
+/// The probe result of an error of a call that sends to the server or waits for it. `progress` says how far the probe
+/// had come, and may be empty.
+///
+/// An error of [`open`] or of binding never gets here: then EACCES and EINVAL mean other things.
+pub(crate) fn network_error(error: &io::Error, progress: &str, peer: impl Display) -> ProbeResult {
     let what = match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED) => "connection refused by",
         Some(Errno::CONNRESET | Errno::PIPE) => "connection reset by",
@@ -121,20 +151,19 @@ pub(crate) fn remote_error(error: &io::Error, progress: &str, peer: impl Display
         Some(Errno::NETUNREACH) => "network unreachable:",
         Some(Errno::NETDOWN) => "network down:",
         Some(Errno::PROTO | Errno::NOPROTOOPT) => "protocol refused by",
-        // A firewall on the path, reported by ICMPv6.
-        Some(Errno::ACCESS) => "prohibited by a firewall:",
+        // A route or rule of type prohibit of this machine, or a firewall on the path, reported by ICMPv6.
+        Some(Errno::ACCESS) => "prohibited by a route or a firewall:",
+        // A route or rule of type blackhole of this machine.
+        Some(Errno::INVAL) => "dropped by a blackhole route:",
+        Some(Errno::PERM) => {
+            return ProbeResult::NotRun(format!(
+                "{peer} could not be probed: a firewall of this machine drops the packet; see `nft list ruleset`"
+            ));
+        }
         _ => return ProbeResult::NotRun(format!("{peer} could not be probed: {error}")),
     };
     let colon = if progress.is_empty() { "" } else { ": " };
     ProbeResult::Failed(format!("{progress}{colon}{what} {peer}"))
-}
-
-/// The probe result of an error of a call that did not wait: as [`remote_error`], but EACCES comes from this machine.
-pub(crate) fn immediate_error(error: &io::Error, peer: impl Display) -> ProbeResult {
-    match Errno::from_io_error(error) {
-        Some(Errno::ACCESS) => ProbeResult::NotRun(format!("{peer} could not be probed: {error}")),
-        _ => remote_error(error, "", peer),
-    }
 }
 
 /// A time, whose text is `within 5s`. Few probes need the text.
@@ -220,9 +249,9 @@ mod tests {
         let why = "no socket on interface nosuch0: No such device (os error 19)".to_owned();
         assert_eq!(connect(&no_interface, soon()).await.unwrap_err(), ProbeResult::NotRun(why));
         let no_address = Target { source: Some("192.0.2.7".parse().unwrap()), ..here };
-        let why =
-            "127.0.0.1:80 could not be probed: Cannot assign requested address (os error 99)".to_owned();
-        assert_eq!(connect(&no_address, soon()).await.unwrap_err(), ProbeResult::NotRun(why));
+        let why = "`bindto 192.0.2.7` is not an address of this machine; see `ip address`, or leave it out";
+        assert_eq!(connect(&no_address, soon()).await.unwrap_err(), ProbeResult::NotRun(why.to_owned()));
+        assert_eq!(local_fault(&no_address).as_deref(), Some(why));
     }
 
     #[test]
@@ -237,18 +266,17 @@ mod tests {
             (Errno::HOSTDOWN, "host down: 10.1.0.1:80"),
             (Errno::NETUNREACH, "network unreachable: 10.1.0.1:80"),
             (Errno::NETDOWN, "network down: 10.1.0.1:80"),
+            (Errno::ACCESS, "prohibited by a route or a firewall: 10.1.0.1:80"),
+            (Errno::INVAL, "dropped by a blackhole route: 10.1.0.1:80"),
         ];
         for (errno, text) in failures {
             let wanted = ProbeResult::Failed(text.to_owned());
-            assert_eq!(immediate_error(&errno.into(), peer), wanted);
-            assert_eq!(remote_error(&errno.into(), "", peer), wanted);
+            assert_eq!(network_error(&errno.into(), "", peer), wanted);
         }
-        for errno in [Errno::ADDRNOTAVAIL, Errno::INVAL, Errno::MFILE, Errno::PERM, Errno::NOBUFS] {
-            assert!(matches!(immediate_error(&errno.into(), peer), ProbeResult::NotRun(_)), "{errno}");
-            assert!(matches!(remote_error(&errno.into(), "", peer), ProbeResult::NotRun(_)), "{errno}");
+        for errno in [Errno::ADDRNOTAVAIL, Errno::MFILE, Errno::PERM, Errno::NOBUFS, Errno::NOMEM] {
+            assert!(matches!(network_error(&errno.into(), "", peer), ProbeResult::NotRun(_)), "{errno}");
         }
-        let prohibited = "connected: prohibited by a firewall: 10.1.0.1:80".to_owned();
-        assert_eq!(remote_error(&Errno::ACCESS.into(), "connected", peer), ProbeResult::Failed(prohibited));
-        assert!(matches!(immediate_error(&Errno::ACCESS.into(), peer), ProbeResult::NotRun(_)));
+        let prohibited = "connected: prohibited by a route or a firewall: 10.1.0.1:80".to_owned();
+        assert_eq!(network_error(&Errno::ACCESS.into(), "connected", peer), ProbeResult::Failed(prohibited));
     }
 }

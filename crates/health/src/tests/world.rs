@@ -15,6 +15,8 @@ pub(super) enum Server {
     Late(Duration),
     /// Passes after this time.
     Slow(Duration),
+    /// The probe cannot run.
+    CannotRun,
     /// The probe panics.
     Panics,
 }
@@ -116,6 +118,7 @@ impl Environment for Arc<World> {
                 sleep(time).await;
                 ProbeResult::Passed(0)
             }
+            Server::CannotRun => ProbeResult::NotRun("no socket".to_owned()),
             Server::Panics => panic!("a fault of this test"),
         }
     }

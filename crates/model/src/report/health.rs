@@ -124,6 +124,9 @@ pub struct CheckHealth {
     pub agent: Option<AgentHealth>,
     /// The last failure; `None`: none yet.
     pub last_error: Option<CheckError>,
+    /// Why it could not run the last time, for a reason on this machine; its state stays meanwhile. `None`: it could.
+    #[serde(default)]
+    pub not_run: Option<String>,
     /// When it runs next, in milliseconds since 1970; `None`: it runs now, or it watches a file.
     pub next_millis: Option<u64>,
     /// Runs since the check exists.
@@ -132,6 +135,15 @@ pub struct CheckHealth {
     pub failed: u64,
     /// The duration of the last run; `None`: it has not run yet.
     pub took_micros: Option<u64>,
+}
+
+impl CheckHealth {
+    /// What is said of its real server while it cannot run; `None`: it can.
+    pub fn cannot_run(&self) -> Option<String> {
+        let why = self.not_run.as_ref()?;
+        let state = if self.state.is_up() { "up" } else { "down" };
+        Some(format!("stays {state} unchecked: the check {} cannot run: {why}", self.probe))
+    }
 }
 
 /// What an agent has said.
@@ -456,6 +468,7 @@ pub mod sample {
             since_millis,
             agent: None,
             last_error,
+            not_run: None,
             next_millis: Some(NOW + 3500),
             asked: 600,
             failed: u64::from(!is_well),

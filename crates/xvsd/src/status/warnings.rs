@@ -11,7 +11,7 @@ use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Encapsulation, Service, Snapshot};
 use xvs_host::network::card::CardLosses;
 use xvs_ipvsadm::fallback_command;
-use xvs_model::report::health::{HealthReport, SorryServerHealth, VirtualServerHealth};
+use xvs_model::report::health::{CheckHealth, HealthReport, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::response::{ResponseTimes, short_time};
 use xvs_model::report::status::InterfaceStatus;
 use xvs_model::report::unanswered::{REPORTED, Seen, Unanswered};
@@ -33,6 +33,7 @@ impl Readings<'_> {
         warnings.extend(self.troubles.unusable_warnings(self.health));
         warnings.extend(self.troubles.refused_warnings());
         warnings.extend(self.troubles.unreachable_warnings());
+        warnings.extend(unchecked_warnings(self.health));
         warnings.extend(down_warnings(self.health));
         warnings.extend(fault_warning(self.health));
         warnings.extend(local_address_warnings(&self.snapshot, &self.facts.network));
@@ -295,6 +296,18 @@ fn down_warnings(health: Option<&HealthReport>) -> Vec<String> {
         }
     }
     first_of(all.into_iter(), "real servers are down; see `xvs health --down`")
+}
+
+/// The warnings about checks that cannot run: their real servers stay as they are, whatever happens to them.
+fn unchecked_warnings(health: Option<&HealthReport>) -> Vec<String> {
+    let mut all = Vec::new();
+    for server in health.into_iter().flat_map(|health| &health.virtual_servers) {
+        for real in &server.real_servers {
+            let reasons = real.checks.iter().filter_map(CheckHealth::cannot_run);
+            all.extend(reasons.map(|why| format!("{}: {} {why}", server.title(), real.endpoint)));
+        }
+    }
+    first_of(all.into_iter(), "checks cannot run; see `xvs health`")
 }
 
 /// The warning about statements of a keepalived.conf that are not in force.
@@ -891,6 +904,25 @@ mod tests {
         all.resize(NAMED + 5, server("192.0.2.4", CheckState::Down));
         let lines = quorum_warnings(Some(&sample::report(all)));
         assert_eq!(lines.last().unwrap(), "4 more virtual servers have no quorum; see `xvs health --down`");
+    }
+
+    #[test]
+    fn a_check_that_cannot_run_is_a_warning_with_the_reason_also_if_its_server_is_down() {
+        let states = [CheckState::AssumedUp, CheckState::Up, CheckState::Down];
+        let servers = states.map(|state| sample::real_server("192.0.2.11", state)).to_vec();
+        let mut report = sample::report(vec![sample::virtual_server("192.0.2.5", servers)]);
+        assert_eq!(unchecked_warnings(Some(&report)), [""; 0]);
+        for real in [0, 2] {
+            let check = &mut report.virtual_servers[0].real_servers[real].checks[0];
+            check.not_run = Some("no socket: Too many open files (os error 24)".to_owned());
+        }
+        let expected = ["up", "down"].map(|state| {
+            format!(
+                "TCP 192.0.2.5:80: 192.0.2.11:80 stays {state} unchecked: the check TCP 192.0.2.11:80 cannot run: no \
+                 socket: Too many open files (os error 24)"
+            )
+        });
+        assert_eq!(unchecked_warnings(Some(&report)), expected);
     }
 
     #[test]
