@@ -18,6 +18,7 @@ pub mod engine;
 mod environment;
 mod file_timeouts;
 mod mail;
+mod mail_stream;
 mod manager;
 mod reload_summary;
 mod results;

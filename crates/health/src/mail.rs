@@ -4,23 +4,26 @@
 //! fails is tried again, after longer and longer pauses, for a day. After sixty mails in an hour the next changes wait
 //! and go out in one mail. Only this task waits for a mail server: a full queue drops the oldest mail, and the next one
 //! says how many. Without recipients there is no task. Not here: which changes are mailed, and their subjects
-//! (`virtual_server/notice.rs`).
+//! (`virtual_server/notice.rs`), the connection (`mail_stream.rs`).
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
+use lettre::Message;
 use lettre::address::Envelope;
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
-use lettre::transport::smtp::client::{CertificateStore, Tls, TlsParameters};
+use lettre::transport::smtp;
+use lettre::transport::smtp::client::{AsyncSmtpConnection, CertificateStore, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
-use lettre::{AsyncSmtpTransport, AsyncTransport, Message, Tokio1Executor};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 use xvs_model::foreign_text::ForeignText;
 use xvs_model::health_checks::mail::MailSettings;
+
+use crate::mail_stream::MailStream;
 
 /// A mail that is not addressed yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -205,7 +208,13 @@ struct Post {
     recipients: Vec<Mailbox>,
     router_id: String,
     server: String,
-    transport: AsyncSmtpTransport<Tokio1Executor>,
+    host: String,
+    port: u16,
+    /// The name that the server is greeted with.
+    own_name: ClientId,
+    /// The time that a connection may take.
+    patience: Duration,
+    tls: TlsParameters,
 }
 
 impl Post {
@@ -225,18 +234,16 @@ impl Post {
         let tls = TlsParameters::builder(host.clone()).certificate_store(CertificateStore::None);
         let tls = tls.dangerous_accept_invalid_certs(true).dangerous_accept_invalid_hostnames(true).build();
         let tls = tls.map_err(|error| format!("mail server `{host}`: {error}; correct `smtp_server`"))?;
-        let transport = AsyncSmtpTransport::<Tokio1Executor>::builder_dangerous(host)
-            .port(*port)
-            .hello_name(ClientId::Domain(helo.clone()))
-            .timeout(Some(Duration::from_secs((*timeout_seconds).into())))
-            .tls(Tls::Opportunistic(tls))
-            .build();
         Ok(Self {
             from: mailbox(from)?,
             recipients: usable,
             router_id: router_id.clone(),
             server: format!("{host}:{port}"),
-            transport,
+            host: host.clone(),
+            port: *port,
+            own_name: ClientId::Domain(helo.clone()),
+            patience: Duration::from_secs((*timeout_seconds).into()),
+            tls,
         })
     }
 
@@ -295,12 +302,22 @@ impl Post {
     async fn attempt(&self, recipient: &Mailbox, message: &[u8], pace: Pace) -> Result<(), Failure> {
         let envelope = Envelope::new(Some(self.from.email.clone()), vec![recipient.email.clone()]);
         let envelope = envelope.map_err(|error| Failure::ForGood(error.to_string().into()))?;
-        match timeout(pace.attempt, self.transport.send_raw(&envelope, message)).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) if error.is_permanent() => Err(Failure::ForGood(error.to_string().into())),
-            Ok(Err(error)) => Err(Failure::ForNow(error.to_string().into())),
-            Err(_) => Err(Failure::ForNow(format!("no end within {:?}", pace.attempt).into())),
+        let sent = timeout(pace.attempt, self.send(&envelope, message)).await;
+        sent.unwrap_or_else(|_| Err(Failure::ForNow(format!("no end within {:?}", pace.attempt).into())))
+    }
+
+    /// Sends a mail over a connection of its own, by TLS if the server offers it.
+    async fn send(&self, envelope: &Envelope, message: &[u8]) -> Result<(), Failure> {
+        let stream = MailStream::connect(&self.host, self.port, self.patience).await;
+        let stream = stream.map_err(|error| Failure::ForNow(format!("no connection: {error}").into()))?;
+        let mut connection =
+            AsyncSmtpConnection::connect_with_transport(Box::new(stream), &self.own_name).await?;
+        if connection.can_starttls() {
+            connection.starttls(self.tls.clone(), &self.own_name).await?;
         }
+        connection.send(envelope, message).await?;
+        connection.abort().await;
+        Ok(())
     }
 }
 
@@ -309,6 +326,13 @@ enum Failure {
     /// It is not tried again.
     ForGood(ForeignText),
     ForNow(ForeignText),
+}
+
+impl From<smtp::Error> for Failure {
+    fn from(error: smtp::Error) -> Self {
+        let why = ForeignText::from(error.to_string());
+        if error.is_permanent() { Self::ForGood(why) } else { Self::ForNow(why) }
+    }
 }
 
 /// The number of mails that may wait.
@@ -492,6 +516,25 @@ mod tests {
         let mail = next(&server, "").await;
         assert!(has_lines(&mail, &["Subject: [LB1] change 1"]), "{mail}");
         drop(silent);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_sends_without_an_end_is_left_after_some_kilobytes_and_the_mail_waits() {
+        let (server, port) = server().await;
+        let mailer = Mailer::with(&settings(port), FAST, Arc::default()).unwrap();
+        mailer.send(letter(1));
+        // A line without an end, and a reply of many short lines.
+        for piece in [&b"2"[..], b"220-\r\n"] {
+            let (mut stream, _) = server.accept().await.unwrap();
+            let mut sent = 0;
+            while sent < 256 << 20 && stream.write_all(&piece.repeat(10_000)).await.is_ok() {
+                sent += 10_000 * piece.len();
+            }
+            // More than is read fits into the sockets' buffers.
+            assert!(sent < 64 << 20, "{sent} bytes were taken");
+        }
+        let mail = next(&server, "").await;
+        assert!(has_lines(&mail, &["Subject: [LB1] change 1"]), "{mail}");
     }
 
     #[tokio::test]

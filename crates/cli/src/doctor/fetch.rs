@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{AUTHORIZATION, HOST};
@@ -105,24 +105,27 @@ fn add(roots: &mut RootCertStore, file: &Path) -> Result<(), Box<dyn Error>> {
 async fn ask(director: String, access: Arc<Access>) -> Result<Page, NoPage> {
     let url = if director.contains("://") { director } else { format!("http://{director}") };
     let url: Uri = url.parse().map_err(|error| format!("neither HOST:PORT nor a URL: {error}"))?;
-    let mut page = fetch(&url, 1, &access).await?;
+    let mut left = BYTES_MAX;
+    let mut page = fetch(&url, 1, &access, &mut left).await?;
     for number in 2..=page.pages {
-        page.services.extend(fetch(&url, number, &access).await?.services);
+        page.services.extend(fetch(&url, number, &access, &mut left).await?.services);
     }
     Ok(page)
 }
 
-/// One page of the services.
-async fn fetch(url: &Uri, number: usize, access: &Access) -> Result<Page, NoPage> {
+/// One page of the services. `left` are the bytes that may still be read.
+async fn fetch(url: &Uri, number: usize, access: &Access, left: &mut usize) -> Result<Page, NoPage> {
     let text = timeout(PATIENCE, read(url, number, access)).await;
     let text = text.map_err(|_| format!("no answer within {PATIENCE:?}{CHECK}"))??;
+    let too_much = || format!("its /status.json has more than {BYTES_MAX} bytes; is it a director?");
+    *left = left.checked_sub(text.len()).ok_or_else(too_much)?;
     Ok(serde_json::from_slice(&text).map_err(|error| {
         let error = ForeignText::from(error.to_string());
         format!("its /status.json is not one of this version of xvs: {error}; install one version")
     })?)
 }
 
-async fn read(url: &Uri, number: usize, access: &Access) -> Result<Bytes, NoPage> {
+async fn read(url: &Uri, number: usize, access: &Access) -> Result<Vec<u8>, NoPage> {
     let host = url.host().ok_or("the URL has no host")?;
     // An IPv6 address of a URL is in brackets.
     let name = host.trim_start_matches('[').trim_end_matches(']').to_owned();
@@ -154,7 +157,7 @@ async fn read(url: &Uri, number: usize, access: &Access) -> Result<Bytes, NoPage
 async fn exchange(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     request: Request<Empty<Bytes>>,
-) -> Result<Bytes, NoPage> {
+) -> Result<Vec<u8>, NoPage> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(not_http)?;
     // The sender gets its errors.
     tokio::spawn(connection);
@@ -171,7 +174,18 @@ async fn exchange(
         }
         other => return Err(format!("it answers with status {other}").into()),
     }
-    Ok(Limited::new(response.into_body(), BYTES_MAX).collect().await?.to_bytes())
+    let mut body = response.into_body();
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        bytes.extend(frame?.into_data().unwrap_or_default());
+        if bytes.len() > PAGE_MAX {
+            return Err(format!(
+                "a page of its /status.json has more than {PAGE_MAX} bytes; is it a director?"
+            )
+            .into());
+        }
+    }
+    Ok(bytes)
 }
 
 fn not_http(error: hyper::Error) -> NoPage {
@@ -183,5 +197,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const CHECK: &str = "; is xvsd running there, with `metrics_address` and `status_page = true`?";
 /// The port of a director that is named without one.
 const PORT: u16 = 9112;
+/// The bytes that are read of all pages of a director.
+const BYTES_MAX: usize = 256 << 20;
 /// The longest page that is read.
-const BYTES_MAX: usize = 16 << 20;
+const PAGE_MAX: usize = 16 << 20;

@@ -142,7 +142,7 @@ impl ControlThread {
                     let _ = reply.send(Ok(()));
                 }
                 Ok((TakeOverStep::Done, reply)) if stage == Stage::Taken => {
-                    successor::announce_main(successor);
+                    successor::announce_main(*number);
                     let _ = reply.send(Ok(()));
                     // It sends what was announced here.
                     self.control.datapath().stop_master();

@@ -8,8 +8,8 @@ use std::error::Error as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Body, Bytes};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{CONTENT_TYPE, HOST};
 use hyper::{Request, StatusCode};
@@ -69,15 +69,32 @@ impl Connection {
         &mut self,
         path: &str,
         body: Vec<u8>,
-    ) -> Result<(StatusCode, Bytes), ConnectionError> {
+    ) -> Result<(StatusCode, Vec<u8>), ConnectionError> {
         let request = Request::post(path).header(HOST, &self.host).header(CONTENT_TYPE, "application/json");
         let request = request.body(Full::new(Bytes::from(body)))?;
         self.sender.ready().await.map_err(described)?;
         let answer = self.sender.send_request(request).await.map_err(described)?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await;
-        Ok((status, body?.to_bytes()))
+        Ok((status, whole(answer.into_body()).await?))
     }
+}
+
+/// A whole body. Its pieces are joined as they come: each of them alone takes more memory than a piece of one byte.
+async fn whole<B>(mut body: B) -> Result<Vec<u8>, ConnectionError>
+where
+    B: Body<Data = Bytes, Error: Into<ConnectionError>> + Unpin,
+{
+    let mut bytes = Vec::new();
+    while let Some(frame) = body.frame().await {
+        bytes.extend(frame.map_err(Into::into)?.into_data().unwrap_or_default());
+        if bytes.len() > ANSWER_MAX {
+            return Err(format!(
+                "its answer has more than {ANSWER_MAX} bytes; correct `etcd` in [fleet] of xvs.toml"
+            )
+            .into());
+        }
+    }
+    Ok(bytes)
 }
 
 async fn begin<S>(stream: S) -> Result<SendRequest<Full<Bytes>>, ConnectionError>
@@ -139,5 +156,42 @@ fn certificates(key: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, 
     match chain {
         Ok(chain) if !chain.is_empty() => Ok(chain),
         _ => Err(format!("{name}: there is no certificate in it; {CERTIFICATES}").into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+
+    use super::*;
+
+    /// A body of this many pieces of this many bytes.
+    struct Pieces(usize, usize);
+
+    impl Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            let piece = self.0.checked_sub(1).map(|left| {
+                self.0 = left;
+                Ok(Frame::data(vec![b'x'; self.1].into()))
+            });
+            Poll::Ready(piece)
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endless_answer_is_left_at_its_limit_and_a_piecemeal_one_is_joined() {
+        assert_eq!(whole(Pieces(100_000, 1)).await.unwrap().len(), 100_000);
+        let why = whole(Pieces(usize::MAX, 1 << 16)).await.unwrap_err().to_string();
+        assert!(why.starts_with("its answer has more than 16777216 bytes"), "{why}");
     }
 }

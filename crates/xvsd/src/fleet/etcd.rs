@@ -3,7 +3,7 @@
 //! One member is used until it fails. If it cannot be reached or a read fails, the next is tried at once. A failed
 //! change is not repeated, because etcd may have carried it out. Each request has a time limit. Keys and values are in
 //! base64, numbers are strings, and fields of value zero are absent. Source: etcd 3.4, `rpc.proto`. Not here: the
-//! connection (`connection.rs`).
+//! connection (`connection.rs`), the form of answers (`answer.rs`).
 
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use xvs_ctl::config::fleet::{Fleet, Url};
 use xvs_model::foreign_text::ForeignText;
 
+use crate::fleet::answer::{Answer, Entry, refusal};
 use crate::fleet::connection::{Connection, ConnectionError};
 use crate::fleet::follow::Seen;
 
@@ -79,15 +80,6 @@ pub(super) struct Keys {
     pub(super) directors: Vec<Entry>,
 }
 
-/// A key of a director.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    /// Behind `directors/`.
-    pub(super) name: String,
-    pub(super) revision: u64,
-    pub(super) value: Vec<u8>,
-}
-
 /// The answer to a transaction.
 pub(super) struct Committed {
     /// Whether its comparisons held; else nothing has changed.
@@ -126,14 +118,13 @@ impl Etcd {
             json!({"request_range": {"key": encoded(&self.key("trial")), "keys_only": true}}),
         ];
         let answer = self.read("kv/txn", &json!({"success": ranges})).await?;
-        Ok(keys_of(&answer, &directors))
+        Ok(keys_of(answer, &directors))
     }
 
     /// The text of a key with its revision; `None`: there is no such key.
     pub(super) async fn text(&mut self, key: &str) -> Result<Option<(u64, Vec<u8>)>, EtcdError> {
         let answer = self.read("kv/range", &json!({"key": encoded(&self.key(key))})).await?;
-        let found = answer["kvs"].get(0);
-        Ok(found.map(|found| (number(&found["mod_revision"]), decoded(&found["value"]))))
+        Ok(answer.kvs.0.into_iter().next().map(|found| (found.mod_revision, found.value)))
     }
 
     /// Carries out operations together, if all comparisons hold.
@@ -143,8 +134,7 @@ impl Etcd {
         operations: &[Value],
     ) -> Result<Committed, EtcdError> {
         let answer = self.call("kv/txn", &json!({"compare": compare, "success": operations})).await?;
-        let done = answer["succeeded"].as_bool().unwrap_or(false);
-        Ok(Committed { done, revision: number(&answer["header"]["revision"]) })
+        Ok(Committed { done: answer.succeeded, revision: answer.header.revision })
     }
 
     /// A comparison: the key has this revision; `None`: there is no such key.
@@ -167,7 +157,7 @@ impl Etcd {
     /// A new lease.
     pub(super) async fn grant(&mut self, time: Duration) -> Result<u64, EtcdError> {
         let answer = self.call("lease/grant", &json!({"TTL": time.as_secs().to_string()})).await?;
-        match number(&answer["ID"]) {
+        match answer.id {
             0 => Err(self.failed(MemberError::NoLease)),
             lease => Ok(lease),
         }
@@ -176,14 +166,14 @@ impl Etcd {
     /// Prolongs a lease. Returns whether it lives.
     pub(super) async fn keep_alive(&mut self, lease: u64) -> Result<bool, EtcdError> {
         let answer = self.call("lease/keepalive", &json!({"ID": lease.to_string()})).await?;
-        Ok(number(&answer["result"]["TTL"]) > 0)
+        Ok(answer.result.ttl > 0)
     }
 
     /// The time that a lease has left; zero: it has ended.
     pub(super) async fn time_left(&mut self, lease: u64) -> Result<Duration, EtcdError> {
         let answer = self.read("lease/timetolive", &json!({"ID": lease.to_string()})).await?;
         // -1 for a lease that has ended, which is no number here.
-        Ok(Duration::from_secs(number(&answer["TTL"])))
+        Ok(Duration::from_secs(answer.ttl))
     }
 
     /// Ends a lease, with its keys.
@@ -201,12 +191,12 @@ impl Etcd {
     }
 
     /// Sends a request that changes nothing. If a member fails, the next one is asked at once.
-    async fn read(&mut self, method: &str, body: &Value) -> Result<Value, EtcdError> {
+    async fn read(&mut self, method: &str, body: &Value) -> Result<Answer, EtcdError> {
         let mut errors = Vec::new();
         for _ in 0..self.urls.len() {
             let at = self.at;
             match self.call(method, body).await {
-                Ok(answer) if number(&answer["header"]["revision"]) > 0 => return Ok(answer),
+                Ok(answer) if answer.header.revision > 0 => return Ok(answer),
                 Ok(_) => {
                     errors.push(self.failed(MemberError::NoEtcd));
                     self.use_next();
@@ -222,7 +212,7 @@ impl Etcd {
     }
 
     /// Sends a request. If the member fails, the next one goes to the next member.
-    async fn call(&mut self, method: &str, body: &Value) -> Result<Value, EtcdError> {
+    async fn call(&mut self, method: &str, body: &Value) -> Result<Answer, EtcdError> {
         let body = body.to_string().into_bytes();
         self.answers = false;
         if self.connection.is_none() {
@@ -275,20 +265,17 @@ impl Etcd {
     }
 }
 
-/// The document of an answer.
-fn answer_of(status: StatusCode, body: &[u8]) -> Result<Value, MemberError> {
-    let document = serde_json::from_slice::<Value>(body);
+/// The answer of a body.
+fn answer_of(status: StatusCode, body: &[u8]) -> Result<Answer, MemberError> {
     // An error of a stream, such as that of `lease/keepalive`, has the status 200.
-    let message = document.as_ref().ok().and_then(|document| {
-        let error = &document["error"];
-        // The gateway of newer versions has no `error` but for streams.
-        let message = error["message"].as_str().or(error.as_str()).or(document["message"].as_str());
-        message.map(ForeignText::from)
-    });
-    match (message, document) {
-        (Some(message), _) => Err(MemberError::Refused(message)),
-        (None, Ok(document)) if status == StatusCode::OK => Ok(document),
-        _ => Err(MemberError::Status(status)),
+    if let Some(message) = refusal(body) {
+        return Err(MemberError::Refused(message.into()));
+    }
+    match serde_json::from_slice(body) {
+        _ if status != StatusCode::OK => Err(MemberError::Status(status)),
+        Ok(answer) => Ok(answer),
+        // Its text names the line and column of an answer that nobody sees.
+        Err(_) => Err(MemberError::Status(status)),
     }
 }
 
@@ -308,48 +295,25 @@ fn advised(message: &ForeignText) -> String {
 }
 
 /// The answers to the three ranges of [`Etcd::keys`].
-fn keys_of(answer: &Value, directors: &str) -> Keys {
-    let header = &answer["header"];
-    let [entries, rules, trial] = [0, 1, 2].map(|place| &answer["responses"][place]["response_range"]["kvs"]);
-    let trial_lease = number(&trial[0]["lease"]);
-    let entries = entries.as_array().into_iter().flatten();
+fn keys_of(answer: Answer, directors: &str) -> Keys {
+    let mut ranges = answer.responses.0.into_iter().map(|response| response.response_range.kvs.0);
+    let [entries, rules, trial] = [(); 3].map(|()| ranges.next().unwrap_or_default());
+    let trial_lease = trial.first().map_or(0, |found| found.lease);
     Keys {
         seen: Seen {
-            cluster: number(&header["cluster_id"]),
-            revision: number(&header["revision"]),
-            rules: first_revision(rules),
+            cluster: answer.header.cluster_id,
+            revision: answer.header.revision,
+            rules: rules.first().map(|found| found.mod_revision),
             // A trial without a lease would never end.
-            trial: first_revision(trial).filter(|_| trial_lease != 0),
+            trial: trial.first().map(|found| found.mod_revision).filter(|_| trial_lease != 0),
         },
         trial_lease,
-        directors: entries.filter_map(|found| Entry::of(found, directors)).collect(),
+        directors: entries.into_iter().filter_map(|found| Entry::of(found, directors)).collect(),
     }
-}
-
-fn first_revision(found: &Value) -> Option<u64> {
-    found.get(0).map(|found| number(&found["mod_revision"]))
-}
-
-impl Entry {
-    /// The entry of a key that begins with `directors`.
-    fn of(found: &Value, directors: &str) -> Option<Self> {
-        let key = String::from_utf8(decoded(&found["key"])).ok()?;
-        let name = key.strip_prefix(directors)?.to_owned();
-        Some(Self { name, revision: number(&found["mod_revision"]), value: decoded(&found["value"]) })
-    }
-}
-
-/// A number, which is a text in JSON; 0: it is absent.
-fn number(value: &Value) -> u64 {
-    value.as_str().and_then(|text| text.parse().ok()).unwrap_or(0)
 }
 
 fn encoded(text: &str) -> String {
     BASE64_STANDARD.encode(text)
-}
-
-fn decoded(value: &Value) -> Vec<u8> {
-    value.as_str().and_then(|text| BASE64_STANDARD.decode(text).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -361,11 +325,11 @@ mod tests {
 
     #[test]
     fn the_keys_of_a_fleet_are_read_from_an_answer() {
-        let keys = keys_of(&serde_json::from_str(KEYS).unwrap(), "/xvs/a/directors/");
+        let keys = keys_of(serde_json::from_str(KEYS).unwrap(), "/xvs/a/directors/");
         let seen = Seen { cluster: 14_841_639_068_965_178_418, revision: 3, rules: None, trial: Some(2) };
         let entry = Entry { name: "lb1".to_owned(), revision: 3, value: b"hi3".to_vec() };
         assert_eq!(keys, Keys { seen, trial_lease: 7_587_899_098_676_326_664, directors: vec![entry] });
-        assert_eq!(keys_of(&Value::Null, ""), Keys::default());
+        assert_eq!(keys_of(Answer::default(), ""), Keys::default());
     }
 
     #[test]
@@ -390,5 +354,25 @@ mod tests {
         assert!(error(StatusCode::OK, "<html>").starts_with("200 OK, no answer of etcd"));
         let escape = r#"{"error":"\u001b[2J\nno"}"#;
         assert_eq!(error(StatusCode::NOT_FOUND, escape), "\\u{1b}[2J\\nno");
+    }
+
+    #[test]
+    fn a_dense_answer_is_refused_before_it_takes_more_memory_than_its_bytes() {
+        let many = |element: &str| vec![element; 5_000_000].join(",");
+        for dense in [
+            format!(r#"{{"header":{{"revision":"3"}},"responses":[{}]}}"#, many("{}")),
+            format!(r#"{{"responses":[{{"response_range":{{"kvs":[{}]}}}}]}}"#, many("{}")),
+            format!(r#"{{"kvs":[{}]}}"#, many("{}")),
+        ] {
+            let why = answer_of(StatusCode::OK, dense.as_bytes()).unwrap_err().to_string();
+            assert!(why.starts_with("200 OK, no answer of etcd"), "{why}");
+        }
+        // Fields without a meaning are not kept.
+        let other =
+            format!(r#"{{"header":{{"revision":"3","more":[{}]}},"error":{{"message":[0]}}}}"#, many("{}"));
+        assert_eq!(answer_of(StatusCode::OK, other.as_bytes()).unwrap().header.revision, 3);
+        let refused = format!(r#"{{"error":"{}"}}"#, "x".repeat(1000));
+        let why = answer_of(StatusCode::OK, refused.as_bytes()).unwrap_err().to_string();
+        assert_eq!(why.chars().count(), 501);
     }
 }

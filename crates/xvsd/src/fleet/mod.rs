@@ -5,6 +5,7 @@
 //! in force, also after a restart: the journal has them. The start waits a short time for the first answer, because the
 //! journal of a director that was away has old rules.
 
+mod answer;
 mod connection;
 mod etcd;
 mod follow;

@@ -19,7 +19,8 @@ use xvs_model::foreign_text::ForeignText;
 use xvs_model::report::fleet::FleetDirector;
 use xvs_model::report::listing::Stats;
 
-use crate::fleet::etcd::{Entry, Etcd, EtcdError, Keys};
+use crate::fleet::answer::{Entry, cut};
+use crate::fleet::etcd::{Etcd, EtcdError, Keys};
 use crate::handle::Handle;
 use crate::status;
 
@@ -29,9 +30,10 @@ const LEASE: Duration = Duration::from_secs(10);
 const ALIVE: Duration = Duration::from_secs(3);
 /// Interval of looking at the director, and the pause after a refused write.
 const LOOK: Duration = Duration::from_secs(5);
-/// The most warnings in a record, and the longest text in it.
+/// The most warnings in a record.
 const WARNINGS: usize = 5;
-const TEXT_CHARS: usize = 500;
+/// The longest record that is read, in bytes; those of this version have a third of that at most.
+const RECORD_MAX_BYTES: usize = 32 << 10;
 
 /// What stands between the name of a director and its digits.
 const SAME_NAME: char = '@';
@@ -250,11 +252,15 @@ impl Record {
 /// The record of an entry. An unreadable record has only its name, and says so.
 pub(super) fn director_of(entry: &Entry) -> FleetDirector {
     let name = ForeignText::from(entry.name.as_str());
-    match serde_json::from_slice::<FleetDirector>(&entry.value) {
+    let record = match entry.value.len() {
+        ..=RECORD_MAX_BYTES => serde_json::from_slice(&entry.value).map_err(|error| error.to_string()),
+        _ => Err(format!("it has more than {RECORD_MAX_BYTES} bytes")),
+    };
+    match record {
         Ok(record) => FleetDirector { name, ..record },
-        Err(error) => FleetDirector {
+        Err(why) => FleetDirector {
             name,
-            warnings: vec![format!("its record in etcd cannot be read: {error}").into()],
+            warnings: vec![format!("its record in etcd cannot be read: {why}").into()],
             warning_count: 1,
             ..FleetDirector::default()
         },
@@ -279,14 +285,6 @@ fn digest(state: &State) -> String {
         }
     }
     format!("{:x}", digest.finalize())[..16].to_owned()
-}
-
-/// The begin of a text that may be long.
-pub(super) fn cut(text: String) -> String {
-    match text.char_indices().nth(TEXT_CHARS) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text,
-    }
 }
 
 #[cfg(test)]
@@ -351,8 +349,11 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_are_cut_at_a_character() {
-        assert_eq!(cut("ü".repeat(TEXT_CHARS)).chars().count(), TEXT_CHARS);
-        assert_eq!(cut("ü".repeat(TEXT_CHARS + 1)).chars().count(), TEXT_CHARS + 1);
+    fn a_record_that_is_too_long_is_not_read_and_says_so() {
+        let dense = format!(r#"{{"warnings":[{}""]}}"#, r#""","#.repeat(1_000_000));
+        let entry = Entry { name: "lb9".to_owned(), revision: 1, value: dense.into_bytes() };
+        let warning = "its record in etcd cannot be read: it has more than 32768 bytes".to_owned();
+        let FleetDirector { name, warnings, .. } = director_of(&entry);
+        assert_eq!((name, warnings), ("lb9".to_owned(), vec![warning]));
     }
 }

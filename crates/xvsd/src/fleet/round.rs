@@ -23,11 +23,12 @@ use xvs_model::protocol::request::{ControlRequest, Verdict};
 use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::fleet::{FleetDirector, FleetReport, RefusedRules, RunningRules, Silence, Trial};
 
+use crate::fleet::answer::cut;
 use crate::fleet::etcd::{Etcd, EtcdError, Keys};
 use crate::fleet::follow::{Followed, Key, RunningTrial, Step};
 use crate::fleet::kept::{Kept, KeptFile};
 use crate::fleet::named_files;
-use crate::fleet::record::{Record, cut, director_of};
+use crate::fleet::record::{Record, director_of};
 use crate::fleet::settling::Settling;
 use crate::fleet_view::FleetView;
 use crate::handle::Handle;
