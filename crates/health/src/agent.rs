@@ -59,13 +59,17 @@ pub(crate) fn shown(text: &[u8]) -> String {
     text[..text.len().min(SHOWN_BYTES)].trim_ascii().escape_ascii().to_string()
 }
 
+/// The highest share that counts. An agent that demands more is at fault or hostile: without a limit one server could
+/// take all connections. HAProxy limits the weight itself to 256.
+const PERCENT_MAX: u32 = 256;
+
 /// The part of an answer that is shown.
 const SHOWN_BYTES: usize = 80;
 
 /// The share of a real server's weight that an agent grants, by all its answers until now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentWeight {
-    /// In percent, also of more than the whole weight.
+    /// In percent, as the agent said it; what it grants is [`Self::granted_percent`].
     pub(crate) percent: u32,
     /// In any mode but ready the weight is 0.
     pub(crate) mode: AgentMode,
@@ -85,9 +89,19 @@ impl AgentWeight {
         self.mode = answer.mode.unwrap_or(self.mode);
     }
 
+    /// The percentage that counts.
+    pub(crate) fn granted_percent(self) -> u32 {
+        self.percent.min(PERCENT_MAX)
+    }
+
+    /// What the agent has demanded, if it is more than counts.
+    pub(crate) fn excessive_percent(self) -> Option<u32> {
+        (self.percent > PERCENT_MAX).then_some(self.percent)
+    }
+
     /// This share of a weight, rounded. It is 0 only if the weight, the share or the mode demands it.
     pub(crate) fn of(self, weight: Weight) -> Weight {
-        let percent = if self.mode == AgentMode::Ready { u64::from(self.percent) } else { 0 };
+        let percent = if self.mode == AgentMode::Ready { u64::from(self.granted_percent()) } else { 0 };
         let hundredfold = u64::from(weight.0) * percent;
         let most = u64::from(Weight::MAX.0);
         let share = ((hundredfold + 50) / 100).clamp(u64::from(hundredfold > 0), most);
@@ -172,6 +186,19 @@ mod tests {
     fn a_share_is_rounded_and_never_becomes_0_by_rounding_nor_too_large() {
         let share = |percent, weight| AgentWeight { percent, ..AgentWeight::default() }.of(Weight(weight)).0;
         assert_eq!([share(75, 1), share(1, 1), share(50, 3), share(0, 3), share(50, 0)], [1, 1, 2, 0, 0]);
-        assert_eq!([share(300, 7), share(u32::MAX, Weight::MAX.0)], [21, Weight::MAX.0]);
+        assert_eq!([share(200, 7), share(200, Weight::MAX.0)], [14, Weight::MAX.0]);
+    }
+
+    #[test]
+    fn a_share_above_256_percent_counts_as_256_percent_and_is_known_until_the_agent_says_another() {
+        let mut weight = AgentWeight::default();
+        let mut seen = |line: &str| {
+            weight.apply(&read(line));
+            (weight.of(Weight(100)).0, weight.excessive_percent())
+        };
+        assert_eq!(seen("256%"), (256, None));
+        assert_eq!(seen("4294967295%"), (256, Some(u32::MAX)));
+        assert_eq!(seen("up"), (256, Some(u32::MAX)));
+        assert_eq!(seen("100%"), (100, None));
     }
 }

@@ -22,7 +22,6 @@ use xvs_model::health_checks::check::Probe;
 use xvs_model::report::event::millis_since_1970;
 use xvs_model::report::health::{AgentHealth, CheckError, CheckHealth, CheckState};
 
-use crate::agent::AgentWeight;
 use crate::check_ref::CheckRef;
 use crate::check_state::{CheckStateMachine, first_delay, jittered};
 use crate::environment::Environment;
@@ -283,9 +282,14 @@ impl CheckRecord {
         row.took_micros = began.filter(|_| is_done).map(|began| now.duration_since(began).as_micros() as u64);
         row.failed += u64::from(result.is_failure());
         if let ProbeResult::Agent(answer) = &result {
-            let AgentWeight { percent, mode } = change.result.agent;
-            let answer = answer.text.clone();
-            row.agent = Some(AgentHealth { answer, at_millis, weight_percent: percent, mode });
+            let weight = change.result.agent;
+            row.agent = Some(AgentHealth {
+                answer: answer.text.clone(),
+                at_millis,
+                weight_percent: weight.granted_percent(),
+                excessive_percent: weight.excessive_percent(),
+                mode: weight.mode,
+            });
         }
         if let Some(what) = result.error() {
             row.last_error = Some(CheckError { what, at_millis });

@@ -206,11 +206,13 @@ pub fn health() -> HealthReport {
         disabled: false,
     };
     servers[1].checks[0].agent = Some(AgentHealth {
-        answer: "75% drain".to_owned(),
+        answer: "400% drain".to_owned(),
         at_millis: 1_795_188_192_123,
-        weight_percent: 75,
+        weight_percent: 256,
+        excessive_percent: Some(400),
         mode: AgentMode::Drain,
     });
+    servers[2].checks[0].not_run = Some("no socket: Too many open files (os error 24)".to_owned());
     let mut virtual_server = virtual_server("198.51.100.1", servers.into());
     virtual_server.sorry_server =
         Some(SorryServerHealth { endpoint: "192.0.2.99:80".to_owned(), serves: false });

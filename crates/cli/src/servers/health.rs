@@ -181,8 +181,9 @@ fn check(check: &CheckHealth, now_millis: u64) -> impl Iterator<Item = Row> {
 
 /// An agent's last answer, and what follows from it and those before.
 fn answer(agent: &AgentHealth) -> String {
-    let AgentHealth { answer, weight_percent, mode, .. } = agent;
-    let share = (*weight_percent != 100).then(|| format!("{weight_percent} % of the weight"));
+    let AgentHealth { answer, weight_percent, mode, excessive_percent, .. } = agent;
+    let most = if excessive_percent.is_some() { ", the most that counts" } else { "" };
+    let share = (*weight_percent != 100).then(|| format!("{weight_percent} % of the weight{most}"));
     let mode = (*mode != AgentMode::Ready).then(|| mode.to_string());
     let effects: Vec<_> = mode.into_iter().chain(share).collect();
     let colon = if effects.is_empty() { "" } else { ": " };
@@ -356,7 +357,13 @@ TCP 198.51.100.100:80  well        1 h 0 min  weight 1, quorum 1
         check.probe = "agent 192.0.2.11:8001".to_owned();
         let said = |answer: &str, weight_percent, mode| {
             let at_millis = seconds_ago(2);
-            Some(AgentHealth { answer: answer.to_owned(), at_millis, weight_percent, mode })
+            Some(AgentHealth {
+                answer: answer.to_owned(),
+                at_millis,
+                weight_percent,
+                excessive_percent: None,
+                mode,
+            })
         };
         check.agent = said("75%", 75, AgentMode::Drain);
         let want = "\

@@ -157,11 +157,24 @@ pub struct AgentHealth {
     /// The share of the real server's weight that the agent grants; more than 100 is possible. A line without a share
     /// leaves it as it was.
     pub weight_percent: u32,
+    /// The share that the agent has demanded, if it is more than an agent can get; `None`: it is not.
+    #[serde(default)]
+    pub excessive_percent: Option<u32>,
     /// The mode of the real server. A line without a mode leaves it as it was.
     pub mode: AgentMode,
 }
 
 impl AgentHealth {
+    /// What is said of the real server if its agent demands more than it can get.
+    pub fn excess(&self) -> Option<String> {
+        let Self { weight_percent, .. } = self;
+        let demanded = self.excessive_percent?;
+        Some(format!(
+            "its agent demands {demanded} % of its weight and gets {weight_percent} %; correct the agent, or find out \
+             whether another program answers on its port"
+        ))
+    }
+
     /// The share of its weight that it grants: 0 in any mode but ready.
     pub fn weight_ratio(&self) -> f64 {
         if self.mode == AgentMode::Ready { f64::from(self.weight_percent) / 100.0 } else { 0.0 }

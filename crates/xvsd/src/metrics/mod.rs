@@ -383,6 +383,7 @@ mod tests {
         let agent = AgentHealth {
             answer: "75%".to_owned(),
             at_millis: 0,
+            excessive_percent: None,
             weight_percent: 75,
             mode: AgentMode::Ready,
         };

@@ -467,7 +467,8 @@ mod tests {
         (check.state, check.took_micros, check.last_error) = (CheckState::Up, Some(1500), None);
         assert_eq!(check_words(&check), "passed in 1.5 ms");
         let (answer, mode) = ("drain".to_owned(), AgentMode::Drain);
-        check.agent = Some(AgentHealth { answer, at_millis: NOW, weight_percent: 50, mode });
+        check.agent =
+            Some(AgentHealth { answer, at_millis: NOW, weight_percent: 50, excessive_percent: None, mode });
         assert_eq!(check_words(&check), "the agent says \"drain\": 0 % of the weight");
         let what = "no answer within 5 s".to_owned();
         (check.took_micros, check.last_error) = (None, Some(CheckError { what, at_millis: NOW }));

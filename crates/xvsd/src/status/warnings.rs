@@ -34,6 +34,7 @@ impl Readings<'_> {
         warnings.extend(self.troubles.refused_warnings());
         warnings.extend(self.troubles.unreachable_warnings());
         warnings.extend(unchecked_warnings(self.health));
+        warnings.extend(agent_warnings(self.health));
         warnings.extend(down_warnings(self.health));
         warnings.extend(fault_warning(self.health));
         warnings.extend(local_address_warnings(&self.snapshot, &self.facts.network));
@@ -300,14 +301,31 @@ fn down_warnings(health: Option<&HealthReport>) -> Vec<String> {
 
 /// The warnings about checks that cannot run: their real servers stay as they are, whatever happens to them.
 fn unchecked_warnings(health: Option<&HealthReport>) -> Vec<String> {
+    let all =
+        of_checks(health, |title, real, check| Some(format!("{title}: {real} {}", check.cannot_run()?)));
+    first_of(all.into_iter(), "checks cannot run; see `xvs health`")
+}
+
+/// The warnings about agents that demand more than they can get.
+fn agent_warnings(health: Option<&HealthReport>) -> Vec<String> {
+    let all = of_checks(health, |title, real, check| {
+        Some(format!("{title}: {real}: {}", check.agent.as_ref()?.excess()?))
+    });
+    first_of(all.into_iter(), "agents demand too much; see `xvs health`")
+}
+
+/// What is said of checks; each is given with its virtual server and its real server.
+fn of_checks(
+    health: Option<&HealthReport>,
+    say: impl Fn(&str, &str, &CheckHealth) -> Option<String>,
+) -> Vec<String> {
     let mut all = Vec::new();
     for server in health.into_iter().flat_map(|health| &health.virtual_servers) {
         for real in &server.real_servers {
-            let reasons = real.checks.iter().filter_map(CheckHealth::cannot_run);
-            all.extend(reasons.map(|why| format!("{}: {} {why}", server.title(), real.endpoint)));
+            all.extend(real.checks.iter().filter_map(|check| say(server.title(), &real.endpoint, check)));
         }
     }
-    first_of(all.into_iter(), "checks cannot run; see `xvs health`")
+    all
 }
 
 /// The warning about statements of a keepalived.conf that are not in force.
@@ -571,7 +589,7 @@ mod tests {
 
     use xvs_dataplane::clock::{Clock, Millis};
     use xvs_dataplane::verdict::DropReason;
-    use xvs_model::report::health::{CheckState, Counts, sample};
+    use xvs_model::report::health::{AgentHealth, AgentMode, CheckState, Counts, RealServerHealth, sample};
     use xvs_model::report::status::{Level, LinkState, StatusReport};
     use xvs_proto::network::{PolicyAction, Rule};
 
@@ -923,6 +941,27 @@ mod tests {
             )
         });
         assert_eq!(unchecked_warnings(Some(&report)), expected);
+    }
+
+    #[test]
+    fn an_agent_that_demands_more_than_it_can_get_is_a_warning() {
+        let mut server = sample::real_server("192.0.2.11", CheckState::Up);
+        let agent = AgentHealth {
+            answer: "4294967295%".to_owned(),
+            at_millis: sample::NOW,
+            weight_percent: 256,
+            excessive_percent: Some(u32::MAX),
+            mode: AgentMode::Ready,
+        };
+        server.checks[0].agent = Some(agent.clone());
+        let report = |server: &RealServerHealth| {
+            sample::report(vec![sample::virtual_server("192.0.2.5", vec![server.clone()])])
+        };
+        let expected = "TCP 192.0.2.5:80: 192.0.2.11:80: its agent demands 4294967295 % of its weight and gets 256 %; \
+                        correct the agent, or find out whether another program answers on its port";
+        assert_eq!(agent_warnings(Some(&report(&server))), [expected]);
+        server.checks[0].agent = Some(AgentHealth { excessive_percent: None, ..agent });
+        assert_eq!(agent_warnings(Some(&report(&server))), [""; 0]);
     }
 
     #[test]
