@@ -11,8 +11,10 @@ use std::error::Error as _;
 use std::future::{Future, pending};
 use std::io;
 use std::ops::RangeInclusive;
+use std::panic::resume_unwind;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::thread;
 
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Bytes, Incoming};
@@ -21,9 +23,11 @@ use hyper::header::{CONNECTION, CONTENT_LENGTH, HOST, TRANSFER_ENCODING, USER_AG
 use hyper::{Request, Response, Version};
 use hyper_util::rt::TokioIo;
 use md5::{Digest, Md5};
+use rustix::process::nice;
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use tokio::task::JoinError;
 use tokio::time::{Instant, timeout_at};
 use tokio_rustls::rustls::ClientConfig;
@@ -76,7 +80,10 @@ async fn exchange(
         Some(tls) => Box::pin(exchange_over_tls(tls, stream, request, object, bounds)).await,
         None => exchange_over(stream, request, object, bounds).await,
     };
-    checked.map_err(|failure| ProbeResult::Failed(failure.to_string()))
+    checked.map_err(|failure| match failure {
+        HttpFailure::Panicked(_) | HttpFailure::NoThread(_) => ProbeResult::NotRun(failure.to_string()),
+        failure => ProbeResult::Failed(failure.to_string()),
+    })
 }
 
 /// The request, with the headers of keepalived in their order.
@@ -117,8 +124,11 @@ enum HttpFailure {
     #[error(transparent)]
     Body(BodyError),
     /// The search for the pattern has panicked.
-    #[error(transparent)]
+    #[error("the search for the pattern: {0}")]
     Panicked(JoinError),
+    /// There is no thread for the search.
+    #[error("no thread for the search: {0}")]
+    NoThread(io::Error),
 }
 
 /// Sends the request over a connection with TLS and checks the response.
@@ -213,17 +223,31 @@ async fn receive(response: Response<Incoming>, url: &Url) -> Result<([u8; 16], V
     Ok((sum.finalize().into(), kept))
 }
 
-/// Matches a pattern on a blocking thread. One search for each pattern runs at a time, so a slow one does not pile up.
+/// Matches a pattern on a blocking thread. One search for each pattern runs at a time, so a slow one does not pile up. A
+/// search ends soon after this future: at the deadline, or with its check.
 async fn match_pattern(search: &Search, body: Vec<u8>, bounds: &Bounds) -> Result<(), HttpFailure> {
     let searched = async {
         let permit = search.permit().acquire_owned().await;
         let search = search.clone();
+        // The receiver is dropped with this future.
+        let (waited_for, _waits) = oneshot::channel::<Infallible>();
         let call = run_blocking(move || {
-            let matched = search.check(&body);
-            drop(permit);
-            matched
+            let _permit = permit;
+            if let Some(matched) = search.check_quickly(&body) {
+                return Ok(Some(matched));
+            }
+            // A thread of its own, because its priority cannot be raised again: workers on the same core run first.
+            let searching = thread::Builder::new().name("xvs-search".to_owned()).spawn(move || {
+                // Raising the niceness of a thread is always permitted.
+                let _ = nice(NICENESS);
+                search.check_thoroughly(&body, || !waited_for.is_closed())
+            })?;
+            Ok(searching.join().unwrap_or_else(|panic| resume_unwind(panic)))
         });
-        call.await.map_err(HttpFailure::Panicked)?.map_err(HttpFailure::Body)
+        match call.await.map_err(HttpFailure::Panicked)?.map_err(HttpFailure::NoThread)? {
+            Some(matched) => matched.map_err(HttpFailure::Body),
+            None => unreachable!("the search ends early only when nobody waits"),
+        }
     };
     let what = format!("response received, but the search did not end for `{}`", search.pattern.text);
     bounds.within(&what, pin!(searched)).await
@@ -257,6 +281,9 @@ impl Bounds {
     }
 }
 
+/// The niceness of a search that takes long.
+const NICENESS: i32 = 19;
+
 /// The limit of the head of a response.
 const HEAD_MAX_BYTES: usize = 64 << 10;
 
@@ -289,6 +316,7 @@ fn is_end(error: &hyper::Error) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::time::Duration;
 
     use http_body_util::Full;
@@ -297,6 +325,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::net::TcpListener;
 
+    use crate::command::testing::until;
     use crate::probes::http::*;
     use crate::probes::socket::testing::{soon, target};
     use xvs_model::health_checks::check::Pattern;
@@ -500,6 +529,31 @@ mod tests {
         let answer = b"HTTP/1.0 200 OK\r\n\r\na";
         let why = checked_by(object, async |mut stream| drop(stream.write_all(answer).await)).await;
         assert_failed(why, "response received, but the search did not end for `a` within 5s");
+    }
+
+    #[tokio::test]
+    async fn a_search_that_takes_minutes_ends_at_the_deadline_on_a_thread_of_low_priority() {
+        let url = with_pattern("\\d+[a-f]");
+        let prepared = prepared(&url);
+        let pattern = prepared.pattern.as_ref().unwrap();
+        let bounds = Bounds::of(Instant::now() + Duration::from_secs(1));
+        let searched = tokio::spawn({
+            let pattern = pattern.clone();
+            async move { match_pattern(&pattern, vec![b'7'; 900_000], &bounds).await }
+        });
+        let niceness = |task: fs::DirEntry| {
+            let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+            let (before, after) = stat.rsplit_once(')')?;
+            before.ends_with("(xvs-search").then(|| after.split_whitespace().nth(16).unwrap().to_owned())
+        };
+        let search = || {
+            fs::read_dir("/proc/self/task").unwrap().flatten().filter_map(niceness).any(|nice| nice == "19")
+        };
+        until(search).await;
+        let why = searched.await.unwrap().unwrap_err().to_string();
+        assert_eq!(why, "response received, but the search did not end for `\\d+[a-f]` within 1s");
+        // It has ended: its permit is free again.
+        drop(pattern.permit().acquire_owned().await.unwrap());
     }
 
     #[tokio::test(start_paused = true)]
