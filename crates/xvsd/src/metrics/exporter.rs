@@ -280,10 +280,10 @@ fn answer<P: Pieces>(
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
             (StatusCode::METHOD_NOT_ALLOWED, PLAIN, text("only GET is answered\n"))
         }
-        "/metrics" => (StatusCode::OK, PLAIN, Either::Left(Page(metrics()))),
-        _ if is_on && exists && !admission.knows_host(request.headers()) => {
+        _ if exists && !admission.knows_host(request.headers()) => {
             (StatusCode::MISDIRECTED_REQUEST, PLAIN, text(NOT_ITS_NAME))
         }
+        "/metrics" => (StatusCode::OK, PLAIN, Either::Left(Page(metrics()))),
         "/" if is_on => {
             headers.insert(CONTENT_SECURITY_POLICY, POLICY.clone());
             headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -313,7 +313,7 @@ fn text<P>(text: &'static str) -> Either<Page<P>, Full<Bytes>> {
     Either::Right(Full::from(text))
 }
 
-/// To a browser that names another host.
+/// To a client that names another host.
 const NOT_ITS_NAME: &str = "this is not a name of the director: use its address, or add the name to status_page_names \
                             of xvs.toml and reload\n";
 
@@ -416,7 +416,7 @@ mod tests {
             ("GET /metrics HTTP/2.0", "HTTP/1.1 400", nothing),
             ("nonsense", "HTTP/1.1 400", nothing),
         ] {
-            let text = answer(address, &format!("{line}\r\nHost: xvs\r\n\r\n"));
+            let text = answer(address, &format!("{line}\r\nHost: 192.0.2.1\r\n\r\n"));
             assert!(text.starts_with(status) && text.ends_with(end), "{line}: {text}");
         }
     }
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn the_status_page_is_for_names_of_the_director_alone_and_metrics_are_for_any() {
+    fn without_token_and_tls_all_pages_are_for_names_of_the_director_alone() {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address().unwrap();
         let config: Config = toml::from_str("status_page_names = [\"LB1.example.com\"]").unwrap();
@@ -499,13 +499,12 @@ mod tests {
             ["localhost", "LOCALHOST:9112", "192.0.2.1", "192.0.2.1:80", "[::1]:9112", "[2001:db8::1]"];
         let others =
             ["attacker.example", "lb1.attacker.example:9112", "192.0.2.1.attacker.example", "", "[attacker]"];
-        for path in ["/", "/status.json", "/history.json"] {
+        for path in ["/", "/status.json", "/history.json", "/metrics"] {
             for host in numbers.into_iter().chain(own.iter().map(String::as_str)) {
                 assert_eq!(code(path, host), "200", "{host}");
             }
             for host in others {
                 assert_eq!(code(path, host), "421", "{host}");
-                assert_eq!(code("/metrics", host), "200", "{host}");
             }
         }
     }
