@@ -16,18 +16,27 @@ pub const BLANKS: [char; 2] = [' ', '\t'];
 /// The line without its comment and without surrounding blanks.
 ///
 /// `#` and `!` start a comment, except in double quotes or after a backslash. That backslash is removed; any other
-/// backslash and the character after it stay.
+/// backslash and the character after it stay. A backslash at the end, also at the end of a comment, stays behind the
+/// text without blanks between them, because a definition goes on after it.
 pub fn uncommented(line: &str) -> (String, Result<(), Unterminated>) {
     let mut kept = String::with_capacity(line.len());
     let mut quoted = false;
+    let mut goes_on = false;
     let mut chars = line.chars();
     while let Some(char) = chars.next() {
         match char {
+            '\\' if chars.as_str().trim_start_matches(BLANKS).is_empty() => {
+                goes_on = true;
+                break;
+            }
             '\\' => match chars.next() {
                 Some(next @ ('#' | '!')) if !quoted => kept.push(next),
                 next => kept.extend(std::iter::once(char).chain(next)),
             },
-            '#' | '!' if !quoted => break,
+            '#' | '!' if !quoted => {
+                goes_on = ends_with_a_backslash(chars.as_str()) || ends_with_a_backslash(kept.trim_end());
+                break;
+            }
             _ => {
                 quoted ^= char == '"';
                 kept.push(char);
@@ -35,7 +44,19 @@ pub fn uncommented(line: &str) -> (String, Result<(), Unterminated>) {
         }
     }
     let ended = if quoted { Err(Unterminated) } else { Ok(()) };
-    (kept.trim_matches(BLANKS).to_owned(), ended)
+    let mut text = kept.trim_matches(BLANKS);
+    if goes_on {
+        if ends_with_a_backslash(text) {
+            text = text[..text.len() - 1].trim_end_matches(BLANKS);
+        }
+        return (format!("{text}\\"), ended);
+    }
+    (text.to_owned(), ended)
+}
+
+/// Whether the last character is a backslash without another one before it, which would be a pair.
+fn ends_with_a_backslash(text: &str) -> bool {
+    (text.len() - text.trim_end_matches('\\').len()) % 2 == 1
 }
 
 /// The kind of a token.
@@ -155,7 +176,23 @@ mod tests {
             (r"path /a\#b\!c", "path /a#b!c"),
             (r#"path "/a\#b""#, r#"path "/a\#b""#),
             (r"a \b \\ # c", r"a \b \\"),
-            (r"$X= \  # continued", r"$X= \"),
+        ] {
+            assert_eq!(uncommented(line), (kept.to_owned(), Ok(())), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_backslash_at_the_end_of_a_line_stays_behind_a_comment_too() {
+        for (line, kept) in [
+            (r"$X= \", r"$X=\"),
+            ("weight 3 \\ \t", r"weight 3\"),
+            (r"weight 3  # note \", r"weight 3\"),
+            (r"weight 3#\", r"weight 3\"),
+            (r"#  inhibit_on_failure \", r"\"),
+            (r"weight 3 # a \\\", r"weight 3\"),
+            (r"weight 3 # a \\", "weight 3"),
+            ("weight 3 # a \\ ", "weight 3"),
+            (r"$X= \  # continued", r"$X=\"),
         ] {
             assert_eq!(uncommented(line), (kept.to_owned(), Ok(())), "{line}");
         }

@@ -56,6 +56,9 @@ fn sequence(arguments: &[&str], text: impl Fn(i64) -> String) -> Result<Vec<Roun
     if step == 0 {
         return Err("its step is 0");
     }
+    if (step > 0) != (start <= end) && start != end {
+        return Err("its step leads away from its end; the order is ~SEQ(NAME, START, STEP, END)");
+    }
     let numbers = std::iter::successors(Some(start), |number| number.checked_add(step))
         .take_while(|number| if step > 0 { *number <= end } else { *number >= end });
     let rounds: Vec<_> =
@@ -94,11 +97,20 @@ fn integer(text: &str) -> Option<i64> {
         Some(digits) => (true, digits),
         None => (false, text),
     };
-    let value = match digits.strip_prefix("0x") {
-        Some(hex) => i64::from_str_radix(hex, 16).ok()?,
-        None => digits.parse().ok()?,
+    let digits = if negative { digits } else { digits.strip_prefix('+').unwrap_or(digits) };
+    let (digits, radix) = match digits.strip_prefix("0x").or(digits.strip_prefix("0X")) {
+        Some(hex) => (hex, 16),
+        // As in C.
+        None if digits.starts_with('0') => (digits, 8),
+        None => (digits, 10),
     };
+    let value = is_number(digits).then(|| i64::from_str_radix(digits, radix).ok())??;
     Some(if negative { -value } else { value })
+}
+
+/// Whether there are digits alone, without a sign.
+fn is_number(digits: &str) -> bool {
+    digits.chars().all(|char| char.is_ascii_hexdigit())
 }
 
 const ROUNDS_MAX: usize = 65_536;
@@ -123,7 +135,8 @@ mod tests {
             ("0, 5, 12", "0 5 10"),
             ("9, -4, 1", "9 5 1"),
             ("0x10, 17", "16 17"),
-            ("5, 1, 4", ""),
+            ("010, +9", "8 9"),
+            ("5, -2, 5", "5"),
         ] {
             assert_eq!(values(&format!("~SEQ(N, {numbers}) weight $N")).join(" "), rounds, "{numbers}");
         }
@@ -144,8 +157,12 @@ mod tests {
             ("~FOR(N, 1) x", "not a known loop"),
             ("~SEQ(N, 1 x", "not closed"),
             ("~SEQ(N, one) x", "is invalid"),
+            ("~SEQ(N, , 3) x", "is invalid"),
             ("~SEQ(N) x", "one to three"),
             ("~SEQ(N, 1, 0, 5) x", "step is 0"),
+            ("~SEQ(N, 11, 17, 3) x", "leads away from its end"),
+            ("~SEQ(N, 11, -1, 17) x", "leads away from its end"),
+            ("~SEQ(N, 1, 09) x", "is invalid"),
             ("~SEQ(N, 1, 100000) x", "65,536"),
             ("~LST({A,B}, {1}) x", "as many parts"),
         ] {

@@ -207,7 +207,7 @@ impl Reader<'_> {
     fn loop_line(&mut self, line: &str) {
         // Parameters in the head are replaced now; those in the repeated line are replaced in each round.
         let head = line.find(')').map_or(line, |end| &line[..=end]);
-        let text = match self.substitute(head) {
+        let text = match self.substitute_in(head, &ARGUMENT_ENDS) {
             Some(Substituted::Text(text)) => text + &line[head.len()..],
             Some(Substituted::Lines(..)) | None => line.to_owned(),
         };
@@ -245,13 +245,18 @@ impl Reader<'_> {
 
     /// Replaces the parameters of a line once; `None`: the line has no known parameter.
     fn substitute(&mut self, line: &str) -> Option<Substituted> {
+        self.substitute_in(line, &BLANKS)
+    }
+
+    /// Replaces the parameters of a text once. A name without braces ends before one of `ends`.
+    fn substitute_in(&mut self, line: &str, ends: &[char]) -> Option<Substituted> {
         let mut text = String::new();
         let mut rest = line;
         let mut found = false;
         while let Some(at) = rest.find('$') {
             text += &rest[..at];
             rest = &rest[at..];
-            let Some((name, after)) = reference(rest) else {
+            let Some((name, after)) = reference(rest, ends) else {
                 text.push('$');
                 rest = &rest[1..];
                 continue;
@@ -290,7 +295,7 @@ impl Reader<'_> {
         let words = words(name);
         let words: Vec<_> = words.iter().map(String::as_str).collect();
         Some(match words[..] {
-            ["_PWD"] => self.place.file.parent().map_or_else(String::new, |dir| dir.display().to_string()),
+            ["_PWD"] => directory(&self.place.file).display().to_string(),
             ["_INSTANCE"] => self.config_id.to_owned(),
             ["_HASH"] => "#".to_owned(),
             ["_BANG"] => "!".to_owned(),
@@ -418,6 +423,12 @@ fn alternatives(pattern: &str) -> Vec<String> {
     each.flat_map(|each| alternatives(&format!("{before}{each}{after}"))).collect()
 }
 
+/// The directory of a file without links in its path, as a process that changes into it sees it.
+fn directory(file: &Path) -> PathBuf {
+    let named = file.parent().filter(|parent| *parent != Path::new("")).unwrap_or(Path::new("."));
+    named.canonicalize().unwrap_or_else(|_| named.to_owned())
+}
+
 /// The name and the value of a definition.
 fn definition(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.strip_prefix('$')?.split_once('=')?;
@@ -430,14 +441,17 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
 }
 
-/// The parameter name after a dollar sign, and the rest of the text.
-fn reference(text: &str) -> Option<(&str, &str)> {
+/// The ends of a parameter's name in the head of a loop.
+const ARGUMENT_ENDS: [char; 4] = [' ', '\t', ',', ')'];
+
+/// The parameter name after a dollar sign, which ends before one of `ends`, and the rest of the text.
+fn reference<'a>(text: &'a str, ends: &[char]) -> Option<(&'a str, &'a str)> {
     let text = text.strip_prefix('$')?;
     if let Some(braced) = text.strip_prefix('{') {
         let (name, after) = braced.split_once('}')?;
         return is_name(name.split(BLANKS).next()?).then_some((name, after));
     }
-    let end = text.find(BLANKS).unwrap_or(text.len());
+    let end = text.find(ends).unwrap_or(text.len());
     is_name(&text[..end]).then(|| text.split_at(end))
 }
 
@@ -522,6 +536,23 @@ mod tests {
     }
 
     #[test]
+    fn the_numbers_of_a_loop_are_parameters_with_or_without_braces() {
+        let text = "$A=11\n$B=12\n$AB=11,12\n";
+        for numbers in ["$A,$B", " $A , $B ", "${A},${B}", "11, $B", "$A, 12", "$AB", "${AB}"] {
+            let text = format!("{text}~SEQ(H,{numbers}) x $H\n");
+            assert_read("numbers", &text, "x 11 ; x 12");
+        }
+        assert_read("values", &format!("{text}~LST(H, $A, $B) x $H\n"), "x 11 ; x 12");
+    }
+
+    #[test]
+    fn a_definition_goes_on_after_a_comment_that_ends_with_a_backslash() {
+        let text =
+            "$RS= \\\nrs { # a \\\n weight 3  # note \\\n#  inhibit \\\n TCP_CHECK { \\\n } \\\n}\n$RS\nend";
+        assert_read("commented", text, "rs ; { ; weight 3 ; TCP_CHECK ; { ; } ; } ; end");
+    }
+
+    #[test]
     fn conditional_lines_select_one_machine_or_all_others() {
         assert_read(
             "ids",
@@ -538,6 +569,20 @@ mod tests {
             folder.write("k.conf", "a ${_INSTANCE} \"${_HASH}x\" ${_BANG} gone\nb $_PWD\nc ${_RANDOM 7 7}");
         let want = format!("a lb1 \"#x\" ; b {} ; c 7", folder.0.display());
         assert_eq!(statements(&path), (want, Vec::new()));
+    }
+
+    #[test]
+    fn the_directory_of_a_file_is_absolute_and_without_links() {
+        let folder = Folder::new("pwd");
+        folder.write("real/i.conf", "in ${_PWD}");
+        let path = folder.write("real/k.conf", "at ${_PWD}\ninclude ${_PWD}/i.conf");
+        std::os::unix::fs::symlink("real", folder.0.join("link")).unwrap();
+        let real = folder.0.canonicalize().unwrap().join("real").display().to_string();
+        let want = (format!("at {real} ; in {real}"), Vec::new());
+        assert_eq!(statements(&folder.0.join("link/../link/k.conf")), want);
+        assert_eq!(statements(&path), want);
+        // A file that is named without its directory is in that of the process.
+        assert_eq!(directory(Path::new("k.conf")), std::env::current_dir().unwrap().canonicalize().unwrap());
     }
 
     #[test]
