@@ -150,6 +150,8 @@ impl Draft {
     }
 
     fn check(mut self, block: &Block, context: &CheckerContext<'_>, faults: &mut Faults) -> Option<Check> {
+        let is_through_vip = block.statements().iter().any(|one| one.keyword() == "through_vip");
+        let server = (!is_through_vip).then_some(context.endpoint.ip());
         for statement in block.statements() {
             if statement.keyword() == "url"
                 && let Kind::Http { http, .. } = &mut self.kind
@@ -158,7 +160,7 @@ impl Draft {
                 continue;
             }
             let known = self.apply_timing(statement, faults)
-                || self.apply_connection(statement, faults)
+                || self.apply_connection(statement, server, faults)
                 || self.kind.apply(statement, faults);
             faults.line(statement, known);
         }
@@ -209,15 +211,23 @@ impl Draft {
         }
     }
 
-    /// Applies a statement about the connection. Returns whether the keyword is known.
-    fn apply_connection(&mut self, block: &Block, faults: &mut Faults) -> bool {
+    /// Applies a statement about the connection. Of two addresses of different families the first is used; `server` is
+    /// that of a check that connects to its server, unless `connect_ip` has another one. Returns whether the keyword is
+    /// known.
+    fn apply_connection(&mut self, block: &Block, server: Option<IpAddr>, faults: &mut Faults) -> bool {
         if matches!(self.kind, Kind::Script { .. } | Kind::File { .. }) {
             return false;
         }
         match block.keyword() {
-            "connect_ip" => set(&mut self.connect_ip, faults.address(block)),
+            "connect_ip" => {
+                let before = self.source.filter(|_| server.is_some());
+                set(&mut self.connect_ip, address_like(before, "the address of `bindto`", block, faults));
+            }
             "connect_port" => set(&mut self.connect_port, faults.number(block, 1..=u16::MAX)),
-            "bindto" => set(&mut self.source, faults.address(block)),
+            "bindto" => {
+                let before = server.and(self.connect_ip).or(server);
+                set(&mut self.source, address_like(before, "the address it connects to", block, faults));
+            }
             "bind_port" => set(&mut self.source_port, faults.number(block, 1..=u16::MAX)),
             "bind_if" => set(&mut self.interface, faults.value(block).map(str::to_owned)),
             "fwmark" => self.mark = faults.number(block, 0..=u32::MAX).unwrap_or(self.mark),
@@ -278,12 +288,6 @@ impl Draft {
 
     /// The target of the probes; `None`: it cannot be probed.
     fn target(&mut self, context: &CheckerContext<'_>, block: &Block, faults: &mut Faults) -> Option<Target> {
-        for (word, addr) in [("connect_ip", &mut self.connect_ip), ("bindto", &mut self.source)] {
-            if addr.take_if(|addr| addr.is_ipv4() != context.endpoint.is_ipv4()).is_some() {
-                let text = format!("`{word}` is of another family than the server; it is left out");
-                faults.warn(&block.place, text);
-            }
-        }
         let addr = self.connect_ip.unwrap_or(context.endpoint.ip());
         let port = self.connect_port.unwrap_or(context.endpoint.port());
         if port == 0 && !matches!(self.kind, Kind::Ping) {
@@ -416,6 +420,16 @@ impl Kind {
             }
         })
     }
+}
+
+/// Reads an address; it is left out if it is of another family than the one `before`, which `what` names.
+fn address_like(before: Option<IpAddr>, what: &str, block: &Block, faults: &mut Faults) -> Option<IpAddr> {
+    let addr = faults.address(block)?;
+    let fits = before.is_none_or(|before| before.is_ipv4() == addr.is_ipv4());
+    if !fits {
+        faults.refuse(block, &format!("of another family than {what}"));
+    }
+    fits.then_some(addr)
 }
 
 /// Whether one of these endpoints is of another family than the address.

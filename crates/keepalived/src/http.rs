@@ -71,7 +71,7 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
         match statement.keyword() {
             "path" => faults.value(statement).unwrap_or_default().clone_into(&mut url.path),
             "virtualhost" => set(&mut url.host, faults.value(statement).map(str::to_owned)),
-            "status_code" => url.statuses.extend(statuses(statement, faults)),
+            "status_code" => statuses(&mut url.statuses, statement, faults),
             "digest" if url.digest.is_some() => faults.refuse(statement, "already defined"),
             "digest" => url.digest = digest(statement, faults),
             "regex" => {
@@ -102,17 +102,33 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
     Some(url)
 }
 
-fn statuses(block: &Block, faults: &mut Faults) -> Vec<RangeInclusive<u16>> {
-    let mut all = Vec::new();
+/// Adds the statuses of a statement to `all`.
+fn statuses(all: &mut Vec<RangeInclusive<u16>>, block: &Block, faults: &mut Faults) {
     faults.argument(block);
+    let mut refused = Vec::new();
     for text in block.arguments() {
         let (first, last) = text.split_once('-').unwrap_or((text, text));
         match status(first).zip(status(last)).filter(|(first, last)| first <= last) {
             Some((first, last)) => all.push(first..=last),
-            None => faults.refuse(block, "expected a status from 100 to 599, or a range such as 200-204"),
+            None => refused.push(format!("`{text}`")),
         }
     }
-    all
+    if !refused.is_empty() {
+        let applies = match &all[..] {
+            [] => "200-299, the default,".to_owned(),
+            all => all.iter().map(shown).collect::<Vec<_>>().join(" "),
+        };
+        let text = format!(
+            "{} left out, because a status is a number from 100 to 599 or a range such as 200-204; {applies} applies",
+            refused.join(" ")
+        );
+        faults.warn_of(block, text);
+    }
+}
+
+fn shown(range: &RangeInclusive<u16>) -> String {
+    let (first, last) = (range.start(), range.end());
+    if first == last { first.to_string() } else { format!("{first}-{last}") }
 }
 
 fn status(text: &str) -> Option<u16> {

@@ -7,19 +7,20 @@
 
 use std::collections::HashSet;
 
+use xvs_model::config::service::ServiceOptions;
 use xvs_model::health_checks::fault::Place;
 use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
 use xvs_proto::{Endpoint, Family};
-use xvs_sched::ForwardingMethod;
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::blocks::Block;
 use crate::definitions::Definitions;
 use crate::groups::{Entry, Groups};
-use crate::head::Head;
+use crate::head::{Head, NAT};
 use crate::own_lines;
 use crate::servers::Draft;
 use crate::settings::Settings;
-use crate::values::{Faults, decimal, port};
+use crate::values::{Faults, Method, decimal, port};
 
 /// Reads a `virtual_server`; `None`: it cannot be used and is left out.
 pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults) -> Option<VirtualServer> {
@@ -40,6 +41,7 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
     }
     let mark_family = settings.family.unwrap_or_else(|| family_of_tunnels(&drafts));
     let mut services = settings.services(&head, mark_family);
+    keep_one_family(&mut services, &drafts, settings.method, block, faults);
     let families: HashSet<_> = services.iter().map(|(key, _)| key.family()).collect();
     let mut real_servers: Vec<RealServer> = Vec::new();
     let mut known = HashSet::new();
@@ -93,10 +95,10 @@ fn head(block: &Block, groups: &Groups, faults: &mut Faults) -> Option<Head> {
             Some(mark) => Entry::Mark(mark, None),
             None => return left_out(block, "a mark is a number from 1 to 4294967295", faults),
         },
-        [addr, ref behind @ ..] => match (addr.parse(), port(behind.first().copied())) {
-            (Ok(addr), Ok(port)) => Entry::Address(addr, port),
-            (Ok(_), Err(why)) => return left_out(block, why, faults),
-            (Err(_), _) => return left_out(block, &format!("`{addr}` is not an address"), faults),
+        [addr, ref behind @ ..] => match (faults.address_of(block, addr), port(behind.first().copied())) {
+            (Some(addr), Ok(port)) => Entry::Address(addr, port),
+            (Some(_), Err(why)) => return left_out(block, why, faults),
+            (None, _) => return left_out(block, &format!("`{addr}` is not an address"), faults),
         },
         [] => return left_out(block, "it names no address, mark or group", faults),
     };
@@ -109,6 +111,41 @@ fn left_out<T>(block: &Block, why: &str, faults: &mut Faults) -> Option<T> {
     None
 }
 
+/// Leaves out the services of one family if there are both and a server has a method that cannot cross them. The
+/// services that stay are of the first address's family, or of the other one if no such server is of the first.
+fn keep_one_family(
+    services: &mut Vec<(ServiceKey, ServiceOptions)>,
+    drafts: &[Draft<'_>],
+    method: Option<Method>,
+    block: &Block,
+    faults: &mut Faults,
+) {
+    let bound: HashSet<_> = drafts
+        .iter()
+        .filter(|draft| !crosses_families(draft.method.or(method).unwrap_or(NAT).0))
+        .map(|draft| draft.endpoint.family())
+        .collect();
+    let mut families = services.iter().map(|(key, _)| key.family());
+    let Some(kept) = families.find(|family| bound.contains(family)) else { return };
+    let left_out: Vec<_> = services.extract_if(.., |(key, _)| key.family() != kept).collect();
+    if let [(first, _), others @ ..] = &left_out[..] {
+        let others = match others.len() {
+            0 => String::new(),
+            number => format!(" and {number} more"),
+        };
+        let why = format!(
+            "{first}{others} cannot have these real servers, which are of the other family; use method FULLNAT or TUN, \
+             or a group for each family; left out"
+        );
+        faults.warn_of(block, why);
+    }
+}
+
+/// Whether a server with this method may be of another family than its service.
+fn crosses_families(method: ForwardingMethod) -> bool {
+    matches!(method, ForwardingMethod::Tunnel | ForwardingMethod::FullNat)
+}
+
 /// Whether a server is of a family that its method can reach from the services; it is left out otherwise.
 fn fits(
     families: &HashSet<Family>,
@@ -117,10 +154,9 @@ fn fits(
     place: &Place,
     faults: &mut Faults,
 ) -> bool {
-    let crosses = matches!(method, ForwardingMethod::Tunnel | ForwardingMethod::FullNat);
-    let fits = crosses || families.iter().all(|one| *one == endpoint.family());
+    let fits = crosses_families(method) || families.iter().all(|one| *one == endpoint.family());
     if !fits {
-        let why = "is of another family than its virtual server, and its method is neither TUN nor FNAT; it is left out";
+        let why = "is of another family than its virtual server, and its method is neither TUN nor FULLNAT; it is left out";
         faults.warn(place, format!("{} {why}", endpoint.addr));
     }
     fits

@@ -92,6 +92,52 @@ fn a_file_for_another_network_namespace_causes_a_warning_with_the_step() {
 }
 
 #[test]
+fn a_prefix_length_behind_a_single_address_has_no_effect() {
+    let read = assert_case("prefix-lengths");
+    let [first, _] = &checks(&read)[..] else { panic!() };
+    let Probe::Tcp(target) = &first.probe else { panic!() };
+    assert_eq!(target.endpoint, "192.0.2.11:80".parse().unwrap());
+    assert_eq!(target.source, Some("192.0.2.1".parse().unwrap()));
+    let sorry = read.virtual_servers[0].sorry_server.as_ref().unwrap();
+    assert_eq!(sorry.endpoint.to_string(), "192.0.2.14:8080");
+}
+
+#[test]
+fn an_address_of_the_other_family_in_a_group_takes_no_service_from_the_servers() {
+    assert_case("dual-stack");
+}
+
+#[test]
+fn a_template_is_used_with_other_numbers_each_time() {
+    assert_case("templates");
+}
+
+#[test]
+fn a_check_may_connect_to_an_address_of_the_other_family() {
+    let target = |statements: &str| {
+        let text = format!(
+            "virtual_server 10.0.0.1 80 {{\nlvs_sched rr\nlvs_method NAT\nprotocol TCP\n\
+             real_server 10.1.0.1 80 {{\nTCP_CHECK {{\n{statements}\n}}\n}}\n}}"
+        );
+        let read = configuration(&text);
+        let [Check { probe: Probe::Tcp(target), .. }] = checks(&read)[..] else { panic!("{read:?}") };
+        let source = target.source.map(|addr| format!(" from {addr}")).unwrap_or_default();
+        let faults: Vec<_> = read.faults.iter().map(|fault| fault.place.line).collect();
+        (format!("{}{source}", target.endpoint), faults)
+    };
+    for (statements, want, faults) in [
+        ("connect_ip fd00::5\nconnect_port 81", "[fd00::5]:81", vec![]),
+        ("connect_ip fd00::5\nbindto fd00::1", "[fd00::5]:80 from fd00::1", vec![]),
+        ("bindto fd00::1", "10.1.0.1:80", vec![7]),
+        ("bindto fd00::1\nconnect_ip fd00::5", "[fd00::5]:80", vec![7]),
+        ("bindto 10.1.0.9\nconnect_ip fd00::5", "10.1.0.1:80 from 10.1.0.9", vec![8]),
+        ("connect_ip fd00::5\nbindto 10.1.0.9", "[fd00::5]:80", vec![8]),
+    ] {
+        assert_eq!(target(statements), (want.to_owned(), faults), "{statements}");
+    }
+}
+
+#[test]
 fn a_group_is_a_service_for_each_of_its_addresses_and_marks() {
     assert_case("group");
 }

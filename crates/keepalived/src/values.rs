@@ -142,11 +142,23 @@ impl Faults {
 
     /// Reads an address of either family, without brackets.
     pub fn address(&mut self, block: &Block) -> Option<IpAddr> {
-        let addr = self.argument(block)?.parse().ok();
+        let text = self.argument(block)?;
+        let addr = self.address_of(block, text);
         if addr.is_none() {
             self.refuse(block, "not an address");
         }
         addr
+    }
+
+    /// The address of a word, without the prefix length that may follow it: it has no meaning for one address, and
+    /// keepalived drops it.
+    pub fn address_of(&mut self, block: &Block, text: &str) -> Option<IpAddr> {
+        let (addr, length) = text.split_once('/').map_or((text, None), |(addr, length)| (addr, Some(length)));
+        let addr = addr.parse().ok()?;
+        if let Some(length) = length {
+            self.warn_of(block, format!("`/{length}` has no effect here; remove it"));
+        }
+        Some(addr)
     }
 
     /// Reads a command with an optional user and group.
