@@ -156,6 +156,52 @@ fn lines_of_xvs_in_a_virtual_server_come_and_go_with_a_reload_of_the_file() {
 }
 
 #[test]
+fn a_service_that_a_fault_of_the_file_would_end_stays_until_the_loss_is_accepted() {
+    let cluster = traffic::prepared(Method::Nat, Workers::One);
+    let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));
+    let other =
+        format!("virtual_server {VIP} 81 {{\nprotocol TCP\nreal_server {} 81 {{\n}}\n}}\n", real_server(1));
+    let write = |other: &str| {
+        let file = write(&cluster, 1, "");
+        let text = fs::read_to_string(&file).expect("the file is there");
+        fs::write(&file, text + other).expect("the file is there");
+        file
+    };
+    let file = write(&other);
+    let arguments = ["--keepalived", &file.display().to_string()];
+    let mut director = watched(&cluster, &file);
+    let services = |director: &Director<'_>| {
+        let saved = director.adm("-S -n");
+        saved.lines().filter(|line| line.starts_with("-A ")).count()
+    };
+    wait::until("both services are in force", || (services(&director) == 2).then_some(()));
+
+    write(&other.replace(&format!("{VIP} 81"), &format!("{VIP}1 81")));
+    let refused = run(&cluster, "reload");
+    let why = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!((refused.status.code(), services(&director)), (Some(3), 2), "{why}");
+    assert!(why.contains("keepalived.conf:") && why.contains(&format!("would end TCP {VIP}:81")), "{why}");
+    wait::until("the state of the checks is kept", || {
+        let kept = complete(cluster.command(Host::Director, "cat").arg("/dev/shm/xvs/health"));
+        String::from_utf8_lossy(&kept.stdout).contains("services").then_some(())
+    });
+    director.kill();
+    drop(director);
+    let (status, log) = Director::refusal(&cluster, &arguments);
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(log.contains(&format!("would end TCP {VIP}:81")) && log.contains("--accept-loss"), "{log}");
+
+    // A service that is in the file no longer ends at a start and at a reload.
+    write(&other.replace(" 81 {", " 82 {"));
+    let director = watched(&cluster, &file);
+    assert_eq!(services(&director), 2, "{}", director.adm("-S -n"));
+    write(&other.replace(&format!("{VIP} 81"), &format!("{VIP}1 81")));
+    assert_eq!(run(&cluster, "reload").status.code(), Some(3));
+    director.xvs("reload --accept-loss");
+    assert_eq!(services(&director), 1, "{}", director.adm("-S -n"));
+}
+
+#[test]
 fn a_file_is_reloaded_and_one_with_errors_changes_nothing_and_names_its_lines() {
     let cluster = traffic::prepared(Method::Nat, Workers::One);
     let _sinks = [1, 2].map(|number| Sink::start(&cluster, Host::RealServer(number), LIFE));

@@ -73,7 +73,7 @@ impl Command {
             Self::Apply(arguments) => apply::run(arguments, director, out),
             Self::Confirm(arguments) => confirm::run(arguments, director, out),
             Self::Fleet(arguments) => fleet::run(arguments, director, out),
-            Self::Reload(_) => reload::run(director, out),
+            Self::Reload(arguments) => reload::run(arguments, director, out),
             Self::Get(arguments) => get::run(arguments, director, out),
             Self::Set(arguments) => set::run(arguments, director),
             Self::Disable(arguments) => maintenance::run(Change::Disable, arguments, director, out),

@@ -13,10 +13,18 @@ use crate::status::rules_not_in_force;
 
 /// The arguments of `xvs reload`.
 #[derive(Debug, Args)]
-pub(super) struct Arguments {}
+pub(super) struct Arguments {
+    /// Reload also if a fault of the keepalived.conf ends services that it served before
+    #[arg(long)]
+    accept_loss: bool,
+}
 
-pub(super) fn run(director: &mut dyn Director, out: &mut dyn Write) -> Done {
-    let changes = question::reload().ask(director)?;
+pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut dyn Write) -> Done {
+    let question = match arguments.accept_loss {
+        true => question::reload_accepting_loss(),
+        false => question::reload(),
+    };
+    let changes = question.ask(director)?;
     writeln!(out, "{changes}")?;
     if changes.contains("by a successor") {
         director.await_successor()?;
@@ -65,7 +73,7 @@ mod tests {
     fn a_changed_rules_file_is_named_because_a_reload_does_not_load_it() {
         let reload = |found| {
             let mut out = Vec::new();
-            assert_eq!(run(&mut Daemon(found), &mut out).unwrap(), DONE);
+            assert_eq!(run(&Arguments { accept_loss: false }, &mut Daemon(found), &mut out).unwrap(), DONE);
             String::from_utf8(out).unwrap()
         };
         assert_eq!(reload(RulesFound::Differences(0)), "no change\n");

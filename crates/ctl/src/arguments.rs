@@ -44,6 +44,9 @@ pub struct Arguments {
     /// Name that selects lines with @ of the keepalived.conf [default: the first label of the host name]
     #[arg(long, value_name = "ID")]
     config_id: Option<String>,
+    /// Start also if a fault of the keepalived.conf ends services that it served before
+    #[arg(long)]
+    accept_loss: bool,
     /// Address and port at which Prometheus scrapes /metrics
     #[arg(long, value_name = "ADDRESS:PORT")]
     metrics: Option<SocketAddr>,
@@ -66,6 +69,11 @@ impl Arguments {
     /// Whether it takes over from a running xvsd.
     pub fn takes_over(&self) -> bool {
         self.take_over
+    }
+
+    /// Whether services may end by a fault of the keepalived.conf.
+    pub fn accepts_loss(&self) -> bool {
+        self.accept_loss
     }
 
     /// The file xvs.toml.

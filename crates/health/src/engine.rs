@@ -16,6 +16,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::report::health::HealthReport;
+use xvs_sched::ServiceKey;
 
 use crate::blocking;
 use crate::environment::Environment;
@@ -119,9 +120,11 @@ impl Handle {
         self.results.lock().refuse(why);
     }
 
-    /// Whether there are virtual servers.
-    pub fn has_virtual_servers(&self) -> bool {
-        !self.results.lock().virtual_servers.is_empty()
+    /// The services of the virtual servers.
+    pub fn services(&self) -> Vec<ServiceKey> {
+        let results = self.results.lock();
+        let virtual_servers = results.virtual_servers.iter().map(|one| one.state.virtual_server());
+        virtual_servers.flat_map(|one| one.services.iter().map(|(key, _)| *key).collect::<Vec<_>>()).collect()
     }
 
     /// The report, without what the control thread and the workers add: drift and the weights in force.

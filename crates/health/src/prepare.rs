@@ -11,7 +11,7 @@ use hyper::http::uri::InvalidUri;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
 use xvs_model::health_checks::check::{Check, Http, Probe, Target, Url};
-use xvs_model::health_checks::fault::{Fault, Place, Severity};
+use xvs_model::health_checks::fault::{Fault, LeftOut, Place, Severity};
 use xvs_model::health_checks::virtual_server::Configuration;
 
 use crate::command;
@@ -98,7 +98,16 @@ impl Prepared {
             checks.push(of_servers);
         }
         configuration.faults.extend(faults);
-        configuration.faults.extend(initial_state(&configuration).1);
+        let (state, refused) = initial_state(&configuration);
+        for virtual_server in &configuration.virtual_servers {
+            let mut services = virtual_server.services.iter().map(|(key, _)| *key).collect::<Vec<_>>();
+            services.retain(|key| state.service(key).is_none());
+            let fault = refused.iter().find(|fault| fault.place == virtual_server.place);
+            if let Some(fault) = fault.filter(|_| !services.is_empty()) {
+                configuration.left_out.push(LeftOut { fault: fault.clone(), services });
+            }
+        }
+        configuration.faults.extend(refused);
         configuration.faults.sort_by(|a, b| a.place.cmp(&b.place));
         configuration.faults.dedup();
         if configuration.is_usable() {

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 use xvs_model::health_checks::check::Probe;
 use xvs_proto::Endpoint;
+use xvs_sched::ServiceKey;
 
 use crate::agent::AgentWeight;
 
@@ -20,9 +21,19 @@ pub struct View {
     pub(crate) virtual_servers: BTreeMap<String, VirtualServerView>,
 }
 
+impl View {
+    /// The services that the earlier process served.
+    pub fn services(&self) -> Vec<ServiceKey> {
+        self.virtual_servers.values().flat_map(|one| one.services.clone()).collect()
+    }
+}
+
 /// A virtual server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualServerView {
+    /// Its services.
+    #[serde(default)]
+    pub(crate) services: Vec<ServiceKey>,
     pub(crate) has_quorum: bool,
     pub(crate) real_servers: Vec<RealServerView>,
 }

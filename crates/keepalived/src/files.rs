@@ -97,7 +97,7 @@ mod tests {
         let block = Block { body: Some(body), ..statement("track_file drain") };
         let (mut files, mut faults) = (Files::default(), Faults::default());
         files.read(&block, &mut faults);
-        (files.find("drain").cloned(), faults.0.len())
+        (files.find("drain").cloned(), faults.all.len())
     }
 
     #[test]

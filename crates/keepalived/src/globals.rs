@@ -180,7 +180,7 @@ mod tests {
         let (mut globals, mut faults) = (Globals::default(), Faults::default());
         lines.iter().for_each(|line| _ = apply(&mut globals, &statement(line), &mut faults));
         check(&mut globals, &statement("global_defs"), &mut faults);
-        (globals, faults.0.len())
+        (globals, faults.all.len())
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
         apply(&mut globals, &Block { body, ..statement("notification_email") }, &mut faults);
         lines.iter().for_each(|line| _ = apply(&mut globals, &statement(line), &mut faults));
         finish_mail(&mut globals, "lb1");
-        (globals.mail, faults.0.len())
+        (globals.mail, faults.all.len())
     }
 
     #[test]

@@ -44,14 +44,19 @@ impl Groups {
             match entries_of(&line.words) {
                 Ok(more) if entries.len() + more.len() > ENTRIES_MAX => {
                     faults.refuse(line, &format!("a group has at most {ENTRIES_MAX} addresses"));
+                    faults.costs(Vec::new());
                 }
                 Ok(more) => entries.extend(more),
-                Err(why) => faults.refuse(line, why),
+                Err(why) => {
+                    faults.refuse(line, why);
+                    faults.costs(Vec::new());
+                }
             }
         }
         if is_ambiguous(&entries) {
             let why = "has addresses of both families and a mark without a family; it is left out";
             faults.warn(&block.place, format!("the group `{name}` {why}"));
+            faults.costs(Vec::new());
             entries.clear();
         }
         entries.sort_by_key(|entry| matches!(entry, Entry::Mark(..)));

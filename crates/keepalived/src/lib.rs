@@ -14,6 +14,7 @@ use std::path::Path;
 
 use blocks::Block;
 use definitions::Definitions;
+use reader::Lines;
 use rustix::system::uname;
 use values::{Faults, decimal};
 use xvs_model::config::timeouts::Timeouts;
@@ -58,9 +59,9 @@ mod tests;
 /// # Errors
 /// The file itself cannot be read. A file that it includes and that cannot be read is a fault.
 pub fn read(path: &Path, config_id: &str) -> io::Result<Configuration> {
-    let (tokens, mut faults) = reader::read(path, config_id)?;
-    let mut tree = blocks::tree(tokens, &mut faults);
-    let mut faults = Faults(faults);
+    let Lines { tokens, faults, left_out } = reader::read(path, config_id)?;
+    let mut faults = Faults { all: faults, left_out };
+    let mut tree = blocks::tree(tokens, &mut faults.all);
     own_lines::remove_misplaced(&mut tree, "", &mut faults);
     Ok(interpret(&tree, faults))
 }
@@ -114,9 +115,9 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
     }
     globals::finish_mail(&mut globals, &host());
     // A loop reports a fault of its line in each round.
-    faults.0.sort_by(|a, b| a.place.cmp(&b.place));
-    faults.0.dedup();
-    Configuration { virtual_servers, globals, timeouts, faults: faults.0 }
+    faults.all.sort_by(|a, b| a.place.cmp(&b.place));
+    faults.all.dedup();
+    Configuration { virtual_servers, globals, timeouts, faults: faults.all, left_out: faults.left_out }
 }
 
 /// Whether this is a `vrrp_script` that runs `xvs healthy`, or a script that is named after xvs.

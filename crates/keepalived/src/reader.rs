@@ -14,7 +14,7 @@ use std::io;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use xvs_model::health_checks::fault::{Fault, Place, Severity};
+use xvs_model::health_checks::fault::{Fault, LeftOut, Place, Severity};
 
 use crate::lexer::{BLANKS, TokenKind, parts, uncommented, words};
 use crate::loops;
@@ -28,13 +28,24 @@ pub struct Token {
     pub kind: TokenKind,
 }
 
-/// The tokens of a file and of the files that it includes, and the faults of their syntax.
+/// What was read.
+#[derive(Debug)]
+pub struct Lines {
+    /// The tokens of a file and of the files that it includes.
+    pub tokens: Vec<Token>,
+    /// The faults of their syntax.
+    pub faults: Vec<Fault>,
+    /// The faults that leave out lines, which may be of services.
+    pub left_out: Vec<LeftOut>,
+}
+
+/// Reads a file and the files that it includes.
 ///
 /// `config_id` selects the conditional lines: `--config-id`, or the first label of the host name.
 ///
 /// # Errors
 /// The file itself cannot be read.
-pub fn read(path: &Path, config_id: &str) -> io::Result<(Vec<Token>, Vec<Fault>)> {
+pub fn read(path: &Path, config_id: &str) -> io::Result<Lines> {
     let text = read_content(path, BYTES_MAX)?;
     let mut reader = Reader {
         config_id,
@@ -45,11 +56,10 @@ pub fn read(path: &Path, config_id: &str) -> io::Result<(Vec<Token>, Vec<Fault>)
         lines: 0,
         bytes_left: BYTES_MAX - text.len(),
         is_stopped: false,
-        tokens: Vec::new(),
-        faults: Vec::new(),
+        read: Lines { tokens: Vec::new(), faults: Vec::new(), left_out: Vec::new() },
     };
     reader.file(path, &text);
-    Ok((reader.tokens, reader.faults))
+    Ok(reader.read)
 }
 
 /// The length of a line in bytes, as in keepalived.
@@ -90,14 +100,13 @@ struct Reader<'a> {
     bytes_left: usize,
     /// Whether a limit was exceeded.
     is_stopped: bool,
-    tokens: Vec<Token>,
-    faults: Vec<Fault>,
+    read: Lines,
 }
 
 impl Reader<'_> {
     fn fault(&mut self, severity: Severity, text: impl Into<String>) {
-        self.faults.push(Fault { place: self.place.clone(), severity, text: text.into() });
-        if self.faults.len() == FAULTS_MAX {
+        self.read.faults.push(Fault { place: self.place.clone(), severity, text: text.into() });
+        if self.read.faults.len() == FAULTS_MAX {
             self.stop(&format!("{FAULTS_MAX} faults"));
         }
     }
@@ -123,13 +132,21 @@ impl Reader<'_> {
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             if line.contains(&0) {
                 self.warn("a NUL byte; the line is left out");
+                self.left_out();
             } else if line.len() > LINE_MAX {
                 self.warn(format!("longer than {LINE_MAX} bytes; the line is left out"));
+                self.left_out();
             } else {
                 self.read_line(&String::from_utf8_lossy(line));
             }
         }
         self.place = outside;
+    }
+
+    /// Notes that the last fault leaves out lines.
+    fn left_out(&mut self) {
+        let fault = self.read.faults.last().cloned();
+        self.read.left_out.extend(fault.map(|fault| LeftOut { fault, services: Vec::new() }));
     }
 
     /// Reads a line of a file.
@@ -181,7 +198,7 @@ impl Reader<'_> {
     /// Reads a line that applies to this machine.
     fn applicable_line(&mut self, line: &str) {
         self.lines += 1;
-        if self.depth == DEPTH_MAX || self.lines.max(self.tokens.len()) > TOKENS_MAX {
+        if self.depth == DEPTH_MAX || self.lines.max(self.read.tokens.len()) > TOKENS_MAX {
             self.stop("parameters, loops or includes without an end");
         }
         if self.is_stopped {
@@ -190,7 +207,7 @@ impl Reader<'_> {
         if line.starts_with(OWN_LINE) {
             // For xvs as it stands, without parameters and blocks.
             let kind = TokenKind::Statement(format!("#{}", uncommented(&line[1..]).0));
-            return self.tokens.push(Token { place: self.place.clone(), kind });
+            return self.read.tokens.push(Token { place: self.place.clone(), kind });
         }
         if let Some((name, value)) = definition(line) {
             return self.define(name.to_owned(), Vec::new(), value);
@@ -312,7 +329,7 @@ impl Reader<'_> {
             return self.include(rules, &words(rest).concat());
         }
         let tokens = parts(line).into_iter().map(|kind| Token { place: self.place.clone(), kind });
-        self.tokens.extend(tokens);
+        self.read.tokens.extend(tokens);
     }
 
     /// Includes the files of a pattern, in the order of their names. The pattern is relative to the including file.
@@ -335,12 +352,17 @@ impl Reader<'_> {
                     }
                     Err(error) => {
                         self.fault(rules.readable, format!("include: {}: {error}", path.display()));
+                        self.left_out();
                     }
                 }
             }
         }
         if !matched && !is_refused {
             self.fault(rules.matching, nothing_matches(pattern));
+            // A directory for files of services may be empty.
+            if !pattern.contains(['*', '?', '[']) {
+                self.left_out();
+            }
         }
     }
 }
@@ -495,7 +517,7 @@ mod tests {
 
     /// The tokens of a file on the host lb1 as text, and the faults.
     fn statements(path: &Path) -> (String, Vec<String>) {
-        let (tokens, faults) = read(path, "lb1").unwrap();
+        let Lines { tokens, faults, .. } = read(path, "lb1").unwrap();
         let text = |token: Token| match token.kind {
             TokenKind::Statement(text) => text,
             TokenKind::Open => "{".to_owned(),
@@ -689,7 +711,7 @@ mod tests {
         proptest::proptest!(|(bytes in proptest::collection::vec(proptest::sample::select(&b"$A={}~SEQLT(),1 @#!\"'\\\n"[..]), 0..120))| {
             let path = folder.0.join("k.conf");
             fs::write(&path, &bytes).unwrap();
-            let (tokens, mut faults) = read(&path, "lb1").unwrap();
+            let Lines { tokens, mut faults, .. } = read(&path, "lb1").unwrap();
             crate::blocks::tree(tokens, &mut faults);
         });
     }

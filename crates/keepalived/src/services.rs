@@ -58,7 +58,10 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
         }
     }
     if real_servers.is_empty() {
-        return left_out(block, "it has no real server", faults);
+        let keys = services.into_iter().map(|(key, _)| key).collect();
+        faults.warn_of(block, "it has no real server; the virtual server is left out");
+        faults.costs(keys);
+        return None;
     }
     let limit = own_lines::apply(block, &mut services, &real_servers, faults);
     let (quorum, hysteresis) = settings.quorum(&real_servers, block, faults);
@@ -105,9 +108,10 @@ fn head(block: &Block, groups: &Groups, faults: &mut Faults) -> Option<Head> {
     Some(Head { entries: vec![entry], is_group: false })
 }
 
-/// Nothing of a virtual server, with the reason as a warning.
+/// Nothing of a virtual server whose services are unknown, with the reason as a warning.
 fn left_out<T>(block: &Block, why: &str, faults: &mut Faults) -> Option<T> {
     faults.warn_of(block, format!("{why}; the virtual server is left out"));
+    faults.costs(Vec::new());
     None
 }
 
@@ -138,6 +142,7 @@ fn keep_one_family(
              or a group for each family; left out"
         );
         faults.warn_of(block, why);
+        faults.costs(left_out.iter().map(|(key, _)| *key).collect());
     }
 }
 

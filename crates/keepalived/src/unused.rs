@@ -203,14 +203,14 @@ mod tests {
     fn about(line: &str) -> Vec<String> {
         let mut faults = Faults::default();
         outside(&statement(line), &mut faults);
-        faults.0.into_iter().map(|fault| fault.text).collect()
+        faults.all.into_iter().map(|fault| fault.text).collect()
     }
 
     /// The warnings about a statement of `global_defs` in a file with or without VRRP.
     fn about_global(line: &str, runs_vrrp: bool) -> Vec<String> {
         let mut faults = Faults::default();
         in_global_defs(&statement(line), runs_vrrp, &mut faults);
-        faults.0.into_iter().map(|fault| fault.text).collect()
+        faults.all.into_iter().map(|fault| fault.text).collect()
     }
 
     #[test]

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use xvs_model::config::destination::{Tunnel, TunnelChecksum};
 use xvs_model::health_checks::check::Script;
-use xvs_model::health_checks::fault::{Fault, Place, Severity};
-use xvs_sched::ForwardingMethod;
+use xvs_model::health_checks::fault::{Fault, LeftOut, Place, Severity};
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::blocks::Block;
 
@@ -21,17 +21,22 @@ pub type Method = (ForwardingMethod, Tunnel);
 
 /// The faults of a file, in the order in which they are found.
 #[derive(Debug, Default)]
-pub struct Faults(pub Vec<Fault>);
+pub struct Faults {
+    /// All of them.
+    pub all: Vec<Fault>,
+    /// Those that cost services.
+    pub left_out: Vec<LeftOut>,
+}
 
 impl Faults {
     /// Adds a warning: something is left out or assumed; the rest of the file is used.
     pub fn warn(&mut self, place: &Place, text: impl Into<String>) {
-        self.0.push(Fault { place: place.clone(), severity: Severity::Warning, text: text.into() });
+        self.all.push(Fault { place: place.clone(), severity: Severity::Warning, text: text.into() });
     }
 
     /// Adds an error: the meaning of the file is uncertain, so it is not used.
     pub fn error(&mut self, place: &Place, text: impl Into<String>) {
-        self.0.push(Fault { place: place.clone(), severity: Severity::Error, text: text.into() });
+        self.all.push(Fault { place: place.clone(), severity: Severity::Error, text: text.into() });
     }
 
     /// Adds a warning about a statement that is left out.
@@ -44,10 +49,20 @@ impl Faults {
         self.warn(&block.place, format!("`{}`: {text}", block.text));
     }
 
+    /// Notes that the last fault costs these services; none: it hides which they are.
+    pub fn costs(&mut self, services: Vec<ServiceKey>) {
+        let fault = self.all.last().cloned();
+        self.left_out.extend(fault.map(|fault| LeftOut { fault, services }));
+    }
+
     /// Adds a warning about a keyword that is unknown in its block.
     pub fn unknown(&mut self, block: &Block) {
         let what = if block.body.is_some() { "block" } else { "keyword" };
         self.warn(&block.place, format!("unknown {what} `{}`; it is left out", block.keyword()));
+        // A misspelt or misplaced virtual server.
+        if block.statements().iter().any(|statement| statement.keyword() == "real_server") {
+            self.costs(Vec::new());
+        }
     }
 
     /// Checks a statement of one line. `known` says whether its keyword is known in its block.
@@ -294,7 +309,7 @@ mod tests {
     fn read<T>(text: &str, read: impl Fn(&mut Faults, &Block) -> Option<T>) -> (Option<T>, usize) {
         let mut faults = Faults::default();
         let value = read(&mut faults, &statement(text));
-        (value, faults.0.len())
+        (value, faults.all.len())
     }
 
     #[test]

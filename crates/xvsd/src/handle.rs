@@ -17,6 +17,7 @@ use xvs_sched::ServiceKey;
 
 use crate::control_thread::hand_over::{Step, Successor};
 use crate::control_thread::{ControlThread, Input};
+use crate::keepalived_conf::Loss;
 use crate::shared::Shared;
 
 /// How long `xvs status` waits for the control thread.
@@ -145,9 +146,9 @@ impl Handle {
     ///
     /// # Errors
     /// Why nothing has changed: xvsd has no such file, or the errors in it.
-    pub fn reload(&self) -> Result<String, CommandError> {
+    pub fn reload(&self, loss: Loss) -> Result<String, CommandError> {
         let reload = self.shared.reload.get();
-        reload.ok_or_else(|| CommandError::failed("the daemon is starting; try again"))?()
+        reload.ok_or_else(|| CommandError::failed("the daemon is starting; try again"))?(loss)
     }
 
     /// State that is read without the control thread.

@@ -27,7 +27,7 @@ use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
 use crate::handle::Handle;
-use crate::keepalived_conf::{UnusableFile, read_usable};
+use crate::keepalived_conf::{Loss, UnusableFile, keeps, read_usable};
 use crate::restart::kept_health::KeptHealth;
 use crate::threads;
 use crate::vip_probes::VipProber;
@@ -41,6 +41,9 @@ pub enum HealthError {
     /// The services are refused.
     #[error("keepalived.conf: {0}")]
     Refused(#[from] CommandError),
+    /// The file has lost services that an earlier process served.
+    #[error(transparent)]
+    File(#[from] UnusableFile),
 }
 
 /// Starts the checks of a file that has been read; returns when its services are in force. `kept` is the file of the
@@ -54,11 +57,12 @@ pub(crate) fn start(
     read: Prepared,
     kept: Option<KeptHealth>,
     others: Others,
-    daemon: &Handle,
-    ended: &Sender<String>,
+    (daemon, ended): (&Handle, &Sender<String>),
+    loss: Loss,
 ) -> Result<Engine, HealthError> {
     let file = keepalived.file.clone().unwrap_or_default();
     let former = kept.as_ref().map(KeptHealth::read).unwrap_or_default();
+    let read = keeps(read, &file, &former.services(), loss)?;
     let director = Director { daemon: daemon.clone(), vip_prober: VipProber::new(daemon.clone()), kept };
     let engine =
         Engine::start(file.clone(), director, former, |run| threads::spawn("xvs-health", ended, run))?;
@@ -81,15 +85,20 @@ pub(crate) fn start(
 /// Reads a file to replace the running one. If it is the same path, a refusal is in the checks' report.
 ///
 /// # Errors
-/// The errors in the file, a line each; or it has no virtual servers while some run.
-pub(crate) fn read_again(keepalived: &Keepalived, checks: &engine::Handle) -> Result<Prepared, CommandError> {
+/// The errors in the file, a line each; or it has no virtual servers while some run, or has lost services of them.
+pub(crate) fn read_again(
+    keepalived: &Keepalived,
+    checks: &engine::Handle,
+    loss: Loss,
+) -> Result<Prepared, CommandError> {
     let file = keepalived.file.clone().unwrap_or_default();
+    let in_force = checks.services();
     let read = match read_usable(&file, keepalived.config_id.as_deref()) {
         // Such a file is more likely half written than intended.
-        Ok(read) if read.configuration.virtual_servers.is_empty() && checks.has_virtual_servers() => {
+        Ok(read) if read.configuration.virtual_servers.is_empty() && !in_force.is_empty() => {
             Err(UnusableFile::Empty { path: file.clone() })
         }
-        read => read,
+        read => read.and_then(|read| keeps(read, &file, &in_force, loss)),
     };
     read.map_err(|error| {
         let text = error.to_string();

@@ -22,7 +22,7 @@ pub mod socket;
 
 pub mod fleet;
 mod fleet_view;
-mod health_checks;
+pub mod health_checks;
 pub mod keepalived_conf;
 mod offload;
 mod sweeping;

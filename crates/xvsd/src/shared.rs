@@ -38,6 +38,7 @@ use xvs_xdp::polling::Poll;
 use crate::connection_log::Logged;
 use crate::fleet_view::FleetView;
 use crate::history::{History, Sample, drops};
+use crate::keepalived_conf::Loss;
 use crate::last_hour::{LastHour, Total};
 use crate::lock::lock;
 use crate::log::Losses;
@@ -101,7 +102,7 @@ pub struct Shared {
     /// Tells the health checks what operators have disabled.
     pub(crate) on_disabled: OnceLock<Arc<dyn Fn(DisabledServers) + Send + Sync>>,
     /// Reads the files again; returns the changes, a line each, or why a file is refused.
-    pub(crate) reload: OnceLock<Arc<dyn Fn() -> Result<String, CommandError> + Send + Sync>>,
+    pub(crate) reload: OnceLock<Arc<dyn Fn(Loss) -> Result<String, CommandError> + Send + Sync>>,
     /// Where a reload waits for its successor to take over.
     pub(crate) taken_over: Mutex<Option<Sender<Result<(), String>>>>,
 }

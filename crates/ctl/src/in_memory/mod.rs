@@ -427,6 +427,7 @@ impl Director for InMemory {
             | Request::Capture(_)
             | Request::Examine
             | Request::Reload
+            | Request::ReloadAcceptingLoss
             | Request::Fleet(_)
             | Request::TakeOver(_)
             | Request::Stop { .. } => {

@@ -237,7 +237,11 @@ impl VirtualServerState {
                     .collect(),
             }
         });
-        VirtualServerView { has_quorum: self.has_quorum, real_servers: real_servers.collect() }
+        VirtualServerView {
+            services: self.virtual_server.services.iter().map(|(key, _)| *key).collect(),
+            has_quorum: self.has_quorum,
+            real_servers: real_servers.collect(),
+        }
     }
 
     /// Replaces what operators keep from new connections. Returns a notice if the quorum is gained or lost by that.

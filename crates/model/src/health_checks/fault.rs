@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use xvs_sched::ServiceKey;
+
 /// A line of a configuration file.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Place {
@@ -43,6 +45,15 @@ pub struct Fault {
     pub severity: Severity,
     /// What is wrong, and how it is treated.
     pub text: String,
+}
+
+/// A part of a file that is left out because of a fault, and with it services.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeftOut {
+    /// The fault.
+    pub fault: Fault,
+    /// The services; none if the fault hides which they are.
+    pub services: Vec<ServiceKey>,
 }
 
 impl fmt::Display for Fault {

@@ -1,6 +1,8 @@
 //! Virtual servers of a keepalived.conf: services, real servers with their checks, and the scripts run when a state
 //! changes.
 
+use std::collections::HashSet;
+
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{ClientLimit, ServiceKey};
 
@@ -10,7 +12,7 @@ use crate::config::rule::Rule;
 use crate::config::service::ServiceOptions;
 use crate::config::timeouts::Timeouts;
 use crate::health_checks::check::{Check, Probe, Script};
-use crate::health_checks::fault::{Fault, Place, Severity};
+use crate::health_checks::fault::{Fault, LeftOut, Place, Severity};
 use crate::health_checks::mail::MailSettings;
 
 /// A real server of a virtual server.
@@ -158,6 +160,8 @@ pub struct Configuration {
     pub timeouts: Timeouts,
     /// Its faults, in the order of their places. With an [error](Severity::Error) it must not be used.
     pub faults: Vec<Fault>,
+    /// What the faults have cost of services.
+    pub left_out: Vec<LeftOut>,
 }
 
 impl Configuration {
@@ -165,6 +169,23 @@ impl Configuration {
     pub fn has_checks_through_vips(&self) -> bool {
         let servers = self.virtual_servers.iter().flat_map(|one| &one.real_servers);
         servers.flat_map(|server| &server.checks).any(|check| matches!(check.probe, Probe::ThroughVip(_)))
+    }
+
+    /// Of services that are in force, those that would end because of faults, and these faults. A service that is in the
+    /// file no longer has no fault.
+    pub fn lost(&self, in_force: &[ServiceKey]) -> (Vec<ServiceKey>, Vec<&Fault>) {
+        let named = self.virtual_servers.iter().flat_map(|one| &one.services).map(|(key, _)| *key);
+        let known: HashSet<_> = self.left_out.iter().flat_map(|left_out| left_out.services.clone()).collect();
+        let served: HashSet<_> = named.filter(|key| !known.contains(key)).collect();
+        let may_be_any = self.left_out.iter().any(|left_out| left_out.services.is_empty());
+        let mut lost = in_force.to_vec();
+        lost.retain(|key| !served.contains(key) && (may_be_any || known.contains(key)));
+        let causes = self.left_out.iter().filter(|left_out| {
+            let services = &left_out.services;
+            services.is_empty() && !lost.is_empty() || services.iter().any(|key| lost.contains(key))
+        });
+        let causes = causes.map(|left_out| &left_out.fault).collect();
+        (lost, causes)
     }
 
     /// Whether it has no error.

@@ -59,7 +59,7 @@ fn wait_for(
     let name = daemon.map_or("xvsd".to_owned(), |pid| format!("xvsd (process {pid})"));
     let runs = match request {
         Request::Fleet(_) => WAITS_FOR_ETCD,
-        Request::Reload => RELOADS,
+        Request::Reload | Request::ReloadAcceptingLoss => RELOADS,
         _ => RUNS,
     };
     let why = daemon.map_or(runs.to_owned(), |pid| match is_stopped(pid) {

@@ -115,6 +115,8 @@ questions! { Request;
     fn examine() -> Examined(DaemonFacts) { Request::Examine }
     /// Reads xvs.toml and the keepalived.conf again. The answer is the changes, a line each.
     fn reload() -> Reloaded(String) { Request::Reload }
+    /// As [`reload`], also if faults of the keepalived.conf end services that it served.
+    fn reload_accepting_loss() -> Reloaded(String) { Request::ReloadAcceptingLoss }
 }
 
 questions! { ControlRequest;

@@ -57,6 +57,8 @@ pub enum Request {
     Examine,
     /// Reads xvs.toml and the keepalived.conf again.
     Reload,
+    /// As [`Reload`](Self::Reload), also if faults of the keepalived.conf end services that it served.
+    ReloadAcceptingLoss,
     /// A step of a successor that takes over from the daemon.
     TakeOver(TakeOverStep),
     /// Ends the daemon, which replies before that.
@@ -164,6 +166,7 @@ impl Request {
             | Self::EndConnections(_)
             | Self::ResetConnections(_)
             | Self::Reload
+            | Self::ReloadAcceptingLoss
             | Self::TakeOver(_)
             | Self::Stop { .. } => Access::Change,
             // Packets contain the data of clients and servers.
@@ -185,7 +188,7 @@ impl Request {
 
     /// Whether it may be sent twice, because the second does nothing more.
     pub(crate) fn is_repeatable(&self) -> bool {
-        self.access() == Access::Read || matches!(self, Self::Reload)
+        self.access() == Access::Read || matches!(self, Self::Reload | Self::ReloadAcceptingLoss)
     }
 }
 

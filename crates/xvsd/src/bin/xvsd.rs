@@ -23,7 +23,9 @@ use xvsd::daemon::watchdog::Watchdog;
 use xvsd::error::DaemonError;
 use xvsd::fleet::check_files;
 use xvsd::handle::Handle;
+use xvsd::health_checks::HealthError;
 use xvsd::keepalived_conf;
+use xvsd::keepalived_conf::Loss;
 use xvsd::log::Log;
 use xvsd::metrics::admission::Admission;
 use xvsd::metrics::exporter::Listener;
@@ -81,6 +83,7 @@ fn main() -> ExitCode {
                 // A certificate may be being renewed: a supervisor tries again.
                 Some(ConfigError::Credentials(_)) => false,
                 Some(_) => true,
+                None if matches!(error.downcast_ref(), Some(HealthError::File(_))) => true,
                 None => error.downcast_ref().is_some_and(DaemonError::is_lasting),
             };
             fail(&*error, if lasting { MISCONFIGURED } else { FAILED }, Some(log))
@@ -152,7 +155,8 @@ fn run(
     let started = daemon.begin(files.state).map_err(Box::<dyn Error>::from);
     let started = started.and_then(|()| daemon.follow_fleet(&config.fleet).map_err(Box::from));
     let started = started.and_then(|()| {
-        daemon.start_health_checks(&config.keepalived, files.keepalived).map_err(Box::<dyn Error>::from)
+        let loss = if arguments.accepts_loss() { Loss::Accepted } else { Loss::Refused };
+        daemon.start_health_checks(&config.keepalived, files.keepalived, loss).map_err(Box::<dyn Error>::from)
     });
     let started = started.and_then(|()| daemon.serve(take_over).map_err(Box::from));
     if let Err(error) = started {
@@ -263,7 +267,7 @@ fn forward_signals(mut signals: Signals, stop: &Sender<Stop>, reload: &Sender<()
 /// Reads the files again at each SIGHUP.
 fn reload_on_signal(signals: &Receiver<()>, daemon: &Handle) {
     for () in signals {
-        match daemon.reload() {
+        match daemon.reload(Loss::Refused) {
             Ok(changes) => changes.lines().for_each(|line| tracing::info!("SIGHUP: {line}")),
             Err(error) => tracing::error!("SIGHUP: {error}"),
         }

@@ -36,6 +36,7 @@ use crate::fleet::Following;
 use crate::handle::Handle;
 use crate::health_checks;
 use crate::health_checks::HealthError;
+use crate::keepalived_conf::Loss;
 use crate::restart::kept_health::KeptHealth;
 use crate::rights::seccomp::{self, Kind};
 use crate::shared::Shared;
@@ -156,6 +157,7 @@ impl Daemon {
         &mut self,
         keepalived: &Keepalived,
         read: Option<Prepared>,
+        loss: Loss,
     ) -> Result<(), HealthError> {
         let Some(read) = read else { return Ok(()) };
         let kept = self.directory.as_ref().map(|directory| KeptHealth::new(directory.path()));
@@ -163,7 +165,7 @@ impl Daemon {
         let start = || {
             // Its other threads inherit it.
             seccomp::limit_thread(Kind::Reader);
-            health_checks::start(keepalived, read, kept, others, &handle, &self.notices)
+            health_checks::start(keepalived, read, kept, others, (&handle, &self.notices), loss)
         };
         let started = thread::scope(|scope| {
             thread::Builder::new().spawn_scoped(scope, start).map(thread::ScopedJoinHandle::join)

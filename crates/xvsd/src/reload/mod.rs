@@ -36,6 +36,7 @@ use crate::date::date_millis;
 use crate::fleet::check_files;
 use crate::handle::Handle;
 use crate::health_checks::read_again;
+use crate::keepalived_conf::Loss;
 use crate::lock::lock;
 use crate::log::SetLog;
 use crate::metrics;
@@ -105,7 +106,7 @@ impl Reloader {
         lock(&this.running).exporter = exporter;
         let reloader = this.clone();
         // A process has one daemon, so the cell is still empty.
-        let _ = this.daemon.shared().reload.set(Arc::new(move || reloader.reload()));
+        let _ = this.daemon.shared().reload.set(Arc::new(move |loss| reloader.reload(loss)));
         Ok(this)
     }
 
@@ -134,7 +135,7 @@ impl Reloader {
     }
 
     /// Returns the changes, a line each.
-    fn reload(&self) -> Result<String, CommandError> {
+    fn reload(&self, loss: Loss) -> Result<String, CommandError> {
         let mut running = lock(&self.running);
         let new = match self.arguments.file() {
             Some(_) => self.arguments.clone().config().map_err(unchanged)?,
@@ -168,9 +169,13 @@ impl Reloader {
             }
         }
         if has(InForce::BySuccessor) {
+            if loss == Loss::Accepted {
+                let why = "a successor would not know of `--accept-loss`, so this";
+                return Err(unchanged(self.needs_restart(&changes, InForce::BySuccessor, why)));
+            }
             self.by_successor(&running.config, &new, &changes)
         } else {
-            self.in_place(&mut running, (new, admission), &changes)
+            self.in_place(&mut running, (new, admission), &changes, loss)
         }
     }
 
@@ -180,6 +185,7 @@ impl Reloader {
         running: &mut Running,
         (new, admission): (Config, Admission),
         changes: &[Difference],
+        loss: Loss,
     ) -> Result<String, CommandError> {
         let old = &running.config;
         // A successor whose address was in use has no exporter.
@@ -193,7 +199,7 @@ impl Reloader {
         let filter = new.log_filter().map_err(unchanged)?;
         let checks = self.checks.as_ref();
         let checks = match checks {
-            Some(checks) => Some((checks, read_again(&new.keepalived, checks)?)),
+            Some(checks) => Some((checks, read_again(&new.keepalived, checks, loss)?)),
             None => None,
         };
         set_mode(old, &new)?;

@@ -35,6 +35,7 @@ use crate::daemon::ending::{Ending, Stop};
 use crate::daemon::liveness;
 use crate::date::date_millis;
 use crate::handle::Handle;
+use crate::keepalived_conf::Loss;
 use crate::lock::lock;
 use crate::shared::Shared;
 use crate::socket::capture::ActiveCaptures;
@@ -130,10 +131,12 @@ impl Handler for Dispatch {
                     shared.workers().iter().map(|counters| counters.dropped(DropReason::NoLocalPort).value());
                 Reply::LocalUse(local_addresses::report(&known, shared.reader(), exhausted.sum()))
             }
-            Request::Reload => {
+            Request::Reload | Request::ReloadAcceptingLoss => {
                 once_started(|| shared.reload.get())?;
-                let answer = daemon.reload();
-                record(daemon, request_line(&Request::Reload), answer.as_ref().err(), peer);
+                let line = request_line(&request);
+                let loss = if request == Request::Reload { Loss::Refused } else { Loss::Accepted };
+                let answer = daemon.reload(loss);
+                record(daemon, line, answer.as_ref().err(), peer);
                 Reply::Reloaded(answer?)
             }
             Request::Fleet(wanted) => Reply::Fleet(change_fleet(daemon, wanted, peer)?),

@@ -18,6 +18,7 @@ pub(super) fn request_line(request: &Request) -> String {
         Request::Fleet(FleetRequest::Confirm(Verdict::Keep)) => "xvs fleet confirm",
         Request::Fleet(FleetRequest::Confirm(Verdict::TakeBack)) => "xvs fleet confirm --take-back",
         Request::Reload => "xvs reload",
+        Request::ReloadAcceptingLoss => "xvs reload --accept-loss",
         Request::Stop { release: false } => "xvs stop",
         Request::Stop { release: true } => "xvs stop --release",
         Request::EndConnections(_) | Request::ResetConnections(_) => "xvs drain",
