@@ -219,14 +219,15 @@ impl Draft {
             return false;
         }
         match block.keyword() {
+            // A wrong address does not leave a former one in force.
             "connect_ip" => {
                 let before = self.source.filter(|_| server.is_some());
-                set(&mut self.connect_ip, address_like(before, "the address of `bindto`", block, faults));
+                self.connect_ip = address_like(before, "the address of `bindto`", block, faults);
             }
             "connect_port" => set(&mut self.connect_port, faults.number(block, 1..=u16::MAX)),
             "bindto" => {
                 let before = server.and(self.connect_ip).or(server);
-                set(&mut self.source, address_like(before, "the address it connects to", block, faults));
+                self.source = address_like(before, "the address it connects to", block, faults);
             }
             "bind_port" => set(&mut self.source_port, faults.number(block, 1..=u16::MAX)),
             "bind_if" => set(&mut self.interface, faults.value(block).map(str::to_owned)),
@@ -342,7 +343,10 @@ impl Kind {
                 faults.argument(block).into_iter().for_each(|new| new.clone_into(name));
             }
             (Self::Udp { payload, .. }, "payload") => set(payload, bytes(block, faults)),
-            (Self::Udp { pattern, .. }, "require_reply") => set(pattern, masked(block, faults)),
+            // With a wrong pattern any reply is required.
+            (Self::Udp { pattern, .. }, "require_reply") => {
+                *pattern = masked(block, faults).or(Some(Vec::new()))
+            }
             (Self::Udp { min_length: length, .. }, "min_reply_length")
             | (Self::Udp { max_length: length, .. }, "max_reply_length") => {
                 *length = faults.number(block, 0..=u16::MAX).unwrap_or(*length);

@@ -98,6 +98,9 @@ pub(super) fn url(block: &Block, faults: &mut Faults) -> Option<Url> {
         faults.warn(&block.place, "`url` has no `path`; it is left out");
         return None;
     }
+    if expression.is_none() && pattern != Pattern::default() {
+        faults.warn(&block.place, "`url` has settings of a `regex`, and no `regex`; they are left out");
+    }
     url.pattern = expression.map(|text| Pattern { text, ..pattern });
     Some(url)
 }

@@ -20,6 +20,7 @@ use crate::head::{Head, NAT};
 use crate::own_lines;
 use crate::servers::Draft;
 use crate::settings::Settings;
+use crate::sorry_server::SorryDraft;
 use crate::values::{Faults, Method, decimal, port};
 
 /// Reads a `virtual_server`; `None`: it cannot be used and is left out.
@@ -35,6 +36,7 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
             _ => settings.apply(statement, faults),
         }
     }
+    settings.family = settings.family.or(settings.sorry.as_ref().and_then(SorryDraft::family));
     settings.check(&head, block, faults);
     if settings.method.is_none() && drafts.iter().any(|draft| draft.method.is_none()) {
         faults.warn(&block.place, format!("`{}` names no method; NAT is used", block.text));

@@ -31,8 +31,8 @@ pub(super) struct Settings {
     persistence_seconds: Option<u32>,
     granularity: Option<Netmask>,
     engine: Option<String>,
-    /// The family of the services, if known: from the addresses, else from `ip_family`, an IPv6 granularity, or the
-    /// first server whose method is not TUN.
+    /// The family of the services, if known: from the addresses, else from `ip_family`, an IPv6 granularity, the first
+    /// real server whose method is not TUN, or such a sorry server.
     pub(super) family: Option<Family>,
     pub(super) timing: TimingOptions,
     pub(super) omega: bool,
@@ -104,7 +104,6 @@ impl Settings {
         match (block.keyword(), &mut self.sorry) {
             ("sorry_server", sorry) => {
                 if let Some(read) = SorryDraft::read(block, self.method, faults) {
-                    self.family = self.family.or(read.family());
                     *sorry = Some(read);
                 }
             }

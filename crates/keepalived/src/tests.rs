@@ -113,6 +113,24 @@ fn a_template_is_used_with_other_numbers_each_time() {
 }
 
 #[test]
+fn the_bytes_of_a_udp_check_are_pairs_of_digits_and_a_wrong_reply_still_requires_one() {
+    let udp = |statement: &str| {
+        let text = format!(
+            "virtual_server 10.0.0.1 53 {{\nprotocol UDP\nreal_server 10.1.0.1 53 {{\nUDP_CHECK {{\n{statement}\n}}\n}}\n}}"
+        );
+        let read = configuration(&text);
+        let [Check { probe: Probe::Udp(_, udp), .. }] = checks(&read)[..] else { panic!("{read:?}") };
+        udp.clone()
+    };
+    assert_eq!(udp("payload 01 02ff 3").payload, Some(vec![1, 2, 0xff, 3]));
+    let pattern = |statement| udp(statement).reply.map(|reply| reply.pattern);
+    assert_eq!(pattern("require_reply 0x 1"), Some(vec![(0, 0xf0), (1, 0xff)]));
+    assert_eq!(pattern("require_reply"), Some(Vec::new()));
+    assert_eq!(pattern("require_reply zz"), Some(Vec::new()));
+    assert_eq!(pattern("payload 01"), None);
+}
+
+#[test]
 fn a_check_may_connect_to_an_address_of_the_other_family() {
     let target = |statements: &str| {
         let text = format!(
@@ -132,6 +150,7 @@ fn a_check_may_connect_to_an_address_of_the_other_family() {
         ("bindto fd00::1\nconnect_ip fd00::5", "[fd00::5]:80", vec![7]),
         ("bindto 10.1.0.9\nconnect_ip fd00::5", "10.1.0.1:80 from 10.1.0.9", vec![8]),
         ("connect_ip fd00::5\nbindto 10.1.0.9", "[fd00::5]:80", vec![8]),
+        ("bindto 10.1.0.9\nbindto fd00::1", "10.1.0.1:80", vec![8]),
     ] {
         assert_eq!(target(statements), (want.to_owned(), faults), "{statements}");
     }

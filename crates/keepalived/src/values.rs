@@ -113,7 +113,7 @@ impl Faults {
         block: &Block,
         range: RangeInclusive<T>,
     ) -> Option<T> {
-        let text = self.value(block)?.trim_start();
+        let text = unsigned(self.value(block)?);
         let digits = &text[..text.find(|char: char| !char.is_ascii_digit()).unwrap_or(text.len())];
         let number = digits.parse().ok().filter(|number| range.contains(number));
         match &number {
@@ -241,9 +241,16 @@ impl Faults {
     }
 }
 
-/// Parses a number of decimal digits only.
+/// Parses a number of decimal digits, before which blanks and a sign may stand.
 pub fn decimal<T: FromStr>(text: &str) -> Option<T> {
-    is_digits(text).then(|| text.parse().ok())?
+    let digits = unsigned(text);
+    is_digits(digits).then(|| digits.parse().ok())?
+}
+
+/// The text without blanks and `+` before it.
+fn unsigned(text: &str) -> &str {
+    let text = text.trim_start();
+    text.strip_prefix('+').unwrap_or(text)
 }
 
 fn is_digits(text: &str) -> bool {
@@ -293,7 +300,8 @@ fn tunnel(words: &[String]) -> Result<Tunnel, &'static str> {
 
 /// Parses decimal seconds, rounded to a microsecond.
 fn seconds(text: &str) -> Option<Duration> {
-    let (whole, fraction) = text.trim_start().split_once('.').unwrap_or((text.trim_start(), ""));
+    let text = unsigned(text);
+    let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let fits =
         whole.len() + fraction.len() > 0 && whole.len() <= 10 && is_digits(whole) && is_digits(fraction);
     let value: f64 = fits.then(|| format!("0{whole}.{fraction}0").parse().ok())??;
@@ -317,6 +325,7 @@ mod tests {
         let number = |text| read(text, |faults, block| faults.number(block, 1..=100));
         assert_eq!(number("weight 7"), (Some(7), 0));
         assert_eq!(number("weight \" 7\""), (Some(7), 0));
+        assert_eq!(number("weight +7"), (Some(7), 0));
         assert_eq!(number("weight 12abc"), (Some(12), 1));
         assert_eq!(number("weight 7 inhibit_on_failure"), (Some(7), 1));
         for refused in
@@ -330,7 +339,7 @@ mod tests {
     fn times_have_up_to_six_decimal_places() {
         let time = |text| read(text, |faults, block| faults.time(block, Duration::from_micros(1)));
         assert_eq!(time("delay_loop 6"), (Some(Duration::from_secs(6)), 0));
-        assert_eq!(time("delay_loop 1.5"), (Some(Duration::from_millis(1500)), 0));
+        assert_eq!(time("delay_loop +1.5"), (Some(Duration::from_millis(1500)), 0));
         assert_eq!(time("delay_loop .000001"), (Some(Duration::from_micros(1)), 0));
         for refused in ["delay_loop 0", "delay_loop -1", "delay_loop 1e3", "delay_loop .", "delay_loop x"] {
             assert_eq!(time(refused), (None, 1), "{refused}");
