@@ -354,6 +354,6 @@ mod tests {
         let entry = Entry { name: "lb9".to_owned(), revision: 1, value: dense.into_bytes() };
         let warning = "its record in etcd cannot be read: it has more than 32768 bytes".to_owned();
         let FleetDirector { name, warnings, .. } = director_of(&entry);
-        assert_eq!((name, warnings), ("lb9".to_owned(), vec![warning]));
+        assert_eq!((name, warnings), ("lb9".into(), vec![warning.into()]));
     }
 }
