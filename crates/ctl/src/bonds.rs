@@ -122,8 +122,8 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
     }
 }
 
-/// Checks that the kernel does not take the name of no link for a link, as it does for `lan:0` (its name ends at a colon)
-/// and for altnames: xvs knows links by their own names.
+/// Checks a name that no link has: the kernel takes `lan:0` (a name ends at the colon) and altnames for a link, which
+/// xvs knows by its own name.
 fn check_name(name: &str, links: &[Link]) -> Result<(), BondError> {
     let index = index_of(name).ok();
     match links.iter().find(|link| Some(link.ifindex) == index) {

@@ -127,8 +127,8 @@ impl NetlinkDeserializable for Message {
     }
 }
 
-/// The ids and weights in the records of a group (`struct nexthop_grp`: id, weight minus one, its upper byte, two bytes).
-/// Kernels before 6.12 have no upper byte, and may leave other bytes in its place.
+/// The ids and weights in the records of a group (`struct nexthop_grp`: id, weight minus one, its upper byte, two
+/// bytes). Kernels before 6.12 have no upper byte, and may leave other bytes in its place.
 fn members(group: &[u8], weights_are_wide: bool) -> Vec<(u32, u32)> {
     let (records, _) = group.as_chunks::<8>();
     let of = |[a, b, c, d, low, high, ..]: &[u8; 8]| {
