@@ -60,8 +60,8 @@ const FEATURES: u32 = 4;
 const GET_STATISTICS: u32 = 0x1d;
 /// `ETH_GSTRING_LEN`.
 const NAME_BYTES: usize = 32;
-/// Room for names and counters that come up between two requests, more than any driver has. Older kernels write all that
-/// there are, whatever number the request gives (net/ethtool/ioctl.c, `ethtool_get_strings`, `ethtool_get_stats`);
+/// Room for names and counters that come up between two requests, more than any driver has. Older kernels write all
+/// that there are, whatever number the request gives (net/ethtool/ioctl.c, `ethtool_get_strings`, `ethtool_get_stats`);
 /// newer ones write none if the number is wrong. Costs no memory until the kernel writes there.
 const ROOM: usize = 1 << 16;
 /// Attempts to read a set whose size changes.
@@ -562,7 +562,10 @@ fn check(result: c_int) -> io::Result<c_int> {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
     use std::{fs, thread};
+
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
 
     use super::*;
 
@@ -582,6 +585,32 @@ mod tests {
         for count in [1, count - 1, count + 1] {
             assert_eq!(lo.names(FEATURES, count).unwrap(), None, "{count}");
         }
+    }
+
+    #[test]
+    fn counters_have_their_drivers_names_also_after_the_driver_has_gained_some() {
+        let run = |words: &str| {
+            let (program, words) = words.split_once(' ').unwrap();
+            assert!(
+                Command::new(program).args(words.split(' ')).status().unwrap().success(),
+                "{program} {words}"
+            );
+        };
+        thread::spawn(move || {
+            // SAFETY: only this thread enters the new namespace, and no file of another one is used in it.
+            unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.expect("run as root");
+            run("ip link add wan numrxqueues 4 numtxqueues 4 type veth peer name far numrxqueues 4 numtxqueues 4");
+            run("ethtool -L wan rx 1 tx 1");
+            let mut wan = Request::new("wan").unwrap();
+            let count = wan.strings(STATISTICS).unwrap().len();
+            run("ethtool -L wan rx 4 tx 4");
+            assert_eq!(wan.names(STATISTICS, count as u32).unwrap(), None);
+            let counters = wan.statistics().unwrap();
+            assert!(counters.len() > count);
+            assert_eq!(counters["peer_ifindex"], u64::from(index_of("far").unwrap()));
+        })
+        .join()
+        .unwrap();
     }
 
     #[test]
