@@ -523,11 +523,12 @@ mod tests {
         let (server, port) = server().await;
         let mailer = Mailer::with(&settings(port), FAST, Arc::default()).unwrap();
         mailer.send(letter(1));
-        // A line without an end, and a reply of many short lines.
-        for piece in [&b"2"[..], b"220-\r\n"] {
+        // A line without an end, and a reply of lines without an end.
+        let line = format!("220-{}\r\n", "x".repeat(200));
+        for piece in ["2", &line] {
             let (mut stream, _) = server.accept().await.unwrap();
             let mut sent = 0;
-            while sent < 256 << 20 && stream.write_all(&piece.repeat(10_000)).await.is_ok() {
+            while sent < 256 << 20 && stream.write_all(piece.repeat(10_000).as_bytes()).await.is_ok() {
                 sent += 10_000 * piece.len();
             }
             // More than is read fits into the sockets' buffers.

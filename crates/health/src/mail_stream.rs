@@ -25,7 +25,7 @@ pub(super) struct MailStream {
 }
 
 /// The bytes that may come over one connection: a certificate chain, and replies of a few lines.
-const RECEIVED_MAX: usize = 32 << 10;
+const RECEIVED_MAX: usize = 16 << 10;
 
 impl MailStream {
     /// Connects to the first address of the host that accepts, at most for `patience` each.

@@ -1,8 +1,8 @@
 //! Patterns for bodies: the `regex` statements of a URL, compiled by PCRE2 as in keepalived.
 //!
 //! Compiled when a configuration is prepared; a pattern that cannot be compiled refuses the configuration. PCRE2 limits
-//! the steps of each start position, not those of a search, and nothing ends a search that runs: an answer of 900 kB can
-//! keep an ordinary pattern busy for minutes. So there are two searches. The quick one has few steps for each start
+//! the steps of each start position, not those of a search, and nothing ends a search that runs: an answer of 900 kB
+//! can keep an ordinary pattern busy for minutes. So there are two searches. The quick one has few steps for each start
 //! position; most searches need no more. If it needs more, the thorough one tries the start positions one by one, and
 //! before each of them asks whether anybody still waits. The caller searches on blocking threads, one search at a time
 //! for each pattern. Pure.

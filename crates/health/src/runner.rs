@@ -3,8 +3,9 @@
 //! One task for each check, on the health runtime. The number of concurrent probes is limited (`engine.rs`); further
 //! probes wait for a permit, and their timeout starts when they get it. A changed check is sent to the manager once,
 //! until the manager has read it. A check may get a new configuration while it runs: it keeps its state and its phase.
-//! A probe that panics counts as not run. The log says when a check can no longer run, and when it can again. Cost: a timer and a few hundred bytes for each waiting check. Not here: rise
-//! and fall (`check_state.rs`) and the status of the real server (`virtual_server/mod.rs`).
+//! A probe that panics counts as not run. The log says when a check can no longer run, and when it can again. Cost: a
+//! timer and a few hundred bytes for each waiting check. Not here: rise and fall (`check_state.rs`) and the status of
+//! the real server (`virtual_server/mod.rs`).
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -132,8 +133,8 @@ impl<E: Environment> Runner<E> {
 
     /// Probes. A panic of the probe does not end the check.
     ///
-    /// A failure that is seen long after the deadline is inconclusive: xvsd was stopped or had no processor time, and the
-    /// server may have answered in time.
+    /// A failure that is seen long after the deadline is inconclusive: xvsd was stopped or had no processor time, and
+    /// the server may have answered in time.
     async fn probe(&self, check: CheckRef, url: usize, began: Instant) -> ProbeResult {
         let deadline = began + check.config().timing.timeout;
         // In a box, so that a check that waits takes no memory for it.

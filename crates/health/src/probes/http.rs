@@ -223,8 +223,8 @@ async fn receive(response: Response<Incoming>, url: &Url) -> Result<([u8; 16], V
     Ok((sum.finalize().into(), kept))
 }
 
-/// Matches a pattern on a blocking thread. One search for each pattern runs at a time, so a slow one does not pile up. A
-/// search ends soon after this future: at the deadline, or with its check.
+/// Matches a pattern on a blocking thread. One search for each pattern runs at a time, so a slow one does not pile up.
+/// A search ends soon after this future: at the deadline, or with its check.
 async fn match_pattern(search: &Search, body: Vec<u8>, bounds: &Bounds) -> Result<(), HttpFailure> {
     let searched = async {
         let permit = search.permit().acquire_owned().await;
