@@ -256,7 +256,7 @@ fn a_segment_that_is_sent_again_arrives_as_before_and_is_expected_once() {
     assert_eq!(session.reply(&reply), seen);
     assert_eq!(
         session.data(),
-        [format!("02:00 LISTEN {}:0 {LONG_VIP}:2000 {}:2000", session.client, session.server)]
+        [format!("00:20 LISTEN {}:0 {LONG_VIP}:2000 {}:2000", session.client, session.server)]
     );
     // The client has received the changed text in part.
     let partial = Segment { ack: Some(SERVER_FIRST + 35), ..session.acknowledgement() };

@@ -31,8 +31,8 @@ pub struct Connection<'a> {
     pub(super) offloaded: &'a OnceLock<Arc<Offloaded>>,
 }
 
-/// Writes what a new connection has beside a [`NewConnection`](crate::conn::insertion::NewConnection) (numbers, shifts),
-/// before another thread can find it.
+/// Writes what a new connection has beside a [`NewConnection`](crate::conn::insertion::NewConnection) (numbers,
+/// shifts), before another thread can find it.
 pub(crate) type Complete<'a> = &'a dyn Fn(&Connection<'_>);
 
 /// The [`Complete`] of connections that have nothing else.

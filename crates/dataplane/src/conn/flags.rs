@@ -53,8 +53,8 @@ impl Flags {
     /// Of UDP: each datagram of the client gets a PROXY header. Not in sync messages. xvs 0.2.0, to which this bit
     /// without [`Self::PROXY`] means nothing, sends datagrams without it.
     pub const PROXY_DATAGRAMS: Self = Self(0x4000);
-    /// Of a connection with [`Self::SYNC`] that is no template: no packet of it has passed here, and its message was not
-    /// signed. Not in sync messages.
+    /// Of a connection with [`Self::SYNC`] that is no template: no packet of it has passed here, and its message was
+    /// not signed. Not in sync messages.
     pub const UNSEEN: Self = Self(0x2000);
     /// A template that look-ups no longer find ([`TableWorker::detach`](crate::conn::handle::TableWorker::detach)). Not
     /// in sync messages.

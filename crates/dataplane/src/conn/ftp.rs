@@ -1,5 +1,5 @@
-//! The data of an FTP control connection beside its endpoints: the shift of its replies, the client's last request for a
-//! data connection, and where each end's next line begins.
+//! The data of an FTP control connection beside its endpoints: the shift of its replies, the client's last request for
+//! a data connection, and where each end's next line begins.
 //!
 //! A reply that names an address is rewritten, and its length changes. From there on the client counts the server's
 //! bytes differently. A server waits for the next command after such a reply. So the last place where the length
@@ -152,8 +152,8 @@ impl Connection<'_> {
         let _ = self.ftp_word(1).fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
 
-    /// The words of the local endpoint, which such a connection does not have. Relaxed accesses: the words order no other
-    /// memory.
+    /// The words of the local endpoint, which such a connection does not have. Relaxed accesses: the words order no
+    /// other memory.
     fn ftp_word(&self, index: usize) -> &AtomicU64 {
         &self.record.extension.local[index]
     }

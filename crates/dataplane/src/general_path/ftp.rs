@@ -148,10 +148,14 @@ fn follow_reply(
     let ends = Ends::of(&control);
     let (address, address_len) = control_address(&control);
     let segment = &frame.bytes()[packet.transport..packet.end];
-    if header_len >= segment.len() || !tcp::is_summed(segment, &packet.flow) {
+    let text = segment.get(header_len..).filter(|text| !text.is_empty())?;
+    if !tcp::is_summed(segment, &packet.flow) {
+        flows
+            .counters
+            .ftp_not_followed
+            .add(u64::from(asked != Asked::Nothing && passive_reply(text).is_some()));
         return None;
     }
-    let text = &segment[header_len..];
     let data = tcp::number(segment, tcp::field::SEQUENCE.start);
     // A reply that was changed is changed again, also if it is retransmitted after the next command.
     if shift != Shift::default()

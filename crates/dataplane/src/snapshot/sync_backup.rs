@@ -1,5 +1,5 @@
-//! The backup daemon of connection synchronization, as workers see it: a queue for each worker, how far its messages are
-//! believed, and the number of packets with which a received connection begins.
+//! The backup daemon of connection synchronization, as workers see it: a queue for each worker, how far its messages
+//! are believed, and the number of packets with which a received connection begins.
 //!
 //! Part of the snapshot while a backup daemon runs. The daemon's thread reads messages and appends to the queues; each
 //! worker enters a few connections between two bursts. Not here: the insertion of a connection (`sync/apply.rs`).

@@ -2,13 +2,13 @@
 //!
 //! Runs on a worker between two bursts, for a bounded number of connections at a time. It follows the kernel's backup
 //! daemon: the connection belongs to its real server if that is configured here; otherwise it is kept, and forwarded by
-//! the method in the message, unless the message is not signed. The connection gets the state in the message, and the whole timeout. Templates and
-//! connections arrive independently, so a connection has no template here. Data that a kernel cannot send are taken
-//! over unchanged: FULLNAT's local endpoint, the form in which the destination receives the client's address, the SYN
-//! proxy's translation of numbers, and, from a whole table, the remaining time. A known connection may be newer than
-//! its copy from a whole table: it stays as it is, unless the sender has seen a packet later by more than the time that
-//! messages take. Cost: a look-up; for a new connection an insertion. Not here: the share of the table that received
-//! connections may fill (`new_connection/eviction.rs`).
+//! the method in the message, unless the message is not signed. The connection gets the state in the message, and the
+//! whole timeout. Templates and connections arrive independently, so a connection has no template here. Data that a
+//! kernel cannot send are taken over unchanged: FULLNAT's local endpoint, the form in which the destination receives
+//! the client's address, the SYN proxy's translation of numbers, and, from a whole table, the remaining time. A known
+//! connection may be newer than its copy from a whole table: it stays as it is, unless the sender has seen a packet
+//! later by more than the time that messages take. Cost: a look-up; for a new connection an insertion. Not here: the
+//! share of the table that received connections may fill (`new_connection/eviction.rs`).
 //!
 //! Source: ipvs-behaviour, section 12.5.
 

@@ -13,8 +13,9 @@
 //! The code covers the sender's address (16 bytes, IPv4 as in RFC 4291 §2.5.5.2), the destination's port (2 bytes) and
 //! the message up to the code. A copy of a message is refused: after [`OLDEST`] because of its age, before then because
 //! the times of each session are remembered. What was sent before the receiver has begun is refused, because a former
-//! one may have taken it. So the clocks of two directors must agree within [`OLDEST`], and a sender whose clock is behind
-//! is heard later by that time. A message that arrives out of order is accepted. Not here: the content of messages (`xvs_proto::sync`).
+//! one may have taken it. So the clocks of two directors must agree within [`OLDEST`], and a sender whose clock is
+//! behind is heard later by that time. A message that arrives out of order is accepted. Not here: the content of
+//! messages (`xvs_proto::sync`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
