@@ -255,6 +255,8 @@ impl CheckRecord {
     fn suspend(&self) {
         let mut data = self.data();
         data.row.state = CheckState::Suspended { is_up: data.machine.result().is_up };
+        // It is not to run now, so it is no fault that it could not.
+        data.row.not_run = None;
         data.schedule(Instant::now() + SUSPENDED_INTERVAL);
     }
 
