@@ -11,6 +11,7 @@ use xvs_model::config::service::ServiceOptions;
 use xvs_model::health_checks::fault::Place;
 use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
 use xvs_proto::{Endpoint, Family};
+use xvs_sched::scheduler::Flags;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::blocks::Block;
@@ -65,6 +66,7 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
         faults.costs(keys);
         return None;
     }
+    warn_of_refused_share(&services, &real_servers, block, faults);
     let limit = own_lines::apply(block, &mut services, &real_servers, faults);
     let (quorum, hysteresis) = settings.quorum(&real_servers, block, faults);
     let sorry = settings.sorry.take();
@@ -86,6 +88,27 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
         ha_suspend: settings.ha_suspend,
         real_servers,
     })
+}
+
+/// Warns if a hash refuses the clients of a real server whose checks fail.
+fn warn_of_refused_share(
+    services: &[(ServiceKey, ServiceOptions)],
+    real_servers: &[RealServer],
+    block: &Block,
+    faults: &mut Faults,
+) {
+    let is_inhibited = |server: &RealServer| server.inhibit_on_failure && !server.checks.is_empty();
+    if let Some((_, ServiceOptions { scheduler, flags, .. })) = services.first()
+        && matches!(scheduler.as_str(), "sh" | "mh")
+        && !Flags(flags.0).contains(Flags::FALLBACK)
+        && real_servers.iter().any(is_inhibited)
+    {
+        let text = format!(
+            "with `{scheduler}`, `inhibit_on_failure` and without `{scheduler}-fallback` the clients of a real server are \
+             refused while its checks fail; add `{scheduler}-fallback`"
+        );
+        faults.warn_of(block, text);
+    }
 }
 
 /// The services that the head names.

@@ -81,6 +81,11 @@ fn an_inhibited_server_that_starts_down_has_weight_0() {
 }
 
 #[test]
+fn a_hash_that_refuses_clients_of_an_inhibited_server_is_a_warning() {
+    assert_case("inhibited-hash");
+}
+
+#[test]
 fn a_mark_with_a_tunnel_has_no_port_and_the_default_persistence_is_six_minutes() {
     assert_case("mark-tunnel");
 }
