@@ -168,7 +168,7 @@ fn a_service_that_a_fault_of_the_file_would_end_stays_until_the_loss_is_accepted
         file
     };
     let file = write(&other);
-    let arguments = ["--keepalived", &file.display().to_string()];
+    let arguments = ["--interface", "wan", "--interface", "lan", "--keepalived", &file.display().to_string()];
     let mut director = watched(&cluster, &file);
     let services = |director: &Director<'_>| {
         let saved = director.adm("-S -n");
@@ -182,7 +182,8 @@ fn a_service_that_a_fault_of_the_file_would_end_stays_until_the_loss_is_accepted
     assert_eq!((refused.status.code(), services(&director)), (Some(3), 2), "{why}");
     assert!(why.contains("keepalived.conf:") && why.contains(&format!("would end TCP {VIP}:81")), "{why}");
     wait::until("the state of the checks is kept", || {
-        let kept = complete(cluster.command(Host::Director, "cat").arg("/dev/shm/xvs/run-xvs-xvsd.sock/health"));
+        let kept =
+            complete(cluster.command(Host::Director, "cat").arg("/dev/shm/xvs/run-xvs-xvsd.sock/health"));
         String::from_utf8_lossy(&kept.stdout).contains("services").then_some(())
     });
     director.kill();

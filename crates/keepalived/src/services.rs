@@ -163,8 +163,8 @@ fn keep_one_family(
             number => format!(" and {number} more"),
         };
         let why = format!(
-            "{first}{others} cannot have these real servers, which are of the other family; use method FULLNAT or TUN, \
-             or a group for each family; left out"
+            "real servers of the other family cannot serve {first}{others}, left out here; use method FULLNAT or TUN, \
+             or a group for each family"
         );
         faults.warn_of(block, why);
         faults.costs(left_out.iter().map(|(key, _)| *key).collect());

@@ -22,6 +22,8 @@ use xvs_sched::ForwardingMethod;
 
 use crate::read;
 
+mod lost;
+
 /// Reads a configuration on the host lb1.
 fn configuration(text: &str) -> Configuration {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -110,6 +112,15 @@ fn a_prefix_length_behind_a_single_address_has_no_effect() {
 #[test]
 fn an_address_of_the_other_family_in_a_group_takes_no_service_from_the_servers() {
     assert_case("dual-stack");
+}
+
+#[test]
+fn a_comment_before_a_backslash_does_not_end_a_definition() {
+    for case in ["comments", "commented-option"] {
+        let read = assert_case(case);
+        let [Check { probe: Probe::Tcp(_), timing, .. }] = checks(&read)[..] else { panic!("{read:?}") };
+        assert_eq!(timing.timeout.as_secs(), 2);
+    }
 }
 
 #[test]
@@ -554,65 +565,4 @@ fn any_file_is_read_without_a_panic_and_the_director_refuses_with_warnings_only(
             proptest::prop_assert!(refused.iter().all(|fault| fault.severity == Severity::Warning));
         }
     });
-}
-
-#[test]
-fn a_service_that_a_fault_would_end_is_told_from_one_that_was_removed() {
-    let service = |head: &str, server: &str| {
-        format!("virtual_server {head} {{\nprotocol TCP\nreal_server {server} {{\n}}\n}}\n")
-    };
-    let (a, b) = (service("10.0.0.1 80", "10.1.0.1 80"), service("10.0.0.2 80", "10.1.0.1 80"));
-    let group = |lines: &str| {
-        let server = service("group G", "10.1.0.1 80");
-        format!("virtual_server_group G {{\n10.0.0.1 80\n{lines}\n}}\n{server}")
-    };
-    let in_force = |text: &str| {
-        let servers = configuration(text).virtual_servers;
-        servers.iter().flat_map(|one| &one.services).map(|(key, _)| *key).collect::<Vec<_>>()
-    };
-    let lost = |before: &str, after: &str| {
-        let read = match Prepared::of(configuration(after)) {
-            Ok(prepared) => prepared.configuration,
-            Err(refused) => panic!("{:?}", refused.faults),
-        };
-        let (services, causes) = read.lost(&in_force(before));
-        (services.len(), causes.iter().map(|fault| fault.place.line).collect::<Vec<_>>())
-    };
-    let both = format!("{a}{b}");
-    for (what, before, after, want) in [
-        ("nothing has changed", both.clone(), both.clone(), (0, vec![])),
-        ("one was removed", both.clone(), b.clone(), (0, vec![])),
-        (
-            "its address",
-            both.clone(),
-            format!("{b}{}", service("10.0.0.300 80", "10.1.0.1 80")),
-            (1, vec![6]),
-        ),
-        ("its port", both.clone(), format!("{b}{}", service("10.0.0.1 http", "10.1.0.1 80")), (1, vec![6])),
-        ("its only server", both.clone(), format!("{b}{}", service("10.0.0.1 80", "rs1 80")), (1, vec![6])),
-        (
-            "a server of another one",
-            b.clone(),
-            format!("{b}{}", service("10.0.0.1 80", "rs1 80")),
-            (0, vec![]),
-        ),
-        (
-            "its keyword",
-            both.clone(),
-            format!("{b}{}", a.replacen("virtual_server", "virtual", 1)),
-            (1, vec![6]),
-        ),
-        ("its include", both.clone(), format!("{b}include a.conf\n"), (1, vec![6])),
-        ("an empty directory", both, format!("{b}include none.d/*.conf\n"), (0, vec![])),
-        ("an address of its group", group("10.0.0.2 80"), group("10.0.0.2.1 80"), (1, vec![3])),
-        ("another address of its group", group(""), group("10.0.0.2.1 80"), (0, vec![])),
-        (
-            "a family",
-            group("fd00::1 80").replace("10.1.0.1 80 {", "10.1.0.1 80 {\nlvs_method TUN"),
-            group("fd00::1 80"),
-            (1, vec![5]),
-        ),
-    ] {
-        assert_eq!(lost(&before, &after), want, "{what}");
-    }
 }

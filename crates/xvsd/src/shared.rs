@@ -53,6 +53,9 @@ const FREE_TRIES: u32 = 100;
 /// The time between two attempts.
 const FREE_INTERVAL: Duration = Duration::from_millis(10);
 
+/// Carries out a reload. Returns the changes, a line each.
+type Reload = Arc<dyn Fn(Loss) -> Result<String, CommandError> + Send + Sync>;
+
 /// The daemon's shared state.
 pub struct Shared {
     pub(crate) clock: Arc<Clock>,
@@ -102,7 +105,7 @@ pub struct Shared {
     /// Tells the health checks what operators have disabled.
     pub(crate) on_disabled: OnceLock<Arc<dyn Fn(DisabledServers) + Send + Sync>>,
     /// Reads the files again; returns the changes, a line each, or why a file is refused.
-    pub(crate) reload: OnceLock<Arc<dyn Fn(Loss) -> Result<String, CommandError> + Send + Sync>>,
+    pub(crate) reload: OnceLock<Reload>,
     /// Where a reload waits for its successor to take over.
     pub(crate) taken_over: Mutex<Option<Sender<Result<(), String>>>>,
 }

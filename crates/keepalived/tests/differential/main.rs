@@ -85,7 +85,7 @@ const OTHER: [(&str, &str); 16] = [
 
 /// Adds the files below a folder that name a virtual server.
 fn find(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap().map_while(Result::ok) {
+    for entry in fs::read_dir(folder).expect("the folder is in the tree").map_while(Result::ok) {
         let path = entry.path();
         if path.is_dir() {
             find(&path, found);
@@ -110,18 +110,18 @@ fn differences(seeds: Range<u64>, one: impl Fn(u64) -> Option<String> + Sync) ->
                     if seed >= seeds.end {
                         break;
                     }
-                    found.lock().unwrap().extend(one(seed));
+                    found.lock().expect("no thread panics with it").extend(one(seed));
                 }
             });
         }
     });
-    found.into_inner().unwrap()
+    found.into_inner().expect("no thread has panicked with it")
 }
 
 /// What differs between the two readings of a file.
 fn difference(keepalived: &Keepalived, path: &Path) -> Option<String> {
     let theirs = keepalived.read(path);
-    let ours = xvs_keepalived::read(path, "lb1").unwrap();
+    let ours = xvs_keepalived::read(path, "lb1").expect("the file is there");
     compare(&theirs, &ours).map(|why| {
         let faults: Vec<_> = ours.faults.iter().map(Fault::to_string).collect();
         format!("{why}\n--- keepalived:\n{}\n--- xvs:\n{}", theirs.messages.join("\n"), faults.join("\n"))
@@ -199,7 +199,7 @@ struct Folder(PathBuf);
 impl Folder {
     fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("xvs-differential-{}-{name}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
+        fs::create_dir_all(&path).expect("the system has a folder for temporary files");
         Self(path)
     }
 }

@@ -1,7 +1,5 @@
 //! What xvs has read, in lines that compare with those of `keepalived.rs`.
 
-use std::fmt::Write;
-
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use xvs_model::config::service::Netmask;
 use xvs_model::health_checks::check::{Check, ExitCodeMeaning, Http, Probe, Target};
@@ -159,13 +157,13 @@ fn http(http: &Http) -> String {
     let host = http.host.as_deref().unwrap_or("-");
     let mut line = format!(" http {protocol} host {host} fast {}", http.fast_recovery);
     if http.tls.is_some() {
-        write!(line, " sni {}", http.urls.iter().any(|url| url.server_name.is_some())).unwrap();
+        line += &format!(" sni {}", http.urls.iter().any(|url| url.server_name.is_some()));
     }
     for url in &http.urls {
-        write!(line, " url {}", url.path).unwrap();
+        line += &format!(" url {}", url.path);
         if let Some(digest) = url.digest {
-            write!(line, " digest ").unwrap();
-            digest.iter().for_each(|byte| write!(line, "{byte:02x}").unwrap());
+            line += " digest ";
+            digest.iter().for_each(|byte| line += &format!("{byte:02x}"));
         }
         // As ranges in order, which do not touch.
         let has = |status: &u16| match &url.statuses[..] {
@@ -180,18 +178,18 @@ fn http(http: &Http) -> String {
                 range => format!("{}-{}", range[0], range[range.len() - 1]),
             })
             .collect();
-        write!(line, " {}", statuses.join(" ")).unwrap();
+        line += &format!(" {}", statuses.join(" "));
         if let Some(host) = &url.host {
-            write!(line, " for {host}").unwrap();
+            line += &format!(" for {host}");
         }
         if let Some(pattern) = &url.pattern {
-            write!(line, " regex \"{}\"", pattern.text).unwrap();
+            line += &format!(" regex \"{}\"", pattern.text);
             if pattern.is_unwanted {
-                write!(line, " unwanted").unwrap();
+                line += " unwanted";
             }
             if pattern.least_offset > 0 || pattern.most_offset.is_some() {
                 let most = pattern.most_offset.map(|most| format!(", max_offset = {most}"));
-                write!(line, " at {}{}", pattern.least_offset, most.unwrap_or_default()).unwrap();
+                line += &format!(" at {}{}", pattern.least_offset, most.unwrap_or_default());
             }
         }
     }

@@ -171,8 +171,8 @@ impl Configuration {
         servers.flat_map(|server| &server.checks).any(|check| matches!(check.probe, Probe::ThroughVip(_)))
     }
 
-    /// Of services that are in force, those that would end because of faults, and these faults. A service that is in the
-    /// file no longer has no fault.
+    /// Of services that are in force, those that would end because of faults, and these faults. A service that the file
+    /// does not name any more is none of them.
     pub fn lost(&self, in_force: &[ServiceKey]) -> (Vec<ServiceKey>, Vec<&Fault>) {
         let named = self.virtual_servers.iter().flat_map(|one| &one.services).map(|(key, _)| *key);
         let known: HashSet<_> = self.left_out.iter().flat_map(|left_out| left_out.services.clone()).collect();
