@@ -295,7 +295,7 @@ fn a_take_over_from_an_xvsd_that_can_open_no_sockets_serves_again() {
     let streams = half_uploads(&cluster, 8);
     // While only the other worker has no sockets, its queue is removed, so it gets none again.
     let stopped = StoppedWorker::stop(&former, 0);
-    Director::take_over(&cluster, Workers::Two, &held).err().expect("worker 0 hangs");
+    Director::take_over(&cluster, Workers::Two, &held).expect_err("worker 0 hangs");
     succeed(cluster.command(Host::Client, "ethtool").args(["-L", "wan", "tx", "1"]));
     succeed(cluster.command(Host::Director, "ethtool").args(["-L", "wan", "rx", "1"]));
     drop(stopped);
