@@ -331,6 +331,7 @@ impl Kind {
                 Some(_) => faults.refuse(block, "not a known DNS record type"),
                 None => {}
             },
+            (Self::Dns(dns), "name") if !dns.name.is_empty() => faults.refuse(block, "already defined"),
             (Self::Dns(dns), "name") => {
                 let name = faults.value(block).unwrap_or_default().trim_end_matches('.');
                 let has_labels = name.split('.').all(|label| (1..=63).contains(&label.len()));
@@ -343,9 +344,10 @@ impl Kind {
                 faults.argument(block).into_iter().for_each(|new| new.clone_into(name));
             }
             (Self::Udp { payload, .. }, "payload") => set(payload, bytes(block, faults)),
-            // With a wrong pattern any reply is required.
             (Self::Udp { pattern, .. }, "require_reply") => {
-                *pattern = masked(block, faults).or(Some(Vec::new()))
+                set(pattern, masked(block, faults));
+                // With a wrong pattern any reply is required.
+                pattern.get_or_insert_default();
             }
             (Self::Udp { min_length: length, .. }, "min_reply_length")
             | (Self::Udp { max_length: length, .. }, "max_reply_length") => {

@@ -206,13 +206,13 @@ impl Writer {
                     (false, 1) => format!("10.3.{part}.{entry}0-10.3.{part}.{entry}2 81"),
                     (false, 2) => format!("10.4.{part}.{}/31 443", entry * 2),
                     (false, 3) => format!("10.5.{part}.{entry}"),
-                    (true, 0) => format!("2001:db8:{part}::{entry}0-{entry}f 80"),
-                    (true, 1) => format!("2001:db8:{part}::{entry}a/127 80"),
+                    (true, 0) => format!("2001:db8:a{part}::{entry}0-{entry}f 80"),
+                    (true, 1) => format!("2001:db8:a{part}::{entry}a/127 80"),
                     (_, 4) => format!("fwmark {}", part * 10 + entry + 1),
                     (_, 5) if this.random.one_in(3) => "10.6.0.9-8 80".to_owned(),
                     (_, 6) if this.random.one_in(3) => "10.6.0.1/31 80".to_owned(),
                     (false, _) => format!("10.6.{part}.{entry} 80"),
-                    (true, _) => format!("2001:db8:{part}::{entry} 80"),
+                    (true, _) => format!("2001:db8:a{part}::{entry} 80"),
                 };
                 this.line(line);
             }
@@ -274,7 +274,11 @@ impl Writer {
     fn virtual_server(&mut self, head: &str, v6: bool) {
         let (head, v6) = match self.random.below(14) {
             _ if head.starts_with("group") => (head.to_owned(), v6),
-            0 => (format!("fwmark {}", self.number(1..9)), self.random.one_in(2)),
+            // Each service once.
+            0 => {
+                self.hosts += 1;
+                (format!("fwmark {}", 100 + self.hosts), self.random.one_in(2))
+            }
             1 => (head.replacen(" 80", "/32 80", 1), false),
             2 => (head.replacen("10.0.", "2001:db8::", 1).replacen(".1 ", " ", 1), true),
             3 => (head.replacen(" 80", "", 1), false),
@@ -319,7 +323,7 @@ impl Writer {
             8 => "TUN".to_owned(),
             9 => format!(
                 "TUN type gue port {} {}",
-                self.number(1000..9000),
+                self.random.number(1000..9000),
                 self.random.pick(&["", "csum", "nocsum", "remcsum"])
             ),
             10 => format!("TUN type gre {}", self.random.pick(&["", "csum", "nocsum"])),
