@@ -229,6 +229,7 @@ fn a_backup_with_peers_reads_no_message_of_a_stranger_and_fetches_the_table_of_a
     let cluster = Cluster::with_backup(VIP);
     let with = started(&cluster, Host::Backup);
     with.adm(&format!("-A -t {VIP}:{SINK} -s rr"));
+    with.adm(&format!("-a -t {VIP}:{SINK} -r 192.0.2.11 -g"));
     with.adm("--start-daemon backup --mcast-interface lan --syncid 7 --sync-peers 192.0.2.1");
     let message = [&[0, 7, 0, 44, 1, 1, 0, 0][..], &CONNECTION].concat();
     let send = |host, from: Ipv4Addr| {
