@@ -179,7 +179,10 @@ fn drops_are_captured_with_their_reason_and_the_reply_and_a_count_ends_the_captu
     assert!(xvs.end().status.success());
     let shown = fields(&file, "frame", &["frame.comment", "tcp.dstport", "icmp.type"]);
     assert_eq!(shown.len(), 2, "{shown:?}");
-    assert!(shown[0].starts_with("xvs: drop no_destination: the service has no real server"), "{shown:?}");
+    assert!(
+        shown[0].starts_with("xvs: drop no_destination: each real server that the scheduler may choose"),
+        "{shown:?}"
+    );
     assert!(shown[0].ends_with("|81|") && shown[1].ends_with("|81|3"), "{shown:?}");
     let output = lines.end();
     let line = String::from_utf8_lossy(&output.stdout).into_owned();

@@ -71,7 +71,7 @@ fn setting(director: &Director<'_>, key: &str) -> String {
 fn metrics(cluster: &Cluster) -> Option<String> {
     cluster.run(Host::Director, || {
         let mut stream = TcpStream::connect(METRICS).ok()?;
-        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: xvsd\r\nConnection: close\r\n\r\n").ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
         let mut page = String::new();
         stream.read_to_string(&mut page).ok().map(|_| page)
     })

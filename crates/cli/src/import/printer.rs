@@ -69,7 +69,8 @@ impl Page {
 
     pub(super) fn comment(&mut self, text: &str) {
         let text: String = escape_control(text).chars().take(COMMENT_MAX).collect();
-        self.line(format!("# {text}"));
+        // With one at its end, keepalived would read the comment as a line that goes on.
+        self.line(format!("# {}", text.trim_end_matches('\\')));
     }
 
     /// Names a line that is left out, in a comment here; once for each reason.

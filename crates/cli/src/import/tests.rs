@@ -41,7 +41,9 @@ fn read(text: &str) -> Configuration {
     let read = xvs_keepalived::read(&path, "lb1").unwrap();
     fs::remove_file(path).unwrap();
     let prepared = Prepared::of(read).map_or_else(|refused| *refused, |prepared| prepared.configuration);
-    assert_eq!(prepared.faults, [], "{text}");
+    // A hash refuses clients of a quiescent server with ldirectord, too.
+    let faults: Vec<_> = prepared.faults.iter().filter(|fault| !fault.text.contains("-fallback`")).collect();
+    assert!(faults.is_empty(), "{faults:?}\n{text}");
     // Real servers start down, so they are not in the first state.
     let mut state = State::default();
     for server in &prepared.virtual_servers {
