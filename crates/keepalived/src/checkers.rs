@@ -345,9 +345,11 @@ impl Kind {
             }
             (Self::Udp { payload, .. }, "payload") => set(payload, bytes(block, faults)),
             (Self::Udp { pattern, .. }, "require_reply") => {
-                set(pattern, masked(block, faults));
-                // With a wrong pattern any reply is required.
-                pattern.get_or_insert_default();
+                // With a wrong pattern any reply is required; without one a former pattern stays.
+                match block.arguments() {
+                    [] => _ = pattern.get_or_insert_default(),
+                    _ => *pattern = Some(masked(block, faults).unwrap_or_default()),
+                }
             }
             (Self::Udp { min_length: length, .. }, "min_reply_length")
             | (Self::Udp { max_length: length, .. }, "max_reply_length") => {

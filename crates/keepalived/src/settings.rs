@@ -31,8 +31,8 @@ pub(super) struct Settings {
     persistence_seconds: Option<u32>,
     granularity: Option<Netmask>,
     engine: Option<String>,
-    /// The family of the services, if known: from the addresses, else from `ip_family`, an IPv6 granularity, the first
-    /// real server whose method is not TUN, or such a sorry server.
+    /// The family of the services, if known: from the addresses, else from `ip_family`, a granularity, the first real
+    /// server whose method is not TUN, or such a sorry server.
     pub(super) family: Option<Family>,
     pub(super) timing: TimingOptions,
     pub(super) omega: bool,
@@ -199,7 +199,7 @@ impl Settings {
         };
         match mask {
             Some(Netmask::V6(_)) => self.family = Some(Family::V6),
-            Some(Netmask::V4(_)) => {}
+            Some(Netmask::V4(_)) => self.family = Some(Family::V4),
             None => {
                 faults.refuse(block, "expected a netmask for IPv4, or a prefix length from 1 to 128 for IPv6")
             }

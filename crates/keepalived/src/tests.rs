@@ -143,7 +143,8 @@ fn the_bytes_of_a_udp_check_are_pairs_of_digits_and_a_wrong_reply_still_requires
     assert_eq!(pattern("require_reply 0x 1"), Some(vec![(0, 0xf0), (1, 0xff)]));
     assert_eq!(pattern("require_reply"), Some(Vec::new()));
     assert_eq!(pattern("require_reply zz"), Some(Vec::new()));
-    assert_eq!(pattern("require_reply 1\nrequire_reply zz"), Some(vec![(1, 0xff)]));
+    assert_eq!(pattern("require_reply 1\nrequire_reply"), Some(vec![(1, 0xff)]));
+    assert_eq!(pattern("require_reply 1\nrequire_reply zz"), Some(Vec::new()));
     assert_eq!(pattern("payload 01"), None);
 }
 

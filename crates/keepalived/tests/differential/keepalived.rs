@@ -111,6 +111,8 @@ fn reading(lines: &[String]) -> Reading {
     let begin = lines.iter().position(|line| line.starts_with("------< Global definitions"));
     let messages = lines[..begin.unwrap_or(lines.len())].iter();
     let messages = messages.filter(|line| !USUAL.iter().any(|usual| line.starts_with(usual)));
+    // Also said of a virtual server all of whose servers have their own.
+    let messages = messages.filter(|line| !line.contains("no forwarding method set"));
     let messages: Vec<_> = messages.filter(|line| !line.is_empty()).cloned().collect();
     let found = begin.map(|begin| Dump::of(&lines[begin..]));
     Reading { messages, found }
@@ -349,7 +351,7 @@ fn http(part: &Part<'_>, host: &str, is_tls: bool) -> String {
             line += &format!(" url {path}");
         } else if let Some(digest) = text.strip_prefix("digest = ") {
             line += &format!(" digest {digest}");
-        } else if text.starts_with(|char: char| char.is_ascii_digit()) {
+        } else if text.chars().all(|char| char.is_ascii_digit() || char == '-') {
             line += &format!(" {text}");
         } else if let Some(host) = text.strip_prefix("Virtual host = ") {
             line += &format!(" for {host}");

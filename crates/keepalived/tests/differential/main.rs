@@ -150,7 +150,9 @@ fn compare(theirs: &Reading, ours: &Configuration) -> Option<String> {
 }
 
 /// Messages of files that have another meaning for xvs, which docs/limits-all.md lists.
-const DOCUMENTED: [&str; 3] = [
+const DOCUMENTED: [&str; 4] = [
+    // After a refused `connect_ip` it takes any `bindto`.
+    "does not match address family of bindto",
     // A group of another family than its first server.
     "family doesn't match virtual server",
     "with IPv4 & IPv6 doesn't match virtual server",
