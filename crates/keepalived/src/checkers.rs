@@ -409,6 +409,13 @@ impl Kind {
             Self::Dns(dns) => Probe::Dns(target?, dns),
             Self::Smtp(name) => Probe::Smtp(target?, name),
             Self::Udp { payload, pattern, min_length, max_length } => {
+                if min_length > max_length {
+                    let why = "so no reply passes";
+                    let text = format!(
+                        "`min_reply_length` {min_length} is above `max_reply_length` {max_length}, {why}"
+                    );
+                    faults.warn(&block.place, text);
+                }
                 let reply = pattern.map(|pattern| Reply { pattern, length: min_length..=max_length });
                 Probe::Udp(target?, Udp { payload, reply })
             }

@@ -146,6 +146,8 @@ fn the_bytes_of_a_udp_check_are_pairs_of_digits_and_a_wrong_reply_still_requires
     assert_eq!(pattern("require_reply 1\nrequire_reply"), Some(vec![(1, 0xff)]));
     assert_eq!(pattern("require_reply 1\nrequire_reply zz"), Some(Vec::new()));
     assert_eq!(pattern("payload 01"), None);
+    let lengths = udp("require_reply\nmin_reply_length 7\nmax_reply_length 3").reply.unwrap().length;
+    assert_eq!((*lengths.start(), *lengths.end()), (7, 3), "with a warning");
 }
 
 #[test]
