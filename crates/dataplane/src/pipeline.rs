@@ -10,7 +10,7 @@ pub use self::run::Pipeline;
 use crate::burst::flows::Flows;
 use crate::burst::lookup::{self, Found};
 use crate::burst::{Context, FramedPacket, forward, proof, response, state, unanswered};
-use crate::conn::{AS_IT_IS, ConnId, Direction};
+use crate::conn::{ConnId, Direction};
 use crate::forward::{Ends, is_refused};
 use crate::general_path::syn_proxy::handshake::{self, Step};
 use crate::general_path::{client_address, ftp, mss, no_destination, reset, syn_proxy, vip_probe};
@@ -45,9 +45,8 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict
     }
     let begun = service::find(p.packet, p.link, cx.snapshot).and_then(|marked| {
         let admitted = flows.defence.admit(&cx.snapshot.settings);
-        let connected = admitted.and_then(|()| {
-            connect(flows, p.frame, p.packet, marked, marked.service.client_limit, AS_IT_IS, cx)
-        });
+        let connected = admitted
+            .and_then(|()| connect(flows, p.frame, p.packet, marked, marked.service.client_limit, cx));
         connected.or_else(|verdict| bypass::begin(flows, p.packet, marked, verdict, cx))
     });
     match begun {
@@ -98,7 +97,6 @@ fn send_request(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Cont
         return no_destination::request(flows, p, id, cx);
     };
     let ends = Ends::of(&connection);
-    connection.note_seen();
     connection.count_in_packet();
     flows.count_request(destination, p.packet);
     flows.tally(id, Direction::Inbound, p.packet.length(), cx.now);
@@ -131,7 +129,6 @@ fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>
     }
     let connection = flows.table.connection(id);
     let ends = Ends::of(&connection);
-    connection.note_seen();
     let destination = cx.snapshot.destinations.of(&connection);
     proof::reply(&p, &connection);
     response::reply(flows, p.packet, id, destination, cx);

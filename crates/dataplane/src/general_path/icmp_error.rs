@@ -21,7 +21,7 @@ use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::burst::forward as send;
 use crate::conn::tcp::TcpState;
-use crate::conn::{AS_IT_IS, ConnId, Connection, Direction, Numbers};
+use crate::conn::{ConnId, Connection, Direction, Numbers};
 use crate::egress::Path;
 use crate::forward::{self, Ends};
 use crate::new_connection::connect::connect;
@@ -310,9 +310,9 @@ fn schedule(
         return Verdict::PassToKernel;
     }
     let admitted = flows.defence.admit(&snapshot.settings);
-    match admitted.and_then(|()| {
-        connect(flows, frame, &request, Marked { service, mark }, service.client_limit, AS_IT_IS, cx)
-    }) {
+    match admitted
+        .and_then(|()| connect(flows, frame, &request, Marked { service, mark }, service.client_limit, cx))
+    {
         Ok(Begun::Connection(id) | Begun::Existing(id)) => about_reply(flows, frame, link, error, id, cx),
         Ok(Begun::OnePacket(ends, id)) => {
             let destination = snapshot.destinations.find_in(snapshot.egress.vrf(link), id);

@@ -12,15 +12,27 @@ use super::service::{self, Marked};
 use super::{limit, persistence, quic, schedule};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::conn::Complete;
+use crate::conn::{AS_IT_IS, Complete};
 use crate::verdict::Verdict;
 
 /// Makes a new connection of a service, if this limit of its client allows one. In a full table its insertion evicts
-/// another one. `complete` writes what else the connection has.
+/// another one.
 ///
 /// # Errors
 /// The verdict on a packet that begins none.
 pub(crate) fn connect<'s>(
+    flows: &mut Flows,
+    frame: &Frame,
+    packet: &Packet,
+    marked: Marked<'s>,
+    limit: Option<ClientLimit>,
+    cx: Context<'s>,
+) -> Result<Begun, Verdict> {
+    connect_complete(flows, frame, packet, marked, limit, AS_IT_IS, cx)
+}
+
+/// As [`connect`]; `complete` writes what else the connection has.
+pub(crate) fn connect_complete<'s>(
     flows: &mut Flows,
     frame: &Frame,
     packet: &Packet,

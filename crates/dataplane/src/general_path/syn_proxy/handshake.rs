@@ -15,7 +15,7 @@ use crate::burst::flows::Flows;
 use crate::burst::framed_packet::FramedPacket;
 use crate::burst::state;
 use crate::conn::{Complete, ConnId, Flags};
-use crate::new_connection::connect::connect;
+use crate::new_connection::connect::connect_complete;
 use crate::new_connection::insert::Begun;
 use crate::new_connection::service::Marked;
 use crate::verdict::Verdict;
@@ -74,7 +74,7 @@ fn begin<'s>(
 ) -> Step {
     let limit = marked.service.client_limit.map(ClientLimit::of_proven);
     let complete: Complete<'_> = &|connection| super::begin(connection, &proof);
-    let id = match connect(flows, p.frame, p.packet, marked, limit, complete, cx) {
+    let id = match connect_complete(flows, p.frame, p.packet, marked, limit, complete, cx) {
         Ok(Begun::Connection(id)) => id,
         // The client repeats the packet, which then finds the connection. A one-packet connection is UDP.
         Ok(Begun::Existing(_) | Begun::OnePacket(..)) => return Step::Decided(Verdict::Consumed),
