@@ -1,5 +1,5 @@
-//! The proof that a TCP client receives the packets sent to its address, and that a connection is more than the words of
-//! another director.
+//! The proof that a TCP client receives the packets sent to its address, and that a connection is more than another
+//! director's words.
 //!
 //! A packet of a connection that only an unsigned message knows shows that the connection exists. The client's proof is
 //! for connections whose replies pass the director (NAT, FULLNAT), at each packet: the client's handshake, whose ACK
