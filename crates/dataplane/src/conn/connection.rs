@@ -32,11 +32,8 @@ pub struct Connection<'a> {
 }
 
 /// Writes what a new connection has beside a [`NewConnection`](crate::conn::insertion::NewConnection) (numbers,
-/// shifts), before another thread can find it.
-pub(crate) type Complete<'a> = &'a dyn Fn(&Connection<'_>);
-
-/// The [`Complete`] of connections that have nothing else.
-pub(crate) const AS_IT_IS: Complete<'static> = &|_| {};
+/// shifts), before another thread can find it; `None`: it has nothing else.
+pub(crate) type Complete<'a> = Option<&'a dyn Fn(&Connection<'_>)>;
 
 impl Connection<'_> {
     /// Its place in the table.

@@ -16,7 +16,7 @@ use std::sync::{Arc, PoisonError};
 use xvs_proto::{Endpoint, FlowKey};
 
 use super::buckets::{Claim, Entered, Key};
-use super::connection::{AS_IT_IS, Complete, Connection};
+use super::connection::{Complete, Connection};
 use super::direction::Direction;
 use super::entry::{self, Life, Packed};
 use super::flags::Flags;
@@ -139,7 +139,7 @@ impl TableWorker {
 
     /// Inserts a connection or template, unless it exists. All workers find it from then on.
     pub fn insert(&mut self, new: &NewConnection) -> Inserted {
-        self.insert_complete(new, AS_IT_IS)
+        self.insert_complete(new, None)
     }
 
     /// As [`Self::insert`], after `complete` has written what else the connection has. Without it another worker could
@@ -163,7 +163,9 @@ impl TableWorker {
         let record = table.slab.record(index);
         let tick = handle.state.wheel.tick_for(new.expires);
         record.fill(new, tick);
-        complete(&handle.connection(ConnId(index)));
+        if let Some(complete) = complete {
+            complete(&handle.connection(ConnId(index)));
+        }
         handle.begin_tally(index);
         let claim = Claim { index, wide: new.is_wide() };
         let Err((key, refused)) = keys.enter(&table.buckets, &table.slab, claim) else {

@@ -47,7 +47,7 @@ pub use self::adopt::{AdoptError, FormerTable, Repair, Survey, TableFiles};
 pub(crate) use self::buckets::Candidate;
 pub use self::call_ids::CallIds;
 pub use self::connection::Connection;
-pub(crate) use self::connection::{AS_IT_IS, AWAITS_REPLY, Complete, NO_DESTINATION};
+pub(crate) use self::connection::{AWAITS_REPLY, Complete, NO_DESTINATION};
 pub use self::copy::Copied;
 pub use self::direction::{Direction, Seen};
 pub(crate) use self::entry::Life;

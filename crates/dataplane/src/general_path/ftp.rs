@@ -29,9 +29,7 @@ use super::client_address::set_length;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::conn::tcp::{TcpState, timeout};
-use crate::conn::{
-    AS_IT_IS, Asked, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Shift,
-};
+use crate::conn::{Asked, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Shift};
 use crate::egress::Path;
 use crate::forward::Ends;
 use crate::new_connection::eviction::{count_out, end};
@@ -304,7 +302,7 @@ fn enter(flows: &mut Flows, new: &NewConnection, cx: Context<'_>) -> Option<Inse
         return None;
     }
     destination.live.increment(Activity::Inactive);
-    let inserted = insert(flows, new, AS_IT_IS, cx);
+    let inserted = insert(flows, new, None, cx);
     match inserted {
         Inserted::New(_) => destination.live.check_limit(),
         _ => {

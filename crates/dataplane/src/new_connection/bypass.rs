@@ -13,7 +13,7 @@ use super::insert::{Begun, FIRST_TIMEOUT, insert};
 use super::service::Marked;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::conn::{AS_IT_IS, Flags, Inserted, NewConnection};
+use crate::conn::{Flags, Inserted, NewConnection};
 use crate::snapshot::{DestinationId, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -55,7 +55,7 @@ pub(crate) fn begin(
         controller: None,
         local: None,
     };
-    match insert(flows, &new, AS_IT_IS, cx) {
+    match insert(flows, &new, None, cx) {
         Inserted::New(id) => Ok(Begun::Connection(id)),
         Inserted::Existing(id) => Ok(Begun::Existing(id)),
         // `LocalTaken` is impossible without a local endpoint.

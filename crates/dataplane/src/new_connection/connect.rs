@@ -12,7 +12,7 @@ use super::service::{self, Marked};
 use super::{limit, persistence, quic, schedule};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::conn::{AS_IT_IS, Complete};
+use crate::conn::Complete;
 use crate::verdict::Verdict;
 
 /// Makes a new connection of a service, if this limit of its client allows one. In a full table its insertion evicts
@@ -28,7 +28,7 @@ pub(crate) fn connect<'s>(
     limit: Option<ClientLimit>,
     cx: Context<'s>,
 ) -> Result<Begun, Verdict> {
-    connect_complete(flows, frame, packet, marked, limit, AS_IT_IS, cx)
+    connect_complete(flows, frame, packet, marked, limit, None, cx)
 }
 
 /// As [`connect`]; `complete` writes what else the connection has.

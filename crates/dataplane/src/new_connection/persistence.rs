@@ -24,7 +24,7 @@ use super::schedule::{Chosen, member};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
-use crate::conn::{AS_IT_IS, ConnId, Flags, Inserted, NewConnection};
+use crate::conn::{ConnId, Flags, Inserted, NewConnection};
 use crate::snapshot::{
     Activity, Change, Destination, DestinationId, Member, Persistence, PersistenceScope, Service,
 };
@@ -171,7 +171,7 @@ impl<'s> Templates<'_, 's> {
         let dest = DestinationId(new.dest_ref);
         let live = &destination.live;
         flows.deferred.change(dest, live, Change::Begin(Activity::Template), cx.snapshot);
-        let inserted = insert(flows, &new, AS_IT_IS, *cx);
+        let inserted = insert(flows, &new, None, *cx);
         let Inserted::New(id) = inserted else {
             flows.deferred.change(dest, live, Change::End(Activity::Template), cx.snapshot);
             return match inserted {

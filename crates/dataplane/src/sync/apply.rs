@@ -311,11 +311,11 @@ fn insert(
     let live =
         cx.snapshot.destinations.find(DestinationId(new.dest_ref)).map(|destination| &destination.live);
     live.inspect(|live| live.increment(activity));
-    let complete: Complete<'_> = &|connection| {
+    let complete: Complete<'_> = Some(&|connection| {
         connection.set_in_packets(packets);
         wanted.shift(connection);
         wanted.numbers().inspect(|numbers| connection.receive_numbers(*numbers));
-    };
+    });
     match insert::insert(flows, &new, complete, cx) {
         Inserted::New(id) => {
             if call_id.is_some() {

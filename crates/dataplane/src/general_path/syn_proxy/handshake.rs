@@ -73,7 +73,7 @@ fn begin<'s>(
     cx: Context<'s>,
 ) -> Step {
     let limit = marked.service.client_limit.map(ClientLimit::of_proven);
-    let complete: Complete<'_> = &|connection| super::begin(connection, &proof);
+    let complete: Complete<'_> = Some(&|connection| super::begin(connection, &proof));
     let id = match connect_complete(flows, p.frame, p.packet, marked, limit, complete, cx) {
         Ok(Begun::Connection(id)) => id,
         // The client repeats the packet, which then finds the connection. A one-packet connection is UDP.
