@@ -255,6 +255,17 @@ fn an_interface_that_does_not_exist_is_named_and_nothing_stays_attached() {
 }
 
 #[test]
+fn an_altname_of_an_interface_is_refused_with_the_interfaces_own_name() {
+    let cluster = Cluster::up(Layout::default());
+    cluster.ip(Host::Director, "link property add dev wan altname uplink-of-the-rack");
+    let (status, log) = Director::refusal(&cluster, &["--interface", "uplink-of-the-rack"]);
+    assert!(!status.success(), "{log}");
+    assert!(log.contains("uplink-of-the-rack is another name of the interface wan"), "{log}");
+    assert!(log.contains("`--interface wan`"), "{log}");
+    assert_no_program(&cluster, &["wan"]);
+}
+
+#[test]
 fn an_interface_that_another_xdp_program_holds_is_refused_and_the_program_stays() {
     let cluster = Cluster::up(Layout::default());
     let program = pass_everything(&cluster);

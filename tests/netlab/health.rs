@@ -191,6 +191,10 @@ fn a_service_that_a_fault_of_the_file_would_end_stays_until_the_loss_is_accepted
     let (status, log) = Director::refusal(&cluster, &arguments);
     assert_eq!(status.code(), Some(2), "{log}");
     assert!(log.contains(&format!("would end TCP {VIP}:81")) && log.contains("--accept-loss"), "{log}");
+    let accepting = ["--keepalived", &file.display().to_string(), "--accept-loss"];
+    let mut director = Director::start_with(&cluster, Workers::One, &accepting);
+    assert_eq!(services(&director), 1, "{}", director.adm("-S -n"));
+    director.stop();
 
     // A service that is in the file no longer ends at a start and at a reload.
     write(&other.replace(" 81 {", " 82 {"));

@@ -64,6 +64,7 @@ fn clients_and_real_servers_behind_nexthop_objects_are_served_and_changes_of_the
         "id 11 group 1/2 type resilient buckets 8",
         "id 12 group 4/5",
         "id 13 group 3",
+        "id 14 via 192.0.2.12 dev lan onlink",
     ] {
         dr(&format!("nexthop add {words}"));
     }
@@ -88,6 +89,17 @@ fn clients_and_real_servers_behind_nexthop_objects_are_served_and_changes_of_the
     assert_eq!(page(&cluster, v4), None);
     dr("nexthop replace id 13 group 2");
     wait::until("the new member is used", || page(&cluster, v4));
+    dr(&format!("route del {v4}"));
+
+    // The lower metric wins for as long as its route is there.
+    for (metric, by) in [(20, 1), (1024, 3)] {
+        dr(&format!("route add {v4} nhid {by} metric {metric}"));
+    }
+    wait::until("the route of BGP is used", || page(&cluster, v4));
+    dr(&format!("route del {v4} metric 20"));
+    wait::until("nobody is at the next hop of DHCP", || page(&cluster, v4).is_none().then_some(()));
+    dr("nexthop replace id 3 via 198.51.100.11 dev wan");
+    wait::until("the object of DHCP's route leads elsewhere", || page(&cluster, v4));
 
     director.adm(&format!("-d -t {VIP}:80 -r 192.0.2.12:80"));
     dr("route add 192.0.2.11 nhid 6");
@@ -97,6 +109,11 @@ fn clients_and_real_servers_behind_nexthop_objects_are_served_and_changes_of_the
         director.xvs(&words).contains(&hop).then_some(())
     });
     wait::until("it serves the client", || page(&cluster, v4));
+
+    dr("route replace 192.0.2.11 nhid 14");
+    wait::until("the object is on the link", || {
+        director.xvs(&words).contains("192.0.2.12 on lan").then_some(())
+    });
     let status = director.status();
     assert!(!status.contains("is not followed"), "{status}");
 }
