@@ -445,8 +445,15 @@ fn a_user_takes_over_from_root_reloads_and_starts_after_a_kill_with_services_sta
     }
     assert!(status.contains("restored at the start"), "{status}");
     next.xvs("stop --release");
-    let links = cluster.ip(Host::Director, "-details link show dev wan");
-    assert!(!links.contains("xdp"), "{links}");
+    let has_program = || cluster.ip(Host::Director, "-details link show dev wan").contains("xdp");
+    assert!(!has_program());
+
+    // Root releases what an xvsd of the user has left, too.
+    let mut last = Director::start_with(&cluster, Workers::One, &arguments);
+    assert!(last.stop().success(), "{}", last.log());
+    assert!(has_program(), "the hold");
+    last.xvs("stop --release");
+    assert!(!has_program());
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{fs, thread};
 
 use clap::Args;
 use xvs_host::instance::name_of;
-use xvs_host::lock_file::{Held, LockAttempt, lock_within};
+use xvs_host::lock_file::{Held, LockAttempt, Owner, lock_within};
 use xvs_host::process::{END, Process};
 use xvs_model::protocol::client::{Failure, default_socket};
 use xvs_model::protocol::question;
@@ -94,8 +94,8 @@ fn left_behind(socket: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     if fs::symlink_metadata(&state).is_ok_and(|found| !found.is_dir()) {
         return Err(format!("{} is no folder; remove it", state.display()).into());
     }
-    // It forwards also while it has no socket, as for a moment after a take-over.
-    let _lock = match lock_within(&state.join("lock"), END) {
+    // It forwards also while it has no socket, as for a moment after a take-over. The lock may be that of its `user`.
+    let _lock = match lock_within(&state.join("lock"), Owner::Anyone, END) {
         Ok(LockAttempt::Locked(lock)) => Some(lock),
         Ok(LockAttempt::Held(Held { by, .. })) => {
             let by = by.map_or_else(|| "another process".to_owned(), |by| format!("process {by}"));

@@ -38,17 +38,26 @@ pub struct Held {
     pub by: Option<u32>,
 }
 
+/// Whose lock files are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Owner {
+    /// This process's user's alone: another user could keep the lock for ever.
+    Own,
+    /// Anybody's: whoever keeps it only has this program end.
+    Anyone,
+}
+
 /// Takes the lock if it is free.
 ///
 /// # Errors
-/// The file cannot be opened, another user owns it, who could keep the lock, or its name is a symbolic link (`ELOOP`):
-/// a lock in a folder that others can write to must not truncate a file of their choice.
-pub fn lock(path: &Path) -> io::Result<LockAttempt> {
+/// The file cannot be opened, it is not the owner's, or its name is a symbolic link (`ELOOP`): a lock in a folder that
+/// others can write to must not truncate a file of their choice.
+pub fn lock(path: &Path, of: Owner) -> io::Result<LockAttempt> {
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
     let mut file = options.custom_flags(OFlags::NOFOLLOW.bits() as i32).open(path)?;
     let owner = file.metadata()?.uid();
-    if owner != geteuid().as_raw() {
+    if of == Owner::Own && owner != geteuid().as_raw() {
         return Err(io::Error::other(format!("it belongs to user {owner}, who could keep it; remove it")));
     }
     file.set_permissions(Permissions::from_mode(0o600))?;
@@ -68,10 +77,10 @@ pub fn lock(path: &Path) -> io::Result<LockAttempt> {
 ///
 /// # Errors
 /// As for [`lock`].
-pub fn lock_within(path: &Path, time: Duration) -> io::Result<LockAttempt> {
+pub fn lock_within(path: &Path, of: Owner, time: Duration) -> io::Result<LockAttempt> {
     let until = Instant::now() + time;
     loop {
-        match lock(path)? {
+        match lock(path, of)? {
             LockAttempt::Held(held) if Instant::now() < until => {
                 match held.by.and_then(|by| Process::open(by).ok()) {
                     Some(holder) => _ = holder.ends_within(INTERVAL),
@@ -128,7 +137,7 @@ mod tests {
         let target = path.with_extension("target");
         fs::write(&target, "precious").unwrap();
         symlink(&target, &path).unwrap();
-        assert_eq!(lock(&path).unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+        assert_eq!(lock(&path, Owner::Own).unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
         assert_eq!(fs::read_to_string(&target).unwrap(), "precious");
         for path in [path, target] {
             fs::remove_file(path).unwrap();
@@ -141,7 +150,7 @@ mod tests {
         let path = env::temp_dir().join(format!("xvs-lock-owner-{}", process::id()));
         fs::write(&path, "").unwrap();
         chown(&path, Some(65534), None).unwrap();
-        let why = lock(&path).unwrap_err().to_string();
+        let why = lock(&path, Owner::Own).unwrap_err().to_string();
         assert_eq!(why, "it belongs to user 65534, who could keep it; remove it");
         fs::remove_file(&path).unwrap();
     }
@@ -149,10 +158,10 @@ mod tests {
     #[test]
     fn a_lock_that_is_dropped_is_free_even_if_a_copy_of_its_descriptor_is_open() {
         let path = env::temp_dir().join(format!("xvs-lock-copy-{}", process::id()));
-        let LockAttempt::Locked(held) = lock(&path).unwrap() else { panic!("the lock is free") };
+        let LockAttempt::Locked(held) = lock(&path, Owner::Own).unwrap() else { panic!("the lock is free") };
         let _copy = held.0.try_clone().unwrap();
         drop(held);
-        assert!(matches!(lock(&path).unwrap(), LockAttempt::Locked(_)));
+        assert!(matches!(lock(&path, Owner::Own).unwrap(), LockAttempt::Locked(_)));
         fs::remove_file(&path).unwrap();
     }
 
@@ -161,9 +170,9 @@ mod tests {
         let path = env::temp_dir().join(format!("xvs-lock-{}", process::id()));
         fs::write(&path, "4711\n").unwrap();
         fs::set_permissions(&path, Permissions::from_mode(0o644)).unwrap();
-        let LockAttempt::Locked(held) = lock(&path).unwrap() else { panic!("the lock is free") };
+        let LockAttempt::Locked(held) = lock(&path, Owner::Own).unwrap() else { panic!("the lock is free") };
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        let LockAttempt::Held(waiting) = lock(&path).unwrap() else { panic!("the lock is held") };
+        let LockAttempt::Held(waiting) = lock(&path, Owner::Own).unwrap() else { panic!("the lock is held") };
         assert_eq!(waiting.by, Some(process::id()));
         thread::scope(|scope| {
             let waiter = scope.spawn(|| waiting.wait().unwrap());

@@ -15,7 +15,7 @@ use rustix::process::geteuid;
 use thiserror::Error;
 
 use crate::instance::socket_of;
-use crate::lock_file::{Lock, LockAttempt, lock_within};
+use crate::lock_file::{Lock, LockAttempt, Owner, lock_within};
 use crate::process::END;
 
 /// The directory, which this process has for itself until this is dropped.
@@ -106,7 +106,7 @@ impl StateDirectory {
             // No xvsd that may use this directory has such a lock.
             self.set_aside(&path, &about)?;
         }
-        match lock_within(&path, END).map_err(system(&path))? {
+        match lock_within(&path, Owner::Own, END).map_err(system(&path))? {
             LockAttempt::Locked(lock) => {
                 self.lock = Some(lock);
                 Ok(())

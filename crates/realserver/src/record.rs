@@ -16,7 +16,7 @@ use std::{fs, io};
 use rustix::process::geteuid;
 use serde::{Deserialize, Serialize};
 use xvs_host::lock_file;
-use xvs_host::lock_file::{Lock, LockAttempt};
+use xvs_host::lock_file::{Lock, LockAttempt, Owner};
 use xvs_xdp::network_cookie;
 
 use crate::method::Method;
@@ -93,7 +93,7 @@ impl LockedRecord {
         if fs::symlink_metadata(folder)?.uid() != geteuid().as_raw() {
             return Err(io::Error::other(format!("{} belongs to another user; remove it", folder.display())));
         }
-        let lock = match lock_file::lock(&folder.join("realserver.lock"))? {
+        let lock = match lock_file::lock(&folder.join("realserver.lock"), Owner::Own)? {
             LockAttempt::Locked(lock) => lock,
             LockAttempt::Held(held) => {
                 let by = held.by.map(|pid| format!(" (process {pid})")).unwrap_or_default();

@@ -33,7 +33,7 @@ use std::{io, thread};
 
 use xvs_ctl::events::Listener;
 use xvs_host::lock_file;
-use xvs_host::lock_file::{Held, Lock, LockAttempt};
+use xvs_host::lock_file::{Held, Lock, LockAttempt, Owner};
 use xvs_host::process::END;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::framing::{
@@ -239,7 +239,7 @@ fn take_lock(socket: &Path) -> Result<Lock, StartError> {
     let path = beside(socket, ".lock");
     // A killed process may accept connections for some milliseconds more.
     let accepts = UnixStream::connect(socket).is_ok();
-    match lock_file::lock_within(&path, if accepts { END / 10 } else { END }) {
+    match lock_file::lock_within(&path, Owner::Own, if accepts { END / 10 } else { END }) {
         Ok(LockAttempt::Locked(lock)) => Ok(lock),
         Ok(LockAttempt::Held(Held { by, .. })) => Err(StartError::InUse { socket: socket.to_owned(), by }),
         Err(error) => Err(StartError::System { call: "lock", path, error }),
