@@ -36,7 +36,7 @@ impl Keepalived {
     pub(crate) fn read(&self, file: &Path) -> Reading {
         let mut command = Command::new("unshare");
         // As the first process of its namespace it ends with `unshare`, and its checks with it.
-        command.args(["--net", "--mount", "--pid", "--fork", "--kill-child=KILL"]);
+        command.args(["--net", "--pid", "--fork", "--kill-child=KILL"]);
         if !rustix::process::geteuid().is_root() {
             command.arg("--map-root-user");
         }
