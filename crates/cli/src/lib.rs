@@ -5,7 +5,7 @@ use std::io;
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Subcommand};
 use xvs_model::protocol::client::{Client, default_socket};
 
 use crate::output::exit::{CRITICAL, DONE, NO_DAEMON, complaint, exit_code};
@@ -25,6 +25,7 @@ mod explain;
 mod extensions;
 mod fleet;
 mod get;
+mod groups;
 mod healthy;
 mod import;
 pub mod lab;
@@ -41,8 +42,8 @@ mod tests;
 mod top;
 
 /// Inspect and test a running director, check configurations, and change features that ipvsadm has no options for.
-#[derive(Debug, Parser)]
-#[command(name = "xvs", version, after_help = EXIT_CODES)]
+#[derive(Debug, Args)]
+#[command(after_help = EXIT_CODES)]
 pub struct Cli {
     #[command(subcommand)]
     command: Command,

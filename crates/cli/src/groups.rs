@@ -1,0 +1,74 @@
+//! The command line of `xvs`: its subcommands in groups, most used first.
+//!
+//! The help, the manual and the completion have the subcommands in this order.
+
+use clap::{Args, Command, CommandFactory, Parser};
+
+use crate::Cli;
+
+/// Each group with its heading.
+const GROUPS: [(&str, &[&str]); 5] = [
+    (
+        "Look at the director",
+        &["status", "health", "top", "connections", "explain", "events", "capture", "counters", "healthy"],
+    ),
+    (
+        "Change it",
+        &["drain", "disable", "enable", "plan", "apply", "confirm", "reload", "get", "set", "fleet", "stop"],
+    ),
+    ("Services and clients", &["mark", "laddr", "limit", "deny", "allow", "quic", "feedback"]),
+    ("Without a director", &["doctor", "check", "import", "lab"]),
+    ("This machine", &["realserver", "completion", "manual"]),
+];
+
+impl Parser for Cli {}
+
+impl CommandFactory for Cli {
+    fn command() -> Command {
+        let all = Self::augment_args(Command::new("xvs"));
+        let mut text = String::new();
+        let mut xvs = Command::new("xvs")
+            .version(env!("CARGO_PKG_VERSION"))
+            .about(all.get_about().cloned().unwrap_or_default())
+            .after_help(all.get_after_help().cloned().unwrap_or_default())
+            .subcommand_required(true)
+            .arg_required_else_help(true);
+        for (heading, names) in GROUPS {
+            text += &format!("{heading}:\n");
+            for subcommand in names.iter().filter_map(|name| all.find_subcommand(name)) {
+                let about = subcommand.get_about().map(ToString::to_string).unwrap_or_default();
+                text += &format!("  {:<12} {about}\n", subcommand.get_name());
+                xvs = xvs.subcommand(subcommand.clone());
+            }
+            text += "\n";
+        }
+        xvs.help_template(format!(
+            "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{text}Options:\n{{options}}{{after-help}}"
+        ))
+    }
+
+    fn command_for_update() -> Command {
+        Self::command()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_subcommand_is_in_one_group_and_the_help_has_all_in_this_order() {
+        let grouped: Vec<_> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let all = Cli::augment_args(Command::new("xvs"));
+        let defined: BTreeSet<_> = all.get_subcommands().map(Command::get_name).collect();
+        assert_eq!(grouped.iter().copied().collect::<BTreeSet<_>>(), defined);
+        assert_eq!(grouped.len(), defined.len(), "none is in two groups");
+        let help = Cli::command().render_help().to_string();
+        let lines = help.lines().filter_map(|line| line.strip_prefix("  ")?.split_once(' '));
+        let shown: Vec<_> = lines.map(|(word, _)| word).filter(|word| defined.contains(word)).collect();
+        assert_eq!(shown, grouped);
+        assert!(help.contains("\n\nServices and clients:\n  mark         Add, delete and list"), "{help}");
+    }
+}
