@@ -5,7 +5,7 @@ use std::io::Write;
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
 use xvs_ipvsadm::{LimitChange, LocalAddressChange, MarkChange, Output, QuicLine};
-use xvs_model::config::list_key::ListKind;
+use xvs_model::objects::list_key::ListKind;
 use xvs_model::protocol::client::Director;
 
 use crate::extensions::{self, feedback, lists};

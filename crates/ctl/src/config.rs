@@ -16,9 +16,9 @@ use xvs_dataplane::steering::MapSizes;
 use xvs_host::instance::name_of;
 use xvs_host::memory::CgroupLimit;
 use xvs_ipvsadm::{SystemResolver, read_rules};
-use xvs_model::config::list_key::{ListKey, ListKind};
 use xvs_model::config::rules::RuleLine;
 use xvs_model::config::unknown_name;
+use xvs_model::objects::list_key::{ListKey, ListKind};
 use xvs_model::report::setting::{Setting, Source, flattened};
 
 use crate::control::list_sources::ListFiles;

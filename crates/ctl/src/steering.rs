@@ -10,8 +10,8 @@ use std::net::IpAddr;
 use xvs_dataplane::steering::SteeringRules;
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::Destination;
-use xvs_model::config::local_address::LocalAddress;
-use xvs_model::config::rule::Rule;
+use xvs_model::objects::Rule;
+use xvs_model::objects::local::LocalAddress;
 use xvs_proto::{Endpoint, Family, Prefix, Protocol, ftp};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 

@@ -13,8 +13,8 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::runtime;
 use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::{Notify, Semaphore, oneshot};
-use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::refusal::CommandError;
+use xvs_model::objects::disabled::DisabledServers;
 use xvs_model::report::health::HealthReport;
 use xvs_sched::ServiceKey;
 

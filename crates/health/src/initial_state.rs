@@ -7,9 +7,10 @@ use std::sync::Arc;
 
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::rule::Rule;
 use xvs_model::health_checks::fault::{Fault, Place, Severity};
 use xvs_model::health_checks::virtual_server::Configuration;
+use xvs_model::objects::Rule;
+use xvs_model::objects::limit::ServiceLimit;
 
 use crate::virtual_server::{InitialNotices, Reloaded, ServiceDestination, VirtualServerState};
 
@@ -36,7 +37,10 @@ pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
                 making.apply(place, &Command::Add(Rule::Destination { service: *key, endpoint, options }));
             }
             if let Some(limit) = virtual_server.limit {
-                making.apply(&virtual_server.place, &Command::Add(Rule::Limit { service: *key, limit }));
+                making.apply(
+                    &virtual_server.place,
+                    &Command::Add(Rule::Limit(ServiceLimit { service: *key, limit })),
+                );
             }
         }
     }

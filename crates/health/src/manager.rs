@@ -16,12 +16,12 @@ use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep_until};
 use xvs_model::config::command::Command;
-use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::{ReconcileScope, Reconciled};
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Rule;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::health_checks::virtual_server::{Configuration, Globals, VirtualServer};
+use xvs_model::objects::Rule;
+use xvs_model::objects::disabled::DisabledServers;
 use xvs_model::report::event::millis_since_1970;
 use xvs_sched::ServiceKey;
 

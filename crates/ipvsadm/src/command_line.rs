@@ -2,20 +2,17 @@
 
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
-use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::{Netmask, ServiceOptions};
+use xvs_model::config::service_option::named_service;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::foreign_text::escape_control;
+use xvs_model::objects::{Object, Rule};
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy};
 
 use crate::listing::{Naming, joined, netmask};
-use crate::service_name::{named, named_service};
 use crate::values::flag_names;
-use crate::xvs_lines::disabled::disabled_arguments;
-use crate::xvs_lines::limit::limit_options;
-use crate::xvs_lines::{access_list, quic};
 
 /// The command line that requests a change, with every option, also those that `-S` omits, and with numbers instead of
 /// names. It has no control characters, whatever a client put into a name.
@@ -48,19 +45,8 @@ pub(crate) fn added(rule: &Rule) -> String {
             format!("xvsadm --set {tcp_seconds} {tcp_fin_seconds} {udp_seconds}")
         }
         Rule::Daemon(daemon) => start_daemon(daemon),
-        Rule::Mark(rule) => format!("xvs mark add {rule}"),
-        Rule::Local(local) => format!("xvs laddr add {local}"),
-        Rule::Limit { service, limit } => {
-            format!("xvs limit set {}{}", named_service(service), limit_options(limit))
-        }
-        Rule::Disabled(servers) => format!("xvs disable {}", disabled_arguments(servers)),
-        Rule::Listed { list, prefix, until } => {
-            format!("xvs {}{} {prefix}{}", list.kind.name(), named(list.service), access_list::end(*until))
-        }
-        Rule::ListFile { list, path } => {
-            format!("xvs {} file{} {}", list.kind.name(), named(list.service), path.display())
-        }
-        Rule::Quic { service, rule } => format!("xvs quic {}", quic::added(&named_service(service), rule)),
+        // All others have arguments.
+        noun => format!("xvs {}", noun.arguments().unwrap_or_default()),
     }
 }
 
@@ -71,17 +57,7 @@ fn deleted(object: &Object) -> String {
         // No command deletes them.
         Object::Timeouts => "timeouts".to_owned(),
         Object::Daemon(role) => format!("xvsadm --stop-daemon {}", role.name()),
-        Object::Mark(rule) => format!("xvs mark delete {rule}"),
-        Object::Local(addr) => format!("xvs laddr delete {addr}"),
-        Object::Limit(service) => format!("xvs limit delete {}", named_service(service)),
-        Object::Disabled(servers) => format!("xvs enable {}", disabled_arguments(servers)),
-        Object::Listed { list, prefix } => {
-            format!("xvs {} delete{} {prefix}", list.kind.name(), named(list.service))
-        }
-        Object::ListFile(list) => format!("xvs {} no-file{}", list.kind.name(), named(list.service)),
-        Object::Quic { service, object } => {
-            format!("xvs quic {}", quic::deleted(&named_service(service), *object))
-        }
+        noun => format!("xvs {}", noun.arguments().unwrap_or_default()),
     }
 }
 

@@ -8,11 +8,11 @@ use std::net::IpAddr;
 
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
-use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::{DEFAULT_SCHEDULER, Netmask, ServiceOptions};
 use xvs_model::config::slow_start::SLOW_START_MAX_SECONDS;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::config::timeouts::Timeouts;
+use xvs_model::objects::{Object, Rule};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, ServiceKey, SynProxy, Weight};
 

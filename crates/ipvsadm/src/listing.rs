@@ -6,10 +6,11 @@
 //! Source: the formats of ipvsadm 1.31, `tests/conformance/list-*` and `cli-*`.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use xvs_model::config::destination::{Tunnel, TunnelChecksum};
 use xvs_model::config::service::Netmask;
+use xvs_model::config::service_option::inet_ntop;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::protocol::question::{self, ControlQuestion};
@@ -164,16 +165,6 @@ impl<'a> Naming<'a> {
             ServiceKey::Address { protocol, .. } => self.endpoint(endpoint, Some(*protocol)),
             ServiceKey::Mark { .. } => self.endpoint(endpoint, None),
         }
-    }
-}
-
-/// An address as inet_ntop(3) prints it: the last 32 bits of an IPv4-compatible address are dotted decimal.
-fn inet_ntop(addr: Ipv6Addr) -> String {
-    match addr.segments() {
-        [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {
-            format!("::{}", Ipv4Addr::from(u32::from(high) << 16 | u32::from(low)))
-        }
-        _ => addr.to_string(),
     }
 }
 

@@ -12,11 +12,13 @@ use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::rules_of;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, Fault, RuleLine};
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::foreign_text::escape_control;
+use xvs_model::objects::Rule;
+use xvs_model::objects::limit::ServiceLimit;
+use xvs_model::objects::local::LocalAddress;
 use xvs_model::protocol::client::Failure;
 use xvs_model::protocol::question;
 use xvs_model::protocol::reply::Reply;
@@ -119,8 +121,14 @@ impl Session<'_> {
                 Step::Change(command) => match results.next() {
                     // No error: rules can be restored where they are in force already.
                     Some(Err(CommandError::MarkExists(_))) => None,
-                    Some(Err(CommandError::LocalExists(present)))
-                        if command == Command::Add(Rule::Local(present)) =>
+                    Some(Err(CommandError::LocalExists { addr, first_port, last_port, standby }))
+                        if command
+                            == Command::Add(Rule::Local(LocalAddress {
+                                addr,
+                                first_port,
+                                last_port,
+                                standby,
+                            })) =>
                     {
                         None
                     }
@@ -243,7 +251,7 @@ fn saved_lines(rules: &[Rule], names: &Naming<'_>) -> Vec<String> {
     for rule in rules {
         match rule {
             Rule::Local(_) | Rule::Disabled(_) => lines.push(xvs_line(rule)),
-            Rule::Limit { service, .. } => _ = limits.insert(service, xvs_line(rule)),
+            Rule::Limit(ServiceLimit { service, .. }) => _ = limits.insert(service, xvs_line(rule)),
             Rule::Service { key, options } => services.push((key, options)),
             Rule::Destination { service, endpoint, options } => {
                 destinations.entry(service).or_default().push((*endpoint, options));

@@ -4,11 +4,11 @@ use std::io;
 
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
-use xvs_model::config::firewall_mark::MarkRule;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::config::timeouts::Timeouts;
+use xvs_model::objects::mark::MarkRule;
+use xvs_model::objects::{Object, Rule};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::{ControlRequest, Request};

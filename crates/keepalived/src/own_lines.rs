@@ -10,9 +10,10 @@ use std::mem::discriminant;
 use xvs_ipvsadm::ServiceLine;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::rule::Rule;
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::health_checks::virtual_server::RealServer;
+use xvs_model::objects::Rule;
+use xvs_model::objects::limit::ServiceLimit;
 use xvs_proto::Endpoint;
 use xvs_sched::{ClientLimit, ServiceKey};
 
@@ -67,7 +68,9 @@ pub(super) fn apply(
                     ServiceLine::ClientAddress(how) => options.client_address = how,
                 }
                 let result = state.apply(&match read {
-                    ServiceLine::Limit(limit) => Command::Add(Rule::Limit { service: *key, limit }),
+                    ServiceLine::Limit(limit) => {
+                        Command::Add(Rule::Limit(ServiceLimit { service: *key, limit }))
+                    }
                     _ => Command::EditService { key: *key, options: options.clone() },
                 });
                 result.map_err(|error| error.to_string().trim_start_matches("xvs: ").to_owned())?;

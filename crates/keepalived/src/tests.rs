@@ -13,11 +13,11 @@ use xvs_health::initial_state::initial_state;
 use xvs_health::prepare::Prepared;
 use xvs_ipvsadm::saved_rules;
 use xvs_model::config::command::Command;
-use xvs_model::config::rule::Rule;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::health_checks::check::{Check, Pattern, Probe, Script, Target, Udp};
 use xvs_model::health_checks::fault::{Fault, Severity};
 use xvs_model::health_checks::virtual_server::Configuration;
+use xvs_model::objects::Rule;
 use xvs_sched::ForwardingMethod;
 
 use crate::read;

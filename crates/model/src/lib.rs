@@ -7,6 +7,7 @@
 
 pub mod config;
 pub mod health_checks;
+pub mod objects;
 pub mod protocol;
 pub mod report;
 

@@ -14,20 +14,20 @@ use xvs_sched::{
     Above, Certainty, ClientAddress, ClientLimit, Figure, ForwardingMethod, ServiceKey, SynProxy, Weight,
 };
 
-use crate::config::access_list::{ListEntry, ListRow, ListSummary};
-use crate::config::client_limit::{ClientRow, LimitReport, LimitRow, SynLimitSummary};
 use crate::config::command::Command;
 use crate::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
 use crate::config::difference::Difference;
-use crate::config::firewall_mark::MarkRule;
-use crate::config::list_key::{ListKey, ListKind};
 use crate::config::load_feedback::FeedbackRow;
-use crate::config::local_address::{Busiest, LocalAddress, LocalReport, LocalRow};
-use crate::config::quic::{QuicConfigRow, QuicRow, ServerIdRow};
-use crate::config::quic_rule::QuicConfig;
-use crate::config::rule::Rule;
 use crate::config::service::{Netmask, SchedulerFlags, ServiceOptions};
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
+use crate::objects::Rule;
+use crate::objects::limit::{ClientRow, LimitReport, LimitRow, SynLimitSummary};
+use crate::objects::list_key::{ListKey, ListKind};
+use crate::objects::listed::{ListEntry, ListRow, ListSummary};
+use crate::objects::local::{Busiest, LocalAddress, LocalReport, LocalRow};
+use crate::objects::mark::MarkRule;
+use crate::objects::quic::QuicConfig;
+use crate::objects::quic::{QuicConfigRow, QuicRow, ServerIdRow};
 use crate::report::capture::{CapturedFrame, CapturedPacket, Direction};
 use crate::report::connection::{ConnectionDetail, ConnectionRow, EngineData};
 use crate::report::event::{Event, Kind, Requester};

@@ -244,7 +244,7 @@ fn bound(family: AddressFamily, any: IpAddr) -> io::Result<OwnedFd> {
 #[cfg(test)]
 mod tests {
     use std::net::TcpListener;
-    use xvs_model::config::rule::Rule;
+    use xvs_model::objects::Rule;
 
     use xvs_ctl::control::Control;
     use xvs_ctl::in_memory::MemoryDatapath;

@@ -12,7 +12,7 @@ use xvs_dataplane::egress::Egress;
 use xvs_host::memory::{CgroupLimit, HugePages};
 use xvs_host::netfilter::chain::Table;
 use xvs_model::config::destination::Destination;
-use xvs_model::config::local_address::LocalAddress;
+use xvs_model::objects::local::LocalAddress;
 use xvs_model::report::daemon_facts::DaemonFacts;
 use xvs_proto::network::{Link, Network};
 use xvs_proto::{LinkId, MacAddr};

@@ -1,7 +1,7 @@
 //! `xvs laddr`: the local addresses, which FULLNAT real servers see instead of clients.
 
 use xvs_ipvsadm::LocalAddressChange;
-use xvs_model::config::local_address::{LocalReport, LocalRow};
+use xvs_model::objects::local::{LocalReport, LocalRow};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::question;
 
@@ -55,8 +55,8 @@ impl Listed for LocalAddressChange {
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::config::local_address::Busiest;
-    use xvs_model::config::local_address::LocalAddress;
+    use xvs_model::objects::local::Busiest;
+    use xvs_model::objects::local::LocalAddress;
     use xvs_proto::{Endpoint, Protocol};
 
     use crate::extensions::laddr::*;

@@ -2,7 +2,7 @@
 
 use clap::Args;
 use xvs_ipvsadm::LimitChange;
-use xvs_model::config::client_limit::{ClientRow, LimitReport, LimitRow, SynLimitSummary};
+use xvs_model::objects::limit::{ClientRow, LimitReport, LimitRow, SynLimitSummary};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::question;
 use xvs_sched::ClientLimit;

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use xvs_ipvsadm::{EntryArgument, ListChange, SystemResolver};
-use xvs_model::config::access_list::{ListRow, ListSummary};
-use xvs_model::config::list_key::ListKind;
+use xvs_model::objects::list_key::ListKind;
+use xvs_model::objects::listed::{ListRow, ListSummary};
 use xvs_model::protocol::client::Director;
 use xvs_model::protocol::question;
 
@@ -89,8 +89,8 @@ pub(crate) fn summary(ListSummary { list, networks, dropped }: &ListSummary) -> 
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::config::access_list::ListEntry;
-    use xvs_model::config::list_key::ListKey;
+    use xvs_model::objects::list_key::ListKey;
+    use xvs_model::objects::listed::ListEntry;
 
     use super::*;
 

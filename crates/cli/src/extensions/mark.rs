@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 use xvs_ipvsadm::MarkChange;
-use xvs_model::config::firewall_mark::{MarkRule, ports_text};
+use xvs_model::objects::mark::{MarkRule, ports_text};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::question;
 use xvs_proto::{Prefix, Protocol};

@@ -2,8 +2,8 @@
 
 use std::fmt::Write as _;
 use xvs_ipvsadm::QuicLine;
-use xvs_model::config::quic::{QuicConfigRow, QuicRow, ServerIdRow};
-use xvs_model::config::quic_rule::QuicConfig;
+use xvs_model::objects::quic::QuicConfig;
+use xvs_model::objects::quic::{QuicConfigRow, QuicRow, ServerIdRow};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::question;
 

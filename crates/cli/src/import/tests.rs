@@ -14,9 +14,9 @@ use xvs_ipvsadm::rule_lines;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::destination::DestinationOptions;
-use xvs_model::config::rule::Rule;
 use xvs_model::health_checks::check::{Check, Probe, Script};
 use xvs_model::health_checks::virtual_server::{Configuration, RealServer, VirtualServer};
+use xvs_model::objects::Rule;
 use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 

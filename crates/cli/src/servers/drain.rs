@@ -15,9 +15,9 @@ use signal_hook::iterator::Signals;
 use xvs_ipvsadm::{LineError, RealServerArgument, ServiceArgument, SystemResolver};
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::DestinationOptions;
-use xvs_model::config::maintenance::Disabled;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Rule;
+use xvs_model::objects::Rule;
+use xvs_model::objects::disabled::Disabled;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::question;
 use xvs_model::report::connection::{Ended, Filter, Kind};
@@ -324,8 +324,8 @@ mod tests {
     use xvs_model::protocol::reply::Reply;
     use xvs_model::protocol::request::{ControlRequest, Request};
 
-    use xvs_model::config::maintenance::DisabledServers;
     use xvs_model::config::service::ServiceOptions;
+    use xvs_model::objects::disabled::DisabledServers;
     use xvs_model::report::connection::ConnectionRow;
     use xvs_model::report::health::sample;
     use xvs_proto::Family;

@@ -9,8 +9,8 @@ use std::io::Write;
 use clap::Args;
 use xvs_ipvsadm::{DisabledArgument, SystemResolver};
 use xvs_model::config::command::Command;
-use xvs_model::config::maintenance::Disabled;
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::disabled::Disabled;
+use xvs_model::objects::{Object, Rule};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::question;
 

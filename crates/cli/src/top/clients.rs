@@ -9,7 +9,7 @@ use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModif
 use ratatui::style::Modifier;
 use ratatui::text::Line;
 use ratatui::widgets::Paragraph;
-use xvs_model::config::client_limit::LimitReport;
+use xvs_model::objects::limit::LimitReport;
 use xvs_model::protocol::client::{Client, Failure};
 use xvs_model::protocol::question;
 use xvs_proto::Prefix;
@@ -119,7 +119,7 @@ fn refused(report: &LimitReport) -> impl Iterator<Item = ((ServiceKey, Prefix), 
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::config::client_limit::ClientRow;
+    use xvs_model::objects::limit::ClientRow;
 
     use crate::top::clients::*;
 

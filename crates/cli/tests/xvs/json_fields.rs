@@ -289,7 +289,7 @@ fn replies(request: &Request) -> Vec<Reply> {
 }
 
 /// A state that differs from the rules file in one service.
-fn running() -> Vec<xvs_model::config::rule::Rule> {
+fn running() -> Vec<xvs_model::objects::Rule> {
     let before = sample::differences().into_iter().filter_map(|difference| difference.before);
     rules_of(&State::default()).into_iter().chain(before).collect()
 }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 
 use xvs_dataplane::conn::TableReader;
-use xvs_model::config::local_address::{Busiest, LocalAddress, LocalReport, LocalRow};
+use xvs_model::objects::local::{Busiest, LocalAddress, LocalReport, LocalRow};
 use xvs_proto::{Endpoint, Protocol};
 
 use crate::api::connections::walk;

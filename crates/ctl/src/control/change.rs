@@ -15,9 +15,10 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::{Accepted, State};
-use xvs_model::config::quic_rule::QuicObject;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::quic::QuicKey;
+use xvs_model::objects::quic::QuicObject;
+use xvs_model::objects::{Object, Rule};
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
@@ -83,7 +84,9 @@ impl<D: Datapath> Control<D> {
         let Prepared { accepted, contents, quic_keys } = prepared;
         self.enter(accepted, now)?;
         self.lists.enter(contents);
-        if let Some(Object::Quic { object: QuicObject::Config { .. }, .. }) = accepted.command().object() {
+        if let Some(Object::Quic(QuicKey { object: QuicObject::Config { .. }, .. })) =
+            accepted.command().object()
+        {
             self.enter_quic_keys(quic_keys);
         }
         Ok(())

@@ -11,12 +11,13 @@ use std::sync::atomic::AtomicU64;
 
 use thiserror::Error;
 use xvs_dataplane::snapshot::lists::{List, Lists, Networks, Scope};
-use xvs_model::config::access_list::{AccessLists, read_prefixes};
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::list_key::{ListKey, ListKind};
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Object;
+use xvs_model::objects::Object;
+use xvs_model::objects::list_file::read_prefixes;
+use xvs_model::objects::list_key::{ListKey, ListKind};
+use xvs_model::objects::listed::AccessLists;
 use xvs_proto::{Endpoint, Prefix, Protocol, ftp};
 use xvs_sched::ServiceKey;
 
@@ -54,7 +55,7 @@ impl ListSources {
     pub(super) fn note(&mut self, command: &Command, state: &State) {
         self.due |= match command.object() {
             None => *command == Command::Flush,
-            Some(Object::Listed { .. } | Object::ListFile(_)) => true,
+            Some(Object::Listed(_) | Object::ListFile(_)) => true,
             // Edited options concern no list.
             Some(Object::Service(_)) if matches!(command, Command::EditService { .. }) => false,
             Some(Object::Service(key)) => {

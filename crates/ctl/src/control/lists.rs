@@ -1,7 +1,7 @@
 //! Publishes access lists to the data plane, and deletes expired entries.
 //!
 //! Files are read here, on the control thread, before anything changes: a million networks take about a second. Not
-//! here: the entries of commands (`xvs_model::config::access_list`), the files (`list_sources.rs`), the check of
+//! here: the entries of commands (`xvs_model::objects::listed`), the files (`list_sources.rs`), the check of
 //! packets (`xvs_dataplane::snapshot::lists`).
 
 use std::sync::Arc;
@@ -10,11 +10,14 @@ use std::time::Duration;
 
 use xvs_dataplane::clock::Millis;
 use xvs_ipvsadm::command_line;
-use xvs_model::config::access_list::{ListEntry, ListRow, ListSummary, Until};
 use xvs_model::config::command::Command;
-use xvs_model::config::list_key::ListKind;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::list_file::ListFile;
+use xvs_model::objects::list_key::ListKind;
+use xvs_model::objects::listed::Listed;
+use xvs_model::objects::listed::ListedKey;
+use xvs_model::objects::listed::{ListEntry, ListRow, ListSummary, Until};
+use xvs_model::objects::{Object, Rule};
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::Source;
 
@@ -34,11 +37,11 @@ impl<D: Datapath> Control<D> {
     /// The file's fault.
     pub(super) fn read_list_file(&mut self, command: &Command) -> Result<Contents, CommandError> {
         match command {
-            Command::Add(Rule::ListFile { list, path }) if self.lists.starting => {
+            Command::Add(Rule::ListFile(ListFile { list, path })) if self.lists.starting => {
                 let read = read_list(*list, path).map(Arc::new);
                 Ok(vec![(*list, read.unwrap_or_else(|fault| self.lists.without_file(*list, fault)))])
             }
-            Command::Add(Rule::ListFile { list, path }) => read_all([(*list, path.as_path())]),
+            Command::Add(Rule::ListFile(ListFile { list, path })) => read_all([(*list, path.as_path())]),
             _ => Ok(Vec::new()),
         }
     }
@@ -85,7 +88,7 @@ impl<D: Datapath> Control<D> {
     /// The command, with an entry's end as a point in time.
     pub(super) fn with_end(&self, command: &Command, now: Millis) -> Command {
         let mut command = command.clone();
-        if let Command::Add(Rule::Listed { until: Some(until), .. }) = &mut command
+        if let Command::Add(Rule::Listed(Listed { until: Some(until), .. })) = &mut command
             && let Until::In(seconds) = *until
         {
             *until = Until::At(self.datapath.seconds_since_1970(now) + u64::from(seconds));
@@ -113,7 +116,7 @@ impl<D: Datapath> Control<D> {
         let seconds = self.datapath.seconds_since_1970(now);
         if self.lists.next_end.is_some_and(|end| end <= seconds) {
             for (list, prefix) in self.state.lists().ended(seconds) {
-                let command = Command::Delete(Object::Listed { list, prefix });
+                let command = Command::Delete(Object::Listed(ListedKey { list, prefix }));
                 // It was found there.
                 let Ok(accepted) = self.state.check(&command) else { continue };
                 let _ = self.enter(accepted, now);
@@ -155,7 +158,7 @@ impl<D: Datapath> Control<D> {
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::config::list_key::ListKey;
+    use xvs_model::objects::list_key::ListKey;
     use xvs_model::protocol::request::ControlRequest;
 
     use super::*;
@@ -167,7 +170,8 @@ mod tests {
         let list = ListKey { service: None, kind: ListKind::Deny };
         let mut deny = |network: &str, no_lists| {
             control.datapath().no_lists = no_lists;
-            let command = Command::Add(Rule::Listed { list, prefix: network.parse().unwrap(), until: None });
+            let command =
+                Command::Add(Rule::Listed(Listed { list, prefix: network.parse().unwrap(), until: None }));
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
             let of_workers = control.published().load().lists.as_ref().map(|lists| lists.all.deny.size());
             let warns = control.warnings().iter().any(|warning| warning.contains("workers drop what"));

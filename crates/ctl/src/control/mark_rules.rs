@@ -1,7 +1,7 @@
 //! The mark rules in force, of the kernel and of `xvs mark`, compiled for the data plane.
 
 use xvs_host::netfilter::chain::Table;
-use xvs_model::config::firewall_mark::MarkRule;
+use xvs_model::objects::mark::MarkRule;
 use xvs_proto::network::Link;
 
 use crate::firewall_marks::{CompiledMarks, compile};

@@ -33,15 +33,15 @@ use xvs_dataplane::snapshot::sync_master::Announcements;
 use xvs_dataplane::snapshot::vip_probes::VipProbes;
 use xvs_dataplane::snapshot::{Counts, Snapshot};
 use xvs_host::netfilter::chain::Table;
-use xvs_model::config::client_limit::{ClientRow, LimitReport};
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::rules_of;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Rule;
 use xvs_model::config::settings::Ipvs;
 use xvs_model::config::sync_daemon::SyncRole;
+use xvs_model::objects::Rule;
+use xvs_model::objects::limit::{ClientRow, LimitReport};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::setting::{Setting, Source};
@@ -559,12 +559,13 @@ mod tests {
     use xvs_dataplane::steering::SteeringError;
     use xvs_dataplane::steering::SteeringRules;
     use xvs_model::config::destination::DestinationOptions;
-    use xvs_model::config::firewall_mark::MarkRule;
-    use xvs_model::config::local_address::LocalAddress;
-    use xvs_model::config::maintenance::Disabled;
-    use xvs_model::config::rule::Object;
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::config::sync_daemon::SyncDaemon;
+    use xvs_model::objects::Object;
+    use xvs_model::objects::disabled::Disabled;
+    use xvs_model::objects::limit::ServiceLimit;
+    use xvs_model::objects::local::LocalAddress;
+    use xvs_model::objects::mark::MarkRule;
     use xvs_proto::{Endpoint, Family};
     use xvs_sched::{ClientLimit, ForwardingMethod, SynProxy, Weight};
 
@@ -1111,7 +1112,7 @@ mod tests {
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
             control.published().load().syn_limits.is_some()
         };
-        assert!(!is_in_force(Command::Add(Rule::Limit { service: key, limit })));
+        assert!(!is_in_force(Command::Add(Rule::Limit(ServiceLimit { service: key, limit }))));
         assert!(is_in_force(add.clone()));
         assert!(!is_in_force(Command::Delete(Object::Service(key))));
         assert!(is_in_force(add));

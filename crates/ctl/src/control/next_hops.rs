@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use xvs_dataplane::egress::{Egress, RouteTo};
 use xvs_model::config::command::Command;
-use xvs_model::config::rule::Rule;
+use xvs_model::objects::Rule;
 use xvs_proto::network::{Network, RouteAction, RouteKey};
 
 use super::due::Due;

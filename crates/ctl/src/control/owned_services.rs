@@ -8,7 +8,8 @@ use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::reconcile::Repair;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::limit::ServiceLimit;
+use xvs_model::objects::{Object, Rule};
 use xvs_sched::ServiceKey;
 
 /// Services owned by health checks.
@@ -32,7 +33,7 @@ impl OwnedServices {
         if *command == Command::Flush {
             self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
         }
-        let service = command.object().and_then(|object| object.service_or_limited());
+        let service = command.object().and_then(|object| object.owned_with());
         self.dirty.extend(service.filter(|key| self.owns(key)));
     }
 
@@ -64,7 +65,9 @@ impl OwnedServices {
     /// The limits that health checks own, as they are in a state.
     pub(super) fn limits(&self, state: &State) -> impl Iterator<Item = Rule> {
         let owned = self.wanted.limits().keys();
-        owned.filter_map(|key| Some(Rule::Limit { service: *key, limit: *state.limits().get(key)? }))
+        owned.filter_map(|key| {
+            Some(Rule::Limit(ServiceLimit { service: *key, limit: *state.limits().get(key)? }))
+        })
     }
 
     /// Sentences for the operator: refused commands, and drift.

@@ -12,7 +12,7 @@ use xvs_dataplane::steering::SteeringError;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Rule;
+use xvs_model::objects::Rule;
 use xvs_proto::{Endpoint, Family, Protocol};
 
 use super::steered::{Services, SteeringUpdate};

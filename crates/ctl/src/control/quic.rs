@@ -7,9 +7,9 @@
 use std::path::Path;
 
 use xvs_model::config::command::Command;
-use xvs_model::config::quic::{QuicRow, ServerIdRow};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::hexadecimal;
+use xvs_model::objects::quic::{QuicRow, ServerIdRow};
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
@@ -110,6 +110,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
     use std::{env, process};
+    use xvs_model::objects::quic::QuicKey;
+    use xvs_model::objects::quic::ServiceQuic;
 
     use xvs_dataplane::clock::Millis;
     use xvs_model::config::service::ServiceOptions;
@@ -118,8 +120,8 @@ mod tests {
     use xvs_proto::Endpoint;
     use xvs_sched::ServiceKey;
 
-    use xvs_model::config::quic_rule::{QuicConfig, QuicObject, QuicRule};
-    use xvs_model::config::rule::{Object, Rule};
+    use xvs_model::objects::quic::{QuicConfig, QuicObject, QuicRule};
+    use xvs_model::objects::{Object, Rule};
 
     use super::*;
     use crate::control::tests::control;
@@ -131,7 +133,7 @@ mod tests {
     fn add(path: &Path) -> Command {
         let options = QuicConfig { server_id_length: 3, nonce_length: 4, key_file: Some(path.to_owned()) };
         let rule = QuicRule::Config { config: 0, options };
-        Command::Add(Rule::Quic { service: service(), rule })
+        Command::Add(Rule::Quic(ServiceQuic { service: service(), rule }))
     }
 
     fn path(name: &str) -> PathBuf {
@@ -188,7 +190,7 @@ mod tests {
         let server = |host, port| Endpoint::new([192, 0, 2, host], port);
         let id = |server, id: &str| {
             let rule = QuicRule::ServerId { server, id: id.parse().unwrap() };
-            Command::Add(Rule::Quic { service: service(), rule })
+            Command::Add(Rule::Quic(ServiceQuic { service: service(), rule }))
         };
         let plain = QuicConfig { server_id_length: 3, nonce_length: 4, key_file: None };
         let commands = vec![
@@ -198,10 +200,10 @@ mod tests {
                 endpoint: server(11, 443),
                 options: Default::default(),
             }),
-            Command::Add(Rule::Quic {
+            Command::Add(Rule::Quic(ServiceQuic {
                 service: service(),
                 rule: QuicRule::Config { config: 0, options: plain },
-            }),
+            })),
             id(server(11, 443), "0a0b01"),
             id(server(11, 443), "0a0b"),
             id(server(11, 444), "0a0b02"),
@@ -229,7 +231,7 @@ mod tests {
         write(&path, &"0b".repeat(16));
         assert_eq!(change(&add(&path)), Ok(Reply::Done));
         let object = QuicObject::Config { config: 0 };
-        let delete = Command::Delete(Object::Quic { service: service(), object });
+        let delete = Command::Delete(Object::Quic(QuicKey { service: service(), object }));
         assert_eq!(change(&delete), Ok(Reply::Done));
         assert!(control.registry.quic_keys.is_empty() && control.state().quic().get(&service()).is_none());
         fs::remove_file(&path).unwrap();

@@ -16,8 +16,8 @@ use xvs_model::config::command::Command;
 use xvs_model::config::difference::{Difference, commands_for, differences};
 use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Reconciled, Repair};
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Object;
 use xvs_model::config::rules::DesiredRules;
+use xvs_model::objects::Object;
 use xvs_model::report::event::Kind;
 use xvs_sched::ServiceKey;
 
@@ -98,7 +98,7 @@ impl<D: Datapath> Control<D> {
     pub(super) fn maintain_owned(&mut self, now: Millis) {
         let refused: BTreeSet<_> = mem::take(&mut self.owned.refused).into_keys().collect();
         if !refused.is_empty() {
-            let of: BTreeSet<_> = refused.iter().filter_map(|object| object.service_or_limited()).collect();
+            let of: BTreeSet<_> = refused.iter().filter_map(|object| object.owned_with()).collect();
             // A command that is no longer refused may be drift.
             self.owned.dirty.extend(&of);
             let commands = self.restoring_commands(&of, Some(&refused));
@@ -129,7 +129,7 @@ impl<D: Datapath> Control<D> {
             let waits = waits_for.is_some_and(|key| refused.contains_key(&Object::Service(key)));
             if !waits
                 && !refused.contains_key(&object)
-                && let Some(key) = object.service_or_limited()
+                && let Some(key) = object.owned_with()
             {
                 drift.entry(key).or_default().push(command);
             }
@@ -166,7 +166,7 @@ impl<D: Datapath> Control<D> {
     /// Carries out the commands that are admitted, in one snapshot. Events and the log name them with their origin.
     fn carry_out_admitted(&mut self, origin: &str, commands: Vec<Command>, now: Millis) -> Reconciled {
         let objects = commands.iter().filter_map(Command::object);
-        let of: BTreeSet<_> = objects.filter_map(|object| object.service_or_limited()).collect();
+        let of: BTreeSet<_> = objects.filter_map(|object| object.owned_with()).collect();
         // Tried on a copy first, so that refused commands are not steered.
         let mut trial = self.state.restricted_to(&of);
         let mut admitted = Vec::new();
@@ -210,15 +210,15 @@ mod tests {
     use std::collections::BTreeMap;
     use std::time::Duration;
     use xvs_model::config::destination::{Destination, DestinationOptions};
-    use xvs_model::config::maintenance::Disabled;
     use xvs_model::config::service::ServiceOptions;
+    use xvs_model::objects::disabled::Disabled;
     use xvs_proto::Endpoint;
 
     use proptest::collection::vec;
     use proptest::prelude::*;
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::difference::rules_of;
-    use xvs_model::config::rule::Rule;
+    use xvs_model::objects::Rule;
     use xvs_model::protocol::reply::Reply;
     use xvs_model::protocol::request::{ControlRequest, Verdict};
     use xvs_model::report::event::{Begin, EventQuery, Then};

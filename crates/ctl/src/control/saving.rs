@@ -8,8 +8,8 @@ use xvs_dataplane::clock::Millis;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::sync_daemon::SyncDaemon;
+use xvs_model::objects::{Object, Rule};
 use xvs_model::protocol::reply::Reply;
 use xvs_model::protocol::request::ControlRequest;
 use xvs_model::report::setting::Source;
@@ -160,14 +160,15 @@ mod tests {
     use std::path::{Path, PathBuf};
     use std::time::Duration;
     use std::{env, fs, process};
+    use xvs_model::objects::limit::ServiceLimit;
 
     use proptest::collection::vec;
     use proptest::prelude::*;
     use proptest::sample::select;
-    use xvs_model::config::maintenance::Disabled;
     use xvs_model::config::reconcile::{OwnedService, ReconcileScope, Repair};
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::config::timeouts::Timeouts;
+    use xvs_model::objects::disabled::Disabled;
     use xvs_model::protocol::request::Verdict;
 
     use crate::control::reload_settings::Reloaded;
@@ -240,7 +241,7 @@ mod tests {
         let rate = |rate| ClientLimit { rate, ..ClientLimit::default() };
         let limit = prop::option::weighted(0.5, select(vec![rate(5), rate(7)]));
         let by_hand = (any_service(), limit.clone()).prop_map(|(service, limit)| match limit {
-            Some(limit) => Command::Add(Rule::Limit { service, limit }),
+            Some(limit) => Command::Add(Rule::Limit(ServiceLimit { service, limit })),
             None => Command::Delete(Object::Limit(service)),
         });
         prop_oneof![

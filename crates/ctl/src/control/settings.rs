@@ -13,11 +13,11 @@ use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::load_feedback::Feedback;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Rule;
 use xvs_model::config::settings;
 use xvs_model::config::settings::{Ipvs, Memory};
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::config::timeouts::Timeouts;
+use xvs_model::objects::Rule;
 use xvs_model::report::setting::{Setting, Source, flattened};
 use xvs_sched::scheduler::Tuning;
 

@@ -6,9 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use xvs_dataplane::snapshot::syn_limits::{SynLimit, SynLimits};
-use xvs_model::config::client_limit::LimitReport;
 use xvs_model::config::command::Command;
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::limit::LimitReport;
+use xvs_model::objects::limit::ServiceLimit;
+use xvs_model::objects::{Object, Rule};
 
 use super::Control;
 use super::datapath::Datapath;
@@ -16,7 +17,7 @@ use super::datapath::Datapath;
 impl<D: Datapath> Control<D> {
     /// Notes what a command means for limits, which outlive their services.
     pub(super) fn note_limit(&mut self, command: &Command) {
-        if matches!(command, Command::Add(Rule::Limit { limit, .. }) if limit.is_of_clients()) {
+        if matches!(command, Command::Add(Rule::Limit(ServiceLimit { limit, .. })) if limit.is_of_clients()) {
             self.publication.snapshot.clients.provide();
         }
         self.syn_limits_due |= match command.object() {

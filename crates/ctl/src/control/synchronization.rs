@@ -13,9 +13,9 @@ use xvs_dataplane::snapshot::sync_master::{SyncMaster, SyncRules};
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::Accepted;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::settings::Ipvs;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
+use xvs_model::objects::{Object, Rule};
 use xvs_proto::Prefix;
 use xvs_proto::sync::Version;
 

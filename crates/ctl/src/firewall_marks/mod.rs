@@ -23,7 +23,7 @@ use xvs_proto::mark::merged;
 
 use xvs_dataplane::snapshot::marks;
 use xvs_dataplane::snapshot::marks::{Marks, Step};
-use xvs_model::config::firewall_mark::MarkRule;
+use xvs_model::objects::mark::MarkRule;
 use xvs_proto::mark::{Change, Condition, Expected, Test};
 use xvs_proto::network::Link;
 use xvs_proto::{Family, Prefix};

@@ -18,7 +18,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use xvs_model::config::command::Command;
-use xvs_model::config::rule::Rule;
+use xvs_model::objects::Rule;
 use xvs_model::report::setting::Source;
 
 use crate::journal::format::{Entry, Header, line_of};

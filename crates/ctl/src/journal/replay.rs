@@ -9,8 +9,8 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{Difference, commands_for, reversal, rules_of};
-use xvs_model::config::rule::Rule;
 use xvs_model::config::timeouts::Timeouts;
+use xvs_model::objects::Rule;
 use xvs_model::report::setting::Source;
 
 use crate::journal::format::Entry;

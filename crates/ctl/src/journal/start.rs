@@ -15,8 +15,8 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{commands_for, file_differences};
-use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
+use xvs_model::objects::Rule;
 use xvs_model::report::setting::Source;
 
 use crate::journal::format::{Contents, FileRecord, Header, JournalError};

@@ -16,8 +16,9 @@ use xvs_dataplane::egress::path_mtu::PathMtu;
 use xvs_dataplane::snapshot::{Destination, DestinationId, PersistenceScope, Snapshot};
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::maintenance::{Disabled, DisabledServers};
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::disabled::{Disabled, DisabledServers};
+use xvs_model::objects::quic::QuicKey;
+use xvs_model::objects::{Object, Rule};
 use xvs_model::report::listing::{DestinationRow, ServiceRow};
 use xvs_proto::Endpoint;
 use xvs_sched::scheduler::{Change, Tuning};
@@ -146,7 +147,7 @@ impl Registry {
             Command::Zero(key) => self.zero(*key),
             Command::Add(_) | Command::Delete(_) => match command.object() {
                 Some(Object::Disabled(servers)) => self.set_disabled(servers, state.disabled()),
-                Some(Object::Limit(service) | Object::Quic { service, .. }) => {
+                Some(Object::Limit(service) | Object::Quic(QuicKey { service, .. })) => {
                     self.unbuilt.extend(self.services.contains_key(&service).then_some(service));
                 }
                 // Nothing else concerns a service or its destinations.

@@ -1,6 +1,6 @@
 //! The simulated network of the tests, and the engine in it.
 
-use xvs_model::config::rule::Rule;
+use xvs_model::objects::Rule;
 
 use super::*;
 

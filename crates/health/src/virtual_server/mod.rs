@@ -15,11 +15,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use xvs_model::config::destination::DestinationOptions;
-use xvs_model::config::maintenance::DisabledServers;
 use xvs_model::config::reconcile::OwnedService;
 use xvs_model::health_checks::check::{Check, Probe};
 use xvs_model::health_checks::fault::Place;
 use xvs_model::health_checks::virtual_server::{RealServer, VirtualServer};
+use xvs_model::objects::disabled::DisabledServers;
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 

@@ -11,8 +11,8 @@ use crate::tests::configuration;
 use crate::virtual_server::*;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::config::maintenance::Disabled;
-use xvs_model::config::rule::Rule;
+use xvs_model::objects::Rule;
+use xvs_model::objects::disabled::Disabled;
 use xvs_model::report::health::AgentMode;
 
 /// The first virtual server of a configuration.

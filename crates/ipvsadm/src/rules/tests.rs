@@ -1,8 +1,8 @@
 //! Tests of whole rules files: their faults, the state they describe, its differences from the running state.
 
 use xvs_model::config::difference::*;
-use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::*;
+use xvs_model::objects::Rule;
 
 use crate::{SystemResolver, read_wanted, rule_lines};
 

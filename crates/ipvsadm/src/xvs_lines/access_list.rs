@@ -3,24 +3,18 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use xvs_model::config::access_list::{Until, read_prefix};
 use xvs_model::config::command::Command;
-use xvs_model::config::list_key::{ListKey, ListKind};
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::list_file::ListFile;
+use xvs_model::objects::list_key::{ListKey, ListKind};
+use xvs_model::objects::listed::Listed;
+use xvs_model::objects::listed::ListedKey;
+use xvs_model::objects::listed::{Until, read_prefix};
+use xvs_model::objects::{Object, Rule};
 use xvs_proto::Prefix;
 
 use crate::error::LineError;
 use crate::resolver::Resolver;
 use crate::xvs_lines::arguments::{ServiceArgument, arguments, parse};
-
-/// The end of an entry as words behind its network; nothing without an end.
-pub(crate) fn end(until: Option<Until>) -> String {
-    match until {
-        None => String::new(),
-        Some(Until::In(seconds)) => format!(" for {seconds}s"),
-        Some(Until::At(seconds)) => format!(" until {seconds}"),
-    }
-}
 
 /// An entry of an access list as arguments.
 #[derive(Debug, Args)]
@@ -55,7 +49,7 @@ impl EntryArgument {
         let until = self.word.as_deref().zip(self.time.as_deref());
         let until = until.map(|(word, time)| Until::read(word, time)).transpose();
         let until = until.map_err(|error| LineError::usage(error.to_string()))?;
-        Ok(Command::Add(Rule::Listed { list, prefix, until }))
+        Ok(Command::Add(Rule::Listed(Listed { list, prefix, until })))
     }
 }
 
@@ -96,8 +90,10 @@ impl ListChange {
         let (Self::Delete { service, .. } | Self::File { service, .. } | Self::NoFile { service }) = self;
         let list = ListKey { kind, service: service.key(resolver)? };
         Ok(match self {
-            Self::Delete { prefix, .. } => Command::Delete(Object::Listed { list, prefix: *prefix }),
-            Self::File { path, .. } => Command::Add(Rule::ListFile { list, path: path.clone() }),
+            Self::Delete { prefix, .. } => {
+                Command::Delete(Object::Listed(ListedKey { list, prefix: *prefix }))
+            }
+            Self::File { path, .. } => Command::Add(Rule::ListFile(ListFile { list, path: path.clone() })),
             Self::NoFile { .. } => Command::Delete(Object::ListFile(list)),
         })
     }
@@ -132,11 +128,15 @@ mod tests {
             for prefix in ["192.0.2.0/24", "2001:db8::1/128"] {
                 let prefix = prefix.parse().unwrap();
                 for command in [
-                    Command::Add(Rule::Listed { list, prefix, until: None }),
-                    Command::Add(Rule::Listed { list, prefix, until: Some(Until::At(1_800_000_000)) }),
-                    Command::Add(Rule::Listed { list, prefix, until: Some(Until::In(90)) }),
-                    Command::Delete(Object::Listed { list, prefix }),
-                    Command::Add(Rule::ListFile { list, path: "/etc/xvs/bad".into() }),
+                    Command::Add(Rule::Listed(Listed { list, prefix, until: None })),
+                    Command::Add(Rule::Listed(Listed {
+                        list,
+                        prefix,
+                        until: Some(Until::At(1_800_000_000)),
+                    })),
+                    Command::Add(Rule::Listed(Listed { list, prefix, until: Some(Until::In(90)) })),
+                    Command::Delete(Object::Listed(ListedKey { list, prefix })),
+                    Command::Add(Rule::ListFile(ListFile { list, path: "/etc/xvs/bad".into() })),
                     Command::Delete(Object::ListFile(list)),
                 ] {
                     let line = crate::command_line(&command);

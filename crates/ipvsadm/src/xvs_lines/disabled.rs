@@ -2,18 +2,12 @@
 
 use clap::Args;
 use xvs_model::config::command::Command;
-use xvs_model::config::maintenance::Disabled;
-use xvs_model::config::rule::Rule;
+use xvs_model::objects::Rule;
+use xvs_model::objects::disabled::Disabled;
 
 use crate::error::LineError;
 use crate::resolver::Resolver;
-use crate::service_name::named;
 use crate::xvs_lines::arguments::{RealServerArgument, ServiceArgument, arguments};
-
-/// Disabled real servers as the arguments of `xvs disable` and `xvs enable`.
-pub fn disabled_arguments(Disabled { server, service }: &Disabled) -> String {
-    format!("{server}{}", named(*service))
-}
 
 /// The real servers that `xvs disable` or `xvs enable` names: without a port on every port, without a service in every
 /// service.
@@ -70,7 +64,7 @@ mod tests {
         };
         let words = ["192.0.2.11", "-t", "web1:80"];
         assert_eq!(disable_command(&words, &names), Ok(Command::Add(Rule::Disabled(named))));
-        assert_eq!(crate::disabled_arguments(&named), "192.0.2.11 -t 198.51.100.1:80");
+        assert_eq!(named.arguments(), "192.0.2.11 -t 198.51.100.1:80");
         for wrong in
             [&[][..], &["web1"], &["192.0.2.11", "-t", "web1:x"], &["192.0.2.11", "-t", "a", "-u", "b"]]
         {

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use clap::Subcommand;
 use xvs_model::config::command::Command;
-use xvs_model::config::local_address::LocalAddress;
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::local::LocalAddress;
+use xvs_model::objects::{Object, Rule};
 
 use crate::error::LineError;
 use crate::resolver::Resolver;

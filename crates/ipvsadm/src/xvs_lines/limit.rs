@@ -2,26 +2,13 @@
 
 use clap::Subcommand;
 use xvs_model::config::command::Command;
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::limit::ServiceLimit;
+use xvs_model::objects::{Object, Rule};
 use xvs_sched::{Above, ClientLimit};
 
 use crate::error::LineError;
 use crate::resolver::Resolver;
 use crate::xvs_lines::arguments::{Line, ServiceArgument};
-
-/// The options of `xvs limit set` that are not the defaults.
-pub(crate) fn limit_options(limit: &ClientLimit) -> String {
-    let ClientLimit { connections, rate, burst, above, syn_rate, syn_burst } = *limit;
-    let mut options = number("connections", connections) + &number("rate", rate) + &number("burst", burst);
-    if above != Above::Drop {
-        options += &format!(" --above {}", above.name());
-    }
-    options + &number("syn-rate", syn_rate) + &number("syn-burst", syn_burst)
-}
-
-fn number(name: &str, value: u32) -> String {
-    if value == 0 { String::new() } else { format!(" --{name} {value}") }
-}
 
 /// A change of the limits of clients.
 #[derive(Debug, Subcommand)]
@@ -86,7 +73,7 @@ impl Line for LimitChange {
         let service = self.service().required(Self::WORD, "-t, -u, --sctp-service or -f", resolver)?;
         Ok(match self.limit() {
             None => Command::Delete(Object::Limit(service)),
-            Some(limit) => Command::Add(Rule::Limit { service, limit }),
+            Some(limit) => Command::Add(Rule::Limit(ServiceLimit { service, limit })),
         })
     }
 }

@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use clap::{Args, Subcommand};
 use xvs_model::config::command::Command;
-use xvs_model::config::firewall_mark::MarkRule;
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::mark::MarkRule;
+use xvs_model::objects::{Object, Rule};
 use xvs_proto::{Family, Prefix, Protocol};
 
 use crate::error::LineError;

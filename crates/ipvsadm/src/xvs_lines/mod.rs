@@ -5,7 +5,7 @@
 //! `xvs quic`; both programs use the types of this folder, a file for each noun.
 
 use xvs_model::config::command::Command;
-use xvs_model::config::list_key::ListKind;
+use xvs_model::objects::list_key::ListKind;
 
 use crate::error::LineError;
 use crate::resolver::Resolver;

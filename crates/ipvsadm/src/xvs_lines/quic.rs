@@ -4,37 +4,16 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use xvs_model::config::command::Command;
-use xvs_model::config::quic_rule::{QuicConfig, QuicObject, QuicRule};
-use xvs_model::config::rule::{Object, Rule};
+use xvs_model::objects::quic::QuicKey;
+use xvs_model::objects::quic::ServiceQuic;
+use xvs_model::objects::quic::{QuicConfig, QuicObject, QuicRule};
+use xvs_model::objects::{Object, Rule};
 use xvs_proto::quic::ServerId;
 
 use crate::error::LineError;
 use crate::grammar::real_server;
 use crate::resolver::Resolver;
 use crate::xvs_lines::arguments::{Line, ServiceArgument};
-
-/// The words of `xvs quic` that add a configuration or a server ID to the service that these options name.
-pub(crate) fn added(service: &str, rule: &QuicRule) -> String {
-    match rule {
-        QuicRule::Config { config, options } => {
-            let QuicConfig { server_id_length, nonce_length, key_file } = options;
-            let key = key_file.as_ref().map(|path| format!(" --key-file {}", path.display()));
-            format!(
-                "add {service} --config {config} --server-id-length {server_id_length} --nonce-length {nonce_length}{}",
-                key.unwrap_or_default()
-            )
-        }
-        QuicRule::ServerId { server, id } => format!("server-id {service} -r {server} {id}"),
-    }
-}
-
-/// The words of `xvs quic` that delete a configuration or a server ID of the service that these options name.
-pub(crate) fn deleted(service: &str, object: QuicObject) -> String {
-    match object {
-        QuicObject::Config { config } => format!("delete {service} --config {config}"),
-        QuicObject::ServerId { id } => format!("delete-server-id {service} {id}"),
-    }
-}
 
 /// A change of the QUIC configurations or server IDs of a service.
 #[derive(Debug, Subcommand)]
@@ -104,17 +83,21 @@ impl Line for QuicLine {
                     key_file: key_file.clone(),
                 };
                 let rule = QuicRule::Config { config: *config, options };
-                Command::Add(Rule::Quic { service, rule })
+                Command::Add(Rule::Quic(ServiceQuic { service, rule }))
             }
             Self::ServerId { real_server: text, id, .. } => {
                 let (_, server) = real_server(&[named.words(), vec!["-r", text]].concat(), resolver)?;
-                Command::Add(Rule::Quic { service, rule: QuicRule::ServerId { server, id: *id } })
+                Command::Add(Rule::Quic(ServiceQuic {
+                    service,
+                    rule: QuicRule::ServerId { server, id: *id },
+                }))
             }
-            Self::Delete { config, .. } => {
-                Command::Delete(Object::Quic { service, object: QuicObject::Config { config: *config } })
-            }
+            Self::Delete { config, .. } => Command::Delete(Object::Quic(QuicKey {
+                service,
+                object: QuicObject::Config { config: *config },
+            })),
             Self::DeleteServerId { id, .. } => {
-                Command::Delete(Object::Quic { service, object: QuicObject::ServerId { id: *id } })
+                Command::Delete(Object::Quic(QuicKey { service, object: QuicObject::ServerId { id: *id } }))
             }
         })
     }

@@ -12,10 +12,10 @@ use xvs_ipvsadm::output;
 use xvs_ipvsadm::resolver::FixedNames;
 use xvs_model::config::command::Command;
 use xvs_model::config::destination::{DestinationOptions, Tunnel, TunnelChecksum};
-use xvs_model::config::rule::{Object, Rule};
 use xvs_model::config::service::{Netmask, ServiceOptions};
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::config::timeouts::Timeouts;
+use xvs_model::objects::{Object, Rule};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
 

@@ -5,8 +5,8 @@ use xvs_proto::Endpoint;
 use xvs_sched::ServiceKey;
 
 use crate::config::destination::DestinationOptions;
-use crate::config::rule::{Object, Rule};
 use crate::config::service::ServiceOptions;
+use crate::objects::{Object, Rule};
 
 /// One change of the desired state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

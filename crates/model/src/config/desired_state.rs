@@ -10,23 +10,24 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_proto::{Endpoint, Family};
 use xvs_sched::{Above, ClientLimit, ForwardingMethod, ServiceKey, SynProxy, Weight, scheduler};
 
-use crate::config::access_list::AccessLists;
 use crate::config::command::Command;
 use crate::config::destination::{Destination, DestinationOptions, Tunnel};
-use crate::config::firewall_mark::MarkRule;
-use crate::config::local_address::LocalAddress;
-use crate::config::maintenance::DisabledServers;
-use crate::config::quic::QuicServices;
 use crate::config::refusal::CommandError;
-use crate::config::rule::{Object, Rule};
-use crate::config::service::{Netmask, Service, ServiceOptions};
+use crate::config::service::{Netmask, Service, ServiceOptions, check_key};
+use crate::config::slow_start;
 use crate::config::syn_proxy::{Proxied, check_proxied};
 use crate::config::sync_daemon::SyncDaemon;
 use crate::config::timeouts::Timeouts;
-use crate::config::{client_limit, firewall_mark, slow_start};
+use crate::objects::disabled::DisabledServers;
+use crate::objects::listed::AccessLists;
+use crate::objects::local::LocalAddress;
+use crate::objects::mark::MarkRule;
+use crate::objects::noun::Services;
+use crate::objects::quic::QuicServices;
+use crate::objects::{Nouns, Object, Rule};
 
 /// Every service with its destinations, the timeouts and the synchronization daemons.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -34,12 +35,14 @@ pub struct State {
     services: BTreeMap<ServiceKey, Arc<Service>>,
     timeouts: Timeouts,
     daemons: Vec<SyncDaemon>,
-    marks: Vec<MarkRule>,
-    locals: Vec<LocalAddress>,
-    disabled: DisabledServers,
-    limits: BTreeMap<ServiceKey, ClientLimit>,
-    lists: AccessLists,
-    quic: QuicServices,
+    nouns: Nouns,
+}
+
+impl Services for State {
+    fn methods(&self, service: &ServiceKey) -> Vec<ForwardingMethod> {
+        let destinations = self.services.get(service).map_or(&[][..], |known| &known.destinations);
+        destinations.iter().map(|dest| dest.options.method).collect()
+    }
 }
 
 /// A command that a state has accepted: [`State::check`] has returned it.
@@ -124,13 +127,7 @@ impl State {
             }
             Rule::Timeouts(timeouts) => timeouts.check(),
             Rule::Daemon(daemon) => self.check_daemon(daemon),
-            Rule::Mark(rule) => firewall_mark::check_add(&self.marks, rule),
-            Rule::Local(local) => self.check_local(local),
-            Rule::Limit { service, limit } => self.check_limit(*service, *limit),
-            Rule::Disabled(servers) => self.disabled.check_add(*servers),
-            Rule::Listed { list, prefix, until } => self.lists.check_add(*list, *prefix, *until),
-            Rule::ListFile { list, path } => self.lists.check_file(*list, path),
-            Rule::Quic { service, rule } => self.quic.check_add(*service, rule),
+            noun => self.nouns.check_add(noun, self),
         }
     }
 
@@ -147,19 +144,7 @@ impl State {
                 let is_running = self.daemons.iter().any(|daemon| daemon.role == *role);
                 if is_running { Ok(()) } else { Err(CommandError::NoDaemon(*role)) }
             }
-            Object::Mark(rule) => firewall_mark::check_delete(&self.marks, rule),
-            Object::Local(addr) => {
-                let is_there = self.locals.iter().any(|known| known.addr == *addr);
-                if is_there { Ok(()) } else { Err(CommandError::NoSuchLocal(*addr)) }
-            }
-            Object::Limit(service) => {
-                let is_there = self.limits.contains_key(service);
-                if is_there { Ok(()) } else { Err(CommandError::NoSuchLimit(*service)) }
-            }
-            Object::Disabled(servers) => self.disabled.check_delete(*servers),
-            Object::Listed { list, prefix } => self.lists.check_delete(*list, *prefix),
-            Object::ListFile(list) => self.lists.check_delete_file(*list),
-            Object::Quic { service, object } => self.quic.check_delete(*service, *object),
+            noun => self.nouns.check_delete(noun),
         }
     }
 
@@ -179,13 +164,7 @@ impl State {
                 self.daemons.push(daemon.admitted());
                 self.daemons.sort_by_key(|running| running.role);
             }
-            Rule::Mark(rule) => self.marks.push(rule.clone()),
-            Rule::Local(local) => self.locals.push(*local),
-            Rule::Limit { service, limit } => _ = self.limits.insert(*service, *limit),
-            Rule::Disabled(servers) => self.disabled.insert(*servers),
-            Rule::Listed { list, prefix, until } => self.lists.add(*list, *prefix, *until),
-            Rule::ListFile { list, path } => self.lists.edit(*list, |list| list.file = Some(path.clone())),
-            Rule::Quic { service, rule } => self.quic.add(*service, rule),
+            noun => self.nouns.add(noun),
         }
     }
 
@@ -197,16 +176,13 @@ impl State {
             }
             Object::Timeouts => {}
             Object::Daemon(role) => self.daemons.retain(|running| running.role != *role),
-            Object::Mark(rule) => self.marks.retain(|known| known != rule),
-            Object::Local(addr) => self.locals.retain(|known| known.addr != *addr),
-            Object::Limit(service) => _ = self.limits.remove(service),
-            Object::Disabled(servers) => self.disabled.remove(*servers),
-            Object::Listed { list, prefix } => {
-                self.lists.edit(*list, |list| _ = list.entries.remove(prefix));
-            }
-            Object::ListFile(list) => self.lists.edit(*list, |list| list.file = None),
-            Object::Quic { service, object } => self.quic.delete(*service, *object),
+            noun => self.nouns.delete(noun),
         }
+    }
+
+    /// The rules that create the nouns.
+    pub(crate) fn nouns(&self) -> impl Iterator<Item = Rule> {
+        self.nouns.rules()
     }
 
     /// All services in the order of their keys.
@@ -224,7 +200,7 @@ impl State {
         let mut restricted = Self { daemons: self.daemons.clone(), ..Self::default() };
         for key in keys {
             restricted.set_service(*key, self.services.get(key).cloned());
-            restricted.set_limit(*key, self.limits.get(key).copied());
+            restricted.set_limit(*key, self.nouns.limits.get(key).copied());
         }
         restricted
     }
@@ -237,13 +213,13 @@ impl State {
 
     /// Sets or, with `None`, removes the limit of a service, without validation.
     pub fn set_limit(&mut self, key: ServiceKey, limit: Option<ClientLimit>) {
-        self.limits.remove(&key);
-        self.limits.extend(limit.map(|limit| (key, limit)));
+        self.nouns.limits.remove(&key);
+        self.nouns.limits.extend(limit.map(|limit| (key, limit)));
     }
 
     /// Replaces the local addresses, without validation.
     pub(crate) fn set_locals(&mut self, locals: &[LocalAddress]) {
-        self.locals = locals.to_vec();
+        self.nouns.locals = locals.to_vec();
     }
 
     /// The timeouts in force.
@@ -258,33 +234,22 @@ impl State {
 
     /// The mark rules, in the order in which they apply.
     pub fn marks(&self) -> &[MarkRule] {
-        &self.marks
+        &self.nouns.marks
     }
 
     /// The local addresses, in the order of the commands.
     pub fn locals(&self) -> &[LocalAddress] {
-        &self.locals
+        &self.nouns.locals
     }
 
     /// The disabled real servers.
     pub fn disabled(&self) -> &DisabledServers {
-        &self.disabled
+        &self.nouns.disabled
     }
 
     /// What each client may do, by service.
     pub fn limits(&self) -> &BTreeMap<ServiceKey, ClientLimit> {
-        &self.limits
-    }
-
-    fn check_limit(&self, service: ServiceKey, limit: ClientLimit) -> Result<(), CommandError> {
-        check_key(&service)?;
-        if self.limits.len() >= LIMITS_MAX && !self.limits.contains_key(&service) {
-            let why =
-                format!("{LIMITS_MAX} services have limits already, the largest number; delete one first");
-            return Err(CommandError::invalid(why));
-        }
-        let destinations = self.services.get(&service).map_or(&[][..], |known| &known.destinations);
-        client_limit::check(&service, limit, destinations.iter().map(|dest| dest.options.method))
+        &self.nouns.limits
     }
 
     /// Refuses the SYN proxy, of the service or of its clients' limit, where it cannot be.
@@ -294,7 +259,7 @@ impl State {
         options: &ServiceOptions,
         methods: impl IntoIterator<Item = ForwardingMethod>,
     ) -> Result<(), CommandError> {
-        let is_above = self.limits.get(key).is_some_and(|limit| limit.above == Above::SynProxy);
+        let is_above = self.nouns.limits.get(key).is_some_and(|limit| limit.above == Above::SynProxy);
         match options.syn_proxy {
             SynProxy::Off if !is_above => Ok(()),
             SynProxy::Off => check_proxied(key, Proxied::AboveRate, methods),
@@ -304,28 +269,12 @@ impl State {
 
     /// The access lists.
     pub fn lists(&self) -> &AccessLists {
-        &self.lists
+        &self.nouns.lists
     }
 
     /// The QUIC configurations and server IDs.
     pub fn quic(&self) -> &QuicServices {
-        &self.quic
-    }
-
-    fn check_local(&self, local: &LocalAddress) -> Result<(), CommandError> {
-        if let Some(there) = self.locals.iter().find(|known| known.addr == local.addr) {
-            return Err(CommandError::LocalExists(*there));
-        }
-        if let Some(why) = local.fault() {
-            return Err(CommandError::invalid(why));
-        }
-        if self.locals.len() >= LOCALS_MAX {
-            let why = format!(
-                "there are {LOCALS_MAX} local addresses already, the largest number; delete one first"
-            );
-            return Err(CommandError::invalid(why));
-        }
-        Ok(())
+        &self.nouns.quic
     }
 
     fn edit(&mut self, key: &ServiceKey, change: impl FnOnce(&mut Service)) {
@@ -345,10 +294,10 @@ impl State {
     fn check_edited_service(&self, key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
         self.known(key)?;
         check_service(key, options)?;
-        let destinations = self.services.get(key).map_or(&[][..], |service| &service.destinations);
-        let methods = destinations.iter().map(|dest| dest.options.method);
+        let methods = self.methods(key);
+        let destinations = methods.len();
         self.check_syn_proxy(key, options, methods)?;
-        check_room(&options.scheduler, destinations.len())
+        check_room(&options.scheduler, destinations)
     }
 
     fn check_destination(
@@ -402,15 +351,6 @@ impl State {
     }
 }
 
-fn check_key(key: &ServiceKey) -> Result<(), CommandError> {
-    match *key {
-        ServiceKey::Address { protocol: Protocol::TCP | Protocol::UDP | Protocol::SCTP, .. } => Ok(()),
-        ServiceKey::Address { protocol, .. } => Err(CommandError::ProtocolNotSupported(protocol)),
-        ServiceKey::Mark { mark: 0, .. } => Err(CommandError::invalid("a firewall mark is never 0")),
-        ServiceKey::Mark { .. } => Ok(()),
-    }
-}
-
 fn check_service(key: &ServiceKey, options: &ServiceOptions) -> Result<(), CommandError> {
     if !scheduler::names().any(|name| name == options.scheduler) {
         return Err(CommandError::scheduler_not_found(&options.scheduler));
@@ -460,17 +400,14 @@ fn check_unicast(endpoint: Endpoint) -> Result<(), CommandError> {
     if unicast { Ok(()) } else { Err(CommandError::invalid(why)) }
 }
 
-/// The largest number of services with limits.
-const LIMITS_MAX: usize = 1024;
-
-/// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
-const LOCALS_MAX: usize = 1024;
-
 #[cfg(test)]
 mod tests {
+    use xvs_proto::Protocol;
+
     use crate::config::desired_state::*;
-    use crate::config::firewall_mark::MARKS_MAX;
     use crate::config::sync_daemon::SyncRole;
+    use crate::objects::local::LOCALS_MAX;
+    use crate::objects::mark::MARKS_MAX;
 
     fn endpoint(last: u8) -> Endpoint {
         Endpoint::new([192, 0, 2, last], 80)
@@ -732,9 +669,9 @@ mod tests {
         (0..LOCALS_MAX as u32).for_each(|number| assert!(state.apply(&local(number)).is_ok(), "{number}"));
         let refused = state.apply(&local(LOCALS_MAX as u32)).unwrap_err().to_string();
         assert!(refused.contains("delete one first"), "{refused}");
-        let there = state.locals()[7];
-        let addr = there.addr;
-        assert_eq!(state.check(&local(7)), Err(CommandError::LocalExists(there)));
+        let LocalAddress { addr, first_port, last_port, standby } = state.locals()[7];
+        let exists = CommandError::LocalExists { addr, first_port, last_port, standby };
+        assert_eq!(state.check(&local(7)), Err(exists));
         assert_eq!(state.apply(&Command::Delete(Object::Local(addr))), Ok(()));
         assert_eq!(state.check(&Command::Delete(Object::Local(addr))), Err(CommandError::NoSuchLocal(addr)));
         state.apply(&local(7)).unwrap();

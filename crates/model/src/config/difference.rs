@@ -1,9 +1,8 @@
 //! Differences between the running state and the state that a rules file wants, and the commands that remove them.
 //!
 //! The wanted state is the result of the file's commands on an empty state, as with `xvsadm -R`. The two states are
-//! compared object by object: services, destinations, local addresses, disabled real servers, entries and files of
-//! access lists, QUIC configurations and server IDs, the mark rules, the timeouts. Entries of lists that end by
-//! themselves are never deleted. No command touches an object that is equal in both, so its connections, counters and
+//! compared object by object: services, destinations, nouns, the timeouts. Entries of lists that end by themselves are
+//! never deleted. No command touches an object that is equal in both, so its connections, counters and
 //! scheduler state stay; an object that differs is edited. The order of destinations and of local addresses is not
 //! compared; the order of mark rules is. Timeouts that a file does not set stay, and synchronization daemons that it
 //! does not start continue. Pure; cost: one pass over both states, and memory for the services that differ. Not here:
@@ -13,19 +12,18 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
-use xvs_sched::{Above, ForwardingMethod, ServiceKey};
+use xvs_sched::{ForwardingMethod, ServiceKey};
 
-use crate::config::access_list::Until;
 use crate::config::command::Command;
 use crate::config::desired_state::State;
 use crate::config::destination::{DestinationOptions, Tunnel};
-use crate::config::firewall_mark::MarkRule;
-use crate::config::quic_rule::QuicRule;
 use crate::config::refusal::CommandError;
-use crate::config::rule::{Object, Rule};
 use crate::config::rules::DesiredRules;
 use crate::config::service::{Netmask, ServiceOptions};
 use crate::config::sync_daemon::{SyncDaemon, SyncRole};
+use crate::objects::mark::MarkRule;
+use crate::objects::noun::Turn;
+use crate::objects::{Object, Rule};
 
 /// The state that these commands create from an empty one.
 ///
@@ -71,24 +69,18 @@ impl Difference {
 
     /// The commands that remove the difference.
     fn commands(&self) -> impl Iterator<Item = Command> {
-        let deleted = self.before.as_ref().filter(|rule| self.after.is_none() || is_replaced(rule));
+        let deleted = self.before.as_ref().filter(|rule| self.after.is_none() || rule.is_replaced());
         deleted.map(|rule| Command::Delete(rule.object())).into_iter().chain(self.after.clone())
     }
-}
-
-/// Whether an object is changed by its deletion and a new one.
-fn is_replaced(rule: &Rule) -> bool {
-    matches!(rule, Rule::Local(_) | Rule::Mark(_) | Rule::Quic { .. } | Rule::Daemon(_))
 }
 
 /// The differences between the running and the wanted state: local addresses first, then each service with its
 /// destinations, then mark rules and timeouts.
 pub fn differences(running: &State, wanted: &DesiredRules) -> Vec<Difference> {
     let mut all = all_differences(running, wanted);
-    // These entries of lists end by themselves.
-    all.retain(|difference| match difference.before {
-        Some(Rule::Listed { until: Some(_), .. }) => difference.after.is_some(),
-        _ => true,
+    // Without it in the rules, what ends by itself is not deleted.
+    all.retain(|difference| {
+        difference.after.is_some() || !difference.before.as_ref().is_some_and(Rule::ends)
     });
     all
 }
@@ -149,15 +141,12 @@ pub fn commands_for(differences: &[Difference]) -> Vec<Command> {
     let mut commands: Vec<_> = differences.iter().flat_map(Difference::commands).collect();
     commands.sort_by_key(|command| match command {
         // Directly before the start of another daemon of its role.
-        Command::Delete(Object::Daemon(_)) => 2,
-        Command::Delete(Object::Service(_)) => 1,
-        Command::Delete(_) => 0,
-        Command::Add(Rule::Destination { .. }) | Command::EditDestination { .. } => 3,
-        // Needs a configuration of its length.
-        Command::Add(Rule::Quic { rule: QuicRule::ServerId { .. }, .. }) => 3,
-        // Depends on the methods as they will be.
-        Command::Add(Rule::Limit { limit, .. }) if limit.above == Above::SynProxy => 4,
-        _ => 2,
+        Command::Delete(Object::Daemon(_)) => Turn::Any,
+        Command::Delete(Object::Service(_)) => Turn::ServiceDeleted,
+        Command::Delete(_) => Turn::Deleted,
+        Command::EditDestination { .. } => Turn::Dependent,
+        Command::Add(rule) => rule.turn(),
+        Command::EditService { .. } | Command::Flush | Command::Zero(_) => Turn::Any,
     });
     commands
 }
@@ -216,25 +205,14 @@ fn by_object(rules: &[Rule]) -> HashMap<Object, Rule> {
     rules.iter().map(|rule| (rule.object(), rule.clone())).collect()
 }
 
-/// The local addresses, the disabled real servers, limits, access lists, QUIC configurations, services and destinations
-/// of a state. Options without effect have their default.
+/// The nouns of a state but mark rules, its services and destinations. Options without effect have their default.
 fn rules(state: &State) -> Vec<Rule> {
     rules_unlike(state, &State::default())
 }
 
 /// As [`rules`], without services that `other` has with the same options and destinations.
 fn rules_unlike(state: &State, other: &State) -> Vec<Rule> {
-    let mut rules: Vec<_> = state.locals().iter().copied().map(Rule::Local).collect();
-    rules.extend(state.disabled().iter().map(Rule::Disabled));
-    let limits = state.limits().iter();
-    rules.extend(limits.map(|(key, limit)| Rule::Limit { service: *key, limit: *limit }));
-    for (&list, content) in state.lists().iter() {
-        for (&prefix, until) in &content.entries {
-            rules.push(Rule::Listed { list, prefix, until: until.map(Until::At) });
-        }
-        rules.extend(content.file.clone().map(|path| Rule::ListFile { list, path }));
-    }
-    rules.extend(state.quic().iter().flat_map(|(service, quic)| quic.rules(*service)));
+    let mut rules: Vec<_> = state.nouns().filter(|rule| !matches!(rule, Rule::Mark(_))).collect();
     for (key, service) in state.services().filter(|(key, service)| other.service(key) != Some(service)) {
         rules.push(Rule::Service { key: *key, options: effective_service(*key, &service.options) });
         // IPVS's order: the one added last comes first.

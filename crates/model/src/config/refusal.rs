@@ -9,11 +9,10 @@ use xvs_proto::quic::ServerId;
 use xvs_proto::{Endpoint, Prefix, Protocol};
 use xvs_sched::{ServiceKey, scheduler};
 
-use crate::config::list_key::ListKey;
 use crate::config::load_report::Server;
-use crate::config::local_address::LocalAddress;
 use crate::config::sync_daemon::SyncRole;
 use crate::config::unknown_name;
+use crate::objects::list_key::ListKey;
 
 /// Why a request was refused or failed. Nothing has changed, except with [`CommandError::Late`].
 ///
@@ -48,8 +47,11 @@ pub enum CommandError {
     MarkExists(String),
     #[error("no mark rule {0}; `xvs mark list` shows those that can be deleted")]
     NoSuchMark(String),
-    #[error("local address {0} exists already; delete it before you give it other ports, or another use")]
-    LocalExists(LocalAddress),
+    #[error(
+        "local address {addr} --ports {first_port}-{last_port}{} exists already; delete it before you give it other \
+         ports, or another use", if *standby { " --standby" } else { "" }
+    )]
+    LocalExists { addr: IpAddr, first_port: u16, last_port: u16, standby: bool },
     #[error("no local address {0}; `xvs laddr list` shows the configured ones")]
     NoSuchLocal(IpAddr),
     #[error("service {0} has no limit; `xvs limit list` shows those that can be deleted")]

@@ -8,8 +8,8 @@ use xvs_sched::ServiceKey;
 use crate::config::command::Command;
 use crate::config::desired_state::State;
 use crate::config::refusal::CommandError;
-use crate::config::rule::Rule;
 use crate::config::timeouts::Timeouts;
+use crate::objects::Rule;
 
 /// The state that rules want.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -122,7 +122,7 @@ fn duplicate_of(error: &CommandError) -> Option<String> {
         CommandError::DestinationExists { service, endpoint } => {
             format!("real server {endpoint} of virtual service {service}")
         }
-        CommandError::LocalExists(local) => format!("local address {}", local.addr),
+        CommandError::LocalExists { addr, .. } => format!("local address {addr}"),
         CommandError::MarkExists(rule) => format!("mark rule {rule}"),
         _ => return None,
     })

@@ -3,10 +3,11 @@
 use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
-use xvs_proto::{Endpoint, Family};
-use xvs_sched::{ClientAddress, SynProxy};
+use xvs_proto::{Endpoint, Family, Protocol};
+use xvs_sched::{ClientAddress, ServiceKey, SynProxy};
 
 use crate::config::destination::Destination;
+use crate::config::refusal::CommandError;
 
 /// A virtual service of the desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,3 +104,16 @@ impl Netmask {
 
 /// The scheduler of a service without `-s`.
 pub const DEFAULT_SCHEDULER: &str = "wlc";
+
+/// Refuses a key that no service can have.
+///
+/// # Errors
+/// The protocol has no services, or the mark is 0.
+pub(crate) fn check_key(key: &ServiceKey) -> Result<(), CommandError> {
+    match *key {
+        ServiceKey::Address { protocol: Protocol::TCP | Protocol::UDP | Protocol::SCTP, .. } => Ok(()),
+        ServiceKey::Address { protocol, .. } => Err(CommandError::ProtocolNotSupported(protocol)),
+        ServiceKey::Mark { mark: 0, .. } => Err(CommandError::invalid("a firewall mark is never 0")),
+        ServiceKey::Mark { .. } => Ok(()),
+    }
+}

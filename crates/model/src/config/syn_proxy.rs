@@ -7,7 +7,7 @@ use crate::config::refusal::CommandError;
 
 /// The option that puts a service behind the SYN proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Proxied {
+pub(crate) enum Proxied {
     /// `--syn-proxy` of the service.
     Service,
     /// `--above syn-proxy` of its clients' limit.
@@ -15,7 +15,7 @@ pub(super) enum Proxied {
 }
 
 /// Refuses the SYN proxy for protocols without SYN, and with real servers whose replies do not pass the director.
-pub(super) fn check_proxied(
+pub(crate) fn check_proxied(
     key: &ServiceKey,
     proxied: Proxied,
     methods: impl IntoIterator<Item = ForwardingMethod>,

@@ -8,12 +8,12 @@ use xvs_sched::{ClientLimit, ServiceKey};
 
 use crate::config::command::Command;
 use crate::config::destination::DestinationOptions;
-use crate::config::rule::Rule;
 use crate::config::service::ServiceOptions;
 use crate::config::timeouts::Timeouts;
 use crate::health_checks::check::{Check, Probe, Script};
 use crate::health_checks::fault::{Fault, LeftOut, Place, Severity};
 use crate::health_checks::mail::MailSettings;
+use crate::objects::Rule;
 
 /// A real server of a virtual server.
 #[derive(Debug, Clone, PartialEq)]

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 use xvs_sched::ServiceKey;
 
 use crate::config::command::Command;
-use crate::config::list_key::ListKind;
 use crate::config::load_report::Server;
+use crate::objects::list_key::ListKind;
 use crate::report::capture::CaptureRequest;
 use crate::report::connection::Filter;
 use crate::report::event::EventQuery;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::{Certainty, Figure};
 
-use crate::config::maintenance::DisabledServers;
 use crate::foreign_text::ForeignText;
+use crate::objects::disabled::DisabledServers;
 use crate::report::health::HealthReport;
 
 /// The packet in question: described by `proto`, `from` and `to`, or a whole frame.

@@ -10,9 +10,9 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::access_list::ListSummary;
-use crate::config::client_limit::SynLimitSummary;
 use crate::config::sync_daemon::SyncRole;
+use crate::objects::limit::SynLimitSummary;
+use crate::objects::listed::ListSummary;
 use crate::report::fleet::FleetReport;
 use crate::report::health::Counts;
 use crate::report::setting::Setting;

@@ -24,7 +24,7 @@ use xvs_host::state_directory::{Others, StateDirectory};
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Rule;
+use xvs_model::objects::Rule;
 use xvs_model::protocol::question;
 
 use crate::connection_log::Logging;

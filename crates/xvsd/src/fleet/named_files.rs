@@ -43,9 +43,11 @@ mod tests {
     use std::os::unix::fs::symlink;
     use std::path::PathBuf;
 
-    use xvs_model::config::list_key::{ListKey, ListKind};
-    use xvs_model::config::quic_rule::{QuicConfig, QuicRule};
-    use xvs_model::config::rule::Rule;
+    use xvs_model::objects::Rule;
+    use xvs_model::objects::list_file::ListFile;
+    use xvs_model::objects::list_key::{ListKey, ListKind};
+    use xvs_model::objects::quic::ServiceQuic;
+    use xvs_model::objects::quic::{QuicConfig, QuicRule};
 
     use super::*;
 
@@ -54,8 +56,8 @@ mod tests {
         let list = ListKey { kind: ListKind::Deny, service: Some(service) };
         let options = QuicConfig { server_id_length: 3, nonce_length: 4, key_file: Some(path.clone()) };
         let rule = QuicRule::Config { config: 0, options };
-        let key = Command::Add(Rule::Quic { service, rule });
-        [vec![Command::Add(Rule::ListFile { list, path })], vec![key]]
+        let key = Command::Add(Rule::Quic(ServiceQuic { service, rule }));
+        [vec![Command::Add(Rule::ListFile(ListFile { list, path }))], vec![key]]
     }
 
     #[test]

@@ -13,9 +13,9 @@ use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::{differences, rules_of};
-use xvs_model::config::rule::Rule;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::foreign_text::ForeignText;
+use xvs_model::objects::Rule;
 use xvs_model::report::fleet::FleetDirector;
 use xvs_model::report::listing::Stats;
 

@@ -27,7 +27,8 @@ use xvs_ctl::journal::format::{Entry, FileRecord};
 use xvs_ctl::unattached::Attachment;
 use xvs_health::engine;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::config::rule::Rule;
+use xvs_model::objects::Rule;
+use xvs_model::objects::list_file::ListFile;
 use xvs_model::protocol::question;
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::{Setting, Source};
@@ -161,7 +162,7 @@ impl Reloader {
         }
         // Also those that commands name: a successor would refuse them only later.
         for rule in &self.daemon.ask(question::rules())?.rules {
-            if let Rule::ListFile { list, path } = rule {
+            if let Rule::ListFile(ListFile { list, path }) = rule {
                 read_list(*list, path).map_err(unchanged)?;
             }
             if let Some(path) = rule.key_file() {

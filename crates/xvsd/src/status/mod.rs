@@ -21,11 +21,10 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_host::network::card::CardLosses;
-use xvs_ipvsadm::disabled_arguments;
-use xvs_model::config::access_list::ListSummary;
-use xvs_model::config::client_limit::SynLimitSummary;
-use xvs_model::config::list_key::{ListKey, ListKind};
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
+use xvs_model::objects::limit::SynLimitSummary;
+use xvs_model::objects::list_key::{ListKey, ListKind};
+use xvs_model::objects::listed::ListSummary;
 use xvs_model::report::health::HealthReport;
 use xvs_model::report::status::{
     Drops, Level, OffloadStatus, RecentDrops, StatusReport, SyncStatus, TableStatus, WorkerStatus,
@@ -160,7 +159,7 @@ pub fn report(shared: &Shared, health: Option<&HealthReport>) -> StatusReport {
         services_without_destination: troubles.unusable.len() as u64,
         destinations: destinations as u64,
         health: health.map(HealthReport::counts),
-        disabled: facts.disabled.iter().map(|server| disabled_arguments(&server)).collect(),
+        disabled: facts.disabled.iter().map(|servers| servers.arguments()).collect(),
         lists: lists(&snapshot),
         syn_limits: syn_limits(&snapshot),
         workers: workers(shared, &facts, &busy_percent),

@@ -10,7 +10,7 @@ use std::net::{IpAddr, SocketAddr};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Member, Service, Snapshot};
-use xvs_model::config::maintenance::DisabledServers;
+use xvs_model::objects::disabled::DisabledServers;
 use xvs_model::report::health::{HealthReport, RealServerHealth, SorryServerHealth, VirtualServerHealth};
 use xvs_model::report::response::ResponseTimes;
 use xvs_proto::Endpoint;

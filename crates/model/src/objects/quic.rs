@@ -5,17 +5,183 @@
 //! IDs (`xvs_proto::quic`), the choice of a real server (`new_connection/quic.rs` of `dataplane`).
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::quic::{CONFIGURATIONS, Decoder, ServerId};
 use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 
-use crate::config::client_limit::as_listed;
-use crate::config::quic_rule::{QuicConfig, QuicObject, QuicRule};
 use crate::config::refusal::CommandError;
-use crate::config::rule::Rule;
+use crate::config::service_option::{as_listed, named_service};
+use crate::objects::noun::{Noun, Services, Turn};
+
+/// How a configuration encodes server IDs in connection IDs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct QuicConfig {
+    /// The length of its server IDs, in bytes.
+    pub server_id_length: u8,
+    /// The length of the nonce behind a server ID, in bytes.
+    pub nonce_length: u8,
+    /// The file of the key; `None`: nothing is encrypted.
+    pub key_file: Option<PathBuf>,
+}
+
+/// A QUIC configuration or a server ID of a service, with its options.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QuicRule {
+    /// A configuration; no error if the service has an equal one. Its key is read when the command is carried out, and
+    /// at each reload.
+    #[serde(rename = "add")]
+    Config {
+        /// Its number.
+        config: u8,
+        /// How it encodes server IDs.
+        options: QuicConfig,
+    },
+    /// A server ID of a real server, whether or not that exists now; no error if the real server has it.
+    #[serde(rename = "add_id")]
+    ServerId {
+        /// The real server.
+        server: Endpoint,
+        /// The ID.
+        id: ServerId,
+    },
+}
+
+/// Which configuration or server ID of a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum QuicObject {
+    /// A configuration. Its deletion leaves the server IDs.
+    #[serde(rename = "delete")]
+    Config {
+        /// Its number.
+        config: u8,
+    },
+    /// A server ID.
+    #[serde(rename = "delete_id")]
+    ServerId {
+        /// The ID.
+        id: ServerId,
+    },
+}
+
+impl QuicRule {
+    /// The object that it describes.
+    pub(crate) fn object(&self) -> QuicObject {
+        match *self {
+            Self::Config { config, .. } => QuicObject::Config { config },
+            Self::ServerId { id, .. } => QuicObject::ServerId { id },
+        }
+    }
+}
+
+/// A QUIC configuration or a server ID of a service, whether or not the service exists now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceQuic {
+    /// The service.
+    pub service: ServiceKey,
+    /// The configuration or the server ID.
+    #[serde(rename = "change")]
+    pub rule: QuicRule,
+}
+
+/// Which configuration or server ID of which service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct QuicKey {
+    /// The service.
+    pub service: ServiceKey,
+    /// The configuration or the server ID.
+    #[serde(rename = "change")]
+    pub object: QuicObject,
+}
+
+impl Noun for ServiceQuic {
+    type Key = QuicKey;
+    type All = QuicServices;
+    const IS_REPLACED: bool = true;
+
+    fn key(&self) -> QuicKey {
+        QuicKey { service: self.service, object: self.rule.object() }
+    }
+
+    fn check_add(&self, all: &QuicServices, _: &dyn Services) -> Result<(), CommandError> {
+        match self.rule {
+            QuicRule::Config { config, ref options } => all.check_config(self.service, config, options),
+            QuicRule::ServerId { server, id } => all.check_id(self.service, server, id),
+        }
+    }
+
+    fn check_delete(&QuicKey { service, object }: &QuicKey, all: &QuicServices) -> Result<(), CommandError> {
+        let quic = all.get(&service);
+        match object {
+            QuicObject::Config { config } => {
+                let is_there = quic.is_some_and(|quic| quic.configs.contains_key(&config));
+                if is_there { Ok(()) } else { Err(CommandError::NoSuchQuic { service, config }) }
+            }
+            QuicObject::ServerId { id } => {
+                let is_there = quic.is_some_and(|quic| quic.servers.contains_key(&id));
+                if is_there { Ok(()) } else { Err(CommandError::NoSuchServerId { service, id }) }
+            }
+        }
+    }
+
+    fn add(&self, all: &mut QuicServices) {
+        let quic = all.0.entry(self.service).or_default();
+        match &self.rule {
+            QuicRule::Config { config, options } => _ = quic.configs.insert(*config, options.clone()),
+            QuicRule::ServerId { server, id } => _ = quic.servers.insert(*id, *server),
+        }
+    }
+
+    /// A service that has nothing then is left out.
+    fn delete(QuicKey { service, object }: &QuicKey, all: &mut QuicServices) {
+        let Some(quic) = all.0.get_mut(service) else { return };
+        match object {
+            QuicObject::Config { config } => _ = quic.configs.remove(config),
+            QuicObject::ServerId { id } => _ = quic.servers.remove(id),
+        }
+        if *quic == Quic::default() {
+            all.0.remove(service);
+        }
+    }
+
+    fn each(all: &QuicServices) -> impl Iterator<Item = Self> {
+        all.iter().flat_map(|(&service, quic)| quic.rules().map(move |rule| Self { service, rule }))
+    }
+
+    fn added(&self) -> String {
+        let service = named_service(&self.service);
+        match &self.rule {
+            QuicRule::Config { config, options } => {
+                let QuicConfig { server_id_length, nonce_length, key_file } = options;
+                let key = key_file.as_ref().map(|path| format!(" --key-file {}", path.display()));
+                format!(
+                    "quic add {service} --config {config} --server-id-length {server_id_length} \
+                     --nonce-length {nonce_length}{}",
+                    key.unwrap_or_default()
+                )
+            }
+            QuicRule::ServerId { server, id } => format!("quic server-id {service} -r {server} {id}"),
+        }
+    }
+
+    fn deleted(QuicKey { service, object }: &QuicKey) -> String {
+        let service = named_service(service);
+        match object {
+            QuicObject::Config { config } => format!("quic delete {service} --config {config}"),
+            QuicObject::ServerId { id } => format!("quic delete-server-id {service} {id}"),
+        }
+    }
+
+    fn turn(&self) -> Turn {
+        match self.rule {
+            QuicRule::Config { .. } => Turn::Any,
+            QuicRule::ServerId { .. } => Turn::Dependent,
+        }
+    }
+}
 
 /// The QUIC configurations and server IDs of a service.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -91,14 +257,14 @@ impl Quic {
         })
     }
 
-    /// The rules that give a service this.
-    pub fn rules(&self, service: ServiceKey) -> impl Iterator<Item = Rule> {
+    /// The server IDs, and the configurations after them.
+    pub fn rules(&self) -> impl Iterator<Item = QuicRule> {
         let ids = self.servers.iter().map(|(&id, &server)| QuicRule::ServerId { server, id });
         let configs = self
             .configs
             .iter()
             .map(|(&config, options)| QuicRule::Config { config, options: options.clone() });
-        ids.chain(configs).map(move |rule| Rule::Quic { service, rule })
+        ids.chain(configs)
     }
 }
 
@@ -143,56 +309,6 @@ impl QuicServices {
     pub fn key_files(&self) -> impl Iterator<Item = &Path> {
         let configs = self.0.values().flat_map(|quic| quic.configs.values());
         configs.filter_map(|config| config.key_file.as_deref())
-    }
-
-    /// Gives a service a configuration or a server ID that was checked.
-    pub(super) fn add(&mut self, service: ServiceKey, rule: &QuicRule) {
-        let quic = self.0.entry(service).or_default();
-        match rule {
-            QuicRule::Config { config, options } => _ = quic.configs.insert(*config, options.clone()),
-            QuicRule::ServerId { server, id } => _ = quic.servers.insert(*id, *server),
-        }
-    }
-
-    /// Takes a configuration or a server ID from a service. A service that has nothing then is left out.
-    pub(super) fn delete(&mut self, service: ServiceKey, object: QuicObject) {
-        let Some(quic) = self.0.get_mut(&service) else { return };
-        match object {
-            QuicObject::Config { config } => _ = quic.configs.remove(&config),
-            QuicObject::ServerId { id } => _ = quic.servers.remove(&id),
-        }
-        if *quic == Quic::default() {
-            self.0.remove(&service);
-        }
-    }
-
-    /// Checks whether a service can be given a configuration or a server ID.
-    ///
-    /// # Errors
-    /// A sentence that names service and object.
-    pub(super) fn check_add(&self, service: ServiceKey, rule: &QuicRule) -> Result<(), CommandError> {
-        match *rule {
-            QuicRule::Config { config, ref options } => self.check_config(service, config, options),
-            QuicRule::ServerId { server, id } => self.check_id(service, server, id),
-        }
-    }
-
-    /// Checks whether a configuration or a server ID can be taken from a service.
-    ///
-    /// # Errors
-    /// The service does not have it.
-    pub(super) fn check_delete(&self, service: ServiceKey, object: QuicObject) -> Result<(), CommandError> {
-        let quic = self.get(&service);
-        match object {
-            QuicObject::Config { config } => {
-                let is_there = quic.is_some_and(|quic| quic.configs.contains_key(&config));
-                if is_there { Ok(()) } else { Err(CommandError::NoSuchQuic { service, config }) }
-            }
-            QuicObject::ServerId { id } => {
-                let is_there = quic.is_some_and(|quic| quic.servers.contains_key(&id));
-                if is_there { Ok(()) } else { Err(CommandError::NoSuchServerId { service, id }) }
-            }
-        }
     }
 
     /// Refuses a configuration that is wrong in itself, or whose number the service has for another one.
@@ -278,8 +394,8 @@ const IDS_MAX: usize = 4096;
 mod tests {
     use crate::config::command::Command;
     use crate::config::desired_state::State;
-    use crate::config::quic::*;
-    use crate::config::rule::Object;
+    use crate::objects::quic::*;
+    use crate::objects::{Object, Rule};
 
     fn service() -> ServiceKey {
         "UDP 198.51.100.1:443".parse().unwrap()
@@ -290,7 +406,7 @@ mod tests {
     }
 
     fn add_to(service: ServiceKey, config: u8, options: QuicConfig) -> Command {
-        Command::Add(Rule::Quic { service, rule: QuicRule::Config { config, options } })
+        Command::Add(Rule::Quic(ServiceQuic { service, rule: QuicRule::Config { config, options } }))
     }
 
     fn add(config: u8, options: QuicConfig) -> Command {
@@ -300,11 +416,11 @@ mod tests {
     fn id(last: u8, id: &str) -> Command {
         let rule =
             QuicRule::ServerId { server: Endpoint::new([192, 0, 2, last], 443), id: id.parse().unwrap() };
-        Command::Add(Rule::Quic { service: service(), rule })
+        Command::Add(Rule::Quic(ServiceQuic { service: service(), rule }))
     }
 
     fn delete(object: QuicObject) -> Command {
-        Command::Delete(Object::Quic { service: service(), object })
+        Command::Delete(Object::Quic(QuicKey { service: service(), object }))
     }
 
     fn with(commands: &[Command]) -> State {
@@ -348,7 +464,7 @@ mod tests {
         let first = delete(QuicObject::Config { config: 0 });
         let state =
             with(&[add(0, config(3, 4)), id(1, "0a0b0c"), add(1, config(2, 4)), id(1, "0a0b"), first]);
-        let rules: Vec<_> = state.quic().get(&service()).unwrap().rules(service()).collect();
+        let rules: Vec<_> = state.nouns().collect();
         // As the journal has them.
         let text = serde_json::to_string(&rules).unwrap();
         let commands: Vec<Command> = serde_json::from_str(&text).unwrap();

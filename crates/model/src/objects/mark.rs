@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Prefix, Protocol};
 
 use crate::config::refusal::CommandError;
+use crate::objects::noun::{Noun, Services};
 
 /// A mark rule: packets that match all its conditions get the mark.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -65,43 +66,66 @@ impl PartialOrd for MarkRule {
     }
 }
 
-/// Checks whether a rule can be added to these.
-///
-/// # Errors
-/// There is an equal one, or no room; no packet can match it, or it has more ports than iptables allows in a rule.
-pub(crate) fn check_add(rules: &[MarkRule], rule: &MarkRule) -> Result<(), CommandError> {
-    if rules.len() >= MARKS_MAX {
-        let why = format!("there are {MARKS_MAX} mark rules already, the largest number; delete one first");
-        return Err(CommandError::invalid(why));
-    }
-    if rules.contains(rule) {
-        return Err(CommandError::MarkExists(rule.to_string()));
-    }
-    let mut ports = 0;
-    for range in &rule.dest_ports {
-        ports += if range.start() == range.end() { 1 } else { 2 };
-    }
-    let why = if rule.interface.as_deref().is_some_and(|name| !is_interface(name)) {
-        format!(
-            "mark rule «{rule}» names no interface: a name has up to 15 bytes, no blank, slash or colon, and may end in +; \
-             leave -i out for packets from any interface"
-        )
-    } else if ports > PORTS_MAX {
-        format!(
-            "mark rule «{rule}» has more than {PORTS_MAX} ports, where a range counts as two; add two rules"
-        )
-    } else {
-        return Ok(());
-    };
-    Err(CommandError::invalid(why))
-}
+impl Noun for MarkRule {
+    type Key = Self;
+    type All = Vec<Self>;
+    const IS_REPLACED: bool = true;
 
-/// Checks whether a rule can be deleted.
-///
-/// # Errors
-/// There is no such rule.
-pub(crate) fn check_delete(rules: &[MarkRule], rule: &MarkRule) -> Result<(), CommandError> {
-    if rules.contains(rule) { Ok(()) } else { Err(CommandError::NoSuchMark(rule.to_string())) }
+    fn key(&self) -> Self {
+        self.clone()
+    }
+
+    fn check_add(&self, all: &Vec<Self>, _: &dyn Services) -> Result<(), CommandError> {
+        if all.len() >= MARKS_MAX {
+            let why =
+                format!("there are {MARKS_MAX} mark rules already, the largest number; delete one first");
+            return Err(CommandError::invalid(why));
+        }
+        if all.contains(self) {
+            return Err(CommandError::MarkExists(self.to_string()));
+        }
+        let mut ports = 0;
+        for range in &self.dest_ports {
+            ports += if range.start() == range.end() { 1 } else { 2 };
+        }
+        let why = if self.interface.as_deref().is_some_and(|name| !is_interface(name)) {
+            format!(
+                "mark rule «{self}» names no interface: a name has up to 15 bytes, no blank, slash or colon, and may end \
+                 in +; leave -i out for packets from any interface"
+            )
+        } else if ports > PORTS_MAX {
+            format!(
+                "mark rule «{self}» has more than {PORTS_MAX} ports, where a range counts as two; add two rules"
+            )
+        } else {
+            return Ok(());
+        };
+        Err(CommandError::invalid(why))
+    }
+
+    fn check_delete(rule: &Self, all: &Vec<Self>) -> Result<(), CommandError> {
+        if all.contains(rule) { Ok(()) } else { Err(CommandError::NoSuchMark(rule.to_string())) }
+    }
+
+    fn add(&self, all: &mut Vec<Self>) {
+        all.push(self.clone());
+    }
+
+    fn delete(rule: &Self, all: &mut Vec<Self>) {
+        all.retain(|known| known != rule);
+    }
+
+    fn each(all: &Vec<Self>) -> impl Iterator<Item = Self> {
+        all.iter().cloned()
+    }
+
+    fn added(&self) -> String {
+        format!("mark add {self}")
+    }
+
+    fn deleted(rule: &Self) -> String {
+        format!("mark delete {rule}")
+    }
 }
 
 /// Whether this is a valid name of an interface (kernel `net/core/dev.c`, `dev_valid_name`), or a prefix with `+`, that

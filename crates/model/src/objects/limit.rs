@@ -7,7 +7,85 @@ use xvs_proto::{Prefix, Protocol};
 use xvs_sched::{Above, ClientLimit, ForwardingMethod, ServiceKey};
 
 use crate::config::refusal::CommandError;
+use crate::config::service::check_key;
+use crate::config::service_option::{as_listed, named_service};
 use crate::config::syn_proxy::{Proxied, check_proxied};
+use crate::objects::noun::{Noun, Services, Turn};
+
+/// What each client of a service may do, and all together, whether or not the service exists now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceLimit {
+    /// The service.
+    pub service: ServiceKey,
+    /// The limit.
+    pub limit: ClientLimit,
+}
+
+impl Noun for ServiceLimit {
+    type Key = ServiceKey;
+    type All = BTreeMap<ServiceKey, ClientLimit>;
+    const IS_REPLACED: bool = false;
+
+    fn key(&self) -> ServiceKey {
+        self.service
+    }
+
+    fn check_add(&self, all: &Self::All, services: &dyn Services) -> Result<(), CommandError> {
+        check_key(&self.service)?;
+        if all.len() >= LIMITS_MAX && !all.contains_key(&self.service) {
+            let why =
+                format!("{LIMITS_MAX} services have limits already, the largest number; delete one first");
+            return Err(CommandError::invalid(why));
+        }
+        check(&self.service, self.limit, services.methods(&self.service))
+    }
+
+    fn check_delete(service: &ServiceKey, all: &Self::All) -> Result<(), CommandError> {
+        if all.contains_key(service) { Ok(()) } else { Err(CommandError::NoSuchLimit(*service)) }
+    }
+
+    fn add(&self, all: &mut Self::All) {
+        all.insert(self.service, self.limit);
+    }
+
+    fn delete(service: &ServiceKey, all: &mut Self::All) {
+        all.remove(service);
+    }
+
+    fn each(all: &Self::All) -> impl Iterator<Item = Self> {
+        all.iter().map(|(service, limit)| Self { service: *service, limit: *limit })
+    }
+
+    fn added(&self) -> String {
+        let ClientLimit { connections, rate, burst, above, syn_rate, syn_burst } = self.limit;
+        let mut text = format!("limit set {}", named_service(&self.service));
+        text += &(number("connections", connections) + &number("rate", rate) + &number("burst", burst));
+        if above != Above::Drop {
+            text += &format!(" --above {}", above.name());
+        }
+        text + &number("syn-rate", syn_rate) + &number("syn-burst", syn_burst)
+    }
+
+    fn deleted(service: &ServiceKey) -> String {
+        format!("limit delete {}", named_service(service))
+    }
+
+    fn service(service: &ServiceKey) -> Option<ServiceKey> {
+        Some(*service)
+    }
+
+    fn turn(&self) -> Turn {
+        if self.limit.above == Above::SynProxy { Turn::Last } else { Turn::Any }
+    }
+}
+
+/// An option of `xvs limit set`, unless its value is the default.
+fn number(name: &str, value: u32) -> String {
+    if value == 0 { String::new() } else { format!(" --{name} {value}") }
+}
+
+/// The largest number of services with limits.
+const LIMITS_MAX: usize = 1024;
 
 /// The limits of all services, and the clients that they concern most.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -84,7 +162,7 @@ pub struct ClientRow {
 ///
 /// # Errors
 /// The reason.
-pub(super) fn check(
+fn check(
     service: &ServiceKey,
     limit: ClientLimit,
     methods: impl IntoIterator<Item = ForwardingMethod>,
@@ -116,17 +194,3 @@ pub(super) fn check(
 
 /// The largest number of a limit.
 const LIMIT_MAX: u32 = 1_000_000;
-
-/// A service as listings print it.
-pub(crate) mod as_listed {
-    use serde::{Deserialize, Deserializer, Serializer, de};
-    use xvs_sched::ServiceKey;
-
-    pub(crate) fn serialize<S: Serializer>(key: &ServiceKey, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(key)
-    }
-
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<ServiceKey, D::Error> {
-        String::deserialize(from)?.parse().map_err(de::Error::custom)
-    }
-}

@@ -9,6 +9,8 @@ use xvs_sched::ServiceKey;
 
 use crate::config::load_report::Server;
 use crate::config::refusal::CommandError;
+use crate::config::service_option::named;
+use crate::objects::noun::{Noun, Services};
 
 /// The real servers that one `xvs disable` concerns: those of an address, or at one port of it, in all services or in
 /// one. They are disabled whether or not a service has them now.
@@ -25,6 +27,11 @@ impl Disabled {
     /// Whether it concerns a real server of this service.
     pub fn includes(self, service: ServiceKey, endpoint: Endpoint) -> bool {
         self.server.includes(endpoint) && self.service.is_none_or(|only| only == service)
+    }
+
+    /// The arguments of `xvs disable` and `xvs enable`.
+    pub fn arguments(self) -> String {
+        format!("{}{}", self.server, named(self.service))
     }
 
     /// Whether it concerns every real server that `other` concerns.
@@ -64,40 +71,13 @@ impl DisabledServers {
         self.0.is_empty()
     }
 
-    /// Checks whether these can be disabled.
-    ///
-    /// # Errors
-    /// There is no room for another element.
-    pub(crate) fn check_add(&self, new: Disabled) -> Result<(), CommandError> {
-        if self.iter().len() >= DISABLED_MAX && self.grows(new) {
-            let why = format!(
-                "{DISABLED_MAX} entries of disabled real servers exist already, the largest number; enable one first"
-            );
-            return Err(CommandError::invalid(why));
-        }
-        Ok(())
-    }
-
-    /// Checks whether these can be enabled.
-    ///
-    /// # Errors
-    /// They are not disabled, or only as part of a broader element.
-    pub(crate) fn check_delete(&self, enabled: Disabled) -> Result<(), CommandError> {
-        let server = enabled.server;
-        match self.broader(enabled) {
-            _ if self.can_remove(enabled) => Ok(()),
-            Some(broader) => Err(CommandError::DisabledAsPart { server, broader: broader.to_string() }),
-            None => Err(CommandError::NotDisabled(server)),
-        }
-    }
-
     /// Whether [`Self::insert`] would make more elements of them.
     fn grows(&self, new: Disabled) -> bool {
         self.broader(new).is_none() && !self.can_remove(new)
     }
 
     /// Adds an element, in the place of those that it covers.
-    pub(crate) fn insert(&mut self, new: Disabled) {
+    fn insert(&mut self, new: Disabled) {
         if self.broader(new).is_none() {
             self.0.retain(|known| !new.covers(*known));
             self.0.insert(new);
@@ -105,7 +85,7 @@ impl DisabledServers {
     }
 
     /// Removes this element and all that it covers.
-    pub(crate) fn remove(&mut self, enabled: Disabled) {
+    fn remove(&mut self, enabled: Disabled) {
         self.0.retain(|known| !enabled.covers(*known));
     }
 
@@ -120,12 +100,61 @@ impl DisabledServers {
     }
 }
 
+impl Noun for Disabled {
+    type Key = Self;
+    type All = DisabledServers;
+    const IS_REPLACED: bool = false;
+
+    fn key(&self) -> Self {
+        *self
+    }
+
+    fn check_add(&self, all: &DisabledServers, _: &dyn Services) -> Result<(), CommandError> {
+        if all.iter().len() >= DISABLED_MAX && all.grows(*self) {
+            let why = format!(
+                "{DISABLED_MAX} entries of disabled real servers exist already, the largest number; enable one first"
+            );
+            return Err(CommandError::invalid(why));
+        }
+        Ok(())
+    }
+
+    fn check_delete(enabled: &Self, all: &DisabledServers) -> Result<(), CommandError> {
+        let server = enabled.server;
+        match all.broader(*enabled) {
+            _ if all.can_remove(*enabled) => Ok(()),
+            Some(broader) => Err(CommandError::DisabledAsPart { server, broader: broader.to_string() }),
+            None => Err(CommandError::NotDisabled(server)),
+        }
+    }
+
+    fn add(&self, all: &mut DisabledServers) {
+        all.insert(*self);
+    }
+
+    fn delete(enabled: &Self, all: &mut DisabledServers) {
+        all.remove(*enabled);
+    }
+
+    fn each(all: &DisabledServers) -> impl Iterator<Item = Self> {
+        all.iter()
+    }
+
+    fn added(&self) -> String {
+        format!("disable {}", self.arguments())
+    }
+
+    fn deleted(enabled: &Self) -> String {
+        format!("enable {}", enabled.arguments())
+    }
+}
+
 /// The largest number of elements.
 const DISABLED_MAX: usize = 1024;
 
 #[cfg(test)]
 mod tests {
-    use crate::config::maintenance::*;
+    use crate::objects::disabled::*;
 
     fn disabled(server: &str, service: Option<&str>) -> Disabled {
         Disabled { server: server.parse().unwrap(), service: service.map(|service| service.parse().unwrap()) }

@@ -7,6 +7,9 @@ use std::ops::RangeInclusive;
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Protocol};
 
+use crate::config::refusal::CommandError;
+use crate::objects::noun::{Noun, Services};
+
 /// A source address of FULLNAT with the range of its ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -61,6 +64,61 @@ impl fmt::Display for LocalAddress {
     }
 }
 
+impl Noun for LocalAddress {
+    type Key = IpAddr;
+    type All = Vec<Self>;
+    const IS_REPLACED: bool = true;
+
+    fn key(&self) -> IpAddr {
+        self.addr
+    }
+
+    fn check_add(&self, all: &Vec<Self>, _: &dyn Services) -> Result<(), CommandError> {
+        if let Some(there) = all.iter().find(|known| known.addr == self.addr) {
+            let Self { addr, first_port, last_port, standby } = *there;
+            return Err(CommandError::LocalExists { addr, first_port, last_port, standby });
+        }
+        if let Some(why) = self.fault() {
+            return Err(CommandError::invalid(why));
+        }
+        if all.len() >= LOCALS_MAX {
+            let why = format!(
+                "there are {LOCALS_MAX} local addresses already, the largest number; delete one first"
+            );
+            return Err(CommandError::invalid(why));
+        }
+        Ok(())
+    }
+
+    fn check_delete(addr: &IpAddr, all: &Vec<Self>) -> Result<(), CommandError> {
+        let is_there = all.iter().any(|known| known.addr == *addr);
+        if is_there { Ok(()) } else { Err(CommandError::NoSuchLocal(*addr)) }
+    }
+
+    fn add(&self, all: &mut Vec<Self>) {
+        all.push(*self);
+    }
+
+    fn delete(addr: &IpAddr, all: &mut Vec<Self>) {
+        all.retain(|known| known.addr != *addr);
+    }
+
+    fn each(all: &Vec<Self>) -> impl Iterator<Item = Self> {
+        all.iter().copied()
+    }
+
+    fn added(&self) -> String {
+        format!("laddr add {self}")
+    }
+
+    fn deleted(addr: &IpAddr) -> String {
+        format!("laddr delete {addr}")
+    }
+}
+
+/// The largest number of local addresses. Steering can hold twice as many, for those that are being replaced.
+pub(crate) const LOCALS_MAX: usize = 1024;
+
 /// The connections of FULLNAT, by local address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -99,7 +157,7 @@ pub struct Busiest {
 
 #[cfg(test)]
 mod tests {
-    use crate::config::local_address::*;
+    use crate::objects::local::*;
 
     #[test]
     fn addresses_that_servers_cannot_reply_to_and_wrong_port_ranges_are_refused() {
