@@ -17,8 +17,8 @@ const GROUPS: [(&str, &[&str]); 5] = [
         &["drain", "disable", "enable", "plan", "apply", "confirm", "reload", "get", "set", "fleet", "stop"],
     ),
     ("Services and clients", &["mark", "laddr", "limit", "deny", "allow", "quic", "feedback"]),
-    ("Without a director", &["doctor", "check", "import", "lab"]),
-    ("This machine", &["realserver", "completion", "manual"]),
+    ("Without a director", &["doctor", "check", "import", "realserver", "lab"]),
+    ("This program", &["completion", "manual"]),
 ];
 
 impl Parser for Cli {}
@@ -42,8 +42,11 @@ impl CommandFactory for Cli {
             }
             text += "\n";
         }
+        // Of clap, in no group.
+        text.truncate(text.trim_end().len());
+        text += "\n  help         Print this message, or the help of a subcommand\n";
         xvs.help_template(format!(
-            "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{text}Options:\n{{options}}{{after-help}}"
+            "{{about-with-newline}}\n{{usage-heading}} {{usage}}\n\n{text}\nOptions:\n{{options}}{{after-help}}"
         ))
     }
 
