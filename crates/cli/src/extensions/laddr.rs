@@ -55,8 +55,7 @@ impl Listed for LocalAddressChange {
 
 #[cfg(test)]
 mod tests {
-    use xvs_model::objects::local::Busiest;
-    use xvs_model::objects::local::LocalAddress;
+    use xvs_model::objects::local::{Busiest, LocalAddress};
     use xvs_proto::{Endpoint, Protocol};
 
     use crate::extensions::laddr::*;

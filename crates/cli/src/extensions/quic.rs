@@ -2,8 +2,7 @@
 
 use std::fmt::Write as _;
 use xvs_ipvsadm::QuicLine;
-use xvs_model::objects::quic::QuicConfig;
-use xvs_model::objects::quic::{QuicConfigRow, QuicRow, ServerIdRow};
+use xvs_model::objects::quic::{QuicConfig, QuicConfigRow, QuicRow, ServerIdRow};
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::question;
 

@@ -16,8 +16,7 @@ use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::{Accepted, State};
 use xvs_model::config::refusal::CommandError;
-use xvs_model::objects::quic::QuicKey;
-use xvs_model::objects::quic::QuicObject;
+use xvs_model::objects::quic::{QuicKey, QuicObject};
 use xvs_model::objects::{Object, Rule};
 
 use crate::control::Control;

@@ -110,8 +110,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
     use std::{env, process};
-    use xvs_model::objects::quic::QuicKey;
-    use xvs_model::objects::quic::ServiceQuic;
+    use xvs_model::objects::quic::{QuicKey, ServiceQuic};
 
     use xvs_dataplane::clock::Millis;
     use xvs_model::config::service::ServiceOptions;

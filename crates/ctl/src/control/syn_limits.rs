@@ -7,8 +7,7 @@ use std::sync::atomic::Ordering;
 
 use xvs_dataplane::snapshot::syn_limits::{SynLimit, SynLimits};
 use xvs_model::config::command::Command;
-use xvs_model::objects::limit::LimitReport;
-use xvs_model::objects::limit::ServiceLimit;
+use xvs_model::objects::limit::{LimitReport, ServiceLimit};
 use xvs_model::objects::{Object, Rule};
 
 use super::Control;

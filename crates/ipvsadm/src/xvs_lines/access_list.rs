@@ -6,9 +6,7 @@ use clap::{Args, Subcommand};
 use xvs_model::config::command::Command;
 use xvs_model::objects::list_file::ListFile;
 use xvs_model::objects::list_key::{ListKey, ListKind};
-use xvs_model::objects::listed::Listed;
-use xvs_model::objects::listed::ListedKey;
-use xvs_model::objects::listed::{Until, read_prefix};
+use xvs_model::objects::listed::{Listed, ListedKey, Until, read_prefix};
 use xvs_model::objects::{Object, Rule};
 use xvs_proto::Prefix;
 

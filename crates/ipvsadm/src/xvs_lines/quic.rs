@@ -4,9 +4,7 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 use xvs_model::config::command::Command;
-use xvs_model::objects::quic::QuicKey;
-use xvs_model::objects::quic::ServiceQuic;
-use xvs_model::objects::quic::{QuicConfig, QuicObject, QuicRule};
+use xvs_model::objects::quic::{QuicConfig, QuicKey, QuicObject, QuicRule, ServiceQuic};
 use xvs_model::objects::{Object, Rule};
 use xvs_proto::quic::ServerId;
 

@@ -1,9 +1,9 @@
 //! Rules, of which the desired state consists, the objects that they describe, and the list of the nouns of `xvs`.
 //!
 //! A [`Rule`] says everything about one object, an [`Object`] only identifies it. Commands, the difference of two
-//! states, rules files and the journal are made of both. Services and destinations are IPVS's
-//! (`config/desired_state.rs`); each other object is a [`Noun`] with a file of its own, which has all that is special
-//! about it.
+//! states, rules files and the journal are made of both. Services, destinations, timeouts and synchronization daemons
+//! are IPVS's (`config/desired_state.rs`); each other object is a [`Noun`] with a file of its own, which has all that
+//! is special about it.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -210,9 +210,9 @@ macro_rules! nouns {
 
             /// The rules that create them.
             pub(crate) fn rules(&self) -> impl Iterator<Item = Rule> {
-                let none = std::iter::empty();
-                $(let none = none.chain(<$type>::each(&self.$of).map(Rule::$noun));)*
-                none
+                let rules = std::iter::empty();
+                $(let rules = rules.chain(<$type>::each(&self.$of).map(Rule::$noun));)*
+                rules
             }
         }
     };

@@ -1,4 +1,4 @@
-//! What each configured object beside services and destinations answers: a noun of `xvs`, with a file of its own.
+//! What each configured object that ipvsadm does not have answers: a noun of `xvs`, with a file of its own.
 //!
 //! Not here: the list of the nouns (`mod.rs`).
 

@@ -46,8 +46,7 @@ mod tests {
     use xvs_model::objects::Rule;
     use xvs_model::objects::list_file::ListFile;
     use xvs_model::objects::list_key::{ListKey, ListKind};
-    use xvs_model::objects::quic::ServiceQuic;
-    use xvs_model::objects::quic::{QuicConfig, QuicRule};
+    use xvs_model::objects::quic::{QuicConfig, QuicRule, ServiceQuic};
 
     use super::*;
 
