@@ -29,8 +29,7 @@ use xvs_model::config::destination::DestinationOptions;
 use xvs_model::config::service::ServiceOptions;
 use xvs_model::objects::{Object, Rule};
 use xvs_model::protocol::client::{Client, Director};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question::{ControlRequest, Reply, Request};
 use xvs_proto::{Endpoint, Family};
 use xvs_sched::{ForwardingMethod, ServiceKey, Weight};
 

@@ -22,8 +22,7 @@ use std::time::{Duration, Instant};
 use std::{fs, thread};
 
 use xvs_model::protocol::client::{Client, Director};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::{Reply, Request};
 use xvs_model::report::health::HealthReport;
 
 const USAGE: &str = "usage: health_source XVSD ADDRESS FOLDER [SERVERS]";

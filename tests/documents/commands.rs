@@ -16,8 +16,7 @@ use xvs_ctl::arguments::Arguments;
 use xvs_ctl::config::Config;
 use xvs_ipvsadm::{SystemResolver, output, read_wanted};
 use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::{Reply, Request};
 use xvs_model::report::connection::ConnectionRow;
 
 use super::pages::{documents, read};

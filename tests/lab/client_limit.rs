@@ -11,7 +11,7 @@ use xvs::lab_cluster::{CLIENT, CLIENT6, VIP, VIP6, at, server, server6};
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::protocol::client::Director as _;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question::ControlRequest;
 
 fn cluster(method: &str, limit: &str) -> LabCluster {
     let mut cluster = LabCluster::new();

@@ -14,8 +14,7 @@ use xvs::lab_cluster::{
 };
 use xvs::{LabCluster, Segment};
 use xvs_model::protocol::client::Director as _;
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::{Reply, Request};
 use xvs_model::report::connection::Filter;
 
 /// Text of 14 bytes; that of the server has 12.

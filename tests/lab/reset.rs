@@ -14,8 +14,7 @@ use xvs::lab_cluster::{
     server_mac, server6,
 };
 use xvs_model::protocol::client::Director as _;
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::{Reply, Request};
 use xvs_model::report::connection::{Ended, Filter};
 
 const METHODS: [&str; 4] = ["-m", "--fullnat", "-g", "-i"];

@@ -19,8 +19,8 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rules::DesiredRules;
 use xvs_model::objects::Rule;
 use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request, Verdict};
+use xvs_model::protocol::question::{ControlRequest, Reply, Request};
+use xvs_model::protocol::request::Verdict;
 use xvs_model::report::connection::ConnectionRow;
 
 /// A line of a script: arguments of `ipvsadm`, or `xvs` with its arguments.
@@ -102,7 +102,7 @@ fn call(cluster: &mut LabCluster, request: Request) -> Result<Reply, CommandErro
 /// The commands that create the running state.
 fn rules(cluster: &mut LabCluster) -> Vec<Command> {
     match call(cluster, ControlRequest::Rules.into()) {
-        Ok(Reply::Rules { rules, .. }) => rules.into_iter().map(Command::Add).collect(),
+        Ok(Reply::Rules(running)) => running.rules.into_iter().map(Command::Add).collect(),
         other => panic!("{other:?}"),
     }
 }

@@ -14,7 +14,7 @@ use xvs::frames::{Complaint, Complaint6, ethernet, hex};
 use xvs::lab_cluster::{GATEWAY_MAC, Judged, LAN_MAC, VIP, WAN_MAC, server, server_mac};
 use xvs::{LabCluster, Segment};
 use xvs_model::protocol::client::Director as _;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::Request;
 use xvs_model::report::connection::Filter;
 
 mod play;

@@ -12,7 +12,7 @@ use xvs::lab_cluster::{
 };
 use xvs::{Datagram, LabCluster, Transport};
 use xvs_model::protocol::client::Director as _;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::Request;
 use xvs_model::report::connection::Filter;
 use xvs_proto::network::{Network, NextHop, PolicyAction, Route, RouteAction, Rule, Table};
 use xvs_proto::{Family, Prefix};

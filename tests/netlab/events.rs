@@ -18,7 +18,7 @@ use xvs::{Cluster, Director, Host, Method, Workers, clients, traffic};
 use xvs_model::protocol::framing::{
     ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::Request;
 use xvs_model::report::capture::CaptureRequest;
 use xvs_model::report::event::{Begin, EventQuery, Then};
 

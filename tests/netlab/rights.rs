@@ -17,7 +17,8 @@ use xvs::director::Protocol;
 use xvs::own_process::is_own_process;
 use xvs::{Cluster, Director, Host, Layout, Method, Workers, wait};
 use xvs_model::protocol::framing::{RequestMessage, VERSION};
-use xvs_model::protocol::request::{Request, TakeOverStep};
+use xvs_model::protocol::question::Request;
+use xvs_model::protocol::request::TakeOverStep;
 
 /// A keepalived.conf with a script that runs five times a second, and its program.
 fn conf(cluster: &Cluster, script: &str) -> PathBuf {

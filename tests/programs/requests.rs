@@ -14,8 +14,7 @@ use xvs_ipvsadm::SystemResolver;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::framing::{RequestMessage, VERSION, decode};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question::{ControlRequest, Reply, Request};
 use xvs_model::report::connection::ConnectionRow;
 
 /// Keeps requests instead of answering them.

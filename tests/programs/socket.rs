@@ -26,8 +26,7 @@ use xvs_model::protocol::client::{Client, Failure};
 use xvs_model::protocol::framing::{
     ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question::{ControlRequest, Reply, Request};
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::event::{Begin, EventQuery, KEPT, Kind, Then};

@@ -10,8 +10,7 @@ use std::{env, fs, process};
 
 use xvs::director::program;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question::{ControlRequest, Reply, Request};
 use xvs_model::report::connection::ConnectionRow;
 use xvsd::socket::{Handler, Peer, Server, Settings};
 

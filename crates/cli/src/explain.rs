@@ -287,9 +287,7 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::reply::Reply;
-    use xvs_model::protocol::request::ControlRequest;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::question::{ControlRequest, Reply, Request};
     use xvs_model::report::health::{CheckState, HealthReport, sample};
     use xvs_proto::MacAddr;
     use xvs_proto::network::Network;

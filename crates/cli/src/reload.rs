@@ -42,8 +42,7 @@ mod tests {
     use std::io;
 
     use xvs_model::protocol::client::Failure;
-    use xvs_model::protocol::reply::Reply;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::question::{Reply, Request};
     use xvs_model::report::connection::ConnectionRow;
     use xvs_model::report::status::{RulesFound, RulesStatus, StatusReport};
     use xvs_model::sample;

@@ -17,6 +17,6 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments, director: &mut dyn Director) -> Done {
-    question::set(&arguments.key, &arguments.value).ask(director)?;
+    question::set(arguments.key.clone(), arguments.value.clone()).ask(director)?;
     Ok(DONE)
 }

@@ -13,8 +13,8 @@ use std::time::Duration;
 use xvs_model::config::difference::{Difference, commands_for};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::foreign_text::escape_control;
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Verdict};
+use xvs_model::protocol::question::{ControlRequest, Reply};
+use xvs_model::protocol::request::Verdict;
 use xvs_model::report::event::{Begin, Event, EventBatch, EventQuery, KEPT, Kind, PART, Requester, Then};
 
 use xvs_ipvsadm::command_line;

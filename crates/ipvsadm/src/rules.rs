@@ -20,8 +20,7 @@ use xvs_model::objects::Rule;
 use xvs_model::objects::limit::ServiceLimit;
 use xvs_model::objects::local::LocalAddress;
 use xvs_model::protocol::client::Failure;
-use xvs_model::protocol::question;
-use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::question::{self, Reply};
 use xvs_proto::Endpoint;
 use xvs_sched::{ForwardingMethod, ServiceKey};
 

@@ -1,7 +1,7 @@
 //! The data model that all programs share: configuration, commands, requests, replies, status and events.
 //!
 //! Plain data for the daemon, `xvsadm`, `xvs`, the parser of keepalived.conf and the health checks. A command changes
-//! the [`desired_state`](config::desired_state); a [`request`](protocol::request) gets a [`reply`](protocol::reply),
+//! the [`desired_state`](config::desired_state); each [`question`](protocol::question) has a request and a reply,
 //! over a socket with [`framing`](protocol::framing) and a [`client`](protocol::client). Nothing here runs a thread
 //! or knows the data plane; files are read only to tell why a reply is late.
 

@@ -9,9 +9,8 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::state_of;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::protocol::question::{self, ControlQuestion};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, TakeOverStep};
+use xvs_model::protocol::question::{self, ControlQuestion, ControlRequest, Reply};
+use xvs_model::protocol::request::TakeOverStep;
 use xvs_model::report::event::Requester;
 use xvs_sched::ServiceKey;
 

@@ -254,7 +254,7 @@ mod tests {
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::ControlRequest;
+    use xvs_model::protocol::question::ControlRequest;
     use xvs_proto::network::Network;
     use xvs_sched::ServiceKey;
 

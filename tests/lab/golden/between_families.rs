@@ -11,7 +11,7 @@ use xvs::lab_cluster::{
 };
 use xvs::{Datagram, Judged, LabCluster, Transport};
 use xvs_model::protocol::client::Director as _;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::Request;
 use xvs_model::report::connection::Filter;
 
 use super::fragments::fragments;

@@ -209,7 +209,7 @@ impl Lab {
             settings::set(&mut ipvs, &mut feedback, key, value)?;
         }
         for (key, value) in &set {
-            question::set(key, value).ask(&mut self.director)?;
+            question::set(key.clone(), value.clone()).ask(&mut self.director)?;
         }
         Ok(json!({ "ok": true }))
     }

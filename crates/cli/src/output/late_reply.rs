@@ -6,7 +6,7 @@ use std::path::Path;
 
 use xvs_model::protocol::client::{Client, Failure};
 use xvs_model::protocol::late_reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::Request;
 
 use crate::output::exit::complaint;
 

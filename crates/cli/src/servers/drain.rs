@@ -321,8 +321,7 @@ const ERASE: &str = "\r\x1b[K";
 #[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
-    use xvs_model::protocol::reply::Reply;
-    use xvs_model::protocol::request::{ControlRequest, Request};
+    use xvs_model::protocol::question::{ControlRequest, Reply, Request};
 
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::objects::disabled::DisabledServers;

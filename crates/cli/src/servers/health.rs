@@ -243,8 +243,7 @@ const LABEL: usize = 36;
 mod tests {
     use std::io;
     use xvs_model::protocol::client::Failure;
-    use xvs_model::protocol::reply::Reply;
-    use xvs_model::protocol::request::Request;
+    use xvs_model::protocol::question::{Reply, Request};
 
     use clap::Parser;
     use xvs_model::report::connection::ConnectionRow;

@@ -17,7 +17,7 @@ use ratatui::{DefaultTerminal, Frame};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 use xvs_model::protocol::client::{Client, Failure};
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::Request;
 
 use crate::output::exit::{DONE, Done};
 

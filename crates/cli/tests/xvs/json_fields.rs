@@ -23,8 +23,7 @@ use xvs_model::protocol::client::Client;
 use xvs_model::protocol::framing::{
     ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question::{ControlRequest, Reply, Request, RunningRules};
 use xvs_model::report::capture::Missed;
 use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::event::EventBatch;
@@ -270,7 +269,7 @@ fn replies(request: &Request) -> Vec<Reply> {
             return parts.into_iter().chain([Reply::CaptureEnded(Missed::new())]).collect();
         }
         Request::Control(ControlRequest::Rules) => {
-            Reply::Rules { rules: running(), owned: Vec::new(), owned_limits: Vec::new() }
+            Reply::Rules(RunningRules { rules: running(), owned: Vec::new(), owned_limits: Vec::new() })
         }
         Request::Control(ControlRequest::Apply { .. }) => Reply::Applied(sample::differences()),
         Request::Control(ControlRequest::Marks) => Reply::Marks(vec![sample::mark_rule()]),

@@ -15,7 +15,7 @@ use xvs_model::config::difference::{Difference, commands_for, differences, rever
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::rules::{DesiredRules, RuleLine};
 use xvs_model::objects::{Object, Rule};
-use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::question::Reply;
 use xvs_model::protocol::request::Verdict;
 use xvs_model::report::event::Kind;
 use xvs_model::report::setting::Source;
@@ -189,7 +189,7 @@ mod tests {
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
     use xvs_model::config::timeouts::Timeouts;
-    use xvs_model::protocol::request::ControlRequest;
+    use xvs_model::protocol::question::ControlRequest;
 
     use crate::control::apply::*;
     use crate::in_memory::MemoryDatapath;

@@ -157,7 +157,7 @@ impl<D: Datapath> Control<D> {
 #[cfg(test)]
 mod tests {
     use xvs_model::objects::list_key::ListKey;
-    use xvs_model::protocol::request::ControlRequest;
+    use xvs_model::protocol::question::ControlRequest;
 
     use super::*;
     use crate::control::tests::control;

@@ -3,7 +3,7 @@
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::load_report::Server;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::question::Reply;
 use xvs_model::report::event::Kind;
 
 use crate::control::Control;

@@ -42,8 +42,7 @@ use xvs_model::config::settings::Ipvs;
 use xvs_model::config::sync_daemon::SyncRole;
 use xvs_model::objects::Rule;
 use xvs_model::objects::limit::{ClientRow, LimitReport};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question::{ControlRequest, Reply, RunningRules};
 use xvs_model::report::setting::{Setting, Source};
 use xvs_proto::HashSecret;
 use xvs_proto::network::{Link, Network};
@@ -296,11 +295,11 @@ impl<D: Datapath> Control<D> {
                 self.apply(&wanted, *confirm_within_seconds, now)
             }
             ControlRequest::Confirm(verdict) => self.confirm(*verdict, now),
-            ControlRequest::Rules => Ok(Reply::Rules {
+            ControlRequest::Rules => Ok(Reply::Rules(RunningRules {
                 rules: rules_of(&self.owned.without_limits(&self.state)),
                 owned: self.owned.services().collect(),
                 owned_limits: self.owned.limits(&self.state).collect(),
-            }),
+            })),
             ControlRequest::ListServices => Ok(Reply::Services(
                 self.state.services().filter_map(|(key, wanted)| self.registry.row(*key, wanted)).collect(),
             )),
@@ -1011,7 +1010,7 @@ mod tests {
             control.handle(&ControlRequest::Change(command), Millis(0)).unwrap();
         }
         let reply = control.handle(&ControlRequest::Rules, Millis(0)).unwrap();
-        let Reply::Rules { rules, .. } = reply else { panic!("{reply:?}") };
+        let Reply::Rules(RunningRules { rules, .. }) = reply else { panic!("{reply:?}") };
         assert_eq!(xvs_model::config::difference::state_of(rules).unwrap(), control.state);
     }
 

@@ -63,7 +63,7 @@ mod tests {
     use xvs_dataplane::snapshot::DestinationId;
     use xvs_model::config::command::Command;
     use xvs_model::objects::Object;
-    use xvs_model::protocol::request::ControlRequest;
+    use xvs_model::protocol::question::ControlRequest;
     use xvs_proto::Endpoint;
 
     use crate::control::Control;

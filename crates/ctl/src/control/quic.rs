@@ -114,8 +114,7 @@ mod tests {
 
     use xvs_dataplane::clock::Millis;
     use xvs_model::config::service::ServiceOptions;
-    use xvs_model::protocol::reply::Reply;
-    use xvs_model::protocol::request::ControlRequest;
+    use xvs_model::protocol::question::{ControlRequest, Reply};
     use xvs_proto::Endpoint;
     use xvs_sched::ServiceKey;
 

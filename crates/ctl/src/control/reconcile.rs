@@ -219,8 +219,8 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::difference::rules_of;
     use xvs_model::objects::Rule;
-    use xvs_model::protocol::reply::Reply;
-    use xvs_model::protocol::request::{ControlRequest, Verdict};
+    use xvs_model::protocol::question::{ControlRequest, Reply};
+    use xvs_model::protocol::request::Verdict;
     use xvs_model::report::event::{Begin, EventQuery, Then};
     use xvs_proto::Family;
     use xvs_sched::{ClientLimit, ForwardingMethod, Weight};

@@ -10,8 +10,7 @@ use xvs_model::config::desired_state::State;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::objects::{Object, Rule};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question::{ControlRequest, Reply};
 use xvs_model::report::setting::Source;
 use xvs_sched::{ClientLimit, ServiceKey};
 

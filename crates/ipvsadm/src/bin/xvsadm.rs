@@ -11,8 +11,7 @@ use std::{env, io};
 use xvs_ipvsadm::{Messages, NextStep, Streams, SystemResolver};
 use xvs_model::protocol::client::{Client, Director, Failure, default_socket};
 use xvs_model::protocol::late_reply;
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::Request;
+use xvs_model::protocol::question::{Reply, Request};
 use xvs_model::report::connection::ConnectionRow;
 
 fn main() -> ExitCode {

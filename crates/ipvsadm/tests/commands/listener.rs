@@ -5,8 +5,7 @@ use std::io;
 use xvs_model::config::command::Command;
 use xvs_model::config::timeouts::Timeouts;
 use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question::{ControlRequest, Reply, Request};
 use xvs_model::report::connection::ConnectionRow;
 
 /// Accepts every change and keeps the last one.

@@ -13,8 +13,7 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::objects::limit::LimitReport;
 use xvs_model::protocol::client::{Director, Failure};
 use xvs_model::protocol::framing::{RequestMessage, decode, read_frame};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question::{ControlRequest, Reply, Request};
 use xvs_model::report::connection::ConnectionRow;
 
 /// Applies changes to a state and lists nothing.

@@ -22,8 +22,7 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::config::service::Service;
 use xvs_model::objects::Rule;
 use xvs_model::protocol::client::{Director, Failure};
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Request};
+use xvs_model::protocol::question::{ControlRequest, Reply, Request, RunningRules};
 use xvs_model::report::connection::ConnectionRow;
 use xvs_model::report::listing::{DestinationRow, Rates, ServiceRow, Stats};
 use xvs_proto::Protocol;
@@ -95,9 +94,11 @@ impl Director for Model {
                 Reply::Services(rows)
             }
             Request::Control(ControlRequest::Timeouts) => Reply::Timeouts(self.state.timeouts()),
-            Request::Control(ControlRequest::Rules) => {
-                Reply::Rules { rules: rules_of(&self.state), owned: Vec::new(), owned_limits: Vec::new() }
-            }
+            Request::Control(ControlRequest::Rules) => Reply::Rules(RunningRules {
+                rules: rules_of(&self.state),
+                owned: Vec::new(),
+                owned_limits: Vec::new(),
+            }),
             Request::Control(ControlRequest::Daemons) => Reply::Daemons(self.state.daemons().to_vec()),
             other => panic!("ipvsadm's commands do not send {other:?}"),
         })

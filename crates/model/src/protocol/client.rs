@@ -19,8 +19,7 @@ use crate::config::refusal::CommandError;
 use crate::protocol::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
 };
-use crate::protocol::reply::Reply;
-use crate::protocol::request::{ControlRequest, Request};
+use crate::protocol::question::{self, ControlRequest, Question, Reply, Request};
 use crate::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use crate::report::connection::{ConnectionRow, Filter};
 use crate::report::event::{EventBatch, EventQuery};
@@ -148,10 +147,7 @@ impl Client {
         query: EventQuery,
         each: &mut dyn FnMut(EventBatch) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.stream(Request::Events(query), &mut |reply| match reply {
-            Reply::Events(heard) => each(heard).map_err(Failure::Printing),
-            other => Err(Failure::unexpected(&other)),
-        })
+        self.parts(question::events(query), each)
     }
 
     /// Sends a request, and waits until its reply begins.
@@ -186,32 +182,21 @@ impl Client {
         Ok((message.answer?, message.more))
     }
 
-    /// Sends a request and passes the parts of the reply to `each`.
-    fn stream(
+    /// Sends a request and passes the parts of its reply to `each`.
+    fn parts<T>(
         &mut self,
-        request: Request,
-        each: &mut dyn FnMut(Reply) -> Result<(), Failure>,
+        question: Question<T>,
+        each: &mut dyn FnMut(T) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.ask(request)?;
+        self.ask(question.request)?;
         loop {
             let (reply, more) = self.receive()?;
-            each(reply)?;
+            let part = (question.read)(reply).map_err(|other| Failure::unexpected(&other))?;
+            each(part).map_err(Failure::Printing)?;
             if !more {
                 return Ok(());
             }
         }
-    }
-
-    /// Sends a request for connections and passes each of them to `each`.
-    fn rows(
-        &mut self,
-        request: Request,
-        each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
-    ) -> Result<(), Failure> {
-        self.stream(request, &mut |reply| match reply {
-            Reply::Connections(rows) => rows.into_iter().try_for_each(&mut *each).map_err(Failure::Printing),
-            other => Err(Failure::unexpected(&other)),
-        })
     }
 
     /// Captures packets and passes them to `each`, part by part, until a [`stopper`](Self::stopper) ends the capture.
@@ -284,7 +269,7 @@ impl Director for Client {
     }
 
     fn connections(&mut self, each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>) -> Result<(), Failure> {
-        self.rows(Request::ListConnections, each)
+        self.parts(question::list_connections(), &mut |rows| rows.into_iter().try_for_each(&mut *each))
     }
 
     fn find(
@@ -292,7 +277,8 @@ impl Director for Client {
         filter: &Filter,
         each: &mut dyn FnMut(ConnectionRow) -> io::Result<()>,
     ) -> Result<(), Failure> {
-        self.rows(Request::FindConnections(filter.clone()), each)
+        let wanted = question::find_connections(filter.clone());
+        self.parts(wanted, &mut |rows| rows.into_iter().try_for_each(&mut *each))
     }
 }
 
@@ -341,7 +327,7 @@ mod tests {
     use std::{env, fs, process, thread};
 
     use crate::protocol::client::*;
-    use crate::protocol::request::ControlRequest;
+    use crate::protocol::question::ControlRequest;
 
     #[test]
     fn a_reload_or_question_that_an_ending_xvsd_leaves_open_is_answered_by_its_successor_and_a_change_is_not_repeated()

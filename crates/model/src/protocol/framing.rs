@@ -12,8 +12,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 use crate::config::refusal::CommandError;
-use crate::protocol::reply::Reply;
-use crate::protocol::request::Request;
+use crate::protocol::question::{Reply, Request};
 
 /// The version of requests and replies; both ends must have the same, also a successor and the xvsd that it replaces.
 /// So a new version costs the connections of an upgrade: a new field has a default (`#[serde(default)]`) instead, a new

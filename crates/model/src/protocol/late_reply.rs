@@ -14,7 +14,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use crate::protocol::client::Failure;
-use crate::protocol::request::{Access, Request};
+use crate::protocol::question::Request;
+use crate::protocol::request::Access;
 
 /// Time until the notice.
 const NOTICE_AFTER: Duration = Duration::from_secs(1);

@@ -4,5 +4,4 @@ pub mod client;
 pub mod framing;
 pub mod late_reply;
 pub mod question;
-pub mod reply;
 pub mod request;

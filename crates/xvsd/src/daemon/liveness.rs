@@ -13,7 +13,7 @@ use crossbeam::channel::{Receiver, bounded};
 use thiserror::Error;
 use tokio::runtime::Handle;
 use xvs_dataplane::counters::WorkerCounters;
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question::ControlRequest;
 
 use crate::restart::handing_over::HandingOver;
 

@@ -105,7 +105,7 @@ impl Daemon {
         // Before the rules: a daemon of synchronization reads some when it starts.
         let mut set = Vec::new();
         for (key, value) in settings {
-            let answer = handle.ask(question::set(&key, &value));
+            let answer = handle.ask(question::set(key.clone(), value.clone()));
             match answer.as_ref().err().and_then(CommandError::refusal) {
                 Some(error) => tracing::error!("journal: xvs set {key} {value}: refused: {error}"),
                 None => set.push((key, value)),

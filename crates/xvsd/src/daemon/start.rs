@@ -20,7 +20,7 @@ use xvs_host::network::neighbours::Neighbours;
 use xvs_host::network::{Latest, follow, links};
 use xvs_host::state_directory::Others;
 use xvs_host::{memory, netfilter};
-use xvs_model::protocol::request::ControlRequest;
+use xvs_model::protocol::question::ControlRequest;
 use xvs_model::report::status::InterfaceStatus;
 use xvs_xdp::RingSizes;
 

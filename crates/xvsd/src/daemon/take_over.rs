@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use xvs_host::process::{END, Process};
 use xvs_model::protocol::client::{Client, Failure};
-use xvs_model::protocol::request::{Request, TakeOverStep};
+use xvs_model::protocol::question::Request;
+use xvs_model::protocol::request::TakeOverStep;
 use xvs_model::protocol::{late_reply, question};
 
 /// A take-over that is under way.
@@ -73,9 +74,7 @@ impl TakeOver {
     pub fn begin(&mut self) -> Result<(), TakeOverError> {
         self.former =
             self.client.process().and_then(|number| Process::of_peer(self.client.socket(), number).ok());
-        let begun = question::begin_take_over().ask(&mut self.client);
-        let watchdog_millis = begun.map_err(|why| TakeOverError { socket: self.socket.clone(), why })?;
-        self.watchdog = watchdog_millis.map(Duration::from_millis);
+        self.watchdog = self.step(TakeOverStep::Begin)?.map(Duration::from_millis);
         Ok(())
     }
 
@@ -90,7 +89,7 @@ impl TakeOver {
     /// It does not answer, or has given up.
     pub fn pause(&mut self) -> Result<(), TakeOverError> {
         self.paused_at = Some(Instant::now());
-        self.step(TakeOverStep::Pause)
+        self.step(TakeOverStep::Pause).map(drop)
     }
 
     /// Takes the connection table: the running xvsd cannot simply continue any more.
@@ -98,7 +97,7 @@ impl TakeOver {
     /// # Errors
     /// As for [`Self::pause`].
     pub fn take_table(&mut self) -> Result<(), TakeOverError> {
-        self.step(TakeOverStep::TakeTable)
+        self.step(TakeOverStep::TakeTable).map(drop)
     }
 
     /// Notes that this process forwards.
@@ -125,8 +124,9 @@ impl TakeOver {
         }
     }
 
-    fn step(&mut self, step: TakeOverStep) -> Result<(), TakeOverError> {
-        let done = question::take_over(step).ask(&mut self.client);
-        done.map_err(|why| TakeOverError { socket: self.socket.clone(), why })
+    /// Carries out a step. The answer to the first one is the time of systemd's watchdog in milliseconds.
+    fn step(&mut self, step: TakeOverStep) -> Result<Option<u64>, TakeOverError> {
+        let answer = question::take_over(step).ask(&mut self.client);
+        answer.map_err(|why| TakeOverError { socket: self.socket.clone(), why })
     }
 }

@@ -18,8 +18,8 @@ use xvs_ipvsadm::{SystemResolver, read_wanted};
 use xvs_model::config::command::Command;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::duration;
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{ControlRequest, Verdict};
+use xvs_model::protocol::question::{ControlRequest, Reply};
+use xvs_model::protocol::request::Verdict;
 use xvs_model::report::event::{Kind, Requester};
 use xvs_model::report::fleet::{FleetDirector, FleetReport, RefusedRules, RunningRules, Silence, Trial};
 

@@ -125,7 +125,8 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::{Access, ControlRequest};
+    use xvs_model::protocol::question::ControlRequest;
+    use xvs_model::protocol::request::Access;
     use xvs_model::report::health::{
         AgentHealth, AgentMode, CheckHealth, CheckState, SorryServerHealth, sample,
     };

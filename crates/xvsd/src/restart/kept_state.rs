@@ -376,7 +376,7 @@ mod tests {
     use xvs_ipvsadm::{SystemResolver, read_rules};
     use xvs_model::config::load_feedback::Feedback;
     use xvs_model::config::settings::Ipvs;
-    use xvs_model::protocol::request::ControlRequest;
+    use xvs_model::protocol::question::ControlRequest;
     use xvs_model::report::setting::Source;
     use xvs_proto::{Endpoint, HashSecret, Protocol};
     use xvs_sched::{ForwardingMethod, Load};

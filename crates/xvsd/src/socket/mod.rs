@@ -39,8 +39,8 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::framing::{
     FrameError, ReplyMessage, RequestMessage, VERSION, decode, read_admitted, write_message,
 };
-use xvs_model::protocol::reply::Reply;
-use xvs_model::protocol::request::{Access, Request};
+use xvs_model::protocol::question::{Reply, Request};
+use xvs_model::protocol::request::Access;
 use xvs_model::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use xvs_model::report::connection::{ConnectionRow, Filter};
 use xvs_model::report::event::EventQuery;

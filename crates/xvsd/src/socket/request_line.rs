@@ -2,7 +2,8 @@
 
 use xvs_ctl::events::changes;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::protocol::request::{FleetRequest, Request, Verdict};
+use xvs_model::protocol::question::Request;
+use xvs_model::protocol::request::{FleetRequest, Verdict};
 
 /// The command line of a request that changes something; the first one of several.
 pub(super) fn request_line(request: &Request) -> String {

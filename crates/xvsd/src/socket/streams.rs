@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use xvs_ctl::events::Listener;
 use xvs_model::config::refusal::CommandError;
-use xvs_model::protocol::reply::Reply;
+use xvs_model::protocol::question::Reply;
 use xvs_model::report::capture::CaptureRequest;
 use xvs_model::report::connection::ConnectionRow;
 
