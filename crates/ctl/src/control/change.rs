@@ -9,18 +9,20 @@
 //! A batch takes each step for all its commands, or the first and the third step for each command, if a refused command
 //! stops no other command.
 
-use std::sync::Arc;
+use std::slice;
 
 use xvs_dataplane::clock::Millis;
-use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::{Accepted, State};
 use xvs_model::config::refusal::CommandError;
 use xvs_model::objects::quic::{QuicKey, QuicObject};
 use xvs_model::objects::{Object, Rule};
+use xvs_model::protocol::question::Reply;
+use xvs_model::report::setting::Source;
 
 use crate::control::Control;
 use crate::control::datapath::Datapath;
+use crate::control::follow::{Change, Follow, Locals};
 use crate::control::list_sources::Contents;
 use crate::quic_key::QuicKeys;
 
@@ -41,6 +43,20 @@ impl<'a> Prepared<'a> {
 }
 
 impl<D: Datapath> Control<D> {
+    /// Takes all steps for one command; `source` is where it comes from.
+    ///
+    /// # Errors
+    /// As for [`Self::handle`].
+    pub fn change(&mut self, command: &Command, source: Source, now: Millis) -> Result<Reply, CommandError> {
+        let command = &self.with_end(command, now);
+        let prepared = self.prepare(command)?;
+        self.extend_steering(slice::from_ref(command))?;
+        self.carry_out(prepared, now)?;
+        self.note([command], source);
+        self.publish()?;
+        Ok(Reply::Done)
+    }
+
     /// Checks a command, and reads the file that it names.
     ///
     /// # Errors
@@ -91,8 +107,8 @@ impl<D: Datapath> Control<D> {
         Ok(())
     }
 
-    /// Enters an accepted command in the desired state and in what each feature keeps beside it. The order matters
-    /// where one step reads what another has written.
+    /// Enters an accepted command in the desired state and in what each feature keeps beside it. Steering also reads
+    /// the state before the command.
     ///
     /// # Errors
     /// A daemon of synchronization could not be started; then nothing has changed.
@@ -103,31 +119,16 @@ impl<D: Datapath> Control<D> {
         }
         self.steered.note(command, &self.state);
         self.state.enter(accepted);
-        self.lists.note(command, &self.state);
-        match command.object() {
-            Some(Object::Local(_)) => self.enter_local_addresses(),
-            Some(Object::Mark(_)) => {
-                self.marks.compile(self.state.marks());
-                self.enter_marks();
-            }
-            _ => {}
-        }
         if let Command::Delete(Object::Daemon(role)) = command {
             self.stop_daemon(*role);
         }
-        self.note_limit(command);
-        self.registry.apply(command, &self.state, &mut self.publication.snapshot, now);
-        self.owned.note(command);
-        self.next_hops.note(command);
+        let Self { state, publication, lists, marks, syn_limits, registry, owned, next_hops, .. } = self;
+        let mut change = Change { command, state, snapshot: &mut publication.snapshot, now };
+        let features: [&mut dyn Follow; 7] =
+            [lists, &mut Locals, marks, syn_limits, registry, owned, next_hops];
+        for feature in features {
+            feature.follow(&mut change);
+        }
         Ok(())
-    }
-
-    /// Enters the local addresses of FULLNAT in the working snapshot.
-    fn enter_local_addresses(&mut self) {
-        let [own, standby] = [false, true].map(|standby| {
-            let locals = self.state.locals().iter().filter(move |local| local.standby == standby);
-            locals.map(|local| (local.addr, local.ports()))
-        });
-        self.publication.snapshot.locals = Arc::new(LocalAddresses::new(own, standby));
     }
 }

@@ -21,6 +21,7 @@ use xvs_model::objects::listed::AccessLists;
 use xvs_proto::{Endpoint, Prefix, Protocol, ftp};
 use xvs_sched::ServiceKey;
 
+use super::follow::{Change, Follow};
 use crate::secret_file::read_bytes;
 
 /// Files of lists by list.
@@ -50,11 +51,11 @@ pub(super) struct ListSources {
 /// The networks of files.
 pub(super) type Contents = Vec<(ListKey, Arc<Networks>)>;
 
-impl ListSources {
-    /// Notes a command that was carried out.
-    pub(super) fn note(&mut self, command: &Command, state: &State) {
+impl Follow for ListSources {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        let Change { command, state, .. } = change;
         self.due |= match command.object() {
-            None => *command == Command::Flush,
+            None => **command == Command::Flush,
             Some(Object::Listed(_) | Object::ListFile(_)) => true,
             // Edited options concern no list.
             Some(Object::Service(_)) if matches!(command, Command::EditService { .. }) => false,
@@ -65,7 +66,9 @@ impl ListSources {
             Some(_) => false,
         };
     }
+}
 
+impl ListSources {
     /// Enters the networks of files.
     pub(super) fn enter(&mut self, contents: Contents) {
         self.due |= !contents.is_empty();

@@ -1,9 +1,14 @@
 //! The mark rules in force, of the kernel and of `xvs mark`, compiled for the data plane.
 
+use std::sync::Arc;
+
+use xvs_dataplane::snapshot::Snapshot;
 use xvs_host::netfilter::chain::Table;
+use xvs_model::objects::Object;
 use xvs_model::objects::mark::MarkRule;
 use xvs_proto::network::Link;
 
+use super::follow::{Change, Follow};
 use crate::firewall_marks::{CompiledMarks, compile};
 
 /// The mark rules of all sources.
@@ -14,6 +19,15 @@ pub(super) struct MarkRules {
     /// The interfaces that packets of services use.
     links: Vec<Link>,
     compiled: CompiledMarks,
+}
+
+impl Follow for MarkRules {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        if let Some(Object::Mark(_)) = change.command.object() {
+            self.compile(change.state.marks());
+            self.enter(change.snapshot);
+        }
+    }
 }
 
 impl MarkRules {
@@ -33,8 +47,13 @@ impl MarkRules {
         differ
     }
 
+    /// Enters the compiled rules in this snapshot.
+    pub(super) fn enter(&self, snapshot: &mut Snapshot) {
+        snapshot.marks = Arc::new(self.compiled.marks.clone());
+    }
+
     /// Compiles the rules with these rules of `xvs mark`.
-    pub(super) fn compile(&mut self, own: &[MarkRule]) {
+    fn compile(&mut self, own: &[MarkRule]) {
         self.compiled = self.with(own);
     }
 

@@ -7,9 +7,9 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::mem;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::{mem, slice};
 
 use arc_swap::ArcSwap;
 use due::Schedule;
@@ -21,6 +21,7 @@ use publication::Publication;
 use publish::SHORT_WAIT;
 use settings::ActiveSettings;
 use steered::Steered;
+use syn_limits::PublishedLimits;
 use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;
@@ -60,6 +61,7 @@ mod apply;
 mod change;
 pub mod datapath;
 mod due;
+mod follow;
 pub mod list_sources;
 mod lists;
 mod load_weights;
@@ -89,8 +91,7 @@ pub struct Control<D> {
     next_hops: NextHops,
     marks: MarkRules,
     lists: ListSources,
-    /// Whether the data plane has other limits of SYNs.
-    syn_limits_due: bool,
+    syn_limits: PublishedLimits,
     /// Names and indices of all interfaces of the machine, also of those that packets of services do not use.
     devices: BTreeMap<String, u32>,
     /// The broadcast addresses of the networks that the director is in.
@@ -131,7 +132,7 @@ impl<D: Datapath> Control<D> {
             next_hops: NextHops::default(),
             marks: MarkRules::default(),
             lists: ListSources::default(),
-            syn_limits_due: false,
+            syn_limits: PublishedLimits::default(),
             devices: BTreeMap::new(),
             broadcasts: BTreeSet::new(),
             reserved: Vec::new(),
@@ -264,15 +265,7 @@ impl<D: Datapath> Control<D> {
     /// published, and a worker does not use it yet.
     pub fn handle(&mut self, request: &ControlRequest, now: Millis) -> Result<Reply, CommandError> {
         match request {
-            ControlRequest::Change(command) => {
-                let command = &self.with_end(command, now);
-                let prepared = self.prepare(command)?;
-                self.extend_steering(slice::from_ref(command))?;
-                self.carry_out(prepared, now)?;
-                self.note([command], Source::XvsadmSet);
-                self.publish()?;
-                Ok(Reply::Done)
-            }
+            ControlRequest::Change(command) => self.change(command, Source::XvsadmSet, now),
             ControlRequest::Restore(commands) => {
                 self.extend_steering(commands)?;
                 let mut results = Vec::with_capacity(commands.len());
@@ -388,7 +381,7 @@ impl<D: Datapath> Control<D> {
 
     /// Enters the compiled mark rules in the working snapshot.
     fn enter_marks(&mut self) {
-        self.publication.snapshot.marks = Arc::new(self.marks.compiled().marks.clone());
+        self.marks.enter(&mut self.publication.snapshot);
         self.steered.set_all_due();
     }
 

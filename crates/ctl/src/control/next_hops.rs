@@ -10,6 +10,7 @@ use xvs_model::objects::Rule;
 use xvs_proto::network::{Network, RouteAction, RouteKey};
 
 use super::due::Due;
+use super::follow::{Change, Follow};
 
 /// Neighbours, each with the kernel's index of its link.
 pub(super) type Neighbours = BTreeSet<(u32, IpAddr)>;
@@ -24,14 +25,15 @@ pub(super) struct NextHops {
     unresolved: Due<IpAddr>,
 }
 
-impl NextHops {
-    /// Notes the destination that a command adds.
-    pub(super) fn note(&mut self, command: &Command) {
-        if let Command::Add(Rule::Destination { endpoint, .. }) = command {
+impl Follow for NextHops {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        if let Command::Add(Rule::Destination { endpoint, .. }) = change.command {
             self.unresolved.add(endpoint.addr);
         }
     }
+}
 
+impl NextHops {
     /// Notes that destinations were removed.
     pub(super) fn forget(&mut self) {
         self.unresolved = Due::Everything;

@@ -12,6 +12,8 @@ use xvs_model::objects::limit::ServiceLimit;
 use xvs_model::objects::{Object, Rule};
 use xvs_sched::ServiceKey;
 
+use super::follow::{Change, Follow};
+
 /// Services owned by health checks.
 #[derive(Default)]
 pub(super) struct OwnedServices {
@@ -27,16 +29,17 @@ pub(super) struct OwnedServices {
     pub repair: Repair,
 }
 
-impl OwnedServices {
-    /// Notes a command that was carried out.
-    pub(super) fn note(&mut self, command: &Command) {
-        if *command == Command::Flush {
+impl Follow for OwnedServices {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        if *change.command == Command::Flush {
             self.dirty.extend(self.wanted.services().map(|(key, _)| *key));
         }
-        let service = command.object().and_then(|object| object.owned_with());
+        let service = change.command.object().and_then(|object| object.owned_with());
         self.dirty.extend(service.filter(|key| self.owns(key)));
     }
+}
 
+impl OwnedServices {
     /// Keys of all owned services, whether or not they exist in the desired state.
     pub(super) fn services(&self) -> impl Iterator<Item = ServiceKey> {
         self.wanted.services().map(|(key, _)| *key)

@@ -10,7 +10,6 @@ use xvs_model::config::desired_state::State;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::config::sync_daemon::SyncDaemon;
 use xvs_model::objects::{Object, Rule};
-use xvs_model::protocol::question::{ControlRequest, Reply};
 use xvs_model::report::setting::Source;
 use xvs_sched::{ClientLimit, ServiceKey};
 
@@ -62,31 +61,15 @@ impl<D: Datapath> Control<D> {
         Ok(())
     }
 
-    /// Carries out a command of the keepalived.conf.
-    ///
-    /// # Errors
-    /// As for [`Self::handle`].
-    pub fn change_for_keepalived(&mut self, command: &Command, now: Millis) -> Result<Reply, CommandError> {
-        // The file sets its timeouts again at the next start, over those that were set before it.
-        let journal = match command {
-            Command::Add(Rule::Timeouts(_)) => self.journal.take(),
-            _ => None,
-        };
-        let answer = self.handle(&ControlRequest::Change(command.clone()), now);
-        self.journal = journal.or(self.journal.take());
-        if answer.is_ok() {
-            self.settings.note_timeouts(command, Source::KeepalivedConf);
-        }
-        answer
-    }
-
-    /// Notes commands that were carried out, and where timeouts that they set come from.
+    /// Notes commands that were carried out, and where timeouts that they set come from: those of keepalived.conf are
+    /// set again by that file.
     pub(super) fn note<'a>(&mut self, commands: impl IntoIterator<Item = &'a Command>, source: Source) {
         for command in commands {
             self.settings.note_timeouts(command, source);
             let Some(journal) = &mut self.journal else { continue };
             match command {
                 Command::Zero(_) => {}
+                Command::Add(Rule::Timeouts(_)) if source == Source::KeepalivedConf => {}
                 Command::Add(Rule::Timeouts(timeouts)) => journal.note(&Entry::Timeouts(*timeouts, source)),
                 _ if self.owned.owns_object_of(command) => {}
                 _ => journal.note(&Entry::Change(command.clone())),
@@ -168,6 +151,7 @@ mod tests {
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::config::timeouts::Timeouts;
     use xvs_model::objects::disabled::Disabled;
+    use xvs_model::protocol::question::ControlRequest;
     use xvs_model::protocol::request::Verdict;
 
     use crate::control::reload_settings::Reloaded;
@@ -472,10 +456,10 @@ mod tests {
         let timeouts =
             |tcp_seconds| Command::Add(Rule::Timeouts(Timeouts { tcp_seconds, ..Timeouts::UNSET }));
         control.handle(&ControlRequest::Change(timeouts(100)), Millis(0)).unwrap();
-        control.change_for_keepalived(&timeouts(200), Millis(0)).unwrap();
+        control.change(&timeouts(200), Source::KeepalivedConf, Millis(0)).unwrap();
         assert_eq!(control.state().timeouts().tcp_seconds, 200);
         assert_eq!(Replayed::of(&read(&directory.journal()).entries).state.timeouts().tcp_seconds, 100);
-        control.change_for_keepalived(&Command::Flush, Millis(0)).unwrap();
+        control.change(&Command::Flush, Source::KeepalivedConf, Millis(0)).unwrap();
         assert_eq!(read(&directory.journal()).entries.last(), Some(&Entry::Change(Command::Flush)));
     }
 }

@@ -12,24 +12,34 @@ use xvs_model::objects::{Object, Rule};
 
 use super::Control;
 use super::datapath::Datapath;
+use super::follow::{Change, Follow};
 
-impl<D: Datapath> Control<D> {
-    /// Notes what a command means for limits, which outlive their services.
-    pub(super) fn note_limit(&mut self, command: &Command) {
+/// Limits, which outlive their services.
+#[derive(Default)]
+pub(super) struct PublishedLimits {
+    /// Whether the data plane has other limits of SYNs.
+    due: bool,
+}
+
+impl Follow for PublishedLimits {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        let Change { command, state, .. } = change;
         if matches!(command, Command::Add(Rule::Limit(ServiceLimit { limit, .. })) if limit.is_of_clients()) {
-            self.publication.snapshot.clients.provide();
+            change.snapshot.clients.provide();
         }
-        self.syn_limits_due |= match command.object() {
-            None => *command == Command::Flush && !self.state.limits().is_empty(),
+        self.due |= match command.object() {
+            None => **command == Command::Flush && !state.limits().is_empty(),
             Some(Object::Limit(_)) => true,
-            Some(Object::Service(key)) => self.state.limits().contains_key(&key),
+            Some(Object::Service(key)) => state.limits().contains_key(&key),
             Some(_) => false,
         };
     }
+}
 
+impl<D: Datapath> Control<D> {
     /// Enters the limits of SYNs in the working snapshot and in the XDP program, if they have changed.
     pub(super) fn publish_syn_limits(&mut self) {
-        if !std::mem::take(&mut self.syn_limits_due) {
+        if !std::mem::take(&mut self.syn_limits.due) {
             return;
         }
         let former = self.publication.snapshot.syn_limits.take().unwrap_or_default();

@@ -25,6 +25,7 @@ use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::question::{ControlRequest, Reply};
 use xvs_model::protocol::request::Access;
 use xvs_model::report::event::{Kind, Requester};
+use xvs_model::report::setting::Source;
 use xvs_model::report::status::{BondMember, InterfaceStatus, LinkState};
 use xvs_proto::LinkId;
 use xvs_proto::network::{LinkKind, Network};
@@ -236,8 +237,10 @@ impl ControlThread {
     ) -> Result<Reply, CommandError> {
         let now = self.shared.now();
         let answer = match (request, requester) {
-            // xvsd's own changes are those of the keepalived.conf.
-            (ControlRequest::Change(command), None) => self.control.change_for_keepalived(command, now),
+            // xvsd's own changes are those of keepalived.conf.
+            (ControlRequest::Change(command), None) => {
+                self.control.change(command, Source::KeepalivedConf, now)
+            }
             _ => self.control.handle(request, now),
         };
         let changes = changes(request, &answer);

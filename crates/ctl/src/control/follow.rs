@@ -1,0 +1,48 @@
+//! What each feature keeps beside the desired state, and how it follows a change of that state.
+
+use std::sync::Arc;
+
+use xvs_dataplane::clock::Millis;
+use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
+use xvs_model::config::command::Command;
+use xvs_model::config::desired_state::State;
+use xvs_model::objects::Object;
+
+use crate::registry::Registry;
+
+/// A command that was entered in the desired state.
+pub(super) struct Change<'a> {
+    pub(super) command: &'a Command,
+    /// The state after it.
+    pub(super) state: &'a State,
+    /// The working snapshot.
+    pub(super) snapshot: &'a mut Snapshot,
+    pub(super) now: Millis,
+}
+
+/// A feature that keeps data beside the desired state.
+pub(super) trait Follow {
+    /// Enters what the change means for this feature in its data and in the working snapshot.
+    fn follow(&mut self, change: &mut Change<'_>);
+}
+
+impl Follow for Registry {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        self.apply(change.command, change.state, change.snapshot, change.now);
+    }
+}
+
+/// The local addresses of FULLNAT, which only the snapshot has beside the desired state.
+pub(super) struct Locals;
+
+impl Follow for Locals {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        let Some(Object::Local(_)) = change.command.object() else { return };
+        let [own, standby] = [false, true].map(|standby| {
+            let locals = change.state.locals().iter().filter(move |local| local.standby == standby);
+            locals.map(|local| (local.addr, local.ports()))
+        });
+        change.snapshot.locals = Arc::new(LocalAddresses::new(own, standby));
+    }
+}
