@@ -4,12 +4,12 @@ use std::io::Write;
 
 use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser, Subcommand};
-use xvs_ipvsadm::{LimitChange, LocalAddressChange, MarkChange, Output, QuicLine};
+use xvs_ipvsadm::{NounCommand, Output};
 use xvs_model::objects::list_key::ListKind;
 use xvs_model::protocol::client::Director;
 
-use crate::extensions::{self, feedback, lists};
-use crate::output::exit::{Done, MISUSED, complaint, exit_code};
+use crate::extensions::{feedback, lists};
+use crate::output::exit::{DONE, Done, MISUSED, complaint, exit_code};
 use crate::rules::{apply, confirm, plan};
 use crate::servers::maintenance::Change;
 use crate::servers::{health, maintenance};
@@ -45,20 +45,14 @@ pub(crate) enum Command {
     Disable(maintenance::Arguments),
     /// Restore the configured weight of a disabled real server, if its health checks agree
     Enable(maintenance::Arguments),
-    /// Add, delete and list the rules that mark packets for `-f` services
-    Mark(extensions::Arguments<MarkChange>),
     /// Report a real server's load, or show the weights that follow such reports
     Feedback(feedback::Arguments),
-    /// Add, delete and list the local addresses, which `--fullnat` real servers see instead of clients
-    Laddr(extensions::Arguments<LocalAddressChange>),
-    /// Limit the connections of each client of a service, and list the clients that are refused most
-    Limit(extensions::Arguments<LimitChange>),
     /// Drop packets to services from networks, for a time or until deleted
     Deny(lists::Arguments),
     /// Drop packets to services from all networks but these
     Allow(lists::Arguments),
-    /// Let QUIC connections keep their real server when clients change their addresses
-    Quic(extensions::Arguments<QuicLine>),
+    #[command(flatten)]
+    Noun(NounCommand),
 }
 
 impl Command {
@@ -78,13 +72,10 @@ impl Command {
             Self::Set(arguments) => set::run(arguments, director),
             Self::Disable(arguments) => maintenance::run(Change::Disable, arguments, director, out),
             Self::Enable(arguments) => maintenance::run(Change::Enable, arguments, director, out),
-            Self::Mark(arguments) => extensions::run(arguments, director, out),
             Self::Feedback(arguments) => feedback::run(arguments, director, out),
-            Self::Laddr(arguments) => extensions::run(arguments, director, out),
-            Self::Limit(arguments) => extensions::run(arguments, director, out),
-            Self::Quic(arguments) => extensions::run(arguments, director, out),
             Self::Deny(arguments) => lists::run(ListKind::Deny, arguments, director, out),
             Self::Allow(arguments) => lists::run(ListKind::Allow, arguments, director, out),
+            Self::Noun(noun) => noun.run(director, out).map(|()| DONE),
         }
     }
 }

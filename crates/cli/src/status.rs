@@ -17,7 +17,7 @@ use xvs_model::report::status::{
 };
 
 use crate::events::rfc_3339;
-use crate::extensions::{limit, lists};
+use crate::extensions::lists;
 use crate::fleet;
 use crate::output::exit::{DONE, Done, FAILED};
 use crate::output::text::{counted, line, print};
@@ -65,7 +65,7 @@ fn screen(report: &StatusReport) -> String {
         lines.push(line("disabled", &format!("{servers}; `xvs enable` ends that")));
     }
     lines.extend(report.lists.iter().map(|list| line("list", &lists::summary(list))));
-    lines.extend(report.syn_limits.iter().map(|limit| line("SYN limit", &limit::summary(limit))));
+    lines.extend(report.syn_limits.iter().map(|limit| line("SYN limit", &limit.to_string())));
     lines.extend(report.health.map(|counts| line("health", &health::counted(counts))));
     lines.extend(
         report

@@ -16,6 +16,7 @@ use xvs_model::config::timeouts::Timeouts;
 use xvs_model::objects::limit::LimitReport;
 use xvs_model::objects::listed::ListRow;
 use xvs_model::objects::local::LocalReport;
+use xvs_model::objects::mark::MarkRow;
 use xvs_model::objects::quic::QuicRow;
 use xvs_model::report::capture::CapturedPacket;
 use xvs_model::report::connection::ConnectionRow;
@@ -30,7 +31,7 @@ use xvs_model::report::status::StatusReport;
 
 use crate::check::keepalived;
 use crate::rules::plan;
-use crate::{connections, doctor, events, extensions};
+use crate::{connections, doctor, events};
 
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/json.md");
 
@@ -53,7 +54,7 @@ fn tables() -> Vec<(&'static str, Vec<Row>)> {
         ("xvs check --keepalived", rows::<keepalived::Document<'_>>()),
         ("xvs plan, xvs apply", rows::<Vec<plan::Row>>()),
         ("xvs fleet", rows::<FleetReport>()),
-        ("xvs mark list", rows::<Vec<extensions::mark::Row>>()),
+        ("xvs mark list", rows::<Vec<MarkRow>>()),
         ("xvs laddr list", rows::<LocalReport>()),
         ("xvs limit list", rows::<LimitReport>()),
         ("xvs quic list", rows::<Vec<QuicRow>>()),

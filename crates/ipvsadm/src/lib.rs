@@ -16,6 +16,7 @@ mod fallback;
 mod grammar;
 mod listing;
 pub mod manual;
+mod nouns;
 mod option_matrix;
 mod options;
 mod popt;
@@ -26,8 +27,8 @@ mod session;
 mod streams;
 #[cfg(test)]
 mod tests;
+pub mod text;
 mod values;
-mod xvs_lines;
 
 use error::OnRestore;
 use grammar::{Names, Parsed};
@@ -39,18 +40,15 @@ pub use command_line::command_line;
 pub use error::LineError;
 pub use fallback::{fallback_command, scheduler_command};
 pub use grammar::real_server;
+pub use nouns::NounCommand;
+pub use nouns::access_list::{EntryArgument, ListChange};
+pub use nouns::arguments::{RealServerArgument, ServiceArgument};
+pub use nouns::disabled::DisabledArgument;
+pub use nouns::service::ServiceLine;
 pub use resolver::{Resolver, SystemResolver};
 pub use rules::{read_rules, read_wanted, rule_lines, saved_rules, service_line};
 pub use streams::{Messages, NextStep, Output, Streams};
 pub use values::scheduler_flags;
-pub use xvs_lines::access_list::{EntryArgument, ListChange};
-pub use xvs_lines::arguments::{Line, RealServerArgument, ServiceArgument};
-pub use xvs_lines::disabled::DisabledArgument;
-pub use xvs_lines::laddr::LocalAddressChange;
-pub use xvs_lines::limit::LimitChange;
-pub use xvs_lines::mark::MarkChange;
-pub use xvs_lines::quic::QuicLine;
-pub use xvs_lines::service::ServiceLine;
 
 /// Runs one command line; `argv[0]` is the program's name. Returns the exit code.
 ///

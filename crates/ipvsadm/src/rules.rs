@@ -29,10 +29,10 @@ use crate::error::{LineError, OnRestore, TRY_HELP};
 use crate::grammar;
 use crate::grammar::{Names, Parsed};
 use crate::listing::{Naming, compare_endpoints, compare_services, merge_sort};
+use crate::nouns::read_line;
 use crate::resolver::Resolver;
 use crate::service_name::service_option;
 use crate::session::Session;
-use crate::xvs_lines::read_line;
 
 impl Session<'_> {
     /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. What ipvsadm does not

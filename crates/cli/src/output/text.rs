@@ -1,9 +1,6 @@
-//! Text forms shared by subcommands: a label with its text, a number with its noun, a duration, JSON.
+//! Text forms shared by subcommands: a label with its text, a number with its noun, a duration.
 
-use std::io;
-use std::io::Write;
-
-use serde::Serialize;
+pub(crate) use xvs_ipvsadm::text::{aligned, print, print_json, widths};
 
 /// A label and a text, wrapped to the width of a terminal.
 pub(crate) fn line(label: &str, text: &str) -> String {
@@ -32,44 +29,9 @@ pub(crate) fn wrapped(before: &str, words: &str, indent: usize, width: usize) ->
     text + "\n"
 }
 
-/// The greatest number of characters in each column.
-pub(crate) fn widths<'r, const N: usize>(rows: impl IntoIterator<Item = &'r [String; N]>) -> [usize; N] {
-    let mut widths = [0; N];
-    for row in rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    widths
-}
-
-/// A row in columns of these widths, two blanks apart.
-pub(crate) fn aligned<const N: usize>(row: &[String; N], widths: [usize; N]) -> String {
-    let cells: Vec<_> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-    cells.join("  ").trim_end().to_owned() + "\n"
-}
-
 /// A number with its noun.
 pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { many })
-}
-
-/// Prints a document as JSON, or as the text that `screen` makes of it.
-pub(crate) fn print<T: Serialize>(
-    document: &T,
-    json: bool,
-    screen: impl FnOnce(&T) -> String,
-    out: &mut dyn Write,
-) -> io::Result<()> {
-    match json {
-        true => print_json(document, out),
-        false => out.write_all(screen(document).as_bytes()),
-    }
-}
-
-/// Prints the document of `--json`, indented, with a newline at the end.
-pub(crate) fn print_json(document: &impl Serialize, out: &mut dyn Write) -> io::Result<()> {
-    writeln!(out, "{}", serde_json::to_string_pretty(document)?)
 }
 
 /// The seconds of a duration: `90`, `60s`, `5m`, `1h`.

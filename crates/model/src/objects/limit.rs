@@ -1,6 +1,7 @@
 //! Limits of clients: the limits that can be set, and the report of `xvs limit list` and `xvs top --clients`.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Prefix, Protocol};
@@ -139,6 +140,13 @@ pub struct SynLimitSummary {
     pub rate: u32,
     /// SYNs that were dropped because of the limit since it was set, or since xvsd started.
     pub dropped: u64,
+}
+
+impl fmt::Display for SynLimitSummary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { service, rate, dropped } = self;
+        write!(f, "{service}: {rate} SYNs a second, {dropped} dropped")
+    }
 }
 
 /// A client of a service with a limit.

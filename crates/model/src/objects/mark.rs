@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::slice;
 
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Prefix, Protocol};
@@ -128,6 +129,41 @@ impl Noun for MarkRule {
     }
 }
 
+/// A rule as `--json` prints it.
+#[derive(Debug, Serialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+pub struct MarkRow {
+    /// The network of the destination address; `None`: any.
+    pub dest: Option<Prefix>,
+    /// The network of the source address; `None`: any.
+    pub source: Option<Prefix>,
+    /// The transport protocol; `None`: any.
+    pub protocol: Option<Protocol>,
+    /// The destination ports, each a port or `FIRST:LAST`; empty: any port.
+    pub dports: Vec<String>,
+    /// The incoming interface; a name that ends in `+` is a prefix; `None`: any.
+    pub interface: Option<String>,
+    /// The firewall mark that packets get.
+    pub mark: u32,
+    /// The bits of the mark that the rule changes.
+    pub mask: u32,
+}
+
+impl From<&MarkRule> for MarkRow {
+    fn from(rule: &MarkRule) -> Self {
+        let dports = rule.dest_ports.iter().map(|range| ports_text(slice::from_ref(range)));
+        Self {
+            dest: rule.dest,
+            source: rule.source,
+            protocol: rule.protocol,
+            dports: dports.collect(),
+            interface: rule.interface.clone(),
+            mark: rule.mark,
+            mask: rule.mask,
+        }
+    }
+}
+
 /// Whether this is a valid name of an interface (kernel `net/core/dev.c`, `dev_valid_name`), or a prefix with `+`, that
 /// a rules file can also express.
 fn is_interface(name: &str) -> bool {
@@ -142,7 +178,7 @@ const PORTS_MAX: usize = 15;
 pub(crate) const MARKS_MAX: usize = 1024;
 
 /// Ports in the syntax of `--dports`: `80,8000:8010`.
-pub fn ports_text(ports: &[RangeInclusive<u16>]) -> String {
+fn ports_text(ports: &[RangeInclusive<u16>]) -> String {
     let ranges = ports.iter().map(|range| match range.start() == range.end() {
         true => range.start().to_string(),
         false => format!("{}:{}", range.start(), range.end()),

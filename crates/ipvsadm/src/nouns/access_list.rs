@@ -11,8 +11,8 @@ use xvs_model::objects::{Object, Rule};
 use xvs_proto::Prefix;
 
 use crate::error::LineError;
+use crate::nouns::arguments::{ServiceArgument, arguments, parse};
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{ServiceArgument, arguments, parse};
 
 /// An entry of an access list as arguments.
 #[derive(Debug, Args)]
@@ -111,8 +111,8 @@ pub(crate) fn list_command(
 
 #[cfg(test)]
 mod tests {
+    use crate::nouns::access_list::*;
     use crate::resolver::FixedNames;
-    use crate::xvs_lines::access_list::*;
 
     #[test]
     fn a_printed_entry_or_file_of_a_list_is_parsed_back_with_and_without_a_service() {

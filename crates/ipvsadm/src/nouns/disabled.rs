@@ -6,8 +6,8 @@ use xvs_model::objects::Rule;
 use xvs_model::objects::disabled::Disabled;
 
 use crate::error::LineError;
+use crate::nouns::arguments::{RealServerArgument, ServiceArgument, arguments};
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::{RealServerArgument, ServiceArgument, arguments};
 
 /// The real servers that `xvs disable` or `xvs enable` names: without a port on every port, without a service in every
 /// service.
@@ -41,8 +41,8 @@ pub(crate) fn disable_command(words: &[&str], resolver: &dyn Resolver) -> Result
 
 #[cfg(test)]
 mod tests {
+    use crate::nouns::disabled::*;
     use crate::resolver::FixedNames;
-    use crate::xvs_lines::disabled::*;
 
     #[test]
     fn a_printed_disabled_server_is_parsed_back_with_and_without_a_service() {

@@ -1,24 +1,88 @@
 //! The common parts of the subcommands of these lines: the service, the real server, and the errors of a line.
 
+use std::error::Error;
+use std::fmt::Debug;
+use std::io::Write;
+
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, FromArgMatches, Subcommand};
+use serde::Serialize;
 use xvs_model::config::command::Command;
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::question;
 use xvs_sched::ServiceKey;
 
 use crate::error::LineError;
 use crate::grammar::virtual_service;
-use crate::resolver::Resolver;
+use crate::resolver::{Resolver, SystemResolver};
+use crate::text::print;
 
-/// The changes of one subcommand.
-pub trait Line: Subcommand {
+/// A noun on a command line of `xvs`: its changes are subcommands, and so is `list`.
+pub trait Line: Subcommand + Debug {
     /// The subcommand.
     const WORD: &str;
+    /// Options of `list`.
+    type Options: Args + Debug;
+    /// What is listed.
+    type Report: Serialize;
+    /// The help of `list`.
+    const HELP: &str;
 
     /// The command.
     ///
     /// # Errors
     /// No service is named, ipvsadm's message about it, or a rule cannot match.
     fn command(&self, resolver: &dyn Resolver) -> Result<Command, LineError>;
+
+    /// Asks for what `list` shows.
+    ///
+    /// # Errors
+    /// The director refuses the question, or cannot be reached.
+    fn report(options: &Self::Options, director: &mut dyn Director) -> Result<Self::Report, Failure>;
+
+    /// The report as text.
+    fn screen(report: &Self::Report) -> String;
+}
+
+/// The arguments of such a noun.
+#[derive(Debug, Args)]
+pub struct Arguments<L: Line> {
+    #[command(subcommand)]
+    action: Action<L>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action<L: Line> {
+    #[command(flatten)]
+    Change(L),
+    #[command(about = L::HELP)]
+    List {
+        #[command(flatten)]
+        options: L::Options,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// No options.
+#[derive(Debug, Args)]
+pub struct NoOptions {}
+
+impl<L: Line> Arguments<L> {
+    pub(crate) fn run(&self, director: &mut dyn Director, out: &mut dyn Write) -> Result<(), Box<dyn Error>> {
+        match &self.action {
+            Action::List { options, json } => {
+                let report = L::report(options, director)?;
+                print(&report, *json, L::screen, out)?;
+            }
+            Action::Change(change) => {
+                let command = change.command(&SystemResolver::default())?;
+                question::change(command).ask(director)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The change that a line requests by its words behind a subcommand.

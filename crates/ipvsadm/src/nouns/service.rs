@@ -4,8 +4,8 @@ use xvs_sched::{ClientAddress, ClientLimit, SynProxy};
 
 use crate::error::LineError;
 use crate::grammar::{client_address, syn_proxy};
-use crate::xvs_lines::arguments::{Line, parse};
-use crate::xvs_lines::limit::LimitChange;
+use crate::nouns::arguments::{Line, parse};
+use crate::nouns::limit::LimitChange;
 
 /// What a `#xvs` line in a `virtual_server` of a keepalived.conf says of its services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,13 +4,16 @@ use std::ops::RangeInclusive;
 
 use clap::{Args, Subcommand};
 use xvs_model::config::command::Command;
-use xvs_model::objects::mark::MarkRule;
+use xvs_model::objects::mark::{MarkRow, MarkRule};
 use xvs_model::objects::{Object, Rule};
+use xvs_model::protocol::client::{Director, Failure};
+use xvs_model::protocol::question;
 use xvs_proto::{Family, Prefix, Protocol};
 
 use crate::error::LineError;
+use crate::nouns::arguments::{Line, NoOptions};
 use crate::resolver::Resolver;
-use crate::xvs_lines::arguments::Line;
+use crate::text::{aligned, widths};
 
 /// A change of the mark rules.
 #[derive(Debug, Subcommand)]
@@ -71,12 +74,31 @@ impl MarkOptions {
 
 impl Line for MarkChange {
     const WORD: &str = "mark";
+    type Options = NoOptions;
+    type Report = Vec<MarkRow>;
+    const HELP: &str =
+        "Show these rules in the order in which they apply; rules of the kernel come before them";
 
     fn command(&self, _: &dyn Resolver) -> Result<Command, LineError> {
         Ok(match self {
             Self::Add(options) => Command::Add(Rule::Mark(options.rule()?)),
             Self::Delete(options) => Command::Delete(Object::Mark(options.rule()?)),
         })
+    }
+
+    fn report(_: &NoOptions, director: &mut dyn Director) -> Result<Vec<MarkRow>, Failure> {
+        Ok(question::marks().ask(director)?.iter().map(MarkRow::from).collect())
+    }
+
+    fn screen(rows: &Vec<MarkRow>) -> String {
+        if rows.is_empty() {
+            return "no mark rules; `xvs mark add --help` says how to add one\n".to_owned();
+        }
+        let heading = ["mark", "mask", "protocol", "source", "destination", "ports", "interface"];
+        let mut lines = vec![heading.map(str::to_owned)];
+        lines.extend(rows.iter().map(columns));
+        let widths = widths(&lines);
+        lines.iter().map(|row| aligned(row, widths)).collect()
     }
 }
 
@@ -110,11 +132,26 @@ fn number(text: &str) -> Option<u32> {
     }
 }
 
+fn columns(rule: &MarkRow) -> [String; 7] {
+    fn or_dash(value: Option<impl ToString>) -> String {
+        value.map_or("-".to_owned(), |value| value.to_string())
+    }
+    [
+        rule.mark.to_string(),
+        format!("{:#x}", rule.mask),
+        or_dash(rule.protocol),
+        or_dash(rule.source),
+        or_dash(rule.dest),
+        or_dash(Some(rule.dports.join(",")).filter(|ports| !ports.is_empty())),
+        or_dash(rule.interface.as_ref()),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
+    use crate::nouns::arguments::command;
+    use crate::nouns::mark::*;
     use crate::resolver::FixedNames;
-    use crate::xvs_lines::arguments::command;
-    use crate::xvs_lines::mark::*;
 
     fn rule() -> MarkRule {
         MarkRule {
@@ -171,5 +208,12 @@ mod tests {
         for wrong in [&["add"][..], &["list"], &["add", "--set-mark", "x"], &[]] {
             assert!(command::<MarkChange>(wrong, &FixedNames::default()).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn the_table_aligns_its_columns_and_shows_a_dash_for_each_absent_condition() {
+        let expected = "mark  mask  protocol  source  destination     ports         interface\n\
+                        1     0xff  TCP       -       192.0.2.100/32  80,8000:8010  eth0\n";
+        assert_eq!(MarkChange::screen(&vec![MarkRow::from(&rule())]), expected);
     }
 }
