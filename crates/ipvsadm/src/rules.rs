@@ -158,14 +158,14 @@ impl Session<'_> {
     }
 }
 
-/// Parses a line of a rules file; `None` if it is empty. Behind `#xvs ` it may be a line of `xvs mark`, `xvs laddr`,
-/// `xvs disable`, `xvs limit`, `xvs deny`, `xvs allow` or `xvs quic`.
+/// Parses a line of a rules file; `None` if it is empty. Behind `#xvs ` it may be a line of a noun of `xvs`.
 fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError>> {
-    let words: Vec<&str> =
-        text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty() && *word != "ipvsadm").collect();
+    let is_xvs_line = text.starts_with(XVS_LINE);
+    let words = text.split([' ', '\t', '\r', '\n']).filter(|word| !word.is_empty());
+    let words: Vec<&str> = words.filter(|word| is_xvs_line || *word != "ipvsadm").collect();
     Some(match &words[..] {
         [] => return None,
-        [_, words @ ..] if text.starts_with(XVS_LINE) => {
+        [_, words @ ..] if is_xvs_line => {
             match words.split_first().and_then(|(word, rest)| read_line(word, rest, resolver)) {
                 Some(changed) => changed.map(Parsed::Change),
                 None => grammar::parse(words, resolver),
