@@ -7,7 +7,8 @@ use xvs_dataplane::snapshot::Snapshot;
 use xvs_dataplane::snapshot::local_addresses::LocalAddresses;
 use xvs_model::config::command::Command;
 use xvs_model::config::desired_state::State;
-use xvs_model::objects::Object;
+use xvs_model::objects::limit::ServiceLimit;
+use xvs_model::objects::{Object, Rule};
 
 use crate::registry::Registry;
 
@@ -44,5 +45,27 @@ impl Follow for Locals {
             locals.map(|local| (local.addr, local.ports()))
         });
         change.snapshot.locals = Arc::new(LocalAddresses::new(own, standby));
+    }
+}
+
+/// Limits, which outlive their services.
+#[derive(Default)]
+pub(super) struct PublishedLimits {
+    /// Whether the data plane has other limits of SYNs.
+    pub(super) due: bool,
+}
+
+impl Follow for PublishedLimits {
+    fn follow(&mut self, change: &mut Change<'_>) {
+        let Change { command, state, .. } = change;
+        if matches!(command, Command::Add(Rule::Limit(ServiceLimit { limit, .. })) if limit.is_of_clients()) {
+            change.snapshot.clients.provide();
+        }
+        self.due |= match command.object() {
+            None => **command == Command::Flush && !state.limits().is_empty(),
+            Some(Object::Limit(_)) => true,
+            Some(Object::Service(key)) => state.limits().contains_key(&key),
+            Some(_) => false,
+        };
     }
 }

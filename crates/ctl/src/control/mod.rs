@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use due::Schedule;
+use follow::PublishedLimits;
 use list_sources::ListSources;
 use mark_rules::MarkRules;
 use next_hops::NextHops;
@@ -21,7 +22,6 @@ use publication::Publication;
 use publish::SHORT_WAIT;
 use settings::ActiveSettings;
 use steered::Steered;
-use syn_limits::PublishedLimits;
 use unconfirmed::Unconfirmed;
 use xvs_dataplane::capture::Captures;
 use xvs_dataplane::clock::Millis;

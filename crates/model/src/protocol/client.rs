@@ -59,6 +59,17 @@ pub trait Director {
     }
 }
 
+impl<T, R: Into<Request>> Question<T, R> {
+    /// Asks a director.
+    ///
+    /// # Errors
+    /// The director refuses the request, cannot be reached, or sends another kind of reply.
+    pub fn ask(self, director: &mut (impl Director + ?Sized)) -> Result<T, Failure> {
+        let reply = director.call(self.request.into())?;
+        (self.read)(reply).map_err(|other| Failure::unexpected(&other))
+    }
+}
+
 /// Why there is no reply.
 #[derive(Debug, Error)]
 pub enum Failure {
@@ -76,9 +87,7 @@ pub enum Failure {
 impl Failure {
     /// The error for a reply that does not belong to the request.
     pub fn unexpected(reply: &Reply) -> Self {
-        let text = format!("{reply:?}");
-        let start: String = text.chars().take(60).collect();
-        Self::Transport(format!("xvsd sent a reply that does not belong to the request: {start}"))
+        Self::Transport(reply.unexpected())
     }
 }
 

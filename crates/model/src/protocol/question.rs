@@ -1,8 +1,8 @@
 //! Questions to the director: each with the access that it needs, its form on the socket, and its answer.
 //!
-//! The list below makes [`Request`] and [`ControlRequest`], which are sent, [`Reply`], which is returned, and a function
-//! for each question. The function returns a [`Question`], so a caller gets the answer or an error, and never another
-//! kind of reply.
+//! The list below makes [`Request`] and [`ControlRequest`], which are sent, [`Reply`], which is returned, and a
+//! function for each question. The function returns a [`Question`], so a caller gets the answer or an error, and never
+//! another kind of reply.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,6 @@ use crate::objects::listed::ListRow;
 use crate::objects::local::{LocalAddress, LocalReport};
 use crate::objects::mark::MarkRule;
 use crate::objects::quic::QuicRow;
-use crate::protocol::client::{Director, Failure};
 use crate::protocol::request::{Access, FleetRequest, TakeOverStep, Verdict};
 use crate::report::capture::{CaptureRequest, CapturedPacket, Missed};
 use crate::report::connection::{ConnectionRow, Ended, Filter};
@@ -290,6 +289,15 @@ impl From<ControlRequest> for Request {
     }
 }
 
+impl Reply {
+    /// The error of a reply that does not belong to the request.
+    pub(crate) fn unexpected(&self) -> String {
+        let text = format!("{self:?}");
+        let start: String = text.chars().take(60).collect();
+        format!("xvsd sent a reply that does not belong to the request: {start}")
+    }
+}
+
 impl Request {
     /// Whether it may be sent twice, because the second does nothing more.
     pub(crate) fn is_repeatable(&self) -> bool {
@@ -307,17 +315,6 @@ pub struct Question<T, R = Request> {
 /// A question that the control thread answers.
 pub type ControlQuestion<T> = Question<T, ControlRequest>;
 
-impl<T, R: Into<Request>> Question<T, R> {
-    /// Asks a director.
-    ///
-    /// # Errors
-    /// The director refuses the request, cannot be reached, or sends another kind of reply.
-    pub fn ask(self, director: &mut (impl Director + ?Sized)) -> Result<T, Failure> {
-        let reply = director.call(self.request.into())?;
-        (self.read)(reply).map_err(|other| Failure::unexpected(&other))
-    }
-}
-
 impl<T> ControlQuestion<T> {
     /// Asks something that answers requests of the control thread.
     ///
@@ -328,8 +325,7 @@ impl<T> ControlQuestion<T> {
         answer: impl FnOnce(ControlRequest) -> Result<Reply, CommandError>,
     ) -> Result<T, CommandError> {
         let reply = answer(self.request)?;
-        (self.read)(reply)
-            .map_err(|other| CommandError::Failed { why: Failure::unexpected(&other).to_string() })
+        (self.read)(reply).map_err(|other| CommandError::Failed { why: other.unexpected() })
     }
 }
 
