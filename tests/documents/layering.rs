@@ -147,6 +147,23 @@ fn no_files_import_each_other_except_a_module_and_its_children() {
 }
 
 #[test]
+fn a_note_at_a_service_is_in_at_most_five_files_of_the_program() {
+    let names = ["ServiceNote", "NoteChange", "Rule::Note", "Object::Note"];
+    let mut named = Vec::new();
+    for file in files("crates") {
+        let is_src = file.components().any(|part| part.as_os_str() == "src");
+        let is_of_tests = file.file_name().is_some_and(|name| name == "tests.rs");
+        if is_src
+            && !is_of_tests
+            && before_tests(&read(&file)).any(|(_, line)| names.iter().any(|name| line.contains(name)))
+        {
+            named.push(file);
+        }
+    }
+    assert!((2..=5).contains(&named.len()), "{named:?}");
+}
+
+#[test]
 fn unsafe_code_is_only_in_xdp_and_in_shared_memory() {
     for path in files("crates") {
         let text = path.to_string_lossy().into_owned();

@@ -19,6 +19,7 @@ mod links;
 mod lists;
 mod maintenance;
 mod marks;
+mod note;
 mod offload;
 mod persistence;
 mod policy_routing;

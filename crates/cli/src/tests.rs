@@ -17,6 +17,7 @@ use xvs_model::objects::limit::LimitReport;
 use xvs_model::objects::listed::ListRow;
 use xvs_model::objects::local::LocalReport;
 use xvs_model::objects::mark::MarkRow;
+use xvs_model::objects::note::ServiceNote;
 use xvs_model::objects::quic::QuicRow;
 use xvs_model::report::capture::CapturedPacket;
 use xvs_model::report::connection::ConnectionRow;
@@ -58,6 +59,7 @@ fn tables() -> Vec<(&'static str, Vec<Row>)> {
         ("xvs laddr list", rows::<LocalReport>()),
         ("xvs limit list", rows::<LimitReport>()),
         ("xvs quic list", rows::<Vec<QuicRow>>()),
+        ("xvs note list", rows::<Vec<ServiceNote>>()),
         ("xvs deny list, xvs allow list", rows::<Vec<ListRow>>()),
         ("xvs get", rows::<Vec<Setting>>()),
         ("xvs feedback", rows::<Vec<FeedbackRow>>()),

@@ -19,6 +19,8 @@ use xvs_ipvsadm::SystemResolver;
 use xvs_model::config::desired_state::State;
 use xvs_model::config::difference::rules_of;
 use xvs_model::config::timeouts::Timeouts;
+use xvs_model::objects::Rule;
+use xvs_model::objects::note::ServiceNote;
 use xvs_model::protocol::client::Client;
 use xvs_model::protocol::framing::{
     ReplyMessage, RequestMessage, VERSION, decode, read_frame, write_message,
@@ -132,6 +134,7 @@ fn documents() -> Vec<(&'static str, Vec<Value>)> {
         ("xvs laddr list", daemon.xvs("laddr list --json")),
         ("xvs limit list", daemon.xvs("limit list --json")),
         ("xvs quic list", daemon.xvs("quic list --json")),
+        ("xvs note list", daemon.xvs("note list --json")),
         ("xvs deny list", daemon.xvs("deny list --json")),
         ("xvs allow list", daemon.xvs("allow list --json")),
         ("xvs get", daemon.xvs("get --json")),
@@ -288,9 +291,10 @@ fn replies(request: &Request) -> Vec<Reply> {
 }
 
 /// A state that differs from the rules file in one service.
-fn running() -> Vec<xvs_model::objects::Rule> {
+fn running() -> Vec<Rule> {
     let before = sample::differences().into_iter().filter_map(|difference| difference.before);
-    rules_of(&State::default()).into_iter().chain(before).collect()
+    let note = Rule::Note(ServiceNote { service: "FWM 1".parse().unwrap(), text: "shop".to_owned() });
+    rules_of(&State::default()).into_iter().chain(before).chain([note]).collect()
 }
 
 /// The paths of all fields of a value: `table.size`, `interfaces[].name`.

@@ -151,6 +151,7 @@ mod tests {
     use xvs_model::config::service::ServiceOptions;
     use xvs_model::config::timeouts::Timeouts;
     use xvs_model::objects::disabled::Disabled;
+    use xvs_model::objects::note::ServiceNote;
     use xvs_model::protocol::question::ControlRequest;
     use xvs_model::protocol::request::Verdict;
 
@@ -211,6 +212,10 @@ mod tests {
             12 => any_change(),
             1 => select(servers.clone()).prop_map(|servers| Command::Add(Rule::Disabled(servers))),
             1 => select(servers).prop_map(|servers| Command::Delete(Object::Disabled(servers))),
+            1 => (any_service(), select(vec!["shop", "mail"])).prop_map(|(service, text)| {
+                Command::Add(Rule::Note(ServiceNote { service, text: text.to_owned() }))
+            }),
+            1 => any_service().prop_map(|service| Command::Delete(Object::Note(service))),
             1 => timeouts.prop_map(|timeouts| Command::Add(Rule::Timeouts(timeouts))),
             1 => Just(Command::Zero(None)),
         ]

@@ -1,6 +1,6 @@
 //! The nouns of `xvs`, which ipvsadm does not have: what is typed for each, and how it is listed.
 //!
-//! A line of a rules file that begins with `#xvs ` has the arguments of `xvs mark`, `xvs laddr` and so on; both programs
+//! A line of a rules file that begins with `#xvs ` has the arguments of a subcommand such as `xvs mark`. Both programs
 //! use the types of this folder, a file for each noun.
 
 use std::error::Error;
@@ -21,6 +21,7 @@ pub(crate) mod disabled;
 pub(crate) mod laddr;
 pub(crate) mod limit;
 pub(crate) mod mark;
+pub(crate) mod note;
 pub(crate) mod quic;
 pub(crate) mod service;
 
@@ -42,8 +43,8 @@ macro_rules! nouns {
             }
         }
 
-        /// The change of a line with this subcommand of xvs and these words behind it; `None`: rules files have no lines
-        /// of this subcommand.
+        /// The change of a line with this subcommand of xvs and these words behind it; `None`: rules files have no
+        /// lines of this subcommand.
         pub(crate) fn read_line(
             word: &str,
             words: &[&str],
@@ -69,4 +70,6 @@ nouns! {
     Limit(limit::LimitChange),
     /// Let QUIC connections keep their real server when clients change their addresses
     Quic(quic::QuicLine),
+    /// Write a note at a service, such as whose it is, and list the notes
+    Note(note::NoteChange),
 }

@@ -25,6 +25,7 @@ use crate::objects::list_key::ListKey;
 use crate::objects::listed::{AccessLists, Listed, ListedKey};
 use crate::objects::local::LocalAddress;
 use crate::objects::mark::MarkRule;
+use crate::objects::note::ServiceNote;
 use crate::objects::noun::{Noun, Services, Turn};
 use crate::objects::quic::{QuicKey, QuicRule, QuicServices, ServiceQuic};
 
@@ -35,6 +36,7 @@ pub mod list_key;
 pub mod listed;
 pub mod local;
 pub mod mark;
+pub mod note;
 pub mod noun;
 pub mod quic;
 
@@ -226,6 +228,7 @@ nouns! {
         limits: BTreeMap<ServiceKey, ClientLimit>,
         lists: AccessLists,
         quic: QuicServices,
+        notes: BTreeMap<ServiceKey, String>,
         /// In the order in which they apply.
         marks: Vec<MarkRule>,
     }
@@ -241,6 +244,8 @@ nouns! {
     ListFile(ListFile) by ListKey => lists, "set_list_file", "unset_list_file";
     /// A QUIC configuration or a server ID of a service.
     Quic(ServiceQuic) by QuicKey => quic, "quic", "quic";
+    /// A note at a service.
+    Note(ServiceNote) by ServiceKey => notes, "set_note", "delete_note";
     /// A mark rule.
     Mark(MarkRule) by MarkRule => marks, "add_mark", "delete_mark";
 }
