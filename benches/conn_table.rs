@@ -21,8 +21,8 @@ use rustix::time::{ClockId, clock_gettime};
 use xvs_ctl::api::connections::rows;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    Boot, CallIds, Flags, FormerTable, Inserted, NewConnection, Removal, Table, TableConfig, TableFiles,
-    TableWorker, Timers,
+    Boot, CallIds, Flags, FormerTable, Inserted, NewConnection, Removal, Spare, Table, TableConfig,
+    TableFiles, TableWorker, Timers,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{Activity, Change, Counts, DestinationLive};
@@ -105,7 +105,7 @@ fn connection(number: u32, method: ForwardingMethod, expires: Millis) -> NewConn
         flags: Flags::INACTIVE,
         state: 1,
         expires,
-        timeout_seconds: 0,
+        spare: Spare::NONE,
         dest_ref: number & 7,
         mark: 0,
         controller: None,

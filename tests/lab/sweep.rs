@@ -13,7 +13,7 @@ use xvs_cli::lab::Lab;
 use xvs_ctl::sweep::Sweeper;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::tcp::TcpState;
-use xvs_dataplane::conn::{Flags, NewConnection, Table, TableConfig};
+use xvs_dataplane::conn::{Flags, NewConnection, Spare, Table, TableConfig};
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::Snapshot;
 use xvs_proto::{Endpoint, Protocol};
@@ -167,7 +167,7 @@ fn drop_entry_ends_half_open_connections_without_a_destination_too() {
             flags: Flags::NONE,
             state: TcpState::SynRecv as u8,
             expires: Millis(3_600_000),
-            timeout_seconds: 0,
+            spare: Spare::NONE,
             dest_ref: u32::MAX,
             mark: 7,
             controller: None,

@@ -18,7 +18,7 @@ use loom::thread;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::log::Ending;
 use xvs_dataplane::conn::{
-    ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker,
+    ConnId, Direction, Flags, Inserted, NewConnection, Removal, Spare, Table, TableConfig, TableWorker,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{Activity, DestinationLive};
@@ -36,7 +36,7 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
         flags: Flags::NONE,
         state: 1,
         expires: Millis(60_000),
-        timeout_seconds: 0,
+        spare: Spare::NONE,
         dest_ref: 0,
         mark: 0,
         controller: None,

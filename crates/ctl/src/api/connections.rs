@@ -272,7 +272,7 @@ mod tests {
     use std::net::Ipv4Addr;
 
     use xvs_dataplane::conn::{
-        ConnId, FormerTable, Inserted, NewConnection, Table, TableConfig, TableWorker,
+        ConnId, FormerTable, Inserted, NewConnection, Spare, Table, TableConfig, TableWorker,
     };
     use xvs_dataplane::shm::Memory;
     use xvs_model::report::connection::Kind;
@@ -292,7 +292,7 @@ mod tests {
             flags: Flags::NONE,
             state: 1,
             expires: Millis(900_000),
-            timeout_seconds: 0,
+            spare: Spare::NONE,
             dest_ref: 0,
             mark: 0,
             controller: None,

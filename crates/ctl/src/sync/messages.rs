@@ -98,7 +98,7 @@ mod tests {
     use std::net::Ipv4Addr;
     use std::time::Duration;
 
-    use xvs_dataplane::conn::{ConnId, Flags, Inserted, NewConnection, Table, TableConfig};
+    use xvs_dataplane::conn::{ConnId, Flags, Inserted, NewConnection, Spare, Table, TableConfig};
     use xvs_dataplane::shm::Memory;
     use xvs_dataplane::snapshot::DestinationId;
     use xvs_dataplane::snapshot::sync_master::{Announced, SyncMaster, SyncRules};
@@ -126,7 +126,7 @@ mod tests {
                     flags: Flags::NONE,
                     state: 0,
                     expires: Millis(300_000),
-                    timeout_seconds: 0,
+                    spare: Spare::NONE,
                     dest_ref: DestinationId::NONE.0,
                     mark: 0,
                     controller: None,

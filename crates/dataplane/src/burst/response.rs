@@ -12,7 +12,7 @@ use xvs_proto::{Packet, Protocol, tcp};
 
 use super::context::Context;
 use super::flows::Flows;
-use crate::conn::{AWAITS_REPLY, ConnId};
+use crate::conn::{ConnId, Spare};
 use crate::snapshot::Destination;
 
 /// Whether a packet that begins a connection is answered by a first reply.
@@ -21,9 +21,9 @@ pub(crate) fn is_request(packet: &Packet) -> bool {
     packet.flow.protocol == Protocol::UDP || flags.has(tcp::Flags::SYN) && !flags.has(tcp::Flags::ACK)
 }
 
-/// The word of the entry of a connection that this packet begins.
-pub(crate) fn word(packet: &Packet) -> u32 {
-    if packet.flow.protocol == Protocol::UDP { AWAITS_REPLY } else { 0 }
+/// What the entry of a connection that this packet begins has besides.
+pub(crate) fn spare(packet: &Packet) -> Spare {
+    if packet.flow.protocol == Protocol::UDP { Spare::AWAITS_REPLY } else { Spare::NONE }
 }
 
 /// Counts the time of a connection if this is its first reply.

@@ -109,7 +109,7 @@ impl Connection<'_> {
 mod tests {
     use super::*;
     use crate::clock::Millis;
-    use crate::conn::{Flags, Inserted, NewConnection, Table, TableConfig};
+    use crate::conn::{Flags, Inserted, NewConnection, Spare, Table, TableConfig};
     use crate::shm::Memory;
     use std::net::Ipv4Addr;
     use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
@@ -130,7 +130,7 @@ mod tests {
             flags: Flags::NONE,
             state: 0,
             expires: Millis(1000),
-            timeout_seconds: 0,
+            spare: Spare::NONE,
             dest_ref: 0,
             mark: 0,
             controller: None,

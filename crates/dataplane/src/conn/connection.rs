@@ -13,14 +13,12 @@ use super::entry::{Life, REMOVED, Record};
 use super::flags::Flags;
 use super::id::ConnId;
 use super::offloaded::{Offloaded, State};
+use super::spare::Spare;
 use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
 
 /// The number that no destination has (`DestinationId::NONE`).
 pub(crate) const NO_DESTINATION: u32 = u32::MAX;
-
-/// The value of `timeout_seconds` of a UDP connection that awaits its first reply.
-pub(crate) const AWAITS_REPLY: u32 = 1;
 
 /// A view of one connection.
 #[derive(Debug, Clone, Copy)]
@@ -95,50 +93,56 @@ impl Connection<'_> {
         self.flags().contains(Flags::TEMPLATE)
     }
 
+    /// The integer, for a copy.
+    pub fn spare(&self) -> Spare {
+        Spare(self.record.entry.spare.load(Ordering::Relaxed))
+    }
+
+    fn set_spare(&self, Spare(integer): Spare) {
+        self.record.entry.spare.store(integer, Ordering::Relaxed);
+    }
+
     /// How long a template lasts after a connection, in seconds.
     pub fn timeout_seconds(&self) -> u32 {
-        self.record.entry.timeout_seconds.load(Ordering::Relaxed)
+        self.spare().0
     }
 
     /// Sets how long a template lasts after the next connection, in seconds.
     pub fn set_timeout_seconds(&self, seconds: u32) {
-        self.record.entry.timeout_seconds.store(seconds, Ordering::Relaxed);
+        self.set_spare(Spare::template(seconds));
     }
 
-    /// The sequence number of the client's first data byte; 0: unknown. Only for connections whose destination receives
-    /// the client's address, or whose replies do not pass the director.
+    /// The sequence number of the client's first data byte; 0: unknown. Only for TCP connections whose destination
+    /// receives the client's address, or whose replies do not pass the director.
     pub fn first_sequence(&self) -> u32 {
-        // Such a connection is no template, so the word is free.
-        self.record.entry.timeout_seconds.load(Ordering::Relaxed)
+        self.spare().0
     }
 
     /// Sets [`Self::first_sequence`].
     pub fn set_first_sequence(&self, number: u32) {
-        self.record.entry.timeout_seconds.store(number, Ordering::Relaxed);
+        self.set_spare(Spare::first_sequence(number));
     }
 
     /// The acknowledgement number that proves that the client received the destination's SYN+ACK; 0: none has passed.
     /// Not for a connection with a [`Self::first_sequence`].
     pub fn destination_sequence(&self) -> u32 {
-        // The field of `first_sequence`, which such a connection does not need.
-        self.record.entry.timeout_seconds.load(Ordering::Relaxed)
+        self.spare().0
     }
 
     /// Sets the [`Self::destination_sequence`].
     pub fn set_destination_sequence(&self, number: u32) {
-        self.record.entry.timeout_seconds.store(number, Ordering::Relaxed);
+        self.set_spare(Spare(number));
     }
 
     /// Whether no reply has passed, of UDP.
     #[inline]
     pub(crate) fn awaits_reply(&self) -> bool {
-        // UDP has no sequence numbers, so the word is free.
-        self.record.entry.timeout_seconds.load(Ordering::Relaxed) == AWAITS_REPLY
+        self.spare() == Spare::AWAITS_REPLY
     }
 
     /// Notes that a reply has passed, of UDP.
     pub(crate) fn set_replied(&self) {
-        self.record.entry.timeout_seconds.store(0, Ordering::Relaxed);
+        self.set_spare(Spare::NONE);
     }
 
     /// Number of the destination's [`DestinationLive`](crate::snapshot::DestinationLive).

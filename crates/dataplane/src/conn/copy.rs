@@ -51,7 +51,7 @@ impl Copied {
             flags: view.flags(),
             state: view.state(),
             expires: view.expires(),
-            timeout_seconds: view.timeout_seconds(),
+            spare: view.spare(),
             dest_ref: view.dest_ref(),
             mark: view.mark(),
             controller: None,

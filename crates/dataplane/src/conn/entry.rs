@@ -188,7 +188,7 @@ impl Record<'_> {
         entry.dest_addr.store(dest_addr, order);
         entry.dest_port.store(new.dest.port, order);
         entry.flags.store(new.flags.0, order);
-        entry.timeout_seconds.store(new.timeout_seconds, order);
+        entry.spare.store(new.spare.0, order);
         entry.dest.store(new.dest_ref, order);
         entry.controller.store(new.controller.map_or(0, |controller| controller.0 + 1), order);
         entry.controlled.store(0, order);
@@ -602,6 +602,7 @@ mod tests {
     use super::*;
     use crate::conn::flags::Flags;
     use crate::conn::id::ConnId;
+    use crate::conn::spare::Spare;
 
     #[test]
     fn life_keeps_state_and_deadline_and_publishing_keeps_both() {
@@ -633,7 +634,7 @@ mod tests {
                 offset_of!(Entry, dest_port),
                 offset_of!(Entry, flags),
                 offset_of!(Entry, life),
-                offset_of!(Entry, timeout_seconds),
+                offset_of!(Entry, spare),
                 offset_of!(Entry, dest),
                 offset_of!(Entry, controller),
                 offset_of!(Entry, controlled),
@@ -659,7 +660,7 @@ mod tests {
             flags: Flags::PROXY,
             state: 5,
             expires: Millis(6),
-            timeout_seconds: 7,
+            spare: Spare::template(7),
             dest_ref: 8,
             mark: 9,
             controller: Some(ConnId(10)),
@@ -669,14 +670,8 @@ mod tests {
         let words =
             [&entry.client, &entry.virtual_endpoint, &entry.life].map(|word| word.load(Ordering::Relaxed));
         assert_eq!(words, [0x1111_0602, 0x2222_0704, 0xc005_0000_0000_0006]);
-        let halves = [
-            &entry.dest_addr,
-            &entry.timeout_seconds,
-            &entry.dest,
-            &entry.controller,
-            &entry.mark,
-            &entry.timer,
-        ];
+        let halves =
+            [&entry.dest_addr, &entry.spare, &entry.dest, &entry.controller, &entry.mark, &entry.timer];
         assert_eq!(halves.map(|half| half.load(Ordering::Relaxed)), [0x4444, 7, 8, 11, 9, 11]);
         assert_eq!(
             (entry.dest_port.load(Ordering::Relaxed), entry.flags.load(Ordering::Relaxed)),

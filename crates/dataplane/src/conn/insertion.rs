@@ -5,6 +5,7 @@ use xvs_sched::ForwardingMethod;
 
 use super::flags::Flags;
 use super::id::ConnId;
+use super::spare::Spare;
 use crate::clock::Millis;
 
 /// A connection to be inserted. Protocol, client, virtual endpoint and [`Flags::TEMPLATE`] are its identity.
@@ -30,9 +31,8 @@ pub struct NewConnection {
     pub state: u8,
     /// The time when it expires unless a packet refreshes it.
     pub expires: Millis,
-    /// How long a template lasts after a connection, in seconds; 0 in other connections, whose timeout follows from the
-    /// state.
-    pub timeout_seconds: u32,
+    /// What its kind of connection has besides.
+    pub spare: Spare,
     /// Number of the destination's [`DestinationLive`](crate::snapshot::DestinationLive).
     pub dest_ref: u32,
     /// Firewall mark of the service; 0: none. A template has the mark in its virtual endpoint; it stores here a number
@@ -125,7 +125,7 @@ impl NewConnection {
             flags: Flags::NONE,
             state: 0,
             expires: Millis(60_000),
-            timeout_seconds: 0,
+            spare: Spare::NONE,
             dest_ref: 0,
             mark: 0,
             controller: None,

@@ -35,6 +35,7 @@ mod logged;
 mod numbers;
 mod offloaded;
 mod request_times;
+mod spare;
 mod template;
 
 mod copy;
@@ -47,7 +48,7 @@ pub use self::adopt::{AdoptError, FormerTable, Repair, Survey, TableFiles};
 pub(crate) use self::buckets::Candidate;
 pub use self::call_ids::CallIds;
 pub use self::connection::Connection;
-pub(crate) use self::connection::{AWAITS_REPLY, Complete, NO_DESTINATION};
+pub(crate) use self::connection::{Complete, NO_DESTINATION};
 pub use self::copy::Copied;
 pub use self::direction::{Direction, Seen};
 pub(crate) use self::entry::Life;
@@ -66,6 +67,7 @@ pub(crate) use self::offloaded::{
     has_packets, word as offloaded_word,
 };
 pub use self::reader::TableReader;
+pub use self::spare::Spare;
 pub use self::table::{Boot, Epoch, Table, TableConfig, TableCounts, random_secret};
 pub use self::template::{ASSURED, detached};
 pub use self::timers::Timers;

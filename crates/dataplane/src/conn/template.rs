@@ -109,6 +109,7 @@ mod tests {
     use super::*;
     use crate::clock::Millis;
     use crate::conn::insertion::{Inserted, NewConnection, Removal};
+    use crate::conn::spare::Spare;
     use crate::conn::table::{Table, TableConfig};
     use crate::shm::Memory;
 
@@ -121,7 +122,7 @@ mod tests {
     fn template() -> NewConnection {
         let example = NewConnection::example();
         let client = Endpoint::new([192, 0, 2, 0], 0);
-        NewConnection { client, flags: Flags::TEMPLATE, timeout_seconds: 60, ..example }
+        NewConnection { client, flags: Flags::TEMPLATE, spare: Spare::template(60), ..example }
     }
 
     fn find(table: &TableWorker) -> Option<ConnId> {

@@ -29,7 +29,9 @@ use super::client_address::set_length;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::conn::tcp::{TcpState, timeout};
-use crate::conn::{Asked, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Shift};
+use crate::conn::{
+    Asked, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Removal, Shift, Spare,
+};
 use crate::egress::Path;
 use crate::forward::Ends;
 use crate::new_connection::eviction::{count_out, end};
@@ -258,7 +260,7 @@ fn data_connection(
         flags: if ends.client.port == 0 { Flags::NO_CLIENT_PORT } else { Flags::NONE },
         state: TcpState::Listen as u8,
         expires: cx.now + waiting(cx),
-        timeout_seconds: 0,
+        spare: Spare::NONE,
         dest_ref: like.dest_ref(),
         mark: like.mark(),
         controller,

@@ -13,7 +13,7 @@ use super::insert::{Begun, FIRST_TIMEOUT, insert};
 use super::service::Marked;
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
-use crate::conn::{Flags, Inserted, NewConnection};
+use crate::conn::{Flags, Inserted, NewConnection, Spare};
 use crate::snapshot::{DestinationId, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
@@ -49,7 +49,7 @@ pub(crate) fn begin(
         flags: Flags::NONE,
         state: 0,
         expires: cx.now + FIRST_TIMEOUT,
-        timeout_seconds: 0,
+        spare: Spare::NONE,
         dest_ref: DestinationId::NONE.0,
         mark: marked.mark,
         controller: None,

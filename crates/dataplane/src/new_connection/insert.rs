@@ -63,7 +63,7 @@ pub(crate) fn enter(
             },
         state: 0,
         expires: cx.now + FIRST_TIMEOUT,
-        timeout_seconds: response::word(packet),
+        spare: response::spare(packet),
         dest_ref: id.0,
         mark: marked.mark,
         controller: template,

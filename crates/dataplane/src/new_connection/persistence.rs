@@ -24,7 +24,7 @@ use super::schedule::{Chosen, member};
 use crate::burst::context::Context;
 use crate::burst::flows::Flows;
 use crate::clock::Millis;
-use crate::conn::{ConnId, Flags, Inserted, NewConnection};
+use crate::conn::{ConnId, Flags, Inserted, NewConnection, Spare};
 use crate::snapshot::{
     Activity, Change, Destination, DestinationId, Member, Persistence, PersistenceScope, Service,
 };
@@ -236,7 +236,7 @@ fn template(
         flags: Flags::TEMPLATE | one_packet,
         state: 0,
         expires: now + Duration::from_secs(persistence.timeout_seconds.into()),
-        timeout_seconds: persistence.timeout_seconds,
+        spare: Spare::template(persistence.timeout_seconds),
         dest_ref: id.0,
         mark: 0,
         controller: None,

@@ -81,10 +81,8 @@ pub(crate) struct Entry {
     /// Phase, protocol state and deadline in one word, so that they change together. Written by any worker, by
     /// compare-and-swap. In a removed entry: the next entry of its chain.
     pub(crate) life: AtomicU64,
-    /// In a template: how long it lasts after a connection, in seconds. In a TCP connection whose destination receives
-    /// the client's address: the sequence number of the client's first byte. In another one whose replies pass through
-    /// the director: that of the destination's first byte. Of UDP: 1 until the first reply. Written by any worker.
-    pub(crate) timeout_seconds: AtomicU32,
+    /// What only some connections have (`conn/spare.rs`). Written by any worker.
+    pub(crate) spare: AtomicU32,
     /// The destination's number.
     pub(crate) dest: AtomicU32,
     /// The index of the controlling entry plus one; 0: none.

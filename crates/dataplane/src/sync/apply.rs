@@ -24,7 +24,7 @@ use crate::burst::flows::Flows;
 use crate::clock::Millis;
 use crate::conn::tcp::TcpState;
 use crate::conn::{
-    ASSURED, Complete, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Numbers, Shift,
+    ASSURED, Complete, ConnId, Connection, Direction, Flags, Inserted, NewConnection, Numbers, Shift, Spare,
 };
 use crate::new_connection::eviction::{end, evict_call};
 use crate::new_connection::{insert, persistence};
@@ -270,7 +270,10 @@ impl Wanted<'_> {
                 | client_address.map_or(Flags::NONE, |address| flags_of(key.protocol, address)),
             state: self.state,
             expires: self.expires,
-            timeout_seconds: if self.is_template { timeout.as_secs() as u32 } else { first_sequence },
+            spare: match self.is_template {
+                true => Spare::template(timeout.as_secs() as u32),
+                false => Spare::first_sequence(first_sequence),
+            },
             dest_ref: bound.map_or(DestinationId::NONE, |(id, _)| id).0,
             mark: if self.is_template { 0 } else { mark },
             controller: None,

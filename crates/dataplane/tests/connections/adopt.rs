@@ -20,7 +20,7 @@ use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::log::Ending;
 use xvs_dataplane::conn::{
     AdoptError, Boot, Connection, Direction, Flags, FormerTable, Inserted, NewConnection, Removal, Repair,
-    TIMER_TICK, Table, TableConfig, TableFiles, TableWorker,
+    Spare, TIMER_TICK, Table, TableConfig, TableFiles, TableWorker,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_dataplane::snapshot::{Counts, Destination};
@@ -97,7 +97,7 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
         flags: Flags::NONE,
         state: 1,
         expires: NOW,
-        timeout_seconds: 0,
+        spare: Spare::NONE,
         dest_ref: 3,
         mark: 0,
         controller: None,
@@ -107,7 +107,7 @@ fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
 fn template(last: u8) -> NewConnection {
     let client = Endpoint::new(Ipv4Addr::new(192, 0, 2, last), 0);
     let flags = Flags::TEMPLATE;
-    NewConnection { client, flags, timeout_seconds: 60, ..connection(0, ForwardingMethod::Nat) }
+    NewConnection { client, flags, spare: Spare::template(60), ..connection(0, ForwardingMethod::Nat) }
 }
 
 /// The flows of its packets in both directions.

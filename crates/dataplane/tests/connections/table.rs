@@ -52,7 +52,7 @@ fn read(seen: &Connection<'_>) -> NewConnection {
         flags: seen.flags(),
         state: seen.state(),
         expires: seen.expires(),
-        timeout_seconds: seen.timeout_seconds(),
+        spare: seen.spare(),
         dest_ref: seen.dest_ref(),
         mark: seen.mark(),
         controller: seen.controller(),

@@ -24,7 +24,9 @@ use xvs_dataplane::burst::flows::Flows;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::log::Ending;
 use xvs_dataplane::conn::tcp::TcpState;
-use xvs_dataplane::conn::{ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig};
+use xvs_dataplane::conn::{
+    ConnId, Direction, Flags, Inserted, NewConnection, Removal, Spare, Table, TableConfig,
+};
 use xvs_dataplane::counters::{SharedStats, WorkerCounters};
 use xvs_dataplane::egress::{Egress, Path};
 use xvs_dataplane::forward::Identification;
@@ -171,7 +173,7 @@ fn connection(port: u16) -> NewConnection {
         flags: Flags::NONE,
         state: TcpState::Established as u8,
         expires: START + ESTABLISHED,
-        timeout_seconds: 0,
+        spare: Spare::NONE,
         dest_ref: DEST.0,
         mark: 0,
         controller: None,

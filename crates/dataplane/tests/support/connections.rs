@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::{
-    ConnId, Direction, Flags, Inserted, NewConnection, Removal, Table, TableConfig, TableWorker, Timers,
+    ConnId, Direction, Flags, Inserted, NewConnection, Removal, Spare, Table, TableConfig, TableWorker,
+    Timers,
 };
 use xvs_dataplane::shm::Memory;
 use xvs_proto::{Endpoint, FlowKey, Protocol};
@@ -31,7 +32,7 @@ pub(crate) fn connection(port: u16, method: ForwardingMethod) -> NewConnection {
         flags: Flags::NONE,
         state: 1,
         expires: Millis(60_000),
-        timeout_seconds: 7,
+        spare: Spare::template(7),
         dest_ref: 8,
         mark: 9,
         controller: None,

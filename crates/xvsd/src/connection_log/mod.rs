@@ -177,7 +177,7 @@ mod tests {
 
     use crossbeam::channel::unbounded;
     use xvs_dataplane::conn::log::LogSettings;
-    use xvs_dataplane::conn::{Inserted, NewConnection, Table, TableConfig};
+    use xvs_dataplane::conn::{Inserted, NewConnection, Spare, Table, TableConfig};
     use xvs_dataplane::shm::Memory;
     use xvs_proto::{Endpoint, Protocol};
     use xvs_sched::ForwardingMethod;
@@ -195,7 +195,7 @@ mod tests {
             flags: xvs_dataplane::conn::Flags::NONE,
             state: 0,
             expires: Millis(60_000),
-            timeout_seconds: 0,
+            spare: Spare::NONE,
             dest_ref: 0,
             mark: 0,
             controller: None,

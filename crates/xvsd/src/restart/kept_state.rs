@@ -370,7 +370,7 @@ mod tests {
     use xvs_ctl::control::saving::Begun;
     use xvs_ctl::in_memory::MemoryDatapath;
     use xvs_ctl::journal::start::{Beginning, Files};
-    use xvs_dataplane::conn::{Inserted, NewConnection};
+    use xvs_dataplane::conn::{Inserted, NewConnection, Spare};
     use xvs_dataplane::snapshot::Activity;
     use xvs_dataplane::snapshot::clients::ClientSettings;
     use xvs_ipvsadm::{SystemResolver, read_rules};
@@ -583,7 +583,7 @@ mod tests {
             flags: Flags::LIMITED,
             state: 0,
             expires: Millis(60_000),
-            timeout_seconds: 0,
+            spare: Spare::NONE,
             dest_ref,
             mark: 0,
             controller: None,

@@ -114,7 +114,7 @@ mod tests {
     use socket2::{Domain, Socket, Type};
     use xvs_dataplane::clock::Clock;
     use xvs_dataplane::conn::tcp::TcpState;
-    use xvs_dataplane::conn::{Flags, NewConnection, Table, TableConfig, TableReader};
+    use xvs_dataplane::conn::{Flags, NewConnection, Spare, Table, TableConfig, TableReader};
     use xvs_dataplane::shm::Memory;
     use xvs_dataplane::snapshot::Snapshot;
     use xvs_dataplane::snapshot::sync_backup::{Inbox, Trust};
@@ -145,7 +145,7 @@ mod tests {
                 flags: Flags::NONE,
                 state: state as u8,
                 expires: Clock::Monotonic.now() + Duration::from_secs(600),
-                timeout_seconds: 0,
+                spare: Spare::NONE,
                 dest_ref: 0,
                 mark: 0,
                 controller: None,

@@ -16,7 +16,7 @@ use xvs_dataplane::capture::{Capture, Reader};
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::conn::tcp::TcpState;
 use xvs_dataplane::conn::{
-    CallIds, Direction, Flags, Inserted, NewConnection, Table, TableConfig, TableReader, Timers,
+    CallIds, Direction, Flags, Inserted, NewConnection, Spare, Table, TableConfig, TableReader, Timers,
 };
 use xvs_dataplane::counters::{SharedStats, WorkerCounters};
 use xvs_dataplane::egress::{Egress, Path, Unresolved};
@@ -240,7 +240,7 @@ impl Worker {
             flags: Flags::NONE,
             state: TcpState::SynRecv as u8,
             expires: self.now + Duration::from_secs(60),
-            timeout_seconds: 0,
+            spare: Spare::NONE,
             dest_ref: u32::MAX,
             mark: 7,
             controller: None,
