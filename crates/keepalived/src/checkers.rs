@@ -74,6 +74,12 @@ pub(super) fn read(block: &Block, context: &CheckerContext<'_>, faults: &mut Fau
 struct Draft {
     kind: Kind,
     timing: TimingOptions,
+    connection: Connection,
+}
+
+/// The statements about the connection of a checker.
+#[derive(Default)]
+struct Connection {
     connect_ip: Option<IpAddr>,
     connect_port: Option<u16>,
     source: Option<IpAddr>,
@@ -84,12 +90,10 @@ struct Draft {
 
 /// The kind of a checker, with its own statements.
 enum Kind {
+    /// A connection to the server. `through_vip` and `agent_check`, each with its place, make it another probe.
     Tcp {
-        /// The place of the statement `through_vip`.
         through_vip: Option<Place>,
-        /// The place of the statement `agent_check`.
-        agent: Option<Place>,
-        /// The text of the statement `agent_send`.
+        agent_check: Option<Place>,
         agent_send: Option<String>,
     },
     Ping,
@@ -108,7 +112,6 @@ enum Kind {
     },
     Script {
         script: Option<Script>,
-        timeout: Option<Duration>,
         meaning: ExitCodeMeaning,
         user: Option<Vec<String>>,
     },
@@ -121,7 +124,7 @@ enum Kind {
 impl Draft {
     fn of(keyword: &str) -> Option<Self> {
         let kind = match keyword {
-            "TCP_CHECK" => Kind::Tcp { through_vip: None, agent: None, agent_send: None },
+            "TCP_CHECK" => Kind::Tcp { through_vip: None, agent_check: None, agent_send: None },
             "PING_CHECK" => Kind::Ping,
             "HTTP_GET" | "SSL_GET" => Kind::Http {
                 http: Http::default(),
@@ -131,22 +134,11 @@ impl Draft {
             "DNS_CHECK" => Kind::Dns(Dns { kind: "SOA".to_owned(), name: String::new() }),
             "SMTP_CHECK" => Kind::Smtp("smtpchecker.keepalived.org".to_owned()),
             "UDP_CHECK" => Kind::Udp { payload: None, pattern: None, min_length: 0, max_length: 255 },
-            "MISC_CHECK" => {
-                Kind::Script { script: None, timeout: None, meaning: ExitCodeMeaning::Plain, user: None }
-            }
+            "MISC_CHECK" => Kind::Script { script: None, meaning: ExitCodeMeaning::Plain, user: None },
             "FILE_CHECK" => Kind::File { name: None, weight: None },
             _ => return None,
         };
-        Some(Self {
-            kind,
-            timing: TimingOptions::default(),
-            connect_ip: None,
-            connect_port: None,
-            source: None,
-            source_port: None,
-            interface: None,
-            mark: 0,
-        })
+        Some(Self { kind, timing: TimingOptions::default(), connection: Connection::default() })
     }
 
     fn check(mut self, block: &Block, context: &CheckerContext<'_>, faults: &mut Faults) -> Option<Check> {
@@ -160,39 +152,15 @@ impl Draft {
                 continue;
             }
             let known = self.apply_timing(statement, faults)
-                || self.apply_connection(statement, server, faults)
+                || self.kind.connects() && self.connection.apply(statement, server, faults)
                 || self.kind.apply(statement, faults);
             faults.line(statement, known);
         }
-        let timing = self.timing.or(context.timing);
-        if let Kind::Tcp { agent: Some(place), through_vip, .. } = &self.kind {
-            let error = match (through_vip, self.connect_port) {
-                (Some(_), _) => "an agent is not asked through the virtual address; remove `through_vip`",
-                (_, None) => "name the port of the agent with `connect_port`",
-                _ => "",
-            };
-            if !error.is_empty() {
-                faults.error(place, format!("`agent_check`: {error}"));
-                return None;
-            }
+        if let Kind::Script { .. } = self.kind {
+            self.timing.timeout = self.timing.timeout.or(context.service_interval).or(Some(INTERVAL));
         }
-        if let Kind::Tcp { through_vip: Some(place), .. } = &self.kind
-            && let Some(through) = self.through_vip(place, context, faults)
-        {
-            let probe = Probe::ThroughVip(through);
-            return Some(Check { place: block.place.clone(), timing: timing.timing(&probe), probe });
-        }
-        let target = match self.kind {
-            Kind::Script { .. } | Kind::File { .. } => None,
-            _ => Some(self.target(context, block, faults)?),
-        };
-        let timeout = match self.kind {
-            Kind::Script { timeout, .. } => timeout.or(context.service_interval).or(Some(INTERVAL)),
-            _ => None,
-        };
-        let probe = self.kind.probe(target, context, block, faults)?;
-        let mut timing = timing.timing(&probe);
-        timing.timeout = timeout.unwrap_or(timing.timeout);
+        let probe = self.kind.probe(self.connection, context, block, faults)?;
+        let timing = self.timing.or(context.timing).timing(&probe);
         Some(Check { place: block.place.clone(), probe, timing })
     }
 
@@ -200,6 +168,11 @@ impl Draft {
     fn apply_timing(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match (&self.kind, block.keyword()) {
             (Kind::File { .. }, _) | (Kind::Script { .. }, "connect_timeout") => false,
+            (Kind::Script { .. }, "misc_timeout") => {
+                let seconds = faults.number(block, 0..=u32::MAX).filter(|seconds| *seconds > 0);
+                self.timing.timeout = seconds.map(|seconds| Duration::from_secs(seconds.into()));
+                true
+            }
             // It only adds log messages.
             (_, "log_all_failures") => true,
             (Kind::Http { .. }, "nb_get_retry") => {
@@ -210,14 +183,12 @@ impl Draft {
             _ => self.timing.apply(block, 0, faults),
         }
     }
+}
 
-    /// Applies a statement about the connection. Of two addresses of different families the first is used; `server` is
-    /// that of a check that connects to its server, unless `connect_ip` has another one. Returns whether the keyword is
-    /// known.
-    fn apply_connection(&mut self, block: &Block, server: Option<IpAddr>, faults: &mut Faults) -> bool {
-        if matches!(self.kind, Kind::Script { .. } | Kind::File { .. }) {
-            return false;
-        }
+impl Connection {
+    /// Applies a statement. Of two addresses of different families the first is used; `server` is that of a check that
+    /// connects to its server, unless `connect_ip` has another one. Returns whether the keyword is known.
+    fn apply(&mut self, block: &Block, server: Option<IpAddr>, faults: &mut Faults) -> bool {
         match block.keyword() {
             // A wrong address does not leave a former one in force.
             "connect_ip" => {
@@ -237,7 +208,7 @@ impl Draft {
         true
     }
 
-    /// The target of a check with `through_vip`; `None`: it connects to the server instead, or the file has an error.
+    /// The target through the virtual address; `None`: it connects to the server instead, or the file has an error.
     fn through_vip(
         &self,
         place: &Place,
@@ -288,10 +259,10 @@ impl Draft {
     }
 
     /// The target of the probes; `None`: it cannot be probed.
-    fn target(&mut self, context: &CheckerContext<'_>, block: &Block, faults: &mut Faults) -> Option<Target> {
+    fn target(self, context: &CheckerContext<'_>, block: &Block, faults: &mut Faults) -> Option<Target> {
         let addr = self.connect_ip.unwrap_or(context.endpoint.ip());
         let port = self.connect_port.unwrap_or(context.endpoint.port());
-        if port == 0 && !matches!(self.kind, Kind::Ping) {
+        if port == 0 && block.keyword() != "PING_CHECK" {
             let why = "it probes port 0, which is never open; set `connect_port`";
             faults.warn(&block.place, format!("`{}`: {why}", block.keyword()));
         }
@@ -304,19 +275,24 @@ impl Draft {
             endpoint: SocketAddr::new(addr, port),
             source: self.source,
             source_port: self.source_port,
-            interface: self.interface.take(),
+            interface: self.interface,
             mark: self.mark,
         })
     }
 }
 
 impl Kind {
+    /// Whether it connects to an address, for which it has the statements of a [`Connection`].
+    fn connects(&self) -> bool {
+        !matches!(self, Self::Script { .. } | Self::File { .. })
+    }
+
     /// Applies a statement that only this kind has. Returns whether the keyword is known.
     fn apply(&mut self, block: &Block, faults: &mut Faults) -> bool {
         match (self, block.keyword()) {
             // keepalived has no such keywords.
             (Self::Tcp { through_vip: place, .. }, "through_vip")
-            | (Self::Tcp { agent: place, .. }, "agent_check") => {
+            | (Self::Tcp { agent_check: place, .. }, "agent_check") => {
                 if let Some(is_on) = faults.switch(block) {
                     *place = is_on.then(|| block.place.clone());
                 }
@@ -356,10 +332,6 @@ impl Kind {
                 *length = faults.number(block, 0..=u16::MAX).unwrap_or(*length);
             }
             (Self::Script { script, .. }, "misc_path") => set(script, faults.command(block)),
-            (Self::Script { timeout, .. }, "misc_timeout") => {
-                let seconds = faults.number(block, 0..=u32::MAX).filter(|seconds| *seconds > 0);
-                *timeout = seconds.map(|seconds| Duration::from_secs(seconds.into()));
-            }
             (Self::Script { meaning, .. }, "misc_dynamic") => *meaning = ExitCodeMeaning::Dynamic,
             (Self::Script { user, .. }, "user") => {
                 set(user, faults.argument(block).map(|_| block.arguments().to_vec()));
@@ -374,23 +346,39 @@ impl Kind {
     /// The probe; `None`: the checker is incomplete.
     fn probe(
         self,
-        target: Option<Target>,
+        connection: Connection,
         context: &CheckerContext<'_>,
         block: &Block,
         faults: &mut Faults,
     ) -> Option<Probe> {
         Some(match self {
-            Self::Tcp { agent: Some(_), agent_send, .. } => {
-                Probe::Agent(target?, agent_send.unwrap_or_default())
+            Self::Tcp { through_vip, agent_check: Some(place), agent_send } => {
+                let error = match (through_vip, connection.connect_port) {
+                    (Some(_), _) => "an agent is not asked through the virtual address; remove `through_vip`",
+                    (None, None) => "name the port of the agent with `connect_port`",
+                    (None, Some(_)) => {
+                        let target = connection.target(context, block, faults)?;
+                        return Some(Probe::Agent(target, agent_send.unwrap_or_default()));
+                    }
+                };
+                faults.error(&place, format!("`agent_check`: {error}"));
+                return None;
             }
-            Self::Tcp { agent_send, .. } => {
+            Self::Tcp { through_vip, agent_check: None, agent_send } => {
+                if let Some(place) = through_vip
+                    && let Some(through) = connection.through_vip(&place, context, faults)
+                {
+                    return Some(Probe::ThroughVip(through));
+                }
+                let target = connection.target(context, block, faults)?;
                 if agent_send.is_some() {
                     faults.warn(&block.place, "`agent_send` without `agent_check` has no effect");
                 }
-                Probe::Tcp(target?)
+                Probe::Tcp(target)
             }
-            Self::Ping => Probe::Ping(target?),
+            Self::Ping => Probe::Ping(connection.target(context, block, faults)?),
             Self::Http { mut http, is_tls, tls } => {
+                let target = connection.target(context, block, faults)?;
                 if http.urls.is_empty() {
                     return incomplete(block, "url", faults);
                 }
@@ -404,11 +392,12 @@ impl Kind {
                     faults.warn(&block.place, "`tls_verify` without TLS has no effect");
                 }
                 http.host = http.host.or_else(|| context.host.clone());
-                Probe::Http(target?, http)
+                Probe::Http(target, http)
             }
-            Self::Dns(dns) => Probe::Dns(target?, dns),
-            Self::Smtp(name) => Probe::Smtp(target?, name),
+            Self::Dns(dns) => Probe::Dns(connection.target(context, block, faults)?, dns),
+            Self::Smtp(name) => Probe::Smtp(connection.target(context, block, faults)?, name),
             Self::Udp { payload, pattern, min_length, max_length } => {
+                let target = connection.target(context, block, faults)?;
                 if min_length > max_length {
                     let why = "so no reply passes";
                     let text = format!(
@@ -417,7 +406,7 @@ impl Kind {
                     faults.warn(&block.place, text);
                 }
                 let reply = pattern.map(|pattern| Reply { pattern, length: min_length..=max_length });
-                Probe::Udp(target?, Udp { payload, reply })
+                Probe::Udp(target, Udp { payload, reply })
             }
             Self::Script { script, meaning, user, .. } => {
                 let Some(mut script) = script else { return incomplete(block, "misc_path", faults) };

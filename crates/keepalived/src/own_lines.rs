@@ -5,7 +5,7 @@
 //! (`xvs_ipvsadm`).
 
 use std::collections::HashSet;
-use std::mem::discriminant;
+use std::mem::{Discriminant, discriminant};
 
 use xvs_ipvsadm::ServiceLine;
 use xvs_model::config::command::Command;
@@ -53,39 +53,43 @@ pub(super) fn apply(
     let mut known = HashSet::new();
     for line in block.statements().iter().filter(|statement| statement.keyword() == KEYWORD) {
         faults.line(line, true);
-        let words: Vec<_> = line.arguments().iter().map(String::as_str).collect();
-        let read = ServiceLine::read(&words).map_err(|error| error.to_string());
-        let read = read.and_then(|read| match known.insert(discriminant(&read)) {
-            true => Ok(read),
-            false => Err("there is such a line before it; remove one".to_owned()),
-        });
-        let applied = read.and_then(|read| {
-            let mut changed = services.to_vec();
-            for (key, options) in &mut changed {
-                match read {
-                    ServiceLine::Limit(_) => {}
-                    ServiceLine::SynProxy(when) => options.syn_proxy = when,
-                    ServiceLine::ClientAddress(how) => options.client_address = how,
-                }
-                let result = state.apply(&match read {
-                    ServiceLine::Limit(limit) => {
-                        Command::Add(Rule::Limit(ServiceLimit { service: *key, limit }))
-                    }
-                    _ => Command::EditService { key: *key, options: options.clone() },
-                });
-                result.map_err(|error| error.to_string().trim_start_matches("xvs: ").to_owned())?;
-            }
-            services.clone_from_slice(&changed);
-            if let ServiceLine::Limit(new) = read {
-                limit = Some(new);
-            }
-            Ok(())
-        });
-        if let Err(why) = applied {
-            faults.error(&line.place, format!("`{}`: {why}", line.text));
+        match apply_line(line, &mut known, services, &mut state) {
+            Ok(ServiceLine::Limit(new)) => limit = Some(new),
+            Ok(ServiceLine::SynProxy(_) | ServiceLine::ClientAddress(_)) => {}
+            Err(why) => faults.error(&line.place, format!("`{}`: {why}", line.text)),
         }
     }
     limit
+}
+
+/// Applies a line to all services, or to none if it is wrong.
+fn apply_line(
+    line: &Block,
+    known: &mut HashSet<Discriminant<ServiceLine>>,
+    services: &mut [(ServiceKey, ServiceOptions)],
+    state: &mut State,
+) -> Result<ServiceLine, String> {
+    let words: Vec<_> = line.arguments().iter().map(String::as_str).collect();
+    let read = ServiceLine::read(&words).map_err(|error| error.to_string())?;
+    if !known.insert(discriminant(&read)) {
+        return Err("there is such a line before it; remove one".to_owned());
+    }
+    let mut changed = services.to_vec();
+    for (key, options) in &mut changed {
+        match read {
+            ServiceLine::Limit(_) => {}
+            ServiceLine::SynProxy(when) => options.syn_proxy = when,
+            ServiceLine::ClientAddress(how) => options.client_address = how,
+        }
+        let command = match read {
+            ServiceLine::Limit(limit) => Command::Add(Rule::Limit(ServiceLimit { service: *key, limit })),
+            _ => Command::EditService { key: *key, options: options.clone() },
+        };
+        let applied = state.apply(&command);
+        applied.map_err(|error| error.to_string().trim_start_matches("xvs: ").to_owned())?;
+    }
+    services.clone_from_slice(&changed);
+    Ok(read)
 }
 
 /// The services without these lines, to find what the director refuses. Other refusals are found later.

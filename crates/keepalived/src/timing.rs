@@ -14,7 +14,7 @@ use crate::values::Faults;
 pub struct TimingOptions {
     interval: Option<Duration>,
     retry_interval: Option<Duration>,
-    timeout: Option<Duration>,
+    pub(super) timeout: Option<Duration>,
     retry: Option<u32>,
     rise: Option<u32>,
     warmup: Option<Duration>,
