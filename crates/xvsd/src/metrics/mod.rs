@@ -42,7 +42,9 @@ pub fn page(shared: &Shared, Destinations { most, response_times }: Destinations
     services.sort_unstable();
     let left_out = snapshot.services.iter().map(|service| limit.left_out(&service.members)).sum();
     let health = shared.health();
-    let mut text = director::text(shared, &snapshot, health.as_ref(), left_out);
+    let mut text = Text::default();
+    process::text(&mut text);
+    director::write(&mut text, shared, &snapshot, health.as_ref(), left_out);
     if let Some(health) = &health {
         health::file(&mut text, health, limit);
     }

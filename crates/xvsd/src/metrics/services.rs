@@ -12,7 +12,7 @@ use xvs_dataplane::snapshot::{Member, Service, Snapshot};
 use xvs_proto::Family as AddressFamily;
 use xvs_sched::ServiceKey;
 
-use super::text::{Family, Kind, Text};
+use super::text::{Family, Kind, Text, families};
 use crate::status::services::is_usable;
 
 /// The largest number of destinations of a service that have their own lines.
@@ -44,11 +44,6 @@ pub(super) enum Items {
 }
 
 impl Family<Items> {
-    /// Writes the header of the family.
-    pub(super) fn begin(&self, text: &mut Text) {
-        text.family(self.name, self.kind, self.help);
-    }
-
     /// Writes the lines of one service.
     pub(super) fn write(
         &self,
@@ -152,128 +147,60 @@ fn stats(member: &Member) -> StatsValues {
 }
 
 /// The families with lines for each service or destination, in the order of the page.
-pub(super) static FAMILIES: [Family<Items>; 24] = [
-    Family::gauge(
-        "xvs_service_destinations",
-        "Destinations (real servers) of a service.",
-        Items::Service(|service, _| service.members.len() as u64),
-    ),
-    Family::gauge(
-        "xvs_service_usable_destinations",
-        "Destinations that can get new connections: weight above 0, not overloaded, with a route and a neighbour.",
+pub(super) static FAMILIES: &[Family<Items>] = &families! {
+    Gauge "xvs_service_destinations" "Destinations (real servers) of a service."
+        Items::Service(|service, _| service.members.len() as u64);
+    Gauge "xvs_service_usable_destinations"
+        "Destinations that can get new connections: weight above 0, not overloaded, with a route and a neighbour."
         Items::Service(|service, snapshot| {
             service.members.iter().filter(|member| is_usable(member, snapshot)).count() as u64
-        }),
-    ),
-    Family::counter(
-        "xvs_service_connections_total",
-        "Connections scheduled by a service.",
-        Items::Service(|service, _| service_stats(service).connections),
-    ),
-    Family::counter(
-        "xvs_service_incoming_packets_total",
-        "Packets from clients to a service (InPkts).",
-        Items::Service(|service, _| service_stats(service).in_packets),
-    ),
-    Family::counter(
-        "xvs_service_outgoing_packets_total",
-        "Packets of a service to clients (OutPkts).",
-        Items::Service(|service, _| service_stats(service).out_packets),
-    ),
-    Family::counter(
-        "xvs_service_incoming_bytes_total",
-        "Bytes of IP packets from clients to a service (InBytes).",
-        Items::Service(|service, _| service_stats(service).in_bytes),
-    ),
-    Family::counter(
-        "xvs_service_outgoing_bytes_total",
-        "Bytes of IP packets of a service to clients (OutBytes).",
-        Items::Service(|service, _| service_stats(service).out_bytes),
-    ),
-    Family::counter(
-        "xvs_destination_connections_total",
-        "Connections scheduled to a destination.",
-        Items::Destination(|member| stats(member).connections),
-    ),
-    Family::counter(
-        "xvs_destination_incoming_packets_total",
-        "Packets from clients to a destination (InPkts).",
-        Items::Destination(|member| stats(member).in_packets),
-    ),
-    Family::counter(
-        "xvs_destination_outgoing_packets_total",
-        "Packets of a destination to clients (OutPkts).",
-        Items::Destination(|member| stats(member).out_packets),
-    ),
-    Family::counter(
-        "xvs_destination_incoming_bytes_total",
-        "Bytes of IP packets from clients to a destination (InBytes).",
-        Items::Destination(|member| stats(member).in_bytes),
-    ),
-    Family::counter(
-        "xvs_destination_outgoing_bytes_total",
-        "Bytes of IP packets of a destination to clients (OutBytes).",
-        Items::Destination(|member| stats(member).out_bytes),
-    ),
-    Family::gauge(
-        "xvs_destination_active_connections",
-        "ActiveConn of a destination.",
-        Items::Destination(|member| member.live.load().active.into()),
-    ),
-    Family::gauge(
-        "xvs_destination_inactive_connections",
-        "InActConn of a destination.",
-        Items::Destination(|member| member.live.load().inactive.into()),
-    ),
-    Family::gauge(
-        "xvs_destination_persistent_connections",
-        "PersistConn of a destination.",
-        Items::Destination(|member| member.live.templates().into()),
-    ),
-    Family::gauge(
-        "xvs_destination_unanswered_connections",
-        "TCP connections whose clients repeated their SYN, or that the destination refused, since the last one was established.",
-        Items::Destination(|member| member.live.unanswered().into()),
-    ),
-    Family::gauge(
-        "xvs_destination_weight",
-        "The operator's weight of a destination.",
-        Items::Destination(|member| member.own_weight.0.into()),
-    ),
-    Family::gauge(
-        "xvs_destination_weight_in_force",
-        "The weight of a destination that the scheduler uses, after load reports and xvs disable.",
-        Items::Destination(|member| member.weight.0.into()),
-    ),
-    Family::gauge(
-        "xvs_destination_slow_start_percent",
-        "The part of its share of new connections that a destination gets, in percent: 100 without a slow start.",
-        Items::Destination(|member| member.slow_start_percent(Clock::Monotonic.now()).unwrap_or(100).into()),
-    ),
-    Family::gauge(
-        "xvs_destination_overloaded",
-        "Whether a destination gets no new connections because of its thresholds (1).",
-        Items::Destination(|member| member.live.is_overloaded().into()),
-    ),
-    Family {
-        name: "xvs_destination_response_seconds",
-        help: "Time from a client's SYN to the destination's SYN+ACK, and from the first UDP datagram to the first reply.",
-        kind: Kind::Histogram,
-        items: Items::Responses,
-    },
-    Family::gauge(
-        "node_ipvs_backend_connections_active",
-        "ActiveConn of a destination, as node_exporter names it.",
-        Items::Backend(|member| member.live.load().active.into()),
-    ),
-    Family::gauge(
-        "node_ipvs_backend_connections_inactive",
-        "InActConn of a destination, as node_exporter names it.",
-        Items::Backend(|member| member.live.load().inactive.into()),
-    ),
-    Family::gauge(
-        "node_ipvs_backend_weight",
-        "The weight in force of a destination, as node_exporter names it.",
-        Items::Backend(|member| member.weight.0.into()),
-    ),
-];
+        });
+    Counter "xvs_service_connections_total" "Connections scheduled by a service."
+        Items::Service(|service, _| service_stats(service).connections);
+    Counter "xvs_service_incoming_packets_total" "Packets from clients to a service (InPkts)."
+        Items::Service(|service, _| service_stats(service).in_packets);
+    Counter "xvs_service_outgoing_packets_total" "Packets of a service to clients (OutPkts)."
+        Items::Service(|service, _| service_stats(service).out_packets);
+    Counter "xvs_service_incoming_bytes_total" "Bytes of IP packets from clients to a service (InBytes)."
+        Items::Service(|service, _| service_stats(service).in_bytes);
+    Counter "xvs_service_outgoing_bytes_total" "Bytes of IP packets of a service to clients (OutBytes)."
+        Items::Service(|service, _| service_stats(service).out_bytes);
+    Counter "xvs_destination_connections_total" "Connections scheduled to a destination."
+        Items::Destination(|member| stats(member).connections);
+    Counter "xvs_destination_incoming_packets_total" "Packets from clients to a destination (InPkts)."
+        Items::Destination(|member| stats(member).in_packets);
+    Counter "xvs_destination_outgoing_packets_total" "Packets of a destination to clients (OutPkts)."
+        Items::Destination(|member| stats(member).out_packets);
+    Counter "xvs_destination_incoming_bytes_total" "Bytes of IP packets from clients to a destination (InBytes)."
+        Items::Destination(|member| stats(member).in_bytes);
+    Counter "xvs_destination_outgoing_bytes_total" "Bytes of IP packets of a destination to clients (OutBytes)."
+        Items::Destination(|member| stats(member).out_bytes);
+    Gauge "xvs_destination_active_connections" "ActiveConn of a destination."
+        Items::Destination(|member| member.live.load().active.into());
+    Gauge "xvs_destination_inactive_connections" "InActConn of a destination."
+        Items::Destination(|member| member.live.load().inactive.into());
+    Gauge "xvs_destination_persistent_connections" "PersistConn of a destination."
+        Items::Destination(|member| member.live.templates().into());
+    Gauge "xvs_destination_unanswered_connections"
+        "TCP connections whose clients repeated their SYN, or that the destination refused, since the last one was established."
+        Items::Destination(|member| member.live.unanswered().into());
+    Gauge "xvs_destination_weight" "The operator's weight of a destination."
+        Items::Destination(|member| member.own_weight.0.into());
+    Gauge "xvs_destination_weight_in_force"
+        "The weight of a destination that the scheduler uses, after load reports and xvs disable."
+        Items::Destination(|member| member.weight.0.into());
+    Gauge "xvs_destination_slow_start_percent"
+        "The part of its share of new connections that a destination gets, in percent: 100 without a slow start."
+        Items::Destination(|member| member.slow_start_percent(Clock::Monotonic.now()).unwrap_or(100).into());
+    Gauge "xvs_destination_overloaded" "Whether a destination gets no new connections because of its thresholds (1)."
+        Items::Destination(|member| member.live.is_overloaded().into());
+    Histogram "xvs_destination_response_seconds"
+        "Time from a client's SYN to the destination's SYN+ACK, and from the first UDP datagram to the first reply."
+        Items::Responses;
+    Gauge "node_ipvs_backend_connections_active" "ActiveConn of a destination, as node_exporter names it."
+        Items::Backend(|member| member.live.load().active.into());
+    Gauge "node_ipvs_backend_connections_inactive" "InActConn of a destination, as node_exporter names it."
+        Items::Backend(|member| member.live.load().inactive.into());
+    Gauge "node_ipvs_backend_weight" "The weight in force of a destination, as node_exporter names it."
+        Items::Backend(|member| member.weight.0.into());
+};

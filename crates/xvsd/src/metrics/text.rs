@@ -23,23 +23,34 @@ pub(super) enum Kind {
     Histogram,
 }
 
-/// A metric family: all lines of one name. `Items` selects what has a line.
+/// A metric family: all lines of one name. `items` select what has a line, and read its value.
 pub(super) struct Family<Items> {
+    pub(super) kind: Kind,
     pub(super) name: &'static str,
     pub(super) help: &'static str,
-    pub(super) kind: Kind,
     pub(super) items: Items,
 }
 
-impl<Items: Copy> Family<Items> {
-    /// A family of counters.
-    pub(super) const fn counter(name: &'static str, help: &'static str, items: Items) -> Self {
-        Self { name, help, kind: Kind::Counter, items }
+/// Families in the order of the page, each with its type, its name, its help and its items.
+macro_rules! families {
+    ($($kind:ident $name:literal $help:literal $items:expr;)*) => {
+        [$(Family { kind: Kind::$kind, name: $name, help: $help, items: $items }),*]
+    };
+}
+pub(super) use families;
+
+impl<Items> Family<Items> {
+    /// Writes the header of the family.
+    pub(super) fn begin(&self, text: &mut Text) {
+        text.family(self.name, self.kind, self.help);
     }
 
-    /// A family of gauges.
-    pub(super) const fn gauge(name: &'static str, help: &'static str, items: Items) -> Self {
-        Self { name, help, kind: Kind::Gauge, items }
+    /// Writes a family of one line; nothing without a value.
+    pub(super) fn single(&self, text: &mut Text, value: Option<impl Display>) {
+        if let Some(value) = value {
+            self.begin(text);
+            text.sample(self.name, &[], value);
+        }
     }
 }
 
@@ -60,14 +71,6 @@ impl Text {
         };
         write_help_line(&mut self.0, name, None, None, help);
         write_type_line(&mut self.0, name, None, None, kind);
-    }
-
-    /// Writes a family with one line, if its value is known.
-    pub(super) fn single(&mut self, name: &str, kind: Kind, help: &str, value: impl Into<Option<f64>>) {
-        if let Some(value) = value.into() {
-            self.family(name, kind, help);
-            self.sample(name, &[], value);
-        }
     }
 
     /// Writes a line.
