@@ -27,7 +27,7 @@ pub const WINDOW: Duration = Duration::from_secs(60);
 pub struct Sample {
     /// The moment.
     pub at: Millis,
-    /// Packets dropped, in the order of [`drop_reasons`].
+    /// Packets dropped, in the order of [`Reason::all`].
     pub drops: Vec<u64>,
     /// The busy time of each worker, in nanoseconds.
     pub busy_ns: Vec<u64>,
@@ -71,16 +71,9 @@ impl Sample {
     }
 }
 
-/// Packets dropped since the workers began, in the order of [`drop_reasons`].
+/// Packets dropped since the workers began, in the order of [`Reason::all`].
 pub(crate) fn drops(workers: &[Arc<WorkerCounters>]) -> impl Iterator<Item = u64> {
-    let ours = DropReason::all()
-        .map(|reason| workers.iter().map(|worker| worker.dropped(reason).value()).sum::<u64>());
-    let counters: [fn(&WorkerCounters) -> &Counter; 3] = [
-        |worker| &worker.kernel_ring_full,
-        |worker| &worker.kernel_fill_ring_empty,
-        |worker| &worker.kernel_dropped,
-    ];
-    ours.chain(counters.map(|counter| workers.iter().map(|worker| counter(worker).value()).sum()))
+    Reason::all().map(|reason| workers.iter().map(|worker| reason.counter(worker).value()).sum())
 }
 
 /// The real servers whose next hop does not answer.
@@ -95,23 +88,76 @@ pub fn silent_servers(snapshot: &Snapshot) -> BTreeSet<IpAddr> {
     silent.map(|member| member.endpoint.addr).collect()
 }
 
-/// The reasons for drops by workers, and by the kernel before packets reach them: the counter's name and a sentence for
-/// operators.
-pub fn drop_reasons() -> impl Iterator<Item = (&'static str, &'static str)> {
-    DropReason::all().map(|reason| (reason.name(), reason.sentence())).chain(KERNEL)
+/// Why a packet was dropped: by a worker, or by the kernel before a worker received it.
+#[derive(Clone, Copy)]
+pub enum Reason {
+    /// By a worker.
+    Worker(DropReason),
+    /// By the kernel.
+    Kernel(&'static KernelReason),
 }
 
-const KERNEL: [(&str, &str); 3] = [
-    (
-        "kernel_ring_full",
-        "a worker was not fast enough for its RX ring: use more workers, or raise receive_ring",
-    ),
-    ("kernel_fill_ring_empty", "the kernel had no free frame for received packets: raise receive_ring"),
-    (
-        "kernel_dropped",
-        "the kernel could not deliver packets to a worker, although a frame was free: compare the MTU of the interface \
-         with that of its senders",
-    ),
+/// Why the kernel drops packets before a worker receives them.
+pub struct KernelReason {
+    name: &'static str,
+    sentence: &'static str,
+    /// The label of the workers' metric.
+    pub label: &'static str,
+    /// A worker's counter.
+    pub counter: fn(&WorkerCounters) -> &Counter,
+}
+
+impl Reason {
+    /// Every reason.
+    pub fn all() -> impl Iterator<Item = Self> {
+        DropReason::all().map(Self::Worker).chain(KERNEL.iter().map(Self::Kernel))
+    }
+
+    /// The name that programs read.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Worker(reason) => reason.name(),
+            Self::Kernel(reason) => reason.name,
+        }
+    }
+
+    /// The sentence that operators read.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Worker(reason) => reason.sentence(),
+            Self::Kernel(reason) => reason.sentence,
+        }
+    }
+
+    fn counter(self, worker: &WorkerCounters) -> &Counter {
+        match self {
+            Self::Worker(reason) => worker.dropped(reason),
+            Self::Kernel(reason) => (reason.counter)(worker),
+        }
+    }
+}
+
+/// The kernel's reasons.
+pub static KERNEL: [KernelReason; 3] = [
+    KernelReason {
+        name: "kernel_ring_full",
+        sentence: "a worker was not fast enough for its RX ring: use more workers, or raise receive_ring",
+        label: "ring_full",
+        counter: |worker| &worker.kernel_ring_full,
+    },
+    KernelReason {
+        name: "kernel_fill_ring_empty",
+        sentence: "the kernel had no free frame for received packets: raise receive_ring",
+        label: "fill_ring_empty",
+        counter: |worker| &worker.kernel_fill_ring_empty,
+    },
+    KernelReason {
+        name: "kernel_dropped",
+        sentence: "the kernel could not deliver packets to a worker, although a frame was free: compare the MTU of the \
+                   interface with that of its senders",
+        label: "other",
+        counter: |worker| &worker.kernel_dropped,
+    },
 ];
 
 /// The differences, never negative. Numbers that `earlier` does not have were 0.
@@ -197,11 +243,11 @@ mod tests {
         workers[1].dropped(DropReason::TransmitRefused).add(3);
         workers[1].kernel_ring_full.add(7);
         let drops = Sample::take(&workers, &[], &Snapshot::default(), Millis(0)).drops;
-        assert_eq!(drop_reasons().count(), drops.len());
-        let counted: Vec<_> = drop_reasons()
+        assert_eq!(Reason::all().count(), drops.len());
+        let counted: Vec<_> = Reason::all()
             .zip(drops)
             .filter(|(_, packets)| *packets > 0)
-            .map(|((name, _), packets)| (name, packets))
+            .map(|(reason, packets)| (reason.name(), packets))
             .collect();
         assert_eq!(counted, [(DropReason::TransmitRefused.name(), 5), ("kernel_ring_full", 7)]);
     }

@@ -21,7 +21,7 @@ use super::text::{Family, Kind, Text, families};
 use crate::connection_log::Logged;
 use crate::rights::seccomp::{Refused, refused};
 use crate::shared::{DURATION_BOUNDS, Facts, Shared};
-use crate::status;
+use crate::{history, status};
 
 /// What these metrics are read from.
 pub(super) struct Readings<'a> {
@@ -398,13 +398,9 @@ static FAMILIES: &[Family<Items>] = &families! {
         "Packets that the kernel dropped before a worker received them, by reason."
         Items::Lines(|readings, name, text| {
             for (number, counters) in readings.shared.workers().iter().enumerate() {
-                for (reason, count) in [
-                    ("ring_full", &counters.kernel_ring_full),
-                    ("fill_ring_empty", &counters.kernel_fill_ring_empty),
-                    ("other", &counters.kernel_dropped),
-                ] {
-                    let labels: [(_, &dyn Display); 2] = [("worker", &number), ("reason", &reason)];
-                    text.sample(name, &labels, count.value());
+                for reason in &history::KERNEL {
+                    let labels: [(_, &dyn Display); 2] = [("worker", &number), ("reason", &reason.label)];
+                    text.sample(name, &labels, (reason.counter)(counters).value());
                 }
             }
         });

@@ -20,6 +20,7 @@ use xvs_ctl::config::fleet::host_name;
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::Snapshot;
+use xvs_dataplane::verdict::DropReason;
 use xvs_host::network::card::CardLosses;
 use xvs_model::config::sync_daemon::{SyncDaemon, SyncRole};
 use xvs_model::objects::limit::SynLimitSummary;
@@ -32,7 +33,7 @@ use xvs_model::report::status::{
 use xvs_sched::ServiceKey;
 
 use crate::connection_log::Logged;
-use crate::history::{INTERVAL, Sample, WINDOW, drop_reasons};
+use crate::history::{INTERVAL, Reason, Sample, WINDOW};
 use crate::log::Losses;
 use crate::shared::{Facts, Shared};
 use crate::status::services::Services;
@@ -82,7 +83,8 @@ impl<'a> Readings<'a> {
         let services = Services::new(&snapshot, None, &facts.disabled, &responses, now);
         let troubles = Troubles::of(&services, &silent, &facts.network);
         let mut unattached = attachment.warnings(virtual_addresses(&snapshot), without_route(&snapshot));
-        if drop_reasons().zip(&recent).any(|((reason, _), packets)| reason == "no_route" && *packets > 0) {
+        let mut dropped = Reason::all().zip(&recent).filter(|(_, packets)| **packets > 0);
+        if dropped.any(|(reason, _)| matches!(reason, Reason::Worker(DropReason::NoRoute))) {
             let families = snapshot.services.iter().map(|service| service.key.family()).collect();
             unattached.extend(attachment.default_route_warning(&families));
         }
@@ -252,11 +254,11 @@ fn workers(shared: &Shared, facts: &Facts, busy_percent: &[Option<f64>]) -> Vec<
 
 /// The drops of reasons with at least one packet.
 fn drops(packets: &[u64]) -> Vec<Drops> {
-    let some = drop_reasons().zip(packets).filter(|(_, packets)| **packets > 0);
-    some.map(|((reason, what), packets)| Drops {
-        reason: reason.to_owned(),
+    let some = Reason::all().zip(packets).filter(|(_, packets)| **packets > 0);
+    some.map(|(reason, packets)| Drops {
+        reason: reason.name().to_owned(),
         packets: *packets,
-        what: what.to_owned(),
+        what: reason.sentence().to_owned(),
     })
     .collect()
 }

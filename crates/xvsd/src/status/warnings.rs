@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use xvs_dataplane::egress::Path;
 use xvs_dataplane::snapshot::{Encapsulation, Service, Snapshot};
+use xvs_dataplane::verdict::DropReason;
 use xvs_host::network::card::CardLosses;
 use xvs_ipvsadm::fallback_command;
 use xvs_model::report::health::{CheckHealth, HealthReport, SorryServerHealth, VirtualServerHealth};
@@ -19,7 +20,7 @@ use xvs_proto::network::{LinkKind, Network, RouteAction, Table};
 use xvs_proto::{Endpoint, Family, Protocol};
 use xvs_sched::{ClientAddress, ForwardingMethod, Reserved, ServiceKey};
 
-use crate::history::{drop_reasons, silent_servers};
+use crate::history::{Reason, silent_servers};
 use crate::status::services::{Obstacle, ServerReport, ServiceReport, Services};
 use crate::status::{Readings, percent};
 
@@ -47,11 +48,8 @@ impl Readings<'_> {
         warnings.extend(table_warning(self.live, self.size));
         let busy = self.busy_percent.iter().enumerate();
         warnings.extend(busy.filter_map(|(worker, percent)| busy_warning(worker, *percent)));
-        warnings.extend(
-            drop_reasons()
-                .zip(&self.recent)
-                .filter_map(|((reason, what), packets)| drop_warning(reason, what, *packets, &self.snapshot)),
-        );
+        let drops = Reason::all().zip(&self.recent);
+        warnings.extend(drops.filter_map(|(reason, packets)| drop_warning(reason, *packets, &self.snapshot)));
         let cards = self.facts.interfaces.iter().zip(&self.recent_cards);
         warnings.extend(cards.flat_map(|(interface, lost)| card_warnings(interface, lost)));
         warnings.extend(self.facts.start_warnings.iter().cloned());
@@ -511,14 +509,42 @@ fn busy_warning(worker: usize, busy_percent: Option<f64>) -> Option<String> {
 
 /// The warning about recent drops of packets that should have been forwarded. Without a neighbour, real servers are
 /// named.
-fn drop_warning(reason: &str, what: &str, packets: u64, snapshot: &Snapshot) -> Option<String> {
-    let (_, at_least) = WARNED_DROPS.iter().find(|(name, _)| *name == reason)?;
-    if packets < *at_least {
+fn drop_warning(reason: Reason, packets: u64, snapshot: &Snapshot) -> Option<String> {
+    if packets < warned_from(reason)? {
         return None;
     }
-    let silent = if reason == NO_NEIGHBOUR { without_neighbour(snapshot) } else { String::new() };
+    let silent = match reason {
+        Reason::Worker(DropReason::NoNeighbour) => without_neighbour(snapshot),
+        _ => String::new(),
+    };
     let packets = if packets == 1 { "1 packet was".to_owned() } else { format!("{packets} packets were") };
-    Some(format!("{packets} dropped as {reason} in the last minute: {what}{silent}"))
+    let (name, what) = (reason.name(), reason.sentence());
+    Some(format!("{packets} dropped as {name} in the last minute: {what}{silent}"))
+}
+
+/// The number of packets in a minute from which on there is a warning; `None`: neither the director nor its network
+/// drops valid packets for this reason. A few of `no_neighbour` mean that a client is gone.
+fn warned_from(reason: Reason) -> Option<u64> {
+    match reason {
+        Reason::Worker(DropReason::NoNeighbour) => Some(10),
+        Reason::Worker(
+            DropReason::NoDestination
+            | DropReason::DestinationLocal
+            | DropReason::NoRoute
+            | DropReason::NeedsFragmenting
+            | DropReason::PathTooNarrow
+            | DropReason::NoHeadroom
+            | DropReason::TableFull
+            | DropReason::Defence
+            | DropReason::CallsFull
+            | DropReason::NoLocalAddress
+            | DropReason::NoLocalPort
+            | DropReason::TransmitRefused
+            | DropReason::KernelRefused,
+        )
+        | Reason::Kernel(_) => Some(1),
+        Reason::Worker(_) => None,
+    }
 }
 
 /// The real servers whose next hop does not answer, as a clause; empty: there are none.
@@ -552,29 +578,6 @@ fn card_warnings(interface: &InterfaceStatus, lost: &CardLosses) -> impl Iterato
     missed.into_iter().chain(length)
 }
 
-/// The reasons for which the director or its network drops valid packets, each with the number of packets in a minute
-/// from which on there is a warning. A few of `no_neighbour` mean that a client is gone.
-const WARNED_DROPS: [(&str, u64); 17] = [
-    ("no_destination", 1),
-    ("destination_local", 1),
-    ("no_route", 1),
-    (NO_NEIGHBOUR, 10),
-    ("needs_fragmenting", 1),
-    ("path_too_narrow", 1),
-    ("no_headroom", 1),
-    ("table_full", 1),
-    ("defence", 1),
-    ("calls_full", 1),
-    ("no_local_address", 1),
-    ("no_local_port", 1),
-    ("transmit_refused", 1),
-    ("kernel_refused", 1),
-    ("kernel_ring_full", 1),
-    ("kernel_fill_ring_empty", 1),
-    ("kernel_dropped", 1),
-];
-
-const NO_NEIGHBOUR: &str = "no_neighbour";
 /// The largest number of services without a destination that have their own warning; the same for virtual servers
 /// without quorum.
 const NAMED: usize = 8;
@@ -588,7 +591,6 @@ mod tests {
     use std::sync::Arc;
 
     use xvs_dataplane::clock::{Clock, Millis};
-    use xvs_dataplane::verdict::DropReason;
     use xvs_model::report::health::{AgentHealth, AgentMode, CheckState, Counts, RealServerHealth, sample};
     use xvs_model::report::status::{Level, LinkState, StatusReport};
     use xvs_proto::network::{PolicyAction, Rule};
@@ -999,8 +1001,6 @@ mod tests {
         );
         let report = report(&shared, None);
         assert_eq!(report.recent_drops.reasons.len(), 3);
-        let known: Vec<_> = drop_reasons().map(|(name, _)| name).collect();
-        assert!(WARNED_DROPS.iter().all(|(name, _)| known.contains(name)), "a reason is misspelt");
     }
 
     #[test]
