@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Access lists in the steering program, which includes this file behind the functions that the file needs.
+/* Access lists in the steering program.
  *
  * Checks whole packets to services by their source, and drops what a list refuses before anything is copied. Workers
  * check all packets, too. They alone check packets whose service is not certain here: fragments, data of FTP, packets
@@ -10,6 +10,15 @@
  */
 #ifndef XVS_LISTS_H
 #define XVS_LISTS_H
+
+#include "maps.h"
+#include "packet.h"
+#include "roles.h"
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);

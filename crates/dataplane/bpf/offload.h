@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Flow offload in the steering program, which includes this file behind the functions that the file needs.
+/* Flow offload in the steering program.
  *
  * Forwards packets of connections for which workers have made a record, as a worker would, without a copy to user
  * space: plain packets, and segments that move the connection from one state of TCP to another, if the program follows
@@ -9,6 +9,21 @@
  */
 #ifndef XVS_OFFLOAD_H
 #define XVS_OFFLOAD_H
+
+#include "hold.h"
+#include "maps.h"
+#include "packet.h"
+#include "roles.h"
+#include "shared.h"
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -53,7 +68,6 @@ struct {
 #define ECN 3
 /* A decremented time to live, in the sum of an IPv4 header (RFC 1624 3). */
 #define TTL_SUM bpf_htons(0xffff - 0x100)
-enum { TCP_FIN = 0x01 };
 /* The bytes of a datagram that are summed for its checksum: in one step, and at most in all. */
 #define SUMMED 64
 #define SUMMED_MAX 2048

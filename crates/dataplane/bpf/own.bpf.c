@@ -7,7 +7,9 @@
  * because xvsd has ended, or while xvsd hangs for longer than the hold, they leave as if there were no program. Cost of
  * a packet that is not redirected: one look-up, on `lo` two.
  */
+#include "hold.h"
 #include "maps.h"
+#include "shared.h"
 
 #include <linux/bpf.h>
 #include <linux/if_ether.h>
@@ -19,8 +21,6 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
-#include "shared.h"
-
 /* The index of the interface's TAP. Set before the program is loaded. */
 const volatile __u32 tap_index = 0;
 
@@ -31,9 +31,6 @@ struct packet {
 	/* Not the whole packet: it may have no ports. */
 	__u8 fragment;
 };
-
-#define IP4_OFFSET_AND_MORE 0x3fff
-#define IP6_OFFSET_AND_MORE 0xfff9
 
 /* Reads the IP packet at this offset; 0 if it has no ends that a service may have. This machine sends no extension
  * header but the fragment header. Returns the offset of the transport header.
@@ -92,21 +89,13 @@ static __noinline __u32 read(struct __sk_buff *skb, struct packet *packet, __u32
 	return 0;
 }
 
-static __always_inline __u32 address_roles(const struct xvs_endpoint *at)
-{
-	struct xvs_address key = { .family = at->family };
-	__builtin_memcpy(key.addr, at->addr, 16);
-	__u32 *roles = bpf_map_lookup_elem(&addresses, &key);
-	return roles ? *roles : 0;
-}
-
 /* Whether this is a real server behind NAT on this machine; for a fragment only the address is compared. A virtual
  * endpoint does not count: its clients know it.
  */
 static __always_inline int is_server(const struct xvs_endpoint *at, __u8 fragment)
 {
 	__u32 both = XVS_LOCAL | XVS_DESTINATION;
-	if ((address_roles(at) & both) != both)
+	if ((address_roles(at->addr, at->family) & both) != both)
 		return 0;
 	if (fragment)
 		return 1;
@@ -144,7 +133,7 @@ int from_server(struct __sk_buff *skb)
 		return TC_ACT_UNSPEC;
 	if (packet.source.protocol == IPPROTO_ICMP || packet.source.protocol == IPPROTO_ICMPV6) {
 		/* An error quotes a packet behind its 8 bytes; other messages quote no packet with ports. */
-		if (!(address_roles(&packet.source) & XVS_LOCAL) || !read(skb, &quoted, offset + 8))
+		if (!(address_roles(packet.source.addr, packet.source.family) & XVS_LOCAL) || !read(skb, &quoted, offset + 8))
 			return TC_ACT_UNSPEC;
 		return is_server(&quoted.dest, quoted.fragment) ? to_director(skb) : TC_ACT_UNSPEC;
 	}

@@ -35,4 +35,17 @@ struct {
 	__type(value, __u32);
 } clients SEC(".maps");
 
+/* In the fields of an IPv4 header and of a fragment header of IPv6, in host order. */
+#define IP4_OFFSET_AND_MORE 0x3fff
+#define IP4_DONT_FRAGMENT 0x4000
+#define IP6_OFFSET_AND_MORE 0xfff9
+
+static __always_inline __u32 address_roles(const __u8 *addr, __u8 family)
+{
+	struct xvs_address key = { .family = family };
+	__builtin_memcpy(key.addr, addr, 16);
+	__u32 *roles = bpf_map_lookup_elem(&addresses, &key);
+	return roles ? *roles : 0;
+}
+
 #endif

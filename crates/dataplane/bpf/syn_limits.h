@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 */
-/* Limits of SYNs in the steering program, which includes this file behind the functions that the file needs.
+/* Limits of SYNs in the steering program.
  *
  * Drops the SYNs of a service above its rate before anything is copied, by the generic cell rate algorithm (ITU-T
  * I.371). Cost for packets of other services: none, because the number of a service's limit is in the value of its
@@ -8,6 +8,13 @@
 #ifndef XVS_SYN_LIMITS_H
 #define XVS_SYN_LIMITS_H
 
+#include "maps.h"
+#include "packet.h"
+
+#include <linux/bpf.h>
+
+#include <bpf/bpf_helpers.h>
+
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -15,10 +22,6 @@ struct {
 	__type(key, __u32);
 	__type(value, struct xvs_syn_limits);
 } syn_limits SEC(".maps");
-
-/* The flags of a TCP header, in its byte 13. */
-#define TCP_FLAGS 13
-enum { TCP_SYN = 0x02, TCP_RST = 0x04, TCP_ACK = 0x10 };
 
 /* How often a SYN tries to take its turn, while programs on other cores take theirs. */
 #define TRIES 4
