@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
-fn main() {
+pub(crate) fn main() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     println!("cargo::rerun-if-changed=bpf");
     for file in fs::read_dir("bpf").expect("the package has a folder bpf") {
@@ -19,11 +19,9 @@ fn main() {
 
 /// Runs clang. `-g` keeps the types (BTF), in which libbpf finds the layout of the maps.
 fn compile(source: &Path, object: &Path) {
-    let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the architecture");
     let status = Command::new("clang")
         .args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf", "-mcpu=v3", "-c"])
-        // Debian has <asm/types.h>, which <linux/types.h> includes, in a folder of the architecture.
-        .arg(format!("-I/usr/include/{arch}-linux-gnu"))
+        .arg(include_folder())
         .arg(source)
         .arg("-o")
         .arg(object)
@@ -33,4 +31,10 @@ fn compile(source: &Path, object: &Path) {
         Ok(status) => panic!("clang could not compile {}: {status}", source.display()),
         Err(error) => panic!("clang could not be started ({error}); `scripts/setup` installs it"),
     }
+}
+
+/// The option for <asm/types.h>, which <linux/types.h> includes: Debian has it in a folder of the architecture.
+pub(crate) fn include_folder() -> String {
+    let arch = env::var("CARGO_CFG_TARGET_ARCH").expect("cargo sets the architecture");
+    format!("-I/usr/include/{arch}-linux-gnu")
 }

@@ -8,6 +8,7 @@
 //! Rare packets go through [`general_path`]. The pipeline ends with one [`verdict`] for each packet. [`capture`] and
 //! [`explain`] observe the stages.
 
+mod bpf;
 pub mod steering;
 
 pub mod port;

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 use serde::Serialize;
 use thiserror::Error;
 use xvs_xdp::Mode;
-use xvs_xdp::bpf::{KernelMap, Object, ObjectFile, program_info, query_xdp, set_xdp};
+use xvs_xdp::bpf::{KernelMap, Key, Object, ObjectFile, program_info, query_xdp, set_xdp};
 use xvs_xdp::device::Program;
 
 /// The XDP program of an interface.
@@ -186,10 +186,10 @@ fn address_key(addr: IpAddr) -> [u8; 20] {
     key
 }
 
-fn fill<const K: usize>(
+fn fill<K: Key>(
     object: &Object,
     name: &CStr,
-    keys: impl ExactSizeIterator<Item = [u8; K]>,
+    keys: impl ExactSizeIterator<Item = K>,
 ) -> Result<(), DecapError> {
     let map = object.map::<K>(name).map_err(refused("finding a map of the XDP program"))?;
     if keys.len() > map.limit() as usize {

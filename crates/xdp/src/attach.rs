@@ -277,7 +277,7 @@ impl Attached {
     /// Lets the program steer a queue to a socket until the socket is closed. The program's map of sockets is named
     /// `xsks`.
     pub(super) fn enter_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
-        self.object.map::<4>(c"xsks")?.set(&queue.to_ne_bytes(), socket.as_raw_fd() as u32)
+        self.object.map(c"xsks")?.set(&queue, socket.as_raw_fd() as u32)
     }
 }
 

@@ -60,8 +60,6 @@ pub use self::id::ConnId;
 pub use self::insertion::{Inserted, NewConnection, Removal};
 pub(crate) use self::lookup::Sought;
 pub(crate) use self::numbers::{Awaited, Numbers};
-#[cfg(test)]
-pub(crate) use self::offloaded::MOVES;
 pub(crate) use self::offloaded::{
     MAX_RECORDS, NO_CONNECTION, Offloaded, Packets, RECORD, SLOTS, Settled, State as RecordState, Then, Used,
     has_packets, word as offloaded_word,

@@ -19,6 +19,7 @@
 //! [`TableWorker::transition`]: super::handle::TableWorker::transition
 
 use std::fmt;
+use std::mem::offset_of;
 use std::sync::atomic::AtomicU64 as Setting;
 
 use xvs_proto::Protocol;
@@ -26,22 +27,23 @@ use xvs_proto::Protocol;
 use super::entry::Life;
 use super::id::ConnId;
 use super::tcp::TcpState;
+use crate::bpf::{XVS_MAX_FLOWS, XVS_SLOTS, in_words, xvs_moves};
 use crate::clock::{Micros, Millis};
 use crate::shm::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use crate::shm::words::{Rows, Words};
 
 /// The most records: keys have no more bits for their numbers.
-pub(crate) const MAX_RECORDS: usize = 1 << 20;
+pub(crate) const MAX_RECORDS: usize = XVS_MAX_FLOWS as usize;
 /// The words of a record (`struct xvs_flow` in `bpf/maps.h`).
 pub(crate) const RECORD: usize = 40;
 /// The word of the connection of a record that has none.
 pub(crate) const NO_CONNECTION: u64 = u64::MAX;
 /// The number of slots: destinations whose numbers differ by this number share one.
-pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { 1 << 16 };
+pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { XVS_SLOTS as usize };
 /// The words of `struct xvs_moves`.
 pub(crate) const MOVES: usize = INACTIVE + SLOTS;
-const HALF_OPEN: usize = 0;
-const INACTIVE: usize = 8;
+const HALF_OPEN: usize = in_words(offset_of!(xvs_moves, half_open));
+const INACTIVE: usize = in_words(offset_of!(xvs_moves, inactive));
 
 /// The places of the words of a record.
 pub(crate) mod word {

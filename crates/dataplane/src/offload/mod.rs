@@ -33,7 +33,4 @@ pub use self::shared::{Offload, Settings};
 pub(crate) mod layout {
     pub(crate) use super::keys::value as key_value;
     pub(crate) use super::part::field as part;
-    pub(crate) use super::shared::{
-        ACTIVE, BUCKET, CLOCK, LAST_BUCKET, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP,
-    };
 }

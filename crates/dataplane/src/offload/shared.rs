@@ -1,6 +1,7 @@
 //! The data that workers, the control thread and the XDP program share.
 
 use std::io;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -9,6 +10,7 @@ use xvs_proto::HashSecret;
 use xvs_xdp::bpf::Object;
 
 use super::unused::Unused;
+use crate::bpf::{XVS_BUCKET, in_words, xvs_offload};
 use crate::clock::Millis;
 use crate::conn::{
     MAX_RECORDS, Offloaded, RECORD, RecordState, SLOTS, Table, offloaded_word as word, random_secret, tcp,
@@ -19,18 +21,18 @@ use crate::snapshot::DestinationId;
 /// The words of `struct xvs_offload`.
 pub(crate) const STATE_WORDS: usize = SLOT_WORDS + SLOTS / 2;
 /// The places of its words. Switch, epoch and slots are halves of words; the seed has two.
-pub(crate) const SEED: usize = 1;
-pub(crate) const LAYOUT: usize = 3;
-pub(crate) const CLOCK: usize = 4;
-pub(crate) const LAST_BUCKET: usize = 5;
-pub(crate) const TCP: usize = 8;
-pub(crate) const ACTIVE: usize = TCP + 24;
+pub(super) const SEED: usize = in_words(offset_of!(xvs_offload, seed));
+pub(crate) const LAYOUT: usize = in_words(offset_of!(xvs_offload, layout));
+pub(crate) const CLOCK: usize = in_words(offset_of!(xvs_offload, clock_ns));
+const LAST_BUCKET: usize = in_words(offset_of!(xvs_offload, buckets));
+pub(super) const TCP: usize = in_words(offset_of!(xvs_offload, tcp.row));
+const ACTIVE: usize = in_words(offset_of!(xvs_offload, tcp.active));
+pub(crate) const SLOT_WORDS: usize = in_words(offset_of!(xvs_offload, slots));
 /// The version of the layout of records (`struct xvs_flow`), raised with each change: the next xvsd reads an earlier
 /// one's records only if it knows their layout. Records of layout 0 have their counts in the same place.
 pub(crate) const LAYOUT_KNOWN: u64 = 1;
-pub(crate) const SLOT_WORDS: usize = 40;
 /// The entries of a bucket of keys.
-pub(crate) const BUCKET: usize = 8;
+pub(crate) const BUCKET: usize = XVS_BUCKET as usize;
 /// Records are short when fewer than one in this number is free.
 const SHORT_PART: usize = 8;
 /// At most one record in this number is of a handshake that is not complete, so that forged SYNs leave room for others.

@@ -18,6 +18,7 @@ use xvs_proto::{LinkId, Packet, Prefix};
 use xvs_sched::ServiceKey;
 
 use super::Snapshot;
+use crate::bpf::{XVS_V4_BITS, XVS_V6_BITS};
 use crate::verdict::DropReason;
 
 /// All lists.
@@ -261,14 +262,10 @@ pub(crate) struct Filter {
     pub(crate) wide_v6: bool,
 }
 
-/// The bits of IPv4 come first.
-const V4_BITS: usize = 1 << 24;
-const V6_BITS: usize = 1 << 23;
+/// The bits of IPv4, which come first.
+const V4_BITS: usize = XVS_V4_BITS as usize;
 
 impl Filter {
-    /// The number of its words.
-    pub(crate) const WORDS: usize = (V4_BITS + V6_BITS) / 64;
-
     pub(crate) fn words(&self) -> &[u64] {
         &self.words
     }
@@ -289,7 +286,7 @@ impl Filter {
             return;
         }
         if self.words.is_empty() {
-            self.words = vec![0; Self::WORDS].into();
+            self.words = vec![0; (V4_BITS + XVS_V6_BITS as usize) / 64].into();
         }
         let words = Arc::make_mut(&mut self.words);
         for (len, networks) in &networks.v4 {

@@ -15,6 +15,7 @@ use xvs_sched::{ServiceKey, SynRate};
 use xvs_xdp::bpf::Words;
 
 use super::clients::next_due;
+use crate::bpf::{in_words, xvs_syn_limits};
 use crate::clock::Millis;
 
 /// The limits by service.
@@ -35,23 +36,8 @@ pub struct SynLimit {
     is_in_program: AtomicBool,
 }
 
-/// The words of the program's limits: `struct xvs_syn_limits`.
-pub(crate) type ProgramWords = Words<{ layout::COUNT }>;
-
-/// The places of the words of `struct xvs_syn_limit`, which one limit has.
-pub(crate) mod layout {
-    pub(crate) const DUE: usize = 0;
-    pub(crate) const INTERVAL: usize = 1;
-    pub(crate) const EARLY: usize = 2;
-    pub(crate) const DROPPED: usize = 8;
-    /// The words of a stripe, and the number of stripes.
-    pub(crate) const STRIPE: usize = 8;
-    pub(crate) const STRIPES: usize = 8;
-    pub(crate) const SIZE: usize = DROPPED + STRIPE * STRIPES;
-    /// The number of limits. Number 0 is never used.
-    pub(crate) const LIMITS: usize = 2048;
-    pub(crate) const COUNT: usize = SIZE * LIMITS;
-}
+/// The words of the program's limits.
+pub(crate) type ProgramWords = Words<{ in_words(size_of::<xvs_syn_limits>()) }>;
 
 impl SynLimit {
     /// A limit that adds to these drops.

@@ -5,25 +5,26 @@
 //! a comparison for each burst, and a store ten times a second. Not here: the program (`bpf/hold.h`).
 
 use std::io;
+use std::mem::offset_of;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use xvs_xdp::bpf::{Object, Words};
+
+use crate::bpf::{in_words, xvs_hold};
 
 /// The name of the map.
 pub(super) const MAP: &std::ffi::CStr = c"hold";
 
 /// The shared state of the hold: one for all interfaces of the director.
 #[derive(Debug)]
-pub struct Hold(Words<{ word::COUNT }>);
+pub struct Hold(Words<WORDS>);
 
-/// The places of the words of `struct xvs_hold`.
-pub(super) mod word {
-    pub(in crate::steering) const BEAT: usize = 0;
-    pub(in crate::steering) const LENGTH: usize = 1;
-    pub(in crate::steering) const DROPPED: usize = 2;
-    pub(in crate::steering) const COUNT: usize = 3;
-}
+/// The words of the map's value, and the places of some.
+pub(super) const WORDS: usize = in_words(size_of::<xvs_hold>());
+const BEAT: usize = in_words(offset_of!(xvs_hold, beat_ns));
+const LENGTH: usize = in_words(offset_of!(xvs_hold, hold_ns));
+pub(super) const DROPPED: usize = in_words(offset_of!(xvs_hold, dropped));
 
 impl Hold {
     pub(super) fn of(object: &Object) -> io::Result<Self> {
@@ -33,28 +34,28 @@ impl Hold {
     /// Sets for how long frames are held after the last beat, and `now` as its time. Zero: frames are never held.
     pub fn set(&self, length: Duration, now: Duration) {
         self.beat(now);
-        self.word(word::LENGTH).store(nanos(length), Ordering::Relaxed);
+        self.word(LENGTH).store(nanos(length), Ordering::Relaxed);
     }
 
     /// For how long frames are held after the last beat.
     pub fn length(&self) -> Duration {
-        Duration::from_nanos(self.word(word::LENGTH).load(Ordering::Relaxed))
+        Duration::from_nanos(self.word(LENGTH).load(Ordering::Relaxed))
     }
 
     /// Notes that frames are served at this time of `CLOCK_MONOTONIC`.
     pub fn beat(&self, now: Duration) {
         // Relaxed, here and above: the words order no other memory, and a late one costs the program microseconds.
-        self.word(word::BEAT).store(nanos(now), Ordering::Relaxed);
+        self.word(BEAT).store(nanos(now), Ordering::Relaxed);
     }
 
     /// Frames that were held: dropped, because nobody served them.
     pub fn dropped(&self) -> u64 {
-        self.word(word::DROPPED).load(Ordering::Relaxed)
+        self.word(DROPPED).load(Ordering::Relaxed)
     }
 
     /// Adds the frames that the program of an earlier process has held.
     pub(super) fn add_dropped(&self, frames: u64) {
-        self.word(word::DROPPED).fetch_add(frames, Ordering::Relaxed);
+        self.word(DROPPED).fetch_add(frames, Ordering::Relaxed);
     }
 
     fn word(&self, place: usize) -> &AtomicU64 {

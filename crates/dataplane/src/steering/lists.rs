@@ -9,14 +9,20 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use xvs_sched::ServiceKey;
 use xvs_xdp::bpf::{KeySet, Object, Words};
+use zerocopy::FromZeros;
 
 use super::maps::{EndpointKey, Roles, endpoint_key, network_key};
 use super::{Entries, SteeringError, converge};
+use crate::bpf::{
+    XVS_ALLOW, XVS_ALLOWS, XVS_LIST_PLACES, XVS_LISTS, XVS_MARKED, XVS_SCOPED, XVS_SCOPES, XVS_STRIPES,
+    XVS_V6_LENGTHS, XVS_WIDE_V6, in_words, xvs_lengths, xvs_list_drops, xvs_list_filter,
+};
 use crate::snapshot::lists::{List, Lists, Networks, Scope};
 
 /// The names of the maps.
@@ -30,48 +36,30 @@ const OF_SCOPES: Entries =
 
 /// The lists in the maps.
 pub(super) struct ListMaps {
-    filter: Words<{ filter::COUNT }>,
-    drops: Words<{ drops::COUNT }>,
+    filter: Words<{ in_words(size_of::<xvs_list_filter>()) }>,
+    drops: Words<DROP_WORDS>,
     lists: Option<Arc<Lists>>,
     /// Whether networks are steered for marks.
     is_marked: bool,
     /// The scope of each service with its own lists, from 1 on.
     scopes: BTreeMap<ServiceKey, u32>,
-    installed: Roles<{ size_of::<EndpointKey>() }>,
+    installed: Roles<EndpointKey>,
     places: BTreeMap<u32, Arc<Networks>>,
     /// The drops of each place that its list has counted already.
     counted: BTreeMap<u32, u64>,
 }
 
-/// The words of `struct xvs_list_filter`.
-pub(super) mod filter {
-    use crate::snapshot::lists::Filter;
-    pub(super) const STATE: usize = 0;
-    pub(in crate::steering) const WORDS: usize = 1;
-    pub(in crate::steering) const COUNT: usize = WORDS + Filter::WORDS;
-    pub(in crate::steering) const LISTS: u64 = 1 << 0;
-    pub(in crate::steering) const ALLOWS: u64 = 1 << 1;
-    pub(in crate::steering) const WIDE_V6: u64 = 1 << 2;
-    pub(in crate::steering) const SCOPED: u64 = 1 << 3;
-    pub(in crate::steering) const MARKED: u64 = 1 << 4;
-}
+/// The words of the state of the lists, and of the bits of their first stage.
+const STATE: usize = in_words(offset_of!(xvs_list_filter, state));
+const FILTER_BITS: usize = in_words(offset_of!(xvs_list_filter, words));
 
-/// The words of `struct xvs_list_drops`.
-pub(super) mod drops {
-    /// The words of a place, and of a stripe of it.
-    pub(super) const PLACE: usize = 8 * STRIPE;
-    pub(super) const STRIPE: usize = 8;
-    pub(in crate::steering) const COUNT: usize = PLACE * 4 * super::SCOPES_MAX;
-}
+/// The places of a scope.
+const PLACES: u32 = XVS_LIST_PLACES / XVS_SCOPES;
 
-/// The most scopes.
-pub(super) const SCOPES_MAX: usize = 256;
-
-/// The value of the map of prefix lengths.
-pub(super) mod lengths {
-    pub(in crate::steering) const V6: usize = 33;
-    pub(in crate::steering) const SIZE: usize = 2 + V6 + 129;
-}
+/// The words of all drops, of those of a place, and of a stripe of them.
+const DROP_WORDS: usize = in_words(size_of::<xvs_list_drops>());
+const DROP_WORDS_OF_PLACE: usize = DROP_WORDS / XVS_LIST_PLACES as usize;
+const STRIPE: usize = DROP_WORDS_OF_PLACE / XVS_STRIPES as usize;
 
 impl ListMaps {
     pub(super) fn of(object: &Object) -> io::Result<Self> {
@@ -98,7 +86,7 @@ impl ListMaps {
         let done = self.replace(object, lists.as_deref(), &wide);
         if done.is_err() {
             // The former lists are not used either: what they refuse may be allowed now.
-            self.filter[filter::STATE].store(0, Ordering::Relaxed);
+            self.filter[STATE].store(0, Ordering::Relaxed);
         }
         self.lists = lists.filter(|_| done.is_ok());
         done
@@ -123,10 +111,10 @@ impl ListMaps {
         }
         let gone: Vec<_> = self.places.keys().filter(|place| !wanted.contains_key(place)).copied().collect();
         // Relaxed, as all words here: a program that is late by an instant checks with the former lists.
-        self.filter[filter::STATE].store(0, Ordering::Relaxed);
+        self.filter[STATE].store(0, Ordering::Relaxed);
         let sets = object.sets(LISTS)?;
         for place in gone {
-            object.set_value(LENGTHS, place, &[0; lengths::SIZE])?;
+            object.set_value(LENGTHS, place, &xvs_lengths::new_zeroed())?;
             sets.put(place, None)?;
             self.places.remove(&place);
         }
@@ -146,33 +134,33 @@ impl ListMaps {
         converge(OF_SCOPES, &object.map(SCOPES)?, &mut self.installed, &scopes)?;
         let Some(lists) = lists else { return Ok(()) };
         let filter = lists.filter();
-        for (word, bits) in self.filter[filter::WORDS..].iter().zip(filter.words()) {
+        for (word, bits) in self.filter[FILTER_BITS..].iter().zip(filter.words()) {
             if word.load(Ordering::Relaxed) != *bits {
                 word.store(*bits, Ordering::Relaxed);
             }
         }
-        let mut state = filter::LISTS;
+        let mut state = XVS_LISTS;
         for (flag, is_set) in [
-            (filter::ALLOWS, lists.allows()),
-            (filter::WIDE_V6, filter.wide_v6),
-            (filter::SCOPED, !self.scopes.is_empty()),
-            (filter::MARKED, self.is_marked),
+            (XVS_ALLOWS, lists.allows()),
+            (XVS_WIDE_V6, filter.wide_v6),
+            (XVS_SCOPED, !self.scopes.is_empty()),
+            (XVS_MARKED, self.is_marked),
         ] {
             state |= if is_set { flag } else { 0 };
         }
-        self.filter[filter::STATE].store(state, Ordering::Relaxed);
+        self.filter[STATE].store(state.into(), Ordering::Relaxed);
         Ok(())
     }
 
     /// Notes whether networks are steered for marks. Called before the first one is, and after the last one was.
     pub(super) fn set_marked(&mut self, is_marked: bool) {
         self.is_marked = is_marked;
-        let state = &self.filter[filter::STATE];
+        let state = &self.filter[STATE];
         // The control thread alone writes the word.
         let before = state.load(Ordering::Relaxed);
         if before != 0 {
-            let flag = if is_marked { filter::MARKED } else { 0 };
-            state.store(before & !filter::MARKED | flag, Ordering::Relaxed);
+            let flag = u64::from(XVS_MARKED);
+            state.store(if is_marked { before | flag } else { before & !flag }, Ordering::Relaxed);
         }
     }
 
@@ -184,7 +172,7 @@ impl ListMaps {
             if self.scopes.contains_key(key) {
                 continue;
             }
-            let mut numbers = 1..SCOPES_MAX as u32;
+            let mut numbers = 1..XVS_SCOPES;
             let free = numbers.find(|number| self.scopes.values().all(|taken| taken != number));
             if let Some(number) = free {
                 self.scopes.insert(*key, number);
@@ -202,7 +190,7 @@ impl ListMaps {
     fn wanted(&self, lists: &Lists) -> BTreeMap<u32, Arc<Networks>> {
         let parts = self.numbered(lists).into_iter().flat_map(|(number, scope)| {
             let parts = [&scope.deny, &scope.allow].into_iter().flat_map(|list| &list.parts);
-            (4 * number..).zip(parts.cloned().collect::<Vec<_>>())
+            (PLACES * number..).zip(parts.cloned().collect::<Vec<_>>())
         });
         let there = parts.filter_map(|(place, networks)| Some((place, networks?)));
         there.filter(|(_, networks)| !networks.is_empty()).collect()
@@ -212,10 +200,13 @@ impl ListMaps {
     pub(super) fn count(&mut self) {
         let Some(lists) = self.lists.clone() else { return };
         for (number, scope) in self.numbered(&lists) {
-            for (place, List { dropped, .. }) in (4 * number..).step_by(2).zip([&scope.deny, &scope.allow]) {
+            for (place, List { dropped, .. }) in
+                (PLACES * number..).step_by(XVS_ALLOW as usize).zip([&scope.deny, &scope.allow])
+            {
                 for place in [place, place + 1] {
-                    let stripes = self.drops[place as usize * drops::PLACE..][..drops::PLACE].iter();
-                    let now: u64 = stripes.step_by(drops::STRIPE).map(load).sum();
+                    let stripes =
+                        self.drops[place as usize * DROP_WORDS_OF_PLACE..][..DROP_WORDS_OF_PLACE].iter();
+                    let now: u64 = stripes.step_by(STRIPE).map(load).sum();
                     let before = self.counted.insert(place, now).unwrap_or(0);
                     dropped.fetch_add(now.wrapping_sub(before), Ordering::Relaxed);
                 }
@@ -229,11 +220,10 @@ fn load(word: &AtomicU64) -> u64 {
 }
 
 /// The value of a place in the map of prefix lengths.
-fn lengths_of(networks: &Networks) -> [u8; lengths::SIZE] {
-    let mut value = [0; lengths::SIZE];
+fn lengths_of(networks: &Networks) -> xvs_lengths {
     let [v4, v6] = networks.lengths();
-    (value[0], value[1]) = (v4.len() as u8, v6.len() as u8);
-    value[2..].iter_mut().zip(v4).for_each(|(at, len)| *at = len);
-    value[2 + lengths::V6..].iter_mut().zip(v6).for_each(|(at, len)| *at = len);
+    let mut value = xvs_lengths { v4: v4.len() as u8, v6: v6.len() as u8, ..xvs_lengths::new_zeroed() };
+    value.len.iter_mut().zip(v4).for_each(|(at, len)| *at = len);
+    value.len[XVS_V6_LENGTHS as usize..].iter_mut().zip(v6).for_each(|(at, len)| *at = len);
     value
 }

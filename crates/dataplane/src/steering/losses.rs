@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::io;
+use std::mem::offset_of;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::Ordering::Relaxed;
@@ -15,10 +16,10 @@ use xvs_proto::ethernet;
 use xvs_xdp::bpf::{Object, Words, follow_tracepoint, run_live};
 
 use super::objects::Load;
+use crate::bpf::{XVS_LOSSES, in_words, xvs_losses};
 
-/// The words of `struct xvs_losses`: three counts of each place.
-pub(super) const COUNT: usize = 3 * PLACES;
-const PLACES: usize = 4096;
+/// The words of the map's value.
+const WORDS: usize = in_words(size_of::<xvs_losses>());
 /// The tracepoints and the programs there.
 const TRACEPOINTS: [(&CStr, &CStr); 3] = [
     (c"xdp_devmap_xmit", c"refused"),
@@ -39,7 +40,7 @@ pub struct Leaving {
 
 /// The counts of this thread's network namespace, as long as this value exists.
 pub struct Losses {
-    packets: Words<COUNT>,
+    packets: Words<WORDS>,
     object: Object,
     /// The counts of trials, by the index of the interface.
     trials: BTreeMap<u32, Leaving>,
@@ -89,9 +90,13 @@ impl Losses {
     }
 
     fn counted(&self, ifindex: u32) -> Leaving {
-        let [sent, refused, full] =
-            [0, 1, 2].map(|kind| self.packets[kind * PLACES + ifindex as usize % PLACES].load(Relaxed));
-        Leaving { sent, refused, full }
+        let count =
+            |of: usize| self.packets[in_words(of) + ifindex as usize % XVS_LOSSES as usize].load(Relaxed);
+        Leaving {
+            sent: count(offset_of!(xvs_losses, sent)),
+            refused: count(offset_of!(xvs_losses, refused)),
+            full: count(offset_of!(xvs_losses, full)),
+        }
     }
 }
 

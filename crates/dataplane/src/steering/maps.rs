@@ -1,34 +1,40 @@
 //! The contents of the steering program's maps, and their change for a change of rules.
 //!
-//! Plain values, no system call. The cost of a change depends only on its size. The layouts are those of `bpf/maps.h`;
-//! a test compares both. Not here: writing the maps (`mod.rs`).
+//! Plain values, no system call. The cost of a change depends only on its size. Not here: writing the maps (`mod.rs`).
 
 use std::collections::BTreeMap;
+use std::mem::offset_of;
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use xvs_proto::{Endpoint, Prefix, Protocol};
 
 use super::rules::{OwnSender, SteeringRules, spanning};
+pub(super) use crate::bpf::xvs_endpoint as EndpointKey;
+use crate::bpf::{
+    XVS_ANY_PORT, XVS_CLIENTS, XVS_DESTINATION, XVS_FILTER_BITS, XVS_LOCAL, XVS_LOCAL_PROTOCOL,
+    XVS_MARKER_SIZE, XVS_PROBE, XVS_SERVICE, XVS_TRANSLATED, XVS_TUNNEL, XVS_V4, XVS_V6, in_words,
+    xvs_address, xvs_filter, xvs_network, xvs_prefix,
+};
 
 /// The contents of a map, or the wanted contents of some of its keys: key to roles; 0: the key is not in the map.
-pub(super) type Roles<const K: usize> = BTreeMap<[u8; K], u32>;
+pub(super) type Roles<K> = BTreeMap<K, u32>;
 
 /// The contents of all steering maps, or a change of them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Image {
-    pub(super) endpoints: Roles<{ endpoint::SIZE }>,
-    pub(super) addresses: Roles<{ address::SIZE }>,
-    pub(super) prefixes: Roles<{ prefix::SIZE }>,
+    pub(super) endpoints: Roles<EndpointKey>,
+    pub(super) addresses: Roles<xvs_address>,
+    pub(super) prefixes: Roles<xvs_prefix>,
     /// Not roles but ports. The last port is never 0.
-    pub(super) translated: Roles<{ address::SIZE }>,
+    pub(super) translated: Roles<xvs_address>,
 }
 
 impl Image {
     pub(super) fn of(rules: &SteeringRules) -> Self {
         let mut image = Self::steered_by(rules);
         for &addr in &rules.local_addresses {
-            *image.addresses.entry(address_key(addr)).or_default() |= LOCAL;
+            *image.addresses.entry(address_key(addr)).or_default() |= XVS_LOCAL;
         }
         image
     }
@@ -36,7 +42,7 @@ impl Image {
     /// The contents for these rules without the local addresses.
     fn steered_by(rules: &SteeringRules) -> Self {
         let mut image = Self::default();
-        let roles = [(&rules.services, SERVICE), (&rules.nat_destinations, DESTINATION)];
+        let roles = [(&rules.services, XVS_SERVICE), (&rules.nat_destinations, XVS_DESTINATION)];
         for (endpoints, role) in roles {
             for &(protocol, at) in endpoints {
                 *image.endpoints.entry(endpoint_key(protocol, at)).or_default() |= role;
@@ -44,20 +50,20 @@ impl Image {
             }
         }
         for &(protocol, at) in &rules.own_clients {
-            *image.endpoints.entry(endpoint_key(protocol, at)).or_default() |= CLIENTS;
+            *image.endpoints.entry(endpoint_key(protocol, at)).or_default() |= XVS_CLIENTS;
         }
         for &at in &rules.probe_sources {
-            *image.endpoints.entry(endpoint_key(Protocol::TCP, at)).or_default() |= PROBE;
-            *image.addresses.entry(address_key(at.addr)).or_default() |= PROBE;
+            *image.endpoints.entry(endpoint_key(Protocol::TCP, at)).or_default() |= XVS_PROBE;
+            *image.addresses.entry(address_key(at.addr)).or_default() |= XVS_PROBE;
         }
         for &addr in &rules.tunnel_ends {
-            *image.addresses.entry(address_key(addr)).or_default() |= TUNNEL;
+            *image.addresses.entry(address_key(addr)).or_default() |= XVS_TUNNEL;
         }
         for (&addr, &ports) in &rules.translated {
-            *image.addresses.entry(address_key(addr)).or_default() |= TRANSLATED;
+            *image.addresses.entry(address_key(addr)).or_default() |= XVS_TRANSLATED;
             image.translated.insert(address_key(addr), join_ports(ports));
         }
-        image.prefixes = rules.wide.iter().map(|&prefix| (prefix_key(prefix), SERVICE)).collect();
+        image.prefixes = rules.wide.iter().map(|&prefix| (prefix_key(prefix), XVS_SERVICE)).collect();
         image
     }
 
@@ -93,7 +99,7 @@ impl Image {
         let addresses = addresses.into_iter().map(|(at, roles)| {
             let here = self.endpoints.range(endpoints_at(&at)).filter(|(key, _)| is_at(key, &at));
             let kept = here.fold(0, |kept, (key, roles)| kept | endpoints.get(key).unwrap_or(roles));
-            let kept = kept & (SERVICE | DESTINATION | PROBE);
+            let kept = kept & (XVS_SERVICE | XVS_DESTINATION | XVS_PROBE);
             (at, roles_of(&self.addresses, &at) & (!roles | kept))
         });
         Self {
@@ -121,11 +127,9 @@ impl From<&SteeringRules> for Counts {
     }
 }
 
-/// The words of `struct xvs_filter`, of which the first one says whether there are networks.
-pub(super) const FILTER_WORDS: usize = 1 + (1 << FILTER_BITS) / 64;
-const FILTER_BITS: u32 = 16;
-/// In place of the protocol for a local address of FULLNAT.
-const LOCAL_PROTOCOL: u8 = 0;
+/// The words of the filter, the first one of which says whether there are networks, and the place of its bits.
+pub(super) const FILTER_WORDS: usize = in_words(size_of::<xvs_filter>());
+const FILTER_BITS: usize = in_words(offset_of!(xvs_filter, words));
 
 impl Image {
     /// The filter by which the program finds that a packet is of none of these keys.
@@ -134,11 +138,10 @@ impl Image {
         words[0] = self.prefixes.values().any(|roles| *roles != 0).into();
         let used = self.endpoints.iter().filter(|(_, roles)| **roles != 0);
         for (key, _) in used {
-            let port = u16::from_ne_bytes([key[endpoint::PORT.start], key[endpoint::PORT.start + 1]]);
-            set_bit(&mut words, &key[endpoint::ADDR], port, key[endpoint::PROTOCOL]);
+            set_bit(&mut words, &key.addr, key.port, key.protocol);
         }
         for key in self.translated.keys() {
-            set_bit(&mut words, &key[address::ADDR], 0, LOCAL_PROTOCOL);
+            set_bit(&mut words, &key.addr, XVS_ANY_PORT as u16, XVS_LOCAL_PROTOCOL as u8);
         }
         words
     }
@@ -151,107 +154,56 @@ impl Image {
     /// Whether this machine has the endpoint, and packets of this sender are redirected there: from a real server
     /// behind NAT at one port, unless that is a virtual endpoint, which its clients know; or from clients to a service.
     pub(super) fn has_own(&self, sender: OwnSender, key: &EndpointKey) -> bool {
-        let mut at = [0; address::SIZE];
-        at[address::ADDR].copy_from_slice(&key[endpoint::ADDR]);
-        at[address::FAMILY].copy_from_slice(&u32::from(key[endpoint::FAMILY]).to_ne_bytes());
+        let at = xvs_address { addr: key.addr, family: key.family.into() };
         let roles = roles_of(&self.endpoints, key);
         let is_so = match sender {
             OwnSender::Server => {
-                roles & (SERVICE | DESTINATION) == DESTINATION && key[endpoint::PORT] != [0, 0]
+                roles & (XVS_SERVICE | XVS_DESTINATION) == XVS_DESTINATION && key.port != XVS_ANY_PORT as u16
             }
-            OwnSender::Client => roles & CLIENTS != 0,
+            OwnSender::Client => roles & XVS_CLIENTS != 0,
         };
-        is_so && roles_of(&self.addresses, &at) & LOCAL != 0
+        is_so && roles_of(&self.addresses, &at) & XVS_LOCAL != 0
     }
 }
 
 /// Sets the bit of an endpoint, whose port is in network order, as the program computes it.
-fn set_bit(words: &mut [u64; FILTER_WORDS], addr: &[u8], port: u16, protocol: u8) {
+fn set_bit(words: &mut [u64; FILTER_WORDS], addr: &[u8; 16], port: u16, protocol: u8) {
     let addr = addr.as_chunks().0.iter().fold(0, |folded, word| folded ^ u32::from_ne_bytes(*word));
     let key = u64::from(addr) << 32 | u64::from(port) << 16 | u64::from(protocol);
-    let bit = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - FILTER_BITS);
-    words[1 + bit as usize / 64] |= 1 << (bit % 64);
+    let bit = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (u64::BITS - XVS_FILTER_BITS);
+    words[FILTER_BITS + bit as usize / 64] |= 1 << (bit % 64);
 }
 
 /// Whether the address of an endpoint is in a network.
-fn is_in(key: &EndpointKey, prefix: &[u8; prefix::SIZE]) -> bool {
-    let bits = u32::from_ne_bytes([prefix[0], prefix[1], prefix[2], prefix[3]]) - FAMILY_BITS;
-    let [network, addr] = [&prefix[prefix::ADDR], &key[endpoint::ADDR]].map(|bytes| {
-        u128::from_be_bytes(std::array::from_fn(|at| bytes[at]))
-            & u128::MAX.checked_shl(128 - bits).unwrap_or(0)
-    });
-    prefix[prefix::FAMILY.start] == key[endpoint::FAMILY] && network == addr
+fn is_in(key: &EndpointKey, prefix: &xvs_prefix) -> bool {
+    let mask = u128::MAX.checked_shl(FAMILY_BITS + 128 - prefix.bits).unwrap_or(0);
+    let [network, addr] = [prefix.addr, key.addr].map(|bytes| u128::from_be_bytes(bytes) & mask);
+    prefix.family[0] == key.family && network == addr
 }
 
 /// Clears the installed keys that are not wanted.
-fn clear_others<const K: usize>(wanted: &mut Roles<K>, installed: &Roles<K>) {
+fn clear_others<K: Copy + Ord>(wanted: &mut Roles<K>, installed: &Roles<K>) {
     for key in installed.keys() {
         wanted.entry(*key).or_insert(0);
     }
 }
 
-fn roles_of<const K: usize>(map: &Roles<K>, key: &[u8; K]) -> u32 {
+fn roles_of<K: Ord>(map: &Roles<K>, key: &K) -> u32 {
     map.get(key).copied().unwrap_or(0)
 }
 
 /// The bytes before a frame that the program must leave to the kernel.
-pub(crate) type Marker = [u8; 16];
+pub(crate) type Marker = [u8; XVS_MARKER_SIZE as usize];
 
 /// The bits of a prefix that the family takes.
 const FAMILY_BITS: u32 = 32;
 
-pub(super) const SERVICE: u32 = 1 << 0;
-const DESTINATION: u32 = 1 << 1;
-const LOCAL: u32 = 1 << 2;
-const TRANSLATED: u32 = 1 << 3;
-const TUNNEL: u32 = 1 << 4;
-const PROBE: u32 = 1 << 5;
-const CLIENTS: u32 = 1 << 6;
-
-/// A key of the map of endpoints.
-pub(super) type EndpointKey = [u8; endpoint::SIZE];
-
-mod endpoint {
-    use std::ops::Range;
-    pub(super) const ADDR: Range<usize> = 0..16;
-    pub(super) const PORT: Range<usize> = 16..18;
-    pub(super) const PROTOCOL: usize = 18;
-    pub(super) const FAMILY: usize = 19;
-    pub(in crate::steering) const SIZE: usize = 20;
-}
-
-mod address {
-    use std::ops::Range;
-    pub(super) const ADDR: Range<usize> = 0..16;
-    pub(super) const FAMILY: Range<usize> = 16..20;
-    pub(in crate::steering) const SIZE: usize = 20;
-}
-
-mod prefix {
-    use std::ops::Range;
-    pub(super) const BITS: Range<usize> = 0..4;
-    pub(super) const FAMILY: Range<usize> = 4..8;
-    pub(super) const ADDR: Range<usize> = 8..24;
-    pub(in crate::steering) const SIZE: usize = 24;
-}
-
-/// A key of a set of networks.
-pub(super) type NetworkKey = [u8; network::SIZE];
-
-mod network {
-    use std::ops::Range;
-    pub(super) const ADDR: Range<usize> = 0..16;
-    pub(super) const FAMILY_AND_LEN: Range<usize> = 16..20;
-    pub(in crate::steering) const SIZE: usize = 20;
-}
-
-pub(super) fn network_key(prefix: Prefix) -> NetworkKey {
+pub(super) fn network_key(prefix: Prefix) -> xvs_network {
     let (family, addr) = split(prefix.addr());
-    let mut key = [0; network::SIZE];
-    key[network::ADDR].copy_from_slice(&addr);
-    let family_and_len = u32::from(family) << 8 | u32::from(prefix.len());
-    key[network::FAMILY_AND_LEN].copy_from_slice(&family_and_len.to_ne_bytes());
-    key
+    xvs_network {
+        addr: zerocopy::transmute!(addr),
+        family_and_len: u32::from(family) << 8 | u32::from(prefix.len()),
+    }
 }
 
 /// The number of the IP version, and the address at the beginning of 16 bytes.
@@ -260,34 +212,27 @@ fn split(addr: IpAddr) -> (u8, [u8; 16]) {
         IpAddr::V4(v4) => {
             let mut bytes = [0; 16];
             bytes[..4].copy_from_slice(&v4.octets());
-            (4, bytes)
+            (XVS_V4 as u8, bytes)
         }
-        IpAddr::V6(v6) => (6, v6.octets()),
+        IpAddr::V6(v6) => (XVS_V6 as u8, v6.octets()),
     }
 }
 
-pub(super) fn endpoint_key(protocol: Protocol, at: Endpoint) -> [u8; endpoint::SIZE] {
+pub(super) fn endpoint_key(protocol: Protocol, at: Endpoint) -> EndpointKey {
     let (family, addr) = split(at.addr);
-    let mut key = [0; endpoint::SIZE];
-    key[endpoint::ADDR].copy_from_slice(&addr);
-    key[endpoint::PORT].copy_from_slice(&at.port.to_be_bytes());
-    key[endpoint::PROTOCOL] = protocol.0;
-    key[endpoint::FAMILY] = family;
-    key
+    EndpointKey { addr, port: at.port.to_be(), protocol: protocol.0, family }
 }
 
 /// The keys of all endpoints at an address, and of some at others, which [`is_at`] excludes.
-fn endpoints_at(at: &[u8; address::SIZE]) -> RangeInclusive<[u8; endpoint::SIZE]> {
-    let mut first = [0; endpoint::SIZE];
-    let mut last = [0xff; endpoint::SIZE];
-    first[endpoint::ADDR].copy_from_slice(&at[address::ADDR]);
-    last[endpoint::ADDR].copy_from_slice(&at[address::ADDR]);
+fn endpoints_at(at: &xvs_address) -> RangeInclusive<EndpointKey> {
+    let first = EndpointKey { addr: at.addr, port: 0, protocol: 0, family: 0 };
+    let last = EndpointKey { addr: at.addr, port: u16::MAX, protocol: u8::MAX, family: u8::MAX };
     first..=last
 }
 
 /// Whether an endpoint with the bytes of this address is also of its family.
-fn is_at(endpoint: &[u8; endpoint::SIZE], at: &[u8; address::SIZE]) -> bool {
-    at[address::FAMILY] == u32::from(endpoint[endpoint::FAMILY]).to_ne_bytes()
+fn is_at(endpoint: &EndpointKey, at: &xvs_address) -> bool {
+    at.family == u32::from(endpoint.family)
 }
 
 fn join_ports((first, last): (u16, u16)) -> u32 {
@@ -298,22 +243,14 @@ fn split_ports(ports: u32) -> (u16, u16) {
     ((ports >> 16) as u16, ports as u16)
 }
 
-fn address_key(addr: IpAddr) -> [u8; address::SIZE] {
+fn address_key(addr: IpAddr) -> xvs_address {
     let (family, addr) = split(addr);
-    let mut key = [0; address::SIZE];
-    key[address::ADDR].copy_from_slice(&addr);
-    key[address::FAMILY].copy_from_slice(&u32::from(family).to_ne_bytes());
-    key
+    xvs_address { addr, family: family.into() }
 }
 
-fn prefix_key(prefix: Prefix) -> [u8; prefix::SIZE] {
+fn prefix_key(prefix: Prefix) -> xvs_prefix {
     let (family, addr) = split(prefix.addr());
-    let bits = FAMILY_BITS + u32::from(prefix.len());
-    let mut key = [0; prefix::SIZE];
-    key[prefix::BITS].copy_from_slice(&bits.to_ne_bytes());
-    key[prefix::FAMILY.start] = family;
-    key[prefix::ADDR].copy_from_slice(&addr);
-    key
+    xvs_prefix { bits: FAMILY_BITS + u32::from(prefix.len()), family: [family, 0, 0, 0], addr }
 }
 
 #[cfg(test)]
@@ -323,16 +260,8 @@ mod tests {
 
     use super::*;
     use crate::clock::Millis;
-    use crate::conn::{
-        MAX_RECORDS, MOVES, RECORD, RecordState as State, SLOTS, Used, offloaded_word as flow,
-    };
-    use crate::offload::layout::{
-        ACTIVE, BUCKET, CLOCK, LAST_BUCKET, LAYOUT, SEED, SLOT_WORDS, STATE_WORDS, TCP, key_value, part,
-    };
-    use crate::snapshot::syn_limits::layout as syn;
-    use crate::steering::hold::word as hold;
-    use crate::steering::lists::{SCOPES_MAX, drops, filter, lengths};
-    use crate::steering::losses;
+    use crate::conn::{RECORD, RecordState as State, Used, offloaded_word as flow};
+    use crate::offload::layout::{key_value, part};
 
     #[test]
     fn the_filter_has_a_bit_for_each_endpoint_and_each_local_address_of_fullnat() {
@@ -357,46 +286,11 @@ mod tests {
     }
 
     #[test]
-    fn keys_and_roles_are_laid_out_as_the_program_reads_them() {
+    fn records_and_words_are_laid_out_as_the_program_reads_them() {
         let mut source = String::from("#include \"bpf/maps.h\"\n#include <stddef.h>\n");
         let mut claim = |what: String| source.push_str(&format!("_Static_assert({what}, \"\");\n"));
-        for (name, size) in [
-            ("endpoint", endpoint::SIZE),
-            ("address", address::SIZE),
-            ("prefix", prefix::SIZE),
-            ("network", network::SIZE),
-            ("lengths", lengths::SIZE),
-            ("filter", 8 * FILTER_WORDS),
-            ("list_filter", 8 * filter::COUNT),
-            ("list_drops", 8 * drops::COUNT),
-            ("syn_limit", 8 * syn::SIZE),
-            ("syn_limits", 8 * syn::COUNT),
-            ("flow_part", 8 * flow::PART),
-            ("flow", 8 * RECORD),
-            ("offload", 8 * STATE_WORDS),
-            ("moves", 8 * MOVES),
-            ("losses", 8 * losses::COUNT),
-        ] {
+        for (name, size) in [("flow_part", 8 * flow::PART), ("flow", 8 * RECORD)] {
             claim(format!("sizeof(struct xvs_{name}) == {size}"));
-        }
-        for (name, field, at) in [
-            ("endpoint", "addr", endpoint::ADDR),
-            ("endpoint", "port", endpoint::PORT),
-            ("endpoint", "protocol", endpoint::PROTOCOL..endpoint::FAMILY),
-            ("endpoint", "family", endpoint::FAMILY..endpoint::SIZE),
-            ("address", "addr", address::ADDR),
-            ("address", "family", address::FAMILY),
-            ("prefix", "bits", prefix::BITS),
-            ("prefix", "family", prefix::FAMILY),
-            ("prefix", "addr", prefix::ADDR),
-            ("network", "addr", network::ADDR),
-            ("network", "family_and_len", network::FAMILY_AND_LEN),
-            ("lengths", "len", 2..lengths::SIZE),
-            ("filter", "words", 8..8 * FILTER_WORDS),
-            ("list_filter", "words", 8 * filter::WORDS..8 * filter::COUNT),
-        ] {
-            claim(format!("offsetof(struct xvs_{name}, {field}) == {}", at.start));
-            claim(format!("sizeof(((struct xvs_{name} *)0)->{field}) == {}", at.len()));
         }
         for (field, word) in [
             ("state", flow::STATE),
@@ -435,23 +329,8 @@ mod tests {
             claim(format!("sizeof(((struct xvs_flow_part *)0)->{field}) == {}", at.len()));
         }
         let value = key_value(5, 7);
-        claim(format!("XVS_MAX_FLOWS == {MAX_RECORDS}"));
         claim(format!("XVS_FLOW_USE({value}u) == 5 && XVS_FLOW_RECORD({value}u) == 7"));
         claim(format!("offsetof(struct xvs_flow, outer) == {}", 8 * flow::ADDRESSES));
-        let of_state = [
-            ("seed", SEED),
-            ("layout", LAYOUT),
-            ("clock_ns", CLOCK),
-            ("tcp.row", TCP),
-            ("tcp.active", ACTIVE),
-            ("buckets", LAST_BUCKET),
-            ("slots", SLOT_WORDS),
-        ];
-        for (field, word) in of_state {
-            claim(format!("offsetof(struct xvs_offload, {field}) == {}", 8 * word));
-        }
-        claim(format!("sizeof(struct xvs_bucket) == {} && XVS_SLOTS == {SLOTS}", 8 * BUCKET));
-        claim(format!("offsetof(struct xvs_moves, inactive) == {}", 8 * (MOVES - SLOTS)));
         for (name, bit) in [
             ("IN_FORCE", State::IN_FORCE),
             ("FOLLOWS", State::FOLLOWS),
@@ -475,44 +354,8 @@ mod tests {
         let used = Used::new(7, Millis(4_000_000_000).into());
         claim(format!("XVS_FLOW_USED(7, 4000000000000000ull) == {0}u && XVS_FLOW_SLOT({0}u) == 7", used.0));
         assert_eq!((used.slot(), used.at()), (7, Millis(4_000_000_000)));
-        claim(format!("sizeof(struct xvs_hold) == {}", 8 * hold::COUNT));
-        for (field, word) in [("beat_ns", hold::BEAT), ("hold_ns", hold::LENGTH), ("dropped", hold::DROPPED)]
-        {
-            claim(format!("offsetof(struct xvs_hold, {field}) == {}", 8 * word));
-        }
-        for (field, word) in [
-            ("due_ns", syn::DUE),
-            ("interval_ns", syn::INTERVAL),
-            ("early_ns", syn::EARLY),
-            ("dropped", syn::DROPPED),
-            ("dropped[1]", syn::DROPPED + syn::STRIPE),
-        ] {
-            claim(format!("offsetof(struct xvs_syn_limit, {field}) == {}", 8 * word));
-        }
-        claim(format!("XVS_MARKER_SIZE == {}", size_of::<Marker>()));
-        for (name, value) in [
-            ("SERVICE", SERVICE),
-            ("DESTINATION", DESTINATION),
-            ("LOCAL", LOCAL),
-            ("TRANSLATED", TRANSLATED),
-            ("TUNNEL", TUNNEL),
-            ("PROBE", PROBE),
-            ("CLIENTS", CLIENTS),
-            ("LISTS", filter::LISTS as u32),
-            ("ALLOWS", filter::ALLOWS as u32),
-            ("WIDE_V6", filter::WIDE_V6 as u32),
-            ("SCOPED", filter::SCOPED as u32),
-            ("MARKED", filter::MARKED as u32),
-            ("ALLOW", 2),
-            ("SCOPES", SCOPES_MAX as u32),
-            ("STRIPES", syn::STRIPES as u32),
-            ("SYN_LIMITS", syn::LIMITS as u32),
-            ("LIMIT_OF(0x12345678)", 0x1234),
-            ("V6_LENGTHS", lengths::V6 as u32),
-            ("FIRST_PORT(0x12345678)", 0x1234),
-            ("LAST_PORT(0x12345678)", 0x5678),
-        ] {
-            claim(format!("XVS_{name} == {value}"));
+        for (name, value) in [("LIMIT_OF", 0x1234), ("FIRST_PORT", 0x1234), ("LAST_PORT", 0x5678)] {
+            claim(format!("XVS_{name}(0x12345678) == {value}"));
         }
         let mut clang = Command::new("clang")
             .args(["-fsyntax-only", "-I.", "-xc", "-"])
@@ -561,7 +404,7 @@ mod tests {
 
     /// Applies a change as [`Steering`](super::super::Steering) does.
     fn apply(image: &mut Image, change: Image) {
-        fn one<const K: usize>(map: &mut Roles<K>, change: Roles<K>) {
+        fn one<K: Ord>(map: &mut Roles<K>, change: Roles<K>) {
             map.extend(change);
             map.retain(|_, roles| *roles != 0);
         }

@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use rustix::rand::{GetRandomFlags, getrandom};
 use xvs_sched::ServiceKey;
-use xvs_xdp::bpf::{KernelMap, Map, Object, Words, test_run, test_run_repeated};
+use xvs_xdp::bpf::{KernelMap, Key, Map, Object, Words, test_run, test_run_repeated};
 use xvs_xdp::pins::Pins;
 use xvs_xdp::{AttachError, Attached, Mode, Wanted, attach};
 
@@ -83,7 +83,7 @@ pub struct Steering {
     /// The contents of the maps, which only this value writes.
     installed: Image,
     /// The endpoints of this machine that are real servers behind NAT, and those of services for its own clients.
-    own: [BTreeSet<maps::EndpointKey>; 2],
+    own: [BTreeSet<EndpointKey>; 2],
     /// The filter of the program: the bits of at least the keys in the maps.
     filter: Words<{ maps::FILTER_WORDS }>,
     hold: Arc<Hold>,
@@ -176,15 +176,15 @@ impl Steering {
         // A program of another version may have other keys.
         if let Some(Ok(clients)) = clients.map(KernelMap::keys) {
             let known = self.object.map(CLIENTS)?;
-            clients.iter().try_for_each(|client: &maps::EndpointKey| known.set(client, 1))?;
+            clients.iter().try_for_each(|client: &EndpointKey| known.set(client, 1))?;
         }
         self.beat();
         attached.put_in_force(PROGRAM)?;
         if let Some(map) = held
             && self.counted.insert(map.id)
         {
-            let words = map.words::<{ hold::word::COUNT }>(0).unwrap_or_default();
-            self.hold.add_dropped(words[hold::word::DROPPED]);
+            let words = map.words::<{ hold::WORDS }>(0).unwrap_or_default();
+            self.hold.add_dropped(words[hold::DROPPED]);
         }
         Ok(())
     }
@@ -376,10 +376,7 @@ impl Steering {
     }
 
     /// Gives endpoints these roles, with the numbers of their limits.
-    fn write_endpoints(
-        &mut self,
-        mut change: Roles<{ size_of::<EndpointKey>() }>,
-    ) -> Result<(), SteeringError> {
+    fn write_endpoints(&mut self, mut change: Roles<EndpointKey>) -> Result<(), SteeringError> {
         self.syn_limits.enter(&mut change, &self.installed);
         let map = self.object.map(ENDPOINTS)?;
         let done = converge(OF_ENDPOINTS, &map, &mut self.installed.endpoints, &change);
@@ -436,7 +433,7 @@ const RAISE: &str = "raise `steered_endpoints` in xvs.toml, which `xvs reload` a
 
 /// Applies a change to a map: first additions and changed roles, then removals. `installed` is the map's contents at
 /// any time, also after an error.
-fn converge<const K: usize>(
+fn converge<K: Key + Ord>(
     Entries { what, step }: Entries,
     map: &Map<'_, K>,
     installed: &mut Roles<K>,

@@ -8,18 +8,28 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::io;
+use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use xvs_sched::{ServiceKey, SynRate};
 use xvs_xdp::bpf::Object;
 
-use super::maps::{EndpointKey, Image, Roles, SERVICE, endpoint_key};
+use super::maps::{EndpointKey, Image, Roles, endpoint_key};
+use crate::bpf::{XVS_SERVICE, XVS_STRIPES, XVS_SYN_LIMITS, in_words, xvs_syn_limit};
 use crate::snapshot::clients::interval_and_early;
-use crate::snapshot::syn_limits::{ProgramWords, SynLimit, SynLimits, layout};
+use crate::snapshot::syn_limits::{ProgramWords, SynLimit, SynLimits};
 
 /// The name of the map.
 pub(super) const MAP: &CStr = c"syn_limits";
+
+/// The words of a limit, and the places of some.
+const LIMIT: usize = in_words(size_of::<xvs_syn_limit>());
+const DUE: usize = in_words(offset_of!(xvs_syn_limit, due_ns));
+const INTERVAL: usize = in_words(offset_of!(xvs_syn_limit, interval_ns));
+const EARLY: usize = in_words(offset_of!(xvs_syn_limit, early_ns));
+const DROPPED: usize = in_words(offset_of!(xvs_syn_limit, dropped));
+const STRIPE: usize = (LIMIT - DROPPED) / XVS_STRIPES as usize;
 
 /// The roles of an endpoint, without the number of its limit.
 const ROLES: u32 = 0xffff;
@@ -54,7 +64,7 @@ impl SynMaps {
         let kept = wanted.keys().filter_map(|key| Some((*key, former.get(key)?.0)));
         let mut numbers: BTreeMap<_, _> = kept.collect();
         let taken: BTreeSet<_> = numbers.values().copied().collect();
-        let mut free = (1..layout::LIMITS).filter(|number| !taken.contains(number));
+        let mut free = (1..XVS_SYN_LIMITS as usize).filter(|number| !taken.contains(number));
         for (key, limit) in wanted {
             let known = numbers.remove(&key).or_else(|| free.next());
             // Without a number, workers decide.
@@ -68,18 +78,18 @@ impl SynMaps {
     }
 
     fn write(&self, number: usize, rate: SynRate) {
-        let words = &self.words[number * layout::SIZE..];
+        let words = &self.words[number * LIMIT..];
         let (interval, early) = interval_and_early(rate.rate, rate.burst);
-        for (place, word) in [(layout::DUE, 0), (layout::INTERVAL, interval), (layout::EARLY, early)] {
+        for (place, word) in [(DUE, 0), (INTERVAL, interval), (EARLY, early)] {
             words[place].store(word, Relaxed);
         }
     }
 
     /// Adds the numbers of limits to the values that endpoints get.
-    pub(super) fn enter(&self, change: &mut Roles<{ size_of::<EndpointKey>() }>, installed: &Image) {
+    pub(super) fn enter(&self, change: &mut Roles<EndpointKey>, installed: &Image) {
         for (key, value) in change {
             let number = self.limits.get(key).map_or(0, |(number, _)| *number as u32);
-            let is_certain = number != 0 && *value & SERVICE != 0 && !installed.marks(key);
+            let is_certain = number != 0 && *value & XVS_SERVICE != 0 && !installed.marks(key);
             *value = *value & ROLES | if is_certain { number << NUMBER_SHIFT } else { 0 };
         }
     }
@@ -89,11 +99,7 @@ impl SynMaps {
         for key in keys {
             if let Some((number, limit)) = self.limits.get(key) {
                 let value = installed.endpoints.get(key).copied().unwrap_or(0);
-                limit.set_program(
-                    &self.words,
-                    number * layout::SIZE + layout::DUE,
-                    value >> NUMBER_SHIFT != 0,
-                );
+                limit.set_program(&self.words, number * LIMIT + DUE, value >> NUMBER_SHIFT != 0);
             }
         }
     }
@@ -104,18 +110,15 @@ impl SynMaps {
     }
 
     /// The values of these endpoints as they are, without limits.
-    pub(super) fn roles(
-        keys: BTreeSet<EndpointKey>,
-        installed: &Image,
-    ) -> Roles<{ size_of::<EndpointKey>() }> {
+    pub(super) fn roles(keys: BTreeSet<EndpointKey>, installed: &Image) -> Roles<EndpointKey> {
         keys.into_iter().filter_map(|key| Some((key, installed.endpoints.get(&key)? & ROLES))).collect()
     }
 
     /// Adds what was dropped since the last call to the counts of the limits.
     pub(super) fn count(&mut self) {
         for (number, limit) in self.limits.values() {
-            let stripes = self.words[number * layout::SIZE..][layout::DROPPED..layout::SIZE].iter();
-            let now: u64 = stripes.step_by(layout::STRIPE).map(|word| word.load(Relaxed)).sum();
+            let stripes = self.words[number * LIMIT..][DROPPED..LIMIT].iter();
+            let now: u64 = stripes.step_by(STRIPE).map(|word| word.load(Relaxed)).sum();
             let before = self.counted.insert(*number, now).unwrap_or(0);
             limit.dropped.fetch_add(now.wrapping_sub(before), Relaxed);
         }

@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use libxdp_sys as sys;
 
 use super::call::{check, size_to};
+use super::key::Key;
 use super::words::{Rows, Words};
 use crate::mode::Mode;
 
@@ -186,23 +187,23 @@ impl KernelMap {
         Rows::map(self.as_fd(), self.limit as usize)
     }
 
-    /// The keys of a map whose keys have `K` bytes. While other threads change it, some may be missing.
+    /// The keys of a map whose keys are as long as `K`. While other threads change it, some may be missing.
     ///
     /// # Errors
     /// Another layout.
-    pub fn keys<const K: usize>(&self) -> io::Result<Vec<[u8; K]>> {
-        if self.key_bytes as usize != K {
+    pub fn keys<K: Key>(&self) -> io::Result<Vec<K>> {
+        if self.key_bytes as usize != size_of::<K>() {
             return Err(io::Error::other(format!("map {} has keys of {} bytes", self.name, self.key_bytes)));
         }
-        let mut keys = Vec::new();
-        let mut next = [0; K];
+        let mut keys: Vec<K> = Vec::new();
+        let mut next = K::new_zeroed();
         // A change by another thread may begin the walk anew.
         while keys.len() < self.limit as usize {
-            let before = keys.last().map_or(std::ptr::null(), |key: &[u8; K]| key.as_ptr());
-            // SAFETY: keys have `K` bytes (checked above); `before` is null or one of them, and the call fills `next`.
-            let found = unsafe {
-                sys::bpf_map_get_next_key(self.fd.as_raw_fd(), before.cast(), next.as_mut_ptr().cast())
-            };
+            let before = keys.last().map_or(std::ptr::null(), std::ptr::from_ref);
+            let into = (&raw mut next).cast();
+            // SAFETY: keys have the bytes of `K` (checked above), which may be any; `before` is null or one of them,
+            // and the call fills `next`.
+            let found = unsafe { sys::bpf_map_get_next_key(self.fd.as_raw_fd(), before.cast(), into) };
             if check(found).is_err() {
                 break;
             }

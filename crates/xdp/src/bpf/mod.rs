@@ -5,6 +5,7 @@
 mod call;
 mod hook;
 mod info;
+mod key;
 mod link;
 mod object;
 mod sets;
@@ -17,6 +18,7 @@ pub use self::hook::{
     replace_xdp, set_xdp,
 };
 pub use self::info::{KernelMap, ProgramInfo, XdpState, program_info, query_xdp};
+pub use self::key::Key;
 pub use self::link::{LinkInfo, open_link, pin_link};
 pub use self::object::{Map, Object, ObjectFile, run_live, test_run, test_run_repeated};
 pub use self::sets::{KeySet, MakeKeySet, Sets};

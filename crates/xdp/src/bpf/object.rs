@@ -13,6 +13,7 @@ use libxdp_sys as sys;
 
 use super::call::{check, size_to};
 use super::info::{KernelMap, ProgramInfo};
+use super::key::Key;
 use super::sets::Sets;
 use super::words::{Rows, Words};
 
@@ -144,34 +145,35 @@ impl Object {
         self.find_map(name).map(KernelMap::as_fd)
     }
 
-    /// A map whose keys are `K` bytes long and whose values are `u32`.
+    /// A map whose keys are as long as `K` and whose values are `u32`.
     ///
     /// # Errors
     /// There is no such map, or its layout is another one.
-    pub fn map<const K: usize>(&self, name: &CStr) -> io::Result<Map<'_, K>> {
+    pub fn map<K: Key>(&self, name: &CStr) -> io::Result<Map<'_, K>> {
         self.find_map(name)?.entries()
     }
 
-    /// An array of sets whose keys are `K` bytes long.
+    /// An array of sets of keys.
     ///
     /// # Errors
     /// There is no such map. A map of another kind refuses every set.
-    pub fn sets<const K: usize>(&self, name: &CStr) -> io::Result<Sets<'_, K>> {
+    pub fn sets(&self, name: &CStr) -> io::Result<Sets<'_>> {
         let map = self.find_map(name)?;
         map.check_layout(size_of::<u32>(), size_of::<u32>())?;
         Ok(Sets(map.as_fd()))
     }
 
-    /// Sets the value of an array of `N` bytes at a place.
+    /// Sets the value of an array at a place.
     ///
     /// # Errors
     /// There is no such map or place, or its layout is another one.
-    pub fn set_value<const N: usize>(&self, name: &CStr, place: u32, value: &[u8; N]) -> io::Result<()> {
+    pub fn set_value<V: Key>(&self, name: &CStr, place: u32, value: &V) -> io::Result<()> {
         let map = self.find_map(name)?;
-        map.check_layout(size_of::<u32>(), N)?;
+        map.check_layout(size_of::<u32>(), size_of::<V>())?;
         let key = (&raw const place).cast();
-        let value = value.as_ptr().cast::<c_void>();
-        // SAFETY: keys have four bytes and values `N` (checked above); the kernel copies both during the call.
+        let value = (&raw const *value).cast::<c_void>();
+        // SAFETY: keys have four bytes and values those of `V` (checked above), all of which are initialized; the
+        // kernel copies both during the call.
         check(unsafe { sys::bpf_map_update_elem(map.as_fd().as_raw_fd(), key, value, 0) }).map(drop)
     }
 
@@ -197,43 +199,43 @@ impl Object {
     }
 }
 
-/// A map with keys of `K` bytes and values of four.
-pub struct Map<'object, const K: usize> {
+/// A map with keys like `K` and values of four bytes.
+pub struct Map<'object, K> {
     fd: BorrowedFd<'object>,
     limit: u32,
-    key: PhantomData<[u8; K]>,
+    key: PhantomData<K>,
 }
 
 impl KernelMap {
-    /// Its entries, if its keys are `K` bytes long and its values are `u32`.
+    /// Its entries, if its keys are as long as `K` and its values are `u32`.
     ///
     /// # Errors
     /// Its layout is another one.
-    pub fn entries<const K: usize>(&self) -> io::Result<Map<'_, K>> {
-        self.check_layout(K, size_of::<u32>())?;
+    pub fn entries<K: Key>(&self) -> io::Result<Map<'_, K>> {
+        self.check_layout(size_of::<K>(), size_of::<u32>())?;
         Ok(Map { fd: self.as_fd(), limit: self.limit, key: PhantomData })
     }
 }
 
-impl<const K: usize> Map<'_, K> {
+impl<K: Key> Map<'_, K> {
     /// The most keys that it holds.
     pub fn limit(&self) -> u32 {
         self.limit
     }
 
     /// Enters or changes the value of a key.
-    pub fn set(&self, key: &[u8; K], value: u32) -> io::Result<()> {
-        let key = key.as_ptr().cast();
+    pub fn set(&self, key: &K, value: u32) -> io::Result<()> {
+        let key = (&raw const *key).cast();
         let value = (&raw const value).cast::<c_void>();
-        // SAFETY: the map's keys have `K` bytes and its values four (checked by `Object::map`); the kernel copies both
-        // during the call.
+        // SAFETY: the map's keys have the bytes of `K`, all of which are initialized, and its values four (checked by
+        // `Object::map`); the kernel copies both during the call.
         check(unsafe { sys::bpf_map_update_elem(self.fd.as_raw_fd(), key, value, 0) }).map(drop)
     }
 
     /// The value of a key; `None`: the map does not have it.
-    pub fn get(&self, key: &[u8; K]) -> io::Result<Option<u32>> {
+    pub fn get(&self, key: &K) -> io::Result<Option<u32>> {
         let mut value = 0_u32;
-        let key = key.as_ptr().cast();
+        let key = (&raw const *key).cast();
         let into = (&raw mut value).cast::<c_void>();
         // SAFETY: as for `set`; the kernel writes the four bytes of a value.
         let result = check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, into) });
@@ -245,9 +247,10 @@ impl<const K: usize> Map<'_, K> {
     }
 
     /// Removes a key. A missing key is not an error.
-    pub fn unset(&self, key: &[u8; K]) -> io::Result<()> {
+    pub fn unset(&self, key: &K) -> io::Result<()> {
+        let key = (&raw const *key).cast();
         // SAFETY: as for `set`.
-        let result = check(unsafe { sys::bpf_map_delete_elem(self.fd.as_raw_fd(), key.as_ptr().cast()) });
+        let result = check(unsafe { sys::bpf_map_delete_elem(self.fd.as_raw_fd(), key) });
         result
             .map(drop)
             .or_else(|error| if error.raw_os_error() == Some(libc::ENOENT) { Ok(()) } else { Err(error) })

@@ -13,10 +13,11 @@ use serde::{Deserialize, Serialize};
 use xvs_helper::task::{Answer, Task, only};
 
 use super::call::check;
+use super::key::Key;
 
-/// A hash map whose keys have `K` bytes, and whose values are four bytes without a meaning.
+/// A hash map of keys, whose values are four bytes without a meaning.
 #[derive(Debug)]
-pub struct KeySet<const K: usize>(OwnedFd);
+pub struct KeySet(OwnedFd);
 
 /// The most bytes of a key, and the most keys of a set: more than any access list has.
 const KEY_MAX: u32 = 64;
@@ -24,15 +25,15 @@ const ROOM_MAX: u32 = 1 << 22;
 /// The keys of one call.
 const BATCH: usize = 1 << 12;
 
-impl<const K: usize> KeySet<K> {
+impl KeySet {
     /// The set of these keys. `room` is at least their number, and not 0.
     ///
     /// # Errors
     /// The kernel refuses: there is no memory.
-    pub fn new(room: u32, keys: impl Iterator<Item = [u8; K]>) -> io::Result<Self> {
-        let set = Self(only(MakeKeySet { key_bytes: K as u32, room }.run(&[])?)?.1);
+    pub fn new<K: Key>(room: u32, keys: impl Iterator<Item = K>) -> io::Result<Self> {
+        let set = Self(only(MakeKeySet { key_bytes: size_of::<K>() as u32, room }.run(&[])?)?.1);
         let mut keys = keys.peekable();
-        let mut batch: Vec<[u8; K]> = Vec::with_capacity(BATCH);
+        let mut batch: Vec<K> = Vec::with_capacity(BATCH);
         while keys.peek().is_some() {
             batch.clear();
             batch.extend(keys.by_ref().take(BATCH));
@@ -41,13 +42,13 @@ impl<const K: usize> KeySet<K> {
         Ok(set)
     }
 
-    fn enter(&self, keys: &[[u8; K]]) -> io::Result<()> {
+    fn enter<K: Key>(&self, keys: &[K]) -> io::Result<()> {
         let values = vec![0_u32; keys.len()];
         let from = keys.as_ptr().cast::<c_void>();
         let with = values.as_ptr().cast::<c_void>();
         let mut count = keys.len() as u32;
-        // SAFETY: the map's keys have `K` bytes and its values four, as `MakeKeySet` makes it; there are `count` of
-        // both, which the kernel copies during the call. No options are given.
+        // SAFETY: the map's keys have the bytes of `K`, all of which are initialized, and its values four, as `new`
+        // makes it; there are `count` of both, which the kernel copies during the call. No options are given.
         check(unsafe { sys::bpf_map_update_batch(self.0.as_raw_fd(), from, with, &mut count, ptr::null()) })
             .map(drop)
     }
@@ -86,14 +87,14 @@ impl Task for MakeKeySet {
 
 /// An array whose elements are maps like a [`KeySet`].
 #[derive(Debug)]
-pub struct Sets<'object, const K: usize>(pub(super) BorrowedFd<'object>);
+pub struct Sets<'object>(pub(super) BorrowedFd<'object>);
 
-impl<const K: usize> Sets<'_, K> {
+impl Sets<'_> {
     /// Puts a set, or none, at a place of the array. On return no program still reads the former set.
     ///
     /// # Errors
     /// There is no such place, or the array is for other maps.
-    pub fn put(&self, place: u32, set: Option<&KeySet<K>>) -> io::Result<()> {
+    pub fn put(&self, place: u32, set: Option<&KeySet>) -> io::Result<()> {
         let key = (&raw const place).cast::<c_void>();
         let done = match set {
             Some(set) => {

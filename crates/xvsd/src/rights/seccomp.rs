@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn no_thread_makes_maps_for_programs() {
         let None = child() else { return };
-        let make = || KeySet::<4>::new(1, [[0; 4]].into_iter());
+        let make = || KeySet::new(1, [[0_u8; 4]].into_iter());
         make().unwrap();
         limit_process().unwrap();
         is_refused(make());
