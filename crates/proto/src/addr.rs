@@ -1,7 +1,7 @@
 //! Addresses, protocols, endpoints and networks.
 //!
-//! All are plain values. Addresses are `std::net` types, so every crate prints and parses them alike. Serde writes
-//! protocols, endpoints and networks in their printed form.
+//! All are plain values. Addresses are `std::net` types, so every crate prints and parses them alike. Serde represents
+//! protocols, endpoints and networks by their printed form.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -22,7 +22,7 @@ impl fmt::Display for MacAddr {
     }
 }
 
-/// A text that is not six colon-separated hexadecimal bytes.
+/// The error for text that is not six colon-separated hexadecimal bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a MAC address is six hexadecimal bytes like 02:00:00:00:01:01")]
 pub struct NotAMacAddr;
@@ -66,7 +66,7 @@ impl Family {
         }
     }
 
-    /// The type of an Ethernet frame that carries a packet (RFC 894, RFC 2464 §3).
+    /// EtherType of a frame that carries a packet of this family (RFC 894, RFC 2464 §3).
     pub const fn ethertype(self) -> u16 {
         match self {
             Self::V4 => 0x0800,
@@ -74,12 +74,12 @@ impl Family {
         }
     }
 
-    /// The family of the packet in a frame of this type, or `None` for a type that is not IP.
+    /// The family of the packet in a frame with this EtherType, or `None` if the EtherType is not IP.
     pub fn of_ethertype(ethertype: u16) -> Option<Self> {
         [Self::V4, Self::V6].into_iter().find(|family| family.ethertype() == ethertype)
     }
 
-    /// The protocol number of a packet inside another one (RFC 2003, RFC 2473).
+    /// The protocol number that announces a packet of this family inside another packet (RFC 2003, RFC 2473).
     pub fn protocol(self) -> Protocol {
         match self {
             Self::V4 => Protocol::IPIP,
@@ -93,8 +93,8 @@ impl Family {
     }
 }
 
-/// Whether an address can belong to one host on a network: it is not unspecified, multicast, broadcast or loopback. The
-/// directed broadcast address of a network looks like a host's address and is accepted.
+/// Whether an address can belong to a single host on a network: it is not unspecified, multicast, broadcast or
+/// loopback. A network's directed broadcast address looks like a host address and is accepted.
 ///
 /// Source: RFC 1122 §3.2.1.3, RFC 4291 §2.
 pub fn is_host(addr: IpAddr) -> bool {
@@ -110,12 +110,12 @@ pub fn is_host(addr: IpAddr) -> bool {
     }
 }
 
-/// An IP protocol number (IANA «Assigned Internet Protocol Numbers»).
+/// An IP protocol number (IANA "Assigned Internet Protocol Numbers").
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Protocol(pub u8);
 
 impl Protocol {
-    /// Placeholder of mark templates, printed as `IP`.
+    /// Placeholder in the templates of firewall marks, printed as `IP`.
     pub const IP: Self = Self(0);
     /// ICMP (RFC 792).
     pub const ICMP: Self = Self(1);
@@ -175,7 +175,7 @@ impl<'de> Deserialize<'de> for Protocol {
 pub struct Endpoint {
     /// The address.
     pub addr: IpAddr,
-    /// The port; 0 where a service or a template means every port.
+    /// The port; 0 in a service or template means every port.
     pub port: u16,
 }
 
@@ -220,7 +220,7 @@ pub struct Prefix {
 }
 
 impl Prefix {
-    /// The network of `addr` with `len` leading bits; host bits are cleared.
+    /// The network that consists of the first `len` bits of `addr`; host bits are cleared.
     ///
     /// `None` if `len` exceeds the family's 32 or 128 bits.
     pub fn new(addr: IpAddr, len: u8) -> Option<Self> {
@@ -238,7 +238,7 @@ impl Prefix {
         Some(Self { addr, len })
     }
 
-    /// The network of exactly this address.
+    /// The network that contains only this address.
     pub fn host(addr: IpAddr) -> Self {
         Self { addr, len: if addr.is_ipv4() { 32 } else { 128 } }
     }
@@ -257,12 +257,12 @@ impl Prefix {
         self.len
     }
 
-    /// Whether the network is a whole family.
+    /// Whether the network contains every address of its family.
     pub fn is_default(self) -> bool {
         self.len == 0
     }
 
-    /// Whether `addr` lies in the network. An address of the other family never does.
+    /// Whether the network contains `addr`; always false for an address of the other family.
     pub fn contains(self, addr: IpAddr) -> bool {
         Self::new(addr, self.len) == Some(self)
     }
@@ -287,7 +287,7 @@ impl<'de> Deserialize<'de> for Prefix {
     }
 }
 
-/// A text that is not `ADDRESS/LENGTH` or `ADDRESS`.
+/// The error for text that is neither `ADDRESS/LENGTH` nor `ADDRESS`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a network is an address with a prefix length like 10.0.0.0/24")]
 pub struct NotAPrefix;

@@ -1,19 +1,19 @@
 //! The Internet checksum (RFC 1071) and its incremental update (RFC 1624).
 //!
-//! Runs when a header is rewritten (a few words change) and when one is originated (all of it is summed). An
-//! incremental update costs a few additions. It equals recomputing for every field value except the two representations
-//! of zero, which RFC 1624 §3 explains and the tests show.
+//! Runs when a header is rewritten (a few words change) or originated (the whole header is summed). An incremental
+//! update costs a few additions. It gives the same result as recomputation for every field value except the two
+//! representations of zero, which RFC 1624 §3 explains and the tests cover.
 
 use std::net::{IpAddr, Ipv4Addr};
 
-/// A ones'-complement sum in progress: 16-bit big-endian words, carries not yet folded.
+/// A ones'-complement sum in progress: 16-bit big-endian words, with carries not yet folded.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sum(u64);
 
 impl Sum {
-    /// Adds bytes as big-endian words; an odd last byte is padded with zero (RFC 1071 §1).
+    /// Adds bytes as big-endian words; a trailing odd byte is padded with zero (RFC 1071 §1).
     ///
-    /// Only the last part of the summed data may have an odd length.
+    /// Only the last slice added to a sum may have an odd length.
     pub fn bytes(mut self, bytes: &[u8]) -> Self {
         let mut words = bytes.chunks_exact(4);
         for word in &mut words {
@@ -56,13 +56,13 @@ impl Sum {
         !self.folded()
     }
 
-    /// The sum in one word.
+    /// The sum, folded to 16 bits.
     pub(crate) fn folded(self) -> u16 {
         folded(self.0)
     }
 }
 
-/// A sum in one word, with its carries added. Without branches, because the processor cannot predict carries.
+/// Folds a sum to 16 bits by adding its carries. It has no branches, because the processor cannot predict carries.
 #[inline]
 pub(crate) fn folded(sum: u64) -> u16 {
     let sum = (sum & 0xffff_ffff) + (sum >> 32);
@@ -71,9 +71,9 @@ pub(crate) fn folded(sum: u64) -> u16 {
     ((sum & 0xffff) + (sum >> 16)) as u16
 }
 
-/// What a rewrite changes in the sum of a packet: the old words removed, the new words added.
+/// The change in a packet's sum that a rewrite causes: the old words subtracted, the new words added.
 ///
-/// One value serves every checksum that covers the rewritten words.
+/// One value updates every checksum that covers the rewritten words.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Delta(Sum);
 
@@ -88,7 +88,7 @@ impl Delta {
         Self(self.0.ipv4(Ipv4Addr::from(!u32::from(old))).ipv4(new))
     }
 
-    /// Replaces an address by another of its family.
+    /// Replaces an address with another of the same family.
     pub fn addr(self, old: IpAddr, new: IpAddr) -> Self {
         let complement = match old {
             IpAddr::V4(v4) => IpAddr::V4((!u32::from(v4)).into()),
@@ -97,15 +97,15 @@ impl Delta {
         Self(self.0.addr(complement).addr(new))
     }
 
-    /// The change of the sum, in one word.
+    /// The change in the sum, folded to 16 bits.
     pub fn folded(self) -> u16 {
         self.0.folded()
     }
 
-    /// The checksum field after the change, from the field before it.
+    /// The checksum field after the change, given the field before it.
     ///
-    /// The caller applies UDP's own rules: a received field of 0 means that there is no checksum, and must be computed
-    /// in full instead of updated; a result of 0 is stored as 0xffff.
+    /// The caller applies UDP's own rules: a received field of 0 means "no checksum" and requires full computation
+    /// instead of an update; a result of 0 is stored as 0xffff.
     ///
     /// Source: RFC 1624 §3 (eqn. 3); RFC 768.
     pub fn applied(self, field: u16) -> u16 {
@@ -113,27 +113,27 @@ impl Delta {
     }
 }
 
-/// The part of a packet that a tunnel header's checksum covers.
+/// The bytes that a tunnel header's checksum covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Coverage {
     /// Nothing: the field is absent or 0.
     None,
-    /// The header and everything that follows it.
+    /// The header and everything after it.
     Whole,
 }
 
-/// The checksum of a transport segment with the pseudo-header of its addresses' family. The checksum field inside
-/// `segment` is summed as it is: set it to 0 to compute a checksum, and leave the received value to verify one (the
-/// result is 0 if it is right).
+/// The checksum of a transport segment and the pseudo-header for these addresses. The checksum field inside `segment`
+/// is included in the sum: set it to 0 to compute a checksum, or leave the received value to verify one (the result is
+/// then 0).
 ///
-/// One sum serves both families, because their pseudo-headers hold the same values at different places.
+/// One sum serves both families, because their pseudo-headers contain the same values at different offsets.
 ///
 /// Source: RFC 9293 §3.1; RFC 768; RFC 8200 §8.1.
 pub fn transport(source: IpAddr, dest: IpAddr, protocol: u8, segment: &[u8]) -> u16 {
     pseudo_header(source, dest, protocol, segment.len()).bytes(segment).checksum()
 }
 
-/// The sum of the pseudo-header of a transport segment of `length` bytes.
+/// The sum of the pseudo-header for a transport segment of `length` bytes.
 pub(crate) fn pseudo_header(source: IpAddr, dest: IpAddr, protocol: u8, length: usize) -> Sum {
     let length = u32::try_from(length).expect("a segment is below 64 KiB");
     Sum::default()
@@ -149,7 +149,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// RFC 1071 §3 sums 0001 f203 f4f5 f6f7 to ddf2.
+    /// RFC 1071 §3: 0001 f203 f4f5 f6f7 sum to ddf2.
     #[test]
     fn the_example_of_rfc_1071_sums_as_printed_there() {
         let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
@@ -202,7 +202,7 @@ mod tests {
             new in any::<u16>(),
         ) {
             if bytes.len() % 2 == 1 { bytes.pop(); }
-            // A non-zero word keeps the sum off the negative zero that only all-zero data has.
+            // A non-zero word prevents negative zero, which only all-zero data has.
             bytes.extend([0x12, 0x34]);
             let before = reference(&bytes);
             let at = at.index(bytes.len() / 2 - 1) * 2;

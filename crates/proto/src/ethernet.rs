@@ -18,7 +18,7 @@ pub mod field {
 pub const HEADER_LEN: usize = field::ETHERTYPE.end;
 /// Length of one VLAN tag, in bytes.
 pub const TAG_LEN: usize = 4;
-/// The most tags that are skipped: one, or two when the outer one is 802.1ad.
+/// Maximum number of tags that are skipped: one, or two when the outer one is 802.1ad.
 pub const MAX_TAGS: usize = 2;
 
 /// EtherType of IPv4.
@@ -33,18 +33,19 @@ pub const TYPE_QINQ: u16 = 0x88a8;
 /// The bits of a tag that hold the VLAN id.
 const VLAN_MASK: u16 = 0x0fff;
 
-/// The link layer of a frame.
+/// The link-layer header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ethernet {
-    /// EtherType of the payload behind the tags.
+    /// EtherType of the payload after the tags.
     pub ethertype: u16,
-    /// Where the payload begins.
+    /// Offset of the payload in the frame.
     pub payload: usize,
 }
 
-/// Finds the payload of a frame behind its tags.
+/// Finds the payload of a frame, after any tags.
 ///
 /// # Errors
+///
 /// [`Malformed::EthernetTooShort`], [`Malformed::VlanTooDeep`].
 pub fn parse(frame: &[u8]) -> Result<Ethernet, Malformed> {
     let mut at = field::ETHERTYPE.start;
@@ -59,18 +60,18 @@ pub fn parse(frame: &[u8]) -> Result<Ethernet, Malformed> {
     Err(Malformed::VlanTooDeep)
 }
 
-/// Destination address of a frame that [`parse`] accepted.
+/// Destination address in a frame that [`parse`] accepted.
 pub fn dest(frame: &[u8]) -> MacAddr {
     MacAddr(frame[field::DEST].try_into().expect("six bytes"))
 }
 
-/// Source address of a frame that [`parse`] accepted.
+/// Source address in a frame that [`parse`] accepted.
 pub fn source(frame: &[u8]) -> MacAddr {
     MacAddr(frame[field::SOURCE].try_into().expect("six bytes"))
 }
 
 /// The VLAN of a frame with one 802.1Q tag. 0 is a tag that carries only a priority (802.1Q §9.6). `None` if the frame
-/// has no such tag, or a second tag behind it.
+/// has no such tag, or a second tag after it.
 pub fn vlan(frame: &[u8]) -> Option<u16> {
     let at = field::ETHERTYPE.start;
     let tagged: [u8; 6] = frame.get(at..at + 6)?.try_into().ok()?;
@@ -79,7 +80,7 @@ pub fn vlan(frame: &[u8]) -> Option<u16> {
     single.then(|| u16::from_be_bytes([tagged[2], tagged[3]]) & VLAN_MASK)
 }
 
-/// Removes the tag of a frame by moving the addresses over it: the frame then begins [`TAG_LEN`] bytes later.
+/// Removes a frame's tag by moving the addresses over it: the frame then begins [`TAG_LEN`] bytes later.
 pub fn pop_tag(frame: &mut [u8]) {
     frame.copy_within(..field::SOURCE.end, TAG_LEN);
 }

@@ -1,10 +1,10 @@
-//! The key of a flow: protocol and two endpoints, and its keyed hash.
+//! Flow keys: a protocol, two endpoints and their keyed hash.
 
 use std::net::IpAddr;
 
 use crate::addr::{Endpoint, Protocol};
 
-/// Protocol and endpoints as a packet carries them.
+/// The protocol and the endpoints in a packet's headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The transport protocol.
@@ -15,12 +15,12 @@ pub struct FlowKey {
     pub dest: Endpoint,
 }
 
-/// The key of the hash of flows. It is secret, so that no sender can choose flows whose hashes collide.
+/// The secret key of the flow hash; it prevents a sender from choosing flows whose hashes collide.
 #[derive(Debug, Clone, Copy)]
 pub struct HashSecret(pub [u64; 3]);
 
 impl FlowKey {
-    /// The flow of the packets in the other direction.
+    /// The key of the flow in the opposite direction.
     pub fn reversed(self) -> Self {
         Self { source: self.dest, dest: self.source, ..self }
     }
@@ -36,7 +36,7 @@ impl FlowKey {
 }
 
 impl HashSecret {
-    /// The hash of two endpoints in the form of [`Self::word`].
+    /// The hash of two endpoints that [`Self::word`] has encoded.
     #[inline]
     pub fn mix(&self, a: u64, b: u64, protocol: Protocol) -> u64 {
         let (low, high) = if a <= b { (a, b) } else { (b, a) };
@@ -44,7 +44,7 @@ impl HashSecret {
         fold(mixed ^ u64::from(protocol.0), self.0[2])
     }
 
-    /// An endpoint for [`Self::mix`].
+    /// Encodes an endpoint for [`Self::mix`].
     #[inline]
     pub fn word(&self, endpoint: Endpoint) -> u64 {
         match endpoint.addr {
@@ -53,7 +53,7 @@ impl HashSecret {
         }
     }
 
-    /// As [`Self::word`], for the bits of an IPv6 address.
+    /// Like [`Self::word`], for the bits of an IPv6 address.
     #[inline]
     pub fn word_v6(&self, bits: u128, port: u16) -> u64 {
         fold(bits as u64 ^ self.0[0], (bits >> 64) as u64 ^ self.0[1]) ^ u64::from(port)

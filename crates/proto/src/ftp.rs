@@ -1,10 +1,10 @@
-//! Commands and replies of an FTP control connection that name the endpoint of a data connection.
+//! FTP commands and replies that name the endpoint of a data connection.
 //!
-//! Runs for each segment with data of such a connection. A line counts only if it begins at the start of the segment or
-//! behind another line of the segment. A line split across segments is not read. Promise: no input makes it read beyond
-//! the given bytes. Cost: one pass over the segment.
+//! Runs for each segment with data on a control connection. A line counts only if it begins at the start of the segment
+//! or after another line in the segment; a line split across segments is ignored. Never reads beyond the given bytes,
+//! whatever the input. Cost: one pass over the segment.
 //!
-//! Source: RFC 959 §4.1.2 and §5.3 (`PORT`, `PASV`), RFC 1123 §4.1.2.6 (the numbers of reply 227), RFC 2428 (`EPRT`,
+//! Source: RFC 959 §4.1.2 and §5.3 (`PORT`, `PASV`), RFC 1123 §4.1.2.6 (the numbers in reply 227), RFC 2428 (`EPRT`,
 //! `EPSV`).
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,7 +15,7 @@ use crate::Endpoint;
 
 /// The port of control connections.
 pub const CONTROL_PORT: u16 = 21;
-/// The port from which servers open data connections.
+/// The port from which servers open active data connections.
 pub const DATA_PORT: u16 = 20;
 /// The lowest port of passive data connections (RFC 2577 §3).
 pub const FIRST_UNPRIVILEGED: u16 = 1024;
@@ -23,11 +23,11 @@ pub const FIRST_UNPRIVILEGED: u16 = 1024;
 /// A client's command about data connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Command {
-    /// `PORT` or `EPRT`: the server connects to this endpoint. `None`: the argument is not an endpoint.
+    /// `PORT` or `EPRT`: asks the server to connect to this endpoint. `None` if the argument is not an endpoint.
     Active(Option<Endpoint>),
-    /// `PASV`: the server names an IPv4 endpoint, in reply 227.
+    /// `PASV`: asks the server for an IPv4 endpoint, in reply 227.
     Passive,
-    /// `EPSV`: the server names a port, in reply 229.
+    /// `EPSV`: asks the server for a port, in reply 229.
     ExtendedPassive,
 }
 
@@ -36,11 +36,11 @@ pub enum Command {
 pub enum Reply {
     /// 227: the endpoint, and the position of its address in the segment: four numbers separated by commas.
     Passive(Endpoint, Range<usize>),
-    /// 229: the port, at the address of the control connection.
+    /// 229: the port; the address is that of the control connection.
     ExtendedPassive(u16),
 }
 
-/// The commands about data connections in a segment, in order.
+/// The commands in a segment that concern data connections, in order.
 pub fn commands(data: &[u8]) -> impl Iterator<Item = Command> {
     lines(data).filter_map(|line| {
         let (word, argument) = data[line].split_first_chunk::<4>()?;
@@ -54,8 +54,8 @@ pub fn commands(data: &[u8]) -> impl Iterator<Item = Command> {
     })
 }
 
-/// The first reply in a segment that names the endpoint of a passive data connection. The line may be cut off behind
-/// the endpoint.
+/// The first reply in a segment that names the endpoint of a passive data connection. The line may be cut off after the
+/// endpoint.
 pub fn passive_reply(data: &[u8]) -> Option<Reply> {
     let mut end = 0;
     data.split_inclusive(|byte| *byte == b'\n').find_map(|line| {
@@ -81,7 +81,7 @@ pub fn passive_reply(data: &[u8]) -> Option<Reply> {
     })
 }
 
-/// An IPv4 address in the form of reply 227. Returns its length in `text`.
+/// Writes an IPv4 address as reply 227 contains it. Returns its length in `text`.
 pub fn write_address(addr: Ipv4Addr, text: &mut [u8; ADDRESS_MAX]) -> usize {
     let mut len = 0;
     for (index, octet) in addr.octets().into_iter().enumerate() {
@@ -99,10 +99,10 @@ pub fn write_address(addr: Ipv4Addr, text: &mut [u8; ADDRESS_MAX]) -> usize {
     len
 }
 
-/// The length of the longest address in that form, in bytes.
+/// Length of the longest address in that format, in bytes.
 pub const ADDRESS_MAX: usize = "255,255,255,255".len();
 
-/// The positions of the whole lines in a segment, without their line ends.
+/// The positions of the complete lines in a segment, without their line endings.
 fn lines(data: &[u8]) -> impl Iterator<Item = Range<usize>> {
     let mut start = 0;
     std::iter::from_fn(move || {
@@ -119,7 +119,7 @@ fn port(argument: &[u8]) -> Option<Endpoint> {
     rest.is_empty().then_some(endpoint)
 }
 
-/// The argument of `EPRT`: family, address and port, each between delimiters.
+/// The argument of `EPRT`: family, address and port between delimiters.
 fn eprt(argument: &[u8]) -> Option<Endpoint> {
     let (delimiter, fields) = argument.split_first()?;
     let mut fields = fields.split(|byte| byte == delimiter).map(|field| std::str::from_utf8(field).ok());
@@ -131,8 +131,8 @@ fn eprt(argument: &[u8]) -> Option<Endpoint> {
     (is_whole && is_family).then_some(Endpoint { addr, port })
 }
 
-/// The endpoint at the start of a text: four numbers of an IPv4 address and two of a port, separated by commas. Also
-/// returns the length of the address, and the rest of the text.
+/// The endpoint at the start of `text`: four numbers for an IPv4 address and two for a port, separated by commas. Also
+/// returns the length of the address and the rest of the text.
 fn six_numbers(text: &[u8]) -> Option<(Endpoint, usize, &[u8])> {
     let mut numbers = [0; 6];
     let mut rest = text;
@@ -150,7 +150,7 @@ fn six_numbers(text: &[u8]) -> Option<(Endpoint, usize, &[u8])> {
     Some((Endpoint::new([a, b, c, d], u16::from_be_bytes([high, low])), address_len, rest))
 }
 
-/// The decimal number of up to this many digits at the start of a text, and what follows it.
+/// The decimal number of at most `digits` digits at the start of `text`, and the rest of the text.
 fn number<T: FromStr>(text: &[u8], digits: usize) -> Option<(T, &[u8])> {
     let len = text.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
     let (number, rest) = text.split_at(len);

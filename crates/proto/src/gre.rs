@@ -1,20 +1,20 @@
-//! GRE headers (RFC 2784) without key and sequence number: written by the director, and read where an ICMP error quotes
-//! them.
+//! GRE headers (RFC 2784) without key and sequence number. The director writes them, and reads them in ICMP errors that
+//! quote them.
 
 use crate::checksum::{Coverage, Sum};
 
 /// Positions in the header.
 pub mod field {
     use std::ops::Range;
-    /// Flags and version; the flags say which optional fields follow.
+    /// Flags and version; the flags indicate which optional fields follow.
     pub const FLAGS: Range<usize> = 0..2;
     /// The EtherType of the inner packet.
     pub const PROTOCOL: Range<usize> = 2..4;
-    /// Checksum over header and packet, if the flags say so.
+    /// Checksum over header and packet, if its flag is set.
     pub const CHECKSUM: Range<usize> = 4..6;
 }
 
-/// The flag of a header that carries a checksum.
+/// Flag that indicates a checksum.
 const CHECKSUM_PRESENT: u16 = 0x8000;
 
 /// Length of a header, in bytes.
@@ -26,9 +26,10 @@ pub const fn header_len(coverage: Coverage) -> usize {
     }
 }
 
-/// Writes the header to the front of `bytes`. The rest of `bytes` is the inner packet, of this EtherType.
+/// Writes the header to the front of `bytes`. The rest of `bytes` is the inner packet, which has this EtherType.
 ///
 /// # Panics
+///
 /// If `bytes` is shorter than the header.
 pub fn emit(bytes: &mut [u8], ethertype: u16, coverage: Coverage) {
     bytes[..header_len(coverage)].fill(0);
@@ -40,8 +41,8 @@ pub fn emit(bytes: &mut [u8], ethertype: u16, coverage: Coverage) {
     }
 }
 
-/// The EtherType of the inner packet behind a header at the front of `bytes`, and where that packet begins. `None` if
-/// the director does not write such headers.
+/// The EtherType and the offset of the inner packet after the header at the front of `bytes`. `None` if the director
+/// does not write such headers.
 pub fn read(bytes: &[u8]) -> Option<(u16, usize)> {
     let &[flags, version, high, low] = bytes.first_chunk()?;
     let len = match u16::from_be_bytes([flags, version]) {
@@ -56,8 +57,8 @@ pub fn read(bytes: &[u8]) -> Option<(u16, usize)> {
 mod tests {
     use super::*;
 
-    /// RFC 2784 §2.1: four bytes, or eight with a checksum that makes the sum of all words ffff; here worked out by
-    /// hand: 8000 + 0800 + 4500 + 0203 + 0100 (padded) = d003, complement 2ffc.
+    /// RFC 2784 §2.1: four bytes, or eight with a checksum that makes the sum of all words ffff. By hand: 8000 + 0800 +
+    /// 4500 + 0203 + 0100 (padded) = d003, complement 2ffc.
     #[test]
     fn a_header_has_four_bytes_or_eight_with_a_checksum_over_all_that_follows() {
         let mut plain = [0xa5; 9];
@@ -72,7 +73,7 @@ mod tests {
     fn only_whole_headers_of_the_two_kinds_that_are_written_are_read() {
         assert_eq!(read(&[0, 0, 0x86, 0xdd]), Some((0x86dd, 4)));
         assert_eq!(read(&[0x80, 0, 8, 0, 0x2f, 0xfc, 0, 0]), Some((0x0800, 8)));
-        // Cut, with a key (RFC 2890), of version 1 (RFC 2637).
+        // Truncated; with a key (RFC 2890); version 1 (RFC 2637).
         for other in [&[0, 0, 8][..], &[0x80, 0, 8, 0, 0, 0, 0], &[0x20, 0, 8, 0, 0, 0, 0, 1], &[0, 1, 8, 0]]
         {
             assert_eq!(read(other), None, "{other:x?}");

@@ -1,20 +1,21 @@
-//! GUE headers (draft-ietf-intarea-gue, section 3) of version 0 with data and no optional field: written by the
-//! director, and read where an ICMP error quotes them. They follow a UDP header.
+//! GUE headers (draft-ietf-intarea-gue, section 3) of version 0, for data, without optional fields. They follow a UDP
+//! header. The director writes them, and reads them in ICMP errors that quote them.
 
 use crate::addr::Protocol;
 
 /// Length of a header without optional fields, in bytes.
 pub const HEADER_LEN: usize = 4;
 
-/// Writes the header to the front of `bytes`; a packet of this protocol follows it.
+/// Writes the header to the front of `bytes`; a packet with this protocol number follows it.
 ///
 /// # Panics
+///
 /// If `bytes` is shorter than the header.
 pub fn emit(bytes: &mut [u8], inner: Protocol) {
     bytes[..HEADER_LEN].copy_from_slice(&[0, inner.0, 0, 0]);
 }
 
-/// The protocol of the packet behind a header at the front of `bytes`. `None` if the director does not write such
+/// The protocol of the packet after the header at the front of `bytes`. `None` if the director does not write such
 /// headers.
 pub fn read(bytes: &[u8]) -> Option<Protocol> {
     match *bytes.first_chunk()? {

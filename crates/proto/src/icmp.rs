@@ -1,4 +1,5 @@
-//! ICMP errors that the director originates (RFC 792, RFC 1191). [`crate::icmpv6`] has their IPv6 form.
+//! ICMP errors that the director originates (RFC 792, RFC 1191), and the types of ICMP messages. [`crate::icmpv6`] is
+//! the IPv6 counterpart.
 
 use std::net::Ipv4Addr;
 use std::ops::Range;
@@ -9,32 +10,32 @@ use crate::ipv4;
 
 /// Length of the ICMP header of an error, in bytes.
 pub const HEADER_LEN: usize = 8;
-/// Position of the checksum, in ICMP and ICMPv6.
+/// Position of the checksum in ICMP and ICMPv6 messages.
 pub(crate) const CHECKSUM: Range<usize> = 2..4;
-/// The longest error that is sent, IPv4 header included, in bytes (RFC 1812 §4.3.2.3).
+/// Length of the longest error that is sent, IPv4 header included, in bytes (RFC 1812 §4.3.2.3).
 pub const MAX_LEN: usize = 576;
 
-/// An error about a packet of either family. The types and codes named here are those of IPv4.
+/// An error about a packet of either family. The types and codes given here are for IPv4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Error {
-    /// No service has the port (type 3, code 3).
+    /// No service uses the port (type 3, code 3).
     PortUnreachable,
     /// The host cannot be reached (type 3, code 1).
     HostUnreachable,
     /// The packet is larger than this many bytes and may not be fragmented (type 3, code 4).
     FragmentationNeeded {
-        /// The largest packet that would pass, in bytes.
+        /// Length of the largest packet that can pass, in bytes.
         mtu: u16,
     },
-    /// The time to live ran out (type 11, code 0).
+    /// The time to live expired (type 11, code 0).
     TimeExceeded,
     /// Not all fragments of the datagram arrived in time (type 11, code 1).
     ReassemblyTimeExceeded,
-    /// An error that another machine reported, with the type and code of the packet's own family.
+    /// An error that another host reported, with the type and code for the packet's family.
     Reported {
         /// Type and code.
         type_and_code: [u8; 2],
-        /// The rest of the header.
+        /// The rest of the header, after the checksum.
         rest: [u8; 4],
     },
 }
@@ -51,7 +52,7 @@ impl Error {
         }
     }
 
-    /// The rest of the header, behind the checksum.
+    /// The rest of the header, after the checksum.
     fn rest(self) -> [u8; 4] {
         match self {
             Self::FragmentationNeeded { mtu } => u32::from(mtu).to_be_bytes(),
@@ -60,17 +61,18 @@ impl Error {
         }
     }
 
-    /// The number of bytes that [`Self::emit`] writes about a packet of this length.
+    /// The number of bytes that [`Self::emit`] writes for an offending packet of this length.
     pub fn length(self, offending_len: usize) -> usize {
         (ipv4::HEADER_LEN + HEADER_LEN + offending_len).min(MAX_LEN)
     }
 
-    /// Writes the error about `offending`, an IPv4 packet, from `source` to that packet's source: the whole IPv4
-    /// packet, [`Self::length`] bytes. Type of service as Linux sets it: the offending packet's, with precedence 6
+    /// Writes the error about `offending`, an IPv4 packet, from `source` to that packet's source: the complete IPv4
+    /// packet, [`Self::length`] bytes. As in Linux, the type of service is the offending packet's with precedence 6
     /// (internetwork control).
     ///
     /// # Panics
-    /// If `bytes` is shorter than [`Self::length`], or `offending` shorter than an IPv4 header.
+    ///
+    /// If `bytes` is shorter than [`Self::length`], or `offending` is shorter than an IPv4 header.
     pub fn emit(self, bytes: &mut [u8], source: Ipv4Addr, offending: &[u8], id: u16) {
         let len = self.length(offending.len());
         let quoted = len - ipv4::HEADER_LEN - HEADER_LEN;
@@ -94,14 +96,15 @@ impl Error {
     }
 }
 
-/// Whether the checksum of a message is right.
+/// Whether the checksum of a message is correct.
 pub fn is_summed(message: &[u8]) -> bool {
     Sum::default().bytes(message).checksum() == 0
 }
 
-/// Computes the checksum of a message anew.
+/// Recomputes the checksum of a message.
 ///
 /// # Panics
+///
 /// If `message` is shorter than a header.
 pub fn write_checksum(message: &mut [u8]) {
     message[CHECKSUM].fill(0);
@@ -115,8 +118,8 @@ pub fn is_followed(icmp_type: u8) -> bool {
     matches!(icmp_type, 3 | 4 | 11)
 }
 
-/// Whether an ICMP type reports an error about another packet. The director answers no such message with an error (RFC
-/// 1122 §3.2.2).
+/// Whether an ICMP type reports an error about another packet. The director never sends an error in reply to such a
+/// message (RFC 1122 §3.2.2).
 pub fn is_error(icmp_type: u8) -> bool {
     matches!(icmp_type, 3 | 4 | 5 | 11 | 12)
 }

@@ -7,10 +7,11 @@ use crate::checksum::transport;
 use crate::icmp::{CHECKSUM, Error, HEADER_LEN};
 use crate::ipv6;
 
-/// The longest error that is sent, IPv6 header included, in bytes: the MTU that every link has (RFC 4443 §2.4).
+/// Length of the longest error that is sent, IPv6 header included, in bytes: the minimum MTU of any link (RFC 4443
+/// §2.4).
 pub const MAX_LEN: usize = 1280;
 
-/// Type and code, and the rest of the header.
+/// The type and code, and the rest of the header.
 fn words(error: Error) -> ([u8; 2], u32) {
     match error {
         Error::PortUnreachable => ([1, 4], 0),
@@ -22,16 +23,17 @@ fn words(error: Error) -> ([u8; 2], u32) {
     }
 }
 
-/// The number of bytes that [`emit`] writes about a packet of this length.
+/// The number of bytes that [`emit`] writes for an offending packet of this length.
 pub fn length(offending_len: usize) -> usize {
     (ipv6::HEADER_LEN + HEADER_LEN + offending_len).min(MAX_LEN)
 }
 
-/// Writes the error about `offending`, an IPv6 packet, from `source` to that packet's source: the whole IPv6 packet,
-/// [`length`] bytes. Hop limit 64, traffic class and flow label 0, as Linux sets them.
+/// Writes the error about `offending`, an IPv6 packet, from `source` to that packet's source: the complete IPv6 packet,
+/// [`length`] bytes. Hop limit 64, traffic class and flow label 0, as in Linux.
 ///
 /// # Panics
-/// If `bytes` is shorter than [`length`], or `offending` shorter than an IPv6 header.
+///
+/// If `bytes` is shorter than [`length`], or `offending` is shorter than an IPv6 header.
 pub fn emit(error: Error, bytes: &mut [u8], source: Ipv6Addr, offending: &[u8]) {
     let len = length(offending.len());
     let sender: [u8; 16] = offending[ipv6::field::SOURCE].try_into().expect("sixteen bytes");
@@ -53,14 +55,15 @@ pub fn emit(error: Error, bytes: &mut [u8], source: Ipv6Addr, offending: &[u8]) 
     write_checksum(message, source, sender.into());
 }
 
-/// Whether the checksum of a message between these addresses is right.
+/// Whether the checksum of a message between these addresses is correct.
 pub fn is_summed(message: &[u8], source: Ipv6Addr, dest: Ipv6Addr) -> bool {
     transport(source.into(), dest.into(), Protocol::ICMPV6.0, message) == 0
 }
 
-/// Computes the checksum of a message anew.
+/// Recomputes the checksum of a message.
 ///
 /// # Panics
+///
 /// If `message` is shorter than a header.
 pub fn write_checksum(message: &mut [u8], source: Ipv6Addr, dest: Ipv6Addr) {
     message[CHECKSUM].fill(0);
@@ -68,8 +71,8 @@ pub fn write_checksum(message: &mut [u8], source: Ipv6Addr, dest: Ipv6Addr) {
     message[CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
 }
 
-/// Whether an ICMPv6 type reports an error about another packet (RFC 4443 §2.1). The director answers no such message
-/// with an error (§2.4 e).
+/// Whether an ICMPv6 type reports an error about another packet (RFC 4443 §2.1). The director never sends an error in
+/// reply to such a message (§2.4 e).
 pub fn is_error(icmp_type: u8) -> bool {
     icmp_type < 128
 }

@@ -36,45 +36,47 @@ pub mod field {
 
 /// Length of a header without options, in bytes.
 pub const HEADER_LEN: usize = Family::V4.header_len();
-/// The flag that forbids fragmentation, in the word of flags and offset.
+/// The flag that forbids fragmentation, in the flags and offset field.
 pub const DONT_FRAGMENT: u16 = 0x4000;
 /// The flag of every fragment but the last.
 pub const MORE_FRAGMENTS: u16 = 0x2000;
 /// The mask of the fragment offset, in units of eight bytes.
 pub const OFFSET_MASK: u16 = 0x1fff;
-/// The ECN field of a packet that met congestion, in the type of service. It is also the mask of that field (RFC 3168
-/// §5).
+/// The ECN field of a packet that met congestion, within the type of service. It is also the mask of that field (RFC
+/// 3168 §5).
 pub const CONGESTION_EXPERIENCED: u8 = 0b11;
 
 /// Options (RFC 791 §3.1).
 mod option {
     pub(super) const END: u8 = 0;
     pub(super) const NOTHING: u8 = 1;
-    /// The flag of an option that every fragment carries.
+    /// The flag of an option that is copied to every fragment.
     pub(super) const COPIED: u8 = 0x80;
 }
 
-/// A packet whose header has been checked: version, lengths, checksum. The view covers the packet only, without the
-/// padding of the link layer.
+/// A packet whose header has been checked: version, lengths, checksum. The view covers only the packet, without
+/// link-layer padding.
 #[derive(Debug)]
 pub struct Ipv4<B> {
     bytes: B,
 }
 
 impl<'a> Ipv4<&'a [u8]> {
-    /// Checks the header at the start of `bytes` and cuts off what follows the packet.
+    /// Checks the header at the start of `bytes` and cuts off the bytes after the packet.
     ///
     /// # Errors
+    ///
     /// Every `Malformed::Ipv4…`. Source: RFC 1122 §3.2.1.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let len = checked_len(bytes)?;
         Ok(Self { bytes: &bytes[..len] })
     }
 
-    /// Checks the header of a packet that an ICMP error quotes. The header is whole; the packet may be cut short. Its
-    /// checksum is not checked, because routers changed the packet.
+    /// Checks the header of a packet that an ICMP error quotes. The header must be complete; the packet may be
+    /// truncated. The checksum is not checked, because routers changed the packet.
     ///
     /// # Errors
+    ///
     /// [`Malformed::Ipv4TooShort`], [`Malformed::Ipv4Version`], [`Malformed::Ipv4HeaderLength`].
     pub fn quoted(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let (header_len, total_len) = lengths(bytes)?;
@@ -86,9 +88,10 @@ impl<'a> Ipv4<&'a [u8]> {
 }
 
 impl<'a> Ipv4<&'a mut [u8]> {
-    /// An editable view of a packet that [`crate::packet::parse`] accepted at this place.
+    /// An editable view of a packet that [`crate::packet::parse`] accepted at this offset.
     ///
     /// # Panics
+    ///
     /// If `bytes` is shorter than a header.
     pub fn edit(bytes: &'a mut [u8]) -> Self {
         assert!(bytes.len() >= HEADER_LEN, "parse checked the length");
@@ -96,7 +99,7 @@ impl<'a> Ipv4<&'a mut [u8]> {
     }
 }
 
-/// Bytes of the header and of the packet, by the header's fields.
+/// The lengths of the header and of the packet in bytes, from the header's fields.
 fn lengths(bytes: &[u8]) -> Result<(usize, usize), Malformed> {
     if bytes.len() < HEADER_LEN {
         return Err(Malformed::Ipv4TooShort);
@@ -147,12 +150,12 @@ impl<B: AsRef<[u8]>> Ipv4<B> {
         self.bytes.as_ref()[field::TOS]
     }
 
-    /// Flags and fragment offset as one word.
+    /// Flags and fragment offset as one 16-bit field.
     pub fn flags_and_offset(&self) -> u16 {
         self.word(field::FLAGS_OFFSET.start)
     }
 
-    /// Identification, which fragments of one datagram share.
+    /// Identification, which the fragments of a datagram share.
     pub fn id(&self) -> u16 {
         self.word(field::ID.start)
     }
@@ -193,8 +196,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         self.update(Delta::default().word(old, new));
     }
 
-    /// Makes the packet another fragment of its datagram, or the whole datagram: sets its length (header included),
-    /// flags and offset.
+    /// Turns the packet into another fragment of its datagram, or into the whole datagram: sets its length (header
+    /// included), flags and offset.
     pub fn set_part(&mut self, total_len: u16, flags_and_offset: u16) {
         for (field, new) in [(field::TOTAL_LEN, total_len), (field::FLAGS_OFFSET, flags_and_offset)] {
             let old = self.word(field.start);
@@ -203,7 +206,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         }
     }
 
-    /// Sets the mark of a packet that met congestion (RFC 3168 §5).
+    /// Sets the ECN mark for congestion (RFC 3168 §5).
     pub fn mark_congestion(&mut self) {
         let old = self.word(field::VERSION_IHL);
         self.bytes.as_mut()[field::TOS] |= CONGESTION_EXPERIENCED;
@@ -211,7 +214,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
     }
 
     /// Replaces the options that only the first fragment of a datagram carries (those without the copied flag, RFC 791
-    /// §3.1) by no-operation options.
+    /// §3.1) with no-operation options.
     pub fn blank_options_of_first_fragment(&mut self) {
         let header_len = self.header_len();
         let bytes = self.bytes.as_mut();
@@ -232,7 +235,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
         self.write_checksum();
     }
 
-    /// Computes the header checksum anew.
+    /// Recomputes the header checksum.
     pub fn write_checksum(&mut self) {
         let header_len = self.header_len();
         let bytes = self.bytes.as_mut();
@@ -261,7 +264,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv4<B> {
     }
 }
 
-/// A header without options, of a packet that the director originates.
+/// The header, without options, of a packet that the director originates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Type of service.
@@ -286,6 +289,7 @@ impl Header {
     /// Writes the header, checksum included, to the first [`HEADER_LEN`] bytes.
     ///
     /// # Panics
+    ///
     /// If `bytes` is shorter than that.
     pub fn emit(&self, bytes: &mut [u8]) {
         let total_len = HEADER_LEN as u16 + self.payload_len;

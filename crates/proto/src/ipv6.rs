@@ -1,9 +1,9 @@
 //! IPv6 headers (RFC 8200): a view that edits in place, the chain of extension headers, and the header of packets that
 //! the director originates.
 //!
-//! Promise: no length in the packet is believed beyond the packet's end, and the chain has a bounded length. Cost: the
-//! fixed header, and eight bytes for each extension header. No checksum covers the header itself; the transport's
-//! checksum covers its addresses. Not here: the meaning of options and routing headers, which the kernel judges.
+//! No length field is trusted beyond the packet's end, and the length of the chain is bounded. Cost: the fixed header,
+//! and eight bytes for each extension header. No checksum covers the header itself; the transport checksum covers the
+//! addresses. The kernel interprets options and routing headers.
 
 use std::net::Ipv6Addr;
 
@@ -16,9 +16,9 @@ pub mod field {
     use std::ops::Range;
     /// Version, traffic class and flow label.
     pub const VERSION_CLASS_FLOW: Range<usize> = 0..4;
-    /// Length of what follows the header.
+    /// Length of the packet after the header.
     pub const PAYLOAD_LEN: Range<usize> = 4..6;
-    /// What follows the header.
+    /// Protocol of the next header.
     pub const NEXT_HEADER: usize = 6;
     /// Hop limit.
     pub const HOP_LIMIT: usize = 7;
@@ -28,48 +28,49 @@ pub mod field {
     pub const DEST: Range<usize> = 24..40;
 }
 
-/// Length of the header without extensions, in bytes.
+/// Length of the header without extension headers, in bytes.
 pub const HEADER_LEN: usize = Family::V6.header_len();
-/// The least MTU of a link, in bytes (§5).
+/// Minimum MTU of a link, in bytes (§5).
 pub const MIN_MTU: u32 = 1280;
 /// Length of a fragment header, in bytes (§4.5).
 pub const FRAGMENT_HEADER_LEN: usize = 8;
-/// The flag of every fragment but the last, in the fragment header's word of offset and flags.
+/// The flag of every fragment but the last, in the fragment header's offset and flags field.
 pub const MORE_FRAGMENTS: u16 = 0x0001;
-/// The mask of the fragment offset in that word. The masked value is a number of bytes.
+/// The mask of the fragment offset in that field. The masked value is in bytes.
 pub const OFFSET_MASK: u16 = 0xfff8;
 
-/// The most extension headers that are skipped, as in the data plane's `bpf/redirect.bpf.c`. RFC 8200 §4.1 has no use
-/// for more than five of the kinds that are skipped.
+/// Maximum number of extension headers that are skipped, as in the data plane's `bpf/redirect.bpf.c`. RFC 8200 §4.1 has
+/// no use for more than five of the skipped kinds.
 const MAX_EXTENSIONS: usize = 6;
 
-/// Extension headers (RFC 8200 §4) that the chain is followed through. AH, ESP and «no next header» end it.
+/// The extension headers (RFC 8200 §4) that the parser skips. AH, ESP and "no next header" end the chain.
 pub mod extension {
     /// Options for every router (§4.3).
     pub const HOP_BY_HOP: u8 = 0;
     /// Hosts to be visited (§4.4).
     pub const ROUTING: u8 = 43;
-    /// The place of this packet in its datagram (§4.5).
+    /// Position of this packet in its datagram (§4.5).
     pub const FRAGMENT: u8 = 44;
     /// Options for the receiver of the packet, or for the hosts to be visited (§4.6).
     pub const DESTINATION_OPTIONS: u8 = 60;
-    /// The length of an extension header is a multiple of this, and at least this.
+    /// The length of an extension header is a multiple of this value, and not 0.
     pub const UNIT: usize = 8;
 }
 
-/// A packet whose header has been checked: version and lengths. The view covers the packet only, without the padding of
-/// the link layer.
+/// A packet whose header has been checked: version and lengths. The view covers only the packet, without link-layer
+/// padding.
 #[derive(Debug)]
 pub struct Ipv6<B> {
     bytes: B,
 }
 
 impl<'a> Ipv6<&'a [u8]> {
-    /// Checks the header at the start of `bytes` and cuts off what follows the packet.
+    /// Checks the header at the start of `bytes` and cuts off the bytes after the packet.
     ///
     /// # Errors
-    /// [`Malformed::Ipv6TooShort`], [`Malformed::Ipv6Version`], [`Malformed::Ipv6Jumbogram`]. Source: RFC 8200 §3;
-    /// RFC 2675 §3: a length of 0 before hop-by-hop options is that of a jumbogram.
+    ///
+    /// [`Malformed::Ipv6TooShort`], [`Malformed::Ipv6Version`], [`Malformed::Ipv6Jumbogram`]. Source: RFC 8200 §3; RFC
+    /// 2675 §3: a length of 0 before hop-by-hop options indicates a jumbogram.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Malformed> {
         let view = Self::quoted(bytes)?;
         if view.payload_len() == 0 && bytes[field::NEXT_HEADER] == extension::HOP_BY_HOP {
@@ -79,9 +80,11 @@ impl<'a> Ipv6<&'a [u8]> {
         Ok(Self { bytes })
     }
 
-    /// Checks the header of a packet that an ICMPv6 error quotes. The header is whole; the packet may be cut short.
+    /// Checks the header of a packet that an ICMPv6 error quotes. The header must be complete; the packet may be
+    /// truncated.
     ///
     /// # Errors
+    ///
     /// [`Malformed::Ipv6TooShort`], [`Malformed::Ipv6Version`].
     pub fn quoted(bytes: &'a [u8]) -> Result<Self, Malformed> {
         if bytes.len() < HEADER_LEN {
@@ -96,9 +99,10 @@ impl<'a> Ipv6<&'a [u8]> {
 }
 
 impl<'a> Ipv6<&'a mut [u8]> {
-    /// An editable view of a packet that [`crate::packet::parse`] accepted at this place.
+    /// An editable view of a packet that [`crate::packet::parse`] accepted at this offset.
     ///
     /// # Panics
+    ///
     /// If `bytes` is shorter than a header.
     pub fn edit(bytes: &'a mut [u8]) -> Self {
         assert!(bytes.len() >= HEADER_LEN, "parse checked the length");
@@ -107,12 +111,12 @@ impl<'a> Ipv6<&'a mut [u8]> {
 }
 
 impl<B: AsRef<[u8]>> Ipv6<B> {
-    /// Bytes that follow the header.
+    /// Number of bytes after the header.
     pub fn payload_len(&self) -> u16 {
         word(self.bytes.as_ref(), field::PAYLOAD_LEN.start)
     }
 
-    /// Bytes of the packet, header included.
+    /// Length of the packet in bytes, header included.
     pub fn total_len(&self) -> usize {
         HEADER_LEN + usize::from(self.payload_len())
     }
@@ -140,6 +144,7 @@ impl<B: AsRef<[u8]>> Ipv6<B> {
     /// Follows the chain of extension headers.
     ///
     /// # Errors
+    ///
     /// [`Malformed::Ipv6ExtensionTooShort`], [`Malformed::Ipv6Extensions`].
     pub fn chain(&self) -> Result<Chain, Malformed> {
         let bytes = self.bytes.as_ref();
@@ -181,7 +186,7 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv6<B> {
         *hops = hops.saturating_sub(1);
     }
 
-    /// Sets the length of the packet behind this header, in bytes.
+    /// Sets the number of bytes after this header.
     pub fn set_payload_len(&mut self, new: u16) {
         self.bytes.as_mut()[field::PAYLOAD_LEN].copy_from_slice(&new.to_be_bytes());
     }
@@ -197,8 +202,8 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv6<B> {
     }
 
     /// Prepares the removal of the fragment header at `at`, which [`Self::chain`] found: the header before it then
-    /// names the header behind it, and the payload length shrinks by the header's length. The bytes stay where they
-    /// are.
+    /// names the header after it, and the payload length shrinks by the length of the fragment header. No bytes are
+    /// moved.
     pub fn unlink_fragment_header(&mut self, at: usize) {
         let payload_len = self.payload_len() - FRAGMENT_HEADER_LEN as u16;
         let bytes = self.bytes.as_mut();
@@ -213,13 +218,13 @@ impl<B: AsRef<[u8]> + AsMut<[u8]>> Ipv6<B> {
     }
 }
 
-/// What follows the fixed header of a packet.
+/// The chain of headers after the fixed header of a packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Chain {
-    /// The transport protocol, at which the chain ends. In a later fragment: the protocol that the fragment header
+    /// The transport protocol, at which the chain ends. In a later fragment, the protocol that the fragment header
     /// names.
     pub protocol: Protocol,
-    /// Where the transport begins, in bytes from the start of the packet.
+    /// Offset of the transport header from the start of the packet, in bytes.
     pub transport: usize,
     /// The fragment header, if there is one.
     pub fragment: Option<FragmentHeader>,
@@ -228,21 +233,21 @@ pub struct Chain {
 /// A fragment header (§4.5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FragmentHeader {
-    /// Where the header begins, in bytes from the start of the packet.
+    /// Offset of the header from the start of the packet, in bytes.
     pub at: usize,
-    /// Its offset and whether more fragments follow, by [`OFFSET_MASK`] and [`MORE_FRAGMENTS`]. 0 if the packet holds a
+    /// The offset and the more-fragments flag, masked by [`OFFSET_MASK`] and [`MORE_FRAGMENTS`]. 0 if the packet is a
     /// whole datagram.
     pub offset_and_more: u16,
 }
 
-/// A header without extensions, of a packet that the director originates. Its flow label is 0.
+/// The header, without extension headers, of a packet that the director originates. The flow label is 0.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
     /// Traffic class: DSCP and ECN (RFC 2474, RFC 3168).
     pub traffic_class: u8,
     /// Bytes that follow the header.
     pub payload_len: u16,
-    /// Protocol of what follows.
+    /// Protocol of the next header.
     pub next_header: Protocol,
     /// Hop limit.
     pub hop_limit: u8,
@@ -289,7 +294,7 @@ mod tests {
     const SOURCE: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10];
     const DEST: [u8; 16] = [0xfd, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
 
-    /// A header that another implementation wrote, and this payload behind it.
+    /// A header from another implementation, followed by this payload.
     fn packet(next_header: u8, payload: &[u8]) -> Vec<u8> {
         let header = Ipv6Header {
             traffic_class: 0xb8,
@@ -356,7 +361,7 @@ mod tests {
                 "{word:04x}"
             );
         }
-        // Destination options behind it: part of the first fragment's chain, payload of a later one.
+        // Destination options after it: part of the chain in the first fragment, payload in a later one.
         let behind = |word: u8| chain(44, &[60, 0, 0, word, 0, 0, 0, 7, 17, 0, 1, 4, 0, 0, 0, 0]).unwrap();
         assert_eq!((behind(1).protocol, behind(1).transport), (Protocol(17), 56));
         assert_eq!((behind(8).protocol, behind(8).transport), (Protocol(60), 48));

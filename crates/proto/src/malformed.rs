@@ -1,9 +1,9 @@
-//! Reasons why bytes are not the packet that they claim to be.
+//! Reasons why a frame or packet is malformed.
 //!
-//! [`crate::packet::parse`] and the views return them. Every value is also a drop reason of the data plane, so each has
+//! [`crate::packet::parse`] and the views return them. Each value is also a drop reason in the data plane, so each has
 //! a sentence for the operator.
 
-/// A header that contradicts itself or the frame it came in, by layer and reason.
+/// A header that contradicts itself or the frame that contains it, by layer and reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Malformed {
     /// The frame is shorter than an Ethernet header, or ends inside a VLAN tag.
@@ -61,7 +61,7 @@ impl Malformed {
         Self::IcmpTooShort,
     ];
 
-    /// The name of its counter, such as `ipv4_checksum`.
+    /// The name of the reason's counter, such as `ipv4_checksum`.
     pub fn name(self) -> &'static str {
         match self {
             Self::EthernetTooShort => "ethernet_too_short",

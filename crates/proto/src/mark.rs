@@ -1,15 +1,15 @@
-//! Firewall marks: changes of a mark, and conditions that rules put on packets.
+//! Firewall marks: changes to a mark, and the conditions in mark rules.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use crate::{Family, LinkId, Packet, Prefix, Protocol};
 
-/// A change of a mark. It can represent iptables' `--set-mark`, `--set-xmark`, `--and-mark`, `--or-mark` and
+/// A change to a mark. It can represent iptables' `--set-mark`, `--set-xmark`, `--and-mark`, `--or-mark` and
 /// `--xor-mark`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Change {
-    /// Bits that keep their value; the others become 0.
+    /// The bits that keep their value; all others become 0.
     pub keep: u32,
     /// Bits that are inverted after that.
     pub flip: u32,
@@ -19,30 +19,30 @@ impl Change {
     /// Leaves every mark as it is.
     pub const NONE: Self = Self { keep: u32::MAX, flip: 0 };
 
-    /// iptables' `--set-mark VALUE/MASK`: clears the bits of the mask and sets those of the value.
+    /// iptables' `--set-mark VALUE/MASK`: clears the bits in the mask, then sets the bits in the value.
     pub fn set_mark(value: u32, mask: u32) -> Self {
         Self { keep: !(value | mask), flip: value }
     }
 
-    /// iptables' `--set-xmark VALUE/MASK`: clears the bits of the mask and inverts those of the value.
+    /// iptables' `--set-xmark VALUE/MASK`: clears the bits in the mask, then inverts the bits in the value.
     pub fn set_xmark(value: u32, mask: u32) -> Self {
         Self { keep: !mask, flip: value }
     }
 
-    /// The same change, and then the bits that are not in `bits` cleared.
+    /// This change, after which the bits outside `bits` are cleared.
     #[must_use]
     pub fn and(self, bits: u32) -> Self {
         Self { keep: self.keep & bits, flip: self.flip & bits }
     }
 
-    /// The same change, and then the bits in `bits` set.
+    /// This change, after which the bits in `bits` are set.
     #[must_use]
     pub fn or(self, bits: u32) -> Self {
         let cleared = self.and(!bits);
         Self { flip: cleared.flip | bits, ..cleared }
     }
 
-    /// The same change, and then the bits in `bits` inverted.
+    /// This change, after which the bits in `bits` are inverted.
     #[must_use]
     pub fn xor(self, bits: u32) -> Self {
         Self { flip: self.flip ^ bits, ..self }
@@ -77,24 +77,24 @@ pub enum Expected {
     No,
 }
 
-/// A test of a packet. With a list, the packet passes if one entry matches; with an empty list it never passes.
+/// A condition on a packet. A test with a list matches if any entry matches; an empty list never matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Test {
-    /// Of this family.
+    /// The packet belongs to this family.
     Family(Family),
-    /// From one of these networks.
+    /// The source is in one of these networks.
     Source(Vec<Prefix>),
-    /// To one of these networks.
+    /// The destination is in one of these networks.
     Dest(Vec<Prefix>),
-    /// Of one of these protocols.
+    /// The protocol is one of these.
     Protocol(Vec<Protocol>),
-    /// From one of these ports.
+    /// The source port is in one of these ranges.
     SourcePort(Vec<RangeInclusive<u16>>),
-    /// To one of these ports.
+    /// The destination port is in one of these ranges.
     DestPort(Vec<RangeInclusive<u16>>),
-    /// From or to one of these ports.
+    /// The source or destination port is in one of these ranges.
     EitherPort(Vec<RangeInclusive<u16>>),
-    /// Received on one of these links.
+    /// The packet was received on one of these links.
     Link(Vec<LinkId>),
     /// Marked with this value by earlier rules.
     Mark {
@@ -118,7 +118,7 @@ impl Test {
         }
     }
 
-    /// The length of its list; 0 for a test without a list.
+    /// The number of entries in the test's list; 0 for a test without a list.
     pub fn entries(&self) -> usize {
         match self {
             Self::Source(networks) | Self::Dest(networks) => networks.len(),
@@ -130,12 +130,12 @@ impl Test {
     }
 }
 
-/// The shortest sorted list of networks with the same addresses.
+/// The shortest sorted list of networks that covers the same addresses.
 pub fn merged(mut networks: Vec<Prefix>) -> Vec<Prefix> {
     networks.sort_unstable();
     let mut merged: Vec<Prefix> = Vec::new();
     for network in networks {
-        // Of networks that begin at the same address, the largest comes first.
+        // Among networks that begin at the same address, the largest comes first.
         if merged.last().is_some_and(|last| last.contains(network.addr())) {
             continue;
         }
@@ -156,7 +156,7 @@ fn joined(first: Prefix, second: Prefix) -> Option<Prefix> {
     (first.len() == second.len() && both.contains(second.addr())).then_some(both)
 }
 
-/// The shortest sorted list of ranges with the same ports.
+/// The shortest sorted list of ranges that covers the same ports.
 fn merged_ports(mut ranges: Vec<RangeInclusive<u16>>) -> Vec<RangeInclusive<u16>> {
     ranges.retain(|range| !range.is_empty());
     ranges.sort_unstable_by_key(|range| *range.start());
@@ -185,7 +185,7 @@ fn among(ranges: &[RangeInclusive<u16>], port: u16) -> bool {
 }
 
 impl Condition {
-    /// Whether it holds for a packet that has this mark and arrived by `link`. The test must be [`Test::sorted`].
+    /// Whether the test matches a packet with this mark that was received on `link`. The test must be [`Test::sorted`].
     pub fn holds(&self, link: LinkId, packet: &Packet, mark: u32) -> bool {
         let flow = &packet.flow;
         let fits = match &self.test {
@@ -202,7 +202,7 @@ impl Condition {
         fits == (self.expected == Expected::Yes)
     }
 
-    /// Whether it may hold for a packet of which only the destination is known.
+    /// Whether the test may match a packet of which only the destination is known.
     pub fn may_hold_to(&self, dest: IpAddr) -> bool {
         match (&self.test, self.expected) {
             (Test::Dest(networks), Expected::Yes) => within(networks, dest),

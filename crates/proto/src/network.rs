@@ -1,8 +1,8 @@
 //! The director's network: links, addresses, routes, policy rules, neighbours.
 //!
 //! The control plane copies these values from the kernel; the lab and tests build them with [`Network::add_link`] and
-//! similar methods. `xvs_dataplane::egress::Egress` builds a snapshot's look-up tables from them. Not read on the
-//! packet path.
+//! similar methods. `xvs_dataplane::egress::Egress` builds a snapshot's look-up tables from them. The packet path does
+//! not read them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -12,52 +12,52 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::{Family, MacAddr, Prefix};
 use thiserror::Error;
 
-/// The director's network. By default it has the kernel's default policy rules and nothing else.
+/// The director's network. By default it contains only the kernel's default policy rules.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// The interfaces, each with a different id.
     pub links: Vec<Link>,
-    /// The policy rules that xvs follows. Those of one family are in the order in which the kernel tries them.
+    /// The policy rules that xvs follows. The rules of each family are in the order in which the kernel tries them.
     pub rules: Vec<Rule>,
-    /// The routes of the tables that these rules look up.
+    /// The routes in the tables that these rules look up.
     pub routes: Vec<Route>,
     /// The resolved neighbours.
     pub neighbours: Vec<Neighbour>,
-    /// Marks in policy rules, followed or not: the kernel looks up packets with these marks in tables other than local
-    /// and main.
+    /// The marks in all policy rules, followed or not: the kernel looks up packets with these marks in tables other
+    /// than local and main.
     pub policy_rule_marks: Vec<PolicyRuleMark>,
 }
 
 /// A policy rule (ip-rule(8)).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// The family of its packets.
+    /// The family of the packets that the rule matches.
     pub family: Family,
-    /// Its priority; rules with a lower number are tried first.
+    /// Priority; rules with lower numbers are tried first.
     pub priority: u32,
-    /// The sources of its packets; `None`: any.
+    /// The sources that the rule matches; `None` matches any.
     pub from: Option<Prefix>,
-    /// The destinations of its packets; `None`: any.
+    /// The destinations that the rule matches; `None` matches any.
     pub to: Option<Prefix>,
-    /// The mark of its packets; `None`: any.
+    /// The mark that the rule matches; `None` matches any.
     pub mark: Option<PolicyRuleMark>,
-    /// The VRF of its packets, by the VRF's table; `None`: any, also none.
+    /// The VRF that the rule matches, by the VRF's table; `None` matches packets in any VRF and in none.
     pub vrf: Option<Table>,
-    /// What happens to its packets.
+    /// The action for matching packets.
     pub action: PolicyAction,
 }
 
-/// What happens to the packets of a policy rule.
+/// The action of a policy rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PolicyAction {
-    /// The packets take their route from this table. If it has none, the next rule is tried.
+    /// Packets are routed by this table. If it has no route, the next rule is tried.
     Lookup(Table),
-    /// The packets are refused (actions blackhole, unreachable and prohibit).
+    /// Packets are refused (actions blackhole, unreachable and prohibit).
     Refuse,
 }
 
 /// The key of a route look-up. Like IPVS, xvs routes packets as if this machine had sent them: their input interface is
-/// `lo`. Only packets received by an interface of a VRF are routed as packets of the VRF.
+/// `lo`. Only packets received on an interface in a VRF are routed in that VRF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RouteKey {
     /// The destination.
@@ -66,7 +66,7 @@ pub struct RouteKey {
     pub source: IpAddr,
     /// The firewall mark; 0: none.
     pub mark: u32,
-    /// The VRF of the interface by which the packet was received, by the VRF's table; `None`: it is in no VRF.
+    /// The VRF of the interface on which the packet was received, by the VRF's table; `None` if it is in no VRF.
     pub vrf: Option<Table>,
 }
 
@@ -82,40 +82,41 @@ pub struct PolicyRuleMark {
 /// An interface of this machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
-    /// Its id in the data plane. It must not change while the ifindex exists, so that frames received before a change
-    /// still refer to their link. A new link gets [`Network::free_link_id`].
+    /// The link's id in the data plane. It must not change while the ifindex exists, so that frames received before a
+    /// change still refer to their link. A new link gets [`Network::free_link_id`].
     pub id: LinkId,
     /// The kernel's interface index, never 0.
     pub ifindex: u32,
-    /// Its name.
+    /// The interface name.
     pub name: String,
-    /// Its link address; all zero if it has none.
+    /// Link address; all zero if the link has none.
     pub mac: MacAddr,
-    /// The largest packet it sends, in bytes, without link header.
+    /// Length of the largest packet that the link sends, in bytes, without link header.
     pub mtu: u32,
-    /// Whether it is administratively up and has a carrier.
+    /// Whether the link is administratively up and has a carrier.
     pub up: bool,
-    /// Its addresses with the length of their prefix, in the kernel's order (primary first).
+    /// Addresses and prefix lengths, in the kernel's order (primary first).
     pub addresses: Vec<(IpAddr, u8)>,
-    /// Its VLAN id and lower link, if it is a VLAN.
+    /// The VLAN id and lower link, if the link is a VLAN.
     pub vlan: Option<Vlan>,
-    /// Whether neighbours on it find each other by ARP or neighbour discovery; not so for loopback, dummy and TUN.
+    /// Whether neighbours on the link resolve each other's addresses by ARP or neighbour discovery; false for loopback,
+    /// dummy and TUN.
     pub resolves: bool,
-    /// The kernel's index of the bridge, bond, team or VRF that it is a member of.
+    /// The kernel's index of the bridge, bond, team or VRF that the link is a member of.
     pub master: Option<u32>,
     /// The table of the VRF that it is a member of.
     pub vrf: Option<Table>,
     /// Whether it consists of member links.
     pub kind: LinkKind,
-    /// Whether its bond sends and receives by it; true for a link that is not a member of a bond.
+    /// Whether the link's bond sends and receives through it; true for a link that is not a member of a bond.
     pub active: bool,
-    /// Whether packets may arrive by it with [partial checksums](crate::partial_checksum).
+    /// Whether packets received on the link may have [partial checksums](crate::partial_checksum).
     pub partial_checksums: bool,
-    /// Whether the XDP program may forward packets that arrive or leave by it (offload).
+    /// Whether the XDP program may forward packets that arrive or leave on the link (offload).
     pub offloads: bool,
     /// Whether the program runs in generic mode.
     pub generic: bool,
-    /// Whether it takes frames that the XDP program redirects to it.
+    /// Whether the link accepts frames that the XDP program redirects to it.
     pub takes_redirected: bool,
 }
 
@@ -124,7 +125,7 @@ pub struct Link {
 pub enum LinkKind {
     /// It has no members.
     Single,
-    /// A bond that receives and sends each packet by one active member.
+    /// A bond that receives and sends each packet through one active member.
     Bond,
     /// A bond in another mode, with the mode's name.
     OtherBond(&'static str),
@@ -136,7 +137,7 @@ pub enum LinkKind {
     Vrf(Table),
 }
 
-/// The VLAN of a link: its frames have one 802.1Q tag on the lower link.
+/// The VLAN of a link: its frames carry one 802.1Q tag on the lower link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Vlan {
     /// The VLAN id, 1 to 4094.
@@ -152,9 +153,9 @@ pub struct Route {
     pub table: Table,
     /// Its destination.
     pub dest: Prefix,
-    /// Of routes to the same destination the one with the lowest metric is used, of equals the first.
+    /// Among routes to the same destination, the one with the lowest metric is used; the first one wins a tie.
     pub metric: u32,
-    /// What happens to its packets.
+    /// The action for packets that take this route.
     pub action: RouteAction,
     /// The source address that the kernel prefers for its own packets.
     pub preferred_source: Option<IpAddr>,
@@ -186,20 +187,20 @@ impl fmt::Display for Table {
     }
 }
 
-/// What happens to the packets of a route.
+/// The action of a route.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RouteAction {
-    /// The packets are delivered to this machine (types local and anycast).
+    /// Packets are delivered to this machine (types local and anycast).
     Local,
-    /// The packets are delivered to this machine and to all others on a link.
+    /// Packets are delivered to this machine and to all others on a link.
     Broadcast,
-    /// The packets are forwarded to one of these next hops, chosen by flow.
+    /// Packets are forwarded to one of these next hops, chosen by flow.
     Unicast(Vec<NextHop>),
-    /// The packets are refused (types unreachable, prohibit and blackhole).
+    /// Packets are refused (types unreachable, prohibit and blackhole).
     Unreachable,
     /// The look-up in this table finds no route, even if a shorter prefix matches (type throw).
     Throw,
-    /// The packets take their route from this VRF's table: the route's interface is the VRF.
+    /// Packets are routed by this VRF's table: the route's interface is the VRF.
     Vrf(Table),
 }
 
@@ -210,7 +211,7 @@ pub struct NextHop {
     pub ifindex: u32,
     /// The gateway; `None` if the destination is on the link.
     pub via: Option<IpAddr>,
-    /// Its share among the next hops of the route; at least 1.
+    /// The share of this next hop among the route's next hops; at least 1.
     pub weight: u32,
 }
 
@@ -225,19 +226,19 @@ pub struct Neighbour {
     pub mac: MacAddr,
 }
 
-/// Why something could not be added to a [`Network`].
+/// The reason why an item could not be added to a [`Network`].
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NetworkError {
     /// No link has this name.
     #[error("there is no link {0}; add it first")]
     UnknownLink(String),
-    /// A link of this name is there already.
+    /// A link with this name already exists.
     #[error("there is a link {0} already; links cannot be replaced")]
     DuplicateLink(String),
     /// Not a VLAN id.
     #[error("{0} is no VLAN id; those are 1 to 4094")]
     VlanId(u16),
-    /// A prefix length beyond its family's 32 or 128 bits.
+    /// The prefix length exceeds the family's 32 or 128 bits.
     #[error("{0}/{1} is no address with a prefix length; IPv4 has up to 32 bits, IPv6 up to 128")]
     PrefixLength(IpAddr, u8),
 }
@@ -246,11 +247,12 @@ impl Network {
     /// Adds a link that is up, with the routes that the kernel adds for its addresses: local, broadcast and connected
     /// routes.
     ///
-    /// `addresses` are the director's, each with the prefix length of its network; `mtu_bytes` is the largest packet
-    /// without link header.
+    /// `addresses` are the director's addresses with the prefix lengths of their networks; `mtu_bytes` is the length of
+    /// the largest packet without link header.
     ///
     /// # Errors
-    /// The name is taken, or a prefix length is too large for its family.
+    ///
+    /// The name is already used, or a prefix length is too large for its family.
     pub fn add_link(
         &mut self,
         name: &str,
@@ -291,10 +293,11 @@ impl Network {
         Ok(id)
     }
 
-    /// Makes the link `name` a VLAN over the link `over`.
+    /// Turns the link `name` into a VLAN on the link `over`.
     ///
     /// # Errors
-    /// There is no link `over`, or `id` is no VLAN id.
+    ///
+    /// The link `over` does not exist, or `id` is not a VLAN id.
     pub fn make_vlan(&mut self, name: &str, id: u16, over: &str) -> Result<(), NetworkError> {
         if !(1..=4094).contains(&id) {
             return Err(NetworkError::VlanId(id));
@@ -306,11 +309,12 @@ impl Network {
         Ok(())
     }
 
-    /// Adds a route to the main table with metric 0, by a gateway or directly on the link. An existing route to the
-    /// same destination becomes a multipath route, whose next hops have equal shares.
+    /// Adds a route to the main table with metric 0, through a gateway or directly on the link. An existing route to
+    /// the same destination becomes a multipath route whose next hops have equal shares.
     ///
     /// # Errors
-    /// There is no such link.
+    ///
+    /// The link does not exist.
     pub fn add_route(&mut self, dest: Prefix, via: Option<IpAddr>, link: &str) -> Result<(), NetworkError> {
         let hop = NextHop { ifindex: self.known_link(link)?.ifindex, via, weight: 1 };
         let sibling = self.routes.iter_mut().find_map(|route| match &mut route.action {
@@ -337,7 +341,8 @@ impl Network {
     /// Adds a resolved neighbour, or changes the link address of an existing one.
     ///
     /// # Errors
-    /// There is no such link.
+    ///
+    /// The link does not exist.
     pub fn add_neighbour(&mut self, addr: IpAddr, mac: MacAddr, link: &str) -> Result<(), NetworkError> {
         let ifindex = self.known_link(link)?.ifindex;
         self.neighbours.retain(|known| (known.ifindex, known.addr) != (ifindex, addr));
@@ -345,13 +350,13 @@ impl Network {
         Ok(())
     }
 
-    /// The link of this name.
+    /// The link with this name.
     pub fn link_named(&self, name: &str) -> Option<&Link> {
         self.links.iter().find(|link| link.name == name)
     }
 
-    /// The route of packets, as the kernel's rules find it. `None`: there is none, or a rule refuses them. Cost: one
-    /// pass over the routes for each rule.
+    /// The route for packets with this key, according to the kernel's rules. `None` if there is no route or a rule
+    /// refuses the packets. Cost: one pass over the routes for each rule.
     pub fn route_to(&self, key: impl Into<RouteKey>) -> Option<&Route> {
         let key = key.into();
         for rule in self.rules.iter().filter(|rule| rule.matches(&key)) {
@@ -375,11 +380,11 @@ impl Network {
         matching.min_by_key(|route| (Reverse(route.dest.len()), route.metric))
     }
 
-    /// The lowest id that no link has.
+    /// The lowest id that no link uses.
     ///
     /// # Panics
     ///
-    /// With 65,536 links.
+    /// If there are 65,536 links.
     pub fn free_link_id(&self) -> LinkId {
         let taken: BTreeSet<LinkId> = self.links.iter().map(|link| link.id).collect();
         let free = (0..=u16::MAX).map(LinkId).find(|id| !taken.contains(id));
@@ -412,7 +417,7 @@ impl Rule {
         Self { family, priority, from: None, to: None, mark: None, vrf: None, action }
     }
 
-    /// Whether the rule matches packets of this key. A source that is not chosen yet is 0.0.0.0 in IPv4; in IPv6 no
+    /// Whether the rule matches packets with this key. A source that is not chosen yet is 0.0.0.0 in IPv4; in IPv6 no
     /// prefix contains it (kernel `net/ipv6/fib6_rules.c`, `fib6_rule_match`).
     pub fn matches(&self, key: &RouteKey) -> bool {
         let has_source = !matches!(key.source, IpAddr::V6(source) if source.is_unspecified());
@@ -429,7 +434,7 @@ impl Rule {
     }
 }
 
-/// As `ip rule` prints it.
+/// The format of `ip rule`.
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: from ", self.priority)?;
@@ -456,7 +461,7 @@ impl fmt::Display for Rule {
 }
 
 impl From<IpAddr> for RouteKey {
-    /// The key of packets to this address that have no source yet and no mark.
+    /// The key of packets to this address that have no source and no mark yet.
     fn from(dest: IpAddr) -> Self {
         let source = match dest {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
@@ -467,7 +472,7 @@ impl From<IpAddr> for RouteKey {
 }
 
 impl RouteKey {
-    /// The key of packets of this VRF; with `None` of no VRF.
+    /// The key of packets in this VRF; `None` for packets in no VRF.
     pub fn of_vrf(self, vrf: Option<Table>) -> Self {
         Self { vrf, ..self }
     }
@@ -500,21 +505,21 @@ fn implied_route(addr: IpAddr, table: Table, dest: Prefix, action: RouteAction) 
     Route { table, dest, metric, action, preferred_source: addr.is_ipv4().then_some(addr), mtu: None }
 }
 
-/// Metric of the connected routes of IPv6 addresses (kernel `IP6_RT_PRIO_ADDRCONF`).
+/// Metric of connected routes for IPv6 addresses (kernel `IP6_RT_PRIO_ADDRCONF`).
 const CONNECTED_METRIC_V6: u32 = 256;
 
-/// The id of an interface: its index in the lists of links of the snapshot and the port.
+/// The id of an interface: its index in the link lists of the snapshot and the port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u16);
 
 impl LinkId {
     const OWN: u16 = 1 << 15;
 
-    /// The machine's own end of its loopback interface, which has no other.
+    /// The machine's own end of the loopback interface, which has no other end.
     pub const LOOPBACK: Self = Self(u16::MAX);
 
-    /// The machine's own end of this link. A frame received from it was sent by this machine over the link. A frame
-    /// sent to it reaches this machine as if by the link.
+    /// The machine's own end of this link. A frame received from it was sent by this machine over the link; a frame
+    /// sent to it reaches this machine as if received on the link.
     pub fn own(self) -> Self {
         Self(self.0 | Self::OWN)
     }
@@ -524,7 +529,7 @@ impl LinkId {
         self.0 & Self::OWN != 0
     }
 
-    /// The link of an own end; any other link is itself.
+    /// The link to which an own end belongs; any other link is returned unchanged.
     pub fn wire(self) -> Self {
         Self(self.0 & !Self::OWN)
     }

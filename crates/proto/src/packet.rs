@@ -1,7 +1,7 @@
 //! The headers of a frame, parsed into a [`Packet`].
 //!
-//! Runs once for each frame. It checks every length that later stages rely on, so they index without failing. Cost: one
-//! pass over the headers. Not here: the packet's meaning to a service.
+//! Runs once for each frame. It checks every length that later stages rely on, so these index without failing. Cost:
+//! one pass over the headers.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -18,19 +18,20 @@ use crate::{ethernet, icmp, icmpv6, sctp, tcp, udp};
 pub struct Packet {
     /// Where the network header begins.
     pub network: usize,
-    /// Where the transport header begins, behind any IPv6 extension headers.
+    /// Offset of the transport header, after any IPv6 extension headers.
     pub transport: usize,
-    /// Where the packet ends. Link padding may follow.
+    /// Offset of the packet's end. Link padding may follow.
     pub end: usize,
-    /// Protocol and endpoints. The ports are 0 in a later fragment, and in protocols without ports.
+    /// Protocol and endpoints. Ports are 0 in a later fragment, and in protocols without ports.
     pub flow: FlowKey,
     /// Whether it is a fragment.
     pub fragment: Fragment,
-    /// Where the IPv6 fragment header begins. A whole packet that has one is an atomic fragment (RFC 6946).
+    /// Offset of the IPv6 fragment header. A whole packet that has one is an atomic fragment (RFC 6946).
     pub fragment_header: Option<usize>,
-    /// Control bits of a TCP segment; none is set for other protocols.
+    /// Control bits of a TCP segment; all clear for other protocols.
     pub tcp_flags: tcp::Flags,
-    /// The event of an SCTP packet's first chunk. `None` in other protocols, and in a packet without a chunk.
+    /// The event that an SCTP packet's first chunk represents. `None` for other protocols, and for a packet without a
+    /// chunk.
     pub sctp_event: Option<sctp::Event>,
     /// Type of an ICMP or ICMPv6 message.
     pub icmp_type: Option<u8>,
@@ -38,9 +39,9 @@ pub struct Packet {
     pub ttl: u8,
     /// Type of service, or traffic class.
     pub tos: u8,
-    /// Whether routers may not fragment it. They never fragment IPv6.
+    /// Whether routers must not fragment the packet. They never fragment IPv6.
     pub dont_fragment: bool,
-    /// Length of the longest fragment of an IPv6 datagram that was reassembled, in bytes. It has to fit the path MTU.
+    /// Length of the longest fragment of a reassembled IPv6 datagram, in bytes. It must fit the path MTU.
     pub longest_fragment: Option<usize>,
 }
 
@@ -50,7 +51,7 @@ impl Packet {
         self.flow.dest.family()
     }
 
-    /// Bytes of the packet, network header included: counters count them and an MTU limits them.
+    /// Length of the packet in bytes, network header included; used for counters and MTU checks.
     pub fn length(&self) -> usize {
         self.end - self.network
     }
@@ -60,7 +61,7 @@ impl Packet {
         matches!(self.flow.protocol, Protocol::TCP | Protocol::UDP | Protocol::SCTP)
     }
 
-    /// Whether it is an ICMP error of the kinds that IPVS relates to connections.
+    /// Whether the packet is an ICMP error of a type that IPVS relates to connections.
     ///
     /// Source: ipvs-behaviour, section 2.5.
     pub fn is_followed_error(&self) -> bool {
@@ -71,8 +72,8 @@ impl Packet {
         self.icmp_type.is_some_and(is_followed)
     }
 
-    /// The flow by which its connection is looked up. This is its own flow, except for AH and ESP: they belong to the
-    /// UDP flow between ports 500 that negotiated their keys (RFC 7296 §2).
+    /// The flow key by which the packet's connection is looked up. It is the packet's own flow, except for AH and ESP:
+    /// they belong to the UDP flow between ports 500 that negotiated their keys (RFC 7296 §2).
     pub fn connection_key(&self) -> FlowKey {
         let FlowKey { protocol, source, dest } = self.flow;
         match protocol {
@@ -85,7 +86,7 @@ impl Packet {
         }
     }
 
-    /// Whether it is an ICMP error about another packet.
+    /// Whether the packet is an ICMP error about another packet.
     pub fn is_icmp_error(&self) -> bool {
         let is_error = match self.family() {
             Family::V4 => icmp::is_error,
@@ -98,14 +99,14 @@ impl Packet {
 /// The port at which keys for AH and ESP are negotiated (RFC 7296 §2).
 const IKE_PORT: u16 = 500;
 
-/// A packet's place in its datagram.
+/// The position of a packet in its datagram.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fragment {
     /// It is the whole datagram.
     Whole,
-    /// It begins a datagram that other fragments continue.
+    /// The first fragment of a datagram.
     First,
-    /// It continues a datagram, and holds no ports.
+    /// A later fragment, which contains no ports.
     Later,
 }
 
@@ -119,7 +120,7 @@ impl Fragment {
     }
 }
 
-/// What a frame holds.
+/// The content of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Parsed {
     /// An IPv4 or IPv6 packet.
@@ -131,7 +132,8 @@ pub enum Parsed {
 /// Parses the headers of a frame.
 ///
 /// # Errors
-/// [`Malformed`] for a frame that contradicts itself.
+///
+/// [`Malformed`] if the frame contradicts itself.
 pub fn parse(frame: &[u8]) -> Result<Parsed, Malformed> {
     let link = ethernet::parse(frame)?;
     let network = link.payload;
@@ -148,11 +150,12 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, Malformed> {
     Ok(Parsed::Ip(packet))
 }
 
-/// Parses the packet that an ICMP error quotes, of this family, within its frame. The packet ends where the quote ends,
-/// so its length is that of the quoted part. Of the transport header only the ports need to be there. `None` if the
-/// quote ends before them, or contradicts itself.
+/// Parses the packet of this family that an ICMP error quotes, within the error's frame. The packet ends where the
+/// quote ends, so its length is that of the quoted bytes. Of the transport header only the ports are required. `None`
+/// if the quote ends before the ports, or contradicts itself.
 ///
 /// # Panics
+///
 /// If the frame is shorter than the quote's end.
 pub fn quoted(frame: &[u8], quote: Range<usize>, family: Family) -> Option<Packet> {
     let bytes = &frame[quote.clone()];
@@ -169,7 +172,8 @@ pub fn quoted(frame: &[u8], quote: Range<usize>, family: Family) -> Option<Packe
     Some(packet)
 }
 
-/// The packet of an untagged frame that is cut short, read as by [`quoted`]. `None`: not IP, or malformed.
+/// Parses the packet in an untagged frame that is truncated, like [`quoted`]. `None` if the packet is not IP, or is
+/// malformed.
 pub fn parse_cut(frame: &[u8]) -> Option<Packet> {
     let link = ethernet::parse(frame).ok()?;
     quoted(frame, link.payload..frame.len(), Family::of_ethertype(link.ethertype)?)
@@ -272,7 +276,7 @@ mod tests {
         }
     }
 
-    /// A UDP datagram over IPv6 behind these extension headers, of which the first is of this kind.
+    /// A UDP datagram over IPv6 after these extension headers; the first of them has this type.
     fn datagram_behind(first: u8, extensions: &[u8]) -> Vec<u8> {
         let udp = etherparse::UdpHeader { source_port: 1000, destination_port: 53, length: 12, checksum: 7 };
         let header = etherparse::Ipv6Header {

@@ -1,10 +1,9 @@
 //! Partial checksums: checksums that a sender left to its network device and that the device did not compute.
 //!
 //! The kernel leaves the checksum of a packet to a device that can compute it (`CHECKSUM_PARTIAL`): the field then
-//! contains the sum of the pseudo-header (TCP, UDP) or 0 (SCTP). A virtual device passes the packet on as it is. Runs
-//! once for each whole packet from such a device. A checksum that is wrong in another way stays wrong. Cost: the sum of
-//! the pseudo-header, and one pass over a packet whose checksum is partial. Not here: the devices that leave checksums
-//! partial.
+//! contains the sum of the pseudo-header (TCP, UDP) or 0 (SCTP). A virtual device passes the packet on unchanged. Runs
+//! once for each whole packet from such a device. Any other incorrect checksum stays incorrect. Cost: the sum of the
+//! pseudo-header, and one pass over a packet whose checksum is partial.
 //!
 //! Source: kernel `Documentation/networking/checksum-offloads.rst`; `net/sctp/output.c`, `sctp_packet_pack`.
 
@@ -14,9 +13,10 @@ use crate::flow::FlowKey;
 use crate::packet::Packet;
 use crate::{sctp, tcp, udp};
 
-/// Computes the checksum of a whole packet in its frame if it is partial. Returns whether it was.
+/// Computes the checksum of the whole packet in `frame` if the checksum is partial. Returns whether it was.
 ///
 /// # Panics
+///
 /// If `packet` was not parsed from this frame.
 pub fn complete(frame: &mut [u8], packet: &Packet) -> bool {
     let FlowKey { protocol, source, dest } = packet.flow;
@@ -54,7 +54,7 @@ mod tests {
 
     const DATA: &[u8] = b"an odd number of bytes!";
 
-    /// Frames of TCP and UDP over both families, with right checksums of another implementation.
+    /// TCP and UDP frames over both families, with correct checksums from another implementation.
     fn frames() -> Vec<Vec<u8>> {
         let link = || PacketBuilder::ethernet2([2, 0, 0, 0, 1, 0xfe], [2, 0, 0, 0, 1, 1]);
         let v4 = || link().ipv4([192, 0, 2, 10], [198, 51, 100, 1], 64);
@@ -79,8 +79,8 @@ mod tests {
         }
     }
 
-    /// The position of the checksum, and the sum of the pseudo-header, word by word as RFC 9293 §3.1 and RFC 8200 §8.1
-    /// have it.
+    /// The position of the checksum and the sum of the pseudo-header, word by word as in RFC 9293 §3.1 and RFC 8200
+    /// §8.1.
     fn partial(frame: &[u8]) -> (usize, u16) {
         let packet = packet(frame);
         let bytes = |addr: IpAddr| match addr {
@@ -136,7 +136,7 @@ mod tests {
     #[test]
     fn a_checksum_that_equals_the_sum_of_the_pseudo_header_by_chance_stays() {
         for mut frame in frames() {
-            // The last two whole words of the data make the sum what it has to be.
+            // The last two whole words of the data give the sum its required value.
             let (at, sum) = partial(&frame);
             let spare = frame.len() - 3;
             frame[at..at + 2].copy_from_slice(&sum.to_be_bytes());

@@ -1,9 +1,9 @@
 //! Plain packets: whole packets without options or extension headers that carry TCP or UDP, in untagged frames.
 //!
-//! Most packets are plain. They are read and rewritten here at fixed positions, with one check of the length and
-//! without branches on their content. [`crate::parse`] accepts every packet that [`Plain::read`] accepts, with the same
-//! result, and the rewriting equals the rewriting of the views [`Ipv4`](crate::ipv4::Ipv4),
-//! [`Ipv6`](crate::ipv6::Ipv6), [`tcp`] and [`udp`]: tests compare them.
+//! Most packets are plain. They are read and rewritten here at fixed offsets, with one length check and without
+//! branches on their content. [`crate::parse`] accepts every packet that [`Plain::read`] accepts, with the same result,
+//! and rewriting gives the same bytes as the views [`Ipv4`](crate::ipv4::Ipv4), [`Ipv6`](crate::ipv6::Ipv6), [`tcp`]
+//! and [`udp`]; tests compare them.
 
 use std::net::IpAddr;
 
@@ -15,21 +15,21 @@ use crate::{ethernet, ipv4, ipv6, tcp, udp};
 /// Bytes up to the end of the network header.
 const TRANSPORT_V4: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;
 const TRANSPORT_V6: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN;
-/// Bytes up to the end of a UDP header: no plain packet is shorter.
+/// Minimum length of a frame with a plain packet: up to the end of a UDP header.
 const LEAST_V4: usize = TRANSPORT_V4 + udp::HEADER_LEN;
 const LEAST_V6: usize = TRANSPORT_V6 + udp::HEADER_LEN;
 
-/// The bytes of a frame that hold the addresses of both ends of a link.
+/// The bytes of a frame that contain both link addresses.
 pub type LinkAddresses = [u8; ethernet::field::SOURCE.end];
 
-/// What forwarding needs of a plain packet.
+/// The fields of a plain packet that forwarding needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Plain {
-    /// The sender in a word: the address in bits 32 to 63 if it is IPv4, the port in bits 16 to 31.
+    /// The sender: the IPv4 address in bits 32 to 63 (0 for IPv6), the port in bits 16 to 31.
     pub source: u64,
-    /// The receiver in a word.
+    /// The receiver, encoded like `source`.
     pub dest: u64,
-    /// The length of the packet, in bytes without link header and link padding.
+    /// Length of the packet in bytes, without link header and link padding.
     pub len: u16,
     /// IPv4 or IPv6.
     pub family: Family,
@@ -65,8 +65,9 @@ impl Default for Plain {
 }
 
 impl Plain {
-    /// Reads a frame of `len` bytes, of which `frame` may hold only the first. Returns whether it is plain, is sent to
-    /// this link address, and has a time to live that allows another hop. If not, `self` is undefined.
+    /// Reads a frame of `len` bytes, of which `frame` may contain only the first bytes. Returns whether the packet is
+    /// plain, is sent to this link address, and has a time to live that allows another hop. Otherwise `self` is
+    /// undefined.
     #[inline(always)]
     pub fn read(&mut self, frame: &[u8], len: usize, to: MacAddr) -> bool {
         match frame.get(ethernet::HEADER_LEN) {
@@ -82,7 +83,7 @@ impl Plain {
         let total = half(head, at(ipv4::field::TOTAL_LEN.start));
         let protocol = head[at(ipv4::field::PROTOCOL)];
         let part = half(head, at(ipv4::field::FLAGS_OFFSET.start));
-        // In the machine's byte order, as RFC 1071 §2B allows: a right sum is all ones in either.
+        // In the machine's byte order, as RFC 1071 §2B allows: a correct sum is all ones in either order.
         let words = [0, 4, 8, 12, 16].into_iter().map(|field| word(head, at(field)).to_be());
         let sum: u64 = words.map(u64::from).sum();
         // Not `&&`: a branch for each condition costs more than all conditions.
@@ -141,6 +142,7 @@ impl Plain {
     /// The sender's address.
     ///
     /// # Panics
+    ///
     /// If `self` was not read from the frame.
     #[inline]
     pub fn source_addr(&self, frame: &[u8]) -> IpAddr {
@@ -150,9 +152,10 @@ impl Plain {
         }
     }
 
-    /// Its protocol and ends.
+    /// The protocol and both endpoints.
     ///
     /// # Panics
+    ///
     /// If `self` was not read from the frame.
     #[inline]
     pub fn flow(&self, frame: &[u8]) -> FlowKey {
@@ -170,10 +173,11 @@ impl Plain {
         }
     }
 
-    /// Whether the checksum field contains the sum of the pseudo-header, as a [partial
-    /// checksum](crate::partial_checksum) does.
+    /// Whether the checksum field contains the sum of the pseudo-header, like a [partial
+    /// checksum](crate::partial_checksum).
     ///
     /// # Panics
+    ///
     /// If `self` was not read from the frame.
     #[inline]
     pub fn may_be_partial(&self, frame: &[u8]) -> bool {
@@ -224,9 +228,10 @@ impl Plain {
         }
     }
 
-    /// Sends the packet to the next hop: new link addresses, and a decremented time to live.
+    /// Addresses the frame to the next hop: replaces the link addresses and decrements the time to live.
     ///
     /// # Panics
+    ///
     /// If `self` was not read from the frame.
     #[inline]
     pub fn readdress(&self, frame: &mut [u8], link: &LinkAddresses) {
@@ -234,10 +239,11 @@ impl Plain {
         self.decrement_ttl(frame);
     }
 
-    /// As [`Self::readdress`] for an IPv4 packet, and replaces its endpoints by these words and updates the checksums.
-    /// Returns `false`, and changes nothing, if the packet is a UDP datagram without a checksum.
+    /// Like [`Self::readdress`] for an IPv4 packet; also replaces the encoded endpoints and updates the checksums.
+    /// Returns `false` and changes nothing if the packet is a UDP datagram without a checksum.
     ///
     /// # Panics
+    ///
     /// If `self` was not read from the frame.
     #[inline]
     pub fn masquerade(&self, frame: &mut [u8], source: u64, dest: u64, link: &LinkAddresses) -> bool {
@@ -254,9 +260,10 @@ impl Plain {
         true
     }
 
-    /// As [`Self::masquerade`] for an IPv6 packet; the words hold the ports alone.
+    /// Like [`Self::masquerade`] for an IPv6 packet; `source` and `dest` encode only the ports.
     ///
     /// # Panics
+    ///
     /// If `self` was not read from the frame.
     #[inline]
     pub fn masquerade_v6(
@@ -279,7 +286,7 @@ impl Plain {
         true
     }
 
-    /// The position of the checksum of the transport header; `None` if the packet has none.
+    /// The position of the transport checksum; `None` if the packet has none.
     #[inline]
     fn checksum(&self, frame: &[u8], transport: usize) -> Option<usize> {
         if self.is_tcp() {
@@ -289,7 +296,7 @@ impl Plain {
         (frame[at..at + 2] != [0, 0]).then_some(at)
     }
 
-    /// What new ports add to a sum.
+    /// The difference that new ports make to a sum.
     fn ports_delta(&self, source: u64, dest: u64) -> u64 {
         port_delta(self.source, source) + port_delta(self.dest, dest)
     }
@@ -303,7 +310,7 @@ impl Plain {
     }
 }
 
-/// The positions of the source addresses; the destinations follow.
+/// The positions of the source addresses; the destination addresses follow.
 const SOURCE_V4: usize = at(ipv4::field::SOURCE.start);
 const SOURCE_V6: usize = at(ipv6::field::SOURCE.start);
 
@@ -328,13 +335,13 @@ fn address_v6(head: &[u8; LEAST_V6], at: usize) -> u128 {
     u128::from_be_bytes(std::array::from_fn(|byte| head[at + byte]))
 }
 
-/// The address in the word of an end.
+/// The address in an encoded IPv4 endpoint.
 #[inline(always)]
 fn address_v4(word: u64) -> IpAddr {
     IpAddr::from(((word >> 32) as u32).to_be_bytes())
 }
 
-/// What a new IPv4 address adds to a sum.
+/// The difference that a new IPv4 address makes to a sum.
 #[inline(always)]
 fn address_delta(old: u64, new: u64) -> u64 {
     (!old >> 32) + (new >> 32)
@@ -345,16 +352,17 @@ fn port_delta(old: u64, new: u64) -> u64 {
     (!old >> 16 & 0xffff) + (new >> 16 & 0xffff)
 }
 
-/// The sum of an IPv6 address as words of 32 bits.
+/// The sum of an IPv6 address, as 32-bit words.
 #[inline]
 fn sum_of_words(bits: u128) -> u64 {
     (0..4).map(|word| u64::from((bits >> (32 * word)) as u32)).sum()
 }
 
-/// What a decremented time to live adds to the sum of a header: the complement of the old word, and the new word.
+/// The difference that a decremented time to live makes to the sum of a header: the complement of the old word, plus
+/// the new word.
 const TTL_DELTA: u64 = 0xffff - 0x100;
 
-/// The least length of the transport header; more than any packet has for protocols other than TCP and UDP.
+/// Minimum length of the transport header; for protocols other than TCP and UDP, more than any packet has.
 #[inline(always)]
 fn transport_len(protocol: u8) -> usize {
     match Protocol(protocol) {
@@ -371,7 +379,7 @@ fn control(frame: &[u8], transport: usize, protocol: u8) -> tcp::Flags {
     tcp::Flags(if protocol == Protocol::TCP.0 { bits } else { 0 })
 }
 
-/// Updates the checksum at this place (RFC 1624 §3, equation 3).
+/// Updates the checksum at this offset (RFC 1624 §3, equation 3).
 #[inline]
 fn update(bytes: &mut [u8], at: usize, delta: u64) {
     let field = u16::from_be_bytes([bytes[at], bytes[at + 1]]);
@@ -427,7 +435,7 @@ mod tests {
         match is_tcp {
             true => {
                 builder.tcp(from.port, to.port, 7, 1024).write(&mut bytes, &data).unwrap();
-                // Any control bits; the checksum is wrong then, which is not checked.
+                // Any control bits. The checksum is then incorrect, which is not checked.
                 bytes[transport + tcp::field::FLAGS] = flags;
             }
             false => builder.udp(from.port, to.port).write(&mut bytes, &data).unwrap(),
@@ -445,7 +453,7 @@ mod tests {
         })
     }
 
-    /// Makes the checksum of an IPv4 header right, so that it does not hide other conditions.
+    /// Corrects the checksum of an IPv4 header, so that it does not mask other conditions.
     fn mend(frame: &mut [u8]) {
         if frame.len() > TRANSPORT_V4 && frame[14] == 0x45 {
             frame[24..26].fill(0);

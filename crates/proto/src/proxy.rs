@@ -1,20 +1,20 @@
-//! The header of the PROXY protocol, version 2: the first bytes of a TCP connection, or of a datagram, which name its
-//! client.
+//! The header of the PROXY protocol, version 2: the first bytes of a TCP connection or datagram, which contain the
+//! client's address.
 //!
-//! Source: «The PROXY protocol, versions 1 & 2», HAProxy, section 2.2.
+//! Source: "The PROXY protocol, versions 1 & 2", HAProxy, section 2.2.
 
 use std::net::IpAddr;
 
 use crate::addr::{Endpoint, Family, Protocol};
 
-/// Twelve bytes that no other protocol begins with.
+/// Twelve bytes with which no other protocol begins.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 /// Version 2, command PROXY.
 const PROXIED: u8 = 0x21;
-/// The transport of what follows, beside the family.
+/// Transport, beside the family: a stream.
 const STREAM: u8 = 1;
 const DATAGRAM: u8 = 2;
-/// Length of the part before the addresses, in bytes.
+/// Length of the fixed fields before the addresses, in bytes.
 const FIXED_LEN: usize = 16;
 
 /// The longest header, in bytes.
@@ -28,11 +28,12 @@ pub const fn header_len(family: Family) -> usize {
     }
 }
 
-/// Writes the header of a connection of TCP or UDP between two endpoints of one family to the front of `bytes`. Returns
+/// Writes the header for a TCP or UDP connection between two endpoints of one family to the front of `bytes`. Returns
 /// its length.
 ///
 /// # Panics
-/// If `bytes` is shorter than that.
+///
+/// If `bytes` is shorter than the header.
 pub fn emit(bytes: &mut [u8], protocol: Protocol, client: Endpoint, virtual_endpoint: Endpoint) -> usize {
     let len = header_len(client.family());
     let family = match client.family() {
@@ -54,7 +55,7 @@ pub fn emit(bytes: &mut [u8], protocol: Protocol, client: Endpoint, virtual_endp
     put(bytes, at, &virtual_endpoint.port.to_be_bytes())
 }
 
-/// Writes a part at a position. Returns the position behind it.
+/// Writes a field at an offset. Returns the offset after it.
 fn put(bytes: &mut [u8], at: usize, part: &[u8]) -> usize {
     bytes[at..at + part.len()].copy_from_slice(part);
     at + part.len()

@@ -1,6 +1,6 @@
-//! JSON schemas of the strings that represent addresses, for the page about `--json`.
+//! JSON schemas for the strings that represent addresses, for the page about `--json`.
 //!
-//! Each is a string with a format; the page explains the format's name.
+//! Each is a string with a format, which the page explains.
 
 use std::borrow::Cow;
 

@@ -1,10 +1,10 @@
-//! SCTP headers (RFC 9260): the event of the first chunk, and the checksum after a rewrite.
+//! SCTP headers (RFC 9260): the event that the first chunk represents, and the checksum after a rewrite.
 //!
-//! The first chunk is read for every SCTP packet; the checksum is computed where a port was rewritten. Promise: no
-//! length in the packet is trusted. Nothing is read behind a chunk that reaches beyond the packet's end. Cost: a few
-//! bytes read, or one pass over the packet for the checksum. Not here: the director's reaction to an event.
+//! The first chunk is read for every SCTP packet; the checksum is computed when a port was rewritten. No length in the
+//! packet is trusted, and nothing is read after a chunk that reaches beyond the packet's end. Cost: a few bytes read,
+//! or one pass over the packet for the checksum.
 
-/// Positions in the common header (§3.1); the ports stand where TCP has them.
+/// Positions in the common header (§3.1); the ports have the same positions as in TCP.
 pub mod field {
     use std::ops::Range;
     /// CRC32c over common header and chunks.
@@ -14,14 +14,14 @@ pub mod field {
 /// Length of the common header, in bytes.
 pub const HEADER_LEN: usize = 12;
 
-/// Length of a chunk's header: type, flags, length (§3.2).
+/// Length of a chunk header: type, flags, length (§3.2).
 const CHUNK_HEADER_LEN: usize = 4;
 
-/// The meaning of a packet for its association, by its first chunk.
+/// The meaning of a packet's first chunk for its association.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Event {
-    /// DATA, or any chunk that neither opens nor closes an association: SACK, HEARTBEAT, unknown ones.
+    /// DATA, or any chunk that neither opens nor closes an association, such as SACK, HEARTBEAT or an unknown type.
     Data,
     /// INIT.
     Init,
@@ -41,15 +41,16 @@ pub enum Event {
     Error,
     /// ABORT.
     Abort,
-    /// An ABORT right behind a COOKIE ECHO or COOKIE ACK. It ends the association, but the packet begins with another
-    /// chunk.
+    /// An ABORT directly after a COOKIE ECHO or COOKIE ACK. It ends the association, although the packet begins with
+    /// another chunk.
     AbortBehindCookie,
 }
 
 impl Event {
-    /// The event of a packet, which reaches from its common header to its end. `None` if the packet holds no chunk.
+    /// The event in a packet, which extends from the common header to the packet's end. `None` if the packet contains
+    /// no chunk.
     ///
-    /// Source: RFC 9260 §3.2 for the types, §3.3.7 for the place of an ABORT.
+    /// Source: RFC 9260 §3.2 for the types, §3.3.7 for the position of an ABORT.
     pub fn of(packet: &[u8]) -> Option<Self> {
         let chunks = packet.get(HEADER_LEN..)?;
         let first = chunk(chunks, 0)?;
@@ -75,7 +76,7 @@ impl Event {
         Some(event)
     }
 
-    /// Whether it ends the association at once.
+    /// Whether the event ends the association at once.
     pub fn aborts(self) -> bool {
         matches!(self, Self::Abort | Self::AbortBehindCookie)
     }
@@ -97,12 +98,12 @@ fn chunk(chunks: &[u8], at: usize) -> Option<Chunk> {
     }
 }
 
-/// Computes the checksum of a packet, which reaches from its common header to its end, and writes it. A wrong checksum
-/// becomes right.
+/// Recomputes the checksum of a packet, which extends from the common header to the packet's end.
 ///
-/// Source: RFC 9260 §6.8 and appendix A (the least significant byte goes first).
+/// Source: RFC 9260 §6.8 and appendix A (the least significant byte comes first).
 ///
 /// # Panics
+///
 /// If the packet is shorter than the common header.
 pub fn write_checksum(packet: &mut [u8]) {
     packet[field::CHECKSUM].fill(0);

@@ -1,14 +1,14 @@
 //! The Call-ID of a SIP message.
 //!
-//! Runs for each datagram that begins a connection of a service with `--pe sip`. Promise: no input makes it read beyond
-//! the given bytes. Cost: one pass over the message's lines up to the header. Not here: the rest of SIP.
+//! Runs for each datagram that begins a connection to a service with `--pe sip`. Never reads beyond the given bytes,
+//! whatever the input. Cost: one pass over the message's lines up to the Call-ID header.
 //!
 //! Source: RFC 3261 §7.3.1 (header fields, their case and compact forms), §20.8, §25.1 (`callid`).
 
-/// The Call-ID of a message: the value of its first header field of that name, 1 to [`CALL_ID_MAX`] bytes.
+/// The Call-ID of a message: the value of its first Call-ID header field, 1 to [`CALL_ID_MAX`] bytes.
 ///
-/// `None` if there is no such field, or if its value is too long, has characters that a Call-ID does not have, or is
-/// not ended by the end of a line: a truncated identity is no identity.
+/// `None` if there is no such field, or if its value is too long, contains a character that is not allowed in a
+/// Call-ID, or is not ended by a line ending: a truncated identity identifies nothing.
 pub fn call_id(message: &[u8]) -> Option<&[u8]> {
     let mut rest = message;
     // The first line is the request or status.
@@ -23,12 +23,12 @@ pub fn call_id(message: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// Whether a text of 1 to [`CALL_ID_MAX`] bytes is a Call-ID.
+/// Whether `text` is a Call-ID of 1 to [`CALL_ID_MAX`] bytes.
 pub fn is_call_id(text: &[u8]) -> bool {
     (1..=CALL_ID_MAX).contains(&text.len()) && identity_len(text) == text.len()
 }
 
-/// The value of a line that holds a Call-ID, behind the colon and white space.
+/// The value in a Call-ID line, after the colon and white space.
 fn field(line: &[u8]) -> Option<&[u8]> {
     let after = NAMES.iter().find_map(|name| {
         let (start, after) = line.split_at_checked(name.len())?;
@@ -37,14 +37,14 @@ fn field(line: &[u8]) -> Option<&[u8]> {
     unindented(after).strip_prefix(b":").map(begun)
 }
 
-/// A value without the white space before it, in which the line may end once (§25.1, `SWS`).
+/// The value without leading white space, which may include one line ending (§25.1, `SWS`).
 fn begun(value: &[u8]) -> &[u8] {
     let value = unindented(value);
     let next = [&b"\r\n"[..], b"\r", b"\n"].iter().find_map(|end| value.strip_prefix(*end));
     next.filter(|line| unindented(line).len() < line.len()).map_or(value, unindented)
 }
 
-/// The number of bytes of a value that form a Call-ID: a word, or two words with an `@` between.
+/// The number of bytes of a value that form a Call-ID: a word, or two words joined by `@`.
 fn identity_len(value: &[u8]) -> usize {
     let word = word_len(value);
     match value.get(word) {
@@ -67,9 +67,9 @@ fn unindented(line: &[u8]) -> &[u8] {
     &line[blanks..]
 }
 
-/// The longest Call-ID that is accepted, in bytes, as under IPVS.
+/// Maximum length of an accepted Call-ID in bytes, as in IPVS.
 pub const CALL_ID_MAX: usize = 255;
-/// The field's name and its compact form, in lower case.
+/// The field name and its compact form, in lower case.
 const NAMES: [&[u8]; 2] = [b"call-id", b"i"];
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ pub mod field {
     pub const SEQUENCE: Range<usize> = 4..8;
     /// Number of the next byte that the sender expects.
     pub const ACKNOWLEDGEMENT: Range<usize> = 8..12;
-    /// Length of the header, in words of four bytes, in the upper four bits.
+    /// Length of the header in 32-bit words, in the upper four bits.
     pub const DATA_OFFSET: usize = 12;
     /// Control bits.
     pub const FLAGS: usize = 13;
@@ -64,17 +64,17 @@ pub fn update_checksum(segment: &mut [u8], delta: Delta) {
     segment[field::CHECKSUM].copy_from_slice(&delta.applied(old).to_be_bytes());
 }
 
-/// The numbers by which the receiver of a reset accepts it.
+/// The numbers in a reset that make its receiver accept it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetNumbers {
     /// The sequence number that the receiver expects next.
     Expected(u32),
-    /// The sequence number behind the segment, for a segment without an acknowledgement.
+    /// The sequence number after the segment, for a segment without an acknowledgement.
     Acknowledging(u32),
 }
 
-/// The numbers of a reset that answers a segment (RFC 9293 §3.10.7.1). `None` if the length of its header is wrong, or
-/// if it is a reset itself, which is never answered.
+/// The numbers for a reset in reply to a segment (RFC 9293 §3.10.7.1). `None` if the segment's header length is
+/// invalid, or if the segment is itself a reset, which gets no reply.
 pub fn reset_numbers(segment: &[u8]) -> Option<ResetNumbers> {
     let flags = Flags(segment[field::FLAGS]);
     let data = segment.len() - header_len(segment)?;
@@ -89,8 +89,8 @@ pub fn reset_numbers(segment: &[u8]) -> Option<ResetNumbers> {
     }
 }
 
-/// Turns the header of a segment into that of a reset without options, at the same sequence number, and keeps the
-/// checksum. The bytes of the options count as data afterwards. Returns the control bits.
+/// Turns a segment's header into a reset's without options, at the same sequence number, and updates the checksum. The
+/// bytes of the options count as data afterwards. Returns the control bits of the reset.
 pub fn make_reset(segment: &mut [u8]) -> Flags {
     let flags = Flags(segment[field::FLAGS] & Flags::ACK.0 | Flags::RST.0);
     set_word(segment, field::DATA_OFFSET, WITHOUT_OPTIONS | u16::from(flags.0));
@@ -101,9 +101,9 @@ pub fn make_reset(segment: &mut [u8]) -> Flags {
 /// A header to be written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Header {
-    /// The number of the first byte of data, or of the SYN.
+    /// The sequence number of the first data byte, or of the SYN.
     pub sequence: u32,
-    /// The number of the next byte that the sender expects.
+    /// The sequence number that the sender expects next.
     pub acknowledgement: u32,
     /// The control bits.
     pub flags: Flags,
@@ -114,14 +114,15 @@ pub struct Header {
 }
 
 impl Header {
-    /// Its length with its options, in bytes.
+    /// Length of the header with options, in bytes.
     pub fn length(&self) -> usize {
         HEADER_LEN + self.options.length().next_multiple_of(4)
     }
 
-    /// Writes a segment of this header alone, checksum included, from the first to the second endpoint.
+    /// Writes a segment that consists of this header alone, checksum included, from the first to the second endpoint.
     ///
     /// # Panics
+    ///
     /// If `segment` is shorter than [`Self::length`].
     pub fn emit(&self, segment: &mut [u8], source: Endpoint, dest: Endpoint) {
         let segment = &mut segment[..self.length()];
@@ -149,17 +150,17 @@ impl From<ResetNumbers> for Header {
     }
 }
 
-/// The options with which the ends of a connection negotiate features (RFC 9293 §3.2, RFC 2018 §2, RFC 7323). All but
-/// the timestamps are in SYNs alone.
+/// The options with which the ends of a connection negotiate features (RFC 9293 §3.2, RFC 2018 §2, RFC 7323). All
+/// except timestamps occur only in SYNs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Options {
-    /// The largest segment that the sender receives, in bytes of data.
+    /// The largest segment that the sender can receive, in bytes of data.
     pub mss: Option<u16>,
-    /// The binary logarithm of the unit in which the sender counts later windows, in bytes; at most 14.
+    /// The binary logarithm of the unit of later window fields, in bytes; at most 14.
     pub window_scale: Option<u8>,
-    /// Whether the sender understands selective acknowledgements.
+    /// Whether the sender supports selective acknowledgements.
     pub sack: bool,
-    /// The sender's timestamp, and the last one of its peer.
+    /// The sender's timestamp, and the last timestamp that it received.
     pub timestamps: Option<[u32; 2]>,
 }
 
@@ -193,7 +194,7 @@ impl Options {
         lengths.into_iter().filter(|(is_there, _)| *is_there).map(|(_, length)| length).sum()
     }
 
-    /// Writes them to the end of `bytes`, behind no-operation options as padding.
+    /// Writes the options to the end of `bytes`, after no-operation options as padding.
     fn emit(&self, bytes: &mut [u8]) {
         let (padding, mut rest) = bytes.split_at_mut(bytes.len() - self.length());
         padding.fill(kind::NOTHING);
@@ -213,7 +214,7 @@ impl Options {
     }
 }
 
-/// Writes an option to the front of `rest`, which then is what is behind it.
+/// Writes an option to the front of `rest`, and advances `rest` past it.
 fn put(rest: &mut &mut [u8], kind: u8, value: &[u8]) {
     let option = rest.split_off_mut(..2 + value.len()).expect("their length was added up");
     option[..2].copy_from_slice(&[kind, 2 + value.len() as u8]);
@@ -234,17 +235,17 @@ mod kind {
 /// The greatest scale of windows (RFC 7323 §2.3).
 const WINDOW_SCALE_MAX: u8 = 14;
 
-/// The word of the header's length and the control bits, with no bit set.
+/// The 16-bit field of header length and control bits, without options and with all bits clear.
 const WITHOUT_OPTIONS: u16 = (HEADER_LEN as u16 / 4) << 12;
 
-/// Length of a segment's header with its options, in bytes. `None` if the length field is impossible.
+/// Length of a segment's header with options, in bytes. `None` if the length field is invalid.
 pub fn header_len(segment: &[u8]) -> Option<usize> {
     let len = usize::from(segment.get(field::DATA_OFFSET)? >> 4) * 4;
     (HEADER_LEN..=segment.len()).contains(&len).then_some(len)
 }
 
-/// The whole options of a segment: the kind of each, and where its value stands (RFC 9293 §3.1). The iteration ends at
-/// the first option that is not whole, and at once if the length of the header is wrong.
+/// The complete options in a segment: the kind and the position of the value (RFC 9293 §3.1). The iteration ends at the
+/// first incomplete option, and at once if the header length is invalid.
 pub fn options(segment: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> + use<> {
     let mut header = [0; HEADER_LEN_MAX];
     let len = header_len(segment).unwrap_or(0);
@@ -264,14 +265,14 @@ pub fn options(segment: &[u8]) -> impl Iterator<Item = (u8, Range<usize>)> + use
     })
 }
 
-/// Replaces the 32 bits at a place of a segment, and keeps the checksum.
+/// Replaces the 32-bit field at an offset in a segment, and updates the checksum.
 pub fn set_number(segment: &mut [u8], at: usize, new: u32) {
     set_word(segment, at, (new >> 16) as u16);
     set_word(segment, at + 2, new as u16);
 }
 
-/// Changes the numbers of the other end's bytes in a segment: the acknowledgement, and the edges of SACK blocks (RFC
-/// 2018 §3). Keeps the checksum.
+/// Maps the sequence numbers with which a segment acknowledges the other end's bytes: the acknowledgement, and the
+/// edges of SACK blocks (RFC 2018 §3). Updates the checksum.
 pub fn map_acknowledged(segment: &mut [u8], map: impl Fn(u32) -> u32) {
     let edges = options(segment).filter(|(kind, _)| *kind == kind::SACK).flat_map(|(_, blocks)| {
         let end = blocks.end;
@@ -282,37 +283,37 @@ pub fn map_acknowledged(segment: &mut [u8], map: impl Fn(u32) -> u32) {
     }
 }
 
-/// Changes the number of a quoted segment's first byte, if it is quoted. Errors about a segment do not show whether its
-/// checksum is right.
+/// Maps the sequence number of a quoted segment, if the quote includes it. The checksum stays: an ICMP error does not
+/// show whether the checksum of the quoted segment is correct.
 pub fn map_quoted(segment: &mut [u8], map: impl Fn(u32) -> u32) {
     if let Some(sequence) = segment.get_mut(field::SEQUENCE).and_then(<[u8]>::first_chunk_mut) {
         *sequence = map(u32::from_be_bytes(*sequence)).to_be_bytes();
     }
 }
 
-/// The places of a segment's timestamp and of the one that it echoes, if it has them.
+/// The offsets of a segment's timestamp and of its echoed timestamp, if it has them.
 pub fn timestamps(segment: &[u8]) -> Option<[usize; 2]> {
     let found = options(segment).find(|(kind, value)| *kind == kind::TIMESTAMPS && value.len() == 8);
     found.map(|(_, value)| [value.start, value.start + 4])
 }
 
-/// Whether the checksum of a flow's segment is right.
+/// Whether the checksum of a segment in this flow is correct.
 pub fn is_summed(segment: &[u8], flow: &FlowKey) -> bool {
     transport(flow.source.addr, flow.dest.addr, Protocol::TCP.0, segment) == 0
 }
 
-/// Computes the checksum of a flow's segment anew.
+/// Recomputes the checksum of a segment in this flow.
 pub fn write_checksum(segment: &mut [u8], flow: &FlowKey) {
     segment[field::CHECKSUM].fill(0);
     let sum = transport(flow.source.addr, flow.dest.addr, Protocol::TCP.0, segment);
     segment[field::CHECKSUM].copy_from_slice(&sum.to_be_bytes());
 }
 
-/// Replaces the 16 bits at a place of a segment, and keeps the checksum.
+/// Replaces the 16-bit field at an offset in a segment, and updates the checksum.
 pub fn set_word(segment: &mut [u8], at: usize, new: u16) {
     let old = word(segment, at);
     segment[at..at + 2].copy_from_slice(&new.to_be_bytes());
-    // The sum is over words. A value that lies across two words counts with its bytes swapped (RFC 1071 §2).
+    // The sum is over 16-bit words. A value that spans two words counts with its bytes swapped (RFC 1071 §2).
     let [old, new] = if at.is_multiple_of(2) { [old, new] } else { [old.swap_bytes(), new.swap_bytes()] };
     update_checksum(segment, Delta::default().word(old, new));
 }

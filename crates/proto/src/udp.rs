@@ -24,8 +24,8 @@ pub const HEADER_LEN: usize = 8;
 
 /// Updates the checksum of a datagram after a rewrite of its pseudo-header and ports.
 ///
-/// A datagram without a checksum gets one, as under IPVS: it is computed in full between `source` and `dest`, the
-/// addresses after the rewrite. A sum of 0 is sent as 0xffff (RFC 768).
+/// A datagram without a checksum gets one, as in IPVS: it is computed in full for `source` and `dest`, the addresses
+/// after the rewrite. A sum of 0 is sent as 0xffff (RFC 768).
 pub fn update_checksum(datagram: &mut [u8], delta: Delta, source: IpAddr, dest: IpAddr) {
     let old = word(datagram, field::CHECKSUM.start);
     let new = match old {
@@ -37,9 +37,10 @@ pub fn update_checksum(datagram: &mut [u8], delta: Delta, source: IpAddr, dest: 
 }
 
 /// Writes the header of a datagram that the director originates, without a checksum, to the front of `datagram`. The
-/// rest of `datagram` is its data.
+/// rest of `datagram` is the data.
 ///
 /// # Panics
+///
 /// If `datagram` is shorter than a header.
 pub fn emit(datagram: &mut [u8], source: u16, dest: u16) {
     let length = datagram.len() as u16;

@@ -1,7 +1,7 @@
 //! The destination connection ID of a QUIC packet, and the server ID in it.
 //!
-//! Runs for each UDP datagram without a connection to a service with QUIC configurations. It reads only the fields that
-//! all versions of QUIC share, and no byte beyond the datagram. Not here: the rest of QUIC.
+//! Runs for each UDP datagram without a connection to a service with QUIC configurations. Reads only the fields that
+//! all versions of QUIC share, and no byte beyond the datagram.
 //!
 //! Source: RFC 8999 §5.
 
@@ -12,16 +12,16 @@ pub use self::server_id::{CONFIGURATIONS, Decoder, SERVER_ID_MAX, ServerId};
 /// The header of a datagram's first packet, with its destination connection ID.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Header<'d> {
-    /// A long header has the connection ID's length. The packet may begin a QUIC connection: then the client has chosen
-    /// the ID at random. Or it continues one.
+    /// A long header, which contains the length of the connection ID. The packet may begin a QUIC connection, with an
+    /// ID that the client chose at random, or continue one.
     Long(&'d [u8]),
-    /// A short header does not give the length: the ID begins here, and only its server knows its end. The packet
-    /// continues a QUIC connection, so the server has chosen the ID.
+    /// A short header, which does not contain the length: the slice begins with the ID, and only the ID's server knows
+    /// where it ends. The packet continues a QUIC connection, so the server chose the ID.
     Short(&'d [u8]),
 }
 
 impl<'d> Header<'d> {
-    /// Reads the header from the data of a UDP datagram. `None`: the header is cut off.
+    /// Reads the header from the data of a UDP datagram. `None` if the header is truncated.
     pub fn of(datagram: &'d [u8]) -> Option<Self> {
         let (&first, rest) = datagram.split_first()?;
         if first & LONG == 0 {
@@ -32,9 +32,9 @@ impl<'d> Header<'d> {
     }
 }
 
-/// The bit of the first byte that long headers have.
+/// The first-byte bit that indicates a long header.
 const LONG: u8 = 0x80;
-/// Length of the version in a long header, in bytes.
+/// Length of the version field in a long header, in bytes.
 const VERSION_LEN: usize = 4;
 
 #[cfg(test)]

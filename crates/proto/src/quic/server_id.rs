@@ -1,12 +1,12 @@
-//! The server ID that a server has encoded in its own connection ID, plainly or encrypted (QUIC-LB).
+//! The server ID that a server has encoded in its connection ID, in plaintext or encrypted (QUIC-LB).
 //!
 //! ```text
 //! connection ID = first octet (configuration: 3 bits, length or random: 5 bits), server ID, nonce, bytes of the server
 //! ```
 //!
-//! With a key, server ID and nonce are encrypted: as one block of AES-128 if they are 16 bytes long together, otherwise
-//! with a Feistel network of four rounds. Cost with a key: one to four blocks. Not here: the configuration and the
-//! server of an ID (`xvs_dataplane::snapshot::quic`). The length in the first octet is for servers; it is not compared.
+//! With a key, server ID and nonce are encrypted: as one AES-128 block if they are 16 bytes long together, otherwise
+//! with a four-round Feistel network. Cost with a key: one to four blocks. The length in the first octet is for
+//! servers; it is not compared. `xvs_dataplane::snapshot::quic` contains the configurations and maps IDs to servers.
 //!
 //! Source: draft-ietf-quic-load-balancers-21, §3 (first octet), §5 (encoding), appendix B (test vectors).
 
@@ -17,21 +17,20 @@ use aes::Aes128;
 use aes::cipher::{Block, BlockDecrypt, BlockEncrypt, KeyInit};
 use serde::{Deserialize, Serialize};
 
-/// The most configurations at once: 3 bits of the first octet number them, and the last number means that there is
-/// none.
+/// Maximum number of configurations: 3 bits of the first octet number them, and the highest number means "none".
 pub const CONFIGURATIONS: usize = 7;
-/// The longest server ID, in bytes: a connection ID of 20 bytes (RFC 9000 §17.2) without the first octet and the
+/// Maximum length of a server ID, in bytes: a connection ID of 20 bytes (RFC 9000 §17.2) less the first octet and the
 /// shortest nonce.
 pub const SERVER_ID_MAX: usize = 15;
 
 /// The shortest nonce, in bytes.
 const NONCE_MIN: u8 = 4;
-/// The longest server ID and nonce together, in bytes.
+/// Maximum length of a server ID and nonce together, in bytes.
 const PLAINTEXT_MAX: usize = 19;
-/// The length of a block of AES, and of a key of AES-128, in bytes.
+/// Length of an AES block and of an AES-128 key, in bytes.
 const BLOCK: usize = 16;
 
-/// A server ID: 1 to [`SERVER_ID_MAX`] bytes. As text: two hexadecimal digits each.
+/// A server ID: 1 to [`SERVER_ID_MAX`] bytes. Printed as two hexadecimal digits for each byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(into = "String", try_from = "String")]
@@ -42,14 +41,14 @@ pub struct ServerId {
 }
 
 impl ServerId {
-    /// The ID of these bytes; `None`: there are none, or too many.
+    /// The ID with these bytes; `None` if `bytes` is empty or too long.
     pub fn new(bytes: &[u8]) -> Option<Self> {
         let mut padded = [0; SERVER_ID_MAX];
         padded.get_mut(..bytes.len())?.copy_from_slice(bytes);
         (!bytes.is_empty()).then_some(Self { length: bytes.len() as u8, bytes: padded })
     }
 
-    /// Its bytes.
+    /// The bytes of the ID.
     pub fn as_bytes(&self) -> &[u8] {
         &self.bytes[..self.length.into()]
     }
@@ -98,7 +97,7 @@ impl TryFrom<String> for ServerId {
     }
 }
 
-/// One configuration: how server IDs are found in connection IDs.
+/// One configuration: how to find server IDs in connection IDs.
 #[derive(Clone)]
 pub struct Decoder {
     server_id_len: usize,
@@ -108,8 +107,8 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A configuration with these lengths in bytes and this key; without a key nothing is encrypted. `None`: the server
-    /// ID is empty, the nonce is shorter than 4 bytes, or both together are longer than 19.
+    /// A configuration with these lengths in bytes and this key; without a key nothing is encrypted. `None` if the
+    /// server ID is empty, the nonce is shorter than 4 bytes, or both together are longer than 19 bytes.
     pub fn new(server_id_len: u8, nonce_len: u8, key: Option<[u8; BLOCK]>) -> Option<Self> {
         let plaintext_len = usize::from(server_id_len) + usize::from(nonce_len);
         let is_valid = server_id_len > 0 && nonce_len >= NONCE_MIN && plaintext_len <= PLAINTEXT_MAX;
@@ -120,13 +119,13 @@ impl Decoder {
         })
     }
 
-    /// The configuration that a connection ID names by its first octet; `None`: the ID is empty.
-    /// [`CONFIGURATIONS`]: its server has none.
+    /// The number of the configuration in the first octet of a connection ID; `None` if the ID is empty.
+    /// [`CONFIGURATIONS`] means that the server has no configuration.
     pub fn configuration(id: &[u8]) -> Option<usize> {
         id.first().map(|first| usize::from(first >> 5))
     }
 
-    /// The server ID in a connection ID, which may be followed by other bytes. `None`: it is too short.
+    /// The server ID in a connection ID, which other bytes may follow. `None` if the connection ID is too short.
     pub fn server_id(&self, id: &[u8]) -> Option<ServerId> {
         let text = id.get(1..=self.plaintext_len)?;
         match &self.cipher {
@@ -140,11 +139,11 @@ impl Decoder {
         }
     }
 
-    /// Undoes the rounds of encryption, the last one first. The first round changes only the right half, so it need not
-    /// be undone if the server ID is in the left half.
+    /// Reverses the rounds of encryption, the last one first. The first round changes only the right half, so it need
+    /// not be reversed if the server ID is in the left half.
     fn four_pass(&self, cipher: &Aes128, text: &[u8]) -> Option<ServerId> {
         let half = text.len().div_ceil(2);
-        // The halves of an odd length share the byte in the middle: 4 bits each.
+        // Halves with an odd length share the middle byte: 4 bits each.
         let (left_bits, right_bits) = if text.len().is_multiple_of(2) { (0xff, 0xff) } else { (0xf0, 0x0f) };
         let mut left = [0; BLOCK];
         left[..half].copy_from_slice(&text[..half]);
@@ -196,7 +195,7 @@ mod tests {
 
     #[test]
     fn server_ids_of_the_vectors_of_the_draft_are_found() {
-        // Appendix B.1; digits of its second line are missing.
+        // Appendix B.1; digits are missing from its second line.
         assert_eq!(found(3, 4, None, "07c4605e4504cc4f"), "c4605e");
         // Appendix B.2: even and odd lengths, one block, and a server ID longer than the nonce.
         let key = Some("8f95f09245765f80256934e50c66207f");
@@ -232,7 +231,7 @@ mod tests {
         assert_eq!(ServerId::new(&[0; 16]), None);
     }
 
-    /// The halves as numbers of four-bit digits, so that no half shares a byte. A different method from the decoder's.
+    /// Represents the halves as four-bit digits, so that no half shares a byte: a different method from the decoder's.
     fn encode(key: [u8; 16], plaintext: &[u8]) -> Vec<u8> {
         let cipher = Aes128::new(&key.into());
         if plaintext.len() == 16 {

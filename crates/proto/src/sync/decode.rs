@@ -1,4 +1,4 @@
-//! Reading of sync messages. They come from the network, unauthenticated.
+//! Decoding of sync messages, which arrive unauthenticated from the network.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use super::entry::{ClientAddress, Entry, ReplyShift, SIP, Version, flag, method,
 use crate::addr::{Endpoint, Protocol};
 use crate::sip::is_call_id;
 
-/// A message whose header is right.
+/// A message with a valid header.
 #[derive(Debug, Clone, Copy)]
 pub struct Message<'a> {
     /// Its version.
@@ -22,20 +22,20 @@ pub struct Message<'a> {
 pub enum MessageError {
     /// It is shorter than a header.
     TooShort,
-    /// Its header gives another length.
+    /// The header gives another length.
     Length,
 }
 
 /// Why an entry is left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Skipped {
-    /// It has another version or length than an entry has, or an option without data; or one of the kernel's options
-    /// has another length or comes twice. The rest of the message is left out, too.
+    /// The entry's version or length is invalid, an option has no data, or one of the kernel's options has a wrong
+    /// length or occurs twice. The rest of the message is skipped, too.
     Malformed,
-    /// It has a mandatory option that is not known, or options of xvs that do not belong together.
+    /// The entry has an unknown mandatory option, or inconsistent options of xvs.
     UnknownOption,
-    /// It has data of a persistence engine without its name or with the name of another engine than SIP, or data that
-    /// are no Call-ID.
+    /// The entry has persistence engine data without the engine's name, for an engine other than SIP, or that are not a
+    /// Call-ID.
     UnknownEngine,
 }
 
@@ -43,6 +43,7 @@ impl<'a> Message<'a> {
     /// Reads the header.
     ///
     /// # Errors
+    ///
     /// See [`MessageError`].
     pub fn read(bytes: &'a [u8]) -> Result<Self, MessageError> {
         let (&[first, sync_id, high, low], _) = bytes.split_first_chunk().ok_or(MessageError::TooShort)?;
@@ -56,7 +57,7 @@ impl<'a> Message<'a> {
         Ok(Self { version, sync_id, count, bytes })
     }
 
-    /// The entries that the message contains, even if its header says that there are more.
+    /// The entries in the message, even if the header announces more.
     pub fn entries(self) -> Entries<'a> {
         Entries { version: self.version, left: self.count, at: self.version.header_len(), bytes: self.bytes }
     }
@@ -87,7 +88,7 @@ impl<'a> Iterator for Entries<'a> {
     }
 }
 
-/// An entry with the fields that both versions contain; the others have the values that version 0 implies.
+/// An entry with the fields that both versions contain; the other fields have the values that version 0 implies.
 fn entry(protocol: Protocol, flags: u32, state: u16, endpoints: [Endpoint; 3]) -> Entry<'static> {
     let [client, virtual_endpoint, dest] = endpoints;
     Entry {
@@ -142,7 +143,7 @@ impl<'a> Entries<'a> {
         let endpoints = fields.endpoints(ports, is_ipv6)?;
         let mut entry = Entry { mark, timeout_seconds, ..entry(protocol, flags, state, endpoints) };
         match fields.options(&mut entry) {
-            // A kernel reads no further than a mandatory option that it does not know.
+            // A kernel stops at a mandatory option that it does not know.
             Err(Skipped::Malformed) if entry.has_own_options() => Err(Skipped::UnknownOption),
             Ok(()) if !entry.is_consistent() => Err(Skipped::UnknownOption),
             read => read.map(|()| entry),
@@ -197,9 +198,9 @@ impl<'a> Fields<'a> {
 
     /// Reads the options into an entry, in any order.
     ///
-    /// The kernel knows three types; each may be there once. An option of another type is xvs's own if it has the form
-    /// in which xvs writes it. Else it is unknown: an optional one is ignored, a mandatory one skips its entry. Source:
-    /// ipvs-behaviour, section 12.2.
+    /// The kernel knows three types, each of which may occur once. An option with another type is an xvs option if it
+    /// has the form in which xvs writes it. Otherwise it is unknown: an optional one is ignored, a mandatory one makes
+    /// the decoder skip the entry. Source: ipvs-behaviour, section 12.2.
     fn options(&mut self, entry: &mut Entry<'a>) -> Result<(), Skipped> {
         let mut has_sequences = false;
         let mut engine = None;
@@ -229,7 +230,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// The shift of the server's numbers, which come after the client's.
+/// The shift of the server's sequence numbers, which follow the client's.
 fn reply_shift(data: &[u8]) -> Result<ReplyShift, Skipped> {
     let mut data = Fields(&data[SEQUENCES_LEN / 2..]);
     let [place, after, before] = [data.word()?, data.word()?, data.word()?];
@@ -237,7 +238,7 @@ fn reply_shift(data: &[u8]) -> Result<ReplyShift, Skipped> {
 }
 
 impl Entry<'_> {
-    /// Takes an option that only xvs writes. Returns whether it has the form of one, for the first time.
+    /// Reads an option that only xvs writes. Returns whether it is valid and occurs for the first time.
     fn set_own_option(&mut self, kind: u8, data: &[u8]) -> bool {
         match (kind, data) {
             (option::LOCAL, &[a, b, ref addr @ ..]) if self.local.is_none() => {
@@ -279,7 +280,7 @@ impl Entry<'_> {
         }
     }
 
-    /// Whether it has a mandatory option that only xvs writes.
+    /// Whether the entry has a mandatory option that only xvs writes.
     fn has_own_options(&self) -> bool {
         self.local.is_some()
             || self.client_address.is_some()
@@ -291,7 +292,7 @@ impl Entry<'_> {
         self.dest.addr.is_ipv6() != self.client.addr.is_ipv6()
     }
 
-    /// Whether its options belong together: the local endpoint sends to the destination, only FULLNAT passes the
+    /// Whether the options are consistent: the local endpoint sends to the destination, only FULLNAT passes the
     /// client's address, and only NAT and FULLNAT have a destination of another family.
     fn is_consistent(&self) -> bool {
         let translates = self.flags & flag::METHOD == method::MASQUERADING
@@ -302,7 +303,7 @@ impl Entry<'_> {
     }
 }
 
-/// The address that these bytes are, of either family.
+/// The address of either family that these bytes represent.
 fn addr_of(bytes: &[u8]) -> Option<IpAddr> {
     let v4 = <[u8; 4]>::try_from(bytes).map(IpAddr::from);
     v4.or_else(|_| <[u8; 16]>::try_from(bytes).map(IpAddr::from)).ok()
@@ -348,7 +349,7 @@ mod tests {
         let entry = read.entries().next().unwrap().unwrap();
         assert_eq!(entry.encode(Version::V1).unwrap().bytes(), &v1[8..]);
         assert_eq!(entry.flags, method::ROUTE | flag::NO_OUTPUT);
-        // A kernel's message of two entries; the first has sequence numbers, in the sender's byte order.
+        // A kernel's message with two entries; the first has sequence numbers, in the sender's byte order.
         let v0 = "02070050000603eb00500050c000020a0a0100640a02000b06000001000000010000000200000003000000040000000500000006\
                   000603e900500050c000020a0a0100640a02000b01030001";
         let expected = ["192.0.2.10:1003 1", "192.0.2.10:1001 1"].map(|entry| Ok(entry.to_owned()));
@@ -372,29 +373,29 @@ mod tests {
         let ended = vec![Err(Skipped::Malformed)];
         let sequences = format!("0118{}", "00".repeat(24));
         for (option, expected) in [
-            // Optional options that are not known, also the same one twice, and a mandatory one.
+            // Unknown optional options, also the same one twice, and an unknown mandatory one.
             (with("0028", "4a020000"), taken.clone()),
             (with("002c", "4a0200004a020000"), taken.clone()),
             (with("0028", "0a020000"), skipped(Skipped::UnknownOption)),
-            // What follows a mandatory option that is not known does not matter.
+            // The bytes after an unknown mandatory option do not matter.
             (with("0028", "0a01004a"), skipped(Skipped::UnknownOption)),
-            // The kernel's types, with and without the bit of optional ones.
+            // The kernel's types, with and without the bit for optional options.
             (with("003e", &format!("{sequences}0000")), taken.clone()),
             (with("003e", &format!("{}0000", sequences.replacen("01", "41", 1))), taken.clone()),
-            // Data without a name, and the name of another engine; a name without data.
+            // Data without an engine name, data with the name of another engine, and a name without data.
             (with("0028", "02026162"), skipped(Skipped::UnknownEngine)),
             (with("002c", "0202616203026162"), skipped(Skipped::UnknownEngine)),
             (with("0028", "03026162"), taken.clone()),
-            // Data that are no Call-ID: an escape sequence, a second line, an end without a word.
+            // Data that are not a Call-ID: an escape sequence, a second line, a trailing `@`.
             (with("002d", "02021b5b0303736970000000"), skipped(Skipped::UnknownEngine)),
             (with("002d", "02020a610303736970000000"), skipped(Skipped::UnknownEngine)),
             (with("002d", "020261400303736970000000"), skipped(Skipped::UnknownEngine)),
-            // Without data, beyond the entry, a type without a length; another version of the entry.
+            // An option without data, one beyond the entry, a type without a length; another version of the entry.
             (with("0028", "4a004a01"), ended.clone()),
             (with("0028", "4a030000"), ended.clone()),
             (with("0025", "4a000000"), ended.clone()),
             (with("1028", "4a020000"), ended.clone()),
-            // The kernel's types twice, of a wrong length.
+            // The kernel's types, twice and with a wrong length.
             (with("0058", &sequences.repeat(2)), ended.clone()),
             (with("002a", "0201610201620000"), ended.clone()),
             (with("002a", "0301610301620000"), ended.clone()),
@@ -413,12 +414,12 @@ mod tests {
             (with("002a", "0904787878780000"), skipped(Skipped::UnknownOption)),
             // A header in each datagram of TCP.
             (with("0027", "09010100"), skipped(Skipped::UnknownOption)),
-            // A real server of the client's own family, and one of the other family by direct routing.
+            // A real server in the client's own family, and one in the other family with direct routing.
             (with("002a", "08040a02000b0000"), skipped(Skipped::UnknownOption)),
             (with("0036", &format!("0810{}0000", "20".repeat(16))), skipped(Skipped::UnknownOption)),
             // One by NAT, which has no local endpoint.
             (by_nat.clone() + "0810" + &"20".repeat(16) + "0000", skipped(Skipped::UnknownOption)),
-            // A local endpoint of the other family, and a client's address without one.
+            // A local endpoint in the other family, and a client's address without a local endpoint.
             (with("0038", &format!("04121000{}", "00".repeat(16))), skipped(Skipped::UnknownOption)),
             (with("002c", "0506010000000001"), skipped(Skipped::UnknownOption)),
         ] {
@@ -426,7 +427,7 @@ mod tests {
         }
     }
 
-    /// A message from the trial: an optional option that no kernel and no xvs knows.
+    /// A captured message with an optional option that neither a kernel nor xvs knows.
     #[test]
     fn a_connection_with_an_unknown_optional_option_is_taken() {
         let message = "00070034010100000006002a0000000000010459005000500000000000000384c000020a0a0100640a02000b4904787878780000";

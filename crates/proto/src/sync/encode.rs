@@ -1,4 +1,4 @@
-//! Writing of the entries of sync messages. Not here: their fields (`entry.rs`), reading (`decode.rs`).
+//! Encoding of entries in sync messages.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -6,7 +6,7 @@ use super::entry::{ClientAddress, Entry, ReplyShift, SIP, Version, flag, method,
 use crate::addr::{Endpoint, Protocol};
 
 impl Entry<'_> {
-    /// Its bytes in a message of this version; `None`: the version cannot carry it.
+    /// The bytes of the entry in a message of this version; `None` if the version cannot carry the entry.
     pub fn encode(&self, version: Version) -> Option<Encoded> {
         let mut out = Encoded { bytes: [0; ENTRY_MAX], len: 0 };
         match version {
@@ -42,7 +42,7 @@ impl Entry<'_> {
             return None;
         }
         let is_translated = self.dest.addr.is_ipv6() != is_ipv6;
-        // A tunnel's destination of the other family is not announced, as under IPVS.
+        // A tunnel destination in the other family is not announced, as in IPVS.
         if is_translated && self.flags & flag::METHOD != method::MASQUERADING {
             return None;
         }
@@ -162,7 +162,7 @@ mod tests {
         hex(entry.encode(version).unwrap().bytes())
     }
 
-    /// The bytes are those of a kernel 6.1.
+    /// The bytes are those that kernel 6.1 sends.
     #[test]
     fn a_connection_has_the_bytes_of_the_kernel_in_both_versions() {
         let v1 = "0006002400000083000103e8005000500000000000000384c000020a0a0100640a02000c";
@@ -188,7 +188,7 @@ mod tests {
         assert_eq!(encoded(&template, Version::V1), v1);
     }
 
-    /// The bytes are those of the table of section 12.2, written by hand; a kernel 6.1 accepts them from a peer.
+    /// The bytes were written by hand from the table in section 12.2; kernel 6.1 accepts them from a peer.
     #[test]
     fn ipv6_makes_an_entry_of_72_bytes_that_version_0_cannot_carry() {
         let six =
@@ -206,7 +206,7 @@ mod tests {
         assert!(ipv6.encode(Version::V0).is_none());
         let mixed = Entry { dest: entry().dest, ..ipv6 };
         let bytes = encoded(&mixed, Version::V1);
-        // The real server's own address is 0, and follows as an option.
+        // The real server's field is 0; the address follows as an option.
         assert_eq!(
             (&bytes[..8], &bytes[112..]),
             ("0106004e", &format!("{}08040a02000c", "00".repeat(16))[..])

@@ -1,4 +1,4 @@
-//! An entry of a sync message: a connection or a template.
+//! An entry in a sync message: a connection or a template.
 
 use crate::addr::{Endpoint, Protocol};
 
@@ -20,7 +20,7 @@ impl Version {
         }
     }
 
-    /// The zero bytes before an entry that follows `len` bytes of a message.
+    /// The number of zero bytes before an entry at offset `len` of a message.
     pub const fn padding(self, len: usize) -> usize {
         match self {
             Self::V0 => 0,
@@ -40,7 +40,7 @@ impl Version {
 
 /// Bits of [`Entry::flags`].
 pub mod flag {
-    /// The forwarding method, as [`super::method`] numbers it.
+    /// The forwarding method, numbered as in [`super::method`].
     pub const METHOD: u32 = 0x0007;
     /// The sender received the connection from another director.
     pub const SYNC: u32 = 0x0020;
@@ -48,9 +48,9 @@ pub mod flag {
     pub const NO_OUTPUT: u32 = 0x0080;
     /// Counted among the inactive connections.
     pub const INACTIVE: u32 = 0x0100;
-    /// The server's sequence numbers are shifted by a helper; the entry says how.
+    /// A helper shifts the server's sequence numbers; the entry contains the shift.
     pub const REPLY_SEQUENCES: u32 = 0x0200;
-    /// As that one, or the client's sequence numbers are shifted.
+    /// A helper shifts the sequence numbers of the server, the client or both.
     pub const SEQUENCES: u32 = 0x0600;
     /// A persistence template.
     pub const TEMPLATE: u32 = 0x1000;
@@ -71,7 +71,7 @@ pub mod method {
 }
 
 /// Types of an entry's options. Without [`OPTIONAL`](option::OPTIONAL) an option is mandatory: a receiver that does not
-/// know it skips the entry. The kernel knows the first three, and reads them with and without that bit.
+/// know it skips the entry. The kernel knows the first three, with and without that bit.
 pub(super) mod option {
     /// The bit of options that a receiver may ignore.
     pub(in crate::sync) const OPTIONAL: u8 = 0x40;
@@ -81,17 +81,17 @@ pub(super) mod option {
     pub(in crate::sync) const ENGINE_DATA: u8 = 2;
     /// The name of that engine.
     pub(in crate::sync) const ENGINE: u8 = 3;
-    /// The local endpoint of FULLNAT: port and address. Without it a receiver would take the method for NAT.
+    /// The local endpoint of FULLNAT: port and address. Without it a receiver would mistake the method for NAT.
     pub(in crate::sync) const LOCAL: u8 = 4;
-    /// How the destination receives the client's address: kind, whether it has acknowledged it, and the sequence number
-    /// of the client's first byte.
+    /// How the destination receives the client's address: the kind, whether the destination has acknowledged it, and
+    /// the sequence number of the client's first byte.
     pub(in crate::sync) const CLIENT_ADDRESS: u8 = 5;
-    /// The time until a connection ends, in milliseconds. Optional: without it the whole timeout applies.
+    /// The time until a connection ends, in milliseconds. Optional: without it the full timeout applies.
     pub(in crate::sync) const REMAINING: u8 = OPTIONAL | 6;
-    /// How the segments of a connection behind the SYN proxy are translated: three words. Without them the ends would
-    /// not understand each other.
+    /// The translation of sequence numbers for a connection through the SYN proxy: three integers. Without it client
+    /// and destination would not accept each other's segments.
     pub(in crate::sync) const NUMBERS: u8 = 7;
-    /// The address of a real server of another family than the client (FULLNAT). The entry's own field is 0 then.
+    /// The address of a real server in another family than the client (FULLNAT). The entry's own field is then 0.
     pub(in crate::sync) const DEST: u8 = 8;
     /// The destination receives the client's address in each datagram: 1.
     pub(in crate::sync) const DATAGRAMS: u8 = 9;
@@ -100,15 +100,15 @@ pub(super) mod option {
 /// The persistence engine of SIP, the only one.
 pub(super) const SIP: &[u8] = b"sip";
 
-/// A connection or template in a message. Its real server and local endpoint are of one family, its client and virtual
-/// endpoint, too.
+/// A connection or template in a message. The real server and the local endpoint have the same family; so do the client
+/// and the virtual endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// The transport protocol; [`Protocol::IP`] in the template of a mark.
+    /// The transport protocol; [`Protocol::IP`] in the template for a firewall mark.
     pub protocol: Protocol,
     /// See [`flag`].
     pub flags: u32,
-    /// The protocol's state; of a template whether it is assured.
+    /// The protocol state of a connection; for a template, whether it is assured.
     pub state: u8,
     /// The client.
     pub client: Endpoint,
@@ -116,25 +116,27 @@ pub struct Entry<'a> {
     pub virtual_endpoint: Endpoint,
     /// The real server.
     pub dest: Endpoint,
-    /// The mark of its service; 0: none.
+    /// The service's firewall mark; 0 if there is none.
     pub mark: u32,
-    /// The timeout of its state, in seconds.
+    /// The timeout of the connection's state, in seconds.
     pub timeout_seconds: u32,
-    /// The time until it ends without a packet, in milliseconds; `None`: its whole timeout. Only in whole tables.
+    /// The time until the entry expires if no packet arrives, in milliseconds; `None` means the full timeout. Only in
+    /// transfers of whole tables.
     pub remaining_millis: Option<u32>,
     /// The Call-ID of a SIP template, at most 255 bytes.
     pub call_id: Option<&'a [u8]>,
     /// The local endpoint of FULLNAT.
     pub local: Option<Endpoint>,
-    /// How the destination receives the client's address; `None`: it does not.
+    /// How the destination receives the client's address; `None` if it does not.
     pub client_address: Option<ClientAddress>,
-    /// How the server's sequence numbers are shifted ([`flag::REPLY_SEQUENCES`]); version 0 does not carry it.
+    /// The shift of the server's sequence numbers ([`flag::REPLY_SEQUENCES`]); version 0 does not carry it.
     pub reply_shift: Option<ReplyShift>,
-    /// How the numbers of a connection behind the SYN proxy are translated, as xvs stores it; `None`: they are not.
+    /// The translation of sequence numbers for a connection through the SYN proxy, as xvs stores it; `None` if there is
+    /// none.
     pub numbers: Option<[u32; 3]>,
 }
 
-/// How a helper shifts the sequence numbers of one end for the other.
+/// The shift that a helper applies to the sequence numbers of one end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReplyShift {
     /// The sequence number at which the shift last changed.
@@ -152,6 +154,6 @@ pub struct ClientAddress {
     pub in_header: bool,
     /// The destination has acknowledged the header.
     pub is_acknowledged: bool,
-    /// The sequence number of the client's first byte; 0: unknown.
+    /// The sequence number of the client's first byte; 0 if unknown.
     pub first_sequence: u32,
 }
