@@ -1,7 +1,7 @@
-//! The explanation of one choice: its rule and the figures that it compares.
+//! The explanation of one choice: the scheduler's rule and the figures that it compares.
 //!
-//! Built for `xvs explain` by the functions that make the choice itself; never while packets are forwarded. Not here:
-//! the data that every choice reads (weights, loads, thresholds), in [`Candidates`].
+//! Built for `xvs explain` by the functions that make the choice; never while packets are forwarded. [`Candidates`]
+//! contains the data that every choice reads: weights, loads, thresholds.
 
 use serde::{Deserialize, Serialize};
 
@@ -14,9 +14,9 @@ use crate::scheduler::flags::Flags;
 pub struct Account {
     /// The scheduler's name as operators type it.
     pub scheduler: &'static str,
-    /// The rule of the choice among the usable candidates, with the values of this moment.
+    /// The rule of the choice among the usable candidates, with the current values.
     pub rule: String,
-    /// Whether the same request gives the same choice.
+    /// Whether the same request always gives the same choice.
     pub certainty: Certainty,
     /// The figures of each candidate, in order.
     pub candidates: Vec<Vec<Figure>>,
@@ -27,9 +27,9 @@ pub struct Account {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Certainty {
-    /// The choice depends on known values alone.
+    /// The choice depends only on known values.
     Determined,
-    /// Random numbers take part.
+    /// The choice depends on random numbers.
     Chance,
 }
 
@@ -55,7 +55,7 @@ impl Figure {
 }
 
 impl Account {
-    /// The explanation of a choice without random numbers among several candidates, with no figures yet.
+    /// The explanation of a choice among several candidates without random numbers; it has no figures yet.
     pub(crate) fn new(scheduler: &'static str, rule: impl Into<String>, candidates: usize) -> Self {
         let candidates = vec![Vec::new(); candidates];
         Self { scheduler, rule: rule.into(), certainty: Certainty::Determined, candidates }
@@ -70,8 +70,8 @@ impl Account {
         self
     }
 
-    /// The explanation of a choice by a table of slots or buckets. `tried` holds those that are tried, in order, until
-    /// the destination there is usable, each with that destination's position.
+    /// The explanation of a choice by a table of slots or buckets. `tried` lists the slots that are tried, in order,
+    /// until one has a usable destination, each with that destination's position.
     pub(crate) fn of_places(
         scheduler: &'static str,
         rule: &str,
@@ -82,7 +82,7 @@ impl Account {
     ) -> Self {
         let mut account = Self::new(scheduler, rule, candidates.len());
         for (number, position) in tried {
-            // If several places of a candidate are tried, only the first is shown.
+            // If several slots of a candidate are tried, only the first is shown.
             if !account.candidates[position].iter().any(|figure| figure.name == place) {
                 account = account.with(position, Figure::count(place, number));
             }
@@ -95,7 +95,7 @@ impl Account {
         account
     }
 
-    /// Adds the figures that [`least`](crate::ratio::least) compares: this overhead, under this name, and the ratio.
+    /// Adds the figures that [`least`](crate::ratio::least) compares: the overhead, under this name, and the ratio.
     #[must_use]
     pub(crate) fn with_shares(
         self,
@@ -119,7 +119,7 @@ mod tests {
     use crate::scheduler::testing::{List, built, from};
     use crate::scheduler::{State, names};
 
-    /// The destination that the figures name, read by the rule's words.
+    /// The destination that the figures indicate, according to the text of the rule.
     fn read(account: &Account, list: &List) -> Option<usize> {
         let figure = |position: usize, name: &str| {
             account.candidates[position].iter().find(|figure| figure.name == name).map(|figure| figure.value)
@@ -138,7 +138,7 @@ mod tests {
             "fo" => heaviest(usable),
             "ovf" => heaviest(usable.into_iter().filter(|at| figure(*at, "room") > Some(0.0)).collect()),
             "dh" => lowest("bucket"),
-            // The usable one among those that were tried.
+            // The usable one among the buckets that were tried.
             "sh" => lowest("bucket"),
             "mh" => lowest("slot"),
             _ => None,

@@ -3,28 +3,28 @@
 use serde::{Deserialize, Serialize};
 use xvs_proto::Endpoint;
 
-/// A destination, as input of a scheduler's constructor.
+/// A destination, as a scheduler's constructor receives it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Destination {
-    /// Its identity within the service.
+    /// The identity of the destination within the service.
     pub endpoint: Endpoint,
-    /// Its weight.
+    /// The weight.
     pub weight: Weight,
-    /// The last weight above 0 since it was added; 0 if there was none.
+    /// The last weight above 0 since the destination was added; 0 if there was none.
     pub last_weight: Weight,
 }
 
-/// The number of connections that a destination takes relative to the others. Weight 0 is quiescent: the destination
-/// keeps its connections and takes no new ones.
+/// The share of connections that a destination takes, relative to the others. A destination with weight 0 is quiescent:
+/// it keeps its connections and takes no new ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Weight(pub u32);
 
 impl Weight {
-    /// The greatest weight that IPVS takes.
+    /// The greatest weight that IPVS accepts.
     pub const MAX: Self = Self(i32::MAX as u32);
 
-    /// Whether a destination of this weight takes no new connections.
+    /// Whether a destination with this weight takes no new connections.
     pub fn is_quiescent(self) -> bool {
         self.0 == 0
     }
@@ -35,20 +35,20 @@ impl Weight {
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ForwardingMethod {
-    /// The destination of packets is rewritten, and replies come back through the director (`-m`, listed `Masq`).
+    /// The packets' destination is rewritten, and replies return through the director (`-m`, listed as `Masq`).
     Nat,
     /// The director itself gets them (listed `Local`).
     Local,
-    /// They travel inside other packets (`-i`, listed `Tunnel`).
+    /// Packets are encapsulated in other packets (`-i`, listed as `Tunnel`).
     Tunnel,
-    /// Only the link address changes (`-g`, listed `Route`).
+    /// Only the link address changes (`-g`, listed as `Route`).
     DirectRouting,
-    /// NAT that also rewrites the source, to an endpoint of the director, so that replies come back whatever routes the
-    /// real server has (`--fullnat`, listed `FullNat`; not in IPVS).
+    /// NAT that also rewrites the source, to an endpoint of the director, so that replies return whatever routes the
+    /// real server has (`--fullnat`, listed as `FullNat`; not in IPVS).
     FullNat,
 }
 
-/// How the director passes the client's address to a TCP destination behind [`ForwardingMethod::FullNat`].
+/// How the director passes the client's address to a TCP destination with [`ForwardingMethod::FullNat`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -56,14 +56,14 @@ pub enum ClientAddress {
     /// They do not.
     #[default]
     Hidden,
-    /// By a PROXY protocol header, version 2, before the client's first byte, or before each datagram.
+    /// In a PROXY protocol header, version 2, before the client's first byte, or before each datagram.
     Proxy,
-    /// By a TCP option in the client's first segments, as the kernel module `toa` reads it.
+    /// In a TCP option of the client's first segments, as the kernel module `toa` reads it.
     Toa,
 }
 
 impl ClientAddress {
-    /// The word for it in commands.
+    /// The name in commands.
     pub fn name(self) -> &'static str {
         match self {
             Self::Hidden => "hidden",
@@ -73,7 +73,7 @@ impl ClientAddress {
     }
 }
 
-/// When the director answers the SYNs of a TCP service itself, by cookies.
+/// When the director itself answers the SYNs of a TCP service, with cookies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
@@ -91,7 +91,7 @@ impl SynProxy {
     /// All, in the order in which they are explained.
     pub const ALL: [Self; 3] = [Self::Off, Self::Auto, Self::On];
 
-    /// The word for it in commands.
+    /// The name in commands.
     pub fn name(self) -> &'static str {
         match self {
             Self::Off => "off",
@@ -102,12 +102,13 @@ impl SynProxy {
 }
 
 impl ForwardingMethod {
-    /// Whether packets are rewritten to the destination's endpoint, so that its replies have to pass the director.
+    /// Whether packets are rewritten to the destination's endpoint, so that its replies have to pass through the
+    /// director.
     pub fn masquerades(self) -> bool {
         matches!(self, Self::Nat | Self::FullNat)
     }
 
-    /// The word for it in listings.
+    /// The name in listings.
     pub fn listed(self) -> &'static str {
         match self {
             Self::Nat => "Masq",

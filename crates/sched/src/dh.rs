@@ -1,8 +1,8 @@
 //! Destination hashing (`dh`).
 //!
-//! Runs once for each new connection. When the scheduler is built, 256 buckets are filled with the destinations in
-//! turn, whatever their weights. The packet's destination address selects the bucket. If the destination there is not
-//! usable, none is chosen. It keeps no state. Cost: one hash. Source: ipvs-behaviour, section 5.3.
+//! Runs once for each new connection. When the scheduler is built, the destinations fill 256 buckets in turn, whatever
+//! their weights. The packet's destination address selects the bucket. If the bucket's destination is not usable, none
+//! is chosen. Stateless. Cost: one hash. Source: ipvs-behaviour, section 5.3.
 
 use crate::account::{Account, Figure};
 use crate::hash::{bucket, folded};

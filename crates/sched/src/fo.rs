@@ -1,7 +1,7 @@
 //! Weighted fail-over scheduling (`fo`).
 //!
 //! Runs once for each new connection. Chooses the usable destination with the highest weight, whatever its load; the
-//! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
+//! first in order wins a tie. Stateless. Cost: one pass over the service's destinations.
 
 use crate::account::Account;
 use crate::scheduler::candidates::Candidates;
@@ -23,12 +23,12 @@ impl Scheduler for Fo {
     }
 }
 
-/// Of these positions, the one with the highest weight; the first wins a tie.
+/// The position with the highest weight among `positions`; the first wins a tie.
 pub(crate) fn heaviest(
     positions: impl DoubleEndedIterator<Item = usize>,
     candidates: &dyn Candidates,
 ) -> Option<usize> {
-    // `max_by_key` takes the last of several equal ones: reversed, the first in order.
+    // `max_by_key` returns the last of several equal ones; reversed, that is the first in order.
     positions.rev().max_by_key(|position| candidates.weight(*position))
 }
 

@@ -1,16 +1,16 @@
-//! The hashes with which schedulers place clients, addresses and destinations.
+//! The hash functions with which schedulers place clients, addresses and destinations.
 //!
-//! `dh`, `sh` and `mh` hash as the kernel does, so a client gets the server that it would get through IPVS. No secret
-//! keys these hashes: a client that chooses its address can choose its bucket, but gains only a server that others
-//! share. Cost: a multiplication, or a SipHash of four bytes. Not here: the hash of the memory of `lblc` and `lblcr`,
-//! where a bucket holds few addresses (`memory.rs`).
+//! `dh`, `sh` and `mh` hash as the kernel does, so a client gets the server that it would get through IPVS. These
+//! hashes have no secret key: a client that chooses its address can choose its bucket, but gains only a server that
+//! others share. Cost: a multiplication, or a SipHash of four bytes. `lblc` and `lblcr`, whose buckets contain few
+//! addresses, hash with a secret (`memory.rs`).
 
 use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
 use xvs_proto::Endpoint;
 
-/// An address as one number in host order. The four words of an IPv6 address are combined by exclusive or.
+/// An address as one integer in host order: the exclusive or of the four 32-bit words of an IPv6 address.
 pub(crate) fn folded(addr: IpAddr) -> u32 {
     match addr {
         IpAddr::V4(v4) => u32::from(v4),
@@ -26,7 +26,7 @@ pub(crate) fn bucket(value: u32, bits: u32) -> usize {
     (value.wrapping_mul(0x61c8_8647) >> (32 - bits)) as usize
 }
 
-/// SipHash-1-3 under a key of twice the same 64 bits.
+/// SipHash-1-3 with a key that consists of the same 64 bits twice.
 pub(crate) fn sip(key: u64, bytes: &[u8]) -> u64 {
     SipHasher13::new_with_keys(key, key).hash(bytes)
 }

@@ -1,10 +1,10 @@
 //! Locality-based least-connection scheduling (`lblc`).
 //!
-//! Runs once for each new connection. Remembers a real server for each destination address of packets. That server is
-//! chosen again as long as its weight is above 0 and it is not busy while another one idles. Otherwise the choice of
-//! `wlc` is made and remembered. As under IPVS, a remembered server is chosen even above its upper threshold. It keeps
-//! no state, but a [`Memory`]. Cost: a look-up in the memory; one pass over the service's destinations if the address
-//! is new or its real server busy.
+//! Runs once for each new connection. Remembers a real server for each destination address of packets. Chooses that
+//! server again as long as its weight is above 0 and it is not busy while another server is idle. Otherwise the choice
+//! of `wlc` is made and remembered. As in IPVS, a remembered server is chosen even above its upper threshold. Stateless
+//! except for a [`Memory`]. Cost: a look-up in the memory; one pass over the service's destinations if the address is
+//! new or its real server is busy.
 //!
 //! Source: ipvs-behaviour, section 5.2.
 
@@ -69,8 +69,7 @@ impl Scheduler for Lblc {
     }
 }
 
-/// Whether a destination has more active connections than its weight while another one has less than half its own
-/// weight.
+/// Whether a destination has more active connections than its weight while another one has less than half its weight.
 pub(crate) fn is_busy(position: usize, candidates: &dyn Candidates) -> bool {
     candidates.load(position).active > candidates.weight(position).0
         && (0..candidates.len())
@@ -78,7 +77,7 @@ pub(crate) fn is_busy(position: usize, candidates: &dyn Candidates) -> bool {
 }
 
 impl Account {
-    /// Adds the figures: which destinations are remembered and which are busy, and what `wlc` compares.
+    /// Adds the figures: the remembered destinations, the busy ones, and the ratios that `wlc` compares.
     #[must_use]
     pub(crate) fn with_known(
         self,
@@ -96,7 +95,7 @@ impl Account {
     }
 }
 
-/// The positions of destinations by identity. A [`Memory`] stores identities, because positions change with the list.
+/// The positions of destinations, by identity. A [`Memory`] stores identities, because positions change with the list.
 pub(crate) struct Positions {
     identities: Box<[u64]>,
     /// Identity and position, ordered by identity.
@@ -117,7 +116,7 @@ impl Positions {
         self.identities[position]
     }
 
-    /// The position of a destination that is still in the list.
+    /// The position of a destination, if the list still contains it.
     pub(crate) fn position(&self, identity: u64) -> Option<usize> {
         let found = self.positions.binary_search_by_key(&identity, |(identity, _)| *identity).ok()?;
         Some(self.positions[found].1)

@@ -1,11 +1,11 @@
 //! Locality-based least-connection scheduling with replication (`lblcr`).
 //!
 //! Runs once for each new connection. Remembers a set of real servers for each destination address of packets, and
-//! chooses among them as `wlc` does. If the chosen server is busy while another one idles, it chooses among all, and
-//! adds the chosen one to the set. A set that has not changed for `lblcr_expiration` loses the member with the highest
-//! overhead for its weight. A removed destination is lost first, because its load is not known. It keeps no state, but
-//! a [`Memory`], where a set has at most 16 members. Cost: a look-up in the memory and a pass over the set; a pass over
-//! the service's destinations if the address is new or its destinations busy.
+//! chooses among them as `wlc` does. If the chosen server is busy while another one is idle, it chooses among all
+//! servers and adds the chosen one to the set. A set that has not changed for `lblcr_expiration` loses the member with
+//! the highest overhead-to-weight ratio. A removed destination is dropped first, because its load is not known.
+//! Stateless except for a [`Memory`], in which a set has at most 16 members. Cost: a look-up in the memory and a pass
+//! over the set; a pass over the service's destinations if the address is new or its destinations are busy.
 //!
 //! Source: ipvs-behaviour, section 5.2.
 
@@ -58,12 +58,12 @@ impl Lblcr {
         (any, entry)
     }
 
-    /// The positions of those members of a set that are still in the list.
+    /// The positions of the members of a set that the list still contains.
     fn positions(&self, entry: &Entry) -> impl Iterator<Item = usize> {
         entry.members().iter().filter_map(|member| self.positions.position(*member))
     }
 
-    /// The place in the set of the member with the highest overhead-to-weight ratio; the first wins a tie.
+    /// The index in the set of the member with the highest overhead-to-weight ratio; the first wins a tie.
     fn most_loaded(&self, entry: &Entry, candidates: &dyn Candidates) -> Option<usize> {
         let mut most: Option<(usize, i64, i64)> = None;
         for (place, member) in entry.members().iter().enumerate() {

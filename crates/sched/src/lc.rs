@@ -1,7 +1,7 @@
 //! Least-connection scheduling (`lc`).
 //!
 //! Runs once for each new connection. Chooses the usable destination with the lowest overhead, whatever its weight; the
-//! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
+//! first in order wins a tie. Stateless. Cost: one pass over the service's destinations.
 
 use crate::account::{Account, Figure};
 use crate::ratio::OVERHEAD;

@@ -2,11 +2,12 @@
 //!
 //! A scheduler runs once for each new connection; for a persistent service, once for each template. It reads the
 //! destinations of one service in IPVS's order, their loads, the endpoints of the packet, and its own small state. It
-//! returns a choice and its next state, and changes nothing itself. So the code that makes a choice also explains it.
+//! returns a choice and its next state, and changes nothing itself. The same code can therefore make a choice and
+//! explain it.
 //!
-//! A new scheduler takes three steps. Write `NAME.rs` with a type that implements [`Scheduler`], and a `KIND` with its
-//! name and constructor. Declare the module here. Add its `KIND` to the list in `scheduler/mod.rs`, where operators'
-//! names are looked up.
+//! Adding a scheduler takes three steps. Write `NAME.rs` with a type that implements [`Scheduler`], and a `KIND` with
+//! its name and constructor. Declare the module here. Add the `KIND` to the list in `scheduler/mod.rs`, where names are
+//! looked up.
 
 pub mod destination;
 pub mod service;

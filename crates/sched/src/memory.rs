@@ -1,21 +1,22 @@
 //! The memory of `lblc` and `lblcr`: the real servers that serve each destination address of packets.
 //!
-//! The control thread makes the table when a service is given its scheduler, passes it to the next scheduler when
-//! destinations change, and removes old entries. Workers read and write it when they choose. It names a real server by
-//! its endpoint, so a server that is removed and added again is recognised. Bounded: 1,024 buckets of 32 entries. In a
-//! full bucket the least recently used entry is replaced. Unlike IPVS it hashes with a secret: clients choose the
-//! addresses, and with addresses of one bucket they could evict the addresses of others. No thread waits: each entry
-//! has a version that is odd while a writer changes it. A reader that meets an odd version treats the entry as absent;
-//! a writer that meets an odd version leaves the entry to the other writer.
+//! The control thread creates the table when a service gets its scheduler, passes it to the next scheduler when
+//! destinations change, and removes old entries. Workers read and write it when they choose. It identifies a real
+//! server by its endpoint, so a server that is removed and added again is recognised. The size is bounded: 1,024
+//! buckets of 32 entries. In a full bucket the least recently used entry is replaced. Unlike IPVS it hashes with a
+//! secret: clients choose the addresses, and with addresses in one bucket they could evict those of others. No thread
+//! waits: each entry has a version that is odd while a writer changes it. A reader that meets an odd version treats the
+//! entry as absent; a writer that meets an odd version leaves the entry to the other writer.
 //!
-//! Cost: a look-up reads the 32 keys of a bucket and one entry. Not here: the validity of entries.
+//! Cost: a look-up reads the 32 keys of a bucket and one entry. The schedulers decide whether an entry is still valid.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The destinations that serve one address, by the identities of their endpoints; the one added last comes first.
+/// The destinations that serve one address, by the identities of their endpoints; the most recently added one comes
+/// first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Entry {
     /// When the entry was last looked up.
@@ -38,8 +39,7 @@ impl Entry {
         &self.members[..count]
     }
 
-    /// Adds a destination before the others, unless it is there already. If there are too many, the last one is
-    /// dropped.
+    /// Adds a destination before the others, unless the entry contains it already. A full entry loses its last one.
     pub(crate) fn add(&mut self, member: u64, now_millis: u64) {
         if !self.members().contains(&member) {
             self.members.rotate_right(1);
@@ -48,7 +48,7 @@ impl Entry {
         }
     }
 
-    /// Removes the destination at this place.
+    /// Removes the destination at this index.
     pub(crate) fn remove(&mut self, place: usize, now_millis: u64) {
         self.members[place..].rotate_left(1);
         self.members[MEMBERS_MAX - 1] = 0;
@@ -59,17 +59,17 @@ impl Entry {
 /// The table of entries.
 pub struct Memory {
     hasher: RandomState,
-    /// Entries that were not used for this long are removed.
+    /// Entries that were not used for this time are removed.
     expiration_seconds: Arc<AtomicU32>,
-    /// The key of each entry's address, by bucket and place; 0 where there is no entry. Only the thread that made
-    /// the version of the slot odd writes it.
+    /// The key of each entry's address, by bucket and position in it; 0 if there is no entry. Only the thread that made
+    /// the version of the slot odd writes the key.
     keys: Box<[AtomicU64]>,
     slots: Box<[Slot]>,
     /// Only the control thread takes this lock.
     tending: Mutex<Tending>,
 }
 
-/// A shared entry. Its words are written only while `version` is odd, by the thread that made it so.
+/// A shared entry. Its fields are written only while `version` is odd, by the thread that made it odd.
 #[derive(Default)]
 struct Slot {
     version: AtomicU64,
@@ -107,11 +107,11 @@ impl Memory {
         let key = self.key_of(addr);
         self.places(key).filter(|place| self.key(*place) == key).find_map(|place| {
             let slot = &self.slots[place];
-            // Acquire: what is read below is at least as new as this version.
+            // Acquire: the reads below are at least as new as this version.
             let version = slot.version.load(Ordering::Acquire);
             let entry = slot.read();
             let same_key = self.key(place) == key;
-            // If anything of a later writer was read above, its version is seen below: the writer stored the odd
+            // If the reads above saw anything from a later writer, its version is seen below: the writer stored the odd
             // version before it, with a Release fence between.
             fence(Ordering::Acquire);
             let stable = version.is_multiple_of(2) && slot.version.load(Ordering::Relaxed) == version;
@@ -119,7 +119,7 @@ impl Memory {
         })
     }
 
-    /// Enters an entry for an address, unless another thread is writing in the same place.
+    /// Stores an entry for an address, unless another thread is writing to the same slot.
     pub(crate) fn enter(&self, addr: IpAddr, entry: &Entry) {
         let key = self.key_of(addr);
         let known = self.places(key).find(|place| self.key(*place) == key);
@@ -134,8 +134,8 @@ impl Memory {
     /// Removes old entries as IPVS does, when it is time. The control thread calls this every few seconds.
     ///
     /// Each minute, if there are more than 16,384 entries, it removes some of those that were not used for six minutes.
-    /// Each half hour it removes all that were not used for as long as the setting says. Source: ipvs-behaviour,
-    /// section 5.2.
+    /// Each half hour it removes all that were not used for `lblc_expiration` or `lblcr_expiration`. Source:
+    /// ipvs-behaviour, section 5.2.
     pub fn tend(&self, now_millis: u64) {
         let mut tending = self.tending.lock().unwrap_or_else(PoisonError::into_inner);
         let mut due = *tending.due_millis.get_or_insert(now_millis + ROUND_MILLIS);
@@ -158,7 +158,7 @@ impl Memory {
         self.keys.iter().filter(|key| key.load(Ordering::Relaxed) != 0).count()
     }
 
-    /// Removes up to `goal` entries that were not used for this long, bucket by bucket. Returns the bucket where it
+    /// Removes up to `goal` entries that were not used for this time, bucket by bucket. Returns the bucket at which it
     /// stopped.
     fn forget(&self, next_bucket: usize, now_millis: u64, unused_millis: u64, mut goal: usize) -> usize {
         for step in 0..BUCKETS {
@@ -178,18 +178,18 @@ impl Memory {
         next_bucket
     }
 
-    /// Writes an entry in a place whose key was `before`.
+    /// Writes an entry to a slot whose key was `before`.
     fn write(&self, place: usize, before: u64, key: u64, entry: &Entry) {
         let slot = &self.slots[place];
         let version = slot.version.load(Ordering::Relaxed);
         let odd = version + 1;
-        // Acquire: the key below is what the previous writer left.
+        // Acquire: the key below is the one that the previous writer left.
         let held = version.is_multiple_of(2)
             && slot.version.compare_exchange(version, odd, Ordering::Acquire, Ordering::Relaxed).is_ok();
         if !held {
             return;
         }
-        // A reader that sees any of what follows sees the odd version, or a later one.
+        // A reader that sees any of the following writes sees the odd version, or a later one.
         fence(Ordering::Release);
         if self.key(place) == before {
             self.keys[place].store(key, Ordering::Relaxed);
@@ -203,12 +203,12 @@ impl Memory {
         self.keys[place].load(Ordering::Relaxed)
     }
 
-    /// A keyed hash of an address, and its identity here; never 0.
+    /// A keyed hash that selects an address's bucket and identifies the address in it; never 0.
     fn key_of(&self, addr: IpAddr) -> u64 {
         self.hasher.hash_one(addr).max(1)
     }
 
-    /// The places of the entry with this key.
+    /// The slots that may contain the entry with this key.
     fn places(&self, key: u64) -> std::ops::Range<usize> {
         let bucket = key as usize % BUCKETS;
         bucket * BUCKET_ENTRIES..(bucket + 1) * BUCKET_ENTRIES
@@ -232,7 +232,7 @@ impl Slot {
     }
 }
 
-/// Settings of schedulers that change while they work. The control thread writes them.
+/// Settings that may change while a scheduler is in use. The control thread writes them.
 #[derive(Debug, Clone)]
 pub struct Tuning {
     /// `lblc_expiration`, in seconds.
@@ -250,14 +250,14 @@ impl Default for Tuning {
     }
 }
 
-/// The most destinations that an entry has.
+/// Maximum number of destinations in an entry.
 pub(crate) const MEMBERS_MAX: usize = 16;
 const BUCKETS: usize = 1024;
 const BUCKET_ENTRIES: usize = 32;
 /// Above this number, some entries are removed early.
 const ENTRIES: usize = 16_384;
 const ROUND_MILLIS: u64 = 60_000;
-/// Of this number of rounds, one goes through all entries.
+/// One round out of this number checks all entries.
 const FULL_ROUND: u64 = 30;
 const STALE_MILLIS: u64 = 360_000;
 const DAY_SECONDS: u32 = 86_400;
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(gone, [&crowd[5]]);
     }
 
-    /// More addresses of one bucket than it can hold.
+    /// More addresses in one bucket than the bucket can contain.
     fn crowd(memory: &Memory) -> Vec<IpAddr> {
         let is_first = |addr: &IpAddr| memory.places(memory.key_of(*addr)).start == 0;
         (0..).map(addr).filter(is_first).take(BUCKET_ENTRIES + 1).collect()

@@ -1,16 +1,16 @@
 //! Maglev hashing (`mh`).
 //!
-//! Runs once for each new connection. When the scheduler is built, a table of 4,093 slots is filled. Each destination
+//! Runs once for each new connection. When the scheduler is built, it fills a table of 4,093 slots. Each destination
 //! has its own order of slots, from hashes of its endpoint. The destinations take turns, and each takes slots in
-//! proportion to its weight. So few clients of other destinations move when a destination is removed. The packet's
-//! source address, with `mh-port` also its source port, selects the slot. If the destination there is not usable, none
-//! is chosen; with `mh-fallback` other slots are tried. A destination's last weight above 0 counts, so a quiescent
+//! proportion to its weight. The removal of a destination therefore moves few clients of other destinations. The
+//! packet's source address, with `mh-port` also its source port, selects the slot. If the slot's destination is not
+//! usable, none is chosen; with `mh-fallback` other slots are tried. The last weight above 0 counts, so a quiescent
 //! destination gets its clients back.
 //!
-//! It keeps no state. Cost: one SipHash; with `mh-fallback` up to 4,093 more while destinations are unusable. Building
-//! takes about 4,093 × ln 4,093 steps in all, whatever the number of destinations.
+//! Stateless. Cost: one SipHash; with `mh-fallback` up to 4,093 more while destinations are unusable. Building takes
+//! about 4,093 × ln 4,093 steps in all, whatever the number of destinations.
 //!
-//! Source: ipvs-behaviour, section 5.4; Eisenbud et al., «Maglev», NSDI 2016, section 3.4.
+//! Source: ipvs-behaviour, section 5.4; Eisenbud et al., "Maglev", NSDI 2016, section 3.4.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -28,7 +28,7 @@ pub(crate) const KIND: Kind =
 
 struct Mh {
     flags: Flags,
-    /// The position in each slot; empty if no destination has ever had a weight above 0.
+    /// The position of each slot's destination; empty if no destination has ever had a weight above 0.
     slots: Box<[u32]>,
 }
 
@@ -37,7 +37,7 @@ impl Mh {
         Self { flags: setup.flags, slots: fill(setup) }
     }
 
-    /// The slots that are tried for a packet, in order, with the position in each.
+    /// The slots that are tried for a packet, in order, with the position of each slot's destination.
     fn tried(&self, request: &Request) -> impl Iterator<Item = (usize, usize)> {
         let port = if self.flags.contains(Flags::PORT) { request.source.port } else { 0 };
         let addr = request.source.addr;
@@ -114,8 +114,8 @@ fn fill(setup: &Setup<'_>) -> Box<[u32]> {
     slots.into()
 }
 
-/// A destination's address as an address of the service's family: of an IPv6 address in an IPv4 service (a tunnel) only
-/// the first 32 bits count, as in the kernel.
+/// A destination's address as an address of the service's family: for an IPv6 address in an IPv4 service (a tunnel),
+/// only the first 32 bits count, as in the kernel.
 fn in_family(addr: IpAddr, family: Option<Family>) -> IpAddr {
     match (addr, family) {
         (IpAddr::V6(addr), Some(Family::V4)) => Ipv4Addr::from_bits((addr.to_bits() >> 96) as u32).into(),
@@ -135,13 +135,13 @@ fn slot(hash: u32) -> usize {
 
 /// A prime, so that the steps of each destination reach all slots.
 const SLOTS: usize = 4093;
-/// The number of leading bits of the weights that count.
+/// The number of leading bits of each weight that count.
 const WEIGHT_BITS: u32 = 6;
-/// The key for a client's slot, and for a destination's first slot.
+/// The hash key for a client's slot, and for a destination's first slot.
 const PLACE_KEY: u64 = 2_654_435_761;
 /// The key for a destination's step.
 const SKIP_KEY: u64 = 2_654_446_892;
-/// No position: there are at most [`SLOTS`] destinations.
+/// An empty slot; never a valid position, because there are at most [`SLOTS`] destinations.
 const VACANT: u32 = u32::MAX;
 
 #[cfg(test)]
@@ -180,7 +180,7 @@ mod tests {
 
     #[test]
     fn clients_reach_the_servers_that_they_reach_through_the_kernel() {
-        // Positions: 10.0.0.3 has 0, 10.0.0.2 has 1, 10.0.0.1 has 2.
+        // Positions: 10.0.0.3 is 0, 10.0.0.2 is 1, 10.0.0.1 is 2.
         let clients = ["192.168.1.1:1024", "192.168.1.2:1024", "192.168.1.10:1024", "10.1.2.3:1024"];
         let list = List::weights(&[1, 1, 1]);
         assert_eq!(clients.map(|client| pick(client, Flags(0), &list).unwrap()), [2, 0, 2, 2]);

@@ -1,8 +1,7 @@
 //! Never-queue scheduling (`nq`).
 //!
 //! Runs once for each new connection. Chooses the first usable destination without active connections, whatever its
-//! weight; if there is none, the choice of `sed`. It keeps no state. Cost: at most two passes over the service's
-//! destinations.
+//! weight; if there is none, chooses like `sed`. Stateless. Cost: at most two passes over the service's destinations.
 
 use crate::account::{Account, Figure};
 use crate::ratio::least;

@@ -1,8 +1,8 @@
 //! Weighted overflow scheduling (`ovf`).
 //!
 //! Runs once for each new connection. Chooses the usable destination with the highest weight whose active connections
-//! do not exceed its weight; the first in order wins a tie. So a destination of weight 3 takes a fourth connection, and
-//! the next destination takes the fifth. It keeps no state. Cost: one pass over the service's destinations.
+//! do not exceed its weight; the first in order wins a tie. A destination with weight 3 therefore takes a fourth
+//! connection, and the next destination takes the fifth. Stateless. Cost: one pass over the service's destinations.
 
 use crate::account::{Account, Figure};
 use crate::fo::heaviest;
@@ -30,7 +30,7 @@ impl Scheduler for Ovf {
     }
 }
 
-/// The number of active connections that a destination still takes; 0 or less if it takes none.
+/// The number of active connections that a destination can still take; 0 or less if it takes none.
 fn room(position: usize, candidates: &dyn Candidates) -> i64 {
     i64::from(candidates.weight(position).0) + 1 - i64::from(candidates.load(position).active)
 }

@@ -5,7 +5,7 @@ use crate::scheduler::candidates::{Candidates, Load};
 /// The name of [`Load::overhead`] in explanations.
 pub(crate) const OVERHEAD: &str = "overhead";
 
-/// Of these positions, the usable one with the lowest overhead-to-weight ratio; the first wins a tie.
+/// The usable position with the lowest overhead-to-weight ratio among `positions`; the first wins a tie.
 pub(crate) fn least(
     positions: impl Iterator<Item = usize>,
     candidates: &dyn Candidates,
@@ -35,7 +35,8 @@ impl Share {
         Self { overhead: overhead(candidates.load(position)), weight }
     }
 
-    /// Whether the ratio is lower. It is compared by cross multiplication, so that no rounding makes two ratios equal.
+    /// Whether this ratio is lower. Ratios are compared by cross multiplication, so that rounding cannot make two of
+    /// them equal.
     pub(crate) fn is_below(self, other: Self) -> bool {
         other.overhead.saturating_mul(self.weight) > self.overhead.saturating_mul(other.weight)
     }

@@ -1,9 +1,9 @@
 //! Round-robin scheduling (`rr`).
 //!
-//! Runs once for each new connection. Takes the usable destinations in turn, beginning behind the last choice. A weight
+//! Runs once for each new connection. Takes the usable destinations in turn, beginning after the last choice. A weight
 //! matters only if it is 0. The state is the position of the last choice plus one, and 0 before the first choice. Cost:
-//! a binary search, and one step for each overloaded destination that is passed over; quiescent destinations are left
-//! out when the scheduler is built.
+//! a binary search, and one step for each overloaded destination that is skipped; quiescent destinations are left out
+//! when the scheduler is built.
 
 use crate::account::{Account, Figure};
 use crate::destination::Weight;
@@ -14,7 +14,7 @@ pub(crate) const KIND: Kind =
     Kind { carry, full_share: Some(FullShare::Equal), ..Kind::new("rr", |setup| Box::new(Rr::new(setup))) };
 
 struct Rr {
-    /// The positions of destinations with a weight above 0.
+    /// The positions of the destinations with a weight above 0.
     weighted: Box<[usize]>,
 }
 
@@ -49,7 +49,7 @@ impl Scheduler for Rr {
     }
 }
 
-/// A removed destination passes its place to the one before it; an added one leaves the place as it is.
+/// The state follows the last chosen destination. If that one is removed, the state passes to the one before it.
 fn carry(state: State, change: Change, _: &mut dyn Iterator<Item = Weight>) -> State {
     match change {
         Change::Added if state.0 > 0 => State(state.0 + 1),
@@ -92,9 +92,9 @@ mod tests {
 
     #[test]
     fn an_added_destination_waits_for_its_turn_after_the_others() {
-        // B, A; A was chosen last; C is added at the front: behind A the list wraps to C.
+        // B, A; A was chosen last; C is added at the front: after A the list wraps to C.
         assert_eq!(next(carried(State(2), Change::Added), &[1, 1, 1]).position, Some(0));
-        // Nothing was chosen yet: C is at the front and comes first.
+        // No choice yet: C is at the front and comes first.
         assert_eq!(next(carried(State(0), Change::Added), &[1, 1, 1]).position, Some(0));
     }
 
@@ -102,7 +102,7 @@ mod tests {
     fn a_removed_last_choice_moves_the_place_to_its_predecessor() {
         // C, B, A; B was chosen last and is removed: A is next.
         assert_eq!(next(carried(State(2), Change::Removed(1)), &[1, 1]).position, Some(1));
-        // C was chosen last and is removed: the place is before the front.
+        // C was chosen last and is removed: the state points before the front.
         assert_eq!(next(carried(State(1), Change::Removed(0)), &[1, 1]).position, Some(0));
         // B was chosen last and stays: A is next, whatever else is removed.
         assert_eq!(carried(State(2), Change::Removed(2)), State(2));

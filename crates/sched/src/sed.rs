@@ -1,7 +1,7 @@
 //! Shortest-expected-delay scheduling (`sed`).
 //!
 //! Runs once for each new connection. Chooses the usable destination with the lowest ratio of active connections, the
-//! new one included, to weight; the first in order wins a tie. It keeps no state. Cost: one pass over the service's
+//! new one included, to weight; the first in order wins a tie. Stateless. Cost: one pass over the service's
 //! destinations.
 
 use crate::account::Account;

@@ -7,23 +7,23 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
 
-/// The key of a virtual service: what its packets have in common.
+/// The key of a virtual service: the properties that select its packets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ServiceKey {
-    /// The service of an endpoint: packets of a protocol to it.
+    /// A service for an endpoint: packets of one protocol to it.
     Address {
         /// The protocol: `TCP`, `UDP` or `SCTP`.
         protocol: Protocol,
         /// The virtual endpoint; port 0: every port.
         endpoint: Endpoint,
     },
-    /// The service of a firewall mark: packets of a family with the mark.
+    /// A service for a firewall mark: packets of one family with the mark.
     Mark {
         /// The firewall mark; never 0.
         mark: u32,
-        /// The address family; one mark can have a service of each.
+        /// The address family; one mark can have a service for each family.
         family: Family,
     },
 }
@@ -48,37 +48,37 @@ impl ServiceKey {
     }
 }
 
-/// What each client may have of a service, or do to it, and how many SYNs all may send.
+/// Limits on a service's use by each client, and on the SYNs from all clients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct ClientLimit {
-    /// Connections that each client may have at once; 0: any number.
+    /// Connections that each client may have at once; 0 means no limit.
     pub connections: u32,
-    /// Connections a second that each client may begin; 0: any number.
+    /// Connections per second that each client may begin; 0 means no limit.
     pub rate: u32,
-    /// Connections that each client may begin at once after a pause; 0: as many as `rate`.
+    /// Connections that each client may begin at once after a pause; 0 means as many as `rate`.
     pub burst: u32,
-    /// What becomes of a client's SYN above `rate`.
+    /// The action for a client's SYN above `rate`.
     #[serde(default)]
     pub above: Above,
-    /// SYNs a second of all clients together; 0: any number.
+    /// SYNs per second from all clients together; 0 means no limit.
     #[serde(default)]
     pub syn_rate: u32,
-    /// SYNs of all clients that may come at once after a pause; 0: as many as `syn_rate`.
+    /// SYNs from all clients that may arrive at once after a pause; 0 means as many as `syn_rate`.
     #[serde(default)]
     pub syn_burst: u32,
 }
 
-/// The limit of the SYNs that a service gets from all clients together.
+/// The limit on the SYNs that a service gets from all clients together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SynRate {
     /// SYNs a second; never 0.
     pub rate: u32,
-    /// SYNs that may come at once after a pause; 0: as many as `rate`.
+    /// SYNs that may arrive at once after a pause; 0 means as many as `rate`.
     pub burst: u32,
 }
 
-/// What becomes of a client's SYN above its rate.
+/// The action for a client's SYN above its rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
@@ -86,7 +86,8 @@ pub enum Above {
     /// It is dropped.
     #[default]
     Drop,
-    /// The director answers it by a cookie, and a client that proves the cookie connects without the rate.
+    /// The director answers it with a cookie, and a client that returns the cookie connects without the limit on the
+    /// rate.
     SynProxy,
 }
 
@@ -94,7 +95,7 @@ impl Above {
     /// All, in the order in which they are explained.
     pub const ALL: [Self; 2] = [Self::Drop, Self::SynProxy];
 
-    /// The word for it in commands.
+    /// The name in commands.
     pub fn name(self) -> &'static str {
         match self {
             Self::Drop => "drop",
@@ -109,12 +110,12 @@ impl ClientLimit {
         self.connections > 0 || self.rate > 0
     }
 
-    /// The limit of all clients' SYNs; `None`: there is none.
+    /// The limit on the SYNs from all clients; `None` if there is none.
     pub fn of_syns(self) -> Option<SynRate> {
         (self.syn_rate > 0).then_some(SynRate { rate: self.syn_rate, burst: self.syn_burst })
     }
 
-    /// The limit for a client that has proven a cookie.
+    /// The limit for a client that has returned a cookie.
     pub fn of_proven(self) -> Self {
         match self.above {
             Above::Drop => self,
@@ -145,7 +146,7 @@ impl fmt::Display for NotAService {
 
 impl std::error::Error for NotAService {}
 
-/// Reads the printed form, in letters of either case.
+/// Parses the printed form, in either case.
 impl FromStr for ServiceKey {
     type Err = NotAService;
 

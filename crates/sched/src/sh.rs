@@ -1,10 +1,9 @@
 //! Source hashing (`sh`).
 //!
-//! Runs once for each new connection. When the scheduler is built, 256 buckets are filled: each destination in turn
-//! takes a number of buckets equal to its weight, but at least one. The packet's source address, with `sh-port` also
-//! its source port, selects the bucket. If the destination there is not usable, none is chosen; with `sh-fallback`
-//! other buckets are tried. It keeps no state. Cost: one hash; with `sh-fallback` up to 256 look-ups while destinations
-//! are unusable.
+//! Runs once for each new connection. When the scheduler is built, it fills 256 buckets: each destination in turn takes
+//! a number of buckets equal to its weight, but at least one. The packet's source address, with `sh-port` also its
+//! source port, selects the bucket. If the bucket's destination is not usable, none is chosen; with `sh-fallback` other
+//! buckets are tried. Stateless. Cost: one hash; with `sh-fallback` up to 256 look-ups while destinations are unusable.
 //!
 //! Source: ipvs-behaviour, section 5.3.
 
@@ -18,7 +17,7 @@ pub(crate) const KIND: Kind = Kind { full_share: None, ..Kind::new("sh", |setup|
 
 struct Sh {
     flags: Flags,
-    /// The position in each bucket; empty if there are no destinations.
+    /// The position of each bucket's destination; empty if there are no destinations.
     buckets: Box<[u32]>,
 }
 
@@ -31,7 +30,7 @@ impl Sh {
         Self { flags: setup.flags, buckets: round.iter().copied().cycle().take(BUCKETS).collect() }
     }
 
-    /// The buckets that are tried for a packet, in order, with the position in each.
+    /// The buckets that are tried for a packet, in order, with the position of each bucket's destination.
     fn tried(&self, request: &Request) -> impl Iterator<Item = (usize, usize)> {
         let port = if self.flags.contains(Flags::PORT) { u32::from(request.source.port) } else { 0 };
         let own = bucket(folded(request.source.addr).wrapping_add(port), BUCKETS.ilog2());
@@ -103,7 +102,8 @@ mod tests {
     fn clients_of_an_unusable_destination_get_none_unless_there_is_a_fallback() {
         let weights = [1, 0, 1];
         let list = || List::weights(&weights);
-        // Bucket 136 belongs to the quiescent one in rounds of three; the first one tried is (136 + 136) mod 256.
+        // Bucket 136 belongs to the quiescent destination in rounds of three; the first fallback is (136 + 136) mod
+        // 256.
         assert_eq!(pick("192.168.1.1:9", Flags(0), &list(), &weights), None);
         let reserved =
             |flags| built("sh", &weights, flags).reserved(1).map(|places| (places.own, places.all));

@@ -2,9 +2,9 @@
 //!
 //! Runs once for each new connection. Draws two usable destinations by weight, independently, and takes the second if
 //! its overhead-to-weight ratio is lower than the first's. A draw is a number from 0 to the sum of the usable weights,
-//! both included, so the first destination in order is drawn a little more often than its weight says. The draws are
-//! the request's random bits, scaled: the upper half for the first draw, the lower half for the second. It keeps no
-//! state. Cost: two passes over the service's destinations.
+//! both included, so the first destination in order is drawn a little more often than its weight suggests. The draws
+//! are the request's random bits, scaled: the upper half for the first draw, the lower half for the second. Stateless.
+//! Cost: two passes over the service's destinations.
 
 use crate::account::{Account, Certainty};
 use crate::ratio::{OVERHEAD, Share};
@@ -54,7 +54,7 @@ fn scaled(bits: u64, most: u64) -> u64 {
     ((u128::from(bits) * (u128::from(most) + 1)) >> 32) as u64
 }
 
-/// The second destination if its overhead-to-weight ratio is lower than the first's; else the first.
+/// The second destination if its overhead-to-weight ratio is lower than the first's; otherwise the first.
 fn lighter(first: usize, second: usize, candidates: &dyn Candidates) -> usize {
     let second_share = Share::of(second, candidates, Load::overhead);
     if second_share.is_below(Share::of(first, candidates, Load::overhead)) { second } else { first }
@@ -65,7 +65,7 @@ mod tests {
     use super::*;
     use crate::scheduler::testing::{List, from};
 
-    /// The choice for these draws, of numbers up to `most`.
+    /// The choice for these draws, which range up to `most`.
     fn drawing(first: u64, second: u64, most: u64, list: &List) -> Option<usize> {
         let bits = |draw: u64| ((draw << 32) / (most + 1)) + 1;
         assert_eq!([first, second].map(|draw| scaled(bits(draw), most)), [first, second]);
@@ -103,7 +103,7 @@ mod tests {
             let request = Request { random: bits << 32 | bits, ..from("192.0.2.1:1024") };
             taken[Twos.pick(State(0), &request, &list).position.unwrap()] += 1;
         }
-        // Of seven numbers, 0 and 1 draw the first, 2 and 3 the second.
+        // Of seven numbers, 0 and 1 draw the first destination, 2 and 3 the second.
         for (count, share) in taken.into_iter().zip([2, 2, 3]) {
             assert!(count.abs_diff(6000 * share / 7) < 5, "{taken:?}");
         }

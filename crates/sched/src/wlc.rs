@@ -1,7 +1,7 @@
 //! Weighted least-connection scheduling (`wlc`).
 //!
 //! Runs once for each new connection. Chooses the usable destination with the lowest overhead-to-weight ratio; the
-//! first in order wins a tie. It keeps no state. Cost: one pass over the service's destinations.
+//! first in order wins a tie. Stateless. Cost: one pass over the service's destinations.
 
 use crate::account::Account;
 use crate::ratio::{OVERHEAD, least};

@@ -2,8 +2,8 @@
 //!
 //! Runs once for each new connection. Goes through the list in rounds. Each round has a threshold; the next round's is
 //! lower by the greatest common divisor of the weights. A round takes the destinations whose weight reaches its
-//! threshold. The state holds the position of the last choice plus one (low half; 0 before the first) and the threshold
-//! (high half; 0 means the highest). Cost: one step for each destination that is passed over; once in a round two
+//! threshold. The state contains the position of the last choice plus one (low half; 0 before the first) and the
+//! threshold (high half; 0 means the highest). Cost: one step for each destination that is skipped; once in a round two
 //! passes over the destinations, at most four whatever their weights, because rounds whose threshold no usable
 //! destination reaches are skipped.
 
@@ -19,7 +19,7 @@ fn weights(setup: &Setup<'_>) -> impl Iterator<Item = Weight> {
 }
 
 struct Wrr {
-    /// The step of the threshold: the greatest common divisor of the weights above 0, or 1 if there is none.
+    /// The decrement of the threshold: the greatest common divisor of the weights above 0, or 1 if there is none.
     step: u32,
     /// The highest threshold: the greatest weight, less the remainder that the step leaves above 1.
     highest: u32,
@@ -66,7 +66,7 @@ impl Scheduler for Wrr {
             return Choice { position: None, state };
         };
         // One whole round at each of at most two thresholds: the next one that a destination reaches, and after the
-        // lowest the highest again. The number is bounded because loads may change meanwhile.
+        // lowest the highest again. The number is bounded because loads may change in the meantime.
         for _ in 0..2 {
             threshold = self.lowered(threshold, reachable);
             if let Some(position) = find(0, threshold, candidates) {
@@ -91,14 +91,14 @@ impl Scheduler for Wrr {
     }
 }
 
-/// The first usable destination from a position on whose weight reaches the threshold.
+/// The first usable destination at or after a position whose weight reaches the threshold.
 fn find(from: usize, threshold: u32, candidates: &dyn Candidates) -> Option<usize> {
     (from..candidates.len())
         .find(|position| candidates.weight(*position).0 >= threshold && candidates.usable(*position))
 }
 
-/// The position returns to the front; the threshold stays if it is still valid. So destinations that are added one by
-/// one leave it at the value of the first.
+/// Resets the position to the front; keeps the threshold if it is still valid. Destinations that are added one by one
+/// therefore leave it at the value of the first.
 fn carry(state: State, _: Change, weights: &mut dyn Iterator<Item = Weight>) -> State {
     let Wrr { step, highest } = Wrr::new(weights);
     let threshold = match (state.0 >> 32) as u32 {

@@ -1,10 +1,10 @@
 //! The destinations of one service with their loads, as a scheduler sees them.
 //!
-//! Schedulers read them for a choice and for its explanation. Not here: the rules of choice.
+//! Schedulers read them for a choice and for its explanation.
 
 use crate::destination::Weight;
 
-/// The load of a destination at the moment of a choice.
+/// The load of a destination at the time of a choice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Load {
     /// Connections in an active state.
@@ -20,9 +20,9 @@ impl Load {
     }
 }
 
-/// The destinations of one service in IPVS's order (the one added last comes first), as a scheduler sees them.
+/// The destinations of one service in IPVS's order (the most recently added one comes first), as a scheduler sees them.
 ///
-/// A position is valid below [`len`](Self::len). During a choice the order stays, but loads may change.
+/// A position is valid if it is less than [`len`](Self::len). During a choice the order does not change, but loads may.
 pub trait Candidates {
     /// The number of destinations.
     fn len(&self) -> usize;
@@ -34,7 +34,7 @@ pub trait Candidates {
     fn weight(&self, position: usize) -> Weight;
     /// The load of a destination.
     fn load(&self, position: usize) -> Load;
-    /// Whether a destination has exceeded its upper threshold and has not fallen to its lower one since.
+    /// Whether a destination has exceeded its upper threshold and has not since fallen to its lower one.
     fn overloaded(&self, position: usize) -> bool;
     /// Whether a destination may take a new connection.
     fn usable(&self, position: usize) -> bool {

@@ -7,7 +7,7 @@ pub struct Flags(pub u8);
 impl Flags {
     /// `sh-fallback`, `mh-fallback`: clients of an unusable destination get another one.
     pub const FALLBACK: Self = Self(1);
-    /// `sh-port`, `mh-port`: the source port counts as well.
+    /// `sh-port`, `mh-port`: the source port is hashed, too.
     pub const PORT: Self = Self(2);
 
     /// Whether all flags of `other` are set.

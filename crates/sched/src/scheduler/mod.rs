@@ -1,7 +1,7 @@
-//! The schedulers by their names.
+//! The schedulers, by name.
 //!
-//! The control plane looks a scheduler up when a service is configured or its destinations change. Not here: the
-//! interface of a scheduler (`interface.rs`), and each scheduler's rule (the file of its name).
+//! The control plane looks up a scheduler when a service is configured or its destinations change. `interface.rs`
+//! defines the interface of a scheduler; each scheduler is in the file with its name.
 
 pub(crate) mod candidates;
 pub(crate) mod flags;
@@ -40,23 +40,24 @@ fn kind(name: &str) -> Option<&'static Kind> {
     SCHEDULERS.iter().find(|kind| kind.name == name)
 }
 
-/// Builds the scheduler of this name. `None` if the name is unknown.
+/// Builds the scheduler with this name. `None` if the name is unknown.
 pub fn build(name: &str, setup: &Setup<'_>) -> Option<Box<dyn Scheduler>> {
     kind(name).map(|kind| (kind.build)(setup))
 }
 
-/// The state of the scheduler of this name after a change of its service's destinations, from the state before it and
-/// the weights after it, in IPVS's order.
+/// The state of the named scheduler after a change to its service's destinations, from the state before it and the
+/// weights after it, in IPVS's order.
 pub fn carry(name: &str, state: State, change: Change, weights: &mut dyn Iterator<Item = Weight>) -> State {
     kind(name).map_or(state, |kind| (kind.carry)(state, change, weights))
 }
 
-/// The most destinations that the scheduler of this name supports.
+/// Maximum number of destinations that the named scheduler supports.
 pub fn destinations_max(name: &str) -> usize {
     kind(name).map_or(usize::MAX, |kind| kind.destinations_max)
 }
 
-/// The part of new connections that a destination gets after its slow start; `None`: the scheduler has no slow start.
+/// The share of new connections that a destination gets after its slow start; `None` if the scheduler has no slow
+/// start.
 pub fn full_share(name: &str) -> Option<FullShare> {
     kind(name)?.full_share
 }

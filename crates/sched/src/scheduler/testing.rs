@@ -41,7 +41,7 @@ impl Candidates for List {
     }
 }
 
-/// Destinations of these weights at 10.0.0.N:80; the last one is at 10.0.0.1, as if added in that order.
+/// Destinations with these weights at 10.0.0.N:80; the last one is at 10.0.0.1, as if added in that order.
 pub(crate) fn destinations(weights: &[u32]) -> Vec<Destination> {
     let numbers = (1..=weights.len() as u32).rev();
     let both = numbers.zip(weights).map(|(number, weight)| Destination {
@@ -52,7 +52,7 @@ pub(crate) fn destinations(weights: &[u32]) -> Vec<Destination> {
     both.collect()
 }
 
-/// The scheduler of this name for destinations of these weights.
+/// The scheduler with this name for destinations with these weights.
 pub(crate) fn built(name: &str, weights: &[u32], flags: Flags) -> Box<dyn Scheduler> {
     let destinations = destinations(weights);
     build(name, &Setup { destinations: &destinations, flags, ..Setup::default() }).unwrap()
