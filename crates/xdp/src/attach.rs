@@ -1,8 +1,8 @@
-//! An interface with an XDP program: in native mode, or in generic mode if the driver refuses native mode.
+//! Attaching an XDP program to an interface: in native mode, or in generic mode if the driver refuses native mode.
 //!
 //! Runs on the control thread. Unless it is pinned, the program is detached when the [`Attached`] is dropped, and by
-//! the kernel when the process dies. A pinned program stays. A later process takes over its link and replaces the
-//! program there without a gap. Not here: the program.
+//! the kernel when the process dies. A pinned program stays; a later process takes over its link and replaces the
+//! program without a gap.
 
 use std::ffi::CStr;
 use std::num::NonZeroU32;
@@ -26,7 +26,7 @@ const TAKES_REDIRECTED: u64 = 1 << 2;
 /// `NETDEV_XDP_ACT_XSK_ZEROCOPY`.
 const ZERO_COPY: u64 = 1 << 3;
 
-/// An interface with an XDP program. The program is detached on drop, unless it is pinned.
+/// An interface with an attached XDP program, which is detached on drop unless it is pinned.
 pub struct Attached {
     link: OwnedFd,
     object: Object,
@@ -63,21 +63,22 @@ impl Attached {
         self.index
     }
 
-    /// The settings for which sockets are opened: those at the time of attaching, or of the last
+    /// The settings for which sockets are opened: those at the time of attaching, or from the last
     /// [`Self::set_settings`].
     pub fn settings(&self) -> Settings {
         self.settings
     }
 
-    /// Whether the interface no longer exists; another one may have its name.
+    /// Whether the interface no longer exists; another one may have the same name.
     pub fn is_gone(&self) -> bool {
         index_of(&self.interface).ok() != Some(self.index)
     }
 
-    /// The interface's settings now.
+    /// The interface's current settings.
     ///
     /// # Errors
-    /// It is gone, or the settings would corrupt packets.
+    ///
+    /// The interface is gone, or the settings would corrupt packets.
     pub fn present_settings(&self) -> Result<Settings, AttachError> {
         let interface = &self.interface;
         if self.is_gone() {
@@ -88,7 +89,7 @@ impl Attached {
         Ok(settings)
     }
 
-    /// Sets the settings for sockets that are opened from now on. Wanted queues stay wanted.
+    /// Replaces the settings for sockets that are opened from now on. The wanted queues do not change.
     pub fn set_settings(&mut self, settings: Settings) {
         self.settings = settings;
         if let Some(queues) = self.wanted.queues {
@@ -96,11 +97,12 @@ impl Attached {
         }
     }
 
-    /// Gives the card the wanted number of receive queues, if it has another. An interface that is gone gets its
+    /// Sets the card's number of receive queues to the wanted one, if it differs. An interface that is gone gets its
     /// queues when it is attached again. No socket may be open on it. Blocks for seconds if the queue of a closed
     /// socket is occupied. Many drivers reset the link.
     ///
     /// # Errors
+    ///
     /// The driver refuses.
     pub fn set_queues(&self) -> Result<(), AttachError> {
         let Some(queues) = self.wanted.queues else { return Ok(()) };
@@ -110,28 +112,30 @@ impl Attached {
         }
     }
 
-    /// The largest packet that its sockets receive, in bytes.
+    /// The largest packet that the interface's sockets receive, in bytes.
     pub fn mtu(&self) -> u32 {
         self.settings.mtu
     }
 
-    /// The bytes of a frame for its packets, or their parts.
+    /// The size of a frame for the interface's packets or their fragments in several buffers, in bytes.
     pub fn frame_bytes(&self) -> u32 {
         self.settings.frame_bytes
     }
 
-    /// The number of receive queues that sockets are opened for. Packets of a queue without a socket go to the kernel.
+    /// The number of receive queues for which sockets are opened. The kernel gets packets from a queue without a
+    /// socket.
     pub fn receive_queues(&self) -> u32 {
         self.settings.receive_queues
     }
 
-    /// Whether its driver may deliver packets with partial checksums.
+    /// Whether the driver may deliver packets with partial checksums.
     pub fn leaves_checksums(&self) -> bool {
         self.leaves_checksums
     }
 
-    /// Whether it takes frames that a program in native mode redirects to it. Kernels before 6.3 do not say. Then a
-    /// driver in native mode counts as one that does, except veth, which has to be tried: `None`.
+    /// Whether the interface accepts frames that a program in native mode redirects to it. Kernels before 6.3 do not
+    /// report this; with them, any driver in native mode except veth is assumed to accept them. `None` for veth, which
+    /// must be tried.
     pub fn takes_redirected(&self) -> Option<bool> {
         match query_xdp(self.index) {
             Ok(state) if state.features != 0 => Some(state.features & TAKES_REDIRECTED != 0),
@@ -140,7 +144,8 @@ impl Attached {
         }
     }
 
-    /// Whether the driver may have zero-copy. Kernels before 6.3 do not say; then all but veth may.
+    /// Whether the driver may support zero-copy. Kernels before 6.3 do not report this; with them, every driver except
+    /// veth may.
     pub fn may_have_zero_copy(&self) -> bool {
         match query_xdp(self.index) {
             Ok(state) if state.features != 0 => state.features & ZERO_COPY != 0,
@@ -148,15 +153,16 @@ impl Attached {
         }
     }
 
-    /// The descriptors of the card's receive ring; 0 if the driver does not say.
+    /// The number of descriptors in the card's receive ring; 0 if the driver does not report it.
     pub fn card_ring(&self) -> u32 {
         let rings = Request::new(&self.interface).ok().and_then(|mut request| request.rings());
         rings.map_or(0, |rings| rings.rx)
     }
 
-    /// Its link address now.
+    /// The interface's current link address.
     ///
     /// # Errors
+    ///
     /// The interface is gone.
     pub fn link_address(&self) -> io::Result<[u8; 6]> {
         Request::new(&self.interface)?.link_address()
@@ -167,12 +173,12 @@ impl Attached {
         self.mode
     }
 
-    /// What the operator wants of it.
+    /// The operator's settings for the interface.
     pub fn wanted(&self) -> Wanted {
         self.wanted
     }
 
-    /// The reason for generic mode that the operator does not want.
+    /// The reason for generic mode, if the operator did not request it.
     pub fn native_refused(&self) -> Option<&io::Error> {
         self.native_refused.as_ref()
     }
@@ -182,10 +188,11 @@ impl Attached {
         &self.constants
     }
 
-    /// Replaces the program by another instance, without a gap. `load` and `program` as for [`attach()`]. Sockets have
-    /// to be opened anew, because the new instance has its own map for them.
+    /// Replaces the program with another instance, without a gap. `load` and `program` are as for [`attach()`]. Sockets
+    /// must be reopened, because the new instance has a separate map for them.
     ///
     /// # Errors
+    ///
     /// The kernel refuses; nothing has changed.
     pub fn replace_program(
         &mut self,
@@ -202,7 +209,7 @@ impl Attached {
         Ok(())
     }
 
-    /// The program of an earlier process that is still in force on the interface.
+    /// The id of an earlier process's program that is still in force on the interface.
     pub fn former_program(&self) -> Option<u32> {
         self.former.map(|former| former.program)
     }
@@ -212,11 +219,12 @@ impl Attached {
         self.is_pinned
     }
 
-    /// Replaces the program of an earlier process by this one, if there is one: without a gap, unless it runs in
-    /// another mode, because the kernel does not exchange programs of two modes.
+    /// Replaces the program of an earlier process, if there is one, with this program: without a gap, unless their
+    /// modes differ, because the kernel does not exchange programs with different modes.
     ///
     /// # Errors
-    /// The kernel refuses; the earlier program stays in force, but for one of another mode.
+    ///
+    /// The kernel refuses; the earlier program stays in force, unless its mode differs.
     pub fn put_in_force(&mut self, program: &CStr) -> io::Result<()> {
         if self.former.is_some_and(|former| former.mode != self.mode) {
             self.attach_anew(program)?;
@@ -227,9 +235,10 @@ impl Attached {
         Ok(())
     }
 
-    /// Puts this program in force again, after another process has replaced it.
+    /// Puts this program in force again after another process has replaced it.
     ///
     /// # Errors
+    ///
     /// The kernel refuses; the other program stays in force.
     pub fn restore(&mut self, program: &CStr) -> io::Result<()> {
         replace_xdp(self.link.as_fd(), self.object.program(program)?)
@@ -256,12 +265,13 @@ impl Attached {
         Ok(())
     }
 
-    /// Pins the program, if it is not yet: from now on it stays when the process ends.
+    /// Pins the program, if it is not pinned yet: from now on it stays when the process ends.
     ///
     /// # Errors
+    ///
     /// The kernel refuses; the program ends with the process.
     pub fn pin(&mut self, pins: &Pins) -> io::Result<()> {
-        // A link that was taken over may be pinned by the interface's former name.
+        // A link that was taken over may be pinned under the interface's former name.
         if !(self.is_pinned && pins.has(&self.interface, self.index)) {
             pins.pin(&self.interface, self.link.as_fd())?;
         }
@@ -269,12 +279,12 @@ impl Attached {
         Ok(())
     }
 
-    /// Lets the program be detached on drop, although it is pinned. The pin stays, without effect.
+    /// Makes drop detach the program although it is pinned. The pin stays, without effect.
     pub fn release(&mut self) {
         self.is_pinned = false;
     }
 
-    /// Lets the program steer a queue to a socket until the socket is closed. The program's map of sockets is named
+    /// Makes the program steer a queue to a socket until the socket is closed. The program's map of sockets is named
     /// `xsks`.
     pub(super) fn enter_socket(&self, queue: u32, socket: BorrowedFd<'_>) -> io::Result<()> {
         self.object.map(c"xsks")?.set(&queue, socket.as_raw_fd() as u32)
@@ -295,8 +305,8 @@ impl std::fmt::Debug for Attached {
     }
 }
 
-/// Gives an interface this number of receive queues, if it has no XDP program: some drivers, virtio_net's for one,
-/// refuse another number while one is attached. With a program [`Attached::set_queues`] does.
+/// Sets an interface's number of receive queues if it has no XDP program: some drivers, such as virtio_net, refuse a
+/// change while one is attached. If there is a program, [`Attached::set_queues`] sets the number.
 fn set_queues_before(interface: &str, index: u32, wanted: NonZeroU32) -> Result<(), AttachError> {
     let most = Request::new(interface).and_then(|mut request| request.most_receive_queues());
     match (most, Program::on(index)) {
@@ -320,7 +330,7 @@ fn set_queues(interface: &str, index: u32, queues: NonZeroU32) -> Result<(), Att
     loop {
         match task.run(&[]) {
             Ok(_) => return Ok(()),
-            // The kernel frees the queue of a closed socket only some time afterwards.
+            // The kernel frees the queue of a closed socket some time after the close.
             Err(error)
                 if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EBUSY))
                     && Instant::now() < until =>
@@ -334,14 +344,15 @@ fn set_queues(interface: &str, index: u32, queues: NonZeroU32) -> Result<(), Att
     }
 }
 
-/// Attaches a program to an interface of this thread's network namespace: in native mode, or in generic mode if the
-/// driver refuses native mode or `wanted` says so. The interface gets the wanted receive queues before, or in
-/// [`Attached::set_queues`] if it has a program already. `load` loads an object into the kernel with these constants;
-/// the object has the program of this name. If an earlier process has pinned a program of the interface in `pins`, its
-/// link is taken over: the earlier program is in force until [`Attached::put_in_force`].
+/// Attaches a program to an interface in this thread's network namespace: in native mode, or in generic mode if the
+/// driver refuses native mode or `wanted` requests it. The interface gets the wanted receive queues first, or in
+/// [`Attached::set_queues`] if it already has a program. `load` loads an object into the kernel with these constants;
+/// the object contains the program with this name. If an earlier process has pinned a program for the interface in
+/// `pins`, this function takes over its link: the earlier program is in force until [`Attached::put_in_force`].
 ///
 /// # Errors
-/// See [`AttachError`]; nothing that was not attached before stays attached.
+///
+/// See [`AttachError`]. Only a program that was attached before stays attached.
 pub fn attach(
     interface: &str,
     wanted: Wanted,
@@ -402,12 +413,12 @@ pub fn attach(
 struct Running {
     link: OwnedFd,
     mode: Mode,
-    /// The reason for generic mode that the operator does not want.
+    /// The reason for generic mode, if the operator did not request it.
     native_refused: Option<io::Error>,
     former: Option<Former>,
 }
 
-/// Takes over a pinned link, in its mode if that is a wanted one.
+/// Takes over a pinned link, if its mode is a wanted one.
 fn take_over(
     pinned: Pinned,
     interface: &str,
@@ -473,15 +484,17 @@ fn kernel_error(interface: &str, source: io::Error) -> AttachError {
 /// gone merges none.
 ///
 /// # Errors
+///
 /// The setting, with the command that changes it.
 pub fn check_port(port: &str) -> Result<(), AttachError> {
     not_refused(port, Settings::of(port).ok().and_then(|settings| settings.refusal_of_port(port)))
 }
 
-/// Checks that an interface with VLANs over it leaves their tags in the packets: cards strip them before the program
-/// runs, in native mode, too. veth puts them back.
+/// Checks that an interface with VLANs on it leaves their tags in the packets: cards strip tags before the program
+/// runs, in native mode, too. veth restores them.
 ///
 /// # Errors
+///
 /// The setting, with the command that changes it.
 pub fn check_tags(interface: &str) -> Result<(), AttachError> {
     let is_veth =
@@ -493,13 +506,13 @@ pub fn check_tags(interface: &str) -> Result<(), AttachError> {
 /// Why an interface could not be attached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
-    /// There is no interface of this name.
+    /// No interface has this name.
     #[error("no interface {interface}; `ip link` shows those that exist")]
     NoSuchInterface {
-        /// Its name.
+        /// The interface's name.
         interface: String,
     },
-    /// Its card cannot have so many receive queues.
+    /// The card does not support that many receive queues.
     #[error(
         "{interface} can have at most {most} of the {wanted} receive queues that xvs.toml wants; set `queues` of \
          `[interfaces.{interface}]` to {most} or less"
@@ -507,12 +520,12 @@ pub enum AttachError {
     FewerQueues {
         /// The interface.
         interface: String,
-        /// As wanted.
+        /// The requested number.
         wanted: NonZeroU32,
-        /// As possible.
+        /// The maximum number.
         most: u32,
     },
-    /// Its driver refuses a number of receive queues.
+    /// The driver refuses the number of receive queues.
     #[error(
         "{interface} has {present} receive queues and does not take {queues}: {source}; `dmesg` may say why; some \
          drivers take another number only from a stopped xvsd (`xvs stop --release`), and virtio_net then adds one for \
@@ -522,9 +535,9 @@ pub enum AttachError {
     Queues {
         /// The interface.
         interface: String,
-        /// As they are.
+        /// The current number.
         present: u32,
-        /// As wanted.
+        /// The requested number.
         queues: u32,
         /// The driver's error.
         source: io::Error,
@@ -534,16 +547,16 @@ pub enum AttachError {
     Occupied {
         /// The interface.
         interface: String,
-        /// Its program.
+        /// The interface's current program.
         program: Program,
     },
-    /// It is a loopback interface, whose packets are this machine's own.
+    /// A loopback interface, whose packets come from this machine.
     #[error(
         "{interface} is a loopback interface, which receives no packets of clients; name the one that does: `ip route` \
          shows it"
     )]
     Loopback {
-        /// Its name.
+        /// The interface's name.
         interface: String,
     },
     /// It is a TAP of a director.
@@ -552,10 +565,10 @@ pub enum AttachError {
          interfaces of the machine's networks (`ip link`)"
     )]
     DirectorTap {
-        /// Its name.
+        /// The interface's name.
         interface: String,
     },
-    /// Its settings would corrupt packets.
+    /// The interface's settings would corrupt packets.
     #[error("{interface}: {why}")]
     Refused {
         /// The interface.
@@ -563,12 +576,12 @@ pub enum AttachError {
         /// The reason.
         why: Refusal,
     },
-    /// The kernel has refused the program, and is too old for it.
+    /// The kernel refused the program and is too old for it.
     #[error("{interface}: the XDP program could not be attached: {lack}")]
     OldKernel {
         /// The interface.
         interface: String,
-        /// What it lacks, and the next step.
+        /// The missing feature and the next step.
         lack: String,
     },
     /// The kernel refused.
@@ -576,7 +589,7 @@ pub enum AttachError {
     Kernel {
         /// The interface.
         interface: String,
-        /// Its error.
+        /// The kernel's error.
         source: io::Error,
     },
 }

@@ -1,10 +1,10 @@
 //! The size of a burst.
 
-/// The most frames that a worker receives at a time.
+/// Maximum number of frames that a worker receives at a time.
 pub const BURST: usize = 64;
 
-/// The most frames that a worker keeps from burst to burst: fragments of incomplete datagrams.
+/// Maximum number of frames that a worker keeps from burst to burst: fragments of incomplete datagrams.
 pub const HELD: usize = 256;
 
-/// The most frames that wait for the link address of their next hop, from burst to burst.
+/// Maximum number of frames that wait for the link address of their next hop, from burst to burst.
 pub const WAITING: usize = 64;

@@ -1,7 +1,7 @@
-//! Settings of a network card that `ethtool` changes, read but not changed.
+//! Settings of a network card that `ethtool` can change; read only.
 //!
-//! For `xvs doctor`. Cost: some requests to the kernel. A field that the driver does not report is `None`. Not here:
-//! queues and offloads (`device.rs`), interrupts, and recommended values.
+//! For `xvs doctor`, which knows the recommended values. Cost: some requests to the kernel. A field that the driver
+//! does not report is `None`. `device.rs` reads queues and offloads.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,36 +11,38 @@ use super::sys::{Flow, HASH_ADDRESSES, HASH_PORTS, Request};
 /// The settings of a card.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CardSettings {
-    /// The sizes of its rings.
+    /// Ring sizes.
     pub rings: Option<Rings>,
-    /// Its flow control.
+    /// Flow control.
     pub pause: Option<Pause>,
-    /// The coalescing of its receive interrupts.
+    /// Coalescing of receive interrupts.
     pub coalescing: Option<Coalescing>,
-    /// Whether ports are part of the hash that chooses the receive queue of UDP over IPv4.
+    /// Whether ports are part of the hash that chooses the receive queue for UDP over IPv4.
     pub udp4_by_ports: Option<bool>,
-    /// Whether ports are part of the hash that chooses the receive queue of UDP over IPv6.
+    /// Whether ports are part of the hash that chooses the receive queue for UDP over IPv6.
     pub udp6_by_ports: Option<bool>,
 }
 
-/// The packets that an interface has counted as shorter than Ethernet allows; 0 if its driver does not count them
-/// apart. Emulated cards deliver them all the same. Cost: three requests to the kernel.
+/// The number of packets that an interface has counted as shorter than Ethernet allows; 0 if its driver does not count
+/// them separately. Emulated cards deliver them nevertheless. Cost: three requests to the kernel.
 pub fn short_packets(interface: &str) -> u64 {
     let counters = statistics(interface).unwrap_or_default();
     counters.get("rx_short_length_errors").copied().unwrap_or(0)
 }
 
-/// The counters of an interface, by the names of `ethtool -S`. Cost: three requests to the kernel.
+/// The counters of an interface, by the names in `ethtool -S`. Cost: three requests to the kernel.
 ///
 /// # Errors
-/// The interface is gone, or its driver has none.
+///
+/// The interface is gone, or its driver has no counters.
 pub fn statistics(interface: &str) -> io::Result<BTreeMap<String, u64>> {
     Request::new(interface)?.statistics()
 }
 
-/// The version of a card's firmware, in the words of its driver; empty: it does not say.
+/// The version of a card's firmware, as its driver reports it; empty if it does not.
 ///
 /// # Errors
+///
 /// The interface is gone.
 pub fn firmware(interface: &str) -> io::Result<String> {
     Request::new(interface)?.firmware()
@@ -49,13 +51,13 @@ pub fn firmware(interface: &str) -> io::Result<String> {
 /// The sizes of a card's rings, in descriptors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rings {
-    /// Of each receive queue.
+    /// The size of each receive queue.
     pub receive: u32,
-    /// The most that `receive` can be; 0 if it cannot be set.
+    /// The maximum of `receive`; 0 if it cannot be set.
     pub receive_max: u32,
-    /// Of each transmit queue.
+    /// The size of each transmit queue.
     pub transmit: u32,
-    /// The most that `transmit` can be; 0 if it cannot be set.
+    /// The maximum of `transmit`; 0 if it cannot be set.
     pub transmit_max: u32,
 }
 
@@ -68,22 +70,23 @@ pub struct Pause {
     pub transmit: bool,
 }
 
-/// When a card interrupts for packets that it has received.
+/// The delay between the reception of packets and the card's interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Coalescing {
-    /// After this time in microseconds; 0: time does not matter. Some drivers use the lowest numbers for modes.
+    /// The maximum delay in microseconds; 0 means no limit on time. Some drivers use the lowest numbers for modes.
     pub micros: u32,
-    /// After this number of packets; 0: their number does not matter.
+    /// The maximum number of packets; 0 means no limit on their number.
     pub frames: u32,
     /// Whether the driver adapts these to the traffic.
     pub adaptive: bool,
 }
 
 impl CardSettings {
-    /// Reads the settings of the interface of this name.
+    /// Reads the settings of the interface with this name.
     ///
     /// # Errors
-    /// The kernel's error for a socket, or ENODEV for a name that no interface can have.
+    ///
+    /// The kernel's error for a socket, or ENODEV if no interface can have the name.
     pub fn read(interface: &str) -> io::Result<Self> {
         let mut request = Request::new(interface)?;
         let rings = request.rings().map(|rings| Rings {
@@ -99,7 +102,7 @@ impl CardSettings {
             adaptive: found.rx_adaptive != 0,
         });
         let [udp4_by_ports, udp6_by_ports] = [Flow::Udp4, Flow::Udp6].map(|flow| {
-            // A driver that has no hash reports that it covers nothing.
+            // A driver that has no hash reports that the hash covers nothing.
             let covered = request.hash(flow).filter(|covered| covered & HASH_ADDRESSES == HASH_ADDRESSES);
             covered.map(|covered| covered & HASH_PORTS == HASH_PORTS)
         });

@@ -1,7 +1,7 @@
-//! An interface's properties and its XDP program, read but not changed.
+//! An interface's properties and XDP program; read only.
 //!
 //! For `xvs doctor`, with or without a running director. Cost: some requests to the kernel. Fields that the driver does
-//! not report, or the process may not read, are left empty. Not here: whether any of it is a problem.
+//! not report, or that the process may not read, are empty.
 
 use std::collections::BTreeSet;
 use std::os::fd::BorrowedFd;
@@ -15,39 +15,39 @@ use super::mode::Mode;
 use super::pins;
 use super::sys::{Request, index_of};
 
-/// An interface of this thread's network namespace.
+/// An interface in this thread's network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
     /// The kernel's index.
     pub ifindex: u32,
-    /// Its driver; empty if unknown.
+    /// The driver's name; empty if unknown.
     pub driver: String,
     /// Whether it is a loopback interface.
     pub loopback: bool,
-    /// The largest packet that it sends, in bytes, without link header.
+    /// The largest packet that the interface sends, in bytes, without link header.
     pub mtu: u32,
-    /// Its receive queues.
+    /// The number of receive queues.
     pub receive_queues: u32,
-    /// The most receive queues that it can have; 0 if the driver does not say.
+    /// Maximum number of receive queues; 0 if the driver does not report it.
     pub most_receive_queues: u32,
-    /// The word of `ethtool -L` that sets the number of receive queues.
+    /// The `ethtool -L` argument that sets the number of receive queues.
     pub queues_word: &'static str,
-    /// The features that are on, by the names of `ethtool -k`. Features that share a name there have their own names
-    /// here.
+    /// The enabled features, by the names in `ethtool -k`. Features that share a name there have separate names here.
     pub features: BTreeSet<String>,
-    /// Whether the driver runs XDP programs and executes their redirects. Kernels before 6.3 do not say, which reads as
-    /// `false`.
+    /// Whether the driver runs XDP programs and executes their redirects. Kernels before 6.3 do not report this; the
+    /// field is then `false`.
     pub native: bool,
-    /// Whether the driver shares frames with sockets without copying. As for `native`.
+    /// Whether the driver shares frames with sockets without copying; like `native` with kernels before 6.3.
     pub zero_copy: bool,
-    /// Its XDP program.
+    /// The interface's XDP program.
     pub program: Option<Program>,
 }
 
 /// Whether an interface is up and has a carrier.
 ///
 /// # Errors
-/// The kernel's error, ENODEV if there is none of this name.
+///
+/// The kernel's error, ENODEV if there is no such interface.
 pub fn has_carrier(interface: &str) -> io::Result<bool> {
     Request::new(interface)?.has_carrier()
 }
@@ -57,14 +57,14 @@ pub fn receive_queues(interface: &str) -> io::Result<u32> {
     Request::new(interface)?.receive_queues()
 }
 
-/// The word of `ethtool -L` that sets the number of an interface's receive queues.
+/// The `ethtool -L` argument that sets an interface's number of receive queues.
 pub fn receive_queues_word(interface: &str) -> &'static str {
     let word = Request::new(interface).and_then(|mut request| request.most_receive_queues());
     // The interface is gone.
     word.map_or("combined", |(word, _)| word)
 }
 
-/// Gives an interface this number of receive queues. The kernel refuses to take away one that has a socket.
+/// Sets an interface's number of receive queues. The kernel refuses to remove one that has a socket.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct SetReceiveQueues {
     /// The interface's name.
@@ -95,16 +95,16 @@ pub struct Program {
     pub id: u32,
     /// Where it runs. `None`: in the device itself.
     pub mode: Option<Mode>,
-    /// Its owner. `None` if this process may not read it.
+    /// The program's owner. `None` if this process may not read it.
     pub owner: Option<Owner>,
-    /// The process that keeps it attached by a BPF link, which `ip link` cannot remove. `None`: none does, or this
-    /// process may not read which.
+    /// The process that keeps the program attached through a BPF link, which `ip link` cannot remove. `None` if there
+    /// is no such process, or this process may not read it.
     pub process: Option<u32>,
-    /// The name of the director that has pinned it. `None`: none has, or this process may not read that.
+    /// The name of the director that has pinned the program. `None` if there is none, or this process may not read it.
     pub pinned_by: Option<String>,
 }
 
-/// The owner of an XDP program, by the program's name.
+/// The owner of an XDP program, derived from the program's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
     /// A director.
@@ -128,9 +128,10 @@ impl fmt::Display for Program {
 }
 
 impl Device {
-    /// Reads the interface of this name.
+    /// Reads the interface with this name.
     ///
     /// # Errors
+    ///
     /// ENODEV if there is none; otherwise the kernel's error.
     pub fn look(interface: &str) -> io::Result<Self> {
         let ifindex = index_of(interface)?;
@@ -156,15 +157,16 @@ impl Device {
 }
 
 impl Program {
-    /// The program of the interface with this index, if it has one.
+    /// The XDP program on the interface with this index, if there is one.
     ///
     /// # Errors
+    ///
     /// The kernel's error.
     pub fn on(ifindex: u32) -> io::Result<Option<Self>> {
         Ok(Self::of(ifindex, &query_xdp(ifindex)?))
     }
 
-    /// The command that removes it; `None`: only the end of its process does.
+    /// The command that removes the program; `None` if only the end of its process does.
     pub fn detach_command(&self, interface: &str) -> Option<String> {
         let kind = if self.mode == Some(Mode::Generic) { "xdpgeneric" } else { "xdp" };
         match (self.process, &self.owner) {
@@ -175,7 +177,7 @@ impl Program {
         }
     }
 
-    /// What removes it, as a clause.
+    /// How to remove the program, as a clause.
     pub fn remedy(&self, interface: &str) -> String {
         match (self.detach_command(interface), &self.owner) {
             (Some(command), _) => format!("`{command}` removes it"),
@@ -196,8 +198,8 @@ impl Program {
     }
 }
 
-/// The process that holds the BPF link between this program and this interface. Cost: a look at each descriptor of each
-/// process.
+/// The process that has the BPF link between this program and this interface open. Cost: reads the information about
+/// each descriptor of each process.
 fn holder(ifindex: u32, program: u32) -> Option<u32> {
     let wanted = [format!("prog_id:\t{program}"), format!("ifindex:\t{ifindex}")];
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -205,7 +207,7 @@ fn holder(ifindex: u32, program: u32) -> Option<u32> {
     pids.find(|pid| has_descriptor(*pid, &wanted))
 }
 
-/// Whether a process has a descriptor whose information has these lines.
+/// Whether a process has a descriptor whose information contains these lines.
 fn has_descriptor(pid: u32, wanted: &[String]) -> bool {
     let descriptors = fs::read_dir(format!("/proc/{pid}/fdinfo")).into_iter().flatten().flatten();
     descriptors

@@ -1,12 +1,12 @@
-//! Properties that follow from the name of an interface's driver: the size of its frames, and whether packets may have
-//! partial checksums.
+//! Properties that depend on an interface's driver: the size of its frames, and whether packets may have partial
+//! checksums.
 //!
-//! Looked up when an interface is attached. Sources: the kernel's drivers, at the functions named here;
-//! docs/bare-metal.md says which drivers were seen. Not here: properties that the kernel reports (`device.rs`).
+//! Looked up by the driver's name when an interface is attached. Sources: the kernel's drivers, at the functions named
+//! here; docs/bare-metal.md lists the drivers that were tested. `device.rs` reads properties that the kernel reports.
 
-/// The bytes of a frame for packets of up to `mtu` bytes, or for their parts, of this driver: half a page if the driver
-/// is known to receive such packets in it, otherwise a page. With whole pages a packet of 9000 bytes has three parts,
-/// with halves it would have six.
+/// The size of a frame in bytes, for packets of up to `mtu` bytes or fragments of them in several buffers: half a page
+/// if the driver is known to receive such packets in it, otherwise a page. In whole pages a packet of 9000 bytes takes
+/// three frames; in halves it would take six.
 pub fn frame_bytes(driver: &str, mtu: u32) -> u32 {
     let takes_halves = COPIED.contains(&driver) || FINE_BUFFERS.contains(&driver);
     let small = takes_halves && mtu + LINK_HEADER_BYTES + HEADROOM_BYTES <= SMALL_FRAME_BYTES;
@@ -14,7 +14,7 @@ pub fn frame_bytes(driver: &str, mtu: u32) -> u32 {
 }
 
 /// Whether a driver may deliver packets with partial checksums, which the sender left to its device: virtual devices,
-/// which pass packets on as they are, and bridges, whose ports may be virtual devices.
+/// which pass packets on unchanged, and bridges, whose ports may be virtual devices.
 pub fn leaves_checksums(driver: &str) -> bool {
     matches!(driver, "veth" | "netkit" | "macvlan" | "tun" | "virtio_net" | "vif" | BRIDGE)
 }
@@ -22,21 +22,21 @@ pub fn leaves_checksums(driver: &str) -> bool {
 /// The name of the driver of bridges.
 pub(super) const BRIDGE: &str = "bridge";
 
-/// Virtual devices without zero-copy: the kernel copies a packet into any frame that has room for it.
+/// Virtual devices without zero-copy: the kernel copies a packet into any frame that is large enough.
 const COPIED: [&str; 6] = ["veth", "netkit", "macvlan", "tun", "vif", BRIDGE];
 
-/// Drivers that in zero-copy mode give the card all of a frame behind its headroom, in steps of at most 256 bytes:
+/// Drivers that in zero-copy mode give the card the whole frame after its headroom, in steps of at most 256 bytes:
 /// `i40e_configure_rx_ring`, `ice_setup_rx_ctx` (128 bytes), `mlx5e_rx_get_linear_sz_xsk` (1 byte).
 ///
-/// Others take less, and cut or lose what is larger. `igb_setup_srrctl`, `igc_configure_rx_ring` and, for the 82599,
-/// `ixgbe_configure_srrctl` set buffers in steps of 1 KiB: of half a page, 1024 bytes; of a page, 3072. virtio_net
-/// keeps 320 bytes behind the packet (`virtnet_add_recvbuf_xsk`): of half a page, 1472 bytes.
+/// Others use less, and truncate or lose larger packets. `igb_setup_srrctl`, `igc_configure_rx_ring` and, for the
+/// 82599, `ixgbe_configure_srrctl` set buffers in steps of 1 KiB: 1024 bytes of half a page, 3072 bytes of a page.
+/// virtio_net reserves 320 bytes after the packet (`virtnet_add_recvbuf_xsk`): 1472 bytes of half a page remain.
 const FINE_BUFFERS: [&str; 3] = ["i40e", "ice", "mlx5_core"];
 
 /// The headroom of a received packet. Outer headers are written into it (linux/bpf.h, XDP_PACKET_HEADROOM).
 pub(super) const HEADROOM_BYTES: u32 = 256;
-/// An Ethernet header with two tags, and the checksum of the frame: what `xp_assign_dev` (net/xdp/xsk_buff_pool.c) adds
-/// to the MTU when it decides whether a frame has room for it in zero-copy mode.
+/// An Ethernet header with two tags, and the checksum of the frame: `xp_assign_dev` (net/xdp/xsk_buff_pool.c) adds this
+/// to the MTU when it decides whether a packet fits a frame in zero-copy mode.
 pub(super) const LINK_HEADER_BYTES: u32 = 26;
 /// The smallest frame that the kernel accepts (net/xdp/xdp_umem.c, XDP_UMEM_MIN_CHUNK_SIZE), and a page.
 pub(super) const SMALL_FRAME_BYTES: u32 = 2048;

@@ -6,7 +6,7 @@ use super::attach::Attached;
 use super::kernel::NO_SOCKETS;
 use super::umem::UmemError;
 
-/// Why a worker's sockets could not be opened. None of them stays open.
+/// The reason why a worker's sockets could not be opened. None of them stays open.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// The process may not lock enough memory.
@@ -15,13 +15,13 @@ pub enum SocketError {
          CAP_IPC_LOCK, or lower `receive_ring`"
     )]
     MemoryLimit {
-        /// Bytes of this worker's UMEM.
+        /// The size of this worker's UMEM in bytes.
         needed_bytes: u64,
     },
-    /// The UMEM could not be made.
+    /// The UMEM could not be created.
     #[error("packet memory: {0}")]
     Memory(io::Error),
-    /// A ring size that is not a power of two of at least 64, or an interface without a queue for the worker.
+    /// A ring size is below 64 or not a power of two, or an interface has no queue for the worker.
     #[error("{0}")]
     Invalid(String),
     /// Another socket has the queue.
@@ -44,13 +44,13 @@ pub enum SocketError {
         interface: String,
         /// The queue.
         queue: u32,
-        /// Its error.
+        /// The kernel's error.
         source: io::Error,
     },
 }
 
 impl SocketError {
-    /// The error for an operator when a queue could not be opened.
+    /// The operator's error message if a queue could not be opened.
     pub(super) fn of(attached: &Attached, queue: u32, source: io::Error) -> Self {
         let interface = attached.interface().to_owned();
         match source.raw_os_error() {
@@ -65,7 +65,7 @@ impl From<UmemError> for SocketError {
     fn from(error: UmemError) -> Self {
         match error {
             UmemError::MemoryLimit(needed_bytes) => Self::MemoryLimit { needed_bytes },
-            // Its packet memory belongs to a socket.
+            // The packet memory belongs to a socket.
             UmemError::Kernel(source) if source.raw_os_error() == Some(libc::EAFNOSUPPORT) => Self::NoSockets,
             UmemError::Kernel(source) => Self::Memory(source),
         }

@@ -1,13 +1,14 @@
-//! Frames: the slots of a fixed memory area, each with room for a packet or a part of one, and their pool.
+//! Frames: the slots of a fixed memory area, each large enough for a packet or a fragment of one, and their pool.
 //!
-//! A packet larger than a slot is a chain of frames: the first frame owns those of the other parts. [`Frame::bytes`]
-//! returns the first part alone. The next frame of a chain is stored at the beginning of the slot, in headroom that
-//! outer headers then cannot use. For a single frame, chains cost one comparison.
+//! A packet larger than a slot is a chain of frames: the first frame owns the others. [`Frame::bytes`] returns only the
+//! bytes in the first slot. The next frame of a chain is stored at the beginning of the slot, in headroom that outer
+//! headers then cannot use. For a single frame, chains cost one comparison.
 //!
-//! A frame is at any time in exactly one place: in the pool, in the pipeline (as an owned [`Frame`]), lent to the
-//! kernel for receiving (fill ring), or lent to it for sending (TX ring). [`FramePool`] records the place in release
-//! builds, too. So a descriptor is refused if the kernel returns it twice or through the wrong ring, or if it was never
-//! lent. Taking a frame and putting it back costs a few instructions; nothing allocates after the pool was made.
+//! A frame is at any time in exactly one state: in the pool, in the pipeline (as an owned [`Frame`]), lent to the
+//! kernel for receiving (fill ring), or lent to it for sending (TX ring). [`FramePool`] records the state, in release
+//! builds, too. A descriptor is therefore refused if the kernel returns it twice or through the wrong ring, or if it
+//! was never lent. Taking a frame and returning it costs a few instructions; nothing allocates after the pool is
+//! created.
 
 use std::any::Any;
 use std::mem::size_of;
@@ -17,16 +18,17 @@ use std::{iter, slice};
 /// The layout of an area.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameLayout {
-    /// Bytes of one frame, headroom included: a power of two, so that a shift of an address gives the frame's number.
+    /// Size of one frame in bytes, headroom included: a power of two, so that shifting an address gives the frame's
+    /// number.
     pub frame_size_bytes: u32,
-    /// Where the packet of a fresh frame begins. Outer headers are written into the room before it.
+    /// Offset of the packet in a new frame. Outer headers are written before it.
     pub headroom_bytes: u32,
     /// The number of frames.
     pub frames: u32,
 }
 
-/// An owned slot, with the other slots of the chain if it begins one. No other code reads or writes their bytes while
-/// the value exists.
+/// An owned slot; if it begins a chain, with the other slots of the chain. No other code reads or writes their bytes
+/// while the value exists.
 #[derive(Debug)]
 pub struct Frame {
     slot: NonNull<u8>,
@@ -34,28 +36,28 @@ pub struct Frame {
     /// Bytes of the packet in this slot.
     len: u32,
     index: u32,
-    /// Bytes of the packet in the slots behind this one; set only in the first frame of a chain.
+    /// Bytes of the packet in the slots after this one; set only in the first frame of a chain.
     tail: u16,
     size_log2: u8,
     /// Whether the slot begins with the next frame of the chain.
     is_linked: bool,
 }
 
-/// The bytes of a slot that the next frame of its chain takes.
+/// The bytes of a slot that the next frame of its chain occupies.
 const LINK_BYTES: u32 = size_of::<Frame>() as u32;
 
-// SAFETY: only the frame gives access to its slot and those behind it (the pool marks a slot as taken while its frame
-// exists), so moving the frame to another thread moves the access with it.
+// SAFETY: only the frame gives access to its slot and the slots after it (the pool marks a slot as taken while its
+// frame exists), so moving the frame to another thread moves the access with it.
 unsafe impl Send for Frame {}
 
 impl Frame {
-    /// The number of its slot, which no other frame of its pool has.
+    /// The number of the frame's slot, which no other frame in its pool has.
     #[inline]
     pub fn number(&self) -> u32 {
         self.index
     }
 
-    /// The packet, or the first part of a chain.
+    /// The bytes of the packet; for a chain, those in the first slot.
     #[inline]
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: every method below keeps `start + len <= size`; the slot of `size` bytes belongs to this frame alone;
@@ -65,7 +67,7 @@ impl Frame {
         }
     }
 
-    /// The packet, or the first part of a chain, to be edited.
+    /// The mutable bytes of the packet; for a chain, those in the first slot.
     #[inline]
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         let start = self.slot.as_ptr().wrapping_add(self.start as usize);
@@ -73,7 +75,7 @@ impl Frame {
         unsafe { slice::from_raw_parts_mut(start, self.len as usize) }
     }
 
-    /// Bytes of the packet, with all parts.
+    /// Length of the packet in bytes, in all slots.
     #[inline]
     pub fn len(&self) -> usize {
         self.len as usize + usize::from(self.tail)
@@ -85,20 +87,20 @@ impl Frame {
         self.len() == 0
     }
 
-    /// Whether parts of the packet are in other slots.
+    /// Whether the packet spans several slots.
     #[inline]
     pub fn is_chain(&self) -> bool {
         self.tail > 0
     }
 
-    /// The bytes before the packet, in which outer headers have room.
+    /// The number of bytes before the packet, for outer headers.
     #[inline]
     pub fn headroom(&self) -> usize {
         (self.start - if self.is_linked { LINK_BYTES } else { 0 }) as usize
     }
 
-    /// Makes room for `bytes` before the packet; their content is undefined. Returns `false`, and changes nothing, if
-    /// the headroom does not suffice.
+    /// Extends the packet by `bytes` at the front; their content is undefined. Returns `false` and changes nothing if
+    /// the headroom is too small.
     #[inline]
     #[must_use]
     pub fn grow_front(&mut self, bytes: usize) -> bool {
@@ -110,7 +112,7 @@ impl Frame {
         enough
     }
 
-    /// Removes up to `bytes` from the front of the packet, or of the first part of a chain.
+    /// Removes up to `bytes` from the front of the packet; for a chain, only bytes in the first slot.
     #[inline]
     pub fn shrink_front(&mut self, bytes: usize) {
         let bytes = bytes.min(self.len as usize) as u32;
@@ -118,8 +120,8 @@ impl Frame {
         self.len -= bytes;
     }
 
-    /// Sets the length of the packet: cuts it, or adds bytes with undefined content. Returns `false`, and changes
-    /// nothing, if the packet would pass the end of the slot; nothing is added to a chain.
+    /// Sets the length of the packet: truncates it, or adds bytes with undefined content. Returns `false` and changes
+    /// nothing if the packet would exceed the slot; a chain is never extended.
     #[inline]
     #[must_use]
     pub fn resize(&mut self, len: usize) -> bool {
@@ -133,7 +135,7 @@ impl Frame {
         fits
     }
 
-    // Not inlined, so that the path of other frames is short.
+    // Not inlined, to keep the path of other frames short.
     #[inline(never)]
     fn cut(&mut self, len: usize) -> bool {
         let fits = len <= self.len();
@@ -144,7 +146,7 @@ impl Frame {
         fits
     }
 
-    /// The parts of the packet, in their order.
+    /// The bytes of the packet in each slot, in order.
     pub fn parts(&self) -> impl Iterator<Item = &[u8]> {
         let mut next = Some(self);
         let mut left = self.len();
@@ -157,9 +159,10 @@ impl Frame {
         })
     }
 
-    /// Copies the bytes of the packet from position `at` on.
+    /// Copies the bytes of the packet from offset `at`.
     ///
     /// # Panics
+    ///
     /// If the packet has fewer bytes.
     pub fn read(&self, mut at: usize, mut to: &mut [u8]) {
         for part in self.parts() {
@@ -172,7 +175,7 @@ impl Frame {
         assert!(to.is_empty(), "the packet has as many bytes");
     }
 
-    /// Calls `write` for each part of the packet, with the part's position in the packet.
+    /// Calls `write` for each slot's bytes, with their offset in the packet.
     pub fn write(&mut self, mut write: impl FnMut(usize, &mut [u8])) {
         let mut at = 0;
         let len = self.len();
@@ -185,7 +188,7 @@ impl Frame {
         }
     }
 
-    /// Sets the length of the packet, and fills each slot before the next one; the content is undefined then. Returns
+    /// Sets the length of the packet, and fills each slot before the next one; the content is then undefined. Returns
     /// `false` if the packet does not fit its slots.
     #[must_use]
     pub fn spread(&mut self, len: usize) -> bool {
@@ -205,7 +208,7 @@ impl Frame {
         fits && left == 0
     }
 
-    /// Makes `next` the last part of the packet, or its last parts. Returns it if the packet would be longer than any
+    /// Appends `next` and its chain to the packet. Returns it if the packet would exceed the maximum length of a
     /// packet, or if its last slot has no headroom for the link.
     pub fn append(&mut self, mut next: Self) -> Result<(), Self> {
         let Ok(tail) = u16::try_from(usize::from(self.tail) + next.len()) else { return Err(next) };
@@ -225,7 +228,7 @@ impl Frame {
         Ok(())
     }
 
-    /// Separates the slots behind the end of the packet.
+    /// Separates the slots after the end of the packet.
     pub fn split_surplus(&mut self) -> Option<Self> {
         let mut left = self.len();
         let mut last = self;
@@ -238,7 +241,7 @@ impl Frame {
         }
     }
 
-    /// The bytes of its slot from the beginning of the packet on.
+    /// The number of bytes in the slot from the beginning of the packet.
     #[inline]
     fn room(&self) -> usize {
         (1 << self.size_log2) - self.start as usize
@@ -255,7 +258,7 @@ impl Frame {
         self.is_linked.then(|| unsafe { self.slot.cast::<Self>().as_mut() })
     }
 
-    /// Separates the frame from those behind it.
+    /// Separates the frame from those after it.
     #[inline]
     fn unlink(&mut self) -> Option<Self> {
         if !self.is_linked {
@@ -267,21 +270,21 @@ impl Frame {
     }
 }
 
-/// The place of a slot, in one byte.
+/// The state of a slot, in one byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Home,
     Out,
-    /// With the kernel, for a packet that it receives.
+    /// Lent to the kernel, for a packet that it receives.
     Filled,
-    /// With the kernel, to be sent.
+    /// Lent to the kernel, for sending.
     Sent,
 }
 
-/// A packet's position in the area, as in a descriptor of a ring.
+/// The position of a packet in the area, as in a ring descriptor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// Byte offset of the packet from the start of the area.
+    /// Offset of the packet from the start of the area, in bytes.
     pub offset: usize,
     /// Bytes of the packet.
     pub len: usize,
@@ -289,7 +292,7 @@ pub struct Span {
     pub continues: bool,
 }
 
-/// The number of slots in each place. The sum never changes.
+/// The number of slots in each state. The sum never changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Census {
     /// In the pool.
@@ -300,14 +303,14 @@ pub struct Census {
     pub lent: u32,
 }
 
-/// The frames of one area, and the place of each.
+/// The frames of one area, and the state of each.
 pub struct FramePool {
     base: NonNull<u8>,
     layout: FrameLayout,
     free: Vec<u32>,
     places: Vec<Place>,
     out: u32,
-    /// Keeps the area mapped. It is dropped last, and never if a frame is still out.
+    /// Keeps the area mapped. It is dropped last, and never while a frame is still out.
     area: Option<Box<dyn Any + Send>>,
 }
 
@@ -315,20 +318,21 @@ pub struct FramePool {
 unsafe impl Send for FramePool {}
 
 impl FramePool {
-    /// A pool over its own memory, for ports without a kernel.
+    /// A pool with memory from the heap, for ports without a kernel.
     pub fn in_memory(layout: FrameLayout) -> Self {
-        // Words, so that the area is aligned for frames.
+        // 64-bit integers, so that the area is aligned for frames.
         let words = layout.frame_size_bytes as usize / size_of::<u64>() * layout.frames as usize;
         let mut area = vec![0_u64; words].into_boxed_slice();
         let base = NonNull::new(area.as_mut_ptr()).expect("a boxed slice is not null").cast();
-        // SAFETY: `area` has `frames * frame_size_bytes` bytes. It moves into the pool, while its heap bytes stay where
-        // they are, and no other pointer leads to them.
+        // SAFETY: `area` has `frames * frame_size_bytes` bytes. It moves into the pool, while its heap bytes stay at
+        // their address, and no other pointer leads to them.
         unsafe { Self::over(base, layout, Box::new(area)) }
     }
 
-    /// A pool over an area that `owner` keeps mapped.
+    /// A pool for an area that `owner` keeps mapped.
     ///
     /// # Safety
+    ///
     /// `base` points to `layout.frames * layout.frame_size_bytes` bytes, which stay valid for reads and writes until
     /// `owner` is dropped. No other code accesses them except the kernel, and the kernel accesses only frames that are
     /// lent to it.
@@ -340,7 +344,7 @@ impl FramePool {
         Self {
             base,
             layout,
-            // The frame that was used last is most likely still in the cache, so it is taken first.
+            // The most recently used frame is most likely still in the cache, so it is taken first.
             free: (0..layout.frames).rev().collect(),
             places: vec![Place::Home; layout.frames as usize],
             out: 0,
@@ -354,14 +358,14 @@ impl FramePool {
         self.layout
     }
 
-    /// A frame with an empty packet behind the full headroom. `None` if no frame is in the pool.
+    /// Takes a frame with an empty packet after the full headroom. `None` if the pool is empty.
     #[inline]
     pub fn take(&mut self) -> Option<Frame> {
         let index = self.free.pop()?;
         Some(self.hand_out(index, self.layout.headroom_bytes, 0))
     }
 
-    /// Puts a frame back, and those behind it.
+    /// Returns a frame, and those after it, to the pool.
     #[inline]
     pub fn put(&mut self, mut frame: Frame) {
         loop {
@@ -375,8 +379,8 @@ impl FramePool {
         }
     }
 
-    /// Lends a frame to the kernel, which sends it. Calls `descriptor` with the content of each descriptor, in their
-    /// order: one for each part of the packet.
+    /// Lends a frame to the kernel for sending. Calls `descriptor` with the content of each descriptor, in order: one
+    /// for each slot of the packet.
     #[inline]
     pub fn lend(&mut self, mut frame: Frame, mut descriptor: impl FnMut(Span)) {
         let mut left = frame.len();
@@ -395,14 +399,14 @@ impl FramePool {
         }
     }
 
-    /// Lends an empty frame from the pool, for a packet that the kernel receives.
+    /// Lends an empty frame from the pool to the kernel, for a packet that it receives.
     #[inline]
     pub fn lend_empty(&mut self) -> Option<Span> {
         self.take().map(|frame| self.lend_as(frame, Place::Filled))
     }
 
-    /// Takes back a frame of [`Self::lend_empty`], with a received packet. `None` if the span does not lie inside one
-    /// such frame: the descriptor is wrong then, and nothing has changed.
+    /// Takes back a frame from [`Self::lend_empty`], with a received packet. `None` if the span is not inside one such
+    /// frame: the descriptor is then invalid, and nothing has changed.
     #[inline]
     pub fn reclaim(&mut self, span: Span) -> Option<Frame> {
         let (index, start) = self.slot_in(Place::Filled, span.offset)?;
@@ -410,8 +414,8 @@ impl FramePool {
         fits.then(|| self.hand_out(index, start, span.len as u32))
     }
 
-    /// Puts a frame of [`Self::lend`] back into the pool, after its transmission. Returns `false` if it was not lent
-    /// for sending.
+    /// Returns a frame from [`Self::lend`] to the pool, after its transmission. Returns `false` if it was not lent for
+    /// sending.
     #[inline]
     #[must_use]
     pub fn restore(&mut self, offset: usize) -> bool {
@@ -421,7 +425,7 @@ impl FramePool {
         true
     }
 
-    /// The number of frames in each place.
+    /// The number of frames in each state.
     #[inline]
     pub fn census(&self) -> Census {
         let home = self.free.len() as u32;
@@ -440,7 +444,7 @@ impl FramePool {
         Span { offset, len: frame.len as usize, continues: false }
     }
 
-    /// The frame in this place that has the byte at `offset`, and the byte's position in it.
+    /// The index of the frame in this state that contains the byte at `offset`, and the byte's offset in it.
     #[inline]
     fn slot_in(&self, place: Place, offset: usize) -> Option<(u32, u32)> {
         let index = offset >> self.layout.frame_size_bytes.trailing_zeros();
@@ -452,8 +456,8 @@ impl FramePool {
     fn hand_out(&mut self, index: u32, start: u32, len: u32) -> Frame {
         self.places[index as usize] = Place::Out;
         self.out += 1;
-        // SAFETY: `index < frames` (it indexed `places`), so the slot lies in the area, whose size the caller of `over`
-        // guaranteed.
+        // SAFETY: `index < frames` (it indexed `places`), so the slot is inside the area, whose size the caller of
+        // `over` guaranteed.
         let slot = unsafe { self.base.add(self.offset(index)) };
         let size_log2 = self.layout.frame_size_bytes.trailing_zeros() as u8;
         Frame { slot, start, len, index, tail: 0, size_log2, is_linked: false }
@@ -462,6 +466,7 @@ impl FramePool {
     /// Marks the slot of a frame as no longer out.
     ///
     /// # Panics
+    ///
     /// If the frame belongs to another pool: two owners would write its bytes.
     #[inline]
     fn check_in(&mut self, frame: &Frame, to: Place) {
@@ -472,7 +477,7 @@ impl FramePool {
         self.out -= 1;
     }
 
-    /// Ends the pool: it gives no more frames, and the area ends with it.
+    /// Closes the pool: it gives out no more frames, and its area is freed.
     pub(crate) fn close(&mut self) {
         self.free.clear();
         let area = self.area.take();

@@ -1,19 +1,19 @@
-//! The kernel's version, for sentences about features that an older kernel lacks.
+//! The kernel's version, for messages about features that an older kernel lacks.
 //!
-//! The version decides nothing: a vendor's kernel may have features that its number does not show.
+//! The version decides nothing: a vendor's kernel may have features that its version number does not indicate.
 
 use std::fs;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketType, socket};
 
-/// A file with the kernel's release, such as `6.1.0-50-amd64`.
+/// A file that contains the kernel's release, such as `6.1.0-50-amd64`.
 pub const RELEASE: &str = "/proc/sys/kernel/osrelease";
 
-/// The first kernel with the operations of BPF that the programs use: atomic ones that return a value.
+/// The first kernel with the BPF operations that the programs use: atomics that return a value.
 pub const ATOMICS: (u32, u32) = (5, 12);
 
-/// What is said where the kernel, or a unit's filter of system calls, has no AF_XDP.
+/// The message if the kernel, or a unit's system call filter, does not permit AF_XDP.
 pub(crate) const NO_SOCKETS: &str = "there are no AF_XDP sockets, by which xvsd receives packets; boot a kernel with \
     CONFIG_XDP_SOCKETS, or add AF_XDP to the unit's RestrictAddressFamilies=";
 
@@ -23,7 +23,8 @@ pub fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
 }
 
-/// What the programs need and this kernel lacks, with the next step; `None`: nothing that its number shows.
+/// The features that the programs need and this kernel release lacks, with the next step; `None` if the release
+/// indicates none.
 pub fn lack(release: &str) -> Option<String> {
     let (major, minor) = ATOMICS;
     version(release).filter(|version| *version < ATOMICS).map(|_| {
@@ -33,7 +34,7 @@ pub fn lack(release: &str) -> Option<String> {
     })
 }
 
-/// What the running kernel lacks, which may also be AF_XDP, with the next step; `None`: nothing.
+/// The features that the running kernel lacks, AF_XDP included, with the next step; `None` if there are none.
 pub(crate) fn present_lack() -> Option<String> {
     let release = fs::read_to_string(RELEASE).unwrap_or_default();
     lack(release.trim()).or_else(|| {

@@ -1,12 +1,12 @@
 //! AF_XDP sockets and their packet memory, XDP programs on interfaces, BPF maps, TAPs; and a signal handler.
 //!
-//! [`attach()`] attaches a program to an interface. [`Sockets`] are one worker's queues of all attached interfaces.
+//! [`attach()`] attaches a program to an interface. [`Sockets`] are one worker's queues on all attached interfaces.
 //! They share one packet memory (UMEM), whose slots are owned [`Frame`]s. [`tap`] passes frames back to the kernel.
 //! Set-up and shutdown may block, and belong to a control thread; only [`Sockets`] and [`FramePool`] are used for each
-//! burst. This crate does not look at packets: other crates decide which frames a program steers, and their fate. The
-//! XDP programs themselves are in `crates/dataplane/bpf` (steering) and `crates/realserver/bpf` (decapsulation).
+//! burst. This crate does not interpret packets: other crates decide which frames a program steers and where they go.
+//! The XDP programs themselves are in `crates/dataplane/bpf` (steering) and `crates/realserver/bpf` (decapsulation).
 
-// Rings, descriptors and libbpf are raw memory and C. No misuse of the public functions of this crate is unsound.
+// Rings, descriptors and libbpf are raw memory and C. No misuse of this crate's public functions is unsound.
 #![allow(unsafe_code)]
 
 pub mod bpf;

@@ -1,9 +1,9 @@
-//! The way of an interface's frames to the sockets (native or generic XDP, zero-copy or copy), and the settings that
-//! each way forbids.
+//! The modes in which an interface's frames reach the sockets (native or generic XDP, zero-copy or copy), and the
+//! settings that each mode forbids.
 //!
 //! Checked once, when an interface is attached. A setting that would corrupt traffic is refused, with the command that
-//! changes it. Not here: the order in which modes are tried (`attach.rs`). Source: the kernel's
-//! Documentation/networking/af_xdp.rst, and net/core/dev.c for generic mode.
+//! changes it. `attach.rs` tries the modes in order. Source: the kernel's Documentation/networking/af_xdp.rst, and
+//! net/core/dev.c for generic mode.
 
 use std::num::NonZeroU32;
 use std::{fmt, io};
@@ -14,13 +14,14 @@ use super::drivers::{BRIDGE, frame_bytes};
 use super::sys::{Ethtool, FLAG_LRO, FLAG_RX_VLAN, Request, passes_several_buffers};
 
 /// The largest MTU in bytes at which drivers pass a packet to XDP in one buffer: a page of 4096 bytes, less 256 before
-/// the packet, 320 that the kernel keeps behind it, and the Ethernet header with two tags.
+/// the packet, 320 that the kernel reserves after it, and the Ethernet header with two tags.
 pub const ONE_BUFFER_MTU: u32 = 4096 - 256 - 320 - 22;
 
-/// The MTU limit of this machine, if it has one: [`ONE_BUFFER_MTU`] for kernels before 6.6, which pass no packet in
-/// several buffers to AF_XDP. Found by trying.
+/// This machine's MTU limit, if there is one: [`ONE_BUFFER_MTU`] for kernels before 6.6, which pass no packet in
+/// several buffers to AF_XDP. Determined by trying.
 ///
 /// # Errors
+///
 /// The kernel's error if it has no AF_XDP.
 pub fn mtu_limit() -> io::Result<Option<u32>> {
     Ok((!passes_several_buffers()?).then_some(ONE_BUFFER_MTU))
@@ -29,14 +30,14 @@ pub fn mtu_limit() -> io::Result<Option<u32>> {
 /// Where the program runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// In the driver, before the kernel allocates anything for the frame.
+    /// In the driver, before the kernel allocates memory for the frame.
     Native,
-    /// In the kernel's receive path: for drivers without XDP. Slower, and always with a copy.
+    /// In the kernel's receive path, for drivers without XDP. Slower, and always with a copy.
     Generic,
 }
 
 impl Mode {
-    /// The kernel's flag for it (linux/if_link.h: `XDP_FLAGS_DRV_MODE`, `XDP_FLAGS_SKB_MODE`).
+    /// The kernel's flag for the mode (linux/if_link.h: `XDP_FLAGS_DRV_MODE`, `XDP_FLAGS_SKB_MODE`).
     pub(super) fn flags(self) -> u32 {
         match self {
             Self::Native => 1 << 2,
@@ -54,18 +55,18 @@ impl fmt::Display for Mode {
     }
 }
 
-/// How an operator wants an interface's frames to reach the sockets.
+/// The mode that the operator requests for an interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WantedMode {
-    /// Native before generic. Zero-copy before copy, unless the program forwards packets itself.
+    /// Native before generic. Zero-copy before copy, unless the program itself forwards packets.
     #[default]
     Auto,
-    /// Native before generic, and zero-copy; another mode is not what the operator expects.
+    /// Native before generic, and zero-copy; any other mode is not what the operator expects.
     ZeroCopy,
-    /// Native if the driver has it, and the kernel copies.
+    /// Native if the driver supports it, and the kernel copies.
     Copy,
-    /// Generic, although the driver may have native mode.
+    /// Generic, even if the driver supports native mode.
     Generic,
 }
 
@@ -75,16 +76,16 @@ pub enum WantedMode {
 pub struct Wanted {
     /// `"auto"`, `"zero-copy"`, `"copy"` or `"generic"`.
     pub mode: WantedMode,
-    /// The number of receive queues that xvsd gives the interface before it opens its sockets. Default: as they are.
+    /// The number of receive queues that xvsd sets before it opens its sockets. Default: unchanged.
     pub queues: Option<NonZeroU32>,
 }
 
 /// Whether the kernel copies frames between its memory and the UMEM.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CopyMode {
-    /// It does not: drivers use the frames of the UMEM.
+    /// No copy: drivers use the frames of the UMEM.
     ZeroCopy,
-    /// It does, because this interface has no other mode, or is not to have one, or because of [`OFFLOAD`] or
+    /// Copy, because this interface supports no other mode or must not use one, or because of [`OFFLOAD`] or
     /// [`RECEIVE_RING`].
     Copy {
         /// The interface, or the other reason.
@@ -92,10 +93,10 @@ pub enum CopyMode {
     },
 }
 
-/// The reason to copy where zero-copy can be had: the program forwards most packets itself, and could forward a frame
-/// of the UMEM only after copying it.
+/// The reason to copy although zero-copy is possible: the program itself forwards most packets, and could forward a
+/// frame of the UMEM only after copying it.
 pub const OFFLOAD: &str = "offload";
-/// The reason to copy where there would be fewer frames than the card's ring has descriptors. igb then reads old
+/// The reason to copy if there would be fewer frames than descriptors in the card's ring. igb then reads old
 /// descriptors as new packets (seen, `igb_clean_rx_irq_zc`), and ice and i40e are reported to stop receiving.
 pub const RECEIVE_RING: &str = "receive_ring";
 
@@ -108,7 +109,7 @@ impl fmt::Display for CopyMode {
     }
 }
 
-/// Why the settings of an interface would corrupt traffic through the director.
+/// The reason why an interface's settings would corrupt traffic through the director.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}; `{mend}` fixes it")]
 pub struct Refusal {
@@ -118,14 +119,14 @@ pub struct Refusal {
     pub mend: String,
 }
 
-/// The settings of an interface on which its sockets depend.
+/// The interface settings on which sockets depend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// The largest packet that it sends, in bytes, without link header.
+    /// The largest packet that the interface sends, in bytes, without link header.
     pub mtu: u32,
-    /// The number of its receive queues.
+    /// The number of receive queues.
     pub receive_queues: u32,
-    /// The bytes of a frame for its packets, or their parts.
+    /// The size of a frame in bytes, for the interface's packets or their fragments in several buffers.
     pub(super) frame_bytes: u32,
     flags: u32,
     gro: u32,
@@ -140,7 +141,7 @@ impl Settings {
         let receive_queues = request.receive_queues()?;
         let mtu_limit = if mtu > ONE_BUFFER_MTU { mtu_limit()? } else { None };
         let driver = request.driver()?;
-        // A bridge receives nothing itself: the offloads of its ports count (`refusal_of_port`).
+        // A bridge itself receives nothing: the offloads of its ports count (`refusal_of_port`).
         let (flags, gro) = match driver == BRIDGE {
             true => (0, 0),
             false => (request.ethtool(Ethtool::Flags)?, request.ethtool(Ethtool::Gro)?),
@@ -148,7 +149,7 @@ impl Settings {
         Ok(Self { mtu, receive_queues, frame_bytes: frame_bytes(&driver, mtu), flags, gro, mtu_limit })
     }
 
-    /// Whether sockets that were opened for `former` miss packets under these settings: queues have no socket, or
+    /// Whether sockets that were opened for `former` miss packets with these settings: queues have no socket, or
     /// packets exceed a frame.
     pub fn needs_new_sockets(self, former: Self) -> bool {
         self.receive_queues != former.receive_queues
@@ -161,13 +162,13 @@ impl Settings {
         self.mtu > ONE_BUFFER_MTU
     }
 
-    /// The first setting of a bridge's port that forbids attaching the bridge: one that merges packets. Tags are hidden
-    /// in any case, because the kernel removes them before the bridge has the packet.
+    /// The first setting of a bridge port that forbids attaching the bridge: one that merges packets. Tags are hidden
+    /// in any case, because the kernel removes them before the bridge gets the packet.
     pub(super) fn refusal_of_port(self, port: &str) -> Option<Refusal> {
         Self { mtu: 0, flags: self.flags & !FLAG_RX_VLAN, ..self }.refusal(port, Mode::Generic)
     }
 
-    /// The setting that forbids attaching an interface with VLANs over it, in any mode.
+    /// The setting that forbids attaching an interface with VLANs on it, in any mode.
     pub(super) fn refusal_of_tags(self, interface: &str) -> Option<Refusal> {
         (self.flags & FLAG_RX_VLAN != 0).then(|| Refusal {
             reason: "its card would hide the tags of its VLANs from the director",

@@ -1,6 +1,6 @@
-//! Packet sockets (AF_PACKET): the packets of one protocol on one link, which the kernel also receives itself.
+//! Packet sockets (AF_PACKET): the packets of one protocol on one link, which the kernel also receives.
 //!
-//! For probes of a link, not for services: a packet costs a copy and a system call.
+//! For probing a link, not for services: each packet costs a copy and a system call.
 //!
 //! Source: packet(7).
 
@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, recv, socket_with};
 
-/// A socket for the packets of a link, without their Ethernet header.
+/// A socket for packets on a link, without their Ethernet header.
 #[derive(Debug)]
 pub struct PacketSocket {
     socket: OwnedFd,
@@ -21,9 +21,10 @@ pub struct PacketSocket {
 }
 
 impl PacketSocket {
-    /// A socket for the packets with this EtherType of the link with this index. Needs CAP_NET_RAW.
+    /// Opens a socket for the packets with this EtherType on the link with this index. Needs CAP_NET_RAW.
     ///
     /// # Errors
+    ///
     /// The kernel's error; ENETDOWN if the link is down.
     pub fn open(ifindex: u32, ethertype: u16) -> io::Result<Self> {
         let broadcast = libc::sockaddr_ll {
@@ -35,7 +36,7 @@ impl PacketSocket {
             sll_halen: 6,
             sll_addr: [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0, 0],
         };
-        // The socket has no protocol until it is bound, so that it receives from no other link.
+        // The socket has no protocol until it is bound, so it receives from no other link.
         let socket = socket_with(AddressFamily::PACKET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
         // SAFETY: `broadcast` is a `sockaddr_ll`, which sockets of this family take, and `ADDRESS_LEN` is its length;
         // the kernel copies it.
@@ -43,9 +44,10 @@ impl PacketSocket {
         if bound < 0 { Err(io::Error::last_os_error()) } else { Ok(Self { socket, broadcast }) }
     }
 
-    /// Sends a packet to all machines of the link.
+    /// Sends a packet to all machines on the link.
     ///
     /// # Errors
+    ///
     /// The kernel's error.
     pub fn broadcast(&self, packet: &[u8]) -> io::Result<()> {
         let socket = self.socket.as_raw_fd();
@@ -56,10 +58,11 @@ impl PacketSocket {
         if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Receives a packet, which is cut to the length of `buffer`, and returns its length there. `None`: none came
-    /// within this time.
+    /// Receives a packet, truncated to the length of `buffer`, and returns its length in `buffer`. `None` if none
+    /// arrived within this time.
     ///
     /// # Errors
+    ///
     /// The kernel's error.
     pub fn receive(&self, buffer: &mut [u8], within: Duration) -> io::Result<Option<usize>> {
         let mut ready = [PollFd::new(&self.socket, PollFlags::IN)];

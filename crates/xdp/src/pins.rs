@@ -2,8 +2,7 @@
 //! process ends.
 //!
 //! Used at the start, when an interface is attached again, and for a release. A pin's path is
-//! `BPFFS/xvs/DIRECTOR/INTERFACE`, with `:` for each `.`, because a bpffs refuses dots. Not here: the programs without
-//! a director (`bpf/redirect.bpf.c` of `dataplane`), names of directors (`instance.rs` of `host`).
+//! `BPFFS/xvs/DIRECTOR/INTERFACE`, with `:` for each `.`, because a bpffs refuses dots.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -25,38 +24,39 @@ use super::mode::Mode;
 
 /// Where administrators and systemd mount a bpffs.
 const MOUNT_POINT: &str = "/sys/fs/bpf";
-/// The host's mount point, for a process that has its own `/sys`, as under `ip netns exec`.
+/// The host's mount point, for a process with a separate `/sys`, as under `ip netns exec`.
 const MOUNT_POINT_OF_HOST: &str = "/proc/1/root/sys/fs/bpf";
 /// The folder of all directors.
 const FOLDER: &str = "xvs";
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const MAGIC: u64 = 0xcafe_4a11;
 
-/// The folder of all directors, as a path that this process can still search after giving up its rights.
+/// The directory of all directors, as a path that this process can still search after giving up its rights.
 static KEPT: OnceLock<Kept> = OnceLock::new();
 
 #[derive(Debug)]
 struct Kept {
     path: PathBuf,
-    /// `None`: open since before this program was executed.
+    /// `None`: opened before this program was executed.
     descriptor: Option<OwnedFd>,
 }
 
-/// Uses this open folder of all directors from now on: only its own permissions matter, not those of the bpffs above.
+/// Uses this open directory of all directors from now on: only its permissions matter, not those of the bpffs above it.
 pub fn keep(folder: OwnedFd) {
     let path = PathBuf::from(format!("/proc/self/fd/{}", folder.as_raw_fd()));
     // A process has only one.
     let _ = KEPT.set(Kept { path, descriptor: Some(folder) });
 }
 
-/// As [`keep`], by the path of [`kept`], in the program that the process then executed.
+/// Like [`keep`], with the path from [`kept`], in the program that the process then executed.
 pub fn keep_path(path: PathBuf) {
     let _ = KEPT.set(Kept { path, descriptor: None });
 }
 
-/// The path of the folder of [`keep`]. The folder now stays open in a program that this process executes.
+/// The path of the directory from [`keep`]. The directory now stays open in a program that this process executes.
 ///
 /// # Errors
+///
 /// The kernel's.
 pub fn kept() -> io::Result<Option<PathBuf>> {
     let Some(kept) = KEPT.get() else { return Ok(None) };
@@ -66,14 +66,15 @@ pub fn kept() -> io::Result<Option<PathBuf>> {
     Ok(Some(kept.path.clone()))
 }
 
-/// The folder of all directors, if a bpffs is mounted.
+/// The directory of all directors, if a bpffs is mounted.
 pub fn folder() -> Option<PathBuf> {
     KEPT.get().map(|kept| kept.path.clone()).or_else(|| Some(mounted()?.join(FOLDER)))
 }
 
-/// As [`folder`]; mounts a bpffs if there is none.
+/// Like [`folder`], but mounts a bpffs if there is none.
 ///
 /// # Errors
+///
 /// No bpffs can be mounted, or only in a mount namespace that would end with this process.
 pub fn folder_or_mount() -> io::Result<PathBuf> {
     if let Some(found) = folder() {
@@ -91,11 +92,11 @@ fn mounted() -> Option<PathBuf> {
 }
 
 fn mounted_or_mount() -> io::Result<PathBuf> {
-    // Not tried without the right, because a filter of system calls would count it.
+    // Not attempted without the right, because a system call filter would count it.
     if !capabilities(None)?.effective.contains(CapabilitySet::SYS_ADMIN) {
         return Err(Errno::PERM.into());
     }
-    // A mount in a namespace of this process's own would end with it, and the pins too.
+    // A mount in this process's private namespace would end with the process, and so would the pins.
     let [own, host] = ["self", "1"].map(|process| fs::metadata(format!("/proc/{process}/ns/mnt")));
     match own?.ino() == host?.ino() {
         true => mount_bpffs()?,
@@ -109,7 +110,7 @@ fn mount_bpffs() -> io::Result<()> {
     Ok(mount("bpf", MOUNT_POINT, "bpf", flags, Some(c"mode=0700"))?)
 }
 
-/// Mounts it from the host's mount namespace, on a separate thread that then ends.
+/// Mounts a bpffs from the host's mount namespace, on a separate thread that then ends.
 fn mount_on_host() -> io::Result<()> {
     let [host, root] = ["/proc/1/ns/mnt", "/proc/1/root"].map(fs::File::open);
     let host = host?;
@@ -119,18 +120,18 @@ fn mount_on_host() -> io::Result<()> {
     mounted.unwrap_or_else(|_| Err(io::Error::other("the mounting thread has panicked")))
 }
 
-/// Moves the calling thread into a mount namespace with this root, and mounts it there.
+/// Moves the calling thread into a mount namespace with this root, and mounts a bpffs there.
 fn mount_in(namespace: &fs::File, root: &fs::File) -> io::Result<()> {
-    // SAFETY: descriptors stay shared; only the root and working directory become the thread's own.
+    // SAFETY: descriptors stay shared; only the root and the working directory become private to the thread.
     unsafe { unshare_unsafe(UnshareFlags::FS) }?;
     move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Mount))?;
-    // The namespace has its own root, which need not be that of process 1.
+    // The root of the namespace need not be that of process 1.
     fchdir(root)?;
     chroot(".")?;
     mount_bpffs()
 }
 
-/// The name of the director that has pinned this program on the interface with this index.
+/// The name of the director that has pinned this program for the interface with this index.
 pub fn director_of(folder: &Path, program: u32, interface: u32) -> Option<String> {
     let directors = names(folder).ok()?;
     let pinned = LinkInfo { program, interface };
@@ -154,21 +155,21 @@ pub(super) struct Pinned {
 }
 
 impl Pins {
-    /// The pins of the director of this name, which has no `/`, in the folder of all directors.
+    /// The pins of the director with this name, which contains no `/`, in the directory of all directors.
     pub fn of(folder: &Path, director: &str) -> Self {
         Self { folder: folder.join(director.replace('.', ":")) }
     }
 
-    /// The link that is pinned for the interface with this index, and is attached to it.
+    /// The link that is pinned for the interface with this index, and attached to it.
     pub(super) fn find(&self, interface: u32) -> Option<Pinned> {
         let (program, mode) = query_xdp(interface).ok()?.program?;
         let mut links = self.links().into_iter();
-        // In another network namespace the same index may name another interface, with another program.
+        // In another network namespace the same index may refer to another interface, with another program.
         let (link, _) = links.find(|(_, info)| *info == LinkInfo { program, interface })?;
         Some(Pinned { link, program, mode: mode? })
     }
 
-    /// Pins a link for an interface. Replaces any other pin of it.
+    /// Pins a link for an interface. Replaces any other pin for it.
     pub(super) fn pin(&self, interface: &str, link: BorrowedFd<'_>) -> io::Result<()> {
         let path = self.path(interface);
         fs::create_dir_all(&self.folder)?;
@@ -176,12 +177,12 @@ impl Pins {
         pin_link(link, &path)
     }
 
-    /// Whether a link is pinned for an interface of this name and index.
+    /// Whether a link is pinned for an interface with this name and index.
     pub(super) fn has(&self, interface: &str, index: u32) -> bool {
         open_link(&self.path(interface)).is_ok_and(|(_, info)| info.interface == index)
     }
 
-    /// Removes the pins of all interfaces but these, which detaches their programs. Returns the interfaces' names.
+    /// Removes the pins of all interfaces except these, which detaches their programs. Returns the interfaces' names.
     pub fn keep_only(&self, interfaces: &[&str]) -> Vec<String> {
         let mut others = names(&self.folder).unwrap_or_default();
         others.retain(|name| !interfaces.contains(&name.as_str()));
@@ -192,6 +193,7 @@ impl Pins {
     /// Detaches the programs of all pins, and removes the pins. Returns the interfaces' names.
     ///
     /// # Errors
+    ///
     /// A pin cannot be removed.
     pub fn release(&self) -> io::Result<Vec<String>> {
         for (link, _) in self.links() {
@@ -205,7 +207,7 @@ impl Pins {
             remove(&self.path(name))?;
         }
         fs::remove_dir(&self.folder)?;
-        // The folder of all directors, if this was the last one.
+        // The directory of all directors, if this was the last one.
         let _ = self.folder.parent().map(fs::remove_dir);
         Ok(names)
     }
@@ -221,7 +223,7 @@ impl Pins {
     }
 }
 
-/// The names in a folder, with `.` again where the bpffs has `:`.
+/// The names in a directory, with each `:` of the bpffs replaced by `.`.
 fn names(folder: &Path) -> io::Result<Vec<String>> {
     let names = fs::read_dir(folder)?.map(|entry| Ok(entry?.file_name()));
     let names = names.collect::<io::Result<Vec<OsString>>>()?;

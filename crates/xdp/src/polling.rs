@@ -1,10 +1,10 @@
-//! Polling: whether interrupts or the worker itself drive the drivers of the worker's queues.
+//! Polling: whether interrupts or the worker itself run the drivers' receive loops for the worker's queues.
 //!
-//! With preferred busy polling (`SO_PREFER_BUSY_POLL`, Linux 5.11) each `recvfrom` and `sendto` of an AF_XDP socket
+//! With preferred busy polling (`SO_PREFER_BUSY_POLL`, Linux 5.11) each `recvfrom` and `sendto` on an AF_XDP socket
 //! runs the driver's receive loop (NAPI) in the calling thread (net/xdp/xsk.c, `sk_busy_loop`), and the driver's
 //! interrupt stays masked as long as the interface defers interrupts (`napi_defer_hard_irqs`, `gro_flush_timeout`;
-//! net/core/dev.c, `busy_poll_stop`). If a driver tells no NAPI of its queues, or the kernel is older, interrupts fill
-//! the rings as ever, and the worker, which does not sleep, finds the frames there.
+//! net/core/dev.c, `busy_poll_stop`). If a driver does not register its queues with a NAPI, or the kernel is older,
+//! interrupts fill the rings as usual, and the worker, which does not sleep, finds the frames there.
 
 use std::ffi::c_int;
 use std::os::fd::BorrowedFd;
@@ -23,7 +23,7 @@ pub enum Poll {
     /// It sleeps as soon as there are none.
     #[default]
     Sleep,
-    /// It drives the drivers while there are some, and sleeps once there were none for a tenth of a millisecond.
+    /// The worker runs the drivers while frames arrive, and sleeps after a tenth of a millisecond without any.
     Adaptive,
     /// It always drives the drivers, and never sleeps.
     Busy,
@@ -39,7 +39,7 @@ impl fmt::Display for Poll {
     }
 }
 
-/// Lets each call for these sockets, which are given, run their drivers' receive loops.
+/// Makes each call on these sockets, which are arguments, run their drivers' receive loops.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct PreferBusyPolling;
 
@@ -66,7 +66,7 @@ pub const PREFER_BUSY_POLLING: Known = known::<PreferBusyPolling>();
 const PREFER_BUSY_POLL: c_int = 69;
 const BUSY_POLL_BUDGET: c_int = 70;
 
-/// Packets of one call: those of a burst.
+/// Maximum number of packets for one call: one burst.
 const BUDGET: c_int = crate::burst::BURST as c_int;
-/// A call of a socket that does not block runs the loop once, if this is not 0.
+/// A call on a non-blocking socket runs the loop once if this is not 0.
 const MICROS: c_int = 20;

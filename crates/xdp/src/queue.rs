@@ -1,6 +1,6 @@
-//! The kernel's socket of one queue of one interface, with its four rings.
+//! The kernel's socket for one queue of one interface, with its four rings.
 //!
-//! The control thread makes and deletes it; the worker uses its rings.
+//! The control thread creates and deletes it; the worker uses its rings.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -22,15 +22,17 @@ pub(super) struct Rings {
     umem: Arc<Umem>,
 }
 
-// SAFETY: only this value gives access to the socket and its rings, and libxdp keeps nothing of them for a particular
-// thread. What the sockets of one UMEM share changes only under the lock of the UMEM, when one is made or deleted.
+// SAFETY: only this value gives access to the socket and its rings, and libxdp stores nothing about them for a
+// particular thread. The state that the sockets of one UMEM share changes only under the UMEM's lock, when a socket is
+// created or deleted.
 unsafe impl Send for Rings {}
 
 impl Rings {
-    /// Makes a socket of this UMEM and binds it to a queue.
+    /// Creates a socket with this UMEM and binds it to a queue.
     ///
     /// # Errors
-    /// The error of the kernel; EBUSY if the UMEM already has a socket of this queue.
+    ///
+    /// The kernel's error; EBUSY if the UMEM already has a socket for this queue.
     pub(super) fn open(
         umem: &Arc<Umem>,
         interface: &str,
@@ -43,7 +45,7 @@ impl Rings {
         let rings = Self { transmit, receive, fill, completion, socket, umem: Arc::clone(umem) };
         match rings.fill.is_set() {
             true => Ok(rings),
-            // libxdp has attached the socket to the rings of the earlier socket of this queue.
+            // libxdp has attached the socket to the rings of this queue's earlier socket.
             false => Err(io::Error::from_raw_os_error(libc::EBUSY)),
         }
     }
@@ -58,7 +60,7 @@ impl Rings {
 
 impl Drop for Rings {
     fn drop(&mut self) {
-        // SAFETY: `open_socket` of this UMEM made the socket, and this is its only owner. The call reads the rings,
+        // SAFETY: `open_socket` of this UMEM created the socket, and this is its only owner. The call reads the rings,
         // which are fields and are freed after it.
         unsafe { self.umem.delete_socket(self.socket) };
     }

@@ -1,54 +1,55 @@
-//! System calls that a filter (seccomp) refuses: a handler that lets them fail and counts them.
+//! System calls that a filter (seccomp) refuses: a signal handler makes them fail and counts them.
 //!
-//! A filter that returns SECCOMP_RET_TRAP for a call makes the kernel send SIGSYS to its thread instead of executing
-//! it. The handler runs on that thread. It does two things, both allowed in a signal handler: it adds to a counter, and
-//! writes EPERM where the thread finds the result of the call. Not here: the filters (`xvsd`, `rights/seccomp.rs`).
+//! If a filter returns SECCOMP_RET_TRAP for a call, the kernel sends SIGSYS to the calling thread instead of executing
+//! the call. The handler runs on that thread. It does two things, both allowed in a signal handler: it adds to a
+//! counter, and stores EPERM as the result of the call. `rights/seccomp.rs` in `xvsd` defines the filters.
 //!
-//! Source: seccomp(2), «SECCOMP_RET_TRAP»; syscall(2) for the registers.
+//! Source: seccomp(2), "SECCOMP_RET_TRAP"; syscall(2) for the registers.
 
 use std::ffi::{c_int, c_void};
 use std::mem::{MaybeUninit, zeroed};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::{io, ptr};
 
-/// The kinds of filters, each of which has counters of its own.
+/// The number of filter kinds, each of which has separate counters.
 pub const KINDS: usize = 3;
 
-/// More than there are calls. The last number stands for all above, such as those of the x32 ABI.
+/// More than the number of system calls. The last index counts all higher numbers, such as those of the x32 ABI.
 const NUMBERS: usize = 512;
 
-/// Refused calls by the filter's kind and their number. Relaxed: they order nothing.
+/// Refused calls, by the filter's kind and the call's number. Relaxed: they order nothing.
 static REFUSED: [[AtomicU64; NUMBERS]; KINDS] = [const { [const { AtomicU64::new(0) }; NUMBERS] }; KINDS];
 
-/// The value of `si_code` of a signal by a filter (asm-generic/siginfo.h).
+/// The value of `si_code` in a signal from a filter (asm-generic/siginfo.h).
 const SYS_SECCOMP: c_int = 1;
 
-/// From now on calls that a filter traps fail with EPERM and are counted. The data of SECCOMP_RET_TRAP is the filter's
-/// kind, below [`KINDS`].
+/// From now on, calls that a filter traps fail with EPERM and are counted. The data of SECCOMP_RET_TRAP is the filter's
+/// kind, which is below [`KINDS`].
 ///
 /// # Errors
+///
 /// The kernel's.
 pub fn handle() -> io::Result<()> {
     // SAFETY: a `sigaction` consists of integers, an address and an optional function, which may all be 0.
     let mut action: libc::sigaction = unsafe { zeroed() };
     action.sa_sigaction = refuse as *const () as libc::sighandler_t;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
-    // SAFETY: `refuse` has the form that SA_SIGINFO demands, and does only what a handler may.
+    // SAFETY: `refuse` has the signature that SA_SIGINFO requires, and does only what a handler may do.
     check(unsafe { libc::sigaction(libc::SIGSYS, &action, ptr::null_mut()) })?;
     let mut signals = MaybeUninit::uninit();
     // SAFETY: the call initializes the set.
     check(unsafe { libc::sigemptyset(signals.as_mut_ptr()) })?;
     // SAFETY: the call before this one has initialized the set.
     check(unsafe { libc::sigaddset(signals.as_mut_ptr(), libc::SIGSYS) })?;
-    // The kernel ends a process that blocks a signal which it must not miss.
-    // SAFETY: the set is initialized, and no former set is wanted.
+    // The kernel kills a process that blocks a signal which cannot be delivered later. SAFETY: the set is initialized,
+    // and no former set is requested.
     match unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, signals.as_ptr(), ptr::null_mut()) } {
         0 => Ok(()),
         error => Err(io::Error::from_raw_os_error(error)),
     }
 }
 
-/// The refused calls: the filter's kind, the number of the call, how often.
+/// The refused calls: the filter's kind, the call's number, and the count.
 pub fn refused() -> impl Iterator<Item = (usize, usize, u64)> {
     REFUSED.iter().enumerate().flat_map(|(kind, all)| {
         let counts = all.iter().map(|count| count.load(Ordering::Relaxed)).enumerate();
@@ -57,7 +58,7 @@ pub fn refused() -> impl Iterator<Item = (usize, usize, u64)> {
 }
 
 extern "C" fn refuse(_: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel passes what describes the signal, which nothing else uses while the handler runs.
+    // SAFETY: the kernel passes the signal's information, which nothing else uses while the handler runs.
     let info = unsafe { &*info };
     if info.si_code != SYS_SECCOMP {
         return;

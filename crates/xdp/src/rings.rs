@@ -1,9 +1,8 @@
-//! The four rings of an AF_XDP socket: their entries and indices, through the functions that libxdp documents.
+//! The four rings of an AF_XDP socket: their entries and indices, accessed through the functions that libxdp documents.
 //!
 //! The worker uses them for each burst. Entries are read and written in place. libxdp masks every index, so no index
-//! leads outside its ring, whatever the kernel's side contains. The pool checks whether an address names a lent frame.
-//! Cost: one libxdp call for each entry. Not here: the number of entries in a ring (`socket.rs`), and the creation of
-//! rings (`umem.rs`, `queue.rs`).
+//! leads outside its ring, whatever the kernel writes. The pool checks whether an address refers to a lent frame. Cost:
+//! one libxdp call for each entry. `umem.rs` and `queue.rs` create the rings.
 
 use std::marker::PhantomData;
 use std::ptr::{NonNull, null_mut};
@@ -18,7 +17,7 @@ use crate::frame::Span;
 #[derive(Debug)]
 pub(super) struct Producer<E>(NonNull<sys::xsk_ring_prod>, PhantomData<E>);
 
-/// A ring that the kernel writes: frames that it returns. On the heap, as [`Producer`].
+/// A ring that the kernel writes: frames that it returns. On the heap, like [`Producer`].
 #[derive(Debug)]
 pub(super) struct Consumer<E>(NonNull<sys::xsk_ring_cons>, PhantomData<E>);
 
@@ -52,20 +51,20 @@ impl<E> Producer<E> {
     }
 
     pub(super) fn is_set(&self) -> bool {
-        // SAFETY: `unset` allocated it, it is freed when `self` is dropped, and no call of libxdp is in progress.
+        // SAFETY: `unset` allocated it, it is freed when `self` is dropped, and no libxdp call is in progress.
         let ring = unsafe { (*self.as_ptr()).ring };
         !ring.is_null()
     }
 
-    /// Reserves `count` entries and returns the first of them. `None`, and none is reserved, if fewer are free.
+    /// Reserves `count` entries and returns the index of the first. `None` if fewer are free; then none is reserved.
     fn reserve(&mut self, count: u32) -> Option<u32> {
         let mut first = 0;
-        // SAFETY: the ring is set, as the rings of a socket are; `&mut self` excludes any other access of this process.
+        // SAFETY: the ring is set, as the rings of a socket are; `&mut self` excludes any other access by this process.
         let reserved = unsafe { sys::xsk_ring_prod__reserve(self.as_ptr(), count, &mut first) };
         (reserved == count).then_some(first)
     }
 
-    /// Passes `count` entries, which were reserved and written, to the kernel.
+    /// Passes `count` reserved and written entries to the kernel.
     fn submit(&mut self, count: u32) {
         // SAFETY: as for `reserve`.
         unsafe { sys::xsk_ring_prod__submit(self.as_ptr(), count) };
@@ -73,9 +72,10 @@ impl<E> Producer<E> {
 
     /// The number of entries that the kernel has not taken yet, in a ring with `slots` slots.
     pub(super) fn waiting(&mut self, slots: u32) -> u32 {
-        // SAFETY: as for `reserve`. When asked for as many entries as there are slots, libxdp reads the kernel's index.
+        // SAFETY: as for `reserve`. If the requested number equals the number of slots, libxdp reads the kernel's
+        // index.
         let free = unsafe { sys::xsk_prod_nb_free(self.as_ptr(), slots) };
-        // If the kernel's index says that more are free than exist, all are taken.
+        // If the kernel's index implies more free entries than exist, all are counted as taken.
         slots.saturating_sub(free)
     }
 
@@ -87,8 +87,8 @@ impl<E> Producer<E> {
 }
 
 impl TransmitRing {
-    /// Passes packets, which the pool has lent, to the kernel for transmission: all or none. Returns `false` if there
-    /// is no room for them.
+    /// Passes packets, which the pool has lent, to the kernel for transmission: all or none. Returns `false` if the
+    /// ring has too few free entries.
     pub(super) fn send(&mut self, packets: &[Span]) -> bool {
         let count = packets.len() as u32;
         let Some(first) = self.reserve(count) else { return false };
@@ -100,8 +100,8 @@ impl TransmitRing {
             };
             // SAFETY: the ring is set and has entries of this type; the index is masked.
             let slot = unsafe { sys::xsk_ring_prod__tx_desc(self.as_ptr(), first.wrapping_add(number)) };
-            // SAFETY: the slot lies in the mapping of the ring, which the socket keeps. It is reserved, so the kernel
-            // does not read it before `submit`.
+            // SAFETY: the slot is inside the ring's mapping, which the socket keeps. It is reserved, so the kernel does
+            // not read it before `submit`.
             unsafe { slot.write(entry) };
         }
         self.submit(count);
@@ -111,7 +111,7 @@ impl TransmitRing {
 
 impl FillRing {
     /// Passes `count` frames for received packets to the kernel: all or none. `lend` returns the address of each.
-    /// Returns `false`, without calling `lend`, if there is no room for them.
+    /// Returns `false`, without calling `lend`, if the ring has too few free entries.
     pub(super) fn lend(&mut self, count: u32, mut lend: impl FnMut() -> usize) -> bool {
         let Some(first) = self.reserve(count) else { return false };
         for number in 0..count {
@@ -127,7 +127,7 @@ impl FillRing {
 }
 
 impl<E> Consumer<E> {
-    /// As [`Producer::unset`].
+    /// Like [`Producer::unset`].
     pub(super) fn unset() -> Self {
         let ring = Box::new(sys::xsk_ring_cons {
             cached_prod: 0,
@@ -168,8 +168,8 @@ impl ReceiveRing {
         self.take(room, |ring, index| {
             // SAFETY: the ring is set and has entries of this type; the index is masked.
             let slot = unsafe { sys::xsk_ring_cons__rx_desc(ring, index) };
-            // SAFETY: the slot lies in the mapping of the ring, which the socket keeps. The kernel has finished it
-            // (libxdp reads its index with Acquire), and does not touch it before it is released. An entry consists of
+            // SAFETY: the slot is inside the ring's mapping, which the socket keeps. The kernel has finished it (libxdp
+            // reads its index with Acquire), and does not touch it before it is released. An entry consists of
             // integers, so any bytes are valid.
             let entry = unsafe { slot.read() };
             packet(Span {
@@ -195,9 +195,9 @@ impl CompletionRing {
 
 impl<E> Drop for Producer<E> {
     fn drop(&mut self) {
-        // SAFETY: the pointer is that of a box which `unset` leaked, and no other value has it. libxdp does not keep it
-        // any more: it is a field of `Rings`, whose `drop` has deleted the socket, or of `Umem`, whose `drop` has
-        // deleted the UMEM, or no socket could be made with it.
+        // SAFETY: the pointer is from a box that `unset` leaked, and no other value has it. libxdp no longer uses it:
+        // it is a field of `Rings`, whose `drop` has deleted the socket, or of `Umem`, whose `drop` has deleted the
+        // UMEM, or no socket could be created with it.
         drop(unsafe { Box::from_raw(self.as_ptr()) });
     }
 }
@@ -221,7 +221,7 @@ mod tests {
 
     const SLOTS: u32 = 4;
 
-    /// The memory of a ring that the kernel shares: both indices, flags, and entries of one or two words each.
+    /// The memory of a ring that the kernel shares: both indices, flags, and entries of one or two integers each.
     #[derive(Default)]
     struct Shared {
         producer: AtomicU32,
@@ -240,7 +240,7 @@ mod tests {
         }
     }
 
-    /// A ring over memory of the test, as libxdp makes it over the kernel's.
+    /// A ring in the test's memory, as libxdp creates it in the kernel's.
     fn producer<E>(shared: &'static Shared) -> Producer<E> {
         let ring = Producer::unset();
         let set = sys::xsk_ring_prod {

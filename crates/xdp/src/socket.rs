@@ -22,22 +22,23 @@ use crate::burst::BURST;
 use crate::frame::{Frame, FramePool, Span};
 use xvs_proto::network::LinkId;
 
-/// Counters of a socket since it was opened, by the kernel and by the director, and its frames.
+/// A socket's counters since it was opened, from the kernel and the director, and its frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Statistics {
     /// Received, but dropped by the kernel because the RX ring was full.
     pub receive_ring_full: u64,
-    /// Received, but dropped by the kernel because the fill ring was empty. 0 in zero-copy mode: the card drops.
+    /// Received, but dropped by the kernel because the fill ring was empty. 0 in zero-copy mode, in which the card
+    /// drops.
     pub fill_ring_empty: u64,
     /// Received, but dropped by the kernel for another reason, such as a packet larger than a frame.
     pub receive_dropped: u64,
-    /// Descriptors of frames to fill that the kernel refused.
+    /// Descriptors of frames for receiving that the kernel refused.
     pub fill_invalid: u64,
     /// Descriptors of frames to send that the kernel refused.
     pub transmit_invalid: u64,
-    /// How often the kernel looked for a frame to send and found none.
+    /// How often the kernel checked for a frame to send and found none.
     pub transmit_ring_empty: u64,
-    /// Descriptors of the kernel that the director refused.
+    /// The kernel's descriptors that the director refused.
     pub descriptors_refused: u64,
     /// Frames now lent for receiving.
     pub lent_to_receive: u32,
@@ -64,13 +65,13 @@ pub(super) struct Socket {
     arriving: Arriving,
 }
 
-/// A packet whose last part was not received yet.
+/// A packet of which not all buffers have been received yet.
 enum Arriving {
     /// There is none.
     Nothing,
-    /// Its parts so far.
+    /// The frames received so far.
     Parts(Frame),
-    /// A part of it was refused, so its other parts are discarded.
+    /// One of its buffers was refused, so the others are discarded.
     Refused,
 }
 
@@ -80,7 +81,7 @@ enum LinkState {
     Up,
     /// The kernel reported it down.
     Down,
-    /// As `Down`, and a frame was to be sent since: the next flush tries again.
+    /// Like `Down`, and a frame was to be sent since: the next flush tries again.
     Retry,
 }
 
@@ -117,7 +118,7 @@ impl Socket {
         self.rings.fd()
     }
 
-    /// Takes up to `room` descriptors. Returns their number.
+    /// Receives up to `room` descriptors. Returns their number.
     pub(super) fn receive(
         &mut self,
         pool: &mut FramePool,
@@ -142,13 +143,13 @@ impl Socket {
         received
     }
 
-    /// Puts back the parts of a packet whose last part was not received.
+    /// Returns the frames of an incomplete packet to the pool.
     pub(super) fn abandon(&mut self, pool: &mut FramePool) {
         self.arriving.add(None, false, pool);
     }
 
-    /// Queues a frame for [`Self::submit`]. Returns it if the link is down, or if the ring has no room for all its
-    /// parts.
+    /// Queues a frame for [`Self::submit`]. Returns it if the link is down, or if the ring has too few free entries for
+    /// the packet.
     pub(super) fn queue(&mut self, pool: &mut FramePool, frame: Frame) -> Result<(), Frame> {
         if self.state != LinkState::Up {
             self.state = LinkState::Retry;
@@ -172,18 +173,17 @@ impl Socket {
         if self.pending.is_empty() {
             return;
         }
-        // The ring has room: `in_flight` counts at least the entries in it, and `queue` keeps the sum below its size.
-        // If the kernel's index says otherwise, the frames wait for the next flush.
+        // The ring has enough free entries: `in_flight` counts at least the entries in it, and `queue` keeps the sum
+        // below its size. If the kernel's index implies otherwise, the frames wait for the next flush.
         if self.rings.transmit.send(&self.pending) {
             self.in_flight += self.pending.len() as u32;
             self.pending.clear();
         }
     }
 
-    /// Makes the kernel send. In copy mode one call sends 32 frames, so it is repeated as often as needed. `polls`:
-    /// [`super::polling`] is in force; then `sendto` runs the loop of the receive queue and wakes nothing
-    /// (net/xdp/xsk.c, `xsk_no_wakeup`), and a driver may have another loop for sending, as igb with one queue. `poll`
-    /// wakes it.
+    /// Makes the kernel send. In copy mode one call sends 32 frames, so it is repeated as often as needed. If `polls`,
+    /// [`super::polling`] is in force; then `sendto` runs the receive queue's loop and wakes nothing (net/xdp/xsk.c,
+    /// `xsk_no_wakeup`), and a driver may have another loop for sending, like igb with one queue. `poll` wakes it.
     pub(super) fn kick(&mut self, copy: &CopyMode, polls: bool) {
         if self.state == LinkState::Down && self.pending.is_empty() {
             return;
@@ -215,13 +215,13 @@ impl Socket {
         self.state == LinkState::Up && self.unsent() > 0
     }
 
-    /// Whether a driver in zero-copy mode has no frame to receive into: all that were lent are in the fill ring. It
-    /// takes them once it is woken, and may set its flag for that only after the last look at it.
+    /// Whether a driver in zero-copy mode has no frame for receiving: all lent frames are in the fill ring. The driver
+    /// takes them once it is woken, and may set its wake-up flag only after the last check.
     pub(super) fn is_starved(&mut self) -> bool {
         self.filled > 0 && self.rings.fill.waiting(self.sizes.receive) >= self.filled
     }
 
-    /// The number of frames that were submitted and that the kernel has not taken yet.
+    /// The number of submitted frames that the kernel has not taken yet.
     fn unsent(&mut self) -> u32 {
         self.rings.transmit.waiting(self.sizes.transmit)
     }
@@ -241,8 +241,8 @@ impl Socket {
 
     pub(super) fn refill(&mut self, pool: &mut FramePool) {
         while self.filled + REFILL <= self.sizes.receive && pool.census().home >= REFILL {
-            // The ring has `receive` slots, and `filled` counts at least the entries in it. If the kernel's index says
-            // otherwise, the frames are lent at another flush.
+            // The ring has `receive` slots, and `filled` counts at least the entries in it. If the kernel's index
+            // implies otherwise, the frames are lent at a later flush.
             let is_lent = self
                 .rings
                 .fill
@@ -258,7 +258,7 @@ impl Socket {
     }
 
     pub(super) fn statistics(&self, copy: &CopyMode) -> Statistics {
-        // A socket whose interface is gone has no statistics; what it counted is lost.
+        // A socket whose interface is gone has no statistics; its counts are lost.
         let kernel = sockopt::xdp_statistics(self.fd()).ok();
         Statistics {
             descriptors_refused: self.descriptors_refused,
@@ -270,7 +270,7 @@ impl Socket {
 }
 
 impl Arriving {
-    /// Adds the next part, or `None` if it was refused. Returns the packet if that was its last part.
+    /// Adds the next buffer's frame, or `None` if it was refused. Returns the packet if that was its last buffer.
     fn add(&mut self, part: Option<Frame>, continues: bool, pool: &mut FramePool) -> Option<Frame> {
         let so_far = std::mem::replace(self, if continues { Self::Refused } else { Self::Nothing });
         let whole = match (so_far, part) {
@@ -298,10 +298,10 @@ impl Arriving {
 }
 
 impl Statistics {
-    /// The kernel's counters. In copy mode the kernel counts a packet that finds the fill ring empty twice, in
+    /// Converts the kernel's counters. In copy mode the kernel counts a packet that finds the fill ring empty twice, in
     /// `rx_fill_ring_empty_descs` and in `rx_dropped` (net/xdp/xsk.c, `__xsk_rcv`; xsk_buff_pool.c, `__xp_alloc`). In
-    /// zero-copy mode the first counts how often a driver that filled its own ring found no frame, also at the start; a
-    /// packet is lost only when that ring is empty, too, and then the card counts it.
+    /// zero-copy mode the first counts how often a driver that was filling its own ring found no frame, also at the
+    /// start; a packet is lost only when that ring is empty, too, and then the card counts it.
     fn of(kernel: &XdpStatistics, copy: &CopyMode) -> Self {
         let fill_ring_empty = match copy {
             CopyMode::Copy { .. } => kernel.rx_fill_ring_empty_descs.unwrap_or(0),
@@ -310,8 +310,8 @@ impl Statistics {
         Self {
             receive_ring_full: kernel.rx_ring_full.unwrap_or(0),
             fill_ring_empty,
-            // The kernel may increase one counter between our reads of the two, so the difference may be negative by a
-            // few.
+            // The kernel may increase one counter between the reads of the two, so the difference may be slightly
+            // negative.
             receive_dropped: kernel.rx_dropped.saturating_sub(fill_ring_empty),
             fill_invalid: kernel.rx_invalid_descs,
             transmit_invalid: kernel.tx_invalid_descs,
@@ -321,7 +321,7 @@ impl Statistics {
     }
 }
 
-/// The number of slots that are lent to a fill ring at a time.
+/// The number of frames that are lent to a fill ring at a time.
 const REFILL: u32 = BURST as u32;
 
 #[cfg(test)]

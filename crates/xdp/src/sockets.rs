@@ -1,9 +1,9 @@
-//! One worker's AF_XDP sockets, one for each of its queues of every attached interface, over one UMEM.
+//! One worker's AF_XDP sockets, one for each of its queues on every attached interface, with one UMEM.
 //!
-//! The control thread opens them, the worker uses them for each burst. A frame that finds no room in a TX ring is
+//! The control thread opens them; the worker uses them for each burst. A frame for which a TX ring has no room is
 //! returned to the caller. Nothing allocates after set-up. Cost for each burst: one `sendto` for each 32 frames and
-//! interface in copy mode, none in zero-copy mode under load. Not here: the checks of descriptors, and the bounds that
-//! keep rings from overflowing (`socket.rs`).
+//! interface in copy mode, none in zero-copy mode under load. `socket.rs` checks descriptors and keeps rings from
+//! overflowing.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -32,11 +32,11 @@ use xvs_proto::network::LinkId;
 pub struct Queues<'a> {
     /// The interface.
     pub attached: &'a Attached,
-    /// Its receive queues. The first one is also used for sending.
+    /// The worker's receive queues. The first one is also used for sending.
     pub queues: &'a [u32],
 }
 
-/// A worker's packet memory, known to the kernel, for sockets that are opened later.
+/// A worker's packet memory, registered with the kernel, for sockets that are opened later.
 pub struct PacketMemory {
     layout: FrameLayout,
     umem: Arc<Umem>,
@@ -44,9 +44,10 @@ pub struct PacketMemory {
 }
 
 impl PacketMemory {
-    /// Memory for the sockets of these queues.
+    /// Creates memory for the sockets of these queues.
     ///
     /// # Errors
+    ///
     /// There is not enough memory, or this process may not lock it.
     pub fn create(links: &[Queues<'_>], sizes: RingSizes) -> Result<Self, SocketError> {
         let layout = layout_for(links, sizes);
@@ -65,7 +66,7 @@ fn layout_for(links: &[Queues<'_>], sizes: RingSizes) -> FrameLayout {
 /// A worker's sockets and their frames.
 pub struct Sockets {
     sockets: Vec<Socket>,
-    /// The first socket of each link; `None`: the interface is gone.
+    /// The first socket of each link; `None` if the interface is gone.
     senders: Vec<Option<usize>>,
     pool: FramePool,
     copy: CopyMode,
@@ -76,7 +77,7 @@ pub struct Sockets {
 }
 
 impl Drop for Sockets {
-    /// The kernel waits for a grace period when a socket is closed. Sockets that are closed at once share one.
+    /// The kernel waits for a grace period when a socket is closed. Sockets that are closed together share one.
     fn drop(&mut self) {
         for socket in &mut self.sockets {
             socket.abandon(&mut self.pool);
@@ -95,22 +96,23 @@ impl Drop for Sockets {
 }
 
 impl Sockets {
-    /// Opens one socket for each queue, over one UMEM, and lets the programs of the interfaces steer to them. The
-    /// position of an interface in `links` is its [`LinkId`]. An interface that is gone gets no sockets; the others get
-    /// theirs. Blocks for up to a second if a queue is occupied, because the kernel frees the queue of a closed socket
-    /// only some time afterwards.
+    /// Opens one socket for each queue, with one UMEM, and makes the interfaces' programs steer to them. The position
+    /// of an interface in `links` is its [`LinkId`]. An interface that is gone gets no sockets. Blocks for up to a
+    /// second if a queue is occupied, because the kernel frees the queue of a closed socket some time after the close.
     ///
     /// # Errors
+    ///
     /// See [`SocketError`].
     pub fn open(links: &[Queues<'_>], sizes: RingSizes) -> Result<Self, SocketError> {
         Self::open_over(links, sizes, None, None)
     }
 
-    /// As [`Self::open`], over memory that was made before, which saves time, and without zero-copy if there is a
+    /// Like [`Self::open`], with memory that was created before, which saves time, and without zero-copy if there is a
     /// reason to copy.
     ///
     /// # Errors
-    /// As for [`Self::open`].
+    ///
+    /// Same as [`Self::open`].
     pub fn open_over(
         links: &[Queues<'_>],
         sizes: RingSizes,
@@ -125,7 +127,7 @@ impl Sockets {
             return Self::bind(links, sizes, xdp::XDP_COPY, Some(cause), memory);
         }
         match Self::bind(links, sizes, 0, None, memory) {
-            // The first socket got zero-copy mode, and this one cannot have it: all of them must copy.
+            // The first socket got zero-copy mode, and this one cannot: all of them must copy.
             Err(SocketError::Kernel { interface, source, .. })
                 if matches!(source.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EINVAL)) =>
             {
@@ -148,7 +150,7 @@ impl Sockets {
                 return Err(SocketError::Invalid(text));
             }
         }
-        // Settings of an interface may have changed since it was made.
+        // An interface's settings may have changed since the memory was created.
         let memory = memory.filter(|memory| memory.layout == layout_for(links, sizes));
         let PacketMemory { umem, mut pool, .. } =
             memory.map_or_else(|| PacketMemory::create(links, sizes), Ok)?;
@@ -200,12 +202,13 @@ impl Sockets {
         Ok(Self { sockets, senders, pool, copy, polls: false, turn: 0 })
     }
 
-    /// Lets [`Self::drive`] run the drivers' receive loops.
+    /// Makes [`Self::drive`] run the drivers' receive loops.
     ///
     /// # Errors
+    ///
     /// The kernel has no preferred busy polling, or the process may not use it.
     pub fn prefer_busy_polling(&mut self) -> io::Result<()> {
-        // Set first: sockets that have taken the option keep it if another one refuses.
+        // Set first: sockets that have accepted the option keep it if another one refuses.
         self.polls = true;
         self.fds().try_for_each(|socket| PreferBusyPolling.run(&[socket]).map(drop))
     }
@@ -216,12 +219,12 @@ impl Sockets {
         self.fds().for_each(sys::kick_receive);
     }
 
-    /// The pool, for packets that do not come from the rings or go to them.
+    /// The pool, for packets that do not pass through the rings.
     pub fn pool(&mut self) -> &mut FramePool {
         &mut self.pool
     }
 
-    /// The number of frames in each place.
+    /// The number of frames in each state.
     pub fn census(&self) -> Census {
         self.pool.census()
     }
@@ -246,8 +249,8 @@ impl Sockets {
         self.sockets.iter().map(|socket| (socket.link, socket.queue, socket.statistics(&self.copy)))
     }
 
-    /// Takes packets with up to `room` parts in all ([`BURST`] at most) from the sockets in turn. Each call begins with
-    /// another socket.
+    /// Receives packets from the sockets in turn, with up to `room` frames in total (at most [`BURST`]). Each call
+    /// begins with another socket.
     pub fn receive(&mut self, room: usize, mut take: impl FnMut(LinkId, Frame)) {
         let mut room = room.min(BURST);
         let count = self.sockets.len();
@@ -269,8 +272,8 @@ impl Sockets {
         self.sockets[sender].queue(&mut self.pool, frame)
     }
 
-    /// Submits queued frames, takes back sent ones, and refills. Returns the longest time until another flush is needed
-    /// though no frame arrives, if one is.
+    /// Submits queued frames, takes back sent ones, and refills the fill rings. If another flush is needed even though
+    /// no frame arrives, returns the longest time until then.
     pub fn flush(&mut self) -> Option<Duration> {
         let mut again = None;
         for socket in &mut self.sockets {
@@ -291,12 +294,12 @@ impl Sockets {
     }
 }
 
-/// The time until frames that the kernel has left unsent are tried again.
+/// The delay before frames that the kernel has left unsent are submitted again.
 const SEND_AGAIN: Duration = Duration::from_millis(1);
-/// The time until the flag of a driver without frames is looked at again.
+/// The delay before the flag of a driver without frames is checked again.
 const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
-/// Makes a socket once its queue is free. The UMEM and the sockets of other queues stay, because making them again
+/// Creates a socket once its queue is free. The UMEM and the sockets of other queues stay, because creating them again
 /// takes far longer, and the kernel would have to free those queues, too.
 fn when_free(open: impl Fn() -> Result<Socket, SocketError>) -> Result<Socket, SocketError> {
     let until = Instant::now() + OCCUPIED;

@@ -1,5 +1,5 @@
-//! System calls without a safe form in `rustix` and libxdp: requests about an interface, the two wake-ups of an AF_XDP
-//! socket, and options of sockets.
+//! System calls without a safe wrapper in `rustix` and libxdp: requests about an interface, the two wake-ups of an
+//! AF_XDP socket, and socket options.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{c_int, c_ulong, c_void};
@@ -49,7 +49,7 @@ struct EthtoolChannels {
     combined: u32,
 }
 
-/// `ethtool -k`: how many features the kernel has, their names, and which are on.
+/// `ethtool -k`: the number of the kernel's features, their names, and which are enabled.
 const GET_SET_INFO: u32 = 0x37;
 const GET_STRINGS: u32 = 0x1b;
 const GET_FEATURES: u32 = 0x3a;
@@ -60,9 +60,9 @@ const FEATURES: u32 = 4;
 const GET_STATISTICS: u32 = 0x1d;
 /// `ETH_GSTRING_LEN`.
 const NAME_BYTES: usize = 32;
-/// Room for names and counters that come up between two requests, more than any driver has. Older kernels write all
-/// that there are, whatever number the request gives (net/ethtool/ioctl.c, `ethtool_get_strings`, `ethtool_get_stats`);
-/// newer ones write none if the number is wrong. Costs no memory until the kernel writes there.
+/// Room for names and counters that appear between two requests, more than any driver has. Older kernels write all that
+/// exist, whatever number the request contains (net/ethtool/ioctl.c, `ethtool_get_strings`, `ethtool_get_stats`); newer
+/// ones write none if the number is wrong. Uses no memory until the kernel writes there.
 const ROOM: usize = 1 << 16;
 /// Attempts to read a set whose size changes.
 const ATTEMPTS: usize = 3;
@@ -135,24 +135,24 @@ pub(super) struct EthtoolCoalescing {
     command: u32,
     pub rx_micros: u32,
     pub rx_frames: u32,
-    /// Values of transmission, and for times when an interrupt is being handled.
+    /// Values for transmission, and for times when an interrupt is being handled.
     others: [u32; 7],
     pub rx_adaptive: u32,
-    /// Values of transmission, and those that adaptive coalescing chooses from.
+    /// Values for transmission, and those from which adaptive coalescing chooses.
     rest: [u32; 12],
 }
 
 /// `ethtool -n eth0 rx-flow-hash`.
 const GET_HASH: u32 = 0x29;
 
-/// Kinds of packets whose hash can be asked for (linux/ethtool.h).
+/// Kinds of packets whose hash can be queried (linux/ethtool.h).
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Flow {
     Udp4 = 0x02,
     Udp6 = 0x06,
 }
 
-/// What the hash covers: addresses (`RXH_IP_SRC`, `RXH_IP_DST`), ports (`RXH_L4_B_0_1`, `RXH_L4_B_2_3`).
+/// The fields that the hash covers: addresses (`RXH_IP_SRC`, `RXH_IP_DST`), ports (`RXH_L4_B_0_1`, `RXH_L4_B_2_3`).
 pub(super) const HASH_ADDRESSES: u64 = 0b11 << 4;
 pub(super) const HASH_PORTS: u64 = 0b11 << 6;
 
@@ -166,7 +166,7 @@ struct EthtoolHash {
     rest: [u64; 22],
 }
 
-/// A request about the interface of this name.
+/// A request about the interface with this name.
 pub(super) struct Request {
     socket: OwnedFd,
     body: libc::ifreq,
@@ -210,13 +210,13 @@ impl Request {
         Ok(unsafe { self.body.ifr_ifru.ifru_flags })
     }
 
-    /// Sets flags (`IFF_…`) in addition to those that the interface has.
+    /// Sets flags (`IFF_…`) in addition to those that the interface already has.
     pub(super) fn add_flags(&mut self, flags: c_int) -> io::Result<()> {
         self.body.ifr_ifru.ifru_flags = self.flags()? | flags as i16;
         self.call(libc::SIOCSIFFLAGS)
     }
 
-    /// One of ethtool's values; 0 if the driver does not support it.
+    /// An ethtool value; 0 if the driver does not support it.
     pub(super) fn ethtool(&mut self, command: Ethtool) -> io::Result<u32> {
         let mut value = EthtoolValue { command: command as u32, data: 0 };
         or_unsupported(self.exchange(&raw mut value))?;
@@ -228,7 +228,7 @@ impl Request {
         self.driver_info().map(|info| text(&info.driver))
     }
 
-    /// The version of its firmware; empty if unknown.
+    /// The firmware version; empty if unknown.
     pub(super) fn firmware(&mut self) -> io::Result<String> {
         self.driver_info().map(|info| text(&info.firmware))
     }
@@ -246,13 +246,13 @@ impl Request {
         Ok(info)
     }
 
-    /// The number of the interface's receive queues; 1 if the driver does not say.
+    /// The number of the interface's receive queues; 1 if the driver does not report it.
     pub(super) fn receive_queues(&mut self) -> io::Result<u32> {
         self.channels().map(|channels| (channels.rx + channels.combined).max(1))
     }
 
-    /// The word of `ethtool -L` that sets the number of receive queues, and the most that are possible; 0 if the driver
-    /// does not say.
+    /// The `ethtool -L` argument that sets the number of receive queues, and the maximum number; 0 if the driver does
+    /// not report it.
     pub(super) fn most_receive_queues(&mut self) -> io::Result<(&'static str, u32)> {
         let [rx, _, _, combined] = self.channels()?.max;
         Ok(if combined > 0 { ("combined", combined) } else { ("rx", rx) })
@@ -262,7 +262,7 @@ impl Request {
     pub(super) fn set_receive_queues(&mut self, queues: u32) -> io::Result<()> {
         let mut channels = self.channels()?;
         channels.command = SET_CHANNELS;
-        // As `most_receive_queues`: those that only receive count, too.
+        // As in `most_receive_queues`, receive-only queues count, too.
         let [.., most_combined] = channels.max;
         (channels.rx, channels.combined) =
             if most_combined > 0 { (0, queues) } else { (queues, channels.combined) };
@@ -275,32 +275,32 @@ impl Request {
         Ok(channels)
     }
 
-    /// The sizes of its rings; `None` if the driver does not report them.
+    /// The ring sizes; `None` if the driver does not report them.
     pub(super) fn rings(&mut self) -> Option<EthtoolRings> {
         let mut rings = EthtoolRings { command: GET_RINGS, ..Default::default() };
         self.exchange(&raw mut rings).ok().map(|()| rings)
     }
 
-    /// Whether it sends and obeys pause frames; `None` if the driver does not report it.
+    /// Whether the card sends and obeys pause frames; `None` if the driver does not report it.
     pub(super) fn pause(&mut self) -> Option<EthtoolPause> {
         let mut pause = EthtoolPause { command: GET_PAUSE, ..Default::default() };
         self.exchange(&raw mut pause).ok().map(|()| pause)
     }
 
-    /// The coalescing of its interrupts; `None` if the driver does not report it.
+    /// The interrupt coalescing; `None` if the driver does not report it.
     pub(super) fn coalescing(&mut self) -> Option<EthtoolCoalescing> {
         let mut coalescing = EthtoolCoalescing { command: GET_COALESCING, ..Default::default() };
         self.exchange(&raw mut coalescing).ok().map(|()| coalescing)
     }
 
-    /// What the hash that chooses a packet's receive queue covers (`HASH_…`); `None` if the driver does not report
-    /// it.
+    /// The fields covered by the hash that chooses a packet's receive queue (`HASH_…`); `None` if the driver does not
+    /// report it.
     pub(super) fn hash(&mut self, flow: Flow) -> Option<u64> {
         let mut hash = EthtoolHash { command: GET_HASH, flow: flow as u32, data: 0, rest: [0; 22] };
         self.exchange(&raw mut hash).ok().map(|()| hash.data)
     }
 
-    /// The features that are on, by the kernel's names (`netdev_features_strings`).
+    /// The enabled features, by the kernel's names (`netdev_features_strings`).
     pub(super) fn features(&mut self) -> io::Result<BTreeSet<String>> {
         let names = self.strings(FEATURES)?;
         let blocks = names.len().div_ceil(32);
@@ -314,11 +314,11 @@ impl Request {
         Ok(active.map(|(_, name)| name).collect())
     }
 
-    /// Its counters, by the names of `ethtool -S`.
+    /// The interface's counters, by the names in `ethtool -S`.
     pub(super) fn statistics(&mut self) -> io::Result<BTreeMap<String, u64>> {
         for _ in 0..ATTEMPTS {
             let names = self.strings(STATISTICS)?;
-            // Two words before the counters.
+            // Two 32-bit integers precede the counters.
             let head = [GET_STATISTICS, names.len() as u32].map(u32::to_ne_bytes);
             let head = u64::from_ne_bytes(head.concat().try_into().expect("two words are eight bytes"));
             let mut counters = vec![0_u64; 1 + names.len() + ROOM];
@@ -344,7 +344,7 @@ impl Request {
         Err(io::Error::other(CHANGES))
     }
 
-    /// The names of a set of this size; `None`: it has another size by now.
+    /// The names in a set with this size; `None` if its size has changed.
     fn names(&mut self, of: u32, count: u32) -> io::Result<Option<Vec<String>>> {
         let mut names = vec![0_u32; 3 + (count as usize + ROOM) * NAME_BYTES / size_of::<u32>()];
         let head = [GET_STRINGS, of, count];
@@ -358,7 +358,7 @@ impl Request {
         Ok(Some(bytes.map(|name| text(&name)).collect()))
     }
 
-    /// Carries out a request of ethtool, whose command is the first word of these live data.
+    /// Performs an ethtool request, whose command is the first integer in these live data.
     fn exchange<T>(&mut self, data: *mut T) -> io::Result<()> {
         self.body.ifr_ifru.ifru_data = data.cast();
         self.call(libc::SIOCETHTOOL)
@@ -384,16 +384,16 @@ pub(super) fn make_tap(tun: BorrowedFd<'_>, pattern: &str) -> io::Result<String>
 /// The result of a call to send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kick {
-    /// The kernel sent as many frames as it sends at a time.
+    /// The kernel sent the maximum number of frames for one call.
     Sent,
-    /// It had no room or stopped early: repeat the call.
+    /// The kernel had no room or stopped early: repeat the call.
     Again,
     /// The interface is down or gone.
     Down,
 }
 
-/// Makes the kernel send what is in a socket's TX ring. In copy mode one call sends at most 32 frames; a higher limit
-/// (`XDP_MAX_TX_SKB_BUDGET`) saved nothing measurable (docs/performance.md).
+/// Makes the kernel send the frames in a socket's TX ring. In copy mode one call sends at most 32 frames; a higher
+/// limit (`XDP_MAX_TX_SKB_BUDGET`) saved nothing measurable (docs/performance.md).
 pub(super) fn kick_transmit(socket: BorrowedFd<'_>) -> Kick {
     // SAFETY: no buffer and no address are passed.
     let sent =
@@ -407,7 +407,7 @@ pub(super) fn kick_transmit(socket: BorrowedFd<'_>) -> Kick {
     }
 }
 
-/// Wakes the driver after frames were put into a socket's fill ring.
+/// Wakes the driver after frames were added to a socket's fill ring.
 pub(super) fn kick_receive(socket: BorrowedFd<'_>) {
     let fd = socket.as_raw_fd();
     let none = ptr::null_mut::<c_void>();
@@ -416,13 +416,13 @@ pub(super) fn kick_receive(socket: BorrowedFd<'_>) {
     let _ = unsafe { libc::recvfrom(fd, none, 0, libc::MSG_DONTWAIT, ptr::null_mut(), ptr::null_mut()) };
 }
 
-/// Wakes a socket's driver if one of its flags says that it needs it.
+/// Wakes a socket's driver if one of its flags requests it.
 pub(super) fn wake(socket: BorrowedFd<'_>) {
-    // The result does not matter: the frames are looked for anyway.
+    // The result does not matter: the rings are checked in any case.
     let _ = poll(&mut [PollFd::from_borrowed_fd(socket, PollFlags::IN)], Some(&Timespec::default()));
 }
 
-/// Sets an option of `SOL_SOCKET` that is a number.
+/// Sets an integer option of level `SOL_SOCKET`.
 pub(super) fn set_option(socket: BorrowedFd<'_>, name: c_int, value: c_int) -> io::Result<()> {
     let size = size_of::<c_int>() as libc::socklen_t;
     // SAFETY: the kernel reads `value`, whose length is `size`.
@@ -432,16 +432,17 @@ pub(super) fn set_option(socket: BorrowedFd<'_>, name: c_int, value: c_int) -> i
     Ok(())
 }
 
-/// How long the kernel may take to free the queue of a closed socket, and the interval between tries. Sockets of other
-/// queues that are closed at the same time delay it: 32 of them by 0.8 s in an emulated machine.
+/// Maximum time that the kernel may take to free the queue of a closed socket, and the interval between attempts.
+/// Sockets of other queues that are closed at the same time delay it: 32 of them by 0.8 s in an emulated machine.
 pub(super) const OCCUPIED: Duration = Duration::from_secs(3);
 pub(super) const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Gives this thread a realtime priority: when it has work, it runs before all threads of its core without a realtime
-/// class. The kernel's receive threads (NAPI threads, ksoftirqd) have none. So under overload they receive no more than
-/// this thread forwards, and the interface drops the rest at no cost. Source: sched(7), `SCHED_RR`.
+/// Gives this thread a realtime priority: when it is runnable, it precedes all threads on its core without a realtime
+/// class. The kernel's receive threads (NAPI threads, ksoftirqd) have none. Under overload they therefore receive no
+/// more than this thread forwards, and the interface drops the rest at no cost. Source: sched(7), `SCHED_RR`.
 ///
 /// # Errors
+///
 /// The kernel's error, EPERM without CAP_SYS_NICE; nothing has changed.
 pub fn precede_receive_threads() -> io::Result<()> {
     let lowest = libc::sched_param { sched_priority: 1 };
@@ -452,9 +453,10 @@ pub fn precede_receive_threads() -> io::Result<()> {
 
 /// The supplementary groups of the process at the other end of a Unix socket, at the time of its connection.
 ///
-/// It is here because it is a raw system call; it has nothing to do with packets. Source: unix(7), `SO_PEERGROUPS`.
+/// It is in this crate because it is a raw system call. Source: unix(7), `SO_PEERGROUPS`.
 ///
 /// # Errors
+///
 /// The kernel's error for a socket without such a peer.
 pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     let mut groups = vec![0_u32; 32];
@@ -462,8 +464,8 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
         let mut bytes = size_of_val(&groups[..]) as libc::socklen_t;
         let fd = socket.as_raw_fd();
         let buffer = groups.as_mut_ptr().cast();
-        // SAFETY: `buffer` is the start of `groups`, which is alive and not used meanwhile, and `bytes` is its length.
-        // The kernel writes no more than that, in words of 32 bits, each of which is a valid `u32`.
+        // SAFETY: `buffer` is the start of `groups`, which is alive and not used during the call, and `bytes` is its
+        // length. The kernel writes no more than that, as 32-bit integers, each of which is a valid `u32`.
         let got = unsafe { libc::getsockopt(fd, libc::SOL_SOCKET, libc::SO_PEERGROUPS, buffer, &mut bytes) };
         let count = bytes as usize / size_of::<u32>();
         match check(got) {
@@ -480,19 +482,20 @@ pub fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
     }
 }
 
-/// The cookie of the network namespace of a socket. It stays unique while the machine is up; inodes of namespaces are
+/// The cookie of a socket's network namespace. It stays unique while the machine is up; inodes of namespaces are
 /// reused.
 ///
-/// Here for the same reason as [`peer_groups`]. Source: Linux, `include/uapi/asm-generic/socket.h`, `SO_NETNS_COOKIE`
-/// (since 5.14).
+/// In this crate for the same reason as [`peer_groups`]. Source: Linux, `include/uapi/asm-generic/socket.h`,
+/// `SO_NETNS_COOKIE` (since 5.14).
 ///
 /// # Errors
-/// The kernel's error; of an older kernel with the next step.
+///
+/// The kernel's error; for an older kernel, with the next step.
 pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     let mut cookie: u64 = 0;
     let mut size = size_of::<u64>() as libc::socklen_t;
     let buffer = (&raw mut cookie).cast();
-    // SAFETY: the kernel writes one 64-bit word into `cookie`, and `size` is its length.
+    // SAFETY: the kernel writes one 64-bit integer into `cookie`, and `size` is its length.
     check(unsafe {
         libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, buffer, &mut size)
     })
@@ -505,11 +508,11 @@ pub fn network_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
     Ok(cookie)
 }
 
-/// The flag of a socket whose packets may have several descriptors (linux/if_xdp.h: `XDP_USE_SG`, since 6.6).
+/// The flag of a socket whose packets may span several descriptors (linux/if_xdp.h: `XDP_USE_SG`, since 6.6).
 pub(super) const SEVERAL_BUFFERS: u16 = 1 << 4;
 
-/// Whether the kernel knows [`SEVERAL_BUFFERS`]. This binds a socket with the flag to no interface: a kernel that does
-/// not know the flag refuses it before it looks for the interface (net/xdp/xsk.c, `xsk_bind`).
+/// Whether the kernel supports [`SEVERAL_BUFFERS`]. This function binds a socket with the flag to no interface: a
+/// kernel that does not know the flag refuses it before it looks up the interface (net/xdp/xsk.c, `xsk_bind`).
 pub(super) fn passes_several_buffers() -> io::Result<bool> {
     let socket = socket_with(AddressFamily::XDP, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
     let address = libc::sockaddr_xdp {
@@ -526,10 +529,11 @@ pub(super) fn passes_several_buffers() -> io::Result<bool> {
     Ok(bound.err().is_some_and(|error| error.raw_os_error() != Some(libc::EINVAL)))
 }
 
-/// The kernel's index of an interface of this thread's network namespace.
+/// The kernel's index of an interface in this thread's network namespace.
 ///
 /// # Errors
-/// The kernel's error: there is no such interface.
+///
+/// The kernel's error if there is no such interface.
 pub fn index_of(interface: &str) -> io::Result<u32> {
     let any = socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     Ok(name_to_index(any, interface)?)
@@ -569,7 +573,7 @@ mod tests {
 
     use super::*;
 
-    /// Realtime priority and policy of this thread: fields 40 and 41 of proc_pid_stat(5), of which two are before `) `.
+    /// Realtime priority and policy of this thread: fields 40 and 41 of proc_pid_stat(5), of which two precede `) `.
     fn scheduling() -> (u32, i32) {
         let stat = fs::read_to_string("/proc/thread-self/stat").unwrap();
         let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
@@ -581,7 +585,7 @@ mod tests {
         let mut lo = Request::new("lo").unwrap();
         let count = lo.strings(FEATURES).unwrap().len() as u32;
         assert!(lo.names(FEATURES, count).unwrap().is_some_and(|names| names.len() == count as usize));
-        // The kernel has more of them than requested, as after a driver has gained some.
+        // The number differs from the requested one, as after a driver has gained counters.
         for count in [1, count - 1, count + 1] {
             assert_eq!(lo.names(FEATURES, count).unwrap(), None, "{count}");
         }

@@ -1,8 +1,8 @@
 //! A TAP interface with traffic control programs on both sides.
 //!
 //! A frame that is written to the TAP reaches the kernel as if the TAP had received it, through the program on its
-//! ingress side. A frame that the program on its egress side lets through can be read. The kernel removes the TAP when
-//! its [`Tap`] is dropped. Cost: one system call for each frame.
+//! ingress side. A frame that passes the program on its egress side can be read. The kernel removes the TAP when its
+//! [`Tap`] is dropped. Cost: one system call for each frame.
 
 use std::fs;
 use std::io::{self, IoSlice};
@@ -16,10 +16,10 @@ use xvs_helper::task::{Answer, Task, given, only};
 use super::bpf::{Direction, attach_tc, prepare_tc};
 use super::sys::{Request, index_of, make_tap};
 
-/// The names of the director's TAPs; `%d` stands for the first free number.
+/// The names of the director's TAPs; `%d` represents the first free number.
 const NAMES: &str = "xvs%d";
 
-/// Whether an interface with this name and driver is a TAP of a director.
+/// Whether an interface with this name and driver is a director's TAP.
 pub fn is_director_tap(name: &str, driver: &str) -> bool {
     let digits = name.strip_prefix(NAMES.trim_end_matches("%d"));
     driver == "tun" && digits.is_some_and(|digits| digits.parse::<u32>().is_ok())
@@ -33,7 +33,7 @@ pub struct Tap {
 }
 
 impl Tap {
-    /// Makes a TAP in this thread's network namespace, with one program for frames that are written to it and one for
+    /// Creates a TAP in this thread's network namespace, with one program for frames that are written to it and one for
     /// frames that the kernel sends through it.
     pub fn open(ingress: BorrowedFd<'_>, egress: BorrowedFd<'_>) -> io::Result<Self> {
         let ((name, index), fd) = only(MakeTap.run(&[ingress, egress])?)?;
@@ -45,34 +45,34 @@ impl Tap {
         self.index
     }
 
-    /// Its name.
+    /// The interface name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// Passes a frame, in these parts, to the kernel. Never blocks.
+    /// Passes a frame, consisting of these slices, to the kernel. Never blocks.
     pub fn write(&self, parts: &[IoSlice<'_>]) -> io::Result<()> {
         rustix::io::writev(&self.fd, parts)?;
         Ok(())
     }
 
-    /// Reads a frame that the kernel has sent by the TAP. Returns its length; what exceeds `frame` is cut off. Never
-    /// blocks.
+    /// Reads a frame that the kernel has sent through the TAP, truncated to `frame`. Returns its length. Never blocks.
     ///
     /// # Errors
+    ///
     /// There is no frame, or the kernel's error.
     pub fn read(&self, frame: &mut [u8]) -> io::Result<usize> {
         Ok(rustix::io::read(&self.fd, frame)?)
     }
 }
 
-/// Makes a TAP with the programs of [`Tap::open`].
+/// Creates a TAP with the programs for [`Tap::open`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MakeTap;
 
 impl Task for MakeTap {
     const NAME: &'static str = "make-tap";
-    /// Its name and index.
+    /// The TAP's name and index.
     type Done = (String, u32);
 
     fn carry_out(&self, programs: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>> {
@@ -97,7 +97,7 @@ impl AsFd for Tap {
     }
 }
 
-/// The error of opening [`TUN`], with the next step.
+/// The error for a failure to open [`TUN`], with the next step.
 fn no_tun(error: Errno) -> io::Error {
     let step = match error {
         Errno::NOENT | Errno::NODEV | Errno::NXIO => {
@@ -112,7 +112,7 @@ fn no_tun(error: Errno) -> io::Error {
     io::Error::new(error.kind(), format!("{TUN}: {error}; {step}"))
 }
 
-/// Keeps the kernel from giving an interface an address and from sending router solicitations through it.
+/// Keeps the kernel from assigning an interface an IPv6 address and from sending router solicitations through it.
 fn no_ipv6(interface: &str) -> io::Result<()> {
     let setting = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
     match fs::read_to_string(&setting) {
@@ -126,5 +126,5 @@ fn no_ipv6(interface: &str) -> io::Result<()> {
     }
 }
 
-/// The device that makes TAPs.
+/// The device through which TAPs are created.
 const TUN: &str = "/dev/net/tun";

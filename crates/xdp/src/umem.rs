@@ -1,7 +1,7 @@
 //! A worker's packet memory (UMEM): its size and its registration with the kernel.
 //!
-//! Made once for each worker. The kernel locks the memory, so RLIMIT_MEMLOCK limits its size; the limit is raised as
-//! far as this process is allowed. Not here: the place of each frame (`frame.rs`).
+//! Created once for each worker. The kernel locks the memory, so RLIMIT_MEMLOCK limits its size; the limit is raised as
+//! far as this process is allowed.
 
 use std::ffi::CString;
 use std::io;
@@ -20,7 +20,7 @@ use crate::burst::{BURST, HELD, WAITING};
 use crate::drivers::{HEADROOM_BYTES, LINK_HEADER_BYTES};
 use crate::frame::{FrameLayout, FramePool};
 
-/// The most frames that each socket of a worker may lend to the kernel. Both are powers of two, at least 64.
+/// Maximum numbers of frames that each socket of a worker may lend to the kernel. Both are powers of two, at least 64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RingSizes {
     /// Frames for received packets.
@@ -31,22 +31,22 @@ pub struct RingSizes {
 
 impl Default for RingSizes {
     /// Enough frames for the windows of several TCP connections. With fewer, TCP loses packets whenever the worker has
-    /// to wait for its core (docs/costs.md). With two interfaces and frames of 2048 bytes, the UMEM of one worker
-    /// has 19 MiB.
+    /// to wait for its core (docs/costs.md). With two interfaces and 2048-byte frames, one worker's UMEM has 19 MiB.
     fn default() -> Self {
         Self { receive: 4096, transmit: 512 }
     }
 }
 
-/// Frames of this size for packets of up to `mtu` bytes, and enough of them to fill all rings of the queues.
+/// The layout with frames of this size for packets of up to `mtu` bytes, and enough of them to fill all rings of the
+/// queues.
 pub(super) fn layout(mtu: u32, frame_bytes: u32, queues: usize, sizes: RingSizes) -> FrameLayout {
     let parts = (mtu + LINK_HEADER_BYTES).div_ceil(frame_bytes - HEADROOM_BYTES);
     let frames = queues as u32 * (sizes.receive + sizes.transmit) + PIPELINE + KEPT * parts;
     FrameLayout { frame_size_bytes: frame_bytes, headroom_bytes: HEADROOM_BYTES, frames }
 }
 
-/// The bytes of locked memory for a worker with `queues` queues over all its interfaces. `mtu` is their largest MTU,
-/// `frame_bytes` their largest [`crate::frame_bytes`].
+/// The size of locked memory in bytes, for a worker with `queues` queues on all its interfaces. `mtu` is their largest
+/// MTU, `frame_bytes` their largest [`crate::frame_bytes`].
 pub fn umem_bytes(mtu: u32, frame_bytes: u32, queues: usize, sizes: RingSizes) -> u64 {
     bytes(layout(mtu, frame_bytes, queues, sizes))
 }
@@ -55,7 +55,7 @@ fn bytes(layout: FrameLayout) -> u64 {
     u64::from(layout.frames) * u64::from(layout.frame_size_bytes)
 }
 
-/// Why packet memory could not be made.
+/// The reason why packet memory could not be created.
 #[derive(Debug)]
 pub(super) enum UmemError {
     /// The process may not lock this number of bytes.
@@ -67,9 +67,9 @@ pub(super) enum UmemError {
 /// Packet memory that is registered with the kernel. Its sockets and the pool of its frames keep it alive.
 #[derive(Debug)]
 pub(super) struct Umem {
-    /// The state that libxdp reads and writes whenever a socket is made or deleted.
+    /// The state that libxdp reads and writes whenever a socket is created or deleted.
     state: Mutex<State>,
-    /// Unmapped after the UMEM of `state` was deleted: see `drop`.
+    /// Unmapped after the UMEM in `state` is deleted: see `drop`.
     area: Area,
 }
 
@@ -77,12 +77,12 @@ pub(super) struct Umem {
 struct State {
     umem: NonNull<sys::xsk_umem>,
     /// The rings of the UMEM, until the first socket takes them over: libxdp keeps pointers to them, and the first
-    /// socket must be made with the same ones.
+    /// socket must be created with the same ones.
     first: Option<(FillRing, CompletionRing)>,
 }
 
-// SAFETY: libxdp keeps nothing of a UMEM for a particular thread, and all calls with it run under the lock around this
-// value.
+// SAFETY: libxdp stores nothing about a UMEM for a particular thread, and all calls that use it run under the lock
+// around this value.
 unsafe impl Send for State {}
 
 impl Umem {
@@ -102,7 +102,7 @@ impl Umem {
         let owner = Box::new(Arc::clone(&umem));
         // SAFETY: the area has as many bytes as this layout, and is unmapped when the last clone of `umem` is dropped,
         // of which `owner` is one. Only frames of this pool give access to its bytes: no other code uses `base`, and
-        // this function makes one pool for each area. The kernel accesses only frames that rings name, which the pool
+        // this function creates one pool for each area. The kernel accesses only frames that rings name, which the pool
         // has lent.
         let pool = unsafe { FramePool::over(base, layout, owner) };
         Ok((umem, pool))
@@ -124,7 +124,7 @@ impl Umem {
         let size = area.size_bytes as u64;
         let fill_ring = fill.as_ptr();
         let completion_ring = completion.as_ptr();
-        // SAFETY: `start` points to `size` mapped bytes. They stay mapped, and the rings stay where they are, until
+        // SAFETY: `start` points to `size` mapped bytes. They stay mapped, and the rings keep their addresses, until
         // after the UMEM is deleted: the fields of this type and its `drop` ensure both.
         let result =
             unsafe { sys::xsk_umem__create(&mut umem, start, size, fill_ring, completion_ring, &config) };
@@ -140,8 +140,8 @@ impl Umem {
         Ok(this)
     }
 
-    /// Makes a socket with these rings and binds it. Returns it with its fill and completion rings, which are unset if
-    /// the UMEM already has a socket of this queue.
+    /// Creates a socket with these rings and binds it. Returns it with its fill and completion rings, which are unset
+    /// if the UMEM already has a socket for this queue.
     ///
     /// The rings must stay until the socket is deleted; [`super::queue::Rings`] ensures this.
     pub(super) fn open_socket(
@@ -186,8 +186,9 @@ impl Umem {
     /// Closes a socket of this UMEM and unmaps its rings.
     ///
     /// # Safety
-    /// `socket` came from [`Self::open_socket`] of this UMEM and is not used afterwards, and its rings still stand
-    /// where they were.
+    ///
+    /// `socket` came from [`Self::open_socket`] of this UMEM and is not used afterwards, and its rings still have their
+    /// addresses.
     pub(super) unsafe fn delete_socket(&self, socket: NonNull<sys::xsk_socket>) {
         let _state = self.state();
         // SAFETY: as the caller guarantees; the lock excludes other calls with the UMEM, which this one changes.
@@ -237,13 +238,13 @@ impl Area {
 
 impl Drop for Area {
     fn drop(&mut self) {
-        // SAFETY: `map` got this range, and nothing refers to it any more: the UMEM of the owner is deleted, and the
-        // pool keeps the owner alive while a frame is out. The call can fail only for a range that is not mapped.
+        // SAFETY: `map` got this range, and nothing refers to it any more: the owner's UMEM is deleted, and the pool
+        // keeps the owner alive while a frame is out. The call can fail only for a range that is not mapped.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.size_bytes) };
     }
 }
 
-/// Raises the limit of locked memory to infinity, or else as far as this process may.
+/// Raises the limit of locked memory to infinity, or otherwise as far as this process may.
 fn lift_memory_limit() -> io::Result<()> {
     let allowed = getrlimit(Resource::Memlock).maximum;
     setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None })
@@ -252,9 +253,9 @@ fn lift_memory_limit() -> io::Result<()> {
 }
 
 /// Frames for the pipeline: the burst that it processes, and frames that the director originates. While the pipeline
-/// uses at most three bursts of frames, every fill ring can be refilled, whatever the TX rings hold.
+/// uses at most three bursts of frames, every fill ring can be refilled, whatever the TX rings contain.
 const PIPELINE: u32 = 4 * BURST as u32;
-/// The most packets that the pipeline holds back.
+/// Maximum number of packets that the pipeline holds back.
 const KEPT: u32 = (HELD + WAITING) as u32;
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::ffi::c_int;
 use std::time::Duration;
 use std::{io, thread};
 
-/// The size of an options structure up to this field of 4 bytes. libbpf requires zeros behind the fields that it knows,
-/// and the padding at the end of a structure is undefined.
+/// The size of an options structure up to the end of this 4-byte field. libbpf requires zeros after the fields that it
+/// knows, and the padding at the end of a structure is undefined.
 macro_rules! size_to {
     ($options:ty, $field:ident) => {
         std::mem::offset_of!($options, $field) + 4
@@ -13,18 +13,19 @@ macro_rules! size_to {
 }
 pub(super) use size_to;
 
-/// The result of a call of libbpf or libxdp: a value, or a negative error number.
+/// Converts the result of a libbpf or libxdp call: a value, or a negative error number.
 pub(in super::super) fn check(result: c_int) -> io::Result<c_int> {
     if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
 }
 
-/// How often a call is repeated, and after which pause.
+/// The number of attempts for a call, and the pause between them.
 const TRIES: usize = 10;
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Repeats a call that the kernel refuses for the moment (`EAGAIN`): a signal to the thread stops the verifier.
+/// Repeats a call that fails temporarily (`EAGAIN`): a signal to the thread stops the verifier.
 ///
 /// # Errors
+///
 /// The last error.
 pub fn repeated<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     for _ in 1..TRIES {

@@ -20,10 +20,10 @@ pub fn attach_xdp(program: BorrowedFd<'_>, interface: u32, mode: Mode) -> io::Re
     let program = program.as_raw_fd();
     let interface = interface as c_int;
     let link = repeated(|| {
-        // SAFETY: `options` has its own size, and is read only during the call.
+        // SAFETY: `options` contains its size, and is read only during the call.
         check(unsafe { sys::bpf_link_create(program, interface, sys::bpf_attach_type_BPF_XDP, &options) })
     })?;
-    // SAFETY: the call has just made this descriptor, which no other value owns.
+    // SAFETY: the call has just created this descriptor, which no other value owns.
     Ok(unsafe { OwnedFd::from_raw_fd(link) })
 }
 
@@ -33,8 +33,8 @@ pub fn replace_xdp(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<
     check(unsafe { sys::bpf_link_update(link.as_raw_fd(), program.as_raw_fd(), ptr::null()) }).map(drop)
 }
 
-/// Attaches an XDP program to an interface by netlink, where it stays without any process, or detaches the program
-/// there. Without a mode: native if the driver supports XDP, else generic.
+/// Attaches an XDP program to an interface over netlink, independently of any process, or detaches the program there.
+/// Without a mode: native if the driver supports XDP, otherwise generic.
 pub fn set_xdp(interface: u32, program: Option<BorrowedFd<'_>>, mode: Option<Mode>) -> io::Result<()> {
     // -1 means no program: kernel `net/core/dev.c`, `dev_change_xdp_fd`.
     let program = program.map_or(-1, |program| program.as_raw_fd());
@@ -43,21 +43,22 @@ pub fn set_xdp(interface: u32, program: Option<BorrowedFd<'_>>, mode: Option<Mod
     check(unsafe { sys::bpf_xdp_attach(interface as c_int, program, flags, ptr::null()) }).map(drop)
 }
 
-/// Runs a program at a tracepoint of the kernel as long as the result is open.
+/// Runs a program at a kernel tracepoint as long as the result is open.
 ///
 /// # Errors
+///
 /// The kernel has no such tracepoint, or refuses the program.
 pub fn follow_tracepoint(name: &CStr, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     // SAFETY: the name ends with a zero byte and is read only during the call; the kernel checks the descriptor.
     let fd = check(unsafe { sys::bpf_raw_tracepoint_open(name.as_ptr(), program.as_raw_fd()) })?;
-    // SAFETY: the call has just made this descriptor, which no other value owns.
+    // SAFETY: the call has just created this descriptor, which no other value owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Detaches a program from its interface, even while another process (a child that is being started) still holds the
-/// link open.
+/// Detaches a program from its interface, even if another process (a child that is being started) still has the link
+/// open.
 pub fn detach(link: BorrowedFd<'_>) {
-    // SAFETY: the call takes only the descriptor. It fails if the interface is gone, and then nothing is attached.
+    // SAFETY: the call takes only the descriptor. It fails if the interface is gone; then nothing is attached.
     let _ = unsafe { sys::bpf_link_detach(link.as_raw_fd()) };
 }
 
@@ -83,27 +84,28 @@ impl Direction {
 pub fn prepare_tc(interface: u32) -> io::Result<()> {
     let both = sys::bpf_tc_attach_point_BPF_TC_INGRESS | sys::bpf_tc_attach_point_BPF_TC_EGRESS;
     let mut hook = hook(interface, both);
-    // SAFETY: `hook` has its own size, and is used only during the call.
+    // SAFETY: `hook` contains its size, and is used only during the call.
     check(unsafe { sys::bpf_tc_hook_create(&mut hook) }).map(drop)
 }
 
-/// Attaches a traffic control program to one side of an interface, until the interface is removed or [`DetachTc`] is
-/// called. Replaces a program that this function attached before. Returns the program's id.
+/// Attaches a traffic control program to one side of an interface, until the interface is removed or [`DetachTc`] runs.
+/// Replaces a program that this function attached before. Returns the program's id.
 pub fn attach_tc(program: BorrowedFd<'_>, interface: u32, direction: Direction) -> io::Result<u32> {
     let mut options = tc_filter();
     (options.prog_fd, options.flags) = (program.as_raw_fd(), sys::bpf_tc_flags_BPF_TC_F_REPLACE);
-    // SAFETY: both have their own size, and are used only during the call.
+    // SAFETY: both contain their sizes, and are used only during the call.
     check(unsafe { sys::bpf_tc_attach(&hook(interface, direction.attach_point()), &mut options) })?;
     Ok(options.prog_id)
 }
 
-/// The id of the program of [`attach_tc`] on one side of an interface.
+/// The id of the program that [`attach_tc`] attached to one side of an interface.
 ///
 /// # Errors
+///
 /// There is none, or the interface is gone.
 pub fn attached_tc(interface: u32, direction: Direction) -> io::Result<u32> {
     let mut attached = tc_filter();
-    // SAFETY: both have their own size, and are used only during the call.
+    // SAFETY: both contain their sizes, and are used only during the call.
     check(unsafe { sys::bpf_tc_query(&hook(interface, direction.attach_point()), &mut attached) })?;
     Ok(attached.prog_id)
 }
@@ -113,7 +115,7 @@ pub fn attached_tc(interface: u32, direction: Direction) -> io::Result<u32> {
 pub struct AttachTc {
     /// The interface's index.
     pub interface: u32,
-    /// Its side.
+    /// The side of the interface.
     pub direction: Direction,
 }
 
@@ -127,10 +129,10 @@ impl Task for AttachTc {
     }
 }
 
-/// Detaches the program with this id that [`attach_tc`] has attached, unless another process has replaced it.
+/// Detaches the program with this id, which [`attach_tc`] attached, unless another process has replaced it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DetachTc {
-    /// Its id.
+    /// The program's id.
     pub program: u32,
     /// The interface's index.
     pub interface: u32,
@@ -146,14 +148,14 @@ impl Task for DetachTc {
         let Self { program, interface, direction } = *self;
         if attached_tc(interface, direction)? == program {
             let hook = hook(interface, direction.attach_point());
-            // SAFETY: both have their own size, and are used only during the call.
+            // SAFETY: both contain their sizes, and are used only during the call.
             check(unsafe { sys::bpf_tc_detach(&hook, &tc_filter()) })?;
         }
         Ok(((), Vec::new()))
     }
 }
 
-/// Handle and priority of our tc programs: unlikely to be another's, and before programs without a priority.
+/// Handle and priority of xvs's tc programs: unlikely to be used by others, and before programs without a priority.
 fn tc_filter() -> sys::bpf_tc_opts {
     sys::bpf_tc_opts {
         sz: size_to!(sys::bpf_tc_opts, priority),

@@ -1,4 +1,4 @@
-//! The kernel's information about programs and maps of any process.
+//! The kernel's information about any process's programs and maps.
 
 use std::ffi::{c_char, c_int};
 use std::io;
@@ -14,7 +14,7 @@ use crate::mode::Mode;
 /// The XDP program of an interface, and the XDP features of its driver.
 #[derive(Debug, Clone, Copy)]
 pub struct XdpState {
-    /// The program's id, and its mode; no mode if it runs in the device itself.
+    /// The program's id and mode; no mode if it is offloaded to the device.
     pub program: Option<(u32, Option<Mode>)>,
     /// `enum netdev_xdp_act` (linux/netdev.h).
     pub features: u64,
@@ -25,7 +25,7 @@ pub fn query_xdp(interface: u32) -> io::Result<XdpState> {
     // SAFETY: the options consist of integers.
     let mut options: sys::bpf_xdp_query_opts = unsafe { std::mem::zeroed() };
     options.sz = size_of::<sys::bpf_xdp_query_opts>();
-    // SAFETY: `options` has its own size, and is written only during the call.
+    // SAFETY: `options` contains its size, and is written only during the call.
     check(unsafe { sys::bpf_xdp_query(interface as c_int, 0, &mut options) })?;
     let program = match options {
         sys::bpf_xdp_query_opts { drv_prog_id: id @ 1.., .. } => Some((id, Some(Mode::Native))),
@@ -39,9 +39,9 @@ pub fn query_xdp(interface: u32) -> io::Result<XdpState> {
 /// A program in the kernel, of any process.
 #[derive(Debug)]
 pub struct ProgramInfo {
-    /// Its name, as far as the kernel keeps it.
+    /// The program's name, as far as the kernel stores it.
     pub name: String,
-    /// The ids of its maps.
+    /// The ids of the program's maps.
     pub maps: Vec<u32>,
 }
 
@@ -49,7 +49,7 @@ pub struct ProgramInfo {
 pub fn program_info(id: u32) -> io::Result<ProgramInfo> {
     // SAFETY: takes and returns integers.
     let fd = check(unsafe { sys::bpf_prog_get_fd_by_id(id) })?;
-    // SAFETY: the call has just made this descriptor, which no other value owns.
+    // SAFETY: the call has just created this descriptor, which no other value owns.
     let program = unsafe { OwnedFd::from_raw_fd(fd) };
     ProgramInfo::of(program.as_fd())
 }
@@ -64,14 +64,14 @@ impl ProgramInfo {
         info.map_ids = maps.as_mut_ptr() as u64;
         let mut len = size_of::<sys::bpf_prog_info>() as u32;
         // SAFETY: `info` is `len` bytes long. The only buffer that it names is `maps`, with its length, which stays
-        // writable until the call ends. For a descriptor of another kind the kernel writes no more than `len` bytes,
-        // and expects no buffer at the place of `map_ids` (linux/bpf.h).
+        // writable until the call ends. For a descriptor of another type the kernel writes no more than `len` bytes,
+        // and expects no buffer at the position of `map_ids` (linux/bpf.h).
         check(unsafe { sys::bpf_prog_get_info_by_fd(program.as_raw_fd(), &mut info, &mut len) })?;
         Ok(Self { name: text(&info.name), maps: maps.into_iter().filter(|&id| id != 0).collect() })
     }
 }
 
-/// The most maps of a program (`MAX_USED_MAPS`, linux/bpf_verifier.h).
+/// Maximum number of maps in a program (`MAX_USED_MAPS`, linux/bpf_verifier.h).
 const MAPS_MAX: usize = 64;
 
 /// A map in the kernel, of any process.
@@ -80,9 +80,9 @@ pub struct KernelMap {
     fd: OwnedFd,
     /// The kernel's id.
     pub id: u32,
-    /// Its name.
+    /// The map's name.
     pub name: String,
-    /// The most keys that it holds.
+    /// Maximum number of keys in the map.
     pub limit: u32,
     key_bytes: u32,
     value_bytes: u32,
@@ -101,7 +101,7 @@ impl From<KernelMap> for OwnedFd {
 }
 
 impl KernelMap {
-    /// The map of this id, to be read.
+    /// Opens the map with this id for reading.
     pub fn open(id: u32) -> io::Result<Self> {
         Self::open_with(id, sys::BPF_F_RDONLY)
     }
@@ -114,16 +114,17 @@ impl KernelMap {
     fn open_with(id: u32, open_flags: u32) -> io::Result<Self> {
         let sz = size_to!(sys::bpf_get_fd_by_id_opts, open_flags);
         let options = sys::bpf_get_fd_by_id_opts { sz, open_flags };
-        // SAFETY: `options` has its own size, and is read only during the call.
+        // SAFETY: `options` contains its size, and is read only during the call.
         let fd = check(unsafe { sys::bpf_map_get_fd_by_id_opts(id, &options) })?;
-        // SAFETY: the call has just made this descriptor, which no other value owns.
+        // SAFETY: the call has just created this descriptor, which no other value owns.
         Self::of(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 
-    /// The map of an open descriptor.
+    /// The map behind an open descriptor.
     ///
     /// # Errors
-    /// It is no map, or the kernel's error.
+    ///
+    /// The descriptor is not a map's, or the kernel's error.
     pub fn of(fd: OwnedFd) -> io::Result<Self> {
         // SAFETY: the structure consists of integers and arrays of them.
         let mut info: sys::bpf_map_info = unsafe { std::mem::zeroed() };
@@ -149,24 +150,26 @@ impl KernelMap {
         Err(io::Error::other(format!("map {name} has keys of {key_bytes}, values of {value_bytes} bytes")))
     }
 
-    /// The words at a key of a map whose keys are `u32` and whose values are `N` words.
+    /// The value of a key in a map with `u32` keys, as `N` 64-bit integers.
     ///
     /// # Errors
-    /// Another layout, or the kernel's error.
+    ///
+    /// The map has another layout, or the kernel's error.
     pub fn words<const N: usize>(&self, key: u32) -> io::Result<[u64; N]> {
         let mut words = [0_u64; N];
         self.check_layout(size_of::<u32>(), size_of_val(&words))?;
         let key = (&raw const key).cast();
         let value = words.as_mut_ptr().cast();
-        // SAFETY: keys have four bytes, and values as many as `words` (checked above), which the call fills.
+        // SAFETY: keys have four bytes, and values have the size of `words` (checked above), which the call fills.
         check(unsafe { sys::bpf_map_lookup_elem(self.fd.as_raw_fd(), key, value) })?;
         Ok(words)
     }
 
-    /// Maps an array with `BPF_F_MMAPABLE`, whose values are `N` words together, into this process's memory.
+    /// Maps an array with `BPF_F_MMAPABLE`, whose values have `N` 64-bit integers in total, into this process's memory.
     ///
     /// # Errors
-    /// Another layout, or the kernel refuses.
+    ///
+    /// The map has another layout, or the kernel refuses.
     pub fn map_words<const N: usize>(&self) -> io::Result<Words<N>> {
         let of_value = N * size_of::<u64>() / self.limit.max(1) as usize;
         self.check_layout(size_of::<u32>(), of_value)?;
@@ -178,10 +181,11 @@ impl KernelMap {
         Words::map(self.as_fd())
     }
 
-    /// Maps an array with `BPF_F_MMAPABLE`, whose values are `N` words each, into this process's memory.
+    /// Maps an array with `BPF_F_MMAPABLE`, whose values have `N` 64-bit integers each, into this process's memory.
     ///
     /// # Errors
-    /// Another layout, or the kernel refuses.
+    ///
+    /// The map has another layout, or the kernel refuses.
     pub fn map_rows<const N: usize>(&self) -> io::Result<Rows<N>> {
         self.check_layout(size_of::<u32>(), N * size_of::<u64>())?;
         Rows::map(self.as_fd(), self.limit as usize)

@@ -1,4 +1,4 @@
-//! Safe calls of libbpf.
+//! Safe wrappers for libbpf calls.
 //!
 //! For set-up and control only. If the kernel's verifier refuses a program, libbpf prints the reason to stderr.
 

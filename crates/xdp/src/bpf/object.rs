@@ -1,7 +1,7 @@
 //! Object files, and their programs and maps in the kernel.
 //!
-//! An [`ObjectFile`] is opened and loaded. The result is an [`Object`]: descriptors of programs and maps. Another
-//! process may have loaded them. An attached program and its maps stay in the kernel when the descriptors are closed.
+//! An [`ObjectFile`] is opened and loaded, possibly in another process. The result is an [`Object`]: descriptors of
+//! programs and maps. An attached program and its maps stay in the kernel when the descriptors are closed.
 
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
@@ -23,7 +23,7 @@ pub struct ObjectFile(NonNull<sys::bpf_object>);
 impl ObjectFile {
     /// Reads an object file.
     pub fn open(image: &[u8]) -> io::Result<Self> {
-        // SAFETY: `image` is readable for the call, and libbpf copies what it keeps; no options are given.
+        // SAFETY: `image` is readable during the call, and libbpf copies what it needs later; no options are given.
         let raw = unsafe { sys::bpf_object__open_mem(image.as_ptr().cast(), image.len(), ptr::null()) };
         NonNull::new(raw).map(Self).ok_or_else(io::Error::last_os_error)
     }
@@ -45,7 +45,7 @@ impl ObjectFile {
         check(unsafe { sys::bpf_map__reuse_fd(own.as_ptr(), map.as_raw_fd()) }).map(drop)
     }
 
-    /// Makes an array with this number of entries.
+    /// Sets the number of entries of an array.
     pub fn set_entries(&mut self, name: &CStr, count: u32) -> io::Result<()> {
         let map = self.find_map(name)?;
         // SAFETY: `map` belongs to this object, which is not loaded yet.
@@ -60,13 +60,13 @@ impl ObjectFile {
             .map(drop)
     }
 
-    /// Makes the maps and loads the programs into the kernel.
+    /// Creates the maps and loads the programs in the kernel.
     pub fn load(self) -> io::Result<Object> {
         let (programs, descriptors) = self.load_descriptors()?;
         Object::of(programs, descriptors)
     }
 
-    /// As [`Self::load`], for [`Object::of`] in another process: the number of programs, and all descriptors.
+    /// Like [`Self::load`], for [`Object::of`] in another process: returns the number of programs, and all descriptors.
     pub fn load_descriptors(self) -> io::Result<(usize, Vec<OwnedFd>)> {
         // SAFETY: the object is open, and this is the only call, because it takes `self`.
         check(unsafe { sys::bpf_object__load(self.0.as_ptr()) })?;
@@ -125,7 +125,8 @@ impl Object {
     /// The object with these descriptors; the first `programs` of them are programs.
     ///
     /// # Errors
-    /// A descriptor is not that of a program or map, or the kernel's error.
+    ///
+    /// A descriptor is neither a program's nor a map's, or the kernel's error.
     pub fn of(programs: usize, mut descriptors: Vec<OwnedFd>) -> io::Result<Self> {
         let maps = descriptors.split_off(programs.min(descriptors.len()));
         let programs = descriptors.into_iter().map(|fd| Ok((ProgramInfo::of(fd.as_fd())?.name, fd)));
@@ -177,18 +178,20 @@ impl Object {
         check(unsafe { sys::bpf_map_update_elem(map.as_fd().as_raw_fd(), key, value, 0) }).map(drop)
     }
 
-    /// Maps an array with `BPF_F_MMAPABLE`, whose values are `N` words together, into this process's memory.
+    /// Maps an array with `BPF_F_MMAPABLE`, whose values have `N` 64-bit integers in total, into this process's memory.
     ///
     /// # Errors
-    /// There is no such map, its layout is another one, or the kernel refuses.
+    ///
+    /// There is no such map, it has another layout, or the kernel refuses.
     pub fn words<const N: usize>(&self, name: &CStr) -> io::Result<Words<N>> {
         self.find_map(name)?.map_words()
     }
 
-    /// Maps an array with `BPF_F_MMAPABLE`, whose values are `N` words each, into this process's memory.
+    /// Maps an array with `BPF_F_MMAPABLE`, whose values have `N` 64-bit integers each, into this process's memory.
     ///
     /// # Errors
-    /// As for [`Self::words`].
+    ///
+    /// Same as [`Self::words`].
     pub fn rows<const N: usize>(&self, name: &CStr) -> io::Result<Rows<N>> {
         self.find_map(name)?.map_rows()
     }
@@ -257,12 +260,12 @@ impl<K: Key> Map<'_, K> {
     }
 }
 
-/// Runs an XDP program on a frame. Returns its result, and the frame afterwards.
+/// Runs an XDP program on a frame. Returns the result and the modified frame.
 pub fn test_run(program: BorrowedFd<'_>, frame: &[u8]) -> io::Result<(u32, Vec<u8>)> {
     run(program, frame, 1).map(|(returned, after, _)| (returned, after))
 }
 
-/// Runs an XDP program on a frame several times, for a benchmark. Returns its result, and the mean time of a run in
+/// Runs an XDP program on a frame several times, for a benchmark. Returns the result and the mean time of a run in
 /// nanoseconds.
 pub fn test_run_repeated(program: BorrowedFd<'_>, frame: &[u8], times: u32) -> io::Result<(u32, u32)> {
     run(program, frame, times).map(|(returned, _, nanos)| (returned, nanos))
@@ -278,16 +281,16 @@ fn run(program: BorrowedFd<'_>, frame: &[u8], times: u32) -> io::Result<(u32, Ve
     options.data_out = after.as_mut_ptr().cast();
     options.data_size_out = after.len() as u32;
     options.repeat = times as c_int;
-    // SAFETY: `options` has its own size; `frame` is readable for its length and copied; `after` is writable for its
+    // SAFETY: `options` contains its size; `frame` is readable for its length and copied; `after` is writable for its
     // length, and the call writes nothing else except `options`.
     check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) })?;
     after.truncate(options.data_size_out as usize);
     Ok((options.retval, after, options.duration))
 }
 
-/// Runs an XDP program on copies of a frame, as if a driver had received them: a copy that the program redirects leaves
-/// by that interface. A copy may contain the changes of earlier runs. Other threads of the core run only after each
-/// `batch` copies; a batch has at most 256. Needs kernel 5.18.
+/// Runs an XDP program on copies of a frame, as if a driver had received them: a copy that the program redirects is
+/// sent by that interface. A copy may contain changes from earlier runs. Other threads on this core run only after each
+/// `batch` copies, of which there may be at most 256. Needs kernel 5.18.
 pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], copies: u32, batch: u32) -> io::Result<()> {
     // SAFETY: as in `test_run`.
     let mut options: sys::bpf_test_run_opts = unsafe { std::mem::zeroed() };
@@ -297,9 +300,9 @@ pub fn run_live(program: BorrowedFd<'_>, frame: &[u8], copies: u32, batch: u32) 
     options.repeat = copies as c_int;
     options.batch_size = batch;
     options.flags = sys::BPF_F_TEST_XDP_LIVE_FRAMES;
-    // SAFETY: `options` has its own size; `frame` is readable for its length and copied. Only `options` is written.
+    // SAFETY: `options` contains its size; `frame` is readable for its length and copied. Only `options` is written.
     check(unsafe { sys::bpf_prog_test_run_opts(program.as_raw_fd(), &mut options) }).map(drop)
 }
 
-/// A page: the longest frame on which the kernel runs a program.
+/// One page: the longest frame on which the kernel runs a program.
 const TEST_FRAME_BYTES: usize = 4096;

@@ -19,7 +19,7 @@ use super::key::Key;
 #[derive(Debug)]
 pub struct KeySet(OwnedFd);
 
-/// The most bytes of a key, and the most keys of a set: more than any access list has.
+/// Maximum length of a key in bytes, and maximum number of keys in a set: more than any access list needs.
 const KEY_MAX: u32 = 64;
 const ROOM_MAX: u32 = 1 << 22;
 /// The keys of one call.
@@ -54,7 +54,7 @@ impl KeySet {
     }
 }
 
-/// Makes the empty map of a [`KeySet`].
+/// Creates the empty map of a [`KeySet`].
 #[derive(Debug, Serialize, Deserialize)]
 pub struct MakeKeySet {
     key_bytes: u32,
@@ -80,7 +80,7 @@ impl Task for MakeKeySet {
                 ptr::null(),
             )
         })?;
-        // SAFETY: the call has just made this descriptor, which no other value owns.
+        // SAFETY: the call has just created this descriptor, which no other value owns.
         Ok(((), vec![unsafe { OwnedFd::from_raw_fd(fd) }]))
     }
 }

@@ -1,4 +1,5 @@
-//! The values of a BPF array in this process's memory: words that programs and threads share without system calls.
+//! The values of a BPF array in this process's memory: 64-bit integers that programs and threads share without system
+//! calls.
 
 use std::io;
 use std::ops::Deref;
@@ -9,11 +10,12 @@ use std::sync::atomic::AtomicU64;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 use rustix::param::page_size;
 
-/// All words of a map whose values are `N` words together. The map stays in the kernel as long as they are mapped.
+/// The integers in a map whose values have `N` of them in total. The map stays in the kernel as long as they are
+/// mapped.
 #[derive(Debug)]
 pub struct Words<const N: usize>(Rows<N>);
 
-/// The values of a map, each of `N` words. The map stays in the kernel as long as they are mapped.
+/// The values of a map, `N` integers each. The map stays in the kernel as long as they are mapped.
 #[derive(Debug)]
 pub struct Rows<const N: usize>(NonNull<[[AtomicU64; N]]>);
 
@@ -23,10 +25,10 @@ unsafe impl<const N: usize> Send for Rows<N> {}
 unsafe impl<const N: usize> Sync for Rows<N> {}
 
 impl<const N: usize> Rows<N> {
-    /// Maps the beginning of an array with `BPF_F_MMAPABLE`: this number of rows.
+    /// Maps the first `count` rows of an array with `BPF_F_MMAPABLE`.
     pub(super) fn map(array: BorrowedFd<'_>, count: usize) -> io::Result<Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new mapping at an address that the kernel chooses. The kernel refuses more than the array has.
+        // SAFETY: a new mapping at an address that the kernel chooses. The kernel refuses a length above the array's.
         let base = unsafe { mmap(null_mut(), length::<N>(count), access, MapFlags::SHARED, array, 0) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::InvalidData)?;
         Ok(Self(NonNull::slice_from_raw_parts(base, count)))
@@ -34,7 +36,7 @@ impl<const N: usize> Rows<N> {
 }
 
 impl<const N: usize> Words<N> {
-    /// Maps the beginning of an array with `BPF_F_MMAPABLE`, whose values are this long together.
+    /// Maps the first values of an array with `BPF_F_MMAPABLE`, `N` integers in total.
     pub(super) fn map(array: BorrowedFd<'_>) -> io::Result<Self> {
         Rows::map(array, 1).map(Self)
     }
@@ -50,7 +52,7 @@ impl<const N: usize> Deref for Rows<N> {
 
     fn deref(&self) -> &Self::Target {
         // SAFETY: the mapping is at least this long, page-aligned, and stays until `self` is dropped. Programs and
-        // other processes change the words, which atomics allow.
+        // other processes change the integers, which atomics allow.
         unsafe { self.0.as_ref() }
     }
 }
