@@ -1,11 +1,11 @@
 //! The clock of the data plane: milliseconds since the machine's start.
 //!
 //! The machine's clock is `CLOCK_MONOTONIC`: setting the date does not change it, and it never goes back. All processes
-//! share it, so deadlines in memory that outlives a process stay right. The clock and all timeouts stop while the
-//! machine is suspended. Each worker reads it once for each burst, never for a packet. A reading costs one
-//! `clock_gettime`, which is no system call on Linux. If time still jumps (a virtual machine was restored), a
-//! connection ends early or late by no more than that (`conn/wheel.rs`). Tests and the lab move their clock themselves,
-//! so they never wait.
+//! share it, so deadlines in memory that outlives a process stay valid. The clock and all timeouts stop while the
+//! machine is suspended. Each worker reads the clock once for each burst, never for a packet. A reading costs one
+//! `clock_gettime`, which is not a system call on Linux. If the time still jumps (a virtual machine was restored), a
+//! connection ends early or late by no more than that (`conn/wheel.rs`). Tests and the lab advance their clock
+//! themselves, so they never wait.
 
 use std::ops::Add;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -25,7 +25,7 @@ impl Millis {
 }
 
 impl From<Duration> for Millis {
-    /// The last millisecond before this time after the start of the clock.
+    /// Rounds the time since the start of the clock down to a millisecond.
     fn from(elapsed: Duration) -> Self {
         Self(elapsed.as_secs() * 1000 + u64::from(elapsed.subsec_millis()))
     }
@@ -47,7 +47,7 @@ impl Add<Duration> for Millis {
 pub struct Micros(pub u64);
 
 impl From<Duration> for Micros {
-    /// The last microsecond before this time after the start of the clock.
+    /// Rounds the time since the start of the clock down to a microsecond.
     fn from(elapsed: Duration) -> Self {
         Self(elapsed.as_secs() * 1_000_000 + u64::from(elapsed.subsec_micros()))
     }
@@ -64,12 +64,12 @@ impl From<Millis> for Micros {
 pub enum Clock {
     /// `CLOCK_MONOTONIC`.
     Monotonic,
-    /// A clock that stands still unless it is moved. One thread moves it; its value orders no other memory.
+    /// A clock that stands still unless it is advanced. One thread advances it; its value orders no other memory.
     ByHand(AtomicU64),
 }
 
 impl Clock {
-    /// A clock at 0 that stands still.
+    /// A clock at 0 that stands still until [`Self::advance`].
     pub fn by_hand() -> Self {
         Self::ByHand(AtomicU64::new(0))
     }
@@ -91,9 +91,10 @@ impl Clock {
         }
     }
 
-    /// Moves a clock that stands still.
+    /// Advances a clock that stands still.
     ///
     /// # Panics
+    ///
     /// If it is the machine's clock.
     pub fn advance(&self, by: Duration) {
         let Self::ByHand(millis) = self else { panic!("only a clock moved by hand can be moved") };

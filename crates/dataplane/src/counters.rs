@@ -1,4 +1,4 @@
-//! The counters of a worker. The worker is the only writer of each; readers sum them.
+//! A worker's counters. The worker is the only writer of each; readers sum them.
 //!
 //! The balance of a worker after each burst: received + originated = transmitted + passed + consumed + dropped + held.
 
@@ -19,13 +19,13 @@ use crate::verdict::DropReason;
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Sets a value that may increase and decrease. Only the one writer may call this.
+    /// Sets a value that may increase and decrease. Only the single writer may call this.
     pub fn set(&self, value: u64) {
         // Relaxed: as below.
         self.0.store(value, Ordering::Relaxed);
     }
 
-    /// Adds to the value. Only the one writer may call this, so no locked instruction is needed.
+    /// Adds to the value. Only the single writer may call this, so no locked instruction is needed.
     pub fn add(&self, count: u64) {
         // Relaxed: a reader needs some recent value, and the value orders no other memory.
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(count), Ordering::Relaxed);
@@ -56,12 +56,12 @@ impl<const N: usize> Default for Counters<N> {
 }
 
 impl<const N: usize> Histogram<N> {
-    /// Counts a value. Only the one writer may call this.
+    /// Counts a value. Only the single writer may call this.
     pub fn count(&self, value: u64) {
         self.count_in(value, value);
     }
 
-    /// As [`Self::count`], in the range of `units`; the sum counts `value`.
+    /// Like [`Self::count`], in the range for `units`; `value` is added to the sum.
     fn count_in(&self, units: u64, value: u64) {
         let exponent = u64::BITS - units.saturating_sub(1).leading_zeros();
         self.counts.0[(exponent as usize).min(N - 1)].add(1);
@@ -74,15 +74,15 @@ impl<const N: usize> Histogram<N> {
     }
 }
 
-/// The ranges of burst sizes: 1, 2, 4, … up to [`BURST`] frames.
+/// The number of ranges of burst sizes: 1, 2, 4, … up to [`BURST`] frames.
 pub const BURST_SIZES: usize = BURST.ilog2() as usize + 1;
 
-/// The time in microseconds of the first range of [`ResponseTimes`].
+/// The upper bound of the first range of [`ResponseTimes`], in microseconds.
 pub const RESPONSE_UNIT_MICROS: u64 = 64;
-/// The ranges of [`ResponseTimes`]: up to 64 µs, 128 µs, … 8.4 s, and longer.
+/// The number of ranges of [`ResponseTimes`]: up to 64 µs, 128 µs, … 8.4 s, and longer.
 pub const RESPONSE_RANGES: usize = 19;
 
-/// How long a destination takes until its first reply to a connection, by every worker, each on its own cache lines.
+/// The times until a destination's first reply to a connection, for every worker on separate cache lines.
 #[derive(Debug, Default)]
 pub struct ResponseTimes(Box<[CachePadded<Histogram<RESPONSE_RANGES>>]>);
 
@@ -110,14 +110,14 @@ impl ResponseTimes {
     }
 }
 
-/// The counters of one worker, on cache lines of their own: two workers' may be allocated side by side.
+/// The counters of one worker, on separate cache lines: two workers' counters may be allocated side by side.
 #[derive(Debug, Default)]
 #[cfg_attr(not(loom), repr(align(128)))]
 pub struct WorkerCounters {
     /// Frames received.
     pub received: Counter,
-    /// Frames that the director made: ICMP errors, TCP resets, probes of real servers, repeated SYNs and openings of
-    /// windows by the SYN proxy, fragments of packets above the path MTU and of reassembled datagrams, and copies of
+    /// Frames that the director created: ICMP errors, TCP resets, probes of real servers, repeated SYNs and window
+    /// openings by the SYN proxy, fragments of packets above the path MTU and of reassembled datagrams, and copies of
     /// fragments that another worker received and consumed.
     pub originated: Counter,
     /// Frames sent.
@@ -126,15 +126,15 @@ pub struct WorkerCounters {
     pub passed: Counter,
     /// Frames that had served their purpose.
     pub consumed: Counter,
-    /// Frames that wait at present: fragments for others, packets for the link address of their next hop.
+    /// Frames that are currently waiting: fragments for others, packets for the link address of their next hop.
     pub held: Counter,
     /// Packets that have waited for the link address of their next hop.
     pub waited: Counter,
-    /// ICMP errors and TCP resets that were not sent, because of the rate limit of errors, or because there was no
+    /// ICMP errors and TCP resets that were not sent, because of the rate limit for errors, or because there was no
     /// route or no free frame.
     pub answers_withheld: Counter,
     /// TCP resets to senders of packets whose connection an operator has reset, to clients of the SYN proxy whose real
-    /// server was silent, and for older connections at its real servers.
+    /// server did not answer, and to real servers for older connections.
     pub resets: Counter,
     /// Packets that the kernel dropped because the RX ring of the worker was full. This counter and the next two are
     /// copied from the kernel about a second after packets arrived. The worker never had these packets, so they are not
@@ -145,7 +145,7 @@ pub struct WorkerCounters {
     /// Packets that the kernel dropped for another reason, such as being larger than a frame.
     pub kernel_dropped: Counter,
     /// Frames that were counted as sent and were still in a TX ring when its socket was closed, because an interface
-    /// was attached again: some of them may not have left.
+    /// was attached again: some of them may not have been sent.
     pub transmit_abandoned: Counter,
     /// Connections made.
     pub connections: Counter,
@@ -155,20 +155,20 @@ pub struct WorkerCounters {
     pub evicted: Counter,
     /// Segments of a client without room for the TCP option that carries its address.
     pub toa_no_room: Counter,
-    /// FTP commands and replies that were not followed: they name another address than their sender's, or an impossible
-    /// port, or the reply cannot be changed.
+    /// FTP commands and replies that were not followed: they name an address other than their sender's, or an
+    /// impossible port, or the reply cannot be changed.
     pub ftp_not_followed: Counter,
     /// SYNs that were answered by a cookie.
     pub syn_cookies_sent: Counter,
-    /// Right acknowledgements of a cookie, each of which begins a connection.
+    /// Valid acknowledgements of a cookie, each of which begins a connection.
     pub syn_cookies_accepted: Counter,
-    /// Packets without a connection whose destination a QUIC connection ID has chosen.
+    /// Packets without a connection whose destination was chosen by a QUIC connection ID.
     pub quic_routed: Counter,
-    /// Packets of QUIC connections without a connection here, whose connection ID named no destination.
+    /// Packets of QUIC connections without a connection here, whose connection ID identified no destination.
     pub quic_unroutable: Counter,
-    /// Received packets whose checksum was partial and was computed here.
+    /// Received packets with a partial checksum, which was completed here.
     pub checksums_completed: Counter,
-    /// Packets that the XDP program has forwarded by records of this worker and that their connections have counted.
+    /// Packets that the XDP program has forwarded with records of this worker, and that their connections have counted.
     /// The worker never had them, so they are not part of the balance.
     pub offloaded: Counter,
     /// Nanoseconds spent on iterations of the loop that had frames or timers. The rest of a second is sleep, falling
@@ -198,7 +198,7 @@ impl WorkerCounters {
         }
     }
 
-    /// A value that grows with every iteration of the worker's loop: while it stays the same, no iteration has ended.
+    /// A value that grows with every iteration of the worker's loop: while it does not change, no iteration has ended.
     pub fn turns(&self) -> u64 {
         self.empty_polls.value().wrapping_add(self.bursts.sum.value())
     }
@@ -265,17 +265,17 @@ pub struct Stats {
     pub in_bytes: Counter,
     /// Bytes to clients.
     pub out_bytes: Counter,
-    /// What the worker's burst has changed in the destination's numbers of connections so far. Here because the worker
-    /// has this cache line anyway.
+    /// The worker's deferred changes to the destination's connection counts in this burst. They are here because the
+    /// worker uses this cache line anyway.
     pub(crate) pending: Pending,
 }
 
-/// Changes of a destination's numbers of connections that its worker still has to add to them; 0 between two bursts.
+/// Changes to a destination's connection counts that its worker has yet to add; 0 between two bursts.
 #[derive(Debug, Default)]
 pub(crate) struct Pending {
-    /// To those of active and inactive ones, as `snapshot/load.rs` packs them.
+    /// Changes to the counts of active and inactive connections, encoded as in `snapshot/load.rs`.
     pub(crate) load: Counter,
-    /// To that of templates, wrapping.
+    /// Changes to the count of templates, wrapping.
     pub(crate) templates: Counter,
 }
 
@@ -367,7 +367,7 @@ impl SharedStats {
 }
 
 impl Stats {
-    /// Adds what was counted elsewhere.
+    /// Adds values that were counted elsewhere.
     pub(crate) fn add(&self, counted: &StatsValues) {
         self.connections.add(counted.connections);
         self.in_packets.add(counted.in_packets);

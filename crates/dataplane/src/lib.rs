@@ -4,7 +4,7 @@
 //! A [`worker`] receives it from its [`port`] in a burst and runs the [`pipeline`]. The stages of every packet are in
 //! [`burst`]: they look up the connection in the table of [`conn`], whose memory is in [`shm`]. A packet without a
 //! connection goes through [`new_connection`], which reads services and destinations from the [`snapshot`]. [`forward`]
-//! rewrites the packet for its next hop from [`egress`]; [`offload`] lets the XDP program do this for later packets.
+//! rewrites the packet for its next hop from [`egress`]; [`offload`] makes the XDP program do this for later packets.
 //! Rare packets go through [`general_path`]. The pipeline ends with one [`verdict`] for each packet. [`capture`] and
 //! [`explain`] observe the stages.
 

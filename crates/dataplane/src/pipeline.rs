@@ -1,8 +1,8 @@
-//! The pipeline: every stage that a packet may pass until its verdict, in order. No other file knows this order; a new
-//! connection has its own stages (`new_connection/connect.rs`).
+//! The pipeline: every stage through which a packet may pass until its verdict, in order. No other file knows this
+//! order; a new connection has its own stages (`new_connection/connect.rs`).
 //!
 //! It allocates nothing and waits for nothing. The functions of `general_path` return at once for packets that they do
-//! not concern. Not here: the stages of a whole burst, which come before and after a packet's own (`pipeline/run.rs`).
+//! not concern. `pipeline/run.rs` runs the stages of a whole burst, before and after a packet's own.
 
 mod run;
 
@@ -20,7 +20,7 @@ use crate::new_connection::{bypass, limit, one_packet, service};
 use crate::offload;
 use crate::verdict::Verdict;
 
-/// Processes a whole packet: unless a list or a limit of SYNs refuses it, its connection is looked up, or made.
+/// Processes a whole packet: unless a list or a limit on SYNs refuses it, its connection is looked up, or created.
 fn process(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict {
     mss::clamp_own(&mut p);
     let refused = cx.snapshot.refuses(p.link, p.packet, || flows.is_reply(p.packet, p.hash));
@@ -36,7 +36,7 @@ fn process(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdi
     }
 }
 
-/// Processes a packet without a connection, which may begin one for the service of its mark or destination.
+/// Processes a packet without a connection, which may begin one to the service for its mark or destination.
 fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict {
     if handshake::may_take(p.packet, cx)
         && let Some(verdict) = shake_hands(flows, &mut p, None, cx)
@@ -64,7 +64,7 @@ fn begin(flows: &mut Flows, mut p: FramedPacket<'_>, cx: Context<'_>) -> Verdict
     }
 }
 
-/// Processes a packet that the SYN proxy may take: a client's, or the answer for connection `id`.
+/// Processes a packet that the SYN proxy may handle: a client's, or the answer for connection `id`.
 // Not inlined, so that other packets need little stack.
 #[inline(never)]
 fn shake_hands(
@@ -86,7 +86,7 @@ fn send_written(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<
     verdict
 }
 
-/// Processes a client's packet of a connection, towards the destination.
+/// Processes a packet from the client of a connection.
 fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
     if handshake::is_awaited(flows, id) { Verdict::Consumed } else { send_request(flows, p, id, cx) }
 }
@@ -120,7 +120,7 @@ fn send_request(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Cont
     }
 }
 
-/// Processes a packet of a connection towards the client.
+/// Processes a packet to the client of a connection.
 fn reply(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
     if handshake::is_awaited(flows, id)
         && let Some(verdict) = shake_hands(flows, &mut p, Some(id), cx)

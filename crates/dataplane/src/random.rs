@@ -1,6 +1,7 @@
-//! Random numbers that need not be secret: the places of a sweep, the draws of `twos`.
+//! Random numbers that need not be secret: the positions of a sweep, the draws of `twos`.
 //!
-//! Each owner has its own generator, so nothing is shared. Equal seeds give equal numbers. Cost: three multiplications.
+//! Each owner has a separate generator, so nothing is shared. Equal seeds give equal numbers. Cost: three
+//! multiplications.
 
 /// splitmix64 (Steele, Lea, Flood 2014).
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Verdicts: the only outcomes of the pipeline for a packet, and the reasons for drops.
 //!
-//! Each reason has a counter, a name that programs read and a sentence that operators read: a line of one table.
+//! Each reason has a counter, a name for programs and a sentence for operators: a line of one table.
 
 use xvs_proto::{LinkId, Malformed, icmp};
 
@@ -9,20 +9,20 @@ use crate::egress::UnresolvedHop;
 /// The verdict on a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// It was edited and leaves through this link. By the machine's own end of a link it goes to the kernel.
+    /// The packet was edited and leaves on this link. On the machine's own end of a link it goes to the kernel.
     Transmit(LinkId),
-    /// As [`Self::Transmit`], but in fragments, because the packet is larger than the path MTU.
+    /// Like [`Self::Transmit`], but in fragments, because the packet exceeds the path MTU.
     Fragment {
         /// The link.
         link: LinkId,
         /// The path MTU, in bytes.
         mtu: u32,
     },
-    /// It is a fragment and waits for the others of its datagram.
+    /// The packet is a fragment and waits for the other fragments of its datagram.
     Held,
-    /// It was edited, and waits for the link address of its next hop.
+    /// The packet was edited, and waits for the link address of its next hop.
     Waiting(UnresolvedHop),
-    /// It goes to the kernel, as if xvs were not there.
+    /// The packet goes to the kernel, as if there were no xvs.
     PassToKernel,
     /// It has served its purpose and goes no further.
     Consumed,
@@ -44,7 +44,7 @@ impl Verdict {
     }
 }
 
-/// The reasons: of each the variant, the name that programs read, and the sentence that operators read.
+/// The reasons: the variant, the name for programs, and the sentence for operators of each.
 macro_rules! drop_reasons {
     ($($reason:ident $({ $mtu:ident })? $name:literal $sentence:literal;)*) => {
         /// Why a packet was dropped.
@@ -76,7 +76,7 @@ macro_rules! drop_reasons {
                 others.into_iter().chain(Malformed::ALL.into_iter().map(Self::Malformed))
             }
 
-            /// Its place among the counters.
+            /// The index of the reason's counter.
             pub fn index(self) -> usize {
                 match self {
                     $(Self::$reason { .. } => Place::$reason as usize,)*
@@ -184,7 +184,7 @@ drop_reasons! {
 }
 
 impl DropReason {
-    /// The reason of this name.
+    /// The reason with this name.
     pub fn named(name: &str) -> Option<Self> {
         Self::all().find(|reason| reason.name() == name)
     }

@@ -24,23 +24,23 @@ use crate::steering::hold::{Beats, Hold};
 
 /// A worker, which runs on its own thread.
 pub struct Worker<P> {
-    /// Its stages.
+    /// The stages of the worker.
     pub pipeline: Pipeline,
-    /// Its queues.
+    /// The worker's queues.
     pub port: P,
     /// The published snapshot.
     pub snapshot: Arc<ArcSwap<Snapshot>>,
     /// The clock of all workers.
     pub clock: Arc<Clock>,
-    /// The hold that it keeps up; `None`: the port has no XDP program.
+    /// The hold that the worker maintains; `None` if the port has no XDP program.
     pub hold: Option<Arc<Hold>>,
     /// The worker ends when this is set and it is woken.
     pub stop: Arc<AtomicBool>,
 }
 
 impl<P: Port> Worker<P> {
-    /// Runs until it is stopped and has processed what it had received. It has left the table afterwards, and may run
-    /// again, also on another port.
+    /// Runs until it is stopped and has processed everything that it had received. It has then left the table, and may
+    /// run again, also with another port.
     pub fn run(&mut self) {
         self.pipeline.flows.table().enter();
         self.work();
@@ -114,18 +114,18 @@ impl<P: Port> Worker<P> {
     }
 }
 
-/// The number of bursts that a stopped worker still processes: more than its queues hold.
+/// The number of bursts that a stopped worker still processes: more than its queues contain.
 const LAST_BURSTS: u32 = 1024;
-/// How long removed entries may wait for a worker that is otherwise idle.
+/// The time that removed entries may wait for a worker that is otherwise idle.
 const LIMBO_WAIT: Duration = Duration::from_secs(1);
-/// The greatest age of the copy of the kernel's counters.
+/// The maximum age of the copy of the kernel's counters.
 const DROPS_AGE: Duration = Duration::from_secs(1);
 
 /// The copy of the kernel's drop counters, and the check of the balance: once, some time after packets arrived.
 #[derive(Debug, Default)]
 struct DropCopy {
     due: Option<Millis>,
-    /// The kernel's counts of this port that are already included.
+    /// The kernel's counts for this port that are already included.
     seen: KernelDrops,
 }
 

@@ -1,10 +1,9 @@
 //! Classification: the class of a frame by its bytes and its link, before any look-up.
 //!
-//! Runs once for each frame, right after it was parsed. Frames that the XDP program steered needlessly go back to the
-//! kernel here. Two things are edited. The fragment header of an atomic fragment (IPv6) is removed, at the cost of
-//! moving the bytes before it. Partial checksums are completed on links whose driver leaves them. Fragments have no
-//! partial checksums: the kernel completes a checksum before it fragments a packet. Not here: the connection or service
-//! of the packet.
+//! Runs once for each frame, directly after parsing. Frames that the XDP program steered needlessly go back to the
+//! kernel. Two edits are made. The fragment header of an atomic fragment (IPv6) is removed, at the cost of moving the
+//! bytes before it. Partial checksums are completed on links whose driver leaves them. Fragments have no partial
+//! checksums: the kernel completes a checksum before it fragments a packet.
 
 use xvs_proto::ipv6::{FRAGMENT_HEADER_LEN, Ipv6, extension};
 use xvs_proto::{Family, Fragment, LinkId, Packet, Parsed, Protocol, ethernet, parse, partial_checksum};
@@ -19,11 +18,11 @@ use crate::verdict::{DropReason, Verdict};
 pub enum Class {
     /// A packet whose connection or service is looked up.
     Flow(Packet),
-    /// A fragment, which waits for the others of its datagram.
+    /// A fragment, which waits for the other fragments of its datagram.
     Fragment(Packet),
     /// An ICMP error about another packet, whose connection is looked up.
     Error(Packet),
-    /// A frame whose verdict is known already.
+    /// A frame whose verdict is already known.
     Decided(Verdict),
 }
 
@@ -31,7 +30,7 @@ pub enum Class {
 pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: &WorkerCounters) -> Class {
     let is_own = link.is_own();
     let link = snapshot.egress.link(link);
-    // As the kernel does. It may use the member already, and would reset connections that it does not know.
+    // As the kernel does. The kernel may already use the member, and would reset connections that it does not know.
     if link.is_some_and(|link| !link.active) {
         return Class::Decided(Verdict::Drop(DropReason::InactiveMember));
     }
@@ -42,13 +41,13 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: 
         Err(malformed) => return Class::Decided(Verdict::Drop(DropReason::Malformed(malformed))),
     };
     if packet.network != ethernet::HEADER_LEN {
-        // A tag that is still there belongs to no VLAN of this machine.
+        // A tag that is still present belongs to no VLAN of this machine.
         return Class::Decided(Verdict::PassToKernel);
     }
-    // As under IPVS: a frame with another machine's link address is ignored, unless this machine sends it, and a family
-    // without services goes to the kernel untouched.
+    // As in IPVS: a frame with another machine's link address is ignored, unless this machine sends it, and a family
+    // without services goes to the kernel unchanged.
     let is_addressed = is_own || link.is_some_and(|link| link.mac == ethernet::dest(frame.bytes()));
-    // Also for packets that go back to the kernel, which expects complete checksums in frames of the TAP.
+    // This includes packets that go back to the kernel, which expects complete checksums in frames from the TAP.
     if link.is_some_and(|link| link.partial_checksums)
         && packet.fragment == Fragment::Whole
         && partial_checksum::complete(frame.bytes_mut(), &packet)
@@ -72,7 +71,7 @@ pub fn classify(frame: &mut Frame, link: LinkId, snapshot: &Snapshot, counters: 
     }
 }
 
-/// Classifies an ICMP error. An error of a family without services may be about a tunnel that carries the other family.
+/// Classifies an ICMP error. An error in a family without services may be about a tunnel that carries the other family.
 fn classify_error(frame: &mut Frame, packet: Packet, snapshot: &Snapshot) -> Class {
     match (packet.fragment, packet.family()) {
         _ if ![Family::V4, Family::V6].iter().any(|family| snapshot.services.any_of(*family)) => {
@@ -87,16 +86,16 @@ fn classify_error(frame: &mut Frame, packet: Packet, snapshot: &Snapshot) -> Cla
 }
 
 /// Whether a malformed frame belongs to a family without services, or to an unknown VLAN. Such a frame goes to the
-/// kernel untouched, however malformed it is.
+/// kernel unchanged, however malformed it is.
 fn is_unserved(frame: &[u8], snapshot: &Snapshot) -> bool {
     let Ok(link) = ethernet::parse(frame) else { return false };
     let family = Family::of_ethertype(link.ethertype);
     link.payload != ethernet::HEADER_LEN || family.is_some_and(|family| !snapshot.services.any_of(family))
 }
 
-/// Whether the datagram of a fragment may hold one of these protocols, by the fields that all its fragments share.
-/// Behind an IPv6 fragment header there may be destination options, and only the first fragment shows what follows
-/// them.
+/// Whether the datagram of a fragment may contain one of these protocols, judging by the fields that all its fragments
+/// share. An IPv6 fragment header may be followed by destination options, and only the first fragment contains the
+/// header after them.
 fn may_hold(frame: &[u8], packet: &Packet, served: &[Protocol]) -> bool {
     match packet.fragment_header {
         None => served.contains(&packet.flow.protocol),
@@ -128,7 +127,7 @@ mod tests {
 
     use crate::egress::Egress;
 
-    /// A SYN from 192.0.2.10 to 192.0.2.1, whose checksum field has the sum of the pseudo-header.
+    /// A SYN from 192.0.2.10 to 192.0.2.1, whose checksum field contains the sum of the pseudo-header.
     const PARTIAL: &[u8] = b"\x02\0\0\0\x01\x01\x02\0\0\0\x01\xfe\x08\0\
         \x45\0\0\x28\0\0\x40\0\x40\x06\xb6\xc4\xc0\0\x02\x0a\xc0\0\x02\x01\
         \x03\xe8\0\x50\0\0\0\x07\0\0\0\0\x50\x02\x04\0\x84\x26\0\0";

@@ -22,7 +22,7 @@ impl<'s> Context<'s> {
         Self { snapshot, now, micros: now.into() }
     }
 
-    /// The context at this time after the start of the clock.
+    /// The context at this time since the start of the clock.
     pub fn at(snapshot: &'s Snapshot, elapsed: Duration) -> Self {
         Self { snapshot, now: elapsed.into(), micros: elapsed.into() }
     }

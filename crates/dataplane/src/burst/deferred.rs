@@ -1,14 +1,14 @@
-//! Changes of destinations' numbers of connections that a worker keeps for itself until its burst ends.
+//! Changes to destinations' connection counts that a worker defers until its burst ends.
 //!
-//! All workers share a destination's numbers. If each connection changed them at once, workers that begin connections
-//! to one real server would wait for the cache line of its numbers with each. So a worker notes the changes on a line
-//! of its own and adds them up for the whole burst. Its schedulers see its own changes at once, and those of other
-//! workers after their bursts. With thresholds nothing is deferred, so that they hold exactly.
+//! All workers share a destination's counts. If each connection changed them at once, workers that begin connections to
+//! one real server would wait for the cache line of its counts each time. A worker therefore collects the changes in
+//! private memory and adds them once for the whole burst. Its schedulers see its own changes at once, and those of
+//! other workers after their bursts. With thresholds nothing is deferred, so that thresholds hold exactly.
 //!
 //! Cost: a plain addition for a change, and one atomic addition for each destination of a burst. Bounded: when [`ROOM`]
-//! destinations have changes, these are added. Not here: the numbers (`snapshot/load.rs`); immediate changes: evictions
-//! (of which there are none while the table has room), replaced connections, FTP's data connections, received
-//! synchronization. Between the end of such a connection and the burst that began it a number may be one too low.
+//! destinations have changes, these are added. Evictions, replaced connections, FTP's data connections and received
+//! synchronization change the counts (`snapshot/load.rs`) immediately. Between the end of such a connection and the end
+//! of the burst that began it, a count may be one too low.
 
 use crate::conn::Connection;
 use crate::new_connection::eviction::ended;
@@ -27,7 +27,7 @@ impl Deferred {
         Self { worker, changed: Vec::with_capacity(ROOM) }
     }
 
-    /// Changes the numbers of a destination of this snapshot, with which [`Self::end`] is due.
+    /// Changes the counts of a destination in this snapshot; [`Self::end`] must be called with the same snapshot.
     #[inline]
     pub(crate) fn change(
         &mut self,
@@ -44,7 +44,7 @@ impl Deferred {
         }
     }
 
-    /// Removes a connection from its destination's numbers. The caller has removed it from the table in this state.
+    /// Removes a connection from its destination's counts. The caller has removed it from the table in this state.
     pub(crate) fn count_out(&mut self, connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
         if let Some(destination) = snapshot.destinations.of(connection) {
             let id = DestinationId(connection.dest_ref());
@@ -60,5 +60,5 @@ impl Deferred {
     }
 }
 
-/// The most destinations with changes: those of a burst whose packets all begin connections.
+/// Maximum number of destinations with changes: those of a burst whose packets all begin connections.
 const ROOM: usize = xvs_xdp::BURST;

@@ -1,8 +1,8 @@
 //! Dispatch: the last stage of a burst, which carries out each frame's verdict.
 //!
-//! Runs for each frame after the whole burst is decided. Packets of flows have their verdict by then. ICMP errors and
-//! fragments (`general_path/reassembly/forward.rs`), which are rare, are processed only here. Not here: sending and
-//! counting (`transmit.rs`).
+//! Runs for each frame after the whole burst is decided. Packets of flows already have their verdicts. ICMP errors and
+//! fragments (`general_path/reassembly/forward.rs`), which are rare, are processed only here. `transmit.rs` sends and
+//! counts.
 
 use xvs_proto::Packet;
 use xvs_xdp::Frame;
@@ -101,14 +101,14 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Sends the director's own packets to ends of connections.
+    /// Sends the director's own packets to the ends of connections.
     pub(crate) fn answer(&mut self, port: &mut impl Port) {
         for answer in self.flows.answers.drain(..) {
             self.transmitter.answer(&answer, self.cx.snapshot, port);
         }
     }
 
-    /// The client's SYN of the next connection whose destination has not answered it, to be sent once more.
+    /// The client's SYN of the next connection whose destination has not answered it, to be sent again.
     pub(crate) fn next_unanswered_syn(&mut self, port: &mut impl Port) -> Option<(ConnId, Frame, Written)> {
         while let Some(id) = self.flows.unanswered_syns.pop() {
             let Some(mut frame) = port.allocate() else {
@@ -124,7 +124,7 @@ impl Dispatch<'_> {
         None
     }
 
-    /// Sends the packets of probes that are due, including those that became due by replies in this burst.
+    /// Sends the packets of due probes, including those that became due through replies in this burst.
     pub(crate) fn probe(&mut self, port: &mut impl Port) {
         if let Some(probes) = &self.cx.snapshot.vip_probes {
             vip_probe::send(probes, self.flows, self.transmitter, self.cx, port);
@@ -142,7 +142,7 @@ impl Dispatch<'_> {
     }
 }
 
-/// Drops all fragments and packets that wait, for a worker that ends.
+/// Drops all waiting fragments and packets, for a worker that ends.
 pub(crate) fn abandon(reassembly: &mut Reassembly, transmitter: &mut Transmitter, port: &mut impl Port) {
     while reassembly.abandon() {
         for received in reassembly.released().drain(..) {

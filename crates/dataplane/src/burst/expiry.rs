@@ -1,6 +1,6 @@
 //! Expiry of connections.
 //!
-//! Runs before each burst, for the timers that are due. Not here: the timers themselves (`conn/wheel.rs`).
+//! Runs before each burst, for the timers that are due (`conn/wheel.rs`).
 
 use std::time::Duration;
 
@@ -34,7 +34,7 @@ impl Flows {
     }
 }
 
-/// Whether packets that the XDP program has forwarded prolong a connection whose deadline has passed, by its entry.
+/// Whether packets that the XDP program has forwarded extend a connection whose deadline in its entry has passed.
 fn lasts_offloaded(
     table: &mut TableWorker,
     deferred: &mut Deferred,
@@ -51,8 +51,8 @@ fn lasts_offloaded(
 }
 
 /// Ends a connection whose deadline has passed. A controller (template, FTP control connection) continues for a minute
-/// instead. Connections that began with the template may be due in the same tick, in any order and on any worker, so
-/// the template continues for one more tick first.
+/// instead. Connections that began together with the template may be due in the same tick, in any order and on any
+/// worker, so the template continues for one more tick first.
 fn expire(
     table: &mut TableWorker,
     id: ConnId,
@@ -62,13 +62,13 @@ fn expire(
     announcer: Option<&Announcer<'_>>,
     now: Millis,
 ) {
-    // A packet on another worker may have refreshed the connection since its timer was read: then it stays.
+    // A packet on another worker may have refreshed the connection since its timer was read; then the connection stays.
     match table.remove_if(id, Ending::Expired, |_, expires| expires <= now) {
         Removal::Done(state) => {
             deferred.count_out(&table.connection(id), state, snapshot);
             counters.expired.add(1);
         }
-        // Unless a new connection has extended the deadline already.
+        // Unless a new connection has already extended the deadline.
         Removal::Controls if table.connection(id).expires() + TIMER_TICK <= now => {
             if table.connection(id).is_template() {
                 table.connection(id).set_timeout_seconds(CONTROLLING_SECONDS);
@@ -81,7 +81,7 @@ fn expire(
     }
 }
 
-/// How much longer a controller lives each time its deadline passes while it controls connections.
+/// The time by which a controller's life is extended whenever its deadline passes while it controls connections.
 const CONTROLLING_SECONDS: u32 = 60;
 
 #[cfg(test)]

@@ -1,13 +1,11 @@
-//! The fast path: plain packets of connections whose state stays as it is.
+//! The fast path: plain packets of connections whose state does not change.
 //!
 //! Runs for most packets. A connection is steady if the packet changes only its deadline and its counts: a segment with
-//! ACK, but without SYN, FIN and RST, on an established TCP connection, or any UDP datagram. A packet that misses a
-//! condition takes the general path (`pipeline.rs`), which decides everything anew. So the fast path changes nothing
-//! before all conditions are met. Cost: the lines of the entry, the route and the destination's counters, all
-//! prefetched, and with tunnels those of the prepared headers. The counters over all services are added up and written
-//! once a burst.
-//!
-//! Not here: what begins or ends a connection.
+//! ACK, but without SYN, FIN and RST, on an established TCP connection, or any UDP datagram. A packet that does not
+//! meet all conditions takes the general path (`pipeline.rs`), which decides everything again; the fast path therefore
+//! changes nothing before all conditions are met. Cost: the cache lines of the entry, the route and the destination's
+//! counters, all prefetched, and with tunnels those of the prepared headers. The counters over all services are summed
+//! and written once for each burst.
 
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{LinkId, Plain, ethernet, tcp};
@@ -27,7 +25,7 @@ use crate::offload::begin::begin as begin_offload;
 use crate::snapshot::{DestinationId, Route};
 use crate::sync::announce::Announcer;
 
-/// The control bits that matter here: a segment of a steady connection has only ACK of these.
+/// The relevant control bits: a segment of a steady connection has only ACK among them.
 const DECISIVE: u8 = tcp::Flags::SYN.0 | tcp::Flags::FIN.0 | tcp::Flags::RST.0 | tcp::Flags::ACK.0;
 /// A plain packet in its frame, and the hash of its connection's key.
 pub(super) struct PlainPacket<'a> {
@@ -41,7 +39,7 @@ pub(super) struct PlainPacket<'a> {
 /// The fast path of one burst.
 pub(super) struct FastPath<'a> {
     cx: Context<'a>,
-    /// The deadlines that packets of this moment give to connections.
+    /// The deadlines that packets in this burst give to connections.
     tcp_expires: Millis,
     udp_expires: Millis,
     /// Whether any link is in a VRF.
@@ -66,8 +64,8 @@ impl<'a> FastPath<'a> {
         }
     }
 
-    /// Forwards a packet of a connection. Returns the link by which it leaves; `None`, with nothing changed but the
-    /// link padding, if the packet needs the general path.
+    /// Forwards a packet of a connection. Returns the link by which it leaves; `None` if the packet needs the general
+    /// path: then only link padding has changed.
     #[inline]
     pub(super) fn forward(
         &mut self,
@@ -123,7 +121,7 @@ impl<'a> FastPath<'a> {
         Some(link)
     }
 
-    /// The route of packets of this link where links are in VRFs.
+    /// The route of packets from this link if links are in VRFs.
     #[inline(never)]
     fn route_in_vrf(&self, from: LinkId, dest: DestinationId) -> Option<&'a Route> {
         let snapshot = self.cx.snapshot;
@@ -165,7 +163,7 @@ impl<'a> FastPath<'a> {
                 let is_done =
                     connection.masquerade(plain, frame.bytes_mut(), Direction::Inbound, &route.addresses);
                 if is_done && method == ForwardingMethod::FullNat && !plain.dont_fragment {
-                    // As `forward/fullnat.rs` says; IPv6 has no such packets.
+                    // As `forward/fullnat.rs` explains; IPv6 has no such packets.
                     Ipv4::edit(&mut frame.bytes_mut()[ethernet::HEADER_LEN..]).set_id(ids.take());
                 }
                 is_done
@@ -183,7 +181,7 @@ impl<'a> FastPath<'a> {
         connection: &Connection<'_>,
     ) -> Option<LinkId> {
         let PlainPacket { plain, frame, hash, link } = p;
-        // The first reply is noted in the flag, and a UDP reply at the template.
+        // The first reply is recorded in the flag, and a UDP reply at the template.
         let is_noted = !connection.flags().contains(Flags::NO_OUTPUT)
             && (plain.is_tcp() || connection.controller().is_none());
         if !is_noted || !connection.method().masquerades() {
@@ -212,8 +210,8 @@ impl<'a> FastPath<'a> {
         is_done.then_some(hop.link)
     }
 
-    /// Offloads, if it is due, the connection of a client's datagram that the general path will forward: it may have no
-    /// checksum, and the XDP program forwards such datagrams.
+    /// Offloads, if it is due, the connection of a client's datagram that the general path will forward: the datagram
+    /// may have no checksum, and the XDP program forwards such datagrams.
     fn offload_without_checksum(&self, flows: &mut Flows, id: ConnId, from: LinkId) {
         let packets = flows.table.connection(id).in_packets().wrapping_add(1);
         if is_offload_due(flows, packets) {
@@ -227,7 +225,7 @@ impl<'a> FastPath<'a> {
     }
 }
 
-/// Whether a packet leaves the state of its connection as it is.
+/// Whether a packet leaves the state of its connection unchanged.
 #[inline]
 fn is_steady(plain: &Plain, connection: &Connection<'_>, life: Life) -> bool {
     life.is_live()
@@ -237,13 +235,13 @@ fn is_steady(plain: &Plain, connection: &Connection<'_>, life: Life) -> bool {
                 && told_state(connection, life) == TcpState::Established as u8)
 }
 
-/// The state of a connection, whose record may know more than its entry.
+/// The state of a connection, whose record may be more recent than its entry.
 #[inline]
 fn told_state(connection: &Connection<'_>, life: Life) -> u8 {
     if life.is_offloaded() { connection.state() } else { life.state() }
 }
 
-/// Whether a packet of the client may be the proof that `burst/proof.rs` waits for.
+/// Whether a client's packet may be the proof for which `burst/proof.rs` waits.
 #[inline]
 fn may_be_proven(connection: &Connection<'_>) -> bool {
     !connection.flags().contains(Flags::PROVEN) && connection.destination_sequence() != 0

@@ -1,6 +1,6 @@
 //! One worker's access to the connection table, with its counters, random numbers and other state.
 //!
-//! Every stage from the look-up to forwarding is a function in its own file, with this value as an argument.
+//! Each stage from the look-up to forwarding is a function in a separate file, which takes this value as an argument.
 
 use std::sync::Arc;
 
@@ -35,17 +35,17 @@ pub struct Flows {
     pub(crate) locals: LocalCursor,
     pub(crate) replaced: Replaced,
     pub(crate) deferred: Deferred,
-    /// The director's own packets to ends of connections, sent after this burst: resets, and the last segments of
+    /// The director's own packets to the ends of connections, sent after this burst: resets, and the last segments of
     /// handshakes.
     pub(crate) answers: Vec<Answer>,
     /// Connections whose destination gets another SYN after this burst.
     pub(crate) unanswered_syns: Vec<ConnId>,
-    /// The connections that this worker has offloaded; `None`: the port has no XDP program that forwards.
+    /// The connections that this worker has offloaded; `None` if the port has no XDP program that forwards.
     pub(crate) offloader: Option<Offloader>,
 }
 
 impl Flows {
-    /// The connections of a worker. `total` counts over all services.
+    /// A worker's connections. `total` counts over all services.
     pub fn new(
         worker: usize,
         table: TableWorker,
@@ -53,7 +53,7 @@ impl Flows {
         total: SharedStats,
         ids: Identification,
     ) -> Self {
-        // Real servers see local ports, so the random numbers do not derive from the key of the table.
+        // Real servers see local ports, so the random numbers are not derived from the table's key.
         let mut random = Random::new(ids.seed());
         Self {
             worker,
@@ -88,8 +88,8 @@ impl Flows {
         &mut self.table
     }
 
-    /// Leaves the table ([`TableWorker::leave`]) and the counts of destinations as another process may continue with
-    /// them: those of the connections in the table.
+    /// Leaves the table ([`TableWorker::leave`]) and the counts of destinations in a state from which another process
+    /// can continue: the counts are those of the connections in the table.
     pub fn leave(&mut self) {
         self.replaced.count_out();
         self.table.leave();
@@ -117,13 +117,13 @@ impl Flows {
         found.filter(|(_, direction)| *direction == Direction::Inbound).map(|(id, _)| id)
     }
 
-    /// Whether a packet is one of a connection to its client.
+    /// Whether a packet is a connection's reply to its client.
     pub(crate) fn is_reply(&self, packet: &Packet, hash: u64) -> bool {
         matches!(self.table.find(&packet.connection_key(), hash), Some((_, Direction::Outbound)))
     }
 
-    /// Counts an ICMP error to the client of a connection, as IPVS does for errors of the director that pass its hooks
-    /// like replies.
+    /// Counts an ICMP error sent to the client of a connection, as IPVS does for the director's errors that pass its
+    /// hooks like replies.
     pub fn count_icmp_error(&self, connection: Option<ConnId>, bytes: usize, snapshot: &Snapshot) {
         let Some(id) = connection else { return };
         let connection = self.table.connection(id);
@@ -162,7 +162,7 @@ impl Flows {
         }
     }
 
-    /// Decrements a template's count of connections, because the connection that was counted is not in the table.
+    /// Decrements a template's count of connections, because the counted connection is not in the table.
     pub(crate) fn release_template(&self, template: Option<ConnId>) {
         template.inspect(|template| self.table.connection(*template).drop_controlled());
     }
@@ -175,12 +175,12 @@ impl Flows {
         }
     }
 
-    /// Counts packets over all services that were counted at their destinations already.
+    /// Adds packets that were already counted at their destinations to the total over all services.
     pub(crate) fn count_total(&self, counted: &StatsValues) {
         self.total.of_worker(self.worker).add(counted);
     }
 
-    /// When [`Self::expire`] is due next. `None`: not before a packet arrives.
+    /// When [`Self::expire`] is due next. `None` means not before a packet arrives.
     pub fn next_due(&self) -> Option<Millis> {
         let sweep = self.offloader.as_ref().and_then(Offloader::next_due);
         [self.table.next_timer(), self.replaced.next_due(), sweep].into_iter().flatten().min()
@@ -199,6 +199,6 @@ pub struct Description {
     pub protocol: Protocol,
     /// The endpoints.
     pub ends: Ends,
-    /// The firewall mark of the first packet; 0 is none.
+    /// The firewall mark of the first packet; 0 if there is none.
     pub mark: u32,
 }

@@ -1,6 +1,6 @@
-//! Forwarding of a client's packet, with the worker's identifications.
+//! Forwarding of a client's packet, with the worker's IP identifications.
 //!
-//! Runs for each packet of a connection. Not here: how a packet is rewritten (`forward/`).
+//! Runs for each packet of a connection. `forward/` rewrites the packet.
 
 use xvs_proto::network::RouteKey;
 use xvs_proto::{LinkId, Packet};
@@ -15,7 +15,7 @@ use crate::forward::{self, Ends, Outer};
 use crate::snapshot::{Destination, Encapsulation};
 use crate::verdict::Verdict;
 
-/// Forwards a client's packet, which was received by `link`, to a destination.
+/// Forwards a client's packet, received on `link`, to a destination.
 #[inline]
 pub(crate) fn request(
     flows: &mut Flows,
@@ -27,7 +27,7 @@ pub(crate) fn request(
     cx: Context<'_>,
 ) -> Verdict {
     if link == LinkId::LOOPBACK && !ends.method.masquerades() {
-        // A client on the director has the virtual address, so a reply to it would not leave the real server.
+        // A client on the director has the virtual address, so a reply to the client would not leave the real server.
         return Verdict::PassToKernel;
     }
     let outer = outer(flows, packet, destination, cx);
@@ -44,7 +44,7 @@ pub(crate) fn path_to_client(p: &FramedPacket<'_>, ends: &Ends, cx: Context<'_>)
     path.unwrap_or(Path::NoRoute)
 }
 
-/// Forwards a client's packet to a real server that is not configured here. A tunnel is then IP in IP.
+/// Forwards a client's packet to a real server that is not configured here. A tunnel then uses IP in IP.
 pub(crate) fn unbound(flows: &mut Flows, p: FramedPacket<'_>, ends: &Ends, cx: Context<'_>) -> Verdict {
     let vrf = cx.snapshot.egress.vrf(p.link);
     let tunnel = cx.snapshot.egress.tunnel_to(RouteKey::from(ends.dest.addr).of_vrf(vrf), Encapsulation::Ip);

@@ -9,16 +9,16 @@ pub(crate) struct FramedPacket<'a> {
     pub(crate) frame: &'a mut Frame,
     /// The link by which it was received.
     pub(crate) link: LinkId,
-    /// Its headers as received.
+    /// The packet's headers as received.
     pub(crate) packet: &'a Packet,
-    /// The hash of its connection's key.
+    /// The hash of the connection's key.
     pub(crate) hash: u64,
     /// Whether it was received in fragments.
     pub(crate) is_reassembled: bool,
 }
 
 impl FramedPacket<'_> {
-    /// The 32 bits at a place of a TCP segment's header (`tcp::field`).
+    /// The 32-bit field at an offset in a TCP header (`tcp::field`).
     pub(crate) fn tcp_number(&self, at: usize) -> u32 {
         tcp::number(&self.frame.bytes()[self.packet.transport..self.packet.end], at)
     }

@@ -1,8 +1,8 @@
 //! Look-up of a packet's connection, and whether that connection continues.
 //!
 //! Runs once for each packet of a flow. If a client's packet belongs to a connection that is over, or whose destination
-//! was removed, it may begin a new one in its place. Cost: one line of the index and one of the connection, both
-//! prefetched.
+//! was removed, it may begin a new connection that replaces the old one. Cost: one cache line of the index and one of
+//! the connection, both prefetched.
 //!
 //! Source: ipvs-behaviour, sections 2.2 and 3.6.
 
@@ -24,30 +24,30 @@ use crate::snapshot::{ConnReuse, Snapshot};
 /// The result of a look-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// A client's packet of this connection.
+    /// A packet from the client of this connection.
     Request(ConnId),
-    /// A packet of this connection to its client.
+    /// A packet to the client of this connection.
     Reply(ConnId),
-    /// A client's packet of this connection, whose destination was removed.
+    /// A packet from the client of this connection, whose destination was removed.
     NoDestination(ConnId),
     /// There is no connection, or the packet has just ended it.
     Nothing,
-    /// A packet that is left to the kernel: a client's (`backup_only`), or a reply from the virtual address.
+    /// A packet for the kernel: a client's (`backup_only`), or a reply from the virtual address.
     Kernel,
 }
 
-/// What happens to a connection on a client's packet.
+/// The effect of a client's packet on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     /// It continues.
     Keep,
-    /// It ends, and the packet is treated as if there had been none.
+    /// The connection ends, and the packet is treated as if there had been none.
     Replace,
-    /// Its destination was removed: the packet is dropped, and the connection's timeout is not extended.
+    /// The connection's destination was removed: the packet is dropped, and the timeout is not extended.
     NoDestination,
 }
 
-/// Finds the connection of a packet, and ends that connection if the packet is to begin a new one.
+/// Finds the connection of a packet, and ends it if the packet begins a new one.
 #[inline]
 pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, cx: Context<'_>) -> Found {
     let packet = p.packet;
@@ -69,7 +69,7 @@ pub(crate) fn find(flows: &mut Flows, p: &FramedPacket<'_>, cx: Context<'_>) -> 
 }
 
 /// A reply. If its connection does not masquerade, its source is the virtual address: the kernel drops such an IPv4
-/// packet from the wire, and routes IPv6.
+/// packet from the wire, and routes an IPv6 one.
 #[inline]
 fn reply(connection: &Connection<'_>, id: ConnId, packet: &Packet, cx: Context<'_>) -> Found {
     let is_routed = connection.method().masquerades() || packet.family() == Family::V6;
@@ -88,7 +88,7 @@ fn standing(connection: &Connection<'_>, packet: &Packet, snapshot: &Snapshot) -
     let destination = snapshot.destinations.available_for(connection);
     if is_first(packet) {
         let drained = destination.is_some_and(|destination| destination.weight.is_quiescent());
-        // Whoever has sent an unsigned message must not choose where a client's new connection goes.
+        // The sender of an unsigned message must not choose where a client's new connection goes.
         let is_over = is_over(connection, settings.conn_reuse_mode) || connection.is_unseen();
         if is_over || drained && settings.expire_nodest_conn || connection.flags().contains(Flags::RESET) {
             return Standing::Replace;
@@ -110,7 +110,7 @@ fn standing(connection: &Connection<'_>, packet: &Packet, snapshot: &Snapshot) -
 ///
 /// Source: ipvs-behaviour, section 3.6; for CLOSE, the kernel's recording `tcp-nat-server-refuses`, step 9.
 fn is_over(connection: &Connection<'_>, reuse: ConnReuse) -> bool {
-    // Behind the SYN proxy a handshake that passed through would have other numbers and windows than the last one.
+    // With the SYN proxy, a handshake that passed through would have other numbers and windows than the last one.
     let is_proxied = connection.flags().contains(Flags::SYN_PROXY);
     if connection.controller().is_some() && !is_proxied {
         return false;

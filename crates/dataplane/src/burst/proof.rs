@@ -1,23 +1,24 @@
-//! The proof that a TCP client receives the packets sent to its address, and that a connection is more than another
-//! director's words.
+//! The proof that a TCP client receives the packets sent to its address, and that a connection known from another
+//! director exists.
 //!
-//! A packet of a connection that only an unsigned message knows shows that the connection exists. The client's proof is
-//! for connections whose replies pass the director (NAT, FULLNAT), at each packet: the client's handshake, whose ACK
-//! acknowledges the destination's SYN; a sender with a forged source address cannot know its number. A full table keeps
-//! such a connection (`new_connection/eviction.rs`). Under direct routing and tunnels nothing can be proven. A
-//! connection that passes the client's address to its destination keeps another number in the same word, and stays
-//! unproven. Cost: a check of the flags; until the proof, also of the packet's numbers.
+//! For a connection that is known only from an unsigned message, any packet proves that it exists. The client's proof
+//! applies to connections whose replies pass through the director (NAT, FULLNAT), and is checked at each packet: it is
+//! the client's handshake, whose ACK acknowledges the destination's SYN; a sender with a forged source address cannot
+//! know its sequence number. A full table keeps such a connection (`new_connection/eviction.rs`). With direct routing
+//! and tunnels nothing can be proven. A connection that passes the client's address to its destination uses the same
+//! field for another number, and stays unproven. Cost: a check of the flags; until the proof, also of the packet's
+//! numbers.
 
 use xvs_proto::{Packet, Protocol, tcp};
 
 use super::framed_packet::FramedPacket;
 use crate::conn::{Connection, Flags};
 
-/// An ACK of up to this many bytes behind the destination's SYN is a proof, too: the ACK of the handshake may be lost,
-/// and the next one also acknowledges data. A guess hits one in 65,536.
+/// An ACK up to this many bytes after the destination's SYN is a proof, too: the ACK of the handshake may be lost, and
+/// the next one also acknowledges data. A guess succeeds once in 65,536.
 const WINDOW: u32 = 1 << 16;
 
-/// Takes note of a reply, and of the number of a SYN+ACK.
+/// Records a reply, and the sequence number of a SYN+ACK.
 #[inline]
 pub(crate) fn reply(p: &FramedPacket<'_>, connection: &Connection<'_>) {
     connection.note_seen();
@@ -26,7 +27,7 @@ pub(crate) fn reply(p: &FramedPacket<'_>, connection: &Connection<'_>) {
     }
 }
 
-/// Takes note of a request, and marks the connection as proven when the client acknowledges that number.
+/// Records a request, and marks the connection as proven when the client acknowledges that number.
 #[inline]
 pub(crate) fn request(p: &FramedPacket<'_>, connection: &Connection<'_>) {
     connection.note_seen();

@@ -1,11 +1,11 @@
 //! The frames of a burst, each with the results of the stages so far.
 //!
-//! Each stage is a loop over the burst, so that the memory for the next stage is fetched meanwhile. Most packets are
-//! plain ([`Plain`]), belong to a connection and do not change its state: they take the fast path, for which a few
-//! words in an array suffice (`fast_path.rs`). All others are classified and take the general path, which can do
-//! everything that the fast path does. A packet in several parts takes the fast path by its first part. For the general
-//! path its parts are joined in one buffer, so that every stage sees the whole packet, and the result is written back:
-//! that costs two copies of the packet. Nothing allocates after [`Burst::new`].
+//! Each stage is a loop over the burst, so that the memory for the next stage is fetched at the same time. Most packets
+//! are plain ([`Plain`]), belong to a connection and do not change its state: they take the fast path, which needs only
+//! a few integers in an array (`fast_path.rs`). All others are classified and take the general path, which handles
+//! every case. A packet in several buffers takes the fast path by its first buffer. For the general path its buffers
+//! are joined, so that every stage sees the whole packet, and the result is written back: this costs two copies of the
+//! packet. Nothing allocates after [`Burst::new`].
 
 use xvs_proto::plain::AddressesV6;
 use xvs_proto::{Family, HashSecret, LinkId, MacAddr, Packet, Plain, Protocol, tcp};
@@ -29,17 +29,17 @@ pub struct Burst {
     records: Box<[Record; BURST]>,
     /// The outcome of each frame that has taken its path.
     outcomes: Box<[Outcome; BURST]>,
-    /// The steps of the frames on the general path, in the order in which these were classified.
+    /// The steps of the frames on the general path, in the order of classification.
     steps: Vec<Step>,
-    /// Whether packets may take the fast path. Tests turn it off and expect the same results.
+    /// Whether packets may take the fast path. Tests disable it and expect the same results.
     pub(crate) fast_path: bool,
 }
 
-/// What the fast path knows of a frame.
+/// The fast path's information about a frame.
 #[derive(Clone, Copy)]
 struct Record {
     plain: Plain,
-    /// The hash of its connection's key; 0 where it has none.
+    /// The hash of the connection's key; 0 if there is none.
     hash: u64,
     progress: Progress,
 }
@@ -60,11 +60,11 @@ enum Progress {
     Of(ConnId, Direction),
     /// A plain packet whose candidate may be in the alternative bucket.
     Elsewhere,
-    /// A plain packet whose connection, if it has one, is looked up on the general path.
+    /// A plain packet whose connection, if any, is looked up on the general path.
     Unknown,
-    /// A packet in several parts for the general path, which joins and classifies it when it is next.
+    /// A packet in several buffers for the general path, which joins and classifies it when its turn comes.
     Chain,
-    /// It takes the general path, with the step of this number.
+    /// A packet on the general path, with this step number.
     General(u8),
 }
 
@@ -73,7 +73,7 @@ enum Progress {
 enum Outcome {
     /// The fast path; it leaves by this link.
     Forwarded(LinkId),
-    /// The general path, with the step of this number.
+    /// The general path, with this step number.
     General(u8),
 }
 
@@ -88,20 +88,20 @@ impl Progress {
     }
 }
 
-/// The results for one frame on the general path so far.
+/// The results so far for one frame on the general path.
 pub struct Step {
-    /// Its class.
+    /// The frame's class.
     pub class: Class,
-    /// The hash of its connection's key; 0 where the class has none.
+    /// The hash of the connection's key; 0 if the class has none.
     pub hash: u64,
-    /// The verdict. It is [`Verdict::Held`] for frames that are processed after the rest of the burst is decided.
+    /// The verdict; [`Verdict::Held`] for frames that are processed after the rest of the burst is decided.
     pub verdict: Verdict,
 }
 
-/// A packet of the general path: its connection or service is to be looked up, and its verdict decided.
+/// A packet on the general path whose connection or service has yet to be looked up, and its verdict decided.
 pub(crate) struct Undecided<'b> {
     received: &'b mut Received,
-    /// All parts of a packet in several buffers, joined.
+    /// A packet in several buffers, joined.
     joined: Option<Received>,
     packet: &'b Packet,
     hash: u64,
@@ -121,7 +121,7 @@ pub(crate) struct Forwarding<'a> {
 pub(crate) enum Decided<'a> {
     /// It is sent by this link.
     Forwarded(LinkId),
-    /// Its step is carried out.
+    /// The frame's step is carried out.
     General(&'a Step),
 }
 
@@ -151,7 +151,7 @@ impl Burst {
         &self.frames
     }
 
-    /// The number of frames of the last burst that took the general path.
+    /// The number of frames in the last burst that took the general path.
     pub(crate) fn general(&self) -> usize {
         self.steps.len()
     }
@@ -191,7 +191,7 @@ impl Burst {
         }
     }
 
-    /// Gives plain packets that an access list may refuse to the general path, which decides.
+    /// Moves plain packets that an access list may refuse to the general path, which decides.
     pub(crate) fn screen(&mut self, flows: &Flows, snapshot: &Snapshot) {
         let Some(lists) = snapshot.lists.as_deref() else { return };
         for (received, record) in self.frames.iter_mut().zip(&mut *self.records) {
@@ -217,7 +217,7 @@ impl Burst {
         }
     }
 
-    /// Finds the candidates of plain packets by their tags, and prefetches their entries and those of other packets.
+    /// Finds the candidates for plain packets by their tags, and prefetches their entries and those of other packets.
     pub(crate) fn seek(&mut self, flows: &Flows) {
         let records = &mut self.records[..self.frames.len()];
         for record in &mut *records {
@@ -259,8 +259,8 @@ impl Burst {
         }
     }
 
-    /// Forwards packets of steady connections by the fast path, up to the next packet that needs the general path.
-    /// Returns the number of its frame. `None`: there is none.
+    /// Forwards packets of steady connections on the fast path, up to the next packet that needs the general path.
+    /// Returns the number of that packet's frame, or `None` if there is none.
     // Not inlined, so that the loop over these packets has all registers.
     #[inline(never)]
     pub(crate) fn forward_steady(
@@ -331,7 +331,7 @@ impl Burst {
 }
 
 impl Step {
-    /// Classifies a frame of one part, and computes the hash of its connection's key if it is not known.
+    /// Classifies a frame in one buffer, and computes the hash of its connection's key if it is not known.
     fn of(
         Received { link, frame }: &mut Received,
         hash: Option<u64>,
@@ -349,7 +349,7 @@ impl Step {
         Self { class, hash, verdict }
     }
 
-    /// Classifies a frame by the joined bytes of its parts, which it returns.
+    /// Classifies a packet by its joined buffers, which it returns.
     // Not inlined, so that the path of other packets is short.
     #[inline(never)]
     fn of_chain(
@@ -367,7 +367,7 @@ impl Step {
     }
 }
 
-/// Writes joined bytes back into the parts.
+/// Writes joined bytes back into the buffers.
 #[inline(never)]
 fn divide(whole: Received, received: &mut Received, verdict: &mut Verdict, reassembly: &mut Reassembly) {
     if !write_back(&whole.frame, &mut received.frame) {
@@ -376,7 +376,7 @@ fn divide(whole: Received, received: &mut Received, verdict: &mut Verdict, reass
     reassembly.put_back(whole.frame);
 }
 
-/// The verdict on a packet whose parts have no room for the bytes that were added.
+/// The verdict on a packet whose buffers have no room for the added bytes.
 const NO_ROOM: Verdict = Verdict::Drop(DropReason::NoHeadroom);
 
 impl Undecided<'_> {
@@ -403,7 +403,7 @@ impl<'a> Forwarding<'a> {
         Self { fast_path: FastPath::begin(flows, cx), insertions: flows.table.insertions(), next: 0 }
     }
 
-    /// Forwards a packet by the fast path if its connection is steady. Returns the link by which it leaves.
+    /// Forwards a packet on the fast path if its connection is steady. Returns the link by which it leaves.
     #[inline(always)]
     fn forward(&mut self, flows: &mut Flows, received: &mut Received, record: &Record) -> Option<LinkId> {
         let Progress::Of(id, direction) = record.progress else { return None };
@@ -420,14 +420,14 @@ impl<'a> Forwarding<'a> {
         self.fast_path.forward(flows, p, id, direction)
     }
 
-    /// Counts what the fast path has forwarded.
+    /// Counts the packets that the fast path has forwarded.
     pub(crate) fn end(self, flows: &Flows) {
         self.fast_path.end(flows);
     }
 }
 
-/// The link address of frames that may be plain, and whether the driver leaves partial checksums. `None`: all frames of
-/// the link are classified.
+/// The link address of frames that may be plain, and whether the driver leaves partial checksums. `None` if all frames
+/// from the link are classified.
 fn plain_address(link: LinkId, snapshot: &Snapshot) -> Option<(MacAddr, bool)> {
     snapshot.egress.link(link).filter(|info| info.active).map(|info| (info.mac, info.partial_checksums))
 }
@@ -445,7 +445,7 @@ fn hash(plain: &Plain, frame: &[u8], secret: &HashSecret) -> u64 {
     secret.mix(source, dest, Protocol(plain.protocol))
 }
 
-/// The port in a packed endpoint of a plain packet.
+/// The port in an encoded endpoint of a plain packet.
 #[inline]
 fn port(packed: u64) -> u16 {
     (packed >> 16) as u16

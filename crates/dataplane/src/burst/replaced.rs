@@ -1,8 +1,8 @@
 //! Connections that were replaced by new ones and are still counted at their destinations.
 //!
 //! IPVS lets a replaced connection expire by its timer, so its destination counts it until the kernel's next tick, and
-//! schedulers see this count. This file reproduces that. Bounded: if there is no room ([`ROOM`]), all are removed from
-//! the counts at once. Not here: which connections are replaced (`lookup.rs`).
+//! schedulers see this count. This file reproduces that behaviour. Bounded: if there is no room ([`ROOM`]), all are
+//! removed from the counts at once.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +41,7 @@ impl Replaced {
         }
     }
 
-    /// When connections have to be removed from the counts. `None`: not before another one is kept.
+    /// When connections have to be removed from the counts. `None` means not before another one is added.
     pub(crate) fn next_due(&self) -> Option<Millis> {
         (!self.counted.is_empty()).then_some(self.until)
     }
@@ -60,5 +60,5 @@ fn next_tick(now: Millis) -> Millis {
 
 /// The period of the kernel's timers.
 const TICK: Duration = Duration::from_millis(10);
-/// The most replaced connections that a worker keeps.
+/// Maximum number of replaced connections that a worker keeps.
 const ROOM: usize = 256;

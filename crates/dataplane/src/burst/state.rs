@@ -1,8 +1,8 @@
 //! The next state and deadline of a connection, and its destination's count of active connections.
 //!
 //! Runs once for each packet of a connection. The state changes by compare-and-swap, so exactly one worker makes each
-//! change of the counts. A connection that the XDP program forwards is taken back before its state changes here
-//! (`conn/offloaded.rs`). Not here: the states themselves (`conn/tcp.rs`, `conn/sctp.rs`).
+//! change to the counts. A connection that the XDP program forwards is taken back before its state changes here
+//! (`conn/offloaded.rs`). `conn/tcp.rs` and `conn/sctp.rs` define the states.
 
 use xvs_proto::{Packet, Plain, Protocol, sctp, tcp::Flags as Control};
 
@@ -18,7 +18,7 @@ use crate::conn::{
 use crate::new_connection::eviction::is_half_open;
 use crate::snapshot::{Activity, Change, Destination, DestinationId, DestinationLive, Snapshot};
 
-/// What a packet says about the state of its connection.
+/// The effect of a packet on the state of its connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Event {
     tcp: Control,
@@ -38,7 +38,7 @@ impl From<&Plain> for Event {
 }
 
 /// Advances the state and deadline of a connection on a packet, and moves the connection between active and inactive in
-/// its destination's counts. The state alone determines which of the two the connection is, so the worker that made the
+/// its destination's counts. The state alone determines whether the connection is active, so the worker that made the
 /// transition moves it.
 #[inline]
 pub(crate) fn advance(
@@ -90,8 +90,8 @@ pub(crate) fn advance(
     }
 }
 
-/// Takes note of a change of a connection's state, also at its destination of this snapshot. `proven`: its client is
-/// known to receive replies.
+/// Records a change of a connection's state, also at its destination in this snapshot. `proven`: its client is known to
+/// receive replies.
 #[inline]
 fn note(
     table: &TableWorker,
@@ -111,7 +111,8 @@ fn note(
     let to = Activity::of(protocol, after);
     let has_moved = match connection.flags().contains(Flags::SYNC) {
         false => from != to,
-        // Without a destination nothing counts it, as under IPVS (recording `sync-unbound-master-sends-active-close`).
+        // Without a destination nothing counts the connection, as in IPVS (recording
+        // `sync-unbound-master-sends-active-close`).
         true => destination.is_some() && before != after && connection.count_as(to == Activity::Inactive),
     };
     if let Some((live, snapshot)) = destination {
@@ -127,8 +128,8 @@ fn note(
     }
 }
 
-/// Takes a connection back from the XDP program if a packet may change more than its deadline, or the program forwards
-/// nothing of it any more. Then its entry alone says what its state is.
+/// Takes a connection back from the XDP program if a packet may change more than its deadline, or if the program no
+/// longer forwards it. From then on only its entry determines its state.
 #[inline]
 pub(crate) fn take_back(
     flows: &mut Flows,
@@ -143,7 +144,7 @@ pub(crate) fn take_back(
     }
 }
 
-/// Whether a packet changes nothing of an offloaded connection but its deadline.
+/// Whether a packet changes only the deadline of an offloaded connection.
 fn keeps(connection: &Connection<'_>, flags: Control, direction: Direction) -> bool {
     let is_steady = connection.protocol() != Protocol::TCP
         || flags.0 & (Control::SYN.0 | Control::FIN.0 | Control::RST.0 | Control::ACK.0) == Control::ACK.0
@@ -152,7 +153,7 @@ fn keeps(connection: &Connection<'_>, flags: Control, direction: Direction) -> b
     is_steady && is_noted && connection.is_forwarded()
 }
 
-/// Gives a connection what its record says; see [`TableWorker::settle`].
+/// Applies the state in a connection's record; see [`TableWorker::settle`].
 // Not inlined: most packets have no record.
 #[inline(never)]
 pub(crate) fn settle(
@@ -168,7 +169,7 @@ pub(crate) fn settle(
     }
 }
 
-/// Takes note of what a record has said.
+/// Records the changes that a record contained.
 pub(crate) fn note_settled(
     table: &TableWorker,
     deferred: &mut Deferred,
@@ -199,8 +200,8 @@ fn is_refused(before: u8, after: u8) -> bool {
     TcpState::of(before) == TcpState::SynRecv && TcpState::of(after) == TcpState::Close
 }
 
-/// Counts a reply at its destination, and advances its connection. A connection of a removed destination stays as it
-/// is.
+/// Counts a reply at its destination, and advances its connection. A connection to a removed destination stays
+/// unchanged.
 pub(crate) fn advance_on_reply(
     flows: &mut Flows,
     id: ConnId,
@@ -224,7 +225,7 @@ fn seen(connection: &Connection<'_>, direction: Direction) -> Seen {
     let unseen = connection.flags().contains(Flags::NO_OUTPUT);
     match direction {
         Direction::Outbound => {
-            // Most connections do not have the flag here; then nothing is written.
+            // Most connections do not have the flag; then nothing is written.
             if unseen {
                 let _ = connection.clear_flags(Flags::NO_OUTPUT);
             }

@@ -1,6 +1,6 @@
 //! Transmission: carries out the verdict on a frame and counts it, and sends packets that the director originates.
 //!
-//! Runs once for each frame. A frame that its link or the kernel refuses becomes a drop here.
+//! Runs once for each frame. A frame that its link or the kernel refuses becomes a drop.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::port::{Port, Received};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
-/// The most fragments of a packet: more than the largest packet has on links with an MTU of 576 bytes.
+/// Maximum number of fragments of a packet: more than the largest packet has on links with an MTU of 576 bytes.
 const MAX_FRAGMENTS: usize = 128;
 
 /// Transmission of one worker's frames, with its counters.
@@ -41,7 +41,7 @@ pub struct Transmitter {
 }
 
 impl Transmitter {
-    /// Transmission that counts in `counters`, whose only writer is the caller's thread.
+    /// Transmission with the counters in `counters`, whose only writer is the caller's thread.
     pub fn new(counters: Arc<WorkerCounters>, unresolved: Arc<Unresolved>, ids: Identification) -> Self {
         Self {
             counters,
@@ -56,7 +56,7 @@ impl Transmitter {
         }
     }
 
-    /// Begins a burst: sends packets whose next hop is resolved now, and drops those that have waited too long. The
+    /// Begins a burst: sends packets whose next hop has been resolved, and drops those that have waited too long. The
     /// verdicts of the last burst are discarded.
     pub fn begin(&mut self, cx: Context<'_>, port: &mut impl Port) {
         self.verdicts.clear();
@@ -84,7 +84,7 @@ impl Transmitter {
         self.count_held();
     }
 
-    /// When [`Self::begin`] is due next if no frame arrives. `None`: no packet waits.
+    /// When [`Self::begin`] is due next if no frame arrives. `None` if no packet waits.
     pub fn next_due(&self, now: Millis) -> Option<Millis> {
         self.waiting.next_due(now)
     }
@@ -99,7 +99,7 @@ impl Transmitter {
         &self.verdicts
     }
 
-    /// Sends an ICMP error about a dropped packet, if the rate limit allows it. Returns the bytes of the message.
+    /// Sends an ICMP error about a dropped packet, if the rate limit allows it. Returns the length of the message.
     pub fn send_icmp_error(
         &mut self,
         error: &IcmpError<'_>,
@@ -121,7 +121,7 @@ impl Transmitter {
         }
     }
 
-    /// Sends a packet that the director has made, if it could be made. Returns its bytes.
+    /// Sends a packet that the director created, if there is one. Returns its length.
     fn originate(&mut self, made: Option<(LinkId, Frame)>, port: &mut impl Port) -> Option<usize> {
         let Some((link, frame)) = made else {
             self.counters.answers_withheld.add(1);
@@ -131,16 +131,16 @@ impl Transmitter {
         self.send_made(link, frame, port).then_some(bytes)
     }
 
-    /// Sends a frame that the director has made. Returns whether the link accepted it.
+    /// Sends a frame that the director created. Returns whether the link accepted it.
     pub(crate) fn send_made(&mut self, link: LinkId, frame: Frame, port: &mut impl Port) -> bool {
         self.counters.originated.add(1);
         self.send(link, frame, port)
     }
 
-    /// Carries out the verdict on a frame that the director has made.
+    /// Carries out the verdict on a frame that the director created.
     pub(crate) fn carry_out_made(&mut self, frame: Frame, verdict: Verdict, port: &mut impl Port) {
         self.counters.originated.add(1);
-        // No link has received the frame; one that could not be sent is dropped.
+        // No link has received the frame; if it cannot be sent, it is dropped.
         self.settle(Received { link: LinkId(0), frame }, verdict, port);
     }
 
@@ -169,7 +169,7 @@ impl Transmitter {
         port.settled(verdict);
     }
 
-    /// Sends a packet in fragments of at most `limit` bytes, each in its own frame: all or none.
+    /// Sends a packet in fragments of at most `limit` bytes, each in a separate frame: all or none.
     pub fn send_copies(
         &mut self,
         packet: &Frame,
@@ -185,7 +185,7 @@ impl Transmitter {
         Verdict::Transmit(link)
     }
 
-    /// Sends the packet of a frame in fragments of at most `mtu` bytes: all, or none and the frame is returned.
+    /// Sends the packet of a frame in fragments of at most `mtu` bytes: either all, or none and the frame is returned.
     fn send_fragmented(
         &mut self,
         mut frame: Frame,
@@ -247,7 +247,7 @@ impl Transmitter {
 
     /// Makes the kernel resolve a next hop.
     pub fn resolve(&self, next_hop: UnresolvedHop) {
-        // If the queue is full, others are being resolved, and the next packet requests this one again.
+        // If the queue is full, other next hops are being resolved, and the next packet requests this one again.
         let _ = self.unresolved.push((next_hop.link, next_hop.addr));
     }
 
@@ -275,7 +275,7 @@ impl Transmitter {
         let Received { link, frame } = received;
         let done = match verdict {
             Verdict::Fragment { link, mtu } => match self.send_fragmented(frame, link, mtu, port) {
-                // Its fragments are counted already.
+                // The packet's fragments are already counted.
                 Ok(verdict) => return verdict,
                 Err(frame) => Err((frame, DropReason::NeedsFragmenting)),
             },

@@ -1,13 +1,13 @@
 //! TCP connections whose client repeats its SYN, because the first SYN had no answer.
 //!
-//! Runs for each packet of a client. A real server without a route back through the director (NAT), or without the
+//! Runs for each packet from a client. A real server without a route back through the director (NAT), or without the
 //! virtual address (direct routing, tunnels), receives every SYN, but the client gets no answer. Each such connection
 //! counts once at its destination, when its second packet repeats the first one's sequence number; a flood of random
 //! packets does not repeat it. The first established connection resets the count (`burst/state.rs`). Cost: a check of
 //! the flags.
 //!
-//! Under NAT a real server answers a client in its own network directly. Such a client never connects, whether or not
-//! others do. The connections of such clients have a count of their own; the first established one resets it.
+//! With NAT a real server answers a client in its own network directly. Such a client never connects, whether or not
+//! others do. The connections of such clients have a separate count; the first established one resets it.
 
 use xvs_proto::{Protocol, tcp};
 use xvs_sched::ForwardingMethod;
@@ -35,7 +35,7 @@ pub(crate) fn count(
     }
 }
 
-/// Whether a connection's destination answers the client directly, and not through this director.
+/// Whether a connection's destination answers the client directly, bypassing this director.
 pub(crate) fn is_beside_its_destination(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
     connection.method() == ForwardingMethod::Nat
         && snapshot.egress.are_neighbours(connection.client().addr, connection.dest().addr)

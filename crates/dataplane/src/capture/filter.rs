@@ -1,22 +1,20 @@
 //! The filter of a capture, as an operator configures it.
-//!
-//! Not here: how a packet is compared with it (`judge.rs`).
 
 use xvs_proto::{FlowKey, Prefix};
 use xvs_sched::ServiceKey;
 
 use crate::verdict::{DropReason, Verdict};
 
-/// The conditions for a packet. A condition that is `None` holds for all packets.
+/// The conditions on a packet. A condition that is `None` matches all packets.
 #[derive(Debug, Clone, Default)]
 pub struct Filter {
-    /// One of its addresses is in this network.
+    /// One of the packet's addresses is in this network.
     pub address: Option<Prefix>,
-    /// One of its ports is this one.
+    /// The packet's source or destination port.
     pub port: Option<u16>,
-    /// It belongs to this service, or to a connection of the service.
+    /// The packet belongs to this service, or to a connection of the service.
     pub service: Option<ServiceKey>,
-    /// It was received by the interface of this name.
+    /// The packet was received on the interface with this name.
     pub interface: Option<String>,
     /// The condition on its verdict.
     pub fate: Fate,
@@ -46,7 +44,7 @@ impl Fate {
     }
 }
 
-/// Whether a packet is captured, as far as it is known before its verdict.
+/// Whether a packet is captured, as far as this is known before its verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Judged {
     Wanted,

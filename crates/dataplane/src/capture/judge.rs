@@ -1,8 +1,8 @@
 //! The comparison of packets with a capture's filter.
 //!
-//! Runs for each received packet while a capture is active, before the packet is copied. Addresses and ports of the
-//! packet and all endpoints of its connection are compared. So a filter for a real server finds the packets of its
-//! clients, and a filter for a service finds its replies, with every forwarding method. If a packet may begin a
+//! Runs for each received packet while a capture is active, before the packet is copied. The addresses and ports of the
+//! packet and all endpoints of its connection are compared. A filter for a real server therefore finds the packets of
+//! its clients, and a filter for a service finds its replies, with every forwarding method. If a packet may begin a
 //! connection, its real server is not known yet: such a packet is compared again at the end of its burst. Cost: a
 //! parse, and a look-up of the connection if the filter has an address, a port or a service.
 
@@ -19,7 +19,7 @@ use crate::snapshot::Snapshot;
 pub(super) struct Subject {
     /// `None` if the frame is no packet or malformed.
     packet: Option<Packet>,
-    /// The flow for the look-up of its connection.
+    /// The flow by which the packet's connection is looked up.
     flow: Option<FlowKey>,
     connection: Option<Description>,
 }
@@ -35,7 +35,7 @@ impl Subject {
     }
 }
 
-/// The flow for the look-up of a packet's connection. For an ICMP error it is that of the quoted packet.
+/// The flow by which a packet's connection is looked up. For an ICMP error it is the flow of the quoted packet.
 fn flow(frame: &[u8], packet: &Packet) -> FlowKey {
     let quote = packet.transport + icmp::HEADER_LEN..packet.end;
     let about = packet.is_followed_error() && packet.fragment == Fragment::Whole;
@@ -49,7 +49,7 @@ impl Filter {
         self.address.is_some() || self.port.is_some() || self.service.is_some()
     }
 
-    /// Whether a packet that was received by this link passes the filter, except for its verdict.
+    /// Whether a packet that was received on this link passes the filter, except for its verdict.
     pub(super) fn judge(&self, link: LinkId, subject: Option<&Subject>, snapshot: &Snapshot) -> Judged {
         let is_by = self
             .interface

@@ -12,7 +12,7 @@ use crate::verdict::Verdict;
 
 /// The most captures that may be active at a time.
 pub const MOST: usize = 4;
-/// The number of links with a count of missed copies; all further links share the last count.
+/// The number of links with a separate count of missed copies; all further links share the last count.
 const LINKS: usize = 64;
 
 /// The active captures.
@@ -21,7 +21,7 @@ pub type Captures = Arc<[Arc<Capture>]>;
 /// A capture: its filter, and the copies that have not been read yet.
 pub struct Capture {
     pub(super) filter: Filter,
-    /// Indexed by worker. Only that worker takes the lock, and only by trying, so it never waits.
+    /// Indexed by worker. Only that worker takes the lock, by `try_lock`, so it never waits.
     pub(super) lanes: Box<[Mutex<Lane>]>,
     missed: Box<[[Counter; LINKS]]>,
 }
@@ -59,7 +59,7 @@ pub enum FrameDirection {
     In,
     /// It was sent.
     Out,
-    /// It was received before: a fragment that has waited, or one that another worker received.
+    /// The frame was received before: a fragment that has waited, or one that another worker received.
     Earlier,
 }
 
@@ -67,9 +67,9 @@ pub enum FrameDirection {
 #[derive(Debug)]
 pub struct Record {
     /// The number of the worker's packet. A received frame and the frames that were sent because of it have the same
-    /// number and follow each other.
+    /// number and are consecutive.
     pub packet: u64,
-    /// The time at which its burst was received: nanoseconds since 1970, UTC.
+    /// The time at which the frame's burst was received: nanoseconds since 1970, UTC.
     pub nanoseconds: u64,
     /// The link by which it was received or sent.
     pub link: LinkId,
@@ -84,7 +84,7 @@ pub struct Record {
 }
 
 impl Record {
-    /// The copied part of the frame, from its Ethernet header on.
+    /// The copied bytes of the frame, from the Ethernet header.
     pub fn bytes(&self) -> &[u8] {
         &self.bytes[..self.kept]
     }
@@ -148,7 +148,7 @@ impl Lane {
         (lane, (filled, empty))
     }
 
-    /// Notes that a captured frame waits for its next hop.
+    /// Records that a captured frame waits for its next hop.
     pub(super) fn note_held(&mut self, number: u32) {
         // The capacity is the number of frames that may wait.
         if self.held.len() < self.held.capacity() {
@@ -156,7 +156,7 @@ impl Lane {
         }
     }
 
-    /// Whether a frame was noted by [`Self::note_held`], which ends with this call.
+    /// Whether [`Self::note_held`] has recorded a frame; the call removes the record.
     pub(super) fn forget_held(&mut self, number: u32) -> bool {
         let place = self.held.iter().position(|held| *held == number);
         place.map(|place| self.held.swap_remove(place)).is_some()
@@ -173,9 +173,9 @@ impl Lane {
         self.ready.push(record);
     }
 
-    /// Hands the copies of the burst to the reader, all at once, so that it never gets an incomplete packet.
+    /// Hands the copies of the burst to the reader, all at once, so that the reader never gets an incomplete packet.
     pub(super) fn hand_over(&mut self) {
-        // The queue has as many places as there are slots.
+        // The queue has as many entries as there are slots.
         if let Ok(chunk) = self.full.write_chunk_uninit(self.ready.len()) {
             chunk.fill_from_iter(self.ready.drain(..));
         }
@@ -200,7 +200,7 @@ impl Reader {
                 let Ok(record) = filled.pop() else { break };
                 each(worker, &record);
                 count += 1;
-                // The queue has as many places as there are slots.
+                // The queue has as many entries as there are slots.
                 let _ = empty.push(record);
             }
         }

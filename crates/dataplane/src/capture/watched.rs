@@ -1,9 +1,9 @@
 //! A port that copies frames for active captures.
 //!
-//! Lives for one burst, around the tagged port, and only while there are captures. Received frames are copied before
+//! Exists for one burst, around the tagged port, and only while there are captures. Received frames are copied before
 //! any stage reads them, sent frames when they are sent. The order in which the frames of the burst are settled
-//! determines which copies belong to one packet. No stage knows of captures. Frames are shown without the tags of known
-//! VLANs, on the VLAN's interface.
+//! determines which copies belong to one packet. No stage depends on captures. Frames are shown without the tags of
+//! known VLANs, on the VLAN's interface.
 
 use std::sync::MutexGuard;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -20,7 +20,8 @@ use crate::port::{Port, Received, Woken};
 use crate::snapshot::Snapshot;
 use crate::verdict::{DropReason, Verdict};
 
-/// A port that may be watched. It is notified when a burst has been received, and when it is completely processed.
+/// A port that may be watched. It is notified when a burst has been received, and when the burst is completely
+/// processed.
 pub trait Watch: Port {
     /// A burst was received, whose first `copies` frames are copies of frames that another worker received.
     fn arrived(&mut self, burst: &[Received], copies: usize, flows: &Flows);
@@ -48,7 +49,8 @@ pub struct Watched<'a, P> {
     frames: usize,
     /// The number of frames that are settled.
     settled: usize,
-    /// Whether the burst was received. Before, packets leave that have waited for their next hop since another burst.
+    /// Whether the burst was received. Before that, packets from earlier bursts that have waited for their next hop are
+    /// sent.
     begun: bool,
 }
 
@@ -165,7 +167,7 @@ impl Watching<'_> {
             Some(seen) if !originated => {
                 seen.judged != Judged::Unwanted && self.capture.filter.fate.takes(Verdict::Transmit(link))
             }
-            // The director originated it. An ICMP error may be about another packet, and fragments are rare.
+            // The director originated the frame. An ICMP error may be about another packet, and fragments are rare.
             _ => true,
         };
         if !wanted {

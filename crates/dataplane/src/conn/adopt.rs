@@ -1,15 +1,15 @@
 //! Connection tables in files that outlive the process, and their take-over by the next process.
 //!
-//! The process may have been killed between any two stores. Of the entries only the fields are used that identify a
-//! connection or that it needs later. Each entry is checked. The index is kept if it has the keys of all entries and no
-//! others, and else built anew, as free list, counts and timers always are. An entry that is incomplete, impossible or
-//! of an unknown destination is discarded. A table of another version or size, or from before the machine's last start,
-//! is refused as a whole. Runs once, before there are workers. Cost: three passes over the entries, and one over the
-//! index. A process that ends in order [leaves](Table::leave) the table so that no pass is necessary. Not here: the
-//! names and permissions of these files.
+//! The process may have been killed between any two stores. Only those fields of the entries are used that identify a
+//! connection or that it needs later. Each entry is checked. The index is kept if it contains the keys of all entries
+//! and no others; otherwise it is rebuilt, as the free list, counts and timers always are. An entry that is incomplete,
+//! impossible or refers to an unknown destination is discarded. A table with another version or size, or from before
+//! the machine's last start, is refused as a whole. Runs once, before there are workers. Cost: three passes over the
+//! entries, and one over the index. A process that ends in order [leaves](Table::leave) the table so that no pass is
+//! necessary.
 //!
 //! Before the take-over the table is a [`FormerTable`], which has no handles: nothing in this process can insert into
-//! it, remove from it or walk it while another process may still use it, or before its free list is built anew.
+//! it, remove from it or walk it while another process may still use it, or before its free list is rebuilt.
 
 use std::fs::File;
 use std::ops::Range;
@@ -48,7 +48,7 @@ pub struct TableFiles {
 #[derive(Debug)]
 pub struct FormerTable(Table);
 
-/// What a table has.
+/// The contents of a table.
 #[derive(Debug)]
 pub struct Survey {
     /// The number of connections and templates.
@@ -63,16 +63,16 @@ pub struct Survey {
 enum FreeEntries {
     /// A walk has found them.
     Found(Vec<u32>),
-    /// They are in the free list, but for those of this [`Stock`].
+    /// They are in the free list, except those in this [`Stock`].
     Listed([u32; 2]),
 }
 
-/// What a [repair](FormerTable::repair) has done.
+/// The result of a [repair](FormerTable::repair).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Repair {
     /// The number of discarded entries.
     pub discarded: usize,
-    /// Whether the index was built anew.
+    /// Whether the index was rebuilt.
     pub is_rebuilt: bool,
 }
 
@@ -91,7 +91,8 @@ impl TableConfig {
     /// The lengths of the files of a new table: connections, extensions.
     ///
     /// # Errors
-    /// As for [`Table::create`].
+    ///
+    /// Same as [`Table::create`].
     pub fn file_bytes(&self) -> io::Result<[u64; 2]> {
         let parts = Parts::of(self)?;
         Ok([parts.table_bytes(), parts.extension_bytes()].map(|bytes| file_bytes(bytes) as u64))
@@ -99,10 +100,11 @@ impl TableConfig {
 }
 
 impl Table {
-    /// An empty table in files of zeros with the lengths of [`TableConfig::file_bytes`].
+    /// An empty table in zero-filled files with the lengths from [`TableConfig::file_bytes`].
     ///
     /// # Errors
-    /// As for [`Self::create`].
+    ///
+    /// Same as [`Self::create`].
     pub fn create_in(
         files: &TableFiles,
         config: TableConfig,
@@ -151,13 +153,13 @@ impl FormerTable {
         self.0.entries()
     }
 
-    /// Enters all pages in this process's page tables, so that [`Self::survey`] takes less time.
+    /// Maps all pages into this process's page tables, so that [`Self::survey`] takes less time.
     pub fn touch(&self) {
         self.0.mapping.touch();
     }
 
-    /// Walks a table that nobody changes meanwhile, and that was left in order or [repaired](Self::repair). Changes
-    /// nothing. `each` sees each connection and template; `progress` is called repeatedly.
+    /// Walks a table that no thread changes during the walk, and that was left in order or [repaired](Self::repair).
+    /// Changes nothing. `each` is called for each connection and template; `progress` is called repeatedly.
     pub fn survey(&self, mut each: impl FnMut(&Connection<'_>), progress: impl Fn()) -> Survey {
         let extent = self.extent_of_files();
         let (mut live, mut expected, mut free) = (0, 0, Vec::new());
@@ -178,8 +180,8 @@ impl FormerTable {
         Survey { live, expected, extent, free: FreeEntries::Found(free) }
     }
 
-    /// What the process that has used the table has [left](Table::leave) at this time or later, so that no walk is
-    /// necessary; `None`: nothing.
+    /// The survey that the table's former process [left](Table::leave) at this time or later, so that no walk is
+    /// necessary; `None` if there is none.
     pub fn left_since(&self, since: Millis) -> Option<Survey> {
         let header = &self.0.slab.header[0];
         // Acquire: a reader that sees the time sees the rest.
@@ -192,7 +194,7 @@ impl FormerTable {
         })
     }
 
-    /// Takes over the table of a process that does not use it any more.
+    /// Takes over the table of a process that no longer uses it.
     pub fn take_over(self, survey: &Survey) -> Arc<Table> {
         let Table { slab, free_handles, config, counts, expected, .. } = &self.0;
         let header = &slab.header[0];
@@ -210,7 +212,7 @@ impl FormerTable {
                 stock
             }
         };
-        // The first handle gets what is not in the list, and gives a surplus to the others.
+        // The first handle gets the entries that are not in the list, and gives a surplus to the others.
         (0..free_handles.len()).for_each(|handle| _ = self.0.left_stock(handle).take());
         *self.0.left_stock(0) = Some(stock);
         for (worker, state) in free_handles.iter().take(config.workers).enumerate() {
@@ -224,17 +226,17 @@ impl FormerTable {
         Arc::new(self.0)
     }
 
-    /// The number of entries that were ever used, at most the number that the files have.
+    /// The number of entries that were ever used, at most the number in the files.
     fn extent_of_files(&self) -> u32 {
         self.0.slab.extent().min(self.0.slab.entries.len() as u32)
     }
 
-    /// Repairs a table whose process was killed at any moment: checks each entry and the index, and builds the counts
-    /// of templates anew, on all cores. `is_known` returns whether there is a destination with this number; `progress`
-    /// is called repeatedly.
+    /// Repairs a table whose process was killed at any moment: checks each entry and the index, and rebuilds the counts
+    /// of templates, on all cores. `is_known` returns whether there is a destination with this number; `progress` is
+    /// called repeatedly.
     ///
-    /// The index is kept if the sum over its slots is the sum over the keys of all entries, which no process that was
-    /// killed changes but for a few instructions; else it is built anew, at random places.
+    /// The index is kept if the sum over its slots equals the sum over the keys of all entries, which holds unless the
+    /// process was killed within a few instructions; otherwise it is rebuilt, at random positions.
     pub fn repair(
         &mut self,
         now: Millis,
@@ -244,10 +246,9 @@ impl FormerTable {
         let extent = self.extent_of_files();
         let Table { slab, buckets, secret, .. } = &self.0;
         let discarded = AtomicUsize::new(0);
-        // Entries that were about to be removed: a new connection between the same ends may have taken their place
-        // since.
+        // Entries that were about to be removed: a new connection between the same ends may have replaced them since.
         let closed = Mutex::new(Vec::new());
-        // The sum over the keys that the index has to have, less that over those that it has.
+        // The sum over the keys that the index must contain, less the sum over those that it contains.
         let missing = AtomicU64::new(0);
         // Relaxed, here and below: no other thread uses the table yet.
         for_each_window(extent, &progress, |window| {
@@ -308,7 +309,7 @@ impl FormerTable {
     }
 }
 
-/// Enters the keys of all current entries in an empty index, but of those that were about to be removed.
+/// Enters the keys of all current entries into an empty index, except of those that were about to be removed.
 fn rebuild(
     slab: &Slab,
     buckets: &Buckets,
@@ -319,7 +320,8 @@ fn rebuild(
 ) {
     for_each_window(buckets.len() as u32, &progress, |window| buckets.clear(window));
     for_each_window(extent, progress, |window| {
-        // All keys of a window before the first one is entered, so that their buckets are fetched together.
+        // All keys of a window are computed before the first one is entered, so that their buckets are fetched
+        // together.
         let keys: [Option<Keys>; WINDOW] = array::from_fn(|at| {
             let index = window.start + at as u32;
             let is_entered = index < window.end && {
@@ -337,7 +339,7 @@ fn rebuild(
     });
 }
 
-/// Whether an entry holds a connection or template that the table can keep.
+/// Whether an entry contains a connection or template that the table can keep.
 fn is_possible(record: Record<'_>, now: Millis, is_known: impl Fn(u32) -> bool) -> bool {
     let life = record.entry.life();
     life.is_live()
@@ -355,13 +357,13 @@ fn discard(entry: &Entry, discarded: &AtomicUsize) {
     discarded.fetch_add(1, Relaxed);
 }
 
-/// Passes each window of the indices up to this one to `each`, on all cores; calls `progress` for each share of them.
+/// Passes each window of the indices below `extent` to `each`, on all cores; calls `progress` for each share of them.
 fn for_each_window(extent: u32, progress: impl Fn() + Sync, each: impl Fn(Range<u32>) + Sync) {
     let next = AtomicU32::new(0);
     thread::scope(|scope| {
         for _ in 1..thread::available_parallelism().map_or(1, usize::from).min((extent / SHARE) as usize + 1)
         {
-            // If a thread cannot be started, the others do its part.
+            // If a thread cannot be started, the others do its share.
             let _ = thread::Builder::new()
                 .spawn_scoped(scope, || for_each_share(extent, &next, &progress, &each));
         }
@@ -369,7 +371,7 @@ fn for_each_window(extent: u32, progress: impl Fn() + Sync, each: impl Fn(Range<
     });
 }
 
-/// Takes shares from `next` on, and passes their windows to `each`.
+/// Takes shares from `next`, and passes their windows to `each`.
 fn for_each_share(extent: u32, next: &AtomicU32, progress: impl Fn(), each: impl Fn(Range<u32>)) {
     // Relaxed: this orders nothing; the end of the scope does.
     while let start = next.fetch_add(SHARE, Relaxed)
@@ -383,7 +385,7 @@ fn for_each_share(extent: u32, next: &AtomicU32, progress: impl Fn(), each: impl
 
 /// Entries whose buckets are fetched together.
 const WINDOW: usize = 16;
-/// Entries that a thread takes at a time.
+/// The number of entries that a thread takes at a time.
 const SHARE: u32 = 1 << 14;
 
 fn map(files: &TableFiles, config: &TableConfig, parts: &Parts) -> io::Result<[Arc<Mapping>; 2]> {
@@ -393,7 +395,7 @@ fn map(files: &TableFiles, config: &TableConfig, parts: &Parts) -> io::Result<[A
     ])
 }
 
-/// Checks the header of a table's file against what this program expects.
+/// Checks the header of a table's file against the values that this program expects.
 fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, HashSecret), AdoptError> {
     let mut bytes = [0; size_of::<Header>()];
     if file.metadata()?.len() < HEADER_BYTES as u64 {
@@ -425,7 +427,7 @@ fn header_of(file: &File, config: &TableConfig, boot: Boot) -> Result<(Parts, Ha
         ));
     }
     let made = Parts::of(config)?;
-    // The number of entries depends also on the number of workers that it was made for.
+    // The number of entries also depends on the number of workers for which the table was created.
     let parts = Parts { entries: entries.min(ENTRIES_MAX as u64) as usize, ..made };
     let length = file_bytes(parts.table_bytes()) as u64;
     if buckets != made.buckets as u64 || entries < capacity || file.metadata()?.len() != length {
@@ -443,7 +445,7 @@ fn word(bytes: &[u8], at: usize) -> u64 {
     u64::from_ne_bytes(array::from_fn(|byte| bytes[at + byte]))
 }
 
-/// Enters the keys of an entry in the index, unless it is detached. Returns whether no other entry has one of them.
+/// Enters the keys of an entry into the index, unless it is detached. Returns whether no other entry has one of them.
 fn enter(slab: &Slab, buckets: &Buckets, keys: &Keys, index: u32) -> bool {
     let record = slab.record(index);
     is_detached(record) || keys.enter(buckets, slab, Claim { index, wide: record.is_wide() }).is_ok()
@@ -453,15 +455,15 @@ fn is_detached(record: Record<'_>) -> bool {
     Flags(record.entry.flags.load(Ordering::Relaxed)).contains(Flags::DETACHED)
 }
 
-/// Whether the process was killed while it wrote the numbers of a connection behind the SYN proxy: some of them may be
-/// those from before, so its segments cannot be translated for either end. A received connection has its numbers from
+/// Whether the process was killed while it wrote the numbers of a connection through the SYN proxy: some of them may be
+/// the previous ones, so its segments cannot be translated for either end. A received connection has its numbers from
 /// the beginning, except in a table that xvs 0.3.0 has left.
 fn is_half_completed(entry: &Entry) -> bool {
     let flags = Flags(entry.flags.load(Ordering::Relaxed));
     flags.contains(Flags::HANDSHAKE) && flags.intersects(Flags::SYN_PROXY | Flags::SYNC)
 }
 
-/// No timeout is longer: a deadline after it is damaged.
+/// No timeout is longer: a later deadline is damaged.
 const FARTHEST_DEADLINE: Duration = Duration::from_secs(100 * 86_400);
 
 #[cfg(test)]
@@ -502,7 +504,7 @@ mod tests {
         let table = Table::create(CONFIG).unwrap();
         let (mut worker, new) = (table.handle(0).unwrap(), NewConnection::example());
         let old = inserted(&mut worker, &new);
-        // The part of a removal that comes before another worker can insert.
+        // The steps of a removal before another worker can insert.
         table.entry(old).close().unwrap();
         table.buckets.unlink(table.slab.record(old.0).request_flow().hash(&table.secret), old.0);
         if let Some(reply) = table.slab.record(old.0).reply_flow() {

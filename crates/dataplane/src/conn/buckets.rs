@@ -1,6 +1,6 @@
 //! The index of the table: from a hash to the entries whose key may have this hash.
 //!
-//! A bucket is a cache line of slots. A slot holds a tag (the 16 bits of the hash that do not choose the bucket), a
+//! A bucket is a cache line of slots. A slot contains a tag (the 16 bits of the hash that do not choose the bucket), a
 //! state and the index of an entry. The hash of a key determines two buckets: the primary, which is filled first, and
 //! the alternative. A look-up reads the line of the primary, and that of the alternative only on a miss. It compares
 //! all tags of a bucket before it branches. Slots never move and no operation waits. When both buckets are full, the
@@ -19,8 +19,8 @@
 //!   attempts it empties the other slot as well, so that no worker waits for one that does not run.
 //!
 //! Only then does it make its own slot final by compare-and-swap; it starts over if another worker has emptied the
-//! slot. So two workers cannot both succeed: the second one would have seen the slot of the first and left it as it
-//! was, and no rule above allows that.
+//! slot. Two workers therefore cannot both succeed: the second one would have seen the slot of the first and left it
+//! unchanged, and no rule above allows that.
 
 use std::ops::Range;
 
@@ -42,7 +42,7 @@ pub(super) enum Entered {
 /// The kind of a key. Only keys of the same kind compete for uniqueness.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
-    /// The key that finds a connection by its client's packets.
+    /// The key by which a client's packets find a connection.
     Request,
     /// The key that finds a connection by its replies.
     Reply,
@@ -62,14 +62,14 @@ impl Claim {
     }
 }
 
-/// What the tags of a bucket say about a key.
+/// The possible match for a key, judging by the tags of a bucket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Candidate<T> {
     /// It may be the key of this entry.
     Found(T),
     /// It is not in this bucket.
     Elsewhere,
-    /// Only a look-up can tell.
+    /// Only a look-up can decide.
     Unsure,
 }
 
@@ -79,7 +79,7 @@ pub(super) struct Buckets {
     cells: Cells<Bucket>,
 }
 
-/// The slots that may hold a hash, and the upper half of a slot that holds it.
+/// The slots that may contain a hash, and the upper half of a slot that contains it.
 #[derive(Debug, Clone, Copy)]
 struct Place {
     buckets: [usize; 2],
@@ -92,7 +92,7 @@ struct Place {
 type Slots = [u64; 2 * SLOTS];
 
 impl Buckets {
-    /// The number of buckets for `connections` with two keys each: 25 slots for 16 keys, 25 bytes a connection.
+    /// The number of buckets for `connections` with two keys each: 25 slots for 16 keys, 25 bytes for each connection.
     /// Up to ten million connections, two choices of eight slots never overflowed at this size (simulated: the first
     /// overflow came at 65 to 80 % full).
     pub(super) fn needed(connections: usize) -> usize {
@@ -115,7 +115,7 @@ impl Buckets {
         self.cells.len()
     }
 
-    /// The sum of [`share_of`] of all keys in these buckets. Empties tentative slots. No other thread uses them.
+    /// The sum of [`share_of`] over all keys in these buckets. Empties tentative slots. No other thread uses them.
     pub(super) fn sum(&self, buckets: Range<u32>) -> u64 {
         // Relaxed: no other thread uses them.
         self.slots_of(buckets).fold(0, |sum, slot| match slot.load(Ordering::Relaxed) {
@@ -132,13 +132,13 @@ impl Buckets {
         self.cells[buckets.start as usize..buckets.end as usize].iter().flat_map(|bucket| &bucket.slots)
     }
 
-    /// Prefetches the line that a look-up reads first.
+    /// Prefetches the cache line that a look-up reads first.
     #[inline]
     pub(super) fn prefetch(&self, hash: u64) {
         prefetch(&self.cells[self.primary(hash)]);
     }
 
-    /// Prefetches both lines that entering a key reads.
+    /// Prefetches both cache lines that the insertion of a key reads.
     #[inline]
     pub(super) fn prefetch_both(&self, hash: u64) {
         self.place(hash).buckets.iter().for_each(|&bucket| prefetch(&self.cells[bucket]));
@@ -146,7 +146,7 @@ impl Buckets {
 
     /// Calls `fetch` for each entry that a look-up in the primary bucket will compare, with the entry's index and
     /// whether it has an extension. If there is no such entry, prefetches the alternative bucket.
-    // Always: a call and its arguments cost as much as the comparison.
+    // Always inlined: a call and its arguments cost as much as the comparison.
     #[inline(always)]
     pub(super) fn prefetch_entries(&self, hash: u64, mut fetch: impl FnMut(u32, bool)) {
         let primary = self.primary(hash);
@@ -175,7 +175,7 @@ impl Buckets {
         found
     }
 
-    /// As [`Self::candidate`], in the alternative bucket.
+    /// Like [`Self::candidate`], in the alternative bucket.
     #[inline]
     pub(super) fn second_candidate(&self, hash: u64) -> Candidate<Claim> {
         self.first(self.alternative(hash, self.primary(hash)), tag(hash))
@@ -211,7 +211,7 @@ impl Buckets {
             let slots = &self.cells[bucket].slots;
             let mut hits = hits(slots, tag);
             while hits != 0 {
-                // Acquire: the entry is read afterwards. The slot may have changed since the comparison of tags.
+                // Acquire: the entry is read afterwards. The slot may have changed since the tags were compared.
                 let word = slots[hits.trailing_zeros() as usize].load(Ordering::Acquire);
                 hits &= hits - 1;
                 if is_final(word, tag)
@@ -254,7 +254,7 @@ impl Buckets {
                 return Entered::Existing(word as u32);
             }
             let Some(position) = vacancy(&slots) else { return Entered::Full };
-            // Release: a thread that sees the slot sees the entry filled. If another worker took the slot first, all
+            // Release: a thread that sees the slot sees the filled entry. If another worker took the slot first, all
             // slots are read again.
             if !self.exchange(place, position, 0, own) {
                 continue;
@@ -278,8 +278,8 @@ impl Buckets {
 
     /// Enters a key that several entries may have; `same` returns whether another entry has it. A look-up then finds
     /// this entry, and none of the earlier ones, until this one is unlinked. After that it finds the first of the
-    /// earlier ones by position. Of two entries that are entered at the same time, each may shadow the other. Never
-    /// returns [`Entered::Existing`].
+    /// earlier ones by position. If two entries are entered at the same time, each may shadow the other. Never returns
+    /// [`Entered::Existing`].
     pub(super) fn enter_beside(&self, hash: u64, claim: Claim, same: impl Fn(u32) -> bool) -> Entered {
         let place = self.place(hash);
         loop {
@@ -290,7 +290,7 @@ impl Buckets {
             }
             for (position, &word) in slots.iter().enumerate() {
                 if place.is_final(word) && word & SHADOWED == 0 && same(word as u32) {
-                    // A failure means that another worker has unlinked it meanwhile.
+                    // A failure means that another worker has unlinked it in the meantime.
                     self.exchange(place, position, word, word | SHADOWED);
                 }
             }
@@ -298,23 +298,23 @@ impl Buckets {
         }
     }
 
-    /// The entries in both buckets of this hash. None if at least `needed` of the slots are empty.
+    /// The entries in both buckets for this hash; none if at least `needed` of the slots are empty.
     pub(super) fn occupants_if_full(&self, hash: u64, needed: usize) -> impl Iterator<Item = u32> + use<> {
         let slots = self.slots(self.place(hash));
         let full = slots.iter().filter(|&&word| word == 0).count() < needed;
         slots.into_iter().filter(move |word| full && word & FINAL != 0).map(|word| word as u32)
     }
 
-    /// Empties the slot that holds this entry's key. Several threads may do so at once: the index enters no slot again
-    /// before they all have passed a quiescent point.
+    /// Empties the slot that contains this entry's key. Several threads may do so at once: the index is not entered
+    /// into a slot again before they all have passed a quiescent point.
     pub(super) fn unlink(&self, hash: u64, index: u32) {
         let place = self.place(hash);
         for position in 0..2 * SLOTS {
             loop {
-                // Acquire: as every read of a slot. A final slot changes only by being emptied or shadowed.
+                // Acquire, like every read of a slot. A final slot changes only by being emptied or shadowed.
                 let word = self.slot(place, position).load(Ordering::Acquire);
                 let there = place.is_final(word) && word as u32 == index;
-                // The exchange has Release: earlier accesses to the entry come before it.
+                // The exchange has Release ordering: earlier accesses to the entry precede it.
                 if !there || self.exchange(place, position, word, 0) {
                     break;
                 }
@@ -322,7 +322,7 @@ impl Buckets {
         }
     }
 
-    /// Looks for rivals of the tentative slot at `own`, and empties the slots of those that yield to it.
+    /// Searches for rivals of the tentative slot at `own`, and empties the slots of those that yield to it.
     fn settle(&self, place: Place, own: usize, attempts: u32, same: &impl Fn(u32) -> bool) -> Rivals {
         for position in (0..2 * SLOTS).filter(|&position| position != own) {
             loop {
@@ -336,7 +336,8 @@ impl Buckets {
                 if position < own && attempts <= PATIENCE {
                     return Rivals::Lower;
                 }
-                // A failure means that the rival has become final or has withdrawn meanwhile: the slot is read again.
+                // A failure means that the rival has become final or has withdrawn in the meantime: the slot is read
+                // again.
                 if self.exchange(place, position, word, 0) {
                     break;
                 }
@@ -346,8 +347,8 @@ impl Buckets {
     }
 
     fn exchange(&self, place: Place, position: usize, old: u64, new: u64) -> bool {
-        // Release: the entry that `new` refers to is filled before. Acquire: a chain of changes of one slot orders them
-        // all.
+        // Release: the entry to which `new` refers is filled before. Acquire: a chain of changes to one slot orders
+        // them all.
         let slot = self.slot(place, position);
         slot.compare_exchange(old, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
@@ -385,18 +386,18 @@ impl Place {
         is_final(word, self.tag)
     }
 
-    /// Whether a slot holds, finally or tentatively, a key that only one entry may have and that may be this key.
+    /// Whether a slot contains, finally or tentatively, a key that only one entry may have and that may be this key.
     fn contends(self, word: u64) -> bool {
         word & (FINAL | TENTATIVE) != 0 && word & (TAG | REPLY | BESIDE) == self.contends
     }
 }
 
-/// What a key of this entry adds to the sum of the buckets.
+/// The contribution of this entry's key to the sum over the buckets.
 pub(super) fn share_of(hash: u64, index: u32) -> u64 {
     mixed(tag(hash) | u64::from(index))
 }
 
-/// A number in which all bits depend on the tag and the index of a slot.
+/// A number in which all bits depend on the tag and the index in a slot.
 fn mixed(word: u64) -> u64 {
     let word = (word & TAG | u64::from(word as u32)).wrapping_mul(SPREAD);
     (word ^ word >> 32).wrapping_mul(SPREAD)
@@ -408,7 +409,7 @@ fn hits(slots: &[AtomicU64; SLOTS], tag: u64) -> u32 {
     matching(slots, TAG | FINAL, tag | FINAL)
 }
 
-/// The tag of a hash, at its place in a slot: the lowest bits of the hash, which choose no bucket.
+/// The tag of a hash, at its position in a slot: the lowest bits of the hash, which choose no bucket.
 #[inline]
 fn tag(hash: u64) -> u64 {
     hash << 48
@@ -434,7 +435,7 @@ enum Rivals {
     Lower,
 }
 
-/// An empty position: in the primary bucket while it has room to spare, else in the emptier bucket.
+/// An empty position: in the primary bucket while it has room to spare, otherwise in the emptier bucket.
 fn vacancy(slots: &Slots) -> Option<usize> {
     let [primary, alternative] =
         [0, SLOTS].map(|first| slots[first..first + SLOTS].iter().filter(|&&word| word == 0).count());
@@ -451,11 +452,11 @@ const FINAL: u64 = 1 << 32;
 const TENTATIVE: u64 = 1 << 33;
 /// The slot was entered by `enter_beside`. It does not compete for the uniqueness of its key.
 const BESIDE: u64 = 1 << 35;
-/// The slot holds a reply key that only one entry may have.
+/// The slot contains a reply key that only one entry may have.
 const REPLY: u64 = 1 << 36;
 /// The entry has an extension.
 const WIDE: u64 = 1 << 37;
-/// Look-ups find a newer entry with the same key in place of this one.
+/// Look-ups find a newer entry with the same key instead of this one.
 const SHADOWED: u64 = 1 << 34;
 /// The number of empty slots that a primary bucket keeps while the alternative is emptier.
 const SPARE: usize = 4;

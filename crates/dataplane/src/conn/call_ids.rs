@@ -1,13 +1,13 @@
-//! The Call-IDs of templates of services with `--pe sip`. They are stored beside the connection table, whose entries
+//! The Call-IDs of templates for services with `--pe sip`. They are stored beside the connection table, whose entries
 //! have no room for them.
 //!
-//! A worker that makes a template writes a slot before any look-up can find the template. Look-ups by endpoints, which
-//! several templates may share, read the slot. Each worker takes slots from its own range in turn. A slot is free when
-//! its template has been removed. If all inspected slots are in use, a template is evicted. So slots need not be
-//! released, no worker waits, and nothing is allocated after the start. A worker that still uses a removed or detached
-//! template may read another template's Call-ID here; it then also sees that the template is no longer valid. Cost: at
-//! most five cache lines for a comparison; at most 64 inspected slots for a new template. Not here: the parser of SIP
-//! messages (`xvs-proto`, `sip.rs`), the choice of the evicted template (`eviction.rs`).
+//! A worker that creates a template writes a slot before any look-up can find the template. Look-ups by endpoints,
+//! which several templates may share, read the slot. Each worker takes slots from its own range in turn. A slot is free
+//! when its template has been removed. If all inspected slots are in use, a template is evicted. Slots therefore need
+//! not be released, no worker waits, and nothing is allocated after the start. A worker that still uses a removed or
+//! detached template may read another template's Call-ID here; it then also sees that the template is no longer valid.
+//! Cost: at most five cache lines for a comparison; at most 64 inspected slots for a new template. `eviction.rs`
+//! chooses the evicted template.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
@@ -32,14 +32,14 @@ pub struct CallIds {
 /// One Call-ID.
 #[derive(Default)]
 struct Slot {
-    /// The template's generation in the upper half, its index plus one in the lower half; 0: no template.
+    /// The template's generation in the upper half, its index plus one in the lower half; 0 if there is no template.
     owner: AtomicU64,
     /// The length in the first byte, then the bytes.
     words: [AtomicU64; WORDS],
 }
 
 impl CallIds {
-    /// This many slots, in equal ranges for the workers.
+    /// Creates this many slots, in equal ranges for the workers.
     pub fn new(slots: usize, workers: usize) -> Self {
         let each = slots / workers.max(1);
         Self {
@@ -59,14 +59,14 @@ impl CallIds {
         self.slots.is_empty()
     }
 
-    /// A hash of a Call-ID, by a secret of this value.
+    /// A hash of a Call-ID, keyed with this value's secret.
     pub fn hash(&self, call_id: &[u8]) -> u64 {
         self.hasher.hash_one(call_id)
     }
 
-    /// Writes a Call-ID into a slot of this worker. Returns the mark that the template must carry. If all inspected
-    /// slots are in use, calls `evict` for their templates in turn until one has been evicted; `None` if it evicts
-    /// none.
+    /// Writes a Call-ID into one of this worker's slots. Returns the mark that the template must carry. If all
+    /// inspected slots are in use, calls `evict` for their templates in turn until one has been evicted; `None` if it
+    /// evicts none.
     pub(crate) fn write(
         &self,
         worker: usize,
@@ -84,14 +84,14 @@ impl CallIds {
             });
         next.store(number.map_or(first + LOOKED_AT, |number| number + 1) % each, Relaxed);
         let slot = &self.slots[number?];
-        // Release: a thread that reads any of the words sees that the template before was detached, if it was. The
+        // Release: a thread that reads any of the words sees that the previous template was detached, if it was. The
         // template's insertion ensures that a thread which finds the new template sees all words.
         slot.words.iter().zip(packed(call_id)).for_each(|(word, value)| word.store(value, Release));
         slot.owner.store(0, Relaxed);
         number.map(|number| number as u32 + 1)
     }
 
-    /// Assigns the slot to the template that has now been inserted. Until then the slot counts as free.
+    /// Assigns the slot to the template, which has now been inserted. Until then the slot counts as free.
     pub(crate) fn settle(&self, mark: u32, template: &Connection<'_>) {
         if let Some(slot) = self.slot(mark) {
             slot.owner.store(owner(template), Relaxed);
@@ -107,7 +107,7 @@ impl CallIds {
         })
     }
 
-    /// The Call-ID of a template, for listings. `None` if the slot belongs to another template by now.
+    /// The Call-ID of a template, for listings. `None` if the slot now belongs to another template.
     pub fn read(&self, template: &Connection<'_>) -> Option<Vec<u8>> {
         let slot = self.slot(template.mark()).filter(|slot| slot.owner.load(Relaxed) == owner(template))?;
         let bytes: Vec<u8> = slot.words.iter().flat_map(|word| word.load(Relaxed).to_le_bytes()).collect();
@@ -121,7 +121,7 @@ impl CallIds {
 }
 
 impl Slot {
-    /// The template that the slot was written for, if it is still in the table.
+    /// The template for which the slot was written, if it is still in the table.
     fn owner(&self, table: &TableWorker) -> Option<ConnId> {
         let owner = self.owner.load(Relaxed);
         let index = (owner as u32).checked_sub(1)?;
@@ -134,7 +134,7 @@ fn owner(template: &Connection<'_>) -> u64 {
     u64::from(template.generation()) << 32 | (u64::from(template.id().index()) + 1)
 }
 
-/// The words of a slot for a Call-ID.
+/// A Call-ID in the format of a slot.
 fn packed(call_id: &[u8]) -> [u64; WORDS] {
     debug_assert!(call_id.len() <= CALL_ID_MAX);
     let mut bytes = [0; 8 * WORDS];
@@ -147,7 +147,7 @@ fn packed(call_id: &[u8]) -> [u64; WORDS] {
     words
 }
 
-/// The number of words of a slot: for the length and the longest Call-ID.
+/// The number of 64-bit words in a slot: for the length and the longest Call-ID.
 const WORDS: usize = (CALL_ID_MAX + 1) / 8;
 /// The number of slots that are inspected for a new template.
 const LOOKED_AT: usize = 64;
@@ -168,7 +168,7 @@ mod tests {
         Table::create(config).unwrap().handle(0).unwrap()
     }
 
-    /// Makes the template of a SIP call, if there is room for its Call-ID.
+    /// Creates the template of a SIP call, if there is room for its Call-ID.
     fn template(table: &mut TableWorker, call_ids: &CallIds, call_id: &[u8], port: u16) -> Option<ConnId> {
         let mark = call_ids.write(0, call_id, table, |_, _| false)?;
         let example = NewConnection::example();

@@ -1,5 +1,5 @@
-//! Look-ups of a burst in steps, so that the memory for the next step is fetched meanwhile: the candidate by its tag,
-//! then its comparison with the packet.
+//! Look-ups for a burst in steps, so that the memory for the next step is fetched at the same time: finding the
+//! candidate by its tag, then comparing it with the packet.
 //!
 //! A packet without a candidate, or whose candidate is another connection, needs [`TableWorker::find`]. Until this
 //! worker inserts a connection, these steps find the same connection as that look-up, or none.
@@ -23,7 +23,7 @@ impl TableWorker {
         self.fetched(self.handle.table.buckets.candidate(hash))
     }
 
-    /// As [`Self::candidate`], in the alternative bucket.
+    /// Like [`Self::candidate`], in the alternative bucket.
     #[inline]
     pub(crate) fn second_candidate(&self, hash: u64) -> Candidate<ConnId> {
         self.fetched(self.handle.table.buckets.second_candidate(hash))
@@ -52,7 +52,8 @@ impl TableWorker {
 }
 
 impl Connection<'_> {
-    /// The direction of a plain packet of this connection. `None`: only a look-up can tell whether it belongs to it.
+    /// The direction of a plain packet of this connection. `None` if only a look-up can decide whether it belongs to
+    /// the connection.
     #[inline]
     pub(crate) fn direction_of(&self, plain: &Plain, frame: &[u8]) -> Option<Direction> {
         match plain.family {
@@ -91,7 +92,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Whether its client and its destination are of different families, and packets are translated between them.
+    /// Whether client and destination belong to different families, so that packets are translated between them.
     #[inline]
     pub(crate) fn is_translated(&self) -> bool {
         self.record.is_translated()
@@ -118,7 +119,7 @@ mod tests {
     const SECRET: HashSecret =
         HashSecret([0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03, 0x2545_f491_4f6c_dd1d]);
 
-    /// UDP from a client to one of four virtual endpoints, by NAT to one server.
+    /// UDP from a client to one of four virtual endpoints, with NAT to one server.
     fn connection(number: u16) -> NewConnection {
         NewConnection {
             protocol: Protocol::UDP,

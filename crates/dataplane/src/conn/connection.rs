@@ -1,7 +1,7 @@
 //! A view of one connection in the table.
 //!
 //! It is the result of a look-up or of a walk. Reading it costs the loads of its atomics. It cannot outlive the burst
-//! in which it was made, because the entry may be reused afterwards. Endpoints and references never change while the
+//! in which it was created, because the entry may be reused afterwards. Endpoints and references never change while the
 //! connection lives. State, deadline, flags and counts do, and any worker may change them.
 
 use std::sync::{Arc, OnceLock};
@@ -29,17 +29,18 @@ pub struct Connection<'a> {
     pub(super) offloaded: &'a OnceLock<Arc<Offloaded>>,
 }
 
-/// Writes what a new connection has beside a [`NewConnection`](crate::conn::insertion::NewConnection) (numbers,
-/// shifts), before another thread can find it; `None`: it has nothing else.
+/// Writes the data of a new connection that a [`NewConnection`](crate::conn::insertion::NewConnection) does not contain
+/// (numbers, shifts), before another thread can find the connection; `None` if there are none.
 pub(crate) type Complete<'a> = Option<&'a dyn Fn(&Connection<'_>)>;
 
 impl Connection<'_> {
-    /// Its place in the table.
+    /// The id of the connection in the table.
     pub fn id(&self) -> ConnId {
         self.id
     }
 
-    /// A number that changes when the connection is removed. Id and generation together identify a connection for ever.
+    /// A number that changes when the connection is removed. Id and generation together identify a connection
+    /// permanently.
     pub fn generation(&self) -> u32 {
         self.record.entry.generation.load(Ordering::Relaxed)
     }
@@ -64,14 +65,14 @@ impl Connection<'_> {
         self.record.dest()
     }
 
-    /// Whether it forwards to the client's original destination (`cache_bypass`): its destination address is
+    /// Whether the connection goes to the client's original destination (`cache_bypass`): its destination address is
     /// unspecified.
     #[inline]
     pub fn is_bypass(&self) -> bool {
         self.dest().addr.is_unspecified()
     }
 
-    /// Whether it was received from another director, and its real server is not configured here.
+    /// Whether the connection was received from another director, and its real server is not configured here.
     #[inline]
     pub fn is_unbound(&self) -> bool {
         self.dest_ref() == NO_DESTINATION && !self.is_bypass()
@@ -107,7 +108,7 @@ impl Connection<'_> {
         self.spare().0
     }
 
-    /// Sets how long a template lasts after the next connection, in seconds.
+    /// Sets the time that a template lasts after the next connection, in seconds.
     pub fn set_timeout_seconds(&self, seconds: u32) {
         self.set_spare(Spare::template(seconds));
     }
@@ -123,7 +124,7 @@ impl Connection<'_> {
         self.set_spare(Spare::first_sequence(number));
     }
 
-    /// The acknowledgement number that proves that the client received the destination's SYN+ACK; 0: none has passed.
+    /// The acknowledgement number that proves that the client received the destination's SYN+ACK; 0 if none has passed.
     /// Not for a connection with a [`Self::first_sequence`].
     pub fn destination_sequence(&self) -> u32 {
         self.spare().0
@@ -151,58 +152,58 @@ impl Connection<'_> {
         self.record.entry.dest.load(Ordering::Relaxed)
     }
 
-    /// Firewall mark of the service; 0: none. For templates see
+    /// Firewall mark of the service; 0 if there is none. For templates see
     /// [`NewConnection::mark`](crate::conn::insertion::NewConnection::mark).
     pub fn mark(&self) -> u32 {
         self.record.entry.mark.load(Ordering::Relaxed)
     }
 
-    /// The template that controls it, or the control connection of an FTP data connection. The controller counts this
-    /// connection and lives at least as long.
+    /// The template that controls the connection, or the control connection of an FTP data connection. The controller
+    /// counts this connection and lives at least as long.
     pub fn controller(&self) -> Option<ConnId> {
         self.record.entry.controller.load(Ordering::Relaxed).checked_sub(1).map(ConnId)
     }
 
-    /// The protocol's state; 0 if the connection has been removed meanwhile.
+    /// The protocol state; 0 if the connection has since been removed.
     pub fn state(&self) -> u8 {
         self.told().state()
     }
 
-    /// When it expires; time 0 if it has been removed meanwhile.
+    /// The deadline; time 0 if the connection has since been removed.
     pub fn expires(&self) -> Millis {
         self.told().deadline()
     }
 
-    /// State and deadline as the XDP program knows them, if it forwards the connection.
+    /// State and deadline according to the XDP program, if it forwards the connection.
     fn told(&self) -> Life {
         let life = self.record.entry.life();
         self.of_record(life, |offloaded| Some(offloaded.told_of(self.id, life))).unwrap_or(life)
     }
 
-    /// What its record says, if it may have one.
+    /// The result of `of` for the connection's record, if it may have one.
     #[inline]
     fn of_record<T>(&self, life: Life, of: impl FnOnce(&Offloaded) -> Option<T>) -> Option<T> {
         if life.is_offloaded() { of(self.offloaded.get()?) } else { None }
     }
 
-    /// Marks it as one whose record may know more than its entry, if that is live and in this state.
+    /// Marks the connection as one whose record may be more recent than its entry, if it is live and in this state.
     pub(crate) fn mark_offloaded(&self, state: u8) -> bool {
         self.record.entry.mark_offloaded(state)
     }
 
-    /// Whether the XDP program forwards packets by its record, if it has one.
+    /// Whether the XDP program forwards packets by the connection's record, if there is one.
     pub(crate) fn is_forwarded(&self) -> bool {
         let state = self.offloaded.get().and_then(|offloaded| offloaded.state_of(self.id));
         state.is_some_and(|state| state.has(State::IN_FORCE))
     }
 
-    /// Whether its record has the time of its first reply.
+    /// Whether the connection's record contains the time of its first reply.
     pub(crate) fn has_recorded_response(&self) -> bool {
         let state = self.offloaded.get().and_then(|offloaded| offloaded.state_of(self.id));
         state.is_some_and(|state| state.response_micros().is_some())
     }
 
-    /// Whether its client has acknowledged the number of the destination's SYN.
+    /// Whether the client has acknowledged the sequence number of the destination's SYN.
     pub fn is_proven(&self) -> bool {
         self.flags().contains(Flags::PROVEN)
             || self
@@ -236,7 +237,7 @@ impl Connection<'_> {
         self.record.entry.flags.fetch_and(!flags.0, Ordering::Relaxed) & flags.0 != 0
     }
 
-    /// Whether it is known only from an unsigned message of another director.
+    /// Whether the connection is known only from another director's unsigned message.
     #[inline]
     pub fn is_unseen(&self) -> bool {
         let unseen = Flags::SYNC | Flags::UNSEEN;
@@ -251,8 +252,8 @@ impl Connection<'_> {
         }
     }
 
-    /// Makes a connection that another director announced count as active or inactive. Returns `true` to the one caller
-    /// that has changed it; `false` also if it is no longer counted.
+    /// Counts a connection that another director announced as active or inactive. Returns `true` to the one caller that
+    /// has changed it; `false` also if the connection is no longer counted.
     #[must_use]
     pub fn count_as(&self, inactive: bool) -> bool {
         // Relaxed: as in `set_flags`.
@@ -282,18 +283,18 @@ impl Connection<'_> {
         self.record.entry.in_packets.store(packets, Ordering::Relaxed);
     }
 
-    /// Counts one more packet from the client and returns the new count. It wraps, as the kernel's count does. Of two
-    /// packets that two workers count at the same moment, one may be lost.
+    /// Counts one more packet from the client and returns the new count. It wraps, as the kernel's count does. If two
+    /// workers count a packet at the same moment, one may be lost.
     #[inline]
     pub fn count_in_packet(&self) -> u32 {
         // No atomic exchange: it would cost more than anything else that a packet does to the entry, and the packets of
-        // a flow arrive by one queue.
+        // a flow arrive on one queue.
         let count = self.in_packets().wrapping_add(1);
         self.record.entry.in_packets.store(count, Ordering::Relaxed);
         count
     }
 
-    /// The number of connections that have this one as their controller.
+    /// The number of connections whose controller this one is.
     pub fn controlled(&self) -> u32 {
         match self.record.entry.controlled.load(Ordering::Relaxed) {
             REMOVED => 0,
@@ -301,17 +302,16 @@ impl Connection<'_> {
         }
     }
 
-    /// Counts one more connection under this controller, which cannot be removed while it has any. Returns `false`, and
-    /// counts nothing, if it is being removed already: then a new template is needed.
+    /// Counts one more connection under this controller, which cannot be removed while it has any. Returns `false` and
+    /// counts nothing if it is already being removed: then a new template is needed.
     #[must_use]
     pub fn add_controlled(&self) -> bool {
         self.record.entry.add_controlled()
     }
 
-    /// Counts one connection less under this controller. When a connection is removed, the table calls this.
+    /// Counts one connection less under this controller. The table calls this when a connection is removed.
     pub fn drop_controlled(&self) {
-        // Release: accesses of the caller while its connection was counted come before the removal that this may
-        // permit.
+        // Release: the caller's accesses while its connection was counted precede the removal that this may permit.
         let before = self.record.entry.controlled.fetch_sub(1, Ordering::Release);
         debug_assert!(before != 0 && before != REMOVED, "each decrement follows an increment");
     }

@@ -1,8 +1,9 @@
-//! Copies of connections: taken from one table, entered into another.
+//! Copies of connections: read from one table, entered into another.
 //!
 //! Used when an operator explains a packet (`explain/`): the connections that the packet finds in the live table are
 //! copied into a table that only the dry run uses. Copying reads the live table as a listing does and writes nothing to
-//! it. A copy shows the connection at about one moment; other workers may change the connection at the same time.
+//! it. A copy shows the connection at approximately one moment; other workers may change the connection at the same
+//! time.
 
 use xvs_proto::FlowKey;
 
@@ -18,7 +19,7 @@ use crate::shm::atomic::Ordering;
 /// A copy of a connection or template.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Copied {
-    /// All that an insertion takes, except for the controller.
+    /// All arguments of an insertion, except for the controller.
     pub connection: NewConnection,
     /// The number of packets from the client so far.
     pub in_packets: u32,
@@ -26,9 +27,9 @@ pub struct Copied {
     pub controlled: u32,
     /// The Call-ID of a template.
     pub call_id: Option<Vec<u8>>,
-    /// How the replies of FTP's control connection are shifted, and what the client has asked for.
+    /// The shift of the replies on an FTP control connection, and the client's request.
     pub(crate) ftp: Option<(Shift, Asked)>,
-    /// The numbers of a connection behind the SYN proxy.
+    /// The numbers of a connection through the SYN proxy.
     pub(crate) numbers: Option<[u32; 4]>,
     /// The template or connection that controls it.
     pub controller: Option<Box<Copied>>,
@@ -77,7 +78,7 @@ impl Copied {
         self.connection.flags.contains(Flags::TEMPLATE)
     }
 
-    /// The flow of replies to its local endpoint, if it has one.
+    /// The flow of replies to the local endpoint, if there is one.
     pub(crate) fn local_replies(&self) -> Option<FlowKey> {
         self.connection.local.and_then(|_| self.connection.reply_flow())
     }
@@ -87,7 +88,7 @@ impl Copied {
         self.connection.flags.contains(Flags::DETACHED)
     }
 
-    /// Enters it into a table, and its Call-ID into `call_ids`. `None` if there is no room.
+    /// Enters the copy into a table, and its Call-ID into `call_ids`. `None` if there is no room.
     pub(crate) fn enter(&self, table: &mut TableWorker, call_ids: &CallIds) -> Option<ConnId> {
         let controller = match &self.controller {
             Some(controller) => Some(controller.enter(table, call_ids)?),

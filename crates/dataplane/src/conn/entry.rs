@@ -1,10 +1,10 @@
 //! The format of a connection in its entry.
 //!
-//! The words that identify a connection are compared whole, so a look-up costs two loads and two comparisons. IPv6
+//! The integers that identify a connection are compared whole, so a look-up costs two loads and two comparisons. IPv6
 //! addresses and a local endpoint do not fit; they are in the entry's extension, one more cache line that only such
-//! connections touch. The word `life` holds phase, state and deadline. A removed entry keeps its endpoints readable for
-//! packets that are being processed, and stores the next entry of its chain in `life`. Not here: which thread may
-//! change the phase, and when (`handle.rs`).
+//! connections use. The field `life` contains phase, state and deadline. A removed entry keeps its endpoints readable
+//! for packets that are being processed, and stores the next entry of its chain in `life`. `handle.rs` determines which
+//! thread may change the phase, and when.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -23,7 +23,7 @@ use crate::shm::layout::{Entry, Extension, Numbers};
 /// The value of `controlled` that admits no more connections.
 pub(super) const REMOVED: u32 = u32::MAX;
 
-/// A flow packed as in an entry. For IPv4 the comparison of these words suffices.
+/// A flow encoded as in an entry. For IPv4 the comparison of these integers suffices.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Packed<'a> {
     flow: &'a FlowKey,
@@ -34,7 +34,7 @@ pub(super) struct Packed<'a> {
 }
 
 impl<'a> Packed<'a> {
-    /// The packed form. Source and destination are of one family.
+    /// Encodes a flow. Source and destination have the same family.
     #[inline]
     pub(super) fn of(flow: &'a FlowKey) -> Self {
         let about = u64::from(flow.protocol.0) << 8;
@@ -52,19 +52,20 @@ impl<'a> Packed<'a> {
     }
 }
 
-/// The phase of an entry. An entry that was never used is 0, as fresh memory is.
+/// The phase of an entry. An entry that was never used is 0, like fresh memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Taken and filled, perhaps already found by look-ups, but not yet completely inserted.
+    /// Taken and filled, possibly already found by look-ups, but not yet completely inserted.
     Pending = 1,
     /// Unlinked: in limbo or free.
     Removed = 2,
-    /// In the table. It is `Pending` with one more bit, so the change keeps what other threads have written meanwhile.
+    /// In the table. The value is `Pending` plus one bit, so that the change preserves concurrent writes by other
+    /// threads.
     Live = 3,
 }
 
-/// The word `life`: phase in bits 62 and 63; in bit 56 whether the connection may have a record of the XDP program,
-/// which then knows its state (`offloaded.rs`); state in 48 to 55, deadline in milliseconds in 0 to 47.
+/// The field `life`: phase in bits 62 and 63; in bit 56 whether the connection may have a record for the XDP program,
+/// which then contains its state (`offloaded.rs`); state in bits 48 to 55, deadline in milliseconds in bits 0 to 47.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Life(pub(super) u64);
 
@@ -73,7 +74,7 @@ impl Life {
         Self((phase as u64) << 62 | u64::from(state) << 48 | deadline.0.min(DEADLINE_MAX))
     }
 
-    /// A removed entry. `next` is the index plus one of the next entry in its chain; 0: none.
+    /// A removed entry. `next` is the index plus one of the next entry in its chain; 0 if there is none.
     pub(super) fn removed(next: u32) -> Self {
         Self((Phase::Removed as u64) << 62 | u64::from(next))
     }
@@ -98,25 +99,25 @@ impl Life {
         if self.is_current() { Millis(self.0 & DEADLINE_MAX) } else { Millis(0) }
     }
 
-    /// Whether a packet that requests this deadline leaves the stored one as it is: stored deadlines are up to a second
-    /// later (see `TableWorker::transition`).
+    /// Whether a packet that requests this deadline leaves the stored one unchanged: stored deadlines are up to a
+    /// second later (see `TableWorker::transition`).
     #[inline]
     pub(crate) fn keeps(self, expires: Millis) -> bool {
         let deadline = self.deadline();
         deadline >= expires && deadline < expires + SECOND
     }
 
-    /// The index plus one of the next entry in the chain of removed entries; 0: none.
+    /// The index plus one of the next entry in the chain of removed entries; 0 if there is none.
     pub(super) fn next(self) -> u32 {
         self.0 as u32
     }
 
-    /// The word with another state and deadline, in the same phase.
+    /// This value with another state and deadline, in the same phase.
     pub(super) fn with(self, state: u8, deadline: Millis) -> Self {
         Self(self.0 & (PHASE | OFFLOADED) | u64::from(state) << 48 | deadline.0.min(DEADLINE_MAX))
     }
 
-    /// The word after a packet that requests this state and deadline; `None`: it stays as it is. See
+    /// The value after a packet that requests this state and deadline; `None` if it does not change. See
     /// `TableWorker::transition` for how a deadline is stored.
     pub(super) fn refreshed(self, state: u8, expires: Millis) -> Option<Self> {
         let deadline = match self.deadline() {
@@ -128,7 +129,7 @@ impl Life {
         Some(self.with(state, deadline))
     }
 
-    /// As [`Self::refreshed`], but the deadline of a state that stays is not brought forward.
+    /// Like [`Self::refreshed`], but without bringing forward the deadline of an unchanged state.
     pub(super) fn later(self, state: u8, expires: Millis) -> Self {
         if self.state() == state && expires <= self.deadline() {
             return self;
@@ -142,7 +143,7 @@ impl Life {
         self.0 & OFFLOADED != 0
     }
 
-    /// The word without the mark of a record.
+    /// This value without the mark for a record.
     pub(super) fn taken_back(self) -> Self {
         Self(self.0 & !OFFLOADED)
     }
@@ -159,7 +160,7 @@ pub(super) struct Record<'a> {
 impl Record<'_> {
     /// Writes a new connection into an entry that no other thread can reach. `timer` is the tick of its first link.
     pub(super) fn fill(self, new: &NewConnection, timer: u32) {
-        // Relaxed: the compare-and-swap that puts the index into a bucket releases all of it.
+        // Relaxed: the compare-and-swap that puts the index into a bucket releases all these stores.
         let order = Ordering::Relaxed;
         let entry = self.entry;
         let flow = new.request_flow();
@@ -198,10 +199,10 @@ impl Record<'_> {
         entry.life.store(Life::new(Phase::Pending, new.state, new.expires).0, order);
     }
 
-    /// The direction of a packet of this flow, if it belongs to this connection. Templates match no packet.
+    /// The direction of a packet in this flow, if it belongs to this connection. Templates match no packet.
     ///
-    /// Source: kernel, `net/netfilter/ipvs/ip_vs_conn.c`: a reply comes from the destination where the method is
-    /// masquerading and from the virtual endpoint for every other.
+    /// Source: kernel, `net/netfilter/ipvs/ip_vs_conn.c`: a reply comes from the destination if the method is
+    /// masquerading, otherwise from the virtual endpoint.
     #[inline]
     pub(super) fn direction(self, flow: &Packed<'_>) -> Option<Direction> {
         if self.is(flow, Kind::Connection) {
@@ -214,8 +215,8 @@ impl Record<'_> {
         replies.then_some(Direction::Outbound)
     }
 
-    /// As [`Self::direction`], for an IPv4 packet with these packed endpoints. `None` also if only a look-up by the
-    /// whole flow can say it.
+    /// Like [`Self::direction`], for an IPv4 packet with these encoded endpoints. `None` also if only a look-up by the
+    /// whole flow can decide.
     #[inline]
     pub(super) fn direction_v4(self, source: u64, dest: u64, protocol: u8) -> Option<Direction> {
         let client = self.entry.client_word();
@@ -238,8 +239,8 @@ impl Record<'_> {
         is_reply.then_some(Direction::Outbound)
     }
 
-    /// The packed endpoints of a client's packet that is sent to the destination, for a masqueraded connection whose
-    /// addresses are all of IPv4.
+    /// The encoded endpoints of a client's packet when sent to the destination, for a masqueraded connection with IPv4
+    /// addresses only.
     #[inline]
     pub(super) fn towards_dest_v4(self) -> Option<(u64, u64)> {
         let service = self.entry.virtual_word();
@@ -255,13 +256,13 @@ impl Record<'_> {
         }
     }
 
-    /// The packed endpoints of a reply that is sent to the client, for a connection whose addresses are all of IPv4.
+    /// The encoded endpoints of a reply when sent to the client, for a connection with IPv4 addresses only.
     #[inline]
     pub(super) fn towards_client_v4(self) -> (u64, u64) {
         (self.entry.virtual_word() & ENDPOINT, self.entry.client_word() & ENDPOINT)
     }
 
-    /// As [`Self::direction_v4`], for an IPv6 packet: the words hold the ports alone.
+    /// Like [`Self::direction_v4`], for an IPv6 packet, whose encoded endpoints contain only the ports.
     #[inline]
     pub(super) fn direction_v6(self, plain: &Plain, addresses: AddressesV6) -> Option<Direction> {
         let client = self.entry.client_word();
@@ -278,9 +279,9 @@ impl Record<'_> {
         (self.towards_dest_v6()? == (dest, source)).then_some(Direction::Outbound)
     }
 
-    /// The direction of a packet that is of another family than the client, if these are the local endpoint and the
+    /// The direction of a packet in another family than the client's, if its ends are the local endpoint and the
     /// destination of its connection. `about`: the protocol and the client's family.
-    // Not inlined, so that the path within a family is short.
+    // Not inlined, to keep the path within a family short.
     #[inline(never)]
     fn translated(self, about: u64, is_its: impl Fn(Endpoint, Endpoint) -> bool) -> Option<Direction> {
         let is_its = self.entry.client_word() & !ENDPOINT == about | Kind::Connection as u64
@@ -289,14 +290,15 @@ impl Record<'_> {
         is_its.then_some(Direction::Outbound)
     }
 
-    /// Whether its client and its destination are of different families, by FULLNAT.
+    /// Whether client and destination belong to different families, with FULLNAT.
     #[inline]
     pub(super) fn is_translated(self) -> bool {
         let service = self.entry.virtual_word();
         service & LOCAL != 0 && (service & DEST_IPV6 == 0) != (self.entry.client_word() & IPV6 == 0)
     }
 
-    /// As [`Self::towards_dest_v4`], if the connection's addresses are all of IPv6: address, and the port in a word.
+    /// Like [`Self::towards_dest_v4`], for a connection with IPv6 addresses only: the address, and the port as in an
+    /// encoded endpoint.
     #[inline]
     pub(super) fn towards_dest_v6(self) -> Option<((u128, u64), (u128, u64))> {
         let service = self.entry.virtual_word();
@@ -312,7 +314,7 @@ impl Record<'_> {
         Some((source, (bits(dest), port)))
     }
 
-    /// The client and the virtual endpoint of a connection of IPv6: address, and the port in a word.
+    /// The client and the virtual endpoint of an IPv6 connection: the address, and the port as in an encoded endpoint.
     #[inline]
     pub(super) fn towards_client_v6(self) -> ((u128, u64), (u128, u64)) {
         let Extension { client, virtual_addr, .. } = self.extension;
@@ -320,7 +322,7 @@ impl Record<'_> {
         (client, (bits(virtual_addr), self.entry.virtual_word() & ENDPOINT))
     }
 
-    /// Whether its words can be those of a connection or template: a check of memory that another process has left.
+    /// Whether the entry can contain a connection or template: a check of memory that another process has left.
     pub(super) fn is_sound(self) -> bool {
         let client = self.entry.client_word();
         let service = self.entry.virtual_word();
@@ -345,8 +347,8 @@ impl Record<'_> {
         self.entry.virtual_word() & EXTENDED != 0
     }
 
-    /// Whether both have equal reply keys and different virtual endpoints. With equal ones they may be one identity:
-    /// then one of them loses the insertion and must not shadow the other.
+    /// Whether both have equal reply keys and different virtual endpoints. If these are equal, too, both may be one
+    /// identity: then one of them loses the insertion and must not shadow the other.
     pub(super) fn shares_reply_key(self, other: Self) -> bool {
         self.virtual_endpoint() != other.virtual_endpoint()
             && self.reply_flow().is_some_and(|flow| other.reply_flow() == Some(flow))
@@ -357,8 +359,8 @@ impl Record<'_> {
         FlowKey { protocol: self.protocol(), source: self.client(), dest: self.virtual_endpoint() }
     }
 
-    /// The flow of replies, if they have their own key. Templates have none, and neither have connections whose replies
-    /// go from the virtual endpoint to the client.
+    /// The flow of replies, if they have a separate key. Templates have none, nor do connections whose replies go from
+    /// the virtual endpoint to the client.
     pub(super) fn reply_flow(self) -> Option<FlowKey> {
         let replies = self.replies();
         let found_by_request = replies.source == self.virtual_endpoint() && replies.dest == self.client();
@@ -393,7 +395,7 @@ impl Record<'_> {
 
     pub(super) fn local(self) -> Option<Endpoint> {
         let word = self.entry.virtual_word();
-        // The local endpoint is of the destination's family: the destination sends its replies to it.
+        // The local endpoint has the destination's family: the destination sends its replies to it.
         (word & LOCAL != 0).then(|| {
             let port = self.entry.dest_addr.load(Ordering::Relaxed);
             endpoint(&self.extension.local, word & DEST_IPV6, port.into())
@@ -410,7 +412,7 @@ impl Record<'_> {
         }
     }
 
-    /// Whether this is the connection or template of this identity.
+    /// Whether the entry is the connection or template with this identity.
     #[inline]
     pub(super) fn is(self, request: &Packed<'_>, kind: Kind) -> bool {
         self.entry.client_word() == request.source | request.about | kind as u64
@@ -418,7 +420,7 @@ impl Record<'_> {
             && (request.about & IPV6 == 0 || self.is_between(request.flow))
     }
 
-    // Not inlined, like the next one, so that the path of IPv4 is short.
+    // Not inlined, like the next function, to keep the IPv4 path short.
     #[inline(never)]
     fn is_between(self, flow: &FlowKey) -> bool {
         self.client() == flow.source && self.virtual_endpoint() == flow.dest
@@ -429,7 +431,7 @@ impl Record<'_> {
         !self.is_template() && self.replies() == *flow
     }
 
-    /// Whether it may be a controller: a template, or a control connection of FTP.
+    /// Whether the connection may be a controller: a template, or an FTP control connection.
     pub(super) fn may_control(self) -> bool {
         self.is_template() || Flags(self.entry.flags.load(Ordering::Relaxed)).contains(Flags::FTP)
     }
@@ -453,13 +455,13 @@ impl Record<'_> {
 impl Entry {
     /// Completes an insertion that has succeeded.
     pub(super) fn publish(&self) {
-        // Release: a walk that sees the entry live sees it filled. It sets one bit, because another worker may have
-        // refreshed the connection already.
+        // Release: a walk that sees the entry live sees it filled. Only one bit is set, because another worker may
+        // already have refreshed the connection.
         let bit = Phase::Live as u64 - Phase::Pending as u64;
         self.life.fetch_or(bit << 62, Ordering::Release);
     }
 
-    /// Marks the connection as one whose record may know more, if it is live and in this state.
+    /// Marks the connection as one whose record may be more recent, if it is live and in this state.
     pub(super) fn mark_offloaded(&self, state: u8) -> bool {
         // Relaxed: the fence of the caller orders it.
         let marked = self.life.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
@@ -477,23 +479,23 @@ impl Entry {
 
     /// See [`crate::conn::connection::Connection::add_controlled`].
     pub(super) fn add_controlled(&self) -> bool {
-        // Relaxed: the count is the only information that is passed on, and `close` competes for the same word.
+        // Relaxed: only the count is passed on, and `close` competes for the same field.
         let counted = self.controlled.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| {
             count.checked_add(1).filter(|&count| count != REMOVED)
         });
         counted.is_ok()
     }
 
-    /// Closes it as a controller: it admits no more connections. Succeeds once in a connection's life, and only while
-    /// it controls none; otherwise returns the count.
+    /// Closes the entry as a controller: it admits no more connections. Succeeds once in a connection's life, and only
+    /// while it controls none; otherwise returns the count.
     pub(super) fn close(&self) -> Result<u32, u32> {
         // Acquire: pairs with the Release of `drop_controlled`.
         self.controlled.compare_exchange(0, REMOVED, Ordering::Acquire, Ordering::Relaxed)
     }
 
-    /// Reverts [`close`](Self::close). Only for the caller for which it succeeded.
+    /// Reverts [`close`](Self::close). Only for the caller whose `close` succeeded.
     pub(super) fn reopen(&self) {
-        // Release: for symmetry with `drop_controlled`. No other thread writes the word in between.
+        // Release: for symmetry with `drop_controlled`. No other thread writes the field in between.
         self.controlled.store(0, Ordering::Release);
     }
 
@@ -521,7 +523,7 @@ impl Entry {
     }
 }
 
-/// Address in bits 32 to 63 if it is IPv4, port in bits 16 to 31.
+/// An IPv4 address in bits 32 to 63 (0 for IPv6), the port in bits 16 to 31.
 #[inline]
 fn word(endpoint: Endpoint) -> u64 {
     let addr = match endpoint.addr {
@@ -531,7 +533,7 @@ fn word(endpoint: Endpoint) -> u64 {
     addr | u64::from(endpoint.port) << 16
 }
 
-/// Whether an endpoint has this IPv6 address, and the port in this word.
+/// Whether an endpoint has this IPv6 address, and this encoded port.
 fn is_v6(endpoint: Endpoint, addr: u128, port: u64) -> bool {
     endpoint.addr == IpAddr::from(Ipv6Addr::from_bits(addr)) && u64::from(endpoint.port) << 16 == port
 }
@@ -540,9 +542,9 @@ fn unpacked(word: u64) -> Endpoint {
     Endpoint::new(Ipv4Addr::from((word >> 32) as u32), (word >> 16) as u16)
 }
 
-/// An address of an extension, with the port in the lowest bits of `port`.
+/// An address in an extension, with the port in the lowest bits of `port`.
 fn endpoint(words: &[AtomicU64; 2], family: u64, port: u64) -> Endpoint {
-    // Relaxed, here and in `store`: as for the words of the entry.
+    // Relaxed, here and in `store`, like the fields of the entry.
     let [low, high] = words.each_ref().map(|word| word.load(Ordering::Relaxed));
     let addr = match family {
         0 => IpAddr::from(Ipv4Addr::from(low as u32)),
@@ -573,15 +575,15 @@ fn store(words: &[AtomicU64; 2], addr: IpAddr) {
     words[1].store((bits >> 64) as u64, Ordering::Relaxed);
 }
 
-/// The bit of `client`, below the protocol and beside [`Kind`], for IPv6 addresses of client and virtual endpoint.
+/// The bit in `client`, below the protocol and beside [`Kind`], for IPv6 addresses of client and virtual endpoint.
 const IPV6: u64 = 1 << 1;
-/// The bits of `client` that hold the protocol.
+/// The bits in `client` that contain the protocol.
 const PROTOCOL: u64 = 0xff << 8;
-/// The bits of `client` and of `virtual_endpoint` that hold address and port.
+/// The bits in `client` and in `virtual_endpoint` that contain address and port.
 const ENDPOINT: u64 = !0xffff;
-/// The bits of `virtual_endpoint` that hold the method.
+/// The bits in `virtual_endpoint` that contain the method.
 const METHOD: u64 = 0xff;
-/// The bit of `virtual_endpoint` for an entry with an extension.
+/// The bit in `virtual_endpoint` for an entry with an extension.
 const EXTENDED: u64 = 1 << 8;
 /// In an extended entry: destination and local endpoint are IPv6.
 const DEST_IPV6: u64 = 1 << 9;

@@ -2,8 +2,8 @@
 //! a data connection, and where each end's next line begins.
 //!
 //! A reply that names an address is rewritten, and its length changes. From there on the client counts the server's
-//! bytes differently. A server waits for the next command after such a reply. So the last place where the length
-//! changed, and the sum of all changes before it, suffice.
+//! bytes differently. A server waits for the next command after such a reply. The last sequence number at which the
+//! length changed, and the sum of all changes before it, therefore suffice.
 
 use xvs_proto::sync::ReplyShift;
 
@@ -11,8 +11,8 @@ use super::connection::Connection;
 use super::direction::Direction;
 use crate::shm::atomic::{AtomicU64, Ordering};
 
-/// How the server's sequence numbers are shifted for the client. In one word: the place in the lower 32 bits, the
-/// change there in the next 8, the sum of all earlier changes in the upper 24.
+/// The shift of the server's sequence numbers for the client. Encoded as the sequence number of the last change in the
+/// lower 32 bits, that change in the next 8, and the sum of all earlier changes in the upper 24.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Shift(u64);
 
@@ -29,8 +29,8 @@ impl Shift {
         (self.0 as i64 >> 40) as i32
     }
 
-    /// The shift with another change of the length, in bytes, at this sequence number of the server, unless this change
-    /// is already in it. A change of 0 bytes is noted, too. `None`: the sum has too many bits.
+    /// The shift with another change in length, in bytes, at this sequence number of the server, unless the shift
+    /// already includes it. A change of 0 bytes is recorded, too. `None` if the sum has too many bits.
     pub(crate) fn with(self, place: u32, change: i8) -> Option<Self> {
         if self != Self::default() && place.wrapping_sub(self.place()) as i32 <= 0 {
             return Some(self);
@@ -44,25 +44,25 @@ impl Shift {
         fits.then_some(Self(word))
     }
 
-    /// Whether bytes at this sequence number were replaced last.
+    /// Whether the last replacement was at this sequence number.
     pub(crate) fn is_at(self, place: u32) -> bool {
         self != Self::default() && self.place() == place
     }
 
-    /// The shift that another director has announced; `None`: the connection is not one of FTP.
+    /// The shift that another director has announced; `None` if the connection is not an FTP connection.
     pub(crate) fn received(of: ReplyShift) -> Option<Self> {
         let change = i8::try_from(of.after.wrapping_sub(of.before)).ok()?;
         Self::of(of.place, of.before, change)
     }
 
-    /// The shift for announcements to other directors; `None`: nothing is shifted.
+    /// The shift for announcements to other directors; `None` if nothing is shifted.
     pub(crate) fn announced(self) -> Option<ReplyShift> {
         let before = self.before();
         let shift = ReplyShift { place: self.place(), after: before + self.change(), before };
         (shift.after != 0 || shift.before != 0).then_some(shift)
     }
 
-    /// A sequence number of the server as the client knows it.
+    /// Converts a sequence number of the server to the client's numbering.
     pub(crate) fn to_client(self, number: u32) -> u32 {
         match number.wrapping_sub(self.place()) as i32 {
             beyond if beyond > 0 => number.wrapping_add_signed(self.before() + self.change()),
@@ -70,8 +70,8 @@ impl Shift {
         }
     }
 
-    /// A number that the client acknowledges as the server knows it. `written` is the length of the bytes that were
-    /// written at the place where the length changed: a number within them becomes the first one.
+    /// Converts a number that the client acknowledges to the server's numbering. `written` is the length of the bytes
+    /// that replaced the last address: a number within them becomes the first one.
     pub(crate) fn to_server(self, number: u32, written: usize) -> u32 {
         if self == Self::default() {
             return number;
@@ -85,18 +85,18 @@ impl Shift {
     }
 }
 
-/// What the reply to a client's last command may name.
+/// The information that the reply to a client's last command may contain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// Nothing.
     Nothing = 0,
     /// The endpoint of a passive data connection (`PASV`).
     Passive = 1,
-    /// Its port (`EPSV`).
+    /// The port of a passive data connection (`EPSV`).
     ExtendedPassive = 2,
 }
 
-/// For control connections of FTP ([`Flags::FTP`](super::Flags::FTP)).
+/// For FTP control connections ([`Flags::FTP`](super::Flags::FTP)).
 impl Connection<'_> {
     pub(crate) fn shift(&self) -> Shift {
         Shift(self.ftp_word(0).load(Ordering::Relaxed))
@@ -118,15 +118,15 @@ impl Connection<'_> {
         self.change_lines(|word| word & !ASKED | asked as u64);
     }
 
-    /// Begins both directions: nothing is shifted or asked, and no line is known.
+    /// Initializes both directions: nothing is shifted or requested, and no line is known.
     pub(crate) fn begin_text(&self) {
         self.set_shift(Shift::default());
         self.ftp_word(1).store(0, Ordering::Relaxed);
     }
 
-    /// The first byte of `data` that begins a line of the stream of this direction, behind a line end; the length if
-    /// none does. `None`: the data were read before, or are none of the stream. Before any line end is known, for
-    /// example after a failover, data begin a line. Notes the last line end.
+    /// The offset in `data` of the first byte that begins a line in this direction's stream, after a line ending; the
+    /// length if none does. `None` if the data were read before, or do not belong to the stream. Before any line ending
+    /// is known, for example after a failover, data begin a line. Records the last line ending.
     pub(crate) fn first_line(&self, direction: Direction, sequence: u32, data: &[u8]) -> Option<usize> {
         let at = LINES + direction as u32 * (LINE.count_ones());
         let line = (self.ftp_word(1).load(Ordering::Relaxed) >> at & LINE) as u32;
@@ -146,20 +146,20 @@ impl Connection<'_> {
         Some(if is_line { 0 } else { behind() })
     }
 
-    /// Changes the second word. Both directions write it, each its own part.
+    /// Changes the second word. Both directions write it, each its own bits.
     fn change_lines(&self, change: impl Fn(u64) -> u64) {
         let change = |word| Some(change(word));
         let _ = self.ftp_word(1).fetch_update(Ordering::Relaxed, Ordering::Relaxed, change);
     }
 
-    /// The words of the local endpoint, which such a connection does not have. Relaxed accesses: the words order no
+    /// The fields of the local endpoint, which such a connection does not have. Relaxed accesses: the fields order no
     /// other memory.
     fn ftp_word(&self, index: usize) -> &AtomicU64 {
         &self.record.extension.local[index]
     }
 }
 
-/// The bits of the second word that hold an [`Asked`].
+/// The bits of the second word that contain an [`Asked`].
 const ASKED: u64 = 0b11;
 /// The lowest bit of the client's line in the second word; the server's follows.
 const LINES: u32 = 2;
@@ -167,7 +167,7 @@ const LINES: u32 = 2;
 const LINE: u64 = 0x7fff_ffff;
 const KNOWN: u32 = 1 << 30;
 const PLACE: u32 = KNOWN - 1;
-/// No segment ends further behind the known line: a longer line is none of FTP, and a forged segment is seldom nearer.
+/// No segment ends further after the known line: a longer line is not FTP, and a forged segment is seldom nearer.
 const REACH: u32 = 1 << 17;
 
 #[cfg(test)]

@@ -2,9 +2,8 @@
 //!
 //! A [`TableWorker`] finds, inserts, removes and times connections within a burst. A reader (`reader.rs`) walks all
 //! connections at the same time. Each handle owns the entries that it has removed until no thread can still read them.
-//! A worker also owns the timer links that it has made (`timer_link.rs`). Cost of each operation: a few loads and at
-//! most a handful of compare-and-swaps. No operation waits or allocates. Not here: the index and the reuse of entries
-//! (`buckets.rs`, `slab.rs`, `quiescence.rs`).
+//! A worker also owns the timer links that it has created (`timer_link.rs`). Cost of each operation: a few loads and at
+//! most a handful of compare-and-swaps. No operation waits or allocates.
 
 use std::cell::{Cell, RefCell};
 use std::marker::PhantomData;
@@ -52,7 +51,7 @@ impl TableWorker {
         &self.handle.table
     }
 
-    /// The handle for look-ups that no packet makes: those by [`Self`] may be recorded.
+    /// The handle for look-ups that no packet causes: look-ups through [`Self`] may be recorded.
     pub(crate) fn handle(&self) -> &TableHandle {
         &self.handle
     }
@@ -63,13 +62,13 @@ impl TableWorker {
         self.handle.hash(flow)
     }
 
-    /// Prefetches the first line that a look-up by this hash reads.
+    /// Prefetches the cache line that a look-up by this hash reads first.
     #[inline]
     pub fn prefetch_buckets(&self, hash: u64) {
         self.handle.table.buckets.prefetch(hash);
     }
 
-    /// Prefetches the entries that a look-up by this hash compares. The buckets should be in the cache already.
+    /// Prefetches the entries that a look-up by this hash compares. The buckets should already be in the cache.
     #[inline]
     pub fn prefetch_entries(&self, hash: u64) {
         self.handle.table.buckets.prefetch_entries(hash, |index, wide| self.prefetch_entry(index, wide));
@@ -77,8 +76,9 @@ impl TableWorker {
 
     /// The connection of a packet, and the packet's direction. Never a template.
     ///
-    /// Of several NAT connections with the same reply flow, it finds the one inserted last, and after its removal one
-    /// of the others. If a packet is inbound of one connection and outbound of another, either may be found.
+    /// Among several NAT connections with the same reply flow, it finds the most recently inserted one, and after its
+    /// removal one of the others. If a packet is inbound on one connection and outbound on another, either may be
+    /// found.
     #[inline]
     pub fn find(&self, flow: &FlowKey, hash: u64) -> Option<(ConnId, Direction)> {
         let found = self.handle.find(flow, hash);
@@ -90,7 +90,7 @@ impl TableWorker {
 
     /// The connection that is expected ([`Flags::NO_CLIENT_PORT`]) for a packet of this flow.
     pub(crate) fn find_expected(&self, flow: &FlowKey) -> Option<ConnId> {
-        // A dry run's table has only the connections that it has asked for.
+        // A dry run's table contains only the connections that it has looked up.
         if self.handle.table.expected.load(Relaxed) == 0 && self.missed.is_none() {
             return None;
         }
@@ -142,8 +142,8 @@ impl TableWorker {
         self.insert_complete(new, None)
     }
 
-    /// As [`Self::insert`], after `complete` has written what else the connection has. Without it another worker could
-    /// treat a packet by half of a connection.
+    /// Like [`Self::insert`], after `complete` has written the connection's remaining data. Otherwise another worker
+    /// could process a packet with an incomplete connection.
     pub(crate) fn insert_complete(&mut self, new: &NewConnection, complete: Complete<'_>) -> Inserted {
         debug_assert!(!self.handle.parked);
         let handle = &mut self.handle;
@@ -197,14 +197,14 @@ impl TableWorker {
         }
     }
 
-    /// Removes a connection from the table, because another one takes its place.
+    /// Removes a connection from the table, because another one replaces it.
     pub fn remove(&mut self, id: ConnId) -> Removal {
         let removal = self.handle.remove(id);
         self.unlink_removed(id, removal)
     }
 
-    /// Removes a connection from the table, for this reason, if `test` accepts its state and deadline. These are its
-    /// last: if another worker changes either at the same time, the change comes before the test, or it has no effect.
+    /// Removes a connection from the table, for this reason, if `test` accepts its state and deadline. These are the
+    /// last ones: if another worker changes either at the same time, the change precedes the test or has no effect.
     pub fn remove_if(&mut self, id: ConnId, why: Ending, test: impl Fn(u8, Millis) -> bool) -> Removal {
         let removal = self.handle.remove_if(id, why, test);
         self.unlink_removed(id, removal)
@@ -251,7 +251,7 @@ impl TableWorker {
         self.handle.connection(id)
     }
 
-    /// The connection at this index, if there is one. For ids that no look-up of this burst has returned.
+    /// The connection at this index, if there is one. For ids that no look-up in this burst has returned.
     pub fn occupant(&self, id: ConnId) -> Option<Connection<'_>> {
         let connection = self.connection(id);
         connection.record.entry.life().is_live().then_some(connection)
@@ -264,26 +264,26 @@ impl TableWorker {
         there.then_some(connection)
     }
 
-    /// Changes the protocol's state. `next` returns, for the current state, the next state and the time when the
-    /// connection expires without another packet. Returns both states. `next` may be called again when another worker
-    /// has changed the state at the same time, so no transition is lost and each is reported to exactly one caller.
+    /// Changes the protocol state. `next` returns, for the current state, the next state and the time when the
+    /// connection expires without another packet. Returns both states. `next` may be called again if another worker has
+    /// changed the state at the same time, so no transition is lost and each is reported to exactly one caller.
     ///
     /// The deadline is stored exactly if the state changes or if it moves by a second or more: on the first packet of a
     /// connection, or on one after a pause. Otherwise it moves at most once a second, to a whole second: later than
     /// requested by less than a second, never earlier. A later deadline needs no change in the wheel; an earlier one is
-    /// linked in this worker's wheel. The state before is the entry's, by which the connection is counted; `next` gets
-    /// that of its record, which ends if the state changes. If the connection has been removed, or is not completely
-    /// inserted yet, nothing changes and the result is `None`: such a connection may still be discarded.
+    /// linked in this worker's wheel. The returned former state is the entry's, by which the connection is counted;
+    /// `next` gets the record's, and the record ends if the state changes. If the connection has been removed, or is
+    /// not completely inserted yet, nothing changes and the result is `None`: such a connection may still be discarded.
     pub fn transition(&mut self, id: ConnId, next: impl Fn(u8) -> (u8, Millis)) -> Option<(u8, u8)> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let by_record = Cell::new((None, 0));
         let (old, new) = change(table, wheel, id, |old| {
-            // Noted before the exchange, after which the owner of the record may use it again.
+            // Read before the exchange, after which the owner of the record may reuse it.
             let slot = if old.is_offloaded() { table.slot_of(id) } else { None };
             let mut told = table.told(id, old);
             let (mut state, mut expires) = next(told.state());
             if old.is_offloaded() && state != told.state() {
-                // The program changes nothing any more; what it has changed until now comes first.
+                // The program no longer changes anything; its changes until now come first.
                 table.end_offload(id);
                 told = table.told(id, old).taken_back();
                 (state, expires) = next(told.state());
@@ -300,13 +300,13 @@ impl TableWorker {
         Some((old.state(), new.state()))
     }
 
-    /// Gives a connection the state and deadline that its record says. Before it is taken back, the record ends.
-    /// `None`: it has no record, or was removed.
+    /// Applies the state and deadline in a connection's record. The record ends before the connection is taken back.
+    /// `None` if the connection has no record, or was removed.
     pub(crate) fn settle(&mut self, id: ConnId, packets: Packets, then: Then) -> Option<Settled> {
         let TableHandle { table, state: HandleState { wheel, .. }, .. } = &mut self.handle;
         let offloaded = table.offloaded.get()?;
         let Some(record) = offloaded.of(id) else {
-            // The record of a former process, or none after all.
+            // The record belongs to a former process, or there is none.
             change(table, wheel, id, |old| {
                 let is_stale = old.is_offloaded() && offloaded.of(id).is_none();
                 is_stale.then(|| old.taken_back())
@@ -336,7 +336,7 @@ impl TableWorker {
         self.handle.quiescent(BATCHES_A_BURST);
     }
 
-    /// As [`quiescent`](Self::quiescent); in addition the worker promises to read nothing from the table until it
+    /// Like [`quiescent`](Self::quiescent); in addition the worker promises to read nothing from the table until it
     /// unparks. Other threads can reuse removed entries without it.
     pub fn park(&mut self) {
         self.handle.park();
@@ -348,14 +348,15 @@ impl TableWorker {
     }
 
     /// The number of entries that this worker has removed and that are not free yet. A worker with such entries should
-    /// not sleep for long: meanwhile the table is smaller by this number.
+    /// not sleep for long: in the meantime the table is smaller by this number.
     pub fn in_limbo(&self) -> u32 {
         self.handle.stock.in_limbo()
     }
 }
 
-/// Replaces the word `life` of a live connection by what `next` returns for it, again if another thread has changed it
-/// meanwhile; `None`: it stays. Returns the word before and after; `None`: the connection was removed.
+/// Replaces the field `life` of a live connection with the result of `next`, again if another thread has changed it in
+/// the meantime; `None` from `next` leaves it unchanged. Returns the field before and after; `None` if the connection
+/// was removed.
 fn change(
     table: &Table,
     wheel: &mut Wheel,
@@ -385,7 +386,7 @@ fn change(
 }
 
 impl TableWorker {
-    /// As [`Self::settle`] by the record of a former process. `expires` is the deadline by state.
+    /// Like [`Self::settle`], by the record of a former process. `expires` is the deadline by state.
     pub(crate) fn settle_former(
         &mut self,
         id: ConnId,
@@ -426,7 +427,7 @@ pub(crate) struct TableHandle {
     pub(super) parked: bool,
     /// The time of the burst or walk, for the log of connections.
     pub(super) now: Millis,
-    /// It may move to another thread, but two threads must not use it at once.
+    /// The handle may move to another thread, but two threads must not use it at once.
     one_thread: PhantomData<std::cell::Cell<()>>,
 }
 
@@ -512,7 +513,8 @@ impl TableHandle {
             self.table.end_offload(id);
         }
         while self.passes(id, life, &test) {
-            // Relaxed: only this word is decided here; `withdraw` publishes what other threads need to see.
+            // Relaxed: this exchange decides only this field; `withdraw` publishes the data that other threads need to
+            // see.
             let removed = Life::removed(0).0;
             match entry.life.compare_exchange_weak(life.0, removed, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return Removal::Done(self.withdraw(id, why, Some(life))),
@@ -529,8 +531,8 @@ impl TableHandle {
     }
 
     /// Unlinks the keys of a closed entry from the index, retires the entry ([`discard`](Self::discard)), and
-    /// decrements the count of its controller. `last` is its last word, if another one has replaced it already. Returns
-    /// the last state.
+    /// decrements the count of its controller. `last` is the entry's last `life`, if another value has already replaced
+    /// it. Returns the last state.
     fn withdraw(&mut self, id: ConnId, why: Ending, last: Option<Life>) -> u8 {
         let table = &*self.table;
         Keys::of_entry(&table.slab, &table.secret, id.0).unlink(&table.buckets, id.0);
@@ -548,7 +550,7 @@ impl TableHandle {
         last.state()
     }
 
-    /// Retires an entry whose keys are not in the index. Returns its last word: no transition follows.
+    /// Retires an entry whose keys are not in the index. Returns its last `life`: no transition follows.
     fn discard(&mut self, index: u32) -> Life {
         let table = &*self.table;
         let entry = table.slab.entry(index);

@@ -6,7 +6,7 @@
 pub struct ConnId(pub(crate) u32);
 
 impl ConnId {
-    /// The index, as walks count: below [`Table::extent`](crate::conn::table::Table::extent).
+    /// The index in walks: below [`Table::extent`](crate::conn::table::Table::extent).
     pub fn index(self) -> u32 {
         self.0
     }

@@ -8,7 +8,7 @@ use super::id::ConnId;
 use super::spare::Spare;
 use crate::clock::Millis;
 
-/// A connection to be inserted. Protocol, client, virtual endpoint and [`Flags::TEMPLATE`] are its identity.
+/// A connection to be inserted. Protocol, client, virtual endpoint and [`Flags::TEMPLATE`] identify it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NewConnection {
     /// The transport protocol.
@@ -19,28 +19,29 @@ pub struct NewConnection {
     pub virtual_endpoint: Endpoint,
     /// The real server's endpoint, which may be of the other family.
     pub dest: Endpoint,
-    /// The director's own endpoint, which the real server sees as the source of the client's packets (FULLNAT), of the
+    /// The director's own endpoint, which the real server sees as the source of the client's packets (FULLNAT), in the
     /// real server's family. Replies then go from `dest` to this endpoint, whatever the method, and no two connections
-    /// may agree in both.
+    /// may have both in common.
     pub local: Option<Endpoint>,
     /// How packets reach the real server.
     pub method: ForwardingMethod,
     /// Flags at the start.
     pub flags: Flags,
-    /// The protocol's state, as sync messages number it.
+    /// The protocol state, numbered as in sync messages.
     pub state: u8,
-    /// The time when it expires unless a packet refreshes it.
+    /// The time when the connection expires unless a packet refreshes it.
     pub expires: Millis,
     /// What its kind of connection has besides.
     pub spare: Spare,
     /// Number of the destination's [`DestinationLive`](crate::snapshot::DestinationLive).
     pub dest_ref: u32,
-    /// Firewall mark of the service; 0: none. A template has the mark in its virtual endpoint; it stores here a number
-    /// that distinguishes it from other templates between the same endpoints.
+    /// Firewall mark of the service; 0 if there is none. A template has the mark in its virtual endpoint; this field
+    /// then contains a number that distinguishes it from other templates between the same endpoints.
     pub mark: u32,
-    /// The template that controls it, or the control connection of an FTP data connection. The caller has counted the
-    /// connection there ([`Connection::add_controlled`](crate::conn::connection::Connection::add_controlled)), and
-    /// reverts that if the insertion makes no new connection.
+    /// The template that controls the connection, or the control connection of an FTP data connection. The caller has
+    /// counted the connection there
+    /// ([`Connection::add_controlled`](crate::conn::connection::Connection::add_controlled)), and reverts that if the
+    /// insertion creates no new connection.
     pub controller: Option<ConnId>,
 }
 
@@ -50,8 +51,8 @@ impl NewConnection {
         FlowKey { protocol: self.protocol, source: self.client, dest: self.virtual_endpoint }
     }
 
-    /// The flow of replies, if they have their own key. Templates have none, and neither have connections whose replies
-    /// go from the virtual endpoint to the client.
+    /// The flow of replies, if they have a separate key. Templates have none, nor do connections whose replies go from
+    /// the virtual endpoint to the client.
     pub(super) fn reply_flow(&self) -> Option<FlowKey> {
         let masqueraded = self.local.is_some() || self.method == ForwardingMethod::Nat;
         let source = if masqueraded { self.dest } else { self.virtual_endpoint };
@@ -85,10 +86,10 @@ pub(super) enum Kind {
 pub enum Inserted {
     /// The connection is in the table, and this worker times it.
     New(ConnId),
-    /// This connection of the same identity exists already, perhaps inserted by another worker just now. The new one
-    /// was discarded.
+    /// This connection with the same identity already exists, possibly just inserted by another worker. The new one was
+    /// discarded.
     Existing(ConnId),
-    /// There is no room in the slab, or in the buckets of one of its keys. Counted.
+    /// There is no room in the slab, or in the buckets for one of the connection's keys. Counted.
     Full,
     /// Another connection of this protocol has the same destination and local endpoint ([`NewConnection::local`]). The
     /// caller may try other ports, a few in a burst: each attempt occupies an entry until the quiescent point.
@@ -101,19 +102,18 @@ pub enum Removal {
     /// The connection was removed; this was its last state. Only this caller gets this result, and it updates the
     /// counts. The entry stays readable until the caller's quiescent point.
     Done(u8),
-    /// It controls other connections and was not removed.
+    /// The connection controls others and was not removed.
     Controls,
-    /// Another caller has removed it, or another worker is inserting it.
+    /// Another caller has removed the connection, or another worker is inserting it.
     NotLive,
-    /// It does not meet, or no longer meets, the condition
+    /// The connection does not meet, or no longer meets, the condition
     /// ([`TableWorker::remove_if`](crate::conn::handle::TableWorker::remove_if)).
     Kept,
 }
 
 #[cfg(test)]
 impl NewConnection {
-    /// A connection by NAT for tests: TCP from 192.0.2.10:1000 to 198.51.100.1:80, which expires after a
-    /// minute.
+    /// A NAT connection for tests: TCP from 192.0.2.10:1000 to 198.51.100.1:80, which expires after a minute.
     pub(crate) fn example() -> Self {
         Self {
             protocol: Protocol::TCP,

@@ -12,7 +12,7 @@ pub(super) struct Keys {
     request: FlowKey,
     kind: Kind,
     request_hash: u64,
-    /// The flow of replies with its hash, if they have their own key.
+    /// The flow of replies with its hash, if they have a separate key.
     reply: Option<(FlowKey, u64)>,
     /// Whether no other connection may have the same flow of replies, because they go to an endpoint of the director.
     alone: bool,
@@ -31,7 +31,7 @@ impl Keys {
         Self { request, kind, request_hash: request.hash(secret), reply, alone: has_local }
     }
 
-    /// Those of an entry that is filled.
+    /// The keys of a filled entry.
     #[inline]
     pub(super) fn of_entry(slab: &Slab, secret: &HashSecret, index: u32) -> Self {
         let record = slab.record(index);
@@ -57,24 +57,25 @@ impl Keys {
         self.prefetch_reply(buckets);
     }
 
-    /// What they add to the sum of the buckets if they are in the index.
+    /// The keys' contribution to the sum over the buckets if they are in the index.
     pub(super) fn share(&self, index: u32) -> u64 {
         let reply = self.reply.map_or(0, |(_, hash)| share_of(hash, index));
         share_of(self.request_hash, index).wrapping_add(reply)
     }
 
-    /// Removes the keys of this entry from the index, as far as they are there.
+    /// Removes the keys of this entry from the index, if they are there.
     #[inline]
     pub(super) fn unlink(&self, buckets: &Buckets, index: u32) {
         buckets.unlink(self.request_hash, index);
         self.reply.inspect(|(_, hash)| buckets.unlink(*hash, index));
     }
 
-    /// Enters the keys of an entry that is filled. The reply key first: another worker that finds the connection by the
+    /// Enters the keys of a filled entry. The reply key comes first: another worker that finds the connection by the
     /// client's key may send a packet to the destination, and the reply must find the connection.
     ///
     /// # Errors
-    /// The key that cannot be entered, and why; then no key is entered.
+    ///
+    /// The key that cannot be entered, and the reason; then no key is entered.
     #[inline]
     pub(super) fn enter(&self, buckets: &Buckets, slab: &Slab, claim: Claim) -> Result<(), (Key, Entered)> {
         if let Some((flow, hash)) = self.reply {

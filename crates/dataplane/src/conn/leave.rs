@@ -1,7 +1,5 @@
 //! Leaving the table: a thread that does not use its handle for some time leaves its unused entries in the table, and a
-//! process that ends in order leaves the table so that the next one need not read it.
-//!
-//! Not here: the take-over (`adopt.rs`).
+//! process that ends in order leaves the table so that the next one need not read it. `adopt.rs` takes a table over.
 
 use std::mem;
 use std::sync::atomic::Ordering::Relaxed;
@@ -14,8 +12,8 @@ use crate::clock::Millis;
 use crate::shm::atomic::Ordering;
 
 impl Table {
-    /// Puts the free entries in order for another process, and notes the rest of what a
-    /// [survey](super::FormerTable::survey) would find. Only while no thread uses the table.
+    /// Puts the free entries in order for another process, and stores the other results of a
+    /// [survey](super::FormerTable::survey). Only while no thread uses the table.
     pub fn leave(&self, now: Millis) {
         let header = &self.slab.header[0];
         let mut stock = Stock::default();
@@ -41,7 +39,7 @@ impl Table {
 }
 
 impl TableWorker {
-    /// As [`park`](Self::park); in addition another process may take the table over, if all handles have left it.
+    /// Like [`park`](Self::park); in addition another process may take over the table, if all handles have left it.
     pub fn leave(&mut self) {
         self.handle.leave();
     }
@@ -67,7 +65,7 @@ impl TableHandle {
         self.unpark();
     }
 
-    /// The number of entries that it has removed and that are not free yet, also after [`leave`](Self::leave).
+    /// The number of entries that the handle has removed and that are not free yet, also after [`leave`](Self::leave).
     pub(super) fn in_limbo(&self) -> u32 {
         let left = self.table.left_stock(self.number);
         left.as_ref().map_or_else(|| self.stock.in_limbo(), Stock::in_limbo)

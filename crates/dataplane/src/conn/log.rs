@@ -1,11 +1,11 @@
-//! The log of connections: what workers count for it, and the queue in which records wait for the thread that writes
+//! The log of connections: the counts that workers keep for it, and the queue of records for the thread that writes
 //! them.
 //!
-//! Exists only if an operator wants the log. Beside each entry of the table there is then a tally of the connection's
-//! packets and bytes, which takes 48 bytes once the entry was used. A worker that inserts or removes a connection puts
-//! one record of fixed size into a bounded queue; a record that finds no room is counted and lost. Nothing here waits,
+//! Exists only if an operator wants the log. Each entry of the table then has a tally of its connection's packets and
+//! bytes, which takes 48 bytes once the entry is used. A worker that inserts or removes a connection puts one record of
+//! fixed size into a bounded queue; a record for which there is no room is counted and lost. Nothing here waits,
 //! allocates or makes a system call after the start. Cost without the log: a load at the begin and end of a connection,
-//! and a test for each packet. Not here: the moments at which records are made (`logged.rs`), and their text (`xvsd`).
+//! and a test for each packet. `logged.rs` creates the records; `xvsd` formats them.
 
 use std::sync::atomic::AtomicU64 as Statistic;
 use std::sync::atomic::Ordering::Relaxed;
@@ -22,12 +22,12 @@ use crate::shm::atomic::{Ordering, fence};
 use crate::shm::layout::Tally;
 use crate::shm::{Cells, Mapping, Memory};
 
-/// What is logged.
+/// The settings of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSettings {
-    /// The begin of a connection is logged, too, not only its end.
+    /// Whether the begin of a connection is logged, too, not only its end.
     pub begins: bool,
-    /// One connection in this many is logged, chosen by the hash of its endpoints; at least 1.
+    /// One connection out of this many is logged, chosen by the hash of its endpoints; at least 1.
     pub one_in: u64,
     /// The records that may wait.
     pub queue: usize,
@@ -36,13 +36,13 @@ pub struct LogSettings {
 /// Why a connection has left the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// It was closed, or nothing has come for so long that its time was over; its last state tells which.
+    /// The connection was closed, or its timeout passed without a packet; its last state indicates which.
     Expired,
-    /// A full table has given its entry to a new connection.
+    /// A full table reused the entry for a new connection.
     Evicted,
-    /// A new connection between the same ends, or with a better claim to its place, has taken it.
+    /// A new connection between the same ends, or with a prior claim, has replaced it.
     Replaced,
-    /// Its real server was removed (`expire_nodest_conn`).
+    /// The connection's real server was removed (`expire_nodest_conn`).
     NoDestination,
     /// `drop_entry` has ended it.
     Dropped,
@@ -50,7 +50,7 @@ pub enum Ending {
     Drained,
 }
 
-/// What a record is about.
+/// The event that a record describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
     /// A connection has begun.
@@ -62,14 +62,14 @@ pub enum Event {
 /// A record of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogRecord {
-    /// What it is about.
+    /// The event.
     pub event: Event,
     /// When that was.
     pub at: Millis,
-    /// When the connection began; `None`: before this process, or at another director. Then the counts lack what
-    /// passed before.
+    /// When the connection began; `None` if before this process, or at another director. Then the counts lack earlier
+    /// packets.
     pub begun: Option<Millis>,
-    /// When its last packet passed; `None`: none has passed here.
+    /// When its last packet passed; `None` if none has passed here.
     pub last_packet: Option<Millis>,
     /// The transport protocol.
     pub protocol: Protocol,
@@ -83,17 +83,17 @@ pub struct LogRecord {
     pub local: Option<Endpoint>,
     /// How packets reach the real server.
     pub method: ForwardingMethod,
-    /// The protocol's state, in an end record the last one.
+    /// The protocol state; in an end record the last one.
     pub state: u8,
     /// The firewall mark of the service; 0: none.
     pub mark: u32,
-    /// Packets of the client, then packets to the client.
+    /// Packets from the client, then packets to the client.
     pub packets: [u64; 2],
-    /// Their bytes from the IP header on, in the same order.
+    /// Their bytes, from the IP header, in the same order.
     pub bytes: [u64; 2],
 }
 
-/// The log: tallies by entry, and records that wait. Shared by the handles of the table and the thread that writes.
+/// The log: tallies by entry, and waiting records. Shared by the handles of the table and the thread that writes.
 pub struct ConnectionLog {
     settings: LogSettings,
     tallies: Cells<Tally>,
@@ -106,6 +106,7 @@ impl ConnectionLog {
     /// A log for tables with this number of entries. Its tallies occupy memory once their entries are used.
     ///
     /// # Errors
+    ///
     /// The kernel has no memory for it.
     pub fn new(settings: LogSettings, entries: usize) -> io::Result<Self> {
         let mapping = Mapping::create(entries * size_of::<Tally>(), Memory::SmallPages)?;
@@ -123,7 +124,7 @@ impl ConnectionLog {
         self.queue.pop()
     }
 
-    /// Records lost because too many waited.
+    /// The number of records lost because too many waited.
     pub fn lost(&self) -> u64 {
         self.lost.load(Relaxed)
     }
@@ -135,11 +136,11 @@ impl ConnectionLog {
 
     /// Whether the connection with this hash of its request's flow is logged.
     pub(super) fn chooses(&self, hash: u64) -> bool {
-        // The upper half chooses the place in the index, which must not matter here.
+        // The upper half chooses the bucket in the index, which must not matter here.
         u64::from(hash as u32).is_multiple_of(self.settings.one_in)
     }
 
-    /// Begins the tally of an entry that no other thread can reach.
+    /// Initializes the tally of an entry that no other thread can reach.
     pub(super) fn begin(&self, index: u32, now: Millis) {
         let Tally { begun, last, packets, bytes } = &self.tallies[index as usize];
         begun.store(now.0 & TIME, Ordering::Relaxed);
@@ -154,26 +155,26 @@ impl ConnectionLog {
     pub(crate) fn tally(&self, id: ConnId, direction: Direction, packets: u64, bytes: u64, at: Millis) {
         let tally = &self.tallies[id.0 as usize];
         let place = direction as usize;
-        // Relaxed, here and above: each count is of its own, and the entry's own words order begin and end. Added, not
-        // stored: both directions, and sometimes several workers, count at once, and nothing may be lost.
+        // Relaxed, here and above: the counts are independent, and the entry's own fields order begin and end. Added,
+        // not stored: both directions, and sometimes several workers, count at once, and nothing may be lost.
         tally.packets[place].fetch_add(packets, Ordering::Relaxed);
         tally.bytes[place].fetch_add(bytes, Ordering::Relaxed);
         tally.last.store(at.0, Ordering::Relaxed);
     }
 
-    /// Lets `take` take counts from a connection's record and tally them. Only for the owner of the record.
+    /// Calls `take`, which moves counts from a connection's record to its tally. Only for the owner of the record.
     pub(crate) fn moving<T>(&self, id: ConnId, take: impl FnOnce() -> T) -> T {
         let begun = &self.tallies[id.0 as usize].begun;
         begun.fetch_add(MOVE, Ordering::Relaxed);
-        // Pairs with the fence of `between_moves`: who sees what is taken or tallied sees the odd number.
+        // Pairs with the fence in `between_moves`: a reader that sees a count taken or tallied sees the odd number.
         fence(Ordering::Release);
         let taken = take();
-        // Release: who sees the even number sees what was tallied.
+        // Release: a reader that sees the even number sees the new tally.
         begun.fetch_add(MOVE, Ordering::Release);
         taken
     }
 
-    /// What `read` says of a connection's record and tally while nothing is moved from one to the other: else counts
+    /// The result of `read` for a connection's record and tally while nothing is moved between them: otherwise counts
     /// would be in neither, or in both. It does not wait for an owner that does not run.
     pub(super) fn between_moves<T>(&self, id: ConnId, read: impl Fn() -> T) -> T {
         for _ in 0..ATTEMPTS {
@@ -214,7 +215,7 @@ impl ConnectionLog {
     }
 }
 
-/// The bits of [`Tally::begun`] that hold a time.
+/// The bits of [`Tally::begun`] that contain a time.
 const TIME: u64 = MOVE - 1;
 /// The lowest bit of the number of moves in [`Tally::begun`].
 const MOVE: u64 = 1 << 48;
@@ -239,7 +240,7 @@ mod tests {
         let log = ConnectionLog::new(LogSettings { begins: false, one_in: 1, queue: 1 }, 1).unwrap();
         let id = ConnId(0);
         log.begin(0, Millis(5));
-        // What the XDP program has counted, and before and after that.
+        // The counts of the XDP program, and the time before and after.
         let [begun, count, done] = [const { AtomicU64::new(0) }; 3];
         let is_over = AtomicBool::new(false);
         let wrong = std::thread::scope(|scope| {

@@ -1,7 +1,8 @@
-//! The moments at which the log of connections (`log.rs`) gets a record: an insertion and a removal.
+//! The events for which the log of connections (`log.rs`) gets a record: an insertion and a removal.
 //!
-//! Not logged: templates, and expected connections of FTP, which have no packets. A connection that another director
-//! has announced is logged when it ends, and only if packets of it have passed here: else both directors would log it.
+//! Templates, and expected FTP connections, which have no packets, are not logged. A connection that another director
+//! has announced is logged when it ends, and only if packets of it have passed here: otherwise both directors would log
+//! it.
 
 use super::flags::Flags;
 use super::handle::TableHandle;
@@ -10,7 +11,7 @@ use super::log::{ConnectionLog, Ending, Event, LogRecord};
 use crate::clock::Millis;
 
 impl TableHandle {
-    /// Begins the tally of an entry that no other thread can reach, if there is a log.
+    /// Initializes the tally of an entry that no other thread can reach, if there is a log.
     #[inline]
     pub(super) fn begin_tally(&self, index: u32) {
         if let Some(log) = self.table.log() {
@@ -76,7 +77,7 @@ impl TableHandle {
 }
 
 impl TableHandle {
-    /// What [`ConnectionLog::tallied`] says, with what is still in the connection's record.
+    /// The values of [`ConnectionLog::tallied`], plus those still in the connection's record.
     fn tallied(
         &self,
         log: &ConnectionLog,

@@ -7,7 +7,7 @@ use xvs_proto::FlowKey;
 pub(crate) enum Sought {
     /// The connection of a flow's packets.
     Connection(FlowKey),
-    /// The template of this identity.
+    /// The template with this identity.
     Template(FlowKey),
 }
 

@@ -1,8 +1,8 @@
 //! Connections: the table that assigns each client's packets to a destination, with states and timeouts.
 //!
 //! Workers find, insert, time and remove connections with a [`TableWorker`]. Listings and sweeps walk them with a
-//! [`TableReader`]. Both get one connection as a [`Connection`]. Not here: the decision that a packet begins a
-//! connection (`new_connection/`), and the state that follows a packet (`burst/state.rs`).
+//! [`TableReader`]. Both get one connection as a [`Connection`]. `new_connection/` decides when a packet begins a
+//! connection, and `burst/state.rs` the state that follows a packet.
 
 mod connection;
 mod direction;

@@ -1,55 +1,55 @@
-//! The TCP numbers of a connection behind the SYN proxy. The director has told each end other numbers, so it translates
-//! the segments of one end for the other.
+//! The TCP numbers of a connection through the SYN proxy. The director has given each end different sequence numbers,
+//! so it translates the segments of one end for the other.
 //!
 //! They are an [`Awaited`] while the destination has not answered ([`Flags::HANDSHAKE`](super::Flags::HANDSHAKE)), then
-//! [`Numbers`] ([`Flags::SYN_PROXY`](super::Flags::SYN_PROXY) alone). They take 16 bytes, which a restart keeps and
-//! other directors receive.
+//! [`Numbers`] ([`Flags::SYN_PROXY`](super::Flags::SYN_PROXY) alone). They take 16 bytes, which survive a restart and
+//! are sent to other directors.
 
 use super::connection::Connection;
 use super::flags::Flags;
 use crate::shm::atomic::{Ordering, fence};
 
-/// What the director has told a client whose connection waits for its destination.
+/// The values that a client has received while its connection waits for its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Awaited {
     /// The director's initial sequence number: the cookie.
     pub(crate) cookie: u32,
     /// The director's timestamp and the client's last one, if they use timestamps.
     pub(crate) timestamps: Option<[u32; 2]>,
-    /// The client's window, in the unit that its SYN has announced.
+    /// The client's window, in the unit that its SYN announced.
     pub(crate) window: u16,
     /// The number of SYNs that were sent to the destination.
     pub(crate) tries: u8,
 }
 
 impl Awaited {
-    /// The last of its words, which [`Numbers`] do not use.
+    /// The last of the integers, which [`Numbers`] do not use.
     fn rest(self) -> u32 {
         let is_timed = if self.timestamps.is_some() { TIMESTAMPS } else { 0 };
         u32::from(self.window) | u32::from(self.tries) << 16 | is_timed
     }
 }
 
-/// How numbers are translated. The differences wrap.
+/// The translation of sequence numbers. The differences wrap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Numbers {
-    /// The sequence number that the client knows, less that of the destination.
+    /// The client's view of the sequence number, less the destination's.
     pub(crate) sequence: u32,
-    /// The timestamp that the client knows, less that of the destination.
+    /// The client's view of the timestamp, less the destination's.
     pub(crate) timestamp: u32,
-    /// The bits by which the destination's windows are shifted to the left for the client; below 0 to the right.
+    /// The number of bits by which the destination's windows are shifted left for the client; negative means right.
     pub(crate) to_client: i8,
-    /// The bits by which the client's windows are shifted to the left for the destination.
+    /// The number of bits by which the client's windows are shifted left for the destination.
     pub(crate) to_server: u8,
 }
 
 impl Numbers {
-    /// Their words, which are also those of messages to other directors.
+    /// The encoded numbers, as in messages to other directors.
     pub(crate) fn words(self) -> [u32; 3] {
         [self.sequence, self.timestamp, u32::from(self.to_client as u8) << 8 | u32::from(self.to_server)]
     }
 
-    /// The numbers of these words.
+    /// Decodes the numbers.
     pub(crate) fn of([sequence, timestamp, shifts]: [u32; 3]) -> Self {
         let to_client = ((shifts >> 8) as i8).clamp(-(SHIFT_MAX as i8), SHIFT_MAX as i8);
         Self { sequence, timestamp, to_client, to_server: (shifts as u8).min(SHIFT_MAX) }
@@ -61,8 +61,8 @@ const SHIFT_MAX: u8 = 14;
 
 /// For connections with one of the flags.
 impl Connection<'_> {
-    /// What its client was told, while its destination has not answered. A connection of another director waits for
-    /// nothing: its destination has answered there, and must never be reset here.
+    /// The values sent to the client while its destination has not answered. A connection from another director waits
+    /// for nothing: its destination has answered there, and must never be reset here.
     pub(crate) fn awaited(&self) -> Option<Awaited> {
         if self.flags().0 & (Flags::HANDSHAKE | Flags::SYNC).0 != Flags::HANDSHAKE.0 {
             return None;
@@ -72,14 +72,14 @@ impl Connection<'_> {
         Some(Awaited { cookie, timestamps, window: rest as u16, tries: (rest >> 16) as u8 })
     }
 
-    /// Makes it wait for its destination, with this [`Self::awaited`]. Before another thread can find it.
+    /// Makes the connection wait for its destination. Only before another thread can find it.
     pub(crate) fn await_answer(&self, awaited: Awaited) {
         let [own, client] = awaited.timestamps.unwrap_or_default();
         self.set_number_words([awaited.cookie, own, client, awaited.rest()]);
         let _ = self.set_flags(Flags::HANDSHAKE);
     }
 
-    /// Counts another SYN to its destination. Changes only the last word, because another worker may be ending the
+    /// Counts another SYN to the destination. Changes only the last integer, because another worker may be ending the
     /// handshake.
     pub(crate) fn count_try(&self, awaited: Awaited) {
         let rest = Awaited { tries: awaited.tries + 1, ..awaited }.rest();
@@ -100,7 +100,7 @@ impl Connection<'_> {
         }
     }
 
-    /// Ends the handshake: from now on `numbers` say how its segments are translated. Returns `true` to the one caller
+    /// Ends the handshake: from now on `numbers` define the translation of segments. Returns `true` to the one caller
     /// that ended it.
     pub(crate) fn complete(&self, numbers: Numbers) -> bool {
         // The worker that sets the first flag writes; for others the handshake lasts until it has cleared the second.
@@ -115,7 +115,7 @@ impl Connection<'_> {
         is_first
     }
 
-    /// Takes over the translation of another director. Before another thread can find the connection.
+    /// Takes over the translation from another director. Only before another thread can find the connection.
     pub(crate) fn receive_numbers(&self, numbers: Numbers) {
         let [sequence, timestamp, shifts] = numbers.words();
         self.set_number_words([sequence, timestamp, shifts, 0]);

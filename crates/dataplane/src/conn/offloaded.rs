@@ -1,19 +1,19 @@
 //! The connections that the XDP program forwards, with records in memory that it shares with workers.
 //!
-//! A record's state is one word ([`State`]). While it is in force, the program and workers change it by
-//! compare-and-swap, or set or clear a bit, and the program may move the connection from one state of TCP to another;
-//! then the word has the connection's state, and its entry may be behind. An entry with a record has a mark in its word
-//! `life`; a mark without a record means nothing. So there are two rules: **a reader of a connection's state or
-//! deadline asks its record ([`Offloaded::told`]); a writer of the state first takes the connection back
+//! A record's state is one 64-bit integer ([`State`]). While it is in force, the program and workers change it by
+//! compare-and-swap, or set or clear a bit, and the program may move the connection from one TCP state to another; the
+//! record then has the connection's state, and its entry may be out of date. An entry with a record has a mark in its
+//! field `life`; a mark without a record means nothing. There are two rules: **a reader of a connection's state or
+//! deadline reads its record ([`Offloaded::told`]); a writer of the state first takes the connection back
 //! ([`TableWorker::settle`], [`TableWorker::transition`])**. Taking it back seals the record, and copies the record's
-//! state to the entry, in the exchange that clears the entry's mark. A segment that the program has in its hands
-//! meanwhile finds the record sealed, and goes to the worker.
+//! state to the entry, in the exchange that clears the entry's mark. A segment that the program is processing at that
+//! time finds the record sealed, and goes to the worker.
 //!
-//! A removed connection is counted as its entry says; a difference in the program's record is corrected then
-//! ([`Offloaded::forget`]).
+//! A removed connection is counted according to its entry; a difference in the program's record is corrected at that
+//! time ([`Offloaded::forget`]).
 //!
-//! Cost for connections without a record: a check of a bit of a word that is read anyway, and one load at their end.
-//! Not here: the other contents of a record, and the connections that get one (`offload/`).
+//! Cost for connections without a record: a check of a bit in a field that is read anyway, and one load at their end.
+//! `offload/` defines the other contents of a record, and chooses the connections that get one.
 //!
 //! [`TableWorker::settle`]: super::handle::TableWorker::settle
 //! [`TableWorker::transition`]: super::handle::TableWorker::transition
@@ -36,7 +36,7 @@ use crate::shm::words::{Rows, Words};
 pub(crate) const MAX_RECORDS: usize = XVS_MAX_FLOWS as usize;
 /// The words of a record (`struct xvs_flow` in `bpf/maps.h`).
 pub(crate) const RECORD: usize = 40;
-/// The word of the connection of a record that has none.
+/// The connection field of a record that has no connection.
 pub(crate) const NO_CONNECTION: u64 = u64::MAX;
 /// The number of slots: destinations whose numbers differ by this number share one.
 pub(crate) const SLOTS: usize = if cfg!(loom) { 2 } else { XVS_SLOTS as usize };
@@ -45,21 +45,21 @@ pub(crate) const MOVES: usize = INACTIVE + SLOTS;
 const HALF_OPEN: usize = in_words(offset_of!(xvs_moves, half_open));
 const INACTIVE: usize = in_words(offset_of!(xvs_moves, inactive));
 
-/// The places of the words of a record.
+/// The indices of the words in a record.
 pub(crate) mod word {
     /// See [`State`](super::State).
     pub(crate) const STATE: usize = 0;
-    /// The epoch, and that of the slot in the upper half.
+    /// The epoch, and in the upper half the slot's epoch.
     pub(crate) const EPOCHS: usize = 1;
     /// See [`Used`](super::Used).
     pub(crate) const USED: usize = 2;
     /// Packets and bytes of requests, then of replies, that no worker has taken yet.
     pub(crate) const COUNTS: usize = 3;
-    /// The number of the connection and, in the upper half, its generation. The program has no use for it.
+    /// The index of the connection and, in the upper half, its generation. The program does not use it.
     pub(crate) const CONNECTION: usize = 7;
-    /// What the program does with requests, then with replies.
+    /// The program's actions for requests, then for replies.
     pub(crate) const PARTS: usize = 8;
-    /// The words of a part.
+    /// The number of words for one direction.
     pub(crate) const PART: usize = 8;
     /// The IPv6 addresses of requests, then of replies, as received.
     pub(crate) const OLD_ADDRESSES: usize = 24;
@@ -80,7 +80,7 @@ impl State {
     pub(crate) const SECURE: u64 = 1 << 5;
     pub(crate) const AWAITS: u64 = 1 << 6;
     pub(crate) const LAST_LINE: u64 = 1 << 7;
-    /// Its number is that of its key's hash, so the program finds it without a key.
+    /// The record's number equals the hash of its key, so the program finds it without a key.
     pub(crate) const NEAR: u64 = 1 << 23;
     /// The time until the SYN+ACK is measured from the time of the record's last packet, the SYN.
     pub(crate) const TIMED: u64 = 0xff << Self::RESPONSE_SHIFT;
@@ -90,7 +90,7 @@ impl State {
     /// The number of uses of a record after which their numbers repeat: keys have no more bits for them.
     pub(crate) const USES: u64 = 1 << (u32::BITS - 1 - MAX_RECORDS.ilog2());
 
-    /// The state of a record that is not in force, of this use.
+    /// The state of a record that is not in force, with this use number.
     pub(crate) fn unused(number: u32) -> Self {
         Self((u64::from(number) % Self::USES) << Self::USE_SHIFT)
     }
@@ -104,7 +104,8 @@ impl State {
         self.0 & bit != 0
     }
 
-    /// The state in force, of the same use, with these bits. `awaited` is the acknowledgement that proves the client.
+    /// The state in force, with the same use number and these bits. `awaited` is the acknowledgement that proves the
+    /// client.
     pub(crate) fn begun(self, bits: u64, tcp: u8, awaited: Option<u32>) -> Self {
         let awaits = awaited.map_or(0, |number| Self::AWAITS | u64::from(number) << 32);
         Self(
@@ -121,19 +122,20 @@ impl State {
         self.has(Self::FOLLOWS).then_some((self.0 >> Self::TCP_SHIFT & 15) as u8)
     }
 
-    /// The acknowledgement that proves the client, if it is awaited.
+    /// The acknowledgement that proves the client, if the record waits for it.
     pub(crate) fn awaited(self) -> Option<u32> {
         self.has(Self::AWAITS).then_some((self.0 >> 32) as u32)
     }
 
-    /// The microseconds from the SYN to the SYN+ACK, if the program has forwarded both and measured them: of the right
-    /// range of a histogram, and at most a sixteenth off.
+    /// The microseconds from the SYN to the SYN+ACK, if the program has forwarded both and measured them: in the
+    /// correct range of a histogram, and at most a sixteenth off.
     pub(crate) fn response_micros(self) -> Option<u64> {
         let code = match self.0 >> Self::RESPONSE_SHIFT & 0xff {
             0 | 0xff => return None,
             code => code - 1,
         };
-        // As `with_response` of bpf/offload.h writes them: the number less one has a bit and three more behind it.
+        // In the encoding of `with_response` in bpf/offload.h: the number less one has a leading bit and three more
+        // bits after it.
         let less = match code / 8 {
             0 => code,
             exponent => (8 + code % 8) << (exponent - 1) | (1 << (exponent - 1)) >> 1,
@@ -141,7 +143,7 @@ impl State {
         Some(less + 1)
     }
 
-    /// Whether it is one of the records that are few: in force, of a handshake that is not complete.
+    /// Whether the record is one of the few in force whose handshake is not complete.
     pub(crate) fn is_half_open(self) -> bool {
         self.has(Self::IN_FORCE)
             && matches!(self.tcp().map(TcpState::of), Some(TcpState::SynRecv | TcpState::SynAck))
@@ -171,12 +173,12 @@ impl Used {
     }
 }
 
-/// Whether packets have passed since the entry of a record's connection was told last.
+/// Whether packets have passed since the entry of a record's connection was last updated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Packets {
     /// If the record has counted some that no worker has taken.
     AsCounted,
-    /// They have, and the record's counts do not have them any more.
+    /// They have, and are no longer in the record's counts.
     HavePassed,
 }
 
@@ -189,7 +191,7 @@ pub(crate) enum Then {
     TakeBack,
 }
 
-/// What a record has said about its connection.
+/// The changes that a record contained for its connection.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Settled {
     /// The protocol's states in the entry.
@@ -199,11 +201,11 @@ pub(crate) struct Settled {
     pub(crate) record: State,
 }
 
-/// What a record says of its connection.
+/// The state of a connection according to its record.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Reading {
     pub(super) slot: u32,
-    /// What the entry would say if it knew the record.
+    /// The entry's `life` updated from the record.
     pub(super) told: Life,
     pub(super) state: State,
 }
@@ -212,10 +214,10 @@ pub(super) struct Reading {
 pub(crate) struct Offloaded {
     records: Rows<RECORD>,
     moves: Words<MOVES>,
-    /// By connection: its record plus one; 0: it has none.
+    /// For each connection, its record's number plus one; 0 if it has none.
     of: Box<[AtomicU32]>,
-    /// How long a connection lasts after a packet, in milliseconds, by state of TCP; at 0, which no offloaded
-    /// connection of TCP has, that of UDP.
+    /// The time that a connection lasts after a packet, in milliseconds, by TCP state; the value for UDP is at index 0,
+    /// which no offloaded TCP connection has.
     timeouts: [Setting; TcpState::ALL.len()],
 }
 
@@ -260,7 +262,8 @@ impl Offloaded {
 
     /// The record of a connection.
     pub(crate) fn of(&self, id: ConnId) -> Option<u32> {
-        // Acquire: pairs with `unbind`. Who finds that a connection has given its record up may free the record.
+        // Acquire: pairs with `unbind`. A thread that finds that a connection has given up its record may free the
+        // record.
         self.of[id.0 as usize].load(Ordering::Acquire).checked_sub(1)
     }
 
@@ -270,10 +273,10 @@ impl Offloaded {
         of.compare_exchange(0, record + 1, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// Takes this record from a connection, unless it has another one by now.
+    /// Detaches this record from a connection, unless the connection now has another one.
     pub(crate) fn unbind(&self, id: ConnId, record: u32) {
         let of = &self.of[id.0 as usize];
-        // Release: what the caller has done with the record comes before.
+        // Release: the caller's accesses to the record precede this.
         let _ = of.compare_exchange(record + 1, 0, Ordering::Release, Ordering::Relaxed);
     }
 
@@ -293,19 +296,19 @@ impl Offloaded {
         self.record(record)[word::STATE].store(state.0, Ordering::Relaxed);
     }
 
-    /// Lets the program find a record by the hash of its key, which is the record's number.
+    /// Makes the program find a record by the hash of its key, which equals the record's number.
     pub(crate) fn set_near(&self, record: u32) {
-        // Release: who finds it sees what was written before.
+        // Release: a program that finds the record sees the earlier writes.
         self.record(record)[word::STATE].fetch_or(State::NEAR, Ordering::Release);
     }
 
-    /// The records in force whose handshake is not complete.
+    /// The number of records in force whose handshake is not complete.
     pub(crate) fn half_open(&self) -> u64 {
         // Negative for a moment if a record ends while it begins.
         (self.moves[HALF_OPEN].load(Ordering::Relaxed) as i64).max(0) as u64
     }
 
-    /// Seals a record: the program forwards nothing by it any more. Returns its state, which is its last.
+    /// Seals a record: the program no longer uses it to forward packets. Returns the record's last state.
     pub(crate) fn seal(&self, record: u32) -> State {
         // Acquire: the program stores the time of a segment before it changes the state.
         let before = State(self.record(record)[word::STATE].fetch_and(!State::IN_FORCE, Ordering::Acquire));
@@ -324,8 +327,8 @@ impl Offloaded {
         }
     }
 
-    /// Ends the record of a connection that was removed; `last` is the word of its entry until then. The connection was
-    /// counted at its destination as that word says.
+    /// Ends the record of a removed connection; `last` is the last `life` of its entry. The connection was counted at
+    /// its destination according to that value.
     pub(crate) fn forget(&self, id: ConnId, last: Life) {
         // As in `end`.
         fence(Ordering::SeqCst);
@@ -333,7 +336,8 @@ impl Offloaded {
             let slot = self.slot(record);
             let state = self.seal(record);
             let has_moved = state.tcp().is_some_and(|tcp| has_become_inactive(last.state(), tcp));
-            // A use that failed as it began (`offload/begin.rs`) has ended; the record may be another connection's.
+            // A use that failed as it began (`offload/begin.rs`) has ended; the record may now belong to another
+            // connection.
             if last.is_offloaded() && has_moved && self.of(id) == Some(record) {
                 self.take_move(slot);
             }
@@ -342,7 +346,7 @@ impl Offloaded {
         }
     }
 
-    /// Ends the record of a connection that was removed, and returns what no worker has taken: packets and bytes of
+    /// Ends the record of a removed connection, and returns the counts that no worker has taken: packets and bytes of
     /// requests, then of replies, and the time of the last packet.
     pub(super) fn untaken(&self, id: ConnId) -> Option<([[u64; 2]; 2], Millis)> {
         let record = self.of(id)?;
@@ -351,52 +355,52 @@ impl Offloaded {
         let counts =
             [0, 2].map(|part| [0, 1].map(|unit| words[word::COUNTS + part + unit].load(Ordering::Relaxed)));
         let last = self.used(record).at();
-        // As in `forget`: the record may be another connection's.
+        // As in `forget`: the record may belong to another connection.
         (self.of(id) == Some(record)).then_some((counts, last))
     }
 
-    /// The slot of a record, by which the program counts its moves.
+    /// The slot of a record, in which the program counts its moves.
     pub(crate) fn slot(&self, record: u32) -> u32 {
         self.used(record).slot()
     }
 
-    /// Takes back that the program has counted a move from active to inactive by this slot. The caller has read it
-    /// while the record was the connection's: afterwards its owner may use the record again.
+    /// Reverts a move from active to inactive that the program has counted in this slot. The caller has read the slot
+    /// while the record belonged to the connection: afterwards its owner may reuse the record.
     pub(crate) fn take_move(&self, slot: u32) {
         self.moves[INACTIVE + slot as usize].fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// The connections of the destinations of a slot that have become inactive and are counted as active.
+    /// The number of connections to the slot's destinations that have become inactive and are counted as active.
     pub(crate) fn moved(&self, slot: u32) -> i64 {
         self.moves[INACTIVE + slot as usize].load(Ordering::Relaxed) as i64
     }
 
-    /// What the entry of a connection would say if it knew its record.
+    /// The entry's `life` of a connection, updated from its record.
     pub(crate) fn told_of(&self, id: ConnId, life: Life) -> Life {
         self.of(id).map_or(life, |record| self.told(record, life, Packets::AsCounted))
     }
 
-    /// What a record says of its connection, whose entry has this word. `None`: the record is not the connection's any
-    /// more.
+    /// The state of a connection according to its record, given the `life` of its entry. `None` if the record no longer
+    /// belongs to the connection.
     pub(super) fn read(&self, id: ConnId, record: u32, life: Life, packets: Packets) -> Option<Reading> {
-        // Read before the caller's exchange, after which the owner of the record may use it again.
+        // Read before the caller's exchange, after which the owner of the record may reuse it.
         let slot = self.slot(record);
         let told = self.told(record, life, packets);
-        // After `told`, which is then not newer.
+        // Read after `told`, which is then not newer.
         let state = self.state(record);
-        // For each exchange: of two threads, the second one finds the mark gone, or another record. A record is used
-        // again only after its rest, long after the loads above.
+        // Sound for each exchange: the second of two threads finds the mark cleared, or another record. A record is
+        // reused only after a rest, long after the loads above.
         (self.of(id) == Some(record)).then_some(Reading { slot, told, state })
     }
 
-    /// What an entry would say if it knew this record.
+    /// An entry's `life`, updated from this record.
     fn told(&self, record: u32, life: Life, packets: Packets) -> Life {
         let is_used = packets == Packets::HavePassed || has_packets(self.record(record));
         let state = self.state(record).tcp().unwrap_or(life.state());
         if state == life.state() && !is_used { life } else { life.later(state, self.expires(record, state)) }
     }
 
-    /// When a connection in this state expires, by the time of the record's last packet.
+    /// The deadline of a connection in this state, from the time of the record's last packet.
     fn expires(&self, record: u32, state: u8) -> Millis {
         let timeout =
             self.timeouts.get(usize::from(state)).map_or(0, |timeout| timeout.load(Ordering::Relaxed));
@@ -404,12 +408,12 @@ impl Offloaded {
     }
 }
 
-/// Whether a record, of these words, has packets that no worker has taken.
+/// Whether a record, given as words, has packets that no worker has taken.
 pub(crate) fn has_packets(words: &[AtomicU64; RECORD]) -> bool {
     words[word::COUNTS..word::CONNECTION].iter().any(|count| count.load(Ordering::Relaxed) != 0)
 }
 
-/// Whether the program has counted a move from active to inactive between these states of TCP.
+/// Whether the program has counted a move from active to inactive between these TCP states.
 pub(crate) fn has_become_inactive(before: u8, after: u8) -> bool {
     TcpState::of(before).is_active() && !TcpState::of(after).is_active()
 }
@@ -425,7 +429,7 @@ impl fmt::Debug for Offloaded {
 mod tests {
     use super::*;
 
-    /// The code of `with_response` of bpf/offload.h, computed otherwise.
+    /// The encoding of `with_response` in bpf/offload.h, computed by another method.
     fn code(micros: u64) -> u64 {
         let less = micros.max(1) - 1;
         let code = if less < 8 {

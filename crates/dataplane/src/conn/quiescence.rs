@@ -6,14 +6,14 @@
 //! burst costs one load, and one store if the epoch has changed. No thread waits: if entries cannot be reused yet,
 //! their owner checks again one burst later.
 //!
-//! Why it is safe. Let U be an unlinking, C the closing of the epoch after it (to target t), S a scan of the slots
+//! Why it is safe: let U be an unlinking, C the closing of the epoch after it (to target t), S a scan of the slots
 //! after C, and L a look-up by another thread. If S finds the thread's slot
 //!
 //! - at a value ≥ t: the thread read the epoch after C (Acquire on the add of C), so its later look-ups see U; its
 //!   earlier ones were over when it stored the value (Release), which S has read (Acquire), so reuse comes after.
 //! - parked: look-ups before the parking are over, likewise. A later one comes after an `unpark`, whose store S did not
 //!   see. `unpark` has a SeqCst fence between that store and the look-up, and S one between U and its load. One of
-//!   these two fences is first. If it were `unpark`'s, S would have seen the store. So it is S's, and L sees U.
+//!   these two fences is first. If it were `unpark`'s, S would have seen the store. Therefore it is S's, and L sees U.
 
 use crossbeam::utils::CachePadded;
 
@@ -37,7 +37,7 @@ impl Quiescence {
 
     /// The owner of the slot no longer uses any result of an earlier look-up.
     pub(super) fn quiescent(&self, slot: usize) {
-        // Acquire and Release: see the module's argument. The value of the slot itself needs no order: only this thread
+        // Acquire and Release: see the module's argument. The slot's value itself needs no ordering: only this thread
         // writes it.
         let epoch = self.epoch.load(Ordering::Acquire);
         if self.seen[slot].load(Ordering::Relaxed) != epoch {
@@ -45,12 +45,12 @@ impl Quiescence {
         }
     }
 
-    /// As [`quiescent`](Self::quiescent), and the owner looks up nothing until it unparks.
+    /// Like [`quiescent`](Self::quiescent); in addition the owner performs no look-up until it unparks.
     pub(super) fn park(&self, slot: usize) {
         self.seen[slot].store(PARKED, Ordering::Release);
     }
 
-    /// The owner of the slot will look up again.
+    /// The owner of the slot will perform look-ups again.
     pub(super) fn unpark(&self, slot: usize) {
         let epoch = self.epoch.load(Ordering::Acquire);
         self.seen[slot].store(epoch, Ordering::Release);
@@ -59,9 +59,9 @@ impl Quiescence {
     }
 
     /// Closes the epoch in which the caller has unlinked entries. Returns the epoch that all slots must have seen
-    /// before reuse.
+    /// before the entries are reused.
     pub(super) fn close(&self) -> u64 {
-        // Release for the unlinking before; Acquire so that a chain of closings orders them all.
+        // Release for the preceding unlinking; Acquire so that a chain of closings orders them all.
         self.epoch.fetch_add(1, Ordering::AcqRel) + 1
     }
 

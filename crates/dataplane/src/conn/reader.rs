@@ -2,7 +2,7 @@
 //!
 //! A [`TableReader`] walks the entries by index, in slices, and may remove some of them. A walk delays only the reuse
 //! of entries that are removed during its current slice. Between walks the reader is parked. Cost: a cache line for
-//! each entry that was ever used. Not here: the part that it shares with workers (`handle.rs`).
+//! each entry that was ever used. `handle.rs` contains the code that it shares with workers.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -38,25 +38,25 @@ impl TableReader {
         &self.handle.table
     }
 
-    /// Sets the time of its next walks, at which connections end.
+    /// Sets the time of subsequent walks, at which connections end.
     pub fn set_now(&mut self, now: Millis) {
         self.handle.now = now;
     }
 
     /// Calls `view` for each connection whose index is in `range`, in the order of the indices. It visits each
-    /// connection that exists during the whole walk, and perhaps those that are inserted or removed meanwhile. Walk
-    /// long tables in slices: entries removed during a slice are reused only after it.
+    /// connection that exists during the whole walk, and possibly those that are inserted or removed in the meantime.
+    /// Walk long tables in slices: entries removed during a slice are reused only after it.
     pub fn for_each(&mut self, range: Range<u32>, mut view: impl FnMut(Connection<'_>)) {
         self.visit(range, |reader, id| view(reader.connection(id)));
     }
 
-    /// As [`for_each`](Self::for_each), for a walk that removes connections.
+    /// Like [`for_each`](Self::for_each), for a walk that removes connections.
     pub fn visit(&mut self, range: Range<u32>, visit: impl FnMut(&mut Self, ConnId)) {
         let end = range.end.min(self.handle.table.extent());
         self.visit_each(range.start..end, visit);
     }
 
-    /// As [`visit`](Self::visit), for indices in any order, all below [`Table::extent`].
+    /// Like [`visit`](Self::visit), for indices in any order, all below [`Table::extent`].
     pub fn visit_each(
         &mut self,
         places: impl Iterator<Item = u32>,
@@ -71,7 +71,7 @@ impl TableReader {
         }
     }
 
-    /// Calls `view` for each of these connections that still exists: id, generation, and what belongs to it.
+    /// Calls `view` for each of these connections that still exists, given as id, generation and associated value.
     pub fn recall_each<T>(
         &mut self,
         all: impl Iterator<Item = (ConnId, u32, T)>,
@@ -87,7 +87,7 @@ impl TableReader {
         }
     }
 
-    /// A copy of the connection or template that a look-up finds, with its controller. Costs what the look-up costs.
+    /// A copy of the connection or template that a look-up finds, with its controller. Same cost as the look-up.
     pub(crate) fn copy(&mut self, sought: &Sought, call_ids: &CallIds) -> Option<Copied> {
         self.handle.enter();
         let walk = Parked(self);
@@ -123,7 +123,7 @@ impl TableReader {
         self.handle.remove(id)
     }
 
-    /// As [`crate::conn::handle::TableWorker::remove_if`]. Only during a walk.
+    /// Like [`crate::conn::handle::TableWorker::remove_if`]. Only during a walk.
     pub fn remove_if(&mut self, id: ConnId, why: Ending, test: impl Fn(u8, Millis) -> bool) -> Removal {
         self.handle.remove_if(id, why, test)
     }
@@ -136,14 +136,14 @@ impl TableReader {
 
 impl Table {
     /// A parked handle for a thread that is not a worker; `None` if all are taken. There are four: for listings, for
-    /// sweeps, for announcements, and for tables that are sent.
+    /// sweeps, for announcements, and for sending tables.
     pub fn reader(self: &Arc<Self>) -> Option<TableReader> {
         let mut handles = self.config.workers..self.free_handles.len();
         handles.find_map(|handle| TableHandle::acquire(self, handle)).map(TableReader::new)
     }
 }
 
-/// Ends a walk, also after a panic: a reader that stays unparked would prevent the reuse of all entries.
+/// Ends a walk, also after a panic: an unparked reader would prevent the reuse of all entries.
 struct Parked<'a>(&'a mut TableReader);
 
 impl Drop for Parked<'_> {

@@ -1,10 +1,9 @@
-//! The times of requests whose first reply has not passed: of a client's SYN, of the first datagram of UDP.
+//! The times of requests whose first reply has not passed: a client's SYN or the first UDP datagram.
 //!
-//! A slot for each entry of the table, or for each of 65,536 entries, each one word with the time and a tag of the
-//! connection. A later request takes the slot of an earlier one, whose time is lost then; a time is never another
-//! connection's. Any worker writes and takes: replies may arrive at another worker than the request. Lost with the
-//! process. Cost: one word for a request and for its reply. Memory: at most 512 KiB. Not here: the packets that
-//! are requests and replies (`new_connection/insert.rs`, `burst/response.rs`).
+//! There is a slot for each entry of the table, or for 65,536 of them, each one 64-bit integer with the time and a tag
+//! of the connection. A later request takes the slot of an earlier one, whose time is then lost; a time is never
+//! attributed to another connection. Any worker writes and takes: replies may arrive at another worker than the
+//! request. Lost with the process. Cost: one access for a request and one for its reply. Memory: at most 512 KiB.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -24,11 +23,11 @@ impl RequestTimes {
 
     /// Notes the time of a connection's request.
     pub(super) fn put(&self, id: ConnId, generation: u32, at: Micros) {
-        // Relaxed, here and below: a word is complete in itself, and a lost one is a sample less.
+        // Relaxed, here and below: each slot is independent, and a lost one is one sample less.
         self.slot(id).store(tag(id, generation) | at.0 & TIME, Ordering::Relaxed);
     }
 
-    /// The time of a connection's request, in the last bits of the clock ([`Self::since`]).
+    /// The time of a connection's request, in the low bits of the clock ([`Self::since`]).
     pub(super) fn of(&self, id: ConnId, generation: u32) -> Option<Micros> {
         let word = self.slot(id).load(Ordering::Relaxed);
         (word & !TIME == tag(id, generation)).then_some(Micros(word & TIME))
@@ -41,7 +40,7 @@ impl RequestTimes {
         }
     }
 
-    /// The microseconds from a request to now. A reading of another worker's clock may be a moment ahead.
+    /// The microseconds from a request to `now`. Another worker's clock reading may be a moment ahead.
     pub(super) fn since(request: Micros, now: Micros) -> u64 {
         let passed = now.0.wrapping_sub(request.0) & TIME;
         if passed > TIME / 2 { 0 } else { passed }
@@ -52,15 +51,16 @@ impl RequestTimes {
     }
 }
 
-/// A word without a time: no index has so many bits.
+/// A slot without a time: no index has so many bits.
 const NONE: u64 = u64::MAX;
-/// The most slots: enough for the handshakes of 65 ms at a million a second.
+/// Maximum number of slots: enough for the handshakes of 65 ms at a million a second.
 const SLOTS: usize = 1 << 16;
 /// Bits of the time: 19 hours.
 const TIME_BITS: u32 = 36;
 const TIME: u64 = (1 << TIME_BITS) - 1;
 
-/// What differs between the connections of a slot: the upper bits of their places, and the last of their generations.
+/// The bits that distinguish the connections of a slot: the upper bits of their indices, and the low bits of their
+/// generations.
 fn tag(id: ConnId, generation: u32) -> u64 {
     (u64::from(id.0 >> SLOTS.ilog2()) | u64::from(generation) << 16) << TIME_BITS
 }

@@ -52,8 +52,8 @@ use SctpState::{
 
 type Row = [SctpState; 14];
 
-/// Next states. Columns are the states in the order of their numbers. Each direction has a block, and each event a row
-/// in it: DATA, INIT, INIT ACK, COOKIE ECHO, COOKIE ACK, SHUTDOWN, SHUTDOWN ACK, SHUTDOWN COMPLETE, ERROR, ABORT.
+/// Next states. Columns are the states in numerical order. Each direction has a block with a row for each event: DATA,
+/// INIT, INIT ACK, COOKIE ECHO, COOKIE ACK, SHUTDOWN, SHUTDOWN ACK, SHUTDOWN COMPLETE, ERROR, ABORT.
 ///
 /// Source: ipvs-behaviour, section 4.2.
 #[rustfmt::skip]
@@ -108,7 +108,7 @@ impl SctpState {
         Self::ALL.get(usize::from(number)).copied().unwrap_or(NO)
     }
 
-    /// The state after a packet with this event. A packet without a chunk leaves the state as it is.
+    /// The state after a packet with this event. A packet without a chunk leaves the state unchanged.
     pub fn after(self, event: Option<Event>, seen: Seen) -> Self {
         let row = match event {
             None => return self,
@@ -123,7 +123,7 @@ impl SctpState {
         self == ES
     }
 
-    /// How long an association in this state is kept after its last packet.
+    /// The timeout of an association in this state after its last packet.
     pub fn timeout(self) -> Duration {
         Duration::from_secs(match self {
             NO => 2,

@@ -1,4 +1,4 @@
-//! Unused entries: the source of entries for new connections, and the place where removed entries wait.
+//! Unused entries: free ones for new connections, and removed ones in limbo.
 //!
 //! Each handle has a [`Stock`]: a chain of free entries, and two chains in limbo. The entries of a chain in limbo are
 //! reused when every handle has passed a quiescent point after the chain was closed. The chains run through the entries
@@ -19,7 +19,7 @@ use crate::shm::{Cells, prefetch};
 /// The number of entries that move together between a stock and the free list. Models move them one by one.
 pub(super) const BATCH: u32 = if cfg!(loom) { 1 } else { 64 };
 
-/// The greatest number of unused entries that one handle's stock may hold while another handle finds none. A worker's
+/// Maximum number of unused entries that one handle's stock may contain while another handle finds none. A worker's
 /// reserve when the table is full has the same size: see [`crate::conn::handle::TableWorker::is_short`].
 pub(super) const STRANDED_MAX: u32 = 3 * BATCH;
 
@@ -55,18 +55,18 @@ impl Slab {
         self.header[0].extent.load(Ordering::Relaxed)
     }
 
-    /// Whether a handle without entries gets none here.
+    /// Whether a handle without entries would get none here.
     pub(super) fn is_exhausted(&self) -> bool {
-        // Relaxed: a slightly old result is good enough. Every worker reads the line of `extent` anyway, and it is
-        // hardly ever written, so the line of the free list is read only after the table has been full once.
+        // Relaxed: a slightly old result suffices. Every worker reads the line of `extent` anyway, and it is hardly
+        // ever written, so the line of the free list is read only after the table has been full once.
         self.extent() as usize >= self.entries.len()
             && self.header[0].free.load(Ordering::Relaxed) & INDEX == 0
     }
 
-    /// Entries that were never used, at most a batch; empty if there are none left.
+    /// Takes entries that were never used, at most a batch; empty if none are left.
     fn take_fresh(&self) -> Range<u32> {
         let limit = self.entries.len() as u32;
-        // Relaxed: the range is the only information that is passed on, and its memory is still as the kernel made it.
+        // Relaxed: only the range is passed on, and its memory is still as the kernel created it.
         let taken = self.header[0].extent.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |extent| {
             (extent < limit).then(|| limit.min(extent + BATCH))
         });
@@ -82,7 +82,7 @@ impl Slab {
         // Relaxed here and in the loop: only the value matters until the exchange.
         let mut old = head.load(Ordering::Relaxed);
         loop {
-            // No other thread reads free entries, so any word of theirs can hold the next batch.
+            // No other thread reads free entries, so any of their fields can contain the next batch.
             self.entry(chain.head - 1).client.store(old & INDEX, Ordering::Relaxed);
             let new = (old & !INDEX).wrapping_add(ONE_CHANGE) | u64::from(chain.head);
             // Release: a thread that takes the batch sees the chain, and that its entries were retired.
@@ -96,15 +96,15 @@ impl Slab {
     /// Takes a batch off the free list.
     fn pop_batch(&self) -> Option<Chain> {
         let head = &self.header[0].free;
-        // Acquire here and on failure: the chain's words are read before the exchange.
+        // Acquire here and on failure: the chain's fields are read before the exchange.
         let mut old = head.load(Ordering::Acquire);
         loop {
             let first = (old & INDEX) as u32;
             if first == 0 {
                 return None;
             }
-            // Another handle may have taken the batch and reused the entry, so this may read any value. Then the count
-            // of changes above the index differs and the exchange fails.
+            // Another handle may have taken the batch and reused the entry, so this may read any value. In that case
+            // the count of changes above the index differs and the exchange fails.
             let next = self.entry(first - 1).client.load(Ordering::Relaxed);
             let new = (old & !INDEX).wrapping_add(ONE_CHANGE) | next & INDEX;
             match head.compare_exchange_weak(old, new, Ordering::Acquire, Ordering::Acquire) {
@@ -118,7 +118,7 @@ impl Slab {
 /// The unused entries of one handle.
 #[derive(Debug, Default)]
 pub(super) struct Stock {
-    /// Entries that may be reused. The tail is not kept.
+    /// Entries that may be reused. The tail is not stored.
     free: Chain,
     /// Entries that were never used.
     fresh: Range<u32>,
@@ -144,19 +144,19 @@ impl Stock {
         self.fresh.next()
     }
 
-    /// Takes an entry that was unlinked, or whose key never became final. Only one caller retires an entry.
+    /// Retires an entry that was unlinked, or whose key never became final. Only one caller retires an entry.
     pub(super) fn retire(&mut self, slab: &Slab, index: u32) {
         self.open.push(slab, index);
     }
 
-    /// Takes an entry that no other thread can reach. Surplus entries go to the free list.
+    /// Accepts an entry that no other thread can reach. Surplus entries go to the free list.
     pub(super) fn give(&mut self, slab: &Slab, index: u32) {
         self.free.push(slab, index);
         self.share(slab, 1);
     }
 
-    /// Takes all entries of the stock of a handle that no thread uses, also those in limbo: no other thread uses the
-    /// table.
+    /// Accepts all entries from the stock of a handle that no thread uses, also those in limbo: no other thread uses
+    /// the table.
     pub(super) fn give_all(&mut self, slab: &Slab, mut stock: Self) {
         for chain in [&mut stock.free, &mut stock.open, &mut stock.closed] {
             while let Some(index) = chain.pop(slab) {
@@ -166,8 +166,8 @@ impl Stock {
         stock.fresh.for_each(|index| self.give(slab, index));
     }
 
-    /// Its number of entries, and the first one's index plus one, if it was given all of them. [`Self::of`] has them
-    /// again.
+    /// The number of entries, and the index plus one of the first, if the stock was given all of them. [`Self::of`]
+    /// restores the stock.
     pub(super) fn parts(&self) -> [u32; 2] {
         [self.free.len, self.free.head]
     }
@@ -185,7 +185,7 @@ impl Stock {
         }
     }
 
-    /// Frees the closed entries if all slots have seen their epoch, and gives up to `batches` batches of surplus to the
+    /// Frees the closed entries if all slots have seen their epoch, and moves up to `batches` batches of surplus to the
     /// free list.
     pub(super) fn collect(&mut self, slab: &Slab, quiescence: &Quiescence, batches: u32) {
         if self.closed.len > 0 && quiescence.has_passed(self.target) {
@@ -195,7 +195,7 @@ impl Stock {
         self.share(slab, batches);
     }
 
-    /// Gives up to `batches` batches of surplus to the free list.
+    /// Moves up to `batches` batches of surplus to the free list.
     fn share(&mut self, slab: &Slab, batches: u32) {
         for _ in 0..batches {
             if self.free.len < 2 * BATCH {
@@ -245,14 +245,14 @@ impl Chain {
         Some(index)
     }
 
-    /// Puts another chain, whose tail is known, in front of this one.
+    /// Prepends another chain, whose tail is known.
     fn append(&mut self, slab: &Slab, other: Self) {
         slab.entry(other.tail - 1).life.store(Life::removed(self.head).0, Ordering::Relaxed);
         self.head = other.head;
         self.len += other.len;
     }
 
-    /// Removes the first [`BATCH`] entries. The chain must have as many.
+    /// Removes the first [`BATCH`] entries. The chain must have at least that many.
     fn split(&mut self, slab: &Slab) -> Self {
         let mut last = self.head;
         for _ in 0..BATCH - 1 {
@@ -270,8 +270,8 @@ fn next(slab: &Slab, index: u32) -> u32 {
     Life(slab.entry(index).life.load(Ordering::Relaxed)).next()
 }
 
-/// The part of the free list's head that holds an index plus one. Above it is a count of changes, which distinguishes a
-/// head that has returned from one that never changed.
+/// The bits of the free list's head that contain an index plus one. Above them is a count of changes, which
+/// distinguishes a head that has returned from one that never changed.
 const INDEX: u64 = u32::MAX as u64;
 const ONE_CHANGE: u64 = 1 << 32;
 

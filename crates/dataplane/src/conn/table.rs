@@ -1,7 +1,7 @@
-//! The connection table: one for all workers, of fixed size, without locks. The hash is `FlowKey::hash` of `proto`;
-//! the index is `buckets.rs`.
+//! The connection table: one for all workers, of fixed size, without locks. The hash is `FlowKey::hash` in `proto`; the
+//! index is in `buckets.rs`.
 //!
-//! It is made once, or taken over from a process that has ended (`adopt.rs`). Each worker takes its
+//! The table is created once, or taken over from a process that has ended (`adopt.rs`). Each worker takes its
 //! [`TableWorker`](super::TableWorker), and each thread that lists or sweeps takes a
 //! [`TableReader`](super::TableReader). A worker finds, inserts, removes and times connections within a burst, and then
 //! calls [`quiescent`](super::TableWorker::quiescent). Before it sleeps it calls [`park`](super::TableWorker::park).
@@ -10,9 +10,6 @@
 //! at the same time get one entry. A live entry never moves. An entry that a worker has found stays readable until the
 //! worker's quiescent point. Cost: a look-up reads a line of the index and one of the entry (two lines of the index for
 //! a miss); both can be prefetched. Memory: see [`TableConfig`].
-//!
-//! Not here: the meaning of states, the counts of destinations, and the choice of connections that are evicted from a
-//! full table.
 
 use std::io;
 use std::ops::Range;
@@ -39,11 +36,12 @@ use crate::shm::atomic::Ordering;
 use crate::shm::layout::{Bucket, Entry, Extension, HEADER_BYTES, Header, MAGIC, Numbers, VERSION};
 use crate::shm::{Mapping, Memory, Pages};
 
-/// The size of a table. A connection costs 64 bytes, or 128 with IPv6 or a local endpoint; 16 bytes if the director has
-/// answered its SYN; 25 bytes of the index; and 8 more in each worker that has ever timed an entry at its index.
+/// The size of a table. A connection costs 64 bytes, or 128 with IPv6 or a local endpoint; 16 more bytes if the
+/// director has answered its SYN; 25 bytes of the index; and 8 more in each worker that has ever timed an entry at its
+/// index.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TableConfig {
-    /// The number of connections and templates that it can hold.
+    /// Maximum number of connections and templates.
     pub capacity: usize,
     /// The number of workers.
     pub workers: usize,
@@ -58,7 +56,7 @@ impl TableConfig {
         self.mapped_bytes().saturating_add(self.entries().saturating_mul(self.workers * Wheel::ENTRY_BYTES))
     }
 
-    /// The part of [`Self::full_bytes`] that can be in reserved huge pages: its index, and its entries with their
+    /// The share of [`Self::full_bytes`] that can be in reserved huge pages: the index, and the entries with their
     /// extensions.
     pub fn mapped_bytes(&self) -> usize {
         let index = Buckets::needed(self.capacity.min(ENTRIES_MAX)) * size_of::<Bucket>();
@@ -105,10 +103,10 @@ pub struct Table {
     pub(super) offloaded: OnceLock<Arc<Offloaded>>,
     /// The log of connections; unset if there is none.
     log: OnceLock<Arc<ConnectionLog>>,
-    /// The state of each handle while the handle is not taken: workers first, then readers. Locked only to take or to
-    /// return a handle.
+    /// The state of each handle that is not taken: workers first, then readers. Locked only to take or to return a
+    /// handle.
     pub(super) free_handles: Box<[Mutex<Option<HandleState>>]>,
-    /// The unused entries of each handle while no thread uses it. Locked only when one begins or ends to use it.
+    /// The unused entries of each handle that no thread uses. Locked only when a thread begins or ceases to use it.
     pub(super) stocks: Box<[Mutex<Option<Stock>>]>,
 }
 
@@ -120,7 +118,7 @@ pub(super) struct HandleCounts {
     pub(super) full: Statistic,
 }
 
-/// The part of a handle that lasts when its owner changes.
+/// The part of a handle that persists when its owner changes.
 #[derive(Debug, Default)]
 pub(super) struct HandleState {
     pub(super) wheel: Wheel,
@@ -131,21 +129,22 @@ pub(super) struct HandleState {
 }
 
 impl Table {
-    /// Makes an empty table.
+    /// Creates an empty table.
     ///
     /// # Errors
+    ///
     /// `InvalidInput` for a capacity of 0 or one that 31-bit indices do not cover; otherwise the kernel's error for the
     /// request for memory or random numbers.
     pub fn create(config: TableConfig) -> io::Result<Arc<Self>> {
         Self::keyed(config, random_secret()?)
     }
 
-    /// Notes the connections whose packets the XDP program forwards, once.
+    /// Sets the connections whose packets the XDP program forwards, once.
     pub(crate) fn set_offloaded(&self, offloaded: Arc<Offloaded>) {
         let _ = self.offloaded.set(offloaded);
     }
 
-    /// Logs connections from now on. Called once, before there are handles.
+    /// Sets the log of connections. Called once, before there are handles.
     pub fn set_log(&self, log: Arc<ConnectionLog>) {
         let _ = self.log.set(log);
     }
@@ -170,30 +169,31 @@ impl Table {
         }
     }
 
-    /// Notes that the connection of this generation has got its first request now; see [`Self::response_micros`].
+    /// Records that the connection with this generation has just received its first request; see
+    /// [`Self::response_micros`].
     pub(crate) fn note_request(&self, id: ConnId, generation: u32, now: Micros) {
         self.requests.put(id, generation, now);
     }
 
-    /// The microseconds since the first request of a connection, if that is known and its reply has not passed.
+    /// The microseconds since the first request of a connection, if its time is known and its reply has not passed.
     pub(crate) fn awaited_micros(&self, id: ConnId, generation: u32, now: Micros) -> Option<u64> {
         let request = self.requests.of(id, generation)?;
         Some(RequestTimes::since(request, now))
     }
 
-    /// As [`Self::awaited_micros`], once.
+    /// Like [`Self::awaited_micros`], once.
     pub(crate) fn response_micros(&self, id: ConnId, generation: u32, now: Micros) -> Option<u64> {
         let awaited = self.awaited_micros(id, generation, now)?;
         self.forget_request(id, generation);
         Some(awaited)
     }
 
-    /// Makes the time of a connection's first reply unknown.
+    /// Discards the time of a connection's first request.
     pub(crate) fn forget_request(&self, id: ConnId, generation: u32) {
         self.requests.forget(id, generation);
     }
 
-    /// Ends the record of a connection that was removed; see [`Offloaded::forget`].
+    /// Ends the record of a removed connection; see [`Offloaded::forget`].
     #[inline]
     pub(super) fn forget_offload(&self, id: ConnId, last: Life) {
         if let Some(offloaded) = self.offloaded.get() {
@@ -201,7 +201,7 @@ impl Table {
         }
     }
 
-    /// What the entry of a connection would say if it knew its record.
+    /// The entry's `life` of a connection, updated from its record.
     #[inline]
     pub(super) fn told(&self, id: ConnId, life: Life) -> Life {
         match self.offloaded.get().filter(|_| life.is_offloaded()) {
@@ -228,10 +228,11 @@ impl Table {
         }
     }
 
-    /// As [`Self::create`], with this secret, so that hashes equal those of another table.
+    /// Like [`Self::create`], with this secret, so that hashes equal those of another table.
     ///
     /// # Errors
-    /// As for [`Self::create`].
+    ///
+    /// Same as [`Self::create`].
     pub fn keyed(config: TableConfig, secret: HashSecret) -> io::Result<Arc<Self>> {
         let parts = Parts::of(&config)?;
         let mapping = Mapping::create(parts.table_bytes(), config.memory)?;
@@ -258,7 +259,7 @@ impl Table {
         table
     }
 
-    /// Notes, before there are handles, whether the kernel has put a new table into huge pages.
+    /// Records, before there are handles, whether the kernel has put a new table into huge pages.
     pub fn note_huge_pages(&self, are_huge: bool) {
         // Relaxed: the table is passed to other threads afterwards.
         self.slab.header[0].huge_pages.store(are_huge.into(), Ordering::Relaxed);
@@ -328,19 +329,19 @@ impl Table {
         self.config
     }
 
-    /// Closes an epoch: every worker sees all earlier stores of the caller after its next quiescent point. So a
-    /// configuration that was replaced before may be freed when there is no [`Self::laggard`] any more.
+    /// Closes an epoch: every worker sees all earlier stores of the caller after its next quiescent point. A
+    /// configuration that was replaced before may therefore be freed when there is no [`Self::laggard`] any more.
     pub fn close_epoch(&self) -> Epoch {
         Epoch(self.quiescence.close())
     }
 
-    /// The number of a worker, or else of a reader (numbered after the workers), that may still use data from before
-    /// the end of this epoch.
+    /// The number of a worker, or otherwise of a reader (numbered after the workers), that may still use data from
+    /// before the end of this epoch.
     pub fn laggard(&self, epoch: Epoch) -> Option<usize> {
         self.quiescence.laggard(epoch.0)
     }
 
-    /// The kind of pages of its memory.
+    /// The kind of pages in which the table is stored.
     pub fn pages(&self) -> Pages {
         match self.mapping.pages() {
             Pages::Small if self.slab.header[0].huge_pages.load(Ordering::Relaxed) != 0 => Pages::Transparent,
@@ -363,7 +364,7 @@ impl Table {
         self.slab.entry(id.0)
     }
 
-    /// The first connection with this hash for which `test` returns a value, with that value.
+    /// The first result of `test` for a connection with this hash.
     #[inline]
     pub(super) fn find<T>(&self, hash: u64, test: impl Fn(Record<'_>) -> Option<T>) -> Option<(ConnId, T)> {
         self.buckets.find(hash, |index| Some((ConnId(index), test(self.slab.record(index))?)))
@@ -408,7 +409,7 @@ impl Parts {
     }
 }
 
-/// What distinguishes one start of the machine from all others (`/proc/sys/kernel/random/boot_id`).
+/// The identity of one start of the machine (`/proc/sys/kernel/random/boot_id`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Boot(pub [u64; 2]);
 
@@ -432,7 +433,7 @@ fn write_header(header: &Header, parts: &Parts, secret: &HashSecret, boot: Boot)
 pub fn random_secret() -> io::Result<HashSecret> {
     use rustix::rand::{GetRandomFlags, getrandom};
     let mut bytes = [0; 24];
-    // A request for at most 256 bytes is never fulfilled in part (getrandom(2)).
+    // A request for at most 256 bytes is always fulfilled completely (getrandom(2)).
     getrandom(&mut bytes, GetRandomFlags::empty())?;
     let words = bytes.as_chunks().0;
     Ok(HashSecret(std::array::from_fn(|word| u64::from_ne_bytes(words[word]))))

@@ -2,7 +2,7 @@
 //!
 //! Runs for each TCP packet of a connection. It follows the state tables of IPVS cell by cell and does not implement
 //! TCP: the state determines only the timeout of the connection and whether it counts as active. Cost: one table
-//! look-up. Not here: moving a connection to its next state (`burst/state.rs`).
+//! look-up. `burst/state.rs` moves a connection to its next state.
 
 use std::time::Duration;
 
@@ -45,8 +45,8 @@ use TcpState::{
 
 type Row = [TcpState; 11];
 
-/// Next states. Columns are the states in the order of their numbers. Each direction has a block with the rows SYN,
-/// FIN, ACK and RST.
+/// Next states. Columns are the states in numerical order. Each direction has a block with the rows SYN, FIN, ACK and
+/// RST.
 type Table = [[Row; 4]; 3];
 
 /// Source: ipvs-behaviour, section 4.1, normal table (with the same order of columns).
@@ -73,7 +73,7 @@ const ORDINARY: Table = [
     ],
 ];
 
-/// Under `secure_tcp` a handshake is complete only when packets of both ends were seen. Source: as above, table of
+/// With `secure_tcp` a handshake is complete only when packets from both ends were seen. Source: as above, table of
 /// secure_tcp.
 #[rustfmt::skip]
 const SECURE: Table = [
@@ -156,8 +156,8 @@ impl TcpState {
     }
 }
 
-/// The tables as the XDP program reads them (`struct xvs_tcp_states`): each row with the next state in the four bits of
-/// each state; first the ordinary table, then that of secure_tcp. And the set of active states.
+/// The tables in the format of the XDP program (`struct xvs_tcp_states`): each row contains the next state for each
+/// state, in four bits; first the ordinary table, then that of secure_tcp. And the set of active states.
 pub(crate) fn rows() -> ([u64; 24], u64) {
     let mut all = [ORDINARY, SECURE].into_iter().flatten().flatten();
     let rows = std::array::from_fn(|_| {
@@ -167,7 +167,7 @@ pub(crate) fn rows() -> ([u64; 24], u64) {
     (rows, active.fold(0, |set, state| set | 1 << state as u64))
 }
 
-/// How long a connection in `state` is kept after its last packet. The timeouts `established` and `fin_wait` can be
+/// The timeout of a connection in `state` after its last packet. The timeouts `established` and `fin_wait` can be
 /// configured (`--set`).
 pub fn timeout(state: TcpState, established: Duration, fin_wait: Duration) -> Duration {
     let seconds = match state {

@@ -2,9 +2,8 @@
 //!
 //! Runs for new connections of persistent services, and once for each connection when it is established. A detached
 //! template stays in the table while it controls connections: counted, timed and listed. But look-ups do not find it,
-//! so another template with its identity can take its place. A template is assured when a connection that it controls
-//! was answered. Cost: a few atomic operations; nothing waits. Not here: the choice of a packet's template
-//! (`persistence.rs`).
+//! so another template with its identity can replace it. A template is assured when a connection that it controls was
+//! answered. Cost: a few atomic operations; nothing waits. `persistence.rs` chooses a packet's template.
 
 use std::hint;
 
@@ -19,9 +18,9 @@ use super::reader::TableReader;
 use crate::shm::atomic::Ordering;
 
 impl TableWorker {
-    /// Lets a controller count one more connection; `false` if it has ended. A thread that may remove it closes it for
-    /// a moment and may reopen it. So this tries again while the controller is live, a limited number of times, because
-    /// that thread may not be running.
+    /// Counts one more connection for a controller; `false` if the controller has ended. A thread that may remove it
+    /// closes it for a moment and may reopen it. This function therefore tries again while the controller is live, a
+    /// limited number of times, because that thread may not be running.
     pub(crate) fn share(&self, id: ConnId) -> bool {
         for _ in 0..SHARE_ATTEMPTS {
             if self.connection(id).add_controlled() {
@@ -41,8 +40,8 @@ impl TableWorker {
         self.handle.detach(id);
     }
 
-    /// Marks a template as assured: its client is known to exist ([`ASSURED`]). Its deadline stays. Other controllers
-    /// have no such mark.
+    /// Marks a template as assured: its client is known to exist ([`ASSURED`]). The deadline does not change. Other
+    /// controllers have no such mark.
     pub fn assure(&self, id: ConnId) {
         if !self.connection(id).is_template() {
             return;
@@ -51,7 +50,7 @@ impl TableWorker {
         let mut life = entry.life();
         while life.is_live() && life.state() & ASSURED == 0 {
             let assured = life.with(life.state() | ASSURED, life.deadline());
-            // Relaxed: the word orders no other memory.
+            // Relaxed: the field orders no other memory.
             match entry.life.compare_exchange_weak(life.0, assured.0, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => return,
                 Err(now) => life = Life(now),
@@ -61,7 +60,7 @@ impl TableWorker {
 }
 
 impl TableReader {
-    /// As [`TableWorker::detach`]. Only during a walk.
+    /// Like [`TableWorker::detach`]. Only during a walk.
     pub fn detach(&self, id: ConnId) {
         self.handle.detach(id);
     }
@@ -71,7 +70,7 @@ impl TableHandle {
     fn detach(&self, id: ConnId) {
         let connection = self.connection(id);
         debug_assert!(connection.is_template());
-        // The flag first: a thread that finds the template meanwhile sees that it is being detached.
+        // The flag first: a thread that finds the template in the meantime sees that it is being detached.
         let _ = connection.set_flags(Flags::DETACHED);
         let table = &self.table;
         table.buckets.unlink(table.slab.record(id.0).request_flow().hash(&table.secret), id.index());
@@ -97,8 +96,8 @@ pub fn detached(endpoint: Endpoint) -> Endpoint {
 ///
 /// Source: ipvs-behaviour, section 3.3.
 pub const ASSURED: u8 = 1;
-/// The number of attempts with a controller that another thread has closed: some microseconds, many times longer than
-/// it is closed.
+/// The number of attempts to share a controller that another thread has closed: they take some microseconds, many times
+/// longer than a controller is closed.
 const SHARE_ATTEMPTS: u32 = 100;
 
 #[cfg(test)]

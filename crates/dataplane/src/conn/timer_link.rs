@@ -11,8 +11,9 @@ use crate::shm::layout::Entry;
 /// Links a due entry again. If its deadline has passed, the link is a tick later and the result is `true`. An invalid
 /// link is discarded.
 ///
-/// The entry may hold another connection by now. Its valid link is in some wheel at the tick in `timer`. If this link
-/// has the same tick, it takes over and the other one is discarded. So each connection is always processed in time.
+/// The entry may now contain another connection, whose valid link is in some wheel at the tick in `timer`. If this link
+/// has the same tick, it becomes the valid one and the other is discarded. Each connection is therefore always
+/// processed in time.
 pub(super) fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
     let life = entry.life();
     if !life.is_current() {
@@ -23,10 +24,10 @@ pub(super) fn put_back(wheel: &mut Wheel, entry: &Entry, due: Link) -> bool {
     link_anew(wheel, entry, due.index, due.tick, life.deadline()) && has_come && life.is_live()
 }
 
-/// Links an entry for its deadline, if its tick still is `old`.
+/// Links an entry for its deadline, if its tick is still `old`.
 pub(super) fn link_anew(wheel: &mut Wheel, entry: &Entry, index: u32, old: u32, deadline: Millis) -> bool {
     let tick = wheel.tick_for(deadline);
-    // Relaxed, as all accesses of `timer`: the fences here and in `transition` give the necessary order.
+    // Relaxed, like all accesses to `timer`: the fences here and in `transition` provide the necessary ordering.
     if entry.timer.compare_exchange(old, tick, Ordering::Relaxed, Ordering::Relaxed).is_err() {
         return false;
     }

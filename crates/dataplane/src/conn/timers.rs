@@ -1,7 +1,7 @@
-//! The timers of a worker: each connection is processed once its deadline has passed.
+//! A worker's timers: each connection is processed once its deadline has passed.
 //!
-//! Runs first in a burst. Cost: a few loads for each link that is due, at most [`TIMERS_A_CALL`] in a call. Not here:
-//! the links (`timer_link.rs`, `wheel.rs`), and the consequences of a deadline (`burst/expiry.rs`).
+//! Runs first in a burst. Cost: a few loads for each due link, at most [`TIMERS_A_CALL`] in a call. `burst/expiry.rs`
+//! handles passed deadlines.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ impl TableWorker {
         Timers::Behind
     }
 
-    /// Links some of the connections of a table that was taken over, once in a millisecond: a worker that did nothing
+    /// Links some of the connections in a table that was taken over, once in a millisecond: a worker that did nothing
     /// else would keep its core from receiving.
     fn link_adopted(&mut self, now: Millis) {
         let TableHandle { table, state: HandleState { wheel, unlinked, linked_at, .. }, .. } =
@@ -54,13 +54,13 @@ impl TableWorker {
             let entry = table.slab.entry(index);
             let life = entry.life();
             if life.is_current() {
-                // Whatever tick it has: perhaps no worker has linked it yet, and a second link does no harm.
+                // Whatever its tick: possibly no worker has linked it yet, and a second link is harmless.
                 link_anew(wheel, entry, index, entry.timer.load(Ordering::Relaxed), life.deadline());
             }
         }
     }
 
-    /// The time when the worker must advance its timers at the latest; `None`: it has no timers.
+    /// The time when the worker must advance its timers at the latest; `None` if it has no timers.
     pub fn next_timer(&self) -> Option<Millis> {
         let HandleState { wheel, unlinked, linked_at, .. } = &self.handle.state;
         let next_links = (unlinked.start < unlinked.end).then(|| *linked_at + Duration::from_millis(1));
@@ -70,5 +70,5 @@ impl TableWorker {
 
 /// The number of links that one call of `advance_timers` processes: four times the connections of a burst.
 const TIMERS_A_CALL: usize = 256;
-/// The number of connections of a table taken over that one call of `advance_timers` links.
+/// The number of connections in a table taken over that one call of `advance_timers` links.
 const LINKS_A_CALL: usize = 1024;

@@ -1,12 +1,12 @@
 //! The timer links of one worker: the connections to process, and the tick of each.
 //!
 //! A hashed timer wheel: a tick is an eighth of a second, a turn 64 seconds. A link with a later deadline is due within
-//! 64 seconds, too, and is then linked again. So each connection is processed once in that time, and an invalid link
-//! lasts no longer. There is one node for each entry, doubly linked by indices: nothing is allocated after the start,
-//! nothing overflows, and linking an entry again removes its old link. The links of a list all have the same tick, so a
-//! node does not store it. Nodes are touched when first used. Linking and removing cost a few instructions; an empty
-//! tick costs one. If time goes back, existing links keep their tick, and links made meanwhile are due at the latest
-//! when time has caught up. Not here: whether a link is still valid (`handle.rs`).
+//! 64 seconds, too, and is then linked again. Each connection is therefore processed once in that time, and an invalid
+//! link lasts no longer. There is one node for each entry, doubly linked by indices: nothing is allocated after the
+//! start, nothing overflows, and linking an entry again removes its old link. All links in a list have the same tick,
+//! so a node does not store it. Nodes are touched when first used. Linking and removing cost a few instructions; an
+//! empty tick costs one. If time goes back, existing links keep their tick, and links created in the meantime are due
+//! at the latest when time has caught up. `handle.rs` determines whether a link is still valid.
 
 use std::time::Duration;
 
@@ -24,8 +24,8 @@ pub(super) struct Link {
 #[derive(Debug, Default)]
 pub(super) struct Wheel {
     /// One node for each slab entry: next and previous node of its list, each as index plus one. The first node of a
-    /// list has [`FIRST`] and the slot as its previous; a node that is not linked has 0. They are plain integers, so
-    /// zeroed memory comes from the kernel untouched.
+    /// list has [`FIRST`] and the slot as its previous node; a node that is not linked has 0. They are plain integers,
+    /// so zeroed memory comes from the kernel untouched.
     nodes: Vec<[u32; 2]>,
     /// The first node of each tick's list, as index plus one.
     heads: Vec<u32>,
@@ -107,14 +107,14 @@ pub(super) fn tick_at_or_after(deadline: Millis) -> u32 {
     deadline.0.div_ceil(TICK_MILLIS).min(TICK_MAX) as u32
 }
 
-/// The tick of the wheel. No connection expires before its deadline, and none later than this after it.
+/// The tick of the wheel. A connection expires at its deadline or at most this time after it, never before.
 pub const TIMER_TICK: Duration = Duration::from_millis(TICK_MILLIS);
 const TICK_MILLIS: u64 = 125;
 /// The number of ticks in a turn.
 const SLOTS: u32 = 512;
-/// The last tick, 17 years after the start: a turn less than 32 bits can hold.
+/// The last tick, 17 years after the start: a turn less than the range of 32 bits.
 const TICK_MAX: u64 = (u32::MAX - SLOTS) as u64;
-/// The words of a node.
+/// The indices of a node's integers.
 const NEXT: usize = 0;
 const PREVIOUS: usize = 1;
 /// Greater than every index plus one.

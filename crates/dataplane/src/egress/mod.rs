@@ -2,10 +2,9 @@
 //!
 //! [`Egress`] is built from a [`Network`] whenever that changes, and is part of a snapshot. It is consulted for each
 //! packet without a known next hop. It follows the kernel's policy rules in their order, by default table local before
-//! table main. The longest prefix of a table wins, then the lowest metric. The flow's hash chooses among several next
-//! hops. Packets that an interface of a VRF has received are looked up as packets of the VRF. Cost: with the default
-//! rules a route is one to four loads (IPv6: at most sixteen), a neighbour one hash probe; nothing is allocated. Not
-//! here: following the kernel's changes, and resolving neighbours.
+//! table main. The longest prefix in a table wins, then the lowest metric. The flow's hash chooses among several next
+//! hops. Packets received on an interface in a VRF are looked up in that VRF. Cost: with the default rules a route is
+//! one to four loads (IPv6: at most sixteen), a neighbour one hash probe; nothing is allocated.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -64,42 +63,42 @@ struct Known {
 pub struct LinkInfo {
     /// The kernel's index of the interface.
     pub ifindex: u32,
-    /// Its link address; all zero if it has none.
+    /// Link address; all zero if the link has none.
     pub mac: MacAddr,
-    /// Its MTU: the largest packet without link header, in bytes.
+    /// The largest packet without link header, in bytes.
     pub mtu: u32,
-    /// Whether it is administratively up and has a carrier.
+    /// Whether the link is administratively up and has a carrier.
     pub up: bool,
-    /// Whether its bond uses it; true for a link that is not a member of a bond.
+    /// Whether the link's bond uses it; true for a link that is not a member of a bond.
     pub active: bool,
-    /// Whether packets may arrive by it with partial checksums.
+    /// Whether packets received on the link may have partial checksums.
     pub partial_checksums: bool,
-    /// Whether the XDP program may forward packets that arrive or leave by it (offload).
+    /// Whether the XDP program may forward packets that arrive or leave on the link (offload).
     pub offloads: bool,
     /// Whether the program runs in generic mode.
     pub generic: bool,
-    /// Whether it takes frames that the XDP program redirects to it.
+    /// Whether the link accepts frames that the XDP program redirects to it.
     pub takes_redirected: bool,
-    /// Its name.
+    /// The interface name.
     pub name: String,
-    /// What carries its frames.
+    /// The link or links that carry the frames.
     below: Below,
-    /// The link whose frames it carries: itself, or the bond of which it is an active member.
+    /// The link whose frames this one carries: itself, or the bond of which it is an active member.
     above: LinkId,
     /// The table of the VRF that it is a member of.
     pub vrf: Option<Table>,
-    /// Its addresses with their prefix lengths, primary first. [`Egress::source_for`] chooses from them.
+    /// The link's addresses with their prefix lengths, primary first. [`Egress::source_for`] chooses from them.
     addresses: Vec<(IpAddr, u8)>,
 }
 
-/// What carries the frames of a link.
+/// The links that carry the frames of a link.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Below {
     /// The interface itself.
     Nothing,
-    /// Another link, on which they have the tag of this VLAN.
+    /// Another link, on which the frames have this VLAN's tag.
     Vlan(LinkId, u16),
-    /// The active members of a bond, in the order of their ids.
+    /// The active members of a bond, in order of their ids.
     Bond(Box<[LinkId]>),
 }
 
@@ -115,16 +114,16 @@ pub enum RouteTo {
         /// The neighbour to which the packet is sent: the gateway, or the destination itself.
         next_hop: IpAddr,
     },
-    /// A route refuses it (unreachable, prohibit, blackhole).
+    /// A route refuses the packet (unreachable, prohibit, blackhole).
     Unreachable,
     /// No route matches it.
     NoRoute,
 }
 
 impl Egress {
-    /// The tables of this network. A next hop on a link that is not in `network.links` is left out. A route without a
-    /// remaining next hop refuses the packets that it matches: the kernel would send them by a link that xvs does not
-    /// use, and they must not leave by another.
+    /// Builds the tables for this network. A next hop on a link that is not in `network.links` is left out. A route
+    /// without a remaining next hop refuses the packets that it matches: the kernel would send them on a link that xvs
+    /// does not use, and they must not leave on another.
     pub fn build(network: &Network) -> Self {
         let by_ifindex: HashMap<u32, LinkId> =
             network.links.iter().map(|link| (link.ifindex, link.id)).collect();
@@ -178,7 +177,7 @@ impl Egress {
         egress
     }
 
-    /// The route of a packet. Whether its link is up is in [`Self::link`].
+    /// The route of a packet. [`Self::link`] tells whether its link is up.
     ///
     /// `flow_hash` chooses among the next hops of a multipath route, each in proportion to its weight. Only the upper
     /// half of the hash is used, so the lower half may have been used for another choice.
@@ -197,7 +196,7 @@ impl Egress {
         }
     }
 
-    /// The policy rule that chooses a packet's route or refuses the packet. `None`: no rule distinguishes packets to
+    /// The policy rule that chooses a packet's route or refuses the packet. `None` if no rule distinguishes packets to
     /// the same address, or no table has a route.
     pub fn rule_of(&self, key: RouteKey) -> Option<&Rule> {
         let found = self.target(key).filter(|_| self.routes.has_steps(Family::of(key.dest)))?;
@@ -207,7 +206,7 @@ impl Egress {
         })
     }
 
-    /// The VRF of the packets that this link, or its own end, receives, by the VRF's table.
+    /// The VRF of the packets received on this link or on its own end, by the VRF's table.
     #[inline]
     pub fn vrf(&self, link: LinkId) -> Option<Table> {
         // Most machines have none, and this runs for each packet.
@@ -219,14 +218,14 @@ impl Egress {
         &self.vrfs
     }
 
-    /// The VRF in which an address is this machine's, and none if it is so without a VRF. For packets of the director
-    /// itself from a virtual address.
+    /// The VRF in which an address belongs to this machine; `None` if it does so outside any VRF. For the director's
+    /// own packets from a virtual address.
     pub fn vrf_of_address(&self, addr: IpAddr) -> Option<Table> {
         let mut vrfs = self.vrfs.iter().copied().filter(|_| !self.is_local(addr));
         vrfs.find(|vrf| self.is_local(RouteKey::from(addr).of_vrf(Some(*vrf))))
     }
 
-    /// A link of a VRF, or of none, for packets of the director itself that are forwarded as if received there.
+    /// A link in a VRF, or in none, for the director's own packets that are forwarded as if received there.
     pub fn link_in(&self, vrf: Option<Table>) -> LinkId {
         self.links().find(|(_, info)| info.vrf == vrf).map_or(LinkId(0), |(link, _)| link)
     }
@@ -236,13 +235,13 @@ impl Egress {
         self.by_mark
     }
 
-    /// Whether a policy rule of the kernel delivers packets of this mark to this machine, whatever their address is.
+    /// Whether a policy rule of the kernel delivers packets with this mark to this machine, whatever their address.
     pub fn delivers_mark(&self, mark: u32) -> bool {
         self.policy_rule_marks.iter().any(|rule| mark & rule.mask == rule.mark)
     }
 
     /// Whether packets that had a path before have the same one now: only neighbours on links were added or removed.
-    /// Costs a pass over all routes and neighbours.
+    /// Cost: a pass over all routes and neighbours.
     pub(crate) fn keeps_paths_of(&self, before: &Self) -> bool {
         (&self.links, &self.rules, &self.policy_rule_marks)
             == (&before.links, &before.rules, &before.policy_rule_marks)
@@ -258,7 +257,7 @@ impl Egress {
         self.neighbours.get(&neighbour_key(link, addr)).map(|known| known.neighbour.mac)
     }
 
-    /// The neighbours, by interface index and address, that packets were sent to since the last call.
+    /// The neighbours, by interface index and address, to which packets were sent since the last call.
     pub fn take_used(&self) -> impl Iterator<Item = (u32, IpAddr)> + '_ {
         let used = self.neighbours.values().filter(|known| known.used.take());
         used.map(|known| (known.neighbour.ifindex, known.neighbour.addr))
@@ -269,7 +268,7 @@ impl Egress {
         self.links.get(usize::from(id.0))?.as_ref()
     }
 
-    /// The name of a link, also for its own end; a number if it was removed.
+    /// The name of a link or of the link to which an own end belongs; a number if it was removed.
     pub fn name_of(&self, link: LinkId) -> String {
         match self.link(link.wire()) {
             Some(info) => info.name.clone(),
@@ -278,7 +277,7 @@ impl Egress {
         }
     }
 
-    /// The link whose frames carry this tag on `over`. A tag of 0 carries only a priority and means `over` itself.
+    /// The link whose frames have this tag on `over`. A tag of 0 carries only a priority and means `over` itself.
     pub fn untagged(&self, over: LinkId, vlan: u16) -> Option<LinkId> {
         if vlan == 0 { Some(over) } else { self.vlans.get(&(over, vlan)).copied() }
     }
@@ -291,7 +290,7 @@ impl Egress {
         }
     }
 
-    /// Whether the frames of a link are carried by another one: it is a VLAN or a bond.
+    /// Whether another link carries the frames of this one: it is a VLAN or a bond.
     pub fn is_layered(&self, link: LinkId) -> bool {
         // Most machines have neither, and this runs for each packet.
         self.is_layered && self.link(link).is_some_and(|link| link.below != Below::Nothing)
@@ -310,8 +309,8 @@ impl Egress {
         }
     }
 
-    /// The link whose frames this interface receives: itself, or the bond of which it is an active member. That of an
-    /// own end is an own end, too.
+    /// The link whose frames this interface receives: itself, or the bond of which it is an active member. For an own
+    /// end, the own end of that link.
     pub fn above(&self, link: LinkId) -> LinkId {
         let above = self.link(link.wire()).map_or(link.wire(), |info| info.above);
         if link.is_own() { above.own() } else { above }
@@ -322,12 +321,12 @@ impl Egress {
         self.by_ifindex.get(&ifindex).copied()
     }
 
-    /// All links with their ids, in the order of the ids.
+    /// All links with their ids, in order of their ids.
     pub fn links(&self) -> impl Iterator<Item = (LinkId, &LinkInfo)> {
         (0..=u16::MAX).map(LinkId).zip(&self.links).filter_map(|(id, link)| Some((id, link.as_ref()?)))
     }
 
-    /// The largest packet to `dest` that may leave by `link`, in bytes without link header: the link's MTU, or less if
+    /// The largest packet to `dest` that may leave on `link`, in bytes without link header: the link's MTU, or less if
     /// the route has a smaller one. `None` if the link was removed. Path MTUs that the kernel has learned from ICMP are
     /// not included.
     pub fn mtu(&self, dest: impl Into<RouteKey>, link: LinkId) -> Option<u32> {
@@ -341,12 +340,12 @@ impl Egress {
             .is_some_and(|target| matches!(target.action, Action::Local | Action::Broadcast))
     }
 
-    /// Whether an address is this machine's, in any VRF or in none.
+    /// Whether an address belongs to this machine, in any VRF or in none.
     pub fn is_own(&self, addr: IpAddr) -> bool {
         self.is_local(addr) || self.vrf_of_address(addr).is_some()
     }
 
-    /// Whether two hosts are in one network of a link, so that their packets to each other need no router.
+    /// Whether two hosts are in one network on a link, so that their packets to each other need no router.
     pub fn are_neighbours(&self, one: IpAddr, other: IpAddr) -> bool {
         let mut vrfs = [None].into_iter().chain(self.vrfs.iter().copied().map(Some));
         vrfs.any(|vrf| self.are_neighbours_in(vrf, one, other))
@@ -360,7 +359,7 @@ impl Egress {
         networks.any(|&(addr, len)| common(addr, one) >= len && common(addr, other) >= len)
     }
 
-    /// The link by which packets of a VRF, or of none, reach a host without a router.
+    /// The link on which packets in a VRF, or in none, reach a host without a router.
     fn link_to(&self, vrf: Option<Table>, host: IpAddr) -> Option<LinkId> {
         match self.route(RouteKey::from(host).of_vrf(vrf), 0) {
             RouteTo::Via { link, next_hop } if next_hop == host => Some(link),
@@ -368,18 +367,18 @@ impl Egress {
         }
     }
 
-    /// Whether a packet is to a broadcast address of a link of this machine.
+    /// Whether a packet is sent to a broadcast address of one of this machine's links.
     pub fn is_broadcast(&self, dest: impl Into<RouteKey>) -> bool {
         self.target(dest.into()).is_some_and(|target| matches!(target.action, Action::Broadcast))
     }
 
-    /// The source address that the director itself uses for packets to `dest` by `link`; `None` if it has none of that
+    /// The source address that the director itself uses for packets to `dest` on `link`; `None` if it has none in that
     /// family.
     ///
     /// The route's preferred source comes first. Otherwise, for IPv4: the link's first address in the network of the
     /// gateway, then the link's first address, then the first address of another link (kernel `net/ipv4/devinet.c`,
-    /// `inet_select_addr`). For IPv6: the link's address of the same scope with the longest common prefix, then those
-    /// of other links (RFC 6724 §5, rules 2, 5 and 8). Other links are those of the same VRF.
+    /// `inet_select_addr`). For IPv6: the link's address with the same scope and the longest common prefix, then those
+    /// of other links (RFC 6724 §5, rules 2, 5 and 8). Other links are those in the same VRF.
     pub fn source_for(&self, dest: impl Into<RouteKey>, link: LinkId) -> Option<IpAddr> {
         let key = dest.into();
         let dest = key.dest;
@@ -418,8 +417,8 @@ impl Egress {
         Tunnel { source, encapsulation }
     }
 
-    /// An address of this family on the link that the route to `dest` uses, other than those that are `excluded`: that
-    /// of [`Self::source_for`] if it fits, else the link's first one.
+    /// An address of this family on the link that the route to `dest` uses, other than those in `excluded`: that of
+    /// [`Self::source_for`] if possible, otherwise the link's first one.
     pub fn source_of_family(
         &self,
         dest: impl Into<RouteKey>,
@@ -434,7 +433,7 @@ impl Egress {
         })
     }
 
-    /// The path to a neighbour by a link, and whether the neighbour is used.
+    /// The path to a neighbour on a link, and whether the neighbour is used.
     fn resolve(&self, target: &Target, link: LinkId, next_hop: IpAddr) -> (Path, Option<&Used>) {
         let Some(info) = self.link(link).filter(|info| info.up) else { return (Path::NoRoute, None) };
         let dest_mac = MacAddr::default();
@@ -488,7 +487,7 @@ fn is_active_in(member: &Link, bond: &Link) -> bool {
     member.active && member.master == Some(bond.ifindex)
 }
 
-/// The address, and link and family in one word, so that it is hashed in two steps.
+/// The address, and link and family in one integer, so that it is hashed in two steps.
 type NeighbourKey = (u128, u32);
 
 fn neighbour_key(link: LinkId, addr: IpAddr) -> NeighbourKey {

@@ -37,7 +37,7 @@ pub(super) struct Gateway {
 }
 
 impl PartialEq for Gateway {
-    /// Whether packets leave in the same way.
+    /// Whether packets on both paths leave identically.
     fn eq(&self, other: &Self) -> bool {
         self.hop == other.hop
     }

@@ -13,7 +13,7 @@ use super::routes::{Action, Target};
 pub enum Path {
     /// By a link to a resolved neighbour.
     To(Hop),
-    /// By a link to a neighbour whose link address is not known yet.
+    /// On a link to a neighbour whose link address is not known yet.
     NoNeighbour {
         /// The hop, with a link address of zeros.
         hop: Hop,
@@ -34,8 +34,8 @@ impl Path {
         Self::find_by(egress, key.dest, flow_hash, || Some(key)).unwrap_or(Self::NoRoute)
     }
 
-    /// The path to `dest`. `key`, called only if a policy rule examines more than the address, returns all that rules
-    /// may examine. `None`: so did `key`.
+    /// The path to `dest`. `key`, called only if a policy rule examines more than the address, returns the complete
+    /// key. `None` if `key` returned `None`.
     #[inline]
     pub(crate) fn find_by(
         egress: &Egress,
@@ -67,7 +67,7 @@ impl Path {
         }
     }
 
-    /// The hop, resolved or not. `None`: no packet leaves.
+    /// The hop, resolved or not. `None` if no packet leaves.
     pub fn hop(self) -> Option<Hop> {
         match self {
             Self::To(hop) | Self::NoNeighbour { hop, .. } => Some(hop),

@@ -1,8 +1,8 @@
-//! The path MTU to a real server, as reported by ICMP errors of routers.
+//! The path MTU to a real server, as reported by routers' ICMP errors.
 //!
 //! A worker learns it from an ICMP error, and all workers use it from their next packet on. As in the kernel, it
-//! expires after ten minutes, because the path may have changed. Cost: one load for each packet. Not here: which errors
-//! are accepted (`general_path/icmp_error.rs`), and the MTU of links and routes (`egress`).
+//! expires after ten minutes, because the path may have changed. Cost: one load for each packet.
+//! `general_path/icmp_error.rs` decides which errors are accepted.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,17 +11,17 @@ use xvs_proto::ipv6;
 
 use crate::clock::Millis;
 
-/// The path MTU to one address, shared by all destinations there.
+/// The path MTU to one address, shared by all destinations at that address.
 #[derive(Debug, Default)]
 pub struct PathMtu {
-    /// The second at which it expires in the upper half, the MTU in bytes in the lower; 0: unknown.
+    /// The second at which it expires in the upper half, the MTU in bytes in the lower; 0 if unknown.
     word: AtomicU64,
 }
 
 impl PathMtu {
     /// The path MTU in bytes; [`u32::MAX`] if it is unknown or has expired.
     pub fn at(&self, now: Millis) -> u32 {
-        // Relaxed, here and below: the word is all that is shared.
+        // Relaxed, here and below: only this integer is shared.
         known(self.word.load(Ordering::Relaxed), now)
     }
 
@@ -31,7 +31,7 @@ impl PathMtu {
     }
 
     /// Records the path MTU to `dest` that a router has reported. A value above the known path MTU is not accepted. A
-    /// value below the least MTU of a path is raised to it. Returns whether the path MTU has changed.
+    /// value below the minimum MTU of a path is raised to it. Returns whether the path MTU has changed.
     pub fn learn(&self, mtu: u32, dest: IpAddr, now: Millis) -> bool {
         let least = match dest {
             IpAddr::V4(_) => LEAST_V4,
@@ -51,7 +51,7 @@ fn known(word: u64, now: Millis) -> u32 {
     if now.0 / 1000 < word >> 32 { word as u32 } else { u32::MAX }
 }
 
-/// The least accepted path MTU over IPv4, so that a forged error does little harm (kernel `net.ipv4.route.min_pmtu`).
+/// The minimum accepted path MTU over IPv4, so that a forged error does little harm (kernel `net.ipv4.route.min_pmtu`).
 const LEAST_V4: u32 = 552;
 /// The time until expiry, in seconds (kernel `net.ipv4.route.mtu_expires`).
 const LASTS_SECONDS: u64 = 600;

@@ -6,7 +6,7 @@
 //! preferred. The kernel's default rules need one trie for each family. Cost: two loads for each step, at most four
 //! steps (IPv6: sixteen), no allocation. Steps that do not distinguish longer prefixes are skipped, so most addresses
 //! that only a default route matches take one. With other rules, a comparison for each rule, and the trie of each rule
-//! that matches. Memory: a node of 1 KiB for each beginning of an address that longer prefixes continue.
+//! that matches. Memory: a node of 1 KiB for each address prefix that longer prefixes continue.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -36,7 +36,8 @@ struct Lookups {
     last: Trie,
 }
 
-/// A rule, and the routes that it looks up; if it is for all packets, also those of the next rules for all packets.
+/// A rule, and the routes that it looks up; if it matches all packets, also those of the following rules for all
+/// packets.
 #[derive(Debug, PartialEq)]
 struct Step {
     rule: Rule,
@@ -87,12 +88,12 @@ impl Routes {
         Self { v4, v6, targets }
     }
 
-    /// Whether packets of a family to the same address may take different routes.
+    /// Whether packets in a family to the same address may take different routes.
     pub(super) fn has_steps(&self, family: Family) -> bool {
         !self.of(family).steps.is_empty()
     }
 
-    /// Sets the gateways that `resolve` gives for a route's next hop, by link and address.
+    /// Sets the gateways that `resolve` returns for a route's next hop, by link and address.
     pub(super) fn find_gateways(&mut self, resolve: impl Fn(&Target, LinkId, IpAddr) -> Option<Gateway>) {
         for target in &mut self.targets {
             let Action::Send(hops) = &target.action else { continue };
@@ -102,8 +103,8 @@ impl Routes {
         }
     }
 
-    /// The route of packets to `dest`. `key`, called only if a rule examines more than the address, returns all that
-    /// rules may examine. `None`: so did `key`.
+    /// The route of packets to `dest`. `key`, called only if a rule examines more than the address, returns the
+    /// complete key. `None` if `key` returned `None`.
     #[inline]
     pub(super) fn find(
         &self,
@@ -135,10 +136,10 @@ impl Lookups {
         by_ifindex: &HashMap<u32, LinkId>,
         targets: &mut Vec<Target>,
     ) -> Self {
-        // Consecutive rules for all packets are one look-up of several tables. A throw route leads to the next rule, so
-        // its table is the last one of a look-up.
+        // Consecutive rules for all packets form one look-up in several tables. A throw route leads to the next rule,
+        // so its table is the last one of a look-up.
         let mut lookups: Vec<(&Rule, Vec<Table>)> = Vec::new();
-        // Packets are received by links alone, so the VRFs of no link cost nothing.
+        // Packets are received only on links, so VRFs without a link cost nothing.
         let concerns =
             |rule: &&Rule| rule.vrf.is_none() || network.links.iter().any(|link| link.vrf == rule.vrf);
         for rule in network.rules.iter().filter(|rule| rule.family == family).filter(concerns) {
@@ -166,7 +167,7 @@ impl Lookups {
         Self { steps: steps.collect(), last: last.unwrap_or_default() }
     }
 
-    /// The entry for packets, with the meaning of a trie's entry.
+    /// The entry for packets, encoded as a trie's entry.
     #[inline(never)]
     fn by_rules(&self, bits: u128, key: &RouteKey) -> u32 {
         let matching = self.steps.iter().filter(|step| step.rule.matches(key));
@@ -187,16 +188,16 @@ struct Trie {
     root: u32,
 }
 
-/// All addresses with the same beginning, by their next byte.
+/// All addresses with the same prefix, by their next byte.
 #[derive(Debug, Clone, PartialEq)]
 struct Node {
     /// The beginning.
     prefix: u128,
-    /// Its length in bits.
+    /// Length of the prefix in bits.
     depth: u8,
-    /// The bits of the beginning that no step before this node has compared: see [`Trie::shorten`].
+    /// The bits of the prefix that no step before this node has compared: see [`Trie::shorten`].
     unread: u128,
-    /// The entry of addresses that differ in one of these.
+    /// The entry for addresses that differ in one of these bits.
     other: u32,
     /// 0 (no route), the index of a target plus one, or [`CHILD`] with the index of a node.
     entries: [u32; 256],
@@ -234,7 +235,7 @@ impl Trie {
                 trie.paint(aligned(route.dest.addr()).1, route.dest.len(), leaf);
                 let RouteAction::Vrf(vrf) = route.action else { continue };
                 for inner in of_table(network, family, vrf) {
-                    // The whole prefix of the route is its part of a shorter one.
+                    // The route's effect is limited to the longer of both prefixes.
                     let part = [inner.dest, route.dest].into_iter().max_by_key(|dest| dest.len());
                     let part = part
                         .filter(|part| inner.dest.contains(part.addr()) && route.dest.contains(part.addr()));
@@ -262,7 +263,7 @@ impl Trie {
         entry
     }
 
-    /// Sets the entry of every address that begins with the first `len` of `bits`.
+    /// Sets the entry of every address that begins with the first `len` bits of `bits`.
     fn paint(&mut self, bits: u128, len: u8, leaf: u32) {
         let mut at = 0;
         while len > self.nodes[at].depth + 8 {
@@ -285,7 +286,7 @@ impl Trie {
         entries[first..first + (256 >> (len - *depth))].fill(leaf);
     }
 
-    /// Skips nodes in which all addresses but those of one child have the same entry.
+    /// Skips nodes in which all addresses except those of one child have the same entry.
     fn shorten(&mut self) {
         let only_children: Vec<_> = self.nodes.iter().map(Node::only_child).collect();
         self.root = self.past(self.root, &only_children);
@@ -298,7 +299,7 @@ impl Trie {
         }
     }
 
-    /// The entry that replaces `entry` when nodes are skipped; `only_children` by node.
+    /// The entry that replaces `entry` when nodes are skipped; `only_children` is indexed by node.
     fn past(&mut self, entry: u32, only_children: &[Option<(u32, u32)>]) -> u32 {
         let mut to = entry;
         let mut other = None;
@@ -342,10 +343,10 @@ impl Node {
 }
 
 impl Target {
-    /// That of a route found by a look-up in `table`.
+    /// The target of a route found by a look-up in `table`.
     fn of(route: &Route, table: Table, by_ifindex: &HashMap<u32, LinkId>) -> Self {
         Self {
-            // The kernel would send by links that xvs does not use. Such packets must not leave by another link.
+            // The kernel would send on links that xvs does not use. Such packets must not leave on another link.
             action: Action::of(&route.action, by_ifindex).unwrap_or(Action::Unreachable),
             preferred_source: route.preferred_source,
             mtu: route.mtu,
@@ -353,7 +354,7 @@ impl Target {
         }
     }
 
-    /// The largest packet, in bytes, by a link with this MTU.
+    /// The largest packet, in bytes, on a link with this MTU.
     pub(super) fn mtu_by(&self, link: u32) -> u32 {
         self.mtu.map_or(link, |mtu| mtu.min(link))
     }
@@ -372,7 +373,7 @@ impl Action {
         let nexthops = match action {
             RouteAction::Local => return Some(Self::Local),
             RouteAction::Broadcast => return Some(Self::Broadcast),
-            // A route to a VRF refuses what the VRF's table has no route to.
+            // A route to a VRF refuses packets to which the VRF's table has no route.
             RouteAction::Unreachable | RouteAction::Throw | RouteAction::Vrf(_) => {
                 return Some(Self::Unreachable);
             }
@@ -390,19 +391,19 @@ impl Action {
 }
 
 impl NextHops {
-    /// The next hop that the upper half of a flow's hash chooses.
+    /// The next hop that the upper half of a flow's hash selects.
     #[inline]
     pub(super) fn pick(&self, flow_hash: u64) -> &NextHop {
         if let [only] = self.hops.as_slice() {
             return only;
         }
         let point = ((u128::from(flow_hash >> 32) * u128::from(self.total)) >> 32) as u64;
-        // `point` is below `total`, which is the sum of the last next hop.
+        // `point` is below `total`, the cumulative weight of the last next hop.
         &self.hops[self.hops.partition_point(|hop| hop.weight_up_to <= point)]
     }
 }
 
-/// The leading bits of an address, so that prefixes of both families are masks of the same kind.
+/// The address bits, left-aligned, so that prefixes of both families are the same kind of mask.
 pub(super) fn aligned(addr: IpAddr) -> (Family, u128) {
     match addr {
         IpAddr::V4(v4) => (Family::V4, u128::from(u32::from(v4)) << 96),
@@ -410,5 +411,5 @@ pub(super) fn aligned(addr: IpAddr) -> (Family, u128) {
     }
 }
 
-/// The bit of an entry that holds the index of a node.
+/// The bit that indicates an entry with the index of a node.
 const CHILD: u32 = 1 << 31;

@@ -166,7 +166,7 @@ fn rule(priority: u32, table: Table) -> Rule {
     Rule { family: Family::V4, priority, from: None, to: None, mark: None, vrf: None, action }
 }
 
-/// The director with a default route by lan in table 100, and this rule before the rule for table main.
+/// The director with a default route on lan in table 100, and this rule before the rule for table main.
 fn with_rule(rule: Rule) -> Network {
     let mut network = director();
     network.add_route(prefix("0.0.0.0/0"), Some(ip("10.1.0.9")), "lan").unwrap();
@@ -279,7 +279,7 @@ fn scan(network: &Network, key: RouteKey) -> RouteTo {
     RouteTo::NoRoute
 }
 
-/// What the longest prefix of a table says.
+/// The action of the longest matching prefix in a table.
 fn best(network: &Network, table: Table, dest: IpAddr) -> Option<&RouteAction> {
     let matching = network.routes.iter().filter(|route| route.table == table && route.dest.contains(dest));
     // `min_by_key` returns the first of several equal routes.
@@ -347,7 +347,7 @@ fn route() -> impl Strategy<Value = Route> {
     })
 }
 
-/// A rule; a prefix of the other family in it concerns no packet, as no prefix does.
+/// A rule; a prefix of the other family in it matches no packet.
 fn any_rule() -> impl Strategy<Value = Rule> {
     let family = prop_oneof![Just(Family::V4), Just(Family::V6)];
     let action =
@@ -419,8 +419,8 @@ fn a_neighbour_that_packets_were_sent_to_is_reported_once_and_others_are_not() {
     assert_eq!(used(), []);
 }
 
-/// The director with wan in the VRF of table 10 and lan in that of table 20, as the kernel has their routes, and the
-/// rule for each VRF.
+/// The director with wan in the VRF with table 10 and lan in that with table 20, with the routes that the kernel
+/// creates, and the rule for each VRF.
 fn with_vrfs() -> Network {
     let mut network = director();
     for (place, vrf) in [Table(10), Table(20)].into_iter().enumerate() {
@@ -467,7 +467,7 @@ fn packets_of_a_vrf_take_the_routes_of_its_table_and_have_its_addresses() {
     assert!(egress.is_own(ip("10.0.0.1")) && !egress.is_own(ip("10.0.0.2")));
     assert_eq!(egress.vrf_of_address(ip("10.1.0.1")), lan);
     assert_eq!(egress.source_for(in_vrf("10.1.0.7", lan), LAN), Some(ip("10.1.0.1")));
-    // Without an address on the link, none of another VRF is chosen.
+    // Without an address on the link, no address from another VRF is chosen.
     let mut network = with_vrfs();
     network.links[1].addresses.clear();
     network.routes.retain(|route| route.table != Table(20));
@@ -481,7 +481,7 @@ fn a_leaked_route_is_by_an_interface_of_another_vrf_or_by_the_vrf_itself() {
     let mut network = with_vrfs();
     let by_lan = RouteAction::Unicast(vec![NextHop { ifindex: 2, via: None, weight: 1 }]);
     network.routes.push(leaked(Table(10), "10.1.0.8", by_lan));
-    // The part of a shorter prefix, all of an equal one, and what the VRF has no route to.
+    // A narrower prefix, an equal one, and a destination to which the VRF has no route.
     network.routes.push(leaked(Table(10), "10.1.0.16/28", RouteAction::Vrf(Table(20))));
     network.routes.push(leaked(Table(10), "10.2.0.0/16", RouteAction::Vrf(Table(20))));
     // A longer prefix of the packet's own VRF wins.

@@ -9,15 +9,15 @@ use xvs_sched::ForwardingMethod;
 /// The outer headers of tunnels to a destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Tunnel {
-    /// The source address of the outer header: the director's own, of the destination's family.
+    /// The source address of the outer header: the director's own, in the destination's family.
     pub source: Option<IpAddr>,
     /// The headers between the outer network header and the packet.
     pub encapsulation: Encapsulation,
 }
 
 impl Tunnel {
-    /// The key of the route look-up for packets to a destination. As under IPVS, they have no source yet, and no mark
-    /// even if the client's packets have one. Only the outer packet of an IPv4 tunnel is routed with its source.
+    /// The key of the route look-up for packets to a destination. As in IPVS, they have no source yet, and no mark even
+    /// if the client's packets have one. Only the outer packet of an IPv4 tunnel is routed with its source.
     pub fn route_key(self, dest: IpAddr, method: ForwardingMethod) -> RouteKey {
         let key = RouteKey::from(dest);
         match self.source {

@@ -1,4 +1,4 @@
-//! A dry run: one packet passes through its own pipeline, whose state can then be inspected.
+//! A dry run: one packet passes through a separate pipeline, whose state can then be inspected.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -25,7 +25,7 @@ use crate::snapshot::copy::Decision;
 use crate::snapshot::{Settings, Snapshot};
 use crate::verdict::Verdict;
 
-/// More entries than one packet finds or makes.
+/// More entries than one packet finds or creates.
 const TABLE: TableConfig = TableConfig { capacity: 1024, workers: 1, memory: Memory::SmallPages };
 
 /// The state of the pipeline after a packet.
@@ -37,7 +37,7 @@ pub(super) struct DryRun {
     decisions: Arc<Mutex<Vec<Decision>>>,
     /// The connections before the packet, by id and generation.
     before: Vec<(ConnId, u32)>,
-    /// The link by which the packet was received, after VLAN tags were removed.
+    /// The link on which the packet was received, after VLAN tags were removed.
     pub(super) link: LinkId,
     pub(super) class: Class,
     /// The frame to which `class` refers.
@@ -61,7 +61,7 @@ impl DryRun {
             copied.enter(&mut handle, &snapshot.call_ids);
         }
         let counters = Arc::new(WorkerCounters::default());
-        // An explanation may show identifications, so they must not depend on the secret of the table.
+        // An explanation may show identifications, so they must not depend on the table's secret.
         let [ids, own_ids] = [0, 1].map(|number| Identification::numbered(HashSecret([0; 3]), number));
         handle.note_misses();
         let flows = Flows::new(0, handle, counters.clone(), SharedStats::new(1), ids);
@@ -106,7 +106,7 @@ impl DryRun {
     }
 
     /// The look-ups that found nothing here. The first local endpoint that is tried is added: the pipeline inserts it
-    /// without a look-up, and in the live table it may be taken.
+    /// without a look-up, and it may be in use in the live table.
     pub(super) fn missed(&mut self) -> Vec<Sought> {
         let all = self.all().into_iter();
         let made = all.filter(|(id, generation, _)| !self.was_there(*id, *generation));

@@ -1,14 +1,14 @@
 //! The explanation of a packet's fate in the director, without any effect.
 //!
-//! Runs when an operator asks for it, on the thread of the request, never on a worker. The packet passes through the
+//! Runs when an operator requests it, on the thread of the request, never on a worker. The packet passes through the
 //! same stages as every packet, with a port in memory, a copy of the configuration (`snapshot/copy.rs`) and a small
 //! table with the same secret. Look-ups that find nothing there are repeated in the live table; their results are
-//! copied, and the stages run again, until no look-up misses a connection that exists. So the stages themselves find
-//! everything that a packet depends on. The explanation is then read from their state.
+//! copied, and the stages run again, until no look-up misses a connection that exists. The stages themselves thereby
+//! find everything on which a packet depends. The explanation is then read from their state.
 //!
-//! Promise: workers, listings and counters see no change. [`Caveat`]s name the unknown: random choices of a worker, and
-//! state that only the worker has. Cost: a copy of the configuration and a table in memory for each run, and usually
-//! two or three runs. Not here: the sentences of an explanation (`ctl`).
+//! Workers, listings and counters see no change. [`Caveat`]s name the unknown: random choices of a worker, and state
+//! that only the worker has. Cost: a copy of the configuration and a table in memory for each run, and usually two or
+//! three runs. `ctl` writes the sentences of an explanation.
 
 mod dry_run;
 mod pass_reason;
@@ -50,7 +50,7 @@ pub struct Live<'a> {
 }
 
 impl Live<'_> {
-    /// The reader. A panic of another thread leaves it intact.
+    /// Locks the reader. A panic in another thread leaves it intact.
     fn reader(&self) -> MutexGuard<'_, TableReader> {
         self.reader.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -59,29 +59,30 @@ impl Live<'_> {
 /// The explanation of a packet.
 #[derive(Debug)]
 pub struct Explanation {
-    /// The link by which it is received, after VLAN tags were removed.
+    /// The link on which the packet is received, after VLAN tags were removed.
     pub link: LinkId,
-    /// Its class.
+    /// The packet's class.
     pub class: Class,
     /// The packet that an ICMP error quotes.
     pub quote: Option<Packet>,
-    /// The existing connection that it belongs to, in its current state, and the packet's direction.
+    /// The existing connection to which the packet belongs, in its current state, and the packet's direction.
     pub met: Option<(Copied, Direction)>,
-    /// Whether that connection is offloaded; `None`: there is none, or offload is off.
+    /// Whether that connection is offloaded; `None` if there is none, or offload is off.
     pub offloaded: Option<Result<(), NotOffloaded>>,
-    /// Its firewall mark; 0: none.
+    /// The packet's firewall mark; 0 if there is none.
     pub mark: u32,
     /// The last rule that changed the mark.
     pub marked_by: Option<Step>,
-    /// The service that it matches, or that of its connection.
+    /// The service that the packet matches, or that of its connection.
     pub service: Option<ServiceKey>,
-    /// What its QUIC connection ID chooses, and why; `None`: its service has no QUIC configurations.
+    /// The choice that the packet's QUIC connection ID makes, and its reason; `None` if the service has no QUIC
+    /// configurations.
     pub quic: Option<String>,
     /// The scheduler's decision, if there was one.
     pub decision: Option<Decision>,
-    /// The template that determines its destination, in its later state.
+    /// The template that determines the packet's destination, in its later state.
     pub template: Option<(Origin, Copied)>,
-    /// Its connection, in its later state.
+    /// The packet's connection, in its later state.
     pub connection: Option<(Origin, Copied)>,
     /// The route by which it is or should be sent.
     pub route: Option<Route>,
@@ -89,11 +90,12 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// Why it goes to the kernel, if it does.
     pub why_passed: Option<&'static str>,
-    /// What the SYN proxy does with it, if it does anything.
+    /// The action of the SYN proxy, if any.
     pub syn_proxy: Option<&'static str>,
-    /// Whether it makes the director reset its connection. The reset for its sender is the last frame in `sent`.
+    /// Whether the packet makes the director reset its connection. The reset for the packet's sender is the last frame
+    /// in `sent`.
     pub resets: bool,
-    /// The frames that are sent: the packet, perhaps in fragments, or an ICMP error to its sender; or the rewritten
+    /// The frames that are sent: the packet, possibly in fragments, or an ICMP error to its sender; or the rewritten
     /// packet that the kernel gets.
     pub sent: Vec<Bytes>,
     /// The reasons why the director may act differently.
@@ -105,14 +107,14 @@ pub struct Explanation {
 pub enum Origin {
     /// It existed.
     Found,
-    /// The packet makes it.
+    /// The packet creates it.
     Made,
 }
 
 /// The route to a destination or client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// The key of the look-up: the address of the destination or client, and what policy rules examine.
+    /// The key of the look-up: the address of the destination or client, and the fields that policy rules examine.
     pub key: RouteKey,
     /// The result of the route look-up.
     pub result: RouteTo,
@@ -123,7 +125,7 @@ pub struct Route {
 /// A reason why the director may act differently from the explanation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Caveat {
-    /// `drop_packet` is in force: one of several packets that would begin a connection is dropped.
+    /// `drop_packet` is in force: one out of several packets that would begin a connection is dropped.
     DropPacket {
         /// The number of packets of which one is dropped.
         rate: u32,
@@ -132,11 +134,11 @@ pub enum Caveat {
     Drawn,
     /// The local port is the next free one of the worker that receives the packet.
     LocalPort,
-    /// The table is full: which connection is evicted for a new one, if any, depends on the worker.
+    /// The table is full: the worker determines which connection is evicted for a new one, if any.
     TableFull,
-    /// It is one fragment of a datagram; the fragments that wait at the worker are not known.
+    /// The packet is one fragment of a datagram; the fragments that wait at the worker are not known.
     Fragment,
-    /// Its sender gets an ICMP error, unless the rate limit is reached.
+    /// The packet's sender gets an ICMP error, unless the rate limit is reached.
     RateLimit,
 }
 
@@ -154,18 +156,21 @@ impl Caveat {
     }
 }
 
-/// The largest explained frame, in bytes: larger than the MTU of any interface that receives packets of services.
+/// The size of the largest explained frame, in bytes: larger than the MTU of any interface that receives packets for
+/// services.
 pub const FRAME_BYTES: usize = (LAYOUT.frame_size_bytes - LAYOUT.headroom_bytes) as usize;
 
-/// Frames that hold any packet of the usual MTUs in one part, enough for a packet and all its fragments.
+/// Frames that contain any packet of the usual MTUs in one buffer, enough for a packet and all its fragments.
 const LAYOUT: FrameLayout = FrameLayout { frame_size_bytes: 16 << 10, headroom_bytes: 256, frames: 256 };
-/// The most runs of the stages: one for each local port that FULLNAT may try, and one that finds no further miss.
+/// Maximum number of runs of the stages: one for each local port that FULLNAT may try, and one that finds no further
+/// miss.
 const RUNS: usize = 80;
 
-/// Explains a frame that would be received by a link.
+/// Explains a frame that would be received on a link.
 ///
 /// # Errors
-/// `InvalidInput` if it is longer than [`FRAME_BYTES`]; otherwise the machine has no memory for a small table.
+///
+/// `InvalidInput` if the frame is longer than [`FRAME_BYTES`]; otherwise the machine has no memory for a small table.
 pub fn explain(live: &Live<'_>, link: LinkId, frame: &[u8]) -> io::Result<Explanation> {
     if frame.len() > FRAME_BYTES {
         let text = format!("a frame of {} bytes; at most {FRAME_BYTES} are possible", frame.len());

@@ -13,7 +13,7 @@ use crate::snapshot::Snapshot;
 /// The reason as a sentence. `met` is the packet's direction in its connection, if it has one.
 pub(super) fn why(run: &DryRun, met: Option<Direction>, snapshot: &Snapshot) -> &'static str {
     match &run.class {
-        // An explained frame has one part.
+        // An explained frame has one buffer.
         Class::Decided(_) => untouched(run, snapshot),
         Class::Fragment(_) => "no service matches its datagram",
         Class::Error(_) => match (run.quote(), met) {
@@ -35,12 +35,12 @@ pub(super) fn why(run: &DryRun, met: Option<Direction>, snapshot: &Snapshot) -> 
 
 const BACKUP_ONLY: &str = "`backup_only` passes clients' packets to the kernel";
 
-/// The reason for the packet of a client on the director, to a real server that does not masquerade.
+/// The reason for a packet from a client on the director to a real server that does not masquerade.
 pub(super) const OWN_CLIENT: &str = "its client is the director itself, whose kernel sends from the virtual address: a \
                                      real server of direct routing or of a tunnel would reply to itself; use NAT or \
                                      FULLNAT, or another machine";
 
-/// The reason for a frame that was passed by its classification.
+/// The reason for a frame that was passed during classification.
 fn untouched(run: &DryRun, snapshot: &Snapshot) -> &'static str {
     let packet = match parse(&run.bytes) {
         Ok(Parsed::Ip(packet)) => packet,

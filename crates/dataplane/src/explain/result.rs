@@ -86,7 +86,7 @@ impl DryRun {
         }
     }
 
-    /// What the SYN proxy does with the packet, as a sentence.
+    /// The action of the SYN proxy on the packet, as a sentence.
     fn syn_proxy(&self, met: Option<&(Copied, Direction)>) -> Option<&'static str> {
         let counters = self.pipeline.transmitter.counters();
         let waiting = met.filter(|(met, _)| met.connection.flags.contains(Flags::HANDSHAKE));
@@ -105,7 +105,8 @@ impl DryRun {
         }
     }
 
-    /// What the packet's QUIC connection ID chooses, as a sentence, if the packet begins a connection of this service.
+    /// The choice that the packet's QUIC connection ID makes, as a sentence, if the packet begins a connection to this
+    /// service.
     fn quic(&self, service: &Service) -> Option<String> {
         let Class::Flow(packet) = &self.class else { return None };
         Some(match quic::look(&self.bytes, packet, service)? {
@@ -114,7 +115,7 @@ impl DryRun {
         })
     }
 
-    /// The mark of the packet, if it is one that may belong to a service, and the rule that set it.
+    /// The mark of the packet, if it may belong to a service, and the rule that set it.
     fn mark(&self, snapshot: &Snapshot) -> (u32, Option<Step>) {
         let (Class::Flow(packet) | Class::Error(packet)) = &self.class else { return (0, None) };
         (snapshot.marks.of(self.link, packet), snapshot.marks.last_of(self.link, packet).cloned())
@@ -151,8 +152,8 @@ impl DryRun {
         Some((self.origin(id, generation), copied))
     }
 
-    /// The template of its connection. A packet without a connection, such as a single datagram (`--ops`), has the one
-    /// template in the table.
+    /// The template of the packet's connection. A packet without a connection, such as a single datagram (`--ops`), has
+    /// the one template in the table.
     fn template(&mut self, connection: Option<&(Origin, Copied)>) -> Option<(Origin, Copied)> {
         let controller = connection.map(|(_, connection)| connection.controller.as_deref().cloned());
         let all = self.all();

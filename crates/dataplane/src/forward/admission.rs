@@ -1,5 +1,5 @@
-//! The steps before the rewriting that all methods share: checks of time to live and size, and the removal of the old
-//! link header.
+//! The steps before rewriting that all methods share: checks of time to live and size, and the removal of the old link
+//! header.
 
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::ipv6::Ipv6;
@@ -8,7 +8,7 @@ use xvs_xdp::Frame;
 
 use crate::verdict::DropReason;
 
-/// Refuses a packet whose time to live has run out, as a router does.
+/// Refuses a packet whose time to live has expired, as a router does.
 pub(super) fn check_ttl(packet: &Packet) -> Result<(), DropReason> {
     if packet.ttl <= 1 { Err(DropReason::TtlExpired) } else { Ok(()) }
 }
@@ -22,8 +22,8 @@ pub fn decrement_ttl(frame: &mut Frame, packet: &Packet) {
     }
 }
 
-/// Refuses a packet that is larger than the path MTU and must not be fragmented. The method needs `overhead` of the
-/// path's `mtu` for its own headers, both in bytes.
+/// Refuses a packet that is larger than the path MTU and must not be fragmented. The method needs `overhead` bytes of
+/// the path's `mtu` for its own headers.
 pub(super) fn check_size(packet: &Packet, mtu: u32, overhead: u32) -> Result<(), DropReason> {
     let largest = u32::from(u16::MAX);
     let room = mtu.min(largest).saturating_sub(overhead);
@@ -37,15 +37,15 @@ pub(super) fn check_size(packet: &Packet, mtu: u32, overhead: u32) -> Result<(),
     }
 }
 
-/// The checks of IPVS on a client's packet before it is rewritten. An error about a packet that is too big quotes it
-/// with its decremented time to live.
+/// IPVS's checks of a client's packet before it is rewritten. An error about a packet that is too big quotes it with
+/// its decremented time to live.
 pub(super) fn admit_request(frame: &mut Frame, packet: &Packet, mtu: u32) -> Result<(), DropReason> {
     check_ttl(packet)?;
     decrement_ttl(frame, packet);
     check_size(packet, mtu, 0)
 }
 
-/// The checks of a router on a reply. The kernel's forwarding does them before IPVS sees the reply, so an error quotes
+/// A router's checks of a reply. The kernel's forwarding performs them before IPVS sees the reply, so an error quotes
 /// the packet as it was received.
 pub(super) fn admit_reply(frame: &mut Frame, packet: &Packet, mtu: u32) -> Result<(), DropReason> {
     check_ttl(packet)?;
@@ -54,8 +54,8 @@ pub(super) fn admit_reply(frame: &mut Frame, packet: &Packet, mtu: u32) -> Resul
     Ok(())
 }
 
-/// Removes link header and link padding from the frame, so that it contains the packet alone. Positions in `packet`
-/// then count from its network header.
+/// Removes link header and link padding from the frame, so that it contains only the packet. Positions in `packet` then
+/// count from its network header.
 pub(super) fn strip(frame: &mut Frame, packet: &Packet) {
     frame.shrink_front(packet.network);
     let shorter = frame.resize(packet.length());

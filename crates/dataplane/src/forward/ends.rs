@@ -15,7 +15,7 @@ pub struct Ends {
     pub virtual_endpoint: Endpoint,
     /// The real server's endpoint.
     pub dest: Endpoint,
-    /// The director's own endpoint, which the destination sees in place of the client's (FULLNAT).
+    /// The director's own endpoint, which the destination sees instead of the client's (FULLNAT).
     pub local: Option<Endpoint>,
     /// The forwarding method.
     pub method: ForwardingMethod,
@@ -34,19 +34,19 @@ impl Ends {
         }
     }
 
-    /// Whether client and destination are of different families and packets are translated between them.
+    /// Whether client and destination belong to different families, so that packets are translated between them.
     #[inline]
     pub fn is_translated(&self) -> bool {
         self.method == ForwardingMethod::FullNat && self.client.family() != self.dest.family()
     }
 
-    /// The endpoints of replies, of a masqueraded connection of this protocol.
+    /// The flow key of replies on a masqueraded connection with this protocol.
     pub(crate) fn replies(&self, protocol: Protocol) -> FlowKey {
         FlowKey { protocol, source: self.dest, dest: self.local.unwrap_or(self.client) }
     }
 
-    /// The key of the route look-up for packets with this mark to the client, of no VRF. As under IPVS, its source is
-    /// the virtual address.
+    /// The key of the route look-up for packets with this mark to the client, outside any VRF. As in IPVS, the source
+    /// is the virtual address.
     #[inline]
     pub fn key_to_client(&self, mark: u32) -> RouteKey {
         let (dest, source) = (self.client.addr, self.virtual_endpoint.addr);

@@ -1,10 +1,10 @@
-//! FULLNAT: masquerading where the destination sees the director's own endpoint in place of the client's.
+//! FULLNAT: masquerading in which the destination sees the director's own endpoint instead of the client's.
 //!
-//! So replies return through the director, whatever the destination's location and routes are. Checksums, time to live
-//! and size are treated as in masquerading. AH and ESP have no ports, so their replies could not be assigned to
+//! Replies therefore return through the director, whatever the destination's location and routes. Checksums, time to
+//! live and size are treated as in masquerading. AH and ESP have no ports, so their replies could not be assigned to
 //! connections. They use the connection between ports 500, and are refused if its local port is not 500. Fragments of
-//! packets from many clients come from one address. So IPv4 packets that may be fragmented get an identification from
-//! the director: the clients' identifications could collide (RFC 6864 §5.3).
+//! packets from many clients come from one address. IPv4 packets that may be fragmented therefore get an identification
+//! from the director: the clients' identifications could collide (RFC 6864 §5.3).
 
 use xvs_proto::ipv4::Ipv4;
 use xvs_proto::{Endpoint, Family, Packet, ipv6};
@@ -38,7 +38,7 @@ pub(super) fn send_request(
         Ipv4::edit(&mut frame.bytes_mut()[packet.network..]).set_id(ids.take());
     }
     strip(frame, packet);
-    // Longer than its path carries, by a PROXY header: every path of IPv6 carries such fragments.
+    // A PROXY header has made it longer than its path allows: every IPv6 path carries such fragments.
     let divides = packet.family() == Family::V6 && !packet.dont_fragment && packet.longest_fragment.is_none();
     Ok(if divides { Hop { mtu: hop.mtu.min(ipv6::MIN_MTU), ..hop } } else { hop })
 }

@@ -1,9 +1,9 @@
-//! Rewriting of ICMP errors about connections of NAT and FULLNAT. The error and the packet that it quotes get the
+//! Rewriting of ICMP errors about NAT and FULLNAT connections. The error and the packet that it quotes get the
 //! addresses and ports that the receiver of the error knows.
 //!
-//! As under IPVS, the checksum of the message and the header checksums are computed anew. The checksum of the quoted
-//! transport header stays, because the quote may be incomplete. Errors about connections of other methods are forwarded
-//! as other packets are. Not here: the connection of an error (`general_path/icmp_error.rs`).
+//! As in IPVS, the message checksum and the header checksums are recomputed. The checksum of the quoted transport
+//! header does not change, because the quote may be incomplete. Errors about connections with other methods are
+//! forwarded like other packets. `general_path/icmp_error.rs` finds the connection of an error.
 
 use std::net::IpAddr;
 
@@ -21,7 +21,7 @@ use super::{local, translate};
 use crate::egress::Path;
 use crate::verdict::{DropReason, Verdict};
 
-/// Whether the checksum of an ICMP message is right.
+/// Whether the checksum of an ICMP message is correct.
 pub fn is_summed(frame: &Frame, packet: &Packet) -> bool {
     let message = &frame.bytes()[packet.transport..packet.end];
     match (packet.flow.source.addr, packet.flow.dest.addr) {
@@ -31,7 +31,7 @@ pub fn is_summed(frame: &Frame, packet: &Packet) -> bool {
 }
 
 /// Sends an error about a reply to the destination that sent the reply. `quote` is the reply as the client received it.
-/// The error was received by `link`.
+/// The error was received on `link`.
 pub fn request(
     frame: &mut Frame,
     link: LinkId,
@@ -95,7 +95,7 @@ pub fn reply(
     finish(frame, path, sent)
 }
 
-/// Rewrites the addresses of an error, and the endpoints of the packet that it quotes.
+/// Rewrites the addresses in an error, and the endpoints in the packet that it quotes.
 fn rewrite(
     frame: &mut Frame,
     packet: &Packet,

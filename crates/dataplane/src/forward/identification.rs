@@ -1,4 +1,4 @@
-//! Identifications for packets whose headers the director writes.
+//! IP identifications for packets whose headers the director writes.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -7,8 +7,8 @@ use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
 /// The identifications that a worker gives to packets: to its own outer headers, to packets that it fragments, and to
 /// packets from a local address that a router may fragment.
 ///
-/// Each pair of IPv6 hosts has its own starting point. So a receiver cannot predict the identifications that other
-/// receivers get, and cannot forge the beginning of their fragments (RFC 7739 §5.3, with one counter for all).
+/// Each pair of IPv6 hosts has a separate starting point. A receiver therefore cannot predict the identifications that
+/// other receivers get, nor forge the beginning of their fragments (RFC 7739 §5.3, with one counter for all).
 #[derive(Debug)]
 pub struct Identification {
     pub(super) last: u32,
@@ -16,8 +16,8 @@ pub struct Identification {
 }
 
 impl Identification {
-    /// The sequence with this number. Sequences of one secret have distant starting points, so that packets of one are
-    /// not taken for fragments of another. The starting points are unpredictable without the secret.
+    /// The sequence with this number. Sequences with the same secret have distant starting points, so that packets of
+    /// one are not mistaken for fragments of another. The starting points are unpredictable without the secret.
     pub fn numbered(secret: HashSecret, number: usize) -> Self {
         let unspecified = Ipv4Addr::UNSPECIFIED.into();
         let begin = between(unspecified, unspecified, &secret);
@@ -44,8 +44,8 @@ impl Identification {
     }
 }
 
-/// Near the golden section of 32 bits and of 16 bits. Any first n of 512 multiples are at least a fourth of an even
-/// share (2^32/n, 2^16/n) apart.
+/// Near the golden section of 32 bits and of 16 bits. The first n multiples, for any n up to 512, are at least a fourth
+/// of an even share (2^32/n, 2^16/n) apart.
 const APART: u32 = 0x9e37_903f;
 
 fn between(source: IpAddr, dest: IpAddr, secret: &HashSecret) -> u32 {

@@ -1,9 +1,9 @@
 //! The director itself as the destination: the kernel gets the packet, which only NAT rewrites.
 //!
-//! Each packet is checked for an address of the director, as IPVS does. So a destination may become local, or cease to
-//! be local, while it has connections. Time to live and size are not checked, because the packet is not forwarded. The
-//! replies of the kernel's own stack pass through the pipeline if NAT has rewritten the request (`steering/own.rs`).
-//! Not here: giving the frame to the kernel (`steering/reinject.rs`).
+//! Each packet is checked for an address of the director, as in IPVS. A destination may therefore become local, or
+//! cease to be local, while it has connections. Time to live and size are not checked, because the packet is not
+//! forwarded. The replies of the kernel's own stack pass through the pipeline if NAT has rewritten the request
+//! (`steering/own.rs`). `steering/reinject.rs` passes the frame to the kernel.
 
 use xvs_proto::network::RouteKey;
 use xvs_proto::{LinkId, MacAddr, Packet, ethernet};
@@ -30,7 +30,7 @@ pub(super) fn deliver(
         ForwardingMethod::Nat | ForwardingMethod::FullNat if ends.dest == dest => Verdict::PassToKernel,
         ForwardingMethod::Nat if !ends.dest.addr.is_loopback() => {
             rewrite(frame, packet, [(End::Dest, ends.dest)]);
-            // A packet that the SYN proxy has made has no destination link address yet.
+            // A packet that the SYN proxy has created has no destination link address yet.
             if frame.bytes().starts_with(&MacAddr::default().0)
                 && let Some(received) = egress.link(link.wire())
             {
@@ -50,14 +50,14 @@ pub(super) fn deliver_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) -> 
     by_loopback(frame)
 }
 
-/// Delivers a packet as if the director had sent it to itself: the virtual address may be its own. `lo` has the link
-/// address 0.
+/// Delivers a packet as if the director had sent it to itself: the virtual address may belong to the director. `lo` has
+/// the link address 0.
 pub(super) fn by_loopback(frame: &mut Frame) -> Verdict {
     ethernet::set_addresses(frame.bytes_mut(), MacAddr::default(), MacAddr::default());
     Verdict::Transmit(LinkId::LOOPBACK)
 }
 
-/// The path of a translated packet: by `lo` if it is to the director itself.
+/// The path of a translated packet: through `lo` if it is sent to the director itself.
 pub(super) fn by_lo(path: Path) -> Path {
     let mac = MacAddr::default();
     match path {

@@ -1,8 +1,8 @@
 //! Forwarding: sends a packet to its connection's destination, or a reply to its client.
 //!
 //! Runs for each packet of a connection. Every method has the same steps in the same order: next hop, time to live,
-//! size, rewriting. A method edits the packet from its network header on. The link header is written here, for the link
-//! by which the packet leaves, without a VLAN tag.
+//! size, rewriting. A method edits the packet from the network header on. The link header is written here, for the link
+//! on which the packet leaves, without a VLAN tag.
 
 mod admission;
 mod ends;
@@ -36,7 +36,7 @@ pub(crate) use self::translate::{length_towards, send_plain, sender_mtu};
 pub(crate) use self::tunnel::{FlowHeaders, Template};
 pub use self::tunnel::{Outer, overhead, room};
 
-/// Sends a client's packet, which was received by `link`, to the connection's destination.
+/// Sends a client's packet, received on `link`, to the connection's destination.
 pub fn request(
     frame: &mut Frame,
     link: LinkId,
@@ -62,20 +62,20 @@ pub fn request(
     finish(frame, path, sent)
 }
 
-/// Forwards a client's packet unchanged, by the path to its original address.
+/// Forwards a client's packet unchanged, on the path to its original address.
 pub fn unchanged(frame: &mut Frame, packet: &Packet, path: Path) -> Verdict {
     let sent = hop(path).and_then(|hop| dr::send(frame, packet, hop));
     finish(frame, path, sent)
 }
 
-/// Sends a packet of the director itself, which begins with its network header.
+/// Sends a packet from the director itself, which begins with its network header.
 pub(crate) fn made(frame: &mut Frame, path: Path) -> Verdict {
     finish(frame, path, hop(path))
 }
 
-/// Sends a reply, which was received by `link`, to the connection's client: from the virtual endpoint if the method is
-/// masquerading, otherwise unchanged, because its source is that endpoint already. The time to live of this machine's
-/// own replies stays.
+/// Sends a reply, received on `link`, to the connection's client: from the virtual endpoint if the method is
+/// masquerading, otherwise unchanged, because its source already is that endpoint. The time to live of this machine's
+/// own replies does not change.
 pub fn reply(
     frame: &mut Frame,
     link: LinkId,

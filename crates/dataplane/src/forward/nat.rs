@@ -1,7 +1,7 @@
 //! Masquerading: requests are rewritten to the destination's endpoint, replies back to the virtual endpoint.
 //!
-//! As under IPVS, checksums are updated, not recomputed: a packet that came with a wrong checksum leaves with a wrong
-//! one. Exceptions: a UDP datagram without a checksum gets one, and the checksum of SCTP is computed anew if a port
+//! As in IPVS, checksums are updated, not recomputed: a packet that arrives with an incorrect checksum leaves with an
+//! incorrect one. Exceptions: a UDP datagram without a checksum gets one, and the SCTP checksum is recomputed if a port
 //! changes.
 
 use std::net::IpAddr;
@@ -37,8 +37,8 @@ pub(super) fn send_request(
     Ok(hop)
 }
 
-/// Rewrites a reply of a masqueraded connection to come from the virtual endpoint and, if the destination knows the
-/// client by a local endpoint, to go to the client, who is of its family.
+/// Rewrites a reply on a masqueraded connection to come from the virtual endpoint and, if the destination knows the
+/// client by a local endpoint, to go to the client, who belongs to the same family.
 pub(super) fn rewrite_reply(frame: &mut Frame, packet: &Packet, ends: &Ends) {
     match ends.method {
         ForwardingMethod::Nat => rewrite(frame, packet, [(End::Source, ends.virtual_endpoint)]),
@@ -75,7 +75,7 @@ pub(super) fn rewrite<const N: usize>(frame: &mut Frame, packet: &Packet, ends: 
     }
 }
 
-/// Updates the checksum of a segment of this flow whose ends are now these.
+/// Updates the checksum of a segment of `flow` whose ends are now these.
 #[inline]
 pub(super) fn update_checksum(
     segment: &mut [u8],
@@ -86,7 +86,7 @@ pub(super) fn update_checksum(
 ) {
     match flow.protocol {
         Protocol::UDP => udp::update_checksum(segment, delta, source.addr, dest.addr),
-        // The checksum of SCTP does not cover the addresses.
+        // The SCTP checksum does not cover the addresses.
         Protocol::SCTP if flow.source.port == source.port && flow.dest.port == dest.port => {}
         Protocol::SCTP => sctp::write_checksum(segment),
         _ => tcp::update_checksum(segment, delta),

@@ -1,4 +1,4 @@
-//! Network headers that the director writes as a whole: of translated packets, around tunnelled packets, of its own
+//! Network headers that the director writes completely: of translated packets, around tunnelled packets, and of its own
 //! packets.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -15,7 +15,7 @@ pub(crate) enum Addresses {
 }
 
 impl Addresses {
-    /// Source and destination, which are of one family.
+    /// The addresses, if source and destination belong to one family.
     pub(crate) fn of(source: IpAddr, dest: IpAddr) -> Option<Self> {
         match (source, dest) {
             (IpAddr::V4(source), IpAddr::V4(dest)) => Some(Self::V4(source, dest)),
@@ -33,14 +33,14 @@ impl Addresses {
     }
 }
 
-/// What is written into a network header.
+/// The variable fields of a network header.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Fields {
     pub(crate) tos: u8,
     pub(crate) ttl: u8,
     pub(crate) protocol: Protocol,
     pub(crate) payload_len: u16,
-    /// The identification of a packet of IPv4 that may be fragmented; `None`: it may not be.
+    /// The identification of an IPv4 packet that may be fragmented; `None` if it may not.
     pub(crate) id: Option<u16>,
 }
 

@@ -32,7 +32,7 @@ pub fn leave(frame: &Frame, link: LinkId, mtu: u32) -> Verdict {
     }
 }
 
-/// Puts a link header before a packet that begins with its network header. The version in that header determines the
+/// Prepends a link header to a packet that begins with its network header. The version in that header determines the
 /// EtherType.
 pub fn link_header(frame: &mut Frame, hop: Hop) -> Result<Hop, DropReason> {
     if !frame.grow_front(ethernet::HEADER_LEN) {

@@ -1,11 +1,12 @@
-//! FULLNAT between the families: a client of IPv6 has a real server of IPv4, or the reverse.
+//! FULLNAT between the families: an IPv6 client has an IPv4 real server, or the reverse.
 //!
-//! The network header is replaced by one of the other family (RFC 7915 §4.1, §5.1). Traffic class and type of service
-//! are copied, and the hop limit is decremented. Flow label and options have no form in the other family. A packet of
-//! IPv4 that may not be fragmented, and every packet of IPv6, has to fit the path, or its sender learns a path MTU in
-//! its own family. A packet of IPv4 that may be fragmented leaves in fragments of at most 1,280 bytes. A packet of IPv6
-//! that becomes a packet of IPv4 of at most 1,260 bytes may be fragmented on its way, so it gets an identification. A
-//! datagram that arrived in fragments leaves in fragments. Not here: ICMP errors (`translate/icmp.rs`).
+//! The network header is replaced with one of the other family (RFC 7915 §4.1, §5.1). Traffic class and type of service
+//! are copied, and the hop limit is decremented. Flow label and options have no counterpart in the other family. An
+//! IPv4 packet that may not be fragmented, and every IPv6 packet, has to fit the path; otherwise its sender learns a
+//! path MTU in its own family. An IPv4 packet that may be fragmented leaves in fragments of at most 1,280 bytes. An
+//! IPv6 packet that becomes an IPv4 packet of at most 1,260 bytes may be fragmented on its path, so it gets an
+//! identification. A datagram that arrived in fragments leaves in fragments. `translate/icmp.rs` translates ICMP
+//! errors.
 
 pub(super) mod icmp;
 
@@ -24,23 +25,23 @@ use crate::verdict::DropReason;
 
 /// The difference between the lengths of the two headers, in bytes.
 pub(super) const DIFFERENCE: u32 = (ipv6::HEADER_LEN - ipv4::HEADER_LEN) as u32;
-/// The length up to which a packet of IPv4 may be fragmented, in bytes: what the least packet too big for any path of
-/// IPv6 becomes (RFC 7915 §5.1).
+/// The length up to which an IPv4 packet may be fragmented, in bytes: the translated length of the smallest IPv6 packet
+/// that may be too big for a path (RFC 7915 §5.1).
 const FRAGMENTABLE_LEN: usize = ipv6::MIN_MTU as usize - DIFFERENCE as usize;
 
 impl Addresses {
-    /// Whether a packet of this length may be fragmented after its translation, and the length above which it leaves in
-    /// fragments or, if it may not be, does not leave. `mtu` is that of its path; in bytes.
+    /// Whether a packet of this length may be fragmented after its translation, and the length in bytes above which it
+    /// leaves in fragments or, if it may not be fragmented, does not leave. `mtu` is that of its path, in bytes.
     fn widest(self, len: usize, dont_fragment: bool, mtu: u32) -> (bool, u32) {
         match self {
-            // Packets of IPv6 must not be fragmented, but those that had been already.
+            // IPv6 packets must not be fragmented, except those that already were.
             Self::V4(..) => (!dont_fragment || len <= FRAGMENTABLE_LEN, mtu),
             Self::V6(..) if dont_fragment => (false, mtu),
             Self::V6(..) => (true, mtu.min(ipv6::MIN_MTU)),
         }
     }
 
-    /// The identification of a packet of IPv4 that may be fragmented.
+    /// The identification of an IPv4 packet that may be fragmented.
     fn identification(self, is_fragmentable: bool, ids: &mut Identification) -> Option<u16> {
         (is_fragmentable && matches!(self, Self::V4(..))).then(|| ids.take())
     }
@@ -65,12 +66,13 @@ impl Addresses {
     }
 }
 
-/// Translates a packet into one from `source` to `dest`, of the other family, whose path is `hop`. Returns the path
-/// with the length above which it leaves in fragments. The frame then contains the packet alone.
+/// Translates a packet into one from `source` to `dest`, in the other family, on the path `hop`. Returns the path with
+/// the length above which the packet leaves in fragments. The frame then contains only the packet.
 ///
 /// # Errors
+///
 /// The packet is not sent, and is as it was received unless the frame has no headroom.
-// Not inlined, so that the path within a family is short.
+// Not inlined, to keep the path within a family short.
 #[inline(never)]
 pub(super) fn send(
     frame: &mut Frame,
@@ -106,8 +108,8 @@ pub(super) fn send(
     Ok(Hop { mtu: widest, ..hop })
 }
 
-/// Translates a plain packet, as [`send`] does, for a way with these link addresses and MTU, in bytes. Returns `false`,
-/// and changes nothing but `ids`, if it needs another path: because of its size, or for want of headroom.
+/// Translates a plain packet, like [`send`], for a path with these link addresses and MTU, in bytes. Returns `false`
+/// and changes only `ids` if the packet needs the general path: because of its size, or for lack of headroom.
 pub(crate) fn send_plain(
     frame: &mut Frame,
     plain: &Plain,
@@ -142,8 +144,8 @@ pub(crate) fn send_plain(
     true
 }
 
-/// Replaces everything before the transport by a network header, and removes what follows the packet. Returns the
-/// segment; `None`: the frame has no room.
+/// Replaces everything before the transport header with a network header, and removes the bytes after the packet.
+/// Returns the segment; `None` if the frame has no room.
 fn replace(frame: &mut Frame, transport: usize, fields: Fields, addresses: Addresses) -> Option<&mut [u8]> {
     frame.shrink_front(transport);
     if !frame.resize(fields.payload_len.into()) || !frame.grow_front(addresses.header_len()) {
@@ -154,7 +156,7 @@ fn replace(frame: &mut Frame, transport: usize, fields: Fields, addresses: Addre
     Some(segment)
 }
 
-/// The length of a packet when it leaves by FULLNAT to an address of this family, in bytes.
+/// The length of a packet when it leaves with FULLNAT to an address in this family, in bytes.
 pub(crate) fn length_towards(packet: &Packet, dest: Family) -> usize {
     match packet.family() == dest {
         true => packet.length(),
@@ -162,7 +164,7 @@ pub(crate) fn length_towards(packet: &Packet, dest: Family) -> usize {
     }
 }
 
-/// The path MTU of a sender of this family, where the other family has `mtu`, in bytes.
+/// The path MTU for a sender in this family, if that in the other family is `mtu`, in bytes.
 pub(crate) fn sender_mtu(family: Family, mtu: u32) -> u32 {
     match family {
         Family::V4 => mtu.saturating_sub(DIFFERENCE),
@@ -170,8 +172,8 @@ pub(crate) fn sender_mtu(family: Family, mtu: u32) -> u32 {
     }
 }
 
-/// Refuses a header that has no form in the other family: a source route, or an IPv6 routing header, that is not at its
-/// end. Other options and extension headers are left out.
+/// Refuses a header that has no counterpart in the other family: a source route, or an IPv6 routing header, that is not
+/// at its end. Other options and extension headers are left out.
 fn check_header(frame: &[u8], packet: &Packet) -> Result<(), DropReason> {
     let header = &frame[packet.network..packet.transport];
     match packet.family() {
@@ -181,8 +183,8 @@ fn check_header(frame: &[u8], packet: &Packet) -> Result<(), DropReason> {
     }
 }
 
-/// Whether an IPv6 header and its extension headers, which have been parsed, have a routing header with hosts that are
-/// still to be visited (RFC 8200 §4.4).
+/// Whether an IPv6 header and its extension headers, which have been parsed, contain a routing header with hosts still
+/// to be visited (RFC 8200 §4.4).
 fn is_routed(header: &[u8]) -> bool {
     let mut kind = header[ipv6::field::NEXT_HEADER];
     let mut rest = &header[ipv6::HEADER_LEN..];
@@ -196,7 +198,7 @@ fn is_routed(header: &[u8]) -> bool {
     false
 }
 
-/// Whether options of IPv4 have a source route with an address that is still to be visited (RFC 791 §3.1).
+/// Whether IPv4 options contain a source route with an address still to be visited (RFC 791 §3.1).
 fn is_source_routed(mut options: &[u8]) -> bool {
     const END: u8 = 0;
     const NOTHING: u8 = 1;
@@ -213,10 +215,10 @@ fn is_source_routed(mut options: &[u8]) -> bool {
     }
 }
 
-/// Writes these endpoints' ports into a segment of this flow, and updates its checksum for their addresses.
+/// Writes the ports of these endpoints into a segment of `flow`, and updates its checksum for their addresses.
 fn rewrite_ends(segment: &mut [u8], flow: &FlowKey, source: Endpoint, dest: Endpoint) {
     write_ports(segment, source, dest);
-    // Words of 0 add nothing to a sum, so addresses of different lengths can replace each other.
+    // Zero words add nothing to a sum, so addresses of different lengths can replace each other.
     let delta = Delta::default()
         .addr(flow.source.addr, source.addr)
         .addr(flow.dest.addr, dest.addr)

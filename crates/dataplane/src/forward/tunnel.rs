@@ -1,10 +1,10 @@
-//! Tunnelling: the whole packet travels in another one to the destination, directly (IP in IP), or behind a GRE header,
-//! or UDP and GUE headers.
+//! Tunnelling: the whole packet travels inside another one to the destination, directly (IP in IP), after a GRE header,
+//! or after UDP and GUE headers.
 //!
-//! The outer header takes type of service, time to live and don't-fragment bit from the inner one, as under IPVS. Its
-//! identification is 0 where fragmentation is forbidden (RFC 6864). If the packet must not be fragmented, an error
-//! about its size reports the path MTU minus the tunnel's own headers. Otherwise the outer packet may have any length
-//! and leaves in fragments.
+//! The outer header takes type of service, time to live and don't-fragment bit from the inner one, as in IPVS. Its
+//! identification is 0 if fragmentation is forbidden (RFC 6864). If the packet must not be fragmented, an error about
+//! its size reports the path MTU minus the tunnel's own headers. Otherwise the outer packet may have any length and
+//! leaves in fragments.
 
 mod template;
 
@@ -37,11 +37,11 @@ pub struct Outer<'a> {
     pub tunnel: Tunnel,
     /// The setting `pmtu_disc`.
     pub pmtu_disc: bool,
-    /// The path MTU beyond the link, as ICMP errors of routers reported it.
+    /// The path MTU beyond the link, as routers reported it in ICMP errors.
     pub path_mtu: &'a PathMtu,
     /// The time.
     pub now: Millis,
-    /// Equal for all packets of a flow. Used only by GUE, for its source port.
+    /// Equal for all packets in a flow. Used only by GUE, for its source port.
     pub flow_hash: u64,
     /// The source of identifications.
     pub ids: &'a mut Identification,
@@ -82,7 +82,7 @@ pub(super) fn send(
     Ok(Hop { mtu, ..hop })
 }
 
-/// What the outer headers copy from the packet in the tunnel.
+/// The fields of the inner packet that the outer headers copy.
 #[derive(Clone, Copy)]
 struct Carried {
     family: Family,
@@ -93,7 +93,7 @@ struct Carried {
 }
 
 impl Carried {
-    /// The identification of an outer IPv4 header; `None`: the packet may not be fragmented.
+    /// The identification for an outer IPv4 header; `None` if the packet may not be fragmented.
     #[inline]
     fn identification(self, pmtu_disc: bool, ids: &mut Identification) -> Option<u16> {
         // The don't-fragment rule of IPv6 does not apply to the routers of an IPv4 path.
@@ -102,7 +102,7 @@ impl Carried {
     }
 }
 
-/// Writes the outer headers, of `overhead` bytes, before a packet.
+/// Writes the outer headers, `overhead` bytes, before a packet.
 fn encapsulate(bytes: &mut [u8], carried: Carried, addresses: Addresses, overhead: usize, outer: Outer<'_>) {
     let encapsulation = outer.tunnel.encapsulation;
     let (network, payload) = bytes.split_at_mut(overhead - encapsulation.header_len());
@@ -133,13 +133,13 @@ fn encapsulate(bytes: &mut [u8], carried: Carried, addresses: Addresses, overhea
 }
 
 impl Tunnel {
-    /// The addresses of the outer header. `None`: the director has no address of the destination's family.
+    /// The addresses for the outer header. `None` if the director has no address in the destination's family.
     fn addresses(self, dest: Endpoint) -> Option<Addresses> {
         Addresses::of(self.source?, dest.addr)
     }
 }
 
-/// The least usable path MTU, in bytes without the tunnel's own headers (RFC 791: every link transmits 68).
+/// The minimum usable path MTU, in bytes without the tunnel's own headers (RFC 791: every link transmits 68).
 fn least_mtu(family: Family) -> u32 {
     match family {
         Family::V4 => 68,
@@ -147,12 +147,12 @@ fn least_mtu(family: Family) -> u32 {
     }
 }
 
-/// The largest packet of a family that fits into a connection's tunnel. `link_mtu` and `path_mtu` in bytes.
+/// The largest packet in a family that fits into a connection's tunnel. `link_mtu` and `path_mtu` in bytes.
 pub fn room(ends: &Ends, tunnel: Tunnel, link_mtu: u32, path_mtu: u32, family: Family) -> u32 {
     widest(family, link_mtu, path_mtu, overhead(ends, tunnel)).saturating_sub(overhead(ends, tunnel))
 }
 
-/// The number of bytes that a connection's method puts before a packet.
+/// The number of bytes that a connection's method prepends to a packet.
 pub fn overhead(ends: &Ends, tunnel: Tunnel) -> u32 {
     match ends.method {
         ForwardingMethod::Tunnel => header_len(ends.dest, tunnel.encapsulation) as u32,
@@ -160,8 +160,9 @@ pub fn overhead(ends: &Ends, tunnel: Tunnel) -> u32 {
     }
 }
 
-/// The largest outer packet for an inner one of this family. `link_mtu` and `path_mtu` in bytes. Senders of IPv6 need
-/// at least its minimum MTU, so larger outer packets leave in fragments if the link allows their size (RFC 2473 §7.1).
+/// The largest outer packet for an inner one in this family. `link_mtu` and `path_mtu` in bytes. IPv6 senders need at
+/// least the minimum MTU of IPv6, so larger outer packets leave in fragments if the link allows their size (RFC 2473
+/// §7.1).
 fn widest(family: Family, link_mtu: u32, path_mtu: u32, overhead: u32) -> u32 {
     let least = match family {
         Family::V4 => 0,
@@ -170,7 +171,7 @@ fn widest(family: Family, link_mtu: u32, path_mtu: u32, overhead: u32) -> u32 {
     path_mtu.max(least).min(link_mtu)
 }
 
-/// The number of bytes that a tunnel to this destination puts before a packet.
+/// The number of bytes that a tunnel to this destination prepends to a packet.
 fn header_len(dest: Endpoint, encapsulation: Encapsulation) -> usize {
     dest.family().header_len() + encapsulation.header_len()
 }
@@ -192,7 +193,7 @@ fn source_port(flow_hash: u64) -> u16 {
     SOURCE_PORTS.start + (((flow_hash >> 32) * span) >> 32) as u16
 }
 
-/// Copies DSCP and ECN, but replaces congestion experienced by ECT(0) (RFC 3168 §9.1).
+/// Copies DSCP and ECN, but replaces congestion experienced with ECT(0) (RFC 3168 §9.1).
 fn outer_tos(inner: u8) -> u8 {
     const ECN: u8 = 0b11;
     const ECT_0: u8 = 0b10;

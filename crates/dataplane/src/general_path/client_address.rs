@@ -1,22 +1,21 @@
-//! Passes the client's address to a destination behind FULLNAT: in a PROXY header before the client's first byte, or
-//! before each datagram, or in a TCP option.
+//! Passes the client's address to a FULLNAT destination: in a PROXY header before the client's first byte, or before
+//! each datagram, or in a TCP option.
 //!
 //! Runs for each packet of a connection whose service is configured for it; other packets cost one check of the flags.
 //!
-//! **PROXY.** The header precedes the client's first byte in the stream. So the client's sequence numbers are raised by
-//! the length of the header, and the destination's acknowledgements and SACK blocks are lowered by that length. Until
-//! the destination acknowledges the header, every segment that begins at the first byte carries it, also the end of the
-//! handshake. So a retransmission by the client replaces a lost header with the same bytes. The MSS in the SYN+ACK is
-//! reduced by the length of the header, so the first segment has room for it. If there is still no room, or a router
-//! has reported a smaller path MTU, the header is sent without the data, and the client retransmits them. The length of
-//! the header follows from the family. The connection stores only the number of the first byte, and whether the header
-//! was acknowledged. With UDP each datagram carries the header: servers read datagrams one by one, and a lost datagram
-//! takes its header with it. The client learns a path MTU that leaves room for it.
+//! **PROXY.** The header precedes the client's first byte in the stream. The client's sequence numbers are therefore
+//! raised by the length of the header, and the destination's acknowledgements and SACK blocks are lowered by that
+//! length. Until the destination acknowledges the header, every segment that begins at the first byte carries it, also
+//! the end of the handshake. A retransmission by the client therefore replaces a lost header with the same bytes. The
+//! MSS in the SYN+ACK is reduced by the length of the header, so the first segment has room for it. If there is still
+//! no room, or a router has reported a smaller path MTU, the header is sent without the data, and the client
+//! retransmits them. The length of the header follows from the family. The connection stores only the number of the
+//! first byte, and whether the header was acknowledged. With UDP each datagram carries the header: servers read
+//! datagrams one by one, and a lost datagram takes its header with it. The client learns a path MTU that leaves room
+//! for it.
 //!
 //! **TOA.** Every segment that begins at the first byte carries the option (kind 254: port, address). If there is no
 //! room the option is omitted and counted.
-//!
-//! Not here: the rewriting of addresses and ports, which follows this step.
 
 use xvs_proto::checksum::Delta;
 use xvs_proto::ipv4::Ipv4;
@@ -39,6 +38,7 @@ const TOA: u8 = 254;
 /// are at the same positions in the frame; `None` if `packet` still describes the frame.
 ///
 /// # Errors
+///
 /// A datagram has no room for the header, and is as it was received.
 #[inline]
 pub(crate) fn add(
@@ -83,7 +83,7 @@ fn before_datagram(
     }
     let mtu = hop.mtu.min(destination.path_mtu.at(now));
     let is_too_big = packet.dont_fragment && packet.longest_fragment.is_none() && needed > mtu as usize;
-    // A sender of IPv6 need not know of less than 1,280 bytes (RFC 8201 §4).
+    // An IPv6 sender may ignore values below 1,280 bytes (RFC 8201 §4).
     let least = if packet.family() == Family::V6 { ipv6::MIN_MTU } else { 0 };
     if is_too_big && packet.length() > least as usize {
         let sender = if family == packet.family() { mtu } else { forward::sender_mtu(packet.family(), mtu) };
@@ -96,7 +96,7 @@ fn before_datagram(
     Ok(Some(Packet { dont_fragment: packet.dont_fragment && !is_too_big, ..changed }))
 }
 
-// Not inlined, so that the path of other packets is short.
+// Not inlined, to keep the path of other packets short.
 #[inline(never)]
 fn before_stream(
     frame: &mut Frame,
@@ -154,7 +154,7 @@ fn before_stream(
     with.or_else(|| Some(without_data(frame, packet, header_len, header)))
 }
 
-/// The length of the PROXY header of a connection, in bytes.
+/// The length of a connection's PROXY header, in bytes.
 fn proxy_len(connection: &Connection<'_>) -> u32 {
     proxy::header_len(connection.client().family()) as u32
 }
@@ -191,7 +191,7 @@ fn lower_numbers(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>
     tcp::map_acknowledged(segment, |number| lowered(number, connection, by));
 }
 
-/// Replaces the sequence number that an error about a request quotes by the client's own number.
+/// Replaces the sequence number in a request that an error quotes with the client's own number.
 pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, connection: &Connection<'_>) {
     if !connection.flags().contains(Flags::PROXY) {
         return;
@@ -211,7 +211,7 @@ fn lowered(number: u32, connection: &Connection<'_>, by: u32) -> u32 {
     }
 }
 
-/// Puts the client's address before all other options of a segment, as LVS does; `None` if there is no room.
+/// Inserts the client's address before all other options of a segment, as LVS does; `None` if there is no room.
 fn with_option(
     frame: &mut Frame,
     packet: &Packet,
@@ -244,7 +244,7 @@ fn with_option(
     Some(changed)
 }
 
-/// Inserts an even number of bytes at an even position of a packet's segment, and updates its checksums; `None` if the
+/// Inserts an even number of bytes at an even offset in a packet's segment, and updates its checksums; `None` if the
 /// frame has no room.
 fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<Packet> {
     let len = more.len();
@@ -272,7 +272,7 @@ fn insert(frame: &mut Frame, packet: &Packet, at: usize, more: &[u8]) -> Option<
     Some(changed)
 }
 
-/// Replaces a segment's data by `instead`, and clears FIN and PSH.
+/// Replaces a segment's data with `instead`, and clears FIN and PSH.
 pub(crate) fn without_data(frame: &mut Frame, packet: &Packet, header_len: usize, instead: &[u8]) -> Packet {
     let data = packet.transport + header_len;
     if instead.is_empty() && data == packet.end {

@@ -22,7 +22,7 @@ pub struct Fragmentation {
     marking: Marking,
     /// The bytes of the frame that each fragment repeats, link header included.
     header: usize,
-    /// The bytes of the packet that each fragment but the last holds.
+    /// The bytes of the packet that each fragment but the last contains.
     per_fragment: usize,
     /// The bytes of the packet that are divided.
     payload: usize,
@@ -53,7 +53,7 @@ impl Fragmentation {
     /// Divides a frame into packets of at most `limit` bytes; a packet within the limit stays whole. `None` if it
     /// cannot be divided.
     ///
-    /// `ids` gives an identification if the packet has none.
+    /// `ids` provides an identification if the packet has none.
     pub fn of(packet: &Frame, limit: usize, ids: &mut Identification) -> Option<Self> {
         let network = ethernet::HEADER_LEN;
         let len = packet.len();
@@ -114,7 +114,7 @@ impl Fragmentation {
         Some(frame)
     }
 
-    /// Shortens a packet to its first fragment. `false` if its frame has no room for that.
+    /// Shortens a packet to its first fragment. `false` if its frame has too little room for that.
     #[must_use]
     pub fn keep_first(&self, frame: &mut Frame) -> bool {
         let (_, len) = self.place(0);
@@ -141,7 +141,7 @@ impl Fragmentation {
         }
     }
 
-    /// Writes the fields of this fragment into its headers.
+    /// Writes this fragment's fields into its headers.
     fn mark(&self, frame: &mut [u8], number: usize) {
         let (offset, len) = self.place(number);
         let more = offset + len < self.payload;
@@ -218,7 +218,7 @@ mod tests {
         bytes
     }
 
-    /// All fragments of a packet. The first one is made in place, or copied as the others are.
+    /// All fragments of a packet. The first one is created in place, or copied like the others.
     fn fragments(whole: &[u8], limit: usize, in_place: bool) -> Option<Vec<Vec<u8>>> {
         fragments_by(&mut MemoryPort::with_links(1), whole, limit, in_place)
     }

@@ -1,20 +1,20 @@
-//! FTP's helper: data connections, which the commands and replies of a control connection announce (NAT).
+//! The FTP helper: data connections, which the commands and replies on a control connection announce (NAT).
 //!
-//! Runs for each segment of a control connection: a masqueraded connection to port 21. `PORT` and `EPRT` name the
+//! Runs for each segment on a control connection: a masqueraded connection to port 21. `PORT` and `EPRT` name the
 //! client's endpoint: a connection to it is entered into the table, from the port below the server's. The replies to
 //! `PASV` and `EPSV` name a port of the server: a connection to it is expected, and its first packet shows the client's
 //! port. The reply to `PASV` also names the server's address. The virtual address replaces it and may be longer or
 //! shorter, so later sequence numbers are shifted (`conn/ftp.rs`). Data connections wait for two minutes (LISTEN); the
 //! control connection lives at least as long.
 //!
-//! A command or reply counts only if it begins behind a line end of the stream, and a reply only once for each command:
-//! other text of a server may contain what a client has sent. An endpoint is followed only if its address is the
-//! sender's own: from a client its address, from a server its own or the virtual address. A server's port must not be
-//! below 1024 (RFC 2577 §3). So neither end can get a connection to a third machine. A command or reply that is not
-//! followed passes unchanged and is counted. Cost: the cache line of the connection's extension; for segments with data
-//! a pass over them; for a new connection a look-up while a data connection is expected.
+//! A command or reply counts only if it begins after a line ending in the stream, and a reply only once for each
+//! command: other text from a server may contain what a client has sent. An endpoint is followed only if its address is
+//! the sender's own: for a client its address, for a server its own or the virtual address. A server's port must not be
+//! below 1024 (RFC 2577 §3). Neither end can therefore get a connection to a third machine. A command or reply that is
+//! not followed passes unchanged and is counted. Cost: the cache line of the connection's extension; for segments with
+//! data a pass over them; for a new connection a look-up while a data connection is expected.
 //!
-//! Not here: persistence, which serves passive data connections without this helper, also with other methods.
+//! Persistence serves passive data connections without this helper, also with other methods.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -47,7 +47,7 @@ pub(crate) fn request(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id:
     }
 }
 
-// Not inlined, as the next one, so that the path of other packets is short.
+// Not inlined, like the next function, to keep the path of other packets short.
 #[inline(never)]
 fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: ConnId, cx: Context<'_>) {
     let control = flows.table.connection(id);
@@ -61,8 +61,7 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
         tcp::map_acknowledged(segment, |number| shift.to_server(number, written));
     }
     let Some(header_len) = tcp::header_len(segment).filter(|len| *len < segment.len()) else { return };
-    // Commands count only if the client has proven that it exists.
-    // A damaged segment is not read, and stays damaged.
+    // Commands count only if the client has proven that it exists. A damaged segment is not read, and stays damaged.
     if !control.flags().contains(Flags::PROVEN) || !tcp::is_summed(segment, &packet.flow) {
         return;
     }
@@ -84,7 +83,7 @@ fn read_commands(flows: &mut Flows, frame: &mut Frame, packet: &Packet, id: Conn
         }
     }
     control.set_asked(asked);
-    // Of several commands the last one counts.
+    // The last of several commands counts.
     if let Some(client) = active {
         follow(flows, &Ends { client, ..ends }, id, cx);
     }
@@ -186,7 +185,7 @@ fn follow_reply(
     let virtual_endpoint = Endpoint { port, ..ends.virtual_endpoint };
     let own = ServiceKey::Address { protocol: packet.flow.protocol, endpoint: virtual_endpoint };
     let is_possible = port >= ftp::FIRST_UNPRIVILEGED
-        // A port that another service has stays with that service.
+        // A port that belongs to another service stays with that service.
         && cx.snapshot.services.find(&own).is_none()
         && packet.length().saturating_add_signed(change.into()) <= room
         && (place.is_none() || edited.is_some());
@@ -211,7 +210,7 @@ fn follow_reply(
     Some(changed)
 }
 
-/// The virtual address as a reply to `PASV` names it, and its length.
+/// The virtual address in the format of a reply to `PASV`, and its length.
 fn control_address(control: &Connection<'_>) -> ([u8; ADDRESS_MAX], usize) {
     let mut text = [0; ADDRESS_MAX];
     let len = match control.virtual_endpoint().addr {
@@ -225,7 +224,8 @@ fn control_address(control: &Connection<'_>) -> ([u8; ADDRESS_MAX], usize) {
 fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, cx: Context<'_>) -> bool {
     let new = data_connection(ends, &flows.table.connection(control), Some(control), cx);
     let followed = match enter(flows, &new, cx) {
-        // To the same server, the segment was sent again, or the former data connection between these ends is over.
+        // With the same server, the segment was retransmitted, or the former data connection between these ends is
+        // over.
         Some(Inserted::Existing(id)) if is_free(flows, id) => match flows.table.connection(id) {
             found if found.dest() == new.dest && !found.flags().contains(Flags::RESET) => {
                 wait_again(flows, id, &new, cx)
@@ -243,7 +243,7 @@ fn follow(flows: &mut Flows, ends: &Ends, control: ConnId, cx: Context<'_>) -> b
     is_followed
 }
 
-/// A data connection between these ends, to the destination and with the mark of another connection.
+/// A data connection between these ends, with the destination and the mark of another connection.
 fn data_connection(
     ends: &Ends,
     like: &Connection<'_>,
@@ -267,7 +267,7 @@ fn data_connection(
     }
 }
 
-/// How long a data connection waits for its first packet.
+/// The time that a data connection waits for its first packet.
 fn waiting(cx: Context<'_>) -> Duration {
     let settings = &cx.snapshot.settings;
     timeout(TcpState::Listen, settings.tcp_established, settings.tcp_fin_wait)
@@ -279,7 +279,7 @@ fn is_free(flows: &Flows, id: ConnId) -> bool {
     matches!(state, TcpState::Listen | TcpState::TimeWait | TcpState::Close)
 }
 
-/// Lets a data connection wait for its first packet once more.
+/// Makes a data connection wait for its first packet once more.
 fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, cx: Context<'_>) -> Option<Inserted> {
     let (before, after) = flows.table.transition(id, |_| (new.state, new.expires))?;
     let [from, to] = [before, after].map(|state| Activity::of(Protocol::TCP, state));
@@ -294,8 +294,8 @@ fn wait_again(flows: &mut Flows, id: ConnId, new: &NewConnection, cx: Context<'_
     Some(Inserted::New(id))
 }
 
-/// Inserts a data connection, counted at its destination and its control connection. `None`: the control connection is
-/// ending, or the destination is not available.
+/// Inserts a data connection, counted at its destination and its control connection. `None` if the control connection
+/// is ending, or the destination is not available.
 fn enter(flows: &mut Flows, new: &NewConnection, cx: Context<'_>) -> Option<Inserted> {
     let destination =
         cx.snapshot.destinations.find(DestinationId(new.dest_ref)).filter(|known| known.available)?;
@@ -315,7 +315,7 @@ fn enter(flows: &mut Flows, new: &NewConnection, cx: Context<'_>) -> Option<Inse
     Some(inserted)
 }
 
-/// The expected connection for a client's packet. It gets the packet's port.
+/// The expected connection for a client's packet. It is assigned the packet's port.
 pub(crate) fn expected(flows: &mut Flows, packet: &Packet, cx: Context<'_>) -> Option<ConnId> {
     if packet.flow.protocol != Protocol::TCP || !is_first(packet) || is_reset(packet) {
         return None;
@@ -340,7 +340,7 @@ pub(crate) fn expected(flows: &mut Flows, packet: &Packet, cx: Context<'_>) -> O
     }
 }
 
-/// Replaces the bytes of a segment at `place`, and computes its checksum anew. `None`: the frame has no room, and
+/// Replaces the bytes of a segment at `place`, and recomputes its checksum. `None` if the frame has no room; then
 /// nothing has changed.
 fn replace(frame: &mut Frame, packet: &Packet, place: Range<usize>, text: &[u8]) -> Option<Packet> {
     let changed = Packet { end: packet.end - place.len() + text.len(), ..*packet };
@@ -358,5 +358,5 @@ fn replace(frame: &mut Frame, packet: &Packet, place: Range<usize>, text: &[u8])
     Some(changed)
 }
 
-/// The most data connections of a control connection, including those that are over and have not expired yet.
+/// Maximum number of data connections of a control connection, including those that are over and have not expired yet.
 const MOST_DATA: u32 = 4096;

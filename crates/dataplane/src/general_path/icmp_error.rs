@@ -1,12 +1,11 @@
-//! Received ICMP errors: the connection that each is about, and how it is forwarded.
+//! Received ICMP errors: the connection that each concerns, and how it is forwarded.
 //!
 //! Runs for each destination unreachable, source quench and time exceeded, and for every ICMPv6 error. The packet that
 //! the error quotes identifies the connection. An error about a reply goes to the destination that sent the reply, by
 //! the connection's method. An error about a masqueraded request goes to the client. An error about a tunnel's own
 //! packet is replaced with an error about the inner packet for its client, and may lower the path MTU to the
 //! destination. No state changes and no timeout is extended. An error that concerns no connection goes to the kernel.
-//! Cost: one look-up; two if the quoted packet may be a tunnel's. Not here: the rewriting of an error
-//! (`forward/icmp.rs`).
+//! Cost: one look-up; two if the quoted packet may belong to a tunnel. `forward/icmp.rs` rewrites errors.
 //!
 //! Source: ipvs-behaviour, section 2.5; for tunnels of and in IPv6, which IPVS does not recognise, RFC 2473 §8.
 
@@ -34,16 +33,16 @@ use crate::verdict::{DropReason, Verdict};
 /// How an ICMP error is treated.
 #[derive(Debug)]
 pub enum ErrorAction {
-    /// Its frame gets this verdict.
+    /// The error's frame gets this verdict.
     Verdict(Verdict),
-    /// It is not forwarded; the client gets another error in its place.
+    /// The error is not forwarded; the client gets another error instead.
     Relay(Relay),
 }
 
-/// The error that a client gets in place of one about a tunnel.
+/// The error that a client gets instead of one about a tunnel.
 #[derive(Debug)]
 pub struct Relay {
-    /// The quoted part of the client's packet inside the tunnel, by its positions in the frame.
+    /// The quoted bytes of the client's packet inside the tunnel, by their positions in the frame.
     pub about: Packet,
     /// The error to report about it.
     pub error: icmp::Error,
@@ -65,7 +64,7 @@ struct Error<'a> {
     quote: &'a Packet,
 }
 
-/// Finds the connection that an ICMP error is about, and edits the error's frame for forwarding.
+/// Finds the connection that an ICMP error concerns, and edits the error's frame for forwarding.
 pub(crate) fn process(
     flows: &mut Flows,
     frame: &mut Frame,
@@ -112,7 +111,7 @@ fn about_reply(
     if connection.is_bypass() {
         return no_destination::send(flows, frame, link, &fragmentable(error.packet), cx);
     }
-    // As under IPVS, a removed destination gets the error too.
+    // As in IPVS, a removed destination gets the error, too.
     let id = DestinationId(connection.dest_ref());
     let destination = cx.snapshot.destinations.find_in(cx.snapshot.egress.vrf(link), id);
     let numbers = connection.numbers();
@@ -198,7 +197,7 @@ fn about_request(
     verdict
 }
 
-/// Counts a TCP connection whose first packet was answered with an error, unless that is about its length.
+/// Counts a TCP connection whose first packet caused an error, unless the error concerns its length.
 fn count_rejected(connection: &Connection<'_>, destination: &Destination, cx: Context<'_>) {
     let is_new = connection.protocol() == Protocol::TCP
         && TcpState::of(connection.state()) == TcpState::SynRecv
@@ -208,7 +207,7 @@ fn count_rejected(connection: &Connection<'_>, destination: &Destination, cx: Co
     }
 }
 
-/// Records a path MTU. The headers of offloaded tunnels were decided from the former one.
+/// Records a path MTU. The headers of offloaded tunnels were computed from the former one.
 fn learn(flows: &Flows, destination: &Destination, mtu: u32, ends: &Ends, cx: Context<'_>) {
     if destination.path_mtu.learn(mtu, ends.dest.addr, cx.now) {
         flows.offloader.iter().for_each(Offloader::end_all);
@@ -233,7 +232,7 @@ fn about_tunnel(
     let ends = Ends::of(&connection);
     let destination = cx.snapshot.destinations.of(&connection)?;
     let tunnel = destination.tunnel;
-    // The requests' VRF is not known here.
+    // The VRF of the requests is not known here.
     let mut sources =
         [tunnel].into_iter().chain(destination.in_vrfs.iter().map(|of| of.tunnel)).map(|of| of.source);
     // An attacker who guesses a connection does not know the director's source address for the tunnel.
@@ -273,8 +272,8 @@ fn about_tunnel(
     Some(ErrorAction::Relay(Relay { about, error }))
 }
 
-/// Counts an error that was sent to a client in place of one about a tunnel. As under IPVS, the bytes of the quoted
-/// packet and those of the message are both counted.
+/// Counts an error that was sent to a client instead of one about a tunnel. As in IPVS, the bytes of the quoted packet
+/// and those of the message are both counted.
 pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, cx: Context<'_>) {
     let connection = flows.find_request(&relay.about, flows.table.hash(&relay.about.connection_key()));
     for bytes in [relay.about.length(), bytes] {
@@ -282,8 +281,8 @@ pub(crate) fn count_relay(flows: &Flows, relay: &Relay, bytes: usize, cx: Contex
     }
 }
 
-/// An error about a packet of no connection: begins a connection if configured (`schedule_icmp`). So several directors
-/// whose schedulers hash send the error to the same destination as the client's packets.
+/// An error about a packet that belongs to no connection: begins a connection if configured (`schedule_icmp`). Several
+/// directors whose schedulers hash therefore send the error to the same destination as the client's packets.
 fn schedule(
     flows: &mut Flows,
     frame: &mut Frame,

@@ -1,9 +1,10 @@
 //! ICMP errors that the director sends about dropped packets.
 //!
 //! Runs after a packet was dropped for a reason that has an ICMP error. Each worker limits the rate of its errors, as
-//! the kernel limits its own. Errors that report an MTU are not limited: a sender that misses one would send too large
-//! packets for ever. They are shorter than the dropped packet if the path MTU is at least 576 bytes (IPv6: 1280). An
-//! error about an error, or to an address that is not one host's, is never sent (RFC 1122 §3.2.2, RFC 4443 §2.4).
+//! the kernel does. Errors that report an MTU are not limited: a sender that misses one would send oversized packets
+//! for ever. They are shorter than the dropped packet if the path MTU is at least 576 bytes (IPv6: 1280). An error
+//! about an error, or to an address that does not belong to a single host, is never sent (RFC 1122 §3.2.2, RFC 4443
+//! §2.4).
 
 use std::net::IpAddr;
 
@@ -27,7 +28,7 @@ pub struct RateLimit {
 }
 
 impl RateLimit {
-    /// The capacity of the bucket: the tokens of a second divided by this.
+    /// The divisor for the capacity of the bucket: the tokens of a second divided by this.
     const BURST_SHARE: u64 = 20;
 
     /// Whether one more error may be sent at `now`. A `per_second` of 0 means no limit.
@@ -50,7 +51,7 @@ impl RateLimit {
 
 /// An ICMP error to be sent.
 pub struct IcmpError<'a> {
-    /// The packet that it is about, by its positions in the frame.
+    /// The packet that the error concerns, by its positions in the frame.
     pub packet: &'a Packet,
     /// The frame of that packet.
     pub frame: &'a Frame,
@@ -65,10 +66,10 @@ pub struct IcmpError<'a> {
 /// The source address of an ICMP error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorSource {
-    /// The address that the packet was sent to if it belongs to a service, else the director's own. A server whose
-    /// reply was refused must not get an error from the client's address.
+    /// The address to which the packet was sent if it belongs to a service, otherwise the director's own. A server
+    /// whose reply was refused must not get an error from the client's address.
     Service,
-    /// The address that the packet was sent to, which is known to be a service's.
+    /// The address to which the packet was sent, which is known to belong to a service.
     Receiver,
     /// The director's own address.
     Director,
@@ -103,9 +104,9 @@ impl<'a> IcmpError<'a> {
         let key = RouteKey::from(sender).of_vrf(snapshot.egress.vrf(self.link));
         let key = virtual_address.map_or(key, |source| RouteKey { source, ..key });
         let hop = hop_to(key, snapshot, unresolved)?;
-        // The director's own is the one on the link by which the packet was received.
+        // The director's own address is the one on the link on which the packet was received.
         let source = virtual_address.or_else(|| snapshot.egress.source_for(key, self.link))?;
-        // The first part of a packet in several parts has more bytes than an error quotes.
+        // The first buffer of a packet in several buffers has more bytes than an error quotes.
         let first = self.frame.bytes();
         let offending = &first[self.packet.network..self.packet.end.min(first.len())];
         let mut frame = port.allocate()?;
@@ -127,8 +128,8 @@ impl<'a> IcmpError<'a> {
         }
     }
 
-    /// Whether the packet was multicast or broadcast by its IP address. Multicasts and broadcasts of the link layer
-    /// were passed to the kernel before.
+    /// Whether the packet was multicast or broadcast by its IP address. Link-layer multicasts and broadcasts were
+    /// passed to the kernel before.
     fn is_multicast_or_broadcast(&self, snapshot: &Snapshot) -> bool {
         let dest = self.packet.flow.dest.addr;
         let key = RouteKey::from(dest).of_vrf(snapshot.egress.vrf(self.link));
@@ -153,7 +154,7 @@ pub(crate) fn hop_to(key: RouteKey, snapshot: &Snapshot, unresolved: &Unresolved
     match Path::find(&snapshot.egress, key, 0) {
         Path::To(hop) => Some(hop),
         Path::NoNeighbour { hop, next_hop } => {
-            // A full queue refuses it: other next hops are to be resolved first.
+            // A full queue refuses it: other next hops are resolved first.
             let _ = unresolved.push((hop.link, next_hop));
             None
         }

@@ -1,11 +1,10 @@
 //! MSS clamping: lowers the maximum segment size in a SYN to the size that the path can carry (RFC 9293 §3.7.1).
 //!
-//! Runs for SYN and SYN+ACK of connections that pass through the director, as `mss_clamp` configures. Neither end can
-//! know the smaller path MTU of a tunnel, and the ICMP error that reports it is often filtered. The option is lowered,
-//! never raised, and the checksum is updated incrementally. If the director forwards both directions (NAT, FULLNAT),
-//! both packets get the smaller of the values for the connection's two paths. With other methods replies bypass the
-//! director. A SYN without the option stays without it: its receiver then assumes 536 bytes. Not here: segments that
-//! are still too large (`forward`).
+//! Runs for SYN and SYN+ACK on connections that pass through the director, as configured by `mss_clamp`. Neither end
+//! can know the smaller path MTU of a tunnel, and the ICMP error that reports it is often filtered. The option is
+//! lowered, never raised, and the checksum is updated incrementally. If the director forwards both directions (NAT,
+//! FULLNAT), both packets get the smaller of the values for the connection's two paths. With other methods replies
+//! bypass the director. A SYN without the option stays without it: its receiver then assumes 536 bytes.
 
 use xvs_proto::{Family, LinkId, Packet, tcp};
 use xvs_xdp::Frame;
@@ -20,8 +19,8 @@ use crate::snapshot::Destination;
 const MSS: u8 = 2;
 const MSS_LEN: usize = 2;
 
-/// Lowers the option of a SYN that came by `lo` to that of a host on Ethernet: the largest segments of `lo` do not fit
-/// a frame.
+/// Lowers the option of a SYN received on `lo` to that of a host on Ethernet: the largest segments on `lo` do not fit a
+/// frame.
 #[inline]
 pub(crate) fn clamp_own(p: &mut FramedPacket<'_>) {
     if p.link == LinkId::LOOPBACK && p.packet.tcp_flags.has(tcp::Flags::SYN) {
@@ -40,7 +39,7 @@ pub(crate) fn clamp_request(
     cx: Context<'_>,
 ) {
     if concerns(packet, ends, cx) {
-        // Replies are received by the link by which requests leave.
+        // Replies are received on the link on which requests leave.
         let egress = &cx.snapshot.egress;
         let vrf = destination.path.hop().and_then(|hop| egress.vrf(hop.link));
         let back = Path::find(egress, ends.key_to_client(0).of_vrf(vrf), 0);
@@ -48,7 +47,7 @@ pub(crate) fn clamp_request(
     }
 }
 
-/// Lowers the option of a SYN to a client, which leaves by `path`, if `mss_clamp` applies to the connection.
+/// Lowers the option of a SYN to a client, which leaves on `path`, if `mss_clamp` applies to the connection.
 #[inline]
 pub(crate) fn clamp_reply(
     frame: &mut Frame,
@@ -65,15 +64,15 @@ pub(crate) fn clamp_reply(
     }
 }
 
-/// Whether the option of this packet is lowered: as `mss_clamp` says, and always between the families, whose headers
-/// have different lengths.
+/// Whether the option of this packet is lowered: as `mss_clamp` configures, and always between the families, whose
+/// headers have different lengths.
 #[inline]
 fn concerns(packet: &Packet, ends: &Ends, cx: Context<'_>) -> bool {
     cx.snapshot.settings.mss_clamp.concerns(packet, ends.method)
         || packet.tcp_flags.has(tcp::Flags::SYN) && ends.is_translated()
 }
 
-/// Lowers the option of a SYN to what the paths to the connection's destination and client can carry.
+/// Lowers the option of a SYN to the size that the paths to the connection's destination and client can carry.
 fn clamp(frame: &mut Frame, packet: &Packet, ends: &Ends, destination: &Destination, client: Path) {
     // A tunnel carries the packet with the client's header.
     let inside = if ends.is_translated() { ends.dest } else { ends.client };
@@ -104,7 +103,7 @@ pub(crate) fn reduce(segment: &mut [u8], by: u16) {
     }
 }
 
-/// Lowers a segment's option to `most`, in bytes, if it is greater.
+/// Lowers a segment's option to `most` bytes, if it is greater.
 fn lower(segment: &mut [u8], most: u16) {
     if let Some(at) = find(segment)
         && tcp::word(segment, at) > most

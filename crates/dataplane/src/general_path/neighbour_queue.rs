@@ -1,11 +1,10 @@
 //! Packets that wait for the link address of their next hop.
 //!
 //! Used for a packet whose next hop is not resolved, and once a burst while packets wait. A waiting packet is complete
-//! except for that address, in the frame in which it was received. Packets leave in the order of arrival. Promise: no
-//! packet waits for longer than [`AT_MOST`]. Bounded: [`WAITING`] packets, [`PER_NEXT_HOP`] for one next hop; further
-//! packets are refused: the first packet of a connection is sent rather than a repetition. Cost: a look-up for each
-//! waiting packet after a publication, else a comparison. Not here: resolving the next hop, which is the kernel's
-//! (`egress/unresolved.rs`).
+//! except for that address, in the frame in which it was received. Packets leave in the order of arrival. No packet
+//! waits for longer than [`AT_MOST`]. Bounded: [`WAITING`] packets, [`PER_NEXT_HOP`] for one next hop; further packets
+//! are refused: the first packet of a connection is sent rather than a repetition. Cost: a look-up for each waiting
+//! packet after a publication, otherwise a comparison. The kernel resolves the next hop (`egress/unresolved.rs`).
 
 use std::time::Duration;
 
@@ -21,16 +20,16 @@ use crate::verdict::{DropReason, Verdict};
 
 /// The most packets that wait for one next hop.
 pub const PER_NEXT_HOP: usize = 8;
-/// The longest wait. After a second a client repeats its SYN (RFC 6298 §2).
+/// Maximum wait. After a second a client repeats its SYN (RFC 6298 §2).
 pub const AT_MOST: Duration = Duration::from_secs(1);
-/// How often the look-ups are repeated if no frame arrives.
+/// The interval at which the look-ups are repeated if no frame arrives.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// One worker's waiting packets, in the order of arrival.
 #[derive(Debug)]
 pub struct NeighbourQueue {
     packets: Vec<Waiting>,
-    /// The snapshot in which none of them has its next hop.
+    /// The snapshot in which none of the packets has its next hop.
     searched: u64,
 }
 

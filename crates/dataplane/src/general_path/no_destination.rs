@@ -1,7 +1,5 @@
 //! Packets of connections without a destination: it was removed, or never existed here (`cache_bypass`, and connections
-//! of another director).
-//!
-//! Not here: the packets that begin a connection without a destination (`new_connection/bypass.rs`).
+//! from another director). `new_connection/bypass.rs` begins connections without a destination.
 
 use xvs_proto::network::RouteKey;
 use xvs_proto::{Family, LinkId, Packet};
@@ -24,7 +22,7 @@ pub(crate) fn refuse(flows: &mut Flows, mut p: FramedPacket<'_>, id: ConnId, cx:
     Verdict::Drop(DropReason::DestinationUnavailable)
 }
 
-/// Forwards a client's packet of a `cache_bypass` connection to its original address, and one of another director's
+/// Forwards a client's packet on a `cache_bypass` connection to its original address, and one on another director's
 /// connection to the real server that is not configured here. Drops the packet if the connection's destination was
 /// removed.
 pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Verdict {
@@ -43,7 +41,7 @@ pub(crate) fn request(flows: &mut Flows, p: FramedPacket<'_>, id: ConnId, cx: Co
     }
 }
 
-/// Forwards a packet, which was received by `link`, unchanged to its original address.
+/// Forwards a packet, received on `link`, unchanged to its original address.
 pub(crate) fn send(
     flows: &Flows,
     frame: &mut Frame,
@@ -57,9 +55,9 @@ pub(crate) fn send(
     forward::unchanged(frame, packet, path)
 }
 
-/// The ICMP error that the sender of a packet gets. A packet of a `cache_bypass` connection was sent to another host,
-/// whose address the director must not use as a source. So its sender gets no error in IPv4, and in IPv6 an error from
-/// the director, as from the kernel.
+/// The ICMP error that the sender of a packet gets. A packet on a `cache_bypass` connection was sent to another host,
+/// whose address the director must not use as a source. Its sender therefore gets no error in IPv4, and in IPv6 an
+/// error from the director, as from the kernel.
 pub(crate) fn admit<'a>(
     flows: &Flows,
     error: IcmpError<'a>,

@@ -1,16 +1,16 @@
 //! Resets of connections by an operator (`xvs drain --then reset`): both ends are reset at the connection's next
 //! packet.
 //!
-//! The table stores no sequence numbers, and a reset with a wrong one is ignored. So the numbers are read from a packet
-//! of the connection. The sender of this packet gets a reset from the endpoint that it sent to. The packet itself is
-//! turned into a reset, without data and options, and forwarded by the connection's method. State and deadline follow
-//! from it as from any reset. The flag stays, and later packets are treated in the same way until the connection
-//! expires. So an end whose reset was lost, or came too late to be valid, gets another one. Cost for other connections:
-//! one check of their flags.
+//! The table stores no sequence numbers, and a reset with a wrong one is ignored. The numbers are therefore read from a
+//! packet of the connection. The sender of this packet gets a reset from the endpoint to which it was sent. The packet
+//! itself is turned into a reset, without data and options, and forwarded by the connection's method. State and
+//! deadline follow from it as from any reset. The flag stays, and later packets are treated identically until the
+//! connection expires. An end whose reset was lost, or came too late to be valid, therefore gets another one. Cost for
+//! other connections: one check of their flags.
 //!
-//! Not here: setting the flag (`ctl`, `connections.rs`); a SYN, which ends the old connection (`burst/lookup.rs`).
+//! `connections.rs` in `ctl` sets the flag; a SYN ends the old connection (`burst/lookup.rs`).
 //!
-//! Source: RFC 9293 §3.10.7.1 (numbers of a reset), RFC 5961 §3.2 (which resets an end accepts).
+//! Source: RFC 9293 §3.10.7.1 (numbers in a reset), RFC 5961 §3.2 (which resets an end accepts).
 
 use xvs_proto::{FlowKey, Packet, Protocol, tcp};
 
@@ -36,7 +36,7 @@ pub(crate) fn apply(
     }
 }
 
-// Not inlined, so that the path of other packets is short.
+// Not inlined, to keep the path of other packets short.
 #[inline(never)]
 fn reset_both(
     answers: &mut Vec<Answer>,
@@ -47,15 +47,15 @@ fn reset_both(
     let FramedPacket { frame, packet, link, .. } = p;
     let segment = &mut frame.bytes_mut()[packet.transport..packet.end];
     let FlowKey { source, dest, .. } = packet.flow;
-    // A wrong checksum would be replaced by a correct one, around corrupt numbers. A packet that is not forwarded stays
-    // unchanged.
+    // An incorrect checksum would be replaced with a correct one, around corrupt numbers. A packet that is not
+    // forwarded stays unchanged.
     let is_tcp = packet.flow.protocol == Protocol::TCP;
     if !is_tcp || packet.ttl <= 1 || !tcp::is_summed(segment, &packet.flow) {
         return None;
     }
     let numbers = tcp::reset_numbers(segment)?;
     let tcp_flags = tcp::make_reset(segment);
-    // As for packets that are forwarded, the source matters only towards the client.
+    // As for forwarded packets, the source matters only towards the client.
     let key = match dest == ends.virtual_endpoint {
         true => ends.key_to_client(0),
         false => source.addr.into(),

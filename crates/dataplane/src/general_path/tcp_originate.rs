@@ -1,7 +1,6 @@
-//! TCP packets that the director itself makes: resets, probes, and packets of the SYN proxy.
+//! TCP packets that the director itself creates: resets, probes, and packets of the SYN proxy.
 //!
-//! They have no data. A packet is written into a new frame, or into the frame of a packet that it replaces. Not here:
-//! the reasons for such a packet.
+//! They have no data. A packet is written into a new frame, or into the frame of a packet that it replaces.
 
 use xvs_proto::network::RouteKey;
 use xvs_proto::{Endpoint, Family, LinkId, MacAddr, Packet, Parsed, Protocol, ethernet, parse, tcp};
@@ -20,7 +19,7 @@ pub(crate) struct Answer {
     /// Source and destination.
     pub(crate) ends: (Endpoint, Endpoint),
     pub(crate) header: tcp::Header,
-    /// The key of its route look-up.
+    /// The key of the packet's route look-up.
     pub(crate) key: RouteKey,
 }
 
@@ -30,7 +29,7 @@ impl Answer {
         self.header.flags.has(tcp::Flags::RST)
     }
 
-    /// Writes it into a new frame. `None` if its next hop is unknown, or no frame is free.
+    /// Writes the packet into a new frame. `None` if its next hop is unknown, or no frame is free.
     pub(crate) fn emit(
         &self,
         snapshot: &Snapshot,
@@ -49,15 +48,16 @@ impl Answer {
     }
 }
 
-/// Sends a packet after the burst. If there are more than a burst has packets, it is dropped, as if lost on the wire.
+/// Queues a packet for sending after the burst. If there are more than a burst has packets, it is dropped, as if lost
+/// on the wire.
 pub(super) fn tell(answers: &mut Vec<Answer>, answer: Answer) {
     if answers.len() < answers.capacity() {
         answers.push(answer);
     }
 }
 
-/// A new frame that contains an IP packet with this header, from the first to the second of `ends`. `None` if no frame
-/// is free.
+/// A new frame that contains an IP packet with this TCP header, from the first to the second of `ends`. `None` if no
+/// frame is free.
 pub(crate) fn tcp_frame(
     port: &mut impl Port,
     ends: (Endpoint, Endpoint),
@@ -68,7 +68,7 @@ pub(crate) fn tcp_frame(
     Some(frame)
 }
 
-/// Makes the frame contain this packet alone, without a link header.
+/// Makes the frame contain only this packet, without a link header.
 pub(crate) fn write(frame: &mut Frame, ends: (Endpoint, Endpoint), header: &tcp::Header) {
     let (source, dest) = ends;
     let network_len = dest.family().header_len();
@@ -85,8 +85,8 @@ pub(crate) fn write(frame: &mut Frame, ends: (Endpoint, Endpoint), header: &tcp:
     Fields { tos: 0, ttl: HOPS, protocol: Protocol::TCP, payload_len, id: None }.emit(addresses, network);
 }
 
-/// Gives a packet of this file a link header, so that the code for received packets forwards it. `None`: the frame has
-/// no room.
+/// Adds a link header to a packet from this file, so that the code for received packets forwards it. `None` if the
+/// frame has no room.
 pub(crate) fn as_received(frame: &mut Frame, family: Family) -> Option<Packet> {
     if !frame.grow_front(ethernet::HEADER_LEN) {
         return None;

@@ -1,13 +1,13 @@
 //! Probes of real servers through their virtual address: sending packets, and recognising replies.
 //!
 //! A health check begins a probe; a worker sends a SYN from a local address of the director to the virtual endpoint,
-//! forwarded to the real server as a client's packet is. A reply from the virtual endpoint arrives at any worker,
-//! because the XDP program steers the local port of the probes. A SYN with the right acknowledgement means that the
-//! server accepts connections; it gets a reset by the same path. A reset means that it refuses them. Any other packet
-//! to that port ends here, so the kernel neither resets the server's connection nor logs an address of its own as a
-//! source. Cost for other packets: a comparison of the port, if no connection and no service takes the packet.
+//! forwarded to the real server like a client's packet. A reply from the virtual endpoint arrives at any worker,
+//! because the XDP program steers the local port of the probes. A SYN with the correct acknowledgement means that the
+//! server accepts connections; it gets a reset on the same path. A reset means that it refuses them. Any other packet
+//! to that port ends here, so the kernel neither resets the server's connection nor logs one of its own addresses as a
+//! source. Cost for other packets: a comparison of the port, if no connection and no service matches the packet.
 //!
-//! Not here: the probes in flight (`snapshot/vip_probes.rs`), and the meaning of a result (crate `health`).
+//! `snapshot/vip_probes.rs` stores the probes in flight, and the crate `health` interprets the result.
 
 use xvs_proto::network::RouteKey;
 use xvs_proto::{Protocol, tcp};
@@ -25,7 +25,7 @@ use crate::port::Port;
 use crate::snapshot::vip_probes::{VipPath, VipProbe, VipProbes, VipStage};
 use crate::verdict::{DropReason, Verdict};
 
-/// Takes a packet to the local port of the probes, and notes what it says about its probe. `None`: it is another
+/// Processes a packet to the local port of the probes, and records the result of its probe. `None` if it is another
 /// packet.
 #[inline]
 pub(crate) fn take_reply(p: &FramedPacket<'_>, cx: Context<'_>) -> Option<Verdict> {
@@ -47,7 +47,7 @@ fn note_reply(probes: &VipProbes, p: &FramedPacket<'_>) {
     let stage = match flags.has(tcp::Flags::ACK) {
         true if flags.has(tcp::Flags::RST) => VipStage::Refused,
         true if flags.has(tcp::Flags::SYN) => VipStage::Accepted,
-        // An acknowledgement for an earlier connection, or no reply to a SYN at all.
+        // An acknowledgement for an earlier connection, or not a reply to a SYN.
         _ => return,
     };
     let number = p.tcp_number(tcp::field::ACKNOWLEDGEMENT.start);
@@ -62,7 +62,7 @@ fn note_reply(probes: &VipProbes, p: &FramedPacket<'_>) {
     }
 }
 
-/// Sends the packets of probes that are due, at most a burst of them.
+/// Sends the packets of due probes, at most a burst of them.
 pub(crate) fn send(
     probes: &VipProbes,
     flows: &mut Flows,
@@ -99,18 +99,18 @@ pub(crate) fn send(
             VipStage::Accepted => {
                 let numbers = tcp::ResetNumbers::Expected(probe.sequence.wrapping_add(1));
                 let made = tcp_frame(port, (source, dest), &numbers.into());
-                // If it cannot be sent, it is as good as lost on the wire.
+                // If it cannot be sent, it counts as lost on the wire.
                 let _ = originate(made, probe, flows, transmitter, cx, port);
                 VipStage::Done
             }
             VipStage::Done | VipStage::Refused => continue,
         };
-        // A reply that has come meanwhile has moved the probe on.
+        // A reply that has arrived in the meantime has advanced the probe.
         let _ = probe.advance(stage, after);
     }
 }
 
-/// Forwards a packet that the director has made as it forwards a client's, and sends it.
+/// Forwards a packet that the director has created like a client's, and sends it.
 fn originate(
     made: Option<Frame>,
     probe: &VipProbe,
@@ -148,7 +148,7 @@ fn forward(frame: &mut Frame, path: &VipPath, flows: &mut Flows, cx: Context<'_>
         local: None,
         method: path.method,
     };
-    // As a client's packet that this VRF receives.
+    // Like a client's packet that this VRF receives.
     let vrf = egress.vrf_of_address(path.virtual_endpoint.addr);
     let tunnel = egress.tunnel_to(RouteKey::from(path.server.addr).of_vrf(vrf), path.encapsulation);
     let next = Path::find(egress, tunnel.route_key(path.server.addr, path.method).of_vrf(vrf), 0);

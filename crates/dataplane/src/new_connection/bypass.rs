@@ -1,7 +1,7 @@
 //! Forwarding of marked packets without a destination to their original address (`cache_bypass`).
 //!
 //! If the kernel would deliver the packet locally by a policy rule for the mark, it gets a connection without a
-//! destination, as under IPVS: listed as 0.0.0.0:0, with its own states, and in no destination's counts. If the kernel
+//! destination, as in IPVS: listed as 0.0.0.0:0, with its own states, and in no destination's counts. If the kernel
 //! would forward the packet, it goes to the kernel: IPVS never processes it. Source: ipvs-behaviour, section 2.3.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -17,10 +17,11 @@ use crate::conn::{Flags, Inserted, NewConnection, Spare};
 use crate::snapshot::{DestinationId, Service, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
-/// Inserts a connection without a destination, if `verdict` is that no destination takes the packet and the packet may
-/// bypass the service.
+/// Inserts a connection without a destination, if `verdict` is that no destination accepts the packet and the packet
+/// may bypass the service.
 ///
 /// # Errors
+///
 /// The verdict on a packet that begins no connection: `verdict`, unless it goes to the kernel or the table is full.
 pub(crate) fn begin(
     flows: &mut Flows,
@@ -63,7 +64,7 @@ pub(crate) fn begin(
     }
 }
 
-/// Whether a packet that no destination of this service takes is forwarded to its original address.
+/// Whether a packet that no destination of this service accepts is forwarded to its original address.
 fn may_bypass(service: &Service, packet: &Packet, snapshot: &Snapshot) -> bool {
     let to = packet.flow.dest.addr;
     snapshot.settings.cache_bypass

@@ -1,7 +1,7 @@
 //! The stages of a new connection, in order: the client's limit, the choice of a destination (by the packet's QUIC
 //! connection ID, the client's template or the scheduler), the table.
 //!
-//! Runs for each packet that begins a connection of a service. No other file knows this order.
+//! Runs for each packet that begins a connection to a service. No other file knows this order.
 
 use xvs_proto::Packet;
 use xvs_sched::ClientLimit;
@@ -15,10 +15,11 @@ use crate::burst::flows::Flows;
 use crate::conn::Complete;
 use crate::verdict::Verdict;
 
-/// Makes a new connection of a service, if this limit of its client allows one. In a full table its insertion evicts
-/// another one.
+/// Creates a connection to a service, if this limit of its client allows one. If the table is full, the insertion
+/// evicts another connection.
 ///
 /// # Errors
+///
 /// The verdict on a packet that begins none.
 pub(crate) fn connect<'s>(
     flows: &mut Flows,
@@ -31,7 +32,7 @@ pub(crate) fn connect<'s>(
     connect_complete(flows, frame, packet, marked, limit, None, cx)
 }
 
-/// As [`connect`]; `complete` writes what else the connection has.
+/// Like [`connect`]; `complete` writes the connection's remaining data.
 pub(crate) fn connect_complete<'s>(
     flows: &mut Flows,
     frame: &Frame,

@@ -1,7 +1,4 @@
 //! The `drop_packet` defence against SYN floods: drops a share of the packets that could begin a connection.
-//!
-//! Not here: `drop_entry` (`sweep.rs` of `ctl`), `secure_tcp` (`conn/tcp.rs`), eviction from a full table
-//! (`eviction.rs`), and the settings that switch them on (`control/settings.rs` of `ctl`).
 
 use crate::snapshot::Settings;
 use crate::verdict::{DropReason, Verdict};
@@ -14,11 +11,12 @@ pub(crate) struct Defence {
 
 impl Defence {
     /// Drops the first packet, and then every n-th, where n is the setting's rate at the last drop; 0 drops none and
-    /// leaves the count as it is.
+    /// leaves the count unchanged.
     ///
     /// Source: the recordings `drop-packet-*`.
     ///
     /// # Errors
+    ///
     /// The verdict on a packet that is dropped.
     pub(crate) fn admit(&mut self, settings: &Settings) -> Result<(), Verdict> {
         let rate = settings.drop_packet_rate;

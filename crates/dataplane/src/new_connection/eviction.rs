@@ -1,34 +1,31 @@
 //! Eviction: the connections that a full table removes for new ones, mostly half-open ones in a SYN flood.
 //!
 //! Runs for each new connection; while the table has room that is one comparison. In a full table it inspects a bounded
-//! number of entries, in the order of the slab, from the place where this worker has stopped before, and evicts the
-//! least valuable:
+//! number of entries, in the order of the slab, from the index at which this worker stopped, and evicts the least
+//! valuable:
 //!
 //! 1. expired connections;
 //! 2. embryonic ones: TCP and SCTP with an unfinished handshake, UDP with at most one datagram from the client,
 //!    templates that were never assured;
 //! 3. unproven ones: first those with the fewest packets from the client (by powers of two), then the least recently
 //!    used. If replies pass through the director, the handshake (`burst/proof.rs`) or four packets prove a client.
-//!    Under direct routing and in tunnels no client is proven;
+//!    With direct routing and tunnels no client is proven;
 //! 4. templates that were assured, because a client with a forged address can assure one, too;
 //! 5. embryonic, then unproven ones that were used within the last second, which is the time for the proof;
 //! 6. connections that another director has announced as proven, and of which fewer than four packets came here.
 //!
 //! Announced connections fill at most seven eighths of the table, so a sender of sync messages cannot shut out clients.
 //!
-//! Neighbours in the slab are of about the same age, so the inspected entries are no fair sample. Therefore each round
-//! through the slab counts the entries by level (embryonic, then by packets, then templates and announced connections).
-//! The next round evicts up to the lowest level that has enough of them. So connections with a few packets survive a
-//! flood of SYNs, and connections with many packets survive a flood of connections with a few. Proven connections are
-//! never evicted; if the worker finds no others, the new connection is refused. A UDP client whose reply passes through
-//! the director loses at most that reply.
+//! Neighbours in the slab have about the same age, so the inspected entries are not a fair sample. Each round through
+//! the slab therefore counts the entries by level (embryonic, then by packets, then templates and announced
+//! connections). The next round evicts up to the lowest level that has enough of them. Connections with a few packets
+//! therefore survive a flood of SYNs, and connections with many packets survive a flood of connections with a few.
+//! Proven connections are never evicted; if the worker finds no others, the new connection is refused. A UDP client
+//! whose reply passes through the director loses at most that reply.
 //!
 //! When both buckets of a new key are full though the table is not, the connections in these buckets are judged by the
 //! same rules. When all inspected local ports towards a destination are in use, the connections that have them are
 //! judged. When Call-IDs have no room, the template of a call that was never assured is evicted.
-//!
-//! Not here: the release of an entry (`conn/slab.rs`); `drop_entry`, which sweeps before the table is full (`ctl`,
-//! `sweep.rs`).
 
 use std::time::Duration;
 
@@ -50,7 +47,7 @@ use crate::snapshot::{Activity, Snapshot};
 #[derive(Debug)]
 pub(crate) struct Eviction {
     next: u32,
-    /// Entries of this round, by level.
+    /// The number of entries in this round, by level.
     found: [u32; LEVELS],
     /// The highest level that is evicted in this round.
     level: usize,
@@ -84,7 +81,7 @@ impl Eviction {
         inserted
     }
 
-    /// Whether there is room for a connection of another director, perhaps in the place of a less valuable one.
+    /// Whether there is room for a connection from another director, possibly by evicting a less valuable one.
     pub(crate) fn admits_received(
         &mut self,
         table: &mut TableWorker,
@@ -95,8 +92,8 @@ impl Eviction {
         !is_over(table)
     }
 
-    /// Before an insertion: if the table is nearly full, evicts up to two connections, so that a reserve that was used
-    /// up recovers.
+    /// Before an insertion: if the table is nearly full, evicts up to two connections, so that an exhausted reserve
+    /// recovers.
     fn make_room(
         &mut self,
         table: &mut TableWorker,
@@ -145,7 +142,7 @@ impl Eviction {
         }
     }
 
-    /// After a failed insertion: if the buckets of one of its keys are full, evicts a connection there. Returns `true`
+    /// After a failed insertion: if the buckets for one of its keys are full, evicts a connection there. Returns `true`
     /// if another attempt is worthwhile; the other key may need the same.
     fn make_room_in_buckets(
         &self,
@@ -161,17 +158,17 @@ impl Eviction {
     }
 }
 
-/// Whether a table is too full for connections of other directors.
+/// Whether a table is too full for connections from other directors.
 fn is_over(table: &TableWorker) -> bool {
     table.table().live() >= table.table().config().capacity / 8 * 7
 }
 
-/// The value of a connection in a full table; the least is evicted first.
+/// The value of a connection in a full table; the least valuable is evicted first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Worth {
     Expired,
     Embryonic,
-    /// The binary logarithm of the client's packets, and the time of the last packet.
+    /// The binary logarithm of the number of the client's packets, and the time of the last packet.
     Unproven {
         packets: u32,
         last_used: Millis,
@@ -185,14 +182,15 @@ pub(crate) enum Worth {
     FreshUnproven {
         packets: u32,
     },
-    /// Another director says that it is proven; the time of the last packet or message.
+    /// Another director reports it as proven; the time of the last packet or message.
     Told {
         last_used: Millis,
     },
 }
 
 impl Worth {
-    /// 0: nothing shows that the client exists; else one more than the binary logarithm of its packets. Templates last.
+    /// 0 if nothing shows that the client exists; otherwise one more than the binary logarithm of its packets.
+    /// Templates have the highest level.
     fn level(self) -> usize {
         match self {
             Self::Unproven { packets, .. } | Self::FreshUnproven { packets } => packets as usize + 1,
@@ -221,7 +219,7 @@ impl Candidate {
         self.worth
     }
 
-    /// Judges an entry. `None`: it is proven, controls other connections, is not in the table, or the snapshot lacks
+    /// Judges an entry. `None` if it is proven, controls other connections, is not in the table, or the snapshot lacks
     /// its destination.
     pub(crate) fn of(table: &TableWorker, id: ConnId, cx: Context<'_>) -> Option<Self> {
         let connection = table.occupant(id)?;
@@ -268,7 +266,7 @@ impl Candidate {
     }
 
     /// Removes the connection, and its template, too, if no other connection needs the template. Returns `false` if its
-    /// state has changed meanwhile, so that it stays.
+    /// state has changed in the meantime, so that it stays.
     pub(crate) fn evict(self, table: &mut TableWorker, counters: &WorkerCounters, cx: Context<'_>) -> bool {
         let controller = table.connection(self.id).controller();
         let Removal::Done(state) = table
@@ -311,15 +309,15 @@ pub(crate) fn evict_call(
 fn is_embryonic(protocol: Protocol, state: u8, in_packets: u32) -> bool {
     match protocol {
         Protocol::UDP => in_packets <= 1,
-        // LISTEN: FTP's data connection, which waits for its first packet.
+        // LISTEN: an FTP data connection that waits for its first packet.
         _ if is_half_open(protocol, state) => true,
         _ => protocol == Protocol::TCP && matches!(TcpState::of(state), TcpState::SynSent | TcpState::Listen),
     }
 }
 
-/// Whether a TCP or SCTP handshake consists only of the client's first packet and perhaps its answer.
+/// Whether a TCP or SCTP handshake consists only of the client's first packet and possibly its answer.
 ///
-/// Source: ipvs-behaviour, sections 3.7 (what `drop_entry` ends first) and 4.2 (numbers of SCTP's states).
+/// Source: ipvs-behaviour, sections 3.7 (what `drop_entry` ends first) and 4.2 (numbers of SCTP states).
 pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
     match protocol {
         Protocol::TCP => matches!(TcpState::of(state), TcpState::SynRecv | TcpState::SynAck),
@@ -329,15 +327,15 @@ pub fn is_half_open(protocol: Protocol, state: u8) -> bool {
 }
 
 /// Whether a snapshot contains the destination that counts the connection, if there is one. A slightly old snapshot may
-/// lack the destination of a connection that another worker has just made. Only a caller that can remove a connection
-/// from the counts may remove it from the table.
+/// lack the destination of a connection that another worker has just created. Only a caller that can remove a
+/// connection from the counts may remove it from the table.
 pub fn is_known(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
     connection.is_bypass()
         || connection.is_unbound()
         || snapshot.destinations.of(connection).map(|destination| &destination.live).is_some()
 }
 
-/// Ends a connection that another one replaces. `false`: it controls others, or another worker ends it.
+/// Ends a connection that another one replaces. `false` if it controls others, or another worker ends it.
 pub(crate) fn end(table: &mut TableWorker, id: ConnId, snapshot: &Snapshot) -> bool {
     if !is_known(&table.connection(id), snapshot) {
         return false;
@@ -355,7 +353,7 @@ pub fn count_out(connection: &Connection<'_>, state: u8, snapshot: &Snapshot) {
     limit::count_out(connection, snapshot);
 }
 
-/// How a connection was counted that was removed from the table in this state.
+/// The count of a connection that was removed from the table in this state.
 pub(crate) fn ended(connection: &Connection<'_>, state: u8) -> Activity {
     match connection.flags() {
         flags if flags.contains(Flags::TEMPLATE) => Activity::Template,
@@ -370,16 +368,18 @@ const ENTRIES_PER_INSERTION: u32 = 64;
 /// The number of attempts to make room: one for each of two keys with full buckets, and one more if they share a
 /// bucket.
 const TRIES: usize = 3;
-/// The most connections that are evicted for one new one.
+/// Maximum number of connections that are evicted for one new one.
 const EVICTED_MAX: usize = 2;
-/// The levels: 0, one for each binary logarithm of a number of packets, and that of templates.
+/// The number of levels: 0, one for each binary logarithm of a number of packets, and that of templates.
 const LEVELS: usize = 2 + u32::BITS as usize;
-/// The level of connections with two or three packets. In full buckets it is always evicted: a round tells nothing
-/// about so few entries.
+/// The level of connections with two or three packets. In full buckets it is always evicted: a round provides no
+/// information about so few entries.
 const FEW_PACKETS: usize = 2;
-/// A level has enough entries if it has one in 16: then 64 inspected entries include one with a probability of 98 %.
+/// A level has enough entries if one entry in this many has it: then 64 inspected entries include one with a
+/// probability of 98 %.
 const FEW: u32 = 16;
-/// The packets that prove a client whose replies pass through the director: a handshake and a request take four.
+/// The number of packets that prove a client whose replies pass through the director: a handshake and a request take
+/// four.
 const PROVEN_PACKETS: u32 = 4;
 /// The time in which a new client proves itself, several round trips.
 const PROOF_MILLIS: u64 = 1000;

@@ -1,7 +1,7 @@
-//! Insertion of a new connection into the table and into its destination's counts; under FULLNAT with a local endpoint
+//! Insertion of a new connection into the table and into its destination's counts; with FULLNAT, with a local endpoint
 //! (`local_port.rs`).
 //!
-//! Runs once for each connection, except those of a single packet. Cost: an insertion.
+//! Runs once for each connection, except one-packet connections. Cost: an insertion.
 
 use std::time::Duration;
 
@@ -23,14 +23,14 @@ use crate::verdict::{DropReason, Verdict};
 pub(crate) enum Begun {
     /// A connection in the table.
     Connection(ConnId),
-    /// One that another worker has just begun, or another director has just announced.
+    /// A connection that another worker has just begun, or another director has just announced.
     Existing(ConnId),
     /// A single packet to this destination, without a connection (`--ops`).
     OnePacket(Ends, DestinationId),
 }
 
 /// Inserts the connection that a packet begins; a one-packet connection is only counted. `limited` is the flag with
-/// which the client's limit admitted it. `complete` writes what else it has.
+/// which the client's limit admitted it. `complete` writes its remaining data.
 pub(crate) fn enter(
     flows: &mut Flows,
     packet: &Packet,
@@ -68,7 +68,7 @@ pub(crate) fn enter(
         mark: marked.mark,
         controller: template,
     };
-    // Counted before other workers can find it, so that no limit is exceeded meanwhile.
+    // Counted before other workers can find it, so that no limit is exceeded in the meantime.
     flows.deferred.change(id, live, Change::Begin(Activity::Inactive), cx.snapshot);
     let inserted = match method {
         ForwardingMethod::FullNat => local_port::insert(flows, &mut new, complete, cx),
@@ -98,7 +98,7 @@ pub(crate) fn enter(
     }
 }
 
-/// Inserts a connection or template. In a full table it evicts another one.
+/// Inserts a connection or template. If the table is full, evicts another one.
 pub(crate) fn insert(
     flows: &mut Flows,
     new: &NewConnection,

@@ -1,15 +1,15 @@
-//! Limits of each client of a service (its connections at once, its new connections a second), and of all its clients
-//! together (their SYNs a second).
+//! Limits on each client of a service (its simultaneous connections, its new connections per second), and on all its
+//! clients together (their SYNs per second).
 //!
-//! Runs for each new connection of a service with a limit, before its scheduler. A refused packet is dropped and
+//! Runs for each new connection to a service with a limit, before the scheduler. A refused packet is dropped and
 //! counted; the client repeats it. With [`Above::SynProxy`] a SYN above the rate is answered with a cookie instead
 //! (`general_path/syn_proxy`), and a client that acknowledges the cookie connects without the rate. Established
 //! connections are not affected. A connection that the scheduler or the table then refuses still counts against its
 //! client's rate.
 //!
-//! The limit of SYNs is checked before the look-up of a connection. Cost: a check of the flags of a packet that takes
-//! the general path; for a SYN, while there are such limits, two look-ups. Not here: the clients and their numbers
-//! (`snapshot/clients.rs`), the SYNs on which the XDP program decides (`snapshot/syn_limits.rs`).
+//! The limit on SYNs is checked before the look-up of a connection. Cost: a check of the flags of a packet on the
+//! general path; for a SYN, while there are such limits, two look-ups. `snapshot/clients.rs` stores the clients; the
+//! XDP program also checks SYNs (`snapshot/syn_limits.rs`).
 
 use xvs_proto::{Packet, tcp};
 use xvs_sched::{Above, ClientLimit};
@@ -23,7 +23,7 @@ use crate::snapshot::clients::Refusal;
 use crate::snapshot::syn_limits::SynLimits;
 use crate::verdict::{DropReason, Verdict};
 
-/// The drop reason of a SYN that is above its service's limit, if the worker decides on it rather than the XDP program.
+/// The drop reason for a SYN that exceeds its service's limit, if the worker decides on it rather than the XDP program.
 /// Counts the SYN.
 #[inline]
 pub(crate) fn refuses_syn(p: &FramedPacket<'_>, cx: Context<'_>) -> Option<DropReason> {
@@ -47,7 +47,7 @@ fn is_above(limits: &SynLimits, p: &FramedPacket<'_>, cx: Context<'_>) -> bool {
     })
 }
 
-/// Whether a client's SYN is answered with a cookie, because the client is above its rate. The SYN then counts as
+/// Whether a client's SYN is answered with a cookie, because the client exceeds its rate. The SYN then counts as
 /// refused.
 pub(crate) fn is_proxied(packet: &Packet, marked: Marked<'_>, cx: Context<'_>) -> bool {
     let limit = marked.service.client_limit.filter(|limit| limit.above == Above::SynProxy);
@@ -55,9 +55,10 @@ pub(crate) fn is_proxied(packet: &Packet, marked: Marked<'_>, cx: Context<'_>) -
     limit.is_some_and(|limit| cx.snapshot.clients.is_above(marked.service.key, client, limit, cx.now))
 }
 
-/// Counts a client's new connection, if there is a limit. Returns the flag of the connection.
+/// Counts a client's new connection, if there is a limit. Returns the connection's flag.
 ///
 /// # Errors
+///
 /// The verdict on a packet whose client may not connect now.
 pub(crate) fn admit(
     packet: &Packet,
@@ -74,14 +75,14 @@ pub(crate) fn admit(
     }
 }
 
-/// Takes a connection that was admitted with these flags, but not made, out of its client's count.
+/// Removes a connection that was admitted with these flags, but not created, from its client's count.
 pub(crate) fn withdraw(flags: Flags, packet: &Packet, marked: Marked<'_>, cx: Context<'_>) {
     if flags.contains(Flags::LIMITED) {
         cx.snapshot.clients.release(marked.service.key, packet.flow.source.addr);
     }
 }
 
-/// Takes a connection that has left the table out of its client's count.
+/// Removes a connection that has left the table from its client's count.
 pub(crate) fn count_out(connection: &Connection<'_>, snapshot: &Snapshot) {
     if connection.flags().is_limited()
         && let Some(destination) = snapshot.destinations.of(connection)

@@ -1,10 +1,10 @@
 //! The local port of a FULLNAT connection.
 //!
 //! The insertion itself reserves the port: it fails if another connection has the port towards the same destination, so
-//! no two connections share a port, whichever workers make them. If all inspected ports are in use, the least valuable
-//! connection is evicted from its port. Cost: an insertion, a second one if the first port was taken, and a look-up for
-//! each further port, at most [`PORTS_TRIED`]. Not here: the addresses and the order of their ports
-//! (`snapshot/local_addresses.rs`).
+//! no two connections share a port, whichever workers create them. If all inspected ports are in use, the least
+//! valuable connection is evicted from its port. Cost: an insertion, a second one if the first port was taken, and a
+//! look-up for each further port, at most [`PORTS_TRIED`]. `snapshot/local_addresses.rs` determines the addresses and
+//! the order of their ports.
 
 use std::net::IpAddr;
 
@@ -17,7 +17,7 @@ use crate::conn::{Complete, Direction, Inserted, NewConnection};
 use crate::verdict::DropReason;
 
 /// Inserts a connection with a local endpoint that no other connection has towards its destination.
-// Not inlined, so that the path of other methods is short.
+// Not inlined, to keep the path of other methods short.
 #[inline(never)]
 pub(super) fn insert(
     flows: &mut Flows,
@@ -37,7 +37,7 @@ pub(super) fn insert(
         let local = cx.snapshot.locals.next(new.dest.family(), &mut flows.locals);
         let local = local.ok_or(DropReason::NoLocalAddress)?;
         let replies = FlowKey { protocol: new.protocol, source: new.dest, dest: local };
-        // The first port is mostly free, and its insertion checks that anyway.
+        // The first port is usually free, and its insertion checks that anyway.
         if tried > 0
             && let Some((id, Direction::Outbound)) = flows.table.find(&replies, flows.table.hash(&replies))
         {
@@ -63,8 +63,8 @@ pub(super) fn insert(
     }
 }
 
-/// Whether an address belongs to a host on one link alone (RFC 3927, RFC 4291 §2.5.6), which the other family cannot
-/// name.
+/// Whether an address is valid only on one link (RFC 3927, RFC 4291 §2.5.6), so that the other family cannot express
+/// it.
 fn is_link_local(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => addr.is_link_local(),
@@ -75,8 +75,8 @@ fn is_link_local(addr: IpAddr) -> bool {
 /// The number of ports that are tried for one connection. With nine tenths of them taken, one connection in a thousand
 /// finds none; its client retransmits, and other ports are tried.
 const PORTS_TRIED: usize = 64;
-/// The number of ports that are tried in the order of least recent use; the others are random.
+/// The number of ports that are tried in least-recently-used order; the others are random.
 const IN_ORDER: usize = 4;
-/// The number of insertions that may fail, each of which occupies an entry for a burst: the first one, and those where
-/// another worker took the port after the look-up.
+/// The number of insertions that may fail, each of which occupies an entry for a burst: the first one, and those for
+/// which another worker took the port after the look-up.
 const INSERTIONS_LOST: usize = 4;

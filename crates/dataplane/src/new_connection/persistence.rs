@@ -1,13 +1,13 @@
-//! Persistence: templates, which assign the connections of a client to one destination.
+//! Persistence: templates, which assign a client's connections to one destination.
 //!
-//! Runs for each new connection of a persistent service, before the scheduler. A template contains the destination for
+//! Runs for each new connection to a persistent service, before the scheduler. A template contains the destination for
 //! the next connections of its clients. It counts the connections that it controls, so it outlives them, and it lasts
 //! for the service's timeout after the last of them began. If its destination was removed, it is detached: it keeps its
-//! connections, and a new template takes its place. If two workers make a template for the same clients at the same
-//! time, one of them finds the template of the other: the table admits one of each identity.
+//! connections, and a new template replaces it. If two workers create a template for the same clients at the same time,
+//! one of them finds the template of the other: the table admits only one with each identity.
 //!
 //! Cost: one more look-up for a connection (32 for a new SIP call); for the first connection of a client also an entry.
-//! Not here: templates in the table (`conn/template.rs`), and their expiry (`burst/expiry.rs`).
+//! `conn/template.rs` operates on templates in the table; `burst/expiry.rs` expires them.
 //!
 //! Source: ipvs-behaviour, sections 3.1 and 6.
 
@@ -31,7 +31,7 @@ use crate::snapshot::{
 use crate::verdict::{DropReason, Verdict};
 
 /// Chooses the destination of a packet's connection: by the client's template, or by the scheduler together with a new
-/// template. The template counts the connection already; the caller reverts that if it makes none.
+/// template. The template already counts the connection; the caller reverts that if it creates none.
 pub(crate) fn choose<'s>(
     flows: &mut Flows,
     frame: &Frame,
@@ -49,7 +49,7 @@ pub(crate) fn choose<'s>(
     };
     let client = key(packet, service, persistence);
     let mut templates = Templates { flows, cx };
-    // Another round is necessary only if another worker has made or ended the template meanwhile.
+    // Another round is necessary only if another worker has created or ended the template in the meantime.
     loop {
         let (key, found) = templates.find(client, call_id)?;
         let (template, destination, id) = match found {
@@ -82,14 +82,14 @@ pub(crate) fn choose<'s>(
     }
 }
 
-/// The choice of a destination that the packet itself names. No template takes part, neither another client's nor one
-/// for this client.
+/// The choice of a destination that the packet itself names. No template is involved, neither an existing one nor a new
+/// one for this client.
 pub(crate) fn without_template<'s>(packet: &Packet, service: &Service, member: &'s Member) -> Chosen<'s> {
     let dest = endpoint(packet, service, member.endpoint);
     Chosen { id: member.id, dest, method: member.method, live: &member.live, template: None }
 }
 
-/// The template of this identity or, with a Call-ID, that of the client's call. If there is none, the identity for a
+/// The template with this identity or, with a Call-ID, that of the client's call. If there is none, the identity for a
 /// new template.
 pub(crate) fn find_template(
     flows: &mut Flows,
@@ -100,14 +100,14 @@ pub(crate) fn find_template(
     Templates { flows, cx }.find(client, call_id)
 }
 
-/// The search for templates, and the making of new ones.
+/// Finds templates, and creates new ones.
 struct Templates<'a, 's> {
     flows: &'a mut Flows,
     cx: Context<'s>,
 }
 
 impl<'s> Templates<'_, 's> {
-    /// The template of this identity or, for a call, the one with this Call-ID among the templates of the client's
+    /// The template with this identity or, for a call, the one with this Call-ID among the templates of the client's
     /// calls. If there is none, the identity for a new template. The templates of a client's calls differ in the
     /// client's port, which is 0 in other templates.
     fn find(&self, client: FlowKey, call_id: Option<&[u8]>) -> Result<(FlowKey, Option<ConnId>), Verdict> {
@@ -136,8 +136,7 @@ impl<'s> Templates<'_, 's> {
         free.map(|key| (key, None)).ok_or(Verdict::Drop(DropReason::CallsFull))
     }
 
-    /// Lets a template control one more connection, and restarts its timeout. `None` if the template is no longer
-    /// valid.
+    /// Adds one more connection to a template, and restarts its timeout. `None` if the template is no longer valid.
     fn join(&mut self, id: ConnId) -> Option<(&'s Destination, DestinationId)> {
         let Context { snapshot, now, .. } = self.cx;
         let template = self.flows.table.connection(id);
@@ -200,7 +199,7 @@ fn key(packet: &Packet, service: &Service, persistence: &Persistence) -> FlowKey
     FlowKey { protocol, source: client, dest }
 }
 
-/// A mark in the form of an address of the client's family.
+/// A mark encoded as an address of the client's family.
 fn marked(mark: u32, client: IpAddr) -> IpAddr {
     match client {
         IpAddr::V4(_) => IpAddr::V4(mark.into()),
@@ -208,7 +207,7 @@ fn marked(mark: u32, client: IpAddr) -> IpAddr {
     }
 }
 
-/// Whether a packet's template is for the service's port only. A template of FTP is for every port, so that data
+/// Whether a packet's template is for the service's port only. An FTP template is for every port, so that data
 /// connections use it.
 fn is_for_one_port(packet: &Packet, service: &Service) -> bool {
     let port = service.port();
@@ -243,8 +242,8 @@ fn template(
     }
 }
 
-/// The endpoint at the destination. Its port is the configured one for packets to the service's port, the packet's own
-/// for all others.
+/// The endpoint at the destination. Its port is the configured one for packets to the service's port, otherwise the
+/// packet's own.
 fn endpoint(packet: &Packet, service: &Service, configured: Endpoint) -> Endpoint {
     let port = packet.flow.dest.port;
     match configured.port {
@@ -253,7 +252,7 @@ fn endpoint(packet: &Packet, service: &Service, configured: Endpoint) -> Endpoin
     }
 }
 
-/// The Call-ID of a SIP message. SIP over protocols other than UDP is not parsed, as under IPVS.
+/// The Call-ID of a SIP message. SIP over protocols other than UDP is not parsed, as in IPVS.
 fn call_id<'f>(packet: &Packet, frame: &'f [u8]) -> Option<&'f [u8]> {
     let message = frame.get(packet.transport + udp::HEADER_LEN..packet.end)?;
     if packet.flow.protocol == Protocol::UDP { sip::call_id(message) } else { None }

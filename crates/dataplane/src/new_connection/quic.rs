@@ -1,12 +1,12 @@
-//! The destination that a QUIC connection ID names: a client that has changed its address keeps its destination.
+//! The destination that a QUIC connection ID identifies: a client that has changed its address keeps its destination.
 //!
-//! Runs for each UDP packet that begins a connection of a service with QUIC configurations, after the client's limit
-//! and before the scheduler, whose state it does not change. It neither makes nor uses templates. Promise: an ID that
-//! names no destination of the service changes nothing. Cost: [`Quic::find`]; for services without QUIC configurations
-//! a comparison. Not here: packets of connections that exist, which need no ID.
+//! Runs for each UDP packet that begins a connection to a service with QUIC configurations, after the client's limit
+//! and before the scheduler, whose state it does not change. It neither creates nor uses templates. An ID that
+//! identifies no destination of the service has no effect. Cost: [`Quic::find`]; for services without QUIC
+//! configurations a comparison. Packets of existing connections need no ID.
 //!
 //! A packet with a short header continues a QUIC connection, so its destination may be quiescent or overloaded. A long
-//! header may begin one, with an ID that the client has chosen at random, or at will: its ID names only destinations
+//! header may begin one, with an ID that the client has chosen at random, or at will: its ID selects only destinations
 //! that may get new connections.
 //!
 //! Source: draft-ietf-quic-load-balancers-21, §4.2 (a routable ID decides, with either header), §4.3 (fallback).
@@ -19,7 +19,7 @@ use crate::burst::flows::Flows;
 use crate::snapshot::quic::{Quic, Unnamed};
 use crate::snapshot::{Member, Service};
 
-/// The destination that the connection ID of a packet names; counted. `None`: the service's scheduler chooses.
+/// The destination that the connection ID in a packet identifies; counted. `None` if the service's scheduler chooses.
 pub(crate) fn choose<'s>(
     flows: &Flows,
     frame: &Frame,
@@ -38,8 +38,8 @@ pub(crate) fn choose<'s>(
     }
 }
 
-/// The destination that the connection ID of a packet names. `None`: the service has no QUIC configurations, or the
-/// packet is not UDP.
+/// The destination that the connection ID in a packet identifies. `None` if the service has no QUIC configurations, or
+/// the packet is not UDP.
 pub(crate) fn look<'s>(
     frame: &[u8],
     packet: &Packet,
@@ -73,7 +73,7 @@ fn route<'s>(quic: &Quic, datagram: &[u8], service: &'s Service) -> Result<&'s M
 /// A packet whose connection ID does not choose its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unrouted {
-    /// Whether it continues a QUIC connection, which most likely breaks at another destination.
+    /// Whether the packet continues a QUIC connection, which most likely breaks at another destination.
     continues: bool,
     /// The reason.
     pub(crate) why: Unnamed,

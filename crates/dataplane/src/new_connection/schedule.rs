@@ -21,7 +21,7 @@ pub(crate) struct Chosen<'s> {
     pub(crate) dest: Endpoint,
     pub(crate) method: ForwardingMethod,
     pub(crate) live: &'s Arc<DestinationLive>,
-    /// The template that determined the destination. It counts the connection already.
+    /// The template that determined the destination. It already counts the connection.
     pub(crate) template: Option<ConnId>,
 }
 
@@ -30,11 +30,12 @@ pub(crate) fn request(packet: &Packet, now: Millis, random: u64) -> Request {
     Request { source: packet.flow.source, dest: packet.flow.dest, now_millis: now.0, random }
 }
 
-/// Chooses a destination, and the endpoint there, for a new connection of a service without persistence. A destination
-/// that the packet names is chosen. Such a service takes packets to its own port only.
+/// Chooses a destination, and the endpoint there, for a new connection to a service without persistence. A destination
+/// that the packet names is chosen. Such a service accepts only packets to its own port.
 ///
 /// # Errors
-/// The verdict on a packet that no destination takes.
+///
+/// The verdict on a packet that no destination accepts.
 pub(crate) fn choose<'s>(
     worker: usize,
     packet: &Packet,
@@ -56,7 +57,8 @@ pub(crate) fn choose<'s>(
 /// The scheduler's choice for a packet.
 ///
 /// # Errors
-/// As [`choose`].
+///
+/// Same as [`choose`].
 pub(crate) fn member<'s>(
     worker: usize,
     packet: &Packet,
@@ -66,7 +68,7 @@ pub(crate) fn member<'s>(
     service.choose(worker, request).ok_or_else(|| no_destination(packet, service))
 }
 
-/// The verdict on a packet that no destination takes. A packet to another port than FTP's may be for the kernel.
+/// The verdict on a packet that no destination accepts. A packet to a port other than FTP's may be for the kernel.
 fn no_destination(packet: &Packet, service: &Service) -> Verdict {
     match service.port() {
         ftp::CONTROL_PORT if packet.flow.dest.port != ftp::CONTROL_PORT => Verdict::PassToKernel,

@@ -1,4 +1,4 @@
-//! The service of a packet without a connection, and the conditions under which the packet may begin one.
+//! The service of a packet without a connection, and the conditions on which the packet may begin one.
 //!
 //! Runs for each packet that belongs to no connection. Cost: the mark rules, and up to five look-ups of a service.
 
@@ -12,7 +12,7 @@ use crate::forward::decrement_ttl;
 use crate::snapshot::{Service, Settings, Snapshot};
 use crate::verdict::{DropReason, Verdict};
 
-/// A service, and the firewall mark of the packet that matched it; 0: none.
+/// A service, and the firewall mark of the packet that matched it; 0 if there is none.
 #[derive(Clone, Copy)]
 pub(crate) struct Marked<'s> {
     /// The service.
@@ -51,8 +51,8 @@ fn match_service<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> R
     }
 }
 
-/// The service of a TCP packet without a connection, if the service may be behind the SYN proxy and the packet is for
-/// its own port. Clients on this machine need no proxy.
+/// The service of a TCP packet without a connection, if the service may use the SYN proxy and the packet is for its own
+/// port. Clients on this machine need no proxy.
 pub(crate) fn behind_proxy<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Option<Marked<'s>> {
     if link.is_own() {
         return None;
@@ -66,8 +66,8 @@ pub(crate) fn behind_proxy<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snap
     is_behind.then_some(Marked { service, mark })
 }
 
-/// The service of a packet that this machine itself sends by `lo` to a service at its own endpoint. The packet has no
-/// mark.
+/// The service of a packet that this machine itself sends through `lo` to a service at its own endpoint. The packet has
+/// no mark.
 fn for_own<'s>(packet: &Packet, link: LinkId, snapshot: &'s Snapshot) -> Option<Marked<'s>> {
     let protocol = packet.flow.protocol;
     let dest = packet.flow.dest;
@@ -90,6 +90,7 @@ pub(crate) fn refuse(frame: &mut Frame, packet: &Packet, verdict: Verdict) -> Ve
 /// Refuses a packet from the FTP data port, which begins no connection. IPVS checks this only after `drop_packet`.
 ///
 /// # Errors
+///
 /// The verdict on such a packet.
 pub(crate) fn refuse_ftp_data(packet: &Packet, snapshot: &Snapshot) -> Result<(), Verdict> {
     match is_ftp_data(packet) {
@@ -113,9 +114,9 @@ fn is_unsolicited(packet: &Packet, snapshot: &Snapshot) -> bool {
         && !snapshot.egress.is_own(packet.flow.dest.addr)
 }
 
-/// Whether a packet that a link received from the wire, to `dest`, may have this source. The kernel refuses others
-/// before IPVS sees them (RFC 1812 §5.3.7, RFC 4291 §2.5), so they go back to the kernel; so does an IPv6 packet with
-/// an address of the director as its source, which would have its reply delivered here.
+/// Whether a packet to `dest` that a link received from the wire may have this source. The kernel refuses others before
+/// IPVS sees them (RFC 1812 §5.3.7, RFC 4291 §2.5), so they go back to the kernel; so does an IPv6 packet with an
+/// address of the director as its source, which would have its reply delivered here.
 pub(crate) fn is_valid_source(source: IpAddr, dest: IpAddr, link: LinkId, snapshot: &Snapshot) -> bool {
     is_host(source) && source != dest && !snapshot.is_local(link, source)
 }
@@ -137,7 +138,7 @@ pub(crate) fn is_reset(packet: &Packet) -> bool {
 }
 
 /// Whether a packet may begin a connection. TCP: a SYN without RST; with `sloppy_tcp` any packet without RST. UDP:
-/// every datagram. SCTP: an INIT; with `sloppy_sctp` every packet but an ABORT.
+/// every datagram. SCTP: an INIT; with `sloppy_sctp` every packet except an ABORT.
 pub(crate) fn may_begin(packet: &Packet, settings: &Settings) -> bool {
     match packet.flow.protocol {
         Protocol::TCP => (is_first(packet) || settings.sloppy_tcp) && !is_reset(packet),

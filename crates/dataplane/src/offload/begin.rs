@@ -1,9 +1,8 @@
 //! The start of a connection's offload: decides, as the fast path does, how the XDP program forwards its packets.
 //!
-//! Runs after the first packet of a connection of TCP, and for few others (`is_due`) after the fast path has forwarded
-//! one. The decision reads the same data as the fast path: route, path, endpoints. Not here: the end of the offload
-//! (`conn/offloaded.rs`, `sweep.rs`, `give_up.rs`), and the packets that never take the fast path, which the program
-//! does not forward either (`bpf/offload.h`).
+//! Runs after the first packet of a TCP connection, and for few others (`is_due`) after the fast path has forwarded
+//! one. The decision reads the same data as the fast path: route, path, endpoints. The program does not forward packets
+//! that never take the fast path (`bpf/offload.h`). `conn/offloaded.rs`, `sweep.rs` and `give_up.rs` end the offload.
 
 use xvs_proto::{Family, FlowKey, LinkId, Packet, Protocol};
 use xvs_sched::{ForwardingMethod, ServiceKey};
@@ -28,7 +27,7 @@ use crate::shm::atomic::Ordering::{Relaxed, SeqCst};
 use crate::shm::atomic::{AtomicU64, fence};
 use crate::snapshot::{DestinationId, Route, Snapshot};
 
-/// Offloads the connection of a client's packet that was received by `link`, if it can be offloaded and there is room.
+/// Offloads the connection of a client's packet that was received on `link`, if it can be offloaded and there is room.
 /// Returns `true` if only room is missing.
 // Not inlined: few packets come here.
 #[inline(never)]
@@ -39,10 +38,10 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     let destination = DestinationId(connection.dest_ref());
     if let Some(record) = shared.flows.of(id) {
         let is_set = shared.flows.state(record).has(RecordState::IN_FORCE);
-        // A record that was ended stays the connection's until its worker has counted it. If a key found no room, this
-        // takes a second at least.
+        // A record that was ended belongs to the connection until its worker has counted it. If a key found no room,
+        // this takes at least a second.
         if is_set && !shared.is_in_force(record, destination) {
-            // The next try begins anew.
+            // The next attempt starts over.
             shared.flows.end(id);
         }
         return false;
@@ -52,7 +51,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     }
     let tcp = connection.state();
     let is_half_open = is_half_open(connection.protocol(), connection.state());
-    // One that follows no handshake is made when the handshake is complete.
+    // A record that does not follow the handshake is created when the handshake is complete.
     if is_half_open && !shared.admits_half_open() {
         return false;
     }
@@ -63,7 +62,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     let generation = connection.generation();
     let awaited = table.table().awaited_micros(id, generation, cx.micros);
     let awaited = awaited.filter(|_| is_half_open && parts[1].is_some());
-    // The program measures from the record's first packet. If that is a repeated SYN, workers do it.
+    // The program measures from the record's first packet. If that is a repeated SYN, workers measure.
     if awaited.is_some_and(|micros| micros > 0) {
         return false;
     }
@@ -117,7 +116,7 @@ pub(crate) fn begin(flows: &mut Flows, id: ConnId, link: LinkId, cx: Context<'_>
     if !is_valid {
         shared.flows.seal(record);
         if is_bound {
-            // Takes the mark away, too, which the next record's would be taken for.
+            // Also clears the mark, which would be mistaken for that of the next record.
             table.settle(id, Packets::AsCounted, Then::TakeBack);
             shared.flows.unbind(id, record);
         }
@@ -147,7 +146,7 @@ impl Offload {
         for (place, part) in parts.iter().enumerate() {
             let part_words = &words[word::PARTS + place * word::PART..][..word::PART];
             let Some(part) = part else {
-                // Of no family, so no packet is of this part.
+                // Without a family, so that no packet matches this direction.
                 put(part_words, &[0; word::PART]);
                 continue;
             };
@@ -162,7 +161,7 @@ impl Offload {
         }
     }
 
-    /// Lets the program find a record in its use of this number. If a key finds no room, the record is given up.
+    /// Makes the program find a record in the use with this number. If a key finds no room, the record is given up.
     fn enter_keys(&self, own: &mut Own, hashes: Hashes, number: u32) {
         let value = keys::value(number, own.record);
         for (place, hash) in own.places.iter_mut().zip([Some(hashes.of_client), hashes.of_replies]) {
@@ -186,8 +185,8 @@ fn put(words: &[AtomicU64], values: &[u64]) {
     words.iter().zip(values).for_each(|(word, value)| word.store(*value, Relaxed));
 }
 
-/// What the program is to do with requests and replies of a connection. Requests arrive by `link`. `None`: workers
-/// forward them.
+/// The program's orders for requests and replies of a connection. Requests arrive on `link`. `None` if workers forward
+/// them.
 pub(super) fn plan(
     connection: &Connection<'_>,
     table: &TableHandle,
@@ -233,7 +232,7 @@ pub(super) fn plan(
     Ok([request, reply])
 }
 
-/// What the program is to do with requests of a connection that arrive by `link` and leave by `route`. `None`: workers
+/// The program's orders for requests of a connection that arrive on `link` and leave by `route`. `None` if workers
 /// forward the requests.
 fn request(
     connection: &Connection<'_>,
@@ -265,7 +264,7 @@ fn request(
         _ => None,
     };
     let [from, to] = links(link, route.link, cx.snapshot).ok_or(NotOffloaded::Interface)?;
-    // Workers give packets from IPv6 to IPv4 their identifications, if they are short; these stay in order with others.
+    // Workers give short packets from IPv6 to IPv4 their identifications; these stay in order with others.
     if ends.is_translated() && before.source.addr.is_ipv6() {
         return Ok(None);
     }
@@ -277,7 +276,7 @@ fn request(
         before,
         after,
         unfragmented: match &outer {
-            // Only workers give identifications, to outer headers as to packets of FULLNAT.
+            // Only workers assign identifications, to outer headers and to FULLNAT packets.
             Some(outer) => outer.family == Family::V4,
             None => ends.method == ForwardingMethod::FullNat,
         },
@@ -285,8 +284,8 @@ fn request(
     }))
 }
 
-/// Offloads the connection that this packet has begun, if records begin with the first packet of a client: only those
-/// of TCP, of which more packets follow.
+/// Offloads the connection that this packet has begun, if records begin with the first packet of a client: only TCP
+/// connections, of which more packets follow.
 #[inline]
 pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &Packet, cx: Context<'_>) {
     let is_due = flows.offloader.as_ref().is_some_and(|offloader| offloader.after <= 1);
@@ -296,8 +295,8 @@ pub(crate) fn begin_first(flows: &mut Flows, id: ConnId, link: LinkId, packet: &
     }
 }
 
-/// Whether the program knows what the packets of a connection in this state do to it: in an established one ordinary
-/// packets do nothing, and if it follows the state, a handshake may be incomplete.
+/// Whether the program knows the effect of packets on a connection in this state: in an established one ordinary
+/// packets have none, and if the program follows the state, a handshake may be incomplete.
 fn is_open(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
     let state = connection.state();
     connection.protocol() != Protocol::TCP
@@ -305,22 +304,22 @@ fn is_open(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
         || is_half_open(Protocol::TCP, state) && follows(connection, snapshot)
 }
 
-/// Whether the program follows the state of a connection: each transition that is announced to other directors is a
-/// worker's.
+/// Whether the program follows the state of a connection: workers make each transition that is announced to other
+/// directors.
 fn follows(connection: &Connection<'_>, snapshot: &Snapshot) -> bool {
     connection.protocol() == Protocol::TCP
         && snapshot.sync_master.is_none()
         && !connection.flags().contains(Flags::SYNC)
 }
 
-/// Whether all packets of a handshake may be the program's. Workers alone change segment sizes.
+/// Whether the program may process all packets of a handshake. Only workers change segment sizes.
 fn has_all(connection: &Connection<'_>, parts: &[Option<Part>; 2], snapshot: &Snapshot) -> bool {
     let method = connection.method();
     let is_clamped = snapshot.settings.mss_clamp.covers(method) || Ends::of(connection).is_translated();
     parts[1].is_some() == method.masquerades() && !is_clamped
 }
 
-/// What a record's state says of a connection, besides its state of TCP.
+/// The bits in a record's state for a connection, besides its TCP state.
 fn bits(connection: &Connection<'_>, snapshot: &Snapshot) -> u64 {
     let flags = connection.flags();
     bit(follows(connection, snapshot), RecordState::FOLLOWS)
@@ -333,11 +332,11 @@ fn bit(is_set: bool, bit: u64) -> u64 {
     if is_set { bit } else { 0 }
 }
 
-/// If the data for replies is still missing after this number of client packets, requests are offloaded alone.
+/// If the data for replies is still missing after this number of client packets, only requests are offloaded.
 const WITHOUT_REPLIES: u32 = 128;
 
-/// What the program is to do with replies of a masqueraded connection whose requests leave by this route. `None`:
-/// workers forward the replies.
+/// The program's orders for replies on a masqueraded connection whose requests leave by this route. `None` if workers
+/// forward the replies.
 fn reply(
     connection: &Connection<'_>,
     ends: &Ends,
@@ -385,7 +384,7 @@ fn is_found(connection: &Connection<'_>, replies: &FlowKey, table: &TableHandle)
     table.find(replies, table.hash(replies)) == Some((connection.id(), Direction::Outbound))
 }
 
-/// Whether the program knows by itself which access lists concern the packets of a connection (`bpf/lists.h`).
+/// Whether the program itself can determine which access lists apply to the packets of a connection (`bpf/lists.h`).
 fn is_certain(connection: &Connection<'_>, ends: &Ends, snapshot: &Snapshot) -> bool {
     let at = ends.virtual_endpoint;
     snapshot.lists.is_none()
@@ -396,20 +395,20 @@ fn is_certain(connection: &Connection<'_>, ends: &Ends, snapshot: &Snapshot) -> 
             })
 }
 
-/// The interfaces by which packets come and leave, if the program can forward them.
+/// The interfaces on which packets arrive and leave, if the program can forward them.
 fn links(from: LinkId, to: LinkId, snapshot: &Snapshot) -> Option<[&LinkInfo; 2]> {
     let from = plain(from, snapshot).filter(|info| info.offloads)?;
-    // In generic mode the kernel sends a redirected frame as any other.
+    // In generic mode the kernel sends a redirected frame like any other.
     let to = plain(to, snapshot).filter(|info| info.offloads && (info.takes_redirected || from.generic))?;
     Some([from, to])
 }
 
-/// Whether the program forwards packets that arrive by this interface.
+/// Whether the program forwards packets that arrive on this interface.
 fn may_come_by(link: LinkId, snapshot: &Snapshot) -> bool {
     snapshot.egress.link(link).is_some_and(|info| info.offloads)
 }
 
-/// An interface that is no VLAN, no bond, and no member of a bond.
+/// An interface that is not a VLAN, a bond, or a member of a bond.
 fn plain(link: LinkId, snapshot: &Snapshot) -> Option<&LinkInfo> {
     let is_plain = !snapshot.egress.is_layered(link) && snapshot.egress.above(link) == link;
     snapshot.egress.link(link).filter(|_| is_plain)

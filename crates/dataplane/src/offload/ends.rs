@@ -1,4 +1,4 @@
-//! The records that a change of the configuration ends, because their decision has read something that has changed.
+//! The records that a configuration change ends, because data on which they depend has changed.
 //!
 //! Runs on the control thread, once for each publication. Cost: a comparison for each page of destinations that has
 //! changed.
@@ -35,7 +35,7 @@ impl Ends {
 }
 
 impl Offload {
-    /// Ends these records. Every worker knows the change already. Only the control thread calls this.
+    /// Ends these records. Every worker already has the change. Only the control thread calls this.
     pub fn end(&self, ends: &Ends) {
         if ends.all {
             self.end_all();

@@ -1,8 +1,8 @@
 //! The work of an earlier xvsd's program since that xvsd last read its records: after a kill, during the whole hold.
 //!
 //! Packets are counted and connections get their states once, before the first timer of the next xvsd runs, so a
-//! connection with traffic does not expire. A bit of its entry says whether a connection already knows its record
-//! (`conn/offloaded.rs`).
+//! connection with traffic does not expire. A bit of its entry indicates whether a connection already includes its
+//! record (`conn/offloaded.rs`).
 
 use std::io;
 
@@ -31,7 +31,7 @@ pub struct FormerRecords {
     layout: u64,
 }
 
-/// The records of an earlier xvsd that may have something, by number.
+/// The records of an earlier xvsd that may contain counts or states, by number.
 pub struct UsedRecords {
     of: FormerRecords,
     used: Vec<usize>,
@@ -44,12 +44,12 @@ pub struct Uncounted {
     generation: u32,
     /// Packets and bytes of requests, then of replies.
     counts: [[u64; 2]; 2],
-    /// The state of the record, and the time of its last packet; `None`: its layout does not have them.
+    /// The state of the record, and the time of its last packet; `None` if its layout does not include them.
     last: Option<(RecordState, Used)>,
 }
 
 impl FormerRecords {
-    /// Maps the records beside this state. `None`: this program does not know their layout.
+    /// Maps the records beside this state. `None` if this program does not know their layout.
     pub(crate) fn map(state: &KernelMap, records: &KernelMap) -> Option<Self> {
         let layout = layout::<STATE_WORDS>(state)
             .or_else(|_| layout::<WITH_KEYS>(state))
@@ -65,8 +65,8 @@ impl FormerRecords {
         Self { records, layout }
     }
 
-    /// Finds those that may have something, when the workers that begin records have stopped: a program begins none.
-    /// Cost: a line of memory for each record, most of them unused.
+    /// Finds the records that may contain counts or states, when the workers that begin records have stopped: a program
+    /// begins none. Cost: a cache line for each record, most of them unused.
     pub fn find_used(self) -> UsedRecords {
         let numbers = (0..self.records.len()).filter(|number| {
             // At the end, the first ones again.
@@ -77,7 +77,7 @@ impl FormerRecords {
     }
 }
 
-/// The version in a state of this number of words.
+/// The version of the layout, in a state with this number of 64-bit words.
 fn layout<const N: usize>(state: &KernelMap) -> io::Result<u64> {
     Ok(words::of_map::<N>(state)?[LAYOUT].load(Relaxed))
 }
@@ -91,15 +91,15 @@ fn is_used(words: &[AtomicU64; RECORD]) -> bool {
 }
 
 impl UsedRecords {
-    /// Takes what the records have, when another program has taken the place of the earlier xvsd's. Seals them: a
-    /// segment that a core has still in its hands moves no connection any more, but goes to a worker.
+    /// Takes the contents of the records, after another program has replaced the earlier xvsd's. Seals them: a segment
+    /// that a core is still processing no longer changes the state of a connection, but goes to a worker.
     pub fn take(&self) -> Vec<Uncounted> {
         let FormerRecords { records, layout } = &self.of;
         self.used.iter().filter_map(|number| take(&records[*number], *layout)).collect()
     }
 }
 
-/// Seals a record, and takes what it has.
+/// Seals a record, and takes its contents.
 fn take(words: &[AtomicU64; RECORD], layout: u64) -> Option<Uncounted> {
     // Acquire: the program stores the time of a segment before it changes the state.
     let state = (layout == LAYOUT_KNOWN)
@@ -116,14 +116,14 @@ fn take(words: &[AtomicU64; RECORD], layout: u64) -> Option<Uncounted> {
     })
 }
 
-/// The words of the state when it had the keys of 131,072 records.
+/// The size of the state in 64-bit words when it had the keys of 131,072 records.
 const WITH_KEYS: usize = STATE_WORDS + (1 << 17) * BUCKET;
-/// The words of the state beside records of layout 0, when it had no table of states.
+/// The size of the state in 64-bit words beside records with layout 0, when it had no table of TCP states.
 const WITHOUT_STATES: usize = WITH_KEYS - (SLOT_WORDS - TCP);
 
 impl Flows {
-    /// Counts these packets as if this worker had forwarded them now. Packets of connections that the table does not
-    /// have count only for the totals. Called before there are workers.
+    /// Counts these packets as if this worker had forwarded them now. Packets of connections that are not in the table
+    /// count only for the totals. Called before there are workers.
     pub fn count_former(&mut self, uncounted: Vec<Uncounted>, cx: Context<'_>) {
         self.table.unpark();
         for Uncounted { id, generation, counts, last } in uncounted {
@@ -154,7 +154,7 @@ impl Flows {
         self.table.park();
     }
 
-    /// Gives a connection the state and deadline that a former record says. `is_used`: packets have passed.
+    /// Gives a connection the state and deadline of a former record. `is_used`: packets have passed.
     fn settle_former(
         &mut self,
         id: ConnId,

@@ -1,12 +1,12 @@
 //! How the XDP program finds the record of a packet: the hash of a key is the number of the record, or that of a bucket
 //! of a hash table in memory that the program shares with workers.
 //!
-//! A key consists of the client's end and the protocol of packets as they are received, so requests and replies of NAT
-//! have one key; that of replies to local addresses of FULLNAT, which many connections share, consists of both ends. If
-//! the connection's record has another number, an entry of the bucket, which is one cache line, names it; the entry has
-//! a tag, the other half of the hash. Records contain all endpoints, so equal hashes do not matter. Workers enter and
-//! remove keys without a lock. A full bucket refuses a key: of one endpoint of a client the ninth whose record has
-//! another number, of others by chance fewer than one in 7,000.
+//! A key consists of the client's end and the protocol of packets as they are received, so NAT requests and replies
+//! have one key; the key of replies to local addresses of FULLNAT, which many connections share, consists of both ends.
+//! If the connection's record has another number, an entry in the bucket, which is one cache line, contains it; the
+//! entry has a tag, the other half of the hash. Records contain all endpoints, so equal hashes do not matter. Workers
+//! enter and remove keys without a lock. A full bucket refuses a key: the ninth key for one client endpoint whose
+//! record has another number, and by chance fewer than one in 7,000 others.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::{Relaxed, Release};
@@ -18,7 +18,7 @@ use super::shared::{BUCKET, Offload, SEED};
 use crate::conn::{MAX_RECORDS, NO_CONNECTION, RecordState, offloaded_word as word};
 use crate::forward::Ends;
 
-/// What an entry says about a record in its use of this number (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
+/// The value of an entry for a record in the use with this number (`XVS_FLOW_RECORD` and others in `bpf/maps.h`).
 pub(crate) fn value(number: u32, record: u32) -> u32 {
     number << MAX_RECORDS.ilog2() | record
 }
@@ -27,7 +27,7 @@ pub(crate) fn value(number: u32, record: u32) -> u32 {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hashes {
     pub(super) of_client: u64,
-    /// Of replies, with FULLNAT.
+    /// The key of replies, with FULLNAT.
     pub(super) of_replies: Option<u64>,
 }
 
@@ -46,7 +46,7 @@ impl Offload {
         (hash as usize % self.keys.len()) as u32
     }
 
-    /// Enters a key. Returns its place; `None`: its bucket is full, or another worker enters the same one.
+    /// Enters a key. Returns its position; `None` if its bucket is full, or another worker enters the same one.
     pub(super) fn enter(&self, hash: u64, value: u32) -> Option<usize> {
         let number = hash as usize % self.keys.len();
         let bucket = &self.keys[number];
@@ -56,12 +56,12 @@ impl Offload {
             .zip(bucket)
             .map(|(at, entry)| (at, entry.load(Relaxed)))
             .find(|(_, entry)| is_free(*entry))?;
-        // Release: a program that finds the entry finds the record as it was written before.
+        // Release: a program that finds the entry sees the record's earlier writes.
         bucket[at].compare_exchange(former, tag << 32 | u64::from(value), Release, Relaxed).ok()?;
         Some(number * BUCKET + at)
     }
 
-    /// Whether the record of an entry is in force in the use that the entry means.
+    /// Whether the record of an entry is in force, in the use to which the entry refers.
     fn is_meant_by(&self, entry: u64) -> bool {
         let state = self.flows.state(entry as u32 % MAX_RECORDS as u32);
         state.has(RecordState::IN_FORCE)
@@ -71,7 +71,7 @@ impl Offload {
     /// Removes the keys of a record that has ended, and numbers its next use.
     pub(super) fn release(&self, own: &Own) {
         let number = self.flows.state(own.record).number();
-        // An entry that stays names a use of the record that has ended.
+        // An entry that stays refers to a use of the record that has ended.
         own.places.iter().flatten().for_each(|place| self.remove(*place, value(number, own.record)));
         self.reset(own.record);
     }
@@ -83,7 +83,7 @@ impl Offload {
         words[word::STATE].store(RecordState::unused(self.flows.state(record).number() + 1).0, Relaxed);
     }
 
-    /// Removes the key at a place, unless another one is there by now.
+    /// Removes the key at a position, unless another one has replaced it.
     fn remove(&self, place: usize, value: u32) {
         let place = &self.keys[place / BUCKET][place % BUCKET];
         let entry = place.load(Relaxed);
@@ -93,10 +93,10 @@ impl Offload {
     }
 }
 
-/// The hash of a key, which the program computes in the same way. A secret seed keeps clients from choosing the bucket.
+/// The hash of a key, which the program computes identically. A secret seed keeps clients from choosing the bucket.
 ///
-/// Each word of addresses is a factor of a product in 128 bits, whose halves are folded, as in `xvs_proto`'s hash of
-/// flows: so each bit of a key reaches all bits of the bucket and the tag, also where only some bits differ.
+/// Each word of the addresses is a factor of a 128-bit product, whose halves are folded, as in `xvs_proto`'s flow hash:
+/// each bit of a key therefore affects all bits of the bucket and the tag, even if keys differ in few bits.
 fn hash(seed: [u64; 2], protocol: Protocol, ends: &[Endpoint]) -> u64 {
     let mut hash = seed[0] ^ u64::from(protocol.0) << 32;
     for end in ends {
@@ -109,7 +109,7 @@ fn hash(seed: [u64; 2], protocol: Protocol, ends: &[Endpoint]) -> u64 {
     multiplied(seed[0] ^ hash, seed[1])
 }
 
-/// The hash with the words of an address.
+/// The hash extended by the words of an address.
 fn with_words(hash: u64, seed: u64, addr: &[u8]) -> u64 {
     let words = addr.as_chunks().0.iter().map(|word| u64::from(u32::from_ne_bytes(*word)));
     words.fold(hash, |hash, word| multiplied(hash, seed ^ word))
@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// Keys of 4,096 clients or ports, of which only some bits differ.
+    /// Keys for 4,096 clients or ports, of which only some bits differ.
     const KEYS: u32 = 4096;
 
     fn v4(number: u32) -> IpAddr {
@@ -138,7 +138,7 @@ mod tests {
         Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number)).into()
     }
 
-    /// Of 4,096 keys, about 63 share a bucket with a former one if buckets are chosen by chance.
+    /// About 63 out of 4,096 keys share a bucket with a former one if buckets are chosen at random.
     #[test]
     fn keys_that_differ_in_some_bits_alone_are_spread_over_the_buckets() {
         let clients: [fn(u32) -> Endpoint; 7] = [
@@ -184,7 +184,7 @@ mod tests {
             [hash(seed, Protocol::UDP, &ends[..1]), hash(seed, Protocol::UDP, &ends)]
         };
         for bit in 0..96 {
-            // The second end belongs to the key of both ends alone.
+            // The second end belongs only to the key of both ends.
             for key in if bit < 48 { 0..2 } else { 1..2 } {
                 let changes = (0..64_u32).map(|number| {
                     let bits = u128::from(number).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c834);

@@ -2,12 +2,12 @@
 //! worker one by one.
 //!
 //! Only workers decide. A worker that forwards the first packet of a connection, or a later one (`begin.rs`), may write
-//! a record into shared memory: the program's orders for later packets of both directions, and the keys with which it
-//! finds the record (`keys.rs`). The program moves the connection from state to state of TCP (`conn/offloaded.rs`).
-//! Each second the worker reads the program's counts and its state of the connection (`sweep.rs`); the next xvsd does
-//! so once with the remaining records (`former.rs`). One exchange ends a record: when the connection ends, or a segment
-//! begins or resets it. Epochs end many records at once, when data that their decisions have read changes. Not here:
-//! the program (`bpf/offload.h`).
+//! a record into shared memory: the program's orders for later packets in both directions, and the keys with which it
+//! finds the record (`keys.rs`). The program moves the connection between TCP states (`conn/offloaded.rs`). Each second
+//! the worker reads the program's counts and its state of the connection (`sweep.rs`); the next xvsd does so once with
+//! the remaining records (`former.rs`). One exchange ends a record: when the connection ends, or a segment begins or
+//! resets it. Epochs end many records at once, when data on which their decisions depend changes. The program is
+//! `bpf/offload.h`.
 
 pub(crate) mod begin;
 mod ends;

@@ -1,4 +1,4 @@
-//! Access for the models of `tests/loom_offload/`: the words that the XDP program has, and single steps of a worker.
+//! Access for the models in `tests/loom_offload/`: the memory of the XDP program, and single steps of a worker.
 
 use loom::sync::atomic::AtomicU64;
 use xvs_proto::{LinkId, Packet};
@@ -36,8 +36,8 @@ impl Offload {
         self.flows.of(id)
     }
 
-    /// Writes nothing. Loom tries this thread between two accesses of another one only if it writes what the later of
-    /// them reads, and has not read it before.
+    /// Writes nothing. Loom interleaves this thread between two accesses of another one only if it writes what the
+    /// later of them reads, and has not read it before.
     pub fn touch(&self, id: ConnId) {
         self.flows.unbind(id, u32::MAX - 1);
     }
@@ -47,33 +47,33 @@ impl Offload {
         self.flows.seal(record);
     }
 
-    /// Leaves a connection what its entry says: the next xvsd's table has no records.
+    /// Leaves a connection in the state of its entry: the next xvsd's table has no records.
     pub fn leave(&self, id: ConnId) {
         if let Some(record) = self.flows.of(id) {
             self.flows.unbind(id, record);
         }
     }
 
-    /// What the next xvsd takes from the records.
+    /// The contents that the next xvsd takes from the records.
     pub fn uncounted(&self) -> Vec<Uncounted> {
         FormerRecords::of_model(self.flows.words().0.clone(), LAYOUT_KNOWN).find_used().take()
     }
 }
 
 impl Flows {
-    /// Offloads a connection whose requests arrive by this link. Returns `false` if no record is free.
+    /// Offloads a connection whose requests arrive on this link. Returns `false` if no record is free.
     pub fn begin_offload(&mut self, id: ConnId, link: LinkId, cx: Context<'_>) -> bool {
         !begin(self, id, link, cx)
     }
 
-    /// Processes a segment of a connection as far as its state is concerned: as a look-up, the stage `state` and the
-    /// end of the burst do.
+    /// Processes the effect of a segment on the state of a connection: as a look-up, the stage `state` and the end of
+    /// the burst do.
     pub fn process(&mut self, id: ConnId, packet: &Packet, direction: Direction, cx: Context<'_>) {
         state::take_back(self, id, packet, direction, cx.snapshot);
         self.advance(id, packet, direction, cx);
     }
 
-    /// As [`Self::process`], of a worker that has looked the connection up before it was offloaded.
+    /// Like [`Self::process`], for a worker that has looked up the connection before it was offloaded.
     pub fn advance(&mut self, id: ConnId, packet: &Packet, direction: Direction, cx: Context<'_>) {
         let destination = cx.snapshot.destinations.of(&self.table.connection(id));
         let live = destination.map(|destination| &*destination.live);

@@ -3,10 +3,10 @@
 /// Why workers forward the packets of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotOffloaded {
-    /// Its state may change.
+    /// The connection's state may change.
     #[error("it is not established: workers complete its handshake, or it is closing")]
     NotEstablished,
-    /// Its packets are not plain.
+    /// The connection's packets are not plain.
     #[error(
         "its packets need more than forwarding: FTP, TOA, a PROXY header, the SYN proxy, --ops, or a reset"
     )]

@@ -1,4 +1,4 @@
-//! The records that one worker has made.
+//! The records that one worker has created.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -28,12 +28,12 @@ pub(crate) struct Offloader {
     pub(super) given_up: usize,
     /// Whether the next record to read is the first one of a pass.
     pub(super) begins: bool,
-    /// Connections whose record a change has ended, to be offloaded again: their generations, and the links by which
+    /// Connections whose record a change has ended, to be offloaded again: their generations, and the links on which
     /// requests arrive.
     pub(super) ended: Vec<(ConnId, u32, LinkId)>,
     /// When these are tried.
     pub(super) again_due: Millis,
-    /// How long a record without keys rests before it is used again.
+    /// The rest of a record without keys before its reuse.
     pub(super) rest: Duration,
 }
 
@@ -45,11 +45,11 @@ pub(super) struct Own {
     pub(super) link: LinkId,
     pub(super) generation: u32,
     pub(super) destination: DestinationId,
-    /// The places of its keys: of the client, if the record has another number, and of replies with FULLNAT.
+    /// The positions of its keys: for the client, if the record has another number, and for replies with FULLNAT.
     pub(super) places: [Option<usize>; 2],
     /// Whether no pass has read it yet.
     pub(super) is_new: bool,
-    /// Whether this worker has ended it and will not begin it anew.
+    /// Whether this worker has ended the record and will not begin it again.
     pub(super) is_given_up: bool,
     /// Whether it counts as one in force.
     pub(super) is_counted: bool,
@@ -58,7 +58,7 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// Counts it among those in force, or not.
+    /// Counts the record as in force, or not.
     pub(super) fn count(&mut self, shared: &Offload, is_in_force: bool) {
         match (std::mem::replace(&mut self.is_counted, is_in_force), is_in_force) {
             (false, true) => _ = shared.in_force.fetch_add(1, Relaxed),
@@ -68,20 +68,20 @@ impl Own {
     }
 }
 
-/// Offload is tried at this number of packets behind `after`, then at every multiple of `OFTEN`.
+/// Offload is tried at this number of packets after `after`, then at every multiple of `OFTEN`.
 const TRIES: u32 = 8;
 const OFTEN: u32 = 64;
 /// The number of records that are read between two bursts.
 pub(super) const SLICE: usize = 64;
 /// How long a worker waits for free records.
 pub(super) const PAUSE: Duration = Duration::from_millis(10);
-/// How long a record without keys rests (`unused.rs`).
+/// The rest of a record without keys (`unused.rs`).
 const REST: Duration = Duration::from_millis(100);
 /// The time between two passes.
 pub(super) const PASS: Duration = Duration::from_secs(1);
 
 impl Offloader {
-    /// Whether offload is tried at a connection's packet of this number.
+    /// Whether offload is tried at a connection's packet with this number.
     #[inline]
     pub(crate) fn is_due(&self, packets: u32) -> bool {
         let more = packets.saturating_sub(self.after);
@@ -128,12 +128,12 @@ impl Offloader {
         !self.ended.is_empty() && self.again_due <= now
     }
 
-    /// Whether a record is to be read, or a connection to be offloaded again.
+    /// Whether a record must be read, or a connection offloaded again.
     pub(super) fn has_work(&self, now: Millis) -> bool {
         self.is_pass_due(now) || self.is_again_due(now)
     }
 
-    /// Ends all records, of other workers as well.
+    /// Ends all records, also those of other workers.
     pub(crate) fn end_all(&self) {
         self.shared.end_all();
     }

@@ -1,4 +1,4 @@
-//! The XDP program's orders for the packets of one direction, in words of a record.
+//! The XDP program's orders for the packets in one direction, as words of a record.
 
 use std::net::IpAddr;
 
@@ -10,16 +10,16 @@ use crate::forward::{FlowHeaders, sender_mtu};
 use crate::shm::atomic::AtomicU64;
 use crate::shm::atomic::Ordering::Relaxed;
 
-/// How packets of one direction arrive and leave, and how they are rewritten.
+/// How packets in one direction arrive, are rewritten, and leave.
 #[derive(Debug, Clone)]
 pub(super) struct Part {
-    /// The kernel's index of the interface by which they arrive, and its link address.
+    /// The kernel's index of the interface on which they arrive, and its link address.
     pub(super) from: (u32, MacAddr),
     /// Whether that interface may deliver partial checksums.
     pub(super) partial_checksums: bool,
-    /// The index of the interface by which they leave, and the link addresses there.
+    /// The index of the interface on which they leave, and the link addresses there.
     pub(super) to: (u32, LinkAddresses),
-    /// The longest packet that leaves, in bytes without link header.
+    /// The longest packet that may leave, in bytes without link header.
     pub(super) mtu: u32,
     /// Their endpoints as received, and as sent.
     pub(super) before: FlowKey,
@@ -30,7 +30,7 @@ pub(super) struct Part {
     pub(super) outer: Option<FlowHeaders>,
 }
 
-/// The fields of a part (`struct xvs_flow_part` in `bpf/maps.h`), by their bytes.
+/// The fields of one direction (`struct xvs_flow_part` in `bpf/maps.h`), as byte ranges.
 pub(crate) mod field {
     use std::ops::Range;
     pub(crate) const IN_IFINDEX: Range<usize> = 0..4;
@@ -43,13 +43,13 @@ pub(crate) mod field {
     pub(crate) const NETWORK_SUM: Range<usize> = 40..42;
     pub(crate) const TRANSPORT_SUM: Range<usize> = 42..44;
     pub(crate) const FLAGS: Range<usize> = 44..48;
-    /// As [`ENDS`], as received.
+    /// Like [`ENDS`], as received.
     pub(crate) const OLD_ENDS: Range<usize> = 48..60;
     pub(crate) const PROTOCOL: usize = 60;
     pub(crate) const FAMILY: usize = 61;
 }
 
-/// The flags of a part (`bpf/maps.h`).
+/// The flags of one direction (`bpf/maps.h`).
 const READDRESSED: u32 = 1 << 0;
 const UNFRAGMENTED: u32 = 1 << 1;
 const PARTIAL: u32 = 1 << 2;
@@ -57,9 +57,9 @@ const UDP: u32 = 1 << 3;
 const TRANSLATED: u32 = 1 << 4;
 const OUTER_SHIFT: u32 = 8;
 
-/// The words of a part.
+/// The size of the orders for one direction, in 64-bit words.
 pub(super) const WORDS: usize = 8;
-/// The words of two IPv6 addresses.
+/// The size of two IPv6 addresses, in 64-bit words.
 pub(super) const ADDRESS_WORDS: usize = 4;
 
 impl Part {
@@ -75,7 +75,7 @@ impl Part {
         self.outer.as_ref().filter(|outer| outer.addresses().is_none()).map(FlowHeaders::words)
     }
 
-    /// The words that the program reads: the part, and the IPv6 addresses as received and as sent.
+    /// The words that the program reads: the orders, and the IPv6 addresses as received and as sent.
     pub(super) fn words(&self) -> ([u64; WORDS], [[u64; ADDRESS_WORDS]; 2]) {
         let Self { before, after, outer, .. } = self;
         let outer = outer.as_ref();
@@ -119,7 +119,7 @@ fn flag(is_set: bool, flag: u32) -> u32 {
     if is_set { flag } else { 0 }
 }
 
-/// The endpoints of a flow as in a part, and its IPv6 addresses.
+/// The encoded endpoints of a flow, and its IPv6 addresses.
 fn ends(flow: &FlowKey) -> ([u8; 12], [u8; 8 * ADDRESS_WORDS]) {
     let mut ends = [0; 12];
     let mut addresses = [0; 8 * ADDRESS_WORDS];
@@ -133,7 +133,7 @@ fn ends(flow: &FlowKey) -> ([u8; 12], [u8; 8 * ADDRESS_WORDS]) {
     (ends, addresses)
 }
 
-/// Whether, by these words of a part, packets leave by the interface of this index with these link addresses.
+/// Whether, according to these words, packets leave on the interface with this index with these link addresses.
 pub(super) fn leaves_by(part: &[AtomicU64], ifindex: u32, addresses: &LinkAddresses) -> bool {
     let words: [_; WORDS] = std::array::from_fn(|at| part[at].load(Relaxed).to_ne_bytes());
     let bytes = words.as_flattened();
@@ -141,7 +141,7 @@ pub(super) fn leaves_by(part: &[AtomicU64], ifindex: u32, addresses: &LinkAddres
 }
 
 impl FlowHeaders {
-    /// The addresses of an IPv4 header that is the only one, all of whose other fields the program knows.
+    /// The addresses in an IPv4 header that is the only outer header, all of whose other fields the program knows.
     fn addresses(&self) -> Option<&[u8]> {
         let is_alone = self.family == Family::V4 && self.len == ipv4::HEADER_LEN;
         is_alone.then(|| &self.bytes[ipv4::field::SOURCE.start..ipv4::HEADER_LEN])

@@ -18,7 +18,7 @@ use crate::conn::{
 use crate::shm::words::{self, Rows, Words};
 use crate::snapshot::DestinationId;
 
-/// The words of `struct xvs_offload`.
+/// The size of `struct xvs_offload`, in 64-bit words.
 pub(crate) const STATE_WORDS: usize = SLOT_WORDS + SLOTS / 2;
 /// The places of its words. Switch, epoch and slots are halves of words; the seed has two.
 pub(super) const SEED: usize = in_words(offset_of!(xvs_offload, seed));
@@ -29,13 +29,13 @@ pub(super) const TCP: usize = in_words(offset_of!(xvs_offload, tcp.row));
 const ACTIVE: usize = in_words(offset_of!(xvs_offload, tcp.active));
 pub(crate) const SLOT_WORDS: usize = in_words(offset_of!(xvs_offload, slots));
 /// The version of the layout of records (`struct xvs_flow`), raised with each change: the next xvsd reads an earlier
-/// one's records only if it knows their layout. Records of layout 0 have their counts in the same place.
+/// one's records only if it knows their layout. Records with layout 0 have their counts at the same indices.
 pub(crate) const LAYOUT_KNOWN: u64 = 1;
 /// The entries of a bucket of keys.
 pub(crate) const BUCKET: usize = XVS_BUCKET as usize;
 /// Records are short when fewer than one in this number is free.
 const SHORT_PART: usize = 8;
-/// At most one record in this number is of a handshake that is not complete, so that forged SYNs leave room for others.
+/// At most one record in this number is for an incomplete handshake, so that forged SYNs leave room for others.
 const HALF_OPEN_PART: usize = 8;
 
 /// The maps by which the program forwards.
@@ -59,7 +59,7 @@ pub struct Offload {
     pub(super) settings: Settings,
     /// Keys that found no room.
     pub(super) refused: AtomicU64,
-    /// The records in force, as workers have seen them last.
+    /// The number of records in force, as workers have last seen it.
     pub(super) in_force: AtomicUsize,
 }
 
@@ -68,15 +68,15 @@ pub struct Offload {
 pub struct Settings {
     /// The number of a client's packets that workers process before offload.
     pub after: u32,
-    /// The most connections that are offloaded at once, at most as many as the maps have records.
+    /// Maximum number of connections that are offloaded at once, at most the number of records in the maps.
     pub records: u32,
-    /// For test runs, in which the kernel lets all packets arrive by one interface: the index of that interface.
-    /// `None`: the connection's own.
+    /// For test runs, in which the kernel makes all packets arrive on one interface: the index of that interface.
+    /// `None` means the connection's own.
     pub ingress: Option<u32>,
 }
 
 impl Settings {
-    /// The memory of a record and of its bucket of keys.
+    /// The size of a record and of its bucket of keys, in bytes.
     pub const RECORD_BYTES: u64 = 8 * (RECORD + BUCKET) as u64;
 
     /// The number of records beside a table of this size: an eighth, rounded up to a power of two, from 16,384 to
@@ -92,7 +92,7 @@ impl Default for Settings {
     }
 }
 
-/// A record is in force while its epochs are those of its destination.
+/// A record is in force while its epochs equal those of its destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Epochs {
     /// The epoch of all records.
@@ -150,7 +150,7 @@ impl Offload {
         table.set_offloaded(self.flows.clone());
     }
 
-    /// For each record and direction the index of the interface by which packets leave, and their number. For tests.
+    /// For each record and direction, the index of the interface on which packets leave, and their number. For tests.
     pub fn sent(&self) -> impl Iterator<Item = (u32, u64)> + '_ {
         (0..self.settings.records).flat_map(move |record| {
             let words = self.flows.record(record);
@@ -161,7 +161,7 @@ impl Offload {
         })
     }
 
-    /// The keys that found no room, so that workers forward their connections.
+    /// The number of keys that found no room, so that workers forward their connections.
     pub fn refused(&self) -> u64 {
         self.refused.load(Relaxed)
     }
@@ -171,7 +171,7 @@ impl Offload {
         self.state[CLOCK].store((now.0 * 1_000_000).max(1), Relaxed);
     }
 
-    /// Whether there is room for one more record of a handshake.
+    /// Whether there is room for one more record for a handshake.
     pub(super) fn admits_half_open(&self) -> bool {
         self.flows.half_open() < (self.settings.records as usize / HALF_OPEN_PART) as u64
     }
@@ -186,7 +186,7 @@ impl Offload {
         self.settings.records as usize - self.unused.len()
     }
 
-    /// The connections whose packets the program forwards, as workers have seen within the last second.
+    /// The number of connections whose packets the program forwards, as workers have seen it within the last second.
     pub fn in_force(&self) -> usize {
         // Relaxed: it orders nothing.
         self.in_force.load(Relaxed)
@@ -206,14 +206,14 @@ impl Offload {
         self.set_half(half_of(destination), |epoch| epoch.wrapping_add(1));
     }
 
-    /// Whether packets are forwarded by a record of this destination.
+    /// Whether packets are forwarded by a record for this destination.
     pub(super) fn is_in_force(&self, record: u32, destination: DestinationId) -> bool {
         let epochs = self.flows.record(record)[word::EPOCHS].load(Relaxed);
         self.flows.state(record).has(RecordState::IN_FORCE)
             && Epochs { all: epochs as u32, slot: (epochs >> 32) as u32 } == self.epochs(destination)
     }
 
-    /// The epochs of a destination's records. A decision from data that is read afterwards is at least as new.
+    /// The epochs for a destination's records. A decision from data that is read afterwards is at least as new.
     pub(super) fn epochs(&self, destination: DestinationId) -> Epochs {
         Epochs { all: self.half(1), slot: self.half(half_of(destination)) }
     }
@@ -232,7 +232,7 @@ impl Offload {
     }
 }
 
-/// The place of a destination's epoch, in halves of words.
+/// The index of a destination's epoch, in halves of words.
 fn half_of(destination: DestinationId) -> usize {
     2 * SLOT_WORDS + slot(destination) as usize
 }

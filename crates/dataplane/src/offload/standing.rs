@@ -1,4 +1,4 @@
-//! The offload of a connection's packets, or the reason why they are not offloaded, for operators.
+//! Whether a connection's packets are offloaded, or the reason why not, for operators.
 
 use xvs_proto::{FlowKey, LinkId};
 
@@ -13,8 +13,8 @@ use crate::new_connection::eviction::is_half_open;
 use crate::snapshot::DestinationId;
 
 impl Offload {
-    /// Whether the XDP program forwards the connection of this packet, which arrives by `link`. `None`: the packet has
-    /// no connection.
+    /// Whether the XDP program forwards the connection of this packet, which arrives on `link`. `None` if the packet
+    /// has no connection.
     pub fn standing(
         &self,
         reader: &mut TableReader,
@@ -29,7 +29,7 @@ impl Offload {
             }
             let link = match direction {
                 Direction::Inbound => link,
-                // Requests arrive by the link by which replies leave.
+                // Requests arrive on the link on which replies leave.
                 Direction::Outbound => {
                     let egress = &cx.snapshot.egress;
                     let key = Ends::of(&connection).key_to_client(0).of_vrf(egress.vrf(link));

@@ -1,9 +1,9 @@
 //! Reads the counts of the XDP program, once a second for each record.
 //!
-//! Each worker reads the records that it has made, some of them between two bursts. Packets since the last time count
-//! as if the worker had forwarded them now; state and deadline of the connection are those of its last packet. A record
-//! that is no longer in force is counted for the last time, and freed. Cost: three cache lines for each record. If few
-//! records are free, those of connections with few packets are ended (`give_up.rs`).
+//! Each worker reads the records that it has created, some of them between two bursts. Packets since the last reading
+//! count as if the worker had forwarded them now; state and deadline of the connection are those of its last packet. A
+//! record that is no longer in force is counted for the last time, and freed. Cost: three cache lines for each record.
+//! If few records are free, those of connections with few packets are ended (`give_up.rs`).
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ use crate::snapshot::DestinationId;
 use crate::sync::announce::Announcer;
 
 impl Flows {
-    /// Lets [`Self::sweep_offloaded`] read all records now, and gives those that it frees no rest, for tests.
+    /// Makes [`Self::sweep_offloaded`] read all records now, and frees records without a rest, for tests.
     pub fn hasten_sweep(&mut self) {
         let Some(offloader) = &mut self.offloader else { return };
         (offloader.due, offloader.rest) = (Millis(0), Duration::ZERO);
@@ -106,7 +106,7 @@ impl Flows {
         }
     }
 
-    /// Takes the counts of a record, and what it says of its connection. Returns whether the record is kept.
+    /// Takes a record's counts, and its state of the connection. Returns whether the record is kept.
     fn sweep(&mut self, shared: &Offload, own: &mut Own, give_up: &mut GiveUp, cx: Context<'_>) -> bool {
         let words = shared.flows.record(own.record);
         // Read before the counts, so that the last packets are not missed.
@@ -114,7 +114,7 @@ impl Flows {
         let is_its = shared.flows.of(own.id) == Some(own.record);
         self.count_response(shared, own, cx);
         if is_its {
-            // Before the counts are taken, so that others always know of the last packet.
+            // Before the counts are taken, so that other threads always see the last packet.
             let Self { table, deferred, .. } = self;
             state::settle(table, deferred, own.id, Packets::AsCounted, Then::Keep, cx.snapshot);
         }
@@ -133,16 +133,16 @@ impl Flows {
             }
         }
         if is_its {
-            // What the program does not forward any more is the workers' again.
+            // Workers process the connection again if the program no longer forwards it.
             let packets = if moved != 0 { Packets::HavePassed } else { Packets::AsCounted };
             let then = if is_in_force { Then::Keep } else { Then::TakeBack };
             state::settle(&mut self.table, &mut self.deferred, own.id, packets, then, cx.snapshot);
         }
         let idle = shared.flows.used(own.record).at().until(cx.now);
         let connection = self.table.recall(own.id, own.generation);
-        // The thread that removes a connection takes back its move, by the record.
+        // The thread that removes a connection reverts its move, by the record.
         let is_to_be_forgotten = is_its && connection.is_none();
-        // A mark that another thread has taken for a stale one is missing.
+        // A mark that another thread has considered stale is missing.
         let lasts = connection
             .is_some_and(|connection| connection.life().is_offloaded() && idle <= longest_idle(&connection));
         let is_new = std::mem::take(&mut own.is_new);
@@ -155,7 +155,7 @@ impl Flows {
                 give_up.count();
             }
             shared.flows.seal(own.record);
-            // Read once more, for packets that the program has forwarded meanwhile.
+            // Read once more, for packets that the program has forwarded in the meantime.
             return true;
         }
         own.count(shared, is_in_force);
@@ -168,8 +168,8 @@ impl Flows {
         false
     }
 
-    /// Takes the counts of a record, packets and bytes of requests, then of replies, for the log, too, if the record is
-    /// its connection's.
+    /// Takes a record's counts, packets and bytes of requests, then of replies; also for the log, if the record belongs
+    /// to its connection.
     fn take_counts(&self, shared: &Offload, own: &Own, is_its: bool) -> [[u64; 2]; 2] {
         let words = shared.flows.record(own.record);
         let take = || [0, 2].map(|part| [0, 1].map(|unit| taken(&words[word::COUNTS + part + unit])));
@@ -186,14 +186,14 @@ impl Flows {
         })
     }
 
-    /// Counts the time of a first reply that the program has measured.
+    /// Records the time of a first reply that the program has measured.
     fn count_response(&self, shared: &Offload, own: &mut Own, cx: Context<'_>) {
         if !own.is_timed {
             return;
         }
         let Some(micros) = shared.flows.state(own.record).response_micros() else { return };
         own.is_timed = false;
-        // A repeated SYN+ACK, which goes to a worker, is no first reply.
+        // A repeated SYN+ACK, which goes to a worker, is not a first reply.
         self.table.table().forget_request(own.id, own.generation);
         if let Some(destination) = cx.snapshot.destinations.find(own.destination) {
             destination.live.responses.count(self.worker, micros);
@@ -232,13 +232,13 @@ impl Flows {
         }
     }
 
-    /// Whether replies of a connection still leave as this part of its record says. Marks their neighbour as used.
+    /// Whether a connection's replies still leave as this part of its record specifies. Marks their neighbour as used.
     fn has_path(&self, own: &Own, part: &[AtomicU64], cx: Context<'_>) -> bool {
         let connection = self.table.connection(own.id);
         let ends = Ends::of(&connection);
         let hash = self.table.hash(&ends.replies(connection.protocol()));
         let egress = &cx.snapshot.egress;
-        // Replies are received by the link by which requests leave (`begin.rs`).
+        // Replies are received on the link on which requests leave (`begin.rs`).
         let route = cx.snapshot.destinations.route_in(egress.vrf(own.link), own.destination);
         let link = route.map_or(own.link, |route| route.link);
         let path =
@@ -253,8 +253,8 @@ impl Flows {
     }
 }
 
-/// How long a record lasts after the last packet: of a connection that is open, one whose handshake is not complete,
-/// and one that is closed or reset. Few packets follow the last FIN, and none a forged SYN.
+/// The lifetime of a record after the last packet: for an open connection, for one whose handshake is not complete, and
+/// for one that is closed or reset. Few packets follow the last FIN, and none a forged SYN.
 fn longest_idle(connection: &Connection<'_>) -> Duration {
     let state = connection.state();
     let is_tcp = connection.protocol() == Protocol::TCP;
@@ -268,17 +268,17 @@ fn longest_idle(connection: &Connection<'_>) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Whether ordinary packets change nothing of a connection.
+/// Whether ordinary packets leave a connection's state unchanged.
 fn is_steady(connection: &Connection<'_>) -> bool {
     let is_established =
         connection.protocol() != Protocol::TCP || connection.state() == TcpState::Established as u8;
     is_established && !connection.flags().intersects(Flags::UNUSUAL)
 }
 
-/// In the order of a record's parts.
+/// In the order of a record's directions.
 const DIRECTIONS: [Direction; 2] = [Direction::Inbound, Direction::Outbound];
 
-/// Takes a count that the program adds to. Most are 0.
+/// Takes a count to which the program adds. Most are 0.
 pub(super) fn taken(count: &AtomicU64) -> u64 {
     if count.load(Relaxed) == 0 { 0 } else { count.swap(0, Relaxed) }
 }

@@ -9,15 +9,15 @@ use crate::shm::atomic::Ordering::{Acquire, Relaxed, Release};
 
 /// A record that is in use.
 const NEVER: u64 = u64::MAX;
-/// The number of records among which one is sought.
+/// The number of records that a search examines.
 const SOUGHT: usize = 256;
 
-/// The unused records, of which all workers take.
+/// The unused records, from which all workers take.
 #[derive(Debug)]
 pub(super) struct Unused {
-    /// For each record the time in milliseconds from which on it may be used.
+    /// For each record the time in milliseconds from which it may be used.
     usable_from: Box<[AtomicU64]>,
-    /// The number of those that are unused, with those that rest.
+    /// The number of unused records, resting ones included.
     len: AtomicUsize,
 }
 
@@ -28,11 +28,11 @@ impl Unused {
         Self { usable_from, len: AtomicUsize::new(count as usize) }
     }
 
-    /// A record that may be used: the nearest one from this number on. `None` if none is near.
+    /// Takes a usable record: the nearest one at or after this number. `None` if none is near.
     pub(super) fn take(&self, nearest: u32, now: Millis) -> Option<u32> {
         let count = self.usable_from.len();
         let sought = count.min(SOUGHT);
-        // Of so many, none is likely to be unused.
+        // None of the examined records is likely to be unused.
         if self.len() * sought < count {
             return None;
         }
@@ -40,7 +40,7 @@ impl Unused {
         let record = near.find(|record| {
             let usable_from = &self.usable_from[*record];
             let time = usable_from.load(Relaxed);
-            // Acquire: who takes it sees what the last worker has done with it.
+            // Acquire: the new owner sees the last worker's accesses to the record.
             time <= now.0 && usable_from.compare_exchange(time, NEVER, Acquire, Relaxed).is_ok()
         })?;
         self.len.fetch_sub(1, Relaxed);
@@ -49,12 +49,12 @@ impl Unused {
 
     /// Gives back a record, which rests until this time.
     pub(super) fn put(&self, record: u32, rests_until: Millis) {
-        // Counted first, so that who takes it at once never counts below zero.
+        // Counted first, so that a worker that takes it at once never counts below zero.
         self.len.fetch_add(1, Relaxed);
         self.usable_from[record as usize].store(rests_until.0, Release);
     }
 
-    /// The number of unused records, with those that rest.
+    /// The number of unused records, resting ones included.
     pub(super) fn len(&self) -> usize {
         self.len.load(Relaxed)
     }

@@ -1,8 +1,8 @@
-//! A worker's pipeline: its state between bursts, and every stage that a burst passes, in order.
+//! A worker's pipeline: its state between bursts, and every stage through which a burst passes, in order.
 //!
-//! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in one place.
-//! `Dispatch` has more general paths: fragments, ICMP errors, packets above the path MTU, probes of health checks, and
-//! SYNs that the SYN proxy repeats. Not here: the stages of a packet until its verdict (`pipeline.rs`).
+//! A worker runs it for every burst. It allocates nothing, waits for nothing, and leaves each frame in one state.
+//! `Dispatch` handles rarer cases: fragments, ICMP errors, packets above the path MTU, probes of health checks, and
+//! SYNs that the SYN proxy repeats. `pipeline.rs` runs the stages of a packet until its verdict.
 
 use super::{process, send_written};
 use crate::burst::dispatch::Dispatch;
@@ -36,7 +36,7 @@ impl Pipeline {
         self.burst.fast_path = allowed;
     }
 
-    /// The number of frames of the last burst that took the general path.
+    /// The number of frames in the last burst that took the general path.
     pub fn general_path(&self) -> usize {
         self.burst.general()
     }

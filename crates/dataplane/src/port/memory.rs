@@ -8,7 +8,7 @@ use xvs_xdp::{BURST, Census, Frame, FrameLayout, FramePool};
 
 use crate::port::{Port, Received, Woken};
 
-/// A frame as bytes, with the link by which it enters or leaves.
+/// A frame as bytes, with the link on which it enters or leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bytes {
     /// The link.
@@ -17,7 +17,7 @@ pub struct Bytes {
     pub frame: Vec<u8>,
 }
 
-/// How many bytes of a frame its first part has.
+/// The number of bytes of a frame in its first buffer.
 pub type FirstPart = fn(&[u8]) -> usize;
 
 /// An in-memory [`Port`] over its own frame pool.
@@ -27,12 +27,12 @@ pub struct MemoryPort {
     transmitted: Vec<Bytes>,
     passed: Vec<Bytes>,
     links: u16,
-    /// Where injected frames are divided; `None`: where a slot ends.
+    /// Where injected frames are divided; `None` means at the end of a slot.
     first_part: Option<FirstPart>,
 }
 
 impl MemoryPort {
-    /// A port with this many links. Frames that are larger than a slot of `layout` arrive in parts.
+    /// A port with this many links. Frames that are larger than a slot of `layout` arrive in several buffers.
     pub fn new(layout: FrameLayout, links: u16) -> Self {
         Self {
             pool: FramePool::in_memory(layout),
@@ -57,7 +57,7 @@ impl MemoryPort {
         self.links = links;
     }
 
-    /// Lets frames that are injected from now on arrive in parts.
+    /// Makes frames that are injected from now on arrive in several buffers.
     pub fn set_first_part(&mut self, bytes: FirstPart) {
         self.first_part = Some(bytes);
     }
@@ -145,7 +145,7 @@ impl Port for MemoryPort {
     }
 }
 
-/// The bytes of a frame, from all its parts.
+/// The bytes of a frame, from all its buffers.
 fn bytes_of(frame: &Frame) -> Vec<u8> {
     frame.parts().flatten().copied().collect()
 }

@@ -25,8 +25,8 @@ pub struct Received {
     pub frame: Frame,
 }
 
-/// The packet of an untagged frame. `None`: another frame, or malformed. Of a frame in several parts only the first is
-/// read, like the quote of an ICMP error, which may end early, too.
+/// The packet of an untagged frame. `None` if it has another type or is malformed. For a frame in several buffers only
+/// the first is read, like the quote of an ICMP error, which may be truncated, too.
 pub(crate) fn packet_of(frame: &Frame) -> Option<Packet> {
     let bytes = frame.bytes();
     match parse(bytes) {
@@ -60,16 +60,16 @@ pub enum Woken {
 
 /// A worker's access to its queues. Frames are owned: each one leaves by exactly one of the methods.
 pub trait Port {
-    /// Appends received frames to `burst`, until it holds [`BURST`](xvs_xdp::BURST) or there are no more.
+    /// Appends received frames to `burst`, until it contains [`BURST`](xvs_xdp::BURST) or there are no more.
     fn receive(&mut self, burst: &mut Vec<Received>);
 
-    /// Sends a frame by a link. A frame to the machine's own end of a link is given to the kernel, as if the link had
+    /// Sends a frame on a link. A frame to the machine's own end of a link is given to the kernel, as if the link had
     /// received it. Returns the frame if the link is gone or down, or if its ring is full.
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
 
     /// Gives a frame to the kernel as if `link` had received it and there were no XDP program. A frame that this
-    /// machine itself has sent by `link` leaves by it, or reaches this machine again by `lo`. Returns the frame if that
-    /// fails.
+    /// machine itself has sent on `link` leaves on it, or reaches this machine again through `lo`. Returns the frame if
+    /// that fails.
     fn pass_to_kernel(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame>;
 
     /// An empty frame for a packet that the director originates; `None` if all are in use.
@@ -103,7 +103,7 @@ pub trait Port {
         self.recycle(received.frame);
     }
 
-    /// Reports the verdict on the next frame of the burst, in order; the frame has left already.
+    /// Reports the verdict on the next frame of the burst, in order; the frame has already left.
     fn settled(&mut self, _: Verdict) {}
 
     /// Ends a burst: notifies the kernel of transmitted frames and refills the receive queues.
@@ -113,7 +113,7 @@ pub trait Port {
     /// Returns at once if the last [`Self::receive`] had frames.
     fn wait(&mut self, at_most: Option<Duration>) -> Woken;
 
-    /// The number of frames in each place.
+    /// The number of frames in each state.
     fn census(&self) -> Census;
 
     /// The packets for this port that the kernel has dropped since it was opened. The call may cost system calls.
@@ -122,7 +122,7 @@ pub trait Port {
     }
 }
 
-/// Writes a packet over another one, in its slots. Outer headers take headroom. Returns `false` if there is not enough.
+/// Writes a packet over another one, in its slots. Outer headers use headroom. Returns `false` if there is too little.
 pub(crate) fn write_back(whole: &Frame, to: &mut Frame) -> bool {
     let more = whole.len().saturating_sub(to.len());
     let fits = to.grow_front(more) && to.spread(whole.len());

@@ -1,13 +1,13 @@
-//! A port that maps VLANs and bonds to the interfaces below them, by the links of a snapshot.
+//! A port that maps VLANs and bonds to the interfaces below them, by the links in a snapshot.
 //!
-//! Lives for one burst, around the worker's port. A frame from an active member of a bond has the bond as its link. A
-//! frame with the tag of a known VLAN loses the tag and has the VLAN as its link. A frame that is sent on a VLAN, or
-//! returns from it to the kernel, gets the tag and leaves by the interface below. A frame of a bond leaves by the
-//! active member that its flow's hash chooses: a flow keeps its order. So no stage handles tags and members, and a tag
-//! is kept, changed or removed as the links on either side require. A frame with an unknown tag, or with two, stays
-//! unchanged and goes to the kernel. A frame from an inactive member has that member as its link. Priority bits are not
-//! kept. Cost: two bytes read for each frame, and 12 moved for each tag; with bonds, a look-up for each received frame,
-//! and another read of the headers of each sent frame.
+//! Exists for one burst, around the worker's port. A frame from an active member of a bond gets the bond as its link. A
+//! frame with the tag of a known VLAN loses the tag and gets the VLAN as its link. A frame that is sent on a VLAN, or
+//! returns from it to the kernel, gets the tag and leaves on the interface below. A frame for a bond leaves on the
+//! active member that its flow's hash chooses: the frames of a flow stay in order. No stage therefore handles tags and
+//! members, and a tag is kept, changed or removed as the links on either side require. A frame with an unknown tag, or
+//! with two, stays unchanged and goes to the kernel. A frame from an inactive member gets that member as its link.
+//! Priority bits are not kept. Cost: two bytes read for each frame, and 12 moved for each tag; with bonds, a look-up
+//! for each received frame, and another read of the headers of each sent frame.
 
 use std::time::Duration;
 
@@ -30,9 +30,9 @@ impl<'a, P: Port> Tagged<'a, P> {
         Self { port, egress }
     }
 
-    /// Returns the interface by which a frame of this link leaves, and the frame with the link's tag; for a link's own
-    /// end, that of the interface. Returns the unchanged frame if it has no room for a tag, or the bond has no active
-    /// member.
+    /// Returns the interface on which a frame for this link leaves, and the frame with the link's tag; for a link's own
+    /// end, the own end of the interface. Returns the unchanged frame if it has no room for a tag, or the bond has no
+    /// active member.
     fn lower(&self, link: LinkId, mut frame: Frame) -> Result<(LinkId, Frame), Frame> {
         let tag = self.egress.tag(link.wire());
         let below = tag.map_or(link.wire(), |(below, _)| below);
@@ -52,8 +52,8 @@ impl<'a, P: Port> Tagged<'a, P> {
     }
 }
 
-/// The index of the member that carries the flow of an untagged frame. Fragments have no ports, so their addresses
-/// alone count.
+/// The index of the member that carries the flow of an untagged frame. Fragments have no ports, so only their addresses
+/// count.
 fn place(frame: &Frame, members: usize) -> usize {
     let Some(packet) = packet_of(frame) else { return 0 };
     let mut flow = packet.flow;
@@ -79,7 +79,7 @@ impl<P: Port> Port for Tagged<'_, P> {
 
     #[inline]
     fn transmit(&mut self, link: LinkId, frame: Frame) -> Result<(), Frame> {
-        // Apart, so that a frame without a tag is not moved.
+        // Handled separately, so that a frame without a tag is not moved.
         if !self.egress.is_layered(link.wire()) {
             return self.port.transmit(link, frame);
         }
@@ -113,7 +113,7 @@ impl<P: Port> Port for Tagged<'_, P> {
     }
 }
 
-/// Removes the tag of a received frame and sets its link to the VLAN, if that is a link here.
+/// Removes the tag of a received frame and sets its link to the VLAN, if that is a known link.
 #[inline]
 fn untag(received: &mut Received, egress: &Egress) {
     let Some(vlan) = ethernet::vlan(received.frame.bytes()) else { return };
@@ -201,7 +201,7 @@ mod tests {
     const BOND: LinkId = LinkId(3);
     const OVER_BOND: LinkId = LinkId(4);
 
-    /// Three members, of which these are active, the bond of them, and VLAN 5 over the bond.
+    /// Three members, of which these are active, their bond, and VLAN 5 on the bond.
     fn bonded(active: [bool; 3]) -> Egress {
         let mut network = Network::default();
         for name in ["eth0", "eth1", "eth2", "bond0", "five"] {
@@ -239,7 +239,7 @@ mod tests {
         bytes
     }
 
-    /// The interfaces by which these frames leave, if they are sent by this link.
+    /// The interfaces on which these frames leave, if they are sent on this link.
     fn sent(egress: &Egress, link: LinkId, frames: &[Vec<u8>]) -> Vec<Bytes> {
         let mut port = MemoryPort::with_links(3);
         let mut tagged = Tagged::new(&mut port, egress);
@@ -255,7 +255,7 @@ mod tests {
         port.take_transmitted()
     }
 
-    /// The link of a frame that this interface receives, and the interface by which it goes back to the kernel.
+    /// The link of a frame that this interface receives, and the interface on which it goes back to the kernel.
     fn received_by(egress: &Egress, interface: LinkId, bytes: &[u8]) -> (LinkId, Option<Bytes>) {
         let mut port = MemoryPort::with_links(3);
         assert!(port.inject(interface, bytes));

@@ -1,10 +1,11 @@
 //! The sleep of a worker: the frames and the threads that wake it.
 //!
-//! One epoll object has the sockets, the TAPs and the waker of a port. It is edge-triggered because each question to an
-//! AF_XDP socket (`xsk_poll`, net/xdp/xsk.c) wakes the driver as long as one of the socket's need-wakeup flags is set,
-//! and drivers set the flag of their TX ring whenever they have nothing to send: in zero-copy mode an interrupt of the
-//! card. `poll` asks every socket before a sleep and after it; the epoll object asks only sockets that have got frames,
-//! once. So the caller waits only after it has found no frame. Used for each sleep; nothing is allocated.
+//! One epoll object contains the sockets, the TAPs and the waker of a port. It is edge-triggered because each query of
+//! an AF_XDP socket (`xsk_poll`, net/xdp/xsk.c) wakes the driver as long as one of the socket's need-wakeup flags is
+//! set, and drivers set the flag of their TX ring whenever they have nothing to send: in zero-copy mode an interrupt of
+//! the card. `poll` queries every socket before a sleep and after it; the epoll object queries only sockets that have
+//! received frames, once. The caller therefore waits only after it has found no frame. Used for each sleep; nothing is
+//! allocated.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -15,7 +16,7 @@ use std::time::Duration;
 use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 
-/// What a port waits for.
+/// The event sources of a port.
 #[derive(Debug)]
 pub(super) struct Waiting(OwnedFd);
 
@@ -26,14 +27,15 @@ pub(super) enum Arrived {
     Nothing,
     /// Frames of sockets, or a call of the waker.
     Something,
-    /// As `Something`, and a TAP may have frames.
+    /// Like `Something`, and a TAP may have frames.
     Own,
 }
 
 impl Waiting {
-    /// Waits for these sockets and this waker.
+    /// Creates a wait for these sockets and this waker.
     ///
     /// # Errors
+    ///
     /// The kernel has no more descriptors.
     pub(super) fn open<'a>(sockets: impl Iterator<Item = BorrowedFd<'a>>, waker: &Waker) -> io::Result<Self> {
         let waiting = Self(epoll::create(CreateFlags::CLOEXEC)?);
@@ -60,7 +62,7 @@ impl Waiting {
     pub(super) fn wait(&self, at_most: Option<Duration>) -> Arrived {
         let limit = at_most.map(|limit| limit.min(LONGEST));
         let limit = limit.and_then(|limit| Timespec::try_from(limit).ok());
-        // What finds no room is reported by the next wait.
+        // The next wait reports events for which there is no room.
         let mut events = [const { MaybeUninit::<Event>::uninit() }; 64];
         match epoll::wait(&self.0, &mut events, limit.as_ref()) {
             Ok(([], _)) => Arrived::Nothing,
@@ -86,7 +88,7 @@ impl Waker {
 
     /// Ends the current wait, or the next one.
     pub fn wake(&self) {
-        // Nobody reads the counter: each addition is an event. It cannot reach its limit of 2⁶⁴ - 2.
+        // No thread reads the counter: each addition is an event. It cannot reach its limit of 2⁶⁴ - 2.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 }

@@ -1,10 +1,10 @@
 //! The wire as a [`Port`]: one worker's AF_XDP sockets, the TAPs back to the kernel, and the worker's waker.
 //!
-//! Made by the control thread and moved to the worker's thread. Frames are received from the queues of all interfaces
-//! in turn, and leave by the first queue of their interface that the worker owns. The kernel is notified of transmitted
-//! frames by [`Port::flush`]. While the kernel has not taken all of them, [`Port::wait`] returns after a millisecond,
-//! and the worker flushes again; while a driver has no frame to receive into, after ten milliseconds. Nothing is
-//! allocated after [`XdpPort::open`].
+//! Created by the control thread and moved to the worker's thread. Frames are received from the queues of all
+//! interfaces in turn, and leave on the first queue of their interface that the worker owns. The kernel is notified of
+//! transmitted frames by [`Port::flush`]. While the kernel has not taken all of them, [`Port::wait`] returns after a
+//! millisecond, and the worker flushes again; while a driver has no frame for receiving, after ten milliseconds.
+//! Nothing is allocated after [`XdpPort::open`].
 //!
 //! One worker also reads the frames that this machine itself sends, while they are redirected to the TAPs: when a wait
 //! has found a frame in one, otherwise at every 32nd burst. Cost: a system call for each frame, and one for each empty
@@ -31,13 +31,14 @@ pub const MAX_SOCKETS: usize = 63;
 /// The longest frame that this machine sends, with a tag: that of the loopback interface.
 pub(crate) const OWN_MAX_BYTES: usize = ethernet::HEADER_LEN + ethernet::TAG_LEN + (1 << 16);
 
-/// The number of bursts between two looks at the TAPs of a worker that does not wait.
+/// The number of bursts between two checks of the TAPs by a worker that does not wait.
 const OWN_EVERY: u32 = 32;
 
-/// How long a worker with [`Poll::Adaptive`] looks for frames before it sleeps: some times what a wake-up takes.
+/// The time that a worker with [`Poll::Adaptive`] polls for frames before it sleeps: a few times the duration of a
+/// wake-up.
 const LOOKS_FOR: Duration = Duration::from_micros(100);
 
-/// Whether a port reads what this machine itself sends.
+/// Whether a port reads the frames that this machine itself sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OwnPackets {
     /// It does. Only one port may.
@@ -56,9 +57,9 @@ pub struct XdpPort {
     /// The longest time until the next flush.
     flush_within: Option<Duration>,
     poll: Poll,
-    /// Whether there were frames at the last look.
+    /// Whether the last check found frames.
     had_frames: bool,
-    /// When it began to look for frames in vain.
+    /// When the worker began to poll without finding frames.
     idle_since: Option<Instant>,
     counters: Arc<[SocketCounters]>,
     own: OwnPackets,
@@ -66,22 +67,23 @@ pub struct XdpPort {
     loopback: Arc<OnceLock<Arc<Reinjector>>>,
     /// Whether a wait ends for the TAP of the loopback interface.
     waits_for_loopback: bool,
-    /// The number of bursts until it looks at the TAPs.
+    /// The number of bursts until the next check of the TAPs.
     own_due: u32,
     /// Room for any frame that this machine sends.
     own_frame: Box<[u8]>,
-    /// The link and length of a frame there that no burst has yet.
+    /// The link and length of a frame in the buffer that no burst contains yet.
     own_read: Option<(LinkId, usize)>,
-    /// The slots that frames of this machine may still take in this burst.
+    /// The number of slots that frames from this machine may still use in this burst.
     own_slots: usize,
 }
 
 impl XdpPort {
-    /// A port over these sockets. `to_kernel` has the reinjector of each of their links, in the same order. `waker`
-    /// ends its waits. Only one port with these reinjectors may read what this machine sends. `loopback` is filled when
-    /// a client on this machine may have a service. If it polls, the sockets must prefer busy polling.
+    /// A port for these sockets. `to_kernel` contains the reinjector of each of their links, in the same order. `waker`
+    /// ends its waits. Only one port with these reinjectors may read the frames that this machine sends. `loopback` is
+    /// filled when a client on this machine may have a service. If it polls, the sockets must prefer busy polling.
     ///
     /// # Errors
+    ///
     /// [`io::ErrorKind::InvalidInput`] if the lengths differ or there are more than [`MAX_SOCKETS`] sockets; the
     /// kernel's error if it has no more descriptors.
     pub fn open(
@@ -200,7 +202,7 @@ impl Port for XdpPort {
     }
 
     fn wait(&mut self, at_most: Option<Duration>) -> Woken {
-        // There may be more of them, which the kernel does not announce again.
+        // There may be more frames, which the kernel does not announce again.
         if self.had_frames {
             self.idle_since = None;
             return Woken::Ready;
@@ -271,7 +273,7 @@ impl XdpPort {
         }
     }
 
-    /// Appends the frame that was read last. Returns `false`, and keeps it for the next burst, if there is no room.
+    /// Appends the frame that was read last. Returns `false` and keeps it for the next burst if there is no room.
     fn take_own(&mut self, burst: &mut Vec<Received>) -> bool {
         let Some((link, length)) = self.own_read else { return true };
         let has_room = burst.len() < BURST && self.own_slots > 0;
@@ -290,8 +292,8 @@ impl XdpPort {
     }
 }
 
-/// The last known statistics of one socket. The worker updates them each time that it reads the kernel's drop counters,
-/// about a second after packets arrived. One writer: the worker.
+/// The last known statistics of one socket. The worker updates them whenever it reads the kernel's drop counters, about
+/// a second after packets arrived. One writer: the worker.
 #[derive(Debug)]
 pub struct SocketCounters {
     /// The interface.

@@ -1,10 +1,10 @@
 //! Memory of the process or of one file, mapped once, and typed views of its parts.
 //!
-//! Made when a table is made. The memory is anonymous, or a file that outlives the process. Only [`prefetch`] and the
-//! indexing of [`Cells`], which is that of a slice, run for packets. Promise: anonymous memory reads as zero until it
-//! is written, occupies memory only where it was touched (except with [`Memory::Resident`]), in units of a page, and
-//! all memory stays mapped as long as any [`Cells`] of it exists. Not here: the meaning of the cells (`layout.rs`). In
-//! a loom model the same types are plain boxed slices.
+//! Created with a table. The memory is anonymous, or a file that outlives the process. Only [`prefetch`] and the
+//! indexing of [`Cells`], which is that of a slice, run for packets. Anonymous memory reads as zero until it is
+//! written, occupies memory only where it was touched (except with [`Memory::Resident`]), in units of a page, and all
+//! memory stays mapped as long as any [`Cells`] in it exists. `layout.rs` defines the cells. In a loom model the same
+//! types are plain boxed slices.
 
 #[cfg(not(loom))]
 use std::{
@@ -29,12 +29,12 @@ use super::layout::{Bucket, Entry, Extension, Header, Numbers, Tally};
 /// When a table's memory is allocated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Memory {
-    /// Anonymous pages are allocated when they are first used, files when they are made; in huge pages if the kernel
+    /// Anonymous pages are allocated when they are first used, files when they are created; in huge pages if the kernel
     /// has any, reserved (`vm.nr_hugepages`) or not.
     #[default]
     OnDemand,
-    /// As [`Self::OnDemand`], in small pages. A table with few connections takes less memory; a look-up in a large one
-    /// also waits for page tables.
+    /// Like [`Self::OnDemand`], in small pages. A table with few connections takes less memory; a look-up in a large
+    /// one also waits for page tables.
     SmallPages,
     /// Everything is allocated at once, in huge pages as with [`Self::OnDemand`]. For tables that are expected to
     /// become full.
@@ -62,9 +62,10 @@ pub enum Pages {
     Small,
 }
 
-/// A type of cell that may be placed in fresh memory.
+/// A type of cell that may be located in fresh memory.
 ///
 /// # Safety
+///
 /// Every byte belongs to an atomic, so that shared references are sound whichever thread writes, and all bytes zero are
 /// a valid value.
 pub(crate) unsafe trait Cell: Default {}
@@ -107,7 +108,8 @@ impl Mapping {
     /// Maps at least `size_bytes` of zeros.
     ///
     /// # Errors
-    /// The error of `mmap` for small pages. A lack of huge pages is no error.
+    ///
+    /// The error of `mmap` for small pages. A lack of huge pages is not an error.
     pub(crate) fn create(size_bytes: usize, memory: Memory) -> io::Result<Arc<Self>> {
         let size_bytes = file_bytes(size_bytes);
         if memory != Memory::SmallPages
@@ -132,7 +134,8 @@ impl Mapping {
     /// mapped.
     ///
     /// # Errors
-    /// The file has another length. Or the error of `mmap`.
+    ///
+    /// The file has another length; or the error of `mmap`.
     pub(crate) fn of_file(file: &File, size_bytes: usize, memory: Memory) -> io::Result<Arc<Self>> {
         let size_bytes = file_bytes(size_bytes);
         let length = file.metadata()?.len();
@@ -146,16 +149,16 @@ impl Mapping {
         Ok(Arc::new(mapping))
     }
 
-    /// The kind of its pages as far as it is known without [`Self::begins_huge`].
+    /// The kind of pages, as far as it is known without [`Self::begins_huge`].
     pub(crate) fn pages(&self) -> Pages {
         self.pages
     }
 
     /// Whether the kernel has put the first bytes of anonymous memory, which must have been written, into a huge page.
     pub(crate) fn begins_huge(&self) -> bool {
-        // Only if they share a page are all others in memory, too.
+        // Only if they share a page are all other small pages in memory, too.
         let mut in_memory = [0; HUGE_PAGE_BYTES / SMALL_PAGE_BYTES];
-        // SAFETY: a mapping is at least one huge page long, and the call writes a byte for each page of it, of which
+        // SAFETY: a mapping is at least one huge page long, and the call writes a byte for each page in it, of which
         // none is smaller than `SMALL_PAGE_BYTES`.
         let result =
             unsafe { libc::mincore(self.base.as_ptr().cast(), HUGE_PAGE_BYTES, in_memory.as_mut_ptr()) };
@@ -163,15 +166,16 @@ impl Mapping {
         result == 0 && in_memory[..pages].iter().all(|page| page & 1 == 1)
     }
 
-    /// A view of `len` cells from byte `offset` on.
+    /// A view of `len` cells from byte `offset`.
     ///
     /// # Panics
-    /// If they do not lie inside the mapping or are not aligned.
+    ///
+    /// If they are not inside the mapping or not aligned.
     pub(crate) fn cells<C: Cell>(self: &Arc<Self>, offset: usize, len: usize) -> Cells<C> {
         let end = len.checked_mul(size_of::<C>()).and_then(|bytes| bytes.checked_add(offset));
         assert!(end.is_some_and(|end| end <= self.size_bytes), "cells within the mapping");
         // SAFETY: `offset` is not beyond the mapping's end, as was just checked, so the result stays within the one
-        // mapped object that `base` points to.
+        // mapped object to which `base` points.
         let first = unsafe { self.base.add(offset) }.cast::<C>();
         assert!(first.is_aligned(), "cells aligned");
         Cells { first, len, _mapping: Arc::clone(self) }
@@ -183,9 +187,9 @@ impl Mapping {
         ftruncate(&file, size_bytes as u64)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // The kernel places files of huge pages at multiples of their size by itself. A fixed address would not do:
-        // without huge pages the call fails, and the kernel may already have unmapped the old range by then.
-        // SAFETY: the address is the kernel's choice, so no other mapping is replaced. Only this function has the file,
-        // and it is never truncated again.
+        // without huge pages the call fails, and the kernel may already have unmapped the old range by then. SAFETY:
+        // the address is the kernel's choice, so no other mapping is replaced. Only this function has the file, and it
+        // is never truncated again.
         let start = unsafe { mmap(null_mut(), size_bytes, access, MapFlags::SHARED, file, 0) }?;
         let base = NonNull::new(start.cast::<u8>()).ok_or(io::ErrorKind::OutOfMemory)?;
         let _reservation = Reservation { start: base, size_bytes };
@@ -202,8 +206,8 @@ impl Mapping {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let (reservation, base) = Reservation::aligned(size_bytes, ProtFlags::empty())?;
         let aligned = base.as_ptr().cast();
-        // SAFETY: the range lies in the reservation. No other code knows that, and only that is replaced. The file is
-        // at least as long and is never truncated again, so no page of it can vanish under the mapping.
+        // SAFETY: the range is inside the reservation. No other code has its address, and nothing else is replaced. The
+        // file is at least as long and is never truncated again, so no page of it can vanish under the mapping.
         let mapped =
             unsafe { mmap(aligned, size_bytes, access, MapFlags::SHARED | MapFlags::FIXED, file, 0) };
         let base = match mapped {
@@ -218,12 +222,12 @@ impl Mapping {
         Ok(Self { base, size_bytes, pages: Pages::Small, _reservation: reservation })
     }
 
-    /// Enters all pages in this process's page tables, so that later accesses do not wait for the kernel.
+    /// Maps all pages into this process's page tables, so that later accesses do not wait for the kernel.
     pub(crate) fn touch(&self) {
         for offset in (0..self.size_bytes).step_by(SMALL_PAGE_BYTES) {
-            // SAFETY: `offset` is below the size of the mapping that `base` points to.
+            // SAFETY: `offset` is below the size of the mapping to which `base` points.
             let byte = unsafe { self.base.add(offset) }.cast::<AtomicU8>();
-            // SAFETY: the byte is mapped, and all that have the memory access it by atomics.
+            // SAFETY: the byte is mapped, and all users of the memory access it through atomics.
             let _ = unsafe { byte.as_ref() }.load(Ordering::Relaxed);
         }
     }
@@ -241,17 +245,18 @@ impl Mapping {
         self.advise_part(0, self.size_bytes, advice)
     }
 
-    /// Gives the kernel this advice, of those that change no byte of the mapping. Returns whether it was accepted.
+    /// Gives the kernel this advice, which must be one that changes no byte of the mapping. Returns whether it was
+    /// accepted.
     fn advise_part(&self, offset: usize, size_bytes: usize, advice: i32) -> bool {
         assert!(offset + size_bytes <= self.size_bytes, "a part of the mapping");
         let start = self.base.as_ptr().wrapping_add(offset).cast::<c_void>();
-        // SAFETY: the range lies in this mapping, and its bytes stay as they are.
+        // SAFETY: the range is inside this mapping, and its bytes do not change.
         unsafe { libc::madvise(start, size_bytes, advice) == 0 }
     }
 }
 
-/// Allocates a file of zeros in huge pages as far as the kernel finds any. Its length is a multiple of theirs, and
-/// nothing of it is allocated yet. The rest stays unallocated. Returns whether all of it has huge pages.
+/// Allocates a zero-filled file in huge pages, as far as the kernel finds any. Its length must be a multiple of theirs,
+/// and nothing of it allocated yet. The rest stays unallocated. Returns whether all of it has huge pages.
 ///
 /// In this order the kernel fills huge pages with zeros; in a file that is already allocated it would copy small pages
 /// into them, which takes many times as long. It needs no permission for huge pages on this tmpfs (`huge=`).
@@ -277,8 +282,8 @@ struct Reservation {
 
 #[cfg(not(loom))]
 impl Reservation {
-    /// Private memory with at least `size_bytes` from the returned address on, a multiple of a huge page: a huge page
-    /// must be at a multiple of its size in the address space, but the kernel places mappings at any page.
+    /// Private memory with at least `size_bytes` from the returned address, which is a multiple of a huge page: a huge
+    /// page must be at a multiple of its size in the address space, but the kernel places mappings at any page.
     fn aligned(size_bytes: usize, access: ProtFlags) -> io::Result<(Self, NonNull<u8>)> {
         let size_bytes = size_bytes + HUGE_PAGE_BYTES;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
@@ -310,7 +315,7 @@ pub(crate) struct Cells<C> {
     _mapping: Arc<Mapping>,
 }
 
-// SAFETY: it is a counted reference to a mapping, which is `Send`, and it derefs to cells made of atomics.
+// SAFETY: it is a counted reference to a mapping, which is `Send`, and it derefs to cells that consist of atomics.
 #[cfg(not(loom))]
 unsafe impl<C: Cell> Send for Cells<C> {}
 // SAFETY: as for `Send`; only the methods of the cells write.
@@ -443,7 +448,7 @@ mod tests {
             let from = format!("{:x}-", mapping.base.as_ptr() as usize);
             let flags = smaps.lines().skip_while(|line| !line.starts_with(&from));
             let flags = flags.into_iter().find(|line| line.starts_with("VmFlags:")).unwrap();
-            // Reserved huge pages are no mapping of this kind.
+            // Reserved huge pages are a different kind of mapping.
             assert!(flags.contains(flag) || mapping.pages() == Pages::Reserved, "{memory:?}: {flags}");
         }
     }

@@ -1,6 +1,6 @@
 //! Memory that threads and processes share, and the only raw views of it.
 //!
-//! Everything here checks its arguments in release builds too. Any thread may safely use its results, in any order.
+//! Everything here checks its arguments in release builds, too. Any thread may safely use its results, in any order.
 
 // Raw views of shared memory are the purpose of this module; all code that uses it is safe.
 #![allow(unsafe_code)]

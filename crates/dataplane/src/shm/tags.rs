@@ -8,8 +8,8 @@ use super::atomic::AtomicU64;
 use super::atomic::Ordering;
 use super::layout::SLOTS;
 
-/// A bit for each slot of which the upper half equals that of `wanted` under the upper half of `mask`. The slots are
-/// read without order: code that reads the entry of a hit reads the slot again.
+/// A bit for each slot whose upper half equals that of `wanted` under the upper half of `mask`. The slots are read
+/// without ordering: code that reads the entry of a hit reads the slot again.
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 #[inline(always)]
 pub(crate) fn matching(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u32 {
@@ -29,7 +29,7 @@ fn by_vectors(slots: &[AtomicU64; SLOTS], mask: u64, wanted: u64) -> u32 {
     let mut pairs = [_mm_setzero_si128(); SLOTS / 2];
     for (pair, slots) in pairs.iter_mut().zip(slots.chunks_exact(2)) {
         let from: *const AtomicU64 = slots.as_ptr();
-        // SAFETY: it reads two slots, which lie within `slots`. Other threads may write them meanwhile; if the
+        // SAFETY: it reads two slots, which are inside `slots`. Other threads may write them at the same time; if the
         // processor reads a slot half old and half new, the result is a wrong hit or miss. Callers read the slot of a
         // hit again, and a miss leads to a look-up for the insertion, which reads every slot whole.
         unsafe {

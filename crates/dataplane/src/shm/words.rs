@@ -10,36 +10,40 @@ pub(crate) use self::model::{Rows, Words};
 #[cfg(not(loom))]
 pub(crate) use xvs_xdp::bpf::{Rows, Words};
 
-/// Maps a map of this object.
+/// Maps the words of a map in this object.
 ///
 /// # Errors
+///
 /// The kernel's.
 #[cfg(not(loom))]
 pub(crate) fn of_object<const N: usize>(object: &Object, map: &CStr) -> io::Result<Words<N>> {
     object.words(map)
 }
 
-/// Maps a map of another process.
+/// Maps the words of another process's map.
 ///
 /// # Errors
+///
 /// The kernel's.
 #[cfg(not(loom))]
 pub(crate) fn of_map<const N: usize>(map: &KernelMap) -> io::Result<Words<N>> {
     map.map_words()
 }
 
-/// Maps the values of a map of this object.
+/// Maps the values of a map in this object.
 ///
 /// # Errors
+///
 /// The kernel's.
 #[cfg(not(loom))]
 pub(crate) fn rows_of_object<const N: usize>(object: &Object, map: &CStr) -> io::Result<Rows<N>> {
     object.rows(map)
 }
 
-/// Maps the values of a map of another process.
+/// Maps the values of another process's map.
 ///
 /// # Errors
+///
 /// The kernel's.
 #[cfg(not(loom))]
 pub(crate) fn rows_of_map<const N: usize>(map: &KernelMap) -> io::Result<Rows<N>> {
@@ -73,11 +77,11 @@ mod model {
 
     use crate::shm::atomic::AtomicU64;
 
-    /// Zeros at first. A clone is another mapping of the same words.
+    /// Initially zero. A clone is another mapping of the same words.
     #[derive(Debug, Clone)]
     pub(crate) struct Words<const N: usize>(Arc<[AtomicU64; N]>);
 
-    /// Zeros at first, in rows. A clone is another mapping of the same words.
+    /// Initially zero, in rows. A clone is another mapping of the same words.
     #[derive(Debug, Clone)]
     pub(crate) struct Rows<const N: usize>(Arc<[[AtomicU64; N]]>);
 

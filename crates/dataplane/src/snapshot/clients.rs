@@ -1,16 +1,15 @@
 //! The clients of services with limits: the connections that each has, and when it may begin the next one.
 //!
 //! A client is a network of a configured length (`[limits]` in xvs.toml), by default an IPv4 address and an IPv6 /64,
-//! at one service. All workers share one table of fixed size, in sets of eight; a keyed hash chooses the set, so nobody
-//! can fill the set of another client on purpose. A new client replaces one without connections: the one that has been
-//! free to connect again for the longest time. If all clients of the set have connections, the new client is not
-//! limited, and its connections are counted as unlimited.
+//! at one service. All workers share one table of fixed size, in sets of eight; a keyed hash chooses the set, so no
+//! sender can deliberately fill the set of another client. A new client replaces one without connections: the one that
+//! has been free to connect again for the longest time. If all clients in the set have connections, the new client is
+//! not limited, and its connections are counted as unlimited.
 //!
-//! Two words a client, each changed by compare-and-swap, so that no worker waits: its tag with the number of its
+//! Each client has two integers, changed by compare-and-swap, so that no worker waits: its tag with the number of its
 //! connections, and the earliest time of its next connection (the generic cell rate algorithm, ITU-T I.371). If a
-//! client is replaced while another worker looks it up, that worker looks it up again. Cost for a new connection of a
-//! service with a limit: two cache lines; for others: nothing. Not here: the checked packets
-//! (`new_connection/limit.rs`).
+//! client is replaced while another worker looks it up, that worker looks it up again. Cost for a new connection to a
+//! service with a limit: two cache lines; for others: nothing. `new_connection/limit.rs` checks packets.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::OnceLock;
@@ -27,16 +26,16 @@ pub struct Clients {
     settings: ClientSettings,
     secret: HashSecret,
     sets: OnceLock<Box<[Set]>>,
-    /// Connections that were admitted because their client found no place.
+    /// The number of connections that were admitted because their client found no slot.
     unlimited: AtomicUsize,
 }
 
-/// The size of the table, and what a client is.
+/// The size of the table, and the definition of a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientSettings {
-    /// The most clients that are known at once.
+    /// Maximum number of clients that are known at once.
     pub clients: usize,
-    /// The length of a client's network, in bits: of IPv4 and of IPv6.
+    /// The length of a client's network, in bits: for IPv4 and for IPv6.
     pub lengths: [u8; 2],
 }
 
@@ -52,13 +51,13 @@ struct Set([Slot; WAYS]);
 
 #[derive(Default)]
 struct Slot {
-    /// A tag in the upper 40 bits, never 0, and the number of connections in the lower 24; 0: empty.
+    /// A tag in the upper 40 bits, never 0, and the number of connections in the lower 24; 0 if empty.
     owner: AtomicU64,
     /// When the client could make its next connection without a burst, in nanoseconds of the clock.
     due: AtomicU64,
     /// New connections that were refused.
     refused: AtomicU64,
-    /// The hash of the service, and the network's address: for listings alone.
+    /// The hash of the service, and the network's address: only for listings.
     service: AtomicU64,
     addr: [AtomicU64; 2],
 }
@@ -69,7 +68,7 @@ enum Counted {
     Yes,
     /// The count is at its limit.
     Full,
-    /// The slot is that of another client by now.
+    /// The slot now belongs to another client.
     Replaced,
 }
 
@@ -78,30 +77,30 @@ enum Counted {
 pub enum Refusal {
     /// It has the most connections that it may have.
     Connections,
-    /// It has made too many in too short a time.
+    /// The client has begun too many connections in too short a time.
     Rate,
 }
 
 /// A client in a listing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Client {
-    /// Its network.
+    /// The client's network.
     pub network: Prefix,
-    /// The hash of its service by [`Clients::hash_of`].
+    /// The hash of the client's service, from [`Clients::hash_of`].
     pub service: u64,
-    /// Its connections, if the service limits them.
+    /// The number of the client's connections, if the service limits them.
     pub connections: u32,
-    /// Its new connections that were refused.
+    /// The number of the client's new connections that were refused.
     pub refused: u64,
 }
 
 impl Clients {
-    /// An empty table, which takes memory once it is provided. Different secrets place clients in unrelated sets.
+    /// An empty table, which takes memory once it is provided. Different secrets put clients into unrelated sets.
     pub fn new(settings: ClientSettings, secret: HashSecret) -> Self {
         Self { settings, secret, sets: OnceLock::new(), unlimited: AtomicUsize::new(0) }
     }
 
-    /// Allocates the table, unless it is there. Never called by a worker.
+    /// Allocates the table, unless it is already allocated. Never called by a worker.
     pub fn provide(&self) {
         let sets = self.settings.clients.div_ceil(WAYS).next_power_of_two();
         self.sets.get_or_init(|| (0..sets).map(|_| Set::default()).collect());
@@ -123,10 +122,11 @@ impl Clients {
         copied
     }
 
-    /// Counts a new connection of a client at once, if the limit allows it. `Ok(false)`: its connections are not
-    /// counted, because the limit has no number of them or the client found no place.
+    /// Counts a client's new connection, if the limit allows it. `Ok(false)`: its connections are not counted, because
+    /// the limit does not include a number of connections or the client found no slot.
     ///
     /// # Errors
+    ///
     /// The limit refuses it.
     pub(crate) fn admit(
         &self,
@@ -165,7 +165,7 @@ impl Clients {
         above.inspect(|slot| _ = slot.refused.fetch_add(1, Relaxed)).is_some()
     }
 
-    /// Counts a connection that exists already, after a start. Returns `false` if its client found no place.
+    /// Counts an existing connection after a start. Returns `false` if its client found no slot.
     pub fn resume(&self, key: ServiceKey, client: IpAddr) -> bool {
         self.provide();
         let slot = self.slot(key, client, Millis(0));
@@ -176,14 +176,14 @@ impl Clients {
         is_counted
     }
 
-    /// Takes a connection that [`Self::admit`] has counted out of the count.
+    /// Removes a connection that [`Self::admit`] has counted from the count.
     pub(crate) fn release(&self, key: ServiceKey, client: IpAddr) {
         let Some((set, tag)) = self.set(self.hash(key, client)) else { return };
-        // Two workers that met a client at once may have given it two places; each counts its own connections.
+        // Two workers that met a client at once may have given it two slots; each counts its own connections.
         let _ = set.0.iter().any(|slot| slot.decrement(tag));
     }
 
-    /// Connections that were admitted because their client found no place.
+    /// The number of connections that were admitted because their client found no slot.
     pub fn unlimited(&self) -> usize {
         self.unlimited.load(Relaxed)
     }
@@ -236,7 +236,7 @@ impl Clients {
         Some((&sets[hash as usize & (sets.len() - 1)], (hash >> CONNECTIONS_BITS).max(1)))
     }
 
-    /// The client's slot, perhaps just taken from another client, with its tag.
+    /// The client's slot, possibly just taken from another client, with its tag.
     fn slot(&self, key: ServiceKey, client: IpAddr, now: Millis) -> Option<(&Slot, u64)> {
         let (set, tag) = self.set(self.hash(key, client))?;
         for _ in 0..WAYS {
@@ -247,7 +247,7 @@ impl Clients {
             let slot = free.min_by_key(|slot| (slot.tag() != 0, slot.due.load(Relaxed)))?;
             let former = slot.owner.load(Relaxed);
             let is_free = former & u64::from(CONNECTIONS_MAX) == 0;
-            // Relaxed: the words of a slot order no other memory.
+            // Relaxed: the fields of a slot order no other memory.
             if is_free
                 && slot.owner.compare_exchange(former, tag << CONNECTIONS_BITS, Relaxed, Relaxed).is_ok()
             {
@@ -287,7 +287,7 @@ impl Slot {
         (self.owner.load(Relaxed) & u64::from(CONNECTIONS_MAX)) as u32
     }
 
-    /// Counts a connection, if the slot is still that of this tag and it counts fewer than `most`.
+    /// Counts a connection, if the slot still has this tag and counts fewer than `most`.
     fn increment(&self, tag: u64, most: u32) -> Counted {
         let mut refused = Counted::Full;
         let done = self.owner.fetch_update(Relaxed, Relaxed, |owner| {
@@ -298,7 +298,7 @@ impl Slot {
         done.map_or(refused, |_| Counted::Yes)
     }
 
-    /// Takes a connection out of the count, if the slot is that of this tag and counts one.
+    /// Removes a connection from the count, if the slot has this tag and counts at least one.
     fn decrement(&self, tag: u64) -> bool {
         let taken = self.owner.fetch_update(Relaxed, Relaxed, |owner| {
             let has_one = owner >> CONNECTIONS_BITS == tag && owner & u64::from(CONNECTIONS_MAX) > 0;
@@ -307,7 +307,7 @@ impl Slot {
         taken.is_ok()
     }
 
-    /// Takes the permission for a new connection, if the rate gives one now.
+    /// Consumes the permission for a new connection, if the rate gives one now.
     fn take(&self, limit: ClientLimit, now: Millis) -> bool {
         self.due.fetch_update(Relaxed, Relaxed, |due| next_due(limit.rate, limit.burst, due, now)).is_ok()
     }
@@ -317,17 +317,17 @@ fn copy(word: &AtomicU64) -> AtomicU64 {
     AtomicU64::new(word.load(Relaxed))
 }
 
-/// The generic cell rate algorithm, for a rate a second and a burst (0: the rate). If the next event, which is due at
-/// `due`, may come now, returns when the one after it is due. Times in nanoseconds of the clock.
+/// The generic cell rate algorithm, for a rate per second and a burst (0 means the rate). If the next event, which is
+/// due at `due`, may happen now, returns when the one after it is due. Times in nanoseconds of the clock.
 pub(super) fn next_due(rate: u32, burst: u32, due: u64, now: Millis) -> Option<u64> {
     let now = nanoseconds(now);
     let (interval, early) = interval_and_early(rate, burst);
-    // Time moves in milliseconds, so what is due within one is due now.
+    // Time advances in milliseconds, so an event that is due within one is due now.
     let early = early.max(MILLISECOND - 1);
     (due <= now + early).then(|| due.max(now) + interval)
 }
 
-/// The time between two events of a rate a second, and how much earlier a burst (0: the rate) lets one come, in
+/// The time between two events at a rate per second, and how much earlier a burst (0 means the rate) permits one, in
 /// nanoseconds.
 pub(crate) fn interval_and_early(rate: u32, burst: u32) -> (u64, u64) {
     let interval = SECOND / u64::from(rate);
@@ -349,7 +349,7 @@ const SECOND: u64 = 1_000_000_000;
 /// The clients of a set.
 const WAYS: usize = 8;
 const CONNECTIONS_BITS: u32 = 24;
-/// The most connections of a client that are counted.
+/// Maximum number of a client's connections that are counted.
 const CONNECTIONS_MAX: u32 = (1 << CONNECTIONS_BITS) - 1;
 
 #[cfg(test)]
@@ -412,7 +412,7 @@ mod tests {
         let known = clients(WAYS);
         assert_eq!(known.admit(key(80), client(1), THREE, Millis(1)), Ok(true));
         let (set, tag) = known.set(known.hash(key(80), client(1))).unwrap();
-        // The other worker has not found the first place yet, and takes the next one.
+        // The other worker has not found the first slot yet, and takes the next one.
         assert_eq!(set.0[1].owner.compare_exchange(0, tag << CONNECTIONS_BITS, Relaxed, Relaxed), Ok(0));
         assert_eq!(set.0[1].increment(tag, 3), Counted::Yes);
         let connections = || [0, 1].map(|place| set.0[place].connections());
@@ -427,7 +427,7 @@ mod tests {
     fn a_client_whose_place_another_one_has_taken_meanwhile_is_not_counted_there() {
         let known = clients(WAYS);
         let (slot, tag) = known.slot(key(80), client(1), Millis(1)).unwrap();
-        // The other places have connections.
+        // The other slots have connections.
         for number in 2..=WAYS as u32 + 1 {
             assert_eq!(known.admit(key(80), client(number), THREE, Millis(1)), Ok(true));
         }

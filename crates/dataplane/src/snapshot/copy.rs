@@ -1,8 +1,8 @@
-//! A copy of all configuration for a dry run. The copy shares no state that packets change.
+//! A copy of the whole configuration for a dry run. The copy shares no state that packets change.
 //!
-//! Made when an operator explains a packet (`explain/`). Counts, overload flags and scheduler states have their current
-//! values and then change independently. The data of schedulers is read in place and never written. The copy records
-//! each decision of its schedulers. Cost: an allocation or two for each destination.
+//! Created when an operator explains a packet (`explain/`). Counts, overload flags and scheduler states have their
+//! current values and then change independently. The data of schedulers is read in place and never written. The copy
+//! records each decision of its schedulers. Cost: an allocation or two for each destination.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,15 +36,15 @@ pub struct Candidate {
     pub endpoint: Endpoint,
     /// The forwarding method.
     pub method: ForwardingMethod,
-    /// Its weight in force.
+    /// The weight in force.
     pub weight: Weight,
-    /// Its connections.
+    /// The destination's connections.
     pub load: Load,
     /// Whether it was overloaded.
     pub overloaded: bool,
-    /// The part of its share that it gets, in percent, if it waits because it starts slowly.
+    /// The fraction of its share that it gets, in percent, if it waits because it starts slowly.
     pub slow_start_percent: Option<u32>,
-    /// Its upper threshold, in connections; 0: none.
+    /// The upper threshold, in connections; 0 if there is none.
     pub upper_threshold: u32,
 }
 
@@ -70,7 +70,7 @@ impl Snapshot {
                 let copied = limits.iter().map(|(key, limit)| (*key, Arc::new(limit.separate_copy())));
                 Arc::new(copied.collect())
             }),
-            // Nor send the packets of health checks, or take their replies.
+            // The copy neither sends the packets of health checks nor receives their replies.
             vip_probes: self.vip_probes.as_ref().map(|probes| Arc::new(probes.separate_copy())),
             ..self.clone()
         };

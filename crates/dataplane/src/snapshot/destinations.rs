@@ -1,4 +1,4 @@
-//! Destinations by number, with the data that packets of their connections need.
+//! Destinations by number, with the data that packets on their connections need.
 
 use std::array;
 use std::sync::Arc;
@@ -25,18 +25,18 @@ impl DestinationId {
     pub const NONE: Self = Self(NO_DESTINATION);
 }
 
-/// A destination, with the data that packets of its connections need.
+/// A destination, with the data that packets on its connections need.
 #[derive(Clone)]
 pub struct Destination {
-    /// Whether it is still configured. If not, packets of its connections are dropped.
+    /// Whether it is still configured. If not, packets on its connections are dropped.
     pub available: bool,
     /// The service that it belongs to.
     pub key: ServiceKey,
-    /// Its endpoint; port 0 keeps the packet's port.
+    /// The destination's endpoint; port 0 keeps the packet's port.
     pub endpoint: Endpoint,
     /// The forwarding method of new connections.
     pub method: ForwardingMethod,
-    /// Its weight.
+    /// The weight in force.
     pub weight: Weight,
     /// The path to it.
     pub path: Path,
@@ -44,11 +44,11 @@ pub struct Destination {
     pub path_mtu: Arc<PathMtu>,
     /// The outer headers of tunnels to it.
     pub tunnel: Tunnel,
-    /// The same for packets of each VRF.
+    /// The same for packets in each VRF.
     pub in_vrfs: Arc<[PathInVrf]>,
-    /// Its connections and counters.
+    /// The destination's connections and counters.
     pub live: Arc<DestinationLive>,
-    /// Its service's numbers.
+    /// The numbers of the destination's service.
     pub service: Arc<ServiceLive>,
 }
 
@@ -72,8 +72,8 @@ struct InVrf {
 }
 
 impl Destination {
-    /// The best of the paths to it, of packets of any VRF or of none: one that works, else one to a neighbour that is
-    /// not resolved.
+    /// The best path to the destination for packets in any VRF or in none: one that works, otherwise one to a neighbour
+    /// that is not resolved.
     pub fn best_path(&self) -> Path {
         let paths = [self.path].into_iter().chain(self.in_vrfs.iter().map(|of| of.path));
         let rank = |path: &Path| match path {
@@ -93,7 +93,7 @@ impl Destination {
         by_vrf.collect()
     }
 
-    /// The route to it. `None`: it is not available, or its next hop is not resolved.
+    /// The route to the destination. `None` if it is not available, or its next hop is not resolved.
     fn route(&self) -> Option<Route> {
         let Path::To(hop) = self.path else { return None };
         let tunnel = match self.method {
@@ -118,7 +118,7 @@ struct Page {
     /// Side by side, because most packets need nothing else.
     routes: [Option<Route>; PAGE],
     destinations: Vec<Option<Destination>>,
-    /// For each place; without VRFs they are empty.
+    /// For each index; empty without VRFs.
     in_vrfs: Vec<Vec<InVrf>>,
 }
 
@@ -143,7 +143,7 @@ impl Destinations {
         self.pages.get(id / PAGE)?.destinations.get(id % PAGE)?.as_ref()
     }
 
-    /// The destination with this number, as packets of this VRF, or of none, reach it.
+    /// The destination with this number, as packets in this VRF, or in none, reach it.
     #[inline]
     pub fn find_in(&self, vrf: Option<Table>, id: DestinationId) -> Option<&Destination> {
         let Some(vrf) = vrf else { return self.find(id) };
@@ -159,7 +159,7 @@ impl Destinations {
         self.pages.get(id / PAGE)?.routes[id % PAGE].as_ref()
     }
 
-    /// The same for packets of this VRF, or of none.
+    /// The same for packets in this VRF, or in none.
     #[inline]
     pub(crate) fn route_in(&self, vrf: Option<Table>, id: DestinationId) -> Option<&Route> {
         let Some(vrf) = vrf else { return self.route(id) };
@@ -196,8 +196,8 @@ impl Destinations {
         self.pages.iter().flat_map(|page| &page.destinations).flatten()
     }
 
-    /// The destinations whose route or tunnel differs from that in `before`. Costs a comparison for each page, and for
-    /// each route of a changed page.
+    /// The destinations whose route or tunnel differs from that in `before`. Cost: a comparison for each page, and for
+    /// each route in a changed page.
     pub(crate) fn rerouted_since<'a>(&'a self, before: &'a Self) -> impl Iterator<Item = DestinationId> + 'a {
         let pages = self.pages.iter().zip(&before.pages).enumerate();
         let changed = pages.filter(|(_, (after, before))| !Arc::ptr_eq(after, before));
@@ -214,7 +214,7 @@ impl Destinations {
         })
     }
 
-    /// Applies a function to each destination; the numbers stay.
+    /// Applies a function to each destination; the numbers do not change.
     pub(super) fn map(&self, one: impl Fn(&Destination) -> Destination) -> Self {
         let pages = self.pages.iter().map(|page| {
             let each = page.destinations.iter().map(|destination| destination.as_ref().map(&one));
@@ -223,7 +223,7 @@ impl Destinations {
         Self { pages: pages.collect() }
     }
 
-    /// Makes this, an earlier version of `later`, equal to it. Costs a comparison for each page.
+    /// Makes this, an earlier version of `later`, equal to it. Cost: a comparison for each page.
     pub(super) fn catch_up(&mut self, later: &Self) {
         self.pages.truncate(later.pages.len());
         share(&mut self.pages, &later.pages);

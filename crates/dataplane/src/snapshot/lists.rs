@@ -6,7 +6,7 @@
 //! packets that belong to no service are never checked. While there are lists, workers check every packet to a service;
 //! the XDP program drops most refused packets earlier (`steering/lists.rs`). Cost: a check of one bit for a packet
 //! whose client is in no list. For other packets, and with allow lists for all packets: a look-up of the service, and
-//! one for each prefix length in use. A change of a list builds the bits anew: a pass over all networks.
+//! one for each prefix length in use. A change to a list rebuilds the bits: a pass over all networks.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -33,7 +33,7 @@ pub struct Lists {
     allows: bool,
 }
 
-/// The lists of all services, or of one: each has a part of commands and one of a file.
+/// The lists of all services, or of one: each has networks from commands and networks from a file.
 #[derive(Debug, Clone, Default)]
 pub struct Scope {
     /// Packets from these are dropped.
@@ -45,7 +45,7 @@ pub struct Scope {
 /// A list.
 #[derive(Debug, Clone, Default)]
 pub struct List {
-    /// Its networks: from commands, and from its file.
+    /// The list's networks: from commands, and from its file.
     pub parts: [Option<Arc<Networks>>; 2],
     /// Packets that workers have dropped by it.
     pub dropped: Arc<AtomicU64>,
@@ -81,12 +81,12 @@ impl Lists {
         self.allows
     }
 
-    /// Whether a packet from this source may be refused. True also for few other sources.
+    /// Whether a packet from this source may be refused. True also for a few other sources.
     pub(crate) fn concern(&self, source: IpAddr) -> bool {
         self.allows || self.filter.may_have(source)
     }
 
-    /// The list that refuses a packet to a service, with the reason; `None`: it may pass.
+    /// The list that refuses a packet to a service, with the reason; `None` if the packet may pass.
     fn refusal(&self, service: &ServiceKey, source: IpAddr) -> Option<(&List, DropReason)> {
         let scopes = self.services.get(service).into_iter().chain([&self.all]);
         let deny = scopes.clone().map(|scope| &scope.deny).find(|list| list.has(source));
@@ -97,7 +97,7 @@ impl Lists {
         })
     }
 
-    /// A copy of the lists, whose drops are counted nowhere.
+    /// A copy of the lists, without counting drops.
     pub(crate) fn uncounted(&self) -> Self {
         let services = self.services.iter().map(|(key, scope)| (*key, scope.uncounted())).collect();
         Self { all: self.all.uncounted(), services, ..self.clone() }
@@ -116,8 +116,8 @@ impl Snapshot {
         self.refusal(link, packet, is_reply).is_some()
     }
 
-    /// Why a list refuses a packet, which is counted at the list; `None`: it may pass. A reply of a connection always
-    /// may, even if it goes to a local address with a service.
+    /// The reason why a list refuses a packet, which is counted at the list; `None` if it may pass. A reply on a
+    /// connection always may, even if it goes to a local address with a service.
     #[inline]
     pub fn refuses(
         &self,
@@ -152,12 +152,12 @@ impl List {
         self.networks().any(|networks| !networks.is_empty())
     }
 
-    /// The number of its networks. A network in both parts counts twice.
+    /// The number of networks. A network in both sets counts twice.
     pub fn size(&self) -> usize {
         self.networks().map(Networks::len).sum()
     }
 
-    /// Whether an address is in one of its networks.
+    /// Whether an address is in one of the list's networks.
     fn has(&self, addr: IpAddr) -> bool {
         self.networks().any(|networks| networks.have(addr))
     }
@@ -214,7 +214,7 @@ impl Networks {
         self.len() == 0
     }
 
-    /// Whether an address is in one of them.
+    /// Whether an address is in one of the networks.
     fn have(&self, addr: IpAddr) -> bool {
         match addr {
             IpAddr::V4(addr) => {
@@ -253,12 +253,12 @@ impl Networks {
     }
 }
 
-/// The first stage of all lists: a bit for each /24 of IPv4, and one for each hash of a /48 of IPv6. An address whose
-/// bit is 0 is in no list.
+/// The first stage of all lists: a bit for each IPv4 /24, and one for each hash of an IPv6 /48. An address whose bit is
+/// 0 is in no list.
 #[derive(Debug, Clone)]
 pub(crate) struct Filter {
     words: Arc<[u64]>,
-    /// Whether a network of IPv6 is larger than a /48, so that each address may be in it.
+    /// Whether an IPv6 network is larger than a /48, so that each address may be in it.
     pub(crate) wide_v6: bool,
 }
 
@@ -312,7 +312,7 @@ impl Default for Filter {
     }
 }
 
-/// The hash of the /48 of an address, by the first half of its bits. The XDP program has the same one.
+/// The hash of an address's /48, given the first half of its bits. The XDP program computes the same hash.
 fn hash48(upper: u64) -> usize {
     ((upper >> 16).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 41) as usize
 }

@@ -63,7 +63,7 @@ impl ServiceLive {
     }
 }
 
-/// The time after which unanswered connections no longer mean anything.
+/// The time after which unanswered connections are no longer meaningful.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// The time within which a client has repeated its SYN. Linux does so after one second.
@@ -89,7 +89,7 @@ impl Counts {
     }
 }
 
-/// Numbers of a destination that outlive snapshots, on cache lines of their own.
+/// Numbers of a destination that outlive snapshots, on separate cache lines.
 #[derive(Default)]
 #[cfg_attr(not(loom), repr(align(64)))]
 pub struct DestinationLive {
@@ -97,21 +97,21 @@ pub struct DestinationLive {
     templates: AtomicI32,
     unanswered: AtomicU32,
     last_unanswered: AtomicU64,
-    /// When the destination last refused a connection; 0: it never has, or it has accepted one since.
+    /// When the destination last refused a connection; 0 if never, or if it has accepted one since.
     last_refused: AtomicU64,
-    /// When a first packet was last answered with an ICMP error, and when the last reply came by this director and was
-    /// left to the kernel; 0 as for `last_refused`.
+    /// When a first packet last caused an ICMP error, and when the last reply passed through this director and was left
+    /// to the kernel; 0 as for `last_refused`.
     last_rejected: AtomicU64,
     last_returned: AtomicU64,
-    /// TCP connections by NAT of clients in the destination's own network that were not answered, since the last one
-    /// that was; and the last such client, with the time.
+    /// The number of unanswered NAT connections over TCP from clients in the destination's own network, since the last
+    /// answered one; and the last such client, with the time.
     neighbours: AtomicU32,
     last_neighbour: Mutex<Option<(IpAddr, Millis)>>,
-    /// Where the XDP program counts connections that have become inactive; unset: it forwards none.
+    /// Where the XDP program counts connections that have become inactive; unset if it forwards none.
     moves: OnceLock<(Arc<Offloaded>, u32)>,
-    /// Its counters.
+    /// The destination's counters.
     pub stats: SharedStats,
-    /// How long it takes until its first reply.
+    /// The times until the destination's first reply.
     pub responses: ResponseTimes,
 }
 
@@ -128,8 +128,8 @@ impl DestinationLive {
         self.stats.resume(counted);
     }
 
-    /// Its connections by the states that the table has, which [`Self::resume`] takes: without what the XDP program
-    /// has moved. Those of bursts that have not ended may be missing.
+    /// The numbers of connections by the states in the table, which [`Self::resume`] accepts: without the XDP program's
+    /// moves. Those in bursts that have not ended may be missing.
     pub fn counts(&self) -> Counts {
         let (active, inactive) = self.load.counts(0);
         Counts { load: Load { active, inactive }, templates: self.templates() }
@@ -145,12 +145,12 @@ impl DestinationLive {
         }
     }
 
-    /// Its connections. Those of bursts that have not ended may be missing.
+    /// The destination's connections. Those in bursts that have not ended may be missing.
     pub fn load(&self) -> Load {
         self.load_with(0)
     }
 
-    /// Its connections as this worker sees them, with those of its present burst.
+    /// The destination's connections as this worker sees them, with those in its current burst.
     #[inline]
     pub(crate) fn load_for(&self, worker: usize) -> Load {
         self.load_with(self.stats.of_worker(worker).pending.load.value())
@@ -160,8 +160,8 @@ impl DestinationLive {
     fn load_with(&self, pending: u64) -> Load {
         let (active, inactive) = self.load.counts(pending);
         let moved = self.moves.get().map_or(0, |(offloaded, slot)| offloaded.moved(*slot));
-        // A move is taken back before or after its connection is counted as inactive, so for a moment, or until a
-        // burst ends, it may be negative or missing.
+        // A move is reverted before or after its connection is counted as inactive, so for a moment, or until a burst
+        // ends, it may be negative or missing.
         let moved = u32::try_from(moved).unwrap_or(0).min(active);
         Load { active: active - moved, inactive: inactive + moved }
     }
@@ -171,7 +171,7 @@ impl DestinationLive {
         self.moves.get_or_init(|| (Arc::clone(offloaded), slot));
     }
 
-    /// Its templates.
+    /// The number of the destination's templates.
     pub fn templates(&self) -> u32 {
         // The additions and subtractions of two workers may be seen in either order, so the count may be negative for a
         // moment.
@@ -190,15 +190,15 @@ impl DestinationLive {
         self.count_unanswered(now);
     }
 
-    /// Counts a TCP connection whose first packet was answered with an ICMP error.
+    /// Counts a TCP connection whose first packet caused an ICMP error.
     pub(crate) fn count_rejected(&self, now: Millis) {
         self.last_rejected.store(now.0, Ordering::Relaxed);
         self.count_unanswered(now);
     }
 
-    /// Takes note of an established TCP connection, or of the end of what was known: no connection is unanswered.
+    /// Records an established TCP connection, or the end of earlier information: no connection is unanswered.
     pub fn answered(&self) {
-        // Nearly always 0 already; then no other worker's copy of the line is invalidated.
+        // Nearly always already 0; then no other worker's copy of the line is invalidated.
         if self.unanswered.load(Ordering::Relaxed) != 0 {
             self.unanswered.store(0, Ordering::Relaxed);
             for last in [&self.last_refused, &self.last_rejected, &self.last_returned] {
@@ -207,23 +207,23 @@ impl DestinationLive {
         }
     }
 
-    /// The TCP connections whose clients have repeated their SYN, or that were refused, since the last one was
-    /// established. Without those of [`Self::unanswered_neighbours`].
+    /// The number of TCP connections whose clients have repeated their SYN, or that were refused, since the last one
+    /// was established. Without those in [`Self::unanswered_neighbours`].
     pub fn unanswered(&self) -> u32 {
         self.unanswered.load(Ordering::Relaxed)
     }
 
-    /// As [`Self::unanswered`], but 0 when none was counted for ten minutes: the destination may have no clients any
+    /// Like [`Self::unanswered`], but 0 if none was counted for ten minutes: the destination may have no clients any
     /// more.
     pub fn recently_unanswered(&self, now: Millis) -> u32 {
         let last = Millis(self.last_unanswered.load(Ordering::Relaxed));
         if last.until(now) < FORGOTTEN { self.unanswered() } else { 0 }
     }
 
-    /// Counts a TCP connection by NAT of a client in the destination's own network, which has repeated its SYN.
+    /// Counts a NAT connection over TCP whose client is in the destination's own network and has repeated its SYN.
     pub(crate) fn count_neighbour(&self, client: IpAddr, now: Millis) {
         self.neighbours.fetch_add(1, Ordering::Relaxed);
-        // Another worker that holds it writes such a client, too.
+        // Another worker that holds the lock also writes such a client.
         if let Ok(mut last) = self.last_neighbour.try_lock() {
             *last = Some((client, now));
         }
@@ -235,20 +235,20 @@ impl DestinationLive {
         self.neighbours.load(Ordering::Relaxed) != 0
     }
 
-    /// Takes note of an established TCP connection of such a client, or of the end of what was known.
+    /// Records an established TCP connection of such a client, or the end of earlier information.
     pub fn neighbour_answered(&self) {
         self.neighbours.store(0, Ordering::Relaxed);
     }
 
-    /// The number of connections of clients in the destination's own network that were not answered, and one of the
-    /// clients. `None`: there are none, or none was counted for ten minutes.
+    /// The number of unanswered connections of clients in the destination's own network, and one of the clients. `None`
+    /// if there are none, or none was counted for ten minutes.
     pub fn unanswered_neighbours(&self, now: Millis) -> Option<(u32, IpAddr)> {
         let last = *self.last_neighbour.lock().unwrap_or_else(PoisonError::into_inner);
         let (client, last) = last.filter(|_| self.has_neighbours())?;
         (last.until(now) < FORGOTTEN).then(|| (self.neighbours.load(Ordering::Relaxed), client))
     }
 
-    /// Takes note of a reply that came by this director and was left to the kernel.
+    /// Records a reply that passed through this director and was left to the kernel.
     pub(crate) fn note_returned(&self, now: Millis) {
         self.last_returned.store(now.0, Ordering::Relaxed);
     }
@@ -258,12 +258,12 @@ impl DestinationLive {
         self.is_of_the_last(&self.last_refused)
     }
 
-    /// Whether the last unanswered connection was answered with an ICMP error.
+    /// Whether the last unanswered connection caused an ICMP error.
     pub fn rejects(&self) -> bool {
         self.is_of_the_last(&self.last_rejected)
     }
 
-    /// Whether the reply to the last unanswered connection came by this director and was left to the kernel.
+    /// Whether the reply to the last unanswered connection passed through this director and was left to the kernel.
     pub fn returns(&self) -> bool {
         self.is_of_the_last(&self.last_returned)
     }
@@ -326,7 +326,7 @@ impl DestinationLive {
         is_first
     }
 
-    /// Counts what this worker has deferred. Thresholds that were set meanwhile are checked.
+    /// Adds the changes that this worker has deferred. Thresholds that were set in the meantime are checked.
     pub fn add_deferred(&self, worker: usize) {
         let Pending { load, templates } = &self.stats.of_worker(worker).pending;
         self.add(load.value(), templates.value());
@@ -335,7 +335,7 @@ impl DestinationLive {
         templates.set(0);
     }
 
-    /// Counts a connection of one packet, which ends at once. It may leave the destination overloaded.
+    /// Counts a one-packet connection, which ends at once. It may leave the destination overloaded.
     pub fn count_one_packet(&self) {
         if self.load.is_bounded() {
             self.increment(Activity::Inactive);
@@ -350,13 +350,14 @@ impl DestinationLive {
         self.load.set_bounds(upper, lower);
     }
 
-    /// The upper threshold, 0: none; and the number of connections below which it takes new ones again.
+    /// The upper threshold (0 if there is none), and the number of connections below which the destination accepts new
+    /// ones again.
     pub fn thresholds(&self) -> (u32, u32) {
         self.load.bounds()
     }
 
-    /// Whether it takes no new connections: it has reached its upper threshold and has not been below its lower one
-    /// since. Source: ipvs-behaviour, section 7.
+    /// Whether the destination accepts no new connections: it has reached its upper threshold and has not been below
+    /// its lower one since. Source: ipvs-behaviour, section 7.
     pub fn is_overloaded(&self) -> bool {
         self.load.is_overloaded()
     }

@@ -1,12 +1,12 @@
-//! A destination's number of connections, and whether it is overloaded by the thresholds `-x` and `-y`.
+//! A destination's number of connections, and whether it is overloaded according to the thresholds `-x` and `-y`.
 //!
 //! Changed when a connection begins, when it ends, and when it becomes active or inactive; read by schedulers. It
 //! follows the rules of IPVS: a destination is overloaded from the connection that reaches the upper threshold until
 //! the end of the connection that brings it below the low mark. A change of thresholds is applied at once. Cost: an
 //! atomic addition, and one more atomic operation when the overload flag changes.
 //!
-//! Both counts and the overload flag are in one word, so they are consistent with each other at every moment. All
-//! workers share its cache line. Therefore a worker adds its changes of a destination without thresholds only when its
+//! Both counts and the overload flag are in one integer, so they are consistent with each other at every moment. All
+//! workers share its cache line. Therefore a worker adds its changes to a destination without thresholds only when its
 //! burst ends, all in one addition (`burst/deferred.rs`).
 
 use xvs_proto::Protocol;
@@ -29,7 +29,7 @@ pub enum Activity {
 }
 
 impl Activity {
-    /// The count for a connection of this protocol in this state.
+    /// The count for a connection with this protocol and state.
     #[inline]
     pub fn of(protocol: Protocol, state: u8) -> Self {
         match protocol {
@@ -41,7 +41,7 @@ impl Activity {
 }
 
 impl Activity {
-    /// How a connection or template in this state is counted.
+    /// The count for a connection or template in this state.
     #[inline]
     pub fn counted(connection: &Connection<'_>, state: u8) -> Self {
         let flags = connection.flags();
@@ -54,7 +54,7 @@ impl Activity {
     }
 }
 
-/// A change of a destination's numbers of connections and templates.
+/// A change to a destination's numbers of connections and templates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Change {
     /// One begins.
@@ -66,7 +66,7 @@ pub enum Change {
 }
 
 impl Change {
-    /// What it adds to the word of [`LiveLoad`] and to the number of templates.
+    /// The addends for the integer in [`LiveLoad`] and for the number of templates.
     pub(crate) fn addends(self) -> (u64, u64) {
         match self {
             Self::Begin(Activity::Template) => (0, 1),
@@ -82,11 +82,11 @@ impl Change {
 
 /// A destination's connections and thresholds.
 ///
-/// Why the overload flag does not stay wrong: every change of the sum or of thresholds adds to the word, and its thread
-/// then checks the limit. Of two concurrent changes, the later addition reads the earlier one (AcqRel), so its thread
-/// checks the limit with the thresholds and counts of both. A thread may write a flag that is based on thresholds which
-/// have changed meanwhile. It then checks again: it has written the flag after the addition of that change, so it reads
-/// the new thresholds. `tests/loom_load.rs` models this.
+/// Why the overload flag does not stay wrong: every change of the sum or of thresholds adds to the integer, and its
+/// thread then checks the limit. Of two concurrent changes, the later addition reads the earlier one (AcqRel), so its
+/// thread checks the limit with the thresholds and counts of both. A thread may write a flag that is based on
+/// thresholds which have changed in the meantime. It then checks again: it has written the flag after the addition for
+/// that change, so it reads the new thresholds. `tests/loom_load.rs` models this.
 #[derive(Debug, Default)]
 pub(crate) struct LiveLoad {
     word: AtomicU64,
@@ -116,7 +116,7 @@ impl LiveLoad {
         (upper, low)
     }
 
-    /// Adds the sum of changes to the counts. [`Self::check_limit`] is due, after a connection's beginning when its
+    /// Adds the sum of changes to the counts. [`Self::check_limit`] is due; at the beginning of a connection, when its
     /// insertion has succeeded.
     pub(crate) fn add(&self, changes: u64) {
         self.word.fetch_add(changes, Ordering::AcqRel);
@@ -130,28 +130,28 @@ impl LiveLoad {
     /// Sets the thresholds. An upper one of 0 means none; a lower one of 0 means three quarters of the upper one.
     pub(crate) fn set_bounds(&self, upper: u32, lower: u32) {
         self.bounds.store(Bounds::of(upper, lower).pack(), Ordering::Relaxed);
-        // Orders the store before all later additions to the word.
+        // Orders the store before all later additions to the integer.
         self.word.fetch_add(0, Ordering::AcqRel);
         self.check_limit();
     }
 
-    /// Whether it takes no new connections.
+    /// Whether the destination accepts no new connections.
     pub(crate) fn is_overloaded(&self) -> bool {
         Count::unpack(self.word.load(Ordering::Relaxed)).overloaded
     }
 
-    /// The numbers of active and of inactive connections, with changes that are still to be added.
+    /// The numbers of active and of inactive connections, with changes that are yet to be added.
     pub(crate) fn counts(&self, pending: u64) -> (u32, u32) {
         let word = self.word.load(Ordering::Relaxed).wrapping_add(pending);
         let Count { total, active, .. } = Count::unpack(word);
-        // If two workers count a connection in turn, the later change may be seen first. Then a count is negative for
-        // a moment.
+        // If two workers count a connection one after the other, the later change may be seen first. Then a count is
+        // negative for a moment.
         let [active, inactive] =
             [active, total - active.max(0)].map(|count| u32::try_from(count).unwrap_or(0));
         (active, inactive)
     }
 
-    /// Updates the overload flag by the counts and thresholds.
+    /// Updates the overload flag according to the counts and thresholds.
     pub(crate) fn check_limit(&self) {
         loop {
             let bounds = self.bounds.load(Ordering::Relaxed);
@@ -171,7 +171,7 @@ impl LiveLoad {
     }
 }
 
-/// The upper threshold, and the low mark below which a destination takes connections again.
+/// The upper threshold, and the low mark below which a destination accepts connections again.
 #[derive(Clone, Copy)]
 struct Bounds {
     upper: u32,
@@ -184,7 +184,7 @@ impl Bounds {
         Self { upper, low: if lower == 0 { upper - upper / 4 } else { lower } }
     }
 
-    /// Whether this number of connections is an overload; `None`: the flag stays as it is.
+    /// Whether this number of connections is an overload; `None` if the flag does not change.
     fn verdict(self, total: i64) -> Option<bool> {
         match self {
             Self { upper: 0, .. } => Some(false),
@@ -203,9 +203,9 @@ impl Bounds {
     }
 }
 
-/// The parts of the word: bits 33 and up are the sum, bit 32 is the overload flag, and the lower bits are the active
-/// connections, signed. Each part is added to without regard to the others, so a negative one borrows from those above
-/// it.
+/// The fields of the integer: bits 33 and up are the sum, bit 32 is the overload flag, and the lower bits are the
+/// active connections, signed. Each field is added to without regard to the others, so a negative one borrows from
+/// those above it.
 struct Count {
     total: i64,
     overloaded: bool,
@@ -222,7 +222,7 @@ impl Count {
 
 const OVERLOADED: u64 = 1 << 32;
 const CONNECTION: u64 = 1 << 33;
-/// The packed bounds of a destination without thresholds.
+/// The encoded bounds of a destination without thresholds.
 const NONE: u64 = 0;
 
 /// The addend of a connection for the count of active ones.
@@ -240,7 +240,7 @@ mod tests {
     use crate::snapshot::DestinationLive;
 
     /// The rules of IPVS, applied where IPVS applies them: when a connection begins, when it ends, when thresholds
-    /// change; and when a worker adds what it has deferred.
+    /// change; and when a worker adds its deferred changes.
     #[derive(Default)]
     struct Model {
         connections: Vec<Activity>,

@@ -1,4 +1,4 @@
-//! The director's own endpoints, which real servers see in place of clients' (FULLNAT).
+//! The director's own endpoints, which real servers see instead of clients' (FULLNAT).
 //!
 //! [`LocalAddresses`] is part of a snapshot. A worker's [`LocalCursor`] moves through it, one step for each new
 //! connection. The length of a step is coprime to the number of endpoints, so a round offers each endpoint once,
@@ -6,7 +6,7 @@
 //! are not distributed at random, so a worker that finds a few of them taken continues elsewhere
 //! ([`LocalCursor::jump`]). Cost of a step: one division, and a search among the addresses.
 //!
-//! Not here: whether an endpoint is taken, which only the connection table knows, for each destination separately.
+//! Only the connection table knows whether an endpoint is taken, for each destination separately.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -22,7 +22,8 @@ pub struct LocalAddresses {
 }
 
 impl LocalAddresses {
-    /// These addresses with these ports. No endpoint may occur twice. New connections do not use those in `standby`.
+    /// Creates the endpoints with these addresses and ports. No endpoint may occur twice. New connections do not use
+    /// those in `standby`.
     pub fn new(
         addresses: impl IntoIterator<Item = (IpAddr, RangeInclusive<u16>)>,
         standby: impl IntoIterator<Item = (IpAddr, RangeInclusive<u16>)>,
@@ -39,7 +40,7 @@ impl LocalAddresses {
         locals
     }
 
-    /// Whether this is one of these endpoints. Costs a look at each address of the family.
+    /// Whether this is one of these endpoints. Cost: a check of each address in the family.
     pub fn has(&self, endpoint: Endpoint) -> bool {
         let mut before = 0;
         let is_own = self.pools[endpoint.family() as usize].ends.iter().any(|(end, last)| {
@@ -60,7 +61,7 @@ impl LocalAddresses {
         [own, self.standby.iter().map(|(addr, _)| *addr).collect()]
     }
 
-    /// The next endpoint of a family; `None` if the family has no local address.
+    /// The next endpoint in a family; `None` if the family has no local address.
     pub fn next(&self, family: Family, cursor: &mut LocalCursor) -> Option<Endpoint> {
         let pool = &self.pools[family as usize];
         let position = &mut cursor.positions[family as usize];
@@ -69,7 +70,7 @@ impl LocalAddresses {
     }
 }
 
-/// The endpoints of one family, numbered consecutively.
+/// The endpoints in one family, numbered consecutively.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Pool {
     /// For each address the number after its last endpoint, and that endpoint.

@@ -2,8 +2,8 @@
 //!
 //! XDP runs before netfilter, so the data plane itself evaluates the rules that mark packets, once for each packet
 //! without a connection. [`Marks`] is a list of steps that only lead forward, so its evaluation ends. It costs at most
-//! one evaluation of each step, with binary searches in its lists: O(rules · log entries). Built by the control thread
-//! and immutable afterwards. Not here: the sources of the rules, and their chains, which were flattened before.
+//! one evaluation of each step, with binary searches in its lists: O(rules · log entries). Built by the control thread,
+//! which flattens the chains of rules before, and immutable afterwards.
 
 use std::net::IpAddr;
 
@@ -11,7 +11,7 @@ use xvs_proto::mark::{Change, Condition, Test};
 
 use xvs_proto::{LinkId, Packet};
 
-/// The mark rules of all sources, in the order of their application.
+/// The mark rules from all sources, in the order of their application.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Marks {
     steps: Box<[Step]>,
@@ -39,6 +39,7 @@ impl Marks {
     /// Rules with these steps.
     ///
     /// # Panics
+    ///
     /// If a step leads backward or beyond the end: the evaluation would not end.
     pub fn new(mut steps: Vec<Step>) -> Self {
         let end = steps.len();
@@ -54,7 +55,7 @@ impl Marks {
         Self { steps: steps.into() }
     }
 
-    /// Whether a packet to this address may be marked, whatever else it is.
+    /// Whether a packet to this address may be marked, whatever its other fields.
     pub fn may_mark(&self, dest: IpAddr) -> bool {
         self.steps.iter().any(|step| {
             matches!(step.action, Action::Set(_))
@@ -67,7 +68,7 @@ impl Marks {
         self.steps.iter().any(|step| matches!(step.action, Action::Set(change) if change.may_give(mark)))
     }
 
-    /// The mark of a packet that was received by a link; 0: none.
+    /// The mark of a packet that was received on a link; 0 if there is none.
     pub fn of(&self, link: LinkId, packet: &Packet) -> u32 {
         self.walk(link, packet, |_| {})
     }

@@ -2,7 +2,7 @@
 //!
 //! The control thread builds a [`Snapshot`], which shares unchanged parts with the previous one, and publishes it.
 //! Numbers that outlive a snapshot (connections, counters, a scheduler's state) are atomics in objects that snapshots
-//! share, so a change of a weight loses none of them. Cost: one pointer load for each burst, one hash look-up for each
+//! share, so a change of weight loses none of them. Cost: one pointer load for each burst, one hash look-up for each
 //! new connection, one array access for each packet.
 
 mod settings;
@@ -66,7 +66,7 @@ pub struct Snapshot {
     pub epoch: u64,
     /// The services.
     pub services: Services,
-    /// Every destination by [`DestinationId`], including removed ones that connections still refer to.
+    /// Every destination by [`DestinationId`], including removed ones to which connections still refer.
     pub destinations: Destinations,
     /// Routes and next hops.
     pub egress: Arc<Egress>,
@@ -74,35 +74,35 @@ pub struct Snapshot {
     pub nat_destinations: Arc<HashSet<(Protocol, Endpoint)>>,
     /// The mark rules, which apply to packets without a connection.
     pub marks: Arc<Marks>,
-    /// The Call-IDs of templates of services with `--pe sip`; without slots until there is such a service.
+    /// The Call-IDs of templates for services with `--pe sip`; without slots until there is such a service.
     pub call_ids: Arc<CallIds>,
     /// The clients of services with limits.
     pub clients: Arc<Clients>,
     /// The director's endpoints for FULLNAT.
     pub locals: Arc<LocalAddresses>,
-    /// The access lists; `None`: every client may use every service.
+    /// The access lists; `None` if every client may use every service.
     pub lists: Option<Arc<Lists>>,
     /// The limits of SYNs; `None`: no service has one.
     pub syn_limits: Option<Arc<SynLimits>>,
     /// Active captures, usually none.
     pub captures: Captures,
-    /// The master daemon of connection synchronization; `None`: none runs.
+    /// The master daemon of connection synchronization; `None` if none runs.
     pub sync_master: Option<Arc<SyncMaster>>,
-    /// The backup daemon of connection synchronization; `None`: none runs.
+    /// The backup daemon of connection synchronization; `None` if none runs.
     pub sync_backup: Option<Arc<SyncBackup>>,
-    /// Probes of real servers through their virtual address; `None`: no health check is of this kind.
+    /// Probes of real servers through their virtual address; `None` if no health check uses them.
     pub vip_probes: Option<Arc<VipProbes>>,
     /// Timeouts and settings.
     pub settings: Settings,
-    /// The number of destinations that were removed while `expire_nodest_conn` was set. Each queues a flush of the
-    /// connections of removed destinations.
+    /// The number of destinations that were removed while `expire_nodest_conn` was set. Each queues a flush of
+    /// connections to removed destinations.
     pub removals: u64,
 }
 
 impl Snapshot {
-    /// Makes this, an earlier version of `later`, equal to it. A clone of `later` counts a reference to each shard of
-    /// services and to each page of destinations, in as many cache lines; this only compares pointers that lie side by
-    /// side.
+    /// Makes this, an earlier version of `later`, equal to it. A clone of `later` increments the reference count of
+    /// each shard of services and each page of destinations, in as many cache lines; this function only compares
+    /// adjacent pointers.
     pub fn catch_up(&mut self, later: &Self) {
         let Self {
             epoch,
@@ -141,7 +141,7 @@ impl Snapshot {
         self.settings.clone_from(settings);
     }
 
-    /// The number of virtual services, and of their destinations. Costs one access to each service.
+    /// The numbers of virtual services and of their destinations. Cost: one access to each service.
     pub fn configured(&self) -> (usize, usize) {
         let services = self.services.iter();
         services.fold((0, 0), |(services, dests), service| (services + 1, dests + service.members.len()))
@@ -149,27 +149,27 @@ impl Snapshot {
 }
 
 impl Snapshot {
-    /// The mark of a reply that was received by a link, if it may choose the reply's route.
+    /// The mark of a reply that was received on a link, if it may choose the reply's route.
     pub fn routing_mark(&self, link: LinkId, packet: &Packet) -> u32 {
         if self.egress.routes_by_mark() { self.marks.of(link, packet) } else { 0 }
     }
 
-    /// The key of the route look-up for a reply that is received by a link. `None`: its mark may matter.
+    /// The key of the route look-up for a reply that is received on a link. `None` if its mark may matter.
     pub(crate) fn unmarked_key_to_client(&self, link: LinkId, ends: &Ends) -> Option<RouteKey> {
         let dest = ends.local.unwrap_or(ends.client).addr;
         let is_open = self.egress.routes_by_mark() && self.marks.may_mark(dest);
         (!is_open).then(|| ends.key_to_client(0).of_vrf(self.egress.vrf(link)))
     }
 
-    /// The available destination of a connection, for a client's packet that was received by a link.
+    /// The available destination of a connection, for a client's packet that was received on a link.
     #[inline]
     pub(crate) fn destination_for(&self, link: LinkId, connection: &Connection<'_>) -> Option<&Destination> {
         let id = DestinationId(connection.dest_ref());
         self.destinations.find_in(self.egress.vrf(link), id).filter(|destination| destination.available)
     }
 
-    /// The path of clients' packets to a destination: in the VRF that has the virtual address, if one has it; else the
-    /// best of all paths.
+    /// The path of clients' packets to a destination: in the VRF that has the virtual address, if there is one;
+    /// otherwise the best of all paths.
     pub fn path_of_clients(&self, destination: &Destination) -> Path {
         let vrf = match destination.key {
             ServiceKey::Address { endpoint, .. } => self.egress.vrf_of_address(endpoint.addr),
@@ -179,13 +179,13 @@ impl Snapshot {
         of_vrf.map_or_else(|| destination.best_path(), |of| of.path)
     }
 
-    /// Whether this machine has an address, for packets that were received by a link.
+    /// Whether this machine has an address, for packets that were received on a link.
     #[inline]
     pub(crate) fn is_local(&self, link: LinkId, addr: IpAddr) -> bool {
         self.egress.is_local(RouteKey::from(addr).of_vrf(self.egress.vrf(link)))
     }
 
-    /// Whether a packet that was received by a link belongs to a service.
+    /// Whether a packet that was received on a link belongs to a service.
     pub fn serves(&self, link: LinkId, packet: &Packet) -> bool {
         let key = packet.connection_key();
         self.services.for_packet(self.marks.of(link, packet), key.protocol, key.dest).is_some()

@@ -5,11 +5,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 /// Persistence settings of a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Persistence {
-    /// How long a client's template lasts after its last new connection, in seconds.
+    /// The time that a client's template lasts after its last new connection, in seconds.
     pub timeout_seconds: u32,
     /// The mask; clients with equal masked addresses share a template.
     pub mask: ClientMask,
-    /// The unit that is kept on one destination.
+    /// The unit that is assigned to one destination.
     pub scope: PersistenceScope,
 }
 
@@ -35,11 +35,11 @@ impl ClientMask {
     }
 }
 
-/// The connections that are kept on one destination.
+/// The connections that are assigned to one destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PersistenceScope {
     /// All connections of a client.
     Client,
-    /// The connections of one SIP call of a client (`--pe sip`).
+    /// The connections of one of a client's SIP calls (`--pe sip`).
     Call,
 }

@@ -1,8 +1,7 @@
-//! The QUIC configurations of a service, and the destination that a connection ID names.
+//! The QUIC configurations of a service, and the destination that a connection ID identifies.
 //!
-//! Immutable, a part of the service. Cost of a look-up: one to four blocks of AES if the IDs are encrypted, and a
-//! binary search. Not here: the bytes of connection IDs (`xvs_proto::quic`), the conditions under which a destination
-//! is chosen (`new_connection/quic.rs`).
+//! Immutable, a part of the service. Cost of a look-up: one to four AES blocks if the IDs are encrypted, and a binary
+//! search. `xvs_proto::quic` reads connection IDs; `new_connection/quic.rs` decides whether a destination is chosen.
 
 use std::fmt;
 
@@ -17,7 +16,8 @@ pub struct Quic {
 }
 
 impl Quic {
-    /// With these configurations, by their numbers, and these positions among the service's members.
+    /// Creates the look-up from these configurations, by their numbers, and these positions among the service's
+    /// members.
     pub fn new(
         configs: impl IntoIterator<Item = (u8, Decoder)>,
         members: impl IntoIterator<Item = (ServerId, usize)>,
@@ -31,10 +31,11 @@ impl Quic {
         Self { decoders, members }
     }
 
-    /// The position of the destination that a connection ID names.
+    /// The position of the destination that a connection ID identifies.
     ///
     /// # Errors
-    /// The reason why the ID names none.
+    ///
+    /// The reason why the ID identifies none.
     pub(crate) fn find(&self, id: &[u8]) -> Result<usize, Unnamed> {
         let number = Decoder::configuration(id).ok_or(Unnamed::Short)?;
         let decoder = self.decoders.get(number).and_then(Option::as_ref);
@@ -47,9 +48,9 @@ impl Quic {
 /// Why a connection ID chooses no destination.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Unnamed {
-    /// There is none, or it is shorter than its configuration says.
+    /// There is none, or it is shorter than its configuration requires.
     Short,
-    /// The service has no configuration of this number.
+    /// The service has no configuration with this number.
     Configuration(usize),
     /// No destination of the service has this server ID.
     Server(ServerId),

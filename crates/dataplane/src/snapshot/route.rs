@@ -1,7 +1,7 @@
-//! All data of a destination that the fast path needs, on one cache line.
+//! All data about a destination that the fast path needs, on one cache line.
 //!
-//! Made from the destination whenever that changes, so the two never differ. Not here: data for packets of another kind
-//! (`destinations.rs`).
+//! Created from the destination whenever that changes, so the two never differ. `destinations.rs` has the data for
+//! other packets.
 
 use std::sync::Arc;
 

@@ -24,10 +24,10 @@ const SHARDS: usize = 256;
 #[derive(Clone)]
 pub struct Services {
     shards: [Arc<HashMap<ServiceKey, Arc<Service>>>; SHARDS],
-    /// The number of services of each family, and of those that have destinations of it by FULLNAT, so that a packet
-    /// need not check every shard.
+    /// For each family, the number of its services and of services in the other family with a FULLNAT destination in
+    /// it, so that a packet need not check every shard.
     counts: [usize; 2],
-    /// The number of services of which some SYNs may be answered by cookies.
+    /// The number of services for which SYNs may be answered with cookies.
     proxied: usize,
     hasher: hashbrown::DefaultHashBuilder,
 }
@@ -50,7 +50,7 @@ impl Services {
         (self.hasher.hash_one(key) >> 40) as usize % SHARDS
     }
 
-    /// Makes this, an earlier version of `later`, equal to it. Costs a comparison for each shard.
+    /// Makes this, an earlier version of `later`, equal to it. Cost: a comparison for each shard.
     pub(super) fn catch_up(&mut self, later: &Self) {
         let Self { shards, counts, proxied, hasher } = later;
         share(&mut self.shards, shards);
@@ -63,9 +63,9 @@ impl Services {
         self.shards[self.shard(key)].get(key)
     }
 
-    /// The service of a packet with this firewall mark (0: none) to this endpoint, in this order: the service of the
-    /// mark, the service of exactly this endpoint, the FTP service of the address if the port may be that of a data
-    /// connection, the service of all ports.
+    /// The service for a packet with this firewall mark (0 if none) to this endpoint, in this order: the service for
+    /// the mark, the service for exactly this endpoint, the FTP service at the address if the port may be that of a
+    /// data connection, the service for all ports.
     ///
     /// Source: ipvs-behaviour, section 1.1.
     pub fn for_packet(&self, mark: u32, protocol: Protocol, dest: Endpoint) -> Option<&Arc<Service>> {
@@ -130,14 +130,14 @@ impl Services {
         self.shards.iter().flat_map(|shard| shard.values())
     }
 
-    /// Whether any service may be behind the SYN proxy. If not, no packet needs the look-up of its service for that.
+    /// Whether any service may use the SYN proxy. If not, no packet needs the look-up of its service for that.
     #[inline]
     pub fn any_proxied(&self) -> bool {
         self.proxied > 0
     }
 
-    /// Whether there is a service of this family, or one of the other family with a destination of this one behind
-    /// FULLNAT. If not, no packet of the family is changed.
+    /// Whether there is a service in this family, or one in the other family with a FULLNAT destination in this one. If
+    /// not, no packet of the family is changed.
     pub fn any_of(&self, family: Family) -> bool {
         self.counts[family as usize] > 0
     }
@@ -147,9 +147,9 @@ impl Services {
 pub struct Service {
     /// The key that its packets match.
     pub key: ServiceKey,
-    /// It and its options as in a rules file, for reports.
+    /// The service and its options as in a rules file, for reports.
     pub rule: Arc<str>,
-    /// Its destinations in IPVS's order: the one added last comes first.
+    /// The destinations in IPVS's order: the most recently added one comes first.
     pub members: Box<[Member]>,
     /// Whether any destination starts slowly.
     pub is_starting: bool,
@@ -157,38 +157,38 @@ pub struct Service {
     pub scheduler: Box<dyn Scheduler>,
     /// Whether each UDP datagram is scheduled separately.
     pub one_packet: bool,
-    /// How destinations behind FULLNAT receive the client's address.
+    /// How FULLNAT destinations receive the client's address.
     pub client_address: ClientAddress,
-    /// What each client may do; `None`: anything.
+    /// The limit on each client; `None` if there is none.
     pub client_limit: Option<ClientLimit>,
     /// When the director answers SYNs itself.
     pub syn_proxy: SynProxy,
-    /// Persistence; `None`: the service is not persistent.
+    /// Persistence; `None` if the service is not persistent.
     pub persistence: Option<Persistence>,
-    /// Its QUIC configurations; `None`: there are none.
+    /// The QUIC configurations; `None` if there are none.
     pub quic: Option<Arc<Quic>>,
     /// The scheduler's state; shared by snapshots until the members change.
     pub place: Arc<AtomicU64>,
-    /// Its counters.
+    /// The service's counters.
     pub live: Arc<ServiceLive>,
 }
 
 /// A destination, with the data that its service's scheduler needs.
 #[derive(Clone)]
 pub struct Member {
-    /// Its number.
+    /// The destination's number.
     pub id: DestinationId,
-    /// Its endpoint; port 0 keeps the packet's port.
+    /// The destination's endpoint; port 0 keeps the packet's port.
     pub endpoint: Endpoint,
     /// The forwarding method.
     pub method: ForwardingMethod,
-    /// Its weight in force.
+    /// The weight in force.
     pub weight: Weight,
     /// The weight that the operator configured. Load reports may have changed the weight in force.
     pub own_weight: Weight,
-    /// Its slow start; `None`: it gets its full share.
+    /// The slow start; `None` if the destination gets its full share.
     pub slow_start: Option<SlowStart>,
-    /// Its connections.
+    /// The destination's connections.
     pub live: Arc<DestinationLive>,
 }
 
@@ -198,14 +198,14 @@ impl Member {
         !self.weight.is_quiescent() && !self.live.is_overloaded()
     }
 
-    /// The part of its share of new connections that it gets now, in percent; `None`: all of it.
+    /// The fraction of its share of new connections that the destination gets now, in percent; `None` if all of it.
     pub fn slow_start_percent(&self, now: Millis) -> Option<u32> {
         self.slow_start.as_ref().filter(|slow| !slow.is_over(now)).map(|slow| slow.percent(now))
     }
 }
 
 impl Service {
-    /// Its port; 0 if it serves all ports or a mark.
+    /// The service's port; 0 if it serves all ports or a mark.
     pub fn port(&self) -> u16 {
         match self.key {
             ServiceKey::Address { endpoint, .. } => endpoint.port,
@@ -213,7 +213,7 @@ impl Service {
         }
     }
 
-    /// Whether packets of this family may be of its connections.
+    /// Whether packets of this family may belong to the service's connections.
     pub(crate) fn concerns(&self, family: Family) -> bool {
         self.key.family() == family
             || self.members.iter().any(|member| {
@@ -241,8 +241,8 @@ impl Service {
         self.choose_among(&Seen { members: &self.members, worker, slow: None }, request)
     }
 
-    /// As [`Self::choose`], while a destination starts slowly. If only such destinations are usable, they share all new
-    /// connections by the parts that they would get. If none may be chosen, those that wait may.
+    /// Like [`Self::choose`], while a destination starts slowly. If only such destinations are usable, they share all
+    /// new connections in proportion to the shares that they would get. If none may be chosen, those that wait may.
     #[cold]
     fn choose_slowly(&self, worker: usize, request: &Request) -> Option<&Member> {
         let now = Millis(request.now_millis);
@@ -278,7 +278,7 @@ impl Service {
 struct Seen<'s> {
     members: &'s [Member],
     worker: usize,
-    /// Whose turn it is of the destinations that start slowly; `None`: all may be chosen.
+    /// The turn of the destinations that start slowly; `None` if all may be chosen.
     slow: Option<Turn>,
 }
 

@@ -18,26 +18,26 @@ pub struct Settings {
     pub tcp_fin_wait: Duration,
     /// Timeout of a UDP connection.
     pub udp: Duration,
-    /// The most ICMP errors that a worker sends in a second; 0: no limit.
+    /// Maximum number of ICMP errors that a worker sends per second; 0 means no limit.
     pub icmp_msgs_per_sec: u32,
     /// When a new SYN replaces an old connection between the same endpoints.
     pub conn_reuse_mode: ConnReuse,
-    /// Whether connections of a removed destination end at once. Otherwise their packets are dropped until they expire.
+    /// Whether connections to a removed destination end at once. Otherwise their packets are dropped until they expire.
     pub expire_nodest_conn: bool,
     /// Whether a client's template is ignored while its destination is quiescent.
     pub expire_quiescent_template: bool,
-    /// Whether UDP datagrams of connections with a removed destination are scheduled again even without
+    /// Whether UDP datagrams on connections with a removed destination are scheduled again even without
     /// `expire_nodest_conn`.
     pub udp_nodest_reschedule: bool,
-    /// Whether any TCP packet but a reset may begin a connection.
+    /// Whether any TCP packet except a reset may begin a connection.
     pub sloppy_tcp: bool,
-    /// Whether any SCTP packet but an abort may begin a connection.
+    /// Whether any SCTP packet except an abort may begin a connection.
     pub sloppy_sctp: bool,
     /// Whether TCP states follow the defensive table.
     pub secure_tcp: bool,
-    /// One of this many packets that could begin a connection is dropped; 0: none.
+    /// One packet out of this many that could begin a connection is dropped; 0 means none.
     pub drop_packet_rate: u32,
-    /// Whether memory, or the room of the connection table, is short: the rule of the automatic defences.
+    /// Whether memory, or the room in the connection table, is short: the criterion for the automatic defences.
     pub memory_short: bool,
     /// Whether connections of little value are removed, some each second (`drop_entry`).
     pub drops_entries: bool,
@@ -45,7 +45,7 @@ pub struct Settings {
     pub nat_icmp_send: bool,
     /// Whether IPv4 replies whose source is the virtual address itself are forwarded.
     pub forward_shared: bool,
-    /// The connections whose maximum segment size is lowered to what their path can carry.
+    /// The connections whose maximum segment size is lowered to the size that their path can carry.
     pub mss_clamp: MssClamp,
     /// Whether tunnels copy the don't-fragment bit of the inner packet, and refuse packets that are too big for them.
     pub pmtu_disc: bool,
@@ -74,7 +74,7 @@ impl ConnReuse {
 }
 
 impl Settings {
-    /// The time that a connection lasts after a packet in this state.
+    /// The timeout of a connection after a packet in this state.
     pub fn timeout(&self, protocol: Protocol, state: u8) -> Duration {
         match protocol {
             Protocol::UDP => self.udp,
@@ -129,7 +129,7 @@ impl MssClamp {
         self.covers(method) && packet.tcp_flags.has(tcp::Flags::SYN)
     }
 
-    /// Whether the option is lowered for connections of this method.
+    /// Whether the option is lowered for connections with this method.
     pub fn covers(self, method: ForwardingMethod) -> bool {
         match self {
             Self::Off => false,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-/// Makes the parts of an earlier version those of a later one. Those that both share are not touched.
+/// Replaces the parts of an earlier version with those of a later one. Those that both share are not touched.
 pub(super) fn share<T>(parts: &mut [Arc<T>], later: &[Arc<T>]) {
     for (part, later) in parts.iter_mut().zip(later) {
         if !Arc::ptr_eq(part, later) {

@@ -1,10 +1,10 @@
-//! Slow start: a destination that takes connections again gets a growing part of its share of the new ones.
+//! Slow start: a destination that accepts connections again gets a growing fraction of its share of the new ones.
 //!
-//! Used for each new connection of a service while one of its destinations starts slowly; other services do not pay for
-//! it. Each new connection of the service earns such a destination the part of a connection that it should get now. A
-//! destination that has earned a whole one may be chosen, and pays for it. So its share is right whatever the scheduler
-//! compares, and whichever workers choose. Not here: which destinations start slowly (`registry/slow_start.rs` of
-//! `ctl`).
+//! Used for each new connection to a service while one of its destinations starts slowly; it costs other services
+//! nothing. Each new connection to the service earns such a destination the fraction of a connection that it should get
+//! now. A destination that has earned a whole one may be chosen, and pays for it. Its share is therefore correct
+//! whatever the scheduler compares, and whichever workers choose. `registry/slow_start.rs` in `ctl` decides which
+//! destinations start slowly.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,16 +12,16 @@ use std::time::Duration;
 
 use crate::clock::Millis;
 
-/// The slow start of one destination. A clone has the same credit.
+/// The slow start of one destination. A clone shares the credit.
 #[derive(Debug, Clone)]
 pub struct SlowStart {
     /// When it began.
     pub since: Millis,
-    /// Its length.
+    /// The duration of the slow start.
     pub length: Duration,
-    /// The part of the service's new connections that the destination gets at the end, 0 to 1.
+    /// The share of the service's new connections that the destination gets at the end, 0 to 1.
     pub full_share: f64,
-    /// What it has earned and not used, in units of 2^-32 connections.
+    /// The earned and unused credit, in units of 2^-32 connections.
     credit: Arc<AtomicU64>,
 }
 
@@ -31,7 +31,7 @@ impl SlowStart {
         Self { since, length, full_share, credit: Arc::default() }
     }
 
-    /// The part of its full share that the destination gets now: a tenth at first, 1 at the end and later.
+    /// The fraction of its full share that the destination gets now: a tenth at first, 1 at the end and later.
     pub fn part(&self, now: Millis) -> f64 {
         let elapsed = self.since.until(now).as_secs_f64() / self.length.as_secs_f64();
         (FIRST_PART + (1.0 - FIRST_PART) * elapsed).min(1.0)
@@ -52,18 +52,18 @@ impl SlowStart {
         !self.is_over(turn.now) && self.credit() < turn.price
     }
 
-    /// The part of the service's new connections that the destination gets now, beside others that have started.
+    /// The share of the service's new connections that the destination gets now, beside others that have started.
     pub(super) fn share(&self, now: Millis) -> f64 {
         self.full_share * self.part(now)
     }
 
-    /// Earns this part of one new connection of the service.
+    /// Earns this fraction of one new connection to the service.
     pub(super) fn earn(&self, part: f64) {
         let part = (part * CONNECTION as f64) as u64;
         self.update(|credit| (credit + part).min(CREDIT_MAX));
     }
 
-    /// What the destination has earned and not used.
+    /// The earned and unused credit.
     pub(super) fn credit(&self) -> u64 {
         self.credit.load(Ordering::Relaxed)
     }
@@ -74,18 +74,18 @@ impl SlowStart {
     }
 
     fn update(&self, change: impl Fn(u64) -> u64) {
-        // Relaxed: the credit is all that is shared here. The change is never refused.
+        // Relaxed: only the credit is shared here. The change is never refused.
         let _ = self.credit.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |credit| Some(change(credit)));
     }
 
-    /// The same slow start with a credit of its own.
+    /// The same slow start with separate credit.
     pub(super) fn separate_copy(&self) -> Self {
         let credit = AtomicU64::new(self.credit());
         Self { credit: Arc::new(credit), ..self.clone() }
     }
 }
 
-/// Which destinations that start slowly may be chosen for one connection.
+/// The slowly starting destinations that may be chosen for one connection.
 #[derive(Clone, Copy)]
 pub(super) struct Turn {
     pub(super) now: Millis,
@@ -93,9 +93,9 @@ pub(super) struct Turn {
     pub(super) price: u64,
 }
 
-/// The part of its full share that a destination gets at first.
+/// The fraction of its full share that a destination gets at first.
 const FIRST_PART: f64 = 0.1;
 /// The credit that one connection costs.
 pub(super) const CONNECTION: u64 = 1 << 32;
-/// The most credit that waits, so that a destination whose turn comes late gets no burst.
+/// The maximum waiting credit, so that a destination whose turn comes late gets no burst.
 const CREDIT_MAX: u64 = 2 * CONNECTION;

@@ -1,10 +1,10 @@
-//! Limits of SYNs: the number that a service gets a second, from all clients together.
+//! Limits on SYNs: the number that a service gets per second, from all clients together.
 //!
-//! A limit is one word: the time at which the next SYN is due (the generic cell rate algorithm, ITU-T I.371), changed
-//! by compare-and-swap. The XDP program decides on the SYNs of most services, before anything is copied; the limit's
-//! word is then in the program's map (`steering/syn_limits.rs`). Workers decide on the rest: fragments, packets of this
-//! machine itself, and the SYNs of services that the program does not know for certain. So either the program or a
-//! worker decides on a SYN, never both. Not here: the packets on which a worker decides (`new_connection/limit.rs`).
+//! A limit is one 64-bit integer: the time at which the next SYN is due (the generic cell rate algorithm, ITU-T I.371),
+//! changed by compare-and-swap. The XDP program decides on the SYNs for most services, before anything is copied; the
+//! integer is then in the program's map (`steering/syn_limits.rs`). Workers decide on the rest: fragments, packets from
+//! this machine itself, and SYNs for services that the program cannot determine. Either the program or a worker decides
+//! on a SYN, never both. `new_connection/limit.rs` checks packets.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicU64};
@@ -30,9 +30,9 @@ pub struct SynLimit {
     pub dropped: Arc<AtomicU64>,
     /// When the next SYN would be due without a burst, in nanoseconds of the clock.
     due: AtomicU64,
-    /// The words of the program, and the index of this limit's time in them.
+    /// The program's limits, and the index of this limit's time in them.
     of_program: OnceLock<(Arc<ProgramWords>, usize)>,
-    /// Whether the program decides on whole packets. The control thread alone writes it.
+    /// Whether the program decides on whole packets. Only the control thread writes it.
     is_in_program: AtomicBool,
 }
 
@@ -56,7 +56,7 @@ impl SynLimit {
         Self { due: AtomicU64::new(self.due().load(Relaxed)), ..Self::new(self.rate, Arc::default()) }
     }
 
-    /// Notes where the program has the limit, and whether it decides from now on.
+    /// Records the limit's index in the program, and whether the program decides from now on.
     pub(crate) fn set_program(&self, words: &Arc<ProgramWords>, place: usize, is_in_program: bool) {
         self.of_program.get_or_init(|| (words.clone(), place));
         // Relaxed: a worker that is late lets a SYN pass without counting it, or counts one twice.
@@ -75,10 +75,10 @@ impl SynLimit {
         }
     }
 
-    /// Takes the permission for a SYN, if the rate gives one now. If not, counts the SYN as dropped.
+    /// Consumes the permission for a SYN, if the rate gives one now. If not, counts the SYN as dropped.
     pub(crate) fn take(&self, now: Millis) -> bool {
         let SynRate { rate, burst } = self.rate;
-        // Relaxed: the word orders no other memory.
+        // Relaxed: the integer orders no other memory.
         let taken = self.due().fetch_update(Relaxed, Relaxed, |due| next_due(rate, burst, due, now));
         if taken.is_err() {
             self.dropped.fetch_add(1, Relaxed);

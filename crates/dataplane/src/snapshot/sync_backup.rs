@@ -1,8 +1,8 @@
-//! The backup daemon of connection synchronization, as workers see it: a queue for each worker, how far its messages
-//! are believed, and the number of packets with which a received connection begins.
+//! The backup daemon of connection synchronization, as workers see it: a queue for each worker, the trust in its
+//! messages, and the number of packets with which a received connection begins.
 //!
 //! Part of the snapshot while a backup daemon runs. The daemon's thread reads messages and appends to the queues; each
-//! worker enters a few connections between two bursts. Not here: the insertion of a connection (`sync/apply.rs`).
+//! worker enters a few connections between two bursts (`sync/apply.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -40,38 +40,38 @@ pub struct SyncBackup {
 pub enum Trust {
     /// Completely: they are signed.
     Signed,
-    /// Anybody may have sent them: no connection to a server that is not configured is entered, and a connection that
+    /// Any host may have sent them: no connection to a server that is not configured is entered, and a connection that
     /// no packet has used ends when its client begins a new one.
     Unsigned,
 }
 
-/// Received connections that are to be entered, and what became of the others.
+/// Received connections that are yet to be entered, and the counts of the others.
 #[derive(Debug)]
 pub struct Inbox {
     /// How far they are believed.
     pub trust: Trust,
     queues: Box<[ArrayQueue<Received>]>,
-    /// What became of all that was received.
+    /// Counters for everything that was received.
     pub counters: BackupCounters,
 }
 
-/// What a backup daemon has received since it was started.
+/// Counters of a backup daemon since it was started.
 #[derive(Debug, Default)]
 pub struct BackupCounters {
     /// Messages that were read.
     pub messages: AtomicU64,
     /// Messages that were refused as a whole.
     pub refused: AtomicU64,
-    /// Entries of other messages that are malformed, or have an option or engine that is not known here.
+    /// Malformed entries in other messages, and entries with an option or engine that is not known here.
     pub skipped: AtomicU64,
     /// Connections that were entered or refreshed.
     pub entered: AtomicU64,
     /// Connections that were not entered: their protocol or state is unknown, there was no room, or their server is not
     /// configured and the message was not signed.
     pub left_out: AtomicU64,
-    /// Connections that found no room in the queue of a worker.
+    /// Connections for which there was no room in the queue of a worker.
     pub lost: AtomicU64,
-    /// Messages that the kernel has discarded, because they came faster than they were read.
+    /// Messages that the kernel has discarded, because they arrived faster than they were read.
     pub discarded: AtomicU64,
 }
 
@@ -82,8 +82,8 @@ impl Inbox {
         Self { trust, queues, counters: BackupCounters::default() }
     }
 
-    /// Appends a connection to the queue of the hash's worker. Returns that worker, which may have to be woken; `None`:
-    /// its queue is full, and the connection is lost.
+    /// Appends a connection to the queue of the hash's worker. Returns that worker, which may have to be woken; `None`
+    /// if its queue is full, and the connection is lost.
     pub fn put(&self, received: Received, hash: u64) -> Option<usize> {
         let worker = self.worker(hash);
         let queue = self.queues.get(worker)?;
@@ -94,7 +94,7 @@ impl Inbox {
         Some(worker)
     }
 
-    /// Whether the hash's worker has many connections to take, so that those of a whole table should wait.
+    /// Whether the hash's worker has many connections to enter, so that those from a whole table should wait.
     pub fn is_busy(&self, hash: u64) -> bool {
         self.queues.get(self.worker(hash)).is_some_and(|queue| queue.len() >= QUEUE / 2)
     }

@@ -1,8 +1,9 @@
-//! The master daemon of connection synchronization, as workers see it: the rules, what was announced, and the queues.
+//! The master daemon of connection synchronization, as workers see it: the rules, the last announcements, and the
+//! queues.
 //!
-//! The snapshot has it while a master daemon runs. Workers only append to their own queues; the daemon's thread takes
-//! from all. Cost for a packet: a multiplication; for an announced one also an entry of the queue, and one word of
-//! memory. Not here: which packets are announced (`sync/announce.rs`).
+//! Part of the snapshot while a master daemon runs. Workers only append to their own queues; the daemon's thread takes
+//! from all. Cost for a packet: a multiplication; for an announced one also an entry in the queue, and one memory
+//! access. `sync/announce.rs` decides which packets are announced.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,15 +18,15 @@ use crate::conn::ConnId;
 /// The settings `sync_*` that decide which packets announce their connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SyncRules {
-    /// A connection is announced at this packet of its client, and again each [`Self::period`] packets.
+    /// A connection is announced at this packet from its client, and again each [`Self::period`] packets.
     pub threshold: u32,
     /// 0: only at the packet `threshold`.
     pub period: u32,
-    /// The time between two announcements of a connection; zero: packets are counted instead.
+    /// The time between two announcements of a connection; zero means that packets are counted instead.
     pub refresh: Duration,
-    /// How often an announcement is repeated before [`Self::refresh`] is over.
+    /// The number of repetitions of an announcement before [`Self::refresh`] is over.
     pub retries: u8,
-    /// Whether of connections with a template only the template is announced.
+    /// Whether only the template is announced for connections with one.
     pub templates_alone: bool,
     /// The version of messages.
     pub version: Version,
@@ -38,7 +39,7 @@ pub struct SyncRules {
 pub struct SyncMaster {
     /// The rules.
     pub rules: SyncRules,
-    /// What has been announced, and the queues. Kept while the rules change.
+    /// The last announcements, and the queues. Kept while the rules change.
     pub shared: Arc<Announcements>,
     /// The reciprocal of `period`, by which remainders are computed; 0 without a period.
     reciprocal: u64,
@@ -52,7 +53,7 @@ impl SyncMaster {
         Self { rules, shared, reciprocal }
     }
 
-    /// Whether this packet can announce its connection although the state stays as it is: most cannot.
+    /// Whether this packet can announce its connection although the state does not change: most cannot.
     #[inline]
     pub(crate) fn may_announce(&self, packets: u32) -> bool {
         !self.rules.refresh.is_zero() || self.is_counted(packets)
@@ -75,40 +76,40 @@ impl SyncMaster {
 /// A connection that a worker announces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Announced {
-    /// Its place in the table.
+    /// The connection's index in the table.
     pub id: ConnId,
-    /// Its generation there.
+    /// The connection's generation in the table.
     pub generation: u32,
-    /// Its state.
+    /// The connection's state.
     pub state: u8,
 }
 
-/// What has been announced, and what is to be announced.
+/// The last announcements, and the pending ones.
 #[derive(Debug)]
 pub struct Announcements {
-    /// For each entry of the table, what was announced last.
+    /// For each entry of the table, the last announcement.
     last: Box<[AtomicU64]>,
     /// One for each worker.
     queues: Box<[ArrayQueue<Announced>]>,
-    /// What became of them.
+    /// Counters for the announcements.
     pub counters: MasterCounters,
 }
 
-/// What a master daemon has done since it was started.
+/// Counters of a master daemon since it was started.
 #[derive(Debug, Default)]
 pub struct MasterCounters {
     /// Messages sent.
     pub messages: AtomicU64,
-    /// Messages that the kernel did not take.
+    /// Messages that the kernel refused.
     pub failed: AtomicU64,
     /// Announcements that are in no message: the queue of a worker, or that of messages, was full.
     pub lost: AtomicU64,
 }
 
-/// What was announced last of a connection.
+/// The last announcement of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Last {
-    /// Its state.
+    /// The announced state.
     pub(crate) state: u8,
     /// How often it has been repeated early.
     pub(crate) retries: u8,
@@ -117,7 +118,7 @@ pub(crate) struct Last {
 }
 
 impl Announcements {
-    /// Nothing announced yet, for a table with this number of entries.
+    /// No announcements yet, for a table with this number of entries.
     pub fn new(entries: usize, workers: usize) -> Self {
         Self {
             last: (0..entries).map(|_| AtomicU64::new(0)).collect(),
@@ -126,7 +127,7 @@ impl Announcements {
         }
     }
 
-    /// Takes what workers have announced so far, in their order.
+    /// Takes the announcements of workers so far, in order.
     pub fn take(&self, mut each: impl FnMut(Announced)) {
         for queue in &self.queues {
             // Bounded, because workers may append faster.
@@ -138,7 +139,7 @@ impl Announcements {
     }
 
     pub(crate) fn last(&self, id: ConnId, generation: u32) -> Last {
-        // Relaxed: one word, which orders nothing; the packets of a connection arrive by one worker.
+        // Relaxed: one integer, which orders nothing; the packets of a connection arrive at one worker.
         let word = self.last.get(id.index() as usize).map_or(0, |word| word.load(Ordering::Relaxed));
         match word >> GENERATION_AT == u64::from(generation as u16) && word != 0 {
             true => Last {
@@ -150,7 +151,7 @@ impl Announcements {
         }
     }
 
-    /// Announces a connection that would expire at `end`; `retries`: how often this was repeated early.
+    /// Announces a connection that would expire at `end`; `retries` is the number of early repetitions.
     pub fn announce(&self, worker: usize, announced: Announced, retries: u8, end: Millis) {
         let Announced { id, generation, state } = announced;
         let word = u64::from(generation as u16) << GENERATION_AT
@@ -166,9 +167,10 @@ impl Announcements {
     }
 }
 
-/// The announcements of each worker that may wait for the daemon's thread: those of 10 ms if each packet makes one.
+/// The number of announcements of each worker that may wait for the daemon's thread: those of 10 ms if each packet
+/// causes one.
 const QUEUE: usize = 1 << 14;
-/// The greatest end, which is in the lowest bits of the word: 34 years after the machine's start.
+/// The greatest end, which is in the lowest bits of the integer: 34 years after the machine's start.
 const END_MAX: u64 = (1 << RETRIES_AT) - 1;
 const RETRIES_AT: u32 = 40;
 const RETRIES_MAX: u8 = 3;

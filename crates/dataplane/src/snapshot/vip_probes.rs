@@ -4,7 +4,7 @@
 //! checks begin and end probes; workers send their packets and recognise the replies. Both share this object, and so do
 //! consecutive snapshots. All probes have one local port, which distinguishes their packets from those of connections.
 //! The sequence number identifies the probe. It is the same for each attempt with one server and endpoint: a server
-//! that still waits for the end of an earlier attempt takes the SYN for a repeated one and replies again. Cost of a
+//! that still waits for the end of an earlier attempt considers the SYN a repeated one and replies again. Cost of a
 //! reply: one load for each slot that its probe may have. Workers take no lock; only the health checks do.
 
 use std::hash::{BuildHasher, RandomState};
@@ -21,7 +21,7 @@ use crate::verdict::DropReason;
 
 /// The most probes in flight.
 const CAPACITY: usize = 4096;
-/// The number of slots that a probe may be in, from its sequence number on.
+/// The number of slots that a probe may use, beginning with the one for its sequence number.
 const PLACES: usize = 8;
 
 /// The probes in flight.
@@ -31,7 +31,7 @@ pub struct VipProbes {
     slots: Box<[ArcSwapOption<VipProbe>]>,
     /// Slots of probes that have a packet to send.
     due: ArrayQueue<usize>,
-    /// Ended probes that a worker may still hold, so that no worker frees one.
+    /// Ended probes that a worker may still use, so that no worker frees one.
     ended: Mutex<Vec<Arc<VipProbe>>>,
     hasher: RandomState,
 }
@@ -54,9 +54,9 @@ pub struct VipPath {
 /// A probe in flight.
 #[derive(Debug)]
 pub struct VipProbe {
-    /// Its path.
+    /// The path of the probe.
     pub path: VipPath,
-    /// The sequence number of its SYN.
+    /// The sequence number of the SYN.
     pub sequence: u32,
     stage: AtomicU32,
 }
@@ -70,7 +70,7 @@ pub enum VipStage {
     Unsent(DropReason),
     /// The SYN was sent.
     Sent,
-    /// The server accepts the connection; the reset that ends it is to be sent.
+    /// The server accepts the connection; the reset that ends it is yet to be sent.
     Accepted,
     /// The server accepts the connection, and the reset was sent.
     Done,
@@ -113,7 +113,7 @@ impl VipStage {
 }
 
 impl VipProbes {
-    /// No probes. The caller keeps the port reserved while this is in use.
+    /// No probes. The caller keeps the port reserved while this value is in use.
     pub fn new(port: u16) -> Self {
         Self::with_slots(port, CAPACITY)
     }
@@ -133,8 +133,8 @@ impl VipProbes {
         Self::with_slots(self.port, 0)
     }
 
-    /// Begins a probe, which lasts until the returned value is dropped; `None`: too many are in flight. A worker sends
-    /// the SYN when it is next awake.
+    /// Begins a probe, which lasts until the returned value is dropped; `None` if too many are in flight. A worker
+    /// sends the SYN when it is next awake.
     pub fn begin(self: &Arc<Self>, path: VipPath) -> Option<InFlight> {
         // A panic leaves the slots consistent, so poisoning is ignored.
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
@@ -155,7 +155,7 @@ impl VipProbes {
         if self.due.is_empty() { None } else { self.due.pop() }
     }
 
-    /// Notes that the probe in a slot has a packet to send. `false`: too many have.
+    /// Records that the probe in a slot has a packet to send. `false` if too many have.
     pub(crate) fn set_due(&self, slot: usize) -> bool {
         self.due.push(slot).is_ok()
     }
@@ -185,11 +185,11 @@ impl VipProbes {
 impl VipProbe {
     /// The stage.
     pub fn stage(&self) -> VipStage {
-        // Relaxed, here and below: the word is all that is shared.
+        // Relaxed, here and below: only this integer is shared.
         VipStage::of(self.stage.load(Ordering::Relaxed))
     }
 
-    /// Moves from `before` to `after`. `false`: the stage was another one; a reply may have come meanwhile.
+    /// Moves from `before` to `after`. `false` if the stage was another one; a reply may have arrived in the meantime.
     pub(crate) fn advance(&self, before: VipStage, after: VipStage) -> bool {
         let [before, after] = [before, after].map(VipStage::word);
         self.stage.compare_exchange(before, after, Ordering::Relaxed, Ordering::Relaxed).is_ok()
@@ -211,7 +211,7 @@ impl InFlight {
 
     /// Lets a worker send the SYN, or send it again.
     pub fn send(&self) {
-        // If too many have a packet to send, the caller tries again, because the stage stays the same.
+        // If too many have a packet to send, the caller tries again, because the stage does not change.
         let _ = self.probes.set_due(self.slot);
     }
 }

@@ -1,8 +1,8 @@
-//! The hold: the time for which the XDP program keeps frames of services from the kernel while no worker serves them.
+//! The hold: the time for which the XDP program keeps frames for services from the kernel while no worker serves them.
 //!
 //! Workers store a beat into memory that the program reads, without a system call. While the last beat is younger than
 //! the hold, the program drops steered frames that find no socket; afterwards the kernel gets them. Cost for a worker:
-//! a comparison for each burst, and a store ten times a second. Not here: the program (`bpf/hold.h`).
+//! a comparison for each burst, and a store ten times a second. The program is `bpf/hold.h`.
 
 use std::io;
 use std::mem::offset_of;
@@ -31,24 +31,25 @@ impl Hold {
         Ok(Self(object.words(MAP)?))
     }
 
-    /// Sets for how long frames are held after the last beat, and `now` as its time. Zero: frames are never held.
+    /// Sets the time that frames are held after the last beat, with `now` as the time of that beat. Zero: frames are
+    /// never held.
     pub fn set(&self, length: Duration, now: Duration) {
         self.beat(now);
         self.word(LENGTH).store(nanos(length), Ordering::Relaxed);
     }
 
-    /// For how long frames are held after the last beat.
+    /// The time that frames are held after the last beat.
     pub fn length(&self) -> Duration {
         Duration::from_nanos(self.word(LENGTH).load(Ordering::Relaxed))
     }
 
-    /// Notes that frames are served at this time of `CLOCK_MONOTONIC`.
+    /// Records that frames are served at this time of `CLOCK_MONOTONIC`.
     pub fn beat(&self, now: Duration) {
         // Relaxed, here and above: the words order no other memory, and a late one costs the program microseconds.
         self.word(BEAT).store(nanos(now), Ordering::Relaxed);
     }
 
-    /// Frames that were held: dropped, because nobody served them.
+    /// The number of frames that were held: dropped, because no worker served them.
     pub fn dropped(&self) -> u64 {
         self.word(DROPPED).load(Ordering::Relaxed)
     }

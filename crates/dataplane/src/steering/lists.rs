@@ -3,8 +3,7 @@
 //! Runs on the control thread. Each part of a list is a separate set, which is filled before the program sees it and
 //! then replaced as a whole. While lists change, for some milliseconds, the program refuses nothing, and workers do. If
 //! the kernel refuses a set, the program has no lists. Cost: a system call for each 4,096 networks of a set that has
-//! changed, and a comparison of the first stage's bits. Not here: the packets that a list refuses
-//! (`snapshot/lists.rs`).
+//! changed, and a comparison of the first stage's bits. `snapshot/lists.rs` defines which packets a list refuses.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -41,11 +40,11 @@ pub(super) struct ListMaps {
     lists: Option<Arc<Lists>>,
     /// Whether networks are steered for marks.
     is_marked: bool,
-    /// The scope of each service with its own lists, from 1 on.
+    /// The number of each service with its own lists, from 1.
     scopes: BTreeMap<ServiceKey, u32>,
     installed: Roles<EndpointKey>,
     places: BTreeMap<u32, Arc<Networks>>,
-    /// The drops of each place that its list has counted already.
+    /// The drops at each index that its list has already counted.
     counted: BTreeMap<u32, u64>,
 }
 
@@ -75,7 +74,7 @@ impl ListMaps {
         })
     }
 
-    /// Replaces the lists. `wide` are the services of every port whose packets belong to no other service.
+    /// Replaces the lists. `wide` are the services for every port whose packets belong to no other service.
     pub(super) fn set(
         &mut self,
         object: &Object,
@@ -126,7 +125,7 @@ impl ListMaps {
         let mut scopes: BTreeMap<_, u32> = self.installed.keys().map(|key| (*key, 0)).collect();
         let all =
             wide.iter().map(|key| (*key, 0)).chain(self.scopes.iter().map(|(key, scope)| (*key, *scope)));
-        // The value 0 removes a key, so scopes are counted from 1 there.
+        // The value 0 removes a key, so scopes are counted from 1.
         scopes.extend(all.filter_map(|(key, scope)| match key {
             ServiceKey::Address { protocol, endpoint } => Some((endpoint_key(protocol, endpoint), scope + 1)),
             ServiceKey::Mark { .. } => None,
@@ -152,7 +151,8 @@ impl ListMaps {
         Ok(())
     }
 
-    /// Notes whether networks are steered for marks. Called before the first one is, and after the last one was.
+    /// Records whether networks are steered for marks. Called before the first one is added, and after the last one was
+    /// removed.
     pub(super) fn set_marked(&mut self, is_marked: bool) {
         self.is_marked = is_marked;
         let state = &self.filter[STATE];
@@ -164,7 +164,7 @@ impl ListMaps {
         }
     }
 
-    /// Gives each service with its own lists a unique number.
+    /// Assigns a unique number to each service with its own lists.
     fn number(&mut self, lists: Option<&Lists>) {
         self.scopes.retain(|key, _| lists.is_some_and(|lists| lists.services.contains_key(key)));
         let services = lists.into_iter().flat_map(|lists| lists.services.keys());
@@ -186,7 +186,7 @@ impl ListMaps {
         own.chain([(0, &lists.all)]).collect()
     }
 
-    /// The networks of each place.
+    /// The networks at each index.
     fn wanted(&self, lists: &Lists) -> BTreeMap<u32, Arc<Networks>> {
         let parts = self.numbered(lists).into_iter().flat_map(|(number, scope)| {
             let parts = [&scope.deny, &scope.allow].into_iter().flat_map(|list| &list.parts);
@@ -196,7 +196,7 @@ impl ListMaps {
         there.filter(|(_, networks)| !networks.is_empty()).collect()
     }
 
-    /// Adds what was dropped since the last call to the counts of the lists.
+    /// Adds the drops since the last call to the counts of the lists.
     pub(super) fn count(&mut self) {
         let Some(lists) = self.lists.clone() else { return };
         for (number, scope) in self.numbered(&lists) {

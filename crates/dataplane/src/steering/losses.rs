@@ -1,8 +1,7 @@
-//! Forwarded packets that did not leave: after the XDP program has redirected a frame, the interface may refuse it.
+//! Forwarded packets that were not sent: after the XDP program has redirected a frame, the interface may refuse it.
 //!
 //! Only the kernel's tracepoints see such a loss; programs count there (`bpf/losses.bpf.c`). The counts also show the
-//! result of a trial: a frame that is sent to find out whether an interface takes redirected frames. Not here: the
-//! consequences of losses.
+//! result of a trial: a frame that is sent to find out whether an interface accepts redirected frames.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -38,7 +37,7 @@ pub struct Leaving {
     pub full: u64,
 }
 
-/// The counts of this thread's network namespace, as long as this value exists.
+/// The counts in this thread's network namespace, as long as this value exists.
 pub struct Losses {
     packets: Words<WORDS>,
     object: Object,
@@ -48,9 +47,10 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// Counts from now on.
+    /// Starts counting.
     ///
     /// # Errors
+    ///
     /// The kernel refuses: it has no such tracepoints, or no BTF.
     pub fn follow() -> io::Result<Self> {
         let namespace = std::fs::metadata("/proc/thread-self/ns/net")?.ino();
@@ -61,15 +61,15 @@ impl Losses {
         Ok(Self { packets: object.words(c"losses")?, object, trials: BTreeMap::new(), _tracepoints })
     }
 
-    /// The counts of the interface of this index, without trials.
+    /// The counts of the interface with this index, without trials.
     pub fn of(&self, ifindex: u32) -> Leaving {
         let all = self.counted(ifindex);
         let trials = self.trials.get(&ifindex).copied().unwrap_or_default();
         Leaving { sent: all.sent - trials.sent, refused: all.refused - trials.refused, ..all }
     }
 
-    /// Whether an interface with this link address takes frames that an XDP program in native mode redirects to it.
-    /// Tries it with a frame that no bridge forwards. False also if that cannot be tried. Needs Linux 5.18.
+    /// Whether an interface with this link address accepts frames that an XDP program in native mode redirects to it.
+    /// Tries it with a frame that no bridge forwards. False also if the trial fails. Needs Linux 5.18.
     pub fn is_taken(&mut self, ifindex: u32, address: [u8; 6]) -> bool {
         let mut frame = [0; TRIAL_LEN];
         frame[..6].copy_from_slice(&TO_NO_ONE);
@@ -100,7 +100,7 @@ impl Losses {
     }
 }
 
-/// The bytes of the shortest frame, without its check sequence (IEEE 802.3 3.2.8).
+/// The length of the shortest frame, without its check sequence (IEEE 802.3 3.2.8).
 const TRIAL_LEN: usize = 60;
 /// The address of the nearest bridge (IEEE 802.1Q 8.6.3), which forwards no frame that has it.
 const TO_NO_ONE: [u8; 6] = [0x01, 0x80, 0xc2, 0x00, 0x00, 0x0e];

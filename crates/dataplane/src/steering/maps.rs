@@ -67,7 +67,7 @@ impl Image {
         image
     }
 
-    /// The change that turns this into `wanted`. Costs one pass over both.
+    /// The change that turns this into `wanted`. Cost: one pass over both.
     pub(super) fn towards(&self, mut wanted: Self) -> Self {
         clear_others(&mut wanted.endpoints, &self.endpoints);
         clear_others(&mut wanted.addresses, &self.addresses);
@@ -76,7 +76,8 @@ impl Image {
         wanted
     }
 
-    /// The change that adds what `rules` steer, as [`SteeringRules::add`] defines. Costs what they name.
+    /// The change that adds the traffic of `rules`, as [`SteeringRules::add`] defines. The cost is proportional to
+    /// `rules`.
     pub(super) fn with(&self, rules: &SteeringRules) -> Self {
         let mut change = Self::steered_by(rules);
         change.endpoints.iter_mut().for_each(|(key, roles)| *roles |= roles_of(&self.endpoints, key));
@@ -88,8 +89,9 @@ impl Image {
         change
     }
 
-    /// The change that removes what `rules` steer, as [`SteeringRules::subtract`] defines. Costs what they name. An
-    /// address keeps the role of services, destinations or probes while it has an endpoint with this role.
+    /// The change that removes the traffic of `rules`, as [`SteeringRules::subtract`] defines. The cost is proportional
+    /// to `rules`. An address keeps the role of services, destinations or probes while it has an endpoint with this
+    /// role.
     pub(super) fn without(&self, rules: &SteeringRules) -> Self {
         let Self { endpoints, addresses, prefixes, translated } = Self::steered_by(rules);
         let endpoints: BTreeMap<_, u32> = endpoints
@@ -111,7 +113,7 @@ impl Image {
     }
 }
 
-/// The numbers of entries of the maps whose size is a setting.
+/// The numbers of entries in the maps whose size is a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Steered endpoints.
@@ -132,7 +134,7 @@ pub(super) const FILTER_WORDS: usize = in_words(size_of::<xvs_filter>());
 const FILTER_BITS: usize = in_words(offset_of!(xvs_filter, words));
 
 impl Image {
-    /// The filter by which the program finds that a packet is of none of these keys.
+    /// The filter by which the program finds that a packet matches none of these keys.
     pub(super) fn filter(&self) -> Box<[u64; FILTER_WORDS]> {
         let mut words = Box::new([0; FILTER_WORDS]);
         words[0] = self.prefixes.values().any(|roles| *roles != 0).into();
@@ -151,8 +153,8 @@ impl Image {
         self.prefixes.keys().any(|prefix| is_in(key, prefix))
     }
 
-    /// Whether this machine has the endpoint, and packets of this sender are redirected there: from a real server
-    /// behind NAT at one port, unless that is a virtual endpoint, which its clients know; or from clients to a service.
+    /// Whether this machine has the endpoint, and packets from this sender are redirected there: from a NAT real server
+    /// at one port, unless that is a virtual endpoint, which its clients know; or from clients to a service.
     pub(super) fn has_own(&self, sender: OwnSender, key: &EndpointKey) -> bool {
         let at = xvs_address { addr: key.addr, family: key.family.into() };
         let roles = roles_of(&self.endpoints, key);
@@ -195,7 +197,7 @@ fn roles_of<K: Ord>(map: &Roles<K>, key: &K) -> u32 {
 /// The bytes before a frame that the program must leave to the kernel.
 pub(crate) type Marker = [u8; XVS_MARKER_SIZE as usize];
 
-/// The bits of a prefix that the family takes.
+/// The bits of a prefix that the family occupies.
 const FAMILY_BITS: u32 = 32;
 
 pub(super) fn network_key(prefix: Prefix) -> xvs_network {
@@ -280,7 +282,7 @@ mod tests {
             bits(SteeringRules { translated: [([192, 0, 2, 1].into(), (1, 9))].into(), ..empty() }),
             1
         );
-        // Of 4,096 endpoints about 122 share a bit if bits are chosen by chance.
+        // About 122 out of 4,096 endpoints share a bit if bits are chosen at random.
         let set = bits(SteeringRules { services: (0..4096).map(service).collect(), ..empty() });
         assert!(set > 3900, "{set}");
     }

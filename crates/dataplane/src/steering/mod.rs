@@ -1,10 +1,10 @@
 //! The steering program: the XDP program of the director (`bpf/redirect.bpf.c`), loaded once, attached to each
 //! interface, and updated at every change of the steered traffic.
 //!
-//! Runs on the control thread. All interfaces share the maps of steered traffic; each interface has its own map of
+//! Runs on the control thread. All interfaces share the maps of steered traffic; each interface has a separate map of
 //! sockets. Dropping an [`Attached`] detaches the program from its interface, and the kernel does so when the process
-//! ends, unless the program is pinned: then it holds the frames of services for some time ([`hold`]).
-//! A full map refuses further entries with an error that names its limit; its entries stay in force.
+//! ends, unless the program is pinned: then it holds the frames for services for some time ([`hold`]). A full map
+//! refuses further entries with an error that names its limit; its entries stay in force.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -51,9 +51,9 @@ const REDIRECT: u32 = 4;
 pub enum Verdict {
     /// It goes to the director.
     Steered,
-    /// It is dropped, because it is the director's and nobody serves it.
+    /// It is dropped, because it belongs to the director and no worker serves it.
     Held,
-    /// It is dropped, because an access list or a limit of SYNs refuses it.
+    /// It is dropped, because an access list or a limit on SYNs refuses it.
     Refused,
     /// It goes to the kernel.
     Kernel,
@@ -67,9 +67,9 @@ pub enum SteeringError {
     Full {
         /// The kind of its entries, in the plural.
         what: &'static str,
-        /// The most entries that it can hold.
+        /// Maximum number of entries.
         limit: u32,
-        /// What the operator can do.
+        /// The operator's remedy.
         step: &'static str,
     },
     /// The kernel refused for another reason.
@@ -89,32 +89,35 @@ pub struct Steering {
     hold: Arc<Hold>,
     lists: ListMaps,
     syn_limits: SynMaps,
-    /// The maps of earlier processes whose counts are known here.
+    /// The maps of earlier processes whose counts are included here.
     counted: BTreeSet<u32>,
 }
 
 impl Steering {
-    /// Makes the maps, with these sizes; nothing is steered yet. The kernel verifies the program for each interface.
+    /// Creates the maps, with these sizes; nothing is steered yet. The kernel verifies the program for each interface.
     ///
     /// # Errors
+    ///
     /// The kernel's error: usually CAP_BPF, CAP_NET_ADMIN or CAP_PERFMON is missing. The verifier's reasons are on
     /// stderr. An invalid argument if a size is out of its range.
     pub fn load(sizes: MapSizes) -> io::Result<Self> {
         Self::of(Load::Maps(sizes))
     }
 
-    /// As [`Self::load`], and loads the program for [`Self::test_run`] and [`Self::test_run_without_sockets`].
+    /// Like [`Self::load`]; also loads the program for [`Self::test_run`] and [`Self::test_run_without_sockets`].
     ///
     /// # Errors
-    /// As for [`Self::load`].
+    ///
+    /// Same as [`Self::load`].
     pub fn load_for_test_runs() -> io::Result<Self> {
         Self::of(Load::ForTestRuns(MapSizes::default()))
     }
 
-    /// As [`Self::load`], for [`Self::test_run_offloaded`] and [`Self::time_offloaded`].
+    /// Like [`Self::load`], for [`Self::test_run_offloaded`] and [`Self::time_offloaded`].
     ///
     /// # Errors
-    /// As for [`Self::load`].
+    ///
+    /// Same as [`Self::load`].
     pub fn load_for_offloaded_runs(sizes: MapSizes) -> io::Result<Self> {
         Self::of(Load::ForOffloadedRuns(sizes))
     }
@@ -138,19 +141,21 @@ impl Steering {
         &self.hold
     }
 
-    /// The offload of flows of a table with this number of entries.
+    /// The flow offload for a table with this number of entries.
     ///
     /// # Errors
+    ///
     /// The kernel's error.
     pub fn offload(&self, entries: usize, settings: Settings) -> io::Result<Arc<Offload>> {
         Offload::of(&self.object, entries, settings).map(Arc::new)
     }
 
-    /// Attaches the program to an interface of this thread's network namespace, as [`attach()`] does. If an earlier
-    /// process has pinned its program of the interface in `pins`, that one stays in force until
+    /// Attaches the program to an interface in this thread's network namespace, like [`attach()`]. If an earlier
+    /// process has pinned its program for the interface in `pins`, that one stays in force until
     /// [`Self::put_in_force`].
     ///
     /// # Errors
+    ///
     /// See [`AttachError`]; the program then stays detached.
     pub fn attach(
         &self,
@@ -164,11 +169,12 @@ impl Steering {
         attach(interface, wanted, PROGRAM, &marker, pins, |marker| self.object_for_an_interface(marker))
     }
 
-    /// Replaces the pinned program of an earlier process, if there is one, by this one, without a gap. Called when the
-    /// steered traffic and the sockets are entered. Counts the frames that the earlier program has held, and steers
+    /// Replaces the pinned program of an earlier process, if there is one, with this one, without a gap. Called when
+    /// the steered traffic and the sockets are entered. Counts the frames that the earlier program has held, and steers
     /// replies to the clients on this machine that it knows.
     ///
     /// # Errors
+    ///
     /// The kernel refuses; the earlier program stays in force.
     pub fn put_in_force(&mut self, attached: &mut Attached) -> io::Result<()> {
         let former = attached.former_program().map(OpenFormerMaps::maps).unwrap_or_default();
@@ -197,15 +203,16 @@ impl Steering {
             let maps = OpenFormerMaps::maps(attached.former_program()?);
             let [state, records] = [map::STATE, map::RECORDS].map(|name| named(&maps, name));
             let records = records.filter(|map| known.insert(map.id))?;
-            // One of another version may have other records.
+            // A program of another version may have other records.
             FormerRecords::map(state?, records)
         });
         former.collect()
     }
 
-    /// Puts this program in force again, after another process has replaced it.
+    /// Puts this program in force again after another process has replaced it.
     ///
     /// # Errors
+    ///
     /// The kernel refuses; the other program stays in force.
     pub fn restore(&self, attached: &mut Attached) -> io::Result<()> {
         self.beat();
@@ -222,24 +229,26 @@ impl Steering {
     }
 
     /// Begins the hold when a program comes into force. If the first worker beat later than the hold, the kernel would
-    /// get the frames of services and reset their connections.
+    /// get the frames for services and reset their connections.
     fn beat(&self) {
         self.hold.beat(Clock::Monotonic.elapsed());
     }
 
-    /// Attaches the program of an interface anew, because veth does not run it on queues that were added since. Sockets
-    /// have to be opened anew.
+    /// Attaches the program to an interface again, because veth does not run it on queues that were added since.
+    /// Sockets have to be reopened.
     ///
     /// # Errors
+    ///
     /// See [`AttachError`]; nothing has changed.
     pub fn renew(&self, attached: &mut Attached) -> Result<(), AttachError> {
         attached.replace_program(PROGRAM, |marker| self.object_for_an_interface(marker))
     }
 
     /// Adds the traffic that `more` steers, as [`SteeringRules::add`] defines. Called before new rules become visible
-    /// to the workers. Costs what `more` names.
+    /// to the workers. The cost is proportional to `more`.
     ///
     /// # Errors
+    ///
     /// [`SteeringError`]; the maps then contain part of the change, and a later call completes it.
     pub fn add(&mut self, more: &SteeringRules) -> Result<(), SteeringError> {
         let change = self.installed.with(more);
@@ -248,19 +257,22 @@ impl Steering {
     }
 
     /// Removes the traffic that `less` names, as [`SteeringRules::subtract`] defines. Called after every worker has
-    /// left the old rules. Costs what `less` names; the bits of the filter stay until the next [`Self::set`].
+    /// left the old rules. The cost is proportional to `less`; the bits of the filter stay until the next
+    /// [`Self::set`].
     ///
     /// # Errors
-    /// As for [`Self::add`].
+    ///
+    /// Same as [`Self::add`].
     pub fn subtract(&mut self, less: &SteeringRules) -> Result<(), SteeringError> {
         self.write(&self.installed.without(less))
     }
 
-    /// Steers exactly the traffic of `wanted`. Called after every worker has left the old rules. Costs what `wanted`
-    /// and the rules before it name.
+    /// Steers exactly the traffic of `wanted`. Called after every worker has left the old rules. The cost is
+    /// proportional to `wanted` and the rules before it.
     ///
     /// # Errors
-    /// As for [`Self::add`].
+    ///
+    /// Same as [`Self::add`].
     pub fn set(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
         let wanted = Image::of(wanted);
         let filter = wanted.filter();
@@ -270,9 +282,9 @@ impl Steering {
         Ok(())
     }
 
-    /// Lets the program look up the keys with these bits, before there are any.
+    /// Makes the program look up keys with these bits, before there are any.
     fn add_to_filter(&self, filter: &[u64; maps::FILTER_WORDS]) {
-        // Relaxed, as for all words of the filter: the system calls that enter the keys come later.
+        // Relaxed, like all words of the filter: the system calls that enter the keys come later.
         for (word, bits) in self.filter.iter().zip(filter).filter(|(_, bits)| **bits != 0) {
             word.fetch_or(*bits, Relaxed);
         }
@@ -281,38 +293,41 @@ impl Steering {
     /// Adds and then removes, for callers that need not wait for workers.
     ///
     /// # Errors
-    /// As for [`Self::add`].
+    ///
+    /// Same as [`Self::add`].
     pub fn update(&mut self, wanted: &SteeringRules) -> Result<(), SteeringError> {
         self.add(wanted)?;
         self.set(wanted)
     }
 
-    /// Replaces the access lists; `None`: there are none. With them come the services of every port whose packets
+    /// Replaces the access lists; `None` if there are none. They include the services for every port whose packets
     /// belong to no other service.
     ///
     /// # Errors
-    /// As for [`Self::add`]; then the program has no lists until the next call.
+    ///
+    /// Same as [`Self::add`]; then the program has no lists until the next call.
     pub fn set_lists(&mut self, lists: Option<(Arc<Lists>, Vec<ServiceKey>)>) -> Result<(), SteeringError> {
         self.lists.set(&self.object, lists)
     }
 
-    /// Replaces the limits of SYNs. Those of services that the program does not know for certain are left to workers.
+    /// Replaces the limits on SYNs. Those of services that the program cannot determine are left to workers.
     ///
     /// # Errors
-    /// As for [`Self::add`]; then workers decide where the program does not.
+    ///
+    /// Same as [`Self::add`]; then workers decide where the program does not.
     pub fn set_syn_limits(&mut self, limits: &SynLimits) -> Result<(), SteeringError> {
         let concerned = self.syn_limits.set(limits);
         self.write_endpoints(SynMaps::roles(concerned, &self.installed))
     }
 
-    /// Adds what the program has dropped since the last call to the counts of the lists and of the limits of SYNs.
+    /// Adds the program's drops since the last call to the counts of the lists and of the limits on SYNs.
     pub fn count_drops(&mut self) {
         self.lists.count();
         self.syn_limits.count();
     }
 
-    /// Whether packets of this sender have to be redirected: an endpoint of this machine is a real server behind NAT,
-    /// or that of a service that masquerades.
+    /// Whether packets from this sender have to be redirected: an endpoint of this machine is a NAT real server, or
+    /// that of a service that masquerades.
     pub fn redirects(&self, sender: OwnSender) -> bool {
         !self.own[sender as usize].is_empty()
     }
@@ -324,6 +339,7 @@ impl Steering {
     /// The program's decision on a frame from an interface whose queues all have a socket.
     ///
     /// # Errors
+    ///
     /// The kernel's error; an invalid argument unless it was loaded for test runs. It does not run frames below 14
     /// bytes or above a page.
     pub fn test_run(&self, frame: &[u8]) -> io::Result<Verdict> {
@@ -338,24 +354,27 @@ impl Steering {
     /// The mean time of several runs on a frame, in nanoseconds.
     ///
     /// # Errors
-    /// As for [`Self::test_run`].
+    ///
+    /// Same as [`Self::test_run`].
     pub fn bench(&self, frame: &[u8], times: u32) -> io::Result<u32> {
         test_run_repeated(self.object.program(VERDICT)?, frame, times).map(|(_, nanos)| nanos)
     }
 
-    /// What the program does with a frame from a queue without a socket.
+    /// The program's decision on a frame from a queue without a socket.
     ///
     /// # Errors
-    /// As for [`Self::test_run`].
+    ///
+    /// Same as [`Self::test_run`].
     pub fn test_run_without_sockets(&self, frame: &[u8]) -> io::Result<Verdict> {
         let (returned, _) = test_run(self.object.program(PROGRAM)?, frame)?;
         Ok(if returned == DROP { Verdict::Held } else { Verdict::Kernel })
     }
 
-    /// The frame as the program forwards it; `None`: it is left to workers or the kernel.
+    /// The frame as the program forwards it; `None` if it is left to workers or the kernel.
     ///
     /// # Errors
-    /// As for [`Self::test_run`].
+    ///
+    /// Same as [`Self::test_run`].
     pub fn test_run_offloaded(&self, frame: &[u8]) -> io::Result<Option<Vec<u8>>> {
         let (returned, after) = test_run(self.object.program(PROGRAM)?, frame)?;
         Ok((returned == REDIRECT).then_some(after))
@@ -364,7 +383,8 @@ impl Steering {
     /// Whether the program forwards a frame, and the duration of its run in nanoseconds.
     ///
     /// # Errors
-    /// As for [`Self::test_run`].
+    ///
+    /// Same as [`Self::test_run`].
     pub fn time_offloaded(&self, frame: &[u8]) -> io::Result<(bool, u32)> {
         let (returned, nanos) = test_run_repeated(self.object.program(PROGRAM)?, frame, 1)?;
         Ok((returned == REDIRECT, nanos))
@@ -418,7 +438,7 @@ impl Steering {
 struct Entries {
     /// In the plural.
     what: &'static str,
-    /// What an operator can do if there are too many.
+    /// The operator's remedy if there are too many.
     step: &'static str,
 }
 
@@ -458,8 +478,8 @@ fn converge<K: Key + Ord>(
     Ok(())
 }
 
-/// The bytes that make the program on an interface leave a frame to the kernel. None in native mode, where such a frame
-/// arrives after the program.
+/// The bytes that make the program on an interface leave a frame to the kernel. None in native mode, in which such a
+/// frame arrives after the program.
 pub(crate) fn marker(attached: &Attached) -> &[u8] {
     match attached.mode() {
         Mode::Native => &[],

@@ -1,8 +1,7 @@
 //! The object files of the steering program and of its companion programs, and their loading.
 //!
-//! Loading needs more rights than xvsd has with `user`: then the helper process loads, and passes the descriptors of
-//! maps and programs. So a request names one of these forms; the image is the executable's own. Not here: the programs
-//! (`bpf/`).
+//! Loading needs more rights than xvsd has with `user`: then the helper process loads them, and passes the descriptors
+//! of maps and programs. A request therefore names one of these forms; the image is the executable's own.
 
 use std::ffi::CStr;
 use std::io;
@@ -49,22 +48,22 @@ const STEERING: [&CStr; 17] = [
     offload::KEYS,
     offload::MOVES,
 ];
-/// The maps that the program for this machine's own packets shares, too.
+/// The maps that the program for this machine's own packets also shares.
 const OWN: [&CStr; 4] = [ENDPOINTS, ADDRESSES, CLIENTS, hold::MAP];
 
-/// The numbers of entries of the maps whose size is a setting.
+/// The numbers of entries in the maps whose size is a setting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MapSizes {
-    /// Records of offloaded connections, a power of two up to 1,048,576.
+    /// The number of records for offloaded connections, a power of two up to 1,048,576.
     pub records: u32,
-    /// The most steered endpoints, and the most steered addresses, from 1,024 to 16,777,216. Each takes memory when it
-    /// is steered; the maps take 32 bytes for each from the start.
+    /// Maximum number of steered endpoints, and of steered addresses, from 1,024 to 16,777,216. Each takes memory when
+    /// it is steered; the maps take 32 bytes for each from the start.
     pub endpoints: u32,
 }
 
 impl MapSizes {
-    /// The memory that the kernel takes for endpoints and addresses before any is steered: each map has a word with a
-    /// lock for each entry, their number rounded up to a power of two.
+    /// The memory that the kernel takes for endpoints and addresses before any is steered: each map has an integer with
+    /// a lock for each entry, their number rounded up to a power of two.
     pub fn bytes(self) -> u64 {
         2 * 16 * u64::from(self.endpoints).next_power_of_two()
     }
@@ -95,22 +94,22 @@ impl Default for MapSizes {
 pub enum Load {
     /// The maps of steering, without a program.
     Maps(MapSizes),
-    /// The maps of steering, and the programs for test runs.
+    /// The maps for steering, and the programs for test runs.
     ForTestRuns(MapSizes),
-    /// The maps of steering, and the program for interfaces alone, for test runs.
+    /// The maps for steering, and only the program for interfaces, for test runs.
     ForOffloadedRuns(MapSizes),
-    /// The steering program of an interface, with its marker.
+    /// The steering program for an interface, with its marker.
     Steering(Marker),
-    /// The programs for packets that this machine itself sends, which redirect them to the TAP of this index.
+    /// The programs for packets that this machine itself sends, which redirect them to the TAP with this index.
     Own(u32),
-    /// The programs of the TAP of the interface of this index.
+    /// The programs for the TAP of the interface with this index.
     Reinject(u32),
-    /// The programs that count the forwarded packets which interfaces of the network namespace of this number refuse.
+    /// The programs that count the forwarded packets which interfaces in the network namespace with this number refuse.
     Losses(u32),
 }
 
 impl Load {
-    /// Loads it. `steering` is the object of the maps that it shares, if it shares any.
+    /// Loads the object. `steering` is the object whose maps it shares, if any.
     pub(super) fn object(self, steering: Option<&Object>) -> io::Result<Object> {
         let shared = steering
             .into_iter()
@@ -167,7 +166,7 @@ impl Load {
 
 impl Task for Load {
     const NAME: &'static str = "load";
-    /// The number of programs, which are before the maps.
+    /// The number of programs, which precede the maps.
     type Done = usize;
 
     fn carry_out(&self, maps: &[BorrowedFd<'_>]) -> io::Result<Answer<usize>> {
@@ -175,7 +174,7 @@ impl Task for Load {
     }
 }
 
-/// The maps of the steering program of this id, of an earlier process, that the next one reads: of the hold, of
+/// Opens the maps of an earlier process's steering program, with this id, that the next one reads: of the hold, of
 /// clients on this machine, and of offloaded connections.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct OpenFormerMaps {
@@ -213,7 +212,7 @@ fn is_one_of(map: &KernelMap, names: [&CStr; 2]) -> bool {
     names.iter().any(|name| is_named(map, name))
 }
 
-/// The map of this name.
+/// The map with this name.
 pub(super) fn named<'a>(maps: &'a [KernelMap], name: &CStr) -> Option<&'a KernelMap> {
     maps.iter().find(|map| is_named(map, name))
 }

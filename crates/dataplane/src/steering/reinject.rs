@@ -6,10 +6,10 @@
 //! interface's ingress. The TAP appears in `ip link` and is removed when the process ends. Cost: one system call for
 //! each frame; rare by design.
 //!
-//! Reinjected frames are not steered again. In native mode the XDP program runs before the point of the redirection. In
+//! Reinjected frames are not steered again. In native mode the XDP program runs before the point of redirection. In
 //! generic mode the kernel runs it again, so the frame carries a marker, which the program recognises and removes.
 //!
-//! One worker reads from the TAP the frames that this machine itself has sent by the interface, while these are
+//! One worker reads from the TAP the frames that this machine itself has sent on the interface, while these are
 //! redirected (`own.rs`).
 
 use std::io::{self, IoSlice};
@@ -38,15 +38,17 @@ impl Reinjector {
     /// is removed and added again, it needs a new one.
     ///
     /// # Errors
+    ///
     /// The kernel's error: `/dev/net/tun` or CAP_NET_ADMIN is missing, or the kernel has no clsact.
     pub fn open(attached: &Attached) -> io::Result<Self> {
         Self::of(attached.index(), marker(attached).to_vec())
     }
 
-    /// As [`Self::open`] for the loopback interface, which has to accept packets from the machine's own addresses.
+    /// Like [`Self::open`], for the loopback interface, which has to accept packets from the machine's own addresses.
     ///
     /// # Errors
-    /// As for [`Self::open`].
+    ///
+    /// Same as [`Self::open`].
     pub fn open_loopback() -> io::Result<Self> {
         Self::of(index_of("lo")?, Vec::new())
     }
@@ -75,6 +77,7 @@ impl Reinjector {
     /// Passes a frame to the kernel. Never blocks.
     ///
     /// # Errors
+    ///
     /// The kernel has no memory for it, or the TAP was taken down.
     pub fn inject(&self, frame: &Frame) -> io::Result<()> {
         let mut parts = [IoSlice::new(&self.marker); 1 + MAX_PARTS];
@@ -92,7 +95,7 @@ impl Reinjector {
         self.is_read.load(Ordering::Relaxed)
     }
 
-    /// Discards frames that nobody has read.
+    /// Discards frames that no worker has read.
     pub(super) fn drain(&self) {
         let mut byte = [0];
         for _ in 0..KEPT {
@@ -106,10 +109,11 @@ impl Reinjector {
         self.is_read.store(read, Ordering::Relaxed);
     }
 
-    /// Reads a frame that this machine has sent by the interface. Returns its length; what exceeds `frame` is cut off.
-    /// Never blocks.
+    /// Reads a frame that this machine has sent on the interface, truncated to `frame`. Returns its length. Never
+    /// blocks.
     ///
     /// # Errors
+    ///
     /// There is none, or the kernel's error.
     pub fn read(&self, frame: &mut [u8]) -> io::Result<usize> {
         self.tap.read(frame)
@@ -123,7 +127,8 @@ impl AsFd for Reinjector {
     }
 }
 
-/// The most parts of a frame: those of the longest packet, which the machine sends by `lo`, in the smallest slots.
+/// Maximum number of slots of a frame: those of the longest packet, which the machine sends on `lo`, in the smallest
+/// slots.
 const MAX_PARTS: usize = 38;
 /// More frames than a TAP keeps for a reader (linux/if_tun.h: 500).
 const KEPT: usize = 1000;

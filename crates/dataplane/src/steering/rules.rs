@@ -1,7 +1,7 @@
 //! The rules by which the XDP program steers packets to the director.
 //!
-//! Computed by the control thread at every change of configuration. Plain values, no system call. Not here: their form
-//! in the program's maps (`maps.rs`).
+//! Computed by the control thread at every configuration change. Plain values, no system call. `maps.rs` encodes them
+//! for the program's maps.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -12,11 +12,11 @@ use xvs_proto::{Endpoint, Prefix, Protocol};
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SteeringRules {
     /// Services: packets *to* these endpoints are steered, and so are fragments and ICMP errors to their addresses.
-    /// Port 0 stands for every port.
+    /// Port 0 means every port.
     pub services: BTreeSet<(Protocol, Endpoint)>,
     /// Packets *from* these endpoints are steered, unless they go to a local address; so are fragments from their
     /// addresses. They are masqueraded destinations, and virtual endpoints whose replies may pass through the director.
-    /// Port 0 stands for every port.
+    /// Port 0 means every port.
     pub nat_destinations: BTreeSet<(Protocol, Endpoint)>,
     /// Networks with packets that may be marked: every TCP, UDP, SCTP, AH and ESP packet, fragment and ICMP error to
     /// these is steered. IPv6 packets from these are steered, too, unless they go to a local address.
@@ -26,8 +26,8 @@ pub struct SteeringRules {
     pub translated: BTreeMap<IpAddr, (u16, u16)>,
     /// The local endpoints of probes: whole TCP packets to these are steered.
     pub probe_sources: BTreeSet<Endpoint>,
-    /// Services that masquerade: what this machine itself sends *to* these endpoints by `lo` is redirected to the
-    /// director.
+    /// Services that masquerade: packets that this machine itself sends *to* these endpoints through `lo` are
+    /// redirected to the director.
     pub own_clients: BTreeSet<(Protocol, Endpoint)>,
     /// The ends of tunnels: ICMP errors about packets to these that may be tunnelled are steered.
     pub tunnel_ends: BTreeSet<IpAddr>,
@@ -36,7 +36,7 @@ pub struct SteeringRules {
 }
 
 impl SteeringRules {
-    /// Adds the traffic that `more` steers. Its local addresses are ignored.
+    /// Adds the traffic that `more` steers. Ignores its local addresses.
     pub fn add(&mut self, more: &Self) {
         self.services.extend(&more.services);
         self.nat_destinations.extend(&more.nat_destinations);
@@ -50,8 +50,7 @@ impl SteeringRules {
         }
     }
 
-    /// Removes the traffic that `less` names. Its local addresses and its ports are ignored: the whole address is
-    /// removed.
+    /// Removes the traffic that `less` names. Ignores its local addresses and its ports: the whole address is removed.
     pub fn subtract(&mut self, less: &Self) {
         less.services.iter().for_each(|service| _ = self.services.remove(service));
         less.nat_destinations.iter().for_each(|from| _ = self.nat_destinations.remove(from));

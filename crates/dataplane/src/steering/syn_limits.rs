@@ -1,9 +1,9 @@
-//! Limits of SYNs in the maps of the steering program.
+//! Limits on SYNs in the maps of the steering program.
 //!
 //! Runs on the control thread. Each limit has a number, which is in the upper half of the value of its service's
-//! endpoint while the program decides. The program does not decide for services of every port, of a mark, or at an
-//! address that mark rules name. Cost of a change: a comparison for each limit. Not here: the effect of a limit
-//! (`snapshot/syn_limits.rs`).
+//! endpoint while the program decides. The program does not decide for services with every port, with a mark, or at an
+//! address that mark rules name. Cost of a change: a comparison for each limit. `snapshot/syn_limits.rs` defines the
+//! effect of a limit.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
@@ -38,9 +38,9 @@ const NUMBER_SHIFT: u32 = 16;
 /// The limits in the maps.
 pub(super) struct SynMaps {
     words: Arc<ProgramWords>,
-    /// The limits by endpoint, with their numbers, from 1 on.
+    /// The limits by endpoint, with their numbers, from 1.
     limits: BTreeMap<EndpointKey, (usize, Arc<SynLimit>)>,
-    /// The drops of each number that its limit has counted already.
+    /// The drops of each number that its limit has already counted.
     counted: BTreeMap<usize, u64>,
 }
 
@@ -94,7 +94,7 @@ impl SynMaps {
         }
     }
 
-    /// Tells the limits of these endpoints whether the program decides.
+    /// Records in the limits of these endpoints whether the program decides.
     pub(super) fn tell<'a>(&self, keys: impl IntoIterator<Item = &'a EndpointKey>, installed: &Image) {
         for key in keys {
             if let Some((number, limit)) = self.limits.get(key) {
@@ -114,7 +114,7 @@ impl SynMaps {
         keys.into_iter().filter_map(|key| Some((key, installed.endpoints.get(&key)? & ROLES))).collect()
     }
 
-    /// Adds what was dropped since the last call to the counts of the limits.
+    /// Adds the drops since the last call to the counts of the limits.
     pub(super) fn count(&mut self) {
         for (number, limit) in self.limits.values() {
             let stripes = self.words[number * LIMIT..][DROPPED..LIMIT].iter();

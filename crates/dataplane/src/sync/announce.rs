@@ -1,7 +1,8 @@
 //! The packets that announce their connection to backups.
 //!
-//! Runs for each packet of a client while a master daemon runs, and when a template outlives its timeout. The rules are
-//! the kernel's, so a backup sees the same connections from xvs as from a kernel. Cost: see `snapshot/sync_master.rs`.
+//! Runs for each packet from a client while a master daemon runs, and when a template outlives its timeout. The rules
+//! are the kernel's, so a backup sees the same connections from xvs as from a kernel. Cost: see
+//! `snapshot/sync_master.rs`.
 //!
 //! Source: ipvs-behaviour, section 12.4.
 
@@ -28,7 +29,7 @@ pub(crate) struct Announcer<'s> {
 }
 
 impl Flows {
-    /// A client's packet has passed, and was counted: announces its connection, if it is time.
+    /// Announces the connection of a client's packet that has passed and was counted, if it is time.
     #[inline]
     pub(crate) fn announce(&self, id: ConnId, cx: Context<'_>) {
         if let Some(announcer) = Announcer::of(cx.snapshot, self.worker, cx.now) {
@@ -45,19 +46,20 @@ impl<'s> Announcer<'s> {
         Some(Self { master, settings: &snapshot.settings, worker, now })
     }
 
-    /// Whether a counted packet can announce its connection although the state stays as it is.
+    /// Whether a counted packet can announce its connection although the state does not change.
     #[inline]
     pub(crate) fn concerns(&self, connection: &Connection<'_>) -> bool {
         self.master.may_announce(connection.in_packets()) || connection.controller().is_some()
     }
 
-    /// A client's packet has passed, and was counted: announces its connection and then its template, if it is time.
+    /// Announces the connection of a client's packet that has passed and was counted, and then its template, if it is
+    /// time.
     pub(crate) fn packet(&self, table: &TableWorker, id: ConnId) {
         let connection = table.connection(id);
         let template = connection.controller();
         let is_alone = self.master.rules.templates_alone && is_persistent(table, &connection);
         let is_announced = !is_alone && self.announce(&connection, connection.in_packets());
-        // Version 0 announces a template with its connection only.
+        // Version 0 announces a template only with its connection.
         if let Some(template) = template
             && (is_announced || self.master.rules.version == Version::V1)
         {
@@ -65,16 +67,17 @@ impl<'s> Announcer<'s> {
         }
     }
 
-    /// A packet without a connection (`--ops`) has passed, for which there is this template.
+    /// Announces the template of a packet without a connection (`--ops`) that has passed.
     pub(crate) fn one_packet(&self, table: &TableWorker, id: ConnId) {
-        // Version 0 announces a template with its connection only, and there is none.
+        // Version 0 announces a template only with its connection, and there is none.
         if self.master.rules.version == Version::V1 {
             self.template(table, id);
         }
     }
 
-    /// The XDP program has forwarded this number of a client's packets: counts them, and announces what one of them
-    /// would have announced. Of more packets than a period has, only the last ones count for the template.
+    /// Counts this number of a client's packets, which the XDP program has forwarded, and makes the announcement that
+    /// one of them would have caused. If there are more packets than a period has, only the last ones count for the
+    /// template.
     pub(crate) fn packets(&self, table: &TableWorker, id: ConnId, packets: u64) {
         let connection = table.connection(id);
         let after = connection.in_packets().wrapping_add(packets as u32);
@@ -96,7 +99,7 @@ impl<'s> Announcer<'s> {
         );
     }
 
-    /// A template outlives its timeout, because it controls connections.
+    /// Announces a template that outlives its timeout, because it controls connections.
     pub(crate) fn outlives(&self, table: &TableWorker, id: ConnId) {
         self.announce(&table.connection(id), self.master.rules.threshold);
     }
@@ -123,7 +126,7 @@ impl<'s> Announcer<'s> {
         true
     }
 
-    /// Whether a connection is announced although its state is no news, and which repetition this is.
+    /// Whether a connection is announced although its state has not changed, and which repetition this is.
     fn is_time(&self, is_template: bool, packets: u32, timeout: Duration, last: Last) -> Option<u8> {
         let rules = &self.master.rules;
         let end = self.now + timeout;
@@ -147,7 +150,7 @@ impl<'s> Announcer<'s> {
     }
 }
 
-/// Whether a template controls a connection, directly or by FTP's control connection.
+/// Whether a template controls a connection, directly or through an FTP control connection.
 fn is_persistent(table: &TableWorker, connection: &Connection<'_>) -> bool {
     connection.controller().is_some_and(|id| {
         let controller = table.connection(id);
@@ -155,7 +158,7 @@ fn is_persistent(table: &TableWorker, connection: &Connection<'_>) -> bool {
     })
 }
 
-/// What a connection's state means to a backup.
+/// The relevance of a connection's state for a backup.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum News {
     /// Connections in this state are not announced.
@@ -202,7 +205,7 @@ pub(super) fn timeout(connection: &Connection<'_>, state: u8, settings: &Setting
     }
 }
 
-/// The least part of a timeout that makes an announcement a new one.
+/// The minimum change of a timeout that makes an announcement a new one.
 const SHORT_TIMEOUT: Duration = Duration::from_secs(10);
-/// A repetition follows the announcement after this part of the refresh period at the earliest.
+/// A repetition follows the announcement after this fraction of the refresh period at the earliest.
 const RETRY_PART: u32 = 8;

@@ -3,12 +3,12 @@
 //! Runs on a worker between two bursts, for a bounded number of connections at a time. It follows the kernel's backup
 //! daemon: the connection belongs to its real server if that is configured here; otherwise it is kept, and forwarded by
 //! the method in the message, unless the message is not signed. The connection gets the state in the message, and the
-//! whole timeout. Templates and connections arrive independently, so a connection has no template here. Data that a
-//! kernel cannot send are taken over unchanged: FULLNAT's local endpoint, the form in which the destination receives
-//! the client's address, the SYN proxy's translation of numbers, and, from a whole table, the remaining time. A known
-//! connection may be newer than its copy from a whole table: it stays as it is, unless the sender has seen a packet
-//! later by more than the time that messages take. Cost: a look-up; for a new connection an insertion. Not here: the
-//! share of the table that received connections may fill (`new_connection/eviction.rs`).
+//! full timeout. Templates and connections arrive independently, so a connection has no template here. Data that a
+//! kernel cannot send are taken over unchanged: FULLNAT's local endpoint, how the destination receives the client's
+//! address, the SYN proxy's translation of numbers, and, from a whole table, the remaining time. A known connection may
+//! be newer than its copy from a whole table: it does not change, unless the sender has seen a packet later by more
+//! than the time that messages take. Cost: a look-up; for a new connection an insertion. `new_connection/eviction.rs`
+//! limits the share of the table that received connections may fill.
 //!
 //! Source: ipvs-behaviour, section 12.5.
 
@@ -87,23 +87,23 @@ fn enter(flows: &mut Flows, backup: &SyncBackup, received: &Received, cx: Contex
     }
 }
 
-/// A received connection, and what follows from it.
+/// A received connection, and the data derived from it.
 struct Wanted<'a> {
     entry: &'a Entry<'static>,
     is_template: bool,
     state: u8,
     expires: Millis,
-    /// The time since its last packet; `None`: it is in a message about that packet.
+    /// The time since its last packet; `None` if it is in a message about that packet.
     idle: Option<Duration>,
 }
 
-/// What a known connection of the same identity is.
+/// The relation of a known connection with the same identity.
 enum Found {
     /// The connection of the message.
     Same,
-    /// Another one, towards another real server or with other numbers.
+    /// Another one, with another real server or with other numbers.
     Other,
-    /// The one that was received has ended at the sender, and another has begun here.
+    /// The received one has ended at the sender, and another has begun here.
     Ended,
 }
 
@@ -114,7 +114,7 @@ impl Wanted<'_> {
         FlowKey { protocol, source: client, dest: virtual_endpoint }
     }
 
-    /// Shifts the server's sequence numbers as the sender does, if it is a control connection of FTP.
+    /// Shifts the server's sequence numbers as the sender does, if it is an FTP control connection.
     fn shift(&self, connection: &Connection<'_>) {
         if connection.flags().contains(Flags::FTP) {
             connection.set_shift(self.entry.reply_shift.and_then(Shift::received).unwrap_or_default());
@@ -142,8 +142,7 @@ impl Wanted<'_> {
         }
     }
 
-    /// Whether it is newer than the known connection: by a later packet, or because its real server is configured by
-    /// now.
+    /// Whether it is newer than the known connection: by a later packet, or because its real server is now configured.
     fn is_later(&self, flows: &Flows, id: ConnId, cx: Context<'_>) -> bool {
         let Some(received) = self.idle else { return true };
         let connection = flows.table.connection(id);
@@ -154,14 +153,14 @@ impl Wanted<'_> {
 
     fn compare(&self, flows: &Flows, id: ConnId, cx: Context<'_>) -> Found {
         let connection = flows.table.connection(id);
-        // The numbers of a connection behind the SYN proxy never change: with others it is another connection.
+        // The numbers of a connection through the SYN proxy never change: with others it is another connection.
         let is_its = connection.dest() == self.entry.dest
             && connection.local() == self.entry.local
             && connection.numbers() == self.numbers();
         match is_its {
             false if self.is_template => Found::Same,
             false if self.is_inactive() => Found::Ended,
-            // A real server that is configured by now takes it.
+            // A real server that is now configured takes it.
             true if connection.is_unbound() && self.destination(cx).is_some() => Found::Other,
             true => Found::Same,
             false => Found::Other,
@@ -219,9 +218,9 @@ impl Wanted<'_> {
         })
     }
 
-    /// The connection to be inserted, with this identity. `None`: its packets could not be forwarded here, because the
-    /// local endpoint is not one of this director, or the real server that receives the client's address is not known;
-    /// or they would be forwarded to a server that only an unsigned message names.
+    /// The connection to be inserted, with this identity. `None` if its packets could not be forwarded here, because
+    /// the local endpoint does not belong to this director, or the real server that receives the client's address is
+    /// not known; or if they would be forwarded to a server that only an unsigned message names.
     fn connection(
         &self,
         key: FlowKey,
@@ -334,7 +333,7 @@ fn insert(
     }
 }
 
-/// The state here; `None`: the protocol is unknown, or has no such state.
+/// The state here; `None` if the protocol is unknown, or has no such state.
 fn state(entry: &Entry<'_>, is_template: bool) -> Option<u8> {
     let states = match entry.protocol {
         _ if is_template => return Some(if entry.state == ASSURED { ASSURED } else { 0 }),
@@ -346,7 +345,7 @@ fn state(entry: &Entry<'_>, is_template: bool) -> Option<u8> {
     (entry.state < states).then_some(entry.state)
 }
 
-/// The timeout in the message. Version 0 carries none: then the timeout that applies here.
+/// The timeout in the message, or, for version 0, which carries none, the timeout that applies here.
 fn timeout(entry: &Entry<'_>, state: u8, is_template: bool, cx: Context<'_>) -> Duration {
     match entry.timeout_seconds {
         0 if is_template => TEMPLATE_TIMEOUT,
@@ -373,9 +372,9 @@ fn flags_of(protocol: Protocol, address: ClientAddress) -> Flags {
     }
 }
 
-/// The longest time that a message takes: the last packet of a copied connection seems later by up to this.
+/// The maximum delay of a message: the last packet of a copied connection seems later by up to this.
 const DELAY: Duration = Duration::from_secs(4);
-/// The connections that a worker enters between two bursts.
+/// The number of connections that a worker enters between two bursts.
 const AT_A_TIME: usize = 64;
 /// The timeout of a template whose message has none.
 const TEMPLATE_TIMEOUT: Duration = Duration::from_secs(180);
@@ -409,7 +408,7 @@ mod tests {
         (flows, other, Snapshot { sync_backup: Some(Arc::new(backup)), ..Snapshot::default() })
     }
 
-    /// An established connection to FTP's port behind the SYN proxy.
+    /// An established connection to the FTP port through the SYN proxy.
     fn entry() -> Entry<'static> {
         Entry {
             protocol: Protocol::TCP,
@@ -461,7 +460,7 @@ mod tests {
             });
             for _ in 0..100_000 {
                 receive(&mut flows, &entry(), &snapshot);
-                // Without room while the other worker rests within a burst.
+                // There is no room while the other worker rests within a burst.
                 found(&flows.table).inspect(|id| _ = end(&mut flows.table, *id, &snapshot));
                 flows.quiescent();
             }

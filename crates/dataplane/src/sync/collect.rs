@@ -1,8 +1,8 @@
 //! Reads announced connections, or all connections, from the table.
 //!
-//! Runs in the threads of the master daemon. A connection that ended after its announcement is left out. All data but
-//! the state are read now: they do not change, except for data on which a backup does not depend. Cost: a read of each
-//! entry.
+//! Runs in the threads of the master daemon. A connection that ended after its announcement is left out. All data
+//! except the state are read now: they do not change, except for data on which a backup does not depend. Cost: a read
+//! of each entry.
 
 use std::net::IpAddr;
 use std::ops::Range;
@@ -36,7 +36,7 @@ pub fn collect(
 }
 
 /// Passes each connection and template whose index in the table is in `range` to `each`, with its remaining time. Those
-/// that are beginning or expiring are left out, as they are not announced either.
+/// that are beginning or expiring are left out, because they are not announced either.
 pub fn collect_all(
     range: Range<u32>,
     reader: &mut TableReader,
@@ -49,7 +49,7 @@ pub fn collect_all(
         let remaining = now.until(connection.expires()).as_millis();
         if remaining > 0 && is_told(&connection, state) {
             let entry = entry(&connection, state, &snapshot.settings);
-            // A connection of another director may have a longer timeout than it would have here.
+            // A connection from another director may have a longer timeout than it would have here.
             let timeout_seconds = entry.timeout_seconds.max(remaining.div_ceil(1000) as u32);
             let remaining_millis = Some(remaining.try_into().unwrap_or(u32::MAX));
             let entry = Entry { timeout_seconds, remaining_millis, ..entry };
@@ -75,7 +75,7 @@ fn with_call_id(
     }
 }
 
-/// The entry of a message for a connection in this state.
+/// The message entry for a connection in this state.
 fn entry(connection: &Connection<'_>, state: u8, settings: &Settings) -> Entry<'static> {
     let protocol = connection.protocol();
     let is_template = connection.is_template();
@@ -132,7 +132,7 @@ fn client_address(connection: &Connection<'_>) -> Option<ClientAddress> {
     })
 }
 
-/// The mark of a template's service, which is its virtual address; 0: its service has none.
+/// The mark of a template's service, which is its virtual address; 0 if its service has none.
 fn mark_of_template(template: &Connection<'_>) -> u32 {
     match template.virtual_endpoint().addr {
         _ if template.protocol() != Protocol::IP => 0,

@@ -2,7 +2,7 @@
 //!
 //! Workers decide which packets announce their connection (`announce`). The daemon's thread reads the announced
 //! connections ([`collect`]), and puts them into messages ([`outbox`]). Workers enter the connections that a backup
-//! daemon has received ([`apply`]). Not here: sockets and the daemons' threads.
+//! daemon has received ([`apply`]).
 
 pub(crate) mod announce;
 pub mod apply;

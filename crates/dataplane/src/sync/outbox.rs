@@ -1,9 +1,9 @@
-//! The messages of a master daemon: the entries that share a message, and the time of its sending.
+//! The messages of a master daemon: the entries that share a message, and the time when it is sent.
 //!
-//! An entry goes into the current message. A message is complete when the next entry does not fit or is of the other
+//! An entry goes into the current message. A message is complete when the next entry does not fit or has the other
 //! version; complete messages are sent after a short time, or at once if there are many. An incomplete message is sent
-//! when it is two seconds old, which is checked once a second. So a backup that reads slowly is not flooded, and few
-//! entries make few packets. The caller passes the time.
+//! when it is two seconds old, which is checked once a second. A backup that reads slowly is therefore not flooded, and
+//! few entries cause few packets. The caller passes the time.
 //!
 //! Source: ipvs-behaviour, section 12.4.
 
@@ -49,7 +49,7 @@ impl Outbox {
     }
 
     /// Adds an entry. Up to `queue_max` complete messages wait; a further one is discarded. An entry that the version
-    /// cannot carry is discarded, too. Returns the number of entries that were discarded.
+    /// cannot carry is discarded, too. Returns the number of discarded entries.
     pub fn add(&mut self, entry: &Entry<'_>, version: Version, queue_max: usize, now: Millis) -> u64 {
         let Some(encoded) = entry.encode(version) else { return 1 };
         let bytes = encoded.bytes();
@@ -82,7 +82,7 @@ impl Outbox {
         0
     }
 
-    /// Takes the messages that were due until now. A caller that comes late gets those of each missed moment.
+    /// Takes the messages that were due until now. A late caller gets those of each missed moment.
     pub fn take_due(&mut self, now: Millis) -> VecDeque<Vec<u8>> {
         let mut taken = VecDeque::new();
         while let at = self.due.map_or(self.next_check, |due| due.min(self.next_check))
@@ -98,14 +98,14 @@ impl Outbox {
         taken
     }
 
-    /// Takes all messages, also an incomplete one.
+    /// Takes all messages, including an incomplete one.
     pub fn take_all(&mut self) -> VecDeque<Vec<u8>> {
         let mut taken = std::mem::take(&mut self.complete);
         taken.extend(self.current.take().map(|message| message.finish(self.sync_id)));
         taken
     }
 
-    /// Takes messages back that could not be sent yet. They are due again at once.
+    /// Takes back messages that could not be sent yet. They are due again at once.
     pub fn put_back(&mut self, mut unsent: VecDeque<Vec<u8>>, now: Millis) {
         unsent.append(&mut self.complete);
         self.complete = unsent;
@@ -133,7 +133,8 @@ impl Message {
 const CHECK: Duration = Duration::from_secs(1);
 /// The age of an incomplete message that is sent.
 const AGE: Duration = Duration::from_secs(2);
-/// How long complete messages wait for more of them. Source: a kernel with ticks of 4 ms sends them 24 to 28 ms later.
+/// The time that complete messages wait for more of them. Source: a kernel with ticks of 4 ms sends them 24 to 28 ms
+/// later.
 const DELAY: Duration = Duration::from_millis(25);
 /// This number of complete messages is sent at once.
 const MANY: usize = 8;

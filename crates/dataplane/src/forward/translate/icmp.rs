@@ -1,8 +1,8 @@
 //! ICMP errors between the families: type, code, path MTU and the packet that the error quotes (RFC 7915 §4.2, §4.3,
 //! §5.2, §5.3).
 //!
-//! The quoted packet gets a header of the other family with the addresses and ports that the receiver of the error
-//! knows, and the checksum that it had. Extensions behind the quote (RFC 4884) are left out.
+//! The quoted packet gets a header in the other family with the addresses and ports that the receiver of the error
+//! knows, and its original checksum. Extensions after the quote (RFC 4884) are left out.
 
 use xvs_proto::bytes::{number, word};
 use xvs_proto::{Endpoint, Family, FlowKey, Packet, Protocol, icmp, icmpv6, ipv4, ipv6, tcp, udp};
@@ -15,18 +15,19 @@ use crate::forward::identification::Identification;
 use crate::forward::network_header::{Addresses, Fields};
 use crate::verdict::DropReason;
 
-/// The path MTUs of links that are in use (RFC 1191 §7.1): the next lower one is assumed if a router names none.
+/// The path MTUs of links that are in use (RFC 1191 §7.1): the next lower one is assumed if a router reports none.
 const PLATEAUS: [u32; 11] = [65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68];
 
 /// The bytes of ports in a quoted segment.
 const PORTS_LEN: usize = tcp::field::DEST.end;
-/// The least length of a quote that extensions follow, in bytes (RFC 4884 §4).
+/// The minimum length of a quote that extensions follow, in bytes (RFC 4884 §4).
 const EXTENDED_LEN: usize = 128;
 
-/// Translates an error between addresses of the other family. `quoted`: the endpoints of the packet that it quotes.
-/// `hop` is the path by which the error leaves. The frame then contains the error alone.
+/// Translates an error between addresses in the other family. `quoted`: the endpoints of the packet that it quotes.
+/// `hop` is the path on which the error leaves. The frame then contains only the error.
 ///
 /// # Errors
+///
 /// The other family has no such error; the frame is unchanged.
 pub(in crate::forward) fn send(
     frame: &mut Frame,
@@ -69,7 +70,7 @@ pub(in crate::forward) fn send(
     let (head, segment) = rest.split_at_mut(inner.header_len());
     let protocol = quote.flow.protocol;
     let payload_len = original.min(inner.longest_payload());
-    // Its true identification is not known; RFC 7915 §5.1 for the length.
+    // The true identification is not known; RFC 7915 §5.1 for the length.
     let id = (inner.header_len() + usize::from(payload_len) <= FRAGMENTABLE_LEN).then_some(0);
     Fields { tos: quote.tos, ttl: quote.ttl, protocol, payload_len, id }.emit(inner, head);
     if quote.has_ports() {
@@ -82,8 +83,8 @@ pub(in crate::forward) fn send(
     Ok(hop)
 }
 
-/// Writes the ports of these endpoints into a quoted segment, whose ports are there, and updates the checksum as far as
-/// it is quoted, so that its sender recognizes it. That of SCTP covers what the quote lacks.
+/// Writes the ports of these endpoints into a quoted segment, which contains the ports, and updates the checksum if it
+/// is quoted, so that the segment's sender recognizes it. The SCTP checksum covers bytes that the quote lacks.
 fn restore_ends(segment: &mut [u8], flow: &FlowKey, (source, dest): (Endpoint, Endpoint)) {
     let checksum = match flow.protocol {
         Protocol::UDP => udp::field::CHECKSUM,
@@ -97,7 +98,7 @@ fn restore_ends(segment: &mut [u8], flow: &FlowKey, (source, dest): (Endpoint, E
     }
 }
 
-/// The length of the packet's payload, before it was cut to be quoted.
+/// The length of the packet's payload, before the packet was truncated for the quote.
 fn original_payload_len(frame: &[u8], quote: &Packet) -> u16 {
     let header = &frame[quote.network..];
     let headers = (quote.transport - quote.network) as u16;
@@ -109,7 +110,8 @@ fn original_payload_len(frame: &[u8], quote: &Packet) -> u16 {
     }
 }
 
-/// The bytes of the packet that a message quotes: fewer than follow its header if there are extensions (RFC 4884 §4).
+/// The number of bytes of the packet that a message quotes: fewer than follow its header if there are extensions (RFC
+/// 4884 §4).
 fn quoted_len(message: &[u8], family: Family) -> usize {
     let claimed = match family {
         // Destination unreachable, time exceeded.
@@ -120,8 +122,8 @@ fn quoted_len(message: &[u8], family: Family) -> usize {
     if claimed < EXTENDED_LEN { message.len() - icmp::HEADER_LEN } else { claimed }
 }
 
-/// The header of the error in the other family, without its checksum; `None`: the error has no form there.
-/// `quoted_len`: the length of the packet that it quotes; `mtu`: that of the path by which the error leaves; in bytes.
+/// The header of the error in the other family, without its checksum; `None` if the error has no counterpart there.
+/// `quoted_len` is the length of the quoted packet, `mtu` that of the path on which the error leaves, in bytes.
 fn header(message: &[u8], family: Family, quoted_len: u32, mtu: u32) -> Option<[u8; icmp::HEADER_LEN]> {
     let type_and_code = [message[0], message[1]];
     let rest = number(message, 4);
@@ -134,11 +136,11 @@ fn header(message: &[u8], family: Family, quoted_len: u32, mtu: u32) -> Option<[
     Some(header)
 }
 
-/// RFC 7915 §4.2. Not here: parameter problems, which are about no connection (`icmp::is_followed`).
+/// RFC 7915 §4.2. Parameter problems, which concern no connection (`icmp::is_followed`), do not occur.
 fn to_v6(type_and_code: [u8; 2], rest: u32, quoted_len: u32, mtu: u32) -> Option<([u8; 2], u32)> {
     Some(match type_and_code {
         [3, 0 | 1 | 5..=8 | 11 | 12] => ([1, 0], 0),
-        // The protocol is refused: the place of the next header.
+        // The protocol is refused: the error points to the next-header field.
         [3, 2] => ([4, 1], ipv6::field::NEXT_HEADER as u32),
         [3, 3] => ([1, 4], 0),
         [3, 4] => {
@@ -160,7 +162,7 @@ fn to_v4(type_and_code: [u8; 2], rest: u32, mtu: u32) -> Option<([u8; 2], u32)> 
         [1, 0 | 2 | 3] => ([3, 1], 0),
         [1, 1] => ([3, 10], 0),
         [1, 4] => ([3, 3], 0),
-        // A host of IPv6 ignores less than the minimum (RFC 8201 §4), and one of IPv4 does not know it.
+        // An IPv6 host ignores values below the minimum (RFC 8201 §4), which an IPv4 host does not know.
         [2, _] => ([3, 4], (rest.max(ipv6::MIN_MTU) - DIFFERENCE).min(mtu).min(u32::from(u16::MAX))),
         [3, code] => ([11, code], 0),
         [4, 0] => {
@@ -228,7 +230,7 @@ mod tests {
         assert_eq!(to6(1400, 1500, 1500), Some(([2, 0], 1420)));
         assert_eq!(to6(1400, 1500, 1410), Some(([2, 0], 1410)));
         assert_eq!(to6(576, 1500, 1500), Some(([2, 0], 1280)));
-        // A router that names none (RFC 1191 §5): the next plateau below the packet.
+        // A router that reports none (RFC 1191 §5): the next plateau below the packet's length.
         assert_eq!(to6(0, 1500, 1500), Some(([2, 0], 1500)));
         assert_eq!(to6(0, 1492, 1500), Some(([2, 0], 1280)));
         assert_eq!(to6(0, 9000, 9000), Some(([2, 0], 8186)));

@@ -1,8 +1,7 @@
 //! Prepared outer headers, for plain packets that fit into a tunnel whole.
 //!
-//! Made with the snapshot, with the function that writes the headers of any packet. A packet then costs one copy, and
-//! the few fields that differ from packet to packet. Not here: checksums over the packet, which cannot be prepared;
-//! packets that are too large.
+//! Created with the snapshot, by the function that writes the headers of any packet. A packet then costs one copy, and
+//! the few fields that differ from packet to packet. Checksums over the packet cannot be prepared.
 
 use std::sync::Arc;
 
@@ -16,10 +15,10 @@ use super::{
 };
 use crate::clock::Millis;
 
-/// The most bytes of a link header and outer headers: IPv6, UDP and GUE.
+/// Maximum length of a link header and outer headers in bytes: IPv6, UDP and GUE.
 const MOST: usize = ethernet::HEADER_LEN + ipv6::HEADER_LEN + udp::HEADER_LEN + xvs_proto::gue::HEADER_LEN;
 
-/// The link header and outer headers of packets of one family to one destination.
+/// The link header and outer headers for packets in one family to one destination.
 #[derive(Debug)]
 pub(crate) struct Template {
     bytes: [u8; MOST],
@@ -34,7 +33,7 @@ pub(crate) struct Template {
     path_mtu: Arc<PathMtu>,
 }
 
-/// What the outer headers of all packets of a flow have in common.
+/// The outer header fields that all packets in a flow have in common.
 #[derive(Debug, Clone)]
 pub(crate) struct FlowHeaders {
     /// The headers, without a link header. Fields that differ from packet to packet are 0.
@@ -50,8 +49,8 @@ pub(crate) struct FlowHeaders {
 }
 
 impl Template {
-    /// The templates for packets of IPv4 and of IPv6. `None`: there is no valid source, the headers have a checksum
-    /// over the packet, or the link's MTU is too small.
+    /// The templates for IPv4 and IPv6 packets. `None` if there is no valid source, the headers have a checksum over
+    /// the packet, or the link's MTU is too small.
     pub(crate) fn pair(
         tunnel: Tunnel,
         dest: Endpoint,
@@ -71,7 +70,7 @@ impl Template {
         Some(Arc::new(families.map(|family| Self::of(family, tunnel, addresses, dest, hop, path_mtu))))
     }
 
-    /// The template for packets of this family.
+    /// The template for packets in this family.
     fn of(
         family: Family,
         tunnel: Tunnel,
@@ -111,7 +110,8 @@ impl Template {
         }
     }
 
-    /// Puts the headers before a plain packet. Returns `false`, and changes nothing, unless it fits the path whole.
+    /// Prepends the headers to a plain packet. Returns `false` and changes nothing unless the packet fits the path
+    /// whole.
     #[inline]
     pub(crate) fn send(
         &self,
@@ -169,8 +169,8 @@ impl Template {
         true
     }
 
-    /// The outer headers of a flow's packets of this family, for the XDP program. `None`: they need identifications, or
-    /// the path takes no packets.
+    /// The outer headers for a flow's packets in this family, for the XDP program. `None` if they need identifications,
+    /// or the path accepts no packets.
     pub(crate) fn of_flow(
         &self,
         family: Family,
@@ -193,7 +193,7 @@ impl Template {
         (!is_identified).then_some(headers)
     }
 
-    /// Copies the headers. The length is constant, so that this is no call.
+    /// Copies the headers. The length is constant, so no function call is needed.
     #[inline]
     fn copy(&self, bytes: &mut [u8]) {
         const V4: usize = ethernet::HEADER_LEN + ipv4::HEADER_LEN;

@@ -38,7 +38,7 @@ const KINDS: [(Encapsulation, usize); 5] = [
     (Encapsulation::Gue { port: GUE_PORT, coverage: Coverage::Whole }, 12),
 ];
 
-/// A frame with a UDP datagram to a virtual address of this family: time to live 64, traffic class 0xb8.
+/// A frame with a UDP datagram to a virtual address in this family: time to live 64, traffic class 0xb8.
 fn request(family: Family, data: usize) -> Vec<u8> {
     let data: Vec<u8> = (0..data).map(|at| at as u8 ^ 0xa5).collect();
     let ethernet = PacketBuilder::ethernet2([2, 0, 0, 0, 1, 0xfe], [2, 0, 0, 0, 1, 1]);

@@ -1,4 +1,4 @@
-//! The datagram of all fragments, written into one frame.
+//! Writes the datagram of all fragments into one frame.
 
 use xvs_proto::LinkId;
 use xvs_proto::ipv4::{self, Ipv4};
@@ -8,8 +8,8 @@ use xvs_xdp::Frame;
 use super::fragment::{Held, LARGEST, Part};
 use crate::verdict::DropReason;
 
-/// Writes a datagram of this number of bytes from its parts. Returns the link of the first fragment, and the length of
-/// the largest.
+/// Writes a datagram of this number of bytes from its fragments. Returns the link of the first fragment, and the length
+/// of the largest.
 pub(super) fn write<'h>(
     frame: &mut Frame,
     parts: impl Iterator<Item = &'h Held> + Clone,
@@ -64,7 +64,8 @@ pub(super) fn write<'h>(
 /// Whether a datagram met congestion: whether any of its fragments did. `seen` is the set of their ECN fields.
 ///
 /// # Errors
-/// Some fragments were capable of ECN and others not: a sender writes one field into all of them (RFC 3168 §5.3).
+///
+/// Some fragments were capable of ECN and others not: a sender writes the same field into all of them (RFC 3168 §5.3).
 fn congestion(seen: u8) -> Result<bool, DropReason> {
     const NOT_CAPABLE: u8 = 1;
     const CONGESTED: u8 = 1 << ipv4::CONGESTION_EXPERIENCED;

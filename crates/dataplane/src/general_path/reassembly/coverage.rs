@@ -2,7 +2,8 @@
 
 use super::fragment::Part;
 
-/// The most fragments of a datagram: enough for the largest one over links with an MTU of 576 bytes (RFC 791 §3.2).
+/// Maximum number of fragments of a datagram: enough for the largest one over links with an MTU of 576 bytes (RFC 791
+/// §3.2).
 pub const PER_DATAGRAM: usize = 128;
 
 /// The fragments of one datagram, added up.
@@ -31,17 +32,17 @@ impl Coverage {
         self.fragments += 1;
         self.end = self.end.max(part.end());
         if !part.more {
-            // Of two different ends the greater one makes the fragments contradictory.
+            // If two ends differ, the greater one makes the fragments contradictory.
             self.total = Some(self.total.unwrap_or(part.end()).min(part.end()));
         }
     }
 
-    /// Counts the bytes of `new` that `other` contains too.
+    /// Counts the bytes of `new` that `other` also contains.
     pub(super) fn add_repeated(&mut self, other: &Part, new: &Part) {
         self.repeated += other.shared_with(new);
     }
 
-    /// Whether all bytes of `new`, the fragment that was added last, were received before. No two of the earlier
+    /// Whether all bytes of `new`, the most recently added fragment, were received before. No two of the earlier
     /// fragments share a byte.
     pub(super) fn repeats(&self, new: &Part) -> bool {
         self.repeated == new.len && self.total.is_none_or(|total| self.end <= total)

@@ -3,7 +3,7 @@
 //! Runs for each fragment, at the end of a burst. A whole datagram is processed once for its connection, is counted
 //! once with all its bytes, and leaves in fragments no larger than the largest that was received. The received
 //! fragments are then consumed. If the datagram belongs to no service, the kernel gets the fragments as they were
-//! received. Not here: which fragments belong together (`mod.rs`), how a packet is divided (`fragmentation.rs`).
+//! received. `mod.rs` decides which fragments belong together, and `fragmentation.rs` how a packet is divided.
 
 use xvs_proto::{Family, Fragment, LinkId, Packet, Parsed, ethernet, ipv6, parse};
 
@@ -14,7 +14,7 @@ use crate::port::{Port, Received};
 use crate::verdict::{DropReason, Verdict};
 
 impl Datagram {
-    /// Reads its packet. If there is none, the error is the datagram's verdict.
+    /// Parses the datagram's packet. The error is the datagram's verdict.
     pub(crate) fn read(&self) -> Result<Packet, Verdict> {
         match parse(self.frame.bytes()) {
             Ok(Parsed::Ip(packet)) => {
@@ -28,7 +28,7 @@ impl Datagram {
 }
 
 impl Dispatch<'_> {
-    /// Takes a fragment. Returns the datagram that it completes, if any.
+    /// Accepts a fragment. Returns the datagram that it completes, if any.
     pub(crate) fn fragment(
         &mut self,
         received: Received,
@@ -63,7 +63,7 @@ impl Dispatch<'_> {
             Verdict::Transmit(link) => self.send(datagram, packet.length(), link, usize::MAX, port),
             Verdict::Fragment { link, mtu } => self.send(datagram, packet.length(), link, mtu as usize, port),
             Verdict::Waiting(next_hop) => {
-                // There is one frame for datagrams, and the next one needs it.
+                // There is one frame for datagrams, and the next datagram needs it.
                 self.transmitter.resolve(next_hop);
                 Verdict::Drop(DropReason::NoNeighbour)
             }
@@ -71,7 +71,7 @@ impl Dispatch<'_> {
         }
     }
 
-    /// Ends a datagram with its verdict, which is also the recorded one on its last fragment.
+    /// Ends a datagram with its verdict, which is also recorded as the verdict on its last fragment.
     pub(crate) fn end_datagram(&mut self, datagram: Datagram, verdict: Verdict, port: &mut impl Port) {
         self.reassembly.put_back(datagram.frame);
         self.settle(verdict, port);
@@ -120,8 +120,9 @@ impl Dispatch<'_> {
     }
 
     /// Sends a datagram, which had `length` bytes when it was received, in fragments as large as the largest received
-    /// one, or smaller if the path MTU requires it. Fragments of an outer IPv6 packet are at least as long as IPv6's
-    /// minimum MTU: because of its long headers, smaller fragments would be many more, or hold no data.
+    /// one, or smaller if the path MTU requires it. Fragments of an outer IPv6 packet are at least as long as the
+    /// minimum MTU of IPv6: because of its long headers, smaller fragments would be far more numerous, or contain no
+    /// data.
     fn send(
         &mut self,
         datagram: &Datagram,

@@ -24,31 +24,31 @@ pub(super) struct Held {
 pub(super) struct Key {
     pub(super) source: IpAddr,
     pub(super) dest: IpAddr,
-    /// 0 in IPv6, where only the first fragment contains it (RFC 8200 §4.5).
+    /// 0 in IPv6, in which only the first fragment contains it (RFC 8200 §4.5).
     pub(super) protocol: Protocol,
     pub(super) id: u32,
 }
 
-/// The part of its datagram that a fragment contains.
+/// The bytes of its datagram that a fragment contains.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Part {
-    /// The offset of the part in the datagram, in bytes.
+    /// Offset of the bytes in the datagram.
     pub(super) offset: usize,
-    /// The length of the part, in bytes.
+    /// Number of bytes.
     pub(super) len: usize,
     pub(super) more: bool,
-    /// The position of the part in the frame.
+    /// Position of the bytes in the frame.
     pub(super) at: usize,
     pub(super) network: usize,
     pub(super) dont_fragment: bool,
     pub(super) tos: u8,
 }
 
-/// The largest datagram with its header, in bytes, by family: over IPv6 the header is not counted (RFC 8200 §3).
+/// The largest datagram with its header, in bytes, by family: in IPv6 the header is not counted (RFC 8200 §3).
 pub(super) const LARGEST: [usize; 2] = [u16::MAX as usize, u16::MAX as usize + ipv6::HEADER_LEN];
 
 impl Held {
-    /// Copies the part of the datagram that it contains.
+    /// Copies the bytes of the datagram that the fragment contains.
     pub(super) fn read(&self, to: &mut [u8]) {
         self.received.frame.read(self.part.at, to);
     }
@@ -84,7 +84,7 @@ impl Part {
         if odd || too_large { Err(DropReason::FragmentLength) } else { Ok(()) }
     }
 
-    /// The number of bytes of the datagram that both parts contain.
+    /// The number of bytes of the datagram that both fragments contain.
     pub(super) fn shared_with(&self, other: &Self) -> usize {
         self.end().min(other.end()).saturating_sub(self.offset.max(other.offset))
     }

@@ -5,7 +5,7 @@
 //! compare-and-swap. While a worker reassembles any datagram of a slot, it reassembles all datagrams of the slot, so a
 //! collision costs only copies. A fragment that another worker has received is copied through a bounded queue, because
 //! frames belong to their worker. Most NICs deliver all fragments of a datagram to one queue, so copies are rare.
-//! Nothing is allocated after [`Handoff::new`]. Not here: the fragments themselves (`fragment.rs`).
+//! Nothing is allocated after [`Handoff::new`].
 
 use crossbeam::queue::ArrayQueue;
 use xvs_proto::LinkId;
@@ -19,13 +19,13 @@ const SLOTS: usize = if cfg!(loom) { 2 } else { 1 << 12 };
 const WORKER_BITS: u64 = 0xffff;
 /// One datagram, in a slot's count.
 const ONE: u64 = WORKER_BITS + 1;
-/// The size of the largest frame that is handed over, in bytes: that of the largest usual MTU, 9216.
+/// The size of the largest frame that is handed over, in bytes: that for the largest usual MTU, 9216.
 pub(super) const FRAME_BYTES: usize = 9216 + 22;
 
 /// The state of reassembly that all workers share.
 pub struct Handoff {
-    /// For each slot the worker that reassembles its datagrams, and their number; 0: none. A worker that finds 0 may
-    /// write its own number. It is then the only writer, until it writes 0.
+    /// For each slot the worker that reassembles its datagrams, and their number; 0 if there is none. A worker that
+    /// finds 0 may write its own number. It is then the only writer, until it writes 0.
     owners: Box<[AtomicU64]>,
     inboxes: Box<[ArrayQueue<Box<HandedFrame>>]>,
     spare: ArrayQueue<Box<HandedFrame>>,
@@ -39,21 +39,21 @@ pub struct HandedFrame {
 }
 
 impl HandedFrame {
-    /// The bytes of the frame, and the link by which it was received.
+    /// The bytes of the frame, and the link on which it was received.
     pub fn frame(&self) -> (LinkId, &[u8]) {
         (self.link, &self.bytes[..self.len])
     }
 }
 
 impl Handoff {
-    /// For this number of workers. Each worker's queue holds one burst.
+    /// A handoff between this number of workers. Each worker's queue holds one burst.
     pub fn new(workers: usize) -> Self {
-        // A single worker hands over nothing; a queue needs at least one place.
+        // A single worker hands over nothing; a queue needs at least one entry.
         let frames = if workers > 1 { workers * BURST } else { 0 };
         let spare = ArrayQueue::new(frames.max(1));
         for _ in 0..frames {
             let frame = Box::new(HandedFrame { link: LinkId(0), len: 0, bytes: [0; FRAME_BYTES] });
-            // The queue has as many places.
+            // The queue has as many entries.
             let _ = spare.push(frame);
         }
         Self {
@@ -68,14 +68,14 @@ impl Handoff {
         self.inboxes.len() > 1
     }
 
-    /// The worker that reassembles a datagram of this tag, of which `worker` holds no fragment yet. That is `worker`,
+    /// The worker that reassembles a datagram with this tag, of which `worker` holds no fragment yet. That is `worker`,
     /// until it releases the datagram, unless another worker owns the slot.
     ///
     /// The other worker may release the slot at any time; it claims it again when it receives the fragment.
     pub fn claim(&self, tag: u64, worker: usize) -> usize {
         let slot = self.slot(tag);
         let own = worker as u64 + 1;
-        // Relaxed: the word is all that is shared here; the bytes of a frame are passed through its queue.
+        // Relaxed: only this integer is shared here; the bytes of a frame are passed through its queue.
         match slot.compare_exchange(0, ONE | own, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => worker,
             Err(word) if word & WORKER_BITS == own => {
@@ -119,7 +119,7 @@ impl Handoff {
 
     /// Returns a frame for reuse.
     pub fn put_back(&self, frame: Box<HandedFrame>) {
-        // The queue has as many places as there are frames.
+        // The queue has as many entries as there are frames.
         let _ = self.spare.push(frame);
     }
 

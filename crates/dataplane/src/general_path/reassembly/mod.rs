@@ -1,19 +1,19 @@
 //! Reassembly of fragments: they are held until their datagram is whole.
 //!
-//! Runs for each fragment, and when a waiting fragment times out. As under IPVS, nothing is decided or counted before
-//! the whole datagram was received: an incomplete one begins no connection. Fragments wait in the frames in which they
-//! were received, so the kernel gets them back unchanged if they belong to no service. The worker that received the
-//! first fragment of a datagram collects all of them; other workers hand theirs over (`handoff.rs`).
+//! Runs for each fragment, and when a waiting fragment times out. As in IPVS, nothing is decided or counted before the
+//! whole datagram was received: an incomplete one begins no connection. Fragments wait in the frames in which they were
+//! received, so the kernel gets them back unchanged if they belong to no service. The worker that received the first
+//! fragment of a datagram collects all of them; other workers hand theirs over (`handoff.rs`).
 //!
-//! Promise: the fragments of a reassembled datagram cover it exactly once. A fragment that overlaps another one ends
-//! its datagram. Exception, as in Linux: a fragment whose bytes were all received before is dropped alone, whatever it
+//! The fragments of a reassembled datagram cover it exactly once. A fragment that overlaps another one ends its
+//! datagram. Exception, as in Linux: a fragment whose bytes were all received before is dropped alone, whatever it
 //! contains, so repeating a fragment cannot end the datagram of another sender. Not detected: a datagram that reuses
-//! the identification of an incomplete one, and whose fragments fill exactly its gaps; the checksum of the transport
-//! protocol is then wrong.
+//! the identification of an incomplete one, and whose fragments fill exactly its gaps; the transport checksum is then
+//! incorrect.
 //!
 //! Cost: one comparison with each waiting fragment, at most [`HELD`]; one copy of a whole datagram. Bounded: when there
 //! is no room, the oldest datagram to the address with the most fragments is dropped, so a flood of fragments to one
-//! service does not end the datagrams of others. Not here: the forwarding of the datagram (`forward.rs`).
+//! service does not end the datagrams of others. `forward.rs` forwards the datagram.
 
 mod assembly;
 mod coverage;
@@ -52,7 +52,7 @@ pub struct Reassembly {
     held: Vec<Held>,
     /// Fragments that no longer wait, for the caller.
     released: Vec<Received>,
-    /// A pool of one frame, which can hold any packet.
+    /// A pool with one frame, which is large enough for any packet.
     room: FramePool,
     /// The time of the last fragment's arrival.
     last: Millis,
@@ -65,7 +65,7 @@ pub enum Gathered {
     Waits,
     /// Another worker has a copy of it.
     HandedOver,
-    /// It is dropped, and perhaps the other fragments of its datagram too.
+    /// The fragment is dropped, and possibly the other fragments of its datagram, too.
     Refused(DropReason),
     /// It completed its datagram.
     Whole(Datagram),
@@ -76,7 +76,7 @@ pub enum Gathered {
 pub struct Datagram {
     /// The frame. It is larger than the frames of a port, so it must be returned by [`Reassembly::put_back`].
     pub frame: Frame,
-    /// The link by which its first fragment was received.
+    /// The link on which the first fragment was received.
     pub link: LinkId,
     /// The length of the largest fragment's packet, in bytes.
     pub largest: usize,
@@ -87,7 +87,8 @@ impl Reassembly {
     /// workers.
     ///
     /// # Panics
-    /// If `handoff` was made for fewer workers.
+    ///
+    /// If `handoff` was created for fewer workers.
     pub fn new(worker: usize, handoff: Arc<Handoff>, secret: HashSecret) -> Self {
         assert!(!handoff.has_frames(worker), "the queue of a new worker is empty");
         let layout = FrameLayout {
@@ -129,7 +130,7 @@ impl Reassembly {
         burst.len() - before
     }
 
-    /// Takes a fragment. Fragments that no longer wait afterwards are in [`Self::released`].
+    /// Accepts a fragment. Fragments that no longer wait afterwards are in [`Self::released`].
     pub fn take(&mut self, received: Received, packet: &Packet, now: Millis) -> Gathered {
         let (key, part) = read(&received.frame, packet);
         if let Err(reason) = part.check(packet.family()) {
@@ -209,19 +210,19 @@ impl Reassembly {
         self.held.len()
     }
 
-    /// Copies a packet of several parts into one frame, which must be returned by [`Self::put_back`]. `None`: that
+    /// Copies a packet in several buffers into one frame, which must be returned by [`Self::put_back`]. `None` if that
     /// frame is in use.
     pub fn join(&mut self, packet: &Frame) -> Option<Frame> {
         join(&mut self.room, packet)
     }
 
-    /// As [`Self::join`], for the packet of [`Self::released`] with this number.
+    /// Like [`Self::join`], for the packet in [`Self::released`] with this number.
     pub fn join_released(&mut self, number: usize) -> Option<Received> {
         let Received { link, frame } = self.released.get(number)?;
         join(&mut self.room, frame).map(|frame| Received { link: *link, frame })
     }
 
-    /// Returns the frame of a datagram, or of [`Self::join`].
+    /// Returns the frame of a datagram, or from [`Self::join`].
     pub fn put_back(&mut self, whole: Frame) {
         self.room.put(whole);
     }
@@ -255,7 +256,7 @@ impl Reassembly {
         claimed.inspect(|tag| self.handoff.release(*tag));
     }
 
-    /// Copies the parts of a datagram of this number of bytes behind the headers of the first one.
+    /// Copies the fragments of a datagram of this number of bytes after the headers of the first one.
     fn assemble(&mut self, key: &Key, bytes: usize) -> Result<Datagram, DropReason> {
         let mut frame = self.room.take().ok_or(DropReason::FragmentCrowded)?;
         let assembled = assembly::write(&mut frame, self.held.iter().filter(|held| held.key == *key), bytes);
@@ -294,7 +295,7 @@ fn place(addr: IpAddr) -> usize {
     bits as usize % COUNTS
 }
 
-/// The least interval at which a worker checks for fragments from others.
+/// The minimum interval at which a worker checks for fragments from others.
 const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// The interval grows with the time since the last fragment, divided by this.
 const POLL_SHARE: u32 = 8;

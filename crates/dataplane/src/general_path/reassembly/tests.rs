@@ -38,7 +38,7 @@ impl Bench {
     }
 }
 
-/// A fragment of UDP over IPv4: `len` bytes of `fill` from byte `8 * offset` on.
+/// A UDP fragment over IPv4: `len` bytes of `fill` from byte `8 * offset`.
 fn v4(offset: u16, more: bool, len: usize, fill: u8) -> Vec<u8> {
     v4_with(offset, more, len, fill, 0)
 }
@@ -47,7 +47,7 @@ fn v4_with(offset: u16, more: bool, len: usize, fill: u8, tos: u8) -> Vec<u8> {
     v4_to(1, 77, offset, more, len, fill, tos)
 }
 
-/// As [`v4`], with this last byte of the destination, and this identification.
+/// Like [`v4`], with this last byte of the destination, and this identification.
 fn v4_to(dest: u8, id: u16, offset: u16, more: bool, len: usize, fill: u8, tos: u8) -> Vec<u8> {
     let header = ipv4::Header {
         tos,
@@ -67,7 +67,7 @@ fn v4_to(dest: u8, id: u16, offset: u16, more: bool, len: usize, fill: u8, tos: 
     frame
 }
 
-/// As [`v4`], over IPv6.
+/// Like [`v4`], over IPv6.
 fn v6_filled(offset: u16, more: bool, len: usize, fill: u8) -> Vec<u8> {
     let mut frame = v6(&[], offset * 8, more, len);
     let data = frame.len() - len;
@@ -105,7 +105,7 @@ fn overlaps_and_repeats(part: impl Fn(u16, bool, usize, u8) -> Vec<u8>) {
         assert_eq!(bench.refused(&second), Some(reason), "{second:x?}");
         assert_eq!(bench.fragments.held(), if reason == FragmentRepeated { held } else { 0 });
     }
-    // Two different ends; a fragment behind the end; an end before the end of another fragment.
+    // Two different ends; a fragment after the end; an end before the end of another fragment.
     for behind in [part(9, false, 8, 1), part(9, true, 8, 1), part(1, false, 8, 1)] {
         let mut bench = Bench::new();
         assert_eq!(bench.refused(&part(5, false, 8, 1)), None);
@@ -219,7 +219,7 @@ fn congestion_of_one_fragment_marks_the_datagram_and_a_mixture_is_refused() {
     }
 }
 
-/// A fragment of UDP over IPv6 behind these extension headers. The bytes of its data count up.
+/// A UDP fragment over IPv6 after these extension headers. The bytes of its data count up.
 fn v6(extensions: &[u8], offset: u16, more: bool, len: usize) -> Vec<u8> {
     let mut frame = vec![2, 0, 0, 0, 1, 1, 2, 0, 0, 0, 1, 0xfe, 0x86, 0xdd];
     let header = ipv6::Header {

@@ -1,9 +1,9 @@
 //! SYN cookies: sequence numbers with which a client proves that it receives the packets sent to its address.
 //!
-//! A cookie has 24 bits that depend on the client, the virtual endpoint, the client's own number, the time and a
-//! secret, and 8 bits for the options of the client's SYN. It is valid in the slot of 64 seconds in which it was made,
-//! and in the next one; its lowest bit says in which it was made. The connection table has the secret, so a restart
-//! that keeps the table keeps cookies valid. One in 2^23 forged packets passes, because each is checked with two
+//! A cookie has 24 bits that depend on the client, the virtual endpoint, the client's own sequence number, the time and
+//! a secret, and 8 bits for the options in the client's SYN. It is valid in the 64-second slot in which it was created,
+//! and in the next one; its lowest bit identifies the slot. The secret belongs to the connection table, so a restart
+//! that keeps the table keeps cookies valid. One forged packet in 2^23 passes, because each is checked with two
 //! sequence numbers. Cost: SipHash over eight words for each number.
 //!
 //! Source: RFC 4987 §3.6; the layout is from FreeBSD, `sys/netinet/tcp_syncache.c`.
@@ -15,25 +15,25 @@ use xvs_proto::{FlowKey, HashSecret, tcp};
 
 use crate::clock::Millis;
 
-/// The options of a client's SYN as a cookie keeps them: of each the largest value in its table that is not above the
-/// client's.
+/// The options of a client's SYN as a cookie encodes them: for each option, the largest value in its table that does
+/// not exceed the client's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Offered {
-    /// Its largest segment, in bytes of data.
+    /// The largest segment that the client receives, in bytes of data.
     pub(crate) mss: u16,
-    /// The scale of its windows.
+    /// The client's window scale.
     pub(crate) window_scale: Option<u8>,
-    /// Whether it understands selective acknowledgements.
+    /// Whether the client supports selective acknowledgements.
     pub(crate) sack: bool,
 }
 
-/// Largest segments, with 536 for a SYN that names none (RFC 9293 §3.7.1).
+/// Segment sizes, with 536 for a SYN without the option (RFC 9293 §3.7.1).
 const SEGMENTS: [u16; 8] = [216, 536, 1200, 1360, 1400, 1440, 1452, 1460];
-/// Scales of windows; the first stands for none.
+/// Window scales; the first entry means none.
 const SCALES: [u8; 8] = [0, 0, 1, 2, 4, 6, 7, 8];
 
 impl Offered {
-    /// What a cookie keeps of a SYN with these options.
+    /// The options of a SYN, rounded down to values that a cookie can encode.
     pub(crate) fn by(options: &tcp::Options) -> Self {
         let mss = options.mss.unwrap_or(536);
         Self {
@@ -43,7 +43,7 @@ impl Offered {
         }
     }
 
-    /// The options of the SYN for which this cookie was made.
+    /// The options of the SYN for which this cookie was created.
     pub(crate) fn in_cookie(cookie: u32) -> Self {
         let scale = (cookie >> 2) as usize & 7;
         Self {
@@ -60,19 +60,19 @@ impl Offered {
     }
 }
 
-/// The index, in an ascending table, of the largest value that is not above this one; 0 if all are above it.
+/// The index, in an ascending table, of the largest value that does not exceed this one; 0 if all exceed it.
 fn last<T: PartialOrd>(table: &[T], value: T) -> usize {
     table.partition_point(|known| *known <= value).saturating_sub(1)
 }
 
-/// The cookie for a client's SYN of this flow and sequence number.
+/// The cookie for a client's SYN with this flow and sequence number.
 pub(crate) fn make(secret: &HashSecret, flow: &FlowKey, sequence: u32, offered: Offered, now: Millis) -> u32 {
     let slot = now.0 / SLOT_MILLIS;
     let low = offered.bits() | (slot & 1) as u32;
     code(secret, flow, sequence, slot, low) | low
 }
 
-/// Whether a cookie was made for this flow and sequence number, not too long ago.
+/// Whether a cookie was created for this flow and sequence number, not too long ago.
 pub(crate) fn is_valid(secret: &HashSecret, flow: &FlowKey, sequence: u32, cookie: u32, now: Millis) -> bool {
     let slot = now.0 / SLOT_MILLIS;
     let age = (slot ^ u64::from(cookie)) & 1;
@@ -103,7 +103,7 @@ fn code(secret: &HashSecret, flow: &FlowKey, sequence: u32, slot: u64, low: u32)
     SipHasher24::new_with_keys(key, more).hash(bytes.as_flattened()) as u32 & !0xff
 }
 
-/// The bit for selective acknowledgements. The lowest bit is that of the slot's number.
+/// The bit for selective acknowledgements. The lowest bit is the slot's.
 const SACK: u32 = 2;
 /// The length of a slot.
 const SLOT_MILLIS: u64 = 64_000;

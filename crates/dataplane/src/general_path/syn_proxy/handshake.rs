@@ -2,8 +2,8 @@
 //!
 //! Runs when a client has acknowledged a cookie, when the destination answers, and when it does not. The packets to the
 //! destination are written here as if the client had sent them; the pipeline then passes them through the stages of a
-//! client's packets. So the balance, the counters and a PROXY header need no special case. Not here: the
-//! cookies for clients (`mod.rs`).
+//! client's packets. The balance, the counters and a PROXY header therefore need no special case. `mod.rs` sends
+//! cookies to clients.
 
 use xvs_proto::{LinkId, Packet, Protocol};
 use xvs_sched::ClientLimit;
@@ -20,11 +20,11 @@ use crate::new_connection::insert::Begun;
 use crate::new_connection::service::Marked;
 use crate::verdict::Verdict;
 
-/// The result for a packet that the handshake has taken.
+/// The result for a packet that the handshake has processed.
 pub(crate) enum Step {
     /// It gets this verdict.
     Decided(Verdict),
-    /// Its frame now contains a packet of this connection to the destination, as if its client had sent it.
+    /// The frame now contains a packet on this connection to the destination, as if its client had sent it.
     Written(ConnId, Written),
 }
 
@@ -35,20 +35,20 @@ pub(crate) struct Written {
 }
 
 impl Written {
-    /// The packet in its frame, which was received by `link`.
+    /// The packet in its frame, which was received on `link`.
     pub(crate) fn packet<'a>(&'a self, frame: &'a mut Frame, link: LinkId) -> FramedPacket<'a> {
         FramedPacket { frame, link, packet: &self.packet, hash: self.hash, is_reassembled: false }
     }
 }
 
-/// Whether a packet without a connection may be for a service behind the proxy.
+/// Whether a packet without a connection may be for a service with the SYN proxy.
 #[inline]
 pub(crate) fn may_take(packet: &Packet, cx: Context<'_>) -> bool {
     cx.snapshot.services.any_proxied() && packet.flow.protocol == Protocol::TCP
 }
 
-/// Takes a packet for which [`may_take`] is true, or a destination's packet of connection `id`, which is awaited.
-/// `None`: the packet is not for the proxy.
+/// Processes a packet for which [`may_take`] is true, or a packet from the destination of connection `id`, which is
+/// awaited. `None` if the packet is not for the proxy.
 pub(crate) fn take(
     flows: &mut Flows,
     p: &mut FramedPacket<'_>,
@@ -64,7 +64,7 @@ pub(crate) fn take(
     })
 }
 
-/// Makes a new connection for a client that has acknowledged a cookie. Its destination gets a SYN.
+/// Creates a connection for a client that has acknowledged a cookie. Its destination gets a SYN.
 fn begin<'s>(
     flows: &mut Flows,
     p: &mut FramedPacket<'_>,
@@ -90,18 +90,18 @@ fn begin<'s>(
     }
 }
 
-/// Writes the client's SYN of a connection. `None`: the frame has no room, or the destination has answered.
+/// Writes the client's SYN of a connection. `None` if the frame has no room, or the destination has answered.
 pub(crate) fn syn(flows: &Flows, frame: &mut Frame, id: ConnId) -> Option<Written> {
     let packet = write_syn(frame, &flows.table.connection(id))?;
     Some(Written { packet, hash: flows.table.hash(&packet.flow) })
 }
 
-/// Whether a connection waits for its destination's answer. Its client repeats what it sends until its window is open.
+/// Whether a connection waits for its destination's answer. Its client repeats its packets until its window is open.
 pub(crate) fn is_awaited(flows: &Flows, id: ConnId) -> bool {
     flows.table.connection(id).flags().contains(Flags::HANDSHAKE)
 }
 
-/// Reads a destination's packet of a connection that waits for it. `None`: the packet goes on to the client.
+/// Reads a packet from the destination of a connection that waits for it. `None` if the packet goes on to the client.
 fn reply(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Option<Step> {
     let packet = match answered(flows, p, id, cx) {
         Answered::Refused => return None,

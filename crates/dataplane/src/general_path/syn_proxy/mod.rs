@@ -1,9 +1,9 @@
 //! The SYN proxy (services with `syn_proxy`, and clients above their rate; NAT and FULLNAT): the director answers a
 //! client's SYN with a cookie, and begins a connection only when the client has acknowledged the cookie.
 //!
-//! Runs for packets without a connection to a service behind the proxy, for packets of a connection whose destination
-//! has not answered, and for each segment of such a connection afterwards. Cost for other packets: a check of their
-//! flags, or of one number of the snapshot.
+//! Runs for packets without a connection to a service with the proxy, for packets of a connection whose destination has
+//! not answered, and for each segment of such a connection afterwards. Cost for other packets: a check of their flags,
+//! or of one integer in the snapshot.
 //!
 //! 1. The SYN becomes a SYN+ACK with the cookie as its number and a window of 0, so the client sends no data. Nothing
 //!    is stored or scheduled.
@@ -20,7 +20,6 @@
 //!    windows are shifted, too. The client's own numbers stay.
 //!
 //! If the client's ACK is lost, its window probes serve as well. There is no ECN and no Fast Open through the proxy.
-//! Not here: cookies (`cookie.rs`), and the stored numbers (`conn/numbers.rs`).
 //!
 //! Source: RFC 4987 §3.6, RFC 7323 (scales, timestamps), RFC 9293 §3.8.6.1 (probes of a window).
 
@@ -49,11 +48,11 @@ use crate::new_connection::service::{Marked, behind_proxy};
 use crate::snapshot::Service;
 use crate::verdict::{DropReason, Verdict};
 
-/// A packet without a connection to a service behind the proxy.
+/// A packet without a connection, for a service with the SYN proxy.
 enum Taken<'s> {
     /// It gets this verdict.
     Decided(Verdict),
-    /// It proves that its client exists, so it begins a connection of this service.
+    /// It proves that its client exists, so it begins a connection to this service.
     Proven(Marked<'s>, Proof),
 }
 
@@ -65,8 +64,8 @@ struct Proof {
     awaited: Awaited,
 }
 
-/// Answers a SYN without a connection, or checks the cookie of another segment. `None`: the packet goes on as any
-/// other.
+/// Answers a SYN without a connection, or checks the cookie in another segment. `None` if the packet is processed like
+/// any other.
 #[inline(never)]
 fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>) -> Option<Taken<'s>> {
     let packet = p.packet;
@@ -95,7 +94,7 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>
                 Some(Taken::Decided(verdict))
             }
             true => Some(Taken::Decided(Verdict::Drop(DropReason::BadCookie))),
-            // The client gets an ICMP error if no real server takes connections.
+            // The client gets an ICMP error if no real server accepts connections.
             false => None,
         };
     }
@@ -110,7 +109,7 @@ fn take_segment<'s>(flows: &mut Flows, p: &mut FramedPacket<'_>, cx: Context<'s>
     }
 }
 
-/// Turns a client's SYN into the director's answer.
+/// Turns a client's SYN into the director's SYN+ACK.
 fn answer(
     p: &mut FramedPacket<'_>,
     service: &Service,
@@ -153,7 +152,7 @@ fn answer(
     forward::made(p.frame, path)
 }
 
-/// The proof in a segment. A window probe has the sequence number before that of the first byte of data.
+/// The proof in a segment. A window probe has the sequence number before that of the first data byte.
 fn proof(secret: &xvs_proto::HashSecret, segment: &[u8], packet: &Packet, now: Millis) -> Option<Proof> {
     if !packet.tcp_flags.has(tcp::Flags::ACK) || packet.tcp_flags.has(tcp::Flags::SYN) {
         return None;
@@ -176,7 +175,7 @@ fn begin(connection: &Connection<'_>, proof: &Proof) {
     connection.await_answer(proof.awaited);
 }
 
-/// Resets a client that has acknowledged a cookie, and gets no connection.
+/// Resets a client that has acknowledged a cookie, but gets no connection.
 fn refuse(flows: &mut Flows, p: &FramedPacket<'_>, proof: &Proof, cx: Context<'_>) {
     let FlowKey { source: client, dest: service_end, .. } = p.packet.flow;
     let vrf = cx.snapshot.egress.vrf(p.link);
@@ -185,7 +184,7 @@ fn refuse(flows: &mut Flows, p: &FramedPacket<'_>, proof: &Proof, cx: Context<'_
     tell(&mut flows.answers, Answer { ends: (service_end, client), header, key });
 }
 
-/// Writes into the frame the client's SYN of a connection, as if it had been received. `None`: the frame has no room,
+/// Writes the client's SYN of a connection into the frame, as if it had been received. `None` if the frame has no room,
 /// or the destination has answered.
 pub(crate) fn write_syn(frame: &mut Frame, connection: &Connection<'_>) -> Option<Packet> {
     let awaited = connection.awaited()?;
@@ -251,8 +250,8 @@ pub(crate) fn outlasts(
     true
 }
 
-/// Sets the deadline of a connection that waits. If another worker has just ended the wait, the connection has a
-/// minute, until its next packet sets the right deadline.
+/// Sets the deadline of a waiting connection. If another worker has just ended the wait, the connection has a minute,
+/// until its next packet sets the correct deadline.
 fn extend(table: &mut TableWorker, id: ConnId, deadline: Millis, now: Millis) {
     table.transition(id, |state| match TcpState::of(state) {
         TcpState::None | TcpState::SynRecv | TcpState::SynAck => (state, deadline),
@@ -262,15 +261,15 @@ fn extend(table: &mut TableWorker, id: ConnId, deadline: Millis, now: Millis) {
 
 /// The meaning of a destination's packet for a handshake.
 pub(crate) enum Answered {
-    /// It accepts: the frame has become the client's ACK, with these headers.
+    /// The destination accepts: the frame has become the client's ACK, with these headers.
     Accepted(Packet),
-    /// It refuses: the packet goes on, with numbers that the client knows.
+    /// The destination refuses: the packet goes on, with numbers that the client knows.
     Refused,
     /// Neither.
     Otherwise,
 }
 
-/// Reads a destination's packet of a connection that waits for its answer.
+/// Reads a packet from the destination of a connection that waits for its answer.
 pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, cx: Context<'_>) -> Answered {
     let packet = p.packet;
     let connection = flows.table.connection(id);
@@ -322,7 +321,7 @@ pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, 
     };
     let key = ends.key_to_client(0).of_vrf(cx.snapshot.egress.vrf(p.link));
     tell(&mut flows.answers, Answer { ends: (ends.virtual_endpoint, ends.client), header: opening, key });
-    // In the client's numbers: it is translated as its other segments are.
+    // In the client's numbers: it is translated like the client's other segments.
     let acknowledgement = tcp::Header {
         sequence: first,
         acknowledgement: next,
@@ -341,7 +340,7 @@ pub(crate) fn answered(flows: &mut Flows, p: &mut FramedPacket<'_>, id: ConnId, 
     }
 }
 
-/// Resets the connection that a destination's segment acknowledges, because it has nothing to do with the SYN that the
+/// Resets the connection that a destination's segment acknowledges, because it is unrelated to the SYN that the
 /// destination got (RFC 9293 §3.10.7.3, "first check the ACK bit").
 fn reset_former(answers: &mut Vec<Answer>, segment: &[u8], flow: &FlowKey, key: RouteKey) {
     if let Some(numbers) = tcp::reset_numbers(segment) {
@@ -349,7 +348,7 @@ fn reset_former(answers: &mut Vec<Answer>, segment: &[u8], flow: &FlowKey, key: 
     }
 }
 
-/// Translates a client's segment, which is not rewritten yet, to the numbers of its destination.
+/// Translates a client's segment, which is not rewritten yet, to the destination's numbers.
 #[inline]
 pub(crate) fn to_server(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     if let Some(numbers) = connection.numbers() {
@@ -357,7 +356,7 @@ pub(crate) fn to_server(frame: &mut Frame, packet: &Packet, connection: &Connect
     }
 }
 
-// Not inlined, as the next one, so that the path of other packets is short.
+// Not inlined, like the next function, to keep the path of other packets short.
 #[inline(never)]
 fn translate_request(segment: &mut [u8], flags: tcp::Flags, numbers: Numbers) {
     if flags.has(tcp::Flags::ACK) {
@@ -372,7 +371,7 @@ fn translate_request(segment: &mut [u8], flags: tcp::Flags, numbers: Numbers) {
     }
 }
 
-/// Translates a destination's segment, which is not rewritten yet, to the numbers that its client knows.
+/// Translates a destination's segment, which is not rewritten yet, to the client's numbers.
 #[inline]
 pub(crate) fn to_client(frame: &mut Frame, packet: &Packet, connection: &Connection<'_>) {
     if let Some(numbers) = connection.numbers() {
@@ -402,7 +401,7 @@ pub(crate) fn restore(frame: &mut Frame, packet: &Packet, connection: &Connectio
     }
 }
 
-/// Replaces the sequence number that an error about a reply quotes by the destination's own number.
+/// Replaces the sequence number in a reply that an error quotes with the destination's own number.
 pub(crate) fn quoted(frame: &mut Frame, quote: &Packet, numbers: Numbers) {
     let segment = &mut frame.bytes_mut()[quote.transport..quote.end];
     tcp::map_quoted(segment, |number| number.wrapping_sub(numbers.sequence));
@@ -424,11 +423,11 @@ fn shifted(window: u16, by: i8) -> u16 {
 }
 
 const SYN_ACK: tcp::Flags = tcp::Flags(tcp::Flags::SYN.0 | tcp::Flags::ACK.0);
-/// The scale of windows that the director announces, the usual one of a real server.
+/// The window scale that the director announces, the usual one of a real server.
 const SCALE: u8 = 7;
 /// The number of SYNs that a destination gets.
 const TRIES: u8 = 3;
-/// The deadline of a connection that another worker has completed at the same time.
+/// The timeout of a connection that another worker has completed at the same time.
 const COMPLETED: Duration = Duration::from_secs(60);
-/// The time between the first two SYNs; then it doubles.
+/// The time between the first two SYNs; it then doubles.
 const FIRST_WAIT: Duration = Duration::from_secs(1);
