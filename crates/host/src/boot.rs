@@ -2,10 +2,11 @@
 
 use std::{fs, io};
 
-/// A random number that the kernel makes at each start of the machine.
+/// A random number that the kernel generates at each start of the machine.
 ///
 /// # Errors
-/// `/proc` is not mounted, or its file is in another form.
+///
+/// `/proc` is not mounted, or its file has another format.
 pub fn id() -> io::Result<[u64; 2]> {
     let text = fs::read_to_string(BOOT_ID)?;
     let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();

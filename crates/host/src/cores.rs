@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 use std::thread;
 
-/// The number of cores that this process may use; 1 if it is unknown.
+/// The number of cores that this process may use; 1 if unknown.
 pub fn cores_available() -> usize {
     thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// A set of cores in the kernel's notation, such as `0-3,8`. Parts in another notation are left out.
+/// Parses a set of cores in the kernel's notation, such as `0-3,8`. Elements in another notation are left out.
 ///
 /// Source: kernel `Documentation/admin-guide/cputopology.rst`.
 pub fn parse_cores(list: &str) -> BTreeSet<usize> {

@@ -7,7 +7,7 @@ use std::thread::{Builder, JoinHandle};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd};
 use rustix::fd::OwnedFd;
 
-/// Ends a follower's present wait and all later ones from another thread. Clones end the same follower.
+/// Ends a follower's current wait and all later ones from another thread. Clones end the same follower.
 #[derive(Debug, Clone)]
 pub struct Stopper(Arc<OwnedFd>);
 
@@ -16,7 +16,7 @@ impl Stopper {
         Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
     }
 
-    /// Makes the present wait and every later one end.
+    /// Ends the current wait and every later one.
     pub fn stop(&self) {
         // The write fails only if the event counter is at its maximum; then the wait ends as well.
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
@@ -38,7 +38,7 @@ pub struct FollowerThread {
 }
 
 impl FollowerThread {
-    /// Starts a thread of this name that runs until `stopper` stops it.
+    /// Starts a thread with this name that runs until `stopper` stops it.
     pub(crate) fn start(
         name: &str,
         followed: &'static str,

@@ -1,9 +1,9 @@
-//! The name of a director on this machine, from its socket's path: it keeps state and pins of several directors apart.
+//! The name of a director on this machine, derived from its socket's path: it keeps the state and the pins of several
+//! directors apart.
 
 use std::path::{Path, PathBuf};
 
-/// The name for a socket: its path, in which `-` stands for each `/`, and `--` for each `-`. No two sockets have one
-/// name.
+/// The name for a socket: its path, with `-` for each `/`, and `--` for each `-`. No two sockets have the same name.
 pub fn name_of(socket: &Path) -> String {
     let path = socket.to_string_lossy();
     let path = path.trim_start_matches('/').replace('-', "--");

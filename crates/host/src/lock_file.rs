@@ -1,8 +1,8 @@
-//! Lock files by flock(2). The file contains the holder's process id; the kernel releases the lock when the holder
+//! Lock files with flock(2). The file contains the holder's process id; the kernel releases the lock when the holder
 //! ends.
 //!
-//! Every process that can open the file can lock it. So the file, even an existing one, gets permissions for its owner
-//! alone. It is not removed when the lock is released: removing it would be a race.
+//! Every process that can open the file can lock it. The file, even an existing one, is therefore made accessible only
+//! to its owner. It is not removed when the lock is released: removing it would be a race.
 
 use std::fs::{File, Permissions};
 use std::io::{self, Read, Seek, Write};
@@ -41,17 +41,18 @@ pub struct Held {
 /// Whose lock files are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// This process's user's alone: another user could keep the lock for ever.
+    /// Only this process's user: another user could keep the lock for ever.
     Own,
-    /// Anybody's: whoever keeps it only has this program end.
+    /// Any user: whoever keeps the lock only makes this program end.
     Anyone,
 }
 
 /// Takes the lock if it is free.
 ///
 /// # Errors
-/// The file cannot be opened, it is not the owner's, or its name is a symbolic link (`ELOOP`): a lock in a folder that
-/// others can write to must not truncate a file of their choice.
+///
+/// The file cannot be opened, it does not belong to the owner, or its name is a symbolic link (`ELOOP`): a lock in a
+/// directory that others can write to must not truncate a file of their choice.
 pub fn lock(path: &Path, of: Owner) -> io::Result<LockAttempt> {
     let mut options = File::options();
     options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -72,11 +73,12 @@ pub fn lock(path: &Path, of: Owner) -> io::Result<LockAttempt> {
     }
 }
 
-/// As [`lock`], but waits for at most this time if another process has the lock: a killed process has it until the
+/// Like [`lock`], but waits for at most this time if another process has the lock: a killed process has it until the
 /// kernel has closed all its files.
 ///
 /// # Errors
-/// As for [`lock`].
+///
+/// Same as [`lock`].
 pub fn lock_within(path: &Path, of: Owner, time: Duration) -> io::Result<LockAttempt> {
     let until = Instant::now() + time;
     loop {

@@ -1,4 +1,4 @@
-//! The setting `accept_local` of `lo`: the kernel takes packets from its own addresses there.
+//! The setting `accept_local` of `lo`: the kernel then accepts packets from its own addresses there.
 //!
 //! The kernel refuses packets from its own addresses, except packets that it sent through `lo` and that still have
 //! their route. A frame that xvsd returns through `lo` has no route. Only the machine itself sends through `lo`, so the
@@ -18,7 +18,7 @@ impl Task for AcceptOwnAddresses {
     const NAME: &'static str = "accept-own-addresses";
     type Done = ();
 
-    /// Its errors name the setting.
+    /// Errors name the setting.
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
         if fs::read_to_string(ACCEPT_LOCAL).map_err(failed)?.trim() != "1" {
             fs::write(ACCEPT_LOCAL, "1").map_err(failed)?;

@@ -1,13 +1,12 @@
 //! Memory: the available amount, and the amount that the control groups of this process allow.
 //!
 //! Available memory is read once a second while a defence is automatic. Cost: the reading of one small file. The number
-//! is `MemAvailable`, the kernel's estimate of the memory that processes can get without swapping. Not here: the
-//! defences (`control/settings.rs` of `ctl`), the size of the connection table (`config.rs` of `ctl`).
+//! is `MemAvailable`, the kernel's estimate of the memory that processes can get without swapping.
 
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-/// A limit on the memory of a control group. A process that needs more is killed without a message.
+/// The memory limit of a control group. A process that needs more is killed without a message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupLimit {
     /// The limit.
@@ -16,19 +15,19 @@ pub struct CgroupLimit {
     pub file: PathBuf,
 }
 
-/// The smallest memory limit of this process's control group and the groups above it; `None`: there is none.
+/// The smallest memory limit of this process's control group and the groups above it; `None` if there is none.
 pub fn cgroup_limit() -> Option<CgroupLimit> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let limits = limit_files(&mounts, &own).into_iter().filter_map(|file| {
-        // `max` or a missing file means no limit; so does version 1's number, which is larger than any memory.
+        // `max` or a missing file means no limit; so does the number in version 1, which exceeds any memory.
         let bytes = fs::read_to_string(&file).ok()?.trim().parse().ok()?;
         (bytes < 1 << 60).then_some(CgroupLimit { bytes, file })
     });
     limits.min_by_key(|limit| limit.bytes)
 }
 
-/// The files with the limits on memory that may apply, from the process's own control group up to the mount point.
+/// The files with the memory limits that may apply, from the process's own control group up to the mount point.
 /// `mounts` is /proc/self/mountinfo, `own` is /proc/self/cgroup. Sources: proc_pid_mountinfo(5), cgroups(7).
 fn limit_files(mounts: &str, own: &str) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -61,12 +60,12 @@ pub struct HugePages {
     pub size_bytes: u64,
     /// How many there are.
     pub total: u64,
-    /// How many no process has claimed. Their memory does not count for a control group.
+    /// The number of pages that no process has claimed. Their memory does not count for a control group.
     pub unclaimed: u64,
 }
 
 impl HugePages {
-    /// Reads them; without `/proc/meminfo` there are none.
+    /// Reads the numbers; without `/proc/meminfo` there are none.
     pub fn read() -> Self {
         let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
         let [size_kib, total, free, claimed] =
@@ -75,13 +74,13 @@ impl HugePages {
         Self { size_bytes: size_kib << 10, total, unclaimed: free.saturating_sub(claimed) }
     }
 
-    /// The memory in those that no process has claimed, in bytes.
+    /// The memory in pages that no process has claimed, in bytes.
     pub fn unclaimed_bytes(self) -> u64 {
         self.unclaimed * self.size_bytes
     }
 }
 
-/// The number behind a name of `/proc/meminfo`. Source: proc_meminfo(5).
+/// The number for a name in `/proc/meminfo`. Source: proc_meminfo(5).
 fn number(meminfo: &str, name: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     line.split_whitespace().next()?.parse().ok()

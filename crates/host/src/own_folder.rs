@@ -1,9 +1,9 @@
-//! Folders in which xvsd makes files that other users must not exchange: that of the control socket, and that of the
-//! log of connections.
+//! Directories in which xvsd creates files that other users must not replace: that of the control socket, and that of
+//! the log of connections.
 //!
-//! A folder belongs to its owner for ever: with its rights a user can replace a file there between two system calls. So
-//! a folder of another user is refused, as after a return from `user` to root, and what follows uses its descriptor.
-//! Not here: the state directory (`state_directory.rs`), which also demands a tmpfs.
+//! A directory belongs to its owner permanently: the owner can replace a file there between two system calls. A
+//! directory of another user is therefore refused, as after a return from `user` to root, and later operations use its
+//! descriptor. `state_directory.rs` handles the state directory, which must also be on a tmpfs.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -13,10 +13,10 @@ use rustix::fs::{CWD, Mode, OFlags, fstat, openat};
 use rustix::process::geteuid;
 use thiserror::Error;
 
-/// Who may write to a folder.
+/// Who may write to a directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Writers {
-    /// The owner; others only if they cannot replace each other's files (a sticky folder such as /tmp).
+    /// The owner; others only if they cannot replace each other's files (a sticky directory such as /tmp).
     Owner,
     /// Also a group, as in /var/log of some distributions.
     Group,
@@ -34,7 +34,7 @@ pub enum FolderError {
     Owner {
         /// The folder.
         path: PathBuf,
-        /// Its owner.
+        /// The directory's owner.
         owner: u32,
         /// The user of xvsd.
         user: u32,
@@ -48,7 +48,7 @@ pub enum FolderError {
     Mode {
         /// The folder.
         path: PathBuf,
-        /// Its mode.
+        /// The directory's mode.
         mode: u32,
     },
     /// It cannot be opened.
@@ -56,9 +56,10 @@ pub enum FolderError {
     System(#[from] io::Error),
 }
 
-/// Opens a folder of root or of this process's user.
+/// Opens a directory of root or of this process's user.
 ///
 /// # Errors
+///
 /// See [`FolderError`].
 pub fn open(path: &Path, writers: Writers) -> Result<OwnedFd, FolderError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

@@ -1,4 +1,4 @@
-//! Other processes, by descriptors (pidfd_open(2)), so a later process with the same number is not taken for one of
+//! Other processes, by descriptors (pidfd_open(2)), so a later process with the same number is not mistaken for one of
 //! them.
 
 use std::io;
@@ -18,6 +18,7 @@ impl Process {
     /// The process with this number.
     ///
     /// # Errors
+    ///
     /// There is no such process, or the kernel refuses.
     pub fn open(number: u32) -> io::Result<Self> {
         let number = i32::try_from(number).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidInput)?;
@@ -25,10 +26,11 @@ impl Process {
     }
 
     /// The process at the other end of a Unix socket, whose number is `number`: the one that connected or listened,
-    /// even if it has passed its end on to another process. Before Linux 6.5 the kernel knows it by its number alone,
-    /// which may be another's once it has ended.
+    /// even if it has passed its end on to another process. Before Linux 6.5 the kernel identifies it only by its
+    /// number, which may belong to another process once it has ended.
     ///
     /// # Errors
+    ///
     /// It has ended, or the kernel refuses.
     pub fn of_peer(socket: &impl AsFd, number: u32) -> io::Result<Self> {
         match getsockopt(socket, sockopt::PeerPidfd) {
@@ -38,7 +40,7 @@ impl Process {
         }
     }
 
-    /// Waits for its end, at most for this time. Returns whether it has ended; then all that it had open is closed.
+    /// Waits for its end, at most for this time. Returns whether it has ended; then all its files are closed.
     pub fn ends_within(&self, time: Duration) -> bool {
         let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
         poll(&mut [PollFd::new(&self.0, PollFlags::IN)], Some(&time)) == Ok(1)
@@ -49,15 +51,15 @@ impl Process {
         self.ends_within(Duration::ZERO)
     }
 
-    /// Kills it, and waits for its end, at most for [`END`]. Returns whether it has ended: this process may have no
-    /// right to kill it.
+    /// Kills the process, and waits for its end, at most for [`END`]. Returns whether it has ended: this process may
+    /// have no right to kill it.
     pub fn kill(&self) -> bool {
         let _ = pidfd_send_signal(&self.0, Signal::KILL);
         self.ends_within(END)
     }
 }
 
-/// How long a process that ends may take until the kernel has closed all that it had open.
+/// Maximum time that an ending process may take until the kernel has closed all its files.
 pub const END: Duration = Duration::from_secs(3);
 
 #[cfg(test)]

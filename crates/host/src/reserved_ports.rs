@@ -2,8 +2,8 @@
 //!
 //! The kernel does not choose a reserved port for a connection of this machine; a program can still bind to one by its
 //! number (kernel `Documentation/networking/ip-sysctl.rst`). Ports are reserved when FULLNAT's local addresses change,
-//! and released when the daemon ends. A killed daemon leaves its reservation; the next daemon keeps it as the
-//! operator's. A reservation that leaves the kernel too few ports is refused with a sentence.
+//! and released when the daemon ends. A killed daemon leaves its reservation; the next daemon keeps it like the
+//! operator's. A reservation that leaves the kernel too few ports is refused with an error message.
 
 use std::fs;
 use std::io;
@@ -21,10 +21,11 @@ pub struct ReservedPorts {
 }
 
 impl ReservedPorts {
-    /// Reserves these ranges of ports (first, last) in place of the ranges of the last call.
+    /// Reserves these ranges of ports (first, last), replacing the ranges of the last call.
     ///
     /// # Errors
-    /// A sentence for the operator; the reservation has not changed.
+    ///
+    /// A message for the operator; the reservation has not changed.
     pub fn set(&mut self, mut ports: Vec<(u16, u16)>) -> io::Result<()> {
         ports.sort_unstable();
         if ports == self.ports {
@@ -64,7 +65,7 @@ impl Drop for ReservedPorts {
     }
 }
 
-/// Makes these ranges (first, last) all that are reserved.
+/// Sets these ranges (first, last) as the only reserved ones.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ReservePorts(Vec<(u16, u16)>);
 
@@ -73,7 +74,7 @@ impl Task for ReservePorts {
     type Done = ();
 
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
-        // An attacker may control the requester: the kernel keeps enough ports whatever it asks for.
+        // An attacker may control the requester: the kernel keeps enough ports whatever the request.
         let own = own_ports()?;
         let now = ranges(&fs::read_to_string(RESERVED)?);
         if free(own, &self.0) < KERNEL_KEEPS.min(free(own, &now)) {
@@ -86,7 +87,7 @@ impl Task for ReservePorts {
     }
 }
 
-/// The first and the last port of the kernel's own.
+/// The first and the last port of the kernel's own range.
 fn own_ports() -> io::Result<(u16, u16)> {
     let text = fs::read_to_string(OWN)?;
     pair(&text, char::is_whitespace).ok_or_else(|| io::Error::other(format!("{text:?} instead of two ports")))
@@ -115,7 +116,7 @@ pub fn pair(text: &str, between: impl Fn(char) -> bool) -> Option<(u16, u16)> {
 
 const RESERVED: &str = "/proc/sys/net/ipv4/ip_local_reserved_ports";
 const OWN: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-/// The least number of ports that remain for connections of this machine.
+/// Minimum number of ports that remain for connections of this machine.
 const KERNEL_KEEPS: usize = 1024;
 
 #[cfg(test)]

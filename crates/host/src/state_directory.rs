@@ -1,8 +1,8 @@
-//! The directory of a director's state: on a tmpfs, for xvsd's user alone, used by one process at a time.
+//! The directory of a director's state: on a tmpfs, accessible only to xvsd's user, used by one process at a time.
 //!
-//! On a tmpfs the state outlives the process and not the machine, and no write waits for a disk. The files contain
-//! secrets of the director, so no other user may read or replace them. Whatever has the place of such a file and cannot
-//! be one, such as a directory or a file of another user, gets another name at the start. Not here: the contents.
+//! On a tmpfs the state outlives the process but not the machine, and no write waits for a disk. The files contain
+//! secrets of the director, so no other user may read or replace them. Anything that has the name of such a file but
+//! cannot be one, such as a directory or another user's file, is renamed at the start.
 
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io;
@@ -18,11 +18,11 @@ use crate::instance::socket_of;
 use crate::lock_file::{Lock, LockAttempt, Owner, lock_within};
 use crate::process::END;
 
-/// The directory, which this process has for itself until this is dropped.
+/// The directory, which this process uses exclusively until this value is dropped.
 #[derive(Debug)]
 pub struct StateDirectory {
     path: PathBuf,
-    /// `None`: another process has the directory, from which this one takes over.
+    /// `None` if another process has the directory, from which this one takes over.
     lock: Option<Lock>,
     /// Sentences about entries that got another name.
     set_aside: Vec<String>,
@@ -73,10 +73,11 @@ pub enum Others {
 }
 
 impl StateDirectory {
-    /// Opens the directory of a director with this name in `parent`, and makes both if they are missing. Takes it if no
-    /// other xvsd runs, and waits for a while for one that has been killed.
+    /// Opens the directory of the director with this name in `parent`, and creates both if they are missing. Takes it
+    /// if no other xvsd runs, and waits for a while for one that has been killed.
     ///
     /// # Errors
+    ///
     /// See [`StateDirectoryError`].
     pub fn open(parent: &Path, name: &str, others: Others) -> Result<Self, StateDirectoryError> {
         let path = parent.join(name);
@@ -123,7 +124,7 @@ impl StateDirectory {
         if self.lock.is_some() { Others::Ended } else { Others::Run }
     }
 
-    /// A sentence about the state left in the same folder by directors that do not run: it takes memory until the
+    /// A message about the state left in the same directory by directors that do not run: it takes memory until the
     /// operator removes it. It is not removed here, because a director that is being upgraded does not run either.
     pub fn left_by_others(&self) -> Option<String> {
         let parent = self.path.parent()?;
@@ -149,7 +150,7 @@ impl StateDirectory {
         ))
     }
 
-    /// Gives other names to all entries that are no files of this user. Only for the process that has the directory.
+    /// Renames all entries that are not files of this user. Only for the process that has the directory.
     fn set_all_aside(&mut self) -> Result<(), StateDirectoryError> {
         for entry in fs::read_dir(&self.path).map_err(system(&self.path))? {
             let path = entry.map_err(system(&self.path))?.path();
@@ -162,11 +163,12 @@ impl StateDirectory {
         Ok(())
     }
 
-    /// Gives another name to what cannot be a file of this user.
+    /// Renames an entry that cannot be a file of this user.
     fn set_aside(&mut self, path: &Path, about: &Metadata) -> Result<(), StateDirectoryError> {
         let Some(what) = no_file(about) else { return Ok(()) };
         let refused = refused_name(path);
-        // What had this name before, of which only the last one is kept. It could not be replaced by another kind.
+        // An earlier entry with this name, of which only the last one is kept. It could not be replaced by another
+        // kind.
         let _ = fs::remove_file(&refused).or_else(|_| fs::remove_dir_all(&refused));
         match fs::rename(path, &refused) {
             Ok(()) => self.set_aside.push(format!(
@@ -179,7 +181,7 @@ impl StateDirectory {
         Ok(())
     }
 
-    /// Sentences about entries that were no files of xvsd, and have another name since the start.
+    /// Messages about entries that were not xvsd's files, and were renamed since the start.
     pub fn all_set_aside(&self) -> &[String] {
         &self.set_aside
     }
@@ -189,10 +191,11 @@ impl StateDirectory {
         &self.path
     }
 
-    /// Opens a file for reading and writing, and makes it if it is missing.
+    /// Opens a file for reading and writing, and creates it if it is missing.
     ///
     /// # Errors
-    /// It belongs to another user, is a symbolic link or no file, or the kernel refuses.
+    ///
+    /// It belongs to another user, is a symbolic link or not a file, or the kernel refuses.
     pub fn file(&self, name: &str) -> Result<File, StateDirectoryError> {
         let path = self.path.join(name);
         if let Some(what) = fs::symlink_metadata(&path).ok().as_ref().and_then(no_file) {
@@ -204,10 +207,11 @@ impl StateDirectory {
         Ok(file)
     }
 
-    /// Makes a file anew, with this length, all of it zero and allocated: no write to it can fail. `prefer` may choose
-    /// the kind of its memory: it gets the file before anything is allocated, and may allocate any part of it.
+    /// Creates a file, with this length, all of it zero and allocated: no write to it can fail. `prefer` may choose the
+    /// kind of its memory: it gets the file before anything is allocated, and may allocate any part of it.
     ///
     /// # Errors
+    ///
     /// [`StateDirectoryError::Full`], or as for [`Self::file`].
     pub fn new_file(
         &self,
@@ -217,7 +221,7 @@ impl StateDirectory {
     ) -> Result<File, StateDirectoryError> {
         let path = self.path.join(name);
         self.remove(name)?;
-        // What had its place once would take room for nothing.
+        // A renamed entry would occupy memory for nothing.
         let _ = fs::remove_file(refused_name(&path));
         let file = self.file(name)?;
         if file.set_len(bytes).is_ok() {
@@ -226,7 +230,7 @@ impl StateDirectory {
         match fallocate(&file, FallocateFlags::empty(), 0, bytes) {
             Ok(()) => Ok(file),
             Err(error) => {
-                // What was allocated would take room for nothing.
+                // The allocated part would occupy memory for nothing.
                 let _ = self.remove(name);
                 let free = fstatvfs(&file).map_or(0, |about| about.f_bavail * about.f_frsize);
                 Err(match error {
@@ -262,7 +266,7 @@ impl StateDirectory {
     }
 }
 
-/// The memory of a director's state that no process uses; `None`: it is used, or is none.
+/// The memory of a director's state that no process uses; `None` if it is in use, or there is none.
 fn bytes_left(path: &Path) -> Option<u64> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let lock = File::options().read(true).custom_flags(flags.bits() as i32).open(path.join("lock")).ok()?;
@@ -272,7 +276,7 @@ fn bytes_left(path: &Path) -> Option<u64> {
     Some(files.map(|about| about.blocks() * 512).sum())
 }
 
-/// What it is instead of a file of this user; `None`: it is one.
+/// The kind of an entry that is not a file of this user; `None` if it is one.
 fn no_file(about: &Metadata) -> Option<String> {
     let kind = about.file_type();
     let user = geteuid().as_raw();
@@ -285,7 +289,7 @@ fn no_file(about: &Metadata) -> Option<String> {
     }
 }
 
-/// The name of what had this name.
+/// The new name of a renamed entry.
 fn refused_name(path: &Path) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(".");
@@ -294,7 +298,7 @@ fn refused_name(path: &Path) -> PathBuf {
 }
 
 fn check(path: &Path) -> Result<(), StateDirectoryError> {
-    // Not followed: a symbolic link could be turned elsewhere by its owner.
+    // Not followed: the owner of a symbolic link could redirect it.
     let about = fs::symlink_metadata(path).map_err(system(path))?;
     if !about.is_dir() {
         return Err(StateDirectoryError::NotADirectory(path.to_owned()));
@@ -323,7 +327,7 @@ fn system(path: &Path) -> impl FnOnce(io::Error) -> StateDirectoryError {
     move |error| StateDirectoryError::System { path, error }
 }
 
-/// The ending of the name of an entry that cannot be used.
+/// The suffix of an unusable entry's new name.
 const REFUSED: &str = "refused";
 /// linux/magic.h.
 const TMPFS_MAGIC: u64 = 0x0102_1994;

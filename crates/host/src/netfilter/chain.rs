@@ -1,4 +1,4 @@
-//! Netfilter's tables, chains and rules, as far as they concern the marks of packets.
+//! Netfilter's tables, chains and rules, as far as they affect the marks of packets.
 
 use std::collections::BTreeMap;
 
@@ -17,18 +17,18 @@ pub struct Table {
 /// A base chain: a hook calls it for each packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Base {
-    /// The chain in the words of its program, for messages.
+    /// The chain as its program prints it, for messages.
     pub text: String,
     /// The chain's name.
     pub chain: String,
-    /// Its place among base chains; the lowest number comes first.
+    /// The priority among base chains; the lowest number comes first.
     pub priority: i64,
-    /// The family of its packets; `None`: both families.
+    /// The family of the packets; `None` means both families.
     pub family: Option<Family>,
-    /// The order of registration, as handles of table and chain. Of chains of one priority, the kernel calls the last
-    /// registered first (`net/netfilter/core.c`, `nf_hook_entries_grow`). `None` if the order is unknown.
+    /// The order of registration, as handles of table and chain. Among chains with equal priority, the kernel calls the
+    /// most recently registered first (`net/netfilter/core.c`, `nf_hook_entries_grow`). `None` if the order is unknown.
     pub registered: Option<(u64, u64)>,
-    /// Whether it drops the packets that no rule accepts (policy).
+    /// Whether the chain drops packets that no rule accepts (policy).
     pub drops: bool,
     /// Why xvs cannot evaluate the chain.
     pub obstacle: Option<String>,
@@ -37,13 +37,13 @@ pub struct Base {
 /// A rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
-    /// The rule in the words of its program, for messages.
+    /// The rule as its program prints it, for messages.
     pub text: String,
     /// The rule is for packets that meet all of them.
     pub criteria: Vec<Criterion>,
-    /// What the rule does with these packets.
+    /// The action for matching packets.
     pub action: Action,
-    /// Why xvs cannot evaluate the rule; then the other fields may be incomplete.
+    /// The reason why xvs cannot evaluate the rule; the other fields may then be incomplete.
     pub obstacle: Option<String>,
 }
 
@@ -63,8 +63,8 @@ pub enum Match {
     Packet(Test),
     /// The packet was received on one of these interfaces; a name that ends in `*` is a prefix.
     Interface(Vec<String>),
-    /// A match that either all packets of new connections to this machine's addresses meet, or none: the kernel's state
-    /// of the connection, or the type of the destination.
+    /// A match that either all packets of new connections to this machine's addresses meet, or none: the kernel's
+    /// connection state, or the type of the destination.
     OfNew {
         /// Whether they match.
         matches: bool,
@@ -74,12 +74,12 @@ pub enum Match {
 }
 
 impl Match {
-    /// The match of one of these states of the kernel's connections.
+    /// The match on one of these connection states.
     pub(super) fn state<'a>(mut states: impl Iterator<Item = &'a str>, obstacle: String) -> Self {
         Self::OfNew { matches: states.any(|state| state.eq_ignore_ascii_case("new")), obstacle }
     }
 
-    /// The match of one of these types of destinations; `None`: it depends on the address.
+    /// The match on one of these destination types; `None` if it depends on the address.
     pub(super) fn dest_type<'a>(types: impl Iterator<Item = &'a str>, obstacle: String) -> Option<Self> {
         let types: Vec<_> = types.map(str::to_ascii_lowercase).collect();
         let matches = types.iter().any(|one| one == "local");
@@ -117,10 +117,10 @@ pub fn no_room_for_entries() -> String {
     )
 }
 
-/// An interface name of iptables, where a trailing `+` marks a prefix, for [`Match::Interface`].
+/// Converts an iptables interface name, in which a trailing `+` marks a prefix, for [`Match::Interface`].
 pub fn pattern(name: &str) -> String {
     name.strip_suffix('+').map_or_else(|| name.to_owned(), |beginning| format!("{beginning}*"))
 }
 
-/// The most entries in the lists of all rules together; a list counts once for each rule that uses it.
+/// Maximum number of entries in the lists of all rules together; a list counts once for each rule that uses it.
 pub const ENTRIES_MAX: usize = 1 << 18;

@@ -13,7 +13,7 @@ pub(super) enum Hook {
 pub(super) fn chain_order(hook: Hook, priority: i64) -> i64 {
     match hook {
         Hook::Prerouting => priority,
-        // Priorities have 32 bits, so no chain of prerouting comes behind.
+        // Priorities have 32 bits, so every chain of prerouting comes before.
         Hook::Input => priority + (1 << 40),
     }
 }

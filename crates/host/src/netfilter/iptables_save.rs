@@ -1,7 +1,7 @@
 //! Parses the output of `iptables-save` into chains of rules.
 //!
-//! Only base chains that the kernel calls before IPVS are entered. An unknown option becomes the rule's obstacle.
-//! Source: iptables(8), iptables-extensions(8). A pure function. Not here: running the program.
+//! Only base chains that the kernel calls before IPVS are included. An unknown option becomes the rule's obstacle.
+//! Source: iptables(8), iptables-extensions(8). A pure function.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -15,15 +15,15 @@ use crate::netfilter::range;
 
 /// A table of iptables, with its base chains that the kernel calls before IPVS.
 pub struct Kind {
-    /// Its name.
+    /// The table's name.
     pub name: &'static str,
     entries: &'static [(&'static str, Hook, i64)],
 }
 
-/// The table of this kind in the output of the program of a family; `None` if the output does not have it.
+/// The table of this kind in the output of a family's program; `None` if the output does not contain it.
 pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
     let table = kind.name;
-    // For a table with rules of another program, iptables-nft prints this comment and an empty table.
+    // For a table with rules from another program, iptables-nft prints this comment and an empty table.
     let other = format!("# Table `{table}'");
     if text.lines().any(|line| line.starts_with(&other) && line.contains("incompatible")) {
         return None;
@@ -63,12 +63,12 @@ pub fn read(text: &str, family: Family, kind: &Kind) -> Option<Table> {
     Some(Table { bases: bases.collect(), chains })
 }
 
-/// All tables in the output of the program of a family.
+/// All tables in the output of a family's program.
 pub fn read_all(text: &str, family: Family) -> Vec<Table> {
     TABLES.iter().filter_map(|kind| read(text, family, kind)).collect()
 }
 
-/// Splits a line into words, with the quoting of iptables-save.
+/// Splits a line into words, with the quoting rules of iptables-save.
 fn words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -93,7 +93,7 @@ fn words(line: &str) -> Vec<String> {
 struct RuleReader {
     criteria: Vec<Criterion>,
     action: Option<Action>,
-    /// The target; the options behind it are the target's.
+    /// The target; the options after it belong to the target.
     target: Option<String>,
     change: Change,
     obstacle: Option<String>,
@@ -170,7 +170,7 @@ impl RuleReader {
             "-j" => return self.jump(value, Action::Call(value.to_owned())),
             "-g" => return self.jump(value, Action::Goto(value.to_owned())),
             _ => {
-                // Whether it has a value is unknown, too.
+                // Whether it has a value is also unknown.
                 *rest = before;
                 return self.set_obstacle(format!("xvs does not know {option}"));
             }
@@ -193,13 +193,13 @@ impl RuleReader {
             "ACCEPT" => Action::Accept,
             "RETURN" => Action::Return,
             "DROP" | "REJECT" => Action::Drop,
-            // The options of the target have the change of the mark.
+            // The target's options contain the change of the mark.
             "MARK" | "CONNMARK" => Action::Nothing,
             "TPROXY" | "HMARK" => {
                 self.set_obstacle(format!("xvs does not know the mark that {target} sets"));
                 Action::Unknown
             }
-            // A chain; or a target that leaves the mark unchanged, for which there is no chain of this name.
+            // A chain; or a target that leaves the mark unchanged, for which there is no chain with this name.
             _ => otherwise,
         });
     }
@@ -230,7 +230,7 @@ impl RuleReader {
         }
     }
 
-    /// Sets the obstacle; the first one is kept.
+    /// Sets the obstacle, unless there already is one.
     fn set_obstacle(&mut self, why: String) {
         self.obstacle.get_or_insert(why);
     }

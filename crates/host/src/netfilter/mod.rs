@@ -5,9 +5,9 @@
 //! program failed, and while marks depend on a set whose elements are added by packets or expire.
 //!
 //! The rules are the output of `nft`, `iptables-nft-save`, `iptables-legacy-save` and their counterparts for IPv6; a
-//! program that is not installed has no rules. Runs on its own thread, in the network namespace of the thread that
+//! program that is not installed has no rules. Runs on a separate thread, in the network namespace of the thread that
 //! started it. Cost: a few processes for a change, which run at most a fifth of the time, and one small file read each
-//! second. Not here: evaluation of the rules (`xvs_ctl::firewall_marks`).
+//! second. `xvs_ctl::firewall_marks` evaluates the rules.
 
 use std::time::{Duration, Instant};
 use std::{io, thread};
@@ -40,14 +40,15 @@ mod range;
 pub struct KernelMarkRules {
     /// Tables with base chains that the kernel calls before IPVS.
     pub tables: Vec<Table>,
-    /// Sentences for the operator: programs that failed.
+    /// Messages for the operator about programs that failed.
     pub warnings: Vec<String>,
 }
 
-/// The rules of the calling thread's network namespace at this moment, also those that set no marks.
+/// Reads the current rules in the calling thread's network namespace, also those that set no marks.
 ///
 /// # Errors
-/// The system's refusal of a descriptor.
+///
+/// The system refuses a descriptor.
 pub fn read_all() -> io::Result<KernelMarkRules> {
     let mut reader = Reader { scope: Scope::All, ..Reader::new(Programs::new(Stopper::open()?)) };
     reader.nft();
@@ -55,11 +56,12 @@ pub fn read_all() -> io::Result<KernelMarkRules> {
     Ok(reader.found())
 }
 
-/// Follows the mark rules of the calling thread's network namespace. `report` is called on the new thread, first with
-/// the present rules, then after each change.
+/// Follows the mark rules in the calling thread's network namespace. `report` is called on the new thread, first with
+/// the current rules, then after each change.
 ///
 /// # Errors
-/// The system's refusal of a socket or a thread.
+///
+/// The system refuses a socket or a thread.
 pub fn follow(report: impl FnMut(KernelMarkRules) + Send + 'static) -> io::Result<FollowerThread> {
     let stopper = Stopper::open()?;
     let events = Events::open(stopper.clone())?;
@@ -145,7 +147,7 @@ impl Reader {
     }
 
     /// Reads the tables of nftables. Those of iptables-nft are read by its own program, because nft does not print the
-    /// criteria of iptables' matches.
+    /// criteria in iptables matches.
     fn nft(&mut self) {
         self.programs.begin();
         let mut tables = Vec::new();
@@ -196,8 +198,8 @@ impl Reader {
         self.nft = KernelMarkRules { tables, warnings };
     }
 
-    /// Reads the tables of iptables-legacy. Its program creates the tables that it reads, so it is run only if there
-    /// are tables.
+    /// Reads the tables of iptables-legacy. Its program creates the tables that it reads, so it runs only if there are
+    /// tables.
     fn legacy(&mut self) {
         self.programs.begin();
         let mut tables = Vec::new();
@@ -234,7 +236,7 @@ enum Woken {
     Stopped,
 }
 
-/// The kernel's announcements of changed rules of nftables.
+/// The kernel's announcements of changed nftables rules.
 struct Events {
     socket: OwnedFd,
     stopper: Stopper,
@@ -273,13 +275,13 @@ impl Events {
         self.poll(&mut [self.stopper.poll_fd(), socket], at_most)
     }
 
-    /// Waits for one of these descriptors; the first is that of the stop.
+    /// Waits for one of these descriptors; the first is the stop's.
     fn poll(&self, fds: &mut [PollFd<'_>], at_most: Duration) -> io::Result<Woken> {
         let at_most = Timespec::try_from(at_most).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
         match poll(fds, Some(&at_most)) {
             Ok(_) if !fds[0].revents().is_empty() => Ok(Woken::Stopped),
             Ok(_) if fds.iter().any(|fd| !fd.revents().is_empty()) => {
-                // A change has several messages; the pause collects them.
+                // A change causes several messages; the pause collects them.
                 thread::sleep(COLLECT);
                 self.drain().map(|()| Woken::Changed)
             }
@@ -302,11 +304,11 @@ impl Events {
     }
 }
 
-/// The multicast group of nftables' changes (`include/uapi/linux/netfilter/nfnetlink.h`).
+/// The multicast group for nftables changes (`include/uapi/linux/netfilter/nfnetlink.h`).
 const NFNLGRP_NFTABLES: u32 = 7;
-/// How often tables without announcements are read, and how soon a failed program is run again.
+/// The interval for reading tables without announcements, and for running a failed program again.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The longest pause after a reading: a program that hung did not use the processor.
+/// The maximum pause after a reading: a program that hung did not use the processor.
 const PAUSE_MAX: Duration = Duration::from_secs(10);
-/// How long the messages of a change are collected.
+/// The time for which the messages of a change are collected.
 const COLLECT: Duration = Duration::from_millis(20);

@@ -1,6 +1,6 @@
 //! Parses the output of `nft -j list ruleset` into chains of rules.
 //!
-//! Source: libnftables-json(5). A pure function. Not here: one rule (`nft_rule.rs`), and running the program.
+//! Source: libnftables-json(5). A pure function. `nft_rule.rs` parses one rule.
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -26,8 +26,8 @@ pub struct Ruleset {
 type TableName = (String, String);
 
 impl Ruleset {
-    /// Parses the output of `nft -j list ruleset`. `listing` is that of `nft -a list ruleset`: it has the texts of
-    /// rules, and the flag `dormant`, which the JSON of nft 1.0.6 lacks.
+    /// Parses the output of `nft -j list ruleset`. `listing` is the output of `nft -a list ruleset`: it contains the
+    /// texts of rules, and the flag `dormant`, which the JSON of nft 1.0.6 lacks.
     pub fn parse(text: &str, listing: &str) -> Option<Self> {
         let mut document: Value = serde_json::from_str(text).ok()?;
         let Value::Array(objects) = document["nftables"].take() else { return None };
@@ -39,7 +39,7 @@ impl Ruleset {
             let words: Vec<_> = content.split_whitespace().collect();
             match words.as_slice() {
                 ["table", family, name, "{"] => table = ((*family).to_owned(), (*name).to_owned()),
-                // Only tables have this flag; sets have lines of other flags.
+                // Only tables have this flag; sets have lines with other flags.
                 ["flags", flags] if flags.split(',').any(|flag| flag == "dormant") => {
                     dormant.insert(table.clone());
                 }
@@ -53,7 +53,7 @@ impl Ruleset {
         Some(Self { objects, texts, dormant })
     }
 
-    /// Whether there is a table of this family and name, and it is not dormant.
+    /// Whether there is a table with this family and name that is not dormant.
     pub fn has_table(&self, family: Family, named: &str) -> bool {
         self.of("table").any(|table| {
             let name = (text(&table["family"]).to_owned(), text(&table["name"]).to_owned());
@@ -65,13 +65,13 @@ impl Ruleset {
         self.objects.iter().filter_map(move |object| object.get(kind))
     }
 
-    /// The tables that may mark packets, except those of these families and names, which iptables-nft has.
+    /// The tables that may mark packets, except those with these families and names, which belong to iptables-nft.
     pub fn tables(&self, by_iptables: &[(Family, &str)]) -> Vec<Table> {
         let marking = self.marking();
         self.tables_among(by_iptables, |table| marking.contains(table))
     }
 
-    /// All tables, except those of these families and names, which iptables-nft has.
+    /// All tables, except those with these families and names, which belong to iptables-nft.
     pub fn all_tables(&self, by_iptables: &[(Family, &str)]) -> Vec<Table> {
         self.tables_among(by_iptables, |_| true)
     }
@@ -124,7 +124,7 @@ impl Ruleset {
         tables.into_values().filter(|table| !table.bases.is_empty()).collect()
     }
 
-    /// Whether the table of a chain or rule is read: it is wanted, not dormant, and not of iptables.
+    /// Whether the table of a chain or rule is included: it is wanted, not dormant, and does not belong to iptables.
     fn is_read(
         &self,
         object: &Value,
@@ -170,7 +170,8 @@ impl Ruleset {
         })
     }
 
-    /// The order in which a chain was registered, as the handles of its table and of the chain: both grow with time.
+    /// The order in which a chain was registered, as the handles of its table and of the chain: both increase over
+    /// time.
     fn registered(&self, chain: &Value) -> Option<(u64, u64)> {
         let table = self
             .of("table")
@@ -178,7 +179,7 @@ impl Ruleset {
         table["handle"].as_u64().zip(chain["handle"].as_u64())
     }
 
-    /// The order of registration of a chain of a table of iptables; see [`Base::registered`].
+    /// The registration order of a chain in an iptables table; see [`Base::registered`].
     pub fn registered_in(&self, table: (Family, &str), name: &str) -> Option<(u64, u64)> {
         let chain = self
             .of("chain")
@@ -202,7 +203,7 @@ fn is_table(of: &Value, name: &Value, (family, named): (Family, &str)) -> bool {
     *of == if family == Family::V4 { "ip" } else { "ip6" } && *name == named
 }
 
-/// The set or map that a statement adds an element to or removes one from.
+/// The set or map to which a statement adds an element or from which it removes one.
 fn filled_by(statement: &Value) -> Option<&str> {
     statement["set"]["set"].as_str().or_else(|| statement["map"]["map"].as_str())
 }
@@ -229,8 +230,8 @@ fn shortened(text: &str) -> String {
     }
 }
 
-/// The text of a rule without what differs at each reading: the values of counters, `used 5 mbytes` of a quota, `used
-/// 3s` of `last`.
+/// The text of a rule without values that differ at each reading: counters, `used 5 mbytes` of a quota, `used 3s` of
+/// `last`.
 fn without_counts(rule: &str) -> String {
     let mut words = rule.split(' ').peekable();
     let mut kept = Vec::new();
@@ -250,11 +251,11 @@ fn without_counts(rule: &str) -> String {
     kept.join(" ")
 }
 
-/// The longest text of a rule in messages, in characters; a rule with a set may be much longer.
+/// The maximum length of a rule's text in messages, in characters; a rule with a set may be much longer.
 const TEXT_MAX: usize = 200;
 
-/// The priority of IPVS at the input hook, 2 before source NAT's (`net/netfilter/ipvs/ip_vs_core.c`); chains behind it
-/// do not matter.
+/// The priority of IPVS at the input hook, 2 before source NAT (`net/netfilter/ipvs/ip_vs_core.c`); later chains do not
+/// matter.
 const IPVS: i64 = 98;
 
 #[cfg(test)]

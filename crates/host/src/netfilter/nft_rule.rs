@@ -1,4 +1,4 @@
-//! Parses one rule of the output of `nft -j list ruleset`.
+//! Parses one rule in the output of `nft -j list ruleset`.
 //!
 //! A rule of nftables is a sequence of statements. Each verdict and each change of the mark becomes a [`Rule`] whose
 //! criteria are all matches before it. A map becomes one [`Rule`] for each element. An unknown statement becomes the
@@ -16,8 +16,8 @@ use crate::netfilter::hook::protocol;
 use crate::netfilter::iptables_save::DROPS;
 use crate::netfilter::range;
 
-/// The rules of these statements. `sets` gives the elements of a set, `room` is the number of elements of sets and maps
-/// that this and the remaining rules may have, `text` is for messages.
+/// The rules for these statements. `sets` returns the elements of a set, `room` is the number of elements in sets and
+/// maps that this and the remaining rules may have, `text` is for messages.
 pub(super) fn read<'a>(
     statements: &[Value],
     sets: &'a dyn Fn(&str) -> Option<&'a [Value]>,
@@ -39,7 +39,7 @@ pub(super) fn read<'a>(
 /// A rule that is being parsed.
 struct RuleReader<'a> {
     sets: &'a dyn Fn(&str) -> Option<&'a [Value]>,
-    /// The number of elements of sets and maps that the remaining rules may have.
+    /// The number of elements in sets and maps that the remaining rules may have.
     room: &'a Cell<usize>,
     /// Whether this rule exceeds it.
     has_no_room: Cell<bool>,
@@ -85,8 +85,8 @@ impl RuleReader<'_> {
         self.push(action, &[]);
     }
 
-    /// Sets an obstacle if the criteria so far, or `more`, test the mark and the rule has changed it: the criteria were
-    /// met by the earlier mark.
+    /// Sets an obstacle if the criteria so far, or `more`, test the mark and the rule has changed it: the criteria
+    /// applied to the earlier mark.
     fn check_mark_order(&mut self, more: &[Criterion]) {
         let changed = self.rules.iter().any(|rule| matches!(rule.action, Action::Set(_)));
         if changed && self.criteria.iter().chain(more).any(tests_mark) {
@@ -104,7 +104,7 @@ impl RuleReader<'_> {
         self.rules.push(Rule { text: self.text.clone(), criteria, action, obstacle });
     }
 
-    /// A match or target of iptables, of which nft prints the name only.
+    /// Processes a match or target of iptables, of which nft prints only the name.
     fn extension(&mut self, kind: &str, name: &str) {
         match (kind, name) {
             ("match", "comment") => {}
@@ -131,7 +131,7 @@ impl RuleReader<'_> {
     }
 
     /// Adds a rule for each element of a map. A packet without an element, or whose element is a verdict, leaves the
-    /// rule at the map. So the statements after the map apply to the keys of the other elements.
+    /// rule at the map. The statements after the map therefore apply to the keys of the other elements.
     fn elements(&mut self, map: &Value, action: impl Fn(&Value) -> Option<Action>) {
         let pairs = self.items(&map["data"]).unwrap_or_default();
         let elements: Option<Vec<_>> = pairs.iter().map(|pair| self.element(map, pair, &action)).collect();
@@ -155,7 +155,7 @@ impl RuleReader<'_> {
         }
     }
 
-    /// An element of a map; `None`: its key or value is unknown.
+    /// Parses an element of a map; `None` if its key or value is unknown.
     fn element<'v>(
         &self,
         map: &Value,
@@ -250,7 +250,7 @@ impl RuleReader<'_> {
 struct Element<'v> {
     key: &'v Value,
     action: Action,
-    /// The criteria of its key.
+    /// The criteria for the element's key.
     criteria: Vec<Criterion>,
 }
 
@@ -263,9 +263,9 @@ fn packet(test: Test, expected: Expected) -> Criterion {
     Criterion { matches: Match::Packet(test), expected }
 }
 
-/// The match of states of a connection, or of types of a destination.
+/// The match on connection states, or on destination types.
 fn of_new(left: &Value, items: &[Value]) -> Option<Match> {
-    // Several states are a list, and those of a set are elements.
+    // Several states are a list; those of a set are elements.
     let names =
         items.iter().flat_map(|item| item.as_array().map_or(std::slice::from_ref(item), Vec::as_slice));
     let names = names.map(Value::as_str).collect::<Option<Vec<_>>>()?;
@@ -395,7 +395,7 @@ pub(super) fn list(value: &Value) -> &[Value] {
 
 const UNKNOWN_MATCH: &str = "xvs does not know one of its matches";
 
-/// How xvs can follow a rule that iptables has added to a table other than `mangle`, or on a machine without
+/// The alternative for a rule that iptables has added to a table other than `mangle`, or on a machine without
 /// iptables-nft-save.
 const INSTEAD: &str =
     "add it to the table mangle (`iptables -t mangle`), with iptables-nft-save installed, or by nft";

@@ -1,10 +1,9 @@
 //! Runs the programs that print netfilter's rules, with a time limit.
 //!
-//! If a program fails or exceeds the limit, its last output remains valid and a sentence reports the failure, so one
+//! If a program fails or exceeds the limit, its last output remains valid and a message reports the failure, so one
 //! failure does not remove the mark rules. A program that is not installed has no output. Blocks for at most
 //! [`TIME_LIMIT`] for each program, and not at all once the follower is stopped. Cost: a process, which the helper
-//! executes (crate `helper`), and memory for its last output. Not here: the choice of programs, and the parsing of
-//! their output.
+//! executes (crate `helper`), and memory for its last output.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -26,7 +25,7 @@ pub(super) struct Programs {
     stopper: Stopper,
     time_limit: Duration,
     last: BTreeMap<String, String>,
-    /// Sentences for the operator about programs that failed since [`Self::begin`].
+    /// Messages for the operator about programs that failed since [`Self::begin`].
     pub(super) failures: Vec<String>,
 }
 
@@ -50,7 +49,7 @@ impl Programs {
         self.failures.clear();
     }
 
-    /// The output of a program, or if it fails, its last output; `None` if it is not installed or has never succeeded.
+    /// The output of a program, or its last output if it fails; `None` if it is not installed or has never succeeded.
     pub(super) fn output(&mut self, argv: &[&str]) -> Option<String> {
         let name = argv.join(" ");
         let why = match self.run(argv) {
@@ -114,7 +113,7 @@ impl Programs {
         Ok(Outcome::Failed(why))
     }
 
-    /// Waits until a program has ended; returns an outcome if the wait was given up.
+    /// Waits until a program has ended; returns an outcome if the wait was abandoned.
     fn await_end(&self, run: &Run) -> io::Result<Result<Event, Outcome>> {
         let began = Instant::now();
         loop {
@@ -149,7 +148,7 @@ fn written(file: &mut File) -> io::Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// The time limit of a program, many times the time that a very large ruleset needs.
+/// The time limit for a program, many times the time that a very large ruleset needs.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
 #[cfg(test)]

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use xvs_proto::Prefix;
 
-/// The fewest networks that have exactly the addresses from `first` to `last`; `None` if these are of two families, or
-/// if `last` comes before `first`.
+/// The smallest set of networks that covers exactly the addresses from `first` to `last`; `None` if these belong to two
+/// families, or if `last` comes before `first`.
 pub(super) fn prefixes(first: IpAddr, last: IpAddr) -> Option<Vec<Prefix>> {
     let (from, to, bits) = match (first, last) {
         (IpAddr::V4(first), IpAddr::V4(last)) => (u32::from(first).into(), u32::from(last).into(), 32),

@@ -1,4 +1,4 @@
-//! Losses of network cards: packets that an interface counts as lost before the kernel had them.
+//! Losses of network cards: packets that an interface counts as lost before they reached the kernel.
 //!
 //! In zero-copy mode no socket counts these packets. The control thread reads the counts every few seconds. Cost: a
 //! request to the kernel for each interface. Source: `struct rtnl_link_stats64` (linux/if_link.h) and the drivers' use
@@ -15,15 +15,15 @@ use super::netlink::Netlink;
 /// Packets that an interface has lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct CardLosses {
-    /// The card had no free frame, or no room of its own (`rx_missed_errors`, `rx_fifo_errors`).
+    /// The card had no free frame, or no internal buffer space (`rx_missed_errors`, `rx_fifo_errors`).
     pub missed: u64,
-    /// The card does not take packets of their length, which is more than its buffers have (`rx_length_errors`,
+    /// The card does not accept packets of this length, which exceeds its buffers (`rx_length_errors`,
     /// `rx_over_errors`).
     pub length: u64,
 }
 
 impl CardLosses {
-    /// What was lost between an earlier reading and this one; a driver may begin anew at 0.
+    /// The losses between an earlier reading and this one; a driver may restart at 0.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             missed: difference(self.missed, earlier.missed),
@@ -45,25 +45,26 @@ impl From<&Stats64> for CardLosses {
     }
 }
 
-/// The losses of interfaces since each was first looked at.
+/// The losses of interfaces since the first reading of each.
 #[derive(Debug)]
 pub struct CardWatch {
     netlink: Netlink,
-    /// By the kernel's index: the last reading, and the losses since the first.
+    /// By interface index: the last reading, and the losses since the first.
     known: BTreeMap<u32, (CardLosses, CardLosses)>,
 }
 
 impl CardWatch {
-    /// For interfaces of the network namespace of the calling thread.
+    /// For interfaces in the network namespace of the calling thread.
     ///
     /// # Errors
+    ///
     /// The kernel has no more descriptors.
     pub fn open() -> io::Result<Self> {
         Ok(Self { netlink: Netlink::open()?, known: BTreeMap::new() })
     }
 
-    /// The losses of the interfaces with these indices, in their order. One that is gone keeps what it had. `short`
-    /// says how many packets of an interface were too short, which `rx_length_errors` has, too.
+    /// The losses of the interfaces with these indices, in order. The losses of one that is gone do not change. `short`
+    /// returns the number of packets of an interface that were too short, which `rx_length_errors` includes.
     pub fn look(&mut self, links: &[u32], short: impl Fn(u32) -> u64) -> Vec<CardLosses> {
         let mut losses = Vec::new();
         for &ifindex in links {

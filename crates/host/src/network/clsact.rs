@@ -1,7 +1,7 @@
-//! The qdisc `clsact`, in which programs of traffic control are attached to an interface.
+//! The qdisc `clsact`, with which programs for traffic control are attached to an interface.
 //!
-//! Runs when the first such program of an interface is needed. The qdisc stays, because other programs may use it, too.
-//! The older qdisc `ingress` uses the same slot and has no egress.
+//! Runs when the first such program for an interface is needed. The qdisc stays, because other programs may use it,
+//! too. The older qdisc `ingress` uses the same slot and has no egress.
 
 use std::io;
 
@@ -14,7 +14,7 @@ use xvs_helper::task::{Answer, Task};
 
 use super::netlink::Netlink;
 
-/// Provides the qdisc on the interface with this index of the calling thread's network namespace.
+/// Provides the qdisc on the interface with this index in the calling thread's network namespace.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct ProvideClsact {
     /// The index.
@@ -25,7 +25,7 @@ impl Task for ProvideClsact {
     const NAME: &'static str = "provide-clsact";
     type Done = ();
 
-    /// Its error may be that another qdisc is in the place.
+    /// The error may be that another qdisc occupies the slot.
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
         provide(self.interface).map(|()| ((), Vec::new()))
     }

@@ -1,10 +1,10 @@
-//! Deferred interrupts of an interface: while a worker drives its driver, the card need not interrupt.
+//! Deferred interrupts of an interface: while a worker runs its driver, the card need not interrupt.
 //!
 //! Two settings of the whole interface: the number of times that the kernel may find no packet before the card
 //! interrupts again (`napi_defer_hard_irqs`), and the wait in between (`gro_flush_timeout`; Linux 5.8,
-//! Documentation/networking/napi.rst). The settings of each queue (Linux 6.13) would add nothing, because workers have
-//! all queues of an interface. Values of an operator are left as they are. Values of xvsd are recognised by their
-//! number, so a director that starts after a killed one removes them.
+//! Documentation/networking/napi.rst). The settings for each queue (Linux 6.13) would add nothing, because workers use
+//! all queues of an interface. An operator's values are not changed. xvsd's values are recognised by their numbers, so
+//! a director that starts after a killed one removes them.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -16,7 +16,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use serde::{Deserialize, Serialize};
 use xvs_helper::task::{Answer, Task};
 
-/// Defers the interrupts of an interface, or ends that.
+/// Defers the interrupts of an interface, or ends the deferral.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct DeferInterrupts {
     /// The interface's name.
@@ -31,13 +31,13 @@ impl Task for DeferInterrupts {
     const NAME: &'static str = "defer-interrupts";
     type Done = ();
 
-    /// Its errors name the setting.
+    /// Errors name the setting.
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<()>> {
-        // An attacker may control the requester: the name is one folder.
+        // An attacker may control the requester: the name must be a single directory.
         if self.interface.contains('/') {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        // `/sys` may be that of another network namespace.
+        // `/sys` may belong to another network namespace.
         let sys = sysfs().map_err(|error| io::Error::new(error.kind(), format!("sysfs: {error}")))?;
         let folder = Folder { sys, path: format!("class/net/{}", self.interface) };
         if folder.read("ifindex")? != u64::from(self.index) {
@@ -55,10 +55,10 @@ impl Task for DeferInterrupts {
     }
 }
 
-/// The folder of an interface. Its errors name the file.
+/// The directory of an interface. Errors name the file.
 struct Folder {
     sys: OwnedFd,
-    /// Its path below `sys`.
+    /// Path relative to `sys`.
     path: String,
 }
 
@@ -86,7 +86,7 @@ impl Folder {
     }
 }
 
-/// The folder `/sys` of this thread's network namespace.
+/// The directory `/sys` for this thread's network namespace.
 fn sysfs() -> rustix::io::Result<OwnedFd> {
     let system = fsopen("sysfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_create(&system)?;
@@ -95,5 +95,5 @@ fn sysfs() -> rustix::io::Result<OwnedFd> {
 
 const SETTINGS: [&str; 2] = ["napi_defer_hard_irqs", "gro_flush_timeout"];
 const IMMEDIATE: [u64; 2] = [0, 0];
-/// A fifth of a millisecond, and seven nanoseconds by which xvsd knows its own.
+/// A fifth of a millisecond, plus seven nanoseconds by which xvsd recognises its own values.
 const DEFERRED: [u64; 2] = [2, 200_007];

@@ -1,7 +1,7 @@
-//! A slot for one value, the newest, between a follower and the control thread.
+//! A slot for the newest value, between a follower and the control thread.
 //!
-//! The next value replaces a value that has not been taken, so a busy control thread finds only the newest value.
-//! Neither thread waits for the other.
+//! A new value replaces one that has not been taken, so a busy control thread finds only the newest value. Neither
+//! thread waits for the other.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,12 +28,12 @@ impl<T> Default for Latest<T> {
 pub enum Slot {
     /// Empty: the receiver has to be woken.
     Empty,
-    /// With a value that has not been taken: the receiver has been woken already.
+    /// The slot has a value that has not been taken: the receiver has already been woken.
     Full,
 }
 
 impl<T> Latest<T> {
-    /// Stores a value in place of an earlier one.
+    /// Stores a value, replacing an earlier one.
     pub fn put(&self, view: T) -> Slot {
         match self.slot().replace(view) {
             None => Slot::Empty,
@@ -46,7 +46,7 @@ impl<T> Latest<T> {
         self.slot().take()
     }
 
-    /// Each change of the slot is one move, so it is valid even after a panic of another thread.
+    /// Each change of the slot is one move, so it is valid even after a panic in another thread.
     fn slot(&self) -> std::sync::MutexGuard<'_, Option<T>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

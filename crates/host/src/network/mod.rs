@@ -4,13 +4,13 @@
 //! applied at once, so that a client's first reply finds the neighbour resolved. Other changes, and neighbour events
 //! soon after the first, are collected for 10 ms and become one change. A new [`View`] is returned only if it differs
 //! from the last one: a neighbour that goes stale and is confirmed with the same link address causes none. In the
-//! daemon [`follow`] runs a follower on a thread of its own, and [`Latest`] passes its views on. A follower belongs to
+//! daemon [`follow`] runs a follower on a separate thread, and [`Latest`] passes its views on. A follower belongs to
 //! the network namespace of the thread that opened it.
 //!
 //! Cost: a neighbour event changes one entry. A change of links, addresses, rules or routes reads these tables again,
 //! because the kernel does not announce routes that are removed with their link. Reading takes at most a fifth of the
 //! time: with long tables, changes are collected for longer. If events were lost (`ENOBUFS`), all tables are read
-//! again. Not here: route look-ups (`xvs_dataplane::egress::Egress`).
+//! again.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -50,7 +50,7 @@ mod tables;
 pub struct View {
     /// Links, addresses, policy rules, routes and neighbours.
     pub network: Arc<Network>,
-    /// Sentences for the operator: rules and routes of the kernel that xvs does not follow.
+    /// Messages for the operator about rules and routes of the kernel that xvs does not follow.
     pub warnings: Vec<String>,
 }
 
@@ -81,7 +81,7 @@ pub struct NetworkFollower {
     collected: Instant,
 }
 
-/// The parts of the follower's copy that may differ from the kernel's tables.
+/// The tables in the follower's copy that may differ from the kernel's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stale {
     links: bool,
@@ -89,11 +89,11 @@ struct Stale {
     rules: bool,
     /// Neighbour events have been lost; otherwise each is applied when it arrives.
     neighbours: bool,
-    /// Neighbours have changed in the copy and not yet in the view.
+    /// Neighbours have changed in the copy but not yet in the view.
     unpublished: bool,
 }
 
-/// The links of the calling thread's network namespace, with their addresses.
+/// The links in the calling thread's network namespace, with their addresses.
 pub fn links() -> io::Result<Vec<Link>> {
     tables::links(&mut Netlink::open()?, &[])
 }
@@ -104,7 +104,7 @@ impl NetworkFollower {
         let mut events = Socket::new(NETLINK_ROUTE)?;
         events.bind(&SocketAddr::new(0, 0))?;
         events.set_non_blocking(true)?;
-        // A larger buffer, so that events are rarely lost. The follower also works with the default.
+        // A larger buffer, so that events are rarely lost. The follower also works with the default size.
         if let Err(error) = events.set_rx_buf_sz(EVENT_BUFFER_BYTES) {
             tracing::debug!("the buffer of netlink events has the default size: {error}");
         }
@@ -127,14 +127,15 @@ impl NetworkFollower {
         Ok(follower)
     }
 
-    /// Waits for a change of the network, at most for `timeout` and the time to collect events that arrive at its end.
+    /// Waits for a change of the network, at most for `timeout` plus the time to collect events that arrive at its end.
     ///
     /// # Errors
+    ///
     /// A system call failed; the next call tries again.
     pub fn next(&mut self, timeout: Duration) -> io::Result<Event> {
         let give_up = Instant::now() + timeout;
-        // The kernel announces a link before it changes its routes, and does not announce these. So tables are never
-        // read at once.
+        // The kernel announces a link before it changes its routes, and does not announce these. Tables are therefore
+        // never read at once.
         let mut tables_due = None;
         loop {
             let now = Instant::now();
@@ -262,12 +263,13 @@ impl NetworkFollower {
     }
 }
 
-/// Follows the network of the calling thread's network namespace on a new thread.
+/// Follows the network in the calling thread's network namespace on a new thread.
 ///
-/// `report` is called on that thread, first with the present network, then after each change. Later errors are logged,
+/// `report` is called on that thread, first with the current network, then after each change. Later errors are logged,
 /// and the call is repeated.
 ///
 /// # Errors
+///
 /// The errors of [`NetworkFollower::open`] and of starting a thread.
 pub fn follow(report: impl FnMut(View) + Send + 'static) -> io::Result<FollowerThread> {
     let follower = NetworkFollower::open()?;
@@ -326,7 +328,7 @@ fn collected(began: Instant, ended: Instant) -> Instant {
     ended + COLLECT_AT_LEAST.max((ended - began) * 4)
 }
 
-/// Adds a resolved neighbour, removes another; returns whether the copy has changed.
+/// Adds a resolved neighbour, or removes any other; returns whether the copy has changed.
 fn apply(neighbours: &mut BTreeMap<(u32, IpAddr), MacAddr>, entry: &NeighbourEntry) -> bool {
     let key = (entry.ifindex, entry.addr);
     match entry.mac {
@@ -335,7 +337,7 @@ fn apply(neighbours: &mut BTreeMap<(u32, IpAddr), MacAddr>, entry: &NeighbourEnt
     }
 }
 
-/// The least time of collecting events after a reading, so that a burst of events is one change.
+/// The minimum time of collecting events after a reading, so that a burst of events is one change.
 const COLLECT_AT_LEAST: Duration = Duration::from_millis(10);
 const LISTEN: Duration = Duration::from_secs(3600);
 const RETRY: Duration = Duration::from_secs(1);
@@ -345,7 +347,7 @@ const EVENT_BUFFER_BYTES: u32 = 4 << 20;
 /// `IPV6_IFADDR`, `IPV6_ROUTE`, `IPV6_RULE`, `NEXTHOP`.
 const GROUPS: [u32; 9] = [1, 3, 5, 7, 8, 9, 11, 19, 32];
 
-/// Types of messages (same file); those of links and addresses are one range.
+/// Types of messages (same file); those for links and addresses form one range.
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELADDR: u16 = 21;
 const RTM_NEWROUTE: u16 = 24;

@@ -3,8 +3,8 @@
 //! A worker never sends ARP requests or neighbour solicitations; it needs the link addresses. [`Neighbours`] adds
 //! managed neighbours (ip-neighbour(8)), which the kernel keeps resolved as long as they exist. A kernel before 5.16
 //! does not have managed neighbours and resolves the address once; each call of [`Neighbours::manage`], at every change
-//! of the network, renews it. Permanent entries of an operator are left unchanged. Entries of xvs are removed when they
-//! are no longer needed, and on drop. Their protocol number identifies them after a director was killed.
+//! of the network, renews it. An operator's permanent entries are not changed. xvs's entries are removed when they are
+//! no longer needed, and on drop. Their protocol number identifies them after a director was killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -33,7 +33,7 @@ use crate::network::tables::{NeighbourEntry, Upkeep};
 pub struct Neighbours {
     netlink: Netlink,
     added: BTreeSet<Key>,
-    /// The link addresses of managed ones at the last call.
+    /// The link addresses of managed neighbours at the last call.
     known: BTreeMap<Key, MacAddr>,
 }
 
@@ -48,7 +48,7 @@ const BATCH: usize = 1024;
 pub struct Refused {
     /// Their number, at least 1.
     pub count: usize,
-    /// The interface of the first one: its name, or its index if it is gone.
+    /// The interface of the first refused neighbour: its name, or its index if it is gone.
     pub interface: String,
     /// The address of the first one.
     pub addr: IpAddr,
@@ -86,6 +86,7 @@ impl Neighbours {
     /// dump.
     ///
     /// # Errors
+    ///
     /// The dump failed.
     pub fn adopt(&mut self, links: &[u32]) -> io::Result<()> {
         let present = tables::neighbours(&mut self.netlink)?;
@@ -97,12 +98,13 @@ impl Neighbours {
 
     /// Adds and removes entries so that exactly these neighbours, by interface index and address, are managed for xvs.
     ///
-    /// To be called when the set changes, and when the network changes: the kernel removes the neighbours of a link
+    /// Must be called when the set changes, and when the network changes: the kernel removes the neighbours of a link
     /// that goes down, and notices a neighbour's new link address only when it is used, or up to five seconds later
     /// (`interval_probe_time_ms`). Refused neighbours are returned, and tried again at the next call. Cost: one dump of
     /// the neighbours, and one request for each missing neighbour.
     ///
     /// # Errors
+    ///
     /// The dump failed, or there is no helper process that may add them.
     pub fn manage(&mut self, wanted: &BTreeSet<(u32, IpAddr)>) -> io::Result<Option<Refused>> {
         let unwanted: Vec<_> = self.added.difference(wanted).copied().collect();
@@ -110,12 +112,13 @@ impl Neighbours {
         self.add_missing(wanted, Upkeep::Managed)
     }
 
-    /// Makes the kernel resolve these neighbours once, unless they are resolved. Cost and errors as [`Self::manage`].
+    /// Makes the kernel resolve these neighbours once, unless they are resolved. Cost and errors are those of
+    /// [`Self::manage`].
     pub fn resolve(&mut self, neighbours: &BTreeSet<(u32, IpAddr)>) -> io::Result<Option<Refused>> {
         self.add_missing(neighbours, Upkeep::OnDemand)
     }
 
-    /// Adds neighbours that are neither managed nor permanent: adding these again would clear the flag.
+    /// Adds neighbours that are neither managed nor permanent: adding one of these again would clear the flag.
     fn add_missing(&mut self, neighbours: &BTreeSet<Key>, upkeep: Upkeep) -> io::Result<Option<Refused>> {
         let present = tables::neighbours(&mut self.netlink)?;
         let present: BTreeMap<_, _> =
@@ -159,7 +162,7 @@ impl Neighbours {
         Ok(refused)
     }
 
-    /// Whether a neighbour is to be added. `present` is the kernel's entry.
+    /// Whether a neighbour must be added. `present` is the kernel's entry.
     fn is_missing(&self, key: &Key, present: Option<&NeighbourEntry>, upkeep: Upkeep) -> bool {
         match present.map(|entry| (entry.upkeep, entry.mac)) {
             None | Some((Upkeep::OnDemand, _)) => true,
@@ -171,7 +174,8 @@ impl Neighbours {
         }
     }
 
-    /// Removes neighbours that this process has added. If that fails as a whole, they stay those of this process.
+    /// Removes neighbours that this process has added. If the request fails as a whole, they still belong to this
+    /// process.
     fn remove(&mut self, neighbours: &[Key]) {
         for batch in neighbours.chunks(BATCH) {
             let change = ChangeNeighbours { remove: batch.to_vec(), ..Default::default() };
@@ -195,13 +199,13 @@ impl Drop for Neighbours {
 pub struct ChangeNeighbours {
     remove: Vec<Key>,
     add: Vec<Key>,
-    /// Whether the kernel keeps the added neighbours resolved; else it resolves them once.
+    /// Whether the kernel keeps the added neighbours resolved; otherwise it resolves them once.
     is_managed: bool,
 }
 
 impl Task for ChangeNeighbours {
     const NAME: &'static str = "change-neighbours";
-    /// The neighbours of `add` that the kernel refused, by their place, with the number of the kernel's error.
+    /// The neighbours in `add` that the kernel refused, by index, with the kernel's error number.
     type Done = Vec<(usize, i32)>;
 
     fn carry_out(&self, _: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>> {
@@ -212,7 +216,7 @@ impl Task for ChangeNeighbours {
         let own: BTreeSet<Key> = own.map(|entry| (entry.ifindex, entry.addr)).collect();
         for &(ifindex, addr) in self.remove.iter().filter(|key| own.contains(key)) {
             let removed = netlink.change(RouteNetlinkMessage::DelNeighbour(message(ifindex, addr)), 0);
-            // It is no error if the neighbour or its link is gone.
+            // It is not an error if the neighbour or its link is gone.
             if let Err(error) = removed {
                 tracing::debug!("neighbour {addr} on interface {ifindex} was not removed: {error}");
             }
@@ -254,7 +258,7 @@ fn message(ifindex: u32, addr: IpAddr) -> NeighbourMessage {
     message
 }
 
-/// The protocol number of entries of xvs: the letter x, which `include/uapi/linux/rtnetlink.h` and iproute2's
+/// The protocol number of xvs's entries: the letter x, which `include/uapi/linux/rtnetlink.h` and iproute2's
 /// `rt_protos` do not assign.
 const PROTOCOL: u8 = 120;
 

@@ -1,8 +1,8 @@
 //! Sends requests to the kernel over a route netlink socket, one at a time.
 //!
 //! For all code that reads or changes links, addresses, routes or neighbours. A [`Netlink`] belongs to the network
-//! namespace of the thread that opened it. Every call blocks until the kernel has replied, which it does at once. Not
-//! here: the meaning of messages (`tables.rs`).
+//! namespace of the thread that opened it. Every call blocks until the kernel has replied, which it does at once.
+//! `tables.rs` interprets the messages.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -34,9 +34,9 @@ impl Netlink {
 
     /// All replies to a dump request, a message of type `GET…`.
     ///
-    /// The request is repeated if a table changed meanwhile (`NLM_F_DUMP_INTR`), so the replies are the state of one
-    /// moment. A message that the library cannot parse is left out and logged. For a feature that the kernel was built
-    /// without, there are no replies.
+    /// The request is repeated if a table changed during the dump (`NLM_F_DUMP_INTR`), so the replies are the state at
+    /// one moment. A message that the library cannot parse is left out and logged. For a feature that the kernel was
+    /// built without, there are no replies.
     pub fn dump<M>(&mut self, request: M) -> io::Result<Vec<M>>
     where
         M: NetlinkSerializable + NetlinkDeserializable + Clone,
@@ -55,13 +55,13 @@ impl Netlink {
         Err(io::Error::new(io::ErrorKind::Interrupted, text))
     }
 
-    /// Sends a change with these additional flags; an error of the kernel is returned.
+    /// Sends a change with these additional flags. Returns the kernel's error.
     pub fn change(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
         self.send(message, NLM_F_ACK | flags)?;
         self.replies::<RouteNetlinkMessage>().map(|_| ())
     }
 
-    /// The replies to a request for one object; an error of the kernel is returned.
+    /// The replies to a request for one object, or the kernel's error.
     pub fn get(&mut self, request: RouteNetlinkMessage) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.send(request, NLM_F_ACK)?;
         self.replies().map(|(replies, _)| replies)
@@ -128,7 +128,7 @@ enum Consistency {
     Interrupted,
 }
 
-/// Splits the bytes of one read into messages with their headers; ends at a message that is cut off.
+/// Splits the bytes of one read into messages with their headers; ends at a truncated message.
 pub(super) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let len = NetlinkBuffer::new_checked(bytes).ok()?.length() as usize;

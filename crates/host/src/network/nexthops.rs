@@ -1,9 +1,9 @@
-//! Reads nexthop objects (`ip nexthop`), which routes of routing daemons name by their id.
+//! Reads nexthop objects (`ip nexthop`), to which the routes of routing daemons refer by id.
 //!
-//! A route by an object has no next hop of its own with `net.ipv4.nexthop_compat_mode=0`, and a multipath copy with
-//! weights of eight bits otherwise, so the objects alone say where its packets go. If the members of a group change,
-//! the kernel announces the objects and not the routes. Cost: one dump for each reading of the routes. Not here: the
-//! buckets of resilient groups, which are followed as groups by weight.
+//! A route with an object has no next hop of its own with `net.ipv4.nexthop_compat_mode=0`, and otherwise a multipath
+//! copy with eight-bit weights, so only the objects determine where its packets go. If the members of a group change,
+//! the kernel announces the objects and not the routes. Resilient groups are treated as groups by weight. Cost: one
+//! dump for each reading of the routes.
 //!
 //! Source: kernel `include/uapi/linux/nexthop.h`, from which the constants are.
 
@@ -25,7 +25,7 @@ pub(super) struct Nexthops(BTreeMap<u32, Nexthop>);
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Nexthop {
     Single(NextHop),
-    /// The ids and weights of its members.
+    /// The ids and weights of the group's members.
     Group(Vec<(u32, u32)>),
     Encapsulated,
     /// A blackhole, or dead.
@@ -42,7 +42,7 @@ impl Nexthops {
         Ok(Self(objects.collect()))
     }
 
-    /// The next hops of a route by the object `id`; an error ends the sentence «the route to PREFIX …».
+    /// The next hops of a route with the object `id`; an error ends the sentence "the route to PREFIX …".
     pub(super) fn hops(&self, id: u32) -> Result<Vec<NextHop>, String> {
         let members = match self.0.get(&id) {
             None => return Err(format!("by the unknown nexthop object {id}")),
@@ -128,7 +128,7 @@ impl NetlinkDeserializable for Message {
 }
 
 /// The ids and weights in the records of a group (`struct nexthop_grp`: id, weight minus one, its upper byte, two
-/// bytes). Kernels before 6.12 have no upper byte, and may leave other bytes in its place.
+/// bytes). Kernels before 6.12 have no upper byte, and may leave other bytes there.
 fn members(group: &[u8], weights_are_wide: bool) -> Vec<(u32, u32)> {
     let (records, _) = group.as_chunks::<8>();
     let of = |[a, b, c, d, low, high, ..]: &[u8; 8]| {

@@ -1,9 +1,9 @@
-//! Reads policy rules: the rules that xvs follows, and a sentence for each rule that it does not follow.
+//! Reads policy rules: the rules that xvs follows, and a message about each rule that it does not follow.
 //!
-//! IPVS routes packets as if this machine had made them, and so does xvs. So a rule for one input interface concerns
-//! none of its packets, and a rule for `iif lo` all of them. But packets received by an interface of a VRF have the
-//! VRF as input interface. The kernel's rule `l3mdev`, which looks up the table of each packet's VRF, becomes a rule
-//! for each VRF (kernel `Documentation/networking/vrf.rst`).
+//! IPVS routes packets as if this machine had created them, and so does xvs. A rule for one input interface therefore
+//! matches none of its packets, and a rule for `iif lo` all of them. But packets received on an interface in a VRF have
+//! the VRF as input interface. The kernel's rule `l3mdev`, which looks up the table of each packet's VRF, becomes a
+//! rule for each VRF (kernel `Documentation/networking/vrf.rst`).
 
 use std::io;
 
@@ -34,7 +34,7 @@ enum Unfollowed {
     Unknown(&'static str),
 }
 
-/// The rules of both families. `links` are those of the machine, with its VRFs.
+/// The rules of both families. `links` are the machine's links, with its VRFs.
 pub(super) fn read(netlink: &mut Netlink, links: &[Link]) -> io::Result<Rules> {
     let mut rules = Rules::default();
     let vrfs: Vec<_> = links.iter().filter_map(vrf).collect();
@@ -78,7 +78,7 @@ fn vrf(link: &Link) -> Option<(&str, Table)> {
     }
 }
 
-/// The rule in a message; of `l3mdev` one for each of the VRFs.
+/// The rule in a message; for `l3mdev`, one for each VRF.
 fn followed(message: &RuleMessage, family: Family, vrfs: &[(&str, Table)]) -> Result<Vec<Rule>, Unfollowed> {
     let rule = rule(message, family, vrfs)?;
     if !message.attributes.contains(&RuleAttribute::L3MDev(true)) {
@@ -89,7 +89,7 @@ fn followed(message: &RuleMessage, family: Family, vrfs: &[(&str, Table)]) -> Re
     let each = tables.map(|table| {
         let action = match rule.action {
             PolicyAction::Lookup(_) => PolicyAction::Lookup(table),
-            // `l3mdev unreachable` after `l3mdev` keeps packets of VRFs from the main table.
+            // `l3mdev unreachable` after `l3mdev` keeps packets in VRFs from the main table.
             PolicyAction::Refuse => PolicyAction::Refuse,
         };
         Rule { vrf: Some(table), action, ..rule.clone() }
@@ -145,7 +145,7 @@ fn rule(message: &RuleMessage, family: Family, vrfs: &[(&str, Table)]) -> Result
     Ok(Rule { family, priority: priority(message), from, to, mark: mark(message), vrf, action })
 }
 
-/// The mark of a rule's packets. The kernel leaves out a mark and a mask that are 0.
+/// The mark that a rule matches. The kernel leaves out a mark and a mask that are 0.
 fn mark(message: &RuleMessage) -> Option<PolicyRuleMark> {
     let mut mark = None;
     let mut mask = None;
@@ -184,7 +184,7 @@ fn describe(rule: &RuleMessage) -> String {
         }
     }
     match rule.header.action {
-        // `l3mdev`: each VRF has a table of its own.
+        // `l3mdev`: each VRF has a separate table.
         RuleAction::ToTable if table(rule) == 0 => {}
         RuleAction::ToTable => words.push(format!("lookup {}", table(rule))),
         action => words.push(format!("{action:?}").to_lowercase()),
@@ -209,7 +209,7 @@ fn table(rule: &RuleMessage) -> u32 {
     found.unwrap_or(u32::from(rule.header.table))
 }
 
-/// The input interface of packets that this machine makes.
+/// The input interface of packets that this machine creates.
 const LOOPBACK: &str = "lo";
 
 #[cfg(test)]

@@ -26,7 +26,7 @@ use xvs_proto::{MacAddr, Prefix};
 use crate::network::netlink::Netlink;
 use crate::network::nexthops::Nexthops;
 
-/// The links with their addresses. A link of `before` keeps its id; a new link gets a free id.
+/// The links with their addresses. A link in `before` keeps its id; a new link gets a free id.
 pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Link>> {
     let mut addresses: BTreeMap<u32, Vec<(IpAddr, u8)>> = BTreeMap::new();
     for reply in netlink.dump(RouteNetlinkMessage::GetAddress(AddressMessage::default()))? {
@@ -61,7 +61,7 @@ pub(super) fn links(netlink: &mut Netlink, before: &[Link]) -> io::Result<Vec<Li
     Ok(network.links)
 }
 
-/// The routes of these tables, and a sentence for each route that is not followed.
+/// The routes in these tables, and a message about each route that is not followed.
 pub(super) fn routes(
     netlink: &mut Netlink,
     tables: &BTreeSet<Table>,
@@ -87,7 +87,7 @@ pub(super) fn routes(
     Ok((routes, warnings))
 }
 
-/// Makes a route whose interface is a VRF one that continues in the VRF's table.
+/// Makes a route whose interface is a VRF continue in the VRF's table.
 fn enter_vrf(route: &mut Route, links: &[Link]) {
     let RouteAction::Unicast(hops) = &route.action else { return };
     let [NextHop { ifindex, via: None, .. }] = hops.as_slice() else { return };
@@ -129,10 +129,10 @@ fn mtu_of(message: &RouteMessage) -> Option<u32> {
 pub(super) struct NeighbourEntry {
     pub(super) ifindex: u32,
     pub(super) addr: IpAddr,
-    /// Its link address; `None` if the entry is in a state in which the kernel does not send to it.
+    /// Link address; `None` if the entry is in a state in which the kernel does not send to it.
     pub(super) mac: Option<MacAddr>,
     pub(super) upkeep: Upkeep,
-    /// The program that added it, a number as for routes (`NDA_PROTOCOL`); 0 if unknown.
+    /// The program that added the entry, a number as for routes (`NDA_PROTOCOL`); 0 if unknown.
     pub(super) protocol: u8,
 }
 
@@ -143,7 +143,7 @@ pub(super) enum Upkeep {
     OnDemand,
     /// Resolved by the kernel at all times.
     Managed,
-    /// Never: an operator added it with its link address.
+    /// Never: an operator added the entry with its link address.
     Permanent,
 }
 
@@ -215,7 +215,7 @@ fn link(message: &LinkMessage) -> Link {
         vrf: None,
         kind: LinkKind::Single,
         active: true,
-        // A property of the driver, which netlink does not name.
+        // A property of the driver, which netlink does not report.
         partial_checksums: false,
         offloads: false,
         generic: false,
@@ -282,7 +282,7 @@ fn is_team(infos: &[LinkInfo]) -> bool {
     infos.iter().any(|info| matches!(info, LinkInfo::Kind(kind) if kind.to_string() == "team"))
 }
 
-/// The mode of a bond, and its active member (0: none) in modes that have one.
+/// The mode of a bond, and its active member (0 if there is none) in modes that have one.
 fn bond(infos: &[LinkInfo]) -> Option<(BondMode, Option<u32>)> {
     let data = infos.iter().find_map(|info| match info {
         LinkInfo::Data(InfoData::Bond(data)) => Some(data),
@@ -299,7 +299,7 @@ fn bond(infos: &[LinkInfo]) -> Option<(BondMode, Option<u32>)> {
     Some((mode, member))
 }
 
-/// The only active member of a bond that is in the mode balance-tlb, in which the kernel reports each as active.
+/// The only active member of a bond in the mode balance-tlb, in which the kernel reports each as active.
 fn only_active_member(message: &LinkMessage) -> Option<u32> {
     message.attributes.iter().find_map(|attribute| match attribute {
         LinkAttribute::LinkInfo(infos) => bond(infos)
@@ -322,7 +322,7 @@ fn is_active(infos: &[LinkInfo], up: bool) -> bool {
     })
 }
 
-/// The VLAN id of a link of kind vlan; `None` for other kinds, and for VLANs of 802.1ad.
+/// The VLAN id of a link of kind vlan; `None` for other kinds, and for 802.1ad VLANs.
 fn vlan_tag(infos: &[LinkInfo]) -> Option<u16> {
     let is_vlan = infos.contains(&LinkInfo::Kind(InfoKind::Vlan));
     let data = infos.iter().find_map(|info| match info {
@@ -418,8 +418,8 @@ fn route(
     Some(Route { table, dest, metric, action, preferred_source, mtu: mtu_of(message) })
 }
 
-/// The next hops of a route, without those that the kernel has marked dead. An error ends the sentence «the route to
-/// PREFIX …» if xvs cannot follow the route.
+/// The next hops of a route, without those that the kernel has marked dead. An error ends the sentence "the route to
+/// PREFIX …" if xvs cannot follow the route.
 fn hops(message: &RouteMessage, nexthops: &Nexthops) -> Result<Vec<NextHop>, String> {
     let mut ifindex = None;
     let mut multipath: &[RouteNextHop] = &[];
