@@ -2,8 +2,8 @@
 //!
 //! [`install`] attaches the program to an interface over netlink. The program and its maps remain without a process
 //! until [`remove`], or until the interface is removed. A second [`install`] replaces the program and its addresses in
-//! one step. Other XDP programs are never replaced or removed. Needs no tunnel modules of the kernel. Used by `xvs
-//! realserver`. Not here: the director's XDP program (`xvs_dataplane`).
+//! one step. Other XDP programs are never replaced or removed. Needs no tunnel modules in the kernel. Used by `xvs
+//! realserver`.
 
 use std::collections::BTreeSet;
 use std::ffi::CStr;
@@ -21,7 +21,7 @@ use xvs_xdp::device::Program;
 pub enum AttachedProgram {
     /// The interface has none.
     None,
-    /// The program of this module, and the mode that it runs in.
+    /// The program of this module, and its mode.
     Decapsulation(Mode),
     /// Another program, by the kernel's id.
     Other(u32),
@@ -42,7 +42,7 @@ pub enum DecapError {
         /// The other program.
         program: Program,
     },
-    /// More addresses or ports than the program's maps can hold.
+    /// More addresses or ports than the program's maps can contain.
     #[error("{keys} addresses or ports exceed the limit of the XDP program, {limit}")]
     TooMany {
         /// Their number.
@@ -53,7 +53,7 @@ pub enum DecapError {
     /// A call of the kernel or of libbpf failed.
     #[error("{what}: {error}")]
     Refused {
-        /// What failed.
+        /// The failed operation.
         what: &'static str,
         /// The error of the call.
         error: io::Error,
@@ -89,9 +89,9 @@ pub struct Counters {
     pub congested: u64,
 }
 
-/// Installs the program on an interface, for `tunnels` alone: the tunnels of an earlier call are replaced.
+/// Installs the program on an interface, for exactly these tunnels: those of an earlier call are replaced.
 ///
-/// Returns the mode: native if the driver supports it, else generic.
+/// Returns the mode: native if the driver supports it, otherwise generic.
 pub fn install(dev: &str, ifindex: u32, tunnels: &Tunnels) -> Result<Mode, DecapError> {
     let attached_program = attached_program(ifindex)?;
     if let AttachedProgram::Other(program) = attached_program {
@@ -103,7 +103,7 @@ pub fn install(dev: &str, ifindex: u32, tunnels: &Tunnels) -> Result<Mode, Decap
         AttachedProgram::Decapsulation(mode) => {
             set_xdp(ifindex, Some(program), Some(mode)).map_err(refused("replacing the XDP program"))?
         }
-        // A driver with native XDP may refuse it for an interface with this MTU or these queues.
+        // A driver with native XDP may refuse it for an interface with this MTU or number of queues.
         _ => set_xdp(ifindex, Some(program), None)
             .or_else(|_| set_xdp(ifindex, Some(program), Some(Mode::Generic)))
             .map_err(refused("attaching the XDP program"))?,
@@ -125,7 +125,7 @@ fn occupied(dev: &str, ifindex: u32, id: u32) -> DecapError {
     DecapError::Occupied { dev: dev.to_owned(), program }
 }
 
-/// Removes the program from an interface; a missing program is no error.
+/// Removes the program from an interface; a missing program is not an error.
 pub fn remove(dev: &str, ifindex: u32) -> Result<(), DecapError> {
     match attached_program(ifindex)? {
         AttachedProgram::None => Ok(()),
@@ -152,7 +152,7 @@ pub fn counters(ifindex: u32) -> Result<Counters, DecapError> {
     read_counters(id).map_err(refused("reading the XDP program's counters"))
 }
 
-/// The id of an interface's XDP program, and its mode; no mode if the program runs in the device itself.
+/// The id of an interface's XDP program, and its mode; no mode if the program is offloaded to the device.
 fn query(ifindex: u32) -> Result<Option<(u32, Option<Mode>)>, DecapError> {
     let found = query_xdp(ifindex).map_err(refused("asking for the interface's XDP program"))?;
     Ok(found.program)
@@ -201,7 +201,7 @@ fn fill<K: Key>(
     Ok(())
 }
 
-/// The counters of a program, summed over the lines of its map.
+/// The counters of a program, summed over the entries of its map.
 fn read_counters(program: u32) -> io::Result<Counters> {
     for id in program_info(program)?.maps {
         let map = KernelMap::open(id)?;
@@ -256,7 +256,7 @@ mod tests {
         load(&tunnels).expect("this test needs root: it loads a BPF program")
     }
 
-    /// The program's verdict on a frame, and the frame afterwards.
+    /// The program's verdict on a frame, and the modified frame.
     fn run(frame: &[u8]) -> (u32, Vec<u8>) {
         run_in(&program(), frame)
     }
@@ -332,7 +332,7 @@ mod tests {
         }
     }
 
-    /// `inner` behind UDP and GUE headers; `addrs` are the addresses of the outer header.
+    /// `inner` after UDP and GUE headers; `addrs` are the addresses in the outer header.
     fn gue(summed: Summed, addrs: &[u8], inner: &[u8]) -> Vec<u8> {
         let protocol = if inner[0] >> 4 == 6 { 41 } else { 4 };
         let mut packet = [&[0x9c, 0x40, 0x17, 0xc0, 0, 0, 0, 0, 0, protocol, 0, 0], inner].concat();
@@ -457,7 +457,7 @@ mod tests {
         let object = program();
         let inner = ipv6(0, 17, VIP6, &[0xc3; 701]);
         for outer in tunnels(0, &inner).into_iter().skip(6) {
-            // Behind the headers, near the last border of the chunks that are summed, and at the end.
+            // After the headers, near the last border of the chunks that are summed, and at the end.
             for at in [outer.len() - 300, outer.len() - 2, outer.len() - 1] {
                 let mut broken = frame(&[], &outer);
                 broken[14 + at] ^= 0x10;

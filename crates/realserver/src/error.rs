@@ -15,7 +15,7 @@ pub enum RealserverError {
     /// The record or a table of the kernel could not be read or written.
     #[error("{what}: {error}{}", hint(error))]
     Io {
-        /// What failed.
+        /// The failed operation.
         what: String,
         /// The system's error.
         error: io::Error,
@@ -41,10 +41,10 @@ pub enum RealserverError {
         /// The interface that has it.
         dev: String,
     },
-    /// Not the address of a host, such as a multicast address.
+    /// The address does not belong to a single host, such as a multicast address.
     #[error("{0} is no unicast address; name the service's virtual address")]
     NotUnicast(IpAddr),
-    /// It is up with another method or interface than `down` names.
+    /// The address is up with another method or interface than `down` names.
     #[error(
         "{vip} is up with --method {method} --dev {dev}; `xvs realserver down --vip {vip}` takes it down so"
     )]
@@ -79,7 +79,7 @@ fn hint(error: &io::Error) -> &'static str {
     if error.kind() == io::ErrorKind::PermissionDenied { "; this needs root" } else { "" }
 }
 
-/// Makes an error of a system call's error; for `map_err`.
+/// Creates an error from a system call's error; for `map_err`.
 pub(crate) fn failed(what: impl FnOnce() -> String) -> impl FnOnce(io::Error) -> RealserverError {
     move |error| RealserverError::Io { what: what(), error }
 }

@@ -1,7 +1,7 @@
 //! Possible virtual addresses that another program has set up: a script, keepalived, systemd-networkd.
 //!
-//! The record does not have these addresses, so `xvs realserver` knows neither their method nor their interface, only
-//! their ARP state.
+//! The record does not contain these addresses, so `xvs realserver` knows neither their method nor their interface,
+//! only their ARP state.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,13 +19,14 @@ pub struct Foreign {
     pub addr: IpAddr,
     /// The interface that has the address.
     pub on: String,
-    /// The ARP settings that are too low for a virtual address, as «name is value, not minimum».
+    /// The ARP settings that are too low for a virtual address, as "name is value, not minimum".
     pub low: Vec<String>,
 }
 
 impl Foreign {
-    /// The addresses with a host prefix, except loopback addresses and those of the record. Links that resolve
-    /// neighbours are left out: there the host's own address may have a host prefix, by DHCPv6 or in a cloud.
+    /// The addresses with a host prefix, except loopback addresses and those in the record. Links that resolve
+    /// neighbours are left out: on such a link the host's own address may have a host prefix, from DHCPv6 or in a
+    /// cloud.
     pub(crate) fn all(interfaces: &Interfaces, record: &Record) -> Vec<Self> {
         let reachable: Vec<_> = interfaces.reachable().collect();
         let mut all = Vec::new();

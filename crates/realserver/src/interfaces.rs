@@ -18,7 +18,7 @@ use xvs_proto::network::{Link, Network, RouteAction, Table};
 
 use crate::record::Origin;
 
-/// Longest time until the kernel has the route to a new address. It waits for other changes of the network, which take
+/// Maximum time until the kernel has the route to a new address. It waits for other changes of the network, which take
 /// milliseconds.
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
@@ -90,8 +90,8 @@ impl Interfaces {
         }
     }
 
-    /// Waits until packets to `addr` stay on this machine: the kernel adds the route to a new IPv6 address later, on
-    /// a thread of its own.
+    /// Waits until packets to `addr` stay on this machine: the kernel adds the route to a new IPv6 address later, on a
+    /// separate thread.
     pub(crate) fn wait_until_local(&mut self, addr: IpAddr) -> io::Result<()> {
         let end = Instant::now() + LONGEST_WAIT;
         let mut request = RouteMessage::default();
@@ -113,7 +113,7 @@ impl Interfaces {
         )))
     }
 
-    /// Removes an address; a missing address is no error.
+    /// Removes an address; a missing address is not an error.
     pub(crate) fn remove_address(&mut self, ifindex: u32, addr: IpAddr) -> io::Result<()> {
         match self.netlink.change(RouteNetlinkMessage::DelAddress(address(ifindex, addr)), 0) {
             Err(error) if !is(&error, Errno::ADDRNOTAVAIL) => Err(error),
@@ -153,5 +153,5 @@ fn is(error: &io::Error, errno: Errno) -> bool {
     error.raw_os_error() == Some(errno.raw_os_error())
 }
 
-/// The interface of the kernel's module `ipip`, which decapsulates tunnels of any sender.
+/// The interface of the kernel's module `ipip`, which decapsulates tunnels from any sender.
 pub(crate) const TUNL0: &str = "tunl0";

@@ -37,14 +37,14 @@ mod record;
 pub mod status;
 mod sysctl;
 
-/// What [`Realserver::up`] did.
+/// The result of [`Realserver::up`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
     /// The virtual address was not up before.
     New,
-    /// It was up; missing parts of its configuration were restored.
+    /// The address was up; missing parts of its configuration were restored.
     Restored,
-    /// It was up in another form; each difference as «method dr to tunnel».
+    /// The address was up in another form; each difference as "method dr to tunnel".
     Changed(Vec<String>),
 }
 
@@ -63,11 +63,11 @@ impl Realserver {
         Ok(Self { interfaces, locked })
     }
 
-    /// Makes this machine a real server of `vip`, for packets that arrive on `dev`. By default, method, `dev` and the
-    /// UDP port of GUE packets stay as they are for a `vip` that is up; a new one has direct routing, the interface of
-    /// the default route, and 6080. Returns the method too.
+    /// Makes this machine a real server for `vip`, for packets that arrive on `dev`. By default, method, `dev` and the
+    /// UDP port for GUE packets do not change for a `vip` that is up; a new one has direct routing, the interface of
+    /// the default route, and 6080. Also returns the method.
     ///
-    /// If `vip` is up in another form, it is changed in place: what it needs is added before anything is removed, so
+    /// If `vip` is up in another form, it is changed in place: missing parts are added before anything is removed, so
     /// the address is never missing and never answers ARP. An error undoes the changes of this call.
     pub fn up(
         &mut self,
@@ -94,7 +94,7 @@ impl Realserver {
             Some(differences) => Change::Changed(differences),
         };
         if let Err(error) = self.apply(vip, wanted) {
-            // The first error is the one to report; what this cannot undo stays in the record for `down`.
+            // The first error is the one to report; anything that this cannot undo stays in the record for `down`.
             let _ = match before {
                 Some(before) => self.apply(vip, before),
                 None if self.locked.record.virtuals.contains_key(&vip) => self.down(vip, None, None),
@@ -105,7 +105,7 @@ impl Realserver {
         Ok((method, change))
     }
 
-    /// Undoes [`up`](Self::up). If method and interface are given, they must be those of `up`.
+    /// Reverts [`up`](Self::up). If method and interface are given, they must be those of `up`.
     pub fn down(
         &mut self,
         vip: IpAddr,
@@ -135,12 +135,12 @@ impl Realserver {
         selected.map(|(&vip, served)| Status::of(vip, served, &record, &interfaces)).collect()
     }
 
-    /// The addresses of this machine alone that other programs have set up, which may be virtual ones.
+    /// The host addresses that other programs have set up on this machine, which may be virtual ones.
     pub fn foreign(folder: &Path) -> Result<Vec<Foreign>, RealserverError> {
         read(folder).map(|(record, interfaces)| Foreign::all(&interfaces, &record))
     }
 
-    /// What `vip` is to be up with; changes nothing.
+    /// The configuration with which `vip` must be up; changes nothing.
     fn plan(
         &self,
         vip: IpAddr,
@@ -178,7 +178,7 @@ impl Realserver {
         })
     }
 
-    /// Adds what `served` needs, then removes what the virtual address had before and needs no more.
+    /// Adds the parts that `served` needs, then removes those that the virtual address no longer needs.
     fn apply(&mut self, vip: IpAddr, mut served: Served) -> Result<(), RealserverError> {
         let dev = served.dev.clone();
         let holder = served.holder.clone();
@@ -238,7 +238,7 @@ impl Realserver {
         Ok(minimums)
     }
 
-    /// Removes the former parts of a virtual address that it does not need any more: address, program, settings.
+    /// Removes the former parts of a virtual address that it no longer needs: address, program, settings.
     fn remove_former(&mut self, vip: IpAddr) -> Result<(), RealserverError> {
         let record = &self.locked.record;
         let now = record.virtuals.get(&vip);
@@ -271,7 +271,7 @@ impl Realserver {
         self.save()
     }
 
-    /// How packets to `vip` on `dev` are decapsulated: as now, if `vip` is up; else by the XDP program, or by the
+    /// How packets to `vip` on `dev` are decapsulated: as now, if `vip` is up; otherwise by the XDP program, or by the
     /// kernel's tunl0 if the interface has another XDP program.
     fn decapsulation(
         &self,
@@ -303,7 +303,7 @@ impl Realserver {
         })
     }
 
-    /// Records the present values of settings that are too low; returns the keys of the settings that `up` changed.
+    /// Records the current values of settings that are too low; returns the keys of the settings that `up` changed.
     fn record_settings(&mut self, minimums: &[MinimumValue]) -> Result<BTreeSet<String>, RealserverError> {
         let mut changed = BTreeSet::new();
         for MinimumValue { key, at_least } in minimums {
@@ -336,7 +336,7 @@ impl Realserver {
             }
         }
         let done = match decapsulation::attached_program(link.ifindex) {
-            // The program has been replaced by another one, which is left in place.
+            // Another program has replaced this one, and is left in place.
             Ok(AttachedProgram::Other(_)) if !tunnels.virtuals.contains(&vip) => Ok(()),
             Ok(_) if tunnels.virtuals.is_empty() => decapsulation::remove(dev, link.ifindex),
             Ok(_) => decapsulation::install(dev, link.ifindex, &tunnels).map(drop),
@@ -364,7 +364,7 @@ impl Served {
         self.dev == dev && matches!(self.decapsulation, Some(Decapsulation::Xdp { .. }))
     }
 
-    /// What `up` with another form changes, each as «method dr to tunnel».
+    /// The differences that `up` with another form makes, each as "method dr to tunnel".
     fn differences(&self, wanted: &Self) -> Vec<String> {
         let names = ["method", "interface", "address on", "GUE port"];
         let pairs = names.into_iter().zip(self.parts()).zip(wanted.parts());
@@ -375,7 +375,7 @@ impl Served {
             .collect()
     }
 
-    /// Method, interface, the interface with the address, and the port of GUE.
+    /// Method, interface, the interface with the address, and the GUE port.
     fn parts(&self) -> [Option<String>; 4] {
         let gue_port = match &self.decapsulation {
             Some(Decapsulation::Xdp { gue_port, .. }) => Some(gue_port.to_string()),

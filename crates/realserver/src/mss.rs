@@ -1,4 +1,4 @@
-//! The maximum segment size that a real server of a tunnel announces to clients (`advmss` of a route).
+//! The maximum segment size that a tunnel's real server announces to clients (`advmss` of a route).
 
 use std::net::IpAddr;
 
@@ -16,5 +16,5 @@ impl Realserver {
     }
 }
 
-/// The longest outer headers of a director, in bytes: IPv6, UDP and GUE.
+/// The longest outer headers from a director, in bytes: IPv6, UDP and GUE.
 const TUNNEL_HEADERS: u32 = 40 + 8 + 4;

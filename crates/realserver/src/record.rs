@@ -21,12 +21,12 @@ use xvs_xdp::network_cookie;
 
 use crate::method::Method;
 
-/// Virtual addresses that are up, and the previous state of what they changed.
+/// Virtual addresses that are up, and the previous state of everything that they changed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Record {
     /// The virtual addresses that are up.
     pub(crate) virtuals: BTreeMap<IpAddr, Served>,
-    /// What they were up with before, as long as parts of it may be left.
+    /// The former configuration of addresses, as long as parts of it may be left.
     #[serde(default)]
     pub(crate) former: Vec<(IpAddr, Served)>,
     /// Settings that were changed for any of them, by their path under `/proc/sys`.
@@ -89,7 +89,7 @@ impl LockedRecord {
     /// Locks and reads the record of this network namespace; a missing file is an empty record.
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
-        // Whoever can write there could choose what `down` writes as root.
+        // Whoever can write there could choose the values that `down` writes as root.
         if fs::symlink_metadata(folder)?.uid() != geteuid().as_raw() {
             return Err(io::Error::other(format!("{} belongs to another user; remove it", folder.display())));
         }

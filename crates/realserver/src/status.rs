@@ -154,7 +154,7 @@ impl Status {
         Ok(())
     }
 
-    /// The kernel may route to the client of a decapsulated packet by another interface; a strict check drops the
+    /// The kernel may route to the client of a decapsulated packet through another interface; a strict check drops the
     /// packet.
     fn check_source(&mut self, dev: &str) {
         match sysctl::checks_strictly(dev).map_err(failed(|| format!("reading rp_filter of {dev}"))) {
@@ -212,7 +212,7 @@ fn purpose(key: &str) -> &'static str {
     }
 }
 
-/// The addresses that a director may use for this machine: all but virtual ones.
+/// The addresses that a director may use for this machine: all except virtual ones.
 pub(crate) fn outer_dests(interfaces: &Interfaces, record: &Record) -> BTreeSet<IpAddr> {
     interfaces.reachable().filter(|addr| !record.virtuals.contains_key(addr)).collect()
 }

@@ -1,6 +1,6 @@
-//! Reads and writes the kernel's settings for a real server, under `/proc/sys` of the process's network namespace.
+//! Reads and writes the kernel's settings for a real server, under `/proc/sys` in the process's network namespace.
 //!
-//! Of `arp_ignore`, `arp_announce` and `rp_filter` the kernel uses the higher of the values for `all` and for the
+//! For `arp_ignore`, `arp_announce` and `rp_filter` the kernel uses the higher of the values for `all` and for the
 //! interface (kernel `Documentation/networking/ip-sysctl.rst`).
 
 use std::{fs, io};
@@ -13,14 +13,14 @@ pub(crate) struct MinimumValue {
     pub(crate) at_least: i32,
 }
 
-/// The settings with which an interface sends no ARP replies for addresses of other interfaces, and no ARP requests
+/// The settings with which an interface sends no ARP replies for addresses on other interfaces, and no ARP requests
 /// with them as sender.
 pub(crate) fn quiet_arp(dev: &str) -> Vec<MinimumValue> {
     let devs = ["all", dev].into_iter();
     devs.flat_map(|dev| [minimum(dev, "arp_ignore", 1), minimum(dev, "arp_announce", 2)]).collect()
 }
 
-/// The setting with which packets are accepted even if their replies leave by another interface.
+/// The setting with which packets are accepted even if their replies leave through another interface.
 pub(crate) fn loose_source_check(dev: &str) -> MinimumValue {
     minimum(dev, "rp_filter", LOOSE)
 }
@@ -29,7 +29,7 @@ fn minimum(dev: &str, name: &str, at_least: i32) -> MinimumValue {
     MinimumValue { key: key(dev, name), at_least }
 }
 
-/// Whether packets are dropped if their replies would leave by another interface.
+/// Whether packets are dropped if their replies would leave through another interface.
 pub(crate) fn checks_strictly(dev: &str) -> io::Result<bool> {
     let check = read(&key("all", "rp_filter"))?.max(read(&key(dev, "rp_filter"))?);
     Ok(check == STRICT)
