@@ -1,6 +1,6 @@
 //! The requesting side: xvsd's threads, and any other program that runs scripts.
 //!
-//! Waits for the helper only where a function says so. Cost: a message and a socket for each program.
+//! Waits for the helper only in functions that document it. Cost: a message and a socket for each program.
 
 use std::os::fd::{AsRawFd, RawFd};
 use std::process::Child;
@@ -21,10 +21,10 @@ use crate::server::{Powers, serve};
 /// The helper of this process.
 static HELPER: OnceLock<Helper> = OnceLock::new();
 
-/// The most time for a task: the control thread waits for it, and must not seem to hang.
+/// Maximum time for a task: the control thread waits for it, and must not seem to hang.
 const TASK_TIME: Duration = Duration::from_secs(3);
 
-/// A task that got no answer in time. Until its answer comes, no other task waits for the helper, which hangs.
+/// A task that got no answer in time. Until its answer arrives, no other task waits for the helper, which hangs.
 static UNANSWERED: Mutex<Option<Run>> = Mutex::new(None);
 
 /// Whether it carries out tasks.
@@ -45,7 +45,7 @@ struct Losses {
     is_gone: bool,
 }
 
-/// A program that was requested. Dropping it leaves the program alone.
+/// A requested program. Dropping this value does not affect the program.
 #[derive(Debug)]
 pub struct Run(OwnedFd);
 
@@ -53,7 +53,8 @@ impl Run {
     /// Sends a request with the files for the program's output.
     ///
     /// # Errors
-    /// The helper does not take it.
+    ///
+    /// The helper does not accept it.
     pub fn request(request: &Request, files: &[BorrowedFd<'_>]) -> io::Result<Self> {
         let (own, its) = pair()?;
         let descriptors: Vec<_> = [its.as_fd()].into_iter().chain(files.iter().copied()).collect();
@@ -65,12 +66,12 @@ impl Run {
         Ok(Self(own))
     }
 
-    /// The next event; `None`: there is none yet. Does not wait: the descriptor is readable when there is one.
+    /// The next event; `None` if there is none yet. Does not wait: the descriptor is readable when there is one.
     pub fn event(&self) -> Option<Event> {
         self.answer().map(|(event, _)| event)
     }
 
-    /// The next event with its descriptors; `None`: there is none yet.
+    /// The next event with its descriptors; `None` if there is none yet.
     fn answer(&self) -> Option<Answer<Event>> {
         let why = match receive(&self.0, RecvFlags::DONTWAIT) {
             Ok(Some(answer)) => return Some(answer),
@@ -89,7 +90,7 @@ impl Run {
         let _ = send(&self.0, &how, &[]);
     }
 
-    /// Waits for the end, a second for each event. `None`: it runs still.
+    /// Waits for the end, a second for each event. `None` if the program is still running.
     pub fn last_event(&self) -> Option<Event> {
         let most = Timespec { tv_sec: 1, tv_nsec: 0 };
         loop {
@@ -114,7 +115,7 @@ impl AsRawFd for Run {
     }
 }
 
-/// Why a script cannot be run now; `None`: it can. Waits for lookups of users and files.
+/// The reason why a script cannot be run now; `None` if it can. Waits for look-ups of users and files.
 pub fn obstacle(script: Script) -> Option<String> {
     match answer(&Request::Examine(script)) {
         Ok(Event::Refused(why) | Event::NotStarted(why)) => Some(why),
@@ -123,9 +124,11 @@ pub fn obstacle(script: Script) -> Option<String> {
     }
 }
 
-/// The names of the tables of iptables-legacy. Reads the file itself if this process may, else waits for the helper.
+/// The names of the tables of iptables-legacy. Reads the file itself if this process may, otherwise waits for the
+/// helper.
 ///
 /// # Errors
+///
 /// Neither can read it.
 pub fn legacy_tables(tables: LegacyTables) -> io::Result<String> {
     match tables.read() {
@@ -139,7 +142,7 @@ pub fn legacy_tables(tables: LegacyTables) -> io::Result<String> {
     }
 }
 
-/// From now on the helper process carries out tasks, because this process gives up the rights for them.
+/// Makes the helper process carry out tasks from now on, because this process gives up the rights for them.
 pub fn use_for_tasks() {
     // Relaxed: there are no other threads yet.
     IS_USED_FOR_TASKS.store(true, Ordering::Relaxed);
@@ -200,7 +203,7 @@ fn answer(request: &Request) -> io::Result<Event> {
     }
 }
 
-/// A sentence for the operator, if the helper has ended at any time.
+/// A message for the operator, if the helper has ever ended.
 pub fn warning() -> Option<String> {
     let losses = HELPER.get()?.losses().clone();
     match losses {
@@ -219,14 +222,15 @@ pub(crate) fn set(socket: OwnedFd, keeper: Option<Child>) {
     let _ = HELPER.set(Helper { socket, keeper: Mutex::new(keeper), losses: Mutex::default() });
 }
 
-/// The socket to the helper process; `None`: there is none.
+/// The socket to the helper process; `None` if there is none.
 pub(crate) fn socket() -> Option<io::Result<OwnedFd>> {
     HELPER.get().map(|helper| helper.socket.try_clone())
 }
 
-/// From now on logs each end of the helper process, and makes [`warning`] report it.
+/// Logs each end of the helper process from now on, and makes [`warning`] report it.
 ///
 /// # Errors
+///
 /// The system has no room for another thread.
 pub fn follow() -> io::Result<()> {
     let Some(helper) = HELPER.get() else { return Ok(()) };
@@ -250,7 +254,7 @@ impl Helper {
         tracing::error!("{GONE}");
         self.losses().is_gone = true;
         let keeper = self.keeper.lock().unwrap_or_else(PoisonError::into_inner).take();
-        // Its end is known already; this lets the kernel forget it.
+        // Its end is already known; this lets the kernel forget it.
         let _ = keeper.map(|mut keeper| keeper.wait());
     }
 

@@ -15,9 +15,9 @@ use rustix::net::{
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The largest message in bytes: less than the kernel's least buffer of a socket takes.
+/// Maximum size of a message in bytes: less than the kernel's minimum socket buffer accepts.
 const BYTES_MAX: usize = 192 << 10;
-/// The most descriptors of a message: the maps and programs of an object.
+/// Maximum number of descriptors in a message: the maps and programs of an object.
 const DESCRIPTORS_MAX: usize = 32;
 
 /// A value with descriptors.
@@ -52,11 +52,12 @@ pub(crate) fn send(
     Ok(())
 }
 
-/// Receives a value with descriptors; `None`: the other side is closed.
+/// Receives a value with descriptors; `None` if the other side is closed.
 ///
 /// # Errors
-/// `InvalidData`: the message is not of this type. EMFILE: there is no room for its descriptors. `WouldBlock`: no
-/// message has come, and `flags` say not to wait.
+///
+/// `InvalidData`: the message does not have this type. EMFILE: there is no room for its descriptors. `WouldBlock`: no
+/// message has arrived, and `flags` forbid waiting.
 pub(crate) fn receive<T: DeserializeOwned>(
     socket: impl AsFd,
     flags: RecvFlags,
@@ -66,7 +67,7 @@ pub(crate) fn receive<T: DeserializeOwned>(
     let mut ancillary = RecvAncillaryBuffer::new(&mut space);
     let flags = flags | RecvFlags::CMSG_CLOEXEC;
     let message = match recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut ancillary, flags) {
-        // Messages were left that nobody receives any more.
+        // Undelivered messages were left.
         Err(Errno::CONNRESET) => return Ok(None),
         message => message?,
     };
@@ -86,7 +87,7 @@ pub(crate) fn receive<T: DeserializeOwned>(
     if message.flags.contains(ReturnFlags::TRUNC) {
         return Err(io::ErrorKind::InvalidData.into());
     }
-    // The library calls a message that is cut the end of a file.
+    // The library reports a truncated message as the end of a file.
     let value = serde_json::from_slice(&bytes[..message.bytes]);
     Ok(Some((value.map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?, descriptors)))
 }

@@ -1,10 +1,10 @@
 //! The processes of the helper: their start by xvsd, and the work of each.
 //!
-//! xvsd executes itself with a variable in the environment, before it has threads, files or a configuration of its own.
-//! The keeper starts the helper, and starts it again when it ends, because xvsd cannot start it once it has given up
-//! its rights. The socket to xvsd is the standard input of both, so it is not lost with the helper: requests wait in it
-//! meanwhile. Both processes end when xvsd has closed its end. A keeper that is killed is not replaced: then the helper
-//! ends, too, and `xvs status` says so.
+//! xvsd executes itself with a variable in the environment, before it has threads, files or a configuration. The keeper
+//! starts the helper, and starts it again when it ends, because xvsd cannot start it once it has given up its rights.
+//! The socket to xvsd is the standard input of both, so it is not lost with the helper: requests wait in it in the
+//! meantime. Both processes end when xvsd has closed its end. A keeper that is killed is not replaced: then the helper
+//! ends, too, and `xvs status` reports it.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, ExitCode, Stdio};
@@ -20,19 +20,19 @@ use crate::server::{Powers, serve};
 
 pub use crate::server::{Known, Rules};
 
-/// The environment variable with the part that a process plays.
+/// The environment variable that determines the role of a process.
 const VARIABLE: &str = "XVSD_HELPER";
 const KEEPER: &str = "keeper";
-/// xvsd, executed anew in place of a process that has left its helper's socket as standard input.
+/// xvsd, re-executed in a process that has left its helper's socket as standard input.
 const BEHIND: &str = "behind";
-/// With the number of helpers before it, and why the last one ended.
+/// With the number of helpers before it, and the reason why the last one ended.
 const HELPER: &str = "helper";
 
-/// The least time from one start of a helper to the next.
+/// Minimum time from one start of a helper to the next.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Does the work of the keeper or of the helper if this process is one. `this` is the command of xvsd, without what
-/// [`as_xvsd`] removes.
+/// Does the work of the keeper or of the helper if this process is one. `this` is the command of xvsd, without the
+/// additions that [`as_xvsd`] removes.
 pub fn serve_if_one(this: fn() -> Command, rules: Rules) -> Option<ExitCode> {
     let part = env::var(VARIABLE).ok()?;
     let result = match part.split_once(' ') {
@@ -41,7 +41,7 @@ pub fn serve_if_one(this: fn() -> Command, rules: Rules) -> Option<ExitCode> {
         Some((HELPER, before)) => help(before, rules),
         _ => Err(io::Error::other(format!("{VARIABLE} is `{part}`; unset it"))),
     };
-    // No error can be reported but by the end, which xvsd logs.
+    // No error can be reported except by ending, which xvsd logs.
     Some(if result.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -55,21 +55,22 @@ pub fn start(this: Command) -> io::Result<()> {
         return Ok(());
     }
     let (own, its) = pair()?;
-    // A signal from a terminal does not end it: xvsd ends its scripts itself.
+    // A signal from a terminal does not end it: xvsd itself ends its scripts.
     let keeper = again(this, KEEPER).stdin(Stdio::from(its)).process_group(0).spawn()?;
     client::set(own, Some(keeper));
     Ok(())
 }
 
-/// The command of xvsd, for another part.
+/// The command of xvsd, for another role.
 fn again(mut this: Command, part: &str) -> Command {
     this.arg0("xvs-helper").env(VARIABLE, part).stdout(Stdio::null());
     this
 }
 
-/// Lets the xvsd that this command is about to execute in place of this process use the process's helper.
+/// Makes the xvsd that this command is about to execute in place of this process use the process's helper.
 ///
 /// # Errors
+///
 /// The system has no room for another descriptor.
 pub fn pass_on(command: &mut Command) -> io::Result<()> {
     if let Some(socket) = client::socket() {
@@ -78,7 +79,7 @@ pub fn pass_on(command: &mut Command) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes from a command what makes it a helper.
+/// Removes the variable that makes a command a helper.
 pub fn as_xvsd(command: &mut Command) -> &mut Command {
     command.env_remove(VARIABLE)
 }
@@ -114,7 +115,7 @@ fn keep(this: fn() -> Command) -> io::Result<()> {
 fn help(before: &str, rules: Rules) -> io::Result<()> {
     let _ = rustix::thread::set_name(c"xvs-helper");
     set_parent_process_death_signal(Some(Signal::KILL))?;
-    // No program inherits it: each gets a standard input of its own.
+    // No program inherits it: each gets a separate standard input.
     let socket = io::stdin().as_fd().try_clone_to_owned()?;
     if let Some((count, why)) = before.split_once(' ') {
         let count = count.parse::<u32>().map_err(io::Error::other)?;
@@ -123,7 +124,7 @@ fn help(before: &str, rules: Rules) -> io::Result<()> {
     serve(&socket, Powers::Fixed(rules, raise_open_files()))
 }
 
-/// Lets this process open as many files as it may: a program that runs needs two. Returns the limit before.
+/// Raises this process's limit of open files to the maximum: a running program needs two. Returns the former limit.
 fn raise_open_files() -> Rlimit {
     let limit = getrlimit(Resource::Nofile);
     // An error leaves it as it was.

@@ -1,8 +1,8 @@
-//! The requests of xvsd to its helper, and the helper's reports.
+//! The requests from xvsd to its helper, and the helper's reports.
 //!
-//! A request is one message, with the files for the program's output and a socket of its own. Events arrive through
-//! that socket, and the program can be ended through it. The socket closes when the last holder of its other end is
-//! gone, so the end of the helper ends each request.
+//! A request is one message, with the files for the program's output and a separate socket. Events arrive through that
+//! socket, and the program can be ended through it. The socket closes when the last holder of its other end is gone, so
+//! the end of the helper ends each request.
 
 use std::{fs, io};
 
@@ -14,13 +14,13 @@ use serde_json::Value;
 pub enum Request {
     /// Runs a script without input and output.
     Script(Script),
-    /// Looks whether a script can be run now.
+    /// Checks whether a script can be run now.
     Examine(Script),
     /// Runs a program that prints netfilter's rules, with two files for its output and its errors.
     Netfilter(Vec<String>),
-    /// Reads the names of the tables that iptables-legacy has, a file of root's.
+    /// Reads the names of the tables of iptables-legacy from a file that belongs to root.
     LegacyTables(LegacyTables),
-    /// Carries out the task of this name, with its value and its descriptors (`task.rs`).
+    /// Carries out the task with this name, with its value and its descriptors (`task.rs`).
     Task(String, Value),
     /// Starts xvsd once more, with the same command line, as the process that takes over. One file gets its output.
     Successor,
@@ -43,9 +43,10 @@ impl LegacyTables {
         }
     }
 
-    /// The names, in the network namespace of this thread; empty: there are none.
+    /// The names, in the network namespace of this thread; empty if there are none.
     ///
     /// # Errors
+    ///
     /// The file cannot be read by this process.
     pub fn read(self) -> io::Result<String> {
         match fs::read_to_string(self.path()) {
@@ -60,17 +61,17 @@ impl LegacyTables {
 pub struct Script {
     /// The whole command, for a shell.
     pub text: String,
-    /// Its words.
+    /// The words of the command.
     pub argv: Vec<String>,
-    /// The user that it runs as; `None`: `keepalived_script` if there is such a user, else that of the helper.
+    /// The user that runs it; `None` means `keepalived_script` if there is such a user, otherwise the helper's user.
     pub user: Option<String>,
-    /// Its group; `None`: that of the user.
+    /// The group; `None` means that of the user.
     pub group: Option<String>,
     /// Whether a program that runs as root is checked first (`enable_script_security`).
     pub is_checked: bool,
 }
 
-/// What the helper reports of a request.
+/// The helper's report on a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// The program runs.
@@ -79,32 +80,32 @@ pub enum Event {
     Exit(i32),
     /// A signal ended it.
     Signal(i32),
-    /// There is no program of this name.
+    /// There is no program with this name.
     Missing(String),
     /// It cannot be run, for this reason.
     Refused(String),
-    /// It was not started for lack of a local resource, for this reason.
+    /// The program was not started for lack of a local resource, for this reason.
     NotStarted(String),
     /// [`Request::Examine`]: nothing prevents the script.
     Runnable,
-    /// What [`Request::LegacyTables`] has read.
+    /// The names that [`Request::LegacyTables`] has read.
     Names(String),
     /// [`Request::Task`]: the answer, with its descriptors.
     Done(Value),
-    /// [`Request::Task`]: the error's number, if it has one, and its text.
+    /// [`Request::Task`]: the error number, if there is one, and the text.
     Failed(Option<i32>, String),
 }
 
 /// How a program is ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum End {
-    /// SIGTERM for its group; when the program has ended, SIGKILL for those that are left.
+    /// SIGTERM to the program's group; when the program has ended, SIGKILL to the remaining processes.
     Terminate,
     /// SIGKILL for its group.
     Kill,
 }
 
-/// Whether these words run a program that prints netfilter's rules or its own version, and nothing else.
+/// Whether these words run only a program that prints netfilter's rules or its own version.
 pub(crate) fn is_netfilter(argv: &[String]) -> bool {
     const SAVES: [&str; 6] = [
         "iptables-save",

@@ -64,7 +64,7 @@ pub enum AccountError {
 pub(crate) fn command(script: &Script) -> Result<Command, ScriptError> {
     let account = account_of(script)?;
     let mut command = program_of(script, account.is_none_or(|(user, _)| user == 0))?;
-    // The environment of the helper may hold secrets, and names that change which code a program runs.
+    // The environment of the helper may contain secrets, and names that change which code a program runs.
     command.env_clear().envs(ENVIRONMENT);
     if let Some((user, group)) = account {
         command.uid(user).gid(group);
@@ -72,7 +72,7 @@ pub(crate) fn command(script: &Script) -> Result<Command, ScriptError> {
     Ok(command)
 }
 
-/// The IDs of the user and the group that a script runs as; `None`: those of this process.
+/// The IDs of the user and the group that run a script; `None` means those of this process.
 fn account_of(script: &Script) -> Result<Option<(u32, u32)>, AccountError> {
     let account = match &script.user {
         Some(user) => account(user, script.group.as_deref())?,
@@ -104,7 +104,7 @@ fn program_of(script: &Script, is_root: bool) -> Result<Command, ScriptError> {
     Ok(command)
 }
 
-/// The environment of a command: that of a system service, with the folders that systemd and Debian's root search.
+/// The environment of a command: that of a system service, with the directories that systemd and Debian's root search.
 const ENVIRONMENT: [(&str, &str); 2] = [("LANG", "C"), ("PATH", PATH)];
 pub(crate) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -117,6 +117,7 @@ const LINKS_MAX: u32 = 16;
 /// The IDs of a user and of a group; without a group name, the user's own group.
 ///
 /// # Errors
+///
 /// There is no such user or group, or it cannot be looked up.
 pub fn account(name: &str, group: Option<&str>) -> Result<(u32, u32), AccountError> {
     let user = user(name)?.ok_or_else(|| AccountError::NoUser(name.to_owned()))?;
@@ -135,7 +136,7 @@ fn user(name: &str) -> Result<Option<User>, AccountError> {
     User::from_name(name).map_err(|error| AccountError::LookUp { name: name.to_owned(), error })
 }
 
-/// The executable of a name: a path, or found in [`PATH`].
+/// The executable with a name: a path, or found in [`PATH`].
 fn program(name: &str) -> Option<PathBuf> {
     if name.contains('/') {
         return Some(PathBuf::from(name)).filter(|path| is_program(path));
@@ -143,8 +144,8 @@ fn program(name: &str) -> Option<PathBuf> {
     std::env::split_paths(PATH).map(|folder| folder.join(name)).find(|path| is_program(path))
 }
 
-/// Why the file of a script's first word cannot be executed, which its shell would find only when it runs; `None`: it
-/// can, or the word is no absolute path.
+/// The reason why the file of a script's first word cannot be executed, which its shell would find only when it runs;
+/// `None` if it can, or the word is not an absolute path.
 pub(crate) fn missing(script: &Script) -> Option<ScriptError> {
     let name = script.argv.first()?;
     let is_plain = name.chars().all(|char| char.is_alphanumeric() || "/._-+".contains(char));
@@ -171,7 +172,7 @@ fn is_program(path: &Path) -> bool {
         return false;
     }
     let mut begin = [0; 4];
-    // An executable that cannot be read is taken for a program.
+    // An executable that cannot be read is assumed to be a program.
     let Ok(mut file) = std::fs::File::open(path) else { return true };
     let length = file.read(&mut begin).unwrap_or(0);
     begin[..length].starts_with(b"#!") || begin == *b"\x7fELF"

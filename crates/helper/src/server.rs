@@ -1,8 +1,8 @@
 //! The serving side: the helper process, or a thread of a program that needs no helper process.
 //!
-//! Each request is carried out on a thread of its own until its program has ended. Errors are reported to the
-//! requester; a message that is no request is dropped. A program has a process group of its own, and no capabilities
-//! but those of its user.
+//! Each request is carried out on a separate thread until its program has ended. Errors are reported to the requester;
+//! a message that is not a request is dropped. A program has a separate process group, and no capabilities except those
+//! of its user.
 
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,12 +20,12 @@ use crate::message::{Answer, receive, send};
 use crate::request::{End, Event, Request, Script, is_netfilter};
 use crate::script::{self, PATH};
 
-/// What may be requested.
+/// The permitted requests.
 #[derive(Clone, Copy)]
 pub(crate) enum Powers {
     /// Anything, because the requester has the same rights.
     Any,
-    /// What the type of a request says, within these rules. Programs get this limit of open files.
+    /// The request types, within these rules. Programs get this limit of open files.
     Fixed(Rules, Rlimit),
 }
 
@@ -58,7 +58,7 @@ pub(crate) fn serve(socket: &OwnedFd, powers: Powers) -> io::Result<()> {
                 let _ = thread.spawn(move || carry_out(&request, powers, descriptors));
             }
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            // It is no request, or there is no room for its descriptors; they are closed.
+            // It is not a request, or there is no room for its descriptors; they are closed.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {}
             Err(error) if Errno::from_io_error(&error) == Some(Errno::MFILE) => {}
             Err(error) => return Err(error),
@@ -90,7 +90,7 @@ fn carry_out(request: &Request, powers: Powers, descriptors: Vec<OwnedFd>) {
             script::missing(script).map_or(Ok(Event::Runnable), |why| Err(Event::Refused(why.to_string())))
         }
         (Ok(mut command), request) => {
-            // A successor needs what xvsd was started with.
+            // A successor needs the limit with which xvsd was started.
             if *request != Request::Successor
                 && let Err(error) = keep_capabilities()
             {
@@ -127,7 +127,7 @@ fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
         (Request::Script(script) | Request::Examine(script), Powers::Fixed(rules, _))
             if !(rules.permits)(script) =>
         {
-            // No failure of what the script checks: the file has changed, and xvsd has not read it yet.
+            // Not a failure of what the script checks: the file has changed, and xvsd has not read it yet.
             Err(Event::NotStarted(
                 "the keepalived.conf does not have it so any more; `xvs reload`".to_owned(),
             ))
@@ -138,7 +138,7 @@ fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
         (Request::Netfilter(argv), powers) => match argv.split_first() {
             Some((program, rest)) if matches!(powers, Powers::Any) || is_netfilter(argv) => {
                 let mut command = Command::new(program);
-                // The PATH of a daemon may lack the folders of these programs.
+                // The PATH of a daemon may lack the directories of these programs.
                 let path = format!("{}:{PATH}", std::env::var("PATH").unwrap_or_default());
                 command.args(rest).env_clear().env("PATH", path).env("LANG", "C");
                 Ok(command)
@@ -155,13 +155,14 @@ fn command(request: &Request, powers: Powers) -> Result<Command, Event> {
     }
 }
 
-/// Runs a command to its end, and ends it if the requester says so.
+/// Runs a command to its end, and ends it if the requester asks for that.
 fn run(mut command: Command, powers: Powers, control: &OwnedFd) -> Result<Event, Event> {
     let mut child = command.spawn().map_err(|error| not_started(&command, &error))?;
     let group = Pid::from_child(&child);
     if let Powers::Fixed(_, files) = powers {
-        // Set after the start, because before it that would need unsafe code. An error: the program has ended, or it
-        // runs as another user and this process lacks CAP_SYS_RESOURCE; then it has this process's limit.
+        // Set after the start, because before it that would need unsafe code. An error means that the program has
+        // ended, or that it runs as another user and this process lacks CAP_SYS_RESOURCE; then it has this process's
+        // limit.
         let _ = prlimit(Some(group), Resource::Nofile, files);
     }
     // An error: the requester has ended.
@@ -200,7 +201,7 @@ fn await_end(group: Pid, control: &OwnedFd) -> io::Result<()> {
             };
             has_requester = signal.is_some();
             is_ending |= signal.is_some();
-            // An error: no process of the group is left but the one that has ended.
+            // An error means that the ended process was the last one in the group.
             let _ = signal.map(|signal| kill_process_group(group, signal));
         } else if has_ended {
             if is_ending {
@@ -232,7 +233,7 @@ fn not_started(command: &Command, error: &io::Error) -> Event {
 
 /// Keeps capabilities from the program that this thread starts. Without inheritable capabilities a thread has no
 /// ambient ones, and a program has only those that its user and its file give it, as always with root. The thread's own
-/// capabilities stay. Source: capabilities(7), «Transformation of capabilities during execve()».
+/// capabilities do not change. Source: capabilities(7), "Transformation of capabilities during execve()".
 fn keep_capabilities() -> io::Result<()> {
     let sets = capabilities(None)?;
     if !sets.inheritable.is_empty() {

@@ -2,7 +2,7 @@
 //!
 //! The crate that knows a task's meaning has the function that carries it out: in this process, as without `user`, or
 //! in the helper process. The helper gets only a task's value and its descriptors, and trusts neither. Cost with a
-//! helper: two messages and a thread. Not here: the tasks that a helper knows (its `Rules`).
+//! helper: two messages and a thread.
 
 use std::io;
 
@@ -15,9 +15,9 @@ use crate::client;
 pub use crate::message::Answer;
 use crate::server::Known;
 
-/// What needs more rights than xvsd has with `user`.
+/// Work that needs more rights than xvsd has with `user`.
 pub trait Task: Serialize + DeserializeOwned {
-    /// Its name in a request.
+    /// The name of the task in a request.
     const NAME: &'static str;
     /// The answer, beside descriptors.
     type Done: Serialize + DeserializeOwned;
@@ -25,13 +25,16 @@ pub trait Task: Serialize + DeserializeOwned {
     /// Carries the task out with the rights of this process.
     ///
     /// # Errors
-    /// The kernel's, or the descriptors are not those that it needs.
+    ///
+    /// The kernel's, or the descriptors are not those that the task needs.
     fn carry_out(&self, given: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>>;
 
-    /// Has the task carried out: after [`client::use_for_tasks`] by the helper process, for which it waits, else here.
+    /// Runs the task: after [`client::use_for_tasks`] in the helper process, for which it waits, otherwise in this
+    /// process.
     ///
     /// # Errors
-    /// As for [`Self::carry_out`], or there is no helper process any more.
+    ///
+    /// Same as [`Self::carry_out`], or there is no helper process any more.
     fn run(&self, given: &[BorrowedFd<'_>]) -> io::Result<Answer<Self::Done>> {
         if !client::is_used_for_tasks() {
             return self.carry_out(given);
@@ -41,17 +44,19 @@ pub trait Task: Serialize + DeserializeOwned {
     }
 }
 
-/// A descriptor that a task was given, by its place.
+/// The descriptor at an index among those that a task was given.
 ///
 /// # Errors
+///
 /// There are fewer descriptors.
 pub fn given<'a>(all: &[BorrowedFd<'a>], place: usize) -> io::Result<BorrowedFd<'a>> {
     all.get(place).copied().ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-/// The one descriptor of an answer.
+/// The only descriptor in an answer.
 ///
 /// # Errors
+///
 /// There is none.
 pub fn only<T>((done, mut descriptors): Answer<T>) -> io::Result<(T, OwnedFd)> {
     descriptors.pop().map(|one| (done, one)).ok_or_else(|| io::ErrorKind::InvalidData.into())
