@@ -1,14 +1,14 @@
-//! The words of an agent (HAProxy's agent-check), and the share of its weight that a real server gets.
+//! The replies of an agent (HAProxy's agent-check), and the share of its weight that a real server gets.
 //!
-//! An answer is a line of words in any order and case, separated by blanks and commas; of several words of one kind the
-//! last counts. A kind of word that an answer leaves out keeps its earlier value. Pure. Source: HAProxy 2.6,
-//! configuration manual, `agent-check`. Not here: the connection (`probes/agent.rs`).
+//! A reply is a line of keywords in any order and case, separated by blanks and commas; the last of several keywords of
+//! one kind counts. A kind of keyword that a reply omits keeps its earlier value. Pure. Source: HAProxy 2.6,
+//! configuration manual, `agent-check`. `probes/agent.rs` handles the connection.
 
 use serde::{Deserialize, Serialize};
 use xvs_model::report::health::AgentMode;
 use xvs_sched::Weight;
 
-/// What one line says.
+/// The meaning of one line.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Answer {
     /// `75%`.
@@ -19,12 +19,12 @@ pub struct Answer {
     pub(crate) is_up: Option<bool>,
     /// The line in printable characters, shortened.
     pub(crate) text: String,
-    /// The first word that has no meaning.
+    /// The first unknown keyword.
     pub(crate) unknown: Option<String>,
 }
 
 impl Answer {
-    /// Reads a line without its end. What follows `#` is a description.
+    /// Parses a line without its line ending. Text after `#` is a description.
     pub(crate) fn read(line: &[u8]) -> Self {
         let mut answer = Self { text: shown(line), ..Self::default() };
         let words = line.split(|byte| *byte == b'#').next().unwrap_or_default();
@@ -59,17 +59,17 @@ pub(crate) fn shown(text: &[u8]) -> String {
     text[..text.len().min(SHOWN_BYTES)].trim_ascii().escape_ascii().to_string()
 }
 
-/// The highest share that counts. An agent that demands more is at fault or hostile: without a limit one server could
+/// The maximum share that counts. An agent that demands more is at fault or hostile: without a limit one server could
 /// take all connections. HAProxy limits the weight itself to 256.
 const PERCENT_MAX: u32 = 256;
 
-/// The part of an answer that is shown.
+/// The number of bytes of a reply that are shown.
 const SHOWN_BYTES: usize = 80;
 
-/// The share of a real server's weight that an agent grants, by all its answers until now.
+/// The share of a real server's weight that an agent grants, according to all its replies until now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentWeight {
-    /// In percent, as the agent said it; what it grants is [`Self::granted_percent`].
+    /// The percentage in the agent's reply; [`Self::granted_percent`] is the granted one.
     pub(crate) percent: u32,
     /// In any mode but ready the weight is 0.
     pub(crate) mode: AgentMode,
@@ -94,7 +94,7 @@ impl AgentWeight {
         self.percent.min(PERCENT_MAX)
     }
 
-    /// What the agent has demanded, if it is more than counts.
+    /// The agent's demand, if it exceeds the maximum.
     pub(crate) fn excessive_percent(self) -> Option<u32> {
         (self.percent > PERCENT_MAX).then_some(self.percent)
     }

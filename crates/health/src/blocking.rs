@@ -1,4 +1,4 @@
-//! Blocking calls, run on threads of their own.
+//! Blocking calls, run on separate threads.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,9 +12,10 @@ use tokio::time::interval;
 /// Runs a call that may block, such as a read from a network file system, on a thread of tokio's blocking pool.
 ///
 /// At most [`BLOCKING_MAX`] such calls run at once; further ones wait. The rest of the pool stays free for the requests
-/// to the control thread, which need one of its threads too.
+/// to the control thread, which need its threads, too.
 ///
 /// # Errors
+///
 /// The call panicked.
 pub(crate) async fn run_blocking<T: Send + 'static>(
     call: impl FnOnce() -> T + Send + 'static,
@@ -29,13 +30,14 @@ pub(crate) async fn run_blocking<T: Send + 'static>(
     .await
 }
 
-/// The runtime of the health checks, which has a thread for blocking calls at all times. Further ones end after a time
-/// without calls.
+/// The runtime of the health checks, which has at least one thread for blocking calls at all times. Further threads end
+/// after a time without calls.
 ///
-/// When the system has no room for another thread, tokio queues a call for the threads that there are, and panics if
-/// there are none.
+/// When the system has no room for another thread, tokio queues a call for the existing threads, and panics if there
+/// are none.
 ///
 /// # Errors
+///
 /// The system cannot create it, or a thread.
 pub(crate) fn runtime() -> io::Result<Runtime> {
     runtime_with(KEEP_ALIVE)
@@ -44,11 +46,11 @@ pub(crate) fn runtime() -> io::Result<Runtime> {
 fn runtime_with(keep_alive: Duration) -> io::Result<Runtime> {
     let mut builder = Builder::new_current_thread();
     let runtime = builder.enable_all().thread_name("xvs-blocking").thread_keep_alive(keep_alive).build()?;
-    // Where no thread can be started, this is an error, and the first call would be a panic.
+    // If no thread can be started, this is an error, and the first call would be a panic.
     drop(thread::Builder::new().spawn(|| ())?.join());
     drop(runtime.handle().spawn_blocking(|| ()));
     runtime.spawn(async move {
-        // Each call makes one thread stay.
+        // Each call keeps one thread alive.
         let mut calls = interval(keep_alive / 3);
         loop {
             calls.tick().await;
@@ -59,10 +61,10 @@ fn runtime_with(keep_alive: Duration) -> io::Result<Runtime> {
     Ok(runtime)
 }
 
-/// How long a thread of the pool waits for its next call.
+/// The time that a thread of the pool waits for its next call.
 const KEEP_ALIVE: Duration = Duration::from_secs(60);
 
-/// Half of the threads that tokio's blocking pool has at most (512 by default).
+/// Half of the maximum number of threads in tokio's blocking pool (512 by default).
 pub(crate) const BLOCKING_MAX: usize = 256;
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use xvs_model::health_checks::virtual_server::{Globals, RealServer, VirtualServe
 use crate::command::RunLock;
 use crate::prepare::PreparedCheck;
 
-/// One check of a configuration, with what it needs to run.
+/// One check of a configuration, with the data for running it.
 #[derive(Clone)]
 pub struct CheckRef {
     /// The virtual server that it belongs to.
@@ -23,7 +23,7 @@ pub struct CheckRef {
     pub(crate) prepared: PreparedCheck,
     /// The `global_defs` of the file.
     pub(crate) globals: Arc<Globals>,
-    /// Held while a script of this check runs, also over a reload.
+    /// Held while a script of this check runs, even across a reload.
     pub(crate) run_lock: RunLock,
 }
 

@@ -2,8 +2,7 @@
 //!
 //! Input: the result of each probe. Pure, without a clock. The first failure of a check that has never run counts at
 //! once. Later, `fall` failures in a row take the check down and `rise` passes in a row bring it up. Source:
-//! keepalived-behaviour, sections 4.2, 4.3 and 4.6. Not here: probes, and the status of the real server
-//! (`virtual_server/mod.rs`).
+//! keepalived-behaviour, sections 4.2, 4.3 and 4.6. `virtual_server/mod.rs` computes the status of the real server.
 
 use std::time::Duration;
 
@@ -23,7 +22,7 @@ pub struct CheckStateMachine {
     /// Whether any probe has passed or failed.
     has_run: bool,
     has_failed: bool,
-    /// Probe results in a row that contradict `result`: failures while up, passes while down.
+    /// The number of consecutive probe results that contradict `result`: failures while up, passes while down.
     contrary: u32,
     /// Index of the URL that is requested next.
     url: usize,
@@ -42,7 +41,7 @@ struct Urls {
     interval_when_down: Duration,
 }
 
-/// What one probe result has changed.
+/// The changes that one probe result has caused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Change {
     /// Whether the [virtual server](crate::virtual_server::VirtualServerState) needs the result: the result differs
@@ -69,13 +68,13 @@ impl CheckStateMachine {
         }
     }
 
-    /// A check that continues as it was in an earlier process.
+    /// A check that continues with the state from an earlier process.
     pub fn resume(check: &Check, view: CheckView) -> Self {
         let CheckView { result, has_run, has_failed } = view;
         Self { result, has_run, has_failed, ..Self::new(check, Status::Up) }
     }
 
-    /// What a later process continues with.
+    /// The state with which a later process continues.
     pub fn view(&self) -> CheckView {
         let Self { result, has_run, has_failed, .. } = *self;
         CheckView { result, has_run, has_failed }
@@ -83,7 +82,7 @@ impl CheckStateMachine {
 
     /// The state with the timing of a new configuration.
     ///
-    /// `check` has the same [identity](Probe::identity) as the check before.
+    /// `check` has the same [identity](Probe::identity) as the former check.
     #[must_use]
     pub fn reconfigure(self, check: &Check) -> Self {
         Self { timing: check.timing, urls: Urls::of(check), ..self }
@@ -102,7 +101,7 @@ impl CheckStateMachine {
                 is_first_failure = !std::mem::replace(&mut self.has_failed, true);
                 self.fail()
             }
-            // The agent says when the check is up or down, at once.
+            // The agent takes the check up or down, at once.
             ProbeResult::Agent(answer) => {
                 self.has_run = true;
                 self.result.is_up = answer.is_up.unwrap_or(self.result.is_up);
@@ -120,7 +119,7 @@ impl CheckStateMachine {
         self.result
     }
 
-    /// Index of the URL that is requested next; 0 for every check that is not HTTP.
+    /// Index of the URL that is requested next; 0 for every check except HTTP.
     pub fn url(&self) -> usize {
         self.url
     }
@@ -185,7 +184,7 @@ impl Urls {
     }
 }
 
-/// The delay before the first probe of a check: one second, and a random part of `warmup`. `random` is from 0 to 1.
+/// The delay before the first probe of a check: one second, and a random fraction of `warmup`. `random` is from 0 to 1.
 pub fn first_delay(timing: &Timing, random: f64) -> Duration {
     Duration::from_secs(1) + timing.warmup.mul_f64(random)
 }
@@ -413,7 +412,7 @@ mod tests {
     }
 
     proptest! {
-        /// The status depends on the row of equal results at the end alone.
+        /// The status depends only on the run of equal results at the end.
         #[test]
         fn the_status_depends_on_the_last_results_in_a_row_alone(
             fall in 1..4_u32,
@@ -436,7 +435,7 @@ mod tests {
                 history.push(sign);
                 let needed = if is_up && is_first { 1 } else if is_up { fall } else { rise };
                 let contrary = if is_up { '-' } else { '+' };
-                // The result that caused the last change has the other sign, or is not in the row.
+                // The result that caused the last change has the other sign, or is not in the run.
                 let row = history.iter().rev().take_while(|one| **one == contrary).count();
                 if row >= needed as usize {
                     is_up = !is_up;

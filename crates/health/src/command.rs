@@ -1,13 +1,13 @@
-//! Execution of the commands of a keepalived.conf, with a time limit.
+//! Execution of the commands in keepalived.conf, with a time limit.
 //!
-//! A program is executed without a shell; any other command runs under `sh -c`. It has a process group of its own; its
-//! standard input, output and error are /dev/null, its environment is `LANG` and `PATH`, and it has no capabilities but
-//! those of its user. When its time is over or the caller drops the future, it gets SIGTERM; two seconds later its
-//! whole group gets SIGKILL, and it is reaped. Until then no command with the same [`RunLock`] starts. Background
+//! A program is executed without a shell; any other command runs under `sh -c`. It has a separate process group; its
+//! standard input, output and error are /dev/null, its environment is `LANG` and `PATH`, and it has no capabilities
+//! except those of its user. When its time is over or the caller drops the future, it gets SIGTERM; two seconds later
+//! its whole group gets SIGKILL, and it is reaped. Until then no command with the same [`RunLock`] starts. Background
 //! processes of a command that ends by itself continue, because that may be intended.
 //!
-//! The helper process runs them (crate `helper`), and looks up users and files. Cost: a process and a few messages. Not
-//! here: the meaning of exit codes (`script.rs`), and the order of several commands (`notify.rs`).
+//! The helper process runs them (crate `helper`), and looks up users and files. Cost: a process and a few messages.
+//! `script.rs` interprets exit codes, and `notify.rs` orders several commands.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ use xvs_model::health_checks::check::{Probe, Script};
 use xvs_model::health_checks::fault::{Fault, Severity};
 use xvs_model::health_checks::virtual_server::{Configuration, Globals};
 
-/// Lets one of the commands that share it run at a time.
+/// Permits one of the commands that share it to run at a time.
 #[derive(Debug, Clone, Default)]
 pub(super) struct RunLock {
     lock: Arc<Mutex<()>>,
@@ -54,13 +54,13 @@ pub(super) enum Outcome {
     Exit(i32),
     /// A signal ended it.
     Signal(i32),
-    /// It did not end before the deadline; it is being killed.
+    /// The command did not end before the deadline; it is being killed.
     Late,
-    /// It was not started: the command before it has not ended, although it was killed.
+    /// The command was not started: its predecessor has not ended, although it was killed.
     Busy,
     /// It cannot be run, for this reason.
     Refused(String),
-    /// It was not started for lack of a local resource, for this reason.
+    /// The command was not started for lack of a local resource, for this reason.
     NotStarted(String),
 }
 
@@ -85,7 +85,7 @@ impl fmt::Display for Program {
 }
 
 impl Program {
-    /// A script with the `global_defs` for all scripts.
+    /// A script with the `global_defs` that apply to all scripts.
     pub(super) fn new(script: &Script, globals: &Globals, run_lock: RunLock) -> Self {
         let mut script = script.clone();
         if let (None, Some((user, group))) = (&script.user, &globals.script_user) {
@@ -136,7 +136,7 @@ impl Program {
         Ok(Process { run, has_ended: false })
     }
 
-    /// What the helper is asked to run.
+    /// The request to the helper.
     pub(super) fn requested(&self) -> Requested {
         let Script { argv, text, user, group, .. } = self.script.clone();
         Requested { text, argv, user, group, is_checked: self.is_checked }
@@ -147,7 +147,7 @@ impl Program {
         drop(self.run_lock.lock.lock().await);
     }
 
-    /// Why the command cannot be run now; `None`: it can. Waits for lookups of users and files.
+    /// The reason why the command cannot be run now; `None` if it can. Waits for look-ups of users and files.
     pub(super) fn obstacle(&self) -> Option<String> {
         obstacle(self.requested())
     }
@@ -160,7 +160,7 @@ fn not_in_time() -> Outcome {
     )
 }
 
-/// The commands of a configuration that cannot be run now, as faults. Looks up users and files, which may block.
+/// The commands in a configuration that cannot be run now, as faults. Looks up users and files, which may block.
 pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
     let mut faults = Vec::new();
     for script in scripts(configuration) {
@@ -172,7 +172,7 @@ pub(super) fn faults(configuration: &Configuration) -> Vec<Fault> {
     faults
 }
 
-/// The commands of a configuration, without those that read FIFOs.
+/// The commands in a configuration, without those that read FIFOs.
 pub(super) fn scripts(configuration: &Configuration) -> impl Iterator<Item = &Script> {
     configuration.virtual_servers.iter().flat_map(|server| {
         let of_server = server.quorum_up.iter().chain(&server.quorum_down);
@@ -197,7 +197,7 @@ impl Process {
     /// Waits for the next event. Cancel safe.
     async fn event(&mut self) -> Event {
         loop {
-            // Fails only when the runtime ends; then this is dropped.
+            // Fails only when the runtime ends; this future is then dropped.
             let Ok(mut ready) = self.run.readable().await else { return std::future::pending().await };
             if let Some(event) = self.run.get_ref().event() {
                 self.has_ended = event != Event::Started;
@@ -282,8 +282,8 @@ pub(super) mod testing {
             fs::read_to_string(self.path(name)).unwrap_or_default()
         }
 
-        /// Writes a file with this mode, in another process. Otherwise a command that another test starts meanwhile
-        /// could inherit the open file, and then it cannot be executed (ETXTBSY).
+        /// Writes a file with this mode, in another process. Otherwise a command that another test starts at the same
+        /// time could inherit the open file, and then it cannot be executed (ETXTBSY).
         pub(crate) fn write(&self, name: &str, mode: u32, text: &str) -> PathBuf {
             let path = self.path(name);
             let write = "printf %s \"$1\" >\"$2\" && chmod \"$3\" \"$2\"";
@@ -332,13 +332,13 @@ pub(super) mod testing {
         }
     }
 
-    /// Waits until the helper has reported the start of a command. A paused clock goes on as soon as nothing is left to
-    /// do, perhaps before that.
+    /// Waits until the helper has reported the start of a command. A paused clock advances as soon as nothing is left
+    /// to do, possibly before that.
     pub(crate) async fn until_started(program: &Program) {
         until(|| program.run_lock.is_started.load(Ordering::Relaxed)).await;
     }
 
-    /// Holds a lock as a command that has not started yet.
+    /// Holds a lock like a command that has not started yet.
     pub(crate) fn hold(lock: &RunLock) -> OwnedMutexGuard<()> {
         lock.lock.clone().try_lock_owned().unwrap()
     }
@@ -387,7 +387,7 @@ mod tests {
     async fn a_command_has_no_capability_that_xvsd_would_pass_on() {
         const MARK: &str = "XVS_TEST_WITH_CAPABILITIES";
         if std::env::var_os(MARK).is_none() {
-            // As an xvsd that is not root and has ambient capabilities: without `noroot`, root has all by itself.
+            // Like an xvsd that is not root and has ambient capabilities: without `noroot`, root has all by itself.
             let with =
                 ["--securebits", "+noroot", "--inh-caps", "+net_admin", "--ambient-caps", "+net_admin"];
             let test = "command::tests::a_command_has_no_capability_that_xvsd_would_pass_on";

@@ -1,8 +1,8 @@
 //! The health engine: the thread of the checks, its runtime, and the requests to it.
 //!
-//! One thread with a tokio runtime of its own. The number of concurrent probes follows from the free descriptors; the
-//! descriptor limit of the process is raised to its maximum. Not here: the checks (`runner.rs`) and the consequences of
-//! their results (`manager.rs`).
+//! One thread with a separate tokio runtime. The number of concurrent probes follows from the free descriptors; the
+//! descriptor limit of the process is raised to its maximum. `runner.rs` runs the checks, and `manager.rs` applies
+//! their results.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,6 +46,7 @@ impl Engine {
     /// no check runs, no notice is sent and no view is kept: the earlier process may still do so.
     ///
     /// # Errors
+    ///
     /// The system cannot create a runtime or a thread.
     pub fn start(
         file: PathBuf,
@@ -63,7 +64,7 @@ impl Engine {
         let handle = Handle { results, manager, runtime: runtime.handle().clone() };
         let thread = spawn(Box::new(move || {
             runtime.block_on(task);
-            // A pattern search on a blocking thread may still run.
+            // A pattern search on a blocking thread may still be running.
             runtime.shutdown_background();
         }))?;
         Ok(Self { handle, thread: Some(thread) })
@@ -104,7 +105,7 @@ impl Handle {
         let _ = self.manager.send(Message::Begin { probes: concurrent_probes() });
     }
 
-    /// Replaces what operators keep from new connections: it does not count for a quorum. Does not wait.
+    /// Replaces the disabled real servers, which do not count for a quorum. Does not wait.
     pub fn set_disabled(&self, disabled: DisabledServers) {
         // The daemon may be stopping.
         let _ = self.manager.send(Message::Disabled(Arc::new(disabled)));
@@ -127,7 +128,7 @@ impl Handle {
         virtual_servers.flat_map(|one| one.services.iter().map(|(key, _)| *key).collect::<Vec<_>>()).collect()
     }
 
-    /// The report, without what the control thread and the workers add: drift and the weights in force.
+    /// The report, without the data that the control thread and the workers add: drift and the weights in force.
     pub fn report(&self) -> HealthReport {
         self.results.report()
     }
@@ -138,10 +139,10 @@ impl Handle {
     }
 }
 
-/// The number of probes that may run at once, from the number of descriptors that are free.
+/// The number of probes that may run at once, from the number of free descriptors.
 fn concurrent_probes() -> usize {
     let limits = getrlimit(Resource::Nofile);
-    // If this is refused, the limit stays as it is, and is read below.
+    // If this is refused, the limit does not change, and is read below.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
     let descriptors = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     let taken = fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
@@ -150,7 +151,7 @@ fn concurrent_probes() -> usize {
     (free / 4).clamp(1, CONCURRENT_PROBES_MAX)
 }
 
-/// The descriptors that are left for the clients of xvsd.
+/// The number of descriptors that are left for the clients of xvsd.
 const CLIENT_FILES: usize = 256;
 
 /// The number of concurrent probes if descriptors do not limit it.

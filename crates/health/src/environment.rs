@@ -17,10 +17,10 @@ use crate::probes::probe_result::ProbeResult;
 use crate::probes::through_vip::{VipProbe, VipProbeError};
 use crate::view::View;
 
-/// The services that the checks want, by key; `None`: the service is removed.
+/// The services that the checks want, by key; `None` removes the service.
 pub type DesiredServices = Vec<(ServiceKey, Option<OwnedService>)>;
 
-/// What the checks need from outside this crate: probes over the network, and the director's control thread.
+/// The outside dependencies of this crate: probes over the network, and the director's control thread.
 pub trait Environment: Send + Sync + 'static {
     /// Runs one probe of a check, at most until `deadline`.
     ///
@@ -40,10 +40,11 @@ pub trait Environment: Send + Sync + 'static {
     }
 
     /// Begins a TCP connection to this virtual endpoint, from this address of the director if one is configured. It is
-    /// forwarded to this real server as a client's packets are, and reset when the server has accepted it.
+    /// forwarded to this real server like a client's packets, and reset when the server has accepted it.
     ///
     /// # Errors
-    /// Why this machine cannot do that now.
+    ///
+    /// The reason why this machine cannot do that now.
     fn probe_vip(
         &self,
         virtual_endpoint: Endpoint,
@@ -54,10 +55,11 @@ pub trait Environment: Send + Sync + 'static {
     /// Prepares for probes through virtual addresses, or ends that. Blocks until it is in force.
     ///
     /// # Errors
+    ///
     /// This machine cannot do that.
     fn expect_vip_probes(&self, expected: bool) -> Result<(), CommandError>;
 
-    /// Whether this machine has an address of one of the virtual server's services now (`ha_suspend`).
+    /// Whether this machine currently has an address of one of the virtual server's services (`ha_suspend`).
     fn owns_address_of(&self, virtual_server: &VirtualServer) -> bool;
 
     /// Changes the services of the director to `wanted`. Blocks until the change is in force.
@@ -78,7 +80,7 @@ pub trait Environment: Send + Sync + 'static {
     /// The command was refused.
     fn execute(&self, command: Command) -> Result<(), CommandError>;
 
-    /// Keeps the view for a later process. May wait for a file. Keeps nothing if there is no place for it.
+    /// Keeps the view for a later process. May wait for a file. Keeps nothing if there is no room for it.
     fn keep(&self, view: &View);
 
     /// Writes these lines to the event stream and to the log, as one group.

@@ -3,7 +3,7 @@
 //! A line is written whole and without waiting. When the FIFO is full (64 KiB) because no program reads it, lines are
 //! lost, counted and logged. xvs creates the FIFO if it does not exist, and at the end removes a FIFO that it has
 //! created. The reader program is ended when the FIFO is closed; a program that ends by itself is not restarted. Cost:
-//! one system call for each line. Not here: the format of lines (`virtual_server/notice.rs`).
+//! one system call for each line. `virtual_server/notice.rs` formats the lines.
 
 use std::fs::{File, Permissions};
 use std::io::Write;
@@ -29,7 +29,7 @@ pub(super) struct Fifo {
     pipe: File,
     /// Device and inode number, if xvs has created the FIFO.
     created: Option<(u64, u64)>,
-    /// Lines lost since the last line that was written.
+    /// The number of lines lost since the last line that was written.
     lost: u64,
     reader: Option<(Program, JoinHandle<()>)>,
 }
@@ -37,12 +37,12 @@ pub(super) struct Fifo {
 /// Why a FIFO cannot be used.
 #[derive(Debug, Error)]
 pub(super) enum FifoError {
-    /// It cannot be created or opened, or its settings cannot be changed.
+    /// The FIFO cannot be created or opened, or its settings cannot be changed.
     #[error("{path}: {error}")]
     Io { path: String, error: io::Error },
     #[error("{0} exists and is no FIFO")]
     OtherFile(String),
-    /// Its user or group does not exist.
+    /// The user or group does not exist.
     #[error(transparent)]
     NoAccount(AccountError),
 }
@@ -51,7 +51,8 @@ impl Fifo {
     /// Opens a FIFO and starts its reader. Must be called on the health runtime.
     ///
     /// # Errors
-    /// The file cannot be created or opened, is no FIFO, or its user or group does not exist.
+    ///
+    /// The file cannot be created or opened, is not a FIFO, or its user or group does not exist.
     pub(super) fn open(fifo: &FifoSettings, globals: &Globals) -> Result<Self, FifoError> {
         let path = fifo.path.clone();
         let is_new = create(&path).map_err(|error| FifoError::Io { path: path.clone(), error })?;
@@ -124,7 +125,7 @@ fn create(path: &str) -> io::Result<bool> {
     }
 }
 
-/// Opens the file for reading too, so that the FIFO stays open without a reader.
+/// Also opens the file for reading, so that the FIFO stays open without a reader.
 fn open_pipe(path: &str) -> io::Result<File> {
     File::options().read(true).write(true).custom_flags(OFlags::NONBLOCK.bits() as i32).open(path)
 }
@@ -158,11 +159,11 @@ async fn run_reader(program: Program, name: String) {
 /// Readable for all, writable for the owner.
 const FIFO_MODE: Mode = Mode::from_raw_mode(0o644);
 
-/// The time that a reader has to read the last lines, and the interval between two looks whether it has.
+/// The time that a reader has to read the last lines, and the interval at which this is checked.
 const READ_TIME: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The time for a reader to end; longer than from SIGTERM to SIGKILL.
+/// The time for a reader to end; longer than the time from SIGTERM to SIGKILL.
 const END_TIME: Duration = Duration::from_secs(3);
 
 /// A deadline that is never reached.

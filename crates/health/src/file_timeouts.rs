@@ -1,4 +1,4 @@
-//! The connection timeouts that a keepalived.conf sets, and the former values that return afterwards.
+//! The connection timeouts that keepalived.conf sets, and the former values that are restored afterwards.
 
 use xvs_model::config::timeouts::Timeouts;
 
@@ -11,8 +11,8 @@ pub(super) struct FileTimeouts {
 }
 
 impl FileTimeouts {
-    /// The timeouts to set for a new file: those that it configures, and the former value of each that the old file
-    /// configured and the new one does not.
+    /// The timeouts to set for a new file: those that it configures, and the former value of each timeout that only the
+    /// old file configured.
     pub(super) fn update(&mut self, mut configured: Timeouts, mut in_force: Timeouts) -> Timeouts {
         let mut wanted = configured;
         for field in Timeouts::FIELDS {

@@ -1,6 +1,7 @@
-//! The state that a configuration gives before any check has run.
+//! The state that results from a configuration before any check has run.
 //!
-//! Pure. Used when a file is read, because some faults show only when its services are made, and by `xvs check`.
+//! Pure. Used when a file is read, because some faults become apparent only when its services are created, and by `xvs
+//! check`.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -14,8 +15,8 @@ use xvs_model::objects::limit::ServiceLimit;
 
 use crate::virtual_server::{InitialNotices, Reloaded, ServiceDestination, VirtualServerState};
 
-/// The state before any check has run, and the faults of what the director refuses: at most one for each position in
-/// the file.
+/// The state before any check has run, and the director's refusals as faults: at most one for each position in the
+/// file.
 pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
     let mut state = State::default();
     if let Some(timeouts) = configuration.timeouts() {
@@ -47,16 +48,16 @@ pub fn initial_state(configuration: &Configuration) -> (State, Vec<Fault>) {
     (making.state, making.refused)
 }
 
-/// A state that is being made, and what it has refused.
+/// A state under construction, and the refusals.
 struct Making {
     state: State,
     refused: Vec<Fault>,
-    /// The places of `refused`.
+    /// The positions in `refused`.
     places: HashSet<Place>,
 }
 
 impl Making {
-    /// Applies a command that follows from this place of the file. Returns whether the state accepts it.
+    /// Applies a command that results from this position in the file. Returns whether the state accepts it.
     fn apply(&mut self, place: &Place, command: &Command) -> bool {
         let Err(error) = self.state.apply(command) else { return true };
         if self.places.insert(place.clone()) {

@@ -1,9 +1,9 @@
-//! Health checks of real servers, as a keepalived.conf configures them.
+//! Health checks of real servers, as keepalived.conf configures them.
 //!
-//! Checks run on a thread and a runtime of their own, so no probe delays a command. Each check counts its passes and
-//! failures itself (`check_state.rs`); the state of a virtual server follows from its checks (`virtual_server/mod.rs`);
-//! the services that it wants go to the control thread as a whole (`manager.rs`). Not here: the syntax of
-//! keepalived.conf (`xvs_keepalived`), and packets.
+//! Checks run on a separate thread and runtime, so no probe delays a command. Each check counts its passes and failures
+//! itself (`check_state.rs`); the state of a virtual server follows from its checks (`virtual_server/mod.rs`); the
+//! services that it wants go to the control thread as a whole (`manager.rs`). The crate `xvs_keepalived` parses
+//! keepalived.conf.
 
 // Preparation of a configuration.
 pub mod initial_state;

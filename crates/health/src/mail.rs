@@ -1,10 +1,10 @@
-//! Mails about changes of status, to the recipients of a keepalived.conf.
+//! Mails about changes of status, to the recipients in keepalived.conf.
 //!
-//! A mail waits in a bounded queue; one task delivers them in order, by TLS if the server offers it. A delivery that
-//! fails is tried again, after longer and longer pauses, for a day. After sixty mails in an hour the next changes wait
-//! and go out in one mail. Only this task waits for a mail server: a full queue drops the oldest mail, and the next one
-//! says how many. Without recipients there is no task. Not here: which changes are mailed, and their subjects
-//! (`virtual_server/notice.rs`), the connection (`mail_stream.rs`).
+//! A mail waits in a bounded queue; one task delivers them in order, over TLS if the server offers it. A failed
+//! delivery is repeated, after longer and longer pauses, for a day. After sixty mails in an hour the next changes wait
+//! and are sent in one mail. Only this task waits for a mail server: a full queue drops the oldest mail, and the next
+//! one reports how many were dropped. Without recipients there is no task. `virtual_server/notice.rs` decides which
+//! changes are mailed, with which subjects; `mail_stream.rs` handles the connection.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +43,7 @@ impl Letter {
     }
 }
 
-/// The queue of mails and the task that delivers them. Lives on the health runtime.
+/// The queue of mails and the task that delivers them. Exists on the health runtime.
 #[derive(Debug)]
 pub(super) struct Mailer {
     settings: MailSettings,
@@ -56,6 +56,7 @@ impl Mailer {
     /// Starts the task.
     ///
     /// # Errors
+    ///
     /// No recipient, or the sender or the server's name, cannot be used; names it.
     pub(super) fn start(settings: &MailSettings) -> Result<Self, String> {
         Self::with(settings, PACE, Arc::default())
@@ -72,16 +73,17 @@ impl Mailer {
         self.settings == *settings
     }
 
-    /// The mailer with other settings, also for the mails that wait.
+    /// The mailer with other settings, also for waiting mails.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    ///
+    /// Same as [`Self::start`].
     pub(super) fn with_settings(self, settings: &MailSettings) -> Result<Self, String> {
         self.task.abort();
         Self::with(settings, self.pace, self.queue.clone())
     }
 
-    /// Queues a mail. With a full queue the oldest one is dropped.
+    /// Queues a mail. If the queue is full, the oldest one is dropped.
     pub(super) fn send(&self, letter: Letter) {
         let mut waiting = self.queue.lock();
         waiting.letters.push_back(letter);
@@ -121,7 +123,7 @@ impl Drop for Mailer {
     }
 }
 
-/// The mails that wait. The first stays in it until it is delivered.
+/// The waiting mails. The first stays in the queue until it is delivered.
 #[derive(Debug, Default)]
 struct Queue {
     waiting: Mutex<Waiting>,
@@ -131,19 +133,19 @@ struct Queue {
 #[derive(Debug, Default)]
 struct Waiting {
     letters: VecDeque<Letter>,
-    /// The mails that were dropped since the last delivery.
+    /// The number of mails that were dropped since the last delivery.
     dropped: usize,
     /// The times of the last deliveries, at most [`Pace::mails`].
     sent: VecDeque<Instant>,
 }
 
 impl Queue {
-    /// A panic of another thread leaves the queue consistent, so poisoning is ignored.
+    /// A panic in another thread leaves the queue consistent, so poisoning is ignored.
     fn lock(&self) -> MutexGuard<'_, Waiting> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The next mail to deliver and the number of mails that it stands for.
+    /// The next mail to deliver and the number of mails that it represents.
     async fn next(&self, pace: Pace, router_id: &str) -> (Letter, usize) {
         while self.lock().letters.is_empty() {
             self.added.notified().await;
@@ -163,9 +165,9 @@ impl Waiting {
         Some(first + pace.window).filter(|opens| *opens > Instant::now())
     }
 
-    /// Removes the mails that one delivery has told.
+    /// Removes the mails that one delivery has covered.
     fn told(&mut self, number: usize, dropped: usize, pace: Pace) {
-        // Those that were dropped meanwhile were the oldest.
+        // Those that were dropped in the meantime were the oldest.
         let number = number.saturating_sub(self.dropped - dropped).min(self.letters.len());
         self.letters.drain(..number);
         self.dropped -= dropped;
@@ -202,7 +204,7 @@ fn summary(router_id: &str, letters: &VecDeque<Letter>) -> Letter {
     }
 }
 
-/// The mail server, and the addresses of all mails.
+/// The mail server, and the addresses for all mails.
 struct Post {
     from: Mailbox,
     recipients: Vec<Mailbox>,
@@ -212,7 +214,7 @@ struct Post {
     port: u16,
     /// The name that the server is greeted with.
     own_name: ClientId,
-    /// The time that a connection may take.
+    /// The maximum duration of a connection.
     patience: Duration,
     tls: TlsParameters,
 }
@@ -230,7 +232,7 @@ impl Post {
         if usable.is_empty() {
             return Err("no recipient can be used; correct `notification_email`".to_owned());
         }
-        // Anybody can offer TLS to a client that would also send in clear, so certificates are not examined.
+        // Any server can offer TLS to a client that would also send in clear, so certificates are not examined.
         let tls = TlsParameters::builder(host.clone()).certificate_store(CertificateStore::None);
         let tls = tls.dangerous_accept_invalid_certs(true).dangerous_accept_invalid_hostnames(true).build();
         let tls = tls.map_err(|error| format!("mail server `{host}`: {error}; correct `smtp_server`"))?;
@@ -247,8 +249,8 @@ impl Post {
         })
     }
 
-    /// Delivers a mail to each recipient for itself, because a server refuses a mail for all if it refuses one. Drops
-    /// it for those who are refused for good, and for the others after a day.
+    /// Delivers a mail to each recipient separately, because a server refuses a mail for all if it refuses one. Drops
+    /// it for recipients who are refused permanently, and for the others after a day.
     async fn deliver(&self, letter: &Letter, pace: Pace) {
         let Letter { subject, .. } = letter;
         let message = match self.message(letter) {
@@ -306,7 +308,7 @@ impl Post {
         sent.unwrap_or_else(|_| Err(Failure::ForNow(format!("no end within {:?}", pace.attempt).into())))
     }
 
-    /// Sends a mail over a connection of its own, by TLS if the server offers it.
+    /// Sends a mail over a separate connection, with TLS if the server offers it.
     async fn send(&self, envelope: &Envelope, message: &[u8]) -> Result<(), Failure> {
         let stream = MailStream::connect(&self.host, self.port, self.patience).await;
         let stream = stream.map_err(|error| Failure::ForNow(format!("no connection: {error}").into()))?;
@@ -321,7 +323,7 @@ impl Post {
     }
 }
 
-/// Why a mail was not delivered to a recipient, in words of the mail server.
+/// The reason why a mail was not delivered to a recipient, as the mail server reports it.
 enum Failure {
     /// It is not tried again.
     ForGood(ForeignText),
@@ -346,7 +348,7 @@ struct Pace {
     /// The number of mails in a window; later changes share one.
     mails: usize,
     window: Duration,
-    /// The time that one attempt may take.
+    /// The time limit for one attempt.
     attempt: Duration,
     /// The pause after the first failed attempt; each later one is twice as long.
     first_pause: Duration,
@@ -523,7 +525,7 @@ mod tests {
         let (server, port) = server().await;
         let mailer = Mailer::with(&settings(port), FAST, Arc::default()).unwrap();
         mailer.send(letter(1));
-        // A line without an end, and a reply of lines without an end.
+        // A line without an end, and a reply with lines without an end.
         let line = format!("220-{}\r\n", "x".repeat(200));
         for piece in ["2", &line] {
             let (mut stream, _) = server.accept().await.unwrap();

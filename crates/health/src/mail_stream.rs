@@ -1,9 +1,9 @@
 //! A connection to a mail server, over which a limited number of bytes is received.
 //!
-//! The library for SMTP reads a line to its end before it looks at the length. So the server, or anybody on the path,
-//! could fill the memory with a line that has no end; or use the processor with a reply of many short lines, which is
-//! read again with each line. The limit counts all that comes over one connection, also the handshake of TLS. One
-//! connection carries one mail. Not here: SMTP and TLS (`lettre`).
+//! The SMTP library reads a line to its end before it checks the length. The server, or any host on the path, could
+//! therefore fill the memory with a line that has no end; or use the processor with a reply of many short lines, which
+//! is read again with each line. The limit counts all bytes received over one connection, including the TLS handshake.
+//! One connection carries one mail.
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ pub(super) struct MailStream {
     left: usize,
 }
 
-/// The bytes that may come over one connection: a certificate chain, and replies of a few lines.
+/// Maximum number of bytes received over one connection: a certificate chain, and replies of a few lines.
 const RECEIVED_MAX: usize = 16 << 10;
 
 impl MailStream {

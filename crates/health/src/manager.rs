@@ -3,8 +3,7 @@
 //! One task for all checks. Queued results are applied together, and the services that they change go to the control
 //! thread in one request, one request at a time. Notices are sent after that. A request that the control thread could
 //! not carry out is repeated until it succeeds. Cost of a result: a pass over the servers of its virtual server; of a
-//! reload: one pass over all servers. Not here: the meaning of a result (`virtual_server/mod.rs`), and the probes
-//! (`runner.rs`).
+//! reload: one pass over all servers. `virtual_server/mod.rs` interprets the results.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::mem;
@@ -43,11 +42,11 @@ use crate::virtual_server::{InitialNotices, Notice, Origin, Reloaded, Status, Vi
 pub(super) enum Message {
     /// Replace the configuration. The reply is sent when the new services are in force; it is a summary of the changes.
     Load(Box<Prepared>, oneshot::Sender<Result<String, CommandError>>),
-    /// Replace what operators keep from new connections.
+    /// Replace the disabled real servers.
     Disabled(Arc<DisabledServers>),
-    /// Let at most `probes` run at once, send notices, and keep the view.
+    /// Permit at most `probes` to run at once, send notices, and keep the view.
     Begin { probes: usize },
-    /// End every check, and send the notices of the stop.
+    /// End every check, and send the notices about the stop.
     Stop,
 }
 
@@ -62,18 +61,18 @@ pub(super) struct Manager<E> {
     /// Services that the control thread must still remove.
     removed: Vec<ServiceKey>,
     scope: ReconcileScope,
-    /// Whether probes through virtual addresses are to be prepared, while that is not in force.
+    /// Whether probes through virtual addresses have to be prepared, while that is not in force.
     vip_probes: Option<bool>,
     disabled: Arc<DisabledServers>,
     files: Files,
     timeouts: FileTimeouts,
     /// `None` before the first configuration.
     notifier: Option<Notifier>,
-    /// The time of the next attempt after a request that failed.
+    /// The time of the next attempt after a failed request.
     retry_at: Instant,
     /// The view of an earlier process, until the first configuration has begun with it.
     former: View,
-    /// When the view is kept; `None`: it has not changed.
+    /// When the view is kept; `None` if it has not changed.
     keep_at: Option<Instant>,
     /// Notices that wait for [`Message::Begin`]; `None` afterwards.
     waiting: Option<Vec<(Option<String>, Notice)>>,
@@ -143,14 +142,14 @@ impl<E: Environment> Manager<E> {
         self.view_has_changed();
     }
 
-    /// Notes that the view has to be kept.
+    /// Records that the view has to be kept.
     fn view_has_changed(&mut self) {
         if self.waiting.is_none() {
             self.keep_at = self.keep_at.or(Some(Instant::now() + KEEP_INTERVAL));
         }
     }
 
-    /// What a later process begins with.
+    /// The view with which a later process begins.
     fn view(&self) -> View {
         let results = self.results.lock();
         let views = results.virtual_servers.iter().map(|one| {
@@ -196,7 +195,7 @@ impl<E: Environment> Manager<E> {
         self.notify(notices);
     }
 
-    /// Replaces what operators keep from new connections.
+    /// Replaces the disabled real servers.
     async fn set_disabled(&mut self, disabled: Arc<DisabledServers>) {
         self.disabled = disabled;
         let mut notices = Vec::new();
@@ -299,10 +298,11 @@ impl<E: Environment> Manager<E> {
         Ok(format!("{summary}; the table: {changed} {changes}{refused}{faults}"))
     }
 
-    /// Prepares for probes through virtual addresses if the configuration needs that, and sets its timeouts, in a table
-    /// without former rules if it wants that at the start. Returns the timeouts then.
+    /// Prepares for probes through virtual addresses if the configuration needs that, and sets its timeouts; at the
+    /// start in a table without former rules, if the configuration requests that. Returns the resulting timeouts.
     ///
     /// # Errors
+    ///
     /// The timeouts cannot be set. A failed preparation is repeated, and its error reported, with the services.
     async fn change_settings(&mut self, configuration: &Configuration) -> Result<FileTimeouts, CommandError> {
         let flush = configuration.globals.lvs_flush && self.results.lock().reads == 0;
@@ -320,7 +320,7 @@ impl<E: Environment> Manager<E> {
         changed
     }
 
-    /// Replaces the virtual servers and their checks. Checks of equal identity keep running.
+    /// Replaces the virtual servers and their checks. Checks with equal identity keep running.
     fn replace_configuration(
         &mut self,
         new: Configuration,
@@ -367,7 +367,7 @@ impl<E: Environment> Manager<E> {
         (summary, notices)
     }
 
-    /// Makes a virtual server of the new configuration. It continues the state of `old`, the former one of equal
+    /// Creates a virtual server of the new configuration. It continues the state of `old`, the former one with equal
     /// identity.
     fn virtual_server(
         &mut self,
@@ -411,7 +411,7 @@ impl<E: Environment> Manager<E> {
         (VirtualServerResults { state, since_millis, servers }, notices)
     }
 
-    /// The state of a virtual server that no configuration of this process had.
+    /// The state of a virtual server that no configuration of this process contained.
     fn begun(&self, new: &NewVirtualServer) -> Reloaded {
         let virtual_server = new.virtual_server.clone();
         let disabled = self.disabled.clone();
@@ -450,7 +450,7 @@ impl<E: Environment> Manager<E> {
         }
         let mut view = self.view();
         for one in self.results.lock().virtual_servers.iter().map(|one| one.state.virtual_server()) {
-            // The notices of the stop say that all of the virtual server is down, so its state is not kept.
+            // The notices about the stop report that the whole virtual server is down, so its state is not kept.
             if one.omega {
                 view.virtual_servers.remove(&one.identity());
             }
@@ -528,7 +528,7 @@ const FAULTS_LOGGED: usize = 100;
 /// The time that scripts have when xvsd stops.
 const STOP_TIME: Duration = Duration::from_secs(5);
 
-/// The longest time from a change of the view until it is kept.
+/// Maximum time from a change of the view until it is kept.
 const KEEP_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Delay before a request that the control thread could not execute is repeated.

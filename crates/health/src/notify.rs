@@ -4,8 +4,8 @@
 //! other, in the order of the changes, so the last script that runs reports the last change. Scripts of different
 //! virtual servers run concurrently. Everything is bounded: a script is ended after [`SCRIPT_TIME`]; when more than
 //! [`WAITING_MAX`] scripts of a virtual server wait, the oldest is dropped and logged; at most [`RUNNING_MAX`] run at
-//! once. Cost: one process for each script. Not here: the changes that cause a notice (`virtual_server/mod.rs`), and
-//! the delivery of mails (`mail.rs`).
+//! once. Cost: one process for each script. `virtual_server/mod.rs` decides which changes cause a notice, and `mail.rs`
+//! delivers mails.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -23,7 +23,7 @@ use crate::fifo::Fifo;
 use crate::mail::{Letter, Mailer};
 use crate::virtual_server::Notice;
 
-/// The FIFOs and the queues of scripts. Lives on the health runtime.
+/// The FIFOs and the queues of scripts. Exists on the health runtime.
 #[derive(Debug)]
 pub(super) struct Notifier {
     globals: Globals,
@@ -85,7 +85,7 @@ impl Notifier {
         self.fifos.iter_mut().for_each(|fifo| fifo.write(line));
     }
 
-    /// Queues a mail about a change, if the file wants one. `text` describes the change.
+    /// Queues a mail about a change, if the file configures one. `text` describes the change.
     pub(super) fn mail(&self, notice: &Notice, text: &str) {
         if let Some((mailer, settings)) = self.mailer.as_ref().zip(self.globals.mail.as_ref())
             && notice.is_mailed(&self.globals)
@@ -95,7 +95,7 @@ impl Notifier {
         }
     }
 
-    /// Queues a script behind those of the same virtual server. `what` describes the change in the log.
+    /// Queues a script after those of the same virtual server. `what` describes the change in the log.
     pub(super) fn queue_script(&mut self, virtual_server: &str, script: &Script, what: String) {
         while self.workers.try_join_next().is_some() {}
         let queue = self.queues.entry(virtual_server.to_owned()).or_default();
@@ -112,7 +112,8 @@ impl Notifier {
         }
     }
 
-    /// Waits for the scripts, at most until the deadline. Then ends the scripts that still run, and closes the FIFOs.
+    /// Waits for the scripts, at most until the deadline. Then ends the scripts that are still running, and closes the
+    /// FIFOs.
     pub(super) async fn finish(mut self, deadline: Instant) {
         let finished =
             timeout_at(deadline, async { while self.workers.join_next().await.is_some() {} }).await;
@@ -129,12 +130,12 @@ impl Notifier {
     }
 }
 
-/// A mailer that could start; the reason of another is logged.
+/// A mailer that could start; otherwise logs the reason.
 fn usable<T>(mailer: Result<T, String>) -> Option<T> {
     mailer.map_err(|why| tracing::error!("no mails are sent: {why}")).ok()
 }
 
-/// What the FIFOs and their readers depend on.
+/// The settings on which the FIFOs and their readers depend.
 fn fifo_settings(globals: &Globals) -> impl PartialEq {
     let Globals { notify_fifo, lvs_notify_fifo, script_user, enable_script_security, .. } = globals;
     (notify_fifo, lvs_notify_fifo, script_user, enable_script_security)
@@ -173,13 +174,13 @@ async fn open_fifos(globals: Globals) -> Vec<Fifo> {
     opened.ok().and_then(Result::ok).unwrap_or_default()
 }
 
-/// The time for opening the FIFOs and for looking up their users. The manager applies no results meanwhile.
+/// The time for opening the FIFOs and for looking up their users. The manager applies no results in the meantime.
 const OPENING_TIME: Duration = Duration::from_secs(2);
 
 /// The time that a script may run.
 const SCRIPT_TIME: Duration = Duration::from_secs(60);
 
-/// The number of scripts of one virtual server that may wait.
+/// Maximum number of waiting scripts of one virtual server.
 const WAITING_MAX: usize = 1024;
 
 /// The number of scripts that run at once.

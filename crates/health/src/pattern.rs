@@ -1,11 +1,11 @@
 //! Patterns for bodies: the `regex` statements of a URL, compiled by PCRE2 as in keepalived.
 //!
 //! Compiled when a configuration is prepared; a pattern that cannot be compiled refuses the configuration. PCRE2 limits
-//! the steps of each start position, not those of a search, and nothing ends a search that runs: an answer of 900 kB
-//! can keep an ordinary pattern busy for minutes. So there are two searches. The quick one has few steps for each start
-//! position; most searches need no more. If it needs more, the thorough one tries the start positions one by one, and
-//! before each of them asks whether anybody still waits. The caller searches on blocking threads, one search at a time
-//! for each pattern. Pure.
+//! the steps of each start position, not those of a search, and nothing ends a running search: a response of 900 kB can
+//! keep an ordinary pattern busy for minutes. There are therefore two searches. The quick one has few steps for each
+//! start position; most searches need no more. If it needs more, the thorough one tries the start positions one by one,
+//! and before each of them checks whether the caller still waits. The caller searches on blocking threads, one search
+//! at a time for each pattern. Pure.
 //!
 //! Source: pcre2pattern(3), pcre2api(3); keepalived-behaviour, section 4.6.
 
@@ -55,18 +55,19 @@ impl Search {
     /// Compiles a pattern.
     ///
     /// # Errors
-    /// The pattern is no regular expression, or has an option that xvs does not support.
+    ///
+    /// The pattern is not a regular expression, or has an option that xvs does not support.
     pub(super) fn new(pattern: Pattern) -> Result<Self, PatternError> {
         let (quick, thorough) = compile(&pattern)?;
         Ok(Self { pattern, quick, thorough, permit: Arc::new(Semaphore::new(1)) })
     }
 
-    /// The one permit for searches of this pattern.
+    /// The single permit for searches of this pattern.
     pub(super) fn permit(&self) -> Arc<Semaphore> {
         Arc::clone(&self.permit)
     }
 
-    /// Checks a body with few steps for each start position; `None`: they are not enough.
+    /// Checks a body with few steps for each start position; `None` if they do not suffice.
     pub(super) fn check_quickly(&self, body: &[u8]) -> Option<Result<(), BodyError>> {
         let least = self.pattern.least_offset;
         let [short, long] = &self.quick;
@@ -79,7 +80,8 @@ impl Search {
         }
     }
 
-    /// Checks a body while `goes_on`, which is asked before each start position; `None`: it was ended. May take long.
+    /// Checks a body while `goes_on` returns `true`, which is called before each start position; `None` if it was
+    /// ended. May take long.
     pub(super) fn check_thoroughly(
         &self,
         body: &[u8],
@@ -104,8 +106,8 @@ impl Search {
         Some(self.verdict(Ok(None)))
     }
 
-    /// Whether a match at this position would also be one at an earlier position, which was tried: `.*` at the begin of
-    /// an expression can match all before it in the line. PCRE2 knows that too, in a whole search.
+    /// Whether a match at this position would also match at an earlier position, which was tried: `.*` at the beginning
+    /// of an expression can match everything before it in the line. In a whole search, PCRE2 handles this itself.
     fn is_covered(&self, body: &[u8], start: usize) -> bool {
         let Pattern { text, options, least_offset, .. } = &self.pattern;
         let is_any = text.starts_with(".*") && !text.starts_with(".*+") && !text.contains('|');
@@ -113,7 +115,7 @@ impl Search {
         is_any && start > *least_offset && (has_no_lines || body[start - 1] != b'\n')
     }
 
-    /// What follows from a search, which found a match that starts at this offset.
+    /// The verdict for a search that found a match which starts at this offset.
     fn verdict(&self, found: Result<Option<usize>, pcre2::Error>) -> Result<(), BodyError> {
         let Pattern { text, is_unwanted, most_offset, .. } = &self.pattern;
         let found = found.map_err(|error| BodyError::Search { text: text.clone(), error })?;
@@ -126,8 +128,8 @@ impl Search {
     }
 }
 
-/// Steps for each start position, of the quick search of a body of [`SHORT_BYTES`] and of a longer one, and of the
-/// thorough search. A million steps take about 0.3 s, so no quick search takes longer than some seconds.
+/// Steps for each start position: for the quick search of a body of [`SHORT_BYTES`], for that of a longer one, and for
+/// the thorough search. A million steps take about 0.3 s, so no quick search takes longer than some seconds.
 const STEPS: [u32; 3] = [100, 4, 1_000_000];
 const SHORT_BYTES: usize = 32 << 10;
 
@@ -135,10 +137,10 @@ const SHORT_BYTES: usize = 32 << 10;
 const MATCH_LIMIT: i32 = -47;
 const BAD_UTF_OFFSET: i32 = -36;
 
-/// What would have another meaning at one start position than in a whole search.
+/// Constructs that would have another meaning at one start position than in a whole search.
 const NO_CONSTRUCTS: [&str; 6] = ["(?R)", "(?0)", "\\g<0>", "\\g'0'", "(*COMMIT", "(*SKIP"];
 
-/// The regular expressions of the quick and of the thorough search.
+/// The regular expressions for the quick and for the thorough search.
 fn compile(pattern: &Pattern) -> Result<([Regex; 2], Regex), PatternError> {
     let text = &pattern.text;
     let mut builder = RegexBuilder::new();
@@ -178,13 +180,13 @@ fn compile(pattern: &Pattern) -> Result<([Regex; 2], Regex), PatternError> {
     let syntax = |error| PatternError::Syntax { text: text.clone(), error };
     let [short, long, thorough] = STEPS;
     let quick = [build(short, "", "").map_err(syntax)?, build(long, "", "").map_err(syntax)?];
-    // The end of the group may have to end a comment (`extended`) or a quotation (`\Q`) before.
+    // The end of the group may have to end a preceding comment (`extended`) or quotation (`\Q`).
     let anchored = |end| build(thorough, "\\G(?:", end);
     let thorough = anchored(")").or_else(|_| anchored("\n)")).or_else(|_| anchored("\\E)"));
     Ok((quick, thorough.map_err(syntax)?))
 }
 
-/// The end of the verbs that must stand at the begin of an expression, such as `(*UTF)`.
+/// The end of the verbs that must be at the beginning of an expression, such as `(*UTF)`.
 fn verbs_end(text: &str) -> usize {
     let mut end = 0;
     while let Some((verb, _)) = text[end..].strip_prefix("(*").and_then(|rest| rest.split_once(')')) {
@@ -335,7 +337,7 @@ mod tests {
                 left.set(left.get() - 1);
                 left.get() > 0
             });
-            // Or a single start position had too many steps.
+            // Otherwise a single start position had too many steps.
             assert!(ended.is_none_or(|result| matches!(result, Err(BodyError::Search { .. }))), "{text}");
         }
     }

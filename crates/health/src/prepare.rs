@@ -1,8 +1,7 @@
 //! Preparation of checks: patterns compiled, TLS settings loaded, request targets and names parsed.
 //!
 //! Runs once for each configuration, before it replaces the running one, so a pattern or file that cannot be used
-//! refuses the configuration. Reads only the files that the `SSL` block names. Not here: the syntax of keepalived.conf
-//! (`xvs_keepalived`).
+//! refuses the configuration. Reads only the files that the `SSL` block names.
 
 use std::sync::Arc;
 
@@ -26,12 +25,12 @@ use crate::tls_config::{TlsConfigs, server_name};
 pub struct Prepared {
     /// The configuration, with its faults.
     pub configuration: Configuration,
-    /// What each check needs, by virtual server, real server and check in the order of the file.
+    /// The prepared data for each check, by virtual server, real server and check in the order of the file.
     pub(super) checks: Vec<Vec<Vec<PreparedCheck>>>,
 }
 
 impl Prepared {
-    /// All that the helper may be asked to run for it.
+    /// All scripts that the helper may be asked to run for it.
     pub fn scripts(&self) -> Vec<xvs_helper::request::Script> {
         let globals = &self.configuration.globals;
         let readers = globals.notify_fifo.iter().chain(&globals.lvs_notify_fifo).filter_map(reader);
@@ -48,25 +47,25 @@ pub fn examine_scripts(configuration: &mut Configuration) {
     configuration.faults.sort_by(|a, b| a.place.cmp(&b.place));
 }
 
-/// What a check needs beside its configuration; `None`: nothing.
+/// The data that a check needs beside its configuration; `None` if there is none.
 pub(super) type PreparedCheck = Option<Arc<PreparedHttp>>;
 
-/// What an HTTP check needs.
+/// The data for an HTTP check.
 #[derive(Debug)]
 pub(super) struct PreparedHttp {
-    /// The TLS settings of `SSL_GET`; `None`: `HTTP_GET`.
+    /// The TLS settings for `SSL_GET`; `None` for `HTTP_GET`.
     pub(super) tls: Option<Arc<ClientConfig>>,
     /// Its URLs, in the order of the file.
     pub(super) urls: Vec<PreparedUrl>,
 }
 
-/// What one URL needs.
+/// The data for one URL.
 #[derive(Debug)]
 pub(super) struct PreparedUrl {
     /// The request target in the first line of the request.
     pub(super) request_target: Uri,
-    /// The name that the certificate must be valid for: the name sent by SNI, else the requested host, else the
-    /// address.
+    /// The name for which the certificate must be valid: the name sent by SNI, otherwise the requested host, otherwise
+    /// the address.
     pub(super) name: ServerName<'static>,
     /// Whether the name is sent (SNI).
     pub(super) sends_name: bool,
@@ -75,10 +74,11 @@ pub(super) struct PreparedUrl {
 }
 
 impl Prepared {
-    /// Prepares the checks of a configuration. Adds the faults that it finds to those of the configuration, and those
-    /// of what the director would refuse.
+    /// Prepares the checks of a configuration. Adds its findings, and the director's refusals, to the faults of the
+    /// configuration.
     ///
     /// # Errors
+    ///
     /// The configuration cannot be used: at least one of its faults is an error.
     pub fn of(mut configuration: Configuration) -> Result<Self, Box<Configuration>> {
         let mut tls = TlsConfigs::default();
@@ -170,7 +170,7 @@ impl PreparedUrl {
     }
 }
 
-/// Why a check cannot request this URL, or cannot search for its pattern; `None`: it can.
+/// The reason why a check cannot request this URL, or cannot search for its pattern; `None` if it can.
 pub fn url_fault(url: &Url) -> Option<String> {
     if let Err(error) = request_target(&url.path) {
         return Some(format!("`{}` is not a path: {error}", url.path));
@@ -178,8 +178,8 @@ pub fn url_fault(url: &Url) -> Option<String> {
     Search::new(url.pattern.clone()?).err().map(|error| error.to_string())
 }
 
-/// The request target of a path. Characters that it cannot carry are percent-encoded; `#` and the fragment after it are
-/// not sent (RFC 9110, section 7.1).
+/// The request target for a path. Characters that it cannot carry are percent-encoded; `#` and the fragment after it
+/// are not sent (RFC 9110, section 7.1).
 fn request_target(path: &str) -> Result<Uri, InvalidUri> {
     let mut target = String::new();
     for byte in path.bytes() {

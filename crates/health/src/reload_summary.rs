@@ -2,14 +2,14 @@
 
 use std::fmt;
 
-/// How a configuration differs from the one before.
+/// The differences between a configuration and the previous one.
 #[derive(Default)]
 pub(super) struct ReloadSummary {
     pub(super) virtual_servers: Count,
     pub(super) checks: Count,
 }
 
-/// The number of items, how many of them are new, and how many old ones are gone.
+/// The number of items, of new ones among them, and of old ones that are gone.
 #[derive(Default)]
 pub(super) struct Count {
     pub(super) all: usize,

@@ -1,7 +1,7 @@
 //! The results of all checks, shared by the manager and by readers of reports.
 //!
 //! The manager is the only writer. A reader holds the lock only while it copies the state of the servers; it builds the
-//! report after that. Not here: the consequences of a result (`manager.rs`, `virtual_server/mod.rs`).
+//! report after that.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub(super) struct Results {
     pub(super) reads: u64,
     /// How often the file was refused.
     pub(super) refusals: u64,
-    /// Why the last read of the file was refused; `None`: it was loaded.
+    /// The reason why the last read of the file was refused; `None` if it was loaded.
     pub(super) refused: Option<String>,
     /// The faults of the configuration in force.
     pub(super) faults: Vec<String>,
@@ -58,7 +58,7 @@ pub(super) struct RealServerResults {
     pub(super) checks: Vec<RunningCheck>,
 }
 
-/// A real server and its virtual server, as far as results change them.
+/// The state of a real server and its virtual server that results can change.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct ServerState {
     is_up: bool,
@@ -105,7 +105,7 @@ impl VirtualServerResults {
         now != before
     }
 
-    /// Why a real server is down: its first check that is down, and that check's last error.
+    /// The reason why a real server is down: its first check that is down, and that check's last error.
     fn reason(&self, notice: &Notice) -> Option<String> {
         let server = &self.servers[notice.server.filter(|_| notice.status == Status::Down)?];
         let mut rows = server.checks.iter().map(|running| running.record.row());
@@ -115,12 +115,12 @@ impl VirtualServerResults {
 }
 
 impl SharedResults {
-    /// A panic of another thread leaves the results consistent, so poisoning is ignored.
+    /// A panic in another thread leaves the results consistent, so poisoning is ignored.
     pub(super) fn lock(&self) -> MutexGuard<'_, Results> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The report, without what the control thread and the workers add: drift and the weights in force.
+    /// The report, without the data that the control thread and the workers add: drift and the weights in force.
     pub(super) fn report(&self) -> HealthReport {
         let results = self.lock();
         let virtual_servers = results.virtual_servers.clone();
@@ -150,14 +150,14 @@ impl Results {
         self.refused = Some(why.to_owned());
     }
 
-    /// The services that the virtual servers of these indices want.
+    /// The services that the virtual servers with these indices want.
     pub(super) fn desired_services(&self, indices: &BTreeSet<usize>) -> DesiredServices {
         let desired = indices.iter().flat_map(|index| self.virtual_servers[*index].state.desired_services());
         desired.map(|(key, service)| (key, Some(service))).collect()
     }
 }
 
-/// The number of faults of a file that a report shows.
+/// The number of a file's faults that a report shows.
 const FAULTS_SHOWN: usize = 5;
 
 impl VirtualServerResults {

@@ -3,9 +3,9 @@
 //! One task for each check, on the health runtime. The number of concurrent probes is limited (`engine.rs`); further
 //! probes wait for a permit, and their timeout starts when they get it. A changed check is sent to the manager once,
 //! until the manager has read it. A check may get a new configuration while it runs: it keeps its state and its phase.
-//! A probe that panics counts as not run. The log says when a check can no longer run, and when it can again. Cost: a
-//! timer and a few hundred bytes for each waiting check. Not here: rise and fall (`check_state.rs`) and the status of
-//! the real server (`virtual_server/mod.rs`).
+//! A probe that panics counts as not run. When a check can no longer run, or can run again, this is logged. Cost: a
+//! timer and a few hundred bytes for each waiting check. `check_state.rs` implements rise and fall,
+//! `virtual_server/mod.rs` the status of the real server.
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -31,7 +31,7 @@ use crate::probes::file::Files;
 use crate::probes::probe_result::ProbeResult;
 use crate::view::{CheckResult, CheckView};
 
-/// What all checks share.
+/// The data that all checks share.
 pub(super) struct Runner<E> {
     pub(super) environment: E,
     /// One permit for each probe that may run at once.
@@ -42,7 +42,7 @@ pub(super) struct Runner<E> {
     pub(super) view_changed: Notify,
 }
 
-/// A check that runs. When its last copy is dropped, its task ends, with a probe in progress.
+/// A running check. When its last copy is dropped, its task ends, with a probe in progress.
 #[derive(Clone)]
 pub(super) struct RunningCheck {
     pub(super) record: Arc<CheckRecord>,
@@ -131,13 +131,13 @@ impl<E: Environment> Runner<E> {
         }
     }
 
-    /// Probes. A panic of the probe does not end the check.
+    /// Runs a probe. A panic in the probe does not end the check.
     ///
     /// A failure that is seen long after the deadline is inconclusive: xvsd was stopped or had no processor time, and
     /// the server may have answered in time.
     async fn probe(&self, check: CheckRef, url: usize, began: Instant) -> ProbeResult {
         let deadline = began + check.config().timing.timeout;
-        // In a box, so that a check that waits takes no memory for it.
+        // Boxed, so that a waiting check takes no memory for it.
         match caught(Box::pin(self.environment.probe(check, url, deadline))).await {
             Ok(ProbeResult::Failed(what)) if Instant::now() > deadline + LATE => {
                 ProbeResult::Inconclusive(format!("{what}; but xvsd itself was more than a second late"))
@@ -157,7 +157,7 @@ async fn caught<T>(mut future: Pin<Box<impl Future<Output = T>>>) -> thread::Res
     .await
 }
 
-/// What is recorded of a check.
+/// The record of a check.
 pub(super) struct CheckRecord {
     data: Mutex<RecordData>,
     /// Notified when the next probe is moved to an earlier time.
@@ -199,7 +199,7 @@ impl CheckRecord {
         Self { data: Mutex::new(data), rescheduled: Notify::new() }
     }
 
-    /// A panic of another thread leaves the data consistent, so poisoning is ignored.
+    /// A panic in another thread leaves the data consistent, so poisoning is ignored.
     fn data(&self) -> MutexGuard<'_, RecordData> {
         self.data.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,7 +209,7 @@ impl CheckRecord {
         self.data().row.clone()
     }
 
-    /// What a later process continues with.
+    /// The state with which a later process continues.
     pub(super) fn view(&self) -> CheckView {
         self.data().machine.view()
     }
@@ -226,7 +226,7 @@ impl CheckRecord {
         (data.check.clone(), data.machine.result())
     }
 
-    /// Continues with a new configuration of the same identity.
+    /// Continues with a new configuration with the same identity.
     pub(super) fn reconfigure(&self, check: CheckRef) {
         let mut data = self.data();
         let timing = check.config().timing;
@@ -251,11 +251,11 @@ impl CheckRecord {
         }
     }
 
-    /// Skips a probe because of `ha_suspend`, and schedules the next look.
+    /// Skips a probe because of `ha_suspend`, and schedules the next one.
     fn suspend(&self) {
         let mut data = self.data();
         data.row.state = CheckState::Suspended { is_up: data.machine.result().is_up };
-        // It is not to run now, so it is no fault that it could not.
+        // The check must not run now, so its inability to run is not a fault.
         data.row.not_run = None;
         data.schedule(Instant::now() + SUSPENDED_INTERVAL);
     }
@@ -326,5 +326,5 @@ fn millis_at(due: Instant) -> u64 {
 
 /// Delay after a deadline above which xvsd, not the server, counts as late.
 const LATE: Duration = Duration::from_secs(1);
-/// Interval of looking for the addresses of a suspended virtual server.
+/// Interval of checking for the addresses of a suspended virtual server.
 const SUSPENDED_INTERVAL: Duration = Duration::from_secs(1);

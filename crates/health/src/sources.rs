@@ -1,6 +1,6 @@
 //! The sources of checks (`bindto`, `bind_if`) that this machine does not have.
 //!
-//! For `xvs check`. A running xvsd names such a check itself, while it cannot run: an address may come later, with the
+//! For `xvs check`. A running xvsd reports such a check while it cannot run: an address may appear later, with the
 //! virtual addresses. Cost: a socket for each check with a source.
 
 use std::net::SocketAddr;

@@ -2,7 +2,7 @@
 //!
 //! Files are read once, when a configuration is prepared. A file that cannot be used refuses the configuration;
 //! keepalived's checker ends in that case. As with keepalived, any server certificate is accepted unless a check has
-//! `tls_verify`. Not here: the handshake (`tls.rs`).
+//! `tls_verify`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tokio_rustls::rustls::{ClientConfig, DigitallySignedStruct, Error, RootCertS
 use xvs_model::health_checks::check::{Check, Setting, Tls, Trust};
 use xvs_model::health_checks::fault::{Fault, Severity};
 
-/// The TLS server name of a host, which may have a port; `None`: it is no valid name.
+/// The TLS server name of a host, which may have a port; `None` if it is not a valid name.
 pub(super) fn server_name(host: &str) -> Option<ServerName<'static>> {
     let name = match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
         Some((addr, _)) => addr,
@@ -32,15 +32,15 @@ pub(super) fn server_name(host: &str) -> Option<ServerName<'static>> {
     ServerName::try_from(name.to_owned()).ok()
 }
 
-/// The TLS settings of the checks of a configuration, made once for each distinct combination.
+/// The TLS settings of the checks of a configuration, created once for each distinct combination.
 #[derive(Default)]
 pub(super) struct TlsConfigs(HashMap<Tls, Option<Arc<ClientConfig>>>);
 
-/// The statement whose file cannot be used, and the reason; `None`: no statement names a file.
+/// The statement whose file cannot be used, and the reason; `None` if no statement names a file.
 type Refusal<'a> = (Option<&'a Setting>, Box<dyn error::Error>);
 
 impl TlsConfigs {
-    /// The settings of a check. `None`: a file cannot be used; the fault is at its statement, or at `check` if no
+    /// The settings of a check. `None` if a file cannot be used; the fault is at its statement, or at `check` if no
     /// statement names a file.
     pub(super) fn get(
         &mut self,
@@ -203,7 +203,7 @@ mod tests {
     use xvs_keepalived::read;
     use xvs_model::health_checks::virtual_server::Configuration;
 
-    /// The configuration of a file with an `SSL_GET` check with `statements` and an `SSL` block with `ssl`.
+    /// The configuration from a file with an `SSL_GET` check with `statements` and an `SSL` block with `ssl`.
     fn configuration(ssl: &str, statements: &str) -> Configuration {
         let server =
             format!("real_server 10.1.0.1 443 {{\nSSL_GET {{\n{statements}\nurl {{\npath /\n}}\n}}\n}}\n");

@@ -1,7 +1,7 @@
 //! The view of the checks, which outlives the process: the last state of each check, real server and virtual server.
 //!
-//! A virtual server begins with it in a new process, as with its own state after a reload. Plain data. Not here: the
-//! file (`restart/kept_health.rs` of xvsd).
+//! A virtual server begins with it in a new process, like with its own state after a reload. Plain data.
+//! `restart/kept_health.rs` in xvsd stores it.
 
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -31,7 +31,7 @@ impl View {
 /// A virtual server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VirtualServerView {
-    /// Its services.
+    /// The services of the virtual server.
     #[serde(default)]
     pub(crate) services: Vec<ServiceKey>,
     pub(crate) has_quorum: bool,
@@ -43,9 +43,9 @@ pub struct VirtualServerView {
 pub struct RealServerView {
     pub(crate) endpoint: Endpoint,
     pub(crate) is_up: bool,
-    /// Whether the last notice of it said that it is down.
+    /// Whether its last notice reported it down.
     pub(crate) is_reported_down: bool,
-    /// Its checks, by [`probe_id`].
+    /// The checks, by [`probe_id`].
     pub(crate) checks: Vec<(u64, CheckView)>,
 }
 
@@ -56,7 +56,7 @@ pub struct CheckResult {
     pub is_up: bool,
     /// The number that the check adds to the real server's weight; 0 while the check is down.
     pub weight_change: i64,
-    /// What an agent grants of the weight that the file and all checks give.
+    /// The share that an agent grants of the weight that the file and all checks give.
     #[serde(default)]
     pub agent: AgentWeight,
 }

@@ -1,8 +1,8 @@
-//! `TCP_CHECK` with `agent_check`: a line of words from an agent, as HAProxy's agent-check asks for it.
+//! `TCP_CHECK` with `agent_check`: a line of keywords from an agent, as HAProxy's agent-check requests it.
 //!
 //! Runs once for each probe. The configured text, if any, is sent, and a line is read, which ends with a line feed or a
-//! carriage return. An agent that does not answer, or answers without such an end, says nothing about the real server,
-//! as under HAProxy. Cost: a buffer of one line. Not here: the meaning of the words (`agent.rs`).
+//! carriage return. An agent that does not reply, or replies without such an end, gives no result for the real server,
+//! as in HAProxy. Cost: a buffer for one line. `agent.rs` interprets the keywords.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use crate::agent::{Answer, shown};
 use crate::probes::probe_result::ProbeResult;
 use crate::probes::socket;
 
-/// Asks the agent once, at most until the deadline.
+/// Queries the agent once, at most until the deadline.
 pub(crate) async fn probe(target: &Target, text: &str, deadline: Instant) -> ProbeResult {
     match exchange(target, text, deadline).await {
         Ok(answer) => ProbeResult::Agent(answer),
@@ -56,7 +56,7 @@ fn is_end(byte: &u8) -> bool {
     b"\n\r".contains(byte)
 }
 
-/// A line has a few words and a description.
+/// A line has a few keywords and a description.
 const LINE_BYTES: usize = 1024;
 
 #[cfg(test)]

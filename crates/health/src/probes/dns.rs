@@ -1,8 +1,7 @@
 //! `DNS_CHECK`: a DNS query over UDP.
 //!
 //! Runs once for each probe. A response without an error passes, with or without records. Responses to other queries
-//! are ignored. Source: RFC 1035 §4.1. Cost: two buffers of 512 bytes. Not here: DNS over TCP, and the content of
-//! records.
+//! are ignored. Source: RFC 1035 §4.1. Cost: two buffers of 512 bytes.
 
 use std::io;
 
@@ -48,7 +47,7 @@ async fn response_code(socket: &UdpSocket, id: u16) -> io::Result<u8> {
     }
 }
 
-/// A query with this ID; `None`: the record type is unknown, or the name has an empty or too long label.
+/// A query with this ID; `None` if the record type is unknown, or the name has an empty or too long label.
 fn query(id: u16, dns: &Dns) -> Option<Vec<u8>> {
     let kind: u16 = match dns.kind.as_str() {
         "A" => 1,
@@ -109,8 +108,7 @@ mod tests {
         Dns { kind: kind.to_owned(), name: name.to_owned() }
     }
 
-    /// The result of a probe of a server that sends these datagrams; `ID` stands for the query ID, `IN` for another
-    /// one.
+    /// The result of a probe of a server that sends these datagrams; `ID` represents the query ID, `IN` another one.
     async fn probed(with: &[&[u8]]) -> ProbeResult {
         let server = Server::bind("127.0.0.1:0").unwrap();
         server.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
@@ -157,7 +155,7 @@ mod tests {
     #[tokio::test]
     async fn a_response_without_an_error_passes_even_without_records() {
         assert_eq!(probed(&[b"ID\x81\x80\0\x01\0\0\0\0\0\0"]).await, ProbeResult::Passed(0));
-        // A truncated response passes too.
+        // A truncated response passes, too.
         assert_eq!(probed(&[b"ID\x83\x80\0\x01\0\0\0\0\0\0\x07exa"]).await, ProbeResult::Passed(0));
     }
 

@@ -1,11 +1,11 @@
 //! `FILE_CHECK`: the number at the start of a file.
 //!
 //! Each file is read once a second, for all its checks together; a change of its number is a result for each of them.
-//! So a file may be changed, replaced or removed in any way, and its directory may be missing. A file that does not
-//! exist, is empty or starts with no number counts as 0. A file that is being written is empty for a moment, so an
-//! empty file counts only when two reads in a row see it. A file that cannot be read gives no result for the server.
-//! Cost: some system calls a second for each file, on a blocking thread, because the file system may be remote. Not
-//! here: the consequences for the server.
+//! The file may therefore be changed, replaced or removed in any manner, and its directory may be missing. A file that
+//! does not exist, is empty or does not start with a number counts as 0. A file that is being written is empty for a
+//! moment, so an empty file counts only when two reads in a row see it. A file that cannot be read gives no result for
+//! the server. Cost: some system calls a second for each file, on a blocking thread, because the file system may be
+//! remote.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -56,7 +56,7 @@ impl Files {
 #[derive(Debug)]
 pub(crate) struct Watch {
     seen: watch::Receiver<Option<Seen>>,
-    /// The file is read while a copy of this exists.
+    /// The file is read while a copy of this sender exists.
     _sender: Arc<watch::Sender<Option<Seen>>>,
     path: PathBuf,
     weight: FileWeight,
@@ -124,7 +124,7 @@ async fn poll_file(path: PathBuf, init: Option<Init>, sender: Weak<watch::Sender
 /// From one read to the next.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Writes the initial number of a file (`init_file`).
+/// Writes the initial number to a file (`init_file`).
 fn write_initial(path: &Path, init: Init) {
     if path.exists() && !init.overwrites {
         return;
@@ -134,7 +134,7 @@ fn write_initial(path: &Path, init: Init) {
     }
 }
 
-/// The number of a file; `None`: the file exists and is empty.
+/// The number in a file; `None` if the file exists and is empty.
 fn read_number(path: &Path) -> io::Result<Option<i64>> {
     let metadata = match path.metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(0)),
@@ -151,7 +151,7 @@ fn read_number(path: &Path) -> io::Result<Option<i64>> {
     Ok((!start.is_empty()).then(|| number(&start)))
 }
 
-/// The part of a file that is read.
+/// The number of bytes that are read from a file.
 const START_BYTES: u64 = 64;
 
 /// The number at the start of a text, after white space; 0 if there is none.
@@ -260,7 +260,7 @@ mod tests {
         let mut watch = files.watch(&file(&folder, weight(1, false)));
         assert_eq!(watch.changed().await, ProbeResult::Passed(1));
         fs::write(folder.path("f"), "").unwrap();
-        // The first read of the empty file is within a second; the second one comes later.
+        // The first read of the empty file is within a second; the second one is later.
         assert!(tokio::time::timeout(Duration::from_millis(1500), watch.changed()).await.is_err());
         fs::write(folder.path("f"), "2").unwrap();
         assert_eq!(watch.changed().await, ProbeResult::Passed(2));

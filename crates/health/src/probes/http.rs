@@ -1,9 +1,9 @@
 //! `HTTP_GET` and `SSL_GET`: a request for one URL; status, MD5 digest of the body and a pattern in it.
 //!
-//! Runs once for each probe, over a connection of its own. The response must end before the deadline; its status alone
-//! is not enough. Only the part of the body that a pattern needs is kept. Redirects are not followed. Cost: a
-//! connection, a read buffer, and that part of the body. Source: keepalived-behaviour, section 4.6; RFC 9112. Not here:
-//! the choice of the URL (`check_state.rs`).
+//! Runs once for each probe, over a separate connection. The response must end before the deadline; its status alone
+//! does not suffice. Only as much of the body as a pattern needs is kept. Redirects are not followed. Cost: a
+//! connection, a read buffer, and the kept part of the body. Source: keepalived-behaviour, section 4.6; RFC 9112.
+//! `check_state.rs` chooses the URL.
 
 use std::convert::Infallible;
 use std::error;
@@ -58,7 +58,7 @@ pub(crate) async fn probe(
     }
 }
 
-/// A URL: its configuration, and what was prepared for it.
+/// A URL: its configuration, and its prepared data.
 #[derive(Clone, Copy)]
 struct Object<'a> {
     url: &'a Url,
@@ -76,7 +76,7 @@ async fn exchange(
         .map_err(|error| ProbeResult::NotRun(format!("the request: {error}")))?;
     let stream = socket::connect(target, bounds.deadline).await?;
     let checked = match tls {
-        // In a box, because it takes several times the memory of one without TLS.
+        // Boxed, because it takes several times the memory of one without TLS.
         Some(tls) => Box::pin(exchange_over_tls(tls, stream, request, object, bounds)).await,
         None => exchange_over(stream, request, object, bounds).await,
     };
@@ -86,7 +86,7 @@ async fn exchange(
     })
 }
 
-/// The request, with the headers of keepalived in their order.
+/// The request, with keepalived's headers in its order.
 fn request(
     target: &Target,
     http: &Http,
@@ -131,7 +131,7 @@ enum HttpFailure {
     NoThread(io::Error),
 }
 
-/// Sends the request over a connection with TLS and checks the response.
+/// Sends the request over a TLS connection and checks the response.
 async fn exchange_over_tls(
     tls: &Arc<ClientConfig>,
     stream: TcpStream,
@@ -236,7 +236,7 @@ async fn match_pattern(search: &Search, body: Vec<u8>, bounds: &Bounds) -> Resul
             if let Some(matched) = search.check_quickly(&body) {
                 return Ok(Some(matched));
             }
-            // A thread of its own, because its priority cannot be raised again: workers on the same core run first.
+            // A separate thread, because its priority cannot be raised again: workers on the same core run first.
             let searching = thread::Builder::new().name("xvs-search".to_owned()).spawn(move || {
                 // Raising the niceness of a thread is always permitted.
                 let _ = nice(NICENESS);
@@ -265,9 +265,11 @@ impl Bounds {
         Self { deadline, within: socket::within(deadline) }
     }
 
-    /// Waits for `what` until the deadline. It is pinned, because a function that takes a future keeps it twice.
+    /// Waits for `what` until the deadline. It is pinned, because a function that takes a future by value stores it
+    /// twice.
     ///
     /// # Errors
+    ///
     /// Its own error, or `so_far` and the time if the deadline is over.
     async fn within<T, E: Into<HttpFailure>>(
         &self,
@@ -287,7 +289,7 @@ const NICENESS: i32 = 19;
 /// The limit of the head of a response.
 const HEAD_MAX_BYTES: usize = 64 << 10;
 
-/// The part of a body that a pattern is matched against.
+/// The number of bytes of a body against which a pattern is matched.
 const PATTERN_MAX_BYTES: usize = 1 << 20;
 
 /// The status codes that pass by default.

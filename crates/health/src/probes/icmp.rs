@@ -2,8 +2,8 @@
 //!
 //! Runs once for each probe, over a raw socket, which needs `CAP_NET_RAW` and no sysctl. The socket is connected to the
 //! target's address, and a kernel filter passes only the reply to this echo, so replies to other programs neither count
-//! nor wake the probe. Source: RFC 792, RFC 4443 §4. Cost: ten system calls and one small buffer. Not here: other ICMP
-//! messages; a host that is unreachable is silent.
+//! nor wake the probe. Other ICMP messages are ignored; an unreachable host is silent. Source: RFC 792, RFC 4443 §4.
+//! Cost: ten system calls and one small buffer.
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,7 +22,7 @@ pub(crate) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
     let peer = target.endpoint.ip();
     let within = socket::within(deadline);
     let target = Target { endpoint: SocketAddr::new(peer, 0), source_port: None, ..target.clone() };
-    // Identifier and sequence number; random, because other programs send echoes too.
+    // Identifier and sequence number; random, because other programs send echoes, too.
     let number: [u8; 4] = fastrand::u32(..).to_be_bytes();
     let family = Family::of(&target);
     let sent = socket::open(&target, Type::RAW, Some(family.protocol)).and_then(|socket| {
@@ -44,7 +44,7 @@ pub(crate) async fn probe(target: &Target, deadline: Instant) -> ProbeResult {
 /// The differences between ICMP and ICMPv6.
 struct Family {
     protocol: Protocol,
-    /// The types of an echo and of its reply.
+    /// The ICMP types of an echo and of its reply.
     echo: u8,
     reply: u8,
     /// Whether a received packet starts with the IP header.
@@ -73,7 +73,7 @@ impl Family {
         message
     }
 
-    /// A filter that passes only the reply to the echo of this number.
+    /// A filter that passes only the reply to the echo with this number.
     ///
     /// Source: kernel, Documentation/networking/filter.rst.
     fn filter(&self, number: [u8; 4]) -> [SockFilter; 7] {
@@ -127,7 +127,7 @@ mod tests {
         target(SocketAddr::new(addr.parse().unwrap(), 0))
     }
 
-    /// Whether this process has a network namespace of its own. If not, runs the named test in a new one, after these
+    /// Whether this process has a separate network namespace. If not, runs the named test in a new one, after these
     /// commands.
     fn is_own_network(test: &str, commands: &str) -> bool {
         const MARK: &str = "XVS_TEST_IN_OWN_NETWORK";
@@ -147,7 +147,7 @@ mod tests {
     #[test]
     fn an_echo_is_as_rfc_792_and_rfc_4443_have_it() {
         let v4 = Family::of(&host("127.0.0.1")).echo([0x12, 0x34, 0x56, 0x78]);
-        // 0x0800, 0x1234, 0x5678 and 0x0001, 0x0203 to 0x7e7f sum up to 0x1040ac; folded, that is 0x40bc.
+        // 0x0800, 0x1234, 0x5678 and 0x0001, 0x0203 to 0x7e7f sum to 0x1040ac; folded, that is 0x40bc.
         assert_eq!(v4[..8], [8, 0, 0xbf, 0x43, 0x12, 0x34, 0x56, 0x78]);
         assert_eq!(v4.len(), 8 + 128);
         let v6 = Family::of(&host("::1")).echo([0x12, 0x34, 0x56, 0x78]);
@@ -206,7 +206,7 @@ mod tests {
     #[test]
     fn only_the_reply_to_this_echo_counts_and_it_goes_to_the_configured_address() {
         let name = "only_the_reply_to_this_echo_counts_and_it_goes_to_the_configured_address";
-        // The kernel replies to no echo here; the default of ping_group_range allows no ICMP datagram sockets.
+        // The kernel answers no echo here; the default of ping_group_range permits no ICMP datagram sockets.
         let prepare = "sysctl -qw net.ipv4.icmp_echo_ignore_all=1; \
                        test \"$(cat /proc/sys/net/ipv4/ping_group_range)\" = \"1\t0\"";
         if !is_own_network(name, prepare) {

@@ -34,7 +34,7 @@ pub(crate) async fn run(
     url: usize,
     deadline: Instant,
 ) -> ProbeResult {
-    // Each in a box of its own size: a probe of HTTP takes six times the memory of one of TCP.
+    // Boxed separately: an HTTP probe takes six times the memory of a TCP one.
     match &check.config().probe {
         Probe::Tcp(target) => Box::pin(tcp::probe(target, deadline)).await,
         Probe::ThroughVip(through) => {

@@ -5,22 +5,22 @@ use crate::agent::Answer;
 /// The result of one probe of a check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeResult {
-    /// The real server passed. The number is added to its weight; only scripts and files give another one than 0.
+    /// The real server passed. The number is added to its weight; only scripts and files return anything other than 0.
     Passed(i64),
     /// An agent has answered.
     Agent(Answer),
-    /// The real server failed. The text says what was seen and what was expected.
+    /// The real server failed. The text describes the observed and the expected behaviour.
     Failed(String),
-    /// The probe could not run, for a reason on this machine, which the text names. Says nothing about the real server;
-    /// while it lasts, nobody checks the server.
+    /// The probe could not run, for a reason on this machine, which the text names. No result for the real server,
+    /// which is unchecked while this lasts.
     NotRun(String),
-    /// The probe ran and says nothing about the real server, for the reason in the text: its agent did not answer, or
-    /// xvsd itself was late.
+    /// The probe ran without a result for the real server, for the reason in the text: its agent did not reply, or xvsd
+    /// itself was late.
     Inconclusive(String),
 }
 
 impl ProbeResult {
-    /// Whether it says that the real server is down.
+    /// Whether the real server is down according to this result.
     pub(crate) fn is_failure(&self) -> bool {
         match self {
             Self::Failed(_) => true,
@@ -29,7 +29,7 @@ impl ProbeResult {
         }
     }
 
-    /// What is wrong with the real server or with the probe, in words.
+    /// The fault of the real server or of the probe, as text.
     pub(crate) fn error(self) -> Option<String> {
         match self {
             Self::Passed(_) => None,

@@ -1,8 +1,8 @@
 //! `MISC_CHECK`: a script and its exit code.
 //!
 //! Each probe runs the script once, at most until the deadline. Two runs never overlap: while a killed run has not
-//! ended, no new run starts, and each probe fails. The interval of the check is from start to start; the caller keeps
-//! it (`runner.rs`). Cost: one process. Not here: running a script (`command.rs`).
+//! ended, no new run starts, and each probe fails. The interval of the check is from start to start; the caller
+//! maintains it (`runner.rs`). Cost: one process. `command.rs` runs the script.
 
 use tokio::time::Instant;
 use xvs_model::health_checks::check::ExitCodeMeaning;
@@ -22,7 +22,7 @@ pub(crate) async fn probe(
     let outcome = program.run(deadline).await;
     match (meaning, &outcome) {
         (_, Outcome::Exit(0)) => ProbeResult::Passed(0),
-        // Exit codes 126 and 127 of a shell mean that it could not run the command; they are no weights.
+        // Exit codes 126 and 127 of a shell mean that it could not run the command; they are not weights.
         (ExitCodeMeaning::Dynamic, Outcome::Exit(code @ 2..=255)) if ![126, 127].contains(code) => {
             ProbeResult::Passed(i64::from(*code) - 2 - i64::from(weight))
         }

@@ -1,8 +1,8 @@
-//! `SMTP_CHECK`: greeting, `HELO` and `QUIT` of a mail server.
+//! `SMTP_CHECK`: greeting, `HELO` and `QUIT` with a mail server.
 //!
 //! Runs once for each probe. The first line of each reply counts; its code must be followed by a space or directly by a
-//! line feed. So a reply of several lines fails, as with keepalived. Source: RFC 5321 §3.1, §4.2. Cost: a buffer of one
-//! line. Not here: EHLO, TLS, mail.
+//! line feed. A reply of several lines therefore fails, as with keepalived. Source: RFC 5321 §3.1, §4.2. Cost: a buffer
+//! for one line.
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
@@ -63,7 +63,7 @@ async fn reply(stream: &mut BufReader<TcpStream>, command: &str) -> std::io::Res
 
 /// Twice the limit of a reply line (RFC 5321 §4.5.3.1.5).
 const LINE_BYTES: usize = 1024;
-/// The part of a line that an error shows.
+/// The number of bytes of a line that an error shows.
 const SHOWN_BYTES: usize = 80;
 
 #[cfg(test)]
@@ -76,7 +76,7 @@ mod tests {
     use crate::probes::socket::testing::{soon, target};
 
     /// A server that sends the first line at once and each further line after a line from the client, and then closes
-    /// the connection. Returns what it has received too.
+    /// the connection. Also returns the received text.
     async fn server(lines: &[&str]) -> (Target, tokio::task::JoinHandle<String>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let target = target(listener.local_addr().unwrap());

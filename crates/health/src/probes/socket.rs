@@ -1,10 +1,10 @@
-//! Sockets of probes, with the options of a check's target; and the meaning of their errors.
+//! Sockets for probes, with the options of a check's target; and the meaning of their errors.
 //!
-//! Runs once for each probe, on the health runtime. Each probe has a socket of its own, so a late reply to one probe is
-//! never taken for the reply to another. An error while a socket is made or bound is this machine's, and says nothing
-//! about the server. [`network_error`] divides all later errors of all probes: the server cannot be reached, also
-//! because a route of this machine refuses its packets, or the probe could not run (keepalived-behaviour, section 4.3).
-//! Cost: four to eight system calls. Not here: the protocols above.
+//! Runs once for each probe, on the health runtime. Each probe has a separate socket, so a late reply to one probe is
+//! never mistaken for the reply to another. An error while a socket is created or bound is this machine's, and gives no
+//! result for the server. [`network_error`] divides all later errors of all probes: the server cannot be reached, also
+//! because a route on this machine refuses its packets, or the probe could not run (keepalived-behaviour, section 4.3).
+//! Cost: four to eight system calls.
 
 use std::fmt::{self, Display, Formatter};
 use std::io;
@@ -41,8 +41,8 @@ pub(crate) async fn connect(target: &Target, deadline: Instant) -> Result<TcpStr
     }
 }
 
-/// Connects a datagram or raw socket to the target and sends a datagram. The socket then receives from the target
-/// alone. `peer` is the target in errors.
+/// Connects a datagram or raw socket to the target and sends a datagram. The socket then receives only from the target.
+/// `peer` is the target in errors.
 ///
 /// The result is tokio's `UdpSocket` also for a raw socket: both use the same system calls.
 pub(crate) fn send(
@@ -56,7 +56,7 @@ pub(crate) fn send(
     sent.map_err(|error| network_error(&error, "", peer))
 }
 
-/// Binds a socket as the target demands, and connects it or begins to.
+/// Binds a socket as the target requires, and connects it or begins to.
 fn begin_connection(socket: &Socket, target: &Target, peer: impl Display) -> Result<(), ProbeResult> {
     bind(socket, target)?;
     let Err(error) = socket.connect(&target.endpoint.into()) else { return Ok(()) };
@@ -70,7 +70,7 @@ fn begin_connection(socket: &Socket, target: &Target, peer: impl Display) -> Res
     }
 }
 
-/// Why a socket cannot have the configured interface and source address now; `None`: it can.
+/// The reason why a socket cannot have the configured interface and source address now; `None` if it can.
 pub(crate) fn local_fault(target: &Target) -> Option<String> {
     // A port may be in use, and a mark needs a right.
     let target = Target { source_port: None, mark: 0, ..target.clone() };
@@ -136,10 +136,10 @@ fn bind(socket: &Socket, target: &Target) -> Result<(), ProbeResult> {
     })
 }
 
-/// The probe result of an error of a call that sends to the server or waits for it. `progress` says how far the probe
-/// had come, and may be empty.
+/// The probe result for an error of a call that sends to the server or waits for it. `progress` describes how far the
+/// probe had come, and may be empty.
 ///
-/// An error of [`open`] or of binding never gets here: then EACCES and EINVAL mean other things.
+/// Errors of [`open`] or of binding are never passed here: for them EACCES and EINVAL have other meanings.
 pub(crate) fn network_error(error: &io::Error, progress: &str, peer: impl Display) -> ProbeResult {
     let what = match Errno::from_io_error(error) {
         Some(Errno::CONNREFUSED) => "connection refused by",
@@ -151,9 +151,9 @@ pub(crate) fn network_error(error: &io::Error, progress: &str, peer: impl Displa
         Some(Errno::NETUNREACH) => "network unreachable:",
         Some(Errno::NETDOWN) => "network down:",
         Some(Errno::PROTO | Errno::NOPROTOOPT) => "protocol refused by",
-        // A route or rule of type prohibit of this machine, or a firewall on the path, reported by ICMPv6.
+        // A route or rule of type prohibit on this machine, or a firewall on the path, reported by ICMPv6.
         Some(Errno::ACCESS) => "prohibited by a route or a firewall:",
-        // A route or rule of type blackhole of this machine.
+        // A route or rule of type blackhole on this machine.
         Some(Errno::INVAL) => "dropped by a blackhole route:",
         Some(Errno::PERM) => {
             return ProbeResult::NotRun(format!(
@@ -166,7 +166,7 @@ pub(crate) fn network_error(error: &io::Error, progress: &str, peer: impl Displa
     ProbeResult::Failed(format!("{progress}{colon}{what} {peer}"))
 }
 
-/// A time, whose text is `within 5s`. Few probes need the text.
+/// A duration whose text is `within 5s`. Few probes need the text.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Within(Duration);
 
@@ -219,7 +219,7 @@ mod tests {
             let target =
                 Target { source: source.0, source_port: source.1, ..target(listener.local_addr().unwrap()) };
             for _ in 0..3 {
-                // Until the kernel has closed the connection before, its addresses are in use.
+                // Until the kernel has closed the previous connection, its addresses are in use.
                 while let Err(result) = connect(&target, soon()).await.map(drop) {
                     let ProbeResult::NotRun(why) = result else { panic!("{result:?}") };
                     assert!(why.contains("Cannot assign requested address"), "{why}");

@@ -1,7 +1,7 @@
 //! `TCP_CHECK`: a TCP connection to a port.
 //!
 //! Runs once for each probe. A handshake before the deadline passes; the connection is closed at once, without data.
-//! Cost: seven system calls, no buffer. Not here: the socket (`socket.rs`).
+//! Cost: seven system calls, no buffer.
 
 use tokio::time::Instant;
 use xvs_model::health_checks::check::Target;

@@ -1,10 +1,9 @@
-//! `TCP_CHECK` with `through_vip`: TCP connections to virtual endpoints, forwarded as a client's packets are.
+//! `TCP_CHECK` with `through_vip`: TCP connections to virtual endpoints, forwarded like a client's packets.
 //!
 //! Runs once for each probe, for real servers with direct routing or tunnels. Passes when the server accepts a
-//! connection to every virtual endpoint. So it finds faults that a connection to the server's own address cannot: a
-//! server without the virtual address, or without decapsulation. The director's workers send the packets; this module
-//! asks for their result, at intervals that grow to [`LONGEST_PAUSE`]. Not here: the packets
-//! (`general_path/vip_probe.rs` of the data plane).
+//! connection to every virtual endpoint. It thereby finds faults that a connection to the server's own address cannot:
+//! a server without the virtual address, or without decapsulation. The director's workers send the packets
+//! (`general_path/vip_probe.rs`); this module polls their result, at intervals that grow to [`LONGEST_PAUSE`].
 
 use std::net::IpAddr;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use xvs_sched::ForwardingMethod;
 use crate::probes::probe_result::ProbeResult;
 use crate::probes::socket::{self, Within};
 
-/// What a probe through a virtual address has shown so far.
+/// The result of a probe through a virtual address so far.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VipAnswer {
     /// The SYN waits to be sent.
@@ -35,7 +34,7 @@ pub enum VipAnswer {
 
 /// A probe through a virtual address; dropping it ends it.
 pub trait VipProbe: Send {
-    /// What it has shown so far. Sends the SYN again if that is due.
+    /// The result so far. Sends the SYN again if that is due.
     fn answer(&mut self) -> VipAnswer;
 }
 
@@ -43,7 +42,7 @@ pub trait VipProbe: Send {
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Why a probe through a virtual address cannot begin now.
+/// The reason why a probe through a virtual address cannot begin now.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub enum VipProbeError {
     /// No check of the configuration needs such probes.
@@ -55,7 +54,7 @@ pub enum VipProbeError {
     /// The configured source is elsewhere.
     #[error("`bindto {0}` is not an address of this machine")]
     NotLocal(IpAddr),
-    /// The server would take a packet from it for its own.
+    /// The server would mistake a packet from it for its own.
     #[error("`bindto {0}` is a virtual address")]
     IsVirtual(IpAddr),
     /// There is no address to probe from.
@@ -144,7 +143,7 @@ mod tests {
     use crate::probes::socket::testing::soon;
     use crate::probes::through_vip::*;
 
-    /// A probe with these answers, one after the other; the last one stays.
+    /// A probe with these answers, one after the other; the last one is repeated.
     struct Scripted(Vec<VipAnswer>);
 
     impl VipProbe for Scripted {

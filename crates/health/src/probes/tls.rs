@@ -1,7 +1,7 @@
 //! The TLS handshake of an `SSL_GET` probe.
 //!
 //! Runs once for each probe, over its connection and within its deadline. Sessions are never resumed, so each handshake
-//! gets the certificate. Not here: the accepted certificates (`tls_config.rs`).
+//! gets the certificate. `tls_config.rs` defines the accepted certificates.
 
 use std::io;
 use std::sync::Arc;
@@ -101,7 +101,7 @@ mod tests {
         (params.signed_by(&key, authority).unwrap().pem(), key.serialize_pem())
     }
 
-    /// What a server received in a handshake: the name (SNI), and the number of client certificates.
+    /// The data that a server received in a handshake: the name (SNI), and the number of client certificates.
     #[derive(Debug, PartialEq)]
     struct Seen {
         name: Option<String>,

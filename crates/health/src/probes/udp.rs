@@ -1,8 +1,8 @@
 //! `UDP_CHECK`: a datagram and, if configured, the reply to it.
 //!
 //! Runs once for each probe. Without `require_reply`, silence until the deadline passes, and so does any datagram; an
-//! ICMP error fails. With `require_reply`, the first datagram is the reply. Cost: a buffer for the longest allowed
-//! reply. Not here: DNS queries (`dns.rs`).
+//! ICMP error fails. With `require_reply`, the first datagram is the reply. Cost: a buffer for the longest permitted
+//! reply.
 
 use std::io;
 
@@ -38,7 +38,7 @@ pub(crate) async fn probe(target: &Target, udp: &Udp, deadline: Instant) -> Prob
     }
 }
 
-/// The first datagram that comes back, truncated to one byte more than the longest reply that is allowed.
+/// The first datagram that is received, truncated to one byte more than the longest permitted reply.
 async fn answer(socket: &UdpSocket, udp: &Udp) -> io::Result<Vec<u8>> {
     let most = udp.reply.as_ref().map_or(0, |reply| usize::from(*reply.length.end()));
     let mut datagram = vec![0; most + 1];
@@ -47,7 +47,7 @@ async fn answer(socket: &UdpSocket, udp: &Udp) -> io::Result<Vec<u8>> {
     Ok(datagram)
 }
 
-/// Why a reply fails; `None`: it passes.
+/// The reason why a reply fails; `None` if it passes.
 ///
 /// The length counts only if a pattern is configured. A reply shorter than the pattern is compared up to its end.
 fn objection(reply: &Reply, datagram: &[u8]) -> Option<String> {

@@ -15,7 +15,7 @@ async fn a_restart_continues_with_the_kept_view_and_repeats_no_notice() {
     let kept = health.world.kept.lock().unwrap().clone();
     let before = health.report();
 
-    // A new real server and an edited check are in the file that the next process reads.
+    // The file that the next process reads contains a new real server and an edited check.
     let (first_two, last) = text.rsplit_once("TCP_CHECK { }").unwrap();
     let edited = format!("{first_two}TCP_CHECK {{ connect_port 81 }}{last}");
     let more =

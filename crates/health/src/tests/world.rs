@@ -4,14 +4,14 @@ use xvs_model::objects::Rule;
 
 use super::*;
 
-/// How a simulated server behaves when it is probed.
+/// The behaviour of a simulated server when it is probed.
 #[derive(Clone, Copy, PartialEq)]
 pub(super) enum Server {
     Passes,
     Refuses,
     /// No reply until the deadline.
     Hangs,
-    /// No reply until the deadline, and xvsd sees that late by this time.
+    /// No reply until the deadline, and xvsd notices that late by this time.
     Late(Duration),
     /// Passes after this time.
     Slow(Duration),

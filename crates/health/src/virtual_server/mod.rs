@@ -5,7 +5,7 @@
 //! its weight and the services are computed from the check results each time, so they cannot drift from these results.
 //! The only other state is whether the quorum is met, because hysteresis makes that depend on the past. Cost of a
 //! change: a pass over the virtual server's real servers and checks. Source: keepalived-behaviour, sections 3, 4.4 and
-//! 5. Not here: rise and fall of a check (`check_state.rs`), and the execution of changes (`manager.rs`).
+//! 5.
 
 mod notice;
 #[cfg(test)]
@@ -42,7 +42,7 @@ pub struct VirtualServerState {
 struct Server {
     /// One for each check, in the order of the configuration.
     checks: Vec<CheckResult>,
-    /// Whether the last notice of this real server said that it is down.
+    /// Whether the last notice about this real server reported it down.
     is_reported_down: bool,
 }
 
@@ -60,16 +60,16 @@ pub enum InitialNotices {
 pub struct Reloaded {
     /// The new state.
     pub state: VirtualServerState,
-    /// Notices of the changes that were made, in order.
+    /// Notices about the changes that were made, in order.
     pub notices: Vec<Notice>,
     /// The origin of each check of each real server, in the order of the new configuration.
     pub origins: Vec<Vec<Origin>>,
 }
 
-/// Where the state of a check after a start or a reload comes from.
+/// The origin of a check's state after a start or a reload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// From a check of the old configuration with the same [identity](Probe::identity); its timing may differ.
+    /// A check in the old configuration with the same [identity](Probe::identity); its timing may differ.
     Kept {
         /// Index of the real server in the old configuration.
         server: usize,
@@ -78,11 +78,11 @@ pub enum Origin {
     },
     /// The check is new and starts with this status.
     New(Status),
-    /// The check continues as it was in an earlier process.
+    /// The check continues with the state from an earlier process.
     Resumed(CheckView),
 }
 
-/// A real server as it was before a reload or a restart, with the checks that it has now.
+/// A real server as it was before a reload or a restart, with its current checks.
 struct KnownServer {
     is_up: bool,
     is_reported_down: bool,
@@ -107,7 +107,7 @@ impl Server {
 }
 
 impl VirtualServerState {
-    /// The state before any check has run, and its notices. `disabled`: what operators keep from new connections.
+    /// The state before any check has run, and its notices. `disabled`: the disabled real servers.
     pub fn start(
         virtual_server: Arc<VirtualServer>,
         initial_notices: InitialNotices,
@@ -132,7 +132,7 @@ impl VirtualServerState {
             let Some(place) = real_server.checks.get_mut(check) else { continue };
             *place = result;
             let is_up = real_server.is_up();
-            // A real server that starts down causes a notice with its first failure too.
+            // A real server that starts down causes a notice with its first failure, too.
             if was_up != is_up || !(result.is_up || real_server.is_reported_down) {
                 real_server.is_reported_down = !is_up;
                 notices.push(self.notice(Some(server), is_up.into()));
@@ -145,8 +145,8 @@ impl VirtualServerState {
     /// Applies a new configuration of the same virtual server.
     ///
     /// A check with the identity of an old one keeps its state. A new or edited check starts with the status of its
-    /// real server, except for an agent's. So editing a check never brings a failed server back without a successful
-    /// probe.
+    /// real server, except for an agent's. Editing a check therefore never brings a failed server back without a
+    /// successful probe.
     pub fn reload(self, virtual_server: Arc<VirtualServer>, initial_notices: InitialNotices) -> Reloaded {
         let known: HashSet<_> = virtual_server.real_servers.iter().map(|server| server.endpoint).collect();
         let before = &self.virtual_server.real_servers;
@@ -166,9 +166,9 @@ impl VirtualServerState {
         Reloaded { notices, ..reloaded }
     }
 
-    /// The state after a restart, from the view of an earlier process. As with [`Self::reload`], a check that was there
-    /// keeps its state, and there are notices only of what the file has changed; but none of real servers that it does
-    /// not have any more, as after a restart without a view.
+    /// The state after a restart, from the view of an earlier process. As with [`Self::reload`], a check that existed
+    /// keeps its state, and there are notices only about changes in the file; but there are none about real servers
+    /// that it no longer contains, as after a restart without a view.
     pub fn resume(
         virtual_server: Arc<VirtualServer>,
         former: &VirtualServerView,
@@ -192,7 +192,7 @@ impl VirtualServerState {
         })
     }
 
-    /// Adds the real servers of the file to a state that has none. They may be known from before.
+    /// Adds the real servers in the file to a state that has none. They may be known from before.
     fn continued(
         mut self,
         initial_notices: InitialNotices,
@@ -220,8 +220,8 @@ impl VirtualServerState {
         Reloaded { state: self, notices, origins }
     }
 
-    /// What a later process begins with. `check` is the view of a check, by the indices of its real server and of
-    /// itself.
+    /// The view with which a later process begins. `check` returns the view of a check, by the indices of its real
+    /// server and of the check.
     pub fn view(&self, check: impl Fn(usize, usize) -> CheckView) -> VirtualServerView {
         let servers = self.virtual_server.real_servers.iter().zip(&self.servers).enumerate();
         let real_servers = servers.map(|(server, (file, now))| {
@@ -244,13 +244,13 @@ impl VirtualServerState {
         }
     }
 
-    /// Replaces what operators keep from new connections. Returns a notice if the quorum is gained or lost by that.
+    /// Replaces the disabled real servers. Returns a notice if this gains or loses the quorum.
     pub fn set_disabled(&mut self, disabled: Arc<DisabledServers>) -> Option<Notice> {
         self.disabled = disabled;
         self.update_quorum()
     }
 
-    /// The notices when the daemon stops: none, unless the file says `omega`.
+    /// The notices when the daemon stops: none, unless the file contains `omega`.
     pub fn stop(self) -> Vec<Notice> {
         if self.virtual_server.omega { self.remove() } else { Vec::new() }
     }
@@ -275,7 +275,7 @@ impl VirtualServerState {
         desired.collect()
     }
 
-    /// Its configuration.
+    /// The configuration of the virtual server.
     pub fn virtual_server(&self) -> &Arc<VirtualServer> {
         &self.virtual_server
     }
@@ -291,12 +291,12 @@ impl VirtualServerState {
         live.map(|server| u64::from(self.effective_weight(server).0)).sum()
     }
 
-    /// Whether the real server of this index is up. A real server without checks is always up.
+    /// Whether the real server with this index is up. A real server without checks is always up.
     pub fn is_up(&self, server: usize) -> bool {
         self.servers[server].is_up()
     }
 
-    /// Whether an operator has disabled the real server of this index, in the first of the services.
+    /// Whether an operator has disabled the real server with this index, in the first of the services.
     pub(crate) fn is_disabled(&self, server: usize) -> bool {
         let file = &self.virtual_server;
         let Some((key, _)) = file.services.first().filter(|_| !self.disabled.is_empty()) else {
@@ -306,7 +306,7 @@ impl VirtualServerState {
         self.disabled.includes(*key, endpoint_in_service(server.endpoint, *key, server.options.method))
     }
 
-    /// The weight in the services of the real server of this index; `None`: it is not a destination now.
+    /// The weight in the services of the real server with this index; `None` if it is currently not a destination.
     pub fn weight(&self, server: usize) -> Option<Weight> {
         let file = &self.virtual_server;
         let serves = self.is_up(server) && (self.has_quorum || file.sorry_server.is_none());
@@ -321,7 +321,7 @@ impl VirtualServerState {
         !self.has_quorum && self.virtual_server.sorry_server.is_some()
     }
 
-    /// The destinations of a service now. Several may have the same endpoint; the first of them is used.
+    /// The current destinations of a service. Several may have the same endpoint; the first of them is used.
     pub(crate) fn destinations(&self, key: ServiceKey) -> Vec<ServiceDestination<'_>> {
         let file = &self.virtual_server;
         let there = file.real_servers.iter().enumerate().filter_map(|(server, one)| {
@@ -331,7 +331,7 @@ impl VirtualServerState {
         if let Some(sorry) = file.sorry_server.as_ref().filter(|sorry| !self.has_quorum || sorry.inhibit) {
             let weight = Weight(u32::from(!self.has_quorum));
             let sorry = ServiceDestination::new(&sorry.place, sorry.endpoint, &sorry.options, weight, key);
-            // A sorry server that is a real server too is one destination: the one that serves.
+            // A sorry server that is also a real server is one destination: the one that serves.
             if !self.has_quorum {
                 servers.retain(|one| one.endpoint != sorry.endpoint);
             }
@@ -342,8 +342,8 @@ impl VirtualServerState {
         servers
     }
 
-    /// The configured weight plus the weight changes of the checks, limited to the range of a weight, and of that what
-    /// agents grant.
+    /// The configured weight plus the weight changes of the checks, limited to the range of a weight, and of that the
+    /// share that agents grant.
     fn effective_weight(&self, server: usize) -> Weight {
         let file = i64::from(self.virtual_server.real_servers[server].options.weight.0);
         let changes = self.servers[server].checks.iter().map(|result| result.weight_change);
@@ -394,11 +394,11 @@ impl From<Status> for CheckResult {
 
 /// A real server or sorry server as a destination of one service.
 pub(crate) struct ServiceDestination<'a> {
-    /// Its position in the file.
+    /// The position in the file.
     pub(crate) place: &'a Place,
-    /// Its endpoint in the service.
+    /// The endpoint in the service.
     pub(crate) endpoint: Endpoint,
-    /// Its options, with the weight that it has now.
+    /// The options, with the current weight.
     pub(crate) options: DestinationOptions,
 }
 

@@ -1,6 +1,4 @@
 //! Notices: changes of status, for scripts, FIFOs, mails, the event stream and the log.
-//!
-//! Not here: the receivers and the times of notices (`notify.rs`).
 
 use std::fmt;
 use std::sync::Arc;
@@ -33,8 +31,8 @@ impl Status {
         (!timing.begins_down).into()
     }
 
-    /// The status of a new or edited check of a real server that was up or down. Only words of an agent take its check
-    /// down, so one that takes the place of another kind of check does not.
+    /// The status of a new or edited check of a real server that was up or down. Only an agent's reply takes its check
+    /// down, so an agent check that replaces another kind of check does not.
     pub(super) fn of_new(check: &Check, server_was_up: bool) -> Self {
         (server_was_up || matches!(check.probe, Probe::Agent(..))).into()
     }
@@ -51,7 +49,7 @@ impl From<bool> for Status {
 pub struct Notice {
     /// The virtual server.
     pub virtual_server: Arc<VirtualServer>,
-    /// Index of the real server; `None`: the notice is about the quorum of the virtual server.
+    /// Index of the real server; `None` if the notice is about the quorum of the virtual server.
     pub server: Option<usize>,
     /// The new status.
     pub status: Status,
@@ -71,7 +69,7 @@ impl Notice {
         if self.status == Status::Up { up.as_ref() } else { down.as_ref() }
     }
 
-    /// Whether the file wants a mail about it. Source: keepalived-behaviour, sections 2.3 and 2.4.
+    /// Whether the file configures a mail about it. Source: keepalived-behaviour, sections 2.3 and 2.4.
     pub fn is_mailed(&self, globals: &Globals) -> bool {
         let (own, default) = match self.server {
             Some(server) => (self.virtual_server.real_servers[server].smtp_alert, true),
@@ -92,8 +90,8 @@ impl Notice {
         }
     }
 
-    /// The subject of a mail, as that of keepalived:
-    /// `[LB1] Realserver [10.1.0.1]:tcp:80 of virtual server [10.0.0.1]:tcp:80 - UP`.
+    /// The subject of a mail, like keepalived's: `[LB1] Realserver [10.1.0.1]:tcp:80 of virtual server
+    /// [10.0.0.1]:tcp:80 - UP`.
     pub fn subject(&self, router_id: &str) -> String {
         let (virtual_server, status) = (self.virtual_server_as_named(), self.status.as_named());
         match self.server_as_named() {
@@ -104,7 +102,7 @@ impl Notice {
         }
     }
 
-    /// The real server as keepalived names it; `None`: the notice is about the quorum.
+    /// The real server as keepalived names it; `None` if the notice is about the quorum.
     fn server_as_named(&self) -> Option<String> {
         let server = &self.virtual_server.real_servers[self.server?];
         Some(named_endpoint(server.endpoint, self.virtual_server.protocol()))
@@ -151,7 +149,7 @@ mod tests {
     use crate::command::testing::Folder;
     use crate::virtual_server::notice::*;
 
-    /// The first virtual server of a file with this one, and the settings of `global_defs`.
+    /// The first virtual server in a file with this one, and the settings of `global_defs`.
     fn file(globals: &str, virtual_server: &str) -> (Arc<VirtualServer>, Globals) {
         let folder = Folder::new();
         let path = folder.path("keepalived.conf");

@@ -1,4 +1,4 @@
-//! Cases of single changes, with files of keepalived.
+//! Cases of single changes, with keepalived's files.
 
 mod properties;
 
@@ -40,7 +40,7 @@ pub(super) fn reloaded(state: VirtualServerState, virtual_server: &Arc<VirtualSe
     state.reload(Arc::clone(virtual_server), InitialNotices::Omitted)
 }
 
-/// The destinations of the first service: last part of the address, `=`, weight.
+/// The destinations of the first service: last component of the address, `=`, weight.
 fn servers(state: &VirtualServerState) -> String {
     let (_, service) = &state.desired_services()[0];
     let one = |(endpoint, options): &(Endpoint, DestinationOptions)| {
@@ -208,7 +208,7 @@ fn an_agent_grants_a_share_of_the_weight_of_file_and_scripts_and_a_drain_counts_
         (lines(&state.apply([(0, 0, half)])), servers(&state)),
         (vec!["VS UP".to_owned()], "1=200 2=100".to_owned())
     );
-    // With another weight in the file the share is that of the new weight.
+    // With another weight in the file the share applies to the new weight.
     let heavier = virtual_server(&format!("quorum 150\n{}", real(1).replace("100", "500")));
     let state = reloaded(state, &heavier).state;
     assert_eq!(servers(&state), "1=400");
@@ -228,7 +228,7 @@ fn a_new_or_edited_agent_of_a_server_that_is_down_keeps_it_down_no_longer_than_i
     let mut state = reloaded(state, &file(8002)).state;
     assert_eq!(servers(&state), "");
     assert_eq!(lines(&state.apply([(0, 0, UP)])), ["RS 1 UP", "VS UP"]);
-    // What it has said is about the server, wherever it is asked.
+    // The agent's reply is about the server, wherever it was requested.
     state.apply([(0, 1, DOWN)]);
     let state = reloaded(state, &file(8003)).state;
     assert_eq!(servers(&state), "");

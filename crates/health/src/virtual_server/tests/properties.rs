@@ -1,4 +1,4 @@
-//! Random histories of a virtual server, compared with a model that does one step at a time as keepalived does.
+//! Random histories of a virtual server, compared with a model that performs one step at a time as keepalived does.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ struct File {
     quorum: u32,
     hysteresis: u32,
     sorry: Option<(u8, bool)>,
-    /// For each: last part of the address, weight, `inhibit_on_failure`, checks.
+    /// For each: last component of the address, weight, `inhibit_on_failure`, checks.
     servers: Vec<(u8, u32, bool, Checks)>,
 }
 
@@ -140,7 +140,7 @@ impl Naive {
         };
     }
 
-    /// Fills the table as it is while the real servers serve.
+    /// Fills the table for the state in which the real servers serve.
     fn program(&mut self) {
         self.table.clear();
         for server in 0..self.servers.len() {
@@ -257,7 +257,7 @@ fn destinations(state: &VirtualServerState) -> BTreeMap<Endpoint, u32> {
     table
 }
 
-/// Asserts what holds in every state.
+/// Asserts the invariants of every state.
 fn assert_sound(state: &VirtualServerState) {
     let file = state.virtual_server();
     let table = destinations(state);
