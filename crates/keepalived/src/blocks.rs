@@ -1,7 +1,6 @@
-//! The block tree of a keepalived.conf: statements, and blocks of statements.
+//! The block tree of keepalived.conf: statements, and blocks of statements.
 //!
 //! Runs after a file was read; pure. Unbalanced braces are an error, because half a configuration is worse than none.
-//! Not here: the meaning of statements.
 
 use xvs_model::health_checks::fault::{Fault, Place, Severity};
 
@@ -11,13 +10,13 @@ use crate::reader::Token;
 /// A statement, or a block with its statements.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Block {
-    /// Its position in the file.
+    /// The position in the file.
     pub place: Place,
     /// The keyword and its arguments.
     pub words: Vec<String>,
     /// The statement as it is written.
     pub text: String,
-    /// The statements in its braces; `None`: it has no braces.
+    /// The statements in braces; `None` without braces.
     pub body: Option<Vec<Block>>,
 }
 
@@ -37,17 +36,17 @@ impl Block {
         shell_words(&self.text).split_off(1)
     }
 
-    /// The statements in its braces; empty without braces.
+    /// The statements in braces; empty without braces.
     pub fn statements(&self) -> &[Block] {
         self.body.as_deref().unwrap_or_default()
     }
 }
 
-/// The depth of nested blocks; keeps recursion over the tree within the stack.
+/// Maximum depth of nested blocks; keeps recursion over the tree within the stack.
 const DEPTH_MAX: usize = 64;
 
-/// Builds the tree. Unbalanced braces are added to the faults. Where a block is not closed, its end is guessed, so that
-/// the faults behind it are found too.
+/// Builds the tree. Unbalanced braces are added to the faults. If a block is not closed, its end is guessed, so that
+/// later faults are found, too.
 pub fn tree(tokens: Vec<Token>, faults: &mut Vec<Fault>) -> Vec<Block> {
     let mut tree = Tree { guesses: is_unclosed(&tokens), ..Tree::default() };
     let mut may_open_block = false;
@@ -96,12 +95,12 @@ struct Tree {
     open: Vec<(Block, Vec<Block>)>,
     /// The statements of the innermost open block.
     current: Vec<Block>,
-    /// Whether a block is closed where a keyword shows that its `}` is missing.
+    /// Whether a block is closed at a keyword that shows that its `}` is missing.
     guesses: bool,
 }
 
 impl Tree {
-    /// Closes the innermost open block; `false`: there is none.
+    /// Closes the innermost open block; `false` if there is none.
     fn close(&mut self) -> bool {
         let Some((head, outside)) = self.open.pop() else { return false };
         let body = std::mem::replace(&mut self.current, outside);
@@ -109,12 +108,12 @@ impl Tree {
         true
     }
 
-    /// Closes the open blocks in which `head` cannot stand. Returns their places and texts.
+    /// Closes the open blocks that cannot contain `head`. Returns their positions and texts.
     fn close_before(&mut self, head: &Block) -> Vec<(Place, String)> {
         let Some(outside) = surrounding(head.keyword()).filter(|_| self.guesses) else { return Vec::new() };
         let kept = match outside {
             [] => 0,
-            // Without such a block, where it stands cannot be guessed.
+            // Without such a block, the nesting cannot be guessed.
             _ => {
                 let innermost = self.open.iter().rposition(|(block, _)| outside.contains(&block.keyword()));
                 innermost.map_or(self.open.len(), |at| at + 1)
@@ -128,7 +127,7 @@ impl Tree {
         unclosed
     }
 
-    /// The whole tree, in which what is open still is closed.
+    /// The whole tree, with all open blocks closed.
     fn finish(mut self) -> Vec<Block> {
         while self.close() {}
         self.current
@@ -145,7 +144,8 @@ fn is_unclosed(tokens: &[Token]) -> bool {
     depth > 0
 }
 
-/// The blocks in which a block of this keyword stands, none for the outermost; `None`: it may stand anywhere.
+/// The keywords of the blocks that contain a block with this keyword, none for the outermost; `None` if it may occur
+/// anywhere.
 fn surrounding(keyword: &str) -> Option<&'static [&'static str]> {
     Some(match keyword {
         "global_defs" | "virtual_server" | "virtual_server_group" => &[],

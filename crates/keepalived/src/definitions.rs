@@ -1,4 +1,4 @@
-//! What virtual servers of a file refer to: groups, tracked files, the `SSL` block.
+//! The definitions to which virtual servers in a file refer: groups, tracked files, the `SSL` block.
 
 use crate::blocks::Block;
 use crate::files::Files;
@@ -15,7 +15,7 @@ pub(super) struct Definitions {
 }
 
 impl Definitions {
-    /// Reads those of a whole file: they may stand behind what refers to them.
+    /// Reads the definitions of a whole file: they may come after the statements that refer to them.
     pub(super) fn of(tree: &[Block], faults: &mut Faults) -> Self {
         let mut definitions = Self::default();
         for block in tree {

@@ -1,7 +1,6 @@
 //! `track_file`: the files from which a `FILE_CHECK` reads a number.
 //!
-//! Pure: whether a file exists is not checked. Source: keepalived-behaviour, section 4.12. Not here: reading the files
-//! (`probes/file.rs` of `health`).
+//! Pure: whether a file exists is not checked. Source: keepalived-behaviour, section 4.12.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -17,7 +16,7 @@ use crate::values::Faults;
 pub struct Files(HashMap<String, TrackFile>);
 
 impl Files {
-    /// The file of this name.
+    /// The file with this name.
     pub fn find(&self, name: &str) -> Option<&TrackFile> {
         self.0.get(name)
     }
@@ -91,7 +90,7 @@ mod tests {
     use crate::files::*;
     use crate::testing::statement;
 
-    /// The file of these lines, and the number of faults.
+    /// The file from these lines, and the number of faults.
     fn file(lines: &[&str]) -> (Option<TrackFile>, usize) {
         let body = lines.iter().map(|line| statement(line)).collect();
         let block = Block { body: Some(body), ..statement("track_file drain") };

@@ -1,7 +1,7 @@
 //! `global_defs` for health checks: the user of scripts, script security, FIFOs, mails.
 //!
-//! Pure: whether users and programs exist is checked when they are used. Source: keepalived-behaviour, sections 5.5
-//! and 5.8. Not here: timeouts (`lib.rs`), and the settings of VRRP.
+//! Pure: whether users and programs exist is checked when they are used. Source: keepalived-behaviour, sections 5.5 and
+//! 5.8.
 
 use xvs_model::health_checks::mail::MailSettings;
 use xvs_model::health_checks::virtual_server::{Fifo, Globals};
@@ -9,7 +9,7 @@ use xvs_model::health_checks::virtual_server::{Fifo, Globals};
 use crate::blocks::Block;
 use crate::values::{Faults, decimal};
 
-/// Applies a statement. Returns whether it is one of these.
+/// Applies a statement. Returns whether it belongs here.
 pub(super) fn apply(globals: &mut Globals, block: &Block, faults: &mut Faults) -> bool {
     let words = block.arguments();
     match block.keyword() {
@@ -112,7 +112,7 @@ const PORT: u16 = 25;
 /// The default time for each step of a delivery.
 const TIMEOUT_SECONDS: u32 = 30;
 
-/// Whether a text is a mail address without quotes: words and a domain, each divided by dots (RFC 5322, dot-atom).
+/// Whether a text is a mail address without quotes: atoms and a domain, each divided by dots (RFC 5322, dot-atom).
 pub fn is_mail_address(text: &str) -> bool {
     let is_word = |word: &str| {
         !word.is_empty()
@@ -175,7 +175,7 @@ mod tests {
     use crate::globals::*;
     use crate::testing::statement;
 
-    /// The settings of these lines, and the number of faults.
+    /// The settings from these lines, and the number of faults.
     fn globals(lines: &[&str]) -> (Globals, usize) {
         let (mut globals, mut faults) = (Globals::default(), Faults::default());
         lines.iter().for_each(|line| _ = apply(&mut globals, &statement(line), &mut faults));
@@ -197,7 +197,7 @@ mod tests {
         assert_eq!(globals(&["script_user", "enable_script_security perhaps"]), (Globals::default(), 2));
     }
 
-    /// The settings of these statements, as xvsd uses them, and the number of faults.
+    /// The settings from these statements, as xvsd uses them, and the number of faults.
     fn read_mail(lines: &[&str], recipients: &[&str]) -> (Option<MailSettings>, usize) {
         let (mut globals, mut faults) = (Globals::default(), Faults::default());
         let body = Some(recipients.iter().map(|line| statement(line)).collect());

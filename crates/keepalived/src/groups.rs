@@ -24,7 +24,7 @@ pub enum Entry {
 pub struct Groups(HashMap<String, Vec<Entry>>);
 
 impl Groups {
-    /// The services of a group, addresses first; `None`: there is no such group, or it is empty.
+    /// The services of a group, addresses first; `None` if there is no such group, or it is empty.
     pub fn find(&self, name: &str) -> Option<&[Entry]> {
         self.0.get(name).map(Vec::as_slice).filter(|entries| !entries.is_empty())
     }
@@ -64,7 +64,7 @@ impl Groups {
     }
 }
 
-/// The number of services of a group; a mistyped prefix length could give millions.
+/// Maximum number of services of a group; a mistyped prefix length could give millions.
 const ENTRIES_MAX: usize = 65_536;
 
 /// Whether the family of a mark does not follow from the addresses.
@@ -94,7 +94,7 @@ fn entries_of(words: &[String]) -> Result<Vec<Entry>, &'static str> {
     Ok(addresses.into_iter().map(|addr| Entry::Address(addr, port)).collect())
 }
 
-/// The addresses of one address, a range (last part or full address), or a network.
+/// The addresses of one address, a range (last component or full address), or a network.
 fn addresses(text: &str) -> Result<Vec<IpAddr>, &'static str> {
     let wrong = "not an address, a range of addresses or a network";
     if let Some((addr, bits)) = text.split_once('/') {
@@ -115,7 +115,7 @@ fn addresses(text: &str) -> Result<Vec<IpAddr>, &'static str> {
     };
     let first: IpAddr = first.parse().map_err(|_| wrong)?;
     let end = last_of(first, last).ok_or(wrong)?;
-    // An end that is only a last part must be higher than the first one; an end that is an address may be equal.
+    // An end that is only a last component must be higher than the first one; an end that is an address may be equal.
     let is_empty = end == first && last.parse::<IpAddr>().is_err();
     let count = match (first, end) {
         (IpAddr::V4(first), IpAddr::V4(last)) => {
@@ -130,7 +130,7 @@ fn addresses(text: &str) -> Result<Vec<IpAddr>, &'static str> {
     }
 }
 
-/// The end of a range: an address, or its last part.
+/// The end of a range: an address, or its last component.
 fn last_of(first: IpAddr, text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| match first {
         IpAddr::V4(first) => {

@@ -10,7 +10,7 @@ use crate::values::{Faults, Method, port};
 
 /// The head of a `virtual_server`.
 pub(crate) struct Head {
-    /// Its services.
+    /// The services of the virtual server.
     pub(crate) entries: Vec<Entry>,
     /// Whether they belong to a group.
     pub(crate) is_group: bool,

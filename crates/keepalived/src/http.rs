@@ -1,7 +1,7 @@
 //! `HTTP_GET` and `SSL_GET`: the URLs to request, and the expected responses.
 //!
-//! Pure. Source: keepalived-behaviour, section 4.6. Not here: the connection and its timing (`checkers.rs`), and
-//! certificates (`ssl.rs`).
+//! Pure. Source: keepalived-behaviour, section 4.6. `checkers.rs` reads the connection and its timing, `ssl.rs`
+//! certificates.
 
 use std::ops::RangeInclusive;
 
@@ -54,7 +54,7 @@ pub(super) fn apply(http: &mut Http, tls: &mut TlsStatements, block: &Block, fau
             Some(false) => tls.trust = Trust::AnyCertificate,
             None => {}
         },
-        // How the connection is closed does not change the request.
+        // The method of closing the connection does not change the request.
         "tls_compliant" => {}
         _ => return false,
     }

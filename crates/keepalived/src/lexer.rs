@@ -1,7 +1,6 @@
-//! The lexer for one line of a keepalived.conf: comments, braces, words.
+//! The lexer for one line of keepalived.conf: comments, braces, words.
 //!
-//! Runs for each line of a file; pure. Source: the grammar of keepalived 2.2.7, keepalived-behaviour, section 1. Not
-//! here: statements of several lines (`reader.rs`).
+//! Runs for each line of a file; pure. Source: the grammar of keepalived 2.2.7, keepalived-behaviour, section 1.
 
 use std::iter::Peekable;
 use std::str::Chars;
@@ -16,8 +15,8 @@ pub const BLANKS: [char; 2] = [' ', '\t'];
 /// The line without its comment and without surrounding blanks.
 ///
 /// `#` and `!` start a comment, except in double quotes or after a backslash. That backslash is removed; any other
-/// backslash and the character after it stay. A backslash at the end, also at the end of a comment, stays behind the
-/// text without blanks between them, because a definition goes on after it.
+/// backslash and the character after it stay. A backslash at the end, also at the end of a comment, stays after the
+/// text without blanks between them, because it continues a definition.
 pub fn uncommented(line: &str) -> (String, Result<(), Unterminated>) {
     let mut kept = String::with_capacity(line.len());
     let mut quoted = false;
@@ -54,7 +53,7 @@ pub fn uncommented(line: &str) -> (String, Result<(), Unterminated>) {
     (text.to_owned(), ended)
 }
 
-/// Whether the last character is a backslash without another one before it, which would be a pair.
+/// Whether the last character is a backslash that does not form a pair with another one before it.
 fn ends_with_a_backslash(text: &str) -> bool {
     (text.len() - text.trim_end_matches('\\').len()) % 2 == 1
 }
@@ -110,7 +109,7 @@ pub fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// The words of a command or pattern, split as a shell does: both kinds of quotes, adjacent parts form one word, and
+/// The words of a command or pattern, split as a shell does: both kinds of quotes, adjacent pieces form one word, and
 /// backslash escapes (`\n`, `\ooo`, `\xHH`, `\cC`, …) apply everywhere.
 pub fn shell_words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
@@ -133,7 +132,7 @@ pub fn shell_words(text: &str) -> Vec<String> {
     words.into_iter().map(|word| String::from_utf8_lossy(&word).into_owned()).collect()
 }
 
-/// The bytes of an escape sequence, without its backslash.
+/// The bytes of an escape sequence, given without its backslash.
 fn escaped(chars: &mut Peekable<Chars<'_>>) -> Vec<u8> {
     let Some(char) = chars.next() else { return vec![b'\\'] };
     match char {

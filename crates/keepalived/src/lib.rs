@@ -1,12 +1,12 @@
-//! Parser of keepalived.conf: the syntax of keepalived 2.2.7, with `rise`, `tls_verify`, `through_vip`,
-//! `agent_check`, FULLNAT and lines `#xvs …` in addition.
+//! Parser for keepalived.conf: the syntax of keepalived 2.2.7, with the additions `rise`, `tls_verify`, `through_vip`,
+//! `agent_check`, FULLNAT and lines `#xvs …`.
 //!
 //! Lines ([`lexer`]) become statements ([`reader`], [`loops`]), and statements a tree of blocks ([`blocks`]). From the
 //! tree this crate reads `virtual_server` ([`services`], `settings`, [`servers`], `own_lines`), `virtual_server_group`
-//! ([`groups`], `definitions`), the checkers (`checkers`, `http`, `ssl`, [`files`], [`timing`]) and the parts of
-//! `global_defs` that concern xvs ([`globals`]); `unused` has the other statements. [`values`] parses the arguments of
-//! keywords. VRRP and BFD blocks are skipped: keepalived itself runs them. Pure, apart from reading files. Not here:
-//! running the checks (`xvs_health`).
+//! ([`groups`], `definitions`), the checkers (`checkers`, `http`, `ssl`, [`files`], [`timing`]) and the statements of
+//! `global_defs` that concern xvs ([`globals`]); `unused` handles the other statements. [`values`] parses the arguments
+//! of keywords. VRRP and BFD blocks are skipped: keepalived itself runs them. Pure, apart from reading files. The crate
+//! `xvs_health` runs the checks.
 
 use std::collections::HashMap;
 use std::io;
@@ -57,6 +57,7 @@ mod tests;
 /// name.
 ///
 /// # Errors
+///
 /// The file itself cannot be read. A file that it includes and that cannot be read is a fault.
 pub fn read(path: &Path, config_id: &str) -> io::Result<Configuration> {
     let Lines { tokens, faults, left_out } = reader::read(path, config_id)?;
@@ -114,13 +115,13 @@ fn interpret(tree: &[Block], mut faults: Faults) -> Configuration {
         }
     }
     globals::finish_mail(&mut globals, &host());
-    // A loop reports a fault of its line in each round.
+    // A loop reports a fault in its line in each round.
     faults.all.sort_by(|a, b| a.place.cmp(&b.place));
     faults.all.dedup();
     Configuration { virtual_servers, globals, timeouts, faults: faults.all, left_out: faults.left_out }
 }
 
-/// Whether this is a `vrrp_script` that runs `xvs healthy`, or a script that is named after xvs.
+/// Whether this is a `vrrp_script` that runs `xvs healthy`, or a script whose name contains xvs.
 fn asks_xvs(block: &Block) -> bool {
     let mut scripts = block.statements().iter().filter(|statement| statement.keyword() == "script");
     block.keyword() == "vrrp_script" && scripts.any(|script| script.text.contains("xvs"))
@@ -146,7 +147,7 @@ fn remove_duplicates(read: &mut VirtualServer, known: &mut HashMap<ServiceKey, P
     known.extend(read.services.iter().map(|(key, _)| (*key, read.place.clone())));
 }
 
-/// Reads the parts of `global_defs` that concern xvs.
+/// Reads the statements of `global_defs` that concern xvs.
 fn global_defs(
     block: &Block,
     runs_vrrp: bool,

@@ -1,14 +1,15 @@
-//! `~SEQ` and `~LST`: loops over one line of a keepalived.conf.
+//! `~SEQ` and `~LST`: loops over one line of keepalived.conf.
 //!
 //! Pure. Source: the grammar of keepalived 2.2.7, keepalived-behaviour, section 1.8.
 
 /// The parameters that one round sets, with their values.
 pub type Round = Vec<(String, String)>;
 
-/// The rounds of the first loop of a line, and the line that each round repeats.
+/// The rounds of the first loop in a line, and the line that each round repeats.
 ///
 /// # Errors
-/// Why the loop is invalid.
+///
+/// The reason why the loop is invalid.
 pub fn parse(line: &str) -> Result<(Vec<Round>, &str), &'static str> {
     let unknown = "not a known loop: ~SEQ(NAME, [START, [STEP,]] END) or ~LST(NAME, VALUE, …)";
     let (kind, rest) = line.strip_prefix('~').and_then(|line| line.split_once('(')).ok_or(unknown)?;
@@ -84,7 +85,7 @@ fn round(names: &[&str], value: &str) -> Option<Round> {
         .then(|| pairs.map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
 }
 
-/// The parts of a value in braces, or the value.
+/// The components of a value in braces, or the value itself.
 fn tuple(text: &str) -> Vec<&str> {
     match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
         Some(inner) => inner.split(',').map(str::trim).collect(),

@@ -1,8 +1,8 @@
-//! Lines `#xvs …`, which are comments for keepalived: features that keepalived has no keyword for.
+//! Lines `#xvs …`, which are comments for keepalived: features for which keepalived has no keyword.
 //!
-//! Such lines stand directly in a `virtual_server` and apply to all of its services. A wrong line is an error: a
-//! service without its SYN proxy, limit or PROXY header is not what the file wants. Pure. Not here: their grammar
-//! (`xvs_ipvsadm`).
+//! Such lines occur directly in a `virtual_server` and apply to all of its services. An invalid line is an error: a
+//! service without its SYN proxy, limit or PROXY header does not correspond to the file. Pure. The crate `xvs_ipvsadm`
+//! defines their grammar.
 
 use std::collections::HashSet;
 use std::mem::{Discriminant, discriminant};
@@ -23,11 +23,11 @@ use crate::values::Faults;
 /// Their keyword.
 pub(super) const KEYWORD: &str = "#xvs";
 
-/// Removes the lines that stand elsewhere; `around` is the keyword of the block that has these statements.
+/// Removes lines in other positions; `around` is the keyword of the block that contains these statements.
 pub(super) fn remove_misplaced(blocks: &mut Vec<Block>, around: &str, faults: &mut Faults) {
     blocks.retain_mut(|block| {
         if let Some(body) = &mut block.body {
-            // Of a virtual server in another block nothing is used.
+            // A virtual server in another block is not used at all.
             let inner = if around.is_empty() { block.words.first().map_or("?", String::as_str) } else { "?" };
             remove_misplaced(body, inner, faults);
         }
@@ -41,7 +41,7 @@ pub(super) fn remove_misplaced(blocks: &mut Vec<Block>, around: &str, faults: &m
     });
 }
 
-/// Applies the lines of a virtual server to its services. Returns the limit of their clients.
+/// Applies the lines of a virtual server to its services. Returns the limit on their clients.
 pub(super) fn apply(
     block: &Block,
     services: &mut [(ServiceKey, ServiceOptions)],

@@ -1,11 +1,9 @@
-//! The reader of a keepalived.conf: parameters, loops, conditional lines and includes are expanded to one list of
-//! tokens.
+//! The reader of keepalived.conf: parameters, loops, conditional lines and includes are expanded to one list of tokens.
 //!
 //! Runs when a file is read. Reads files, and the environment variables that the file names (`_ENV`). Problems are
 //! [`Fault`]s with their position; reading continues. Bounded: total bytes, depth of includes, loops and parameters,
 //! length of expanded lines, number of tokens; when a limit is exceeded, the rest is not read, which is an error.
-//! Source: the grammar of keepalived 2.2.7, keepalived-behaviour, section 1. Not here: the meaning of statements
-//! (`blocks.rs` and the modules after it).
+//! Source: the grammar of keepalived 2.2.7, keepalived-behaviour, section 1.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -22,20 +20,20 @@ use crate::loops;
 /// A statement or a brace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Its position in the file.
+    /// The position in the file.
     pub place: Place,
-    /// Its kind.
+    /// The kind of token.
     pub kind: TokenKind,
 }
 
-/// What was read.
+/// The result of reading.
 #[derive(Debug)]
 pub struct Lines {
     /// The tokens of a file and of the files that it includes.
     pub tokens: Vec<Token>,
     /// The faults of their syntax.
     pub faults: Vec<Fault>,
-    /// The faults that leave out lines, which may be of services.
+    /// The faults that leave out lines, which may belong to services.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -62,17 +60,17 @@ pub fn read(path: &Path, config_id: &str) -> io::Result<Lines> {
     Ok(reader.read)
 }
 
-/// The length of a line in bytes, as in keepalived.
+/// Maximum length of a line in bytes, as in keepalived.
 const LINE_MAX: usize = 1023;
-/// The depth of nested files, loops and parameters.
+/// Maximum depth of nested files, loops and parameters.
 const DEPTH_MAX: usize = 32;
-/// The number of tokens, and of lines after loops are expanded; enough for some hundred thousand real servers.
+/// Maximum number of tokens, and of lines after loops are expanded; enough for some hundred thousand real servers.
 const TOKENS_MAX: usize = 4_000_000;
 /// The size of all files together.
 const BYTES_MAX: usize = 64 << 20;
-/// The length in bytes of a line with its parameters replaced.
+/// Maximum length of a line in bytes, with its parameters replaced.
 const SUBSTITUTED_MAX: usize = 64 << 10;
-/// The number of faults; a file with more is not text.
+/// Maximum number of faults; a file with more is not text.
 const FAULTS_MAX: usize = 10_000;
 
 /// The content of a file.
@@ -92,7 +90,7 @@ fn read_content(path: &Path, most_bytes: usize) -> io::Result<Vec<u8>> {
 struct Reader<'a> {
     config_id: &'a str,
     parameters: HashMap<String, Vec<String>>,
-    /// A definition of several lines that is not complete.
+    /// An incomplete definition of several lines.
     definition: Option<(String, Vec<String>)>,
     place: Place,
     depth: usize,
@@ -158,7 +156,8 @@ impl Reader<'_> {
         if ended.is_err() {
             self.warn("a quoted string does not end");
         }
-        // keepalived removes comments twice: a `#` or `!` that a backslash has kept starts a comment the second time.
+        // keepalived removes comments twice: a `#` or `!` that was escaped with a backslash starts a comment the second
+        // time.
         let (line, _) = uncommented(&line);
         match self.definition.take() {
             Some((name, lines)) => self.define(name, lines, &line),
@@ -205,7 +204,7 @@ impl Reader<'_> {
             return;
         }
         if line.starts_with(OWN_LINE) {
-            // For xvs as it stands, without parameters and blocks.
+            // Passed to xvs unchanged, without parameters and blocks.
             let kind = TokenKind::Statement(format!("#{}", uncommented(&line[1..]).0));
             return self.read.tokens.push(Token { place: self.place.clone(), kind });
         }
@@ -241,7 +240,7 @@ impl Reader<'_> {
         }
     }
 
-    /// Replaces the parameters of a line, repeatedly until none is left.
+    /// Replaces the parameters in a line, repeatedly until none is left.
     fn expand(&mut self, line: &str) {
         match self.substitute(line) {
             None => self.statement(line),
@@ -260,12 +259,12 @@ impl Reader<'_> {
         }
     }
 
-    /// Replaces the parameters of a line once; `None`: the line has no known parameter.
+    /// Replaces the parameters in a line once; `None` if the line has no known parameter.
     fn substitute(&mut self, line: &str) -> Option<Substituted> {
         self.substitute_in(line, &BLANKS)
     }
 
-    /// Replaces the parameters of a text once. A name without braces ends before one of `ends`.
+    /// Replaces the parameters in a text once. A name without braces ends before one of `ends`.
     fn substitute_in(&mut self, line: &str, ends: &[char]) -> Option<Substituted> {
         let mut text = String::new();
         let mut rest = line;
@@ -332,7 +331,8 @@ impl Reader<'_> {
         self.read.tokens.extend(tokens);
     }
 
-    /// Includes the files of a pattern, in the order of their names. The pattern is relative to the including file.
+    /// Includes the files that match a pattern, in the order of their names. The pattern is relative to the including
+    /// file.
     fn include(&mut self, rules: IncludeRules, pattern: &str) {
         let base = self.place.file.parent().unwrap_or(Path::new("")).to_owned();
         let mut matched = false;
@@ -374,7 +374,7 @@ fn nothing_matches(pattern: &str) -> String {
 /// The beginning of a line that is a comment for keepalived and a statement for xvs.
 const OWN_LINE: &str = "#xvs ";
 
-/// A line of xvs alone, which may have a condition before it.
+/// A line for xvs only, which may have a condition before it.
 fn own_line(line: &str) -> Option<&str> {
     let line = line.trim_matches(BLANKS);
     let rest = match line.strip_prefix('@') {
@@ -463,7 +463,7 @@ fn is_name(name: &str) -> bool {
         && name.chars().all(|char| char.is_ascii_alphanumeric() || char == '_')
 }
 
-/// The ends of a parameter's name in the head of a loop.
+/// The characters that end a parameter's name in the head of a loop.
 const ARGUMENT_ENDS: [char; 4] = [' ', '\t', ',', ')'];
 
 /// The parameter name after a dollar sign, which ends before one of `ends`, and the rest of the text.
@@ -603,7 +603,7 @@ mod tests {
         let want = (format!("at {real} ; in {real}"), Vec::new());
         assert_eq!(statements(&folder.0.join("link/../link/k.conf")), want);
         assert_eq!(statements(&path), want);
-        // A file that is named without its directory is in that of the process.
+        // A file that is named without a directory is in the process's directory.
         assert_eq!(directory(Path::new("k.conf")), std::env::current_dir().unwrap().canonicalize().unwrap());
     }
 
@@ -670,7 +670,7 @@ mod tests {
         File::options().write(true).open(&huge).unwrap().set_len(BYTES_MAX as u64 + 1).unwrap();
         assert_eq!(refused(&huge), "more than 64 MiB in all");
         File::options().write(true).open(&huge).unwrap().set_len(BYTES_MAX as u64 - 100).unwrap();
-        // Included files count too.
+        // Included files count, too.
         let (_, faults) = statements(&folder.write("k.conf", &format!("{}\nincluder huge", "a".repeat(100))));
         let [fault] = &faults[..] else { panic!("{faults:?}") };
         assert!(

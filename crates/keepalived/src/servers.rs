@@ -1,8 +1,7 @@
 //! `real_server` blocks.
 //!
 //! A block is read at its position, because the method that statements before it set applies to it. It is completed
-//! when the whole virtual server has been read. Pure. Source: keepalived-behaviour, sections 2.3 and 3. Not here: its
-//! checkers (`checkers.rs`).
+//! when the whole virtual server has been read. Pure. Source: keepalived-behaviour, sections 2.3 and 3.
 
 use std::net::SocketAddr;
 
@@ -27,7 +26,7 @@ pub(super) struct Draft<'a> {
     block: &'a Block,
     /// The endpoint as it is written.
     pub(super) endpoint: Endpoint,
-    /// Its own method, or the method that statements before the block set.
+    /// The server's own method, or the method that statements before the block set.
     pub(super) method: Option<Method>,
     timing: TimingOptions,
     weight: Option<u32>,
@@ -41,13 +40,13 @@ pub(super) struct Draft<'a> {
 }
 
 impl<'a> Draft<'a> {
-    /// Reads a `real_server`; `None`: it has no valid address and is left out.
+    /// Reads a `real_server`; `None` if it has no valid address and is left out.
     pub(super) fn read(block: &'a Block, settings: &mut Settings, faults: &mut Faults) -> Option<Self> {
         faults.block(block);
         let found = endpoint(block, faults);
         let mut draft = Self {
             block,
-            // Of one that is left out the other faults are found, too.
+            // The other faults of a server that is left out are found, too.
             endpoint: found.unwrap_or(Endpoint::new([0; 4], 0)),
             method: None,
             timing: TimingOptions::default(),
@@ -98,7 +97,7 @@ impl<'a> Draft<'a> {
         true
     }
 
-    /// Makes the real server, after the whole virtual server was read.
+    /// Creates the real server, after the whole virtual server was read.
     pub(super) fn finish(
         self,
         settings: &Settings,
@@ -108,7 +107,7 @@ impl<'a> Draft<'a> {
     ) -> RealServer {
         let (method, tunnel) = self.method.or(settings.method).unwrap_or(NAT);
         let endpoint = in_services(self.endpoint, method, head, self.block, faults);
-        // In a firewall-mark service packets keep their port; the checks use the written one.
+        // In a firewall-mark service packets keep their port; the checks use the configured one.
         let probed = if endpoint.port == 0 { self.endpoint } else { endpoint };
         let virtual_endpoints = head.entries.iter().filter_map(|entry| match *entry {
             Entry::Address(addr, port) => Some(Endpoint { addr, port }),

@@ -1,9 +1,8 @@
 //! `virtual_server` blocks.
 //!
 //! Pure. Statements that keepalived leaves out with a message are left out here with a warning; errors of keepalived
-//! that are not copied are listed in docs/limits-all.md. Source: keepalived-behaviour, sections 2 and 5.4. Not here:
-//! the settings of a virtual server (`settings.rs`), its real servers (`servers.rs`), and its state
-//! (`virtual_server/mod.rs` of `health`).
+//! that are not copied are listed in docs/limits-all.md. Source: keepalived-behaviour, sections 2 and 5.4.
+//! `virtual_server/mod.rs` in `health` computes the state of a virtual server.
 
 use std::collections::HashSet;
 
@@ -24,7 +23,7 @@ use crate::settings::Settings;
 use crate::sorry_server::SorryDraft;
 use crate::values::{Faults, Method, decimal, port};
 
-/// Reads a `virtual_server`; `None`: it cannot be used and is left out.
+/// Reads a `virtual_server`; `None` if it cannot be used and is left out.
 pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults) -> Option<VirtualServer> {
     faults.block(block);
     let head = head(block, &definitions.groups, faults)?;
@@ -90,7 +89,7 @@ pub(super) fn read(block: &Block, definitions: &Definitions, faults: &mut Faults
     })
 }
 
-/// Warns if a hash refuses the clients of a real server whose checks fail.
+/// Warns if a hash scheduler refuses the clients of a real server whose checks fail.
 fn warn_of_refused_share(
     services: &[(ServiceKey, ServiceOptions)],
     real_servers: &[RealServer],
@@ -133,7 +132,7 @@ fn head(block: &Block, groups: &Groups, faults: &mut Faults) -> Option<Head> {
     Some(Head { entries: vec![entry], is_group: false })
 }
 
-/// Nothing of a virtual server whose services are unknown, with the reason as a warning.
+/// Leaves out a virtual server whose services are unknown, with the reason as a warning.
 fn left_out<T>(block: &Block, why: &str, faults: &mut Faults) -> Option<T> {
     faults.warn_of(block, format!("{why}; the virtual server is left out"));
     faults.costs(Vec::new());
@@ -141,7 +140,7 @@ fn left_out<T>(block: &Block, why: &str, faults: &mut Faults) -> Option<T> {
 }
 
 /// Leaves out the services of one family if there are both and a server has a method that cannot cross them. The
-/// services that stay are of the first address's family, or of the other one if no such server is of the first.
+/// services that stay have the first address's family, or the other one if no such server has the first.
 fn keep_one_family(
     services: &mut Vec<(ServiceKey, ServiceOptions)>,
     drafts: &[Draft<'_>],
@@ -171,12 +170,12 @@ fn keep_one_family(
     }
 }
 
-/// Whether a server with this method may be of another family than its service.
+/// Whether a server with this method may belong to another family than its service.
 fn crosses_families(method: ForwardingMethod) -> bool {
     matches!(method, ForwardingMethod::Tunnel | ForwardingMethod::FullNat)
 }
 
-/// Whether a server is of a family that its method can reach from the services; it is left out otherwise.
+/// Whether a server belongs to a family that its method can reach from the services; it is left out otherwise.
 fn fits(
     families: &HashSet<Family>,
     endpoint: Endpoint,
@@ -192,7 +191,7 @@ fn fits(
     fits
 }
 
-/// The family of marks whose servers all have method TUN: IPv6 if all servers are IPv6, else IPv4.
+/// The family of marks whose servers all have method TUN: IPv6 if all servers are IPv6, otherwise IPv4.
 fn family_of_tunnels(drafts: &[Draft<'_>]) -> Family {
     let all_v6 = !drafts.is_empty() && drafts.iter().all(|draft| draft.endpoint.family() == Family::V6);
     if all_v6 { Family::V6 } else { Family::V4 }

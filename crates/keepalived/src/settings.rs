@@ -31,8 +31,8 @@ pub(super) struct Settings {
     persistence_seconds: Option<u32>,
     granularity: Option<Netmask>,
     engine: Option<String>,
-    /// The family of the services, if known: from the addresses, else from `ip_family`, a granularity, the first real
-    /// server whose method is not TUN, or such a sorry server.
+    /// The family of the services, if known: from the addresses, otherwise from `ip_family`, a granularity, the first
+    /// real server whose method is not TUN, or such a sorry server.
     pub(super) family: Option<Family>,
     pub(super) timing: TimingOptions,
     pub(super) omega: bool,
@@ -189,7 +189,7 @@ impl Settings {
         true
     }
 
-    /// Reads a granularity, of the family of the services if that is known.
+    /// Reads a granularity, in the family of the services if that is known.
     fn mask(&mut self, block: &Block, faults: &mut Faults) -> Option<Netmask> {
         let text = faults.value(block)?;
         let mask = match self.family {
@@ -243,7 +243,7 @@ impl Settings {
         }
     }
 
-    /// The services, without duplicates. `mark_family` is the family of marks without one.
+    /// The services, without duplicates. `mark_family` is the family of marks that have none.
     pub(super) fn services(&self, head: &Head, mark_family: Family) -> Vec<(ServiceKey, ServiceOptions)> {
         let protocol = self.protocol.unwrap_or(Protocol::UDP);
         let keys = head.entries.iter().map(|entry| match *entry {

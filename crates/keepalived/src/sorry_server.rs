@@ -12,7 +12,7 @@ use crate::values::{Faults, Method};
 pub(crate) struct SorryDraft {
     block: Block,
     endpoint: Endpoint,
-    /// Its own method, or the method that statements before it set.
+    /// The server's own method, or the method that statements before it set.
     pub(crate) method: Option<Method>,
     pub(crate) inhibit: bool,
 }
@@ -29,7 +29,7 @@ impl SorryDraft {
         family(self.endpoint, self.method)
     }
 
-    /// Makes the sorry server, after the whole virtual server was read.
+    /// Creates the sorry server, after the whole virtual server was read.
     pub(crate) fn finish(
         self,
         default_method: Option<Method>,

@@ -1,6 +1,6 @@
 //! The `SSL` block: the certificate files for TLS checks.
 //!
-//! Pure. Not here: reading those files (`tls_config.rs` of `health`).
+//! Pure. `tls_config.rs` in `health` reads the files.
 
 use xvs_model::health_checks::check::{Setting, Tls, Trust};
 

@@ -35,8 +35,8 @@ fn configuration(text: &str) -> Configuration {
     read
 }
 
-/// Reads a file of `cases/` and compares it with the `# rule` and `# fault` lines at its end. The faults are in order,
-/// those of the director last; ` … ` stands for any text.
+/// Reads a file in `cases/` and compares it with the `# rule` and `# fault` lines at its end. The faults are in order,
+/// the director's last; ` … ` represents any text.
 #[track_caller]
 fn assert_case(name: &str) -> Configuration {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/cases");
@@ -92,7 +92,7 @@ fn a_mark_with_a_tunnel_has_no_port_and_the_default_persistence_is_six_minutes()
     assert_case("mark-tunnel");
 }
 
-/// A file of the shape that OpenStack's LVS driver writes.
+/// A file like those that OpenStack's LVS driver writes.
 #[test]
 fn a_file_for_another_network_namespace_causes_a_warning_with_the_step() {
     assert_case("openstack");
@@ -332,7 +332,7 @@ fn urls_have_host_status_digest_and_pattern_and_checkers_of_one_kind_may_repeat(
     let [first, second] = &http.urls[..] else { panic!("{http:?}") };
     assert_eq!(first.statuses, [200..=204, 301..=301, 404..=404]);
     assert_eq!(first.digest.unwrap()[..3], [0x01, 0x23, 0x45]);
-    // The host of a real server is requested, but is not the server name of TLS.
+    // The host of a real server is requested, but is not the TLS server name.
     assert_eq!((first.host.as_deref(), first.server_name.as_deref()), (None, Some("vs.example")));
     assert_eq!((second.path.as_str(), second.server_name.as_deref()), ("/b c", Some("url.example")));
     let pattern = Pattern {
@@ -377,7 +377,7 @@ fn a_check_through_the_virtual_address_is_for_direct_routing_and_tunnels() {
             format!("{head} {{\nlvs_sched rr\nlvs_method {method}\nprotocol TCP\nreal_server {server}");
         format!("{head} {{\nTCP_CHECK {{\n{words}\n}}\n}}\n}}\n")
     };
-    // The check in words, and the faults.
+    // The check as text, and the faults.
     let read = |head: &str, method: &str, server: &str, words: &str| {
         let read = configuration(&file(head, method, server, words));
         let faults: Vec<_> = read.faults.iter().map(|fault| fault.text.clone()).collect();

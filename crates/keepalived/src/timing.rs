@@ -1,6 +1,6 @@
 //! The timing of checks: interval, timeout, retries, rise, warmup.
 //!
-//! Pure. Source: keepalived-behaviour, section 4. Not here: the checkers (`checkers.rs`).
+//! Pure. Source: keepalived-behaviour, section 4.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use xvs_model::health_checks::check::{Probe, Timing};
 use crate::blocks::Block;
 use crate::values::Faults;
 
-/// The configured settings of a [`Timing`]; `None`: inherited or default.
+/// The configured settings of a [`Timing`]; `None` means inherited or default.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TimingOptions {
     interval: Option<Duration>,
@@ -22,7 +22,7 @@ pub struct TimingOptions {
 }
 
 impl TimingOptions {
-    /// Applies a statement. `least_retry` is the lowest value of `retry` in this block. Returns whether the keyword is
+    /// Applies a statement. `least_retry` is the minimum of `retry` in this block. Returns whether the keyword is
     /// known.
     pub fn apply(&mut self, block: &Block, least_retry: u32, faults: &mut Faults) -> bool {
         let above_zero = Duration::from_micros(1);
@@ -70,7 +70,7 @@ impl TimingOptions {
                 (1, Duration::from_secs(1))
             }
         };
-        // What a file or an agent says holds at once, and only that takes a server down.
+        // The content of a file or the reply of an agent applies at once, and only that takes a server down.
         let is_said = matches!(probe, Probe::File(..) | Probe::Agent(..));
         let retry = if is_said { 0 } else { self.retry.unwrap_or(retry) };
         let rise = if is_said { 1 } else { self.rise.unwrap_or(1) };

@@ -1,10 +1,9 @@
-//! Statements of keepalived.conf that xvs does not use, outside of virtual servers.
+//! Statements in keepalived.conf that xvs does not use, outside of virtual servers.
 //!
 //! A statement that concerns VRRP, BFD or keepalived's own processes has no effect on checks and causes no warning. A
-//! statement that keepalived would act on, and whose absence changes checks or services, causes a warning with the
-//! step. All other statements are unknown. Pure, except that a network namespace is compared with the namespace of the
-//! process. Source: the manual keepalived.conf(5) of keepalived 2.4; docs/coming-from.md has the same lists. Not here:
-//! the statements that xvs uses (`globals.rs`, `lib.rs`).
+//! statement that keepalived would act on, and whose absence changes checks or services, causes a warning with the next
+//! step. All other statements are unknown. Pure, except that a network namespace is compared with the process's.
+//! Source: the manual keepalived.conf(5) of keepalived 2.4; docs/coming-from.md has the same lists.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -13,7 +12,7 @@ use std::path::Path;
 use crate::blocks::Block;
 use crate::values::Faults;
 
-/// Takes a statement outside of all blocks that xvs does not use.
+/// Handles a statement outside of all blocks that xvs does not use.
 pub(super) fn outside(block: &Block, faults: &mut Faults) {
     let name = block.arguments().first().map_or("", String::as_str);
     let why = match block.keyword() {
@@ -39,7 +38,7 @@ pub(super) fn outside(block: &Block, faults: &mut Faults) {
     warn(block, why, faults);
 }
 
-/// Takes a statement of `global_defs` that xvs does not use. `runs_vrrp`: the file has VRRP, so keepalived runs, too.
+/// Handles a statement in `global_defs` that xvs does not use. `runs_vrrp`: the file has VRRP, so keepalived runs, too.
 pub(super) fn in_global_defs(block: &Block, runs_vrrp: bool, faults: &mut Faults) {
     let keyword = block.keyword();
     let why = match keyword {
@@ -79,7 +78,7 @@ fn warn(block: &Block, why: &str, faults: &mut Faults) {
     faults.warn(&block.place, format!("`{}`: {why}", block.keyword()));
 }
 
-/// Whether this file of a network namespace is that of the process.
+/// Whether this file of a network namespace refers to the process's namespace.
 fn is_own(namespace: &Path) -> bool {
     let named = device_and_inode(namespace);
     named.is_some() && named == device_and_inode(Path::new("/proc/self/ns/net"))
@@ -115,7 +114,7 @@ const OUTSIDE: &[&str] = &[
     "process_name",
 ];
 
-/// Statements of `global_defs` without effect on checks, besides those whose name begins with `vrrp_` or `bfd_`.
+/// Statements in `global_defs` without effect on checks, besides those whose names begin with `vrrp_` or `bfd_`.
 const IN_GLOBAL_DEFS: &[&str] = &[
     // Files and names of keepalived's processes.
     "tmp_config_directory",
@@ -148,14 +147,14 @@ const IN_GLOBAL_DEFS: &[&str] = &[
     "smtp_alert_vrrp",
     "no_email_faults",
     "email_faults",
-    // xvs shows each failure, and checks a file before it reloads; an include of nothing is a warning.
+    // xvs reports each failure, and checks a file before it reloads; an include that matches nothing is a warning.
     "checker_log_all_failures",
     "reload_check_config",
     "include_check",
     // Services of the file end with the file.
     "lvs_flush_on_stop",
     "lvs_flush_onstop",
-    // Groups are services of their own, without marks.
+    // Groups are separate services, without marks.
     "nftables",
     "nftables_priority",
     "nftables_counters",
@@ -206,7 +205,7 @@ mod tests {
         faults.all.into_iter().map(|fault| fault.text).collect()
     }
 
-    /// The warnings about a statement of `global_defs` in a file with or without VRRP.
+    /// The warnings about a statement in `global_defs` in a file with or without VRRP.
     fn about_global(line: &str, runs_vrrp: bool) -> Vec<String> {
         let mut faults = Faults::default();
         in_global_defs(&statement(line), runs_vrrp, &mut faults);

@@ -24,7 +24,7 @@ pub type Method = (ForwardingMethod, Tunnel);
 pub struct Faults {
     /// All of them.
     pub all: Vec<Fault>,
-    /// Those that cost services.
+    /// The faults because of which services are lost.
     pub left_out: Vec<LeftOut>,
 }
 
@@ -49,7 +49,7 @@ impl Faults {
         self.warn(&block.place, format!("`{}`: {text}", block.text));
     }
 
-    /// Notes that the last fault costs these services; none: it hides which they are.
+    /// Records that these services are lost because of the last fault; if empty, they are unknown.
     pub fn costs(&mut self, services: Vec<ServiceKey>) {
         let fault = self.all.last().cloned();
         self.left_out.extend(fault.map(|fault| LeftOut { fault, services }));
@@ -65,7 +65,7 @@ impl Faults {
         }
     }
 
-    /// Checks a statement of one line. `known` says whether its keyword is known in its block.
+    /// Checks a statement of one line. `known` tells whether its keyword is known in its block.
     pub fn line(&mut self, block: &Block, known: bool) {
         match (known, &block.body) {
             (false, _) => self.unknown(block),
@@ -84,7 +84,7 @@ impl Faults {
         }
     }
 
-    /// The first argument. Its absence is an error, because keepalived exits then.
+    /// The first argument. Its absence is an error, because keepalived then exits.
     pub fn argument<'a>(&mut self, block: &'a Block) -> Option<&'a str> {
         let argument = block.arguments().first();
         if argument.is_none() {
@@ -93,7 +93,7 @@ impl Faults {
         argument.map(String::as_str)
     }
 
-    /// The value of a keyword that has one. Words after it are left out, with a warning.
+    /// The value of a keyword that takes one. Words after it are left out, with a warning.
     pub fn value<'a>(&mut self, block: &'a Block) -> Option<&'a str> {
         let value = self.argument(block);
         // A line that starts a block has an error (`line`).
@@ -165,7 +165,7 @@ impl Faults {
         addr
     }
 
-    /// The address of a word, without the prefix length that may follow it: it has no meaning for one address, and
+    /// The address in a word, without the prefix length that may follow it: it has no meaning for one address, and
     /// keepalived drops it.
     pub fn address_of(&mut self, block: &Block, text: &str) -> Option<IpAddr> {
         let (addr, length) = text.split_once('/').map_or((text, None), |(addr, length)| (addr, Some(length)));
@@ -181,7 +181,7 @@ impl Faults {
         self.command_with(block, 3)
     }
 
-    /// Reads a command with an optional user and group into `place`, unless that is set.
+    /// Reads a command with an optional user and group into `place`, unless that is already set.
     pub fn script_once(&mut self, block: &Block, place: &mut Option<Script>) {
         match place {
             None => *place = self.script(block),
@@ -194,7 +194,7 @@ impl Faults {
         self.command_with(block, 1)
     }
 
-    /// Reads a command; `most` is the number of words that the statement may have.
+    /// Reads a command; `most` is the maximum number of words in the statement.
     fn command_with(&mut self, block: &Block, most: usize) -> Option<Script> {
         self.argument(block)?;
         let words = block.shell_arguments();
@@ -241,7 +241,7 @@ impl Faults {
     }
 }
 
-/// Parses a number of decimal digits, before which blanks and a sign may stand.
+/// Parses a number of decimal digits, which blanks and a sign may precede.
 pub fn decimal<T: FromStr>(text: &str) -> Option<T> {
     let digits = unsigned(text);
     is_digits(digits).then(|| digits.parse().ok())?
@@ -260,6 +260,7 @@ fn is_digits(text: &str) -> bool {
 /// Parses the port after an address; 0 if there is none.
 ///
 /// # Errors
+///
 /// The port is not a number from 0 to 65535.
 pub fn port(text: Option<&str>) -> Result<u16, &'static str> {
     text.map_or(Some(0), decimal).ok_or("a port is a number from 1 to 65535")

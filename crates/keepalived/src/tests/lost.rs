@@ -1,4 +1,4 @@
-//! Services that faults of a file cost.
+//! Services that are lost because of faults in a file.
 
 use xvs_health::prepare::Prepared;
 
