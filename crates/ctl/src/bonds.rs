@@ -1,17 +1,17 @@
 //! Bonds, bridges and teams: the interfaces to attach for a configured name, and those that cannot be attached.
 //!
 //! For a bond, xvsd attaches the members: a socket receives only frames that its own device received, and the frames
-//! that it sends do not pass the bond. For a bridge, it attaches the bridge itself, in generic mode: only the bridge
-//! knows the packets for this machine, and the port for each other packet. A bridge's ports have no addresses, routes
-//! or neighbours, so workers would find no next hop on them. Checked at the start; each change of the network renews
-//! the warnings. Not here: the member by which a packet leaves (`port/vlan_and_bond.rs` of dataplane).
+//! that it sends do not pass through the bond. For a bridge, it attaches the bridge itself, in generic mode: only the
+//! bridge knows the packets for this machine, and the port for each other packet. A bridge's ports have no addresses,
+//! routes or neighbours, so workers would find no next hop on them. Checked at the start; each change of the network
+//! renews the warnings. `port/vlan_and_bond.rs` in dataplane chooses the member on which a packet leaves.
 
 use thiserror::Error;
 use xvs_model::report::status::{BondMember, InterfaceStatus};
 use xvs_proto::network::{Link, LinkKind};
 use xvs_xdp::{AttachError, check_port, check_tags, index_of};
 
-/// Why an interface cannot be attached because of the links over it or below it.
+/// The reason why an interface cannot be attached because of the links above or below it.
 #[derive(Debug, Error)]
 #[allow(missing_docs, reason = "the message of each variant says what it means and names its fields")]
 pub enum BondError {
@@ -68,7 +68,8 @@ pub type Chosen = (String, Option<BondMember>);
 /// The interfaces to attach for this name: the members of a bond, or the interface itself.
 ///
 /// # Errors
-/// It cannot be attached. A missing interface is no error here.
+///
+/// It cannot be attached. A missing interface is not an error here.
 pub fn choose(name: &str, links: &[Link]) -> Result<Vec<Chosen>, BondError> {
     check(name, links)?;
     let Some(bond) = named(name, links).filter(|link| link.kind == LinkKind::Bond) else {
@@ -122,8 +123,8 @@ pub fn check(name: &str, links: &[Link]) -> Result<(), BondError> {
     }
 }
 
-/// Checks a name that no link has: the kernel takes `lan:0` (a name ends at the colon) and altnames for a link, which
-/// xvs knows by its own name.
+/// Checks a name that no link has: the kernel accepts `lan:0` (a name ends at the colon) and altnames for a link, which
+/// xvs knows only by its name.
 fn check_name(name: &str, links: &[Link]) -> Result<(), BondError> {
     let index = index_of(name).ok();
     match links.iter().find(|link| Some(link.ifindex) == index) {
@@ -133,9 +134,10 @@ fn check_name(name: &str, links: &[Link]) -> Result<(), BondError> {
 }
 
 /// Checks that neither a bridge's ports nor the interfaces below them merge packets, and that an interface with VLANs
-/// over it, or over its bond, leaves the tags. Cost: five requests to the kernel for each; none if it is neither.
+/// on it, or on its bond, leaves the tags. Cost: five requests to the kernel for each; none if it is neither.
 ///
 /// # Errors
+///
 /// The text names the interface and the command that corrects it.
 pub fn check_offloads(name: &str, links: &[Link]) -> Result<(), BondError> {
     let Some(link) = named(name, links) else { return Ok(()) };
@@ -150,7 +152,7 @@ pub fn check_offloads(name: &str, links: &[Link]) -> Result<(), BondError> {
     }
 }
 
-/// Whether there are VLANs over a link, or over its bond.
+/// Whether there are VLANs on a link, or on its bond.
 fn has_vlans(link: &Link, links: &[Link]) -> bool {
     let bond = bond_of(link, links).map(|bond| bond.ifindex);
     let vlans = links.iter().filter_map(|one| one.vlan);
@@ -162,7 +164,7 @@ pub fn bond_of<'l>(link: &Link, links: &'l [Link]) -> Option<&'l Link> {
     master(link, links).filter(|master| master.kind == LinkKind::Bond)
 }
 
-/// The members that are up, of the bond of an attached interface, and are not attached themselves.
+/// The members that are up but not attached, of the bond of an attached interface.
 pub fn joined(interfaces: &[InterfaceStatus], links: &[Link]) -> impl Iterator<Item = Chosen> {
     links.iter().filter_map(move |link| {
         let bond = bond_of(link, links)?;
@@ -183,7 +185,7 @@ pub fn warnings(interfaces: &[InterfaceStatus], links: &[Link]) -> Vec<String> {
             warnings.extend(check(name, links).err().map(|why| why.to_string()));
             continue;
         };
-        // An interface that is gone has a warning already.
+        // An interface that is gone already has a warning.
         if named(name, links).is_some_and(|link| bond_of(link, links).is_none_or(|of| of.name != *bond)) {
             warnings.push(format!(
                 "{name} was attached as a member of {bond} and is none any more, so packets of services that it receives are \
@@ -219,7 +221,7 @@ fn members<'l>(link: &Link, links: &'l [Link]) -> impl Iterator<Item = &'l Link>
     links.iter().filter(move |one| one.master == Some(ifindex))
 }
 
-/// The links that receive what a bridge receives: its ports, and what is below them.
+/// The links that receive a bridge's packets: its ports, and the links below them.
 fn below<'l>(bridge: &Link, links: &'l [Link]) -> Vec<&'l Link> {
     let mut found: Vec<&Link> = members(bridge, links).collect();
     let mut next = 0;

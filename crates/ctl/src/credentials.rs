@@ -1,8 +1,7 @@
-//! The credentials of the metrics endpoint: the files of the certificate that it shows and of the token that it
+//! The credentials of the metrics endpoint: the files of the certificate that it presents and of the token that it
 //! expects.
 //!
-//! Read at the start and at each reload, and by `xvs doctor`. Not here: the use of the credentials (`metrics/` of
-//! xvsd).
+//! Read at the start and at each reload, and by `xvs doctor`. `metrics/` in xvsd uses the credentials.
 
 use std::fmt::Display;
 use std::io;
@@ -18,7 +17,7 @@ use crate::secret_file::{self, SecretFileError, read_file};
 /// Certificate and token, as far as they are configured.
 #[derive(Default)]
 pub struct Credentials {
-    /// The certificate of the metrics server; `None`: it speaks plain HTTP.
+    /// The certificate of the metrics server; `None` if it uses plain HTTP.
     pub certificate: Option<Certificate>,
     /// The token; `None`: every client may read.
     pub token: Option<String>,
@@ -53,7 +52,7 @@ impl Certificate {
         let (_, text) = read_file(certificate)
             .map_err(|error| CredentialsError::Unreadable(certificate.to_owned(), error))?;
         let chain = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
-        // The parser's own text may have parts of the file, which may be a secret.
+        // The parser's own text may contain parts of the file, which may be a secret.
         let chain = chain.map_err(|_| CredentialsError::NotPem(certificate.to_owned()))?;
         if chain.is_empty() {
             return Err(CredentialsError::NoCertificate(certificate.to_owned()));
@@ -78,7 +77,7 @@ impl Certificate {
     }
 }
 
-/// Why a file with credentials is not used, with the next step.
+/// The reason why a file with credentials is not used, with the next step.
 #[derive(Debug, Error)]
 enum CredentialsError {
     #[error("metrics_certificate {path}: {1}; {CHAIN_FILE}", path = .0.display())]
@@ -98,8 +97,8 @@ enum CredentialsError {
     Secret(#[from] SecretFileError),
 }
 
-/// Which file is wrong if a TLS library refuses a certificate with its key, why, and the next step. The files have
-/// their keys of xvs.toml.
+/// The file that is wrong if a TLS library refuses a certificate with its key, the reason, and the next step. The files
+/// are named with their keys of xvs.toml.
 pub fn refused(error: &dyn Display, [(name, file), (key_name, key_file)]: [(&str, &Path); 2]) -> String {
     let text = error.to_string();
     let file = file.display();
@@ -132,7 +131,7 @@ fn token(path: &Path) -> Result<String, CredentialsError> {
     Ok(token.to_owned())
 }
 
-/// The longest token. Half of the longest request that the endpoint reads.
+/// Maximum length of a token. Half of the longest request that the endpoint reads.
 pub const TOKEN_MAX_BYTES: usize = 4096;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! The control thread records an event as it carries out the change, so events are in the order in which changes came
 //! into force. The last [`KEPT`] events are one queue for all listeners, which each listener reads at its own pace. A
 //! listener that falls further behind misses the oldest events, and gets their number. Recording never waits for a
-//! listener. Not here: the log (`socket/` of xvsd), the printed form (`events.rs` of `cli`).
+//! listener.
 
 use std::collections::VecDeque;
 use std::iter;
@@ -32,13 +32,13 @@ pub struct Events {
 struct Recorded {
     /// The last events; their numbers have no gap.
     kept: VecDeque<Event>,
-    /// The number of the last event; 0: there was none.
+    /// The number of the last event; 0 if there was none.
     last: u64,
     listeners: usize,
 }
 
 impl Recorded {
-    /// The number of the first remembered event, or of the next event if none is remembered.
+    /// The number of the first stored event, or of the next event if none is stored.
     fn first(&self) -> u64 {
         self.last + 1 - self.kept.len() as u64
     }
@@ -84,7 +84,8 @@ impl Events {
     /// Adds a listener.
     ///
     /// # Errors
-    /// There are [`LISTENERS`] listeners already.
+    ///
+    /// There already are [`LISTENERS`] listeners.
     pub fn listen(self: &Arc<Self>, query: EventQuery) -> Result<Listener, CommandError> {
         let mut recorded = self.recorded();
         if recorded.listeners >= LISTENERS {
@@ -117,7 +118,7 @@ impl Default for Events {
     }
 }
 
-/// A listener of events. Dropping it makes room for another one.
+/// A listener for events. Dropping it makes room for another one.
 #[derive(Debug)]
 pub struct Listener {
     events: Arc<Events>,
@@ -186,7 +187,7 @@ pub fn changes<'a>(request: &'a ControlRequest, answer: &'a Result<Reply, Comman
     }
 }
 
-/// Logs changes, their requester and the results: one line for each command, also of a batch.
+/// Logs changes, their requester and the results: one line for each command, also in a batch.
 pub fn log_changes(changes: impl IntoIterator<Item = (String, Option<String>)>, requester: &Requester) {
     for (line, refused) in changes {
         match refused {
@@ -200,7 +201,7 @@ fn refusal(error: &CommandError) -> Option<String> {
     error.refusal().map(ToString::to_string)
 }
 
-/// The commands that removed these differences, as typed, each prefixed with their cause.
+/// The commands that removed these differences, as typed, each prefixed with the cause.
 pub(crate) fn applied(why: &str, differences: &[Difference]) -> Changes<'static> {
     let commands = commands_for(differences);
     let lines = commands.iter().map(|command| (format!("{why}: {}", command_line(command)), None));
@@ -209,7 +210,7 @@ pub(crate) fn applied(why: &str, differences: &[Difference]) -> Changes<'static>
 
 /// The largest number of listeners.
 pub const LISTENERS: usize = 40;
-/// The largest number of changes of one request, such as a restore, that are recorded individually.
+/// Maximum number of changes in one request, such as a restore, that are recorded individually.
 pub const AT_ONCE: usize = 256;
 
 #[cfg(test)]

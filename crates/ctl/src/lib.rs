@@ -1,8 +1,9 @@
-//! The control plane as a library: the desired state, the part that workers use, and the answers that need no process.
+//! The control plane as a library: the desired state, the objects that workers use, and the answers that need no
+//! process.
 //!
 //! A command changes the desired state in [`control`], its only owner. [`registry`] builds the objects that workers use
 //! from that state. Nothing here opens a socket, starts a thread or reads a clock: `xvsd` does, and [`in_memory`] is
-//! the whole director over a port in memory, for the lab and for tests. The parts of xvsd that `xvs doctor` and the
+//! the whole director with a port in memory, for the lab and for tests. The modules of xvsd that `xvs doctor` and the
 //! manual need are here, too: [`config`], [`arguments`], [`credentials`].
 
 pub mod arguments;

@@ -1,7 +1,7 @@
-//! The placement of workers: the queues and the core of each. Not here: pinning (`workers/` of xvsd).
+//! The placement of workers: the queues and the core of each. `workers/` in xvsd pins them.
 //!
 //! Computed at the start, and whenever an interface is attached again. Every queue belongs to one worker. Every worker
-//! has a queue of each interface, so it can send on all interfaces.
+//! has a queue on each interface, so it can send on all interfaces.
 
 use thiserror::Error;
 use xvs_dataplane::port::xdp::MAX_SOCKETS;
@@ -26,7 +26,7 @@ pub enum PlacementError {
         "a worker would have {count} queues and can have {MAX_SOCKETS} at most; {interface} has {queues}: configure more workers, or fewer queues with `ethtool -L {interface} combined N`"
     )]
     TooManyQueues {
-        /// The number of queues of all interfaces that the first worker would have.
+        /// The number of queues on all interfaces that the first worker would have.
         count: usize,
         /// The interface's number of queues.
         queues: u32,
@@ -38,11 +38,12 @@ pub enum PlacementError {
 /// An interface's name and its number of receive queues.
 pub type InterfaceQueues<'a> = (&'a str, u32);
 
-/// The queues of each worker, by interface. Without a wanted number of workers it is the number of queues of the
-/// interface with the fewest, but at most one less than there are cores, and at least one.
+/// The queues of each worker, by interface. Without a requested number of workers, their number is the number of queues
+/// of the interface with the fewest, but at most one less than there are cores, and at least one.
 ///
 /// # Errors
-/// As [`PlacementError`] says.
+///
+/// See [`PlacementError`].
 pub fn shares(
     interfaces: &[InterfaceQueues<'_>],
     wanted: Option<usize>,
@@ -65,8 +66,8 @@ pub fn shares(
     Ok(shares)
 }
 
-/// The core of each worker, of the available ones in ascending order: from the last one down, so that the first is free
-/// for the rest of the machine. Workers share cores if there are fewer; `None`: no core is known.
+/// The core of each worker, chosen from the available ones: from the last one down, so that the first is free for the
+/// rest of the machine. Workers share cores if there are fewer; `None` if no core is known.
 pub fn cores<C: Copy>(workers: usize, available: &[C]) -> Vec<Option<C>> {
     let downwards = available.iter().rev();
     (0..workers).map(|worker| downwards.clone().nth(worker % available.len().max(1)).copied()).collect()

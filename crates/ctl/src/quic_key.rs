@@ -7,10 +7,10 @@ use thiserror::Error;
 
 use crate::secret_file::SecretFileError;
 
-/// The keys of QUIC configurations by their files, or why a file gives none.
+/// The keys of QUIC configurations by file, or the reason why a file contains none.
 pub(crate) type QuicKeys = BTreeMap<PathBuf, Result<[u8; 16], QuicKeyError>>;
 
-/// Why a file gives no key, with the next step.
+/// The reason why a file contains no key, with the next step.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum QuicKeyError {
     /// The file cannot be used.

@@ -1,7 +1,7 @@
-//! Reads the files that a key of xvs.toml, a command or a rule names, above all those with a secret.
+//! Reads the files that a key of xvs.toml, a command or a rule names, especially those with a secret.
 //!
-//! The user who names a file may not be allowed to read it, but xvsd is. So reading never waits, only regular files are
-//! read, their size is limited, and no error contains text of the file.
+//! The user who names a file may not be allowed to read it, but xvsd is. Reading therefore never waits, only regular
+//! files are read, their size is limited, and no error contains text from the file.
 
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -11,13 +11,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use thiserror::Error;
 
-/// Why the file that a key of xvs.toml names is not used, with the next step.
+/// The reason why the file that a key of xvs.toml names is not used, with the next step.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum SecretFileError {
     /// The file cannot be read.
     #[error("{key} {path}: {error}; {how}", path = path.display())]
     Unreadable {
-        /// What names the file.
+        /// The key that names the file.
         key: &'static str,
         /// The file.
         path: PathBuf,
@@ -34,6 +34,7 @@ pub enum SecretFileError {
 /// Reads the file that a key of xvs.toml names. `how` is the next step if there is none.
 ///
 /// # Errors
+///
 /// The file cannot be read, or every user may read or change it.
 pub fn read(key: &'static str, path: &Path, how: &'static str) -> Result<String, SecretFileError> {
     match read_file(path) {
@@ -46,7 +47,7 @@ pub fn read(key: &'static str, path: &Path, how: &'static str) -> Result<String,
     }
 }
 
-/// Reads a file of text. Returns its mode too.
+/// Reads a text file. Also returns its mode.
 pub fn read_file(path: &Path) -> io::Result<(u32, String)> {
     let (mode, bytes) = read_bytes(path, LONGEST)?;
     // The library's own error contains none of the text either, but its length.
@@ -57,7 +58,7 @@ pub fn read_file(path: &Path) -> io::Result<(u32, String)> {
 
 /// Reads a file of at most `longest` bytes. Also returns its mode. Waits for nothing: a pipe is refused.
 pub(crate) fn read_bytes(path: &Path, longest: u64) -> io::Result<(u32, Vec<u8>)> {
-    // Before it is opened too, which would start a watchdog, for example.
+    // Also checked before it is opened, which would start a watchdog, for example.
     if !fs::metadata(path)?.is_file() {
         return Err(not_a_file());
     }

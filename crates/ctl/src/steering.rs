@@ -17,7 +17,7 @@ use xvs_sched::{ForwardingMethod, ServiceKey};
 
 use crate::firewall_marks::CompiledMarks;
 
-/// An item that is steered for a service. Port 0 is any port.
+/// An item that is steered for a service. Port 0 means any port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Item {
     /// Packets to this endpoint.
@@ -26,11 +26,11 @@ pub(crate) enum Item {
     From(Protocol, Endpoint),
     /// Packets to this network, which may get a firewall mark.
     Network(Prefix),
-    /// ICMP errors of routers about tunnels to this address.
+    /// ICMP errors from routers about tunnels to this address.
     TunnelEnd(IpAddr),
-    /// Packets to the local addresses of FULLNAT, of this family.
+    /// Packets to the local addresses of FULLNAT, in this family.
     Locals(Family),
-    /// Packets of this machine's own clients to this endpoint.
+    /// Packets from this machine's own clients to this endpoint.
     Clients(Protocol, Endpoint),
 }
 
@@ -43,8 +43,7 @@ pub(crate) struct SteeredItems {
 }
 
 impl SteeredItems {
-    /// Sets the items of a service. Returns its former items that it does not need any more; another service may need
-    /// them.
+    /// Sets the items of a service. Returns its former items that it no longer needs; another service may need them.
     pub(crate) fn set(&mut self, key: ServiceKey, items: BTreeSet<Item>) -> Vec<Item> {
         let before = self.by_service.remove(&key).unwrap_or_default();
         for item in items.difference(&before) {
@@ -103,7 +102,7 @@ pub(crate) fn rules_for(items: impl IntoIterator<Item = Item>, locals: &[LocalAd
 }
 
 /// The items of an address service; none for a mark service. They include packets from its endpoint: replies of direct
-/// routing and tunnels where the director is the servers' router.
+/// routing and tunnels, if the director is the servers' router.
 pub(crate) fn of_service(key: ServiceKey) -> impl Iterator<Item = Item> {
     let endpoint = match key {
         ServiceKey::Address { protocol, endpoint } => {
@@ -121,12 +120,12 @@ pub(crate) fn of_destination(
     destination: Endpoint,
     method: ForwardingMethod,
 ) -> impl Iterator<Item = Item> {
-    // Such connections keep the port that the client sent to, or use the destination's.
+    // Such connections keep the port to which the client sent, or use the destination's.
     let any = takes_any_port(service);
     let replies = replies_from(service, destination, method).map(move |(protocol, from)| {
         Item::From(protocol, Endpoint { port: if any { 0 } else { from.port }, ..from })
     });
-    // An item for every port would take all that the machine sends to itself.
+    // An item for every port would match everything that the machine sends to itself.
     let clients = match service {
         ServiceKey::Address { protocol, endpoint } if method.masquerades() && !any => {
             Some(Item::Clients(protocol, endpoint))
@@ -165,7 +164,7 @@ pub(crate) fn of_commands(commands: &[Command]) -> BTreeSet<Item> {
     items
 }
 
-/// What the XDP program steers for these services and destinations, except for marks and local addresses.
+/// The traffic that the XDP program steers for these services and destinations, except for marks and local addresses.
 pub fn rules_of<'a>(services: impl Iterator<Item = (ServiceKey, &'a [Destination])>) -> SteeringRules {
     let items = services.flat_map(|(key, destinations)| {
         let reached =
@@ -183,7 +182,7 @@ fn steer_locals(rules: &mut SteeringRules, family: Family, locals: &[LocalAddres
     }
 }
 
-/// The endpoints that a destination's replies to translate (NAT) come from.
+/// The endpoints from which a destination's replies come that must be translated (NAT).
 pub(crate) fn replies_from(
     service: ServiceKey,
     destination: Endpoint,

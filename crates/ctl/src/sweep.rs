@@ -1,13 +1,10 @@
 //! The sweeper: ends connections early for the settings `drop_entry` (a defence against SYN floods) and, after a real
 //! server is removed, `expire_nodest_conn`.
 //!
-//! Runs on its own thread in the daemon (`Sweeping`), and when the clock is moved in the lab; never on a worker. Each
-//! second `drop_entry` examines 1/32 of the table at random places. A removal with `expire_nodest_conn` queues one
-//! flush after 20 ms, as in the kernel: it ends the connections of those real servers that are still removed then. Both
-//! work in slices of 1,024 entries, so no worker waits for an entry longer than a slice takes.
-//!
-//! Not here: the conditions for the defences (`control/settings.rs`), eviction from a full table
-//! (`new_connection/eviction.rs` of `dataplane`).
+//! Runs on a separate thread in the daemon (`Sweeping`), and when the clock is advanced in the lab; never on a worker.
+//! Each second `drop_entry` examines 1/32 of the table at random indices. A removal with `expire_nodest_conn` queues
+//! one flush after 20 ms, as in the kernel: it ends the connections to those real servers that are still removed then.
+//! Both work in slices of 1,024 entries, so no worker waits for an entry longer than a slice takes.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -29,7 +26,7 @@ use xvs_proto::Protocol;
 pub struct SweepCounters {
     /// Ended by `drop_entry`.
     pub worthless: Counter,
-    /// Ended by `expire_nodest_conn`: those of removed real servers.
+    /// Ended by `expire_nodest_conn`: those to removed real servers.
     pub orphaned: Counter,
     /// Ended by `xvs drain`. Written by the holder of the lock on the listings' reader.
     pub drained: Counter,
@@ -46,7 +43,7 @@ impl SweepCounters {
     }
 }
 
-/// The sweeper of the table. It has no clock: [`Self::run`] gets the time.
+/// The sweeper of the table. It has no clock: the time is an argument of [`Self::run`].
 pub struct Sweeper {
     reader: TableReader,
     published: Arc<ArcSwap<Snapshot>>,
@@ -54,18 +51,18 @@ pub struct Sweeper {
     random: Random,
     countdowns: Countdowns,
     next_worthless: Millis,
-    /// The removals that have queued a flush; `None`: the next run queues one.
+    /// The number of removals that have queued a flush; `None` if the next run queues one.
     removals: Option<u64>,
     flush_due: Option<Millis>,
     turn: Arc<Mutex<()>>,
 }
 
 impl Sweeper {
-    /// A sweeper with its own reader of the table, for the published settings and destinations. Equal seeds examine
-    /// equal places.
+    /// A sweeper with a separate reader of the table, for the published settings and destinations. Equal seeds examine
+    /// equal indices.
     pub fn new(reader: TableReader, published: Arc<ArcSwap<Snapshot>>, seed: u64) -> Self {
         let snapshot = published.load_full();
-        // With the setting the start counts as a removal: an earlier process may have been killed before its flush.
+        // With the setting, the start counts as a removal: an earlier process may have been killed before its flush.
         let removals = (!snapshot.settings.expire_nodest_conn).then_some(snapshot.removals);
         Self {
             reader,
@@ -137,15 +134,15 @@ impl Sweeper {
                 if !worthless {
                     return;
                 }
-                // A packet that arrives meanwhile changes the state or the expiry, and saves it.
+                // A packet that arrives in the meantime changes the state or the expiry, and saves it.
                 let is_unchanged = |state, expires| (state, expires) == seen;
                 end_if(reader, id, Ending::Dropped, is_unchanged, &snapshot, &counters.worthless);
             });
         }
     }
 
-    /// `expire_nodest_conn`: ends the connections of destinations that are removed now. Source: ipvs-behaviour,
-    /// section 3.5.
+    /// `expire_nodest_conn`: ends the connections to destinations that are removed now. Source: ipvs-behaviour, section
+    /// 3.5.
     ///
     /// A connection that controls others ends after them, so the table is walked again while a walk ends any.
     fn end_orphans(&mut self) {
@@ -250,12 +247,12 @@ impl Countdowns {
 }
 
 const WORTHLESS_INTERVAL: Duration = Duration::from_secs(1);
-/// `drop_entry` examines one of this many places each second.
+/// `drop_entry` examines one out of this many entries each second.
 const WORTHLESS_SHARE: u32 = 32;
-/// From a removal to the flush that it queues: two ticks of a kernel with 100 a second, the first of which has begun.
-/// Source: recordings `churn-323` and `dest-delete-nodest1`.
+/// The time from a removal to the flush that it queues: two ticks of a kernel with 100 a second, the first of which has
+/// begun. Source: recordings `churn-323` and `dest-delete-nodest1`.
 const FLUSH_DELAY: Duration = Duration::from_millis(20);
-/// Entries examined in one walk; meanwhile workers cannot reuse removed entries.
+/// The number of entries examined in one walk; workers cannot reuse removed entries until it ends.
 const SLICE: u32 = 1024;
 /// The time without a packet after which `drop_entry` may end an established connection.
 const QUIET: Duration = Duration::from_secs(60);

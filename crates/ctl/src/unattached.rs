@@ -1,8 +1,8 @@
-//! Interfaces that packets of services pass although xvsd is not attached to them.
+//! Interfaces through which packets of services pass although xvsd is not attached to them.
 //!
-//! For the warnings of `xvs status`, for `xvs explain` and `xvs doctor`. Evaluates the machine's links, addresses and
-//! routes as they are, without traffic. Cost: one pass over the addresses to set up; a look-up of a real server is one
-//! pass over the routes. Not here: the paths that workers use (`xvs_dataplane::egress`).
+//! For the warnings of `xvs status`, for `xvs explain` and `xvs doctor`. Evaluates the machine's current links,
+//! addresses and routes, without traffic. Cost: one pass over the addresses to set up; a look-up of a real server is
+//! one pass over the routes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
@@ -20,7 +20,7 @@ pub struct Attachment<'a> {
     attached: BTreeSet<u32>,
     /// Addresses and networks of the attached links.
     reached: Addresses<()>,
-    /// The same for all other links from which packets can come.
+    /// The same for all other links on which packets can arrive.
     missed: Addresses<&'a Link>,
 }
 
@@ -47,7 +47,7 @@ impl<L: Copy> Addresses<L> {
         }
     }
 
-    /// The link that has an address, or else one whose network contains it.
+    /// The link that has an address, otherwise one whose network contains it.
     fn find(&self, addr: IpAddr) -> Option<L> {
         let own = self.own.get(&addr).copied();
         own.or_else(|| Some(self.networks.iter().find(|(network, _)| network.contains(addr))?.1))
@@ -77,7 +77,7 @@ impl<'a> Attachment<'a> {
         this
     }
 
-    /// Whether a link is attached, or is a VLAN over an attached one. Frames for a macvlan stay with the kernel.
+    /// Whether a link is attached, or is a VLAN on an attached one. Frames for a macvlan stay with the kernel.
     fn is_attached(&self, link: &Link) -> bool {
         self.attached.contains(&link.vlan.map_or(link.ifindex, |vlan| vlan.over))
             || self.attached.contains(&link.ifindex)
@@ -102,7 +102,7 @@ impl<'a> Attachment<'a> {
         links.into_iter().find(|link| link.resolves)
     }
 
-    /// The warning, after packets had no route, that default routes of these families use links that are not attached.
+    /// The warning, after packets had no route, that default routes in these families use links that are not attached.
     pub fn default_route_warning(&self, families: &BTreeSet<Family>) -> Option<String> {
         let mut anywhere = families.iter().map(|family| match family {
             Family::V4 => IpAddr::from([0; 4]),
@@ -123,7 +123,7 @@ impl<'a> Attachment<'a> {
         ))
     }
 
-    /// What an operator does to attach a link, as a clause.
+    /// The operator's step to attach a link, as a clause.
     pub fn step(&self, link: &Link) -> String {
         let links = self.network.map_or(&[][..], |network| &network.links);
         let below =
@@ -211,10 +211,10 @@ fn listed(addresses: &[IpAddr], one: &str, many: &str) -> String {
     }
 }
 
-/// The beginnings of the names of interfaces that Docker, LXC, libvirt and QEMU make for a guest.
+/// The prefixes of the names of interfaces that Docker, LXC, libvirt and QEMU create for a guest.
 const OF_GUESTS: [&str; 3] = ["veth", "vnet", "tap"];
 
-/// The most real servers without a usable route that are looked up for one report.
+/// Maximum number of real servers without a usable route that are looked up for one report.
 const LOOK_UPS_MAX: usize = 64;
 
 #[cfg(test)]
@@ -284,7 +284,7 @@ mod tests {
                           reload`, or restart xvsd with `--interface wan` beside the others";
         assert_eq!(warnings(&network), [of_clients, of_servers]);
 
-        // Over a VLAN the link below is attached, also if that is a bond.
+        // For a VLAN the link below is attached, also if that is a bond.
         network.make_vlan("dmz", 5, "wan").unwrap();
         assert!(
             warnings(&network)[1].contains("is by dmz")

@@ -1,7 +1,6 @@
 //! One capture of `xvs capture`: its slots, and the packets in them as the report shows them.
 //!
-//! Not here: the active captures (`socket/capture.rs` of `xvsd`), the choice of packets (`capture/` of the data plane),
-//! the client's output (`capture/` of `xvs`).
+//! `socket/capture.rs` in `xvsd` keeps the active captures; `capture/` in the data plane chooses packets.
 
 use std::sync::Arc;
 
@@ -36,7 +35,7 @@ impl Listener {
         Ok(Self { capture, reader })
     }
 
-    /// The part that a snapshot has while the capture is on.
+    /// The part of the capture that a snapshot contains while the capture is on.
     pub fn capture(&self) -> Arc<Capture> {
         self.capture.clone()
     }
@@ -58,7 +57,7 @@ impl Listener {
         packets
     }
 
-    /// How many frames were missed so far, by interface.
+    /// The number of frames missed so far, by interface.
     pub fn missed(&self, egress: &Egress) -> Missed {
         self.capture.missed().map(|(link, count)| (egress.name_of(link), count)).collect()
     }

@@ -20,7 +20,7 @@ use xvs_proto::{Endpoint, Protocol};
 use xvs_sched::ServiceKey;
 
 /// One row for every connection and template that exists throughout the walk, until `each` breaks. Those inserted or
-/// removed meanwhile may be included. The reader is not locked while `each` runs.
+/// removed in the meantime may be included. The reader is not locked while `each` runs.
 pub fn rows(
     reader: &Mutex<TableReader>,
     call_ids: &CallIds,
@@ -30,7 +30,7 @@ pub fn rows(
     collect(reader, |connection| Some(row(connection, call_ids, now)), each);
 }
 
-/// As [`rows`], for those that match `filter`, each with its detail. Services are those of `snapshot`.
+/// Like [`rows`], for those that match `filter`, each with its detail. Services are those in `snapshot`.
 pub fn matching_rows(
     reader: &Mutex<TableReader>,
     snapshot: &Snapshot,
@@ -47,11 +47,11 @@ pub fn matching_rows(
 pub enum EndMode {
     /// At once; client and server get no reset.
     Silent,
-    /// TCP: both ends are reset at the next packet. Other protocols: as `Silent`.
+    /// TCP: both ends are reset at the next packet. Other protocols: like `Silent`.
     Reset,
 }
 
-/// Ends the connections and templates that match `filter` and are counted at a destination of `snapshot`; a template
+/// Ends the connections and templates that match `filter` and are counted at a destination in `snapshot`; a template
 /// only if it controls no connection. Adds the removed connections to `counter`, which is written only with the reader
 /// locked. A later walk frees their entries.
 pub fn end(
@@ -65,7 +65,7 @@ pub fn end(
     let services = Services::of(snapshot);
     let mut sum = Ended::default();
     let mut next = 0;
-    // A control connection of FTP cannot end before its data connections: then another walk ends it.
+    // An FTP control connection cannot end before its data connections; then another walk ends it.
     let mut controls = false;
     let mut ended_before = 0;
     loop {
@@ -85,7 +85,8 @@ pub fn end(
             }
             let is_tcp = connection.protocol() == Protocol::TCP && !connection.is_template();
             if mode == EndMode::Reset && is_tcp {
-                // A connection removed meanwhile keeps its entry until this walk ends; the flag then has no effect.
+                // A connection that is removed in the meantime keeps its entry until this walk ends; the flag then has
+                // no effect.
                 let _ = connection.set_flags(Flags::RESET);
                 reader.table().end_offload(id);
                 sum.marked += 1;
@@ -131,7 +132,7 @@ fn collect(
     }
 }
 
-/// Calls `each` for every connection and template, as [`rows`] does.
+/// Calls `each` for every connection and template, like [`rows`].
 pub fn walk(reader: &Mutex<TableReader>, mut each: impl FnMut(Connection<'_>)) {
     let mut next = 0;
     while walk_slice(reader, &mut next, &mut each) {}
@@ -148,7 +149,7 @@ fn walk_slice(reader: &Mutex<TableReader>, next: &mut u32, each: impl FnMut(Conn
     true
 }
 
-/// Entries of a slice. Entries removed meanwhile are not reused before its end.
+/// The number of entries in a slice. Entries removed in the meantime are not reused before its end.
 const SLICE: u32 = 1024;
 
 fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> ConnectionRow {
@@ -176,7 +177,7 @@ fn row(connection: &Connection<'_>, call_ids: &CallIds, now: Millis) -> Connecti
     }
 }
 
-/// The services of a snapshot, by the number of each destination.
+/// The services in a snapshot, by the number of each destination.
 struct Services<'a> {
     snapshot: &'a Snapshot,
     by_destination: HashMap<DestinationId, (ServiceKey, Endpoint)>,
@@ -234,7 +235,7 @@ fn flag_name(connection: &Connection<'_>, flag: Flags, name: &'static str) -> &'
     }
 }
 
-/// Words for the flags of a connection.
+/// The names of a connection's flags.
 const FLAGS: [(Flags, &str); 8] = [
     (Flags::SYNC, "received"),
     (Flags::NO_OUTPUT, "no-replies"),
@@ -260,7 +261,7 @@ pub(crate) fn template_state_name(state: u8) -> &'static str {
     if state & ASSURED == 0 { "NONE" } else { "ASSURED" }
 }
 
-/// The data that `--pe sip` keeps with a template.
+/// The data that `--pe sip` stores with a template.
 fn engine(template: &Connection<'_>, call_ids: &CallIds) -> Option<EngineData> {
     let call_id = call_ids.read(template)?;
     Some(EngineData { name: "sip".to_owned(), data: String::from_utf8_lossy(&call_id).into() })
@@ -327,7 +328,7 @@ mod tests {
         let mut listed: HashMap<Endpoint, u32> = HashMap::new();
         let mut next = STAYING;
         rows(&reader, &CallIds::default(), Millis(0), &mut |row| {
-            // For each row, one connection is removed at any place, and another is inserted in a freed place.
+            // For each row, one connection is removed anywhere, and another is inserted in a freed entry.
             let gone = passed.swap_remove(next as usize * 7 % passed.len());
             assert!(matches!(worker.remove(gone), Removal::Done(_)));
             passed.push(insert(&mut worker, passing(next)));

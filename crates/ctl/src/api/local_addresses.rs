@@ -1,8 +1,8 @@
-//! The ports in use at FULLNAT's local addresses, which real servers see in place of clients.
+//! The ports in use at FULLNAT's local addresses, which real servers see instead of clients.
 //!
 //! `xvs laddr` sets the addresses; the desired state keeps them, the snapshot publishes them. A request counts the
-//! ports by a walk over the connections in bounded slices, at no cost for packets. Not here: the choice of a port for a
-//! connection (`xvs_dataplane::new_connection`), reservation of the ports in the kernel (`xvs_host::reserved_ports`).
+//! ports by a walk over the connections in bounded slices, at no cost for packets. `xvs_dataplane::new_connection`
+//! chooses the port of a connection; `xvs_host::reserved_ports` reserves the ports in the kernel.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -14,7 +14,7 @@ use xvs_proto::{Endpoint, Protocol};
 
 use crate::api::connections::walk;
 
-/// Counts the connections of these addresses. `exhausted` is passed through.
+/// Counts the connections at these addresses. `exhausted` is passed through.
 pub fn report(locals: &[LocalAddress], reader: &Mutex<TableReader>, exhausted: u64) -> LocalReport {
     let mut taken: HashMap<(IpAddr, Protocol, Endpoint), u64> = HashMap::new();
     walk(reader, |connection| {

@@ -1,6 +1,6 @@
 //! The compiler of mark rules: from rules and chains with names to steps for the data plane.
 //!
-//! Two sources: [`MarkRule`]s of `xvs mark`, and the kernel's chains, which [`xvs_host::netfilter`] reads as
+//! There are two sources: [`MarkRule`]s of `xvs mark`, and the kernel's chains, which [`xvs_host::netfilter`] reads as
 //! [`Table`]s. [`compile`] writes them one after the other as steps that skip forward only. A called chain is written
 //! out at each call, so the evaluation of a packet needs no stack and always ends. Runs on the control thread whenever
 //! rules or links change. Cost: proportional to the output, at most [`STEPS_MAX`] steps, and to a bounded number of
@@ -33,12 +33,12 @@ use xvs_proto::{Family, Prefix};
 pub struct CompiledMarks {
     /// The steps for the data plane.
     pub marks: Marks,
-    /// A sentence for each rule that is not followed, and for chains whose order is unknown.
+    /// A message about each rule that is not followed, and about chains whose order is unknown.
     pub unfollowed: Vec<String>,
     mark_scopes: Vec<MarkScope>,
 }
 
-/// A change of the mark, with the packets that it can apply to.
+/// A change of the mark, with the packets to which it can apply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct MarkScope {
     change: Change,
@@ -49,7 +49,7 @@ struct MarkScope {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Scope {
     family: Option<Family>,
-    /// Networks of the destination address; `None`: any. One list is shared by all rules that it applies to.
+    /// Networks of the destination address; `None` means any. One list is shared by all rules to which it applies.
     dest: Option<Arc<[Prefix]>>,
 }
 
@@ -91,8 +91,8 @@ impl CompiledMarks {
     }
 }
 
-/// Compiles all rules: those of the kernel's tables by priority, then those of `xvs mark`, which therefore take
-/// precedence. `links` are the attached interfaces: packets arrive on these alone.
+/// Compiles all rules: those in the kernel's tables by priority, then those of `xvs mark`, which therefore take
+/// precedence. `links` are the attached interfaces, the only ones on which packets arrive.
 pub fn compile(tables: &[Table], own: &[MarkRule], links: &[Link]) -> CompiledMarks {
     let mut compiler = Compiler { links, ..Compiler::default() };
     let tables: Vec<_> = tables.iter().map(|table| (table, ChainRoles::of(table))).collect();
@@ -122,7 +122,7 @@ pub fn compile(tables: &[Table], own: &[MarkRule], links: &[Link]) -> CompiledMa
     compiler.finish()
 }
 
-/// A sentence about two chains that mark, if it is unknown whether the kernel evaluates them in this order.
+/// A message about two chains that set marks, if it is unknown whether the kernel evaluates them in this order.
 fn ambiguous_order(first: &Base, second: &Base) -> Option<String> {
     let meet = first.family.is_none() || second.family.is_none() || first.family == second.family;
     let known = first.priority != second.priority || first.registered.and(second.registered).is_some();
@@ -137,7 +137,7 @@ fn ambiguous_order(first: &Base, second: &Base) -> Option<String> {
 
 /// The chains of a table by their effects, computed once for the table.
 struct ChainRoles<'t> {
-    /// Chains that change marks, or call such chains. A base chain that is none of them is ignored.
+    /// Chains that change marks, or call such chains. Other base chains are ignored.
     marking: BTreeSet<&'t str>,
     /// Chains that can affect a packet's mark, also by accepting or dropping the packet.
     relevant: BTreeSet<&'t str>,
@@ -154,7 +154,7 @@ impl<'t> ChainRoles<'t> {
     }
 }
 
-/// The chains that have a rule with such an action, and those that call one of them. Cost: one visit of each rule.
+/// The chains that contain a rule with such an action, and those that call one of them. Cost: one visit of each rule.
 fn chains_with(table: &Table, is_wanted: impl Fn(&Action) -> bool) -> BTreeSet<&str> {
     let (mut callers, mut to_do): (BTreeMap<&str, Vec<&str>>, Vec<&str>) = Default::default();
     for (name, rules) in &table.chains {
@@ -198,7 +198,7 @@ struct Compiler<'a> {
     places: Vec<usize>,
     mark_scopes: Vec<MarkScope>,
     unfollowed: Vec<String>,
-    /// The same as a set, against duplicates.
+    /// The same as a set, to prevent duplicates.
     reported: BTreeSet<String>,
     /// The number of visited rules.
     rules_visited: usize,
@@ -388,13 +388,13 @@ fn is_named(interface: &str, name: &str) -> bool {
     }
 }
 
-/// The largest number of steps; each may be evaluated once for each new connection.
+/// Maximum number of steps; each may be evaluated once for each new connection.
 pub const STEPS_MAX: usize = 4096;
-/// The largest number of visited rules, counted again for each call of their chain.
+/// Maximum number of visited rules, counted again for each call of their chain.
 const VISITS_MAX: usize = 1 << 18;
-/// The largest number of rules that are not followed with a sentence of their own.
+/// Maximum number of rules that are not followed and have a separate message.
 const SENTENCES_MAX: usize = 100;
-/// The largest depth of nested calls; nftables allows 16.
+/// Maximum depth of nested calls; nftables allows 16.
 const DEPTH_MAX: usize = 64;
 
 #[cfg(test)]
@@ -742,7 +742,7 @@ mod tests {
         prop::collection::vec(prop_oneof![port, mark], 0..3)
     }
 
-    /// Rules of the chain with this number, which call chains with higher numbers only.
+    /// Rules of the chain with this number, which call only chains with higher numbers.
     fn any_rules(number: usize) -> impl Strategy<Value = Vec<Rule>> {
         let to = (number + 1..=number + 3).prop_map(|to| to.min(CHAINS).to_string());
         let action = prop_oneof![

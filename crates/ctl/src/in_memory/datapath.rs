@@ -1,4 +1,4 @@
-//! The datapath of the director in memory: it records the requests of the control plane.
+//! The datapath of the director in memory: it records the control plane's requests.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -39,13 +39,13 @@ pub struct MemoryDatapath {
     pub(super) master: Option<(SyncDaemon, Messages)>,
     /// The backup daemon, while one runs.
     pub(super) backup: Option<Receiver>,
-    /// The program that forwards offloaded flows; `None`: the pipeline has all frames.
+    /// The program that forwards offloaded flows; `None` if the pipeline processes all frames.
     pub(super) program: Option<Box<dyn Program>>,
 }
 
 /// An XDP program that forwards offloaded flows, for tests: the director itself needs no rights.
 pub trait Program: Send {
-    /// Steers exactly this traffic; the program forwards no other.
+    /// Steers exactly this traffic; the program forwards nothing else.
     fn steer(&mut self, rules: &SteeringRules);
 
     /// Forwards a frame at this time. Returns the kernel's index of the outgoing interface, and the frame as it leaves.
@@ -57,7 +57,7 @@ pub trait Program: Send {
 }
 
 impl MemoryDatapath {
-    /// Tells the program the steered traffic.
+    /// Passes the steered traffic to the program.
     pub(super) fn steer(&mut self) {
         if let Some(program) = &mut self.program {
             program.steer(&self.rules);

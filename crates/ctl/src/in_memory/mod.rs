@@ -1,8 +1,8 @@
-//! The whole director in memory, without root, network or clock: control plane, pipeline and connection table over a
+//! The whole director in memory, without root, network or clock: control plane, pipeline and connection table with a
 //! port in memory.
 //!
-//! For `xvs lab` and for tests. The caller adds interfaces, routes and neighbours, injects frames and moves time. All
-//! other code is the daemon's. Equal input gives equal output.
+//! For `xvs lab` and for tests. The caller adds interfaces, routes and neighbours, injects frames and advances time.
+//! All other code is the daemon's. Equal input gives equal output.
 
 mod datapath;
 
@@ -54,7 +54,7 @@ use crate::sweep::Sweeper;
 use crate::sync::messages::Sent;
 use crate::unattached::Attachment;
 
-/// Step by which [`InMemory::advance`] moves time.
+/// The step by which [`InMemory::advance`] advances time.
 const STEP: Duration = Duration::from_millis(100);
 
 /// A director in memory.
@@ -67,7 +67,7 @@ pub struct InMemory {
     now: Millis,
     port: MemoryPort,
     pipeline: Pipeline,
-    /// The messages of the master daemon that nobody has taken yet.
+    /// The messages of the master daemon that have not been taken yet.
     sync_messages: Vec<SyncMessage>,
     /// Whether packets that the program forwards are counted when time advances, as in a daemon, and not at once.
     sweeps_late: bool,
@@ -82,7 +82,7 @@ pub struct SyncMessage {
     pub link: String,
     /// The UDP port to which it is sent.
     pub port: u16,
-    /// Its UDP payload.
+    /// The UDP payload.
     pub payload: Vec<u8>,
 }
 
@@ -133,11 +133,12 @@ impl InMemory {
         self.pipeline.set_fast_path(allowed);
     }
 
-    /// Offloads flows to a program that is made for the director's table. A frame injected alone goes to the program
-    /// first; what the program forwards is counted at once. The results are the same.
+    /// Offloads flows to a program that is created for the director's table. A frame injected alone goes to the program
+    /// first; the frames that it forwards are counted at once. The results are the same.
     ///
     /// # Errors
-    /// The program cannot be made.
+    ///
+    /// The program cannot be created.
     pub fn offload(
         &mut self,
         make: impl FnOnce(&Table) -> io::Result<(Arc<Offload>, Box<dyn Program>)>,
@@ -151,12 +152,12 @@ impl InMemory {
         Ok(())
     }
 
-    /// Lets packets that the program forwards be counted when time advances, and not at once.
+    /// Counts packets that the program forwards when time advances, and not at once.
     pub fn sweep_late(&mut self) {
         self.sweeps_late = true;
     }
 
-    /// Lets the program forward the only frame of a burst, if there is a program. Returns whether it did.
+    /// Makes the program forward the only frame of a burst, if there is a program. Returns whether it did.
     fn forward_offloaded(&mut self, frame: &[u8]) -> bool {
         let now = self.now;
         let Some(program) = &mut self.control.datapath().program else { return false };
@@ -166,7 +167,7 @@ impl InMemory {
         true
     }
 
-    /// Counts what the program has forwarded.
+    /// Counts the packets that the program has forwarded.
     fn sweep(&mut self, snapshot: &Snapshot) {
         if self.control.datapath().program.is_none() {
             return;
@@ -175,17 +176,17 @@ impl InMemory {
         while self.pipeline.flows.sweep_offloaded(Context::new(snapshot, self.now)) {}
     }
 
-    /// Lets frames that are injected from now on arrive in parts. The results are the same.
+    /// Makes frames that are injected from now on arrive in several buffers. The results are the same.
     pub fn set_first_part(&mut self, bytes: FirstPart) {
         self.port.set_first_part(bytes);
     }
 
-    /// The number of frames of the last burst that took the general path.
+    /// The number of frames in the last burst that took the general path.
     pub fn general_path(&self) -> usize {
         self.pipeline.general_path()
     }
 
-    /// What the XDP program would steer now.
+    /// The traffic that the XDP program would steer now.
     pub fn steering_rules(&mut self) -> &SteeringRules {
         &self.control.datapath().rules
     }
@@ -276,7 +277,7 @@ impl InMemory {
         Ok(())
     }
 
-    /// Lets the master daemon send what is due.
+    /// Makes the master daemon send the messages that are due.
     fn synchronize(&mut self, snapshot: &Snapshot) {
         let Some((daemon, messages)) = &mut self.control.datapath().master else { return };
         messages.run(snapshot, self.now, |number, payload| {
@@ -287,8 +288,8 @@ impl InMemory {
         });
     }
 
-    /// Passes a message of another director's master daemon to the backup daemon of an interface. Returns why it is
-    /// refused as a whole.
+    /// Passes a message from another director's master daemon to the backup daemon of an interface. Returns the reason
+    /// if it is refused as a whole.
     pub fn receive_sync(&mut self, link: &str, payload: &[u8]) -> Option<String> {
         let backup = self.control.datapath().backup.as_ref();
         let Some(backup) = backup.filter(|backup| backup.daemon.interface == link) else {
@@ -301,7 +302,7 @@ impl InMemory {
         refused
     }
 
-    /// The messages that the master daemon has sent since the last call; `None`: none runs, and none has.
+    /// The messages that the master daemon has sent since the last call; `None` if none runs, and none has run.
     pub fn sync_messages(&mut self) -> Option<Vec<SyncMessage>> {
         let runs = self.control.datapath().master.is_some();
         (runs || !self.sync_messages.is_empty()).then(|| mem::take(&mut self.sync_messages))
@@ -332,7 +333,7 @@ impl InMemory {
         named.collect()
     }
 
-    /// Frames received or originated, less frames that have left: 0 between two bursts.
+    /// Frames received or originated, less those that have left: 0 between two bursts.
     pub fn unaccounted_frames(&self) -> i64 {
         self.pipeline.transmitter.counters().balance()
     }
@@ -342,10 +343,11 @@ impl InMemory {
         i64::from(self.port.census().out) - self.pipeline.transmitter.counters().held.value() as i64
     }
 
-    /// Moves time forward.
+    /// Advances time.
     ///
     /// # Errors
-    /// As for [`Control::tick`].
+    ///
+    /// Same as [`Control::tick`].
     pub fn advance(&mut self, time: Duration) -> Result<(), CommandError> {
         let target = self.now + time;
         while self.now < target {
@@ -470,7 +472,7 @@ fn print_rows(
 /// Fixed, so that the same script gives the same bytes.
 const IDS: HashSecret = HashSecret([3, 5, 7]);
 
-/// A machine's network without interfaces, but for loopback.
+/// The network of a machine that has only the loopback interface.
 fn loopback() -> Network {
     let networks = [(Ipv4Addr::LOCALHOST.into(), 8), (Ipv6Addr::LOCALHOST.into(), 128)];
     let routes = networks.map(|(addr, len)| Route {

@@ -1,5 +1,4 @@
-//! Files of the state directory: read only if they are xvsd's own, and replaced as a whole. Not here: appending to the
-//! journal (`mod.rs`).
+//! Files in the state directory: read only if they belong to xvsd, and replaced as a whole.
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Write};
@@ -31,10 +30,11 @@ pub enum StateFileError {
     },
 }
 
-/// The content of a file, and when it was last written, in milliseconds since 1970; `None`: there is none.
+/// The content of a file, and when it was last written, in milliseconds since 1970; `None` if there is none.
 ///
 /// # Errors
-/// As [`StateFileError`] says.
+///
+/// See [`StateFileError`].
 pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, StateFileError> {
     let mut options = File::options();
     // A FIFO must not stop xvsd.
@@ -59,10 +59,11 @@ pub fn read(path: &Path) -> Result<Option<(Vec<u8>, u64)>, StateFileError> {
     Ok(Some((bytes, millis.try_into().unwrap_or(0))))
 }
 
-/// Replaces a file by one with this content, which only its owner may read. If the process is killed meanwhile, the old
-/// file stays. Returns the new file, for more content.
+/// Replaces a file with one that has this content, and that only its owner may read. If the process is killed in the
+/// meantime, the old file stays. Returns the new file, for more content.
 ///
 /// # Errors
+///
 /// The file system's error; the old file stays.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = path.with_extension("new");
@@ -73,12 +74,12 @@ pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<File> {
 }
 
 fn replace_by(new: &Path, path: &Path, bytes: &[u8]) -> io::Result<File> {
-    // A killed process has left it, or it is no file and must not be opened.
+    // A killed process has left it, or it is not a file and must not be opened.
     let _ = fs::remove_file(new);
     let mut file = File::options().write(true).create_new(true).mode(0o600).open(new)?;
     file.write_all(bytes)?;
     fs::rename(new, path).map(|()| file)
 }
 
-/// The longest file that is read: 300,000 real servers need a tenth. Memory is needed for all of it.
+/// Maximum length of a file that is read: 300,000 real servers need a tenth. Memory is needed for all of it.
 const LONGEST: u64 = 1 << 30;

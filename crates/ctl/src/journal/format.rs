@@ -1,8 +1,7 @@
-//! The lines of a journal: a header, then one line of JSON for each change; and their reading.
+//! The lines of a journal: a header, then one line of JSON for each change; and their parser.
 //!
 //! Pure, apart from reading the file. A last line without its line feed was being written when xvsd was killed; it is
-//! left out. Any other unreadable line makes the whole journal unusable. Not here: the meaning of the lines
-//! (`replay.rs`).
+//! left out. Any other unreadable line makes the whole journal unusable. `replay.rs` interprets the lines.
 
 use std::path::{Path, PathBuf};
 
@@ -15,10 +14,10 @@ use xvs_model::report::setting::Source;
 
 use crate::journal::file::{self, StateFileError};
 
-/// The version of the format. A journal of another one is refused.
+/// The version of the format. A journal with another version is refused.
 const VERSION: u32 = 1;
 
-/// The first line: the files that the state was loaded from.
+/// The first line: the files from which the state was loaded.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Header {
     /// The version of the format.
@@ -31,12 +30,12 @@ pub struct Header {
     pub rules_commands: Vec<Command>,
 }
 
-/// A file, and the content that it had when it was read.
+/// A file, and its content when it was read.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileRecord {
     /// The file.
     pub path: PathBuf,
-    /// The SHA-256 of its content, in hexadecimal digits.
+    /// The SHA-256 of the content, in hexadecimal digits.
     sha256: String,
 }
 
@@ -46,29 +45,29 @@ pub struct FileRecord {
 pub enum Entry {
     /// A command that was carried out; not one for timeouts.
     Change(Command),
-    /// Timeouts that were set, and where they come from.
+    /// Timeouts that were set, and their source.
     Timeouts(Timeouts, Source),
     /// A setting of `xvs set`.
     Set {
-        /// Its key.
+        /// The setting's key.
         key: String,
-        /// Its value, as it was typed.
+        /// The setting's value, as typed.
         value: String,
     },
-    /// An xvs.toml that was read again, and the settings of `xvs set` that it undid, by their keys.
+    /// An xvs.toml that was read again, and the settings of `xvs set` that it reverted, by their keys.
     Toml(Option<FileRecord>, Vec<String>),
     /// Rules that were applied and wait to be confirmed, as the commands that were carried out.
     Unconfirmed(Vec<Command>),
-    /// The rules that waited were confirmed, or the changes before this one took them back.
+    /// The waiting rules were confirmed, or the changes before this one took them back.
     Confirmed,
 }
 
 /// A journal that was read.
 #[derive(Debug)]
 pub struct Contents {
-    /// Its first line.
+    /// The first line.
     pub header: Header,
-    /// Its other lines, without one that is cut off.
+    /// The other lines, without a truncated one.
     pub entries: Vec<Entry>,
     /// Whether the last line is cut off.
     pub is_cut: bool,
@@ -93,10 +92,10 @@ impl FileRecord {
 /// Why a journal cannot be used.
 #[derive(Debug, Error)]
 pub enum JournalError {
-    /// Its file cannot be read.
+    /// The file cannot be read.
     #[error(transparent)]
     File(#[from] StateFileError),
-    /// Its first line has no line feed.
+    /// The first line has no line feed.
     #[error("its first line is not complete")]
     HeaderCut,
     /// It has another version of the format.
@@ -108,19 +107,21 @@ pub enum JournalError {
 }
 
 impl Contents {
-    /// Reads a journal; `None`: there is none.
+    /// Reads a journal; `None` if there is none.
     ///
     /// # Errors
-    /// Those of [`JournalError`].
+    ///
+    /// See [`JournalError`].
     pub fn read(path: &Path) -> Result<Option<Self>, JournalError> {
         let Some((bytes, saved_at_millis)) = file::read(path)? else { return Ok(None) };
         Self::parse(&bytes, saved_at_millis).map(Some)
     }
 
-    /// The journal with this content.
+    /// Parses a journal with this content.
     ///
     /// # Errors
-    /// Those of [`JournalError`].
+    ///
+    /// See [`JournalError`].
     pub fn parse(bytes: &[u8], saved_at_millis: u64) -> Result<Self, JournalError> {
         let mut lines = bytes.split_inclusive(|byte| *byte == b'\n');
         let header = lines.next().filter(|line| is_whole(line)).ok_or(JournalError::HeaderCut)?;

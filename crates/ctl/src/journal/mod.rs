@@ -1,11 +1,11 @@
 //! The journal: the desired state in a file on tmpfs, from which the next xvsd begins.
 //!
 //! The control thread appends each accepted change with one `write` before the change is answered, so it outlives a
-//! kill; on tmpfs no `fsync` is needed. When half of the lines are out of date, the state is written anew to a
+//! kill; on tmpfs no `fsync` is needed. When half of the lines are out of date, the whole state is written to a
 //! temporary file, which replaces the journal. A failed write does not refuse the change: it becomes a warning, and the
-//! next change writes the whole journal anew. Cost: the change as JSON. The journal has no services of a
-//! keepalived.conf. Not here: the written changes (`control/saving.rs`), the reading of a journal (`format.rs`,
-//! `replay.rs`), and the state with which xvsd begins (`start.rs`).
+//! next change rewrites the whole journal. Cost: the change as JSON. The journal contains no services from
+//! keepalived.conf. `control/saving.rs` determines which changes are written, and `start.rs` the state with which xvsd
+//! begins.
 
 pub mod file;
 pub mod format;
@@ -24,30 +24,30 @@ use xvs_model::report::setting::Source;
 use crate::journal::format::{Entry, Header, line_of};
 use crate::journal::replay::TimeoutsBySource;
 
-/// The journal's name in the directory of the state.
+/// The journal's name in the state directory.
 const NAME: &str = "journal";
-/// The name that a journal gets that cannot be used.
+/// The new name of an unusable journal.
 const REFUSED: &str = "journal.refused";
 
-/// A journal with fewer lines is not written anew.
+/// A journal with fewer lines is not rewritten.
 const FEW_LINES: usize = if cfg!(test) { 20 } else { 1000 };
 
 /// The journal of a running daemon.
 #[derive(Debug)]
 pub struct Journal {
     path: PathBuf,
-    /// Where changes are appended; `None`: the journal must be written anew first.
+    /// The file to which changes are appended; `None` if the journal must be rewritten first.
     file: Option<File>,
     /// The first line.
     header: Header,
     /// The settings of `xvs set`, as they were typed.
     settings: BTreeMap<String, String>,
-    /// The timeouts that were set, without those of a keepalived.conf.
+    /// The timeouts that were set, without those from keepalived.conf.
     timeouts: TimeoutsBySource,
     /// The lines that are not written yet.
     unwritten: Vec<u8>,
     lines: usize,
-    /// From this number of lines on the journal is compared with the state.
+    /// From this number of lines on, the journal is compared with the state.
     lines_max: usize,
     /// Why the last write failed.
     failure: Option<io::Error>,
@@ -91,8 +91,8 @@ impl Journal {
         self.unwritten.extend(line_of(entry));
     }
 
-    /// Writes the noted changes. `present` returns the changes from an empty state to the present one, without settings
-    /// and timeouts; `None`: the journal cannot be written anew now.
+    /// Writes the recorded changes. `present` returns the changes from an empty state to the current one, without
+    /// settings and timeouts; `None` if the journal cannot be rewritten now.
     pub fn save(&mut self, present: impl Fn() -> Option<Vec<Entry>>) {
         if self.unwritten.is_empty() {
             return;
@@ -119,7 +119,7 @@ impl Journal {
         }
     }
 
-    /// Writes the whole journal, with these changes, in place of the old one.
+    /// Writes the whole journal, with these changes, replacing the old one.
     pub fn write_anew(&mut self, present: &[Entry]) {
         let timeouts = self.timeouts.iter().map(|(timeouts, source)| Entry::Timeouts(timeouts, source));
         let settings = self.settings.iter();
@@ -133,7 +133,7 @@ impl Journal {
         self.note_result(written);
     }
 
-    /// A sentence for the operator, if the last change could not be written.
+    /// A message for the operator, if the last change could not be written.
     pub fn warning(&self) -> Option<String> {
         let error = self.failure.as_ref()?;
         let path = self.path.display();

@@ -1,7 +1,7 @@
 //! Builds the desired state from the lines of a journal.
 //!
 //! Pure. Rules that were not yet confirmed are reverted, as when their time is over. A line that this release of xvs
-//! refuses is left out and reported. Not here: the files that xvsd begins with (`start.rs`).
+//! refuses is left out and reported.
 
 use std::collections::BTreeMap;
 
@@ -15,18 +15,18 @@ use xvs_model::report::setting::Source;
 
 use crate::journal::format::Entry;
 
-/// What a journal says.
+/// The content of a journal.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Replayed {
-    /// The desired state, without services of a keepalived.conf.
+    /// The desired state, without services from keepalived.conf.
     pub state: State,
     /// The timeouts that were set, each with its source.
     pub timeouts: TimeoutsBySource,
     /// The settings of `xvs set`, by their keys.
     pub settings: BTreeMap<String, String>,
-    /// What was undone because it was not confirmed.
+    /// The changes that were reverted because they were not confirmed.
     pub taken_back: Vec<Difference>,
-    /// The lines that are refused now, each with the reason.
+    /// The lines that are now refused, each with the reason.
     pub refused: Vec<String>,
 }
 
@@ -66,7 +66,7 @@ impl Replayed {
         replayed
     }
 
-    /// Carries out a command, and notes the source of timeouts.
+    /// Carries out a command, and records the source of timeouts.
     pub fn apply(&mut self, command: &Command, source: Source) {
         match self.state.apply(command) {
             Ok(()) => {
@@ -79,13 +79,13 @@ impl Replayed {
     }
 }
 
-/// The rules that give a state from an empty one, but for its timeouts.
+/// The rules that lead from an empty state to this one, except timeouts.
 pub fn rules_without_timeouts(state: &State) -> impl Iterator<Item = Rule> {
     rules_of(state).into_iter().filter(|rule| !matches!(rule, Rule::Timeouts(_)))
 }
 
 impl TimeoutsBySource {
-    /// Notes timeouts that were set; a 0 keeps the former value with its source.
+    /// Records timeouts that were set; a 0 keeps the former value with its source.
     pub fn note(&mut self, set: Timeouts, source: Source) {
         let mut new = set;
         for field in Timeouts::FIELDS.into_iter().filter(|field| *field(&mut new) != 0) {

@@ -1,10 +1,10 @@
-//! The sources with which xvsd begins: the journal of the previous xvsd, the files that have changed since, or the
-//! files alone.
+//! The sources with which xvsd begins: the journal of the previous xvsd, the files that have changed since, or only the
+//! files.
 //!
 //! A file that has not changed is not loaded: the journal has later changes. A changed rules file wins for the objects
-//! that it defines; objects that it no longer defines are deleted; objects that only commands made stay. The keys that
-//! a changed xvs.toml sets win over `xvs set`. A journal that cannot be used is kept under another name, and xvsd
-//! begins with its files. Not here: the start itself (`daemon/` of xvsd).
+//! that it defines; objects that it no longer defines are deleted; objects that only commands created stay. The keys
+//! that a changed xvs.toml sets win over `xvs set`. An unusable journal is kept under another name, and xvsd begins
+//! with its files. `daemon/` in xvsd performs the start.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -23,7 +23,7 @@ use crate::journal::format::{Contents, FileRecord, Header, JournalError};
 use crate::journal::replay::{Replayed, TimeoutsBySource, rules_without_timeouts};
 use crate::journal::{Journal, NAME, REFUSED};
 
-/// The files that xvsd is configured with, as they are now.
+/// The current files with which xvsd is configured.
 #[derive(Debug, Default)]
 pub struct Files {
     /// The file xvs.toml.
@@ -34,37 +34,39 @@ pub struct Files {
     pub rules: Option<FileRecord>,
     /// Its lines.
     pub rule_lines: Vec<RuleLine>,
-    /// Whether the rules come from etcd: the rules file is for a start without a journal alone, and none wins over it.
+    /// Whether the rules come from etcd: the rules file is then only for a start without a journal, and never wins over
+    /// it.
     pub has_fleet: bool,
 }
 
-/// What xvsd begins with.
+/// The state with which xvsd begins.
 #[derive(Debug, Default)]
 pub struct Beginning {
-    /// The commands to carry out, each with its line of the rules file; `None`: it is from the journal.
+    /// The commands to carry out, each with its line in the rules file; `None` if it comes from the journal.
     pub commands: Vec<(Option<usize>, Command)>,
     /// The settings of `xvs set`.
     pub settings: BTreeMap<String, String>,
     /// The timeouts of the journal.
     pub timeouts: TimeoutsBySource,
-    /// When the journal was last written, in milliseconds since 1970; `None`: xvsd begins with its files.
+    /// When the journal was last written, in milliseconds since 1970; `None` if xvsd begins with its files.
     pub saved_at_millis: Option<u64>,
-    /// The journal to continue; `None`: no state is kept.
+    /// The journal to continue; `None` if no state is kept.
     pub journal: Option<Journal>,
     /// Lines for the log.
     pub said: Vec<String>,
 }
 
 impl Beginning {
-    /// With the files alone.
+    /// Begins with the files alone.
     pub fn of_files(files: Files) -> Self {
         let commands = files.rule_lines.into_iter().map(|line| (Some(line.number), line.command)).collect();
         Self { commands, ..Self::default() }
     }
 
-    /// With the journal in this directory, if there is one. A journal that cannot be used gets another name.
+    /// Begins with the journal in this directory, if there is one. An unusable journal is renamed.
     ///
     /// # Errors
+    ///
     /// The journal cannot be used, and another xvsd still writes to it.
     pub fn of_directory(directory: &Path, files: Files, others: Others) -> Result<Self, JournalError> {
         let path = directory.join(NAME);
@@ -88,7 +90,7 @@ impl Beginning {
         Ok(Self { journal: Some(Journal::new(directory, &header)), ..begin })
     }
 
-    /// With a journal that was read, and with the files that have changed since.
+    /// Begins with a journal that was read, and with the files that have changed since.
     fn of_journal(contents: Contents, files: Files) -> (Header, Self) {
         let Contents { header, entries, is_cut, saved_at_millis } = contents;
         let mut replayed = Replayed::of(&entries);
@@ -151,7 +153,7 @@ impl Beginning {
 }
 
 /// Whether the file's lines are not needed: the journal in this directory was loaded from this rules file, or, with a
-/// fleet, the journal counts alone.
+/// fleet, only the journal counts.
 pub fn has_loaded(directory: &Path, rules: &FileRecord, has_fleet: bool) -> bool {
     let contents = Contents::read(&directory.join(NAME)).ok().flatten();
     contents.is_some_and(|contents| has_fleet || contents.header.rules.as_ref() == Some(rules))
@@ -166,7 +168,7 @@ fn header_of(files: &Files) -> Header {
     Header::new(files.toml.clone(), files.rules.clone(), commands)
 }
 
-/// The rules that these lines want, and the faults of those that are refused, which are removed.
+/// The rules that these lines request, and the faults of refused lines, which are removed.
 fn state_of_lines(lines: &mut Vec<RuleLine>) -> (DesiredRules, Vec<String>) {
     let faults = match DesiredRules::of(lines) {
         Ok(rules) => return (rules, Vec::new()),
@@ -188,7 +190,7 @@ fn bounded(said: &mut Vec<String>, cause: &str, lines: Vec<String>) {
     }
 }
 
-/// The number of lines of one cause that are logged.
+/// The number of lines with one cause that are logged.
 const LINES_MAX: usize = 20;
 
 #[cfg(test)]
@@ -220,7 +222,7 @@ mod tests {
         }
     }
 
-    /// A journal that was loaded from `old`, and has these changes.
+    /// A journal that was loaded from `old`, and contains these changes.
     fn journal(old: &str, changes: &str) -> Contents {
         let entries = commands(old).into_iter().chain(commands(changes)).map(|command| match command {
             Command::Add(Rule::Timeouts(timeouts)) => Entry::Timeouts(timeouts, Source::XvsadmSet),
@@ -232,7 +234,7 @@ mod tests {
         Contents { header, entries, is_cut: false, saved_at_millis: 0 }
     }
 
-    /// What xvsd begins with, as rules without the first line about timeouts; and what it says.
+    /// The state with which xvsd begins, as rules without the first line about timeouts; and its messages.
     fn begun(contents: Contents, files: Files) -> (String, Vec<String>) {
         let (_, begin) = Beginning::of_journal(contents, files);
         let lines = begin.commands.iter().map(|(_, command)| command_line(command)).collect::<Vec<_>>();

@@ -1,4 +1,4 @@
-//! The registry's entries for a service and for a destination, and the parts of them that workers use.
+//! The registry's entries for a service and for a destination, and their parts that workers use.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -33,7 +33,7 @@ pub(super) struct ServiceEntry {
     pub(super) place: Arc<AtomicU64>,
     /// The scheduler's memory of clients; kept while the scheduler's name stays the same.
     pub(super) memory: Option<Arc<Memory>>,
-    /// Since when a destination takes new connections; `None`: none does.
+    /// The time since which a destination takes new connections; `None` if none does.
     pub(super) serving_since: Option<Millis>,
     pub(super) destinations: Vec<DestinationEntry>,
 }
@@ -41,23 +41,23 @@ pub(super) struct ServiceEntry {
 pub(super) struct DestinationEntry {
     pub(super) endpoint: Endpoint,
     pub(super) method: ForwardingMethod,
-    /// Methods of its connections: existing connections keep their method when an edit changes it.
+    /// The methods of the destination's connections: existing connections keep their method when an edit changes it.
     pub(super) methods: BTreeSet<ForwardingMethod>,
     /// The operator's weight.
     pub(super) weight: Weight,
-    /// Whether an operator keeps it from new connections, whatever its weight.
+    /// Whether an operator has disabled the destination, whatever its weight.
     pub(super) disabled: bool,
     pub(super) encapsulation: Encapsulation,
     pub(super) path_mtu: Arc<PathMtu>,
-    /// The last weight above 0 since it was added; 0 if there was none.
+    /// The last weight above 0 since the destination was added; 0 if there was none.
     pub(super) last_weight: Weight,
     /// The last load report or measured time, if it still counts.
     pub(super) report: Option<Report>,
-    /// The last look at its times until the first reply, if its service follows them.
+    /// The last reading of the times until the first reply, if the service follows them.
     pub(super) look: Option<Look>,
-    /// Whether it took new connections when its service was last built.
+    /// Whether the destination took new connections when its service was last built.
     pub(super) took_connections: bool,
-    /// Its slow start; `None`: it gets its full share.
+    /// The slow start; `None` if the destination gets its full share.
     pub(super) slow_start: Option<SlowStart>,
     pub(super) id: DestinationId,
     pub(super) live: Arc<DestinationLive>,
@@ -121,7 +121,7 @@ impl DestinationEntry {
         }
     }
 
-    /// Whether it takes new connections, unless it is overloaded.
+    /// Whether the destination takes new connections, unless it is overloaded.
     pub(super) fn takes_connections(&self) -> bool {
         !self.weight_in_force().is_quiescent()
     }
@@ -143,7 +143,7 @@ impl DestinationEntry {
 pub(super) struct Trashed {
     pub(super) dest: DestinationEntry,
     pub(super) service: Arc<ServiceLive>,
-    /// The first scan of the trash that found it without connections.
+    /// The first scan of the trash that found the destination without connections.
     pub(super) idle_since: Option<Millis>,
 }
 
@@ -154,7 +154,7 @@ pub(super) fn trash_range(key: ServiceKey) -> RangeInclusive<(ServiceKey, Endpoi
     (key, first)..=(key, last)
 }
 
-/// The path of packets of a VRF, or of none, to a destination, and the outer headers of tunnels.
+/// The path of packets in a VRF, or in none, to a destination, and the outer headers of tunnels.
 pub(super) fn path(
     dest: &DestinationEntry,
     vrf: Option<Table>,
@@ -196,7 +196,7 @@ pub(super) fn destination(
     }
 }
 
-/// A service as workers use it; `None` for an unknown scheduler, which the desired state has refused before.
+/// A service as workers use it; `None` for an unknown scheduler, which the desired state has already refused.
 pub(super) fn build(
     key: ServiceKey,
     wanted: &xvs_model::config::service::Service,

@@ -1,6 +1,6 @@
-//! Estimator: the totals and rates that listings show of a counter. Totals count from the last zeroing.
+//! Estimator: the totals and rates of a counter that listings show. Totals count from the last zeroing.
 //!
-//! Counters are sampled every [`INTERVAL`]; between two samples listings show the same numbers, as under IPVS. The
+//! Counters are sampled every [`INTERVAL`]; between two samples listings show the same numbers, as in IPVS. The
 //! arithmetic is that of IPVS in integers, so the rates agree to the last digit. Source: ipvs-behaviour, section 8.
 
 use std::time::Duration;
@@ -21,17 +21,17 @@ pub struct Estimator {
 }
 
 impl Estimator {
-    /// An estimator of counters that had this value before, which it shows at once.
+    /// An estimator for counters that had this value before, which it shows at once.
     pub fn resumed(now: StatsValues) -> Self {
         Self { seen: now, ..Self::default() }
     }
 
-    /// What was counted since the last zeroing.
+    /// The count since the last zeroing.
     pub fn since_zero(&self, now: StatsValues) -> StatsValues {
         now - self.base
     }
 
-    /// Takes this number of samples of the counters, at least one, which share what was counted since the last one.
+    /// Takes this number of samples of the counters, at least one, which share the count since the last one.
     pub fn tick(&mut self, now: StatsValues, samples: u32) {
         let new = fields(now - self.seen);
         for (at, average) in self.average.iter_mut().enumerate() {

@@ -23,7 +23,7 @@ use crate::registry::estimator::Estimator;
 
 /// The name of a destination's record.
 type DestinationName = (ServiceKey, Endpoint);
-/// The name of a service's record: its key (of the totals: none) and its scheduler.
+/// The name of a service's record: its key (`None` for the totals) and its scheduler.
 type ServiceName = (Option<ServiceKey>, String);
 
 /// The files of the registry.
@@ -31,14 +31,14 @@ type ServiceName = (Option<ServiceKey>, String);
 pub struct Kept {
     destinations: Records,
     services: Records,
-    /// The place of each service's record, and the scheduler in it.
+    /// The index of each service's record, and the scheduler in it.
     places: BTreeMap<Option<ServiceKey>, (u32, String)>,
     free_places: Vec<u32>,
     /// Why the last write failed.
     failure: Option<String>,
 }
 
-/// What the files had at the start.
+/// The content of the files at the start.
 #[derive(Debug, Default)]
 pub struct Found {
     destinations: Placed<DestinationName>,
@@ -76,13 +76,14 @@ impl Kept {
     /// Reads the numbers again, which the process that hands over has changed since [`Self::open`], but no name.
     ///
     /// # Errors
+    ///
     /// The files cannot be read.
     pub fn read_numbers(&mut self, found: &mut Found) -> io::Result<()> {
         self.destinations.read_numbers(&mut found.destinations)?;
         self.services.read_numbers(&mut found.services)
     }
 
-    /// Why the files are not current; `None`: they are.
+    /// The reason why the files are not current; `None` if they are.
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
     }
@@ -192,15 +193,15 @@ impl Registry {
             };
             let gone = Destination { available: false, ..destination(*key, &dest, &service, snapshot) };
             snapshot.destinations.set(dest.id, Some(gone));
-            // Of two with the same name, the later one stays: the other was in the trash.
+            // If two have the same name, the later one stays: the other was in the trash.
             self.discard(*key, dest, service, now);
         }
         self.free_ids.extend(unused.into_iter().rev().map(DestinationId));
     }
 
     /// Continues from the counts in the files, and keeps the files up to date from now on. `counts` are the connections
-    /// of each destination, by number; `None`: those in the files. Called after [`Self::return_to`], before there are
-    /// workers.
+    /// of each destination, by number; `None` means those in the files. Called after [`Self::return_to`], before there
+    /// are workers.
     pub fn resume(&mut self, mut kept: Kept, found: Found, counts: Option<&[Counts]>) {
         let records = found.destinations.iter();
         let numbers: HashMap<_, _> =
@@ -238,7 +239,7 @@ impl Registry {
                 }
             }
         }
-        // All numbers are recorded with the next sample; now only names that the files do not have.
+        // All numbers are recorded with the next sample; now only names that the files do not contain.
         let kept = self.kept.insert(kept);
         for (key, entry) in &self.services {
             if !kept.has_service(*key, &entry.scheduler) {
@@ -301,27 +302,27 @@ impl Registry {
         self.kept.iter_mut().for_each(|kept| kept.clear_service(key));
     }
 
-    /// Forgets services from before the start that nobody has configured again, and path MTUs without a destination.
+    /// Forgets services from before the start that have not been configured again, and path MTUs without a destination.
     pub fn forget_unused(&mut self, now: Millis) {
         self.path_mtus.retain(|_, path_mtu| path_mtu.strong_count() > 0);
         self.before.retain(|_, before| before.since.until(now) < BEFORE_TIME);
     }
 
-    /// Why the files of [`Self::resume`] are not current; `None`: they are.
+    /// The reason why the files of [`Self::resume`] are not current; `None` if they are.
     pub fn keep_failure(&self) -> Option<&str> {
         self.kept.as_ref().and_then(Kept::failure)
     }
 }
 
-/// How long the totals of a service from before the start wait for its configuration.
+/// The time that the totals of a service from before the start wait for its configuration.
 const BEFORE_TIME: Duration = Duration::from_secs(120);
-/// The places of numbers behind what was counted, of a destination.
+/// The indices of a destination's numbers after its counters.
 const WEIGHT_AT: usize = 5;
 const METHODS_AT: usize = 6;
 const OVERLOADED_AT: usize = 7;
 /// Active and inactive connections, then templates.
 const CONNECTIONS_AT: usize = 8;
-/// The same of a service.
+/// The same for a service.
 const PLACE_AT: usize = 5;
 
 const METHODS: [ForwardingMethod; 5] = [

@@ -2,11 +2,8 @@
 //!
 //! Called by the control thread for each report and each measurement, and once a second to expire them. The operator's
 //! weight is kept separately: the weight in force starts from it, is bounded by multiples of it, and returns to it when
-//! reports and measurements stop; only the operator's weight is saved. A destination of weight 0 stays quiescent. Off
+//! reports and measurements stop; only the operator's weight is saved. A destination with weight 0 stays quiescent. Off
 //! until `feedback.services` or `feedback.by_response_times` names services. Pure.
-//!
-//! Not here: the weights of the entries (`registry/mod.rs`), the services that a report applies to
-//! (`registry/load_reports.rs`), the measurements (`registry/time_feedback.rs`).
 
 use std::fmt;
 use std::time::Duration;
@@ -28,11 +25,12 @@ pub struct WeightChange {
     pub from: Weight,
     /// The new weight.
     pub to: Weight,
-    /// What the weight follows; `None`: the operator alone, because what it followed has stopped.
+    /// The quantity that the weight follows; `None` if only the operator's weight applies, because the former quantity
+    /// is no longer available.
     pub followed: Option<Followed>,
 }
 
-/// What a weight follows.
+/// The quantity that a weight follows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Followed {
     /// The reported load, 0 to 100.
@@ -72,7 +70,7 @@ impl fmt::Display for WeightChange {
 pub struct Report {
     /// Not rounded, so that small steps add up.
     weight: f64,
-    /// What was reported or measured.
+    /// The reported or measured quantity.
     pub followed: Followed,
     /// When it was.
     pub at: Millis,
@@ -85,10 +83,10 @@ impl Report {
     }
 }
 
-/// The report and weight that follow from a load (0 to 100); `own` is the operator's weight.
+/// The report and the weight that result from a load (0 to 100); `own` is the operator's weight.
 ///
-/// Source: Zhang Wensong, «LVS集群的负载调度» (IBM developerWorks China, 2002), dynamic feedback:
-/// w' = w + A · ∛(0.95 − load), at most SCALE times the weight that the operator gave; A is 5, SCALE is 10.
+/// Source: Zhang Wensong, "LVS集群的负载调度" (IBM developerWorks China, 2002), dynamic feedback: w' = w + A · ∛(0.95 − load),
+/// at most SCALE times the weight that the operator gave; A is 5, SCALE is 10.
 pub(crate) fn apply_load(
     feedback: &Feedback,
     own: Weight,
@@ -102,11 +100,11 @@ pub(crate) fn apply_load(
     Report { weight, followed: Followed::Load(load_percent), at }
 }
 
-/// The report and weight that follow from the median time of a real server until its first reply; `mean` is the mean of
-/// those of its service, in the same unit.
+/// The report and the weight that result from the median time of a real server until its first reply; `mean` is the
+/// mean of those in its service, in the same unit.
 ///
-/// A real server that takes twice the mean is to have half the operator's weight. The times follow the weights only
-/// after a while, so a weight goes a quarter of the way, and one step at most.
+/// A real server that takes twice the mean should have half the operator's weight. The times follow the weights only
+/// after a while, so a weight moves a quarter of the distance, and one step at most.
 pub(crate) fn apply_time(
     feedback: &Feedback,
     own: Weight,
@@ -122,7 +120,7 @@ pub(crate) fn apply_time(
     Report { weight, followed: Followed::Time(micros), at }
 }
 
-/// The report with its weight within the bounds in force; `None`: it has expired.
+/// The report with its weight within the bounds in force; `None` if it has expired.
 pub(crate) fn refresh(feedback: &Feedback, own: Weight, report: Report, now: Millis) -> Option<Report> {
     let lasts = report.at.until(now) < Duration::from_secs(feedback.timeout_seconds.value().into());
     lasts.then(|| Report { weight: bounded(feedback, own, report.weight), ..report })

@@ -1,7 +1,7 @@
-//! Load reports: the services that they apply to, and the weights that change.
+//! Load reports: the services to which they apply, and the weights that change.
 //!
-//! Runs for each report, and once a second to expire reports. Not here: the weight that follows from a load
-//! (`load_feedback.rs`), measured times (`time_feedback.rs`).
+//! Runs for each report, and once a second to expire reports. `load_feedback.rs` computes the weight that results from
+//! a load.
 
 use xvs_dataplane::clock::Millis;
 use xvs_model::config::load_feedback::{Feedback, FeedbackRow};
@@ -40,8 +40,8 @@ impl Registry {
         }))
     }
 
-    /// Drops expired reports and measurements, and those of services that no longer follow them, and applies changed
-    /// bounds. Returns the weights that have changed, as [`Self::report_load`].
+    /// Drops expired reports and measurements, and those for services that no longer follow them, and applies changed
+    /// bounds. Returns the weights that have changed, like [`Self::report_load`].
     pub fn review_reports(&mut self, feedback: &Feedback, now: Millis) -> Vec<WeightChange> {
         let keys = self.services_with(|dest| dest.report.is_some());
         self.change_weights(keys, |key, dests| {

@@ -46,7 +46,7 @@ mod time_feedback;
 mod trash;
 pub mod tunnels;
 
-/// Default number of SIP calls that are kept apart.
+/// Default number of SIP calls that are distinguished.
 pub const SIP_CALLS: usize = 65_536;
 
 /// Live objects of services and destinations.
@@ -78,7 +78,7 @@ pub struct Registry {
     total_estimator: Estimator,
     /// Files that outlive the process; `None` without a state directory.
     kept: Option<Kept>,
-    /// Services from before the start that are not configured again yet.
+    /// Services from before the start that have not been configured again yet.
     before: BTreeMap<ServiceKey, ServiceBefore>,
 }
 
@@ -150,7 +150,7 @@ impl Registry {
                 Some(Object::Limit(service) | Object::Quic(QuicKey { service, .. })) => {
                     self.unbuilt.extend(self.services.contains_key(&service).then_some(service));
                 }
-                // Nothing else concerns a service or its destinations.
+                // No other command concerns a service or its destinations.
                 _ => {}
             },
         }
@@ -195,7 +195,7 @@ impl Registry {
         self.unbuilt.insert(key);
     }
 
-    /// Enters for the destinations that `changed` concerns whether they are disabled. Other services stay as they are.
+    /// Records in the destinations that `changed` concerns whether they are disabled. Other services do not change.
     fn set_disabled(&mut self, changed: Disabled, disabled: &DisabledServers) {
         let concerned = match changed.service {
             Some(key) => self.services.range(key..=key),
@@ -238,7 +238,7 @@ impl Registry {
         }
     }
 
-    /// The path MTU of an address, shared by all destinations there.
+    /// The path MTU of an address, shared by all destinations at that address.
     fn path_mtu(&mut self, addr: IpAddr) -> Arc<PathMtu> {
         let kept = self.path_mtus.entry(addr).or_default();
         kept.upgrade().unwrap_or_else(|| {
@@ -269,8 +269,8 @@ impl Registry {
         live.chain(self.trash.values().map(|trashed| &trashed.dest))
     }
 
-    /// What is steered for a service as configured, and for connections of its earlier configuration. Excludes networks
-    /// steered for its mark. Every worker must already use the last change.
+    /// The items steered for a service as configured, and for connections of its earlier configuration. Excludes
+    /// networks steered for its mark. Every worker must already use the last change.
     pub(crate) fn steered(&mut self, key: ServiceKey) -> BTreeSet<Item> {
         let entry = self.services.get_mut(&key);
         let configured = entry.is_some();
@@ -287,8 +287,8 @@ impl Registry {
         items
     }
 
-    /// The services for which something may be steered for existing connections only: those of a deleted destination,
-    /// or of a former method.
+    /// The services for which something may be steered only for existing connections: those of a deleted destination,
+    /// or with a former method.
     pub fn with_leftover_steering(&self) -> impl Iterator<Item = ServiceKey> {
         let has_leftover =
             |entry: &ServiceEntry| entry.destinations.iter().any(|dest| dest.methods.len() > 1);
@@ -319,8 +319,8 @@ impl Registry {
         self.destinations().map(|dest| dest.endpoint.addr)
     }
 
-    /// Samples every counter, as this number of samples that were due since the last one, and lets schedulers expire
-    /// what they remember. Returns the number of services and destinations.
+    /// Samples every counter, as this number of samples that were due since the last one, and makes schedulers expire
+    /// their memories. Returns the number of services and destinations.
     pub fn sample_counters(&mut self, now: Millis, samples: u32) -> usize {
         let mut counters = 0;
         self.total_estimator.tick(self.total.sum(), samples);

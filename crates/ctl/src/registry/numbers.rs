@@ -2,9 +2,9 @@
 //! a destination, totals, and the positions of schedulers.
 //!
 //! A record has a fixed size: numbers, and the text of a name. A destination is recorded before workers can use its
-//! number; totals are recorded each time that the counters are sampled, and in full when the daemon stops. Only the
-//! control thread writes, from a copy in memory, and only what has changed. A failed write (the tmpfs is full) is
-//! repeated with the next write. Not here: the counters (`mod.rs`).
+//! number; totals are recorded each time that the counters are sampled, and completely when the daemon stops. Only the
+//! control thread writes, from a copy in memory, and only changed records. A failed write (the tmpfs is full) is
+//! repeated with the next write.
 
 use std::fs::File;
 use std::io;
@@ -18,13 +18,13 @@ use serde::de::DeserializeOwned;
 const RECORD: usize = 512;
 /// The numbers of a record.
 pub(super) const NUMBERS: usize = 12;
-/// Where the text begins: its length, then the text.
+/// The offset of the text: its length, then its bytes.
 const TEXT: usize = 8 * NUMBERS;
-/// The first record: what the file is. A change of the records needs another version, here and of the connection table,
-/// whose entries refer to destinations by these numbers.
+/// The first record, which identifies the file. A change of the records needs another version, here and in the
+/// connection table, whose entries refer to destinations by these numbers.
 const HEAD: &[u8] = b"xvs numbers, version 1\n";
 
-/// The longest file that is read, with two million records. Memory is needed for all of it.
+/// Maximum length of a file that is read, with two million records. Memory is needed for all of it.
 const LONGEST: u64 = 1 << 30;
 
 /// A file of records.
@@ -35,11 +35,11 @@ pub(super) struct Records {
     image: Vec<u8>,
     /// The records that are not written yet, a bit for each, with the first one.
     changed: Vec<u64>,
-    /// Whether the file may have something else, which the first write removes.
+    /// Whether the file may have other content, which the first write removes.
     is_new: bool,
 }
 
-/// Records with their places.
+/// Records with their indices.
 pub(super) type Placed<N> = Vec<(u32, Record<N>)>;
 
 /// The contents of a record.
@@ -50,10 +50,11 @@ pub(super) struct Record<N> {
 }
 
 impl Records {
-    /// Reads the records of a file, each with its place. Those that cannot be read are left out. A file of another kind
+    /// Reads the records of a file, each with its index. Those that cannot be read are left out. A file of another kind
     /// has none, nor has one that is longer than xvsd writes.
     ///
     /// # Errors
+    ///
     /// The file cannot be read.
     pub(super) fn read<N: DeserializeOwned>(file: File) -> io::Result<(Self, Placed<N>)> {
         let length = Some(file.metadata()?.len()).filter(|length| *length <= LONGEST).unwrap_or(0);
@@ -69,9 +70,10 @@ impl Records {
         Ok((Self { file, image, changed: vec![u64::from(is_new)], is_new }, records))
     }
 
-    /// Reads the numbers of these records again, which another process has changed meanwhile, but no name.
+    /// Reads the numbers of these records again, which another process has since changed, but no name.
     ///
     /// # Errors
+    ///
     /// The file cannot be read.
     pub(super) fn read_numbers<N>(&mut self, records: &mut Placed<N>) -> io::Result<()> {
         if !self.is_new {
@@ -83,7 +85,7 @@ impl Records {
         Ok(())
     }
 
-    /// Enters a record, also in the place of another.
+    /// Enters a record, possibly replacing another.
     pub(super) fn set<N: Serialize>(&mut self, place: u32, record: &Record<N>) {
         let mut bytes = [0; RECORD];
         for (word, number) in bytes.chunks_exact_mut(8).zip(record.numbers) {
@@ -113,10 +115,11 @@ impl Records {
         self.put(place, &[0; RECORD]);
     }
 
-    /// Writes what has changed.
+    /// Writes the changed records.
     ///
     /// # Errors
-    /// It cannot be written; the next call tries again.
+    ///
+    /// They cannot be written; the next call tries again.
     pub(super) fn write(&mut self) -> io::Result<()> {
         if self.is_new {
             self.file.set_len(0)?;
@@ -166,7 +169,7 @@ fn records_of(bits: &[u64]) -> impl Iterator<Item = usize> {
     words.flat_map(|(at, word)| (0..64).filter(move |bit| word >> bit & 1 == 1).map(move |bit| 64 * at + bit))
 }
 
-/// Between two changed records that are as far apart, the records are not written: a system call costs less.
+/// Unchanged records between two changed ones are written, too, if they are fewer than this: a system call costs more.
 const FEW_RECORDS: usize = 8;
 
 /// A record; `None` if there is none, or another program wrote it.
@@ -220,7 +223,7 @@ mod tests {
         let (mut records, _) = Records::read::<String>(file.try_clone().unwrap()).unwrap();
         (0..1000).for_each(|place| records.set(place, &record("x", 1)));
         records.write().unwrap();
-        // As nobody else would, so that a written record is seen.
+        // Bytes that no other code would write, so that a written record is noticed.
         file.write_all_at(&vec![0; 1001 * RECORD], 0).unwrap();
         for place in [0, 2, 63, 500, 999] {
             records.set_numbers(place, [2; NUMBERS]);
@@ -229,7 +232,7 @@ mod tests {
         let mut written = vec![0; 1001 * RECORD];
         file.read_exact_at(&mut written, 0).unwrap();
         let places = written.chunks(RECORD).skip(1).enumerate().filter(|(_, bytes)| bytes[0] != 0);
-        // The record beside two that have changed is written with them.
+        // The record between two that have changed is written with them.
         assert_eq!(places.map(|(place, _)| place).collect::<Vec<_>>(), [0, 1, 2, 63, 500, 999]);
         records.write().unwrap();
     }

@@ -3,7 +3,7 @@
 use xvs_dataplane::snapshot::{ClientMask, Persistence, PersistenceScope};
 use xvs_model::config::service::{Netmask, ServiceOptions};
 
-/// The persistence that these options request; `None`: the service is not persistent.
+/// The persistence that these options request; `None` if the service is not persistent.
 pub(super) fn of(options: &ServiceOptions) -> Option<Persistence> {
     let mask = match options.netmask {
         Netmask::V4(mask) => ClientMask::V4(mask),

@@ -21,8 +21,8 @@ impl Registry {
         }
     }
 
-    /// The service's configurations whose keys are known, with its destinations that have server IDs. `None`: none is
-    /// known.
+    /// The service's configurations whose keys are known, with its destinations that have server IDs. `None` if no key
+    /// is known.
     pub(super) fn quic(&self, state: &State, service: &Service) -> Option<Arc<Quic>> {
         let quic = state.quic().get(&service.key)?;
         let decoders = quic.configs.iter().filter_map(|(number, config)| {

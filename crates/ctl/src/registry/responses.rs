@@ -1,12 +1,10 @@
-//! How long a destination takes until its first reply, as reports show it.
-//!
-//! Not here: the weights that follow it (`time_feedback.rs`).
+//! The times until a destination's first reply, as reports show them.
 
 use xvs_dataplane::clock::Millis;
 use xvs_dataplane::snapshot::DestinationLive;
 use xvs_model::report::response::ResponseTimes;
 
-/// The times of a destination since it was added, as they were at a former look.
+/// The times of a destination since it was added, at a former reading.
 pub(super) struct Look {
     pub(super) at: Millis,
     pub(super) times: ResponseTimes,

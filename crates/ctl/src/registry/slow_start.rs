@@ -1,10 +1,10 @@
-//! Which destinations start slowly, and for how long.
+//! The destinations that start slowly, and for how long.
 //!
 //! Runs when a service is built, and once a second to end slow starts. A destination starts slowly when it takes new
 //! connections again (added, enabled, up by checks, weight above 0) beside others that have their full share. For the
 //! length of a slow start after a service has its first such destination, or after the start of xvsd, none does: all of
-//! them are as new. Not here: the part of new connections that the destination gets (`snapshot/slow_start.rs` of
-//! `dataplane`).
+//! them count as new. `snapshot/slow_start.rs` in `dataplane` computes the share of new connections that the
+//! destination gets.
 
 use std::time::Duration;
 
@@ -71,13 +71,13 @@ impl Registry {
         any
     }
 
-    /// The slow starts that have begun since the last call, as texts of events.
+    /// The slow starts that have begun since the last call, as texts for events.
     pub(crate) fn take_slow_start_events(&mut self) -> Vec<String> {
         std::mem::take(&mut self.slow_start_events)
     }
 }
 
-/// Enters the parts of new connections that destinations get at the end of their slow start.
+/// Enters the shares of new connections that destinations get at the end of their slow start.
 fn set_full_shares(entry: &mut ServiceEntry) {
     let Some(kind) = full_share(&entry.scheduler) else { return };
     let part = |dest: &DestinationEntry| match (dest.weight_in_force(), kind) {

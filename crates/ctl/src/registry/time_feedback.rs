@@ -1,7 +1,7 @@
 //! Weights from the times until the first reply, which the workers and the XDP program measure.
 //!
-//! Runs every ten seconds for the services of `feedback.by_response_times`. Not here: the weight that follows from a
-//! time (`load_feedback.rs`), and when it is in force no longer (`load_reports.rs`).
+//! Runs every ten seconds for the services in `feedback.by_response_times`. `load_feedback.rs` computes the weight, and
+//! `load_reports.rs` expires it.
 
 use std::time::Duration;
 
@@ -25,8 +25,8 @@ impl Registry {
     }
 }
 
-/// Moves the weights of a service's destinations that take new connections and whose times are new. One alone is its
-/// own mean, so its weight goes to the operator's.
+/// Moves the weights of a service's destinations that take new connections and whose times are new. A single one is its
+/// own mean, so its weight moves to the operator's.
 fn apply_times(dests: &mut [DestinationEntry], feedback: &Feedback, now: Millis) {
     let lasts = Duration::from_secs(feedback.timeout_seconds.value().into());
     let mut serving: Vec<_> = dests.iter_mut().filter(|dest| dest.takes_connections()).collect();
@@ -41,8 +41,8 @@ fn apply_times(dests: &mut [DestinationEntry], feedback: &Feedback, now: Millis)
     }
 }
 
-/// The median of the connections since the last look; `None`: they are too few yet, or the look is the first one, or
-/// too long ago.
+/// The median of the connections since the last reading; `None` if they are too few yet, or the reading is the first
+/// one, or too long ago.
 fn new_median(dest: &mut DestinationEntry, lasts: Duration, now: Millis) -> Option<f64> {
     let times = responses(&dest.live);
     let since =

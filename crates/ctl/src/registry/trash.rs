@@ -21,7 +21,7 @@ impl Registry {
     ) -> DestinationEntry {
         if let Some(Trashed { mut dest, service: before, .. }) = self.trash.remove(&(key, endpoint)) {
             if !Arc::ptr_eq(&before, service) {
-                // From the last sample before the removal, as under IPVS.
+                // From the last sample before the removal, as in IPVS.
                 dest.estimator.zero();
                 service.add(&dest.live);
             }
@@ -51,12 +51,12 @@ impl Registry {
         dest.live.neighbour_answered();
         let gone = Destination { available: false, ..destination(key, &dest, service, snapshot) };
         snapshot.destinations.set(dest.id, Some(gone));
-        // The setting now decides, not that when the connections end. Source: ipvs-behaviour, section 3.5.
+        // The setting at this time decides, not that when the connections end. Source: ipvs-behaviour, section 3.5.
         snapshot.removals += u64::from(snapshot.settings.expire_nodest_conn);
         self.discard(key, dest, service.clone(), now);
     }
 
-    /// Puts a destination into the trash. The first one there begins the scans.
+    /// Puts a destination into the trash. The first one begins the scans.
     pub(super) fn discard(
         &mut self,
         key: ServiceKey,
@@ -70,7 +70,7 @@ impl Registry {
         self.trash.insert((key, dest.endpoint), Trashed { dest, service, idle_since: None });
     }
 
-    /// The time of the next scan of the trash; `None`: it was empty at the last one.
+    /// The time of the next scan of the trash; `None` if it was empty at the last one.
     pub fn trash_scan(&self) -> Option<Millis> {
         self.trash_scan
     }
@@ -96,5 +96,5 @@ impl Registry {
 
 /// Interval of the scans of the trash.
 const SCAN_INTERVAL: Duration = Duration::from_secs(60);
-/// How long a destination without connections stays in the trash.
+/// The time that a destination without connections stays in the trash.
 const IDLE_TIME: Duration = Duration::from_secs(120);

@@ -11,7 +11,7 @@ use xvs_dataplane::sync::collect::collect;
 use xvs_dataplane::sync::outbox::Outbox;
 use xvs_model::config::sync_daemon::SyncDaemon;
 
-/// What became of a message.
+/// The result of sending a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sent {
     /// It was sent, or never will be.
@@ -20,7 +20,7 @@ pub enum Sent {
     Later,
 }
 
-/// What workers have announced, and the messages about it: an outbox for each port.
+/// The announcements of workers, and the messages about them: an outbox for each port.
 pub struct Messages {
     announcements: Arc<Announcements>,
     reader: TableReader,
@@ -59,7 +59,7 @@ impl Messages {
         }
     }
 
-    /// Passes all messages to `send` at once, also incomplete ones.
+    /// Passes all messages to `send` at once, including incomplete ones.
     pub fn finish(&mut self, snapshot: &Snapshot, now: Millis, mut send: impl FnMut(u16, &[u8]) -> Sent) {
         self.collect(snapshot, now);
         for (port, outbox) in (0..).zip(&mut self.outboxes) {
@@ -173,7 +173,7 @@ mod tests {
         };
         announce(0);
         messages.leave_table(&snapshot, Millis(0));
-        // By another process, after its workers have taken the entry.
+        // From another process, after its workers have taken the entry.
         announce(1);
         assert_eq!(entries(&mut messages), 1);
         messages.return_to_table();

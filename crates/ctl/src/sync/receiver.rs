@@ -1,7 +1,6 @@
-//! Reads messages and tables of other directors into the queues of workers.
+//! Reads messages and tables from other directors into the queues of workers.
 //!
-//! Unusable messages and tables are counted by reason; no content of a message does harm. Not here: sockets (`sync/` of
-//! xvsd).
+//! Unusable messages and tables are counted by reason; no content of a message does harm.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -37,7 +36,7 @@ pub enum Refused {
     /// Longer than `--sync-maxlen`.
     #[error("it is longer than the daemon's --sync-maxlen")]
     TooLong,
-    /// Of another sync id, as of another cluster of the group.
+    /// The sync id is another one, as for another cluster in the group.
     #[error("it is of sync id {0}; both directors need the same --syncid")]
     SyncId(u8),
     /// Without a signature, although this director has a key.
@@ -63,10 +62,11 @@ pub enum Refused {
 }
 
 impl Receiver {
-    /// Whether the daemon reads what comes from this address.
+    /// Whether the daemon reads messages from this address.
     ///
     /// # Errors
-    /// It has peers, and this is none of them; the message counts as refused.
+    ///
+    /// It has peers, and the address is not among them; the message counts as refused.
     pub fn admit(&self, from: IpAddr) -> Result<(), Refused> {
         let peers = &self.daemon.peers;
         if peers.is_empty() || peers.contains(&from) {
@@ -76,10 +76,11 @@ impl Receiver {
         Err(Refused::NotOfPeer)
     }
 
-    /// Passes the connections of a message that `verify` accepts to the workers, and the number of each of these to
-    /// `wake`.
+    /// Passes the connections in a message that `verify` accepts to the workers, and the number of each of these
+    /// workers to `wake`.
     ///
     /// # Errors
+    ///
     /// The message is refused as a whole.
     pub fn receive(
         &self,
@@ -110,10 +111,11 @@ impl Receiver {
         Ok(())
     }
 
-    /// Passes the connections of a message of a table to the workers; `wait` waits while the worker of a hash is busy.
+    /// Passes the connections in a message of a table to the workers; `wait` waits while the worker of a hash is busy.
     /// Returns their number.
     ///
     /// # Errors
+    ///
     /// The message is refused as a whole.
     pub fn receive_of_table(&self, bytes: &[u8], mut wait: impl FnMut(&Inbox, u64)) -> Result<u64, Refused> {
         let mut count = 0;
@@ -158,5 +160,5 @@ impl Receiver {
     }
 }
 
-/// The default of `--sync-maxlen`, that of IPv6.
+/// The default of `--sync-maxlen` for IPv6.
 const DEFAULT_MAX: u16 = 1452;

@@ -1,8 +1,8 @@
-//! `xvs explain`: the fate of a packet in the director, and its reasons.
+//! `xvs explain`: the fate of a packet in the director, and the reasons.
 //!
-//! Runs on the thread of the client, off the control thread and the workers, and changes nothing. The question is
-//! turned into a frame ([`question`]). The data plane explains the frame's fate (`xvs_dataplane::explain`). The
-//! explanation becomes the report for programs, which `explain.rs` of `xvs` prints ([`report`]).
+//! Runs on the thread of the client, not on the control thread or a worker, and changes nothing. The question is turned
+//! into a frame ([`question`]). The data plane explains the frame's fate (`xvs_dataplane::explain`). The explanation
+//! becomes the report for programs, which `explain.rs` in `xvs` prints ([`report`]).
 
 pub mod question;
 pub mod report;
@@ -19,6 +19,7 @@ use crate::unattached::Attachment;
 /// Answers a question about the director in its current state, on a machine with these interfaces.
 ///
 /// # Errors
+///
 /// The reason why the question is refused; or no memory is left.
 pub fn answer(
     question: &Question,

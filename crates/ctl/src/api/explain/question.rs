@@ -1,4 +1,4 @@
-//! The packet that a question is about, described or given as a frame, and the interface that receives it.
+//! The packet that a question concerns, described or given as a frame, and the interface that receives it.
 //!
 //! A described packet has no options and correct checksums. Its link-layer sender is the next hop towards its source.
 
@@ -13,13 +13,13 @@ use xvs_proto::LinkId;
 use xvs_proto::network::{RouteKey, Table};
 use xvs_proto::{Endpoint, MacAddr, Protocol, checksum, ethernet, ipv4, ipv6, sctp, tcp, udp};
 
-/// What the route of a reply to a packet of a VRF, or of none, is looked up for.
+/// The key of the route look-up for a reply to a packet in a VRF, or in none.
 fn back(from: Endpoint, to: Endpoint, vrf: Option<Table>) -> RouteKey {
     RouteKey { dest: from.addr, source: to.addr, mark: 0, vrf }
 }
 
 /// The interface towards a source, and its link address. Packets from this machine to itself arrive on `lo`. If several
-/// VRFs have a route, it is the interface of the one that has the packet's destination.
+/// VRFs have a route, it is the interface in the VRF that has the packet's destination.
 fn by_source(from: Endpoint, to: Endpoint, egress: &Egress) -> Result<(LinkId, MacAddr), CommandError> {
     let source = from.addr;
     let vrfs = egress.vrfs().iter().copied().map(Some);
@@ -150,7 +150,7 @@ pub(super) fn frame(question: &Question, egress: &Egress) -> Result<(LinkId, Vec
     if frame.len() > FRAME_BYTES {
         return Err(invalid(&format!("a frame of {} bytes; {FRAME_BYTES} are possible", frame.len())));
     }
-    // Frames of a VLAN are tagged, and received by the interface below.
+    // Frames on a VLAN are tagged, and received by the interface below.
     let Some((below, vlan)) = egress.tag(link) else { return Ok((link, frame)) };
     if frame.len() < ethernet::HEADER_LEN {
         return Err(invalid("a frame of a VLAN has an Ethernet header"));

@@ -1,4 +1,4 @@
-//! The report of `xvs explain`, for programs; `explain.rs` of `xvs` prints it.
+//! The report of `xvs explain`, for programs; `explain.rs` in `xvs` prints it.
 //!
 //! Names are those of commands and listings. Fields that do not apply are left out.
 
@@ -25,12 +25,12 @@ use crate::api::explain::question::FLAGS;
 use crate::api::explain::rule;
 use crate::unattached::Attachment;
 
-/// Why a packet of a connection that is to be reset is forwarded.
+/// The reason why a packet on a connection that must be reset is forwarded.
 const RESETS: &str = "its connection is reset (`xvs drain`): the packet is forwarded as a RST, and its sender gets a \
                       RST too, the last packet under `sent`";
 
-/// The next step after a hash led the client to a real server that is not usable, and others are: the command that adds
-/// the fallback.
+/// The next step after a hash selected a real server that is not usable, while others are: the command that adds the
+/// fallback.
 fn hash_advice(explanation: &Explanation, snapshot: &Snapshot) -> Option<String> {
     let Decision { service, account, candidates, chosen: None } = explanation.decision.as_ref()? else {
         return None;
@@ -47,7 +47,7 @@ fn hash_advice(explanation: &Explanation, snapshot: &Snapshot) -> Option<String>
     })
 }
 
-/// The next step for an operator, where the sentence of the reason has none.
+/// The next step for an operator, if the reason's sentence has none.
 fn advice(reason: DropReason) -> Option<&'static str> {
     Some(match reason {
         DropReason::NoDestination => {
@@ -116,7 +116,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
             (explain::Verdict::Drop, Some(reason.name().to_owned()), Some(reason.sentence()))
         }
     };
-    // What the kernel gets is not sent.
+    // A frame that goes to the kernel is not sent.
     let sent_frames = explanation.sent.iter().filter(|_| happens != explain::Verdict::Pass);
     Report {
         interface: egress.name_of(*link),
@@ -142,7 +142,7 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
         next_hop: explanation.route.map(|route| next_hop(&route, egress, attachment)),
         rewrite: packet
             .filter(|_| matches!(verdict, Verdict::Transmit(_) | Verdict::Fragment { .. }))
-            // Another packet is sent in its place.
+            // Another packet is sent instead.
             .filter(|_| explanation.syn_proxy.is_none())
             .and_then(|packet| rewrite(&packet, explanation)),
         verdict: happens,
@@ -160,8 +160,8 @@ pub(super) fn report(explanation: &Explanation, live: &Live<'_>, attachment: &At
     }
 }
 
-/// Why the real server of this connection answers its client directly, if it does as far as is known: it may route its
-/// own network by this director, as an established connection shows.
+/// The reason why the real server of this connection answers its client directly, if it does as far as is known: it may
+/// route its own network through this director, as an established connection shows.
 fn neighbour(copied: &Copied, egress: &Egress) -> Option<String> {
     let NewConnection { method, protocol, state, client, dest, .. } = &copied.connection;
     let is_open = *protocol == Protocol::TCP && !is_half_open(*protocol, *state);
@@ -277,7 +277,7 @@ fn unattached(route: &Route, attachment: &Attachment<'_>) -> Option<String> {
     Some(format!("its route is by {}, to which xvsd is not attached; {step}", link.name))
 }
 
-/// The differences between a packet and what leaves of it; `None`: nothing leaves.
+/// The differences between a packet and the frame that leaves; `None` if none leaves.
 fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
     let Explanation { connection, template, decision, sent, .. } = explanation;
     let Parsed::Ip(out) = parse(&sent.first()?.frame).ok()? else { return None };
@@ -307,7 +307,7 @@ fn rewrite(packet: &Packet, explanation: &Explanation) -> Option<Rewrite> {
     })
 }
 
-/// A frame as it leaves. Frames of a VLAN are already tagged, those of a bond already have a member.
+/// A frame as it leaves. Frames on a VLAN are already tagged, those on a bond already have a member.
 fn sent(link: LinkId, frame: &[u8], egress: &Egress) -> SentFrame {
     let packet = match parse(frame) {
         Ok(Parsed::Ip(packet)) => Some(summary(&packet)),

@@ -1,4 +1,4 @@
-//! A mark rule in words, as the data plane evaluates it, independent of its source.
+//! A mark rule as text, as the data plane evaluates it, independent of its source.
 
 use std::fmt::Display;
 use std::ops::RangeInclusive;
@@ -11,7 +11,7 @@ use xvs_proto::mark::{Condition, Expected, Test};
 /// How many entries of a list are named.
 const NAMED_ENTRIES: usize = 3;
 
-/// The packets that a rule applies to, and its action.
+/// The packets to which a rule applies, and its action.
 pub(super) fn in_words(step: &Step, egress: &Egress) -> String {
     let conditions: Vec<_> = step.conditions.iter().map(|condition| words(condition, egress)).collect();
     let packets = if conditions.is_empty() { "every packet".to_owned() } else { conditions.join(", ") };
