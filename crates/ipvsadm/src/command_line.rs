@@ -32,7 +32,7 @@ pub fn command_line(command: &Command) -> String {
     })
 }
 
-/// The command line that adds what a rule says, perhaps with control characters.
+/// The command line that adds a rule's object, possibly with control characters.
 pub(crate) fn added(rule: &Rule) -> String {
     match rule {
         Rule::Service { key, options } => {
@@ -70,7 +70,7 @@ fn service(key: &ServiceKey, options: &ServiceOptions) -> String {
     service_rule(key, options) + &xvs_options(options)
 }
 
-/// The options that ipvsadm does not have, where they are not the defaults.
+/// The options that ipvsadm does not have, if they are not the defaults.
 pub(crate) fn xvs_options(options: &ServiceOptions) -> String {
     let mut text = String::new();
     if options.client_address != ClientAddress::Hidden {
@@ -232,7 +232,7 @@ mod tests {
         ] {
             assert_eq!(refused(&line), why, "{line}");
         }
-        // Routers may lie between peers; IPv6 has a longer header.
+        // There may be routers between peers; IPv6 has a longer header.
         let Command::Add(Rule::Daemon(daemon)) = parsed(&format!("{start} 2001:db8::2")) else {
             panic!("a start")
         };

@@ -6,11 +6,11 @@ use thiserror::Error;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::client::Failure;
 
-/// Why a command line failed, or a line of a file is wrong.
+/// The reason why a command line failed, or a line in a file is wrong.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", .text.trim_end())]
 pub struct LineError {
-    /// The message on standard error, with its line ends.
+    /// The message on standard error, with its line endings.
     pub(crate) text: String,
     /// Advice that ipvsadm does not print; see [`crate::NextStep`].
     pub(crate) next_step: Option<String>,
@@ -35,12 +35,12 @@ impl LineError {
         Self::new(text.into() + "\n", 2, OnRestore::Stop)
     }
 
-    /// The message of ipvsadm without the lines behind the first one.
+    /// ipvsadm's message without the lines after the first one.
     pub(crate) fn first_line(&self) -> &str {
         self.text.lines().next().unwrap_or_default()
     }
 
-    /// A wrong value of an option of xvs alone, with the option's name at the beginning.
+    /// A wrong value for an option that only xvs has, with the option's name at the beginning.
     pub(crate) fn value(why: &str) -> Self {
         Self::usage(format!("--{why}"))
     }
@@ -89,7 +89,7 @@ impl From<io::Error> for LineError {
     }
 }
 
-/// The message of `ipvsadm` for a refusal by the kernel; for refusals that only xvs has, its own sentence.
+/// `ipvsadm`'s message for a refusal by the kernel; for refusals that only xvs has, xvs's own message.
 pub(crate) fn refusal(error: &CommandError) -> String {
     let text = match error {
         CommandError::ServiceExists(_) => "Service already exists",

@@ -1,9 +1,9 @@
 //! Hash schedulers whose clients of an unusable real server are refused: the command that ends that.
 //!
-//! For warnings of `xvs status`, `xvs explain`, `xvs drain`, `xvs disable` and `xvs doctor`. Rules are those of
+//! For warnings of `xvs status`, `xvs explain`, `xvs drain`, `xvs disable` and `xvs doctor`. Rules are those from
 //! [`service_line`](crate::service_line).
 
-/// The command that gives a service of `sh` or `mh` its fallback; `None`: it has one, or another scheduler.
+/// The command that gives a service with `sh` or `mh` its fallback; `None` if it has one, or another scheduler.
 pub fn fallback_command(rule: &str) -> Option<String> {
     let scheduler = argument(rule, "-s").filter(|name| ["sh", "mh"].contains(name))?;
     let fallback = format!("{scheduler}-fallback");

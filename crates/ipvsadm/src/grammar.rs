@@ -1,8 +1,8 @@
 //! Parses a command line into a checked request.
 //!
 //! There are two passes, because ipvsadm reports one of several errors and xvs has to report the same one. [`parse`]
-//! reads the words in their order and reports a repeated option or a bad argument at its place. [`Draft::finish`] then
-//! checks the line as a whole, in the order of ipvsadm's checks. Not here: calls to the director (`session.rs`).
+//! reads the arguments in order and reports a repeated option or a bad argument at its position. [`Draft::finish`] then
+//! checks the line as a whole, in the order of ipvsadm's checks.
 
 use std::net::IpAddr;
 
@@ -35,7 +35,7 @@ pub(super) enum Parsed {
     Version,
 }
 
-/// What `-L` lists, and how.
+/// The subject and the format of `-L`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct List {
     pub(super) subject: Subject,
@@ -45,7 +45,7 @@ pub(super) struct List {
     pub(super) order: Order,
 }
 
-/// What `-L` lists.
+/// The subject of `-L`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Subject {
     All,
@@ -95,13 +95,13 @@ pub(super) enum Order {
     AsKept,
 }
 
-/// Parses and checks one line, which starts behind the program's name.
+/// Parses and checks one line, which starts after the program's name.
 pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, LineError> {
     if words.is_empty() {
         return Draft::new(CommandName::List).finish(&[]);
     }
     let mut words = Words::new(words);
-    // Every error in the first word has the same message.
+    // Every error in the first argument has the same message.
     let (first, argument) = words.next().ok().flatten().ok_or_else(LineError::try_help)?;
     let mut draft = match (first.option, argument) {
         (OptionName::Help, _) => return Ok(Parsed::Help),
@@ -120,9 +120,10 @@ pub(super) fn parse(words: &[&str], resolver: &dyn Resolver) -> Result<Parsed, L
     draft.finish(&words.extra)
 }
 
-/// The service and the real server that these words name; they are the options of `-d`.
+/// The service and the real server that these arguments identify; they are the options of `-d`.
 ///
 /// # Errors
+///
 /// The first line of ipvsadm's message.
 pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKey, Endpoint), LineError> {
     match parse(&[&["-d"], words].concat(), resolver) {
@@ -134,9 +135,10 @@ pub fn real_server(words: &[&str], resolver: &dyn Resolver) -> Result<(ServiceKe
     }
 }
 
-/// The service that these words name; they are the options of `-D`.
+/// The service that these arguments identify; they are the options of `-D`.
 ///
 /// # Errors
+///
 /// The first line of ipvsadm's message.
 pub(super) fn virtual_service(words: &[&str], resolver: &dyn Resolver) -> Result<ServiceKey, LineError> {
     match parse(&[&["-D"], words].concat(), resolver) {
@@ -161,7 +163,7 @@ pub(super) fn syn_proxy(text: &str) -> Result<SynProxy, &'static str> {
 struct Draft {
     command: CommandName,
     seen: Seen,
-    /// The service's address, if it has one; else `mark` identifies it.
+    /// The service's address, if it has one; otherwise `mark` identifies it.
     address: Option<Endpoint>,
     mark: Option<u32>,
     family: Family,
@@ -257,7 +259,7 @@ impl Draft {
             OptionName::Netmask => self.service.netmask = self.netmask(text, resolver)?,
             OptionName::Flags => text.clone_into(&mut self.flags),
             OptionName::OnePacket => self.service.one_packet = true,
-            // Options of xvs alone are checked here, because the option matrix does not have them.
+            // Options that only xvs has are checked here, because the option matrix does not contain them.
             OptionName::ClientAddress | OptionName::SynProxy | OptionName::SlowStart
                 if !self.command.sets_service() =>
             {
@@ -324,7 +326,7 @@ impl Draft {
         let Some(Given { addr, port }) = values::endpoint(text, self.protocol, resolver) else {
             return Err(LineError::usage("illegal real server address[:port] specified"));
         };
-        // The default is the service's port, but only if the service stands before the real server in the line.
+        // The default is the service's port, but only if the service precedes the real server in the line.
         let port = port.or(self.address.map(|service| service.port)).unwrap_or(0);
         self.server = Some(Endpoint { addr, port });
         Ok(())
@@ -464,7 +466,7 @@ impl Draft {
             daemon.ttl = if self.seen.has(Column::Ttl) { daemon.ttl } else { UNICAST_TTL };
         }
         if daemon.max_len_bytes == 0 {
-            // The MTU of Ethernet, 1500 bytes, without the headers of IP and UDP.
+            // The Ethernet MTU, 1500 bytes, less the IP and UDP headers.
             daemon.max_len_bytes = if daemon.is_ipv4() { 1472 } else { 1452 };
         }
         Ok(daemon)
@@ -522,12 +524,12 @@ fn required<T>(value: Option<T>) -> T {
     value.expect("the option matrix requires it, and check_command has passed")
 }
 
-/// The longest names, in characters; ipvsadm cuts longer ones, too. The kernel's fields for schedulers and interfaces
-/// hold 15 and a zero byte; ipvsadm's field for engines holds one more.
+/// Maximum length of names, in characters; ipvsadm truncates longer ones, too. The kernel's fields for schedulers and
+/// interfaces contain 15 and a zero byte; ipvsadm's field for engines contains one more.
 const NAME_LEN: usize = 15;
 const ENGINE_LEN: usize = NAME_LEN + 1;
 
-/// The default of `--mcast-ttl` with peers: routers may lie between directors.
+/// The default of `--mcast-ttl` with peers: there may be routers between directors.
 const UNICAST_TTL: u8 = 64;
 
 const DEFAULT_PERSISTENCE_SECONDS: u32 = 360;

@@ -86,7 +86,7 @@ pub fn run<'a>(
     error.exit
 }
 
-/// The arguments of `ipvsadm-save`. It has the option `-n` alone and ignores words that are no options.
+/// Parses the arguments of `ipvsadm-save`. It has only the option `-n` and ignores arguments that are not options.
 fn save_script(words: &[&str]) -> Result<Parsed, LineError> {
     let options: Vec<_> = words.iter().filter(|word| word.starts_with('-')).collect();
     if options.iter().any(|option| **option != "-n") {

@@ -137,7 +137,7 @@ impl Session<'_> {
     }
 }
 
-/// How addresses and ports are written: by the names of a resolver, or as numbers.
+/// The representation of addresses and ports: names from a resolver, or numbers.
 pub(super) struct Naming<'a>(Option<&'a dyn Resolver>);
 
 impl<'a> Naming<'a> {
@@ -286,7 +286,8 @@ fn tunnel_info(row: &DestinationRow) -> String {
     text.chars().take(15).collect()
 }
 
-/// A name cut to the width of its column. Names of IPv6 services are not cut and shift the columns behind them.
+/// A name truncated to the width of its column. Names of IPv6 services are not truncated and shift the columns after
+/// them.
 fn cut(name: String, family: Family, width: usize) -> String {
     match family {
         Family::V4 => name.chars().take(width).collect(),
@@ -370,7 +371,7 @@ pub(super) fn compare_services(a: &ServiceKey, b: &ServiceKey) -> i64 {
     })
 }
 
-/// The order of two endpoints, as [`compare_services`].
+/// The order of two endpoints, like [`compare_services`].
 pub(super) fn compare_endpoints(a: Endpoint, b: Endpoint) -> i64 {
     let [words_a, words_b] = [a, b].map(|endpoint| match endpoint.addr {
         IpAddr::V4(addr) => [u32::from(addr), 0, 0, 0],

@@ -1,4 +1,4 @@
-//! The option matrix: the options that each command takes; its two checks and their messages.
+//! The option matrix: the options that each command accepts; its two checks and their messages.
 //!
 //! Source: the option table of ipvsadm 1.31, `tests/conformance/cli-table-*` and `cli-order-*`.
 
@@ -10,7 +10,7 @@ use crate::options::{self, Column, CommandName};
 pub(super) struct Seen(u64);
 
 impl Seen {
-    /// Adds an option; a second one of the same column is an error.
+    /// Adds an option; a second one in the same column is an error.
     pub(super) fn add(&mut self, column: Column) -> Result<(), LineError> {
         if self.has(column) {
             let name = column_name(column as usize);
@@ -63,8 +63,8 @@ pub(super) fn requirement(command: CommandName, column: Column) -> Requirement {
     }
 }
 
-/// Checks the columns in their order, each with its rule, and returns the first error. `name` is the command or tunnel
-/// type of the rules; `kind` says which of the two it is.
+/// Checks the columns in order, each with its rule, and returns the first error. `name` is the command or tunnel type
+/// of the rules; `kind` distinguishes the two.
 fn check(
     seen: Seen,
     rules: impl Iterator<Item = (usize, u8)>,

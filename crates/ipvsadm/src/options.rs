@@ -9,15 +9,15 @@ use xvs_sched::ForwardingMethod;
 
 /// One option.
 pub(super) struct OptionEntry {
-    /// Its one-letter names without the hyphen; empty if there are none.
+    /// The one-letter names without the hyphen; empty if there are none.
     pub(super) letters: &'static str,
-    /// Its long name without the hyphens.
+    /// The long name without the hyphens.
     pub(super) name: &'static str,
     pub(super) argument: Argument,
     pub(super) option: OptionName,
-    /// Its column in the option matrix; commands, `-6` and `--sort` have none, nor have options of xvs alone.
+    /// The column in the option matrix; commands, `-6` and `--sort` have none, nor have options that only xvs has.
     pub(super) column: Option<Column>,
-    /// Its text in `-h` and in the manual page.
+    /// The text in `-h` and in the manual page.
     pub(super) help: &'static str,
 }
 
@@ -30,7 +30,7 @@ pub(super) enum Argument {
     Optional(&'static str),
 }
 
-/// What an option sets.
+/// The value that an option sets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OptionName {
     Command(CommandName),
@@ -56,7 +56,7 @@ pub(super) enum OptionName {
     Weight,
     Upper,
     Lower,
-    /// What is listed and how; its column says which.
+    /// The subject and format of a listing, determined by its column.
     Listing,
     SyncId,
     MaxLen,
@@ -93,7 +93,7 @@ impl CommandName {
     }
 }
 
-/// The columns of the option matrix, in its order. An option of ipvsadm has one, several options may share one.
+/// The columns of the option matrix, in order. An option of ipvsadm has one, several options may share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Column {
     Numeric,

@@ -79,7 +79,7 @@ impl<'a> Words<'a> {
         Ok((entry, self.argument(entry.argument, attached)?))
     }
 
-    /// The argument of an option, if it takes one; `attached` was found in the option's own word.
+    /// The argument of an option, if it takes one; `attached` was found in the same word as the option.
     fn argument(
         &mut self,
         argument: Argument,

@@ -25,7 +25,7 @@ pub trait Resolver {
     fn port(&self, name: &str, protocol: Protocol) -> Option<u16>;
 }
 
-/// The names of this system: from the C library's resolver and from `/etc/services`.
+/// The names known to this system: from the C library's resolver and from `/etc/services`.
 #[derive(Debug, Default)]
 pub struct SystemResolver {
     services: std::cell::OnceCell<Vec<Service>>,
@@ -84,7 +84,7 @@ impl Resolver for SystemResolver {
             return known.clone();
         }
         let name = self.look_ups.run(LOOK_UP_LIMIT, move || {
-            // A name server can answer anything; such a name would reach the terminal.
+            // A name server can reply anything; such a name would reach the terminal.
             let is_name = |name: &String| name.parse::<IpAddr>().is_err() && !name.contains(char::is_control);
             dns_lookup::lookup_addr(&addr).ok().filter(is_name)
         });

@@ -35,9 +35,9 @@ use crate::service_name::service_option;
 use crate::session::Session;
 
 impl Session<'_> {
-    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. What ipvsadm does not
-    /// have is in lines that begin with `#xvs `, which `ipvsadm-restore` skips. All of it is from one request, so a
-    /// change that is made meanwhile is in it whole or not at all.
+    /// Prints all services as the commands that add them, without thresholds, as ipvsadm does. Features that ipvsadm
+    /// does not have are in lines that begin with `#xvs `, which `ipvsadm-restore` skips. All of it comes from one
+    /// request, so it contains a concurrent change completely or not at all.
     pub(super) fn save(&mut self, names: Names) -> Result<(), LineError> {
         let running = question::rules().ask(self.director).map_err(|failure| LineError::listing(&failure))?;
         let rules = [running.rules, running.owned_limits].concat();
@@ -118,7 +118,7 @@ impl Session<'_> {
         for step in steps {
             let error = match step {
                 Step::Change(command) => match results.next() {
-                    // No error: rules can be restored where they are in force already.
+                    // Not an error: rules can be restored while they are already in force.
                     Some(Err(CommandError::MarkExists(_))) => None,
                     Some(Err(CommandError::LocalExists { addr, first_port, last_port, standby }))
                         if command
@@ -179,13 +179,14 @@ fn parse(text: &str, resolver: &dyn Resolver) -> Option<Result<Parsed, LineError
 /// not.
 ///
 /// # Errors
+///
 /// The first line that cannot be parsed or is not a change, with its number.
 pub fn read_rules(text: &str, resolver: &dyn Resolver) -> Result<Vec<RuleLine>, Fault> {
     let (rules, faults) = read_all(text, resolver);
     faults.into_iter().next().map_or(Ok(rules), Err)
 }
 
-/// As [`read_rules`], with every wrong line.
+/// Like [`read_rules`], with every wrong line.
 fn read_all(text: &str, resolver: &dyn Resolver) -> (Vec<RuleLine>, Vec<Fault>) {
     let (mut rules, mut faults) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()) {
@@ -279,13 +280,13 @@ fn saved_lines(rules: &[Rule], names: &Naming<'_>) -> Vec<String> {
 /// The line of a rule that ipvsadm does not have.
 fn xvs_line(rule: &Rule) -> String {
     match rule {
-        // A rules file must have the name of its interface as it is.
+        // A rules file must contain the exact name of its interface.
         Rule::Mark(rule) => format!("{XVS_LINE}mark add {rule}"),
         _ => format!("#{}", escape_control(&added(rule))),
     }
 }
 
-/// A service with all its options, as behind `-A` or `-E` of a rules file: `-t 192.0.2.1:80 -s mh -p 300`.
+/// A service with all its options, as after `-A` or `-E` in a rules file: `-t 192.0.2.1:80 -s mh -p 300`.
 pub fn service_line(key: &ServiceKey, options: &ServiceOptions) -> String {
     service_text(key, options, &Naming::NUMERIC)
 }
@@ -317,7 +318,7 @@ pub fn rule_lines(command: &Command) -> Vec<String> {
     }]
 }
 
-/// The lines that add a service: one for ipvsadm, and one with the options of xvs, if it has any.
+/// The lines that add a service: one for ipvsadm, and one with the options that only xvs has, if there are any.
 fn service_lines(key: &ServiceKey, options: &ServiceOptions, names: &Naming<'_>) -> Vec<String> {
     let common = options.of_ipvsadm();
     let mut lines = vec![service_command("-A", key, &common, names)];
@@ -367,7 +368,7 @@ const XVS_LINE: &str = "#xvs ";
 /// The result of each command of a batch.
 type BatchResults = Vec<Result<(), CommandError>>;
 
-/// A line of `-R` that has been read and not been run.
+/// A line of `-R` that has been read but not run.
 enum Step {
     Change(Command),
     /// The line is wrong. Its message is printed after those of the lines before it.

@@ -35,8 +35,8 @@ impl<'a> Messages<'a> {
         Self { to, next_step }
     }
 
-    /// Prints a message. A stream that cannot be written changes nothing: a restore goes on as ipvsadm's does, and the
-    /// exit code stays.
+    /// Prints a message. A stream that cannot be written changes nothing: a restore continues as ipvsadm's does, and
+    /// the exit code stays.
     pub(crate) fn print(&mut self, error: &LineError) {
         let _ = self.to.write_all(error.text.as_bytes());
         if let Some(next_step) = error.next_step.as_ref().filter(|_| self.next_step == NextStep::Printed) {

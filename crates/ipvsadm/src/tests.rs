@@ -1,4 +1,4 @@
-//! Tests beyond the recordings: live numbers, local destinations, JSON, batches, refusals of xvs alone.
+//! Tests beyond the recordings: live numbers, local destinations, JSON, batches, refusals that only xvs has.
 
 use std::io;
 
@@ -328,7 +328,7 @@ fn called_by_the_names_of_ipvsadms_scripts_it_saves_and_restores_as_they_do() {
     };
     let mut script = Script { rows: vec![row()], ..Script::default() };
     let saved = run(&mut script, "-S -n", "");
-    // Words that are no options are ignored.
+    // Arguments that are not options are ignored.
     for words in
         [&["ipvsadm-save", "-n"][..], &["/sbin/ipvsadm-save", "-n", "-n"], &["ipvsadm-save", "all", "-n"]]
     {

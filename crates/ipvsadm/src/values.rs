@@ -16,7 +16,7 @@ use crate::resolver::Resolver;
 /// The characters that `strtol` skips before a number.
 const BLANKS: [char; 6] = [' ', '\t', '\n', '\x0b', '\x0c', '\r'];
 
-/// A decimal number as `atoi` parses it, if it is in range; characters behind it are ignored.
+/// A decimal number as `atoi` parses it, if it is in range; characters after it are ignored.
 pub(super) fn leading_number(text: &str, range: RangeInclusive<u32>) -> Option<u32> {
     let text = text.trim_start_matches(BLANKS);
     let digits = text.strip_prefix(['+', '-']).unwrap_or(text);
@@ -45,7 +45,7 @@ pub(super) struct Given {
     pub(super) port: Option<u16>,
 }
 
-/// An address or host name with an optional port or service name; `None` if the text is no such thing.
+/// An address or host name with an optional port or service name; `None` if the text has another form.
 ///
 /// Service names are looked up for `protocol`; without a protocol they are refused.
 pub(super) fn endpoint(text: &str, protocol: Option<Protocol>, resolver: &dyn Resolver) -> Option<Given> {
@@ -58,7 +58,7 @@ pub(super) fn endpoint(text: &str, protocol: Option<Protocol>, resolver: &dyn Re
         if let Ok(addr) = host.parse::<Ipv6Addr>() {
             return Some(Given { addr: addr.into(), port: Some(port) });
         }
-        // ipvsadm ignores the port behind an IPv4 address in brackets.
+        // ipvsadm ignores the port after an IPv4 address in brackets.
         return Some(Given { addr: ipv4(host, resolver)?.into(), port: None });
     }
     if let Ok(addr) = text.parse::<Ipv6Addr>() {
@@ -77,7 +77,7 @@ fn port(text: &str, protocol: Option<Protocol>, resolver: &dyn Resolver) -> Opti
         .or_else(|| resolver.port(text, protocol?))
 }
 
-/// An IPv4 address, or that of a host name.
+/// An IPv4 address, or the address of a host name.
 pub(super) fn ipv4(text: &str, resolver: &dyn Resolver) -> Option<Ipv4Addr> {
     inet_aton(text).or_else(|| resolver.address(text))
 }
@@ -99,7 +99,7 @@ fn inet_aton(text: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(high | last))
 }
 
-/// A number in C notation: `0x` hexadecimal, `0` octal, else decimal.
+/// A number in C notation: `0x` hexadecimal, `0` octal, otherwise decimal.
 fn c_number(text: &str) -> Option<u32> {
     let (digits, radix) = match text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")) {
         Some(digits) => (digits, 16),
@@ -112,10 +112,11 @@ fn c_number(text: &str) -> Option<u32> {
     u32::from_str_radix(digits, radix).ok()
 }
 
-/// The scheduler flags of these names, separated by commas.
+/// The scheduler flags with these names, separated by commas.
 ///
 /// # Errors
-/// There is no such flag, or it is of another scheduler.
+///
+/// There is no such flag, or it belongs to another scheduler.
 pub fn scheduler_flags(text: &str, scheduler: &str) -> Result<SchedulerFlags, LineError> {
     let mut bits = 0;
     for item in text.split(',').filter(|item| !item.is_empty()) {
@@ -153,7 +154,7 @@ const FLAGS: [(Option<&str>, &str, u8); 7] = [
     (None, "flag-3", 4),
 ];
 
-/// The three timeouts of `--set`, and the words behind them.
+/// The three timeouts of `--set`, and the arguments after them.
 pub(super) fn timeouts<'a, 'b>(extra: &'b [&'a str]) -> Result<(Timeouts, &'b [&'a str]), LineError> {
     let Some(([tcp, tcp_fin, udp], rest)) = extra.split_first_chunk() else {
         return Err(LineError::usage("--set option requires 3 timeout values"));

@@ -85,7 +85,7 @@ impl<L: Line> Arguments<L> {
     }
 }
 
-/// The change that a line requests by its words behind a subcommand.
+/// The change that a line requests, from its arguments after the subcommand.
 pub(crate) fn command<L: Line>(words: &[&str], resolver: &dyn Resolver) -> Result<Command, LineError> {
     parse::<L>(L::WORD, words)?.command(resolver)
 }
@@ -112,7 +112,7 @@ pub struct ServiceArgument {
 }
 
 impl ServiceArgument {
-    /// The options as words of an ipvsadm command line; none without a service.
+    /// The options as arguments of an ipvsadm command line; none without a service.
     pub fn words(&self) -> Vec<&str> {
         let services = [
             ("-t", &self.tcp_service),
@@ -181,7 +181,8 @@ pub(super) fn arguments<A: Args + FromArgMatches>(
     read(A::augment_args(clap::Command::new(name)), words)
 }
 
-/// Reads the words behind a subcommand; an error is one line, which names the subcommand and where its form is shown.
+/// Parses the arguments after a subcommand; an error is one line, which names the subcommand and the command that shows
+/// its form.
 fn read<A: FromArgMatches>(parser: clap::Command, words: &[&str]) -> Result<A, LineError> {
     let mut name = parser.get_name().to_owned();
     if let Some(known) = words.first().and_then(|word| parser.find_subcommand(word)) {

@@ -1,4 +1,4 @@
-//! The meaning of a `#xvs` line in a `virtual_server` of a keepalived.conf.
+//! The meaning of a `#xvs` line in a `virtual_server` in keepalived.conf.
 
 use xvs_sched::{ClientAddress, ClientLimit, SynProxy};
 
@@ -7,7 +7,7 @@ use crate::grammar::{client_address, syn_proxy};
 use crate::nouns::arguments::{Line, parse};
 use crate::nouns::limit::LimitChange;
 
-/// What a `#xvs` line in a `virtual_server` of a keepalived.conf says of its services.
+/// The setting that a `#xvs` line in a `virtual_server` in keepalived.conf applies to its services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ServiceLine {
     /// `syn-proxy auto`
@@ -19,10 +19,11 @@ pub enum ServiceLine {
 }
 
 impl ServiceLine {
-    /// Reads the words behind `#xvs`: those of a rules file, without the service.
+    /// Parses the arguments after `#xvs`: those in a rules file, without the service.
     ///
     /// # Errors
-    /// A sentence for the operator.
+    ///
+    /// A message for the operator.
     pub fn read(words: &[&str]) -> Result<Self, LineError> {
         let why = match *words {
             ["syn-proxy", value] => return syn_proxy(value).map(Self::SynProxy).map_err(LineError::usage),

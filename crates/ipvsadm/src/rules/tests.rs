@@ -1,4 +1,4 @@
-//! Tests of whole rules files: their faults, the state they describe, its differences from the running state.
+//! Tests of whole rules files: their faults, the state that they describe, its differences from the running state.
 
 use xvs_model::config::difference::*;
 use xvs_model::config::rules::*;
