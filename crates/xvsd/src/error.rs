@@ -66,7 +66,7 @@ pub enum DaemonError {
 }
 
 impl DaemonError {
-    /// Whether a start with the same configuration and rights fails again, so that a retry is useless.
+    /// Whether a start with the same configuration and rights would fail again, so that a retry is useless.
     pub fn is_lasting(&self) -> bool {
         match self {
             Self::Config(_) | Self::Rights { .. } | Self::Files { .. } | Self::Placement(_) => true,

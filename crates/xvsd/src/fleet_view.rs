@@ -15,7 +15,7 @@ use crate::lock::lock;
 /// A request of an operator.
 pub(crate) struct Order {
     pub(crate) request: FleetRequest,
-    /// Nobody waits for the reply after this.
+    /// The requester stops waiting for the reply at this time.
     pub(crate) until: Instant,
     /// Where the reply goes: the revision that was written.
     pub(crate) reply: crossbeam::channel::Sender<Result<u64, CommandError>>,
@@ -36,7 +36,7 @@ pub(crate) struct FleetView {
     orders: Sender<Order>,
 }
 
-/// What the thread has found.
+/// The thread's findings.
 pub(crate) struct State {
     pub(crate) report: FleetReport,
     /// When it looked last, or was started.
@@ -48,7 +48,7 @@ impl FleetView {
         Self { state: Mutex::new(State { report, looked: Instant::now() }), orders }
     }
 
-    /// What this director knows of its fleet.
+    /// This director's information about its fleet.
     pub(crate) fn report(&self) -> FleetReport {
         let state = self.state();
         let mut report = state.report.clone();
@@ -66,10 +66,11 @@ impl FleetView {
         self.report().warnings
     }
 
-    /// Asks for a change of the rules in etcd. Returns their revision.
+    /// Requests a change of the rules in etcd. Returns their revision.
     ///
     /// # Errors
-    /// Why they are not changed, or that etcd has not answered.
+    ///
+    /// The reason why they are not changed, or that etcd has not responded.
     pub(crate) fn request(&self, request: FleetRequest) -> Result<u64, CommandError> {
         let (reply, answer) = bounded(1);
         let order = Order { request, until: Instant::now() + PATIENCE, reply };
@@ -89,7 +90,7 @@ impl FleetView {
         })?
     }
 
-    /// What the thread has found.
+    /// The thread's findings.
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
     }

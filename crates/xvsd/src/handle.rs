@@ -1,6 +1,6 @@
 //! Handles on the daemon, which send requests and other work to the control thread.
 //!
-//! A request waits for its reply. All work enters one queue. Not here: the thread (`control_thread/`).
+//! A request waits for its reply. All work enters one queue.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -45,10 +45,11 @@ impl Handle {
         self.request_by(request, None)
     }
 
-    /// As [`Self::request`], for a client; events of a change name it.
+    /// Like [`Self::request`], for a client; events about a change name it.
     ///
     /// # Errors
-    /// As [`Self::request`].
+    ///
+    /// Same as [`Self::request`].
     pub fn request_by(
         &self,
         request: ControlRequest,
@@ -61,10 +62,11 @@ impl Handle {
         answer
     }
 
-    /// Asks the control thread.
+    /// Sends a question to the control thread.
     ///
     /// # Errors
-    /// As [`Self::request`].
+    ///
+    /// Same as [`Self::request`].
     pub fn ask<T>(&self, question: ControlQuestion<T>) -> Result<T, CommandError> {
         question.put(|request| self.request(request))
     }
@@ -116,7 +118,7 @@ impl Handle {
         self.inputs.send(Input::Do(Box::new(work))).map_err(|_| CommandError::ending())
     }
 
-    /// Sends a request to the control thread, and waits for the reply until this time; `None`: it did not come.
+    /// Sends a request to the control thread, and waits for the reply until this time; `None` if it did not arrive.
     pub(crate) fn request_until(
         &self,
         request: ControlRequest,
@@ -141,10 +143,11 @@ impl Handle {
         Ok((state_of(running.rules)?, running.owned))
     }
 
-    /// Reads xvs.toml and the keepalived.conf again, and returns the changes, a line each, once they are in force.
+    /// Reads xvs.toml and keepalived.conf again, and returns the changes, a line each, once they are in force.
     ///
     /// # Errors
-    /// Why nothing has changed: xvsd has no such file, or the errors in it.
+    ///
+    /// The reason why nothing has changed: xvsd has no such file, or the errors in it.
     pub fn reload(&self, loss: Loss) -> Result<String, CommandError> {
         let reload = self.shared.reload.get();
         reload.ok_or_else(|| CommandError::failed("the daemon is starting; try again"))?(loss)

@@ -1,6 +1,6 @@
 //! Health checks of the daemon: their start, their access to the director, and reloads of keepalived.conf.
 //!
-//! Not here: the checks themselves (`xvs_health`).
+//! The crate `xvs_health` implements the checks.
 
 use std::io;
 use std::net::IpAddr;
@@ -113,7 +113,7 @@ pub(crate) fn read_again(
 struct Director {
     daemon: Handle,
     vip_prober: VipProber,
-    /// `None`: the view is not kept.
+    /// `None` if the view is not kept.
     kept: Option<KeptHealth>,
 }
 

@@ -31,7 +31,7 @@ pub struct Sample {
     pub drops: Vec<u64>,
     /// The busy time of each worker, in nanoseconds.
     pub busy_ns: Vec<u64>,
-    /// What each interface's card has lost.
+    /// The losses of each interface's card.
     pub cards: Vec<CardLosses>,
     /// The real servers whose next hop does not answer.
     pub silent: BTreeSet<IpAddr>,
@@ -55,7 +55,7 @@ impl Sample {
         differences(&self.drops, &earlier.drops).collect()
     }
 
-    /// What each interface's card has lost since an earlier sample.
+    /// The losses of each interface's card since an earlier sample.
     pub fn card_losses_since(&self, earlier: &Self) -> Vec<CardLosses> {
         let earlier = earlier.cards.iter().copied().chain(std::iter::repeat(CardLosses::default()));
         self.cards.iter().zip(earlier).map(|(now, earlier)| now.since(earlier)).collect()

@@ -16,9 +16,10 @@ const ERRORS_SHOWN: usize = 20;
 /// The largest number of services that an error names.
 const SERVICES_SHOWN: usize = 10;
 
-/// Reads the keepalived.conf of `config`; `None` if it names none.
+/// Reads the keepalived.conf file in `config`; `None` if there is none.
 ///
 /// # Errors
+///
 /// [`ConfigError::Keepalived`].
 pub fn of(config: &Config) -> Result<Option<Prepared>, ConfigError> {
     let Some(path) = &config.keepalived.file else { return Ok(None) };
@@ -26,7 +27,7 @@ pub fn of(config: &Config) -> Result<Option<Prepared>, ConfigError> {
     read.map(Some).map_err(|error| ConfigError::Keepalived { path: path.clone(), text: error.to_string() })
 }
 
-/// Why a keepalived.conf cannot be used.
+/// The reason why a keepalived.conf file cannot be used.
 #[derive(Debug, Error)]
 pub enum UnusableFile {
     /// It cannot be read.
@@ -37,7 +38,7 @@ pub enum UnusableFile {
         /// The OS error.
         error: io::Error,
     },
-    /// Its errors, a line each.
+    /// The errors of the file, a line each.
     #[error("{}", shown(.0))]
     Faults(Vec<Fault>),
     /// It has no virtual servers, and some run.

@@ -1,10 +1,10 @@
-//! Counts of the last hour, by steps of time: the lines of the status page.
+//! Counts over the last hour, by steps of time: the lines on the status page.
 //!
 //! The control thread, which wakes ten times a second anyway, adds the counts of each step that is over; workers are
-//! not involved. Steps are parts of the machine's uptime, so those of two processes fit together. A step in which xvsd
-//! did not run is a gap, not zero. Memory: 4 numbers of 32 bits for each of [`TOTALS`]' steps, and one for each of
-//! [`SERVICES`]' steps of a service: with its key some 500 bytes a service, at most. Not here: the file with which a
-//! successor begins (`restart/kept_hour.rs`), the samples of the last minute (`history.rs`).
+//! not involved. Steps divide the machine's uptime, so those of two processes fit together. A step in which xvsd did
+//! not run is a gap, not zero. Memory: four 32-bit numbers for each of [`TOTALS`]' steps, and one for each of
+//! [`SERVICES`]' steps of a service: with its key at most some 500 bytes for each service. `restart/kept_hour.rs`
+//! stores the counts for a successor.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -38,7 +38,7 @@ impl Steps {
     }
 }
 
-/// What is counted of all services together.
+/// The quantities that are counted for all services together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Total {
@@ -64,7 +64,8 @@ pub(crate) struct Hour {
 }
 
 impl LastHour {
-    /// Begins with what an earlier process has recorded, if there is any and it is of this start of the machine.
+    /// Begins with the counts that an earlier process has recorded, if there are any and they are from this start of
+    /// the machine.
     pub(crate) fn begin(
         &self,
         now: Millis,
@@ -100,7 +101,7 @@ impl LastHour {
         lock(&self.0).is_some()
     }
 
-    /// Reads all, if it has begun; reports wait meanwhile.
+    /// Reads everything, if it has begun; reports wait in the meantime.
     pub(crate) fn read(&self, read: impl FnOnce(&Hour)) {
         if let Some(hour) = &*lock(&self.0) {
             read(hour);
@@ -191,7 +192,7 @@ impl<K: Eq + Hash> Lines<K> {
     fn advance(&mut self, steps: Steps, now: Millis, counters: Vec<(K, u64)>, since: Since) {
         let over = steps.at(now).saturating_sub(steps.at(self.at())).min(steps.kept as u64) as usize;
         let millis = self.at().until(now).as_millis() as u64;
-        // Of a shorter part of a step a rate would be a guess: one connection in a tenth of a second.
+        // For a shorter part of a step a rate would be a guess: one connection in a tenth of a second.
         let is_counted = since == Since::Ran && millis >= steps.millis / 2;
         let mut before = mem::take(&mut self.lines);
         self.lines.reserve(counters.len());
@@ -363,7 +364,7 @@ mod tests {
         former.begin(600_000, None);
         former.connections = 1100;
         former.tick(610_000);
-        // Its totals go on; its drops are counted anew.
+        // Its totals continue; its drops restart from zero.
         let mut process =
             Process { connections: 1130, drops: 2, services: vec![(WEB, 70)], ..Process::default() };
         process.begin(616_000, former.kept());
@@ -430,7 +431,7 @@ mod tests {
         let hour = process.hour.0.lock().unwrap();
         let lines = &hour.as_ref().unwrap().services.lines;
         let counts = lines.values().next().unwrap().counts.capacity() * size_of::<u32>();
-        // A map of std has at most 16 places for 7 entries, and a byte for each place.
+        // A std map has at most 16 slots for 7 entries, and a byte for each slot.
         let place = (size_of::<(ServiceKey, Line)>() + 1) * 16 / 7;
         assert!(counts + place < 500, "{counts} + {place}");
     }

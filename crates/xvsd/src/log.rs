@@ -151,7 +151,7 @@ where
     }
 }
 
-/// How the writing of lines stands.
+/// The state of writing lines.
 #[derive(Default)]
 struct Writing {
     /// When the write began that has not ended.

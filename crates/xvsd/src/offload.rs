@@ -1,6 +1,6 @@
 //! Flow offload: whether it is on, and interfaces that refuse packets.
 //!
-//! Not here: the choice of offloaded flows, and their packets in the program (`xvs_dataplane::offload`).
+//! `xvs_dataplane::offload` chooses the offloaded flows.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -17,10 +17,11 @@ use xvs_xdp::{Attached, Mode};
 /// The offload of a running director.
 pub(crate) struct Offloading {
     mode: OffloadMode,
-    /// The names of interfaces that take no part.
+    /// The names of interfaces that do not take part.
     excluded: Vec<String>,
     is_on: bool,
-    /// The interfaces that take what the program forwards in native mode, by index, and when the kernel was asked.
+    /// The interfaces that accept packets forwarded by the program in native mode, by index, and when the kernel was
+    /// queried.
     takers: BTreeSet<u32>,
     asked: Instant,
     flows: Arc<Offload>,
@@ -31,7 +32,7 @@ pub(crate) struct Offloading {
     refusing: BTreeSet<u32>,
 }
 
-/// How an interface takes part.
+/// An interface's part in the offload.
 pub(crate) struct Part {
     /// Whether the program forwards what arrives or leaves on it.
     pub(crate) offloads: bool,
@@ -39,7 +40,7 @@ pub(crate) struct Part {
     pub(crate) generic: bool,
     /// Whether it takes what the program forwards in native mode.
     pub(crate) takes_redirected: bool,
-    /// Why it takes no part, or only in what arrives; `None`: it takes part.
+    /// The reason why the interface does not take part, or only for arriving packets; `None` if it takes part.
     pub(crate) why_not: Option<String>,
 }
 
@@ -52,12 +53,12 @@ const ASK_INTERVAL: Duration = Duration::from_secs(10);
 /// An interface refuses too many packets if it refused this many in the last seconds, and more than it sent. A link
 /// that is just too slow refuses fewer.
 const REFUSED_MIN: f64 = 4.0;
-/// What a second counts less than the next one.
+/// The weight of a second's count relative to the next one's.
 const DECAY: f64 = 7.0 / 8.0;
 
 /// Packets that were to leave by an interface in the last seconds.
 struct Recent {
-    /// All of them, until the last look.
+    /// All of them, until the last reading.
     until: Leaving,
     sent: f64,
     refused: f64,
@@ -117,12 +118,13 @@ impl Offloading {
         self.flows.set_on(self.is_on);
     }
 
-    /// Whether to ask the kernel again which interfaces take what the program forwards: it does not announce changes.
+    /// Whether to query the kernel again about the interfaces that accept packets forwarded by the program: it does not
+    /// announce changes.
     pub(crate) fn is_ask_due(&self) -> bool {
         self.asked.elapsed() >= ASK_INTERVAL
     }
 
-    /// Asks the kernel which of these interfaces take what the program forwards, or tries it.
+    /// Queries the kernel about which of these interfaces accept packets forwarded by the program, or tries it.
     pub(crate) fn ask<'a>(&mut self, attached: impl Iterator<Item = &'a Attached>) {
         let takers = attached.filter(|attached| {
             attached.takes_redirected().unwrap_or_else(|| self.has_taken_or_takes(attached))
@@ -140,7 +142,7 @@ impl Offloading {
             || is_wanted && attached.link_address().is_ok_and(|address| self.losses.is_taken(index, address))
     }
 
-    /// How an interface takes part, of a bond or not.
+    /// The part of an interface in the offload, with its bond if it is a member.
     pub(crate) fn part_of(&self, attached: &Attached, bond: Option<&BondMember>) -> Part {
         let name = attached.interface();
         let ifindex = attached.index();
@@ -168,8 +170,8 @@ impl Offloading {
         refused + full
     }
 
-    /// Looks at what these interfaces have refused since the last look, a second ago. Returns whether one has refused
-    /// too many for the first time.
+    /// Reads the refusals of these interfaces since the last reading, a second ago. Returns whether one has refused too
+    /// many for the first time.
     pub(crate) fn judge(&mut self, interfaces: &[u32]) -> bool {
         let before = self.refusing.len();
         for &ifindex in interfaces {

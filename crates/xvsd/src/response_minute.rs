@@ -1,9 +1,8 @@
-//! How long real servers took until their first reply, in the last full minute.
+//! The times until real servers' first replies, in the last full minute.
 //!
-//! The control thread calls [`ResponseMinutes::record`] with the samples of `history.rs`; once a minute it reads the
-//! workers' histograms and keeps what has been added since. Memory: for each destination
-//! with measured connections two histograms, some 200 bytes each. Not here: the histograms since the start, which
-//! metrics and listings show.
+//! The control thread calls [`ResponseMinutes::record`] with the samples in `history.rs`; once a minute it reads the
+//! workers' histograms and keeps the counts that have been added since. Memory: for each destination with measured
+//! connections two histograms, some 200 bytes each.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -61,9 +61,9 @@ pub struct Shared {
     pub(crate) clock: Arc<Clock>,
     /// When the daemon started.
     pub(crate) started: Millis,
-    /// The hold; `None`: there are no interfaces.
+    /// The hold; `None` if there are no interfaces.
     pub(crate) hold: Option<Arc<Hold>>,
-    /// The offload of connections; `None`: it is off.
+    /// The offload of connections; `None` if it is off.
     pub(crate) offload: Option<Arc<Offload>>,
     /// The table and its reader for listings, from the moment at which the table is this process's.
     pub(crate) owned: OnceLock<(Arc<Table>, Mutex<TableReader>)>,
@@ -84,7 +84,7 @@ pub struct Shared {
     pub(crate) swept: Arc<SweepCounters>,
     pub(crate) history: History,
     pub(crate) last_hour: LastHour,
-    /// Where the last hour is kept for the next process; `None`: nothing outlives this one.
+    /// Where the last hour is kept for the next process; `None` if nothing outlives this one.
     pub(crate) kept_hour: Option<KeptHour>,
     pub(crate) responses: ResponseMinutes,
     pub(crate) events: Arc<Events>,
@@ -94,15 +94,15 @@ pub struct Shared {
     pub(crate) facts: Mutex<Facts>,
     /// The lines that the log has lost; `None` without a log.
     pub(crate) log: Option<Losses>,
-    /// The log of connections; `None`: there is none.
+    /// The log of connections; `None` if there is none.
     pub(crate) connection_log: Option<Logged>,
-    /// The source of health reports, if the daemon has a keepalived.conf.
+    /// The source of health reports, if the daemon has a keepalived.conf file.
     pub(crate) health: OnceLock<Arc<dyn Fn() -> HealthReport + Send + Sync>>,
     /// The runtime of the health checks, for the check that it makes progress.
     pub(crate) health_thread: OnceLock<tokio::runtime::Handle>,
     /// The fleet of this director.
     pub(crate) fleet: OnceLock<Arc<FleetView>>,
-    /// Tells the health checks what operators have disabled.
+    /// Passes the disabled real servers to the health checks.
     pub(crate) on_disabled: OnceLock<Arc<dyn Fn(DisabledServers) + Send + Sync>>,
     /// Reads the files again; returns the changes, a line each, or why a file is refused.
     pub(crate) reload: OnceLock<Reload>,
@@ -115,7 +115,7 @@ pub struct Shared {
 pub struct Facts {
     /// The interfaces.
     pub interfaces: Vec<InterfaceStatus>,
-    /// What each interface's card has lost since it was attached.
+    /// The losses of each interface's card since it was attached.
     pub card_losses: Vec<CardLosses>,
     /// The machine's network, with the interfaces that are not attached.
     pub network: Arc<Network>,
@@ -127,8 +127,8 @@ pub struct Facts {
     pub start_warnings: Vec<String>,
     /// The rules file that the daemon started with.
     pub rules: Option<PathBuf>,
-    /// When the journal that the daemon began with was last written, in milliseconds since 1970; `None`: it began with
-    /// its files.
+    /// When the journal with which the daemon began was last written, in milliseconds since 1970; `None` if it began
+    /// with its files.
     pub journal_saved_at_millis: Option<u64>,
     /// Commands, as typed, that undo manual changes to owned services.
     pub drift: Arc<[String]>,
@@ -138,7 +138,7 @@ pub struct Facts {
     pub daemons: Vec<SyncDaemon>,
     /// The settings in force.
     pub settings: Arc<[Setting]>,
-    /// Time until which applied rules can be confirmed; `None`: none wait.
+    /// Time until which applied rules can be confirmed; `None` if none wait.
     pub unconfirmed_until: Option<Millis>,
 }
 
@@ -158,7 +158,7 @@ pub struct WorkerFacts {
     pub copy_mode: String,
     /// How it waits for packets.
     pub poll: Poll,
-    /// Its share of each interface's queues, in the interfaces' order.
+    /// The worker's share of each interface's queues, in the interfaces' order.
     pub queues: Vec<Vec<u32>>,
     /// The counters of its sockets.
     pub sockets: Arc<[SocketCounters]>,
@@ -188,7 +188,7 @@ impl RequestDurations {
         self.of(access).count(time.as_micros() as u64);
     }
 
-    /// The histogram of this kind of request.
+    /// The histogram for this kind of request.
     pub(crate) fn of(&self, access: Access) -> MutexGuard<'_, Histogram<DURATION_BOUNDS>> {
         lock(&self.0[access as usize])
     }
@@ -263,7 +263,7 @@ impl Shared {
     }
 
     /// The number of connections in the table, and its size. Zeros before this process owns it, as at the fleet's first
-    /// look.
+    /// query.
     pub(crate) fn fill(&self) -> (usize, usize) {
         self.owned.get().map_or((0, 0), |(table, _)| (table.live(), table.config().capacity))
     }
@@ -325,10 +325,10 @@ impl Shared {
         }
     }
 
-    /// The health of real servers; `None` without a keepalived.conf.
+    /// The health of real servers; `None` without keepalived.conf.
     pub fn health(&self) -> Option<HealthReport> {
         let mut report = self.health.get()?();
-        // A copy, so that the control thread does not wait for the lock meanwhile.
+        // A copy, so that the control thread does not have to wait for the lock.
         let drift = self.facts_mut().drift.clone();
         weights_in_force::fill_in(&mut report, &self.published.load(), self.now());
         Some(HealthReport { drift: drift.to_vec(), ..report })

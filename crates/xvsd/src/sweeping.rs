@@ -1,6 +1,6 @@
 //! The thread of the sweeper.
 //!
-//! Not here: the connections that the sweeper ends (`sweep.rs` of `ctl`).
+//! `sweep.rs` in `ctl` decides which connections the sweeper ends.
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -38,7 +38,7 @@ impl Sweeping {
         Ok(Self { wake: Some(wake), thread: Some(thread) })
     }
 
-    /// Lets it look at the published snapshot now.
+    /// Makes it read the published snapshot now.
     pub(crate) fn wake(&self) {
         // A message that waits does the same.
         self.wake.iter().for_each(|wake| _ = wake.try_send(()));

@@ -31,7 +31,7 @@ pub(crate) struct Peers(Mutex<BTreeMap<SocketAddr, Peer>>);
 struct Peer {
     /// When its last message came.
     heard: Option<Instant>,
-    /// Its messages that were read.
+    /// The number of its messages that were read.
     messages: u64,
     refused_messages: u64,
     /// When the last one was refused, and why.
@@ -40,7 +40,7 @@ struct Peer {
     has_key: bool,
     /// Whether `--sync-peers` names it.
     is_named: bool,
-    /// Why its table is wanted, and when it may be asked for it.
+    /// Why its table is wanted, and when it may be requested.
     wanted: Option<&'static str>,
     not_before: Instant,
     table: SyncTable,
@@ -65,7 +65,7 @@ impl Peers {
         let is_signed = has_key && read.is_ok();
         let mut all = lock(&self.0);
         if let Err(why @ Refused::SyncId(_)) = read {
-            // Other clusters may share the group. A named peer is of this one.
+            // Other clusters may share the group. A named peer belongs to this one.
             if let Some(peer) = all.get_mut(&from).filter(|peer| peer.is_named) {
                 peer.refuse(why, now);
             }
@@ -95,7 +95,7 @@ impl Peers {
         }
     }
 
-    /// A sentence for each peer whose messages were refused lately.
+    /// A message for each peer whose messages were refused lately.
     pub(crate) fn refusals(&self, now: Instant) -> Vec<String> {
         let all = lock(&self.0);
         let sentences = all.iter().filter_map(|(address, peer)| {
@@ -139,14 +139,15 @@ impl Peers {
     /// All of a table was sent or received.
     pub(crate) fn has_whole(&self, peer: SocketAddr, now: Instant) {
         if let Some(peer) = lock(&self.0).get_mut(&peer) {
-            // Messages may have been missed meanwhile.
+            // Messages may have been missed in the meantime.
             peer.table = if peer.wanted.is_some() { SyncTable::Stale } else { SyncTable::Whole };
             peer.why = peer.wanted.map(str::to_owned);
             (peer.of, peer.not_before) = (peer.connections, now + AFTER_ALL);
         }
     }
 
-    /// A table was not sent or received. Returns whether that is news. A machine that asks without the key is no peer.
+    /// Records that a table was not sent or received. Returns whether that is news. A machine that requests it without
+    /// the key is not a peer.
     pub(crate) fn has_none(&self, address: SocketAddr, why: &str, now: Instant) -> bool {
         let mut all = lock(&self.0);
         let Some(peer) = all.get_mut(&address) else { return false };
@@ -161,7 +162,7 @@ impl Peers {
         lock(&self.0).clear();
     }
 
-    /// What `xvs status` shows.
+    /// The report for `xvs status`.
     pub(crate) fn report(&self, now: Instant) -> Vec<SyncPeer> {
         lock(&self.0).iter().map(|(address, peer)| peer.report(address.ip(), now)).collect()
     }
@@ -243,9 +244,9 @@ const MOST: usize = 16;
 const OLD: Duration = Duration::from_secs(60);
 /// After this time without a message, messages may have been missed.
 const GAP: Duration = Duration::from_secs(3);
-/// The least time between two tables of a peer.
+/// The minimum time between two tables for a peer.
 const AFTER_ALL: Duration = Duration::from_secs(30);
-/// The least time until a table is asked for again that was refused or cut.
+/// The minimum time until a table that was refused or cut is requested again.
 const AFTER_FAILURE: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
@@ -286,7 +287,7 @@ mod tests {
         peers.lost();
         assert_eq!((peers.take_wanted(at(44)), table(&peers, at(44))), (None, SyncTable::Stale));
         assert_eq!(peers.take_wanted(at(73)), Some(peer(1)));
-        // What is lost during a transfer may be missing in it.
+        // Messages that are lost during a transfer may be missing in it.
         peers.moves(peer(1), 1, 8);
         peers.lost();
         peers.has_whole(peer(1), at(74));

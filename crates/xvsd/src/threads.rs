@@ -1,10 +1,10 @@
 //! Threads whose end is reported.
 //!
-//! A worker or the control thread ends only when it is stopped. If one panicked unnoticed, the director would take
-//! packets and forward none. So these threads report their end, also by a panic. Other threads, such as the threads of
-//! synchronization, may end while xvsd continues; they report only a panic. Any report ends xvsd: its supervisor starts
-//! it again, the pinned program holds the frames until then, and the connections are kept. A client's thread reports
-//! nothing, because only that client is lost.
+//! A worker or the control thread ends only when it is stopped. If one panicked unnoticed, the director would receive
+//! packets and forward none. These threads therefore report their end, also after a panic. Other threads, such as those
+//! of synchronization, may end while xvsd continues; they report only a panic. Any report ends xvsd: its supervisor
+//! starts it again, the pinned program holds the frames until then, and the connections are kept. A client's thread
+//! reports nothing, because only that client is lost.
 
 use std::sync::LazyLock;
 use std::thread::JoinHandle;
@@ -19,7 +19,7 @@ pub(crate) struct EndNotice {
 }
 
 impl EndNotice {
-    /// A notice for the thread of this name.
+    /// A notice for the thread with this name.
     pub(crate) fn new(thread: &str, to: &Sender<String>) -> Self {
         Self { thread: thread.to_owned(), to: to.clone() }
     }
@@ -48,8 +48,8 @@ pub(crate) fn spawn<T: Send + 'static>(
     })
 }
 
-/// The names of threads that have panicked. Static, because all parts' threads report here, also before there is a
-/// daemon.
+/// The names of threads that have panicked. Static, because the threads of all modules report here, also before there
+/// is a daemon.
 static PANICKED: LazyLock<(Sender<String>, Receiver<String>)> = LazyLock::new(unbounded);
 
 /// Receives the names of threads of [`spawn_stoppable`] that have panicked.
@@ -94,7 +94,7 @@ mod tests {
         spawn_stoppable("xvs-stopped", || ()).unwrap().join().unwrap();
         let panicking = spawn_stoppable("xvs-fleet", || panic!("a fault of this test")).unwrap();
         assert!(panicking.join().is_err());
-        // All are of this test: no other one has such a thread that panics.
+        // All are from this test: no other one has such a thread that panics.
         assert_eq!(names.try_iter().collect::<Vec<_>>(), ["xvs-fleet"]);
     }
 

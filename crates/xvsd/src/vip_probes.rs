@@ -2,9 +2,8 @@
 //!
 //! Used only by the health checks. While the configuration has checks of this kind, a TCP port is reserved, and replies
 //! to it are steered. A probe is put into the object that the workers share through the snapshot, and one worker is
-//! woken to send it; its stage is read whenever the check asks. Cost of a probe: two look-ups of a route, and after a
-//! change of the services one pass over them. Not here: the packets (`general_path/vip_probe.rs` of the data plane),
-//! and the meaning of a result (`probes/through_vip.rs` of the health checks).
+//! woken to send it; its stage is read whenever the check polls it. Cost of a probe: two look-ups of a route, and after
+//! a change of the services one pass over them. `general_path/vip_probe.rs` in the data plane sends the packets.
 
 use std::collections::HashSet;
 use std::io;
@@ -40,7 +39,7 @@ pub(crate) struct VipProber {
     open: Mutex<Option<Open>>,
 }
 
-/// What probes need.
+/// The data for probes.
 struct Open {
     probes: Arc<VipProbes>,
     virtual_addresses: VirtualAddresses,
@@ -56,7 +55,7 @@ struct VirtualAddresses {
 }
 
 impl VirtualAddresses {
-    /// The addresses of this snapshot's services.
+    /// The addresses of the services in this snapshot.
     fn of(&mut self, snapshot: &Snapshot) -> &HashSet<IpAddr> {
         if self.epoch != snapshot.epoch {
             self.addresses = virtual_addresses(snapshot).collect();
@@ -132,7 +131,7 @@ impl Open {
     }
 }
 
-/// The director's address of a probe: `source`, or the one that the director uses towards clients, so the server's
+/// The director's address for a probe: `source`, or the one that the director uses towards clients, so the server's
 /// reply takes the route of its replies to clients. A director without a default route uses the address towards the
 /// server.
 fn local_address(
@@ -149,7 +148,7 @@ fn local_address(
     if egress.is_local(in_vrf(addr)) {
         return Err(VipProbeError::ThisMachine);
     }
-    // The server would take a packet from a virtual address for its own.
+    // The server would mistake a packet from a virtual address for its own.
     let is_virtual = |addr| addr == virtual_endpoint.addr || virtual_addresses.contains(&addr);
     let clients = match family {
         Family::V4 => IpAddr::from(Ipv4Addr::UNSPECIFIED),

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
         return fail(&error, FAILED, None);
     }
     let take_over = takes_over.then(|| TakeOver::connect(&config.socket));
-    // Before there are other threads, each of which would have rights of its own.
+    // Before there are other threads, each of which would have separate rights.
     if let Err(error) = rights::give_up(&config) {
         return fail(&error, if error.is_lasting() { MISCONFIGURED } else { FAILED }, None);
     }
@@ -91,7 +91,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// What the files contain that the configuration names.
+/// The content of the files that the configuration names.
 struct ReadFiles {
     state: Files,
     keepalived: Option<Prepared>,
@@ -281,7 +281,7 @@ fn fail(error: &dyn Error, code: u8, log: Option<Log>) -> ExitCode {
         successor::has_failed(error);
     }
     if !log.is_some_and(|log| log.end(error)) {
-        // Where nobody can read it, the exit code is left.
+        // If it cannot be read there, the exit code remains.
         let _ = writeln!(io::stderr(), "xvsd: {error}");
     }
     ExitCode::from(code)

@@ -1,6 +1,6 @@
-//! The UDP socket to the collector of IPFIX (RFC 7011 §10.3), with what is sent besides records: templates at the
-//! begin, again after some minutes, and after each new socket. UDP reports no loss; a collector sees a gap in the
-//! sequence numbers. Not here: the bytes (`ipfix.rs`).
+//! The UDP socket to the IPFIX collector (RFC 7011 §10.3), and the messages beside records: templates at the beginning,
+//! again after some minutes, and after each new socket. UDP reports no loss; a collector sees a gap in the sequence
+//! numbers. `ipfix.rs` encodes the messages.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
@@ -62,11 +62,11 @@ impl Collector {
                 if let Err(error) = self.send_message(full, sink) {
                     return self.lose((batch.len() - number) as u32, &error, sink);
                 }
-                // Each record fits into a message of its own.
+                // Each record fits into a separate message.
                 message.add(record, dates, max_bytes);
             }
         }
-        // Its records are counted; there are no others.
+        // The message's records are counted; there are no others.
         let _ = self.send_message(message, sink);
     }
 

@@ -1,10 +1,10 @@
-//! The dates of the data plane's times, which count from the machine's start. Not here: how dates are written.
+//! The dates of the data plane's times, which count from the machine's start.
 
 use xvs_dataplane::clock::{Clock, Millis};
 
 use crate::date::date_millis;
 
-/// What turns a time into a date. Made for each batch, because the machine's date may be set.
+/// Converts times to dates. Created for each batch, because the machine's date may be set.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Dates {
     /// The date at the clock's start, in milliseconds since 1970.

@@ -1,8 +1,8 @@
-//! The file of the log: whole lines, a new file at a size, and no end of xvsd when the disk is full.
+//! The file of the log: whole lines, rotation at a size, and no end of xvsd when the disk is full.
 //!
-//! Lines are appended (O_APPEND), so a successor may write to the same file while its predecessor ends. A file that
-//! was moved or removed is noticed once a second, and begun anew. A folder of another user is refused, and no link is
-//! followed: with them a user could have root's xvsd write to another file.
+//! Lines are appended (O_APPEND), so a successor may write to the same file while its predecessor ends. A file that was
+//! moved or removed is noticed once a second, and replaced with a new one. A directory of another user is refused, and
+//! no link is followed: with them a user could have root's xvsd write to another file.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use xvs_ctl::config::connection_log::ConnectionLog as Section;
 use xvs_host::own_folder::{self, FolderError, Writers};
 
-/// The time between two looks whether the file is still there.
+/// The interval of checking whether the file still exists.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The file and those that are kept beside it.
@@ -74,7 +74,7 @@ impl LogFile {
         };
         if bytes > 0 && bytes + more > self.max_bytes {
             let full = self.open.take();
-            // Another program may have moved it since the last look; the file that is there now, if any, is not full.
+            // Another program may have moved it since the last check; the current file, if any, is not full.
             if full.is_some_and(|full| full.is_at(&self.path)) {
                 self.rotate()?;
             }
@@ -137,7 +137,7 @@ impl Open {
         Ok(Self { file, bytes, looked: Instant::now(), is_torn: false })
     }
 
-    /// Whether its path has another file, or none, by now.
+    /// Whether its path now refers to another file, or to none.
     fn is_gone(&mut self, path: &Path) -> bool {
         if self.looked.elapsed() < LOOK {
             return false;
@@ -175,7 +175,7 @@ impl Open {
         let before = self.bytes;
         self.bytes += written as u64;
         if whole < written {
-            // Only if no other process has written behind it.
+            // Only if no other process has written after it.
             let is_alone = self.file.metadata().is_ok_and(|about| about.len() == self.bytes);
             match is_alone && self.file.set_len(before + whole as u64).is_ok() {
                 true => self.bytes = before + whole as u64,
@@ -193,7 +193,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder that is removed on drop.
+    /// A directory that is removed on drop.
     struct Folder(PathBuf);
 
     impl Folder {

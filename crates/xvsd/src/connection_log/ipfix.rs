@@ -1,12 +1,12 @@
-//! Messages of IPFIX (RFC 7011) for flows of two directions (RFC 5103) with the elements of NAT (RFC 8158): only what
-//! the log sends, pure.
+//! IPFIX messages (RFC 7011) for flows in two directions (RFC 5103) with the elements for NAT (RFC 8158): only those
+//! that the log sends, pure.
 //!
-//! A record's template follows from the families of its two sides, from whether the method translates addresses, and
-//! from whether it is about a begin or an end; so there are sixteen, with fixed numbers. Client and virtual address are
-//! the source and destination of the request. With NAT and FULLNAT the `postNAT` elements are what the real server
-//! receives; with other methods, which change no address, the real server is the next hop. Elements are of IANA's
-//! registry of IPFIX. The code is our own: the one crate that writes IPFIX, `ipfixrw`, has had a single release, in
-//! 2023, and makes a hash map of each record. Not here: the socket (`collector.rs`).
+//! A record's template depends on the families of its two sides, on whether the method translates addresses, and on
+//! whether it describes a begin or an end; there are therefore sixteen, with fixed numbers. Client and virtual address
+//! are the source and destination of the request. With NAT and FULLNAT the `postNAT` elements contain what the real
+//! server receives; with other methods, which change no address, the real server is the next hop. Elements are from
+//! IANA's IPFIX registry. The code is written here because the one crate that writes IPFIX, `ipfixrw`, has had a single
+//! release, in 2023, and creates a hash map for each record. `collector.rs` sends the messages.
 
 use std::net::IpAddr;
 
@@ -27,12 +27,12 @@ const FIRST_TEMPLATE: u16 = 256;
 /// Template numbers name one observation domain of a process (RFC 7011 §3.1).
 const DOMAIN: u32 = 1;
 
-/// The bit of an element's number behind which the number of an enterprise follows (RFC 7011 §3.2).
+/// The bit of an element's number that announces an enterprise number (RFC 7011 §3.2).
 const REVERSE: u16 = 1 << 15;
 /// The enterprise whose elements are those of the opposite direction (RFC 5103 §6.1).
 const REVERSE_ENTERPRISE: u32 = 29305;
 
-/// What a template follows from.
+/// The properties that determine a template.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Shape {
     /// Client and virtual address are IPv6.
@@ -76,7 +76,7 @@ impl Shape {
         FIRST_TEMPLATE + bits.iter().zip(0..).map(|(bit, place)| u16::from(*bit) << place).sum::<u16>()
     }
 
-    /// RFC 8158 §5.2, table 2. It has no session events for IPv6 behind NAT, but the ones of any translation.
+    /// RFC 8158 §5.2, table 2. It has no session events for IPv6 with NAT, but has those for any translation.
     fn nat_event(self) -> u8 {
         let create = match (self.client_v6, self.server_v6) {
             (false, false) => 4,
@@ -160,7 +160,7 @@ pub(super) struct Message {
     bytes: Vec<u8>,
     /// The number of its last set, and where that begins.
     set: Option<(u16, usize)>,
-    /// Its records.
+    /// The number of records.
     records: u32,
 }
 
@@ -169,7 +169,7 @@ impl Message {
         Self { bytes: vec![0; HEADER_BYTES], set: None, records: 0 }
     }
 
-    /// Its records.
+    /// The number of records.
     pub(super) fn records(&self) -> u32 {
         self.records
     }
@@ -204,7 +204,7 @@ impl Message {
         self.bytes
     }
 
-    /// Continues the set of this number, or begins one (RFC 7011 §3.3.2).
+    /// Continues the set with this number, or begins one (RFC 7011 §3.3.2).
     fn enter_set(&mut self, number: u16) {
         if self.set.is_some_and(|(current, _)| current == number) {
             return;

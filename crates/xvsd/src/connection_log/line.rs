@@ -1,4 +1,4 @@
-//! A record as a line of JSON. Not here: the meaning of its fields for operators (docs/connection-log.md).
+//! A record as a line of JSON. docs/connection-log.md explains its fields.
 
 use serde::Serialize;
 use xvs_ctl::api::connections::state_name;

@@ -1,9 +1,10 @@
-//! The log of connections: the thread that writes what workers have queued, as lines of JSON to a file and as IPFIX to
-//! a collector.
+//! The log of connections: the thread that writes the records that workers have queued, as lines of JSON to a file and
+//! as IPFIX to a collector.
 //!
 //! Runs only if xvs.toml has the section `[connection_log]`. Neither a full disk nor a dead collector delays workers or
-//! ends xvsd: what cannot be written is counted, by its reason, and reported once. Cost: a look at the queue a hundred
-//! times a second, because workers wake nobody. Not here: the records and their queue (`conn/log.rs` of `dataplane`).
+//! ends xvsd: records that cannot be written are counted, by reason, and reported once. Cost: a check of the queue a
+//! hundred times a second, because workers wake no thread. `conn/log.rs` in `dataplane` defines the records and their
+//! queue.
 
 mod collector;
 mod dates;
@@ -32,7 +33,7 @@ use self::sink::Sink;
 use crate::rights::seccomp::{Kind, limit_thread};
 use crate::threads;
 
-/// The time between two looks at the queue.
+/// The interval of checking the queue.
 const PAUSE: Duration = Duration::from_millis(10);
 /// Records that are written at once.
 const BATCH: usize = 512;
@@ -47,7 +48,7 @@ pub(crate) struct Logged {
 }
 
 impl Logged {
-    /// What was written and lost.
+    /// The counts of written and lost records.
     pub(crate) fn status(&self) -> ConnectionLogStatus {
         ConnectionLogStatus {
             file: self.file.as_ref().map(|sink| sink.status()),
@@ -69,9 +70,10 @@ pub(crate) struct Logging {
 }
 
 impl Logging {
-    /// Starts the thread for a log, as the section says. Files are opened later, and again while that fails.
+    /// Starts the thread for a log, as configured in the section. Files are opened later, and again while that fails.
     ///
     /// # Errors
+    ///
     /// The system has no room for another thread.
     pub(crate) fn start(
         section: &Section,

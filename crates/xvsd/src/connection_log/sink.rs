@@ -1,4 +1,4 @@
-//! How the writing of one destination of the log stands: its counts, and its fault, which is logged once.
+//! The state of writing to one destination of the log: its counts, and its fault, which is logged once.
 
 use std::io;
 use std::sync::Mutex;

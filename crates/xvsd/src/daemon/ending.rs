@@ -9,7 +9,7 @@ pub struct Stop {
     pub ending: Ending,
 }
 
-/// What becomes of the interfaces when the daemon ends.
+/// What happens to the interfaces when the daemon ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
     /// Pinned XDP programs stay, and hold the frames of services.

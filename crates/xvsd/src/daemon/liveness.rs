@@ -1,9 +1,8 @@
 //! Liveness: whether every thread of the director makes progress, for `xvs healthy` and systemd's watchdog.
 //!
 //! Runs on the calling thread. The control thread has to answer a request from its queue, the thread of the health
-//! checks has to run a task, and each worker has to end a turn of its loop; sleeping workers are woken. All share one
-//! deadline. Cost: one turn of each worker, which counts its turns anyway. Not here: the state of interfaces and of
-//! other objects of the threads (`status/`).
+//! checks has to run a task, and each worker has to complete an iteration of its loop; sleeping workers are woken. All
+//! share one deadline. Cost: one iteration of each worker, which counts its iterations anyway.
 
 use std::sync::Arc;
 use std::thread;
@@ -23,7 +22,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(1);
 /// Returns as soon as every thread has made progress.
 ///
 /// # Errors
-/// A sentence that names the threads without progress within `patience`.
+///
+/// A message that names the threads without progress within `patience`.
 pub(crate) fn check(daemon: &crate::handle::Handle, patience: Duration) -> Result<(), Stalled> {
     let until = Instant::now() + patience;
     let shared = daemon.shared();

@@ -57,16 +57,16 @@ pub struct Daemon {
     netfilter: Option<FollowerThread>,
     health: Option<Engine>,
     fleet: Option<Following>,
-    /// The thread of the log of connections; `None`: there is no log.
+    /// The thread of the log of connections; `None` if there is no log.
     logging: Option<Logging>,
-    /// Whether it has begun with a journal, and none of its rules was refused.
+    /// Whether the daemon began with a journal, and none of its rules was refused.
     is_as_kept: bool,
     shared: Arc<Shared>,
     notices: Sender<String>,
     ended: Receiver<String>,
     /// The settings of `xvs set` and the journal, which begins when the former xvsd has ended.
     begun: Option<(Vec<(String, String)>, Journal)>,
-    /// Of this process until everything has ended.
+    /// Owned by this process until everything has ended.
     directory: Option<StateDirectory>,
 }
 
@@ -76,7 +76,7 @@ impl Daemon {
         &self.ended
     }
 
-    /// The health checks; `None` without a keepalived.conf.
+    /// The health checks; `None` without keepalived.conf.
     pub fn checks(&self) -> Option<engine::Handle> {
         self.health.as_ref().map(Engine::handle)
     }
@@ -149,9 +149,10 @@ impl Daemon {
         Ok(())
     }
 
-    /// Starts the health checks of a keepalived.conf. Returns when its services are in force.
+    /// Starts the health checks in keepalived.conf. Returns when its services are in force.
     ///
     /// # Errors
+    ///
     /// The reason why the checks cannot start.
     pub fn start_health_checks(
         &mut self,
@@ -163,7 +164,7 @@ impl Daemon {
         let kept = self.directory.as_ref().map(|directory| KeptHealth::new(directory.path()));
         let (others, handle) = (self.others(), self.handle());
         let start = || {
-            // Its other threads inherit it.
+            // The thread's child threads inherit it.
             seccomp::limit_thread(Kind::Reader);
             health_checks::start(keepalived, read, kept, others, (&handle, &self.notices), loss)
         };
@@ -180,9 +181,10 @@ impl Daemon {
     }
 
     /// Begins to forward (`control_thread/serve.rs`). Called when all services of the start are in force: then no frame
-    /// of a service reaches the kernel meanwhile. A running xvsd is paused before that, and ended afterwards.
+    /// for a service reaches the kernel in the meantime. A running xvsd is paused before that, and ended afterwards.
     ///
     /// # Errors
+    ///
     /// An interface or a socket that the kernel refuses, or in a take-over a list whose file has a fault; a running
     /// xvsd then continues.
     pub fn serve(&mut self, take_over: Option<TakeOver>) -> Result<(), DaemonError> {
@@ -191,7 +193,7 @@ impl Daemon {
         let Some(take_over) = served? else { return Ok(()) };
         tracing::info!("the former xvsd is taken over; nobody forwarded for {:?}", take_over.pause_time());
         take_over.end_former();
-        // The former xvsd has ended, so this one must go on in any case.
+        // The former xvsd has ended, so this one must continue in any case.
         if let Some(Err(error)) = self.directory.as_mut().map(StateDirectory::take) {
             tracing::error!("state_directory: {error}");
         }
@@ -225,7 +227,7 @@ impl Daemon {
                 tracing::error!("state_directory: {error}");
             }
         }
-        // The workers have ended, so it has all their records.
+        // The workers have ended, so the thread has all their records.
         drop(self.logging.take());
     }
 }
@@ -254,7 +256,7 @@ fn machine_memory_bytes() -> u64 {
     u64::from(machine.mem_unit) * machine.totalram as u64
 }
 
-/// A callback for a follower's thread of this name. It puts each view into `latest` and sends `input` to the control
+/// A callback for a follower's thread with this name. It puts each view into `latest` and sends `input` to the control
 /// thread. The receiver gets one message, for the first view.
 fn follower_callback<T: Send + 'static>(
     thread: &str,

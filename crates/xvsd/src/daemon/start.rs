@@ -179,7 +179,7 @@ fn attach(
     warnings: &mut Vec<String>,
 ) -> Result<Interfaces, DaemonError> {
     let takes_over = others == Others::Run;
-    // Another mode comes by a successor, with maps of its own.
+    // Another mode takes effect with a successor, which has separate maps.
     let steering = Steering::load(config.map_sizes()).map_err(DaemonError::Program)?;
     let links = links().map_err(system("the kernel's links"))?;
     if takes_over && config.hold.duration().is_zero() {

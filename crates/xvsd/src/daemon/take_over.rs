@@ -2,8 +2,7 @@
 //! the running xvsd closes its sockets, and the successor continues with the same connection table.
 //!
 //! The steps are requests over the control socket of the running xvsd, which forwards again if the successor ends
-//! before the last one. Not here: the side of the running xvsd (`control_thread/hand_over.rs`), the use of its table
-//! (`restart/kept_state.rs`), sockets and workers (`control_thread/serve.rs`).
+//! before the last one. `control_thread/hand_over.rs` is the side of the running xvsd.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -22,7 +21,7 @@ pub struct TakeOver {
     /// The running xvsd. Its reply to the first step shows that the process had not ended when this was opened.
     former: Option<Process>,
     socket: std::path::PathBuf,
-    /// When the running xvsd stopped forwarding, and for how long nobody forwarded.
+    /// When the running xvsd stopped forwarding, and the time without forwarding.
     paused_at: Option<Instant>,
     pause_time: Duration,
     watchdog: Option<Duration>,
@@ -105,7 +104,7 @@ impl TakeOver {
         self.pause_time = self.paused_at.map_or(Duration::ZERO, |at| at.elapsed());
     }
 
-    /// For how long nobody forwarded.
+    /// The time without forwarding.
     pub fn pause_time(&self) -> Duration {
         self.pause_time
     }

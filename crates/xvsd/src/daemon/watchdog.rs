@@ -1,8 +1,8 @@
 //! systemd's watchdog (`WatchdogSec=`): notified while all threads make progress.
 //!
-//! A thread checks liveness as `xvs healthy` does, twice in the watchdog's time, and notifies systemd after each
+//! A thread checks liveness like `xvs healthy`, twice in the watchdog's interval, and notifies systemd after each
 //! success. After a failure it checks again sooner, so that a single failure does not end the daemon. Cost: that of the
-//! check. Not here: the check (`liveness.rs`).
+//! check (`liveness.rs`).
 
 use std::fmt::Display;
 use std::io;

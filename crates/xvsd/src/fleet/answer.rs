@@ -1,8 +1,8 @@
-//! The form of etcd's answers: only the fields that are used, and lists of limited length.
+//! The form of etcd's responses: only the fields that are used, and lists of limited length.
 //!
-//! etcd is another machine, perhaps in other hands. A document of any form would take a hundred times its bytes as a
-//! tree of values; so a field that is not used is skipped, and a list that is longer than its limit refuses the answer.
-//! Not here: the number of bytes that are read (`connection.rs`).
+//! etcd runs on another machine, possibly under another administration. An arbitrary document would take a hundred
+//! times its bytes as a tree of values; therefore a field that is not used is skipped, and a list that is longer than
+//! its limit refuses the response. `connection.rs` limits the number of bytes.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -16,13 +16,13 @@ use serde::{Deserialize, Deserializer};
 #[serde(default)]
 pub(super) struct Answer {
     pub(super) header: Header,
-    /// Of a transaction.
+    /// For a transaction.
     pub(super) succeeded: bool,
     /// To the operations of a transaction.
     pub(super) responses: List<Response, 3>,
-    /// Of a range of one key.
+    /// For a range of one key.
     pub(super) kvs: List<KeyValue, 1>,
-    /// Of a lease.
+    /// For a lease.
     #[serde(rename = "ID", deserialize_with = "number")]
     pub(super) id: u64,
     #[serde(rename = "TTL", deserialize_with = "number")]
@@ -73,13 +73,13 @@ pub(super) struct KeyValue {
     pub(super) lease: u64,
 }
 
-/// The most directors of a fleet.
+/// Maximum number of directors in a fleet.
 const DIRECTORS_MAX: usize = 256;
 
 /// A key of a director.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Entry {
-    /// Behind `directors/`.
+    /// The part of the key after `directors/`.
     pub(super) name: String,
     pub(super) revision: u64,
     pub(super) value: Vec<u8>,
@@ -93,9 +93,9 @@ impl Entry {
     }
 }
 
-/// The message of an answer that is an error; `None`: it is none.
+/// The message in an error response; `None` if it is not one.
 pub(super) fn refusal(body: &[u8]) -> Option<String> {
-    // Of a stream.
+    // For a stream.
     #[derive(Deserialize)]
     struct OfStream {
         error: Message,
@@ -169,7 +169,7 @@ impl<'de, T: Deserialize<'de>, const MAX: usize> Deserialize<'de> for List<T, MA
     }
 }
 
-/// A number, which is a text in JSON; 0: it is none, as the -1 of a lease that has ended.
+/// A number, which is a text in JSON; 0 if it is not a number, like the -1 of a lease that has ended.
 fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     Ok(String::deserialize(deserializer)?.parse().unwrap_or(0))
 }

@@ -1,7 +1,7 @@
-//! A connection to a member of etcd: HTTP/1.1, over TLS if its URL says so, kept for further requests.
+//! A connection to a member of etcd: HTTP/1.1, over TLS if its URL requires it, kept for further requests.
 //!
 //! Certificate files are read for each connection, so renewed certificates need no reload. Errors are for the operator:
-//! they name the URL or the file. Not here: requests and answers (`etcd.rs`).
+//! they name the URL or the file.
 
 use std::error;
 use std::error::Error as _;
@@ -102,12 +102,12 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(described)?;
-    // Its errors reach the sender too.
+    // The sender also gets the connection's errors.
     tokio::spawn(async move { _ = connection.await });
     Ok(sender)
 }
 
-/// An error of hyper with its cause, which has the words of the system or of TLS.
+/// An error of hyper with its cause, which contains the text from the system or from TLS.
 fn described(error: hyper::Error) -> String {
     error.source().map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
@@ -138,7 +138,7 @@ fn client_config(fleet: &Fleet) -> Result<Arc<ClientConfig>, ConnectionError> {
         (Some(certificate), Some(key)) => {
             let chain = certificates("fleet.certificate_file", certificate)?;
             let text = secret_file::read("fleet.private_key_file", key, KEY)?;
-            // The parser's own text may have parts of the key.
+            // The parser's own text may contain parts of the key.
             let secret = PrivateKeyDer::from_pem_slice(text.as_bytes())
                 .map_err(|_| format!("fleet.private_key_file {}: not PEM; {KEY}", key.display()))?;
             let names = [("fleet.certificate_file", &**certificate), ("fleet.private_key_file", key)];
@@ -169,7 +169,7 @@ mod tests {
 
     use super::*;
 
-    /// A body of this many pieces of this many bytes.
+    /// A body with this many pieces of this many bytes.
     struct Pieces(usize, usize);
 
     impl Body for Pieces {

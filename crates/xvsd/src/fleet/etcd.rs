@@ -2,8 +2,7 @@
 //!
 //! One member is used until it fails. If it cannot be reached or a read fails, the next is tried at once. A failed
 //! change is not repeated, because etcd may have carried it out. Each request has a time limit. Keys and values are in
-//! base64, numbers are strings, and fields of value zero are absent. Source: etcd 3.4, `rpc.proto`. Not here: the
-//! connection (`connection.rs`), the form of answers (`answer.rs`).
+//! base64, numbers are strings, and fields with value zero are absent. Source: etcd 3.4, `rpc.proto`.
 
 use std::time::Duration;
 
@@ -53,7 +52,7 @@ pub(super) enum MemberError {
     NoLease,
 }
 
-/// What is said of an answer that is no etcd's.
+/// The message about a response that is not etcd's.
 const NO_ETCD: &str = "no answer of etcd 3.4 or later; correct `etcd` in [fleet] of xvs.toml";
 
 /// The members of etcd, and the names of a fleet's keys.
@@ -67,7 +66,7 @@ pub(super) struct Etcd {
     pub(super) patience: Duration,
     /// Whether a member answered the last request.
     pub(super) answers: bool,
-    /// What all keys of the fleet begin with.
+    /// The prefix of all keys of the fleet.
     prefix: String,
 }
 
@@ -75,16 +74,16 @@ pub(super) struct Etcd {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Keys {
     pub(super) seen: Seen,
-    /// The lease of the trial; 0: there is none.
+    /// The lease of the trial; 0 if there is none.
     pub(super) trial_lease: u64,
     pub(super) directors: Vec<Entry>,
 }
 
 /// The answer to a transaction.
 pub(super) struct Committed {
-    /// Whether its comparisons held; else nothing has changed.
+    /// Whether the comparisons held; otherwise nothing has changed.
     pub(super) done: bool,
-    /// The revision of the store after it, and so of the keys that it has written.
+    /// The revision of the store after the transaction, and therefore of the keys that it has written.
     pub(super) revision: u64,
 }
 
@@ -110,7 +109,7 @@ impl Etcd {
     /// The revisions of the rules and the records of the directors, of one moment.
     pub(super) async fn keys(&mut self) -> Result<Keys, EtcdError> {
         let directors = self.key("directors/");
-        // The key behind all that begin with it: `/` + 1 is `0`.
+        // The key after all keys with this prefix: `/` + 1 is `0`.
         let end = format!("{}0", directors.trim_end_matches('/'));
         let ranges = [
             json!({"request_range": {"key": encoded(&directors), "range_end": encoded(&end)}}),
@@ -121,7 +120,7 @@ impl Etcd {
         Ok(keys_of(answer, &directors))
     }
 
-    /// The text of a key with its revision; `None`: there is no such key.
+    /// The text of a key with its revision; `None` if there is no such key.
     pub(super) async fn text(&mut self, key: &str) -> Result<Option<(u64, Vec<u8>)>, EtcdError> {
         let answer = self.read("kv/range", &json!({"key": encoded(&self.key(key))})).await?;
         Ok(answer.kvs.0.into_iter().next().map(|found| (found.mod_revision, found.value)))
@@ -137,7 +136,7 @@ impl Etcd {
         Ok(Committed { done: answer.succeeded, revision: answer.header.revision })
     }
 
-    /// A comparison: the key has this revision; `None`: there is no such key.
+    /// A comparison: the key has this revision; `None` if there is no such key.
     pub(super) fn has_revision(&self, key: &str, revision: Option<u64>) -> Value {
         let revision = revision.unwrap_or(0).to_string();
         json!({"target": "MOD", "key": encoded(&self.key(key)), "mod_revision": revision})
@@ -169,7 +168,7 @@ impl Etcd {
         Ok(answer.result.ttl > 0)
     }
 
-    /// The time that a lease has left; zero: it has ended.
+    /// The remaining time of a lease; zero if it has ended.
     pub(super) async fn time_left(&mut self, lease: u64) -> Result<Duration, EtcdError> {
         let answer = self.read("lease/timetolive", &json!({"ID": lease.to_string()})).await?;
         // -1 for a lease that has ended, which is no number here.
@@ -190,7 +189,7 @@ impl Etcd {
         self.connection = None;
     }
 
-    /// Sends a request that changes nothing. If a member fails, the next one is asked at once.
+    /// Sends a request that changes nothing. If a member fails, the next one is tried at once.
     async fn read(&mut self, method: &str, body: &Value) -> Result<Answer, EtcdError> {
         let mut errors = Vec::new();
         for _ in 0..self.urls.len() {
@@ -274,7 +273,7 @@ fn answer_of(status: StatusCode, body: &[u8]) -> Result<Answer, MemberError> {
     match serde_json::from_slice(body) {
         _ if status != StatusCode::OK => Err(MemberError::Status(status)),
         Ok(answer) => Ok(answer),
-        // Its text names the line and column of an answer that nobody sees.
+        // The error's text refers to a line and column of a response that the operator does not see.
         Err(_) => Err(MemberError::Status(status)),
     }
 }

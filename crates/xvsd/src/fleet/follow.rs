@@ -20,41 +20,41 @@ pub(super) enum Key {
     Trial,
 }
 
-/// What etcd has at one moment.
+/// The state of etcd at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Seen {
     /// The number of the cluster.
     pub(super) cluster: u64,
     /// The revision of the store.
     pub(super) revision: u64,
-    /// The revisions of the keys; `None`: there is no such key.
+    /// The revisions of the keys; `None` if there is no such key.
     pub(super) rules: Option<u64>,
     pub(super) trial: Option<u64>,
 }
 
-/// What is to be done.
+/// The next action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
     /// Nothing.
     Keep,
-    /// The rules of this key are read, and put in force if their text is another one.
+    /// The rules in this key are read, and put in force if their text differs.
     Take(Key),
-    /// The trial is over, and there is nothing to run in its place but what ran before it.
+    /// The trial is over, and only the rules that ran before it can replace it.
     EndTrial,
 }
 
 /// A trial that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RunningTrial {
-    /// Its rules.
+    /// The rules of the trial.
     pub(super) rules: RunningRules,
     /// When this director ends it by itself.
     pub(super) until: Instant,
-    /// Whether the control thread waits for its confirmation: not if it changed nothing.
+    /// Whether the control thread waits for a confirmation: not if the rules changed nothing.
     pub(super) waits: bool,
 }
 
-/// What a director has seen and done.
+/// The observations and actions of a director.
 #[derive(Debug, Default)]
 pub(super) struct Followed {
     /// The last answer.
@@ -67,7 +67,7 @@ pub(super) struct Followed {
     refused: Vec<(RefusedRules, Instant)>,
     /// The trial that timed out on this director before it timed out in etcd.
     pub(super) ended_trial: Option<u64>,
-    /// The revisions of etcd before and after it was restored; `None`: it was not since the last new rules.
+    /// The revisions of etcd before and after it was restored; `None` if it was not restored since the last new rules.
     pub(super) rolled_back: Option<(u64, u64)>,
 }
 
@@ -77,7 +77,7 @@ impl Followed {
         let before = std::mem::replace(&mut self.seen, seen);
         if before.revision > 0 && (before.cluster != seen.cluster || seen.revision < before.revision) {
             self.rolled_back = Some((before.revision, seen.revision));
-            // The same revisions may have other texts now.
+            // The same revisions may now have other texts.
             self.refused.clear();
             self.ended_trial = None;
             self.forget_revisions();
@@ -137,7 +137,7 @@ impl Followed {
         self.refused.push((RefusedRules { revision, why: why.into() }, now + RETRY));
     }
 
-    /// The newest rules that were refused, unless others have taken their place in etcd.
+    /// The newest rules that were refused, unless others have replaced them in etcd.
     pub(super) fn refused(&self) -> Option<&RefusedRules> {
         let present = [self.seen.rules, self.seen.trial];
         let refused = self.refused.iter().map(|(rules, _)| rules);
@@ -199,7 +199,7 @@ mod tests {
         assert_eq!(followed.see(seen(6, Some(4), Some(5)), now), Step::Keep);
         assert_eq!(followed.see(seen(7, Some(4), None), now), Step::Take(Key::Rules));
         assert_eq!(followed.see(seen(7, None, None), now), Step::EndTrial);
-        // Another trial in its place.
+        // Another trial replaces it.
         assert_eq!(followed.see(seen(8, Some(4), Some(8)), now), Step::Take(Key::Trial));
         assert_eq!(followed.see(seen(8, Some(4), Some(5)), until), Step::EndTrial);
         followed.trial = None;

@@ -11,16 +11,16 @@ use xvs_model::report::fleet::RunningRules;
 
 use xvs_ctl::journal::file;
 
-/// The version of the format. A file of another one is left out.
+/// The version of the format. A file with another version is ignored.
 const VERSION: u32 = 1;
 
-/// What is kept.
+/// The content of the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
     xvs_fleet: u32,
     /// The name of the fleet.
     pub(super) fleet: String,
-    /// The random digits of this director.
+    /// The random digits that identify this director.
     pub(super) instance: String,
     /// The number of the cluster, and the revision of its store when the rules were taken.
     pub(super) cluster: u64,
@@ -41,13 +41,13 @@ pub(super) struct KeptFile {
 }
 
 impl KeptFile {
-    /// The file in this directory; `None`: nothing outlives the process.
+    /// The file in this directory; `None` if nothing outlives the process.
     pub(super) fn new(directory: Option<&Path>, has_journal: Arc<AtomicBool>) -> Self {
         let path = directory.map(|directory| directory.join("fleet"));
         Self { path, has_journal, written: None }
     }
 
-    /// What an earlier process of this fleet has left.
+    /// The content that an earlier process of this fleet has left.
     pub(super) fn read(&self, fleet: &str) -> Kept {
         let read = self.path.as_ref().and_then(|path| file::read(path).ok().flatten());
         let kept = read.and_then(|(bytes, _)| serde_json::from_slice::<Kept>(&bytes).ok());

@@ -1,9 +1,9 @@
 //! Rules from etcd: this director follows the rules of its fleet, and writes a record of the rules that it runs.
 //!
-//! One thread, `xvs-fleet`, asks etcd each second, and carries out `xvs fleet apply` and `confirm`. Each request to
+//! One thread, `xvs-fleet`, queries etcd each second, and carries out `xvs fleet apply` and `confirm`. Each request to
 //! etcd has a time limit, and neither the control thread nor a worker waits for one. Without etcd the last rules stay
-//! in force, also after a restart: the journal has them. The start waits a short time for the first answer, because the
-//! journal of a director that was away has old rules.
+//! in force, also after a restart: the journal contains them. The start waits a short time for the first response,
+//! because the journal of a director that was away has old rules.
 
 mod answer;
 mod connection;
@@ -43,11 +43,11 @@ pub use crate::fleet::connection::check_files;
 
 /// Interval of looking at etcd.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// How long the start waits for the first look.
+/// The time that the start waits for the first query.
 const FIRST: Duration = Duration::from_secs(3);
-/// The time limits meanwhile, so that each of three members has a turn.
+/// The time limits during that wait, so that each of three members has a turn.
 const FIRST_PATIENCE: Duration = Duration::from_millis(700);
-/// The interval meanwhile, until etcd answers.
+/// The interval during that wait, until etcd responds.
 const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 /// How long the end waits for the record to be removed.
 const LAST: Duration = Duration::from_secs(1);

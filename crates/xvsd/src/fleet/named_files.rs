@@ -1,17 +1,18 @@
-//! The files that rules in etcd name. xvsd reads them with its own rights, so they must be in the folder that the
+//! The files that rules in etcd name. xvsd reads them with its own rights, so they must be in the directory that the
 //! operator of this director has chosen.
 //!
-//! Checked before rules come into force. Anyone with permission to change links in that folder chooses the files that
-//! are read.
+//! Checked before rules come into force. Anyone with permission to change links in that directory chooses the files
+//! that are read.
 
 use std::path::Path;
 
 use xvs_ipvsadm::command_line;
 use xvs_model::config::command::Command;
 
-/// Refuses rules if one of them names a file outside the folder, also through a symbolic link.
+/// Refuses rules if one of them names a file outside the directory, also through a symbolic link.
 ///
 /// # Errors
+///
 /// The first such line, and the next step.
 pub(super) fn check(commands: &[Command], folder: Option<&Path>) -> Result<(), String> {
     for command in commands {
@@ -25,7 +26,7 @@ pub(super) fn check(commands: &[Command], folder: Option<&Path>) -> Result<(), S
             ));
         };
         let is_inside = folder.canonicalize().and_then(|folder| Ok(path.canonicalize()?.starts_with(folder)));
-        // Not why: that would tell which files there are.
+        // Without the reason, which would reveal which files exist.
         if !is_inside.unwrap_or(false) {
             return Err(format!(
                 "{}: there is no such file in {}, the files_folder in [fleet] of xvs.toml; put it there",

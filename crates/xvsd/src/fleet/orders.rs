@@ -44,7 +44,7 @@ enum OrderError {
     NoTrial,
 }
 
-/// What to do about an etcd that does not answer. It may have carried out a request whose answer is late.
+/// The next step if etcd does not respond. It may have carried out a request whose response is late.
 const STEP: &str = "start it there, or correct `etcd` in [fleet] of xvs.toml; then `xvs fleet` shows whether it has the change";
 
 async fn apply(

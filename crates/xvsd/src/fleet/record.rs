@@ -2,7 +2,7 @@
 //!
 //! Written when it changes, its figures at most every five seconds. In between only the lease is renewed, which adds
 //! nothing to etcd's history. The record's key contains the director's name. If the record's random digits show that
-//! another director has the key, this director appends its own digits to the name. So both are seen.
+//! another director has the key, this director appends its own digits to the name, so that both are visible.
 
 use std::time::{Duration, Instant};
 
@@ -30,19 +30,19 @@ const LEASE: Duration = Duration::from_secs(10);
 const ALIVE: Duration = Duration::from_secs(3);
 /// Interval of looking at the director, and the pause after a refused write.
 const LOOK: Duration = Duration::from_secs(5);
-/// The most warnings in a record.
+/// Maximum number of warnings in a record.
 const WARNINGS: usize = 5;
-/// The longest record that is read, in bytes; those of this version have a third of that at most.
+/// Maximum length of a record that is read, in bytes; those of this version have at most a third of that.
 const RECORD_MAX_BYTES: usize = 32 << 10;
 
-/// What stands between the name of a director and its digits.
+/// The separator between the name of a director and its digits.
 const SAME_NAME: char = '@';
 
 /// The writer of the record.
 pub(super) struct Record {
     name: String,
     instance: String,
-    /// What it has, but for the rules.
+    /// The director's figures, without the rules.
     figures: FleetDirector,
     looked: Option<Instant>,
     /// The totals of all services at that time.
@@ -51,7 +51,7 @@ pub(super) struct Record {
     compared: Option<u64>,
     /// The lease of the key that was written last.
     lease: Option<u64>,
-    /// Its name, behind `directors/`.
+    /// The director's name, after `directors/`.
     key: String,
     written: Option<FleetDirector>,
     prolonged: Instant,
@@ -76,8 +76,8 @@ impl Record {
         }
     }
 
-    /// Looks at the director if that is due, or if its rules have just changed. `rules` are the commands in force, if
-    /// known.
+    /// Updates the director's figures if that is due, or if its rules have just changed. `rules` are the commands in
+    /// force, if known.
     pub(super) fn look(&mut self, daemon: &Handle, rules: Option<&[Command]>, changed: bool) {
         if !changed && self.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
             return;
@@ -235,7 +235,7 @@ impl Record {
         format!("{}{SAME_NAME}{}", self.name, self.instance)
     }
 
-    /// The directors of the same name.
+    /// The directors with the same name.
     pub(super) fn of_same_name<'a>(
         &'a self,
         directors: &'a [Entry],
@@ -249,7 +249,7 @@ impl Record {
     }
 }
 
-/// The record of an entry. An unreadable record has only its name, and says so.
+/// The record of an entry. An unreadable record has only its name, and reports that it is unreadable.
 pub(super) fn director_of(entry: &Entry) -> FleetDirector {
     let name = ForeignText::from(entry.name.as_str());
     let record = match entry.value.len() {
@@ -267,7 +267,7 @@ pub(super) fn director_of(entry: &Entry) -> FleetDirector {
     }
 }
 
-/// The state that rules want of this director.
+/// The state that rules request from this director.
 fn wanted(rules: &[Command], running: &State) -> Option<DesiredRules> {
     let lines = (1..).zip(rules.iter().cloned()).map(|(number, command)| RuleLine { number, command });
     let mut wanted = DesiredRules::of(&lines.collect::<Vec<_>>()).ok()?;

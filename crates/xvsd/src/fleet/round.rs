@@ -2,8 +2,7 @@
 //! end.
 //!
 //! Runs once a second on the thread `xvs-fleet`. The control thread applies the rules as `xvs apply` does: all or
-//! nothing. A trial has its own time limit there, so it ends even if this thread or etcd does not answer. Not here: the
-//! decision (`follow.rs`), the record (`record.rs`), the requests of operators (`orders.rs`).
+//! nothing. A trial has a separate time limit there, so it ends even if this thread or etcd does not respond.
 
 use std::path::PathBuf;
 use std::process;
@@ -33,13 +32,14 @@ use crate::fleet::settling::Settling;
 use crate::fleet_view::FleetView;
 use crate::handle::Handle;
 
-/// The longest trial. `xvs` asks for no longer one; other programs may write the key with a lease of any length.
+/// Maximum duration of a trial. `xvs` requests no longer one; other programs may write the key with a lease of any
+/// length.
 const TRIAL_MAX: Duration = Duration::from_secs(31 * 86_400);
 /// How long after the end of a trial in etcd a director ends it that etcd does not answer.
 const TRIAL_GRACE: Duration = Duration::from_secs(3);
 /// And how long after that the control thread, should this thread be held up.
 const CONTROL_GRACE_SECONDS: u32 = 5;
-/// The looks without an answer before there is a warning: a member may be restarted.
+/// The number of queries without a response before there is a warning: a member may be restarted.
 const FAILURES: u32 = 2;
 
 /// What follows etcd.
@@ -53,12 +53,12 @@ pub(super) struct Follower {
     file: KeptFile,
     kept: Kept,
     followed: Followed,
-    /// The commands of the rules in force; `None`: their text is not read yet.
+    /// The commands of the rules in force; `None` if their text is not read yet.
     rules: Option<Vec<Command>>,
     record: Record,
     /// The last answer of etcd.
     keys: Keys,
-    /// The looks without an answer since that.
+    /// The number of queries without a response since that.
     failures: u32,
     /// When etcd answered last, or this began.
     heard: Instant,
@@ -113,7 +113,7 @@ impl Follower {
         }
     }
 
-    /// Looks at etcd once, and does what follows. Returns whether it answers.
+    /// Queries etcd once, and acts on the result. Returns whether it responds.
     pub(super) async fn round(&mut self) -> bool {
         let before = self.rules_state();
         match self.look().await {
@@ -136,7 +136,7 @@ impl Follower {
         self.failures == 0
     }
 
-    /// What is new, if it has changed, for other directors.
+    /// The state of the rules for other directors, if it has changed.
     fn rules_state(&self) -> (Option<RunningRules>, Option<RefusedRules>, bool) {
         (self.followed.in_force().cloned(), self.followed.refused().cloned(), self.rules.is_some())
     }
@@ -208,7 +208,7 @@ impl Follower {
             self.followed.takes(rules);
             return Ok(());
         }
-        // Rules that are in force already, since before an upgrade or a change of the folder, stay.
+        // Rules that are already in force, since before an upgrade or a change of the directory, stay.
         if let Err(why) = named_files::check(&commands, self.files_folder.as_deref()) {
             self.followed.refuses(revision, cut(why), now);
             return Ok(());

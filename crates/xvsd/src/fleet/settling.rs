@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use xvs_model::foreign_text::ForeignText;
 use xvs_model::report::fleet::FleetReport;
 
-/// How long a director may take to look at itself (5 s), to write its record and to be read, with slow answers of etcd.
+/// The time that a director may take to update its figures (5 s), to write its record and to be read, with slow
+/// responses from etcd.
 const NORMAL: Duration = Duration::from_secs(10);
 
 /// Since when each director differs, by its name and the revision that it is to run.

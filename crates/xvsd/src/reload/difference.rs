@@ -1,6 +1,6 @@
 //! The differences between the configuration in force and an xvs.toml that was read again.
 //!
-//! Pure. Not here: how each key comes into force (`config/keys.rs` of ctl), and the reload itself (`mod.rs`).
+//! Pure. `config/keys.rs` in ctl determines how each key comes into force.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ impl Difference {
         format!("{}: {} -> {}", self.key, shown(&self.old), shown(&self.new))
     }
 
-    /// The key as `xvs set` names it; `None`: it is none of its settings.
+    /// The key as `xvs set` names it; `None` if it is not a setting.
     pub(super) fn setting(&self) -> Option<&str> {
         let is_feedback = self.key.starts_with(PREFIX);
         self.key.strip_prefix("ipvs.").or_else(|| is_feedback.then_some(self.key.as_str()))
@@ -38,7 +38,7 @@ pub(super) fn differences(old: &Config, new: &Config) -> Vec<Difference> {
     let mut new = values(new);
     let differing = values(old).into_iter().filter_map(|(key, old)| {
         let new = new.remove(&key).unwrap_or_default();
-        // An unknown key would be a bug; a restart is always right.
+        // An unknown key would be a bug; a restart is always correct.
         let in_force = in_force(&key, &old, &new).unwrap_or(InForce::AtRestart);
         (old != new).then_some(Difference { key, old, new, in_force })
     });

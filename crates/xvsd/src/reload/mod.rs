@@ -58,7 +58,7 @@ const PATIENCE: Duration = Duration::from_secs(40);
 pub struct Reloader {
     arguments: Arguments,
     daemon: Handle,
-    /// `None` without a keepalived.conf.
+    /// `None` without keepalived.conf.
     checks: Option<engine::Handle>,
     log: SetLog,
     destinations: Arc<AtomicUsize>,
@@ -69,7 +69,7 @@ pub struct Reloader {
     running: Mutex<Running>,
 }
 
-/// What the last reload, or the start, has put in force.
+/// The configuration that the last reload, or the start, has put in force.
 struct Running {
     config: Config,
     exporter: Option<Exporter>,
@@ -160,7 +160,7 @@ impl Reloader {
         for (list, path) in new.list_files() {
             read_list(list, &path).map_err(unchanged)?;
         }
-        // Also those that commands name: a successor would refuse them only later.
+        // Including those that commands name: a successor would refuse them only later.
         for rule in &self.daemon.ask(question::rules())?.rules {
             if let Rule::ListFile(ListFile { list, path }) = rule {
                 read_list(*list, path).map_err(unchanged)?;
@@ -364,7 +364,7 @@ impl Reloader {
         })
     }
 
-    /// Logs a change, and tells listeners to events.
+    /// Logs a change, and notifies listeners to events.
     fn note(&self, line: &str) {
         let shared = self.daemon.shared();
         let line = format!("xvs.toml: {line}");

@@ -1,7 +1,6 @@
 //! The hand-over that is under way, as threads other than the control thread see it.
 //!
-//! Written by the control thread alone: it counts each turn of its wait for the successor. Not here: the hand-over
-//! (`control_thread/hand_over.rs`).
+//! Only the control thread writes it: it counts each iteration of its wait for the successor.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,14 +8,14 @@ use std::time::Duration;
 /// The hand-over that is under way.
 #[derive(Default)]
 pub(crate) struct HandingOver {
-    /// The successor's process id; 0: there is none.
+    /// The successor's process id; 0 if there is none.
     successor: AtomicU32,
     turns: AtomicU64,
 }
 
-// Relaxed everywhere: a late view is as good as a look a moment earlier.
+// Relaxed everywhere: a late view is as good as a reading a moment earlier.
 impl HandingOver {
-    /// The process that takes over; `None`: the control thread serves its queue.
+    /// The process that takes over; `None` if the control thread serves its queue.
     pub(crate) fn successor(&self) -> Option<u32> {
         Some(self.successor.load(Ordering::Relaxed)).filter(|number| *number != 0)
     }

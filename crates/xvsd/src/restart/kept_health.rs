@@ -1,7 +1,7 @@
-//! The file `health` of the state directory: the view of the health checks, for the next xvsd.
+//! The file `health` in the state directory: the view of the health checks, for the next xvsd.
 //!
 //! Written at most half a second after a change, on a thread of the checks that may block. An unusable file is ignored:
-//! the checks begin as the keepalived.conf configures.
+//! the checks begin as keepalived.conf configures.
 
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use xvs_health::view::View;
 
 use xvs_ctl::journal::file;
 
-/// The version of the format. A file of another one is left out.
+/// The version of the format. A file with another version is ignored.
 const VERSION: u32 = 1;
 
 /// The file.
@@ -18,7 +18,7 @@ pub(crate) struct KeptHealth {
     path: PathBuf,
 }
 
-/// Its content.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 struct Content<V> {
     xvs_health: u32,

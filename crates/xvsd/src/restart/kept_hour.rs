@@ -1,8 +1,8 @@
-//! The file `last_hour` of the state directory: counts of the last hour, for the next xvsd.
+//! The file `last_hour` in the state directory: counts over the last hour, for the next xvsd.
 //!
 //! The control thread writes it once a minute, and when a successor takes over; the directory is on a tmpfs, so no
-//! write waits for a disk. A kill loses what was counted since. An unusable file is ignored: the lines begin anew.
-//! Cost: some 400 bytes of text a service. Not here: the counts (`last_hour.rs`).
+//! write waits for a disk. A kill loses the counts since the last write. An unusable file is ignored: the lines start
+//! over. Cost: some 400 bytes of text for each service.
 
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use xvs_ctl::journal::file;
 
 use crate::last_hour::{Hour, LastHour};
 
-/// The version of the format. A file of another one is left out.
+/// The version of the format. A file with another version is ignored.
 const VERSION: u32 = 1;
 
 /// The file.
@@ -19,7 +19,7 @@ pub(crate) struct KeptHour {
     path: PathBuf,
 }
 
-/// Its content.
+/// The content of the file.
 #[derive(Serialize, Deserialize)]
 struct Content<H> {
     xvs_last_hour: u32,
@@ -32,7 +32,7 @@ impl KeptHour {
         Self { path: directory.join("last_hour") }
     }
 
-    /// The counts of an earlier process; `None`: there are none. Why a file is left out is logged.
+    /// The counts of an earlier process; `None` if there are none. The reason for ignoring a file is logged.
     pub(crate) fn read(&self) -> Option<Hour> {
         let read = file::read(&self.path).map_err(|error| error.to_string()).and_then(|read| {
             let Some((bytes, _)) = read else { return Ok(None) };

@@ -1,8 +1,7 @@
 //! The state that outlives xvsd: its directory, the connection table in it, and the numbers of destinations.
 //!
-//! Runs once, at the start. If the default directory cannot be used, xvsd goes on without it, with a warning; if a
-//! configured one cannot be used, the start fails. Not here: the format of the table (`xvs_dataplane::conn`), the order
-//! of the start (`control_thread/serve.rs`).
+//! Runs once, at the start. If the default directory cannot be used, xvsd continues without it, with a warning; if a
+//! configured one cannot be used, the start fails. `control_thread/serve.rs` determines the order of the start.
 //!
 //! The table goes through three types. A [`PreparedTable`] may still be in use by another process; no process uses a
 //! [`PausedTable`]; [`SurveyedTable::own`] returns the [`Table`] itself. Workers, sweeper, listings and the sender of
@@ -32,11 +31,11 @@ use xvs_proto::HashSecret;
 use crate::daemon::take_over::TakeOver;
 use crate::error::{DaemonError, system};
 
-/// What the daemon starts with.
+/// The state with which the daemon starts.
 pub(crate) struct KeptState {
     /// The connection table.
     pub(crate) table: PreparedTable,
-    /// The directory; `None`: nothing outlives the process.
+    /// The directory; `None` if nothing outlives the process.
     pub(crate) directory: Option<StateDirectory>,
     /// Sentences for the operator.
     pub(crate) warnings: Vec<String>,
@@ -148,7 +147,7 @@ impl KeptState {
     }
 }
 
-/// Makes a table in new files of this directory.
+/// Creates a table in new files in this directory.
 fn new_table(
     directory: &StateDirectory,
     config: TableConfig,
@@ -194,7 +193,7 @@ struct Numbers {
 /// A table that another process may still use.
 pub(crate) struct PreparedTable {
     source: Origin,
-    /// `None`: they do not outlive this process.
+    /// `None` if they do not outlive this process.
     numbers: Option<Numbers>,
 }
 
@@ -208,10 +207,10 @@ pub(crate) struct PausedTable {
 /// A table that no process uses, after it was read.
 pub(crate) struct SurveyedTable {
     source: Origin,
-    /// `None`: it is new.
+    /// `None` if it is new.
     survey: Option<Survey>,
     numbers: Option<Numbers>,
-    /// The connections of each destination, by number; `None`: the process that hands over leaves them.
+    /// The connections of each destination, by number; `None` if the process that hands over leaves them.
     counts: Option<Vec<Counts>>,
     /// The connections that the limits of their clients count.
     limited: Vec<ConnId>,
@@ -331,7 +330,7 @@ impl SurveyedTable {
         }
         for connection in limited.into_iter().map(|id| table.surveyed(id)) {
             if !control.resume_client(&connection) {
-                // So that it is not counted out at its end.
+                // Prevents it from being counted out at its end.
                 let _ = connection.clear_flags(Flags::LIMITED);
             }
         }
@@ -386,7 +385,7 @@ mod tests {
     use crate::restart::kept_hour::KeptHour;
     use crate::restart::kept_state::*;
 
-    /// What an xvsd finds that starts.
+    /// The state that a starting xvsd finds.
     struct Started {
         secret: [u64; 3],
         warnings: Vec<String>,
@@ -394,7 +393,7 @@ mod tests {
         found: [bool; 4],
     }
 
-    /// Starts with the state in this folder as xvsd does, writes all files, and ends as if killed.
+    /// Starts with the state in this directory like xvsd, writes all files, and ends as if killed.
     fn start(parent: &Path) -> Started {
         let config = Config {
             state_directory: Some(parent.to_owned()),
@@ -457,7 +456,7 @@ mod tests {
             let first = start(&parent);
             let is_of_the_table = [CONNECTIONS, EXTENSIONS].contains(&name);
             let is_no_file = ["directory", "link", "pipe", "another user's"].contains(&fault);
-            // What can be read again is not worth a warning in `xvs status`; the log has it.
+            // A file that can be read again is not worth a warning in `xvs status`; the log has it.
             let is_named = is_of_the_table || is_no_file;
             let is_said = first.warnings.iter().any(|warning| warning.contains(name));
             assert!(!is_named || is_said, "{name}, {fault}: {:?}", first.warnings);

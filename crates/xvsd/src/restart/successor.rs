@@ -1,7 +1,7 @@
 //! The successor: started in the background by `xvsd --take-over`, which returns when the successor forwards.
 //!
-//! So systemd's ExecReload ends when the take-over has succeeded or failed, and an operator sees the error. An
-//! intermediate process ends at once, so the successor is a child of process 1 when it tells systemd that it is the
+//! systemd's ExecReload therefore ends when the take-over has succeeded or failed, and an operator sees the error. An
+//! intermediate process ends at once, so the successor is a child of process 1 when it notifies systemd that it is the
 //! main process: systemd kills a main process that is not its child, instead of waiting for its end.
 
 use std::error::Error;
@@ -21,13 +21,13 @@ use xvs_host::process::Process;
 
 use crate::threads::spawn_stoppable;
 
-/// The variable of the environment with the part of a process in this.
+/// The environment variable with the role of a process in this procedure.
 const VARIABLE: &str = "XVSD_SUCCESSOR";
 /// It starts the successor.
 const STARTS: &str = "starts";
 /// It is the successor.
 const TAKES_OVER: &str = "takes over";
-/// What the successor prints when it forwards.
+/// The text that the successor prints when it forwards.
 const READY: &[u8] = b"ready\n";
 /// The option of a successor.
 const TAKE_OVER: &str = "--take-over";
@@ -37,7 +37,7 @@ const SAID_MAX: u64 = 64 << 10;
 /// Gives this process its name, by which `pidof`, `killall` and keepalived find it: a process executed through
 /// /proc/self/exe is called `exe`. Called on the main thread.
 pub fn take_name() {
-    // An error: the name stays, and all else works.
+    // On an error the name stays, and everything else works.
     let _ = set_name(c"xvsd");
 }
 
@@ -49,17 +49,18 @@ pub fn is_one() -> bool {
 /// This program with this process's command line, for a process that is no successor.
 pub fn command() -> Command {
     let mut command = Command::new("/proc/self/exe");
-    // `ps` shows it, and some look for processes by it. This process may be the helper, which has a name of its own.
+    // `ps` shows it, and some programs search for processes by it. This process may be the helper, which has another
+    // name.
     command.arg0("xvsd").args(env::args_os().skip(1).filter(|one| one != TAKE_OVER)).env_remove(VARIABLE);
     as_xvsd(&mut command);
     command
 }
 
-/// The command that starts a successor with this process's command line. The successor prints its number, then what it
-/// says.
+/// The command that starts a successor with this process's command line. The successor prints its number, then its
+/// messages.
 pub fn starter() -> Command {
     let mut command = command();
-    // systemd's watchdog is that of the service, not of this process.
+    // systemd's watchdog belongs to the service, not to this process.
     command.arg(TAKE_OVER).env(VARIABLE, STARTS).env_remove("WATCHDOG_PID").process_group(0);
     command
 }
@@ -94,7 +95,7 @@ fn start_and_end() -> io::Result<ExitCode> {
 pub fn tell_number() {
     if is_one() {
         let mut out = io::stdout();
-        // Nobody may wait any more.
+        // The reader may no longer wait.
         let _ = out.write_all(&process::id().to_ne_bytes()).and_then(|()| out.flush());
     }
 }
@@ -136,30 +137,30 @@ pub(crate) fn start_for_reload(result: Sender<Result<(), String>>) -> io::Result
             true => "it has ended; see the log of xvsd".to_owned(),
             false => said,
         };
-        // Nobody may wait any more.
+        // The receiver may no longer wait.
         let _ = result.send(Err(why));
     })?;
     Ok(process)
 }
 
-/// Tells systemd that a process is the main one of its unit from now on. systemd accepts that (`NotifyAccess=exec`)
+/// Notifies systemd that a process is the main one of its unit from now on. systemd accepts that (`NotifyAccess=exec`)
 /// from the main process, which hands over, and from the process of ExecReload, which waits for the successor of an
-/// xvsd that does not say so; not from other processes of the unit, such as scripts of other users.
+/// xvsd that does not send the notification; not from other processes of the unit, such as scripts of other users.
 pub fn announce_main(process: u32) {
     if let Err(error) = sd_notify::notify(&[NotifyState::MainPid(process)]) {
         tracing::warn!("systemd could not be notified: {error}");
     }
 }
 
-/// Tells the process that waits for this successor why it fails.
+/// Reports the error to the process that waits for this successor.
 pub fn has_failed(error: &dyn Error) {
-    // Nobody may wait any more.
+    // The reader may no longer wait.
     let _ = writeln!(io::stdout(), "{error}");
 }
 
-/// Tells the process that waits for this successor that it forwards.
+/// Reports to the process that waits for this successor that it forwards.
 pub fn is_ready() {
-    // Nobody may wait any more.
+    // The reader may no longer wait.
     let _ = io::stdout().write_all(READY).and_then(|()| io::stdout().flush());
     // A pipe without a reader would be an error later on.
     if let Ok(null) = fs::File::options().write(true).open("/dev/null") {

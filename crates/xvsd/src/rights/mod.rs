@@ -2,7 +2,7 @@
 //!
 //! Rights are given up before there are threads, but after the start of the helper, which keeps all rights. Needed
 //! rights are checked before anything else is started, so the error names the missing right and not the system call
-//! that fails without it. Not here: locked memory, which the packet memory's error names.
+//! that fails without it. Locked memory is checked with the packet memory, whose error names it.
 
 pub(crate) mod ownership;
 pub mod scripts;
@@ -46,7 +46,7 @@ use crate::metrics::exporter::CLIENTS as METRICS_CLIENTS;
 use crate::rights::ownership::{Owner, give};
 use crate::socket::CLIENTS as CONTROL_CLIENTS;
 
-/// The environment variable with the open folder of pins, for a process that executes itself anew.
+/// The environment variable with the open directory of pins, for a process that re-executes itself.
 const PINS: &str = "XVSD_PINS";
 /// The environment variable for such a process that already has its filters of system calls.
 const FILTERS: &str = "XVSD_FILTERS";
@@ -58,13 +58,13 @@ const KEPT: CapabilitySet = CapabilitySet::NET_RAW
     .union(CapabilitySet::SYS_NICE)
     .union(CapabilitySet::NET_BIND_SERVICE);
 
-/// What earlier kernels demand besides, each with the first kernel that does not: CAP_BPF to use maps that are open
-/// while `kernel.unprivileged_bpf_disabled` is not 0 (kernel/bpf/syscall.c, `__sys_bpf`), CAP_NET_ADMIN for the mark of
-/// a socket, which a health check may have (net/core/sock.c, `SO_MARK`).
+/// Additional requirements of earlier kernels, each with the first kernel that does not have it: CAP_BPF to use maps
+/// that are open while `kernel.unprivileged_bpf_disabled` is not 0 (kernel/bpf/syscall.c, `__sys_bpf`), CAP_NET_ADMIN
+/// for the mark of a socket, which a health check may have (net/core/sock.c, `SO_MARK`).
 const KEPT_BEFORE: [((u32, u32), CapabilitySet); 2] =
     [((5, 19), CapabilitySet::BPF), ((5, 17), CapabilitySet::NET_ADMIN)];
 
-/// What the helper process does for an xvsd that has only these rights.
+/// The tasks of the helper process for an xvsd that has only these rights.
 pub const TASKS: &[Known] = &[
     known::<Load>(),
     known::<OpenFormerMaps>(),
@@ -82,9 +82,9 @@ pub const TASKS: &[Known] = &[
     known::<FollowNftables>(),
 ];
 
-/// The fewest open files: 112 for the start with two interfaces and few health checks at once, and those of all
-/// permitted clients. So clients never take the last one; else xvsd could answer nobody, not even root or
-/// `xvs healthy`.
+/// The minimum number of open files: 112 for the start with two interfaces and few health checks at once, and those of
+/// all permitted clients. Clients therefore never take the last one; otherwise xvsd could answer no client, not even
+/// root or `xvs healthy`.
 const FILES_MIN: u64 = 112 + client_files();
 
 /// The files of all clients: two for one of the control socket, one for one of metrics.
@@ -107,7 +107,7 @@ const NEEDED: [(&str, CapabilitySet); 4] = [
 /// # Errors
 /// There is no such user, this process may not become it or lacks rights, or the user cannot have the folders of xvsd.
 pub fn give_up(config: &Config) -> Result<(), DaemonError> {
-    // Filters that this process has already find the handler before anything else is tried.
+    // Filters that this process already has find the handler before anything else is tried.
     let has_filters = std::env::var_os(FILTERS).is_some();
     if has_filters {
         seccomp::keep_limits().map_err(system(SECCOMP))?;
@@ -194,7 +194,7 @@ fn limit_to(name: &str, owner: Owner) -> io::Result<()> {
     Ok(set_dumpable_behavior(DumpableBehavior::NotDumpable)?)
 }
 
-/// What it keeps on a kernel of this release.
+/// The capabilities that it keeps on a kernel with this release.
 fn kept(release: &str) -> CapabilitySet {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse().unwrap_or(0));
     let kernel = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
@@ -205,6 +205,7 @@ fn kept(release: &str) -> CapabilitySet {
 /// Passes the rights of this process on to the xvsd that this command is about to execute in its place.
 ///
 /// # Errors
+///
 /// The kernel's.
 pub(crate) fn pass_on(command: &mut Command) -> io::Result<()> {
     if let Some(path) = pins::kept()? {
@@ -231,7 +232,7 @@ pub fn check() -> Result<(), DaemonError> {
     if !client::is_used_for_tasks() {
         has_needed()?;
     }
-    // The helper has started, so scripts get the limit that xvsd was started with.
+    // The helper has started, so scripts get the limit with which xvsd was started.
     let files = getrlimit(Resource::Nofile);
     if files.current.is_some_and(|limit| limit < FILES_MIN) {
         // An error: the limit stays, and is read below.

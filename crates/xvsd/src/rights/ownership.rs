@@ -1,8 +1,10 @@
-//! Folders and files of an xvsd that runs as a user: made, or given to the user, before xvsd gives up its rights.
+//! Directories and files of an xvsd that runs as a user: created, or given to the user, before xvsd gives up its
+//! rights.
 //!
-//! Runs once, as root. Files that an xvsd of root has made become the user's, so an xvsd of the user can continue after
-//! it, or take over from it. Files of another user stay unchanged, and are refused where they are used. The user can
-//! write to these folders, so no symbolic link in them is followed, and no file with a second hard link is changed.
+//! Runs once, as root. Files that an xvsd of root has created become the user's, so an xvsd of the user can continue
+//! after it, or take over from it. Files of another user stay unchanged, and are refused where they are used. The user
+//! can write to these directories, so no symbolic link in them is followed, and no file with a second hard link is
+//! changed.
 
 use std::ffi::{CStr, OsStr};
 use std::io;
@@ -26,13 +28,15 @@ pub(crate) struct Owner {
     pub(crate) group: Gid,
 }
 
-/// Gives a user the state directory, the socket with its folder, a new folder of the log of connections, and the pins.
+/// Gives a user the state directory, the socket with its directory, a new directory of the log of connections, and the
+/// pins.
 ///
 /// # Errors
+///
 /// The path and the system's refusal.
 pub(crate) fn give(config: &Config, owner: Owner) -> io::Result<()> {
     let director = name_of(&config.socket);
-    // Before the state, whose directory may be in the same folder.
+    // Before the state, whose directory may be in the same directory.
     give_socket(&config.socket, owner).map_err(at(&config.socket))?;
     if let Some(parent) = &config.state_directory
         && let Some(parent) = state_folder(parent, owner).map_err(at(parent))?
@@ -43,7 +47,7 @@ pub(crate) fn give(config: &Config, owner: Owner) -> io::Result<()> {
     if let Some(folder) = config.connection_log.file.as_deref().and_then(Path::parent) {
         give_log(folder, owner).map_err(at(folder))?;
     }
-    // Without a bpffs there is no hold, which the start says.
+    // Without a bpffs there is no hold, which the start reports.
     let Ok(path) = folder_or_mount() else { return Ok(()) };
     if let Some(all) = folder(CWD, &path, owner, Mode::RWXU).map_err(at(&path))? {
         let director = director.replace('.', ":");
@@ -55,7 +59,8 @@ pub(crate) fn give(config: &Config, owner: Owner) -> io::Result<()> {
     Ok(())
 }
 
-/// The socket's folder is the user's if it is made here, or is the default one; any other one stays as it is.
+/// The socket's directory becomes the user's if it is created here, or is the default one; any other one stays
+/// unchanged.
 fn give_socket(socket: &Path, owner: Owner) -> io::Result<()> {
     let Some(parent) = socket.parent() else { return Ok(()) };
     let Some(name) = socket.file_name() else { return Ok(()) };
@@ -70,8 +75,8 @@ fn give_socket(socket: &Path, owner: Owner) -> io::Result<()> {
     files(&parent, owner, |one| one == name.as_encoded_bytes() || one == lock.as_bytes())
 }
 
-/// The folder of the log of connections is the user's if it is made here. Any other one stays as it is; then the log
-/// warns if the user may not write there.
+/// The directory of the log of connections becomes the user's if it is created here. Any other one stays unchanged;
+/// then the log warns if the user may not write there.
 fn give_log(path: &Path, owner: Owner) -> io::Result<()> {
     let mode = Mode::RWXU | Mode::RGRP | Mode::XGRP;
     match path.exists() {
@@ -80,9 +85,9 @@ fn give_log(path: &Path, owner: Owner) -> io::Result<()> {
     }
 }
 
-/// The folder of state directories. An existing folder becomes the user's only if it is as xvsd makes it: root alone
-/// may use it, and it contains only folders with xvsd's lock. Any other folder, such as /run or /dev/shm, stays as it
-/// is, and the start fails when it is opened.
+/// The directory of state directories. An existing one becomes the user's only if it is as xvsd creates it: only root
+/// may use it, and it contains only directories with xvsd's lock. Any other directory, such as /run or /dev/shm, stays
+/// unchanged, and the start fails when it is opened.
 fn state_folder(path: &Path, owner: Owner) -> io::Result<Option<OwnedFd>> {
     match mkdirat(CWD, path, Mode::RWXU) {
         Ok(()) => return existing(CWD, path, owner),
@@ -106,13 +111,13 @@ fn state_folder(path: &Path, owner: Owner) -> io::Result<Option<OwnedFd>> {
     existing(CWD, path, owner)
 }
 
-/// Whether it is the folder of a director's state.
+/// Whether it is the directory of a director's state.
 fn is_state(parent: &OwnedFd, name: &CStr) -> bool {
     let own = open(parent, Path::new(OsStr::from_bytes(name.to_bytes())));
     matches!(&own, Ok(Some(own)) if statat(own, "lock", AtFlags::SYMLINK_NOFOLLOW).is_ok())
 }
 
-/// Opens a folder, makes it if it is missing, and gives it to a user. `None`: it is another user's.
+/// Opens a directory, creates it if it is missing, and gives it to a user. `None` if it belongs to another user.
 fn folder(at: impl AsFd, path: &Path, owner: Owner, mode: Mode) -> io::Result<Option<OwnedFd>> {
     match mkdirat(&at, path, mode) {
         Ok(()) | Err(Errno::EXIST) => existing(at, path, owner),
@@ -120,7 +125,8 @@ fn folder(at: impl AsFd, path: &Path, owner: Owner, mode: Mode) -> io::Result<Op
     }
 }
 
-/// Opens a folder that need not exist, and gives it to a user. `None`: it does not exist, or is another user's.
+/// Opens a directory that need not exist, and gives it to a user. `None` if it does not exist, or belongs to another
+/// user.
 fn existing(at: impl AsFd, path: &Path, owner: Owner) -> io::Result<Option<OwnedFd>> {
     let Some(folder) = open(at, path)? else { return Ok(None) };
     match Uid::from_raw(fstat(&folder)?.st_uid) {
@@ -131,7 +137,7 @@ fn existing(at: impl AsFd, path: &Path, owner: Owner) -> io::Result<Option<Owned
     Ok(Some(folder))
 }
 
-/// `None`: there is none, or it is no folder.
+/// `None` if there is none, or it is not a directory.
 fn open(at: impl AsFd, path: &Path) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match openat(at, path, flags, Mode::empty()) {
@@ -141,7 +147,7 @@ fn open(at: impl AsFd, path: &Path) -> io::Result<Option<OwnedFd>> {
     }
 }
 
-/// Gives root's files and sockets in a folder to a user, if their names are chosen.
+/// Gives root's files and sockets in a directory to a user, if their names are chosen.
 fn files(folder: &OwnedFd, owner: Owner, is_chosen: impl Fn(&[u8]) -> bool) -> io::Result<()> {
     for entry in Dir::read_from(folder)? {
         let entry = entry?;
@@ -172,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// A folder that is removed on drop.
+    /// A directory that is removed on drop.
     struct Parent(PathBuf);
 
     impl Drop for Parent {

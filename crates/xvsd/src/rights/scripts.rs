@@ -1,4 +1,4 @@
-//! The scripts that the helper may run: the scripts of the keepalived.conf that xvsd's command line or xvs.toml names.
+//! The scripts that the helper may run: those in the keepalived.conf file that xvsd's command line or xvs.toml names.
 //!
 //! Runs in the helper, which reads the files itself, so an attacker who controls xvsd cannot run anything else. A
 //! script that was once in the file stays permitted, because xvsd uses the old file until a reload. An unknown script
@@ -16,7 +16,7 @@ use crate::lock::lock;
 
 static KNOWN: LazyLock<Mutex<HashSet<Script>>> = LazyLock::new(Mutex::default);
 
-/// Whether a script is, or was, in the keepalived.conf.
+/// Whether a script is, or was, in keepalived.conf.
 pub fn permits(script: &Script) -> bool {
     if lock(&KNOWN).contains(script) {
         return true;
@@ -28,7 +28,7 @@ pub fn permits(script: &Script) -> bool {
     known.contains(script)
 }
 
-/// `None`: the files are wrong now.
+/// `None` if the files now have errors.
 fn read() -> Option<Vec<Script>> {
     let config = Arguments::try_parse().ok()?.config().ok()?;
     Some(keepalived_conf::of(&config).ok()??.scripts())

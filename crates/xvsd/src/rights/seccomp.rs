@@ -18,7 +18,7 @@ use seccompiler::{
 };
 use xvs_xdp::refused_calls;
 
-/// What a thread does, which decides the calls that it may use. Its number is also that of its counters.
+/// The role of a thread, which determines the calls that it may use. Its number is also that of its counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// Main, the control thread, and all that are of no other kind.
@@ -136,7 +136,7 @@ const CALLS: &[(&[Kind], &[Call])] = &[
             SYS_sched_get_priority_max SYS_sched_get_priority_min SYS_sched_setaffinity SYS_sched_setscheduler
         ],
     ),
-    // xvsd executes itself anew, with its capabilities, after a take-over that failed too late.
+    // xvsd re-executes itself, with its capabilities, after a take-over that failed too late.
     (&[Control], calls![SYS_capset SYS_execve]),
 ];
 
@@ -250,10 +250,11 @@ pub(super) fn limit_process() -> io::Result<()> {
     add(Control)
 }
 
-/// Lets threads add the filters of their kinds, in a process that is about to have filters, or that has kept them since
-/// before it executed itself anew.
+/// Permits threads to add the filters for their kinds, in a process that is about to have filters, or that has kept
+/// them since before it re-executed itself.
 ///
 /// # Errors
+///
 /// The kernel's.
 pub(super) fn keep_limits() -> io::Result<()> {
     IS_LIMITED.store(true, Ordering::Relaxed);
@@ -282,7 +283,7 @@ fn add(kind: Kind) -> io::Result<()> {
 /// Calls that were refused.
 pub(crate) struct Refused {
     pub(crate) kind: Kind,
-    /// Its name if any thread of xvsd may use it, else its number.
+    /// The name if any thread of xvsd may use the call, otherwise the number.
     pub(crate) call: String,
     pub(crate) count: u64,
 }
@@ -330,7 +331,7 @@ mod tests {
     /// The variable by which a test starts itself as the process that has filters.
     const IS_CHILD: &str = "XVS_TEST_FILTERS";
 
-    /// Runs the test of this thread once more as a process of its own. `None`: it is that process.
+    /// Runs the test of this thread once more in a separate process. `None` in that process.
     fn child() -> Option<()> {
         if env::var_os(IS_CHILD).is_some() {
             return None;
@@ -366,7 +367,7 @@ mod tests {
             let run = move || {
                 limit_thread(kind);
                 is_refused(call());
-                // Threads of its own have its filters.
+                // The thread's child threads have its filters.
                 thread::spawn(move || is_refused(call())).join().unwrap();
             };
             thread::spawn(run).join().unwrap();

@@ -1,9 +1,8 @@
 //! `xvs capture` in the daemon: the capture's slots, its publication, and the packets for the client.
 //!
-//! Runs on the thread of the client for as long as the capture is on. Creates the slots, lets the control thread
-//! publish the capture, and passes on the packets that workers have copied. When the client disconnects, the capture is
-//! removed from the snapshot. Bounded: [`MOST`] captures at a time, `SLOTS` for each worker. Not here: the choice of
-//! packets (`capture/` of the data plane), the client's output (`capture/` of `xvs`).
+//! Runs on the thread of the client for as long as the capture is on. Creates the slots, has the control thread publish
+//! the capture, and passes on the packets that workers have copied. When the client disconnects, the capture is removed
+//! from the snapshot. Bounded: [`MOST`] captures at a time, `SLOTS` for each worker.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
@@ -40,7 +39,7 @@ impl ActiveCaptures {
     ) -> Result<Missed, CommandError> {
         let shared = daemon.shared();
         let (mut listener, active) = self.begin(wanted, daemon)?;
-        // Packets hold data of clients and servers, so the log names the user who captures them.
+        // Packets contain data of clients and servers, so the log names the user who captures them.
         tracing::info!("uid {}: packet capture begins", peer.uid);
         while each(listener.packets(&egress(shared))).is_continue() {}
         active.end();
@@ -59,7 +58,7 @@ impl ActiveCaptures {
             let why = format!("{MOST} captures are running, the maximum; end one");
             return Err(CommandError::Failed { why });
         }
-        // Its slots are allocated here, so that refused requests cost no memory.
+        // The slots are allocated here, so that refused requests cost no memory.
         let shared = daemon.shared();
         let listener = Listener::new(wanted, shared.workers().len(), SLOTS, &egress(shared))?;
         let capture = listener.capture();

@@ -1,8 +1,8 @@
-//! The control socket's folder: its check, and the socket's appearance in it with its group and mode.
+//! The control socket's directory: its check, and the socket's appearance in it with its group and mode.
 //!
-//! Runs at a start. Whoever owns the folder could serve in xvsd's place, or have xvsd change the owner and mode of
-//! another file, so a folder of another user is refused. After the check all names are relative to the open folder, and
-//! group and mode are set through a descriptor of the socket itself. Not here: the lock beside it (`mod.rs`).
+//! Runs at a start. The owner of the directory could serve in xvsd's place, or have xvsd change the owner and mode of
+//! another file, so a directory of another user is refused. After the check all names are relative to the open
+//! directory, and group and mode are set through a descriptor of the socket itself.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, Permissions};
@@ -19,7 +19,7 @@ use xvs_host::own_folder::{self, Writers};
 
 use crate::socket::start_error::{StartError, beside};
 
-/// The folder, and the socket's name in it.
+/// The directory, and the socket's name in it.
 #[derive(Debug)]
 pub(super) struct Folder {
     folder: OwnedFd,
@@ -28,7 +28,7 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    /// Opens the folder of this socket, and makes it if it is missing.
+    /// Opens the directory of this socket, and creates it if it is missing.
     pub(super) fn of(socket: &Path) -> Result<Self, StartError> {
         let path = match socket.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
@@ -67,7 +67,7 @@ impl Folder {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let socket = openat(&self.folder, new, flags, Mode::empty()).map_err(self.failed("open"))?;
         let about = fstat(&socket).map_err(self.failed("stat"))?;
-        // In a folder such as /tmp a link or a socket of another user could have had the name before.
+        // In a directory such as /tmp a link or a socket of another user could have had the name before.
         if FileType::from_raw_mode(about.st_mode) != FileType::Socket || about.st_uid != geteuid().as_raw() {
             return Err(StartError::NotASocket(beside(&self.socket, ".new")));
         }
@@ -75,14 +75,14 @@ impl Folder {
             chownat(&socket, c"", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH)
                 .map_err(self.failed("chown"))?;
         }
-        // fchmod(2) refuses a descriptor that is only a place (O_PATH).
+        // fchmod(2) refuses a descriptor that is only a location (O_PATH).
         let place = format!("/proc/self/fd/{}", socket.as_raw_fd());
         fs::set_permissions(place, Permissions::from_mode(mode))
             .map_err(StartError::system("chmod", &self.socket))?;
         renameat(&self.folder, new, &self.folder, &self.name).map_err(self.failed("rename"))
     }
 
-    /// Whether there is a socket of this name. Another kind of file is an error.
+    /// Whether there is a socket with this name. Another kind of file is an error.
     fn has_socket(&self, name: &OsStr) -> Result<bool, StartError> {
         match statat(&self.folder, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(found) if FileType::from_raw_mode(found.st_mode) == FileType::Socket => Ok(true),

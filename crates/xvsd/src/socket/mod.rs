@@ -1,14 +1,14 @@
 //! The server of the control socket.
 //!
-//! One thread accepts connections, and one thread serves each client. The meaning of requests is up to the [`Handler`].
-//! Bounded: the number of clients, fewer of them without permission to change; the size of a request; the time for a
-//! message to arrive and for a reply to be taken. A client that exceeds a bound is disconnected, with the reason where
-//! that is possible; other clients are not affected. If all places are taken, a client that may make changes gets the
-//! place of the client that has been idle longest, for at least a second. So forgotten connections delay no command. A
-//! client whose request has arrived also gets the place of a client that has never sent a request.
+//! One thread accepts connections, and one thread serves each client. The [`Handler`] interprets requests. Bounded: the
+//! number of clients, fewer of them without permission to change; the size of a request; the time for a message to
+//! arrive and for a reply to be taken. A client that exceeds a bound is disconnected, with the reason if that is
+//! possible; other clients are not affected. If all slots are taken, a client that may make changes gets the slot of
+//! the client that has been idle longest, for at least a second. Forgotten connections therefore delay no command. A
+//! client whose request has arrived also gets the slot of a client that has never sent a request.
 //!
 //! A lock file beside the socket decides which server serves. The server holds it while it lives; the kernel releases
-//! it if the process dies. So a second server refuses to start, and a stale socket is replaced.
+//! it if the process dies. A second server therefore refuses to start, and a stale socket is replaced.
 
 pub(crate) mod capture;
 pub mod dispatch;
@@ -70,14 +70,16 @@ pub trait Handler: Send + Sync + 'static {
     /// client, so no lock may be held during the call.
     ///
     /// # Errors
-    /// The error that the client gets.
+    ///
+    /// The error for the client.
     fn connections(&self, each: &mut dyn FnMut(ConnectionRow) -> ControlFlow<()>)
     -> Result<(), CommandError>;
 
-    /// As [`Self::connections`], for those that match, each with its detail.
+    /// Like [`Self::connections`], for those that match, each with its detail.
     ///
     /// # Errors
-    /// As [`Self::connections`].
+    ///
+    /// Same as [`Self::connections`].
     fn find(
         &self,
         filter: &Filter,
@@ -119,7 +121,8 @@ pub struct Settings {
     pub group: String,
     /// Clients at one time.
     pub clients: usize,
-    /// Clients at one time that may only read; fewer than `clients`, so that clients that may change always get in.
+    /// Maximum number of simultaneous clients that may only read; fewer than `clients`, so that clients that may make
+    /// changes are always admitted.
     pub readers: usize,
     /// Clients at one time of one user that may only read.
     pub readers_per_user: usize,
@@ -127,7 +130,7 @@ pub struct Settings {
     pub request_limit_bytes: u32,
     /// How long a client may be silent between requests.
     pub idle: Duration,
-    /// How long a message may take to arrive once it has begun, and how long a reply may take to be read.
+    /// The time that a message may take to arrive once it has begun, and that a reply may take to be read.
     pub transfer: Duration,
 }
 
@@ -151,7 +154,8 @@ impl Settings {
 /// A running server; dropping it stops it and closes every client's connection.
 #[derive(Debug)]
 pub struct Server {
-    // Dropped in this order: the socket is removed before the lock is released, else it could be the next server's.
+    // Dropped in this order: the socket is removed before the lock is released, otherwise it could be the next
+    // server's.
     listener: Arc<UnixListener>,
     accepting: Option<JoinHandle<()>>,
     shared: Arc<Shared>,
@@ -170,10 +174,11 @@ struct Shared {
     large: LargeRequests,
 }
 
-/// Checks the folder of a socket that a successor will serve: then it is too late to refuse the folder.
+/// Checks the directory of a socket that a successor will serve: later it is too late to refuse the directory.
 ///
 /// # Errors
-/// Why [`Server::start`] would refuse it.
+///
+/// The reason why [`Server::start`] would refuse it.
 pub fn check_folder(socket: &Path) -> Result<(), StartError> {
     Folder::of(socket).map(drop)
 }
@@ -277,7 +282,7 @@ fn accept(listener: &UnixListener, shared: &Arc<Shared>, handler: &Arc<dyn Handl
     }
 }
 
-/// A connected client; dropping it frees its place.
+/// A connected client; dropping it frees its slot.
 struct Client {
     number: u64,
     stream: UnixStream,
@@ -286,7 +291,7 @@ struct Client {
 }
 
 impl Client {
-    /// Registers a client, or refuses it because all places are taken. `silent` is the number of refused clients before
+    /// Registers a client, or refuses it because all slots are taken. `silent` is the number of refused clients before
     /// it that had sent no request.
     fn register(stream: UnixStream, peer: Peer, shared: &Arc<Shared>, silent: &mut u32) -> Option<Self> {
         let second = stream.try_clone().ok()?;
@@ -304,8 +309,8 @@ impl Client {
             *silent = if has_request { 0 } else { (*silent + 1).min(8) };
             clients = lock(&shared.clients);
         }
-        // Most requests take some milliseconds, so a place becomes free soon. Other clients wait in the socket's queue
-        // meanwhile; there is no place for them either.
+        // Most requests take some milliseconds, so a slot becomes free soon. Other clients wait in the socket's queue
+        // in the meantime; there is no slot for them either.
         while !has_one
             && *silent == 0
             && !clients.stopping
@@ -378,7 +383,7 @@ impl Client {
         }
     }
 
-    /// Returns whether the client still has its place.
+    /// Returns whether the client still has its slot.
     fn set_idle_since(&self, idle_since: Option<Instant>) -> bool {
         let mut clients = lock(&self.shared.clients);
         let Some(served) = clients.served.get_mut(&self.number) else { return false };
@@ -443,7 +448,7 @@ fn send(
 }
 
 /// Reads one message: waits `first` for its first byte, then `rest` for the whole message. From the first byte on the
-/// client keeps its place; if another client already has the place, the message is not read.
+/// client keeps its slot; if another client already has the slot, the message is not read.
 struct Incoming<'a> {
     client: &'a Client,
     first: Duration,
@@ -487,7 +492,7 @@ impl Write for Outgoing<'_> {
     }
 }
 
-/// The time until then; never zero, which a socket takes for «no timeout».
+/// The time until then; never zero, which a socket interprets as "no timeout".
 fn remaining(until: Instant) -> io::Result<Duration> {
     match until.checked_duration_since(Instant::now()) {
         Some(remaining) if !remaining.is_zero() => Ok(remaining),
@@ -501,12 +506,12 @@ pub const READER_LIMIT_BYTES: u32 = 64 << 10;
 /// Clients at one time.
 pub(crate) const CLIENTS: usize = 64;
 
-/// How long the request of a client may take to arrive if all places are taken.
+/// The time that the request of a client may take to arrive if all slots are taken.
 const FIRST_REQUEST: Duration = Duration::from_millis(4);
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a client that may change waits for a place, and the pause between two looks.
+/// The time that a client that may make changes waits for a slot, and the pause between two checks.
 const PLACE_WAIT: Duration = Duration::from_millis(500);
 const PLACE_PAUSE: Duration = Duration::from_millis(5);
 

@@ -17,11 +17,11 @@ use xvs_xdp::peer_groups;
 /// A client of the control socket.
 #[derive(Debug, Clone)]
 pub struct Peer {
-    /// Its process id; 0 for a process of another PID namespace.
+    /// The process id; 0 for a process in another PID namespace.
     pub pid: i32,
-    /// Its user id.
+    /// The user id.
     pub uid: u32,
-    /// What it may request.
+    /// The permitted requests.
     pub access: Access,
     /// The process, if it may take over: root's, or that of the daemon's own user. A member of the group may not,
     /// because xvsd kills a process whose take-over fails.
@@ -36,7 +36,7 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    /// The rules with the group of this name, if the system has it.
+    /// The rules with the group with this name, if the system has it.
     pub(crate) fn of_group(name: &str) -> Self {
         // A group that cannot be looked up has no members.
         let group = Group::from_name(name).ok().flatten().map(|group| group.gid.as_raw());

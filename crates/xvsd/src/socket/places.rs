@@ -1,4 +1,4 @@
-//! The places for clients of the control socket, and the client that loses its place if all are taken.
+//! The slots for clients of the control socket, and the client that loses its slot if all are taken.
 
 use std::collections::HashMap;
 use std::net::Shutdown;
@@ -24,7 +24,7 @@ pub(super) struct Clients {
 pub(super) struct Served {
     pub(super) stream: UnixStream,
     pub(super) peer: Peer,
-    /// When it connected or sent its last request, if the server waits for the next one; `None`: a request arrives or
+    /// When it connected or sent its last request, if the server waits for the next one; `None` if a request arrives or
     /// is carried out.
     pub(super) idle_since: Option<Instant>,
     /// Whether it has ever begun a request.
@@ -40,7 +40,7 @@ impl Served {
 }
 
 impl Clients {
-    /// Whether another client may connect: those that may only read never take all places.
+    /// Whether another client may connect: those that may only read never take all slots.
     pub(super) fn have_room_for(&self, peer: &Peer, settings: &Settings) -> bool {
         let room = self.served.len() < settings.clients;
         match peer.access {
@@ -57,9 +57,9 @@ impl Clients {
         self.served.values().filter(|other| other.peer.access == Access::Read)
     }
 
-    /// Disconnects the client that has been idle for the longest time, [`FORGOTTEN`] at least, in favour of `peer`; or
+    /// Disconnects the client that has been idle for the longest time, at least [`FORGOTTEN`], in favour of `peer`; or
     /// a silent one, if the peer's request has arrived. Returns whether there was one. Clients that may only read take
-    /// no other client's place.
+    /// no other client's slot.
     pub(super) fn replace_idle(&mut self, peer: &Peer, now: Instant, has_request: bool) -> bool {
         if peer.access != Access::Change {
             return false;
@@ -78,15 +78,15 @@ impl Clients {
     }
 }
 
-/// Whether a client has sent something that is not read yet, or has disconnected, or does so within this time.
+/// Whether a client has sent data that are not read yet, or has disconnected, or does so within this time.
 pub(super) fn has_sent(stream: &UnixStream, within: Duration) -> bool {
     let time = Timespec { tv_sec: 0, tv_nsec: within.subsec_nanos().into() };
     // Interrupted by a signal: the next call finds out.
     poll(&mut [PollFd::new(stream, PollFlags::IN)], Some(&time)).is_ok_and(|ready| ready > 0)
 }
 
-/// How long a client must have been idle before another one gets its place.
+/// The time that a client must have been idle before another one gets its slot.
 const FORGOTTEN: Duration = Duration::from_secs(1);
 
-/// How long a client may be silent after it has connected, before one whose request has arrived gets its place.
+/// The time that a client may be silent after it has connected, before one whose request has arrived gets its slot.
 const SILENT: Duration = Duration::from_millis(50);

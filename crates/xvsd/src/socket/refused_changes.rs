@@ -1,6 +1,6 @@
 //! Log lines about changes refused for lack of permission, limited to one in [`LOG_INTERVAL`].
 //!
-//! Called for each denied request, by the threads of clients. Not here: the permissions (`peer.rs`).
+//! Called for each denied request, by the threads of clients.
 
 use std::time::{Duration, Instant};
 

@@ -8,13 +8,15 @@ use xvs_model::protocol::framing::FrameError;
 #[derive(Debug, Default)]
 pub(super) struct LargeRequests(AtomicU64);
 
-/// A request's part of them; dropping it gives that back.
+/// A request's share of the bytes; dropping it returns that share.
 pub(super) struct Room<'a>(&'a AtomicU64, u64);
 
 impl LargeRequests {
-    /// Room for a request of this length. All large requests share the room of the largest one that is permitted.
+    /// Takes room for a request with this length. All large requests share the room of the largest one that is
+    /// permitted.
     ///
     /// # Errors
+    ///
     /// The request is longer than `limit`, or others have the room.
     pub(super) fn take(&self, bytes: u32, limit: u32) -> Result<Option<Room<'_>>, FrameError> {
         if bytes > limit {

@@ -18,13 +18,13 @@ pub enum StartError {
     InUse {
         /// The socket that the other server serves.
         socket: PathBuf,
-        /// Its process id, if the lock file has it.
+        /// The holder's process id, if the lock file contains it.
         by: Option<u32>,
     },
     /// The path exists, and is no socket.
     #[error("{} exists and is no socket; move it, or choose another path", .0.display())]
     NotASocket(PathBuf),
-    /// The socket's folder is not safe.
+    /// The socket's directory is not safe.
     #[error("the control socket: {0}")]
     Folder(#[from] FolderError),
     /// A system call failed.
@@ -32,7 +32,7 @@ pub enum StartError {
     System {
         /// The call.
         call: &'static str,
-        /// Its argument.
+        /// The path in the system call.
         path: PathBuf,
         /// The error of the system.
         error: io::Error,

@@ -32,8 +32,7 @@ impl Client {
             let pause = if packets.is_empty() { CAPTURE_PAUSE } else { Duration::ZERO };
             if !packets.is_empty() || !begun {
                 begun = true;
-                // A client may pause, for example while it shows a packet. Packets are missed meanwhile, by this
-                // capture alone.
+                // A client may pause, for example while it shows a packet. This capture alone then misses packets.
                 let part = Ok(Reply::Captured(packets));
                 sent = send(&self.stream, part, Part::MoreFollow, self.shared.settings.idle);
             }
@@ -47,7 +46,8 @@ impl Client {
     }
 
     /// Sends events until the client disconnects; if it does not follow events, until all were sent. Waits for a slow
-    /// reader as long as for an idle client's next request; events that it misses meanwhile are lost for it alone.
+    /// reader as long as for an idle client's next request; only this client loses the events that it misses in the
+    /// meantime.
     pub(super) fn stream_events(&self, mut listener: Listener) -> io::Result<()> {
         let (mut until, mut has_begun) = (None, false);
         loop {
@@ -117,11 +117,11 @@ fn wait_writable(stream: &UnixStream, within: Duration) -> io::Result<Writable> 
     })
 }
 
-/// Rows in one part of a listing: some 100 kB.
+/// The number of rows in one part of a listing: some 100 kB.
 const PART_ROWS: usize = 512;
 
 /// Interval of checking whether a client that waits for events is still connected.
 const EVENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long an idle capture waits between two looks for packets.
+/// The pause of an idle capture between two checks for packets.
 const CAPTURE_PAUSE: Duration = Duration::from_millis(5);

@@ -1,8 +1,7 @@
 //! The status report.
 //!
 //! Built by the thread that serves the client, from the workers' counters and the published snapshot, without a worker
-//! or the control thread. Cost: one pass over the destinations. Not here: its warnings (`warnings.rs`), the printed
-//! form (`status.rs` of `cli`).
+//! or the control thread. Cost: one pass over the destinations. `warnings.rs` writes the warnings.
 
 pub mod daemon_facts;
 pub mod page;
@@ -51,7 +50,7 @@ struct Readings<'a> {
     busy_percent: Vec<Option<f64>>,
     /// Packets dropped since `minute`, by reason.
     recent: Vec<u64>,
-    /// What each interface's card has lost since `minute`.
+    /// The losses of each interface's card since `minute`.
     recent_cards: Vec<CardLosses>,
     troubles: Troubles,
     /// The warnings about interfaces that are not attached.
@@ -201,7 +200,7 @@ pub(crate) fn sync(daemons: &[SyncDaemon], snapshot: &Snapshot, peers: &SyncPeer
     daemons.iter().filter_map(|daemon| sync_status(daemon, snapshot, peers)).collect()
 }
 
-/// The status of a daemon; `None`: it does not run yet.
+/// The status of a daemon; `None` if it does not run yet.
 fn sync_status(daemon: &SyncDaemon, snapshot: &Snapshot, peers: &SyncPeers) -> Option<SyncStatus> {
     let [messages, failed_messages, connections, lost_connections] = match daemon.role {
         SyncRole::Master => {

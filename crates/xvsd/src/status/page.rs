@@ -1,11 +1,10 @@
 //! The status page: a file for a browser, and the documents that the file fetches: the state every two seconds, the
-//! counts of the last hour every ten.
+//! counts over the last hour every ten.
 //!
 //! The thread of metrics reads services, counters and health at most once a second, for all viewers together, and
 //! without the control thread or a worker. A viewer gets one page of whole services that match its search, so its
 //! document does not grow with their number; a new search reads the texts of all services. Memory: some 500 bytes for
-//! each real server, from the first request on. Not here: the HTTP server (`metrics/exporter.rs`), the fields
-//! (`report/page.rs` and `report/history.rs` of `model`), the counts (`last_hour.rs`).
+//! each real server, from the first request on.
 
 use std::collections::HashMap;
 use std::iter;
@@ -34,25 +33,25 @@ use crate::status::warnings::no_quorum;
 /// The file for the browser. It needs no other.
 pub const FILE: &str = include_str!("page.html");
 
-/// How long a look at the director serves all viewers.
+/// The time for which one reading of the director serves all viewers.
 const AGE: Duration = Duration::from_secs(1);
 /// The longest time that rates are computed over.
 const RATES: Duration = Duration::from_secs(30);
 /// A page ends with the service that brings its real servers and services to this number.
 const ROWS: usize = 300;
-/// The words of a search that count, so that no search occupies the thread for long.
+/// Maximum number of search terms that count, so that no search occupies the thread for long.
 const WORDS: usize = 8;
 /// The documents that are kept for viewers with the same search.
 const DOCUMENTS: usize = 32;
 
-/// The last look at the director, and the documents that were made from it.
+/// The last reading of the director, and the documents that were created from it.
 #[derive(Default)]
 pub struct Viewers(Mutex<Option<(Look, Documents)>>);
 
 /// The documents by kind and query.
 type Documents = HashMap<(Document, String), Bytes>;
 
-/// What a viewer asks for.
+/// The document that a viewer requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Document {
     /// `/status.json`.
@@ -65,7 +64,7 @@ impl Viewers {
     /// A document for this query of a URL: `search=TEXT`, `problems`, `page=NUMBER`, each of which may be absent.
     /// `date` is in milliseconds since 1970.
     pub fn document(&self, shared: &Shared, document: Document, query: &str, date: u64) -> Bytes {
-        // A panic leaves at worst an older look.
+        // A panic leaves at worst an older reading.
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let now = shared.now();
         if last.as_ref().is_none_or(|(look, _)| look.taken.until(now) >= AGE) {
@@ -93,10 +92,10 @@ impl Viewers {
     }
 }
 
-/// What a viewer wants to see.
+/// A viewer's query.
 #[derive(Default)]
 struct Query {
-    /// Words in lower case that a service or one of its real servers must all have.
+    /// Terms in lower case that a service or one of its real servers must all contain.
     words: Vec<String>,
     /// Whether only services with a problem are wanted.
     only_problems: bool,
@@ -144,7 +143,7 @@ struct Look {
 /// A service.
 struct Looked {
     key: ServiceKey,
-    /// What is searched, in lower case: a line for the service, and for each of its real servers.
+    /// The searched text, in lower case: a line for the service, and for each of its real servers.
     text: String,
     shown: PageService,
 }
@@ -154,7 +153,7 @@ impl Looked {
         self.shown.state != ServiceState::Ok
     }
 
-    /// The totals of a real server, whose place is `place` unless real servers were added or deleted.
+    /// The totals of a real server, whose index is `place` unless real servers were added or deleted.
     fn totals(&self, place: usize, server: &str) -> Option<Stats> {
         let servers = &self.shown.servers;
         let at_place = servers.get(place).filter(|one| one.server == server);
@@ -240,10 +239,10 @@ impl Look {
     }
 }
 
-/// What the rows of a look are made from.
+/// The data for the rows of a reading.
 struct Reading<'a> {
     services: Services<'a>,
-    /// The time since the look before.
+    /// The time since the previous reading.
     seconds: f64,
     date: u64,
 }
@@ -355,7 +354,7 @@ impl Reading<'_> {
         Some(ClientLimit { syn_rate: rate.rate, syn_burst: rate.burst, ..ClientLimit::default() })
     }
 
-    /// What the checks of a real server say.
+    /// The result of a real server's checks.
     fn checked(&self, server: &RealServerHealth) -> (ServerState, Vec<String>) {
         let state = match server.trouble() {
             _ if server.checks.is_empty() => return (ServerState::Unchecked, Vec::new()),
@@ -386,17 +385,17 @@ fn check_words(check: &CheckHealth) -> String {
     }
 }
 
-/// What an agent has said, and what share of the weight it grants: `the agent says "drain": 0 % of the weight`.
+/// The reply of an agent, and the share of the weight that it grants: `the agent says "drain": 0 % of the weight`.
 fn agent_words(agent: &AgentHealth) -> String {
     let percent = 100.0 * agent.weight_ratio();
     format!("the agent says \"{}\": {percent:.0} % of the weight", agent.answer)
 }
 
-/// Adds what a sorry server does to its row, which is the one at `place`, or a new one.
+/// Adds the activity of a sorry server to its row, which is the one at `place`, or a new one.
 fn add_sorry(rows: &mut Vec<PageServer>, sorry: &SorryServerHealth, place: Option<usize>) {
     let words = if sorry.serves { "serves, because there is no quorum" } else { "stands by" };
     match place.map(|place| &mut rows[place]) {
-        // What keeps it from serving is more important.
+        // The reason that keeps it from serving is more important.
         Some(row) if row.state.is_problem() => {}
         Some(row) => {
             row.state = ServerState::Sorry;
@@ -678,7 +677,7 @@ mod tests {
         let all = lines("page=1");
         let totals = &all["totals"];
         assert_eq!((&totals["step_seconds"], &all["services"]["step_seconds"]), (&10.into(), &60.into()));
-        // Six steps in one look: each has its share.
+        // Six steps in one reading: each has its share.
         assert_eq!(totals["connections"], serde_json::json!([1, 1, 1, 1, 1, 1]));
         assert_eq!(totals["in_packets"], serde_json::json!([0, 0, 0, 0, 0, 0]));
         assert_eq!(totals["dropped_packets"], serde_json::json!([1, 1, 1, 1, 1, 1]));

@@ -1,8 +1,8 @@
-//! The report of a service at one moment: data of workers, health checks and operators about it and its real servers.
+//! The report of a service at one moment: data from workers, health checks and operators about it and its real servers.
 //!
 //! The status page, `xvs top` and the warnings each show a part of it in their own form. Built from the published
-//! snapshot by the thread that serves the client. Not here: the totals since `xvsadm -Z` and IPVS's rates, which
-//! listings show (`registry/estimator.rs` of `ctl`).
+//! snapshot by the thread that serves the client. Totals since `xvsadm -Z` and IPVS's rates are in
+//! `registry/estimator.rs` in `ctl`.
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, SocketAddr};
@@ -76,11 +76,11 @@ impl<'a> Services<'a> {
 /// A service.
 pub(crate) struct ServiceReport<'a> {
     pub(crate) service: &'a Service,
-    /// Its virtual server in the keepalived.conf, if it has one.
+    /// The virtual server in keepalived.conf, if there is one.
     pub(crate) health: Option<&'a VirtualServerHealth>,
     /// The real servers that are in the service, in IPVS's order.
     pub(crate) servers: Vec<ServerReport<'a>>,
-    /// The other real servers of the keepalived.conf, in its order.
+    /// The other real servers in keepalived.conf, in its order.
     pub(crate) absent: Vec<&'a RealServerHealth>,
 }
 
@@ -110,7 +110,7 @@ impl ServiceReport<'_> {
         })
     }
 
-    /// The place of the sorry server among the real servers of the service. It may also be a real server of the
+    /// The index of the sorry server among the real servers of the service. It may also be a real server in
     /// keepalived.conf, and is then the sorry server while it serves as such.
     pub(crate) fn place_of(&self, sorry: &SorryServerHealth) -> Option<usize> {
         let endpoints = endpoints(&sorry.endpoint, self.service.key)?;
@@ -122,7 +122,7 @@ impl ServiceReport<'_> {
 /// A real server that is in a service.
 pub(crate) struct ServerReport<'a> {
     pub(crate) member: &'a Member,
-    /// The real server of the keepalived.conf, if it is one.
+    /// The real server in keepalived.conf, if it is one.
     pub(crate) health: Option<&'a RealServerHealth>,
     /// Whether an operator has disabled it.
     pub(crate) disabled: bool,
@@ -130,7 +130,7 @@ pub(crate) struct ServerReport<'a> {
     pub(crate) obstacle: Option<Obstacle>,
     /// Connections that it has not answered lately.
     pub(crate) unanswered: u32,
-    /// How long it took until its first reply in the last full minute; `None`: no connection was measured then.
+    /// The time until its first reply in the last full minute; `None` if no connection was measured then.
     pub(crate) responses: Option<&'a ResponseTimes>,
 }
 
@@ -183,8 +183,8 @@ pub(crate) fn real_server_indices(server: &VirtualServerHealth, service: &Servic
     service.members.iter().map(|member| indices.get(&member.endpoint).copied()).collect()
 }
 
-/// The endpoints that a real server of the keepalived.conf can have in a service: its own or, as only NAT allows
-/// another port than the service's, its address with the service's port. The port of a mark service is 0.
+/// The endpoints that a real server in keepalived.conf can have in a service: its own or, as only NAT permits another
+/// port than the service's, its address with the service's port. The port of a mark service is 0.
 fn endpoints(of_file: &str, service: ServiceKey) -> Option<[Endpoint; 2]> {
     let own: SocketAddr = of_file.parse().ok()?;
     let own = Endpoint::new(own.ip(), own.port());

@@ -1,7 +1,7 @@
 //! Totals and connections of every service and destination, for `xvs top`.
 //!
 //! Built by the thread that serves the client. The client computes rates from two replies. Cost: some 200 bytes for
-//! each destination. Not here: the facts of a service (`services.rs`), the printed form (`top/` of `cli`).
+//! each destination.
 
 use xvs_ctl::registry::estimator::totals;
 use xvs_model::report::response::ResponseTimes;

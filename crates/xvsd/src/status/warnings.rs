@@ -1,8 +1,7 @@
-//! The warnings of a status report.
+//! The warnings in a status report.
 //!
 //! Each names its object, the problem and the next step. If there are many of one kind, the first are named and the
-//! others counted. Not here: interfaces that are not attached (`unattached.rs` of `ctl`), the control thread's own
-//! warnings.
+//! others counted.
 
 use std::collections::{BTreeSet, HashSet};
 use std::net::IpAddr;
@@ -66,7 +65,7 @@ impl Readings<'_> {
 pub(super) struct Troubles {
     /// Services without a usable real server, each with the reason.
     pub(super) unusable: Vec<(ServiceKey, &'static str)>,
-    /// Real servers that get no new connections, although their service's hash leads clients to them alone, each with
+    /// Real servers that get no new connections, although their service's hash assigns clients only to them, each with
     /// the rest of the sentence.
     refused: Vec<(ServiceKey, Endpoint, String)>,
     /// Real servers that cannot be reached, of services that have others, each with the reason.
@@ -79,7 +78,7 @@ pub(super) struct Troubles {
 }
 
 impl Troubles {
-    /// Those of all services. `silent` are the real servers whose next hop has not answered for some seconds.
+    /// The warnings of all services. `silent` are the real servers whose next hop has not answered for some seconds.
     pub(super) fn of(services: &Services<'_>, silent: &BTreeSet<IpAddr>, network: &Network) -> Self {
         let mut troubles = Self::default();
         for report in services.reports() {
@@ -159,7 +158,7 @@ impl Troubles {
     }
 }
 
-/// The real servers of a service whose part of a hash table has no usable real server, with the rest of the sentence.
+/// The real servers of a service whose share of a hash table has no usable real server, with the rest of the sentence.
 fn refused_by_hash(report: &ServiceReport<'_>) -> impl Iterator<Item = (Endpoint, String)> {
     let Service { scheduler, rule, .. } = report.service;
     report.servers.iter().enumerate().filter_map(move |(position, server)| {
@@ -209,7 +208,8 @@ const SLOW_MICROS: u64 = 1000;
 /// The connections that both medians need at least.
 const SLOW_CONNECTIONS: u64 = 30;
 
-/// The connections that a real server has not answered: of all clients, and with NAT of those in its own network.
+/// The connections that a real server has not answered: those of all clients, and with NAT those of clients in its own
+/// network.
 fn unanswered(
     services: &Services<'_>,
     service: &Service,
@@ -254,7 +254,7 @@ fn interface_warning(interface: &InterfaceStatus) -> Option<String> {
     ))
 }
 
-/// The warning about a keepalived.conf that was refused.
+/// The warning about a keepalived.conf file that was refused.
 fn refused_warning(health: &HealthReport) -> Option<String> {
     let HealthReport { file, refused, .. } = health;
     let why = "was refused when it was last read, and the former one stays in force; see `xvs health`, then `xvs reload`";
@@ -268,7 +268,7 @@ fn quorum_warnings(health: Option<&HealthReport>) -> Vec<String> {
     first_of(warnings, "virtual servers have no quorum; see `xvs health --down`")
 }
 
-/// What is wrong with a virtual server without quorum.
+/// The problem of a virtual server without quorum.
 pub(super) fn no_quorum(server: &VirtualServerHealth) -> String {
     let VirtualServerHealth { live_weight, quorum, sorry_server, .. } = server;
     let sorry = match sorry_server {
@@ -285,7 +285,7 @@ fn without_quorum(health: Option<&HealthReport>) -> impl Iterator<Item = &Virtua
 }
 
 /// The warnings about real servers whose checks fail, and that no operator has disabled. Those of a virtual server
-/// without quorum are left out: it has a warning.
+/// without quorum are left out: it already has a warning.
 fn down_warnings(health: Option<&HealthReport>) -> Vec<String> {
     let well = health.into_iter().flat_map(|health| &health.virtual_servers).filter(|server| server.is_well);
     let mut all = Vec::new();
@@ -312,7 +312,7 @@ fn agent_warnings(health: Option<&HealthReport>) -> Vec<String> {
     first_of(all.into_iter(), "agents demand too much; see `xvs health`")
 }
 
-/// What is said of checks; each is given with its virtual server and its real server.
+/// The text about checks; each is given with its virtual server and its real server.
 fn of_checks(
     health: Option<&HealthReport>,
     say: impl Fn(&str, &str, &CheckHealth) -> Option<String>,
@@ -326,7 +326,7 @@ fn of_checks(
     all
 }
 
-/// The warning about statements of a keepalived.conf that are not in force.
+/// The warning about statements in keepalived.conf that are not in force.
 fn fault_warning(health: Option<&HealthReport>) -> Option<String> {
     let HealthReport { file, faults, first_faults, .. } = health?;
     let first = first_faults.first()?;
@@ -370,7 +370,7 @@ fn has_method(service: &Service, method: ForwardingMethod) -> bool {
     service.members.iter().any(|member| member.method == method)
 }
 
-/// The warnings about services whose real servers are to be told the client's address, and are not.
+/// The warnings about services whose real servers should receive the client's address, but do not.
 fn client_address_warnings(snapshot: &Snapshot) -> Vec<String> {
     let mut all = Vec::new();
     for Service { key, client_address, members, .. } in snapshot.services.iter() {
@@ -547,7 +547,7 @@ fn warned_from(reason: Reason) -> Option<u64> {
     }
 }
 
-/// The real servers whose next hop does not answer, as a clause; empty: there are none.
+/// The real servers whose next hop does not answer, as a clause; empty if there are none.
 fn without_neighbour(snapshot: &Snapshot) -> String {
     let silent = silent_servers(snapshot);
     let named: Vec<_> = silent.iter().take(NAMED).map(IpAddr::to_string).collect();

@@ -1,7 +1,6 @@
 //! The main thread of a backup daemon, which receives the messages of other directors.
 //!
-//! The thread is awake only while messages arrive. Not here: the content of a message (`sync/receiver.rs` of `ctl`),
-//! and the workers' treatment of a connection (`xvs_dataplane::sync::apply`).
+//! The thread is awake only while messages arrive. `sync/receiver.rs` in `ctl` reads the messages.
 
 use std::io;
 use std::net::UdpSocket;
@@ -52,7 +51,7 @@ pub(crate) fn start(
     Ok((threads, inbox))
 }
 
-/// What is needed to read messages.
+/// The data for reading messages.
 struct MessageReader {
     sockets: Vec<UdpSocket>,
     receiver: Arc<Receiver>,
@@ -103,7 +102,7 @@ impl MessageReader {
     }
 }
 
-/// What was lost here: messages that the kernel has discarded, and connections that no worker had room for.
+/// The losses here: messages that the kernel has discarded, and connections for which no worker had room.
 #[derive(Default)]
 struct Losses {
     looked: Option<Instant>,
@@ -112,7 +111,7 @@ struct Losses {
 }
 
 impl Losses {
-    /// Whether there are more than before. It looks each second.
+    /// Whether there are more than before. Checks once a second.
     fn have_grown(&mut self, sockets: &[UdpSocket], counters: &BackupCounters) -> bool {
         let now = Instant::now();
         if self.looked.is_some_and(|looked| now.duration_since(looked) < LOOK) {
@@ -131,9 +130,9 @@ impl Losses {
 
 /// The longest datagram.
 const MESSAGE_MAX: usize = 1 << 16;
-/// How long the thread waits before it looks whether it is to stop.
+/// The time that the thread waits before it checks whether to stop.
 const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
-/// The time between two looks at what was lost.
+/// The interval of checking the losses.
 const LOOK: Duration = Duration::from_secs(1);
 /// The messages that are read before workers are woken.
 const AT_A_TIME: usize = 64;

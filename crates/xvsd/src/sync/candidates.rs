@@ -1,7 +1,7 @@
 //! Connections to the sender of tables that have not begun their handshake.
 //!
-//! Any machine on the network may connect and send nothing. So the sender serves a connection only once its first
-//! message has arrived; until then it takes a place, for a short time. Not here: the handshake (`channel.rs`).
+//! Any machine on the network may connect and send nothing. The sender therefore serves a connection only once its
+//! first message has arrived; until then it takes a slot, for a short time.
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -39,9 +39,9 @@ impl Candidates {
         Some((stream, SocketAddr::new(from, 0)))
     }
 
-    /// Adds a connection. Without a free place it displaces the oldest one from its address, or the oldest of all.
+    /// Adds a connection. Without a free slot it displaces the oldest one from its address, or the oldest of all.
     fn add(&mut self, stream: TcpStream, from: IpAddr, since: Instant) {
-        // What is not set now shows at the first call.
+        // A failure becomes apparent at the first call.
         let _ = stream.set_nonblocking(true);
         if self.0.iter().filter(|one| one.from == from).count() >= PER_ADDRESS {
             let oldest = self.0.iter().position(|one| one.from == from);
@@ -66,7 +66,7 @@ const LATE: Duration = Duration::from_millis(500);
 /// The connections that may wait for it, and those of one address.
 const ALL: usize = 64;
 const PER_ADDRESS: usize = 4;
-/// How long the thread waits before it looks whether it is to stop.
+/// The time that the thread waits before it checks whether to stop.
 const TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 /// How long it waits while there are connections.
 const SHORT_TURN: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };

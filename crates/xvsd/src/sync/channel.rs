@@ -1,9 +1,9 @@
 //! An encrypted TCP connection between two directors that have the same key.
 //!
 //! The handshake is Noise (noiseprotocol.org) with the pattern NNpsk0. The connecting side then sends an empty message,
-//! because its first one could be a copy. So each side proves that it has the key before the other sends anything else.
-//! On the wire a message is its length in two bytes, then the ciphertext. A message may take a few seconds, and fails
-//! when the daemon is to stop.
+//! because its first one could be a copy. Each side thereby proves that it has the key before the other sends anything
+//! else. On the wire a message is its length in two bytes, then the ciphertext. A message may take a few seconds, and
+//! fails when the daemon has to stop.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::TcpStream;
@@ -206,7 +206,7 @@ const TAG: usize = 16;
 /// The longest message of the handshake: a public key, and the tag of an empty payload.
 const HANDSHAKE_MAX: usize = 32 + TAG;
 const PATTERN: &str = "Noise_NNpsk0_25519_ChaChaPoly_SHA256";
-/// What both sides must agree on: the messages on the connection.
+/// The context on which both sides must agree: the messages on the connection.
 const PROLOGUE: &[u8] = b"xvs connection table 1";
 /// The bytes of the first message of the handshake, with its length.
 pub(super) const FIRST_MESSAGE: usize = 2 + HANDSHAKE_MAX;
@@ -214,5 +214,5 @@ pub(super) const FIRST_MESSAGE: usize = 2 + HANDSHAKE_MAX;
 const OF_ANYBODY: Duration = Duration::from_millis(500);
 /// How long any other one may take.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long a call waits before it looks whether it is to stop.
+/// The time that a call waits before it checks whether to stop.
 const TURN: Duration = Duration::from_millis(100);

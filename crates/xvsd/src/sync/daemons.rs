@@ -39,7 +39,7 @@ pub(crate) struct Daemons {
 #[derive(Default)]
 struct Running {
     daemon: Option<Daemon>,
-    /// Of a master daemon.
+    /// For a master daemon.
     announcer: Option<master::Announcer>,
     /// A master daemon that begins when the table is this process's.
     waits: Option<master::Prepared>,
@@ -70,14 +70,14 @@ impl Daemons {
         Ok(())
     }
 
-    /// Returns when no daemon reads the table any more, so that a successor may use its entries. What was announced
-    /// until now is still sent. Only while no worker announces.
+    /// Returns when no daemon reads the table any more, so that a successor may use its entries. Earlier announcements
+    /// are still sent. Only while no worker announces.
     pub(crate) fn leave_table(&self) {
         *lock(&self.may_send) = false;
         self.master.announcer.as_ref().inspect(|announcer| announcer.leave_table());
     }
 
-    /// The table is this process's, or is so again.
+    /// The table belongs to this process, or does so again.
     pub(crate) fn return_to_table(&self) {
         *lock(&self.may_send) = true;
         self.master.announcer.as_ref().inspect(|announcer| announcer.return_to_table());
@@ -154,7 +154,7 @@ impl Daemons {
         self.peers.backup.forget();
     }
 
-    /// A sentence for each daemon that has failed, or does without tables.
+    /// A message for each daemon that has failed, or runs without tables.
     pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
         for (role, Running { daemon, no_table, .. }) in [("master", &self.master), ("backup", &self.backup)] {

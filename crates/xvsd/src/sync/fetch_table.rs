@@ -1,8 +1,8 @@
 //! The thread of a backup daemon that fetches the connection tables of other directors.
 //!
-//! It fetches a director's table when it first hears the director, and when it may have missed messages. Workers enter
-//! the connections like those of messages; the thread waits while they are busy. Not here: the master's side
-//! (`send_table.rs`), which describes the format.
+//! It fetches a director's table when it first receives messages from the director, and when it may have missed
+//! messages. Workers enter the connections like those in messages; the thread waits while they are busy.
+//! `send_table.rs` is the master's side, and describes the format.
 
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpStream};
@@ -19,7 +19,7 @@ use super::key::SyncKey;
 use super::sockets;
 use crate::sync_peers::Peers;
 
-/// What is needed to fetch tables.
+/// The data for fetching tables.
 pub(super) struct TableFetcher {
     pub(super) receiver: Arc<Receiver>,
     pub(super) key: SyncKey,
@@ -100,7 +100,7 @@ impl TableFetcher {
 
 /// How long a connection may take to be established.
 const CONNECT: Duration = Duration::from_millis(500);
-/// The time between two looks for what is wanted.
+/// The interval of checking for wanted tables.
 const TURN: Duration = Duration::from_millis(100);
 /// How long the thread waits for busy workers.
 const BUSY: Duration = Duration::from_millis(1);
@@ -307,7 +307,7 @@ mod tests {
             stream.read_to_end(&mut answer).unwrap();
             stop.store(true, Ordering::Relaxed);
         });
-        // The second message of the handshake, which says nothing without the key.
+        // The second message of the handshake, which reveals nothing without the key.
         assert_eq!(answer.len(), 50);
         assert!(peers.report(Instant::now()).is_empty());
     }

@@ -1,4 +1,4 @@
-//! The key that directors share. Whoever has it may fetch a director's connection table.
+//! The key that directors share. Its holder may fetch a director's connection table.
 
 use std::path::Path;
 

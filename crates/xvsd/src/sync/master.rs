@@ -1,8 +1,8 @@
-//! The thread of a master daemon: it sends the connections that workers announce, by UDP to a group or to peers.
+//! The thread of a master daemon: it sends the connections that workers announce, over UDP to a group or to peers.
 //!
-//! It looks for announcements a hundred times a second while the daemon runs; no other thread waits for it. A message
+//! It checks for announcements a hundred times a second while the daemon runs; no other thread waits for it. A message
 //! waits while no socket has room. A message that the kernel refuses is counted and lost, as on the wire. Before it
-//! ends, the thread sends the remaining messages. Not here: the messages (`sync/messages.rs` of `ctl`).
+//! ends, the thread sends the remaining messages.
 
 use std::io;
 use std::net::{TcpListener, UdpSocket};
@@ -31,7 +31,7 @@ use super::thread::Daemon;
 use crate::date::date_nanos;
 use crate::lock::lock;
 
-/// What the daemons know of the connection table before it is this process's.
+/// The daemons' facts about the connection table before it belongs to this process.
 pub(crate) struct TableFacts {
     pub(crate) workers: usize,
     pub(crate) entries: usize,
@@ -149,7 +149,7 @@ struct SigningSocket {
 }
 
 impl SigningSocket {
-    /// Sends a message to the port of this number.
+    /// Sends a message to the port with this number.
     fn send(&mut self, number: u16, message: &[u8]) -> Sent {
         self.signed.clear();
         self.signed.extend_from_slice(message);
@@ -188,5 +188,5 @@ fn send_to_all(sockets: &[UdpSocket], message: &[u8], counters: &MasterCounters)
 
 /// How often an empty message is sent, with a key. A kernel ignores it.
 const HEARD: Duration = Duration::from_secs(1);
-/// How often the thread looks for announcements and for messages that are due.
+/// The interval of checking for announcements and for due messages.
 const INTERVAL: Duration = Duration::from_millis(10);

@@ -25,7 +25,7 @@ use super::key::SyncKey;
 use crate::lock::lock;
 use crate::sync_peers::Peers;
 
-/// What is needed to send the table.
+/// The data for sending the table.
 pub(super) struct TableSender {
     pub(super) sync_id: u8,
     pub(super) key: SyncKey,
@@ -107,5 +107,5 @@ impl TableSender {
 const PAUSE: Duration = Duration::from_millis(10);
 /// The entries of the table that are read at a time.
 const SLICE: u32 = 4096;
-/// The least time for a connection: at most 250,000 are sent in a second, so that neither side's workers are delayed.
+/// The minimum time for a connection: at most 250,000 are sent in a second, so that neither side's workers are delayed.
 const PACE: Duration = Duration::from_micros(4);

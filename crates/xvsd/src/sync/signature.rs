@@ -122,7 +122,7 @@ impl Verifier {
     }
 }
 
-/// Whether a message of this date, in nanoseconds since 1970, is too old or from the future.
+/// Whether a message with this date, in nanoseconds since 1970, is too old or from the future.
 fn is_old(sent: u64, now: u64) -> bool {
     now.abs_diff(sent) > OLDEST.as_nanos() as u64
 }
@@ -132,7 +132,7 @@ fn derived(key: &SyncKey) -> Key {
     Key::new(HMAC_SHA256, derived.as_ref())
 }
 
-/// What a signature covers besides the message.
+/// The data that a signature covers besides the message.
 fn about(source: IpAddr, port: u16) -> [u8; 18] {
     let source = match source {
         IpAddr::V4(source) => source.to_ipv6_mapped(),
@@ -155,7 +155,7 @@ const MARK: &[u8; 4] = b"xvs1";
 const TAG_LEN: usize = 32;
 /// The bytes of a trailer.
 pub(super) const TRAILER_LEN: usize = 52;
-/// The largest difference between the clocks of two directors, and so the greatest age of a message.
+/// The maximum difference between the clocks of two directors, and therefore the maximum age of a message.
 const OLDEST: Duration = Duration::from_secs(300);
 /// A sender whose clock was set back by less goes on with its session.
 const BACK: Duration = Duration::from_secs(1);
@@ -252,7 +252,7 @@ mod tests {
         assert_ne!(signer.session, before);
         assert_eq!(verifier.verify(&back, SOURCE, 8848, at(1100)), Ok(()));
         assert_eq!(verifier.sessions.len(), 2);
-        // A backup that starts anew knows no session, and refuses what is old.
+        // A restarted backup knows no session, and refuses old messages.
         let mut anew = self::verifier(5000);
         assert_eq!(anew.verify(&first, SOURCE, 8848, at(5000)), Err(Refused::Clock(4000)));
         let other = signed(&mut Signer::new(&SyncKey([7; 32]), SOURCE).unwrap(), 2000);

@@ -138,7 +138,7 @@ fn of_port(daemon: &SyncDaemon, sockets: SyncSockets, number: u16) -> io::Result
         }
     }
     match sockets.buffer_bytes as usize {
-        // Without the right to exceed the system's limit, it has as much as that allows.
+        // Without the right to exceed the system's limit, it has as much as that permits.
         0 if sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_BYTES).is_err() => {
             sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BUFFER_BYTES)?;
         }
@@ -168,7 +168,7 @@ fn listen(daemon: &SyncDaemon) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// A connection to the port of another director for its table, by this interface.
+/// A connection to the port of another director for its table, through this interface.
 pub(super) fn connect(to: SocketAddr, interface: &str, patience: Duration) -> io::Result<TcpStream> {
     let socket = tcp(to.ip(), interface)?;
     socket.connect_timeout(&to.into(), patience)?;

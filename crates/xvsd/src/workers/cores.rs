@@ -8,7 +8,7 @@ pub(super) fn cores(workers: usize) -> Vec<Option<CoreId>> {
     placement::cores(workers, &core_affinity::get_core_ids().unwrap_or_default())
 }
 
-/// What was last warned of: a number of workers, and the smaller one of the cores that they share.
+/// The last warning: a number of workers, and the smaller number of cores that they share.
 #[derive(Default)]
 pub(super) struct SharedCores(Option<(usize, usize)>);
 

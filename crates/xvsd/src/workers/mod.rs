@@ -2,11 +2,10 @@
 //!
 //! Started with the daemon; used by the control thread. An interface that was removed and came back under its name, or
 //! that joined a bond, is attached while they run: every worker closes its sockets, whose packet memory all interfaces
-//! share, and continues with new ones. The connection table, the timers and the counters stay. Meanwhile, for some tens
-//! of milliseconds, packets of services go to the kernel, or are held. Packets in a transmit ring are counted as
-//! abandoned. The same happens when an interface has other queues or a larger MTU (`settings.rs`). On drop the
-//! interfaces are detached first, then the workers end. Not here: noticing that an interface is back
-//! (`control_thread/`).
+//! share, and continues with new ones. The connection table, the timers and the counters stay. In the meantime, for
+//! some tens of milliseconds, packets for services go to the kernel, or are held. Packets in a transmit ring are
+//! counted as abandoned. The same happens when an interface has other queues or a larger MTU (`settings.rs`). On drop
+//! the interfaces are detached first, then the workers end.
 
 mod cores;
 mod own_packets;
@@ -70,11 +69,11 @@ pub(crate) struct Workers {
     /// The redirection of what clients on this machine send on `lo`, and its TAP.
     own_clients: Option<Redirection>,
     loopback: Arc<OnceLock<Arc<Reinjector>>>,
-    /// Why packets of this machine cannot be redirected.
+    /// The reason why packets from this machine cannot be redirected.
     pub(crate) not_redirected: Vec<String>,
     rings: RingSizes,
     shares: Shares,
-    /// Of each worker, also of those not started yet.
+    /// The wakers of all workers, also of those not started yet.
     pub(crate) wakers: Vec<Waker>,
     /// Packet memory for ports that are opened later.
     memory: Vec<PacketMemory>,
@@ -85,7 +84,7 @@ pub(crate) struct Workers {
     queues_refused: BTreeMap<String, AttachError>,
     /// Changed settings that the workers have no sockets for, by interface.
     unfit: Vec<Option<Unfit>>,
-    /// Where the XDP programs are pinned; `None`: they end with this process.
+    /// Where the XDP programs are pinned; `None` if they end with this process.
     pins: Option<Pins>,
     /// Why an XDP program could not be pinned.
     pub(crate) not_pinned: Vec<String>,
@@ -230,7 +229,7 @@ impl Workers {
         })
     }
 
-    /// The attached interface of this index of the kernel.
+    /// The attached interface with this kernel index.
     pub(crate) fn attached(&self, ifindex: u32) -> Option<&Attached> {
         self.attached.iter().find(|attached| attached.index() == ifindex)
     }
@@ -258,7 +257,7 @@ impl Workers {
                 Ok(()) => {}
                 // At a start the operator corrects it at once.
                 Err(error) if self.threads.is_empty() => return Err(error.into()),
-                // The queues that there are still serve, and so do the other interfaces.
+                // The existing queues still serve, and so do the other interfaces.
                 Err(error) => _ = self.queues_refused.insert(attached.interface().to_owned(), error),
             }
         }
@@ -335,7 +334,7 @@ impl Workers {
         let (ports, next) = bounded(1);
         let thread = threads::spawn(&format!("xvs-worker-{number}"), notices, move || {
             pin(number, core);
-            // A worker that never sleeps would starve what else its core has to do.
+            // A worker that never sleeps would starve the other work on its core.
             if poll == Poll::Sleep {
                 prefer(number);
             }
@@ -352,11 +351,12 @@ impl Workers {
         &self.attached[index]
     }
 
-    /// Attaches the interface of this name as the operator wants, again at its index or as one more, and makes every
+    /// Attaches the interface with this name as the operator wants, again at its index or as one more, and makes every
     /// worker close its sockets. [`Self::resume`] opens new ones, when the workers' network has the interface.
     ///
     /// # Errors
-    /// The interface cannot be attached; nothing has changed. Or, as [`Self::pause`], a worker does not close its
+    ///
+    /// The interface cannot be attached; nothing has changed. Or, as with [`Self::pause`], a worker does not close its
     /// sockets.
     pub(crate) fn attach(
         &mut self,
@@ -366,7 +366,7 @@ impl Workers {
         steering: &Steering,
     ) -> Result<(), DaemonError> {
         // Before attaching: some drivers then take the link down for a moment. If the queues cannot be read, attaching
-        // says why.
+        // reports the reason.
         let present = receive_queues(name).unwrap_or(1);
         let planned = wanted.queues.map_or(present, NonZeroU32::get);
         let mut queues: Vec<_> =
@@ -378,7 +378,7 @@ impl Workers {
         let shares = placement::shares(&queues, Some(self.threads.len()), cores_available())?;
         let attached = steering.attach(name, wanted, None)?;
         let reinjector = open_reinjector(&attached)?;
-        // The queues may have changed meanwhile; then `follow_settings` opens the sockets again.
+        // The queues may have changed in the meantime; then `follow_settings` opens the sockets again.
         self.shares = shares;
         match self.attached.get_mut(index) {
             Some(old) => (*old, self.reinjectors[index]) = (attached, reinjector),
@@ -408,6 +408,7 @@ impl Workers {
     /// Makes every worker close its sockets, if it has some. Returns when none uses the table.
     ///
     /// # Errors
+    ///
     /// A worker does not do so in time. The others stay without sockets until [`Self::resume`] succeeds, which it does
     /// once that worker has closed its own.
     pub(crate) fn pause(&mut self) -> Result<(), DaemonError> {
@@ -482,7 +483,8 @@ fn run_worker(mut worker: Worker<XdpPort>, closed: &Sender<()>, next: &Receiver<
         worker.run();
         let Worker { pipeline, port, snapshot, clock, hold, stop } = worker;
         pipeline.transmitter.counters().transmit_abandoned.add(port.unsent());
-        // The kernel may take tens of milliseconds to close them, and whoever opens the queues again waits for that.
+        // The kernel may take tens of milliseconds to close them, and a process that opens the queues again waits for
+        // that.
         let _ = closed.send(());
         drop(port);
         let Ok(port) = next.recv() else { return };

@@ -1,6 +1,6 @@
 //! The redirection of packets that this machine itself sends, from real servers and clients on it.
 //!
-//! Not here: the program (`bpf/own.bpf.c` of the data plane).
+//! The program is `bpf/own.bpf.c` in the data plane.
 
 use std::io;
 use std::sync::Arc;
@@ -25,7 +25,7 @@ impl Workers {
 
     /// Redirects what this machine itself sends, as long as it has to be, with these maps. Not before the workers run.
     pub(crate) fn redirect_own(&mut self, steering: &Steering) {
-        // Nobody reads the TAPs yet, and another process may still redirect.
+        // No worker reads the TAPs yet, and another process may still redirect.
         if self.threads.is_empty() {
             return;
         }
@@ -56,7 +56,7 @@ impl Workers {
     }
 }
 
-/// Why packets of this machine cannot be redirected.
+/// The reason why packets from this machine cannot be redirected.
 #[derive(Debug, Error)]
 #[error(
     "{unserved} are not served, because their packets cannot be redirected on {interface}: {error}; correct that, it is \
@@ -69,7 +69,7 @@ struct RedirectError {
     error: io::Error,
 }
 
-/// Begins or ends the redirection of packets of this sender, as it is needed. Returns whether it has begun.
+/// Begins or ends the redirection of packets from this sender, as needed. Returns whether it has begun.
 fn redirect(
     own: &mut Option<Redirection>,
     steering: &Steering,
@@ -77,7 +77,7 @@ fn redirect(
     interface: &str,
     reinjector: impl Fn() -> io::Result<Arc<Reinjector>>,
 ) -> Result<bool, RedirectError> {
-    // Whoever deletes the qdisc deletes the program, too.
+    // Deleting the qdisc deletes the program, too.
     let is_redirected = own.as_ref().is_some_and(Redirection::is_in_force);
     match (steering.redirects(sender), is_redirected) {
         (true, false) => {

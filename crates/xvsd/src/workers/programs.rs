@@ -15,12 +15,13 @@ impl Workers {
         Steering::former_records(&self.attached)
     }
 
-    /// Puts the programs in force on interfaces where another process's program is pinned. Called when the first
+    /// Puts the programs in force on interfaces on which another process's program is pinned. Called when the first
     /// services are in force; frames that arrive before a queue has its socket are held.
     ///
     /// # Errors
-    /// An interface that cannot be attached. In a take-over none is attached anew, unless its mode changes: the
-    /// running xvsd would lose its link.
+    ///
+    /// An interface that cannot be attached. In a take-over none is reattached, unless its mode changes: the running
+    /// xvsd would lose its link.
     pub(crate) fn put_in_force(
         &mut self,
         steering: &mut Steering,

@@ -2,10 +2,9 @@
 //!
 //! The kernel does not announce a changed number of queues, so the control thread compares the settings once a second,
 //! and when a link changes. If the workers' sockets do not fit the settings, all sockets are opened again, and the
-//! queues are shared out anew among the same workers. If that fails, the workers continue with sockets for the former
+//! queues are redistributed among the same workers. If that fails, the workers continue with sockets for the former
 //! settings, and a warning names the next step; a later change of the settings is another attempt. Cost of a
-//! comparison: five requests to the kernel for each interface, and the same for each port of a bridge. Not here:
-//! settings at the start (`xvs_xdp::attach`).
+//! comparison: five requests to the kernel for each interface, and the same for each port of a bridge.
 
 use std::fmt::Display;
 
@@ -21,7 +20,7 @@ use crate::workers::{Workers, shares};
 
 /// Settings of an interface that the workers have no sockets for.
 pub(super) struct Unfit {
-    /// The settings; `None`: they forbid attaching.
+    /// The settings; `None` if they forbid attaching.
     settings: Option<Settings>,
     warning: String,
 }
@@ -44,7 +43,7 @@ impl Workers {
                 self.unfit[index] = Some(Unfit { settings: None, warning: refused.to_string() });
                 return None;
             }
-            // It is gone; the network's events tell.
+            // It is gone; the network's events report that.
             Err(_) => return None,
         };
         let former = attached.settings();

@@ -1,8 +1,8 @@
 //! The real data path of the control thread: steering, workers, neighbours, memory.
 //!
-//! Used by the control thread alone, for each change that it publishes. Created at the start, and dropped first when
-//! the daemon ends, which detaches the interfaces. Waits for workers (with a timeout) and for netlink. Not here: the
-//! order of a publication (`control/publish.rs` of `ctl`).
+//! Used only by the control thread, for each change that it publishes. Created at the start, and dropped first when the
+//! daemon ends, which detaches the interfaces. Waits for workers (with a timeout) and for netlink. `control/publish.rs`
+//! in `ctl` determines the order of a publication.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -42,7 +42,7 @@ pub(crate) struct SystemDatapath {
     pub(crate) neighbours: Neighbours,
     /// The neighbours to keep resolved, by interface index and address.
     wanted: BTreeSet<(u32, IpAddr)>,
-    /// When neighbours are tried again; `None`: the kernel has refused none.
+    /// When neighbours are tried again; `None` if the kernel has refused none.
     retry: Option<Instant>,
     /// Not before this is a failed redirection tried again.
     redirect_after: Instant,
@@ -51,10 +51,10 @@ pub(crate) struct SystemDatapath {
     /// The number of connections for which the table is made.
     capacity: usize,
     reserved: ReservedPorts,
-    /// Why local ports are not reserved; `None`: they are.
+    /// The reason why local ports are not reserved; `None` if they are.
     pub(crate) not_reserved: Option<String>,
     pub(crate) daemons: Daemons,
-    /// The offload of flows; `None`: there is none.
+    /// The offload of flows; `None` if there is none.
     pub(crate) offload: Option<Offloading>,
 }
 
@@ -103,7 +103,7 @@ impl SystemDatapath {
         }
     }
 
-    /// Asks the kernel which interfaces take what the XDP program forwards.
+    /// Queries the kernel about the interfaces that accept packets forwarded by the XDP program.
     pub(crate) fn ask_takers(&mut self) {
         if let Some(offload) = &mut self.offload {
             offload.ask(self.workers.attached.iter());
@@ -249,7 +249,7 @@ impl SystemDatapath {
         }
     }
 
-    /// Tries again what was refused, if that is due: neighbours, and the redirection of this machine's own packets.
+    /// Retries what was refused, if that is due: neighbours, and the redirection of this machine's own packets.
     pub(crate) fn retry_refused(&mut self) {
         let now = Instant::now();
         if self.retry.is_some_and(|due| due <= now) {

@@ -25,7 +25,7 @@ use xvs_dataplane::worker::Worker;
 use crate::error::{DaemonError, system};
 use crate::workers::Workers;
 
-/// What all workers share.
+/// The data that all workers share.
 pub(crate) struct WorkerStart {
     pub(crate) clock: Arc<Clock>,
     pub(crate) hold: Arc<Hold>,
