@@ -95,6 +95,13 @@ fn statement(text: &str) -> TokenKind {
 
 /// The words of a text, separated by blanks. A string in double quotes is one word without its quotes, wherever it
 /// starts.
+///
+/// ```
+/// use xvs_keepalived::lexer::words;
+///
+/// assert_eq!(words("real_server 192.0.2.11\t8080"), ["real_server", "192.0.2.11", "8080"]);
+/// assert_eq!(words("notify_up \"/bin/up now\""), ["notify_up", "/bin/up now"]);
+/// ```
 pub fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut rest = text.trim_start_matches(BLANKS);

@@ -59,6 +59,25 @@ mod tests;
 /// # Errors
 ///
 /// The file itself cannot be read. A file that it includes and that cannot be read is a fault.
+///
+/// ```
+/// let path = std::env::temp_dir().join(format!("xvs-example-{}.conf", std::process::id()));
+/// std::fs::write(&path, "
+/// virtual_server 198.51.100.2 80 {
+///     lb_algo wlc
+///     lb_kind NAT
+///     protocol TCP
+///     real_server 192.0.2.11 8080 { TCP_CHECK { } }
+/// }
+/// ")?;
+/// let configuration = xvs_keepalived::read(&path, "lb1")?;
+/// std::fs::remove_file(&path)?;
+/// assert!(configuration.is_usable());
+/// let server = &configuration.virtual_servers[0];
+/// assert_eq!(server.services[0].0.to_string(), "TCP 198.51.100.2:80");
+/// assert_eq!(server.real_servers[0].checks.len(), 1);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 pub fn read(path: &Path, config_id: &str) -> io::Result<Configuration> {
     let Lines { tokens, faults, left_out } = reader::read(path, config_id)?;
     let mut faults = Faults { all: faults, left_out };

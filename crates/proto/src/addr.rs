@@ -213,6 +213,16 @@ impl<'de> Deserialize<'de> for Endpoint {
 }
 
 /// A network: an address and a prefix length.
+///
+/// ```
+/// use xvs_proto::Prefix;
+///
+/// let network: Prefix = "192.0.2.77/24".parse()?;
+/// assert_eq!(network.to_string(), "192.0.2.0/24");
+/// assert!(network.contains("192.0.2.200".parse().unwrap()));
+/// assert!(!network.contains("192.0.3.1".parse().unwrap()));
+/// # Ok::<(), xvs_proto::addr::NotAPrefix>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Prefix {
     addr: IpAddr,

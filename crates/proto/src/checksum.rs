@@ -74,6 +74,13 @@ pub(crate) fn folded(sum: u64) -> u16 {
 /// The change in a packet's sum that a rewrite causes: the old words subtracted, the new words added.
 ///
 /// One value updates every checksum that covers the rewritten words.
+///
+/// ```
+/// use xvs_proto::checksum::Delta;
+///
+/// // The example of RFC 1624 §4: in a header with checksum dd2f, the word 5555 becomes 3285.
+/// assert_eq!(Delta::default().word(0x5555, 0x3285).applied(0xdd2f), 0x0000);
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Delta(Sum);
 
@@ -129,6 +136,17 @@ pub enum Coverage {
 /// One sum serves both families, because their pseudo-headers contain the same values at different offsets.
 ///
 /// Source: RFC 9293 §3.1; RFC 768; RFC 8200 §8.1.
+///
+/// ```
+/// use xvs_proto::checksum::transport;
+/// use xvs_proto::{Protocol, udp};
+///
+/// let (source, dest) = ("192.0.2.1".parse().unwrap(), "198.51.100.2".parse().unwrap());
+/// let mut datagram = *b"\x12\x34\0\x35\0\x0a\0\0hi";
+/// let checksum = transport(source, dest, Protocol::UDP.0, &datagram);
+/// datagram[udp::field::CHECKSUM].copy_from_slice(&checksum.to_be_bytes());
+/// assert_eq!(transport(source, dest, Protocol::UDP.0, &datagram), 0, "the checksum is correct");
+/// ```
 pub fn transport(source: IpAddr, dest: IpAddr, protocol: u8, segment: &[u8]) -> u16 {
     pseudo_header(source, dest, protocol, segment.len()).bytes(segment).checksum()
 }

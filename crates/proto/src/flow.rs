@@ -5,6 +5,19 @@ use std::net::IpAddr;
 use crate::addr::{Endpoint, Protocol};
 
 /// The protocol and the endpoints in a packet's headers.
+///
+/// ```
+/// use xvs_proto::{Endpoint, FlowKey, HashSecret, Protocol};
+///
+/// let client = Endpoint::new([192, 0, 2, 1], 40000);
+/// let server = Endpoint::new([198, 51, 100, 2], 443);
+/// let flow = FlowKey { protocol: Protocol::TCP, source: client, dest: server };
+/// assert_eq!(flow.reversed().dest, client);
+///
+/// // Both directions of a connection have one hash.
+/// let secret = HashSecret([0x9e37_79b9, 0x7f4a_7c15, 0xf39c_c060]);
+/// assert_eq!(flow.hash(&secret), flow.reversed().hash(&secret));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct FlowKey {
     /// The transport protocol.

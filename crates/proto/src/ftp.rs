@@ -6,6 +6,17 @@
 //!
 //! Source: RFC 959 §4.1.2 and §5.3 (`PORT`, `PASV`), RFC 1123 §4.1.2.6 (the numbers in reply 227), RFC 2428 (`EPRT`,
 //! `EPSV`).
+//!
+//! ```
+//! use xvs_proto::Endpoint;
+//! use xvs_proto::ftp::{Command, Reply, commands, passive_reply};
+//!
+//! assert!(commands(b"TYPE I\r\nPASV\r\n").eq([Command::Passive]));
+//! let reply = passive_reply(b"227 Entering Passive Mode (192,0,2,1,195,80)\r\n");
+//! let Some(Reply::Passive(endpoint, address)) = reply else { panic!("no passive reply") };
+//! assert_eq!(endpoint, Endpoint::new([192, 0, 2, 1], 50000));
+//! assert_eq!(address, 27..36, "the position of 192,0,2,1");
+//! ```
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::ops::Range;

@@ -56,6 +56,19 @@ mod option {
 
 /// A packet whose header has been checked: version, lengths, checksum. The view covers only the packet, without
 /// link-layer padding.
+///
+/// ```
+/// use xvs_proto::ipv4::Ipv4;
+///
+/// // The header of a packet without data. Setters keep its checksum correct.
+/// let mut bytes = *b"\x45\0\0\x14\0\0\0\0\x40\x11\x8e\xa2\xc0\0\x02\x01\xc6\x33\x64\x02";
+/// let mut packet = Ipv4::edit(&mut bytes);
+/// packet.set_dest("10.0.0.1".parse().unwrap());
+/// packet.decrement_ttl();
+/// let packet = Ipv4::parse(&bytes)?;
+/// assert_eq!((packet.dest().to_string(), packet.ttl()), ("10.0.0.1".to_owned(), 63));
+/// # Ok::<(), xvs_proto::Malformed>(())
+/// ```
 #[derive(Debug)]
 pub struct Ipv4<B> {
     bytes: B,

@@ -13,6 +13,20 @@ use crate::{Family, MacAddr, Prefix};
 use thiserror::Error;
 
 /// The director's network. By default it contains only the kernel's default policy rules.
+///
+/// ```
+/// use xvs_proto::MacAddr;
+/// use xvs_proto::network::{Network, RouteAction};
+///
+/// let mut network = Network::default();
+/// let mac = MacAddr([2, 0, 0, 0, 0, 1]);
+/// network.add_link("lan", mac, &[("192.0.2.1".parse().unwrap(), 24)], 1500)?;
+/// network.add_route("0.0.0.0/0".parse().unwrap(), Some("192.0.2.254".parse().unwrap()), "lan")?;
+/// let route = network.route_to("198.51.100.2".parse::<std::net::IpAddr>().unwrap()).unwrap();
+/// let RouteAction::Unicast(hops) = &route.action else { panic!("not forwarded") };
+/// assert_eq!(hops[0].via, Some("192.0.2.254".parse().unwrap()));
+/// # Ok::<(), xvs_proto::network::NetworkError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Network {
     /// The interfaces, each with a different id.

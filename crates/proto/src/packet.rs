@@ -134,6 +134,21 @@ pub enum Parsed {
 /// # Errors
 ///
 /// [`Malformed`] if the frame contradicts itself.
+///
+/// ```
+/// use xvs_proto::{Malformed, Parsed, Protocol, parse};
+///
+/// // UDP from 192.0.2.1:4660 to 198.51.100.2:53, without data.
+/// let mut frame = [0; 42];
+/// frame[12..24].copy_from_slice(&[8, 0, 0x45, 0, 0, 28, 0, 0, 0, 0, 64, 17]);
+/// frame[26..39].copy_from_slice(&[192, 0, 2, 1, 198, 51, 100, 2, 0x12, 0x34, 0, 53, 0]);
+/// assert_eq!(parse(&frame), Err(Malformed::Ipv4Checksum));
+/// frame[24..26].copy_from_slice(&[0x8e, 0x9a]);
+/// frame[39] = 8;
+/// let Ok(Parsed::Ip(packet)) = parse(&frame) else { panic!("not an IP packet") };
+/// assert_eq!(packet.flow.protocol, Protocol::UDP);
+/// assert_eq!(packet.flow.dest.to_string(), "198.51.100.2:53");
+/// ```
 pub fn parse(frame: &[u8]) -> Result<Parsed, Malformed> {
     let link = ethernet::parse(frame)?;
     let network = link.payload;

@@ -34,6 +34,17 @@ pub const fn header_len(family: Family) -> usize {
 /// # Panics
 ///
 /// If `bytes` is shorter than the header.
+///
+/// ```
+/// use xvs_proto::{Endpoint, Protocol, proxy};
+///
+/// let mut bytes = [0; proxy::MAX_LEN];
+/// let client = Endpoint::new([192, 0, 2, 1], 40000);
+/// let len = proxy::emit(&mut bytes, Protocol::TCP, client, Endpoint::new([198, 51, 100, 2], 443));
+/// assert_eq!(len, 28);
+/// assert!(bytes.starts_with(b"\r\n\r\n\0\r\nQUIT\n\x21\x11"), "version 2, PROXY, TCP over IPv4");
+/// assert_eq!(bytes[16..20], [192, 0, 2, 1]);
+/// ```
 pub fn emit(bytes: &mut [u8], protocol: Protocol, client: Endpoint, virtual_endpoint: Endpoint) -> usize {
     let len = header_len(client.family());
     let family = match client.family() {

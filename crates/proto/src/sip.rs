@@ -9,6 +9,14 @@
 ///
 /// `None` if there is no such field, or if its value is too long, contains a character that is not allowed in a
 /// Call-ID, or is not ended by a line ending: a truncated identity identifies nothing.
+///
+/// ```
+/// use xvs_proto::sip::call_id;
+///
+/// let message = b"INVITE sip:bob@example.org SIP/2.0\r\ni: a84b4c76e66710@192.0.2.1\r\n\r\n";
+/// assert_eq!(call_id(message), Some(&b"a84b4c76e66710@192.0.2.1"[..]));
+/// assert_eq!(call_id(b"INVITE sip:bob@example.org SIP/2.0\r\ni: a84b4c"), None, "truncated");
+/// ```
 pub fn call_id(message: &[u8]) -> Option<&[u8]> {
     let mut rest = message;
     // The first line is the request or status.

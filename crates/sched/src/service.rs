@@ -8,6 +8,17 @@ use serde::{Deserialize, Serialize};
 use xvs_proto::{Endpoint, Family, Protocol};
 
 /// The key of a virtual service: the properties that select its packets.
+///
+/// ```
+/// use xvs_proto::{Endpoint, Family};
+/// use xvs_sched::ServiceKey;
+///
+/// let key: ServiceKey = "TCP 198.51.100.2:80".parse()?;
+/// assert_eq!(key, ServiceKey::tcp(Endpoint::new([198, 51, 100, 2], 80)));
+/// assert_eq!("FWM 7 IPv6".parse(), Ok(ServiceKey::Mark { mark: 7, family: Family::V6 }));
+/// assert!("TCP 198.51.100.2".parse::<ServiceKey>().is_err(), "the port is missing");
+/// # Ok::<(), xvs_sched::service::NotAService>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]

@@ -304,6 +304,17 @@ pub struct Census {
 }
 
 /// The frames of one area, and the state of each.
+///
+/// ```
+/// use xvs_xdp::{FrameLayout, FramePool};
+///
+/// let layout = FrameLayout { frame_size_bytes: 2048, headroom_bytes: 256, frames: 2 };
+/// let mut pool = FramePool::in_memory(layout);
+/// let mut frame = pool.take().unwrap();
+/// assert!(frame.resize(60) && frame.grow_front(20), "an outer header fits the headroom");
+/// assert_eq!((frame.len(), frame.headroom()), (80, 236));
+/// pool.put(frame);
+/// ```
 pub struct FramePool {
     base: NonNull<u8>,
     layout: FrameLayout,

@@ -5,6 +5,24 @@
 //! Set-up and shutdown may block, and belong to a control thread; only [`Sockets`] and [`FramePool`] are used for each
 //! burst. This crate does not interpret packets: other crates decide which frames a program steers and where they go.
 //! The XDP programs themselves are in `crates/dataplane/bpf` (steering) and `crates/realserver/bpf` (decapsulation).
+//!
+//! ```no_run
+//! use xvs_xdp::bpf::ObjectFile;
+//! use xvs_xdp::{Queues, RingSizes, Sockets, Wanted, attach};
+//!
+//! // An object with the program `steer` and its map of sockets, `xsks`. Needs root.
+//! let image = std::fs::read("steer.bpf.o")?;
+//! let attached = attach("eth0", Wanted::default(), c"steer", &[], None, |constants| {
+//!     let mut object = ObjectFile::open(&image)?;
+//!     object.set_constants(constants)?;
+//!     object.load()
+//! })?;
+//! let links = [Queues { attached: &attached, queues: &[0] }];
+//! let mut sockets = Sockets::open(&links, RingSizes::default())?;
+//! let mut bytes = 0;
+//! sockets.receive(xvs_xdp::BURST, |_, frame| bytes += frame.len());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 // Rings, descriptors and libbpf are raw memory and C. No misuse of this crate's public functions is unsound.
 #![allow(unsafe_code)]

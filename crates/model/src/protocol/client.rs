@@ -92,6 +92,18 @@ impl Failure {
 }
 
 /// A connection to the daemon.
+///
+/// ```no_run
+/// use std::path::Path;
+/// use xvs_model::protocol::client::{Client, DEFAULT_SOCKET, Director};
+/// use xvs_model::protocol::reply::Reply;
+/// use xvs_model::protocol::request::Request;
+///
+/// let mut client = Client::connect(Path::new(DEFAULT_SOCKET))?;
+/// let Reply::Status(status) = client.call(Request::Status)? else { panic!("not a status") };
+/// assert!(status.warnings.is_empty(), "{:?}", status.warnings);
+/// # Ok::<(), xvs_model::protocol::client::Failure>(())
+/// ```
 #[derive(Debug)]
 pub struct Client {
     stream: UnixStream,

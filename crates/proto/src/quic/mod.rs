@@ -4,6 +4,17 @@
 //! all versions of QUIC share, and no byte beyond the datagram.
 //!
 //! Source: RFC 8999 §5.
+//!
+//! ```
+//! use xvs_proto::quic::{Decoder, Header};
+//!
+//! // A short header. The connection ID has a server ID of 3 bytes and a nonce of 4, not encrypted.
+//! let datagram = [0x40, 0x07, 0xc4, 0x60, 0x5e, 0x45, 0x04, 0xcc, 0x4f, 0xff];
+//! let Some(Header::Short(id)) = Header::of(&datagram) else { panic!("not a short header") };
+//! assert_eq!(Decoder::configuration(id), Some(0));
+//! let server_id = Decoder::new(3, 4, None).and_then(|decoder| decoder.server_id(id)).unwrap();
+//! assert_eq!(server_id.to_string(), "c4605e");
+//! ```
 
 mod server_id;
 

@@ -1,6 +1,14 @@
 //! The flags of a scheduler (`-b`).
 
 /// The flags of `sh` and `mh`. Other schedulers ignore them.
+///
+/// ```
+/// use xvs_sched::scheduler::Flags;
+///
+/// let flags = Flags(Flags::FALLBACK.0 | Flags::PORT.0);
+/// assert!(flags.contains(Flags::PORT));
+/// assert!(!Flags::FALLBACK.contains(flags));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Flags(pub u8);
 
