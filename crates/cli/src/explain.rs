@@ -1,8 +1,7 @@
 //! `xvs explain`: the fate of a packet, and its reasons. The request changes nothing.
 //!
-//! Not here: the sentences, which are beside the decisions: drop reasons (`verdict.rs` of `dataplane`), passed packets
-//! (`explain/pass_reason.rs`, there too), the choice of a real server (`sched`), advice (`api/explain/report.rs` of
-//! `ctl`).
+//! The sentences are beside the decisions: drop reasons in `verdict.rs` and passed packets in `explain/pass_reason.rs`
+//! of `dataplane`, the choice of a real server in `sched`, advice in `api/explain/report.rs` of `ctl`.
 
 use std::io::Write;
 

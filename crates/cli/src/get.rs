@@ -57,7 +57,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// Greatest width of the column of values; a longer one moves its source to the right.
+/// Maximum width of the column of values; a longer value moves its source to the right.
 const VALUE: usize = 24;
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ impl CommandFactory for Cli {
             }
             text += "\n";
         }
-        // Of clap, in no group.
+        // Trims the blank lines of clap's text, which belong to no group.
         text.truncate(text.trim_end().len());
         text += "\n  help         Print this message, or the help of a subcommand\n";
         xvs.help_template(format!(

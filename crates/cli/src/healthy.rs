@@ -1,9 +1,8 @@
 //! `xvs healthy`: an exit code that says whether xvsd makes progress.
 //!
 //! For keepalived's `vrrp_script` and for `packaging/xvs-announce`, which withdraws the addresses: it prints nothing on
-//! success, and ends within its timeout in any case. The request is sent on a thread of its own, which ends with the
-//! process, so neither a stopped xvsd nor a full socket delays the exit. Not here: the measurement of progress
-//! (`xvsd/src/daemon/liveness.rs`).
+//! success, and always ends within its timeout. The request is sent on a separate thread, which ends with the process,
+//! so neither a stopped xvsd nor a full socket delays the exit. Progress is measured in `xvsd/src/daemon/liveness.rs`.
 
 use std::sync::mpsc;
 use std::thread;

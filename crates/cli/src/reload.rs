@@ -1,6 +1,6 @@
-//! `xvs reload`: reloads xvs.toml and the keepalived.conf of xvsd.
+//! `xvs reload`: reloads the xvs.toml and keepalived.conf files of xvsd.
 //!
-//! It does not load the rules file, which is `xvs apply`'s; so it says if the rules in force differ from it.
+//! It does not load the rules file, as `xvs apply` does, but reports if the rules in force differ from it.
 
 use std::io::Write;
 

@@ -40,7 +40,7 @@ pub(super) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     Ok(if arguments.exit_code && report.state == Level::Warning { FAILED } else { DONE })
 }
 
-/// The report as text. The first word is `ok` or `warning`; the warnings come next.
+/// The report as text. It begins with `ok` or `warning`; the warnings come next.
 fn screen(report: &StatusReport) -> String {
     let below = match report.warnings.len() {
         0 => String::new(),
@@ -126,7 +126,7 @@ fn rules(rules: Option<&RulesStatus>, unconfirmed_seconds: Option<u64>) -> Vec<S
     rules.and_then(rules_not_in_force).iter().chain(&waits).map(|text| line("rules", text)).collect()
 }
 
-/// How the rules in force differ from their file; `None`: they do not.
+/// The difference between the rules in force and their file; `None` if they are equal.
 pub(super) fn rules_not_in_force(RulesStatus { file, found }: &RulesStatus) -> Option<String> {
     match found {
         RulesFound::Error(error) => Some(format!("{file}: {error}")),
@@ -165,7 +165,7 @@ fn sync(daemon: &SyncStatus) -> String {
     line("sync", &text)
 }
 
-/// How it stands with the tables that a daemon sends or receives.
+/// The state of the connection tables that a daemon sends or receives.
 fn peers(daemon: &SyncStatus) -> impl Iterator<Item = String> {
     daemon.peers.iter().map(|peer| {
         let SyncPeer { address, silent_seconds, messages, refused_messages, refused, table, .. } = peer;
@@ -211,7 +211,7 @@ fn connection_log(log: &ConnectionLogStatus) -> impl Iterator<Item = String> {
     })
 }
 
-/// The offload of connections, and the interfaces that have no part in it.
+/// The offload of connections, and the interfaces without it.
 fn offload(status: &OffloadStatus, interfaces: &[InterfaceStatus]) -> Vec<String> {
     let OffloadStatus { connections, packets } = *status;
     let packets = counted(packets, "packet", "packets");

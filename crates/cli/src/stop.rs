@@ -20,7 +20,7 @@ use crate::output::exit::{DONE, Done};
 
 /// The longest wait for the end of xvsd. Its scripts and its last bursts are given less.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// The time between two looks.
+/// The time between two checks.
 const INTERVAL: Duration = Duration::from_millis(20);
 /// Where directors keep their state.
 const STATE: &str = "/dev/shm/xvs";
@@ -90,7 +90,7 @@ fn left_behind(socket: &Path) -> Result<Vec<String>, Box<dyn Error>> {
     }
     let director = name_of(socket);
     let state: PathBuf = [STATE, &director].iter().collect();
-    // The folder above may be that of the user of xvsd, who could name another one there.
+    // The parent directory may belong to the user of xvsd, who could place a different file there.
     if fs::symlink_metadata(&state).is_ok_and(|found| !found.is_dir()) {
         return Err(format!("{} is no folder; remove it", state.display()).into());
     }

@@ -1,8 +1,7 @@
 //! A captured packet as one line of text.
 //!
-//! Time, RX interface, source, destination, protocol, and behind an arrow the verdict or the frames sent. The first
-//! drop for each reason also has the sentence that explains the reason. Not here: the choice of packets, and the
-//! output.
+//! Time, RX interface, source, destination, protocol, and after an arrow the verdict or the frames sent. The first drop
+//! for each reason is followed by the sentence that explains the reason.
 
 use std::collections::BTreeSet;
 use std::fmt::Write;

@@ -124,7 +124,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     let missed = match ended {
         Ok(missed) => missed,
         Err(Failure::Printing(error)) => return Err(sink.failed(error, packets)),
-        // The written part stays, and is a complete file.
+        // The file written so far is complete.
         Err(failure) => return Err(failure.into()),
     };
     sink.finish(&missed).map_err(|error| sink.failed(error, packets))?;
@@ -147,7 +147,7 @@ fn end_by_signal(stopper: Stopper) -> io::Result<()> {
     })
 }
 
-/// Starts a thread; the error says what it would be for.
+/// Starts a thread; the error names its purpose.
 fn spawn(what: &str, run: impl FnOnce() + Send + 'static) -> io::Result<()> {
     let started = thread::Builder::new().spawn(run);
     started.map(drop).map_err(|error| io::Error::new(error.kind(), format!("a thread for {what}: {error}")))

@@ -1,9 +1,9 @@
 //! Captured packets as a pcapng file, which Wireshark, tshark and tcpdump read.
 //!
 //! Each frame is an enhanced packet block on the interface with the kernel's name, with the direction as flags and the
-//! verdict as a comment; at the end, each interface has a block of statistics. The bytes returned so far are always a
-//! complete file, because only whole blocks are returned. The byte order is network order, in which the `pcap-file`
-//! crate writes the times of statistics correctly on every machine. Not here: files.
+//! verdict as a comment. A block of statistics for each interface ends the file. Only whole blocks are returned, so the
+//! bytes returned so far are always a complete file. The byte order is network order, in which the `pcap-file` crate
+//! writes the times of statistics correctly on every machine.
 //!
 //! Source: draft-ietf-opsawg-pcapng; <https://www.tcpdump.org/linktypes.html>.
 
@@ -103,7 +103,7 @@ impl Blocks {
         self.writer.write_pcapng_block(block).map(|_| ()).map_err(other)
     }
 
-    /// The interface of this name, described when it is first met.
+    /// The interface with this name; described on first use.
     fn interface(&mut self, name: &str) -> io::Result<&mut Interface> {
         let number = self.interfaces.len() as u32;
         if !self.interfaces.contains_key(name) {
@@ -164,7 +164,7 @@ fn comment(packet: &CapturedPacket, direction: Direction, out: usize, outs: usiz
     }
 }
 
-/// A verdict with its reason, and a sentence with its meaning.
+/// A verdict, its reason and a sentence that explains it.
 pub fn explained(packet: &CapturedPacket) -> String {
     let why = match packet.verdict.as_str() {
         "pass" => "passed to the kernel, as if xvs were absent",

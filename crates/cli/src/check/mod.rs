@@ -1,8 +1,8 @@
 //! `xvs check`: every fault of a rules file, without a daemon.
 //!
-//! The lines are applied in order to an empty state. Conditions of the machine, such as whether an address is its own,
-//! are checked by `xvs apply`, which changes nothing if one fails. With `--keepalived` the file is
-//! a keepalived.conf (`keepalived.rs`).
+//! The lines are applied in order to an empty state. Conditions of the machine, such as whether it has an address, are
+//! checked by `xvs apply`, which changes nothing if one fails. With `--keepalived` the file is read as keepalived.conf
+//! (`keepalived.rs`).
 
 pub(crate) mod keepalived;
 
@@ -54,7 +54,7 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     Ok(if faults.is_empty() { DONE } else { FAILED })
 }
 
-/// Whether a line of a keepalived.conf begins with this word, and none of a rules file.
+/// Whether this word begins a line of keepalived.conf but no line of a rules file.
 fn is_of_keepalived(word: &str) -> bool {
     matches!(
         word,

@@ -1,5 +1,6 @@
 //! Checks of virtual addresses: their link, this machine's ARP replies for them, and the kernel's settings for them.
-//! Not here: other machines that answer (`arp.rs`).
+//!
+//! Other machines that answer are found by `arp.rs`.
 
 use std::net::IpAddr;
 
@@ -76,7 +77,7 @@ fn is_in_network_of(link: &Link, addr: IpAddr) -> bool {
     networks.any(|network| network.contains(addr))
 }
 
-/// The attached link most likely to receive clients' packets: that of the default route, else the first named.
+/// The attached link most likely to receive clients' packets: the link of the default route, otherwise the first one.
 fn towards_clients(facts: &Facts) -> Option<&Link> {
     default_link(&facts.network).filter(|link| facts.names(&link.name)).or_else(|| {
         let link = facts.network.link_named(&facts.interfaces.first()?.name)?;
@@ -198,7 +199,7 @@ fn nat_servers(facts: &Facts) -> impl Iterator<Item = IpAddr> {
     nat.map(|(_, server)| server.endpoint.addr)
 }
 
-/// A name as a part of a dotted name of sysctl(8), which reads a slash as a dot.
+/// A name as a component of a dotted sysctl(8) name, in which a slash stands for a dot.
 fn sysctl(name: &str) -> String {
     name.replace('.', "/")
 }

@@ -1,8 +1,7 @@
-//! ARP probes (RFC 5227 §2.1.1): the machines on a link that answer for an IPv4 address, and those of them that should
-//! not.
+//! ARP probes (RFC 5227 §2.1.1): the machines on a link that answer for an IPv4 address, and which of them should not.
 //!
-//! A probe has no sender address, so it changes no ARP table. The machine with the address answers, and so does a real
-//! server that has the address on another interface, unless it is configured not to. Blocks for the given time.
+//! A probe has no sender address, so it changes no ARP table. The machine with the address answers. A real server that
+//! has the address on another interface answers too, unless it is configured not to. Blocks for the given time.
 
 use std::io;
 use std::net::Ipv4Addr;
@@ -62,7 +61,7 @@ fn sender(packet: &[u8]) -> Option<(Ipv4Addr, MacAddr)> {
 
 /// Whether other machines answer ARP for virtual addresses, such as real servers without ARP suppression.
 pub(super) fn answered_by_others(facts: &Facts) -> Vec<Finding> {
-    // A stranger that answers for an address that is not here is named by `present`.
+    // `present` names a stranger that answers for an address that this machine lacks.
     let answered = facts.answers.iter().filter_map(|answer| wrong_answer(facts, answer));
     let probed =
         facts.virtual_addresses().into_iter().filter(|vip| vip.is_ipv4() && !facts.probed.is_empty());

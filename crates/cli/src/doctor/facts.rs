@@ -44,9 +44,9 @@ pub(super) struct Facts {
     pub daemon: Option<DaemonFacts>,
     /// Why there is no report.
     pub no_daemon: String,
-    /// The daemon's services, else those of the rules file.
+    /// The daemon's services, otherwise the services in the rules file.
     pub services: Vec<Service>,
-    /// The daemon's `steered_endpoints`; `None`: no daemon has said it.
+    /// The daemon's `steered_endpoints`; `None` if no daemon has reported it.
     pub steered_endpoints: Option<u32>,
     /// Virtual addresses from the command line, in addition to those of the services.
     pub addresses: Vec<IpAddr>,
@@ -74,7 +74,7 @@ pub(super) struct Facts {
     pub clocks: Vec<Clock>,
 }
 
-/// Where the kernel says which memory gets huge pages without a reservation.
+/// The kernel's setting for the memory that gets huge pages without a reservation.
 pub(super) const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enabled";
 
 /// Limits on locked memory, and huge pages.
@@ -82,31 +82,31 @@ pub(super) const TRANSPARENT: &str = "/sys/kernel/mm/transparent_hugepage/enable
 pub(super) struct Memory {
     /// Whether this process may lock memory without a limit (CAP_IPC_LOCK).
     pub may_lock: bool,
-    /// The hard limit of RLIMIT_MEMLOCK; `None`: unlimited.
+    /// The hard limit RLIMIT_MEMLOCK; `None` if unlimited.
     pub lock_limit_bytes: Option<u64>,
     /// Reserved huge pages.
     pub huge_pages: HugePages,
     /// For which memory the kernel makes huge pages without a reservation: the text of [`TRANSPARENT`].
     pub transparent: String,
-    /// The limit of a control group of this process.
+    /// The memory limit of a control group of this process.
     pub cgroup_limit: Option<CgroupLimit>,
 }
 
 /// A service with its real servers.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Service {
-    /// Its key.
+    /// The service key.
     pub key: ServiceKey,
-    /// Its real servers.
+    /// The real servers.
     pub servers: Vec<Destination>,
 }
 
 /// An interface that is examined.
 #[derive(Debug)]
 pub(super) struct Interface {
-    /// Its name.
+    /// The interface name.
     pub name: String,
-    /// Its state, or why it cannot be read.
+    /// The state of the device, or why it cannot be read.
     pub device: Result<Device, String>,
     /// Why it cannot be attached because of its members, or of the link that it is a member of.
     pub refused: Option<String>,
@@ -128,7 +128,7 @@ pub(super) struct Answer {
 pub(super) struct Clock {
     /// The director's address.
     pub addr: IpAddr,
-    /// By how many milliseconds it is ahead of this machine's; or why that is not known.
+    /// Milliseconds by which the clock is ahead of this machine's; or why they are unknown.
     pub ahead_millis: Result<i64, String>,
 }
 
@@ -140,7 +140,7 @@ impl Facts {
             .filter_map(|interface| Some((interface.name.as_str(), interface.device.as_ref().ok()?)))
     }
 
-    /// The receive queues that each of them has under xvsd: those of `queues` in xvs.toml, else those that it has now.
+    /// The interfaces with the number of RX queues under xvsd: `queues` in xvs.toml, otherwise the current number.
     pub(super) fn queues(&self) -> Vec<(&str, u32)> {
         self.devices()
             .map(|(name, device)| {
@@ -178,12 +178,12 @@ impl Facts {
         self.settings.get(place).and_then(|value| value.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// An IPv4 setting of an interface for which the kernel uses the maximum of its own value and that of `all`.
+    /// An IPv4 setting of an interface for which the kernel uses the maximum of the interface's value and `all`.
     pub(super) fn highest(&self, interface: &str, name: &str) -> u32 {
         self.setting(&conf("all", name)).max(self.setting(&conf(interface, name)))
     }
 
-    /// Whether xvsd can send on this link: it is attached, or a VLAN over an attached link.
+    /// Whether xvsd can send on this link: it is attached, or is a VLAN over an attached link.
     pub(super) fn is_attached(&self, egress: &Egress, link: LinkId) -> bool {
         let below = egress.tag(link).map_or(link, |(below, _)| below);
         egress.link(below).is_some_and(|info| self.names(&info.name))

@@ -1,6 +1,6 @@
-//! The client of `xvs doctor --fleet`: reads the `/status.json` of directors, over HTTP or HTTPS.
+//! The client for `xvs doctor --fleet`: reads `/status.json` from directors, over HTTP or HTTPS.
 //!
-//! All directors are asked at once, with five seconds for each request. All pages of a document are read.
+//! All directors are queried at once, with five seconds for each request. All pages of a document are read.
 
 use std::error::Error;
 use std::fs;
@@ -27,7 +27,7 @@ use xvs_model::foreign_text::ForeignText;
 
 use crate::doctor::fleet::{Asked, NoPage, Page};
 
-/// The directors, and how they are asked.
+/// The directors, and the settings of the requests to them.
 #[derive(Debug, Args)]
 pub(super) struct Fleet {
     /// Compare these directors of a fleet instead: each by the HOST, HOST:PORT [default: 9112] or URL of its status
@@ -73,7 +73,7 @@ impl Fleet {
     }
 }
 
-/// What all directors are shown.
+/// The credentials sent to all directors.
 struct Access {
     /// The value of the header.
     token: Option<String>,

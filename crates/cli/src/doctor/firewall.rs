@@ -1,9 +1,9 @@
 //! Check of netfilter's rules: rules that drop packets of services have no effect, because XDP runs before netfilter.
 //!
-//! A rule concerns a service if no criterion excludes its packets and no rule before accepts all of them. Criteria that
-//! depend on the client or an unknown match may hold for some packets; connections count as new, and VIPs as addresses
-//! of this machine. Services of marks are not examined. Cost: each rule for each service, at most [`VISITS_MAX`] rules.
-//! Not here: reading the rules (`xvs_host::netfilter`).
+//! A rule concerns a service if no criterion excludes its packets and no earlier rule accepts all of them. A criterion
+//! that depends on the client, or an unknown match, may hold for some packets; connections count as new, and VIPs as
+//! addresses of this machine. Services for firewall marks are not examined. Cost: each rule for each service, at most
+//! [`VISITS_MAX`] rules. The rules are read by `xvs_host::netfilter`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
@@ -91,7 +91,7 @@ enum Extent {
     All,
 }
 
-/// What follows for packets at the end of a chain.
+/// The fate of packets at the end of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
     /// All are accepted or dropped.
@@ -199,11 +199,11 @@ fn is_named(interface: &str, name: &str) -> bool {
 }
 
 pub(super) const CHECK: &str = "firewall";
-/// The most rules with a finding of their own.
+/// Maximum number of rules that get a finding each.
 const NAMED: usize = 8;
 /// The deepest nesting of chains; netfilter's own limit is 16 (`NFT_JUMP_STACK_SIZE`).
 const DEPTH_MAX: usize = 16;
-/// The most rules that are evaluated for all services together.
+/// Maximum number of rules that are evaluated for all services together.
 const VISITS_MAX: usize = 1_000_000;
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! `xvs doctor --fleet`: whether the directors of a fleet choose the same real server for each connection.
 //!
 //! Routers spread flows over the directors, and move some of them when the fleet changes. A flow then continues if its
-//! connection was synchronized, or if the other director makes the same choice. So the data of each director's
-//! `/status.json` on which a choice depends are compared with the data of the first director that answers. Nothing is
-//! changed. Not here: the client (`fetch.rs`).
+//! connection was synchronized, or if the other director makes the same choice. So the fields of each director's
+//! `/status.json` on which a choice depends are compared with those of the first director that answers. Nothing is
+//! changed.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -17,7 +17,7 @@ use xvs_model::report::status::{SyncStatus, SyncTable};
 
 use crate::doctor::finding::Finding;
 
-/// What a fleet's director says in its `/status.json`, as far as it is compared.
+/// The fields of a director's `/status.json` that are compared.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Page {
     pub pages: usize,
@@ -45,7 +45,7 @@ pub(super) struct Service {
 struct Server {
     server: ForeignText,
     state: ForeignText,
-    /// `None`: it is not in the service.
+    /// `None` if it is not in the service.
     method: Option<ForeignText>,
     weight: Option<u32>,
 }
@@ -111,7 +111,7 @@ fn services(directors: &[Answered<'_>]) -> Vec<Finding> {
     findings
 }
 
-/// What differs between a service on two directors.
+/// The differences between a service on two directors.
 fn compare(key: &ForeignText, (first, a): (&str, &Service), (second, b): (&str, &Service)) -> Vec<Finding> {
     let mut findings = Vec::new();
     if a.rule != b.rule {
@@ -202,7 +202,7 @@ fn scheduler(key: &ForeignText, service: &Service) -> Option<Finding> {
     Some(Finding::warn(SERVICE, key, found).mend_on("each director", mend))
 }
 
-/// Whether a director that does not know a connection takes it in the middle.
+/// Whether a director that does not know a connection takes it over midway.
 fn sloppy_tcp(directors: &[Answered<'_>]) -> Vec<Finding> {
     let off = directors.iter().filter(|(_, page)| !page.sloppy_tcp);
     let findings: Vec<_> = off
@@ -384,7 +384,7 @@ mod tests {
             ),
             (
                 "fail real server TCP 198.51.100.1:80 192.0.2.11:80: b:1 does not have it in the service, a:1 does;",
-                // Its checks have taken it out.
+                // The checks have removed it.
                 |service| service["servers"][1]["method"] = Value::Null,
             ),
             (

@@ -128,7 +128,7 @@ fn ask_the_daemon(facts: &mut Facts) {
     let mut client = match late_reply::connect(&default_socket()) {
         Ok(client) => client,
         Err(error) => {
-            // The rest of the text says how to start a daemon.
+            // The rest of the text describes how to start a daemon.
             facts.no_daemon = error.to_string().split(';').next().unwrap_or_default().to_owned();
             return;
         }
@@ -157,7 +157,7 @@ fn note_rules(facts: &mut Facts, state: &State) {
     facts.locals = state.locals().to_vec();
 }
 
-/// The file and those that it names, and their services unless a daemon has reported its own.
+/// Reads the file and the files that it names, and their services unless a daemon has reported services.
 fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
     let Some(path) = path else { return };
     match Config::read(path) {
@@ -175,9 +175,10 @@ fn read_the_config(facts: &mut Facts, path: Option<&Path>) {
     }
 }
 
-/// The state with which xvsd would start by this configuration, and what it would leave out.
+/// The state with which xvsd would start from this configuration, and what it would leave out.
 ///
 /// # Errors
+///
 /// xvsd would refuse the configuration.
 fn read_named_files(config: &Config) -> Result<(State, Vec<Finding>), Box<dyn Error>> {
     // A file without interfaces is accepted: arguments may name them.
@@ -308,7 +309,7 @@ fn ask_the_wire(facts: &mut Facts) {
         .collect();
     let hops: BTreeSet<_> = next_hops(facts).into_iter().map(|(ifindex, _)| ifindex).collect();
     let links = facts.network.links.iter().filter(|link| {
-        // Of a bond, which has the addresses, its members are not asked.
+        // The members of a bond are not examined: the bond has the addresses.
         let named = facts.names(&link.name) && bond_of(link, &facts.network.links).is_none();
         let concerned = named || hops.contains(&link.ifindex);
         concerned && link.up && link.mac.0 != [0; 6]

@@ -238,7 +238,7 @@ mod tests {
     use crate::doctor::finding::Level;
     use crate::doctor::interfaces::*;
 
-    /// The findings that are not ok, of `wan` changed by `change`, as «level check: command».
+    /// The findings that are not ok for `wan` as changed by `change`, as «level check: command».
     fn wrong(change: impl Fn(&mut Interface, &mut Device)) -> Vec<String> {
         complaints(&changed(facts(), change))
     }
@@ -399,7 +399,7 @@ mod tests {
         assert_eq!(of(Some(Mode::Native), other()), ["fail xdp wan: ip link set dev wan xdp off"]);
         assert_eq!(of(Some(Mode::Generic), None), ["fail xdp wan: ip link set dev wan xdpgeneric off"]);
         assert!(of(Some(Mode::Native), Some(Owner::RealServer))[0].contains("xvs realserver"));
-        // `ip link` cannot remove a program that a process holds.
+        // `ip link` cannot detach a program that a process holds.
         assert_eq!(held(Some(Mode::Native), other(), Some(4711)), ["fail xdp wan: "]);
         // Another xvsd's process is not seen without root.
         assert_eq!(of(Some(Mode::Native), Some(Owner::Director)), ["fail xdp wan: "]);

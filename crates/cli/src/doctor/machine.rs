@@ -70,7 +70,7 @@ pub(super) fn memory_lock(facts: &Facts) -> Vec<Finding> {
     vec![finding]
 }
 
-/// The packet memory of all workers that xvsd would start; `None`: it would not start, as the check of queues says.
+/// The packet memory of all workers that xvsd would start; `None` if the check of queues says that it would not start.
 fn packet_bytes(facts: &Facts) -> Option<u64> {
     let mtu = facts.devices().map(|(_, device)| device.mtu).max()?;
     let sizes = RingSizes { receive: facts.config.receive_ring, transmit: facts.config.transmit_ring };
@@ -118,8 +118,8 @@ fn table(facts: &Facts) -> TableConfig {
     TableConfig { capacity: config.conn_table_size, workers: config.workers.unwrap_or(1), memory }
 }
 
-/// Whether an xvsd that is started from this shell has room for the connection table: its control group would be the
-/// doctor's. A unit of systemd has another one, so this never fails.
+/// Whether the control group has room for the connection table of an xvsd started from this shell, which would be in
+/// the doctor's group. A systemd unit has a different group, so this never fails.
 pub(super) fn memory_limit(facts: &Facts) -> Vec<Finding> {
     let Some(limit) = facts.memory.cgroup_limit.as_ref().filter(|_| facts.daemon.is_none()) else {
         return Vec::new();
@@ -185,7 +185,7 @@ pub(super) fn kernel_services(facts: &Facts) -> Vec<Finding> {
     vec![finding.seen("/proc/net/ip_vs")]
 }
 
-/// The problems of this machine as a real server, if it is one.
+/// The problems of this machine as a real server; none if it is not one.
 pub(super) fn real_server(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     for Status { vip, method, dev, problems, .. } in &facts.real_server {

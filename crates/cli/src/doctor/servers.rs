@@ -62,7 +62,7 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination
         let mut links = facts.network.links.iter();
         let link = attachment.towards(addr).or_else(|| links.find(|one| one.id == link && one.resolves));
         return match link {
-            // The route works for the kernel: another one may not reach the real server.
+            // The kernel has a working route; a different route may not reach the real server.
             Some(link) => {
                 Finding::fail(ROUTE, addr, format!("{found}; {}", attachment.step(link))).seen(ROUTES)
             }
@@ -93,8 +93,8 @@ fn route(facts: &Facts, egress: &Egress, service: &Service, server: &Destination
     }
 }
 
-/// The key of the route look-up for packets to a real server: of the first VRF of an examined interface, or of none,
-/// that has a route by an examined interface.
+/// The lookup key of the route for packets to a real server: in the first VRF of an examined interface, or outside
+/// VRFs, that has a route through an examined interface.
 fn key_to(facts: &Facts, egress: &Egress, addr: IpAddr) -> RouteKey {
     let vrfs: BTreeSet<_> = facts.links().map(|link| link.vrf).collect();
     let mut keys = vrfs.into_iter().map(|vrf| RouteKey::from(addr).of_vrf(vrf));
@@ -161,7 +161,7 @@ fn room(facts: &Facts, egress: &Egress, service: &Service, server: &Destination)
         let finding = Finding::warn(MTU, object, found);
         let name = &egress.link(link)?.name;
         match clients + overhead {
-            // All links on the path must take packets of this size.
+            // All links on the path must carry packets of this size.
             wanted if learnt.is_none() && facts.mtu_limit.is_none_or(|limit| wanted <= limit) => {
                 finding.mend(format!("ip link set dev {name} mtu {wanted}"))
             }
@@ -178,8 +178,8 @@ fn overhead(server: &Destination) -> u32 {
     forward::overhead(&ends, snapshot::Tunnel { source: None, encapsulation: encapsulation(tunnel) })
 }
 
-/// The largest packet that clients of a service send, in bytes: the MTU of the link that has the service's address,
-/// else the largest MTU of an attached link.
+/// The largest packet that clients send to a service, in bytes: the MTU of the link with the service's address,
+/// otherwise the largest MTU of an attached link.
 fn clients_mtu(facts: &Facts, service: &Service) -> Option<u32> {
     let holder = match service.key {
         ServiceKey::Address { endpoint, .. } => {

@@ -1,8 +1,8 @@
-//! Reader of the facts of `--tune`: settings of network cards from ethtool's requests; interrupts, cores and NUMA nodes
+//! Reader of the facts for `--tune`: settings of network cards from ethtool requests; interrupts, cores and NUMA nodes
 //! from `/sys` and `/proc`.
 //!
-//! Needs neither root nor the program ethtool. A fact that cannot be read is left empty: the kernel or the driver does
-//! not have it. Not here: the recommended values (`tune.rs`).
+//! Needs neither root nor the program ethtool. A fact that the kernel or the driver does not provide is left empty. The
+//! recommended values are in `tune.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,22 +18,23 @@ use xvs_xdp::device::Device;
 use crate::doctor::facts::Facts;
 use crate::output::late_reply;
 
-/// What can be tuned, and what it depends on.
+/// The tunable settings, and the facts that they depend on.
 #[derive(Debug, Default)]
 pub(super) struct Tunables {
-    /// The interfaces that have a device behind them.
+    /// The interfaces backed by a device.
     pub cards: Vec<Card>,
-    /// How many workers are wanted: as many as run, else as configured, else as xvsd would start with the most queues.
+    /// The number of workers: those that run, otherwise as configured, otherwise as xvsd would start with the most
+    /// queues.
     pub wanted_workers: usize,
-    /// The core of each worker that runs or would run; `None`: it is not pinned.
+    /// The core of each worker that runs or would run; `None` if it is not pinned.
     pub worker_cores: Vec<Option<usize>>,
     /// The cores that are on.
     pub cores: BTreeSet<usize>,
     /// The cores on which the scheduler puts no other programs.
     pub isolated: BTreeSet<usize>,
-    /// The frequency governor of a core; absent: it has none.
+    /// The frequency governor of each core that has one.
     pub governors: BTreeMap<usize, String>,
-    /// The greatest exit latency of an enabled idle state of a core, in microseconds; absent: it has none.
+    /// The greatest exit latency of the enabled idle states of each core that has any, in microseconds.
     pub idle_exit_micros: BTreeMap<usize, u32>,
     /// The cores of each NUMA node, in the kernel's notation.
     pub nodes: BTreeMap<u32, String>,
@@ -46,17 +47,17 @@ pub(super) struct Tunables {
 pub(super) struct Card {
     /// The interface's name.
     pub name: String,
-    /// Its driver, queues and offloads.
+    /// The driver, queues and offloads.
     pub device: Device,
-    /// Its other settings.
+    /// The other settings.
     pub settings: CardSettings,
     /// Whether the interface is up.
     pub up: bool,
     /// Whether an xvsd has sockets on it, while which the kernel does not change its queues.
     pub attached: bool,
-    /// Its NUMA node; `None`: the machine does not say.
+    /// The NUMA node; `None` if the machine does not report it.
     pub node: Option<u32>,
-    /// Its interrupts of queues.
+    /// The interrupts of the queues.
     pub interrupts: Vec<Interrupt>,
 }
 
@@ -65,7 +66,7 @@ pub(super) struct Card {
 pub(super) struct Interrupt {
     /// The kernel's number.
     pub irq: u32,
-    /// Its name in `/proc/interrupts`.
+    /// The name in `/proc/interrupts`.
     pub name: String,
     /// The number of the receive or transmit queue.
     pub queue: u32,
@@ -109,7 +110,7 @@ impl Card {
         Self {
             name: name.to_owned(),
             device: device.clone(),
-            // An interface that disappeared meanwhile has none.
+            // Empty for an interface that has disappeared.
             settings: CardSettings::read(name).unwrap_or_default(),
             up: facts.network.links.iter().any(|link| link.ifindex == device.ifindex && link.up),
             attached: facts.daemon.as_ref().is_some_and(|daemon| daemon.interface(name).is_some()),
@@ -120,19 +121,19 @@ impl Card {
     }
 }
 
-/// The most receive queues that a device can have; what it has, if the driver does not say.
+/// Maximum number of RX queues of a device; the current number if the driver does not report a maximum.
 pub(super) fn most_queues(device: &Device) -> u32 {
     device.most_receive_queues.max(device.receive_queues)
 }
 
-/// `None`: no xvsd runs, or it does not say.
+/// `None` if no xvsd runs, or if it does not report them.
 fn cores_of_running_workers(facts: &Facts) -> Option<Vec<Option<usize>>> {
     facts.daemon.as_ref()?;
     let status = question::status().ask(&mut late_reply::connect(&default_socket()).ok()?).ok()?;
     Some(status.workers.iter().map(|worker| worker.core).collect())
 }
 
-/// The cores that this process may use, and so an xvsd that is started from here.
+/// The cores that this process may use, and therefore an xvsd started from here.
 fn cores_allowed() -> Vec<usize> {
     let status = text("/proc/self/status").unwrap_or_default();
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
@@ -144,7 +145,7 @@ fn cores_listed(path: &str) -> BTreeSet<usize> {
     text(path).map(|list| parse_cores(&list)).unwrap_or_default()
 }
 
-/// What is read from the folder of each worker's core.
+/// Reads a value from the directory of each worker's core.
 fn of_each<T>(workers: &[Option<usize>], read: impl Fn(String) -> Option<T>) -> BTreeMap<usize, T> {
     let cores = workers.iter().flatten();
     cores.filter_map(|core| Some((*core, read(format!("{CORES}/cpu{core}"))?))).collect()
@@ -168,7 +169,7 @@ fn interrupts(listing: &str, irqs: &BTreeSet<u32>) -> Vec<Interrupt> {
     interrupts.collect()
 }
 
-/// The interrupts of the device behind an interface since the machine booted; 0 without a device.
+/// The interrupts of the device of an interface since boot; 0 without a device.
 pub(super) fn interrupts_handled(name: &str) -> u64 {
     let irqs = vectors(&Path::new(NETWORK).join(name).join("device"));
     handled(&text("/proc/interrupts").unwrap_or_default(), &irqs)
@@ -184,9 +185,9 @@ fn handled(listing: &str, irqs: &BTreeSet<u32>) -> u64 {
     sums.sum()
 }
 
-/// The queue of an interrupt of this name; `None`: it is of something else, such as link events or filters.
+/// The queue of an interrupt with this name; `None` for other interrupts, such as link events or filters.
 ///
-/// Names are the drivers' own: `eth0-TxRx-0` (igb, ixgbe, igc), `ice-eth0-TxRx-0`, `eth0-rx-0` (e1000e),
+/// The names are chosen by drivers: `eth0-TxRx-0` (igb, ixgbe, igc), `ice-eth0-TxRx-0`, `eth0-rx-0` (e1000e),
 /// `virtio0-input.0`, `mlx5_comp0@pci:0000:01:00.0`.
 fn queue_of(name: &str) -> Option<u32> {
     let name = name.split('@').next()?.to_ascii_lowercase();
@@ -201,7 +202,7 @@ pub(super) fn affinity_path(irq: u32) -> String {
     format!("/proc/irq/{irq}/smp_affinity_list")
 }
 
-/// The greatest exit latency of the enabled idle states in a core's folder.
+/// The greatest exit latency of the enabled idle states in a core's directory.
 fn idle_exit_micros(folder: &str) -> Option<u32> {
     let latencies = names(Path::new(folder)).filter_map(|state| {
         let [latency, disable] =
@@ -226,13 +227,13 @@ fn runs(program: &str) -> bool {
     processes.any(|name| text(format!("/proc/{name}/comm")).is_some_and(|comm| comm == program))
 }
 
-/// The names of the files in a folder; none if it is absent.
+/// The names of the files in a directory; none if it is absent.
 fn names(folder: &Path) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok())
 }
 
-/// A file without the blanks around its text; `None`: it cannot be read.
+/// The trimmed text of a file; `None` if it cannot be read.
 fn text(path: impl AsRef<Path>) -> Option<String> {
     fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }
@@ -244,7 +245,7 @@ const ONLINE: &str = "/sys/devices/system/cpu/online";
 const ISOLATED_AT_BOOT: &str = "/sys/devices/system/cpu/isolated";
 /// Since Linux 6.8.
 const ISOLATED_BY_CPUSETS: &str = "/sys/fs/cgroup/cpuset.cpus.isolated";
-/// What the names of interrupts of queues end with, before the number.
+/// The endings of the names of queue interrupts, before the number.
 const QUEUES: [&str; 6] = ["rx", "tx", "input", "output", "comp", "fp"];
 
 #[cfg(test)]

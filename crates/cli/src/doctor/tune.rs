@@ -25,7 +25,8 @@ pub(super) enum Apply {
     No,
 }
 
-/// A finding with the command that `--apply` runs; `None`: nothing differs, or the rest is the operator's decision.
+/// A finding with the command that `--apply` runs; `None` if nothing differs, or if the change is the operator's
+/// decision.
 #[derive(Debug)]
 struct Item {
     finding: Finding,
@@ -35,22 +36,23 @@ struct Item {
 /// A command that `--apply` runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Action {
-    /// The program ethtool with these words.
+    /// The program ethtool with these arguments.
     Ethtool(String),
     /// Sends an interrupt to a core.
     Interrupt { irq: u32, core: usize },
 }
 
-/// The findings of this machine. With [`Apply::Yes`], those about an item whose command was run say what came of it.
+/// The findings for this machine. With [`Apply::Yes`], the finding for an item whose command was run states its result.
 ///
 /// # Errors
+///
 /// The kernel's network cannot be read; nothing was changed.
 pub(super) fn run(asked: &Asked, apply: Apply) -> Result<Vec<Finding>, Box<dyn Error>> {
     let items = look(asked)?;
     if apply == Apply::No {
         return Ok(items.into_iter().map(|item| item.finding).collect());
     }
-    // Drivers set interrupts up anew when queues or rings change, so interrupts are read and placed afterwards.
+    // Drivers reallocate interrupts when queues or rings change, so interrupts are read and placed afterwards.
     let of_ethtool = items.into_iter().filter(|item| matches!(item.action, Some(Action::Ethtool(_))));
     let mut findings: Vec<_> = of_ethtool.map(|item| item.apply(Action::run)).collect();
     match look(asked) {
@@ -84,8 +86,8 @@ fn examine(facts: &Facts, tunables: &Tunables) -> Vec<Item> {
         items.extend(finding.map(Item::from));
         return items;
     }
-    // The commands run in this order. A change of queues or rings resets the link of some cards: igb then negotiates
-    // pause frames anew unless they were off before, and what follows here could be undone.
+    // The commands run in this order. A change of queues or rings resets the link of some cards: igb then renegotiates
+    // pause frames unless they were off before, which could undo later commands.
     let of_card: [fn(&Tunables, &Card) -> Vec<Item>; 8] =
         [pause, lro, queues, rings, hash, coalescing, interrupts, numa];
     for card in &tunables.cards {
@@ -126,7 +128,7 @@ fn lro(_: &Tunables, card: &Card) -> Vec<Item> {
     vec![item.seen("ethtool -k")]
 }
 
-/// As many queues as workers.
+/// One queue for each worker.
 fn queues(tunables: &Tunables, card: &Card) -> Vec<Item> {
     let name = &card.name;
     let now = card.device.receive_queues;
@@ -210,7 +212,8 @@ fn hash(tunables: &Tunables, card: &Card) -> Vec<Item> {
 fn coalescing(_: &Tunables, card: &Card) -> Vec<Item> {
     let Some(now) = card.settings.coalescing else { return Vec::new() };
     let none = now.micros == 0 && now.frames <= 1;
-    // Without VIRTIO_NET_F_NOTF_COAL it reports one frame, and refuses all else (`virtnet_coal_params_supported`).
+    // Without VIRTIO_NET_F_NOTF_COAL it reports one frame, and refuses all other values
+    // (`virtnet_coal_params_supported`).
     if none && now.frames == 1 && card.device.driver == "virtio_net" {
         return Vec::new();
     }
@@ -241,7 +244,7 @@ fn interrupts(tunables: &Tunables, card: &Card) -> Vec<Item> {
     let mut placed = 0;
     let mut items = Vec::new();
     for interrupt in card.interrupts.iter().filter(|interrupt| interrupt.queue < queues) {
-        // As `xvs_ctl::placement::shares` gives queues to workers.
+        // The same assignment of queues to workers as in `xvs_ctl::placement::shares`.
         let worker = interrupt.queue as usize % workers;
         let Some(core) = tunables.worker_cores.get(worker).copied().flatten() else { continue };
         if interrupt.cores == core.to_string() {
@@ -373,7 +376,7 @@ impl Item {
         Self { finding: self.finding.seen(seen), ..self }
     }
 
-    /// Runs its command, if it has one, and says what came of it.
+    /// Runs the command, if there is one, and states the result.
     fn apply(self, run: impl Fn(&Action) -> Result<(), Box<dyn Error>>) -> Finding {
         let Self { finding, action: Some(action) } = self else { return self.finding };
         let (level, result, mend) = match run(&action) {
@@ -393,7 +396,7 @@ impl From<Finding> for Item {
 impl Action {
     fn run(&self) -> Result<(), Box<dyn Error>> {
         match self {
-            // What the printed command does, without a shell.
+            // Equivalent to the printed command, without a shell.
             Self::Interrupt { irq, core } => Ok(fs::write(affinity_path(*irq), core.to_string())?),
             Self::Ethtool(words) => {
                 let output = Command::new("ethtool").args(words.split(' ')).output();
@@ -483,7 +486,7 @@ mod tests {
         }
     }
 
-    /// What differs after `change`, as «check object: command»; in brackets is what `--apply` does not run.
+    /// The differences after `change`, as «check object: command»; items that `--apply` does not run are in brackets.
     fn wanted(change: impl Fn(&mut Tunables)) -> Vec<String> {
         let mut tunables = tuned();
         change(&mut tunables);

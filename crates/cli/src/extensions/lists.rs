@@ -1,6 +1,4 @@
 //! `xvs deny` and `xvs allow`: the clients that may use services.
-//!
-//! Not here: the effect of a list (`xvs_dataplane::snapshot::lists`), the grammar, which rules files share (`ipvsadm`).
 
 use std::fmt::Write as _;
 use std::io::Write;

@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Interval of looking at them.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// What the director knows of its fleet.
+/// The director's report about its fleet.
 pub(super) fn report(director: &mut dyn Director) -> Result<FleetReport, Box<dyn Error>> {
     let status = question::status().ask(director)?;
     let none = "this director is in no fleet; name its etcd in [fleet] of xvs.toml, see docs/etcd.md";

@@ -1,6 +1,6 @@
 //! `xvs fleet`: the directors that follow one rules file in etcd.
 //!
-//! The local xvsd alone speaks to etcd. The output shows its last look, at most some seconds old.
+//! Only the local xvsd connects to etcd. The output shows what it last read there, at most some seconds ago.
 
 mod apply;
 mod ask;
@@ -47,7 +47,7 @@ pub(crate) fn run(arguments: &Arguments, director: &mut dyn Director, out: &mut 
     }
 }
 
-/// The part of this director, for `xvs status`.
+/// The line about this director, for `xvs status`.
 pub(crate) fn summary(report: &FleetReport) -> String {
     let own = report.directors.iter().find(|director| director.name.raw() == report.director);
     let runs = own.and_then(|own| own.runs.as_ref());
@@ -62,7 +62,7 @@ pub(crate) fn summary(report: &FleetReport) -> String {
     format!("{} of {}: {runs} of etcd, {others}", report.director, report.fleet)
 }
 
-/// Whether etcd answers and nothing else is warned of, and each director runs the newest rules and nothing else.
+/// Whether etcd answers, nothing is warned of, and each director runs exactly the newest rules.
 fn is_well(report: &FleetReport) -> bool {
     report.warnings.is_empty()
         && report.differing().is_empty()

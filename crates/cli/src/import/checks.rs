@@ -1,8 +1,8 @@
-//! The checks of real servers of an ldirectord.cf, as checkers of a keepalived.conf.
+//! The checks of real servers in ldirectord.cf, as checkers for keepalived.conf.
 //!
-//! Pure. `failurecount` failures in a row, `checkinterval` apart, take a server down; one success brings it up. For a
-//! check that xvs does not have, the closest stands in its place and the line is named: TCP_CHECK, or PING_CHECK for
-//! UDP and without a port. Source: the manual ldirectord(8) 4.12. Not here: the probes (`xvs_health`).
+//! Pure. `failurecount` failures in a row, `checkinterval` apart, take a server down; one success brings it up. A check
+//! that xvs does not have is replaced by the closest one, and the line is named: TCP_CHECK, or PING_CHECK for UDP and
+//! without a port. Source: the manual ldirectord(8) 4.12.
 
 use std::net::IpAddr;
 
@@ -69,7 +69,7 @@ impl CheckType {
 }
 
 impl Service {
-    /// The service; `None`: one that is not monitored.
+    /// The service; `None` if it is not monitored.
     fn of(server: &VirtualServer<'_>, page: &mut Page) -> Option<Self> {
         let setting = server.own("service");
         let name = setting.map_or(default_service(server.virtual_port()), |setting| setting.value.as_str());
@@ -170,7 +170,7 @@ struct Checker<'a, 'p> {
 }
 
 impl Checker<'_, '_> {
-    /// A connection by TCP; UDP has none, so ldirectord sends a ping.
+    /// A TCP connection. UDP has no connections, so ldirectord sends a ping.
     fn connect(&mut self) {
         let port = self.port(Service::Other);
         if self.server.protocol == Protocol::UDP {
@@ -185,7 +185,7 @@ impl Checker<'_, '_> {
         self.close(Timeout::Check, 1);
     }
 
-    /// The check in place of a negotiate check. With `checktype = N` it is there already.
+    /// The check that replaces a negotiate check. With `checktype = N` it is printed already.
     fn connect_instead(&mut self) {
         if self.rounds == 1 {
             self.connect();
@@ -320,7 +320,7 @@ impl Checker<'_, '_> {
         self.server.own(key).map(|setting| Text { line: setting.line, text: unquoted(&setting.value) })
     }
 
-    /// The port of a check; 0: none.
+    /// The port of a check; 0 if there is none.
     fn port(&mut self, service: Service) -> u16 {
         let own = self.server.number(self.server.own("checkport"), 1..=u16::MAX.into(), self.page);
         match own {
@@ -370,7 +370,7 @@ impl Checker<'_, '_> {
 enum Timeout {
     Check,
     Negotiate,
-    /// As `Check`, with keepalived's keyword for scripts.
+    /// Like `Check`, with keepalived's keyword for scripts.
     Script,
 }
 

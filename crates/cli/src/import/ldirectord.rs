@@ -1,8 +1,8 @@
-//! The meaning of an ldirectord.cf, as a keepalived.conf: virtual servers and their settings.
+//! Converts ldirectord.cf to keepalived.conf: virtual servers and their settings.
 //!
-//! Apart from look-ups of names pure. Source: the manual ldirectord(8) 4.12. Real servers start down (`alpha`), and
-//! checks begin at once (`warmup 0`), because ldirectord adds a server when its first check has passed. Not here: lines
-//! (`lines.rs`), real servers (`real_server.rs`), checks (`checks.rs`), and the printed form (`printer.rs`).
+//! Pure, except for lookups of names. Source: the manual ldirectord(8) 4.12. Real servers start down (`alpha`), and
+//! checks begin at once (`warmup 0`), because ldirectord adds a server when its first check has passed. Real servers
+//! are converted in `real_server.rs`, checks in `checks.rs`.
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
@@ -18,9 +18,9 @@ use crate::import::real_server::RealServer;
 use crate::import::values::{HostAndPort, mail_address, method, unquoted};
 use crate::import::virtual_server::{VirtualServer, last};
 
-/// What an import prints.
+/// The result of an import.
 pub(super) struct Imported {
-    /// The keepalived.conf.
+    /// The text for keepalived.conf.
     pub(super) text: String,
     /// The lines that it leaves out, in the order of their numbers.
     pub(super) left_out: Vec<LeftOut>,
@@ -279,7 +279,7 @@ fn print_real_server(
 
 /// The global settings of mails, which `global_defs` has too.
 const MAIL: [&str; 3] = ["emailalert", "emailalertfrom", "smtp"];
-/// The longest persistence timeout of a keepalived.conf: 31 days.
+/// Maximum persistence timeout in keepalived.conf: 31 days.
 const PERSISTENCE_SECONDS_MAX: u32 = 31 * 24 * 60 * 60;
 /// The reason why a setting is left out, if xvs has nothing that corresponds to it. Passwords are not repeated.
 fn without_counterpart(setting: &Setting) -> Option<LeftOut> {

@@ -1,9 +1,8 @@
-//! The lines of an ldirectord.cf: global settings, and virtual servers with the settings that are indented below them.
+//! The lines of ldirectord.cf: global settings, and virtual servers with the settings that are indented below them.
 //!
-//! Pure. Source: the manual ldirectord(8) 4.12, and runs of ldirectord 4.12 that read such files: a `#` starts a
-//! comment anywhere, also in quotes; a line without a setting ends a virtual server, but a comment does not; a
-//! backslash at the end of a line continues nothing. ldirectord refuses a whole file for a line that is left out here.
-//! Not here: the meaning of values (`ldirectord.rs`).
+//! Pure. Source: the manual ldirectord(8) 4.12, and runs of ldirectord 4.12 with such files: a `#` starts a comment
+//! anywhere, also in quotes; a line without a setting ends a virtual server, but a comment does not; a backslash at the
+//! end of a line has no effect. ldirectord refuses the whole file for a line that is left out here.
 
 use crate::import::printer::LeftOut;
 
@@ -21,7 +20,7 @@ pub(super) struct Lines {
 /// A line `key = value`.
 #[derive(Debug, Clone)]
 pub(super) struct Setting {
-    /// Its number in the file, from 1.
+    /// The number in the file, from 1.
     pub(super) line: usize,
     pub(super) key: String,
     pub(super) value: String,
@@ -97,7 +96,7 @@ fn indented(number: usize, line: &str) -> Result<Setting, LeftOut> {
 }
 
 fn setting(line: usize, text: &str) -> Option<Setting> {
-    // The only setting that may stand without a value.
+    // The only setting that may have no value.
     let text = if text == "supervised" { "supervised=yes" } else { text };
     let (key, value) = text.split_once('=')?;
     Some(Setting { line, key: key.trim().to_owned(), value: value.trim().to_owned() })
@@ -124,6 +123,6 @@ const VIRTUAL: &str = "checkcommand checkport checktype comment database httpmet
                        passwd persistent protocol real real6 receive request scheduler secret service servicename \
                        virtualhost";
 
-/// The settings that a virtual server has from outside unless it has its own.
+/// The settings that a virtual server inherits from the global settings.
 const ANYWHERE: &str = "checkcount checkinterval checktimeout cleanstop emailalert emailalertfreq emailalertstatus \
                         failurecount fallback fallback6 fallbackcommand negotiatetimeout quiescent smtp";

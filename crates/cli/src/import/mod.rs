@@ -1,9 +1,10 @@
-//! `xvs import`: the keepalived.conf that does the same as another load balancer's configuration.
+//! `xvs import`: converts another load balancer's configuration to keepalived.conf.
 //!
-//! Reads a file, prints the keepalived.conf on standard output, and names each line that it cannot express on standard
-//! error. Needs no daemon and changes nothing; host names and names of ports are looked up on this machine. Not here:
-//! the lines of the file (`lines.rs`), their meaning (`ldirectord.rs`, `real_server.rs`, `checks.rs`), and the printed
-//! form (`printer.rs`).
+//! Reads a file, prints the text for keepalived.conf on standard output, and names each line that it cannot express on
+//! standard error. Needs no daemon and changes nothing; host names and service names are looked up on this machine.
+//!
+//! The file is read by `lines.rs`, interpreted by `ldirectord.rs`, `real_server.rs` and `checks.rs`, and printed by
+//! `printer.rs`.
 
 mod checks;
 mod ldirectord;
@@ -59,7 +60,7 @@ fn import(file: &Path, names: &dyn Resolver, out: &mut dyn Write, errors: &mut d
     let imported = ldirectord::import(&text, &name, names);
     out.write_all(imported.text.as_bytes())?;
     for left_out in &imported.left_out {
-        // Whoever cannot read the message still gets the comments in the output and the exit code.
+        // If the message cannot be written, the comments in the output and the exit code remain.
         let _ = writeln!(errors, "{}:{}: {}", file.display(), left_out.line, escape_control(&left_out.why));
     }
     Ok(if imported.left_out.is_empty() { DONE } else { FAILED })

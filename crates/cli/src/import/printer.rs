@@ -1,7 +1,7 @@
-//! A keepalived.conf that is being printed: lines, blocks, comments for lines that are left out, quoted values.
+//! Printer for keepalived.conf: lines, blocks, comments for lines that are left out, quoted values.
 //!
-//! Pure. A value that no quoting can carry is refused, so that the printed file means what it says. Source: the lexer
-//! of `xvs_keepalived`. Not here: the blocks and keywords (`ldirectord.rs`, `checks.rs`).
+//! Pure. A value that cannot be quoted is refused, so that the printed file means what it says. Source: the lexer of
+//! `xvs_keepalived`.
 
 use std::fmt::Display;
 
@@ -22,7 +22,7 @@ impl LeftOut {
     }
 }
 
-/// The printed text so far, and the lines that it leaves out.
+/// The text printed so far, and the lines that it leaves out.
 #[derive(Debug)]
 pub(super) struct Page {
     /// The name of the imported file, for comments.
@@ -91,7 +91,7 @@ impl Page {
         Position { bytes: self.text.len(), depth: self.depth, left_out: self.left_out.len() }
     }
 
-    /// Removes everything that was printed behind this position, but for the comments.
+    /// Removes all text printed after this position, except for comments.
     pub(super) fn return_to(&mut self, position: &Position) {
         self.text.truncate(position.bytes);
         self.depth = position.depth;
@@ -107,7 +107,7 @@ pub(super) fn quoted_path(path: &str) -> Result<String, String> {
     quoted(&path)
 }
 
-/// A regular expression in quotes, in which keepalived reads escapes of its own first.
+/// A regular expression in quotes. keepalived resolves escapes in it first.
 pub(super) fn quoted_pattern(pattern: &str) -> Result<String, String> {
     let mut text = String::new();
     let mut chars = pattern.chars().peekable();
@@ -123,7 +123,7 @@ pub(super) fn quoted_pattern(pattern: &str) -> Result<String, String> {
     quoted(&text)
 }
 
-/// A command in quotes, which keepalived splits into words as a shell does.
+/// A command in quotes, which keepalived splits into arguments as a shell does.
 pub(super) fn quoted_command(command: &str) -> Result<String, String> {
     if command.contains(['"', '\'', '\\', '$']) {
         let next = "put the command into a script without arguments";

@@ -1,6 +1,6 @@
-//! The real servers of an ldirectord.cf: lines `real = …`, which may name a range of addresses.
+//! The real servers in ldirectord.cf: lines `real = …`, which may name a range of addresses.
 //!
-//! Pure, apart from look-ups of names. Source: the manual ldirectord(8) 4.12. Not here: their checks (`checks.rs`).
+//! Pure, except for lookups of names. Source: the manual ldirectord(8) 4.12.
 
 use std::net::IpAddr;
 
@@ -13,9 +13,9 @@ use crate::import::virtual_server::VirtualServer;
 /// A real server.
 pub(super) struct RealServer {
     pub(super) line: usize,
-    /// Its endpoint in the keepalived.conf; port 0: none.
+    /// The endpoint in keepalived.conf; port 0 if there is none.
     pub(super) endpoint: Endpoint,
-    /// The port that its checks use unless `checkport` names one; 0: none.
+    /// The default port of checks, without `checkport`; 0 if there is none.
     pub(super) check_port: u16,
     /// The method in keepalived's terms.
     pub(super) method: &'static str,
@@ -80,7 +80,7 @@ impl RealServer {
         Ok(each.collect())
     }
 
-    /// Applies a word after the method.
+    /// Applies an argument after the method.
     fn apply(&mut self, word: Word, at: usize) -> Result<(), String> {
         let bare = word.text.trim_start_matches('<').trim_end_matches('>');
         let weight = word.text.parse().ok().filter(|weight| *weight <= i32::MAX as u32);
@@ -104,7 +104,7 @@ impl RealServer {
     }
 }
 
-/// The most addresses of a range.
+/// Maximum number of addresses in a range.
 const RANGE_MAX: u32 = 4096;
 
 /// The addresses of a range.

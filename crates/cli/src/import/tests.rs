@@ -1,8 +1,8 @@
-//! Tests over whole files: the printed keepalived.conf, its meaning for xvsd, and the lines that are left out.
+//! Tests with whole files: the printed keepalived.conf, its meaning for xvsd, and the lines that are left out.
 //!
-//! Each file of `cases/` was accepted by ldirectord 4.12. Beside it is the keepalived.conf that is printed for it;
-//! keepalived 2.2.7 reads it, and warns only of a script that runs as root. The `# rule`, `# check` and similar lines
-//! at the end of the ldirectord.cf are what xvsd must read in the keepalived.conf.
+//! ldirectord 4.12 accepted each file in `cases/`. Beside it is the keepalived.conf that is printed for it; keepalived
+//! 2.2.7 reads it, and warns only of a script that runs as root. The `# rule`, `# check` and similar lines at the end
+//! of each ldirectord.cf are what xvsd must read from the printed file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,14 +26,14 @@ fn names() -> FixedNames {
     FixedNames::well_known().host("localhost", [127, 0, 0, 1])
 }
 
-/// A name in the folder of temporary files that no other test has.
+/// A unique path in the directory for temporary files.
 fn temporary() -> PathBuf {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     std::env::temp_dir().join(format!("xvs-import-{}-{number}", std::process::id()))
 }
 
-/// What xvsd reads in a keepalived.conf, in which it must find no fault.
+/// What xvsd reads from a text for keepalived.conf, which must have no fault.
 #[track_caller]
 fn read(text: &str) -> Configuration {
     let path = temporary();
@@ -44,7 +44,7 @@ fn read(text: &str) -> Configuration {
     // A hash refuses clients of a quiescent server with ldirectord, too.
     let faults: Vec<_> = prepared.faults.iter().filter(|fault| !fault.text.contains("-fallback`")).collect();
     assert!(faults.is_empty(), "{faults:?}\n{text}");
-    // Real servers start down, so they are not in the first state.
+    // Real servers start down, so they are not in the initial state.
     let mut state = State::default();
     for server in &prepared.virtual_servers {
         let (key, options) = &server.services[0];
@@ -128,7 +128,7 @@ fn assert_case(name: &str, code: u8) -> Configuration {
     configuration
 }
 
-/// What is printed for a text, and what is left out.
+/// The text printed for an input, and the lines left out.
 fn imported(text: &str) -> (String, Vec<String>) {
     let imported = ldirectord::import(text, "ldirectord.cf", &names());
     let left_out = imported.left_out.iter().map(|left_out| format!("{}: {}", left_out.line, left_out.why));
@@ -316,7 +316,7 @@ fn any_text_gives_a_keepalived_conf_without_a_fault_and_no_panic() {
     });
 }
 
-/// Parts of random files: lines, beginnings of lines, and signs.
+/// Fragments of random files: lines, beginnings of lines, and punctuation.
 const PARTS: &[&str] = &[
     "virtual=192.0.2.1:80\n",
     "virtual=1\n",

@@ -1,6 +1,6 @@
-//! The values of an ldirectord.cf: hosts with ports, words, quoted strings, forwarding methods.
+//! The values in ldirectord.cf: hosts with ports, arguments, quoted strings, forwarding methods.
 //!
-//! Pure. Source: the manual ldirectord(8) 4.12. Not here: look-ups of names (`virtual_server.rs`).
+//! Pure. Source: the manual ldirectord(8) 4.12.
 
 use xvs_keepalived::globals::is_mail_address;
 
@@ -24,13 +24,14 @@ impl<'a> HostAndPort<'a> {
     }
 }
 
-/// A word of a line `real = …`.
+/// An argument of a line `real = …`.
 pub(super) struct Word {
     pub(super) text: String,
     pub(super) is_quoted: bool,
 }
 
-/// The words of a value, separated by blanks and commas. A string in double quotes is one word; `\"` in it is a quote.
+/// The arguments in a value, separated by blanks and commas. A string in double quotes is one argument; `\"` in it is a
+/// quote.
 pub(super) fn words(value: &str) -> Result<Vec<Word>, String> {
     let mut words = Vec::new();
     let mut rest = value.trim_start_matches([' ', '\t', ',']);

@@ -1,7 +1,6 @@
-//! A virtual server of an ldirectord.cf: its first line, its settings with the global ones behind them, and names.
+//! A virtual server in ldirectord.cf: its first line, its settings followed by the global ones, and names.
 //!
-//! Apart from look-ups of names pure. Source: the manual ldirectord(8) 4.12. Not here: what is printed for it
-//! (`ldirectord.rs`).
+//! Pure, except for lookups of names. Source: the manual ldirectord(8) 4.12.
 
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
@@ -97,7 +96,7 @@ impl<'a> VirtualServer<'a> {
         page.accept(setting.line, number.ok_or(why))
     }
 
-    /// Whether a setting is `yes` or `no`; `None`: neither.
+    /// Whether a setting is `yes`; `None` if it is neither `yes` nor `no`.
     pub(super) fn switch(&self, key: &str, page: &mut Page) -> Option<bool> {
         let setting = self.setting(key)?;
         let is_on = match setting.value.as_str() {
@@ -170,7 +169,7 @@ fn is_unicast(addr: IpAddr) -> bool {
     }
 }
 
-/// The last setting of this key, which is the one that counts.
+/// The last setting with this key, which takes effect.
 pub(super) fn last<'a>(settings: &'a [Setting], key: &str) -> Option<&'a Setting> {
     settings.iter().rfind(|setting| setting.key == key)
 }

@@ -47,7 +47,7 @@ pub(super) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     Ok(code)
 }
 
-/// Why a line was refused: by the lab, or by the command of its `adm` or `xvs`. `None`: it was not.
+/// Why a line was refused, by the lab or by the command in its `adm` or `xvs`; `None` if it was accepted.
 fn refusal(answer: &Value) -> Option<&str> {
     let failed = answer["exit"].as_u64().is_some_and(|code| code != 0);
     let said = answer["stderr"].as_str().filter(|said| failed && !said.is_empty());

@@ -86,7 +86,7 @@ fn rest(command: &Command, name: &str) -> Roff {
     roff
 }
 
-/// Writes one page, a file of this name; an error, such as a full disk or a missing folder, names the page.
+/// Writes a page to a file of this name. An error, such as a full disk or a missing directory, names the page.
 fn page(
     folder: &Path,
     name: &str,

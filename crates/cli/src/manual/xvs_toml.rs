@@ -1,7 +1,7 @@
 //! The manual page xvs.toml(5), from the tables of keys in `docs/`.
 //!
-//! The page has each section up to the end of its table, so a key is described in one place. Not here: whether a table
-//! has every key (`tests/documents/pages.rs`).
+//! The page has each section up to the end of its table, so each key is described only once. `tests/documents/pages.rs`
+//! checks that the tables have every key.
 
 use clap_mangen::roff::{Inline, Roff, bold, roman};
 use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd};

@@ -6,7 +6,7 @@ use std::io;
 use xvs_model::config::refusal::CommandError;
 use xvs_model::protocol::client::Failure;
 
-/// The result of a subcommand: an exit code of its own, or why it was not carried out.
+/// The result of a subcommand: its exit code, or why it failed.
 pub(crate) type Done = Result<u8, Box<dyn Error>>;
 
 pub(crate) const DONE: u8 = 0;

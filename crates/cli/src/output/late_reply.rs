@@ -17,7 +17,7 @@ pub(crate) fn connect(socket: &Path) -> Result<Client, Failure> {
 
 fn await_reply(stream: &UnixStream, request: &Request) -> Result<(), Failure> {
     late_reply::wait(stream, request, &mut |notice| {
-        // Whoever cannot read the notice still gets the reply.
+        // The reply is printed even if the notice cannot be written.
         let _ = io::stderr().write_all(complaint(notice).as_bytes());
     })
 }

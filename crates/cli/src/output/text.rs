@@ -7,8 +7,8 @@ pub(crate) fn line(label: &str, text: &str) -> String {
     wrapped(&format!("{label:<LABEL$} "), text, LABEL + 1, WIDTH)
 }
 
-/// A text and words after it, in lines of at most `width` columns with an indent. A word that is too long has a line of
-/// its own and is not cut.
+/// A text followed by words, in lines of at most `width` columns with an indent. A word that is too long gets a line to
+/// itself and is not cut.
 pub(crate) fn wrapped(before: &str, words: &str, indent: usize, width: usize) -> String {
     let mut text = before.to_owned();
     let mut column = text.chars().count();

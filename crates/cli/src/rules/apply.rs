@@ -1,7 +1,7 @@
 //! `xvs apply`: makes the configuration equal to a rules file.
 //!
-//! All of the changes are made, or none. With `--confirm-within` the daemon reverts them unless `xvs confirm` comes in
-//! time, so a change that disconnects its own operator does not last.
+//! Either all changes are made or none. With `--confirm-within` the daemon reverts them unless `xvs confirm` comes in
+//! time, so a change that cuts off the operator who made it does not last.
 
 use std::io::Write;
 use std::path::PathBuf;

@@ -1,9 +1,11 @@
 //! `xvs drain`: takes a real server out of scheduling and waits until it has no connections.
 //!
-//! Its weight becomes 0, as with `xvsadm -e … -w 0`, unless 0 is in force already, as after `xvs disable`. Then its
+//! The weight becomes 0, as with `xvsadm -e … -w 0`, unless 0 is in force already, as after `xvs disable`. Then the
 //! connections are counted each second. Nothing is undone at the end: the command that restores the former weight is
-//! printed. Not here: ending the connections that are left (`api/connections.rs` of `ctl`), the RST
-//! (`general_path/reset.rs` of `dataplane`), maintenance that lasts (`maintenance.rs`).
+//! printed.
+//!
+//! The remaining connections are ended by `api/connections.rs` of `ctl`, with the RST of `general_path/reset.rs` of
+//! `dataplane`. For lasting maintenance, see `maintenance.rs`.
 use std::io::{IsTerminal, Write};
 use std::time::Duration;
 use std::{io, thread};
@@ -49,7 +51,7 @@ pub(crate) struct Arguments {
     then: Option<Then>,
 }
 
-/// What happens to connections that are left.
+/// What happens to the remaining connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Then {
     /// Delete them, without a packet to client or real server
@@ -78,7 +80,7 @@ enum Left {
     Alone,
 }
 
-/// What ended a pause.
+/// Why a pause ended.
 enum Paused {
     /// The time.
     Out,
@@ -207,7 +209,7 @@ impl Drain<'_> {
         self.rows().map(|(_, row)| row)
     }
 
-    /// The same, behind the row of its service.
+    /// The row of the service and the row of the real server.
     fn rows(&mut self) -> Result<(ServiceRow, DestinationRow), Failure> {
         let (service, endpoint) = (self.service, self.endpoint);
         let rows = question::service(service).ask(self.director)?;
@@ -289,7 +291,7 @@ impl Drain<'_> {
         Ok(question::disabled().ask(self.director)?.includes(self.service, self.endpoint))
     }
 
-    /// Says that health checks may restore the weight, if a keepalived.conf has the service.
+    /// Warns that health checks may restore the weight, if the service comes from keepalived.conf.
     fn warn_of_checks(&mut self) -> Done {
         let health = question::health().ask(self.director)?;
         let service = self.service.to_string();

@@ -91,7 +91,7 @@ fn screen(report: &HealthReport, counts: Counts, now_millis: u64) -> String {
     text + &table(&rows)
 }
 
-/// How many real servers are up, and how many virtual servers have their quorum, in words.
+/// The number of real servers that are up and of virtual servers that have their quorum, as text.
 pub(crate) fn counted(counts: Counts) -> String {
     let Counts { real_servers, real_servers_up, virtual_servers, virtual_servers_well } = counts;
     format!(
@@ -207,11 +207,11 @@ fn weights(weights: &Weights) -> String {
     format!("weight {operator}{}", parts.into_iter().flatten().collect::<String>())
 }
 
-/// Rows in columns, with an empty line before each virtual server. A text that is too long for its column has a line of
-/// its own; one that is too long for the last column is wrapped.
+/// Rows in columns, with an empty line before each virtual server. A text too long for its column gets a line to
+/// itself; a text too long for the last column is wrapped.
 fn table(rows: &[Row]) -> String {
     let width = |column: fn(&Row) -> usize| rows.iter().map(column).max().unwrap_or(0);
-    // An error's length is not bounded, so it does not widen the column.
+    // Errors have no maximum length, so they do not widen the column.
     let label = |row: &Row| if row.state.is_empty() { 0 } else { row.indent + row.what.chars().count() };
     let label = rows.iter().map(label).filter(|width| *width <= LABEL).max().unwrap_or(0);
     let (state, since) = (width(|row| row.state.len()), width(|row| row.since.len()));
@@ -271,7 +271,7 @@ mod tests {
         text.split_once("\n\n").expect("there is an empty line").1.to_owned()
     }
 
-    /// A virtual server whose second real server has a check of this state.
+    /// A virtual server whose second real server has a check in this state.
     fn pair(state: CheckState) -> VirtualServerHealth {
         sample("198.51.100.100", vec![real_server("192.0.2.11", UP), real_server("192.0.2.12", state)])
     }

@@ -1,8 +1,8 @@
-//! `xvs disable` and `xvs enable`: keep a real server from new connections while maintenance lasts.
+//! `xvs disable` and `xvs enable`: keep a real server from new connections during maintenance.
 //!
-//! A disabled real server has weight 0 in force, whatever its configured weight, health checks, load reports or a
-//! reload want. Its connections continue. Not here: the wait for their end (`drain.rs`), the layer of weights
-//! (`registry/mod.rs` of `ctl`).
+//! A disabled real server has an effective weight of 0, whatever its configured weight, and whatever health checks,
+//! load reports or a reload set. Its connections continue. `drain.rs` waits for their end; `registry/mod.rs` of `ctl`
+//! combines the weights.
 
 use std::io::Write;
 

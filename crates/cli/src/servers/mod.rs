@@ -7,8 +7,8 @@ pub(crate) mod realserver;
 
 use xvs_model::report::listing::ServiceRow;
 
-/// Whom a service refuses while one of its real servers gets no new connections, and the command against it; `None`:
-/// the others get them.
+/// The clients that a service refuses while one of its real servers gets no new connections, with the command that
+/// corrects it; `None` if other real servers serve them.
 fn refused_by_hash(service: &ServiceRow) -> Option<String> {
     let rule = xvs_ipvsadm::service_line(&service.key, &service.options);
     let command = xvs_ipvsadm::fallback_command(&rule).filter(|_| service.destinations.len() > 1)?;

@@ -113,6 +113,6 @@ pub(crate) fn run(arguments: &Arguments, out: &mut dyn Write) -> Done {
     }
 }
 
-/// The folder where `xvs realserver up` records the settings that it changed. Root's alone: `/run/xvs` may be that of
-/// the user of xvsd.
+/// The directory in which `xvs realserver up` records the settings that it changed. It is owned by root: `/run/xvs` may
+/// belong to the user of xvsd.
 pub(crate) const RECORDS: &str = "/run/xvs-realserver";

@@ -1,6 +1,6 @@
-//! `xvs top --clients`: the clients that limits refuse most, with the refusals since the last look.
+//! `xvs top --clients`: the clients that limits refuse most often, with the refusals since the last sample.
 //!
-//! Drawn like the screen of services. Not here: the limits themselves (`xvs limit`).
+//! Drawn like the screen of services.
 
 use std::collections::HashMap;
 
@@ -18,14 +18,14 @@ use xvs_sched::ServiceKey;
 use crate::top::terminal::{After, View};
 use crate::top::view::cut;
 
-/// The most clients that a look contains.
+/// Maximum number of clients in a sample.
 const CLIENTS: u32 = 1000;
 
 /// The state of the screen.
 pub(super) struct Clients {
     before: HashMap<(ServiceKey, Prefix), u64>,
     now: LimitReport,
-    /// Why there is no newer look.
+    /// Why there is no newer sample.
     trouble: Option<String>,
     filter: String,
     /// The first row that is shown.

@@ -1,8 +1,8 @@
-//! The last minute of all services as spark lines, a character for each six seconds.
+//! The last minute of all services as sparklines, one character for each six seconds.
 //!
-//! `xvs top` keeps it from the totals that it requests anyway: no field of a reply is needed for it, and its numbers
-//! are those of the rows below. xvsd's own counts of the last hour are too coarse, one each ten seconds. It is empty
-//! when `top` starts; a time without answers is blank. Not here: the rates (`view.rs`).
+//! `xvs top` computes it from the totals that it requests anyway: it needs no field of a reply, and its numbers agree
+//! with the rows below. xvsd's history of the last hour is too coarse, with one value each ten seconds. It is empty
+//! when `top` starts; a time without replies is blank. The rates are computed in `view.rs`.
 
 use std::collections::VecDeque;
 use std::env;
@@ -26,7 +26,7 @@ pub(super) enum Charset {
 }
 
 impl Charset {
-    /// That of the locale, as the C library chooses it: the first of these variables that is set.
+    /// The character set of the locale, chosen as the C library does: from the first of these variables that is set.
     pub(super) fn of_locale() -> Self {
         let set = ["LC_ALL", "LC_CTYPE", "LANG"]
             .into_iter()
@@ -59,9 +59,9 @@ pub(super) struct Minute {
 struct Cell {
     /// The time since the machine's start, in cells.
     number: u64,
-    /// The known part of it.
+    /// The milliseconds for which the rates are known.
     millis: u64,
-    /// The rates times the known part.
+    /// The sums of the rates, weighted by milliseconds.
     sums: [f64; NAMES.len()],
 }
 
@@ -70,11 +70,11 @@ impl Minute {
         Self { charset, cells: VecDeque::new() }
     }
 
-    /// Adds the rates between two looks; `connections` and `in_packets` are those of all services.
+    /// Adds the rates between two samples; `connections` and `in_packets` are totals of all services.
     pub(super) fn add(&mut self, before: &Traffic, now: &Traffic, [connections, in_packets]: [f64; 2]) {
         let rates = [connections, in_packets, drop_rate(Some(before), now)];
         let last = now.at_millis.saturating_sub(1) / CELL_MILLIS;
-        // Also for a clock that begins again, because the machine does.
+        // Also handles a clock that restarts because the machine does.
         self.cells.retain(|cell| cell.number <= last && cell.number + CELLS as u64 > last);
         let first = (before.at_millis / CELL_MILLIS).max((last + 1).saturating_sub(CELLS as u64));
         for number in first..=last {
@@ -105,7 +105,7 @@ impl Minute {
         cut(&format!("minute   {}", lines.collect::<Vec<_>>().join("  ")), width)
     }
 
-    /// The average rates of the cells up to the newest; `None`: not known.
+    /// The average rates of the cells up to the newest; `None` if unknown.
     fn rates(&self, place: usize) -> impl Iterator<Item = Option<f64>> {
         let last = self.cells.back().map_or(0, |cell| cell.number);
         (0..CELLS as u64).rev().map(move |ago| {
@@ -139,7 +139,7 @@ mod tests {
         Traffic { at_millis, status, services: Vec::new() }
     }
 
-    /// A minute of looks each second, whose connections grow by one each second.
+    /// A minute with a sample each second, in which connections grow by one each second.
     fn growing(charset: Charset) -> Minute {
         let mut minute = Minute::new(charset);
         for second in 1..=60 {
@@ -178,7 +178,7 @@ mod tests {
         );
         minute.add(&look(116_000, 90), &look(120_500, 90), [4.0, 0.0]);
         assert_eq!(&minute.line(80)[..23], "minute   CPS  .      ##");
-        // One look a minute, or less often, knows the average of all cells.
+        // With one sample a minute or fewer, all cells have the average.
         minute.add(&look(120_500, 90), &look(200_000, 90), [4.0, 0.0]);
         assert_eq!(&minute.line(80)[..29], "minute   CPS ########## <=4.0");
         minute.add(&look(0, 0), &look(1000, 0), [4.0, 0.0]);

@@ -1,7 +1,7 @@
-//! The screen of `xvs top`: the visible part of the view, and the keys that change it.
+//! The screen of `xvs top`: the visible section of the view, and the keys that change it.
 //!
-//! Drawn ten times a second; ratatui writes the changed cells. Rows are computed anew only for new totals or after a
-//! key that changes them.
+//! Drawn ten times a second; ratatui writes the changed cells. Rows are recomputed only for new totals or after a key
+//! that changes them.
 
 use ratatui::Frame;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
@@ -127,7 +127,7 @@ impl View for Screen {
                 let had_answered = self.trouble.take().is_none();
                 self.before = Some(before);
                 self.renew();
-                // Of a time without answers only the sum is known.
+                // Only the sum is known for a time without replies.
                 if let Some(before) = self.before.as_ref().filter(|_| had_answered) {
                     let rates = &self.rows.total.rates;
                     self.minute.add(before, &self.now, [rates.connections, rates.in_packets]);
@@ -210,7 +210,7 @@ mod tests {
         Traffic { at_millis, status, services: (1..=services).map(service).collect() }
     }
 
-    /// The lines drawn on a terminal of this size.
+    /// The lines drawn on a terminal with this size.
     fn drawn(screen: &mut Screen, width: u16, height: u16) -> Vec<String> {
         let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
         terminal.draw(|frame| screen.draw(frame)).unwrap();

@@ -1,6 +1,6 @@
-//! The terminal of `xvs top`: draws a view, passes keys to it, and looks at the director at every interval.
+//! The terminal of `xvs top`: draws a view, passes keys to it, and samples the director at every interval.
 //!
-//! The terminal is restored at the end, whether by a key, a signal, an error or a panic.
+//! The terminal is restored at the end, after a key, a signal, an error or a panic.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -21,12 +21,12 @@ use xvs_model::protocol::question::Request;
 
 use crate::output::exit::{DONE, Done};
 
-/// What is drawn, and how it follows keys and looks at the director.
+/// What is drawn, and how it reacts to keys and samples.
 pub(super) trait View {
     /// The reply that it shows.
     type Look;
 
-    /// Takes a new look, or the error of the request.
+    /// Takes a new sample, or the error of the request.
     fn take(&mut self, look: Result<Self::Look, Failure>);
 
     /// Handles a key.
@@ -36,7 +36,7 @@ pub(super) trait View {
     fn draw(&mut self, frame: &mut Frame<'_>);
 }
 
-/// What follows a key.
+/// The next step after a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum After {
     GoOn,
@@ -52,13 +52,13 @@ pub(super) fn shown<V: View>(view: V, looks: Receiver<Result<V::Look, Failure>>)
     let ended = ratatui::try_init()
         .map_err(Into::into)
         .and_then(|mut terminal| live(&mut terminal, view, &looks, &told_to_end));
-    // Also after an initialization that failed half-way. The error is ignored: a terminal that cannot be restored is
+    // Also after an initialization that failed midway. The error is ignored: a terminal that cannot be restored is
     // gone.
     let _ = ratatui::try_restore();
     ended
 }
 
-/// Draws new looks and obeys keys, until a key or a signal ends it.
+/// Draws new samples and handles keys until a key or a signal ends it.
 fn live<V: View>(
     terminal: &mut DefaultTerminal,
     mut view: V,
@@ -86,7 +86,7 @@ fn live<V: View>(
     }
 }
 
-/// Looks at each interval, on a thread that ends with the receiver.
+/// Samples at each interval, on a thread that ends with the receiver.
 pub(super) fn watch<L: Send + 'static>(
     client: Client,
     socket: PathBuf,

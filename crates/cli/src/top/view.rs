@@ -51,17 +51,17 @@ pub(super) struct Row {
     name: String,
     /// The method and the weight of a real server.
     method: String,
-    /// What is wrong.
+    /// The problems to show.
     notes: String,
     pub(super) level: Level,
     pub(super) rates: Rates<f64>,
     active: u64,
     inactive: u64,
-    /// Of a real server, if connections were measured.
+    /// The response times of a real server, if they were measured.
     response: Option<ResponseSummary>,
 }
 
-/// What a line is about.
+/// The object that a line describes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Level {
     Total,
@@ -253,8 +253,8 @@ pub(super) fn header(before: Option<&Traffic>, now: &Traffic, width: usize) -> V
     lines.into_iter().map(|line| cut(&line, width)).collect()
 }
 
-/// The names of the columns, which are those of `xvsadm -L --rate`, and the sort keys that they stand for. The last two
-/// are the median and the 99th percentile of the time until the first reply, in the last full minute.
+/// The names of the columns, as in `xvsadm -L --rate`, and their sort keys. The last two are the median and the 99th
+/// percentile of the time until the first reply, in the last full minute.
 const COLUMNS: [(&str, Sort); 9] = [
     ("CPS", Sort::Connections),
     ("InPPS", Sort::Packets),
@@ -279,11 +279,11 @@ pub(super) struct Columns {
 }
 
 impl Columns {
-    /// As many columns as leave room for the longest name, the most important ones. The one that rows are sorted by is
-    /// always there.
+    /// As many columns as leave room for the longest name, the most important ones first, and always the column by
+    /// which rows are sorted.
     pub(super) fn within(width: usize, rows: &Rows, sort: Sort) -> Self {
         let fitting = (width.saturating_sub(rows.longest + 1) / COLUMN).max(1);
-        // Of the two times both or none.
+        // Either both times or neither.
         let fitting = if fitting + 1 == COLUMNS.len() { fitting - 1 } else { fitting };
         let by = (0..COLUMNS.len()).find(|place| COLUMNS[*place].1 == sort);
         let others = IMPORTANCE.into_iter().filter(|place| Some(*place) != by);
@@ -311,7 +311,7 @@ impl Columns {
         self.line(&shortened(first, self.room()), &titles)
     }
 
-    /// A label and the right-aligned columns.
+    /// A label followed by right-aligned columns.
     fn line(&self, label: &str, cells: &[String]) -> String {
         let cells: String = self.shown.iter().map(|place| format!("{:>COLUMN$}", cells[*place])).collect();
         format!("{label:<0$} {cells}", self.room())
@@ -362,7 +362,7 @@ pub(super) fn drop_rate(before: Option<&Traffic>, now: &Traffic) -> f64 {
     drop_rates(before, now).iter().map(|(rate, _)| rate).sum()
 }
 
-/// The reasons that have dropped packets between two looks, with packets a second, the most frequent first.
+/// The reasons for drops between two samples, with packets a second, the most frequent first.
 fn drop_rates(before: Option<&Traffic>, now: &Traffic) -> Vec<(f64, String)> {
     let seconds = seconds_between(before, now);
     let earlier: HashMap<_, _> = before
@@ -405,7 +405,7 @@ fn seconds_between(before: Option<&Traffic>, now: &Traffic) -> f64 {
     passed as f64 / 1000.0
 }
 
-/// As many items as fit, and the number of those that do not.
+/// As many items as fit, followed by the number of the other items.
 fn listed(all: Vec<String>, width: usize) -> String {
     let mut text = String::new();
     for (number, one) in all.iter().enumerate() {
@@ -574,7 +574,7 @@ mod tests {
             let total = Rows::new(before, now, Sort::Name, "").total;
             assert_eq!(total.rates, Rates::default());
         }
-        // A service that was deleted and added again counts anew.
+        // The counters of a service that was deleted and added again restart at 0.
         assert_eq!(rates(Some(&stats(100, 0, 0)), &stats(4, 0, 0), 2.0).connections, 2.0);
     }
 
@@ -630,7 +630,7 @@ mod tests {
         assert!(header(Some(&before), &now, 40).iter().all(|line| line.chars().count() <= 40));
     }
 
-    /// The totals of [`looks`], with a real server of a long address.
+    /// The totals of [`looks`], with a real server that has a long address.
     fn long() -> Traffic {
         let (_, mut now) = looks();
         let addr = "2001:db8:2:0:1111:2222:3333:4444".parse().unwrap();
